@@ -1,0 +1,234 @@
+"""Every exception that evlog raises, each with its data in attributes and its exit code.
+
+The message of an error is one line in the form "what is wrong; what to do". A program reads the
+attributes, never the text: `attributes()` gives them by name, for `EVLOG_ERRORS=json` too. What is not
+here is a bug in evlog or in its caller.
+"""
+
+from __future__ import annotations
+
+EXIT_OK = 0
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_CONFLICT = 3
+EXIT_CORRUPT = 4
+EXIT_NOT_FOUND = 5
+EXIT_BUSY = 6
+EXIT_ID_CONFLICT = 7
+EXIT_TIMEOUT = 8
+EXIT_FULL = 9
+EXIT_UNSUPPORTED = 10
+EXIT_INTERRUPTED = 130
+
+
+class EvlogError(Exception):
+    """The base of every error that evlog raises on purpose."""
+
+    exit_code: int = EXIT_FAILED
+
+    def attributes(self) -> dict[str, object]:
+        """The error's data by name, in the order in which the class sets it."""
+        return {name: value for name, value in vars(self).items() if not name.startswith("_")}
+
+
+class InvalidArgument(EvlogError, ValueError):
+    """An argument that can never be right: a bad range, an empty append, an unknown option's value."""
+
+    exit_code = EXIT_USAGE
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+
+
+class InvalidStreamName(InvalidArgument):
+    """A stream name outside 1..255 bytes of UTF-8, with control characters, or reserved."""
+
+    def __init__(self, stream: object, reason: str) -> None:
+        super().__init__(f"stream name {_shorten(stream)} {reason}; use 1 to 255 bytes of printable UTF-8")
+        self.stream = stream
+        self.reason = reason
+
+
+class InvalidEvent(InvalidArgument):
+    """An event whose type, id, data, metadata or content type is not what it must be."""
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(f"event {field}: {reason}")
+        self.field = field
+        self.reason = reason
+
+
+class EventTooLarge(InvalidArgument):
+    """An event whose data and metadata exceed the limit for one event."""
+
+    def __init__(self, size_bytes: int, limit_bytes: int) -> None:
+        super().__init__(
+            f"an event of {size_bytes} bytes is over the limit of {limit_bytes}; "
+            "store the content elsewhere and append a reference to it"
+        )
+        self.size_bytes = size_bytes
+        self.limit_bytes = limit_bytes
+
+
+class AppendTooLarge(InvalidArgument):
+    """One append (one frame) beyond what a frame may hold."""
+
+    def __init__(self, size_bytes: int, limit_bytes: int) -> None:
+        super().__init__(
+            f"one append of {size_bytes} bytes is over the limit of {limit_bytes}; append in smaller batches"
+        )
+        self.size_bytes = size_bytes
+        self.limit_bytes = limit_bytes
+
+
+class WrongExpectedVersion(EvlogError):
+    """The stream is not at the version that the append expected; nothing was written.
+
+    `expected` is a version, "none" or "exists" (KurrentDB's ExpectedVersion); `actual` is the stream's
+    version, 0 where there is no such stream.
+    """
+
+    exit_code = EXIT_CONFLICT
+
+    def __init__(self, stream: str, expected: int | str, actual: int) -> None:
+        super().__init__(
+            f"stream {_shorten(stream)} is at version {actual}, expected {expected}; "
+            "read what is new in it and decide again"
+        )
+        self.stream = stream
+        self.expected = expected
+        self.actual = actual
+
+
+class IdConflict(EvlogError):
+    """An id is known already and belongs to other content; nothing was written."""
+
+    exit_code = EXIT_ID_CONFLICT
+
+    def __init__(self, id: str, stream: str, position: int, reason: str) -> None:
+        super().__init__(f"event id {id} {reason} (position {position}); give a new event a new id")
+        self.id = id
+        self.stream = stream
+        self.position = position
+        self.reason = reason
+
+
+class CorruptionError(EvlogError):
+    """Bytes on disk are not what was written; no damaged data was returned and nothing was cut."""
+
+    exit_code = EXIT_CORRUPT
+
+    def __init__(self, path: str, offset: int | None, detail: str, position: int | None = None) -> None:
+        place = path if offset is None else f"{path} at offset {offset}"
+        super().__init__(f"{place} is damaged: {detail}; run `evlog verify` to see what is whole")
+        self.path = path
+        self.offset = offset
+        self.position = position
+        self.detail = detail
+
+
+class StoreNotFound(EvlogError):
+    """There is no store at the path."""
+
+    exit_code = EXIT_NOT_FOUND
+
+    def __init__(self, path: str) -> None:
+        super().__init__(f"no store at {path}; make one with `evlog init` or name one with --store")
+        self.path = path
+
+
+class NotAStore(EvlogError):
+    """The path holds something else than a store; nothing in it was touched."""
+
+    exit_code = EXIT_NOT_FOUND
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"{path} is not an evlog store: {reason}; give an empty or new directory")
+        self.path = path
+        self.reason = reason
+
+
+class StreamNotFound(EvlogError):
+    """No event was ever appended to the stream."""
+
+    exit_code = EXIT_NOT_FOUND
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(f"no stream {_shorten(stream)}; `evlog streams` lists the streams there are")
+        self.stream = stream
+
+
+class LockTimeout(EvlogError):
+    """Another writer held the store's lock for all the time that this one could wait."""
+
+    exit_code = EXIT_BUSY
+
+    def __init__(self, path: str, timeout_seconds: float) -> None:
+        super().__init__(
+            f"{path} was locked by another writer for {timeout_seconds:g} s; "
+            "try again, or wait longer with --lock-timeout"
+        )
+        self.path = path
+        self.timeout_seconds = timeout_seconds
+
+
+class StoreFull(EvlogError):
+    """No room on the disk (or a quota or file size limit); the append left nothing behind."""
+
+    exit_code = EXIT_FULL
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"no room to write {path} ({reason}); free some space and append again")
+        self.path = path
+        self.reason = reason
+
+
+class StoreAccessDenied(EvlogError):
+    """The file system forbids what the call needs: permissions, or a read-only mount."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"cannot open {path} ({reason}); check its owner, mode and mount")
+        self.path = path
+        self.reason = reason
+
+
+class StoreIOError(EvlogError):
+    """The disk failed a write, a sync or a read. After a failed write or sync the outcome is unknown.
+
+    The writer that met it appends no more until the store is opened again.
+    """
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(
+            f"the disk failed at {path} ({reason}); nothing was acknowledged: check the disk, "
+            "then open the store again and retry with the same ids"
+        )
+        self.path = path
+        self.reason = reason
+
+
+class StoreClosed(EvlogError):
+    """The store object was closed."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(f"the store {path} is closed; open it again")
+        self.path = path
+
+
+class UnsupportedFormat(EvlogError):
+    """A file was written by a newer evlog, in a format that this one does not know."""
+
+    exit_code = EXIT_UNSUPPORTED
+
+    def __init__(self, path: str, found: int, supported: int) -> None:
+        super().__init__(
+            f"{path} has format {found}, this evlog knows formats up to {supported}; install a newer evlog"
+        )
+        self.path = path
+        self.found = found
+        self.supported = supported
+
+
+def _shorten(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:60] + "…" + text[-10:]

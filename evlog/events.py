@@ -1,0 +1,362 @@
+"""What an event is: `NewEvent` going in, `Event` coming out, stream names, ids and content types.
+
+Pure: no I/O, no clock but for making ids. Everything that can be wrong with an event is found here,
+before a lock is taken or a byte is written. This module knows nothing of files or frames.
+
+An `Event` is its record, the tuple that one msgpack call decodes, with names put on it: making one costs
+a single C call, and what is dearer (UUID, datetime, JSON) is made when asked for.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, Final
+
+from evlog.errors import EventTooLarge, InvalidEvent, InvalidStreamName
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+MAX_EVENT_BYTES: Final = 16 * 1024 * 1024
+MAX_NAME_BYTES: Final = 255
+# What a record adds to its data and metadata: two names, an id and a few numbers with their msgpack heads.
+MAX_RECORD_BYTES: Final = MAX_EVENT_BYTES + 1024
+
+CONTENT_TYPES: Final = ("json", "text", "binary")  # a record stores the index
+_CONTENT_CODES: Final = {name: code for code, name in enumerate(CONTENT_TYPES)}
+JSON_CODE, TEXT_CODE, BINARY_CODE = range(3)
+
+# The namespace of idempotency keys. It must never change: the same key has to give the same id for ever.
+ID_NAMESPACE: Final = "7b1f9a52-6d0e-5b8f-9c3a-e0f1d2c3b4a5"
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_LINE_BREAKS_TO_SPACES: Final = bytes.maketrans(b"\r\n", b"  ")
+# From this many JSON payloads on, msgspec's import (tens of milliseconds) pays for itself.
+_BULK_JSON: Final = 64
+
+Record = tuple[int, int, str, str, bytes, int, int, bytes, bytes | None]
+"""position, version, stream, type, id, time in µs, content type code, data, metadata JSON or None"""
+
+EncodedEvent = tuple[str, bytes | None, int, bytes, bytes | None]
+"""type, id (None: the store makes one), content type code, data, metadata JSON or None"""
+
+
+class NewEvent:
+    """An event that is to be appended.
+
+    Args:
+        type: what happened, e.g. "OrderPaid": 1 to 255 bytes of UTF-8, no control characters.
+        data: for "json" an object that JSON can express (None is `{}`), or `bytes` that are JSON already
+            and are kept byte for byte; for "text" a `str` or UTF-8 `bytes`; for "binary" `bytes`.
+        id: a UUID (or its text, or its 16 bytes) that makes a retry harmless; left out, the store makes a
+            UUIDv7. `idempotency_id` makes one from any text.
+        metadata: a JSON object. `$correlationId` and `$causationId` are KurrentDB's names.
+        content_type: "json", "text" or "binary".
+    """
+
+    __slots__ = ("content_type", "data", "id", "metadata", "type")
+
+    def __init__(
+        self,
+        type: str,
+        data: Any = None,
+        *,
+        id: UUID | str | bytes | None = None,
+        metadata: dict[str, Any] | bytes | None = None,
+        content_type: str = "json",
+    ) -> None:
+        self.type = type
+        self.data = data
+        self.id = id
+        self.metadata = metadata
+        self.content_type = content_type
+
+    def __repr__(self) -> str:
+        return f"NewEvent({self.type!r}, {self.data!r}, id={self.id!r})"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, NewEvent):
+            return NotImplemented
+        return all(getattr(self, name) == getattr(other, name) for name in self.__slots__)
+
+    __hash__ = None  # type: ignore[assignment]  # data may be a dict
+
+
+class Event(tuple[Any, ...]):
+    """An event as it stands in the log: immutable, equal to another when every field is.
+
+    `position` and `version` count from 1; `data` is exactly what was appended.
+    """
+
+    __slots__ = ()
+
+    position: int = property(itemgetter(0), doc="Place in the whole log.")  # type: ignore[assignment]
+    version: int = property(itemgetter(1), doc="Place in its stream.")  # type: ignore[assignment]
+    stream: str = property(itemgetter(2), doc="The stream's name.")  # type: ignore[assignment]
+    type: str = property(itemgetter(3), doc="What happened.")  # type: ignore[assignment]
+    id_bytes: bytes = property(itemgetter(4), doc="The id's 16 bytes.")  # type: ignore[assignment]
+    time_us: int = property(itemgetter(5), doc="UTC, µs since 1970.")  # type: ignore[assignment]
+    data: bytes = property(itemgetter(7), doc="The payload's bytes.")  # type: ignore[assignment]
+
+    @property
+    def id(self) -> UUID:
+        """The event's id."""
+        from uuid import UUID
+
+        return UUID(bytes=self[4])
+
+    @property
+    def time(self) -> datetime:
+        """When the store wrote it: UTC, to the microsecond, never less than the event before."""
+        return _EPOCH + timedelta(microseconds=self[5])
+
+    @property
+    def content_type(self) -> str:
+        """"json", "text" or "binary"."""
+        return CONTENT_TYPES[self[6]]
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """The metadata, parsed anew at each use."""
+        return json.loads(self[8]) if self[8] else {}  # type: ignore[no-any-return]
+
+    @property
+    def metadata_bytes(self) -> bytes:
+        """The metadata as JSON text, `{}` where there is none."""
+        return self[8] or b"{}"
+
+    @property
+    def category(self) -> str:
+        """The part of the stream's name before its first `-`."""
+        return category_of(self[2])
+
+    def json(self) -> Any:
+        """The data parsed as JSON, anew at each call; text comes as a `str`.
+
+        Raises:
+            InvalidEvent: the content type is binary.
+        """
+        code = self[6]
+        if code == JSON_CODE:
+            return json.loads(self[7])
+        if code == TEXT_CODE:
+            return self[7].decode()
+        raise InvalidEvent("data", "is binary, not JSON; use event.data")
+
+    def __repr__(self) -> str:
+        return (
+            f"Event(position={self[0]}, stream={self[2]!r}, version={self[1]}, type={self[3]!r}, "
+            f"id={self.id}, data={self[7][:60]!r}{'…' if len(self[7]) > 60 else ''})"
+        )
+
+
+def category_of(stream: str) -> str:
+    """The category of a stream: its name before the first `-`, or all of it."""
+    return stream.partition("-")[0]
+
+
+def check_stream_name(stream: str) -> str:
+    """Return the name, or raise InvalidStreamName saying what is wrong with it."""
+    reason = _name_fault(stream)
+    if reason is None and stream.startswith("$"):
+        reason = "begins with $, which is reserved for the store's own streams"
+    if reason is not None:
+        raise InvalidStreamName(stream, reason)
+    return stream
+
+
+def check_type(type: str) -> str:
+    """Return the event type, or raise InvalidEvent saying what is wrong with it."""
+    reason = _name_fault(type)
+    if reason is not None:
+        raise InvalidEvent("type", f"{reason}; use 1 to 255 bytes of printable UTF-8")
+    return type
+
+
+def _name_fault(name: object) -> str | None:
+    if not isinstance(name, str):
+        return f"is a {name.__class__.__name__}, not a str"
+    if not name:
+        return "is empty"
+    try:
+        size_bytes = len(name.encode())
+    except UnicodeEncodeError:
+        return "is not valid Unicode (a lone surrogate)"
+    if size_bytes > MAX_NAME_BYTES:
+        return f"is {size_bytes} bytes long"
+    if _CONTROL.search(name):
+        return "has a control character or line break in it"
+    return None
+
+
+def idempotency_id(key: str) -> UUID:
+    """The event id that stands for an idempotency key: a UUIDv5 in evlog's own namespace."""
+    from uuid import UUID, uuid5
+
+    if not isinstance(key, str) or not key:
+        raise InvalidEvent("idempotency key", "must be a text that is not empty")
+    try:
+        return uuid5(UUID(ID_NAMESPACE), key)
+    except UnicodeEncodeError:
+        raise InvalidEvent("idempotency key", "is not valid Unicode (a lone surrogate)") from None
+
+
+def make_ids(count: int) -> list[bytes]:
+    """New UUIDv7s (RFC 9562), as 16 bytes each: milliseconds, 12 bits below them, 62 random bits."""
+    now_ns = time.time_ns()
+    ms, rest_ns = divmod(now_ns, 1_000_000)
+    fraction = (rest_ns << 12) // 1_000_000
+    head = ms.to_bytes(6, "big") + (0x7000 | fraction).to_bytes(2, "big")
+    random = os.urandom(8 * count)
+    return [
+        head + bytes((random[at] & 0x3F | 0x80,)) + random[at + 1 : at + 8] for at in range(0, 8 * count, 8)
+    ]
+
+
+def encode_events(events: Iterable[NewEvent]) -> list[EncodedEvent]:
+    """Check events and turn each into what a record holds of it.
+
+    Raises:
+        InvalidEvent, EventTooLarge: the first event that cannot be stored.
+    """
+    encoded: list[EncodedEvent] = []
+    unchecked: list[bytes] = []  # payloads given as bytes: checked as JSON together
+    types: set[str] = set()
+    for event in events:
+        if not isinstance(event, NewEvent):
+            raise InvalidEvent("", f"expected a NewEvent, got a {event.__class__.__name__}")
+        if event.type not in types:
+            types.add(check_type(event.type))
+        code = _CONTENT_CODES.get(event.content_type)
+        data = event.data
+        if code == JSON_CODE and isinstance(data, bytes):
+            unchecked.append(data)
+            if b"\n" in data or b"\r" in data:
+                # Valid JSON has no raw line break inside a string, so these stand between tokens.
+                data = data.translate(_LINE_BREAKS_TO_SPACES)
+        else:
+            data = _encode_data(code, data, event.content_type)
+        metadata = None if event.metadata is None else _encode_metadata(event.metadata)
+        size_bytes = len(data) + (len(metadata) if metadata else 0)
+        if size_bytes > MAX_EVENT_BYTES:
+            raise EventTooLarge(size_bytes, MAX_EVENT_BYTES)
+        id = None if event.id is None else _encode_id(event.id)
+        encoded.append((event.type, id, code, data, metadata))  # type: ignore[arg-type]
+    if unchecked:
+        check_json(unchecked)
+    return encoded
+
+
+def _encode_data(code: int | None, data: Any, content_type: str) -> bytes:
+    if code is None:
+        raise InvalidEvent("content type", f"{content_type!r} is none of {', '.join(CONTENT_TYPES)}")
+    if isinstance(data, (bytearray, memoryview)):
+        data = bytes(data)
+    if code == JSON_CODE:
+        if isinstance(data, bytes):
+            check_json([data])
+            return data.translate(_LINE_BREAKS_TO_SPACES)
+        return dump_json({} if data is None else data, "data")
+    if data is None:
+        return b""
+    if code == TEXT_CODE:
+        if isinstance(data, str):
+            try:
+                return data.encode()
+            except UnicodeEncodeError:
+                raise InvalidEvent("data", "is not valid Unicode (a lone surrogate)") from None
+        if isinstance(data, bytes):
+            try:
+                data.decode()
+            except UnicodeDecodeError as error:
+                raise InvalidEvent("data", f"is not UTF-8 text at byte {error.start}; use binary") from None
+            return data
+        raise InvalidEvent("data", f"of content type text must be str or bytes, not {data.__class__.__name__}")
+    if isinstance(data, bytes):
+        return data
+    raise InvalidEvent("data", f"of content type binary must be bytes, not {data.__class__.__name__}")
+
+
+def _encode_metadata(metadata: dict[str, Any] | bytes) -> bytes | None:
+    if isinstance(metadata, bytes):
+        check_json([metadata], "metadata")
+        if not metadata.lstrip().startswith(b"{"):
+            raise InvalidEvent("metadata", "must be a JSON object")
+        return metadata.translate(_LINE_BREAKS_TO_SPACES)
+    if not isinstance(metadata, dict):
+        raise InvalidEvent("metadata", "must be a JSON object (a dict)")
+    return dump_json(metadata, "metadata") if metadata else None
+
+
+def _encode_id(id: UUID | str | bytes) -> bytes:
+    raw = id if isinstance(id, bytes) else getattr(id, "bytes", None)
+    if raw is None:
+        from uuid import UUID
+
+        try:
+            raw = UUID(id).bytes  # type: ignore[arg-type]
+        except (ValueError, AttributeError, TypeError):
+            raise InvalidEvent("id", f"{id!r} is not a UUID; use --idempotency-key for other texts") from None
+    if not isinstance(raw, bytes) or len(raw) != 16:
+        raise InvalidEvent("id", "must be a UUID of 16 bytes")
+    return raw
+
+
+def dump_json(value: Any, field: str) -> bytes:
+    """Encode a Python object as compact strict JSON, or raise InvalidEvent."""
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    except (ValueError, TypeError, RecursionError) as error:
+        raise InvalidEvent(field, f"is not JSON: {error}") from None
+
+
+def check_json(payloads: list[bytes], field: str = "data") -> None:
+    """Check that each payload is strict JSON in UTF-8: RFC 8259, no NaN, no lone surrogates.
+
+    Raises:
+        InvalidEvent: the first that is not.
+    """
+    check = _check_json_bulk if len(payloads) >= _BULK_JSON or "msgspec" in sys.modules else _check_json_one
+    for payload in payloads:
+        try:
+            payload.decode()  # msgspec takes what it skips unread: the UTF-8 of strings is checked here
+            check(payload)
+        except UnicodeDecodeError as error:
+            raise InvalidEvent(field, f"is not JSON: not UTF-8 at byte {error.start}") from None
+        except RecursionError:
+            raise InvalidEvent(field, "is not JSON that can be read: it is nested too deeply") from None
+        except ValueError as error:
+            raise InvalidEvent(field, f"is not JSON: {error}") from None
+
+
+def _check_json_one(payload: bytes) -> None:
+    value = json.loads(payload.decode(), parse_constant=_refuse_constant)  # bytes would be taken as UTF-16 too
+    if b"\\u" in payload:
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise ValueError("a lone surrogate in a string") from None
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not allowed")
+
+
+def _check_json_bulk(payload: bytes) -> None:
+    global _decode_raw
+    if _decode_raw is None:
+        import msgspec
+
+        _decode_raw = msgspec.json.Decoder(msgspec.Raw).decode
+    _decode_raw(payload)
+
+
+_decode_raw: Any = None
