@@ -1,0 +1,186 @@
+"""The house rules that imports and calls can show: who may know whom, and who may write.
+
+Everything is read from the source with `ast`, so that a rule is held on every line, also on those that no
+test runs. LAYERS is the one table; a module that is new goes into it first.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "evlog"
+
+# From the bottom up. A module imports from lower rows only; those of one row do not know each other.
+LAYERS: tuple[frozenset[str], ...] = (
+    frozenset({"_version", "errors"}),
+    frozenset({"events"}),
+    frozenset({"format", "paths", "jsonlines", "when"}),
+    frozenset({"disk"}),
+    frozenset({"lock", "manifest", "segment", "index"}),
+    frozenset({"log"}),
+    frozenset({"recovery"}),
+    frozenset({"writer", "reader"}),
+    frozenset({"store"}),
+    frozenset({"__init__"}),
+    frozenset({"cli"}),
+    frozenset({"__main__"}),
+)
+PURE = frozenset({"_version", "errors", "events", "format", "paths", "jsonlines", "when"})
+LEVEL = {module: level for level, row in enumerate(LAYERS) for module in row}
+
+# What the library must not cost those who only `import evlog`.
+LAZY = ("typer", "rich", "msgspec", "filelock")
+
+# The calls that change a file system. Only disk.py makes them; what it promises is said there.
+WRITING_OS = re.compile(
+    r"f?(chmod|chown|datasync|sync|truncate)|p?writev?|(sym|un)?link|(rm|mk|make|remove)dirs?|remove|mk(fifo|nod)|"
+    r"renames?|replace|copy_file_range|posix_fallocate|sendfile|splice|setxattr|utime|O_(WRONLY|RDWR|CREAT|TRUNC|APPEND)"
+)
+WRITING_METHODS = frozenset({"write_text", "write_bytes", "touch", "hardlink_to", "symlink_to"})
+WRITING_MODULES = frozenset({"shutil", "tempfile"})
+
+MODULES = sorted(path.relative_to(PACKAGE).with_suffix("").as_posix() for path in PACKAGE.rglob("*.py"))
+
+
+def tree_of(module: str) -> ast.Module:
+    return ast.parse((PACKAGE / f"{module}.py").read_text("utf-8"))
+
+
+def layer_of(module: str) -> str:
+    """The name under which a module stands in LAYERS: everything in cli/ is one household."""
+    return "cli" if module.startswith("cli/") else module
+
+
+def imported_modules(module: str) -> set[str]:
+    """The evlog modules, named as in MODULES, that a module imports anywhere, also under TYPE_CHECKING."""
+    found: set[str] = set()
+    for node in ast.walk(tree_of(module)):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}: a relative import at line {node.lineno}"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        found.update(module_of(name) for name in names if name.split(".")[0] == "evlog")
+    return found
+
+
+def module_of(dotted: str) -> str:
+    """`evlog.disk.Disk` is in `disk`, `evlog.NewEvent` in `__init__`."""
+    parts = dotted.split(".")[1:]
+    for end in range(len(parts), 0, -1):
+        name = "/".join(parts[:end])
+        if name in MODULES:
+            return name
+        if f"{name}/__init__" in MODULES:
+            return f"{name}/__init__"
+    return "__init__"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_module_has_its_layer(module: str) -> None:
+    assert layer_of(module) in LEVEL
+
+
+def test_every_row_of_the_table_exists() -> None:
+    assert {layer_of(module) for module in MODULES} == set(LEVEL)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_imports_only_from_below(module: str) -> None:
+    own = layer_of(module)
+    for other in imported_modules(module):
+        if own == layer_of(other) == "cli":
+            continue
+        assert LEVEL[layer_of(other)] < LEVEL[own], f"{module} must not know {other}"
+
+
+@pytest.mark.parametrize("module", sorted(PURE))
+def test_pure_modules_know_only_pure_ones(module: str) -> None:
+    assert imported_modules(module) <= PURE
+
+
+def test_imports_make_no_circle() -> None:
+    graph = {module: imported_modules(module) for module in MODULES}
+    while graph:
+        leaves = [module for module, imports in graph.items() if not imports & graph.keys()]
+        assert leaves, f"a circle among {sorted(graph)}"
+        for module in leaves:
+            del graph[module]
+
+
+def test_importing_the_library_leaves_the_command_line_alone() -> None:
+    report = "import sys, evlog; print(*sorted(set(sys.argv[1:]) & set(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", report, *LAZY, "evlog.cli", "asyncio", "logging", "pathlib"],
+        cwd=PACKAGE.parent,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == []
+
+
+def writing_calls(tree: ast.Module) -> Iterator[str]:
+    """Where a module changes files by itself, as `line: what`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            owner = node.value.id if isinstance(node.value, ast.Name) else None
+            if owner == "os" and WRITING_OS.fullmatch(node.attr):
+                yield f"{node.lineno}: os.{node.attr}"
+            elif node.attr in WRITING_METHODS or node.attr == "ACCESS_WRITE":
+                yield f"{node.lineno}: .{node.attr}"
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                if alias.name.split(".")[0] in WRITING_MODULES:
+                    yield f"{node.lineno}: import {alias.name}"
+        elif isinstance(node, ast.ImportFrom):
+            if (node.module or "").split(".")[0] in WRITING_MODULES | {"os"}:
+                yield f"{node.lineno}: from {node.module} import"
+        elif isinstance(node, ast.Call) and opens_for_writing(node):
+            yield f"{node.lineno}: open for writing"
+
+
+def opens_for_writing(call: ast.Call) -> bool:
+    name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+    if name not in {"open", "fdopen"}:
+        return False
+    arguments = [*call.args[:2], *(keyword.value for keyword in call.keywords if keyword.arg == "mode")]
+    texts = [str(node.value) for node in arguments if isinstance(node, ast.Constant)]
+    return any(set(text) <= set("rwaxbt+") and set(text) & set("wax+") for text in texts)
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if module != "disk"])
+def test_only_disk_writes(module: str) -> None:
+    assert list(writing_calls(tree_of(module))) == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "os.replace(a, b)",
+        "flags = os.O_RDONLY | os.O_CREAT",
+        "open(path, 'ab')",
+        "open(path, mode='r+b')",
+        "io.open(path, 'w')",
+        "Path(path).write_text('')",
+        "from os import write",
+        "import shutil",
+        "mmap.mmap(fd, 0, access=mmap.ACCESS_WRITE)",
+    ],
+)
+def test_a_writing_call_is_seen(source: str) -> None:
+    assert list(writing_calls(ast.parse(source)))
+
+
+@pytest.mark.parametrize("source", ["open(path, 'rb')", "os.open(path, os.O_RDONLY)", "disk.replace(a, b)"])
+def test_a_reading_call_is_let_through(source: str) -> None:
+    assert not list(writing_calls(ast.parse(source)))
