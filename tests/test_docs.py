@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+import evlog
 from evlog import errors
 from evlog._version import __version__
 from tests.readme import (
@@ -79,6 +80,42 @@ def test_every_python_block_prints_what_the_readme_shows(
         assert_printed(block, printed.getvalue())
 
 
+BUSY_WRITER = """
+import sys, evlog
+
+with evlog.open(sys.argv[1], create=True, segment_events=64, sync="none") as store:
+    while True:
+        for _ in range(10):
+            result = store.append("busy", [evlog.NewEvent("Ticked", {"n": n}) for n in range(5)])
+        print(result.last_position, flush=True)
+"""
+
+
+@pytest.mark.skipif(shutil.which("flock") is None, reason="there is no flock program")
+def test_backup_of_a_store_that_is_being_written_is_whole(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    environment = shell_environment(tmp_path / "programs") | {"EVLOG_STORE": str(store)}
+    (block,) = [block for block in blocks("sh") if block.heading == "Backups"]
+    writer = subprocess.Popen(
+        [sys.executable, "-c", BUSY_WRITER, str(store)], cwd=ROOT, stdout=subprocess.PIPE
+    )
+    assert writer.stdout
+    try:
+        acknowledged = [int(writer.stdout.readline()) for _ in range(10)][-1]
+        run_session([block.code + 'cp -R "$backup" copy\n'], tmp_path, environment)
+        assert writer.poll() is None
+    finally:
+        writer.kill()
+        writer.communicate()
+    with evlog.open(tmp_path / "copy") as copy:
+        positions = [event.position for event in copy.read_all()]
+        assert positions == list(range(1, copy.head + 1))
+        assert copy.head >= acknowledged
+        assert (
+            copy.append("busy", [evlog.NewEvent("Ticked")]).last_position == copy.head == len(positions) + 1
+        )
+
+
 @pytest.mark.parametrize("heading", OWN_ENVIRONMENT)
 def test_install_and_tests_are_one_line_each(heading: str) -> None:
     (block,) = [block for block in blocks("sh") if block.heading == heading]
@@ -118,14 +155,12 @@ def help_of(command: str) -> str:
 
 def test_every_command_and_option_in_the_readme_exists() -> None:
     named: dict[str, set[str]] = {}
-    for command, options in evlog_lines():
-        named.setdefault(command, set()).update(options)
+    for command, beside in evlog_lines():
+        named.setdefault(command, set()).update(beside)
     assert {"init", "append", "read", "streams", "info"} <= named.keys()
-    for command in named:
+    for command, options in named.items():
         text = help_of(command)
-        assert not [option for option in named[command] if not re.search(rf"{option}\b", text)], (
-            f"evlog {command}"
-        )
+        assert not [option for option in options if not re.search(rf"{option}\b", text)], f"evlog {command}"
 
 
 def exit_code_rows() -> dict[int, tuple[str, set[str]]]:
