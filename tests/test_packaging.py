@@ -1,0 +1,66 @@
+"""pyproject.toml held to the code: what is imported is declared, and every bound says why.
+
+That the wheel builds, installs and runs in an empty environment is .ci/run's business.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+import evlog
+from tests.readme import ROOT
+
+TEXT = (ROOT / "pyproject.toml").read_text("utf-8")
+PROJECT = tomllib.loads(TEXT)["project"]
+
+
+def names_of(requirements: list[str]) -> set[str]:
+    return {re.split(r"[^\w-]", requirement, maxsplit=1)[0] for requirement in requirements}
+
+
+def third_party_imports(folder: Path) -> set[str]:
+    found: set[str] = set()
+    for path in folder.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Import):
+                found.update(alias.name.split(".")[0] for alias in node.names)
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                found.add(node.module.split(".")[0])
+    return found - sys.stdlib_module_names - {"evlog", "tests", "_blake2"}
+
+
+def test_what_is_imported_is_declared_and_what_is_declared_is_imported() -> None:
+    declared = names_of(PROJECT["dependencies"])
+    assert third_party_imports(ROOT / "evlog") == declared
+    assert third_party_imports(ROOT / "tests") <= declared | names_of(
+        PROJECT["optional-dependencies"]["test"]
+    )
+
+
+def test_every_bound_has_its_reason_beside_it() -> None:
+    lines = TEXT.splitlines()
+    bounds = [number for number, line in enumerate(lines) if re.search(r'"[\w-]+[<>=~!]=?\d', line)]
+    assert len(bounds) >= len(PROJECT["dependencies"])
+    bare = [lines[at] for at in bounds if "#" not in lines[at] and not lines[at - 1].lstrip().startswith("#")]
+    assert not bare
+
+
+def test_the_version_is_written_once() -> None:
+    assert "version" in PROJECT["dynamic"]
+    assert re.fullmatch(r"\d+\.\d+\.\d+", evlog.__version__)
+
+
+def test_the_script_points_at_a_function() -> None:
+    module, _, function = PROJECT["scripts"]["evlog"].partition(":")
+    assert callable(getattr(importlib.import_module(module), function))
+
+
+def test_the_public_names_are_listed() -> None:
+    assert all(hasattr(evlog, name) for name in evlog.__all__)
+    assert {"open", "EventStore", "NewEvent", "Event", "EvlogError", "ANY", "NO_STREAM"} <= set(evlog.__all__)
+    assert (ROOT / "evlog" / "py.typed").exists()
