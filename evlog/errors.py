@@ -84,15 +84,15 @@ class AppendTooLarge(InvalidArgument):
 class WrongExpectedVersion(EvlogError):
     """The stream is not at the version that the append expected; nothing was written.
 
-    `expected` is a version, "none" or "exists" (KurrentDB's ExpectedVersion); `actual` is the stream's
-    version, 0 where there is no such stream.
+    `expected` is a version (0: no stream yet) or "exists", after KurrentDB's ExpectedVersion; `actual` is the
+    stream's version, 0 where there is no such stream.
     """
 
     exit_code = EXIT_CONFLICT
 
     def __init__(self, stream: str, expected: int | str, actual: int) -> None:
         super().__init__(
-            f"stream {_shorten(stream)} is at version {actual}, expected {expected}; "
+            f"stream {_shorten(stream)} is at version {actual}, expected {expected or 'none'}; "
             "read what is new in it and decide again"
         )
         self.stream = stream

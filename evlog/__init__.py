@@ -1,0 +1,64 @@
+"""evlog: an event store in a directory. The public names, and nothing else; begin with `evlog.open`."""
+
+from evlog.catalog import StoreInfo, StreamInfo
+from evlog.errors import (
+    AppendTooLarge,
+    CorruptionError,
+    EventTooLarge,
+    EvlogError,
+    IdConflict,
+    InvalidArgument,
+    InvalidEvent,
+    InvalidStreamName,
+    LockTimeout,
+    NotAStore,
+    StoreAccessDenied,
+    StoreClosed,
+    StoreFull,
+    StoreIOError,
+    StoreNotFound,
+    StreamNotFound,
+    UnsupportedFormat,
+    WrongExpectedVersion,
+)
+from evlog.events import Event, NewEvent, idempotency_id
+from evlog.recovery import TornTail
+from evlog.store import AppendResult, EventStore, exists, open
+from evlog.writer import ANY, NO_STREAM, STREAM_EXISTS, BatchResult
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ANY",
+    "NO_STREAM",
+    "STREAM_EXISTS",
+    "AppendResult",
+    "AppendTooLarge",
+    "BatchResult",
+    "CorruptionError",
+    "Event",
+    "EventStore",
+    "EventTooLarge",
+    "EvlogError",
+    "IdConflict",
+    "InvalidArgument",
+    "InvalidEvent",
+    "InvalidStreamName",
+    "LockTimeout",
+    "NewEvent",
+    "NotAStore",
+    "StoreAccessDenied",
+    "StoreClosed",
+    "StoreFull",
+    "StoreIOError",
+    "StoreInfo",
+    "StoreNotFound",
+    "StreamInfo",
+    "StreamNotFound",
+    "TornTail",
+    "UnsupportedFormat",
+    "WrongExpectedVersion",
+    "exists",
+    "idempotency_id",
+    "open",
+]

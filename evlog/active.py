@@ -1,0 +1,239 @@
+"""The active segment: what of its log is whole, found without a lock and without reading all of it.
+
+A log is trusted up to `end`. Up to there its entries are in memory, taken from .offsets where the running CRC
+in a frame's header vouches for them, else derived from the frames; frames that may not have been synced
+when the power went are read and checked first. Behind `end` stands nothing, a frame being written, or a
+torn one: which of these, and what to do about it, is for recovery to say. The file is read with `pread`,
+never mapped, because a writer may cut it.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from typing import Final
+from zlib import crc32
+
+from evlog.disk import ReadFile
+from evlog.errors import CorruptionError
+from evlog.format import (
+    ENTRY,
+    ENTRY_BYTES,
+    FILE_HEADER_BYTES,
+    FRAME_HEADER_BYTES,
+    FRAME_MAGIC,
+    KIND_OFFSETS,
+    FormatFault,
+    FrameHeader,
+    NewerFormat,
+    check_body,
+    decode_file_header,
+    decode_frame_header,
+    derive_entries,
+)
+from evlog.manifest import SegmentInfo
+from evlog.segment import Segment, check_file_header
+
+_WINDOW_BYTES: Final = 1 << 20
+_FRAME_READ_BYTES: Final = 1 << 14  # one read gets a frame of this size with its header
+
+
+class ActiveSegment(Segment):
+    """The last segment of a store, growing at its end.
+
+    Raises:
+        FileNotFoundError: its log is not there; the manifest may have moved on.
+        CorruptionError: its log does not begin as it must.
+    """
+
+    def __init__(self, store: str, store_id: bytes, info: SegmentInfo) -> None:
+        super().__init__(store, store_id, info)
+        self._log = ReadFile(self.log_path)
+        self._offsets: ReadFile | None = None
+        check_file_header(self._log.read(FILE_HEADER_BYTES, 0), self.log_path, self.header)
+        self.entries: bytearray = bytearray()
+        self.index_crc = 0
+        self.torn_bytes = 0
+        self.fault = ""
+        self.durable = FILE_HEADER_BYTES  # frames after this may be unsynced, for all that the log itself says
+        self.entries_on_disk = 0  # entries that .offsets is known to hold as they are here
+        self._size = -1
+
+    def log_view(self, offset: int, length: int) -> bytes:
+        return self._log.read(length, offset)
+
+    def window(self, offset: int, length: int) -> tuple[bytes, int]:
+        """Not beyond `end` but for what is asked: bytes after it may be half a frame."""
+        length = max(length, min(_WINDOW_BYTES, self.end - offset))
+        return self._log.read(length, offset), offset
+
+    def size(self) -> int:
+        """The length of the log file in bytes, whole frames or not."""
+        return self._log.size()
+
+    def refresh(self, durable_offset: int) -> bool:
+        """Take in the frames that were written since; False if the log was cut below what was known.
+
+        Args:
+            durable_offset: how far the log is known to be synced; 0 if that is not known.
+        """
+        size = self._log.size()
+        if size == self._size and not self.torn_bytes:
+            return True
+        self.torn_bytes = 0
+        self.fault = ""
+        if size < self.end:
+            return False
+        if size > self.end:
+            self._load_entries(size, durable_offset)
+            self._scan_tail(size)
+        self._size = size
+        return True
+
+    def extend(self, rows: bytes, end: int, index_crc: int, durable: int) -> None:
+        """Take in a frame that this process has just written, with its entries."""
+        self.entries += rows
+        self.count += len(rows) // ENTRY_BYTES
+        self.end = self._size = end
+        self.index_crc = index_crc
+        self.durable = max(self.durable, durable)
+        self.entries_on_disk = self.count
+
+    # --- from .offsets
+
+    def _load_entries(self, size: int, durable_offset: int) -> None:
+        """Take what .offsets holds beyond the known entries, as far as a frame's running CRC confirms it."""
+        loaded = self._read_offsets()
+        count = len(loaded) // ENTRY_BYTES
+        while count:
+            header, frame = self._last_frame(loaded, count, size)
+            if header is None:
+                return
+            first = header.first_position - self.first_position - self.count
+            if first + header.count <= count:
+                break
+            count = first  # the entries of the last frame are not all there: ask the frame before
+        else:
+            return
+        rows = loaded[: (first + header.count) * ENTRY_BYTES]
+        crc = crc32(rows, self.index_crc)
+        if crc != header.index_crc:
+            return
+        first_load = self._size < 0
+        self.entries += rows
+        self.count += len(rows) // ENTRY_BYTES
+        self.entries_on_disk = self.count
+        self.end = frame + FRAME_HEADER_BYTES + header.length
+        self.index_crc = crc
+        self.durable = max(self.durable, header.durable)
+        if first_load:
+            # Only a power loss can take bytes from under a whole frame, and this process has seen none since.
+            self._check_unsynced(min(max(durable_offset, self.durable), self.end))
+
+    def _read_offsets(self) -> bytes:
+        if self._offsets is None:
+            try:
+                file = ReadFile(self.offsets_path)
+                header = decode_file_header(file.read(FILE_HEADER_BYTES, 0))
+            except (FileNotFoundError, FormatFault, NewerFormat):
+                return b""
+            if header != self.header._replace(kind=KIND_OFFSETS):
+                return b""
+            self._offsets = file
+        at = FILE_HEADER_BYTES + self.count * ENTRY_BYTES
+        return self._offsets.read(max(0, self._offsets.size() - at), at)
+
+    def _last_frame(self, loaded: bytes, count: int, size: int) -> tuple[FrameHeader | None, int]:
+        frame = ENTRY.unpack_from(loaded, (count - 1) * ENTRY_BYTES)[5]
+        if not self.end <= frame < size:
+            return None, frame
+        try:
+            header = decode_frame_header(self._log.read(FRAME_HEADER_BYTES, frame), 0, frame, self.tag)
+        except FormatFault:
+            return None, frame
+        first = header.first_position - self.first_position - self.count
+        if not 0 <= first < count or frame + FRAME_HEADER_BYTES + header.length > size:
+            return None, frame
+        return header, frame
+
+    def _check_unsynced(self, offset: int) -> None:
+        """Read the frames from the offset to `end`; what follows a damaged one is not taken in."""
+        number = bisect_left(range(self.count), offset, key=self._frame_offset)
+        while offset < self.end:
+            try:
+                header = self._read_frame(offset, self.end)[0]
+            except FormatFault:
+                del self.entries[number * ENTRY_BYTES :]
+                self.count = self.entries_on_disk = number
+                self.index_crc = crc32(self.entries)
+                self.end = offset
+                return
+            number += header.count
+            offset += FRAME_HEADER_BYTES + header.length
+
+    def _frame_offset(self, number: int) -> int:
+        offset: int = ENTRY.unpack_from(self.entries, number * ENTRY_BYTES)[5]
+        return offset
+
+    # --- from the log
+
+    def _scan_tail(self, size: int) -> None:
+        """Take in whole frames from `end` on, up to the first that is not."""
+        while self.end < size:
+            try:
+                header, body = self._read_frame(self.end, size)
+                if header.first_position != self.first_position + self.count:
+                    raise FormatFault("a frame is out of order")
+                rows = derive_entries(header, self.end, body)
+            except FormatFault as fault:
+                self.torn_bytes = size - self.end
+                self.fault = str(fault)
+                return
+            self.entries += rows
+            self.count += header.count
+            self.index_crc = crc32(rows, self.index_crc)
+            self.durable = max(self.durable, header.durable)
+            self.end += FRAME_HEADER_BYTES + header.length
+
+    def _read_frame(self, offset: int, size: int) -> tuple[FrameHeader, bytes]:
+        """The frame at the offset, its body's CRC checked."""
+        raw = self._log.read(min(_FRAME_READ_BYTES, size - offset), offset)
+        header = decode_frame_header(raw, 0, offset, self.tag)
+        if offset + FRAME_HEADER_BYTES + header.length > size:
+            raise FormatFault("a frame is cut off")
+        body = raw[FRAME_HEADER_BYTES : FRAME_HEADER_BYTES + header.length]
+        if len(body) < header.length:
+            body = self._log.read(header.length, offset + FRAME_HEADER_BYTES)
+        check_body(header, body)
+        return header, body
+
+    def later_frames_durable(self, offset: int) -> int:
+        """The highest synced offset that any whole frame header after the offset vouches for; 0 if none.
+
+        Used when the frame at the offset is damaged: a later frame that was written when this place was
+        known to be synced proves that what stood here had been acknowledged.
+        """
+        highest = 0
+        size = self._log.size()
+        at = offset + 1
+        while at < size:
+            window = self._log.read(min(_WINDOW_BYTES, size - at), at)
+            found = window.find(FRAME_MAGIC)
+            while found >= 0:
+                raw = window[found : found + FRAME_HEADER_BYTES]
+                if len(raw) < FRAME_HEADER_BYTES:
+                    raw = self._log.read(FRAME_HEADER_BYTES, at + found)
+                try:
+                    highest = max(highest, decode_frame_header(raw, 0, at + found, self.tag).durable)
+                except FormatFault:
+                    pass  # bytes of an event that look like a frame's magic
+                found = window.find(FRAME_MAGIC, found + 1)
+            if len(window) <= len(FRAME_MAGIC):
+                break
+            at += len(window) - len(FRAME_MAGIC) + 1
+        return highest
+
+    def damage(self) -> CorruptionError:
+        """The error for a damaged frame at `end` that had been acknowledged."""
+        return CorruptionError(
+            self.log_path, self.end, self.fault or "a frame is damaged", self.first_position + self.count
+        )

@@ -1,0 +1,139 @@
+"""What is in a store: its streams, and its sizes. Reads indexes where they suffice, the log where not.
+
+A stream's versions are 1, 2, 3 … without a gap until a compaction. So the last entry of each stream hash
+tells everything about a stream, and the sum of all last versions is the number of events. Where it is not
+(gaps, or two names with one hash), the log itself is counted through.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from itertools import repeat
+from typing import NamedTuple
+from uuid import UUID
+
+from evlog import paths
+from evlog.events import Record, category_of
+from evlog.format import FORMAT_VERSION
+from evlog.log import Log, Part, SealedPart
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class StreamInfo(NamedTuple):
+    """One stream: how many events it has, its first and last version, and when the last was written."""
+
+    name: str
+    events: int
+    first_version: int
+    last_version: int
+    last_time_us: int
+
+    @property
+    def last_time(self) -> datetime:
+        """When its last event was written, UTC."""
+        return _EPOCH + timedelta(microseconds=self.last_time_us)
+
+
+class StoreInfo(NamedTuple):
+    """A store in numbers; positions are 0 and times None while it is empty."""
+
+    path: str
+    id: UUID
+    format: int
+    events: int
+    streams: int
+    bytes: int
+    segments: int
+    first_position: int
+    last_position: int
+    first_time: datetime | None
+    last_time: datetime | None
+
+
+def list_streams(log: Log, category: str | None, prefix: str | None) -> Iterator[StreamInfo]:
+    """The streams in the order of their names, all or those of a category or with a prefix."""
+    streams = _from_heads(log)
+    if streams is None:
+        streams = _from_log(log)
+    for stream in sorted(streams):
+        if prefix is not None and not stream.name.startswith(prefix):
+            continue
+        if category is None or category_of(stream.name) == category:
+            yield stream
+
+
+def describe(log: Log) -> StoreInfo:
+    """The store in numbers."""
+    events = sum(part.count for part in log.parts())
+    versions = [part.segment.version(number) for part, number in _heads(log).values()]
+    streams = len(versions) if sum(versions) == events else len(_from_log(log))
+    first, last = _edge(log, first=True), _edge(log, first=False)
+    return StoreInfo(
+        path=log.store,
+        id=UUID(log.manifest.store_id),
+        format=FORMAT_VERSION,
+        events=events,
+        streams=streams,
+        bytes=_bytes_on_disk(log.store),
+        segments=len(log.sealed) + 1,
+        first_position=first[0] if first else 0,
+        last_position=last[0] if last else 0,
+        first_time=_EPOCH + timedelta(microseconds=first[5]) if first else None,
+        last_time=_EPOCH + timedelta(microseconds=last[5]) if last else None,
+    )
+
+
+def _heads(log: Log) -> dict[int, tuple[Part, int]]:
+    """For each stream hash the segment and number of its last entry."""
+    last: dict[int, tuple[Part, int]] = {}
+    for part in log.parts():
+        if isinstance(part, SealedPart):
+            part.segment.checked_entries()
+        hashes, numbers = part.index.heads()
+        last.update(zip(hashes, zip(repeat(part), numbers), strict=True))  # noqa: B905 - repeat() never ends
+    return last
+
+
+def _from_heads(log: Log) -> list[StreamInfo] | None:
+    """All streams by their last events, or None if these do not account for every event."""
+    streams = []
+    for part, number in _heads(log).values():
+        record = part.segment.record(number)
+        streams.append(StreamInfo(record[2], record[1], 1, record[1], record[5]))
+    if sum(stream.events for stream in streams) != sum(part.count for part in log.parts()):
+        return None
+    return streams
+
+
+def _from_log(log: Log) -> list[StreamInfo]:
+    """All streams, counted event by event."""
+    found: dict[str, list[int]] = {}
+    for part in log.parts():
+        for records in part.segment.scan(0, part.count):
+            for record in records:
+                counts = found.get(record[2])
+                if counts is None:
+                    found[record[2]] = [1, record[1], record[1], record[5]]
+                else:
+                    counts[0] += 1
+                    counts[2:] = record[1], record[5]
+    return [StreamInfo(name, *counts) for name, counts in found.items()]
+
+
+def _edge(log: Log, *, first: bool) -> Record | None:
+    parts = log.parts() if first else reversed(log.parts())
+    for part in parts:
+        if part.count:
+            return part.segment.record(0 if first else part.count - 1)
+    return None
+
+
+def _bytes_on_disk(store: str) -> int:
+    total = 0
+    for directory in (store, paths.segments_path(store)):
+        with os.scandir(directory) as entries:
+            total += sum(entry.stat().st_size for entry in entries if entry.is_file())
+    return total

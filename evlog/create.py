@@ -1,0 +1,91 @@
+"""Making a store: directories, the first segment, and last the manifest, which makes it one.
+
+Interrupted anywhere, it leaves a directory that is no store yet and that the next attempt completes. A
+directory with anything else in it is left alone.
+"""
+
+from __future__ import annotations
+
+import os
+
+from evlog import paths
+from evlog.disk import Disk
+from evlog.errors import InvalidArgument, NotAStore
+from evlog.events import make_ids
+from evlog.format import FILE_HEADER_BYTES, FRAME_HEADER_BYTES, MAX_BODY_BYTES, MAX_LOG_BYTES
+from evlog.lock import FileLock
+from evlog.manifest import Manifest, SegmentInfo, replace_manifest
+from evlog.writer import create_segment, new_tag
+
+DEFAULT_SEGMENT_BYTES = 64 * 1024 * 1024
+DEFAULT_SEGMENT_EVENTS = 262_144
+# A log ends below 4 GiB even if the largest frame begins just below this.
+MAX_SEGMENT_BYTES = MAX_LOG_BYTES - MAX_BODY_BYTES - FILE_HEADER_BYTES - FRAME_HEADER_BYTES
+MAX_SEGMENT_EVENTS = 1 << 26
+
+
+def create_store(
+    path: str, segment_bytes: int, segment_events: int, lock_timeout_seconds: float | None, disk: Disk
+) -> bool:
+    """Make a store at the path, durable when this returns; False if one is there already.
+
+    Raises:
+        InvalidArgument: a setting is out of bounds.
+        NotAStore: the path is a file, or a directory with other files in it.
+        StoreAccessDenied, StoreFull: the file system refuses.
+    """
+    _check_setting("segment_bytes", segment_bytes, MAX_SEGMENT_BYTES)
+    _check_setting("segment_events", segment_events, MAX_SEGMENT_EVENTS)
+    if os.path.lexists(paths.manifest_path(path)):
+        return False
+    _check_place(path)
+    _make_dirs(path, disk)
+    lock = FileLock(paths.lock_path(path), lock_timeout_seconds, disk)
+    try:
+        with lock:
+            if os.path.lexists(paths.manifest_path(path)):  # another process was first
+                return False
+            manifest = Manifest(_new_store_id(), segment_bytes, segment_events, (SegmentInfo(1, 0, new_tag()),))
+            create_segment(path, manifest.store_id_bytes, manifest.segments[0], disk)
+            replace_manifest(path, manifest, disk)
+    finally:
+        lock.close()
+    return True
+
+
+def _check_setting(name: str, value: int, highest: int) -> None:
+    if not isinstance(value, int) or not 1 <= value <= highest:
+        raise InvalidArgument(f"{name} is {value!r}; give a whole number from 1 to {highest}")
+
+
+def _check_place(path: str) -> None:
+    try:
+        names = os.listdir(path)
+    except FileNotFoundError:
+        return
+    except NotADirectoryError:
+        raise NotAStore(path, "it is a file") from None
+    except PermissionError:
+        return  # making the store will say so
+    foreign = sorted(set(names) - paths.INIT_LEFTOVERS)
+    if foreign:
+        raise NotAStore(path, f"the directory holds {foreign[0]!r} and no manifest.json")
+
+
+def _make_dirs(path: str, disk: Disk) -> None:
+    """Make the directories, and make their names durable from the first new one down."""
+    path = os.path.abspath(path)
+    new = []
+    above = path
+    while not os.path.isdir(above):
+        new.append(above)
+        above = os.path.dirname(above)
+    disk.make_dir(path)
+    for made in reversed(new):
+        disk.sync_dir(os.path.dirname(made))
+    disk.make_dir(paths.segments_path(path))  # its name is synced with the manifest's
+
+
+def _new_store_id() -> str:
+    text = make_ids(1)[0].hex()
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"

@@ -1,0 +1,222 @@
+"""The whole log: the segments that the manifest names, in order, and look-ups across them.
+
+`refresh` takes in what other processes did since: a stat of the manifest and one of the active log when they
+did nothing. It takes no lock between processes. Sealed segments are opened when first asked for. What a
+view holds stays readable whatever happens to the files' names meanwhile.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import Final
+
+from evlog import paths
+from evlog.active import ActiveSegment
+from evlog.disk import ReadFile
+from evlog.errors import CorruptionError
+from evlog.events import Record
+from evlog.format import (
+    DURABLE_MAGIC,
+    KIND_IDS,
+    KIND_STREAMS,
+    MARK_BYTES,
+    WRITTEN_MAGIC,
+    Mark,
+    maybe_decode_mark,
+)
+from evlog.index import ColumnIndex, SealedIndex
+from evlog.manifest import Manifest, SegmentInfo, Stamp, read_manifest, read_stamp
+from evlog.segment import SealedSegment, Segment
+
+_ATTEMPTS: Final = 10  # a manifest replaced this often while it is being read is not a race any more
+
+
+class SegmentMoved(Exception):
+    """A segment's files are gone because the manifest has moved on: refresh and look again."""
+
+
+class SealedPart:
+    """A sealed segment with its indexes, opened when first used."""
+
+    def __init__(self, store: str, manifest: Manifest, info: SegmentInfo) -> None:
+        self.info = info
+        self.first_position = info.first_position
+        self.last_position = info.last_position
+        self.count = info.events
+        self._store = store
+        self._store_id = manifest.store_id_bytes
+        self._segment: SealedSegment | None = None
+        header = Segment(store, self._store_id, info).header._replace(source_crc=info.offsets_crc)
+        prefix = paths.segment_path(store, info.first_position, info.generation, "")[:-1]
+        self.index = SealedIndex(prefix, header, lambda: self.segment.checked_entries())
+
+    @property
+    def segment(self) -> SealedSegment:
+        """The opened segment.
+
+        Raises:
+            SegmentMoved: the manifest names it no more.
+            CorruptionError: its log is missing, or not as it was sealed.
+        """
+        if self._segment is None:
+            try:
+                self._segment = SealedSegment(self._store, self._store_id, self.info)
+            except FileNotFoundError as error:
+                raise _missing(self._store, self.info, error) from None
+        return self._segment
+
+
+class ActivePart:
+    """The active segment with look-ups in its columns."""
+
+    def __init__(self, segment: ActiveSegment) -> None:
+        self.info = segment.info
+        self.segment = segment
+        self.first_position = segment.first_position
+        self.index = ColumnIndex(lambda: segment.entries)
+
+    @property
+    def count(self) -> int:
+        return self.segment.count
+
+    @property
+    def last_position(self) -> int:
+        return self.first_position + self.segment.count - 1
+
+
+Part = SealedPart | ActivePart
+
+
+class Log:
+    """The segments of one store, as they were at the last `refresh`.
+
+    Raises:
+        StoreNotFound, NotAStore, UnsupportedFormat, CorruptionError: there is no store to be read.
+    """
+
+    def __init__(self, store: str) -> None:
+        self.store = store
+        self.mutex = threading.RLock()
+        self._pid = os.getpid()
+        self.manifest: Manifest
+        self.sealed: list[SealedPart] = []
+        self._active: ActivePart | None = None
+        self._stamp: Stamp | None = None
+        self._marks_file: ReadFile | None = None
+        self.refresh()
+
+    @property
+    def active(self) -> ActivePart:
+        """The segment that is being written."""
+        assert self._active is not None  # refresh() has run
+        return self._active
+
+    @property
+    def head(self) -> int:
+        """The last position; 0 in an empty store."""
+        return self.active.last_position
+
+    def parts(self) -> list[Part]:
+        """All segments, oldest first."""
+        return [*self.sealed, self.active]
+
+    def refresh(self) -> None:
+        """Take in what was written since, by whomever."""
+        if self._pid != os.getpid():  # forked: another thread of the parent may have held it
+            self.mutex = threading.RLock()
+            self._pid = os.getpid()
+        with self.mutex:
+            for _ in range(_ATTEMPTS):
+                if read_stamp(self.store) != self._stamp:
+                    try:
+                        self._load()
+                    except SegmentMoved:
+                        continue
+                active = self.active.segment
+                # How far it is synced matters only to a segment that is read for the first time.
+                if active.refresh(0 if active.count else self.durable_offset()):
+                    return
+                self.reset()
+            raise CorruptionError(self.active.segment.log_path, None, "it keeps changing while it is read")
+
+    def reset(self) -> None:
+        """Forget everything that was read, so that the next refresh reads it again."""
+        self._stamp = None
+        self._active = None
+        self.sealed = []
+
+    def marks(self) -> tuple[Mark | None, Mark | None]:
+        """How far the active log is written and synced, by the file `durable`; None where that is not known."""
+        if self._marks_file is None:
+            try:
+                self._marks_file = ReadFile(paths.durable_path(self.store))
+            except FileNotFoundError:
+                return None, None
+        raw = self._marks_file.read(2 * MARK_BYTES, 0)
+        tag = self.active.segment.tag
+        written = maybe_decode_mark(WRITTEN_MAGIC, raw[:MARK_BYTES])
+        durable = maybe_decode_mark(DURABLE_MAGIC, raw[MARK_BYTES:])
+        return (
+            written if written and written.tag == tag else None,
+            durable if durable and durable.tag == tag else None,
+        )
+
+    def durable_offset(self) -> int:
+        """How far the active log is known to be synced, in bytes; 0 if that is not known."""
+        durable = self.marks()[1]
+        return durable.offset if durable else 0
+
+    def find_version(self, stream: str, stream_hash: int) -> int:
+        """The stream's last version, 0 if it has none."""
+        for part in (self.active, *reversed(self.sealed)):
+            version = find_version_in(part, stream, stream_hash)
+            if version:
+                return version
+        return 0
+
+    def maybe_find_id(self, id: bytes, fold: int) -> Record | None:
+        """The event with this id, or None."""
+        for part in (self.active, *reversed(self.sealed)):
+            for number in part.index.find(KIND_IDS, fold):
+                record = part.segment.record(number)
+                if record[4] == id:
+                    return record
+        return None
+
+    def _load(self) -> None:
+        manifest, stamp = read_manifest(self.store)
+        known = {part.info: part for part in self.sealed}
+        infos = manifest.segments
+        self.manifest = manifest
+        self.sealed = [known.get(info) or SealedPart(self.store, manifest, info) for info in infos[:-1]]
+        if self._active is None or self._active.info != infos[-1]:
+            self._active = ActivePart(self._open_active(manifest, infos[-1]))
+        self._stamp = stamp
+
+    def _open_active(self, manifest: Manifest, info: SegmentInfo) -> ActiveSegment:
+        try:
+            return ActiveSegment(self.store, manifest.store_id_bytes, info)
+        except FileNotFoundError as error:
+            raise _missing(self.store, info, error) from None
+
+
+def find_version_in(part: Part, stream: str, stream_hash: int) -> int:
+    """The last version that the stream has in this segment, 0 if it has none there."""
+    for number in part.index.find_newest_first(KIND_STREAMS, stream_hash):
+        record = part.segment.record(number)
+        if record[2] == stream:
+            return record[1]
+    return 0
+
+
+def _missing(store: str, info: SegmentInfo, error: FileNotFoundError) -> SegmentMoved | CorruptionError:
+    """What it means that a segment's file is not there: read again, or damage."""
+    manifest, _ = read_manifest(store)
+    named = any(
+        (other.first_position, other.generation) == (info.first_position, info.generation)
+        for other in manifest.segments
+    )
+    if named:
+        return CorruptionError(str(error.filename), None, "the file is missing")
+    return SegmentMoved(str(error.filename))

@@ -1,0 +1,160 @@
+"""`manifest.json`: what a store consists of. Replacing it is the commit point of roll and compaction.
+
+It names the store, its settings and its segments in position order; the last segment is the active one,
+and for every other it holds what must be true of its files. What the manifest does not name does not exist.
+The bytes are specified in evlog/format.py; the CRC rule at the end of the line holds for all formats to come.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any, Final, NamedTuple
+from zlib import crc32
+
+from evlog import paths
+from evlog.disk import Disk, ReadFile
+from evlog.errors import CorruptionError, NotAStore, StoreNotFound, UnsupportedFormat
+from evlog.format import FORMAT_VERSION
+
+_CRC_KEY: Final = b',"crc32":"'
+
+
+class SegmentInfo(NamedTuple):
+    """One segment as the manifest knows it; from `last_position` on, facts of a sealed one (0 if active)."""
+
+    first_position: int
+    generation: int
+    tag: int
+    last_position: int = 0
+    events: int = 0
+    log_bytes: int = 0
+    offsets_crc: int = 0
+    first_time_us: int = 0
+    last_time_us: int = 0
+
+    @property
+    def sealed(self) -> bool:
+        return self.events > 0
+
+
+class Manifest(NamedTuple):
+    """The content of manifest.json."""
+
+    store_id: str
+    segment_bytes: int
+    segment_events: int
+    segments: tuple[SegmentInfo, ...]
+
+    @property
+    def store_id_bytes(self) -> bytes:
+        return bytes.fromhex(self.store_id.replace("-", ""))
+
+
+class Stamp(NamedTuple):
+    """What tells one manifest file from the one that replaced it, for the price of a stat."""
+
+    inode: int
+    modified_ns: int
+    size: int
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    """The one line of manifest.json."""
+    document = {"format": FORMAT_VERSION} | manifest._asdict()
+    document["segments"] = [_encode_segment(segment) for segment in manifest.segments]
+    body = json.dumps(document, separators=(",", ":")).encode()[:-1]
+    return body + _CRC_KEY + b'%08x"}\n' % crc32(body)
+
+
+def decode_manifest(raw: bytes, path: str) -> Manifest:
+    """Decode and validate manifest.json.
+
+    Raises:
+        NotAStore: the file was never evlog's.
+        CorruptionError: it was, and is damaged.
+        UnsupportedFormat: it is of a later format.
+    """
+    body, key, crc = raw.rpartition(_CRC_KEY)
+    if not key:
+        if raw.startswith(b'{"format":') or not raw.strip(b"\0"):
+            raise CorruptionError(path, None, "the manifest is cut off or empty")
+        raise NotAStore(os.path.dirname(path), "its manifest.json is not evlog's")
+    if crc != b'%08x"}\n' % crc32(body):
+        raise CorruptionError(path, None, "the manifest fails its CRC")
+    try:
+        document: dict[str, Any] = json.loads(body + b"}")
+        if document["format"] > FORMAT_VERSION:
+            raise UnsupportedFormat(path, document["format"], FORMAT_VERSION)
+        manifest = Manifest(
+            document["store_id"],
+            document["segment_bytes"],
+            document["segment_events"],
+            tuple(SegmentInfo(**segment) for segment in document["segments"]),
+        )
+        _validate(manifest)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CorruptionError(path, None, f"the manifest makes no sense: {error!r}") from None
+    return manifest
+
+
+def read_manifest(store: str) -> tuple[Manifest, Stamp]:
+    """Read the manifest of a store, and the stamp of the file that it was read from.
+
+    Raises:
+        StoreNotFound: there is no manifest; and all that `decode_manifest` raises.
+    """
+    path = paths.manifest_path(store)
+    try:
+        file = ReadFile(path)
+    except FileNotFoundError:
+        raise StoreNotFound(store) from None
+    status = os.fstat(file.fd)
+    manifest = decode_manifest(file.read(status.st_size, 0), path)
+    return manifest, Stamp(status.st_ino, status.st_mtime_ns, status.st_size)
+
+
+def read_stamp(store: str) -> Stamp:
+    """The stamp of the manifest that the store has now.
+
+    Raises:
+        StoreNotFound: the store is gone.
+    """
+    try:
+        status = os.stat(paths.manifest_path(store))
+    except (FileNotFoundError, NotADirectoryError):
+        raise StoreNotFound(store) from None
+    return Stamp(status.st_ino, status.st_mtime_ns, status.st_size)
+
+
+def replace_manifest(store: str, manifest: Manifest, disk: Disk) -> None:
+    """Make this the store's manifest, in one step; durable when this returns."""
+    path = paths.manifest_path(store)
+    temporary = path + paths.TEMPORARY
+    disk.create_file(temporary, encode_manifest(manifest))  # synced: the name must never show a torn file
+    disk.replace(temporary, path)
+    disk.sync_dir(store)  # the commit: what it names is trusted, and old files may go, only from here on
+
+
+def _encode_segment(segment: SegmentInfo) -> dict[str, int]:
+    fields = segment._asdict()
+    if segment.sealed:
+        return fields
+    return {name: fields[name] for name in ("first_position", "generation", "tag")}
+
+
+def _validate(manifest: Manifest) -> None:
+    if len(manifest.store_id_bytes) != 16:
+        raise ValueError("store_id is not a UUID")
+    if manifest.segment_bytes < 1 or manifest.segment_events < 1 or not manifest.segments:
+        raise ValueError("segment_bytes, segment_events and segments must not be empty")
+    last_position = 0
+    for number, segment in enumerate(manifest.segments, 1):
+        if not all(isinstance(value, int) and value >= 0 for value in segment):
+            raise ValueError(f"segment {number} has a field that is not a whole number")
+        active = number == len(manifest.segments)
+        if segment.first_position <= last_position or segment.sealed == active:
+            raise ValueError(f"segment {number} does not follow the one before it")
+        if segment.sealed and segment.last_position - segment.first_position + 1 < segment.events:
+            raise ValueError(f"segment {number} has more events than positions")
+        last_position = segment.last_position

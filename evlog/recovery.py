@@ -1,0 +1,146 @@
+"""Making a store whole again: what the next writer does, under the lock, before it appends.
+
+Two rules. What was acknowledged is never cut: a damaged frame that was known to be synced (by the mark in
+`durable`, or by a later frame's header) is a CorruptionError, and nothing is touched. What was never
+acknowledged may go: the torn or unsynced end of the log is cut at the first frame that is not whole.
+Everything derived (.offsets, the sorted indexes) is made anew, silently. Each step may be interrupted anywhere
+and done again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import NamedTuple
+
+from evlog import paths
+from evlog.disk import Disk, WriteFile
+from evlog.errors import CorruptionError, EvlogError
+from evlog.format import (
+    DURABLE_MAGIC,
+    ENTRY_BYTES,
+    FILE_HEADER_BYTES,
+    KIND_OFFSETS,
+    MARK_BYTES,
+    WRITTEN_MAGIC,
+    Mark,
+    encode_file_header,
+    encode_mark,
+)
+from evlog.log import Log, SealedPart
+
+
+class TornTail(NamedTuple):
+    """The end of a log that was cut: an append that was never acknowledged."""
+
+    path: str
+    offset: int
+    cut_bytes: int
+
+
+def write_mark(file: WriteFile, magic: bytes, mark: Mark, disk: Disk) -> None:
+    """Write one of the two marks. Never synced: a mark that is lost or late only says less."""
+    disk.write_at(file, encode_mark(magic, mark), 0 if magic == WRITTEN_MAGIC else MARK_BYTES)
+
+
+def recover_locked(log: Log, log_file: WriteFile, marks_file: WriteFile, disk: Disk) -> TornTail | None:
+    """Make the end of the active log whole; the writers' lock and that of the marks are held.
+
+    Returns:
+        What was cut, if anything was.
+
+    Raises:
+        CorruptionError: acknowledged events are damaged or missing; nothing was changed.
+    """
+    active = log.active.segment
+    written, durable = log.marks()
+    if durable is not None and durable.suspect:
+        # A sync failed: memory may show what the device does not have. Look at the device.
+        disk.drop_cache(log_file)
+        log.reset()
+        log.refresh()
+        active = log.active.segment
+        reset_durable_mark(marks_file, active.tag, min(durable.offset, active.size()), disk)
+    synced = max(durable.offset if durable else 0, active.durable)
+    if synced > active.size():
+        raise CorruptionError(
+            active.log_path, active.size(), f"the log ends before offset {synced}, which was acknowledged"
+        )
+    torn = None
+    if active.torn_bytes:
+        if max(synced, active.later_frames_durable(active.end)) > active.end:
+            raise active.damage()
+        torn = TornTail(active.log_path, active.end, active.torn_bytes)
+        disk.cut(log_file, active.end)
+        # Synced before anything is written behind it: else a power loss could bring the old tail back.
+        disk.sync(log_file)
+        log.refresh()
+    if written is None or written.offset != active.end:
+        write_mark(marks_file, WRITTEN_MAGIC, Mark(active.tag, active.end), disk)
+    return torn
+
+
+def repair_offsets_locked(log: Log, offsets_file: WriteFile, disk: Disk) -> None:
+    """Make the active .offsets hold exactly the entries in memory; the writers' lock is held."""
+    active = log.active.segment
+    header = encode_file_header(active.header._replace(kind=KIND_OFFSETS))
+    size = os.fstat(offsets_file.fd).st_size
+    if size < FILE_HEADER_BYTES or active.entries_on_disk < active.count:
+        start = active.entries_on_disk * ENTRY_BYTES
+        disk.write_at(offsets_file, header, 0)
+        disk.write_at(offsets_file, bytes(active.entries[start:]), FILE_HEADER_BYTES + start)
+    if size > FILE_HEADER_BYTES + active.count * ENTRY_BYTES:
+        disk.cut(offsets_file, FILE_HEADER_BYTES + active.count * ENTRY_BYTES)
+    active.entries_on_disk = active.count
+
+
+def build_indexes(part: SealedPart, disk: Disk) -> None:
+    """Build what a sealed segment lacks of its derived files. No lock is needed: its log never changes.
+
+    Not synced: every byte is under a CRC, and what a power loss takes is built again. No room, or no
+    permission, is no reason to fail an append that is durable already.
+    """
+    with contextlib.suppress(EvlogError):
+        entries = part.segment.checked_entries()
+        if part.segment.entries_damaged:
+            header = encode_file_header(part.segment.header._replace(kind=KIND_OFFSETS))
+            _replace_derived(part.segment.offsets_path, header + bytes(entries), disk)
+        for kind in part.index.missing():
+            _replace_derived(part.index.path(kind), part.index.build(kind, entries), disk)
+            part.index.forget(kind)
+
+
+def remove_leftovers_locked(store: str, disk: Disk) -> None:
+    """Remove what processes that died while building an index left in `segments/`."""
+    for name in os.listdir(paths.segments_path(store)):
+        if name.endswith(paths.TEMPORARY) and not _is_running(name.split(".")[-2]):
+            disk.remove(f"{paths.segments_path(store)}/{name}")
+
+
+def _is_running(pid: str) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except (ProcessLookupError, ValueError, OverflowError):
+        return False
+    except PermissionError:
+        pass  # it runs, as another user
+    return True
+
+
+def _replace_derived(path: str, content: bytes, disk: Disk) -> None:
+    temporary = f"{path}.{os.getpid()}{paths.TEMPORARY}"
+    try:
+        file = disk.open(temporary, create=True, truncate=True)
+        try:
+            disk.write_at(file, content, 0)
+        finally:
+            disk.close(file)
+        disk.replace(temporary, path)
+    except EvlogError:
+        disk.remove(temporary)
+        raise
+
+
+def reset_durable_mark(marks_file: WriteFile, tag: int, offset: int, disk: Disk) -> None:
+    """Say that the log is synced up to the offset and not suspect any more; the sync's lock is held."""
+    write_mark(marks_file, DURABLE_MAGIC, Mark(tag, offset), disk)

@@ -1,0 +1,316 @@
+"""Reading one segment: records by entry number, frames in order. Never returns bytes that fail their CRC.
+
+`Segment` is what sealed and active segments share: entries (a buffer of fixed-width rows) and a way to get
+bytes of the log. A sealed one is mapped; its .offsets, when missing or damaged, is made anew in memory from the
+log, silently. Damage of the log itself is a CorruptionError that names file and offset; the rest stays
+readable. Nothing here writes, locks, or looks beyond its own segment.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator
+from typing import Final
+from zlib import crc32
+
+from evlog import paths
+from evlog.disk import map_file
+from evlog.errors import CorruptionError, NotAStore, UnsupportedFormat
+from evlog.events import Record
+from evlog.format import (
+    ENTRY,
+    ENTRY_BYTES,
+    ENTRY_PLACE,
+    FILE_HEADER_BYTES,
+    FRAME_HEADER_BYTES,
+    KIND_LOG,
+    KIND_OFFSETS,
+    FileHeader,
+    FormatFault,
+    FrameHeader,
+    NewerFormat,
+    decode_body,
+    decode_file_header,
+    decode_frame_header,
+    decode_record,
+    derive_entries,
+    unpack,
+)
+from evlog.manifest import SegmentInfo
+
+# A frame whose body is larger is read record by record, so that reading takes the same memory for any frame.
+_WHOLE_BODY_BYTES: Final = 4 << 20
+_RECORDS_AT_ONCE: Final = 1024
+
+
+def check_file_header(raw: bytes, path: str, expected: FileHeader) -> None:
+    """Check that a log begins as this segment's does.
+
+    Raises:
+        CorruptionError, UnsupportedFormat, NotAStore: it does not.
+    """
+    try:
+        found = decode_file_header(raw)
+    except NewerFormat as newer:
+        raise UnsupportedFormat(path, newer.found, 1) from None
+    except FormatFault as fault:
+        raise CorruptionError(path, 0, str(fault)) from None
+    if found.store_id != expected.store_id:
+        raise NotAStore(path, "the file belongs to another store")
+    if found != expected:
+        raise CorruptionError(path, 0, "its header names another segment; was the file swapped?")
+
+
+class Segment:
+    """One segment of consecutive positions (with gaps once compacted)."""
+
+    def __init__(self, store: str, store_id: bytes, info: SegmentInfo) -> None:
+        self.info = info
+        self.first_position = info.first_position
+        self.tag = info.tag
+        self.prefix = paths.segment_path(store, info.first_position, info.generation, "")[:-1]
+        self.log_path = self.prefix + ".log"
+        self.offsets_path = self.prefix + ".offsets"
+        self.header = FileHeader(KIND_LOG, info.generation, store_id, info.first_position, info.tag)
+        self.entries: bytes | bytearray | memoryview = b""
+        self.count = 0
+        self.end = FILE_HEADER_BYTES
+
+    def log_view(self, offset: int, length: int) -> bytes | memoryview:
+        """Bytes of the log, fewer at its end."""
+        raise NotImplementedError
+
+    def repair_entries(self) -> bool:
+        """Make the entries anew if they are not what they were; True if that may have mended something."""
+        return False
+
+    # --- by entry number
+
+    def version(self, number: int) -> int:
+        """The version in entry `number`."""
+        version: int = ENTRY.unpack_from(self.entries, number * ENTRY_BYTES)[6]
+        return version
+
+    def record(self, number: int) -> Record:
+        """The record of entry `number`, checked.
+
+        Raises:
+            CorruptionError: it is damaged.
+        """
+        for record in self.records((number,)):
+            return record
+        raise AssertionError("records() yields one record a number")
+
+    def records(self, numbers: Iterable[int]) -> Iterator[Record]:
+        """The records of the entries, checked, in the order given.
+
+        Raises:
+            CorruptionError: one is damaged.
+        """
+        place = ENTRY_PLACE.unpack_from
+        view = self.log_view
+        for number in numbers:
+            offset, length, crc = place(self.entries, number * ENTRY_BYTES)
+            raw = view(offset, length)
+            if crc32(raw) == crc and length:
+                yield unpack(raw, use_list=False)
+            else:
+                yield self._record_again(number)
+
+    def _record_again(self, number: int) -> Record:
+        """A record did not check out: mend the entries and look again, or say what is damaged."""
+        if self.repair_entries():
+            offset, length, crc = ENTRY_PLACE.unpack_from(self.entries, number * ENTRY_BYTES)
+            raw = self.log_view(offset, length)
+            if crc32(raw) == crc:
+                return decode_record(raw)
+        offset = ENTRY_PLACE.unpack_from(self.entries, number * ENTRY_BYTES)[0]
+        raise CorruptionError(self.log_path, offset, "a record fails its CRC", self.first_position + number)
+
+    # --- by position
+
+    def number_of(self, position: int) -> int:
+        """The number of the first entry at or after the position; `count` if there is none."""
+        number = position - self.first_position
+        if number <= 0:
+            return 0
+        if self.info.sealed and self.info.last_position - self.first_position + 1 != self.count:
+            return bisect_left(range(self.count), position, key=lambda at: self.record(at)[0])
+        return min(number, self.count)
+
+    def number_at_time(self, time_us: int, count: int) -> int:
+        """The number of the first of `count` entries whose event is not before the time."""
+        return bisect_left(range(count), time_us, key=lambda at: self.record(at)[5])
+
+    # --- in order
+
+    def scan(self, low: int, high: int) -> Iterator[tuple[Record, ...]]:
+        """The records of entries low..high-1, a frame (or a part of a large one) at a time.
+
+        Raises:
+            CorruptionError: a frame is damaged; those before it were yielded.
+        """
+        while low < high:
+            header, offset, first = self._frame_of(low)
+            after = first + header.count
+            if header.length > _WHOLE_BODY_BYTES:
+                for at in range(low, min(after, high), _RECORDS_AT_ONCE):
+                    yield tuple(self.records(range(at, min(at + _RECORDS_AT_ONCE, after, high))))
+                low = after
+                continue
+            for records in self._whole_frames(low, high, header, offset, first):
+                low += len(records)
+                yield records
+
+    def scan_back(self, low: int, high: int) -> Iterator[tuple[Record, ...]]:
+        """The same, from the last to the first."""
+        while low < high:
+            header, offset, first = self._frame_of(high - 1)
+            start = max(low, first)
+            if header.length > _WHOLE_BODY_BYTES:
+                start = max(start, high - _RECORDS_AT_ONCE)
+                yield tuple(self.records(range(high - 1, start - 1, -1)))
+            else:
+                yield self._decode(header, offset, None)[start - first : high - first][::-1]
+            high = start
+
+    def _whole_frames(
+        self, low: int, high: int, header: FrameHeader, offset: int, first: int
+    ) -> Iterator[tuple[Record, ...]]:
+        """Frames that follow each other in the log, read without a look at the entries."""
+        window, window_at = self.window(offset, FRAME_HEADER_BYTES + header.length)
+        while True:
+            body_at = offset + FRAME_HEADER_BYTES - window_at
+            records = self._decode(header, offset, window[body_at : body_at + header.length])
+            if low > first or first + header.count > high:
+                yield records[low - first : high - first]
+            else:
+                yield records
+            low = first = first + header.count
+            offset += FRAME_HEADER_BYTES + header.length
+            if low >= high:
+                return
+            if offset + FRAME_HEADER_BYTES > window_at + len(window):
+                window, window_at = self.window(offset, FRAME_HEADER_BYTES)
+            header = self._header(window, offset - window_at, offset)
+            if header.length > _WHOLE_BODY_BYTES:
+                return
+            if offset + FRAME_HEADER_BYTES + header.length > window_at + len(window):
+                window, window_at = self.window(offset, FRAME_HEADER_BYTES + header.length)
+
+    def window(self, offset: int, length: int) -> tuple[bytes | memoryview, int]:
+        """Bytes of the log from the offset on, at least so many, and the offset at which they begin."""
+        raise NotImplementedError
+
+    def _frame_of(self, number: int) -> tuple[FrameHeader, int, int]:
+        """The header of the frame that holds an entry, its offset, and the number of its first entry."""
+        for attempt in range(2):
+            offset = ENTRY.unpack_from(self.entries, number * ENTRY_BYTES)[5]
+            try:
+                header = decode_frame_header(self.log_view(offset, FRAME_HEADER_BYTES), 0, offset, self.tag)
+                first = self.number_of(header.first_position)
+                if first <= number < first + header.count <= self.count:
+                    return header, offset, first
+                fault = "an entry names a frame that does not hold it"
+            except FormatFault as error:
+                fault = str(error)
+            if attempt or not self.repair_entries():
+                break
+        raise CorruptionError(self.log_path, offset, fault, self.first_position + number)
+
+    def _header(self, window: bytes | memoryview, at: int, offset: int) -> FrameHeader:
+        try:
+            return decode_frame_header(window, at, offset, self.tag)
+        except FormatFault as fault:
+            raise CorruptionError(self.log_path, offset, str(fault)) from None
+
+    def _decode(
+        self, header: FrameHeader, offset: int, body: bytes | memoryview | None
+    ) -> tuple[Record, ...]:
+        if body is None:
+            body = self.log_view(offset + FRAME_HEADER_BYTES, header.length)
+        try:
+            return decode_body(header, body)
+        except FormatFault as fault:
+            raise CorruptionError(self.log_path, offset, str(fault), header.first_position) from None
+
+
+class SealedSegment(Segment):
+    """A segment that never changes any more: mapped, and known to the manifest in every respect.
+
+    Raises:
+        FileNotFoundError: its log is not there; the manifest may have moved on.
+        CorruptionError: its log is shorter or longer than it was, or of something else.
+    """
+
+    def __init__(self, store: str, store_id: bytes, info: SegmentInfo) -> None:
+        super().__init__(store, store_id, info)
+        self._log = map_file(self.log_path)
+        check_file_header(bytes(self._log[:FILE_HEADER_BYTES]), self.log_path, self.header)
+        if len(self._log) != info.log_bytes:
+            raise CorruptionError(
+                self.log_path,
+                min(len(self._log), info.log_bytes),
+                f"the file has {len(self._log)} bytes, {info.log_bytes} were sealed",
+            )
+        self.count = info.events
+        self.end = info.log_bytes
+        self._entries_checked = False
+        self._entries_rebuilt = False
+        self.entries = self._map_entries()
+
+    def log_view(self, offset: int, length: int) -> memoryview:
+        return self._log[offset : offset + length]
+
+    def window(self, offset: int, length: int) -> tuple[memoryview, int]:
+        return self._log, 0
+
+    def checked_entries(self) -> bytes | bytearray | memoryview:
+        """The entries, known to be those that were sealed."""
+        if not self._entries_checked:
+            if crc32(self.entries) != self.info.offsets_crc:
+                self.entries = self._derive_entries()
+            self._entries_checked = True
+        return self.entries
+
+    @property
+    def entries_damaged(self) -> bool:
+        """Whether .offsets was found missing or damaged, and was replaced in memory."""
+        return self._entries_rebuilt
+
+    def repair_entries(self) -> bool:
+        if self._entries_checked:
+            return False
+        before = self.entries
+        return self.checked_entries() is not before
+
+    def _map_entries(self) -> bytes | memoryview:
+        try:
+            raw = map_file(self.offsets_path)
+            header = decode_file_header(bytes(raw[:FILE_HEADER_BYTES]))
+        except (FileNotFoundError, FormatFault, NewerFormat):
+            return self._derive_entries()
+        entries = raw[FILE_HEADER_BYTES:]
+        if header != self.header._replace(kind=KIND_OFFSETS) or len(entries) != self.count * ENTRY_BYTES:
+            return self._derive_entries()
+        return entries
+
+    def _derive_entries(self) -> bytes:
+        """All entries, from the log. They are right by the frames' CRCs, whatever stood in .offsets."""
+        parts = []
+        offset = FILE_HEADER_BYTES
+        while offset < self.end:
+            header = self._header(self._log, offset, offset)
+            body_at = offset + FRAME_HEADER_BYTES
+            try:
+                parts.append(derive_entries(header, offset, self._log[body_at : body_at + header.length]))
+            except FormatFault as fault:
+                raise CorruptionError(self.log_path, offset, str(fault), header.first_position) from None
+            offset = body_at + header.length
+        entries = b"".join(parts)
+        if len(entries) != self.count * ENTRY_BYTES:
+            raise CorruptionError(
+                self.log_path, None, f"it holds {len(entries) // ENTRY_BYTES} events, {self.count} were sealed"
+            )
+        self._entries_checked = self._entries_rebuilt = True
+        return entries

@@ -1,0 +1,388 @@
+"""EventStore: the whole of evlog for a Python program. Read this first.
+
+    NewEvent -> encode_events -> Writer -> frame -> Log <- reader -> Event
+
+A store object holds a `Log` (what is on disk, as last seen) and, once something is appended, a `Writer`.
+Every method may be called from any thread; many processes may hold the same store. Reading takes no lock
+and needs no permission to write. After a fork the child may go on using the object.
+"""
+
+from __future__ import annotations
+
+import builtins
+import os
+import threading
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from types import TracebackType
+from typing import Any, Final, NamedTuple
+from uuid import UUID
+
+from evlog import paths
+from evlog.catalog import StoreInfo, StreamInfo, describe, list_streams
+from evlog.create import DEFAULT_SEGMENT_BYTES, DEFAULT_SEGMENT_EVENTS, create_store
+from evlog.disk import DISK, Disk
+from evlog.errors import InvalidArgument, StoreClosed
+from evlog.events import EncodedEvent, Event, NewEvent, check_stream_name, encode_events
+from evlog.format import hash_stream
+from evlog.log import Log
+from evlog.reader import Selection, microseconds, read_log, read_stream
+from evlog.recovery import TornTail
+from evlog.writer import ANY, STREAM_EXISTS, BatchResult, Expectation, ExpectedVersion, Writer
+
+DEFAULT_LOCK_TIMEOUT_SECONDS: Final = 30.0
+
+
+class AppendResult(NamedTuple):
+    """Where the events of one append to one stream stand; those of the first time, if it is a duplicate."""
+
+    stream: str
+    first_position: int
+    last_position: int
+    first_version: int
+    last_version: int
+    duplicate: bool
+    id_bytes: tuple[bytes, ...]
+
+    @property
+    def ids(self) -> tuple[UUID, ...]:
+        """The events' ids, in order."""
+        return tuple(UUID(bytes=id) for id in self.id_bytes)
+
+
+Append = tuple[str, Iterable[NewEvent]] | tuple[str, Iterable[NewEvent], ExpectedVersion]
+
+
+def open(  # noqa: A001 - evlog.open, as in gzip.open and dbm.open
+    path: str | os.PathLike[str],
+    create: bool = False,
+    *,
+    segment_bytes: int = DEFAULT_SEGMENT_BYTES,
+    segment_events: int = DEFAULT_SEGMENT_EVENTS,
+    sync: str = "always",
+    lock_timeout: float | None = DEFAULT_LOCK_TIMEOUT_SECONDS,
+) -> EventStore:
+    """Open the store in a directory.
+
+    Args:
+        path: the directory.
+        create: make the store if there is none, durable when this returns.
+        segment_bytes: size in bytes at which a new store begins another segment.
+        segment_events: number of events at which a new store begins another segment.
+        sync: "always": an append returns when it is on the device. "none": when the operating system has
+            it, which survives the process but not a power loss.
+        lock_timeout: seconds that an append waits for other writers; None waits for ever.
+
+    Raises:
+        StoreNotFound: there is no store, and `create` is false.
+        NotAStore: the path holds something else.
+        UnsupportedFormat: it was written by a newer evlog.
+        CorruptionError: its manifest or the beginning of its active log is damaged.
+        StoreAccessDenied, StoreFull: the file system refuses.
+        InvalidArgument: a setting is out of bounds.
+    """
+    return EventStore(
+        os.fspath(path),
+        create,
+        segment_bytes=segment_bytes,
+        segment_events=segment_events,
+        sync=sync,
+        lock_timeout=lock_timeout,
+    )
+
+
+class EventStore:
+    """An open store. Made by `evlog.open`; a context manager that closes it."""
+
+    def __init__(
+        self,
+        path: str,
+        create: bool,
+        *,
+        segment_bytes: int,
+        segment_events: int,
+        sync: str,
+        lock_timeout: float | None,
+        disk: Disk = DISK,
+    ) -> None:
+        if sync not in ("always", "none"):
+            raise InvalidArgument(f"sync is {sync!r}; give 'always' or 'none'")
+        if lock_timeout is not None and not lock_timeout >= 0:
+            raise InvalidArgument(f"lock_timeout is {lock_timeout!r}; give seconds, 0 or more, or None")
+        if not path or "\0" in path:
+            raise InvalidArgument(f"{path!r} is no path; give the store's directory")
+        self.path = path
+        self._sync = sync == "always"
+        self._lock_timeout_seconds = lock_timeout
+        self._disk = disk
+        self._mutex = threading.Lock()
+        self._writer: Writer | None = None
+        self.created = create and create_store(path, segment_bytes, segment_events, lock_timeout, disk)
+        self._log: Log | None = Log(path)
+
+    # --- appending
+
+    def append(
+        self, stream: str, events: Iterable[NewEvent], expected: ExpectedVersion = ANY
+    ) -> AppendResult:
+        """Append events to one stream, all of them or none.
+
+        Durable when this returns, unless the store was opened with sync="none"; also when it is a duplicate.
+
+        Args:
+            stream: the stream's name; it begins to exist with its first event.
+            events: at least one. Their ids, where given, make a retry harmless: if all are known with the
+                same stream, type and data, nothing is written and the result says `duplicate`.
+            expected: the version that the stream must have, or ANY, NO_STREAM (0) or STREAM_EXISTS, with the
+                meaning of KurrentDB's ExpectedVersion (whose first version is 0 where evlog's is 1).
+
+        Raises:
+            WrongExpectedVersion: the stream has another version. Nothing was written, as with all below.
+            IdConflict: an id is known with other content, or only some of the ids are known.
+            InvalidArgument: a bad name or event, or one that is too large.
+            LockTimeout: other writers held the lock for longer than `lock_timeout`.
+            StoreFull: there is no room; the store works again once there is.
+            StoreIOError: the disk failed. The append is not acknowledged and may or may not be there: open
+                the store again and retry with the same ids.
+            CorruptionError: acknowledged events are damaged at the very place to be appended to.
+        """
+        return self.append_many([(stream, events, expected)])[0]
+
+    def append_many(self, appends: Iterable[Append]) -> list[AppendResult]:
+        """Append to several streams in one atomic frame: all of it, or nothing.
+
+        Args:
+            appends: (stream, events) or (stream, events, expected); the versions are checked in order, each
+                after what comes before it in the same call.
+
+        Returns:
+            One result for each append.
+
+        Raises:
+            As `append`.
+        """
+        streams: list[str] = []
+        events: list[NewEvent] = []
+        expectations: list[Expectation] = []
+        ends: list[int] = []
+        for stream, new, *rest in appends:
+            expected = check_expected(rest[0]) if rest else ANY
+            at = len(events)
+            if expected != ANY:
+                expectations.append(Expectation(at, check_stream_name(stream), expected))
+            if isinstance(new, NewEvent):
+                raise InvalidArgument("events must be a list of NewEvent; put the one event into a list")
+            events.extend(new)
+            if len(events) == at:
+                raise InvalidArgument("there is nothing to append; give at least one event for each stream")
+            streams.extend((stream,) * (len(events) - at))
+            ends.append(len(events))
+        return _results(self._open_writer().append(streams, encode_events(events), expectations), ends)
+
+    def append_encoded(
+        self,
+        streams: Sequence[str],
+        events: Sequence[EncodedEvent],
+        *,
+        expected: Mapping[str, ExpectedVersion] | None = None,
+        skip_known: bool = False,
+    ) -> BatchResult:
+        """Append events that are encoded already, as one frame: what importers use.
+
+        Args:
+            streams: the stream of each event.
+            events: as `evlog.events.encode_events` makes them; their data is not checked again.
+            expected: the version that a stream must have before all this.
+            skip_known: skip events whose id is known with the same content, instead of refusing a batch of
+                which only a part is known.
+
+        Raises:
+            As `append`.
+        """
+        if len(streams) != len(events):
+            raise InvalidArgument(f"{len(events)} events for {len(streams)} streams; give one stream an event")
+        expectations = [
+            Expectation(0, check_stream_name(stream), check_expected(version))
+            for stream, version in (expected or {}).items()
+        ]
+        return self._open_writer().append(streams, events, expectations, skip_known=skip_known)
+
+    # --- reading
+
+    def read(
+        self,
+        stream: str,
+        from_version: int = 1,
+        to_version: int | None = None,
+        *,
+        types: Collection[str] | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        reverse: bool = False,
+        limit: int | None = None,
+    ) -> Iterator[Event]:
+        """The events of one stream, in version order; none for a stream that does not exist.
+
+        Args:
+            from_version, to_version: inclusive.
+            types: only events of these types.
+            since, until: aware datetimes; `since` is inclusive, `until` is not.
+            reverse: from the last to the first.
+            limit: at most so many.
+
+        Raises:
+            CorruptionError: while iterating, when an event is damaged; those before it were right.
+            InvalidArgument: a bound is negative or a datetime has no time zone.
+        """
+        _check_bounds(from_version=from_version, to_version=to_version, limit=limit)
+        selection = Selection(
+            types=_as_types(types), since_us=microseconds(since), until_us=microseconds(until)
+        )
+        log = self._refreshed()
+        return read_stream(log, stream, from_version, to_version, selection, reverse=reverse, limit=limit)
+
+    def read_all(
+        self,
+        after: int = 0,
+        to: int | None = None,
+        *,
+        category: str | None = None,
+        types: Collection[str] | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        reverse: bool = False,
+        limit: int | None = None,
+    ) -> Iterator[Event]:
+        """The events of all streams, in the order in which they were written.
+
+        Args:
+            after: a position, exclusive: "where I stopped". to: a position, inclusive.
+            category: only streams of this category.
+            types, since, until, reverse, limit: as `read`.
+
+        Raises:
+            As `read`.
+        """
+        _check_bounds(after=after, to=to, limit=limit)
+        selection = Selection(
+            after + 1, to, category, _as_types(types), microseconds(since), microseconds(until)
+        )
+        return read_log(self._refreshed(), selection, reverse=reverse, limit=limit)
+
+    def stream_version(self, stream: str) -> int:
+        """The version of the stream's last event, 0 if there is no such stream."""
+        return self._refreshed().find_version(stream, hash_stream(stream))
+
+    def streams(self, category: str | None = None, prefix: str | None = None) -> Iterator[StreamInfo]:
+        """The streams by name, all or those of a category or with a prefix."""
+        return list_streams(self._refreshed(), category, prefix)
+
+    @property
+    def head(self) -> int:
+        """The last position in the log, 0 when it is empty."""
+        return self._refreshed().head
+
+    @property
+    def id(self) -> UUID:
+        """The store's own id."""
+        return UUID(self._opened().manifest.store_id)
+
+    def info(self) -> StoreInfo:
+        """The store in numbers: events, streams, bytes, segments, first and last position and time."""
+        return describe(self._refreshed())
+
+    @property
+    def torn_tails(self) -> builtins.list[TornTail]:
+        """What this object cut from the end of the log: appends that a crash had left unfinished."""
+        return [] if self._writer is None else self._writer.torn_tails
+
+    # --- closing
+
+    def close(self) -> None:
+        """Close the store. What was acknowledged is durable already; reads under way may go on."""
+        with self._mutex:
+            if self._writer is not None:
+                self._writer.close()
+            self._writer = None
+            self._log = None
+
+    def __enter__(self) -> EventStore:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<EventStore {self.path!r}{' (closed)' if self._log is None else ''}>"
+
+    def _opened(self) -> Log:
+        if self._log is None:
+            raise StoreClosed(self.path)
+        return self._log
+
+    def _refreshed(self) -> Log:
+        log = self._opened()
+        log.refresh()
+        return log
+
+    def _open_writer(self) -> Writer:
+        writer = self._writer
+        if writer is not None:
+            return writer
+        with self._mutex:
+            if self._writer is None:
+                self._writer = Writer(
+                    self._opened(),
+                    sync=self._sync,
+                    lock_timeout_seconds=self._lock_timeout_seconds,
+                    disk=self._disk,
+                )
+            return self._writer
+
+
+def exists(path: str | os.PathLike[str]) -> bool:
+    """Whether there is a store at the path."""
+    return os.path.lexists(paths.manifest_path(os.fspath(path)))
+
+
+def check_expected(expected: Any) -> ExpectedVersion:
+    """Return an expected version, or raise InvalidArgument."""
+    if expected in (ANY, STREAM_EXISTS):
+        return str(expected)
+    if isinstance(expected, int) and not isinstance(expected, bool) and expected >= 0:
+        return expected
+    raise InvalidArgument(f"expected is {expected!r}; give ANY, NO_STREAM, STREAM_EXISTS or a version")
+
+
+def _check_bounds(**bounds: int | None) -> None:
+    for name, value in bounds.items():
+        if value is not None and (not isinstance(value, int) or value < 0):
+            raise InvalidArgument(f"{name} is {value!r}; give a whole number, 0 or more")
+
+
+def _as_types(types: Collection[str] | None) -> frozenset[str] | None:
+    if isinstance(types, str):
+        raise InvalidArgument(f"types is the text {types!r}; give a list of event types")
+    return None if types is None else frozenset(types)
+
+
+def _results(batch: BatchResult, ends: list[int]) -> list[AppendResult]:
+    results = []
+    start = 0
+    for end in ends:
+        last = end - 1
+        results.append(
+            AppendResult(
+                batch.streams[start],
+                batch.positions[start],
+                batch.positions[last],
+                batch.versions[start],
+                batch.versions[last],
+                batch.duplicates[start],
+                tuple(batch.ids[start:end]),
+            )
+        )
+        start = end
+    return results
