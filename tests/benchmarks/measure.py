@@ -1,0 +1,143 @@
+"""Timing and its results: samples, medians, ratios, targets. Knows no peer, no workload and no terminal.
+
+The machine may be shared, and its speed may change by the second: what is compared is measured in turns,
+sample i of one column right beside sample i of the other, and a ratio is the median of the ratios of such
+pairs.
+"""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import os
+import platform
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+
+
+@dataclass(frozen=True)
+class Target:
+    """What issue 2 asks of a figure: of its first column, or of the ratio of that over another column."""
+
+    value: float
+    at_least: bool
+    over: str | None = None
+
+    def is_met(self, measured: float) -> bool:
+        return measured >= self.value if self.at_least else measured <= self.value
+
+    def __str__(self) -> str:
+        sign = "≥" if self.at_least else "≤"
+        return f"{sign} {self.value:,.0f}" if self.over is None else f"{sign} {self.value:g}×"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured thing: samples by column (a peer, a size, a program); the first column is ours."""
+
+    label: str
+    unit: str
+    samples: dict[str, list[float]]
+    target: Target | None = None
+
+    @property
+    def first(self) -> str:
+        return next(iter(self.samples))
+
+    def median(self, column: str) -> float:
+        return median(self.samples[column])
+
+    def ratio(self, over: str) -> float:
+        """The first column over another: the median over pairs of samples."""
+        pairs = zip(self.samples[self.first], self.samples[over], strict=True)
+        return median(ours / theirs if theirs else float("inf") for ours, theirs in pairs)
+
+    def ratios(self) -> dict[str, float]:
+        return {name: self.ratio(name) for name in self.samples if name != self.first}
+
+    def is_met(self) -> bool | None:
+        """Whether the target is met; None where there is none, or nothing to compare with."""
+        if self.target is None:
+            return None
+        over = self.target.over
+        if over is None:
+            return self.target.is_met(self.median(self.first))
+        ratio = self.ratios().get(over)
+        return None if ratio is None else self.target.is_met(ratio)
+
+
+@dataclass
+class Report:
+    """What one workload found."""
+
+    workload: str
+    title: str
+    figures: list[Figure] = field(default_factory=list)
+    settings: dict[str, dict[str, str]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def seconds_of(work: Callable[[], object]) -> float:
+    """The wall time of one call, with no garbage left over from before it."""
+    gc.collect()
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def take_turns(rounds: int, columns: Mapping[str, Callable[[], float]]) -> dict[str, list[float]]:
+    """Samples of each column, one of each per round; every other round goes backwards."""
+    samples: dict[str, list[float]] = {name: [] for name in columns}
+    for number in range(rounds):
+        for name in list(columns)[:: 1 if number % 2 == 0 else -1]:
+            samples[name].append(columns[name]())
+    return samples
+
+
+def count(items: Iterable[object]) -> int:
+    """How many there are, each of them made, at the least cost to the measurement."""
+    counter = itertools.count()
+    deque(zip(items, counter, strict=False), maxlen=0)
+    return next(counter)
+
+
+def disk_bytes(directory: Path) -> int:
+    """What the files of a directory occupy on disk, as `du` counts it."""
+    return sum(512 * path.stat().st_blocks for path in directory.rglob("*") if path.is_file())
+
+
+def file_count(directory: Path) -> int:
+    return sum(1 for path in directory.rglob("*") if path.is_file())
+
+
+def describe_machine(directory: Path) -> dict[str, str]:
+    """The machine and its speed at this moment: figures from another hour are to be judged with it."""
+    import msgpack
+
+    packer = msgpack.Packer()
+    record = (1, 1, "order-123", "OrderPlaced", bytes(16), 1, 0, bytes(100), None)
+    packs = [seconds_of(lambda: [packer.pack(record) for _ in range(20_000)]) for _ in range(5)]
+    path = directory / "sync"
+    descriptor = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
+
+    def write_and_sync() -> None:
+        os.write(descriptor, bytes(200))
+        os.fdatasync(descriptor)
+
+    try:
+        syncs = [seconds_of(write_and_sync) for _ in range(30)]
+    finally:
+        os.close(descriptor)
+        path.unlink()
+    system = os.uname()
+    return {
+        "system": f"{system.sysname} {system.release} {system.machine}, {os.cpu_count()} cores",
+        "python": platform.python_version(),
+        "one msgpack record packed": f"{min(packs) / 20_000 * 1e6:.2f} µs",
+        "one write of 200 bytes and its fdatasync": f"{median(syncs) * 1e3:.2f} ms",
+    }

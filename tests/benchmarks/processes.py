@@ -1,0 +1,78 @@
+"""Whole processes: the evlog command as its console script runs it, with the wall time from start to exit."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import IO, Final
+
+# What an installer writes for the entry point `evlog`; used from a file, so that no installation is needed.
+_EVLOG_SCRIPT: Final = """\
+import sys
+from evlog.cli.app import main
+if __name__ == "__main__":
+    sys.exit(main())
+"""
+# The smallest program that Typer's own documentation shows.
+_TYPER_SCRIPT: Final = """\
+import typer
+
+app = typer.Typer()
+
+@app.command()
+def main(name: str):
+    print(f"Hello {name}")
+
+if __name__ == "__main__":
+    app()
+"""
+
+
+class Programs:
+    """The scripts under test, in a directory of the run."""
+
+    def __init__(self, directory: Path) -> None:
+        self._evlog = directory / "evlog_script.py"
+        self._evlog.write_text(_EVLOG_SCRIPT)
+        self._typer = directory / "typer_script.py"
+        self._typer.write_text(_TYPER_SCRIPT)
+        # Compiled modules must be cached, as they are after any installation.
+        self._environment = {
+            key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"
+        }
+        root = str(Path(__file__).resolve().parents[2])
+        known = os.environ.get("PYTHONPATH")
+        self._environment["PYTHONPATH"] = root if not known else root + os.pathsep + known
+        self._environment.pop("EVLOG_STORE", None)
+
+    def evlog(
+        self, *arguments: str, stdin: IO[bytes] | None = None, stdout: IO[bytes] | None = None
+    ) -> float:
+        """Run `evlog ARGUMENTS` and return its wall time in seconds."""
+        return self._run([str(self._evlog), *arguments], stdin, stdout)
+
+    def typer(self) -> float:
+        """Run the smallest Typer program and return its wall time in seconds."""
+        return self._run([str(self._typer), "world"], None, None)
+
+    def python(self) -> float:
+        """Run Python with nothing to do: the floor under both."""
+        return self._run(["-c", ""], None, None)
+
+    def _run(self, arguments: list[str], stdin: IO[bytes] | None, stdout: IO[bytes] | None) -> float:
+        start = time.perf_counter()
+        done = subprocess.run(
+            [sys.executable, *arguments],
+            stdin=stdin or subprocess.DEVNULL,
+            stdout=stdout or subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env=self._environment,
+            check=False,
+        )
+        seconds = time.perf_counter() - start
+        if done.returncode:
+            raise RuntimeError(f"{arguments} exited {done.returncode}: {done.stderr.decode()}")
+        return seconds

@@ -1,0 +1,20 @@
+"""The workloads by name, in the order of a full run. A new one is a module with a `run`, and a line here."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tests.benchmarks.run import Workload
+from tests.benchmarks.workloads import bulk, command, growth, lines, million, scan, streams
+
+WORKLOADS: Final[dict[str, Workload]] = {
+    "bulk": bulk.run,
+    "scan": scan.run,
+    "streams": streams.run,
+    "lines": lines.run,
+    "million": million.run,
+    "growth": growth.run,
+    "command": command.run,
+}
+
+__all__ = ["WORKLOADS"]
