@@ -1,0 +1,53 @@
+"""`evlog info`: the store in numbers."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Final
+
+import typer
+
+import evlog
+from evlog.cli import console, options
+from evlog.cli.options import StoreOption
+
+HELP: Final = """Show what is in the store: counts, bytes on disk, segments, first and last position and time.
+
+In a pipe it is one JSON object; positions are 0 and times null while the store is empty.
+
+\b
+  evlog info
+  evlog info --store /var/lib/orders | cat
+"""
+
+
+def command(ctx: typer.Context, store: StoreOption = None) -> None:
+    """Print the numbers."""
+    with options.open_store(ctx, store) as opened:
+        info = opened.info()
+    if console.stdout_is_terminal():
+        lines = (f"{name:<15} {console.printable(text)}\n" for name, text in _readable(info).items())
+        console.write("".join(lines).encode(errors="backslashreplace"))
+    else:
+        numbers = info._asdict() | {"first_time": _iso(info.first_time), "last_time": _iso(info.last_time)}
+        console.write_object(numbers)
+
+
+def _readable(info: evlog.StoreInfo) -> dict[str, str]:
+    span = f"{info.first_position:,} to {info.last_position:,}" if info.events else "none"
+    return {
+        "path": info.path,
+        "id": str(info.id),
+        "format": str(info.format),
+        "events": f"{info.events:,}",
+        "streams": f"{info.streams:,}",
+        "bytes": f"{info.bytes:,}",
+        "segments": f"{info.segments:,}",
+        "positions": span,
+        "first time": _iso(info.first_time) or "none",
+        "last time": _iso(info.last_time) or "none",
+    }
+
+
+def _iso(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -1,0 +1,60 @@
+"""What several commands are told in the same way: which store, and where it is found."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated, Final
+
+import typer
+
+import evlog
+from evlog.errors import InvalidArgument
+
+DEFAULT_STORE: Final = ".evlog"
+
+StoreOption = Annotated[
+    str | None,
+    typer.Option(
+        "--store",
+        "-s",
+        metavar="PATH",
+        help="The store's directory; else $EVLOG_STORE, else the nearest .evlog from here upwards.",
+    ),
+]
+
+
+def named_store(ctx: typer.Context, option: str | None) -> str | None:
+    """The store that --store (after the command's name or before it) or EVLOG_STORE names."""
+    for given in (option, ctx.find_root().params.get("store")):
+        if given is not None:
+            if not given:
+                raise InvalidArgument("--store is empty; give the path of a directory")
+            return str(given)
+    return os.environ.get("EVLOG_STORE") or None
+
+
+def find_store(ctx: typer.Context, option: str | None) -> str:
+    """The store to use: the one that is named, else the nearest `.evlog`, else `.evlog` here."""
+    return named_store(ctx, option) or nearest_store() or DEFAULT_STORE
+
+
+def nearest_store() -> str | None:
+    """The nearest `.evlog` directory, from the current one upwards."""
+    if os.path.isdir(DEFAULT_STORE):
+        return DEFAULT_STORE
+    folder = os.getcwd()
+    while (above := os.path.dirname(folder)) != folder:
+        folder = above
+        path = os.path.join(folder, DEFAULT_STORE)
+        if os.path.isdir(path):
+            return path
+    return None
+
+
+def open_store(ctx: typer.Context, option: str | None) -> evlog.EventStore:
+    """Open the store of a command that makes none.
+
+    Raises:
+        StoreNotFound: there is none.
+    """
+    return evlog.open(find_store(ctx, option))
