@@ -51,6 +51,10 @@ def test_every_bound_has_its_reason_beside_it() -> None:
 
 
 def test_the_version_is_written_once() -> None:
+    written = [
+        path.name for path in (ROOT / "evlog").rglob("*.py") if "\n__version__ =" in path.read_text("utf-8")
+    ]
+    assert written == ["_version.py"]
     assert "version" in PROJECT["dynamic"]
     assert re.fullmatch(r"\d+\.\d+\.\d+", evlog.__version__)
 
