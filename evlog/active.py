@@ -54,7 +54,9 @@ class ActiveSegment(Segment):
         self.index_crc = 0
         self.torn_bytes = 0
         self.fault = ""
-        self.durable = FILE_HEADER_BYTES  # frames after this may be unsynced, for all that the log itself says
+        self.durable = (
+            FILE_HEADER_BYTES  # frames after this may be unsynced, for all that the log itself says
+        )
         self.entries_on_disk = 0  # entries that .offsets is known to hold as they are here
         self._size = -1
 
@@ -104,17 +106,13 @@ class ActiveSegment(Segment):
         """Take what .offsets holds beyond the known entries, as far as a frame's running CRC confirms it."""
         loaded = self._read_offsets()
         count = len(loaded) // ENTRY_BYTES
-        while count:
-            header, frame = self._last_frame(loaded, count, size)
-            if header is None:
-                return
-            first = header.first_position - self.first_position - self.count
-            if first + header.count <= count:
-                break
+        header, frame = self._last_frame(loaded, count, size)
+        while header is not None and (first := self._number_in(header)) + header.events > count:
             count = first  # the entries of the last frame are not all there: ask the frame before
-        else:
+            header, frame = self._last_frame(loaded, count, size)
+        if header is None:
             return
-        rows = loaded[: (first + header.count) * ENTRY_BYTES]
+        rows = loaded[: count * ENTRY_BYTES]
         crc = crc32(rows, self.index_crc)
         if crc != header.index_crc:
             return
@@ -142,7 +140,14 @@ class ActiveSegment(Segment):
         at = FILE_HEADER_BYTES + self.count * ENTRY_BYTES
         return self._offsets.read(max(0, self._offsets.size() - at), at)
 
+    def _number_in(self, header: FrameHeader) -> int:
+        """Where in the newly loaded entries the frame's first one stands."""
+        return header.first_position - self.first_position - self.count
+
     def _last_frame(self, loaded: bytes, count: int, size: int) -> tuple[FrameHeader | None, int]:
+        """The header of the frame that the last of `count` entries names, if it is there, and its offset."""
+        if not count:
+            return None, 0
         frame = ENTRY.unpack_from(loaded, (count - 1) * ENTRY_BYTES)[5]
         if not self.end <= frame < size:
             return None, frame
@@ -150,8 +155,7 @@ class ActiveSegment(Segment):
             header = decode_frame_header(self._log.read(FRAME_HEADER_BYTES, frame), 0, frame, self.tag)
         except FormatFault:
             return None, frame
-        first = header.first_position - self.first_position - self.count
-        if not 0 <= first < count or frame + FRAME_HEADER_BYTES + header.length > size:
+        if not 0 <= self._number_in(header) < count or frame + FRAME_HEADER_BYTES + header.length > size:
             return None, frame
         return header, frame
 
@@ -167,7 +171,7 @@ class ActiveSegment(Segment):
                 self.index_crc = crc32(self.entries)
                 self.end = offset
                 return
-            number += header.count
+            number += header.events
             offset += FRAME_HEADER_BYTES + header.length
 
     def _frame_offset(self, number: int) -> int:
@@ -189,7 +193,7 @@ class ActiveSegment(Segment):
                 self.fault = str(fault)
                 return
             self.entries += rows
-            self.count += header.count
+            self.count += header.events
             self.index_crc = crc32(rows, self.index_crc)
             self.durable = max(self.durable, header.durable)
             self.end += FRAME_HEADER_BYTES + header.length

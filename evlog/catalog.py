@@ -93,7 +93,7 @@ def _heads(log: Log) -> dict[int, tuple[Part, int]]:
         if isinstance(part, SealedPart):
             part.segment.checked_entries()
         hashes, numbers = part.index.heads()
-        last.update(zip(hashes, zip(repeat(part), numbers), strict=True))  # noqa: B905 - repeat() never ends
+        last.update(zip(hashes, zip(repeat(part), numbers), strict=True))
     return last
 
 

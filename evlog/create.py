@@ -45,7 +45,9 @@ def create_store(
         with lock:
             if os.path.lexists(paths.manifest_path(path)):  # another process was first
                 return False
-            manifest = Manifest(_new_store_id(), segment_bytes, segment_events, (SegmentInfo(1, 0, new_tag()),))
+            manifest = Manifest(
+                _new_store_id(), segment_bytes, segment_events, (SegmentInfo(1, 0, new_tag()),)
+            )
             create_segment(path, manifest.store_id_bytes, manifest.segments[0], disk)
             replace_manifest(path, manifest, disk)
     finally:
@@ -54,7 +56,7 @@ def create_store(
 
 
 def _check_setting(name: str, value: int, highest: int) -> None:
-    if not isinstance(value, int) or not 1 <= value <= highest:
+    if not 1 <= value <= highest:
         raise InvalidArgument(f"{name} is {value!r}; give a whole number from 1 to {highest}")
 
 

@@ -14,20 +14,18 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
+from uuid import UUID, uuid5
 
 from evlog.errors import EventTooLarge, InvalidEvent, InvalidStreamName
 
-if TYPE_CHECKING:
-    from uuid import UUID
-
 MAX_EVENT_BYTES: Final = 16 * 1024 * 1024
 MAX_NAME_BYTES: Final = 255
-# What a record adds to its data and metadata: two names, an id and a few numbers with their msgpack heads.
-MAX_RECORD_BYTES: Final = MAX_EVENT_BYTES + 1024
 
 CONTENT_TYPES: Final = ("json", "text", "binary")  # a record stores the index
 _CONTENT_CODES: Final = {name: code for code, name in enumerate(CONTENT_TYPES)}
@@ -109,8 +107,6 @@ class Event(tuple[Any, ...]):
     @property
     def id(self) -> UUID:
         """The event's id."""
-        from uuid import UUID
-
         return UUID(bytes=self[4])
 
     @property
@@ -120,13 +116,13 @@ class Event(tuple[Any, ...]):
 
     @property
     def content_type(self) -> str:
-        """"json", "text" or "binary"."""
+        """What the data is: "json", "text" or "binary"."""
         return CONTENT_TYPES[self[6]]
 
     @property
     def metadata(self) -> dict[str, Any]:
         """The metadata, parsed anew at each use."""
-        return json.loads(self[8]) if self[8] else {}  # type: ignore[no-any-return]
+        return json.loads(self[8]) if self[8] else {}
 
     @property
     def metadata_bytes(self) -> bytes:
@@ -199,8 +195,6 @@ def _name_fault(name: object) -> str | None:
 
 def idempotency_id(key: str) -> UUID:
     """The event id that stands for an idempotency key: a UUIDv5 in evlog's own namespace."""
-    from uuid import UUID, uuid5
-
     if not isinstance(key, str) or not key:
         raise InvalidEvent("idempotency key", "must be a text that is not empty")
     try:
@@ -221,68 +215,77 @@ def make_ids(count: int) -> list[bytes]:
     ]
 
 
-def encode_events(events: Iterable[NewEvent]) -> list[EncodedEvent]:
+def encode_events(events: Sequence[NewEvent]) -> list[EncodedEvent]:
     """Check events and turn each into what a record holds of it.
 
     Raises:
         InvalidEvent, EventTooLarge: the first event that cannot be stored.
     """
     encoded: list[EncodedEvent] = []
-    unchecked: list[bytes] = []  # payloads given as bytes: checked as JSON together
-    types: set[str] = set()
+    unchecked: list[bytes] = []  # JSON given as bytes: checked all together
     for event in events:
-        if not isinstance(event, NewEvent):
+        if event.__class__ is not NewEvent and not isinstance(event, NewEvent):
             raise InvalidEvent("", f"expected a NewEvent, got a {event.__class__.__name__}")
-        if event.type not in types:
-            types.add(check_type(event.type))
-        code = _CONTENT_CODES.get(event.content_type)
         data = event.data
-        if code == JSON_CODE and isinstance(data, bytes):
+        if data.__class__ is bytes and event.content_type == "json":
             unchecked.append(data)
-            if b"\n" in data or b"\r" in data:
-                # Valid JSON has no raw line break inside a string, so these stand between tokens.
-                data = data.translate(_LINE_BREAKS_TO_SPACES)
+            code = JSON_CODE
         else:
-            data = _encode_data(code, data, event.content_type)
-        metadata = None if event.metadata is None else _encode_metadata(event.metadata)
-        size_bytes = len(data) + (len(metadata) if metadata else 0)
-        if size_bytes > MAX_EVENT_BYTES:
-            raise EventTooLarge(size_bytes, MAX_EVENT_BYTES)
-        id = None if event.id is None else _encode_id(event.id)
-        encoded.append((event.type, id, code, data, metadata))  # type: ignore[arg-type]
-    if unchecked:
-        check_json(unchecked)
+            code, data = _encode_data(event.content_type, data)
+        metadata = event.metadata
+        if metadata is not None:
+            metadata = _encode_metadata(metadata)
+        id = event.id
+        if id is not None:
+            id = id.int.to_bytes(16) if id.__class__ is UUID else _encode_id(id)
+        encoded.append((event.type, id, code, data, metadata))
+    for type in {event[0] for event in encoded}:
+        check_type(type)
+    for row in encoded:
+        if len(row[3]) + len(row[4] or b"") > MAX_EVENT_BYTES:
+            raise EventTooLarge(len(row[3]) + len(row[4] or b""), MAX_EVENT_BYTES)
+    if unchecked and check_json(unchecked):
+        # Valid JSON has no raw line break inside a string, so those there are stand between tokens.
+        encoded = [
+            (type, id, code, data if code != JSON_CODE else data.translate(_LINE_BREAKS_TO_SPACES), metadata)
+            for type, id, code, data, metadata in encoded
+        ]
     return encoded
 
 
-def _encode_data(code: int | None, data: Any, content_type: str) -> bytes:
+def _encode_data(content_type: str, data: Any) -> tuple[int, bytes]:
+    """The code of the content type, and the payload's bytes."""
+    code = _CONTENT_CODES.get(content_type)
     if code is None:
         raise InvalidEvent("content type", f"{content_type!r} is none of {', '.join(CONTENT_TYPES)}")
-    if isinstance(data, (bytearray, memoryview)):
+    if isinstance(data, bytearray | memoryview):
         data = bytes(data)
     if code == JSON_CODE:
         if isinstance(data, bytes):
             check_json([data])
-            return data.translate(_LINE_BREAKS_TO_SPACES)
-        return dump_json({} if data is None else data, "data")
+            return code, data.translate(_LINE_BREAKS_TO_SPACES)
+        return code, dump_json({} if data is None else data, "data")
     if data is None:
-        return b""
+        return code, b""
     if code == TEXT_CODE:
-        if isinstance(data, str):
-            try:
-                return data.encode()
-            except UnicodeEncodeError:
-                raise InvalidEvent("data", "is not valid Unicode (a lone surrogate)") from None
-        if isinstance(data, bytes):
-            try:
-                data.decode()
-            except UnicodeDecodeError as error:
-                raise InvalidEvent("data", f"is not UTF-8 text at byte {error.start}; use binary") from None
-            return data
-        raise InvalidEvent("data", f"of content type text must be str or bytes, not {data.__class__.__name__}")
+        return code, _encode_text(data)
     if isinstance(data, bytes):
-        return data
+        return code, data
     raise InvalidEvent("data", f"of content type binary must be bytes, not {data.__class__.__name__}")
+
+
+def _encode_text(data: Any) -> bytes:
+    try:
+        if isinstance(data, str):
+            return data.encode()
+        if isinstance(data, bytes):
+            data.decode()
+            return data
+    except UnicodeEncodeError:
+        raise InvalidEvent("data", "is not valid Unicode (a lone surrogate)") from None
+    except UnicodeDecodeError as error:
+        raise InvalidEvent("data", f"is not UTF-8 text at byte {error.start}; use binary") from None
+    raise InvalidEvent("data", f"of content type text must be str or bytes, not {data.__class__.__name__}")
 
 
 def _encode_metadata(metadata: dict[str, Any] | bytes) -> bytes | None:
@@ -299,8 +302,6 @@ def _encode_metadata(metadata: dict[str, Any] | bytes) -> bytes | None:
 def _encode_id(id: UUID | str | bytes) -> bytes:
     raw = id if isinstance(id, bytes) else getattr(id, "bytes", None)
     if raw is None:
-        from uuid import UUID
-
         try:
             raw = UUID(id).bytes  # type: ignore[arg-type]
         except (ValueError, AttributeError, TypeError):
@@ -318,27 +319,47 @@ def dump_json(value: Any, field: str) -> bytes:
         raise InvalidEvent(field, f"is not JSON: {error}") from None
 
 
-def check_json(payloads: list[bytes], field: str = "data") -> None:
+def check_json(payloads: Sequence[bytes], field: str = "data") -> bool:
     """Check that each payload is strict JSON in UTF-8: RFC 8259, no NaN, no lone surrogates.
+
+    Returns:
+        Whether there is a line break in any of them.
 
     Raises:
         InvalidEvent: the first that is not.
     """
-    check = _check_json_bulk if len(payloads) >= _BULK_JSON or "msgspec" in sys.modules else _check_json_one
-    for payload in payloads:
-        try:
-            payload.decode()  # msgspec takes what it skips unread: the UTF-8 of strings is checked here
-            check(payload)
-        except UnicodeDecodeError as error:
-            raise InvalidEvent(field, f"is not JSON: not UTF-8 at byte {error.start}") from None
-        except RecursionError:
-            raise InvalidEvent(field, "is not JSON that can be read: it is nested too deeply") from None
-        except ValueError as error:
-            raise InvalidEvent(field, f"is not JSON: {error}") from None
+    bulk = len(payloads) >= _BULK_JSON or "msgspec" in sys.modules
+    check: Callable[[bytes], object] = _bulk_checker() if bulk else _check_json_one
+    try:
+        # msgspec takes the strings that it skips unread, so UTF-8 is checked here; a character cannot
+        # be put together from two payloads across the line break.
+        joined = b"\n".join(payloads)
+        joined.decode()
+        deque(map(check, payloads), maxlen=0)
+    except (ValueError, RecursionError):
+        for payload in payloads:
+            _explain_json(payload, check, field)
+        raise AssertionError("a payload failed together with the others and not alone") from None
+    return joined.count(b"\n") >= len(payloads) or b"\r" in joined
+
+
+def _explain_json(payload: bytes, check: Callable[[bytes], object], field: str) -> None:
+    """Raise the InvalidEvent that says what is wrong with this payload, if anything is."""
+    try:
+        payload.decode()
+        check(payload)
+    except UnicodeDecodeError as error:
+        raise InvalidEvent(field, f"is not JSON: not UTF-8 at byte {error.start}") from None
+    except RecursionError:
+        raise InvalidEvent(field, "is not JSON that can be read: it is nested too deeply") from None
+    except ValueError as error:
+        raise InvalidEvent(field, f"is not JSON: {error}") from None
 
 
 def _check_json_one(payload: bytes) -> None:
-    value = json.loads(payload.decode(), parse_constant=_refuse_constant)  # bytes would be taken as UTF-16 too
+    value = json.loads(
+        payload.decode(), parse_constant=_refuse_constant
+    )  # bytes would be taken as UTF-16 too
     if b"\\u" in payload:
         try:
             json.dumps(value, ensure_ascii=False).encode()
@@ -350,13 +371,8 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not allowed")
 
 
-def _check_json_bulk(payload: bytes) -> None:
-    global _decode_raw
-    if _decode_raw is None:
-        import msgspec
+@cache
+def _bulk_checker() -> Callable[[bytes], object]:
+    import msgspec
 
-        _decode_raw = msgspec.json.Decoder(msgspec.Raw).decode
-    _decode_raw(payload)
-
-
-_decode_raw: Any = None
+    return msgspec.json.Decoder(msgspec.Raw).decode

@@ -102,7 +102,7 @@ from evlog.events import EncodedEvent, Record
 try:
     from _blake2 import blake2b  # hashlib's own, without hashlib's 3 ms of OpenSSL in a shell command's life
 except ImportError:  # pragma: no cover - another interpreter than CPython
-    from hashlib import blake2b  # type: ignore[assignment]
+    from hashlib import blake2b
 
 if sys.byteorder != "little":  # pragma: no cover
     raise ImportError("evlog maps little-endian files as they are; this machine is big-endian")
@@ -166,7 +166,7 @@ class FrameHeader(NamedTuple):
     """The 40 bytes before a frame's body."""
 
     length: int
-    count: int
+    events: int
     durable: int
     first_position: int
     index_crc: int
@@ -251,9 +251,9 @@ def array_head(count: int) -> bytes:
 
 def encode_frame_header(header: FrameHeader, offset: int) -> bytes:
     """The 40 bytes before a body, for a frame at the file offset."""
-    length, count, durable, first_position, index_crc, body_crc, tag = header
+    length, events, durable, first_position, index_crc, body_crc, tag = header
     raw = _FRAME_HEADER.pack(
-        FRAME_MAGIC, length, count, durable, first_position, index_crc, body_crc, tag, 0
+        FRAME_MAGIC, length, events, durable, first_position, index_crc, body_crc, tag, 0
     )  # fmt: skip
     return raw[:-4] + _U32.pack(crc32(raw[:-4], crc32(_U64.pack(offset))))
 
@@ -295,7 +295,7 @@ def decode_body(header: FrameHeader, body: bytes | memoryview) -> tuple[Record, 
     check_body(header, body)
     try:
         records: tuple[Record, ...] = unpack(body, use_list=False)
-        if len(records) == header.count and records[0][0] == header.first_position and len(records[-1]) == 9:
+        if len(records) == header.events and records[0][0] == header.first_position and len(records[-1]) == 9:
             return records
     except (ValueError, TypeError, IndexError, RecursionError, msgpack.exceptions.UnpackException) as error:
         raise FormatFault(f"a frame's body is not msgpack records: {error}") from None
@@ -368,13 +368,13 @@ def derive_entries(header: FrameHeader, frame_offset: int, body: bytes | memoryv
         FormatFault: the body is not what its header says.
     """
     decoded = decode_body(header, body)
-    head_bytes = len(array_head(header.count))
+    head_bytes = len(array_head(header.events))
     raws = []
     unpacker = msgpack.Unpacker(use_list=False, max_buffer_size=max(header.length, 1))
     unpacker.feed(body)
     unpacker.read_array_header()
     at = head_bytes
-    for _ in range(header.count):
+    for _ in range(header.events):
         unpacker.skip()
         end = unpacker.tell()
         raws.append(bytes(body[at:end]))
@@ -420,7 +420,9 @@ def page_crcs(content: bytes | memoryview) -> bytes:
     ).tobytes()
 
 
-def encode_sorted(header: FileHeader, keys: array[int], starts: array[int] | None, postings: array[int]) -> bytes:
+def encode_sorted(
+    header: FileHeader, keys: array[int], starts: array[int] | None, postings: array[int]
+) -> bytes:
     """A whole sorted index file; `header` says what it belongs to, its counts are filled in here."""
     header = header._replace(keys=len(keys), postings=len(postings))
     content = keys.tobytes() + (starts.tobytes() if starts is not None else b"") + postings.tobytes()

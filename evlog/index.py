@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 from array import array
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 from zlib import crc32
 
@@ -44,6 +44,7 @@ _COLUMN: Final = {KIND_STREAMS: "stream_hash", KIND_IDS: "id_fold", KIND_TYPES: 
 _NONE: Final[tuple[int, ...]] = ()
 
 Entries = bytes | bytearray | memoryview
+Groups = dict[int, int | list[int]]
 
 
 class IndexFault(Exception):
@@ -146,57 +147,64 @@ class ColumnIndex:
     def __init__(self, entries: Callable[[], Entries]) -> None:
         self._entries = entries
         self._searches = 0
-        self._dicts: dict[int, dict[int, list[int]]] = {}
-        self._known: dict[int, int] = {}
+        self._dicts: dict[int, Groups] = {}
+        self._known: dict[int, int] = {}  # bytes of entries that are in the dict
         self._mutex = threading.Lock()
 
     def find(self, kind: int, key: int) -> Sequence[int]:
         """The numbers of the entries with this key, rising."""
         if not self._worth_dicts(kind):
             return list(self._search(kind, key))[::-1]
-        return self._dict(kind).get(key, _NONE)
+        return _as_numbers(self._dict(kind).get(key, _NONE))
 
     def find_newest_first(self, kind: int, key: int) -> Iterator[int]:
         """The same, falling, and found only as far as the caller goes on."""
         if not self._worth_dicts(kind):
             return self._search(kind, key)
-        return reversed(self._dict(kind).get(key, _NONE))
+        return reversed(_as_numbers(self._dict(kind).get(key, _NONE)))
 
-    def any_known(self, kind: int, keys: list[int]) -> bool:
-        """Whether one of the keys is there, asked for many at once."""
-        return not self._dict(kind).keys().isdisjoint(keys)
-
-    def keys(self, kind: int) -> dict[int, list[int]]:
-        """Every key with the numbers of its entries."""
-        return self._dict(kind)
+    def known(self, kind: int, keys: list[int]) -> list[int]:
+        """The places in `keys` of those that are there, asked for many at once."""
+        groups = self._dict(kind)
+        if groups.keys().isdisjoint(keys):
+            return []
+        return [at for at, key in enumerate(keys) if key in groups]
 
     def heads(self) -> tuple[list[int], list[int]]:
         """Every stream hash, and the number of its last entry."""
         groups = self._dict(KIND_STREAMS)
-        return list(groups), [numbers[-1] for numbers in groups.values()]
+        return list(groups), [_as_numbers(numbers)[-1] for numbers in groups.values()]
+
+    def keys(self, kind: int) -> list[int]:
+        """Every key there is."""
+        return list(self._dict(kind))
 
     def _worth_dicts(self, kind: int) -> bool:
         self._searches += 1
         return kind in self._dicts or self._searches > _SEARCHES_BEFORE_DICTS
 
-    def _dict(self, kind: int) -> dict[int, list[int]]:
+    def _dict(self, kind: int) -> Groups:
+        """Every key with its entry's number, or with a list of them: most ids and many streams have one."""
+        if self._known.get(kind) == len(self._entries()):
+            return self._dicts[kind]
         with self._mutex:
             return self._grow_dict(kind)
 
-    def _grow_dict(self, kind: int) -> dict[int, list[int]]:
+    def _grow_dict(self, kind: int) -> Groups:
         groups = self._dicts.setdefault(kind, {})
-        known = self._known.get(kind, 0)
+        known_bytes = self._known.get(kind, 0)
         entries = self._entries()
-        count = len(entries) // ENTRY_BYTES
-        if known < count:
-            fresh = entries[known * ENTRY_BYTES : count * ENTRY_BYTES]
-            for number, key in enumerate(column(fresh, _COLUMN[kind]), known):
-                group = groups.get(key)
-                if group is None:
-                    groups[key] = [number]
-                else:
-                    group.append(number)
-            self._known[kind] = count
+        end = len(entries)
+        if known_bytes < end:
+            fresh = column(
+                entries[known_bytes:end], _COLUMN[kind]
+            )  # of a bytearray a copy: it may go on growing
+            numbers = range(known_bytes // ENTRY_BYTES, end // ENTRY_BYTES)
+            if kind == KIND_IDS and len(set(fresh)) == len(fresh) and groups.keys().isdisjoint(fresh):
+                groups.update(zip(fresh, numbers, strict=True))
+            else:
+                _group(groups, fresh, numbers)
+            self._known[kind] = end
         return groups
 
     def _search(self, kind: int, key: int) -> Iterator[int]:
@@ -210,6 +218,21 @@ class ColumnIndex:
             if within == _KEY_AT[kind]:
                 yield number
             at += len(needle) - 1  # the next find may overlap this one, but not be it
+
+
+def _group(groups: Groups, keys: list[int], numbers: Iterable[int]) -> None:
+    for number, key in zip(numbers, keys, strict=True):
+        group = groups.get(key)
+        if group is None:
+            groups[key] = number
+        elif isinstance(group, list):
+            group.append(number)
+        else:
+            groups[key] = [group, number]
+
+
+def _as_numbers(group: int | Sequence[int]) -> Sequence[int]:
+    return (group,) if isinstance(group, int) else group
 
 
 class SealedIndex:

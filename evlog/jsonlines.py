@@ -11,6 +11,7 @@ and msgspec, which finds their ends, is imported when the first decoder is made.
 from __future__ import annotations
 
 import json
+from binascii import unhexlify
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from time import gmtime
 from typing import Any, Final, NoReturn
@@ -28,6 +29,7 @@ from evlog.events import (
     check_type,
 )
 
+CARRIAGE_RETURN: Final = 0x0D  # a number: `bytes in bytes` is five times as slow
 CHUNK_BYTES: Final = 256 * 1024
 # The longest line that can hold an event: a text of nothing but control characters, six bytes each.
 MAX_LINE_BYTES: Final = 6 * MAX_EVENT_BYTES + 64 * 1024
@@ -185,7 +187,7 @@ def own_decoder(stream: str | None = None) -> Decode:
     def decode(line: bytes) -> tuple[str, EncodedEvent]:
         try:
             if not line.isascii():
-                line.decode()
+                line.decode()  # msgspec does not look into the strings that it skips
             fields = parse(line)
         except (ValueError, RecursionError) as error:
             refuse(line, error)
@@ -202,18 +204,14 @@ def own_decoder(stream: str | None = None) -> Decode:
         else:
             code, data = _other_content(fields.content_type, None if data is unset else bytes(data), fields)
         metadata = None if fields.metadata is unset else _metadata(bytes(fields.metadata))
-        if b"\r" in line and code == JSON_CODE:
-            data = data.replace(b"\r", b" ")
+        if CARRIAGE_RETURN in data and code == JSON_CODE:
+            data = data.replace(b"\r", b" ")  # it stands between tokens: in a string it would be no JSON
         if len(line) > MAX_EVENT_BYTES:
             check_size(len(data) + len(metadata or b""))
         id = fields.id
-        return streams[name], (
-            types[fields.type],
-            None if id is None else _uuid_bytes(id),
-            code,
-            data,
-            metadata,
-        )
+        if id is not None:
+            id = canonical_uuid(id) or _uuid_bytes(id)
+        return streams[name], (types[fields.type], id, code, data, metadata)
 
     return decode
 
@@ -231,28 +229,26 @@ class Checked(dict[str, str]):
         return checked
 
 
-def _uuid_bytes(text: str) -> bytes:
-    found = canonical_uuid(text)
-    if found is None:
-        from uuid import UUID
-
-        try:
-            return UUID(text).bytes
-        except ValueError:
-            raise InvalidEvent(
-                "id", f"{text[:80]!r} is not a UUID; --id-field takes other texts as keys"
-            ) from None
-    return found
-
-
 def canonical_uuid(text: str) -> bytes | None:
-    if len(text) == 36 and text[8] == text[13] == text[18] == text[23] == "-":
+    """The 16 bytes of a UUID written as 8-4-4-4-12 hexadecimal digits; None if it is anything else."""
+    if len(text) == 36 and text[8:24:5] == "----":
         try:
-            raw = bytes.fromhex(text.replace("-", ""))
+            raw = unhexlify(text.replace("-", ""))
         except ValueError:
             return None
         return raw if len(raw) == 16 else None
     return None
+
+
+def _uuid_bytes(text: str) -> bytes:
+    from uuid import UUID
+
+    try:
+        return UUID(text).bytes
+    except ValueError:
+        raise InvalidEvent(
+            "id", f"{text[:80]!r} is not a UUID; --id-field takes other texts as keys"
+        ) from None
 
 
 def _metadata(raw: bytes) -> bytes | None:

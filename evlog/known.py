@@ -12,8 +12,8 @@ from typing import Final
 
 from evlog.log import Log, SealedPart, find_version_in
 
-# Merging costs about as much per key as an eighth of a probe.
-_KEYS_PER_PROBE: Final = 8
+# Merging a key costs about a 64th of looking one up in one segment (0.1 µs, 6 µs).
+_KEYS_PER_PROBE: Final = 64
 _BITS_PER_ID: Final = 32  # one bit in 32 set: three of a hundred new ids are looked up in vain
 _MIN_BITS_LOG2: Final = 16
 
@@ -24,7 +24,7 @@ class SealedHeads:
     def __init__(self, log: Log) -> None:
         self._log = log
         self._probes = 0
-        self._last: dict[int, tuple[SealedPart, int]] | None = None
+        self._last: dict[int, int] | None = None  # the segment's place in the list << 32 | entry number
         self._merged: list[SealedPart] = []
 
     def prepare(self) -> None:
@@ -44,8 +44,7 @@ class SealedHeads:
         entry = self._heads(sealed).get(stream_hash)
         if entry is None:
             return 0
-        part, number = entry
-        record = part.segment.record(number)
+        record = sealed[entry >> 32].segment.record(entry & 0xFFFFFFFF)
         return record[1] if record[2] == stream else self._probe(stream, stream_hash)
 
     def _probe(self, stream: str, stream_hash: int) -> int:
@@ -55,12 +54,12 @@ class SealedHeads:
                 return version
         return 0
 
-    def _heads(self, sealed: list[SealedPart]) -> dict[int, tuple[SealedPart, int]]:
+    def _heads(self, sealed: list[SealedPart]) -> dict[int, int]:
         if self._last is None or self._merged != sealed[: len(self._merged)]:
             self._last, self._merged = {}, []
-        for part in sealed[len(self._merged) :]:
+        for at, part in enumerate(sealed[len(self._merged) :], len(self._merged)):
             hashes, numbers = part.index.heads()
-            self._last.update(zip(hashes, ((part, number) for number in numbers), strict=True))
+            self._last.update(zip(hashes, map((at << 32).__or__, numbers), strict=True))
             self._merged.append(part)
         return self._last
 
@@ -93,9 +92,7 @@ class SealedIds:
             return list(range(len(folds)))
         self._merge(sealed, events)
         bits, shift = self._bits, self._shift + 32
-        return [
-            at for at, fold in enumerate(folds) if bits[(slot := fold >> shift) >> 3] >> (slot & 7) & 1
-        ]
+        return [at for at, fold in enumerate(folds) if bits[(slot := fold >> shift) >> 3] >> (slot & 7) & 1]
 
     def _merge(self, sealed: list[SealedPart], events: int) -> None:
         bits_log2 = min(32, max(_MIN_BITS_LOG2, (events * _BITS_PER_ID).bit_length()))

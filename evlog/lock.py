@@ -83,7 +83,7 @@ class FileLock:
         self._file = None
 
     def leave_to_parent(self) -> None:
-        """Begin anew in a forked child: closing its copy of the descriptor does not free the parent's lock."""
+        """Begin anew in a forked child; closing its copy of the descriptor does not free the parent's."""
         self.close()
         self._threads = threading.Lock()
 

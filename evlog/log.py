@@ -25,7 +25,7 @@ from evlog.format import (
     Mark,
     maybe_decode_mark,
 )
-from evlog.index import ColumnIndex, SealedIndex
+from evlog.index import ColumnIndex, Entries, SealedIndex
 from evlog.manifest import Manifest, SegmentInfo, Stamp, read_manifest, read_stamp
 from evlog.segment import SealedSegment, Segment
 
@@ -49,7 +49,10 @@ class SealedPart:
         self._segment: SealedSegment | None = None
         header = Segment(store, self._store_id, info).header._replace(source_crc=info.offsets_crc)
         prefix = paths.segment_path(store, info.first_position, info.generation, "")[:-1]
-        self.index = SealedIndex(prefix, header, lambda: self.segment.checked_entries())
+        self.index = SealedIndex(prefix, header, self._checked_entries)
+
+    def _checked_entries(self) -> Entries:
+        return self.segment.checked_entries()
 
     @property
     def segment(self) -> SealedSegment:
@@ -147,7 +150,7 @@ class Log:
         self.sealed = []
 
     def marks(self) -> tuple[Mark | None, Mark | None]:
-        """How far the active log is written and synced, by the file `durable`; None where that is not known."""
+        """How far the active log is written and synced, by the file `durable`; None where not known."""
         if self._marks_file is None:
             try:
                 self._marks_file = ReadFile(paths.durable_path(self.store))
@@ -169,7 +172,7 @@ class Log:
 
     def find_version(self, stream: str, stream_hash: int) -> int:
         """The stream's last version, 0 if it has none."""
-        for part in (self.active, *reversed(self.sealed)):
+        for part in reversed(self.parts()):
             version = find_version_in(part, stream, stream_hash)
             if version:
                 return version
@@ -177,7 +180,7 @@ class Log:
 
     def maybe_find_id(self, id: bytes, fold: int) -> Record | None:
         """The event with this id, or None."""
-        for part in (self.active, *reversed(self.sealed)):
+        for part in reversed(self.parts()):
             for number in part.index.find(KIND_IDS, fold):
                 record = part.segment.record(number)
                 if record[4] == id:

@@ -61,7 +61,7 @@ class Stamp(NamedTuple):
 
 def encode_manifest(manifest: Manifest) -> bytes:
     """The one line of manifest.json."""
-    document = {"format": FORMAT_VERSION} | manifest._asdict()
+    document: dict[str, Any] = {"format": FORMAT_VERSION} | manifest._asdict()
     document["segments"] = [_encode_segment(segment) for segment in manifest.segments]
     body = json.dumps(document, separators=(",", ":")).encode()[:-1]
     return body + _CRC_KEY + b'%08x"}\n' % crc32(body)
@@ -150,7 +150,7 @@ def _validate(manifest: Manifest) -> None:
         raise ValueError("segment_bytes, segment_events and segments must not be empty")
     last_position = 0
     for number, segment in enumerate(manifest.segments, 1):
-        if not all(isinstance(value, int) and value >= 0 for value in segment):
+        if any(value < 0 for value in segment):
             raise ValueError(f"segment {number} has a field that is not a whole number")
         active = number == len(manifest.segments)
         if segment.first_position <= last_position or segment.sealed == active:

@@ -84,7 +84,9 @@ def read_stream(
         records = (record for record in records if record[3] in types)
     if selection.since_us is not None or selection.until_us is not None:
         since, until = selection.since_us or 0, selection.until_us
-        records = (record for record in records if record[5] >= since and (until is None or record[5] < until))
+        records = (
+            record for record in records if record[5] >= since and (until is None or record[5] < until)
+        )
     return _limited(map(Event, records), limit)
 
 
@@ -97,13 +99,13 @@ def _batches(log: Log, selection: Selection, reverse: bool) -> Iterator[Iterable
     if selection.last_position is not None:
         high = min(high, selection.last_position)
     while low <= high:
+        bounded = selection._replace(first_position=low, last_position=high)
         try:
             parts = _view(log)
             for part, count in reversed(parts) if reverse else parts:
                 if part.last_position < low or part.first_position > high or not count:
                     continue
-                for records in _part_batches(part, count, selection._replace(first_position=low, last_position=high), reverse):
-                    yield records
+                yield from _part_batches(part, count, bounded, reverse)
                 if reverse:
                     high = min(high, part.first_position - 1)
                 else:
@@ -118,9 +120,7 @@ def _view(log: Log) -> list[tuple[Part, int]]:
         return [(part, part.count) for part in log.parts()]
 
 
-def _part_batches(
-    part: Part, count: int, selection: Selection, reverse: bool
-) -> Iterator[Iterable[Record]]:
+def _part_batches(part: Part, count: int, selection: Selection, reverse: bool) -> Iterator[Iterable[Record]]:
     """The selected records of one segment."""
     bounds = _entry_bounds(part, count, selection)
     if bounds is None:
@@ -147,7 +147,9 @@ def _entry_bounds(part: Part, count: int, selection: Selection) -> tuple[int, in
     since, until = selection.since_us, selection.until_us
     if isinstance(part, SealedPart):
         info = part.info
-        if (since is not None and info.last_time_us < since) or (until is not None and info.first_time_us >= until):
+        if since is not None and info.last_time_us < since:
+            return None
+        if until is not None and info.first_time_us >= until:
             return None
     segment = part.segment
     low = segment.number_of(selection.first_position)

@@ -3,8 +3,8 @@
 Two rules. What was acknowledged is never cut: a damaged frame that was known to be synced (by the mark in
 `durable`, or by a later frame's header) is a CorruptionError, and nothing is touched. What was never
 acknowledged may go: the torn or unsynced end of the log is cut at the first frame that is not whole.
-Everything derived (.offsets, the sorted indexes) is made anew, silently. Each step may be interrupted anywhere
-and done again.
+What is derived (.offsets, the sorted indexes) is made anew, silently. Each step may be interrupted
+anywhere and done again.
 """
 
 from __future__ import annotations

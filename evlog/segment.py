@@ -1,9 +1,9 @@
 """Reading one segment: records by entry number, frames in order. Never returns bytes that fail their CRC.
 
 `Segment` is what sealed and active segments share: entries (a buffer of fixed-width rows) and a way to get
-bytes of the log. A sealed one is mapped; its .offsets, when missing or damaged, is made anew in memory from the
-log, silently. Damage of the log itself is a CorruptionError that names file and offset; the rest stays
-readable. Nothing here writes, locks, or looks beyond its own segment.
+bytes of the log. A sealed one is mapped; its .offsets, when missing or damaged, is made anew in memory
+from the log, silently. Damage of the log itself is a CorruptionError that names file and offset; the rest
+stays readable. Nothing here writes, locks, or looks beyond its own segment.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ class Segment:
         """
         while low < high:
             header, offset, first = self._frame_of(low)
-            after = first + header.count
+            after = first + header.events
             if header.length > _WHOLE_BODY_BYTES:
                 for at in range(low, min(after, high), _RECORDS_AT_ONCE):
                     yield tuple(self.records(range(at, min(at + _RECORDS_AT_ONCE, after, high))))
@@ -182,11 +182,11 @@ class Segment:
         while True:
             body_at = offset + FRAME_HEADER_BYTES - window_at
             records = self._decode(header, offset, window[body_at : body_at + header.length])
-            if low > first or first + header.count > high:
+            if low > first or first + header.events > high:
                 yield records[low - first : high - first]
             else:
                 yield records
-            low = first = first + header.count
+            low = first = first + header.events
             offset += FRAME_HEADER_BYTES + header.length
             if low >= high:
                 return
@@ -204,12 +204,13 @@ class Segment:
 
     def _frame_of(self, number: int) -> tuple[FrameHeader, int, int]:
         """The header of the frame that holds an entry, its offset, and the number of its first entry."""
+        offset, fault = 0, ""
         for attempt in range(2):
             offset = ENTRY.unpack_from(self.entries, number * ENTRY_BYTES)[5]
             try:
                 header = decode_frame_header(self.log_view(offset, FRAME_HEADER_BYTES), 0, offset, self.tag)
                 first = self.number_of(header.first_position)
-                if first <= number < first + header.count <= self.count:
+                if first <= number < first + header.events <= self.count:
                     return header, offset, first
                 fault = "an entry names a frame that does not hold it"
             except FormatFault as error:
@@ -262,7 +263,7 @@ class SealedSegment(Segment):
     def log_view(self, offset: int, length: int) -> memoryview:
         return self._log[offset : offset + length]
 
-    def window(self, offset: int, length: int) -> tuple[memoryview, int]:
+    def window(self, offset: int, length: int) -> tuple[memoryview, int]:  # noqa: ARG002 - all of it
         return self._log, 0
 
     def checked_entries(self) -> bytes | bytearray | memoryview:
@@ -310,7 +311,9 @@ class SealedSegment(Segment):
         entries = b"".join(parts)
         if len(entries) != self.count * ENTRY_BYTES:
             raise CorruptionError(
-                self.log_path, None, f"it holds {len(entries) // ENTRY_BYTES} events, {self.count} were sealed"
+                self.log_path,
+                None,
+                f"it holds {len(entries) // ENTRY_BYTES} events, {self.count} were sealed",
             )
         self._entries_checked = self._entries_rebuilt = True
         return entries

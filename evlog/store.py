@@ -14,8 +14,9 @@ import os
 import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from types import TracebackType
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Self
 from uuid import UUID
 
 from evlog import paths
@@ -53,7 +54,7 @@ class AppendResult(NamedTuple):
 Append = tuple[str, Iterable[NewEvent]] | tuple[str, Iterable[NewEvent], ExpectedVersion]
 
 
-def open(  # noqa: A001 - evlog.open, as in gzip.open and dbm.open
+def open(
     path: str | os.PathLike[str],
     create: bool = False,
     *,
@@ -165,18 +166,20 @@ class EventStore:
         events: list[NewEvent] = []
         expectations: list[Expectation] = []
         ends: list[int] = []
-        for stream, new, *rest in appends:
-            expected = check_expected(rest[0]) if rest else ANY
-            at = len(events)
-            if expected != ANY:
-                expectations.append(Expectation(at, check_stream_name(stream), expected))
+        end = 0
+        for append in appends:
+            stream, new = append[0], append[1]
+            if len(append) > 2 and (expected := check_expected(append[2])) != ANY:
+                expectations.append(Expectation(end, check_stream_name(stream), expected))
             if isinstance(new, NewEvent):
                 raise InvalidArgument("events must be a list of NewEvent; put the one event into a list")
             events.extend(new)
-            if len(events) == at:
+            count = len(events) - end
+            if not count:
                 raise InvalidArgument("there is nothing to append; give at least one event for each stream")
-            streams.extend((stream,) * (len(events) - at))
-            ends.append(len(events))
+            streams.extend((stream,) * count)
+            end += count
+            ends.append(end)
         return _results(self._open_writer().append(streams, encode_events(events), expectations), ends)
 
     def append_encoded(
@@ -200,7 +203,9 @@ class EventStore:
             As `append`.
         """
         if len(streams) != len(events):
-            raise InvalidArgument(f"{len(events)} events for {len(streams)} streams; give one stream an event")
+            raise InvalidArgument(
+                f"{len(events)} events for {len(streams)} streams; give one stream an event"
+            )
         expectations = [
             Expectation(0, check_stream_name(stream), check_expected(version))
             for stream, version in (expected or {}).items()
@@ -306,7 +311,7 @@ class EventStore:
             self._writer = None
             self._log = None
 
-    def __enter__(self) -> EventStore:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -358,7 +363,7 @@ def check_expected(expected: Any) -> ExpectedVersion:
 
 def _check_bounds(**bounds: int | None) -> None:
     for name, value in bounds.items():
-        if value is not None and (not isinstance(value, int) or value < 0):
+        if value is not None and value < 0:
             raise InvalidArgument(f"{name} is {value!r}; give a whole number, 0 or more")
 
 
@@ -368,20 +373,27 @@ def _as_types(types: Collection[str] | None) -> frozenset[str] | None:
     return None if types is None else frozenset(types)
 
 
+_make_result = partial(tuple.__new__, AppendResult)
+
+
 def _results(batch: BatchResult, ends: list[int]) -> list[AppendResult]:
+    streams, versions, positions, ids, duplicates = batch
+    if len(ends) == len(streams):  # one event each: a bulk load, so in C
+        columns = zip(streams, positions, positions, versions, versions, duplicates, zip(ids), strict=True)
+        return list(map(_make_result, columns))
     results = []
     start = 0
     for end in ends:
         last = end - 1
         results.append(
             AppendResult(
-                batch.streams[start],
-                batch.positions[start],
-                batch.positions[last],
-                batch.versions[start],
-                batch.versions[last],
-                batch.duplicates[start],
-                tuple(batch.ids[start:end]),
+                streams[start],
+                positions[start],
+                positions[last],
+                versions[start],
+                versions[last],
+                duplicates[start],
+                tuple(ids[start:end]),
             )
         )
         start = end

@@ -150,12 +150,14 @@ class Writer:
         self._sealed_heads.prepare()
         with self._lock:
             self._catch_up_locked()
-            known, ids = self._known_locked(streams, events, skip_known)
+            known, ids, folds = self._known_locked(streams, events, skip_known)
             if known:
-                result = self._append_unknown_locked(streams, events, expectations, ids, known, skip_known)
+                result = self._append_unknown_locked(
+                    streams, events, expectations, ids, folds, known, skip_known
+                )
             else:
                 versions = self._next_versions_locked(streams, hashes, expectations)
-                first = self._write_locked(streams, hashes, versions, ids, events)
+                first = self._write_locked(streams, hashes, versions, ids, folds, events)
                 count = len(events)
                 result = BatchResult(
                     streams, versions, list(range(first, first + count)), ids, [False] * count
@@ -173,6 +175,7 @@ class Writer:
         events: Sequence[EncodedEvent],
         expectations: Sequence[Expectation],
         ids: list[bytes],
+        folds: list[int],
         known: dict[int, Record | int],
         skip_known: bool,
     ) -> BatchResult:
@@ -181,7 +184,8 @@ class Writer:
         new = [at for at in range(count) if at not in known]
         if new and not skip_known:
             record = next(record for record in known.values() if not isinstance(record, int))
-            raise IdConflict(_id_text(record[4]), record[2], record[0], "is known, but not all ids of its append are")
+            reason = "is known, but not all ids of its append are"
+            raise IdConflict(_id_text(record[4]), record[2], record[0], reason)
         versions = [0] * count
         positions = [0] * count
         if new:
@@ -189,51 +193,55 @@ class Writer:
             new_hashes = [self._hashes[stream] for stream in new_streams]
             new_versions = self._next_versions_locked(new_streams, new_hashes, expectations)
             first = self._write_locked(
-                new_streams, new_hashes, new_versions, [ids[at] for at in new], [events[at] for at in new]
+                new_streams,
+                new_hashes,
+                new_versions,
+                [ids[at] for at in new],
+                [folds[at] for at in new],
+                [events[at] for at in new],
             )
             for number, at in enumerate(new):
                 versions[at], positions[at] = new_versions[number], first + number
-        for at, record in known.items():
-            if isinstance(record, int):  # the same event earlier in this append
-                versions[at], positions[at] = versions[record], positions[record]
+        for at, twin in known.items():
+            if isinstance(twin, int):  # the same event earlier in this append
+                versions[at], positions[at] = versions[twin], positions[twin]
             else:
-                versions[at], positions[at] = record[1], record[0]
+                versions[at], positions[at] = twin[1], twin[0]
         return BatchResult(streams, versions, positions, ids, [at in known for at in range(count)])
 
     # --- deduplication
 
     def _known_locked(
         self, streams: Sequence[str], events: Sequence[EncodedEvent], skip_known: bool
-    ) -> tuple[dict[int, Record | int], list[bytes]]:
-        """The events whose id is known, each with its record or the index of its twin in this append; the ids."""
+    ) -> tuple[dict[int, Record | int], list[bytes], list[int]]:
+        """The events whose id is known (index → record, or index of its twin); all ids; their folds."""
         given = [event[1] for event in events]
         explicit = [id for id in given if id is not None]
         if not explicit:
-            return {}, make_ids(len(events))
+            ids = make_ids(len(events))
+            return {}, ids, fmt.fold_ids(ids)
         if len(explicit) < len(given):
             fresh = iter(make_ids(len(given) - len(explicit)))
             ids = [id if id is not None else next(fresh) for id in given]
         else:
             ids = explicit
+        folds = fmt.fold_ids(ids)
         known: dict[int, Record | int] = {}
-        for at in self._suspects_locked(ids):
-            record = None if given[at] is None else self._log.maybe_find_id(ids[at], fmt.fold_ids([ids[at]])[0])
+        for at in self._suspects_locked(folds):
+            record = None if given[at] is None else self._log.maybe_find_id(ids[at], folds[at])
             if record is not None:
                 _check_same(record, streams[at], events[at])
                 known[at] = record
         if len(set(ids)) < len(ids):
             self._find_twins(streams, events, ids, known, skip_known)
-        return known, ids
+        return known, ids, folds
 
-    def _suspects_locked(self, ids: list[bytes]) -> list[int]:
-        """The places in `ids` that a look-up has to decide."""
-        folds = fmt.fold_ids(ids)
+    def _suspects_locked(self, folds: list[int]) -> list[int]:
+        """The places in `folds` whose id a look-up has to decide on."""
         index = self._log.active.index
         suspects = self._sealed_ids.maybe_known(folds)
         if len(folds) > 1:
-            if index.any_known(fmt.KIND_IDS, folds):
-                keys = index.keys(fmt.KIND_IDS)
-                suspects = sorted({*suspects, *(at for at, fold in enumerate(folds) if fold in keys)})
+            suspects = sorted({*suspects, *index.known(fmt.KIND_IDS, folds)})
         elif not suspects and index.find(fmt.KIND_IDS, folds[0]):
             suspects = [0]
         return suspects
@@ -255,7 +263,8 @@ class Writer:
             if not skip_known:
                 raise InvalidEvent("id", f"{_id_text(id)} stands twice in one append")
             if (streams[twin], *_content(events[twin])) != (streams[at], *_content(events[at])):
-                raise IdConflict(_id_text(id), streams[at], 0, "stands twice in one append with different content")
+                reason = "stands twice in one append with different content"
+                raise IdConflict(_id_text(id), streams[at], 0, reason)
             known[at] = twin
 
     # --- versions
@@ -269,7 +278,7 @@ class Writer:
         if len(cache) > _MAX_CACHED_NAMES:
             cache = self._hashes = {}
         for stream in streams:
-            if not isinstance(stream, str) or stream not in cache:
+            if stream.__class__ is not str or stream not in cache:
                 cache[check_stream_name(stream)] = fmt.hash_stream(stream)
         return [cache[stream] for stream in streams]
 
@@ -280,7 +289,7 @@ class Writer:
         heads: dict[str, int] = {}
         versions = []
         if expectations:
-            self._check_expectations_locked(streams, hashes, expectations)
+            self._check_expectations_locked(streams, expectations)
         current = self._versions.get
         for stream, stream_hash in zip(streams, hashes, strict=True):
             version = heads.get(stream)
@@ -294,9 +303,7 @@ class Writer:
             raise InvalidArgument(f"a stream holds at most {fmt.MAX_VERSION} events; begin another stream")
         return versions
 
-    def _check_expectations_locked(
-        self, streams: Sequence[str], hashes: Sequence[int], expectations: Sequence[Expectation]
-    ) -> None:
+    def _check_expectations_locked(self, streams: Sequence[str], expectations: Sequence[Expectation]) -> None:
         for at, stream, expected in expectations:
             if expected == ANY:
                 continue
@@ -330,6 +337,7 @@ class Writer:
         hashes: Sequence[int],
         versions: Sequence[int],
         ids: list[bytes],
+        folds: list[int],
         events: Sequence[EncodedEvent],
     ) -> int:
         """Write one frame and its entries; the position of its first event."""
@@ -344,9 +352,7 @@ class Writer:
         active = self._log.active.segment
         offset = active.end
         body_at = offset + frame_bytes - sum(map(len, records))
-        rows = fmt.encode_entries(
-            records, offset, body_at, hashes, fmt.fold_ids(ids), versions, self._hash_types(events)
-        )
+        rows = fmt.encode_entries(records, offset, body_at, hashes, folds, versions, self._hash_types(events))
         durable = self._log.durable_offset() or fmt.FILE_HEADER_BYTES
         index_crc = crc32(rows, active.index_crc)
         header = FrameHeader(
@@ -416,7 +422,9 @@ class Writer:
                 known = durable.offset if durable is not None and durable.tag == tag else 0
                 self._mark_suspect(marks_file, tag, known)
                 raise
-            if written is None or written.tag == tag:  # else the segment was sealed meanwhile: synced for good
+            if (
+                written is None or written.tag == tag
+            ):  # else the segment was sealed meanwhile, and synced then
                 reset_durable_mark(marks_file, tag, end, self._disk)
 
     def _fail(self, error: EvlogError) -> None:
@@ -491,9 +499,8 @@ class Writer:
     def _make_room_locked(self, frame_bytes: int, count: int) -> None:
         active = self._log.active.segment
         manifest = self._log.manifest
-        if active.count and (
-            active.end + frame_bytes > manifest.segment_bytes or active.count + count > manifest.segment_events
-        ):
+        too_long = active.end + frame_bytes > manifest.segment_bytes
+        if active.count and (too_long or active.count + count > manifest.segment_events):
             self._roll_locked()
 
     def _roll_locked(self) -> None:
