@@ -80,6 +80,10 @@ def shell_environment(folder: Path) -> dict[str, str]:
         "HOME": str(folder),
         "TMPDIR": str(folder),
         "GIT_CONFIG_NOSYSTEM": "1",
+        # A checkout may belong to another user than the one who tests it.
+        "GIT_CONFIG_COUNT": "1",
+        "GIT_CONFIG_KEY_0": "safe.directory",
+        "GIT_CONFIG_VALUE_0": "*",
     }
 
 

@@ -33,11 +33,13 @@ def repository(request: pytest.FixtureRequest, tmp_path: Path, environment: Envi
     """This checkout's history, the README's small one, and one of messages that are hard to quote."""
     if shutil.which("git") is None:
         pytest.skip("there is no git")
+    folder = tmp_path / "repository"
     if request.param == "own":
         if not (ROOT / ".git").exists():
             pytest.skip("the tests do not run in a git checkout")
-        return ROOT
-    folder = tmp_path / "repository"
+        # A clone, because somebody may commit while this runs.
+        git(tmp_path, environment, "clone", "--quiet", "--no-checkout", str(ROOT), str(folder))
+        return folder
     folder.mkdir()
     make_repository(folder, environment)
     if request.param == "hostile":
