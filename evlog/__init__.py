@@ -1,5 +1,6 @@
 """evlog: an event store in a directory. The public names, and nothing else; begin with `evlog.open`."""
 
+from evlog.batch import ANY, NO_STREAM, STREAM_EXISTS, BatchResult
 from evlog.catalog import StoreInfo, StreamInfo
 from evlog.errors import (
     AppendTooLarge,
@@ -24,7 +25,6 @@ from evlog.errors import (
 from evlog.events import Event, NewEvent, idempotency_id
 from evlog.recovery import TornTail
 from evlog.store import AppendResult, EventStore, exists, open
-from evlog.writer import ANY, NO_STREAM, STREAM_EXISTS, BatchResult
 
 __version__ = "0.1.0"
 

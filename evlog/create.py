@@ -11,11 +11,11 @@ import os
 from evlog import paths
 from evlog.disk import Disk
 from evlog.errors import InvalidArgument, NotAStore
-from evlog.events import make_ids
+from evlog.events import id_text, make_ids
 from evlog.format import FILE_HEADER_BYTES, FRAME_HEADER_BYTES, MAX_BODY_BYTES, MAX_LOG_BYTES
 from evlog.lock import FileLock
 from evlog.manifest import Manifest, SegmentInfo, replace_manifest
-from evlog.writer import create_segment, new_tag
+from evlog.roll import create_segment, new_tag
 
 DEFAULT_SEGMENT_BYTES = 64 * 1024 * 1024
 DEFAULT_SEGMENT_EVENTS = 262_144
@@ -46,7 +46,7 @@ def create_store(
             if os.path.lexists(paths.manifest_path(path)):  # another process was first
                 return False
             manifest = Manifest(
-                _new_store_id(), segment_bytes, segment_events, (SegmentInfo(1, 0, new_tag()),)
+                id_text(make_ids(1)[0]), segment_bytes, segment_events, (SegmentInfo(1, 0, new_tag()),)
             )
             create_segment(path, manifest.store_id_bytes, manifest.segments[0], disk)
             replace_manifest(path, manifest, disk)
@@ -86,8 +86,3 @@ def _make_dirs(path: str, disk: Disk) -> None:
     for made in reversed(new):
         disk.sync_dir(os.path.dirname(made))
     disk.make_dir(paths.segments_path(path))  # its name is synced with the manifest's
-
-
-def _new_store_id() -> str:
-    text = make_ids(1)[0].hex()
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"

@@ -215,6 +215,12 @@ def make_ids(count: int) -> list[bytes]:
     ]
 
 
+def id_text(id: bytes) -> str:
+    """The 16 bytes of an id as UUIDs are written."""
+    text = id.hex()
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
 def encode_events(events: Sequence[NewEvent]) -> list[EncodedEvent]:
     """Check events and turn each into what a record holds of it.
 

@@ -60,7 +60,7 @@ def recover_locked(log: Log, log_file: WriteFile, marks_file: WriteFile, disk: D
         log.reset()
         log.refresh()
         active = log.active.segment
-        reset_durable_mark(marks_file, active.tag, min(durable.offset, active.size()), disk)
+        write_mark(marks_file, DURABLE_MAGIC, Mark(active.tag, min(durable.offset, active.size())), disk)
     synced = max(durable.offset if durable else 0, active.durable)
     if synced > active.size():
         raise CorruptionError(
@@ -139,8 +139,3 @@ def _replace_derived(path: str, content: bytes, disk: Disk) -> None:
     except EvlogError:
         disk.remove(temporary)
         raise
-
-
-def reset_durable_mark(marks_file: WriteFile, tag: int, offset: int, disk: Disk) -> None:
-    """Say that the log is synced up to the offset and not suspect any more; the sync's lock is held."""
-    write_mark(marks_file, DURABLE_MAGIC, Mark(tag, offset), disk)

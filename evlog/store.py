@@ -16,10 +16,11 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from types import TracebackType
-from typing import Any, Final, NamedTuple, Self
+from typing import Final, NamedTuple, Self
 from uuid import UUID
 
 from evlog import paths
+from evlog.batch import ANY, BatchResult, Expectation, ExpectedVersion, check_expected
 from evlog.catalog import StoreInfo, StreamInfo, describe, list_streams
 from evlog.create import DEFAULT_SEGMENT_BYTES, DEFAULT_SEGMENT_EVENTS, create_store
 from evlog.disk import DISK, Disk
@@ -29,7 +30,7 @@ from evlog.format import hash_stream
 from evlog.log import Log
 from evlog.reader import Selection, microseconds, read_log, read_stream
 from evlog.recovery import TornTail
-from evlog.writer import ANY, STREAM_EXISTS, BatchResult, Expectation, ExpectedVersion, Writer
+from evlog.writer import Writer
 
 DEFAULT_LOCK_TIMEOUT_SECONDS: Final = 30.0
 
@@ -350,15 +351,6 @@ class EventStore:
 def exists(path: str | os.PathLike[str]) -> bool:
     """Whether there is a store at the path."""
     return os.path.lexists(paths.manifest_path(os.fspath(path)))
-
-
-def check_expected(expected: Any) -> ExpectedVersion:
-    """Return an expected version, or raise InvalidArgument."""
-    if expected in (ANY, STREAM_EXISTS):
-        return str(expected)
-    if isinstance(expected, int) and not isinstance(expected, bool) and expected >= 0:
-        return expected
-    raise InvalidArgument(f"expected is {expected!r}; give ANY, NO_STREAM, STREAM_EXISTS or a version")
 
 
 def _check_bounds(**bounds: int | None) -> None:

@@ -21,21 +21,21 @@ PACKAGE = Path(__file__).parent.parent / "evlog"
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"_version", "errors"}),
     frozenset({"events"}),
-    frozenset({"format", "paths", "jsonlines", "when"}),
+    frozenset({"format", "paths", "batch", "jsonlines", "when"}),
     frozenset({"disk"}),
     frozenset({"lock", "manifest", "index"}),
     frozenset({"segment"}),
     frozenset({"active"}),
     frozenset({"log"}),
     frozenset({"known", "recovery"}),
-    frozenset({"writer", "reader", "catalog"}),
-    frozenset({"create"}),
+    frozenset({"dedupe", "versions", "durability", "roll"}),
+    frozenset({"writer", "reader", "catalog", "create"}),
     frozenset({"store"}),
     frozenset({"__init__"}),
     frozenset({"cli"}),
     frozenset({"__main__"}),
 )
-PURE = frozenset({"_version", "errors", "events", "format", "paths", "jsonlines", "when"})
+PURE = frozenset({"_version", "errors", "events", "format", "paths", "batch", "jsonlines", "when"})
 LEVEL = {module: level for level, row in enumerate(LAYERS) for module in row}
 
 # What the library must not cost those who only `import evlog`.

@@ -1,0 +1,84 @@
+"""One append on its way: what is to be written, what is expected of its streams, and what became of it.
+
+Pure data. An append is held in columns (a list of streams, one of ids …) rather than in rows, because a
+bulk load is then a handful of passes in C instead of a loop in Python.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+
+from evlog.errors import InvalidArgument
+from evlog.events import EncodedEvent
+
+ANY: Final = "any"
+STREAM_EXISTS: Final = "exists"
+NO_STREAM: Final = 0
+ExpectedVersion = int | str
+
+
+class Expectation(NamedTuple):
+    """The version that a stream must have before the event at index `at` of the append."""
+
+    at: int
+    stream: str
+    version: ExpectedVersion
+
+    def is_met(self, actual: int) -> bool:
+        """Whether a stream at the actual version is what was expected."""
+        return self.version in (ANY, actual) or (self.version == STREAM_EXISTS and actual > 0)
+
+
+class Batch(NamedTuple):
+    """The events of one append, in columns."""
+
+    streams: Sequence[str]
+    stream_hashes: Sequence[int]
+    events: Sequence[EncodedEvent]
+    ids: Sequence[bytes]
+    id_folds: Sequence[int]
+
+    def pick(self, indexes: Sequence[int]) -> Batch:
+        """The batch of only these events."""
+        return Batch._make([column[at] for at in indexes] for column in self)
+
+
+class BatchResult(NamedTuple):
+    """What became of each event of one append, in order. A duplicate has the place of the first time."""
+
+    streams: Sequence[str]
+    versions: list[int]
+    positions: list[int]
+    ids: Sequence[bytes]
+    duplicates: list[bool]
+
+    @property
+    def appended(self) -> int:
+        """How many events were written."""
+        return len(self.duplicates) - self.duplicate_count
+
+    @property
+    def duplicate_count(self) -> int:
+        """How many were there already."""
+        return sum(self.duplicates)
+
+    @property
+    def first_position(self) -> int | None:
+        """The position of the first event that was written; None if none was."""
+        return next((p for p, known in zip(self.positions, self.duplicates, strict=True) if not known), None)
+
+    @property
+    def last_position(self) -> int | None:
+        """The position of the last event that was written; None if none was."""
+        pairs = zip(reversed(self.positions), reversed(self.duplicates), strict=True)
+        return next((position for position, known in pairs if not known), None)
+
+
+def check_expected(expected: Any) -> ExpectedVersion:
+    """Return an expected version, or raise InvalidArgument."""
+    if expected in (ANY, STREAM_EXISTS):
+        return str(expected)
+    if isinstance(expected, int) and not isinstance(expected, bool) and expected >= 0:
+        return expected
+    raise InvalidArgument(f"expected is {expected!r}; give ANY, NO_STREAM, STREAM_EXISTS or a version")

@@ -1,0 +1,99 @@
+"""Deduplication: an event id is written once, for ever, in whatever stream.
+
+Dedupe comes before the expected version, so that a retry after a lost acknowledgement succeeds instead of
+conflicting. A retry is an id with the same stream, type and data; metadata may differ, as with KurrentDB.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from evlog.errors import IdConflict, InvalidEvent
+from evlog.events import EncodedEvent, Record, id_text, make_ids
+from evlog.format import KIND_IDS, fold_ids
+from evlog.known import SealedIds
+from evlog.log import Log
+
+Known = dict[int, Record | int]
+"""Of an append, by index: the event that an id already belongs to, or the index of its twin in the append."""
+
+
+class Deduplicator:
+    """Tells which events of an append are there already. Its methods need the writers' lock."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self._sealed_ids = SealedIds(log)
+        self.prepare = self._sealed_ids.prepare
+
+    def find_known_locked(
+        self, streams: Sequence[str], events: Sequence[EncodedEvent], *, skip_known: bool
+    ) -> tuple[Known, Sequence[bytes], Sequence[int]]:
+        """The events whose id is known with the same content; all ids, made where not given; their folds.
+
+        Raises:
+            IdConflict: an id is known with other content, or some ids are known and not `skip_known`.
+            InvalidEvent: an id stands twice in the append, and not `skip_known`.
+        """
+        given = [event[1] for event in events]
+        made = given.count(None)
+        fresh = make_ids(made)
+        if made == len(given):
+            return {}, fresh, fold_ids(fresh)
+        unused = iter(fresh)
+        ids = [id if id is not None else next(unused) for id in given]
+        folds = fold_ids(ids)
+        known: Known = {}
+        for at in self._suspects_locked(folds):
+            record = None if given[at] is None else self._log.maybe_find_id(ids[at], folds[at])
+            if record is not None:
+                _check_same(record, streams[at], events[at])
+                known[at] = record
+        if len(set(ids)) < len(ids):
+            _find_twins(streams, events, ids, known, skip_known=skip_known)
+        if known and not skip_known and len(known) < len(events):
+            record = next(record for record in known.values() if not isinstance(record, int))
+            reason = "is known, but not all ids of its append are"
+            raise IdConflict(id_text(record[4]), record[2], record[0], reason)
+        return known, ids, folds
+
+    def _suspects_locked(self, folds: list[int]) -> list[int]:
+        """The places in `folds` whose id a look-up has to decide on."""
+        index = self._log.active.index
+        suspects = self._sealed_ids.maybe_known(folds)
+        if len(folds) > 1:
+            return sorted({*suspects, *index.known(KIND_IDS, folds)})
+        if not suspects and index.find(KIND_IDS, folds[0]):
+            return [0]
+        return suspects
+
+
+def _find_twins(
+    streams: Sequence[str],
+    events: Sequence[EncodedEvent],
+    ids: Sequence[bytes],
+    known: Known,
+    *,
+    skip_known: bool,
+) -> None:
+    """Ids that stand twice in one append: a line import skips the second, any other append is refused."""
+    first: dict[bytes, int] = {}
+    for at, id in enumerate(ids):
+        twin = first.setdefault(id, at)
+        if twin == at or at in known:
+            continue
+        if not skip_known:
+            raise InvalidEvent("id", f"{id_text(id)} stands twice in one append; give each event its own")
+        if (streams[twin], *_content(events[twin])) != (streams[at], *_content(events[at])):
+            reason = "stands twice in one append with different content"
+            raise IdConflict(id_text(id), streams[at], 0, reason)
+        known[at] = twin
+
+
+def _content(event: EncodedEvent) -> tuple[str, int, bytes]:
+    return event[0], event[2], event[3]
+
+
+def _check_same(record: Record, stream: str, event: EncodedEvent) -> None:
+    if (record[2], record[3], record[6], record[7]) != (stream, *_content(event)):
+        raise IdConflict(id_text(record[4]), record[2], record[0], "is known with different content")

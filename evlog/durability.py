@@ -1,0 +1,76 @@
+"""Acknowledging: an append is durable once the active log is synced up to its end, by whomever.
+
+The sync happens after the writers' lock was given back, under a lock of its own (the file `durable`), and
+serves every append that was written before it began: with many writers most find that another's sync has
+covered theirs. The mark that is left says how far the log is synced; recovery tells a torn tail from
+damage by it, so it is written after the sync and never runs ahead of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+from evlog import paths
+from evlog.disk import Disk, WriteFile
+from evlog.errors import EvlogError, StoreIOError
+from evlog.format import (
+    DURABLE_MAGIC,
+    MARK_BYTES,
+    WRITTEN_MAGIC,
+    Mark,
+    maybe_decode_mark,
+)
+from evlog.lock import FileLock
+from evlog.recovery import write_mark
+
+
+class Durability:
+    """The marks in `durable`, and the lock of whoever syncs."""
+
+    def __init__(self, store: str, lock_timeout_seconds: float | None, disk: Disk) -> None:
+        self._disk = disk
+        self.lock = FileLock(paths.durable_path(store), lock_timeout_seconds, disk)
+
+    def mark_written_locked(self, tag: int, end: int) -> None:
+        """Say how far the log is written; the writers' lock is held."""
+        write_mark(self.lock.open(), WRITTEN_MAGIC, Mark(tag, end), self._disk)
+
+    def make_durable(self, log_file: WriteFile, tag: int, end: int) -> None:
+        """Return when the log is synced up to `end`, a frame's end.
+
+        Raises:
+            StoreIOError: a sync failed, this one or another writer's: nothing more may be acknowledged.
+            LockTimeout: another's sync took too long; the append is written, but not acknowledged.
+        """
+        with self.lock as marks_file:
+            raw = os.pread(marks_file.fd, 2 * MARK_BYTES, 0)
+            written = maybe_decode_mark(WRITTEN_MAGIC, raw[:MARK_BYTES])
+            durable = maybe_decode_mark(DURABLE_MAGIC, raw[MARK_BYTES:])
+            synced = 0
+            if durable is not None and durable.tag == tag:
+                if durable.suspect:
+                    raise StoreIOError(log_file.path, "a sync by another writer failed")
+                synced = durable.offset
+            if synced >= end:
+                return
+            if written is not None and written.tag == tag:
+                end = max(end, written.offset)
+            try:
+                self._disk.sync(log_file)
+            except EvlogError:
+                self._mark_suspect(marks_file, tag, synced)
+                raise
+            if (
+                written is None or written.tag == tag
+            ):  # else the segment was sealed meanwhile, and synced then
+                write_mark(marks_file, DURABLE_MAGIC, Mark(tag, end), self._disk)
+
+    def mark_suspect_locked(self, tag: int, synced: int) -> None:
+        """After a failed write: have the next writer look at the device, not at what memory shows."""
+        with self.lock as marks_file:
+            self._mark_suspect(marks_file, tag, synced)
+
+    def _mark_suspect(self, marks_file: WriteFile, tag: int, synced: int) -> None:
+        with contextlib.suppress(EvlogError):  # the others still meet the device's error at their own sync
+            write_mark(marks_file, DURABLE_MAGIC, Mark(tag, synced, True), self._disk)

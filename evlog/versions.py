@@ -1,0 +1,116 @@
+"""Stream versions as a writer needs them: the current one, checked against what is expected, and the next.
+
+Versions that were looked up once are remembered by name until another process writes to the stream; of
+its events only the hashes are at hand, so what is remembered can be found by hash, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from evlog.batch import Expectation
+from evlog.errors import InvalidArgument, WrongExpectedVersion
+from evlog.events import check_stream_name
+from evlog.format import MAX_VERSION, hash_stream
+from evlog.known import SealedHeads
+from evlog.log import Log, find_version_in
+
+_MAX_REMEMBERED: Final = 1 << 20  # streams; more, and remembering begins anew
+
+
+class StreamVersions:
+    """The versions of a store's streams. Its `…_locked` methods need the writers' lock."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self._sealed_heads = SealedHeads(log)
+        self._hashes: dict[str, int] = {}
+        self._versions: dict[str, int] = {}
+        self._name_of: dict[int, str] = {}
+        self._second: set[str] = set()  # names whose hash belongs to another name: looked up each time
+        self.prepare = self._sealed_heads.prepare
+
+    def hashes(self, streams: Sequence[str]) -> list[int]:
+        """The hash of each stream's name.
+
+        Raises:
+            InvalidStreamName: one is none.
+        """
+        cache = self._hashes
+        try:
+            return [cache[stream] for stream in streams]
+        except (KeyError, TypeError):
+            pass
+        if len(cache) > _MAX_REMEMBERED:
+            cache = self._hashes = {}
+        for stream in streams:
+            if stream.__class__ is not str or stream not in cache:
+                cache[check_stream_name(stream)] = hash_stream(stream)
+        return [cache[stream] for stream in streams]
+
+    def next_locked(
+        self, streams: Sequence[str], hashes: Sequence[int], expectations: Sequence[Expectation]
+    ) -> list[int]:
+        """The version that each event gets, once every expectation holds.
+
+        Raises:
+            WrongExpectedVersion: one does not hold.
+            InvalidArgument: a stream is full.
+        """
+        self._check_locked(streams, expectations)
+        heads: dict[str, int] = {}
+        versions = []
+        remembered = self._versions.get
+        for stream, stream_hash in zip(streams, hashes, strict=True):
+            version = heads.get(stream)
+            if version is None:
+                version = remembered(stream)
+                if version is None:
+                    version = self._look_up_locked(stream, stream_hash)
+            heads[stream] = version = version + 1
+            versions.append(version)
+        if max(versions) > MAX_VERSION:
+            raise InvalidArgument(f"a stream holds at most {MAX_VERSION} events; begin another stream")
+        return versions
+
+    def remember(self, versions: dict[str, int]) -> None:
+        """What `next_locked` said is written now."""
+        self._versions.update(versions)
+        for stream in self._second & versions.keys():
+            del self._versions[stream]
+        if len(self._versions) > _MAX_REMEMBERED:
+            self.forget_all()
+
+    def forget(self, hashes: Sequence[int]) -> None:
+        """Others wrote to streams with these hashes."""
+        for stream_hash in hashes:
+            name = self._name_of.pop(stream_hash, None)
+            if name is not None:
+                self._versions.pop(name, None)
+
+    def forget_all(self) -> None:
+        """Look everything up anew."""
+        self._versions.clear()
+        self._name_of.clear()
+        self._second.clear()
+
+    def _check_locked(self, streams: Sequence[str], expectations: Sequence[Expectation]) -> None:
+        for expectation in expectations:
+            at, stream, expected = expectation
+            actual = self._versions.get(stream)
+            if actual is None:
+                actual = self._look_up_locked(stream, self.hashes((stream,))[0])
+            actual += sum(1 for other in streams[:at] if other == stream)
+            if not expectation.is_met(actual):
+                raise WrongExpectedVersion(stream, expected, actual)
+
+    def _look_up_locked(self, stream: str, stream_hash: int) -> int:
+        version = find_version_in(self._log.active, stream, stream_hash)
+        if not version:
+            version = self._sealed_heads.version(stream, stream_hash)
+        if self._name_of.setdefault(stream_hash, stream) == stream:
+            self._versions[stream] = version
+        else:
+            self._second.add(stream)
+        return version
