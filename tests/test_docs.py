@@ -132,9 +132,11 @@ def evlog_lines() -> list[tuple[str, list[str]]]:
     """Each command that README.md names in code, with the long options beside it."""
     code = [block.code.replace("\\\n", " ") for block in blocks("sh")]
     code += re.findall(r"(?<!`)`([^`\n]+)`(?!`)", README)
+    lines = "\n".join(code).splitlines()
+    lines += [inner for line in lines for inner in re.findall(r"\$\(([^()]*)\)", line)]
     found = []
-    for line in "\n".join(code).splitlines():
-        for call in re.split(r"[|;&]+|\$\(", line):
+    for line in lines:
+        for call in re.split(r"[|;&]+", re.sub(r"\$\([^()]*\)", "…", line)):
             match = re.search(r"(?<![\w./-])evlog (?:--store \S+ )?([a-z]+)\b(.*)", call)
             if match:
                 found.append((match[1], re.findall(r"(?<!\S)--[a-z-]+", match[2])))
