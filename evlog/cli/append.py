@@ -141,6 +141,7 @@ def command(
         decode = chosen.decoder()
         with open_or_create(ctx, store, settings) as opened:
             append_lines(opened, decode, chosen)
+            _report_torn_tails(opened)
         return
     _refuse(for_lines, "is for lines of JSON on stdin; add --lines")
     if stream is None or type is None:
@@ -160,19 +161,33 @@ def command(
     encode_events([event])
     with open_or_create(ctx, store, settings) as opened:
         _append_one(opened, stream, event, evlog.ANY if expected is None else expected)
+        _report_torn_tails(opened)
 
 
 def _append_one(store: evlog.EventStore, stream: str, event: evlog.NewEvent, expected: int | str) -> None:
     result = store.append(stream, [event], expected=expected)
-    console.write_object(
-        {
-            "stream": result.stream,
-            "version": result.first_version,
-            "position": result.first_position,
-            "id": str(result.ids[0]),
-            "duplicate": result.duplicate,
-        }
-    )
+    line = {
+        "stream": result.stream,
+        "version": result.first_version,
+        "position": result.first_position,
+        "id": str(result.ids[0]),
+        "duplicate": result.duplicate,
+    }
+    try:
+        console.write_object(line)
+        console.flush()
+    except console.OutputFailed as error:
+        # Whoever sees a failure may try again, and would have the event twice.
+        done = f"the event is appended at position {result.first_position} all the same"
+        raise console.OutputFailed(f"{error.reason} ({done})") from None
+
+
+def _report_torn_tails(store: evlog.EventStore) -> None:
+    for tail in store.torn_tails:
+        console.note(
+            f"cut {tail.cut_bytes} bytes off the end of {tail.path}: an append that a crash had left unfinished "
+            "and that nobody was told had succeeded"
+        )
 
 
 def open_or_create(ctx: typer.Context, option: str | None, settings: dict[str, Any]) -> evlog.EventStore:

@@ -11,13 +11,24 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
+from hashlib import sha1
 from operator import attrgetter
 from typing import Any, Final
 
-from evlog.errors import InvalidArgument, InvalidEvent
+from evlog.errors import InvalidArgument
 from evlog.events import ID_NAMESPACE, JSON_CODE, MAX_EVENT_BYTES, EncodedEvent, check_stream_name, check_type
-from evlog.jsonlines import CACHE_SIZE, Checked, Decode, InvalidLine, canonical_uuid, check_size, refuse
+from evlog.jsonlines import (
+    CACHE_SIZE,
+    CARRIAGE_RETURN,
+    Checked,
+    Decode,
+    InvalidLine,
+    canonical_uuid,
+    check_size,
+    refuse,
+)
 
+_BACKSLASH: Final = 0x5C
 _NAMESPACE: Final = bytes.fromhex(ID_NAMESPACE.replace("-", ""))
 
 
@@ -44,6 +55,9 @@ def foreign_decoder(
         data_field: the field that becomes the data; `.` or None is the whole line.
         metadata: every event's metadata, encoded and checked.
     """
+    import msgspec
+
+    unset = msgspec.UNSET
     paths: list[tuple[str, ...]] = []
     stream_of = _text_reader(stream, stream_field or "stream", paths, template=True)
     type_of = _text_reader(type, type_field or "type", paths)
@@ -55,23 +69,19 @@ def foreign_decoder(
     def decode(line: bytes) -> tuple[str, EncodedEvent]:
         try:
             if not line.isascii():
-                line.decode()
+                line.decode()  # msgspec does not look into the strings that it skips
             found = pick(line)
         except (ValueError, RecursionError) as error:
             refuse(line, error)
-        name, kind = streams[stream_of(found)], types[type_of(found)]
-        id = None
-        if id_at is not None:
-            value = bytes(_there(found[id_at], paths[id_at]))
-            if value[:1] in {b"t", b"f"}:
-                raise InvalidLine(f"has a boolean in `{id_field}`; an id is a UUID, a text or a number")
-            id = _id_bytes(_text(value, paths[id_at]))
-        data = line.strip() if data_at is None else bytes(_there(found[data_at], paths[data_at]))
-        if b"\r" in data:
-            data = data.replace(b"\r", b" ")
+        if unset in found:
+            raise InvalidLine(f"has no field `{'.'.join(paths[found.index(unset)])}`")
+        id = None if id_at is None else _id_bytes(bytes(found[id_at]), paths[id_at])
+        data = line.strip() if data_at is None else bytes(found[data_at])
+        if CARRIAGE_RETURN in data:
+            data = data.replace(b"\r", b" ")  # it stands between tokens: in a string it would be no JSON
         if len(line) > MAX_EVENT_BYTES:
             check_size(len(data) + len(metadata or b""))
-        return name, (kind, id, JSON_CODE, data, metadata)
+        return streams[stream_of(found)], (types[type_of(found)], id, JSON_CODE, data, metadata)
 
     return decode
 
@@ -161,24 +171,29 @@ def _text_reader(
         parts = ["", field, ""]
     literals = parts[::2]
     places = [_place(part, paths) for part in parts[1::2]]
-    texts: dict[bytes, str] = {}
-
-    def value_at(found: Sequence[Any], at: int) -> str:
-        raw = bytes(_there(found[at], paths[at]))
-        text = texts.get(raw)
-        if text is None:
-            if len(texts) >= CACHE_SIZE:
-                texts.clear()
-            text = texts[raw] = _text(raw, paths[at])
-        return text
-
     if len(places) == 1:
-        (only,), (before, after) = places, literals
-        return lambda found: before + value_at(found, only) + after
+        return _one_text(literals[0], literals[1], places[0], paths)
 
     def fill(found: Sequence[Any]) -> str:
-        values = [value_at(found, at) for at in places]
+        values = [_text(bytes(found[at]), paths[at]) for at in places]
         return "".join(literal + value for literal, value in zip(literals, [*values, ""], strict=True))
+
+    return fill
+
+
+def _one_text(
+    before: str, after: str, at: int, paths: list[tuple[str, ...]]
+) -> Callable[[Sequence[Any]], str]:
+    made: dict[bytes, str] = {}
+
+    def fill(found: Sequence[Any]) -> str:
+        raw = bytes(found[at])
+        text = made.get(raw)
+        if text is None:
+            if len(made) >= CACHE_SIZE:
+                made.clear()
+            text = made[raw] = before + _text(raw, paths[at]) + after
+        return text
 
     return fill
 
@@ -190,32 +205,27 @@ def _place(field: str, paths: list[tuple[str, ...]]) -> int:
     return paths.index(path)
 
 
-def _there(raw: Any, path: tuple[str, ...]) -> Any:
-    if raw.__class__.__name__ != "Raw":
-        raise InvalidLine(f"has no field `{'.'.join(path)}`")
-    return raw
-
-
 def _text(raw: bytes, path: tuple[str, ...]) -> str:
     """A string's content, or a number or boolean as it is written."""
     first = raw[:1]
     if first == b'"':
-        return json.loads(raw)  # type: ignore[no-any-return]
+        return json.loads(raw) if _BACKSLASH in raw else raw[1:-1].decode()
     if first in {b"n", b"{", b"["}:
         kind = {b"n": "null", b"{": "an object", b"[": "an array"}[first]
         raise InvalidLine(f"has {kind} in `{'.'.join(path)}`, where a text, a number or a boolean is needed")
     return raw.decode()
 
 
-def _id_bytes(text: str) -> bytes:
-    """A UUID's bytes, or those of `idempotency_id(text)`, which is too dear to be called for every line."""
+def _id_bytes(raw: bytes, path: tuple[str, ...]) -> bytes:
+    """A UUID's bytes, or those of `idempotency_id`, which is too dear to be called for every line."""
+    if raw[:1] in {b"t", b"f"}:
+        raise InvalidLine(f"has a boolean in `{'.'.join(path)}`; an id is a UUID, a text or a number")
+    text = _text(raw, path)
     found = canonical_uuid(text)
     if found is not None:
         return found
     if not text:
-        raise InvalidEvent("idempotency key", "must be a text that is not empty")
-    from hashlib import sha1
-
+        raise InvalidLine(f"has an empty text in `{'.'.join(path)}`; an id is a UUID, a text or a number")
     digest = bytearray(sha1(_NAMESPACE + text.encode(), usedforsecurity=False).digest()[:16])
     digest[6] = digest[6] & 0x0F | 0x50
     digest[8] = digest[8] & 0x3F | 0x80

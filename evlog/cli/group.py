@@ -118,4 +118,5 @@ def _usage_message(error: ClickException) -> str:
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "evlog"
     message = error.format_message().strip().rstrip(".")
+    message = message.replace("is not a valid int range", "is not a whole number")
     return f"{message[:1].lower()}{message[1:]}; `{command} --help` shows how it is used"

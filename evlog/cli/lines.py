@@ -15,9 +15,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+import typer
+
 from evlog.cli import console
 from evlog.cli.foreign import foreign_decoder
-from evlog.errors import EventTooLarge, EvlogError, IdConflict, InvalidArgument
+from evlog.errors import EXIT_FAILED, EventTooLarge, EvlogError, IdConflict, InvalidArgument
 from evlog.events import MAX_EVENT_BYTES, EncodedEvent
 from evlog.jsonlines import MAX_LINE_BYTES, Decode, InvalidLine, encode_results, own_decoder
 
@@ -127,16 +129,18 @@ def append_lines(store: EventStore, decode: Decode, options: Options) -> None:
     """
     appender = _Appender(store, decode, options)
     progress = _progress()
+    fd = os.open(os.devnull, os.O_RDONLY) if sys.stdin is None else sys.stdin.fileno()
     try:
-        appender.run(
-            read_lines(sys.stdin.fileno() if sys.stdin else os.open(os.devnull, os.O_RDONLY)), progress
-        )
+        try:
+            appender.run(read_lines(fd), progress)
+        finally:
+            if progress is not None:
+                progress.close()
     except KeyboardInterrupt:
         console.note(f"interrupted; so far {console.encode_object(appender.summary()).decode().strip()}")
         raise
-    finally:
-        if progress is not None:
-            progress.close()
+    except console.ClosedPipe:
+        raise typer.Exit(EXIT_FAILED) from None  # quietly, but lines are left that nobody will acknowledge
     if not options.ack:
         console.write_object(appender.summary())
 

@@ -35,7 +35,9 @@ _TABLE_FIELDS: Final = ("position", "stream", "version", "type", "time", "data")
 _RIGHT: Final = frozenset({"position", "version", "events", "first_version", "last_version"})
 # A table learns its columns' widths from so many rows before it prints the first.
 _TABLE_ROWS: Final = 200
-_PIPE_WIDTH: Final = 1_000_000
+_GAP: Final = "  "
+# What the last column, mostly the data, keeps of a narrow terminal before other columns give way.
+_LAST_WIDTH: Final = 16
 
 
 def as_json(events: Iterable[Event], fields: Sequence[str] | None) -> Iterator[bytes]:
@@ -164,43 +166,45 @@ def draw_table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[
         names: the columns; those that hold numbers are aligned to the right.
         rows: the cells' texts.
     """
-    from io import StringIO
+    from rich.cells import cell_len, set_cell_size
 
-    from rich.cells import cell_len
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+    def fit(text: str, name: str, width: int) -> str:
+        free = width - cell_len(text)
+        if free < 0:
+            return set_cell_size(text, width - 1) + "…"
+        return " " * free + text if name in _RIGHT else text + " " * free
 
-    on_terminal = console.stdout_is_terminal()
-    width = os.get_terminal_size(1).columns if on_terminal else _PIPE_WIDTH
-    drawn = Console(
-        file=StringIO(), width=max(width, 20), force_terminal=console.has_colour(), highlight=False
-    )
+    def draw(row: Sequence[str]) -> str:
+        cells = [fit(text, name, width) for text, name, width in zip(row, names, shown, strict=True)]
+        return _GAP.join(cells).rstrip()
+
+    room = os.get_terminal_size(1).columns if console.stdout_is_terminal() else None
     widths = [cell_len(name) for name in names]
     rest = iter(rows)
-    first = True
-    while part := list(islice(rest, _TABLE_ROWS)):
-        cells = [[console.printable(text) for text in row] for row in part]
-        widths = [
-            max(known, *map(cell_len, column))
-            for known, column in zip(widths, zip(*cells, strict=True), strict=True)
-        ]
-        table = Table(box=None, show_header=first, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-        for at, name in enumerate(names):
-            last = at == len(names) - 1
-            table.add_column(
-                name,
-                justify="right" if name in _RIGHT else "left",
-                width=None if last else min(widths[at], max(12, width // 3)),
-                no_wrap=True,
-                overflow="ellipsis",
-            )
-        for row in cells:
-            table.add_row(*map(Text, row))
-        with drawn.capture() as capture:
-            drawn.print(table)
-        yield "".join(line.rstrip() + "\n" for line in capture.get().splitlines()).encode()
-        first = False
+    shown: list[int] = []
+    while part := [[console.printable(text) for text in row] for row in islice(rest, _TABLE_ROWS)]:
+        for at, column in enumerate(zip(*part, strict=True)):
+            widths[at] = max(widths[at], *map(cell_len, column))
+        heading = not shown
+        shown = _fitted(widths, room)
+        lines = [draw(row) for row in part]
+        if heading:
+            top = draw(names)
+            lines.insert(0, f"\x1b[1m{top}\x1b[0m" if console.has_colour() else top)
+        yield "\n".join([*lines, ""]).encode()
+
+
+def _fitted(widths: Sequence[int], room: int | None) -> list[int]:
+    """Column widths that fit: the last column gives way first, then always the widest."""
+    fitted = list(widths)
+    if room is None:
+        return fitted
+    over = sum(fitted) + len(_GAP) * (len(fitted) - 1) - room
+    given = max(0, min(over, fitted[-1] - _LAST_WIDTH))
+    fitted[-1] -= given
+    for _ in range(over - given):
+        fitted[fitted.index(max(fitted))] -= 1
+    return [max(1, width) for width in fitted]
 
 
 def _gathered(pieces: Iterable[bytes]) -> Iterator[bytes]:

@@ -78,6 +78,8 @@ def command(
         from evlog.cli.fields import parse_fields
 
         names = parse_fields(fields)
+    elif chosen == "table" and stream is not None:
+        names = ["position", "version", "type", "time", "data"]  # its name would be the same in every line
     if stream is not None and not stream.startswith("$"):
         check_stream_name(stream)
     selection: dict[str, Any] = {
@@ -114,5 +116,9 @@ def _print(events: Iterator[Event], form: str, names: list[str] | None) -> None:
         from evlog.cli.output import FORMS
 
         chunks = FORMS[form](events, names)
+    nothing = True
     for chunk in chunks:
         console.write(chunk)
+        nothing = False
+    if nothing and form == "table":
+        console.note("no events are like that")
