@@ -1,0 +1,237 @@
+"""The bytes of format 1, held by committed files: they are read, written again, and flipped bit by bit."""
+
+from __future__ import annotations
+
+import shutil
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import msgpack
+import pytest
+
+import evlog
+from evlog.errors import CorruptionError, NotAStore
+from evlog.format import (
+    DURABLE_MAGIC,
+    FRAME_HEADER_BYTES,
+    KIND_IDS,
+    KIND_STREAMS,
+    KIND_TYPES,
+    WRITTEN_MAGIC,
+    FormatFault,
+    Mark,
+    check_body,
+    decode_body,
+    decode_file_header,
+    decode_frame_header,
+    derive_entries,
+    maybe_decode_mark,
+)
+from evlog.index import IndexFault, SortedIndex
+from evlog.manifest import decode_manifest
+from tests.golden.history import EVENTS, FILES, FIRST_US, STORE, write
+from tests.helpers import Clock, FixedRandom
+
+SEALED, ACTIVE = "segments/00000000000000000001.0", "segments/00000000000000000005.0"
+MANIFEST = decode_manifest((STORE / "manifest.json").read_bytes(), "manifest.json")
+TAGS = {SEALED: 3, ACTIVE: 5}
+
+
+def raw(name: str) -> bytes:
+    return (STORE / name).read_bytes()
+
+
+def test_golden_store_has_every_kind_of_file() -> None:
+    suffixes = {name.rpartition(".")[2] for name in FILES}
+    assert suffixes == {"durable", "lock", "json", "log", "offsets", "streams", "types", "ids"}
+
+
+def test_golden_store_reads_back_as_what_was_written() -> None:
+    with evlog.open(STORE) as store:
+        found = [
+            (
+                event.position,
+                event.version,
+                event.stream,
+                event.type,
+                str(event.id),
+                event.time_us - FIRST_US,
+                event.content_type,
+                event.data,
+                event.metadata_bytes,
+            )
+            for event in store.read_all()
+        ]
+        assert found == EVENTS
+        assert [event.position for event in store.read("order-1")] == [1, 2, 7]
+        assert [event.position for event in store.read_all(types=["OrderPlaced"])] == [1, 5, 6]
+        assert store.id == UUID("018bcfe5-6800-7000-9011-121314151617")
+        info = store.info()
+        assert (info.events, info.streams, info.segments, info.format) == (7, 4, 2, 1)
+        assert info.bytes == sum(len(raw(name)) for name in FILES)
+
+
+def test_golden_store_can_be_appended_to(tmp_path: Path) -> None:
+    shutil.copytree(STORE, tmp_path / "copy")
+    with evlog.open(tmp_path / "copy") as store:
+        placed = evlog.NewEvent("OrderPlaced", {"total": 30}, id=UUID(EVENTS[0][4]))
+        again = store.append("order-1", [placed], expected=evlog.NO_STREAM)
+        assert (again.duplicate, again.first_position) == (True, 1)
+        result = store.append("order-1", [evlog.NewEvent("OrderClosed")], expected=3)
+        assert (result.first_position, result.first_version) == (8, 4)
+
+
+def test_same_events_make_the_same_bytes(tmp_path: Path, clock: Clock, fixed_random: FixedRandom) -> None:
+    write(tmp_path / "again", clock, fixed_random).close()
+    made = {
+        str(path.relative_to(tmp_path / "again")): path.read_bytes()
+        for path in (tmp_path / "again").rglob("*")
+        if path.is_file()
+    }
+    assert sorted(made) == FILES
+    for name in FILES:
+        assert made[name] == raw(name), name
+
+
+# --- a reader of its own, made from the specification alone
+
+
+def read_log(content: bytes) -> Iterator[tuple[Any, ...]]:
+    """Every record of a log: what the docstring of format.py promises to be a dozen lines."""
+    header = struct.unpack("<8sHHI16sQIIIIII", content[:64])
+    assert header[0] == b"\x89evlog\r\n"
+    assert header[-1] == zlib.crc32(content[:60])
+    at = 64
+    while at < len(content):
+        frame = struct.unpack_from("<4sIIIQIIII", content, at)
+        assert frame[0] == b"\xe5EVF"
+        assert frame[8] == zlib.crc32(struct.pack("<Q", at) + content[at : at + 36])
+        body = content[at + 40 : at + 40 + frame[1]]
+        assert frame[6] == zlib.crc32(body)
+        yield from msgpack.unpackb(body)
+        at += 40 + frame[1]
+
+
+def test_a_dozen_lines_read_a_log() -> None:
+    kinds = ("json", "text", "binary")
+    found = [
+        (p, v, stream, type, str(UUID(bytes=id)), time - FIRST_US, kinds[code], data, metadata or b"{}")
+        for name in (SEALED, ACTIVE)
+        for p, v, stream, type, id, time, code, data, metadata in read_log(raw(name + ".log"))
+    ]
+    assert found == EVENTS
+
+
+def test_offsets_say_where_records_are_by_the_specification() -> None:
+    for name in (SEALED, ACTIVE):
+        log, offsets = raw(name + ".log"), raw(name + ".offsets")
+        records = list(read_log(log))
+        entries = list(struct.iter_unpack("<QQIIIIII", offsets[64:]))
+        assert len(entries) == len(records)
+        for entry, record in zip(entries, records, strict=True):
+            _, fold, offset, length, crc, frame, version, type_hash = entry
+            cut = log[offset : offset + length]
+            assert msgpack.unpackb(cut) == record
+            assert zlib.crc32(cut) == crc
+            assert log[frame : frame + 4] == b"\xe5EVF"
+            assert frame < offset
+            assert version == record[1]
+            assert type_hash == zlib.crc32(str(record[3]).encode())
+            upper, lower = struct.unpack("<QQ", record[4])
+            assert fold == upper ^ lower
+
+
+# --- every flipped bit is found by what decodes it
+
+
+def decode_log(content: bytes, tag: int) -> bytes:
+    """Check a whole log; its entries."""
+    header = decode_file_header(content)
+    assert header.tag == tag
+    at = 64
+    entries = b""
+    while at < len(content):
+        frame = decode_frame_header(content, at, at, tag)
+        body = content[at + FRAME_HEADER_BYTES : at + FRAME_HEADER_BYTES + frame.length]
+        check_body(frame, body)
+        decode_body(frame, body)
+        entries += derive_entries(frame, at, body)
+        if zlib.crc32(entries) != frame.index_crc:
+            raise FormatFault("index CRC")
+        at += FRAME_HEADER_BYTES + frame.length
+    return entries
+
+
+def check_log(prefix: str) -> Callable[[bytes, Path], object]:
+    return lambda content, path: decode_log(content, TAGS[prefix])
+
+
+def check_offsets(prefix: str) -> Callable[[bytes, Path], object]:
+    expected = zlib.crc32(decode_log(raw(prefix + ".log"), TAGS[prefix]))
+
+    def check(content: bytes, path: Path) -> None:
+        decode_file_header(content)
+        if zlib.crc32(content[64:]) != expected:
+            raise FormatFault("entries")
+
+    return check
+
+
+def check_sorted(kind: int) -> Callable[[bytes, Path], object]:
+    expected = decode_file_header(raw(SEALED + ".log"))._replace(
+        kind=kind, source_crc=MANIFEST.segments[0].offsets_crc
+    )
+
+    def check(content: bytes, path: Path) -> None:
+        path.write_bytes(content)
+        SortedIndex(str(path), expected).check_all()
+
+    return check
+
+
+CHECKS: dict[str, Callable[[bytes, Path], object]] = {
+    SEALED + ".log": check_log(SEALED),
+    ACTIVE + ".log": check_log(ACTIVE),
+    SEALED + ".offsets": check_offsets(SEALED),
+    ACTIVE + ".offsets": check_offsets(ACTIVE),
+    SEALED + ".streams": check_sorted(KIND_STREAMS),
+    SEALED + ".types": check_sorted(KIND_TYPES),
+    SEALED + ".ids": check_sorted(KIND_IDS),
+    "manifest.json": lambda content, path: decode_manifest(content, str(path)),
+}
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_every_flipped_bit_is_found(name: str, memory_path: Path) -> None:
+    whole = raw(name)
+    CHECKS[name](whole, memory_path / "file")
+    for bit in range(8 * len(whole)):
+        flipped = bytearray(whole)
+        flipped[bit // 8] ^= 1 << bit % 8
+        with pytest.raises((FormatFault, IndexFault, CorruptionError, NotAStore)):
+            CHECKS[name](bytes(flipped), memory_path / "file")
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_every_cut_is_found(name: str, memory_path: Path) -> None:
+    whole = raw(name)
+    ends = {64, *(offset for offset in range(65, len(whole)) if whole[offset : offset + 4] == b"\xe5EVF")}
+    for length in range(len(whole)):
+        if name.endswith(".log") and length in ends:
+            continue  # a log cut between two frames is a log; that it should be longer others know
+        with pytest.raises((FormatFault, IndexFault, CorruptionError, NotAStore)):
+            CHECKS[name](whole[:length], memory_path / "file")
+
+
+@pytest.mark.parametrize(("magic", "at"), [(WRITTEN_MAGIC, 0), (DURABLE_MAGIC, 32)])
+def test_every_flipped_bit_of_a_mark_makes_it_unknown(magic: bytes, at: int) -> None:
+    whole = raw("durable")[at : at + 32]
+    assert maybe_decode_mark(magic, whole) == Mark(TAGS[ACTIVE], len(raw(ACTIVE + ".log")))
+    for bit in range(8 * 32):
+        flipped = bytearray(whole)
+        flipped[bit // 8] ^= 1 << bit % 8
+        assert maybe_decode_mark(magic, bytes(flipped)) is None
