@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from time import gmtime
 from typing import Any, Final, NoReturn
 
-from evlog.errors import EventTooLarge, InvalidArgument, InvalidEvent
+from evlog.errors import EventTooLarge, EvlogError, InvalidArgument, InvalidEvent
 from evlog.events import (
     BINARY_CODE,
     CONTENT_TYPES,
@@ -106,27 +106,31 @@ def encode_lines(events: Iterable[Event], chunk_bytes: int = CHUNK_BYTES) -> Ite
     quoted = _Quoted()
     lines: list[bytes] = []
     size_bytes, second, clock = 0, -1, b""
-    for position, version, stream, type, id, time_us, code, data, metadata in events:
-        seconds, fraction_us = divmod(time_us, 1_000_000)
-        if seconds != second:
-            second, clock = seconds, encode_seconds(seconds)
-        digits = id.hex().encode()
-        shape = _JSON_EVENT
-        if code != JSON_CODE:
-            shape, data = _OTHER_EVENT, encode_content(code, data)
-        # fmt: off
-        line = shape % (
-            position, quoted[stream], version,
-            digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:],
-            quoted[type], clock, fraction_us, data, metadata or b"{}",
-        )
-        # fmt: on
-        lines.append(line)
-        size_bytes += len(line)
-        if size_bytes >= chunk_bytes:
-            yield b"".join(lines)
-            lines.clear()
-            size_bytes = 0
+    try:
+        for position, version, stream, type, id, time_us, code, data, metadata in events:
+            seconds, fraction_us = divmod(time_us, 1_000_000)
+            if seconds != second:
+                second, clock = seconds, encode_seconds(seconds)
+            digits = id.hex().encode()
+            shape = _JSON_EVENT
+            if code != JSON_CODE:
+                shape, data = _OTHER_EVENT, encode_content(code, data)
+            # fmt: off
+            line = shape % (
+                position, quoted[stream], version,
+                digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:],
+                quoted[type], clock, fraction_us, data, metadata or b"{}",
+            )
+            # fmt: on
+            lines.append(line)
+            size_bytes += len(line)
+            if size_bytes >= chunk_bytes:
+                yield b"".join(lines)
+                lines.clear()
+                size_bytes = 0
+    except EvlogError:
+        yield b"".join(lines)  # what came before the damage is whole
+        raise
     if lines:
         yield b"".join(lines)
 

@@ -35,7 +35,19 @@ def test_a_when_is_a_moment_in_utc(text: str, moment: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "soon", "15m", "-15", "-m", "-1.5h", "--15m", "-1y", "2026-13-01", "2026-11-23T25:00", "-999999999999d"],
+    [
+        "",
+        "soon",
+        "15m",
+        "-15",
+        "-m",
+        "-1.5h",
+        "--15m",
+        "-1y",
+        "2026-13-01",
+        "2026-11-23T25:00",
+        "-999999999999d",
+    ],
 )
 def test_anything_else_is_refused(text: str) -> None:
     with pytest.raises(InvalidArgument, match="is no time; give ISO 8601"):

@@ -5,17 +5,16 @@ Which options go together is decided here, before the store is opened: a wrong c
 
 from __future__ import annotations
 
-import os
-import sys
-from typing import Annotated, Any, BinaryIO, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import typer
 
 import evlog
 from evlog.cli import console, options
+from evlog.cli.event import encode, id_of_key, make_metadata, read_data
 from evlog.cli.options import StoreOption
-from evlog.errors import EventTooLarge, InvalidArgument
-from evlog.events import MAX_EVENT_BYTES, check_stream_name, encode_events
+from evlog.errors import InvalidArgument
+from evlog.events import check_stream_name
 
 BATCH: Final = 1000
 LOCK_TIMEOUT_SECONDS: Final = 30.0
@@ -25,7 +24,6 @@ _EXPECTED: Final[dict[str, int | str]] = {
     "none": evlog.NO_STREAM,
     "exists": evlog.STREAM_EXISTS,
 }
-
 HELP: Final = """Append one event, or with --lines an event for each line of JSON on stdin.
 
 The event is on disk when the command ends with exit code 0; the line it prints says where. --expect makes
@@ -116,7 +114,7 @@ def command(
     store: StoreOption = None,
 ) -> None:
     """Check which options go together, and append."""
-    given_metadata = _metadata(meta, metadata, correlation_id, causation_id)
+    given_metadata = make_metadata(meta, metadata, correlation_id, causation_id)
     expected = None if expect is None else parse_expected(expect)
     settings = {"sync": sync, "lock_timeout": _timeout(lock_timeout)}
     for_lines: dict[str, Any] = {
@@ -151,14 +149,14 @@ def command(
         raise InvalidArgument("--id and --idempotency-key both name the event; give one of them")
     event = evlog.NewEvent(
         type,
-        _read_data(data, content_type or "json"),
-        id=id if idempotency_key is None else evlog.idempotency_id(idempotency_key),
+        read_data(data, content_type or "json"),
+        id=id if idempotency_key is None else id_of_key(idempotency_key),
         metadata=given_metadata,
         content_type=content_type or "json",
     )
     # What is wrong with the event is found before a store is made for it.
     check_stream_name(stream)
-    encode_events([event])
+    encode(event)
     with open_or_create(ctx, store, settings) as opened:
         _append_one(opened, stream, event, evlog.ANY if expected is None else expected)
         _report_torn_tails(opened)
@@ -185,8 +183,7 @@ def _append_one(store: evlog.EventStore, stream: str, event: evlog.NewEvent, exp
 def _report_torn_tails(store: evlog.EventStore) -> None:
     for tail in store.torn_tails:
         console.note(
-            f"cut {tail.cut_bytes} bytes off the end of {tail.path}: an append that a crash had left unfinished "
-            "and that nobody was told had succeeded"
+            f"cut {tail.cut_bytes} bytes off the end of {tail.path}: an append that a crash left unfinished"
         )
 
 
@@ -221,68 +218,3 @@ def _timeout(seconds: float) -> float | None:
     if seconds != seconds:  # noqa: PLR0124 - NaN passes every range check
         raise InvalidArgument("--lock-timeout is not a number; give seconds, such as 30")
     return seconds if seconds < _FOR_EVER_SECONDS else None
-
-
-def _metadata(
-    pairs: list[str] | None, text: str | None, correlation_id: str | None, causation_id: str | None
-) -> bytes | None:
-    """The metadata from all options that add to it, as JSON that is checked."""
-    if pairs and text is not None:
-        raise InvalidArgument("--meta and --metadata exclude each other; put everything into --metadata")
-    named: dict[str, Any] = {}
-    for pair in pairs or ():
-        key, equals, value = pair.partition("=")
-        if not (key and equals):
-            raise InvalidArgument(f"--meta {pair!r} is not KEY=VALUE; write for example --meta user=ann")
-        if key in named:
-            raise InvalidArgument(f"--meta gives {key!r} twice; give it once")
-        named[key] = value
-    ids = {"$correlationId": correlation_id, "$causationId": causation_id}
-    named |= {key: id for key, id in ids.items() if id is not None}
-    if text is None:
-        return _encode_metadata(named)
-    written = _encode_metadata(os.fsencode(text))
-    if not named:
-        return written
-    import json
-
-    known: dict[str, Any] = json.loads(written or b"{}")
-    if known.keys() & named:
-        raise InvalidArgument(
-            "--metadata has the id that --correlation-id or --causation-id gives; give it once"
-        )
-    return _encode_metadata(known | named)
-
-
-def _encode_metadata(metadata: dict[str, Any] | bytes) -> bytes | None:
-    return encode_events([evlog.NewEvent("Any", metadata=metadata)])[0][4]
-
-
-def _read_data(text: str | None, content_type: str) -> bytes | None:
-    """DATA, from where it is: the argument itself, @FILE, or - for stdin."""
-    if text is None:
-        return None
-    if text == "-":
-        if sys.stdin is None or sys.stdin.isatty():
-            console.note("reading the data from the terminal; end it with Ctrl-D")
-        data = b"" if sys.stdin is None else _read_limited(sys.stdin.buffer)
-    elif text.startswith("@"):
-        try:
-            with open(text[1:], "rb") as file:
-                data = _read_limited(file)
-        except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else error
-            raise InvalidArgument(
-                f"cannot read {text[1:]!r} ({reason}); give @ and the path of a file"
-            ) from None
-    else:
-        data = os.fsencode(text)
-    return data.strip() if content_type == "json" else data
-
-
-def _read_limited(file: BinaryIO) -> bytes:
-    # A pipe without an end must not fill the memory before it is refused. A file's white space is no data.
-    data = file.read(2 * MAX_EVENT_BYTES)
-    if len(data) == 2 * MAX_EVENT_BYTES:
-        raise EventTooLarge(len(data), MAX_EVENT_BYTES)
-    return data

@@ -56,7 +56,7 @@ def make_field(name: str) -> Field:
     if whole is not None:
         return whole
     first, dot, rest = name.partition(".")
-    if not dot or first not in {"data", "metadata"}:
+    if not dot or first not in {"data", "metadata"} or rest.startswith("."):
         raise InvalidArgument(f"{name!r} is no field; give some of {', '.join(_WHOLE)}, data.x or metadata.x")
     path = split_path(rest)
     if first == "metadata":

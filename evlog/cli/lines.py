@@ -163,7 +163,9 @@ def read_lines(fd: int) -> Iterator[list[bytes] | None]:
         lines = chunk.split(b"\n")
         if len(lines) > 1:
             if begun:
-                lines[0] = b"".join((*begun, lines[0]))
+                # What was cut must not be taken for whole, even where JSON would allow it: NUL never is.
+                begun.append(lines[0] if begun_bytes <= MAX_LINE_BYTES else b"\0")
+                lines[0] = b"".join(begun)
                 begun.clear()
                 begun_bytes = 0
             chunk = lines.pop()
@@ -172,7 +174,7 @@ def read_lines(fd: int) -> Iterator[list[bytes] | None]:
             begun.append(chunk)
             begun_bytes += len(chunk)
     if begun:
-        yield [b"".join(begun)]
+        yield [b"".join(begun) + (b"\0" if begun_bytes > MAX_LINE_BYTES else b"")]
 
 
 class _Appender:

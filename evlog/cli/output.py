@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
 from typing import Any, Final
 
 from evlog.cli import console
 from evlog.cli.fields import as_text, make_field
+from evlog.errors import EvlogError
 from evlog.events import BINARY_CODE, JSON_CODE, Event
 from evlog.jsonlines import CHUNK_BYTES, encode_lines, encode_time
 
@@ -74,14 +74,15 @@ def as_csv(events: Iterable[Event], fields: Sequence[str] | None) -> Iterator[by
     takes = [make_field(name) for name in names]
     text = io.StringIO()
     write_row = csv.writer(text, lineterminator="\n").writerow
-    write_row(names)
-    for event in events:
-        write_row([as_text(take(event)) for take in takes])
-        if text.tell() >= CHUNK_BYTES:
-            yield text.getvalue().encode()
-            text.seek(0)
-            text.truncate()
-    yield text.getvalue().encode()
+
+    def row(values: Sequence[str]) -> bytes:
+        text.seek(0)
+        text.truncate()
+        write_row(values)
+        return text.getvalue().encode()
+
+    yield row(names)
+    yield from _gathered(row([as_text(take(event)) for take in takes]) for event in events)
 
 
 def as_pretty(events: Iterable[Event], fields: Sequence[str] | None) -> Iterator[bytes]:
@@ -180,9 +181,8 @@ def draw_table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[
 
     room = os.get_terminal_size(1).columns if console.stdout_is_terminal() else None
     widths = [cell_len(name) for name in names]
-    rest = iter(rows)
     shown: list[int] = []
-    while part := [[console.printable(text) for text in row] for row in islice(rest, _TABLE_ROWS)]:
+    for part in _parts([console.printable(text) for text in row] for row in rows):
         for at, column in enumerate(zip(*part, strict=True)):
             widths[at] = max(widths[at], *map(cell_len, column))
         heading = not shown
@@ -192,6 +192,23 @@ def draw_table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[
             top = draw(names)
             lines.insert(0, f"\x1b[1m{top}\x1b[0m" if console.has_colour() else top)
         yield "\n".join([*lines, ""]).encode()
+
+
+def _parts(rows: Iterable[list[str]]) -> Iterator[list[list[str]]]:
+    """Rows in parts of a table; where an error ends them, those before it come first."""
+    part: list[list[str]] = []
+    try:
+        for row in rows:
+            part.append(row)
+            if len(part) == _TABLE_ROWS:
+                yield part
+                part = []
+    except EvlogError:
+        if part:
+            yield part
+        raise
+    if part:
+        yield part
 
 
 def _fitted(widths: Sequence[int], room: int | None) -> list[int]:
@@ -208,17 +225,22 @@ def _fitted(widths: Sequence[int], room: int | None) -> list[int]:
 
 
 def _gathered(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """Small pieces joined to chunks."""
+    """Small pieces joined to chunks; where an error ends them, those before it come first."""
     gathered: list[bytes] = []
     size_bytes = 0
-    for piece in pieces:
-        gathered.append(piece)
-        size_bytes += len(piece)
-        if size_bytes >= CHUNK_BYTES:
-            yield b"".join(gathered)
-            gathered.clear()
-            size_bytes = 0
-    yield b"".join(gathered)
+    try:
+        for piece in pieces:
+            gathered.append(piece)
+            size_bytes += len(piece)
+            if size_bytes >= CHUNK_BYTES:
+                yield b"".join(gathered)
+                gathered.clear()
+                size_bytes = 0
+    except EvlogError:
+        yield b"".join(gathered)
+        raise
+    if gathered:
+        yield b"".join(gathered)
 
 
 FORMS: Final[dict[str, Form]] = {

@@ -1,0 +1,379 @@
+"""Every way out of evlog: exit codes, errors, closed pipes, Ctrl-C; and what a call must not cost."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+import pytest
+
+import evlog as library
+from evlog import errors
+from evlog.cli import app
+from evlog.cli.group import COMMANDS
+from tests.cli.conftest import Evlog, command, environment, run_process, start
+
+ID = "2f0a7d0c-6a39-4b55-8a6e-0d3a2f1b9c11"
+
+
+def nothing() -> None:
+    """No preparation: the store has one event as it is."""
+
+
+def damage_the_event() -> None:
+    (log,) = Path("x/segments").glob("*.log")
+    content = bytearray(log.read_bytes())
+    content[content.rindex(b"payload")] ^= 1
+    log.write_bytes(content)
+
+
+def make_it_newer() -> None:
+    path = Path("x/manifest.json")
+    body = path.read_bytes().rpartition(b',"crc32"')[0].replace(b'"format":1', b'"format":99')
+    path.write_bytes(body + b',"crc32":"%08x"}\n' % crc32(body))
+
+
+def fill_the_disk() -> None:
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64, 64))
+
+
+@pytest.mark.parametrize(
+    ("code", "arguments", "prepare", "error"),
+    [
+        (0, ["append", "s", "T"], nothing, None),
+        (0, ["append", "s", "T", '"payload"', "--id", ID], nothing, None),
+        (2, ["append", "s", "T", "{"], nothing, "InvalidEvent"),
+        (2, ["append", "$s", "T"], nothing, "InvalidStreamName"),
+        (2, ["read", "--no-such-option"], nothing, "InvalidArgument"),
+        (2, ["no-such-command"], nothing, "InvalidArgument"),
+        (3, ["append", "s", "T", "--expect", "none"], nothing, "WrongExpectedVersion"),
+        (4, ["read"], damage_the_event, "CorruptionError"),
+        (5, ["read", "nothing"], nothing, "StreamNotFound"),
+        (5, ["read", "--store", "nothing"], nothing, "StoreNotFound"),
+        (5, ["append", "--store", "/dev/null", "s", "T"], nothing, "NotAStore"),
+        (7, ["append", "s", "T", "{}", "--id", ID], nothing, "IdConflict"),
+        (10, ["read"], make_it_newer, "UnsupportedFormat"),
+        (10, ["append", "s", "T"], make_it_newer, "UnsupportedFormat"),
+        (10, ["init"], make_it_newer, "UnsupportedFormat"),
+    ],
+)
+def test_every_end_has_its_exit_code_and_one_line(
+    evlog: Evlog,
+    monkeypatch: pytest.MonkeyPatch,
+    code: int,
+    arguments: list[str],
+    prepare: Callable[[], None],
+    error: str | None,
+) -> None:
+    evlog("append", "--store", "x", "s", "T", '"payload"', "--id", ID)
+    prepare()
+    monkeypatch.setenv("EVLOG_STORE", "x")
+    result = evlog(*arguments)
+    assert result.code == code
+    if error is None:
+        assert result.err == ""
+        return
+    assert result.out == b""
+    assert result.err.startswith("evlog: ")
+    assert result.err.count("\n") == 1
+    monkeypatch.setenv("EVLOG_ERRORS", "json")
+    found = json.loads(evlog(*arguments).err)
+    assert found["error"] == error
+    assert f"evlog: {found['message']}\n" == result.err
+
+
+def test_a_lock_that_is_not_free_in_time_is_busy(evlog: Evlog, here: Path) -> None:
+    evlog("append", "s", "T")
+    before = evlog("read").out
+    with (here / ".evlog" / "lock").open("rb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        result = evlog("append", "s", "T", "--lock-timeout", "0")
+        assert evlog("read").out == before
+    assert result.code == 6
+    assert "was locked by another writer" in result.err
+    assert evlog("append", "s", "T", "--lock-timeout", "0").code == 0
+
+
+def test_a_full_disk_is_full_and_the_store_goes_on_afterwards(here: Path) -> None:
+    assert run_process("append", "s", "T").code == 0
+    result = run_process("append", "s", "T", json.dumps("x" * 1000), preexec_fn=fill_the_disk)
+    assert (result.code, result.out) == (9, b"")
+    assert result.err.startswith("evlog: no room to write")
+    assert result.err.count("\n") == 1
+    assert run_process("append", "s", "T").line["position"] == 2
+
+
+def test_an_error_has_its_attributes_as_json(evlog: Evlog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EVLOG_ERRORS", "json")
+    evlog("append", "-s", "x", "s", "T")
+    found = json.loads(evlog("append", "-s", "x", "s", "T", "--expect", "3").err)
+    assert list(found) == ["error", "message", "stream", "expected", "actual"]
+    assert (found["stream"], found["expected"], found["actual"]) == ("s", 3, 1)
+
+
+def test_notes_are_json_where_errors_are(evlog: Evlog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EVLOG_ERRORS", "json")
+    assert json.loads(evlog("append", "s", "T").err) == {"note": "created the store ./.evlog"}
+
+
+def test_every_exit_code_of_the_contract_has_a_class() -> None:
+    classes = [value for value in vars(errors).values() if isinstance(value, type)]
+    codes = {value.exit_code for value in classes if issubclass(value, errors.EvlogError)}
+    assert codes == {1, 2, 3, 4, 5, 6, 7, 9, 10}
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (
+            ZeroDivisionError("by zero"),
+            "failed unexpectedly (ZeroDivisionError: by zero); please report this",
+        ),
+        (OSError(5, "Input/output error", "there"), "Input/output error: there; check it and try again"),
+        (RecursionError("deep"), "failed unexpectedly (RecursionError"),
+        (MemoryError(), "failed unexpectedly (MemoryError"),
+    ],
+)
+def test_what_nobody_foresaw_is_one_line_too(
+    evlog: Evlog, monkeypatch: pytest.MonkeyPatch, error: Exception, text: str
+) -> None:
+    def fail(_arguments: list[str]) -> int:
+        raise error
+
+    monkeypatch.setattr(app, "_invoke", fail)
+    result = evlog("read")
+    assert result.code == 1
+    assert text in result.err
+    assert result.err.count("\n") == 1
+
+
+def test_no_message_can_break_its_line(evlog: Evlog) -> None:
+    result = evlog("read", "a\nb\x1b[31m", "--store", "no\nwhere")
+    assert result.err.count("\n") == 1
+    assert "\x1b" not in result.err
+
+
+def test_evlog_alone_and_help_name_every_command(evlog: Evlog) -> None:
+    alone, asked = evlog(), evlog("--help")
+    assert alone.code == asked.code == 0
+    assert alone.out == asked.out
+    for name, summary in COMMANDS.items():
+        assert f"  {name} ".encode() in alone.out
+        assert summary.encode() in b" ".join(alone.out.split())
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_shows_examples_that_work(evlog: Evlog, here: Path, name: str) -> None:
+    text = evlog(name, "--help").out.decode()
+    examples = [line.strip() for line in text.split("Options:")[0].splitlines() if "evlog " in line[:60]]
+    examples = [
+        line for line in examples if line.startswith(("evlog ", "date ", "echo ", "seq ")) and "…" not in line
+    ]
+    examples = [
+        line.replace("/var/lib", str(here))
+        for line in examples
+        if not line.startswith("evlog append order-42 OrderPlaced '{\"total\":30}' -")
+    ]
+    assert 2 <= len(examples) <= 6
+    evlog("append", "order-42", "OrderPaid", '{"amount":1}')
+    evlog("append", "--store", "orders", "order-42", "OrderPaid")
+    (here / "evlog").write_text(f'#!/bin/sh\nexec {sys.executable} -m evlog "$@"\n')
+    (here / "evlog").chmod(0o755)
+    script = "set -e\nset -o pipefail\n" + "\n".join(examples)
+    path = f"{here}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-c", script], env=environment({"PATH": path}), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_version_is_the_packages(evlog: Evlog) -> None:
+    assert evlog("--version").out.decode() == f"evlog {library.__version__}\n"
+
+
+def test_python_m_evlog_is_evlog(here: Path) -> None:
+    result = run_process("--version")
+    assert (result.code, result.err) == (0, "")
+    assert result.out.startswith(b"evlog ")
+
+
+IMPORTS = """
+import sys
+sys.argv = ["evlog", *sys.argv[1:]]
+from evlog.cli import app
+code = app.run(sys.argv[1:])
+found = {"rich", "msgspec", "filelock", "csv", "hashlib", "dataclasses"} & set(sys.modules)
+print(code, sorted(found), file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments", [["append", "s", "T", '{"a":1}', "--meta", "a=b"], ["info"], ["streams"]]
+)
+def test_a_small_command_imports_nothing_dear(here: Path, arguments: list[str]) -> None:
+    run_process("append", "s", "T")
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTS, *arguments],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stderr == "0 []\n"
+
+
+def test_one_command_does_not_import_the_others(here: Path) -> None:
+    script = IMPORTS + "print(sorted(name for name in sys.modules if name.startswith('evlog.cli.')))"
+    run_process("append", "s", "T")
+    done = subprocess.run(
+        [sys.executable, "-c", script, "info"], env=environment(), capture_output=True, text=True, check=True
+    )
+    commands = {f"evlog.cli.{name}" for name in COMMANDS}
+    assert commands & set(eval(done.stdout.splitlines()[-1])) == {"evlog.cli.info"}
+
+
+@pytest.fixture
+def large(here: Path) -> Path:
+    """A store whose events are more than a pipe takes."""
+    with library.open("x", create=True) as store:
+        for _ in range(3):
+            store.append("s", [library.NewEvent("T", "x" * 1000) for _ in range(500)])
+    return here
+
+
+@pytest.mark.parametrize(
+    "arguments", [["read"], ["read", "-o", "csv"], ["read", "-o", "pretty"], ["read", "-o", "table"]]
+)
+def test_a_closed_pipe_ends_a_command_quietly(large: Path, arguments: list[str]) -> None:
+    with start(*arguments, "-s", "x") as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.read(10)
+        process.stdout.close()
+        assert process.wait(30) == 0
+        assert process.stderr.read() == b""
+
+
+@pytest.mark.parametrize(
+    "arguments", [["read"], ["streams"], ["info"], ["--help"], ["read", "--help"], ["--version"], []]
+)
+def test_a_pipe_that_is_closed_from_the_start_is_no_error(large: Path, arguments: list[str]) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        result = subprocess.run(
+            command(*arguments),
+            env=environment({"EVLOG_STORE": "x"}),
+            stdout=writing,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+    finally:
+        os.close(writing)
+    assert (result.returncode, result.stderr) == (0, b"")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+@pytest.mark.parametrize("arguments", [["read"], ["info"], ["streams"], ["--help"], ["append", "s", "T"]])
+def test_output_that_cannot_be_written_is_an_error(large: Path, arguments: list[str]) -> None:
+    with Path("/dev/full").open("wb") as full:
+        result = subprocess.run(
+            command(*arguments),
+            env=environment({"EVLOG_STORE": "x"}),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+    assert result.returncode == 1
+    assert b"No space left on device" in result.stderr
+    assert result.stderr.count(b"\n") == 1
+    assert (b"appended at position 1501" in result.stderr) == (arguments[0] == "append")
+
+
+@pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1, 2)])
+def test_closed_standard_streams_do_no_harm(here: Path, closed: tuple[int, ...]) -> None:
+    def close() -> None:
+        for fd in closed:
+            os.close(fd)
+
+    subprocess.run(command("append", "s", "T", '"one"'), env=environment(), check=True, preexec_fn=close)
+    subprocess.run(
+        command("append", "--lines", "s", "T"),
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        check=True,
+        preexec_fn=close,
+    )
+    with library.open(".evlog") as store:
+        assert [event.data for event in store.read_all()] == [b'"one"']
+
+
+def test_ctrl_c_ends_a_command_with_130_and_no_word(large: Path) -> None:
+    with start("read", "-s", "x") as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.read(10)  # it is writing now, into a pipe that takes no more
+        process.send_signal(signal.SIGINT)
+        process.stdout.close()
+        assert process.wait(30) in {0, 130}
+        assert process.stderr.read() == b""
+
+
+def test_an_interrupt_is_130(evlog: Evlog, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_arguments: Any, **_options: Any) -> None:
+        raise KeyboardInterrupt
+
+    evlog("append", "s", "T")
+    monkeypatch.setattr(library.EventStore, "read_all", interrupt)
+    result = evlog("read")
+    assert (result.code, result.err) == (130, "")
+
+
+def test_no_locale_changes_the_bytes(here: Path) -> None:
+    env = {"LC_ALL": "C", "LANG": "C"}
+    text = json.dumps("ü☃", ensure_ascii=False)
+    assert run_process("append", "größe-1", "T", text, env=env).code == 0
+    result = run_process("read", "größe-1", env=env)
+    assert '"stream":"größe-1"'.encode() in result.out
+    assert text.encode() in result.out
+    assert run_process("append", "s", "T", "@größe", env=env).err.count("\n") == 1
+
+
+def test_arguments_that_are_not_unicode_are_a_usage_error(here: Path) -> None:
+    for arguments in (
+        [b"\xff", b"T"],
+        [b"s", b"\xff"],
+        [b"s", b"T", b'"\xff"'],
+        [b"s", b"T", b"{}", b"--meta", b"a=\xff"],
+    ):
+        done = subprocess.run(
+            [*map(os.fsencode, command("append")), *arguments],
+            env=environment(),
+            capture_output=True,
+            check=False,
+        )
+        assert (done.returncode, done.stdout) == (2, b"")
+        assert done.stderr.count(b"\n") == 1
+
+
+def test_a_path_that_is_not_unicode_is_a_path(here: Path) -> None:
+    store = os.fsencode(here) + b"/\xff"
+    for arguments in ([b"append", b"s", b"T"], [b"info"]):
+        done = subprocess.run(
+            [*map(os.fsencode, command("-s")), store, *arguments],
+            env=environment(),
+            capture_output=True,
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (0, b"")
+        assert json.loads(done.stdout)

@@ -1,0 +1,316 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import evlog as library
+from evlog.cli import lines as module
+from evlog.cli.lines import read_lines
+from tests.cli.conftest import Evlog, as_lines, run_process, start
+
+
+def own(count: int, **changes: Any) -> bytes:
+    return as_lines(
+        {"stream": f"s-{n % 3}", "type": "T", "data": {"n": n}} | changes for n in range(1, count + 1)
+    )
+
+
+def test_lines_that_were_read_go_in_as_they_are(evlog: Evlog) -> None:
+    evlog("append", "a-1", "T", '{"n" : 1.10}', "--meta", "user=ann")
+    evlog("append", "a-2", "Noted", "text\n\x1b", "--content-type", "text")
+    evlog("append", "a-1", "Blob", "ü", "--content-type", "binary")
+    printed = evlog("read")
+    result = evlog("--store", "copy", "append", "--lines", stdin=printed.out)
+    assert result.line == {
+        "appended": 3,
+        "duplicates": 0,
+        "skipped": 0,
+        "first_position": 1,
+        "last_position": 3,
+    }
+    copy = evlog("--store", "copy", "read").lines
+    assert [event | {"time": ""} for event in copy] == [event | {"time": ""} for event in printed.lines]
+
+
+def test_a_second_import_adds_only_what_is_new(evlog: Evlog) -> None:
+    evlog("append", "s", "T", "1")
+    printed = evlog("read").out
+    evlog("append", "s", "T", "2")
+    both = evlog("read").out
+    evlog("--store", "copy", "append", "--lines", stdin=printed)
+    summary = evlog("--store", "copy", "append", "--lines", stdin=both).line
+    assert (summary["appended"], summary["duplicates"]) == (1, 1)
+    assert (summary["first_position"], summary["last_position"]) == (2, 2)
+
+
+def test_no_lines_are_nothing(evlog: Evlog) -> None:
+    summary = evlog("append", "--lines", stdin=b"\n \n\r\n").line
+    assert summary == {
+        "appended": 0,
+        "duplicates": 0,
+        "skipped": 0,
+        "first_position": None,
+        "last_position": None,
+    }
+
+
+def test_any_lines_go_in_with_stream_and_type(evlog: Evlog) -> None:
+    assert evlog("append", "--lines", "numbers", "Counted", stdin=b"1\n2\n3").line["appended"] == 3
+    assert evlog("read", "numbers", "-o", "data").out == b"1\n2\n3\n"
+
+
+def test_the_one_argument_beside_a_stream_field_is_the_type(evlog: Evlog) -> None:
+    evlog("append", "--lines", "--stream-field", "host-{.host}", "Seen", stdin=b'{"host":"a"}\n')
+    event = evlog("read").line
+    assert (event["stream"], event["type"], event["data"]) == ("host-a", "Seen", {"host": "a"})
+
+
+def test_all_fields_together(evlog: Evlog) -> None:
+    line = b'{"at":{"host":"a","kind":"up"},"key":17,"body":{"n":1.10}}\n'
+    options = [
+        "--stream-field",
+        "at.host",
+        "--type-field",
+        "at.kind",
+        "--id-field",
+        "key",
+        "--data-field",
+        "body",
+    ]
+    evlog("append", "--lines", *options, "--meta", "from=test", stdin=line * 2)
+    event = evlog("read").line
+    assert (event["stream"], event["type"], event["metadata"]) == ("a", "up", {"from": "test"})
+    assert event["id"] == str(library.idempotency_id("17"))
+    assert b'"data":{"n":1.10}' in evlog("read").out
+
+
+def test_a_byte_order_mark_and_dos_line_ends_are_no_part_of_the_lines(evlog: Evlog) -> None:
+    evlog("append", "--lines", "s", "T", stdin=b'\xef\xbb\xbf{"a":1}\r\n{"a":2}\r\n\r\n')
+    assert evlog("read", "-o", "data").out == b'{"a":1}\n{"a":2}\n'
+
+
+def test_frames_hold_as_many_events_as_batch_says(evlog: Evlog, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    append = library.EventStore.append_encoded
+
+    def counting(store: Any, streams: Any, events: Any, **options: Any) -> Any:
+        sizes.append(len(events))
+        return append(store, streams, events, **options)
+
+    monkeypatch.setattr(library.EventStore, "append_encoded", counting)
+    evlog("append", "--lines", "--batch", "4", stdin=own(10))
+    evlog("append", "--lines", stdin=own(2001))
+    evlog("append", "--lines", "--atomic", stdin=own(2001))
+    monkeypatch.setattr(module, "BATCH_BYTES", 100)
+    evlog("append", "--lines", stdin=own(5, data="x" * 30))
+    assert sizes == [4, 4, 2, 1000, 1000, 1, 2001, 2, 2, 1]
+
+
+def test_acknowledgements_are_result_lines_and_no_summary(evlog: Evlog) -> None:
+    lines = evlog("append", "--lines", "--ack", "--batch", "2", stdin=own(3)).lines
+    assert [(line["stream"], line["version"], line["position"]) for line in lines] == [
+        ("s-1", 1, 1),
+        ("s-2", 1, 2),
+        ("s-0", 1, 3),
+    ]
+
+
+BAD = b'{"stream":"s","type":"T"}\n\n{"stream":"s","type":"T"}\nnonsense\n{"stream":"s","type":"T"}\n'
+
+
+def test_a_bad_line_stops_the_import_after_the_lines_before_it(evlog: Evlog) -> None:
+    result = evlog("append", "--lines", stdin=BAD)
+    assert (result.code, result.out) == (2, b"")
+    assert "line 4 is not JSON" in result.err
+    assert "2 events before it were appended" in result.err
+    assert len(evlog("read").lines) == 2
+
+
+def test_a_bad_line_is_an_error_with_attributes(evlog: Evlog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EVLOG_ERRORS", "json")
+    error = json.loads(evlog("append", "-s", "x", "--lines", stdin=BAD).err)
+    assert (error["error"], error["line"], error["appended"]) == ("BadLine", 4, 2)
+
+
+def test_bad_lines_are_reported_and_skipped_if_that_is_wanted(evlog: Evlog) -> None:
+    result = evlog("append", "-s", "x", "--lines", "--skip-bad", stdin=BAD)
+    assert result.code == 0
+    assert result.err.startswith("evlog: line 4 is not JSON: ")
+    assert result.err.endswith("; skipped\n")
+    assert (result.line["appended"], result.line["skipped"]) == (3, 1)
+
+
+def test_all_or_nothing_is_nothing_if_a_line_is_bad(evlog: Evlog) -> None:
+    result = evlog("append", "--lines", "--atomic", stdin=BAD)
+    assert result.code == 2
+    assert "line 4 is not JSON" in result.err
+    assert "nothing was appended" in result.err
+    assert evlog("read").out == b""
+
+
+def test_all_or_nothing_may_expect_a_version(evlog: Evlog) -> None:
+    arguments = ["append", "--lines", "--atomic", "--expect", "none", "s", "T"]
+    assert evlog(*arguments, stdin=b"1\n2\n").line["appended"] == 2
+    assert evlog(*arguments, stdin=b"3\n").code == 3
+    assert len(evlog("read").lines) == 2
+
+
+def test_all_or_nothing_is_a_duplicate_as_a_whole_or_a_conflict(evlog: Evlog) -> None:
+    arguments = ["append", "--lines", "--atomic", "--id-field", "k", "s", "T"]
+    two = b'{"k":1}\n{"k":2}\n'
+    assert evlog(*arguments, stdin=two).line["appended"] == 2
+    assert evlog(*arguments, stdin=two).line["duplicates"] == 2
+    assert evlog(*arguments, stdin=two + b'{"k":3}\n').code == 7
+    assert len(evlog("read").lines) == 2
+
+
+def conflicting() -> bytes:
+    return b'{"k":1}\n{"k":2}\n{"k":1,"other":true}\n{"k":3}\n'
+
+
+def test_an_id_with_other_content_stops_the_import_at_its_line(
+    evlog: Evlog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EVLOG_ERRORS", "json")
+    result = evlog("append", "-s", "x", "--lines", "--id-field", "k", "s", "T", stdin=conflicting())
+    assert result.code == 7
+    error = json.loads(result.err)
+    assert (error["error"], error["line"], error["appended"]) == ("IdConflict", 3, 2)
+    assert len(evlog("-s", "x", "read").lines) == 2
+
+
+def test_an_id_with_other_content_is_skipped_if_that_is_wanted(evlog: Evlog) -> None:
+    arguments = ["append", "--lines", "--id-field", "k", "--skip-bad", "s", "T"]
+    result = evlog(*arguments, stdin=conflicting())
+    assert result.code == 0
+    assert (result.line["appended"], result.line["skipped"]) == (3, 1)
+    assert "line 3 holds no event: event id" in result.err
+
+
+def test_a_full_disk_says_how_far_it_came(here: Path) -> None:
+    import resource
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+
+    run_process("init", "-s", "x")
+    result = run_process(
+        *("append", "-s", "x", "--lines", "--batch", "10"),
+        stdin=own(1000),
+        env={"EVLOG_ERRORS": "json"},
+        preexec_fn=limit,
+    )
+    assert result.code == 9
+    error = json.loads(result.err)
+    assert error["error"] == "StoreFull"
+    assert 0 < error["appended"] < 1000
+    assert len(run_process("read", "-s", "x").lines) == error["appended"]
+
+
+def test_what_arrives_slowly_is_durable_at_once(here: Path) -> None:
+    with start("append", "-s", "x", "--lines", "--ack", "s", "T") as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        for position, piece in enumerate((b'1\n{"half', b'":2}\n', b"3\n4"), 1):
+            process.stdin.write(piece)
+            process.stdin.flush()
+            assert json.loads(process.stdout.readline())["position"] == position
+            with library.open("x") as store:
+                assert store.head == position
+        process.stdin.close()
+        assert process.wait(30) == 0
+
+
+def test_ctrl_c_keeps_what_was_acknowledged(here: Path) -> None:
+    with start("append", "-s", "x", "--lines", "--ack", "s", "T") as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdin.write(b"1\n2\n")
+        process.stdin.flush()
+        acknowledged = [json.loads(process.stdout.readline())["position"] for _ in range(2)]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+        text = process.stderr.read().decode()
+    assert text.startswith('evlog: interrupted; so far {"appended":2,')
+    assert text.count("\n") == 1
+    assert [event["position"] for event in run_process("read", "-s", "x").lines] == acknowledged == [1, 2]
+
+
+def test_an_import_that_nobody_listens_to_any_more_ends_quietly(here: Path) -> None:
+    with start("append", "-s", "x", "--lines", "--ack", "--batch", "1", stderr=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdin.write(own(1))
+        process.stdin.flush()
+        process.stdout.readline()
+        process.stdout.close()
+        process.stdin.write(own(5))
+        process.stdin.close()
+        assert process.wait(30) == 1
+        assert process.stderr.read() == b""
+
+
+def chunks_of(data: list[bytes]) -> list[list[bytes] | None]:
+    """What read_lines gives for data that arrives piece by piece."""
+    reading, writing = os.pipe()
+    found: list[list[bytes] | None] = []
+    pieces = iter(data)
+    try:
+        for lines in read_lines(reading):
+            found.append(lines)
+            if lines is None:
+                piece = next(pieces, None)
+                if piece is None:
+                    os.close(writing)
+                else:
+                    os.write(writing, piece)
+        return found
+    finally:
+        os.close(reading)
+
+
+@pytest.mark.parametrize(
+    ("pieces", "lines"),
+    [
+        ([], []),
+        ([b"a\n"], [b"a"]),
+        ([b"a"], [b"a"]),
+        ([b"a\nb"], [b"a", b"b"]),
+        ([b"a", b"b\n", b"c\n"], [b"ab", b"c"]),
+        ([b"a\nb", b"c", b"d\n\n", b"e"], [b"a", b"bcd", b"", b"e"]),
+        ([b"\n\n"], [b"", b""]),
+    ],
+)
+def test_lines_are_whole_however_they_arrive(pieces: list[bytes], lines: list[bytes]) -> None:
+    found = chunks_of(pieces)
+    assert [line for chunk in found for line in chunk or ()] == lines
+    assert found.count(None) == len(pieces) + 1
+
+
+def test_a_line_beyond_all_limits_is_refused_without_being_collected(
+    evlog: Evlog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_LINE_BYTES", 1_000_000)
+    monkeypatch.setattr(module, "_READ_BYTES", 300_000)
+    seen: list[int] = []
+    second_look = module._Appender._second_look
+
+    def spy(appender: Any, number: int, line: bytes, error: Any) -> Any:
+        seen.append(len(line))
+        return second_look(appender, number, line, error)
+
+    monkeypatch.setattr(module._Appender, "_second_look", spy)
+    long = b'"' + b"x" * 5_000_000 + b'"'
+    result = evlog("append", "--lines", "--skip-bad", "s", "T", stdin=b"1\n" + long + b"\n2\n")
+    assert (result.line["appended"], result.line["skipped"]) == (2, 1)
+    assert "over the limit" in result.err
+    assert seen[0] < 2_000_000
+    assert "over the limit" in evlog("append", "--lines", "s", "T", stdin=long).err

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import pytest
+
+from evlog.cli import console
+from evlog.cli.output import _fitted, draw_table
+
+
+def drawn(rows: list[list[str]], names: tuple[str, ...] = ("version", "stream", "data")) -> list[str]:
+    return b"".join(draw_table(names, rows)).decode().splitlines()
+
+
+def test_numbers_are_aligned_to_the_right() -> None:
+    assert drawn([["1", "a", "x"], ["1000000000", "b", "y"]]) == [
+        "   version  stream  data",
+        "         1  a       x",
+        "1000000000  b       y",
+    ]
+
+
+def test_wide_characters_count_for_what_they_take() -> None:
+    rows = drawn([["1", "日本", "x"], ["1", "abcdef", "y"]])
+    assert rows[1] == "      1  日本    x"
+
+
+def test_no_rows_are_no_table() -> None:
+    assert drawn([]) == []
+
+
+def test_a_terminal_gets_lines_that_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+
+    monkeypatch.setattr(console, "stdout_is_terminal", lambda: True)
+    monkeypatch.setattr(console, "has_colour", lambda: False)
+    monkeypatch.setattr(os, "get_terminal_size", lambda _fd: os.terminal_size((40, 24)))
+    lines = drawn([["1", "s" * 60, "d" * 60], ["2", "short", "short"]])
+    assert max(map(len, lines)) == 40
+    assert all("…" in line for line in lines[1:2])
+    assert lines[2].split() == ["2", "short", "short"]
+
+
+@pytest.mark.parametrize(
+    ("widths", "room", "fitted"),
+    [
+        ([5, 10, 20], None, [5, 10, 20]),
+        ([5, 10, 20], 39, [5, 10, 20]),
+        ([5, 10, 90], 40, [5, 10, 21]),
+        ([5, 30, 90], 40, [5, 15, 16]),
+        ([5, 30, 10], 40, [5, 21, 10]),
+        ([5, 5, 5], 4, [1, 1, 1]),
+    ],
+)
+def test_the_last_column_gives_way_first_then_the_widest(
+    widths: list[int], room: int | None, fitted: list[int]
+) -> None:
+    assert _fitted(widths, room) == fitted
