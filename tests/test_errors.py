@@ -1,0 +1,93 @@
+"""Errors carry data: attributes by name, one exit code each, one line of text."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from typing import Any
+
+import pytest
+
+import evlog
+from evlog import errors
+from evlog.errors import EvlogError
+
+SAMPLES: list[tuple[EvlogError, int, dict[str, Any]]] = [
+    (errors.InvalidArgument("m"), 2, {}),
+    (errors.InvalidStreamName("$x", "is reserved"), 2, {"stream": "$x", "reason": "is reserved"}),
+    (errors.InvalidEvent("data", "is bad"), 2, {"field": "data", "reason": "is bad"}),
+    (errors.EventTooLarge(17, 16), 2, {"size_bytes": 17, "limit_bytes": 16}),
+    (errors.AppendTooLarge(17, 16), 2, {"size_bytes": 17, "limit_bytes": 16}),
+    (errors.WrongExpectedVersion("s", 2, 3), 3, {"stream": "s", "expected": 2, "actual": 3}),
+    (errors.WrongExpectedVersion("s", "exists", 0), 3, {"stream": "s", "expected": "exists", "actual": 0}),
+    (errors.IdConflict("i", "s", 4, "r"), 7, {"id": "i", "stream": "s", "position": 4, "reason": "r"}),
+    (errors.CorruptionError("p", 9, "d", 3), 4, {"path": "p", "offset": 9, "position": 3, "detail": "d"}),
+    (
+        errors.CorruptionError("p", None, "d"),
+        4,
+        {"path": "p", "offset": None, "position": None, "detail": "d"},
+    ),
+    (errors.StoreNotFound("p"), 5, {"path": "p"}),
+    (errors.NotAStore("p", "r"), 5, {"path": "p", "reason": "r"}),
+    (errors.StreamNotFound("s"), 5, {"stream": "s"}),
+    (errors.LockTimeout("p", 1.5), 6, {"path": "p", "timeout_seconds": 1.5}),
+    (errors.StoreFull("p", "r"), 9, {"path": "p", "reason": "r"}),
+    (errors.StoreAccessDenied("p", "r"), 1, {"path": "p", "reason": "r"}),
+    (errors.StoreIOError("p", "r"), 1, {"path": "p", "reason": "r"}),
+    (errors.StoreClosed("p"), 1, {"path": "p"}),
+    (errors.UnsupportedFormat("p", 2, 1), 10, {"path": "p", "found": 2, "supported": 1}),
+]
+CLASSES = {thing for _, thing in inspect.getmembers(errors, inspect.isclass) if issubclass(thing, EvlogError)}
+
+
+def test_every_error_has_a_sample_here() -> None:
+    assert {type(error) for error, _, _ in SAMPLES} == CLASSES - {EvlogError}
+
+
+def test_every_error_is_public() -> None:
+    assert {getattr(evlog, thing.__name__) for thing in CLASSES} == CLASSES
+
+
+@pytest.mark.parametrize(("error", "exit_code", "attributes"), SAMPLES, ids=repr)
+def test_error_has_its_exit_code_and_attributes(
+    error: EvlogError, exit_code: int, attributes: dict[str, Any]
+) -> None:
+    assert error.exit_code == exit_code
+    assert error.attributes() == attributes
+    for name, value in attributes.items():
+        assert getattr(error, name) == value
+
+
+@pytest.mark.parametrize("error", [error for error, _, _ in SAMPLES[1:]], ids=repr)
+def test_message_is_one_line_that_says_what_to_do(error: EvlogError) -> None:
+    text = str(error)
+    assert "\n" not in text
+    assert not text.endswith(".")
+    if type(error) is not errors.InvalidEvent:  # whose reason says it
+        assert re.search(r"; \S+", text)
+
+
+def test_long_and_hostile_names_are_shortened_and_escaped() -> None:
+    for name in ("x" * 100_000, "a\nb\x1b[31m", "\ud800", "\u2028"):
+        for error in (
+            errors.InvalidStreamName(name, "is bad"),
+            errors.WrongExpectedVersion(name, 1, 2),
+            errors.StreamNotFound(name),
+        ):
+            assert len(str(error)) < 250
+            assert str(error).isprintable()
+            assert error.attributes()["stream"] == name
+
+
+def test_wrong_expected_version_calls_version_zero_none() -> None:
+    assert "expected none" in str(errors.WrongExpectedVersion("s", 0, 3))
+
+
+def test_bad_arguments_are_value_errors() -> None:
+    assert issubclass(errors.InvalidArgument, ValueError)
+
+
+def test_private_attributes_stay_private() -> None:
+    error = errors.StoreNotFound("p")
+    vars(error)["_note"] = 1
+    assert error.attributes() == {"path": "p"}

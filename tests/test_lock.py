@@ -1,0 +1,259 @@
+"""The writers' lock: one holder at a time, among threads, processes and users of filelock."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import filelock
+import pytest
+
+from evlog.disk import Disk, WriteFile
+from evlog.errors import LockTimeout, StoreAccessDenied, StoreNotFound
+from evlog.lock import FileLock
+
+HOLDER = """
+import sys
+from evlog.lock import FileLock
+lock = FileLock(sys.argv[1], None)
+lock.acquire()
+print("held", flush=True)
+sys.stdin.readline()
+lock.release()
+print("free", flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    return str(tmp_path / "lock")
+
+
+@pytest.fixture
+def holder(path: str) -> Iterator[subprocess.Popen[str]]:
+    """Another process that holds the lock until it is given a line."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, path],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+    with process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        yield process
+        process.kill()
+
+
+def test_lock_is_taken_given_back_and_taken_again(path: str) -> None:
+    lock = FileLock(path, 0)
+    for _ in range(3):
+        with lock as file:
+            assert os.fstat(file.fd).st_ino == os.stat(path).st_ino
+    lock.close()
+    with lock:
+        pass
+
+
+@pytest.mark.parametrize("timeout", [0, 0.01, 0.2])
+def test_held_lock_times_out_with_its_own_error(path: str, timeout: float) -> None:
+    with FileLock(path, 0):
+        other = FileLock(path, timeout)
+        with pytest.raises(LockTimeout) as caught:
+            other.acquire()
+        assert (caught.value.path, caught.value.timeout_seconds) == (path, timeout)
+    with other:  # and may be tried again
+        pass
+
+
+def test_thread_of_the_same_lock_times_out_too(path: str) -> None:
+    lock = FileLock(path, 0.05)
+    with lock:
+        caught: list[BaseException] = []
+        thread = threading.Thread(target=lambda: _note_error(lock, caught))
+        thread.start()
+        thread.join()
+    assert [type(error) for error in caught] == [LockTimeout]
+
+
+def _note_error(lock: FileLock, caught: list[BaseException]) -> None:
+    try:
+        lock.acquire()
+    except LockTimeout as error:
+        caught.append(error)
+
+
+def test_process_that_waits_gets_the_lock_when_it_is_free(path: str, holder: subprocess.Popen[str]) -> None:
+    with pytest.raises(LockTimeout):
+        FileLock(path, 0).acquire()
+    for timeout in (None, 20.0):
+        if timeout is None:
+            assert holder.stdin is not None
+            holder.stdin.write("\n")
+            holder.stdin.flush()
+        with FileLock(path, timeout):
+            pass
+
+
+def test_wait_with_a_time_limit_ends_when_the_holder_gives_the_lock_back(path: str) -> None:
+    first, second = FileLock(path, 0), FileLock(path, 20)
+    first.acquire()
+    got: list[int] = []
+
+    def wait() -> None:
+        with second as file:
+            got.append(file.fd)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    assert not got
+    first.release()
+    thread.join()
+    assert got
+
+
+def test_killed_holder_frees_the_lock(path: str, holder: subprocess.Popen[str]) -> None:
+    with pytest.raises(LockTimeout):
+        FileLock(path, 0).acquire()
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    with FileLock(path, 0):
+        pass
+
+
+def test_filelock_cannot_take_what_evlog_holds(path: str) -> None:
+    with FileLock(path, 0), pytest.raises(filelock.Timeout):
+        filelock.FileLock(path).acquire(timeout=0)
+    with filelock.FileLock(path, timeout=0):
+        pass
+
+
+def test_evlog_cannot_take_what_filelock_holds(path: str) -> None:
+    with filelock.FileLock(path), pytest.raises(LockTimeout):
+        FileLock(path, 0.02).acquire()
+    with FileLock(path, 0):
+        pass
+
+
+def test_waiter_that_gave_up_does_not_keep_the_lock(path: str) -> None:
+    first = FileLock(path, 0)
+    first.acquire()
+    late = FileLock(path, 0.01)
+    for _ in range(5):
+        with pytest.raises(LockTimeout):
+            late.acquire()
+    first.release()
+    with FileLock(path, 20), pytest.raises(LockTimeout):  # the late threads get it and give it back
+        FileLock(path, 0).acquire()
+
+
+def test_only_one_of_many_threads_is_inside(path: str) -> None:
+    shared = FileLock(path, None)
+    inside = 0
+    most = 0
+    rounds = 0
+
+    def work(lock: FileLock) -> None:
+        nonlocal inside, most, rounds
+        for _ in range(50):
+            with lock:
+                inside += 1
+                most = max(most, inside)
+                rounds += 1
+                inside -= 1
+
+    locks = [shared, shared, shared, FileLock(path, None), FileLock(path, 30)]
+    threads = [threading.Thread(target=work, args=(lock,)) for lock in locks]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (most, rounds) == (1, 250)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_forked_child_does_not_keep_a_dead_parents_lock(path: str) -> None:
+    code = (
+        "import os, sys; from evlog.lock import FileLock; lock = FileLock(sys.argv[1], 0); lock.acquire();"
+        "child = os.fork();"
+        "print('child' if child == 0 else 'parent', flush=True) if child == 0 else None;"
+        "sys.stdin.readline() if child == 0 else os.kill(os.getpid(), 9)"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    with subprocess.Popen(
+        [sys.executable, "-c", code, path],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+    ) as parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == "child\n"  # lives, reading
+        assert parent.wait() == -signal.SIGKILL
+        with FileLock(path, 0):
+            pass
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_forked_child_neither_has_nor_gives_back_its_parents_lock(path: str) -> None:
+    code = """
+import os, sys
+from evlog.errors import LockTimeout
+from evlog.lock import FileLock
+lock = FileLock(sys.argv[1], 0)
+lock.acquire()
+child = os.fork()
+if child == 0:
+    try:
+        lock.acquire()
+    except LockTimeout:
+        os._exit(0)
+    os._exit(1)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0, "the child took the lock"
+try:
+    FileLock(sys.argv[1], 0).acquire()
+except LockTimeout:
+    lock.release()
+else:
+    raise AssertionError("the child's end gave the lock back")
+"""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    subprocess.run([sys.executable, "-c", code, path], check=True, env=environment, timeout=60)
+
+
+def test_lock_file_that_cannot_be_made_is_its_own_error(tmp_path: Path) -> None:
+    with pytest.raises(StoreNotFound):
+        FileLock(str(tmp_path / "missing" / "lock"), 0).acquire()
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StoreNotFound):
+        FileLock(str(tmp_path / "file" / "lock"), 0).acquire()
+
+
+def test_lock_file_without_permission_is_denied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> int:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(StoreAccessDenied):
+        FileLock(str(tmp_path / "lock"), 0).acquire()
+
+
+def test_disk_of_the_lock_is_the_one_it_was_given(path: str) -> None:
+    opened: list[str] = []
+
+    class Noting(Disk):
+        def open(self, path: str, *, create: bool = False, truncate: bool = False) -> WriteFile:
+            opened.append(path)
+            return super().open(path, create=create, truncate=truncate)
+
+    with FileLock(path, 0, Noting()):
+        pass
+    assert opened == [path]
