@@ -203,7 +203,7 @@ def own_decoder(stream: str | None = None) -> Decode:
                 f"is for stream {name!r}, not {stream!r}; leave STREAM out to take it from the line"
             )
         data = fields.data
-        if fields.content_type in {None, "json"} and fields.data_base64 is None:
+        if fields.content_type is None and fields.data_base64 is None:
             code, data = JSON_CODE, b"{}" if data is unset else bytes(data)
         else:
             code, data = _other_content(fields.content_type, None if data is unset else bytes(data), fields)
@@ -264,8 +264,10 @@ def _metadata(raw: bytes) -> bytes | None:
 
 
 def _other_content(content_type: str | None, data: bytes | None, fields: Any) -> tuple[int, bytes]:
-    """Text, binary, and what is wrong with a line whose content type and data do not go together."""
+    """What has its content type beside it; or say what is wrong if that and the data do not go together."""
     base64 = fields.data_base64
+    if content_type == CONTENT_TYPES[JSON_CODE] and base64 is None:
+        return JSON_CODE, b"{}" if data is None else data
     if content_type == CONTENT_TYPES[TEXT_CODE] and base64 is None:
         if data is None:
             return TEXT_CODE, b""

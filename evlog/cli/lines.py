@@ -187,6 +187,7 @@ class _Appender:
         self._streams: list[str] = []
         self._events: list[EncodedEvent] = []
         self._numbers: list[int] = []  # the line of each event
+        self._pending_bytes = 0
         self.appended = self.duplicates = self.skipped = 0
         self.first_position: int | None = None
         self.last_position: int | None = None
@@ -203,34 +204,49 @@ class _Appender:
 
     def run(self, chunks: Iterator[list[bytes] | None], progress: Progress | None) -> None:
         """Append all lines, in frames."""
-        decode, atomic = self._decode, self._options.atomic
-        streams, events, numbers = self._streams, self._events, self._numbers
+        atomic = self._options.atomic
         batch = sys.maxsize if atomic else self._options.batch or BATCH
         batch_bytes = sys.maxsize if atomic else BATCH_BYTES
-        number = pending_bytes = 0
+        number = 0  # of lines before those that are looked at
         for lines in chunks:
-            for line in lines or ():
-                number += 1
-                try:
-                    stream, event = decode(line)
-                except InvalidArgument as error:
-                    found = self._second_look(number, line, error)
-                    if found is None:
-                        continue
-                    stream, event = found
-                streams.append(stream)
-                events.append(event)
-                numbers.append(number)
-                pending_bytes += len(line)
-                if len(events) >= batch or pending_bytes >= batch_bytes:
+            begin = 0
+            while lines and begin < len(lines):
+                part = lines[begin : begin + batch - len(self._events)]
+                self._collect(number, part)
+                begin += len(part)
+                number += len(part)
+                if len(self._events) >= batch or self._pending_bytes >= batch_bytes:
                     self._flush()
-                    pending_bytes = 0
             if lines is None and not atomic:
                 self._flush()
-                pending_bytes = 0
             if progress is not None:
                 progress.show(number, self.summary())
         self._flush()
+
+    def _collect(self, number: int, lines: list[bytes]) -> None:
+        """Turn lines into events: all at once, which is quickest, or one by one if one of them is bad."""
+        self._pending_bytes += sum(map(len, lines))
+        try:
+            streams, events = zip(*map(self._decode, lines), strict=True)
+        except InvalidArgument:
+            for at, line in enumerate(lines, number + 1):
+                self._collect_one(at, line)
+        else:
+            self._streams += streams
+            self._events += events
+            self._numbers += range(number + 1, number + len(lines) + 1)
+
+    def _collect_one(self, number: int, line: bytes) -> None:
+        try:
+            found = self._decode(line)
+        except InvalidArgument as error:
+            mended = self._second_look(number, line, error)
+            if mended is None:
+                return
+            found = mended
+        self._streams.append(found[0])
+        self._events.append(found[1])
+        self._numbers.append(number)
 
     def _second_look(
         self, number: int, line: bytes, error: InvalidArgument
@@ -274,6 +290,7 @@ class _Appender:
         self._streams.clear()
         self._events.clear()
         self._numbers.clear()
+        self._pending_bytes = 0
 
     def _append_singly(self) -> None:
         """Append up to the event whose id is in conflict, and say in which line that is."""

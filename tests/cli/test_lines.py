@@ -108,6 +108,7 @@ def test_frames_hold_as_many_events_as_batch_says(evlog: Evlog, monkeypatch: pyt
     evlog("append", "--lines", stdin=own(2001))
     evlog("append", "--lines", "--atomic", stdin=own(2001))
     monkeypatch.setattr(module, "BATCH_BYTES", 100)
+    monkeypatch.setattr(module, "_READ_BYTES", 160)
     evlog("append", "--lines", stdin=own(5, data="x" * 30))
     assert sizes == [4, 4, 2, 1000, 1000, 1, 2001, 2, 2, 1]
 
