@@ -52,6 +52,8 @@ class ActiveSegment(Segment):
         check_file_header(self._log.read(FILE_HEADER_BYTES, 0), self.log_path, self.header)
         self.entries: bytearray = bytearray()
         self.index_crc = 0
+        self._last_at = FILE_HEADER_BYTES  # of the last known frame: where it stands
+        self._last_header = b""  # and its bytes, which vouch for all before it by the running CRC
         self.torn_bytes = 0
         self.fault = ""
         self.durable = (
@@ -72,18 +74,22 @@ class ActiveSegment(Segment):
         """The length of the log file in bytes, whole frames or not."""
         return self._log.size()
 
-    def refresh(self, durable_offset: int) -> bool:
-        """Take in the frames that were written since; False if the log was cut below what was known.
+    def refresh(self, durable_offset: int, *, suspicious: bool = False) -> bool:
+        """Take in the frames that were written since; False if the log is not the one that was known.
+
+        A frame that was never acknowledged may be cut and another written in its place; so before
+        anything is built on the last known frame, its header is compared.
 
         Args:
             durable_offset: how far the log is known to be synced; 0 if that is not known.
+            suspicious: compare even if the log has not grown.
         """
         size = self._log.size()
-        if size == self._size and not self.torn_bytes:
+        if size == self._size and not self.torn_bytes and not suspicious:
             return True
         self.torn_bytes = 0
         self.fault = ""
-        if size < self.end:
+        if size < self.end or (self.count and self._read_last_header() != self._last_header):
             return False
         if size > self.end:
             self._load_entries(size, durable_offset)
@@ -91,14 +97,16 @@ class ActiveSegment(Segment):
         self._size = size
         return True
 
-    def extend(self, rows: bytes, end: int, index_crc: int, durable: int) -> None:
-        """Take in a frame that this process has just written, with its entries."""
+    def extend(self, rows: bytes, frame: bytes, header: FrameHeader, *, on_disk: bool) -> None:
+        """Take in a frame that this process has just written at `end`, with its entries."""
+        self._last_at, self._last_header = self.end, frame[:FRAME_HEADER_BYTES]
         self.entries += rows
-        self.count += len(rows) // ENTRY_BYTES
-        self.end = self._size = end
-        self.index_crc = index_crc
-        self.durable = max(self.durable, durable)
-        self.entries_on_disk = self.count
+        self.count += header.events
+        self.end = self._size = self.end + len(frame)
+        self.index_crc = header.index_crc
+        self.durable = max(self.durable, header.durable)
+        if on_disk:
+            self.entries_on_disk = self.count
 
     # --- from .offsets
 
@@ -121,6 +129,7 @@ class ActiveSegment(Segment):
         self.count += len(rows) // ENTRY_BYTES
         self.entries_on_disk = self.count
         self.end = frame + FRAME_HEADER_BYTES + header.length
+        self._remember_frame(frame)
         self.index_crc = crc
         self.durable = max(self.durable, header.durable)
         if first_load:
@@ -170,9 +179,17 @@ class ActiveSegment(Segment):
                 self.count = self.entries_on_disk = number
                 self.index_crc = crc32(self.entries)
                 self.end = offset
+                self._remember_frame(self._frame_offset(number - 1) if number else offset)
                 return
             number += header.events
             offset += FRAME_HEADER_BYTES + header.length
+
+    def _remember_frame(self, offset: int) -> None:
+        self._last_at = offset
+        self._last_header = self._read_last_header()
+
+    def _read_last_header(self) -> bytes:
+        return self._log.read(FRAME_HEADER_BYTES, self._last_at)
 
     def _frame_offset(self, number: int) -> int:
         offset: int = ENTRY.unpack_from(self.entries, number * ENTRY_BYTES)[5]
@@ -196,6 +213,7 @@ class ActiveSegment(Segment):
             self.count += header.events
             self.index_crc = crc32(rows, self.index_crc)
             self.durable = max(self.durable, header.durable)
+            self._remember_frame(self.end)
             self.end += FRAME_HEADER_BYTES + header.length
 
     def _read_frame(self, offset: int, size: int) -> tuple[FrameHeader, bytes]:
@@ -236,8 +254,7 @@ class ActiveSegment(Segment):
             at += len(window) - len(FRAME_MAGIC) + 1
         return highest
 
-    def damage(self) -> CorruptionError:
-        """The error for a damaged frame at `end` that had been acknowledged."""
-        return CorruptionError(
-            self.log_path, self.end, self.fault or "a frame is damaged", self.first_position + self.count
-        )
+    def damage(self, durable_offset: int) -> CorruptionError:
+        """The error for a log that was acknowledged beyond its last whole frame."""
+        detail = f"{self.fault or 'the log ends'}, though it was synced up to offset {durable_offset}"
+        return CorruptionError(self.log_path, self.end, detail, self.first_position + self.count)

@@ -7,6 +7,7 @@ tells everything about a stream, and the sum of all last versions is the number 
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -135,5 +136,7 @@ def _bytes_on_disk(store: str) -> int:
     total = 0
     for directory in (store, paths.segments_path(store)):
         with os.scandir(directory) as entries:
-            total += sum(entry.stat().st_size for entry in entries if entry.is_file())
+            for entry in entries:
+                with contextlib.suppress(FileNotFoundError):  # an index's temporary file, gone by now
+                    total += entry.stat().st_size if entry.is_file() else 0
     return total

@@ -15,6 +15,7 @@ from evlog.events import id_text, make_ids
 from evlog.format import FILE_HEADER_BYTES, FRAME_HEADER_BYTES, MAX_BODY_BYTES, MAX_LOG_BYTES
 from evlog.lock import FileLock
 from evlog.manifest import Manifest, SegmentInfo, replace_manifest
+from evlog.recovery import sync_names
 from evlog.roll import create_segment, new_tag
 
 DEFAULT_SEGMENT_BYTES = 64 * 1024 * 1024
@@ -45,10 +46,10 @@ def create_store(
         with lock:
             if os.path.lexists(paths.manifest_path(path)):  # another process was first
                 return False
-            manifest = Manifest(
-                id_text(make_ids(1)[0]), segment_bytes, segment_events, (SegmentInfo(1, 0, new_tag()),)
-            )
-            create_segment(path, manifest.store_id_bytes, manifest.segments[0], disk)
+            first = SegmentInfo(1, 0, new_tag())
+            manifest = Manifest(id_text(make_ids(1)[0]), segment_bytes, segment_events, (first,))
+            create_segment(path, manifest.store_id_bytes, first, disk)
+            sync_names(path, disk)  # the manifest must not outlive what it names
             replace_manifest(path, manifest, disk)
     finally:
         lock.close()
@@ -85,4 +86,4 @@ def _make_dirs(path: str, disk: Disk) -> None:
     disk.make_dir(path)
     for made in reversed(new):
         disk.sync_dir(os.path.dirname(made))
-    disk.make_dir(paths.segments_path(path))  # its name is synced with the manifest's
+    disk.make_dir(paths.segments_path(path))

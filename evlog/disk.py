@@ -107,19 +107,21 @@ class Disk:
         """
         try:
             _sync_data(file.fd)
-        except OSError as error:
-            raise error_for(error, file.path) from error
+        except OSError as error:  # whatever the reason, no room among them: what was written may be gone
+            raise StoreIOError(file.path, os.strerror(error.errno or 0)) from error
 
     def sync_dir(self, path: str) -> None:
         """Return when the names in the directory (new, replaced, removed) are on the device."""
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                os.fsync(fd)
-            finally:
-                os.close(fd)
         except OSError as error:
             raise error_for(error, path) from error
+        try:
+            os.fsync(fd)
+        except OSError as error:
+            raise StoreIOError(path, os.strerror(error.errno or 0)) from error
+        finally:
+            os.close(fd)
 
     def replace(self, source: str, target: str) -> None:
         """Rename over the target in one step: every reader sees the old file or the new one, whole.

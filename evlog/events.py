@@ -161,9 +161,14 @@ def category_of(stream: str) -> str:
 
 def check_stream_name(stream: str) -> str:
     """Return the name, or raise InvalidStreamName saying what is wrong with it."""
+    if check_readable_name(stream).startswith("$"):
+        raise InvalidStreamName(stream, "begins with $, which is reserved for the store's own streams")
+    return stream
+
+
+def check_readable_name(stream: str) -> str:
+    """Return the name if a stream may have it, reserved or not, or raise InvalidStreamName."""
     reason = _name_fault(stream)
-    if reason is None and stream.startswith("$"):
-        reason = "begins with $, which is reserved for the store's own streams"
     if reason is not None:
         raise InvalidStreamName(stream, reason)
     return stream
@@ -334,6 +339,9 @@ def check_json(payloads: Sequence[bytes], field: str = "data") -> bool:
     Raises:
         InvalidEvent: the first that is not.
     """
+    if len(payloads) == 1:
+        _explain_json(payloads[0], _check_json_one, field)
+        return b"\n" in payloads[0] or b"\r" in payloads[0]
     bulk = len(payloads) >= _BULK_JSON or "msgspec" in sys.modules
     check: Callable[[bytes], object] = _bulk_checker() if bulk else _check_json_one
     try:
@@ -363,9 +371,7 @@ def _explain_json(payload: bytes, check: Callable[[bytes], object], field: str) 
 
 
 def _check_json_one(payload: bytes) -> None:
-    value = json.loads(
-        payload.decode(), parse_constant=_refuse_constant
-    )  # bytes would be taken as UTF-16 too
+    value = _strict_decode(payload.decode())  # a str: bytes would be taken as UTF-16, too
     if b"\\u" in payload:
         try:
             json.dumps(value, ensure_ascii=False).encode()
@@ -375,6 +381,12 @@ def _check_json_one(payload: bytes) -> None:
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not allowed")
+
+
+# Numbers stay text: of any size they are JSON, and Python refuses to convert the longest.
+_strict_decode: Final = json.JSONDecoder(
+    parse_constant=_refuse_constant, parse_int=str, parse_float=str
+).decode
 
 
 @cache

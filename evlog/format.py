@@ -92,6 +92,7 @@ from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from operator import xor
 from struct import Struct
+from struct import error as struct_error
 from typing import Final, NamedTuple
 from zlib import crc32
 
@@ -129,12 +130,25 @@ _FRAME_HEADER: Final = Struct("<4sIIIQIIII")
 _MARK: Final = Struct("<4sIII12xI")
 _U32: Final = Struct("<I")
 _U64: Final = Struct("<Q")
+_U64_PAIR: Final = Struct("<QQ")
 ENTRY: Final = Struct("<QQIIIIII")
 ENTRY_PLACE: Final = Struct("<16xIII12x")  # offset, length, CRC of the record
 
 # msgpack allocates by lengths that it reads; bounded by its input, as here, it cannot be made to overreach.
 _pack_record = msgpack.Packer(buf_size=1 << 16).pack
 unpack: Final = msgpack.unpackb
+
+
+# What decoding bytes can raise that pass their CRC and are no records all the same.
+_NOT_RECORDS: Final = (
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    OverflowError,
+    RecursionError,
+    msgpack.exceptions.UnpackException,
+)
 
 
 class FormatFault(ValueError):
@@ -297,7 +311,7 @@ def decode_body(header: FrameHeader, body: bytes | memoryview) -> tuple[Record, 
         records: tuple[Record, ...] = unpack(body, use_list=False)
         if len(records) == header.events and records[0][0] == header.first_position and len(records[-1]) == 9:
             return records
-    except (ValueError, TypeError, IndexError, RecursionError, msgpack.exceptions.UnpackException) as error:
+    except _NOT_RECORDS as error:
         raise FormatFault(f"a frame's body is not msgpack records: {error}") from None
     raise FormatFault("a frame's body is not what its header says")
 
@@ -312,7 +326,7 @@ def decode_record(raw: bytes | memoryview) -> Record:
         record: Record = unpack(raw, use_list=False)
         if len(record) == 9:
             return record
-    except (ValueError, TypeError, RecursionError, msgpack.exceptions.UnpackException) as error:
+    except _NOT_RECORDS as error:
         raise FormatFault(f"a record is not msgpack: {error}") from None
     raise FormatFault("a record does not have nine fields")
 
@@ -332,6 +346,9 @@ def hash_type(type: str) -> int:
 
 def fold_ids(ids: Sequence[bytes]) -> list[int]:
     """The id folds: the halves of each id XORed, so that a counter in either half still spreads."""
+    if len(ids) == 1:
+        low, high = _U64_PAIR.unpack(ids[0])
+        return [low ^ high]
     halves = array("Q", b"".join(ids))
     return list(map(xor, halves[0::2], halves[1::2]))
 
@@ -347,6 +364,9 @@ def encode_entries(
 ) -> bytes:
     """The .offsets entries of one frame's records, of which the first stands at offset `body_at`."""
     count = len(records)
+    if count == 1:  # the arrays below cost 15 µs before the first event
+        row = (stream_hashes[0], id_folds[0], body_at, len(records[0]), crc32(records[0]), frame_offset)
+        return ENTRY.pack(*row, versions[0], type_hashes[0])
     lengths = array("I", map(len, records))
     rows = bytearray(ENTRY_BYTES * count)
     with memoryview(rows) as flat, flat.cast("Q") as wide, flat.cast("I") as narrow:
@@ -367,6 +387,15 @@ def derive_entries(header: FrameHeader, frame_offset: int, body: bytes | memoryv
     Raises:
         FormatFault: the body is not what its header says.
     """
+    try:
+        return _derive_entries(header, frame_offset, body)
+    except FormatFault:
+        raise
+    except (*_NOT_RECORDS, struct_error) as error:
+        raise FormatFault(f"a frame's records are not what they must be: {error}") from None
+
+
+def _derive_entries(header: FrameHeader, frame_offset: int, body: bytes | memoryview) -> bytes:
     decoded = decode_body(header, body)
     head_bytes = len(array_head(header.events))
     raws = []

@@ -68,7 +68,7 @@ class FileLock:
         except BaseException:
             self._threads.release()
             raise
-        return file
+        return self.open()  # not `file`: waiting may have replaced it
 
     def release(self) -> None:
         """Give the lock back."""

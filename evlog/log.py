@@ -101,19 +101,28 @@ class Log:
     def __init__(self, store: str) -> None:
         self.store = store
         self.mutex = threading.RLock()
-        self._pid = os.getpid()
         self.manifest: Manifest
-        self.sealed: list[SealedPart] = []
-        self._active: ActivePart | None = None
+        self.damage: CorruptionError | None = None  # of what was acknowledged at the end of the active log
+        self._pid = os.getpid()
+        self._view: tuple[list[SealedPart], ActivePart] | None = (
+            None  # replaced whole: threads read it unlocked
+        )
         self._stamp: Stamp | None = None
+        self._stale = False
         self._marks_file: ReadFile | None = None
         self.refresh()
 
     @property
+    def sealed(self) -> list[SealedPart]:
+        """The segments that never change any more, oldest first."""
+        assert self._view is not None  # refresh() has run
+        return self._view[0]
+
+    @property
     def active(self) -> ActivePart:
         """The segment that is being written."""
-        assert self._active is not None  # refresh() has run
-        return self._active
+        assert self._view is not None
+        return self._view[1]
 
     @property
     def head(self) -> int:
@@ -122,7 +131,9 @@ class Log:
 
     def parts(self) -> list[Part]:
         """All segments, oldest first."""
-        return [*self.sealed, self.active]
+        assert self._view is not None
+        sealed, active = self._view
+        return [*sealed, active]
 
     def refresh(self) -> None:
         """Take in what was written since, by whomever."""
@@ -131,32 +142,42 @@ class Log:
             self._pid = os.getpid()
         with self.mutex:
             for _ in range(_ATTEMPTS):
-                if read_stamp(self.store) != self._stamp:
-                    try:
+                try:
+                    changed = read_stamp(self.store) != self._stamp
+                    if changed or self._stale:
                         self._load()
-                    except SegmentMoved:
-                        continue
+                except SegmentMoved:
+                    continue
                 active = self.active.segment
+                loading = not active.count
                 # How far it is synced matters only to a segment that is read for the first time.
-                if active.refresh(0 if active.count else self.durable_offset()):
+                if active.refresh(self.durable_offset() if loading else 0, suspicious=changed):
+                    if loading or active.torn_bytes or self.damage is not None:
+                        self.damage = self._find_damage()
                     return
                 self.reset()
             raise CorruptionError(self.active.segment.log_path, None, "it keeps changing while it is read")
 
     def reset(self) -> None:
-        """Forget everything that was read, so that the next refresh reads it again."""
-        self._stamp = None
-        self._active = None
-        self.sealed = []
+        """Have the next refresh read everything again."""
+        self._stale = True
+
+    def raise_damage(self) -> None:
+        """Raise the CorruptionError for acknowledged events at the end of the log, if there is one."""
+        if self.damage is not None:
+            raise self.damage
+
+    def _find_damage(self) -> CorruptionError | None:
+        """What is wrong if the log is known to be synced beyond its last whole frame."""
+        durable = self.durable_offset()
+        active = self.active.segment
+        if durable > active.end:
+            active.refresh(durable)  # the mark may be younger than the look at the log
+        return active.damage(durable) if durable > active.end else None
 
     def marks(self) -> tuple[Mark | None, Mark | None]:
         """How far the active log is written and synced, by the file `durable`; None where not known."""
-        if self._marks_file is None:
-            try:
-                self._marks_file = ReadFile(paths.durable_path(self.store))
-            except FileNotFoundError:
-                return None, None
-        raw = self._marks_file.read(2 * MARK_BYTES, 0)
+        raw = self._read_marks(2 * MARK_BYTES, 0)
         tag = self.active.segment.tag
         written = maybe_decode_mark(WRITTEN_MAGIC, raw[:MARK_BYTES])
         durable = maybe_decode_mark(DURABLE_MAGIC, raw[MARK_BYTES:])
@@ -167,8 +188,17 @@ class Log:
 
     def durable_offset(self) -> int:
         """How far the active log is known to be synced, in bytes; 0 if that is not known."""
-        durable = self.marks()[1]
-        return durable.offset if durable else 0
+        raw = self._read_marks(MARK_BYTES, MARK_BYTES)
+        durable = maybe_decode_mark(DURABLE_MAGIC, raw)
+        return durable.offset if durable and durable.tag == self.active.segment.tag else 0
+
+    def _read_marks(self, length: int, offset: int) -> bytes:
+        if self._marks_file is None:
+            try:
+                self._marks_file = ReadFile(paths.durable_path(self.store))
+            except FileNotFoundError:
+                return b""
+        return self._marks_file.read(length, offset)
 
     def find_version(self, stream: str, stream_hash: int) -> int:
         """The stream's last version, 0 if it has none."""
@@ -189,13 +219,16 @@ class Log:
 
     def _load(self) -> None:
         manifest, stamp = read_manifest(self.store)
-        known = {part.info: part for part in self.sealed}
+        known, active = ([], None) if self._view is None or self._stale else self._view
+        parts = {part.info: part for part in known}
         infos = manifest.segments
+        sealed = [parts.get(info) or SealedPart(self.store, manifest, info) for info in infos[:-1]]
+        if active is None or active.info != infos[-1]:
+            active = ActivePart(self._open_active(manifest, infos[-1]))
         self.manifest = manifest
-        self.sealed = [known.get(info) or SealedPart(self.store, manifest, info) for info in infos[:-1]]
-        if self._active is None or self._active.info != infos[-1]:
-            self._active = ActivePart(self._open_active(manifest, infos[-1]))
+        self._view = sealed, active
         self._stamp = stamp
+        self._stale = False
 
     def _open_active(self, manifest: Manifest, info: SegmentInfo) -> ActiveSegment:
         try:

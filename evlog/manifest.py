@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 from zlib import crc32
 
 from evlog import paths
-from evlog.disk import Disk, ReadFile
+from evlog.disk import Disk, ReadFile, error_for
 from evlog.errors import CorruptionError, NotAStore, StoreNotFound, UnsupportedFormat
 from evlog.format import FORMAT_VERSION
 
@@ -84,6 +84,8 @@ def decode_manifest(raw: bytes, path: str) -> Manifest:
         raise CorruptionError(path, None, "the manifest fails its CRC")
     try:
         document: dict[str, Any] = json.loads(body + b"}")
+        if type(document["format"]) is not int or document["format"] < 1:
+            raise ValueError("format is not a number")
         if document["format"] > FORMAT_VERSION:
             raise UnsupportedFormat(path, document["format"], FORMAT_VERSION)
         manifest = Manifest(
@@ -93,7 +95,7 @@ def decode_manifest(raw: bytes, path: str) -> Manifest:
             tuple(SegmentInfo(**segment) for segment in document["segments"]),
         )
         _validate(manifest)
-    except (KeyError, TypeError, ValueError) as error:
+    except (LookupError, AttributeError, TypeError, ValueError, RecursionError) as error:
         raise CorruptionError(path, None, f"the manifest makes no sense: {error!r}") from None
     return manifest
 
@@ -122,8 +124,8 @@ def read_stamp(store: str) -> Stamp:
     """
     try:
         status = os.stat(paths.manifest_path(store))
-    except (FileNotFoundError, NotADirectoryError):
-        raise StoreNotFound(store) from None
+    except OSError as error:
+        raise error_for(error, store) from None
     return Stamp(status.st_ino, status.st_mtime_ns, status.st_size)
 
 
@@ -146,11 +148,12 @@ def _encode_segment(segment: SegmentInfo) -> dict[str, int]:
 def _validate(manifest: Manifest) -> None:
     if len(manifest.store_id_bytes) != 16:
         raise ValueError("store_id is not a UUID")
-    if manifest.segment_bytes < 1 or manifest.segment_events < 1 or not manifest.segments:
+    numbers = [manifest.segment_bytes, manifest.segment_events]
+    if any(type(number) is not int or number < 1 for number in numbers) or not manifest.segments:
         raise ValueError("segment_bytes, segment_events and segments must not be empty")
     last_position = 0
     for number, segment in enumerate(manifest.segments, 1):
-        if any(value < 0 for value in segment):
+        if any(type(value) is not int or value < 0 for value in segment):
             raise ValueError(f"segment {number} has a field that is not a whole number")
         active = number == len(manifest.segments)
         if segment.first_position <= last_position or segment.sealed == active:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
 from evlog.errors import InvalidArgument
@@ -19,6 +19,7 @@ from evlog.log import ActivePart, Log, Part, SealedPart, SegmentMoved
 
 # Up to this share of a segment its events of a type are fetched one by one; beyond, reading all is faster.
 _FETCH_SHARE: Final = 4
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Selection(NamedTuple):
@@ -54,8 +55,7 @@ def microseconds(moment: datetime | None) -> int | None:
         return None
     if moment.tzinfo is None:
         raise InvalidArgument(f"{moment.isoformat()} has no time zone; give an aware datetime")
-    epoch = datetime.fromtimestamp(0, moment.tzinfo)
-    difference = moment - epoch
+    difference = moment - _EPOCH  # in UTC: within one zone Python subtracts clock faces
     return (difference.days * 86_400 + difference.seconds) * 1_000_000 + difference.microseconds
 
 
@@ -96,8 +96,13 @@ def read_stream(
 def _batches(log: Log, selection: Selection, reverse: bool) -> Iterator[Iterable[Record]]:
     """The selected records, some at a time. Goes on where it was when segments move under it."""
     low, high = selection.first_position, log.head
-    if selection.last_position is not None:
-        high = min(high, selection.last_position)
+    if selection.last_position is not None and selection.last_position <= high:
+        high = selection.last_position
+        damage = None
+    else:
+        damage = log.damage
+    if damage is not None and reverse:
+        raise damage
     while low <= high:
         bounded = selection._replace(first_position=low, last_position=high)
         try:
@@ -110,9 +115,11 @@ def _batches(log: Log, selection: Selection, reverse: bool) -> Iterator[Iterable
                     high = min(high, part.first_position - 1)
                 else:
                     low = max(low, part.last_position + 1)
-            return
+            break
         except SegmentMoved:
             log.refresh()
+    if damage is not None:
+        raise damage
 
 
 def _view(log: Log) -> list[tuple[Part, int]]:
@@ -192,6 +199,9 @@ def _stream_records(log: Log, stream: str, versions: Versions, reverse: bool) ->
     """A stream's records by version; where an index allows, only those in the bounds."""
     stream_hash = hash_stream(stream)
     reached: int | None = None  # the position up to (or, in reverse, down to) which everything was yielded
+    damage = log.damage
+    if damage is not None and reverse:
+        raise damage
     while True:
         try:
             parts = _view(log)
@@ -208,9 +218,11 @@ def _stream_records(log: Log, stream: str, versions: Versions, reverse: bool) ->
                     if record[2] == stream:  # else another stream with the same hash
                         yield record
                         reached = record[0]
-            return
+            break
         except SegmentMoved:
             log.refresh()
+    if damage is not None:
+        raise damage
 
 
 def _is_passed(part: Part, reached: int, reverse: bool) -> bool:

@@ -14,8 +14,8 @@ import os
 from typing import NamedTuple
 
 from evlog import paths
-from evlog.disk import Disk, WriteFile
-from evlog.errors import CorruptionError, EvlogError
+from evlog.disk import Disk, WriteFile, error_for
+from evlog.errors import EvlogError, StoreAccessDenied
 from evlog.format import (
     DURABLE_MAGIC,
     ENTRY_BYTES,
@@ -28,6 +28,7 @@ from evlog.format import (
     encode_mark,
 )
 from evlog.log import Log, SealedPart
+from evlog.manifest import replace_manifest
 
 
 class TornTail(NamedTuple):
@@ -52,24 +53,24 @@ def recover_locked(log: Log, log_file: WriteFile, marks_file: WriteFile, disk: D
     Raises:
         CorruptionError: acknowledged events are damaged or missing; nothing was changed.
     """
-    active = log.active.segment
     written, durable = log.marks()
     if durable is not None and durable.suspect:
-        # A sync failed: memory may show what the device does not have. Look at the device.
+        # A sync failed: memory may show what the device does not have. Look at the device, and have
+        # every process that has the log in memory compare it: they see the manifest replaced.
         disk.drop_cache(log_file)
-        log.reset()
+        replace_manifest(log.store, log.manifest, disk)
+    if log.active.segment.torn_bytes or (durable is not None and durable.suspect):
+        log.reset()  # what is about to be judged must not be a memory of what was cut by another
         log.refresh()
-        active = log.active.segment
-        write_mark(marks_file, DURABLE_MAGIC, Mark(active.tag, min(durable.offset, active.size())), disk)
+    active = log.active.segment
     synced = max(durable.offset if durable else 0, active.durable)
     if synced > active.size():
-        raise CorruptionError(
-            active.log_path, active.size(), f"the log ends before offset {synced}, which was acknowledged"
-        )
+        raise active.damage(synced)
     torn = None
     if active.torn_bytes:
-        if max(synced, active.later_frames_durable(active.end)) > active.end:
-            raise active.damage()
+        synced = max(synced, active.later_frames_durable(active.end))
+        if synced > active.end:
+            raise active.damage(synced)
         torn = TornTail(active.log_path, active.end, active.torn_bytes)
         disk.cut(log_file, active.end)
         # Synced before anything is written behind it: else a power loss could bring the old tail back.
@@ -77,7 +78,17 @@ def recover_locked(log: Log, log_file: WriteFile, marks_file: WriteFile, disk: D
         log.refresh()
     if written is None or written.offset != active.end:
         write_mark(marks_file, WRITTEN_MAGIC, Mark(active.tag, active.end), disk)
+    if durable is not None and durable.suspect:
+        write_mark(marks_file, DURABLE_MAGIC, Mark(active.tag, synced), disk)
     return torn
+
+
+def sync_names(store: str, disk: Disk) -> None:
+    """Make the names of the store, of its files and of its segments durable."""
+    disk.sync_dir(paths.segments_path(store))
+    disk.sync_dir(store)
+    with contextlib.suppress(StoreAccessDenied):  # a directory above need not be ours to read
+        disk.sync_dir(os.path.dirname(os.path.abspath(store)))
 
 
 def repair_offsets_locked(log: Log, offsets_file: WriteFile, disk: Disk) -> None:
@@ -112,9 +123,14 @@ def build_indexes(part: SealedPart, disk: Disk) -> None:
 
 def remove_leftovers_locked(store: str, disk: Disk) -> None:
     """Remove what processes that died while building an index left in `segments/`."""
-    for name in os.listdir(paths.segments_path(store)):
+    directory = paths.segments_path(store)
+    try:
+        names = os.listdir(directory)
+    except OSError as error:
+        raise error_for(error, directory) from error
+    for name in names:
         if name.endswith(paths.TEMPORARY) and not _is_running(name.split(".")[-2]):
-            disk.remove(f"{paths.segments_path(store)}/{name}")
+            disk.remove(f"{directory}/{name}")
 
 
 def _is_running(pid: str) -> bool:

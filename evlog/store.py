@@ -25,7 +25,15 @@ from evlog.catalog import StoreInfo, StreamInfo, describe, list_streams
 from evlog.create import DEFAULT_SEGMENT_BYTES, DEFAULT_SEGMENT_EVENTS, create_store
 from evlog.disk import DISK, Disk
 from evlog.errors import InvalidArgument, StoreClosed
-from evlog.events import EncodedEvent, Event, NewEvent, check_stream_name, encode_events
+from evlog.events import (
+    EncodedEvent,
+    Event,
+    NewEvent,
+    check_readable_name,
+    check_stream_name,
+    check_type,
+    encode_events,
+)
 from evlog.format import hash_stream
 from evlog.log import Log
 from evlog.reader import Selection, microseconds, read_log, read_stream
@@ -244,6 +252,7 @@ class EventStore:
         selection = Selection(
             types=_as_types(types), since_us=microseconds(since), until_us=microseconds(until)
         )
+        check_readable_name(stream)
         log = self._refreshed()
         return read_stream(log, stream, from_version, to_version, selection, reverse=reverse, limit=limit)
 
@@ -277,16 +286,23 @@ class EventStore:
 
     def stream_version(self, stream: str) -> int:
         """The version of the stream's last event, 0 if there is no such stream."""
-        return self._refreshed().find_version(stream, hash_stream(stream))
+        check_readable_name(stream)
+        log = self._refreshed()
+        log.raise_damage()  # the stream may have events there
+        return log.find_version(stream, hash_stream(stream))
 
     def streams(self, category: str | None = None, prefix: str | None = None) -> Iterator[StreamInfo]:
         """The streams by name, all or those of a category or with a prefix."""
-        return list_streams(self._refreshed(), category, prefix)
+        log = self._refreshed()
+        log.raise_damage()
+        return list_streams(log, category, prefix)
 
     @property
     def head(self) -> int:
         """The last position in the log, 0 when it is empty."""
-        return self._refreshed().head
+        log = self._refreshed()
+        log.raise_damage()
+        return log.head
 
     @property
     def id(self) -> UUID:
@@ -295,7 +311,9 @@ class EventStore:
 
     def info(self) -> StoreInfo:
         """The store in numbers: events, streams, bytes, segments, first and last position and time."""
-        return describe(self._refreshed())
+        log = self._refreshed()
+        log.raise_damage()
+        return describe(log)
 
     @property
     def torn_tails(self) -> builtins.list[TornTail]:
@@ -362,7 +380,7 @@ def _check_bounds(**bounds: int | None) -> None:
 def _as_types(types: Collection[str] | None) -> frozenset[str] | None:
     if isinstance(types, str):
         raise InvalidArgument(f"types is the text {types!r}; give a list of event types")
-    return None if types is None else frozenset(types)
+    return None if types is None else frozenset(map(check_type, types))
 
 
 _make_result = partial(tuple.__new__, AppendResult)

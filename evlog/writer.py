@@ -22,7 +22,7 @@ from evlog.errors import AppendTooLarge, InvalidArgument, StoreFull, StoreIOErro
 from evlog.events import EncodedEvent
 from evlog.lock import FileLock
 from evlog.log import Log, SealedPart
-from evlog.recovery import TornTail, build_indexes, recover_locked, repair_offsets_locked
+from evlog.recovery import TornTail, build_indexes, recover_locked, repair_offsets_locked, sync_names
 from evlog.roll import roll_locked
 from evlog.versions import StreamVersions
 
@@ -155,31 +155,37 @@ class Writer:
             len(body), len(records), durable, first_position, index_crc, crc32(body), active.tag
         )
         self._unsure = True  # until memory agrees again: an interrupt may come between any two lines
-        self._put_locked(fmt.encode_frame_header(header, offset) + body, rows, offset)
-        active.extend(rows, offset + frame_bytes, index_crc, durable)
+        frame = fmt.encode_frame_header(header, offset) + body
+        with self._log.mutex:  # a reading thread must not take the frame in from the disk meanwhile
+            on_disk = self._put_locked(frame, rows, offset)
+            active.extend(rows, frame, header, on_disk=on_disk)
         self._last_time_us = now_us
         self._seen_count = active.count
         self._versions.remember(dict(zip(batch.streams, versions, strict=True)))
         self._unsure = False
         return versions, first_position
 
-    def _put_locked(self, frame: bytes, rows: bytes, offset: int) -> None:
-        """One write to the log, then the entries, then the mark of how far the log is written."""
+    def _put_locked(self, frame: bytes, rows: bytes, offset: int) -> bool:
+        """One write to the log, then the entries, then the mark; whether the entries are written."""
         assert self._log_file is not None
         assert self._offsets_file is not None
         active = self._log.active.segment
         entries_at = fmt.FILE_HEADER_BYTES + active.count * fmt.ENTRY_BYTES
         try:
-            self._disk.write_at(self._log_file, frame, offset)
-            self._disk.write_at(self._offsets_file, rows, entries_at)
-            self._durability.mark_written_locked(active.tag, offset + len(frame))
-        except StoreFull:
-            # Whoever saw this frame saw a torn tail, or an append that was not acknowledged.
-            self._disk.cut(self._log_file, offset)
-            raise
+            try:
+                self._disk.write_at(self._log_file, frame, offset)
+            except StoreFull:
+                self._disk.cut(self._log_file, offset)  # a part of a frame: nobody took it for one
+                raise
+            try:
+                self._disk.write_at(self._offsets_file, rows, entries_at)
+                self._durability.mark_written_locked(active.tag, offset + len(frame))
+            except StoreFull:
+                return False  # both are derived, and others may have seen the frame: it stays
         except StoreIOError as error:
             self._fail_locked(error)
             raise
+        return True
 
     def _hash_types(self, events: Sequence[EncodedEvent]) -> list[int]:
         cache = self._type_hashes
@@ -231,6 +237,13 @@ class Writer:
         if active.tag != self._tag:
             if not self._tag and log.sealed:
                 self._unindexed.append(log.sealed[-1])  # who sealed it may have died before indexing it
+            # Whoever made this segment may have died before its names were durable: nothing may be
+            # acknowledged in it until they are.
+            try:
+                sync_names(log.store, self._disk)
+            except StoreIOError as error:
+                self._failed = error
+                raise
             self._open_files_locked()
         if not self._recovered or active.torn_bytes or active.entries_on_disk < active.count:
             self._recover_locked()
@@ -248,8 +261,12 @@ class Writer:
     def _recover_locked(self) -> None:
         assert self._log_file is not None
         assert self._offsets_file is not None
-        with self._durability.lock as marks_file:
-            torn = recover_locked(self._log, self._log_file, marks_file, self._disk)
+        try:
+            with self._durability.lock as marks_file:
+                torn = recover_locked(self._log, self._log_file, marks_file, self._disk)
+        except StoreIOError as error:
+            self._fail_locked(error)
+            raise
         if torn is not None:
             self.torn_tails.append(torn)
         repair_offsets_locked(self._log, self._offsets_file, self._disk)
