@@ -114,10 +114,10 @@ class ActiveSegment(Segment):
         """Take what .offsets holds beyond the known entries, as far as a frame's running CRC confirms it."""
         loaded = self._read_offsets()
         count = len(loaded) // ENTRY_BYTES
-        header, frame = self._last_frame(loaded, count, size)
+        header, frame, raw = self._last_frame(loaded, count, size)
         while header is not None and (first := self._number_in(header)) + header.events > count:
             count = first  # the entries of the last frame are not all there: ask the frame before
-            header, frame = self._last_frame(loaded, count, size)
+            header, frame, raw = self._last_frame(loaded, count, size)
         if header is None:
             return
         rows = loaded[: count * ENTRY_BYTES]
@@ -129,7 +129,7 @@ class ActiveSegment(Segment):
         self.count += len(rows) // ENTRY_BYTES
         self.entries_on_disk = self.count
         self.end = frame + FRAME_HEADER_BYTES + header.length
-        self._remember_frame(frame)
+        self._last_at, self._last_header = frame, raw
         self.index_crc = crc
         self.durable = max(self.durable, header.durable)
         if first_load:
@@ -153,20 +153,21 @@ class ActiveSegment(Segment):
         """Where in the newly loaded entries the frame's first one stands."""
         return header.first_position - self.first_position - self.count
 
-    def _last_frame(self, loaded: bytes, count: int, size: int) -> tuple[FrameHeader | None, int]:
-        """The header of the frame that the last of `count` entries names, if it is there, and its offset."""
+    def _last_frame(self, loaded: bytes, count: int, size: int) -> tuple[FrameHeader | None, int, bytes]:
+        """The frame that the last of `count` entries names: its header if it is there, its offset, its bytes."""
         if not count:
-            return None, 0
+            return None, 0, b""
         frame = ENTRY.unpack_from(loaded, (count - 1) * ENTRY_BYTES)[5]
         if not self.end <= frame < size:
-            return None, frame
+            return None, frame, b""
+        raw = self._log.read(FRAME_HEADER_BYTES, frame)
         try:
-            header = decode_frame_header(self._log.read(FRAME_HEADER_BYTES, frame), 0, frame, self.tag)
+            header = decode_frame_header(raw, 0, frame, self.tag)
         except FormatFault:
-            return None, frame
+            return None, frame, raw
         if not 0 <= self._number_in(header) < count or frame + FRAME_HEADER_BYTES + header.length > size:
-            return None, frame
-        return header, frame
+            return None, frame, raw
+        return header, frame, raw
 
     def _check_unsynced(self, offset: int) -> None:
         """Read the frames from the offset to `end`; what follows a damaged one is not taken in."""

@@ -29,7 +29,7 @@ class SealedHeads:
 
     def prepare(self) -> None:
         """Merge the sealed keys if that is due; to be called without the writers' lock, for it takes time."""
-        if self._last is None and _is_due(self._probes, self._log.sealed):
+        if self._last is None and _is_due(self._probes, self._log):
             with self._log.mutex:
                 self._heads(self._log.sealed)
 
@@ -76,25 +76,26 @@ class SealedIds:
 
     def prepare(self) -> None:
         """Merge the sealed ids if that is due; to be called without the writers' lock, for it takes time."""
-        sealed = self._log.sealed
-        if not self._bits and _is_due(self._probes, sealed):
+        if not self._bits and _is_due(self._probes, self._log):
             with self._log.mutex:
-                self._merge(sealed, sum(part.count for part in sealed))
+                self._merge(self._log.sealed)
 
     def maybe_known(self, folds: list[int]) -> list[int]:
         """The places in `folds` whose id has to be looked up in the sealed segments."""
         sealed = self._log.sealed
         if not sealed:
             return []
-        events = sum(part.count for part in sealed)
         if not self._bits:
             self._probes += len(sealed) * len(folds)
             return list(range(len(folds)))
-        self._merge(sealed, events)
+        self._merge(sealed)
         bits, shift = self._bits, self._shift + 32
         return [at for at, fold in enumerate(folds) if bits[(slot := fold >> shift) >> 3] >> (slot & 7) & 1]
 
-    def _merge(self, sealed: list[SealedPart], events: int) -> None:
+    def _merge(self, sealed: list[SealedPart]) -> None:
+        if len(self._merged) == len(sealed) and self._merged == sealed:
+            return
+        events = sum(part.count for part in sealed)
         bits_log2 = min(32, max(_MIN_BITS_LOG2, (events * _BITS_PER_ID).bit_length()))
         if self._merged != sealed[: len(self._merged)] or 32 - bits_log2 < self._shift or not self._bits:
             # Twice the size that is needed now: growing it means merging everything again.
@@ -109,5 +110,5 @@ class SealedIds:
             self._merged.append(part)
 
 
-def _is_due(probes: int, sealed: list[SealedPart]) -> bool:
-    return probes * _KEYS_PER_PROBE > sum(part.count for part in sealed)
+def _is_due(probes: int, log: Log) -> bool:
+    return probes > 0 and probes * _KEYS_PER_PROBE > log.active.first_position
