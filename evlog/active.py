@@ -87,12 +87,15 @@ class ActiveSegment(Segment):
         size = self._log.size()
         if size == self._size and not self.torn_bytes and not suspicious:
             return True
+        # Only a power loss takes bytes from under a whole frame, and this process lives since; so entries
+        # are believed without their frames, but for the first time, and where the tail was found torn.
+        check_frames = self._size < 0 or self.torn_bytes > 0
         self.torn_bytes = 0
         self.fault = ""
         if size < self.end or (self.count and self._read_last_header() != self._last_header):
             return False
         if size > self.end:
-            self._load_entries(size, durable_offset)
+            self._load_entries(size, durable_offset, check_frames=check_frames)
             self._scan_tail(size)
         self._size = size
         return True
@@ -110,7 +113,7 @@ class ActiveSegment(Segment):
 
     # --- from .offsets
 
-    def _load_entries(self, size: int, durable_offset: int) -> None:
+    def _load_entries(self, size: int, durable_offset: int, *, check_frames: bool) -> None:
         """Take what .offsets holds beyond the known entries, as far as a frame's running CRC confirms it."""
         loaded = self._read_offsets()
         count = len(loaded) // ENTRY_BYTES
@@ -124,7 +127,7 @@ class ActiveSegment(Segment):
         crc = crc32(rows, self.index_crc)
         if crc != header.index_crc:
             return
-        first_load = self._size < 0
+        old_end = self.end
         self.entries += rows
         self.count += len(rows) // ENTRY_BYTES
         self.entries_on_disk = self.count
@@ -132,9 +135,8 @@ class ActiveSegment(Segment):
         self._last_at, self._last_header = frame, raw
         self.index_crc = crc
         self.durable = max(self.durable, header.durable)
-        if first_load:
-            # Only a power loss can take bytes from under a whole frame, and this process has seen none since.
-            self._check_unsynced(min(max(durable_offset, self.durable), self.end))
+        if check_frames:
+            self._check_unsynced(max(old_end, min(max(durable_offset, self.durable), self.end)))
 
     def _read_offsets(self) -> bytes:
         if self._offsets is None:
@@ -154,7 +156,7 @@ class ActiveSegment(Segment):
         return header.first_position - self.first_position - self.count
 
     def _last_frame(self, loaded: bytes, count: int, size: int) -> tuple[FrameHeader | None, int, bytes]:
-        """The frame that the last of `count` entries names: its header if it is there, its offset, its bytes."""
+        """The frame that the last of `count` entries names: its header if it is there, offset and bytes."""
         if not count:
             return None, 0, b""
         frame = ENTRY.unpack_from(loaded, (count - 1) * ENTRY_BYTES)[5]

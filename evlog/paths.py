@@ -21,7 +21,7 @@ SUFFIXES: Final = ("log", "offsets", "streams", "types", "ids")
 # What may lie in a directory that is about to become a store: the leftovers of an interrupted `init`.
 INIT_LEFTOVERS: Final = frozenset({LOCK, DURABLE, SEGMENTS, MANIFEST + TEMPORARY})
 
-_SEGMENT_NAME: Final = re.compile(r"(\d{20})\.(\d{1,10})\.(log|offsets|streams|types|ids)")
+_SEGMENT_NAME: Final = re.compile(r"(\d{20})\.(\d{1,10})\.(log|offsets|streams|types|ids)", re.ASCII)
 
 
 class SegmentFile(NamedTuple):

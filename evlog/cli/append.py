@@ -37,13 +37,14 @@ the append conditional on the stream's version (exit code 3 if it is another one
   date | evlog append notes Noted - --content-type text
 
 Lines that `evlog read` printed go in as they are. Lines of any other shape go in when STREAM and TYPE are
-given or --stream-field and --type-field say where they are (a dotted path, or for the stream a template);
-the whole line is the data unless --data-field names a part of it. With --stream-field, the one argument
-is the TYPE. An id that --id-field names is a UUID, or any other text or number: that is an idempotency key.
+given or --stream-field and --type-field say where they are: a dotted path such as at.host, or for the stream
+a template such as 'host-{.at.host}'. The whole line is the data unless --data-field names a part of it. With
+--stream-field, the one argument is the TYPE. What --id-field names is a UUID, or any other text or number:
+that is an idempotency key then.
 
 \b
   evlog read | evlog --store copy append --lines
-  echo '{"kind":"up","host":"a"}' | evlog append --lines --stream-field 'host-{.host}' --type-field kind
+  echo '{"h":"a","k":"b"}' | evlog append --lines --stream-field h --type-field k
   seq 3 | evlog append --lines numbers Counted
 """
 

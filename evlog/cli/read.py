@@ -22,8 +22,9 @@ such as -90s, -15m, -2h or -7d. A STREAM that does not exist ends with exit code
 
 \b
   evlog read order-42 --from 2
-  evlog read --category order --type OrderPaid --since -7d -o csv --fields time,stream,data.amount
-  evlog read --after 17 --limit 100
+  evlog read --type OrderPaid --since -7d -o csv --fields time,data.amount
+  evlog read --category order --reverse --limit 5
+  evlog read --after 17
   evlog read order-42 --reverse -n 1 -o data
 """
 
