@@ -13,7 +13,7 @@ import os
 
 from evlog import paths
 from evlog.disk import Disk, WriteFile
-from evlog.errors import EvlogError, StoreIOError
+from evlog.errors import EvlogError, LockTimeout, StoreFull, StoreIOError
 from evlog.format import (
     DURABLE_MAGIC,
     MARK_BYTES,
@@ -41,29 +41,39 @@ class Durability:
 
         Raises:
             StoreIOError: a sync failed, this one or another writer's: nothing more may be acknowledged.
-            LockTimeout: another's sync took too long; the append is written, but not acknowledged.
         """
-        with self.lock as marks_file:
-            raw = os.pread(marks_file.fd, 2 * MARK_BYTES, 0)
-            written = maybe_decode_mark(WRITTEN_MAGIC, raw[:MARK_BYTES])
-            durable = maybe_decode_mark(DURABLE_MAGIC, raw[MARK_BYTES:])
-            synced = 0
-            if durable is not None and durable.tag == tag:
-                if durable.suspect:
-                    raise StoreIOError(log_file.path, "a sync by another writer failed")
-                synced = durable.offset
-            if synced >= end:
-                return
-            if written is not None and written.tag == tag:
-                end = max(end, written.offset)
-            try:
-                self._disk.sync(log_file)
-            except EvlogError:
-                self._mark_suspect(marks_file, tag, synced)
-                raise
-            if (
-                written is None or written.tag == tag
-            ):  # else the segment was sealed meanwhile, and synced then
+        try:
+            marks_file = self.lock.acquire()
+        except LockTimeout:
+            # Whoever syncs is stuck (stopped, perhaps). The append is written, so it has to be decided: sync
+            # without the mark. All that is lost is that recovery cannot tell its damage from a torn tail.
+            self._disk.sync(log_file)
+            return
+        try:
+            self._sync_locked(marks_file, log_file, tag, end)
+        finally:
+            self.lock.release()
+
+    def _sync_locked(self, marks_file: WriteFile, log_file: WriteFile, tag: int, end: int) -> None:
+        raw = os.pread(marks_file.fd, 2 * MARK_BYTES, 0)
+        written = maybe_decode_mark(WRITTEN_MAGIC, raw[:MARK_BYTES])
+        durable = maybe_decode_mark(DURABLE_MAGIC, raw[MARK_BYTES:])
+        synced = 0
+        if durable is not None and durable.tag == tag:
+            if durable.suspect:
+                raise StoreIOError(log_file.path, "a sync by another writer failed")
+            synced = durable.offset
+        if synced >= end:
+            return
+        if written is not None and written.tag == tag:
+            end = max(end, written.offset)
+        try:
+            self._disk.sync(log_file)
+        except EvlogError:
+            self._mark_suspect(marks_file, tag, synced)
+            raise
+        if written is None or written.tag == tag:  # else the segment was sealed meanwhile, and synced then
+            with contextlib.suppress(StoreFull):  # a mark that is late only says less
                 write_mark(marks_file, DURABLE_MAGIC, Mark(tag, end), self._disk)
 
     def mark_suspect_locked(self, tag: int, synced: int) -> None:
