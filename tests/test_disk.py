@@ -52,7 +52,6 @@ CALLS: list[tuple[str, Callable[[Disk, Path], object]]] = [
     ("open", lambda disk, path: ReadFile(str(path / "there"))),
     ("pwrite", lambda disk, path: disk.write_at(disk.open(str(path / "there")), b"data", 0)),
     ("ftruncate", lambda disk, path: disk.cut(disk.open(str(path / "there")), 1)),
-    ("fsync", lambda disk, path: disk.sync_dir(str(path))),
     ("replace", lambda disk, path: disk.replace(str(path / "there"), str(path / "other"))),
     ("unlink", lambda disk, path: disk.remove(str(path / "there"))),
     ("pread", lambda disk, path: ReadFile(str(path / "there")).read(4, 0)),
@@ -76,11 +75,17 @@ def test_failing_call_leaves_as_an_evlog_error(
     assert str(tmp_path) in str(caught.value.attributes()["path"])
 
 
-def test_failing_sync_is_an_io_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.EDQUOT])
+def test_failing_sync_is_an_io_error_whatever_the_reason(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, number: int
+) -> None:
     file = DISK.open(str(tmp_path / "file"), create=True)
-    monkeypatch.setattr("evlog.disk._sync_data", fail(errno.EIO))
+    monkeypatch.setattr("evlog.disk._sync_data", fail(number))
+    monkeypatch.setattr(os, "fsync", fail(number))
     with pytest.raises(StoreIOError):
         DISK.sync(file)
+    with pytest.raises(StoreIOError):
+        DISK.sync_dir(str(tmp_path))
 
 
 def test_short_write_is_completed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
