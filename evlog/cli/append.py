@@ -44,7 +44,7 @@ that is an idempotency key then.
 
 \b
   evlog read | evlog --store copy append --lines
-  echo '{"h":"a","k":"b"}' | evlog append --lines --stream-field h --type-field k
+  echo '{"host":"a"}' | evlog append --lines --stream-field 'on-{.host}' Seen
   seq 3 | evlog append --lines numbers Counted
 """
 

@@ -8,8 +8,6 @@ Ctrl-C), the lines before are written or known to be missing, and the user is to
 from __future__ import annotations
 
 import os
-import select
-import stat
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +17,7 @@ import typer
 
 from evlog.cli import console
 from evlog.cli.foreign import foreign_decoder
+from evlog.cli.stdin import read_lines
 from evlog.errors import EXIT_FAILED, EventTooLarge, EvlogError, IdConflict, InvalidArgument
 from evlog.events import MAX_EVENT_BYTES, EncodedEvent
 from evlog.jsonlines import MAX_LINE_BYTES, Decode, InvalidLine, encode_results, own_decoder
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
 
 BATCH: Final = 1000
 BATCH_BYTES: Final = 8 * 1024 * 1024
-_READ_BYTES: Final = 256 * 1024
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 
 
@@ -143,38 +141,6 @@ def append_lines(store: EventStore, decode: Decode, options: Options) -> None:
         raise typer.Exit(EXIT_FAILED) from None  # quietly, but lines are left that nobody will acknowledge
     if not options.ack:
         console.write_object(appender.summary())
-
-
-def read_lines(fd: int) -> Iterator[list[bytes] | None]:
-    """Yield the lines that have arrived, without their line breaks, and None when there are no more for now.
-
-    A line beyond any event's size is cut a little after that size, so that it is refused and not collected.
-    """
-    is_file = stat.S_ISREG(os.fstat(fd).st_mode)
-    begun: list[bytes] = []  # the pieces of a line whose end is not here yet
-    begun_bytes = 0
-    while True:
-        if not is_file and not select.select([fd], [], [], 0)[0]:
-            yield None
-            select.select([fd], [], [])
-        chunk = os.read(fd, _READ_BYTES)
-        if not chunk:
-            break
-        lines = chunk.split(b"\n")
-        if len(lines) > 1:
-            if begun:
-                # What was cut must not be taken for whole, even where JSON would allow it: NUL never is.
-                begun.append(lines[0] if begun_bytes <= MAX_LINE_BYTES else b"\0")
-                lines[0] = b"".join(begun)
-                begun.clear()
-                begun_bytes = 0
-            chunk = lines.pop()
-            yield lines
-        if chunk and begun_bytes <= MAX_LINE_BYTES:
-            begun.append(chunk)
-            begun_bytes += len(chunk)
-    if begun:
-        yield [b"".join(begun) + (b"\0" if begun_bytes > MAX_LINE_BYTES else b"")]
 
 
 class _Appender:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 from pathlib import Path
@@ -11,7 +10,7 @@ import pytest
 
 import evlog as library
 from evlog.cli import lines as module
-from evlog.cli.lines import read_lines
+from evlog.cli import stdin as stdin_module
 from tests.cli.conftest import Evlog, as_lines, run_process, start
 
 
@@ -108,7 +107,7 @@ def test_frames_hold_as_many_events_as_batch_says(evlog: Evlog, monkeypatch: pyt
     evlog("append", "--lines", stdin=own(2001))
     evlog("append", "--lines", "--atomic", stdin=own(2001))
     monkeypatch.setattr(module, "BATCH_BYTES", 100)
-    monkeypatch.setattr(module, "_READ_BYTES", 160)
+    monkeypatch.setattr(stdin_module, "_READ_BYTES", 160)
     evlog("append", "--lines", stdin=own(5, data="x" * 30))
     assert sizes == [4, 4, 2, 1000, 1000, 1, 2001, 2, 2, 1]
 
@@ -259,48 +258,12 @@ def test_an_import_that_nobody_listens_to_any_more_ends_quietly(here: Path) -> N
         assert process.stderr.read() == b""
 
 
-def chunks_of(data: list[bytes]) -> list[list[bytes] | None]:
-    """What read_lines gives for data that arrives piece by piece."""
-    reading, writing = os.pipe()
-    found: list[list[bytes] | None] = []
-    pieces = iter(data)
-    try:
-        for lines in read_lines(reading):
-            found.append(lines)
-            if lines is None:
-                piece = next(pieces, None)
-                if piece is None:
-                    os.close(writing)
-                else:
-                    os.write(writing, piece)
-        return found
-    finally:
-        os.close(reading)
-
-
-@pytest.mark.parametrize(
-    ("pieces", "lines"),
-    [
-        ([], []),
-        ([b"a\n"], [b"a"]),
-        ([b"a"], [b"a"]),
-        ([b"a\nb"], [b"a", b"b"]),
-        ([b"a", b"b\n", b"c\n"], [b"ab", b"c"]),
-        ([b"a\nb", b"c", b"d\n\n", b"e"], [b"a", b"bcd", b"", b"e"]),
-        ([b"\n\n"], [b"", b""]),
-    ],
-)
-def test_lines_are_whole_however_they_arrive(pieces: list[bytes], lines: list[bytes]) -> None:
-    found = chunks_of(pieces)
-    assert [line for chunk in found for line in chunk or ()] == lines
-    assert found.count(None) == len(pieces) + 1
-
-
 def test_a_line_beyond_all_limits_is_refused_without_being_collected(
     evlog: Evlog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "MAX_LINE_BYTES", 1_000_000)
-    monkeypatch.setattr(module, "_READ_BYTES", 300_000)
+    monkeypatch.setattr(stdin_module, "MAX_LINE_BYTES", 1_000_000)
+    monkeypatch.setattr(stdin_module, "_READ_BYTES", 300_000)
     seen: list[int] = []
     second_look = module._Appender._second_look
 
