@@ -35,9 +35,9 @@ values (?, ?, ?, ?, ?, ?, ?, ?)
 #     16384/16384 26,000         8192/8192 22,500 22,500
 #   300,000 events, where the index of ids is a fraction of the pages that a batch touches anyway:
 #     4096/1000 24,000-26,000    4096/65536 39,000-45,000   16384/16384 52,000   32768/2048 53,000
-#     4096/1000000 26,000 (a WAL of gigabytes never gets its pages reused)
-#   locking_mode=EXCLUSIVE and mmap_size=0 made no difference beyond the noise, and EXCLUSIVE would keep out
-#   other processes, which evlog does not. synchronous=OFF gave 60,000-70,000: the rest is the disk.
+#     4096/262144 15,300 where 4096/65536 had 20,200 (a slower hour): too long a WAL costs more than it saves
+#   locking_mode=EXCLUSIVE and mmap_size=0 were within 3 % of that, and EXCLUSIVE would keep out other
+#   processes, which evlog does not. synchronous=OFF gave 60,000-70,000: the rest is the disk.
 # Larger pages make the file smaller (214 bytes an event at 16384, 222 at 4096), but slower to fill with ids
 # in no order once there are many: what is tuned here is the throughput at the size that is measured.
 _COLUMNS = "position, version, stream, type, id, time, content_type, data, metadata"
