@@ -1,0 +1,143 @@
+"""What must be true of a store after anything: checked through the library, as a user would see it.
+
+Every acknowledged event is present and whole, an unacknowledged append is whole or absent, positions have no
+gap, versions are dense, every way of reading agrees, every id is known, the next append works, and whoever
+opens the store after that sees the same. The store is first read as the crash left it, then written to.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from itertools import pairwise
+
+from evlog import NewEvent
+from evlog.disk import DISK, Disk
+from evlog.errors import StoreNotFound
+from evlog.events import Event
+from evlog.store import EventStore
+from tests.crash.history import Content, Knowledge, content_of
+from tests.crash.states import State
+
+SEGMENT_EVENTS = 4
+
+
+def open_store(
+    path: str,
+    *,
+    create: bool = False,
+    disk: Disk = DISK,
+    segment_events: int = SEGMENT_EVENTS,
+    sync: str = "always",
+) -> EventStore:
+    """A store with segments so small that a few appends roll."""
+    return EventStore(
+        path,
+        create,
+        segment_bytes=1 << 16,
+        segment_events=segment_events,
+        sync=sync,
+        lock_timeout=10.0,
+        disk=disk,
+    )
+
+
+def materialise(state: State, root: str) -> str:
+    """Put the state into an empty directory; the path of the store in it."""
+    for directory in state.directories:
+        os.mkdir(f"{root}/{directory}")
+    for path, content in state.files.items():
+        fd = os.open(f"{root}/{path}", os.O_WRONLY | os.O_CREAT, 0o644)
+        os.write(fd, content)
+        os.close(fd)
+    return f"{root}/above/store"
+
+
+def check_recovery(path: str, known: Knowledge) -> None:
+    """Read the store as it is, retry everything in it, append, and read again."""
+    try:
+        reader = open_store(path)
+    except StoreNotFound:
+        assert not known.created, "the store was acknowledged and is gone"
+        assert not known.acked, "events were acknowledged and the store is gone"
+        reader = open_store(path, create=True)
+    with reader, open_store(path) as writer:
+        found = check_reads(reader, known)
+        events = _check_retries(writer, known, found)
+        result = writer.append("after", [NewEvent("Next", {"after": "the crash"})])
+        assert result.first_position == result.last_position == len(events) + 1
+        assert result.first_version == 1
+        after = list(writer.read_all())
+        assert after[:-1] == events
+        assert list(reader.read_all()) == after, "a reader that was there before sees something else"
+        with open_store(path) as fresh:
+            assert list(fresh.read_all()) == after, "who opens the store later sees something else"
+            assert fresh.info().events == len(after)
+            second = fresh.append("after", [NewEvent("Next")])
+        assert (second.first_position, second.first_version) == (len(after) + 1, 2)
+        third = writer.append("after", [NewEvent("Next")])
+        assert (third.first_position, third.first_version) == (len(after) + 2, 3)
+
+
+def check_reads(store: EventStore, known: Knowledge) -> list[Event]:
+    """Check everything that reading says; the events."""
+    events = list(store.read_all())
+    assert [event.position for event in events] == list(range(1, len(events) + 1)), "positions have a gap"
+    assert store.head == len(events)
+    _check_acknowledged(events, known)
+    _check_batches(events, known)
+    streams: dict[str, list[Event]] = {}
+    for event in events:
+        streams.setdefault(event.stream, []).append(event)
+    for stream, its in streams.items():
+        assert [event.version for event in its] == list(range(1, len(its) + 1)), f"versions of {stream}"
+        assert list(store.read(stream)) == its, f"{stream} reads as something else than what is in the log"
+        assert store.stream_version(stream) == len(its)
+    assert [info.name for info in store.streams()] == sorted(streams)
+    assert all(before.time_us <= after.time_us for before, after in pairwise(events))
+    some = {"Type1"}
+    assert list(store.read_all(types=some)) == [event for event in events if event.type in some]
+    assert list(store.read_all(reverse=True)) == events[::-1]
+    return events
+
+
+def _check_acknowledged(events: Sequence[Event], known: Knowledge) -> None:
+    for place in known.acked_places():
+        assert place.position <= len(events), f"position {place.position} was acknowledged and is gone"
+        event = events[place.position - 1]
+        assert (event.version, content_of(event)) == (place.version, place.content)
+
+
+def _check_batches(events: Sequence[Event], known: Knowledge) -> None:
+    """The log is a sequence of whole batches that were sent, each at most once."""
+    sent: dict[bytes, list[Content]] = {}
+    for number in known.sent:
+        contents = known.batches[number].contents()
+        sent[contents[0][2]] = contents
+    at = 0
+    while at < len(events):
+        batch = sent.pop(events[at].id_bytes, None)
+        assert batch is not None, f"position {at + 1} was never sent, or begins in the middle of a batch"
+        assert list(map(content_of, events[at : at + len(batch)])) == batch
+        at += len(batch)
+
+
+def _check_retries(writer: EventStore, known: Knowledge, found: list[Event]) -> list[Event]:
+    """Send every batch again; the events that there are then."""
+    positions = {event.id_bytes: event.position for event in found}
+    head = len(found)
+    for number in known.sent:
+        batch = known.batches[number]
+        contents = batch.contents()
+        expected = positions.get(contents[0][2])
+        results = writer.append_many(batch.appends)
+        assert [result.duplicate for result in results] == [expected is not None] * len(results)
+        assert results[0].first_position == (head + 1 if expected is None else expected)
+        if expected is None:
+            head += len(contents)
+        if number in known.acked:
+            assert results == [result._replace(duplicate=True) for result in batch.results or []]
+    events = list(writer.read_all())
+    assert len(events) == head
+    assert events[: len(found)] == found
+    return events

@@ -1,0 +1,123 @@
+"""Checking many crash states, in two processes, and counting the distinct ones.
+
+A state that was seen before, with as much acknowledged, is not checked again. What fails is reported with the
+recording's name and the operation after which the crash came, which is all that is needed to make it again.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import random
+import traceback
+from collections.abc import Callable, Collection, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from typing import NamedTuple
+
+import pytest
+
+from tests.crash.check import check_recovery, materialise
+from tests.crash.history import Knowledge
+from tests.crash.model import Cut, FileSystem, Op, Write
+from tests.crash.recordings import Recording, scratch
+from tests.crash.states import State, crash_states, kept_state
+
+WORKERS = 2
+
+
+class Outcome(NamedTuple):
+    """The digests of the states that were checked, and what was wrong."""
+
+    digests: set[bytes]
+    failures: list[str]
+
+
+class Explorer:
+    """Checks states, each at most once."""
+
+    def __init__(self) -> None:
+        self.acked: dict[bytes, int] = {}
+        self.failures: list[str] = []
+
+    def check(self, state: State, known: Knowledge, label: str) -> None:
+        digest = state.digest()
+        if self.acked.get(digest, -1) >= len(known.acked):
+            return
+        self.acked[digest] = len(known.acked)
+        with scratch() as root:
+            try:
+                check_recovery(materialise(state, root), known)
+            except Exception:  # noqa: BLE001 - any error is a finding
+                self.failures.append(f"{label}:\n{traceback.format_exc()}")
+
+    def outcome(self) -> Outcome:
+        return Outcome(set(self.acked), self.failures)
+
+
+def power_losses(recording: Recording, most: int | None, moments: Collection[int]) -> Outcome:
+    """Crash after each operation (of these), lose what was not synced in every legal way."""
+    explorer = Explorer()
+    for moment, system, known in recording.moments():
+        if moment not in moments:
+            continue
+        dice = random.Random(f"{recording.name} {moment}")
+        for state in crash_states(system, dice, most):
+            explorer.check(state, known, f"power loss after operation {moment} of {recording.name}")
+    return explorer.outcome()
+
+
+def kills(recording: Recording, stride: int, moments: Collection[int]) -> Outcome:
+    """Kill the process before each operation, and within each write at every `stride`-th byte."""
+    explorer = Explorer()
+    for moment, system, known in recording.moments():
+        if moment in moments:
+            for state in killed_states(system, recording.ops[moment : moment + 1], stride, moment % stride):
+                explorer.check(state, known, f"kill after operation {moment} of {recording.name}")
+    return explorer.outcome()
+
+
+def killed_states(system: FileSystem, following: list[Op], stride: int, start: int) -> Iterator[State]:
+    """What was written stays; of the operation under way, if it is a write, a part."""
+    yield kept_state(system)
+    for op in following:
+        if isinstance(op.change, Write):
+            offset, data = op.change
+            for size in range(1 + start, len(data), stride):
+                torn = system.copy()
+                torn.apply(op._replace(change=Write(offset, data[:size])))
+                yield kept_state(torn)
+        elif isinstance(op.change, Cut):
+            yield kept_state(system)
+
+
+Job = tuple[Callable[..., Outcome], tuple[object, ...]]
+
+
+def run(jobs: Iterable[Job]) -> Outcome:
+    """Run the jobs in the worker processes and put their outcomes together."""
+    with ProcessPoolExecutor(WORKERS, mp_context=multiprocessing.get_context("spawn")) as pool:
+        futures = [pool.submit(function, *arguments) for function, arguments in jobs]
+        return together([future.result() for future in futures])
+
+
+def together(outcomes: Iterable[Outcome]) -> Outcome:
+    """All states, all failures."""
+    digests: set[bytes] = set()
+    failures: list[str] = []
+    for outcome in outcomes:
+        digests |= outcome.digests
+        failures += outcome.failures
+    return Outcome(digests, failures)
+
+
+def expect(outcome: Outcome, least: int) -> None:
+    """No failures, and at least so many distinct states: a test that looks at nothing must not pass."""
+    if outcome.failures:
+        pytest.fail(
+            f"{len(outcome.failures)} states failed, the first:\n{outcome.failures[0]}", pytrace=False
+        )
+    assert len(outcome.digests) >= least
+
+
+def shares(recording: Recording) -> list[range]:
+    """The moments of a recording, dealt to the workers."""
+    return [range(first, len(recording.ops) + 1, WORKERS) for first in range(WORKERS)]

@@ -1,0 +1,202 @@
+"""Scenarios run on the test disk, recorded operation by operation, so that a crash after each can be made.
+
+Each is deterministic but for the one with threads. Small segments: a few appends roll. Batches of one and of
+several, over one stream and over several, of every content type, one larger than two sectors.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from evlog.errors import StoreIOError
+from evlog.store import EventStore
+from tests.crash.check import materialise, open_store
+from tests.crash.disk import RecordingDisk, World
+from tests.crash.history import Append, Batch, History, Knowledge, event
+from tests.crash.model import FileSystem, Op
+from tests.crash.states import State, kept_state
+
+FAST_DIRECTORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+
+
+class Recording(NamedTuple):
+    """A world's start, what was done to it, and what the clients knew at the start."""
+
+    name: str
+    start: FileSystem
+    ops: list[Op]
+    batches: list[Batch]
+    known: Knowledge
+
+    def moments(self) -> Iterator[tuple[int, FileSystem, Knowledge]]:
+        """The file system and the clients' knowledge after each operation, and before the first."""
+        system = self.start.copy()
+        known = copy.deepcopy(self.known)
+        known.batches = self.batches
+        yield 0, system, known
+        for number, op in enumerate(self.ops, 1):
+            system.apply(op)
+            known.take_in(op)
+            yield number, system, known
+
+
+@contextmanager
+def scratch() -> Iterator[str]:
+    """A directory on a fast file system, removed at the end."""
+    with tempfile.TemporaryDirectory(prefix="evlog-crash-", dir=FAST_DIRECTORY) as directory:
+        yield directory
+
+
+def record(world: World, history: History, name: str, known: Knowledge | None = None) -> Recording:
+    return Recording(name, world.start, world.ops, history.batches, known or Knowledge([]))
+
+
+def sample_appends(first: int) -> list[list[Append]]:
+    """Seven appends of twelve events in all, which roll twice in segments of four; ids count from `first`."""
+    n = first
+    return [
+        [("a", [event(n)])],
+        [("b-1", [event(n + 1), event(n + 2, b"\0\xff" * 9, content_type="binary")])],
+        [("a", [event(n + 3, "text", content_type="text", metadata={"who": "me"})])],
+        [("a", [event(n + 4)]), ("b-1", [event(n + 5)])],
+        [("c", [event(n + 6, {"long": "x" * 1100})])],
+        [("b-1", [event(n + 7), event(n + 8)]), ("d", [event(n + 9)])],
+        [("a", [event(n + 10)])],
+        [("c", [event(n + 11)])],
+    ]
+
+
+def one_writer() -> Recording:
+    """A store is created, filled over two rolls, and opened again in between."""
+    with scratch() as root:
+        world = World(root)
+        history = History(world)
+        with open_store(f"{root}/above/store", create=True, disk=RecordingDisk(world)) as store:
+            world.note("created", 0)
+            for appends in sample_appends(0)[:5]:
+                history.send(store, appends)
+        with open_store(f"{root}/above/store", disk=RecordingDisk(world)) as store:
+            for appends in sample_appends(0)[5:] + sample_appends(20)[:2]:
+                history.send(store, appends)
+        return record(world, history, "one_writer")
+
+
+def unsynced_writers() -> Recording:
+    """Several frames of several writers wait for one sync, and more are written while it is under way."""
+    with scratch() as root:
+        world = World(root)
+        history = History(world)
+        disk = RecordingDisk(world)
+        path = f"{root}/above/store"
+        with (
+            open_store(path, create=True, disk=disk, segment_events=9) as durable,
+            open_store(path, disk=RecordingDisk(world), sync="none") as lazy,
+            open_store(path, disk=RecordingDisk(world), sync="none") as other,
+        ):
+            world.note("created", 0)
+            number = 0
+            written: list[int] = []
+
+            def write(store: EventStore = lazy) -> None:
+                nonlocal number
+                appends = [(f"s-{number % 3}", [event(100 + number, {"n": "y" * (number * 37 % 300)})])]
+                batch = history.sent(appends)
+                history.batches[batch].results = store.append_many(appends)
+                written.append(batch)
+                number += 1
+
+            for at in range(5):
+                write(lazy)
+                write(other)
+                if at % 2:
+                    write(lazy)
+                disk.during_sync = write if at < 3 else None  # not where it would wait for the lock of a roll
+                before = list(written)
+                history.send(durable, [("durable", [event(200 + at)])])
+                disk.during_sync = None
+                for batch in before:  # one sync serves everything that was written before it
+                    world.note("acked", batch)
+                    written.remove(batch)
+        return record(world, history, "unsynced_writers")
+
+
+def threads() -> Recording:
+    """Three writers append at once, as the scheduler will have it."""
+    with scratch() as root:
+        world = World(root)
+        history = History(world)
+        path = f"{root}/above/store"
+        open_store(path, create=True, disk=RecordingDisk(world), segment_events=6).close()
+        world.note("created", 0)
+
+        def write(writer: int) -> None:
+            with open_store(path, disk=RecordingDisk(world)) as store:
+                for at in range(4):
+                    history.send(
+                        store,
+                        [
+                            (f"w-{writer}", [event(100 * writer + at)]),
+                            ("all", [event(1000 + 100 * writer + at)]),
+                        ],
+                    )
+
+        writers = [threading.Thread(target=write, args=(writer,)) for writer in range(3)]
+        for writer in writers:
+            writer.start()
+        for writer in writers:
+            writer.join()
+        return record(world, history, "threads")
+
+
+def failed_sync(number: int) -> Recording:
+    """The writer's n-th sync fails; it is opened again, retries, and goes on."""
+    with scratch() as root:
+        world = World(root)
+        history = History(world)
+        path = f"{root}/above/store"
+        open_store(path, create=True, disk=RecordingDisk(world)).close()
+        world.note("created", 0)
+        store = open_store(path, disk=RecordingDisk(world, fail_sync=number))
+        for appends in sample_appends(0):
+            batch = history.sent(appends)
+            try:
+                results = store.append_many(appends)
+            except StoreIOError:
+                store.close()
+                store = open_store(path, disk=RecordingDisk(world))
+                results = store.append_many(appends)
+            history.acked(batch, results)
+        store.close()
+        return record(world, history, f"failed_sync({number})")
+
+
+def recovery_after(recording: Recording, moment: int, state: State | None) -> Recording:
+    """The recovery from a crash: the store is opened, everything unacknowledged sent again, and one more.
+
+    Args:
+        moment: the number of operations that had been done.
+        state: what the power loss left; None: the process was killed, and what it wrote may still be lost.
+    """
+    system, known = next((s, k) for number, s, k in recording.moments() if number == moment)
+    batches = [
+        Batch(batch.appends, batch.results if number in known.acked else None)
+        for number, batch in enumerate(recording.batches)
+    ]
+    known = Knowledge(batches, list(known.sent), list(known.acked), known.created)
+    with scratch() as root:
+        materialise(kept_state(system) if state is None else state, root)
+        world = World(root, system if state is None else FileSystem.of(state.files, state.directories))
+        history = History(world, batches)
+        with open_store(f"{root}/above/store", create=True, disk=RecordingDisk(world)) as store:
+            world.note("created", 0)
+            for number in [number for number in known.sent if number not in known.acked]:
+                history.acked(number, store.append_many(batches[number].appends))
+            history.send(store, [("recovered", [event(5000)])])
+            history.send(store, [("recovered", [event(5001), event(5002)]), ("a", [event(5003)])])
+        return record(world, history, f"recovery_after({recording.name}, {moment})", known)

@@ -1,0 +1,208 @@
+"""What a power loss may leave: the legal states of the bytes and names that were not synced.
+
+Each file and directory has its *alternatives*: everything kept, everything lost, any subset of the changes
+(also later ones without earlier ones), a write torn at a sector's edge or at another byte from either end,
+sectors of the unsynced range zeroed or full of junk, lengthened with zeros. `crash_states` combines them: one
+file varied while the others are kept, or lost, and random mixtures of all. What was synced stays.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterator
+from itertools import chain, combinations
+from typing import Final, NamedTuple
+
+from tests.crash.model import (
+    DIRECTORY,
+    Change,
+    Directory,
+    FileSystem,
+    Inode,
+    NameChange,
+    Write,
+    apply_changes,
+    apply_names,
+)
+
+SECTOR_BYTES: Final = 512
+_ALL_SUBSETS_OF: Final = 5
+
+
+class State(NamedTuple):
+    """Files and directories as the next boot finds them."""
+
+    files: dict[str, bytes]
+    directories: list[str]
+
+    def digest(self) -> bytes:
+        """Equal for equal states."""
+        state = hashlib.blake2b(digest_size=12)
+        for path in sorted(self.directories):
+            state.update(b"%s/\0" % path.encode())
+        for path, content in sorted(self.files.items()):
+            state.update(b"%s\0%d\0" % (path.encode(), len(content)))
+            state.update(content)
+        return state.digest()
+
+
+def kept_state(system: FileSystem) -> State:
+    """Everything, as the page cache shows it: what a killed process leaves."""
+    return _state(
+        system,
+        {number: inode.content() for number, inode in system.inodes.items()},
+        {path: directory.names() for path, directory in system.directories.items()},
+    )
+
+
+def crash_states(system: FileSystem, dice: random.Random, most: int | None = None) -> Iterator[State]:
+    """Legal states after a power loss now; the extremes first, then a sample of the rest.
+
+    Args:
+        dice: decides the sample, the junk and the mixtures.
+        most: so many states at most; None for all that the search finds.
+    """
+    contents = {number: _contents(inode, dice) for number, inode in system.inodes.items()}
+    names = {path: _names(directory) for path, directory in system.directories.items()}
+    kept = {number: options[0] for number, options in contents.items()}
+    lost = {number: options[-1] for number, options in contents.items()}
+    names_kept = {path: options[0] for path, options in names.items()}
+    names_lost = {path: options[-1] for path, options in names.items()}
+    yield _state(system, kept, names_kept)
+    varied = [(number, option) for number, options in contents.items() for option in options[1:]]
+    renamed = [(path, option) for path, options in names.items() for option in options[1:]]
+    if not varied and not renamed:
+        return
+    yield _state(system, lost, names_lost)
+    yield _state(system, lost, names_kept)
+    yield _state(system, kept, names_lost)
+    choices: list[tuple[dict[int, bytes], dict[str, dict[str, int]]]] = []
+    for files, folders in ((kept, names_kept), (lost, names_lost)):
+        choices += [(files | {number: content}, folders) for number, content in varied]
+        choices += [(files, folders | {path: other}) for path, other in renamed]
+    mixtures = len(choices) // 2
+    if most is not None and len(choices) + mixtures > most:
+        mixtures = min(mixtures, most // 3)
+        choices = dice.sample(choices, min(len(choices), most - mixtures))
+    for files, folders in choices:
+        yield _state(system, files, folders)
+    for _ in range(mixtures):
+        yield _state(
+            system,
+            {number: dice.choice(options) for number, options in contents.items()},
+            {path: dice.choice(options) for path, options in names.items()},
+        )
+
+
+def _state(system: FileSystem, contents: dict[int, bytes], names: dict[str, dict[str, int]]) -> State:
+    state = State({}, [])
+    folders = [""]
+    for folder in folders:
+        for name, inode in names[folder].items():
+            path = f"{folder}/{name}".lstrip("/")
+            if inode == DIRECTORY:
+                folders.append(path)
+                state.directories.append(path)
+            else:
+                state.files[path] = contents[inode]
+    return state
+
+
+# --- one file
+
+
+def _contents(inode: Inode, dice: random.Random) -> list[bytes]:
+    """What may be in the file: first everything, last nothing of what was not synced."""
+    changes = inode.changes()
+    if not changes:
+        return [inode.durable]
+    full = apply_changes(inode.durable, changes)
+    options = dict.fromkeys([full])
+    for subset in _subsets(changes):
+        options[apply_changes(inode.durable, subset)] = None
+    for at, change in enumerate(changes):
+        if isinstance(change, Write):
+            for part in _torn(change):
+                options[apply_changes(inode.durable, [*changes[:at], part, *changes[at + 1 :]])] = None
+                options[apply_changes(inode.durable, [*changes[:at], part])] = None
+    for content in _spoilt(inode, full, dice):
+        options[content] = None
+    options.pop(inode.durable, None)
+    return [*options, inode.durable]
+
+
+def _subsets(changes: list[Change]) -> Iterator[list[Change]]:
+    """Which changes were kept: any, or, where there are many, those most likely to matter."""
+    count = len(changes)
+    if count <= _ALL_SUBSETS_OF:
+        for chosen in chain.from_iterable(combinations(changes, size) for size in range(count)):
+            yield list(chosen)
+        return
+    for at in range(count):
+        yield changes[:at]
+        yield changes[at:]
+        yield changes[:at] + changes[at + 1 :]
+        yield [changes[at]]
+
+
+def _torn(write: Write) -> Iterator[Write]:
+    """Parts of a write from either end, cut at sectors' edges, at the format's own, and in the middle."""
+    offset, data = write
+    size = len(data)
+    first_edge = -offset % SECTOR_BYTES
+    edges = {1, 4, 8, 31, 32, 39, 40, 41, 63, 64, size // 3, size // 2, size - 4, size - 1}
+    edges |= set(range(first_edge, size, SECTOR_BYTES))
+    for edge in sorted(edges):
+        if 0 < edge < size:
+            yield Write(offset, data[:edge])
+            yield Write(offset + edge, data[edge:])
+
+
+def _spoilt(inode: Inode, full: bytes, dice: random.Random) -> Iterator[bytes]:
+    """The file with zeros or junk in its unsynced range: all of it, and sector by sector."""
+    ranges = [(w.offset, w.offset + len(w.data)) for w in inode.changes() if isinstance(w, Write)]
+    unsynced = sorted({byte for low, high in ranges for byte in range(low, min(high, len(full)))})
+    sectors: dict[int, list[int]] = {}
+    for byte in unsynced:
+        sectors.setdefault(byte // SECTOR_BYTES, []).append(byte)
+    for group in [unsynced, *sectors.values()]:
+        if not group:
+            continue
+        zeros, junk = bytearray(full), bytearray(full)
+        for byte, value in zip(group, dice.randbytes(len(group)), strict=True):
+            zeros[byte] = 0
+            junk[byte] = value
+        yield bytes(zeros)
+        yield bytes(junk)
+    if len(full) > len(inode.durable):
+        yield inode.durable + bytes(len(full) - len(inode.durable))
+        yield inode.durable + bytes(len(full) - len(inode.durable) + SECTOR_BYTES)
+        yield full + bytes(SECTOR_BYTES - len(full) % SECTOR_BYTES)
+
+
+# --- one directory
+
+
+def _names(directory: Directory) -> list[dict[str, int]]:
+    """Which names may be there: first all, last none of the changes that were not synced."""
+    options = [directory.names()]
+    if not directory.pending:
+        return options
+    for chosen in _name_subsets(directory.pending):
+        names = apply_names(directory.durable, chosen)
+        if names not in options and names != directory.durable:
+            options.append(names)
+    return [*options, directory.durable]
+
+
+def _name_subsets(changes: list[NameChange]) -> Iterator[list[NameChange]]:
+    count = len(changes)
+    if count <= _ALL_SUBSETS_OF:
+        for chosen in chain.from_iterable(combinations(changes, size) for size in range(count)):
+            yield list(chosen)
+        return
+    for at in range(count):
+        yield changes[:at]
+        yield changes[at:]
+        yield changes[:at] + changes[at + 1 :]

@@ -1,0 +1,50 @@
+"""A crash at every disk call, with every legal fate of what was not synced: nothing acknowledged is lost."""
+
+from __future__ import annotations
+
+import random
+
+from tests.crash import explore, recordings
+from tests.crash.recordings import Recording
+from tests.crash.states import crash_states
+
+MIN_DISTINCT_STATES = 5000
+
+
+def test_whatever_a_crash_leaves_every_acknowledged_event_is_there() -> None:
+    jobs: list[explore.Job] = []
+    for recording, most in (
+        (recordings.one_writer(), 18),
+        (recordings.unsynced_writers(), 18),
+        (recordings.threads(), 6),
+    ):
+        jobs += [(explore.power_losses, (recording, most, share)) for share in explore.shares(recording)]
+        jobs += [(explore.kills, (recording, 23, share)) for share in explore.shares(recording)]
+    outcome = explore.run(jobs)
+    explore.expect(outcome, MIN_DISTINCT_STATES)
+
+
+def test_a_crash_within_a_recovery_from_a_crash_loses_nothing() -> None:
+    recording = recordings.one_writer()
+    jobs: list[explore.Job] = [
+        (explore_recoveries, (recording, range(first, len(recording.ops), 14))) for first in (3, 10)
+    ]
+    outcome = explore.run(jobs)
+    explore.expect(outcome, 1000)
+
+
+def explore_recoveries(recording: Recording, moments: range) -> explore.Outcome:
+    """Crash, recover, crash again: killed or powered off the first time, powered off the second."""
+    digests: set[bytes] = set()
+    failures: list[str] = []
+    for moment, system, _ in list(recording.moments()):
+        if moment not in moments:
+            continue
+        dice = random.Random(moment)
+        lost = list(crash_states(system, dice, 12))
+        for state in [None, *dice.sample(lost, min(2, len(lost)))]:
+            second = recordings.recovery_after(recording, moment, state)
+            outcome = explore.power_losses(second, 3, range(len(second.ops) + 1))
+            digests |= outcome.digests
+            failures += outcome.failures
+    return explore.Outcome(digests, failures)
