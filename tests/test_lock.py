@@ -179,6 +179,98 @@ def test_only_one_of_many_threads_is_inside(path: str) -> None:
     assert (most, rounds) == (1, 250)
 
 
+class Meeting(Disk):
+    """Opens files only when two threads want to at once, or a moment has passed."""
+
+    def __init__(self) -> None:
+        self.barrier = threading.Barrier(2)
+        self.opened = 0
+
+    def open(self, path: str, *, create: bool = False, truncate: bool = False) -> WriteFile:
+        try:
+            self.barrier.wait(0.1)
+        except threading.BrokenBarrierError:
+            pass
+        self.opened += 1
+        return super().open(path, create=create, truncate=truncate)
+
+
+def test_threads_that_first_use_a_lock_at_once_share_it(path: str) -> None:
+    disk = Meeting()
+    lock = FileLock(path, 20, disk)
+    shared = threading.Barrier(2)
+
+    def work() -> None:
+        shared.wait()
+        with lock as file:
+            with pytest.raises(LockTimeout):
+                FileLock(path, 0).acquire()
+            inside.append(file.fd)
+
+    inside: list[int] = []
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(inside) == 2
+    assert disk.opened == 1
+    with FileLock(path, 0):
+        pass
+
+
+class Noticing:
+    """A threading.Lock that tells when somebody begins to wait for it."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.waited_for = threading.Event()
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        if self.lock.acquire(blocking=False):
+            return True
+        if not blocking:
+            return False
+        self.waited_for.set()
+        return self.lock.acquire(timeout=timeout)
+
+    def release(self) -> None:
+        self.lock.release()
+
+
+def test_thread_that_waits_behind_a_waiting_thread_gets_the_lock_too(path: str) -> None:
+    other, lock = FileLock(path, 0), FileLock(path, 20)
+    noticing = Noticing()
+    lock._threads = noticing  # type: ignore[assignment]
+    got: list[int] = []
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            with lock as file:
+                os.fstat(file.fd)
+                got.append(file.fd)
+        except BaseException as error:  # noqa: BLE001 - shown by the assertion
+            errors.append(error)
+
+    with lock:  # opened
+        pass
+    marks = lock.open()
+    other.acquire()
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    assert noticing.waited_for.wait(20)  # one waits for the file, the other behind it
+    other.release()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert len(got) == 2
+    os.fstat(marks.fd)  # somebody may be writing through it
+    with other:
+        pass
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_forked_child_does_not_keep_a_dead_parents_lock(path: str) -> None:
     code = (

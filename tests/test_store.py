@@ -1,0 +1,325 @@
+"""EventStore as a whole: closing, threads, forks, several handles, and hashes that collide."""
+
+from __future__ import annotations
+
+import gc
+import os
+import pickle
+import random
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import evlog
+from evlog import EventStore, NewEvent
+from evlog.disk import Disk, WriteFile
+from evlog.errors import StoreClosed, WrongExpectedVersion
+from evlog.events import encode_events
+from evlog.log import Log
+from tests.helpers import fill, new, number_id, numbers, small_store
+
+# --- closing
+
+USES: list[Callable[[EventStore], object]] = [
+    lambda store: store.append("s", [new()]),
+    lambda store: store.append_many([("s", [new()])]),
+    lambda store: store.append_encoded(["s"], encode_events([new()])),
+    lambda store: store.read("s"),
+    lambda store: store.read_all(),
+    lambda store: store.stream_version("s"),
+    lambda store: store.streams(),
+    lambda store: store.head,
+    lambda store: store.id,
+    lambda store: store.info(),
+]
+
+
+@pytest.mark.parametrize("use", USES)
+def test_closed_store_says_so(store: EventStore, use: Callable[[EventStore], object]) -> None:
+    use(store)
+    store.close()
+    with pytest.raises(StoreClosed) as caught:
+        use(store)
+    assert caught.value.path == store.path
+    store.close()
+    assert "closed" in repr(store)
+
+
+def test_store_is_closed_at_the_end_of_its_block_and_its_files_with_it(memory_path: Path) -> None:
+    def open_files() -> int:
+        gc.collect()
+        return len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+
+    before = open_files()
+    with small_store(memory_path / "store") as store:
+        fill(store, 30)
+        assert len(list(store.read_all())) == 30
+    with pytest.raises(StoreClosed):
+        store.head  # noqa: B018 - asked for its error
+    assert open_files() == before
+
+
+def test_path_may_be_a_path_object_or_relative(memory_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with evlog.open(memory_path / "store", create=True) as store:
+        store.append("s", [new()])
+        assert store.path == str(memory_path / "store")
+        assert store.path in repr(store)
+    monkeypatch.chdir(memory_path)
+    with evlog.open("store") as store:
+        assert store.head == 1
+
+
+# --- what comes back is what went in
+
+
+def test_event_comes_back_as_it_was_appended(store: EventStore) -> None:
+    metadata = {"$correlationId": "c", "é": [1, None]}
+    result = store.append(
+        "s-1",
+        [
+            NewEvent("J", {"a": [1.5, "é", None]}, metadata=metadata),
+            NewEvent("T", "line\nline", content_type="text"),
+            NewEvent("B", bytes(range(256)), content_type="binary"),
+        ],
+    )
+    with evlog.open(store.path) as other:
+        json, text, binary = other.read("s-1")
+    assert (json.json(), json.metadata, json.content_type) == ({"a": [1.5, "é", None]}, metadata, "json")
+    assert (text.json(), text.data, text.content_type) == ("line\nline", b"line\nline", "text")
+    assert (binary.data, binary.content_type) == (bytes(range(256)), "binary")
+    assert (json.id, text.id, binary.id) == result.ids
+    assert binary.time - json.time == timedelta(0)
+    assert json.category == "s"
+
+
+# --- threads
+
+
+def test_many_threads_append_and_read_through_one_store(store: EventStore) -> None:
+    threads, share = 16, 20
+    wrong: list[object] = []
+    start = threading.Barrier(threads)
+
+    def work(me: int) -> None:
+        try:
+            start.wait()
+            head = 0
+            for number in range(share):
+                if me % 4:
+                    store.append(
+                        f"own-{me}", [new(number, id=number_id(me * 1000 + number))], expected=number
+                    )
+                else:
+                    _retry(store, "shared", new(number))
+                positions = [event.position for event in store.read_all()]
+                if positions != list(range(1, len(positions) + 1)) or len(positions) < head:
+                    wrong.append(positions)
+                head = len(positions)
+                versions = [event.version for event in store.read("shared")]
+                if versions != list(range(1, len(versions) + 1)):
+                    wrong.append(versions)
+        except BaseException as error:  # noqa: BLE001 - shown by the assertion below
+            wrong.append(error)
+
+    running = [threading.Thread(target=work, args=(me,)) for me in range(threads)]
+    for thread in running:
+        thread.start()
+    for thread in running:
+        thread.join()
+    assert wrong == []
+    assert store.head == threads * share
+    assert store.stream_version("shared") == threads // 4 * share
+    for me in range(threads):
+        if me % 4:
+            assert numbers(store.read(f"own-{me}")) == list(range(share))
+    with evlog.open(store.path) as other:
+        assert list(other.read_all()) == list(store.read_all())
+        assert list(other.streams()) == list(store.streams())
+
+
+def _retry(store: EventStore, stream: str, event: NewEvent) -> None:
+    while True:
+        try:
+            store.append(stream, [event], expected=store.stream_version(stream))
+            return
+        except WrongExpectedVersion:
+            pass
+
+
+class Interrupting(Disk):
+    """Has another thread look at the store after every single write."""
+
+    def __init__(self) -> None:
+        self.look: Callable[[], object] = lambda: None
+        self.seen: list[object] = []
+
+    def write_at(self, file: WriteFile, data: bytes, offset: int) -> None:
+        super().write_at(file, data, offset)
+        thread = threading.Thread(target=self._note)
+        thread.start()
+        thread.join(0.05)  # it may have to wait until the append is done
+
+    def _note(self) -> None:
+        try:
+            self.seen.append(self.look())
+        except BaseException as error:  # noqa: BLE001 - shown by the assertion
+            self.seen.append(error)
+
+
+def test_thread_that_reads_between_any_two_writes_sees_every_event_once(memory_path: Path) -> None:
+    disk = Interrupting()
+    with small_store(memory_path / "store", segment_events=3, disk=disk) as store:
+        disk.look = lambda: numbers(store.read_all())
+        fill(store, 8)
+        disk.look = lambda: None
+        assert numbers(store.read_all()) == list(range(8))
+        assert [stream.events for stream in store.streams()] == [3, 3, 2]
+        for seen in disk.seen:
+            assert seen is None or seen == list(range(len(seen)))  # type: ignore[arg-type]
+
+
+def test_thread_that_looks_while_another_takes_in_a_roll_counts_nothing_twice(
+    store: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(store, 8)
+    with evlog.open(store.path) as reader:
+        assert reader.info().events == 8
+        store.append("s-2", [new(8, "T0")])  # rolls
+        real = Log._open_active
+        counts: list[Any] = []
+
+        def look_meanwhile(log: Log, *arguments: Any) -> Any:
+            counts.append((log.head, sum(part.count for part in log.parts())))
+            return real(log, *arguments)
+
+        monkeypatch.setattr(Log, "_open_active", look_meanwhile)
+        assert reader.info().events == 9
+        assert counts == [(8, 8)]
+
+
+# --- several handles and processes
+
+
+def test_handles_on_one_directory_see_each_others_events(store: EventStore) -> None:
+    others = [evlog.open(store.path) for _ in range(3)]
+    handles = [store, *others]
+    for number in range(60):
+        handles[number % 4].append(f"s-{number % 3}", [new(number)], expected=number // 3)
+        assert [handle.head for handle in handles] == [number + 1] * 4
+    assert [numbers(handle.read_all()) for handle in handles] == [list(range(60))] * 4
+    for handle in others:
+        handle.close()
+
+
+FORKING = """
+import os, sys
+import evlog
+store = evlog.open(sys.argv[1], create=True, segment_events=4)
+append = lambda stream: store.append(stream, [evlog.NewEvent("T")])
+append("parent")
+under_way = store.read_all()
+next(under_way)
+children = []
+for child in range(3):
+    pid = os.fork()
+    if pid == 0:
+        try:
+            for _ in range(5):
+                append(f"child-{child}")
+            assert store.stream_version(f"child-{child}") == 5
+            assert len(list(store.read("parent"))) >= 1
+            assert list(under_way) == []
+            store.close()
+        except BaseException as error:
+            print(repr(error), file=sys.stderr, flush=True)
+            os._exit(1)
+        os._exit(0)
+    children.append(pid)
+for _ in range(5):
+    append("parent")
+assert [os.waitpid(pid, 0)[1] for pid in children] == [0, 0, 0]
+append("parent")
+assert store.head == 22, store.head
+assert sorted((s.name, s.events) for s in store.streams()) == [
+    ("child-0", 5), ("child-1", 5), ("child-2", 5), ("parent", 7)]
+assert [e.position for e in store.read_all()] == list(range(1, 23))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_parent_and_forked_children_may_go_on_with_one_store(memory_path: Path) -> None:
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    subprocess.run(
+        [sys.executable, "-c", FORKING, str(memory_path / "store")], check=True, env=environment, timeout=60
+    )
+
+
+def test_events_can_be_pickled(store: EventStore) -> None:
+    fill(store, 2)
+    events = list(store.read_all())
+    assert pickle.loads(pickle.dumps(events)) == events
+
+
+# --- colliding hashes
+
+
+def collide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give all streams eight hashes and all ids sixteen folds, wherever they are looked up."""
+    from evlog import format as fmt
+
+    hash_stream, fold_ids, hash_type = fmt.hash_stream, fmt.fold_ids, fmt.hash_type
+    few: dict[str, Callable[..., Any]] = {
+        "hash_stream": lambda stream: hash_stream(stream) & 7,
+        "fold_ids": lambda ids: [fold & 15 for fold in fold_ids(ids)],
+        "hash_type": lambda name: hash_type(name) & 1,
+    }
+    patched = 0
+    for name, module in list(sys.modules.items()):
+        if name.startswith("evlog."):
+            for function, replacement in few.items():
+                if hasattr(module, function):
+                    monkeypatch.setattr(module, function, replacement)
+                    patched += 1
+    assert patched > 5
+
+
+def test_colliding_hashes_change_nothing(memory_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    collide(monkeypatch)
+    dice = random.Random(7)
+    plain: list[tuple[str, int, str, int]] = []  # stream, version, type, number
+    with small_store(memory_path / "store", segment_events=20, sync="none") as store:
+        for number in range(300):
+            stream, type = f"s-{dice.randrange(40)}", f"T{dice.randrange(6)}"
+            version = sum(1 for row in plain if row[0] == stream)
+            handle = store if number % 10 else evlog.open(store.path)
+            result = handle.append(stream, [new(number, type, id=number_id(number))], expected=version)
+            plain.append((stream, version + 1, type, number))
+            assert result[1:6] == (number + 1, number + 1, version + 1, version + 1, False)
+            old = plain[dice.randrange(len(plain))]
+            again = store.append(old[0], [new(old[3], old[2], id=number_id(old[3]))])
+            assert (again.duplicate, again.first_position) == (True, old[3] + 1)
+            if handle is not store:
+                handle.close()
+        for subject in (store, small_store(store.path)):
+            for stream in {row[0] for row in plain}:
+                mine = [row for row in plain if row[0] == stream]
+                assert subject.stream_version(stream) == len(mine)
+                assert numbers(subject.read(stream)) == [row[3] for row in mine]
+                assert numbers(subject.read(stream, reverse=True)) == [row[3] for row in mine][::-1]
+                assert numbers(subject.read(stream, 2, 4)) == [row[3] for row in mine[1:4]]
+                assert (
+                    numbers(subject.read(stream, 2, 4, reverse=True)) == [row[3] for row in mine[1:4]][::-1]
+                )
+            for type in ("T0", "T3"):
+                assert numbers(subject.read_all(types=[type])) == [row[3] for row in plain if row[2] == type]
+            found = {stream.name: stream.events for stream in subject.streams()}
+            assert found == {
+                name: sum(1 for row in plain if row[0] == name) for name in {r[0] for r in plain}
+            }
+            assert subject.info().streams == len(found)
