@@ -10,6 +10,7 @@ never mapped, because a writer may cut it.
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Sequence
 from typing import Final
 from zlib import crc32
 
@@ -62,8 +63,8 @@ class ActiveSegment(Segment):
         self.entries_on_disk = 0  # entries that .offsets is known to hold as they are here
         self._size = -1
 
-    def log_view(self, offset: int, length: int) -> bytes:
-        return self._log.read(length, offset)
+    def log_pieces(self, places: Sequence[tuple[int, int, int]]) -> list[bytes]:
+        return self._log.read_many(places)
 
     def window(self, offset: int, length: int) -> tuple[bytes, int]:
         """Not beyond `end` but for what is asked: bytes after it may be half a frame."""

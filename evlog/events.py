@@ -15,7 +15,7 @@ import re
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from operator import itemgetter
@@ -238,23 +238,26 @@ def encode_events(events: Sequence[NewEvent]) -> list[EncodedEvent]:
         if event.__class__ is not NewEvent and not isinstance(event, NewEvent):
             raise InvalidEvent("", f"expected a NewEvent, got a {event.__class__.__name__}")
         data = event.data
+        code = JSON_CODE
         if data.__class__ is bytes and event.content_type == "json":
             unchecked.append(data)
-            code = JSON_CODE
         else:
             code, data = _encode_data(event.content_type, data)
-        metadata = event.metadata
-        if metadata is not None:
-            metadata = _encode_metadata(metadata)
         id = event.id
         if id is not None:
             id = id.int.to_bytes(16) if id.__class__ is UUID else _encode_id(id)
+        metadata = event.metadata
+        if metadata is not None:
+            metadata = _encode_metadata(metadata)
+        if len(data) > MAX_EVENT_BYTES or (metadata and len(data) + len(metadata) > MAX_EVENT_BYTES):
+            raise EventTooLarge(len(data) + len(metadata or b""), MAX_EVENT_BYTES)
         encoded.append((event.type, id, code, data, metadata))
-    for type in {event[0] for event in encoded}:
+    try:
+        types: Iterable[Any] = set(map(itemgetter(0), encoded))
+    except TypeError:  # one cannot be hashed, so it is no text
+        types = map(itemgetter(0), encoded)
+    for type in types:
         check_type(type)
-    for row in encoded:
-        if len(row[3]) + len(row[4] or b"") > MAX_EVENT_BYTES:
-            raise EventTooLarge(len(row[3]) + len(row[4] or b""), MAX_EVENT_BYTES)
     if unchecked and check_json(unchecked):
         # Valid JSON has no raw line break inside a string, so those there are stand between tokens.
         encoded = [

@@ -89,7 +89,7 @@ from __future__ import annotations
 import sys
 from array import array
 from collections.abc import Iterable, Sequence
-from itertools import accumulate
+from itertools import accumulate, repeat
 from operator import xor
 from struct import Struct
 from struct import error as struct_error
@@ -240,13 +240,10 @@ def encode_records(
     time_us: int,
 ) -> list[bytes]:
     """Encode one record an event; positions run on from the first, the time is that of all."""
-    pack = _pack_record
-    return [
-        pack((position, version, stream, event[0], id, time_us, event[2], event[3], event[4]))
-        for position, (event, id, stream, version) in enumerate(
-            zip(events, ids, streams, versions, strict=True), first_position
-        )
-    ]
+    types, _, codes, datas, metadatas = zip(*events, strict=True)
+    positions = range(first_position, first_position + len(events))
+    rows = zip(positions, versions, streams, types, ids, repeat(time_us), codes, datas, metadatas)
+    return list(map(_pack_record, rows))
 
 
 def encode_body(records: Sequence[bytes]) -> bytes:

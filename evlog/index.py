@@ -38,6 +38,7 @@ from evlog.format import (
 SORTED_SUFFIXES: Final = {KIND_STREAMS: "streams", KIND_TYPES: "types", KIND_IDS: "ids"}
 # So many look-ups search the columns (2 ms for 262,144 entries each); then dicts are made (60 ms, once).
 _SEARCHES_BEFORE_DICTS: Final = 8
+_FINDS_BEFORE_CHECKING_ALL: Final = 64  # a few milliseconds, once, for who goes on asking
 _KEY_AT: Final = {KIND_STREAMS: 0, KIND_IDS: 8, KIND_TYPES: 36}
 _KEY_BYTES: Final = {KIND_STREAMS: 8, KIND_IDS: 8, KIND_TYPES: 4}
 _COLUMN: Final = {KIND_STREAMS: "stream_hash", KIND_IDS: "id_fold", KIND_TYPES: "type_hash"}
@@ -91,6 +92,8 @@ class SortedIndex:
         self.postings = self._file[shape.postings_at : shape.crcs_at].cast("I")
         self._crcs = self._file[shape.crcs_at :].cast("I")
         self._checked = bytearray(len(self._crcs))
+        self._all_checked = False
+        self._finds = 0
 
     def find(self, key: int) -> Sequence[int]:
         """The postings of a key, rising; empty when there is none.
@@ -98,24 +101,44 @@ class SortedIndex:
         Raises:
             IndexFault: a page that the answer rests on is damaged.
         """
-        at = bisect_left(self.keys, key)
-        # A damaged key can lead the search astray only by ending it beside itself, so both neighbours of
-        # the place are on checked pages before an absence is believed.
-        self._check(FILE_HEADER_BYTES + (at - 1 if at else 0) * self._key_bytes, 2 * self._key_bytes)
-        if at == len(self.keys) or self.keys[at] != key:
+        keys = self.keys
+        at = bisect_left(keys, key)
+        if not self._all_checked:
+            self._finds += 1
+            if self._finds > _FINDS_BEFORE_CHECKING_ALL:
+                self.check_all()
+            else:
+                self._check_find(key, at)
+        if at == len(keys) or keys[at] != key:
             return _NONE
         if self.kind == KIND_IDS:
-            end = at + 1
-            while end < len(self.keys) and self.keys[end] == key:
-                end += 1
-            self._check(FILE_HEADER_BYTES + at * 4, (end - at + 1) * 4)
+            return self.postings[at : self._end_of_equal(key, at)]
+        return self.postings[self.starts[at] : self.starts[at + 1]]
+
+    def _end_of_equal(self, key: int, at: int) -> int:
+        while at < len(self.keys) and self.keys[at] == key:
+            at += 1
+        return at
+
+    def _check_find(self, key: int, at: int) -> None:
+        """Check the pages that an answer rests on.
+
+        A damaged key can lead the search astray only by ending it beside itself, so both neighbours of
+        the place are on checked pages before an absence is believed.
+        """
+        keys_at, width = self._shape.keys_at, self._key_bytes
+        self._check(keys_at + (at - 1 if at else 0) * width, 2 * width)
+        if at == len(self.keys) or self.keys[at] != key:
+            return
+        if self.kind == KIND_IDS:
+            end = self._end_of_equal(key, at)
+            self._check(keys_at + at * width, (end - at + 1) * width)
             self._check(self._shape.postings_at + at * 4, (end - at) * 4)
-            return self.postings[at:end]
+            return
         self._check(self._shape.starts_at + at * 4, 8)
         start, end = self.starts[at], self.starts[at + 1]
         if end > start:
             self._check(self._shape.postings_at + start * 4, (end - start) * 4)
-        return self.postings[start:end]
 
     def check_all(self) -> None:
         """Check every page, before the file is used as a whole.
@@ -123,7 +146,9 @@ class SortedIndex:
         Raises:
             IndexFault: one is damaged.
         """
-        self._check(FILE_HEADER_BYTES, self._shape.crcs_at - FILE_HEADER_BYTES)
+        if not self._all_checked:
+            self._check(FILE_HEADER_BYTES, self._shape.crcs_at - FILE_HEADER_BYTES)
+            self._all_checked = True
 
     def _check(self, at: int, length: int) -> None:
         first = (at - FILE_HEADER_BYTES) // PAGE_BYTES

@@ -76,18 +76,15 @@ def read_stream(
 ) -> Iterator[Event]:
     """The selected events of one stream in version order."""
     versions = (first_version, last_version)
-    records = _stream_records(log, stream, versions, reverse)
+    batches: Iterator[Sequence[Record]] = _stream_batches(log, stream, versions, reverse)
     if versions != (1, None):
-        records = _in_versions(records, versions, reverse)
+        batches = _in_versions(batches, versions)
     if selection.types is not None:
         types = selection.types
-        records = (record for record in records if record[3] in types)
+        batches = ([record for record in records if record[3] in types] for records in batches)
     if selection.since_us is not None or selection.until_us is not None:
-        since, until = selection.since_us or 0, selection.until_us
-        records = (
-            record for record in records if record[5] >= since and (until is None or record[5] < until)
-        )
-    return _limited(map(Event, records), limit)
+        batches = _in_times(batches, selection.since_us or 0, selection.until_us)
+    return _limited(_flatten(batches), limit)
 
 
 # --- the whole log
@@ -138,8 +135,8 @@ def _part_batches(part: Part, count: int, selection: Selection, reverse: bool) -
     if selection.types is not None:
         numbers = _numbers_of_types(part, selection.types, low, high)
         if len(numbers) * _FETCH_SHARE <= high - low:
-            found = segment.records(reversed(numbers) if reverse else numbers)
-            yield found if matches is None else filter(matches, found)
+            for records in segment.records(numbers[::-1] if reverse else numbers):
+                yield records if matches is None else list(filter(matches, records))
             return
     batches = segment.scan_back(low, high) if reverse else segment.scan(low, high)
     if matches is None:
@@ -177,7 +174,7 @@ def _numbers_of_types(part: Part, types: Collection[str], low: int, high: int) -
     return sorted(number for number in set(numbers) if low <= number < high)
 
 
-def _flatten(batches: Iterator[Iterable[Record]]) -> Iterator[Event]:
+def _flatten(batches: Iterable[Iterable[Record]]) -> Iterator[Event]:
     for records in batches:
         yield from map(Event, records)
 
@@ -195,8 +192,8 @@ def _limited(events: Iterator[Event], limit: int | None) -> Iterator[Event]:
 Versions = tuple[int, int | None]
 
 
-def _stream_records(log: Log, stream: str, versions: Versions, reverse: bool) -> Iterator[Record]:
-    """A stream's records by version; where an index allows, only those in the bounds."""
+def _stream_batches(log: Log, stream: str, versions: Versions, reverse: bool) -> Iterator[Sequence[Record]]:
+    """A stream's records by version, some at a time; where an index allows, only those in the bounds."""
     stream_hash = hash_stream(stream)
     reached: int | None = None  # the position up to (or, in reverse, down to) which everything was yielded
     damage = log.damage
@@ -214,10 +211,11 @@ def _stream_records(log: Log, stream: str, versions: Versions, reverse: bool) ->
                 if not numbers:
                     continue
                 numbers = _narrowed(part, numbers, stream, versions)
-                for record in part.segment.records(reversed(numbers) if reverse else numbers):
-                    if record[2] == stream:  # else another stream with the same hash
-                        yield record
-                        reached = record[0]
+                for records in part.segment.records(numbers[::-1] if reverse else numbers):
+                    own = [record for record in records if record[2] == stream]  # hashes may collide
+                    if own:
+                        yield own
+                        reached = own[-1][0]
             break
         except SegmentMoved:
             log.refresh()
@@ -253,16 +251,15 @@ class _MixedStreams(Exception):
     """Two streams share a hash in this segment: their versions do not rise together."""
 
 
-def _in_versions(records: Iterator[Record], versions: Versions, reverse: bool) -> Iterator[Record]:
-    """Those with a version in the bounds. Versions only rise, so behind the bounds nothing is looked at."""
+def _in_versions(batches: Iterator[Sequence[Record]], versions: Versions) -> Iterator[Sequence[Record]]:
+    """Those with a version in the bounds; needed where hashes collide, and the index could not tell."""
     first, last = versions
-    for record in records:
-        version = record[1]
-        if version < first:
-            if reverse:
-                return
-        elif last is not None and version > last:
-            if not reverse:
-                return
-        else:
-            yield record
+    for records in batches:
+        yield [record for record in records if first <= record[1] and (last is None or record[1] <= last)]
+
+
+def _in_times(
+    batches: Iterator[Sequence[Record]], since: int, until: int | None
+) -> Iterator[Sequence[Record]]:
+    for records in batches:
+        yield [record for record in records if since <= record[5] and (until is None or record[5] < until)]

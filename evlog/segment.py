@@ -9,8 +9,8 @@ stays readable. Nothing here writes, locks, or looks beyond its own segment.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
-from typing import Final
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
 from zlib import crc32
 
 from evlog import paths
@@ -29,6 +29,7 @@ from evlog.format import (
     FormatFault,
     FrameHeader,
     NewerFormat,
+    array_head,
     decode_body,
     decode_file_header,
     decode_frame_header,
@@ -40,7 +41,9 @@ from evlog.manifest import SegmentInfo
 
 # A frame whose body is larger is read record by record, so that reading takes the same memory for any frame.
 _WHOLE_BODY_BYTES: Final = 4 << 20
-_RECORDS_AT_ONCE: Final = 1024
+_RECORDS_AT_ONCE: Final = 256
+_BYTES_AT_ONCE: Final = 1 << 20
+_FIRST_RECORDS: Final = 32  # who asks for one page, or one event, does not pay for more
 
 
 def check_file_header(raw: bytes, path: str, expected: FileHeader) -> None:
@@ -76,8 +79,12 @@ class Segment:
         self.count = 0
         self.end = FILE_HEADER_BYTES
 
-    def log_view(self, offset: int, length: int) -> bytes | memoryview:
+    def log_bytes(self, offset: int, length: int) -> bytes:
         """Bytes of the log, fewer at its end."""
+        return self.log_pieces([(offset, length, 0)])[0]
+
+    def log_pieces(self, places: Sequence[tuple[int, int, int]]) -> list[bytes]:
+        """The bytes at many (offset, length, …): in one call, for a call each costs as much as the bytes."""
         raise NotImplementedError
 
     def repair_entries(self) -> bool:
@@ -97,31 +104,44 @@ class Segment:
         Raises:
             CorruptionError: it is damaged.
         """
-        for record in self.records((number,)):
-            return record
-        raise AssertionError("records() yields one record a number")
+        offset, length, crc = ENTRY_PLACE.unpack_from(self.entries, number * ENTRY_BYTES)
+        raw = self.log_bytes(offset, length)
+        if crc32(raw) != crc or not length:
+            return self._record_again(number)
+        record: Record = unpack(raw, use_list=False)
+        return record
 
-    def records(self, numbers: Iterable[int]) -> Iterator[Record]:
-        """The records of the entries, checked, in the order given.
+    def records(self, numbers: Sequence[int]) -> Iterator[Sequence[Record]]:
+        """The records of the entries, checked, in the order given, some at a time (first few, then more).
 
         Raises:
-            CorruptionError: one is damaged.
+            CorruptionError: one is damaged; those before it were yielded.
         """
         place = ENTRY_PLACE.unpack_from
-        view = self.log_view
-        for number in numbers:
-            offset, length, crc = place(self.entries, number * ENTRY_BYTES)
-            raw = view(offset, length)
-            if crc32(raw) == crc and length:
-                yield unpack(raw, use_list=False)
+        at, step = 0, _FIRST_RECORDS
+        while at < len(numbers):
+            chunk = numbers[at : at + step]
+            entries = self.entries
+            places = [place(entries, number * ENTRY_BYTES) for number in chunk]
+            size = sum(length for _, length, _ in places)
+            if size > _BYTES_AT_ONCE:
+                chunk = chunk[: max(1, len(chunk) * _BYTES_AT_ONCE // size)]
+                places = places[: len(chunk)]
+            raws = self.log_pieces(places)
+            if list(map(crc32, raws)) == [crc for _, _, crc in places] and all(raws):
+                # Put together as one array, they are decoded in one call: twice as fast as one by one.
+                yield unpack(array_head(len(raws)) + b"".join(raws), use_list=False)
             else:
-                yield self._record_again(number)
+                for number in chunk:
+                    yield (self.record(number),)
+            at += len(chunk)
+            step = _RECORDS_AT_ONCE
 
     def _record_again(self, number: int) -> Record:
         """A record did not check out: mend the entries and look again, or say what is damaged."""
         if self.repair_entries():
             offset, length, crc = ENTRY_PLACE.unpack_from(self.entries, number * ENTRY_BYTES)
-            raw = self.log_view(offset, length)
+            raw = self.log_bytes(offset, length)
             if crc32(raw) == crc:
                 return decode_record(raw)
         offset = ENTRY_PLACE.unpack_from(self.entries, number * ENTRY_BYTES)[0]
@@ -154,8 +174,8 @@ class Segment:
             header, offset, first = self._frame_of(low)
             after = first + header.events
             if header.length > _WHOLE_BODY_BYTES:
-                for at in range(low, min(after, high), _RECORDS_AT_ONCE):
-                    yield tuple(self.records(range(at, min(at + _RECORDS_AT_ONCE, after, high))))
+                for records in self.records(range(low, min(after, high))):
+                    yield tuple(records)
                 low = after
                 continue
             for records in self._whole_frames(low, high, header, offset, first):
@@ -168,8 +188,8 @@ class Segment:
             header, offset, first = self._frame_of(high - 1)
             start = max(low, first)
             if header.length > _WHOLE_BODY_BYTES:
-                start = max(start, high - _RECORDS_AT_ONCE)
-                yield tuple(self.records(range(high - 1, start - 1, -1)))
+                for records in self.records(range(high - 1, start - 1, -1)):
+                    yield tuple(records)
             else:
                 yield self._decode(header, offset, None)[start - first : high - first][::-1]
             high = start
@@ -208,7 +228,7 @@ class Segment:
         for attempt in range(2):
             offset = ENTRY.unpack_from(self.entries, number * ENTRY_BYTES)[5]
             try:
-                header = decode_frame_header(self.log_view(offset, FRAME_HEADER_BYTES), 0, offset, self.tag)
+                header = decode_frame_header(self.log_bytes(offset, FRAME_HEADER_BYTES), 0, offset, self.tag)
                 first = self.number_of(header.first_position)
                 if first <= number < first + header.events <= self.count:
                     return header, offset, first
@@ -229,7 +249,7 @@ class Segment:
         self, header: FrameHeader, offset: int, body: bytes | memoryview | None
     ) -> tuple[Record, ...]:
         if body is None:
-            body = self.log_view(offset + FRAME_HEADER_BYTES, header.length)
+            body = self.log_bytes(offset + FRAME_HEADER_BYTES, header.length)
         try:
             return decode_body(header, body)
         except FormatFault as fault:
@@ -247,6 +267,7 @@ class SealedSegment(Segment):
     def __init__(self, store: str, store_id: bytes, info: SegmentInfo) -> None:
         super().__init__(store, store_id, info)
         self._log = map_file(self.log_path)
+        self._map: Any = self._log.obj  # slices of the map itself are bytes, made in one step
         check_file_header(bytes(self._log[:FILE_HEADER_BYTES]), self.log_path, self.header)
         if len(self._log) != info.log_bytes:
             raise CorruptionError(
@@ -260,8 +281,9 @@ class SealedSegment(Segment):
         self._entries_rebuilt = False
         self.entries = self._map_entries()
 
-    def log_view(self, offset: int, length: int) -> memoryview:
-        return self._log[offset : offset + length]
+    def log_pieces(self, places: Sequence[tuple[int, int, int]]) -> list[bytes]:
+        log = self._map
+        return [log[offset : offset + length] for offset, length, _ in places]
 
     def window(self, offset: int, length: int) -> tuple[memoryview, int]:  # noqa: ARG002 - all of it
         return self._log, 0

@@ -45,8 +45,9 @@ class StreamVersions:
         if len(cache) > _MAX_REMEMBERED:
             cache = self._hashes = {}
         for stream in streams:
-            if stream.__class__ is not str or stream not in cache:
-                cache[check_stream_name(stream)] = hash_stream(stream)
+            name = check_stream_name(stream)
+            if name not in cache:
+                cache[name] = hash_stream(name)
         return [cache[stream] for stream in streams]
 
     def next_locked(
