@@ -57,7 +57,7 @@ def create_store(
 
 
 def _check_setting(name: str, value: int, highest: int) -> None:
-    if not 1 <= value <= highest:
+    if type(value) is not int or not 1 <= value <= highest:
         raise InvalidArgument(f"{name} is {value!r}; give a whole number from 1 to {highest}")
 
 

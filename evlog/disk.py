@@ -220,6 +220,11 @@ class ReadFile:
             os.close(self.fd)
 
 
+# From Python 3.13 on a map need not keep its file's descriptor, of which a process has but a thousand.
+MAPS_KEEP_DESCRIPTORS: Final = sys.version_info < (3, 13)
+_MAP_OPTIONS: Final[dict[str, bool]] = {} if MAPS_KEEP_DESCRIPTORS else {"trackfd": False}
+
+
 def map_file(path: str) -> memoryview:
     """Map a file that never changes, to be read like bytes. An empty file maps to nothing.
 
@@ -230,6 +235,6 @@ def map_file(path: str) -> memoryview:
     if file.size() == 0:
         return memoryview(b"")
     try:
-        return memoryview(mmap.mmap(file.fd, 0, prot=mmap.PROT_READ))
+        return memoryview(mmap.mmap(file.fd, 0, prot=mmap.PROT_READ, **_MAP_OPTIONS))
     except OSError as error:
         raise error_for(error, path) from error

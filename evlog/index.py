@@ -272,6 +272,7 @@ class SealedIndex:
     def __init__(self, prefix: str, expected: FileHeader, entries: Callable[[], Entries]) -> None:
         self._prefix = prefix
         self._expected = expected
+        self._entries = entries
         self._columns = ColumnIndex(entries)
         self._files: dict[int, SortedIndex | None] = {}
 
@@ -325,6 +326,11 @@ class SealedIndex:
     def path(self, kind: int) -> str:
         """Where the file of this kind stands."""
         return f"{self._prefix}.{SORTED_SUFFIXES[kind]}"
+
+    def close(self) -> None:
+        """Let go of the files and of what was made in their place; the next look-up opens them again."""
+        self._files = {}
+        self._columns = ColumnIndex(self._entries)
 
     def forget(self, kind: int) -> None:
         """Look at the file of this kind anew: it was rebuilt."""

@@ -38,14 +38,17 @@ class FileLock:
         self.timeout_seconds = timeout_seconds
         self._disk = disk
         self._file: WriteFile | None = None
+        self._held: WriteFile | None = None  # the locked one; waiting replaces `_file`
+        self._opening = threading.Lock()
         self._threads = threading.Lock()
-        _all_locks.add(self)
+        _to_leave_at_fork.add(self)
 
     def open(self) -> WriteFile:
         """The lock file, opened by this process."""
-        if self._file is None:
-            self._file = self._disk.open(self.path, create=True)
-        return self._file
+        with self._opening:
+            if self._file is None:
+                self._file = self._disk.open(self.path, create=True)
+            return self._file
 
     def acquire(self) -> WriteFile:
         """Take the lock and return the locked file.
@@ -54,37 +57,43 @@ class FileLock:
             LockTimeout: it was not free in time.
             StoreAccessDenied: the file cannot be opened for writing.
         """
-        file = self.open()
         timeout = self.timeout_seconds
         if not self._threads.acquire(blocking=False):
             started = time.monotonic()
-            if not self._threads.acquire(timeout=-1 if timeout is None else timeout):
+            if not self._threads.acquire(
+                timeout=-1 if timeout is None else min(timeout, threading.TIMEOUT_MAX)
+            ):
                 raise LockTimeout(self.path, timeout or 0.0)
             if timeout is not None:
                 timeout = max(0.0, timeout - (time.monotonic() - started))
         try:
-            if not _try_lock(file.fd):
-                self._wait(file, timeout)
+            file = self.open()
+            self._held = file if _try_lock(file.fd) else self._wait(file, timeout)
         except BaseException:
             self._threads.release()
             raise
-        return self.open()  # not `file`: waiting may have replaced it
+        return self._held
 
     def release(self) -> None:
         """Give the lock back."""
-        assert self._file is not None
-        _unlock(self._file.fd)
+        held, self._held = self._held, None
+        assert held is not None
+        _unlock(held.fd)
         self._threads.release()
 
     def close(self) -> None:
         """Close the lock file. The lock must not be held."""
-        if self._file is not None:
-            self._disk.close(self._file)
-        self._file = None
+        file, self._file = self._file, None
+        if file is not None:
+            self._disk.close(file)
 
     def leave_to_parent(self) -> None:
         """Begin anew in a forked child; closing its copy of the descriptor does not free the parent's."""
+        held, self._held = self._held, None
+        if held is not None:
+            self._disk.close(held)
         self.close()
+        self._opening = threading.Lock()
         self._threads = threading.Lock()
 
     def __enter__(self) -> WriteFile:
@@ -95,13 +104,18 @@ class FileLock:
     ) -> None:
         self.release()
 
-    def _wait(self, file: WriteFile, timeout_seconds: float | None) -> None:
+    def _wait(self, file: WriteFile, timeout_seconds: float | None) -> WriteFile:
         if timeout_seconds is None:
             _lock(file.fd)
-        elif timeout_seconds <= 0 or not self._wait_aside(timeout_seconds):
-            raise LockTimeout(self.path, self.timeout_seconds or 0.0)
+            return file
+        if timeout_seconds > 0:
+            locked = self._wait_aside(timeout_seconds)
+            if locked is not None:
+                self._file = locked  # the old one closes itself once no other thread uses it
+                return locked
+        raise LockTimeout(self.path, self.timeout_seconds or 0.0)
 
-    def _wait_aside(self, timeout_seconds: float) -> bool:
+    def _wait_aside(self, timeout_seconds: float) -> WriteFile | None:
         """Wait in a thread, because a blocked flock cannot be given a time limit.
 
         The thread has a descriptor of its own, which it hands over with the lock on it. One that comes too
@@ -109,27 +123,10 @@ class FileLock:
         """
         waiter = _Waiter(self._disk.open(self.path, create=True), self._disk)
         try:
-            file = waiter.wait(timeout_seconds)
+            return waiter.wait(timeout_seconds)
         except BaseException:
             waiter.abandon()
             raise
-        if file is None:
-            return False
-        assert self._file is not None
-        self._disk.close(self._file)
-        self._file = file
-        return True
-
-
-_all_locks: weakref.WeakSet[FileLock] = weakref.WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    for lock in list(_all_locks):
-        lock.leave_to_parent()
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 class _Waiter:
@@ -140,6 +137,7 @@ class _Waiter:
         self._locked = threading.Event()
         self._abandoned = False
         self._error: OSError | None = None
+        _to_leave_at_fork.add(self)
         threading.Thread(target=self._run, name="evlog-lock", daemon=True).start()
 
     def _run(self) -> None:
@@ -162,12 +160,26 @@ class _Waiter:
             raise error_for(self._error, self._file.path)
         return self._file
 
+    def leave_to_parent(self) -> None:
+        """Close a forked child's copy of the descriptor: the thread did not come along."""
+        self._disk.close(self._file)
+
     def abandon(self) -> None:
         with self._mutex:
             self._abandoned = True
             if self._locked.is_set():
                 self._disk.close(self._file)
 
+
+_to_leave_at_fork: weakref.WeakSet[FileLock | _Waiter] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for holder in list(_to_leave_at_fork):
+        holder.leave_to_parent()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
 
 if fcntl is not None:
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import OrderedDict
 from typing import Final
 
 from evlog import paths
 from evlog.active import ActiveSegment
-from evlog.disk import ReadFile
+from evlog.disk import MAPS_KEEP_DESCRIPTORS, ReadFile
 from evlog.errors import CorruptionError
 from evlog.events import Record
 from evlog.format import (
@@ -29,6 +30,8 @@ from evlog.index import ColumnIndex, Entries, SealedIndex
 from evlog.manifest import Manifest, SegmentInfo, Stamp, read_manifest, read_stamp
 from evlog.segment import SealedSegment, Segment
 
+# Five files each, of the 256 or 1,024 descriptors that a process may have; else only memory maps.
+_MAX_OPEN_PARTS: Final = 40 if MAPS_KEEP_DESCRIPTORS else 4096
 _ATTEMPTS: Final = 10  # a manifest replaced this often while it is being read is not a race any more
 
 
@@ -37,22 +40,26 @@ class SegmentMoved(Exception):
 
 
 class SealedPart:
-    """A sealed segment with its indexes, opened when first used."""
+    """A sealed segment with its indexes, opened when used and closed when many others were used since."""
 
-    def __init__(self, store: str, manifest: Manifest, info: SegmentInfo) -> None:
+    def __init__(self, store: str, manifest: Manifest, info: SegmentInfo, opened: OpenParts) -> None:
         self.info = info
         self.first_position = info.first_position
         self.last_position = info.last_position
         self.count = info.events
         self._store = store
         self._store_id = manifest.store_id_bytes
+        self._opened = opened
         self._segment: SealedSegment | None = None
         header = Segment(store, self._store_id, info).header._replace(source_crc=info.offsets_crc)
         prefix = paths.segment_path(store, info.first_position, info.generation, "")[:-1]
-        self.index = SealedIndex(prefix, header, self._checked_entries)
+        self._index = SealedIndex(prefix, header, self._checked_entries)
 
-    def _checked_entries(self) -> Entries:
-        return self.segment.checked_entries()
+    @property
+    def index(self) -> SealedIndex:
+        """The look-ups in this segment."""
+        self._opened.touch(self)
+        return self._index
 
     @property
     def segment(self) -> SealedSegment:
@@ -62,12 +69,49 @@ class SealedPart:
             SegmentMoved: the manifest names it no more.
             CorruptionError: its log is missing, or not as it was sealed.
         """
-        if self._segment is None:
+        self._opened.touch(self)
+        segment = self._segment
+        if segment is None:
             try:
-                self._segment = SealedSegment(self._store, self._store_id, self.info)
+                segment = self._segment = SealedSegment(self._store, self._store_id, self.info)
             except FileNotFoundError as error:
                 raise _missing(self._store, self.info, error) from None
-        return self._segment
+        return segment
+
+    def close(self) -> None:
+        """Let go of the files; who still reads from them keeps them until it is done."""
+        self._segment = None
+        self._index.close()
+
+    def _checked_entries(self) -> Entries:
+        return self.segment.checked_entries()
+
+
+class OpenParts:
+    """The sealed segments that have files open: the last so many that were used."""
+
+    def __init__(self) -> None:
+        self._parts: OrderedDict[SealedPart, None] = OrderedDict()
+        self._mutex = threading.Lock()
+
+    def touch(self, part: SealedPart) -> None:
+        """Say that the segment is used now; the one that was unused for longest may be closed for it."""
+        with self._mutex:
+            if part in self._parts:
+                self._parts.move_to_end(part)
+                return
+            self._parts[part] = None
+            oldest = self._parts.popitem(last=False)[0] if len(self._parts) > _MAX_OPEN_PARTS else None
+        if oldest is not None:
+            oldest.close()
+
+    def close(self) -> None:
+        """Close them all."""
+        with self._mutex:
+            parts = list(self._parts)
+            self._parts.clear()
+        for part in parts:
+            part.close()
 
 
 class ActivePart:
@@ -110,6 +154,7 @@ class Log:
         self._stamp: Stamp | None = None
         self._stale = False
         self._marks_file: ReadFile | None = None
+        self._opened = OpenParts()
         self.refresh()
 
     @property
@@ -157,6 +202,10 @@ class Log:
                     return
                 self.reset()
             raise CorruptionError(self.active.segment.log_path, None, "it keeps changing while it is read")
+
+    def close(self) -> None:
+        """Let go of the sealed segments' files."""
+        self._opened.close()
 
     def reset(self) -> None:
         """Have the next refresh read everything again."""
@@ -222,7 +271,9 @@ class Log:
         known, active = ([], None) if self._view is None or self._stale else self._view
         parts = {part.info: part for part in known}
         infos = manifest.segments
-        sealed = [parts.get(info) or SealedPart(self.store, manifest, info) for info in infos[:-1]]
+        sealed = [
+            parts.get(info) or SealedPart(self.store, manifest, info, self._opened) for info in infos[:-1]
+        ]
         if active is None or active.info != infos[-1]:
             active = ActivePart(self._open_active(manifest, infos[-1]))
         self.manifest = manifest

@@ -327,6 +327,8 @@ class EventStore:
         with self._mutex:
             if self._writer is not None:
                 self._writer.close()
+            if self._log is not None:
+                self._log.close()
             self._writer = None
             self._log = None
 
