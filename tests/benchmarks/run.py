@@ -33,6 +33,7 @@ class Sizes:
     small: int = 100_000
     large: int = 5_000_000
     distinct_streams: int = 1_000_000
+    warm_ups: int = 2
 
 
 FULL: Final = Sizes()
@@ -61,6 +62,7 @@ TINY: Final = Sizes(
     small=1_000,
     large=2_000,
     distinct_streams=2_000,
+    warm_ups=1,
 )
 
 

@@ -29,7 +29,7 @@ def run(run: Run) -> Report:
     for sync in ("always", "none"):
         probes = {name: _Probe(aged, sync) for name, aged in stores.items()}
         opening = {name: [seconds_of(probe.open) * 1e3] for name, probe in probes.items()}
-        warming = {name: [seconds_of(probe.warm) * 1e3] for name, probe in probes.items()}
+        warming = {name: [1e3 * probe.warm(run.sizes.warm_ups)] for name, probe in probes.items()}
         if sync == "always":
             report.figures.append(Figure("open", "ms", opening))
             report.figures.append(Figure("warm up (see workloads/growth.py)", "ms", warming))
@@ -93,10 +93,13 @@ class _Probe:
     def sample(self, label: str) -> float:
         return self._operations[label]()
 
-    def warm(self) -> None:
-        for _ in range(2):
-            for operation in self._operations.values():
-                operation()
+    def warm(self, rounds: int) -> float:
+        def work() -> None:
+            for _ in range(rounds):
+                for operation in self._operations.values():
+                    operation()
+
+        return seconds_of(work)
 
     def _twice(self, make: Callable[[], Batch], *, with_ids: bool) -> float:
         return (self._append(make(), with_ids=with_ids) + self._append(make(), with_ids=with_ids)) / 2
