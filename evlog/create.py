@@ -6,11 +6,12 @@ directory with anything else in it is left alone.
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 from evlog import paths
 from evlog.disk import Disk
-from evlog.errors import InvalidArgument, NotAStore
+from evlog.errors import InvalidArgument, NotAStore, StoreAccessDenied
 from evlog.events import id_text, make_ids
 from evlog.format import FILE_HEADER_BYTES, FRAME_HEADER_BYTES, MAX_BODY_BYTES, MAX_LOG_BYTES
 from evlog.lock import FileLock
@@ -76,14 +77,12 @@ def _check_place(path: str) -> None:
 
 
 def _make_dirs(path: str, disk: Disk) -> None:
-    """Make the directories, and make their names durable from the first new one down."""
+    """Make the directories, and make their names durable, also where another died before it had."""
     path = os.path.abspath(path)
-    new = []
-    above = path
-    while not os.path.isdir(above):
-        new.append(above)
-        above = os.path.dirname(above)
     disk.make_dir(path)
-    for made in reversed(new):
-        disk.sync_dir(os.path.dirname(made))
+    device = os.stat(path).st_dev
+    above = path
+    while above != os.path.dirname(above) and os.stat(above := os.path.dirname(above)).st_dev == device:
+        with contextlib.suppress(StoreAccessDenied):  # a directory above need not be ours to read
+            disk.sync_dir(above)
     disk.make_dir(paths.segments_path(path))

@@ -58,7 +58,7 @@ class SealedPart:
     @property
     def index(self) -> SealedIndex:
         """The look-ups in this segment."""
-        self._opened.touch(self)
+        self._opened.use(self)
         return self._index
 
     @property
@@ -69,7 +69,7 @@ class SealedPart:
             SegmentMoved: the manifest names it no more.
             CorruptionError: its log is missing, or not as it was sealed.
         """
-        self._opened.touch(self)
+        self._opened.use(self)
         segment = self._segment
         if segment is None:
             try:
@@ -94,7 +94,7 @@ class OpenParts:
         self._parts: OrderedDict[SealedPart, None] = OrderedDict()
         self._mutex = threading.Lock()
 
-    def touch(self, part: SealedPart) -> None:
+    def use(self, part: SealedPart) -> None:
         """Say that the segment is used now; the one that was unused for longest may be closed for it."""
         with self._mutex:
             if part in self._parts:
