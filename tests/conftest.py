@@ -22,8 +22,8 @@ _COMMON = {
     "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large],
     "print_blob": True,
 }
-settings.register_profile("quick", max_examples=60, stateful_step_count=30, **_COMMON)  # type: ignore[arg-type]
-settings.register_profile("long", max_examples=3000, stateful_step_count=80, **_COMMON)  # type: ignore[arg-type]
+settings.register_profile("quick", max_examples=40, stateful_step_count=25, **_COMMON)  # type: ignore[arg-type]
+settings.register_profile("long", max_examples=2000, stateful_step_count=60, **_COMMON)  # type: ignore[arg-type]
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 
