@@ -1,5 +1,6 @@
 """evlog: an event store in a directory. The public names, and nothing else; begin with `evlog.open`."""
 
+from evlog._version import __version__
 from evlog.batch import ANY, NO_STREAM, STREAM_EXISTS, BatchResult
 from evlog.catalog import StoreInfo, StreamInfo
 from evlog.errors import (
@@ -25,8 +26,6 @@ from evlog.errors import (
 from evlog.events import Event, NewEvent, idempotency_id
 from evlog.recovery import TornTail
 from evlog.store import AppendResult, EventStore, exists, open
-
-__version__ = "0.1.0"
 
 __all__ = [
     "ANY",
@@ -58,6 +57,7 @@ __all__ = [
     "TornTail",
     "UnsupportedFormat",
     "WrongExpectedVersion",
+    "__version__",
     "exists",
     "idempotency_id",
     "open",
