@@ -54,17 +54,25 @@ class Durability:
         finally:
             self.lock.release()
 
+    def check_sound(self, marks_file: WriteFile, log_file: WriteFile, tag: int) -> int:
+        """How far the log is synced, by the mark; the marks' lock is held.
+
+        Raises:
+            StoreIOError: another writer's sync failed, and nobody has looked at the device since.
+        """
+        raw = os.pread(marks_file.fd, MARK_BYTES, MARK_BYTES)
+        durable = maybe_decode_mark(DURABLE_MAGIC, raw)
+        if durable is None or durable.tag != tag:
+            return 0
+        if durable.suspect:
+            raise StoreIOError(log_file.path, "a sync by another writer failed")
+        return durable.offset
+
     def _sync_locked(self, marks_file: WriteFile, log_file: WriteFile, tag: int, end: int) -> None:
-        raw = os.pread(marks_file.fd, 2 * MARK_BYTES, 0)
-        written = maybe_decode_mark(WRITTEN_MAGIC, raw[:MARK_BYTES])
-        durable = maybe_decode_mark(DURABLE_MAGIC, raw[MARK_BYTES:])
-        synced = 0
-        if durable is not None and durable.tag == tag:
-            if durable.suspect:
-                raise StoreIOError(log_file.path, "a sync by another writer failed")
-            synced = durable.offset
+        synced = self.check_sound(marks_file, log_file, tag)
         if synced >= end:
             return
+        written = maybe_decode_mark(WRITTEN_MAGIC, os.pread(marks_file.fd, MARK_BYTES, 0))
         if written is not None and written.tag == tag:
             end = max(end, written.offset)
         try:

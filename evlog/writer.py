@@ -209,7 +209,10 @@ class Writer:
         assert self._offsets_file is not None
         self._unsure = True
         try:
-            roll_locked(self._log, self._log_file, self._offsets_file, self._disk)
+            # No sync may fail unseen meanwhile: what it lost would be sealed as whole.
+            with self._durability.lock as marks_file:
+                self._durability.check_sound(marks_file, self._log_file, self._tag)
+                roll_locked(self._log, self._log_file, self._offsets_file, self._disk)
         except StoreIOError as error:
             self._fail_locked(error)
             raise
