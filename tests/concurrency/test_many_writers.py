@@ -1,0 +1,107 @@
+"""Many processes write and read one store at once; the recorded history has to fit one order of events."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import evlog
+from tests.concurrency.history import (
+    Record,
+    check_acknowledged,
+    check_counters,
+    check_log,
+    check_order,
+    check_readers,
+    check_refusals,
+)
+from tests.helpers import small_store
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def run(path: Path, jobs: list[tuple[str, int]], segment_events: int) -> list[list[Record]]:
+    """Run one process for each (job, share), all at once; what each of them recorded."""
+    small_store(path / "store", segment_events=segment_events).close()
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)])}
+    processes: list[subprocess.Popen[str]] = []
+    outputs = [path / f"{number}.jsonl" for number in range(len(jobs))]
+    try:
+        for number, (job, share) in enumerate(jobs):
+            arguments = [job, str(path / "store"), str(outputs[number]), str(number), str(share)]
+            command = [sys.executable, "-m", "tests.concurrency.worker", *arguments]
+            processes.append(
+                subprocess.Popen(
+                    command,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                    env=environment,
+                )
+            )
+        for process in processes:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+        for process in processes:
+            assert process.stdin is not None
+            process.stdin.write("\n")
+            process.stdin.flush()
+        ended = [process.communicate(timeout=100) for process in processes]
+        assert [errors for _, errors in ended if errors] == []
+        assert {process.returncode for process in processes} == {0}
+    finally:
+        for process in processes:
+            if process.poll() is None:
+                process.kill()
+                process.communicate()
+    return [[json.loads(line) for line in output.read_text("utf-8").splitlines()] for output in outputs]
+
+
+def check(path: Path, recorded: list[list[Record]], readers: int) -> list[evlog.Event]:
+    history: list[Any] = [record for records in recorded for record in records]
+    with evlog.open(path / "store") as store:
+        events = list(store.read_all())
+        check_log(events)
+        check_acknowledged(events, history)
+        check_counters(events)
+        check_order(history)
+        check_refusals(history)
+        check_readers(events, recorded[len(recorded) - readers :], history)
+        counted: dict[str, int] = {}
+        for event in events:
+            counted[event.stream] = counted.get(event.stream, 0) + 1
+        assert {info.name: info.events for info in store.streams()} == counted
+        assert [event for name in sorted(counted) for event in store.read(name)] == sorted(
+            events, key=lambda event: (event.stream, event.version)
+        )
+    return events
+
+
+def test_sixteen_processes_make_one_history(tmp_path: Path) -> None:
+    share = 30
+    writers = [("count", share)] * 12 + [("batch", share)] * 4
+    total = 12 * share + 4 * share * 3
+    recorded = run(
+        tmp_path, [*writers, ("follow", total), ("follow", total), ("look", total)], segment_events=100
+    )
+    events = check(tmp_path, recorded, readers=3)
+    assert len(events) == total
+    # Every process finished its share, so none starved; and they did meet.
+    assert [
+        sum(record["kind"] in ("append", "batch") for record in records) for records in recorded[:16]
+    ] == [share] * 16
+    assert any(record["kind"] == "refused" for records in recorded for record in records)
+
+
+def test_threads_of_several_processes_make_one_history(memory_path: Path) -> None:
+    share = 15
+    total = 4 * 4 * share
+    jobs = [("count-in-threads", share)] * 4 + [("follow", total), ("look", total)]
+    recorded = run(memory_path, jobs, segment_events=20)
+    events = check(memory_path, recorded, readers=2)
+    assert len(events) == total

@@ -1,0 +1,149 @@
+"""One process among many: does its share of a job, and writes down what it was told and when.
+
+    python -m tests.concurrency.worker JOB STORE OUTPUT NUMBER SHARE
+
+A line of the output is a JSON object; `began` and `ended` are of the machine's one monotonic clock.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TextIO
+
+import evlog
+from evlog import EventStore, NewEvent, WrongExpectedVersion
+from tests.helpers import number_id
+
+COUNTERS = 4
+
+
+class Recorder:
+    """Writes one line for each thing that happened, from any thread."""
+
+    def __init__(self, output: TextIO) -> None:
+        self._output = output
+        self._mutex = threading.Lock()
+
+    def __call__(self, kind: str, began: int, **facts: Any) -> None:
+        line = json.dumps({"kind": kind, "began": began, "ended": time.monotonic_ns()} | facts)
+        with self._mutex:
+            self._output.write(line + "\n")
+
+
+def count_up(store: EventStore, record: Recorder, number: int, share: int) -> None:
+    """Read a counter, add one, append expecting what was read; every third append is sent again."""
+    dice = random.Random(number)
+    for step in range(share):
+        id = number_id(number * 1_000_000 + step)
+        while True:
+            stream = f"counter-{dice.randrange(COUNTERS)}"
+            last = next(store.read(stream, reverse=True, limit=1), None)
+            version, value = (last.version, last.json()) if last else (0, 0)
+            began = time.monotonic_ns()
+            event = NewEvent("Counted", value + 1, id=id)
+            try:
+                result = store.append(stream, [event], expected=version)
+                break
+            except WrongExpectedVersion as refused:
+                record("refused", began, stream=stream, expected=version, actual=refused.actual)
+        record(
+            "append",
+            began,
+            stream=stream,
+            id=str(id),
+            position=result.first_position,
+            version=result.first_version,
+            expected=version,
+            duplicate=result.duplicate,
+        )
+        if step % 3 == 0:  # as if the answer had been lost
+            began = time.monotonic_ns()
+            again = store.append(stream, [event], expected=version)
+            record("retry", began, id=str(id), position=again.first_position, duplicate=again.duplicate)
+
+
+def append_batches(store: EventStore, record: Recorder, number: int, share: int) -> None:
+    """Append to two streams at once: all or nothing, without an expectation."""
+    for step in range(share):
+        ids = [number_id(number * 1_000_000 + step * 3 + at) for at in range(3)]
+        events = [NewEvent("Batched", step, id=id) for id in ids]
+        began = time.monotonic_ns()
+        mine, shared = store.append_many([(f"own-{number}", events[:2], step * 2), ("shared", events[2:])])
+        assert shared.first_position == mine.last_position + 1
+        record("batch", began, ids=[str(id) for id in ids], position=mine.first_position)
+
+
+def follow(store: EventStore, record: Recorder, number: int, share: int) -> None:
+    """Poll for what is new until so many events were seen."""
+    after = 0
+    while after < share:
+        began = time.monotonic_ns()
+        events = list(store.read_all(after=after))
+        if events:
+            record("poll", began, ids=[str(e.id) for e in events], positions=[e.position for e in events])
+            after = events[-1].position
+
+
+def look(store: EventStore, record: Recorder, number: int, share: int) -> None:
+    """Read versions, streams and sizes over and over until the log has so many events."""
+    head = 0
+    while head < share:
+        began = time.monotonic_ns()
+        stream = f"counter-{number % COUNTERS}"
+        before = store.stream_version(stream)
+        versions = [event.version for event in store.read(stream)]
+        after = store.stream_version(stream)
+        assert versions == list(range(1, len(versions) + 1))
+        assert before <= len(versions) <= after
+        listed = {info.name: info.events for info in store.streams()}
+        assert listed.get(stream, 0) >= after
+        assert store.info().events >= sum(listed.values())
+        head = store.head
+        record("look", began, stream=stream, version=after, head=head)
+
+
+def in_threads(job: Callable[..., None]) -> Callable[..., None]:
+    def run(store: EventStore, record: Recorder, number: int, share: int) -> None:
+        failures: list[BaseException] = []
+
+        def one(thread: int) -> None:
+            try:
+                job(store, record, number * 10 + thread, share)
+            except BaseException as error:  # noqa: BLE001 - raised below
+                failures.append(error)
+
+        threads = [threading.Thread(target=one, args=(thread,)) for thread in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        if failures:
+            raise failures[0]
+
+    return run
+
+
+JOBS: dict[str, Callable[..., None]] = {
+    "count": count_up,
+    "batch": append_batches,
+    "follow": follow,
+    "look": look,
+    "count-in-threads": in_threads(count_up),
+}
+
+
+def main(job: str, path: str, output: str, number: str, share: str) -> None:
+    with Path(output).open("w", encoding="utf-8") as file, evlog.open(path, lock_timeout=60) as store:
+        print("ready", flush=True)
+        sys.stdin.readline()  # all begin at once
+        JOBS[job](store, Recorder(file), int(number), int(share))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
