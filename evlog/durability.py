@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from typing import Final
 
 from evlog import paths
 from evlog.disk import Disk, WriteFile
@@ -23,6 +24,9 @@ from evlog.format import (
 )
 from evlog.lock import FileLock
 from evlog.recovery import write_mark
+
+# Between two syncs the lock may be seen taken although it is free, because others are just looking at it.
+_TRIES: Final = 5
 
 
 class Durability:
@@ -43,19 +47,36 @@ class Durability:
             StoreIOError: a sync failed, this one or another writer's: nothing more may be acknowledged.
         """
         try:
-            marks_file = self.lock.acquire()
+            marks_file = self._lock_or_covered(log_file, tag, end)
         except LockTimeout:
             # Whoever syncs is stuck (stopped, perhaps). The append is written, so it has to be decided: sync
             # without the mark. All that is lost is that recovery cannot tell its damage from a torn tail.
             self._disk.sync(log_file)
+            return
+        if marks_file is None:
             return
         try:
             self._sync_locked(marks_file, log_file, tag, end)
         finally:
             self.lock.release()
 
+    def _lock_or_covered(self, log_file: WriteFile, tag: int, end: int) -> WriteFile | None:
+        """Take the marks' lock, unless another's sync covers the append meanwhile.
+
+        Those whose append is covered must not queue for the lock one by one: whoever comes back first with
+        a new append would take it before them, and sync for itself alone while they wait.
+        """
+        for _ in range(_TRIES):
+            marks_file = self.lock.maybe_acquire()
+            if marks_file is not None:
+                return marks_file
+            self.lock.wait_until_free()
+            if self.check_sound(self.lock.open(), log_file, tag) >= end:
+                return None
+        return self.lock.acquire()
+
     def check_sound(self, marks_file: WriteFile, log_file: WriteFile, tag: int) -> int:
-        """How far the log is synced, by the mark; the marks' lock is held.
+        """How far the log is synced, by the mark.
 
         Raises:
             StoreIOError: another writer's sync failed, and nobody has looked at the device since.

@@ -57,22 +57,46 @@ class FileLock:
             LockTimeout: it was not free in time.
             StoreAccessDenied: the file cannot be opened for writing.
         """
-        timeout = self.timeout_seconds
-        if not self._threads.acquire(blocking=False):
-            started = time.monotonic()
-            if not self._threads.acquire(
-                timeout=-1 if timeout is None else min(timeout, threading.TIMEOUT_MAX)
-            ):
-                raise LockTimeout(self.path, timeout or 0.0)
-            if timeout is not None:
-                timeout = max(0.0, timeout - (time.monotonic() - started))
+        left = self._acquire_threads()
         try:
             file = self.open()
-            self._held = file if _try_lock(file.fd) else self._wait(file, timeout)
+            self._held = file if _try_lock(file.fd) else self._wait(file, left)
         except BaseException:
             self._threads.release()
             raise
         return self._held
+
+    def maybe_acquire(self) -> WriteFile | None:
+        """Take the lock if it is free now."""
+        if not self._threads.acquire(blocking=False):
+            return None
+        try:
+            file = self.open()
+            if _try_lock(file.fd):
+                self._held = file
+                return file
+        except BaseException:
+            self._threads.release()
+            raise
+        self._threads.release()
+        return None
+
+    def wait_until_free(self) -> None:
+        """Return when the lock was free for a moment: all who wait like this return together.
+
+        Raises:
+            LockTimeout: it was not free in time.
+        """
+        left = self._acquire_threads()
+        try:
+            file = self.open()
+            if left is None:
+                _lock_shared(file.fd)
+            elif not _try_lock(file.fd):
+                file = self._wait(file, left)
+            _unlock(file.fd)
+        finally:
+            self._threads.release()
 
     def release(self) -> None:
         """Give the lock back."""
@@ -103,6 +127,19 @@ class FileLock:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.release()
+
+    def _acquire_threads(self) -> float | None:
+        """Take the lock between the threads of this process; what is left of the timeout."""
+        timeout = self.timeout_seconds
+        if timeout is None:
+            self._threads.acquire()
+            return None
+        if self._threads.acquire(blocking=False):
+            return timeout
+        started = time.monotonic()
+        if not self._threads.acquire(timeout=min(timeout, threading.TIMEOUT_MAX)):
+            raise LockTimeout(self.path, timeout)
+        return max(0.0, timeout - (time.monotonic() - started))
 
     def _wait(self, file: WriteFile, timeout_seconds: float | None) -> WriteFile:
         if timeout_seconds is None:
@@ -193,6 +230,9 @@ if fcntl is not None:
     def _lock(fd: int) -> None:
         fcntl.flock(fd, fcntl.LOCK_EX)
 
+    def _lock_shared(fd: int) -> None:
+        fcntl.flock(fd, fcntl.LOCK_SH)
+
     def _unlock(fd: int) -> None:
         fcntl.flock(fd, fcntl.LOCK_UN)
 
@@ -207,6 +247,8 @@ else:  # pragma: no cover - no POSIX
         from filelock import lock_descriptor
 
         lock_descriptor(fd, poll_interval=0.002)
+
+    _lock_shared = _lock
 
     def _unlock(fd: int) -> None:
         from filelock import unlock_descriptor

@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from types import TracebackType
-from typing import Final, NamedTuple, Self
+from typing import NamedTuple, Self
 from uuid import UUID
 
 from evlog import paths
@@ -39,8 +39,6 @@ from evlog.log import Log
 from evlog.reader import Selection, microseconds, read_log, read_stream
 from evlog.recovery import TornTail
 from evlog.writer import Writer
-
-DEFAULT_LOCK_TIMEOUT_SECONDS: Final = 30.0
 
 
 class AppendResult(NamedTuple):
@@ -70,7 +68,7 @@ def open(
     segment_bytes: int = DEFAULT_SEGMENT_BYTES,
     segment_events: int = DEFAULT_SEGMENT_EVENTS,
     sync: str = "always",
-    lock_timeout: float | None = DEFAULT_LOCK_TIMEOUT_SECONDS,
+    lock_timeout: float | None = None,
 ) -> EventStore:
     """Open the store in a directory.
 
@@ -81,7 +79,8 @@ def open(
         segment_events: number of events at which a new store begins another segment.
         sync: "always": an append returns when it is on the device. "none": when the operating system has
             it, which survives the process but not a power loss.
-        lock_timeout: seconds that an append waits for other writers; None waits for ever.
+        lock_timeout: seconds that an append waits for other writers. None, as in PostgreSQL, waits for as
+            long as it takes: the lock dies with its holder, so only a stopped process can hold it up.
 
     Raises:
         StoreNotFound: there is no store, and `create` is false.

@@ -17,7 +17,6 @@ from evlog.errors import InvalidArgument
 from evlog.events import check_stream_name
 
 BATCH: Final = 1000
-LOCK_TIMEOUT_SECONDS: Final = 30.0
 _FOR_EVER_SECONDS: Final = 1e8
 _EXPECTED: Final[dict[str, int | str]] = {
     "any": evlog.ANY,
@@ -89,9 +88,14 @@ def command(
         typer.Option("--sync", help="none: quicker, but a power failure may take what was acknowledged."),
     ] = "always",
     lock_timeout: Annotated[
-        float,
-        typer.Option("--lock-timeout", min=0, metavar="SECONDS", help="How long to wait for other writers."),
-    ] = LOCK_TIMEOUT_SECONDS,
+        float | None,
+        typer.Option(
+            "--lock-timeout",
+            min=0,
+            metavar="SECONDS",
+            help="How long to wait for other writers; else for ever.",
+        ),
+    ] = None,
     lines: Annotated[bool, typer.Option("--lines", help="Append each line of stdin.")] = False,
     stream_field: Annotated[
         str | None, typer.Option("--stream-field", metavar="a.b", help="Lines: the stream, or 'host-{.a.b}'.")
@@ -215,7 +219,9 @@ def _refuse(options: dict[str, Any], reason: str) -> None:
             raise InvalidArgument(f"--{name.replace('_', '-')} {reason}")
 
 
-def _timeout(seconds: float) -> float | None:
+def _timeout(seconds: float | None) -> float | None:
+    if seconds is None:
+        return None
     if seconds != seconds:  # noqa: PLR0124 - NaN passes every range check
         raise InvalidArgument("--lock-timeout is not a number; give seconds, such as 30")
     return seconds if seconds < _FOR_EVER_SECONDS else None

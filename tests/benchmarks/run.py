@@ -34,6 +34,8 @@ class Sizes:
     large: int = 5_000_000
     distinct_streams: int = 1_000_000
     warm_ups: int = 2
+    concurrent_seconds: float = 3.0
+    concurrent_rounds: int = 3
 
 
 FULL: Final = Sizes()
@@ -48,6 +50,8 @@ QUICK: Final = Sizes(
     commands=5,
     large=500_000,
     distinct_streams=100_000,
+    concurrent_seconds=1.0,
+    concurrent_rounds=1,
 )
 # For the test of the harness itself: its figures mean nothing.
 TINY: Final = Sizes(
@@ -63,6 +67,8 @@ TINY: Final = Sizes(
     large=2_000,
     distinct_streams=2_000,
     warm_ups=1,
+    concurrent_seconds=0.1,
+    concurrent_rounds=1,
 )
 
 

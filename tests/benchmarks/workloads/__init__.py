@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Final
 
 from tests.benchmarks.run import Workload
-from tests.benchmarks.workloads import bulk, command, growth, lines, million, scan, streams
+from tests.benchmarks.workloads import bulk, command, durable, growth, lines, million, scan, streams
 
 WORKLOADS: Final[dict[str, Workload]] = {
     "bulk": bulk.run,
     "scan": scan.run,
     "streams": streams.run,
+    "durable": durable.run,
     "lines": lines.run,
     "million": million.run,
     "growth": growth.run,
