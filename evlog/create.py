@@ -11,7 +11,7 @@ import os
 
 from evlog import paths
 from evlog.disk import Disk
-from evlog.errors import InvalidArgument, NotAStore, StoreAccessDenied
+from evlog.errors import CorruptionError, InvalidArgument, NotAStore, StoreAccessDenied
 from evlog.events import id_text, make_ids
 from evlog.format import FILE_HEADER_BYTES, FRAME_HEADER_BYTES, MAX_BODY_BYTES, MAX_LOG_BYTES
 from evlog.lock import FileLock
@@ -71,9 +71,28 @@ def _check_place(path: str) -> None:
         raise NotAStore(path, "it is a file") from None
     except PermissionError:
         return  # making the store will say so
+    _check_leftovers(path)
     foreign = sorted(set(names) - paths.INIT_LEFTOVERS)
     if foreign:
         raise NotAStore(path, f"the directory holds {foreign[0]!r} and no manifest.json")
+
+
+def _check_leftovers(path: str) -> None:
+    """An interrupted `init` leaves one segment without events; anything else was a store."""
+    directory = paths.segments_path(path)
+    with (
+        contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError),
+        os.scandir(directory) as entries,
+    ):
+        for entry in entries:
+            meaning = paths.maybe_parse_segment_name(entry.name)
+            first = meaning is not None and meaning[:2] == (1, 0) and meaning.suffix in ("log", "offsets")
+            if not first or entry.stat().st_size > FILE_HEADER_BYTES:
+                raise CorruptionError(
+                    paths.manifest_path(path),
+                    None,
+                    f"it is missing, though there is {directory}/{entry.name}",
+                )
 
 
 def _make_dirs(path: str, disk: Disk) -> None:

@@ -267,12 +267,20 @@ class SealedIndex:
         prefix: the path of the segment's files up to their suffix.
         expected: the header that the files must have, but for kind and counts.
         entries: gives the segment's entries, checked against the manifest.
+        on_fault: called when a file is found missing or damaged, for who may write to build it again.
     """
 
-    def __init__(self, prefix: str, expected: FileHeader, entries: Callable[[], Entries]) -> None:
+    def __init__(
+        self,
+        prefix: str,
+        expected: FileHeader,
+        entries: Callable[[], Entries],
+        on_fault: Callable[[], None],
+    ) -> None:
         self._prefix = prefix
         self._expected = expected
         self._entries = entries
+        self._on_fault = on_fault
         self._columns = ColumnIndex(entries)
         self._files: dict[int, SortedIndex | None] = {}
 
@@ -283,7 +291,7 @@ class SealedIndex:
             try:
                 return index.find(key >> 32 if kind == KIND_IDS else key)
             except IndexFault:
-                self._files[kind] = None
+                self._drop(kind)
         return self._columns.find(kind, key)
 
     def find_newest_first(self, kind: int, key: int) -> Iterator[int]:
@@ -297,7 +305,8 @@ class SealedIndex:
             try:
                 index.check_all()
             except IndexFault:
-                index = self._files[kind] = None
+                index = None
+                self._drop(kind)
         return index
 
     def heads(self) -> tuple[list[int], list[int]]:
@@ -341,10 +350,14 @@ class SealedIndex:
             return self._files[kind]
         except KeyError:
             pass
-        index: SortedIndex | None
         try:
             index = SortedIndex(self.path(kind), self._expected._replace(kind=kind))
         except IndexFault:
-            index = None
+            self._drop(kind)
+            return None
         self._files[kind] = index
         return index
+
+    def _drop(self, kind: int) -> None:
+        self._files[kind] = None
+        self._on_fault()

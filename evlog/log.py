@@ -53,7 +53,7 @@ class SealedPart:
         self._segment: SealedSegment | None = None
         header = Segment(store, self._store_id, info).header._replace(source_crc=info.offsets_crc)
         prefix = paths.segment_path(store, info.first_position, info.generation, "")[:-1]
-        self._index = SealedIndex(prefix, header, self._checked_entries)
+        self._index = SealedIndex(prefix, header, self._checked_entries, self._report_fault)
 
     @property
     def index(self) -> SealedIndex:
@@ -86,11 +86,16 @@ class SealedPart:
     def _checked_entries(self) -> Entries:
         return self.segment.checked_entries()
 
+    def _report_fault(self) -> None:
+        if self not in self._opened.faulty:
+            self._opened.faulty.append(self)
+
 
 class OpenParts:
     """The sealed segments that have files open: the last so many that were used."""
 
     def __init__(self) -> None:
+        self.faulty: list[SealedPart] = []  # found without a sound index: whoever may write builds it again
         self._parts: OrderedDict[SealedPart, None] = OrderedDict()
         self._mutex = threading.Lock()
 
@@ -202,6 +207,11 @@ class Log:
                     return
                 self.reset()
             raise CorruptionError(self.active.segment.log_path, None, "it keeps changing while it is read")
+
+    @property
+    def faulty(self) -> list[SealedPart]:
+        """Segments that were found with a missing or damaged index; who builds it takes them out."""
+        return self._opened.faulty
 
     def close(self) -> None:
         """Let go of the sealed segments' files."""

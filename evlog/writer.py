@@ -292,9 +292,10 @@ class Writer:
 
     def _build_indexes(self) -> None:
         """Index what was sealed, after the lock was given back and the append is durable."""
-        while self._unindexed:
-            try:
-                part = self._unindexed.pop()
-            except IndexError:  # another thread took it
-                return
-            build_indexes(part, self._disk)
+        for parts in (self._unindexed, self._log.faulty):
+            while parts:
+                try:
+                    part = parts.pop()
+                except IndexError:  # another thread took it
+                    break
+                build_indexes(part, self._disk)
