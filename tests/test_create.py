@@ -47,7 +47,7 @@ def test_leftovers_of_an_interrupted_creation_are_completed(tmp_path: Path) -> N
     (tmp_path / "durable").write_bytes(b"half")
     (tmp_path / "manifest.json.tmp").write_bytes(b'{"form')
     (tmp_path / "segments").mkdir()
-    (tmp_path / "segments" / "00000000000000000001.0.log").write_bytes(b"longer than a header" * 10)
+    (tmp_path / "segments" / "00000000000000000001.0.log").write_bytes(b"half a header")
     with small_store(tmp_path) as store:
         store.append("s", [new(1)])
         assert store.head == 1
