@@ -254,7 +254,7 @@ def test_any_bytes_as_a_sorted_index_are_a_fault_or_answer_nothing_false(
 def sealed(tmp_path: Path) -> tuple[SealedIndex, list[Row], Path]:
     rows = random_rows(2000)
     entries = entries_of(rows)
-    index = SealedIndex(str(tmp_path / "segment"), HEADER, lambda: entries)
+    index = SealedIndex(str(tmp_path / "segment"), HEADER, lambda: entries, lambda: None)
     for kind, suffix in SORTED_SUFFIXES.items():
         (tmp_path / f"segment.{suffix}").write_bytes(index.build(kind, entries))
     return index, rows, tmp_path
@@ -294,8 +294,12 @@ def test_sealed_index_answers_without_a_file_that_is_not_sound(
         path.write_bytes(whole[:100] + bytes([whole[100] ^ 1]) + whole[101:])
     else:
         path.write_bytes(whole[:64] + bytes(len(whole) - 64))
-    index = SealedIndex(str(directory / "segment"), HEADER, lambda: entries_of(rows))
+    faults: list[None] = []
+    index = SealedIndex(
+        str(directory / "segment"), HEADER, lambda: entries_of(rows), lambda: faults.append(None)
+    )
     check(index, rows)
+    assert faults  # whoever may write is told to build it again
     kind = {name: kind for kind, name in SORTED_SUFFIXES.items()}[suffix]
     assert index.missing() == [kind]
     path.write_bytes(index.build(kind, entries_of(rows)))
