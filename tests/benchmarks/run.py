@@ -34,6 +34,7 @@ class Sizes:
     large: int = 5_000_000
     distinct_streams: int = 1_000_000
     warm_ups: int = 2
+    processes: int = 16
     concurrent_seconds: float = 3.0
     concurrent_rounds: int = 3
 
@@ -67,6 +68,7 @@ TINY: Final = Sizes(
     large=2_000,
     distinct_streams=2_000,
     warm_ups=1,
+    processes=2,
     concurrent_seconds=0.1,
     concurrent_rounds=1,
 )

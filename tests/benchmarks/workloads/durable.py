@@ -1,7 +1,7 @@
-"""Single durable appends: by one process, and by sixteen at once, each to a stream of its own.
+"""Single durable appends: by one process, and by many at once (sixteen in full), each to its own stream.
 
 Beside them a plain file that gets the same bytes with `write` and `fdatasync`, which is the floor, and one
-SQLite file. Of sixteen processes each runs for the same few seconds, started together; the kinds take turns.
+SQLite file. Of many processes each runs for the same few seconds, started together; the kinds take turns.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import evlog
 from tests.benchmarks.measure import Figure, Report, Target, seconds_of, take_turns
 from tests.benchmarks.run import Run
 
-_PROCESSES: Final = 16
 _SLICE: Final = 50
 _DATA: Final = b'{"amount":10,"note":"' + b"x" * 77 + b'"}'
 _FRAME_BYTES: Final = 200  # what one such event takes in evlog's log
@@ -79,8 +78,13 @@ _APPENDERS: Final[dict[str, Callable[[Path, int], Appender]]] = {
 
 
 def run(run: Run) -> Report:
-    """One process, slices in turns; then sixteen, a few seconds of each kind in turns."""
-    report = Report("durable", f"durable appends of one event, by 1 and by {_PROCESSES} processes")
+    """One process, slices in turns; then many, a few seconds of each kind in turns."""
+    report = Report("durable", f"durable appends of one event, by 1 and by {run.sizes.processes} processes")
+    report.settings = {
+        "evlog": {"sync": "always"},
+        "write+fdatasync": {"file": f"one, opened for appending, {_FRAME_BYTES} bytes each time"},
+        "sqlite": {"journal_mode": "WAL", "synchronous": "FULL", "wal_autocheckpoint": "65536"},
+    }
     appenders = {
         name: make(run.fresh_directory(f"durable-{name.partition('+')[0]}"), 0)
         for name, make in _APPENDERS.items()
@@ -96,7 +100,9 @@ def run(run: Run) -> Report:
     worst: dict[str, list[float]] = {name: [] for name in _APPENDERS}
 
     def many(name: str) -> float:
-        rate, wait_ms = _many(name, run.fresh_directory("many"), run.sizes.concurrent_seconds)
+        rate, wait_ms = _many(
+            name, run.fresh_directory("many"), run.sizes.processes, run.sizes.concurrent_seconds
+        )
         worst[name].append(wait_ms)
         return rate
 
@@ -104,12 +110,12 @@ def run(run: Run) -> Report:
         run.sizes.concurrent_rounds,
         {name: lambda name=name: many(name) for name in _APPENDERS},  # type: ignore[misc]
     )
-    label = f"{_PROCESSES} processes, together"
+    label = f"{run.sizes.processes} processes, together"
     report.figures.append(Figure(label, "appends/s", rates, Target(3.0, at_least=True, over="sqlite")))
     report.figures.append(
         Figure(label, "appends/s", rates, Target(0.6, at_least=True, over="write+fdatasync"))
     )
-    report.figures.append(Figure(f"{_PROCESSES} processes, worst wait of any", "ms", worst))
+    report.figures.append(Figure(f"{run.sizes.processes} processes, worst wait of any", "ms", worst))
     return report
 
 
@@ -122,17 +128,17 @@ def _slice_us(append: Appender) -> float:
     return seconds_of(lambda: _repeat(append)) / _SLICE * 1e6
 
 
-def _many(name: str, directory: Path, seconds: float) -> tuple[float, float]:
+def _many(name: str, directory: Path, processes: int, seconds: float) -> tuple[float, float]:
     """Appends per second of all processes together, and the longest that any of them waited, in ms."""
     context = multiprocessing.get_context("spawn")
-    barrier = context.Barrier(_PROCESSES + 1)
-    _APPENDERS[name](directory, _PROCESSES)()  # make the files, so that nobody measures that
+    barrier = context.Barrier(processes + 1)
+    _APPENDERS[name](directory, processes)()  # make the files, so that nobody measures that
     with context.Pool(1):
         pass  # the resource tracker runs before the clock does
     results = context.SimpleQueue()
     workers = [
         context.Process(target=_work, args=(name, directory, number, seconds, barrier, results))
-        for number in range(_PROCESSES)
+        for number in range(processes)
     ]
     for worker in workers:
         worker.start()
