@@ -217,6 +217,21 @@ def test_handles_on_one_directory_see_each_others_events(store: EventStore) -> N
         handle.close()
 
 
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="open files cannot be counted here")
+def test_store_of_many_segments_has_few_files_open(memory_path: Path) -> None:
+    with small_store(memory_path / "store", segment_events=1, sync="none") as store:
+        fill(store, 120)
+        assert store.info().segments == 120
+        gc.collect()
+        before = len(os.listdir("/proc/self/fd"))
+        with evlog.open(store.path) as other:
+            assert numbers(other.read_all()) == list(range(120))
+            assert len(list(other.read("s-0"))) == 40
+            assert len(list(other.streams())) == 3
+            assert other.append("s-0", [new(0, "T0", id=number_id(0))]).duplicate
+            assert len(os.listdir("/proc/self/fd")) < before + 250
+
+
 FORKING = """
 import os, sys
 import evlog
