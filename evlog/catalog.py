@@ -1,8 +1,8 @@
 """What is in a store: its streams, and its sizes. Reads indexes where they suffice, the log where not.
 
-A stream's versions are 1, 2, 3 … without a gap until a compaction. So the last entry of each stream hash
-tells everything about a stream, and the sum of all last versions is the number of events. Where it is not
-(gaps, or two names with one hash), the log itself is counted through.
+A stream's versions are 1, 2, 3 … without a gap until a compaction. So there are as many streams as first
+versions, the last entry of each stream hash tells everything about a stream, and the sum of all last
+versions is the number of events. Where it is not (gaps, or two names with one hash), the log is counted.
 """
 
 from __future__ import annotations
@@ -11,13 +11,12 @@ import contextlib
 import os
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from itertools import repeat
 from typing import NamedTuple
 from uuid import UUID
 
 from evlog import paths
 from evlog.events import Record, category_of
-from evlog.format import FORMAT_VERSION
+from evlog.format import ENTRY_BYTES, FORMAT_VERSION, column
 from evlog.log import Log, Part, SealedPart
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -68,18 +67,17 @@ def list_streams(log: Log, category: str | None, prefix: str | None) -> Iterator
 
 def describe(log: Log) -> StoreInfo:
     """The store in numbers."""
-    events = sum(part.count for part in log.parts())
-    versions = [part.segment.version(number) for part, number in _heads(log).values()]
-    streams = len(versions) if sum(versions) == events else len(_from_log(log))
+    with log.mutex:
+        parts = [(part, part.count) for part in log.parts()]
     first, last = _edge(log, first=True), _edge(log, first=False)
     return StoreInfo(
         path=log.store,
         id=UUID(log.manifest.store_id),
         format=FORMAT_VERSION,
-        events=events,
-        streams=streams,
+        events=sum(count for _, count in parts),
+        streams=_count_streams(log, parts),
         bytes=_bytes_on_disk(log.store),
-        segments=len(log.sealed) + 1,
+        segments=len(parts),
         first_position=first[0] if first else 0,
         last_position=last[0] if last else 0,
         first_time=_EPOCH + timedelta(microseconds=first[5]) if first else None,
@@ -87,26 +85,34 @@ def describe(log: Log) -> StoreInfo:
     )
 
 
-def _heads(log: Log) -> dict[int, tuple[Part, int]]:
-    """For each stream hash the segment and number of its last entry."""
-    last: dict[int, tuple[Part, int]] = {}
-    for part in log.parts():
-        if isinstance(part, SealedPart):
-            part.segment.checked_entries()
-        hashes, numbers = part.index.heads()
-        last.update(zip(hashes, zip(repeat(part), numbers), strict=True))
-    return last
+def _count_streams(log: Log, parts: list[tuple[Part, int]]) -> int:
+    """How many streams there are: as many as first versions, as long as nothing was ever compacted away."""
+    if any(part.info.generation for part, _ in parts):
+        return len(_from_log(log))
+    total = 0
+    for part, count in parts:
+        entries = part.segment.checked_entries() if isinstance(part, SealedPart) else part.segment.entries
+        total += column(entries[: count * ENTRY_BYTES], "version").count(1)
+    return total
 
 
 def _from_heads(log: Log) -> list[StreamInfo] | None:
     """All streams by their last events, or None if these do not account for every event."""
+    last: dict[int, int] = {}  # by stream hash: the place of the segment << 32 | the number of the entry
+    with log.mutex:
+        parts = log.parts()
+        events = sum(part.count for part in parts)
+        for place, part in enumerate(parts):
+            hashes, numbers = part.index.heads()
+            last.update(zip(hashes, map((place << 32).__or__, numbers), strict=True))
+    numbers_of: list[list[int]] = [[] for _ in parts]
+    for head in last.values():
+        numbers_of[head >> 32].append(head & 0xFFFFFFFF)
     streams = []
-    for part, number in _heads(log).values():
-        record = part.segment.record(number)
-        streams.append(StreamInfo(record[2], record[1], 1, record[1], record[5]))
-    if sum(stream.events for stream in streams) != sum(part.count for part in log.parts()):
-        return None
-    return streams
+    for part, numbers in zip(parts, numbers_of, strict=True):
+        for records in part.segment.records(sorted(numbers)):
+            streams += [StreamInfo(record[2], record[1], 1, record[1], record[5]) for record in records]
+    return streams if sum(stream.events for stream in streams) == events else None
 
 
 def _from_log(log: Log) -> list[StreamInfo]:

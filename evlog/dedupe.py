@@ -10,8 +10,7 @@ from collections.abc import Sequence
 
 from evlog.errors import IdConflict, InvalidEvent
 from evlog.events import EncodedEvent, Record, id_text, make_ids
-from evlog.format import KIND_IDS, fold_ids
-from evlog.known import SealedIds
+from evlog.format import fold_ids
 from evlog.log import Log
 
 Known = dict[int, Record | int]
@@ -23,8 +22,6 @@ class Deduplicator:
 
     def __init__(self, log: Log) -> None:
         self._log = log
-        self._sealed_ids = SealedIds(log)
-        self.prepare = self._sealed_ids.prepare
 
     def find_known_locked(
         self, streams: Sequence[str], events: Sequence[EncodedEvent], *, skip_known: bool
@@ -44,9 +41,8 @@ class Deduplicator:
         ids = [id if id is not None else next(unused) for id in given]
         folds = fold_ids(ids)
         known: Known = {}
-        for at in self._suspects_locked(folds):
-            record = None if given[at] is None else self._log.maybe_find_id(ids[at], folds[at])
-            if record is not None:
+        for at, record in self._log.find_ids(ids, folds).items():
+            if given[at] is not None:
                 _check_same(record, streams[at], events[at])
                 known[at] = record
         if len(set(ids)) < len(ids):
@@ -56,16 +52,6 @@ class Deduplicator:
             reason = "is known, but not all ids of its append are"
             raise IdConflict(id_text(record[4]), record[2], record[0], reason)
         return known, ids, folds
-
-    def _suspects_locked(self, folds: list[int]) -> list[int]:
-        """The places in `folds` whose id a look-up has to decide on."""
-        index = self._log.active.index
-        suspects = self._sealed_ids.maybe_known(folds)
-        if len(folds) > 1:
-            return sorted({*suspects, *index.known(KIND_IDS, folds)})
-        if not suspects and index.find(KIND_IDS, folds[0]):
-            return [0]
-        return suspects
 
 
 def _find_twins(

@@ -188,8 +188,10 @@ class ColumnIndex:
             return self._search(kind, key)
         return reversed(_as_numbers(self._dict(kind).get(key, _NONE)))
 
-    def known(self, kind: int, keys: list[int]) -> list[int]:
-        """The places in `keys` of those that are there, asked for many at once."""
+    def known(self, kind: int, keys: Sequence[int]) -> list[int]:
+        """The places in `keys` of those that are there; for many at once, through dicts."""
+        if len(keys) == 1:
+            return [0] if self.find(kind, keys[0]) else []
         groups = self._dict(kind)
         if groups.keys().isdisjoint(keys):
             return []
@@ -316,6 +318,11 @@ class SealedIndex:
             return self._columns.heads()
         last = index.postings.tolist()
         return index.keys.tolist(), [last[end - 1] for end in index.starts.tolist()[1:]]
+
+    def stream_keys(self) -> Sequence[int]:
+        """Every stream hash, once, in any order."""
+        index = self.maybe_sorted(KIND_STREAMS)
+        return index.keys if index is not None else self._columns.keys(KIND_STREAMS)
 
     def id_keys(self) -> Sequence[int]:
         """The upper half of every id fold, in any order."""

@@ -1,114 +1,152 @@
-"""What a busy writer keeps in memory about the sealed segments, so as not to probe each of them per event.
+"""What a busy process keeps in memory about the sealed segments, so as not to look into each of them.
 
-A single look-up probes every segment's sorted file, about a microsecond each. A writer that goes on meeting
-streams or ids that it does not know would pay that for every event, so once the probes have cost what the
-merge would cost, the sealed keys are merged: stream hashes into a dict to each one's last entry, ids into
-a bitmap that answers "surely new" or "look". Both only save work; they decide nothing.
+A look-up that goes through all segments costs some microseconds for each. A process that goes on looking
+pays that for every stream or id; so once its look-ups have cost about what it costs to read the keys, they
+are read, one segment at a time, into a table that says in which segments a key may be. The tables only save
+work: segments that are not in them yet, or may hold the key by their word, are looked into as ever.
+
+A table is read without a lock while another thread lets it grow: what says how far it goes is set last.
 """
 
 from __future__ import annotations
 
-from typing import Final
+from array import array
+from collections.abc import Sequence
+from typing import Final, Protocol
 
-from evlog.log import Log, SealedPart, find_version_in
-
-# Merging a key costs about a 64th of looking one up in one segment (0.1 µs, 6 µs).
-_KEYS_PER_PROBE: Final = 64
-_BITS_PER_ID: Final = 32  # one bit in 32 set: three of a hundred new ids are looked up in vain
-_MIN_BITS_LOG2: Final = 16
-
-
-class SealedHeads:
-    """The last version that a stream has in the sealed segments."""
-
-    def __init__(self, log: Log) -> None:
-        self._log = log
-        self._probes = 0
-        self._last: dict[int, int] | None = None  # the segment's place in the list << 32 | entry number
-        self._merged: list[SealedPart] = []
-
-    def prepare(self) -> None:
-        """Merge the sealed keys if that is due; to be called without the writers' lock, for it takes time."""
-        if self._last is None and _is_due(self._probes, self._log):
-            with self._log.mutex:
-                self._heads(self._log.sealed)
-
-    def version(self, stream: str, stream_hash: int) -> int:
-        """The version, 0 if the stream is in no sealed segment."""
-        sealed = self._log.sealed
-        if not sealed:
-            return 0
-        if self._last is None:
-            self._probes += len(sealed)
-            return self._probe(stream, stream_hash)
-        entry = self._heads(sealed).get(stream_hash)
-        if entry is None:
-            return 0
-        record = sealed[entry >> 32].segment.record(entry & 0xFFFFFFFF)
-        return record[1] if record[2] == stream else self._probe(stream, stream_hash)
-
-    def _probe(self, stream: str, stream_hash: int) -> int:
-        for part in reversed(self._log.sealed):
-            version = find_version_in(part, stream, stream_hash)
-            if version:
-                return version
-        return 0
-
-    def _heads(self, sealed: list[SealedPart]) -> dict[int, int]:
-        if self._last is None or self._merged != sealed[: len(self._merged)]:
-            self._last, self._merged = {}, []
-        for at, part in enumerate(sealed[len(self._merged) :], len(self._merged)):
-            hashes, numbers = part.index.heads()
-            self._last.update(zip(hashes, map((at << 32).__or__, numbers), strict=True))
-            self._merged.append(part)
-        return self._last
+# Taking in one key costs about a 64th of looking one up in one segment (0.1 to 0.4 µs, 6 to 10 µs).
+_KEYS_PER_LOOK: Final = 64
+_MIN_SLOTS_LOG2: Final = 12
+_MAX_SLOTS_LOG2: Final = 27
+_WORD_BITS: Final = 64
+_SEVERAL: Final = 255
 
 
-class SealedIds:
-    """Whether an id may be in the sealed segments."""
+class SealedKeys(Protocol):
+    """What is needed of a sealed segment: how many events it has, and its keys in any order."""
 
-    def __init__(self, log: Log) -> None:
-        self._log = log
-        self._probes = 0
-        self._bits = bytearray()
+    @property
+    def count(self) -> int: ...
+    def stream_keys(self) -> Sequence[int]: ...
+    def id_keys(self) -> Sequence[int]: ...
+
+
+class _Table:
+    """What both tables share: when to begin, which segments are in, and whether they are there still."""
+
+    def __init__(self) -> None:
+        self._looks = 0
+        self._parts: list[SealedKeys] = []  # taken in, oldest first
+        self._sealed: Sequence[SealedKeys] = ()  # the list of segments that `_parts` was last compared with
+
+    def is_due(self, sealed: Sequence[SealedKeys]) -> bool:
+        """Whether taking in another segment is worth it by now."""
+        if len(self._parts) == len(sealed) and self._covers(sealed):
+            return False
+        return bool(self._parts) or self._looks * _KEYS_PER_LOOK > sum(part.count for part in sealed)
+
+    def _covers(self, sealed: Sequence[SealedKeys]) -> int:
+        """How many of the oldest segments the table speaks of; 0 if some of them are gone."""
+        parts = self._parts
+        if sealed is not self._sealed:
+            if parts != sealed[: len(parts)]:
+                return 0
+            self._sealed = sealed
+        return len(parts)
+
+
+class StreamTable(_Table):
+    """In which sealed segments a stream may have events: a bit a segment, in slots by the stream's hash."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._words: list[array[int]] = []  # for each 64 segments one table of masks
         self._shift = 0
-        self._merged: list[SealedPart] = []
 
-    def prepare(self) -> None:
-        """Merge the sealed ids if that is due; to be called without the writers' lock, for it takes time."""
-        if not self._bits and _is_due(self._probes, self._log):
-            with self._log.mutex:
-                self._merge(self._log.sealed)
+    def places(self, sealed: Sequence[SealedKeys], stream_hash: int) -> list[int]:
+        """The places in `sealed` of the segments that the stream may be in, newest first."""
+        words, shift = self._words, self._shift
+        known = self._covers(sealed)
+        if not known:
+            self._looks += len(sealed)
+            return list(range(len(sealed) - 1, -1, -1))
+        places = list(range(len(sealed) - 1, known - 1, -1))
+        slot = stream_hash >> shift
+        for number in range(len(words) - 1, -1, -1):
+            mask = words[number][slot]
+            while mask:
+                bit = mask.bit_length() - 1
+                mask ^= 1 << bit
+                place = number * _WORD_BITS + bit
+                if place < known:
+                    places.append(place)
+        return places
 
-    def maybe_known(self, folds: list[int]) -> list[int]:
-        """The places in `folds` whose id has to be looked up in the sealed segments."""
-        sealed = self._log.sealed
+    def take_in(self, sealed: Sequence[SealedKeys]) -> None:
+        """Take in the next segment; one thread at a time."""
+        known = self._covers(sealed)
+        part = sealed[known] if known < len(sealed) else sealed[0]
+        slots_log2 = _slots_log2(len(part.stream_keys()) * max(len(sealed), 8) // 2)
+        if not known or 64 - slots_log2 < self._shift:
+            self._parts, self._sealed = [], ()
+            self._words, self._shift = [], 64 - min(slots_log2 + 1, _MAX_SLOTS_LOG2)
+            known, part = 0, sealed[0]
+        if known % _WORD_BITS == 0:
+            self._words.append(array("Q", bytes(8 << (64 - self._shift))))
+        masks, bit, shift = self._words[-1], 1 << known % _WORD_BITS, self._shift
+        for key in part.stream_keys():
+            masks[key >> shift] |= bit
+        self._parts.append(part)
+
+
+class IdTable(_Table):
+    """Which sealed segment an id may be in: a number in a byte, in slots by the upper half of the id's fold.
+
+    A slot that several segments fill says so, and then all of them are looked into.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._slots = bytearray()
+        self._shift = 0
+
+    def places(self, sealed: Sequence[SealedKeys], folds: Sequence[int]) -> dict[int, Sequence[int]]:
+        """Of `folds`, by index, those that may be known, with the places of the segments to look into."""
         if not sealed:
-            return []
-        if not self._bits:
-            self._probes += len(sealed) * len(folds)
-            return list(range(len(folds)))
-        self._merge(sealed)
-        bits, shift = self._bits, self._shift + 32
-        return [at for at, fold in enumerate(folds) if bits[(slot := fold >> shift) >> 3] >> (slot & 7) & 1]
+            return {}
+        slots, shift = self._slots, self._shift + 32
+        known = self._covers(sealed)
+        if not known:
+            self._looks += len(sealed) * len(folds)
+            return dict.fromkeys(range(len(folds)), range(len(sealed) - 1, -1, -1))
+        numbers = [slots[fold >> shift] for fold in folds]
+        newer = range(len(sealed) - 1, known - 1, -1)
+        if newer:
+            return {at: [*newer, *_numbered(number, known)] for at, number in enumerate(numbers)}
+        return {at: _numbered(number, known) for at, number in enumerate(numbers) if number}
 
-    def _merge(self, sealed: list[SealedPart]) -> None:
-        if len(self._merged) == len(sealed) and self._merged == sealed:
-            return
-        events = sum(part.count for part in sealed)
-        bits_log2 = min(32, max(_MIN_BITS_LOG2, (events * _BITS_PER_ID).bit_length()))
-        if self._merged != sealed[: len(self._merged)] or 32 - bits_log2 < self._shift or not self._bits:
-            # Twice the size that is needed now: growing it means merging everything again.
-            self._shift = max(0, 32 - bits_log2 - 1)
-            self._bits = bytearray(1 << (32 - self._shift - 3))
-            self._merged = []
-        bits, shift = self._bits, self._shift
-        for part in sealed[len(self._merged) :]:
-            for key in part.index.id_keys():
-                slot = key >> shift
-                bits[slot >> 3] |= 1 << (slot & 7)
-            self._merged.append(part)
+    def take_in(self, sealed: Sequence[SealedKeys]) -> None:
+        """Take in the next segment; one thread at a time."""
+        known = self._covers(sealed)
+        slots_log2 = min(32, _slots_log2(sum(part.count for part in sealed) * 4))
+        if not known or 32 - slots_log2 < self._shift:
+            self._parts, self._sealed, known = [], (), 0
+            self._shift = 32 - min(slots_log2 + 1, _MAX_SLOTS_LOG2)
+            self._slots = bytearray(1 << (32 - self._shift))
+        slots, shift = self._slots, self._shift
+        number = known % (_SEVERAL - 1) + 1
+        for key in sealed[known].id_keys():
+            slot = key >> shift
+            slots[slot] = number if slots[slot] in (0, number) else _SEVERAL
+        self._parts.append(sealed[known])
 
 
-def _is_due(probes: int, log: Log) -> bool:
-    return probes > 0 and probes * _KEYS_PER_PROBE > log.active.first_position
+def _numbered(number: int, known: int) -> Sequence[int]:
+    """The places of the segments that a slot's number stands for, newest first."""
+    if number == _SEVERAL:
+        return range(known - 1, -1, -1)
+    return range(number - 1, known, _SEVERAL - 1)[::-1] if number else ()
+
+
+def _slots_log2(wanted: int) -> int:
+    return min(_MAX_SLOTS_LOG2, max(_MIN_SLOTS_LOG2, wanted.bit_length()))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from evlog import paths
@@ -27,6 +28,7 @@ from evlog.format import (
     maybe_decode_mark,
 )
 from evlog.index import ColumnIndex, Entries, SealedIndex
+from evlog.known import IdTable, StreamTable
 from evlog.manifest import Manifest, SegmentInfo, Stamp, read_manifest, read_stamp
 from evlog.segment import SealedSegment, Segment
 
@@ -82,6 +84,14 @@ class SealedPart:
         """Let go of the files; who still reads from them keeps them until it is done."""
         self._segment = None
         self._index.close()
+
+    def stream_keys(self) -> Sequence[int]:
+        """The hash of every stream in it."""
+        return self.index.stream_keys()
+
+    def id_keys(self) -> Sequence[int]:
+        """The upper half of every id's fold."""
+        return self.index.id_keys()
 
     def _checked_entries(self) -> Entries:
         return self.segment.checked_entries()
@@ -160,29 +170,33 @@ class Log:
         self._stale = False
         self._marks_file: ReadFile | None = None
         self._opened = OpenParts()
+        self._streams = StreamTable()
+        self._ids = IdTable()
         self.refresh()
 
     @property
     def sealed(self) -> list[SealedPart]:
         """The segments that never change any more, oldest first."""
-        assert self._view is not None  # refresh() has run
-        return self._view[0]
+        return self.view()[0]
 
     @property
     def active(self) -> ActivePart:
         """The segment that is being written."""
-        assert self._view is not None
-        return self._view[1]
+        return self.view()[1]
 
     @property
     def head(self) -> int:
         """The last position; 0 in an empty store."""
         return self.active.last_position
 
+    def view(self) -> tuple[list[SealedPart], ActivePart]:
+        """The sealed segments and the active one, of one moment."""
+        assert self._view is not None  # refresh() has run
+        return self._view
+
     def parts(self) -> list[Part]:
         """All segments, oldest first."""
-        assert self._view is not None
-        sealed, active = self._view
+        sealed, active = self.view()
         return [*sealed, active]
 
     def refresh(self) -> None:
@@ -259,22 +273,46 @@ class Log:
                 return b""
         return self._marks_file.read(length, offset)
 
+    def stream_parts(self, stream_hash: int) -> Iterator[Part]:
+        """The segments that the stream may be in, newest first."""
+        sealed, active = self.view()
+        yield active
+        for place in self._streams.places(sealed, stream_hash):
+            yield sealed[place]
+
     def find_version(self, stream: str, stream_hash: int) -> int:
         """The stream's last version, 0 if it has none."""
-        for part in reversed(self.parts()):
-            version = find_version_in(part, stream, stream_hash)
-            if version:
-                return version
+        for part in self.stream_parts(stream_hash):
+            for number in part.index.find_newest_first(KIND_STREAMS, stream_hash):
+                record = part.segment.record(number)
+                if record[2] == stream:
+                    return record[1]
         return 0
 
-    def maybe_find_id(self, id: bytes, fold: int) -> Record | None:
-        """The event with this id, or None."""
-        for part in reversed(self.parts()):
-            for number in part.index.find(KIND_IDS, fold):
-                record = part.segment.record(number)
-                if record[4] == id:
-                    return record
-        return None
+    def find_ids(self, ids: Sequence[bytes], folds: Sequence[int]) -> dict[int, Record]:
+        """The events that have one of the ids, by the id's index."""
+        sealed, active = self.view()
+        found = {}
+        suspects = self._ids.places(sealed, folds)
+        for at in active.index.known(KIND_IDS, folds):
+            record = _record_with(active, ids[at], folds[at])
+            if record is not None:
+                found[at] = record
+        for at, places in suspects.items():
+            for place in places if at not in found else ():
+                record = _record_with(sealed[place], ids[at], folds[at])
+                if record is not None:
+                    found[at] = record
+                    break
+        return found
+
+    def grow_tables(self) -> None:
+        """Take a little more of the sealed keys into memory, if that is due; not for a holder of a lock."""
+        sealed = self.sealed
+        for table in (self._streams, self._ids):
+            if table.is_due(sealed):
+                with self.mutex:
+                    table.take_in(sealed)
 
     def _load(self) -> None:
         manifest, stamp = read_manifest(self.store)
@@ -298,13 +336,12 @@ class Log:
             raise _missing(self.store, info, error) from None
 
 
-def find_version_in(part: Part, stream: str, stream_hash: int) -> int:
-    """The last version that the stream has in this segment, 0 if it has none there."""
-    for number in part.index.find_newest_first(KIND_STREAMS, stream_hash):
+def _record_with(part: Part, id: bytes, fold: int) -> Record | None:
+    for number in part.index.find(KIND_IDS, fold):
         record = part.segment.record(number)
-        if record[2] == stream:
-            return record[1]
-    return 0
+        if record[4] == id:
+            return record
+    return None
 
 
 def _missing(store: str, info: SegmentInfo, error: FileNotFoundError) -> SegmentMoved | CorruptionError:

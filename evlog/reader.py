@@ -201,8 +201,8 @@ def _stream_batches(log: Log, stream: str, versions: Versions, reverse: bool) ->
         raise damage
     while True:
         try:
-            parts = _view(log)
-            for part, count in reversed(parts) if reverse else parts:
+            parts = [(part, part.count) for part in log.stream_parts(stream_hash)]
+            for part, count in parts if reverse else reversed(parts):
                 if not count or (reached is not None and _is_passed(part, reached, reverse)):
                     continue
                 numbers = part.index.find(KIND_STREAMS, stream_hash)

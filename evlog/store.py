@@ -350,6 +350,7 @@ class EventStore:
     def _refreshed(self) -> Log:
         log = self._opened()
         log.refresh()
+        log.grow_tables()
         return log
 
     def _open_writer(self) -> Writer:

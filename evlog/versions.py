@@ -13,8 +13,7 @@ from evlog.batch import Expectation
 from evlog.errors import InvalidArgument, WrongExpectedVersion
 from evlog.events import check_stream_name
 from evlog.format import MAX_VERSION, hash_stream
-from evlog.known import SealedHeads
-from evlog.log import Log, find_version_in
+from evlog.log import Log
 
 _MAX_REMEMBERED: Final = 1 << 20  # streams; more, and remembering begins anew
 
@@ -24,12 +23,10 @@ class StreamVersions:
 
     def __init__(self, log: Log) -> None:
         self._log = log
-        self._sealed_heads = SealedHeads(log)
         self._hashes: dict[str, int] = {}
         self._versions: dict[str, int] = {}
         self._name_of: dict[int, str] = {}
         self._second: set[str] = set()  # names whose hash belongs to another name: looked up each time
-        self.prepare = self._sealed_heads.prepare
 
     def hashes(self, streams: Sequence[str]) -> list[int]:
         """The hash of each stream's name.
@@ -107,9 +104,7 @@ class StreamVersions:
                 raise WrongExpectedVersion(stream, expected, actual)
 
     def _look_up_locked(self, stream: str, stream_hash: int) -> int:
-        version = find_version_in(self._log.active, stream, stream_hash)
-        if not version:
-            version = self._sealed_heads.version(stream, stream_hash)
+        version = self._log.find_version(stream, stream_hash)
         if self._name_of.setdefault(stream_hash, stream) == stream:
             self._versions[stream] = version
         else:

@@ -78,8 +78,7 @@ class Writer:
         if not events:
             raise InvalidArgument("there is nothing to append; give at least one event")
         hashes = self._versions.hashes(streams)
-        self._dedupe.prepare()
-        self._versions.prepare()
+        self._log.grow_tables()
         with self._lock:
             self._catch_up_locked()
             known, ids, folds = self._dedupe.find_known_locked(streams, events, skip_known=skip_known)

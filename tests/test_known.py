@@ -1,119 +1,158 @@
-"""What a busy writer keeps of the sealed segments saves work and never decides."""
+"""What a busy process keeps of the sealed segments saves work and never decides."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
-from evlog import EventStore, NewEvent
+from evlog import NewEvent
 from evlog import known as known_module
-from evlog.format import fold_ids, hash_stream
-from evlog.known import SealedHeads, SealedIds
-from evlog.log import Log
-from tests.helpers import fill, new, number_id, small_store
+from evlog.known import IdTable, StreamTable
+from tests.helpers import number_id, small_store
+
+HASHES = 1 << 64
 
 
-@pytest.fixture
-def store(memory_path: Path) -> Iterator[EventStore]:
-    """Ninety-six events, all in twelve sealed segments but the last eight."""
-    with small_store(memory_path / "store", sync="none") as store:
-        fill(store, 96, streams=11)
-        yield store
+@dataclass(eq=False)
+class Keys:
+    """A sealed segment, as far as the tables look at one."""
+
+    streams: list[int] = field(default_factory=list)
+    ids: list[int] = field(default_factory=list)
+
+    @property
+    def count(self) -> int:
+        return max(len(self.streams), len(self.ids))
+
+    def stream_keys(self) -> Sequence[int]:
+        return self.streams
+
+    def id_keys(self) -> Sequence[int]:
+        return [fold >> 32 for fold in self.ids]
 
 
-def sealed_version(number: int) -> int:
-    return len(range(number, 88, 11))
+def segments(count: int, keys: int, seed: int = 1) -> list[Keys]:
+    dice = random.Random(seed)
+    hashes = [dice.randrange(HASHES) for _ in range(keys * 3)]
+    return [
+        Keys(dice.sample(hashes, keys), [dice.randrange(HASHES) for _ in range(keys)]) for _ in range(count)
+    ]
 
 
-@pytest.mark.parametrize("merged", [False, True])
-def test_heads_are_the_last_versions_in_sealed_segments(store: EventStore, merged: bool) -> None:
-    log = Log(store.path)
-    heads = SealedHeads(log)
-    if merged:
-        heads._probes = 1000
-        heads.prepare()
-        assert heads._last is not None
-    for number in range(11):
-        assert heads.version(f"s-{number}", hash_stream(f"s-{number}")) == sealed_version(number)
-    assert heads.version("missing", hash_stream("missing")) == 0
-    assert heads.version("s-1000", hash_stream("s-1")) == 0  # the hash is another's
+def fill(table: StreamTable | IdTable, sealed: Sequence[Keys]) -> None:
+    for _ in sealed:
+        table.take_in(sealed)
+    assert not table.is_due(sealed)
 
 
-def test_heads_are_merged_once_probing_costs_more(store: EventStore) -> None:
-    log = Log(store.path)
-    heads = SealedHeads(log)
-    heads.prepare()
-    assert heads._last is None
-    for number in range(20):
-        heads.version(f"missing-{number}", hash_stream(f"missing-{number}"))
-    heads.prepare()
-    assert heads._last is not None
+def missed_streams(table: StreamTable, sealed: Sequence[Keys]) -> list[int]:
+    return [
+        key
+        for place, part in enumerate(sealed)
+        for key in part.streams
+        if place not in table.places(sealed, key)
+    ]
 
 
-@pytest.mark.parametrize("merged", [False, True])
-def test_every_sealed_id_has_to_be_looked_up(store: EventStore, merged: bool) -> None:
-    log = Log(store.path)
-    ids = SealedIds(log)
-    if merged:
-        ids._probes = 1000
-        ids.prepare()
-        assert ids._bits
-    folds = fold_ids([number_id(number).bytes for number in range(88)])
-    assert ids.maybe_known(folds) == list(range(88))
+def missed_ids(table: IdTable, sealed: Sequence[Keys]) -> list[int]:
+    missed = []
+    for place, part in enumerate(sealed):
+        places = table.places(sealed, part.ids)
+        missed += [fold for at, fold in enumerate(part.ids) if place not in places.get(at, ())]
+    return missed
 
 
-def test_most_new_ids_need_no_look_up_once_merged(store: EventStore) -> None:
-    ids = SealedIds(Log(store.path))
-    ids._probes = 1000
-    ids.prepare()
-    dice = random.Random(3)
-    folds = fold_ids([dice.randbytes(16) for _ in range(2000)])
-    assert len(ids.maybe_known(folds)) < 200
+@pytest.mark.parametrize("taken", [0, 1, 7, 70, 300])
+@pytest.mark.parametrize("count", [1, 7, 70, 300])
+def test_no_key_is_ever_missed(count: int, taken: int) -> None:
+    sealed = segments(count, 20)
+    streams, ids = StreamTable(), IdTable()
+    for _ in range(min(taken, count)):
+        streams.take_in(sealed)
+        ids.take_in(sealed)
+    assert missed_streams(streams, sealed) == []
+    assert missed_ids(ids, sealed) == []
 
 
-def test_segments_sealed_later_are_merged_too(store: EventStore) -> None:
-    log = Log(store.path)
-    heads, ids = SealedHeads(log), SealedIds(log)
-    heads._probes = ids._probes = 1000
-    heads.prepare()
-    ids.prepare()
-    for number in range(96, 200):
-        store.append("later", [new(number, id=number_id(number))])
-    log.refresh()
-    sealed = 192 - 96
-    assert heads.version("later", hash_stream("later")) == sealed
-    folds = fold_ids([number_id(number).bytes for number in range(192)])
-    assert ids.maybe_known(folds) == list(range(192))
+def test_places_come_newest_first_and_once() -> None:
+    sealed = segments(100, 50)
+    streams, ids = StreamTable(), IdTable()
+    for _ in range(80):
+        streams.take_in(sealed)
+        ids.take_in(sealed)
+    for part in sealed:
+        for key in part.streams[:5]:
+            places = streams.places(sealed, key)
+            assert places == sorted(set(places), reverse=True)
+        for found in ids.places(sealed, part.ids[:5]).values():
+            assert list(found) == sorted(set(found), reverse=True)
 
 
-def test_bitmap_grows_with_the_ids(store: EventStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(known_module, "_MIN_BITS_LOG2", 8)
-    log = Log(store.path)
-    ids = SealedIds(log)
-    ids._probes = 1000
-    ids.prepare()
-    before = len(ids._bits)
-    for number in range(96, 900):
-        store.append("later", [new(number, id=number_id(number))])
-    log.refresh()
-    folds = fold_ids([number_id(number).bytes for number in range(888)])
-    assert ids.maybe_known(folds) == list(range(888))
-    assert len(ids._bits) > before
+def test_most_unknown_keys_need_no_look() -> None:
+    sealed = segments(20, 500)
+    streams, ids = StreamTable(), IdTable()
+    fill(streams, sealed)
+    fill(ids, sealed)
+    unknown = [random.Random(7).randrange(HASHES) for _ in range(2000)]
+    assert sum(bool(streams.places(sealed, key)) for key in unknown) < 800
+    assert len(ids.places(sealed, unknown)) < 600
 
 
-def test_reset_log_is_merged_anew(store: EventStore) -> None:
-    log = Log(store.path)
-    heads, ids = SealedHeads(log), SealedIds(log)
-    heads._probes = ids._probes = 1000
-    heads.prepare()
-    ids.prepare()
-    log.reset()
-    log.refresh()
-    assert heads.version("s-3", hash_stream("s-3")) == sealed_version(3)
-    assert ids.maybe_known(fold_ids([number_id(5).bytes])) == [0]
+def test_stream_is_looked_for_only_where_it_is() -> None:
+    sealed = [Keys([place * (HASHES // 1000)], []) for place in range(200)]
+    streams = StreamTable()
+    fill(streams, sealed)
+    assert [streams.places(sealed, part.streams[0]) for part in sealed] == [[place] for place in range(200)]
+
+
+def test_table_is_due_once_looking_everywhere_has_cost_as_much() -> None:
+    sealed = segments(10, 640)
+    streams, ids = StreamTable(), IdTable()
+    assert not streams.is_due(sealed)
+    assert not ids.is_due(sealed)
+    for _ in range(5):
+        streams.places(sealed, 1)
+    assert not streams.is_due(sealed)
+    for _ in range(6):
+        streams.places(sealed, 1)
+    ids.places(sealed, [1] * 11)
+    assert streams.is_due(sealed)
+    assert ids.is_due(sealed)
+
+
+def test_segments_that_change_below_are_taken_in_anew() -> None:
+    sealed = segments(6, 20)
+    streams, ids = StreamTable(), IdTable()
+    fill(streams, sealed)
+    fill(ids, sealed)
+    merged = [*segments(2, 60, seed=2), *sealed[3:]]
+    assert missed_streams(streams, merged) == []
+    assert missed_ids(ids, merged) == []
+    for _ in merged:
+        streams.take_in(merged)
+        ids.take_in(merged)
+        assert missed_streams(streams, merged) == []
+        assert missed_ids(ids, merged) == []
+
+
+def test_tables_grow_with_the_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(known_module, "_MIN_SLOTS_LOG2", 2)
+    every = segments(64, 40)
+    streams, ids = StreamTable(), IdTable()
+    for count in range(1, 65):
+        sealed = every[:count]
+        while streams.is_due(sealed) or not streams._parts:
+            streams.take_in(sealed)
+        while ids.is_due(sealed) or not ids._parts:
+            ids.take_in(sealed)
+        assert missed_streams(streams, sealed) == []
+        assert missed_ids(ids, sealed) == []
+    assert len(streams._words[0]) >= 1024
+    assert len(ids._slots) >= 8192
 
 
 def test_bulk_writer_finds_every_stream_and_every_id(memory_path: Path) -> None:
