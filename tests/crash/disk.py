@@ -1,4 +1,4 @@
-"""The test disk: does every operation for real, records it, and fails, forgets or dies where a test says so.
+"""The test disk: does every operation for real, records it, and fails, forgets or dies where a test says.
 
 A `World` is one machine: a directory and the record of all that was done to it. A `RecordingDisk` is the door
 of one process to it; several may stand on one world. `kill_at` ends such a process before its n-th
@@ -36,6 +36,7 @@ class World:
         self.now = self.start.copy()
         self.ops: list[Op] = []
         self.mutex = threading.RLock()
+        self.tells_all = True  # a failed sync is told to everyone who has the file open, as by Linux
         self.errors: dict[int, int] = {}  # failed syncs, by inode
         self.seen: dict[int, int] = {}  # how many of them an open file has been told, by descriptor
         self._numbers = itertools.count(1 + max(self.start.inodes, default=0))
@@ -145,8 +146,9 @@ class RecordingDisk(Disk):
             failed = self.syncs == self.fail_sync
             self.world.record(Op("sync_failed" if failed else "sync_end", inode=inode, token=token))
             self.world.errors[inode] = self.world.errors.get(inode, 0) + failed
-            if self.world.seen[file.fd] != self.world.errors[inode]:
-                self.world.seen[file.fd] = self.world.errors[inode]
+            told = self.world.seen[file.fd] == self.world.errors[inode]
+            self.world.seen[file.fd] = self.world.errors[inode]
+            if failed or (self.world.tells_all and not told):
                 raise StoreIOError(file.path, "Input/output error")
 
     def sync_dir(self, path: str) -> None:

@@ -177,8 +177,6 @@ def _spoilt(inode: Inode, full: bytes, dice: random.Random) -> Iterator[bytes]:
         yield bytes(junk)
     if len(full) > len(inode.durable):
         yield inode.durable + bytes(len(full) - len(inode.durable))
-        yield inode.durable + bytes(len(full) - len(inode.durable) + SECTOR_BYTES)
-        yield full + bytes(SECTOR_BYTES - len(full) % SECTOR_BYTES)
 
 
 # --- one directory
