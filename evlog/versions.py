@@ -42,8 +42,8 @@ class StreamVersions:
         if len(cache) > _MAX_REMEMBERED:
             cache = self._hashes = {}
         for stream in streams:
-            name = check_stream_name(stream)
-            if name not in cache:
+            if stream.__class__ is not str or stream not in cache:
+                name = check_stream_name(stream)
                 cache[name] = hash_stream(name)
         return [cache[stream] for stream in streams]
 
