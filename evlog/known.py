@@ -5,7 +5,7 @@ pays that for every stream or id; so once its look-ups have cost about what it c
 are read, one segment at a time, into a table that says in which segments a key may be. The tables only save
 work: segments that are not in them yet, or may hold the key by their word, are looked into as ever.
 
-A table is read without a lock while another thread lets it grow: what says how far it goes is set last.
+The tables belong to one log and are used by one thread at a time, under its mutex.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ class _Table:
 
     def is_due(self, sealed: Sequence[SealedKeys]) -> bool:
         """Whether taking in another segment is worth it by now."""
-        if len(self._parts) == len(sealed) and self._covers(sealed):
+        if not sealed or (len(self._parts) == len(sealed) and self._covers(sealed)):
             return False
-        return bool(self._parts) or self._looks * _KEYS_PER_LOOK > sum(part.count for part in sealed)
+        return bool(self._parts) or self._looks * _KEYS_PER_LOOK > len(sealed) * sealed[0].count
 
     def _covers(self, sealed: Sequence[SealedKeys]) -> int:
         """How many of the oldest segments the table speaks of; 0 if some of them are gone."""
@@ -83,7 +83,7 @@ class StreamTable(_Table):
         return places
 
     def take_in(self, sealed: Sequence[SealedKeys]) -> None:
-        """Take in the next segment; one thread at a time."""
+        """Take in the next segment."""
         known = self._covers(sealed)
         part = sealed[known] if known < len(sealed) else sealed[0]
         slots_log2 = _slots_log2(len(part.stream_keys()) * max(len(sealed), 8) // 2)
@@ -126,7 +126,7 @@ class IdTable(_Table):
         return {at: _numbered(number, known) for at, number in enumerate(numbers) if number}
 
     def take_in(self, sealed: Sequence[SealedKeys]) -> None:
-        """Take in the next segment; one thread at a time."""
+        """Take in the next segment."""
         known = self._covers(sealed)
         slots_log2 = min(32, _slots_log2(sum(part.count for part in sealed) * 4))
         if not known or 32 - slots_log2 < self._shift:

@@ -275,9 +275,11 @@ class Log:
 
     def stream_parts(self, stream_hash: int) -> Iterator[Part]:
         """The segments that the stream may be in, newest first."""
-        sealed, active = self.view()
+        with self.mutex:
+            sealed, active = self.view()
+            places = self._streams.places(sealed, stream_hash)
         yield active
-        for place in self._streams.places(sealed, stream_hash):
+        for place in places:
             yield sealed[place]
 
     def find_version(self, stream: str, stream_hash: int) -> int:
@@ -291,9 +293,10 @@ class Log:
 
     def find_ids(self, ids: Sequence[bytes], folds: Sequence[int]) -> dict[int, Record]:
         """The events that have one of the ids, by the id's index."""
-        sealed, active = self.view()
+        with self.mutex:
+            sealed, active = self.view()
+            suspects = self._ids.places(sealed, folds)
         found = {}
-        suspects = self._ids.places(sealed, folds)
         for at in active.index.known(KIND_IDS, folds):
             record = _record_with(active, ids[at], folds[at])
             if record is not None:
@@ -308,10 +311,10 @@ class Log:
 
     def grow_tables(self) -> None:
         """Take a little more of the sealed keys into memory, if that is due; not for a holder of a lock."""
-        sealed = self.sealed
-        for table in (self._streams, self._ids):
-            if table.is_due(sealed):
-                with self.mutex:
+        with self.mutex:
+            sealed = self.sealed
+            for table in (self._streams, self._ids):
+                if table.is_due(sealed):
                     table.take_in(sealed)
 
     def _load(self) -> None:

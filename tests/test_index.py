@@ -6,6 +6,7 @@ import random
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from zlib import crc32
 
 import pytest
 from hypothesis import given
@@ -211,7 +212,14 @@ CHANGES: list[Callable[[bytes], bytes]] = [
     lambda whole: encode_file_header(HEADER._replace(kind=KIND_STREAMS, keys=2**32 - 1)) + whole[64:],
     lambda whole: encode_file_header(HEADER._replace(kind=KIND_STREAMS, postings=2**32 - 1)) + whole[64:],
     lambda whole: encode_file_header(HEADER._replace(kind=KIND_STREAMS)) + whole[64:],
+    lambda whole: newer(whole[:60]) + whole[64:],
 ]
+
+
+def newer(header: bytes) -> bytes:
+    """The header with a later format and a right CRC."""
+    later = header[:8] + b"\x02" + header[9:]
+    return later + struct.pack("<I", crc32(later))
 
 
 @pytest.mark.parametrize("change", CHANGES)

@@ -53,8 +53,12 @@ def materialise(state: State, root: str) -> str:
     return f"{root}/above/store"
 
 
-def check_recovery(path: str, known: Knowledge) -> None:
-    """Read the store as it is, retry everything in it, append, and read again."""
+def check_recovery(path: str, known: Knowledge, *, thorough: bool = True) -> None:
+    """Read the store as it is, retry everything in it, append, and read again.
+
+    Args:
+        thorough: read in every other way as well, and let the three who have it open append in turn.
+    """
     try:
         reader = open_store(path)
     except StoreNotFound:
@@ -62,7 +66,7 @@ def check_recovery(path: str, known: Knowledge) -> None:
         assert not known.acked, "events were acknowledged and the store is gone"
         reader = open_store(path, create=True)
     with reader, open_store(path) as writer:
-        found = check_reads(reader, known)
+        found = check_reads(reader, known, thorough=thorough)
         events = _check_retries(writer, known, found)
         result = writer.append("after", [NewEvent("Next", {"after": "the crash"})])
         assert result.first_position == result.last_position == len(events) + 1
@@ -72,6 +76,8 @@ def check_recovery(path: str, known: Knowledge) -> None:
         assert list(reader.read_all()) == after, "a reader that was there before sees something else"
         with open_store(path) as fresh:
             assert list(fresh.read_all()) == after, "who opens the store later sees something else"
+            if not thorough:
+                return
             assert fresh.info().events == len(after)
             second = fresh.append("after", [NewEvent("Next")])
         assert (second.first_position, second.first_version) == (len(after) + 1, 2)
@@ -79,8 +85,8 @@ def check_recovery(path: str, known: Knowledge) -> None:
         assert (third.first_position, third.first_version) == (len(after) + 2, 3)
 
 
-def check_reads(store: EventStore, known: Knowledge) -> list[Event]:
-    """Check everything that reading says; the events."""
+def check_reads(store: EventStore, known: Knowledge, *, thorough: bool = True) -> list[Event]:
+    """Check what reading says; the events."""
     events = list(store.read_all())
     assert [event.position for event in events] == list(range(1, len(events) + 1)), "positions have a gap"
     assert store.head == len(events)
@@ -93,8 +99,10 @@ def check_reads(store: EventStore, known: Knowledge) -> list[Event]:
         assert [event.version for event in its] == list(range(1, len(its) + 1)), f"versions of {stream}"
         assert list(store.read(stream)) == its, f"{stream} reads as something else than what is in the log"
         assert store.stream_version(stream) == len(its)
-    assert [info.name for info in store.streams()] == sorted(streams)
     assert all(before.time_us <= after.time_us for before, after in pairwise(events))
+    if not thorough:
+        return events
+    assert [info.name for info in store.streams()] == sorted(streams)
     some = {"Type1"}
     assert list(store.read_all(types=some)) == [event for event in events if event.type in some]
     assert list(store.read_all(reverse=True)) == events[::-1]
@@ -112,7 +120,7 @@ def _check_batches(events: Sequence[Event], known: Knowledge) -> None:
     """The log is a sequence of whole batches that were sent, each at most once."""
     sent: dict[bytes, list[Content]] = {}
     for number in known.sent:
-        contents = known.batches[number].contents()
+        contents = known.batches[number].contents
         sent[contents[0][2]] = contents
     at = 0
     while at < len(events):
@@ -128,7 +136,7 @@ def _check_retries(writer: EventStore, known: Knowledge, found: list[Event]) -> 
     head = len(found)
     for number in known.sent:
         batch = known.batches[number]
-        contents = batch.contents()
+        contents = batch.contents
         expected = positions.get(contents[0][2])
         results = writer.append_many(batch.appends)
         assert [result.duplicate for result in results] == [expected is not None] * len(results)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -30,6 +31,7 @@ class Batch:
     appends: Sequence[Append]
     results: list[AppendResult] | None = None
 
+    @functools.cached_property
     def contents(self) -> list[Content]:
         """What each event must read as."""
         rows = []
@@ -42,7 +44,7 @@ class Batch:
     def places(self) -> list[Place]:
         """Where each event was acknowledged to be."""
         assert self.results is not None
-        contents = iter(self.contents())
+        contents = iter(self.contents)
         return [
             Place(result.first_position + at, result.first_version + at, next(contents))
             for (_, events), result in zip(self.appends, self.results, strict=True)

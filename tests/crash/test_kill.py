@@ -67,7 +67,7 @@ def kill_beside_a_live_process(kill_at: int, torn: int) -> Outcome | None:
             known = all_known(machine.history.batches)
             check_reads(survivor, known)
             check_reads(reader, known)
-        outcome = machine.power_losses(f"kill at {kill_at}, torn at {torn}", start, 16, 3)
+        outcome = machine.power_losses(f"kill at {kill_at}, torn at {torn}", start, 40, 2)
         check_recovery(machine.path, known)
         return outcome
 
@@ -87,7 +87,7 @@ def kill_a_creator(kill_at: int, _: int) -> Outcome | None:
             machine.world.note("created", 0)
             machine.history.send(store, [("first", [event(0)])])
             check_reads(store, all_known(machine.history.batches))
-        return machine.power_losses(f"create killed at {kill_at}", start, 2, 12)
+        return machine.power_losses(f"create killed at {kill_at}", start, 5, 6)
 
 
 def at_every_operation(scenario: str, first: int, stride: int) -> Outcome:
@@ -99,7 +99,7 @@ def at_every_operation(scenario: str, first: int, stride: int) -> Outcome:
         if outcome is None:
             return explore.together(outcomes)
         outcomes.append(outcome)
-        if kill_at % 3 == 0:
+        if kill_at % 6 == 0:
             outcomes += [more for torn in (17, 60) if (more := kill(kill_at, torn)) is not None]
     raise AssertionError("the scenario never ran to its end")
 
@@ -107,9 +107,9 @@ def at_every_operation(scenario: str, first: int, stride: int) -> Outcome:
 def test_other_processes_go_on_when_one_dies_in_an_append_or_roll() -> None:
     jobs: list[explore.Job] = [(at_every_operation, ("append", first, 2)) for first in (1, 2)]
     outcome = explore.run(jobs)
-    explore.expect(outcome, 100)
+    explore.expect(outcome, 50)
 
 
 def test_what_a_dead_creator_left_is_made_durable_by_the_next() -> None:
     outcome = at_every_operation("create", 1, 1)
-    explore.expect(outcome, 100)
+    explore.expect(outcome, 50)
