@@ -15,7 +15,7 @@ from typing import Final
 from zlib import crc32
 
 from evlog.disk import ReadFile
-from evlog.errors import CorruptionError
+from evlog.errors import CorruptionError, EvlogError
 from evlog.format import (
     ENTRY,
     ENTRY_BYTES,
@@ -144,7 +144,7 @@ class ActiveSegment(Segment):
             try:
                 file = ReadFile(self.offsets_path)
                 header = decode_file_header(file.read(FILE_HEADER_BYTES, 0))
-            except (FileNotFoundError, FormatFault, NewerFormat):
+            except (FileNotFoundError, FormatFault, NewerFormat, EvlogError):
                 return b""
             if header != self.header._replace(kind=KIND_OFFSETS):
                 return b""
@@ -175,6 +175,10 @@ class ActiveSegment(Segment):
     def _check_unsynced(self, offset: int) -> None:
         """Read the frames from the offset to `end`; what follows a damaged one is not taken in."""
         number = bisect_left(range(self.count), offset, key=self._frame_offset)
+        if offset < self.end and self._frame_offset(number % self.count) != offset:
+            # A mark that is not of this log, a copied one perhaps: begin with the frame around it.
+            offset = self._frame_offset(max(number - 1, 0))
+            number = bisect_left(range(self.count), offset, key=self._frame_offset)
         while offset < self.end:
             try:
                 header = self._read_frame(offset, self.end)[0]

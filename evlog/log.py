@@ -234,6 +234,7 @@ class Log:
     def reset(self) -> None:
         """Have the next refresh read everything again."""
         self._stale = True
+        self._marks_file = None
 
     def raise_damage(self) -> None:
         """Raise the CorruptionError for acknowledged events at the end of the log, if there is one."""

@@ -15,7 +15,7 @@ from zlib import crc32
 
 from evlog import paths
 from evlog.disk import map_file
-from evlog.errors import CorruptionError, NotAStore, UnsupportedFormat
+from evlog.errors import CorruptionError, EvlogError, NotAStore, UnsupportedFormat
 from evlog.events import Record
 from evlog.format import (
     ENTRY,
@@ -311,7 +311,7 @@ class SealedSegment(Segment):
         try:
             raw = map_file(self.offsets_path)
             header = decode_file_header(bytes(raw[:FILE_HEADER_BYTES]))
-        except (FileNotFoundError, FormatFault, NewerFormat):
+        except (FileNotFoundError, FormatFault, NewerFormat, EvlogError):
             return self._derive_entries()
         entries = raw[FILE_HEADER_BYTES:]
         if header != self.header._replace(kind=KIND_OFFSETS) or len(entries) != self.count * ENTRY_BYTES:
