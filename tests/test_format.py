@@ -294,6 +294,20 @@ def test_newer_log_is_unsupported_and_a_damaged_newer_log_is_corrupt(memory_path
         evlog.open(memory_path / "store")
 
 
+def test_body_with_a_flipped_bit_is_refused() -> None:
+    body = msgpack.packb([[1, 1, "s", "T", bytes(16), 1, 0, b"{}", None]])
+    header = FrameHeader(len(body), 1, 0, 1, 0, crc32(body), 7)
+    fmt.check_body(header, body)
+    for bit in range(8 * len(body)):
+        flipped = bytearray(body)
+        flipped[bit // 8] ^= 1 << bit % 8
+        for check in (fmt.check_body, fmt.decode_body):
+            with pytest.raises(FormatFault):
+                check(header, bytes(flipped))
+    with pytest.raises(FormatFault):
+        fmt.check_body(header, body[:-1])
+
+
 # --- bodies whose CRC is right, and which are something else
 
 WRONG_BODIES = [

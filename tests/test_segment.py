@@ -146,7 +146,7 @@ def test_damaged_record_is_named_and_the_rest_stays_readable(store_path: Path) -
     whole = sealed(store_path)
     offset, length = struct.unpack_from("<II", whole.entries, 9 * 40 + 16)  # of frame 5: entries 7 to 11
     content = bytearray(log.read_bytes())
-    content[offset + length - 3] ^= 4
+    content[offset + length - 2] ^= 4  # a digit of its data: still a record, but another
     log.write_bytes(content)
     segment = sealed(store_path)
     with pytest.raises(CorruptionError) as caught:

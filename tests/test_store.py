@@ -156,12 +156,14 @@ class Interrupting(Disk):
     """Has another thread look at the store after every single write."""
 
     def __init__(self) -> None:
-        self.look: Callable[[], object] = lambda: None
+        self.look: Callable[[], object] = list
         self.seen: list[object] = []
+        self.threads: list[threading.Thread] = []
 
     def write_at(self, file: WriteFile, data: bytes, offset: int) -> None:
         super().write_at(file, data, offset)
         thread = threading.Thread(target=self._note)
+        self.threads.append(thread)
         thread.start()
         thread.join(0.05)  # it may have to wait until the append is done
 
@@ -177,11 +179,13 @@ def test_thread_that_reads_between_any_two_writes_sees_every_event_once(memory_p
     with small_store(memory_path / "store", segment_events=3, disk=disk) as store:
         disk.look = lambda: numbers(store.read_all())
         fill(store, 8)
-        disk.look = lambda: None
+        for thread in disk.threads:
+            thread.join()
         assert numbers(store.read_all()) == list(range(8))
         assert [stream.events for stream in store.streams()] == [3, 3, 2]
         for seen in disk.seen:
-            assert seen is None or seen == list(range(len(seen)))  # type: ignore[arg-type]
+            assert isinstance(seen, list)
+            assert seen == list(range(len(seen)))
 
 
 def test_thread_that_looks_while_another_takes_in_a_roll_counts_nothing_twice(
