@@ -42,7 +42,7 @@ def explore_recoveries(recording: Recording, moments: range) -> explore.Outcome:
             continue
         dice = random.Random(moment)
         lost = list(crash_states(system, dice, 12))
-        for state in [None, *dice.choice(lost)]:
+        for state in [None, dice.choice(lost)]:
             second = recordings.recovery_after(recording, moment, state)
             outcome = explore.power_losses(second, 2, range(moment % 2, len(second.ops) + 1, 2))
             digests |= outcome.digests

@@ -1,0 +1,129 @@
+"""System calls that fail: evlog.disk thinks it calls the operating system, and the n-th call goes wrong.
+
+Below `Disk`, unlike the recording disk, so that its own translation of errors and its dealing with short
+writes are under test as well. A disk that is full stays full until `clear`; a device error comes once.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from evlog import disk
+
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+class Fault:
+    """The n-th call of a kind fails.
+
+    Args:
+        kind: pread, pwrite, open (for writing), ftruncate, replace, makedirs, fdatasync, or fsync, which is
+            of a directory.
+        number: which call, counted from 1 after `arm`.
+        code: the error number; of a write with `short`, after half of it was written.
+        before: called when the time has come, before the call fails.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        number: int,
+        code: int,
+        *,
+        short: bool = False,
+        before: Callable[[], None] | None = None,
+    ) -> None:
+        self.kind = kind
+        self.number = number
+        self.code = code
+        self.short = short
+        self.before = before
+        self.calls = 0
+        self.fired = False
+        self.armed = False
+
+    def arm(self) -> None:
+        self.armed = True
+
+    def clear(self) -> None:
+        self.armed = False
+
+    def meet(self, kind: str) -> bool:
+        """Whether this call is to fail."""
+        if not self.armed or kind != self.kind:
+            return False
+        self.calls += 1
+        if self.calls == self.number:
+            self.fired = True
+            if self.before is not None:
+                self.armed = False
+                self.before()
+                self.armed = True
+        return self.calls == self.number or (self.calls > self.number and self.code in FULL)
+
+    def error(self) -> OSError:
+        return OSError(self.code, os.strerror(self.code))
+
+
+class FaultyOs:
+    """Stands where evlog.disk has `os`."""
+
+    def __init__(self, fault: Fault) -> None:
+        self._fault = fault
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(os, name)
+
+    def pwrite(self, fd: int, data: bytes, offset: int) -> int:
+        fault = self._fault
+        if fault.meet("pwrite"):
+            if fault.short and fault.calls == fault.number and len(data) > 1:
+                return os.pwrite(fd, data[: len(data) // 2], offset)
+            raise fault.error()
+        return os.pwrite(fd, data, offset)
+
+    def pread(self, fd: int, length: int, offset: int) -> bytes:
+        if self._fault.meet("pread"):
+            raise self._fault.error()
+        return os.pread(fd, length, offset)
+
+    def open(self, path: str, flags: int, mode: int = 0o777) -> int:
+        if flags & (os.O_RDWR | os.O_CREAT) and self._fault.meet("open"):
+            raise self._fault.error()
+        return os.open(path, flags, mode)
+
+    def ftruncate(self, fd: int, length: int) -> None:
+        self._call("ftruncate", os.ftruncate, fd, length)
+
+    def replace(self, source: str, target: str) -> None:
+        self._call("replace", os.replace, source, target)
+
+    def makedirs(self, path: str, *, exist_ok: bool) -> None:
+        if self._fault.meet("makedirs"):
+            raise self._fault.error()
+        os.makedirs(path, exist_ok=exist_ok)
+
+    def fsync(self, fd: int) -> None:
+        self._call("fsync", os.fsync, fd)
+
+    def _call(self, kind: str, call: Callable[..., None], *arguments: object) -> None:
+        if self._fault.meet(kind):
+            raise self._fault.error()
+        call(*arguments)
+
+
+def install(fault: Fault, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put the fault under evlog's disk."""
+
+    def sync_data(fd: int) -> None:
+        if fault.meet("fdatasync"):
+            raise fault.error()
+        os.fdatasync(fd)
+
+    monkeypatch.setattr(disk, "os", FaultyOs(fault))
+    monkeypatch.setattr(disk, "_sync_data", sync_data)

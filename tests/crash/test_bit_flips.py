@@ -1,0 +1,159 @@
+"""Every single bit of every file of a small store, flipped: nothing altered is ever returned, nothing hidden.
+
+Every reading operation either says exactly what it said before, or raises an error of damage, after nothing
+but what it said before. Damage of what is derived is not even an error. Nothing acknowledged is cut.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytest
+
+from evlog import AppendResult, NewEvent
+from evlog.errors import CorruptionError, EvlogError, NotAStore, UnsupportedFormat
+from evlog.store import EventStore
+from tests.crash import explore, recordings
+from tests.crash.check import materialise, open_store
+from tests.crash.damage import DIRECTORIES, MANIFEST, STORE, Files, flip, read_files
+from tests.crash.explore import Outcome
+from tests.crash.history import event
+from tests.crash.states import State
+
+_DAMAGE = (CorruptionError, UnsupportedFormat, NotAStore)
+_SHARES = 6
+
+Question = Callable[[EventStore], Iterable[Any]]
+Answers = dict[str, tuple[Question, list[Any]]]
+
+
+def retried(store: EventStore) -> list[AppendResult]:
+    """What the store says of events that it has."""
+    return [store.append(stream, [event(n)]) for n, stream in enumerate(("a", "b", "a", "b"))]
+
+
+QUESTIONS: dict[str, Question] = {
+    "read_all": lambda store: store.read_all(),
+    "stream a": lambda store: store.read("a"),
+    "stream b": lambda store: store.read("b", reverse=True),
+    "version of a": lambda store: [store.stream_version("a")],
+    "head": lambda store: [store.head],
+}
+MORE_QUESTIONS: dict[str, Question] = {
+    "read_all backwards": lambda store: store.read_all(reverse=True),
+    "from the middle": lambda store: store.read_all(after=1, to=3),
+    "version of b": lambda store: [store.stream_version("b")],
+    "types": lambda store: store.read_all(types={"Type1"}),
+    "streams": lambda store: store.streams(),
+    "info": lambda store: [store.info().events],
+}
+
+
+def small_store() -> Files:
+    """Two sealed events and two active ones, of two streams."""
+    with recordings.scratch() as root:
+        os.mkdir(f"{root}/above")
+        with open_store(f"{root}/{STORE}", create=True, segment_events=2) as store:
+            for number in range(4):
+                store.append("ab"[number % 2], [event(number)])
+        return read_files(root)
+
+
+def flip_bits(files: Files, share: int) -> Outcome:
+    """Flip every bit of this share of the bytes; ask every question each time."""
+    failures: list[str] = []
+    digests: set[bytes] = set()
+    with recordings.scratch() as root:
+        path = f"{root}/{STORE}"
+        materialise(State(files, DIRECTORIES), root)
+        with open_store(path) as store:
+            few: Answers = {name: (ask, list(ask(store))) for name, ask in QUESTIONS.items()}
+            more: Answers = {name: (ask, list(ask(store))) for name, ask in MORE_QUESTIONS.items()}
+        places = [(name, at) for name in sorted(files) for at in range(len(files[name]))]
+        for name, at in places[share::_SHARES]:
+            for bit in range(8):
+                damaged = flip(files[name], at, bit)
+                _overwrite(f"{root}/{name}", damaged)
+                answers = few | more if bit == at % 8 else few
+                failures += [f"{name} byte {at} bit {bit}: {wrong}" for wrong in _wrong(path, answers, name)]
+                digests.add(b"%s %d %d" % (name.encode(), at, bit))
+            failures += [f"{name} byte {at}: {wrong}" for wrong in write_to(files, name, at)]
+            _overwrite(f"{root}/{name}", files[name])
+    return Outcome(digests, failures)
+
+
+def _overwrite(path: str, content: bytes) -> None:
+    with open(path, "r+b") as file:
+        file.write(content)
+
+
+def _wrong(path: str, answers: Answers, name: str) -> list[str]:
+    """The questions that are not answered as before, though no damage is reported."""
+    try:
+        store = open_store(path)
+    except _DAMAGE as error:
+        return [] if _may_fail(name) else [f"open: {error!r}"]
+    wrong = []
+    with store:
+        for question, (ask, answer) in answers.items():
+            said: list[Any] = []
+            try:
+                said.extend(ask(store))
+                if len(said) != len(answer):
+                    wrong.append(f"{question} says {len(said)} things, not {len(answer)}")
+            except _DAMAGE as error:
+                if not _may_fail(name):
+                    wrong.append(f"{question}: {error!r}")
+            except Exception as error:  # noqa: BLE001 - anything else is a finding
+                wrong.append(f"{question}: {error!r}")
+            if said != answer[: len(said)]:
+                wrong.append(f"{question} says something else")
+    return wrong
+
+
+def _may_fail(name: str) -> bool:
+    """Only the logs and the manifest hold what cannot be derived."""
+    return name.endswith((".log", MANIFEST))
+
+
+def write_to(files: Files, name: str, at: int) -> list[str]:
+    """Retry and append on the damaged store: all is as it was, or an error, and nothing is cut."""
+    damaged = files | {name: flip(files[name], at, at % 8)}
+    with recordings.scratch() as root:
+        materialise(State(damaged, DIRECTORIES), root)
+        error = _append(f"{root}/{STORE}", name)
+        after = read_files(root)
+    wrong = [] if error is None else [error]
+    for path, content in files.items():
+        if path.endswith(".log") and not after[path].startswith(damaged[path]):
+            wrong.append(f"{path} was cut or changed: {content!r}")
+    return wrong
+
+
+def _append(path: str, name: str) -> str | None:
+    try:
+        with open_store(path) as store:
+            results = retried(store)
+            if not all(result.duplicate for result in results):
+                return "a retry was written again"
+            if [result.first_position for result in results] != [1, 2, 3, 4]:
+                return "a retry has another position"
+            result = store.append("a", [NewEvent("New")])
+            if (result.first_position, result.first_version) != (5, 3):
+                return f"the next append is {result}"
+    except _DAMAGE as error:
+        return None if _may_fail(name) else repr(error)
+    except EvlogError as error:
+        return repr(error)
+    return None
+
+
+def test_no_flipped_bit_is_ever_returned_as_data_or_hides_an_event() -> None:
+    files = small_store()
+    outcome = explore.run([(flip_bits, (files, share)) for share in range(_SHARES)])
+    if outcome.failures:
+        count = len(outcome.failures)
+        pytest.fail("\n".join([f"{count} wrong:", *outcome.failures[:20]]), pytrace=False)
+    assert len(outcome.digests) == 8 * sum(map(len, files.values()))

@@ -1,0 +1,129 @@
+"""A sync fails, and what it was to make durable is gone from the device, though memory goes on showing it.
+
+As on Linux the pages count as clean, and later syncs do not write them; everyone who has the file open is
+told once, or (elsewhere) only who asked. So nobody may acknowledge anything on top of what memory shows
+before the tail was read back from the device. Then the power goes, too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+
+from evlog.errors import StoreIOError
+from evlog.store import EventStore
+from tests.crash import explore, recordings
+from tests.crash.check import check_reads, check_recovery, open_store
+from tests.crash.disk import RecordingDisk, World
+from tests.crash.explore import Outcome
+from tests.crash.history import History, all_known, event
+
+_MOST_SYNCS = 60
+
+
+class Scene:
+    """A writer whose n-th sync fails, another writer and a reader that were there before."""
+
+    def __init__(self, root: str, fail_sync: int, *, tells_all: bool = True) -> None:
+        self.path = f"{root}/above/store"
+        self.world = World(root)
+        self.world.tells_all = tells_all
+        self.history = History(self.world)
+        self.other = open_store(self.path, create=True, disk=RecordingDisk(self.world))
+        self.world.note("created", 0)
+        self.reader = open_store(self.path, disk=RecordingDisk(self.world))
+        self.store = open_store(self.path, disk=RecordingDisk(self.world, fail_sync=fail_sync))
+        self.history.send(self.other, [("first", [event(900)])])
+
+    def append(self, store: EventStore, number: int) -> bool:
+        """Append one event; whether it was acknowledged."""
+        batch = self.history.sent([("more", [event(number)])])
+        with contextlib.suppress(StoreIOError):
+            self.history.acked(batch, store.append_many(self.history.batches[batch].appends))
+            return True
+        return False
+
+    def reopen(self) -> EventStore:
+        self.store.close()
+        self.store = open_store(self.path, disk=RecordingDisk(self.world))
+        return self.store
+
+
+def fail_a_sync(number: int, *, tells_all: bool) -> Outcome | None:
+    """Append over a roll until the n-th sync fails, then go on with a new writer. None if none failed."""
+    with recordings.scratch() as root:
+        scene = Scene(root, number, tells_all=tells_all)
+        history = scene.history
+        for appends in recordings.sample_appends(0)[:5]:
+            batch = history.sent(appends)
+            try:
+                results = scene.store.append_many(appends)
+            except StoreIOError:
+                break
+            history.acked(batch, results)
+        else:
+            return None
+        list(scene.reader.read_all())  # takes in what is about to vanish
+        assert not scene.append(scene.store, 950), "it goes on after a failed sync"
+        assert not scene.append(scene.store, 951), "it refuses only once"
+        scene.append(scene.other, 952)
+        start = len(scene.world.ops)
+        for appends in recordings.sample_appends(100)[:3]:
+            history.send(scene.reopen(), appends)
+        for unsure in [number for number, batch in enumerate(history.batches) if batch.results is None]:
+            history.acked(unsure, scene.store.append_many(history.batches[unsure].appends))
+        known = all_known(history.batches)
+        events = check_reads(scene.reader, known)
+        assert check_reads(scene.store, known) == events
+        with scene.other as other:
+            if scene.append(other, 953):
+                known = all_known(history.batches)
+        check_reads(scene.reader, known)
+        recording = recordings.record(scene.world, history, f"failed sync {number}, told to all: {tells_all}")
+        moments = {(start + len(recording.ops)) // 2, len(recording.ops)}
+        outcome = explore.power_losses(recording, 2, moments)
+        check_recovery(scene.path, known)
+        return outcome
+
+
+def fail_each_sync(tells_all: bool) -> Outcome:
+    outcomes: list[Outcome] = []
+    for number in range(1, _MOST_SYNCS):
+        outcome = fail_a_sync(number, tells_all=tells_all)
+        if outcome is None:
+            assert outcomes
+            return explore.together(outcomes)
+        outcomes.append(outcome)
+    raise AssertionError("the scenario never ran to its end")
+
+
+def test_nothing_is_acknowledged_on_top_of_a_failed_sync() -> None:
+    outcome = explore.run([(fail_each_sync, (tells_all,)) for tells_all in (True, False)])
+    explore.expect(outcome, 50)
+
+
+@pytest.mark.parametrize("tells_all", [True, False])
+def test_a_failed_sync_is_seen_by_the_other_writers(tells_all: bool) -> None:
+    with recordings.scratch() as root:
+        scene = Scene(root, 1, tells_all=tells_all)
+        scene.append(scene.store, 1)
+        assert not scene.append(scene.other, 2), "it acknowledged on top of another's failed sync"
+        assert scene.append(scene.reopen(), 3)
+        with scene.other as other, open_store(scene.path) as fresh:
+            assert not scene.append(other, 4), "only a writer that was opened again may go on"
+            assert scene.append(fresh, 5)
+            check_reads(fresh, all_known(scene.history.batches))
+
+
+def test_a_mark_of_suspicion_outlives_its_writer(monkeypatch: pytest.MonkeyPatch) -> None:
+    dropped = []
+    monkeypatch.setattr(RecordingDisk, "drop_cache", lambda _, file: dropped.append(file.path))
+    with recordings.scratch() as root:
+        scene = Scene(root, 1)
+        assert not scene.append(scene.store, 1)
+        assert not dropped
+        assert scene.append(scene.reopen(), 2)
+        assert len(dropped) == 1, "the next writer must look at the device, not at memory"
+        assert scene.append(scene.reopen(), 3)
+        assert len(dropped) == 1
