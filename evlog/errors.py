@@ -120,7 +120,9 @@ class CorruptionError(EvlogError):
 
     def __init__(self, path: str, offset: int | None, detail: str, position: int | None = None) -> None:
         place = path if offset is None else f"{path} at offset {offset}"
-        super().__init__(f"{place} is damaged: {detail}; run `evlog verify` to see what is whole")
+        super().__init__(
+            f"{place} is damaged: {detail}; what is whole can be read, restore the rest from a copy"
+        )
         self.path = path
         self.offset = offset
         self.position = position
