@@ -8,14 +8,15 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from evlog import EventStore
-from tests.helpers import Clock, FixedRandom, small_store
+from tests.helpers import Clock, FixedRandom, content, small_store
 
 _COMMON = {
     "deadline": None,  # a slow machine is no failure
@@ -40,6 +41,15 @@ def store(memory_path: Path) -> Iterator[EventStore]:
     """An empty store whose segments hold eight events."""
     with small_store(memory_path / "store") as opened:
         yield opened
+
+
+@pytest.fixture
+def unchanged(store: EventStore) -> Iterator[Callable[[], None]]:
+    """Call it before something that is to be refused: at the end every byte of the log must be as it was."""
+    before: list[Any] = []
+    yield lambda: before.append(content(store))
+    assert before
+    assert content(store) == before[-1]
 
 
 @pytest.fixture

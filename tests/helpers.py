@@ -66,6 +66,11 @@ def segment_files(store: EventStore, suffix: str) -> list[Path]:
     return sorted(Path(store.path, "segments").glob(f"*.{suffix}"))
 
 
+def content(store: EventStore) -> tuple[list[bytes], list[Fact]]:
+    """All that a refused append must leave as it was."""
+    return [path.read_bytes() for path in segment_files(store, "log")], facts(store.read_all())
+
+
 class Clock:
     """A `time.time_ns` that moves only when told."""
 

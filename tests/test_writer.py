@@ -1,46 +1,26 @@
-"""Appending: expected versions, deduplication, time, rolls, sizes; what is refused leaves nothing behind."""
+"""Appending: what it says, time, rolls, sizes; what is refused leaves nothing behind."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import evlog
-from evlog import ANY, NO_STREAM, STREAM_EXISTS, EventStore, NewEvent
+from evlog import ANY, NO_STREAM, EventStore, NewEvent
 from evlog.errors import (
     EventTooLarge,
-    IdConflict,
     InvalidArgument,
     InvalidEvent,
     InvalidStreamName,
     LockTimeout,
-    WrongExpectedVersion,
 )
 from evlog.events import MAX_EVENT_BYTES, encode_events
 from evlog.lock import FileLock
-from tests.helpers import Clock, facts, fill, new, number_id, numbers, segment_files, small_store
-
-
-@pytest.fixture
-def unchanged(store: EventStore) -> Iterator[Callable[[], None]]:
-    """Call it before something that is to be refused: at the end every byte of the log must be as it was."""
-    before: list[Any] = []
-
-    def remember() -> None:
-        before.append(_content(store))
-
-    yield remember
-    assert before
-    assert _content(store) == before[-1]
-
-
-def _content(store: EventStore) -> Any:
-    return [path.read_bytes() for path in segment_files(store, "log")], facts(store.read_all())
-
+from tests.helpers import Clock, fill, new, number_id, numbers, segment_files, small_store
 
 # --- what an append says
 
@@ -85,235 +65,6 @@ def test_batch_result_has_one_entry_for_each_event(store: EventStore) -> None:
     assert (result.first_position, result.last_position) == (3, 4)
     again = store.append_encoded(["a"], events[:1])
     assert (again.appended, again.first_position, again.last_position) == (0, None, None)
-
-
-# --- the expected version
-
-# existing versions of stream "s", expected, whether it is met
-EXPECTATIONS: list[tuple[int, Any, bool]] = [
-    (0, ANY, True), (1, ANY, True), (3, ANY, True),
-    (0, NO_STREAM, True), (1, NO_STREAM, False), (3, NO_STREAM, False),
-    (0, STREAM_EXISTS, False), (1, STREAM_EXISTS, True), (3, STREAM_EXISTS, True),
-    (0, 1, False), (1, 1, True), (3, 1, False), (3, 3, True), (3, 4, False), (3, 2**40, False),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("reopened", [False, True])
-@pytest.mark.parametrize("sealed", [False, True])
-@pytest.mark.parametrize(("existing", "expected", "met"), EXPECTATIONS)
-def test_expected_version(
-    store: EventStore, existing: int, expected: Any, met: bool, sealed: bool, reopened: bool
-) -> None:
-    if existing:
-        store.append("s", [new(number) for number in range(existing)])
-    if sealed:
-        fill(store, 20)
-    subject = small_store(store.path) if reopened else store
-    before = _content(store)
-    if met:
-        assert subject.append("s", [new()], expected).first_version == existing + 1
-        return
-    with pytest.raises(WrongExpectedVersion) as caught:
-        subject.append("s", [new()], expected)
-    assert caught.value.attributes() == {"stream": "s", "expected": expected, "actual": existing}
-    assert _content(store) == before
-
-
-MANY: list[tuple[list[tuple[str, int, Any]], tuple[str, Any, int] | None]] = [
-    # appends (stream, number of events, expected) to a store where "a" is at 2; what is refused
-    ([("a", 1, 2), ("b", 1, 0)], None),
-    ([("a", 2, 2), ("a", 1, 4)], None),
-    ([("a", 1, 2), ("b", 2, 0), ("a", 1, 3), ("b", 1, 2)], None),
-    ([("b", 1, 0), ("b", 1, "exists")], None),
-    ([("a", 1, "any"), ("a", 1, 3)], None),
-    ([("b", 1, "any"), ("b", 1, 0)], ("b", 0, 1)),
-    ([("a", 1, 2), ("a", 1, 2)], ("a", 2, 3)),
-    ([("a", 1, 2), ("b", 1, "exists")], ("b", "exists", 0)),
-    ([("b", 1, 0), ("a", 1, 1)], ("a", 1, 2)),
-    ([("a", 1, 0), ("b", 1, 5)], ("a", 0, 2)),
-    ([("b", 1, "exists"), ("b", 1, "any")], ("b", "exists", 0)),
-]
-
-
-@pytest.mark.parametrize(("appends", "refused"), MANY)
-def test_expected_versions_of_one_append_are_checked_in_order_and_together(
-    store: EventStore, appends: list[tuple[str, int, Any]], refused: tuple[str, Any, int] | None
-) -> None:
-    store.append("a", [new(), new()])
-    before = _content(store)
-    batch = [(stream, [new()] * count, expected) for stream, count, expected in appends]
-    if refused is None:
-        store.append_many(batch)
-        assert store.head == 2 + sum(count for _, count, _ in appends)
-        return
-    with pytest.raises(WrongExpectedVersion) as caught:
-        store.append_many(batch)
-    assert (caught.value.stream, caught.value.expected, caught.value.actual) == refused
-    assert _content(store) == before
-
-
-def test_expectation_of_an_import_is_of_the_time_before_it(store: EventStore) -> None:
-    events = encode_events([new(), new()])
-    store.append_encoded(["a", "a"], events, expected={"a": 0, "other": 0})
-    with pytest.raises(WrongExpectedVersion):
-        store.append_encoded(["a", "a"], events, expected={"a": 1})
-    with pytest.raises(WrongExpectedVersion):
-        store.append_encoded(["a"], events[:1], expected={"other": "exists"})
-
-
-@pytest.mark.parametrize(
-    "expected", [-1, "none", "", None, 1.0, True, False, b"any", "1", [], float("nan")], ids=repr
-)
-def test_expected_version_of_another_form_is_refused(store: EventStore, expected: Any) -> None:
-    with pytest.raises(InvalidArgument):
-        store.append("a", [new()], expected)
-    assert store.head == 0
-
-
-def test_another_writers_events_count(store: EventStore) -> None:
-    with evlog.open(store.path) as other:
-        for version in range(0, 40, 2):
-            store.append("s", [new()], expected=version)
-            other.append("s", [new()], expected=version + 1)
-            with pytest.raises(WrongExpectedVersion):
-                store.append("s", [new()], expected=version + 1)
-    assert [event.version for event in store.read("s")] == list(range(1, 41))
-
-
-# --- deduplication
-
-
-@pytest.fixture(params=["active", "sealed", "reopened", "other writer"])
-def known(request: pytest.FixtureRequest, store: EventStore) -> Iterator[EventStore]:
-    """A store in which streams a and b have the ids 0..2 of one append, and 5 alone."""
-    store.append_many(
-        [("a", [new(0, id=number_id(0)), new(1, id=number_id(1))]), ("b", [new(2, id=number_id(2))])]
-    )
-    store.append("b", [new(5, id=number_id(5))])
-    if request.param == "sealed":
-        for number in range(100, 120):
-            store.append("filler", [new(number, id=number_id(number))])
-    if request.param in ("reopened", "other writer"):
-        with evlog.open(store.path) as other:
-            if request.param == "other writer":
-                store.append("filler", [new()])
-            yield other
-    else:
-        yield store
-
-
-def test_retry_of_a_whole_append_is_a_success_that_writes_nothing(known: EventStore) -> None:
-    before = _content(known)
-    results = known.append_many(
-        [("a", [new(0, id=number_id(0)), new(1, id=number_id(1))], 0), ("b", [new(2, id=number_id(2))], 0)]
-    )
-    assert [result[:6] for result in results] == [("a", 1, 2, 1, 2, True), ("b", 3, 3, 1, 1, True)]
-    assert known.append("a", [new(1, id=number_id(1))], expected=77)[1:6] == (2, 2, 2, 2, True)
-    assert _content(known) == before
-
-
-def test_retry_of_parts_of_several_appends_is_a_duplicate_too(known: EventStore) -> None:
-    result = known.append("b", [new(2, id=number_id(2)), new(5, id=number_id(5))])
-    assert result[1:6] == (3, 4, 1, 2, True)
-
-
-OTHER_CONTENT = {
-    "stream": ("b", new(0, id=number_id(0))),
-    "type": ("a", new(0, "U", id=number_id(0))),
-    "data": ("a", new(7, id=number_id(0))),
-    "content type": ("a", NewEvent("T", "0", id=number_id(0), content_type="text")),
-}
-
-
-@pytest.mark.parametrize("difference", OTHER_CONTENT)
-@pytest.mark.parametrize("skip_known", [False, True])
-def test_known_id_with_other_content_is_a_conflict(
-    known: EventStore, difference: str, skip_known: bool
-) -> None:
-    stream, event = OTHER_CONTENT[difference]
-    before = _content(known)
-    with pytest.raises(IdConflict) as caught:
-        known.append_encoded([stream], encode_events([event]), skip_known=skip_known)
-    assert caught.value.attributes() | {"reason": ""} == {
-        "id": str(number_id(0)),
-        "stream": "a",
-        "position": 1,
-        "reason": "",
-    }
-    assert _content(known) == before
-
-
-def test_metadata_of_a_retry_may_differ_and_the_first_stays(known: EventStore) -> None:
-    assert known.append("a", [new(0, id=number_id(0), metadata={"try": 2})]).duplicate
-    assert next(known.read("a")).metadata == {}
-
-
-def test_append_of_which_a_part_is_known_is_a_conflict(known: EventStore) -> None:
-    before = _content(known)
-    for batch in ([0, 9], [9, 0], [0, 1, 2, 9]):
-        with pytest.raises(IdConflict) as caught:
-            known.append_many([("b" if n in (2, 5) else "a", [new(n, id=number_id(n))]) for n in batch])
-        assert caught.value.position in (1, 2, 3)
-    with pytest.raises(IdConflict):
-        known.append("a", [new(0, id=number_id(0)), new(1)])  # the second has no id, so it is new
-    assert _content(known) == before
-
-
-def test_import_skips_what_is_known_line_by_line(known: EventStore) -> None:
-    head = known.head
-    events = encode_events([new(n, id=number_id(n)) for n in (9, 0, 5, 8)])
-    result = known.append_encoded(["a", "a", "b", "c"], events, skip_known=True)
-    assert result.duplicates == [False, True, True, False]
-    assert result.positions == [head + 1, 1, 4, head + 2]
-    assert result.versions == [3, 1, 2, 1]
-
-
-def test_expectations_of_an_import_hold_for_what_is_new(known: EventStore) -> None:
-    events = encode_events([new(0, id=number_id(0)), new(9, id=number_id(9))])
-    with pytest.raises(WrongExpectedVersion):
-        known.append_encoded(["a", "a"], events, expected={"a": 0}, skip_known=True)
-    assert known.append_encoded(["a", "a"], events, expected={"a": 2}, skip_known=True).versions == [1, 3]
-
-
-def test_id_twice_in_one_append_is_refused(store: EventStore, unchanged: Callable[[], None]) -> None:
-    unchanged()
-    twice = [new(1, id=number_id(1)), new(1, id=number_id(1))]
-    with pytest.raises(InvalidEvent) as caught:
-        store.append("a", twice)
-    assert caught.value.field == "id"
-    with pytest.raises(InvalidEvent):
-        store.append_many([("a", twice[:1]), ("b", twice[1:])])
-
-
-def test_import_skips_the_second_of_twins_and_refuses_unequal_ones(store: EventStore) -> None:
-    twins = encode_events([new(1, id=number_id(1)), new(1, id=number_id(1)), new(2), new(1, id=number_id(1))])
-    result = store.append_encoded(["a"] * 4, twins, skip_known=True)
-    assert result.positions == [1, 1, 2, 1]
-    assert result.versions == [1, 1, 2, 1]
-    assert result.duplicates == [False, True, False, True]
-    unequal = encode_events([new(3, id=number_id(3)), new(4, id=number_id(3))])
-    with pytest.raises(IdConflict):
-        store.append_encoded(["a", "a"], unequal, skip_known=True)
-    same = encode_events([new(3, id=number_id(3))] * 2)
-    with pytest.raises(IdConflict):
-        store.append_encoded(["a", "b"], same, skip_known=True)
-    assert store.head == 2
-
-
-def test_known_twins_in_one_append_are_duplicates(known: EventStore) -> None:
-    result = known.append("a", [new(0, id=number_id(0)), new(0, id=number_id(0))])
-    assert result[1:6] == (1, 1, 1, 1, True)
-
-
-def test_every_id_is_known_for_ever(store: EventStore) -> None:
-    fill(store, 100)
-    for subject in (store, small_store(store.path)):
-        for number in range(100):
-            event = new(number, f"T{number % 2}", id=number_id(number))
-            assert subject.append(f"s-{number % 3}", [event])[1:6] == (
-                number + 1, number + 1, number // 3 + 1, number // 3 + 1, True,
-            )  # fmt: skip
-        assert subject.head == 100
 
 
 # --- time
