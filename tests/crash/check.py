@@ -15,6 +15,9 @@ from evlog import NewEvent
 from evlog.disk import DISK, Disk
 from evlog.errors import StoreNotFound
 from evlog.events import Event
+from evlog.format import FILE_HEADER_BYTES, FRAME_HEADER_BYTES, FRAME_MAGIC
+from evlog.manifest import read_manifest
+from evlog.paths import segment_path
 from evlog.store import EventStore
 from tests.crash.history import Content, Knowledge, content_of
 from tests.crash.states import State
@@ -83,6 +86,24 @@ def check_recovery(path: str, known: Knowledge, *, thorough: bool = True) -> Non
         assert (second.first_position, second.first_version) == (len(after) + 1, 2)
         third = writer.append("after", [NewEvent("Next")])
         assert (third.first_position, third.first_version) == (len(after) + 2, 3)
+
+
+def check_no_torn_tail(path: str) -> None:
+    """The active log ends with a whole frame."""
+    manifest, _ = read_manifest(path)
+    active = manifest.segments[-1]
+    with open(segment_path(path, active.first_position, active.generation, "log"), "rb") as file:
+        log = file.read()
+    assert frame_offsets(log)[-1] == len(log), "half an append was left"
+
+
+def frame_offsets(log: bytes) -> list[int]:
+    """Where the frames of a log begin, and where the last one ends by its header."""
+    offsets = [FILE_HEADER_BYTES]
+    while log[offsets[-1] :].startswith(FRAME_MAGIC):
+        length = int.from_bytes(log[offsets[-1] + 4 : offsets[-1] + 8], "little")
+        offsets.append(offsets[-1] + FRAME_HEADER_BYTES + length)
+    return offsets
 
 
 def check_reads(store: EventStore, known: Knowledge, *, thorough: bool = True) -> list[Event]:

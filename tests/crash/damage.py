@@ -10,8 +10,7 @@ import os
 import struct
 from zlib import crc32
 
-from evlog.format import FRAME_MAGIC
-from tests.crash import recordings
+from tests.crash import check, recordings
 from tests.crash.check import open_store
 from tests.crash.disk import World
 from tests.crash.history import History, Knowledge, all_known
@@ -68,12 +67,7 @@ def flip(content: bytes, offset: int, bit: int = 0) -> bytes:
 
 def frame_offsets(log: bytes) -> list[int]:
     """Where the frames of a log begin."""
-    offsets = []
-    at = 64
-    while log[at : at + 4] == FRAME_MAGIC:
-        offsets.append(at)
-        at += 40 + struct.unpack_from("<I", log, at + 4)[0]
-    return offsets
+    return check.frame_offsets(log)[:-1]
 
 
 def newer_header(content: bytes) -> bytes:

@@ -14,7 +14,7 @@ import pytest
 from evlog.errors import StoreIOError
 from evlog.store import EventStore
 from tests.crash import explore, recordings
-from tests.crash.check import check_reads, check_recovery, open_store
+from tests.crash.check import SEGMENT_EVENTS, check_reads, check_recovery, open_store
 from tests.crash.disk import RecordingDisk, World
 from tests.crash.explore import Outcome
 from tests.crash.history import History, all_known, event
@@ -25,12 +25,15 @@ _MOST_SYNCS = 60
 class Scene:
     """A writer whose n-th sync fails, another writer and a reader that were there before."""
 
-    def __init__(self, root: str, fail_sync: int, *, tells_all: bool = True) -> None:
+    def __init__(
+        self, root: str, fail_sync: int, *, tells_all: bool = True, segment_events: int = SEGMENT_EVENTS
+    ) -> None:
         self.path = f"{root}/above/store"
         self.world = World(root)
         self.world.tells_all = tells_all
         self.history = History(self.world)
-        self.other = open_store(self.path, create=True, disk=RecordingDisk(self.world))
+        disk = RecordingDisk(self.world)
+        self.other = open_store(self.path, create=True, disk=disk, segment_events=segment_events)
         self.world.note("created", 0)
         self.reader = open_store(self.path, disk=RecordingDisk(self.world))
         self.store = open_store(self.path, disk=RecordingDisk(self.world, fail_sync=fail_sync))
@@ -114,6 +117,25 @@ def test_a_failed_sync_is_seen_by_the_other_writers(tells_all: bool) -> None:
             assert not scene.append(other, 4), "only a writer that was opened again may go on"
             assert scene.append(fresh, 5)
             check_reads(fresh, all_known(scene.history.batches))
+
+
+@pytest.mark.parametrize("size", [1, 120, 500], ids=["shorter", "equal", "longer"])
+def test_who_saw_what_a_failed_sync_lost_sees_what_came_instead(size: int) -> None:
+    with recordings.scratch() as root:
+        scene = Scene(root, 1, tells_all=False, segment_events=99)
+        history = scene.history
+        lost = history.sent([("lost", [event(1, {"x": "x" * 120})])])
+        with pytest.raises(StoreIOError):
+            scene.store.append_many(history.batches[lost].appends)
+        for store in (scene.reader, scene.other):
+            assert [event.stream for event in store.read_all()] == ["first", "lost"]
+        history.send(scene.reopen(), [("next", [event(2, {"x": "y" * size})])])
+        history.send(scene.other, [("next", [event(3)])])
+        events = check_reads(scene.reader, all_known(history.batches))
+        assert [event.stream for event in events] == ["first", "next", "next"]
+        for store in (scene.store, scene.other):
+            assert check_reads(store, all_known(history.batches)) == events
+        check_recovery(scene.path, all_known(history.batches))
 
 
 def test_a_mark_of_suspicion_outlives_its_writer(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ import pytest
 from evlog.errors import EvlogError, StoreFull, StoreIOError
 from evlog.store import EventStore
 from tests.crash import faults, recordings
-from tests.crash.check import check_reads, check_recovery, open_store
+from tests.crash.check import check_no_torn_tail, check_reads, check_recovery, open_store
 from tests.crash.disk import World
 from tests.crash.faults import Fault
 from tests.crash.history import History, Knowledge, all_known, event
@@ -88,6 +88,8 @@ def append_over_a_roll(path: str, fault: Fault) -> None:
                 results = store.append_many(appends)
             except (StoreFull, StoreIOError) as error:
                 check_error(error, fault)
+                if isinstance(error, StoreFull):
+                    check_no_torn_tail(path)
                 check_reads(reader, all_known(history.batches))
                 fault.clear()
                 store = after_failure(store, error, fault, history)

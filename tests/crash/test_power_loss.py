@@ -5,8 +5,12 @@ from __future__ import annotations
 import random
 
 from tests.crash import explore, recordings
+from tests.crash.check import frame_offsets, materialise, open_store
+from tests.crash.disk import RecordingDisk, World
+from tests.crash.history import Batch, History, Knowledge, event
+from tests.crash.model import FileSystem
 from tests.crash.recordings import Recording
-from tests.crash.states import crash_states
+from tests.crash.states import crash_states, kept_state
 
 MIN_DISTINCT_STATES = 5000
 
@@ -27,10 +31,37 @@ def test_whatever_a_crash_leaves_every_acknowledged_event_is_there() -> None:
 def test_a_crash_within_a_recovery_from_a_crash_loses_nothing() -> None:
     recording = recordings.one_writer()
     jobs: list[explore.Job] = [
-        (explore_recoveries, (recording, range(first, len(recording.ops), 32))) for first in (3, 19)
+        (explore_recoveries, (recording, range(first, len(recording.ops), 48))) for first in (3, 27)
     ]
     outcome = explore.run(jobs)
     explore.expect(outcome, 1000)
+
+
+def test_a_tail_that_was_cut_never_comes_back() -> None:
+    """The second of two unsynced frames survives; another, of equal size, takes the place of the first."""
+    with recordings.scratch() as root:
+        world = World(root)
+        path = f"{root}/above/store"
+        with open_store(path, create=True, disk=RecordingDisk(world), sync="none") as store:
+            for number in (1, 2):
+                store.append("one", [event(number)])
+        state = kept_state(world.now)
+    log = next(path for path in state.files if path.endswith(".log"))
+    first, second, _ = frame_offsets(state.files[log])
+    state.files[log] = state.files[log][:first] + bytes(second - first) + state.files[log][second:]
+    with recordings.scratch() as root:
+        path = materialise(state, root)
+        world = World(root, FileSystem.of(state.files, state.directories))
+        history = History(world)
+        with open_store(path, disk=RecordingDisk(world)) as store:
+            history.send(store, [("two", [event(3)])])
+            assert len(store.torn_tails) == 1
+        recording = recordings.record(world, history, "cut tail", Knowledge([], created=True))
+    lost = [[("one", [event(number)])] for number in (1, 2)]
+    recording = recording._replace(batches=[*recording.batches, *map(Batch, lost)])
+    recording.known.sent += [1, 2]
+    moments = range(len(recording.ops) + 1)
+    explore.expect(explore.power_losses(recording, None, moments), 20)
 
 
 def explore_recoveries(recording: Recording, moments: range) -> explore.Outcome:
