@@ -11,12 +11,14 @@ import pytest
 
 import evlog
 from evlog import ANY, NO_STREAM, EventStore, NewEvent
+from evlog.disk import Disk, WriteFile
 from evlog.errors import (
     EventTooLarge,
     InvalidArgument,
     InvalidEvent,
     InvalidStreamName,
     LockTimeout,
+    StoreFull,
 )
 from evlog.events import MAX_EVENT_BYTES, encode_events
 from evlog.lock import FileLock
@@ -93,6 +95,34 @@ def test_time_never_decreases_across_segments_and_writers(
         clock.us = noon
         store.append("s", [new()])
     assert [event.time_us - noon for event in store.read_all(after=count)] == [0, 7, 7]
+
+
+class FullAfterRoll(Disk):
+    """Has no room for the first frame of the second segment."""
+
+    full = True
+
+    def write_at(self, file: WriteFile, data: bytes, offset: int) -> None:
+        if self.full and offset and file.path.endswith(f"{9:020d}.0.log"):
+            raise StoreFull(file.path, "no room")
+        super().write_at(file, data, offset)
+
+
+def test_time_never_decreases_behind_an_empty_segment(memory_path: Path, clock: Clock) -> None:
+    noon = clock.us
+    disk = FullAfterRoll()
+    with small_store(memory_path / "store", disk=disk) as store:
+        fill(store, 8)
+        with pytest.raises(StoreFull):
+            store.append("s", [new()])
+        assert store.info().segments == 2
+        clock.us = noon - 1_000_000
+        with evlog.open(store.path) as other:
+            other.append("s", [new()])
+            assert next(other.read("s")).time_us == noon
+        disk.full = False
+        store.append("s", [new()])
+        assert [event.time_us for event in store.read("s")] == [noon, noon]
 
 
 def test_events_of_one_append_have_one_time(store: EventStore) -> None:
