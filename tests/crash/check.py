@@ -60,7 +60,8 @@ def check_recovery(path: str, known: Knowledge, *, thorough: bool = True) -> Non
     """Read the store as it is, retry everything in it, append, and read again.
 
     Args:
-        thorough: read in every other way as well, and let the three who have it open append in turn.
+        thorough: retry all, not a third of what was acknowledged; read in every other way as well; and let
+            the three who have it open append in turn.
     """
     try:
         reader = open_store(path)
@@ -70,7 +71,7 @@ def check_recovery(path: str, known: Knowledge, *, thorough: bool = True) -> Non
         reader = open_store(path, create=True)
     with reader, open_store(path) as writer:
         found = check_reads(reader, known, thorough=thorough)
-        events = _check_retries(writer, known, found)
+        events = _check_retries(writer, known, found, thorough=thorough)
         result = writer.append("after", [NewEvent("Next", {"after": "the crash"})])
         assert result.first_position == result.last_position == len(events) + 1
         assert result.first_version == 1
@@ -151,11 +152,15 @@ def _check_batches(events: Sequence[Event], known: Knowledge) -> None:
         at += len(batch)
 
 
-def _check_retries(writer: EventStore, known: Knowledge, found: list[Event]) -> list[Event]:
-    """Send every batch again; the events that there are then."""
+def _check_retries(
+    writer: EventStore, known: Knowledge, found: list[Event], *, thorough: bool
+) -> list[Event]:
+    """Send batches again; the events that there are then."""
     positions = {event.id_bytes: event.position for event in found}
     head = len(found)
     for number in known.sent:
+        if not thorough and number in known.acked and (number + head) % 3:
+            continue
         batch = known.batches[number]
         contents = batch.contents
         expected = positions.get(contents[0][2])
