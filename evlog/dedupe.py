@@ -34,11 +34,11 @@ class Deduplicator:
         """
         given = [event[1] for event in events]
         made = given.count(None)
-        fresh = make_ids(made)
         if made == len(given):
-            return {}, fresh, fold_ids(fresh)
-        unused = iter(fresh)
-        ids = [id if id is not None else next(unused) for id in given]
+            ids = make_ids(made)
+            return {}, ids, fold_ids(ids)
+        unused = iter(make_ids(made) if made else ())
+        ids = [id or next(unused) for id in given]
         folds = fold_ids(ids)
         known: Known = {}
         for at, record in self._log.find_ids(ids, folds).items():
