@@ -81,19 +81,14 @@ class Durability:
         Raises:
             StoreIOError: another writer's sync failed, and nobody has looked at the device since.
         """
-        raw = os.pread(marks_file.fd, MARK_BYTES, MARK_BYTES)
-        durable = maybe_decode_mark(DURABLE_MAGIC, raw)
-        if durable is None or durable.tag != tag:
-            return 0
-        if durable.suspect:
-            raise StoreIOError(log_file.path, "a sync by another writer failed")
-        return durable.offset
+        return _sound_offset(os.pread(marks_file.fd, MARK_BYTES, MARK_BYTES), log_file, tag)
 
     def _sync_locked(self, marks_file: WriteFile, log_file: WriteFile, tag: int, end: int) -> None:
-        synced = self.check_sound(marks_file, log_file, tag)
+        raw = os.pread(marks_file.fd, 2 * MARK_BYTES, 0)
+        synced = _sound_offset(raw[MARK_BYTES:], log_file, tag)
         if synced >= end:
             return
-        written = maybe_decode_mark(WRITTEN_MAGIC, os.pread(marks_file.fd, MARK_BYTES, 0))
+        written = maybe_decode_mark(WRITTEN_MAGIC, raw[:MARK_BYTES])
         if written is not None and written.tag == tag:
             end = max(end, written.offset)
         try:
@@ -113,3 +108,12 @@ class Durability:
     def _mark_suspect(self, marks_file: WriteFile, tag: int, synced: int) -> None:
         with contextlib.suppress(EvlogError):  # the others still meet the device's error at their own sync
             write_mark(marks_file, DURABLE_MAGIC, Mark(tag, synced, True), self._disk)
+
+
+def _sound_offset(raw: bytes, log_file: WriteFile, tag: int) -> int:
+    durable = maybe_decode_mark(DURABLE_MAGIC, raw)
+    if durable is None or durable.tag != tag:
+        return 0
+    if durable.suspect:
+        raise StoreIOError(log_file.path, "a sync by another writer failed")
+    return durable.offset

@@ -42,6 +42,7 @@ _TAIL: Final = Struct("8s")
 _VARIANT: Final = bytes(byte & 0x3F | 0x80 for byte in range(256))  # RFC 9562: the two bits 10
 # From this many JSON payloads on, msgspec's import (tens of milliseconds) pays for itself.
 _BULK_JSON: Final = 64
+_SINGLES_BEFORE_BULK: Final = 2000
 
 Record = tuple[int, int, str, str, bytes, int, int, bytes, bytes | None]
 """position, version, stream, type, id, time in µs, content type code, data, metadata JSON or None"""
@@ -345,7 +346,7 @@ def check_json(payloads: Sequence[bytes], field: str = "data") -> bool:
         InvalidEvent: the first that is not.
     """
     if len(payloads) == 1:
-        _explain_json(payloads[0], _check_json_one, field)
+        _explain_json(payloads[0], _single_checker(), field)
         return b"\n" in payloads[0] or b"\r" in payloads[0]
     bulk = len(payloads) >= _BULK_JSON or "msgspec" in sys.modules
     check: Callable[[bytes], object] = _bulk_checker() if bulk else _check_json_one
@@ -392,6 +393,18 @@ def _refuse_constant(name: str) -> None:
 _strict_decode: Final = json.JSONDecoder(
     parse_constant=_refuse_constant, parse_int=str, parse_float=str
 ).decode
+
+
+def _single_checker() -> Callable[[bytes], object]:
+    """The one that needs no import, until so many single payloads came that the import pays."""
+    global _singles
+    if "msgspec" in sys.modules or _singles >= _SINGLES_BEFORE_BULK:
+        return _bulk_checker()
+    _singles += 1
+    return _check_json_one
+
+
+_singles = 0
 
 
 @cache

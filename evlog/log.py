@@ -312,6 +312,8 @@ class Log:
 
     def grow_tables(self) -> None:
         """Take a little more of the sealed keys into memory, if that is due; not for a holder of a lock."""
+        if not self.sealed:
+            return
         with self.mutex:
             sealed = self.sealed
             for table in (self._streams, self._ids):

@@ -155,7 +155,13 @@ class EventStore:
                 the store again and retry with the same ids.
             CorruptionError: acknowledged events are damaged at the very place to be appended to.
         """
-        return self.append_many([(stream, events, expected)])[0]
+        if isinstance(events, NewEvent):
+            raise InvalidArgument("events must be a list of NewEvent; put the one event into a list")
+        encoded = encode_events(events if isinstance(events, list) else list(events))
+        expected = check_expected(expected)
+        expectations = () if expected == ANY else (Expectation(0, check_stream_name(stream), expected),)
+        batch = self._open_writer().append([stream] * len(encoded), encoded, expectations)
+        return _results(batch, [len(encoded)])[0]
 
     def append_many(self, appends: Iterable[Append]) -> list[AppendResult]:
         """Append to several streams in one atomic frame: all of it, or nothing.
