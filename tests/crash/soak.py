@@ -74,10 +74,10 @@ def one_round(seed: int) -> Outcome:
     recording = random_writers(dice, f"soak {seed}")
     jobs: list[Job] = []
     for share in explore.shares(recording):
-        jobs += [(explore.power_losses, (recording, 150, share)), (explore.kills, (recording, 5, share))]
+        jobs += [(explore.power_losses, (recording, 12, share)), (explore.kills, (recording, 29, share))]
     threads = recordings.threads()
-    jobs += [(explore.power_losses, (threads, 30, share)) for share in explore.shares(threads)]
-    moments = range(dice.randrange(9), len(recording.ops), 9)
+    jobs += [(explore.power_losses, (threads, 8, share)) for share in explore.shares(threads)]
+    moments = range(dice.randrange(120), len(recording.ops), 120)
     jobs.append((explore_recoveries, (recording, moments)))
     return explore.run(jobs)
 
@@ -108,7 +108,10 @@ def main() -> int:
             return 1
         states |= outcome.digests
         kills += storm(seed)
-        print(f"seed {seed}: {len(states)} distinct crash states and {kills} killed writers so far, all well")
+        print(
+            f"seed {seed}: {len(states)} distinct crash states and {kills} killed writers so far, all well",
+            flush=True,
+        )
         seed += 1
         if time.monotonic() > end:
             return 0
