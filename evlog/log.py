@@ -42,7 +42,7 @@ class SegmentMoved(Exception):
 
 
 class SealedPart:
-    """A sealed segment with its indexes, opened when used and closed when many others were used since."""
+    """A sealed segment with its indexes, opened when used and closed when many others were opened since."""
 
     def __init__(self, store: str, manifest: Manifest, info: SegmentInfo, opened: OpenParts) -> None:
         self.info = info
@@ -52,6 +52,7 @@ class SealedPart:
         self._store = store
         self._store_id = manifest.store_id_bytes
         self._opened = opened
+        self._in_use = False
         self._segment: SealedSegment | None = None
         header = Segment(store, self._store_id, info).header._replace(source_crc=info.offsets_crc)
         prefix = paths.segment_path(store, info.first_position, info.generation, "")[:-1]
@@ -60,7 +61,9 @@ class SealedPart:
     @property
     def index(self) -> SealedIndex:
         """The look-ups in this segment."""
-        self._opened.use(self)
+        if not self._in_use:
+            self._in_use = True
+            self._opened.use(self)
         return self._index
 
     @property
@@ -71,7 +74,9 @@ class SealedPart:
             SegmentMoved: the manifest names it no more.
             CorruptionError: its log is missing, or not as it was sealed.
         """
-        self._opened.use(self)
+        if not self._in_use:
+            self._in_use = True
+            self._opened.use(self)
         segment = self._segment
         if segment is None:
             try:
@@ -82,6 +87,7 @@ class SealedPart:
 
     def close(self) -> None:
         """Let go of the files; who still reads from them keeps them until it is done."""
+        self._in_use = False
         self._segment = None
         self._index.close()
 
@@ -102,7 +108,7 @@ class SealedPart:
 
 
 class OpenParts:
-    """The sealed segments that have files open: the last so many that were used."""
+    """The sealed segments that have files open: the last so many that were opened."""
 
     def __init__(self) -> None:
         self.faulty: list[SealedPart] = []  # found without a sound index: whoever may write builds it again
@@ -110,11 +116,8 @@ class OpenParts:
         self._mutex = threading.Lock()
 
     def use(self, part: SealedPart) -> None:
-        """Say that the segment is used now; the one that was unused for longest may be closed for it."""
+        """Say that the segment is being opened; the one that was opened first may be closed for it."""
         with self._mutex:
-            if part in self._parts:
-                self._parts.move_to_end(part)
-                return
             self._parts[part] = None
             oldest = self._parts.popitem(last=False)[0] if len(self._parts) > _MAX_OPEN_PARTS else None
         if oldest is not None:

@@ -14,9 +14,8 @@ import os
 import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from functools import partial
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, overload
 from uuid import UUID
 
 from evlog import paths
@@ -161,9 +160,9 @@ class EventStore:
         expected = check_expected(expected)
         expectations = () if expected == ANY else (Expectation(0, check_stream_name(stream), expected),)
         batch = self._open_writer().append([stream] * len(encoded), encoded, expectations)
-        return _results(batch, [len(encoded)])[0]
+        return _Results(batch, [len(encoded)])[0]
 
-    def append_many(self, appends: Iterable[Append]) -> list[AppendResult]:
+    def append_many(self, appends: Iterable[Append]) -> Sequence[AppendResult]:
         """Append to several streams in one atomic frame: all of it, or nothing.
 
         Args:
@@ -171,7 +170,7 @@ class EventStore:
                 after what comes before it in the same call.
 
         Returns:
-            One result for each append.
+            One result for each append, in order.
 
         Raises:
             As `append`.
@@ -194,7 +193,7 @@ class EventStore:
             streams.extend((stream,) * count)
             end += count
             ends.append(end)
-        return _results(self._open_writer().append(streams, encode_events(events), expectations), ends)
+        return _Results(self._open_writer().append(streams, encode_events(events), expectations), ends)
 
     def append_encoded(
         self,
@@ -391,28 +390,44 @@ def _as_types(types: Collection[str] | None) -> frozenset[str] | None:
     return None if types is None else frozenset(map(check_type, types))
 
 
-_make_result = partial(tuple.__new__, AppendResult)
+class _Results(Sequence[AppendResult]):
+    """The results of an append, made when looked at: a bulk load looks at none of its million."""
 
+    __slots__ = ("_batch", "_ends")
 
-def _results(batch: BatchResult, ends: list[int]) -> list[AppendResult]:
-    streams, versions, positions, ids, duplicates = batch
-    if len(ends) == len(streams):  # one event each: a bulk load, so in C
-        columns = zip(streams, positions, positions, versions, versions, duplicates, zip(ids), strict=True)
-        return list(map(_make_result, columns))
-    results = []
-    start = 0
-    for end in ends:
-        last = end - 1
-        results.append(
-            AppendResult(
-                streams[start],
-                positions[start],
-                positions[last],
-                versions[start],
-                versions[last],
-                duplicates[start],
-                tuple(ids[start:end]),
-            )
+    def __init__(self, batch: BatchResult, ends: list[int]) -> None:
+        self._batch = batch
+        self._ends = ends
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    @overload
+    def __getitem__(self, at: int) -> AppendResult: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[AppendResult]: ...
+    def __getitem__(self, at: int | slice) -> AppendResult | list[AppendResult]:
+        if isinstance(at, slice):
+            return [self._result(number) for number in range(len(self))[at]]
+        return self._result(range(len(self))[at])
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]  # compares like a list
+
+    def __repr__(self) -> str:
+        return repr(list(self))
+
+    def _result(self, number: int) -> AppendResult:
+        streams, versions, positions, ids, duplicates = self._batch
+        start, end = self._ends[number - 1] if number else 0, self._ends[number]
+        return AppendResult(
+            streams[start],
+            positions[start],
+            positions[end - 1],
+            versions[start],
+            versions[end - 1],
+            duplicates[start],
+            tuple(ids[start:end]),
         )
-        start = end
-    return results

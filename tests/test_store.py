@@ -342,3 +342,21 @@ def test_colliding_hashes_change_nothing(memory_path: Path, monkeypatch: pytest.
                 name: sum(1 for row in plain if row[0] == name) for name in {r[0] for r in plain}
             }
             assert subject.info().streams == len(found)
+
+
+def test_results_of_an_append_to_many_streams_are_read_like_a_list(memory_path: Path) -> None:
+    with small_store(memory_path / "store") as store:
+        appends = [(f"s-{number % 3}", [new(number)] * (number % 2 + 1)) for number in range(5)]
+        results = store.append_many(appends)
+        assert len(results) == 5
+        expected = [("s-0", 1, 1, 1), ("s-1", 2, 3, 1), ("s-2", 4, 4, 1), ("s-0", 5, 6, 2), ("s-1", 7, 7, 3)]
+        found = [(r.stream, r.first_position, r.last_position, r.first_version) for r in results]
+        assert found == expected
+        assert [results[at] for at in range(-5, 5)] == [*results, *results]
+        assert results[1:3] == [results[1], results[2]]
+        assert results == list(results)
+        assert results != list(results)[1:]
+        assert repr(results) == repr(list(results))
+        assert [len(result.ids) for result in results] == [1, 2, 1, 2, 1]
+        with pytest.raises(IndexError):
+            results[5]

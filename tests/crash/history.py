@@ -29,7 +29,7 @@ class Batch:
     """One append: what was sent, and once it was acknowledged, where it stands."""
 
     appends: Sequence[Append]
-    results: list[AppendResult] | None = None
+    results: Sequence[AppendResult] | None = None
 
     @functools.cached_property
     def contents(self) -> list[Content]:
@@ -75,7 +75,7 @@ class History:
             self.world.note("sent", len(self.batches) - 1)
             return len(self.batches) - 1
 
-    def acked(self, number: int, results: list[AppendResult]) -> None:
+    def acked(self, number: int, results: Sequence[AppendResult]) -> None:
         self.batches[number].results = results
         self.world.note("acked", number)
 

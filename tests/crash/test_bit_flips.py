@@ -7,7 +7,7 @@ but what it said before. Damage of what is derived is not even an error. Nothing
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import pytest
@@ -29,7 +29,7 @@ Question = Callable[[EventStore], Iterable[Any]]
 Answers = dict[str, tuple[Question, list[Any]]]
 
 
-def retried(store: EventStore) -> list[AppendResult]:
+def retried(store: EventStore) -> Sequence[AppendResult]:
     """What the store says of events that it has."""
     return [store.append(stream, [event(n)]) for n, stream in enumerate(("a", "b", "a", "b"))]
 
