@@ -62,9 +62,7 @@ class ActiveSegment(Segment):
         self._last_header = b""  # and its bytes, which vouch for all before it by the running CRC
         self.torn_bytes = 0
         self.fault = ""
-        self.durable = (
-            FILE_HEADER_BYTES  # frames after this may be unsynced, for all that the log itself says
-        )
+        self.durable = FILE_HEADER_BYTES  # how far the log's own headers say that it was synced
         self.entries_on_disk = 0  # entries that .offsets is known to hold as they are here
         self._size = -1
         self._pieces_read = 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections import OrderedDict
+from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Final
 
@@ -62,8 +62,7 @@ class SealedPart:
     def index(self) -> SealedIndex:
         """The look-ups in this segment."""
         if not self._in_use:
-            self._in_use = True
-            self._opened.use(self)
+            self._use()
         return self._index
 
     @property
@@ -75,8 +74,7 @@ class SealedPart:
             CorruptionError: its log is missing, or not as it was sealed.
         """
         if not self._in_use:
-            self._in_use = True
-            self._opened.use(self)
+            self._use()
         segment = self._segment
         if segment is None:
             try:
@@ -99,6 +97,10 @@ class SealedPart:
         """The upper half of every id's fold."""
         return self.index.id_keys()
 
+    def _use(self) -> None:
+        self._in_use = True
+        self._opened.add(self)
+
     def _checked_entries(self) -> Entries:
         return self.segment.checked_entries()
 
@@ -112,14 +114,14 @@ class OpenParts:
 
     def __init__(self) -> None:
         self.faulty: list[SealedPart] = []  # found without a sound index: whoever may write builds it again
-        self._parts: OrderedDict[SealedPart, None] = OrderedDict()
+        self._parts: deque[SealedPart] = deque()  # in the order in which they were opened
         self._mutex = threading.Lock()
 
-    def use(self, part: SealedPart) -> None:
+    def add(self, part: SealedPart) -> None:
         """Say that the segment is being opened; the one that was opened first may be closed for it."""
         with self._mutex:
-            self._parts[part] = None
-            oldest = self._parts.popitem(last=False)[0] if len(self._parts) > _MAX_OPEN_PARTS else None
+            self._parts.append(part)
+            oldest = self._parts.popleft() if len(self._parts) > _MAX_OPEN_PARTS else None
         if oldest is not None:
             oldest.close()
 

@@ -22,6 +22,7 @@ from evlog.format import (
     ENTRY_BYTES,
     ENTRY_PLACE,
     FILE_HEADER_BYTES,
+    FORMAT_VERSION,
     FRAME_HEADER_BYTES,
     KIND_LOG,
     KIND_OFFSETS,
@@ -55,7 +56,7 @@ def check_file_header(raw: bytes, path: str, expected: FileHeader) -> None:
     try:
         found = decode_file_header(raw)
     except NewerFormat as newer:
-        raise UnsupportedFormat(path, newer.found, 1) from None
+        raise UnsupportedFormat(path, newer.found, FORMAT_VERSION) from None
     except FormatFault as fault:
         raise CorruptionError(path, 0, str(fault)) from None
     if found.store_id != expected.store_id:
@@ -92,11 +93,6 @@ class Segment:
         return False
 
     # --- by entry number
-
-    def version(self, number: int) -> int:
-        """The version in entry `number`."""
-        version: int = ENTRY.unpack_from(self.entries, number * ENTRY_BYTES)[6]
-        return version
 
     def record(self, number: int) -> Record:
         """The record of entry `number`, checked.

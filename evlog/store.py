@@ -154,9 +154,7 @@ class EventStore:
                 the store again and retry with the same ids.
             CorruptionError: acknowledged events are damaged at the very place to be appended to.
         """
-        if isinstance(events, NewEvent):
-            raise InvalidArgument("events must be a list of NewEvent; put the one event into a list")
-        encoded = encode_events(events if isinstance(events, list) else list(events))
+        encoded = encode_events(_listed(events))
         expected = check_expected(expected)
         expectations = () if expected == ANY else (Expectation(0, check_stream_name(stream), expected),)
         batch = self._open_writer().append([stream] * len(encoded), encoded, expectations)
@@ -184,9 +182,7 @@ class EventStore:
             stream, new = append[0], append[1]
             if len(append) > 2 and (expected := check_expected(append[2])) != ANY:
                 expectations.append(Expectation(end, check_stream_name(stream), expected))
-            if isinstance(new, NewEvent):
-                raise InvalidArgument("events must be a list of NewEvent; put the one event into a list")
-            events.extend(new)
+            events.extend(_listed(new))
             count = len(events) - end
             if not count:
                 raise InvalidArgument("there is nothing to append; give at least one event for each stream")
@@ -376,6 +372,12 @@ class EventStore:
 def exists(path: str | os.PathLike[str]) -> bool:
     """Whether there is a store at the path."""
     return os.path.lexists(paths.manifest_path(os.fspath(path)))
+
+
+def _listed(events: Iterable[NewEvent]) -> list[NewEvent]:
+    if isinstance(events, NewEvent):
+        raise InvalidArgument("events must be a list of NewEvent; put the one event into a list")
+    return events if isinstance(events, list) else list(events)
 
 
 def _check_bounds(**bounds: int | None) -> None:

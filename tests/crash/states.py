@@ -12,15 +12,13 @@ import hashlib
 import random
 from collections.abc import Iterator
 from itertools import chain, combinations
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 from tests.crash.model import (
     DIRECTORY,
-    Change,
     Directory,
     FileSystem,
     Inode,
-    NameChange,
     Write,
     apply_changes,
     apply_names,
@@ -28,6 +26,7 @@ from tests.crash.model import (
 
 SECTOR_BYTES: Final = 512
 _ALL_SUBSETS_OF: Final = 5
+_T = TypeVar("_T")
 
 
 class State(NamedTuple):
@@ -132,7 +131,7 @@ def _contents(inode: Inode, dice: random.Random) -> list[bytes]:
     return [*options, inode.durable]
 
 
-def _subsets(changes: list[Change]) -> Iterator[list[Change]]:
+def _subsets(changes: list[_T]) -> Iterator[list[_T]]:
     """Which changes were kept: any, or, where there are many, those most likely to matter."""
     count = len(changes)
     if count <= _ALL_SUBSETS_OF:
@@ -187,20 +186,8 @@ def _names(directory: Directory) -> list[dict[str, int]]:
     options = [directory.names()]
     if not directory.pending:
         return options
-    for chosen in _name_subsets(directory.pending):
+    for chosen in _subsets(directory.pending):
         names = apply_names(directory.durable, chosen)
         if names not in options and names != directory.durable:
             options.append(names)
     return [*options, directory.durable]
-
-
-def _name_subsets(changes: list[NameChange]) -> Iterator[list[NameChange]]:
-    count = len(changes)
-    if count <= _ALL_SUBSETS_OF:
-        for chosen in chain.from_iterable(combinations(changes, size) for size in range(count)):
-            yield list(chosen)
-        return
-    for at in range(count):
-        yield changes[:at]
-        yield changes[at:]
-        yield changes[:at] + changes[at + 1 :]
