@@ -18,7 +18,7 @@ deleted already is no error; a STREAM that never was ends with exit code 5.
 
 \b
   evlog delete order-42
-  evlog delete session-1d4f --tombstone
+  evlog delete order-42 --tombstone
 """
 
 

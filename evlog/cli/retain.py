@@ -26,7 +26,7 @@ pipe each is a line of JSON; max_age is in seconds.
 \b
   evlog retain sensor-7 --max-count 1000
   evlog retain --category session --max-age 30d
-  evlog retain order-42 --before 17
+  evlog retain order-42 --before 2
   evlog retain order-42 --clear
   evlog retain
 """
