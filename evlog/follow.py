@@ -276,6 +276,7 @@ class Subscription:
         now = time.monotonic()
         pulse = log.pulse()
         if pulse == self._pulse and now < self._look_due:
+            log.raise_damage()
             return False
         self._look_due = now + _PATIENCE_SECONDS
         log.refresh()
@@ -330,12 +331,14 @@ class Subscription:
 
     def _wait_for_news(self, deadline: float | None) -> bool:
         """Wait until there is more; False if there is none at the deadline (a time.monotonic())."""
-        if deadline is not None and deadline <= time.monotonic():
+        now = time.monotonic()
+        if deadline is not None and deadline <= now:
             return False
         self._watch.begin()
+        if now - self._news_at > _QUIET_SECONDS:
+            self._pause_seconds = 0.0
         if self._pause_seconds:
-            left = self._pause_seconds if deadline is None else deadline - time.monotonic()
-            time.sleep(max(0.0, min(left, self._pause_seconds)))
+            time.sleep(self._pause_seconds if deadline is None else min(self._pause_seconds, deadline - now))
         found = self._look()  # also for what came before the watch began
         self._pause_seconds *= 2 if found else 0.5
         while not found:
