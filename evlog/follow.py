@@ -227,6 +227,8 @@ class Subscription:
         position = self.position
         if position == self._saved:
             return
+        if position > max(self._log.durable_position(), self._own_horizon()):
+            self._sync_head()  # writers with sync="none": a checkpoint must not outlive what it has passed
         try:
             self._files.save_locked(Checkpoint(position, self._filter))
         except StoreFull:
@@ -312,8 +314,7 @@ class Subscription:
         log = self._log
         with log.mutex:
             active, head = log.active.segment, log.head
-        durable = log.marks()[1]
-        if durable is not None and durable.suspect:
+        if log.marks().suspect is not None:
             return False  # a sync has failed: only a writer that looks at the device can tell
         active.sync(self._disk)
         self._synced = (active.tag, head)

@@ -17,11 +17,11 @@ from typing import Any
 import pytest
 
 import evlog
-from evlog import EventStore, follow, paths
+from evlog import EventStore, follow, paths, reader
 from evlog.disk import Disk, ReadFile, WriteFile
 from evlog.errors import CorruptionError, InvalidArgument, StoreIOError, StoreNotFound
 from evlog.follow import Subscription, wait_for_store
-from evlog.format import DURABLE_MAGIC, Mark, encode_mark
+from evlog.format import MARK_AT, SUSPECT_MAGIC, Mark, encode_mark
 from evlog.notify import TICK_SECONDS
 from tests.helpers import Clock, fill, new, numbers, segment_files, small_store
 
@@ -38,6 +38,7 @@ class Script:
         self.steps: list[Callable[[], object] | None] = []
         self.waits: list[float] = []
         self.sleeps: list[float] = []
+        self.during_sleep: Callable[[float], object] = lambda _: None
         self.now = 1000.0
         script = self
 
@@ -71,6 +72,7 @@ class Script:
             def sleep(self, seconds: float) -> None:
                 script.sleeps.append(seconds)
                 script.now += seconds
+                script.during_sleep(seconds)
 
         monkeypatch.setattr(follow, "Watch", ScriptedWatch)
         monkeypatch.setattr(follow, "time", Time())
@@ -294,7 +296,7 @@ def test_an_error_while_reading_leaves_nothing_out_afterwards(
     store: EventStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill(store, 20)
-    original = follow.read_log
+    original = reader.read_log
     failing = [True]
 
     def read_log(*arguments: Any, **options: Any) -> Iterator[evlog.Event]:
@@ -304,7 +306,7 @@ def test_an_error_while_reading_leaves_nothing_out_afterwards(
                 raise KeyboardInterrupt
             yield event
 
-    monkeypatch.setattr(follow, "read_log", read_log)
+    monkeypatch.setattr("evlog.follow.read_log", read_log)
     for take in (drain, numbers):
         failing[:] = [True]
         with store.subscribe(timeout=0) as subscription:
@@ -321,7 +323,7 @@ def test_damage_is_raised_after_what_stands_before_it_and_again_when_asked_again
     raw[-2] ^= 1
     log.write_bytes(raw)
     with small_store(store.path) as fresh, fresh.subscribe() as subscription:
-        seen = []
+        seen: list[int] = []
         for _ in range(2):
             with pytest.raises(CorruptionError):
                 seen.extend(event.position for event in iter(partial(subscription.next_event, 0), None))
@@ -380,11 +382,11 @@ def test_without_follow_what_is_there_is_made_durable_at_once(
 ) -> None:
     synced: list[str] = []
     monkeypatch.setattr(store._disk, "sync_seen", lambda file: synced.append(file.path))
-    with small_store(store.path, sync="none") as lazy:
-        fill_from(lazy, 3)
+    fill(store, 3)
+    write_unacknowledged(store, 3)
     with store.subscribe(follow=False) as subscription:
         assert len(synced) == 1
-        assert numbers(subscription) == [0, 1, 2]
+        assert numbers(subscription) == [0, 1, 2, 3]
 
 
 def test_after_a_failed_sync_nothing_is_given_out_until_a_writer_has_looked(
@@ -396,8 +398,8 @@ def test_after_a_failed_sync_nothing_is_given_out_until_a_writer_has_looked(
         write_unacknowledged(store, 3)
         tag, offset = store._log.active.segment.tag, store._log.durable_offset()  # type: ignore[union-attr]
         with open(paths.durable_path(store.path), "r+b") as marks:
-            marks.seek(32)
-            marks.write(encode_mark(DURABLE_MAGIC, Mark(tag, offset, True)))
+            marks.seek(MARK_AT[SUSPECT_MAGIC])
+            marks.write(encode_mark(SUSPECT_MAGIC, Mark(tag, offset)))
         monkeypatch.setattr(store._disk, "sync_seen", lambda _: pytest.fail("it must not sync"))
         assert subscription.next_event(10.0) is None
         with small_store(store.path) as writer:
@@ -433,13 +435,17 @@ def test_a_tail_that_is_cut_and_written_anew_is_given_out_as_it_is_now(
         assert drain(subscription) == [4]
 
 
-def test_the_horizon_counts_whole_frames_only(store: EventStore) -> None:
-    store.append("s", [new(0), new(1), new(2)])
-    store.append("s", [new(3)])
-    active = store._log.active.segment  # type: ignore[union-attr]
-    first, second = active._frame_offset(0), active._frame_offset(3)
-    counts = [active.count_to(at) for at in (0, first, first + 1, second - 1, second, second + 1, active.end)]
-    assert counts == [0, 0, 0, 0, 3, 3, 4]
+def test_what_a_writer_without_sync_acknowledges_is_given_out_at_once(
+    store: EventStore, script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    monkeypatch.setattr(store._disk, "sync_seen", lambda file: synced.append(file.path))
+    with store.subscribe("mail") as subscription, small_store(store.path, sync="none") as lazy:
+        fill_from(lazy, 3)
+        assert drain(subscription) == [0, 1, 2]
+        assert synced == []
+        subscription.save()
+        assert len(synced) == 1  # the checkpoint must not outlive the events
 
 
 # --- waiting
@@ -521,21 +527,14 @@ def test_under_a_busy_writer_it_looks_every_ten_milliseconds(store: EventStore, 
         script.steps = [append] * 1000
         for _ in range(3):  # news upon news
             assert subscription.next_event(LONG_SECONDS) is not None
-        sleep = follow.time.sleep
-
-        def busy(seconds: float) -> None:
-            sleep(seconds)
-            for _ in range(max(1, int(seconds * 1000))):  # an append in every millisecond
-                append()
-
-        follow.time.sleep = busy  # type: ignore[assignment]
+        script.during_sleep = lambda seconds: [append() for _ in range(max(1, int(seconds * 1000)))]
         script.sleeps.clear()
         while script.now < 1000.5:
             assert subscription.next_event(LONG_SECONDS) is not None
         assert script.sleeps[:6] == pytest.approx([0.001, 0.002, 0.004, 0.008, 0.01, 0.01])
         assert max(script.sleeps) == 0.01
         assert len(script.sleeps) < 60
-        follow.time.sleep = sleep  # type: ignore[assignment]
+        script.during_sleep = lambda _: None
         script.steps = []
         drain(subscription)
         assert subscription.next_event(0.2) is None  # and quiet again
