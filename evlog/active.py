@@ -198,7 +198,7 @@ class ActiveSegment(Segment):
             self._check_unsynced(max(old_end, min(max(durable_offset, self.durable), self.end)))
 
     def _read_offsets(self, length: int | None = None) -> bytes:
-        """What .offsets holds behind the known entries, or so many bytes of it; nothing if it is not sound."""
+        """What .offsets holds behind the known entries, or so many bytes of it; b"" if it is not sound."""
         file = self._offsets or self._open_offsets()
         if file is None:
             return b""
