@@ -1,0 +1,113 @@
+"""Takes events from a subscription, hands each on, and knows when to stop.
+
+What has arrived is never kept back: events are gathered into one write only while the next is at hand, and not
+at all for a durable subscription, where asking for the next one acknowledges the last.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+
+from evlog.cli import console
+from evlog.events import Event
+from evlog.jsonlines import encode_lines
+
+if TYPE_CHECKING:
+    import evlog
+    from evlog.cli.live import LiveTable
+
+_GATHERED: Final = 1000
+_GATHERED_BYTES: Final = 256 * 1024
+
+
+class End(Enum):
+    """Why a delivery ended."""
+
+    REACHED = "what was waited for came"
+    IDLE = "nothing came for so long"
+    HEAD = "there are no more"
+
+
+class Goal(NamedTuple):
+    """What is waited for: so many events, or an event of a type; None: nothing."""
+
+    count: int | None = None
+    until_type: str | None = None
+
+
+class Sink(Protocol):
+    """Where events go."""
+
+    def take(self, event: Event) -> None:
+        """Deal with an event, or keep it until `flush`."""
+
+    def flush(self) -> None:
+        """Deal with what was kept."""
+
+
+class Printer:
+    """Prints events: JSON lines, or rows of a table."""
+
+    def __init__(self, table: LiveTable | None) -> None:
+        self._table = table
+        self._events: list[Event] = []
+        self._bytes = 0
+
+    def take(self, event: Event) -> None:
+        self._events.append(event)
+        self._bytes += len(event.data)
+        if len(self._events) >= _GATHERED or self._bytes >= _GATHERED_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        events, self._events, self._bytes = self._events, [], 0
+        if events:
+            form = self._table.draw if self._table else _as_lines
+            console.write_now(form(events))
+
+
+def _as_lines(events: list[Event]) -> bytes:
+    return b"".join(encode_lines(events))
+
+
+def deliver(
+    subscription: evlog.Subscription,
+    sink: Sink,
+    goal: Goal,
+    *,
+    after_version: int = 0,
+    follow: bool,
+    idle_seconds: float | None,
+) -> End:
+    """Hand on events until there is a reason to stop.
+
+    Args:
+        after_version: events of this version and below are left out.
+        follow: wait for events to come; else the end of what is there is the end.
+        idle_seconds: how long to wait for the next one; None: for ever.
+    """
+    left = goal.count
+    # Events are gathered until all that is there was seen; those that come live are written one by one.
+    catching_up = subscription.name is None
+    while True:
+        event = subscription.next_event(0 if catching_up else idle_seconds)
+        if event is None:
+            sink.flush()
+            if not follow:
+                return End.HEAD
+            if not catching_up:
+                return End.IDLE
+            catching_up = False
+            continue
+        if event.version <= after_version:
+            continue
+        sink.take(event)
+        if left is not None:
+            left -= 1
+        reached = left == 0 or event.type == goal.until_type
+        if reached or not catching_up:
+            sink.flush()
+        if reached:
+            subscription.acknowledge()
+            return End.REACHED
