@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Final
 from zlib import crc32
 
-from evlog.disk import ReadFile
+from evlog.disk import Disk, ReadFile
 from evlog.errors import CorruptionError, EvlogError
 from evlog.format import (
     ENTRY,
@@ -123,6 +123,28 @@ class ActiveSegment(Segment):
             self._scan_tail(size)
         self._size = size
         return True
+
+    def count_to(self, offset: int) -> int:
+        """How many events stand in frames that end at or before the offset."""
+        if offset >= self.end:
+            return self.count
+        number = bisect_left(range(self.count), offset, key=self._frame_offset)
+        if number < self.count and self._frame_offset(number) == offset:
+            return number
+        # No frame's end: a mark that is not of this log. The frame around it does not count.
+        return (
+            bisect_left(range(number), self._frame_offset(number - 1), key=self._frame_offset)
+            if number
+            else 0
+        )
+
+    def sync(self, disk: Disk) -> None:
+        """Return when the log as it is now is on the device, for a reader who will not wait for a writer.
+
+        Raises:
+            StoreIOError: the device failed, now or since this process opened the log.
+        """
+        disk.sync_seen(self._log)
 
     def extend(self, rows: bytes, frame: bytes, header: FrameHeader, *, on_disk: bool) -> None:
         """Take in a frame that this process has just written at `end`, with its entries."""

@@ -16,7 +16,7 @@ import time
 import weakref
 from types import TracebackType
 
-from evlog.disk import DISK, Disk, WriteFile, error_for
+from evlog.disk import DISK, Disk, ReadFile, WriteFile, error_for
 from evlog.errors import LockTimeout
 
 try:
@@ -97,6 +97,16 @@ class FileLock:
             _unlock(file.fd)
         finally:
             self._threads.release()
+
+    def is_held(self) -> bool:
+        """Whether somebody holds the lock now. Needs no permission to write, and makes no file."""
+        if self._held is not None:
+            return True
+        try:
+            file = ReadFile(self.path)
+        except FileNotFoundError:
+            return False
+        return not _try_lock(file.fd)  # which its closing gives back
 
     def release(self) -> None:
         """Give the lock back."""

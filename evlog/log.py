@@ -271,6 +271,21 @@ class Log:
         durable = maybe_decode_mark(DURABLE_MAGIC, raw)
         return durable.offset if durable and durable.tag == self.active.segment.tag else 0
 
+    def acknowledged_position(self) -> int:
+        """The last position that no power loss can take back, as far as marks and headers tell."""
+        with self.mutex:
+            active = self.active.segment
+            offset = max(self.durable_offset(), active.durable)
+            return active.first_position - 1 + active.count_to(offset)
+
+    def pulse(self) -> tuple[Stamp, bytes]:
+        """What differs from before whenever something was acknowledged, rolled or compacted meanwhile.
+
+        Raises:
+            StoreNotFound: the store is gone.
+        """
+        return read_stamp(self.store), self._read_marks(MARK_BYTES, MARK_BYTES)
+
     def _read_marks(self, length: int, offset: int) -> bytes:
         if self._marks_file is None:
             try:

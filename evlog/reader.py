@@ -8,7 +8,7 @@ compaction remove a segment under a read, the read goes on behind what it has yi
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
@@ -19,6 +19,8 @@ from evlog.log import ActivePart, Log, Part, SealedPart, SegmentMoved
 
 # Up to this share of a segment its events of a type are fetched one by one; beyond, reading all is faster.
 _FETCH_SHARE: Final = 4
+# So few entries of the active segment are read faster than all of its columns are searched.
+_SEARCH_MORE_THAN: Final = 2048
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -31,10 +33,13 @@ class Selection(NamedTuple):
     types: frozenset[str] | None = None
     since_us: int | None = None
     until_us: int | None = None
+    stream: str | None = None
 
     def matcher(self) -> Callable[[Record], bool] | None:
         """What a record must satisfy beyond its place in the log; None if nothing."""
-        category, types = self.category, self.types
+        stream, category, types = self.stream, self.category, self.types
+        if stream is not None:
+            return lambda record: record[2] == stream and (types is None or record[3] in types)
         if category is None and types is None:
             return None
         if category is None:
@@ -132,12 +137,11 @@ def _part_batches(part: Part, count: int, selection: Selection, reverse: bool) -
     low, high = bounds
     segment = part.segment
     matches = selection.matcher()
-    if selection.types is not None:
-        numbers = _numbers_of_types(part, selection.types, low, high)
-        if len(numbers) * _FETCH_SHARE <= high - low:
-            for records in segment.records(numbers[::-1] if reverse else numbers):
-                yield records if matches is None else list(filter(matches, records))
-            return
+    numbers = _maybe_numbers(part, selection, low, high)
+    if numbers is not None and len(numbers) * _FETCH_SHARE <= high - low:
+        for records in segment.records(numbers[::-1] if reverse else numbers):
+            yield records if matches is None else list(filter(matches, records))
+        return
     batches = segment.scan_back(low, high) if reverse else segment.scan(low, high)
     if matches is None:
         yield from batches
@@ -167,11 +171,21 @@ def _entry_bounds(part: Part, count: int, selection: Selection) -> tuple[int, in
     return (low, high) if low < high else None
 
 
-def _numbers_of_types(part: Part, types: Collection[str], low: int, high: int) -> list[int]:
+def _maybe_numbers(part: Part, selection: Selection, low: int, high: int) -> Sequence[int] | None:
+    """The entries from low to high that an index names for the selection, rising; None: look at all."""
+    if selection.stream is not None:
+        kind, keys = KIND_STREAMS, [hash_stream(selection.stream)]
+    elif selection.types is not None:
+        kind, keys = KIND_TYPES, list(map(hash_type, selection.types))
+    else:
+        return None
+    if isinstance(part, ActivePart) and high - low <= _SEARCH_MORE_THAN:
+        return None
     numbers: list[int] = []
-    for type in types:
-        numbers += part.index.find(KIND_TYPES, hash_type(type))
-    return sorted(number for number in set(numbers) if low <= number < high)
+    for key in keys:
+        found = part.index.find(kind, key)
+        numbers += found[bisect_left(found, low) : bisect_left(found, high)]
+    return numbers if len(keys) == 1 else sorted(set(numbers))
 
 
 def _flatten(batches: Iterable[Iterable[Record]]) -> Iterator[Event]:
