@@ -81,7 +81,7 @@ def _ended(code: int) -> int:
 
 
 def _die_by(signum: int) -> None:
-    """End as whoever sent the signal expects: a supervisor takes this for a clean end, and an exit code not."""
+    """End as whoever sent it expects: a supervisor takes this for a clean end, and an exit code not."""
     import signal
 
     signal.signal(signum, signal.SIG_DFL)

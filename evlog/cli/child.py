@@ -1,8 +1,8 @@
 """`--exec`: a shell command that is run on one event at a time.
 
-The event's JSON is its stdin, what a script asks for most stands in its environment, and exit code 0 says that
-the event is dealt with. The command leads a process group of its own: when evlog ends while it runs, all of
-the group is asked to end, and what does not is killed, so that no two runs of a subscription ever work at once.
+The event's JSON is its stdin, what a script asks for most stands in its environment, and exit code 0 says
+that the event is dealt with. The command leads a process group of its own: when evlog ends while it runs, all
+of the group is asked to end, and what does not is killed: the next run must not meet it at work.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Mapping
 from typing import Final
 
 import evlog
@@ -39,7 +38,7 @@ class ExecFailed(EvlogError):
         often = "" if failures == 1 else f" {failures} times"
         super().__init__(
             f"--exec failed{often} at position {event.position} ({event.type} in {event.stream!r}): {reason}; "
-            "mend it and run this again, or add --on-failure park"
+            "mend it and run again, or use --on-failure park"
         )
         self.position = event.position
         self.stream = event.stream
@@ -82,7 +81,7 @@ class Command:
 
     def _start(self, event: Event) -> subprocess.Popen[bytes]:
         try:
-            return subprocess.Popen(
+            return subprocess.Popen(  # noqa: S603 - it is the user's own command
                 [_SHELL, "-c", self._command],
                 stdin=subprocess.PIPE,
                 env=self._environment | _variables(event),
@@ -136,7 +135,7 @@ class Runner:
         """Nothing is kept."""
 
 
-def _variables(event: Event) -> Mapping[str, str]:
+def _variables(event: Event) -> dict[str, str]:
     return {
         "EVLOG_POSITION": str(event.position),
         "EVLOG_STREAM": event.stream,

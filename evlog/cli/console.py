@@ -20,7 +20,7 @@ class ClosedPipe(BaseException):
 
 
 class Terminated(BaseException):
-    """A signal such as SIGTERM ended the command, which has put away its things; the process dies by it, too."""
+    """A signal such as SIGTERM ended the command, which has put away its things; the process dies by it."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(signum)

@@ -1,7 +1,7 @@
 """Takes events from a subscription, hands each on, and knows when to stop.
 
-What has arrived is never kept back: events are gathered into one write only while the next is at hand, and not
-at all for a durable subscription, where asking for the next one acknowledges the last.
+What has arrived is never kept back: events are gathered into one write only while the next is at hand, and
+not at all for a durable subscription, where asking for the next one acknowledges the last.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class End(Enum):
 class Goal(NamedTuple):
     """What is waited for: so many events, or an event of a type; None: nothing."""
 
-    count: int | None = None
+    events: int | None = None
     until_type: str | None = None
 
 
@@ -47,12 +47,18 @@ class Sink(Protocol):
 
 
 class Printer:
-    """Prints events: JSON lines, or rows of a table."""
+    """Prints events: JSON lines, or rows of a table.
 
-    def __init__(self, table: LiveTable | None) -> None:
+    Args:
+        heading_first: show the names of the columns before there is a row: somebody waits.
+    """
+
+    def __init__(self, table: LiveTable | None, *, heading_first: bool = False) -> None:
         self._table = table
         self._events: list[Event] = []
         self._bytes = 0
+        if table is not None and heading_first:
+            console.write_now(table.draw([]))
 
     def take(self, event: Event) -> None:
         self._events.append(event)
@@ -87,7 +93,7 @@ def deliver(
         follow: wait for events to come; else the end of what is there is the end.
         idle_seconds: how long to wait for the next one; None: for ever.
     """
-    left = goal.count
+    left = goal.events
     # Events are gathered until all that is there was seen; those that come live are written one by one.
     catching_up = subscription.name is None
     while True:

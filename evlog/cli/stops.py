@@ -1,9 +1,9 @@
 """What ends a command that follows: signals, the clock, and a reader that left, all as one exception.
 
 Each becomes a `Stopped` in the main thread, wherever that is waiting. The first one counts and is raised
-once: no second Ctrl-C is needed, and none can break the cleaning up that follows the first. What must not be
-torn apart (a child being started, a checkpoint being saved) runs inside `held`; a stop that comes meanwhile is
-raised at its end.
+once: no second Ctrl-C is needed, and none can break the cleaning up that follows the first. What must not
+be torn apart (a child being started, a checkpoint being saved) runs inside `held`; a stop that comes
+meanwhile is raised at its end.
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ import stat
 import sys
 import threading
 import time
+from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any, Final, NoReturn, Self
 
 from evlog.cli import console
 
 _ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-# How a thread tells the main one that stdout has no reader. Not SIGPIPE: a command that leaves its stdin unread
-# causes that, too. SIGURG does nothing where nobody waits for it, and nobody else here has a use for it.
+# How a thread tells the main one that stdout has no reader. Not SIGPIPE: a command that leaves its stdin
+# unread causes that, too. SIGURG does nothing where nobody waits for it, and has no other use here.
 _READER_LEFT: Final = signal.SIGURG
 _WATCH_AGAIN_SECONDS: Final = 0.1
 
@@ -48,8 +49,8 @@ class Stops:
     """
 
     def __init__(self, timeout_seconds: float | None = None) -> None:
-        self.held = _Held(self, holding=True)
-        self.let_through = _Held(self, holding=False)
+        self.held = _Held(self._hold, holding=True)
+        self.let_through = _Held(self._hold, holding=False)
         self._timeout_seconds = timeout_seconds
         self._former: dict[int, Any] = {}
         self._signum: int | None = None  # what came
@@ -86,6 +87,11 @@ class Stops:
         if not self._holding:
             self._raise_once()
 
+    def _hold(self, holding: bool) -> None:
+        self._holding = holding
+        if not holding:
+            self._raise_once()
+
     def _raise_once(self) -> None:
         if self._signum is not None and not self._raised:
             self._raised = True
@@ -117,22 +123,17 @@ class Stops:
 class _Held:
     """A stretch of code that no stop may interrupt, or a part of one that it may interrupt all the same."""
 
-    def __init__(self, stops: Stops, *, holding: bool) -> None:
-        self._stops = stops
+    def __init__(self, hold: Callable[[bool], None], *, holding: bool) -> None:
+        self._hold = hold
         self._holding = holding
 
     def __enter__(self) -> None:
-        self._set(self._holding)
+        self._hold(self._holding)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._set(not self._holding)
-
-    def _set(self, holding: bool) -> None:
-        self._stops._holding = holding
-        if not holding:
-            self._stops._raise_once()
+        self._hold(not self._holding)
 
 
 def end_by(stopped: Stopped) -> NoReturn:

@@ -1,4 +1,4 @@
-"""`evlog tail`: the last events, then those that come; for eyes, for a pipe, or for a command that is run on each.
+"""`evlog tail`: the last events, then those that come; for eyes, for a pipe, or for a command run on each.
 
 What goes together is checked before the store is opened; where to begin becomes one position; from there on
 everything comes through one subscription, so that no event is missed or seen twice between old and new.
@@ -63,8 +63,8 @@ class NotInTime(EvlogError):
         waited_for = None
         if goal.until_type is not None:
             waited_for = f"an event of type {goal.until_type!r}"
-        elif goal.count is not None:
-            waited_for = "one event" if goal.count == 1 else f"{goal.count} events"
+        elif goal.events is not None:
+            waited_for = "one event" if goal.events == 1 else f"{goal.events} events"
         if option is None:
             message = f"there is not yet {waited_for}; add -f to wait for it"
         elif waited_for is None:
@@ -77,7 +77,7 @@ class NotInTime(EvlogError):
         self.option = option
         self.duration = duration
         self.until_type = goal.until_type
-        self.count = goal.count
+        self.count = goal.events
 
 
 def command(
@@ -232,7 +232,7 @@ def _make_sink(path: str, settings: _Settings, stops: Stops, subscription: evlog
         return Printer(None)
     from evlog.cli.live import LiveTable
 
-    return Printer(LiveTable(one_stream=settings.wanted.stream is not None))
+    return Printer(LiveTable(one_stream=settings.wanted.stream is not None), heading_first=settings.follow)
 
 
 def _open(path: str, *, follow: bool) -> evlog.EventStore:
