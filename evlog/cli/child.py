@@ -37,8 +37,8 @@ class ExecFailed(EvlogError):
     def __init__(self, event: Event, reason: str, failures: int) -> None:
         often = "" if failures == 1 else f" {failures} times"
         super().__init__(
-            f"--exec failed{often} at position {event.position} ({event.type} in {event.stream!r}): {reason}; "
-            "mend it and run again, or use --on-failure park"
+            f"--exec failed{often} at position {event.position} ({event.type} in {event.stream!r}): "
+            f"{reason}; mend it and run again, or use --on-failure park"
         )
         self.position = event.position
         self.stream = event.stream
@@ -174,7 +174,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     _signal_group(process, signal.SIGCONT)  # one that is stopped would not notice
     while time.monotonic() < last_moment:
         process.poll()
-        if not _signal_group(process, 0):
+        if not (_signal_group(process, 0) and _is_at_work(process.pid)):
             return
         time.sleep(_LOOK_AGAIN_SECONDS)
     _signal_group(process, signal.SIGKILL)
@@ -188,3 +188,20 @@ def _signal_group(process: subprocess.Popen[bytes], signum: int) -> bool:
     except (ProcessLookupError, PermissionError):
         return False
     return True
+
+
+def _is_at_work(group: int) -> bool:
+    """Whether a process of the group still runs: an ended one stays in it until its parent sees."""
+    try:
+        pids = [name for name in os.listdir("/proc") if name.isdecimal()]
+    except OSError:
+        return True  # nobody can say
+    for pid in pids:
+        try:
+            with open(f"/proc/{pid}/stat", "rb") as file:
+                state, _parent, its_group = file.read().rpartition(b")")[2].split()[:3]
+        except OSError:
+            continue  # it has ended meanwhile
+        if int(its_group) == group and state not in {b"Z", b"X"}:
+            return True
+    return False

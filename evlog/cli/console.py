@@ -63,7 +63,12 @@ def write_now(data: bytes) -> None:
     rest = memoryview(data)
     try:
         while rest:
-            rest = rest[raw.write(rest) or 0 :]
+            written = raw.write(rest)
+            if written is None:  # somebody made it non-blocking
+                import select
+
+                select.select([], [raw], [])
+            rest = rest[written or 0 :]
     except BrokenPipeError:
         raise ClosedPipe from None
     except OSError as error:

@@ -2,7 +2,8 @@
 
 A table that is drawn at once knows all its cells; this one has to leave room for what may come. Columns are
 therefore wider than what they hold, never become narrower while the terminal keeps its size, and grow for a
-longer name as long as the data keeps its share of the line. Every call looks at the terminal's size anew.
+longer name, under a new heading, as long as the data keeps its share of the line. Every call looks at the
+terminal's size anew.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from evlog.events import Event
 _GAP: Final = "  "
 # Position and version have the room of their names, which will do for a while, and are never cut.
 _LEAST: Final = {"position": 8, "version": 7, "stream": 12, "type": 14, "time": 19}
+_SHARE: Final = 6  # and on a wide terminal a name has this part of the line
 _NUMBERS: Final = frozenset({"position", "version"})
 _NAMES: Final = ("stream", "type")
 _SPARE_COLUMNS: Final = 2  # order-9 is followed by order-10
@@ -48,12 +50,11 @@ class LiveTable:
         self._names: tuple[str, ...] = ()
 
     def draw(self, events: Iterable[Event]) -> bytes:
-        """The rows of some events, below the names of the columns where these are new."""
+        """The rows of some events, below the names of the columns where these are new or move."""
         rows = [self._cells(event) for event in events]
-        columns = os.get_terminal_size(1).columns
-        heading = self._look_at(columns)
+        heading = self._look_at(os.get_terminal_size(1).columns)
         for row in rows:
-            self._make_room(row)
+            heading |= self._make_room(row)
         lines = [self._line({name: name for name in self._names}, heading=True)] if heading else []
         lines += [self._line(row) for row in rows]
         return "".join(f"{line}\n" for line in lines).encode()
@@ -74,6 +75,8 @@ class LiveTable:
         )
         changed = names != self._names
         self._columns, self._names = columns, names
+        for name in _NAMES:
+            self._widths[name] = max(self._widths[name], columns // _SHARE)
         self._widths["time"] = _LEAST["time"] if wide else _LEAST["time"] - _YEAR
         while self._data_columns() < _DATA_COLUMNS:
             longest = max(_NAMES, key=lambda name: self._widths[name] if name in names else 0)
@@ -82,14 +85,18 @@ class LiveTable:
             self._widths[longest] -= 1
         return changed
 
-    def _make_room(self, row: dict[str, str]) -> None:
+    def _make_room(self, row: dict[str, str]) -> bool:
+        """Widen the columns that a row needs wider; whether one was."""
+        widened = False
         for name in self._names[:-1]:
             over = cell_len(row[name]) - self._widths[name]
-            if over > 0 and name in _NUMBERS:
-                self._widths[name] += over
-            elif over > 0 and name in _NAMES:
-                free = max(0, self._data_columns() - _DATA_COLUMNS)
-                self._widths[name] += min(over + _SPARE_COLUMNS, free)
+            if over <= 0 or name == "time":
+                continue
+            if name in _NAMES:
+                over = min(over + _SPARE_COLUMNS, max(0, self._data_columns() - _DATA_COLUMNS))
+            self._widths[name] += over
+            widened |= over > 0
+        return widened
 
     def _data_columns(self) -> int:
         taken = [self._widths[name] for name in self._names[:-1]]
