@@ -48,7 +48,7 @@ exit code 1, or parks the event and goes on. An event can be seen again after a 
 
 \b
   evlog tail --name copy --exec 'evlog --store /var/lib/copy append --lines'
-  evlog tail --name paid --type OrderPaid --exec 'echo "$EVLOG_STREAM is paid"'
+  evlog tail --name paid --type OrderPaid --exec 'echo paid: "$EVLOG_STREAM"'
 """
 
 _LAST: Final = 10

@@ -141,7 +141,7 @@ def test_a_terminal_gets_tables_and_words(filled: Evlog, monkeypatch: pytest.Mon
         "no",
     ]
     shown = filled("subscriptions", "show", "paid").out.decode()
-    assert "filter        order-1 --type Lost --type Paid\n" in shown
+    assert "filter       order-1 --type Lost --type Paid\n" in shown
     parked = filled("subscriptions", "parked", "all").out.decode().splitlines()
     assert parked[1].split()[:4] == ["5", "order-1", "5", "Paid"]
     assert parked[1].endswith("exit code 4")
@@ -153,9 +153,9 @@ def test_replay_does_not_take_a_look_for_dealing_with_it(
     filled: Evlog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     filled("tail", "--name", "all", "--exec", "exit 4", "--on-failure", "park", "--retries", "1")
-    monkeypatch.setattr(console, "stdout_is_terminal", lambda: True)
-    assert filled("subscriptions", "replay", "all").code == 2
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(console, "stdout_is_terminal", lambda: True)
+        assert filled("subscriptions", "replay", "all").code == 2
     assert len(filled("subscriptions", "parked", "all").lines) == 2
 
 
