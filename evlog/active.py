@@ -37,6 +37,8 @@ from evlog.segment import Segment, check_file_header
 _WINDOW_BYTES: Final = 1 << 20
 # Who has fetched so many records one by one goes on in blocks of 256 KiB, of which 64 MiB are kept.
 _PIECES_BEFORE_BLOCKS: Final = 4096
+# Pieces that are so close to each other are fetched together: more bytes, and one system call.
+_NEAR_BYTES: Final = 1 << 11
 _BLOCK_BITS: Final = 18
 _BLOCK_MASK: Final = (1 << _BLOCK_BITS) - 1
 _MAX_BLOCKS: Final = 256
@@ -69,6 +71,11 @@ class ActiveSegment(Segment):
         self._blocks: dict[int, bytes] = {}
 
     def log_pieces(self, places: Sequence[tuple[int, int, int]]) -> list[bytes]:
+        first = places[0][0] if places else 0
+        span = places[-1][0] + places[-1][1] - first if places else 0
+        if len(places) > 1 and 0 < span <= len(places) * _NEAR_BYTES:  # what was appended last, say
+            raw = self._log.read(span, first)
+            return [raw[offset - first : offset - first + length] for offset, length, _ in places]
         self._pieces_read += len(places)
         if self._pieces_read < _PIECES_BEFORE_BLOCKS:
             return self._log.read_many(places)

@@ -21,6 +21,8 @@ from evlog.log import ActivePart, Log, Part, SealedPart, SegmentMoved
 _FETCH_SHARE: Final = 4
 # So few entries of the active segment are read faster than all of its columns are searched.
 _SEARCH_MORE_THAN: Final = 2048
+# So few are read faster as records, together, than frame by frame, where most frames are single events.
+_RECORDS_AT_MOST: Final = 256
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -142,7 +144,12 @@ def _part_batches(part: Part, count: int, selection: Selection, reverse: bool) -
         for records in segment.records(numbers[::-1] if reverse else numbers):
             yield records if matches is None else list(filter(matches, records))
         return
-    batches = segment.scan_back(low, high) if reverse else segment.scan(low, high)
+    if reverse:
+        batches: Iterator[Sequence[Record]] = segment.scan_back(low, high)
+    elif isinstance(part, ActivePart) and high - low <= _RECORDS_AT_MOST:
+        batches = segment.records(range(low, high))
+    else:
+        batches = segment.scan(low, high)
     if matches is None:
         yield from batches
         return
