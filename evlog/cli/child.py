@@ -101,6 +101,9 @@ class Runner:
         parks: whether an event that it failed on so often is put aside; else the run ends there.
     """
 
+    gathers = False
+    undone = None
+
     def __init__(
         self, handler: Command, subscription: evlog.Subscription, retries: int, *, parks: bool
     ) -> None:

@@ -1,7 +1,7 @@
 """Takes events from a subscription, hands each on, and knows when to stop.
 
-What has arrived is never kept back: events are gathered into one write only while the next is at hand, and
-not at all for a durable subscription, where asking for the next one acknowledges the last.
+What has arrived is never kept back: events are gathered into one write only while the next one is at hand. No
+checkpoint is saved while some are gathered, so what was not written is not taken for done.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from evlog.cli import console
+from evlog.errors import EvlogError
 from evlog.events import Event
 from evlog.jsonlines import encode_lines
 
@@ -37,7 +38,17 @@ class Goal(NamedTuple):
 
 
 class Sink(Protocol):
-    """Where events go."""
+    """Where events go.
+
+    Attributes:
+        gathers: whether it keeps events until `flush`.
+        undone: the first event that it took and has not dealt with, if it gathers.
+    """
+
+    gathers: bool
+
+    @property
+    def undone(self) -> Event | None: ...
 
     def take(self, event: Event) -> None:
         """Deal with an event, or keep it until `flush`."""
@@ -53,12 +64,18 @@ class Printer:
         heading_first: show the names of the columns before there is a row: somebody waits.
     """
 
+    gathers = True
+
     def __init__(self, table: LiveTable | None, *, heading_first: bool = False) -> None:
         self._table = table
         self._events: list[Event] = []
         self._bytes = 0
         if table is not None and heading_first:
             console.write_now(table.draw([]))
+
+    @property
+    def undone(self) -> Event | None:
+        return self._events[0] if self._events else None
 
     def take(self, event: Event) -> None:
         self._events.append(event)
@@ -67,10 +84,11 @@ class Printer:
             self.flush()
 
     def flush(self) -> None:
-        events, self._events, self._bytes = self._events, [], 0
-        if events:
+        if self._events:
             form = self._table.draw if self._table else _as_lines
-            console.write_now(form(events))
+            console.write_now(form(self._events))
+            self._events.clear()
+            self._bytes = 0
 
 
 def _as_lines(events: list[Event]) -> bytes:
@@ -93,27 +111,35 @@ def deliver(
         follow: wait for events to come; else the end of what is there is the end.
         idle_seconds: how long to wait for the next one; None: for ever.
     """
+    try:
+        return _deliver(
+            subscription, sink, goal, after_version, End.IDLE if follow else End.HEAD, idle_seconds
+        )
+    except EvlogError:
+        sink.flush()  # what came before the damage is whole
+        raise
+
+
+def _deliver(
+    subscription: evlog.Subscription,
+    sink: Sink,
+    goal: Goal,
+    after_version: int,
+    end: End,
+    idle_seconds: float | None,
+) -> End:
     left = goal.events
-    # Events are gathered until all that is there was seen; those that come live are written one by one.
-    catching_up = subscription.name is None
     while True:
-        event = subscription.next_event(0 if catching_up else idle_seconds)
+        event = subscription.next_event(idle_seconds)
         if event is None:
-            sink.flush()
-            if not follow:
-                return End.HEAD
-            if not catching_up:
-                return End.IDLE
-            catching_up = False
-            continue
-        if event.version <= after_version:
-            continue
-        sink.take(event)
-        if left is not None:
-            left -= 1
-        reached = left == 0 or event.type == goal.until_type
-        if reached or not catching_up:
-            sink.flush()
-        if reached:
-            subscription.acknowledge()
-            return End.REACHED
+            return end
+        while event is not None:
+            if event.version > after_version:
+                sink.take(event)
+                left = left and left - 1
+                if left == 0 or event.type == goal.until_type:
+                    sink.flush()
+                    subscription.acknowledge()
+                    return End.REACHED
+            event = subscription.next_at_hand() if sink.gathers else None
+        sink.flush()

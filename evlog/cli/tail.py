@@ -207,11 +207,13 @@ def _tail(path: str, settings: _Settings, stops: Stops) -> End:
                 types=wanted.types,
                 follow=settings.follow,
             )
+            sink: Sink | None = None
             try:
                 with stops.let_through:
+                    sink = _make_sink(path, settings, stops, subscription)
                     return deliver(
                         subscription,
-                        _make_sink(path, settings, stops, subscription),
+                        sink,
                         settings.goal,
                         after_version=0 if wanted.stream is None or name else settings.after or 0,
                         follow=settings.follow,
@@ -219,7 +221,7 @@ def _tail(path: str, settings: _Settings, stops: Stops) -> End:
                     )
             finally:
                 stops.ignore()
-                subscription.close()
+                subscription.close(None if sink is None else sink.undone)
 
 
 def _make_sink(path: str, settings: _Settings, stops: Stops, subscription: evlog.Subscription) -> Sink:

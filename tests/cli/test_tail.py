@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -214,3 +215,21 @@ def test_a_name_that_is_running_is_busy(filled: Evlog) -> None:
         assert (result.code, result.out) == (6, b"")
         assert result.err.count("\n") == 1
     assert filled("tail", "--name", "a").code == 0
+
+
+@pytest.mark.parametrize("name", [[], ["--name", "a"]])
+@pytest.mark.parametrize("follow", [[], ["-f"]])
+def test_damage_is_reported_after_what_is_whole(
+    filled: Evlog, here: Path, name: list[str], follow: list[str]
+) -> None:
+    (log,) = (here / ".evlog" / "segments").glob("*.log")
+    whole = log.read_bytes()
+    content = bytearray(whole)
+    content[content.rindex(b'{"n":8}') + 5] ^= 1
+    log.write_bytes(content)
+    result = filled("tail", "-n", "all", *name, *follow)
+    assert result.code == 4
+    assert [event["data"]["n"] for event in result.lines] == [*range(1, 8)]
+    assert "is damaged" in result.err
+    log.write_bytes(whole)
+    assert [info["position"] for info in filled("subscriptions").lines] == ([7] if name else [])
