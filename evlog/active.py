@@ -25,6 +25,7 @@ from evlog.format import (
     KIND_OFFSETS,
     FormatFault,
     FrameHeader,
+    Mark,
     NewerFormat,
     check_body,
     decode_file_header,
@@ -71,11 +72,12 @@ class ActiveSegment(Segment):
         self._blocks: dict[int, bytes] = {}
 
     def log_pieces(self, places: Sequence[tuple[int, int, int]]) -> list[bytes]:
-        first = places[0][0] if places else 0
-        span = places[-1][0] + places[-1][1] - first if places else 0
-        if len(places) > 1 and 0 < span <= len(places) * _NEAR_BYTES:  # what was appended last, say
-            raw = self._log.read(span, first)
-            return [raw[offset - first : offset - first + length] for offset, length, _ in places]
+        if len(places) > 1:
+            first = min(places)[0]
+            span = max([offset + length for offset, length, _ in places]) - first
+            if span <= len(places) * _NEAR_BYTES:  # what was appended last, say
+                raw = self._log.read(span, first)
+                return [raw[offset - first : offset - first + length] for offset, length, _ in places]
         self._pieces_read += len(places)
         if self._pieces_read < _PIECES_BEFORE_BLOCKS:
             return self._log.read_many(places)
@@ -131,19 +133,23 @@ class ActiveSegment(Segment):
         self._size = size
         return True
 
-    def count_to(self, offset: int) -> int:
-        """How many events stand in frames that end at or before the offset."""
-        if offset >= self.end:
-            return self.count
-        number = bisect_left(range(self.count), offset, key=self._frame_offset)
-        if number < self.count and self._frame_offset(number) == offset:
-            return number
-        # No frame's end: a mark that is not of this log. The frame around it does not count.
-        return (
-            bisect_left(range(number), self._frame_offset(number - 1), key=self._frame_offset)
-            if number
-            else 0
-        )
+    def follow(self, mark: Mark) -> bool:
+        """Take in what a writer says that it has written behind `end`; False if that is not what is there.
+
+        Its entries suffice: they are whole if their running CRC is the mark's, and the frames that they
+        speak of were written before the mark was. Only a power loss could have parted them since.
+        """
+        fresh = mark.events - self.count
+        if fresh > 0 and self._offsets is not None:
+            rows = self._offsets.read(fresh * ENTRY_BYTES, FILE_HEADER_BYTES + self.count * ENTRY_BYTES)
+            if len(rows) < fresh * ENTRY_BYTES or crc32(rows, self.index_crc) != mark.index_crc:
+                return False
+            self.entries += rows
+            self.count = self.entries_on_disk = mark.events
+            self.index_crc = mark.index_crc
+            self.end = self._size = mark.offset
+            self._remember_frame(self._frame_offset(mark.events - 1))
+        return (self.count, self.end, self.index_crc) == (mark.events, mark.offset, mark.index_crc)
 
     def sync(self, disk: Disk) -> None:
         """Return when the log as it is now is on the device, for a reader who will not wait for a writer.
@@ -250,6 +256,14 @@ class ActiveSegment(Segment):
 
     def _read_last_header(self) -> bytes:
         return self._log.read(FRAME_HEADER_BYTES, self._last_at)
+
+    def count_before(self, offset: int) -> int:
+        """How many events stand in the log before the offset, a frame's end."""
+        return bisect_left(range(self.count), offset, key=self._record_offset)
+
+    def _record_offset(self, number: int) -> int:
+        offset: int = ENTRY.unpack_from(self.entries, number * ENTRY_BYTES)[2]
+        return offset
 
     def _frame_offset(self, number: int) -> int:
         offset: int = ENTRY.unpack_from(self.entries, number * ENTRY_BYTES)[5]

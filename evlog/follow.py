@@ -247,6 +247,8 @@ class Subscription:
         position = self.position
         if position == self._saved:
             return
+        if position > max(self._log.durable_position(), self._own_horizon()):
+            self._sync_head()  # writers with sync="none": a checkpoint must not outlive what it has passed
         try:
             self._files.save_locked(Checkpoint(position, self._filter))
         except StoreFull:
@@ -296,6 +298,7 @@ class Subscription:
         now = time.monotonic()
         pulse = log.pulse()
         if pulse == self._pulse and now < self._look_due:
+            log.raise_damage()
             return False
         self._look_due = now + _PATIENCE_SECONDS
         log.refresh()
@@ -331,8 +334,7 @@ class Subscription:
         log = self._log
         with log.mutex:
             active, head = log.active.segment, log.head
-        durable = log.marks()[1]
-        if durable is not None and durable.suspect:
+        if log.marks().suspect is not None:
             return False  # a sync has failed: only a writer that looks at the device can tell
         active.sync(self._disk)
         self._synced = (active.tag, head)
@@ -350,12 +352,14 @@ class Subscription:
 
     def _wait_for_news(self, deadline: float | None) -> bool:
         """Wait until there is more; False if there is none at the deadline (a time.monotonic())."""
-        if deadline is not None and deadline <= time.monotonic():
+        now = time.monotonic()
+        if deadline is not None and deadline <= now:
             return False
         self._watch.begin()
+        if now - self._news_at > _QUIET_SECONDS:
+            self._pause_seconds = 0.0
         if self._pause_seconds:
-            left = self._pause_seconds if deadline is None else deadline - time.monotonic()
-            time.sleep(max(0.0, min(left, self._pause_seconds)))
+            time.sleep(self._pause_seconds if deadline is None else min(self._pause_seconds, deadline - now))
         found = self._look()  # also for what came before the watch began
         self._pause_seconds *= 2 if found else 0.5
         while not found:

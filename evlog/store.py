@@ -161,7 +161,7 @@ class EventStore:
         expected = check_expected(expected)
         expectations = () if expected == ANY else (Expectation(0, check_stream_name(stream), expected),)
         batch = self._open_writer().append([stream] * len(encoded), encoded, expectations)
-        return _Results(batch, [len(encoded)])[0]
+        return _result(batch, 0, len(encoded))
 
     def append_many(self, appends: Iterable[Append]) -> Sequence[AppendResult]:
         """Append to several streams in one atomic frame: all of it, or nothing.
@@ -552,8 +552,9 @@ class _Results(Sequence[AppendResult]):
     def __getitem__(self, at: slice) -> list[AppendResult]: ...
     def __getitem__(self, at: int | slice) -> AppendResult | list[AppendResult]:
         if isinstance(at, slice):
-            return [self._result(number) for number in range(len(self))[at]]
-        return self._result(range(len(self))[at])
+            return [self[number] for number in range(len(self))[at]]
+        number = range(len(self))[at]
+        return _result(self._batch, self._ends[number - 1] if number else 0, self._ends[number])
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and list(self) == list(other)
@@ -563,15 +564,16 @@ class _Results(Sequence[AppendResult]):
     def __repr__(self) -> str:
         return repr(list(self))
 
-    def _result(self, number: int) -> AppendResult:
-        streams, versions, positions, ids, duplicates = self._batch
-        start, end = self._ends[number - 1] if number else 0, self._ends[number]
-        return AppendResult(
-            streams[start],
-            positions[start],
-            positions[end - 1],
-            versions[start],
-            versions[end - 1],
-            duplicates[start],
-            tuple(ids[start:end]),
-        )
+
+def _result(batch: BatchResult, start: int, end: int) -> AppendResult:
+    """What became of the events from `start` to `end`, all of one stream."""
+    streams, versions, positions, ids, duplicates = batch
+    return AppendResult(
+        streams[start],
+        positions[start],
+        positions[end - 1],
+        versions[start],
+        versions[end - 1],
+        duplicates[start],
+        tuple(ids[start:end]),
+    )
