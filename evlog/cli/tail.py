@@ -6,6 +6,8 @@ everything comes through one subscription, so that no event is missed or seen tw
 
 from __future__ import annotations
 
+import os
+import sys
 from datetime import UTC, datetime
 from typing import Annotated, Final, Literal, NamedTuple
 
@@ -21,6 +23,7 @@ from evlog.errors import (
     EXIT_TIMEOUT,
     EvlogError,
     InvalidArgument,
+    NotAStore,
     StoreNotFound,
     StreamNotFound,
     SubscriptionNotFound,
@@ -210,7 +213,7 @@ def _tail(path: str, settings: _Settings, stops: Stops) -> End:
             sink: Sink | None = None
             try:
                 with stops.let_through:
-                    sink = _make_sink(path, settings, stops, subscription)
+                    sink = _make_sink(store, settings, stops, subscription)
                     return deliver(
                         subscription,
                         sink,
@@ -224,17 +227,20 @@ def _tail(path: str, settings: _Settings, stops: Stops) -> End:
                 subscription.close(None if sink is None else sink.undone)
 
 
-def _make_sink(path: str, settings: _Settings, stops: Stops, subscription: evlog.Subscription) -> Sink:
+def _make_sink(
+    store: evlog.EventStore, settings: _Settings, stops: Stops, subscription: evlog.Subscription
+) -> Sink:
     if settings.exec is not None:
         from evlog.cli.child import Command, Runner
 
-        command = Command(settings.exec, path, stops)
+        command = Command(settings.exec, store.path, stops)
         return Runner(command, subscription, settings.retries, parks=settings.parks)
     if not console.stdout_is_terminal():
         return Printer(None)
     from evlog.cli.live import LiveTable
 
-    return Printer(LiveTable(one_stream=settings.wanted.stream is not None), heading_first=settings.follow)
+    table = LiveTable(one_stream=settings.wanted.stream is not None)
+    return Printer(table, heading_first=settings.follow and subscription.position >= store.head)
 
 
 def _open(path: str, *, follow: bool) -> evlog.EventStore:
@@ -244,6 +250,8 @@ def _open(path: str, *, follow: bool) -> evlog.EventStore:
     except StoreNotFound:
         if not follow:
             raise
+    if os.path.lexists(path) and not os.path.isdir(path):
+        raise NotAStore(path, "it is no directory")  # and nothing will make it one
     console.note(f"no store at {path} yet; waiting for it")
     evlog.wait_for_store(path)
     return evlog.open(path)
@@ -265,7 +273,7 @@ def _parse_last(text: str | None, *, whole: bool) -> int | None:
         return None
     if not text.isdecimal():
         raise InvalidArgument(f"-n {text!r} is no number of events; give a whole number, or all")
-    return int(text)
+    return min(int(text), sys.maxsize)
 
 
 def _moment(text: str | None) -> datetime | None:

@@ -34,6 +34,8 @@ def numbers(evlog: Evlog, *arguments: str, code: int = 0) -> list[int]:
         (["-n", "0"], []),
         (["-n", "all"], [*range(1, 16)]),
         (["-n", "99"], [*range(1, 16)]),
+        (["-n", "9" * 30], [*range(1, 16)]),
+        (["--after", "9" * 30], []),
         (["order-1"], [1, 3, 5, 7, 9, 11, 13, 15]),
         (["order-1", "-n", "2"], [13, 15]),
         (["--category", "order", "-n", "2"], [14, 15]),
@@ -101,6 +103,13 @@ def test_a_stream_that_is_not_there_is_not_found_unless_it_may_come(filled: Evlo
 def test_a_store_that_is_not_there_is_not_found_without_follow(evlog: Evlog) -> None:
     result = evlog("tail", "--store", "nowhere")
     assert (result.code, result.out) == (5, b"")
+
+
+def test_a_file_is_no_store_and_will_not_become_one(evlog: Evlog, here: Path) -> None:
+    (here / "file").touch()
+    result = evlog("tail", "-f", "--store", "file")
+    assert (result.code, result.out) == (5, b"")
+    assert "it is no directory" in result.err
 
 
 @pytest.mark.parametrize(
