@@ -527,7 +527,12 @@ def test_under_a_busy_writer_it_looks_every_ten_milliseconds(store: EventStore, 
         script.steps = [append] * 1000
         for _ in range(3):  # news upon news
             assert subscription.next_event(LONG_SECONDS) is not None
-        script.during_sleep = lambda seconds: [append() for _ in range(max(1, int(seconds * 1000)))]
+
+        def append_every_millisecond(seconds: float) -> None:
+            for _ in range(max(1, int(seconds * 1000))):
+                append()
+
+        script.during_sleep = append_every_millisecond
         script.sleeps.clear()
         while script.now < 1000.5:
             assert subscription.next_event(LONG_SECONDS) is not None
