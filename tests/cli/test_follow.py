@@ -249,10 +249,15 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-def test_a_command_that_does_not_want_to_end_is_killed(store: library.EventStore) -> None:
-    with tail("-f", "--exec", "trap '' TERM; echo $$; while :; do sleep 0.1; done") as process:
+def test_a_command_that_does_not_want_to_end_is_killed_and_impatience_changes_nothing(
+    store: library.EventStore,
+) -> None:
+    with tail("-f", "--exec", "trap 'echo told' TERM; echo $$; while :; do sleep 0.1; done") as process:
         assert process.stdout
         shell = int(process.stdout.readline())
+        process.send_signal(signal.SIGTERM)
+        assert process.stdout.readline() == b"told\n"
+        process.send_signal(signal.SIGINT)
         process.send_signal(signal.SIGTERM)
         assert end_of(process) == (-signal.SIGTERM, b"", b"")
         assert not is_alive(shell)
