@@ -7,7 +7,6 @@ view holds stays readable whatever happens to the files' names meanwhile.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -18,18 +17,11 @@ from evlog.active import ActiveSegment
 from evlog.disk import MAPS_KEEP_DESCRIPTORS, ReadFile
 from evlog.errors import CorruptionError
 from evlog.events import Record
-from evlog.format import (
-    DURABLE_MAGIC,
-    KIND_IDS,
-    KIND_STREAMS,
-    MARK_BYTES,
-    WRITTEN_MAGIC,
-    Mark,
-    maybe_decode_mark,
-)
+from evlog.format import KIND_IDS, KIND_STREAMS, MARK_BYTES, MARKS_BYTES, Marks, decode_marks
 from evlog.index import ColumnIndex, Entries, SealedIndex
 from evlog.known import IdTable, StreamTable
-from evlog.manifest import Manifest, SegmentInfo, Stamp, read_manifest, read_stamp
+from evlog.lock import leave_at_fork
+from evlog.manifest import Manifest, SegmentInfo, Stamp, has_stamp, read_manifest, read_stamp
 from evlog.policy_table import PolicyTable
 from evlog.segment import SealedSegment, Segment
 
@@ -168,7 +160,6 @@ class Log:
         self.mutex = threading.RLock()
         self.manifest: Manifest
         self.damage: CorruptionError | None = None  # of what was acknowledged at the end of the active log
-        self._pid = os.getpid()
         self._view: tuple[list[SealedPart], ActivePart] | None = (
             None  # replaced whole: threads read it unlocked
         )
@@ -179,7 +170,12 @@ class Log:
         self._streams = StreamTable()
         self._ids = IdTable()
         self._policies = PolicyTable()
+        leave_at_fork(self)
         self.refresh()
+
+    def leave_to_parent(self) -> None:
+        """Begin anew in a forked child: another thread of the parent may have held the mutex."""
+        self.mutex = threading.RLock()
 
     @property
     def sealed(self) -> list[SealedPart]:
@@ -206,11 +202,12 @@ class Log:
         sealed, active = self.view()
         return [*sealed, active]
 
-    def refresh(self) -> None:
-        """Take in what was written since, by whomever."""
-        if self._pid != os.getpid():  # forked: another thread of the parent may have held it
-            self.mutex = threading.RLock()
-            self._pid = os.getpid()
+    def refresh(self, *, suspicious: bool = False) -> None:
+        """Take in what was written since, by whomever.
+
+        Args:
+            suspicious: compare what is known even where nothing seems to have happened.
+        """
         with self.mutex:
             for _ in range(_ATTEMPTS):
                 try:
@@ -222,12 +219,16 @@ class Log:
                 active = self.active.segment
                 loading = not active.count
                 # How far it is synced matters only to a segment that is read for the first time.
-                if active.refresh(self.durable_offset() if loading else 0, suspicious=changed):
+                if active.refresh(self.durable_offset() if loading else 0, suspicious=changed or suspicious):
                     if loading or active.torn_bytes or self.damage is not None:
                         self.damage = self._find_damage()
                     return
                 self.reset()
             raise CorruptionError(self.active.segment.log_path, None, "it keeps changing while it is read")
+
+    def is_current(self) -> bool:
+        """Whether the store still has the manifest that was read last."""
+        return has_stamp(self.store, self._stamp)
 
     @property
     def faulty(self) -> list[SealedPart]:
@@ -256,30 +257,41 @@ class Log:
             active.refresh(durable)  # the mark may be younger than the look at the log
         return active.damage(durable) if durable > active.end else None
 
-    def marks(self) -> tuple[Mark | None, Mark | None]:
-        """How far the active log is written and synced, by the file `durable`; None where not known."""
-        raw = self._read_marks(2 * MARK_BYTES, 0)
-        tag = self.active.segment.tag
-        written = maybe_decode_mark(WRITTEN_MAGIC, raw[:MARK_BYTES])
-        durable = maybe_decode_mark(DURABLE_MAGIC, raw[MARK_BYTES:])
-        return (
-            written if written and written.tag == tag else None,
-            durable if durable and durable.tag == tag else None,
-        )
+    def marks(self) -> Marks:
+        """How far the active log is written, acknowledged and synced, by the file `durable`."""
+        return decode_marks(self._read_marks(), self.active.segment.tag)
 
-    def durable_offset(self) -> int:
-        """How far the active log is known to be synced, in bytes; 0 if that is not known."""
-        raw = self._read_marks(MARK_BYTES, MARK_BYTES)
-        durable = maybe_decode_mark(DURABLE_MAGIC, raw)
-        return durable.offset if durable and durable.tag == self.active.segment.tag else 0
+    def pulse(self) -> tuple[Stamp, bytes]:
+        """What differs from before whenever something was acknowledged, rolled or compacted meanwhile.
 
-    def _read_marks(self, length: int, offset: int) -> bytes:
+        Raises:
+            StoreNotFound: the store is gone.
+        """
+        return read_stamp(self.store), self._read_marks()[MARK_BYTES:]  # all but how far it is written
+
+    def _read_marks(self) -> bytes:
         if self._marks_file is None:
             try:
                 self._marks_file = ReadFile(paths.durable_path(self.store))
             except FileNotFoundError:
                 return b""
-        return self._marks_file.read(length, offset)
+        return self._marks_file.read(MARKS_BYTES, 0)
+
+    def durable_offset(self) -> int:
+        """How far the active log is known to be synced, in bytes; 0 if that is not known."""
+        return self.marks().durable_offset
+
+    def acknowledged_position(self) -> int:
+        """The last position up to which all is known to be acknowledged, of what the last refresh took in."""
+        active = self.active
+        offset = max(self.marks().acknowledged_offset, active.segment.durable)
+        return active.first_position - 1 + active.segment.count_before(offset)
+
+    def durable_position(self) -> int:
+        """The last position up to which no power loss can take anything back."""
+        active = self.active
+        offset = max(self.marks().durable_offset, active.segment.durable)
+        return active.first_position - 1 + active.segment.count_before(offset)
 
     def stream_parts(self, stream_hash: int) -> Iterator[Part]:
         """The segments that the stream may be in, newest first."""

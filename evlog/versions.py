@@ -92,10 +92,8 @@ class StreamVersions:
 
     def forget(self, hashes: Sequence[int]) -> None:
         """Others wrote to streams with these hashes."""
-        for stream_hash in hashes:
-            name = self._name_of.pop(stream_hash, None)
-            if name is not None:
-                self._versions.pop(name, None)
+        for stream_hash in self._name_of.keys() & hashes:
+            self._versions.pop(self._name_of.pop(stream_hash), None)
 
     def forget_all(self) -> None:
         """Look everything up anew."""
