@@ -83,13 +83,17 @@ class Dataset:
         ]
 
     def local_stream(self, rng: random.Random) -> str:
-        """The name of a stream whose events stand close together ("aged" only)."""
+        """The name of a stream whose events stand close together ("aged"), or of any ("random")."""
+        if self.layout == "random":
+            return f"order-{rng.randrange(self.streams)}"
         windows = max(1, self.events // 100_000)
         window = rng.randrange(windows)
         return f"order-{window}-{rng.randrange(self._local_per_window)}"
 
     def spread_stream(self, rng: random.Random) -> str:
-        """The name of a stream whose events are spread over the whole log ("aged" only)."""
+        """The name of a stream whose events are spread over the whole log ("aged"), or of any ("random")."""
+        if self.layout == "random":
+            return self.local_stream(rng)
         return f"customer-{rng.randrange(self.streams // 5)}"
 
     @property
