@@ -1,4 +1,4 @@
-"""`python -m tests.benchmarks [WORKLOAD …] [--quick] [--json] [--plot FILE] [--peers PEER …]`; see `--help`."""
+"""`python -m tests.benchmarks [WORKLOAD …] [--quick] [--json] [--plot FILE] [--peers …]`; see `--help`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tests.benchmarks import plot
-from tests.benchmarks.measure import describe_machine
+from tests.benchmarks.measure import Report, describe_machine
 from tests.benchmarks.peers import PEERS
 from tests.benchmarks.report import print_machine, print_table, to_json
 from tests.benchmarks.run import FULL, QUICK, Run, Sizes, run_workload
@@ -25,13 +25,20 @@ def main() -> None:
         options.dir.mkdir(parents=True, exist_ok=True)
     directory = Path(tempfile.mkdtemp(prefix="evlog-benchmarks-", dir=options.dir))
     directory.chmod(0o711)
+    failed = False
     file = None if sys.stdout.isatty() else sys.stdout
     try:
         machine = describe_machine(directory)
         if not options.json:
             print_machine(machine, size, skipped, file)
         run = Run(_sizes(options), directory, [name for name in options.peers if name not in skipped])
-        reports = [run_workload(WORKLOADS[name], run) for name in options.workloads or WORKLOADS]
+        reports = []
+        for name in options.workloads or WORKLOADS:
+            try:
+                reports.append(run_workload(WORKLOADS[name], run))
+            except Exception as error:  # what was measured until then is not thrown away
+                failed = True
+                reports.append(Report(name, "failed", notes=[f"failed: {error!r}"]))
         if options.json:
             print(to_json(reports, machine, size, skipped))
         else:
@@ -43,6 +50,8 @@ def main() -> None:
             print(f"kept: {directory}", file=sys.stderr)
         else:
             shutil.rmtree(directory)
+    if failed:
+        sys.exit(1)
 
 
 def _sizes(options: argparse.Namespace) -> Sizes:

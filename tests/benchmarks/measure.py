@@ -132,12 +132,21 @@ def seconds_of(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def take_turns(rounds: int, columns: Mapping[str, Callable[[], float]]) -> dict[str, list[float]]:
-    """Samples of each column, one of each per round; every other round goes backwards."""
+def take_turns(
+    rounds: int, columns: Mapping[str, Callable[[], float]], patience_seconds: float = float("inf")
+) -> dict[str, list[float]]:
+    """Samples of each column, one of each per round; every other round goes backwards.
+
+    A column that has taken longer than `patience_seconds` is left out of the rounds that follow.
+    """
     samples: dict[str, list[float]] = {name: [] for name in columns}
+    spent = dict.fromkeys(columns, 0.0)
     for number in range(rounds):
         for name in list(columns)[:: 1 if number % 2 == 0 else -1]:
-            samples[name].append(columns[name]())
+            if spent[name] <= patience_seconds:
+                start = time.perf_counter()
+                samples[name].append(columns[name]())
+                spent[name] += time.perf_counter() - start
     return samples
 
 

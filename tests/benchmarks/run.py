@@ -23,14 +23,16 @@ from tests.benchmarks.server import Server
 class Sizes:
     """How much of everything; counts of events unless said otherwise."""
 
-    bulk: int = 200_000
+    bulk: int = 500_000
     bulk_streams: int = 10_000
-    bulk_rounds: int = 3
+    bulk_rounds: int = 1
     rounds: int = 5
+    patience_seconds: float = 4.0
     stream_reads: int = 400
     single: int = 500
     one_stream: int = 1_000_000
     pages: int = 100
+    memory: int = 100_000
     resent: int = 10
     lines: int = 300_000
     lines_rounds: int = 1
@@ -58,6 +60,7 @@ QUICK: Final = Sizes(
     single=100,
     one_stream=20_000,
     pages=20,
+    memory=20_000,
     resent=3,
     lines=50_000,
     commands=3,
@@ -81,6 +84,7 @@ TINY: Final = Sizes(
     single=5,
     one_stream=2_000,
     pages=2,
+    memory=1_000,
     resent=1,
     lines=2_000,
     commands=1,
@@ -189,7 +193,7 @@ class Run:
         key = (events, events // 10 if streams is None else streams)
         if key not in self._aged:
             directory = self.fresh_directory(f"aged-{events}")
-            dataset = Dataset(*key, layout="aged" if streams is None else "random")
+            dataset = Dataset(*key, layout="aged" if streams is None else "even")
             peer = PEERS["evlog"](directory)
             seconds = []
             for batch in dataset.batches():

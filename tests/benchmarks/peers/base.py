@@ -2,8 +2,8 @@
 
 A new peer is one module with one such class, and one line in `peers/__init__.py`. An object of the class is
 one client of the store in one directory; where that takes a server, `serve` runs it, and clients in any
-process find it by the directory. What a user of the peer would have to do per event (make objects or rows, know the
-next version) belongs inside the methods, because it is timed there.
+process find it by the directory. What a user of the peer would have to do per event (make objects or rows,
+know the next version) belongs inside the methods, because it is timed there.
 """
 
 from __future__ import annotations

@@ -1,15 +1,16 @@
 """Bulk append: batches of 1,000, durable each, an id each; then what the files occupy.
 
-Slices of 20 batches take turns between the peers. A sample is a whole build, so that checkpoints and
-rolls are in it; the checkpoint at the end is shown apart. The stores stay for the workloads that read.
+Slices of batches take turns between the peers. A sample is a whole build, so that checkpoints and rolls are in
+it; the checkpoint at the end is shown apart. The stores stay for the workloads that read.
 """
 
 from __future__ import annotations
 
 from functools import partial
 from itertools import islice
+from pathlib import Path
 
-from tests.benchmarks.dataset import BATCH_EVENTS, Batch, IdKind
+from tests.benchmarks.dataset import BATCH_EVENTS, Batch, Dataset
 from tests.benchmarks.measure import BEST, Figure, Report, Target, disk_bytes, seconds_of
 from tests.benchmarks.peers import Peer
 from tests.benchmarks.run import Run
@@ -18,51 +19,45 @@ _SLICE = 20
 
 
 def run(run: Run) -> Report:
-    """Append `sizes.bulk` events to each peer, with random ids and with ids in order of time."""
-    title = (
-        f"append, batches of {BATCH_EVENTS:,}, {run.sizes.bulk:,} events, {run.sizes.bulk_streams:,} streams"
-    )
+    """Append `sizes.bulk` events to each peer with random ids, and a fifth of that with ids in order of time."""
+    events, streams = run.sizes.bulk, run.sizes.bulk_streams
+    title = f"append, batches of {BATCH_EVENTS:,}, {events:,} events, {streams:,} streams"
     report = Report("bulk", title, settings=run.settings())
-    kinds: dict[IdKind, int] = {"uuid4": run.sizes.bulk_rounds, "uuid7": 1}
-    for ids, rounds in kinds.items():
-        append: dict[str, list[float]] = {name: [] for name in run.peers}
-        settled: dict[str, list[float]] = {name: [] for name in run.peers}
-        size: dict[str, list[float]] = {name: [] for name in run.peers}
-        for _ in range(rounds):
-            for name, (seconds, settle_seconds, bytes_) in _build(run, ids).items():
-                append[name].append(run.sizes.bulk / seconds)
-                settled[name].append(run.sizes.bulk / (seconds + settle_seconds))
-                size[name].append(bytes_ / run.sizes.bulk)
-        target = Target(3.0, at_least=True, over=BEST) if ids == "uuid4" else None
-        report.figures.append(Figure(f"append, {ids} ids", "events/s", append, target))
-        if ids == "uuid4":
-            report.figures.append(Figure("append, and the last checkpoint", "events/s", settled))
-            report.figures.append(Figure("on disk", "bytes/event", size))
+    append: dict[str, list[float]] = {name: [] for name in run.peers}
+    settled: dict[str, list[float]] = {name: [] for name in run.peers}
+    size: dict[str, list[float]] = {name: [] for name in run.peers}
+    for _ in range(run.sizes.bulk_rounds):
+        directories = run.fresh("bulk", run.peers)
+        for name, (seconds, settling) in _build(run, run.bulk_dataset(), directories).items():
+            append[name].append(events / seconds)
+            settled[name].append(events / (seconds + settling))
+            size[name].append(disk_bytes(directories[name]) / events)
+            run.keep_filled(name, directories[name])
+    ordered = Dataset(max(1, events // 5 // BATCH_EVENTS) * BATCH_EVENTS, streams, "uuid7")
+    built = _build(run, ordered, run.fresh("bulk-ordered", run.peers))
+    in_order = {name: [ordered.events / seconds] for name, (seconds, _) in built.items()}
+    report.figures = [
+        Figure("append, uuid4 ids", "events/s", append, Target(3.0, at_least=True, over=BEST)),
+        Figure("append, and the last checkpoint", "events/s", settled),
+        Figure("on disk", "bytes/event", size),
+        Figure(f"append, uuid7 ids, {ordered.events:,} events", "events/s", in_order),
+    ]
     return report
 
 
-def _append_all(peer: Peer, batches: list[Batch]) -> None:
-    for batch in batches:
-        peer.append(batch)
-
-
-def _build(run: Run, ids: IdKind) -> dict[str, tuple[float, float, int]]:
-    directories = run.fresh(f"bulk-{ids}", run.peers)
+def _build(run: Run, dataset: Dataset, directories: dict[str, Path]) -> dict[str, tuple[float, float]]:
+    """Fill stores of every peer; the seconds that the appends took, and the last checkpoint."""
     seconds = dict.fromkeys(directories, 0.0)
-    settling = dict.fromkeys(directories, 0.0)
     with run.opened(directories) as peers:
-        batches = run.bulk_dataset(ids).batches()
+        batches = dataset.batches()
         turn = 0
         while batch_slice := list(islice(batches, _SLICE)):
             turn += 1
             for name in list(peers)[:: 1 if turn % 2 else -1]:
                 seconds[name] += seconds_of(partial(_append_all, peers[name], batch_slice))
-        for name, peer in peers.items():
-            settling[name] = seconds_of(peer.settle)
-    if ids == "uuid4":
-        for name, directory in directories.items():
-            run.keep_filled(name, directory)
-    return {
-        name: (seconds[name], settling[name], disk_bytes(directory))
-        for name, directory in directories.items()
-    }
+        return {name: (seconds[name], seconds_of(peer.settle)) for name, peer in peers.items()}
+
+
+def _append_all(peer: Peer, batches: list[Batch]) -> None:
+    for batch in batches:
+        peer.append(batch)

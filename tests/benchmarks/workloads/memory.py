@@ -20,13 +20,14 @@ from tests.benchmarks.server import Server
 
 def run(run: Run) -> Report:
     """Fill a store of each peer and scan it, in a process of its own."""
-    report = Report("memory", f"at most, to append {run.sizes.bulk:,} events and scan them (Python in it)")
+    report = Report("memory", f"at most, to append {run.sizes.memory:,} events and scan them (Python in it)")
     report.settings = run.settings()
+    dataset = Dataset(run.sizes.memory, run.sizes.bulk_streams)
     client: dict[str, list[float]] = {}
     together: dict[str, list[float]] = {}
     for name, directory in run.fresh("memory", run.peers).items():
         with PEERS[name].serve(directory) as server:
-            own, servers = _peak_mb(name, directory, run.bulk_dataset(), server)
+            own, servers = _peak_mb(name, directory, dataset, server)
         client[name], together[name] = [own], [own + servers]
     report.figures.append(Figure("memory of the process", "MB", client))
     report.figures.append(Figure("memory, its server's too", "MB", together))

@@ -42,7 +42,9 @@ def run(run: Run) -> Report:
         }.items():
             columns = {name: partial(_pages_us, peer, firsts) for name, peer in peers.items()}
             take_turns(1, columns)
-            report.figures.append(Figure(label, "µs", take_turns(run.sizes.rounds, columns)))
+            report.figures.append(
+                Figure(label, "µs", take_turns(run.sizes.rounds, columns, run.sizes.patience_seconds))
+            )
     return report
 
 

@@ -30,8 +30,8 @@ def run(run: Run) -> Report:
 
         columns = {name: partial(sample, name, peer) for name, peer in peers.items()}
         take_turns(1, columns)
-        samples = take_turns(run.sizes.rounds, columns)
-    if any(len(names) != len(peers) for names in counted.values()):
+        samples = take_turns(run.sizes.rounds, columns, run.sizes.patience_seconds)
+    if len({number for number, _ in counted}) != len(counted):
         raise RuntimeError(f"the peers found different numbers of events: {counted}")
     target = Target(1.0, at_least=True, over=BEST)
     report.figures.append(Figure("random streams", "events/s", samples, target))
