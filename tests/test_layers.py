@@ -21,21 +21,25 @@ PACKAGE = Path(__file__).parent.parent / "evlog"
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"_version", "errors"}),
     frozenset({"events"}),
-    frozenset({"format", "paths", "batch", "jsonlines", "when"}),
+    frozenset({"format", "paths", "batch", "jsonlines", "when", "policies"}),
     frozenset({"disk"}),
-    frozenset({"lock", "manifest", "index", "known"}),
+    frozenset({"lock", "manifest", "index", "known", "policy_table"}),
     frozenset({"segment"}),
     frozenset({"active"}),
     frozenset({"log"}),
     frozenset({"recovery"}),
     frozenset({"dedupe", "versions", "durability", "roll"}),
-    frozenset({"writer", "reader", "catalog", "create"}),
+    frozenset({"writer", "reader", "create"}),
+    frozenset({"visibility", "retention"}),
+    frozenset({"catalog"}),
     frozenset({"store"}),
     frozenset({"__init__"}),
     frozenset({"cli"}),
     frozenset({"__main__"}),
 )
-PURE = frozenset({"_version", "errors", "events", "format", "paths", "batch", "jsonlines", "when"})
+PURE = frozenset(
+    {"_version", "errors", "events", "format", "paths", "batch", "jsonlines", "when", "policies"}
+)
 LEVEL = {module: level for level, row in enumerate(LAYERS) for module in row}
 
 # What the library must not cost those who only `import evlog`.
