@@ -36,7 +36,7 @@ def main() -> None:
         for name in options.workloads or WORKLOADS:
             try:
                 reports.append(run_workload(WORKLOADS[name], run))
-            except Exception as error:  # what was measured until then is not thrown away
+            except Exception as error:  # noqa: BLE001 - what was measured until then is not thrown away
                 failed = True
                 reports.append(Report(name, "failed", notes=[f"failed: {error!r}"]))
         if options.json:

@@ -45,9 +45,10 @@ class Dataset:
         events: how many in all; a multiple of 1,000.
         streams: how many streams they belong to.
         ids: "uuid4" (random) or "uuid7" (in order of time).
-        layout: "random": each event's stream is drawn anew. "even": they come round in turn. "aged": every stream gets the same number of
-            events, four in five streams live through 100,000 consecutive events and are then left alone
-            (`local_stream`), one in five is spread over the whole log (`spread_stream`).
+        layout: "random": each event's stream is drawn anew. "even": they come round in turn. "aged": every
+            stream gets the same number of events, four in five streams live through 100,000 consecutive
+            events and are then left alone (`local_stream`), one in five is spread over the whole log
+            (`spread_stream`).
     """
 
     events: int

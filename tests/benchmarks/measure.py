@@ -22,8 +22,8 @@ from typing import Final
 
 BEST: Final = "best"
 """As `Target.over`: the best of the other columns, but for the floors."""
-FLOORS: Final = frozenset({"json-lines", "write+fdatasync"})
-"""Columns that do less than what is compared: a plain file, which looks nothing up."""
+FLOORS: Final = frozenset({"json-lines", "write+fdatasync", "sqlite-normal"})
+"""Columns that do less than what is compared: they look nothing up, or are not durable on return."""
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ class EvlogStore(Peer):
         results = self._store.append_many(
             [(stream, [NewEvent(type, data, id=id)]) for stream, type, id, data in batch],
         )
-        return sum(result.duplicate for result in results)
+        return len(results) if results[-1].duplicate else 0  # all of an append is known, or nothing
 
     def scan(self) -> int:
         return count(self._store.read_all())

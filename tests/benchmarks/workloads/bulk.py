@@ -1,7 +1,7 @@
 """Bulk append: batches of 1,000, durable each, an id each; then what the files occupy.
 
-Slices of batches take turns between the peers. A sample is a whole build, so that checkpoints and rolls are in
-it; the checkpoint at the end is shown apart. The stores stay for the workloads that read.
+Slices of batches take turns between the peers. A sample is a whole build, so that checkpoints and rolls are
+in it; the checkpoint at the end is shown apart. The stores stay for the workloads that read.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _SLICE = 20
 
 
 def run(run: Run) -> Report:
-    """Append `sizes.bulk` events to each peer with random ids, and a fifth of that with ids in order of time."""
+    """Append `sizes.bulk` events to each peer with random ids, then a fifth with ids in order of time."""
     events, streams = run.sizes.bulk, run.sizes.bulk_streams
     title = f"append, batches of {BATCH_EVENTS:,}, {events:,} events, {streams:,} streams"
     report = Report("bulk", title, settings=run.settings())
