@@ -3,6 +3,7 @@
 from evlog._version import __version__
 from evlog.batch import ANY, NO_STREAM, STREAM_EXISTS, BatchResult
 from evlog.catalog import StoreInfo, StreamInfo
+from evlog.checkpoint import Filter, ParkedEvent
 from evlog.errors import (
     AppendTooLarge,
     CorruptionError,
@@ -21,13 +22,17 @@ from evlog.errors import (
     StoreNotFound,
     StreamNotFound,
     StreamTombstoned,
+    SubscriptionBusy,
+    SubscriptionNotFound,
     UnsupportedFormat,
     WrongExpectedVersion,
 )
 from evlog.events import Event, NewEvent, idempotency_id
+from evlog.follow import Subscription, wait_for_store
 from evlog.policies import Retention
 from evlog.recovery import TornTail
 from evlog.store import AppendResult, EventStore, exists, open
+from evlog.subscriptions import ReplayResult, SubscriptionInfo
 from evlog.visibility import PolicyInfo
 
 __all__ = [
@@ -42,6 +47,7 @@ __all__ = [
     "EventStore",
     "EventTooLarge",
     "EvlogError",
+    "Filter",
     "IdConflict",
     "InvalidArgument",
     "InvalidEvent",
@@ -49,7 +55,9 @@ __all__ = [
     "LockTimeout",
     "NewEvent",
     "NotAStore",
+    "ParkedEvent",
     "PolicyInfo",
+    "ReplayResult",
     "Retention",
     "StoreAccessDenied",
     "StoreClosed",
@@ -60,6 +68,10 @@ __all__ = [
     "StreamInfo",
     "StreamNotFound",
     "StreamTombstoned",
+    "Subscription",
+    "SubscriptionBusy",
+    "SubscriptionInfo",
+    "SubscriptionNotFound",
     "TornTail",
     "UnsupportedFormat",
     "WrongExpectedVersion",
@@ -67,4 +79,5 @@ __all__ = [
     "exists",
     "idempotency_id",
     "open",
+    "wait_for_store",
 ]

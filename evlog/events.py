@@ -181,11 +181,9 @@ def check_stream_name(stream: str) -> str:
 def check_readable_name(stream: str) -> str:
     """Return the name if a stream may have it, reserved or not, or raise InvalidStreamName."""
     name = stream
-    if isinstance(stream, str) and stream.startswith(
-        METADATA_PREFIX
-    ):  # what it speaks of has the usual length
-        name = stream.removeprefix(CATEGORY_PREFIX).removeprefix(METADATA_PREFIX)
-    reason = _name_fault(name)
+    if isinstance(stream, str) and stream.startswith(METADATA_PREFIX):
+        name = stream.removeprefix(CATEGORY_PREFIX).removeprefix(METADATA_PREFIX)  # that has the usual length
+    reason = maybe_name_fault(name)
     if reason is not None:
         raise InvalidStreamName(stream, reason)
     return stream
@@ -193,13 +191,14 @@ def check_readable_name(stream: str) -> str:
 
 def check_type(type: str) -> str:
     """Return the event type, or raise InvalidEvent saying what is wrong with it."""
-    reason = _name_fault(type)
+    reason = maybe_name_fault(type)
     if reason is not None:
         raise InvalidEvent("type", f"{reason}; use 1 to 255 bytes of printable UTF-8")
     return type
 
 
-def _name_fault(name: object) -> str | None:
+def maybe_name_fault(name: object, max_bytes: int = MAX_NAME_BYTES) -> str | None:
+    """What is wrong with a name that has to be short, printable UTF-8; None if nothing."""
     if not isinstance(name, str):
         return f"is a {name.__class__.__name__}, not a str"
     if not name:
@@ -208,7 +207,7 @@ def _name_fault(name: object) -> str | None:
         size_bytes = len(name.encode())
     except UnicodeEncodeError:
         return "is not valid Unicode (a lone surrogate)"
-    if size_bytes > MAX_NAME_BYTES:
+    if size_bytes > max_bytes:
         return f"is {size_bytes} bytes long"
     if _CONTROL.search(name):
         return "has a control character or line break in it"

@@ -18,7 +18,7 @@ from evlog.active import ActiveSegment
 from evlog.disk import MAPS_KEEP_DESCRIPTORS, ReadFile
 from evlog.errors import CorruptionError
 from evlog.events import Record
-from evlog.format import KIND_IDS, KIND_STREAMS, MARKS_BYTES, Marks, decode_marks
+from evlog.format import KIND_IDS, KIND_STREAMS, MARK_BYTES, MARKS_BYTES, Marks, decode_marks
 from evlog.index import ColumnIndex, Entries, SealedIndex
 from evlog.known import IdTable, StreamTable
 from evlog.lock import leave_at_fork
@@ -260,12 +260,23 @@ class Log:
 
     def marks(self) -> Marks:
         """How far the active log is written, acknowledged and synced, by the file `durable`."""
+        return decode_marks(self._read_marks(), self.active.segment.tag)
+
+    def pulse(self) -> tuple[Stamp, bytes]:
+        """What differs from before whenever something was acknowledged, rolled or compacted meanwhile.
+
+        Raises:
+            StoreNotFound: the store is gone.
+        """
+        return read_stamp(self.store), self._read_marks()[MARK_BYTES:]  # all but how far it is written
+
+    def _read_marks(self) -> bytes:
         if self._marks_file is None:
             try:
                 self._marks_file = ReadFile(paths.durable_path(self.store))
             except FileNotFoundError:
-                return decode_marks(b"", 0)
-        return decode_marks(self._marks_file.read(MARKS_BYTES, 0), self.active.segment.tag)
+                return b""
+        return self._marks_file.read(MARKS_BYTES, 0)
 
     def durable_offset(self) -> int:
         """How far the active log is known to be synced, in bytes; 0 if that is not known."""
@@ -274,7 +285,14 @@ class Log:
     def acknowledged_position(self) -> int:
         """The last position up to which all is known to be acknowledged, of what the last refresh took in."""
         active = self.active
-        return active.first_position - 1 + active.segment.count_before(self.marks().acknowledged_offset)
+        offset = max(self.marks().acknowledged_offset, active.segment.durable)
+        return active.first_position - 1 + active.segment.count_before(offset)
+
+    def durable_position(self) -> int:
+        """The last position up to which no power loss can take anything back."""
+        active = self.active
+        offset = max(self.marks().durable_offset, active.segment.durable)
+        return active.first_position - 1 + active.segment.count_before(offset)
 
     def stream_parts(self, stream_hash: int) -> Iterator[Part]:
         """The segments that the stream may be in, newest first."""
