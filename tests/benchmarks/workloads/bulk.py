@@ -1,11 +1,12 @@
 """Bulk append: batches of 1,000, durable each, an id each; then what the files occupy.
 
-Slices of batches take turns between the peers. A sample is a whole build, so that checkpoints and rolls are
+Slices of batches take turns between the peers, each with nothing of the others' left to be written. A sample is a whole build, so that checkpoints and rolls are
 in it; the checkpoint at the end is shown apart. The stores stay for the workloads that read.
 """
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -15,7 +16,7 @@ from tests.benchmarks.measure import BEST, Figure, Report, Target, disk_bytes, s
 from tests.benchmarks.peers import Peer
 from tests.benchmarks.run import Run
 
-_SLICE = 20
+_SLICE = 50
 
 
 def run(run: Run) -> Report:
@@ -54,6 +55,7 @@ def _build(run: Run, dataset: Dataset, directories: dict[str, Path]) -> dict[str
         while batch_slice := list(islice(batches, _SLICE)):
             turn += 1
             for name in list(peers)[:: 1 if turn % 2 else -1]:
+                os.sync()  # a sync may have to wait for what anybody wrote
                 seconds[name] += seconds_of(partial(_append_all, peers[name], batch_slice))
         return {name: (seconds[name], seconds_of(peer.settle)) for name, peer in peers.items()}
 
