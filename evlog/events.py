@@ -42,7 +42,7 @@ METADATA_PREFIX: Final = "$$"
 CATEGORY_PREFIX: Final = "$$$ce-"
 
 _class_of: Final = attrgetter("__class__")
-_fields_of: Final = attrgetter("type", "id", "data", "metadata", "content_type")
+_FIELDS: Final = tuple(map(attrgetter, ("type", "id", "data", "metadata", "content_type")))
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _LINE_BREAKS_TO_SPACES: Final = bytes.maketrans(b"\r\n", b"  ")
@@ -267,7 +267,8 @@ def _encode_alike(events: Sequence[NewEvent]) -> tuple[list[EncodedEvent], Seque
     """Encode a bulk load by columns, in C; None if some event is not JSON in bytes with an id in bytes."""
     if set(map(_class_of, events)) != {NewEvent}:
         return None
-    types, ids, datas, metadatas, content_types = zip(*map(_fields_of, events), strict=True)
+    # A list for each field, rather than a tuple for each event, which the garbage collector would look at.
+    types, ids, datas, metadatas, content_types = ([*map(field, events)] for field in _FIELDS)
     alike = (
         set(map(_class_of, datas)) == set(map(_class_of, ids)) == {bytes}
         and metadatas.count(None) == content_types.count("json") == len(ids)

@@ -154,7 +154,7 @@ def test_events_of_one_form_are_encoded_as_each_of_them_alone(odd: NewEvent | No
         events[at] = odd
     encoded, unchecked = ev._encode_each(events)
     assert encode_events(events) == encoded
-    assert (ev._encode_alike(events) == (encoded, tuple(unchecked))) is (odd is None)
+    assert (ev._encode_alike(events) == (encoded, unchecked)) is (odd is None)
 
 
 @pytest.mark.parametrize(

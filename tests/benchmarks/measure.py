@@ -125,8 +125,9 @@ class Report:
 
 
 def seconds_of(work: Callable[[], object]) -> float:
-    """The wall time of one call, with little garbage left over from before it."""
+    """The wall time of one call, with nothing for the garbage collector to look at that came before it."""
     gc.collect(1)  # a full collection would cost more than most of what is measured
+    gc.freeze()  # what other peers imported or hold would be looked at in the time of this one
     start = time.perf_counter()
     work()
     return time.perf_counter() - start

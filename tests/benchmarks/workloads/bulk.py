@@ -1,7 +1,8 @@
 """Bulk append: batches of 1,000, durable each, an id each; then what the files occupy.
 
-Slices of batches take turns between the peers, each with nothing of the others' left to be written. A sample is a whole build, so that checkpoints and rolls are
-in it; the checkpoint at the end is shown apart. The stores stay for the workloads that read.
+Slices of batches take turns between the peers, each with nothing of the others' left to be written. A sample
+is a whole build, so that checkpoints and rolls are in it; the checkpoint at the end is shown apart. The
+stores stay for the workloads that read.
 """
 
 from __future__ import annotations
