@@ -147,6 +147,7 @@ class Subscription:
         self.acknowledge()
         if self._closed:
             return None
+        self._maybe_save()
         deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
         while True:
             try:
@@ -158,7 +159,6 @@ class Subscription:
                 self._handed = event
                 return event
             self._scanned = max(self._scanned, self._piece_end)
-            self._maybe_save()
             if self._begin_piece():
                 continue
             if self._end is not None or not self._wait_for_news(deadline):

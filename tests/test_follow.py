@@ -523,15 +523,16 @@ def test_under_a_busy_writer_it_looks_every_ten_milliseconds(store: EventStore, 
         count += 1
         fill_from(store, count)
 
-    def append_meanwhile(seconds: float) -> None:
-        for _ in range(max(1, int(seconds * 1000))):
-            append()
-
     with store.subscribe() as subscription:
         script.steps = [append] * 1000
         for _ in range(3):  # news upon news
             assert subscription.next_event(LONG_SECONDS) is not None
-        script.during_sleep = append_meanwhile
+
+        def append_every_millisecond(seconds: float) -> None:
+            for _ in range(max(1, int(seconds * 1000))):
+                append()
+
+        script.during_sleep = append_every_millisecond
         script.sleeps.clear()
         while script.now < 1000.5:
             assert subscription.next_event(LONG_SECONDS) is not None
