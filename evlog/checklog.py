@@ -505,10 +505,18 @@ class LogCheck:
             self._find(kinds.LENGTH, min(size, info.log_bytes), None, detail)
         if self.damages or self.findings:
             return
-        found = (self.count, self.last_position, self._crc, self.first_time_us, self.last_time_us)
-        named = (info.events, info.last_position, info.offsets_crc, info.first_time_us, info.last_time_us)
+        found: tuple[object, ...] = (self.count, self._crc)
+        named: tuple[object, ...] = (info.events, info.offsets_crc)
+        if info.generation:  # what a compaction left lies within what was there
+            bounds = info.last_position, info.first_time_us, info.last_time_us
+            found += (min(self.last_position, bounds[0]), max(self.first_time_us, bounds[1] if self.count else 0))
+            found += (min(self.last_time_us, bounds[2]),)
+            named += (self.last_position, self.first_time_us, self.last_time_us)
+        else:
+            found += (self.last_position, self.first_time_us, self.last_time_us)
+            named += (info.last_position, info.first_time_us, info.last_time_us)
         if found != named:
-            what = ("events", "last position", "CRC of the entries", "first time", "last time")
+            what = ("events", "CRC of the entries", "last position", "first time", "last time")
             pairs = zip(what, found, named, strict=True)
             wrong = [f"{name} {has}, not {says}" for name, has, says in pairs if has != says]
             detail = f"the log is not what the manifest says of it: {', '.join(wrong)}"

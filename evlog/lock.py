@@ -14,9 +14,11 @@ import os
 import threading
 import time
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
-from evlog.disk import DISK, Disk, WriteFile, error_for
+from evlog.disk import DISK, Disk, ReadFile, WriteFile, error_for
 from evlog.errors import LockTimeout
 
 try:
@@ -164,6 +166,33 @@ class FileLock:
         except BaseException:
             waiter.abandon()
             raise
+
+
+@contextmanager
+def held_shared(path: str, timeout_seconds: float) -> Iterator[bool]:
+    """Keep writers out for a moment, for who may only read; whether that succeeded.
+
+    It does not where somebody holds the lock for longer than that. Without a lock file there is no writer.
+    """
+    try:
+        file = ReadFile(path)
+    except FileNotFoundError:
+        yield True
+        return
+    waiter = threading.Thread(target=_lock_shared, args=(file.fd,), name="evlog-lock", daemon=True)
+    waiter.start()
+    waiter.join(timeout_seconds)
+    if waiter.is_alive():
+        _abandoned.append((waiter, file))  # whose thread still waits with the descriptor
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        _unlock(file.fd)
+
+
+_abandoned: list[tuple[threading.Thread, ReadFile]] = []
 
 
 class _Waiter:
