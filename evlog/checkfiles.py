@@ -49,6 +49,8 @@ class Look(NamedTuple):
     store: str
     manifest: Manifest
     active_bytes: int
+    offsets_bytes: int
+    """of the active segment"""
     synced: int
     settled: bool
     """whether no writer was at work meanwhile: then what is unfinished was left so by a crash"""
@@ -80,13 +82,18 @@ def look(store: str) -> Look:
     with held_shared(paths.lock_path(store), _LOCK_SECONDS) as settled:
         manifest = _read_manifest(store)
         active = manifest.segments[-1]
-        try:
-            active_bytes = os.stat(_segment_path(store, active, "log")).st_size
-        except FileNotFoundError:
-            active_bytes = 0
+        active_bytes = _size(_segment_path(store, active, "log"))
+        offsets_bytes = _size(_segment_path(store, active, "offsets"))
         findings: list[Finding] = []
         synced = _check_marks(store, manifest, active_bytes, findings)
-    return Look(store, manifest, active_bytes, synced, settled, findings)
+    return Look(store, manifest, active_bytes, offsets_bytes, synced, settled, findings)
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _read_manifest(store: str) -> Manifest:
@@ -218,7 +225,7 @@ def file_bytes(look: Look) -> int:
     for info in look.manifest.segments:
         for suffix in paths.SUFFIXES:
             try:
-                total += os.stat(_segment_path(look.store, info, suffix)).st_size
+                total += _size(_segment_path(look.store, info, suffix))
             except OSError:
                 continue
     return total

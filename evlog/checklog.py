@@ -120,8 +120,9 @@ class LogCheck:
         self.last_time_us = 0
         self.last_position = info.first_position - 1
         self._log = ReadFile(segment.log_path)
-        self._size = size
+        self._size = min(size, self._log.size())
         self._synced = synced
+        self.vouched = 0  # how far frames' headers say that it was synced when they were written
         self._pin_position = pin_position
         self._file = segment.log_path[len(store) + 1 :]
         self._offsets_name = segment.offsets_path[len(store) + 1 :]
@@ -195,7 +196,7 @@ class LogCheck:
             body_at = place + FRAME_HEADER_BYTES
             end = body_at + header.length
             if end > length:
-                if at + end > size or at + length < self._window_at + length:
+                if at + end > size:
                     return frames, _WINDOW_BYTES, "a frame is cut off"
                 return frames, max(_WINDOW_BYTES, FRAME_HEADER_BYTES + header.length), None
             frames.append(Frame(at + place, header, view[body_at:end]))
@@ -206,7 +207,7 @@ class LogCheck:
         """Check the bodies; the offset behind the last, or -1 where what follows was never acknowledged."""
         sound: list[Frame] = []
         for frame in frames:
-            self._synced = max(self._synced, frame.header.durable)
+            self.vouched = max(self.vouched, frame.header.durable)
             if crc32(frame.body) == frame.header.body_crc:
                 sound.append(frame)
                 continue
@@ -386,7 +387,7 @@ class LogCheck:
         if self.info.sealed:
             return False
         later = [header.durable for _, header in self._sound_headers(at + 1)]
-        if max([self._synced, *later]) > at:
+        if max([self._synced, self.vouched, *later]) > at:
             return False
         self.tail_bytes = self._size - at
         return True

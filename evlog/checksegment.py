@@ -59,6 +59,8 @@ class SegmentCheck(NamedTuple):
     digest: bytes
     pinned_digest: bytes
     tail_bytes: int
+    vouched: int
+    """how far the log's own headers say that it is synced"""
     damaged: bool
     entries_known: bool
     offsets_sound: bool
@@ -95,6 +97,7 @@ def check_segment(task: SegmentTask) -> SegmentCheck:
         digest=log.digest(),
         pinned_digest=log.pinned_digest or b"",
         tail_bytes=log.tail_bytes,
+        vouched=log.vouched,
         damaged=bool(log.damages),
         entries_known=log.entries_known,
         offsets_sound=log.offsets_sound,
@@ -145,7 +148,7 @@ def missing_segment(task: SegmentTask) -> SegmentCheck:
     known = _offsets_as_sealed(task)
     return SegmentCheck(
         [finding], 0, info.events, FILE_HEADER_BYTES, info.last_position or info.first_position - 1, 0, 0,
-        info.offsets_crc, _UNREADABLE, _UNREADABLE, 0, True, known, known, [], [],
+        info.offsets_crc, _UNREADABLE, _UNREADABLE, 0, 0, True, known, known, [], [],
     )  # fmt: skip
 
 

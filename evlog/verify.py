@@ -24,7 +24,6 @@ from evlog.checkfiles import (
     look,
     look_at_checkpoints,
 )
-from evlog.checkindex import SUFFIXES
 from evlog.checksegment import SegmentCheck, SegmentTask, check_segment, missing_segment
 from evlog.crosscheck import (
     FOLD_END,
@@ -39,6 +38,7 @@ from evlog.crosscheck import (
 from evlog.digest import Pin, chain_digests
 from evlog.errors import CorruptionError
 from evlog.findings import Finding, VerifyReport
+from evlog.format import ENTRY_BYTES, FILE_HEADER_BYTES
 from evlog.history import explain_compaction
 from evlog.log import Log
 from evlog.workers import Workers, core_count
@@ -209,16 +209,30 @@ def _settled_findings(seen: Look, task: SegmentTask, check: SegmentCheck) -> lis
     if not task.info.sealed:
         if not seen.settled:  # entries come after their frame
             findings = [finding for finding in findings if finding.kind != kinds.LENGTH]
-        elif check.tail_bytes:
-            detail = f"{check.tail_bytes} bytes of an append that was never acknowledged; the next writer cuts them"
-            position = check.last_position + 1
-            findings.append(Finding(kinds.TAIL, f"{task.name}.log", check.end, position, detail))
-        if task.size < seen.synced and not check.damaged and check.events:
-            detail = f"the log ends, though it was synced up to offset {seen.synced}"
-            findings.append(Finding(kinds.FRAME, f"{task.name}.log", check.end, check.last_position + 1, detail))
-        elif check.end < seen.synced and not check.damaged:
-            detail = f"the log ends, though it was synced up to offset {seen.synced}"
-            findings.append(Finding(kinds.FRAME, f"{task.name}.log", check.end, check.last_position + 1, detail))
+        findings += _check_end(seen, task, check)
+    return findings
+
+
+def _check_end(seen: Look, task: SegmentTask, check: SegmentCheck) -> list[Finding]:
+    """The end of the active log: what a crash left there, and what must be there and is not."""
+    log, offsets = f"{task.name}.log", f"{task.name}.offsets"
+    position = check.last_position + 1
+    findings = []
+    if check.end < seen.synced and not check.damaged:
+        detail = f"the log ends, though it was synced up to offset {seen.synced}"
+        findings.append(Finding(kinds.FRAME, log, check.end, position, detail))
+    if not seen.settled:
+        return findings
+    if check.tail_bytes:
+        detail = f"{check.tail_bytes} bytes of an append that was never acknowledged; the next writer cuts them"
+        findings.append(Finding(kinds.TAIL, log, check.end, position, detail))
+    wanted = FILE_HEADER_BYTES + check.count * ENTRY_BYTES
+    if seen.offsets_bytes > wanted and not check.damaged:
+        detail = f"it has {seen.offsets_bytes} bytes, not {wanted}; it is derived, nothing is lost"
+        findings.append(Finding(kinds.LENGTH, offsets, wanted, None, detail))
+    if seen.synced < check.vouched > FILE_HEADER_BYTES:
+        detail = f"its mark says less than the log's own headers: it was synced up to offset {check.vouched}"
+        findings.append(Finding(kinds.MARK, paths.DURABLE, None, None, detail))
     return findings
 
 
@@ -290,5 +304,3 @@ def _as_finding(store: str, damage: CorruptionError) -> Finding:
     file = damage.path.removeprefix(store + "/")
     return Finding(kinds.FRAME, file, damage.offset, damage.position, damage.detail)
 
-
-__all__ = ["SUFFIXES", "Progress", "verify_store"]
