@@ -24,8 +24,9 @@ from evlog.errors import (
     WrongExpectedVersion,
 )
 from evlog.events import Event, NewEvent, idempotency_id
+from evlog.findings import Finding, Loss, VerifyReport
 from evlog.recovery import TornTail
-from evlog.store import AppendResult, EventStore, exists, open
+from evlog.store import AppendResult, EventStore, exists, open, repair_store, salvage_store, verify_store
 
 __all__ = [
     "ANY",
@@ -39,11 +40,13 @@ __all__ = [
     "EventStore",
     "EventTooLarge",
     "EvlogError",
+    "Finding",
     "IdConflict",
     "InvalidArgument",
     "InvalidEvent",
     "InvalidStreamName",
     "LockTimeout",
+    "Loss",
     "NewEvent",
     "NotAStore",
     "StoreAccessDenied",
@@ -56,9 +59,13 @@ __all__ = [
     "StreamNotFound",
     "TornTail",
     "UnsupportedFormat",
+    "VerifyReport",
     "WrongExpectedVersion",
     "__version__",
     "exists",
     "idempotency_id",
     "open",
+    "repair_store",
+    "salvage_store",
+    "verify_store",
 ]

@@ -25,6 +25,7 @@ from evlog.format import (
     DURABLE_MAGIC,
     ENTRY_BYTES,
     FILE_HEADER_BYTES,
+    KIND_OFFSETS,
     MARK_BYTES,
     WRITTEN_MAGIC,
     FormatFault,
@@ -250,14 +251,11 @@ def check_sizes(look: Look) -> list[Finding]:
     for task in look.tasks():
         info = task.info
         header = Segment(look.store, task.store_id, info).header
-        sizes = [(".log", header, info.log_bytes)] if info.sealed else [(".log", header, None)]
-        for kind, suffix in ((2, ".offsets"),):
-            wanted = FILE_HEADER_BYTES + info.events * ENTRY_BYTES if info.sealed else None
-            sizes.append((suffix, header._replace(kind=kind), wanted))
-        for suffix, expected, size in sizes:
-            finding = _check_size(task, suffix, expected, size)
-            if finding is not None:
-                findings.append(finding)
+        log_bytes = info.log_bytes if info.sealed else None
+        offsets_bytes = FILE_HEADER_BYTES + info.events * ENTRY_BYTES if info.sealed else None
+        log = _check_size(task, ".log", header, log_bytes)
+        offsets = _check_size(task, ".offsets", header._replace(kind=KIND_OFFSETS), offsets_bytes)
+        findings += [finding for finding in (log, offsets) if finding is not None]
         for kind, suffix in SUFFIXES.items() if info.sealed else ():
             name = f"{task.name}.{suffix}"
             try:
@@ -287,7 +285,9 @@ def _check_size(task: SegmentTask, suffix: str, expected: object, wanted: int | 
         return Finding(kinds.HEADER, name, 0, None, f"its header names another store or segment{note}")
     size = file.size()
     if wanted is not None and size != wanted:
-        return Finding(kinds.LENGTH, name, min(size, wanted), None, f"it has {size} bytes, not {wanted}{note}")
+        return Finding(
+            kinds.LENGTH, name, min(size, wanted), None, f"it has {size} bytes, not {wanted}{note}"
+        )
     return None
 
 
@@ -300,7 +300,9 @@ def check_gone(task: SegmentTask) -> Finding | None:
     try:
         file = ReadFile(f"{task.path}.gone")
     except FileNotFoundError:
-        return Finding(kinds.MISSING, name, None, None, "it is missing: ids of compacted events are forgotten")
+        return Finding(
+            kinds.MISSING, name, None, None, "it is missing: ids of compacted events are forgotten"
+        )
     if file.size() != size:
         detail = f"it has {file.size()} bytes, {size} were written"
         return Finding(kinds.LENGTH, name, min(file.size(), size), None, detail)
@@ -309,7 +311,9 @@ def check_gone(task: SegmentTask) -> Finding | None:
         found = crc32(piece, found)
         at += len(piece)
     if found != crc:
-        return Finding(kinds.INDEX, name, None, None, "it fails its CRC: ids of compacted events may be wrong")
+        return Finding(
+            kinds.INDEX, name, None, None, "it fails its CRC: ids of compacted events may be wrong"
+        )
     return None
 
 

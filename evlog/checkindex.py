@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
-from itertools import chain, compress, repeat
+from itertools import chain, compress, pairwise, repeat
 from operator import eq, ge, itemgetter, sub
 from typing import Final, NamedTuple
 
@@ -57,7 +57,9 @@ class IndexWrong(Exception):
         self.offset = offset
 
 
-def check_index(path: str, name: str, expected: FileHeader, entries: Entries) -> tuple[Finding | None, Postings]:
+def check_index(
+    path: str, name: str, expected: FileHeader, entries: Entries
+) -> tuple[Finding | None, Postings]:
     """Check one sorted index; what is wrong with it, and its content as it must be.
 
     Args:
@@ -104,7 +106,9 @@ def _checked_header(file: ReadFile, expected: FileHeader) -> FileHeader:
     except (FormatFault, EvlogError) as fault:
         raise IndexWrong(kinds.HEADER, 0, str(fault)) from None
     if header._replace(keys=0, postings=0) != expected:
-        raise IndexWrong(kinds.HEADER, 0, "its header names another store, segment or source: swapped or stale")
+        raise IndexWrong(
+            kinds.HEADER, 0, "its header names another store, segment or source: swapped or stale"
+        )
     shape = sorted_shape(header.kind, header.keys, header.postings)
     size = file.size()
     if size != shape.file_bytes:
@@ -123,9 +127,9 @@ def _read_postings(path: str, expected: FileHeader) -> Postings:
         bad = next(at for at in range(0, len(found), 4) if found[at : at + 4] != crcs[at : at + 4])
         offset = FILE_HEADER_BYTES + bad // 4 * PAGE_BYTES
         raise IndexWrong(kinds.INDEX, offset, "a page of it fails its CRC")
-    code = "I" if header.kind == KIND_IDS else "Q"
+    keys = raw[shape.keys_at : shape.starts_at]
     return Postings(
-        raw[shape.keys_at : shape.starts_at].cast(code).tolist(),
+        (keys.cast("I") if header.kind == KIND_IDS else keys.cast("Q")).tolist(),
         raw[shape.starts_at : shape.postings_at].cast("I").tolist(),
         raw[shape.postings_at : shape.crcs_at].cast("I").tolist(),
     )
@@ -184,7 +188,7 @@ def odd_streams(streams: Postings, versions: Sequence[int], *, gaps: bool) -> li
     if not gaps and own == tuple(chain.from_iterable(map(range, firsts, ends))):
         return []
     odd = []
-    for start, end in zip(starts, starts[1:], strict=False):
+    for start, end in pairwise(starts):
         its = own[start:end]
         for at in range(1, len(its)):
             if its[at] <= its[at - 1] or (not gaps and its[at] != its[at - 1] + 1):

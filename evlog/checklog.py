@@ -31,7 +31,6 @@ from evlog.format import (
     FRAME_HEADER_BYTES,
     FRAME_MAGIC,
     KIND_OFFSETS,
-    FileHeader,
     FormatFault,
     FrameHeader,
     NewerFormat,
@@ -102,7 +101,13 @@ class LogCheck:
     """
 
     def __init__(
-        self, store: str, store_id: bytes, info: SegmentInfo, size: int, synced: int = 0, pin_position: int = 0
+        self,
+        store: str,
+        store_id: bytes,
+        info: SegmentInfo,
+        size: int,
+        synced: int = 0,
+        pin_position: int = 0,
     ) -> None:
         segment = Segment(store, store_id, info)
         self.info = info
@@ -340,7 +345,9 @@ class LogCheck:
             file = ReadFile(path)
             found = decode_file_header(file.read(FILE_HEADER_BYTES, 0))
         except FileNotFoundError:
-            self._find(kinds.MISSING, None, None, "it is missing; it is derived, nothing is lost", offsets=True)
+            self._find(
+                kinds.MISSING, None, None, "it is missing; it is derived, nothing is lost", offsets=True
+            )
         except NewerFormat as newer:
             self._find(kinds.HEADER, 0, None, f"its header is of format {newer.found}", offsets=True)
         except (FormatFault, EvlogError) as fault:
@@ -411,7 +418,7 @@ class LogCheck:
     def _account_for_damage(
         self, start: int, end: int, damaged: FrameHeader | None, following: FrameHeader | None = None
     ) -> None:
-        """Count the events that stood between two offsets, and take their entries from .offsets if it can be."""
+        """Count the events between two offsets; take their entries from .offsets, if that has them."""
         rows = self._entries_between(start, end)
         if damaged is not None:
             events = damaged.events
@@ -510,7 +517,10 @@ class LogCheck:
         named: tuple[object, ...] = (info.events, info.offsets_crc)
         if info.generation:  # what a compaction left lies within what was there
             bounds = info.last_position, info.first_time_us, info.last_time_us
-            found += (min(self.last_position, bounds[0]), max(self.first_time_us, bounds[1] if self.count else 0))
+            found += (
+                min(self.last_position, bounds[0]),
+                max(self.first_time_us, bounds[1] if self.count else 0),
+            )
             found += (min(self.last_time_us, bounds[2]),)
             named += (self.last_position, self.first_time_us, self.last_time_us)
         else:

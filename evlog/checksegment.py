@@ -49,7 +49,7 @@ class SegmentCheck(NamedTuple):
     findings: list[Finding]
     events: int
     """whole events"""
-    count: int
+    entry_count: int
     """entries, those of damaged events included where they are known"""
     end: int
     last_position: int
@@ -88,7 +88,7 @@ def check_segment(task: SegmentTask) -> SegmentCheck:
     return SegmentCheck(
         findings=findings,
         events=log.whole_events,
-        count=log.count,
+        entry_count=log.count,
         end=log.end,
         last_position=log.last_position,
         first_time_us=log.first_time_us,
@@ -106,9 +106,7 @@ def check_segment(task: SegmentTask) -> SegmentCheck:
     )
 
 
-def _check_sealed(
-    task: SegmentTask, entries: bytes, findings: list[Finding], sound: list[int]
-) -> list[int]:
+def _check_sealed(task: SegmentTask, entries: bytes, findings: list[Finding], sound: list[int]) -> list[int]:
     """Check the sorted indexes; the hashes of the streams with odd versions."""
     info = task.info
     header = Segment(task.store, task.store_id, info).header._replace(source_crc=info.offsets_crc)

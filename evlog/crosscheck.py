@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from itertools import repeat
+from itertools import pairwise, repeat
 from operator import sub
 from typing import Final, NamedTuple
 from zlib import crc32
@@ -44,7 +44,7 @@ class Known(NamedTuple):
     """A segment that was checked by itself, and what of its files is to be believed."""
 
     task: SegmentTask
-    count: int
+    entry_count: int
     entries_known: bool
     offsets_sound: bool
     sound_indexes: Sequence[int]
@@ -63,12 +63,16 @@ class Segments:
     def __iter__(self) -> Iterator[tuple[int, Known]]:
         return iter(enumerate(self._segments))
 
+    def task(self, place: int) -> SegmentTask:
+        """Which segment stands at the place."""
+        return self._segments[place].task
+
     def entries(self, place: int) -> bytes | memoryview | None:
         """The entries of a segment; None where nothing knows them."""
         segment = self._segments[place]
         if not segment.entries_known:
             return None
-        task, size = segment.task, segment.count * ENTRY_BYTES
+        task, size = segment.task, segment.entry_count * ENTRY_BYTES
         if segment.offsets_sound and task.info.sealed:
             return map_file(f"{task.path}.offsets")[FILE_HEADER_BYTES : FILE_HEADER_BYTES + size]
         if place not in self._entries:
@@ -80,7 +84,7 @@ class Segments:
     def _read_entries(self, segment: Known) -> bytes:
         task = segment.task
         if segment.offsets_sound:
-            return ReadFile(f"{task.path}.offsets").read(segment.count * ENTRY_BYTES, FILE_HEADER_BYTES)
+            return ReadFile(f"{task.path}.offsets").read(segment.entry_count * ENTRY_BYTES, FILE_HEADER_BYTES)
         return bytes(LogCheck(task.store, task.store_id, task.info, task.size, task.synced).run().entries)
 
     def streams(self, place: int, low: int, high: int) -> Postings:
@@ -157,7 +161,7 @@ def ranges(events: int, end: int) -> list[tuple[int, int]]:
     """`end` cut into ranges that hold about KEYS_AT_ONCE of so many evenly spread keys."""
     parts = -(-events // KEYS_AT_ONCE) or 1
     bounds = [end * part // parts for part in range(parts + 1)]
-    return list(zip(bounds, bounds[1:], strict=False))
+    return list(pairwise(bounds))
 
 
 # --- versions
@@ -181,7 +185,9 @@ def odd_streams_between(segments: Segments, low: int, high: int) -> list[int]:
         ends = [versions[numbers[end - 1]] for end in starts[1:]]
         steps = list(map(sub, firsts, map(last.get, keys, repeat(0))))
         if steps.count(1) != len(steps):
-            odd.update(key for key, step in zip(keys, steps, strict=True) if step < 1 or (step > 1 and not gaps))
+            odd.update(
+                key for key, step in zip(keys, steps, strict=True) if step < 1 or (step > 1 and not gaps)
+            )
         last.update(zip(keys, ends, strict=True))
     return sorted(odd)
 
@@ -225,7 +231,7 @@ def check_ids_between(segments: Segments, low: int, high: int) -> list[Finding]:
     if len(set(together)) == len(together):
         return []
     together.sort()  # runs that are sorted already
-    twice = sorted({one for one, next in zip(together, together[1:], strict=False) if one == next})
+    twice = sorted({one for one, next in pairwise(together) if one == next})
     found: list[Finding] = []
     for upper in twice:
         found += _check_fold(segments, upper)
@@ -252,7 +258,7 @@ def _check_fold(segments: Segments, upper: int) -> list[Finding]:
             record, offset = read
             position, id = record[0], record[4]
             if id in first:
-                name = segments._segments[place].task.name
+                name = segments.task(place).name
                 detail = f"id {id_text(id)} is that of position {first[id]} already"
                 found.append(Finding(kinds.ID, f"{name}.log", offset, position, detail))
             else:

@@ -35,7 +35,9 @@ def parse_pin(text: str) -> Pin:
     """
     match = _PIN.fullmatch(text.strip())
     if match is None:
-        raise InvalidArgument(f"{text!r} is no POSITION:DIGEST; give what an earlier verify printed as digest")
+        raise InvalidArgument(
+            f"{text!r} is no POSITION:DIGEST; give what an earlier verify printed as digest"
+        )
     return Pin(int(match[1]), match[2].lower())
 
 

@@ -31,7 +31,8 @@ def explain_compaction(store: str, pin: Pin) -> str:
                 continue
             if document.get("position") == pin.position and document.get("digest") == pin.digest:
                 when = _when(event.time_us)
-                return f"history was as pinned until the compaction of {when} {_rules(document)}; pin a new digest"
+                rules = _rules(document)
+                return f"history was as pinned until it was compacted on {when} {rules}; pin a new digest"
             started = started or (event.time_us, document)
     except EvlogError:
         pass  # damage that is reported already

@@ -7,6 +7,7 @@ is believed because a reader would believe it. It is safe, and says nothing fals
 
 from __future__ import annotations
 
+import itertools
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -110,7 +111,9 @@ def _verify(store: str, *, quick: bool, pin: Pin | None, progress: Progress | No
 # --- segments
 
 
-def _check_all(tasks: Sequence[SegmentTask], progress: Progress | None) -> tuple[list[SegmentCheck], list[Finding]]:
+def _check_all(
+    tasks: Sequence[SegmentTask], progress: Progress | None
+) -> tuple[list[SegmentCheck], list[Finding]]:
     """Each segment by itself, then what holds across them."""
     total = sum(task.size for task in tasks)
     helpers = min(core_count(), len(tasks)) if total >= _BYTES_FOR_HELPERS else 0
@@ -147,7 +150,7 @@ def _check_across(
     known = [
         Known(
             task,
-            check.count,
+            check.entry_count,
             check.entries_known,
             check.offsets_sound,
             check.sound_indexes,
@@ -155,7 +158,7 @@ def _check_across(
         )
         for task, check in zip(tasks, checks, strict=True)
     ]
-    events = sum(check.count for check in checks)
+    events = sum(check.entry_count for check in checks)
     odd = {stream_hash for check in checks for stream_hash in check.odd_streams}
     streams = [(known, low, high) for low, high in ranges(events, HASH_END)]
     for _, hashes in workers.run(odd_streams_in, streams):
@@ -187,7 +190,7 @@ def _check_sequence(tasks: Sequence[SegmentTask]) -> list[Finding]:
     """Segments follow each other without a gap, but for what a compaction left out; so do their times."""
     findings = []
     compacted = any(task.info.generation for task in tasks)
-    for before, task in zip(tasks, tasks[1:], strict=False):
+    for before, task in itertools.pairwise(tasks):
         info, last = task.info, before.info
         if info.first_position != last.last_position + 1 and not compacted:
             detail = f"positions {last.last_position + 1} to {info.first_position - 1} are in no segment"
@@ -202,10 +205,10 @@ def _settled_findings(seen: Look, task: SegmentTask, check: SegmentCheck) -> lis
     """A segment's findings, without those that a writer at work explains."""
     findings = list(check.findings)
     last_sealed = seen.manifest.segments[-2] if len(seen.manifest.segments) > 1 else None
-    if task.info == last_sealed and any(finding.kind == kinds.MISSING for finding in findings):
-        if is_being_indexed(seen.store, task.info):
-            again = maybe_check_segment(task)
-            findings = list(again.findings) if again is not None else findings
+    unindexed = task.info == last_sealed and any(finding.kind == kinds.MISSING for finding in findings)
+    if unindexed and is_being_indexed(seen.store, task.info):
+        again = maybe_check_segment(task)
+        findings = list(again.findings) if again is not None else findings
     if not task.info.sealed:
         if not seen.settled:  # entries come after their frame
             findings = [finding for finding in findings if finding.kind != kinds.LENGTH]
@@ -224,9 +227,9 @@ def _check_end(seen: Look, task: SegmentTask, check: SegmentCheck) -> list[Findi
     if not seen.settled:
         return findings
     if check.tail_bytes:
-        detail = f"{check.tail_bytes} bytes of an append that was never acknowledged; the next writer cuts them"
+        detail = _torn(check.tail_bytes)
         findings.append(Finding(kinds.TAIL, log, check.end, position, detail))
-    wanted = FILE_HEADER_BYTES + check.count * ENTRY_BYTES
+    wanted = FILE_HEADER_BYTES + check.entry_count * ENTRY_BYTES
     if seen.offsets_bytes > wanted and not check.damaged:
         detail = f"it has {seen.offsets_bytes} bytes, not {wanted}; it is derived, nothing is lost"
         findings.append(Finding(kinds.LENGTH, offsets, wanted, None, detail))
@@ -236,11 +239,15 @@ def _check_end(seen: Look, task: SegmentTask, check: SegmentCheck) -> list[Findi
     return findings
 
 
+def _torn(size: int) -> str:
+    return f"{size} bytes of an append that was never acknowledged; the next writer cuts them"
+
+
 # --- digests
 
 
 def _head_digest(seen: Look, checks: Sequence[SegmentCheck]) -> str | None:
-    logs = [check.digest for check in checks if check.count or check.damaged]
+    logs = [check.digest for check in checks if check.entry_count or check.damaged]
     return chain_digests(seen.manifest.store_id_bytes, logs) if all(logs) else None
 
 
@@ -251,7 +258,7 @@ def _check_pin(seen: Look, checks: Sequence[SegmentCheck], pin: Pin, head: int) 
     if pin.position > head:
         detail = f"the log ends at position {head}, before what was pinned"
         return [Finding(kinds.DIGEST, paths.MANIFEST, None, pin.position, detail)]
-    logs = [check.digest for check in checks[: max(place, 0)] if check.count or check.damaged]
+    logs = [check.digest for check in checks[: max(place, 0)] if check.entry_count or check.damaged]
     if pin.position:
         logs.append(checks[place].pinned_digest)
     found = chain_digests(seen.manifest.store_id_bytes, logs) if all(logs) else "unknown"
@@ -288,7 +295,7 @@ def _verify_quickly(
         if log.damage is not None:
             findings.append(_as_finding(seen.store, log.damage))
         elif active.torn_bytes and seen.settled and active.info == infos[-1]:
-            detail = f"{active.torn_bytes} bytes of an append that was never acknowledged; the next writer cuts them"
+            detail = _torn(active.torn_bytes)
             findings.append(Finding(kinds.TAIL, f"{name}.log", active.end, head + 1, detail))
         if seen.settled and active.entries_on_disk < active.count and active.info == infos[-1]:
             detail = "it does not hold the entries of the whole log; it is derived, nothing is lost"
@@ -303,4 +310,3 @@ def _verify_quickly(
 def _as_finding(store: str, damage: CorruptionError) -> Finding:
     file = damage.path.removeprefix(store + "/")
     return Finding(kinds.FRAME, file, damage.offset, damage.position, damage.detail)
-

@@ -65,7 +65,9 @@ class Workers:
                 if not done:
                     if not helper.alive:
                         self._helpers.remove(helper)
-                    result = _without_collector(function, arguments[at])  # its error, if there is one, is ours
+                        helper.end()
+                    # Should it fail here as well, the error is met where it can be handled.
+                    result = _without_collector(function, arguments[at])
                 yield at, result
 
     def close(self) -> None:
@@ -122,7 +124,9 @@ def _maybe_start() -> _Helper | None:
     """A helper, or None where no process can be started."""
     command = [sys.executable, "-c", _BOOT, *sys.path]
     try:
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0)
+        process = subprocess.Popen(  # noqa: S603 - this interpreter, with a constant program
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0
+        )
     except OSError:
         return None
     return _Helper(process)

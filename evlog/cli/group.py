@@ -29,6 +29,7 @@ COMMANDS: Final = {
     "read": "Print events, of one stream or of all.",
     "streams": "List the streams.",
     "info": "Show what is in the store: counts, bytes, positions and times.",
+    "verify": "Check every byte of the store; repair or salvage what is damaged.",
 }
 
 HELP: Final = """An event store in a directory: append-only, ordered, versioned, idempotent.

@@ -1,4 +1,4 @@
-"""Whatever is damaged, verify finds it: flipped bits, cut, removed and swapped files; and nothing in a sound store."""
+"""Whatever is damaged, verify finds it: flipped bits, cut, removed and swapped files."""
 
 from __future__ import annotations
 
@@ -12,21 +12,19 @@ import pytest
 from evlog.findings import Finding
 from evlog.verify import verify_store
 from tests.crash import recordings
-from tests.crash.check import materialise
+from tests.crash.check import materialise, open_store
 from tests.crash.damage import (
-    ACTIVE,
     DIRECTORIES,
-    DURABLE,
     MANIFEST,
-    SEALED,
     STORE,
     Files,
     flip,
     newer_header,
     read_files,
-    segment,
     sound_store,
 )
+from tests.crash.disk import World
+from tests.crash.history import History
 from tests.crash.states import State
 
 FLIPS = 1000
@@ -110,10 +108,6 @@ def test_every_swapped_pair_of_files_is_found(root: str, files: Files) -> None:
 def test_files_of_another_store_are_found(root: str, files: Files) -> None:
     with recordings.scratch() as elsewhere:
         os.mkdir(f"{elsewhere}/above")
-        from tests.crash.check import open_store
-        from tests.crash.history import History
-        from tests.crash.disk import World
-
         history = History(World(elsewhere))
         with open_store(f"{elsewhere}/{STORE}", create=True) as store:
             for appends in recordings.sample_appends(0) + recordings.sample_appends(20)[:2]:
@@ -135,15 +129,17 @@ def test_a_newer_header_is_found(root: str, files: Files) -> None:
 
 
 def test_extra_files_are_found(root: str, files: Files) -> None:
-    for name in ("00000000000000000099.0.log", "00000000000000000001.1.streams", "x.4194305.tmp", "notes.txt"):
+    for name in (
+        "00000000000000000099.0.log",
+        "00000000000000000001.1.streams",
+        "x.4194305.tmp",
+        "notes.txt",
+    ):
         path = f"{STORE}/segments/{name}"
         report = verify_store(put(root, files | {path: b"x"}))
         assert [finding.kind for finding in report.findings] == ["extra"], name
     report = verify_store(put(root, files | {f"{MANIFEST}.tmp": b"x"}))
     assert [finding.kind for finding in report.findings] == ["extra"]
-
-
-
 
 
 def test_quick_finds_what_lengths_headers_and_the_tail_show(root: str, files: Files) -> None:
