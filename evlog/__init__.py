@@ -20,13 +20,16 @@ from evlog.errors import (
     StoreIOError,
     StoreNotFound,
     StreamNotFound,
+    StreamTombstoned,
     UnsupportedFormat,
     WrongExpectedVersion,
 )
 from evlog.events import Event, NewEvent, idempotency_id
 from evlog.findings import Finding, Loss, VerifyReport
+from evlog.policies import Retention
 from evlog.recovery import TornTail
 from evlog.store import AppendResult, EventStore, exists, open, repair_store, salvage_store, verify_store
+from evlog.visibility import PolicyInfo
 
 __all__ = [
     "ANY",
@@ -49,6 +52,8 @@ __all__ = [
     "Loss",
     "NewEvent",
     "NotAStore",
+    "PolicyInfo",
+    "Retention",
     "StoreAccessDenied",
     "StoreClosed",
     "StoreFull",
@@ -57,6 +62,7 @@ __all__ = [
     "StoreNotFound",
     "StreamInfo",
     "StreamNotFound",
+    "StreamTombstoned",
     "TornTail",
     "UnsupportedFormat",
     "VerifyReport",

@@ -25,6 +25,7 @@ from evlog.format import (
     KIND_OFFSETS,
     FormatFault,
     FrameHeader,
+    Mark,
     NewerFormat,
     check_body,
     decode_file_header,
@@ -124,6 +125,24 @@ class ActiveSegment(Segment):
         self._size = size
         return True
 
+    def follow(self, mark: Mark) -> bool:
+        """Take in what a writer says that it has written behind `end`; False if that is not what is there.
+
+        Its entries suffice: they are whole if their running CRC is the mark's, and the frames that they
+        speak of were written before the mark was. Only a power loss could have parted them since.
+        """
+        fresh = mark.events - self.count
+        if fresh > 0 and self._offsets is not None:
+            rows = self._offsets.read(fresh * ENTRY_BYTES, FILE_HEADER_BYTES + self.count * ENTRY_BYTES)
+            if len(rows) < fresh * ENTRY_BYTES or crc32(rows, self.index_crc) != mark.index_crc:
+                return False
+            self.entries += rows
+            self.count = self.entries_on_disk = mark.events
+            self.index_crc = mark.index_crc
+            self.end = self._size = mark.offset
+            self._remember_frame(self._frame_offset(mark.events - 1))
+        return (self.count, self.end, self.index_crc) == (mark.events, mark.offset, mark.index_crc)
+
     def extend(self, rows: bytes, frame: bytes, header: FrameHeader, *, on_disk: bool) -> None:
         """Take in a frame that this process has just written at `end`, with its entries."""
         self._last_at, self._last_header = self.end, frame[:FRAME_HEADER_BYTES]
@@ -221,6 +240,14 @@ class ActiveSegment(Segment):
 
     def _read_last_header(self) -> bytes:
         return self._log.read(FRAME_HEADER_BYTES, self._last_at)
+
+    def count_before(self, offset: int) -> int:
+        """How many events stand in the log before the offset, a frame's end."""
+        return bisect_left(range(self.count), offset, key=self._record_offset)
+
+    def _record_offset(self, number: int) -> int:
+        offset: int = ENTRY.unpack_from(self.entries, number * ENTRY_BYTES)[2]
+        return offset
 
     def _frame_offset(self, number: int) -> int:
         offset: int = ENTRY.unpack_from(self.entries, number * ENTRY_BYTES)[5]

@@ -22,15 +22,21 @@ from evlog.disk import ReadFile, error_for
 from evlog.errors import CorruptionError, EvlogError, NotAStore, StoreNotFound
 from evlog.findings import Finding
 from evlog.format import (
+    ACKNOWLEDGED_MAGIC,
     DURABLE_MAGIC,
     ENTRY_BYTES,
     FILE_HEADER_BYTES,
     KIND_OFFSETS,
+    MARK_AT,
     MARK_BYTES,
+    MARKS_BYTES,
+    SUSPECT_MAGIC,
     WRITTEN_MAGIC,
     FormatFault,
+    Marks,
     NewerFormat,
     decode_file_header,
+    decode_marks,
     maybe_decode_mark,
 )
 from evlog.lock import held_shared
@@ -41,6 +47,13 @@ _LOCK_SECONDS: Final = 2.0
 # Whoever seals a segment builds its indexes right after; until then a missing one is no finding.
 _INDEXING_SECONDS: Final = 1.0
 _SUBSCRIPTIONS: Final = "subscriptions"
+NOTHING_KNOWN: Final = decode_marks(b"", 0)
+_MARKS: Final = {
+    WRITTEN_MAGIC: "how far the log is written",
+    ACKNOWLEDGED_MAGIC: "how far it is acknowledged",
+    DURABLE_MAGIC: "how far it is synced",
+    SUSPECT_MAGIC: "a failed sync",
+}
 _LINE_CRC: Final = b',"crc32":"'
 
 
@@ -52,7 +65,7 @@ class Look(NamedTuple):
     active_bytes: int
     offsets_bytes: int
     """of the active segment"""
-    synced: int
+    marks: Marks
     settled: bool
     """whether no writer was at work meanwhile: then what is unfinished was left so by a crash"""
     findings: list[Finding]
@@ -66,7 +79,7 @@ class Look(NamedTuple):
                 store_id,
                 info,
                 info.log_bytes if info.sealed else self.active_bytes,
-                0 if info.sealed else self.synced,
+                0 if info.sealed else self.marks.durable_offset,
                 pin_position if info.first_position <= pin_position else 0,
             )
             for info in self.manifest.segments
@@ -86,8 +99,8 @@ def look(store: str) -> Look:
         active_bytes = _size(_segment_path(store, active, "log"))
         offsets_bytes = _size(_segment_path(store, active, "offsets"))
         findings: list[Finding] = []
-        synced = _check_marks(store, manifest, active_bytes, findings)
-    return Look(store, manifest, active_bytes, offsets_bytes, synced, settled, findings)
+        marks = _check_marks(store, manifest, active_bytes, findings)
+    return Look(store, manifest, active_bytes, offsets_bytes, marks, settled, findings)
 
 
 def _size(path: str) -> int:
@@ -129,41 +142,41 @@ def _segment_files(store: str) -> Iterator[str]:
 # --- marks
 
 
-def _check_marks(store: str, manifest: Manifest, active_bytes: int, findings: list[Finding]) -> int:
-    """Check `durable`; how far it says that the active log is synced."""
+def _check_marks(store: str, manifest: Manifest, active_bytes: int, findings: list[Finding]) -> Marks:
+    """Check `durable`; what it says of the active log."""
     used = active_bytes > FILE_HEADER_BYTES or len(manifest.segments) > 1
     if used and not os.path.lexists(paths.lock_path(store)):
         detail = "it is missing; the next writer makes it"
         findings.append(Finding(kinds.MISSING, paths.LOCK, None, None, detail))
     try:
-        raw = ReadFile(paths.durable_path(store)).read(2 * MARK_BYTES + 1, 0)
+        raw = ReadFile(paths.durable_path(store)).read(MARKS_BYTES + 1, 0)
     except FileNotFoundError:
         if used:
             detail = "it is missing: a torn tail cannot be told from damage; the next writer makes it"
             findings.append(Finding(kinds.MISSING, paths.DURABLE, None, None, detail))
-        return 0
-    if len(raw) > 2 * MARK_BYTES:
-        detail = f"it is longer than {2 * MARK_BYTES} bytes"
-        findings.append(Finding(kinds.LENGTH, paths.DURABLE, 2 * MARK_BYTES, None, detail))
+        return NOTHING_KNOWN
+    if len(raw) > MARKS_BYTES:
+        detail = f"it is longer than {MARKS_BYTES} bytes"
+        findings.append(Finding(kinds.LENGTH, paths.DURABLE, MARKS_BYTES, None, detail))
+    elif len(raw) % MARK_BYTES:
+        detail = f"it has {len(raw)} bytes: a mark is cut off; nothing is lost"
+        findings.append(Finding(kinds.LENGTH, paths.DURABLE, len(raw), None, detail))
     tags = {info.tag for info in manifest.segments}
     compacted = any(info.generation for info in manifest.segments)
-    synced = 0
-    for at, magic, what in ((0, WRITTEN_MAGIC, "written"), (MARK_BYTES, DURABLE_MAGIC, "synced")):
+    for magic, at in MARK_AT.items():
         piece = raw[at : at + MARK_BYTES]
         mark = maybe_decode_mark(magic, piece)
         fault = ""
         if mark is None:
-            if piece.strip(b"\0") or (used and what == "written"):
-                fault = f"the mark of how far the log is {what} is damaged"
+            if piece.strip(b"\0") or (used and magic == WRITTEN_MAGIC):
+                fault = f"the mark of {_MARKS[magic]} is damaged or missing; nothing is lost"
         elif mark.tag not in tags and not compacted:
-            fault = f"the mark of how far the log is {what} is of another segment: swapped?"
-        elif mark.suspect:
-            fault = "a sync failed after this mark; the next writer reads the tail back from the device"
-        elif mark.tag == manifest.segments[-1].tag and magic == DURABLE_MAGIC:
-            synced = mark.offset
+            fault = f"the mark of {_MARKS[magic]} is of another segment: swapped?"
+        elif magic == SUSPECT_MAGIC and mark.tag == manifest.segments[-1].tag:
+            fault = "a write or sync failed here; the next writer reads the tail back from the device"
         if fault:
             findings.append(Finding(kinds.MARK, paths.DURABLE, at, None, fault))
-    return synced
+    return decode_marks(raw, manifest.segments[-1].tag)
 
 
 # --- files

@@ -171,6 +171,22 @@ else:
 DISK: Final = Disk()
 
 
+def read_back(file: WriteFile, length: int, offset: int) -> bytes:
+    """Up to so many bytes of a file that is open for writing; fewer only at its end."""
+    try:
+        return os.pread(file.fd, length, offset)
+    except OSError as error:
+        raise error_for(error, file.path) from error
+
+
+def end_of(file: WriteFile) -> int:
+    """The length in bytes of a file that is open for writing, now."""
+    try:
+        return os.lseek(file.fd, 0, os.SEEK_END)
+    except OSError as error:
+        raise error_for(error, file.path) from error
+
+
 class ReadFile:
     """A file open for reading at offsets; closed when nothing refers to it any more.
 

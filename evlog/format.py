@@ -62,14 +62,21 @@ never compacted the entry of position p is number p - first position.
     postings  u32: entry numbers, rising within a key (in .ids: one a key)
     CRCs      u32 of every 4,096 bytes of what stands between the file header and here
 
-*durable* holds two marks of 32 bytes: at 0 how far the active log is written, at 32 how far it is synced:
+*durable* holds four marks of 40 bytes, each zeros where nothing is known:
 
-         0     4  magic  "evWR" or "evDU"
+         0  written       how far the active log is written, for the next writer
+        40  acknowledged  how far writers with sync="none" have acknowledged it
+        80  durable       how far it is synced
+       120  suspect       a write or sync failed here: read the tail back from the device
+
+         0     4  magic  "evWR", "evAK", "evDU" or "evSU"
          4     4  tag of the segment
          8     4  offset, the end of a frame
-        12     4  flags: 1 = a sync failed after this mark, read the tail back from the device
-        16    12  zero
-        28     4  CRC of bytes 0..27
+        12     4  events up to there             (written; else 0)
+        16     4  CRC of their .offsets entries  (written; else 0)
+        20     8  time of the last of them, µs   (written; else 0)
+        28     8  zero
+        36     4  CRC of bytes 0..35
 
 *manifest.json* is one line, `{"format":1,…,"crc32":"8 hex digits"}`, the CRC that of all bytes before
 `,"crc32"`. evlog/manifest.py names its fields.
@@ -113,7 +120,8 @@ FORMAT_VERSION: Final = 1
 FILE_HEADER_BYTES: Final = 64
 FRAME_HEADER_BYTES: Final = 40
 ENTRY_BYTES: Final = 40
-MARK_BYTES: Final = 32
+MARK_BYTES: Final = 40
+MARKS_BYTES: Final = 4 * MARK_BYTES
 PAGE_BYTES: Final = 4096
 MAX_BODY_BYTES: Final = 1 << 30
 MAX_LOG_BYTES: Final = (1 << 32) - 1
@@ -124,11 +132,16 @@ KIND_LOG, KIND_OFFSETS, KIND_STREAMS, KIND_TYPES, KIND_IDS = range(1, 6)
 FILE_MAGIC: Final = b"\x89evlog\r\n"
 FRAME_MAGIC: Final = b"\xe5EVF"
 WRITTEN_MAGIC: Final = b"evWR"
+ACKNOWLEDGED_MAGIC: Final = b"evAK"
 DURABLE_MAGIC: Final = b"evDU"
+SUSPECT_MAGIC: Final = b"evSU"
+MARK_AT: Final = {WRITTEN_MAGIC: 0, ACKNOWLEDGED_MAGIC: 40, DURABLE_MAGIC: 80, SUSPECT_MAGIC: 120}
+NO_MARK: Final = bytes(MARK_BYTES)
 
 _FILE_HEADER: Final = Struct("<8sHHI16sQIIIIII")
 _FRAME_HEADER: Final = Struct("<4sIIIQIIII")
-_MARK: Final = Struct("<4sIII12xI")
+_MARK: Final = Struct("<4sIIIIQ8xI")
+MARK_PLACE: Final = Struct("<4sII")  # magic, tag and offset of a mark, for who need not check it
 _U32: Final = Struct("<I")
 _U64: Final = Struct("<Q")
 _U64_PAIR: Final = Struct("<QQ")
@@ -190,11 +203,32 @@ class FrameHeader(NamedTuple):
 
 
 class Mark(NamedTuple):
-    """How far a log is written or synced."""
+    """How far a log is written or synced; from `events` on only of a mark that says how far it is written."""
 
     tag: int
     offset: int
-    suspect: bool = False
+    events: int = 0
+    index_crc: int = 0
+    time_us: int = 0
+
+
+class Marks(NamedTuple):
+    """What `durable` says of one segment; None where nothing is known."""
+
+    written: Mark | None
+    acknowledged: Mark | None
+    durable: Mark | None
+    suspect: Mark | None
+
+    @property
+    def durable_offset(self) -> int:
+        """How far the log is known to be synced, in bytes; 0 if that is not known."""
+        return self.durable.offset if self.durable else 0
+
+    @property
+    def acknowledged_offset(self) -> int:
+        """How far the log is known to be acknowledged, in bytes; 0 if that is not known."""
+        return max(self.durable_offset, self.acknowledged.offset if self.acknowledged else 0)
 
 
 # --- file headers
@@ -532,8 +566,8 @@ _COLUMNS: Final[dict[str, tuple[str, int, int]]] = {
 
 
 def encode_mark(magic: bytes, mark: Mark) -> bytes:
-    """The 32 bytes of a mark in the file `durable`."""
-    raw = _MARK.pack(magic, mark.tag, mark.offset, int(mark.suspect), 0)
+    """The 40 bytes of a mark in the file `durable`."""
+    raw = _MARK.pack(magic, *mark, 0)
     return raw[:-4] + _U32.pack(crc32(raw[:-4]))
 
 
@@ -541,7 +575,13 @@ def maybe_decode_mark(magic: bytes, raw: bytes) -> Mark | None:
     """The mark, or None where there is none or it is damaged: then nothing is known, which is always safe."""
     if len(raw) != MARK_BYTES:
         return None
-    found, tag, offset, flags, crc = _MARK.unpack(raw)
+    found, tag, offset, events, index_crc, time_us, crc = _MARK.unpack(raw)
     if found != magic or crc != crc32(raw[:-4]):
         return None
-    return Mark(tag, offset, bool(flags & 1))
+    return Mark(tag, offset, events, index_crc, time_us)
+
+
+def decode_marks(raw: bytes, tag: int) -> Marks:
+    """What the content of `durable` says of the segment with the tag."""
+    marks = [maybe_decode_mark(magic, raw[at : at + MARK_BYTES]) for magic, at in MARK_AT.items()]
+    return Marks._make(mark if mark is not None and mark.tag == tag else None for mark in marks)

@@ -13,7 +13,7 @@ from typing import Any, Final
 from evlog.digest import Pin
 from evlog.errors import EvlogError
 from evlog.log import Log
-from evlog.reader import Selection, read_stream
+from evlog.reader import Bounds, read_stream
 
 COMPACTIONS: Final = "$compactions"
 STARTED: Final = "$CompactionStarted"
@@ -25,8 +25,8 @@ def explain_compaction(store: str, pin: Pin) -> str:
     started = None
     try:
         log = Log(store)
-        for event in read_stream(log, COMPACTIONS, 1, None, Selection(), reverse=False, limit=None):
-            document = _maybe_object(event.data) if event.type == STARTED else None
+        for event in read_stream(log, COMPACTIONS, Bounds(), {STARTED}, reverse=False, limit=None):
+            document = _maybe_object(event.data)
             if document is None:
                 continue
             if document.get("position") == pin.position and document.get("digest") == pin.digest:

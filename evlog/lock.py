@@ -17,6 +17,7 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
+from typing import Protocol
 
 from evlog.disk import DISK, Disk, ReadFile, WriteFile, error_for
 from evlog.errors import LockTimeout
@@ -43,10 +44,13 @@ class FileLock:
         self._held: WriteFile | None = None  # the locked one; waiting replaces `_file`
         self._opening = threading.Lock()
         self._threads = threading.Lock()
-        _to_leave_at_fork.add(self)
+        leave_at_fork(self)
 
     def open(self) -> WriteFile:
         """The lock file, opened by this process."""
+        file = self._file
+        if file is not None:
+            return file
         with self._opening:
             if self._file is None:
                 self._file = self._disk.open(self.path, create=True)
@@ -67,38 +71,6 @@ class FileLock:
             self._threads.release()
             raise
         return self._held
-
-    def maybe_acquire(self) -> WriteFile | None:
-        """Take the lock if it is free now."""
-        if not self._threads.acquire(blocking=False):
-            return None
-        try:
-            file = self.open()
-            if _try_lock(file.fd):
-                self._held = file
-                return file
-        except BaseException:
-            self._threads.release()
-            raise
-        self._threads.release()
-        return None
-
-    def wait_until_free(self) -> None:
-        """Return when the lock was free for a moment: all who wait like this return together.
-
-        Raises:
-            LockTimeout: it was not free in time.
-        """
-        left = self._acquire_threads()
-        try:
-            file = self.open()
-            if left is None:
-                _lock_shared(file.fd)
-            elif not _try_lock(file.fd):
-                file = self._wait(file, left)
-            _unlock(file.fd)
-        finally:
-            self._threads.release()
 
     def release(self) -> None:
         """Give the lock back."""
@@ -203,7 +175,7 @@ class _Waiter:
         self._locked = threading.Event()
         self._abandoned = False
         self._error: OSError | None = None
-        _to_leave_at_fork.add(self)
+        leave_at_fork(self)
         threading.Thread(target=self._run, name="evlog-lock", daemon=True).start()
 
     def _run(self) -> None:
@@ -237,7 +209,19 @@ class _Waiter:
                 self._disk.close(self._file)
 
 
-_to_leave_at_fork: weakref.WeakSet[FileLock | _Waiter] = weakref.WeakSet()
+class LeftAtFork(Protocol):
+    """What a forked child must not share with its parent."""
+
+    def leave_to_parent(self) -> None:
+        """Begin anew; runs in the child, before anything else does."""
+
+
+def leave_at_fork(holder: LeftAtFork) -> None:
+    """Have the holder begin anew in every child that is forked, as long as somebody else refers to it."""
+    _to_leave_at_fork.add(holder)
+
+
+_to_leave_at_fork: weakref.WeakSet[LeftAtFork] = weakref.WeakSet()
 
 
 def _after_fork_in_child() -> None:

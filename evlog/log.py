@@ -7,7 +7,6 @@ view holds stays readable whatever happens to the files' names meanwhile.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -18,18 +17,12 @@ from evlog.active import ActiveSegment
 from evlog.disk import MAPS_KEEP_DESCRIPTORS, ReadFile
 from evlog.errors import CorruptionError
 from evlog.events import Record
-from evlog.format import (
-    DURABLE_MAGIC,
-    KIND_IDS,
-    KIND_STREAMS,
-    MARK_BYTES,
-    WRITTEN_MAGIC,
-    Mark,
-    maybe_decode_mark,
-)
+from evlog.format import KIND_IDS, KIND_STREAMS, MARKS_BYTES, Marks, decode_marks
 from evlog.index import ColumnIndex, Entries, SealedIndex
 from evlog.known import IdTable, StreamTable
-from evlog.manifest import Manifest, SegmentInfo, Stamp, read_manifest, read_stamp
+from evlog.lock import leave_at_fork
+from evlog.manifest import Manifest, SegmentInfo, Stamp, has_stamp, read_manifest, read_stamp
+from evlog.policy_table import PolicyTable
 from evlog.segment import SealedSegment, Segment
 
 # Five files each, of the 256 or 1,024 descriptors that a process may have; else only memory maps.
@@ -167,7 +160,6 @@ class Log:
         self.mutex = threading.RLock()
         self.manifest: Manifest
         self.damage: CorruptionError | None = None  # of what was acknowledged at the end of the active log
-        self._pid = os.getpid()
         self._view: tuple[list[SealedPart], ActivePart] | None = (
             None  # replaced whole: threads read it unlocked
         )
@@ -177,7 +169,13 @@ class Log:
         self._opened = OpenParts()
         self._streams = StreamTable()
         self._ids = IdTable()
+        self._policies = PolicyTable()
+        leave_at_fork(self)
         self.refresh()
+
+    def leave_to_parent(self) -> None:
+        """Begin anew in a forked child: another thread of the parent may have held the mutex."""
+        self.mutex = threading.RLock()
 
     @property
     def sealed(self) -> list[SealedPart]:
@@ -204,11 +202,12 @@ class Log:
         sealed, active = self.view()
         return [*sealed, active]
 
-    def refresh(self) -> None:
-        """Take in what was written since, by whomever."""
-        if self._pid != os.getpid():  # forked: another thread of the parent may have held it
-            self.mutex = threading.RLock()
-            self._pid = os.getpid()
+    def refresh(self, *, suspicious: bool = False) -> None:
+        """Take in what was written since, by whomever.
+
+        Args:
+            suspicious: compare what is known even where nothing seems to have happened.
+        """
         with self.mutex:
             for _ in range(_ATTEMPTS):
                 try:
@@ -220,12 +219,16 @@ class Log:
                 active = self.active.segment
                 loading = not active.count
                 # How far it is synced matters only to a segment that is read for the first time.
-                if active.refresh(self.durable_offset() if loading else 0, suspicious=changed):
+                if active.refresh(self.durable_offset() if loading else 0, suspicious=changed or suspicious):
                     if loading or active.torn_bytes or self.damage is not None:
                         self.damage = self._find_damage()
                     return
                 self.reset()
             raise CorruptionError(self.active.segment.log_path, None, "it keeps changing while it is read")
+
+    def is_current(self) -> bool:
+        """Whether the store still has the manifest that was read last."""
+        return has_stamp(self.store, self._stamp)
 
     @property
     def faulty(self) -> list[SealedPart]:
@@ -254,30 +257,23 @@ class Log:
             active.refresh(durable)  # the mark may be younger than the look at the log
         return active.damage(durable) if durable > active.end else None
 
-    def marks(self) -> tuple[Mark | None, Mark | None]:
-        """How far the active log is written and synced, by the file `durable`; None where not known."""
-        raw = self._read_marks(2 * MARK_BYTES, 0)
-        tag = self.active.segment.tag
-        written = maybe_decode_mark(WRITTEN_MAGIC, raw[:MARK_BYTES])
-        durable = maybe_decode_mark(DURABLE_MAGIC, raw[MARK_BYTES:])
-        return (
-            written if written and written.tag == tag else None,
-            durable if durable and durable.tag == tag else None,
-        )
-
-    def durable_offset(self) -> int:
-        """How far the active log is known to be synced, in bytes; 0 if that is not known."""
-        raw = self._read_marks(MARK_BYTES, MARK_BYTES)
-        durable = maybe_decode_mark(DURABLE_MAGIC, raw)
-        return durable.offset if durable and durable.tag == self.active.segment.tag else 0
-
-    def _read_marks(self, length: int, offset: int) -> bytes:
+    def marks(self) -> Marks:
+        """How far the active log is written, acknowledged and synced, by the file `durable`."""
         if self._marks_file is None:
             try:
                 self._marks_file = ReadFile(paths.durable_path(self.store))
             except FileNotFoundError:
-                return b""
-        return self._marks_file.read(length, offset)
+                return decode_marks(b"", 0)
+        return decode_marks(self._marks_file.read(MARKS_BYTES, 0), self.active.segment.tag)
+
+    def durable_offset(self) -> int:
+        """How far the active log is known to be synced, in bytes; 0 if that is not known."""
+        return self.marks().durable_offset
+
+    def acknowledged_position(self) -> int:
+        """The last position up to which all is known to be acknowledged, of what the last refresh took in."""
+        active = self.active
+        return active.first_position - 1 + active.segment.count_before(self.marks().acknowledged_offset)
 
     def stream_parts(self, stream_hash: int) -> Iterator[Part]:
         """The segments that the stream may be in, newest first."""
@@ -288,14 +284,19 @@ class Log:
         for place in places:
             yield sealed[place]
 
-    def find_version(self, stream: str, stream_hash: int) -> int:
-        """The stream's last version, 0 if it has none."""
+    def find_last(self, stream: str, stream_hash: int) -> Record | None:
+        """The stream's last event, None if it has none."""
         for part in self.stream_parts(stream_hash):
             for number in part.index.find_newest_first(KIND_STREAMS, stream_hash):
                 record = part.segment.record(number)
                 if record[2] == stream:
-                    return record[1]
-        return 0
+                    return record
+        return None
+
+    def find_version(self, stream: str, stream_hash: int) -> int:
+        """The stream's last version, 0 if it has none."""
+        record = self.find_last(stream, stream_hash)
+        return 0 if record is None else record[1]
 
     def find_ids(self, ids: Sequence[bytes], folds: Sequence[int]) -> dict[int, Record]:
         """The events that have one of the ids, by the id's index."""
@@ -314,6 +315,19 @@ class Log:
                     found[at] = record
                     break
         return found
+
+    def policies(self) -> PolicyTable:
+        """The policies as of the last `refresh`."""
+        table = self._policies
+        for _ in range(_ATTEMPTS):
+            if table.is_current(*self.view()):
+                return table
+            with self.mutex:
+                try:
+                    table.take_in(*self.view())
+                except SegmentMoved:
+                    self.refresh()
+        raise CorruptionError(self.active.segment.log_path, None, "it keeps changing while it is read")
 
     def grow_tables(self) -> None:
         """Take a little more of the sealed keys into memory, if that is due; not for a holder of a lock."""

@@ -20,11 +20,13 @@ from evlog.disk import DISK, Disk, ReadFile
 from evlog.errors import CorruptionError, EvlogError
 from evlog.findings import Finding, Loss, VerifyReport
 from evlog.format import (
+    ACKNOWLEDGED_MAGIC,
     DURABLE_MAGIC,
     ENTRY_BYTES,
     FILE_HEADER_BYTES,
     KIND_OFFSETS,
-    MARK_BYTES,
+    MARKS_BYTES,
+    WRITTEN_MAGIC,
     Mark,
     encode_file_header,
 )
@@ -121,11 +123,16 @@ def _mend_end_locked(store: str, lock_timeout_seconds: float | None, disk: Disk)
         with marks_lock as marks_file:
             recover_locked(log, log_file, marks_file, disk)
             repair_offsets_locked(log, offsets_file, disk)
-            if os.fstat(marks_file.fd).st_size > 2 * MARK_BYTES:
-                disk.cut(marks_file, 2 * MARK_BYTES)
+            if os.fstat(marks_file.fd).st_size > MARKS_BYTES:
+                disk.cut(marks_file, MARKS_BYTES)
             active = log.active.segment
             disk.sync(log_file)  # then the mark may say so
             write_mark(marks_file, DURABLE_MAGIC, Mark(active.tag, active.end), disk)
+            write_mark(marks_file, ACKNOWLEDGED_MAGIC, None, disk)  # it says no more than the one before
+            time_us = log.sealed[-1].info.last_time_us if log.sealed else 0
+            time_us = active.record(active.count - 1)[5] if active.count else time_us
+            written = Mark(active.tag, active.end, active.count, active.index_crc, time_us)
+            write_mark(marks_file, WRITTEN_MAGIC, written, disk)
         marks_lock.close()
     except CorruptionError:
         return  # real damage: nothing was changed, and it is reported

@@ -26,7 +26,6 @@ from evlog.errors import CorruptionError, EvlogError, NotAStore
 from evlog.events import id_text
 from evlog.findings import Loss
 from evlog.format import (
-    DURABLE_MAGIC,
     ENTRY_BYTES,
     FILE_HEADER_BYTES,
     FRAME_HEADER_BYTES,
@@ -106,9 +105,8 @@ def salvage_store(
             progress(done, total)
     fresh = SegmentInfo(head + 1, int(renumber), new_tag())
     create_segment(out, manifest.store_id_bytes, fresh, disk)
-    mark = Mark(fresh.tag, FILE_HEADER_BYTES)
-    marks = encode_mark(WRITTEN_MAGIC, mark) + encode_mark(DURABLE_MAGIC, mark)
-    disk.create_file(paths.durable_path(out), marks)
+    mark = Mark(fresh.tag, FILE_HEADER_BYTES, time_us=head_time_us)
+    disk.create_file(paths.durable_path(out), encode_mark(WRITTEN_MAGIC, mark))
     disk.create_file(paths.lock_path(out), b"")
     _copy_subscriptions(store, out, disk)
     sync_names(out, disk)

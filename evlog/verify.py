@@ -221,8 +221,9 @@ def _check_end(seen: Look, task: SegmentTask, check: SegmentCheck) -> list[Findi
     log, offsets = f"{task.name}.log", f"{task.name}.offsets"
     position = check.last_position + 1
     findings = []
-    if check.end < seen.synced and not check.damaged:
-        detail = f"the log ends, though it was synced up to offset {seen.synced}"
+    synced = seen.marks.durable_offset
+    if check.end < synced and not check.damaged:
+        detail = f"the log ends, though it was synced up to offset {synced}"
         findings.append(Finding(kinds.FRAME, log, check.end, position, detail))
     if not seen.settled:
         return findings
@@ -233,9 +234,15 @@ def _check_end(seen: Look, task: SegmentTask, check: SegmentCheck) -> list[Findi
     if seen.offsets_bytes > wanted and not check.damaged:
         detail = f"it has {seen.offsets_bytes} bytes, not {wanted}; it is derived, nothing is lost"
         findings.append(Finding(kinds.LENGTH, offsets, wanted, None, detail))
-    if seen.synced < check.vouched > FILE_HEADER_BYTES:
+    if synced < check.vouched > FILE_HEADER_BYTES:
         detail = f"its mark says less than the log's own headers: it was synced up to offset {check.vouched}"
         findings.append(Finding(kinds.MARK, paths.DURABLE, None, None, detail))
+    written = seen.marks.written
+    if written is not None and written.offset == check.end and not check.damaged:
+        last = (check.entry_count, check.entries_crc)
+        if (written.events, written.index_crc) != last or written.time_us < check.last_time_us:
+            detail = "its mark of how far the log is written is not what the log says"
+            findings.append(Finding(kinds.MARK, paths.DURABLE, 0, None, detail))
     return findings
 
 

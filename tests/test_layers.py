@@ -21,17 +21,17 @@ PACKAGE = Path(__file__).parent.parent / "evlog"
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"_version", "errors"}),
     frozenset({"events"}),
-    frozenset({"format", "paths", "batch", "jsonlines", "when", "findings", "digest"}),
+    frozenset({"format", "paths", "batch", "jsonlines", "when", "policies", "findings", "digest"}),
     frozenset({"disk"}),
-    frozenset({"lock", "manifest", "index", "known", "checkindex", "workers"}),
+    frozenset({"lock", "manifest", "index", "known", "policy_table", "checkindex", "workers"}),
     frozenset({"segment"}),
     frozenset({"active", "checklog"}),
     frozenset({"log", "checksegment"}),
     frozenset({"recovery", "crosscheck", "checkfiles", "survey"}),
     frozenset({"dedupe", "versions", "durability", "roll"}),
-    frozenset({"writer", "reader", "catalog", "create"}),
-    frozenset({"history"}),
-    frozenset({"verify"}),
+    frozenset({"writer", "reader", "create"}),
+    frozenset({"visibility", "retention", "history"}),
+    frozenset({"catalog", "verify"}),
     frozenset({"repair", "salvage"}),
     frozenset({"store"}),
     frozenset({"__init__"}),
@@ -39,7 +39,8 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"__main__"}),
 )
 PURE = frozenset(
-    {"_version", "errors", "events", "format", "paths", "batch", "jsonlines", "when", "findings", "digest"}
+    {"_version", "errors", "events", "format", "paths", "batch", "jsonlines", "when", "policies", "findings"}
+    | {"digest"}
 )
 LEVEL = {module: level for level, row in enumerate(LAYERS) for module in row}
 

@@ -29,6 +29,8 @@ COMMANDS: Final = {
     "read": "Print events, of one stream or of all.",
     "streams": "List the streams.",
     "info": "Show what is in the store: counts, bytes, positions and times.",
+    "retain": "Say what is kept of a stream or of a category's streams.",
+    "delete": "Delete a stream.",
     "verify": "Check every byte of the store; repair or salvage what is damaged.",
 }
 

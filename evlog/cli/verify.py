@@ -26,9 +26,9 @@ and says what is lost for good; --salvage copies all that is whole into a new st
 one JSON object.
 
 \b
-  evlog verify
   evlog verify --quick || evlog verify --repair
-  evlog verify --against 1042:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08
+  evlog verify | grep -o '[0-9]*:[0-9a-f]\\{64\\}' > pinned
+  evlog verify --against "$(cat pinned)"
   evlog verify --salvage rescued
 """
 

@@ -28,7 +28,7 @@ Appender = Callable[[], object]
 
 
 def _evlog_appender(directory: Path, number: int) -> Appender:
-    store = evlog.open(directory / "store", create=True, lock_timeout=_BUSY_SECONDS)
+    store = evlog.open(directory / "store", create=True)
     stream = f"account-{number}"
     return lambda: store.append(stream, [evlog.NewEvent("Deposited", _DATA)])
 
