@@ -116,7 +116,7 @@ def _check_all(
 ) -> tuple[list[SegmentCheck], list[Finding]]:
     """Each segment by itself, then what holds across them."""
     total = sum(task.size for task in tasks)
-    helpers = min(core_count(), len(tasks)) if total >= _BYTES_FOR_HELPERS else 0
+    helpers = helper_count([task.size for task in tasks])
     checks: dict[int, SegmentCheck] = {}
     done = 0
     with Workers(helpers) as workers:
@@ -127,6 +127,11 @@ def _check_all(
                 progress(done, total)
         ordered = [checks[at] for at in range(len(tasks))]
         return ordered, _check_across(workers, tasks, ordered)
+
+
+def helper_count(log_bytes: Sequence[int]) -> int:
+    """How many helper processes a check of logs of these sizes is worth."""
+    return min(core_count(), len(log_bytes)) if sum(log_bytes) >= _BYTES_FOR_HELPERS else 0
 
 
 def maybe_check_segment(task: SegmentTask) -> SegmentCheck | None:

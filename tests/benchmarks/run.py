@@ -108,6 +108,10 @@ class Run:
         """Offer a store filled with `bulk_dataset()`, for workloads that only read."""
         self._filled[peer] = directory
 
+    def filled_directory(self, peer: str) -> Path:
+        """Where the peer was filled with `bulk_dataset()`."""
+        return self._filled[peer]
+
     @contextmanager
     def filled(self) -> Iterator[dict[str, Peer]]:
         """Each peer, open, filled with `bulk_dataset()` and settled."""

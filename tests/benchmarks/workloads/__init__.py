@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from tests.benchmarks.run import Workload
-from tests.benchmarks.workloads import bulk, command, durable, growth, lines, million, scan, streams
+from tests.benchmarks.workloads import bulk, command, durable, growth, lines, million, scan, streams, verify
 
 WORKLOADS: Final[dict[str, Workload]] = {
     "bulk": bulk.run,
@@ -14,6 +14,7 @@ WORKLOADS: Final[dict[str, Workload]] = {
     "durable": durable.run,
     "lines": lines.run,
     "million": million.run,
+    "verify": verify.run,
     "growth": growth.run,
     "command": command.run,
 }
