@@ -7,10 +7,9 @@ entry costs more in a loop than everything else that is checked of it. Nothing h
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Sequence
 from itertools import chain, compress, pairwise, repeat
-from operator import eq, ge, itemgetter, sub
+from operator import eq, ge, itemgetter, lt, sub
 from typing import Final, NamedTuple
 
 from evlog import findings as kinds
@@ -18,7 +17,6 @@ from evlog.disk import ReadFile
 from evlog.errors import EvlogError
 from evlog.findings import Finding
 from evlog.format import (
-    ENTRY_BYTES,
     FILE_HEADER_BYTES,
     KIND_IDS,
     KIND_STREAMS,
@@ -143,18 +141,16 @@ def _check_postings(postings: Postings, kind: int, cells: list[int]) -> None:
         raise IndexWrong(kinds.INDEX, None, f"it has {len(numbers)} postings for {count} events")
     if not count:
         return
-    if max(numbers) >= count:
-        raise IndexWrong(kinds.INDEX, None, "a posting is beyond the segment's end")
-    own = itemgetter(*numbers)(cells) if count > 1 else (cells[numbers[0]],)
+    try:
+        own = pick(cells, numbers)
+    except IndexError:
+        raise IndexWrong(kinds.INDEX, None, "a posting is beyond the segment's end") from None
     if kind == KIND_IDS:
         if own != tuple(keys):
             raise IndexWrong(kinds.INDEX, None, "a posting stands under another event's key")
-        # As one number each, key above entry number, they rise without a tie.
-        pairs = array("I", bytes(8 * count))
-        pairs[0::2], pairs[1::2] = array("I", numbers), array("I", keys)
-        wide = memoryview(pairs).cast("B").cast("Q").tolist()
-        if not _rises(wide):
-            raise IndexWrong(kinds.INDEX, None, "its keys or postings do not rise")
+        for at in compress(range(count), map(ge, keys, keys[1:])):  # a few ties by chance
+            if keys[at] > keys[at + 1] or numbers[at] >= numbers[at + 1]:
+                raise IndexWrong(kinds.INDEX, None, "its keys or postings do not rise")
         return
     if not _rises(keys) or not _rises(starts) or starts[0] or starts[-1] != count:
         raise IndexWrong(kinds.INDEX, None, "its keys or starts do not rise")
@@ -166,7 +162,15 @@ def _check_postings(postings: Postings, kind: int, cells: list[int]) -> None:
 
 def _rises(values: list[int]) -> bool:
     """Whether each is greater than the one before it."""
-    return values == sorted(values) and len(values) == len(set(values))
+    return all(map(lt, values, values[1:]))
+
+
+def pick(values: Sequence[int], numbers: Sequence[int]) -> tuple[int, ...]:
+    """The values with these numbers, all in one call."""
+    if len(numbers) == 1:
+        return (values[numbers[0]],)
+    picked: tuple[int, ...] = itemgetter(*numbers)(values)
+    return picked
 
 
 def _lengths(starts: Sequence[int]) -> map[int]:
@@ -182,7 +186,7 @@ def odd_streams(streams: Postings, versions: Sequence[int], *, gaps: bool) -> li
     _, starts, numbers = streams
     if not numbers:
         return []
-    own = itemgetter(*numbers)(versions) if len(numbers) > 1 else (versions[numbers[0]],)
+    own = pick(versions, numbers)
     firsts = [own[start] for start in starts[:-1]]
     ends = map(sum, zip(firsts, _lengths(starts), strict=False))
     if not gaps and own == tuple(chain.from_iterable(map(range, firsts, ends))):
@@ -195,7 +199,3 @@ def odd_streams(streams: Postings, versions: Sequence[int], *, gaps: bool) -> li
                 odd.append(numbers[start + at])
                 break
     return odd
-
-
-def entry_count(entries: Entries) -> int:
-    return len(entries) // ENTRY_BYTES

@@ -543,7 +543,7 @@ class LogCheck:
 def _hashes(cache: dict[str, int], names: Sequence[str], make: Any) -> list[int]:
     """The hash of each name; each distinct name is hashed once."""
     try:
-        return [cache[name] for name in names]
+        return list(map(cache.__getitem__, names))
     except KeyError:
         if len(cache) > _MAX_NAMES:
             cache.clear()

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from itertools import pairwise, repeat
-from operator import sub
+from itertools import compress, pairwise, repeat
+from operator import eq, sub
 from typing import Final, NamedTuple
 from zlib import crc32
 
@@ -113,19 +113,21 @@ class Segments:
             self._keep((place, KIND_IDS), made)
         return made[bisect_left(made, low) : bisect_left(made, high)]
 
-    def numbers_of_fold(self, place: int, upper: int) -> list[int]:
-        """The entries with this upper half of an id fold."""
+    def numbers_of_folds(self, place: int, uppers: Sequence[int]) -> Iterator[int]:
+        """The entries with these upper halves of an id fold."""
         segment = self._segments[place]
-        if KIND_IDS in segment.sound_indexes:
-            keys, _, numbers = _map_sorted(segment.task, KIND_IDS)
+        if KIND_IDS not in segment.sound_indexes:
+            wanted = set(uppers)
+            cells = column(self.entries(place) or b"", "id_fold_upper")
+            yield from (number for number, cell in enumerate(cells) if cell in wanted)
+            return
+        keys, _, numbers = _map_sorted(segment.task, KIND_IDS)
+        count = len(keys)
+        for upper in uppers:
             at = bisect_left(keys, upper)
-            found = []
-            while at < len(keys) and keys[at] == upper:
-                found.append(numbers[at])
+            while at < count and keys[at] == upper:
+                yield numbers[at]
                 at += 1
-            return found
-        cells = column(self.entries(place) or b"", "id_fold_upper")
-        return [number for number, cell in enumerate(cells) if cell == upper]
 
     def maybe_record(self, place: int, number: int) -> tuple[Record, int] | None:
         """A record with its offset, if it is whole."""
@@ -225,27 +227,27 @@ def check_stream(segments: Segments, stream_hash: int) -> list[Finding]:
 
 def check_ids_between(segments: Segments, low: int, high: int) -> list[Finding]:
     """The ids that belong to two events, of those whose fold's upper half is in the range."""
-    together: list[int] = []
+    seen: set[int] = set()
+    twice: set[int] = set()
     for place, _ in segments:
-        together += segments.folds(place, low, high)
-    if len(set(together)) == len(together):
-        return []
-    together.sort()  # runs that are sorted already
-    twice = sorted({one for one, next in pairwise(together) if one == next})
-    found: list[Finding] = []
-    for upper in twice:
-        found += _check_fold(segments, upper)
-    return found
+        folds = segments.folds(place, low, high)
+        known = len(seen)
+        both = seen.intersection(folds)
+        seen.update(folds)
+        if len(seen) - known + len(both) < len(folds):  # they rise, so those that are equal are neighbours
+            both.update(compress(folds, map(eq, folds, folds[1:])))
+        twice |= both
+    return _check_folds(segments, sorted(twice)) if twice else []
 
 
-def _check_fold(segments: Segments, upper: int) -> list[Finding]:
-    """Two folds share their upper half, by chance mostly: compare the folds, then the ids."""
+def _check_folds(segments: Segments, uppers: Sequence[int]) -> list[Finding]:
+    """Folds share their upper half, by chance mostly: compare the whole folds, then the ids."""
     places: dict[int, list[tuple[int, int]]] = {}
     for place, _ in segments:
         entries = segments.entries(place)
         if entries is None:
             continue
-        for number in segments.numbers_of_fold(place, upper):
+        for number in segments.numbers_of_folds(place, uppers):
             fold = ENTRY.unpack_from(entries, number * ENTRY_BYTES)[1]
             places.setdefault(fold, []).append((place, number))
     found = []
