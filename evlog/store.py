@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from types import TracebackType
-from typing import NamedTuple, Self, overload
+from typing import TYPE_CHECKING, NamedTuple, Self, overload
 from uuid import UUID
 
 from evlog import paths, subscriptions
@@ -35,6 +35,7 @@ from evlog.events import (
     check_type,
     encode_events,
 )
+from evlog.findings import VerifyReport
 from evlog.follow import Subscription
 from evlog.format import hash_stream
 from evlog.log import Log
@@ -45,6 +46,10 @@ from evlog.retention import check_before, check_max_age, check_max_count, delete
 from evlog.subscriptions import ReplayResult, SubscriptionInfo
 from evlog.visibility import PolicyInfo, list_policies
 from evlog.writer import Writer
+
+if TYPE_CHECKING:
+    from evlog.repair import RepairReport
+    from evlog.salvage import SalvageReport
 
 
 class AppendResult(NamedTuple):
@@ -498,6 +503,30 @@ class EventStore:
         log.raise_damage()
         return describe(log)
 
+    # --- checking
+
+    def verify(
+        self,
+        *,
+        quick: bool = False,
+        against: str | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> VerifyReport:
+        """Check everything on disk against everything else; writers may go on meanwhile.
+
+        Args:
+            quick: only lengths, headers and the end of the log: a moment, whatever the size.
+            against: a `POSITION:DIGEST` that an earlier report gave as `head_digest`: whether history up to
+                there is what it was.
+            progress: is called with the bytes checked so far and their total.
+
+        Raises:
+            InvalidArgument: `against` is no such text, or was asked for together with `quick`.
+            StoreNotFound, NotAStore, UnsupportedFormat, StoreAccessDenied: there is nothing to check.
+        """
+        self._opened()
+        return verify_store(self.path, quick=quick, against=against, progress=progress)
+
     # --- retention
 
     def set_retention(
@@ -655,6 +684,75 @@ class EventStore:
                     disk=self._disk,
                 )
             return self._writer
+
+
+def verify_store(
+    path: str | os.PathLike[str],
+    *,
+    quick: bool = False,
+    against: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> VerifyReport:
+    """What `EventStore.verify` does, also for a store that is too damaged to be opened.
+
+    Raises:
+        As `EventStore.verify`.
+    """
+    from evlog import verify
+    from evlog.digest import parse_pin
+
+    if quick and against is not None:
+        raise InvalidArgument("a digest needs every byte, and quick reads few; give one of the two")
+    pin = None if against is None else parse_pin(against)
+    return verify.verify_store(os.fspath(path), quick=quick, pin=pin, progress=progress)
+
+
+def repair_store(
+    path: str | os.PathLike[str],
+    *,
+    lock_timeout: float | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> RepairReport:
+    """Verify a store and mend what loses nothing: indexes, a torn tail, leftovers of crashes.
+
+    What is damaged for good stays as it is; the result says which events that costs. Durable on return.
+
+    Args:
+        lock_timeout: seconds to wait for other writers; None waits for as long as it takes.
+        progress: as in `EventStore.verify`.
+
+    Raises:
+        LockTimeout: other writers held the lock for longer than `lock_timeout`.
+        StoreFull, StoreIOError: the disk refuses; running it again goes on.
+        As `EventStore.verify`.
+    """
+    from evlog import repair
+
+    return repair.repair_store(os.fspath(path), lock_timeout_seconds=lock_timeout, progress=progress)
+
+
+def salvage_store(
+    path: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> SalvageReport:
+    """Copy all that is whole of a damaged store into a new one; the old one is only read.
+
+    Events keep position, version, id and time; where some are lost there are gaps, and the result lists
+    them. The new store has the old one's id, so use one of the two. Durable on return.
+
+    Args:
+        out: a directory that is empty or not there yet.
+        progress: as in `EventStore.verify`.
+
+    Raises:
+        NotAStore: there is something at `out`, or nothing to salvage.
+        StoreFull, StoreIOError, StoreAccessDenied: the disk refuses.
+    """
+    from evlog import salvage
+
+    return salvage.salvage_store(os.fspath(path), os.fspath(out), progress=progress)
 
 
 def exists(path: str | os.PathLike[str]) -> bool:

@@ -18,6 +18,7 @@ from tests.benchmarks.workloads import (
     resend,
     scan,
     streams,
+    verify,
 )
 
 WORKLOADS: Final[dict[str, Workload]] = {
@@ -32,6 +33,7 @@ WORKLOADS: Final[dict[str, Workload]] = {
     "memory": memory.run,
     "lines": lines.run,
     "million": million.run,
+    "verify": verify.run,
     "growth": growth.run,
 }
 
