@@ -8,6 +8,7 @@ program) follows under it in rows of their own kind.
 from __future__ import annotations
 
 import json
+from math import inf, isfinite
 from typing import IO, Any
 
 from rich.console import Console
@@ -93,7 +94,8 @@ def _cell(figure: Figure, name: str) -> Text:
     if name == figure.first:
         return Text(f"\n{value}", style="bold")
     ratio = figure.ratio(name)
-    cell = Text(f"{ratio:.2f}×" if ratio < 10 else f"{ratio:,.0f}×", style="green" if ratio >= 1 else "red")
+    shown = "∞" if ratio == inf else f"{ratio:.2f}" if ratio < 10 else f"{ratio:,.0f}"
+    cell = Text(f"{shown}×", style="green" if ratio >= 1 else "red")
     return cell.append(f"\n{value}", style="dim")
 
 
@@ -166,7 +168,7 @@ def _figure_object(figure: Figure) -> dict[str, Any]:
     return {
         "label": figure.label,
         "unit": figure.unit,
-        "ratios": figure.ratios(),
+        "ratios": {name: ratio if isfinite(ratio) else None for name, ratio in figure.ratios().items()},
         "asked": [{"target": str(target), "met": figure.is_met(target)} for target in figure.targets],
         "medians": {name: figure.median(name) for name in figure.samples},
         "samples": figure.samples,

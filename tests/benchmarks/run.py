@@ -70,6 +70,7 @@ QUICK: Final = Sizes(
     growth_streams=(100, 10_000),
     growth_rounds=3,
     distinct_streams=50_000,
+    processes=8,
     concurrent_seconds=0.4,
     concurrent_rounds=1,
     live=50,
