@@ -21,6 +21,7 @@ from evlog.errors import (
     StoreIOError,
     StoreNotFound,
     StreamNotFound,
+    StreamTombstoned,
     SubscriptionBusy,
     SubscriptionNotFound,
     UnsupportedFormat,
@@ -28,9 +29,11 @@ from evlog.errors import (
 )
 from evlog.events import Event, NewEvent, idempotency_id
 from evlog.follow import Subscription, wait_for_store
+from evlog.policies import Retention
 from evlog.recovery import TornTail
 from evlog.store import AppendResult, EventStore, exists, open
 from evlog.subscriptions import ReplayResult, SubscriptionInfo
+from evlog.visibility import PolicyInfo
 
 __all__ = [
     "ANY",
@@ -53,7 +56,9 @@ __all__ = [
     "NewEvent",
     "NotAStore",
     "ParkedEvent",
+    "PolicyInfo",
     "ReplayResult",
+    "Retention",
     "StoreAccessDenied",
     "StoreClosed",
     "StoreFull",
@@ -62,6 +67,7 @@ __all__ = [
     "StoreNotFound",
     "StreamInfo",
     "StreamNotFound",
+    "StreamTombstoned",
     "Subscription",
     "SubscriptionBusy",
     "SubscriptionInfo",

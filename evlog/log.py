@@ -22,6 +22,7 @@ from evlog.index import ColumnIndex, Entries, SealedIndex
 from evlog.known import IdTable, StreamTable
 from evlog.lock import leave_at_fork
 from evlog.manifest import Manifest, SegmentInfo, Stamp, has_stamp, read_manifest, read_stamp
+from evlog.policy_table import PolicyTable
 from evlog.segment import SealedSegment, Segment
 
 # Five files each, of the 256 or 1,024 descriptors that a process may have; else only memory maps.
@@ -168,6 +169,7 @@ class Log:
         self._opened = OpenParts()
         self._streams = StreamTable()
         self._ids = IdTable()
+        self._policies = PolicyTable()
         leave_at_fork(self)
         self.refresh()
 
@@ -300,14 +302,19 @@ class Log:
         for place in places:
             yield sealed[place]
 
-    def find_version(self, stream: str, stream_hash: int) -> int:
-        """The stream's last version, 0 if it has none."""
+    def find_last(self, stream: str, stream_hash: int) -> Record | None:
+        """The stream's last event, None if it has none."""
         for part in self.stream_parts(stream_hash):
             for number in part.index.find_newest_first(KIND_STREAMS, stream_hash):
                 record = part.segment.record(number)
                 if record[2] == stream:
-                    return record[1]
-        return 0
+                    return record
+        return None
+
+    def find_version(self, stream: str, stream_hash: int) -> int:
+        """The stream's last version, 0 if it has none."""
+        record = self.find_last(stream, stream_hash)
+        return 0 if record is None else record[1]
 
     def find_ids(self, ids: Sequence[bytes], folds: Sequence[int]) -> dict[int, Record]:
         """The events that have one of the ids, by the id's index."""
@@ -326,6 +333,19 @@ class Log:
                     found[at] = record
                     break
         return found
+
+    def policies(self) -> PolicyTable:
+        """The policies as of the last `refresh`."""
+        table = self._policies
+        for _ in range(_ATTEMPTS):
+            if table.is_current(*self.view()):
+                return table
+            with self.mutex:
+                try:
+                    table.take_in(*self.view())
+                except SegmentMoved:
+                    self.refresh()
+        raise CorruptionError(self.active.segment.log_path, None, "it keeps changing while it is read")
 
     def grow_tables(self) -> None:
         """Take a little more of the sealed keys into memory, if that is due; not for a holder of a lock."""

@@ -31,6 +31,8 @@ COMMANDS: Final = {
     "subscriptions": "List, show, reset and delete durable subscriptions and what they parked.",
     "streams": "List the streams.",
     "info": "Show what is in the store: counts, bytes, positions and times.",
+    "retain": "Say what is kept of a stream or of a category's streams.",
+    "delete": "Delete a stream.",
 }
 
 HELP: Final = """An event store in a directory: append-only, ordered, versioned, idempotent.
