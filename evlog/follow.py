@@ -61,7 +61,11 @@ class Subscription:
         self._filter = filter
         types = None if filter.types is None else frozenset(filter.types)
         self._selection = Selection(
-            category=filter.category, types=types, since_us=since_us, stream=filter.stream
+            category=filter.category,
+            types=types,
+            since_us=since_us,
+            stream=filter.stream,
+            newest_singly=True,
         )
         self._timeout_seconds = timeout_seconds
         self._files = files
