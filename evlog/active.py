@@ -72,10 +72,11 @@ class ActiveSegment(Segment):
         self._blocks: dict[int, bytes] = {}
 
     def log_pieces(self, places: Sequence[tuple[int, int, int]]) -> list[bytes]:
-        if len(places) > 1:
+        near = len(places) * _NEAR_BYTES
+        if len(places) > 1 and abs(places[-1][0] - places[0][0]) <= near:
             first = min(places)[0]
             span = max([offset + length for offset, length, _ in places]) - first
-            if span <= len(places) * _NEAR_BYTES:  # what was appended last, say
+            if span <= near:  # what was appended last, say
                 raw = self._log.read(span, first)
                 return [raw[offset - first : offset - first + length] for offset, length, _ in places]
         self._pieces_read += len(places)
@@ -90,9 +91,10 @@ class ActiveSegment(Segment):
             block(offset >> _BLOCK_BITS, b"")[(at := offset & _BLOCK_MASK) : at + length]
             for offset, length, _ in places
         ]
-        for number, (offset, length, _) in enumerate(places):
-            if len(pieces[number]) != length:
-                pieces[number] = self._piece(offset, length)
+        if list(map(len, pieces)) != [length for _, length, _ in places]:
+            for number, (offset, length, _) in enumerate(places):
+                if len(pieces[number]) != length:
+                    pieces[number] = self._piece(offset, length)
         return pieces
 
     def _piece(self, offset: int, length: int) -> bytes:

@@ -155,6 +155,7 @@ _U64: Final = Struct("<Q")
 _U64_PAIR: Final = Struct("<QQ")
 ENTRY: Final = Struct("<QQIIIIII")
 ENTRY_PLACE: Final = Struct("<16xIII12x")  # offset, length, CRC of the record
+ENTRY_VERSION: Final = Struct("<32xI4x")
 
 # msgpack allocates by lengths that it reads; bounded by its input, as here, it cannot be made to overreach.
 _pack_record = msgpack.Packer(buf_size=1 << 16).pack
