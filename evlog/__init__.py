@@ -21,16 +21,20 @@ from evlog.errors import (
     StoreIOError,
     StoreNotFound,
     StreamNotFound,
+    StreamTombstoned,
     SubscriptionBusy,
     SubscriptionNotFound,
     UnsupportedFormat,
     WrongExpectedVersion,
 )
 from evlog.events import Event, NewEvent, idempotency_id
+from evlog.findings import Finding, Loss, VerifyReport
 from evlog.follow import Subscription, wait_for_store
+from evlog.policies import Retention
 from evlog.recovery import TornTail
-from evlog.store import AppendResult, EventStore, exists, open
+from evlog.store import AppendResult, EventStore, exists, open, repair_store, salvage_store, verify_store
 from evlog.subscriptions import ReplayResult, SubscriptionInfo
+from evlog.visibility import PolicyInfo
 
 __all__ = [
     "ANY",
@@ -45,15 +49,19 @@ __all__ = [
     "EventTooLarge",
     "EvlogError",
     "Filter",
+    "Finding",
     "IdConflict",
     "InvalidArgument",
     "InvalidEvent",
     "InvalidStreamName",
     "LockTimeout",
+    "Loss",
     "NewEvent",
     "NotAStore",
     "ParkedEvent",
+    "PolicyInfo",
     "ReplayResult",
+    "Retention",
     "StoreAccessDenied",
     "StoreClosed",
     "StoreFull",
@@ -62,16 +70,21 @@ __all__ = [
     "StoreNotFound",
     "StreamInfo",
     "StreamNotFound",
+    "StreamTombstoned",
     "Subscription",
     "SubscriptionBusy",
     "SubscriptionInfo",
     "SubscriptionNotFound",
     "TornTail",
     "UnsupportedFormat",
+    "VerifyReport",
     "WrongExpectedVersion",
     "__version__",
     "exists",
     "idempotency_id",
     "open",
+    "repair_store",
+    "salvage_store",
+    "verify_store",
     "wait_for_store",
 ]

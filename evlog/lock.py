@@ -14,6 +14,8 @@ import os
 import threading
 import time
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Protocol
 
@@ -163,6 +165,33 @@ class FileLock:
             raise
 
 
+@contextmanager
+def held_shared(path: str, timeout_seconds: float) -> Iterator[bool]:
+    """Keep writers out for a moment, for who may only read; whether that succeeded.
+
+    It does not where somebody holds the lock for longer than that. Without a lock file there is no writer.
+    """
+    try:
+        file = ReadFile(path)
+    except FileNotFoundError:
+        yield True
+        return
+    waiter = threading.Thread(target=_lock_shared, args=(file.fd,), name="evlog-lock", daemon=True)
+    waiter.start()
+    waiter.join(timeout_seconds)
+    if waiter.is_alive():
+        _abandoned.append((waiter, file))  # whose thread still waits with the descriptor
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        _unlock(file.fd)
+
+
+_abandoned: list[tuple[threading.Thread, ReadFile]] = []
+
+
 class _Waiter:
     def __init__(self, file: WriteFile, disk: Disk) -> None:
         self._file = file
@@ -239,6 +268,9 @@ if fcntl is not None:
     def _lock(fd: int) -> None:
         fcntl.flock(fd, fcntl.LOCK_EX)
 
+    def _lock_shared(fd: int) -> None:
+        fcntl.flock(fd, fcntl.LOCK_SH)
+
     def _unlock(fd: int) -> None:
         fcntl.flock(fd, fcntl.LOCK_UN)
 
@@ -253,6 +285,8 @@ else:  # pragma: no cover - no POSIX
         from filelock import lock_descriptor
 
         lock_descriptor(fd, poll_interval=0.002)
+
+    _lock_shared = _lock
 
     def _unlock(fd: int) -> None:
         from filelock import unlock_descriptor

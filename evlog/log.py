@@ -8,8 +8,9 @@ view holds stays readable whatever happens to the files' names meanwhile.
 from __future__ import annotations
 
 import threading
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Final
 
 from evlog import paths
@@ -22,6 +23,7 @@ from evlog.index import ColumnIndex, Entries, SealedIndex
 from evlog.known import IdTable, StreamTable
 from evlog.lock import leave_at_fork
 from evlog.manifest import Manifest, SegmentInfo, Stamp, has_stamp, read_manifest, read_stamp
+from evlog.policy_table import PolicyTable
 from evlog.segment import SealedSegment, Segment
 
 # Five files each, of the 256 or 1,024 descriptors that a process may have; else only memory maps.
@@ -168,6 +170,7 @@ class Log:
         self._opened = OpenParts()
         self._streams = StreamTable()
         self._ids = IdTable()
+        self._policies = PolicyTable()
         leave_at_fork(self)
         self.refresh()
 
@@ -300,32 +303,49 @@ class Log:
         for place in places:
             yield sealed[place]
 
-    def find_version(self, stream: str, stream_hash: int) -> int:
-        """The stream's last version, 0 if it has none."""
+    def find_last(self, stream: str, stream_hash: int) -> Record | None:
+        """The stream's last event, None if it has none."""
         for part in self.stream_parts(stream_hash):
             for number in part.index.find_newest_first(KIND_STREAMS, stream_hash):
                 record = part.segment.record(number)
                 if record[2] == stream:
-                    return record[1]
-        return 0
+                    return record
+        return None
+
+    def find_version(self, stream: str, stream_hash: int) -> int:
+        """The stream's last version, 0 if it has none."""
+        record = self.find_last(stream, stream_hash)
+        return 0 if record is None else record[1]
 
     def find_ids(self, ids: Sequence[bytes], folds: Sequence[int]) -> dict[int, Record]:
         """The events that have one of the ids, by the id's index."""
         with self.mutex:
             sealed, active = self.view()
             suspects = self._ids.places(sealed, folds)
-        found = {}
-        for at in active.index.known(KIND_IDS, folds):
-            record = _record_with(active, ids[at], folds[at])
-            if record is not None:
-                found[at] = record
+        found = _records_with(active, active.index.known(KIND_IDS, folds), ids)
+        asked: defaultdict[int, list[int]] = defaultdict(list)
         for at, places in suspects.items():
-            for place in places if at not in found else ():
-                record = _record_with(sealed[place], ids[at], folds[at])
-                if record is not None:
-                    found[at] = record
-                    break
+            for place in places:
+                asked[place].append(at)
+        for place in sorted(asked, reverse=True):
+            part = sealed[place]
+            unknown = (at for at in asked[place] if at not in found)
+            pairs = [(at, number) for at in unknown for number in part.index.find(KIND_IDS, folds[at])]
+            found.update(_records_with(part, pairs, ids))
         return found
+
+    def policies(self) -> PolicyTable:
+        """The policies as of the last `refresh`."""
+        table = self._policies
+        for _ in range(_ATTEMPTS):
+            if table.is_current(*self.view()):
+                return table
+            with self.mutex:
+                try:
+                    table.take_in(*self.view())
+                except SegmentMoved:
+                    self.refresh()
+        raise CorruptionError(self.active.segment.log_path, None, "it keeps changing while it is read")
 
     def grow_tables(self) -> None:
         """Take a little more of the sealed keys into memory, if that is due; not for a holder of a lock."""
@@ -359,12 +379,10 @@ class Log:
             raise _missing(self.store, info, error) from None
 
 
-def _record_with(part: Part, id: bytes, fold: int) -> Record | None:
-    for number in part.index.find(KIND_IDS, fold):
-        record = part.segment.record(number)
-        if record[4] == id:
-            return record
-    return None
+def _records_with(part: Part, pairs: Sequence[tuple[int, int]], ids: Sequence[bytes]) -> dict[int, Record]:
+    """Of pairs of an id's index and an entry's number: the records that do have the id, by the index."""
+    records = chain.from_iterable(part.segment.records([number for _, number in pairs]))
+    return {at: record for (at, _), record in zip(pairs, records, strict=True) if record[4] == ids[at]}
 
 
 def _missing(store: str, info: SegmentInfo, error: FileNotFoundError) -> SegmentMoved | CorruptionError:

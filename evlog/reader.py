@@ -3,31 +3,46 @@
 A read sees the log as it was when the read began, up to the last whole frame. Records are decoded a frame at
 a time, or one by one where an index leads to them, so memory does not grow with the log. Should a
 compaction remove a segment under a read, the read goes on behind what it has yielded.
+
+A stream shows what its policy leaves visible; the whole log shows all that is there, but for the store's own
+events, which have to be asked for.
 """
 
 from __future__ import annotations
 
+import time
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
+from functools import partial
+from itertools import chain, islice
 from typing import Final, NamedTuple
 
 from evlog.errors import InvalidArgument
-from evlog.events import Event, Record, category_of
+from evlog.events import SYSTEM_PREFIX, Event, Record, category_of
 from evlog.format import KIND_STREAMS, KIND_TYPES, hash_stream, hash_type
 from evlog.log import ActivePart, Log, Part, SealedPart, SegmentMoved
+from evlog.policies import Rule, first_visible_version, visible_since_us
 
 # Up to this share of a segment its events of a type are fetched one by one; beyond, reading all is faster.
 _FETCH_SHARE: Final = 4
+# So few events of a stream are fetched at once, whichever of them are wanted.
+_FEW_EVENTS: Final = 32
 # So few entries of the active segment are read faster than all of its columns are searched.
 _SEARCH_MORE_THAN: Final = 2048
-# So few are read faster as records, together, than frame by frame, where most frames are single events.
+# So few are read faster one by one than frame by frame, where most frames are single events.
 _RECORDS_AT_MOST: Final = 256
+_as_events: Final[Callable[[Iterable[Record]], Iterator[Event]]] = partial(map, Event)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Selection(NamedTuple):
-    """Which events of the log a read is about. Positions are inclusive, `until_us` is exclusive."""
+    """Which events of the log a read is about. Positions are inclusive, `until_us` is exclusive.
+
+    `include_system`: also the store's own events, those of streams that begin with `$`.
+    `newest_singly`: a few of the newest events are read each by its own CRC, without their frames' headers:
+    what a follower reads every few milliseconds was written by processes that live.
+    """
 
     first_position: int = 1
     last_position: int | None = None
@@ -35,10 +50,24 @@ class Selection(NamedTuple):
     types: frozenset[str] | None = None
     since_us: int | None = None
     until_us: int | None = None
+    include_system: bool = False
     stream: str | None = None
+    newest_singly: bool = False
 
-    def matcher(self) -> Callable[[Record], bool] | None:
-        """What a record must satisfy beyond its place in the log; None if nothing."""
+    def matcher(self, *, has_system: bool = True) -> Callable[[Record], bool] | None:
+        """What a record must satisfy beyond its place in the log; None if nothing.
+
+        Args:
+            has_system: whether there may be events of the store's own among the records.
+        """
+        matches = self._stream_category_and_types()
+        if self.include_system or not has_system or self.stream is not None:
+            return matches
+        if matches is None:
+            return lambda record: record[2][0] != SYSTEM_PREFIX
+        return lambda record: matches(record) and record[2][0] != SYSTEM_PREFIX
+
+    def _stream_category_and_types(self) -> Callable[[Record], bool] | None:
         stream, category, types = self.stream, self.category, self.types
         if stream is not None:
             return lambda record: record[2] == stream and (types is None or record[3] in types)
@@ -50,6 +79,29 @@ class Selection(NamedTuple):
         if types is None:
             return lambda record: record[2].startswith(prefix) or record[2] == category
         return lambda record: record[3] in types and category_of(record[2]) == category
+
+
+class Bounds(NamedTuple):
+    """Which events of a stream a read is about. Versions are inclusive, `until_us` is exclusive."""
+
+    first_version: int = 1
+    last_version: int | None = None
+    since_us: int | None = None
+    until_us: int | None = None
+
+    def begun_by(self, record: Record) -> bool:
+        """Whether the record is not before the first; true for all that follow one for which it is."""
+        return record[1] >= self.first_version and (self.since_us is None or record[5] >= self.since_us)
+
+    def passed_by(self, record: Record) -> bool:
+        """Whether the record is behind the last."""
+        version, until_us = self.last_version, self.until_us
+        return (version is not None and record[1] > version) or (
+            until_us is not None and record[5] >= until_us
+        )
+
+
+_UNBOUNDED: Final = Bounds()
 
 
 def microseconds(moment: datetime | None) -> int | None:
@@ -74,23 +126,17 @@ def read_log(log: Log, selection: Selection, *, reverse: bool, limit: int | None
 def read_stream(
     log: Log,
     stream: str,
-    first_version: int,
-    last_version: int | None,
-    selection: Selection,
+    bounds: Bounds,
+    types: Collection[str] | None,
     *,
     reverse: bool,
     limit: int | None,
 ) -> Iterator[Event]:
-    """The selected events of one stream in version order."""
-    versions = (first_version, last_version)
-    batches: Iterator[Sequence[Record]] = _stream_batches(log, stream, versions, reverse)
-    if versions != (1, None):
-        batches = _in_versions(batches, versions)
-    if selection.types is not None:
-        types = selection.types
+    """The visible events of one stream within the bounds, of these types, in version order."""
+    few = _FEW_EVENTS if limit is None else max(1, min(limit, _FEW_EVENTS))
+    batches: Iterator[Sequence[Record]] = _stream_batches(log, stream, bounds, reverse, few)
+    if types is not None:
         batches = ([record for record in records if record[3] in types] for records in batches)
-    if selection.since_us is not None or selection.until_us is not None:
-        batches = _in_times(batches, selection.since_us or 0, selection.until_us)
     return _limited(_flatten(batches), limit)
 
 
@@ -111,10 +157,11 @@ def _batches(log: Log, selection: Selection, reverse: bool) -> Iterator[Iterable
         bounded = selection._replace(first_position=low, last_position=high)
         try:
             parts = _view(log)
-            for part, count in reversed(parts) if reverse else parts:
+            for part, count, has_system in reversed(parts) if reverse else parts:
                 if part.last_position < low or part.first_position > high or not count:
                     continue
-                yield from _part_batches(part, count, bounded, reverse)
+                matches = bounded.matcher(has_system=has_system)
+                yield from _part_batches(part, count, bounded, matches, reverse)
                 if reverse:
                     high = min(high, part.first_position - 1)
                 else:
@@ -126,19 +173,26 @@ def _batches(log: Log, selection: Selection, reverse: bool) -> Iterator[Iterable
         raise damage
 
 
-def _view(log: Log) -> list[tuple[Part, int]]:
+def _view(log: Log) -> list[tuple[Part, int, bool]]:
+    """The segments, how many events each has, and whether some may be the store's own."""
     with log.mutex:
-        return [(part, part.count) for part in log.parts()]
+        own = log.policies().system_numbers
+        return [(part, part.count, bool(own(place))) for place, part in enumerate(log.parts())]
 
 
-def _part_batches(part: Part, count: int, selection: Selection, reverse: bool) -> Iterator[Iterable[Record]]:
+def _part_batches(
+    part: Part,
+    count: int,
+    selection: Selection,
+    matches: Callable[[Record], bool] | None,
+    reverse: bool,
+) -> Iterator[Iterable[Record]]:
     """The selected records of one segment."""
     bounds = _entry_bounds(part, count, selection)
     if bounds is None:
         return
     low, high = bounds
     segment = part.segment
-    matches = selection.matcher()
     numbers = _maybe_numbers(part, selection, low, high)
     if numbers is not None and len(numbers) * _FETCH_SHARE <= high - low:
         for records in segment.records(numbers[::-1] if reverse else numbers):
@@ -146,7 +200,7 @@ def _part_batches(part: Part, count: int, selection: Selection, reverse: bool) -
         return
     if reverse:
         batches: Iterator[Sequence[Record]] = segment.scan_back(low, high)
-    elif isinstance(part, ActivePart) and high - low <= _RECORDS_AT_MOST:
+    elif selection.newest_singly and isinstance(part, ActivePart) and high - low <= _RECORDS_AT_MOST:
         batches = segment.records(range(low, high))
     else:
         batches = segment.scan(low, high)
@@ -196,46 +250,48 @@ def _maybe_numbers(part: Part, selection: Selection, low: int, high: int) -> Seq
 
 
 def _flatten(batches: Iterable[Iterable[Record]]) -> Iterator[Event]:
-    for records in batches:
-        yield from map(Event, records)
+    return chain.from_iterable(map(_as_events, batches))  # no step of Python between two events of a batch
 
 
 def _limited(events: Iterator[Event], limit: int | None) -> Iterator[Event]:
-    if limit is None:
-        return events
-    from itertools import islice
-
-    return islice(events, limit)
+    return events if limit is None else islice(events, limit)
 
 
 # --- one stream
 
-Versions = tuple[int, int | None]
 
-
-def _stream_batches(log: Log, stream: str, versions: Versions, reverse: bool) -> Iterator[Sequence[Record]]:
-    """A stream's records by version, some at a time; where an index allows, only those in the bounds."""
+def _stream_batches(
+    log: Log, stream: str, bounds: Bounds, reverse: bool, few: int
+) -> Iterator[Sequence[Record]]:
+    """A stream's records by version, a few, then more at a time; if an index allows, only in the bounds."""
     stream_hash = hash_stream(stream)
     reached: int | None = None  # the position up to (or, in reverse, down to) which everything was yielded
     damage = log.damage
     if damage is not None and reverse:
         raise damage
+    rule_known = False
     while True:
         try:
+            if not rule_known:
+                policies = log.policies()
+                if policies.any and (rule := policies.rule_for(stream)) is not None:
+                    bounds = _within_rule(log, stream, stream_hash, rule, bounds)
+                rule_known = True
             parts = [(part, part.count) for part in log.stream_parts(stream_hash)]
             for part, count in parts if reverse else reversed(parts):
                 if not count or (reached is not None and _is_passed(part, reached, reverse)):
                     continue
                 numbers = part.index.find(KIND_STREAMS, stream_hash)
-                if isinstance(part, ActivePart):
-                    numbers = numbers[: bisect_left(numbers, count)]
-                if not numbers:
+                places = range(bisect_left(numbers, count))  # a slice of many numbers would be a copy
+                if bounds != _UNBOUNDED:
+                    places = _narrowed(part, numbers, places, stream, bounds)
+                if not places:
                     continue
-                numbers = _narrowed(part, numbers, stream, versions)
-                for records in part.segment.records(numbers[::-1] if reverse else numbers):
+                among = places[::-1] if reverse else places if len(places) < len(numbers) else None
+                for records in part.segment.records(numbers, among, few):
                     own = [record for record in records if record[2] == stream]  # hashes may collide
                     if own:
-                        yield own
+                        yield own if bounds == _UNBOUNDED else _within(own, bounds)
                         reached = own[-1][0]
             break
         except SegmentMoved:
@@ -244,43 +300,82 @@ def _stream_batches(log: Log, stream: str, versions: Versions, reverse: bool) ->
         raise damage
 
 
+def _within_rule(log: Log, stream: str, stream_hash: int, rule: Rule, bounds: Bounds) -> Bounds:
+    """The bounds, as far as the rule leaves something of the stream visible now."""
+    first, last, since_us, until_us = bounds
+    last_version = 0
+    if rule.max_count is not None or rule.tombstone:
+        last_version = log.find_version(stream, stream_hash)
+        # What comes later stays out: how many of the last ones are visible is counted from here.
+        last = last_version if last is None else min(last, last_version)
+    visible_us = visible_since_us(rule, time.time_ns() // 1000)
+    if visible_us is not None:
+        since_us = max(visible_us, since_us or 0)
+    return Bounds(max(first, first_visible_version(rule, last_version)), last, since_us, until_us)
+
+
 def _is_passed(part: Part, reached: int, reverse: bool) -> bool:
     return part.first_position >= reached if reverse else part.last_position <= reached
 
 
-def _narrowed(part: Part, numbers: Sequence[int], stream: str, versions: Versions) -> Sequence[int]:
-    """Without the entries below and above the versions, found by bisection; all, if hashes collide."""
-    first, last = versions
-    if first <= 1 and last is None:
-        return numbers
+def _within(records: list[Record], bounds: Bounds) -> list[Record]:
+    return [record for record in records if bounds.begun_by(record) and not bounds.passed_by(record)]
 
-    def version_at(number: int) -> int:
-        record = part.segment.record(number)
+
+def _narrowed(part: Part, numbers: Sequence[int], places: range, stream: str, bounds: Bounds) -> range:
+    """The places without most of those outside the bounds, found by bisection; all, if hashes collide."""
+    if isinstance(part, SealedPart):
+        since_us, until_us = bounds.since_us, bounds.until_us
+        if since_us is not None and part.info.last_time_us < since_us:
+            return range(0)
+        if until_us is not None and part.info.first_time_us >= until_us:
+            return range(0)
+    if len(places) <= _FEW_EVENTS:
+        return places
+
+    def begun(place: int) -> bool:
+        return bounds.begun_by(own_record(place))
+
+    def passed(place: int) -> bool:
+        return bounds.passed_by(own_record(place))
+
+    def own_record(place: int) -> Record:
+        record = part.segment.record(numbers[place])
         if record[2] != stream:
             raise _MixedStreams
-        return record[1]
+        return record
 
     try:
-        low = bisect_left(numbers, first, key=version_at)
-        high = len(numbers) if last is None else bisect_right(numbers, last, key=version_at)
+        if bounds.since_us is None and bounds.until_us is None:
+            low, high = _guessed(part, numbers, places, bounds)
+            if _turns_at(low, places, begun) and _turns_at(high, places, passed):
+                return range(low, high)
+        low = bisect_left(places, True, key=begun)
+        return range(low, bisect_left(places, True, low, key=passed))
     except _MixedStreams:
-        return numbers
-    return numbers[low:high]
+        return places
+
+
+def _guessed(part: Part, numbers: Sequence[int], places: range, bounds: Bounds) -> tuple[int, int]:
+    """Where the bounds are by the versions in entries, for records to confirm: four instead of forty."""
+    version_in = part.segment.version_in_entry
+    first, last = bounds.first_version, bounds.last_version
+
+    def version(place: int) -> int:
+        return version_in(numbers[place])
+
+    low, high = 0, len(places)
+    if first > 1:
+        low = high if version(high - 1) < first else bisect_left(places, first, key=version)
+    if last is not None and low < high and version(high - 1) > last:
+        high = bisect_right(places, last, low, key=version)
+    return low, high
+
+
+def _turns_at(at: int, places: range, holds: Callable[[int], bool]) -> bool:
+    """Whether what holds from some place on begins to hold at `at`."""
+    return (at == 0 or not holds(at - 1)) and (at == len(places) or holds(at))
 
 
 class _MixedStreams(Exception):
     """Two streams share a hash in this segment: their versions do not rise together."""
-
-
-def _in_versions(batches: Iterator[Sequence[Record]], versions: Versions) -> Iterator[Sequence[Record]]:
-    """Those with a version in the bounds; needed where hashes collide, and the index could not tell."""
-    first, last = versions
-    for records in batches:
-        yield [record for record in records if first <= record[1] and (last is None or record[1] <= last)]
-
-
-def _in_times(
-    batches: Iterator[Sequence[Record]], since: int, until: int | None
-) -> Iterator[Sequence[Record]]:
-    for records in batches:
-        yield [record for record in records if since <= record[5] and (until is None or record[5] < until)]

@@ -21,23 +21,27 @@ PACKAGE = Path(__file__).parent.parent / "evlog"
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"_version", "errors"}),
     frozenset({"events"}),
-    frozenset({"format", "paths", "batch", "jsonlines", "when"}),
+    frozenset({"format", "paths", "batch", "jsonlines", "when", "policies", "findings", "digest"}),
     frozenset({"disk"}),
-    frozenset({"lock", "manifest", "index", "known", "notify"}),
+    frozenset({"lock", "manifest", "index", "known", "policy_table", "notify", "checkindex", "workers"}),
     frozenset({"segment", "checkpoint"}),
-    frozenset({"active"}),
-    frozenset({"log"}),
-    frozenset({"recovery"}),
+    frozenset({"active", "checklog"}),
+    frozenset({"log", "checksegment"}),
+    frozenset({"recovery", "crosscheck", "checkfiles", "survey"}),
     frozenset({"dedupe", "versions", "durability", "roll"}),
-    frozenset({"writer", "reader", "catalog", "create"}),
-    frozenset({"follow"}),
-    frozenset({"subscriptions"}),
+    frozenset({"writer", "reader", "create"}),
+    frozenset({"visibility", "retention", "history", "follow"}),
+    frozenset({"catalog", "verify", "subscriptions"}),
+    frozenset({"repair", "salvage"}),
     frozenset({"store"}),
     frozenset({"__init__"}),
     frozenset({"cli"}),
     frozenset({"__main__"}),
 )
-PURE = frozenset({"_version", "errors", "events", "format", "paths", "batch", "jsonlines", "when"})
+PURE = frozenset(
+    {"_version", "errors", "events", "format", "paths", "batch", "jsonlines", "when", "policies", "findings"}
+    | {"digest"}
+)
 LEVEL = {module: level for level, row in enumerate(LAYERS) for module in row}
 
 # What the library must not cost those who only `import evlog`.
