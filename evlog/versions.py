@@ -56,7 +56,8 @@ class StreamVersions:
             WrongExpectedVersion: one does not hold.
             InvalidArgument: a stream is full.
         """
-        self._check_locked(streams, expectations)
+        if expectations:
+            self._check_locked(streams, expectations)
         heads: dict[str, int] = {}
         versions = []
         remembered = self._versions.get
@@ -72,11 +73,12 @@ class StreamVersions:
             raise InvalidArgument(f"a stream holds at most {MAX_VERSION} events; begin another stream")
         return versions
 
-    def remember(self, versions: dict[str, int]) -> None:
+    def remember(self, streams: Sequence[str], versions: Sequence[int]) -> None:
         """What `next_locked` said is written now."""
-        self._versions.update(versions)
-        for stream in self._second & versions.keys():
-            del self._versions[stream]
+        self._versions.update(zip(streams, versions, strict=True))
+        if self._second:
+            for stream in self._second.intersection(streams):
+                del self._versions[stream]
         if len(self._versions) > _MAX_REMEMBERED:
             self.forget_all()
 
