@@ -3,6 +3,7 @@
 from evlog._version import __version__
 from evlog.batch import ANY, NO_STREAM, STREAM_EXISTS, BatchResult
 from evlog.catalog import StoreInfo, StreamInfo
+from evlog.checkpoint import Filter, ParkedEvent
 from evlog.errors import (
     AppendTooLarge,
     CorruptionError,
@@ -20,12 +21,19 @@ from evlog.errors import (
     StoreIOError,
     StoreNotFound,
     StreamNotFound,
+    StreamTombstoned,
+    SubscriptionBusy,
+    SubscriptionNotFound,
     UnsupportedFormat,
     WrongExpectedVersion,
 )
 from evlog.events import Event, NewEvent, idempotency_id
+from evlog.follow import Subscription, wait_for_store
+from evlog.policies import Retention
 from evlog.recovery import TornTail
 from evlog.store import AppendResult, EventStore, exists, open
+from evlog.subscriptions import ReplayResult, SubscriptionInfo
+from evlog.visibility import PolicyInfo
 
 __all__ = [
     "ANY",
@@ -39,6 +47,7 @@ __all__ = [
     "EventStore",
     "EventTooLarge",
     "EvlogError",
+    "Filter",
     "IdConflict",
     "InvalidArgument",
     "InvalidEvent",
@@ -46,6 +55,10 @@ __all__ = [
     "LockTimeout",
     "NewEvent",
     "NotAStore",
+    "ParkedEvent",
+    "PolicyInfo",
+    "ReplayResult",
+    "Retention",
     "StoreAccessDenied",
     "StoreClosed",
     "StoreFull",
@@ -54,6 +67,11 @@ __all__ = [
     "StoreNotFound",
     "StreamInfo",
     "StreamNotFound",
+    "StreamTombstoned",
+    "Subscription",
+    "SubscriptionBusy",
+    "SubscriptionInfo",
+    "SubscriptionNotFound",
     "TornTail",
     "UnsupportedFormat",
     "WrongExpectedVersion",
@@ -61,4 +79,5 @@ __all__ = [
     "exists",
     "idempotency_id",
     "open",
+    "wait_for_store",
 ]

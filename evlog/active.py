@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Final
 from zlib import crc32
 
-from evlog.disk import ReadFile
+from evlog.disk import Disk, ReadFile
 from evlog.errors import CorruptionError, EvlogError
 from evlog.format import (
     ENTRY,
@@ -38,6 +38,8 @@ from evlog.segment import Segment, check_file_header
 _WINDOW_BYTES: Final = 1 << 20
 # Who has fetched so many records one by one goes on in blocks of 256 KiB, of which 64 MiB are kept.
 _PIECES_BEFORE_BLOCKS: Final = 4096
+# Pieces that are so close to each other are fetched together: more bytes, and one system call.
+_NEAR_BYTES: Final = 1 << 11
 _BLOCK_BITS: Final = 18
 _BLOCK_MASK: Final = (1 << _BLOCK_BITS) - 1
 _MAX_BLOCKS: Final = 256
@@ -69,6 +71,12 @@ class ActiveSegment(Segment):
         self._blocks: dict[int, bytes] = {}
 
     def log_pieces(self, places: Sequence[tuple[int, int, int]]) -> list[bytes]:
+        if len(places) > 1:
+            first = min(places)[0]
+            span = max([offset + length for offset, length, _ in places]) - first
+            if span <= len(places) * _NEAR_BYTES:  # what was appended last, say
+                raw = self._log.read(span, first)
+                return [raw[offset - first : offset - first + length] for offset, length, _ in places]
         self._pieces_read += len(places)
         if self._pieces_read < _PIECES_BEFORE_BLOCKS:
             return self._log.read_many(places)
@@ -141,6 +149,14 @@ class ActiveSegment(Segment):
             self.end = self._size = mark.offset
             self._last_at = self._frame_offset(mark.events - 1)
         return (self.count, self.end, self.index_crc) == (mark.events, mark.offset, mark.index_crc)
+
+    def sync(self, disk: Disk) -> None:
+        """Return when the log as it is now is on the device, for a reader who will not wait for a writer.
+
+        Raises:
+            StoreIOError: the device failed, now or since this process opened the log.
+        """
+        disk.sync_seen(self._log)
 
     def extend(self, rows: bytes, header: FrameHeader, *, on_disk: bool) -> None:
         """Take in a frame that this process has just written at `end`, with its entries."""

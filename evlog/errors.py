@@ -85,7 +85,7 @@ class WrongExpectedVersion(EvlogError):
     """The stream is not at the version that the append expected; nothing was written.
 
     `expected` is a version (0: no stream yet) or "exists", after KurrentDB's ExpectedVersion; `actual` is the
-    stream's version, 0 where there is no such stream.
+    stream's version, 0 where there is no such stream (or, for "exists", where it was deleted).
     """
 
     exit_code = EXIT_CONFLICT
@@ -98,6 +98,18 @@ class WrongExpectedVersion(EvlogError):
         self.stream = stream
         self.expected = expected
         self.actual = actual
+
+
+class StreamTombstoned(EvlogError):
+    """The stream was deleted with a tombstone: its name is taken for ever. Nothing was written."""
+
+    exit_code = EXIT_CONFLICT
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(
+            f"stream {_shorten(stream)} was deleted for ever, with a tombstone; append to another stream"
+        )
+        self.stream = stream
 
 
 class IdConflict(EvlogError):
@@ -158,6 +170,30 @@ class StreamNotFound(EvlogError):
     def __init__(self, stream: str) -> None:
         super().__init__(f"no stream {_shorten(stream)}; `evlog streams` lists the streams there are")
         self.stream = stream
+
+
+class SubscriptionNotFound(EvlogError):
+    """No subscription of this name ever ran."""
+
+    exit_code = EXIT_NOT_FOUND
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"no subscription {_shorten(name)}; `evlog subscriptions list` lists those there are"
+        )
+        self.name = name
+
+
+class SubscriptionBusy(EvlogError):
+    """The subscription of this name is running, here or in another process."""
+
+    exit_code = EXIT_BUSY
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"subscription {_shorten(name)} is running already; end that run first, or use another name"
+        )
+        self.name = name
 
 
 class LockTimeout(EvlogError):

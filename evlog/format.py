@@ -81,6 +81,13 @@ never compacted the entry of position p is number p - first position.
 *manifest.json* is one line, `{"format":1,…,"crc32":"8 hex digits"}`, the CRC that of all bytes before
 `,"crc32"`. evlog/manifest.py names its fields.
 
+*subscriptions/NAME.json*, a checkpoint, is one line of the same form: format, store_id, name, the filter
+(stream, category, types: null for all), position (scanned up to and with it), time_us. *NAME.parked* holds
+such lines: position, stream, version, type, id, error, attempts, time_us of an event that was put aside (a
+later line of the same position replaces an earlier one), or position and `"done":true` of one that was
+replayed. What follows its last whole line was never promised. In NAME bytes other than a-z 0-9 - _ . (and a
+leading .) are %xx; one longer than 200 by that is %% and base 32, lower case, unpadded.
+
 Worked example: position 1, version 1 of stream "a", type "T", id 000102…0f, time 1, json, data `{}`, no
 metadata, as the first frame of a log with the tag 7 (offset 64, durable 64):
 
@@ -93,6 +100,7 @@ Accepted downsides: 40 + 1 bytes of frame for a single event; a frame's body is 
 
 from __future__ import annotations
 
+import json
 import sys
 from array import array
 from collections import defaultdict
@@ -101,7 +109,7 @@ from itertools import accumulate, repeat
 from operator import xor
 from struct import Struct
 from struct import error as struct_error
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 from zlib import crc32
 
 import msgpack
@@ -537,6 +545,33 @@ _COLUMNS: Final[dict[str, tuple[str, int, int]]] = {
     "version": ("I", 8, 10),
     "type_hash": ("I", 9, 10),
 }
+
+
+# --- lines
+
+_LINE_CRC: Final = b',"crc32":"'
+
+
+def encode_line(document: dict[str, Any]) -> bytes:
+    """A JSON object as one line that ends with its CRC."""
+    body = json.dumps(document, separators=(",", ":")).encode()[:-1]
+    return body + _LINE_CRC + b'%08x"}\n' % crc32(body)
+
+
+def decode_line(raw: bytes) -> dict[str, Any]:
+    """The JSON object of a line.
+
+    Raises:
+        FormatFault: it is cut off, damaged, or never was such a line.
+    """
+    body, key, crc = raw.rpartition(_LINE_CRC)
+    if not key or crc != b'%08x"}\n' % crc32(body):
+        raise FormatFault("a line is cut off or fails its CRC")
+    try:
+        document: dict[str, Any] = json.loads(body + b"}")
+    except (ValueError, RecursionError) as error:
+        raise FormatFault(f"a line is not JSON: {error}") from None
+    return document
 
 
 # --- marks

@@ -17,7 +17,7 @@ import weakref
 from types import TracebackType
 from typing import Final, Protocol
 
-from evlog.disk import DISK, Disk, WriteFile, error_for
+from evlog.disk import DISK, Disk, ReadFile, WriteFile, error_for
 from evlog.errors import LockTimeout
 
 try:
@@ -98,6 +98,31 @@ class FileLock:
             raise
         self._threads.release()
         return None
+
+    def maybe_acquire(self) -> WriteFile | None:
+        """Take the lock if it is free now."""
+        if not self._threads.acquire(blocking=False):
+            return None
+        try:
+            file = self.open()
+            if _try_lock(file.fd):
+                self._held = file
+                return file
+        except BaseException:
+            self._threads.release()
+            raise
+        self._threads.release()
+        return None
+
+    def is_held(self) -> bool:
+        """Whether somebody holds the lock now. Needs no permission to write, and makes no file."""
+        if self._held is not None:
+            return True
+        try:
+            file = ReadFile(self.path)
+        except FileNotFoundError:
+            return False
+        return not _try_lock(file.fd)  # which its closing gives back
 
     def release(self) -> None:
         """Give the lock back."""

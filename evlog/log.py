@@ -17,11 +17,12 @@ from evlog.active import ActiveSegment
 from evlog.disk import MAPS_KEEP_DESCRIPTORS, ReadFile
 from evlog.errors import CorruptionError
 from evlog.events import Record
-from evlog.format import KIND_IDS, KIND_STREAMS, MARKS_BYTES, Marks, decode_marks
+from evlog.format import KIND_IDS, KIND_STREAMS, MARK_BYTES, MARKS_BYTES, Marks, decode_marks
 from evlog.index import ColumnIndex, Entries, SealedIndex
 from evlog.known import IdTable, StreamTable
 from evlog.lock import leave_at_fork
 from evlog.manifest import Manifest, SegmentInfo, Stamp, has_stamp, read_manifest, read_stamp
+from evlog.policy_table import PolicyTable
 from evlog.segment import SealedSegment, Segment
 
 # Five files each, of the 256 or 1,024 descriptors that a process may have; else only memory maps.
@@ -169,6 +170,7 @@ class Log:
         self._opened = OpenParts()
         self._streams = StreamTable()
         self._ids = IdTable()
+        self._policies = PolicyTable()
         leave_at_fork(self)
         self.refresh()
 
@@ -247,12 +249,23 @@ class Log:
 
     def marks(self) -> Marks:
         """How far the active log is written, acknowledged and synced, by the file `durable`."""
+        return decode_marks(self._read_marks(), self.active.segment.tag)
+
+    def pulse(self) -> tuple[Stamp, bytes]:
+        """What differs from before whenever something was acknowledged, rolled or compacted meanwhile.
+
+        Raises:
+            StoreNotFound: the store is gone.
+        """
+        return read_stamp(self.store), self._read_marks()[MARK_BYTES:]  # all but how far it is written
+
+    def _read_marks(self) -> bytes:
         if self._marks_file is None:
             try:
                 self._marks_file = ReadFile(paths.durable_path(self.store))
             except FileNotFoundError:
-                return decode_marks(b"", 0)
-        return decode_marks(self._marks_file.read(MARKS_BYTES, 0), self.active.segment.tag)
+                return b""
+        return self._marks_file.read(MARKS_BYTES, 0)
 
     def durable_offset(self) -> int:
         """How far the active log is known to be synced, in bytes; 0 if that is not known."""
@@ -261,7 +274,14 @@ class Log:
     def acknowledged_position(self) -> int:
         """The last position up to which all is known to be acknowledged, of what the last refresh took in."""
         active = self.active
-        return active.first_position - 1 + active.segment.count_before(self.marks().acknowledged_offset)
+        offset = max(self.marks().acknowledged_offset, active.segment.durable)
+        return active.first_position - 1 + active.segment.count_before(offset)
+
+    def durable_position(self) -> int:
+        """The last position up to which no power loss can take anything back."""
+        active = self.active
+        offset = max(self.marks().durable_offset, active.segment.durable)
+        return active.first_position - 1 + active.segment.count_before(offset)
 
     def stream_parts(self, stream_hash: int) -> Iterator[Part]:
         """The segments that the stream may be in, newest first."""
@@ -272,14 +292,19 @@ class Log:
         for place in places:
             yield sealed[place]
 
-    def find_version(self, stream: str, stream_hash: int) -> int:
-        """The stream's last version, 0 if it has none."""
+    def find_last(self, stream: str, stream_hash: int) -> Record | None:
+        """The stream's last event, None if it has none."""
         for part in self.stream_parts(stream_hash):
             for number in part.index.find_newest_first(KIND_STREAMS, stream_hash):
                 record = part.segment.record(number)
                 if record[2] == stream:
-                    return record[1]
-        return 0
+                    return record
+        return None
+
+    def find_version(self, stream: str, stream_hash: int) -> int:
+        """The stream's last version, 0 if it has none."""
+        record = self.find_last(stream, stream_hash)
+        return 0 if record is None else record[1]
 
     def find_ids(self, ids: Sequence[bytes], folds: Sequence[int]) -> dict[int, Record]:
         """The events that have one of the ids, by the id's index."""
@@ -298,6 +323,19 @@ class Log:
                     found[at] = record
                     break
         return found
+
+    def policies(self) -> PolicyTable:
+        """The policies as of the last `refresh`."""
+        table = self._policies
+        for _ in range(_ATTEMPTS):
+            if table.is_current(*self.view()):
+                return table
+            with self.mutex:
+                try:
+                    table.take_in(*self.view())
+                except SegmentMoved:
+                    self.refresh()
+        raise CorruptionError(self.active.segment.log_path, None, "it keeps changing while it is read")
 
     def grow_tables(self) -> None:
         """Take a little more of the sealed keys into memory, if that is due; not for a holder of a lock."""

@@ -78,19 +78,23 @@ class Writer:
         expectations: Sequence[Expectation] = (),
         *,
         skip_known: bool = False,
+        system: bool = False,
     ) -> BatchResult:
         """Append events as one frame: all of them, or none.
 
         Durable when this returns (with `sync`), also when everything in it was a duplicate.
 
+        Args:
+            system: the store itself appends, to streams of its own.
+
         Raises:
-            WrongExpectedVersion, IdConflict, InvalidArgument: refused, nothing was written.
+            WrongExpectedVersion, StreamTombstoned, IdConflict, InvalidArgument: refused, nothing was written.
             LockTimeout, StoreFull: not written.
             StoreIOError: not acknowledged; open the store again.
         """
         if not events:
             raise InvalidArgument("there is nothing to append; give at least one event")
-        hashes = self._versions.hashes(streams)
+        hashes = self._versions.hashes(streams, system=system)
         self._log.grow_tables()
         with self._lock:
             self._catch_up_locked()

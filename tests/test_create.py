@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import evlog
+from evlog import create
 from evlog.create import MAX_SEGMENT_BYTES, MAX_SEGMENT_EVENTS
 from evlog.errors import EvlogError, InvalidArgument, NotAStore, StoreNotFound
 from tests.helpers import new, small_store
@@ -161,7 +162,7 @@ def test_a_store_that_another_makes_meanwhile_is_taken_as_it_is(
     def overtaken(where: str) -> None:
         monkeypatch.setattr(create, "_check_place", check_place)
         with evlog.open(path, create=True) as other:
-            other.append("s", [NewEvent("First")])
+            other.append("s", [new()])
         check_place(where)
 
     monkeypatch.setattr(create, "_check_place", overtaken)

@@ -20,6 +20,7 @@ SAMPLES: list[tuple[EvlogError, int, dict[str, Any]]] = [
     (errors.AppendTooLarge(17, 16), 2, {"size_bytes": 17, "limit_bytes": 16}),
     (errors.WrongExpectedVersion("s", 2, 3), 3, {"stream": "s", "expected": 2, "actual": 3}),
     (errors.WrongExpectedVersion("s", "exists", 0), 3, {"stream": "s", "expected": "exists", "actual": 0}),
+    (errors.StreamTombstoned("s"), 3, {"stream": "s"}),
     (errors.IdConflict("i", "s", 4, "r"), 7, {"id": "i", "stream": "s", "position": 4, "reason": "r"}),
     (errors.CorruptionError("p", 9, "d", 3), 4, {"path": "p", "offset": 9, "position": 3, "detail": "d"}),
     (
@@ -30,6 +31,8 @@ SAMPLES: list[tuple[EvlogError, int, dict[str, Any]]] = [
     (errors.StoreNotFound("p"), 5, {"path": "p"}),
     (errors.NotAStore("p", "r"), 5, {"path": "p", "reason": "r"}),
     (errors.StreamNotFound("s"), 5, {"stream": "s"}),
+    (errors.SubscriptionNotFound("n"), 5, {"name": "n"}),
+    (errors.SubscriptionBusy("n"), 6, {"name": "n"}),
     (errors.LockTimeout("p", 1.5), 6, {"path": "p", "timeout_seconds": 1.5}),
     (errors.StoreFull("p", "r"), 9, {"path": "p", "reason": "r"}),
     (errors.StoreAccessDenied("p", "r"), 1, {"path": "p", "reason": "r"}),
@@ -73,6 +76,7 @@ def test_long_and_hostile_names_are_shortened_and_escaped() -> None:
             errors.InvalidStreamName(name, "is bad"),
             errors.WrongExpectedVersion(name, 1, 2),
             errors.StreamNotFound(name),
+            errors.StreamTombstoned(name),
         ):
             assert len(str(error)) < 250
             assert str(error).isprintable()

@@ -21,25 +21,29 @@ PACKAGE = Path(__file__).parent.parent / "evlog"
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"_version", "errors"}),
     frozenset({"events"}),
-    frozenset({"format", "paths", "batch", "jsonlines", "when"}),
+    frozenset({"format", "paths", "batch", "jsonlines", "when", "policies"}),
     frozenset({"disk"}),
-    frozenset({"lock", "manifest", "index", "known"}),
-    frozenset({"segment"}),
+    frozenset({"lock", "manifest", "index", "known", "policy_table", "notify"}),
+    frozenset({"segment", "checkpoint"}),
     frozenset({"active"}),
     frozenset({"log"}),
     frozenset({"recovery"}),
     frozenset({"dedupe", "versions", "durability", "roll"}),
-    frozenset({"writer", "reader", "catalog", "create"}),
+    frozenset({"writer", "reader", "create"}),
+    frozenset({"visibility", "retention", "follow"}),
+    frozenset({"catalog", "subscriptions"}),
     frozenset({"store"}),
     frozenset({"__init__"}),
     frozenset({"cli"}),
     frozenset({"__main__"}),
 )
-PURE = frozenset({"_version", "errors", "events", "format", "paths", "batch", "jsonlines", "when"})
+PURE = frozenset(
+    {"_version", "errors", "events", "format", "paths", "batch", "jsonlines", "when", "policies"}
+)
 LEVEL = {module: level for level, row in enumerate(LAYERS) for module in row}
 
 # What the library must not cost those who only `import evlog`.
-LAZY = ("typer", "rich", "msgspec", "filelock")
+LAZY = ("typer", "rich", "msgspec", "filelock", "inotify_simple", "ctypes")
 
 # The calls that change a file system. Only disk.py makes them; what it promises is said there.
 WRITING_OS = re.compile(

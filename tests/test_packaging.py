@@ -20,7 +20,8 @@ PROJECT = tomllib.loads(TEXT)["project"]
 
 
 def names_of(requirements: list[str]) -> set[str]:
-    return {re.split(r"[^\w-]", requirement, maxsplit=1)[0] for requirement in requirements}
+    """The names under which they are imported, which here are those of the distributions."""
+    return {re.split(r"[^\w-]", requirement, maxsplit=1)[0].replace("-", "_") for requirement in requirements}
 
 
 def third_party_imports(folder: Path) -> set[str]:
