@@ -61,7 +61,11 @@ class Subscription:
         self._filter = filter
         types = None if filter.types is None else frozenset(filter.types)
         self._selection = Selection(
-            category=filter.category, types=types, since_us=since_us, stream=filter.stream
+            category=filter.category,
+            types=types,
+            since_us=since_us,
+            stream=filter.stream,
+            newest_singly=True,
         )
         self._timeout_seconds = timeout_seconds
         self._files = files
@@ -164,6 +168,19 @@ class Subscription:
             if self._end is not None or not self._wait_for_news(deadline):
                 return None
 
+    def next_at_hand(self) -> Event | None:
+        """The next event that matches, if it was read already; this acknowledges the one before.
+
+        Nothing is looked for and nothing waited for, so None says only that `next_event` has to be asked. Nor
+        is a checkpoint saved: who deals with several events at once may still `close` before the first.
+
+        Raises:
+            CorruptionError: as `next_event`.
+        """
+        self.acknowledge()
+        self._handed = next(self._ready, None)
+        return self._handed
+
     def acknowledge(self) -> None:
         """Say that the event given out last is done with: the checkpoint may pass it."""
         if self._handed is not None:
@@ -190,14 +207,20 @@ class Subscription:
             self._save(force=True)
             self._files.sync_locked()
 
-    def close(self) -> None:
+    def close(self, undone: Event | None = None) -> None:
         """Save the checkpoint, without an event that was not acknowledged, and free the name.
+
+        Args:
+            undone: the first of those that `next_event` and then `next_at_hand` gave out that was not dealt
+                with after all, though later ones were asked for: the next run begins with it.
 
         Raises:
             StoreFull, StoreIOError: the checkpoint could not be saved; the last events will come again.
         """
         if self._closed:
             return
+        if undone is not None:
+            self._handed = undone
         try:
             self.save()
         finally:

@@ -8,8 +8,9 @@ view holds stays readable whatever happens to the files' names meanwhile.
 from __future__ import annotations
 
 import threading
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Final
 
 from evlog import paths
@@ -311,17 +312,16 @@ class Log:
         with self.mutex:
             sealed, active = self.view()
             suspects = self._ids.places(sealed, folds)
-        found = {}
-        for at in active.index.known(KIND_IDS, folds):
-            record = _record_with(active, ids[at], folds[at])
-            if record is not None:
-                found[at] = record
+        found = _records_with(active, active.index.known(KIND_IDS, folds), ids)
+        asked: defaultdict[int, list[int]] = defaultdict(list)
         for at, places in suspects.items():
-            for place in places if at not in found else ():
-                record = _record_with(sealed[place], ids[at], folds[at])
-                if record is not None:
-                    found[at] = record
-                    break
+            for place in places:
+                asked[place].append(at)
+        for place in sorted(asked, reverse=True):
+            part = sealed[place]
+            unknown = (at for at in asked[place] if at not in found)
+            pairs = [(at, number) for at in unknown for number in part.index.find(KIND_IDS, folds[at])]
+            found.update(_records_with(part, pairs, ids))
         return found
 
     def policies(self) -> PolicyTable:
@@ -369,12 +369,10 @@ class Log:
             raise _missing(self.store, info, error) from None
 
 
-def _record_with(part: Part, id: bytes, fold: int) -> Record | None:
-    for number in part.index.find(KIND_IDS, fold):
-        record = part.segment.record(number)
-        if record[4] == id:
-            return record
-    return None
+def _records_with(part: Part, pairs: Sequence[tuple[int, int]], ids: Sequence[bytes]) -> dict[int, Record]:
+    """Of pairs of an id's index and an entry's number: the records that do have the id, by the index."""
+    records = chain.from_iterable(part.segment.records([number for _, number in pairs]))
+    return {at: record for (at, _), record in zip(pairs, records, strict=True) if record[4] == ids[at]}
 
 
 def _missing(store: str, info: SegmentInfo, error: FileNotFoundError) -> SegmentMoved | CorruptionError:

@@ -14,6 +14,8 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
+from functools import partial
+from itertools import chain, islice
 from typing import Final, NamedTuple
 
 from evlog.errors import InvalidArgument
@@ -28,8 +30,9 @@ _FETCH_SHARE: Final = 4
 _FEW_EVENTS: Final = 32
 # So few entries of the active segment are read faster than all of its columns are searched.
 _SEARCH_MORE_THAN: Final = 2048
-# So few are read faster as records, together, than frame by frame, where most frames are single events.
+# So few are read faster one by one than frame by frame, where most frames are single events.
 _RECORDS_AT_MOST: Final = 256
+_as_events: Final[Callable[[Iterable[Record]], Iterator[Event]]] = partial(map, Event)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -37,6 +40,8 @@ class Selection(NamedTuple):
     """Which events of the log a read is about. Positions are inclusive, `until_us` is exclusive.
 
     `include_system`: also the store's own events, those of streams that begin with `$`.
+    `newest_singly`: a few of the newest events are read each by its own CRC, without their frames' headers:
+    what a follower reads every few milliseconds was written by processes that live.
     """
 
     first_position: int = 1
@@ -47,6 +52,7 @@ class Selection(NamedTuple):
     until_us: int | None = None
     include_system: bool = False
     stream: str | None = None
+    newest_singly: bool = False
 
     def matcher(self, *, has_system: bool = True) -> Callable[[Record], bool] | None:
         """What a record must satisfy beyond its place in the log; None if nothing.
@@ -193,7 +199,7 @@ def _part_batches(
         return
     if reverse:
         batches: Iterator[Sequence[Record]] = segment.scan_back(low, high)
-    elif isinstance(part, ActivePart) and high - low <= _RECORDS_AT_MOST:
+    elif selection.newest_singly and isinstance(part, ActivePart) and high - low <= _RECORDS_AT_MOST:
         batches = segment.records(range(low, high))
     else:
         batches = segment.scan(low, high)
@@ -243,16 +249,11 @@ def _maybe_numbers(part: Part, selection: Selection, low: int, high: int) -> Seq
 
 
 def _flatten(batches: Iterable[Iterable[Record]]) -> Iterator[Event]:
-    for records in batches:
-        yield from map(Event, records)
+    return chain.from_iterable(map(_as_events, batches))  # no step of Python between two events of a batch
 
 
 def _limited(events: Iterator[Event], limit: int | None) -> Iterator[Event]:
-    if limit is None:
-        return events
-    from itertools import islice
-
-    return islice(events, limit)
+    return events if limit is None else islice(events, limit)
 
 
 # --- one stream

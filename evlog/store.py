@@ -189,11 +189,14 @@ class EventStore:
             stream, new = append[0], append[1]
             if len(append) > 2 and (expected := check_expected(append[2])) != ANY:
                 expectations.append(Expectation(end, check_stream_name(stream), expected))
-            events.extend(_listed(new))
+            events += new if new.__class__ is list else _listed(new)
             count = len(events) - end
-            if not count:
+            if count == 1:
+                streams.append(stream)
+            elif count:
+                streams.extend((stream,) * count)
+            else:
                 raise InvalidArgument("there is nothing to append; give at least one event for each stream")
-            streams.extend((stream,) * count)
             end += count
             ends.append(end)
         return _Results(self._open_writer().append(streams, encode_events(events), expectations), ends)

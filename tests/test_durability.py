@@ -5,6 +5,7 @@ Two writers stand on the test disk; what one does while the other's sync is unde
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -124,3 +125,24 @@ def test_a_duplicate_of_what_is_not_synced_yet_is_synced_before_it_is_acknowledg
     assert pair.log().durable_offset() == pair.log().active.segment.end
     assert pair.store.append("s", [event]).duplicate
     assert pair.disk.syncs == syncs + 1  # and not again
+
+
+def test_a_forked_child_syncs_by_a_descriptor_of_its_own(pair: Pair) -> None:
+    """The kernel tells a failed sync once for each open file: a shared one would let one of two go untold."""
+    pair.store.append("s", [new()])
+    file = pair.store._open_writer()._log_file
+    assert file is not None
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            pair.store.append("s", [new()])
+            own = pair.store._open_writer()._log_file
+            code = 2 if own is None else 0
+            if own is not None:
+                os.lseek(own.fd, 7, os.SEEK_SET)  # an open file that is shared shares its place, too
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert os.lseek(file.fd, 0, os.SEEK_CUR) != 7
+    assert pair.store.append("s", [new()]).first_position == 5
