@@ -27,7 +27,7 @@ _GRACE_SECONDS: Final = 2.0
 _LOOK_AGAIN_SECONDS: Final = 0.01
 
 
-class CommandFailed(Exception):
+class CommandFailed(EvlogError):
     """The command did not end with exit code 0; the text says how it ended."""
 
 

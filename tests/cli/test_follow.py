@@ -252,7 +252,9 @@ def is_alive(pid: int) -> bool:
 def test_a_command_that_does_not_want_to_end_is_killed_and_impatience_changes_nothing(
     store: library.EventStore,
 ) -> None:
-    with tail("-f", "--exec", "trap 'echo told' TERM; echo $$; while :; do sleep 0.1; done") as process:
+    with tail(
+        "-f", "--exec", "exec 2>/dev/null; trap 'echo told' TERM; echo $$; while :; do sleep 0.1; done"
+    ) as process:
         assert process.stdout
         shell = int(process.stdout.readline())
         process.send_signal(signal.SIGTERM)
