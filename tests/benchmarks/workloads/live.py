@@ -1,4 +1,4 @@
-"""`evlog tail -f` as a command: latency to its stdout, what it costs while idle, and what followers cost a writer.
+"""`evlog tail -f` as a command: latency to its stdout, its cost while idle, and what followers cost a writer.
 
 Beside `tail -f` on a plain file whose appends are synced, too. The library's catching up is measured beside a
 full scan of the same store. Latency counts from the append's return: what came before that counts as nothing.
@@ -10,10 +10,10 @@ import os
 import subprocess
 import threading
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 import evlog
 from evlog import NewEvent
@@ -72,7 +72,7 @@ class Tail:
         self._more = threading.Condition()
         self._reader = threading.Thread(target=self._read, daemon=True)
 
-    def __enter__(self) -> Tail:
+    def __enter__(self) -> Self:
         self._reader.start()
         return self
 
@@ -123,7 +123,7 @@ class Tail:
 
 
 def _follow_file(
-    program: str, path: Path, run: Run, latency: dict[str, list[float]], idle: dict[str, list[float]]
+    program: Path, path: Path, run: Run, latency: dict[str, list[float]], idle: dict[str, list[float]]
 ) -> None:
     with path.open("ab", buffering=0) as file:
 
@@ -174,12 +174,27 @@ def _many_followers(programs: Programs, path: Path, run: Run) -> Figure:
         write()
         for _ in range(run.sizes.concurrent_rounds):
             samples[few].append(write())
-            with ExitStack() as stack:
-                for _ in range(run.sizes.followers):
-                    arguments = ("tail", "-f", "-n", "1", "--store", str(path))
-                    tail = stack.enter_context(Tail(programs.start_evlog(*arguments, stdout=subprocess.PIPE)))
-                    tail.wait_for(1)
+            with _running(programs, path, run.sizes.followers):
                 samples[many].append(write())
     return Figure(
         "single appends beside followers", "events/s", samples, Target(0.85, at_least=True, over=few)
     )
+
+
+@contextmanager
+def _running(programs: Programs, store: Path, followers: int) -> Iterator[None]:
+    """Followers that print into files: whoever read their pipes would take the writer's time."""
+    outputs = [store.parent / f"followed-{number}" for number in range(followers)]
+    with ExitStack() as stack:
+        for output in outputs:
+            file = stack.enter_context(output.open("wb"))
+            arguments = ("tail", "-f", "-n", "1", "--store", str(store))
+            process = programs.start_evlog(*arguments, stdout=file.fileno())
+            stack.callback(process.wait)
+            stack.callback(process.terminate)
+        deadline = time.monotonic() + _START_SECONDS
+        while not all(output.stat().st_size for output in outputs):
+            if time.monotonic() > deadline:
+                raise RuntimeError("not every follower has printed its first line")
+            time.sleep(0.05)
+        yield
