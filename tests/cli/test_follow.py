@@ -199,6 +199,17 @@ def test_a_reader_that_does_not_read_does_not_hold_up_the_end(store: library.Eve
         assert process.wait() == 8
 
 
+def test_what_a_reader_has_not_taken_is_not_taken_for_done(store: library.EventStore) -> None:
+    store.append("s", [library.NewEvent("T", "x" * 1000) for _ in range(1000)])
+    with tail("-f", "--name", "a") as process:
+        assert process.stdout
+        begun = process.stdout.read(10)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait() == -signal.SIGTERM
+        whole = (begun + process.stdout.read()).count(b"\n")
+    assert store.subscription("a").position <= whole < 1001
+
+
 def test_a_run_that_was_killed_frees_its_name_and_repeats_little(store: library.EventStore) -> None:
     with tail("-f", "--name", "a") as process:
         assert next_number(process) == 1
