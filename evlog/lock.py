@@ -206,11 +206,7 @@ def held_shared(path: str, timeout_seconds: float) -> Iterator[bool]:
     except FileNotFoundError:
         yield True
         return
-    waiter = threading.Thread(target=_lock_shared, args=(file.fd,), name="evlog-lock", daemon=True)
-    waiter.start()
-    waiter.join(timeout_seconds)
-    if waiter.is_alive():
-        _abandoned.append((waiter, file))  # whose thread still waits with the descriptor
+    if not _try_lock_shared(file.fd) and not (timeout_seconds and _SharedWaiter(file).wait(timeout_seconds)):
         yield False
         return
     try:
@@ -219,7 +215,32 @@ def held_shared(path: str, timeout_seconds: float) -> Iterator[bool]:
         _unlock(file.fd)
 
 
-_abandoned: list[tuple[threading.Thread, ReadFile]] = []
+class _SharedWaiter:
+    """Waits for a shared lock in a thread, as a blocked flock cannot be given a time limit.
+
+    A lock that comes too late is given back at once: the process may live on for long.
+    """
+
+    def __init__(self, file: ReadFile) -> None:
+        self._file = file
+        self._mutex = threading.Lock()
+        self._locked = threading.Event()
+        self._abandoned = False
+        threading.Thread(target=self._run, name="evlog-lock", daemon=True).start()
+
+    def _run(self) -> None:
+        _lock_shared(self._file.fd)
+        with self._mutex:
+            if self._abandoned:
+                _unlock(self._file.fd)
+            else:
+                self._locked.set()
+
+    def wait(self, timeout_seconds: float) -> bool:
+        self._locked.wait(timeout_seconds)
+        with self._mutex:
+            self._abandoned = not self._locked.is_set()
+        return not self._abandoned
 
 
 class _Waiter:
@@ -298,6 +319,13 @@ if fcntl is not None:
     def _lock(fd: int) -> None:
         fcntl.flock(fd, fcntl.LOCK_EX)
 
+    def _try_lock_shared(fd: int) -> bool:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
     def _lock_shared(fd: int) -> None:
         fcntl.flock(fd, fcntl.LOCK_SH)
 
@@ -316,6 +344,7 @@ else:  # pragma: no cover - no POSIX
 
         lock_descriptor(fd, poll_interval=0.002)
 
+    _try_lock_shared = _try_lock
     _lock_shared = _lock
 
     def _unlock(fd: int) -> None:
