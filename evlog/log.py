@@ -371,6 +371,8 @@ class Log:
 
 def _records_with(part: Part, pairs: Sequence[tuple[int, int]], ids: Sequence[bytes]) -> dict[int, Record]:
     """Of pairs of an id's index and an entry's number: the records that do have the id, by the index."""
+    if not pairs:  # as ever but for a retry
+        return {}
     records = chain.from_iterable(part.segment.records([number for _, number in pairs]))
     return {at: record for (at, _), record in zip(pairs, records, strict=True) if record[4] == ids[at]}
 
