@@ -10,14 +10,14 @@ from typing import Any
 
 from tests.benchmarks.measure import Report
 from tests.benchmarks.peers import PEERS
-from tests.benchmarks.programs import how_to_get_package
+from tests.benchmarks.programs import how_to_get_packages
 
 FORMATS = (".png", ".svg")
 
 
 def how_to_get_plots() -> str | None:
     """What to do to be able to plot; None when nothing."""
-    return how_to_get_package("matplotlib")
+    return how_to_get_packages("matplotlib")
 
 
 def save_plot(reports: list[Report], path: Path) -> None:

@@ -62,7 +62,8 @@ def print_table(reports: list[Report], file: IO[str] | None = None) -> None:
 
 
 def _console(file: IO[str] | None) -> Console:
-    return Console(file=file, highlight=False, width=None if file is None else _PIPE_WIDTH)
+    width = None if file is None else _PIPE_WIDTH
+    return Console(file=file, highlight=False, markup=False, width=width)  # `.[bench]` is no colour
 
 
 def _is_shared(figure: Figure) -> bool:
@@ -81,8 +82,10 @@ def _shared_table(reports: list[Report]) -> Table:
         if rows:
             table.add_section()
         for number, figure in enumerate(rows):
-            head = f"[bold]{report.workload}[/bold]: {report.title}\n" if not number else ""
-            label = f"{head}{figure.label}, [dim]{figure.unit}[/dim]"
+            label = Text()
+            if not number:
+                label.append(report.workload, style="bold").append(f": {report.title}\n")
+            label.append(f"{figure.label}, ").append(figure.unit, style="dim")
             table.add_row(label, _asked(figure), *(_cell(figure, name) for name in columns))
     return table
 
