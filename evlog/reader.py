@@ -208,6 +208,8 @@ def _stream_batches(log: Log, stream: str, versions: Versions, reverse: bool) ->
                 numbers = part.index.find(KIND_STREAMS, stream_hash)
                 if isinstance(part, ActivePart):
                     numbers = numbers[: bisect_left(numbers, count)]
+                if reached is not None:
+                    numbers = _beyond(part, numbers, reached, reverse)
                 if not numbers:
                     continue
                 numbers = _narrowed(part, numbers, stream, versions)
@@ -225,6 +227,15 @@ def _stream_batches(log: Log, stream: str, versions: Versions, reverse: bool) ->
 
 def _is_passed(part: Part, reached: int, reverse: bool) -> bool:
     return part.first_position >= reached if reverse else part.last_position <= reached
+
+
+def _beyond(part: Part, numbers: Sequence[int], reached: int, reverse: bool) -> Sequence[int]:
+    """Without the entries that were yielded, out of a segment that a compaction has merged with this one."""
+    if not part.first_position <= reached <= part.last_position:
+        return numbers
+    if reverse:
+        return numbers[: bisect_left(numbers, part.segment.number_of(reached))]
+    return numbers[bisect_left(numbers, part.segment.number_of(reached + 1)) :]
 
 
 def _narrowed(part: Part, numbers: Sequence[int], stream: str, versions: Versions) -> Sequence[int]:

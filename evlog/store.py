@@ -289,7 +289,7 @@ class EventStore:
         check_readable_name(stream)
         log = self._refreshed()
         log.raise_damage()  # the stream may have events there
-        return log.find_version(stream, hash_stream(stream))
+        return log.settled(lambda: log.find_version(stream, hash_stream(stream)))
 
     def streams(self, category: str | None = None, prefix: str | None = None) -> Iterator[StreamInfo]:
         """The streams by name, all or those of a category or with a prefix."""

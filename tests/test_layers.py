@@ -23,7 +23,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"events"}),
     frozenset({"format", "paths", "batch", "jsonlines", "when"}),
     frozenset({"disk"}),
-    frozenset({"lock", "manifest", "index", "known"}),
+    frozenset({"lock", "manifest", "index", "known", "gone"}),
     frozenset({"segment"}),
     frozenset({"active"}),
     frozenset({"log"}),
