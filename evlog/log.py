@@ -32,6 +32,7 @@ from evlog.gone import GoneEvent, GoneFile
 from evlog.index import ColumnIndex, Entries, SealedIndex
 from evlog.known import IdTable, StreamTable
 from evlog.manifest import Manifest, SegmentInfo, Stamp, read_manifest, read_stamp
+from evlog.policy_table import PolicyTable
 from evlog.segment import SealedSegment, Segment
 
 _T = TypeVar("_T")
@@ -218,6 +219,7 @@ class Log:
         self._opened = OpenParts()
         self._streams = StreamTable()
         self._ids = IdTable()
+        self._policies = PolicyTable()
         self.refresh()
 
     @property
@@ -337,13 +339,20 @@ class Log:
             except SegmentMoved:
                 self.refresh()
 
+    def find_last(self, stream: str, stream_hash: int) -> Record | None:
+        """The stream's last event, None if it has none."""
+        for part in self.stream_parts(stream_hash):
+            record = _last_of(part, stream, stream_hash)
+            if record is not None:
+                return record
+        return None
+
     def find_version(self, stream: str, stream_hash: int) -> int:
         """The stream's last version, 0 if it never had one; also when all its events were compacted away."""
         for part in self.stream_parts(stream_hash):
-            for number in part.index.find_newest_first(KIND_STREAMS, stream_hash):
-                record = part.segment.record(number)
-                if record[2] == stream:
-                    return record[1]
+            record = _last_of(part, stream, stream_hash)
+            if record is not None:
+                return record[1]
             if isinstance(part, SealedPart) and (gone := part.gone) is not None:
                 version = gone.version_of(stream, stream_hash)
                 if version:
@@ -367,6 +376,19 @@ class Log:
                     found[at] = known
                     break
         return found
+
+    def policies(self) -> PolicyTable:
+        """The policies as of the last `refresh`."""
+        table = self._policies
+        for _ in range(_ATTEMPTS):
+            if table.is_current(*self.view()):
+                return table
+            with self.mutex:
+                try:
+                    table.take_in(*self.view())
+                except SegmentMoved:
+                    self.refresh()
+        raise CorruptionError(self.active.segment.log_path, None, "it keeps changing while it is read")
 
     def grow_tables(self) -> None:
         """Take a little more of the sealed keys into memory, if that is due; not for a holder of a lock."""
@@ -406,6 +428,14 @@ class Log:
             return ActiveSegment(self.store, manifest.store_id_bytes, info)
         except FileNotFoundError as error:
             raise _missing(self.store, info, error) from None
+
+
+def _last_of(part: Part, stream: str, stream_hash: int) -> Record | None:
+    for number in part.index.find_newest_first(KIND_STREAMS, stream_hash):
+        record = part.segment.record(number)
+        if record[2] == stream:
+            return record
+    return None
 
 
 def _record_with(part: Part, id: bytes, fold: int) -> Record | None:

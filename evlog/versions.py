@@ -11,7 +11,7 @@ from typing import Final
 
 from evlog.batch import Expectation
 from evlog.errors import InvalidArgument, WrongExpectedVersion
-from evlog.events import check_stream_name
+from evlog.events import check_readable_name, check_stream_name
 from evlog.format import MAX_VERSION, hash_stream
 from evlog.log import Log
 
@@ -28,12 +28,17 @@ class StreamVersions:
         self._name_of: dict[int, str] = {}
         self._second: set[str] = set()  # names whose hash belongs to another name: looked up each time
 
-    def hashes(self, streams: Sequence[str]) -> list[int]:
+    def hashes(self, streams: Sequence[str], *, system: bool = False) -> list[int]:
         """The hash of each stream's name.
+
+        Args:
+            system: the names may be reserved ones.
 
         Raises:
             InvalidStreamName: one is none.
         """
+        if system:  # never remembered here, where all others are found
+            return [hash_stream(check_readable_name(stream)) for stream in streams]
         cache = self._hashes
         try:
             return list(map(cache.__getitem__, streams))

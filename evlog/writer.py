@@ -65,10 +65,14 @@ class Writer:
         expectations: Sequence[Expectation] = (),
         *,
         skip_known: bool = False,
+        system: bool = False,
     ) -> BatchResult:
         """Append events as one frame: all of them, or none.
 
         Durable when this returns (with `sync`), also when everything in it was a duplicate.
+
+        Args:
+            system: the store itself appends, to streams of its own.
 
         Raises:
             WrongExpectedVersion, IdConflict, InvalidArgument: refused, nothing was written.
@@ -77,7 +81,7 @@ class Writer:
         """
         if not events:
             raise InvalidArgument("there is nothing to append; give at least one event")
-        hashes = self._versions.hashes(streams)
+        hashes = self._versions.hashes(streams, system=system)
         self._log.grow_tables()
         with self._lock:
             self._catch_up_locked()
@@ -93,6 +97,18 @@ class Writer:
                 raise
         self._build_indexes()
         return result
+
+    def seal(self) -> None:
+        """Begin the next segment, unless the active one is empty: a compaction rewrites sealed ones only.
+
+        Raises:
+            LockTimeout, StoreFull, StoreIOError: as `append`.
+        """
+        with self._lock:
+            self._catch_up_locked()
+            if self._log.active.count:
+                self._roll_locked()
+        self._build_indexes()
 
     def close(self) -> None:
         """Close the files. Nothing is lost: what was acknowledged is on the device."""
@@ -204,6 +220,9 @@ class Writer:
         too_long = active.end + frame_bytes > settings.segment_bytes
         if not active.count or not (too_long or active.count + count > settings.segment_events):
             return
+        self._roll_locked()
+
+    def _roll_locked(self) -> None:
         assert self._log_file is not None
         assert self._offsets_file is not None
         self._unsure = True

@@ -21,9 +21,9 @@ PACKAGE = Path(__file__).parent.parent / "evlog"
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"_version", "errors"}),
     frozenset({"events"}),
-    frozenset({"format", "paths", "batch", "jsonlines", "when"}),
+    frozenset({"format", "paths", "batch", "jsonlines", "when", "policies"}),
     frozenset({"disk"}),
-    frozenset({"lock", "manifest", "index", "known", "gone"}),
+    frozenset({"lock", "manifest", "index", "known", "gone", "policy_table"}),
     frozenset({"segment"}),
     frozenset({"active"}),
     frozenset({"log"}),
@@ -35,7 +35,9 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"cli"}),
     frozenset({"__main__"}),
 )
-PURE = frozenset({"_version", "errors", "events", "format", "paths", "batch", "jsonlines", "when"})
+PURE = frozenset(
+    {"_version", "errors", "events", "format", "paths", "batch", "jsonlines", "when", "policies"}
+)
 LEVEL = {module: level for level, row in enumerate(LAYERS) for module in row}
 
 # What the library must not cost those who only `import evlog`.
