@@ -15,7 +15,7 @@ import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from types import TracebackType
-from typing import NamedTuple, Self, overload
+from typing import TYPE_CHECKING, NamedTuple, Self, overload
 from uuid import UUID
 
 from evlog import paths
@@ -38,6 +38,9 @@ from evlog.log import Log
 from evlog.reader import Selection, microseconds, read_log, read_stream
 from evlog.recovery import TornTail
 from evlog.writer import Writer
+
+if TYPE_CHECKING:  # compacting is rare, and a shell command lives for 0.1 s
+    from evlog.compact import Compaction, Progress
 
 
 class AppendResult(NamedTuple):
@@ -319,6 +322,50 @@ class EventStore:
     def torn_tails(self) -> builtins.list[TornTail]:
         """What this object cut from the end of the log: appends that a crash had left unfinished."""
         return [] if self._writer is None else self._writer.torn_tails
+
+    # --- maintenance
+
+    def compact(
+        self, *, dry_run: bool = False, force: bool = False, progress: Progress | None = None
+    ) -> Compaction:
+        """Remove the events that policies hide, and merge small segments; durable when this returns.
+
+        Positions, versions, ids, times and bytes of all other events stay; so do the last version of every
+        stream and the knowledge of every id. Others read and write meanwhile. As with KurrentDB's scavenge
+        nothing that is removed comes back. Interrupted, also by an exception out of `progress`, the next call
+        goes on with it.
+
+        Args:
+            dry_run: only say what would go.
+            force: also remove events that a named subscription has not come to yet.
+            progress: called every few milliseconds with the bytes that are done, and all that there are.
+
+        Raises:
+            SubscriptionBehind: a named subscription has not come to events that would go.
+            CompactionRunning: another process is at it.
+            LockTimeout, StoreFull, StoreIOError: the next call goes on.
+            CorruptionError: an event is damaged; it is neither copied nor removed.
+        """
+        from evlog.compact import compact, plan_compaction
+
+        log = self._refreshed()
+        if dry_run:
+            return plan_compaction(log)
+        writer = self._open_writer()
+        if not self._sync:  # that a compaction began must be durable before it removes anything
+            writer = Writer(log, sync=True, lock_timeout_seconds=self._lock_timeout_seconds, disk=self._disk)
+        try:
+            return compact(
+                log,
+                writer,
+                self._disk,
+                force=force,
+                progress=progress,
+                lock_timeout_seconds=self._lock_timeout_seconds,
+            )
+        finally:
+            if not self._sync:
+                writer.close()
 
     # --- closing
 
