@@ -25,7 +25,7 @@ from evlog.format import ENTRY_BYTES, KIND_STREAMS, hash_stream
 from evlog.lock import FileLock
 from evlog.log import Log, SealedPart
 from evlog.manifest import SegmentInfo, replace_manifest
-from evlog.plan import Piece, Plan, Point, Removal, make_plan
+from evlog.plan import Piece, Plan, Point, Removal, after_sealing, make_plan
 from evlog.rewrite import Target, remove_files, rewrite
 from evlog.writer import Writer
 
@@ -39,7 +39,7 @@ class Compaction(NamedTuple):
     """What a compaction did, or with `dry_run` would do."""
 
     position: int  # what it looked at: the log up to here
-    removals: list[Removal]  # what goes of each stream, most events first
+    removals: list[Removal]  # in a dry run: what would go of each stream, most events first
     events_removed: int
     segments_before: int
     segments_after: int
@@ -69,7 +69,7 @@ def plan_compaction(log: Log) -> Compaction:
     """
     log.raise_damage()
     started = log.settled(lambda: find_unfinished(log))
-    plan = log.settled(lambda: make_plan(log, _point_of(log, started)))
+    plan = log.settled(lambda: make_plan(log, _point_of(log, started), by_stream=True))
     events = sum(removal.events for removal in plan.removals)
     merged = sum(len(group) - 1 for group in plan.groups)
     segments, size = len(log.manifest.segments), _segment_bytes(log.store)
@@ -174,8 +174,10 @@ class _Run:
                 self._writer.seal()
                 log.refresh()
             # The last events may have been cut off, and others written, when a failed sync was found.
-            if plan.seals or seen != log.settled(lambda: _entries_crc(log, point.position)):
+            if seen != log.settled(lambda: _entries_crc(log, point.position)):
                 plan = log.settled(lambda: make_plan(log, point))
+            elif plan.seals:
+                plan = log.settled(lambda: after_sealing(log, plan))
             self._do_steps(plan, progress)
         before = after = _segment_bytes(log.store)
         events = 0

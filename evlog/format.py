@@ -70,10 +70,10 @@ them. A file header, a directory, the events in buckets by the upper half U of t
     directory starts   u32 x (buckets + 1): number of the first event of each bucket, and of all
               offsets  u32 x (buckets + 1): where each bucket begins in the file, and where the streams do
               CRCs     u32 x (buckets + 1): of each bucket, and of the streams
-    bucket    in position order, by columns: the rest of U (4 bytes, 3 of 256 buckets) | u32 CRC of the id |
-              u16 content check | u8 lowest byte of a step: what is added to the position before, in a
-              bucket's beginning to the segment's first | deflated (zlib): the second byte of all steps, the
-              third, … the eighth, then in the same way the four of the versions
+    bucket    in position order, by columns: the rest of U (4 bytes, 3 of 256 buckets) | the lower three
+              bytes of the CRC of the id | u16 content check | u8 lowest byte of a step: what is added to the
+              position before, in a bucket's beginning to the segment's first | deflated (zlib): the second
+              byte of all steps, the third, … the eighth, then in the same way the four of the versions
     streams   those that are left without any event: u64 x n stream hashes, sorted | u64 x n time of the last
               event | u32 x n its version | u32 x n where the name ends | the names in UTF-8
 

@@ -1,10 +1,11 @@
 """What is left of events that a compaction removed: their ids, and the last version of every stream.
 
-An id must not be written twice, ever, also after its event went; so each is kept as 64 bits (the upper half
-of its fold, and its CRC), with where it stood and 16 bits that stand for its content: about eleven bytes.
-An id that is met by chance is one in 2^64 for each event that went; one in 65,536 retries with *other*
-content goes unnoticed. This is no index: it cannot be derived again, the manifest names its size and CRC, and
-damage is a CorruptionError. The bytes are specified in evlog/format.py.
+An id must not be written twice, ever, also after its event went; so each is kept as 56 bits (the upper half
+of its fold, and three bytes of its CRC), with where it stood and 16 bits that stand for its content: about
+ten bytes. The price: a new id meets one of those by chance in one of 2^56 cases and is refused, which is once
+in a thousand stores that remove ten million events and then append as many; and of the retries with *other*
+content under an id that went, one in 65,536 goes unnoticed. This is no index: it cannot be derived again, the
+manifest names its size and CRC, and damage is a CorruptionError. The bytes are specified in evlog/format.py.
 """
 
 from __future__ import annotations
@@ -34,9 +35,11 @@ from evlog.format import (
 
 _FEW_EVENTS: Final = 4096  # with fewer there is one bucket: 256 would take more room than they
 _BUCKETS_LOG2: Final = 8
+_ID_CHECK_BYTES: Final = 3
+_ID_CHECK_MASK: Final = (1 << 8 * _ID_CHECK_BYTES) - 1
 _CHECK_MASK: Final = 0xFFFF
 _LOW: Final = 0xFFFFFFFF
-_ROW_BYTES: Final = 22  # position 8, version 4, upper half of the fold 4, CRC of the id 4, content check 2
+_ROW_BYTES: Final = 22  # position 8, version 4, upper half of the fold 4, id check 4, content check 2
 _ROW: Final = Struct(f"{_ROW_BYTES}s")
 
 
@@ -62,7 +65,7 @@ class GoneColumns(NamedTuple):
     positions: list[int]
     versions: list[int]
     uppers: list[int]  # the upper halves of the id folds
-    id_checks: list[int]
+    id_checks: list[int]  # as `check_ids` makes them
     content_checks: list[int]
 
     @classmethod
@@ -79,6 +82,11 @@ class GoneColumns(NamedTuple):
         positions = self.positions
         order = sorted(range(len(positions)), key=positions.__getitem__)
         return GoneColumns(*(list(map(column.__getitem__, order)) for column in self))
+
+
+def check_ids(ids: Iterable[bytes]) -> list[int]:
+    """What ids are told apart by, beside the upper halves of their folds."""
+    return list(map(and_, map(crc32, ids), repeat(_ID_CHECK_MASK)))
 
 
 def content_check(stream_hash: int, type_hash: int, content_type: int, data: bytes) -> int:
@@ -151,7 +159,7 @@ def _encode_bucket(rows: bytes, first_position: int, buckets_log2: int) -> bytes
     return b"".join(
         [
             _columns(rows, 12, 4 - buckets_log2 // 8),
-            _columns(rows, 16, 4),
+            _columns(rows, 16, _ID_CHECK_BYTES),
             _columns(rows, 20, 2),
             steps[0::8],
             deflate.compress(planes),
@@ -226,15 +234,16 @@ class GoneFile:
         count, block = self._bucket(bucket)
         width = 3 if self._buckets_log2 else 4
         rest = (fold >> 32).to_bytes(4, "little")[:width]
-        check = crc32(id).to_bytes(4, "little")
+        check = (crc32(id) & _ID_CHECK_MASK).to_bytes(_ID_CHECK_BYTES, "little")
         at = -1
         while (at := block.find(rest, at + 1, width * count)) >= 0:
             number, within = divmod(at, width)
-            check_at = width * count + 4 * number
-            if not within and block[check_at : check_at + 4] == check:
-                positions, versions = self._places(block[(width + 6) * count :], count)
-                checks_at = (width + 4) * count + 2 * number
-                content = int.from_bytes(block[checks_at : checks_at + 2], "little")
+            check_at = width * count + _ID_CHECK_BYTES * number
+            if not within and block[check_at : check_at + _ID_CHECK_BYTES] == check:
+                contents_at = (width + _ID_CHECK_BYTES) * count
+                positions, versions = self._places(block[contents_at + 2 * count :], count)
+                content_at = contents_at + 2 * number
+                content = int.from_bytes(block[content_at : content_at + 2], "little")
                 return GoneEvent(positions[number], versions[number], content)
         return None
 
@@ -251,14 +260,15 @@ class GoneFile:
         width = 3 if self._buckets_log2 else 4
         for bucket in range(1 << self._buckets_log2):
             count, block = self._bucket(bucket)
-            checks_at, contents_at, places_at = width * count, (width + 4) * count, (width + 6) * count
+            contents_at = (width + _ID_CHECK_BYTES) * count
+            places_at = contents_at + 2 * count
             positions, versions = self._places(block[places_at:], count)
             columns.extend(
                 GoneColumns(
                     positions,
                     versions,
                     array("I", self._uppers(bucket)).tolist(),
-                    array("I", block[checks_at:contents_at]).tolist(),
+                    array("I", _widened(block[width * count : contents_at], _ID_CHECK_BYTES)).tolist(),
                     array("H", block[contents_at:places_at]).tolist(),
                 )
             )
@@ -312,9 +322,7 @@ class GoneFile:
         count, block = self._bucket(bucket)
         if not self._buckets_log2:
             return block[: 4 * count]
-        full = bytearray(4 * count)
-        for at in range(3):
-            full[at::4] = block[at : 3 * count : 3]
+        full = bytearray(_widened(block[: 3 * count], 3))
         full[3::4] = bytes((bucket,)) * count
         return bytes(full)
 
@@ -331,3 +339,11 @@ class GoneFile:
 
     def _damage(self, offset: int, detail: str) -> CorruptionError:
         return CorruptionError(self.path, offset, detail)
+
+
+def _widened(raw: bytes, width: int) -> bytes:
+    """Numbers of fewer bytes as u32s."""
+    full = bytearray(len(raw) // width * 4)
+    for at in range(width):
+        full[at::4] = raw[at::width]
+    return bytes(full)

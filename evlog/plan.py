@@ -73,7 +73,7 @@ class Plan(NamedTuple):
     rules: list[dict[str, Any]]
     bounds: dict[int, Bound]  # by stream hash
     pieces: list[Piece]
-    removals: list[Removal]
+    removals: list[Removal]  # if these were asked for
     groups: list[list[Piece]]  # the segments of each step, as far as they are sealed already
 
     @property
@@ -87,8 +87,11 @@ class Plan(NamedTuple):
         return any(piece.hidden and not isinstance(piece.part, SealedPart) for piece in self.pieces)
 
 
-def make_plan(log: Log, point: Point) -> Plan:
+def make_plan(log: Log, point: Point, *, by_stream: bool = False) -> Plan:
     """Decide what a compaction at this point removes.
+
+    Args:
+        by_stream: also say how much goes of each stream.
 
     Raises:
         SegmentMoved: begin anew.
@@ -100,12 +103,32 @@ def make_plan(log: Log, point: Point) -> Plan:
         hollow = [part for part in log.sealed if not part.count and part.first_position <= point.position]
     rules = rules_at([(part, part.count) for part in parts], point.position)
     bounds = _find_bounds(parts, rules, point)
-    found = _Removals(bounds)
+    found = _Removals(bounds) if by_stream else None
     ordered = sorted([*parts, *hollow], key=attrgetter("first_position"))
     pieces = [_make_piece(part, bounds, point, found) for part in ordered]
+    removals = found.all(rules) if found else []
+    return Plan(point, rules.as_data(), bounds, pieces, removals, _groups_of(log, pieces))
+
+
+def after_sealing(log: Log, plan: Plan) -> Plan:
+    """The same plan, now that the segment that was active is sealed.
+
+    Raises:
+        SegmentMoved: begin anew.
+    """
+    sealed = {part.first_position: part for part in log.sealed}
+    pieces = [
+        piece
+        if isinstance(piece.part, SealedPart)
+        else _make_piece(sealed[piece.part.first_position], plan.bounds, plan.point, None)
+        for piece in plan.pieces
+    ]
+    return plan._replace(pieces=pieces, groups=_groups_of(log, pieces))
+
+
+def _groups_of(log: Log, pieces: Sequence[Piece]) -> list[list[Piece]]:
     settings = log.manifest
-    groups = make_groups(pieces, settings.segment_bytes, settings.segment_events)
-    return Plan(point, rules.as_data(), bounds, pieces, found.all(rules), groups)
+    return make_groups(pieces, settings.segment_bytes, settings.segment_events)
 
 
 def make_groups(pieces: Sequence[Piece], segment_bytes: int, segment_events: int) -> list[list[Piece]]:
@@ -188,7 +211,7 @@ def _entries_to(part: Part, position: int) -> bytes:
     return bytes(entries[: count * ENTRY_BYTES])
 
 
-def _make_piece(part: Part, bounds: dict[int, Bound], point: Point, found: _Removals) -> Piece:
+def _make_piece(part: Part, bounds: dict[int, Bound], point: Point, found: _Removals | None) -> Piece:
     already = part.info.gone_events
     total = part.count
     lengths = column(_entries_to(part, part.last_position), "length")
@@ -198,7 +221,8 @@ def _make_piece(part: Part, bounds: dict[int, Bound], point: Point, found: _Remo
     if not hidden:
         return Piece(part, b"", total, size, work, already, 0)
     went = list(compress(lengths, hidden))
-    found.add(compress(column(_entries_to(part, point.position), "stream_hash"), hidden), went)
+    if found is not None:
+        found.add(compress(column(_entries_to(part, point.position), "stream_hash"), hidden), went)
     last_hidden = part.segment.record(hidden.rindex(1))[0]
     gone = already + len(went)
     return Piece(part, hidden, total - len(went), size - sum(went), work, gone, last_hidden)

@@ -35,7 +35,7 @@ from evlog.format import (
     encode_frame_header,
     unpack,
 )
-from evlog.gone import GoneColumns, GoneStream, content_checks, encode_gone
+from evlog.gone import GoneColumns, GoneStream, check_ids, content_checks, encode_gone
 from evlog.index import SORTED_SUFFIXES, build_sorted
 from evlog.log import SealedPart
 from evlog.manifest import Manifest, SegmentInfo
@@ -267,7 +267,7 @@ class _Gone:
                 list(positions),
                 list(versions),
                 list(compress(column(rows, "id_fold_upper"), flags)),
-                list(map(crc32, ids)),
+                check_ids(ids),
                 content_checks(hashes, type_hashes, content_types, datas),
             )
         )
