@@ -14,9 +14,9 @@ from evlog.events import Event
 from evlog.manifest import SegmentInfo, read_manifest
 from evlog.policies import Rule, encode_policy, metadata_stream
 from evlog.store import EventStore
+from tests.crash import history
 from tests.crash.check import materialise, open_store
 from tests.crash.disk import RecordingDisk, World
-from tests.crash import history
 from tests.crash.history import Content, History, Knowledge, content_of
 from tests.crash.model import FileSystem
 from tests.crash.recordings import Recording, record, scratch
