@@ -509,6 +509,7 @@ def column(entries: bytes | bytearray | memoryview, name: str) -> list[int]:
 
 _COLUMNS: Final[dict[str, tuple[str, int, int]]] = {
     "stream_hash": ("Q", 0, 5),
+    "stream_hash_lower": ("I", 0, 10),
     "id_fold": ("Q", 1, 5),
     "id_fold_upper": ("I", 3, 10),
     "offset": ("I", 4, 10),

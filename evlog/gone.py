@@ -14,8 +14,8 @@ import zlib
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
-from itertools import accumulate, repeat
-from operator import and_, sub, xor
+from itertools import accumulate
+from operator import sub, xor
 from struct import Struct
 from typing import Final, NamedTuple
 from zlib import crc32
@@ -37,9 +37,10 @@ _FEW_EVENTS: Final = 4096  # with fewer there is one bucket: 256 would take more
 _BUCKETS_LOG2: Final = 8
 _ID_CHECK_BYTES: Final = 3
 _ID_CHECK_MASK: Final = (1 << 8 * _ID_CHECK_BYTES) - 1
-_CHECK_MASK: Final = 0xFFFF
+_CONTENT_CHECK_BYTES: Final = 2
+_CONTENT_CHECK_MASK: Final = 0xFFFF
 _LOW: Final = 0xFFFFFFFF
-_ROW_BYTES: Final = 22  # position 8, version 4, upper half of the fold 4, id check 4, content check 2
+_ROW_BYTES: Final = 24  # position 8, version 4, upper half of the fold 4, CRC of the id 4, content CRC 4
 _ROW: Final = Struct(f"{_ROW_BYTES}s")
 
 
@@ -65,8 +66,8 @@ class GoneColumns(NamedTuple):
     positions: list[int]
     versions: list[int]
     uppers: list[int]  # the upper halves of the id folds
-    id_checks: list[int]  # as `check_ids` makes them
-    content_checks: list[int]
+    id_crcs: list[int]  # of which a file keeps three bytes
+    content_crcs: list[int]  # as `content_crcs` makes them; a file keeps two bytes
 
     @classmethod
     def empty(cls) -> GoneColumns:
@@ -84,25 +85,22 @@ class GoneColumns(NamedTuple):
         return GoneColumns(*(list(map(column.__getitem__, order)) for column in self))
 
 
-def check_ids(ids: Iterable[bytes]) -> list[int]:
-    """What ids are told apart by, beside the upper halves of their folds."""
-    return list(map(and_, map(crc32, ids), repeat(_ID_CHECK_MASK)))
-
-
 def content_check(stream_hash: int, type_hash: int, content_type: int, data: bytes) -> int:
     """What a retry of an event that went must have in common with it."""
-    return crc32(data, (stream_hash & _LOW) ^ type_hash ^ content_type) & _CHECK_MASK
+    return crc32(data, (stream_hash & _LOW) ^ type_hash ^ content_type) & _CONTENT_CHECK_MASK
 
 
-def content_checks(
-    stream_hashes: Iterable[int],
+def content_crcs(
+    low_stream_hashes: Iterable[int],
     type_hashes: Iterable[int],
-    content_types: Iterable[int],
+    content_types: Sequence[int],
     datas: Iterable[bytes],
 ) -> list[int]:
-    """The same for many events, column by column."""
-    seeds = map(xor, map(and_, stream_hashes, repeat(_LOW)), map(xor, type_hashes, content_types))
-    return list(map(and_, map(crc32, datas, seeds), repeat(_CHECK_MASK)))
+    """The same for many events, column by column, from the lower halves of the stream hashes; not cut yet."""
+    seeds: Iterable[int] = map(xor, low_stream_hashes, type_hashes)
+    if any(content_types):
+        seeds = map(xor, seeds, content_types)
+    return list(map(crc32, datas, seeds))
 
 
 # --- encoding
@@ -131,7 +129,7 @@ def _encode_rows(events: GoneColumns) -> bytes:
     """The events row by row, so that they can be dealt to buckets as one piece each."""
     rows = bytearray(_ROW_BYTES * len(events.positions))
     at = 0
-    for code, column in zip("QIIIH", events, strict=True):
+    for code, column in zip("QIIII", events, strict=True):
         raw = array(code, column)
         for byte in range(raw.itemsize):
             rows[at::_ROW_BYTES] = raw.tobytes()[byte :: raw.itemsize]
@@ -160,7 +158,7 @@ def _encode_bucket(rows: bytes, first_position: int, buckets_log2: int) -> bytes
         [
             _columns(rows, 12, 4 - buckets_log2 // 8),
             _columns(rows, 16, _ID_CHECK_BYTES),
-            _columns(rows, 20, 2),
+            _columns(rows, 20, _CONTENT_CHECK_BYTES),
             steps[0::8],
             deflate.compress(planes),
             deflate.flush(),
@@ -269,7 +267,7 @@ class GoneFile:
                     versions,
                     array("I", self._uppers(bucket)).tolist(),
                     array("I", _widened(block[width * count : contents_at], _ID_CHECK_BYTES)).tolist(),
-                    array("H", block[contents_at:places_at]).tolist(),
+                    array("I", _widened(block[contents_at:places_at], _CONTENT_CHECK_BYTES)).tolist(),
                 )
             )
         return columns.in_order() if self._buckets_log2 else columns

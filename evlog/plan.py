@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from itertools import compress, repeat
+from itertools import compress, islice, repeat
 from operator import attrgetter, itemgetter, lt, or_
 from typing import Any, Final, NamedTuple
 
+from evlog.events import Record
 from evlog.format import ENTRY_BYTES, column, hash_stream
 from evlog.gone import GoneStream
 from evlog.log import Log, Part, SealedPart
@@ -21,7 +22,8 @@ from evlog.policy_table import rules_at
 
 # A segment below this share of the settings is small: it is merged with small neighbours.
 _SMALL_SHARE: Final = 4
-_GONE_EVENT_BYTES: Final = 11
+_GONE_EVENT_BYTES: Final = 10
+_LOW: Final = 0xFFFFFFFF
 
 
 class Point(NamedTuple):
@@ -31,13 +33,14 @@ class Point(NamedTuple):
     time_us: int
 
 
-class Bound(NamedTuple):
-    """What goes of one stream: events below a version, and those written before a time."""
+class Bounds:
+    """What goes of which stream, by the hash of its name."""
 
-    name: str
-    first_version: int
-    since_us: int
-    last: GoneStream | None  # what is left of the stream if all of its events go
+    def __init__(self) -> None:
+        self.names: dict[int, str] = {}
+        self.first_versions: dict[int, int] = {}  # the versions below it go
+        self.since_us: dict[int, set[int]] = {}  # by a time: the streams of which everything before it goes
+        self.last: dict[int, GoneStream] = {}  # what is left of those that lose all events
 
 
 class Removal(NamedTuple):
@@ -71,7 +74,7 @@ class Plan(NamedTuple):
 
     point: Point
     rules: list[dict[str, Any]]
-    bounds: dict[int, Bound]  # by stream hash
+    bounds: Bounds
     pieces: list[Piece]
     removals: list[Removal]  # if these were asked for
     groups: list[list[Piece]]  # the segments of each step, as far as they are sealed already
@@ -155,44 +158,57 @@ def _may_join(group: Sequence[Piece], segment_bytes: int, segment_events: int) -
 # --- what goes
 
 
-def _find_bounds(parts: Sequence[Part], rules: Rules, point: Point) -> dict[int, Bound]:
-    """The bound of each stream of which something may go."""
+def _find_bounds(parts: Sequence[Part], rules: Rules, point: Point) -> Bounds:
+    """The bounds of all streams of which something may go."""
+    bounds = Bounds()
     if not rules.streams and not rules.categories:
-        return {}
-    bounds = {}
+        return bounds
     heads = _find_heads(parts, point.position)
-    names = None if rules.categories else _names_with_rules(rules)
-    numbers_of: list[dict[int, int]] = [{} for _ in parts]
-    for stream_hash in heads if names is None else heads.keys() & names:
-        place, number = heads[stream_hash]
-        numbers_of[place][number] = stream_hash
-    for part, numbers in zip(parts, numbers_of, strict=True):
-        hashes = map(itemgetter(1), sorted(numbers.items()))
-        for records in part.segment.records(sorted(numbers)):
-            for record in records:
-                stream_hash = next(hashes)
-                version, name = record[1], record[2]
-                rule = rules.rule_for(name)
-                first_version = first_visible_version(rule, version)
-                since_us = visible_since_us(rule, point.time_us) or 0
-                if rule is None or (first_version <= 1 and since_us <= 0):
-                    continue
-                ends = version < first_version or record[5] < since_us
-                last = GoneStream(name, version, record[5]) if ends else None
-                bounds[stream_hash] = Bound(name, first_version, since_us, last)
+    if not rules.categories:
+        wanted = _names_with_rules(rules)
+        heads = {stream_hash: head for stream_hash, head in heads.items() if stream_hash in wanted}
+    heads_of: list[list[tuple[int, int]]] = [[] for _ in parts]
+    for stream_hash, head in heads.items():
+        heads_of[head >> 32].append((head & _LOW, stream_hash))
+    for part, ordered in zip(parts, heads_of, strict=True):
+        ordered.sort()
+        hashes = map(itemgetter(1), ordered)
+        for records in part.segment.records([number for number, _ in ordered]):
+            for record, stream_hash in zip(records, islice(hashes, len(records)), strict=True):
+                _add_bound(bounds, stream_hash, record, rules, point)
     return bounds
 
 
-def _find_heads(parts: Sequence[Part], position: int) -> dict[int, tuple[int, int]]:
-    """Of each stream hash the last event up to the position: the place of its segment, and its entry."""
-    heads: dict[int, tuple[int, int]] = {}
+def _add_bound(bounds: Bounds, stream_hash: int, head: Record, rules: Rules, point: Point) -> None:
+    """What goes of the stream whose last event this is."""
+    version, name = head[1], head[2]
+    rule = rules.rule_for(name)
+    if rule is None:
+        return
+    first_version = first_visible_version(rule, version)
+    since_us = visible_since_us(rule, point.time_us) or 0
+    if first_version > 1:
+        bounds.first_versions[stream_hash] = first_version
+    if since_us > 0:
+        bounds.since_us.setdefault(since_us, set()).add(stream_hash)
+    elif first_version <= 1:
+        return
+    bounds.names[stream_hash] = name
+    if version < first_version or head[5] < since_us:
+        bounds.last[stream_hash] = GoneStream(name, version, head[5])
+
+
+def _find_heads(parts: Sequence[Part], position: int) -> dict[int, int]:
+    """By stream hash its last event up to the position: place of the segment << 32 | number of the entry."""
+    heads: dict[int, int] = {}
     for place, part in enumerate(parts):
+        numbers: Sequence[int]
         if part.last_position <= position and isinstance(part, SealedPart):
             hashes, numbers = part.index.heads()
         else:
             hashes = column(_entries_to(part, position), "stream_hash")
-            numbers = list(range(len(hashes)))
-        heads.update(zip(hashes, zip(repeat(place), numbers, strict=False), strict=True))
+            numbers = range(len(hashes))
+        heads.update(zip(hashes, map((place << 32).__or__, numbers), strict=True))
     return heads
 
 
@@ -211,7 +227,7 @@ def _entries_to(part: Part, position: int) -> bytes:
     return bytes(entries[: count * ENTRY_BYTES])
 
 
-def _make_piece(part: Part, bounds: dict[int, Bound], point: Point, found: _Removals | None) -> Piece:
+def _make_piece(part: Part, bounds: Bounds, point: Point, found: _Removals | None) -> Piece:
     already = part.info.gone_events
     total = part.count
     lengths = column(_entries_to(part, part.last_position), "length")
@@ -228,29 +244,23 @@ def _make_piece(part: Part, bounds: dict[int, Bound], point: Point, found: _Remo
     return Piece(part, hidden, total - len(went), size - sum(went), work, gone, last_hidden)
 
 
-def find_hidden(part: Part, bounds: dict[int, Bound], point: Point) -> bytes:
+def find_hidden(part: Part, bounds: Bounds, point: Point) -> bytes:
     """One byte for each of a segment's entries, 1 if the event goes; empty if all stay."""
     entries = _entries_to(part, point.position)
     hashes = column(entries, "stream_hash")
-    if bounds.keys().isdisjoint(hashes):
-        return b""
-    limits = {stream_hash: bound.first_version for stream_hash, bound in bounds.items()}
-    flags = bytes(map(lt, column(entries, "version"), map(limits.get, hashes, repeat(0))))
-    by_time: dict[int, set[int]] = {}
-    for stream_hash, bound in bounds.items():
-        if bound.since_us > 0:
-            by_time.setdefault(bound.since_us, set()).add(stream_hash)
-    for since_us, members in by_time.items():
+    limits = map(bounds.first_versions.get, hashes, repeat(0))
+    flags = bytes(map(lt, column(entries, "version"), limits))
+    for since_us, members in bounds.since_us.items():
         before = part.segment.number_at_time(since_us, len(hashes))  # times never fall
         old = map(members.__contains__, hashes[:before])
         flags = bytes(map(or_, flags[:before], old)) + flags[before:]
-    return flags + bytes(part.count - len(flags)) if any(flags) else b""
+    return flags + bytes(part.count - len(flags)) if 1 in flags else b""
 
 
 class _Removals:
     """Counts what goes, by stream."""
 
-    def __init__(self, bounds: dict[int, Bound]) -> None:
+    def __init__(self, bounds: Bounds) -> None:
         self._bounds = bounds
         self._events: Counter[int] = Counter()
         self._bytes: Counter[int] = Counter()
@@ -266,7 +276,7 @@ class _Removals:
         """What goes of each stream, most events first."""
         removals = []
         for stream_hash, events in self._events.items():
-            name = self._bounds[stream_hash].name
+            name = self._bounds.names[stream_hash]
             removals.append(Removal(_describe(name, rules), name, events, self._bytes[stream_hash]))
         return sorted(removals, key=lambda removal: (-removal.events, removal.stream))
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Sequence
-from itertools import accumulate, compress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import accumulate, chain, compress
 from operator import itemgetter
 from struct import Struct
 from typing import Final, NamedTuple
@@ -19,6 +19,7 @@ from zlib import crc32
 from evlog import paths
 from evlog.disk import Disk, WriteFile
 from evlog.errors import CorruptionError
+from evlog.events import Record
 from evlog.format import (
     ENTRY_BYTES,
     FILE_HEADER_BYTES,
@@ -35,13 +36,15 @@ from evlog.format import (
     encode_frame_header,
     unpack,
 )
-from evlog.gone import GoneColumns, GoneStream, check_ids, content_checks, encode_gone
+from evlog.gone import GoneColumns, GoneStream, content_crcs, encode_gone
 from evlog.index import SORTED_SUFFIXES, build_sorted
 from evlog.log import SealedPart
 from evlog.manifest import Manifest, SegmentInfo
-from evlog.plan import Bound, Piece
+from evlog.plan import Bounds, Piece
+from evlog.segment import Segment
 
 _ENTRIES_AT_ONCE: Final = 8192
+_MANY_EVENTS: Final = 16
 _FRAME_BYTES: Final = 128 << 10  # read whole for one event when scanning; less would cost a scan its speed
 _WRITE_BYTES: Final = 1 << 20
 _STAYS: Final = bytes((1, *bytes(255)))  # turns the flags of what goes into those of what stays
@@ -83,7 +86,7 @@ class Target(NamedTuple):
 
 
 def rewrite(
-    target: Target, pieces: Sequence[Piece], bounds: dict[int, Bound], disk: Disk, progress: Progress
+    target: Target, pieces: Sequence[Piece], bounds: Bounds, disk: Disk, progress: Progress
 ) -> SegmentInfo:
     """Write what stays of some neighbouring segments as one; its files are synced, their names are not.
 
@@ -133,22 +136,36 @@ def _copy(part: SealedPart, hidden: bytes, log: _LogFile, gone: _Gone, progress:
     segment = part.segment
     entries = bytes(segment.checked_entries())
     for low in range(0, part.count, _ENTRIES_AT_ONCE):
-        rows = entries[low * ENTRY_BYTES : (low + _ENTRIES_AT_ONCE) * ENTRY_BYTES]
-        lengths = column(rows, "length")
-        raws = segment.log_pieces(list(zip(column(rows, "offset"), lengths, lengths, strict=True)))
-        if list(map(crc32, raws)) != column(rows, "crc"):
-            for number in range(low, low + len(raws)):
-                segment.record(number)
-            raise CorruptionError(segment.log_path, None, "records do not agree with their entries")
-        flags = hidden[low : low + len(raws)]
-        if any(flags):
-            flags = gone.take(rows, raws, flags)
-            stays = flags.translate(_STAYS)
-            raws = list(compress(raws, stays))
-            starts = compress(range(0, len(rows), ENTRY_BYTES), stays)
+        high = min(low + _ENTRIES_AT_ONCE, part.count)
+        rows = entries[low * ENTRY_BYTES : high * ENTRY_BYTES]
+        size = len(rows) + sum(column(rows, "length"))
+        flags = hidden[low:high]
+        if 1 in flags:
+            going = list(compress(_records(segment, rows, low, high), flags))
+            flags = gone.take(rows, going, flags)
+            starts = compress(range(0, len(rows), ENTRY_BYTES), flags.translate(_STAYS))
             rows = b"".join([rows[at : at + ENTRY_BYTES] for at in starts])
-        log.add(raws, rows)
-        progress(sum(lengths) + ENTRY_BYTES * len(lengths))
+        log.add(_raws(segment, rows), rows)
+        progress(size)
+
+
+def _records(segment: Segment, rows: bytes, low: int, high: int) -> Iterator[Record]:
+    """The records of entries low..high-1, checked."""
+    frames = len(set(column(rows, "frame")))
+    small_frames = frames * _MANY_EVENTS > high - low  # read one by one they cost less than frame by frame
+    batches = segment.records(range(low, high)) if small_frames else segment.scan(low, high)
+    return chain.from_iterable(batches)
+
+
+def _raws(segment: Segment, rows: bytes) -> list[bytes]:
+    """The bytes of the records that the entries speak of, checked."""
+    lengths = column(rows, "length")
+    raws = segment.log_pieces(list(zip(column(rows, "offset"), lengths, lengths, strict=True)))
+    if list(map(crc32, raws)) != column(rows, "crc"):
+        crcs = zip(raws, column(rows, "crc"), column(rows, "offset"), strict=True)
+        offset = next(offset for raw, crc, offset in crcs if crc32(raw) != crc)
+        raise CorruptionError(segment.log_path, offset, "a record fails its CRC")
+    return raws
 
 
 class _LogFile:
@@ -231,9 +248,8 @@ def _move_entries(rows: bytes, frame_offset: int, body_at: int) -> bytes:
 class _Gone:
     """What is left of what goes."""
 
-    def __init__(self, bounds: dict[int, Bound]) -> None:
-        self._names = {stream_hash: bound.name for stream_hash, bound in bounds.items()}
-        self._last = {stream_hash: bound.last for stream_hash, bound in bounds.items() if bound.last}
+    def __init__(self, bounds: Bounds) -> None:
+        self._bounds = bounds
         self._fresh = GoneColumns.empty()
         self._former = GoneColumns.empty()  # what went in earlier compactions
         self.streams: dict[str, GoneStream] = {}
@@ -250,31 +266,33 @@ class _Gone:
             self._former.extend(former.columns())
             self._note_streams(former.streams())
 
-    def take(self, rows: bytes, raws: Sequence[bytes], flags: bytes) -> bytes:
+    def take(self, rows: bytes, going: Sequence[Record], flags: bytes) -> bytes:
         """Note what goes; the flags without those of events that only share a hash with their stream."""
-        if not any(flags):
-            return flags
-        going = list(compress(raws, flags))
-        records = unpack(array_head(len(going)) + b"".join(going), use_list=False)
         hashes = list(compress(column(rows, "stream_hash"), flags))
-        names = list(map(self._names.__getitem__, hashes))
-        if names != list(map(itemgetter(2), records)):
-            return self.take(rows, raws, self._without_others(flags, names, records))
-        positions, versions, _, _, ids, times, content_types, datas, _ = zip(*records, strict=True)
-        type_hashes = compress(column(rows, "type_hash"), flags)
+        names = list(map(self._bounds.names.__getitem__, hashes))
+        if names != list(map(itemgetter(2), going)):
+            own = [name == record[2] for name, record in zip(names, going, strict=True)]
+            each = iter(own)
+            flags = bytes(flag and next(each) for flag in flags)
+            return self.take(rows, list(compress(going, own)), flags)
+        versions = list(compress(column(rows, "version"), flags))
         self._fresh.extend(
             GoneColumns(
-                list(positions),
-                list(versions),
+                list(map(itemgetter(0), going)),
+                versions,
                 list(compress(column(rows, "id_fold_upper"), flags)),
-                check_ids(ids),
-                content_checks(hashes, type_hashes, content_types, datas),
+                list(map(crc32, map(itemgetter(4), going))),
+                content_crcs(
+                    compress(column(rows, "stream_hash_lower"), flags),
+                    compress(column(rows, "type_hash"), flags),
+                    list(map(itemgetter(6), going)),
+                    map(itemgetter(7), going),
+                ),
             )
         )
-        if self._last:
-            last = map(self._last.get, hashes)
-            ends = zip(last, versions, times, strict=True)
-            self._note_streams(end for end, version, _ in ends if end is not None and end.version == version)
+        if self._bounds.last:
+            last = zip(map(self._bounds.last.get, hashes), versions, strict=True)
+            self._note_streams(stream for stream, version in last if stream and stream.version == version)
         return flags
 
     def columns(self) -> GoneColumns:
@@ -289,9 +307,3 @@ class _Gone:
             known = self.streams.get(stream.name)
             if known is None or known.version < stream.version:
                 self.streams[stream.name] = stream
-
-    def _without_others(
-        self, flags: bytes, names: Sequence[str], records: Sequence[Sequence[object]]
-    ) -> bytes:
-        own = iter([name == record[2] for name, record in zip(names, records, strict=True)])
-        return bytes(flag and next(own) for flag in flags)

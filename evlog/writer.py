@@ -107,8 +107,7 @@ class Writer:
         with self._lock:
             self._catch_up_locked()
             if self._log.active.count:
-                self._roll_locked()
-        self._build_indexes()
+                self._roll_locked()  # indexed by the next append, unless the segment is gone by then
 
     def close(self) -> None:
         """Close the files. Nothing is lost: what was acknowledged is on the device."""
