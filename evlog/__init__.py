@@ -20,12 +20,15 @@ from evlog.errors import (
     StoreIOError,
     StoreNotFound,
     StreamNotFound,
+    StreamTombstoned,
     UnsupportedFormat,
     WrongExpectedVersion,
 )
 from evlog.events import Event, NewEvent, idempotency_id
+from evlog.policies import Retention
 from evlog.recovery import TornTail
 from evlog.store import AppendResult, EventStore, exists, open
+from evlog.visibility import PolicyInfo
 
 __all__ = [
     "ANY",
@@ -46,6 +49,8 @@ __all__ = [
     "LockTimeout",
     "NewEvent",
     "NotAStore",
+    "PolicyInfo",
+    "Retention",
     "StoreAccessDenied",
     "StoreClosed",
     "StoreFull",
@@ -54,6 +59,7 @@ __all__ = [
     "StoreNotFound",
     "StreamInfo",
     "StreamNotFound",
+    "StreamTombstoned",
     "TornTail",
     "UnsupportedFormat",
     "WrongExpectedVersion",

@@ -3,6 +3,8 @@
 A stream's versions have no gap: a compaction removes the oldest of them. So the first and last entry of each
 stream hash tell everything about a stream, and what lies between them adds up to the number of events. Where
 it does not (two names with one hash), the log is counted.
+
+What a stream has is what a read of it gives: policies are applied to what was found, at the end.
 """
 
 from __future__ import annotations
@@ -11,25 +13,33 @@ import contextlib
 import os
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import NamedTuple
 from uuid import UUID
 
 from evlog import paths
-from evlog.events import Record, category_of
+from evlog.events import SYSTEM_PREFIX, Record, category_of
 from evlog.format import ENTRY_BYTES, FORMAT_VERSION, column
 from evlog.log import Log, Part, SealedPart
+from evlog.policies import Retention
+from evlog.visibility import VisibleCounts, count_policies
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class StreamInfo(NamedTuple):
-    """One stream: how many events it has, its first and last version, and when the last was written."""
+    """One stream: how many events it has, its first and last version, and when the last was written.
+
+    Only what is visible is counted. Where nothing is, `first_version` is the one after `last_version`.
+    `retention` is what was set for it or its category, None if nothing was.
+    """
 
     name: str
     events: int
     first_version: int
     last_version: int
     last_time_us: int
+    retention: Retention | None = None
 
     @property
     def last_time(self) -> datetime:
@@ -38,7 +48,11 @@ class StreamInfo(NamedTuple):
 
 
 class StoreInfo(NamedTuple):
-    """A store in numbers; positions are 0 and times None while it is empty."""
+    """A store in numbers; positions are 0 and times None while it is empty.
+
+    `events` counts what `read_all` gives, hidden events too; `streams` those that exist, without the deleted
+    ones; `policies` the streams and categories for which something is set, deletions apart.
+    """
 
     path: str
     id: UUID
@@ -51,16 +65,40 @@ class StoreInfo(NamedTuple):
     last_position: int
     first_time: datetime | None
     last_time: datetime | None
+    policies: int
+    deleted_streams: int
 
 
-def list_streams(log: Log, category: str | None, prefix: str | None) -> Iterator[StreamInfo]:
+def list_streams(
+    log: Log,
+    category: str | None,
+    prefix: str | None,
+    *,
+    include_deleted: bool = False,
+    include_system: bool = False,
+) -> Iterator[StreamInfo]:
     """The streams in the order of their names, all or those of a category or with a prefix."""
     streams = log.settled(lambda: _all_streams(log))
-    for stream in sorted(streams):
-        if prefix is not None and not stream.name.startswith(prefix):
-            continue
-        if category is None or category_of(stream.name) == category:
+    chosen = [
+        stream
+        for stream in sorted(streams)
+        if (prefix is None or stream.name.startswith(prefix))
+        and (category is None or category_of(stream.name) == category)
+        and (include_system or not stream.name.startswith(SYSTEM_PREFIX))
+    ]
+    if not log.policies().any:
+        yield from chosen
+        return
+    visible = VisibleCounts(log, [stream.name for stream in streams])
+    for stream in chosen:
+        name, events, first_version, last_version, last_time_us, _ = stream
+        kept = log.settled(partial(visible.count, name, events, first_version, last_version, last_time_us))
+        if kept is None:
             yield stream
+        elif include_deleted or not kept.retention.deleted:
+            yield StreamInfo(
+                name, kept.events, kept.first_version, last_version, last_time_us, kept.retention
+            )
 
 
 def describe(log: Log) -> StoreInfo:
@@ -72,19 +110,34 @@ def _describe(log: Log) -> StoreInfo:
     with log.mutex:
         parts = [(part, part.count) for part in log.parts()]
     first, last = _edge(log, first=True), _edge(log, first=False)
+    system_events, system_streams = _count_system(log, parts)
+    policies, deleted = count_policies(log) if system_events else (0, 0)
     return StoreInfo(
         path=log.store,
         id=UUID(log.manifest.store_id),
         format=FORMAT_VERSION,
-        events=sum(count for _, count in parts),
-        streams=_count_streams(log, parts),
+        events=sum(count for _, count in parts) - system_events,
+        streams=_count_streams(log, parts) - system_streams - deleted,
         bytes=_bytes_on_disk(log.store),
         segments=len(parts),
         first_position=first[0] if first else 0,
         last_position=last[0] if last else 0,
         first_time=_EPOCH + timedelta(microseconds=first[5]) if first else None,
         last_time=_EPOCH + timedelta(microseconds=last[5]) if last else None,
+        policies=policies,
+        deleted_streams=deleted,
     )
+
+
+def _count_system(log: Log, parts: list[tuple[Part, int]]) -> tuple[int, int]:
+    """How many events the store's own are, and of how many streams."""
+    own, events, names = log.policies().system_numbers, 0, set()
+    for place, (part, count) in enumerate(parts):
+        for records in part.segment.records([number for number in own(place) if number < count]):
+            streams = [record[2] for record in records if record[2][0] == SYSTEM_PREFIX]
+            events += len(streams)
+            names.update(streams)
+    return events, len(names)
 
 
 def _count_streams(log: Log, parts: list[tuple[Part, int]]) -> int:
@@ -99,8 +152,20 @@ def _count_streams(log: Log, parts: list[tuple[Part, int]]) -> int:
 
 
 def _all_streams(log: Log) -> list[StreamInfo]:
+    """All streams, also those of which a compaction has left nothing but their last version."""
     streams = _from_heads(log)
-    return _from_log(log) if streams is None else streams
+    if streams is None:
+        streams = _from_log(log)
+    gone: dict[str, StreamInfo] = {}
+    for part in log.sealed:  # oldest first: what was left last counts
+        left = part.gone
+        for name, version, time_us in left.streams() if left is not None else ():
+            gone[name] = StreamInfo(name, 0, version + 1, version, time_us)
+    if gone:
+        for stream in streams:
+            gone.pop(stream.name, None)
+        streams += gone.values()
+    return streams
 
 
 def _from_heads(log: Log) -> list[StreamInfo] | None:
@@ -150,7 +215,10 @@ def _from_log(log: Log) -> list[StreamInfo]:
                 else:
                     counts[0] += 1
                     counts[2:] = record[1], record[5]
-    return [StreamInfo(name, *counts) for name, counts in found.items()]
+    return [
+        StreamInfo(name, events, first, last, time_us)
+        for name, (events, first, last, time_us) in found.items()
+    ]
 
 
 def _edge(log: Log, *, first: bool) -> Record | None:

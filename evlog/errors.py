@@ -85,7 +85,7 @@ class WrongExpectedVersion(EvlogError):
     """The stream is not at the version that the append expected; nothing was written.
 
     `expected` is a version (0: no stream yet) or "exists", after KurrentDB's ExpectedVersion; `actual` is the
-    stream's version, 0 where there is no such stream.
+    stream's version, 0 where there is no such stream (or, for "exists", where it was deleted).
     """
 
     exit_code = EXIT_CONFLICT
@@ -98,6 +98,18 @@ class WrongExpectedVersion(EvlogError):
         self.stream = stream
         self.expected = expected
         self.actual = actual
+
+
+class StreamTombstoned(EvlogError):
+    """The stream was deleted with a tombstone: its name is taken for ever. Nothing was written."""
+
+    exit_code = EXIT_CONFLICT
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(
+            f"stream {_shorten(stream)} was deleted for ever, with a tombstone; append to another stream"
+        )
+        self.stream = stream
 
 
 class IdConflict(EvlogError):

@@ -35,6 +35,11 @@ JSON_CODE, TEXT_CODE, BINARY_CODE = range(3)
 # The namespace of idempotency keys. It must never change: the same key has to give the same id for ever.
 ID_NAMESPACE: Final = "7b1f9a52-6d0e-5b8f-9c3a-e0f1d2c3b4a5"
 
+# How the names of the store's own streams begin: of all, and of those with a stream's or category's policy.
+SYSTEM_PREFIX: Final = "$"
+METADATA_PREFIX: Final = "$$"
+CATEGORY_PREFIX: Final = "$$$ce-"
+
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _LINE_BREAKS_TO_SPACES: Final = bytes.maketrans(b"\r\n", b"  ")
@@ -165,14 +170,19 @@ def category_of(stream: str) -> str:
 
 def check_stream_name(stream: str) -> str:
     """Return the name, or raise InvalidStreamName saying what is wrong with it."""
-    if check_readable_name(stream).startswith("$"):
+    if check_readable_name(stream).startswith(SYSTEM_PREFIX):
         raise InvalidStreamName(stream, "begins with $, which is reserved for the store's own streams")
     return stream
 
 
 def check_readable_name(stream: str) -> str:
     """Return the name if a stream may have it, reserved or not, or raise InvalidStreamName."""
-    reason = _name_fault(stream)
+    name = stream
+    if isinstance(stream, str) and stream.startswith(
+        METADATA_PREFIX
+    ):  # what it speaks of has the usual length
+        name = stream.removeprefix(CATEGORY_PREFIX).removeprefix(METADATA_PREFIX)
+    reason = _name_fault(name)
     if reason is not None:
         raise InvalidStreamName(stream, reason)
     return stream

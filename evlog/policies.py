@@ -16,14 +16,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from datetime import timedelta
 from typing import Any, Final, NamedTuple
 
-from evlog.events import Record, category_of
+from evlog.events import CATEGORY_PREFIX, METADATA_PREFIX, SYSTEM_PREFIX, Record, category_of
 
 METADATA_TYPE: Final = "$metadata"
-SYSTEM_PREFIX: Final = "$"
-STREAM_PREFIX: Final = "$$"
-CATEGORY_PREFIX: Final = "$$$ce-"
 # The store's own events have no other types than these: by them they are found without reading anything.
 SYSTEM_TYPES: Final = (METADATA_TYPE, "$CompactionStarted", "$CompactionFinished")
 
@@ -51,6 +49,40 @@ class Rule(NamedTuple):
 
 
 KEEP_ALL: Final = Rule()
+
+
+class Retention(NamedTuple):
+    """What is kept of a stream, or of every stream of a category.
+
+    Attributes:
+        max_count: how many of the last events stay visible; None: all.
+        max_age_seconds: for how long an event stays visible; None: for ever.
+        before: the first version that stays visible; 1: all do.
+        deleted: whether the stream was deleted, and nothing was appended since.
+        tombstone: whether nothing may be appended to it ever again.
+    """
+
+    max_count: int | None = None
+    max_age_seconds: int | None = None
+    before: int = 1
+    deleted: bool = False
+    tombstone: bool = False
+
+    @property
+    def max_age(self) -> timedelta | None:
+        """`max_age_seconds` as a timedelta."""
+        return None if self.max_age_seconds is None else timedelta(seconds=self.max_age_seconds)
+
+
+def retention_of(rule: Rule | None, last_version: int) -> Retention:
+    """The rule as users see it."""
+    if rule is None:
+        return Retention()
+    max_age_seconds = None if rule.max_age_us is None else rule.max_age_us // _SECOND_US
+    deleted = rule.is_deleted(last_version)
+    return Retention(rule.max_count, max_age_seconds, rule.truncate_before, deleted, rule.tombstone)
+
+
 # Only the last policy of a stream counts: the ones before it are hidden, as in KurrentDB.
 _OF_METADATA: Final = Rule(max_count=1)
 
@@ -84,7 +116,7 @@ def hides(rule: Rule | None, record: Record, last_version: int, now_us: int) -> 
 def rule_in_force(stream: str, own: Rule | None, common: Rule | None) -> Rule | None:
     """What a stream's own policy and that of its category come to; None if there is nothing to keep to."""
     if stream.startswith(SYSTEM_PREFIX):
-        return _OF_METADATA if stream.startswith(STREAM_PREFIX) else None
+        return _OF_METADATA if stream.startswith(METADATA_PREFIX) else None
     if common is None:
         return own
     if own is None:
@@ -100,7 +132,7 @@ def rule_in_force(stream: str, own: Rule | None, common: Rule | None) -> Rule | 
 
 def metadata_stream(*, stream: str | None = None, category: str | None = None) -> str:
     """The name of the stream that holds the policy of a stream or of a category."""
-    return f"{CATEGORY_PREFIX}{category}" if stream is None else f"{STREAM_PREFIX}{stream}"
+    return f"{CATEGORY_PREFIX}{category}" if stream is None else f"{METADATA_PREFIX}{stream}"
 
 
 def encode_policy(rule: Rule) -> bytes:
@@ -161,12 +193,12 @@ class Rules:
     def add(self, record: Record) -> None:
         """Take in an event that may be a policy; it replaces the one that was there before."""
         name, type = record[2], record[3]
-        if type != METADATA_TYPE or not name.startswith(STREAM_PREFIX):
+        if type != METADATA_TYPE or not name.startswith(METADATA_PREFIX):
             return
         if name.startswith(CATEGORY_PREFIX):
             self.categories[name.removeprefix(CATEGORY_PREFIX)] = decode_policy(record[7])
         else:
-            self.streams[name.removeprefix(STREAM_PREFIX)] = decode_policy(record[7])
+            self.streams[name.removeprefix(METADATA_PREFIX)] = decode_policy(record[7])
 
     def update(self, later: Rules) -> None:
         """Take in policies that were made later."""

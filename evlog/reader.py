@@ -3,27 +3,37 @@
 A read sees the log as it was when the read began, up to the last whole frame. Records are decoded a frame at
 a time, or one by one where an index leads to them, so memory does not grow with the log. Should a
 compaction remove a segment under a read, the read goes on behind what it has yielded.
+
+A stream shows what its policy leaves visible; the whole log shows all that is there, but for the store's own
+events, which have to be asked for.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
+import time
+from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
 from evlog.errors import InvalidArgument
-from evlog.events import Event, Record, category_of
+from evlog.events import SYSTEM_PREFIX, Event, Record, category_of
 from evlog.format import KIND_STREAMS, KIND_TYPES, hash_stream, hash_type
 from evlog.log import ActivePart, Log, Part, SealedPart, SegmentMoved
+from evlog.policies import Rule, first_visible_version, visible_since_us
 
 # Up to this share of a segment its events of a type are fetched one by one; beyond, reading all is faster.
 _FETCH_SHARE: Final = 4
+# So few events of a stream are fetched at once, whichever of them are wanted.
+_FEW_EVENTS: Final = 32
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Selection(NamedTuple):
-    """Which events of the log a read is about. Positions are inclusive, `until_us` is exclusive."""
+    """Which events of the log a read is about. Positions are inclusive, `until_us` is exclusive.
+
+    `include_system`: also the store's own events, those of streams that begin with `$`.
+    """
 
     first_position: int = 1
     last_position: int | None = None
@@ -31,9 +41,22 @@ class Selection(NamedTuple):
     types: frozenset[str] | None = None
     since_us: int | None = None
     until_us: int | None = None
+    include_system: bool = False
 
-    def matcher(self) -> Callable[[Record], bool] | None:
-        """What a record must satisfy beyond its place in the log; None if nothing."""
+    def matcher(self, *, has_system: bool = True) -> Callable[[Record], bool] | None:
+        """What a record must satisfy beyond its place in the log; None if nothing.
+
+        Args:
+            has_system: whether there may be events of the store's own among the records.
+        """
+        matches = self._category_and_types()
+        if self.include_system or not has_system:
+            return matches
+        if matches is None:
+            return lambda record: record[2][0] != SYSTEM_PREFIX
+        return lambda record: matches(record) and record[2][0] != SYSTEM_PREFIX
+
+    def _category_and_types(self) -> Callable[[Record], bool] | None:
         category, types = self.category, self.types
         if category is None and types is None:
             return None
@@ -43,6 +66,29 @@ class Selection(NamedTuple):
         if types is None:
             return lambda record: record[2].startswith(prefix) or record[2] == category
         return lambda record: record[3] in types and category_of(record[2]) == category
+
+
+class Bounds(NamedTuple):
+    """Which events of a stream a read is about. Versions are inclusive, `until_us` is exclusive."""
+
+    first_version: int = 1
+    last_version: int | None = None
+    since_us: int | None = None
+    until_us: int | None = None
+
+    def begun_by(self, record: Record) -> bool:
+        """Whether the record is not before the first; true for all that follow one for which it is."""
+        return record[1] >= self.first_version and (self.since_us is None or record[5] >= self.since_us)
+
+    def passed_by(self, record: Record) -> bool:
+        """Whether the record is behind the last."""
+        version, until_us = self.last_version, self.until_us
+        return (version is not None and record[1] > version) or (
+            until_us is not None and record[5] >= until_us
+        )
+
+
+_UNBOUNDED: Final = Bounds()
 
 
 def microseconds(moment: datetime | None) -> int | None:
@@ -67,23 +113,16 @@ def read_log(log: Log, selection: Selection, *, reverse: bool, limit: int | None
 def read_stream(
     log: Log,
     stream: str,
-    first_version: int,
-    last_version: int | None,
-    selection: Selection,
+    bounds: Bounds,
+    types: Collection[str] | None,
     *,
     reverse: bool,
     limit: int | None,
 ) -> Iterator[Event]:
-    """The selected events of one stream in version order."""
-    versions = (first_version, last_version)
-    batches: Iterator[Sequence[Record]] = _stream_batches(log, stream, versions, reverse)
-    if versions != (1, None):
-        batches = _in_versions(batches, versions)
-    if selection.types is not None:
-        types = selection.types
+    """The visible events of one stream within the bounds, of these types, in version order."""
+    batches: Iterator[Sequence[Record]] = _stream_batches(log, stream, bounds, reverse)
+    if types is not None:
         batches = ([record for record in records if record[3] in types] for records in batches)
-    if selection.since_us is not None or selection.until_us is not None:
-        batches = _in_times(batches, selection.since_us or 0, selection.until_us)
     return _limited(_flatten(batches), limit)
 
 
@@ -104,10 +143,11 @@ def _batches(log: Log, selection: Selection, reverse: bool) -> Iterator[Iterable
         bounded = selection._replace(first_position=low, last_position=high)
         try:
             parts = _view(log)
-            for part, count in reversed(parts) if reverse else parts:
+            for part, count, has_system in reversed(parts) if reverse else parts:
                 if part.last_position < low or part.first_position > high or not count:
                     continue
-                yield from _part_batches(part, count, bounded, reverse)
+                matches = bounded.matcher(has_system=has_system)
+                yield from _part_batches(part, count, bounded, matches, reverse)
                 if reverse:
                     high = min(high, part.first_position - 1)
                 else:
@@ -119,19 +159,26 @@ def _batches(log: Log, selection: Selection, reverse: bool) -> Iterator[Iterable
         raise damage
 
 
-def _view(log: Log) -> list[tuple[Part, int]]:
+def _view(log: Log) -> list[tuple[Part, int, bool]]:
+    """The segments, how many events each has, and whether some may be the store's own."""
     with log.mutex:
-        return [(part, part.count) for part in log.parts()]
+        own = log.policies().system_numbers
+        return [(part, part.count, bool(own(place))) for place, part in enumerate(log.parts())]
 
 
-def _part_batches(part: Part, count: int, selection: Selection, reverse: bool) -> Iterator[Iterable[Record]]:
+def _part_batches(
+    part: Part,
+    count: int,
+    selection: Selection,
+    matches: Callable[[Record], bool] | None,
+    reverse: bool,
+) -> Iterator[Iterable[Record]]:
     """The selected records of one segment."""
     bounds = _entry_bounds(part, count, selection)
     if bounds is None:
         return
     low, high = bounds
     segment = part.segment
-    matches = selection.matcher()
     if selection.types is not None:
         numbers = _numbers_of_types(part, selection.types, low, high)
         if len(numbers) * _FETCH_SHARE <= high - low:
@@ -189,18 +236,22 @@ def _limited(events: Iterator[Event], limit: int | None) -> Iterator[Event]:
 
 # --- one stream
 
-Versions = tuple[int, int | None]
 
-
-def _stream_batches(log: Log, stream: str, versions: Versions, reverse: bool) -> Iterator[Sequence[Record]]:
+def _stream_batches(log: Log, stream: str, bounds: Bounds, reverse: bool) -> Iterator[Sequence[Record]]:
     """A stream's records by version, some at a time; where an index allows, only those in the bounds."""
     stream_hash = hash_stream(stream)
     reached: int | None = None  # the position up to (or, in reverse, down to) which everything was yielded
     damage = log.damage
     if damage is not None and reverse:
         raise damage
+    rule_known = False
     while True:
         try:
+            if not rule_known:
+                policies = log.policies()
+                if policies.any and (rule := policies.rule_for(stream)) is not None:
+                    bounds = _within_rule(log, stream, stream_hash, rule, bounds)
+                rule_known = True
             parts = [(part, part.count) for part in log.stream_parts(stream_hash)]
             for part, count in parts if reverse else reversed(parts):
                 if not count or (reached is not None and _is_passed(part, reached, reverse)):
@@ -210,19 +261,34 @@ def _stream_batches(log: Log, stream: str, versions: Versions, reverse: bool) ->
                     numbers = numbers[: bisect_left(numbers, count)]
                 if reached is not None:
                     numbers = _beyond(part, numbers, reached, reverse)
+                if bounds != _UNBOUNDED:
+                    numbers = _narrowed(part, numbers, stream, bounds)
                 if not numbers:
                     continue
-                numbers = _narrowed(part, numbers, stream, versions)
                 for records in part.segment.records(numbers[::-1] if reverse else numbers):
                     own = [record for record in records if record[2] == stream]  # hashes may collide
                     if own:
-                        yield own
+                        yield own if bounds == _UNBOUNDED else _within(own, bounds)
                         reached = own[-1][0]
             break
         except SegmentMoved:
             log.refresh()
     if damage is not None:
         raise damage
+
+
+def _within_rule(log: Log, stream: str, stream_hash: int, rule: Rule, bounds: Bounds) -> Bounds:
+    """The bounds, as far as the rule leaves something of the stream visible now."""
+    first, last, since_us, until_us = bounds
+    last_version = 0
+    if rule.max_count is not None or rule.tombstone:
+        last_version = log.find_version(stream, stream_hash)
+        # What comes later stays out: how many of the last ones are visible is counted from here.
+        last = last_version if last is None else min(last, last_version)
+    visible_us = visible_since_us(rule, time.time_ns() // 1000)
+    if visible_us is not None:
+        since_us = max(visible_us, since_us or 0)
+    return Bounds(max(first, first_visible_version(rule, last_version)), last, since_us, until_us)
 
 
 def _is_passed(part: Part, reached: int, reverse: bool) -> bool:
@@ -238,21 +304,30 @@ def _beyond(part: Part, numbers: Sequence[int], reached: int, reverse: bool) -> 
     return numbers[bisect_left(numbers, part.segment.number_of(reached + 1)) :]
 
 
-def _narrowed(part: Part, numbers: Sequence[int], stream: str, versions: Versions) -> Sequence[int]:
-    """Without the entries below and above the versions, found by bisection; all, if hashes collide."""
-    first, last = versions
-    if first <= 1 and last is None:
+def _within(records: list[Record], bounds: Bounds) -> list[Record]:
+    return [record for record in records if bounds.begun_by(record) and not bounds.passed_by(record)]
+
+
+def _narrowed(part: Part, numbers: Sequence[int], stream: str, bounds: Bounds) -> Sequence[int]:
+    """Without most of the entries outside the bounds, found by bisection; all, if hashes collide."""
+    if isinstance(part, SealedPart):
+        since_us, until_us = bounds.since_us, bounds.until_us
+        if since_us is not None and part.info.last_time_us < since_us:
+            return ()
+        if until_us is not None and part.info.first_time_us >= until_us:
+            return ()
+    if len(numbers) <= _FEW_EVENTS:
         return numbers
 
-    def version_at(number: int) -> int:
+    def record_of(number: int) -> Record:
         record = part.segment.record(number)
         if record[2] != stream:
             raise _MixedStreams
-        return record[1]
+        return record
 
     try:
-        low = bisect_left(numbers, first, key=version_at)
-        high = len(numbers) if last is None else bisect_right(numbers, last, key=version_at)
+        low = bisect_left(numbers, True, key=lambda number: bounds.begun_by(record_of(number)))
+        high = bisect_left(numbers, True, low, key=lambda number: bounds.passed_by(record_of(number)))
     except _MixedStreams:
         return numbers
     return numbers[low:high]
@@ -260,17 +335,3 @@ def _narrowed(part: Part, numbers: Sequence[int], stream: str, versions: Version
 
 class _MixedStreams(Exception):
     """Two streams share a hash in this segment: their versions do not rise together."""
-
-
-def _in_versions(batches: Iterator[Sequence[Record]], versions: Versions) -> Iterator[Sequence[Record]]:
-    """Those with a version in the bounds; needed where hashes collide, and the index could not tell."""
-    first, last = versions
-    for records in batches:
-        yield [record for record in records if first <= record[1] and (last is None or record[1] <= last)]
-
-
-def _in_times(
-    batches: Iterator[Sequence[Record]], since: int, until: int | None
-) -> Iterator[Sequence[Record]]:
-    for records in batches:
-        yield [record for record in records if since <= record[5] and (until is None or record[5] < until)]

@@ -13,7 +13,7 @@ import builtins
 import os
 import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple, Self, overload
 from uuid import UUID
@@ -28,6 +28,7 @@ from evlog.events import (
     EncodedEvent,
     Event,
     NewEvent,
+    category_of,
     check_readable_name,
     check_stream_name,
     check_type,
@@ -35,8 +36,11 @@ from evlog.events import (
 )
 from evlog.format import hash_stream
 from evlog.log import Log
-from evlog.reader import Selection, microseconds, read_log, read_stream
+from evlog.policies import Retention, retention_of
+from evlog.reader import Bounds, Selection, microseconds, read_log, read_stream
 from evlog.recovery import TornTail
+from evlog.retention import check_before, check_max_age, check_max_count, delete, set_words
+from evlog.visibility import PolicyInfo, list_policies
 from evlog.writer import Writer
 
 if TYPE_CHECKING:  # compacting is rare, and a shell command lives for 0.1 s
@@ -238,7 +242,9 @@ class EventStore:
         reverse: bool = False,
         limit: int | None = None,
     ) -> Iterator[Event]:
-        """The events of one stream, in version order; none for a stream that does not exist.
+        """The visible events of one stream, in version order; none for a stream that does not exist.
+
+        What the stream's retention hides when the iteration begins is left out, see `set_retention`.
 
         Args:
             from_version, to_version: inclusive.
@@ -252,12 +258,10 @@ class EventStore:
             InvalidArgument: a bound is negative or a datetime has no time zone.
         """
         _check_bounds(from_version=from_version, to_version=to_version, limit=limit)
-        selection = Selection(
-            types=_as_types(types), since_us=microseconds(since), until_us=microseconds(until)
-        )
+        bounds = Bounds(from_version, to_version, microseconds(since), microseconds(until))
+        wanted = _as_types(types)
         check_readable_name(stream)
-        log = self._refreshed()
-        return read_stream(log, stream, from_version, to_version, selection, reverse=reverse, limit=limit)
+        return read_stream(self._refreshed(), stream, bounds, wanted, reverse=reverse, limit=limit)
 
     def read_all(
         self,
@@ -270,35 +274,69 @@ class EventStore:
         until: datetime | None = None,
         reverse: bool = False,
         limit: int | None = None,
+        include_system: bool = False,
     ) -> Iterator[Event]:
         """The events of all streams, in the order in which they were written.
+
+        Also those that the retention of their stream hides, until a compaction removes them. The store's own
+        events have positions, too: where they are left out, positions have gaps.
 
         Args:
             after: a position, exclusive: "where I stopped". to: a position, inclusive.
             category: only streams of this category.
             types, since, until, reverse, limit: as `read`.
+            include_system: also the store's own events, in streams whose names begin with `$`.
 
         Raises:
             As `read`.
         """
         _check_bounds(after=after, to=to, limit=limit)
         selection = Selection(
-            after + 1, to, category, _as_types(types), microseconds(since), microseconds(until)
+            after + 1,
+            to,
+            category,
+            _as_types(types),
+            microseconds(since),
+            microseconds(until),
+            include_system,
         )
         return read_log(self._refreshed(), selection, reverse=reverse, limit=limit)
 
     def stream_version(self, stream: str) -> int:
-        """The version of the stream's last event, 0 if there is no such stream."""
+        """The version of the stream's last event, visible or not; 0 if there never was one.
+
+        Of a deleted stream, too: its next event has the version behind it. See `has_stream`.
+        """
         check_readable_name(stream)
         log = self._refreshed()
         log.raise_damage()  # the stream may have events there
         return log.settled(lambda: log.find_version(stream, hash_stream(stream)))
 
-    def streams(self, category: str | None = None, prefix: str | None = None) -> Iterator[StreamInfo]:
-        """The streams by name, all or those of a category or with a prefix."""
+    def has_stream(self, stream: str) -> bool:
+        """Whether there is such a stream: it has events and is not deleted. What STREAM_EXISTS goes by."""
+        version = self.stream_version(stream)
+        rule = self._opened().policies().rule_for(stream)
+        return version > 0 and (rule is None or not rule.is_deleted(version))
+
+    def streams(
+        self,
+        category: str | None = None,
+        prefix: str | None = None,
+        *,
+        include_deleted: bool = False,
+        include_system: bool = False,
+    ) -> Iterator[StreamInfo]:
+        """The streams by name, all or those of a category or with a prefix.
+
+        Args:
+            include_deleted: also streams that were deleted; nothing of them is visible.
+            include_system: also the store's own, whose names begin with `$`.
+        """
         log = self._refreshed()
         log.raise_damage()
-        return list_streams(log, category, prefix)
+        return list_streams(
+            log, category, prefix, include_deleted=include_deleted, include_system=include_system
+        )
 
     @property
     def head(self) -> int:
@@ -317,6 +355,103 @@ class EventStore:
         log = self._refreshed()
         log.raise_damage()
         return describe(log)
+
+    # --- retention
+
+    def set_retention(
+        self,
+        stream: str | None = None,
+        *,
+        category: str | None = None,
+        max_count: int | None = None,
+        max_age: timedelta | int | None = None,
+        before: int | None = None,
+        clear: bool = False,
+    ) -> Retention:
+        """Say what is kept of a stream, or of every stream of a category; durable when this returns.
+
+        What is not kept is hidden from `read` at once and from every process, and stays in `read_all` until a
+        compaction removes it. Versions, positions and ids stay taken. A setting that is not given stays as it
+        is; a stream's own setting goes before its category's. The settings are an event in the stream
+        `$$STREAM` (or `$$$ce-CATEGORY`) and have KurrentDB's meaning of $maxCount, $maxAge and $tb.
+
+        Args:
+            stream, category: one of them. The stream need not exist yet.
+            max_count: keep this many of the last events.
+            max_age: keep what was written in the last so many seconds, as of the moment of each read.
+            before: hide the versions below this one; of a stream only, and at most its next version.
+            clear: first forget what was set before, a deletion too: what is hidden and was not compacted away
+                becomes visible again.
+
+        Returns:
+            What is kept from now on, as `retention` says it.
+
+        Raises:
+            StreamTombstoned: the stream was deleted for ever.
+            InvalidArgument: nothing is given, or it makes no sense.
+            LockTimeout, StoreFull, StoreIOError, CorruptionError: as `append`.
+        """
+        self._check_target(stream, category)
+        count, seconds, first = check_max_count(max_count), check_max_age(max_age), check_before(before)
+        if (count, seconds, first) == (None, None, None) and not clear:
+            raise InvalidArgument("nothing is set; give max_count, max_age, before or clear")
+        if category is not None and first is not None:
+            raise InvalidArgument(
+                "before is a version of one stream; give max_count or max_age for a category"
+            )
+        set_words(
+            self._opened(),
+            self._open_writer(),
+            stream,
+            category,
+            max_count=count,
+            max_age_seconds=seconds,
+            before=first,
+            clear=clear,
+        )
+        return self.retention(stream, category=category)
+
+    def retention(self, stream: str | None = None, *, category: str | None = None) -> Retention:
+        """What is kept of a stream, by its own settings and its category's, or of a category's streams."""
+        self._check_target(stream, category)
+        log = self._refreshed()
+        log.raise_damage()
+        if stream is None:
+            return retention_of(log.policies().rules().categories.get(category or ""), 0)
+        rule = log.policies().rule_for(stream)
+        if rule is None:
+            return retention_of(rule, 0)
+        return retention_of(rule, log.settled(lambda: log.find_version(stream, hash_stream(stream))))
+
+    def delete_stream(self, stream: str, *, tombstone: bool = False, expected: ExpectedVersion = ANY) -> int:
+        """Delete a stream: its events are hidden, and the next compaction removes them. Durable on return.
+
+        The stream exists no more: as after KurrentDB's soft delete, NO_STREAM is met, STREAM_EXISTS is not.
+        Should an event be appended again, it gets the version after the last one, and the stream consists of
+        that event alone. Deleting what is deleted succeeds.
+
+        Args:
+            tombstone: nothing may be appended to this name ever again; retries of its events succeed still.
+                With NO_STREAM expected, also a name that was never used.
+            expected: as `append`.
+
+        Returns:
+            The version of the stream's last event, up to which it is hidden.
+
+        Raises:
+            StreamNotFound: it never had an event.
+            WrongExpectedVersion: it has another version.
+            LockTimeout, StoreFull, StoreIOError, CorruptionError: as `append`.
+        """
+        check_stream_name(stream)
+        expected = check_expected(expected)
+        return delete(self._opened(), self._open_writer(), stream, tombstone=tombstone, expected=expected)
+
+    def policies(self) -> builtins.list[PolicyInfo]:
+        """Every retention that was set, by stream and by category, the deletions too."""
+        log = self._refreshed()
+        log.raise_damage()
+        return list_policies(log)
 
     @property
     def torn_tails(self) -> builtins.list[TornTail]:
@@ -389,6 +524,16 @@ class EventStore:
 
     def __repr__(self) -> str:
         return f"<EventStore {self.path!r}{' (closed)' if self._log is None else ''}>"
+
+    def _check_target(self, stream: str | None, category: str | None) -> None:
+        if (stream is None) == (category is None):
+            raise InvalidArgument("give either a stream or a category")
+        if stream is not None:
+            check_stream_name(stream)
+        elif category_of(check_stream_name(category or "")) != category:
+            raise InvalidArgument(
+                f"{category!r} is no category: one ends before the first - of a stream's name"
+            )
 
     def _opened(self) -> Log:
         if self._log is None:

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from evlog.batch import Expectation
-from evlog.errors import InvalidArgument, WrongExpectedVersion
+from evlog.batch import NO_STREAM, STREAM_EXISTS, Expectation
+from evlog.errors import InvalidArgument, StreamTombstoned, WrongExpectedVersion
 from evlog.events import check_readable_name, check_stream_name
 from evlog.format import MAX_VERSION, hash_stream
 from evlog.log import Log
+from evlog.policy_table import PolicyTable
 
 _MAX_REMEMBERED: Final = 1 << 20  # streams; more, and remembering begins anew
 
@@ -58,10 +59,14 @@ class StreamVersions:
         """The version that each event gets, once every expectation holds.
 
         Raises:
-            WrongExpectedVersion: one does not hold.
+            StreamTombstoned: a stream must not be appended to any more.
+            WrongExpectedVersion: an expectation does not hold.
             InvalidArgument: a stream is full.
         """
-        self._check_locked(streams, expectations)
+        policies = self._log.policies()
+        if policies.any:
+            _check_tombstones(streams, policies)
+        self._check_locked(streams, expectations, policies)
         heads: dict[str, int] = {}
         versions = []
         remembered = self._versions.get
@@ -98,13 +103,22 @@ class StreamVersions:
         self._name_of.clear()
         self._second.clear()
 
-    def _check_locked(self, streams: Sequence[str], expectations: Sequence[Expectation]) -> None:
+    def _check_locked(
+        self, streams: Sequence[str], expectations: Sequence[Expectation], policies: PolicyTable
+    ) -> None:
         for expectation in expectations:
             at, stream, expected = expectation
             actual = self._versions.get(stream)
             if actual is None:
-                actual = self._look_up_locked(stream, self.hashes((stream,))[0])
-            actual += sum(1 for other in streams[:at] if other == stream)
+                actual = self._look_up_locked(stream, hash_stream(stream))
+            before = sum(1 for other in streams[:at] if other == stream)
+            if not before and expected in (NO_STREAM, STREAM_EXISTS) and policies.any:
+                rule = policies.rule_for(stream)
+                if rule is not None and rule.is_deleted(actual):
+                    actual = (
+                        0  # as with KurrentDB: a deleted stream does not exist, though its versions go on
+                    )
+            actual += before
             if not expectation.is_met(actual):
                 raise WrongExpectedVersion(stream, expected, actual)
 
@@ -115,3 +129,10 @@ class StreamVersions:
         else:
             self._second.add(stream)
         return version
+
+
+def _check_tombstones(streams: Sequence[str], policies: PolicyTable) -> None:
+    for stream in dict.fromkeys(streams):
+        rule = policies.rule_for(stream)
+        if rule is not None and rule.tombstone:
+            raise StreamTombstoned(stream)

@@ -1,4 +1,4 @@
-"""WHEN on a command line: ISO 8601, a word such as `today`, or an age such as `-15m`, as a moment in UTC.
+"""Times on a command line: WHEN (ISO 8601, `today`, an age such as `-15m`) and durations such as `10m`.
 
 What has no zone is UTC, because an event's time is; a date alone is its first moment. Pure: the present
 comes in as an argument, so that one command sees one present.
@@ -13,6 +13,7 @@ from typing import Final
 from evlog.errors import InvalidArgument
 
 _AGE: Final = re.compile(r"-(\d{1,12})([smhdw])")
+_DURATION: Final = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)([smhdw]?)", re.ASCII)
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
@@ -47,3 +48,21 @@ def parse_when(text: str, now: datetime | None = None) -> datetime:
             f"{text!r} is no time; give ISO 8601 such as 2026-11-23T10:51:00Z, "
             "now, today, yesterday, or an age such as -90s, -15m, -2h or -7d"
         ) from None
+
+
+def parse_duration(text: str) -> float:
+    """Turn a duration into seconds.
+
+    Args:
+        text: a number of seconds, or a number and a unit: `s`, `m`, `h`, `d` or `w`; fractions are allowed.
+
+    Raises:
+        InvalidArgument: the text is no such thing.
+    """
+    found = _DURATION.fullmatch(text.strip().lower())
+    try:
+        if found is not None:
+            return timedelta(**{_UNITS[found[2] or "s"]: float(found[1])}).total_seconds()
+    except OverflowError:
+        pass  # longer than any clock runs
+    raise InvalidArgument(f"{text!r} is no duration; give seconds such as 90 or 0.5, or 15m, 2h, 7d")

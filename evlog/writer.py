@@ -75,7 +75,7 @@ class Writer:
             system: the store itself appends, to streams of its own.
 
         Raises:
-            WrongExpectedVersion, IdConflict, InvalidArgument: refused, nothing was written.
+            WrongExpectedVersion, StreamTombstoned, IdConflict, InvalidArgument: refused, nothing was written.
             LockTimeout, StoreFull: not written.
             StoreIOError: not acknowledged; open the store again.
         """

@@ -20,6 +20,7 @@ SAMPLES: list[tuple[EvlogError, int, dict[str, Any]]] = [
     (errors.AppendTooLarge(17, 16), 2, {"size_bytes": 17, "limit_bytes": 16}),
     (errors.WrongExpectedVersion("s", 2, 3), 3, {"stream": "s", "expected": 2, "actual": 3}),
     (errors.WrongExpectedVersion("s", "exists", 0), 3, {"stream": "s", "expected": "exists", "actual": 0}),
+    (errors.StreamTombstoned("s"), 3, {"stream": "s"}),
     (errors.IdConflict("i", "s", 4, "r"), 7, {"id": "i", "stream": "s", "position": 4, "reason": "r"}),
     (errors.CorruptionError("p", 9, "d", 3), 4, {"path": "p", "offset": 9, "position": 3, "detail": "d"}),
     (
@@ -73,6 +74,7 @@ def test_long_and_hostile_names_are_shortened_and_escaped() -> None:
             errors.InvalidStreamName(name, "is bad"),
             errors.WrongExpectedVersion(name, 1, 2),
             errors.StreamNotFound(name),
+            errors.StreamTombstoned(name),
         ):
             assert len(str(error)) < 250
             assert str(error).isprintable()

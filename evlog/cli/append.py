@@ -144,7 +144,7 @@ def command(
         decode = chosen.decoder()
         with open_or_create(ctx, store, settings) as opened:
             append_lines(opened, decode, chosen)
-            _report_torn_tails(opened)
+            options.report_torn_tails(opened)
         return
     _refuse(for_lines, "is for lines of JSON on stdin; add --lines")
     if stream is None or type is None:
@@ -164,7 +164,7 @@ def command(
     encode(event)
     with open_or_create(ctx, store, settings) as opened:
         _append_one(opened, stream, event, evlog.ANY if expected is None else expected)
-        _report_torn_tails(opened)
+        options.report_torn_tails(opened)
 
 
 def _append_one(store: evlog.EventStore, stream: str, event: evlog.NewEvent, expected: int | str) -> None:
@@ -183,13 +183,6 @@ def _append_one(store: evlog.EventStore, stream: str, event: evlog.NewEvent, exp
         # Whoever sees a failure may try again, and would have the event twice.
         done = f"the event is appended at position {result.first_position} all the same"
         raise console.OutputFailed(f"{error.reason} ({done})") from None
-
-
-def _report_torn_tails(store: evlog.EventStore) -> None:
-    for tail in store.torn_tails:
-        console.note(
-            f"cut {tail.cut_bytes} bytes off the end of {tail.path}: an append that a crash left unfinished"
-        )
 
 
 def open_or_create(ctx: typer.Context, option: str | None, settings: dict[str, Any]) -> evlog.EventStore:

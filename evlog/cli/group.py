@@ -29,6 +29,8 @@ COMMANDS: Final = {
     "read": "Print events, of one stream or of all.",
     "streams": "List the streams.",
     "info": "Show what is in the store: counts, bytes, positions and times.",
+    "retain": "Say what is kept of a stream or of a category's streams.",
+    "delete": "Delete a stream.",
 }
 
 HELP: Final = """An event store in a directory: append-only, ordered, versioned, idempotent.

@@ -13,7 +13,8 @@ from evlog.cli.options import StoreOption
 
 HELP: Final = """Show what is in the store: counts, bytes on disk, segments, first and last position and time.
 
-In a pipe it is one JSON object; positions are 0 and times null while the store is empty.
+In a pipe it is one JSON object; positions are 0 and times null while the store is empty. "policies" counts
+the streams and categories for which `evlog retain` has set something; deleted streams are counted apart.
 
 \b
   evlog info
@@ -46,6 +47,8 @@ def _readable(info: evlog.StoreInfo) -> dict[str, str]:
         "positions": span,
         "first time": _iso(info.first_time) or "none",
         "last time": _iso(info.last_time) or "none",
+        "policies": f"{info.policies:,}",
+        "deleted streams": f"{info.deleted_streams:,}",
     }
 
 

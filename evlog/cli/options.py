@@ -1,4 +1,4 @@
-"""What several commands are told in the same way: which store, and where it is found."""
+"""What several commands share: which store, where it is found, and what its recovery did."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated, Final
 import typer
 
 import evlog
+from evlog.cli import console
 from evlog.errors import InvalidArgument
 
 DEFAULT_STORE: Final = ".evlog"
@@ -58,3 +59,11 @@ def open_store(ctx: typer.Context, option: str | None) -> evlog.EventStore:
         StoreNotFound: there is none.
     """
     return evlog.open(find_store(ctx, option))
+
+
+def report_torn_tails(store: evlog.EventStore) -> None:
+    """Say on stderr what was cut off the end of the log, if a crash had left something there."""
+    for tail in store.torn_tails:
+        console.note(
+            f"cut {tail.cut_bytes} bytes off the end of {tail.path}: an append that a crash left unfinished"
+        )

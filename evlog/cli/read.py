@@ -18,7 +18,10 @@ HELP: Final = """Print events: those of STREAM by version, or of the whole store
 In a pipe every event is one line of JSON. On a terminal it is a line of a table whose last column is cut to
 fit; -o pretty shows all of it. --from and --to are versions with STREAM, positions without, and both are
 included. WHEN is ISO 8601 (UTC if it names no zone, midnight if no time), now, today, yesterday, or an age
-such as -90s, -15m, -2h or -7d. A STREAM that does not exist ends with exit code 5.
+such as -90s, -15m, -2h or -7d. A STREAM that does not exist, or was deleted, ends with exit code 5.
+
+What `evlog retain` hides of a stream is left out with STREAM; without, it is there until a compaction. The
+store's own events, such as what `retain` writes, come out only where their stream is named: '$$order-42'.
 
 \b
   evlog read order-42 --from 2
@@ -95,7 +98,7 @@ def command(
             events = opened.read_all(begin - 1, last, category=category, **selection)
         else:
             events = opened.read(stream, begin, last, **selection)
-            if not opened.stream_version(stream):
+            if not opened.has_stream(stream):
                 raise StreamNotFound(stream)
         _print(events, chosen, names)
 

@@ -16,11 +16,13 @@ from evlog.jsonlines import encode_time, quote
 HELP: Final = """List the streams by name: events, first and last version, last time.
 
 All streams, or those of a category (the part of a name before its first -), or those whose name begins with
-a text. In a pipe each is a line of JSON, on a terminal a line of a table.
+a text. In a pipe each is a line of JSON, on a terminal a line of a table. What is hidden by `evlog retain`
+does not count; where something is set for a stream or its category, "retention" says what.
 
 \b
   evlog streams
   evlog streams --category order
+  evlog streams --deleted
   evlog streams --prefix order-2026 | wc -l
 """
 
@@ -35,12 +37,17 @@ def command(
     prefix: Annotated[
         str | None, typer.Option("--prefix", metavar="TEXT", help="Streams whose name begins so.")
     ] = None,
+    deleted: Annotated[bool, typer.Option("--deleted", help="Deleted streams, too.")] = False,
     store: StoreOption = None,
 ) -> None:
     """Print the streams."""
     with options.open_store(ctx, store) as opened:
-        streams = opened.streams(category, prefix)
-        for chunk in _as_table(streams) if console.stdout_is_terminal() else _as_json(streams):
+        streams = opened.streams(category, prefix, include_deleted=deleted)
+        if console.stdout_is_terminal():
+            chunks = _as_table(streams, with_kept=bool(opened.policies()))
+        else:
+            chunks = _as_json(streams)
+        for chunk in chunks:
             console.write(chunk)
 
 
@@ -48,23 +55,44 @@ def _as_json(streams: Iterable[evlog.StreamInfo]) -> Iterator[bytes]:
     rest = iter(streams)
     while part := list(islice(rest, _LINES)):
         yield b"".join(
-            b'{"stream":%b,"events":%d,"first_version":%d,"last_version":%d,"last_time":"%b"}\n'
-            % (quote(name), events, first_version, last_version, encode_time(last_time_us))
-            for name, events, first_version, last_version, last_time_us in part
+            b'{"stream":%b,"events":%d,"first_version":%d,"last_version":%d,"last_time":"%b"%b}\n'
+            % (
+                quote(name),
+                events,
+                first_version,
+                last_version,
+                encode_time(last_time_us),
+                b"" if retention is None else _retention(retention),
+            )
+            for name, events, first_version, last_version, last_time_us, retention in part
         )
 
 
-def _as_table(streams: Iterable[evlog.StreamInfo]) -> Iterator[bytes]:
+def _retention(retention: evlog.Retention) -> bytes:
+    from evlog.cli.retain import as_object
+
+    return b',"retention":' + console.encode_object(as_object(retention)).rstrip()
+
+
+def _as_table(streams: Iterable[evlog.StreamInfo], *, with_kept: bool) -> Iterator[bytes]:
     from evlog.cli.output import draw_table, readable_time
 
     rows = (
-        (
-            name,
-            str(events),
-            str(first_version),
-            str(last_version),
-            readable_time(encode_time(time_us).decode()),
-        )
-        for name, events, first_version, last_version, time_us in streams
+        [
+            stream.name,
+            str(stream.events),
+            str(stream.first_version),
+            str(stream.last_version),
+            readable_time(encode_time(stream.last_time_us).decode()),
+            *([_kept(stream.retention)] if with_kept else []),
+        ]
+        for stream in streams
     )
-    return draw_table(("stream", "events", "first_version", "last_version", "last_time"), rows)
+    names = ["stream", "events", "first_version", "last_version", "last_time"]
+    return draw_table([*names, "kept"] if with_kept else names, rows)
+
+
+def _kept(retention: evlog.Retention | None) -> str:
+    from evlog.cli.retain import describe
+
+    return "" if retention is None else describe(retention)

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from evlog import NewEvent
 from evlog.events import Event
+from evlog.format import hash_stream
 from evlog.manifest import SegmentInfo, read_manifest
-from evlog.policies import Rule, encode_policy, metadata_stream
 from evlog.store import EventStore
 from tests.crash import history
 from tests.crash.check import materialise, open_store
@@ -53,15 +53,10 @@ def fill(store: EventStore) -> None:
     append("kept", 2)
     append("deleted", 4)
     append("capped", 5)
-    set_policy(store, Rule(max_count=3), stream="capped")
-    set_policy(store, Rule(max_count=2), stream="capped")
-    set_policy(store, Rule(max_count=1), category="cat")
-    set_policy(store, Rule(truncate_before=18), stream="deleted")
-
-
-def set_policy(store: EventStore, rule: Rule, **whose: str) -> None:
-    new = ("$metadata", None, 0, encode_policy(rule), None)
-    store._open_writer().append([metadata_stream(**whose)], [new], system=True)
+    store.set_retention("capped", max_count=3)
+    store.set_retention("capped", max_count=2)
+    store.set_retention(category="cat", max_count=1)
+    store.delete_stream("deleted")
 
 
 def compacting() -> tuple[Recording, Facts]:
@@ -71,10 +66,9 @@ def compacting() -> tuple[Recording, Facts]:
         path = f"{root}/above/store"
         with open_store(path, create=True, disk=RecordingDisk(world), segment_events=SEGMENT_EVENTS) as store:
             fill(store)
-            before = list(store.read_all())
-            visible = {
-                found.position for info in store.streams() for found in visible_events(store, info.name)
-            }
+            before = list(store.read_all(include_system=True))
+            names = {found.stream for found in before}
+            visible = {found.position for name in names for found in store.read(name)}
         state = kept_state(world.now)
     with scratch() as root:
         path = materialise(state, root)
@@ -93,14 +87,6 @@ def compacting() -> tuple[Recording, Facts]:
     events = {found.position: (found.version, content_of(found)) for found in before}
     versions = {found.stream: found.version for found in before}
     return recording, Facts(events, frozenset(events.keys() - visible), versions, segments)
-
-
-def visible_events(store: EventStore, stream: str) -> list[Event]:
-    """What the policies of `fill` leave of a stream."""
-    events = list(store.read(stream))
-    keep = {"deleted": 0, "capped": 2, "cat-1": 1, "cat-2": 1, "$$capped": 1}
-    count = keep.get(stream, len(events))
-    return events[len(events) - count :]
 
 
 def check_interrupted(state: State, facts: Facts, known: Knowledge, root: str, *, thorough: bool) -> None:
@@ -127,7 +113,7 @@ def check_interrupted(state: State, facts: Facts, known: Knowledge, root: str, *
 
 def check_events(store: EventStore, facts: Facts, known: Knowledge, *, compacted: bool = False) -> None:
     """What is visible is there; of what is hidden, the beginning of each stream may be gone."""
-    events = list(store.read_all())
+    events = list(store.read_all(include_system=True))
     found = {event.position: (event.version, content_of(event)) for event in events}
     assert sorted(found) == [event.position for event in events]
     for position, fact in facts.events.items():
@@ -138,21 +124,23 @@ def check_events(store: EventStore, facts: Facts, known: Knowledge, *, compacted
             assert found[position] == fact
     for place in known.acked_places():
         assert found.get(place.position) == (place.version, place.content), "an acknowledged append is gone"
+    assert list(store.read_all(include_system=True, reverse=True)) == events[::-1]
     streams: dict[str, list[Event]] = {}
     for event in events:
         streams.setdefault(event.stream, []).append(event)
+    infos = {info.name: info for info in store.streams(include_deleted=True, include_system=True)}
     for stream, its in streams.items():
         first = its[0].version
         assert [event.version for event in its] == list(range(first, first + len(its))), f"a gap in {stream}"
-        assert list(store.read(stream)) == its
-        assert list(store.read(stream, reverse=True)) == its[::-1]
-        assert store.stream_version(stream) == its[-1].version
+        visible = [event for event in its if event.position not in facts.hidden]
+        assert list(store.read(stream)) == visible
+        assert list(store.read(stream, reverse=True)) == visible[::-1]
+        assert store.stream_version(stream) == its[-1].version == infos[stream].last_version
+        assert infos[stream].events == len(visible)
     for stream, version in facts.versions.items():
-        assert store.stream_version(stream) >= version
-    assert list(store.read_all(reverse=True)) == events[::-1]
-    infos = {info.name: info for info in store.streams()}
-    assert {name: infos[name].events for name in streams} == {name: len(its) for name, its in streams.items()}
-    assert store.info().events == len(events)
+        assert infos[stream].last_version >= version
+        assert store._opened().find_version(stream, hash_stream(stream)) == infos[stream].last_version
+    assert store.info().events == sum(not event.stream.startswith("$") for event in events)
 
 
 def check_ids(store: EventStore, facts: Facts, stride: int) -> None:

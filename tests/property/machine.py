@@ -1,14 +1,17 @@
 """A store and a plain list side by side: whatever is done to the one is done to the other.
 
 Three handles hold one directory. Between any two appends files are damaged that can be made anew, the end of
-the log is torn, handles are reopened. After every step each handle has to say what the list says.
+the log is torn, handles are reopened, policies are set and streams deleted. After every step each handle has
+to say what the list says.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
+import time
 from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -19,10 +22,18 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 import evlog
 from evlog import EventStore, NewEvent
-from evlog.errors import EvlogError, IdConflict, InvalidEvent, WrongExpectedVersion
+from evlog.errors import (
+    EvlogError,
+    IdConflict,
+    InvalidArgument,
+    InvalidEvent,
+    StreamNotFound,
+    StreamTombstoned,
+    WrongExpectedVersion,
+)
 from evlog.events import category_of, encode_events
 from evlog.format import FRAME_MAGIC
-from tests.helpers import small_store
+from tests.helpers import Clock, small_store
 
 PLACE = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 HANDLES = 3
@@ -30,6 +41,9 @@ HANDLES = 3
 streams = st.sampled_from(["a", "a-1", "a-2", "b-1", "c"])
 types = st.sampled_from(["T", "U", "V"])
 handles = st.integers(0, HANDLES - 1)
+mortal = st.sampled_from(
+    ["b-1", "c"]
+)  # only these get tombstones, or there would soon be nothing to append to
 expectations = st.sampled_from(["any", "any", "right", "right", "exists", "none", "less", "more"])
 batches = st.lists(
     st.tuples(streams, st.lists(types, min_size=1, max_size=3), expectations), min_size=1, max_size=3
@@ -45,6 +59,11 @@ class Row(NamedTuple):
     type: str
     id: UUID
     data: bytes
+    time_us: int
+
+    @property
+    def is_system(self) -> bool:
+        return self.stream.startswith("$")
 
 
 class StoreMachine(RuleBasedStateMachine):
@@ -56,7 +75,10 @@ class StoreMachine(RuleBasedStateMachine):
         self.path = f"{self.directory}/store"
         self.patches = pytest.MonkeyPatch()
         self.prepare()
+        self.clock = Clock()
+        self.patches.setattr(time, "time_ns", self.clock)
         self.rows: list[Row] = []
+        self.kept: dict[str, dict[str, Any]] = {}  # by metadata stream, the words of the policy
         self.sent: list[list[tuple[str, NewEvent]]] = []
         self.made = 0
         self.handles: list[EventStore] = []
@@ -94,7 +116,124 @@ class StoreMachine(RuleBasedStateMachine):
         for stream, event in sent:
             version = self.version(stream) + 1
             data = str(event.data).encode()
-            self.rows.append(Row(len(self.rows) + 1, stream, version, event.type, event.id, data))  # type: ignore[arg-type]
+            place = (len(self.rows) + 1, stream, version)
+            self.rows.append(Row(*place, event.type, event.id, data, self.clock.us))  # type: ignore[arg-type]
+
+    # --- what is kept
+
+    def word(self, stream: str, name: str) -> Any:
+        own = self.kept.get(f"$${stream}", {}).get(name)
+        return own or self.kept.get(f"$$$ce-{category_of(stream)}", {}).get(name)
+
+    def own_word(self, stream: str, name: str) -> Any:
+        return self.kept.get(f"$${stream}", {}).get(name)
+
+    def is_deleted(self, stream: str) -> bool:
+        return self.own_word(stream, "$tombstone") or 0 < self.version(stream) < (
+            self.own_word(stream, "$tb") or 0
+        )
+
+    def visible(self, stream: str) -> list[Row]:
+        """What a read of the stream has to give."""
+        if self.own_word(stream, "$tombstone"):
+            return []
+        rows = [row for row in self.rows if row.stream == stream]
+        first = max(
+            self.own_word(stream, "$tb") or 1, len(rows) - (self.word(stream, "$maxCount") or 1e9) + 1
+        )
+        oldest = self.clock.us - (self.word(stream, "$maxAge") or 1e9) * 1_000_000
+        return [row for row in rows if row.version >= first and row.time_us >= oldest]
+
+    def note_policy(self, name: str, words: dict[str, Any]) -> None:
+        """The policy that must be the last event now, if it says anything new."""
+        if words == self.kept.get(name, {}):
+            return
+        self.kept[name] = words
+        version = self.version(name) + 1
+        (event,) = self.handles[0].read_all(include_system=True, reverse=True, limit=1)
+        row = as_row(event)
+        assert (row.position, row.stream, row.version) == (len(self.rows) + 1, name, version)
+        assert json.loads(row.data) == words
+        self.rows.append(row)
+
+    @rule(seconds=st.integers(1, 5))
+    def time_passes(self, seconds: int) -> None:
+        self.clock.us += seconds * 1_000_000
+
+    @rule(
+        which=handles,
+        stream=streams,
+        category=st.none() | st.sampled_from(["a", "b"]),
+        count=st.none() | st.integers(1, 4),
+        age=st.none() | st.integers(1, 9),
+        before=st.none() | st.integers(1, 5),
+        clear=st.booleans(),
+    )
+    def retain(
+        self,
+        which: int,
+        stream: str,
+        category: str | None,
+        count: int | None,
+        age: int | None,
+        before: int | None,
+        clear: bool,
+    ) -> None:
+        """Set policies of streams and of categories, some of which make no sense."""
+        if category is not None:
+            before = None
+        target: dict[str, Any] = {"stream": stream} if category is None else {"category": category}
+        settings: dict[str, Any] = {"max_count": count, "max_age": age, "before": before, "clear": clear}
+        refused: type[EvlogError] | None = None
+        if (count, age, before, clear) == (None, None, None, False):
+            refused = InvalidArgument
+        elif category is None and self.own_word(stream, "$tombstone"):
+            refused = StreamTombstoned
+        elif before is not None and before > max(1, self.version(stream) + 1):
+            refused = InvalidArgument
+        if refused is not None:
+            with pytest.raises(refused):
+                self.handles[which].set_retention(**target, **settings)
+            return
+        self.handles[which].set_retention(**target, **settings)
+        name = f"$${stream}" if category is None else f"$$$ce-{category}"
+        given = {"$maxCount": count, "$maxAge": age, "$tb": before}
+        words = {} if clear else dict(self.kept.get(name, {}))
+        words |= {word: value for word, value in given.items() if value is not None}
+        if words.get("$tb") == 1:
+            del words["$tb"]
+        self.note_policy(name, words)
+
+    @rule(
+        which=handles, stream=streams, expectation=st.sampled_from(["any", "any", "right", "exists", "more"])
+    )
+    def delete(self, which: int, stream: str, expectation: str) -> None:
+        self.delete_stream(which, stream, expectation, tombstone=False)
+
+    @rule(which=handles, stream=mortal)
+    def delete_for_ever(self, which: int, stream: str) -> None:
+        self.delete_stream(which, stream, "any", tombstone=True)
+
+    def delete_stream(self, which: int, stream: str, expectation: str, *, tombstone: bool) -> None:
+        last = self.version(stream)
+        expected: Any = {"right": last, "more": last + 1}.get(expectation, expectation)
+        refused: type[EvlogError] | None = None
+        if not last:
+            refused = StreamNotFound
+        elif expected not in ("any", "exists", last) or (expected == "exists" and self.is_deleted(stream)):
+            refused = WrongExpectedVersion
+        if refused is not None:
+            with pytest.raises(refused):
+                self.handles[which].delete_stream(stream, tombstone=tombstone, expected=expected)
+            return
+        deleted = self.handles[which].delete_stream(stream, tombstone=tombstone, expected=expected)
+        assert deleted == last
+        words = dict(self.kept.get(f"$${stream}", {}))
+        if not self.is_deleted(stream):
+            words["$tb"] = last + 1
+        if tombstone:
+            words["$tombstone"] = True
+        self.note_policy(f"$${stream}", words)
 
     @rule(batch=batches, which=handles)
     def append(self, batch: list[tuple[str, list[str], str]], which: int) -> None:
@@ -108,13 +247,23 @@ class StoreMachine(RuleBasedStateMachine):
             expected: Any = {"right": actual, "none": 0, "less": max(0, actual - 1), "more": actual + 1}.get(
                 expectation, expectation
             )
-            holds = expected in ("any", actual) or (expected == "exists" and actual > 0)
+            if stream not in ahead and expected in (0, "exists") and self.is_deleted(stream):
+                found = 0  # what is deleted is not there
+            else:
+                found = actual
+            holds = expected in ("any", found) or (expected == "exists" and found > 0)
             if not holds and refused is None:
-                refused = (stream, expected, actual)
+                refused = (stream, expected, found)
             events = [self.event(kind) for kind in kinds]
             appends.append((stream, events, expected))
             sent += [(stream, event) for event in events]
             ahead[stream] = actual + len(events)
+        forbidden = [stream for stream, _, _ in batch if self.own_word(stream, "$tombstone")]
+        if forbidden:
+            with pytest.raises(StreamTombstoned) as tombstoned:
+                self.handles[which].append_many(appends)
+            assert tombstoned.value.stream == forbidden[0]
+            return
         if refused is not None:
             with pytest.raises(WrongExpectedVersion) as caught:
                 self.handles[which].append_many(appends)
@@ -141,11 +290,11 @@ class StoreMachine(RuleBasedStateMachine):
             row = self.row_of(event)
             assert result[:6] == (stream, row.position, row.position, row.version, row.version, True)
 
-    @precondition(lambda self: self.rows)
+    @precondition(lambda self: self.user_rows())
     @rule(data=st.data(), which=handles, how=st.sampled_from(["data", "type", "stream", "half", "twice"]))
     def conflict(self, data: st.DataObject, which: int, how: str) -> None:
         """A known id with anything else in it, or only a part of an append, is refused."""
-        row = data.draw(st.sampled_from(self.rows))
+        row = data.draw(st.sampled_from(self.user_rows()))
         same = NewEvent(row.type, int(row.data), id=row.id)
         fresh = self.event("T")
         stream, events, error = row.stream, [same], IdConflict
@@ -165,7 +314,8 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(data=st.data(), which=handles, news=st.lists(st.tuples(streams, types), max_size=4))
     def skip_known(self, data: st.DataObject, which: int, news: list[tuple[str, str]]) -> None:
         """An import takes what is new and passes over what is known, and over twins."""
-        known = data.draw(st.lists(st.sampled_from(self.rows), max_size=3)) if self.rows else []
+        rows = self.user_rows()
+        known = data.draw(st.lists(st.sampled_from(rows), max_size=3)) if rows else []
         lines = [(stream, self.event(kind)) for stream, kind in news]
         lines += lines[:1]
         lines += [(row.stream, NewEvent(row.type, int(row.data), id=row.id)) for row in known]
@@ -180,14 +330,20 @@ class StoreMachine(RuleBasedStateMachine):
             if event.id not in seen:
                 fresh.append((stream, event))
                 seen.add(event.id)  # type: ignore[arg-type]
+        names, events = [stream for stream, _ in lines], encode_events([event for _, event in lines])
+        if any(self.own_word(stream, "$tombstone") for stream, _ in fresh):
+            with pytest.raises(StreamTombstoned):
+                self.handles[which].append_encoded(names, events, skip_known=True)
+            return
         if fresh:
             self.note(fresh)
-        result = self.handles[which].append_encoded(
-            [stream for stream, _ in lines], encode_events([event for _, event in lines]), skip_known=True
-        )
+        result = self.handles[which].append_encoded(names, events, skip_known=True)
         assert result.duplicates == duplicates
         assert result.positions == [self.row_of(event).position for _, event in lines]
         assert result.versions == [self.row_of(event).version for _, event in lines]
+
+    def user_rows(self) -> list[Row]:
+        return [row for row in self.rows if not row.is_system]
 
     def row_of(self, event: NewEvent) -> Row:
         return next(row for row in self.rows if row.id == event.id)
@@ -254,7 +410,8 @@ class StoreMachine(RuleBasedStateMachine):
     def every_handle_agrees(self) -> None:
         for handle in self.handles:
             assert handle.head == len(self.rows)
-            assert [as_row(event) for event in handle.read_all()] == self.rows
+            assert [as_row(event) for event in handle.read_all()] == self.user_rows()
+            assert [as_row(event) for event in handle.read_all(include_system=True)] == self.rows
 
     @rule(
         which=handles,
@@ -266,8 +423,9 @@ class StoreMachine(RuleBasedStateMachine):
     def read_stream(self, which: int, stream: str, first: int, count: int, reverse: bool) -> None:
         handle = self.handles[which]
         last = None if count < 0 else first + count
-        mine = [row for row in self.rows if row.stream == stream]
-        assert handle.stream_version(stream) == len(mine)
+        mine = self.visible(stream)
+        assert handle.stream_version(stream) == self.version(stream)
+        assert handle.has_stream(stream) == (self.version(stream) > 0 and not self.is_deleted(stream))
         found = [as_row(event) for event in handle.read(stream, first, last, reverse=reverse)]
         chosen = [row for row in mine if row.version >= first and (last is None or row.version <= last)]
         assert found == (chosen[::-1] if reverse else chosen)
@@ -299,28 +457,40 @@ class StoreMachine(RuleBasedStateMachine):
             for row in self.rows[after:to]
             if (category is None or category_of(row.stream) == category)
             and (kinds is None or row.type in kinds)
+            and not row.is_system
         ]
         assert [as_row(event) for event in events] == (chosen[::-1] if reverse else chosen)[:limit]
 
     @rule(which=handles)
     def catalog(self, which: int) -> None:
         handle = self.handles[which]
-        names = sorted({row.stream for row in self.rows})
-        assert [(stream.name, stream.events) for stream in handle.streams()] == [
-            (name, self.version(name)) for name in names
+        rows = self.user_rows()
+        every = sorted({row.stream for row in rows})
+        names = [name for name in every if not self.is_deleted(name)]
+        assert [stream.name for stream in handle.streams()] == names
+        assert [stream[:4] for stream in handle.streams(include_deleted=True)] == [
+            (name, count, self.version(name) - count + 1, self.version(name))
+            for name in every
+            for count in [len(self.visible(name))]
         ]
         info = handle.info()
-        assert (info.events, info.streams, info.last_position) == (len(self.rows), len(names), len(self.rows))
+        assert (info.events, info.streams, info.last_position) == (len(rows), len(names), len(self.rows))
+        assert info.deleted_streams == len(every) - len(names)
+        policies = handle.policies()
+        assert len(policies) == sum(words != {} for words in self.kept.values())
 
     @rule()
     def everything_anew(self) -> None:
         """A process that knows nothing agrees too, and changes nothing by looking."""
         try:
             with evlog.open(self.path) as cold:
-                assert [as_row(event) for event in cold.read_all()] == self.rows
+                assert [as_row(event) for event in cold.read_all(include_system=True)] == self.rows
+                for stream in ("a", "a-1", "b-1"):
+                    assert [as_row(event) for event in cold.read(stream)] == self.visible(stream)
         except EvlogError as error:
             raise AssertionError(f"a cold reader failed: {error}") from error
 
 
 def as_row(event: evlog.Event) -> Row:
-    return Row(event.position, event.stream, event.version, event.type, event.id, event.data)
+    place = (event.position, event.stream, event.version)
+    return Row(*place, event.type, event.id, event.data, event.time_us)
