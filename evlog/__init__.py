@@ -5,6 +5,7 @@ from evlog.batch import ANY, NO_STREAM, STREAM_EXISTS, BatchResult
 from evlog.catalog import StoreInfo, StreamInfo
 from evlog.errors import (
     AppendTooLarge,
+    CompactionRunning,
     CorruptionError,
     EventTooLarge,
     EvlogError,
@@ -21,6 +22,7 @@ from evlog.errors import (
     StoreNotFound,
     StreamNotFound,
     StreamTombstoned,
+    SubscriptionBehind,
     UnsupportedFormat,
     WrongExpectedVersion,
 )
@@ -37,6 +39,7 @@ __all__ = [
     "AppendResult",
     "AppendTooLarge",
     "BatchResult",
+    "CompactionRunning",
     "CorruptionError",
     "Event",
     "EventStore",
@@ -60,6 +63,7 @@ __all__ = [
     "StreamInfo",
     "StreamNotFound",
     "StreamTombstoned",
+    "SubscriptionBehind",
     "TornTail",
     "UnsupportedFormat",
     "WrongExpectedVersion",

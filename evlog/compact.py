@@ -107,7 +107,11 @@ def compact(
         lock.close()
         raise CompactionRunning(log.store)
     try:
-        return _Run(log, writer, disk, lock_timeout_seconds).run(force=force, progress=progress)
+        run = _Run(log, writer, disk, lock_timeout_seconds)
+        try:
+            return run.run(force=force, progress=progress)
+        finally:
+            run.close()
     finally:
         lock.release()
         lock.close()
@@ -157,7 +161,9 @@ class _Run:
         log = self._log
         log.refresh()
         log.raise_damage()
-        remove_unnamed_files(log, self._disk)
+        with self._lock:
+            log.refresh()
+            remove_unnamed_files_locked(log, self._disk)
         started = log.settled(lambda: find_unfinished(log))
         point = _point_of(log, started)
         seen = log.settled(lambda: _entries_crc(log, point.position))
@@ -188,6 +194,9 @@ class _Run:
         left = len(log.manifest.segments)
         return Compaction(point.position, plan.removals, events, segments, left, before, after, resumed)
 
+    def close(self) -> None:
+        self._lock.close()
+
     def _do_steps(self, plan: Plan, progress: Progress | None) -> None:
         total = sum(piece.work_bytes for group in plan.groups for piece in group)
         done = 0
@@ -198,11 +207,8 @@ class _Run:
             if progress is not None:
                 progress(done, total)
 
-        try:
-            for group in plan.groups:
-                self._do_step(group, plan, step_on)
-        finally:
-            self._lock.close()
+        for group in plan.groups:
+            self._do_step(group, plan, step_on)
 
     def _do_step(self, group: Sequence[Piece], plan: Plan, step_on: Callable[[int], None]) -> None:
         """Write one segment in the place of a group, and have the manifest name it."""
@@ -223,10 +229,11 @@ class _Run:
             except StoreFull:  # before the new manifest was there
                 remove_files(target, disk)
                 raise
-        # Who has these open or mapped keeps them; who only knows their names finds the manifest replaced.
-        for old in infos:
-            for suffix in paths.SUFFIXES:
-                disk.remove(paths.segment_path(log.store, old.first_position, old.generation, suffix))
+            # Who has these open or mapped keeps them; who only knows their names finds the manifest replaced.
+            # Under the lock, so that who holds it to copy the store sees no name vanish.
+            for old in infos:
+                for suffix in paths.SUFFIXES:
+                    disk.remove(paths.segment_path(log.store, old.first_position, old.generation, suffix))
         log.refresh()
 
     def _append_started(self, plan: Plan) -> Started:
@@ -261,19 +268,15 @@ def check_subscriptions(store: str, plan: Plan) -> None:
             raise SubscriptionBehind(name, position, last)
 
 
-def remove_unnamed_files(log: Log, disk: Disk) -> None:
-    """Remove what an interrupted compaction, or a roll, has left; nobody else compacts meanwhile.
-
-    Files of segments behind the active one are left alone: a writer may be about to begin one.
-    """
+def remove_unnamed_files_locked(log: Log, disk: Disk) -> None:
+    """Remove what an interrupted compaction, or a roll, has left; nobody else compacts or rolls meanwhile."""
     segments = log.manifest.segments
     named = {(info.first_position, info.generation) for info in segments}
     directory = paths.segments_path(log.store)
     for name in sorted(os.listdir(directory)):
         meaning = paths.maybe_parse_segment_name(name)
-        if meaning is None or meaning[:2] in named or meaning.first_position > segments[-1].first_position:
-            continue
-        disk.remove(f"{directory}/{name}")
+        if meaning is not None and meaning[:2] not in named:
+            disk.remove(f"{directory}/{name}")
 
 
 def _point_of(log: Log, started: Started | None) -> Point:

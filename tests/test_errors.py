@@ -32,6 +32,12 @@ SAMPLES: list[tuple[EvlogError, int, dict[str, Any]]] = [
     (errors.NotAStore("p", "r"), 5, {"path": "p", "reason": "r"}),
     (errors.StreamNotFound("s"), 5, {"stream": "s"}),
     (errors.LockTimeout("p", 1.5), 6, {"path": "p", "timeout_seconds": 1.5}),
+    (errors.CompactionRunning("p"), 6, {"path": "p"}),
+    (
+        errors.SubscriptionBehind("n", 3, 9),
+        3,
+        {"subscription": "n", "checkpoint": 3, "position": 9},
+    ),
     (errors.StoreFull("p", "r"), 9, {"path": "p", "reason": "r"}),
     (errors.StoreAccessDenied("p", "r"), 1, {"path": "p", "reason": "r"}),
     (errors.StoreIOError("p", "r"), 1, {"path": "p", "reason": "r"}),

@@ -31,6 +31,7 @@ COMMANDS: Final = {
     "info": "Show what is in the store: counts, bytes, positions and times.",
     "retain": "Say what is kept of a stream or of a category's streams.",
     "delete": "Delete a stream.",
+    "compact": "Remove what retention policies and deletions have hidden.",
 }
 
 HELP: Final = """An event store in a directory: append-only, ordered, versioned, idempotent.
