@@ -299,8 +299,10 @@ class _Gone:
         """All events that are gone, in position order."""
         if not self._former.positions:
             return self._fresh
-        self._former.extend(self._fresh)
-        return self._former.in_order()
+        columns = GoneColumns.empty()
+        columns.extend(self._former)
+        columns.extend(self._fresh)
+        return columns.in_order()
 
     def _note_streams(self, streams: Iterable[GoneStream]) -> None:
         for stream in streams:

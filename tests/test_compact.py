@@ -67,6 +67,11 @@ def test_what_is_hidden_goes_and_all_else_stays(store: EventStore, policy: str, 
         assert (
             removed == 60 + sum(e.stream.startswith("$") for e in all_events(store)) - len(before) or removed
         )
+        log = store._opened()
+        assert sum(part.info.gone_events for part in log.sealed) == removed
+        assert [part.info.gone_events for part in log.sealed if part.gone] == [
+            part.gone.events for part in log.sealed if part.gone
+        ]
         for each in (store, other):
             assert all_events(each) == visible(each) == before
             assert list(each.read_all(reverse=True)) == [e for e in before[::-1] if e.stream[0] != "$"]
