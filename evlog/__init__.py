@@ -3,6 +3,7 @@
 from evlog._version import __version__
 from evlog.batch import ANY, NO_STREAM, STREAM_EXISTS, BatchResult
 from evlog.catalog import StoreInfo, StreamInfo
+from evlog.checkpoint import Filter, ParkedEvent
 from evlog.errors import (
     AppendTooLarge,
     CompactionRunning,
@@ -23,13 +24,17 @@ from evlog.errors import (
     StreamNotFound,
     StreamTombstoned,
     SubscriptionBehind,
+    SubscriptionBusy,
+    SubscriptionNotFound,
     UnsupportedFormat,
     WrongExpectedVersion,
 )
 from evlog.events import Event, NewEvent, idempotency_id
+from evlog.follow import Subscription, wait_for_store
 from evlog.policies import Retention
 from evlog.recovery import TornTail
 from evlog.store import AppendResult, EventStore, exists, open
+from evlog.subscriptions import ReplayResult, SubscriptionInfo
 from evlog.visibility import PolicyInfo
 
 __all__ = [
@@ -45,6 +50,7 @@ __all__ = [
     "EventStore",
     "EventTooLarge",
     "EvlogError",
+    "Filter",
     "IdConflict",
     "InvalidArgument",
     "InvalidEvent",
@@ -52,7 +58,9 @@ __all__ = [
     "LockTimeout",
     "NewEvent",
     "NotAStore",
+    "ParkedEvent",
     "PolicyInfo",
+    "ReplayResult",
     "Retention",
     "StoreAccessDenied",
     "StoreClosed",
@@ -63,7 +71,11 @@ __all__ = [
     "StreamInfo",
     "StreamNotFound",
     "StreamTombstoned",
+    "Subscription",
     "SubscriptionBehind",
+    "SubscriptionBusy",
+    "SubscriptionInfo",
+    "SubscriptionNotFound",
     "TornTail",
     "UnsupportedFormat",
     "WrongExpectedVersion",
@@ -71,4 +83,5 @@ __all__ = [
     "exists",
     "idempotency_id",
     "open",
+    "wait_for_store",
 ]

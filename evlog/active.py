@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Final
 from zlib import crc32
 
-from evlog.disk import ReadFile
+from evlog.disk import Disk, ReadFile
 from evlog.errors import CorruptionError, EvlogError
 from evlog.format import (
     ENTRY,
@@ -25,6 +25,7 @@ from evlog.format import (
     KIND_OFFSETS,
     FormatFault,
     FrameHeader,
+    Mark,
     NewerFormat,
     check_body,
     decode_file_header,
@@ -37,6 +38,8 @@ from evlog.segment import Segment, check_file_header
 _WINDOW_BYTES: Final = 1 << 20
 # Who has fetched so many records one by one goes on in blocks of 256 KiB, of which 64 MiB are kept.
 _PIECES_BEFORE_BLOCKS: Final = 4096
+# Pieces that are so close to each other are fetched together: more bytes, and one system call.
+_NEAR_BYTES: Final = 1 << 11
 _BLOCK_BITS: Final = 18
 _BLOCK_MASK: Final = (1 << _BLOCK_BITS) - 1
 _MAX_BLOCKS: Final = 256
@@ -69,10 +72,28 @@ class ActiveSegment(Segment):
         self._blocks: dict[int, bytes] = {}
 
     def log_pieces(self, places: Sequence[tuple[int, int, int]]) -> list[bytes]:
+        if len(places) > 1:
+            first = min(places)[0]
+            span = max([offset + length for offset, length, _ in places]) - first
+            if span <= len(places) * _NEAR_BYTES:  # what was appended last, say
+                raw = self._log.read(span, first)
+                return [raw[offset - first : offset - first + length] for offset, length, _ in places]
         self._pieces_read += len(places)
         if self._pieces_read < _PIECES_BEFORE_BLOCKS:
             return self._log.read_many(places)
-        return [self._piece(offset, length) for offset, length, _ in places]
+        return self._pieces(places)
+
+    def _pieces(self, places: Sequence[tuple[int, int, int]]) -> list[bytes]:
+        """The same out of blocks in memory: what they do not hold whole is fetched piece by piece."""
+        block = self._blocks.get
+        pieces = [
+            block(offset >> _BLOCK_BITS, b"")[(at := offset & _BLOCK_MASK) : at + length]
+            for offset, length, _ in places
+        ]
+        for number, (offset, length, _) in enumerate(places):
+            if len(pieces[number]) != length:
+                pieces[number] = self._piece(offset, length)
+        return pieces
 
     def _piece(self, offset: int, length: int) -> bytes:
         """A piece of the log out of a block kept in memory: a quarter of the time of a system call."""
@@ -124,6 +145,32 @@ class ActiveSegment(Segment):
         self._size = size
         return True
 
+    def follow(self, mark: Mark) -> bool:
+        """Take in what a writer says that it has written behind `end`; False if that is not what is there.
+
+        Its entries suffice: they are whole if their running CRC is the mark's, and the frames that they
+        speak of were written before the mark was. Only a power loss could have parted them since.
+        """
+        fresh = mark.events - self.count
+        if fresh > 0:
+            rows = self._read_offsets(fresh * ENTRY_BYTES)
+            if len(rows) < fresh * ENTRY_BYTES or crc32(rows, self.index_crc) != mark.index_crc:
+                return False
+            self.entries += rows
+            self.count = self.entries_on_disk = mark.events
+            self.index_crc = mark.index_crc
+            self.end = self._size = mark.offset
+            self._remember_frame(self._frame_offset(mark.events - 1))
+        return (self.count, self.end, self.index_crc) == (mark.events, mark.offset, mark.index_crc)
+
+    def sync(self, disk: Disk) -> None:
+        """Return when the log as it is now is on the device, for a reader who will not wait for a writer.
+
+        Raises:
+            StoreIOError: the device failed, now or since this process opened the log.
+        """
+        disk.sync_seen(self._log)
+
     def extend(self, rows: bytes, frame: bytes, header: FrameHeader, *, on_disk: bool) -> None:
         """Take in a frame that this process has just written at `end`, with its entries."""
         self._last_at, self._last_header = self.end, frame[:FRAME_HEADER_BYTES]
@@ -162,18 +209,23 @@ class ActiveSegment(Segment):
         if check_frames:
             self._check_unsynced(max(old_end, min(max(durable_offset, self.durable), self.end)))
 
-    def _read_offsets(self) -> bytes:
-        if self._offsets is None:
-            try:
-                file = ReadFile(self.offsets_path)
-                header = decode_file_header(file.read(FILE_HEADER_BYTES, 0))
-            except (FileNotFoundError, FormatFault, NewerFormat, EvlogError):
-                return b""
-            if header != self.header._replace(kind=KIND_OFFSETS):
-                return b""
-            self._offsets = file
+    def _read_offsets(self, length: int | None = None) -> bytes:
+        """What .offsets holds behind the known entries, or so many bytes of it; b"" if it is not sound."""
+        file = self._offsets or self._open_offsets()
+        if file is None:
+            return b""
         at = FILE_HEADER_BYTES + self.count * ENTRY_BYTES
-        return self._offsets.read(max(0, self._offsets.size() - at), at)
+        return file.read(max(0, file.size() - at) if length is None else length, at)
+
+    def _open_offsets(self) -> ReadFile | None:
+        try:
+            file = ReadFile(self.offsets_path)
+            header = decode_file_header(file.read(FILE_HEADER_BYTES, 0))
+        except (FileNotFoundError, FormatFault, NewerFormat, EvlogError):
+            return None
+        if header == self.header._replace(kind=KIND_OFFSETS):
+            self._offsets = file
+        return self._offsets
 
     def _number_in(self, header: FrameHeader) -> int:
         """Where in the newly loaded entries the frame's first one stands."""
@@ -221,6 +273,14 @@ class ActiveSegment(Segment):
 
     def _read_last_header(self) -> bytes:
         return self._log.read(FRAME_HEADER_BYTES, self._last_at)
+
+    def count_before(self, offset: int) -> int:
+        """How many events stand in the log before the offset, a frame's end."""
+        return bisect_left(range(self.count), offset, key=self._record_offset)
+
+    def _record_offset(self, number: int) -> int:
+        offset: int = ENTRY.unpack_from(self.entries, number * ENTRY_BYTES)[2]
+        return offset
 
     def _frame_offset(self, number: int) -> int:
         offset: int = ENTRY.unpack_from(self.entries, number * ENTRY_BYTES)[5]

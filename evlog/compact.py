@@ -18,6 +18,7 @@ from typing import Any, Final, NamedTuple
 from zlib import crc32
 
 from evlog import paths
+from evlog.checkpoint import SubscriptionFiles, list_names
 from evlog.disk import Disk
 from evlog.errors import CompactionRunning, EvlogError, StoreFull, SubscriptionBehind
 from evlog.events import JSON_CODE, Record
@@ -129,23 +130,16 @@ def find_unfinished(log: Log) -> Started | None:
     return None
 
 
-def find_checkpoints(store: str) -> list[tuple[str, int]]:
-    """The named subscriptions, with the position that each has come to; 0 where that cannot be read."""
-    directory = f"{store}/subscriptions"
-    found = []
-    try:
-        names = sorted(os.listdir(directory))
-    except FileNotFoundError:
-        return []
-    for name in names:
-        if name.endswith(".json"):
-            try:
-                with open(f"{directory}/{name}", "rb") as file:
-                    position = json.load(file)["position"]
-            except (OSError, ValueError, LookupError, TypeError):
-                position = 0
-            found.append((name.removesuffix(".json"), position if type(position) is int else 0))
-    return found
+def find_checkpoints(log: Log, disk: Disk) -> list[tuple[str, int]]:
+    """The named subscriptions, with the position that each has come to.
+
+    Raises:
+        CorruptionError: a checkpoint is damaged.
+    """
+    store, store_id = log.store, log.manifest.store_id
+    files = [(name, SubscriptionFiles(store, store_id, name, disk)) for name in list_names(store)]
+    found = [(name, file.read()) for name, file in files]
+    return [(name, checkpoint.position) for name, checkpoint in found if checkpoint is not None]
 
 
 class _Run:
@@ -169,7 +163,7 @@ class _Run:
         seen = log.settled(lambda: _entries_crc(log, point.position))
         plan = log.settled(lambda: make_plan(log, point))
         if not force:
-            check_subscriptions(log.store, plan)
+            check_subscriptions(log, plan, self._disk)
         resumed = started is not None
         segments = len(log.manifest.segments)
         if started is None and (plan.groups or plan.seals):
@@ -260,10 +254,10 @@ class _Run:
         return self._writer.append([COMPACTIONS_STREAM], [event], system=True).positions[0]
 
 
-def check_subscriptions(store: str, plan: Plan) -> None:
+def check_subscriptions(log: Log, plan: Plan, disk: Disk) -> None:
     """Raise SubscriptionBehind if events go that a named subscription has not come to."""
     last = plan.last_hidden
-    for name, position in find_checkpoints(store):
+    for name, position in find_checkpoints(log, disk) if last else ():
         if position < last:
             raise SubscriptionBehind(name, position, last)
 

@@ -40,7 +40,12 @@ def create_store(
     _check_setting("segment_events", segment_events, MAX_SEGMENT_EVENTS)
     if os.path.lexists(paths.manifest_path(path)):
         return False
-    _check_place(path)
+    try:
+        _check_place(path)
+    except (NotAStore, CorruptionError):
+        if os.path.lexists(paths.manifest_path(path)):  # it was being made by another process
+            return False
+        raise
     _make_dirs(path, disk)
     lock = FileLock(paths.lock_path(path), lock_timeout_seconds, disk)
     try:

@@ -111,6 +111,17 @@ class Disk:
         except OSError as error:  # whatever the reason, no room among them: what was written may be gone
             raise StoreIOError(file.path, os.strerror(error.errno or 0)) from error
 
+    def sync_seen(self, file: ReadFile) -> None:
+        """Return when what readers see of a file that others write is on the device.
+
+        Raises:
+            StoreIOError: as `sync`; also for a failure that the writer met since the file was opened.
+        """
+        try:
+            _sync_data(file.fd)
+        except OSError as error:
+            raise StoreIOError(file.path, os.strerror(error.errno or 0)) from error
+
     def sync_dir(self, path: str) -> None:
         """Return when the names in the directory (new, replaced, removed) are on the device."""
         try:
@@ -169,6 +180,22 @@ else:
 
 
 DISK: Final = Disk()
+
+
+def read_back(file: WriteFile, length: int, offset: int) -> bytes:
+    """Up to so many bytes of a file that is open for writing; fewer only at its end."""
+    try:
+        return os.pread(file.fd, length, offset)
+    except OSError as error:
+        raise error_for(error, file.path) from error
+
+
+def end_of(file: WriteFile) -> int:
+    """The length in bytes of a file that is open for writing, now."""
+    try:
+        return os.lseek(file.fd, 0, os.SEEK_END)
+    except OSError as error:
+        raise error_for(error, file.path) from error
 
 
 class ReadFile:

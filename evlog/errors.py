@@ -172,6 +172,30 @@ class StreamNotFound(EvlogError):
         self.stream = stream
 
 
+class SubscriptionNotFound(EvlogError):
+    """No subscription of this name ever ran."""
+
+    exit_code = EXIT_NOT_FOUND
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"no subscription {_shorten(name)}; `evlog subscriptions list` lists those there are"
+        )
+        self.name = name
+
+
+class SubscriptionBusy(EvlogError):
+    """The subscription of this name is running, here or in another process."""
+
+    exit_code = EXIT_BUSY
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"subscription {_shorten(name)} is running already; end that run first, or use another name"
+        )
+        self.name = name
+
+
 class LockTimeout(EvlogError):
     """Another writer held the store's lock for all the time that this one could wait."""
 

@@ -80,17 +80,31 @@ them. A file header, a directory, the events in buckets by the upper half U of t
 The content check is the lower half of CRC(data), begun with (lower half of the stream hash) ^ (type hash) ^
 (content type).
 
-*durable* holds two marks of 32 bytes: at 0 how far the active log is written, at 32 how far it is synced:
+*durable* holds four marks of 40 bytes, each zeros where nothing is known:
 
-         0     4  magic  "evWR" or "evDU"
+         0  written       how far the active log is written, for the next writer
+        40  acknowledged  how far writers with sync="none" have acknowledged it
+        80  durable       how far it is synced
+       120  suspect       a write or sync failed here: read the tail back from the device
+
+         0     4  magic  "evWR", "evAK", "evDU" or "evSU"
          4     4  tag of the segment
          8     4  offset, the end of a frame
-        12     4  flags: 1 = a sync failed after this mark, read the tail back from the device
-        16    12  zero
-        28     4  CRC of bytes 0..27
+        12     4  events up to there             (written; else 0)
+        16     4  CRC of their .offsets entries  (written; else 0)
+        20     8  time of the last of them, µs   (written; else 0)
+        28     8  zero
+        36     4  CRC of bytes 0..35
 
 *manifest.json* is one line, `{"format":1,…,"crc32":"8 hex digits"}`, the CRC that of all bytes before
 `,"crc32"`. evlog/manifest.py names its fields.
+
+*subscriptions/NAME.json*, a checkpoint, is one line of the same form: format, store_id, name, the filter
+(stream, category, types: null for all), position (scanned up to and with it), time_us. *NAME.parked* holds
+such lines: position, stream, version, type, id, error, attempts, time_us of an event that was put aside (a
+later line of the same position replaces an earlier one), or position and `"done":true` of one that was
+replayed. What follows its last whole line was never promised. In NAME bytes other than a-z 0-9 - _ . (and a
+leading .) are %xx; one longer than 200 by that is %% and base 32, lower case, unpadded.
 
 Worked example: position 1, version 1 of stream "a", type "T", id 000102…0f, time 1, json, data `{}`, no
 metadata, as the first frame of a log with the tag 7 (offset 64, durable 64):
@@ -104,6 +118,7 @@ Accepted downsides: 40 + 1 bytes of frame for a single event; a frame's body is 
 
 from __future__ import annotations
 
+import json
 import sys
 from array import array
 from collections import defaultdict
@@ -112,7 +127,7 @@ from itertools import accumulate, repeat
 from operator import xor
 from struct import Struct
 from struct import error as struct_error
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 from zlib import crc32
 
 import msgpack
@@ -131,7 +146,8 @@ FORMAT_VERSION: Final = 1
 FILE_HEADER_BYTES: Final = 64
 FRAME_HEADER_BYTES: Final = 40
 ENTRY_BYTES: Final = 40
-MARK_BYTES: Final = 32
+MARK_BYTES: Final = 40
+MARKS_BYTES: Final = 4 * MARK_BYTES
 PAGE_BYTES: Final = 4096
 MAX_BODY_BYTES: Final = 1 << 30
 MAX_LOG_BYTES: Final = (1 << 32) - 1
@@ -142,11 +158,16 @@ KIND_LOG, KIND_OFFSETS, KIND_STREAMS, KIND_TYPES, KIND_IDS, KIND_GONE = range(1,
 FILE_MAGIC: Final = b"\x89evlog\r\n"
 FRAME_MAGIC: Final = b"\xe5EVF"
 WRITTEN_MAGIC: Final = b"evWR"
+ACKNOWLEDGED_MAGIC: Final = b"evAK"
 DURABLE_MAGIC: Final = b"evDU"
+SUSPECT_MAGIC: Final = b"evSU"
+MARK_AT: Final = {WRITTEN_MAGIC: 0, ACKNOWLEDGED_MAGIC: 40, DURABLE_MAGIC: 80, SUSPECT_MAGIC: 120}
+NO_MARK: Final = bytes(MARK_BYTES)
 
 _FILE_HEADER: Final = Struct("<8sHHI16sQIIIIII")
 _FRAME_HEADER: Final = Struct("<4sIIIQIIII")
-_MARK: Final = Struct("<4sIII12xI")
+_MARK: Final = Struct("<4sIIIIQ8xI")
+MARK_PLACE: Final = Struct("<4sII")  # magic, tag and offset of a mark, for who need not check it
 _U32: Final = Struct("<I")
 _U64: Final = Struct("<Q")
 _U64_PAIR: Final = Struct("<QQ")
@@ -208,11 +229,32 @@ class FrameHeader(NamedTuple):
 
 
 class Mark(NamedTuple):
-    """How far a log is written or synced."""
+    """How far a log is written or synced; from `events` on only of a mark that says how far it is written."""
 
     tag: int
     offset: int
-    suspect: bool = False
+    events: int = 0
+    index_crc: int = 0
+    time_us: int = 0
+
+
+class Marks(NamedTuple):
+    """What `durable` says of one segment; None where nothing is known."""
+
+    written: Mark | None
+    acknowledged: Mark | None
+    durable: Mark | None
+    suspect: Mark | None
+
+    @property
+    def durable_offset(self) -> int:
+        """How far the log is known to be synced, in bytes; 0 if that is not known."""
+        return self.durable.offset if self.durable else 0
+
+    @property
+    def acknowledged_offset(self) -> int:
+        """How far the log is known to be acknowledged, in bytes; 0 if that is not known."""
+        return max(self.durable_offset, self.acknowledged.offset if self.acknowledged else 0)
 
 
 # --- file headers
@@ -521,12 +563,39 @@ _COLUMNS: Final[dict[str, tuple[str, int, int]]] = {
 }
 
 
+# --- lines
+
+_LINE_CRC: Final = b',"crc32":"'
+
+
+def encode_line(document: dict[str, Any]) -> bytes:
+    """A JSON object as one line that ends with its CRC."""
+    body = json.dumps(document, separators=(",", ":")).encode()[:-1]
+    return body + _LINE_CRC + b'%08x"}\n' % crc32(body)
+
+
+def decode_line(raw: bytes) -> dict[str, Any]:
+    """The JSON object of a line.
+
+    Raises:
+        FormatFault: it is cut off, damaged, or never was such a line.
+    """
+    body, key, crc = raw.rpartition(_LINE_CRC)
+    if not key or crc != b'%08x"}\n' % crc32(body):
+        raise FormatFault("a line is cut off or fails its CRC")
+    try:
+        document: dict[str, Any] = json.loads(body + b"}")
+    except (ValueError, RecursionError) as error:
+        raise FormatFault(f"a line is not JSON: {error}") from None
+    return document
+
+
 # --- marks
 
 
 def encode_mark(magic: bytes, mark: Mark) -> bytes:
-    """The 32 bytes of a mark in the file `durable`."""
-    raw = _MARK.pack(magic, mark.tag, mark.offset, int(mark.suspect), 0)
+    """The 40 bytes of a mark in the file `durable`."""
+    raw = _MARK.pack(magic, *mark, 0)
     return raw[:-4] + _U32.pack(crc32(raw[:-4]))
 
 
@@ -534,7 +603,13 @@ def maybe_decode_mark(magic: bytes, raw: bytes) -> Mark | None:
     """The mark, or None where there is none or it is damaged: then nothing is known, which is always safe."""
     if len(raw) != MARK_BYTES:
         return None
-    found, tag, offset, flags, crc = _MARK.unpack(raw)
+    found, tag, offset, events, index_crc, time_us, crc = _MARK.unpack(raw)
     if found != magic or crc != crc32(raw[:-4]):
         return None
-    return Mark(tag, offset, bool(flags & 1))
+    return Mark(tag, offset, events, index_crc, time_us)
+
+
+def decode_marks(raw: bytes, tag: int) -> Marks:
+    """What the content of `durable` says of the segment with the tag."""
+    marks = [maybe_decode_mark(magic, raw[at : at + MARK_BYTES]) for magic, at in MARK_AT.items()]
+    return Marks._make(mark if mark is not None and mark.tag == tag else None for mark in marks)

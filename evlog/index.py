@@ -188,14 +188,19 @@ class ColumnIndex:
             return self._search(kind, key)
         return reversed(_as_numbers(self._dict(kind).get(key, _NONE)))
 
-    def known(self, kind: int, keys: Sequence[int]) -> list[int]:
-        """The places in `keys` of those that are there; for many at once, through dicts."""
+    def known(self, kind: int, keys: Sequence[int]) -> list[tuple[int, int]]:
+        """The entries that have one of the keys: pairs of the key's index and the entry's number."""
         if len(keys) == 1:
-            return [0] if self.find(kind, keys[0]) else []
+            return [(0, number) for number in self.find(kind, keys[0])]
         groups = self._dict(kind)
         if groups.keys().isdisjoint(keys):
             return []
-        return [at for at, key in enumerate(keys) if key in groups]
+        return [
+            (at, number)
+            for at, key in enumerate(keys)
+            if (group := groups.get(key)) is not None
+            for number in _as_numbers(group)
+        ]
 
     def heads(self) -> tuple[list[int], list[int]]:
         """Every stream hash, and the number of its last entry."""

@@ -15,8 +15,9 @@ import threading
 import time
 import weakref
 from types import TracebackType
+from typing import Protocol
 
-from evlog.disk import DISK, Disk, WriteFile, error_for
+from evlog.disk import DISK, Disk, ReadFile, WriteFile, error_for
 from evlog.errors import LockTimeout
 
 try:
@@ -41,10 +42,13 @@ class FileLock:
         self._held: WriteFile | None = None  # the locked one; waiting replaces `_file`
         self._opening = threading.Lock()
         self._threads = threading.Lock()
-        _to_leave_at_fork.add(self)
+        leave_at_fork(self)
 
     def open(self) -> WriteFile:
         """The lock file, opened by this process."""
+        file = self._file
+        if file is not None:
+            return file
         with self._opening:
             if self._file is None:
                 self._file = self._disk.open(self.path, create=True)
@@ -81,22 +85,15 @@ class FileLock:
         self._threads.release()
         return None
 
-    def wait_until_free(self) -> None:
-        """Return when the lock was free for a moment: all who wait like this return together.
-
-        Raises:
-            LockTimeout: it was not free in time.
-        """
-        left = self._acquire_threads()
+    def is_held(self) -> bool:
+        """Whether somebody holds the lock now. Needs no permission to write, and makes no file."""
+        if self._held is not None:
+            return True
         try:
-            file = self.open()
-            if left is None:
-                _lock_shared(file.fd)
-            elif not _try_lock(file.fd):
-                file = self._wait(file, left)
-            _unlock(file.fd)
-        finally:
-            self._threads.release()
+            file = ReadFile(self.path)
+        except FileNotFoundError:
+            return False
+        return not _try_lock(file.fd)  # which its closing gives back
 
     def release(self) -> None:
         """Give the lock back."""
@@ -174,7 +171,7 @@ class _Waiter:
         self._locked = threading.Event()
         self._abandoned = False
         self._error: OSError | None = None
-        _to_leave_at_fork.add(self)
+        leave_at_fork(self)
         threading.Thread(target=self._run, name="evlog-lock", daemon=True).start()
 
     def _run(self) -> None:
@@ -208,7 +205,19 @@ class _Waiter:
                 self._disk.close(self._file)
 
 
-_to_leave_at_fork: weakref.WeakSet[FileLock | _Waiter] = weakref.WeakSet()
+class LeftAtFork(Protocol):
+    """What a forked child must not share with its parent."""
+
+    def leave_to_parent(self) -> None:
+        """Begin anew; runs in the child, before anything else does."""
+
+
+def leave_at_fork(holder: LeftAtFork) -> None:
+    """Have the holder begin anew in every child that is forked, as long as somebody else refers to it."""
+    _to_leave_at_fork.add(holder)
+
+
+_to_leave_at_fork: weakref.WeakSet[LeftAtFork] = weakref.WeakSet()
 
 
 def _after_fork_in_child() -> None:
@@ -230,9 +239,6 @@ if fcntl is not None:
     def _lock(fd: int) -> None:
         fcntl.flock(fd, fcntl.LOCK_EX)
 
-    def _lock_shared(fd: int) -> None:
-        fcntl.flock(fd, fcntl.LOCK_SH)
-
     def _unlock(fd: int) -> None:
         fcntl.flock(fd, fcntl.LOCK_UN)
 
@@ -247,8 +253,6 @@ else:  # pragma: no cover - no POSIX
         from filelock import lock_descriptor
 
         lock_descriptor(fd, poll_interval=0.002)
-
-    _lock_shared = _lock
 
     def _unlock(fd: int) -> None:
         from filelock import unlock_descriptor

@@ -7,10 +7,10 @@ view holds stays readable whatever happens to the files' names meanwhile.
 
 from __future__ import annotations
 
-import os
 import threading
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from typing import Final, TypeVar
 
 from evlog import paths
@@ -19,19 +19,19 @@ from evlog.disk import MAPS_KEEP_DESCRIPTORS, ReadFile
 from evlog.errors import CorruptionError
 from evlog.events import Record
 from evlog.format import (
-    DURABLE_MAGIC,
     KIND_GONE,
     KIND_IDS,
     KIND_STREAMS,
     MARK_BYTES,
-    WRITTEN_MAGIC,
-    Mark,
-    maybe_decode_mark,
+    MARKS_BYTES,
+    Marks,
+    decode_marks,
 )
 from evlog.gone import GoneEvent, GoneFile
 from evlog.index import ColumnIndex, Entries, SealedIndex
 from evlog.known import IdTable, StreamTable
-from evlog.manifest import Manifest, SegmentInfo, Stamp, read_manifest, read_stamp
+from evlog.lock import leave_at_fork
+from evlog.manifest import Manifest, SegmentInfo, Stamp, has_stamp, read_manifest, read_stamp
 from evlog.policy_table import PolicyTable
 from evlog.segment import SealedSegment, Segment
 
@@ -209,7 +209,6 @@ class Log:
         self.mutex = threading.RLock()
         self.manifest: Manifest
         self.damage: CorruptionError | None = None  # of what was acknowledged at the end of the active log
-        self._pid = os.getpid()
         self._view: tuple[list[SealedPart], ActivePart] | None = (
             None  # replaced whole: threads read it unlocked
         )
@@ -220,7 +219,12 @@ class Log:
         self._streams = StreamTable()
         self._ids = IdTable()
         self._policies = PolicyTable()
+        leave_at_fork(self)
         self.refresh()
+
+    def leave_to_parent(self) -> None:
+        """Begin anew in a forked child: another thread of the parent may have held the mutex."""
+        self.mutex = threading.RLock()
 
     @property
     def sealed(self) -> list[SealedPart]:
@@ -247,11 +251,12 @@ class Log:
         sealed, active = self.view()
         return [*sealed, active]
 
-    def refresh(self) -> None:
-        """Take in what was written since, by whomever."""
-        if self._pid != os.getpid():  # forked: another thread of the parent may have held it
-            self.mutex = threading.RLock()
-            self._pid = os.getpid()
+    def refresh(self, *, suspicious: bool = False) -> None:
+        """Take in what was written since, by whomever.
+
+        Args:
+            suspicious: compare what is known even where nothing seems to have happened.
+        """
         with self.mutex:
             for _ in range(_ATTEMPTS):
                 try:
@@ -263,12 +268,16 @@ class Log:
                 active = self.active.segment
                 loading = not active.count
                 # How far it is synced matters only to a segment that is read for the first time.
-                if active.refresh(self.durable_offset() if loading else 0, suspicious=changed):
+                if active.refresh(self.durable_offset() if loading else 0, suspicious=changed or suspicious):
                     if loading or active.torn_bytes or self.damage is not None:
                         self.damage = self._find_damage()
                     return
                 self.reset()
             raise CorruptionError(self.active.segment.log_path, None, "it keeps changing while it is read")
+
+    def is_current(self) -> bool:
+        """Whether the store still has the manifest that was read last."""
+        return has_stamp(self.store, self._stamp)
 
     @property
     def faulty(self) -> list[SealedPart]:
@@ -297,30 +306,41 @@ class Log:
             active.refresh(durable)  # the mark may be younger than the look at the log
         return active.damage(durable) if durable > active.end else None
 
-    def marks(self) -> tuple[Mark | None, Mark | None]:
-        """How far the active log is written and synced, by the file `durable`; None where not known."""
-        raw = self._read_marks(2 * MARK_BYTES, 0)
-        tag = self.active.segment.tag
-        written = maybe_decode_mark(WRITTEN_MAGIC, raw[:MARK_BYTES])
-        durable = maybe_decode_mark(DURABLE_MAGIC, raw[MARK_BYTES:])
-        return (
-            written if written and written.tag == tag else None,
-            durable if durable and durable.tag == tag else None,
-        )
+    def marks(self) -> Marks:
+        """How far the active log is written, acknowledged and synced, by the file `durable`."""
+        return decode_marks(self._read_marks(), self.active.segment.tag)
 
-    def durable_offset(self) -> int:
-        """How far the active log is known to be synced, in bytes; 0 if that is not known."""
-        raw = self._read_marks(MARK_BYTES, MARK_BYTES)
-        durable = maybe_decode_mark(DURABLE_MAGIC, raw)
-        return durable.offset if durable and durable.tag == self.active.segment.tag else 0
+    def pulse(self) -> tuple[Stamp, bytes]:
+        """What differs from before whenever something was acknowledged, rolled or compacted meanwhile.
 
-    def _read_marks(self, length: int, offset: int) -> bytes:
+        Raises:
+            StoreNotFound: the store is gone.
+        """
+        return read_stamp(self.store), self._read_marks()[MARK_BYTES:]  # all but how far it is written
+
+    def _read_marks(self) -> bytes:
         if self._marks_file is None:
             try:
                 self._marks_file = ReadFile(paths.durable_path(self.store))
             except FileNotFoundError:
                 return b""
-        return self._marks_file.read(length, offset)
+        return self._marks_file.read(MARKS_BYTES, 0)
+
+    def durable_offset(self) -> int:
+        """How far the active log is known to be synced, in bytes; 0 if that is not known."""
+        return self.marks().durable_offset
+
+    def acknowledged_position(self) -> int:
+        """The last position up to which all is known to be acknowledged, of what the last refresh took in."""
+        active = self.active
+        offset = max(self.marks().acknowledged_offset, active.segment.durable)
+        return active.first_position - 1 + active.segment.count_before(offset)
+
+    def durable_position(self) -> int:
+        """The last position up to which no power loss can take anything back."""
+        active = self.active
+        offset = max(self.marks().durable_offset, active.segment.durable)
+        return active.first_position - 1 + active.segment.count_before(offset)
 
     def stream_parts(self, stream_hash: int) -> Iterator[Part]:
         """The segments that the stream may be in, newest first."""
@@ -365,16 +385,20 @@ class Log:
             sealed, active = self.view()
             suspects = self._ids.places(sealed, folds)
         found: dict[int, Record | GoneEvent] = {}
-        for at in active.index.known(KIND_IDS, folds):
-            record = _record_with(active, ids[at], folds[at])
-            if record is not None:
-                found[at] = record
+        found.update(_records_with(active, active.index.known(KIND_IDS, folds), ids))
+        asked: defaultdict[int, list[int]] = defaultdict(list)
         for at, places in suspects.items():
-            for place in places if at not in found else ():
-                known = _event_with(sealed[place], ids[at], folds[at])
-                if known is not None:
-                    found[at] = known
-                    break
+            for place in places:
+                asked[place].append(at)
+        for place in sorted(asked, reverse=True):
+            part = sealed[place]
+            unknown = [at for at in asked[place] if at not in found]
+            pairs = [(at, number) for at in unknown for number in part.index.find(KIND_IDS, folds[at])]
+            found.update(_records_with(part, pairs, ids))
+            if (gone := part.gone) is not None:
+                for at in unknown:
+                    if at not in found and (left := gone.find(ids[at], folds[at])) is not None:
+                        found[at] = left
         return found
 
     def policies(self) -> PolicyTable:
@@ -438,20 +462,10 @@ def _last_of(part: Part, stream: str, stream_hash: int) -> Record | None:
     return None
 
 
-def _record_with(part: Part, id: bytes, fold: int) -> Record | None:
-    for number in part.index.find(KIND_IDS, fold):
-        record = part.segment.record(number)
-        if record[4] == id:
-            return record
-    return None
-
-
-def _event_with(part: SealedPart, id: bytes, fold: int) -> Record | GoneEvent | None:
-    record = _record_with(part, id, fold)
-    if record is not None:
-        return record
-    gone = part.gone
-    return None if gone is None else gone.find(id, fold)
+def _records_with(part: Part, pairs: Sequence[tuple[int, int]], ids: Sequence[bytes]) -> dict[int, Record]:
+    """Of pairs of an id's index and an entry's number: the records that do have the id, by the index."""
+    records = chain.from_iterable(part.segment.records([number for _, number in pairs]))
+    return {at: record for (at, _), record in zip(pairs, records, strict=True) if record[4] == ids[at]}
 
 
 def _missing(store: str, info: SegmentInfo, error: FileNotFoundError) -> SegmentMoved | CorruptionError:

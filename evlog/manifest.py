@@ -139,6 +139,15 @@ def read_stamp(store: str) -> Stamp:
     return Stamp(status.st_ino, status.st_mtime_ns, status.st_size)
 
 
+def has_stamp(store: str, stamp: Stamp | None) -> bool:
+    """Whether the store's manifest is the one with the stamp; not if there is none, or none to be seen."""
+    try:
+        status = os.stat(paths.manifest_path(store))
+    except OSError:
+        return False
+    return stamp == (status.st_ino, status.st_mtime_ns, status.st_size)
+
+
 def replace_manifest(store: str, manifest: Manifest, disk: Disk) -> None:
     """Make this the store's manifest, in one step; durable when this returns."""
     path = paths.manifest_path(store)

@@ -141,7 +141,8 @@ class PolicyTable:
             for type_hash in self._type_hashes:
                 found.update(index.find(KIND_TYPES, type_hash))
             numbers.append(array("I", sorted(found)))
-            rules.read(part, numbers[-1])
+            if found:  # else its log need not even be opened
+                rules.read(part, numbers[-1])
         self._rules, self._numbers = rules, numbers
         self._any_sealed = any(map(len, numbers))
         self._parts, self._sealed = list(sealed), sealed

@@ -14,6 +14,8 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
+from functools import partial
+from itertools import chain, islice
 from typing import Final, NamedTuple
 
 from evlog.errors import InvalidArgument
@@ -26,6 +28,11 @@ from evlog.policies import Rule, first_visible_version, visible_since_us
 _FETCH_SHARE: Final = 4
 # So few events of a stream are fetched at once, whichever of them are wanted.
 _FEW_EVENTS: Final = 32
+# So few entries of the active segment are read faster than all of its columns are searched.
+_SEARCH_MORE_THAN: Final = 2048
+# So few are read faster one by one than frame by frame, where most frames are single events.
+_RECORDS_AT_MOST: Final = 256
+_as_events: Final[Callable[[Iterable[Record]], Iterator[Event]]] = partial(map, Event)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -33,6 +40,8 @@ class Selection(NamedTuple):
     """Which events of the log a read is about. Positions are inclusive, `until_us` is exclusive.
 
     `include_system`: also the store's own events, those of streams that begin with `$`.
+    `newest_singly`: a few of the newest events are read each by its own CRC, without their frames' headers:
+    what a follower reads every few milliseconds was written by processes that live.
     """
 
     first_position: int = 1
@@ -42,6 +51,8 @@ class Selection(NamedTuple):
     since_us: int | None = None
     until_us: int | None = None
     include_system: bool = False
+    stream: str | None = None
+    newest_singly: bool = False
 
     def matcher(self, *, has_system: bool = True) -> Callable[[Record], bool] | None:
         """What a record must satisfy beyond its place in the log; None if nothing.
@@ -49,15 +60,17 @@ class Selection(NamedTuple):
         Args:
             has_system: whether there may be events of the store's own among the records.
         """
-        matches = self._category_and_types()
-        if self.include_system or not has_system:
+        matches = self._stream_category_and_types()
+        if self.include_system or not has_system or self.stream is not None:
             return matches
         if matches is None:
             return lambda record: record[2][0] != SYSTEM_PREFIX
         return lambda record: matches(record) and record[2][0] != SYSTEM_PREFIX
 
-    def _category_and_types(self) -> Callable[[Record], bool] | None:
-        category, types = self.category, self.types
+    def _stream_category_and_types(self) -> Callable[[Record], bool] | None:
+        stream, category, types = self.stream, self.category, self.types
+        if stream is not None:
+            return lambda record: record[2] == stream and (types is None or record[3] in types)
         if category is None and types is None:
             return None
         if category is None:
@@ -179,13 +192,17 @@ def _part_batches(
         return
     low, high = bounds
     segment = part.segment
-    if selection.types is not None:
-        numbers = _numbers_of_types(part, selection.types, low, high)
-        if len(numbers) * _FETCH_SHARE <= high - low:
-            for records in segment.records(numbers[::-1] if reverse else numbers):
-                yield records if matches is None else list(filter(matches, records))
-            return
-    batches = segment.scan_back(low, high) if reverse else segment.scan(low, high)
+    numbers = _maybe_numbers(part, selection, low, high)
+    if numbers is not None and len(numbers) * _FETCH_SHARE <= high - low:
+        for records in segment.records(numbers[::-1] if reverse else numbers):
+            yield records if matches is None else list(filter(matches, records))
+        return
+    if reverse:
+        batches: Iterator[Sequence[Record]] = segment.scan_back(low, high)
+    elif selection.newest_singly and isinstance(part, ActivePart) and high - low <= _RECORDS_AT_MOST:
+        batches = segment.records(range(low, high))
+    else:
+        batches = segment.scan(low, high)
     if matches is None:
         yield from batches
         return
@@ -214,24 +231,29 @@ def _entry_bounds(part: Part, count: int, selection: Selection) -> tuple[int, in
     return (low, high) if low < high else None
 
 
-def _numbers_of_types(part: Part, types: Collection[str], low: int, high: int) -> list[int]:
+def _maybe_numbers(part: Part, selection: Selection, low: int, high: int) -> Sequence[int] | None:
+    """The entries from low to high that an index names for the selection, rising; None: look at all."""
+    if selection.stream is not None:
+        kind, keys = KIND_STREAMS, [hash_stream(selection.stream)]
+    elif selection.types is not None:
+        kind, keys = KIND_TYPES, list(map(hash_type, selection.types))
+    else:
+        return None
+    if isinstance(part, ActivePart) and high - low <= _SEARCH_MORE_THAN:
+        return None
     numbers: list[int] = []
-    for type in types:
-        numbers += part.index.find(KIND_TYPES, hash_type(type))
-    return sorted(number for number in set(numbers) if low <= number < high)
+    for key in keys:
+        found = part.index.find(kind, key)
+        numbers += found[bisect_left(found, low) : bisect_left(found, high)]
+    return numbers if len(keys) == 1 else sorted(set(numbers))
 
 
 def _flatten(batches: Iterable[Iterable[Record]]) -> Iterator[Event]:
-    for records in batches:
-        yield from map(Event, records)
+    return chain.from_iterable(map(_as_events, batches))  # no step of Python between two events of a batch
 
 
 def _limited(events: Iterator[Event], limit: int | None) -> Iterator[Event]:
-    if limit is None:
-        return events
-    from itertools import islice
-
-    return islice(events, limit)
+    return events if limit is None else islice(events, limit)
 
 
 # --- one stream

@@ -14,15 +14,17 @@ import os
 from typing import NamedTuple
 
 from evlog import paths
-from evlog.disk import Disk, WriteFile, error_for
+from evlog.disk import Disk, WriteFile, error_for, read_back
 from evlog.errors import EvlogError, StoreAccessDenied
 from evlog.format import (
     DURABLE_MAGIC,
     ENTRY_BYTES,
     FILE_HEADER_BYTES,
     KIND_OFFSETS,
+    MARK_AT,
     MARK_BYTES,
-    WRITTEN_MAGIC,
+    NO_MARK,
+    SUSPECT_MAGIC,
     Mark,
     encode_file_header,
     encode_mark,
@@ -39,9 +41,9 @@ class TornTail(NamedTuple):
     cut_bytes: int
 
 
-def write_mark(file: WriteFile, magic: bytes, mark: Mark, disk: Disk) -> None:
-    """Write one of the two marks. Never synced: a mark that is lost or late only says less."""
-    disk.write_at(file, encode_mark(magic, mark), 0 if magic == WRITTEN_MAGIC else MARK_BYTES)
+def write_mark(file: WriteFile, magic: bytes, mark: Mark | None, disk: Disk) -> None:
+    """Write a mark into `durable`, or wipe it. Never synced: one that is lost or late only says less."""
+    disk.write_at(file, NO_MARK if mark is None else encode_mark(magic, mark), MARK_AT[magic])
 
 
 def recover_locked(log: Log, log_file: WriteFile, marks_file: WriteFile, disk: Disk) -> TornTail | None:
@@ -53,17 +55,17 @@ def recover_locked(log: Log, log_file: WriteFile, marks_file: WriteFile, disk: D
     Raises:
         CorruptionError: acknowledged events are damaged or missing; nothing was changed.
     """
-    written, durable = log.marks()
-    if durable is not None and durable.suspect:
+    marks = log.marks()
+    if marks.suspect is not None:
         # A sync failed: memory may show what the device does not have. Look at the device, and have
         # every process that has the log in memory compare it: they see the manifest replaced.
         disk.drop_cache(log_file)
         replace_manifest(log.store, log.manifest, disk)
-    if log.active.segment.torn_bytes or (durable is not None and durable.suspect):
+    if log.active.segment.torn_bytes or marks.suspect is not None:
         log.reset()  # what is about to be judged must not be a memory of what was cut by another
         log.refresh()
     active = log.active.segment
-    synced = max(durable.offset if durable else 0, active.durable)
+    synced = max(marks.durable_offset, active.durable)
     if synced > active.size():
         raise active.damage(synced)
     torn = None
@@ -76,10 +78,10 @@ def recover_locked(log: Log, log_file: WriteFile, marks_file: WriteFile, disk: D
         # Synced before anything is written behind it: else a power loss could bring the old tail back.
         disk.sync(log_file)
         log.refresh()
-    if written is None or written.offset != active.end:
-        write_mark(marks_file, WRITTEN_MAGIC, Mark(active.tag, active.end), disk)
-    if durable is not None and durable.suspect:
+    if marks.suspect is not None:
         write_mark(marks_file, DURABLE_MAGIC, Mark(active.tag, synced), disk)
+    if read_back(marks_file, MARK_BYTES, MARK_AT[SUSPECT_MAGIC]) != NO_MARK:  # of this log or an older one
+        write_mark(marks_file, SUSPECT_MAGIC, None, disk)
     return torn
 
 

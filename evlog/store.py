@@ -12,15 +12,16 @@ from __future__ import annotations
 import builtins
 import os
 import threading
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple, Self, overload
 from uuid import UUID
 
-from evlog import paths
+from evlog import paths, subscriptions
 from evlog.batch import ANY, BatchResult, Expectation, ExpectedVersion, check_expected
 from evlog.catalog import StoreInfo, StreamInfo, describe, list_streams
+from evlog.checkpoint import Filter, ParkedEvent
 from evlog.create import DEFAULT_SEGMENT_BYTES, DEFAULT_SEGMENT_EVENTS, create_store
 from evlog.disk import DISK, Disk
 from evlog.errors import InvalidArgument, StoreClosed
@@ -34,12 +35,14 @@ from evlog.events import (
     check_type,
     encode_events,
 )
+from evlog.follow import Subscription
 from evlog.format import hash_stream
 from evlog.log import Log
 from evlog.policies import Retention, retention_of
 from evlog.reader import Bounds, Selection, microseconds, read_log, read_stream
 from evlog.recovery import TornTail
 from evlog.retention import check_before, check_max_age, check_max_count, delete, set_words
+from evlog.subscriptions import ReplayResult, SubscriptionInfo
 from evlog.visibility import PolicyInfo, list_policies
 from evlog.writer import Writer
 
@@ -165,7 +168,7 @@ class EventStore:
         expected = check_expected(expected)
         expectations = () if expected == ANY else (Expectation(0, check_stream_name(stream), expected),)
         batch = self._open_writer().append([stream] * len(encoded), encoded, expectations)
-        return _Results(batch, [len(encoded)])[0]
+        return _result(batch, 0, len(encoded))
 
     def append_many(self, appends: Iterable[Append]) -> Sequence[AppendResult]:
         """Append to several streams in one atomic frame: all of it, or nothing.
@@ -189,11 +192,14 @@ class EventStore:
             stream, new = append[0], append[1]
             if len(append) > 2 and (expected := check_expected(append[2])) != ANY:
                 expectations.append(Expectation(end, check_stream_name(stream), expected))
-            events.extend(_listed(new))
+            events += new if new.__class__ is list else _listed(new)
             count = len(events) - end
-            if not count:
+            if count == 1:
+                streams.append(stream)
+            elif count:
+                streams.extend((stream,) * count)
+            else:
                 raise InvalidArgument("there is nothing to append; give at least one event for each stream")
-            streams.extend((stream,) * count)
             end += count
             ends.append(end)
         return _Results(self._open_writer().append(streams, encode_events(events), expectations), ends)
@@ -301,6 +307,145 @@ class EventStore:
             include_system,
         )
         return read_log(self._refreshed(), selection, reverse=reverse, limit=limit)
+
+    # --- following
+
+    def subscribe(
+        self,
+        name: str | None = None,
+        *,
+        after: int | None = None,
+        stream: str | None = None,
+        category: str | None = None,
+        types: Collection[str] | None = None,
+        since: datetime | None = None,
+        follow: bool = True,
+        timeout: float | None = None,
+    ) -> Subscription:
+        """Follow the log: every matching event in position order, those that come later too.
+
+        An event is given out once it is acknowledged. Within one run none is given out twice or left out;
+        what a named subscription gave out and did not save when it died comes again in its next run.
+
+        Args:
+            name: a durable subscription (1 to 100 bytes of UTF-8): its next run goes on where this one ended.
+            after: where the first run begins: behind this position. Left out, at the beginning.
+            stream, category, types: only these events. A name keeps its filter.
+            since: where the first run begins: with the first event written then or later.
+            follow: wait for more; if false, end where the log ends now.
+            timeout: seconds; iteration ends when no event came for so long. None waits for ever.
+
+        Raises:
+            SubscriptionBusy: a run of this name is under way.
+            InvalidArgument: a bad name or bound, or another filter than the name has.
+            CorruptionError: the checkpoint is damaged or beyond the end of the log.
+            StoreAccessDenied: a named subscription needs to write its checkpoint, and may not.
+        """
+        _check_bounds(after=after)
+        if timeout is not None and not timeout >= 0:
+            raise InvalidArgument(f"timeout is {timeout!r}; give seconds, 0 or more, or None")
+        if stream is not None:
+            check_readable_name(stream)
+            if category is not None:
+                raise InvalidArgument("stream and category exclude each other; give one of them")
+        kept = _as_types(types)
+        filter = Filter(stream, category, None if kept is None else tuple(sorted(kept)))
+        since_us = microseconds(since)
+        return subscriptions.begin(
+            self._refreshed(),
+            name,
+            filter,
+            after,
+            since_us,
+            follow=follow,
+            timeout_seconds=timeout,
+            disk=self._disk,
+        )
+
+    def consume(
+        self,
+        name: str,
+        handler: Callable[[Event], object],
+        *,
+        after: int | None = None,
+        stream: str | None = None,
+        category: str | None = None,
+        types: Collection[str] | None = None,
+        since: datetime | None = None,
+        follow: bool = True,
+        timeout: float | None = None,
+        retries: int = 3,
+        on_failure: str = "stop",
+    ) -> None:
+        """Call the handler with every event of a named subscription: at least once, in order.
+
+        The checkpoint passes an event after the handler has returned. Returns when the subscription ends.
+
+        Args:
+            handler: gets the event. It failed if it raises an Exception.
+            retries: how many failures on one event are borne; between them are 0.1 s, 0.2 s … 10 s.
+            on_failure: "stop": raise the last error; the next run begins with that event. "park": put the
+                event aside with the error, for `parked` and `replay_parked`, and go on.
+            after, stream, category, types, since, follow, timeout: as `subscribe`.
+
+        Raises:
+            As `subscribe`, and what the handler raised last.
+        """
+        if on_failure not in ("stop", "park"):
+            raise InvalidArgument(f"on_failure is {on_failure!r}; give 'stop' or 'park'")
+        _check_bounds(retries=retries)
+        with self.subscribe(
+            name,
+            after=after,
+            stream=stream,
+            category=category,
+            types=types,
+            since=since,
+            follow=follow,
+            timeout=timeout,
+        ) as subscription:
+            subscriptions.consume(subscription, handler, retries=retries, park=on_failure == "park")
+
+    def subscriptions(self) -> builtins.list[SubscriptionInfo]:
+        """The named subscriptions, by name: how far each is, and how far behind."""
+        return subscriptions.list_all(self._refreshed(), self._disk)
+
+    def subscription(self, name: str) -> SubscriptionInfo:
+        """One named subscription.
+
+        Raises:
+            SubscriptionNotFound: there is none of this name. As with all methods below.
+        """
+        return subscriptions.describe(self._refreshed(), name, self._disk)
+
+    def reset_subscription(self, name: str, to: int) -> None:
+        """Have the next run begin behind position `to` (0: with the first event); durable when this returns.
+
+        Raises:
+            SubscriptionBusy: it is running. InvalidArgument: the position is beyond the end of the log.
+        """
+        _check_bounds(to=to)
+        subscriptions.reset(self._refreshed(), name, to, self._disk)
+
+    def delete_subscription(self, name: str) -> None:
+        """Forget the checkpoint and the parked events; durable when this returns.
+
+        Raises:
+            SubscriptionBusy: it is running.
+        """
+        subscriptions.delete(self._refreshed(), name, self._disk)
+
+    def parked(self, name: str) -> builtins.list[ParkedEvent]:
+        """The events that the subscription put aside, with their errors, in the order in which it did."""
+        return subscriptions.parked(self._refreshed(), name, self._disk)
+
+    def replay_parked(self, name: str, handler: Callable[[Event], object]) -> ReplayResult:
+        """Call the handler with each parked event; those for which it returns leave the list.
+
+        Raises:
+            SubscriptionBusy: the subscription is running.
+        """
+        return subscriptions.replay(self._refreshed(), name, handler, self._disk)
 
     def stream_version(self, stream: str) -> int:
         """The version of the stream's last event, visible or not; 0 if there never was one.
@@ -602,8 +747,9 @@ class _Results(Sequence[AppendResult]):
     def __getitem__(self, at: slice) -> list[AppendResult]: ...
     def __getitem__(self, at: int | slice) -> AppendResult | list[AppendResult]:
         if isinstance(at, slice):
-            return [self._result(number) for number in range(len(self))[at]]
-        return self._result(range(len(self))[at])
+            return [self[number] for number in range(len(self))[at]]
+        number = range(len(self))[at]
+        return _result(self._batch, self._ends[number - 1] if number else 0, self._ends[number])
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and list(self) == list(other)
@@ -613,15 +759,16 @@ class _Results(Sequence[AppendResult]):
     def __repr__(self) -> str:
         return repr(list(self))
 
-    def _result(self, number: int) -> AppendResult:
-        streams, versions, positions, ids, duplicates = self._batch
-        start, end = self._ends[number - 1] if number else 0, self._ends[number]
-        return AppendResult(
-            streams[start],
-            positions[start],
-            positions[end - 1],
-            versions[start],
-            versions[end - 1],
-            duplicates[start],
-            tuple(ids[start:end]),
-        )
+
+def _result(batch: BatchResult, start: int, end: int) -> AppendResult:
+    """What became of the events from `start` to `end`, all of one stream."""
+    streams, versions, positions, ids, duplicates = batch
+    return AppendResult(
+        streams[start],
+        positions[start],
+        positions[end - 1],
+        versions[start],
+        versions[end - 1],
+        duplicates[start],
+        tuple(ids[start:end]),
+    )

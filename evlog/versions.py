@@ -92,10 +92,8 @@ class StreamVersions:
 
     def forget(self, hashes: Sequence[int]) -> None:
         """Others wrote to streams with these hashes."""
-        for stream_hash in hashes:
-            name = self._name_of.pop(stream_hash, None)
-            if name is not None:
-                self._versions.pop(name, None)
+        for stream_hash in self._name_of.keys() & hashes:
+            self._versions.pop(self._name_of.pop(stream_hash), None)
 
     def forget_all(self) -> None:
         """Look everything up anew."""
@@ -115,9 +113,7 @@ class StreamVersions:
             if not before and expected in (NO_STREAM, STREAM_EXISTS) and policies.any:
                 rule = policies.rule_for(stream)
                 if rule is not None and rule.is_deleted(actual):
-                    actual = (
-                        0  # as with KurrentDB: a deleted stream does not exist, though its versions go on
-                    )
+                    actual = 0  # as with KurrentDB: it does not exist, though its versions go on
             actual += before
             if not expectation.is_met(actual):
                 raise WrongExpectedVersion(stream, expected, actual)

@@ -1,8 +1,10 @@
 """Appending: deduplicate, check the expected version, write one frame, acknowledge after the sync.
 
-Everything up to the write happens under the writers' lock, the sync after it was given back. After a failed
-write or sync this writer refuses to go on: memory and disk may differ, and only a new look at the disk, by
-a writer opened after it, can tell. What a dead writer left is made whole before anything is appended.
+Everything up to the write happens under the writers' lock, the sync after it was given back. Who finds the
+manifest as it was, a mark of the last append in `durable`, and the log as long as that says, knows all that
+others did: that is the short way, of a few system calls. Anything else is looked at closely, and what a dead
+writer left is made whole before anything is appended. After a failed write or sync this writer refuses to go
+on: memory and disk may differ, and only a new look at the disk, by a writer opened after it, can tell.
 """
 
 from __future__ import annotations
@@ -14,19 +16,21 @@ from zlib import crc32
 
 from evlog import format as fmt
 from evlog import paths
+from evlog.active import ActiveSegment
 from evlog.batch import Batch, BatchResult, Expectation
 from evlog.dedupe import Deduplicator, Known
-from evlog.disk import Disk, WriteFile
-from evlog.durability import Durability
+from evlog.disk import Disk, WriteFile, end_of
+from evlog.durability import Durability, check_sound
 from evlog.errors import AppendTooLarge, InvalidArgument, StoreFull, StoreIOError
 from evlog.events import EncodedEvent
-from evlog.lock import FileLock
+from evlog.lock import FileLock, leave_at_fork
 from evlog.log import Log, SealedPart
 from evlog.recovery import TornTail, build_indexes, recover_locked, repair_offsets_locked, sync_names
 from evlog.roll import roll_locked
 from evlog.versions import StreamVersions
 
 _MAX_CACHED_TYPES: Final = 1 << 16
+_SUSPECT_AT: Final = fmt.MARK_AT[fmt.SUSPECT_MAGIC]
 
 
 class Writer:
@@ -55,8 +59,17 @@ class Writer:
         self._recovered = False  # the end of the active log was looked at as a writer must
         self._last_time_us = 0
         self._seen_count = -1  # events of the active segment that are accounted for; -1: none of this
+        self._written = b""  # the mark of the last append, by whomever, that is accounted for
+        self._synced = 0  # how far this writer itself has synced the active log
         self._unindexed: list[SealedPart] = []
         self.torn_tails: list[TornTail] = []
+        leave_at_fork(self)
+
+    def leave_to_parent(self) -> None:
+        """Begin anew in a forked child: a descriptor of its own is told of failed syncs on its own."""
+        self._log_file = self._offsets_file = None
+        self._tag = 0
+        self._unsure = True
 
     def append(
         self,
@@ -90,12 +103,9 @@ class Writer:
             end, file, tag = self._log.active.segment.end, self._log_file, self._tag
         assert file is not None
         if self._sync:
-            try:
-                self._durability.make_durable(file, tag, end)
-            except StoreIOError as error:
-                self._failed = error
-                raise
-        self._build_indexes()
+            self._acknowledge(file, tag, end, written=len(known) < len(events))
+        if self._unindexed or self._log.faulty:
+            self._build_indexes()
         return result
 
     def seal(self) -> None:
@@ -108,6 +118,16 @@ class Writer:
             self._catch_up_locked()
             if self._log.active.count:
                 self._roll_locked()  # indexed by the next append, unless the segment is gone by then
+
+    def _acknowledge(self, file: WriteFile, tag: int, end: int, *, written: bool) -> None:
+        try:
+            if written or not self._durability.covers(file, tag, end):
+                self._durability.make_durable(file, tag, end)
+        except StoreIOError as error:
+            self._failed = error
+            raise
+        if tag == self._tag:
+            self._synced = max(self._synced, end)
 
     def close(self) -> None:
         """Close the files. Nothing is lost: what was acknowledged is on the device."""
@@ -144,7 +164,8 @@ class Writer:
     def _write_locked(self, batch: Batch, expectations: Sequence[Expectation]) -> tuple[list[int], int]:
         """Write one frame and its entries; the versions of its events and the position of the first."""
         versions = self._versions.next_locked(batch.streams, batch.stream_hashes, expectations)
-        first_position = self._log.head + 1
+        active = self._log.active
+        first_position = active.first_position + active.segment.count
         now_us = max(time.time_ns() // 1000, self._last_time_us)
         records = fmt.encode_records(batch.events, batch.ids, batch.streams, versions, first_position, now_us)
         body = fmt.encode_body(records)
@@ -152,8 +173,8 @@ class Writer:
             raise AppendTooLarge(len(body), fmt.MAX_BODY_BYTES)
         frame_bytes = fmt.FRAME_HEADER_BYTES + len(body)
         self._make_room_locked(frame_bytes, len(records))
-        active = self._log.active.segment
-        offset = active.end
+        segment = self._log.active.segment  # another one, perhaps, since room was made
+        offset = segment.end
         rows = fmt.encode_entries(
             records,
             offset,
@@ -163,28 +184,29 @@ class Writer:
             versions,
             self._hash_types(batch.events),
         )
-        durable = min(self._log.durable_offset() or fmt.FILE_HEADER_BYTES, offset)
-        index_crc = crc32(rows, active.index_crc)
+        durable = max(segment.durable, self._synced)
+        index_crc = crc32(rows, segment.index_crc)
         header = fmt.FrameHeader(
-            len(body), len(records), durable, first_position, index_crc, crc32(body), active.tag
+            len(body), len(records), durable, first_position, index_crc, crc32(body), segment.tag
         )
         self._unsure = True  # until memory agrees again: an interrupt may come between any two lines
         frame = fmt.encode_frame_header(header, offset) + body
         with self._log.mutex:  # a reading thread must not take the frame in from the disk meanwhile
             on_disk = self._put_locked(frame, rows, offset)
-            active.extend(rows, frame, header, on_disk=on_disk)
+            segment.extend(rows, frame, header, on_disk=on_disk)
+        self._seen_count = segment.count
         self._last_time_us = now_us
-        self._seen_count = active.count
+        if on_disk:
+            self._leave_mark_locked(segment)
         self._versions.remember(dict(zip(batch.streams, versions, strict=True)))
         self._unsure = False
         return versions, first_position
 
     def _put_locked(self, frame: bytes, rows: bytes, offset: int) -> bool:
-        """One write to the log, then the entries, then the mark; whether the entries are written."""
+        """One write to the log, then the entries; whether the entries are written."""
         assert self._log_file is not None
         assert self._offsets_file is not None
-        active = self._log.active.segment
-        entries_at = fmt.FILE_HEADER_BYTES + active.count * fmt.ENTRY_BYTES
+        entries_at = fmt.FILE_HEADER_BYTES + self._log.active.segment.count * fmt.ENTRY_BYTES
         try:
             try:
                 self._disk.write_at(self._log_file, frame, offset)
@@ -193,13 +215,26 @@ class Writer:
                 raise
             try:
                 self._disk.write_at(self._offsets_file, rows, entries_at)
-                self._durability.mark_written_locked(active.tag, offset + len(frame))
             except StoreFull:
-                return False  # both are derived, and others may have seen the frame: it stays
+                return False  # they are derived, and others may have seen the frame: it stays
         except StoreIOError as error:
             self._fail_locked(error)
             raise
         return True
+
+    def _leave_mark_locked(self, segment: ActiveSegment) -> None:
+        """Say how far the log is written, to the next writer; and to followers, where no sync will."""
+        mark = fmt.Mark(segment.tag, segment.end, segment.count, segment.index_crc, self._last_time_us)
+        written = fmt.encode_mark(fmt.WRITTEN_MAGIC, mark)
+        acknowledged = b"" if self._sync else fmt.encode_mark(fmt.ACKNOWLEDGED_MAGIC, mark)
+        try:
+            self._durability.write_marks_locked(written + acknowledged)
+            self._written = written
+        except StoreFull:
+            self._written = b""  # without it the next writer takes a closer look
+        except StoreIOError as error:
+            self._fail_locked(error)
+            raise
 
     def _hash_types(self, events: Sequence[EncodedEvent]) -> list[int]:
         cache = self._type_hashes
@@ -227,8 +262,8 @@ class Writer:
         self._unsure = True
         try:
             # No sync may fail unseen meanwhile: what it lost would be sealed as whole.
-            with self._durability.lock as marks_file:
-                self._durability.check_sound(marks_file, self._log_file, self._tag)
+            with self._durability.lock:
+                check_sound(self._durability.read_marks(), self._log_file, self._tag)
                 roll_locked(self._log, self._log_file, self._offsets_file, self._disk)
         except StoreIOError as error:
             self._fail_locked(error)
@@ -240,7 +275,7 @@ class Writer:
     def _fail_locked(self, error: StoreIOError) -> None:
         """Refuse from now on, and have the next writer look at the device."""
         self._failed = error
-        self._durability.mark_suspect_locked(self._tag, self._log.durable_offset())
+        self._durability.mark_suspect(self._tag, self._log.active.segment.end)
 
     # --- being up to date
 
@@ -248,12 +283,42 @@ class Writer:
         """Take in what other writers did, and repair what a dead one left."""
         if self._failed is not None:
             raise self._failed
+        if self._unsure or not self._follow_locked():
+            self._look_closely_locked()
+            self._unsure = False
+
+    def _follow_locked(self) -> bool:
+        """Take in what others appended, by the mark of the last one; False if that is not all there is."""
+        active = self._log.active.segment
+        if active.tag != self._tag or self._log_file is None or not self._log.is_current():
+            return False
+        marks = self._durability.read_marks()
+        if marks[_SUSPECT_AT:] != fmt.NO_MARK:
+            return False
+        written = marks[: fmt.MARK_BYTES]
+        if written != self._written:
+            mark = fmt.maybe_decode_mark(fmt.WRITTEN_MAGIC, written)
+            if mark is None or mark.tag != self._tag:
+                return False
+            with self._log.mutex:
+                if not active.follow(mark):
+                    return False
+            self._account_locked()
+            self._last_time_us = mark.time_us
+            self._written = written
+        # What a writer left that was killed before its mark shows in the length of the log.
+        known = active.count == self._seen_count == active.entries_on_disk
+        return known and end_of(self._log_file) == active.end
+
+    def _look_closely_locked(self) -> None:
+        """Compare everything with the disk, recover where that is due, leave a mark for the next writer."""
         log = self._log
         if self._unsure:
             log.reset()
             self._recovered = False
-        log.refresh()
+        log.refresh(suspicious=True)
         active = log.active.segment
+        marks = self._durability.read_marks()
         if active.tag != self._tag:
             if not self._tag and log.sealed:
                 self._unindexed.append(log.sealed[-1])  # who sealed it may have died before indexing it
@@ -265,17 +330,32 @@ class Writer:
                 self._failed = error
                 raise
             self._open_files_locked()
-        if not self._recovered or active.torn_bytes or active.entries_on_disk < active.count:
+        elif self._recovered:
+            self._check_sound(marks)
+        sound = marks[_SUSPECT_AT:] == fmt.NO_MARK
+        if not (self._recovered and sound) or active.torn_bytes or active.entries_on_disk < active.count:
             self._recover_locked()
-        if log.active.segment.count != self._seen_count:
+        active = log.active.segment
+        if active.count != self._seen_count:
             self._account_locked()
-        self._unsure = False
+            self._last_time_us = self._time_of_last()
+        self._leave_mark_locked(active)
+
+    def _check_sound(self, marks: bytes) -> None:
+        """Refuse for good where another's sync failed while this writer was open."""
+        assert self._log_file is not None
+        try:
+            check_sound(marks, self._log_file, self._tag)
+        except StoreIOError as error:
+            self._failed = error
+            raise
 
     def _open_files_locked(self) -> None:
         active = self._log.active.segment
         self._log_file = self._disk.open(active.log_path)
         self._offsets_file = self._disk.open(active.offsets_path, create=True)
         self._tag = active.tag
+        self._synced = 0
         self._recovered = False
 
     def _recover_locked(self) -> None:
@@ -294,18 +374,21 @@ class Writer:
         self._recovered = True
 
     def _account_locked(self) -> None:
-        """Others appended: forget the versions of their streams, and go on from their time."""
+        """Others appended: forget the versions of their streams."""
         active = self._log.active.segment
-        if 0 <= self._seen_count < active.count:
+        if 0 <= self._seen_count <= active.count:
             fresh = bytes(active.entries[self._seen_count * fmt.ENTRY_BYTES :])
             self._versions.forget(fmt.column(fresh, "stream_hash"))
         else:
             self._versions.forget_all()
-        if active.count:
-            self._last_time_us = active.record(active.count - 1)[5]
-        elif self._log.sealed:
-            self._last_time_us = self._log.sealed[-1].info.last_time_us
         self._seen_count = active.count
+
+    def _time_of_last(self) -> int:
+        """The time of the last event; no other may have an earlier one."""
+        active = self._log.active.segment
+        if active.count:
+            return active.record(active.count - 1)[5]
+        return self._log.sealed[-1].info.last_time_us if self._log.sealed else 0
 
     def _build_indexes(self) -> None:
         """Index what was sealed, after the lock was given back and the append is durable."""

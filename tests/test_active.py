@@ -31,6 +31,13 @@ def active(store: EventStore) -> ActiveSegment:
     return Log(store.path).active.segment
 
 
+def follow(store: EventStore, behind: ActiveSegment) -> bool:
+    """Have the segment take in what the mark of the last append speaks of."""
+    written = Log(store.path).marks().written
+    assert written is not None
+    return behind.follow(written)
+
+
 def state(segment: ActiveSegment) -> tuple[object, ...]:
     return bytes(segment.entries), segment.count, segment.end, segment.index_crc, segment.torn_bytes
 
@@ -203,3 +210,36 @@ def test_blocks_in_memory_give_what_the_file_has(
             assert segment.log_pieces(places) == [raw[at : at + length] for at, length, _ in places]
             assert len(segment._blocks) <= 3
         assert [event.version for event in store.read("s")] == list(range(1, 81))
+
+
+def test_what_a_mark_speaks_of_is_taken_in_by_its_entries(store: EventStore) -> None:
+    behind = active(store)
+    assert follow(store, behind)  # nothing new is all there is
+    for number in range(3):
+        store.append("s-1", [new(number)] * 2)
+    assert follow(store, behind)
+    assert state(behind) == state(active(store))
+    store.append("s-2", [new()])
+    assert behind.refresh(0)  # and on from there, by itself
+    assert state(behind) == state(active(store))
+
+
+def test_entries_that_are_not_those_of_the_mark_are_not_taken_in(store: EventStore) -> None:
+    behind = active(store)
+    before = state(behind)
+    store.append("s-1", [new()])
+    store.append("s-1", [new()])
+    (offsets,) = segment_files(store, "offsets")
+    content = offsets.read_bytes()
+    at = 64 + before[1] * ENTRY_BYTES  # type: ignore[operator]
+    for damaged in (
+        content[: at + 3] + bytes([content[at + 3] ^ 1]) + content[at + 4 :],
+        content[:-1],
+        content[:at] + content[at + ENTRY_BYTES :],
+    ):
+        offsets.write_bytes(damaged)
+        assert not follow(store, behind)
+        assert state(behind) == before
+    assert behind.refresh(0)
+    assert state(behind) == state(active(store))
+    assert store.append("s-1", [new()], expected=8).first_position == 15

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -264,12 +263,17 @@ def test_what_comes_after_the_point_does_not_count(store: EventStore) -> None:
     assert found == [9, 10, *appended]
 
 
+def scan(store: EventStore, name: str, position: int) -> None:
+    """Let a named subscription come to a position."""
+    with store.subscribe(name, follow=False):
+        pass
+    store.reset_subscription(name, position)
+
+
 def test_a_subscription_that_is_behind_is_not_passed_without_force(store: EventStore) -> None:
     fill(store, 30)
     store.set_retention("s-0", max_count=2)
-    directory = Path(store.path, "subscriptions")
-    directory.mkdir()
-    (directory / "mail.json").write_text(json.dumps({"position": 21}))
+    scan(store, "mail", 21)
     with pytest.raises(SubscriptionBehind) as raised:
         store.compact()
     assert (raised.value.subscription, raised.value.checkpoint, raised.value.position) == ("mail", 21, 22)
@@ -280,9 +284,7 @@ def test_a_subscription_that_is_behind_is_not_passed_without_force(store: EventS
 def test_a_subscription_that_has_passed_what_goes_is_no_hindrance(store: EventStore) -> None:
     fill(store, 30)
     store.set_retention("s-0", max_count=2)
-    directory = Path(store.path, "subscriptions")
-    directory.mkdir()
-    (directory / "mail.json").write_text(json.dumps({"position": 22}))
+    scan(store, "mail", 22)
     assert store.compact().events_removed == 8
 
 

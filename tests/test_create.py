@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import evlog
+from evlog import create
 from evlog.create import MAX_SEGMENT_BYTES, MAX_SEGMENT_EVENTS
 from evlog.errors import EvlogError, InvalidArgument, NotAStore, StoreNotFound
 from tests.helpers import new, small_store
@@ -150,3 +151,21 @@ def test_store_id_is_a_uuid7_of_its_own(tmp_path: Path) -> None:
             assert store.id.version == 7
             ids.add(store.id)
     assert len(ids) == 2
+
+
+def test_a_store_that_another_makes_meanwhile_is_taken_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = str(tmp_path / "store")
+    check_place = create._check_place
+
+    def overtaken(where: str) -> None:
+        monkeypatch.setattr(create, "_check_place", check_place)
+        with evlog.open(path, create=True) as other:
+            other.append("s", [new()])
+        check_place(where)
+
+    monkeypatch.setattr(create, "_check_place", overtaken)
+    with evlog.open(path, create=True) as store:
+        assert not store.created
+        assert store.head == 1

@@ -45,9 +45,6 @@ DPKG_LINES = """\
 2026-01-05 14:36:27 status installed libc6:amd64 2.36-9+deb12u13
 """
 
-# Codes that no command ends with yet: CLI.md keeps them, the README does not speak of them.
-RESERVED_CODES = {errors.EXIT_TIMEOUT}
-
 
 def shell_blocks() -> list[Block]:
     found = [block for block in blocks("sh") if block.heading not in OWN_ENVIRONMENT]
@@ -188,13 +185,9 @@ def test_readme_lists_every_exit_code_by_its_name() -> None:
     codes = {
         value: name.removeprefix("EXIT_").lower().replace("_", "-")
         for name, value in vars(errors).items()
-        if name.startswith("EXIT_") and value not in RESERVED_CODES
+        if name.startswith("EXIT_")
     }
     assert {code: name for code, (name, _) in exit_code_rows().items()} == codes
-
-
-def test_reserved_exit_codes_belong_to_no_exception() -> None:
-    assert not RESERVED_CODES & {each.exit_code for each in error_classes()}
 
 
 def test_files_that_the_readme_links_to_exist() -> None:

@@ -31,6 +31,8 @@ SAMPLES: list[tuple[EvlogError, int, dict[str, Any]]] = [
     (errors.StoreNotFound("p"), 5, {"path": "p"}),
     (errors.NotAStore("p", "r"), 5, {"path": "p", "reason": "r"}),
     (errors.StreamNotFound("s"), 5, {"stream": "s"}),
+    (errors.SubscriptionNotFound("n"), 5, {"name": "n"}),
+    (errors.SubscriptionBusy("n"), 6, {"name": "n"}),
     (errors.LockTimeout("p", 1.5), 6, {"path": "p", "timeout_seconds": 1.5}),
     (errors.CompactionRunning("p"), 6, {"path": "p"}),
     (

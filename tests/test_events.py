@@ -137,6 +137,44 @@ def test_first_bad_event_of_a_bulk_is_the_one_that_is_named() -> None:
         encode_events(events)
 
 
+ODD: list[NewEvent] = [
+    NewEvent("T", {"a": 1}, id=bytes(16)),
+    NewEvent("T", b"{}"),
+    NewEvent("T", b"{}", id=UUID(int=1)),
+    NewEvent("T", b"{}", id=bytes(16), metadata={"a": 1}),
+    NewEvent("T", b"not JSON", id=bytes(16), content_type="text"),
+]
+
+
+@pytest.mark.parametrize("odd", [None, *ODD])
+@pytest.mark.parametrize("at", [0, 3])
+def test_events_of_one_form_are_encoded_as_each_of_them_alone(odd: NewEvent | None, at: int) -> None:
+    events = [NewEvent("T", b'{"n":%d}' % number, id=os.urandom(16)) for number in range(4)]
+    if odd is not None:
+        events[at] = odd
+    encoded, unchecked = ev._encode_each(events)
+    assert encode_events(events) == encoded
+    assert (ev._encode_alike(events) == (encoded, unchecked)) is (odd is None)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        NewEvent("T", b"{", id=bytes(16)),
+        NewEvent("T", b"{}", id=bytes(15)),
+        NewEvent("T", b'"' + bytes(ev.MAX_EVENT_BYTES) + b'"', id=bytes(16)),
+        NewEvent("T\n", b"{}", id=bytes(16)),
+        NewEvent("T", b"{}", id=bytes(16), content_type="no"),
+        NewEvent("T", b"{}", id=bytes(16), metadata=[]),  # type: ignore[arg-type]
+    ],
+    ids=["data", "id", "size", "type", "content type", "metadata"],
+)
+def test_bad_event_among_events_of_one_form_is_refused(bad: NewEvent) -> None:
+    good = [NewEvent("T", b"{}", id=os.urandom(16)) for _ in range(3)]
+    with pytest.raises((InvalidEvent, EventTooLarge)):
+        encode_events([*good, bad])
+
+
 def test_what_is_no_event_is_refused() -> None:
     for thing in (None, "T", {"type": "T"}, ("T", None)):
         with pytest.raises(InvalidEvent):

@@ -100,7 +100,9 @@ def test_known_are_the_places_of_the_keys_that_are_there(rows: list[Row], asked:
     index = ColumnIndex(lambda: entries_of(rows))
     there = {row[1] for row in rows}
     asked = [*asked, *list(there)[:3]]
-    assert index.known(KIND_IDS, asked) == [at for at, key in enumerate(asked) if key in there]
+    known = [(at, number) for at, key in enumerate(asked) for number in index.find(KIND_IDS, key)]
+    assert index.known(KIND_IDS, asked) == known
+    assert {at for at, _ in known} == {at for at, key in enumerate(asked) if key in there}
 
 
 @given(rows_of_entries, rows_of_entries, st.booleans())

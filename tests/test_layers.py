@@ -23,15 +23,15 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"events"}),
     frozenset({"format", "paths", "batch", "jsonlines", "when", "policies"}),
     frozenset({"disk"}),
-    frozenset({"lock", "manifest", "index", "known", "gone", "policy_table"}),
-    frozenset({"segment"}),
+    frozenset({"lock", "manifest", "index", "known", "gone", "policy_table", "notify"}),
+    frozenset({"segment", "checkpoint"}),
     frozenset({"active"}),
     frozenset({"log"}),
     frozenset({"recovery"}),
     frozenset({"dedupe", "versions", "durability", "roll", "plan"}),
     frozenset({"writer", "reader", "create", "rewrite"}),
-    frozenset({"visibility", "retention", "compact"}),
-    frozenset({"catalog"}),
+    frozenset({"visibility", "retention", "follow", "compact"}),
+    frozenset({"catalog", "subscriptions"}),
     frozenset({"store"}),
     frozenset({"__init__"}),
     frozenset({"cli"}),
@@ -43,7 +43,7 @@ PURE = frozenset(
 LEVEL = {module: level for level, row in enumerate(LAYERS) for module in row}
 
 # What the library must not cost those who only `import evlog`.
-LAZY = ("typer", "rich", "msgspec", "filelock")
+LAZY = ("typer", "rich", "msgspec", "filelock", "inotify_simple", "ctypes")
 
 # The calls that change a file system. Only disk.py makes them; what it promises is said there.
 WRITING_OS = re.compile(

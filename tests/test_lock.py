@@ -179,52 +179,6 @@ def test_only_one_of_many_threads_is_inside(path: str) -> None:
     assert (most, rounds) == (1, 250)
 
 
-def test_lock_is_taken_at_once_or_not_at_all(path: str) -> None:
-    lock, other = FileLock(path, 0), FileLock(path, 0)
-    assert lock.maybe_acquire() is not None
-    assert other.maybe_acquire() is None
-    assert lock.maybe_acquire() is None  # nor by another thread of the same
-    lock.release()
-    file = other.maybe_acquire()
-    assert file is not None
-    os.fstat(file.fd)
-    other.release()
-    with lock:
-        pass
-
-
-@pytest.mark.parametrize("timeout", [None, 20.0])
-def test_all_who_wait_until_it_is_free_return_and_keep_nothing(path: str, timeout: float | None) -> None:
-    holder = FileLock(path, 0)
-    holder.acquire()
-    returned: list[int] = []
-    waiters = [FileLock(path, timeout) for _ in range(3)]
-
-    def wait(number: int) -> None:
-        waiters[number // 2].wait_until_free()
-        returned.append(number)
-
-    threads = [threading.Thread(target=wait, args=(number,)) for number in range(6)]
-    for thread in threads:
-        thread.start()
-    assert returned == []
-    holder.release()
-    for thread in threads:
-        thread.join()
-    assert sorted(returned) == list(range(6))
-    with holder:
-        pass
-    waiters[0].wait_until_free()
-
-
-def test_waiting_until_it_is_free_may_time_out(path: str) -> None:
-    with FileLock(path, 0), pytest.raises(LockTimeout):
-        FileLock(path, 0.02).wait_until_free()
-    FileLock(path, 20).wait_until_free()
-    with FileLock(path, 20):
-        pass
-
-
 class Meeting(Disk):
     """Opens files only when two threads want to at once, or a moment has passed."""
 

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import pytest
 
 from evlog.errors import InvalidArgument
-from evlog.when import parse_when
+from evlog.when import parse_duration, parse_when
 
 NOW = datetime(2026, 11, 23, 10, 51, 0, 123456, tzinfo=UTC)
 
@@ -62,3 +62,29 @@ def test_a_year_before_the_first_is_refused_and_no_crash() -> None:
 def test_the_present_is_the_clocks_if_none_is_given() -> None:
     before = datetime.now(UTC)
     assert before <= parse_when("now") <= datetime.now(UTC)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("90", 90),
+        ("0", 0),
+        ("0.5", 0.5),
+        (" 30s ", 30),
+        ("10m", 600),
+        ("1.5h", 5400),
+        ("2H", 7200),
+        ("7d", 604800),
+        ("2w", 1209600),
+    ],
+)
+def test_a_duration_is_seconds_or_has_a_unit(text: str, seconds: float) -> None:
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize(
+    "text", ["", "m", "-1", "-15m", "1y", "10ms", "1e3", "1 h", "1h30m", "\u0661s", "999999999w"]
+)
+def test_any_other_duration_is_refused(text: str) -> None:
+    with pytest.raises(InvalidArgument, match="is no duration; give seconds such as 90"):
+        parse_duration(text)

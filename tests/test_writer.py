@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -275,3 +276,17 @@ def test_unsynced_appends_are_there_for_every_reader(memory_path: Path) -> None:
             assert numbers(other.read_all()) == list(range(20))
             other.append("s-0", [new(20)])
         assert numbers(store.read_all()) == list(range(21))
+
+
+def test_time_does_not_fall_behind_what_another_open_writer_wrote(
+    store: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with evlog.open(store.path) as other:
+        store.append("s", [new()])
+        other.append("s", [new()])  # both have looked at everything by now
+        ahead = time.time_ns() + 3_600_000_000_000
+        with monkeypatch.context() as patch:
+            patch.setattr(time, "time_ns", lambda: ahead)
+            other.append("s", [new()])
+        store.append("s", [new()])
+        assert [event.time_us for event in store.read("s", from_version=3)] == [ahead // 1000] * 2

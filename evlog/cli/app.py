@@ -10,10 +10,12 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from evlog.cli import console
 from evlog.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EvlogError
+
+_BY_SIGNAL: Final = 128
 
 
 def main() -> NoReturn:
@@ -25,6 +27,8 @@ def main() -> NoReturn:
         pass
     os.close(spare)
     code = run(sys.argv[1:])
+    if code > _BY_SIGNAL and code != EXIT_INTERRUPTED:
+        _die_by(code - _BY_SIGNAL)
     # Store and output are closed and flushed by now. What is left is to take down Typer's modules one by one,
     # about 8 ms of the 80 that a command has; there are no threads and no exit handlers to be cut off.
     os._exit(code)
@@ -37,7 +41,8 @@ def run(arguments: list[str]) -> int:
         arguments: what follows `evlog` on the command line.
 
     Returns:
-        The exit code; everything printed is flushed.
+        The exit code; everything printed is flushed. It is 128 and the signal's number, as a shell shows it,
+        where a signal was obeyed.
     """
     try:
         code = _invoke(arguments)
@@ -47,6 +52,8 @@ def run(arguments: list[str]) -> int:
         return EXIT_OK  # whoever reads has read enough: `evlog read | head` did what it was asked
     except KeyboardInterrupt:
         return _ended(EXIT_INTERRUPTED)
+    except console.Terminated as terminated:
+        return _ended(_BY_SIGNAL + terminated.signum)
     except EvlogError as error:
         return _failed(error, error.exit_code)
     except Exception as error:  # noqa: BLE001 - whatever it is, it ends in one line
@@ -71,3 +78,11 @@ def _ended(code: int) -> int:
     except (console.ClosedPipe, EvlogError):
         pass
     return code
+
+
+def _die_by(signum: int) -> None:
+    """End as whoever sent it expects: a supervisor takes this for a clean end, and an exit code not."""
+    import signal
+
+    signal.signal(signum, signal.SIG_DFL)
+    os.kill(os.getpid(), signum)

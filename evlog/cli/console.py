@@ -15,8 +15,16 @@ from evlog.errors import EvlogError
 _STDERR_FAILED: Final = (OSError, ValueError)  # ValueError: it was closed
 
 
-class ClosedPipe(Exception):
-    """Nobody reads stdout any more."""
+class ClosedPipe(BaseException):
+    """Nobody reads stdout any more. No error: nothing that deals with failures may take it for one."""
+
+
+class Terminated(BaseException):
+    """A signal such as SIGTERM ended the command, which has put away its things; the process dies by it."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signum)
+        self.signum = signum
 
 
 class OutputFailed(EvlogError):
@@ -40,6 +48,31 @@ def write(data: bytes) -> None:
             raise ClosedPipe from None
         except OSError as error:
             raise OutputFailed(_reason(error)) from None
+
+
+def write_now(data: bytes) -> None:
+    """Write bytes to stdout past its buffer, so that nothing is left in it that could be waited for later.
+
+    Raises:
+        ClosedPipe, OutputFailed: stdout takes no more.
+    """
+    if sys.stdout is None:
+        return
+    flush()
+    raw = getattr(sys.stdout.buffer, "raw", sys.stdout.buffer)
+    rest = memoryview(data)
+    try:
+        while rest:
+            written = raw.write(rest)
+            if written is None:  # somebody made it non-blocking
+                import select
+
+                select.select([], [raw], [])
+            rest = rest[written or 0 :]
+    except BrokenPipeError:
+        raise ClosedPipe from None
+    except OSError as error:
+        raise OutputFailed(_reason(error)) from None
 
 
 def write_object(value: dict[str, object]) -> None:

@@ -27,6 +27,8 @@ COMMANDS: Final = {
     "init": "Create a store.",
     "append": "Append events: one from the arguments, or many from lines of JSON.",
     "read": "Print events, of one stream or of all.",
+    "tail": "Print the last events and follow those that come; run a command on each.",
+    "subscriptions": "List, show, reset and delete durable subscriptions and what they parked.",
     "streams": "List the streams.",
     "info": "Show what is in the store: counts, bytes, positions and times.",
     "retain": "Say what is kept of a stream or of a category's streams.",

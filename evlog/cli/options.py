@@ -1,4 +1,4 @@
-"""What several commands share: which store, where it is found, and what its recovery did."""
+"""What several commands share: which store and where it is found, which events, what recovery did."""
 
 from __future__ import annotations
 
@@ -22,6 +22,14 @@ StoreOption = Annotated[
         help="The store's directory; else $EVLOG_STORE, else the nearest .evlog from here upwards.",
     ),
 ]
+
+CategoryOption = Annotated[
+    str | None, typer.Option("--category", metavar="NAME", help="Streams named NAME or NAME-….")
+]
+TypesOption = Annotated[
+    list[str] | None, typer.Option("--type", metavar="NAME", help="Only this event type (repeatable).")
+]
+SinceOption = Annotated[str | None, typer.Option("--since", metavar="WHEN", help="Written then or later.")]
 
 
 def named_store(ctx: typer.Context, option: str | None) -> str | None:

@@ -46,15 +46,9 @@ def command(
     after: Annotated[
         int | None, typer.Option("--after", min=0, metavar="N", help="Where I stopped: begin behind it.")
     ] = None,
-    category: Annotated[
-        str | None, typer.Option("--category", metavar="NAME", help="Streams named NAME or NAME-….")
-    ] = None,
-    type: Annotated[
-        list[str] | None, typer.Option("--type", metavar="NAME", help="Only this event type (repeatable).")
-    ] = None,
-    since: Annotated[
-        str | None, typer.Option("--since", metavar="WHEN", help="Written then or later.")
-    ] = None,
+    category: options.CategoryOption = None,
+    type: options.TypesOption = None,
+    since: options.SinceOption = None,
     until: Annotated[str | None, typer.Option("--until", metavar="WHEN", help="Written before then.")] = None,
     limit: Annotated[
         int | None, typer.Option("--limit", "-n", min=0, metavar="N", help="At most so many.")

@@ -31,9 +31,7 @@ _LINES: Final = 1000
 
 def command(
     ctx: typer.Context,
-    category: Annotated[
-        str | None, typer.Option("--category", metavar="NAME", help="Streams named NAME or NAME-….")
-    ] = None,
+    category: options.CategoryOption = None,
     prefix: Annotated[
         str | None, typer.Option("--prefix", metavar="TEXT", help="Streams whose name begins so.")
     ] = None,

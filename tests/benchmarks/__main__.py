@@ -1,4 +1,4 @@
-"""`python -m tests.benchmarks [WORKLOAD …] [--quick] [--json] [--dir PATH] [--large N] [--keep]`."""
+"""`python -m tests.benchmarks [WORKLOAD …] [--quick] [--json] [--plot FILE] [--peers …]`; see `--help`."""
 
 from __future__ import annotations
 
@@ -9,40 +9,61 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from tests.benchmarks.measure import describe_machine
+from tests.benchmarks import plot
+from tests.benchmarks.measure import Report, describe_machine
 from tests.benchmarks.peers import PEERS
-from tests.benchmarks.report import print_machine, print_report, to_json
-from tests.benchmarks.run import FULL, QUICK, Run, run_workload
+from tests.benchmarks.report import print_machine, print_table, to_json
+from tests.benchmarks.run import FULL, QUICK, Run, Sizes, run_workload
 from tests.benchmarks.workloads import WORKLOADS
 
 
 def main() -> None:
     options = _parse()
-    sizes = QUICK if options.quick else FULL
-    if options.large:
-        sizes = replace(sizes, large=options.large // 1000 * 1000)
     size = "quick" if options.quick else "full"
+    skipped = {name: how for name in options.peers if (how := PEERS[name].how_to_get())}
     if options.dir is not None:
         options.dir.mkdir(parents=True, exist_ok=True)
     directory = Path(tempfile.mkdtemp(prefix="evlog-benchmarks-", dir=options.dir))
+    directory.chmod(0o711)
+    failed = False
+    file = None if sys.stdout.isatty() else sys.stdout
     try:
         machine = describe_machine(directory)
         if not options.json:
-            print_machine(machine, size)
-        run = Run(sizes, directory, options.peers)
+            print_machine(machine, size, skipped, file)
+        run = Run(_sizes(options), directory, [name for name in options.peers if name not in skipped])
         reports = []
         for name in options.workloads or WORKLOADS:
-            report = run_workload(WORKLOADS[name], run)
-            reports.append(report)
-            if not options.json:
-                print_report(report, file=None if sys.stdout.isatty() else sys.stdout)
+            try:
+                reports.append(run_workload(WORKLOADS[name], run))
+            except Exception as error:  # noqa: BLE001 - what was measured until then is not thrown away
+                failed = True
+                reports.append(Report(name, "failed", notes=[f"failed: {error!r}"]))
         if options.json:
-            print(to_json(reports, machine, size))
+            print(to_json(reports, machine, size, skipped))
+        else:
+            print_table(reports, file)
+        if options.plot:
+            plot.save_plot(reports, options.plot)
     finally:
         if options.keep:
             print(f"kept: {directory}", file=sys.stderr)
         else:
             shutil.rmtree(directory)
+    if failed:
+        sys.exit(1)
+
+
+def _sizes(options: argparse.Namespace) -> Sizes:
+    sizes = QUICK if options.quick else FULL
+    if options.events:
+        sizes = replace(sizes, bulk=max(1, options.events // 1000) * 1000)
+    if options.large:
+        events = max(1, options.large // 1000) * 1000
+        sizes = replace(
+            sizes, large=events, growth=(*(size for size in sizes.growth if size < events), events)
+        )
+    return sizes
 
 
 def _parse() -> argparse.Namespace:
@@ -52,11 +73,13 @@ def _parse() -> argparse.Namespace:
     parser.add_argument(
         "workloads", nargs="*", metavar="WORKLOAD", help=f"of {', '.join(WORKLOADS)}; default: all"
     )
-    parser.add_argument("--quick", action="store_true", help="small sizes: about a minute")
-    parser.add_argument("--json", action="store_true", help="one JSON object instead of tables")
+    parser.add_argument("--quick", action="store_true", help="small sizes: less than a minute")
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the ratios into FILE.png or FILE.svg")
     parser.add_argument(
         "--dir", type=Path, help="where data goes (default: the system's temporary directory)"
     )
+    parser.add_argument("--events", type=int, metavar="N", help="events of the stores that peers share")
     parser.add_argument(
         "--large", type=int, metavar="N", help="events of the large store of command and growth"
     )
@@ -66,6 +89,12 @@ def _parse() -> argparse.Namespace:
     unknown = [name for name in options.workloads if name not in WORKLOADS]
     if unknown:
         parser.error(f"no workload {', '.join(unknown)}; there are {', '.join(WORKLOADS)}")
+    if options.plot and options.plot.suffix not in plot.FORMATS:
+        parser.error(f"--plot {options.plot}: give a name that ends in {' or '.join(plot.FORMATS)}")
+    if options.plot and (how := plot.how_to_get_plots()):
+        parser.error(f"--plot needs matplotlib: {how}")
+    # evlog comes first, whatever the order given: the ratios are about it.
+    options.peers = [name for name in PEERS if name in options.peers or name == next(iter(PEERS))]
     return options
 
 

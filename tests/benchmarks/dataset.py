@@ -20,7 +20,9 @@ _FIRST_MS: Final = 1_764_000_000_000
 _PER_MS: Final = 250  # UUIDv7: as many new ids a millisecond as a fast writer makes
 
 IdKind = Literal["uuid4", "uuid7"]
-Layout = Literal["random", "aged"]
+Layout = Literal["random", "even", "aged"]
+
+_STRIDE: Final = 7919  # a prime: neighbours in the log are no neighbours by name
 
 
 class Item(NamedTuple):
@@ -43,9 +45,10 @@ class Dataset:
         events: how many in all; a multiple of 1,000.
         streams: how many streams they belong to.
         ids: "uuid4" (random) or "uuid7" (in order of time).
-        layout: "random": each event's stream is drawn anew. "aged": every stream gets the same number of
-            events, four in five streams live through 100,000 consecutive events and are then left alone
-            (`local_stream`), one in five is spread over the whole log (`spread_stream`).
+        layout: "random": each event's stream is drawn anew. "even": they come round in turn. "aged": every
+            stream gets the same number of events, four in five streams live through 100,000 consecutive
+            events and are then left alone (`local_stream`), one in five is spread over the whole log
+            (`spread_stream`).
     """
 
     events: int
@@ -83,13 +86,17 @@ class Dataset:
         ]
 
     def local_stream(self, rng: random.Random) -> str:
-        """The name of a stream whose events stand close together ("aged" only)."""
+        """The name of a stream whose events stand close together ("aged"), or of any."""
+        if self.layout != "aged":
+            return f"order-{rng.randrange(self.streams)}"
         windows = max(1, self.events // 100_000)
         window = rng.randrange(windows)
         return f"order-{window}-{rng.randrange(self._local_per_window)}"
 
     def spread_stream(self, rng: random.Random) -> str:
-        """The name of a stream whose events are spread over the whole log ("aged" only)."""
+        """The name of a stream whose events are spread over the whole log ("aged"), or of any."""
+        if self.layout != "aged":
+            return self.local_stream(rng)
         return f"customer-{rng.randrange(self.streams // 5)}"
 
     @property
@@ -100,6 +107,9 @@ class Dataset:
     def _draw_streams(self, rng: random.Random, number: int) -> list[str]:
         if self.layout == "random":
             return [f"order-{rng.randrange(self.streams)}" for _ in range(BATCH_EVENTS)]
+        if self.layout == "even":
+            first = number * BATCH_EVENTS
+            return [f"order-{(first + at) * _STRIDE % self.streams}" for at in range(BATCH_EVENTS)]
         window, place = divmod(number, 100)
         per_window, spread = self._local_per_window, self.streams // 5
         names = []

@@ -2,7 +2,8 @@
 
 The machine may be shared, and its speed may change by the second: what is compared is measured in turns,
 sample i of one column right beside sample i of the other, and a ratio is the median of the ratios of such
-pairs.
+pairs. Every ratio says how many times as good the first column is: above 1 it is ahead, whether the unit
+is a rate (`…/s`, more is better) or a cost (anything else, less is better).
 """
 
 from __future__ import annotations
@@ -17,22 +18,42 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
+from typing import Final
+
+BEST: Final = "best"
+"""As `Target.over`: the best of the other columns, but for the floors."""
+FLOORS: Final = frozenset({"json-lines", "write+fdatasync", "sqlite-normal"})
+"""Columns that do less than what is compared: they look nothing up, or are not durable on return."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """What issue 2 asks of a figure: of its first column, or of the ratio of that over another column."""
+    """What is asked of a figure: of its first column, or of the ratio of that to another column.
+
+    Args:
+        value: the bound; of a ratio of costs, first column over the other, as in "at most 1.2 times".
+        at_least: whether the bound is a lower one.
+        over: the other column, or BEST.
+    """
 
     value: float
     at_least: bool
     over: str | None = None
 
+    @property
+    def _bound(self) -> float:
+        """The bound as `Figure.ratio` counts: at most 1.2 times the cost is at least 0.83 times as good."""
+        return self.value if self.at_least or self.over is None else 1 / self.value
+
     def is_met(self, measured: float) -> bool:
+        if self.over is not None:
+            return measured >= self._bound
         return measured >= self.value if self.at_least else measured <= self.value
 
     def __str__(self) -> str:
-        sign = "≥" if self.at_least else "≤"
-        return f"{sign} {self.value:,.0f}" if self.over is None else f"{sign} {self.value:g}×"
+        if self.over is not None:
+            return f"≥ {self._bound:.3g}× {self.over}"
+        return f"{'≥' if self.at_least else '≤'} {self.value:,.4g}"
 
 
 @dataclass(frozen=True)
@@ -43,31 +64,52 @@ class Figure:
     unit: str
     samples: dict[str, list[float]]
     target: Target | None = None
+    also: Target | None = None
 
     @property
     def first(self) -> str:
         return next(iter(self.samples))
 
+    @property
+    def is_rate(self) -> bool:
+        """Whether more is better."""
+        return self.unit.endswith("/s")
+
+    @property
+    def targets(self) -> list[Target]:
+        return [target for target in (self.target, self.also) if target is not None]
+
     def median(self, column: str) -> float:
         return median(self.samples[column])
 
     def ratio(self, over: str) -> float:
-        """The first column over another: the median over pairs of samples."""
-        pairs = zip(self.samples[self.first], self.samples[over], strict=True)
-        return median(ours / theirs if theirs else float("inf") for ours, theirs in pairs)
+        """How many times as good as another column the first is: the median over pairs of samples."""
+        pairs = zip(self.samples[self.first], self.samples[over], strict=False)
+        if self.is_rate:
+            return median(_quotient(ours, theirs) for ours, theirs in pairs)
+        return median(_quotient(theirs, ours) for ours, theirs in pairs)
 
     def ratios(self) -> dict[str, float]:
         return {name: self.ratio(name) for name in self.samples if name != self.first}
 
-    def is_met(self) -> bool | None:
-        """Whether the target is met; None where there is none, or nothing to compare with."""
-        if self.target is None:
-            return None
-        over = self.target.over
-        if over is None:
-            return self.target.is_met(self.median(self.first))
-        ratio = self.ratios().get(over)
-        return None if ratio is None else self.target.is_met(ratio)
+    def is_met(self, target: Target | None = None) -> bool | None:
+        """Whether a target (default: all) is met; None where there is none, or nothing to compare with."""
+        if target is None:
+            verdicts = [self.is_met(each) for each in self.targets]
+            known = [verdict for verdict in verdicts if verdict is not None]
+            return all(known) if known else None
+        if target.over is None:
+            return target.is_met(self.median(self.first))
+        ratios = self.ratios()
+        if target.over == BEST:
+            rivals = [ratio for name, ratio in ratios.items() if name not in FLOORS]
+            return target.is_met(min(rivals)) if rivals else None
+        ratio = ratios.get(target.over)
+        return None if ratio is None else target.is_met(ratio)
+
+
+def _quotient(over: float, under: float) -> float:
+    return over / under if under else float("inf")
 
 
 @dataclass
@@ -83,19 +125,29 @@ class Report:
 
 
 def seconds_of(work: Callable[[], object]) -> float:
-    """The wall time of one call, with little garbage left over from before it."""
+    """The wall time of one call, with nothing for the garbage collector to look at that came before it."""
     gc.collect(1)  # a full collection would cost more than most of what is measured
+    gc.freeze()  # what other peers imported or hold would be looked at in the time of this one
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
 
 
-def take_turns(rounds: int, columns: Mapping[str, Callable[[], float]]) -> dict[str, list[float]]:
-    """Samples of each column, one of each per round; every other round goes backwards."""
+def take_turns(
+    rounds: int, columns: Mapping[str, Callable[[], float]], patience_seconds: float = float("inf")
+) -> dict[str, list[float]]:
+    """Samples of each column, one of each per round; every other round goes backwards.
+
+    A column that has taken longer than `patience_seconds` is left out of the rounds that follow.
+    """
     samples: dict[str, list[float]] = {name: [] for name in columns}
+    spent = dict.fromkeys(columns, 0.0)
     for number in range(rounds):
         for name in list(columns)[:: 1 if number % 2 == 0 else -1]:
-            samples[name].append(columns[name]())
+            if spent[name] <= patience_seconds:
+                start = time.perf_counter()
+                samples[name].append(columns[name]())
+                spent[name] += time.perf_counter() - start
     return samples
 
 

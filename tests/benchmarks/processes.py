@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Final
 
@@ -62,10 +63,20 @@ class Programs:
         """Run Python with nothing to do: the floor under both."""
         return self._run(["-c", ""], None, None)
 
+    def any(self, command: Sequence[str | Path], cwd: Path) -> float:
+        """Run any program and return its wall time in seconds."""
+        return self._time([str(word) for word in command], None, None, cwd)
+
     def _run(self, arguments: list[str], stdin: IO[bytes] | None, stdout: IO[bytes] | None) -> float:
+        return self._time([sys.executable, *arguments], stdin, stdout, None)
+
+    def _time(
+        self, command: list[str], stdin: IO[bytes] | None, stdout: IO[bytes] | None, cwd: Path | None
+    ) -> float:
         start = time.perf_counter()
         done = subprocess.run(
-            [sys.executable, *arguments],
+            command,
+            cwd=cwd,
             stdin=stdin or subprocess.DEVNULL,
             stdout=stdout or subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -74,5 +85,5 @@ class Programs:
         )
         seconds = time.perf_counter() - start
         if done.returncode:
-            raise RuntimeError(f"{arguments} exited {done.returncode}: {done.stderr.decode()}")
+            raise RuntimeError(f"{command} exited {done.returncode}: {done.stderr.decode()}")
         return seconds

@@ -1,4 +1,9 @@
-"""What a run found: as tables for a person, or as one JSON object for a program. Ratios come first."""
+"""What a run found: as a table for a person, or as one JSON object for a program. Ratios come first.
+
+A figure that peers share is a row of the table, a peer a column; a cell says how many times as good evlog is,
+and then what the peer's own figure was. What evlog is compared with besides (itself at another size, a bare
+program) follows under it in rows of their own kind.
+"""
 
 from __future__ import annotations
 
@@ -10,64 +15,140 @@ from rich.table import Table
 from rich.text import Text
 
 from tests.benchmarks.measure import Figure, Report
+from tests.benchmarks.peers import PEERS
+
+_PIPE_WIDTH = 200  # in a pipe nothing knows how wide the reader's window is
 
 
-def to_json(reports: list[Report], machine: dict[str, str], size: str) -> str:
+def to_json(
+    reports: list[Report], machine: dict[str, str], size: str, skipped: dict[str, str] | None = None
+) -> str:
     """The whole run as one JSON object on one line."""
+    weaker = {name: peer.weaker for name, peer in PEERS.items() if peer.weaker}
     return json.dumps(
-        {"size": size, "machine": machine, "workloads": [_report_object(report) for report in reports]}
+        {
+            "size": size,
+            "machine": machine,
+            "skipped": skipped or {},
+            "weaker": weaker,
+            "workloads": [_report_object(report) for report in reports],
+        }
     )
 
 
-def print_machine(machine: dict[str, str], size: str, file: IO[str] | None = None) -> None:
-    """Where and how fast: one line for each."""
-    console = Console(file=file, highlight=False)
+def print_machine(
+    machine: dict[str, str], size: str, skipped: dict[str, str], file: IO[str] | None = None
+) -> None:
+    """Where and how fast, and which peers are not there: one line for each."""
+    console = _console(file)
     console.print(f"size: {size}; medians of repeated runs, the columns measured in turns")
     for name, value in machine.items():
         console.print(f"{name}: {value}", style="dim")
+    for name, how in skipped.items():
+        console.print(f"skipped: {name}; to have it: {how}", style="yellow")
 
 
-def print_report(report: Report, file: IO[str] | None = None) -> None:
-    """One workload as a table, with the settings of what was measured under it."""
-    columns = list(dict.fromkeys(name for figure in report.figures for name in figure.samples))
-    table = Table(title=f"{report.workload}: {report.title}", title_justify="left", title_style="bold")
-    for name in ("", "ratio", "asked", *columns, "unit"):
-        table.add_column(name, justify="right" if name in {"ratio", "asked", *columns} else "left")
-    for figure in report.figures:
-        cells = [_column_cell(figure, name) for name in columns]
-        asked = "" if figure.target is None else str(figure.target)
-        table.add_row(figure.label, _ratio_cell(figure), asked, *cells, figure.unit)
-    # In a pipe nothing knows how wide the reader's window is: a table is then as wide as it has to be.
-    console = Console(file=file, highlight=False, width=None if file is None else 200)
-    console.print(table)
-    for name, settings in report.settings.items():
-        console.print(
-            f"{name}: " + "; ".join(f"{key} {value}" for key, value in settings.items()), style="dim"
-        )
-    for note in report.notes:
-        console.print(note)
-    console.print(f"took {report.seconds:.0f} s\n", style="dim")
+def print_table(reports: list[Report], file: IO[str] | None = None) -> None:
+    """All of a run: the table, what evlog alone was measured for, and the settings of everything."""
+    console = _console(file)
+    shared = [figure for report in reports for figure in report.figures if _is_shared(figure)]
+    if shared:
+        console.print(_shared_table(reports))
+        console.print("× above 1: evlog is ahead. Red: behind.\n", style="dim")
+    if any(not _is_shared(figure) for report in reports for figure in report.figures):
+        console.print(_own_table(reports))
+    _print_settings(console, reports)
 
 
-def _ratio_cell(figure: Figure) -> Text:
-    ratios = " ".join(
-        f"{value:.2f}×" if len(figure.samples) == 2 else f"{value:.2f}× {name}"
-        for name, value in figure.ratios().items()
-    )
-    style = {True: "green", False: "bold red", None: ""}[figure.is_met()]
-    return Text(ratios or {True: "met", False: "missed", None: ""}[figure.is_met()], style=style)
+def _console(file: IO[str] | None) -> Console:
+    return Console(file=file, highlight=False, width=None if file is None else _PIPE_WIDTH)
 
 
-def _column_cell(figure: Figure, name: str) -> str:
+def _is_shared(figure: Figure) -> bool:
+    return sum(name in PEERS for name in figure.samples) > 1
+
+
+def _shared_table(reports: list[Report]) -> Table:
+    figures = [figure for report in reports for figure in report.figures if _is_shared(figure)]
+    seen = {name for figure in figures for name in figure.samples}
+    columns = [name for name in PEERS if name in seen] + sorted(seen - set(PEERS))
+    table = Table(show_lines=True, pad_edge=False)
+    for name in ("", "asked", *columns):
+        table.add_column(name, justify="left" if name in {"", "asked"} else "right")
+    for report in reports:
+        rows = [figure for figure in report.figures if _is_shared(figure)]
+        if rows:
+            table.add_section()
+        for number, figure in enumerate(rows):
+            head = f"[bold]{report.workload}[/bold]: {report.title}\n" if not number else ""
+            label = f"{head}{figure.label}, [dim]{figure.unit}[/dim]"
+            table.add_row(label, _asked(figure), *(_cell(figure, name) for name in columns))
+    return table
+
+
+def _cell(figure: Figure, name: str) -> Text:
     if name not in figure.samples:
-        return ""
+        return Text("")
+    value = _format(figure.median(name))
+    if name == figure.first:
+        return Text(f"\n{value}", style="bold")
+    ratio = figure.ratio(name)
+    cell = Text(f"{ratio:.2f}×" if ratio < 10 else f"{ratio:,.0f}×", style="green" if ratio >= 1 else "red")
+    return cell.append(f"\n{value}", style="dim")
+
+
+def _own_table(reports: list[Report]) -> Table:
+    table = Table(pad_edge=False)
+    for name in ("evlog alone, and beside floors", "unit", "asked", "ratios", "medians"):
+        table.add_column(name)
+    for report in reports:
+        rows = [figure for figure in report.figures if not _is_shared(figure)]
+        if rows:
+            table.add_section()
+            table.add_row(Text(f"{report.workload}: {report.title}", style="bold"))
+        for figure in rows:
+            ratios = ", ".join(f"{value:.2f}× {name}" for name, value in figure.ratios().items())
+            medians = ", ".join(f"{name} {_spread(figure, name)}" for name in figure.samples)
+            table.add_row(figure.label, figure.unit, _asked(figure), ratios, medians)
+    return table
+
+
+def _asked(figure: Figure) -> Text:
+    lines = [
+        Text(f"{target}", style={True: "green", False: "bold red", None: ""}[figure.is_met(target)])
+        for target in figure.targets
+    ]
+    return Text("\n").join(lines)
+
+
+def _spread(figure: Figure, name: str) -> str:
     samples = figure.samples[name]
     text = _format(figure.median(name))
     return text if len(samples) == 1 else f"{text} ({_format(min(samples))}…{_format(max(samples))})"
 
 
+def _print_settings(console: Console, reports: list[Report]) -> None:
+    said: set[str] = set()
+    for report in reports:
+        for name, settings in report.settings.items():
+            line = f"{name}: " + "; ".join(f"{key} {value}" for key, value in settings.items())
+            if line not in said:
+                console.print(line, style="dim")
+                said.add(line)
+                if name in PEERS and PEERS[name].weaker and name not in said:
+                    console.print(f"  weaker than evlog: {PEERS[name].weaker}", style="dim")
+                    said.add(name)
+    for report in reports:
+        for note in report.notes:
+            console.print(f"{report.workload}: {note}")
+    took = ", ".join(f"{report.workload} {report.seconds:.0f} s" for report in reports)
+    console.print(f"took {sum(report.seconds for report in reports):.0f} s: {took}", style="dim")
+
+
 def _format(value: float) -> str:
-    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
+    if value >= 100_000:
+        return f"{value / 1000:,.0f}k"
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
 def _report_object(report: Report) -> dict[str, Any]:
@@ -86,8 +167,7 @@ def _figure_object(figure: Figure) -> dict[str, Any]:
         "label": figure.label,
         "unit": figure.unit,
         "ratios": figure.ratios(),
-        "asked": None if figure.target is None else str(figure.target),
-        "met": figure.is_met(),
+        "asked": [{"target": str(target), "met": figure.is_met(target)} for target in figure.targets],
         "medians": {name: figure.median(name) for name in figure.samples},
         "samples": figure.samples,
     }

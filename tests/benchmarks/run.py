@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -16,43 +16,63 @@ from typing import Final
 from tests.benchmarks.dataset import BATCH_EVENTS, Dataset, IdKind
 from tests.benchmarks.measure import Report
 from tests.benchmarks.peers import PEERS, Peer
+from tests.benchmarks.server import Server
 
 
 @dataclass(frozen=True)
 class Sizes:
     """How much of everything; counts of events unless said otherwise."""
 
-    bulk: int = 1_000_000
+    bulk: int = 500_000
     bulk_streams: int = 10_000
-    bulk_rounds: int = 3
-    rounds: int = 7
-    stream_reads: int = 2_000
-    lines: int = 500_000
-    lines_rounds: int = 3
-    commands: int = 25
+    bulk_rounds: int = 1
+    rounds: int = 5
+    patience_seconds: float = 4.0
+    stream_reads: int = 400
+    single: int = 500
+    one_stream: int = 1_000_000
+    pages: int = 100
+    memory: int = 100_000
+    resent: int = 10
+    lines: int = 300_000
+    lines_rounds: int = 1
+    commands: int = 9
     small: int = 100_000
-    large: int = 5_000_000
+    large: int = 1_000_000
+    growth: tuple[int, ...] = (10_000, 100_000, 1_000_000, 10_000_000)
+    growth_streams: tuple[int, ...] = (100, 10_000, 1_000_000)
+    growth_rounds: int = 5
     distinct_streams: int = 1_000_000
     warm_ups: int = 2
     processes: int = 16
-    concurrent_seconds: float = 3.0
+    concurrent_seconds: float = 1.0
     concurrent_rounds: int = 3
+    live: int = 200
 
 
 FULL: Final = Sizes()
 QUICK: Final = Sizes(
-    bulk=100_000,
+    bulk=20_000,
     bulk_streams=1_000,
     bulk_rounds=1,
     rounds=3,
-    stream_reads=500,
-    lines=100_000,
-    lines_rounds=1,
-    commands=5,
-    large=500_000,
-    distinct_streams=100_000,
-    concurrent_seconds=1.0,
+    stream_reads=100,
+    single=100,
+    one_stream=20_000,
+    pages=20,
+    memory=20_000,
+    resent=3,
+    lines=50_000,
+    commands=3,
+    small=20_000,
+    large=100_000,
+    growth=(10_000, 100_000),
+    growth_streams=(100, 10_000),
+    growth_rounds=3,
+    distinct_streams=50_000,
+    concurrent_seconds=0.4,
     concurrent_rounds=1,
+    live=50,
 )
 # For the test of the harness itself: its figures mean nothing.
 TINY: Final = Sizes(
@@ -61,16 +81,24 @@ TINY: Final = Sizes(
     bulk_rounds=1,
     rounds=1,
     stream_reads=5,
+    single=5,
+    one_stream=2_000,
+    pages=2,
+    memory=1_000,
+    resent=1,
     lines=2_000,
-    lines_rounds=1,
     commands=1,
     small=1_000,
     large=2_000,
+    growth=(1_000, 2_000),
+    growth_streams=(100, 1_000),
+    growth_rounds=1,
     distinct_streams=2_000,
     warm_ups=1,
     processes=2,
     concurrent_seconds=0.1,
     concurrent_rounds=1,
+    live=3,
 )
 
 
@@ -90,7 +118,7 @@ class Run:
         self.sizes = sizes
         self.directory = directory
         self.peers: dict[str, type[Peer]] = {name: PEERS[name] for name in peers}
-        self._aged: dict[int, AgedStore] = {}
+        self._aged: dict[tuple[int, int], AgedStore] = {}
         self._filled: dict[str, Path] = {}
         self._numbers: dict[str, int] = {}
 
@@ -101,6 +129,40 @@ class Run:
         path.mkdir(parents=True)
         return path
 
+    # --- peers
+
+    def having(self, *methods: str) -> dict[str, type[Peer]]:
+        """The peers that have a counterpart of the methods."""
+        return {name: peer for name, peer in self.peers.items() if not peer.lacks & set(methods)}
+
+    def settings(self) -> dict[str, dict[str, str]]:
+        return {name: peer.settings() for name, peer in self.peers.items()}
+
+    @contextmanager
+    def served(self, directories: dict[str, Path]) -> Iterator[dict[str, Server | None]]:
+        """The servers, where there are any, of peers in their directories."""
+        with ExitStack() as stack:
+            yield {
+                name: stack.enter_context(PEERS[name].serve(directory))
+                for name, directory in directories.items()
+            }
+
+    @contextmanager
+    def opened(self, directories: dict[str, Path]) -> Iterator[dict[str, Peer]]:
+        """Peers, open, in their directories."""
+        with self.served(directories), ExitStack() as stack:
+            peers = {}
+            for name, directory in directories.items():
+                peers[name] = PEERS[name](directory)
+                stack.callback(peers[name].close)
+            yield peers
+
+    def fresh(self, label: str, peers: Iterable[str]) -> dict[str, Path]:
+        """A new directory for each of the peers."""
+        return {name: self.fresh_directory(f"{label}-{name}") for name in peers}
+
+    # --- stores that several workloads read
+
     def bulk_dataset(self, ids: IdKind = "uuid4") -> Dataset:
         return Dataset(self.sizes.bulk, self.sizes.bulk_streams, ids)
 
@@ -108,30 +170,30 @@ class Run:
         """Offer a store filled with `bulk_dataset()`, for workloads that only read."""
         self._filled[peer] = directory
 
-    @contextmanager
-    def filled(self) -> Iterator[dict[str, Peer]]:
-        """Each peer, open, filled with `bulk_dataset()` and settled."""
-        for name in self.peers:
-            if name not in self._filled:
-                directory = self.fresh_directory(f"filled-{name}")
-                peer = self.peers[name](directory)
+    def filled_directories(self, names: Iterable[str]) -> dict[str, Path]:
+        """A store of each peer, filled with `bulk_dataset()` and settled."""
+        missing = [name for name in names if name not in self._filled]
+        directories = self.fresh("filled", missing)
+        with self.opened(directories) as peers:
+            for name, peer in peers.items():
                 for batch in self.bulk_dataset().batches():
                     peer.append(batch)
                 peer.settle()
-                peer.close()
-                self._filled[name] = directory
-        opened = {name: self.peers[name](self._filled[name]) for name in self.peers}
-        try:
-            yield opened
-        finally:
-            for peer in opened.values():
-                peer.close()
+                self._filled[name] = directories[name]
+        return {name: self._filled[name] for name in names}
 
-    def aged_store(self, events: int) -> AgedStore:
-        """An evlog store of so many events, ten to a stream, uuid4 ids; a workload may append to it."""
-        if events not in self._aged:
+    @contextmanager
+    def filled(self, names: Iterable[str] | None = None) -> Iterator[dict[str, Peer]]:
+        """The peers (default: all), open, filled with `bulk_dataset()` and settled."""
+        with self.opened(self.filled_directories(list(self.peers if names is None else names))) as peers:
+            yield peers
+
+    def aged_store(self, events: int, streams: int | None = None) -> AgedStore:
+        """An evlog store of so many events, by default ten to a stream; a workload may append to it."""
+        key = (events, events // 10 if streams is None else streams)
+        if key not in self._aged:
             directory = self.fresh_directory(f"aged-{events}")
-            dataset = Dataset(events, events // 10, layout="aged")
+            dataset = Dataset(*key, layout="aged" if streams is None else "even")
             peer = PEERS["evlog"](directory)
             seconds = []
             for batch in dataset.batches():
@@ -139,8 +201,8 @@ class Run:
                 peer.append(batch)
                 seconds.append(time.perf_counter() - start)
             peer.close()
-            self._aged[events] = AgedStore(directory / "store", dataset, seconds)
-        return self._aged[events]
+            self._aged[key] = AgedStore(directory / "store", dataset, seconds)
+        return self._aged[key]
 
     def small_store(self) -> AgedStore:
         return self.aged_store(self.sizes.small)
@@ -154,11 +216,16 @@ Workload = Callable[[Run], Report]
 
 def run_workload(workload: Workload, run: Run) -> Report:
     """Run one workload, say so on a terminal, and note what it took."""
-    if sys.stderr.isatty():
-        print(f"… {workload.__module__.rpartition('.')[2]}", file=sys.stderr)
+    name = workload.__module__.rpartition(".")[2]
+    is_watched = sys.stderr.isatty()
+    if is_watched:
+        print(f"… {name}", end="", file=sys.stderr, flush=True)
     start = time.perf_counter()
     report = workload(run)
-    return replace(report, seconds=time.perf_counter() - start)
+    seconds = time.perf_counter() - start
+    if is_watched:
+        print(f"\r  {name}, {seconds:.0f} s", file=sys.stderr)
+    return replace(report, seconds=seconds)
 
 
 __all__ = ["BATCH_EVENTS", "FULL", "QUICK", "TINY", "AgedStore", "Run", "Sizes", "Workload", "run_workload"]

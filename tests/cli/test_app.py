@@ -217,7 +217,14 @@ print(code, sorted(found), file=sys.stderr)
 
 
 @pytest.mark.parametrize(
-    "arguments", [["append", "s", "T", '{"a":1}', "--meta", "a=b"], ["info"], ["streams"]]
+    "arguments",
+    [
+        ["append", "s", "T", '{"a":1}', "--meta", "a=b"],
+        ["info"],
+        ["streams"],
+        ["tail", "-f", "--count", "1"],
+        ["subscriptions"],
+    ],
 )
 def test_a_small_command_imports_nothing_dear(here: Path, arguments: list[str]) -> None:
     run_process("append", "s", "T")

@@ -9,7 +9,15 @@ import pytest
 
 from evlog.errors import CorruptionError, EvlogError, NotAStore, StoreNotFound, UnsupportedFormat
 from evlog.events import Event
-from evlog.format import DURABLE_MAGIC, Mark, encode_mark
+from evlog.format import (
+    ACKNOWLEDGED_MAGIC,
+    DURABLE_MAGIC,
+    MARK_AT,
+    SUSPECT_MAGIC,
+    WRITTEN_MAGIC,
+    Mark,
+    encode_mark,
+)
 from evlog.store import EventStore
 from tests.crash import recordings
 from tests.crash.check import check_reads, check_recovery, materialise, open_store
@@ -292,19 +300,29 @@ def test_every_index_may_be_gone_at_once(root: str) -> None:
 MARKS: dict[str, Damage] = {
     "missing": lambda _: None,
     "empty": lambda _: b"",
-    "zeros": lambda _: bytes(64),
+    "zeros": lambda _: bytes(160),
     "junk": lambda _: b"\xa5" * 99,
     "cut": lambda marks: marks[:40],
     "written flipped": lambda marks: flip(marks, 9),
-    "durable flipped": lambda marks: flip(marks, 41),
-    "of another segment": lambda marks: marks[:32] + encode_mark(DURABLE_MAGIC, Mark(99, 1 << 20)),
-    "behind": lambda marks: marks[:32] + encode_mark(DURABLE_MAGIC, mark_at(marks, 64)),
-    "suspect": lambda marks: marks[:32] + encode_mark(DURABLE_MAGIC, mark_at(marks, 64, suspect=True)),
+    "durable flipped": lambda marks: flip(marks, 89),
+    "durable of another segment": lambda marks: with_mark(marks, DURABLE_MAGIC, Mark(99, 1 << 20)),
+    "durable behind": lambda marks: with_mark(marks, DURABLE_MAGIC, Mark(tag_in(marks), 64)),
+    "written of another segment": lambda marks: with_mark(marks, WRITTEN_MAGIC, Mark(99, 64)),
+    "written behind": lambda marks: with_mark(marks, WRITTEN_MAGIC, Mark(tag_in(marks), 64)),
+    "written ahead": lambda marks: with_mark(marks, WRITTEN_MAGIC, Mark(tag_in(marks), 1 << 20, 999, 1)),
+    "acknowledged ahead": lambda marks: with_mark(marks, ACKNOWLEDGED_MAGIC, Mark(tag_in(marks), 1 << 20)),
+    "suspect": lambda marks: with_mark(marks, SUSPECT_MAGIC, Mark(tag_in(marks), 64)),
+    "suspect of another segment": lambda marks: with_mark(marks, SUSPECT_MAGIC, Mark(99, 64)),
+    "suspect flipped": lambda marks: flip(marks, 130),
 }
 
 
-def mark_at(marks: bytes, offset: int, *, suspect: bool = False) -> Mark:
-    return Mark(int.from_bytes(marks[36:40], "little"), offset, suspect)
+def tag_in(marks: bytes) -> int:
+    return int.from_bytes(marks[84:88], "little")
+
+
+def with_mark(marks: bytes, magic: bytes, mark: Mark) -> bytes:
+    return marks[: MARK_AT[magic]] + encode_mark(magic, mark) + marks[MARK_AT[magic] + 40 :]
 
 
 @pytest.mark.parametrize("damage", MARKS.values(), ids=MARKS.keys())

@@ -227,11 +227,17 @@ def test_every_cut_is_found(name: str, memory_path: Path) -> None:
             CHECKS[name](whole[:length], memory_path / "file")
 
 
-@pytest.mark.parametrize(("magic", "at"), [(WRITTEN_MAGIC, 0), (DURABLE_MAGIC, 32)])
-def test_every_flipped_bit_of_a_mark_makes_it_unknown(magic: bytes, at: int) -> None:
-    whole = raw("durable")[at : at + 32]
-    assert maybe_decode_mark(magic, whole) == Mark(TAGS[ACTIVE], len(raw(ACTIVE + ".log")))
-    for bit in range(8 * 32):
+WRITTEN = Mark(TAGS[ACTIVE], len(raw(ACTIVE + ".log")), 3, 0x3163EA5C, FIRST_US + 2_500_000)
+
+
+@pytest.mark.parametrize(
+    ("magic", "at", "mark"),
+    [(WRITTEN_MAGIC, 0, WRITTEN), (DURABLE_MAGIC, 80, Mark(WRITTEN.tag, WRITTEN.offset))],
+)
+def test_every_flipped_bit_of_a_mark_makes_it_unknown(magic: bytes, at: int, mark: Mark) -> None:
+    whole = raw("durable")[at : at + 40]
+    assert maybe_decode_mark(magic, whole) == mark
+    for bit in range(8 * 40):
         flipped = bytearray(whole)
         flipped[bit // 8] ^= 1 << bit % 8
         assert maybe_decode_mark(magic, bytes(flipped)) is None

@@ -5,17 +5,34 @@ from __future__ import annotations
 from typing import Final
 
 from tests.benchmarks.run import Workload
-from tests.benchmarks.workloads import bulk, command, durable, growth, lines, million, scan, streams
+from tests.benchmarks.workloads import (
+    bulk,
+    command,
+    durable,
+    growth,
+    latency,
+    lines,
+    memory,
+    million,
+    one_stream,
+    resend,
+    scan,
+    streams,
+)
 
 WORKLOADS: Final[dict[str, Workload]] = {
     "bulk": bulk.run,
     "scan": scan.run,
     "streams": streams.run,
+    "one_stream": one_stream.run,
+    "resend": resend.run,
     "durable": durable.run,
+    "latency": latency.run,
+    "command": command.run,
+    "memory": memory.run,
     "lines": lines.run,
     "million": million.run,
     "growth": growth.run,
-    "command": command.run,
 }
 
 __all__ = ["WORKLOADS"]

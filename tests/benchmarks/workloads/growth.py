@@ -1,16 +1,20 @@
-"""What an operation costs in a large store beside the same in a small one, in a process that stays.
+"""How the cost of each operation grows with the store: with its events, and with its streams.
 
-Both stores have ten events to each stream and are open side by side; samples take turns. Before the
-first sample each has been warmed by two runs of every operation that follows; what opening and warming
-cost, and the longest batch meanwhile, are figures of their own. The batches go to streams that exist, with
-uuid4 ids: the dearest for an index. The small store is appended to as well, by a third of its size at most.
+Stores of every size are open side by side, each with ten events to a stream (a fifth of the streams spread
+over the whole log), then stores of one size with few and with many streams; samples take turns. Before the
+first sample each has been warmed by two runs of every operation that follows; what opening and warming cost,
+and the longest batch meanwhile, are figures of their own. Batches go to streams that exist, with uuid4 ids:
+the dearest for an index. Nothing is synced, because a sync does not grow. The stores are appended to on the
+way, the smallest by some times its size.
 """
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Iterable
 from functools import partial
+from statistics import linear_regression
 
 import evlog
 from evlog import NewEvent
@@ -18,35 +22,58 @@ from tests.benchmarks.dataset import BATCH_EVENTS, Batch
 from tests.benchmarks.measure import Figure, Report, Target, count, seconds_of, take_turns
 from tests.benchmarks.run import AgedStore, Run
 
+# A slope of 0.03 is 7 % dearer for ten times the events, and a half dearer for a million times.
+_FLAT = 0.1
+
 
 def run(run: Run) -> Report:
-    """Compare the large store with the small one, operation by operation."""
-    large, small = f"{run.sizes.large:,}", f"{run.sizes.small:,}"
-    stores = {large: run.large_store(), small: run.small_store()}
-    report = Report("growth", f"µs per event or call at {large} events and at {small}")
-    target = Target(1.5, at_least=False, over=small)
-    report.figures.append(_build_figure(run.large_store()))
-    for sync in ("always", "none"):
-        probes = {name: _Probe(aged, sync) for name, aged in stores.items()}
-        opening = {name: [seconds_of(probe.open) * 1e3] for name, probe in probes.items()}
-        warming = {name: [1e3 * probe.warm(run.sizes.warm_ups)] for name, probe in probes.items()}
-        if sync == "always":
-            report.figures.append(Figure("open", "ms", opening))
-            report.figures.append(Figure("warm up (see workloads/growth.py)", "ms", warming))
-            longest = {name: [probe.longest_ms] for name, probe in probes.items()}
-            report.figures.append(Figure("longest batch while warming up", "ms", longest))
-        first = next(iter(probes.values()))
-        for label, is_target in first.operations(sync):
-            columns = {name: partial(probe.sample, label) for name, probe in probes.items()}
-            samples = take_turns(min(run.sizes.rounds, 5), columns)
-            shown = label if sync == "always" else f"{label}, no sync"
-            report.figures.append(Figure(shown, "µs", samples, target if is_target else None))
-        for probe in probes.values():
-            probe.store.close()
-    report.settings = {
-        "evlog": {"warmed": "see above", "streams": "10 events each, local or spread over all segments"}
-    }
+    """Compare stores of all sizes, operation by operation; the largest comes first."""
+    sizes, streams = run.sizes.growth[::-1], run.sizes.growth_streams[::-1]
+    report = Report("growth", f"µs per event or call in stores of {sizes[-1]:,} to {sizes[0]:,} events")
+    stores = {size: run.aged_store(size) for size in sizes}
+    report.figures.append(_build_figure(stores[sizes[0]]))
+    report.figures += _measure(run, stores, "events")
+    size = sizes[min(1, len(sizes) - 1)]
+    crowds = {number: run.aged_store(size, number) for number in streams if number <= size}
+    report.figures += _measure(run, crowds, f"streams, {size:,} events")
+    report.settings = {"evlog": {"warmed": "see workloads/growth.py", "sync": "none"}}
     return report
+
+
+def _measure(run: Run, stores: dict[int, AgedStore], of: str) -> list[Figure]:
+    """One figure an operation, with a column for each of the stores."""
+    probes = {size: _Probe(aged) for size, aged in stores.items()}
+    names = {size: f"{size:,} {of.partition(',')[0]}" for size in stores}
+    opening = {names[size]: [seconds_of(probe.open) * 1e3] for size, probe in probes.items()}
+    warming = {names[size]: [1e3 * probe.warm(run.sizes.warm_ups)] for size, probe in probes.items()}
+    longest = {names[size]: [probe.longest_ms] for size, probe in probes.items()}
+    figures = [
+        Figure(f"open (by {of})", "ms", opening),
+        Figure(f"warm up (by {of})", "ms", warming),
+        Figure(f"longest batch while warming up (by {of})", "ms", longest),
+    ]
+    for label in next(iter(probes.values())).labels():
+        columns = {names[size]: partial(probe.sample, label) for size, probe in probes.items()}
+        samples = take_turns(run.sizes.growth_rounds, columns)
+        figure = Figure(f"{label} (by {of})", "µs", samples)
+        slope = _slope(figure, list(probes))
+        figures += [figure, Figure(f"{label}, slope (by {of})", "log/log", {"evlog": [slope]}, _flat(label))]
+    for probe in probes.values():
+        probe.store.close()
+    return figures
+
+
+def _slope(figure: Figure, sizes: list[int]) -> float:
+    """The exponent s of cost ∝ size^s: 0 is flat, 1 is a cost that grows as the store does."""
+    costs = [figure.median(name) for name in figure.samples]
+    if len(sizes) < 2:
+        return 0.0
+    return linear_regression([math.log(size) for size in sizes], [math.log(cost) for cost in costs]).slope
+
+
+def _flat(label: str) -> Target | None:
+    """Whether a flat slope is asked: not of what has to go to as many segments as there are."""
+    return None if "spread over the log" in label else Target(_FLAT, at_least=False)
 
 
 def _build_figure(aged: AgedStore) -> Figure:
@@ -61,14 +88,12 @@ def _build_figure(aged: AgedStore) -> Figure:
 class _Probe:
     """One open store and the operations on it; every sample is µs per event (batches) or per call."""
 
-    def __init__(self, aged: AgedStore, sync: str) -> None:
+    def __init__(self, aged: AgedStore) -> None:
         self._path = aged.path
-        self._sync = sync
         self._dataset = aged.dataset
         self._rng = random.Random(7)
         self.longest_ms = 0.0
-        # Batches beyond the store's end and beyond those of the other pass: ids that nobody has seen.
-        self._next = self._dataset.batch_count + (1_000_000 if sync == "none" else 0)
+        self._next = self._dataset.batch_count  # batches beyond the store's end: ids that nobody has seen
         self._operations: dict[str, Callable[[], float]] = {
             "batch of 1,000, ids made by the store": self._batch_without_ids,
             "batch of 1,000, explicit ids": self._batch_with_ids,
@@ -78,17 +103,17 @@ class _Probe:
             "single append, explicit id": lambda: self._singles(with_ids=True),
             "stream_version": lambda: self._calls(self._names(200), self._version),
             "read a stream whose events are close": lambda: self._calls(self._names(200), self._read),
-            "read a stream spread over the log": lambda: self._calls(self._spread_names(200), self._read),
         }
+        if self._dataset.layout == "aged":
+            self._operations["read a stream spread over the log"] = lambda: self._calls(
+                self._spread_names(200), self._read
+            )
 
     def open(self) -> None:
-        self.store = evlog.open(self._path, sync=self._sync)
+        self.store = evlog.open(self._path, sync="none")
 
-    def operations(self, sync: str) -> list[tuple[str, bool]]:
-        """Labels, and whether issue 2 sets a bound for them."""
-        if sync == "none":
-            return [(label, True) for label in self._operations if label.startswith("single")]
-        return [(label, not label.endswith("over the log")) for label in self._operations]
+    def labels(self) -> list[str]:
+        return list(self._operations)
 
     def sample(self, label: str) -> float:
         return self._operations[label]()

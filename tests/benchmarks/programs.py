@@ -1,0 +1,46 @@
+"""Where the programs and packages of peers are, which versions they have, and how to get them."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import shutil
+import sys
+from pathlib import Path
+from typing import Final
+
+_FOLDERS: Final = (Path(sys.executable).parent, Path("/usr/lib/postgresql/15/bin"))
+
+
+def find_program(name: str) -> Path | None:
+    """The program, as it is installed beside Python, on the path, or where Debian puts PostgreSQL's."""
+    for folder in _FOLDERS:
+        if (folder / name).exists():
+            return folder / name
+    found = shutil.which(name)
+    return None if found is None else Path(found)
+
+
+def program(name: str) -> Path:
+    """The program, which must be there."""
+    found = find_program(name)
+    if found is None:
+        raise FileNotFoundError(name)
+    return found
+
+
+def version_of(package: str) -> str:
+    """The version of an installed package."""
+    return importlib.metadata.version(package)
+
+
+def how_to_get_package(*modules: str) -> str | None:
+    """What to do if a module is not installed."""
+    if all(importlib.util.find_spec(module) for module in modules):
+        return None
+    return "pip install -e '.[bench]'"
+
+
+def how_to_get_program(name: str, debian: str) -> str | None:
+    """What to do if a program is not there."""
+    return None if find_program(name) else f"apt-get install {debian}"

@@ -1,0 +1,134 @@
+"""`--exec`: what a command gets, what its end means, and what becomes of events that it fails on."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+import evlog as library
+from evlog import subscriptions
+from tests.cli.conftest import Evlog
+
+ID = "2f0a7d0c-6a39-4b55-8a6e-0d3a2f1b9c11"
+
+
+@pytest.fixture
+def filled(evlog: Evlog, monkeypatch: pytest.MonkeyPatch) -> Evlog:
+    """Five events, and next to no pauses between tries."""
+    monkeypatch.setattr(subscriptions, "FIRST_RETRY_SECONDS", 1e-6)
+    with library.open(".evlog", create=True) as store:
+        store.append("order-1", [library.NewEvent(f"T{n}", {"n": n}) for n in range(1, 6)])
+    return evlog
+
+
+def written(name: str = "out") -> list[str]:
+    return Path(name).read_text().splitlines()
+
+
+def test_a_command_gets_the_event_on_stdin_and_in_its_environment(evlog: Evlog, here: Path) -> None:
+    evlog("append", "größe-1", "Größer", '{"n":1}', "--id", ID)
+    line = evlog("read").out
+    variables = "$EVLOG_POSITION $EVLOG_STREAM $EVLOG_TYPE $EVLOG_VERSION $EVLOG_ID $EVLOG_STORE"
+    result = evlog("tail", "--exec", f'cat > out; echo "{variables}" > variables')
+    assert (result.code, result.out, result.err) == (0, b"", "")
+    assert Path("out").read_bytes() == line
+    assert written("variables") == [f"1 größe-1 Größer 1 {ID} {here / '.evlog'}"]
+
+
+def test_a_command_is_run_once_for_each_event_in_order(filled: Evlog) -> None:
+    assert filled("tail", "-n", "3", "--exec", "echo $EVLOG_POSITION >> out").code == 0
+    assert written() == ["3", "4", "5"]
+
+
+def test_a_command_need_not_read_its_stdin(evlog: Evlog) -> None:
+    evlog("append", "s", "T", json.dumps("x" * 1_000_000))
+    assert evlog("tail", "--exec", "exec 0<&-; true").code == 0
+    assert evlog("tail", "--exec", "wc -c > out").code == 0
+    assert int(written()[0]) > 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("command", "reason"),
+    [("exit 3", "exit code 3"), ("kill -9 $$", "signal SIGKILL"), ("no-such-program", "exit code 127")],
+)
+def test_a_command_that_fails_stops_the_run_at_its_event(filled: Evlog, command: str, reason: str) -> None:
+    script = f"echo $EVLOG_POSITION >> out; [ $EVLOG_POSITION != 3 ] || {{ {command}; }} 2>/dev/null"
+    result = filled("tail", "--name", "a", "--exec", script)
+    assert (result.code, result.out) == (1, b"")
+    assert written() == ["1", "2", "3", "3", "3"]
+    *notes, error = result.err.splitlines()
+    assert len(notes) == 2
+    assert f"--exec failed 3 times at position 3 (T3 in 'order-1'): {reason}; " in error
+    assert filled("subscriptions", "show", "a").line["position"] == 2
+    assert filled("tail", "--name", "a", "--exec", "echo $EVLOG_POSITION >> again").code == 0
+    assert written("again") == ["3", "4", "5"]
+
+
+@pytest.mark.parametrize(("retries", "tries"), [("0", 1), ("1", 1), ("2", 2), ("5", 5)])
+def test_a_run_stops_after_so_many_failures(filled: Evlog, retries: str, tries: int) -> None:
+    result = filled("tail", "-n", "1", "--exec", "echo x >> out; exit 1", "--retries", retries)
+    assert result.code == 1
+    assert written() == ["x"] * tries
+
+
+def test_a_command_that_works_the_second_time_has_worked(filled: Evlog) -> None:
+    script = 'echo $EVLOG_POSITION >> out; [ -e "done-$EVLOG_ID" ] || { touch "done-$EVLOG_ID"; exit 1; }'
+    assert filled("tail", "-n", "2", "--exec", script).code == 0
+    assert written() == ["4", "4", "5", "5"]
+
+
+def test_pauses_grow(filled: Evlog) -> None:
+    result = filled("tail", "-n", "1", "--exec", "exit 1", "--retries", "5")
+    pauses = [float(text) for text in re.findall(r"again in (\S+) s$", result.err, re.MULTILINE)]
+    assert len(pauses) == 4
+    assert pauses == sorted(set(pauses))
+
+
+def test_a_failed_event_is_parked_and_the_run_goes_on(filled: Evlog) -> None:
+    script = "echo $EVLOG_POSITION >> out; [ $EVLOG_POSITION != 2 ] || exit 7"
+    result = filled("tail", "--name", "a", "--exec", script, "--on-failure", "park", "--retries", "2")
+    assert result.code == 0
+    assert written() == ["1", "2", "2", "3", "4", "5"]
+    assert "parked position 2" in result.err
+    assert filled("subscriptions", "show", "a").line["parked"] == 1
+    parked = filled("subscriptions", "parked", "a").line
+    assert (parked["position"], parked["stream"], parked["version"], parked["type"]) == (
+        2,
+        "order-1",
+        2,
+        "T2",
+    )
+    assert (parked["error"], parked["attempts"]) == ("exit code 7", 2)
+
+
+def test_replay_takes_off_the_list_what_works_now(filled: Evlog) -> None:
+    filled("tail", "--name", "a", "--exec", "exit 7", "--on-failure", "park", "--retries", "0")
+    replay = ("subscriptions", "replay", "a", "--exec")
+    result = filled(*replay, "echo $EVLOG_POSITION >> out; [ $EVLOG_POSITION != 2 ] || exit 8")
+    assert (result.code, result.out) == (1, b"")
+    assert written() == ["1", "2", "3", "4", "5"]
+    assert "position 2 failed again: exit code 8" in result.err
+    assert "1 of 5 parked events failed again" in result.err
+    left = filled("subscriptions", "parked", "a").line
+    assert (left["position"], left["attempts"]) == (2, 2)
+    assert "exit code 8" in left["error"]
+    assert filled(*replay, "true").code == 0
+    assert filled("subscriptions", "parked", "a").out == b""
+
+
+def test_replay_prints_what_no_command_is_given(filled: Evlog) -> None:
+    filled(
+        "tail", "--name", "a", "--exec", "exit 7", "--on-failure", "park", "--retries", "0", "--count", "2"
+    )
+    result = filled("subscriptions", "replay", "a")
+    assert result.code == 0
+    assert result.out == filled("read", "--to", "2").out
+    assert filled("subscriptions", "parked", "a").out == b""
+
+
+def test_count_counts_what_was_dealt_with(filled: Evlog) -> None:
+    assert filled("tail", "--name", "a", "--exec", "true", "--count", "2").code == 0
+    assert filled("subscriptions", "show", "a").line["position"] == 2

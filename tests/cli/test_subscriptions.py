@@ -1,0 +1,177 @@
+"""`evlog subscriptions`: what it tells of durable subscriptions, and what it does to them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import evlog as library
+from evlog.cli import console, subscriptions
+from tests.cli.conftest import Evlog
+
+
+@pytest.fixture
+def filled(evlog: Evlog) -> Evlog:
+    """Six events; subscription `all` has scanned four of them, `paid`, with a filter, all of them."""
+    with library.open(".evlog", create=True) as store:
+        store.append("order-1", [library.NewEvent("Paid" if n % 3 else "Placed", {"n": n}) for n in range(6)])
+    assert evlog("tail", "--name", "all", "--count", "4").code == 0
+    assert evlog("tail", "order-1", "--name", "paid", "--type", "Paid", "--type", "Lost").code == 0
+    return evlog
+
+
+def test_list_is_what_is_done_when_nothing_is_said(filled: Evlog) -> None:
+    first, second = filled("subscriptions").lines
+    assert filled("subscriptions", "list").lines[0]["name"] == "all"
+    assert list(first) == [
+        *("name", "filter", "position", "lag_events", "lag_seconds"),
+        *("parked", "running", "saved_time"),
+    ]
+    assert (first["name"], first["position"], first["lag_events"], first["parked"], first["running"]) == (
+        *("all", 4, 2, 0),
+        False,
+    )
+    assert first["filter"] == {"stream": None, "category": None, "types": None}
+    assert first["lag_seconds"] >= 0
+    assert second["filter"] == {"stream": "order-1", "category": None, "types": ["Lost", "Paid"]}
+    assert (second["position"], second["lag_events"], second["lag_seconds"]) == (6, 0, 0)
+    assert second["saved_time"] >= filled("read", "-n", "1").line["time"]
+
+
+def test_no_subscriptions_are_an_empty_list(evlog: Evlog) -> None:
+    evlog("init")
+    result = evlog("subscriptions")
+    assert (result.code, result.out, result.err) == (0, b"", "")
+
+
+def test_show_is_one_line_of_the_list(filled: Evlog) -> None:
+    (shown,), listed = filled("subscriptions", "show", "paid").lines, filled("subscriptions").lines[1]
+    assert shown == listed
+
+
+def test_reset_has_the_next_run_begin_behind_a_position(filled: Evlog) -> None:
+    result = filled("subscriptions", "reset", "all", "--to", "1")
+    assert (result.code, result.line["position"], result.line["lag_events"]) == (0, 1, 5)
+    assert [event["position"] for event in filled("tail", "--name", "all").lines] == [2, 3, 4, 5, 6]
+
+
+def test_delete_forgets_a_subscription(filled: Evlog) -> None:
+    result = filled("subscriptions", "delete", "all")
+    assert (result.code, result.out, result.err) == (0, b"", "")
+    assert [info["name"] for info in filled("subscriptions").lines] == ["paid"]
+    assert len(filled("tail", "--name", "all", "--category", "order").lines) == 6
+
+
+def test_parked_is_a_line_for_each_event_that_was_put_aside(filled: Evlog) -> None:
+    filled("tail", "--name", "all", "--exec", "exit 4", "--on-failure", "park", "--retries", "1")
+    first, second = filled("subscriptions", "parked", "all").lines
+    event = filled("read", "--from", "5", "--to", "5").line
+    assert {name: first[name] for name in ("position", "stream", "version", "type", "id")} == {
+        name: event[name] for name in ("position", "stream", "version", "type", "id")
+    }
+    assert (first["error"], first["attempts"], second["position"]) == ("exit code 4", 1, 6)
+    assert first["time"] >= event["time"]
+
+
+@pytest.mark.parametrize("action", [["show"], ["reset", "--to", "0"], ["delete"], ["parked"], ["replay"]])
+def test_a_subscription_that_is_not_there_is_not_found(filled: Evlog, action: list[str]) -> None:
+    result = filled("subscriptions", action[0], "none", *action[1:])
+    assert (result.code, result.out) == (5, b"")
+    assert "no subscription 'none'" in result.err
+    assert result.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["nonsense"],
+        ["all"],
+        ["list", "all"],
+        ["show"],
+        ["delete"],
+        ["parked"],
+        ["replay"],
+        ["reset", "all"],
+        ["reset", "--to", "1"],
+        ["reset", "all", "--to", "-1"],
+        ["reset", "all", "--to", "99"],
+        ["show", "all", "--to", "1"],
+        ["show", "all", "--exec", "true"],
+        ["show", "a\nb"],
+        ["show", "all", "paid"],
+    ],
+    ids=" ".join,
+)
+def test_a_wrong_command_line_is_one_line(filled: Evlog, arguments: list[str]) -> None:
+    before = filled("subscriptions").out
+    result = filled("subscriptions", *arguments)
+    assert (result.code, result.out) == (2, b"")
+    assert result.err.startswith("evlog: ")
+    assert result.err.count("\n") == 1
+    assert positions(filled("subscriptions").out) == positions(before)
+
+
+def positions(listed: bytes) -> list[int]:
+    return [json.loads(line)["position"] for line in listed.splitlines()]
+
+
+def test_a_terminal_gets_tables_and_words(filled: Evlog, monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+
+    filled("tail", "--name", "all", "--exec", "exit 4", "--on-failure", "park", "--retries", "1")
+    monkeypatch.setattr(console, "stdout_is_terminal", lambda: True)
+    monkeypatch.setattr(console, "has_colour", lambda: False)
+    monkeypatch.setattr(os, "get_terminal_size", lambda _fd: os.terminal_size((120, 24)))
+    heading, first, second = filled("subscriptions").out.decode().splitlines()
+    assert heading.split() == ["name", "filter", "position", "lag", "behind", "parked", "running"]
+    assert first.split() == ["all", "all", "6", "0", "0s", "2", "no"]
+    assert second.split() == [
+        "paid",
+        "order-1",
+        "--type",
+        "Lost",
+        "--type",
+        "Paid",
+        "6",
+        "0",
+        "0s",
+        "0",
+        "no",
+    ]
+    shown = filled("subscriptions", "show", "paid").out.decode()
+    assert "filter       order-1 --type Lost --type Paid\n" in shown
+    parked = filled("subscriptions", "parked", "all").out.decode().splitlines()
+    assert parked[1].split()[:4] == ["5", "order-1", "5", "Paid"]
+    assert parked[1].endswith("exit code 4")
+    nothing = filled("subscriptions", "parked", "paid")
+    assert (nothing.out, nothing.err) == (b"", "evlog: subscription 'paid' has nothing parked\n")
+
+
+def test_replay_does_not_take_a_look_for_dealing_with_it(
+    filled: Evlog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled("tail", "--name", "all", "--exec", "exit 4", "--on-failure", "park", "--retries", "1")
+    with monkeypatch.context() as patch:
+        patch.setattr(console, "stdout_is_terminal", lambda: True)
+        assert filled("subscriptions", "replay", "all").code == 2
+    assert len(filled("subscriptions", "parked", "all").lines) == 2
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0s"), (0.4, "0s"), (90, "90s"), (120, "2m"), (7199, "120m"), (7200, "2h"), (200_000, "2d")],
+)
+def test_an_age_is_short(seconds: float, text: str) -> None:
+    assert subscriptions._age(seconds) == text
+
+
+def test_looking_makes_nothing(evlog: Evlog, here: Path) -> None:
+    evlog("init")
+    before = sorted(path.name for path in (here / ".evlog").rglob("*"))
+    evlog("subscriptions")
+    evlog("subscriptions", "show", "x")
+    evlog("subscriptions", "parked", "x")
+    evlog("subscriptions", "delete", "x")
+    assert sorted(path.name for path in (here / ".evlog").rglob("*")) == before

@@ -1,0 +1,244 @@
+"""`evlog tail` where it ends by itself: what it begins with, what it says, what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import evlog as library
+from tests.cli.conftest import Evlog
+
+
+@pytest.fixture
+def filled(evlog: Evlog) -> Evlog:
+    """Positions 1 to 15 hold n 1 to 15: odd ones in order-1, even ones in order-2; every fifth is Paid."""
+    with library.open(".evlog", create=True) as store:
+        for n in range(1, 16):
+            store.append(f"order-{2 - n % 2}", [library.NewEvent("Paid" if n % 5 == 0 else "Seen", {"n": n})])
+    return evlog
+
+
+def numbers(evlog: Evlog, *arguments: str, code: int = 0) -> list[int]:
+    result = evlog("tail", *arguments)
+    assert result.code == code, result.err
+    return [event["data"]["n"] for event in result.lines]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], [*range(6, 16)]),
+        (["-n", "3"], [13, 14, 15]),
+        (["-n", "0"], []),
+        (["-n", "all"], [*range(1, 16)]),
+        (["-n", "99"], [*range(1, 16)]),
+        (["-n", "9" * 30], [*range(1, 16)]),
+        (["--after", "9" * 30], []),
+        (["order-1"], [1, 3, 5, 7, 9, 11, 13, 15]),
+        (["order-1", "-n", "2"], [13, 15]),
+        (["--category", "order", "-n", "2"], [14, 15]),
+        (["--category", "other"], []),
+        (["--type", "Paid"], [5, 10, 15]),
+        (["--type", "Paid", "-n", "1"], [15]),
+        (["order-2", "--type", "Paid"], [10]),
+        (["--after", "2"], [*range(3, 16)]),
+        (["--after", "12", "-n", "2"], [14, 15]),
+        (["--after", "14", "-n", "5"], [15]),
+        (["--after", "15"], []),
+        (["--after", "99"], []),
+        (["order-1", "--after", "6"], [13, 15]),  # versions here, as in read
+        (["order-1", "--after", "6", "-n", "1"], [15]),
+        (["order-1", "--after", "99"], []),
+        (["--since", "-1h"], [*range(1, 16)]),
+        (["--since", "-1h", "-n", "1"], [15]),
+        (["--since", "2999-01-01"], []),
+        (["--count", "2"], [6, 7]),
+        (["-n", "all", "--count", "2"], [1, 2]),
+        (["-n", "4", "--until-type", "Paid"], [12, 13, 14, 15]),
+        (["-n", "all", "--until-type", "Paid"], [1, 2, 3, 4, 5]),
+        (["-n", "all", "--count", "3", "--until-type", "Paid"], [1, 2, 3]),
+        (["--timeout", "1h", "-n", "1"], [15]),
+    ],
+    ids=lambda value: " ".join(map(str, value)),
+)
+def test_a_tail_begins_and_ends_here(filled: Evlog, arguments: list[str], expected: list[int]) -> None:
+    assert numbers(filled, *arguments) == expected
+
+
+def test_the_same_events_come_with_follow_and_no_patience(filled: Evlog) -> None:
+    for arguments in (
+        [],
+        ["order-1", "-n", "2"],
+        ["--type", "Paid"],
+        ["-n", "0"],
+        ["order-1", "--after", "6"],
+    ):
+        assert numbers(filled, *arguments, "-f", "--idle", "0", code=8) == numbers(filled, *arguments)
+
+
+def test_what_is_waited_for_counts_however_old_it_is(evlog: Evlog) -> None:
+    evlog("append", "build-1", "Finished", '{"n":1}')
+    with library.open(".evlog") as store:
+        store.append("build-1", [library.NewEvent("Uploaded", {"n": n}) for n in range(2, 30)])
+    assert numbers(evlog, "build-1", "-f", "--until-type", "Finished") == [1]
+    assert (
+        len(numbers(evlog, "build-1", "-f", "--until-type", "Finished", "-n", "5", "--idle", "0", code=8))
+        == 5
+    )
+
+
+def test_a_line_is_what_read_prints(filled: Evlog) -> None:
+    assert filled("tail", "-n", "all").out == filled("read").out
+
+
+def test_a_stream_that_is_not_there_is_not_found_unless_it_may_come(filled: Evlog) -> None:
+    result = filled("tail", "order-3")
+    assert (result.code, result.out) == (5, b"")
+    assert "no stream 'order-3'" in result.err
+    assert filled("tail", "order-3", "-f", "--idle", "0").code == 8
+
+
+def test_a_store_that_is_not_there_is_not_found_without_follow(evlog: Evlog) -> None:
+    result = evlog("tail", "--store", "nowhere")
+    assert (result.code, result.out) == (5, b"")
+
+
+def test_a_file_is_no_store_and_will_not_become_one(evlog: Evlog, here: Path) -> None:
+    (here / "file").touch()
+    result = evlog("tail", "-f", "--store", "file")
+    assert (result.code, result.out) == (5, b"")
+    assert "it is no directory" in result.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["order-1", "--category", "order"],
+        ["-n", "some"],
+        ["-n", "-1"],
+        ["-n", ""],
+        ["--after", "-1"],
+        ["--since", "soon"],
+        ["--timeout", "10 years"],
+        ["--timeout", "0"],
+        ["--timeout", "-5"],
+        ["--idle", ""],
+        ["--count", "0"],
+        ["--type", "Seen", "--until-type", "Paid"],
+        ["--retries", "1"],
+        ["--on-failure", "park"],
+        ["--on-failure", "park", "--exec", "true"],
+        ["--on-failure", "panic", "--exec", "true", "--name", "x"],
+        ["--name", ""],
+        ["--name", "a\nb"],
+        ["--name", "x", "--since", "2999-01-01"],
+        ["a", "b"],
+    ],
+    ids=" ".join,
+)
+def test_a_wrong_command_line_is_one_line(filled: Evlog, arguments: list[str]) -> None:
+    result = filled("tail", *arguments)
+    assert (result.code, result.out) == (2, b"")
+    assert result.err.startswith("evlog: ")
+    assert result.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["-f", "--idle", "0"], "--idle 0 ran out; "),
+        (
+            ["-f", "--idle", "0", "--until-type", "Gone"],
+            "--idle 0 ran out before an event of type 'Gone' came; ",
+        ),
+        (["-f", "--idle", "0s", "--count", "99"], "--idle 0s ran out before 99 events came; "),
+        (["-f", "--timeout", "0.01"], "--timeout 0.01 ran out; "),
+        (["-f", "--timeout", "10ms", "--until-type", "Gone"], None),
+        (["--until-type", "Gone"], "there is not yet an event of type 'Gone'; add -f to wait for it"),
+    ],
+)
+def test_time_that_runs_out_is_said_in_one_line(
+    filled: Evlog, arguments: list[str], text: str | None
+) -> None:
+    result = filled("tail", *arguments)
+    if text is None:
+        assert (result.code, "is no duration" in result.err) == (2, True)
+        return
+    assert result.code == 8
+    assert len(result.lines) == 10
+    assert result.err.startswith(f"evlog: {text}")
+    assert result.err.count("\n") == 1
+
+
+def test_time_that_runs_out_has_its_attributes(filled: Evlog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EVLOG_ERRORS", "json")
+    found = json.loads(filled("tail", "-f", "--idle", "0", "--until-type", "Gone").err)
+    assert found["error"] == "NotInTime"
+    assert (found["option"], found["duration"], found["until_type"], found["count"]) == (
+        "--idle",
+        "0",
+        "Gone",
+        None,
+    )
+
+
+def test_a_name_goes_on_where_it_stopped(filled: Evlog) -> None:
+    assert numbers(filled, "--name", "a", "--count", "4") == [1, 2, 3, 4]
+    assert numbers(filled, "--name", "a", "--count", "2") == [5, 6]
+    assert numbers(filled, "--name", "a", "-n", "2") == [*range(7, 16)]  # -n is for a new one
+    assert numbers(filled, "--name", "a") == []
+    with library.open(".evlog") as store:
+        store.append("order-1", [library.NewEvent("Seen", {"n": 16})])
+    assert numbers(filled, "--name", "a", "-f", "--count", "1") == [16]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], [*range(1, 16)]),
+        (["-n", "2"], [14, 15]),
+        (["-n", "0"], []),
+        (["--after", "12"], [13, 14, 15]),
+        (["order-1", "--after", "6"], [13, 15]),
+        (["--since", "-1h"], [*range(1, 16)]),
+        (["--until-type", "Paid"], [1, 2, 3, 4, 5]),
+        (["--type", "Paid"], [5, 10, 15]),
+    ],
+    ids=lambda value: " ".join(map(str, value)),
+)
+def test_a_new_name_begins_where_it_is_told(filled: Evlog, arguments: list[str], expected: list[int]) -> None:
+    assert numbers(filled, "--name", "a", *arguments) == expected
+
+
+def test_a_name_keeps_its_filter(filled: Evlog) -> None:
+    assert numbers(filled, "--name", "a", "--type", "Paid") == [5, 10, 15]
+    result = filled("tail", "--name", "a", "--type", "Seen")
+    assert (result.code, result.err.count("\n")) == (2, 1)
+
+
+def test_a_name_that_is_running_is_busy(filled: Evlog) -> None:
+    with library.open(".evlog") as store, store.subscribe("a"):
+        result = filled("tail", "--name", "a")
+        assert (result.code, result.out) == (6, b"")
+        assert result.err.count("\n") == 1
+    assert filled("tail", "--name", "a").code == 0
+
+
+@pytest.mark.parametrize("name", [[], ["--name", "a"]])
+@pytest.mark.parametrize("follow", [[], ["-f"]])
+def test_damage_is_reported_after_what_is_whole(
+    filled: Evlog, here: Path, name: list[str], follow: list[str]
+) -> None:
+    (log,) = (here / ".evlog" / "segments").glob("*.log")
+    whole = log.read_bytes()
+    content = bytearray(whole)
+    content[content.rindex(b'{"n":8}') + 5] ^= 1
+    log.write_bytes(content)
+    result = filled("tail", "-n", "all", *name, *follow)
+    assert result.code == 4
+    assert [event["data"]["n"] for event in result.lines] == [*range(1, 8)]
+    assert "is damaged" in result.err
+    log.write_bytes(whole)
+    assert [info["position"] for info in filled("subscriptions").lines] == ([7] if name else [])
