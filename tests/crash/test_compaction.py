@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import traceback
 
-from tests.crash import explore
+from tests.crash import compaction_storm, explore
 from tests.crash.compaction import Facts, check_interrupted, compacting
 from tests.crash.explore import Outcome
 from tests.crash.recordings import Recording, scratch
@@ -45,3 +45,8 @@ def test_an_interrupted_compaction_loses_nothing_and_is_taken_up_again() -> None
     ]
     outcome = explore.run(jobs)
     explore.expect(outcome, MIN_DISTINCT_STATES)
+
+
+def test_writers_readers_and_a_follower_go_on_through_compactions() -> None:
+    with scratch() as root:
+        assert compaction_storm.rage(f"{root}/store", compaction_storm.SHORT) >= 2
