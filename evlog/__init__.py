@@ -6,6 +6,7 @@ from evlog.catalog import StoreInfo, StreamInfo
 from evlog.checkpoint import Filter, ParkedEvent
 from evlog.errors import (
     AppendTooLarge,
+    CompactionRunning,
     CorruptionError,
     EventTooLarge,
     EvlogError,
@@ -22,6 +23,7 @@ from evlog.errors import (
     StoreNotFound,
     StreamNotFound,
     StreamTombstoned,
+    SubscriptionBehind,
     SubscriptionBusy,
     SubscriptionNotFound,
     UnsupportedFormat,
@@ -43,6 +45,7 @@ __all__ = [
     "AppendResult",
     "AppendTooLarge",
     "BatchResult",
+    "CompactionRunning",
     "CorruptionError",
     "Event",
     "EventStore",
@@ -72,6 +75,7 @@ __all__ = [
     "StreamNotFound",
     "StreamTombstoned",
     "Subscription",
+    "SubscriptionBehind",
     "SubscriptionBusy",
     "SubscriptionInfo",
     "SubscriptionNotFound",
