@@ -54,7 +54,6 @@ from evlog.verify import Progress
 
 _COPY_BYTES: Final = 4 << 20
 _MAX_FRAME_EVENTS: Final = 10_000
-_SUBSCRIPTIONS: Final = "subscriptions"
 
 
 class SalvageReport(NamedTuple):
@@ -280,12 +279,12 @@ def _path(out: str, info: SegmentInfo, suffix: str) -> str:
 
 def _copy_subscriptions(store: str, out: str, disk: Disk) -> None:
     """Checkpoints and parked events, as they are: positions are what they were."""
-    source = f"{store}/{_SUBSCRIPTIONS}"
+    source = paths.subscriptions_path(store)
     if not os.path.isdir(source):
         return
-    disk.make_dir(f"{out}/{_SUBSCRIPTIONS}")
+    disk.make_dir(paths.subscriptions_path(out))
     for name in sorted(os.listdir(source)):
         if name.endswith((".json", ".parked")):
             file = ReadFile(f"{source}/{name}")
-            disk.create_file(f"{out}/{_SUBSCRIPTIONS}/{name}", file.read(file.size(), 0))
-    disk.sync_dir(f"{out}/{_SUBSCRIPTIONS}")
+            disk.create_file(f"{paths.subscriptions_path(out)}/{name}", file.read(file.size(), 0))
+    disk.sync_dir(paths.subscriptions_path(out))

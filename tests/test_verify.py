@@ -300,3 +300,14 @@ def test_what_a_dead_helper_had_to_do_is_done_here() -> None:
 def test_an_error_in_a_helper_is_raised_here() -> None:
     with Workers(2) as workers, pytest.raises(ZeroDivisionError):
         list(workers.run(divmod, [(7, 2), (9, 0)]))
+
+
+def test_files_that_a_running_compaction_makes_are_no_leftovers(filled: EventStore) -> None:
+    from evlog.lock import FileLock
+
+    Path(filled.path, "segments", "00000000000000000001.1.log").write_bytes(b"x")
+    lock = FileLock(f"{filled.path}/compaction", 0.0)
+    with lock:
+        assert kinds_of(filled) == []
+    lock.close()
+    assert kinds_of(filled) == ["extra"]

@@ -117,3 +117,25 @@ def test_whatever_a_crash_leaves_every_acknowledged_policy_holds() -> None:
     assert len(set(views)) == len(views), "a step that changes nothing tests nothing"
     jobs: list[explore.Job] = [(crashes, (recording, views, share)) for share in explore.shares(recording)]
     explore.expect(explore.run(jobs), 300)
+
+
+def test_a_policy_that_another_did_not_sync_is_durable_once_it_is_set_again() -> None:
+    """Nothing is written where nothing changes, and still it must be there after a power loss."""
+    with scratch() as root:
+        world = World(root)
+        path = f"{root}/above/store"
+        with (
+            open_store(path, create=True, disk=RecordingDisk(world)) as durable,
+            open_store(path, disk=RecordingDisk(world), sync="none") as lazy,
+        ):
+            durable.append("s", [event(1)])
+            durable.append("u", [event(2)])
+            lazy.set_retention("s", max_count=1)
+            lazy.delete_stream("u", tombstone=True)
+            durable.set_retention("s", max_count=1)
+            durable.delete_stream("u", tombstone=True)
+            expected = view(durable)
+            assert len(list(durable.read_all(include_system=True))) == 4
+    for state in crash_states(world.now, random.Random(1)):
+        with scratch() as root, open_store(materialise(state, root)) as store:
+            assert view(store) == expected
