@@ -645,6 +645,33 @@ def test_reading_needs_no_permission_to_write(store: EventStore) -> None:
     assert {path: path.stat().st_mtime_ns for path in Path(store.path).rglob("*")} == before
 
 
+def test_the_stores_own_events_come_only_where_their_stream_is_named(store: EventStore) -> None:
+    with (
+        store.subscribe() as all_,
+        store.subscribe(stream="$$s-0") as own,
+        store.subscribe(category="s") as some,
+    ):
+        fill(store, 4)
+        store.set_retention("s-0", max_count=1)
+        store.append("s-0", [new(4)])
+        assert drain(all_) == drain(some) == [0, 1, 2, 3, 4]
+        assert all_.position == some.position == store.head == 6
+        event = own.next_event(0)
+        assert event is not None
+        assert (event.position, event.type) == (5, "$metadata")
+
+
+def test_a_wake_looks_at_no_segment_but_those_it_reads(
+    store: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(store, 100)
+    with store.subscribe(after=96) as subscription:
+        monkeypatch.setattr("evlog.log.SealedSegment", lambda *_: pytest.fail("it opens a segment"))
+        assert drain(subscription) == [96, 97, 98, 99]
+        fill_from(store, 103)
+        assert drain(subscription) == [100, 101, 102]
+
+
 # --- a store that is not there yet
 
 
