@@ -154,11 +154,7 @@ class Subscription:
         self._maybe_save()
         deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
         while True:
-            try:
-                event = next(self._ready, None)
-            except BaseException:  # damage, or a signal's handler: what it had yet to give is not scanned
-                self._leave_piece()
-                raise
+            event = self._next_ready()
             if event is not None:
                 self._handed = event
                 return event
@@ -178,8 +174,15 @@ class Subscription:
             CorruptionError: as `next_event`.
         """
         self.acknowledge()
-        self._handed = next(self._ready, None)
+        self._handed = self._next_ready()
         return self._handed
+
+    def _next_ready(self) -> Event | None:
+        try:
+            return next(self._ready, None)
+        except BaseException:  # damage, or a signal's handler: what it had yet to give is not scanned
+            self._leave_piece()
+            raise
 
     def acknowledge(self) -> None:
         """Say that the event given out last is done with: the checkpoint may pass it."""

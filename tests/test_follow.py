@@ -307,7 +307,13 @@ def test_an_error_while_reading_leaves_nothing_out_afterwards(
             yield event
 
     monkeypatch.setattr("evlog.follow.read_log", read_log)
-    for take in (drain, numbers):
+
+    def at_hand(subscription: Subscription) -> list[int]:
+        first = subscription.next_event(0)
+        rest = numbers(iter(subscription.next_at_hand, None))
+        return rest if first is None else [int(first.data), *rest]
+
+    for take in (drain, numbers, at_hand):
         failing[:] = [True]
         with store.subscribe(timeout=0) as subscription:
             with pytest.raises(KeyboardInterrupt):
