@@ -17,11 +17,12 @@ from typing import Any
 import pytest
 
 import evlog
-from evlog import EventStore, follow, paths, reader
+from evlog import EventStore, follow, lookout, paths, reader
 from evlog.disk import Disk, ReadFile, WriteFile
 from evlog.errors import CorruptionError, InvalidArgument, StoreIOError, StoreNotFound
-from evlog.follow import Subscription, wait_for_store
+from evlog.follow import Subscription
 from evlog.format import MARK_AT, SUSPECT_MAGIC, Mark, encode_mark
+from evlog.lookout import wait_for_store
 from evlog.notify import TICK_SECONDS
 from tests.helpers import Clock, fill, new, numbers, segment_files, small_store
 
@@ -74,8 +75,9 @@ class Script:
                 script.now += seconds
                 script.during_sleep(seconds)
 
-        monkeypatch.setattr(follow, "Watch", ScriptedWatch)
-        monkeypatch.setattr(follow, "time", Time())
+        monkeypatch.setattr(lookout, "Watch", ScriptedWatch)
+        for module in (follow, lookout):
+            monkeypatch.setattr(module, "time", Time())
 
 
 @pytest.fixture
@@ -490,7 +492,7 @@ def test_what_comes_between_the_last_look_and_the_wait_is_not_waited_for(
     store: EventStore, script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with store.subscribe() as subscription:
-        monkeypatch.setattr(subscription._watch, "begin", lambda: store.append("s", [new(0)]))
+        monkeypatch.setattr(subscription._lookout._watch, "begin", lambda: store.append("s", [new(0)]))
         assert subscription.next_event(LONG_SECONDS) is not None
         assert script.waits == []
 

@@ -29,7 +29,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"log", "checksegment"}),
     frozenset({"recovery", "crosscheck", "checkfiles", "survey"}),
     frozenset({"dedupe", "versions", "durability", "roll"}),
-    frozenset({"writer", "reader", "create"}),
+    frozenset({"writer", "reader", "create", "lookout"}),
     frozenset({"visibility", "retention", "history", "follow"}),
     frozenset({"catalog", "verify", "subscriptions"}),
     frozenset({"repair", "salvage"}),
