@@ -6,6 +6,7 @@ from evlog.catalog import StoreInfo, StreamInfo
 from evlog.checkpoint import Filter, ParkedEvent
 from evlog.errors import (
     AppendTooLarge,
+    CompactionRunning,
     CorruptionError,
     EventTooLarge,
     EvlogError,
@@ -22,6 +23,7 @@ from evlog.errors import (
     StoreNotFound,
     StreamNotFound,
     StreamTombstoned,
+    SubscriptionBehind,
     SubscriptionBusy,
     SubscriptionNotFound,
     UnsupportedFormat,
@@ -44,6 +46,7 @@ __all__ = [
     "AppendResult",
     "AppendTooLarge",
     "BatchResult",
+    "CompactionRunning",
     "CorruptionError",
     "Event",
     "EventStore",
@@ -73,6 +76,7 @@ __all__ = [
     "StreamNotFound",
     "StreamTombstoned",
     "Subscription",
+    "SubscriptionBehind",
     "SubscriptionBusy",
     "SubscriptionInfo",
     "SubscriptionNotFound",

@@ -289,6 +289,8 @@ def _stream_batches(
                     continue
                 numbers = part.index.find(KIND_STREAMS, stream_hash)
                 places = range(bisect_left(numbers, count))  # a slice of many numbers would be a copy
+                if reached is not None:
+                    places = _beyond(part, numbers, places, reached, reverse)
                 if bounds != _UNBOUNDED:
                     places = _narrowed(part, numbers, places, stream, bounds)
                 if not places:
@@ -322,6 +324,15 @@ def _within_rule(log: Log, stream: str, stream_hash: int, rule: Rule, bounds: Bo
 
 def _is_passed(part: Part, reached: int, reverse: bool) -> bool:
     return part.first_position >= reached if reverse else part.last_position <= reached
+
+
+def _beyond(part: Part, numbers: Sequence[int], places: range, reached: int, reverse: bool) -> range:
+    """The places without what was yielded, out of a segment that a compaction has merged with this one."""
+    if not part.first_position <= reached <= part.last_position:
+        return places
+    if reverse:
+        return places[: bisect_left(numbers, part.segment.number_of(reached))]
+    return places[bisect_left(numbers, part.segment.number_of(reached + 1)) :]
 
 
 def _within(records: list[Record], bounds: Bounds) -> list[Record]:

@@ -29,7 +29,7 @@ from evlog.format import (
     encode_file_header,
     encode_mark,
 )
-from evlog.log import Log, SealedPart
+from evlog.log import Log, SealedPart, SegmentMoved
 from evlog.manifest import replace_manifest
 
 
@@ -113,7 +113,9 @@ def build_indexes(part: SealedPart, disk: Disk) -> None:
     Not synced: every byte is under a CRC, and what a power loss takes is built again. No room, or no
     permission, is no reason to fail an append that is durable already.
     """
-    with contextlib.suppress(EvlogError):
+    with contextlib.suppress(EvlogError, SegmentMoved):
+        if not os.path.exists(part.segment.log_path):
+            return  # a compaction took it; it may be open here still
         entries = part.segment.checked_entries()
         if part.segment.entries_damaged:
             header = encode_file_header(part.segment.header._replace(kind=KIND_OFFSETS))

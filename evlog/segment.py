@@ -158,7 +158,7 @@ class Segment:
             if crc32(raw) == crc:
                 return decode_record(raw)
         offset = ENTRY_PLACE.unpack_from(self.entries, number * ENTRY_BYTES)[0]
-        raise CorruptionError(self.log_path, offset, "a record fails its CRC", self.first_position + number)
+        raise CorruptionError(self.log_path, offset, "a record fails its CRC", self._position_of(number))
 
     # --- by position
 
@@ -167,9 +167,17 @@ class Segment:
         number = position - self.first_position
         if number <= 0:
             return 0
-        if self.info.sealed and self.info.last_position - self.first_position + 1 != self.count:
+        if self._has_gaps():
             return bisect_left(range(self.count), position, key=lambda at: self.record(at)[0])
         return min(number, self.count)
+
+    def _position_of(self, number: int) -> int | None:
+        """The position of an entry whose record cannot be read, where entries alone tell it."""
+        return None if self._has_gaps() else self.first_position + number
+
+    def _has_gaps(self) -> bool:
+        info = self.info
+        return info.sealed and info.last_position - info.first_position + 1 != info.events
 
     def number_at_time(self, time_us: int, count: int) -> int:
         """The number of the first of `count` entries whose event is not before the time."""
@@ -250,7 +258,7 @@ class Segment:
                 fault = str(error)
             if attempt or not self.repair_entries():
                 break
-        raise CorruptionError(self.log_path, offset, fault, self.first_position + number)
+        raise CorruptionError(self.log_path, offset, fault, self._position_of(number))
 
     def _header(self, window: bytes | memoryview, at: int, offset: int) -> FrameHeader:
         try:

@@ -47,7 +47,8 @@ from evlog.subscriptions import ReplayResult, SubscriptionInfo
 from evlog.visibility import PolicyInfo, list_policies
 from evlog.writer import Writer
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # what is rare is imported when it is used: a shell command lives for 0.1 s
+    from evlog.compact import Compaction, Progress
     from evlog.repair import RepairReport
     from evlog.salvage import SalvageReport
 
@@ -458,7 +459,7 @@ class EventStore:
         check_readable_name(stream)
         log = self._refreshed()
         log.raise_damage()  # the stream may have events there
-        return log.find_version(stream, hash_stream(stream))
+        return log.settled(lambda: log.find_version(stream, hash_stream(stream)))
 
     def has_stream(self, stream: str) -> bool:
         """Whether there is such a stream: it has events and is not deleted. What STREAM_EXISTS goes by."""
@@ -591,7 +592,9 @@ class EventStore:
         if stream is None:
             return retention_of(log.policies().rules().categories.get(category or ""), 0)
         rule = log.policies().rule_for(stream)
-        return retention_of(rule, 0 if rule is None else log.find_version(stream, hash_stream(stream)))
+        if rule is None:
+            return retention_of(rule, 0)
+        return retention_of(rule, log.settled(lambda: log.find_version(stream, hash_stream(stream))))
 
     def delete_stream(self, stream: str, *, tombstone: bool = False, expected: ExpectedVersion = ANY) -> int:
         """Delete a stream: its events are hidden, and the next compaction removes them. Durable on return.
@@ -627,6 +630,50 @@ class EventStore:
     def torn_tails(self) -> builtins.list[TornTail]:
         """What this object cut from the end of the log: appends that a crash had left unfinished."""
         return [] if self._writer is None else self._writer.torn_tails
+
+    # --- maintenance
+
+    def compact(
+        self, *, dry_run: bool = False, force: bool = False, progress: Progress | None = None
+    ) -> Compaction:
+        """Remove the events that policies hide, and merge small segments; durable when this returns.
+
+        Positions, versions, ids, times and bytes of all other events stay; so do the last version of every
+        stream and the knowledge of every id. Others read and write meanwhile. As with KurrentDB's scavenge
+        nothing that is removed comes back. Interrupted, also by an exception out of `progress`, the next call
+        goes on with it.
+
+        Args:
+            dry_run: only say what would go.
+            force: also remove events that a named subscription has not come to yet.
+            progress: called every few milliseconds with the bytes that are done, and all that there are.
+
+        Raises:
+            SubscriptionBehind: a named subscription has not come to events that would go.
+            CompactionRunning: another process is at it.
+            LockTimeout, StoreFull, StoreIOError: the next call goes on.
+            CorruptionError: an event is damaged; it is neither copied nor removed.
+        """
+        from evlog.compact import compact, plan_compaction
+
+        log = self._refreshed()
+        if dry_run:
+            return plan_compaction(log)
+        writer = self._open_writer()
+        if not self._sync:  # that a compaction began must be durable before it removes anything
+            writer = Writer(log, sync=True, lock_timeout_seconds=self._lock_timeout_seconds, disk=self._disk)
+        try:
+            return compact(
+                log,
+                writer,
+                self._disk,
+                force=force,
+                progress=progress,
+                lock_timeout_seconds=self._lock_timeout_seconds,
+            )
+        finally:
+            if not self._sync:
+                writer.close()
 
     # --- closing
 
