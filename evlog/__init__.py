@@ -31,7 +31,8 @@ from evlog.errors import (
 )
 from evlog.events import Event, NewEvent, idempotency_id
 from evlog.findings import Finding, Loss, VerifyReport
-from evlog.follow import Subscription, wait_for_store
+from evlog.follow import Subscription
+from evlog.lookout import wait_for_store
 from evlog.policies import Retention
 from evlog.recovery import TornTail
 from evlog.store import AppendResult, EventStore, exists, open, repair_store, salvage_store, verify_store

@@ -156,7 +156,7 @@ def _batches(log: Log, selection: Selection, reverse: bool) -> Iterator[Iterable
     while low <= high:
         bounded = selection._replace(first_position=low, last_position=high)
         try:
-            parts = _view(log)
+            parts = _view(log, low, high)
             for part, count, has_system in reversed(parts) if reverse else parts:
                 if part.last_position < low or part.first_position > high or not count:
                     continue
@@ -173,11 +173,17 @@ def _batches(log: Log, selection: Selection, reverse: bool) -> Iterator[Iterable
         raise damage
 
 
-def _view(log: Log) -> list[tuple[Part, int, bool]]:
-    """The segments, how many events each has, and whether some may be the store's own."""
+def _view(log: Log, low: int, high: int) -> list[tuple[Part, int, bool]]:
+    """The segments with these positions, with the number of events, and whether some are the store's own."""
     with log.mutex:
         own = log.policies().system_numbers
-        return [(part, part.count, bool(own(place))) for place, part in enumerate(log.parts())]
+        sealed, active = log.view()
+        # A follower reads a few events at a time, of a store that may have thousands of segments.
+        first = bisect_left(sealed, low, key=lambda part: part.last_position)
+        last = bisect_right(sealed, high, key=lambda part: part.first_position)
+        parts: list[Part] = [*sealed[first:last], active]
+        places = [*range(first, last), len(sealed)]
+        return [(part, part.count, bool(own(place))) for part, place in zip(parts, places, strict=True)]
 
 
 def _part_batches(

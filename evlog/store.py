@@ -328,7 +328,8 @@ class EventStore:
         """Follow the log: every matching event in position order, those that come later too.
 
         An event is given out once it is acknowledged. Within one run none is given out twice or left out;
-        what a named subscription gave out and did not save when it died comes again in its next run.
+        what a named subscription gave out and did not save when it died comes again in its next run. What a
+        policy hides comes out until a compaction removes it, as in `read_all`: so nothing is missed by age.
 
         Args:
             name: a durable subscription (1 to 100 bytes of UTF-8): its next run goes on where this one ended.

@@ -31,7 +31,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"log", "checksegment"}),
     frozenset({"recovery", "crosscheck", "checkfiles", "survey"}),
     frozenset({"dedupe", "versions", "durability", "roll", "plan"}),
-    frozenset({"writer", "reader", "create", "rewrite"}),
+    frozenset({"writer", "reader", "create", "rewrite", "lookout"}),
     frozenset({"visibility", "retention", "history", "follow", "compact"}),
     frozenset({"catalog", "verify", "subscriptions"}),
     frozenset({"repair", "salvage"}),

@@ -113,7 +113,7 @@ class FollowMachine(RuleBasedStateMachine):
         self.path = f"{self.directory}/store"
         self.patches = pytest.MonkeyPatch()
         # A follower that syncs for a dead writer after a second would make this depend on the clock.
-        self.patches.setattr("evlog.follow._PATIENCE_SECONDS", float("inf"))
+        self.patches.setattr("evlog.lookout._PATIENCE_SECONDS", float("inf"))
         self.rows: list[Row] = []
         self.acked = 0
         self.torn = False
