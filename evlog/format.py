@@ -148,13 +148,16 @@ NO_MARK: Final = bytes(MARK_BYTES)
 
 _FILE_HEADER: Final = Struct("<8sHHI16sQIIIIII")
 _FRAME_HEADER: Final = Struct("<4sIIIQIIII")
+_FRAME_FIELDS: Final = Struct("<4sIIIQIII")  # all but the CRC
 _MARK: Final = Struct("<4sIIIIQ8xI")
+_MARK_FIELDS: Final = Struct("<4sIIIIQ8x")
 MARK_PLACE: Final = Struct("<4sII")  # magic, tag and offset of a mark, for who need not check it
 _U32: Final = Struct("<I")
 _U64: Final = Struct("<Q")
 _U64_PAIR: Final = Struct("<QQ")
 ENTRY: Final = Struct("<QQIIIIII")
 ENTRY_PLACE: Final = Struct("<16xIII12x")  # offset, length, CRC of the record
+ENTRY_VERSION: Final = Struct("<32xI4x")
 
 # msgpack allocates by lengths that it reads; bounded by its input, as here, it cannot be made to overreach.
 _pack_record = msgpack.Packer(buf_size=1 << 16).pack
@@ -283,6 +286,10 @@ def encode_records(
     time_us: int,
 ) -> list[bytes]:
     """Encode one record an event; positions run on from the first, the time is that of all."""
+    if len(events) == 1:
+        type, _, code, data, metadata = events[0]
+        row = (first_position, versions[0], streams[0], type, ids[0], time_us, code, data, metadata)
+        return [_pack_record(row)]
     types, _, codes, datas, metadatas = zip(*events, strict=True)
     positions = range(first_position, first_position + len(events))
     rows = zip(positions, versions, streams, types, ids, repeat(time_us), codes, datas, metadatas)
@@ -306,10 +313,8 @@ def array_head(count: int) -> bytes:
 def encode_frame_header(header: FrameHeader, offset: int) -> bytes:
     """The 40 bytes before a body, for a frame at the file offset."""
     length, events, durable, first_position, index_crc, body_crc, tag = header
-    raw = _FRAME_HEADER.pack(
-        FRAME_MAGIC, length, events, durable, first_position, index_crc, body_crc, tag, 0
-    )  # fmt: skip
-    return raw[:-4] + _U32.pack(crc32(raw[:-4], crc32(_U64.pack(offset))))
+    raw = _FRAME_FIELDS.pack(FRAME_MAGIC, length, events, durable, first_position, index_crc, body_crc, tag)
+    return raw + _U32.pack(crc32(raw, crc32(_U64.pack(offset))))
 
 
 def decode_frame_header(raw: bytes | memoryview, at: int, offset: int, tag: int) -> FrameHeader:
@@ -602,8 +607,8 @@ def decode_line(raw: bytes) -> dict[str, Any]:
 
 def encode_mark(magic: bytes, mark: Mark) -> bytes:
     """The 40 bytes of a mark in the file `durable`."""
-    raw = _MARK.pack(magic, *mark, 0)
-    return raw[:-4] + _U32.pack(crc32(raw[:-4]))
+    raw = _MARK_FIELDS.pack(magic, *mark)
+    return raw + _U32.pack(crc32(raw))
 
 
 def maybe_decode_mark(magic: bytes, raw: bytes) -> Mark | None:

@@ -17,7 +17,7 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Protocol
+from typing import Final, Protocol
 
 from evlog.disk import DISK, Disk, ReadFile, WriteFile, error_for
 from evlog.errors import LockTimeout
@@ -26,6 +26,12 @@ try:
     import fcntl
 except ImportError:  # pragma: no cover - no POSIX
     fcntl = None  # type: ignore[assignment]
+
+
+# A wait with a time limit begins with tries: a thread for each costs more than most waits take.
+_FIRST_PAUSE_SECONDS: Final = 0.0001
+_LAST_PAUSE_SECONDS: Final = 0.002
+_TRYING_SECONDS: Final = 0.02
 
 
 class FileLock:
@@ -63,14 +69,37 @@ class FileLock:
             LockTimeout: it was not free in time.
             StoreAccessDenied: the file cannot be opened for writing.
         """
-        left = self._acquire_threads()
+        left = self.timeout_seconds
+        if left is None:
+            self._threads.acquire()
+        else:
+            left = self._acquire_threads(left)
         try:
-            file = self.open()
-            self._held = file if _try_lock(file.fd) else self._wait(file, left)
+            file = self._file or self.open()
+            if left is None:
+                _lock(file.fd)
+            elif not _try_lock(file.fd):
+                file = self._wait(file, left)
+            self._held = file
         except BaseException:
             self._threads.release()
             raise
-        return self._held
+        return file
+
+    def try_acquire(self) -> WriteFile | None:
+        """Take the lock if it is free now, and return the locked file."""
+        if not self._threads.acquire(blocking=False):
+            return None
+        try:
+            file = self._file or self.open()
+            if _try_lock(file.fd):
+                self._held = file
+                return file
+        except BaseException:
+            self._threads.release()
+            raise
+        self._threads.release()
+        return None
 
     def maybe_acquire(self) -> WriteFile | None:
         """Take the lock if it is free now."""
@@ -119,20 +148,15 @@ class FileLock:
         self._opening = threading.Lock()
         self._threads = threading.Lock()
 
-    def __enter__(self) -> WriteFile:
-        return self.acquire()
+    __enter__ = acquire
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.release()
 
-    def _acquire_threads(self) -> float | None:
+    def _acquire_threads(self, timeout: float) -> float:
         """Take the lock between the threads of this process; what is left of the timeout."""
-        timeout = self.timeout_seconds
-        if timeout is None:
-            self._threads.acquire()
-            return None
         if self._threads.acquire(blocking=False):
             return timeout
         started = time.monotonic()
@@ -140,12 +164,18 @@ class FileLock:
             raise LockTimeout(self.path, timeout)
         return max(0.0, timeout - (time.monotonic() - started))
 
-    def _wait(self, file: WriteFile, timeout_seconds: float | None) -> WriteFile:
-        if timeout_seconds is None:
-            _lock(file.fd)
-            return file
-        if timeout_seconds > 0:
-            locked = self._wait_aside(timeout_seconds)
+    def _wait(self, file: WriteFile, timeout_seconds: float) -> WriteFile:
+        """Wait for at most so long, first by trying again and again: most locks are held for microseconds."""
+        pause_seconds = _FIRST_PAUSE_SECONDS
+        deadline = time.monotonic() + timeout_seconds
+        patient_at = deadline - timeout_seconds + _TRYING_SECONDS
+        while (now := time.monotonic()) < min(deadline, patient_at):
+            time.sleep(min(pause_seconds, deadline - now))
+            if _try_lock(file.fd):
+                return file
+            pause_seconds = min(2 * pause_seconds, _LAST_PAUSE_SECONDS)
+        if now < deadline:
+            locked = self._wait_aside(deadline - now)
             if locked is not None:
                 self._file = locked  # the old one closes itself once no other thread uses it
                 return locked

@@ -161,11 +161,12 @@ class Log:
         self.mutex = threading.RLock()
         self.manifest: Manifest
         self.damage: CorruptionError | None = None  # of what was acknowledged at the end of the active log
-        self._view: tuple[list[SealedPart], ActivePart] | None = (
-            None  # replaced whole: threads read it unlocked
-        )
+        self.sealed: list[SealedPart]  # the segments that never change any more, oldest first
+        self.active: ActivePart  # the one that is being written
+        self._view: tuple[list[SealedPart], ActivePart]  # both, replaced whole: threads read it unlocked
+        self._manifest_path = paths.manifest_path(store)
         self._stamp: Stamp | None = None
-        self._stale = False
+        self._stale = True
         self._marks_file: ReadFile | None = None
         self._opened = OpenParts()
         self._streams = StreamTable()
@@ -179,23 +180,12 @@ class Log:
         self.mutex = threading.RLock()
 
     @property
-    def sealed(self) -> list[SealedPart]:
-        """The segments that never change any more, oldest first."""
-        return self.view()[0]
-
-    @property
-    def active(self) -> ActivePart:
-        """The segment that is being written."""
-        return self.view()[1]
-
-    @property
     def head(self) -> int:
         """The last position; 0 in an empty store."""
         return self.active.last_position
 
     def view(self) -> tuple[list[SealedPart], ActivePart]:
         """The sealed segments and the active one, of one moment."""
-        assert self._view is not None  # refresh() has run
         return self._view
 
     def parts(self) -> list[Part]:
@@ -229,7 +219,7 @@ class Log:
 
     def is_current(self) -> bool:
         """Whether the store still has the manifest that was read last."""
-        return has_stamp(self.store, self._stamp)
+        return has_stamp(self._manifest_path, self._stamp)
 
     @property
     def faulty(self) -> list[SealedPart]:
@@ -359,7 +349,7 @@ class Log:
 
     def _load(self) -> None:
         manifest, stamp = read_manifest(self.store)
-        known, active = ([], None) if self._view is None or self._stale else self._view
+        known, active = ([], None) if self._stale else self._view
         parts = {part.info: part for part in known}
         infos = manifest.segments
         sealed = [
@@ -368,7 +358,7 @@ class Log:
         if active is None or active.info != infos[-1]:
             active = ActivePart(self._open_active(manifest, infos[-1]))
         self.manifest = manifest
-        self._view = sealed, active
+        self._view = self.sealed, self.active = sealed, active
         self._stamp = stamp
         self._stale = False
 

@@ -761,9 +761,11 @@ def exists(path: str | os.PathLike[str]) -> bool:
 
 
 def _listed(events: Iterable[NewEvent]) -> list[NewEvent]:
+    if isinstance(events, list):
+        return events
     if isinstance(events, NewEvent):
         raise InvalidArgument("events must be a list of NewEvent; put the one event into a list")
-    return events if isinstance(events, list) else list(events)
+    return list(events)
 
 
 def _check_bounds(**bounds: int | None) -> None:

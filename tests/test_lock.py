@@ -63,7 +63,7 @@ def test_lock_is_taken_given_back_and_taken_again(path: str) -> None:
         pass
 
 
-@pytest.mark.parametrize("timeout", [0, 0.01, 0.2])
+@pytest.mark.parametrize("timeout", [0, 0.01, 0.1])
 def test_held_lock_times_out_with_its_own_error(path: str, timeout: float) -> None:
     with FileLock(path, 0):
         other = FileLock(path, timeout)
@@ -146,7 +146,7 @@ def test_evlog_cannot_take_what_filelock_holds(path: str) -> None:
 def test_waiter_that_gave_up_does_not_keep_the_lock(path: str) -> None:
     first = FileLock(path, 0)
     first.acquire()
-    late = FileLock(path, 0.01)
+    late = FileLock(path, 0.03)
     for _ in range(5):
         with pytest.raises(LockTimeout):
             late.acquire()

@@ -208,6 +208,7 @@ def _tail(path: str, settings: _Settings, stops: Stops) -> End:
                 stream=wanted.stream,
                 category=wanted.category,
                 types=wanted.types,
+                since=wanted.since if name is None else None,  # it may lie ahead
                 follow=settings.follow,
             )
             sink: Sink | None = None
@@ -234,7 +235,7 @@ def _make_sink(
         from evlog.cli.child import Command, Runner
 
         command = Command(settings.exec, store.path, stops)
-        return Runner(command, subscription, settings.retries, parks=settings.parks)
+        return Runner(command, subscription, stops, settings.retries, parks=settings.parks)
     if not console.stdout_is_terminal():
         return Printer(None)
     from evlog.cli.live import LiveTable

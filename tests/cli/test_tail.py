@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import evlog as library
+from evlog.cli import tail
 from tests.cli.conftest import Evlog
 
 
@@ -98,6 +99,14 @@ def test_a_stream_that_is_not_there_is_not_found_unless_it_may_come(filled: Evlo
     assert (result.code, result.out) == (5, b"")
     assert "no stream 'order-3'" in result.err
     assert filled("tail", "order-3", "-f", "--idle", "0").code == 8
+
+
+def test_nothing_comes_before_a_moment_that_lies_ahead(
+    filled: Evlog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tail, "find_begin", lambda *_arguments: 0)  # as if all were appended meanwhile
+    assert numbers(filled, "-f", "--since", "2999-01-01", "--idle", "0", code=8) == []
+    assert len(numbers(filled, "-f", "--since", "-1h", "--idle", "0", code=8)) == 15
 
 
 def test_what_retention_hides_of_a_stream_is_left_out(filled: Evlog) -> None:

@@ -56,6 +56,7 @@ class Runner:
         self.name = name
         self.after = after  # where the run began
         self.given: list[Row] = []
+        self.pending = False  # whether the last one is unacknowledged
         self.subscription: Subscription = store.subscribe(name, after=after, **filter)
 
     def matches(self, row: Row) -> bool:
@@ -73,6 +74,7 @@ class Runner:
         """Take so many at most; whether there were as many."""
         for _ in range(most):
             event = self.subscription.next_event(0)
+            self.pending = event is not None
             if event is None:
                 return False
             self.given.append(Row(event.position, event.stream, event.type, int(event.data)))
@@ -83,6 +85,7 @@ class Runner:
         if most:
             for event in self.subscription:
                 self.given.append(Row(event.position, event.stream, event.type, int(event.data)))
+                self.pending = True
                 most -= 1
                 if not most:
                     return
@@ -256,6 +259,8 @@ class FollowMachine(RuleBasedStateMachine):
         runner = self.runners.pop(which % len(self.runners))
         if acknowledge:
             runner.subscription.acknowledge()
+            runner.pending = False
+            self.check(runner)
         position = runner.acknowledged()
         runner.subscription.close()
         if runner.name is not None:
@@ -287,6 +292,9 @@ class FollowMachine(RuleBasedStateMachine):
         expected = runner.expected(self.rows)
         assert runner.given == expected[: len(runner.given)], "given twice, left out, or out of order"
         assert not runner.given or runner.given[-1].position <= self.acked, "given before it was acknowledged"
+        done = runner.given[:-1] if runner.pending else runner.given
+        passed = [row for row in expected if row.position <= runner.subscription.position]
+        assert passed == done, "the position is not that of what was acknowledged"
 
     @invariant()
     def every_follower_was_given_a_prefix(self) -> None:
