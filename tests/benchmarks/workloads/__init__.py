@@ -8,6 +8,7 @@ from tests.benchmarks.run import Workload
 from tests.benchmarks.workloads import (
     bulk,
     command,
+    compact,
     durable,
     growth,
     latency,
@@ -32,6 +33,7 @@ WORKLOADS: Final[dict[str, Workload]] = {
     "memory": memory.run,
     "lines": lines.run,
     "million": million.run,
+    "compact": compact.run,
     "growth": growth.run,
 }
 
