@@ -8,16 +8,16 @@ always the oldest events that go, so what stays has no gap in its versions. Read
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import compress, islice, repeat
 from operator import attrgetter, itemgetter, lt, or_
 from typing import Any, Final, NamedTuple
 
-from evlog.events import Record
+from evlog.events import SYSTEM_PREFIX, Record, category_of
 from evlog.format import ENTRY_BYTES, column, hash_stream
 from evlog.gone import GoneStream
 from evlog.log import Log, Part, SealedPart
-from evlog.policies import Rules, as_words, first_visible_version, metadata_stream, visible_since_us
+from evlog.policies import Rule, Rules, as_words, first_visible_version, metadata_stream, visible_since_us
 from evlog.policy_table import rules_at
 
 # A segment below this share of the settings is small: it is merged with small neighbours.
@@ -167,6 +167,7 @@ def _find_bounds(parts: Sequence[Part], rules: Rules, point: Point) -> Bounds:
     if not rules.categories:
         wanted = _names_with_rules(rules)
         heads = {stream_hash: head for stream_hash, head in heads.items() if stream_hash in wanted}
+    rule_for = _remembering(rules)
     heads_of: list[list[tuple[int, int]]] = [[] for _ in parts]
     for stream_hash, head in heads.items():
         heads_of[head >> 32].append((head & _LOW, stream_hash))
@@ -175,14 +176,33 @@ def _find_bounds(parts: Sequence[Part], rules: Rules, point: Point) -> Bounds:
         hashes = map(itemgetter(1), ordered)
         for records in part.segment.records([number for number, _ in ordered]):
             for record, stream_hash in zip(records, islice(hashes, len(records)), strict=True):
-                _add_bound(bounds, stream_hash, record, rules, point)
+                _add_bound(bounds, stream_hash, record, rule_for, point)
     return bounds
 
 
-def _add_bound(bounds: Bounds, stream_hash: int, head: Record, rules: Rules, point: Point) -> None:
+def _remembering(rules: Rules) -> Callable[[str], Rule | None]:
+    """`rules.rule_for`, asked once for all streams of a category that have no rule of their own."""
+    known: dict[str, Rule | None] = {}
+
+    def rule_for(name: str) -> Rule | None:
+        if name in rules.streams or name[0] == SYSTEM_PREFIX:
+            return rules.rule_for(name)
+        category = category_of(name)
+        try:
+            return known[category]
+        except KeyError:
+            rule = known[category] = rules.rule_for(name)
+            return rule
+
+    return rule_for
+
+
+def _add_bound(
+    bounds: Bounds, stream_hash: int, head: Record, rule_for: Callable[[str], Rule | None], point: Point
+) -> None:
     """What goes of the stream whose last event this is."""
     version, name = head[1], head[2]
-    rule = rules.rule_for(name)
+    rule = rule_for(name)
     if rule is None:
         return
     first_version = first_visible_version(rule, version)
@@ -285,6 +305,6 @@ def _describe(name: str, rules: Rules) -> dict[str, Any]:
     """The rule by which events of a stream go: its own, or that of its category."""
     rule = rules.rule_for(name)
     assert rule is not None
-    if name in rules.streams or name.startswith("$"):
+    if name in rules.streams or name.startswith(SYSTEM_PREFIX):
         return {"stream": name} | as_words(rule)
-    return {"category": name.partition("-")[0]} | as_words(rule)
+    return {"category": category_of(name)} | as_words(rule)

@@ -8,6 +8,7 @@ from tests.benchmarks.run import Workload
 from tests.benchmarks.workloads import (
     bulk,
     command,
+    compact,
     durable,
     growth,
     latency,
@@ -36,6 +37,7 @@ WORKLOADS: Final[dict[str, Workload]] = {
     "lines": lines.run,
     "million": million.run,
     "verify": verify.run,
+    "compact": compact.run,
     "growth": growth.run,
 }
 
