@@ -30,10 +30,12 @@ from evlog.errors import (
     WrongExpectedVersion,
 )
 from evlog.events import Event, NewEvent, idempotency_id
-from evlog.follow import Subscription, wait_for_store
+from evlog.findings import Finding, Loss, VerifyReport
+from evlog.follow import Subscription
+from evlog.lookout import wait_for_store
 from evlog.policies import Retention
 from evlog.recovery import TornTail
-from evlog.store import AppendResult, EventStore, exists, open
+from evlog.store import AppendResult, EventStore, exists, open, repair_store, salvage_store, verify_store
 from evlog.subscriptions import ReplayResult, SubscriptionInfo
 from evlog.visibility import PolicyInfo
 
@@ -51,11 +53,13 @@ __all__ = [
     "EventTooLarge",
     "EvlogError",
     "Filter",
+    "Finding",
     "IdConflict",
     "InvalidArgument",
     "InvalidEvent",
     "InvalidStreamName",
     "LockTimeout",
+    "Loss",
     "NewEvent",
     "NotAStore",
     "ParkedEvent",
@@ -78,10 +82,14 @@ __all__ = [
     "SubscriptionNotFound",
     "TornTail",
     "UnsupportedFormat",
+    "VerifyReport",
     "WrongExpectedVersion",
     "__version__",
     "exists",
     "idempotency_id",
     "open",
+    "repair_store",
+    "salvage_store",
+    "verify_store",
     "wait_for_store",
 ]

@@ -61,8 +61,7 @@ class ActiveSegment(Segment):
         check_file_header(self._log.read(FILE_HEADER_BYTES, 0), self.log_path, self.header)
         self.entries: bytearray = bytearray()
         self.index_crc = 0
-        self._last_at = FILE_HEADER_BYTES  # of the last known frame: where it stands
-        self._last_header = b""  # and its bytes, which vouch for all before it by the running CRC
+        self._last_at = FILE_HEADER_BYTES  # where the last known frame stands
         self.torn_bytes = 0
         self.fault = ""
         self.durable = FILE_HEADER_BYTES  # how far the log's own headers say that it was synced
@@ -72,10 +71,11 @@ class ActiveSegment(Segment):
         self._blocks: dict[int, bytes] = {}
 
     def log_pieces(self, places: Sequence[tuple[int, int, int]]) -> list[bytes]:
-        if len(places) > 1:
+        near = len(places) * _NEAR_BYTES
+        if len(places) > 1 and abs(places[-1][0] - places[0][0]) <= near:
             first = min(places)[0]
             span = max([offset + length for offset, length, _ in places]) - first
-            if span <= len(places) * _NEAR_BYTES:  # what was appended last, say
+            if span <= near:  # what was appended last, say
                 raw = self._log.read(span, first)
                 return [raw[offset - first : offset - first + length] for offset, length, _ in places]
         self._pieces_read += len(places)
@@ -90,9 +90,10 @@ class ActiveSegment(Segment):
             block(offset >> _BLOCK_BITS, b"")[(at := offset & _BLOCK_MASK) : at + length]
             for offset, length, _ in places
         ]
-        for number, (offset, length, _) in enumerate(places):
-            if len(pieces[number]) != length:
-                pieces[number] = self._piece(offset, length)
+        if list(map(len, pieces)) != [length for _, length, _ in places]:
+            for number, (offset, length, _) in enumerate(places):
+                if len(pieces[number]) != length:
+                    pieces[number] = self._piece(offset, length)
         return pieces
 
     def _piece(self, offset: int, length: int) -> bytes:
@@ -137,7 +138,7 @@ class ActiveSegment(Segment):
         check_frames = self._size < 0 or self.torn_bytes > 0
         self.torn_bytes = 0
         self.fault = ""
-        if size < self.end or (self.count and self._read_last_header() != self._last_header):
+        if size < self.end or (self.count and not self._holds_last_frame()):
             return False
         if size > self.end:
             self._load_entries(size, durable_offset, check_frames=check_frames)
@@ -160,7 +161,7 @@ class ActiveSegment(Segment):
             self.count = self.entries_on_disk = mark.events
             self.index_crc = mark.index_crc
             self.end = self._size = mark.offset
-            self._remember_frame(self._frame_offset(mark.events - 1))
+            self._last_at = self._frame_offset(mark.events - 1)
         return (self.count, self.end, self.index_crc) == (mark.events, mark.offset, mark.index_crc)
 
     def sync(self, disk: Disk) -> None:
@@ -171,14 +172,15 @@ class ActiveSegment(Segment):
         """
         disk.sync_seen(self._log)
 
-    def extend(self, rows: bytes, frame: bytes, header: FrameHeader, *, on_disk: bool) -> None:
+    def extend(self, rows: bytes, header: FrameHeader, *, on_disk: bool) -> None:
         """Take in a frame that this process has just written at `end`, with its entries."""
-        self._last_at, self._last_header = self.end, frame[:FRAME_HEADER_BYTES]
+        length, events, durable, _, index_crc, _, _ = header
+        self._last_at = self.end
         self.entries += rows
-        self.count += header.events
-        self.end = self._size = self.end + len(frame)
-        self.index_crc = header.index_crc
-        self.durable = max(self.durable, header.durable)
+        self.count += events
+        self.end = self._size = self.end + FRAME_HEADER_BYTES + length
+        self.index_crc = index_crc
+        self.durable = durable
         if on_disk:
             self.entries_on_disk = self.count
 
@@ -188,10 +190,10 @@ class ActiveSegment(Segment):
         """Take what .offsets holds beyond the known entries, as far as a frame's running CRC confirms it."""
         loaded = self._read_offsets()
         count = len(loaded) // ENTRY_BYTES
-        header, frame, raw = self._last_frame(loaded, count, size)
+        header, frame = self._last_frame(loaded, count, size)
         while header is not None and (first := self._number_in(header)) + header.events > count:
             count = first  # the entries of the last frame are not all there: ask the frame before
-            header, frame, raw = self._last_frame(loaded, count, size)
+            header, frame = self._last_frame(loaded, count, size)
         if header is None:
             return
         rows = loaded[: count * ENTRY_BYTES]
@@ -203,7 +205,7 @@ class ActiveSegment(Segment):
         self.count += len(rows) // ENTRY_BYTES
         self.entries_on_disk = self.count
         self.end = frame + FRAME_HEADER_BYTES + header.length
-        self._last_at, self._last_header = frame, raw
+        self._last_at = frame
         self.index_crc = crc
         self.durable = max(self.durable, header.durable)
         if check_frames:
@@ -231,21 +233,20 @@ class ActiveSegment(Segment):
         """Where in the newly loaded entries the frame's first one stands."""
         return header.first_position - self.first_position - self.count
 
-    def _last_frame(self, loaded: bytes, count: int, size: int) -> tuple[FrameHeader | None, int, bytes]:
-        """The frame that the last of `count` entries names: its header if it is there, offset and bytes."""
+    def _last_frame(self, loaded: bytes, count: int, size: int) -> tuple[FrameHeader | None, int]:
+        """The frame that the last of `count` entries names: its header, if it is there, and its offset."""
         if not count:
-            return None, 0, b""
+            return None, 0
         frame = ENTRY.unpack_from(loaded, (count - 1) * ENTRY_BYTES)[5]
         if not self.end <= frame < size:
-            return None, frame, b""
-        raw = self._log.read(FRAME_HEADER_BYTES, frame)
+            return None, frame
         try:
-            header = decode_frame_header(raw, 0, frame, self.tag)
+            header = self._read_header(frame)
         except FormatFault:
-            return None, frame, raw
+            return None, frame
         if not 0 <= self._number_in(header) < count or frame + FRAME_HEADER_BYTES + header.length > size:
-            return None, frame, raw
-        return header, frame, raw
+            return None, frame
+        return header, frame
 
     def _check_unsynced(self, offset: int) -> None:
         """Read the frames from the offset to `end`; what follows a damaged one is not taken in."""
@@ -262,17 +263,20 @@ class ActiveSegment(Segment):
                 self.count = self.entries_on_disk = number
                 self.index_crc = crc32(self.entries)
                 self.end = offset
-                self._remember_frame(self._frame_offset(number - 1) if number else offset)
+                self._last_at = self._frame_offset(number - 1) if number else offset
                 return
             number += header.events
             offset += FRAME_HEADER_BYTES + header.length
 
-    def _remember_frame(self, offset: int) -> None:
-        self._last_at = offset
-        self._last_header = self._read_last_header()
+    def _holds_last_frame(self) -> bool:
+        """Whether the last known frame stands there still: its running CRC vouches for all before it."""
+        try:
+            return self._read_header(self._last_at).index_crc == self.index_crc
+        except FormatFault:
+            return False
 
-    def _read_last_header(self) -> bytes:
-        return self._log.read(FRAME_HEADER_BYTES, self._last_at)
+    def _read_header(self, offset: int) -> FrameHeader:
+        return decode_frame_header(self._log.read(FRAME_HEADER_BYTES, offset), 0, offset, self.tag)
 
     def count_before(self, offset: int) -> int:
         """How many events stand in the log before the offset, a frame's end."""
@@ -304,7 +308,7 @@ class ActiveSegment(Segment):
             self.count += header.events
             self.index_crc = crc32(rows, self.index_crc)
             self.durable = max(self.durable, header.durable)
-            self._remember_frame(self.end)
+            self._last_at = self.end
             self.end += FRAME_HEADER_BYTES + header.length
 
     def _read_frame(self, offset: int, size: int) -> tuple[FrameHeader, bytes]:

@@ -71,15 +71,25 @@ class Durability:
         except EvlogError:
             self.mark_suspect(tag, end)
             raise
-        marks = self.read_marks()
-        if marks[_SUSPECT_AT:] != NO_MARK:
+        marks_file = self.lock.try_acquire()
+        if marks_file is None:  # others are at it: with luck they say it for this one, too
+            marks = self.read_marks()
             check_sound(marks, log_file, tag)
-        if not _is_due(marks, tag, end):
-            return
-        # A mark that cannot be written (whoever has the lock is stopped, perhaps) is a late one.
-        with contextlib.suppress(LockTimeout, StoreFull), self.lock as marks_file:
-            if _is_due(read_back(marks_file, MARKS_BYTES, 0), tag, end):
+            if not _is_due(marks, tag, end):
+                return
+            try:
+                marks_file = self.lock.acquire()
+            except LockTimeout:
+                return  # whoever has the lock is stopped, perhaps: the mark comes with another append
+        try:
+            marks = read_back(marks_file, MARKS_BYTES, 0)
+            check_sound(marks, log_file, tag)
+            if _is_due(marks, tag, end):
                 write_mark(marks_file, DURABLE_MAGIC, Mark(tag, end), self._disk)
+        except StoreFull:
+            pass  # a mark that cannot be written is a late one
+        finally:
+            self.lock.release()
 
     def mark_suspect(self, tag: int, offset: int) -> None:
         """After a failed write or sync: have the next writer look at the device, not at what memory shows."""

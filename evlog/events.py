@@ -47,6 +47,8 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _LINE_BREAKS_TO_SPACES: Final = bytes.maketrans(b"\r\n", b"  ")
 _TAIL: Final = Struct("8s")
+_MAX_CHECKED_TYPES: Final = 1 << 14
+_BULK_EVENTS: Final = 16  # from so many on, passes by column cost less than a loop
 _VARIANT: Final = bytes(byte & 0x3F | 0x80 for byte in range(256))  # RFC 9562: the two bits 10
 # From this many JSON payloads on, msgspec's import (tens of milliseconds) pays for itself.
 _BULK_JSON: Final = 64
@@ -241,19 +243,25 @@ def id_text(id: bytes) -> str:
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
+_checked_types: set[str] = set()  # names that passed: a program has few types
+
+
 def encode_events(events: Sequence[NewEvent]) -> list[EncodedEvent]:
     """Check events and turn each into what a record holds of it.
 
     Raises:
         InvalidEvent, EventTooLarge: the first event that cannot be stored.
     """
-    encoded, unchecked = _encode_alike(events) or _encode_each(events)
+    alike = _encode_alike(events) if len(events) >= _BULK_EVENTS else None
+    encoded, unchecked = alike or _encode_each(events)
     try:
-        types: Iterable[Any] = set(map(itemgetter(0), encoded))
+        types: Iterable[Any] = set(map(itemgetter(0), encoded)) - _checked_types
     except TypeError:  # one cannot be hashed, so it is no text
         types = map(itemgetter(0), encoded)
     for type in types:
-        check_type(type)
+        if len(_checked_types) >= _MAX_CHECKED_TYPES:
+            _checked_types.clear()
+        _checked_types.add(check_type(type))
     if unchecked and check_json(unchecked):
         # Valid JSON has no raw line break inside a string, so those there are stand between tokens.
         encoded = [
@@ -379,10 +387,16 @@ def check_json(payloads: Sequence[bytes], field: str = "data") -> bool:
         InvalidEvent: the first that is not.
     """
     if len(payloads) == 1:
-        _explain_json(payloads[0], _single_checker(), field)
-        return b"\n" in payloads[0] or b"\r" in payloads[0]
+        payload = payloads[0]
+        check = _single_checker()
+        try:
+            payload.decode()
+            check(payload)
+        except (ValueError, RecursionError):
+            _explain_json(payload, check, field)
+        return b"\n" in payload or b"\r" in payload
     bulk = len(payloads) >= _BULK_JSON or "msgspec" in sys.modules
-    check: Callable[[bytes], object] = _bulk_checker() if bulk else _check_json_one
+    check = _bulk_checker() if bulk else _check_json_one
     try:
         # msgspec takes the strings that it skips unread, so UTF-8 is checked here; a character cannot
         # be put together from two payloads across the line break.

@@ -166,13 +166,16 @@ NO_MARK: Final = bytes(MARK_BYTES)
 
 _FILE_HEADER: Final = Struct("<8sHHI16sQIIIIII")
 _FRAME_HEADER: Final = Struct("<4sIIIQIIII")
+_FRAME_FIELDS: Final = Struct("<4sIIIQIII")  # all but the CRC
 _MARK: Final = Struct("<4sIIIIQ8xI")
+_MARK_FIELDS: Final = Struct("<4sIIIIQ8x")
 MARK_PLACE: Final = Struct("<4sII")  # magic, tag and offset of a mark, for who need not check it
 _U32: Final = Struct("<I")
 _U64: Final = Struct("<Q")
 _U64_PAIR: Final = Struct("<QQ")
 ENTRY: Final = Struct("<QQIIIIII")
 ENTRY_PLACE: Final = Struct("<16xIII12x")  # offset, length, CRC of the record
+ENTRY_VERSION: Final = Struct("<32xI4x")
 
 # msgpack allocates by lengths that it reads; bounded by its input, as here, it cannot be made to overreach.
 _pack_record = msgpack.Packer(buf_size=1 << 16).pack
@@ -301,6 +304,10 @@ def encode_records(
     time_us: int,
 ) -> list[bytes]:
     """Encode one record an event; positions run on from the first, the time is that of all."""
+    if len(events) == 1:
+        type, _, code, data, metadata = events[0]
+        row = (first_position, versions[0], streams[0], type, ids[0], time_us, code, data, metadata)
+        return [_pack_record(row)]
     types, _, codes, datas, metadatas = zip(*events, strict=True)
     positions = range(first_position, first_position + len(events))
     rows = zip(positions, versions, streams, types, ids, repeat(time_us), codes, datas, metadatas)
@@ -324,10 +331,8 @@ def array_head(count: int) -> bytes:
 def encode_frame_header(header: FrameHeader, offset: int) -> bytes:
     """The 40 bytes before a body, for a frame at the file offset."""
     length, events, durable, first_position, index_crc, body_crc, tag = header
-    raw = _FRAME_HEADER.pack(
-        FRAME_MAGIC, length, events, durable, first_position, index_crc, body_crc, tag, 0
-    )  # fmt: skip
-    return raw[:-4] + _U32.pack(crc32(raw[:-4], crc32(_U64.pack(offset))))
+    raw = _FRAME_FIELDS.pack(FRAME_MAGIC, length, events, durable, first_position, index_crc, body_crc, tag)
+    return raw + _U32.pack(crc32(raw, crc32(_U64.pack(offset))))
 
 
 def decode_frame_header(raw: bytes | memoryview, at: int, offset: int, tag: int) -> FrameHeader:
@@ -411,6 +416,14 @@ def fold_ids(ids: Sequence[bytes]) -> list[int]:
     return list(map(xor, halves[0::2], halves[1::2]))
 
 
+def fold_column(ids: bytes) -> array[int]:
+    """The folds of ids that stand one behind the other, as one operation on all of them."""
+    halves = array("Q", ids)
+    low, high = halves[0::2].tobytes(), halves[1::2].tobytes()
+    folds = int.from_bytes(low, "little") ^ int.from_bytes(high, "little")
+    return array("Q", folds.to_bytes(len(low), "little"))
+
+
 def encode_entries(
     records: Sequence[bytes],
     frame_offset: int,
@@ -426,16 +439,35 @@ def encode_entries(
         row = (stream_hashes[0], id_folds[0], body_at, len(records[0]), crc32(records[0]), frame_offset)
         return ENTRY.pack(*row, versions[0], type_hashes[0])
     lengths = array("I", map(len, records))
-    rows = bytearray(ENTRY_BYTES * count)
+    return pack_entries(
+        array("Q", stream_hashes),
+        array("Q", id_folds),
+        array("I", accumulate(lengths[:-1], initial=body_at)),
+        lengths,
+        array("I", map(crc32, records)),
+        array("I", (frame_offset,)) * count,
+        array("I", versions),
+        array("I", type_hashes),
+    )
+
+
+def pack_entries(
+    stream_hashes: array[int],
+    id_folds: array[int],
+    offsets: array[int],
+    lengths: array[int],
+    crcs: array[int],
+    frames: array[int],
+    versions: array[int],
+    type_hashes: array[int],
+) -> bytes:
+    """Entries of .offsets from their columns: u64 the first two, u32 the others."""
+    rows = bytearray(ENTRY_BYTES * len(lengths))
     with memoryview(rows) as flat, flat.cast("Q") as wide, flat.cast("I") as narrow:
-        wide[0::5] = memoryview(array("Q", stream_hashes))
-        wide[1::5] = memoryview(array("Q", id_folds))
-        narrow[4::10] = memoryview(array("I", accumulate(lengths[:-1], initial=body_at)))
-        narrow[5::10] = memoryview(lengths)
-        narrow[6::10] = memoryview(array("I", map(crc32, records)))
-        narrow[7::10] = memoryview(array("I", (frame_offset,)) * count)
-        narrow[8::10] = memoryview(array("I", versions))
-        narrow[9::10] = memoryview(array("I", type_hashes))
+        wide[0::5] = memoryview(stream_hashes)
+        wide[1::5] = memoryview(id_folds)
+        for at, cells in enumerate((offsets, lengths, crcs, frames, versions, type_hashes), 4):
+            narrow[at::10] = memoryview(cells)
     return bytes(rows)
 
 
@@ -595,8 +627,8 @@ def decode_line(raw: bytes) -> dict[str, Any]:
 
 def encode_mark(magic: bytes, mark: Mark) -> bytes:
     """The 40 bytes of a mark in the file `durable`."""
-    raw = _MARK.pack(magic, *mark, 0)
-    return raw[:-4] + _U32.pack(crc32(raw[:-4]))
+    raw = _MARK_FIELDS.pack(magic, *mark)
+    return raw + _U32.pack(crc32(raw))
 
 
 def maybe_decode_mark(magic: bytes, raw: bytes) -> Mark | None:

@@ -14,8 +14,10 @@ import os
 import threading
 import time
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
-from typing import Protocol
+from typing import Final, Protocol
 
 from evlog.disk import DISK, Disk, ReadFile, WriteFile, error_for
 from evlog.errors import LockTimeout
@@ -24,6 +26,12 @@ try:
     import fcntl
 except ImportError:  # pragma: no cover - no POSIX
     fcntl = None  # type: ignore[assignment]
+
+
+# A wait with a time limit begins with tries: a thread for each costs more than most waits take.
+_FIRST_PAUSE_SECONDS: Final = 0.0001
+_LAST_PAUSE_SECONDS: Final = 0.002
+_TRYING_SECONDS: Final = 0.02
 
 
 class FileLock:
@@ -61,14 +69,37 @@ class FileLock:
             LockTimeout: it was not free in time.
             StoreAccessDenied: the file cannot be opened for writing.
         """
-        left = self._acquire_threads()
+        left = self.timeout_seconds
+        if left is None:
+            self._threads.acquire()
+        else:
+            left = self._acquire_threads(left)
         try:
-            file = self.open()
-            self._held = file if _try_lock(file.fd) else self._wait(file, left)
+            file = self._file or self.open()
+            if left is None:
+                _lock(file.fd)
+            elif not _try_lock(file.fd):
+                file = self._wait(file, left)
+            self._held = file
         except BaseException:
             self._threads.release()
             raise
-        return self._held
+        return file
+
+    def try_acquire(self) -> WriteFile | None:
+        """Take the lock if it is free now, and return the locked file."""
+        if not self._threads.acquire(blocking=False):
+            return None
+        try:
+            file = self._file or self.open()
+            if _try_lock(file.fd):
+                self._held = file
+                return file
+        except BaseException:
+            self._threads.release()
+            raise
+        self._threads.release()
+        return None
 
     def maybe_acquire(self) -> WriteFile | None:
         """Take the lock if it is free now."""
@@ -117,20 +148,15 @@ class FileLock:
         self._opening = threading.Lock()
         self._threads = threading.Lock()
 
-    def __enter__(self) -> WriteFile:
-        return self.acquire()
+    __enter__ = acquire
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.release()
 
-    def _acquire_threads(self) -> float | None:
+    def _acquire_threads(self, timeout: float) -> float:
         """Take the lock between the threads of this process; what is left of the timeout."""
-        timeout = self.timeout_seconds
-        if timeout is None:
-            self._threads.acquire()
-            return None
         if self._threads.acquire(blocking=False):
             return timeout
         started = time.monotonic()
@@ -138,12 +164,18 @@ class FileLock:
             raise LockTimeout(self.path, timeout)
         return max(0.0, timeout - (time.monotonic() - started))
 
-    def _wait(self, file: WriteFile, timeout_seconds: float | None) -> WriteFile:
-        if timeout_seconds is None:
-            _lock(file.fd)
-            return file
-        if timeout_seconds > 0:
-            locked = self._wait_aside(timeout_seconds)
+    def _wait(self, file: WriteFile, timeout_seconds: float) -> WriteFile:
+        """Wait for at most so long, first by trying again and again: most locks are held for microseconds."""
+        pause_seconds = _FIRST_PAUSE_SECONDS
+        deadline = time.monotonic() + timeout_seconds
+        patient_at = deadline - timeout_seconds + _TRYING_SECONDS
+        while (now := time.monotonic()) < min(deadline, patient_at):
+            time.sleep(min(pause_seconds, deadline - now))
+            if _try_lock(file.fd):
+                return file
+            pause_seconds = min(2 * pause_seconds, _LAST_PAUSE_SECONDS)
+        if now < deadline:
+            locked = self._wait_aside(deadline - now)
             if locked is not None:
                 self._file = locked  # the old one closes itself once no other thread uses it
                 return locked
@@ -161,6 +193,54 @@ class FileLock:
         except BaseException:
             waiter.abandon()
             raise
+
+
+@contextmanager
+def held_shared(path: str, timeout_seconds: float) -> Iterator[bool]:
+    """Keep writers out for a moment, for who may only read; whether that succeeded.
+
+    It does not where somebody holds the lock for longer than that. Without a lock file there is no writer.
+    """
+    try:
+        file = ReadFile(path)
+    except FileNotFoundError:
+        yield True
+        return
+    if not _try_lock_shared(file.fd) and not (timeout_seconds and _SharedWaiter(file).wait(timeout_seconds)):
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        _unlock(file.fd)
+
+
+class _SharedWaiter:
+    """Waits for a shared lock in a thread, as a blocked flock cannot be given a time limit.
+
+    A lock that comes too late is given back at once: the process may live on for long.
+    """
+
+    def __init__(self, file: ReadFile) -> None:
+        self._file = file
+        self._mutex = threading.Lock()
+        self._locked = threading.Event()
+        self._abandoned = False
+        threading.Thread(target=self._run, name="evlog-lock", daemon=True).start()
+
+    def _run(self) -> None:
+        _lock_shared(self._file.fd)
+        with self._mutex:
+            if self._abandoned:
+                _unlock(self._file.fd)
+            else:
+                self._locked.set()
+
+    def wait(self, timeout_seconds: float) -> bool:
+        self._locked.wait(timeout_seconds)
+        with self._mutex:
+            self._abandoned = not self._locked.is_set()
+        return not self._abandoned
 
 
 class _Waiter:
@@ -239,6 +319,16 @@ if fcntl is not None:
     def _lock(fd: int) -> None:
         fcntl.flock(fd, fcntl.LOCK_EX)
 
+    def _try_lock_shared(fd: int) -> bool:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def _lock_shared(fd: int) -> None:
+        fcntl.flock(fd, fcntl.LOCK_SH)
+
     def _unlock(fd: int) -> None:
         fcntl.flock(fd, fcntl.LOCK_UN)
 
@@ -253,6 +343,9 @@ else:  # pragma: no cover - no POSIX
         from filelock import lock_descriptor
 
         lock_descriptor(fd, poll_interval=0.002)
+
+    _try_lock_shared = _try_lock
+    _lock_shared = _lock
 
     def _unlock(fd: int) -> None:
         from filelock import unlock_descriptor

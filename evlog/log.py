@@ -209,11 +209,12 @@ class Log:
         self.mutex = threading.RLock()
         self.manifest: Manifest
         self.damage: CorruptionError | None = None  # of what was acknowledged at the end of the active log
-        self._view: tuple[list[SealedPart], ActivePart] | None = (
-            None  # replaced whole: threads read it unlocked
-        )
+        self.sealed: list[SealedPart]  # the segments that never change any more, oldest first
+        self.active: ActivePart  # the one that is being written
+        self._view: tuple[list[SealedPart], ActivePart]  # both, replaced whole: threads read it unlocked
+        self._manifest_path = paths.manifest_path(store)
         self._stamp: Stamp | None = None
-        self._stale = False
+        self._stale = True
         self._marks_file: ReadFile | None = None
         self._opened = OpenParts()
         self._streams = StreamTable()
@@ -227,23 +228,12 @@ class Log:
         self.mutex = threading.RLock()
 
     @property
-    def sealed(self) -> list[SealedPart]:
-        """The segments that never change any more, oldest first."""
-        return self.view()[0]
-
-    @property
-    def active(self) -> ActivePart:
-        """The segment that is being written."""
-        return self.view()[1]
-
-    @property
     def head(self) -> int:
         """The last position; 0 in an empty store."""
         return self.active.last_position
 
     def view(self) -> tuple[list[SealedPart], ActivePart]:
         """The sealed segments and the active one, of one moment."""
-        assert self._view is not None  # refresh() has run
         return self._view
 
     def parts(self) -> list[Part]:
@@ -277,7 +267,7 @@ class Log:
 
     def is_current(self) -> bool:
         """Whether the store still has the manifest that was read last."""
-        return has_stamp(self.store, self._stamp)
+        return has_stamp(self._manifest_path, self._stamp)
 
     @property
     def faulty(self) -> list[SealedPart]:
@@ -429,8 +419,8 @@ class Log:
 
     def _load(self) -> None:
         manifest, stamp = read_manifest(self.store)
-        before = [] if self._view is None else self._view[0]
-        known, active = ([], None) if self._view is None or self._stale else self._view
+        before = [] if self._stamp is None else self.sealed
+        known, active = ([], None) if self._stale else self._view
         parts = {part.info: part for part in known}
         infos = manifest.segments
         sealed = [
@@ -439,7 +429,7 @@ class Log:
         if active is None or active.info != infos[-1]:
             active = ActivePart(self._open_active(manifest, infos[-1]))
         self.manifest = manifest
-        self._view = sealed, active
+        self._view = self.sealed, self.active = sealed, active
         self._stamp = stamp
         self._stale = False
         kept = set(map(id, sealed))
@@ -464,6 +454,8 @@ def _last_of(part: Part, stream: str, stream_hash: int) -> Record | None:
 
 def _records_with(part: Part, pairs: Sequence[tuple[int, int]], ids: Sequence[bytes]) -> dict[int, Record]:
     """Of pairs of an id's index and an entry's number: the records that do have the id, by the index."""
+    if not pairs:  # as ever but for a retry
+        return {}
     records = chain.from_iterable(part.segment.records([number for _, number in pairs]))
     return {at: record for (at, _), record in zip(pairs, records, strict=True) if record[4] == ids[at]}
 

@@ -139,10 +139,10 @@ def read_stamp(store: str) -> Stamp:
     return Stamp(status.st_ino, status.st_mtime_ns, status.st_size)
 
 
-def has_stamp(store: str, stamp: Stamp | None) -> bool:
-    """Whether the store's manifest is the one with the stamp; not if there is none, or none to be seen."""
+def has_stamp(path: str, stamp: Stamp | None) -> bool:
+    """Whether the manifest is the one with the stamp; not if there is none, or none to be seen."""
     try:
-        status = os.stat(paths.manifest_path(store))
+        status = os.stat(path)
     except OSError:
         return False
     return stamp == (status.st_ino, status.st_mtime_ns, status.st_size)

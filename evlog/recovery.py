@@ -119,9 +119,9 @@ def build_indexes(part: SealedPart, disk: Disk) -> None:
         entries = part.segment.checked_entries()
         if part.segment.entries_damaged:
             header = encode_file_header(part.segment.header._replace(kind=KIND_OFFSETS))
-            _replace_derived(part.segment.offsets_path, header + bytes(entries), disk)
+            replace_derived(part.segment.offsets_path, header + bytes(entries), disk)
         for kind in part.index.missing():
-            _replace_derived(part.index.path(kind), part.index.build(kind, entries), disk)
+            replace_derived(part.index.path(kind), part.index.build(kind, entries), disk)
             part.index.forget(kind)
 
 
@@ -147,7 +147,8 @@ def _is_running(pid: str) -> bool:
     return True
 
 
-def _replace_derived(path: str, content: bytes, disk: Disk) -> None:
+def replace_derived(path: str, content: bytes, disk: Disk) -> None:
+    """Put a derived file in the place of what is there, in one step; not synced, as it can be made again."""
     temporary = f"{path}.{os.getpid()}{paths.TEMPORARY}"
     try:
         file = disk.open(temporary, create=True, truncate=True)

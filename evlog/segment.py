@@ -21,6 +21,7 @@ from evlog.format import (
     ENTRY,
     ENTRY_BYTES,
     ENTRY_PLACE,
+    ENTRY_VERSION,
     FILE_HEADER_BYTES,
     FORMAT_VERSION,
     FRAME_HEADER_BYTES,
@@ -107,16 +108,31 @@ class Segment:
         record: Record = unpack(raw, use_list=False)
         return record
 
-    def records(self, numbers: Sequence[int]) -> Iterator[Sequence[Record]]:
+    def version_in_entry(self, number: int) -> int:
+        """The version that entry `number` names: nothing to rely on before its record has said the same."""
+        version: int = ENTRY_VERSION.unpack_from(self.entries, number * ENTRY_BYTES)[0]
+        return version
+
+    def records(
+        self, numbers: Sequence[int], among: range | None = None, first: int = _FIRST_RECORDS
+    ) -> Iterator[Sequence[Record]]:
         """The records of the entries, checked, in the order given, some at a time (first few, then more).
+
+        Args:
+            among: where in `numbers` those stand that are asked for, in their order; left out, all.
+            first: how many at first.
 
         Raises:
             CorruptionError: one is damaged; those before it were yielded.
         """
         place = ENTRY_PLACE.unpack_from
-        at, step = 0, _FIRST_RECORDS
-        while at < len(numbers):
-            chunk = numbers[at : at + step]
+        at, step = 0, first
+        count = len(numbers if among is None else among)
+        while at < count:
+            if among is None:
+                chunk = numbers[at : at + step]
+            else:
+                chunk = [numbers[place] for place in among[at : at + step]]
             entries = self.entries
             places = [place(entries, number * ENTRY_BYTES) for number in chunk]
             _, lengths, crcs = zip(*places, strict=True)

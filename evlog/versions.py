@@ -66,7 +66,8 @@ class StreamVersions:
         policies = self._log.policies()
         if policies.any:
             _check_tombstones(streams, policies)
-        self._check_locked(streams, expectations, policies)
+        if expectations:
+            self._check_locked(streams, expectations, policies)
         heads: dict[str, int] = {}
         versions = []
         remembered = self._versions.get
@@ -82,11 +83,12 @@ class StreamVersions:
             raise InvalidArgument(f"a stream holds at most {MAX_VERSION} events; begin another stream")
         return versions
 
-    def remember(self, versions: dict[str, int]) -> None:
+    def remember(self, streams: Sequence[str], versions: Sequence[int]) -> None:
         """What `next_locked` said is written now."""
-        self._versions.update(versions)
-        for stream in self._second & versions.keys():
-            del self._versions[stream]
+        self._versions.update(zip(streams, versions, strict=True))
+        if self._second:
+            for stream in self._second.intersection(streams):
+                del self._versions[stream]
         if len(self._versions) > _MAX_REMEMBERED:
             self.forget_all()
 

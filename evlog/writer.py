@@ -171,14 +171,13 @@ class Writer:
         body = fmt.encode_body(records)
         if len(body) > fmt.MAX_BODY_BYTES:
             raise AppendTooLarge(len(body), fmt.MAX_BODY_BYTES)
-        frame_bytes = fmt.FRAME_HEADER_BYTES + len(body)
-        self._make_room_locked(frame_bytes, len(records))
+        self._make_room_locked(fmt.FRAME_HEADER_BYTES + len(body), len(records))
         segment = self._log.active.segment  # another one, perhaps, since room was made
         offset = segment.end
         rows = fmt.encode_entries(
             records,
             offset,
-            offset + frame_bytes - sum(map(len, records)),
+            offset + fmt.FRAME_HEADER_BYTES + len(body) - sum(map(len, records)),
             batch.stream_hashes,
             batch.id_folds,
             versions,
@@ -192,28 +191,28 @@ class Writer:
         self._unsure = True  # until memory agrees again: an interrupt may come between any two lines
         frame = fmt.encode_frame_header(header, offset) + body
         with self._log.mutex:  # a reading thread must not take the frame in from the disk meanwhile
-            on_disk = self._put_locked(frame, rows, offset)
-            segment.extend(rows, frame, header, on_disk=on_disk)
+            on_disk = self._put_locked(segment, frame, rows)
+            segment.extend(rows, header, on_disk=on_disk)
         self._seen_count = segment.count
         self._last_time_us = now_us
         if on_disk:
             self._leave_mark_locked(segment)
-        self._versions.remember(dict(zip(batch.streams, versions, strict=True)))
+        self._versions.remember(batch.streams, versions)
         self._unsure = False
         return versions, first_position
 
-    def _put_locked(self, frame: bytes, rows: bytes, offset: int) -> bool:
+    def _put_locked(self, segment: ActiveSegment, frame: bytes, rows: bytes) -> bool:
         """One write to the log, then the entries; whether the entries are written."""
         assert self._log_file is not None
         assert self._offsets_file is not None
-        entries_at = fmt.FILE_HEADER_BYTES + self._log.active.segment.count * fmt.ENTRY_BYTES
         try:
             try:
-                self._disk.write_at(self._log_file, frame, offset)
+                self._disk.write_at(self._log_file, frame, segment.end)
             except StoreFull:
-                self._disk.cut(self._log_file, offset)  # a part of a frame: nobody took it for one
+                self._disk.cut(self._log_file, segment.end)  # a part of a frame: nobody took it for one
                 raise
             try:
+                entries_at = fmt.FILE_HEADER_BYTES + segment.count * fmt.ENTRY_BYTES
                 self._disk.write_at(self._offsets_file, rows, entries_at)
             except StoreFull:
                 return False  # they are derived, and others may have seen the frame: it stays

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -10,9 +10,11 @@ import pytest
 import evlog
 from evlog import EventStore, NewEvent
 from evlog.errors import CorruptionError
+from evlog.events import Record
+from evlog.format import ENTRY, ENTRY_BYTES
 from evlog.log import Log
 from evlog.policies import Rule, Rules
-from evlog.policy_table import rules_at
+from evlog.policy_table import PolicyTable, rules_at
 from tests.helpers import fill, new, numbers, segment_files, small_store
 
 
@@ -58,12 +60,59 @@ def test_a_policy_stays_known_while_the_log_rolls_under_it(store: EventStore) ->
 def test_a_policy_is_found_in_the_middle_of_many_new_entries(memory_path: Path, count: int) -> None:
     with small_store(memory_path / "store", segment_events=1000) as store:
         table = Log(store.path)
+        store.append("s", [new(0), new(0), new(0)])
+        table.refresh()
+        assert not table.policies().any
         store.append("s", [new(number) for number in range(count)])
         store.set_retention("s", max_count=1)
         store.append("s", [new(number) for number in range(count)])
         table.refresh()
         assert table.policies().rule_for("s") == Rule(1)
-        assert list(table.policies().system_numbers(0)) == [count]
+        assert list(table.policies().system_numbers(0)) == [3 + count]
+
+
+def test_type_hashes_are_found_only_where_type_hashes_stand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same bytes across two entries' hashes are none, and none elsewhere in an entry."""
+    monkeypatch.setattr("evlog.policy_table.hash_type", lambda _: 0x04030201)
+    hashes = [0, 0x02010000, 0x00000403, 0x04030201, *range(100)]
+    entries = bytearray(
+        b"".join(ENTRY.pack(0x0403020104030201, 0, 0, 0, 0, 0, 0x04030201, own) for own in hashes)
+    )
+    for end in (5, len(hashes)):
+        table = PolicyTable()
+        table.take_in([], FakePart(entries[: end * ENTRY_BYTES]))
+        assert table.system_numbers(0) == [3]
+
+
+class FakePart:
+    """A segment of entries alone."""
+
+    def __init__(self, entries: bytearray) -> None:
+        self.entries = entries
+        self.index = self.segment = self
+
+    def find(self, kind: int, key: int) -> Sequence[int]:
+        raise NotImplementedError
+
+    def record(self, number: int) -> Record:
+        return (number + 1, 1, "s", "$metadata", bytes(16), 0, 0, b"", None)
+
+    def records(self, numbers: Sequence[int]) -> Iterator[Sequence[Record]]:
+        yield list(map(self.record, numbers))
+
+
+def test_segments_that_were_replaced_take_their_policies_with_them(memory_path: Path) -> None:
+    logs = []
+    for name in ("a", "b"):
+        with small_store(memory_path / name) as store:
+            store.set_retention(name, max_count=1)
+            fill(store, 20)
+            logs.append(Log(store.path))
+    table = PolicyTable()
+    for log, name in zip(logs, ("a", "b"), strict=True):
+        table.take_in(*log.view())
+        assert table.is_current(*log.view())
+        assert table.rules().streams == {name: Rule(1)}
 
 
 def test_users_events_of_the_same_type_are_no_policies(store: EventStore) -> None:

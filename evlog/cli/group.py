@@ -34,6 +34,7 @@ COMMANDS: Final = {
     "retain": "Say what is kept of a stream or of a category's streams.",
     "delete": "Delete a stream.",
     "compact": "Remove what retention policies and deletions have hidden.",
+    "verify": "Check every byte of the store; repair or salvage what is damaged.",
 }
 
 HELP: Final = """An event store in a directory: append-only, ordered, versioned, idempotent.

@@ -13,12 +13,14 @@ from tests.benchmarks.workloads import (
     growth,
     latency,
     lines,
+    live,
     memory,
     million,
     one_stream,
     resend,
     scan,
     streams,
+    verify,
 )
 
 WORKLOADS: Final[dict[str, Workload]] = {
@@ -29,10 +31,12 @@ WORKLOADS: Final[dict[str, Workload]] = {
     "resend": resend.run,
     "durable": durable.run,
     "latency": latency.run,
+    "live": live.run,
     "command": command.run,
     "memory": memory.run,
     "lines": lines.run,
     "million": million.run,
+    "verify": verify.run,
     "compact": compact.run,
     "growth": growth.run,
 }
