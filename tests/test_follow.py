@@ -23,7 +23,7 @@ from evlog.errors import CorruptionError, InvalidArgument, StoreIOError, StoreNo
 from evlog.follow import Subscription, wait_for_store
 from evlog.format import MARK_AT, SUSPECT_MAGIC, Mark, encode_mark
 from evlog.notify import TICK_SECONDS
-from tests.helpers import Clock, fill, new, numbers, segment_files, small_store
+from tests.helpers import Clock, fill, frames_of, new, numbers, segment_files, small_store
 
 LONG_SECONDS = 60.0
 
@@ -334,7 +334,7 @@ def test_damage_is_raised_after_what_stands_before_it_and_again_when_asked_again
 def test_damage_of_the_acknowledged_end_is_raised(store: EventStore) -> None:
     fill(store, 4)
     log = segment_files(store, "log")[-1]
-    os.truncate(log, log.stat().st_size - 1)
+    os.truncate(log, len(frames_of(log)) - 1)
     with small_store(store.path) as fresh, fresh.subscribe() as subscription:
         assert [subscription.next_event(0) is not None for _ in range(3)] == [True] * 3
         with pytest.raises(CorruptionError):
@@ -428,7 +428,7 @@ def test_a_tail_that_is_cut_and_written_anew_is_given_out_as_it_is_now(
         write_unacknowledged(store, 3)
         assert drain(subscription) == []
         log = segment_files(store, "log")[-1]
-        os.truncate(log, log.stat().st_size - 1)  # a power loss, as far as a process can live through one
+        os.truncate(log, len(frames_of(log)) - 1)  # a power loss, as far as a process can live through one
         with small_store(store.path) as writer:
             writer.append("other", [new(4)])
             assert len(writer.torn_tails) == 1
