@@ -326,7 +326,7 @@ def room_behind(end: int, frame_bytes: int, segment_bytes: int) -> int:
 
     None behind a large frame: whoever writes those gains little, and would write all bytes twice.
     """
-    if frame_bytes >= ROOM_BYTES:
+    if frame_bytes > ROOM_BYTES // 2:
         return 0
     return max(0, min(-(-end // ROOM_BYTES) * ROOM_BYTES, segment_bytes) - end)
 
