@@ -32,13 +32,14 @@ def open_store(
     create: bool = False,
     disk: Disk = DISK,
     segment_events: int = SEGMENT_EVENTS,
+    segment_bytes: int = SEGMENT_BYTES,
     sync: str = "always",
 ) -> EventStore:
     """A store with segments so small that a few appends roll."""
     return EventStore(
         path,
         create,
-        segment_bytes=SEGMENT_BYTES,
+        segment_bytes=segment_bytes,
         segment_events=segment_events,
         sync=sync,
         lock_timeout=10.0,
