@@ -6,6 +6,7 @@ from evlog.catalog import StoreInfo, StreamInfo
 from evlog.checkpoint import Filter, ParkedEvent
 from evlog.errors import (
     AppendTooLarge,
+    CompactionRunning,
     CorruptionError,
     EventTooLarge,
     EvlogError,
@@ -22,16 +23,19 @@ from evlog.errors import (
     StoreNotFound,
     StreamNotFound,
     StreamTombstoned,
+    SubscriptionBehind,
     SubscriptionBusy,
     SubscriptionNotFound,
     UnsupportedFormat,
     WrongExpectedVersion,
 )
 from evlog.events import Event, NewEvent, idempotency_id
-from evlog.follow import Subscription, wait_for_store
+from evlog.findings import Finding, Loss, VerifyReport
+from evlog.follow import Subscription
+from evlog.lookout import wait_for_store
 from evlog.policies import Retention
 from evlog.recovery import TornTail
-from evlog.store import AppendResult, EventStore, exists, open
+from evlog.store import AppendResult, EventStore, exists, open, repair_store, salvage_store, verify_store
 from evlog.subscriptions import ReplayResult, SubscriptionInfo
 from evlog.visibility import PolicyInfo
 
@@ -42,17 +46,20 @@ __all__ = [
     "AppendResult",
     "AppendTooLarge",
     "BatchResult",
+    "CompactionRunning",
     "CorruptionError",
     "Event",
     "EventStore",
     "EventTooLarge",
     "EvlogError",
     "Filter",
+    "Finding",
     "IdConflict",
     "InvalidArgument",
     "InvalidEvent",
     "InvalidStreamName",
     "LockTimeout",
+    "Loss",
     "NewEvent",
     "NotAStore",
     "ParkedEvent",
@@ -69,15 +76,20 @@ __all__ = [
     "StreamNotFound",
     "StreamTombstoned",
     "Subscription",
+    "SubscriptionBehind",
     "SubscriptionBusy",
     "SubscriptionInfo",
     "SubscriptionNotFound",
     "TornTail",
     "UnsupportedFormat",
+    "VerifyReport",
     "WrongExpectedVersion",
     "__version__",
     "exists",
     "idempotency_id",
     "open",
+    "repair_store",
+    "salvage_store",
+    "verify_store",
     "wait_for_store",
 ]

@@ -33,7 +33,7 @@ from evlog.format import (
     derive_entries,
 )
 from evlog.manifest import SegmentInfo
-from evlog.segment import Segment, check_file_header
+from evlog.segment import Segment, check_file_header, written_end
 
 _WINDOW_BYTES: Final = 1 << 20
 # Who has fetched so many records one by one goes on in blocks of 256 KiB, of which 64 MiB are kept.
@@ -71,10 +71,11 @@ class ActiveSegment(Segment):
         self._blocks: dict[int, bytes] = {}
 
     def log_pieces(self, places: Sequence[tuple[int, int, int]]) -> list[bytes]:
-        if len(places) > 1:
+        near = len(places) * _NEAR_BYTES
+        if len(places) > 1 and abs(places[-1][0] - places[0][0]) <= near:
             first = min(places)[0]
             span = max([offset + length for offset, length, _ in places]) - first
-            if span <= len(places) * _NEAR_BYTES:  # what was appended last, say
+            if span <= near:  # what was appended last, say
                 raw = self._log.read(span, first)
                 return [raw[offset - first : offset - first + length] for offset, length, _ in places]
         self._pieces_read += len(places)
@@ -89,9 +90,10 @@ class ActiveSegment(Segment):
             block(offset >> _BLOCK_BITS, b"")[(at := offset & _BLOCK_MASK) : at + length]
             for offset, length, _ in places
         ]
-        for number, (offset, length, _) in enumerate(places):
-            if len(pieces[number]) != length:
-                pieces[number] = self._piece(offset, length)
+        if list(map(len, pieces)) != [length for _, length, _ in places]:
+            for number, (offset, length, _) in enumerate(places):
+                if len(pieces[number]) != length:
+                    pieces[number] = self._piece(offset, length)
         return pieces
 
     def _piece(self, offset: int, length: int) -> bytes:
@@ -307,7 +309,7 @@ class ActiveSegment(Segment):
                     raise FormatFault("a frame is out of order")
                 rows = derive_entries(header, self.end, body)
             except FormatFault as fault:
-                self.torn_bytes = self._count_torn(size)
+                self.torn_bytes = written_end(self._log, self.end, size) - self.end
                 self.fault = str(fault) if self.torn_bytes else ""
                 return
             self.entries += rows
@@ -316,16 +318,6 @@ class ActiveSegment(Segment):
             self.durable = max(self.durable, header.durable)
             self._last_at = self.end
             self.end += FRAME_HEADER_BYTES + header.length
-
-    def _count_torn(self, size: int) -> int:
-        """How many bytes stand behind `end`, up to the last that is not zero."""
-        at = torn_end = self.end
-        while at < size:
-            window = self._log.read(min(_WINDOW_BYTES, size - at), at)
-            if window != bytes(len(window)):
-                torn_end = at + len(window.rstrip(b"\0"))
-            at += len(window) or size
-        return torn_end - self.end
 
     def _read_frame(self, offset: int, size: int) -> tuple[FrameHeader, bytes]:
         """The frame at the offset, its body's CRC checked."""

@@ -1,8 +1,8 @@
 """What is in a store: its streams, and its sizes. Reads indexes where they suffice, the log where not.
 
-A stream's versions are 1, 2, 3 … without a gap until a compaction. So there are as many streams as first
-versions, the last entry of each stream hash tells everything about a stream, and the sum of all last
-versions is the number of events. Where it is not (gaps, or two names with one hash), the log is counted.
+A stream's versions have no gap: a compaction removes the oldest of them. So the first and last entry of each
+stream hash tell everything about a stream, and what lies between them adds up to the number of events. Where
+it does not (two names with one hash), the log is counted.
 
 What a stream has is what a read of it gives: policies are applied to what was found, at the end.
 """
@@ -13,6 +13,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import NamedTuple
 from uuid import UUID
 
@@ -77,9 +78,7 @@ def list_streams(
     include_system: bool = False,
 ) -> Iterator[StreamInfo]:
     """The streams in the order of their names, all or those of a category or with a prefix."""
-    streams = _from_heads(log)
-    if streams is None:
-        streams = _from_log(log)
+    streams = log.settled(lambda: _all_streams(log))
     chosen = [
         stream
         for stream in sorted(streams)
@@ -93,7 +92,7 @@ def list_streams(
     visible = VisibleCounts(log, [stream.name for stream in streams])
     for stream in chosen:
         name, events, first_version, last_version, last_time_us, _ = stream
-        kept = visible.count(name, events, first_version, last_version, last_time_us)
+        kept = log.settled(partial(visible.count, name, events, first_version, last_version, last_time_us))
         if kept is None:
             yield stream
         elif include_deleted or not kept.retention.deleted:
@@ -104,6 +103,10 @@ def list_streams(
 
 def describe(log: Log) -> StoreInfo:
     """The store in numbers."""
+    return log.settled(lambda: _describe(log))
+
+
+def _describe(log: Log) -> StoreInfo:
     with log.mutex:
         parts = [(part, part.count) for part in log.parts()]
     first, last = _edge(log, first=True), _edge(log, first=False)
@@ -140,7 +143,7 @@ def _count_system(log: Log, parts: list[tuple[Part, int]]) -> tuple[int, int]:
 def _count_streams(log: Log, parts: list[tuple[Part, int]]) -> int:
     """How many streams there are: as many as first versions, as long as nothing was ever compacted away."""
     if any(part.info.generation for part, _ in parts):
-        return len(_from_log(log))
+        return len(_all_streams(log))
     total = 0
     for part, count in parts:
         entries = part.segment.checked_entries() if isinstance(part, SealedPart) else part.segment.entries
@@ -148,23 +151,56 @@ def _count_streams(log: Log, parts: list[tuple[Part, int]]) -> int:
     return total
 
 
+def _all_streams(log: Log) -> list[StreamInfo]:
+    """All streams, also those of which a compaction has left nothing but their last version."""
+    streams = _from_heads(log)
+    if streams is None:
+        streams = _from_log(log)
+    gone: dict[str, StreamInfo] = {}
+    for part in log.sealed:  # oldest first: what was left last counts
+        left = part.gone
+        for name, version, time_us in left.streams() if left is not None else ():
+            gone[name] = StreamInfo(name, 0, version + 1, version, time_us)
+    if gone:
+        for stream in streams:
+            gone.pop(stream.name, None)
+        streams += gone.values()
+    return streams
+
+
 def _from_heads(log: Log) -> list[StreamInfo] | None:
-    """All streams by their last events, or None if these do not account for every event."""
+    """All streams by their first and last events, or None if these do not account for every event."""
     last: dict[int, int] = {}  # by stream hash: the place of the segment << 32 | the number of the entry
+    first: dict[int, int] = {}  # by stream hash: the version of its first event
     with log.mutex:
         parts = log.parts()
         events = sum(part.count for part in parts)
+        compacted = any(part.info.generation for part in parts)
         for place, part in enumerate(parts):
             hashes, numbers = part.index.heads()
             last.update(zip(hashes, map((place << 32).__or__, numbers), strict=True))
-    numbers_of: list[list[int]] = [[] for _ in parts]
-    for head in last.values():
-        numbers_of[head >> 32].append(head & 0xFFFFFFFF)
+            if compacted:
+                for stream_hash, version in _first_versions(part).items():
+                    first.setdefault(stream_hash, version)
+    heads_of: list[list[tuple[int, int]]] = [[] for _ in parts]
+    for stream_hash, head in last.items():
+        heads_of[head >> 32].append((head & 0xFFFFFFFF, first.get(stream_hash, 1)))
     streams = []
-    for part, numbers in zip(parts, numbers_of, strict=True):
-        for records in part.segment.records(sorted(numbers)):
-            streams += [StreamInfo(record[2], record[1], 1, record[1], record[5]) for record in records]
+    for part, heads in zip(parts, heads_of, strict=True):
+        heads.sort()
+        firsts = iter(heads)
+        for records in part.segment.records([number for number, _ in heads]):
+            for record, (_, version) in zip(records, firsts, strict=False):
+                count = record[1] - version + 1
+                streams.append(StreamInfo(record[2], count, version, record[1], record[5]))
     return streams if sum(stream.events for stream in streams) == events else None
+
+
+def _first_versions(part: Part) -> dict[int, int]:
+    """The version of each stream's first event in a segment, by the stream's hash."""
+    entries = part.segment.checked_entries() if isinstance(part, SealedPart) else bytes(part.segment.entries)
+    hashes, versions = column(entries, "stream_hash"), column(entries, "version")
+    return dict(zip(reversed(hashes), reversed(versions), strict=True))  # the first of each comes last
 
 
 def _from_log(log: Log) -> list[StreamInfo]:

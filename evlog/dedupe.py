@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 from evlog.errors import IdConflict, InvalidEvent
 from evlog.events import EncodedEvent, Record, id_text, make_ids
-from evlog.format import fold_ids
+from evlog.format import fold_ids, hash_stream, hash_type
+from evlog.gone import GoneEvent, content_check
 from evlog.log import Log
 
 Known = dict[int, Record | int]
@@ -41,10 +42,9 @@ class Deduplicator:
         ids = [id or next(unused) for id in given]
         folds = fold_ids(ids)
         known: Known = {}
-        for at, record in self._log.find_ids(ids, folds).items():
+        for at, found in self._log.find_ids(ids, folds).items():
             if given[at] is not None:
-                _check_same(record, streams[at], events[at])
-                known[at] = record
+                known[at] = _check_same(found, ids[at], streams[at], events[at])
         if len(set(ids)) < len(ids):
             _find_twins(streams, events, ids, known, skip_known=skip_known)
         if known and not skip_known and len(known) < len(events):
@@ -80,6 +80,14 @@ def _content(event: EncodedEvent) -> tuple[str, int, bytes]:
     return event[0], event[2], event[3]
 
 
-def _check_same(record: Record, stream: str, event: EncodedEvent) -> None:
-    if (record[2], record[3], record[6], record[7]) != (stream, *_content(event)):
-        raise IdConflict(id_text(record[4]), record[2], record[0], "is known with different content")
+def _check_same(found: Record | GoneEvent, id: bytes, stream: str, event: EncodedEvent) -> Record:
+    """The event that was found, known to have the same content; of one that is gone, as far as it is left."""
+    type, _, code, data, metadata = event
+    if isinstance(found, GoneEvent):
+        if found.content_check != content_check(hash_stream(stream), hash_type(type), code, data):
+            reason = "is known with different content, of an event that was compacted away"
+            raise IdConflict(id_text(id), stream, found.position, reason)
+        return (found.position, found.version, stream, type, id, 0, code, data, metadata)
+    if (found[2], found[3], found[6], found[7]) != (stream, *_content(event)):
+        raise IdConflict(id_text(id), found[2], found[0], "is known with different content")
+    return found

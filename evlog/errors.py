@@ -245,6 +245,31 @@ class StoreIOError(EvlogError):
         self.reason = reason
 
 
+class SubscriptionBehind(EvlogError):
+    """A compaction would remove events that a named subscription has not seen yet; nothing was changed."""
+
+    exit_code = EXIT_CONFLICT
+
+    def __init__(self, subscription: str, checkpoint: int, position: int) -> None:
+        super().__init__(
+            f"subscription {_shorten(subscription)} has come to position {checkpoint}, and events up to "
+            f"position {position} would be removed; let it catch up, or use --force"
+        )
+        self.subscription = subscription
+        self.checkpoint = checkpoint
+        self.position = position
+
+
+class CompactionRunning(EvlogError):
+    """Another process compacts the store."""
+
+    exit_code = EXIT_BUSY
+
+    def __init__(self, path: str) -> None:
+        super().__init__(f"{path} is being compacted by another process; wait until it is done")
+        self.path = path
+
+
 class StoreClosed(EvlogError):
     """The store object was closed."""
 

@@ -2,39 +2,30 @@
 
 A run delivers only what is acknowledged, so no power loss can take back what was delivered, and nothing else
 can take its position. It reads a bounded piece of the log, hands out its events one by one, and goes on
-behind it; at the end it waits for the file system to say that a writer has acknowledged more. Rolls,
-compactions and recoveries are the log's business: what counts here is the position that was scanned.
+behind it; at the end it waits. How far the log is acknowledged is for lookout.py to say; rolls, compactions
+and recoveries are the log's business: what counts here is the position that was scanned.
 
 It reads no further ahead than one piece, so a slow consumer slows nobody. It takes no lock on the log.
 """
 
 from __future__ import annotations
 
-import os
 import time
 from bisect import bisect_left
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Final, Self
 
-from evlog import paths
 from evlog.checkpoint import Checkpoint, Filter, SubscriptionFiles
 from evlog.disk import Disk
-from evlog.errors import InvalidArgument, StoreFull, StoreNotFound
+from evlog.errors import InvalidArgument, StoreFull
 from evlog.events import Event
 from evlog.log import Log, SegmentMoved
-from evlog.notify import TICK_SECONDS, Watch
+from evlog.lookout import Lookout
 from evlog.reader import Selection, read_log
 
 _PIECE_EVENTS: Final = 1 << 16
 _SAVE_SECONDS: Final = 1.0
-# A writer that died before it said that its append is on the device is given so long to say it.
-_PATIENCE_SECONDS: Final = 1.0
-# A busy writer's appends are taken together: after news upon news the next look comes so much later.
-_BUSY_SECONDS: Final = 0.002
-_QUIET_SECONDS: Final = 0.05
-_FIRST_PAUSE_SECONDS: Final = 0.001
-_LAST_PAUSE_SECONDS: Final = 0.010
 
 
 class Subscription:
@@ -56,8 +47,6 @@ class Subscription:
         files: SubscriptionFiles | None = None,
     ) -> None:
         self._log = log
-        self._store_id = log.manifest.store_id
-        self._disk = disk
         self._filter = filter
         types = None if filter.types is None else frozenset(filter.types)
         self._selection = Selection(
@@ -71,20 +60,13 @@ class Subscription:
         self._files = files
         self._saved = after  # the position in the checkpoint
         self._save_due = time.monotonic() + _SAVE_SECONDS
-        self._watch = Watch(log.store)
+        self._lookout = Lookout(log, disk)
         self._closed = False
         self._handed: Event | None = None  # given out, not acknowledged
         self._scanned = after
         self._ready: Iterator[Event] = iter(())  # the events of the piece being read
         self._piece_end = self._released = after
-        self._horizon = 0
-        self._synced: tuple[int, int] = (0, 0)  # segment's tag, position: made durable by this run itself
-        self._pulse: object = None
-        self._look_due = 0.0  # when to look more closely, whatever the pulse says
-        self._beyond: tuple[int, float] | None = None  # the horizon that did not move since, with more behind
-        self._news_at = 0.0
-        self._pause_seconds = 0.0
-        self._end = None if follow else self._head_now()
+        self._end = None if follow else self._lookout.look_to_end()
 
     @property
     def name(self) -> str | None:
@@ -99,7 +81,7 @@ class Subscription:
     @property
     def polling(self) -> bool:
         """Whether it has to look for news again and again; known once it has waited."""
-        return self._watch.polling
+        return self._lookout.polling
 
     # --- taking events
 
@@ -151,21 +133,17 @@ class Subscription:
         self.acknowledge()
         if self._closed:
             return None
-        self._maybe_save()
+        self._save_if_due()
         deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
         while True:
-            try:
-                event = next(self._ready, None)
-            except BaseException:  # damage, or a signal's handler: what it had yet to give is not scanned
-                self._leave_piece()
-                raise
+            event = self._next_ready()
             if event is not None:
                 self._handed = event
                 return event
             self._scanned = max(self._scanned, self._piece_end)
             if self._begin_piece():
                 continue
-            if self._end is not None or not self._wait_for_news(deadline):
+            if self._end is not None or not self._lookout.wait(self._scanned, deadline, self._save_if_due):
                 return None
 
     def next_at_hand(self) -> Event | None:
@@ -178,8 +156,15 @@ class Subscription:
             CorruptionError: as `next_event`.
         """
         self.acknowledge()
-        self._handed = next(self._ready, None)
+        self._handed = self._next_ready()
         return self._handed
+
+    def _next_ready(self) -> Event | None:
+        try:
+            return next(self._ready, None)
+        except BaseException:  # damage, or a signal's handler: what it had yet to give is not scanned
+            self._leave_piece()
+            raise
 
     def acknowledge(self) -> None:
         """Say that the event given out last is done with: the checkpoint may pass it."""
@@ -226,7 +211,7 @@ class Subscription:
         finally:
             self._closed = True
             self._ready = iter(())
-            self._watch.close()
+            self._lookout.close()
             if self._files is not None:
                 self._files.unlock()
 
@@ -240,9 +225,15 @@ class Subscription:
 
     # --- the checkpoint
 
-    def _maybe_save(self) -> None:
-        if self._files is not None and time.monotonic() >= self._save_due:
-            self._save()
+    def _save_if_due(self) -> float:
+        """Save the checkpoint if it is time to; seconds until it is."""
+        if self._files is None or self.position == self._saved:
+            return _SAVE_SECONDS
+        left = self._save_due - time.monotonic()
+        if left > 0:
+            return left
+        self._save()
+        return _SAVE_SECONDS
 
     def _save(self, *, force: bool = False) -> None:
         assert self._files is not None
@@ -250,8 +241,7 @@ class Subscription:
         position = self.position
         if position == self._saved:
             return
-        if position > max(self._log.durable_position(), self._own_horizon()):
-            self._sync_head()  # writers with sync="none": a checkpoint must not outlive what it has passed
+        self._lookout.make_durable(position)  # a checkpoint must not outlive what it has passed
         try:
             self._files.save_locked(Checkpoint(position, self._filter))
         except StoreFull:
@@ -265,9 +255,9 @@ class Subscription:
     def _begin_piece(self) -> bool:
         """Begin with the next piece of the log; False if nothing is there beyond what was scanned."""
         low = self._scanned + 1
-        if low > self._horizon and not self._look():
+        if low > self._lookout.horizon and not self._lookout.look(self._scanned):
             return False
-        high = min(self._horizon, self._scanned + _PIECE_EVENTS)
+        high = min(self._lookout.horizon, self._scanned + _PIECE_EVENTS)
         if self._end is not None:
             high = min(high, self._end)
         if low > high:
@@ -294,133 +284,6 @@ class Subscription:
         for part in sealed[first : bisect_left(sealed, low, key=lambda part: part.last_position)]:
             part.close()
         self._released = low
-
-    def _look(self) -> bool:
-        """Take in what the log has now; whether that is more than was scanned."""
-        log = self._log
-        now = time.monotonic()
-        pulse = log.pulse()
-        if pulse == self._pulse and now < self._look_due:
-            log.raise_damage()
-            return False
-        self._look_due = now + _PATIENCE_SECONDS
-        log.refresh()
-        self._pulse = pulse
-        if log.manifest.store_id != self._store_id:
-            raise StoreNotFound(log.store)
-        self._horizon = max(log.acknowledged_position(), self._own_horizon())
-        if self._horizon > self._scanned:
-            self._beyond = None
-            return True
-        log.raise_damage()
-        return self._wait_out(now)
-
-    def _own_horizon(self) -> int:
-        tag, position = self._synced
-        return position if tag == self._log.active.segment.tag else 0
-
-    def _wait_out(self, now: float) -> bool:
-        """Make durable what nobody acknowledges; whether it was done."""
-        if self._log.head <= self._horizon:
-            self._beyond = None
-            return False
-        if self._beyond is None or self._beyond[0] != self._horizon:
-            self._beyond = (self._horizon, now)
-            return False
-        if now - self._beyond[1] < _PATIENCE_SECONDS:
-            return False
-        self._beyond = None
-        return self._sync_head()
-
-    def _sync_head(self) -> bool:
-        """Make all whole frames durable, as any of their writers would have; False if that is in doubt."""
-        log = self._log
-        with log.mutex:
-            active, head = log.active.segment, log.head
-        if log.marks().suspect is not None:
-            return False  # a sync has failed: only a writer that looks at the device can tell
-        active.sync(self._disk)
-        self._synced = (active.tag, head)
-        self._horizon = max(self._horizon, head)
-        return self._horizon > self._scanned
-
-    def _head_now(self) -> int:
-        """Where a run without `follow` ends. What a writer left unsynced is made durable at once."""
-        self._look()
-        if self._log.head > self._horizon:
-            self._sync_head()
-        return self._horizon
-
-    # --- waiting
-
-    def _wait_for_news(self, deadline: float | None) -> bool:
-        """Wait until there is more; False if there is none at the deadline (a time.monotonic())."""
-        now = time.monotonic()
-        if deadline is not None and deadline <= now:
-            return False
-        self._watch.begin()
-        if now - self._news_at > _QUIET_SECONDS:
-            self._pause_seconds = 0.0
-        if self._pause_seconds:
-            time.sleep(self._pause_seconds if deadline is None else min(self._pause_seconds, deadline - now))
-        found = self._look()  # also for what came before the watch began
-        self._pause_seconds *= 2 if found else 0.5
-        while not found:
-            now = time.monotonic()
-            left = TICK_SECONDS if deadline is None else deadline - now
-            if left <= 0:
-                return False
-            self._watch.wait(min(left, self._save_in(now)))
-            found = self._look()
-            self._maybe_save()
-        self._note_news(time.monotonic())
-        return True
-
-    def _save_in(self, now: float) -> float:
-        """Seconds until the checkpoint is to be saved; a tick's, if it is."""
-        if self._files is None or self.position == self._saved:
-            return TICK_SECONDS
-        return max(0.0, self._save_due - now)
-
-    def _note_news(self, now: float) -> None:
-        """Choose the pause before the next look: none after a quiet time, longer while the log is busy."""
-        self._watch.has_news()
-        quiet_seconds = now - self._news_at
-        self._news_at = now
-        if quiet_seconds > _QUIET_SECONDS or self._pause_seconds < _FIRST_PAUSE_SECONDS:
-            self._pause_seconds = _FIRST_PAUSE_SECONDS if quiet_seconds < _BUSY_SECONDS else 0.0
-        self._pause_seconds = min(self._pause_seconds, _LAST_PAUSE_SECONDS)
-
-
-def wait_for_store(path: str | os.PathLike[str], timeout_seconds: float | None = None) -> bool:
-    """Wait until there is a store at the path; False if there is none in time.
-
-    Args:
-        path: the store's directory, which need not exist, nor those above it.
-        timeout_seconds: None waits for ever.
-    """
-    manifest = paths.manifest_path(os.fspath(path))
-    deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
-    while not os.path.lexists(manifest):
-        watch = Watch(_nearest_directory(manifest))
-        try:
-            watch.begin()
-            while _nearest_directory(manifest) == watch.directory and not os.path.lexists(manifest):
-                left = TICK_SECONDS if deadline is None else deadline - time.monotonic()
-                if left <= 0:
-                    return False
-                watch.wait(left)
-        finally:
-            watch.close()
-    return True
-
-
-def _nearest_directory(path: str) -> str:
-    """The deepest directory above the path that exists."""
-    path = os.path.abspath(path)
-    while not os.path.isdir(path := os.path.dirname(path)):
-        pass
-    return path
 
 
 def position_before(log: Log, since_us: int) -> int:

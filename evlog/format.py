@@ -9,14 +9,15 @@ Every binary file begins with the same 64 bytes, in this and in all later format
     offset  size  file header
          0     8  magic  89 65 76 6c 6f 67 0d 0a  ("\x89evlog\r\n")
          8     2  format version (1)
-        10     2  kind: 1 log, 2 offsets, 3 streams, 4 types, 5 ids
+        10     2  kind: 1 log, 2 offsets, 3 streams, 4 types, 5 ids, 6 gone
         12     4  generation of the segment (0; a compaction counts it up)
         16    16  store id, a UUID
         32     8  first position of the segment
         40     4  tag: random, chosen with the segment; its log and indexes carry the same
-        44     4  keys       (kinds 3 to 5: number of keys; else 0)
-        48     4  postings   (kinds 3 to 5: number of postings; else 0)
-        52     4  source CRC (kinds 3 to 5: the CRC of the .offsets entries they derive from; else 0)
+        44     4  keys       (kinds 3 to 5: number of keys; 6: number of events; else 0)
+        48     4  postings   (kinds 3 to 5: number of postings; 6: number of streams; else 0)
+        52     4  source CRC (kinds 3 to 5: the CRC of the .offsets entries they derive from; 6: of the
+                  directory; else 0)
         56     4  zero
         60     4  CRC of bytes 0..59
 
@@ -65,6 +66,23 @@ never compacted the entry of position p is number p - first position.
     starts    u32 x (keys + 1), not in .ids: where each key's postings begin and where the last one's end
     postings  u32: entry numbers, rising within a key (in .ids: one a key)
     CRCs      u32 of every 4,096 bytes of what stands between the file header and here
+
+*.gone* stands beside a segment from which a compaction removed events, and is no index: it is what is left of
+them. A file header, a directory, the events in buckets by the upper half U of their id fold, the streams:
+
+    buckets   1 if there are fewer than 4,096 events, else 256: the bucket is the highest byte of U
+    directory starts   u32 x (buckets + 1): number of the first event of each bucket, and of all
+              offsets  u32 x (buckets + 1): where each bucket begins in the file, and where the streams do
+              CRCs     u32 x (buckets + 1): of each bucket, and of the streams
+    bucket    in position order, by columns: the rest of U (4 bytes, 3 of 256 buckets) | the lower three
+              bytes of the CRC of the id | u16 content check | u8 lowest byte of a step: what is added to the
+              position before, in a bucket's beginning to the segment's first | deflated (zlib): the second
+              byte of all steps, the third, … the eighth, then in the same way the four of the versions
+    streams   those that are left without any event: u64 x n stream hashes, sorted | u64 x n time of the last
+              event | u32 x n its version | u32 x n where the name ends | the names in UTF-8
+
+The content check is the lower half of CRC(data), begun with (lower half of the stream hash) ^ (type hash) ^
+(content type).
 
 *durable* holds four marks of 40 bytes, each zeros where nothing is known:
 
@@ -140,7 +158,7 @@ MAX_BODY_BYTES: Final = 1 << 30
 MAX_LOG_BYTES: Final = (1 << 32) - 1
 MAX_VERSION: Final = (1 << 32) - 1
 
-KIND_LOG, KIND_OFFSETS, KIND_STREAMS, KIND_TYPES, KIND_IDS = range(1, 6)
+KIND_LOG, KIND_OFFSETS, KIND_STREAMS, KIND_TYPES, KIND_IDS, KIND_GONE = range(1, 7)
 
 FILE_MAGIC: Final = b"\x89evlog\r\n"
 FRAME_MAGIC: Final = b"\xe5EVF"
@@ -162,6 +180,7 @@ _U64: Final = Struct("<Q")
 _U64_PAIR: Final = Struct("<QQ")
 ENTRY: Final = Struct("<QQIIIIII")
 ENTRY_PLACE: Final = Struct("<16xIII12x")  # offset, length, CRC of the record
+ENTRY_VERSION: Final = Struct("<32xI4x")
 
 # msgpack allocates by lengths that it reads; bounded by its input, as here, it cannot be made to overreach.
 _pack_record = msgpack.Packer(buf_size=1 << 16).pack
@@ -412,6 +431,14 @@ def fold_ids(ids: Sequence[bytes]) -> list[int]:
     return list(map(xor, halves[0::2], halves[1::2]))
 
 
+def fold_column(ids: bytes) -> array[int]:
+    """The folds of ids that stand one behind the other, as one operation on all of them."""
+    halves = array("Q", ids)
+    low, high = halves[0::2].tobytes(), halves[1::2].tobytes()
+    folds = int.from_bytes(low, "little") ^ int.from_bytes(high, "little")
+    return array("Q", folds.to_bytes(len(low), "little"))
+
+
 def encode_entries(
     records: Sequence[bytes],
     frame_offset: int,
@@ -427,16 +454,35 @@ def encode_entries(
         row = (stream_hashes[0], id_folds[0], body_at, len(records[0]), crc32(records[0]), frame_offset)
         return ENTRY.pack(*row, versions[0], type_hashes[0])
     lengths = array("I", map(len, records))
-    rows = bytearray(ENTRY_BYTES * count)
+    return pack_entries(
+        array("Q", stream_hashes),
+        array("Q", id_folds),
+        array("I", accumulate(lengths[:-1], initial=body_at)),
+        lengths,
+        array("I", map(crc32, records)),
+        array("I", (frame_offset,)) * count,
+        array("I", versions),
+        array("I", type_hashes),
+    )
+
+
+def pack_entries(
+    stream_hashes: array[int],
+    id_folds: array[int],
+    offsets: array[int],
+    lengths: array[int],
+    crcs: array[int],
+    frames: array[int],
+    versions: array[int],
+    type_hashes: array[int],
+) -> bytes:
+    """Entries of .offsets from their columns: u64 the first two, u32 the others."""
+    rows = bytearray(ENTRY_BYTES * len(lengths))
     with memoryview(rows) as flat, flat.cast("Q") as wide, flat.cast("I") as narrow:
-        wide[0::5] = memoryview(array("Q", stream_hashes))
-        wide[1::5] = memoryview(array("Q", id_folds))
-        narrow[4::10] = memoryview(array("I", accumulate(lengths[:-1], initial=body_at)))
-        narrow[5::10] = memoryview(lengths)
-        narrow[6::10] = memoryview(array("I", map(crc32, records)))
-        narrow[7::10] = memoryview(array("I", (frame_offset,)) * count)
-        narrow[8::10] = memoryview(array("I", versions))
-        narrow[9::10] = memoryview(array("I", type_hashes))
+        wide[0::5] = memoryview(stream_hashes)
+        wide[1::5] = memoryview(id_folds)
+        for at, cells in enumerate((offsets, lengths, crcs, frames, versions, type_hashes), 4):
+            narrow[at::10] = memoryview(cells)
     return bytes(rows)
 
 
@@ -552,10 +598,12 @@ def column(entries: bytes | bytearray | memoryview, name: str) -> list[int]:
 
 _COLUMNS: Final[dict[str, tuple[str, int, int]]] = {
     "stream_hash": ("Q", 0, 5),
+    "stream_hash_lower": ("I", 0, 10),
     "id_fold": ("Q", 1, 5),
     "id_fold_upper": ("I", 3, 10),
     "offset": ("I", 4, 10),
     "length": ("I", 5, 10),
+    "crc": ("I", 6, 10),
     "frame": ("I", 7, 10),
     "version": ("I", 8, 10),
     "type_hash": ("I", 9, 10),

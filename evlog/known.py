@@ -23,10 +23,15 @@ _SEVERAL: Final = 255
 
 
 class SealedKeys(Protocol):
-    """What is needed of a sealed segment: how many events it has, and its keys in any order."""
+    """What is needed of a sealed segment: how many events it has, and its keys in any order.
+
+    `id_count` counts those too that were compacted away: their ids stay known.
+    """
 
     @property
     def count(self) -> int: ...
+    @property
+    def id_count(self) -> int: ...
     def stream_keys(self) -> Sequence[int]: ...
     def id_keys(self) -> Sequence[int]: ...
 
@@ -128,7 +133,7 @@ class IdTable(_Table):
     def take_in(self, sealed: Sequence[SealedKeys]) -> None:
         """Take in the next segment."""
         known = self._covers(sealed)
-        slots_log2 = min(32, _slots_log2(sum(part.count for part in sealed) * 4))
+        slots_log2 = min(32, _slots_log2(sum(part.id_count for part in sealed) * 4))
         if not known or 32 - slots_log2 < self._shift:
             self._parts, self._sealed, known = [], (), 0
             self._shift = 32 - min(slots_log2 + 1, _MAX_SLOTS_LOG2)

@@ -14,6 +14,8 @@ import os
 import threading
 import time
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Final, Protocol
 
@@ -193,6 +195,54 @@ class FileLock:
             raise
 
 
+@contextmanager
+def held_shared(path: str, timeout_seconds: float) -> Iterator[bool]:
+    """Keep writers out for a moment, for who may only read; whether that succeeded.
+
+    It does not where somebody holds the lock for longer than that. Without a lock file there is no writer.
+    """
+    try:
+        file = ReadFile(path)
+    except FileNotFoundError:
+        yield True
+        return
+    if not _try_lock_shared(file.fd) and not (timeout_seconds and _SharedWaiter(file).wait(timeout_seconds)):
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        _unlock(file.fd)
+
+
+class _SharedWaiter:
+    """Waits for a shared lock in a thread, as a blocked flock cannot be given a time limit.
+
+    A lock that comes too late is given back at once: the process may live on for long.
+    """
+
+    def __init__(self, file: ReadFile) -> None:
+        self._file = file
+        self._mutex = threading.Lock()
+        self._locked = threading.Event()
+        self._abandoned = False
+        threading.Thread(target=self._run, name="evlog-lock", daemon=True).start()
+
+    def _run(self) -> None:
+        _lock_shared(self._file.fd)
+        with self._mutex:
+            if self._abandoned:
+                _unlock(self._file.fd)
+            else:
+                self._locked.set()
+
+    def wait(self, timeout_seconds: float) -> bool:
+        self._locked.wait(timeout_seconds)
+        with self._mutex:
+            self._abandoned = not self._locked.is_set()
+        return not self._abandoned
+
+
 class _Waiter:
     def __init__(self, file: WriteFile, disk: Disk) -> None:
         self._file = file
@@ -269,6 +319,16 @@ if fcntl is not None:
     def _lock(fd: int) -> None:
         fcntl.flock(fd, fcntl.LOCK_EX)
 
+    def _try_lock_shared(fd: int) -> bool:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def _lock_shared(fd: int) -> None:
+        fcntl.flock(fd, fcntl.LOCK_SH)
+
     def _unlock(fd: int) -> None:
         fcntl.flock(fd, fcntl.LOCK_UN)
 
@@ -283,6 +343,9 @@ else:  # pragma: no cover - no POSIX
         from filelock import lock_descriptor
 
         lock_descriptor(fd, poll_interval=0.002)
+
+    _try_lock_shared = _try_lock
+    _lock_shared = _lock
 
     def _unlock(fd: int) -> None:
         from filelock import unlock_descriptor

@@ -9,16 +9,25 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
-from typing import Final
+from typing import Final, TypeVar
 
 from evlog import paths
 from evlog.active import ActiveSegment
 from evlog.disk import MAPS_KEEP_DESCRIPTORS, ReadFile
 from evlog.errors import CorruptionError
 from evlog.events import Record
-from evlog.format import KIND_IDS, KIND_STREAMS, MARK_BYTES, MARKS_BYTES, Marks, decode_marks
+from evlog.format import (
+    KIND_GONE,
+    KIND_IDS,
+    KIND_STREAMS,
+    MARK_BYTES,
+    MARKS_BYTES,
+    Marks,
+    decode_marks,
+)
+from evlog.gone import GoneEvent, GoneFile
 from evlog.index import ColumnIndex, Entries, SealedIndex
 from evlog.known import IdTable, StreamTable
 from evlog.lock import leave_at_fork
@@ -26,7 +35,9 @@ from evlog.manifest import Manifest, SegmentInfo, Stamp, has_stamp, read_manifes
 from evlog.policy_table import PolicyTable
 from evlog.segment import SealedSegment, Segment
 
-# Five files each, of the 256 or 1,024 descriptors that a process may have; else only memory maps.
+_T = TypeVar("_T")
+
+# Six files each, of the 256 or 1,024 descriptors that a process may have; else only memory maps.
 _MAX_OPEN_PARTS: Final = 40 if MAPS_KEEP_DESCRIPTORS else 4096
 _ATTEMPTS: Final = 10  # a manifest replaced this often while it is being read is not a race any more
 
@@ -43,11 +54,13 @@ class SealedPart:
         self.first_position = info.first_position
         self.last_position = info.last_position
         self.count = info.events
+        self.id_count = info.events + info.gone_events
         self._store = store
         self._store_id = manifest.store_id_bytes
         self._opened = opened
         self._in_use = False
         self._segment: SealedSegment | None = None
+        self._gone: GoneFile | None = None
         header = Segment(store, self._store_id, info).header._replace(source_crc=info.offsets_crc)
         prefix = paths.segment_path(store, info.first_position, info.generation, "")[:-1]
         self._index = SealedIndex(prefix, header, self._checked_entries, self._report_fault)
@@ -77,19 +90,45 @@ class SealedPart:
                 raise _missing(self._store, self.info, error) from None
         return segment
 
+    @property
+    def gone(self) -> GoneFile | None:
+        """What is left of the events that a compaction removed, if it removed any.
+
+        Raises:
+            SegmentMoved: the manifest names the segment no more.
+            CorruptionError: the file is missing or damaged.
+        """
+        info = self.info
+        if not info.gone_bytes:
+            return None
+        if not self._in_use:
+            self._use()
+        gone = self._gone
+        if gone is None:
+            path = paths.segment_path(self._store, info.first_position, info.generation, "gone")
+            header = Segment(self._store, self._store_id, info).header._replace(kind=KIND_GONE)
+            try:
+                gone = self._gone = GoneFile(path, header, info.gone_bytes)
+            except FileNotFoundError as error:
+                raise _missing(self._store, info, error) from None
+        return gone
+
     def close(self) -> None:
         """Let go of the files; who still reads from them keeps them until it is done."""
         self._in_use = False
         self._segment = None
+        self._gone = None
         self._index.close()
 
     def stream_keys(self) -> Sequence[int]:
-        """The hash of every stream in it."""
-        return self.index.stream_keys()
+        """The hash of every stream that it knows the last version of."""
+        keys, gone = self.index.stream_keys(), self.gone
+        return keys if gone is None else [*keys, *gone.stream_hashes()]
 
     def id_keys(self) -> Sequence[int]:
-        """The upper half of every id's fold."""
-        return self.index.id_keys()
+        """The upper half of the fold of every id that it knows."""
+        keys, gone = self.index.id_keys(), self.gone
+        return keys if gone is None else [*keys, *gone.id_keys()]
 
     def _use(self) -> None:
         self._in_use = True
@@ -118,6 +157,15 @@ class OpenParts:
             oldest = self._parts.popleft() if len(self._parts) > _MAX_OPEN_PARTS else None
         if oldest is not None:
             oldest.close()
+
+    def forget(self, part: SealedPart) -> None:
+        """Close a segment that the store has no more, so that its files' room becomes free."""
+        with self._mutex:
+            if part in self._parts:
+                self._parts.remove(part)
+            if part in self.faulty:
+                self.faulty.remove(part)
+        part.close()
 
     def close(self) -> None:
         """Close them all."""
@@ -293,35 +341,54 @@ class Log:
         for place in places:
             yield sealed[place]
 
+    def settled(self, look: Callable[[], _T]) -> _T:
+        """The result of a look at the segments, begun anew where a compaction takes them away under it."""
+        while True:
+            try:
+                return look()
+            except SegmentMoved:
+                self.refresh()
+
     def find_last(self, stream: str, stream_hash: int) -> Record | None:
         """The stream's last event, None if it has none."""
         for part in self.stream_parts(stream_hash):
-            for number in part.index.find_newest_first(KIND_STREAMS, stream_hash):
-                record = part.segment.record(number)
-                if record[2] == stream:
-                    return record
+            record = _last_of(part, stream, stream_hash)
+            if record is not None:
+                return record
         return None
 
     def find_version(self, stream: str, stream_hash: int) -> int:
-        """The stream's last version, 0 if it has none."""
-        record = self.find_last(stream, stream_hash)
-        return 0 if record is None else record[1]
+        """The stream's last version, 0 if it never had one; also when all its events were compacted away."""
+        for part in self.stream_parts(stream_hash):
+            record = _last_of(part, stream, stream_hash)
+            if record is not None:
+                return record[1]
+            if isinstance(part, SealedPart) and (gone := part.gone) is not None:
+                version = gone.version_of(stream, stream_hash)
+                if version:
+                    return version
+        return 0
 
-    def find_ids(self, ids: Sequence[bytes], folds: Sequence[int]) -> dict[int, Record]:
-        """The events that have one of the ids, by the id's index."""
+    def find_ids(self, ids: Sequence[bytes], folds: Sequence[int]) -> dict[int, Record | GoneEvent]:
+        """The events that have one of the ids, also those that were compacted away; by the id's index."""
         with self.mutex:
             sealed, active = self.view()
             suspects = self._ids.places(sealed, folds)
-        found = _records_with(active, active.index.known(KIND_IDS, folds), ids)
+        found: dict[int, Record | GoneEvent] = {}
+        found.update(_records_with(active, active.index.known(KIND_IDS, folds), ids))
         asked: defaultdict[int, list[int]] = defaultdict(list)
         for at, places in suspects.items():
             for place in places:
                 asked[place].append(at)
         for place in sorted(asked, reverse=True):
             part = sealed[place]
-            unknown = (at for at in asked[place] if at not in found)
+            unknown = [at for at in asked[place] if at not in found]
             pairs = [(at, number) for at in unknown for number in part.index.find(KIND_IDS, folds[at])]
             found.update(_records_with(part, pairs, ids))
+            if (gone := part.gone) is not None:
+                for at in unknown:
+                    if at not in found and (left := gone.find(ids[at], folds[at])) is not None:
+                        found[at] = left
         return found
 
     def policies(self) -> PolicyTable:
@@ -343,12 +410,16 @@ class Log:
             return
         with self.mutex:
             sealed = self.sealed
-            for table in (self._streams, self._ids):
-                if table.is_due(sealed):
-                    table.take_in(sealed)
+            try:
+                for table in (self._streams, self._ids):
+                    if table.is_due(sealed):
+                        table.take_in(sealed)
+            except SegmentMoved:
+                pass  # the next refresh finds the segments that are there now
 
     def _load(self) -> None:
         manifest, stamp = read_manifest(self.store)
+        before = [] if self._stamp is None else self.sealed
         known, active = ([], None) if self._stale else self._view
         parts = {part.info: part for part in known}
         infos = manifest.segments
@@ -361,6 +432,10 @@ class Log:
         self._view = self.sealed, self.active = sealed, active
         self._stamp = stamp
         self._stale = False
+        kept = set(map(id, sealed))
+        for part in before:
+            if id(part) not in kept:
+                self._opened.forget(part)
 
     def _open_active(self, manifest: Manifest, info: SegmentInfo) -> ActiveSegment:
         try:
@@ -369,8 +444,18 @@ class Log:
             raise _missing(self.store, info, error) from None
 
 
+def _last_of(part: Part, stream: str, stream_hash: int) -> Record | None:
+    for number in part.index.find_newest_first(KIND_STREAMS, stream_hash):
+        record = part.segment.record(number)
+        if record[2] == stream:
+            return record
+    return None
+
+
 def _records_with(part: Part, pairs: Sequence[tuple[int, int]], ids: Sequence[bytes]) -> dict[int, Record]:
     """Of pairs of an id's index and an entry's number: the records that do have the id, by the index."""
+    if not pairs:  # as ever but for a retry
+        return {}
     records = chain.from_iterable(part.segment.records([number for _, number in pairs]))
     return {at: record for (at, _), record in zip(pairs, records, strict=True) if record[4] == ids[at]}
 

@@ -21,7 +21,10 @@ _CRC_KEY: Final = b',"crc32":"'
 
 
 class SegmentInfo(NamedTuple):
-    """One segment as the manifest knows it; from `last_position` on, facts of a sealed one (0 if active)."""
+    """One segment as the manifest knows it; from `last_position` on, facts of a sealed one (0 if active).
+
+    Of a compacted segment, positions and times bound what was there before; what went is in its .gone file.
+    """
 
     first_position: int
     generation: int
@@ -32,10 +35,17 @@ class SegmentInfo(NamedTuple):
     offsets_crc: int = 0
     first_time_us: int = 0
     last_time_us: int = 0
+    gone_events: int = 0
+    gone_bytes: int = 0
+    gone_crc: int = 0
 
     @property
     def sealed(self) -> bool:
-        return self.events > 0
+        return self.last_position > 0
+
+
+_ACTIVE_FIELDS: Final = SegmentInfo._fields[:3]
+_SEALED_FIELDS: Final = SegmentInfo._fields[:9]  # of one that was never compacted
 
 
 class Manifest(NamedTuple):
@@ -149,9 +159,10 @@ def replace_manifest(store: str, manifest: Manifest, disk: Disk) -> None:
 
 def _encode_segment(segment: SegmentInfo) -> dict[str, int]:
     fields = segment._asdict()
-    if segment.sealed:
+    if segment.gone_bytes:
         return fields
-    return {name: fields[name] for name in ("first_position", "generation", "tag")}
+    names = _SEALED_FIELDS if segment.sealed else _ACTIVE_FIELDS
+    return {name: fields[name] for name in names}
 
 
 def _validate(manifest: Manifest) -> None:
@@ -169,4 +180,6 @@ def _validate(manifest: Manifest) -> None:
             raise ValueError(f"segment {number} does not follow the one before it")
         if segment.sealed and segment.last_position - segment.first_position + 1 < segment.events:
             raise ValueError(f"segment {number} has more events than positions")
+        if segment.sealed and not segment.events and not segment.gone_bytes:
+            raise ValueError(f"segment {number} is sealed and says of no event where it went")
         last_position = segment.last_position

@@ -1,7 +1,7 @@
 """File name ⇄ meaning: the one module that builds and parses the names in a store.
 
-    STORE/manifest.json  lock  durable
-    STORE/segments/<first position, 20 digits>.<generation>.<log|offsets|streams|types|ids>
+    STORE/manifest.json  lock  durable  compaction
+    STORE/segments/<first position, 20 digits>.<generation>.<log|offsets|streams|types|ids|gone>
     STORE/subscriptions/<name, escaped>.<json|parked|lock>
 
 It touches no file. Names that it did not build parse to None.
@@ -15,10 +15,11 @@ from typing import Final, NamedTuple
 MANIFEST: Final = "manifest.json"
 LOCK: Final = "lock"
 DURABLE: Final = "durable"
+COMPACTION: Final = "compaction"
 SEGMENTS: Final = "segments"
 SUBSCRIPTIONS: Final = "subscriptions"
 TEMPORARY: Final = ".tmp"  # appended to a file's name while it is being written
-SUFFIXES: Final = ("log", "offsets", "streams", "types", "ids")
+SUFFIXES: Final = ("log", "offsets", "streams", "types", "ids", "gone")
 
 # What may lie in a directory that is about to become a store: the leftovers of an interrupted `init`.
 INIT_LEFTOVERS: Final = frozenset({LOCK, DURABLE, SEGMENTS, MANIFEST + TEMPORARY})
@@ -30,7 +31,7 @@ _MAX_ESCAPED: Final = 200
 _BASE32: Final = "%%"
 _SUBSCRIPTION_NAME: Final = re.compile(r"(.+)\.(json|parked|lock)", re.ASCII)
 
-_SEGMENT_NAME: Final = re.compile(r"(\d{20})\.(\d{1,10})\.(log|offsets|streams|types|ids)", re.ASCII)
+_SEGMENT_NAME: Final = re.compile(r"(\d{20})\.(\d{1,10})\.(log|offsets|streams|types|ids|gone)", re.ASCII)
 
 
 class SegmentFile(NamedTuple):
@@ -51,6 +52,10 @@ def lock_path(store: str) -> str:
 
 def durable_path(store: str) -> str:
     return f"{store}/{DURABLE}"
+
+
+def compaction_path(store: str) -> str:
+    return f"{store}/{COMPACTION}"
 
 
 def segments_path(store: str) -> str:

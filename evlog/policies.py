@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from datetime import timedelta
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 from evlog.events import CATEGORY_PREFIX, METADATA_PREFIX, SYSTEM_PREFIX, Record, category_of
@@ -140,6 +141,7 @@ def encode_policy(rule: Rule) -> bytes:
     return json.dumps(as_words(rule), separators=(",", ":")).encode()
 
 
+@lru_cache(maxsize=4096)  # many streams have the same one, say `{"$tb":2}`
 def decode_policy(data: bytes) -> Rule:
     """The policy that an event's data makes. What cannot be understood says nothing."""
     try:

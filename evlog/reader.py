@@ -11,7 +11,7 @@ events, which have to be asked for.
 from __future__ import annotations
 
 import time
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from functools import partial
@@ -133,7 +133,8 @@ def read_stream(
     limit: int | None,
 ) -> Iterator[Event]:
     """The visible events of one stream within the bounds, of these types, in version order."""
-    batches: Iterator[Sequence[Record]] = _stream_batches(log, stream, bounds, reverse)
+    few = _FEW_EVENTS if limit is None else max(1, min(limit, _FEW_EVENTS))
+    batches: Iterator[Sequence[Record]] = _stream_batches(log, stream, bounds, reverse, few)
     if types is not None:
         batches = ([record for record in records if record[3] in types] for records in batches)
     return _limited(_flatten(batches), limit)
@@ -155,7 +156,7 @@ def _batches(log: Log, selection: Selection, reverse: bool) -> Iterator[Iterable
     while low <= high:
         bounded = selection._replace(first_position=low, last_position=high)
         try:
-            parts = _view(log)
+            parts = _view(log, low, high)
             for part, count, has_system in reversed(parts) if reverse else parts:
                 if part.last_position < low or part.first_position > high or not count:
                     continue
@@ -172,11 +173,17 @@ def _batches(log: Log, selection: Selection, reverse: bool) -> Iterator[Iterable
         raise damage
 
 
-def _view(log: Log) -> list[tuple[Part, int, bool]]:
-    """The segments, how many events each has, and whether some may be the store's own."""
+def _view(log: Log, low: int, high: int) -> list[tuple[Part, int, bool]]:
+    """The segments with these positions, with the number of events, and whether some are the store's own."""
     with log.mutex:
         own = log.policies().system_numbers
-        return [(part, part.count, bool(own(place))) for place, part in enumerate(log.parts())]
+        sealed, active = log.view()
+        # A follower reads a few events at a time, of a store that may have thousands of segments.
+        first = bisect_left(sealed, low, key=lambda part: part.last_position)
+        last = bisect_right(sealed, high, key=lambda part: part.first_position)
+        parts: list[Part] = [*sealed[first:last], active]
+        places = [*range(first, last), len(sealed)]
+        return [(part, part.count, bool(own(place))) for part, place in zip(parts, places, strict=True)]
 
 
 def _part_batches(
@@ -259,8 +266,10 @@ def _limited(events: Iterator[Event], limit: int | None) -> Iterator[Event]:
 # --- one stream
 
 
-def _stream_batches(log: Log, stream: str, bounds: Bounds, reverse: bool) -> Iterator[Sequence[Record]]:
-    """A stream's records by version, some at a time; where an index allows, only those in the bounds."""
+def _stream_batches(
+    log: Log, stream: str, bounds: Bounds, reverse: bool, few: int
+) -> Iterator[Sequence[Record]]:
+    """A stream's records by version, a few, then more at a time; if an index allows, only in the bounds."""
     stream_hash = hash_stream(stream)
     reached: int | None = None  # the position up to (or, in reverse, down to) which everything was yielded
     damage = log.damage
@@ -279,13 +288,15 @@ def _stream_batches(log: Log, stream: str, bounds: Bounds, reverse: bool) -> Ite
                 if not count or (reached is not None and _is_passed(part, reached, reverse)):
                     continue
                 numbers = part.index.find(KIND_STREAMS, stream_hash)
-                if isinstance(part, ActivePart):
-                    numbers = numbers[: bisect_left(numbers, count)]
+                places = range(bisect_left(numbers, count))  # a slice of many numbers would be a copy
+                if reached is not None:
+                    places = _beyond(part, numbers, places, reached, reverse)
                 if bounds != _UNBOUNDED:
-                    numbers = _narrowed(part, numbers, stream, bounds)
-                if not numbers:
+                    places = _narrowed(part, numbers, places, stream, bounds)
+                if not places:
                     continue
-                for records in part.segment.records(numbers[::-1] if reverse else numbers):
+                among = places[::-1] if reverse else places if len(places) < len(numbers) else None
+                for records in part.segment.records(numbers, among, few):
                     own = [record for record in records if record[2] == stream]  # hashes may collide
                     if own:
                         yield own if bounds == _UNBOUNDED else _within(own, bounds)
@@ -315,33 +326,72 @@ def _is_passed(part: Part, reached: int, reverse: bool) -> bool:
     return part.first_position >= reached if reverse else part.last_position <= reached
 
 
+def _beyond(part: Part, numbers: Sequence[int], places: range, reached: int, reverse: bool) -> range:
+    """The places without what was yielded, out of a segment that a compaction has merged with this one."""
+    if not part.first_position <= reached <= part.last_position:
+        return places
+    if reverse:
+        return places[: bisect_left(numbers, part.segment.number_of(reached))]
+    return places[bisect_left(numbers, part.segment.number_of(reached + 1)) :]
+
+
 def _within(records: list[Record], bounds: Bounds) -> list[Record]:
     return [record for record in records if bounds.begun_by(record) and not bounds.passed_by(record)]
 
 
-def _narrowed(part: Part, numbers: Sequence[int], stream: str, bounds: Bounds) -> Sequence[int]:
-    """Without most of the entries outside the bounds, found by bisection; all, if hashes collide."""
+def _narrowed(part: Part, numbers: Sequence[int], places: range, stream: str, bounds: Bounds) -> range:
+    """The places without most of those outside the bounds, found by bisection; all, if hashes collide."""
     if isinstance(part, SealedPart):
         since_us, until_us = bounds.since_us, bounds.until_us
         if since_us is not None and part.info.last_time_us < since_us:
-            return ()
+            return range(0)
         if until_us is not None and part.info.first_time_us >= until_us:
-            return ()
-    if len(numbers) <= _FEW_EVENTS:
-        return numbers
+            return range(0)
+    if len(places) <= _FEW_EVENTS:
+        return places
 
-    def record_of(number: int) -> Record:
-        record = part.segment.record(number)
+    def begun(place: int) -> bool:
+        return bounds.begun_by(own_record(place))
+
+    def passed(place: int) -> bool:
+        return bounds.passed_by(own_record(place))
+
+    def own_record(place: int) -> Record:
+        record = part.segment.record(numbers[place])
         if record[2] != stream:
             raise _MixedStreams
         return record
 
     try:
-        low = bisect_left(numbers, True, key=lambda number: bounds.begun_by(record_of(number)))
-        high = bisect_left(numbers, True, low, key=lambda number: bounds.passed_by(record_of(number)))
+        if bounds.since_us is None and bounds.until_us is None:
+            low, high = _guessed(part, numbers, places, bounds)
+            if _turns_at(low, places, begun) and _turns_at(high, places, passed):
+                return range(low, high)
+        low = bisect_left(places, True, key=begun)
+        return range(low, bisect_left(places, True, low, key=passed))
     except _MixedStreams:
-        return numbers
-    return numbers[low:high]
+        return places
+
+
+def _guessed(part: Part, numbers: Sequence[int], places: range, bounds: Bounds) -> tuple[int, int]:
+    """Where the bounds are by the versions in entries, for records to confirm: four instead of forty."""
+    version_in = part.segment.version_in_entry
+    first, last = bounds.first_version, bounds.last_version
+
+    def version(place: int) -> int:
+        return version_in(numbers[place])
+
+    low, high = 0, len(places)
+    if first > 1:
+        low = high if version(high - 1) < first else bisect_left(places, first, key=version)
+    if last is not None and low < high and version(high - 1) > last:
+        high = bisect_right(places, last, low, key=version)
+    return low, high
+
+
+def _turns_at(at: int, places: range, holds: Callable[[int], bool]) -> bool:
+    """Whether what holds from some place on begins to hold at `at`."""
+    return (at == 0 or not holds(at - 1)) and (at == len(places) or holds(at))
 
 
 class _MixedStreams(Exception):

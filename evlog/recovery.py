@@ -29,7 +29,7 @@ from evlog.format import (
     encode_file_header,
     encode_mark,
 )
-from evlog.log import Log, SealedPart
+from evlog.log import Log, SealedPart, SegmentMoved
 from evlog.manifest import replace_manifest
 
 
@@ -112,13 +112,15 @@ def build_indexes(part: SealedPart, disk: Disk) -> None:
     Not synced: every byte is under a CRC, and what a power loss takes is built again. No room, or no
     permission, is no reason to fail an append that is durable already.
     """
-    with contextlib.suppress(EvlogError):
+    with contextlib.suppress(EvlogError, SegmentMoved):
+        if not os.path.exists(part.segment.log_path):
+            return  # a compaction took it; it may be open here still
         entries = part.segment.checked_entries()
         if part.segment.entries_damaged:
             header = encode_file_header(part.segment.header._replace(kind=KIND_OFFSETS))
-            _replace_derived(part.segment.offsets_path, header + bytes(entries), disk)
+            replace_derived(part.segment.offsets_path, header + bytes(entries), disk)
         for kind in part.index.missing():
-            _replace_derived(part.index.path(kind), part.index.build(kind, entries), disk)
+            replace_derived(part.index.path(kind), part.index.build(kind, entries), disk)
             part.index.forget(kind)
 
 
@@ -144,7 +146,8 @@ def _is_running(pid: str) -> bool:
     return True
 
 
-def _replace_derived(path: str, content: bytes, disk: Disk) -> None:
+def replace_derived(path: str, content: bytes, disk: Disk) -> None:
+    """Put a derived file in the place of what is there, in one step; not synced, as it can be made again."""
     temporary = f"{path}.{os.getpid()}{paths.TEMPORARY}"
     try:
         file = disk.open(temporary, create=True, truncate=True)

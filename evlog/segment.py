@@ -14,13 +14,14 @@ from typing import Any, Final
 from zlib import crc32
 
 from evlog import paths
-from evlog.disk import map_file
+from evlog.disk import ReadFile, map_file
 from evlog.errors import CorruptionError, EvlogError, NotAStore, UnsupportedFormat
 from evlog.events import Record
 from evlog.format import (
     ENTRY,
     ENTRY_BYTES,
     ENTRY_PLACE,
+    ENTRY_VERSION,
     FILE_HEADER_BYTES,
     FORMAT_VERSION,
     FRAME_HEADER_BYTES,
@@ -44,6 +45,7 @@ from evlog.manifest import SegmentInfo
 _WHOLE_BODY_BYTES: Final = 4 << 20
 _RECORDS_AT_ONCE: Final = 256
 _BYTES_AT_ONCE: Final = 1 << 20
+_WINDOW_BYTES: Final = 1 << 16
 _FIRST_RECORDS: Final = 32  # who asks for one page, or one event, does not pay for more
 
 
@@ -63,6 +65,20 @@ def check_file_header(raw: bytes, path: str, expected: FileHeader) -> None:
         raise NotAStore(path, "the file belongs to another store")
     if found != expected:
         raise CorruptionError(path, 0, "its header names another segment; was the file swapped?")
+
+
+def written_end(log: ReadFile, low: int, high: int) -> int:
+    """Where the last byte between two offsets ends that is not zero; `low` if there is none.
+
+    No frame ends with a zero: so behind whole frames this is where the last one ends, and room begins.
+    """
+    while high > low:
+        at = max(low, high - _WINDOW_BYTES)
+        window = log.read(high - at, at)
+        if window != bytes(len(window)):
+            return at + len(window.rstrip(b"\0"))
+        high = at
+    return low
 
 
 class Segment:
@@ -107,16 +123,31 @@ class Segment:
         record: Record = unpack(raw, use_list=False)
         return record
 
-    def records(self, numbers: Sequence[int]) -> Iterator[Sequence[Record]]:
+    def version_in_entry(self, number: int) -> int:
+        """The version that entry `number` names: nothing to rely on before its record has said the same."""
+        version: int = ENTRY_VERSION.unpack_from(self.entries, number * ENTRY_BYTES)[0]
+        return version
+
+    def records(
+        self, numbers: Sequence[int], among: range | None = None, first: int = _FIRST_RECORDS
+    ) -> Iterator[Sequence[Record]]:
         """The records of the entries, checked, in the order given, some at a time (first few, then more).
+
+        Args:
+            among: where in `numbers` those stand that are asked for, in their order; left out, all.
+            first: how many at first.
 
         Raises:
             CorruptionError: one is damaged; those before it were yielded.
         """
         place = ENTRY_PLACE.unpack_from
-        at, step = 0, _FIRST_RECORDS
-        while at < len(numbers):
-            chunk = numbers[at : at + step]
+        at, step = 0, first
+        count = len(numbers if among is None else among)
+        while at < count:
+            if among is None:
+                chunk = numbers[at : at + step]
+            else:
+                chunk = [numbers[place] for place in among[at : at + step]]
             entries = self.entries
             places = [place(entries, number * ENTRY_BYTES) for number in chunk]
             _, lengths, crcs = zip(*places, strict=True)
@@ -142,7 +173,7 @@ class Segment:
             if crc32(raw) == crc:
                 return decode_record(raw)
         offset = ENTRY_PLACE.unpack_from(self.entries, number * ENTRY_BYTES)[0]
-        raise CorruptionError(self.log_path, offset, "a record fails its CRC", self.first_position + number)
+        raise CorruptionError(self.log_path, offset, "a record fails its CRC", self._position_of(number))
 
     # --- by position
 
@@ -151,9 +182,17 @@ class Segment:
         number = position - self.first_position
         if number <= 0:
             return 0
-        if self.info.sealed and self.info.last_position - self.first_position + 1 != self.count:
+        if self._has_gaps():
             return bisect_left(range(self.count), position, key=lambda at: self.record(at)[0])
         return min(number, self.count)
+
+    def _position_of(self, number: int) -> int | None:
+        """The position of an entry whose record cannot be read, where entries alone tell it."""
+        return None if self._has_gaps() else self.first_position + number
+
+    def _has_gaps(self) -> bool:
+        info = self.info
+        return info.sealed and info.last_position - info.first_position + 1 != info.events
 
     def number_at_time(self, time_us: int, count: int) -> int:
         """The number of the first of `count` entries whose event is not before the time."""
@@ -234,7 +273,7 @@ class Segment:
                 fault = str(error)
             if attempt or not self.repair_entries():
                 break
-        raise CorruptionError(self.log_path, offset, fault, self.first_position + number)
+        raise CorruptionError(self.log_path, offset, fault, self._position_of(number))
 
     def _header(self, window: bytes | memoryview, at: int, offset: int) -> FrameHeader:
         try:

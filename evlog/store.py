@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from types import TracebackType
-from typing import NamedTuple, Self, overload
+from typing import TYPE_CHECKING, NamedTuple, Self, overload
 from uuid import UUID
 
 from evlog import paths, subscriptions
@@ -35,6 +35,7 @@ from evlog.events import (
     check_type,
     encode_events,
 )
+from evlog.findings import VerifyReport
 from evlog.follow import Subscription
 from evlog.format import hash_stream
 from evlog.log import Log
@@ -45,6 +46,11 @@ from evlog.retention import check_before, check_max_age, check_max_count, delete
 from evlog.subscriptions import ReplayResult, SubscriptionInfo
 from evlog.visibility import PolicyInfo, list_policies
 from evlog.writer import Writer
+
+if TYPE_CHECKING:  # what is rare is imported when it is used: a shell command lives for 0.1 s
+    from evlog.compact import Compaction, Progress
+    from evlog.repair import RepairReport
+    from evlog.salvage import SalvageReport
 
 
 class AppendResult(NamedTuple):
@@ -322,7 +328,8 @@ class EventStore:
         """Follow the log: every matching event in position order, those that come later too.
 
         An event is given out once it is acknowledged. Within one run none is given out twice or left out;
-        what a named subscription gave out and did not save when it died comes again in its next run.
+        what a named subscription gave out and did not save when it died comes again in its next run. What a
+        policy hides comes out until a compaction removes it, as in `read_all`: so nothing is missed by age.
 
         Args:
             name: a durable subscription (1 to 100 bytes of UTF-8): its next run goes on where this one ended.
@@ -452,7 +459,7 @@ class EventStore:
         check_readable_name(stream)
         log = self._refreshed()
         log.raise_damage()  # the stream may have events there
-        return log.find_version(stream, hash_stream(stream))
+        return log.settled(lambda: log.find_version(stream, hash_stream(stream)))
 
     def has_stream(self, stream: str) -> bool:
         """Whether there is such a stream: it has events and is not deleted. What STREAM_EXISTS goes by."""
@@ -497,6 +504,30 @@ class EventStore:
         log = self._refreshed()
         log.raise_damage()
         return describe(log)
+
+    # --- checking
+
+    def verify(
+        self,
+        *,
+        quick: bool = False,
+        against: str | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> VerifyReport:
+        """Check everything on disk against everything else; writers may go on meanwhile.
+
+        Args:
+            quick: only lengths, headers and the end of the log: a moment, whatever the size.
+            against: a `POSITION:DIGEST` that an earlier report gave as `head_digest`: whether history up to
+                there is what it was.
+            progress: is called with the bytes checked so far and their total.
+
+        Raises:
+            InvalidArgument: `against` is no such text, or was asked for together with `quick`.
+            StoreNotFound, NotAStore, UnsupportedFormat, StoreAccessDenied: there is nothing to check.
+        """
+        self._opened()
+        return verify_store(self.path, quick=quick, against=against, progress=progress)
 
     # --- retention
 
@@ -561,7 +592,9 @@ class EventStore:
         if stream is None:
             return retention_of(log.policies().rules().categories.get(category or ""), 0)
         rule = log.policies().rule_for(stream)
-        return retention_of(rule, 0 if rule is None else log.find_version(stream, hash_stream(stream)))
+        if rule is None:
+            return retention_of(rule, 0)
+        return retention_of(rule, log.settled(lambda: log.find_version(stream, hash_stream(stream))))
 
     def delete_stream(self, stream: str, *, tombstone: bool = False, expected: ExpectedVersion = ANY) -> int:
         """Delete a stream: its events are hidden, and the next compaction removes them. Durable on return.
@@ -597,6 +630,50 @@ class EventStore:
     def torn_tails(self) -> builtins.list[TornTail]:
         """What this object cut from the end of the log: appends that a crash had left unfinished."""
         return [] if self._writer is None else self._writer.torn_tails
+
+    # --- maintenance
+
+    def compact(
+        self, *, dry_run: bool = False, force: bool = False, progress: Progress | None = None
+    ) -> Compaction:
+        """Remove the events that policies hide, and merge small segments; durable when this returns.
+
+        Positions, versions, ids, times and bytes of all other events stay; so do the last version of every
+        stream and the knowledge of every id. Others read and write meanwhile. As with KurrentDB's scavenge
+        nothing that is removed comes back. Interrupted, also by an exception out of `progress`, the next call
+        goes on with it.
+
+        Args:
+            dry_run: only say what would go.
+            force: also remove events that a named subscription has not come to yet.
+            progress: called every few milliseconds with the bytes that are done, and all that there are.
+
+        Raises:
+            SubscriptionBehind: a named subscription has not come to events that would go.
+            CompactionRunning: another process is at it.
+            LockTimeout, StoreFull, StoreIOError: the next call goes on.
+            CorruptionError: an event is damaged; it is neither copied nor removed.
+        """
+        from evlog.compact import compact, plan_compaction
+
+        log = self._refreshed()
+        if dry_run:
+            return plan_compaction(log)
+        writer = self._open_writer()
+        if not self._sync:  # that a compaction began must be durable before it removes anything
+            writer = Writer(log, sync=True, lock_timeout_seconds=self._lock_timeout_seconds, disk=self._disk)
+        try:
+            return compact(
+                log,
+                writer,
+                self._disk,
+                force=force,
+                progress=progress,
+                lock_timeout_seconds=self._lock_timeout_seconds,
+            )
+        finally:
+            if not self._sync:
+                writer.close()
 
     # --- closing
 
@@ -655,6 +732,75 @@ class EventStore:
                     disk=self._disk,
                 )
             return self._writer
+
+
+def verify_store(
+    path: str | os.PathLike[str],
+    *,
+    quick: bool = False,
+    against: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> VerifyReport:
+    """What `EventStore.verify` does, also for a store that is too damaged to be opened.
+
+    Raises:
+        As `EventStore.verify`.
+    """
+    from evlog import verify
+    from evlog.digest import parse_pin
+
+    if quick and against is not None:
+        raise InvalidArgument("a digest needs every byte, and quick reads few; give one of the two")
+    pin = None if against is None else parse_pin(against)
+    return verify.verify_store(os.fspath(path), quick=quick, pin=pin, progress=progress)
+
+
+def repair_store(
+    path: str | os.PathLike[str],
+    *,
+    lock_timeout: float | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> RepairReport:
+    """Verify a store and mend what loses nothing: indexes, a torn tail, leftovers of crashes.
+
+    What is damaged for good stays as it is; the result says which events that costs. Durable on return.
+
+    Args:
+        lock_timeout: seconds to wait for other writers; None waits for as long as it takes.
+        progress: as in `EventStore.verify`.
+
+    Raises:
+        LockTimeout: other writers held the lock for longer than `lock_timeout`.
+        StoreFull, StoreIOError: the disk refuses; running it again goes on.
+        As `EventStore.verify`.
+    """
+    from evlog import repair
+
+    return repair.repair_store(os.fspath(path), lock_timeout_seconds=lock_timeout, progress=progress)
+
+
+def salvage_store(
+    path: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> SalvageReport:
+    """Copy all that is whole of a damaged store into a new one; the old one is only read.
+
+    Events keep position, version, id and time; where some are lost there are gaps, and the result lists
+    them. The new store has the old one's id, so use one of the two. Durable on return.
+
+    Args:
+        out: a directory that is empty or not there yet.
+        progress: as in `EventStore.verify`.
+
+    Raises:
+        NotAStore: there is something at `out`, or nothing to salvage.
+        StoreFull, StoreIOError, StoreAccessDenied: the disk refuses.
+    """
+    from evlog import salvage
+
+    return salvage.salvage_store(os.fspath(path), os.fspath(out), progress=progress)
 
 
 def exists(path: str | os.PathLike[str]) -> bool:

@@ -20,7 +20,7 @@ from evlog.checkpoint import (
     list_names,
 )
 from evlog.disk import Disk
-from evlog.errors import CorruptionError, InvalidArgument, SubscriptionNotFound
+from evlog.errors import CorruptionError, EvlogError, InvalidArgument, SubscriptionNotFound
 from evlog.events import Event
 from evlog.follow import Subscription, position_before
 from evlog.log import Log
@@ -276,5 +276,7 @@ def _say(filter: Filter) -> str:
 
 
 def describe_error(error: Exception) -> str:
-    """An error as it is kept with a parked event."""
+    """An error as it is kept with a parked event; what evlog raises says by its text alone what is wrong."""
+    if isinstance(error, EvlogError):
+        return str(error)
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

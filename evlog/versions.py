@@ -115,9 +115,7 @@ class StreamVersions:
             if not before and expected in (NO_STREAM, STREAM_EXISTS) and policies.any:
                 rule = policies.rule_for(stream)
                 if rule is not None and rule.is_deleted(actual):
-                    actual = (
-                        0  # as with KurrentDB: a deleted stream does not exist, though its versions go on
-                    )
+                    actual = 0  # as with KurrentDB: it does not exist, though its versions go on
             actual += before
             if not expectation.is_met(actual):
                 raise WrongExpectedVersion(stream, expected, actual)

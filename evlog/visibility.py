@@ -40,6 +40,10 @@ class Visible(NamedTuple):
 
 def list_policies(log: Log) -> list[PolicyInfo]:
     """Every policy in force, of streams and then of categories, by name."""
+    return log.settled(lambda: _list_policies(log))
+
+
+def _list_policies(log: Log) -> list[PolicyInfo]:
     rules = log.policies().rules()
     policies = [
         PolicyInfo(name, None, retention_of(rule, log.find_version(name, hash_stream(name))))

@@ -110,6 +110,17 @@ class Writer:
             self._build_indexes()
         return result
 
+    def seal(self) -> None:
+        """Begin the next segment, unless the active one is empty: a compaction rewrites sealed ones only.
+
+        Raises:
+            LockTimeout, StoreFull, StoreIOError: as `append`.
+        """
+        with self._lock:
+            self._catch_up_locked()
+            if self._log.active.count:
+                self._roll_locked()  # indexed by the next append, unless the segment is gone by then
+
     def _acknowledge(self, file: WriteFile, tag: int, end: int, *, written: bool) -> None:
         try:
             if written or not self._durability.covers(file, tag, end):
@@ -258,6 +269,9 @@ class Writer:
         too_long = active.end + frame_bytes > settings.segment_bytes
         if not active.count or not (too_long or active.count + count > settings.segment_events):
             return
+        self._roll_locked()
+
+    def _roll_locked(self) -> None:
         assert self._log_file is not None
         assert self._offsets_file is not None
         self._unsure = True

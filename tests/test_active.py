@@ -113,7 +113,7 @@ def test_torn_tail_is_not_taken_in_and_is_named(store: EventStore) -> None:
 def test_zeros_behind_the_last_frame_are_room_and_no_tail(
     store: EventStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("evlog.active._WINDOW_BYTES", 1000)
+    monkeypatch.setattr("evlog.segment._WINDOW_BYTES", 1000)
     (log,) = segment_files(store, "log")
     whole = frames_of(log)
     expected = state(active(store))[:4]

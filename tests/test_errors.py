@@ -34,6 +34,12 @@ SAMPLES: list[tuple[EvlogError, int, dict[str, Any]]] = [
     (errors.SubscriptionNotFound("n"), 5, {"name": "n"}),
     (errors.SubscriptionBusy("n"), 6, {"name": "n"}),
     (errors.LockTimeout("p", 1.5), 6, {"path": "p", "timeout_seconds": 1.5}),
+    (errors.CompactionRunning("p"), 6, {"path": "p"}),
+    (
+        errors.SubscriptionBehind("n", 3, 9),
+        3,
+        {"subscription": "n", "checkpoint": 3, "position": 9},
+    ),
     (errors.StoreFull("p", "r"), 9, {"path": "p", "reason": "r"}),
     (errors.StoreAccessDenied("p", "r"), 1, {"path": "p", "reason": "r"}),
     (errors.StoreIOError("p", "r"), 1, {"path": "p", "reason": "r"}),

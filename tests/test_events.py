@@ -149,7 +149,7 @@ ODD: list[NewEvent] = [
 @pytest.mark.parametrize("odd", [None, *ODD])
 @pytest.mark.parametrize("at", [0, 3])
 def test_events_of_one_form_are_encoded_as_each_of_them_alone(odd: NewEvent | None, at: int) -> None:
-    events = [NewEvent("T", b'{"n":%d}' % number, id=os.urandom(16)) for number in range(4)]
+    events = [NewEvent("T", b'{"n":%d}' % number, id=os.urandom(16)) for number in range(ev._BULK_EVENTS)]
     if odd is not None:
         events[at] = odd
     encoded, unchecked = ev._encode_each(events)
@@ -170,7 +170,7 @@ def test_events_of_one_form_are_encoded_as_each_of_them_alone(odd: NewEvent | No
     ids=["data", "id", "size", "type", "content type", "metadata"],
 )
 def test_bad_event_among_events_of_one_form_is_refused(bad: NewEvent) -> None:
-    good = [NewEvent("T", b"{}", id=os.urandom(16)) for _ in range(3)]
+    good = [NewEvent("T", b"{}", id=os.urandom(16)) for _ in range(ev._BULK_EVENTS)]
     with pytest.raises((InvalidEvent, EventTooLarge)):
         encode_events([*good, bad])
 

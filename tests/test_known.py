@@ -28,6 +28,10 @@ class Keys:
     def count(self) -> int:
         return max(len(self.streams), len(self.ids))
 
+    @property
+    def id_count(self) -> int:
+        return self.count
+
     def stream_keys(self) -> Sequence[int]:
         return self.streams
 

@@ -21,24 +21,28 @@ PACKAGE = Path(__file__).parent.parent / "evlog"
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"_version", "errors"}),
     frozenset({"events"}),
-    frozenset({"format", "paths", "batch", "jsonlines", "when", "policies"}),
+    frozenset({"format", "paths", "batch", "jsonlines", "when", "policies", "findings", "digest"}),
     frozenset({"disk"}),
-    frozenset({"lock", "manifest", "index", "known", "policy_table", "notify"}),
+    frozenset(
+        {"lock", "manifest", "index", "known", "gone", "policy_table", "notify", "checkindex", "workers"}
+    ),
     frozenset({"segment", "checkpoint"}),
-    frozenset({"active"}),
-    frozenset({"log"}),
-    frozenset({"recovery"}),
-    frozenset({"dedupe", "versions", "durability", "roll"}),
-    frozenset({"writer", "reader", "create"}),
-    frozenset({"visibility", "retention", "follow"}),
-    frozenset({"catalog", "subscriptions"}),
+    frozenset({"active", "checklog"}),
+    frozenset({"log", "checksegment"}),
+    frozenset({"recovery", "crosscheck", "checkfiles", "survey"}),
+    frozenset({"dedupe", "versions", "durability", "roll", "plan"}),
+    frozenset({"writer", "reader", "create", "rewrite", "lookout"}),
+    frozenset({"visibility", "retention", "history", "follow", "compact"}),
+    frozenset({"catalog", "verify", "subscriptions"}),
+    frozenset({"repair", "salvage"}),
     frozenset({"store"}),
     frozenset({"__init__"}),
     frozenset({"cli"}),
     frozenset({"__main__"}),
 )
 PURE = frozenset(
-    {"_version", "errors", "events", "format", "paths", "batch", "jsonlines", "when", "policies"}
+    {"_version", "errors", "events", "format", "paths", "batch", "jsonlines", "when", "policies", "findings"}
+    | {"digest"}
 )
 LEVEL = {module: level for level, row in enumerate(LAYERS) for module in row}
 

@@ -15,7 +15,7 @@ import pytest
 
 from evlog.disk import Disk, WriteFile
 from evlog.errors import LockTimeout, StoreAccessDenied, StoreNotFound
-from evlog.lock import FileLock
+from evlog.lock import FileLock, held_shared
 
 HOLDER = """
 import sys
@@ -349,3 +349,31 @@ def test_disk_of_the_lock_is_the_one_it_was_given(path: str) -> None:
     with FileLock(path, 0, Noting()):
         pass
     assert opened == [path]
+
+
+def test_a_shared_look_needs_no_file_and_waits_for_writers(memory_path: Path) -> None:
+    path = f"{memory_path}/lock"
+    with held_shared(path, 0.0) as alone:
+        assert alone
+    lock = FileLock(path, None)
+    with lock, held_shared(path, 0.01) as alone:
+        assert not alone
+    with held_shared(path, 0.0) as alone, held_shared(path, 0.0) as both:
+        assert alone
+        assert both
+        assert FileLock(path, 0.0).maybe_acquire() is None
+    with lock:
+        pass
+    lock.close()
+
+
+def test_a_shared_lock_that_comes_too_late_is_given_back(memory_path: Path) -> None:
+    path = f"{memory_path}/lock"
+    lock = FileLock(path, None)
+    with lock, held_shared(path, 0.001) as alone:
+        assert not alone
+        (waiter,) = [thread for thread in threading.enumerate() if thread.name == "evlog-lock"]
+    waiter.join()
+    with FileLock(path, 0.0):
+        pass
+    lock.close()

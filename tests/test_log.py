@@ -11,6 +11,7 @@ from evlog import EventStore
 from evlog import log as log_module
 from evlog.errors import CorruptionError, StoreNotFound
 from evlog.format import fold_ids, hash_stream
+from evlog.gone import GoneEvent
 from evlog.log import Log
 from evlog.manifest import encode_manifest, read_manifest
 from tests.helpers import fill, new, number_id, numbers, segment_files
@@ -28,6 +29,7 @@ def test_versions_and_ids_are_found_in_every_segment(store: EventStore) -> None:
         id = number_id(number).bytes
         record = log.find_ids([id], fold_ids([id])).get(0)
         assert record is not None
+        assert not isinstance(record, GoneEvent)
         assert (record[0], record[4]) == (number + 1, id)
     missing = number_id(1000).bytes
     assert log.find_ids([missing], fold_ids([missing])) == {}

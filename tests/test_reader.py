@@ -15,6 +15,7 @@ import pytest
 import evlog
 from evlog import Event, EventStore, NewEvent
 from evlog.errors import InvalidArgument, InvalidStreamName
+from evlog.format import ENTRY_BYTES
 from evlog.reader import microseconds
 from tests.helpers import Clock, facts, fill, new, numbers, small_store
 
@@ -316,3 +317,27 @@ def test_facts_name_every_event_once(history: tuple[EventStore, list[Event]]) ->
     store, events = history
     by_stream = [fact for name in STREAMS for fact in facts(store.read(name))]
     assert sorted(by_stream) == facts(events)
+
+
+@pytest.mark.parametrize("sealed", [True, False], ids=["sealed", "active"])
+@pytest.mark.parametrize("wrong", [0, 1, 50, 0xFFFFFFFF])
+def test_page_is_right_whatever_versions_the_entries_name(tmp_path: Path, sealed: bool, wrong: int) -> None:
+    with small_store(tmp_path / "store", segment_events=100, sync="none") as writer:
+        for _ in range(10):
+            writer.append("long-1", [new(number) for number in range(10)])
+        if sealed:
+            writer.append("other-1", [new()])
+    every = list(range(1, 101))
+    for number in (0, 31, 49, 50, 51, 99):
+        with evlog.open(tmp_path / "store") as store:
+            log = store._log
+            assert log is not None
+            part = log.parts()[0]
+            entries = bytearray(part.segment.entries)
+            entries[number * ENTRY_BYTES + 32 : number * ENTRY_BYTES + 36] = wrong.to_bytes(4, "little")
+            part.segment.entries = entries
+            for first, last in ((1, 31), (31, 50), (50, None), (51, 52), (100, None), (101, None), (1, 99)):
+                found = [event.version for event in store.read("long-1", first, last)]
+                assert found == every[first - 1 : last], (number, first, last)
+                back = store.read("long-1", first, last, reverse=True, limit=3)
+                assert [event.version for event in back] == found[::-1][:3]

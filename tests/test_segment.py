@@ -181,7 +181,7 @@ CHANGES: list[tuple[str, Callable[[bytes], bytes], type[Exception]]] = [
     ("longer", lambda whole: whole + b"\0", CorruptionError),
     ("empty", lambda whole: b"", CorruptionError),
     ("header cut", lambda whole: whole[:63], CorruptionError),
-    ("header flipped", lambda whole: whole[:30] + b"\xff" + whole[31:], CorruptionError),
+    ("header flipped", lambda whole: whole[:30] + bytes([whole[30] ^ 1]) + whole[31:], CorruptionError),
     ("zeros", lambda whole: bytes(len(whole)), CorruptionError),
     ("text", lambda whole: b"hello\n" * 100, CorruptionError),
     ("another tag", lambda whole: renamed(whole, at=40), CorruptionError),

@@ -35,8 +35,8 @@ def find_begin(
     """
     head = store.head  # before anything is read: what comes later is delivered anyway
     if last is None:
-        if after is None and wanted.since is None:
-            return 0
+        if after is None and wanted.since is None and wanted.stream is None:
+            return 0  # else: what the retention of a stream hides is not its beginning
         first = next(_read(store, wanted, after, limit=1), None)
         return head if first is None else first.position - 1
     begin = head

@@ -27,7 +27,7 @@ _GRACE_SECONDS: Final = 2.0
 _LOOK_AGAIN_SECONDS: Final = 0.01
 
 
-class CommandFailed(Exception):
+class CommandFailed(EvlogError):
     """The command did not end with exit code 0; the text says how it ended."""
 
 
@@ -97,6 +97,7 @@ class Runner:
 
     Args:
         handler: the command.
+        stops: what must not interrupt the parking of an event.
         retries: how often it may fail on one event.
         parks: whether an event that it failed on so often is put aside; else the run ends there.
     """
@@ -105,10 +106,11 @@ class Runner:
     undone = None
 
     def __init__(
-        self, handler: Command, subscription: evlog.Subscription, retries: int, *, parks: bool
+        self, handler: Command, subscription: evlog.Subscription, stops: Stops, retries: int, *, parks: bool
     ) -> None:
         self._handler = handler
         self._subscription = subscription
+        self._stops = stops
         self._retries = retries
         self._parks = parks
 
@@ -131,7 +133,8 @@ class Runner:
         reason = str(failure.error)
         if not self._parks:
             raise ExecFailed(event, reason, failure.attempts)
-        self._subscription.park(event, reason, failure.attempts)
+        with self._stops.held:
+            self._subscription.park(event, reason, failure.attempts)
         console.note(f"parked position {event.position} after {failure.attempts} failures: {reason}")
 
     def flush(self) -> None:

@@ -33,6 +33,8 @@ COMMANDS: Final = {
     "info": "Show what is in the store: counts, bytes, positions and times.",
     "retain": "Say what is kept of a stream or of a category's streams.",
     "delete": "Delete a stream.",
+    "compact": "Remove what retention policies and deletions have hidden.",
+    "verify": "Check every byte of the store; repair or salvage what is damaged.",
 }
 
 HELP: Final = """An event store in a directory: append-only, ordered, versioned, idempotent.

@@ -34,8 +34,8 @@ HELP: Final = """Print the last events, and with -f those that come, as soon as 
 
 In a pipe every event is one line of JSON, written out at once; on a terminal it is a row of a table. With -f
 a store or STREAM that does not exist yet is waited for. --count and --until-type say what is waited for
-(exit code 0); if --timeout or --idle run out before, the exit code is 8. An event of --until-type that is
-there already counts, however old it is, unless -n, --after or --since say where to begin. A duration is
+(exit code 0); if --timeout or --idle run out before, the exit code is 8. An event of --until-type that STREAM
+has already counts, however old it is, unless -n, --after or --since say where to begin. A duration is
 seconds, or a number with s, m, h, d or w.
 
 \b
@@ -154,7 +154,7 @@ def command(
         wanted=Wanted(stream, category, type or None, moment),
         last=_parse_last(last, whole=name is not None or explicit),
         after=after,
-        seen_type=None if explicit else until_type,
+        seen_type=None if explicit or stream is None else until_type,
         name=name,
         follow=follow,
         goal=goal,
@@ -196,7 +196,7 @@ class _Settings(NamedTuple):
 def _tail(path: str, settings: _Settings, stops: Stops) -> End:
     wanted, name = settings.wanted, settings.name
     with _open(path, follow=settings.follow) as store:
-        if wanted.stream is not None and not settings.follow and not store.stream_version(wanted.stream):
+        if wanted.stream is not None and not settings.follow and not store.has_stream(wanted.stream):
             raise StreamNotFound(wanted.stream)
         begin = 0
         if name is None or not _is_known(store, name):
@@ -208,6 +208,7 @@ def _tail(path: str, settings: _Settings, stops: Stops) -> End:
                 stream=wanted.stream,
                 category=wanted.category,
                 types=wanted.types,
+                since=wanted.since if name is None else None,  # it may lie ahead
                 follow=settings.follow,
             )
             sink: Sink | None = None
@@ -234,7 +235,7 @@ def _make_sink(
         from evlog.cli.child import Command, Runner
 
         command = Command(settings.exec, store.path, stops)
-        return Runner(command, subscription, settings.retries, parks=settings.parks)
+        return Runner(command, subscription, stops, settings.retries, parks=settings.parks)
     if not console.stdout_is_terminal():
         return Printer(None)
     from evlog.cli.live import LiveTable

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import signal
 import sys
 import tempfile
 from dataclasses import replace
@@ -99,4 +100,6 @@ def _parse() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
+    # Whoever ends this, too, shall find no server left behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     main()

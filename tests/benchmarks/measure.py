@@ -109,7 +109,7 @@ class Figure:
 
 
 def _quotient(over: float, under: float) -> float:
-    return over / under if under else float("inf")
+    return over / under if under else float("inf") if over else 1.0
 
 
 @dataclass

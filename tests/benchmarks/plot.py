@@ -10,14 +10,14 @@ from typing import Any
 
 from tests.benchmarks.measure import Report
 from tests.benchmarks.peers import PEERS
-from tests.benchmarks.programs import how_to_get_package
+from tests.benchmarks.programs import how_to_get_packages
 
 FORMATS = (".png", ".svg")
 
 
 def how_to_get_plots() -> str | None:
     """What to do to be able to plot; None when nothing."""
-    return how_to_get_package("matplotlib")
+    return how_to_get_packages("matplotlib")
 
 
 def save_plot(reports: list[Report], path: Path) -> None:
@@ -35,6 +35,8 @@ def save_plot(reports: list[Report], path: Path) -> None:
     ]
     figure, axes = plt.subplots(figsize=(10, 1.5 + 0.42 * max(1, len(rows))), layout="constrained")
     _draw(axes, rows)
+    if axes.get_legend_handles_labels()[0]:
+        figure.legend(loc="outside upper center", ncols=5)
     figure.savefig(path, dpi=150)
     plt.close(figure)
 
@@ -52,5 +54,3 @@ def _draw(axes: Any, rows: list[tuple[str, dict[str, float]]]) -> None:
     axes.invert_yaxis()
     axes.grid(visible=True, alpha=0.3)
     axes.set_xlabel("times as good as the peer; right of the line evlog is ahead")
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=5)

@@ -55,6 +55,15 @@ class Programs:
         """Run `evlog ARGUMENTS` and return its wall time in seconds."""
         return self._run([str(self._evlog), *arguments], stdin, stdout)
 
+    def start_evlog(self, *arguments: str, stdout: int) -> subprocess.Popen[bytes]:
+        """Start `evlog ARGUMENTS`, to run until it is ended."""
+        return subprocess.Popen(
+            [sys.executable, str(self._evlog), *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            env=self._environment,
+        )
+
     def typer(self) -> float:
         """Run the smallest Typer program and return its wall time in seconds."""
         return self._run([str(self._typer), "world"], None, None)

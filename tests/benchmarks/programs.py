@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 import shutil
 import sys
 from pathlib import Path
@@ -34,11 +33,14 @@ def version_of(package: str) -> str:
     return importlib.metadata.version(package)
 
 
-def how_to_get_package(*modules: str) -> str | None:
-    """What to do if a module is not installed."""
-    if all(importlib.util.find_spec(module) for module in modules):
-        return None
-    return "pip install -e '.[bench]'"
+def how_to_get_packages(*packages: str) -> str | None:
+    """What to do if one of the packages is not installed."""
+    try:
+        for package in packages:
+            version_of(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "pip install -e '.[bench]'"
+    return None
 
 
 def how_to_get_program(name: str, debian: str) -> str | None:

@@ -8,6 +8,7 @@ program) follows under it in rows of their own kind.
 from __future__ import annotations
 
 import json
+from math import inf, isfinite
 from typing import IO, Any
 
 from rich.console import Console
@@ -61,7 +62,8 @@ def print_table(reports: list[Report], file: IO[str] | None = None) -> None:
 
 
 def _console(file: IO[str] | None) -> Console:
-    return Console(file=file, highlight=False, width=None if file is None else _PIPE_WIDTH)
+    width = None if file is None else _PIPE_WIDTH
+    return Console(file=file, highlight=False, markup=False, width=width)  # `.[bench]` is no colour
 
 
 def _is_shared(figure: Figure) -> bool:
@@ -80,8 +82,10 @@ def _shared_table(reports: list[Report]) -> Table:
         if rows:
             table.add_section()
         for number, figure in enumerate(rows):
-            head = f"[bold]{report.workload}[/bold]: {report.title}\n" if not number else ""
-            label = f"{head}{figure.label}, [dim]{figure.unit}[/dim]"
+            label = Text()
+            if not number:
+                label.append(report.workload, style="bold").append(f": {report.title}\n")
+            label.append(f"{figure.label}, ").append(figure.unit, style="dim")
             table.add_row(label, _asked(figure), *(_cell(figure, name) for name in columns))
     return table
 
@@ -93,7 +97,8 @@ def _cell(figure: Figure, name: str) -> Text:
     if name == figure.first:
         return Text(f"\n{value}", style="bold")
     ratio = figure.ratio(name)
-    cell = Text(f"{ratio:.2f}×" if ratio < 10 else f"{ratio:,.0f}×", style="green" if ratio >= 1 else "red")
+    shown = "∞" if ratio == inf else f"{ratio:.2f}" if ratio < 10 else f"{ratio:,.0f}"
+    cell = Text(f"{shown}×", style="green" if ratio >= 1 else "red")
     return cell.append(f"\n{value}", style="dim")
 
 
@@ -166,7 +171,7 @@ def _figure_object(figure: Figure) -> dict[str, Any]:
     return {
         "label": figure.label,
         "unit": figure.unit,
-        "ratios": figure.ratios(),
+        "ratios": {name: ratio if isfinite(ratio) else None for name, ratio in figure.ratios().items()},
         "asked": [{"target": str(target), "met": figure.is_met(target)} for target in figure.targets],
         "medians": {name: figure.median(name) for name in figure.samples},
         "samples": figure.samples,

@@ -48,6 +48,8 @@ class Sizes:
     concurrent_seconds: float = 1.0
     concurrent_rounds: int = 3
     live: int = 200
+    followers: int = 20
+    idle_seconds: float = 10.0
 
 
 FULL: Final = Sizes()
@@ -70,9 +72,11 @@ QUICK: Final = Sizes(
     growth_streams=(100, 10_000),
     growth_rounds=3,
     distinct_streams=50_000,
+    processes=8,
     concurrent_seconds=0.4,
     concurrent_rounds=1,
     live=50,
+    idle_seconds=2.0,
 )
 # For the test of the harness itself: its figures mean nothing.
 TINY: Final = Sizes(
@@ -99,6 +103,8 @@ TINY: Final = Sizes(
     concurrent_seconds=0.1,
     concurrent_rounds=1,
     live=3,
+    followers=2,
+    idle_seconds=0.1,
 )
 
 

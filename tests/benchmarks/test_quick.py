@@ -47,16 +47,16 @@ def test_peers_that_need_nothing_are_always_there() -> None:
 def test_a_missing_peer_is_skipped_with_a_line_that_says_how_to_get_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(PEERS["redis"], "how_to_get", classmethod(lambda _: "apt-get install redis-server"))
+    monkeypatch.setattr(PEERS["redis"], "how_to_get", classmethod(lambda _: "pip install -e '.[bench]'"))
     command = ["x", "resend", "--quick", "--json", "--peers", "redis", "sqlite", "--dir", str(tmp_path)]
     monkeypatch.setattr(sys, "argv", command)
     main()
     found = json.loads(capsys.readouterr().out)
-    assert found["skipped"] == {"redis": "apt-get install redis-server"}
+    assert found["skipped"] == {"redis": "pip install -e '.[bench]'"}
     assert set(found["workloads"][0]["figures"][0]["medians"]) == {"evlog", "sqlite"}
     assert list(tmp_path.iterdir()) == []
     print_machine({}, "quick", found["skipped"])
-    assert "apt-get install redis-server" in capsys.readouterr().out
+    assert "pip install -e '.[bench]'" in capsys.readouterr().out
 
 
 def test_a_ratio_of_rates_says_how_many_times_as_many() -> None:

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import pytest
 
 from evlog.cli import console
@@ -8,6 +11,16 @@ from evlog.cli.output import _fitted, draw_table
 
 def drawn(rows: list[list[str]], names: tuple[str, ...] = ("version", "stream", "data")) -> list[str]:
     return b"".join(draw_table(names, rows)).decode().splitlines()
+
+
+def test_what_is_written_now_comes_after_what_was_written_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (tmp_path / "out").open("w") as out:
+        monkeypatch.setattr(sys, "stdout", out)
+        console.write(b"1")
+        console.write_now(b"2")
+        assert (tmp_path / "out").read_bytes() == b"12"
 
 
 def test_numbers_are_aligned_to_the_right() -> None:

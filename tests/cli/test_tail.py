@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import evlog as library
+from evlog.cli import tail
 from tests.cli.conftest import Evlog
 
 
@@ -78,7 +79,7 @@ def test_the_same_events_come_with_follow_and_no_patience(filled: Evlog) -> None
         assert numbers(filled, *arguments, "-f", "--idle", "0", code=8) == numbers(filled, *arguments)
 
 
-def test_what_is_waited_for_counts_however_old_it_is(evlog: Evlog) -> None:
+def test_what_is_waited_for_in_a_stream_counts_however_old_it_is(evlog: Evlog) -> None:
     evlog("append", "build-1", "Finished", '{"n":1}')
     with library.open(".evlog") as store:
         store.append("build-1", [library.NewEvent("Uploaded", {"n": n}) for n in range(2, 30)])
@@ -98,6 +99,29 @@ def test_a_stream_that_is_not_there_is_not_found_unless_it_may_come(filled: Evlo
     assert (result.code, result.out) == (5, b"")
     assert "no stream 'order-3'" in result.err
     assert filled("tail", "order-3", "-f", "--idle", "0").code == 8
+
+
+def test_nothing_comes_before_a_moment_that_lies_ahead(
+    filled: Evlog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tail, "find_begin", lambda *_arguments: 0)  # as if all were appended meanwhile
+    assert numbers(filled, "-f", "--since", "2999-01-01", "--idle", "0", code=8) == []
+    assert len(numbers(filled, "-f", "--since", "-1h", "--idle", "0", code=8)) == 15
+
+
+def test_what_retention_hides_of_a_stream_is_left_out(filled: Evlog) -> None:
+    filled("retain", "order-1", "--max-count", "2")
+    for arguments in ([], ["-n", "all"], ["--name", "a"], ["-n", "all", "--after", "3"]):
+        assert numbers(filled, "order-1", *arguments) == [13, 15]
+    filled("delete", "order-1")
+    assert filled("tail", "order-1").code == 5
+    assert numbers(filled, "order-1", "-n", "all", "-f", "--idle", "0", code=8) == []
+
+
+def test_the_stores_own_events_come_only_by_the_name_of_their_stream(filled: Evlog) -> None:
+    filled("retain", "order-1", "--max-count", "2")
+    assert numbers(filled, "-n", "1") == [15]
+    assert filled("tail", "$$order-1").line["type"] == "$metadata"
 
 
 def test_a_store_that_is_not_there_is_not_found_without_follow(evlog: Evlog) -> None:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from tests.benchmarks.dataset import Batch, Item
 from tests.benchmarks.peers.base import Peer
-from tests.benchmarks.programs import how_to_get_package, version_of
+from tests.benchmarks.programs import how_to_get_packages, version_of
 
 _PAGE = 1000
 _BUSY_SECONDS = 60
@@ -35,7 +35,7 @@ class EventsourcingRecorder(Peer):
 
     @classmethod
     def how_to_get(cls) -> str | None:
-        return how_to_get_package("eventsourcing")
+        return how_to_get_packages("eventsourcing")
 
     @classmethod
     def settings(cls) -> dict[str, str]:

@@ -18,9 +18,6 @@ class EvlogStore(Peer):
 
     name: ClassVar[str] = "evlog"
     needs_nothing: ClassVar[bool] = True
-    lacks: ClassVar[frozenset[str]] = (
-        frozenset() if hasattr(evlog.EventStore, "subscribe") else frozenset({"follow"})
-    )
 
     def __init__(self, directory: Path) -> None:
         self._store = evlog.open(directory / "store", create=True)
@@ -58,7 +55,7 @@ class EvlogStore(Peer):
         return count(self._store.read(stream, first, limit=events))
 
     def follow(self) -> Iterator[bytes]:
-        with self._store.subscribe(after=self._store.head) as subscription:  # type: ignore[attr-defined, unused-ignore]
+        with self._store.subscribe(after=self._store.head) as subscription:
             for event in subscription:
                 yield event.data
 

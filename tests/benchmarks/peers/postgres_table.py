@@ -16,7 +16,7 @@ from uuid import UUID
 from tests.benchmarks.dataset import Batch, Item
 from tests.benchmarks.measure import count
 from tests.benchmarks.peers.base import Peer
-from tests.benchmarks.programs import how_to_get_package, how_to_get_program, program, version_of
+from tests.benchmarks.programs import how_to_get_packages, how_to_get_program, program, version_of
 from tests.benchmarks.server import (
     Server,
     accepts,
@@ -81,7 +81,7 @@ class PostgresTable(Peer):
 
     @classmethod
     def how_to_get(cls) -> str | None:
-        return how_to_get_program("postgres", "postgresql-15") or how_to_get_package("psycopg")
+        return how_to_get_program("postgres", "postgresql-15") or how_to_get_packages("psycopg")
 
     @classmethod
     def settings(cls) -> dict[str, str]:

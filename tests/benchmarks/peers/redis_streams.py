@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Final
 
 from tests.benchmarks.dataset import Batch, Item
 from tests.benchmarks.peers.base import Peer
-from tests.benchmarks.programs import how_to_get_package, how_to_get_program, program, version_of
+from tests.benchmarks.programs import how_to_get_packages, how_to_get_program, program, version_of
 from tests.benchmarks.server import Server, accepts, free_port, read_address, running, write_address
 
 _PAGE: Final = 1000
@@ -61,7 +61,7 @@ class RedisStreams(Peer):
 
     @classmethod
     def how_to_get(cls) -> str | None:
-        return how_to_get_program("redis-server", "redis-server") or how_to_get_package("redis", "hiredis")
+        return how_to_get_program("redis-server", "redis-server") or how_to_get_packages("redis", "hiredis")
 
     @classmethod
     def settings(cls) -> dict[str, str]:

@@ -11,7 +11,7 @@ from uuid import UUID
 
 from tests.benchmarks.dataset import Batch, Item
 from tests.benchmarks.peers.base import Peer
-from tests.benchmarks.programs import how_to_get_package, program, version_of
+from tests.benchmarks.programs import how_to_get_packages, program, version_of
 from tests.benchmarks.server import Server, accepts, free_port, read_address, running, write_address
 
 
@@ -31,7 +31,7 @@ class UmadbServer(Peer):
 
     @classmethod
     def how_to_get(cls) -> str | None:
-        return how_to_get_package("umadb")
+        return how_to_get_packages("umadb")
 
     @classmethod
     def settings(cls) -> dict[str, str]:

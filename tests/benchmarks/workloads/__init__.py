@@ -8,16 +8,19 @@ from tests.benchmarks.run import Workload
 from tests.benchmarks.workloads import (
     bulk,
     command,
+    compact,
     durable,
     growth,
     latency,
     lines,
+    live,
     memory,
     million,
     one_stream,
     resend,
     scan,
     streams,
+    verify,
 )
 
 WORKLOADS: Final[dict[str, Workload]] = {
@@ -28,10 +31,13 @@ WORKLOADS: Final[dict[str, Workload]] = {
     "resend": resend.run,
     "durable": durable.run,
     "latency": latency.run,
+    "live": live.run,
     "command": command.run,
     "memory": memory.run,
     "lines": lines.run,
     "million": million.run,
+    "verify": verify.run,
+    "compact": compact.run,
     "growth": growth.run,
 }
 

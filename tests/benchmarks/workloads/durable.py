@@ -76,16 +76,20 @@ def _repeat(append: Appender) -> None:
 
 
 def _slice_us(append: Appender) -> float:
+    os.sync()  # or it would wait for what others wrote
     return seconds_of(lambda: _repeat(append)) / _SLICE * 1e6
 
 
 def _many(name: str, directory: Path, first: int, processes: int, seconds: float) -> tuple[float, float]:
     """Appends per second of all processes together, and the longest that any of them waited, in ms."""
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")  # which has imported everything already, and no more
+    context.set_forkserver_preload([__name__])
     barrier = context.Barrier(processes + 1)
     results = context.SimpleQueue()
     workers = [
-        context.Process(target=_work, args=(name, directory, first + number, seconds, barrier, results))
+        context.Process(
+            target=_work, args=(name, directory, first + number, seconds, barrier, results), daemon=True
+        )
         for number in range(processes)
     ]
     PEERS[name](directory).close()  # make the files, so that nobody measures that

@@ -1,0 +1,131 @@
+"""`evlog compact`: remove what policies hide."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from evlog.cli import console, options
+from evlog.cli.options import StoreOption
+
+if TYPE_CHECKING:
+    from evlog.compact import Compaction
+
+HELP: Final = """Remove the events that `retain` and `delete` have hidden, and merge small segments.
+
+Positions, versions, ids and times of all other events stay as they are; an id that was used stays used.
+Others may read and write meanwhile. Removed events never come back. It can be interrupted at any time, the
+next `evlog compact` goes on with it. Events that a named subscription has not come to yet are not removed
+without --force (exit code 3). In a pipe the summary is one JSON object; with --dry-run there is a line of
+JSON for each stream and rule before it.
+
+\b
+  evlog compact --dry-run
+  evlog compact
+  evlog retain --category session --max-age 30d && evlog compact
+"""
+
+_MOST_ROWS: Final = 20
+
+
+def command(
+    ctx: typer.Context,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would go, by rule and stream.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also remove what named subscriptions have not come to.")
+    ] = False,
+    store: StoreOption = None,
+) -> None:
+    """Compact, and print what was done."""
+    with options.open_store(ctx, store) as opened:
+        if dry_run:
+            done = opened.compact(dry_run=True)
+        elif console.stderr_is_terminal():
+            done = _with_progress(opened.compact, force=force)
+        else:
+            done = opened.compact(force=force)
+    if console.stdout_is_terminal():
+        _write_text(done, dry_run=dry_run)
+        return
+    for rule, stream, events, size in done.removals:
+        console.write_object({"rule": rule, "stream": stream, "events": events, "bytes": size})
+    summary = done._asdict() | {"dry_run": dry_run}
+    del summary["removals"]
+    if dry_run:
+        del summary["segments_after"], summary["bytes_after"]  # not known before it is done
+    console.write_object(summary)
+
+
+def _with_progress(compact: Any, *, force: bool) -> Compaction:
+    """Compact under a progress bar on stderr that is gone at the end."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("compacting")
+
+        def show(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        result: Compaction = compact(force=force, progress=show)
+        return result
+
+
+def _write_text(done: Compaction, *, dry_run: bool) -> None:
+    lines = [f"resumed the compaction that was begun at position {done.position:,}"] if done.resumed else []
+    if dry_run:
+        for chunk in _removal_table(done):
+            console.write(chunk)
+        size = sum(removal.bytes for removal in done.removals)
+        lines.append(
+            f"{done.events_removed:,} events, {size:,} bytes of the log, would go; nothing was changed"
+        )
+    elif done.events_removed or done.segments_before != done.segments_after:
+        share = f" ({done.bytes_after / done.bytes_before:.0%})" if done.bytes_before else ""
+        lines += [
+            f"{done.events_removed:,} events removed",
+            f"{done.segments_before:,} segments, now {done.segments_after:,}",
+            f"{done.bytes_before:,} bytes, now {done.bytes_after:,}{share}",
+        ]
+    else:
+        lines.append("there is nothing to remove")
+    console.write("".join(f"{line}\n" for line in lines).encode())
+
+
+def _removal_table(done: Compaction) -> Any:
+    from evlog.cli.output import draw_table
+
+    rules: Counter[str] = Counter()
+    sizes: Counter[str] = Counter()
+    for removal in done.removals:
+        name = _rule_text(removal.rule)
+        rules[name] += removal.events
+        sizes[name] += removal.bytes
+    if len(rules) > 1 or len(done.removals) > _MOST_ROWS:
+        yield from draw_table(
+            ("rule", "events", "bytes"),
+            [(name, str(events), str(sizes[name])) for name, events in rules.most_common(_MOST_ROWS)],
+        )
+        yield b"\n"
+    if done.removals:
+        yield from draw_table(
+            ("stream", "rule", "events", "bytes"),
+            [
+                (stream, _rule_text(rule), str(events), str(size))
+                for rule, stream, events, size in done.removals[:_MOST_ROWS]
+            ],
+        )
+    if len(done.removals) > _MOST_ROWS:
+        yield f"and {len(done.removals) - _MOST_ROWS:,} more streams\n".encode()
+
+
+def _rule_text(rule: dict[str, Any]) -> str:
+    """A rule in one line: whose it is, and what it says."""
+    kind = "category" if "category" in rule else "stream"
+    words = " ".join(f"{name}={value}" for name, value in rule.items() if name not in ("stream", "category"))
+    return f"{kind} {rule[kind]}: {words}"

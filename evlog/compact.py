@@ -1,0 +1,318 @@
+"""Compaction: removing what policies hide, one step after another, while everybody goes on.
+
+The log itself says that one began: `$CompactionStarted`, in the stream `$compactions`, holds the position and
+the time that everything else follows from, and `$CompactionFinished` that it is done. One without the other
+is taken up again, with its own position and time, by whoever compacts next. A step writes one segment in the
+place of some, syncs it, and replaces the manifest under the writers' lock: a crash leaves the old store or
+the new one. Steps go from the oldest segments to the newest, so that at any moment what is gone of a stream
+is its beginning.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final, NamedTuple
+from zlib import crc32
+
+from evlog import paths
+from evlog.checkpoint import SubscriptionFiles, list_names
+from evlog.disk import Disk
+from evlog.errors import CompactionRunning, EvlogError, StoreFull, SubscriptionBehind
+from evlog.events import JSON_CODE, Record
+from evlog.format import ENTRY_BYTES, KIND_STREAMS, hash_stream
+from evlog.lock import FileLock
+from evlog.log import Log, SealedPart
+from evlog.manifest import SegmentInfo, replace_manifest
+from evlog.plan import Piece, Plan, Point, Removal, after_sealing, make_plan
+from evlog.rewrite import Target, remove_files, rewrite
+from evlog.writer import Writer
+
+COMPACTIONS_STREAM: Final = "$compactions"
+STARTED_TYPE: Final = "$CompactionStarted"
+FINISHED_TYPE: Final = "$CompactionFinished"
+_MAX_RULES: Final = 1000  # that a started event names; they stand in the log anyway
+
+
+class Compaction(NamedTuple):
+    """What a compaction did, or with `dry_run` would do."""
+
+    position: int  # what it looked at: the log up to here
+    removals: list[Removal]  # in a dry run: what would go of each stream, most events first
+    events_removed: int
+    segments_before: int
+    segments_after: int
+    bytes_before: int  # of all files of segments
+    bytes_after: int  # 0 in a dry run
+    resumed: bool  # whether it took up one that was interrupted
+
+
+Progress = Callable[[int, int], None]
+"""Called with the bytes that were worked through, and how many there are in all."""
+
+
+class Started(NamedTuple):
+    """A compaction that the log says was begun."""
+
+    at: int  # the position of the event that says so
+    point: Point
+    events_gone: int  # how many events had gone before
+    bytes: int  # of all files of segments, then
+
+
+def plan_compaction(log: Log) -> Compaction:
+    """What `compact` would remove now. Writes nothing.
+
+    Raises:
+        CorruptionError: the log is damaged.
+    """
+    log.raise_damage()
+    started = log.settled(lambda: find_unfinished(log))
+    plan = log.settled(lambda: make_plan(log, _point_of(log, started), by_stream=True))
+    events = sum(removal.events for removal in plan.removals)
+    merged = sum(len(group) - 1 for group in plan.groups)
+    segments, size = len(log.manifest.segments), _segment_bytes(log.store)
+    return Compaction(
+        plan.point.position, plan.removals, events, segments, segments - merged, size, 0, started is not None
+    )
+
+
+def compact(
+    log: Log,
+    writer: Writer,
+    disk: Disk,
+    *,
+    force: bool,
+    progress: Progress | None = None,
+    lock_timeout_seconds: float | None = None,
+) -> Compaction:
+    """Remove what policies hide, and merge small neighbouring segments. Durable when this returns.
+
+    Interrupted anywhere, also by an exception out of `progress`, it is taken up again by the next call.
+
+    Args:
+        force: also remove events that a named subscription has not come to yet.
+        progress: called every few milliseconds.
+        lock_timeout_seconds: how long to wait for writers, at each step.
+
+    Raises:
+        CompactionRunning: another process is at it.
+        SubscriptionBehind: events would go that a named subscription has yet to see. Nothing was changed.
+        LockTimeout, StoreFull, StoreIOError: the rest is left to the next call.
+        CorruptionError: an event is damaged. Steps that were done stay done.
+    """
+    lock = FileLock(paths.compaction_path(log.store), 0.0, disk)
+    if lock.maybe_acquire() is None:
+        lock.close()
+        raise CompactionRunning(log.store)
+    try:
+        run = _Run(log, writer, disk, lock_timeout_seconds)
+        try:
+            return run.run(force=force, progress=progress)
+        finally:
+            run.close()
+    finally:
+        lock.release()
+        lock.close()
+
+
+def find_unfinished(log: Log) -> Started | None:
+    """The compaction that was begun and not finished, if there is one."""
+    for record in _records_newest_first(log, COMPACTIONS_STREAM):
+        data = json.loads(record[7])
+        if record[3] == FINISHED_TYPE:
+            return None
+        if record[3] == STARTED_TYPE:
+            point = Point(data["position"], data["time"])
+            return Started(record[0], point, data["events_gone"], data["bytes"])
+    return None
+
+
+def find_checkpoints(log: Log, disk: Disk) -> list[tuple[str, int]]:
+    """The named subscriptions, with the position that each has come to.
+
+    Raises:
+        CorruptionError: a checkpoint is damaged.
+    """
+    store, store_id = log.store, log.manifest.store_id
+    files = [(name, SubscriptionFiles(store, store_id, name, disk)) for name in list_names(store)]
+    found = [(name, file.read()) for name, file in files]
+    return [(name, checkpoint.position) for name, checkpoint in found if checkpoint is not None]
+
+
+class _Run:
+    """One compaction, from the lock to the finished event."""
+
+    def __init__(self, log: Log, writer: Writer, disk: Disk, lock_timeout_seconds: float | None) -> None:
+        self._log = log
+        self._writer = writer
+        self._disk = disk
+        self._lock = FileLock(paths.lock_path(log.store), lock_timeout_seconds, disk)
+
+    def run(self, *, force: bool, progress: Progress | None) -> Compaction:
+        log = self._log
+        log.refresh()
+        log.raise_damage()
+        with self._lock:
+            log.refresh()
+            remove_unnamed_files_locked(log, self._disk)
+        started = log.settled(lambda: find_unfinished(log))
+        point = _point_of(log, started)
+        seen = log.settled(lambda: _entries_crc(log, point.position))
+        plan = log.settled(lambda: make_plan(log, point))
+        if not force:
+            check_subscriptions(log, plan, self._disk)
+        resumed = started is not None
+        segments = len(log.manifest.segments)
+        if started is None and (plan.groups or plan.seals):
+            started = self._append_started(plan)
+        if started is not None:
+            log.refresh()
+            if plan.seals and log.active.first_position <= point.position:
+                self._writer.seal()
+                log.refresh()
+            # The last events may have been cut off, and others written, when a failed sync was found.
+            if seen != log.settled(lambda: _entries_crc(log, point.position)):
+                plan = log.settled(lambda: make_plan(log, point))
+            elif plan.seals:
+                plan = log.settled(lambda: after_sealing(log, plan))
+            self._do_steps(plan, progress)
+        before = after = _segment_bytes(log.store)
+        events = 0
+        if started is not None:
+            events, before = _events_gone(log) - started.events_gone, started.bytes
+            self._append_finished(started, events, before, after)
+            log.refresh()
+        left = len(log.manifest.segments)
+        return Compaction(point.position, plan.removals, events, segments, left, before, after, resumed)
+
+    def close(self) -> None:
+        self._lock.close()
+
+    def _do_steps(self, plan: Plan, progress: Progress | None) -> None:
+        total = sum(piece.work_bytes for group in plan.groups for piece in group)
+        done = 0
+
+        def step_on(size: int) -> None:
+            nonlocal done
+            done += size
+            if progress is not None:
+                progress(done, total)
+
+        for group in plan.groups:
+            self._do_step(group, plan, step_on)
+
+    def _do_step(self, group: Sequence[Piece], plan: Plan, step_on: Callable[[int], None]) -> None:
+        """Write one segment in the place of a group, and have the manifest name it."""
+        log, disk = self._log, self._disk
+        infos = [piece.part.info for piece in group]
+        target = Target.of(log.store, log.manifest, infos)
+        try:
+            info = rewrite(target, group, plan.bounds, disk, step_on)
+            disk.sync_dir(paths.segments_path(log.store))  # before the manifest may name them
+        except (EvlogError, KeyboardInterrupt):
+            remove_files(target, disk)  # no room, perhaps: what was written takes some
+            raise
+        with self._lock:
+            log.refresh()
+            segments = _replaced(log.manifest.segments, infos, info)
+            try:
+                replace_manifest(log.store, log.manifest._replace(segments=segments), disk)
+            except StoreFull:  # before the new manifest was there
+                remove_files(target, disk)
+                raise
+            # Who has these open or mapped keeps them; who only knows their names finds the manifest replaced.
+            # Under the lock, so that who holds it to copy the store sees no name vanish.
+            for old in infos:
+                for suffix in paths.SUFFIXES:
+                    disk.remove(paths.segment_path(log.store, old.first_position, old.generation, suffix))
+        log.refresh()
+
+    def _append_started(self, plan: Plan) -> Started:
+        point, rules = plan.point, plan.rules
+        gone, size = _events_gone(self._log), _segment_bytes(self._log.store)
+        data = {
+            "position": point.position,
+            "time": point.time_us,
+            "rules": rules[:_MAX_RULES],
+            "more_rules": max(0, len(rules) - _MAX_RULES),
+            "events_gone": gone,
+            "bytes": size,
+            "digest": None,
+        }
+        return Started(self._append(STARTED_TYPE, data), point, gone, size)
+
+    def _append_finished(self, started: Started, events: int, before: int, after: int) -> None:
+        data = {"started": started.at, "events_removed": events, "bytes_before": before, "bytes_after": after}
+        self._append(FINISHED_TYPE, data)
+
+    def _append(self, type: str, data: dict[str, Any]) -> int:
+        raw = json.dumps(data, separators=(",", ":"), ensure_ascii=False).encode()
+        event = (type, None, JSON_CODE, raw, None)
+        return self._writer.append([COMPACTIONS_STREAM], [event], system=True).positions[0]
+
+
+def check_subscriptions(log: Log, plan: Plan, disk: Disk) -> None:
+    """Raise SubscriptionBehind if events go that a named subscription has not come to."""
+    last = plan.last_hidden
+    for name, position in find_checkpoints(log, disk) if last else ():
+        if position < last:
+            raise SubscriptionBehind(name, position, last)
+
+
+def remove_unnamed_files_locked(log: Log, disk: Disk) -> None:
+    """Remove what an interrupted compaction, or a roll, has left; nobody else compacts or rolls meanwhile."""
+    segments = log.manifest.segments
+    named = {(info.first_position, info.generation) for info in segments}
+    directory = paths.segments_path(log.store)
+    for name in sorted(os.listdir(directory)):
+        meaning = paths.maybe_parse_segment_name(name)
+        if meaning is not None and meaning[:2] not in named:
+            disk.remove(f"{directory}/{name}")
+
+
+def _point_of(log: Log, started: Started | None) -> Point:
+    return Point(log.head, time.time_ns() // 1000) if started is None else started.point
+
+
+def _replaced(
+    segments: Sequence[SegmentInfo], old: Sequence[SegmentInfo], new: SegmentInfo
+) -> tuple[SegmentInfo, ...]:
+    at = segments.index(old[0])
+    assert list(segments[at : at + len(old)]) == list(old)  # only this process compacts
+    return (*segments[:at], new, *segments[at + len(old) :])
+
+
+def _entries_crc(log: Log, position: int) -> int:
+    """The CRC of the entries up to the position in the segment that it stands in."""
+    for part in reversed(log.parts()):
+        if part.first_position <= position:
+            entries = part.segment.checked_entries() if isinstance(part, SealedPart) else part.segment.entries
+            return crc32(entries[: part.segment.number_of(position + 1) * ENTRY_BYTES])
+    return 0
+
+
+def _events_gone(log: Log) -> int:
+    return sum(info.gone_events for info in log.manifest.segments)
+
+
+def _records_newest_first(log: Log, stream: str) -> Iterator[Record]:
+    stream_hash = hash_stream(stream)
+    for part in log.stream_parts(stream_hash):
+        for number in part.index.find_newest_first(KIND_STREAMS, stream_hash):
+            record = part.segment.record(number)
+            if record[2] == stream:
+                yield record
+
+
+def _segment_bytes(store: str) -> int:
+    total = 0
+    with os.scandir(paths.segments_path(store)) as entries:
+        for entry in entries:
+            try:
+                total += entry.stat().st_size
+            except FileNotFoundError:
+                pass  # an index's temporary file, gone by now
+    return total

@@ -1,0 +1,310 @@
+"""What a compaction would remove, and which segments it would write anew: decided before anything is written.
+
+Everything follows from the log up to one position, its policies up to there, and one moment: whoever plans
+again for the same point, also after a part of the work was done, comes to the same result. Of a stream it is
+always the oldest events that go, so what stays has no gap in its versions. Reads only.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from itertools import compress, islice, repeat
+from operator import attrgetter, itemgetter, lt, or_
+from typing import Any, Final, NamedTuple
+
+from evlog.events import SYSTEM_PREFIX, Record, category_of
+from evlog.format import ENTRY_BYTES, column, hash_stream
+from evlog.gone import GoneStream
+from evlog.log import Log, Part, SealedPart
+from evlog.policies import Rule, Rules, as_words, first_visible_version, metadata_stream, visible_since_us
+from evlog.policy_table import rules_at
+
+# A segment below this share of the settings is small: it is merged with small neighbours.
+_SMALL_SHARE: Final = 4
+_GONE_EVENT_BYTES: Final = 10
+_LOW: Final = 0xFFFFFFFF
+
+
+class Point(NamedTuple):
+    """What a compaction looks at: the log up to a position, and the moment that ages are measured from."""
+
+    position: int
+    time_us: int
+
+
+class Bounds:
+    """What goes of which stream, by the hash of its name."""
+
+    def __init__(self) -> None:
+        self.names: dict[int, str] = {}
+        self.first_versions: dict[int, int] = {}  # the versions below it go
+        self.since_us: dict[int, set[int]] = {}  # by a time: the streams of which everything before it goes
+        self.last: dict[int, GoneStream] = {}  # what is left of those that lose all events
+
+
+class Removal(NamedTuple):
+    """What a rule removes of one stream: events, and their bytes in the log."""
+
+    rule: dict[str, Any]
+    stream: str
+    events: int
+    bytes: int
+
+
+class Piece(NamedTuple):
+    """One segment, and which of its entries go."""
+
+    part: Part
+    hidden: bytes  # one byte an entry: 1 if it goes; empty if all stay
+    kept_events: int
+    kept_bytes: int
+    work_bytes: int  # what there is to read: records and their entries
+    gone_events: int
+    last_hidden: int  # the position of the last event that goes, 0 if none does
+
+    @property
+    def size(self) -> int:
+        """Bytes that will be left of it, about; the same whether or not it was compacted already."""
+        return self.kept_bytes + ENTRY_BYTES * self.kept_events + _GONE_EVENT_BYTES * self.gone_events
+
+
+class Plan(NamedTuple):
+    """A whole compaction."""
+
+    point: Point
+    rules: list[dict[str, Any]]
+    bounds: Bounds
+    pieces: list[Piece]
+    removals: list[Removal]  # if these were asked for
+    groups: list[list[Piece]]  # the segments of each step, as far as they are sealed already
+
+    @property
+    def last_hidden(self) -> int:
+        """The position of the last event that goes, 0 if none does."""
+        return max((piece.last_hidden for piece in self.pieces), default=0)
+
+    @property
+    def seals(self) -> bool:
+        """Whether events go that are not in a sealed segment yet."""
+        return any(piece.hidden and not isinstance(piece.part, SealedPart) for piece in self.pieces)
+
+
+def make_plan(log: Log, point: Point, *, by_stream: bool = False) -> Plan:
+    """Decide what a compaction at this point removes.
+
+    Args:
+        by_stream: also say how much goes of each stream.
+
+    Raises:
+        SegmentMoved: begin anew.
+        CorruptionError: an index cannot be trusted and the log is damaged.
+    """
+    with log.mutex:
+        parts = [part for part in log.parts() if part.count and part.first_position <= point.position]
+        # A segment that holds nothing but what is left of others is merged with its neighbours, too.
+        hollow = [part for part in log.sealed if not part.count and part.first_position <= point.position]
+    rules = rules_at([(part, part.count) for part in parts], point.position)
+    bounds = _find_bounds(parts, rules, point)
+    found = _Removals(bounds) if by_stream else None
+    ordered = sorted([*parts, *hollow], key=attrgetter("first_position"))
+    pieces = [_make_piece(part, bounds, point, found) for part in ordered]
+    removals = found.all(rules) if found else []
+    return Plan(point, rules.as_data(), bounds, pieces, removals, _groups_of(log, pieces))
+
+
+def after_sealing(log: Log, plan: Plan) -> Plan:
+    """The same plan, now that the segment that was active is sealed.
+
+    Raises:
+        SegmentMoved: begin anew.
+    """
+    sealed = {part.first_position: part for part in log.sealed}
+    pieces = [
+        piece
+        if isinstance(piece.part, SealedPart)
+        else _make_piece(sealed[piece.part.first_position], plan.bounds, plan.point, None)
+        for piece in plan.pieces
+    ]
+    return plan._replace(pieces=pieces, groups=_groups_of(log, pieces))
+
+
+def _groups_of(log: Log, pieces: Sequence[Piece]) -> list[list[Piece]]:
+    settings = log.manifest
+    return make_groups(pieces, settings.segment_bytes, settings.segment_events)
+
+
+def make_groups(pieces: Sequence[Piece], segment_bytes: int, segment_events: int) -> list[list[Piece]]:
+    """The segments to write anew: those that lose something, and small neighbours, which become one."""
+    groups: list[list[Piece]] = []
+    for piece in pieces:
+        if isinstance(piece.part, SealedPart):
+            if groups and _may_join([*groups[-1], piece], segment_bytes, segment_events):
+                groups[-1].append(piece)
+            else:
+                groups.append([piece])
+    return [group for group in groups if len(group) > 1 or group[0].hidden]
+
+
+def _may_join(group: Sequence[Piece], segment_bytes: int, segment_events: int) -> bool:
+    return (
+        all(piece.size * _SMALL_SHARE < segment_bytes for piece in group)
+        and all(piece.kept_events * _SMALL_SHARE < segment_events for piece in group)
+        and sum(piece.size for piece in group) <= segment_bytes
+        and sum(piece.kept_events for piece in group) <= segment_events
+    )
+
+
+# --- what goes
+
+
+def _find_bounds(parts: Sequence[Part], rules: Rules, point: Point) -> Bounds:
+    """The bounds of all streams of which something may go."""
+    bounds = Bounds()
+    if not rules.streams and not rules.categories:
+        return bounds
+    heads = _find_heads(parts, point.position)
+    if not rules.categories:
+        wanted = _names_with_rules(rules)
+        heads = {stream_hash: head for stream_hash, head in heads.items() if stream_hash in wanted}
+    rule_for = _remembering(rules)
+    heads_of: list[list[tuple[int, int]]] = [[] for _ in parts]
+    for stream_hash, head in heads.items():
+        heads_of[head >> 32].append((head & _LOW, stream_hash))
+    for part, ordered in zip(parts, heads_of, strict=True):
+        ordered.sort()
+        hashes = map(itemgetter(1), ordered)
+        for records in part.segment.records([number for number, _ in ordered]):
+            for record, stream_hash in zip(records, islice(hashes, len(records)), strict=True):
+                _add_bound(bounds, stream_hash, record, rule_for, point)
+    return bounds
+
+
+def _remembering(rules: Rules) -> Callable[[str], Rule | None]:
+    """`rules.rule_for`, asked once for all streams of a category that have no rule of their own."""
+    known: dict[str, Rule | None] = {}
+
+    def rule_for(name: str) -> Rule | None:
+        if name in rules.streams or name[0] == SYSTEM_PREFIX:
+            return rules.rule_for(name)
+        category = category_of(name)
+        try:
+            return known[category]
+        except KeyError:
+            rule = known[category] = rules.rule_for(name)
+            return rule
+
+    return rule_for
+
+
+def _add_bound(
+    bounds: Bounds, stream_hash: int, head: Record, rule_for: Callable[[str], Rule | None], point: Point
+) -> None:
+    """What goes of the stream whose last event this is."""
+    version, name = head[1], head[2]
+    rule = rule_for(name)
+    if rule is None:
+        return
+    first_version = first_visible_version(rule, version)
+    since_us = visible_since_us(rule, point.time_us) or 0
+    if first_version > 1:
+        bounds.first_versions[stream_hash] = first_version
+    if since_us > 0:
+        bounds.since_us.setdefault(since_us, set()).add(stream_hash)
+    elif first_version <= 1:
+        return
+    bounds.names[stream_hash] = name
+    if version < first_version or head[5] < since_us:
+        bounds.last[stream_hash] = GoneStream(name, version, head[5])
+
+
+def _find_heads(parts: Sequence[Part], position: int) -> dict[int, int]:
+    """By stream hash its last event up to the position: place of the segment << 32 | number of the entry."""
+    heads: dict[int, int] = {}
+    for place, part in enumerate(parts):
+        numbers: Sequence[int]
+        if part.last_position <= position and isinstance(part, SealedPart):
+            hashes, numbers = part.index.heads()
+        else:
+            hashes = column(_entries_to(part, position), "stream_hash")
+            numbers = range(len(hashes))
+        heads.update(zip(hashes, map((place << 32).__or__, numbers), strict=True))
+    return heads
+
+
+def _names_with_rules(rules: Rules) -> set[int]:
+    """The hashes of the streams that have a policy of their own, and of the streams that hold these."""
+    names = {*rules.streams, *(metadata_stream(stream=name) for name in rules.streams)}
+    return set(map(hash_stream, names))
+
+
+def _entries_to(part: Part, position: int) -> bytes:
+    """A segment's entries up to the position."""
+    count = part.count
+    entries = part.segment.checked_entries() if isinstance(part, SealedPart) else part.segment.entries
+    if part.last_position > position:
+        count = min(count, part.segment.number_of(position + 1))
+    return bytes(entries[: count * ENTRY_BYTES])
+
+
+def _make_piece(part: Part, bounds: Bounds, point: Point, found: _Removals | None) -> Piece:
+    already = part.info.gone_events
+    total = part.count
+    lengths = column(_entries_to(part, part.last_position), "length")
+    size = sum(lengths)
+    work = size + ENTRY_BYTES * total
+    hidden = find_hidden(part, bounds, point) if total else b""
+    if not hidden:
+        return Piece(part, b"", total, size, work, already, 0)
+    went = list(compress(lengths, hidden))
+    if found is not None:
+        found.add(compress(column(_entries_to(part, point.position), "stream_hash"), hidden), went)
+    last_hidden = part.segment.record(hidden.rindex(1))[0]
+    gone = already + len(went)
+    return Piece(part, hidden, total - len(went), size - sum(went), work, gone, last_hidden)
+
+
+def find_hidden(part: Part, bounds: Bounds, point: Point) -> bytes:
+    """One byte for each of a segment's entries, 1 if the event goes; empty if all stay."""
+    entries = _entries_to(part, point.position)
+    hashes = column(entries, "stream_hash")
+    limits = map(bounds.first_versions.get, hashes, repeat(0))
+    flags = bytes(map(lt, column(entries, "version"), limits))
+    for since_us, members in bounds.since_us.items():
+        before = part.segment.number_at_time(since_us, len(hashes))  # times never fall
+        old = map(members.__contains__, hashes[:before])
+        flags = bytes(map(or_, flags[:before], old)) + flags[before:]
+    return flags + bytes(part.count - len(flags)) if 1 in flags else b""
+
+
+class _Removals:
+    """Counts what goes, by stream."""
+
+    def __init__(self, bounds: Bounds) -> None:
+        self._bounds = bounds
+        self._events: Counter[int] = Counter()
+        self._bytes: Counter[int] = Counter()
+
+    def add(self, hashes: Iterable[int], lengths: Sequence[int]) -> None:
+        hashes = list(hashes)
+        self._events.update(hashes)
+        sizes = self._bytes
+        for stream_hash, length in zip(hashes, lengths, strict=True):
+            sizes[stream_hash] += length
+
+    def all(self, rules: Rules) -> list[Removal]:
+        """What goes of each stream, most events first."""
+        removals = []
+        for stream_hash, events in self._events.items():
+            name = self._bounds.names[stream_hash]
+            removals.append(Removal(_describe(name, rules), name, events, self._bytes[stream_hash]))
+        return sorted(removals, key=lambda removal: (-removal.events, removal.stream))
+
+
+def _describe(name: str, rules: Rules) -> dict[str, Any]:
+    """The rule by which events of a stream go: its own, or that of its category."""
+    rule = rules.rule_for(name)
+    assert rule is not None
+    if name in rules.streams or name.startswith(SYSTEM_PREFIX):
+        return {"stream": name} | as_words(rule)
+    return {"category": category_of(name)} | as_words(rule)

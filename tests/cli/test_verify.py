@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from evlog import open as open_store
+from tests.cli.conftest import Evlog, command, environment
+from tests.helpers import fill, small_store
+
+
+@pytest.fixture
+def path(memory_path: Path) -> str:
+    with small_store(memory_path / "store") as store:
+        fill(store, 20)
+    return str(memory_path / "store")
+
+
+def damage(path: str, first_position: int = 1, at: int = -1) -> None:
+    log = Path(path, "segments", f"{first_position:020d}.0.log")
+    content = bytearray(log.read_bytes())
+    content[at] ^= 1
+    log.write_bytes(content)
+
+
+def test_a_sound_store_is_exit_code_0_and_a_report(evlog: Evlog, path: str) -> None:
+    done = evlog("verify", "-s", path)
+    assert done.code == 0
+    report = json.loads(done.out)
+    assert list(report) == ["ok", "events", "segments", "bytes", "digest", "findings"]
+    assert (report["ok"], report["events"], report["segments"], report["findings"]) == (True, 20, 3, [])
+    assert evlog("verify", "-s", path, "--against", report["digest"]).code == 0
+
+
+def test_a_finding_is_exit_code_4_and_says_where(evlog: Evlog, path: str) -> None:
+    damage(path)
+    done = evlog("verify", "-s", path)
+    assert done.code == 4
+    assert done.err == ""
+    (finding,) = json.loads(done.out)["findings"]
+    assert list(finding) == ["kind", "file", "offset", "position", "detail"]
+    assert (finding["kind"], finding["position"]) == ("frame", 8)
+    assert finding["file"] == "segments/00000000000000000001.0.log"
+
+
+def test_quick_does_not_read_what_is_sealed(evlog: Evlog, path: str) -> None:
+    damage(path)
+    done = evlog("verify", "-s", path, "--quick")
+    assert done.code == 0
+    assert json.loads(done.out)["digest"] is None
+    os.truncate(f"{path}/segments/00000000000000000001.0.log", 200)
+    assert evlog("verify", "-s", path, "--quick").code == 4
+
+
+def test_another_history_than_the_pinned_one_is_exit_code_4(evlog: Evlog, path: str) -> None:
+    done = evlog("verify", "-s", path, "--against", f"5:{'0' * 64}")
+    assert done.code == 4
+    assert [finding["kind"] for finding in json.loads(done.out)["findings"]] == ["digest"]
+
+
+def test_repair_says_what_it_did_and_what_is_lost(evlog: Evlog, path: str) -> None:
+    Path(path, "segments", "00000000000000000001.0.ids").unlink()
+    done = evlog("verify", "-s", path, "--repair")
+    assert done.code == 0
+    report = json.loads(done.out)
+    assert [finding["kind"] for finding in report["repaired"]] == ["missing"]
+    assert (report["ok"], report["lost"]) == (True, [])
+    damage(path)
+    done = evlog("verify", "-s", path, "--repair")
+    assert done.code == 4
+    (lost,) = json.loads(done.out)["lost"]
+    assert (lost["first_position"], lost["events"], lost["streams"]) == (8, 1, {"s-1": [3]})
+
+
+def test_salvage_copies_what_is_whole_and_lists_the_rest(evlog: Evlog, path: str, memory_path: Path) -> None:
+    out = str(memory_path / "out")
+    damage(path)
+    done = evlog("verify", "-s", path, "--salvage", out)
+    assert done.code == 4
+    report = json.loads(done.out)
+    assert (report["store"], report["events"]) == (out, 19)
+    assert [lost["first_position"] for lost in report["lost"]] == [8]
+    assert evlog("verify", "-s", out).code == 0
+    with open_store(out) as store:
+        assert [event.position for event in store.read_all()] == [*range(1, 8), *range(9, 21)]
+    done = evlog("verify", "-s", path, "--salvage", out)
+    assert done.code == 5
+    assert "something is there already" in done.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--against", "5:abc"),
+        ("--quick", "--repair"),
+        ("--repair", "--salvage", "x"),
+        ("--quick", "--against", f"5:{'0' * 64}"),
+    ],
+)
+def test_what_makes_no_sense_is_exit_code_2(evlog: Evlog, path: str, arguments: tuple[str, ...]) -> None:
+    assert evlog("verify", "-s", path, *arguments).code == 2
+
+
+def test_a_store_too_damaged_to_be_opened_is_verified(evlog: Evlog, path: str) -> None:
+    Path(path, "manifest.json").write_bytes(b"")
+    done = evlog("verify", "-s", path)
+    assert done.code == 4
+    assert [finding["kind"] for finding in json.loads(done.out)["findings"]] == ["manifest"]
+    assert evlog("verify", "-s", path + "x").code == 5
+
+
+def test_on_a_terminal_it_is_a_report_for_people(path: str) -> None:
+    damage(path)
+    readable = terminal("verify", "-s", path, "--repair")
+    assert "frame: segments/00000000000000000001.0.log at offset" in readable
+    assert "1 findings: 19 events in 3 segments" in readable
+    assert "lost: 1 events at positions 8 to 8" in readable
+    assert "  s-1 version 3" in readable
+
+
+def terminal(*arguments: str) -> str:
+    """What a command shows on a terminal."""
+    import pty
+
+    parent, child = pty.openpty()
+    env = environment({"NO_COLOR": "1", "TERM": "dumb", "COLUMNS": "200"})
+    process = subprocess.Popen(command(*arguments), stdin=child, stdout=child, stderr=child, env=env)
+    os.close(child)
+    shown = b""
+    while True:
+        try:
+            piece = os.read(parent, 65536)
+        except OSError:
+            break
+        if not piece:
+            break
+        shown += piece
+    process.wait()
+    os.close(parent)
+    return shown.decode().replace("\r\n", "\n")
+
+
+def test_ctrl_c_is_quiet_and_leaves_no_helper(path: str) -> None:
+    program = (
+        "import evlog.verify as v, os, sys\n"
+        "v._BYTES_FOR_HELPERS = 0\n"
+        "v.core_count = lambda: 2\n"
+        "check = v._check_across\n"
+        "def wait(workers, *_):\n"
+        "    print(*[h._process.pid for h in workers._helpers], flush=True)\n"
+        "    sys.stdin.read()\n"
+        "v._check_across = wait\n"
+        "from evlog.cli.app import run\n"
+        f"sys.exit(run(['verify', '-s', {path!r}]))\n"
+    )
+    process = subprocess.Popen(
+        [command()[0], "-c", program],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(),
+    )
+    assert process.stdout is not None
+    helpers = [int(pid) for pid in process.stdout.readline().split()]
+    assert len(helpers) == 2
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=20)
+    assert (process.returncode, out, err) == (130, b"", b"")
+    for pid in helpers:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)

@@ -1,0 +1,60 @@
+"""Verify while others append and roll says nothing false; what a killed one leaves is mended."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from evlog import open as open_store
+from evlog import repair_store, verify_store
+from tests.helpers import small_store
+
+WRITER = """
+import sys
+import evlog
+
+with evlog.open(sys.argv[1], sync=sys.argv[2]) as store:
+    print("begun", flush=True)
+    for number in range(400):
+        events = [evlog.NewEvent("T", number) for _ in range(number % 4 + 1)]
+        store.append_many([(f"s-{number % 5}", events), ("all", [evlog.NewEvent("U")])])
+"""
+
+
+def start(path: str, sync: str) -> subprocess.Popen[bytes]:
+    process = subprocess.Popen([sys.executable, "-c", WRITER, path, sync], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"begun\n"
+    return process
+
+
+def test_verify_says_nothing_false_while_others_write(memory_path: Path) -> None:
+    path = str(memory_path / "store")
+    small_store(path, segment_events=64).close()
+    writers = [start(path, "always"), start(path, "none")]
+    runs = 0
+    while any(writer.poll() is None for writer in writers):
+        report = verify_store(path, quick=runs % 3 == 2)
+        assert report.findings == ()
+        runs += 1
+    for writer in writers:
+        writer.communicate()
+    report = verify_store(path)
+    assert report.ok
+    assert report.events == 2 * 400 * 3.5
+    assert runs
+
+
+def test_a_killed_writer_leaves_what_repair_mends(memory_path: Path) -> None:
+    path = str(memory_path / "store")
+    small_store(path, segment_events=64).close()
+    for _ in range(3):
+        writer = start(path, "always")
+        verify_store(path)
+        writer.kill()
+        writer.communicate()
+        report = repair_store(path).report
+        assert report.ok
+        with open_store(path) as store:
+            assert store.head == report.events

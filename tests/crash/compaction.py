@@ -1,0 +1,155 @@
+"""A compaction, recorded call by call, and what must be true of the store whenever it is interrupted.
+
+Between any two disk calls: what policies leave visible is there byte for byte; what they hide is there or
+gone, of each stream its oldest events first; every last version and every id is known; the next append works;
+and whoever compacts next comes to the same segments as if nothing had happened.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from evlog import NewEvent
+from evlog.events import Event
+from evlog.format import hash_stream
+from evlog.manifest import SegmentInfo, read_manifest
+from evlog.store import EventStore
+from tests.crash import history
+from tests.crash.check import materialise, open_store
+from tests.crash.disk import RecordingDisk, World
+from tests.crash.history import Content, History, Knowledge, content_of
+from tests.crash.model import FileSystem
+from tests.crash.recordings import Recording, record, scratch
+from tests.crash.states import State, kept_state
+
+SEGMENT_EVENTS = 6
+
+
+class Facts(NamedTuple):
+    """What was in the store before the compaction, and what the compaction makes of it."""
+
+    events: dict[int, tuple[int, Content]]  # by position: version and content
+    hidden: frozenset[int]  # the positions that go
+    versions: dict[str, int]
+    segments: tuple[SegmentInfo, ...]  # those that are left, without any interruption
+
+
+def fill(store: EventStore) -> None:
+    """Streams that keep some events, all or none, in nine segments; some of these lose all they have."""
+    number = 0
+
+    def append(stream: str, count: int) -> None:
+        nonlocal number
+        for _ in range(count):
+            store.append(stream, [history.event(number, {"n": number, "x": "x" * (number * 97 % 400)})])
+            number += 1
+
+    append("deleted", 13)
+    append("kept", 3)
+    append("cat-1", 7)
+    append("cat-2", 5)
+    append("capped", 12)
+    append("cat-1", 1)
+    append("kept", 2)
+    append("deleted", 4)
+    append("capped", 5)
+    store.set_retention("capped", max_count=3)
+    store.set_retention("capped", max_count=2)
+    store.set_retention(category="cat", max_count=1)
+    store.delete_stream("deleted")
+
+
+def compacting() -> tuple[Recording, Facts]:
+    """A store is compacted by one process, while another appends now and then."""
+    with scratch() as root:
+        world = World(root)
+        path = f"{root}/above/store"
+        with open_store(path, create=True, disk=RecordingDisk(world), segment_events=SEGMENT_EVENTS) as store:
+            fill(store)
+            before = list(store.read_all(include_system=True))
+            names = {found.stream for found in before}
+            visible = {found.position for name in names for found in store.read(name)}
+        state = kept_state(world.now)
+    with scratch() as root:
+        path = materialise(state, root)
+        world = World(root, FileSystem.of(state.files, state.directories))
+        log = History(world)
+        with open_store(path, disk=RecordingDisk(world)) as store, open_store(path) as other:
+            other._disk = RecordingDisk(world)
+
+            def append(done: int, total: int) -> None:
+                number = 800 + len(log.batches)
+                log.send(other, [("kept", [history.event(number)]), ("new", [history.event(number + 100)])])
+
+            store.compact(progress=append)
+        recording = record(world, log, "compacting", Knowledge([], created=True))
+        segments = read_manifest(path)[0].segments
+    events = {found.position: (found.version, content_of(found)) for found in before}
+    versions = {found.stream: found.version for found in before}
+    return recording, Facts(events, frozenset(events.keys() - visible), versions, segments)
+
+
+def check_interrupted(state: State, facts: Facts, known: Knowledge, root: str, *, thorough: bool) -> None:
+    """Look at the store as it was left, append to it, and compact it again."""
+    path = materialise(state, root)
+    with open_store(path) as reader, open_store(path) as store:
+        was_started = reader.stream_version("$compactions") > 0
+        check_events(reader, facts, known)
+        result = store.append("deleted", [NewEvent("Again")])
+        assert result.first_version == facts.versions["deleted"] + 1
+        check_ids(store, facts, 1 if thorough else 7)
+        if not thorough:
+            return
+        store.compact()
+        for each in (reader, store):
+            check_events(each, facts, known, compacted=True)
+        check_ids(store, facts, 1)
+        assert reader.stream_version("deleted") == facts.versions["deleted"] + 1
+        assert store.compact().events_removed == 0
+    if was_started:
+        ours, theirs = read_manifest(path)[0].segments, facts.segments
+        assert [info for info in ours if info.generation] == [info for info in theirs if info.generation]
+
+
+def check_events(store: EventStore, facts: Facts, known: Knowledge, *, compacted: bool = False) -> None:
+    """What is visible is there; of what is hidden, the beginning of each stream may be gone."""
+    events = list(store.read_all(include_system=True))
+    found = {event.position: (event.version, content_of(event)) for event in events}
+    assert sorted(found) == [event.position for event in events]
+    for position, fact in facts.events.items():
+        if position not in facts.hidden:
+            assert found.get(position) == fact, f"position {position} is visible, and is gone or changed"
+        elif position in found:
+            assert not compacted, f"position {position} is hidden and was not removed"
+            assert found[position] == fact
+    for place in known.acked_places():
+        assert found.get(place.position) == (place.version, place.content), "an acknowledged append is gone"
+    assert list(store.read_all(include_system=True, reverse=True)) == events[::-1]
+    streams: dict[str, list[Event]] = {}
+    for event in events:
+        streams.setdefault(event.stream, []).append(event)
+    infos = {info.name: info for info in store.streams(include_deleted=True, include_system=True)}
+    for stream, its in streams.items():
+        first = its[0].version
+        assert [event.version for event in its] == list(range(first, first + len(its))), f"a gap in {stream}"
+        visible = [event for event in its if event.position not in facts.hidden]
+        assert list(store.read(stream)) == visible
+        assert list(store.read(stream, reverse=True)) == visible[::-1]
+        assert store.stream_version(stream) == its[-1].version == infos[stream].last_version
+        assert infos[stream].events == len(visible)
+    for stream, version in facts.versions.items():
+        assert infos[stream].last_version >= version
+        assert store._opened().find_version(stream, hash_stream(stream)) == infos[stream].last_version
+    assert store.info().events == sum(not event.stream.startswith("$") for event in events)
+
+
+def check_ids(store: EventStore, facts: Facts, stride: int) -> None:
+    """Every event is known still, wherever it went."""
+    for position, (version, content) in facts.events.items():
+        stream, type, id, content_type, data, _ = content
+        if stream.startswith("$") or position % stride:
+            continue
+        new = NewEvent(type, data, id=id, content_type=content_type)
+        result = store.append(stream, [new])
+        assert result.duplicate
+        assert (result.first_position, result.first_version) == (position, version)

@@ -1,0 +1,141 @@
+"""Policies and deletions through crashes: acknowledged ones hold, one under way is made whole or not at all.
+
+A scenario of appends, policies and deletions is recorded; after each of its disk calls the process is killed
+or the power fails. What the streams show then must be what they showed after the last step that was
+acknowledged, or after the one that was under way; and going on from there must come to the same end.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Collection
+from typing import Final
+
+from evlog import EventStore
+from evlog.errors import StreamTombstoned
+from tests.crash import explore
+from tests.crash.check import materialise, open_store
+from tests.crash.disk import RecordingDisk, World
+from tests.crash.history import History, Knowledge, event
+from tests.crash.recordings import Recording, record, scratch
+from tests.crash.states import crash_states
+
+Step = Callable[[EventStore], object]
+View = tuple[object, ...]
+
+# Each may be taken twice in a row: whoever crashed does not know whether it was taken.
+STEPS: Final[tuple[Step, ...]] = (
+    lambda store: store.append("s", [event(1), event(2), event(3)]),
+    lambda store: store.append_many([("t-1", [event(4), event(5)]), ("u", [event(6)])]),
+    lambda store: store.set_retention("s", max_count=2),
+    lambda store: store.append("s", [event(7)]),
+    lambda store: store.set_retention(category="t", max_count=1),
+    lambda store: store.set_retention("s", before=4),
+    lambda store: store.append_many([("t-1", [event(8)]), ("s", [event(9)])]),
+    lambda store: store.delete_stream("s"),
+    lambda store: store.append("s", [event(10)]),
+    lambda store: store.delete_stream("u", tombstone=True),
+    lambda store: store.set_retention("s", clear=True),
+    lambda store: store.append("t-1", [event(11)]),
+)
+
+
+def view(store: EventStore) -> View:
+    """What a user can see of the streams and of what is kept."""
+    streams = ("s", "t-1", "u")
+    shown = tuple(tuple(e.version for e in store.read(stream)) for stream in streams)
+    kept = tuple(store.retention(stream) for stream in streams)
+    versions = tuple(store.stream_version(stream) for stream in streams)
+    return shown, kept, versions, len(list(store.read_all(include_system=True)))
+
+
+def recorded() -> tuple[Recording, list[View]]:
+    """The scenario, opening the store anew for every third step; and what is seen after each step."""
+    with scratch() as root:
+        world = World(root)
+        path = f"{root}/above/store"
+        open_store(path, create=True, disk=RecordingDisk(world)).close()
+        world.note("created", 0)
+        store = open_store(path, disk=RecordingDisk(world))
+        views = [view(store)]
+        for number, step in enumerate(STEPS):
+            if number % 3 == 2:
+                store.close()
+                store = open_store(path, disk=RecordingDisk(world))
+            world.note("sent", number)
+            step(store)
+            world.note("acked", number)
+            views.append(view(store))
+        store.close()
+        return record(world, History(world), "retention", Knowledge([])), views
+
+
+def check(path: str, known: Knowledge, views: list[View]) -> None:
+    if not known.created:
+        return
+    with open_store(path) as store:
+        found = view(store)
+        assert found in views[len(known.acked) : len(known.sent) + 1]
+        for step in STEPS[len(known.acked) :]:
+            step(store)
+        assert view(store) == views[-1]
+        with open_store(path) as fresh:
+            assert view(fresh) == views[-1]
+            try:
+                fresh.append("u", [event(99)])
+            except StreamTombstoned:
+                return
+            raise AssertionError("the tombstone is forgotten")
+
+
+def crashes(recording: Recording, views: list[View], moments: Collection[int]) -> explore.Outcome:
+    """Kill after each of the operations and within the next one, or cut the power."""
+    checked: set[tuple[bytes, int, int]] = set()
+    failures: list[str] = []
+    for moment, system, known in recording.moments():
+        if moment not in moments:
+            continue
+        states = [
+            *explore.killed_states(system, recording.ops[moment : moment + 1], 61, moment % 61),
+            *crash_states(system, random.Random(moment), 4),
+        ]
+        for state in states:
+            key = (state.digest(), len(known.acked), len(known.sent))
+            if key in checked:
+                continue
+            checked.add(key)
+            with scratch() as root:
+                try:
+                    check(materialise(state, root), known, views)
+                except Exception as error:  # noqa: BLE001 - any error is a finding
+                    failures.append(f"after operation {moment}: {error!r}")
+    return explore.Outcome({digest for digest, _, _ in checked}, failures)
+
+
+def test_whatever_a_crash_leaves_every_acknowledged_policy_holds() -> None:
+    recording, views = recorded()
+    assert len(set(views)) == len(views), "a step that changes nothing tests nothing"
+    jobs: list[explore.Job] = [(crashes, (recording, views, share)) for share in explore.shares(recording)]
+    explore.expect(explore.run(jobs), 300)
+
+
+def test_a_policy_that_another_did_not_sync_is_durable_once_it_is_set_again() -> None:
+    """Nothing is written where nothing changes, and still it must be there after a power loss."""
+    with scratch() as root:
+        world = World(root)
+        path = f"{root}/above/store"
+        with (
+            open_store(path, create=True, disk=RecordingDisk(world)) as durable,
+            open_store(path, disk=RecordingDisk(world), sync="none") as lazy,
+        ):
+            durable.append("s", [event(1)])
+            durable.append("u", [event(2)])
+            lazy.set_retention("s", max_count=1)
+            lazy.delete_stream("u", tombstone=True)
+            durable.set_retention("s", max_count=1)
+            durable.delete_stream("u", tombstone=True)
+            expected = view(durable)
+            assert len(list(durable.read_all(include_system=True))) == 4
+    for state in crash_states(world.now, random.Random(1)):
+        with scratch() as root, open_store(materialise(state, root)) as store:
+            assert view(store) == expected

@@ -1,0 +1,155 @@
+"""Whatever is damaged, verify finds it: flipped bits, cut, removed and swapped files."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator
+from itertools import combinations
+
+import pytest
+
+from evlog.findings import Finding
+from evlog.format import MARK_BYTES
+from evlog.verify import verify_store
+from tests.crash import recordings
+from tests.crash.check import materialise, open_store
+from tests.crash.damage import (
+    DIRECTORIES,
+    DURABLE,
+    MANIFEST,
+    STORE,
+    Files,
+    flip,
+    newer_header,
+    read_files,
+    sound_store,
+)
+from tests.crash.disk import World
+from tests.crash.history import History
+from tests.crash.states import State
+
+FLIPS = 1000
+LOCK = f"{STORE}/lock"
+
+
+@pytest.fixture
+def root() -> Iterator[str]:
+    with recordings.scratch() as directory:
+        yield directory
+
+
+@pytest.fixture
+def files() -> Files:
+    return sound_store()[0].files
+
+
+def put(root: str, files: Files) -> str:
+    """Make the directory hold exactly these files; the store's path."""
+    if not os.path.isdir(f"{root}/above"):
+        materialise(State({}, DIRECTORIES), root)
+    for path in read_files(root).keys() - files.keys():
+        os.remove(f"{root}/{path}")
+    for path, content in files.items():
+        with open(f"{root}/{path}", "wb") as file:
+            file.write(content)
+    os.utime(f"{root}/{MANIFEST}" if MANIFEST in files else root, (0, 0))  # nobody is building indexes now
+    return f"{root}/{STORE}"
+
+
+def found_in(root: str, files: Files, path: str) -> list[Finding]:
+    """What verify finds in a damaged file; every finding names the file or the segment that it is of."""
+    report = verify_store(put(root, files))
+    assert read_files(root) == files, "verify wrote"
+    name = path.removeprefix(f"{STORE}/")
+    return [finding for finding in report.findings if finding.file.split(".")[0] == name.split(".")[0]]
+
+
+def test_a_sound_store_has_no_findings(root: str, files: Files) -> None:
+    report = verify_store(put(root, files))
+    assert report.findings == ()
+    assert (report.events, report.segments, report.position) == (15, 4, 15)
+    assert report.bytes == sum(len(content) for path, content in files.items() if "/segments/" in path)
+
+
+def test_every_flipped_bit_is_found(root: str, files: Files) -> None:
+    dice = random.Random(5)
+    places = [(path, at) for path, content in sorted(files.items()) for at in range(len(content))]
+    for path, at in dice.sample(places, FLIPS):
+        damaged = files | {path: flip(files[path], at, dice.randrange(8))}
+        assert found_in(root, damaged, path), f"{path} byte {at}"
+
+
+def test_every_truncation_is_found(root: str, files: Files) -> None:
+    assert not files[DURABLE][-MARK_BYTES:].strip(b"\0")  # a mark of zeros says as much as none
+    for path, content in sorted(files.items()):
+        for size in {0, 1, 32, 63, 64, len(content) // 2, len(content) - 40, len(content) - 1}:
+            if 0 <= size < len(content) and not (path == DURABLE and size == len(content) - MARK_BYTES):
+                assert found_in(root, files | {path: content[:size]}, path), f"{path} cut to {size}"
+
+
+def test_every_lengthened_file_is_found(root: str, files: Files) -> None:
+    for path, content in sorted(files.items()):
+        for more in (b"\0", bytes(700), content[64:] or b"x"):
+            if path != LOCK:
+                assert found_in(root, files | {path: content + more}, path), f"{path} with {len(more)} more"
+
+
+def test_every_removed_file_is_found(root: str, files: Files) -> None:
+    for path in sorted(files):
+        rest = {name: content for name, content in files.items() if name != path}
+        assert found_in(root, rest, path), path
+
+
+def test_every_swapped_pair_of_files_is_found(root: str, files: Files) -> None:
+    for one, other in combinations(sorted(files), 2):
+        if files[one] != files[other]:
+            swapped = files | {one: files[other], other: files[one]}
+            assert found_in(root, swapped, one) or found_in(root, swapped, other), f"{one} and {other}"
+
+
+def test_files_of_another_store_are_found(root: str, files: Files) -> None:
+    with recordings.scratch() as elsewhere:
+        os.mkdir(f"{elsewhere}/above")
+        history = History(World(elsewhere))
+        with open_store(f"{elsewhere}/{STORE}", create=True) as store:
+            for appends in recordings.sample_appends(0) + recordings.sample_appends(20)[:2]:
+                history.send(store, appends)
+        others = read_files(elsewhere)
+    assert others.keys() == files.keys()
+    for path in sorted(files):
+        if path not in (LOCK, MANIFEST):
+            assert found_in(root, files | {path: others[path]}, path), path
+    whole = verify_store(put(root, others))
+    assert whole.ok
+    assert whole.digest != verify_store(put(root, files)).digest
+
+
+def test_a_newer_header_is_found(root: str, files: Files) -> None:
+    for path in sorted(files):
+        if "/segments/" in path:
+            assert found_in(root, files | {path: newer_header(files[path])}, path), path
+
+
+def test_extra_files_are_found(root: str, files: Files) -> None:
+    for name in (
+        "00000000000000000099.0.log",
+        "00000000000000000001.1.streams",
+        "x.4194305.tmp",
+        "notes.txt",
+    ):
+        path = f"{STORE}/segments/{name}"
+        report = verify_store(put(root, files | {path: b"x"}))
+        assert [finding.kind for finding in report.findings] == ["extra"], name
+    report = verify_store(put(root, files | {f"{MANIFEST}.tmp": b"x"}))
+    assert [finding.kind for finding in report.findings] == ["extra"]
+
+
+def test_quick_finds_what_lengths_headers_and_the_tail_show(root: str, files: Files) -> None:
+    assert verify_store(put(root, files), quick=True).ok
+    for path, content in sorted(files.items()):
+        if path == LOCK:
+            continue
+        rest = {name: its for name, its in files.items() if name != path}
+        for damaged in (rest, files | {path: content[:-1]}, files | {path: flip(content, 20)}):
+            assert not verify_store(put(root, damaged), quick=True).ok, path
