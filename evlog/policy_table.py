@@ -233,7 +233,7 @@ class _Layer:
             rules.update(self._rules)
             return rules
         for part, numbers in self.parts:
-            for records in part.segment.records(numbers):
+            for records in part.segment.records(numbers) if numbers else ():
                 for record in records:
                     rules.add(record)
         return rules
@@ -258,6 +258,8 @@ class _Layer:
 
     def _read(self, part: PolicyPart, numbers: Sequence[int]) -> None:
         """Take in the policies among these entries."""
+        if not numbers:
+            return  # the segment's log need not even be opened
         assert self._rules is not None
         at = 0
         try:
