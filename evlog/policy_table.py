@@ -65,8 +65,8 @@ def rules_at(parts: Iterable[tuple[PolicyPart, int]], position: int) -> Rules:
     """
     rules = Rules()
     for part, count in parts:
-        numbers = part.index.find(KIND_TYPES, hash_type(METADATA_TYPE))
-        for records in part.segment.records([number for number in numbers if number < count]):
+        numbers = [n for n in part.index.find(KIND_TYPES, hash_type(METADATA_TYPE)) if n < count]
+        for records in part.segment.records(numbers) if numbers else ():
             for record in records:
                 if record[0] <= position:
                     rules.add(record)
@@ -261,6 +261,8 @@ class _Layer:
         if not numbers:
             return  # the segment's log need not even be opened
         assert self._rules is not None
+        if not numbers:
+            return  # and do not open the segment
         at = 0
         try:
             for records in part.segment.records(numbers):
