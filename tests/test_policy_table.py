@@ -168,7 +168,7 @@ def test_a_policy_in_a_tail_that_is_cut_is_forgotten(store: EventStore) -> None:
     """What was never acknowledged may be seen, and may go again: with it goes what it hid."""
     fill(store, 6)
     log = segment_files(store, "log")[-1]
-    end = log.stat().st_size
+    end = Log(store.path).active.segment.end
     marks = Path(store.path, "durable").read_bytes()
     with small_store(store.path, sync="none") as lazy:
         lazy.set_retention("s-1", max_count=1)
