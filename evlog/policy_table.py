@@ -258,6 +258,8 @@ class _Layer:
 
     def _read(self, part: PolicyPart, numbers: Sequence[int]) -> None:
         """Take in the policies among these entries."""
+        if not numbers:
+            return  # the segment's log need not even be opened
         assert self._rules is not None
         if not numbers:
             return  # and do not open the segment
