@@ -8,6 +8,7 @@ and are killed, and the next one goes on: behind what was acknowledged, or, kill
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -96,7 +97,13 @@ class Runner:
 
 
 class Dying(Disk):
-    """A writer's that dies where it would sync the log."""
+    """A writer's that dies where it would sync the log: after its frame, or before, in a recovery."""
+
+    wrote = False
+
+    def write_at(self, file: WriteFile, data: bytes, offset: int) -> None:
+        super().write_at(file, data, offset)
+        self.wrote |= file.path.endswith(".log")
 
     def sync(self, file: WriteFile) -> None:
         if file.path.endswith(".log"):
@@ -173,12 +180,12 @@ class FollowMachine(RuleBasedStateMachine):
             full = probe.head - probe._log.active.first_position + 1 + len(batch) > 8  # type: ignore[union-attr]
         if full:
             return  # it would roll, which syncs
-        with small_store(self.path, disk=Dying()) as dying:
-            try:
-                dying.append_many(self.rows_of(batch))
-            except KeyboardInterrupt:
-                return
-        raise AssertionError("the writer lived")
+        before, disk = list(self.rows), Dying()
+        with small_store(self.path, disk=disk) as dying, contextlib.suppress(KeyboardInterrupt):
+            dying.append_many(self.rows_of(batch))
+            raise AssertionError("the writer lived")
+        if not disk.wrote:
+            self.rows = before
 
     @rule(junk=st.binary(min_size=1, max_size=80), whole=st.booleans())
     def tear_the_tail(self, junk: bytes, whole: bool) -> None:
