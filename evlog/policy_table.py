@@ -65,8 +65,8 @@ def rules_at(parts: Iterable[tuple[PolicyPart, int]], position: int) -> Rules:
     """
     rules = Rules()
     for part, count in parts:
-        numbers = part.index.find(KIND_TYPES, hash_type(METADATA_TYPE))
-        for records in part.segment.records([number for number in numbers if number < count]):
+        numbers = [n for n in part.index.find(KIND_TYPES, hash_type(METADATA_TYPE)) if n < count]
+        for records in part.segment.records(numbers) if numbers else ():
             for record in records:
                 if record[0] <= position:
                     rules.add(record)
@@ -233,7 +233,7 @@ class _Layer:
             rules.update(self._rules)
             return rules
         for part, numbers in self.parts:
-            for records in part.segment.records(numbers):
+            for records in part.segment.records(numbers) if numbers else ():
                 for record in records:
                     rules.add(record)
         return rules
@@ -258,7 +258,11 @@ class _Layer:
 
     def _read(self, part: PolicyPart, numbers: Sequence[int]) -> None:
         """Take in the policies among these entries."""
+        if not numbers:
+            return  # the segment's log need not even be opened
         assert self._rules is not None
+        if not numbers:
+            return  # and do not open the segment
         at = 0
         try:
             for records in part.segment.records(numbers):

@@ -30,6 +30,15 @@ def test_a_store_without_policies_has_none(store: EventStore) -> None:
     assert not any(len(table.system_numbers(place)) for place in range(4))
 
 
+def test_segments_without_policies_are_not_opened(store: EventStore) -> None:
+    fill(store, 30)
+    store.set_retention("s-1", max_count=1)
+    log = Log(store.path)
+    assert log.policies().any
+    assert len(log.sealed) == 3
+    assert [part._segment for part in log.sealed] == [None] * 3
+
+
 def test_policies_are_found_in_sealed_segments_and_in_the_active_one(store: EventStore) -> None:
     store.set_retention("s-1", max_count=1)
     fill(store, 20)

@@ -212,7 +212,7 @@ class FollowMachine(RuleBasedStateMachine):
             active = log.active.segment
             durable, path = log.durable_offset(), active.log_path
             first = active.first_position
-            size = os.path.getsize(path)
+            size = active.end  # behind it is only room
             end = durable + int(keep * (size - durable)) if durable else size
             ends = [active._frame_offset(number) for number in range(active.count)] + [active.end]
         if end < size:
