@@ -22,7 +22,6 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from evlog import EventStore, NewEvent, Subscription
 from evlog.disk import Disk, WriteFile
 from evlog.events import category_of
-from evlog.paths import segment_path
 from tests.helpers import small_store
 
 PLACE = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
@@ -190,15 +189,13 @@ class FollowMachine(RuleBasedStateMachine):
     @rule(junk=st.binary(min_size=1, max_size=80), whole=st.booleans())
     def tear_the_tail(self, junk: bytes, whole: bool) -> None:
         """A writer dies within its write: what it left is no whole frame."""
-        with open(self.active_log(), "r+b") as log:
-            raw = log.read()
-            log.write(raw[64:80] + junk if whole and len(raw) > 64 else junk)
-        self.torn = True
-
-    def active_log(self) -> str:
         with small_store(self.path) as probe:
-            info = probe._log.active.info  # type: ignore[union-attr]
-            return segment_path(self.path, info.first_position, info.generation, "log")
+            active = probe._log.active.segment  # type: ignore[union-attr]
+        with open(active.log_path, "r+b") as log:
+            start = log.read(80)[64:]
+            log.seek(active.end)  # behind it there may be room
+            log.write(start + junk if whole else junk)
+        self.torn = True
 
     @rule(keep=st.floats(0, 1))
     def lose_power(self, keep: float) -> None:
