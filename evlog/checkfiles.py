@@ -46,7 +46,6 @@ from evlog.segment import Segment
 _LOCK_SECONDS: Final = 2.0
 # Whoever seals a segment builds its indexes right after; until then a missing one is no finding.
 _INDEXING_SECONDS: Final = 1.0
-COMPACTION_LOCK: Final = "compaction"
 NOTHING_KNOWN: Final = decode_marks(b"", 0)
 _MARKS: Final = {
     WRITTEN_MAGIC: "how far the log is written",
@@ -223,7 +222,7 @@ def _names_in(store: str) -> list[str]:
 
 def is_compacting(store: str) -> bool:
     """Whether a compaction runs now: it makes files that no manifest names yet."""
-    with held_shared(f"{store}/{COMPACTION_LOCK}", 0.0) as idle:
+    with held_shared(paths.compaction_path(store), 0.0) as idle:
         return not idle
 
 
@@ -311,7 +310,7 @@ def _check_size(task: SegmentTask, suffix: str, expected: object, wanted: int | 
 
 def check_gone(task: SegmentTask) -> Finding | None:
     """The file that keeps what is left of compacted events, by the length and CRC that the manifest has."""
-    size, crc = getattr(task.info, "gone_bytes", 0), getattr(task.info, "gone_crc", 0)
+    size, crc = task.info.gone_bytes, task.info.gone_crc
     if not size:
         return None
     name = f"{task.name}.gone"
