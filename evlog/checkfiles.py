@@ -60,6 +60,8 @@ class Look(NamedTuple):
 
     store: str
     manifest: Manifest
+    replaced_at: float
+    """when the manifest was written, by the file system's clock, in seconds since 1970"""
     active_bytes: int
     offsets_bytes: int
     """of the active segment"""
@@ -93,12 +95,13 @@ def look(store: str) -> Look:
     """
     with held_shared(paths.lock_path(store), _LOCK_SECONDS) as settled:
         manifest = _read_manifest(store)
+        replaced_at = os.stat(paths.manifest_path(store)).st_mtime
         active = manifest.segments[-1]
         active_bytes = _size(_segment_path(store, active, "log"))
         offsets_bytes = _size(_segment_path(store, active, "offsets"))
         findings: list[Finding] = []
         marks = _check_marks(store, manifest, active_bytes, findings)
-    return Look(store, manifest, active_bytes, offsets_bytes, marks, settled, findings)
+    return Look(store, manifest, replaced_at, active_bytes, offsets_bytes, marks, settled, findings)
 
 
 def _size(path: str) -> int:
@@ -249,16 +252,12 @@ def file_bytes(look: Look) -> int:
     return total
 
 
-def is_being_indexed(store: str, info: SegmentInfo) -> bool:
-    """Whether the segment was sealed just now: wait until its indexes are there, or should be."""
-    try:
-        until = os.stat(paths.manifest_path(store)).st_mtime + _INDEXING_SECONDS
-    except OSError:
-        return False
-    while (left := until - time.time()) > 0:
-        if all(os.path.exists(_segment_path(store, info, suffix)) for suffix in SUFFIXES.values()):
+def is_being_indexed(look: Look, info: SegmentInfo) -> bool:
+    """Whether the segment was sealed just before the look: wait until its indexes are there, or should be."""
+    while (left := look.replaced_at + _INDEXING_SECONDS - time.time()) > 0:
+        if all(os.path.exists(_segment_path(look.store, info, suffix)) for suffix in SUFFIXES.values()):
             return True
-        time.sleep(min(left, 0.02, _INDEXING_SECONDS))
+        time.sleep(min(left, 0.02))
     return False
 
 
