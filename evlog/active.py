@@ -33,7 +33,7 @@ from evlog.format import (
     derive_entries,
 )
 from evlog.manifest import SegmentInfo
-from evlog.segment import Segment, check_file_header
+from evlog.segment import Segment, check_file_header, written_end
 
 _WINDOW_BYTES: Final = 1 << 20
 # Who has fetched so many records one by one goes on in blocks of 256 KiB, of which 64 MiB are kept.
@@ -116,10 +116,6 @@ class ActiveSegment(Segment):
         length = max(length, min(_WINDOW_BYTES, self.end - offset))
         return self._log.read(length, offset), offset
 
-    def size(self) -> int:
-        """The length of the log file in bytes, whole frames or not."""
-        return self._log.size()
-
     def refresh(self, durable_offset: int, *, suspicious: bool = False) -> bool:
         """Take in the frames that were written since; False if the log is not the one that was known.
 
@@ -131,7 +127,9 @@ class ActiveSegment(Segment):
             suspicious: compare even if the log has not grown.
         """
         size = self._log.size()
-        if size == self._size and not self.torn_bytes and not suspicious:
+        looked = self._size >= 0 and not self.torn_bytes and not suspicious
+        if looked and size >= self._size and not self._goes_on(size):
+            self._size = size
             return True
         # Only a power loss takes bytes from under a whole frame, and this process lives since; so entries
         # are believed without their frames, but for the first time, and where the tail was found torn.
@@ -142,7 +140,7 @@ class ActiveSegment(Segment):
             return False
         if size > self.end:
             self._load_entries(size, durable_offset, check_frames=check_frames)
-            self._scan_tail(size)
+            self._scan_tail(size, check_zeros=check_frames)
         self._size = size
         return True
 
@@ -160,7 +158,8 @@ class ActiveSegment(Segment):
             self.entries += rows
             self.count = self.entries_on_disk = mark.events
             self.index_crc = mark.index_crc
-            self.end = self._size = mark.offset
+            self.end = mark.offset
+            self._size = max(self._size, mark.offset)
             self._last_at = self._frame_offset(mark.events - 1)
         return (self.count, self.end, self.index_crc) == (mark.events, mark.offset, mark.index_crc)
 
@@ -178,7 +177,8 @@ class ActiveSegment(Segment):
         self._last_at = self.end
         self.entries += rows
         self.count += events
-        self.end = self._size = self.end + FRAME_HEADER_BYTES + length
+        self.end += FRAME_HEADER_BYTES + length
+        self._size = max(self._size, self.end)
         self.index_crc = index_crc
         self.durable = durable
         if on_disk:
@@ -292,17 +292,25 @@ class ActiveSegment(Segment):
 
     # --- from the log
 
-    def _scan_tail(self, size: int) -> None:
-        """Take in whole frames from `end` on, up to the first that is not."""
-        while self.end < size:
+    def _goes_on(self, size: int) -> bool:
+        """Whether there is more behind `end` than zeros, the room for frames to come, by the first of it."""
+        return size > self.end and bool(self._log.read(FRAME_HEADER_BYTES, self.end).strip(b"\0"))
+
+    def _scan_tail(self, size: int, *, check_zeros: bool) -> None:
+        """Take in whole frames from `end` on, up to the first that is not; behind it must be zeros alone.
+
+        Args:
+            check_zeros: look at all of them. Only a power loss leaves anything behind zeros.
+        """
+        while check_zeros or self._goes_on(size):
             try:
                 header, body = self._read_frame(self.end, size)
                 if header.first_position != self.first_position + self.count:
                     raise FormatFault("a frame is out of order")
                 rows = derive_entries(header, self.end, body)
             except FormatFault as fault:
-                self.torn_bytes = size - self.end
-                self.fault = str(fault)
+                self.torn_bytes = written_end(self._log, self.end, size) - self.end
+                self.fault = str(fault) if self.torn_bytes else ""
                 return
             self.entries += rows
             self.count += header.events

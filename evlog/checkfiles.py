@@ -41,7 +41,7 @@ from evlog.format import (
 )
 from evlog.lock import held_shared
 from evlog.manifest import Manifest, SegmentInfo, read_manifest
-from evlog.segment import Segment
+from evlog.segment import Segment, written_end
 
 _LOCK_SECONDS: Final = 2.0
 # Whoever seals a segment builds its indexes right after; until then a missing one is no finding.
@@ -97,11 +97,21 @@ def look(store: str) -> Look:
         manifest = _read_manifest(store)
         replaced_at = os.stat(paths.manifest_path(store)).st_mtime
         active = manifest.segments[-1]
-        active_bytes = _size(_segment_path(store, active, "log"))
+        active_bytes = _written_size(_segment_path(store, active, "log"))
         offsets_bytes = _size(_segment_path(store, active, "offsets"))
         findings: list[Finding] = []
         marks = _check_marks(store, manifest, active_bytes, findings)
     return Look(store, manifest, replaced_at, active_bytes, offsets_bytes, marks, settled, findings)
+
+
+def _written_size(path: str) -> int:
+    """The size of an active log without the room behind its last frame."""
+    try:
+        file = ReadFile(path)
+    except FileNotFoundError:
+        return 0
+    size = file.size()
+    return written_end(file, min(FILE_HEADER_BYTES, size), size)
 
 
 def _size(path: str) -> int:

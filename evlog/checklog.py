@@ -44,7 +44,7 @@ from evlog.format import (
     unpack,
 )
 from evlog.manifest import SegmentInfo
-from evlog.segment import Segment
+from evlog.segment import Segment, written_end
 
 _WINDOW_BYTES: Final = 1 << 19
 _MAX_NAMES: Final = 1 << 18
@@ -126,6 +126,8 @@ class LogCheck:
         self.last_position = info.first_position - 1
         self._log = ReadFile(segment.log_path)
         self._size = min(size, self._log.size())
+        if not info.sealed:  # what is behind it is room for the frames to come
+            self._size = written_end(self._log, min(FILE_HEADER_BYTES, self._size), self._size)
         self._synced = synced
         self.vouched = 0  # how far frames' headers say that it was synced when they were written
         self._pin_position = pin_position

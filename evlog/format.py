@@ -34,6 +34,10 @@ A *.log* is a file header, then frames without a gap. What one append writes is 
         32     4  tag of the segment
         36     4  CRC of the frame's own file offset (8 bytes), then bytes 0..35
 
+Behind the last frame of the active log may stand zeros up to the end of the file: room that a writer made
+for the frames to come, because a device takes a sync sooner of a file that has its length already. A sealed
+log has none.
+
 The frame's offset is in its CRC and the segment's tag in its header, so that a copy of a frame (inside
 an event's data, say) is never taken for a frame. The body is one msgpack array of `count` records:
 
@@ -149,6 +153,7 @@ ENTRY_BYTES: Final = 40
 MARK_BYTES: Final = 40
 MARKS_BYTES: Final = 4 * MARK_BYTES
 PAGE_BYTES: Final = 4096
+ROOM_BYTES: Final = 1 << 16  # a log is lengthened with zeros to a multiple of this
 MAX_BODY_BYTES: Final = 1 << 30
 MAX_LOG_BYTES: Final = (1 << 32) - 1
 MAX_VERSION: Final = (1 << 32) - 1
@@ -333,6 +338,16 @@ def encode_frame_header(header: FrameHeader, offset: int) -> bytes:
     length, events, durable, first_position, index_crc, body_crc, tag = header
     raw = _FRAME_FIELDS.pack(FRAME_MAGIC, length, events, durable, first_position, index_crc, body_crc, tag)
     return raw + _U32.pack(crc32(raw, crc32(_U64.pack(offset))))
+
+
+def room_behind(end: int, frame_bytes: int, segment_bytes: int) -> int:
+    """How many zeros are written behind a frame that lengthens the log up to `end`.
+
+    None behind a large frame: whoever writes those gains little, and would write all bytes twice.
+    """
+    if frame_bytes > ROOM_BYTES // 2:
+        return 0
+    return max(0, min(-(-end // ROOM_BYTES) * ROOM_BYTES, segment_bytes) - end)
 
 
 def decode_frame_header(raw: bytes | memoryview, at: int, offset: int, tag: int) -> FrameHeader:

@@ -66,13 +66,12 @@ def recover_locked(log: Log, log_file: WriteFile, marks_file: WriteFile, disk: D
         log.refresh()
     active = log.active.segment
     synced = max(marks.durable_offset, active.durable)
-    if synced > active.size():
+    if active.torn_bytes:
+        synced = max(synced, active.later_frames_durable(active.end))
+    if synced > active.end:
         raise active.damage(synced)
     torn = None
     if active.torn_bytes:
-        synced = max(synced, active.later_frames_durable(active.end))
-        if synced > active.end:
-            raise active.damage(synced)
         torn = TornTail(active.log_path, active.end, active.torn_bytes)
         disk.cut(log_file, active.end)
         # Synced before anything is written behind it: else a power loss could bring the old tail back.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from evlog import paths
-from evlog.disk import Disk, WriteFile
+from evlog.disk import Disk, WriteFile, end_of
 from evlog.format import KIND_LOG, KIND_OFFSETS, FileHeader, encode_file_header
 from evlog.log import Log
 from evlog.manifest import SegmentInfo, replace_manifest
@@ -34,6 +34,8 @@ def roll_locked(log: Log, log_file: WriteFile, offsets_file: WriteFile, disk: Di
     """Seal the active segment and begin the next; the writers' lock is held."""
     active = log.active.segment
     manifest = log.manifest
+    if end_of(log_file) > active.end:
+        disk.cut(log_file, active.end)  # no zeros behind the last frame: a sealed log has one length
     disk.sync(log_file)  # sealed means synced: the marks in `durable` speak of the active log only
     disk.sync(offsets_file)  # else a power loss would have it derived anew from the whole log
     sealed = active.info._replace(

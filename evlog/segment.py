@@ -14,7 +14,7 @@ from typing import Any, Final
 from zlib import crc32
 
 from evlog import paths
-from evlog.disk import map_file
+from evlog.disk import ReadFile, map_file
 from evlog.errors import CorruptionError, EvlogError, NotAStore, UnsupportedFormat
 from evlog.events import Record
 from evlog.format import (
@@ -45,6 +45,7 @@ from evlog.manifest import SegmentInfo
 _WHOLE_BODY_BYTES: Final = 4 << 20
 _RECORDS_AT_ONCE: Final = 256
 _BYTES_AT_ONCE: Final = 1 << 20
+_WINDOW_BYTES: Final = 1 << 16
 _FIRST_RECORDS: Final = 32  # who asks for one page, or one event, does not pay for more
 
 
@@ -64,6 +65,20 @@ def check_file_header(raw: bytes, path: str, expected: FileHeader) -> None:
         raise NotAStore(path, "the file belongs to another store")
     if found != expected:
         raise CorruptionError(path, 0, "its header names another segment; was the file swapped?")
+
+
+def written_end(log: ReadFile, low: int, high: int) -> int:
+    """Where the last byte between two offsets ends that is not zero; `low` if there is none.
+
+    No frame ends with a zero: so behind whole frames this is where the last one ends, and room begins.
+    """
+    while high > low:
+        at = max(low, high - _WINDOW_BYTES)
+        window = log.read(high - at, at)
+        if window != bytes(len(window)):
+            return at + len(window.rstrip(b"\0"))
+        high = at
+    return low
 
 
 class Segment:

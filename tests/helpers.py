@@ -66,6 +66,11 @@ def segment_files(store: EventStore, suffix: str) -> list[Path]:
     return sorted(Path(store.path, "segments").glob(f"*.{suffix}"))
 
 
+def frames_of(log: Path) -> bytes:
+    """A log without the room behind its last frame; no frame ends with a zero."""
+    return log.read_bytes().rstrip(b"\0")
+
+
 def content(store: EventStore) -> tuple[list[bytes], list[Fact]]:
     """All that a refused append must leave as it was."""
     return [path.read_bytes() for path in segment_files(store, "log")], facts(store.read_all())

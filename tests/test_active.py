@@ -15,7 +15,7 @@ from evlog.active import ActiveSegment
 from evlog.errors import CorruptionError
 from evlog.format import ENTRY_BYTES, FRAME_MAGIC
 from evlog.log import Log
-from tests.helpers import facts, fill, new, numbers, segment_files, small_store
+from tests.helpers import facts, fill, frames_of, new, numbers, segment_files, small_store
 
 
 @pytest.fixture
@@ -97,22 +97,50 @@ def test_refresh_takes_in_only_what_is_new(store: EventStore) -> None:
 
 def test_torn_tail_is_not_taken_in_and_is_named(store: EventStore) -> None:
     (log,) = segment_files(store, "log")
-    whole = log.read_bytes()
+    whole = frames_of(log)
     expected = state(active(store))[:4]
     frame = whole[whole.rindex(FRAME_MAGIC) :]
-    for tail in (b"\0", bytes(5000), frame, frame[:20], FRAME_MAGIC, os.urandom(3000), b"\xe5" * 50):
-        log.write_bytes(whole + tail)
-        segment = active(store)
-        assert state(segment) == (*expected, len(tail))
-        assert segment.fault
-        assert numbers(evlog.open(store.path).read_all()) == numbers(store.read_all())
+    for tail in (frame, frame[:20], FRAME_MAGIC, os.urandom(3000) + b"x", b"\xe5" * 50, bytes(5000) + b"x"):
+        for room in (b"", bytes(70_000)):
+            log.write_bytes(whole + tail + room)
+            segment = active(store)
+            assert state(segment) == (*expected, len(tail.rstrip(b"\0")))
+            assert segment.fault
+            assert numbers(evlog.open(store.path).read_all()) == numbers(store.read_all())
     log.write_bytes(whole)
+
+
+def test_zeros_behind_the_last_frame_are_room_and_no_tail(
+    store: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("evlog.segment._WINDOW_BYTES", 1000)
+    (log,) = segment_files(store, "log")
+    whole = frames_of(log)
+    expected = state(active(store))[:4]
+    for size in (0, 1, 39, 40, 41, 1000, 5000):
+        log.write_bytes(whole + bytes(size))
+        segment = active(store)
+        assert state(segment) == (*expected, 0)
+        assert not segment.fault
+
+
+def test_reader_sees_what_is_written_into_the_room_and_that_the_room_was_cut(store: EventStore) -> None:
+    (log,) = segment_files(store, "log")
+    reader = active(store)
+    size = log.stat().st_size
+    store.append("s-0", [new(12)])
+    assert log.stat().st_size == size
+    assert reader.refresh(0)
+    assert state(reader) == state(active(store))
+    log.write_bytes(frames_of(log))
+    assert reader.refresh(0)
+    assert state(reader) == state(active(store))
 
 
 @pytest.mark.parametrize("kept", ["offsets", "log alone"])
 def test_every_cut_of_an_unacknowledged_log_keeps_the_frames_before_it(store: EventStore, kept: str) -> None:
     (log,) = segment_files(store, "log")
-    whole = log.read_bytes()
+    whole = frames_of(log)
     events = facts(store.read_all())
     ends = [at for at in range(64, len(whole)) if whole[at : at + 4] == FRAME_MAGIC] + [len(whole)]
     assert len(ends) == 7
@@ -121,10 +149,11 @@ def test_every_cut_of_an_unacknowledged_log_keeps_the_frames_before_it(store: Ev
     if kept == "log alone":
         segment_files(store, "offsets")[0].unlink()
     for length in range(64, len(whole), 7):
-        log.write_bytes(whole[:length])
         count = max(size for size, end in zip(sizes, ends, strict=True) if end <= length)
-        with evlog.open(store.path) as other:
-            assert facts(other.read_all()) == events[:count]
+        for room in (0, len(whole)):
+            log.write_bytes(whole[:length] + bytes(room))
+            with evlog.open(store.path) as other:
+                assert facts(other.read_all()) == events[:count]
 
 
 def test_log_that_was_cut_under_a_reader_is_read_again(store: EventStore) -> None:
@@ -142,7 +171,7 @@ def test_log_that_was_cut_under_a_reader_is_read_again(store: EventStore) -> Non
 
 def test_reader_and_writer_notice_that_another_frame_stands_where_one_was_cut(store: EventStore) -> None:
     (log,) = segment_files(store, "log")
-    last = log.stat().st_size
+    last = len(frames_of(log))
     with evlog.open(store.path, sync="none") as unsynced:
         unsynced.append("s-0", [new(50)] * 3)
     with evlog.open(store.path) as reader, evlog.open(store.path, sync="none") as writer:
@@ -161,7 +190,7 @@ def test_reader_and_writer_notice_that_another_frame_stands_where_one_was_cut(st
 
 def test_frames_that_are_known_to_be_synced_are_never_cut(store: EventStore) -> None:
     (log,) = segment_files(store, "log")
-    whole = log.read_bytes()
+    whole = frames_of(log)
     for at in (70, 200, whole.rindex(FRAME_MAGIC) + 5, len(whole) - 1):
         log.write_bytes(whole[:at] + bytes([whole[at] ^ 8]) + whole[at + 1 :])
         segment_files(store, "offsets")[0].unlink(missing_ok=True)

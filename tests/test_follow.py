@@ -18,7 +18,7 @@ from evlog import EventStore, follow, paths, reader
 from evlog.errors import CorruptionError, InvalidArgument, StoreNotFound
 from evlog.follow import Subscription
 from tests.following import LONG_SECONDS, Script, drain, fill_from
-from tests.helpers import Clock, fill, new, numbers, segment_files, small_store
+from tests.helpers import Clock, fill, frames_of, new, numbers, segment_files, small_store
 
 
 @pytest.fixture
@@ -258,7 +258,7 @@ def test_damage_is_raised_after_what_stands_before_it_and_again_when_asked_again
 def test_damage_of_the_acknowledged_end_is_raised(store: EventStore) -> None:
     fill(store, 4)
     log = segment_files(store, "log")[-1]
-    os.truncate(log, log.stat().st_size - 1)
+    os.truncate(log, len(frames_of(log)) - 1)
     with small_store(store.path) as fresh, fresh.subscribe() as subscription:
         assert [subscription.next_event(0) is not None for _ in range(3)] == [True] * 3
         with pytest.raises(CorruptionError):

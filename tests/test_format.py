@@ -356,6 +356,28 @@ def test_deep_nesting_is_a_fault() -> None:
         fmt.decode_record(body)
 
 
+# --- room for frames to come
+
+
+@pytest.mark.parametrize(
+    ("end", "frame_bytes", "segment_bytes", "room"),
+    [
+        (264, 200, 1 << 26, 65536 - 264),
+        (65536, 200, 1 << 26, 0),
+        (65537, 200, 1 << 26, 65535),
+        (40_000, 32_768, 1 << 26, 25_536),
+        (40_000, 32_769, 1 << 26, 0),
+        (264, 200, 1000, 736),
+        (1000, 200, 1000, 0),
+        (5000, 4936, 1, 0),
+    ],
+)
+def test_room_ends_at_a_multiple_of_64_kib_or_with_the_segment(
+    end: int, frame_bytes: int, segment_bytes: int, room: int
+) -> None:
+    assert fmt.room_behind(end, frame_bytes, segment_bytes) == room
+
+
 # --- lengths are bounded
 
 

@@ -19,7 +19,7 @@ from evlog.format import MARK_AT, SUSPECT_MAGIC, Mark, encode_mark
 from evlog.lookout import wait_for_store
 from evlog.notify import TICK_SECONDS
 from tests.following import LONG_SECONDS, Script, drain, fill_from, write_unacknowledged
-from tests.helpers import fill, new, numbers, segment_files, small_store
+from tests.helpers import fill, frames_of, new, numbers, segment_files, small_store
 
 
 @pytest.fixture
@@ -121,7 +121,7 @@ def test_a_tail_that_is_cut_and_written_anew_is_given_out_as_it_is_now(
         write_unacknowledged(store, 3)
         assert drain(subscription) == []
         log = segment_files(store, "log")[-1]
-        os.truncate(log, log.stat().st_size - 1)  # a power loss, as far as a process can live through one
+        os.truncate(log, len(frames_of(log)) - 1)  # a power loss, as far as a process can live through one
         with small_store(store.path) as writer:
             writer.append("other", [new(4)])
             assert len(writer.torn_tails) == 1

@@ -13,27 +13,27 @@ import evlog
 from evlog import EventStore
 from evlog.disk import DISK
 from evlog.errors import CorruptionError
-from evlog.format import DURABLE_MAGIC, Mark, encode_mark
+from evlog.format import DURABLE_MAGIC, FRAME_MAGIC, Mark, encode_mark
 from evlog.index import SORTED_SUFFIXES
 from evlog.log import Log
 from evlog.recovery import TornTail, build_indexes, remove_leftovers_locked
-from tests.helpers import facts, fill, new, segment_files, small_store
+from tests.helpers import facts, fill, frames_of, new, numbers, segment_files, small_store
 
 
 def test_torn_tail_is_cut_by_the_next_writer_and_reported(store: EventStore) -> None:
     fill(store, 3)
     (log,) = segment_files(store, "log")
-    end = log.stat().st_size
+    end = len(frames_of(log))
     events = facts(store.read_all())
-    with log.open("ab") as file:
-        file.write(b"half a frame" * 100)
+    write_at(log, end, b"half a frame" * 100)
+    torn = log.read_bytes()
     with evlog.open(store.path) as other:
         assert facts(other.read_all()) == events
         assert other.torn_tails == []
-        assert log.stat().st_size == end + 1200  # a reader cuts nothing
+        assert log.read_bytes() == torn  # a reader cuts nothing
         other.append("s", [new()])
         assert other.torn_tails == [TornTail(str(log), end, 1200)]
-        assert end < log.stat().st_size < end + 1200
+        assert end < len(frames_of(log)) < end + 1200
         assert facts(other.read_all(to=3)) == events
     with evlog.open(store.path) as other:
         other.append("s", [new()])
@@ -43,20 +43,36 @@ def test_torn_tail_is_cut_by_the_next_writer_and_reported(store: EventStore) -> 
 def test_writer_that_is_open_cuts_what_another_left(store: EventStore) -> None:
     fill(store, 3)
     (log,) = segment_files(store, "log")
-    with log.open("ab") as file:
-        file.write(bytes(5000))
+    write_at(log, len(frames_of(log)), b"x" * 5000)
     assert store.append("s-0", [new()], expected=1).first_position == 4
     assert [tail.cut_bytes for tail in store.torn_tails] == [5000]
-    assert log.stat().st_size < 5000
+    assert len(frames_of(log)) < 5000
+
+
+@pytest.mark.parametrize("room", [0, 1, 39, 5000, 100_000])
+def test_room_of_any_size_is_no_torn_tail(store: EventStore, room: int) -> None:
+    fill(store, 3)
+    (log,) = segment_files(store, "log")
+    log.write_bytes(frames_of(log) + bytes(room))
+    with evlog.open(store.path) as other:
+        assert other.append("s-0", [new(3)], expected=1).first_position == 4
+        assert store.append("s-0", [new(4)], expected=2).first_position == 5
+        assert (store.torn_tails, other.torn_tails) == ([], [])
+    assert numbers(store.read_all()) == [0, 1, 2, 3, 4]
+
+
+def write_at(path: Path, offset: int, data: bytes) -> None:
+    with path.open("r+b") as file:
+        file.seek(offset)
+        file.write(data)
 
 
 def test_tail_is_damage_when_it_had_been_synced(store: EventStore) -> None:
     fill(store, 3)
     (log,) = segment_files(store, "log")
-    content = log.read_bytes()
+    content = frames_of(log)
     tag = Log(store.path).active.segment.tag
-    with log.open("ab") as file:
-        file.write(b"x" * 100)
+    log.write_bytes(content + b"x" * 100)
     marks = Path(store.path, "durable").read_bytes()
     mark = encode_mark(DURABLE_MAGIC, Mark(tag, len(content) + 100))
     Path(store.path, "durable").write_bytes(marks[:80] + mark)
@@ -70,15 +86,17 @@ def test_tail_is_damage_when_it_had_been_synced(store: EventStore) -> None:
 def test_shortened_log_is_damage_when_it_had_been_synced(store: EventStore) -> None:
     fill(store, 3)
     (log,) = segment_files(store, "log")
-    content = log.read_bytes()
-    for length in (len(content) - 1, len(content) - 50, 64):
-        log.write_bytes(content[:length])
+    content = frames_of(log)
+    last = content.rindex(FRAME_MAGIC)
+    cuts = [(len(content) - 1, 0), (len(content) - 50, 0), (last, 0), (last, 5000), (64, 0), (64, 5000)]
+    for length, room in cuts:  # zeros instead of a frame are not room if one was there
+        log.write_bytes(content[:length] + bytes(room))
         with evlog.open(store.path) as other:
             with pytest.raises(CorruptionError):
                 other.append("s", [new()])
             with pytest.raises(CorruptionError):
                 other.head  # noqa: B018 - asked for its error
-        assert log.stat().st_size == length
+        assert log.read_bytes() == content[:length] + bytes(room)
 
 
 @pytest.mark.parametrize("suffix", [*SORTED_SUFFIXES.values(), "offsets"])

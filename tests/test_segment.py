@@ -16,7 +16,7 @@ from evlog.events import Record
 from evlog.format import FRAME_HEADER_BYTES, column, encode_file_header
 from evlog.log import Log
 from evlog.segment import SealedSegment, Segment
-from tests.helpers import fill, new, segment_files, small_store
+from tests.helpers import fill, frames_of, new, segment_files, small_store
 
 SIZES = (1, 3, 2, 1, 5, 4)  # events in each frame of the sealed segment: sixteen
 COUNT = sum(SIZES)
@@ -206,7 +206,7 @@ def test_log_that_is_not_what_it_was_is_named(
     store_path: Path, change: Callable[[bytes], bytes], error: type[Exception], which: int
 ) -> None:
     log = segment_files(evlog.open(store_path), "log")[which]
-    before = log.read_bytes()
+    before = frames_of(log)
     log.write_bytes(change(before))
     if which and len(log.read_bytes()) > len(before):
         with evlog.open(store_path) as store:  # the end of the active log may be torn

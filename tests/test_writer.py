@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 import evlog
 from evlog import ANY, NO_STREAM, EventStore, NewEvent
+from evlog import format as fmt
 from evlog.disk import Disk, WriteFile
 from evlog.errors import (
     EventTooLarge,
@@ -23,7 +25,7 @@ from evlog.errors import (
 )
 from evlog.events import MAX_EVENT_BYTES, encode_events
 from evlog.lock import FileLock
-from tests.helpers import Clock, fill, new, number_id, numbers, segment_files, small_store
+from tests.helpers import Clock, fill, frames_of, new, number_id, numbers, segment_files, small_store
 
 # --- what an append says
 
@@ -150,7 +152,7 @@ def test_segment_rolls_before_it_is_longer_than_so_many_bytes(memory_path: Path)
             store.append("s", [NewEvent("T", bytes(900), content_type="binary")])
         sizes = [path.stat().st_size for path in segment_files(store, "log")]
         assert len(sizes) == 5
-        assert all(9_000 < size <= 10_000 for size in sizes[:-1])
+        assert all(9_000 < size <= 10_000 for size in sizes)
         store.append("s", [NewEvent("T", bytes(50_000), content_type="binary")])  # larger than a segment
         store.append("s", [new()])
         assert [path.stat().st_size > 50_000 for path in segment_files(store, "log")[-3:]] == [
@@ -175,6 +177,76 @@ def test_sealed_segment_has_its_indexes_after_the_append_that_sealed_it(store: E
     names = [name for name in os.listdir(f"{store.path}/segments") if name.startswith(f"{1:020d}.")]
     suffixes = sorted(name.rpartition(".")[2] for name in names)
     assert suffixes == ["ids", "log", "offsets", "streams", "types"]
+
+
+# --- room for frames to come
+
+
+def test_small_appends_are_written_into_room_that_one_of_them_made(store: EventStore) -> None:
+    fill(store, 1)
+    (log,) = segment_files(store, "log")
+    frames = [frames_of(log)]
+    with small_store(store.path) as other:
+        for writer in (store, other, store, other):
+            assert log.stat().st_size == fmt.ROOM_BYTES
+            writer.append("s", [new()])
+            frames.append(frames_of(log))
+    assert all(after.startswith(before) for before, after in pairwise(frames))
+    assert len(frames[-1]) > len(frames[0])
+
+
+def test_frame_that_does_not_fit_into_the_room_makes_more_if_it_is_small(memory_path: Path) -> None:
+    with small_store(memory_path / "store") as store:
+        fill(store, 1)
+        (log,) = segment_files(store, "log")
+        sizes = []
+        for data_bytes in (60_000, 6_000, 60_000, 6_000):
+            store.append("s", [NewEvent("T", b"x" * data_bytes, content_type="binary")])
+            sizes.append((log.stat().st_size, len(frames_of(log))))
+        assert [size for size, _ in sizes] == [65536, 2 * 65536, 2 * 65536, 3 * 65536]
+        assert store.stream_version("s") == 4
+
+
+def test_log_is_never_lengthened_beyond_a_segment_and_a_sealed_one_has_no_room(memory_path: Path) -> None:
+    with small_store(memory_path / "store", segment_bytes=10_000, segment_events=3) as store:
+        for number in range(8):
+            store.append("s", [new(number)])
+            *sealed, active = segment_files(store, "log")
+            assert active.stat().st_size == 10_000
+            assert all(log.read_bytes() == frames_of(log) for log in sealed)
+        infos = store._opened().manifest.segments[:-1]
+        assert [info.log_bytes for info in infos] == [log.stat().st_size for log in sealed]
+
+
+class NoRoom(Disk):
+    """Has no room but for a frame."""
+
+    def write_at(self, file: WriteFile, data: bytes, offset: int) -> None:
+        if len(data) > 2000:
+            super().write_at(file, data[:1000], offset)
+            raise StoreFull(file.path, "no room")
+        super().write_at(file, data, offset)
+
+
+def test_frame_is_written_where_there_is_room_for_it_and_none_behind_it(memory_path: Path) -> None:
+    with small_store(memory_path / "store", disk=NoRoom()) as store, small_store(store.path) as other:
+        for number in range(6):
+            (store if number % 3 else other).append("s", [new(number)])
+        with pytest.raises(StoreFull):
+            store.append("s", [NewEvent("T", bytes(3000), content_type="binary")])
+        assert store.torn_tails == other.torn_tails == []
+        for reader in (store, other, evlog.open(store.path)):
+            assert numbers(reader.read_all()) == [0, 1, 2, 3, 4, 5]
+
+
+def test_frame_that_a_dead_writer_left_in_the_room_is_taken_in(store: EventStore) -> None:
+    fill(store, 1)
+    marks = Path(store.path, "durable").read_bytes()
+    with small_store(store.path) as other:
+        assert other.append("s", [new(1)]).first_position == 2
+    Path(store.path, "durable").write_bytes(marks)  # it died before it left its mark
+    assert store.append("s", [new(2)], expected=1).first_position == 3
+    assert numbers(store.read_all()) == [0, 1, 2]
 
 
 # --- sizes

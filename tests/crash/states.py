@@ -152,6 +152,7 @@ def _torn(write: Write) -> Iterator[Write]:
     first_edge = -offset % SECTOR_BYTES
     edges = {1, 4, 8, 31, 32, 39, 40, 41, 63, 64, size // 3, size // 2, size - 4, size - 1}
     edges |= set(range(first_edge, size, SECTOR_BYTES))
+    edges.add(len(data.rstrip(b"\0")))  # the frame without the room behind it
     for edge in sorted(edges):
         if 0 < edge < size:
             yield Write(offset, data[:edge])

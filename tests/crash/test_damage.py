@@ -52,12 +52,12 @@ def root() -> Iterator[str]:
         yield directory
 
 
-def place(root: str, path: str, damage: Damage) -> tuple[Files, Knowledge]:
-    """Put the store there with one file damaged; what is there, and what is known."""
+def place(root: str, path: str, damage: Damage, room: int = 0) -> tuple[Files, Knowledge]:
+    """Put the store there with one file damaged, and room behind it; what is there, and what is known."""
     state, known = sound_store()
     damaged = damage(state.files.pop(path))
     if damaged is not None:
-        state.files[path] = damaged
+        state.files[path] = damaged + bytes(room)
     materialise(state, root)
     return state.files, known
 
@@ -75,7 +75,7 @@ def read_until_error(store: EventStore) -> tuple[list[Event], EvlogError | None]
 
 
 TORN: dict[str, Damage] = {
-    "zeros": lambda log: log + bytes(700),
+    "zeros and junk": lambda log: log + bytes(700) + b"\xa5",
     "junk": lambda log: log + b"\xa5\x00junk" * 90,
     "one byte": lambda log: log + b"\xe5",
     "a magic": lambda log: log + b"\xe5EVF",
@@ -87,16 +87,28 @@ TORN: dict[str, Damage] = {
 
 @pytest.mark.parametrize("damage", TORN.values(), ids=TORN.keys())
 @pytest.mark.parametrize("marks", ["with marks", "without marks"])
-def test_torn_tail_is_cut_and_reported(root: str, damage: Damage, marks: str) -> None:
-    files, known = place(root, LOG, damage)
+@pytest.mark.parametrize("room", [0, 3000])
+def test_torn_tail_is_cut_and_reported(root: str, damage: Damage, marks: str, room: int) -> None:
+    files, known = place(root, LOG, damage, room)
     sound = len(sound_store()[0].files[LOG])
     if marks == "without marks":
         os.remove(f"{root}/{DURABLE}")
     with open_store(f"{root}/{STORE}") as store:
         assert len(check_reads(store, known)) == 15
         assert store.append_many(known.batches[0].appends)[0].duplicate
-        assert [tail[1:] for tail in store.torn_tails] == [(sound, len(files[LOG]) - sound)]
+        assert [tail[1:] for tail in store.torn_tails] == [(sound, len(files[LOG].rstrip(b"\0")) - sound)]
     assert read_files(root)[LOG] == sound_store()[0].files[LOG]
+    check_recovery(f"{root}/{STORE}", known)
+
+
+@pytest.mark.parametrize("room", [1, 39, 40, 700, 8192])
+def test_room_is_no_torn_tail(root: str, room: int) -> None:
+    files, known = place(root, LOG, lambda log: log, room)
+    with open_store(f"{root}/{STORE}") as store:
+        assert len(check_reads(store, known)) == 15
+        assert store.append_many(known.batches[0].appends)[0].duplicate
+        assert store.torn_tails == []
+    assert read_files(root)[LOG] == files[LOG]
     check_recovery(f"{root}/{STORE}", known)
 
 
@@ -104,14 +116,15 @@ def test_torn_final_frame_is_cut_where_nothing_says_that_it_was_synced(root: str
     state, known = sound_store()
     last = frame_offsets(state.files[LOG])[-1]
     for size in range(last + 1, len(state.files[LOG]), 7):
-        files = state.files | {LOG: state.files[LOG][:size]}
+        files = state.files | {LOG: state.files[LOG][:size] + bytes(size % 3 * 1000)}
         del files[DURABLE]
         with recordings.scratch() as directory:
             materialise(State(files, DIRECTORIES), directory)
             with open_store(f"{directory}/{STORE}") as store:
                 assert store.head == 13
                 assert not store.append_many(known.batches[-1].appends)[0].duplicate
-                assert [tail[1:] for tail in store.torn_tails] == [(last, size - last)]
+                torn_bytes = len(files[LOG].rstrip(b"\0")) - last
+                assert [tail[1:] for tail in store.torn_tails] == [(last, torn_bytes)]
             check_recovery(f"{directory}/{STORE}", known)
 
 
@@ -142,10 +155,11 @@ DAMAGED_ACTIVE: dict[str, tuple[Damage, int]] = {  # and how many events stand b
 
 @pytest.mark.parametrize(("damage", "before"), DAMAGED_ACTIVE.values(), ids=DAMAGED_ACTIVE.keys())
 @pytest.mark.parametrize("offsets", [True, False], ids=["", "without .offsets"])
+@pytest.mark.parametrize("room", [0, 3000])
 def test_damage_of_what_was_acknowledged_is_an_error_and_nothing_is_cut(
-    root: str, damage: Damage, before: int, offsets: bool
+    root: str, damage: Damage, before: int, offsets: bool, room: int
 ) -> None:
-    files, known = place(root, LOG, damage)
+    files, known = place(root, LOG, damage, room)
     if not offsets:
         os.remove(f"{root}/{segment(ACTIVE, 'offsets')}")
     contents = [content for batch in known.batches for content in batch.contents]
@@ -155,7 +169,8 @@ def test_damage_of_what_was_acknowledged_is_an_error_and_nothing_is_cut(
         check_is_damage(error, LOG)
         assert [event.position for event in store.read_all(to=11)] == list(range(1, 12))
         error = append_error(store)
-    assert read_files(root)[LOG][: len(files[LOG])] == files[LOG], "something was cut or changed"
+    damaged = files[LOG][: len(files[LOG]) - room]
+    assert read_files(root)[LOG][: len(damaged)] == damaged, "something was cut or changed"
     if error is not None:
         check_is_damage(error, LOG)
     with open_store(f"{root}/{STORE}") as store:
