@@ -15,7 +15,7 @@ from evlog.format import ENTRY, ENTRY_BYTES
 from evlog.log import Log
 from evlog.policies import Rule, Rules
 from evlog.policy_table import PolicyTable, rules_at
-from tests.helpers import fill, new, numbers, segment_files, small_store
+from tests.helpers import fill, frames_of, new, numbers, segment_files, small_store
 
 
 def rules_of(path: Path | str) -> Rules:
@@ -156,7 +156,7 @@ def test_a_policy_in_a_tail_that_is_cut_is_forgotten(store: EventStore) -> None:
     """What was never acknowledged may be seen, and may go again: with it goes what it hid."""
     fill(store, 6)
     log = segment_files(store, "log")[-1]
-    end = log.stat().st_size
+    end = len(frames_of(log))
     marks = Path(store.path, "durable").read_bytes()
     with small_store(store.path, sync="none") as lazy:
         lazy.set_retention("s-1", max_count=1)
