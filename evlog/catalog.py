@@ -14,6 +14,7 @@ import os
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from itertools import chain
 from typing import NamedTuple
 from uuid import UUID
 
@@ -171,7 +172,7 @@ def _all_streams(log: Log) -> list[StreamInfo]:
 def _from_heads(log: Log) -> list[StreamInfo] | None:
     """All streams by their first and last events, or None if these do not account for every event."""
     last: dict[int, int] = {}  # by stream hash: the place of the segment << 32 | the number of the entry
-    first: dict[int, int] = {}  # by stream hash: the version of its first event
+    first: dict[int, int] = {}  # the same of its first event, if that need not be version 1
     with log.mutex:
         parts = log.parts()
         events = sum(part.count for part in parts)
@@ -180,27 +181,41 @@ def _from_heads(log: Log) -> list[StreamInfo] | None:
             hashes, numbers = part.index.heads()
             last.update(zip(hashes, map((place << 32).__or__, numbers), strict=True))
             if compacted:
-                for stream_hash, version in _first_versions(part).items():
-                    first.setdefault(stream_hash, version)
-    heads_of: list[list[tuple[int, int]]] = [[] for _ in parts]
-    for stream_hash, head in last.items():
-        heads_of[head >> 32].append((head & 0xFFFFFFFF, first.get(stream_hash, 1)))
+                for stream_hash, number in _first_entries(part).items():
+                    first.setdefault(stream_hash, place << 32 | number)
+    firsts = _records_at(parts, first)
     streams = []
-    for part, heads in zip(parts, heads_of, strict=True):
-        heads.sort()
-        firsts = iter(heads)
-        for records in part.segment.records([number for number, _ in heads]):
-            for record, (_, version) in zip(records, firsts, strict=False):
-                count = record[1] - version + 1
-                streams.append(StreamInfo(record[2], count, version, record[1], record[5]))
+    for stream_hash, (_, version, name, _, _, time_us, *_) in _records_at(parts, last).items():
+        first_version = 1
+        if compacted:
+            record = firsts[stream_hash]
+            if record[2] != name:
+                return None
+            first_version = record[1]
+        streams.append(StreamInfo(name, version - first_version + 1, first_version, version, time_us))
     return streams if sum(stream.events for stream in streams) == events else None
 
 
-def _first_versions(part: Part) -> dict[int, int]:
-    """The version of each stream's first event in a segment, by the stream's hash."""
-    entries = part.segment.checked_entries() if isinstance(part, SealedPart) else bytes(part.segment.entries)
-    hashes, versions = column(entries, "stream_hash"), column(entries, "version")
-    return dict(zip(reversed(hashes), reversed(versions), strict=True))  # the first of each comes last
+def _first_entries(part: Part) -> dict[int, int]:
+    """The number of each stream's first entry in a segment, by the stream's hash."""
+    entries = part.segment.checked_entries() if isinstance(part, SealedPart) else part.segment.entries
+    hashes = column(entries[: part.count * ENTRY_BYTES], "stream_hash")
+    return dict(
+        zip(reversed(hashes), reversed(range(len(hashes))), strict=True)
+    )  # a stream's first comes last
+
+
+def _records_at(parts: list[Part], places: dict[int, int]) -> dict[int, Record]:
+    """The records at places (segment << 32 | entry), by the same keys."""
+    keys_of: list[list[tuple[int, int]]] = [[] for _ in parts]
+    for key, place in places.items():
+        keys_of[place >> 32].append((place & 0xFFFFFFFF, key))
+    found: dict[int, Record] = {}
+    for part, keys in zip(parts, keys_of, strict=True):
+        keys.sort()
+        records = chain.from_iterable(part.segment.records([number for number, _ in keys]))
+        found.update(zip((key for _, key in keys), records, strict=True))
+    return found
 
 
 def _from_log(log: Log) -> list[StreamInfo]:

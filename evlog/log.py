@@ -406,6 +406,9 @@ class Log:
 
     def grow_tables(self) -> None:
         """Take a little more of the sealed keys into memory, if that is due; not for a holder of a lock."""
+        if self._policies.any:
+            with self.mutex:
+                self._policies.grow()
         if not self.sealed:
             return
         with self.mutex:

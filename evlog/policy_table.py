@@ -15,16 +15,27 @@ from typing import Final, Protocol
 
 from evlog.errors import CorruptionError
 from evlog.events import Record, category_of
-from evlog.format import ENTRY, ENTRY_BYTES, KIND_TYPES, hash_stream, hash_type
-from evlog.policies import METADATA_TYPE, SYSTEM_TYPES, Rule, Rules, metadata_stream, rule_in_force
+from evlog.format import ENTRY, ENTRY_BYTES, KIND_STREAMS, KIND_TYPES, hash_stream, hash_type
+from evlog.policies import (
+    METADATA_TYPE,
+    SYSTEM_TYPES,
+    Rule,
+    Rules,
+    decode_policy,
+    metadata_stream,
+    rule_in_force,
+)
 
 _TYPE_AT: Final = 36  # within an entry
 _TYPE: Final = Struct("<I")
 _FEW_ENTRIES: Final = 16
+_MANY: Final = 4096  # policies: reading so many takes about 5 ms
+_READ_FOR_A_LOOK: Final = 16  # as many as are read in the time of looking one up
 
 
 class _Index(Protocol):
     def find(self, kind: int, key: int) -> Sequence[int]: ...
+    def find_newest_first(self, kind: int, key: int) -> Iterator[int]: ...
 
 
 class _Records(Protocol):
@@ -54,8 +65,8 @@ def rules_at(parts: Iterable[tuple[PolicyPart, int]], position: int) -> Rules:
     """
     rules = Rules()
     for part, count in parts:
-        numbers = part.index.find(KIND_TYPES, hash_type(METADATA_TYPE))
-        for records in part.segment.records([number for number in numbers if number < count]):
+        numbers = [n for n in part.index.find(KIND_TYPES, hash_type(METADATA_TYPE)) if n < count]
+        for records in part.segment.records(numbers) if numbers else ():
             for record in records:
                 if record[0] <= position:
                     rules.add(record)
@@ -65,7 +76,8 @@ def rules_at(parts: Iterable[tuple[PolicyPart, int]], position: int) -> Rules:
 class PolicyTable:
     """The policies of one log as it grows, and in which of its segments the store has events of its own.
 
-    `take_in` needs the log's mutex. What it makes is put in place whole, for threads that ask meanwhile.
+    `take_in` and `grow` need the log's mutex. What they make is put in place whole, for threads that ask
+    meanwhile.
     """
 
     def __init__(self) -> None:
@@ -73,13 +85,10 @@ class PolicyTable:
         self._type_hashes = sorted(map(hash_type, SYSTEM_TYPES))
         self._parts: list[PolicyPart] = []  # the sealed segments that are taken in, oldest first
         self._sealed: Sequence[PolicyPart] | None = None  # the list that `_parts` was last compared with
-        self._numbers: list[Sequence[int]] = []  # of each of them: the entries that may be the store's own
-        self._any_sealed = False
-        self._rules = _FoundRules()
+        self._older = _Layer()  # of the sealed segments, all of them
         self._active: PolicyPart | None = None
         self._seen_bytes = 0  # of the active segment's entries
-        self._active_numbers: list[int] = []
-        self._active_rules = _FoundRules()
+        self._newer = _Layer()  # of the active segment
 
     def is_current(self, sealed: Sequence[PolicyPart], active: PolicyPart) -> bool:
         """Whether everything is taken in."""
@@ -95,6 +104,11 @@ class PolicyTable:
             self._take_in_sealed(sealed)
         self._take_in_active(active)
 
+    def grow(self) -> None:
+        """Read the policies that were only looked up so far, if enough of them were."""
+        for layer in (self._older, self._newer):
+            layer.maybe_read_all()
+
     def rule_for(self, stream: str) -> Rule | None:
         """The rule in force for a stream, None if there is none.
 
@@ -103,15 +117,12 @@ class PolicyTable:
         """
         if not self.any:
             return rule_in_force(stream, None, None)
-        newer, older = self._active_rules, self._rules
+        newer, older = self._newer, self._older
         category = category_of(stream)
-        if newer.damaged or older.damaged:
-            _raise_damage(newer, older, metadata_stream(stream=stream), stream in newer.streams)
-            _raise_damage(newer, older, metadata_stream(category=category), category in newer.categories)
         return rule_in_force(
             stream,
-            newer.streams.get(stream) or older.streams.get(stream),
-            newer.categories.get(category) or older.categories.get(category),
+            newer.of_stream(stream) or older.of_stream(stream),
+            newer.of_category(category) or older.of_category(category),
         )
 
     def rules(self) -> Rules:
@@ -120,85 +131,151 @@ class PolicyTable:
         Raises:
             CorruptionError: one is damaged.
         """
-        rules = Rules()
-        for found in (self._rules, self._active_rules):
-            for error in found.damaged.values():
-                raise error
-            rules.update(found)
+        rules = self._older.all_rules()
+        rules.update(self._newer.all_rules())
         return rules
 
     def system_numbers(self, place: int) -> Sequence[int]:
         """The entries of a segment, by its place in the log, that may be the store's own events."""
-        return self._numbers[place] if place < len(self._numbers) else self._active_numbers
+        older = self._older.parts
+        if place < len(older):
+            return older[place][1]
+        return self._newer.parts[0][1] if self._newer.parts else ()
 
     def _take_in_sealed(self, sealed: Sequence[PolicyPart]) -> None:
-        known = len(self._parts)
-        rules, numbers = self._rules, self._numbers
+        known, layer = len(self._parts), self._older
         if list(sealed[:known]) != self._parts:  # compacted, or read anew
-            known, rules, numbers = 0, _FoundRules(), []
+            known, layer = 0, _Layer()
+        fresh = []
         for part in sealed[known:]:
-            index, found = part.index, set[int]()
+            found = set[int]()
             for type_hash in self._type_hashes:
-                found.update(index.find(KIND_TYPES, type_hash))
-            numbers.append(array("I", sorted(found)))
-            if found:  # else its log need not even be opened
-                rules.read(part, numbers[-1])
-        self._rules, self._numbers = rules, numbers
-        self._any_sealed = any(map(len, numbers))
+                found.update(part.index.find(KIND_TYPES, type_hash))
+            fresh.append((part, array("I", sorted(found))))
+        self._older = layer.with_parts(fresh)
         self._parts, self._sealed = list(sealed), sealed
 
     def _take_in_active(self, active: PolicyPart) -> None:
-        entries = active.segment.entries
-        end = len(entries)
-        start, rules, numbers = self._seen_bytes, self._active_rules, self._active_numbers
+        end = len(active.segment.entries)
+        start, layer = self._seen_bytes, self._newer
         if active is not self._active or end < start:
-            start, rules, numbers = 0, _FoundRules(), []
-        found = _find_types(entries, start, end, self._type_hashes)
-        if found:
-            rules.read(active, found)
-            numbers.extend(found)
-        self._active_rules, self._active_numbers = rules, numbers
-        self.any = self._any_sealed or bool(numbers)
+            start, layer = 0, _Layer()
+        found = _find_types(active.segment.entries, start, end, self._type_hashes)
+        if layer.parts:
+            layer.extend_last(found)
+        else:
+            layer = layer.with_parts([(active, array("I", found))])
+        self._newer = layer
+        self.any = layer.count > 0 or self._older.count > 0
         self._active, self._seen_bytes = active, end  # last: from here on it is current
 
 
-class _FoundRules(Rules):
-    """Rules as they are read from the log, where they may be damaged: that concerns their streams alone."""
+class _Layer:
+    """The policies of some segments: all read, or where there are many, looked up each time, until that pays.
 
-    __slots__ = ("damaged",)
+    A shell command asks for one stream's; it must not read those of a hundred thousand others. What cannot be
+    read because it is damaged concerns its stream or category alone.
+    """
 
     def __init__(self) -> None:
-        super().__init__()
-        self.damaged: dict[int, CorruptionError] = {}  # by the hash of the metadata stream
+        self.parts: list[tuple[PolicyPart, array[int]]] = []  # oldest first, each with its entries
+        self.count = 0  # of all these entries
+        self._rules: Rules | None = Rules()  # None: they are looked up
+        self._damaged: dict[int, CorruptionError] = {}  # by the hash of the metadata stream
+        self._looks = 0
 
-    def read(self, part: PolicyPart, numbers: Sequence[int]) -> None:
+    def with_parts(self, fresh: list[tuple[PolicyPart, array[int]]]) -> _Layer:
+        """This layer with later segments on top of it."""
+        layer = _Layer()
+        layer.parts = [*self.parts, *fresh]
+        layer.count = self.count + sum(len(numbers) for _, numbers in fresh)
+        many = self._rules is None or layer.count - self.count > _MANY
+        layer._rules = None if many else self._rules
+        layer._damaged = self._damaged
+        if not many:
+            for part, numbers in fresh:
+                layer._read(part, numbers)
+        return layer
+
+    def extend_last(self, numbers: Sequence[int]) -> None:
+        """Take in more entries of the last segment."""
+        if numbers:
+            part, known = self.parts[-1]
+            if self._rules is not None:
+                self._read(part, numbers)
+            known.extend(numbers)
+            self.count += len(numbers)
+
+    def of_stream(self, stream: str) -> Rule | None:
+        """What was last said of a stream, None if nothing was."""
+        rules = self._rules
+        if rules is None or self._damaged:
+            return self._look_up(metadata_stream(stream=stream))
+        return rules.streams.get(stream)
+
+    def of_category(self, category: str) -> Rule | None:
+        """What was last said of a category, None if nothing was."""
+        rules = self._rules
+        if rules is None or self._damaged:
+            return self._look_up(metadata_stream(category=category))
+        return rules.categories.get(category)
+
+    def all_rules(self) -> Rules:
+        """All of them.
+
+        Raises:
+            CorruptionError: one is damaged.
+        """
+        for error in self._damaged.values():
+            raise error
+        rules = Rules()
+        if self._rules is not None:
+            rules.update(self._rules)
+            return rules
+        for part, numbers in self.parts:
+            for records in part.segment.records(numbers) if numbers else ():
+                for record in records:
+                    rules.add(record)
+        return rules
+
+    def maybe_read_all(self) -> None:
+        """Read all of them once looking up has cost as much."""
+        if self._rules is None and self._looks * _READ_FOR_A_LOOK >= self.count:
+            layer = _Layer()
+            for part, numbers in self.parts:
+                layer._read(part, numbers)
+            self._damaged, self._rules = layer._damaged, layer._rules
+
+    def _look_up(self, name: str) -> Rule | None:
+        self._looks += 1
+        name_hash = hash_stream(name)
+        for part, numbers in reversed(self.parts):
+            for number in part.index.find_newest_first(KIND_STREAMS, name_hash) if numbers else ():
+                record = part.segment.record(number)
+                if record[2] == name and record[3] == METADATA_TYPE:
+                    return decode_policy(record[7])
+        return None
+
+    def _read(self, part: PolicyPart, numbers: Sequence[int]) -> None:
         """Take in the policies among these entries."""
+        if not numbers:
+            return  # the segment's log need not even be opened
+        assert self._rules is not None
+        if not numbers:
+            return  # and do not open the segment
         at = 0
         try:
             for records in part.segment.records(numbers):
                 for record in records:
-                    self._take(record)
+                    self._rules.add(record)
                     at += 1
         except CorruptionError:
             for number in numbers[at:]:
                 try:
-                    self._take(part.segment.record(number))
+                    self._rules.add(part.segment.record(number))
                 except CorruptionError as error:
                     stream_hash: int = ENTRY.unpack_from(part.segment.entries, number * ENTRY_BYTES)[0]
-                    self.damaged[stream_hash] = error
-
-    def _take(self, record: Record) -> None:
-        self.add(record)
-        if self.damaged:  # an earlier one does not matter any more
-            self.damaged.pop(hash_stream(record[2]), None)
-
-
-def _raise_damage(newer: _FoundRules, older: _FoundRules, name: str, replaced: bool) -> None:
-    """Raise the error for a policy that cannot be read, unless a later one has replaced it."""
-    name_hash = hash_stream(name)
-    error = newer.damaged.get(name_hash) or (None if replaced else older.damaged.get(name_hash))
-    if error is not None:
-        raise error
+                    self._damaged[stream_hash] = error
 
 
 def _find_types(

@@ -288,7 +288,9 @@ def _stream_batches(
                 if not count or (reached is not None and _is_passed(part, reached, reverse)):
                     continue
                 numbers = part.index.find(KIND_STREAMS, stream_hash)
-                places = range(bisect_left(numbers, count))  # a slice of many numbers would be a copy
+                is_growing = isinstance(part, ActivePart)
+                # A range, because a slice of many numbers would be a copy.
+                places = range(bisect_left(numbers, count) if is_growing else len(numbers))
                 if reached is not None:
                     places = _beyond(part, numbers, places, reached, reverse)
                 if bounds != _UNBOUNDED:
@@ -365,7 +367,8 @@ def _narrowed(part: Part, numbers: Sequence[int], places: range, stream: str, bo
     try:
         if bounds.since_us is None and bounds.until_us is None:
             low, high = _guessed(part, numbers, places, bounds)
-            if _turns_at(low, places, begun) and _turns_at(high, places, passed):
+            is_end = bounds.last_version is None  # then nothing is passed
+            if _turns_at(low, places, begun) and (is_end or _turns_at(high, places, passed)):
                 return range(low, high)
         low = bisect_left(places, True, key=begun)
         return range(low, bisect_left(places, True, low, key=passed))

@@ -80,7 +80,7 @@ class VisibleCounts:
 
     def __init__(self, log: Log, names: list[str]) -> None:
         self._log = log
-        self._policies = log.policies()
+        self._rules = log.policies().rules()
         self._now_us = time.time_ns() // 1000
         self._names = names
         self._recent: dict[int, Counter[int]] = {}
@@ -90,7 +90,7 @@ class VisibleCounts:
         self, stream: str, events: int, first_version: int, last_version: int, last_time_us: int
     ) -> Visible | None:
         """What is visible of a stream, of which this is in the log; None if nothing is set for it."""
-        rule = self._policies.rule_for(stream)
+        rule = self._rules.rule_for(stream)
         if rule is None or rule == KEEP_ALL:
             return None
         retention = retention_of(rule, last_version)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import evlog
-from evlog import EventStore, NewEvent
+from evlog import EventStore, NewEvent, policy_table
 from evlog.errors import CorruptionError
 from evlog.events import Record
 from evlog.format import ENTRY, ENTRY_BYTES
@@ -28,6 +28,15 @@ def test_a_store_without_policies_has_none(store: EventStore) -> None:
     assert not table.any
     assert table.rule_for("s-1") is None
     assert not any(len(table.system_numbers(place)) for place in range(4))
+
+
+def test_segments_without_policies_are_not_opened(store: EventStore) -> None:
+    fill(store, 30)
+    store.set_retention("s-1", max_count=1)
+    log = Log(store.path)
+    assert log.policies().any
+    assert len(log.sealed) == 3
+    assert [part._segment for part in log.sealed] == [None] * 3
 
 
 def test_policies_are_found_in_sealed_segments_and_in_the_active_one(store: EventStore) -> None:
@@ -81,7 +90,7 @@ def test_type_hashes_are_found_only_where_type_hashes_stand(monkeypatch: pytest.
     for end in (5, len(hashes)):
         table = PolicyTable()
         table.take_in([], FakePart(entries[: end * ENTRY_BYTES]))
-        assert table.system_numbers(0) == [3]
+        assert list(table.system_numbers(0)) == [3]
 
 
 class FakePart:
@@ -92,6 +101,9 @@ class FakePart:
         self.index = self.segment = self
 
     def find(self, kind: int, key: int) -> Sequence[int]:
+        raise NotImplementedError
+
+    def find_newest_first(self, kind: int, key: int) -> Iterator[int]:
         raise NotImplementedError
 
     def record(self, number: int) -> Record:
@@ -229,3 +241,60 @@ def test_a_policy_that_was_replaced_may_be_damaged(store: EventStore, between: i
     flip_record(store, b'{"$maxCount":77}')
     with evlog.open(store.path) as damaged:
         assert numbers(damaged.read("x")) == [2, 3]
+
+
+# --- many
+
+
+@pytest.fixture
+def many(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is many policies is few here."""
+    monkeypatch.setattr(policy_table, "_MANY", 3)
+
+
+@pytest.mark.usefixtures("many")
+def test_many_policies_are_looked_up_and_read_once_that_pays(
+    store: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(20):
+        store.append(f"s-{number}", [new(0), new(1), new(2)])
+        store.set_retention(f"s-{number}", max_count=1)
+    for number in range(20):
+        store.set_retention(f"s-{number}", max_count=2)
+    store.append("t", [new(number) for number in range(20)])
+    store.set_retention(category="s", max_age=1000)
+    read = 0
+    add = Rules.add
+
+    def counting(rules: Rules, record: Record) -> None:
+        nonlocal read
+        read += 1
+        add(rules, record)
+
+    monkeypatch.setattr(Rules, "add", counting)
+    with evlog.open(store.path) as cold:
+        assert numbers(cold.read("s-7")) == [1, 2]
+        assert cold.retention("s-7") == evlog.Retention(2, 1000)
+        assert read < 5, "all were read to answer for one"
+        for number in range(20):
+            assert numbers(cold.read(f"s-{number}")) == [1, 2]
+        assert numbers(cold.read("other")) == []
+        assert read > 20, "it goes on looking up"
+        store.set_retention("s-3", max_count=1)
+        cold.set_retention("s-4", max_count=1)
+        for handle in (cold, store):
+            assert [numbers(handle.read(f"s-{number}")) for number in (2, 3, 4)] == [[1, 2], [2], [2]]
+        assert cold.policies() == store.policies()
+        assert len(cold.policies()) == 21
+
+
+@pytest.mark.usefixtures("many")
+def test_one_damaged_policy_of_many_concerns_its_stream_alone(store: EventStore) -> None:
+    for number in range(9):
+        store.append(f"s-{number}", [new(0)])
+        store.set_retention(f"s-{number}", max_count=70 + number)
+    flip_record(store, b'{"$maxCount":75}')
+    streams = [f"s-{number}" for number in range(9)]
+    with evlog.open(store.path) as damaged:
+        for _ in range(3):
+            assert readable(damaged, streams) == [*streams[:5], *streams[6:]]

@@ -91,7 +91,11 @@ def compacting() -> tuple[Recording, Facts]:
 
 def check_interrupted(state: State, facts: Facts, known: Knowledge, root: str, *, thorough: bool) -> None:
     """Look at the store as it was left, append to it, and compact it again."""
-    path = materialise(state, root)
+    check_left(materialise(state, root), facts, known, thorough=thorough)
+
+
+def check_left(path: str, facts: Facts, known: Knowledge, *, thorough: bool) -> None:
+    """The same, of a store where it is."""
     with open_store(path) as reader, open_store(path) as store:
         was_started = reader.stream_version("$compactions") > 0
         check_events(reader, facts, known)

@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import itertools
 import random
 import traceback
 
-from tests.crash import compaction_storm, explore
-from tests.crash.compaction import Facts, check_interrupted, compacting
+import pytest
+
+from evlog import NewEvent
+from evlog.errors import StoreFull, StoreIOError
+from tests.crash import compaction_storm, explore, faults
+from tests.crash.check import materialise, open_store
+from tests.crash.compaction import (
+    Facts,
+    check_events,
+    check_ids,
+    check_interrupted,
+    check_left,
+    compacting,
+)
 from tests.crash.explore import Outcome
+from tests.crash.faults import Fault
+from tests.crash.history import Knowledge
 from tests.crash.recordings import Recording, scratch
-from tests.crash.states import State, crash_states
+from tests.crash.states import State, crash_states, kept_state
 
 MIN_DISTINCT_STATES = 300
 
@@ -45,6 +62,46 @@ def test_an_interrupted_compaction_loses_nothing_and_is_taken_up_again() -> None
     ]
     outcome = explore.run(jobs)
     explore.expect(outcome, MIN_DISTINCT_STATES)
+
+
+_FAILURES = [
+    ("pwrite", errno.EIO, 5),
+    ("pwrite", errno.ENOSPC, 4),
+    ("fdatasync", errno.EIO, 2),
+    ("fsync", errno.EIO, 1),
+    ("open", errno.ENOSPC, 4),
+    ("replace", errno.EIO, 1),
+    ("replace", errno.ENOSPC, 1),
+]
+
+
+@pytest.mark.parametrize(("kind", "code", "stride"), _FAILURES)
+def test_a_failing_disk_call_is_told_and_the_next_compaction_goes_on(
+    kind: str, code: int, stride: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recording, facts = compacting()
+    start = kept_state(recording.start)
+    for number in itertools.count(1, stride):
+        fault = Fault(kind, number, code)
+        with scratch() as root, monkeypatch.context() as patch:
+            path = materialise(start, root)
+            faults.install(fault, patch)
+            store = open_store(path)
+            store.append("kept", [NewEvent("Before")])
+            fault.arm()
+            full = code in faults.FULL and kind not in {"fdatasync", "fsync"}
+            with contextlib.suppress(StoreFull if full else StoreIOError):
+                store.compact()
+            fault.clear()
+            store.close()
+            check_left(path, facts, Knowledge([], created=True), thorough=False)
+            with open_store(path) as other:
+                other.compact()
+                check_events(other, facts, Knowledge([], created=True), compacted=True)
+                check_ids(other, facts, 1)
+        if not fault.fired:
+            break
+    assert number > 1
 
 
 def test_writers_readers_and_a_follower_go_on_through_compactions() -> None:

@@ -69,6 +69,8 @@ class Row(NamedTuple):
 class StoreMachine(RuleBasedStateMachine):
     """The rules. `rows` is the plain list."""
 
+    hashes_are_exact = True
+
     def __init__(self) -> None:
         super().__init__()
         self.directory = tempfile.mkdtemp(dir=PLACE, prefix="evlog-machine-")
@@ -79,6 +81,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.patches.setattr(time, "time_ns", self.clock)
         self.rows: list[Row] = []
         self.kept: dict[str, dict[str, Any]] = {}  # by metadata stream, the words of the policy
+        self.gone: set[int] = set()  # positions that were compacted away
         self.sent: list[list[tuple[str, NewEvent]]] = []
         self.made = 0
         self.handles: list[EventStore] = []
@@ -142,7 +145,12 @@ class StoreMachine(RuleBasedStateMachine):
             self.own_word(stream, "$tb") or 1, len(rows) - (self.word(stream, "$maxCount") or 1e9) + 1
         )
         oldest = self.clock.us - (self.word(stream, "$maxAge") or 1e9) * 1_000_000
-        return [row for row in rows if row.version >= first and row.time_us >= oldest]
+        young = [row for row in rows if row.version >= first and row.time_us >= oldest]
+        return [row for row in young if row.position not in self.gone]
+
+    def present(self) -> list[Row]:
+        """What is in the log still."""
+        return [row for row in self.rows if row.position not in self.gone]
 
     def note_policy(self, name: str, words: dict[str, Any]) -> None:
         """The policy that must be the last event now, if it says anything new."""
@@ -235,6 +243,29 @@ class StoreMachine(RuleBasedStateMachine):
             words["$tombstone"] = True
         self.note_policy(f"$${stream}", words)
 
+    @rule(which=handles)
+    def compact(self, which: int) -> None:
+        """What is hidden goes, of the store's own events those that were superseded."""
+        point = len(self.rows)
+        stay = {row.position for stream in {row.stream for row in self.rows} for row in self.staying(stream)}
+        hidden = {row.position for row in self.present()} - stay
+        done = self.handles[which].compact()
+        found = [as_row(event) for event in self.handles[which].read_all(include_system=True)]
+        noted = [row for row in found if row.position > point]
+        assert [row.type for row in noted] in ([], ["$CompactionStarted", "$CompactionFinished"])
+        self.rows += noted
+        went = {row.position for row in self.present()} - {row.position for row in found}
+        assert went == hidden if self.hashes_are_exact else went <= hidden
+        assert done.events_removed == len(went)
+        self.gone |= went
+
+    def staying(self, stream: str) -> list[Row]:
+        """What a compaction leaves of a stream."""
+        if not stream.startswith("$"):
+            return self.visible(stream)
+        rows = [row for row in self.present() if row.stream == stream]
+        return rows[-1:] if stream.startswith("$$") else rows
+
     @rule(batch=batches, which=handles)
     def append(self, batch: list[tuple[str, list[str], str]], which: int) -> None:
         """Several streams at once, each with an expectation that may or may not hold."""
@@ -295,6 +326,8 @@ class StoreMachine(RuleBasedStateMachine):
     def conflict(self, data: st.DataObject, which: int, how: str) -> None:
         """A known id with anything else in it, or only a part of an append, is refused."""
         row = data.draw(st.sampled_from(self.user_rows()))
+        if row.position in self.gone:
+            return  # there it is found out in most cases only
         same = NewEvent(row.type, int(row.data), id=row.id)
         fresh = self.event("T")
         stream, events, error = row.stream, [same], IdConflict
@@ -410,8 +443,9 @@ class StoreMachine(RuleBasedStateMachine):
     def every_handle_agrees(self) -> None:
         for handle in self.handles:
             assert handle.head == len(self.rows)
-            assert [as_row(event) for event in handle.read_all()] == self.user_rows()
-            assert [as_row(event) for event in handle.read_all(include_system=True)] == self.rows
+            present = self.present()
+            assert [as_row(event) for event in handle.read_all(include_system=True)] == present
+            assert [as_row(event) for event in handle.read_all()] == [r for r in present if not r.is_system]
 
     @rule(
         which=handles,
@@ -458,6 +492,7 @@ class StoreMachine(RuleBasedStateMachine):
             if (category is None or category_of(row.stream) == category)
             and (kinds is None or row.type in kinds)
             and not row.is_system
+            and row.position not in self.gone
         ]
         assert [as_row(event) for event in events] == (chosen[::-1] if reverse else chosen)[:limit]
 
@@ -474,7 +509,9 @@ class StoreMachine(RuleBasedStateMachine):
             for count in [len(self.visible(name))]
         ]
         info = handle.info()
-        assert (info.events, info.streams, info.last_position) == (len(rows), len(names), len(self.rows))
+        present = self.present()
+        assert (info.events, info.streams) == (sum(not row.is_system for row in present), len(names))
+        assert info.last_position == max((row.position for row in present), default=0)
         assert info.deleted_streams == len(every) - len(names)
         policies = handle.policies()
         assert len(policies) == sum(words != {} for words in self.kept.values())
@@ -484,7 +521,7 @@ class StoreMachine(RuleBasedStateMachine):
         """A process that knows nothing agrees too, and changes nothing by looking."""
         try:
             with evlog.open(self.path) as cold:
-                assert [as_row(event) for event in cold.read_all(include_system=True)] == self.rows
+                assert [as_row(event) for event in cold.read_all(include_system=True)] == self.present()
                 for stream in ("a", "a-1", "b-1"):
                     assert [as_row(event) for event in cold.read(stream)] == self.visible(stream)
         except EvlogError as error:

@@ -205,7 +205,7 @@ class FollowMachine(RuleBasedStateMachine):
             active = log.active.segment
             durable, path = log.durable_offset(), active.log_path
             first = active.first_position
-            size = active.end
+            size = active.end  # behind it is only room
             end = durable + int(keep * (size - durable)) if durable else size
             ends = [active._frame_offset(number) for number in range(active.count)] + [active.end]
         if end < size:

@@ -1,4 +1,4 @@
-"""The store against a plain list; once as it is, and once with hashes so short that they always collide."""
+"""The store against a plain list: as it is, with many policies, and with hashes that always collide."""
 
 from __future__ import annotations
 
@@ -7,13 +7,21 @@ from collections.abc import Callable
 from typing import Any
 
 from evlog import format as fmt
+from evlog import policy_table
 from tests.property.machine import StoreMachine
 
 
 class CollidingMachine(StoreMachine):
-    """The same with two stream hashes, four id folds and one type hash."""
+    """The same with two stream hashes, four id folds and one type hash, by which policies are looked up.
+
+    Of streams that share a hash a compaction may leave what is hidden.
+    """
+
+    hashes_are_exact = False
 
     def prepare(self) -> None:
+        self.patches.setattr(policy_table, "_MANY", 0)
+        self.patches.setattr(policy_table, "_READ_FOR_A_LOOK", 0.05)
         hash_stream, fold_ids = fmt.hash_stream, fmt.fold_ids
         few: dict[str, Callable[..., Any]] = {
             "hash_stream": lambda stream: hash_stream(stream) & 1,
@@ -27,5 +35,14 @@ class CollidingMachine(StoreMachine):
                         self.patches.setattr(module, function, replacement)
 
 
+class ManyPoliciesMachine(StoreMachine):
+    """The same where policies are looked up, and read only after some looks."""
+
+    def prepare(self) -> None:
+        self.patches.setattr(policy_table, "_MANY", 0)
+        self.patches.setattr(policy_table, "_READ_FOR_A_LOOK", 0.05)
+
+
 TestStore = StoreMachine.TestCase
+TestStoreWithManyPolicies = ManyPoliciesMachine.TestCase
 TestStoreWithCollidingHashes = CollidingMachine.TestCase

@@ -49,16 +49,22 @@ def run(run: Run) -> Report:
 
 def _build(run: Run, dataset: Dataset, directories: dict[str, Path]) -> dict[str, tuple[float, float]]:
     """Fill stores of every peer; the seconds that the appends took, and the last checkpoint."""
-    seconds = dict.fromkeys(directories, 0.0)
     with run.opened(directories) as peers:
-        batches = dataset.batches()
-        turn = 0
-        while batch_slice := list(islice(batches, _SLICE)):
-            turn += 1
-            for name in list(peers)[:: 1 if turn % 2 else -1]:
-                os.sync()  # a sync may have to wait for what anybody wrote
-                seconds[name] += seconds_of(partial(_append_all, peers[name], batch_slice))
+        seconds = append_in_turns(peers, dataset)
         return {name: (seconds[name], seconds_of(peer.settle)) for name, peer in peers.items()}
+
+
+def append_in_turns(peers: dict[str, Peer], dataset: Dataset) -> dict[str, float]:
+    """Give all of the dataset to every peer; the seconds that the appends of each took."""
+    seconds = dict.fromkeys(peers, 0.0)
+    batches = dataset.batches()
+    turn = 0
+    while batch_slice := list(islice(batches, _SLICE)):
+        turn += 1
+        for name in list(peers)[:: 1 if turn % 2 else -1]:
+            os.sync()  # a sync may have to wait for what anybody wrote
+            seconds[name] += seconds_of(partial(_append_all, peers[name], batch_slice))
+    return seconds
 
 
 def _append_all(peer: Peer, batches: list[Batch]) -> None:

@@ -9,23 +9,20 @@ from tests.benchmarks.dataset import Dataset
 from tests.benchmarks.measure import Figure, Report, seconds_of, take_turns
 from tests.benchmarks.peers import Peer
 from tests.benchmarks.run import Run
+from tests.benchmarks.workloads.bulk import append_in_turns
 
 _STREAM = "order-0"  # the one name that the dataset draws from
 _PAGE = 20
 
 
 def run(run: Run) -> Report:
-    """Append in batches, each peer after the other; then read pages in turns."""
+    """Append in batches of 1,000; then read pages; both in turns."""
     events = run.sizes.one_stream
     report = Report("one_stream", f"one stream of {events:,} events; pages of {_PAGE}")
     report.settings = run.settings()
     names = run.having("read_page")
     with run.opened(run.fresh("one-stream", names)) as peers:
-        dataset = Dataset(events, 1)
-        seconds = dict.fromkeys(peers, 0.0)
-        for batch in dataset.batches():
-            for name, peer in peers.items():
-                seconds[name] += seconds_of(partial(peer.append, batch))
+        seconds = append_in_turns(peers, Dataset(events, 1))
         report.figures.append(
             Figure(
                 "append to one stream", "events/s", {name: [events / each] for name, each in seconds.items()}
