@@ -21,6 +21,7 @@ from evlog.format import (
     ENTRY_BYTES,
     FILE_HEADER_BYTES,
     FRAME_HEADER_BYTES,
+    FRAME_INDEX_CRC,
     FRAME_MAGIC,
     KIND_OFFSETS,
     FormatFault,
@@ -66,7 +67,7 @@ class ActiveSegment(Segment):
         self.fault = ""
         self.durable = FILE_HEADER_BYTES  # how far the log's own headers say that it was synced
         self.entries_on_disk = 0  # entries that .offsets is known to hold as they are here
-        self._size = -1
+        self._looked = False
         self._pieces_read = 0
         self._blocks: dict[int, bytes] = {}
 
@@ -127,13 +128,12 @@ class ActiveSegment(Segment):
             suspicious: compare even if the log has not grown.
         """
         size = self._log.size()
-        looked = self._size >= 0 and not self.torn_bytes and not suspicious
-        if looked and size >= self._size and not self._goes_on(size):
-            self._size = size
+        looked = self._looked and not self.torn_bytes and not suspicious
+        if looked and size >= self.end and self._is_unchanged():
             return True
         # Only a power loss takes bytes from under a whole frame, and this process lives since; so entries
         # are believed without their frames, but for the first time, and where the tail was found torn.
-        check_frames = self._size < 0 or self.torn_bytes > 0
+        check_frames = not self._looked or self.torn_bytes > 0
         self.torn_bytes = 0
         self.fault = ""
         if size < self.end or (self.count and not self._holds_last_frame()):
@@ -141,7 +141,7 @@ class ActiveSegment(Segment):
         if size > self.end:
             self._load_entries(size, durable_offset, check_frames=check_frames)
             self._scan_tail(size, check_zeros=check_frames)
-        self._size = size
+        self._looked = True
         return True
 
     def follow(self, mark: Mark) -> bool:
@@ -159,7 +159,6 @@ class ActiveSegment(Segment):
             self.count = self.entries_on_disk = mark.events
             self.index_crc = mark.index_crc
             self.end = mark.offset
-            self._size = max(self._size, mark.offset)
             self._last_at = self._frame_offset(mark.events - 1)
         return (self.count, self.end, self.index_crc) == (mark.events, mark.offset, mark.index_crc)
 
@@ -178,7 +177,6 @@ class ActiveSegment(Segment):
         self.entries += rows
         self.count += events
         self.end += FRAME_HEADER_BYTES + length
-        self._size = max(self._size, self.end)
         self.index_crc = index_crc
         self.durable = durable
         if on_disk:
@@ -292,9 +290,19 @@ class ActiveSegment(Segment):
 
     # --- from the log
 
-    def _goes_on(self, size: int) -> bool:
+    def _is_unchanged(self) -> bool:
+        """Whether the last known frame stands there still, and behind it no other; mostly by one read."""
+        frame_bytes = self.end - self._last_at
+        if not self.count or frame_bytes > _FRAME_READ_BYTES:
+            return not self._goes_on() and (not self.count or self._holds_last_frame())
+        raw = self._log.read(frame_bytes + FRAME_HEADER_BYTES, self._last_at)
+        if len(raw) < frame_bytes or FRAME_INDEX_CRC.unpack_from(raw)[0] != self.index_crc:
+            return False
+        return not raw[frame_bytes:].strip(b"\0")
+
+    def _goes_on(self) -> bool:
         """Whether there is more behind `end` than zeros, the room for frames to come, by the first of it."""
-        return size > self.end and bool(self._log.read(FRAME_HEADER_BYTES, self.end).strip(b"\0"))
+        return bool(self._log.read(FRAME_HEADER_BYTES, self.end).strip(b"\0"))
 
     def _scan_tail(self, size: int, *, check_zeros: bool) -> None:
         """Take in whole frames from `end` on, up to the first that is not; behind it must be zeros alone.
@@ -302,7 +310,7 @@ class ActiveSegment(Segment):
         Args:
             check_zeros: look at all of them. Only a power loss leaves anything behind zeros.
         """
-        while check_zeros or self._goes_on(size):
+        while check_zeros or self._goes_on():
             try:
                 header, body = self._read_frame(self.end, size)
                 if header.first_position != self.first_position + self.count:

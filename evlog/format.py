@@ -172,6 +172,7 @@ NO_MARK: Final = bytes(MARK_BYTES)
 _FILE_HEADER: Final = Struct("<8sHHI16sQIIIIII")
 _FRAME_HEADER: Final = Struct("<4sIIIQIIII")
 _FRAME_FIELDS: Final = Struct("<4sIIIQIII")  # all but the CRC
+FRAME_INDEX_CRC: Final = Struct("<24xI12x")  # a frame header's running CRC, for who knows the frame
 _MARK: Final = Struct("<4sIIIIQ8xI")
 _MARK_FIELDS: Final = Struct("<4sIIIIQ8x")
 MARK_PLACE: Final = Struct("<4sII")  # magic, tag and offset of a mark, for who need not check it

@@ -317,10 +317,14 @@ def _verify_quickly(seen: Look, checkpoints_of: Callable[[int], list[Finding]]) 
         name = f"segments/{infos[-1].first_position:020d}.{infos[-1].generation}"
         if log.damage is not None:
             findings.append(_as_finding(seen.store, log.damage))
-        elif active.torn_bytes and seen.settled and active.info == infos[-1]:
+        elif (
+            active.torn_bytes and seen.settled and active.info == infos[-1] and active.end < seen.active_bytes
+        ):
             detail = _torn(active.torn_bytes)
             findings.append(Finding(kinds.TAIL, f"{name}.log", active.end, head + 1, detail))
-        if seen.settled and active.entries_on_disk < active.count and active.info == infos[-1]:
+        # Others may be writing by now: what counts is what stood there at the look.
+        lacking = active.entries_on_disk < active.count_before(seen.active_bytes)
+        if seen.settled and lacking and active.info == infos[-1]:
             detail = "it does not hold the entries of the whole log; it is derived, nothing is lost"
             findings.append(Finding(kinds.INDEX, f"{name}.offsets", None, None, detail))
     except CorruptionError as damage:

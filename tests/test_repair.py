@@ -12,7 +12,7 @@ import evlog
 from evlog import EventStore, Loss
 from evlog.format import FILE_HEADER_BYTES, page_crcs
 from evlog.repair import find_losses, repair_store
-from tests.helpers import facts, fill, segment_files
+from tests.helpers import facts, fill, frames_of, segment_files
 
 DERIVED = ("offsets", "streams", "types", "ids")
 
@@ -83,7 +83,7 @@ def test_an_index_whose_content_is_wrong_though_its_crcs_hold_is_found_and_made_
 
 def test_a_torn_tail_is_cut(filled: EventStore) -> None:
     log = segment_files(filled, "log")[-1]
-    whole = log.read_bytes()
+    whole = frames_of(log)
     log.write_bytes(whole + whole[64:90])
     done = repair_store(filled.path)
     assert [finding.kind for finding in done.repaired] == ["tail"]

@@ -229,7 +229,8 @@ class NoRoom(Disk):
 
 
 def test_frame_is_written_where_there_is_room_for_it_and_none_behind_it(memory_path: Path) -> None:
-    with small_store(memory_path / "store", disk=NoRoom()) as store, small_store(store.path) as other:
+    disk = NoRoom()
+    with small_store(memory_path / "store", disk=disk) as store, small_store(store.path, disk=disk) as other:
         for number in range(6):
             (store if number % 3 else other).append("s", [new(number)])
         with pytest.raises(StoreFull):
