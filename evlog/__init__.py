@@ -3,6 +3,7 @@
 from evlog._version import __version__
 from evlog.batch import ANY, NO_STREAM, STREAM_EXISTS, BatchResult
 from evlog.catalog import StoreInfo, StreamInfo
+from evlog.checking.findings import Finding, Loss, VerifyReport
 from evlog.checkpoint import Filter, ParkedEvent
 from evlog.errors import (
     AppendTooLarge,
@@ -30,12 +31,13 @@ from evlog.errors import (
     WrongExpectedVersion,
 )
 from evlog.events import Event, NewEvent, idempotency_id
-from evlog.findings import Finding, Loss, VerifyReport
 from evlog.follow import Subscription
 from evlog.lookout import wait_for_store
 from evlog.policies import Retention
 from evlog.recovery import TornTail
-from evlog.store import AppendResult, EventStore, exists, open, repair_store, salvage_store, verify_store
+from evlog.results import AppendResult
+from evlog.store import EventStore, exists, open
+from evlog.store_checking import repair_store, salvage_store, verify_store
 from evlog.subscriptions import ReplayResult, SubscriptionInfo
 from evlog.visibility import PolicyInfo
 

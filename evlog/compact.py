@@ -19,6 +19,8 @@ from zlib import crc32
 
 from evlog import paths
 from evlog.checkpoint import SubscriptionFiles, list_names
+from evlog.compact_plan import Piece, Plan, Point, Removal, after_sealing, make_plan
+from evlog.compact_rewrite import Target, remove_files, rewrite
 from evlog.disk import Disk
 from evlog.errors import CompactionRunning, EvlogError, StoreFull, SubscriptionBehind
 from evlog.events import JSON_CODE, Record
@@ -26,8 +28,6 @@ from evlog.format import ENTRY_BYTES, KIND_STREAMS, hash_stream
 from evlog.lock import FileLock
 from evlog.log import Log, SealedPart
 from evlog.manifest import SegmentInfo, replace_manifest
-from evlog.plan import Piece, Plan, Point, Removal, after_sealing, make_plan
-from evlog.rewrite import Target, remove_files, rewrite
 from evlog.writer import Writer
 
 COMPACTIONS_STREAM: Final = "$compactions"

@@ -11,14 +11,15 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 from zlib import crc32
 
-from evlog import findings as kinds
 from evlog import paths
-from evlog.checkfiles import is_running, look
-from evlog.checklog import LogCheck
-from evlog.checksegment import SegmentTask
+from evlog.checking import findings as kinds
+from evlog.checking.files import is_running, look
+from evlog.checking.findings import Finding, Loss, VerifyReport
+from evlog.checking.logs import LogCheck
+from evlog.checking.segments import SegmentTask
+from evlog.checking.survey import lost_in_segment
 from evlog.disk import DISK, Disk, ReadFile
 from evlog.errors import CorruptionError, EvlogError
-from evlog.findings import Finding, Loss, VerifyReport
 from evlog.format import (
     ACKNOWLEDGED_MAGIC,
     DURABLE_MAGIC,
@@ -36,7 +37,6 @@ from evlog.log import Log, OpenParts, SealedPart
 from evlog.manifest import Manifest, SegmentInfo, read_manifest
 from evlog.recovery import recover_locked, repair_offsets_locked, replace_derived, sync_names, write_mark
 from evlog.segment import Segment
-from evlog.survey import lost_in_segment
 from evlog.verify import Progress, verify_store
 
 _DERIVED: Final = (".offsets", ".streams", ".types", ".ids")

@@ -17,14 +17,15 @@ from typing import Final, NamedTuple
 from zlib import crc32
 
 from evlog import paths
-from evlog.checkfiles import check_gone, look
-from evlog.checklog import LogCheck
-from evlog.checksegment import SegmentTask
+from evlog.checking.files import check_gone, look
+from evlog.checking.findings import Loss
+from evlog.checking.logs import LogCheck
+from evlog.checking.segments import SegmentTask
+from evlog.checking.survey import Survey, lost_in_segment
 from evlog.create import DEFAULT_SEGMENT_BYTES, DEFAULT_SEGMENT_EVENTS
 from evlog.disk import DISK, Disk, ReadFile, WriteFile
 from evlog.errors import CorruptionError, EvlogError, NotAStore
 from evlog.events import id_text
-from evlog.findings import Loss
 from evlog.format import (
     ENTRY_BYTES,
     FILE_HEADER_BYTES,
@@ -49,7 +50,6 @@ from evlog.index import SORTED_SUFFIXES, build_sorted
 from evlog.manifest import Manifest, SegmentInfo, replace_manifest
 from evlog.recovery import sync_names
 from evlog.roll import create_segment, new_tag
-from evlog.survey import Survey, lost_in_segment
 from evlog.verify import Progress
 
 _COPY_BYTES: Final = 4 << 20

@@ -12,9 +12,20 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from evlog import findings as kinds
 from evlog import paths
-from evlog.checkfiles import (
+from evlog.checking import findings as kinds
+from evlog.checking.across import (
+    FOLD_END,
+    HASH_END,
+    Known,
+    Segments,
+    check_ids_between,
+    check_stream,
+    odd_streams_between,
+    ranges,
+)
+from evlog.checking.digest import Pin, chain_digests
+from evlog.checking.files import (
     Look,
     check_checkpoints,
     check_gone,
@@ -25,24 +36,13 @@ from evlog.checkfiles import (
     look,
     look_at_checkpoints,
 )
-from evlog.checksegment import SegmentCheck, SegmentTask, check_segment, missing_segment
-from evlog.crosscheck import (
-    FOLD_END,
-    HASH_END,
-    Known,
-    Segments,
-    check_ids_between,
-    check_stream,
-    odd_streams_between,
-    ranges,
-)
-from evlog.digest import Pin, chain_digests
+from evlog.checking.findings import Finding, VerifyReport
+from evlog.checking.history import explain_compaction
+from evlog.checking.segments import SegmentCheck, SegmentTask, check_segment, missing_segment
+from evlog.checking.workers import Workers, core_count
 from evlog.errors import CorruptionError
-from evlog.findings import Finding, VerifyReport
 from evlog.format import ENTRY_BYTES, FILE_HEADER_BYTES
-from evlog.history import explain_compaction
 from evlog.log import Log
-from evlog.workers import Workers, core_count
 
 Progress = Callable[[int, int], None]
 """Is told how many bytes of how many are checked."""

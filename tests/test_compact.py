@@ -402,7 +402,7 @@ def test_two_streams_with_one_hash_lose_only_their_own(
         "store",
         "reader",
         "versions",
-        "plan",
+        "compact_plan",
         "gone",
         "dedupe",
         "compact",

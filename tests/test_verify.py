@@ -12,12 +12,12 @@ import pytest
 
 import evlog
 from evlog import EventStore, Finding, InvalidArgument
+from evlog.checking.workers import Workers
 from evlog.dedupe import Deduplicator
 from evlog.disk import DISK
 from evlog.format import fold_ids
 from evlog.manifest import read_manifest, replace_manifest
 from evlog.versions import StreamVersions
-from evlog.workers import Workers
 from tests.golden.history import STORE as GOLDEN
 from tests.helpers import fill, new, number_id, segment_files
 
@@ -91,7 +91,7 @@ def fill_more(store: EventStore, count: int) -> None:
 
 
 def test_two_streams_with_one_hash_are_no_finding(store: EventStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("versions", "checklog", "log", "reader", "store", "format"):
+    for module in ("versions", "checking.logs", "log", "reader", "store", "format"):
         if hasattr(__import__(f"evlog.{module}", fromlist=["x"]), "hash_stream"):
             monkeypatch.setattr(f"evlog.{module}.hash_stream", lambda _: 1)
     fill(store, 20)
@@ -237,7 +237,7 @@ def test_an_append_that_comes_meanwhile_is_beyond_the_horizon(
 
 
 def test_a_frame_being_written_is_no_finding_while_its_writer_holds_the_lock(filled: EventStore) -> None:
-    from evlog import checkfiles
+    from evlog.checking import files as checkfiles
     from evlog.lock import FileLock
 
     log = segment_files(filled, "log")[-1]

@@ -9,7 +9,7 @@ from itertools import combinations
 
 import pytest
 
-from evlog.findings import Finding
+from evlog.checking.findings import Finding
 from evlog.format import MARK_BYTES
 from evlog.verify import verify_store
 from tests.crash import recordings

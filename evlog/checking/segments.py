@@ -9,12 +9,12 @@ from __future__ import annotations
 import os
 from typing import Final, NamedTuple
 
-from evlog import findings as kinds
 from evlog import paths
-from evlog.checkindex import SUFFIXES, check_index, odd_streams
-from evlog.checklog import LogCheck
+from evlog.checking import findings as kinds
+from evlog.checking.findings import Finding
+from evlog.checking.indexes import SUFFIXES, check_index, odd_streams
+from evlog.checking.logs import LogCheck
 from evlog.errors import EvlogError
-from evlog.findings import Finding
 from evlog.format import ENTRY, ENTRY_BYTES, FILE_HEADER_BYTES, KIND_STREAMS, column
 from evlog.manifest import SegmentInfo
 from evlog.segment import Segment

@@ -20,10 +20,10 @@ from zlib import crc32
 import msgpack
 import msgspec
 
-from evlog import findings as kinds
+from evlog.checking import findings as kinds
+from evlog.checking.findings import Finding
 from evlog.disk import ReadFile
 from evlog.errors import EvlogError
-from evlog.findings import Finding
 from evlog.format import (
     ENTRY,
     ENTRY_BYTES,

@@ -12,10 +12,10 @@ from itertools import chain, compress, pairwise, repeat
 from operator import eq, ge, itemgetter, lt, sub
 from typing import Final, NamedTuple
 
-from evlog import findings as kinds
+from evlog.checking import findings as kinds
+from evlog.checking.findings import Finding
 from evlog.disk import ReadFile
 from evlog.errors import EvlogError
-from evlog.findings import Finding
 from evlog.format import (
     FILE_HEADER_BYTES,
     KIND_IDS,

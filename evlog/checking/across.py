@@ -14,13 +14,13 @@ from operator import eq, sub
 from typing import Final, NamedTuple
 from zlib import crc32
 
-from evlog import findings as kinds
-from evlog.checkindex import SUFFIXES, Postings, make_postings
-from evlog.checklog import LogCheck
-from evlog.checksegment import SegmentTask
+from evlog.checking import findings as kinds
+from evlog.checking.findings import Finding
+from evlog.checking.indexes import SUFFIXES, Postings, make_postings
+from evlog.checking.logs import LogCheck
+from evlog.checking.segments import SegmentTask
 from evlog.disk import ReadFile, map_file
 from evlog.events import Record, id_text
-from evlog.findings import Finding
 from evlog.format import (
     ENTRY,
     ENTRY_BYTES,

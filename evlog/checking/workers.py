@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection, wait
 from types import TracebackType
 from typing import Any, Final, Self
 
-_BOOT: Final = "import sys; sys.path[:] = sys.argv[1:]; from evlog.workers import serve; serve()"
+_BOOT: Final = "import sys; sys.path[:] = sys.argv[1:]; from evlog.checking.workers import serve; serve()"
 _LOST: Final = (OSError, EOFError)
 
 Function = Callable[..., Any]

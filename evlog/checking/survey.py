@@ -11,11 +11,11 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 from zlib import crc32
 
-from evlog.checklog import LogCheck
-from evlog.checksegment import SegmentTask, missing_segment
+from evlog.checking.findings import Loss
+from evlog.checking.logs import LogCheck
+from evlog.checking.segments import SegmentTask, missing_segment
 from evlog.disk import ReadFile
 from evlog.errors import EvlogError
-from evlog.findings import Loss
 from evlog.format import (
     ENTRY,
     ENTRY_BYTES,

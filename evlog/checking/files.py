@@ -13,13 +13,13 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 from zlib import crc32
 
-from evlog import findings as kinds
 from evlog import paths
-from evlog.checkindex import SUFFIXES, IndexWrong, check_header
-from evlog.checksegment import SegmentTask
+from evlog.checking import findings as kinds
+from evlog.checking.findings import Finding
+from evlog.checking.indexes import SUFFIXES, IndexWrong, check_header
+from evlog.checking.segments import SegmentTask
 from evlog.disk import ReadFile, error_for
 from evlog.errors import CorruptionError, EvlogError, NotAStore, StoreNotFound
-from evlog.findings import Finding
 from evlog.format import (
     ACKNOWLEDGED_MAGIC,
     DURABLE_MAGIC,

@@ -17,6 +17,7 @@ from typing import Final, NamedTuple
 from zlib import crc32
 
 from evlog import paths
+from evlog.compact_plan import Bounds, Piece
 from evlog.disk import Disk, WriteFile
 from evlog.errors import CorruptionError
 from evlog.events import Record
@@ -40,7 +41,6 @@ from evlog.gone import GoneColumns, GoneStream, content_crcs, encode_gone
 from evlog.index import SORTED_SUFFIXES, build_sorted
 from evlog.log import SealedPart
 from evlog.manifest import Manifest, SegmentInfo
-from evlog.plan import Bounds, Piece
 from evlog.segment import Segment
 
 _ENTRIES_AT_ONCE: Final = 8192

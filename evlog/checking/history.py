@@ -10,7 +10,7 @@ import json
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from evlog.digest import Pin
+from evlog.checking.digest import Pin
 from evlog.errors import EvlogError
 from evlog.log import Log
 from evlog.reader import Bounds, read_stream
