@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 
+import pytest
+
 from evlog.repair import repair_store
 from evlog.salvage import salvage_store
 from evlog.store import EventStore
@@ -27,6 +29,8 @@ from tests.crash.history import History
 from tests.crash.model import FileSystem
 from tests.crash.recordings import Recording, record
 from tests.crash.states import State, crash_states
+
+pytestmark = pytest.mark.usefixtures("no_writer_at_work")
 
 OUT = "above/out"
 

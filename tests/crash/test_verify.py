@@ -29,6 +29,8 @@ from tests.crash.disk import World
 from tests.crash.history import History
 from tests.crash.states import State
 
+pytestmark = pytest.mark.usefixtures("no_writer_at_work")
+
 FLIPS = 1000
 LOCK = f"{STORE}/lock"
 

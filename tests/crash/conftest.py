@@ -1,0 +1,13 @@
+"""What several tests of crashes ask for."""
+
+from __future__ import annotations
+
+import pytest
+
+from evlog.checking import files
+
+
+@pytest.fixture
+def no_writer_at_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody is about to build an index that is missing, though the manifest was made a moment ago."""
+    monkeypatch.setattr(files, "_INDEXING_SECONDS", 0.0)
