@@ -7,6 +7,7 @@ import pytest
 
 import evlog as library
 from tests.cli.conftest import Evlog
+from tests.helpers import frames_of
 
 KEY_ID = "2f0a7d0c-6a39-4b55-8a6e-0d3a2f1b9c11"
 
@@ -187,8 +188,7 @@ def test_a_refused_append_leaves_the_store_as_it_was(evlog: Evlog) -> None:
 def test_a_torn_tail_that_was_cut_is_reported(evlog: Evlog, here: Path) -> None:
     evlog("append", "s", "T")
     (log,) = (here / ".evlog" / "segments").glob("*.log")
-    with log.open("ab") as file:
-        file.write(b"half a frame")
+    log.write_bytes(frames_of(log) + b"half a frame")
     result = evlog("append", "s", "T")
     assert result.line["position"] == 2
     assert "evlog: cut 12 bytes off the end of" in result.err
