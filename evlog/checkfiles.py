@@ -46,7 +46,6 @@ from evlog.segment import Segment, written_end
 _LOCK_SECONDS: Final = 2.0
 # Whoever seals a segment builds its indexes right after; until then a missing one is no finding.
 _INDEXING_SECONDS: Final = 1.0
-COMPACTION_LOCK: Final = "compaction"
 NOTHING_KNOWN: Final = decode_marks(b"", 0)
 _MARKS: Final = {
     WRITTEN_MAGIC: "how far the log is written",
@@ -61,6 +60,8 @@ class Look(NamedTuple):
 
     store: str
     manifest: Manifest
+    replaced_at: float
+    """when the manifest was written, by the file system's clock, in seconds since 1970"""
     active_bytes: int
     offsets_bytes: int
     """of the active segment"""
@@ -94,12 +95,13 @@ def look(store: str) -> Look:
     """
     with held_shared(paths.lock_path(store), _LOCK_SECONDS) as settled:
         manifest = _read_manifest(store)
+        replaced_at = os.stat(paths.manifest_path(store)).st_mtime
         active = manifest.segments[-1]
         active_bytes = _written_size(_segment_path(store, active, "log"))
         offsets_bytes = _size(_segment_path(store, active, "offsets"))
         findings: list[Finding] = []
         marks = _check_marks(store, manifest, active_bytes, findings)
-    return Look(store, manifest, active_bytes, offsets_bytes, marks, settled, findings)
+    return Look(store, manifest, replaced_at, active_bytes, offsets_bytes, marks, settled, findings)
 
 
 def _written_size(path: str) -> int:
@@ -233,7 +235,7 @@ def _names_in(store: str) -> list[str]:
 
 def is_compacting(store: str) -> bool:
     """Whether a compaction runs now: it makes files that no manifest names yet."""
-    with held_shared(f"{store}/{COMPACTION_LOCK}", 0.0) as idle:
+    with held_shared(paths.compaction_path(store), 0.0) as idle:
         return not idle
 
 
@@ -260,16 +262,12 @@ def file_bytes(look: Look) -> int:
     return total
 
 
-def is_being_indexed(store: str, info: SegmentInfo) -> bool:
-    """Whether the segment was sealed just now: wait until its indexes are there, or should be."""
-    try:
-        until = os.stat(paths.manifest_path(store)).st_mtime + _INDEXING_SECONDS
-    except OSError:
-        return False
-    while (left := until - time.time()) > 0:
-        if all(os.path.exists(_segment_path(store, info, suffix)) for suffix in SUFFIXES.values()):
+def is_being_indexed(look: Look, info: SegmentInfo) -> bool:
+    """Whether the segment was sealed just before the look: wait until its indexes are there, or should be."""
+    while (left := look.replaced_at + _INDEXING_SECONDS - time.time()) > 0:
+        if all(os.path.exists(_segment_path(look.store, info, suffix)) for suffix in SUFFIXES.values()):
             return True
-        time.sleep(min(left, 0.02, _INDEXING_SECONDS))
+        time.sleep(min(left, 0.02))
     return False
 
 
@@ -321,7 +319,7 @@ def _check_size(task: SegmentTask, suffix: str, expected: object, wanted: int | 
 
 def check_gone(task: SegmentTask) -> Finding | None:
     """The file that keeps what is left of compacted events, by the length and CRC that the manifest has."""
-    size, crc = getattr(task.info, "gone_bytes", 0), getattr(task.info, "gone_crc", 0)
+    size, crc = task.info.gone_bytes, task.info.gone_crc
     if not size:
         return None
     name = f"{task.name}.gone"

@@ -261,8 +261,6 @@ class _Layer:
         if not numbers:
             return  # the segment's log need not even be opened
         assert self._rules is not None
-        if not numbers:
-            return  # and do not open the segment
         at = 0
         try:
             for records in part.segment.records(numbers):

@@ -13,7 +13,7 @@ from zlib import crc32
 
 from evlog import findings as kinds
 from evlog import paths
-from evlog.checkfiles import COMPACTION_LOCK, is_running, look
+from evlog.checkfiles import is_running, look
 from evlog.checklog import LogCheck
 from evlog.checksegment import SegmentTask
 from evlog.disk import DISK, Disk, ReadFile
@@ -142,7 +142,7 @@ def _remove_leftovers_locked(store: str, manifest: Manifest, disk: Disk) -> None
     directory = paths.segments_path(store)
     known = {(info.first_position, info.generation) for info in manifest.segments}
     active = manifest.segments[-1]
-    with held_shared(f"{store}/{COMPACTION_LOCK}", 0.0) as idle:
+    with held_shared(paths.compaction_path(store), 0.0) as idle:
         for name in sorted(os.listdir(directory)):
             meaning = paths.maybe_parse_segment_name(name)
             if meaning is None:

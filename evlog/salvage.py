@@ -183,7 +183,7 @@ def _copy_segment(
         losses = lost_in_segment(task, tasks)
         last = max(check.last_position, info.last_position)
         return _Copied(copied, last, check.last_time_us, losses)
-    if not check.count:
+    if not check.count and not info.gone_bytes:
         return _Copied(None, info.first_position - 1, 0, [])
     sealed = info._replace(
         generation=info.generation + int(renumber),
@@ -202,11 +202,7 @@ def _copy_segment(
     for at in range(FILE_HEADER_BYTES, check.end, _COPY_BYTES):
         disk.write_at(file, source.read(min(_COPY_BYTES, check.end - at), at), at)
     _finish(file, out, header, sealed, bytes(check.entries), disk)
-    if check_gone(task) is None and os.path.exists(f"{task.path}.gone"):
-        gone = ReadFile(f"{task.path}.gone")
-        raw = gone.read(gone.size(), 0)
-        own = decode_file_header(raw[:FILE_HEADER_BYTES])._replace(generation=sealed.generation)
-        disk.create_file(_path(out, sealed, "gone"), encode_file_header(own) + raw[FILE_HEADER_BYTES:])
+    sealed = _copy_gone(task, header, sealed, out, disk)
     return _Copied(sealed, sealed.last_position, sealed.last_time_us, [])
 
 
@@ -230,7 +226,7 @@ def _rewrite_segment(survey: Survey, out: str, disk: Disk) -> SegmentInfo | None
         disk.write_at(file, encode_frame_header(frame, end) + body, end)
         entries += rows
         end += FRAME_HEADER_BYTES + len(body)
-    if not entries:
+    if not entries and not old.gone_bytes:
         disk.close(file)
         disk.remove(_path(out, info, "log"))
         return None
@@ -243,7 +239,20 @@ def _rewrite_segment(survey: Survey, out: str, disk: Disk) -> SegmentInfo | None
         last_time_us=old.last_time_us or times[-1],
     )
     _finish(file, out, header, sealed, bytes(entries), disk)
-    return sealed
+    return _copy_gone(survey.task, header, sealed, out, disk)
+
+
+def _copy_gone(task: SegmentTask, header: FileHeader, info: SegmentInfo, out: str, disk: Disk) -> SegmentInfo:
+    """Copy what is left of compacted events, if that is whole, under the copied segment's header."""
+    if not info.gone_bytes:
+        return info
+    if check_gone(task) is not None:
+        return info._replace(gone_events=0, gone_bytes=0, gone_crc=0)
+    raw = ReadFile(f"{task.path}.gone").read(info.gone_bytes, 0)
+    own = decode_file_header(raw[:FILE_HEADER_BYTES])._replace(generation=header.generation, tag=header.tag)
+    content = encode_file_header(own) + raw[FILE_HEADER_BYTES:]
+    disk.create_file(_path(out, info, "gone"), content)
+    return info._replace(gone_crc=crc32(content))
 
 
 def _frames(survey: Survey) -> Iterator[list[bytes]]:

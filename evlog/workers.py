@@ -1,9 +1,9 @@
 """Doing pieces of work on all cores: one helper process for each, or this process where that is not worth it.
 
-Processes, because decoding holds the interpreter's lock: two threads checked a store no faster than one, two
-processes nearly twice as fast. They are started afresh rather than forked, which is safe in a program with
-threads, and need no guard around its main module. A helper that dies is not missed: what it had to do is
-done here. They are no concern of the terminal's Ctrl-C, and end when this process does, however it ends.
+Processes, because most of the work is decoding, which holds the interpreter's lock. They are started afresh
+rather than forked, which is safe in a program with threads, and need no guard around its main module. A
+helper that dies is not missed: what it had to do is done here. They are no concern of the terminal's Ctrl-C,
+and end when this process does, however it ends.
 """
 
 from __future__ import annotations

@@ -88,7 +88,7 @@ def test_a_torn_tail_is_cut(filled: EventStore) -> None:
     done = repair_store(filled.path)
     assert [finding.kind for finding in done.repaired] == ["tail"]
     assert done.report.ok
-    assert log.read_bytes() == whole
+    assert log.read_bytes().rstrip(b"\0") == whole.rstrip(b"\0")  # room behind the frames may go, too
 
 
 @pytest.mark.parametrize("content", [None, b"", b"\0" * 64, b"x" * 64, b"x" * 99])

@@ -311,3 +311,57 @@ def test_files_that_a_running_compaction_makes_are_no_leftovers(filled: EventSto
         assert kinds_of(filled) == []
     lock.close()
     assert kinds_of(filled) == ["extra"]
+
+
+# --- after a compaction
+
+
+@pytest.fixture
+def compacted(filled: EventStore) -> tuple[EventStore, str]:
+    """A store from which s-0 lost most of its events, and the digest that it had before."""
+    pin = filled.verify().head_digest
+    assert pin is not None
+    filled.set_retention("s-0", max_count=1)
+    filled.compact()
+    return filled, pin
+
+
+def test_a_compacted_store_is_ok_and_says_so_of_an_older_digest(compacted: tuple[EventStore, str]) -> None:
+    store, pin = compacted
+    report = store.verify()
+    assert report.findings == ()
+    assert store.verify(against=report.head_digest).ok
+    (finding,) = store.verify(against=pin).findings
+    assert finding.kind == "compacted"
+    assert "was compacted, first on 2" in finding.detail
+    assert '"$maxCount":1' in finding.detail
+
+
+def test_damage_of_what_is_left_of_compacted_events_is_found(compacted: tuple[EventStore, str]) -> None:
+    store, _ = compacted
+    path = next(Path(store.path, "segments").glob("*.gone"))
+    content = path.read_bytes()
+    for damaged in (content[:-1], content[:70] + bytes([content[70] ^ 4]) + content[71:], b""):
+        path.write_bytes(damaged)
+        assert [finding.file for finding in store.verify().findings] == [f"segments/{path.name}"]
+    path.unlink()
+    assert kinds_of(store) == ["missing"]
+
+
+def test_a_compacted_store_is_salvaged_with_its_gaps_and_ids(
+    compacted: tuple[EventStore, str], memory_path: Path
+) -> None:
+    store, _ = compacted
+    before = [event.position for event in store.read_all()]
+    log = segment_files(store, "log")[0]
+    content = bytearray(log.read_bytes())
+    content[-1] ^= 1
+    log.write_bytes(content)
+    lost = evlog.salvage_store(store.path, memory_path / "out").losses
+    assert [loss.events for loss in lost] == [1]
+    with evlog.open(memory_path / "out") as salvaged:
+        assert salvaged.verify().findings == ()
+        after = [event.position for event in salvaged.read_all()]
+        assert len(after) == len(before) - 1
+        assert set(after) < set(before)
+        assert salvaged.append("s-0", [new(0, "T0", id=number_id(0))]).duplicate  # gone, and known still

@@ -8,6 +8,7 @@ and are killed, and the next one goes on: behind what was acknowledged, or, kill
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -21,7 +22,6 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from evlog import EventStore, NewEvent, Subscription
 from evlog.disk import Disk, WriteFile
 from evlog.events import category_of
-from evlog.paths import segment_path
 from tests.helpers import small_store
 
 PLACE = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
@@ -96,7 +96,13 @@ class Runner:
 
 
 class Dying(Disk):
-    """A writer's that dies where it would sync the log."""
+    """A writer's that dies where it would sync the log: after its frame, or before, in a recovery."""
+
+    wrote = False
+
+    def write_at(self, file: WriteFile, data: bytes, offset: int) -> None:
+        super().write_at(file, data, offset)
+        self.wrote |= file.path.endswith(".log")
 
     def sync(self, file: WriteFile) -> None:
         if file.path.endswith(".log"):
@@ -173,25 +179,23 @@ class FollowMachine(RuleBasedStateMachine):
             full = probe.head - probe._log.active.first_position + 1 + len(batch) > 8  # type: ignore[union-attr]
         if full:
             return  # it would roll, which syncs
-        with small_store(self.path, disk=Dying()) as dying:
-            try:
-                dying.append_many(self.rows_of(batch))
-            except KeyboardInterrupt:
-                return
-        raise AssertionError("the writer lived")
+        before, disk = list(self.rows), Dying()
+        with small_store(self.path, disk=disk) as dying, contextlib.suppress(KeyboardInterrupt):
+            dying.append_many(self.rows_of(batch))
+            raise AssertionError("the writer lived")
+        if not disk.wrote:
+            self.rows = before
 
     @rule(junk=st.binary(min_size=1, max_size=80), whole=st.booleans())
     def tear_the_tail(self, junk: bytes, whole: bool) -> None:
         """A writer dies within its write: what it left is no whole frame."""
-        with open(self.active_log(), "r+b") as log:
-            raw = log.read()
-            log.write(raw[64:80] + junk if whole and len(raw) > 64 else junk)
-        self.torn = True
-
-    def active_log(self) -> str:
         with small_store(self.path) as probe:
-            info = probe._log.active.info  # type: ignore[union-attr]
-            return segment_path(self.path, info.first_position, info.generation, "log")
+            active = probe._log.active.segment  # type: ignore[union-attr]
+        with open(active.log_path, "r+b") as log:
+            start = log.read(80)[64:]
+            log.seek(active.end)  # behind it there may be room
+            log.write(start + junk if whole else junk)
+        self.torn = True
 
     @rule(keep=st.floats(0, 1))
     def lose_power(self, keep: float) -> None:
