@@ -188,6 +188,21 @@ def test_reader_and_writer_notice_that_another_frame_stands_where_one_was_cut(st
         assert numbers(reader.read_all(after=12)) == [77, 77, 78, 79]
 
 
+def test_reader_notices_a_shorter_frame_where_one_was_cut_in_the_room(store: EventStore) -> None:
+    (log,) = segment_files(store, "log")
+    last, size = len(frames_of(log)), log.stat().st_size
+    with evlog.open(store.path, sync="none") as unsynced:
+        unsynced.append("s-0", [new(50, metadata={"longer": "x" * 500})])
+    reader = active(store)
+    assert reader.count == 13
+    with log.open("r+b") as file:
+        file.truncate(last)
+    with evlog.open(store.path) as other:
+        other.append("other", [new(77)])
+    assert log.stat().st_size == size
+    assert not reader.refresh(0)
+
+
 def test_frames_that_are_known_to_be_synced_are_never_cut(store: EventStore) -> None:
     (log,) = segment_files(store, "log")
     whole = frames_of(log)

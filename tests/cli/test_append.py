@@ -188,10 +188,7 @@ def test_a_refused_append_leaves_the_store_as_it_was(evlog: Evlog) -> None:
 def test_a_torn_tail_that_was_cut_is_reported(evlog: Evlog, here: Path) -> None:
     evlog("append", "s", "T")
     (log,) = (here / ".evlog" / "segments").glob("*.log")
-    end = len(frames_of(log))
-    with log.open("r+b") as file:
-        file.seek(end)
-        file.write(b"half a frame")
+    log.write_bytes(frames_of(log) + b"half a frame")
     result = evlog("append", "s", "T")
     assert result.line["position"] == 2
     assert "evlog: cut 12 bytes off the end of" in result.err
