@@ -86,6 +86,7 @@ class PolicyTable:
         self._parts: list[PolicyPart] = []  # the sealed segments that are taken in, oldest first
         self._sealed: Sequence[PolicyPart] | None = None  # the list that `_parts` was last compared with
         self._older = _Layer()  # of the sealed segments, all of them
+        self._looked_into: dict[int, tuple[PolicyPart, array[int]]] = {}  # by the segment's identity
         self._active: PolicyPart | None = None
         self._seen_bytes = 0  # of the active segment's entries
         self._newer = _Layer()  # of the active segment
@@ -146,14 +147,26 @@ class PolicyTable:
         known, layer = len(self._parts), self._older
         if list(sealed[:known]) != self._parts:  # compacted, or read anew
             known, layer = 0, _Layer()
-        fresh = []
-        for part in sealed[known:]:
-            found = set[int]()
-            for type_hash in self._type_hashes:
-                found.update(part.index.find(KIND_TYPES, type_hash))
-            fresh.append((part, array("I", sorted(found))))
+        fresh = [(part, self._look_into(part)) for part in sealed[known:]]
         self._older = layer.with_parts(fresh)
         self._parts, self._sealed = list(sealed), sealed
+        self._looked_into = {id(part): (part, numbers) for part, numbers in self._older.parts}
+
+    def _look_into(self, part: PolicyPart) -> array[int]:
+        """The entries of a sealed segment that may be the store's own, looked up once.
+
+        Under a compaction that replaces segments faster than all can be looked into, what was found in those
+        that stay must not be lost with those that went.
+        """
+        known = self._looked_into.get(id(part))
+        if known is not None:
+            return known[1]
+        found = set[int]()
+        for type_hash in self._type_hashes:
+            found.update(part.index.find(KIND_TYPES, type_hash))
+        numbers = array("I", sorted(found))
+        self._looked_into[id(part)] = part, numbers
+        return numbers
 
     def _take_in_active(self, active: PolicyPart) -> None:
         end = len(active.segment.entries)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,7 @@ from evlog.disk import DISK
 from evlog.errors import CorruptionError
 from evlog.events import Record
 from evlog.format import ENTRY, ENTRY_BYTES
-from evlog.log import Log
+from evlog.log import Log, SegmentMoved
 from evlog.manifest import replace_manifest
 from evlog.policies import Rule, Rules
 from evlog.policy_table import PolicyTable, rules_at
@@ -303,3 +304,37 @@ def test_one_damaged_policy_of_many_concerns_its_stream_alone(store: EventStore)
     with evlog.open(store.path) as damaged:
         for _ in range(3):
             assert readable(damaged, streams) == [*streams[:5], *streams[6:]]
+
+
+def test_what_was_found_is_not_looked_up_again_when_a_later_segment_has_moved(store: EventStore) -> None:
+    store.set_retention("s-1", max_count=1)
+    fill(store, 20)
+    log = Log(store.path)
+    sealed, active = log.view()
+    looked: list[int] = []
+
+    class Moving:
+        """A segment that is replaced while it is looked into, the first time."""
+
+        def __init__(self, part: Any, *, moves: bool) -> None:
+            self.part = part
+            self.moves = moves
+            self.segment = part.segment
+
+        @property
+        def index(self) -> Any:
+            if self.moves:
+                self.moves = False
+                raise SegmentMoved
+            looked.append(self.part.first_position)
+            return self.part.index
+
+    parts = [Moving(part, moves=part is sealed[-1]) for part in sealed]
+    table = PolicyTable()
+    with pytest.raises(SegmentMoved):
+        table.take_in(parts, active)
+    assert set(looked) == {part.first_position for part in sealed[:-1]}
+    looked.clear()
+    table.take_in(parts, active)
+    assert set(looked) == {sealed[-1].first_position}
+    assert table.rules().streams == {"s-1": Rule(1)}
