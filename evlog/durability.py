@@ -71,7 +71,7 @@ class Durability:
         except EvlogError:
             self.mark_suspect(tag, end)
             raise
-        marks_file = self.lock.try_acquire()
+        marks_file = self.lock.maybe_acquire()
         if marks_file is None:  # others are at it: with luck they say it for this one, too
             marks = self.read_marks()
             check_sound(marks, log_file, tag)

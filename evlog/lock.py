@@ -86,27 +86,12 @@ class FileLock:
             raise
         return file
 
-    def try_acquire(self) -> WriteFile | None:
+    def maybe_acquire(self) -> WriteFile | None:
         """Take the lock if it is free now, and return the locked file."""
         if not self._threads.acquire(blocking=False):
             return None
         try:
             file = self._file or self.open()
-            if _try_lock(file.fd):
-                self._held = file
-                return file
-        except BaseException:
-            self._threads.release()
-            raise
-        self._threads.release()
-        return None
-
-    def maybe_acquire(self) -> WriteFile | None:
-        """Take the lock if it is free now."""
-        if not self._threads.acquire(blocking=False):
-            return None
-        try:
-            file = self.open()
             if _try_lock(file.fd):
                 self._held = file
                 return file

@@ -132,14 +132,15 @@ def remove_leftovers_locked(store: str, disk: Disk) -> None:
     except OSError as error:
         raise error_for(error, directory) from error
     for name in names:
-        if name.endswith(paths.TEMPORARY) and not _is_running(name.split(".")[-2]):
+        if name.endswith(paths.TEMPORARY) and not is_running(name):
             disk.remove(f"{directory}/{name}")
 
 
-def _is_running(pid: str) -> bool:
+def is_running(temporary: str) -> bool:
+    """Whether the process that a temporary file's name tells of is still there."""
     try:
-        os.kill(int(pid), 0)
-    except (ProcessLookupError, ValueError, OverflowError):
+        os.kill(int(temporary.split(".")[-2]), 0)
+    except (ProcessLookupError, ValueError, OverflowError, IndexError):
         return False
     except PermissionError:
         pass  # it runs, as another user

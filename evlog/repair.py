@@ -13,7 +13,7 @@ from zlib import crc32
 
 from evlog import paths
 from evlog.checking import findings as kinds
-from evlog.checking.files import is_running, look
+from evlog.checking.files import look
 from evlog.checking.findings import Finding, Loss, VerifyReport
 from evlog.checking.logs import LogCheck
 from evlog.checking.segments import SegmentTask
@@ -35,7 +35,14 @@ from evlog.index import SORTED_SUFFIXES
 from evlog.lock import FileLock, held_shared
 from evlog.log import Log, OpenParts, SealedPart
 from evlog.manifest import Manifest, SegmentInfo, read_manifest
-from evlog.recovery import recover_locked, repair_offsets_locked, replace_derived, sync_names, write_mark
+from evlog.recovery import (
+    is_running,
+    recover_locked,
+    repair_offsets_locked,
+    replace_derived,
+    sync_names,
+    write_mark,
+)
 from evlog.segment import Segment
 from evlog.verify import Progress, verify_store
 

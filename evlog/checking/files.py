@@ -41,6 +41,7 @@ from evlog.format import (
 )
 from evlog.lock import held_shared
 from evlog.manifest import Manifest, SegmentInfo, read_manifest
+from evlog.recovery import is_running
 from evlog.segment import Segment, written_end
 
 _LOCK_SECONDS: Final = 2.0
@@ -237,17 +238,6 @@ def is_compacting(store: str) -> bool:
     """Whether a compaction runs now: it makes files that no manifest names yet."""
     with held_shared(paths.compaction_path(store), 0.0) as idle:
         return not idle
-
-
-def is_running(temporary: str) -> bool:
-    """Whether the process that a temporary file's name tells of is still there."""
-    try:
-        os.kill(int(temporary.split(".")[-2]), 0)
-    except (ProcessLookupError, ValueError, OverflowError, IndexError):
-        return False
-    except PermissionError:
-        pass
-    return True
 
 
 def file_bytes(look: Look) -> int:
