@@ -10,8 +10,9 @@ while none of them runs.
          0             8  magic "evQUEUE1"
          8             8  leading gate, 0 or 1
         64      256 x 32  answers: u64 nonce, u64 first position, u32 first version, u32 CRC of those 20 bytes
-    12,288   256 x 2,048  requests: u64 nonce (0: none), u32 length and u32 CRC of the payload, which is a msgpack
-                          array [stream, expected version or nil, last known position, its version, events]
+    12,288   256 x 2,048  requests: u64 nonce (0: none), u32 length, u32 CRC, and then that many bytes of that
+                          CRC: a msgpack array [stream, expected version or nil, last known position and
+                          version of the stream, events]
 
 A slot (an answer and a request) belongs to one open writer, who holds a lock on a byte that stands for it:
 what a dead one left is nobody's. A request waits as long as its nonce, used once, is not in its slot's
@@ -24,9 +25,9 @@ answer. Who finds the writers' lock taken
     4. or none: then it waits for the writers' lock as if there were no queue, and leads once it has that.
 
 So there is one who leads, one who leads next, and all others wait for the latter. Nothing that must hold
-depends on gates: only who has the writers' lock takes requests and answers them, and answers are written after
-the sync. A leader that dies lets go of gate and lock, and those whom it has not answered append for themselves.
-Their events carry ids by then, so what the dead one had written is found, and is not written twice.
+depends on gates: only who has the writers' lock takes requests and answers them, and answers are written
+after the sync. A leader that dies lets go of gate and lock, and those whom it has not answered append for
+themselves. Their events carry ids by then, so what the dead one had written is found, not written twice.
 
 Rejected: handing the lock from one waiter to the next (each wake-up then delays all who are behind it: half
 the throughput), named pipes to wake those who were served (a backup does not expect them in a directory, and
