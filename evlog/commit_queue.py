@@ -72,7 +72,7 @@ _REQUEST_WORDS: Final = range(REQUESTS_AT // 8, (REQUESTS_AT + SLOTS * SLOT_BYTE
 _U64: Final = 1 << 64
 
 # Bytes that stand for gates and slots: beyond the file, so that no lock is ever taken for data.
-_GATES_AT: Final = 1 << 40
+GATES_AT: Final = 1 << 40
 _SLOT_LOCKS_AT: Final = 1 << 41
 
 _WAITS_BEFORE_SLOT: Final = 2  # who appends but once, as a shell command does, needs no slot
@@ -106,7 +106,7 @@ class _Place:
         self.file = file
         self.slot = slot
         self.lock = lock
-        self.gates = ByteLock(file.fd, _GATES_AT), ByteLock(file.fd, _GATES_AT + 1)
+        self.gates = ByteLock(file.fd, GATES_AT), ByteLock(file.fd, GATES_AT + 1)
         self.owners = [ByteLock(file.fd, _SLOT_LOCKS_AT + number) for number in range(SLOTS)]
         self.nonce = int.from_bytes(os.urandom(8), "little")
         self.area = bytearray(REQUESTS_AT + SLOTS * SLOT_BYTES)

@@ -12,7 +12,17 @@ from pathlib import Path
 import pytest
 
 from evlog import byte_locks
-from evlog.commit_queue import ANSWERS_AT, REQUESTS_AT, SLOT_BYTES, SLOTS, Answer, CommitQueue, Request
+from evlog.byte_locks import ByteLock
+from evlog.commit_queue import (
+    ANSWERS_AT,
+    GATES_AT,
+    REQUESTS_AT,
+    SLOT_BYTES,
+    SLOTS,
+    Answer,
+    CommitQueue,
+    Request,
+)
 from evlog.disk import DISK, Disk, WriteFile
 from evlog.errors import StoreAccessDenied, StoreFull, StoreIOError
 from evlog.events import EncodedEvent
@@ -23,28 +33,53 @@ EVENT: EncodedEvent = ("T", b"i" * 16, 0, b"{}", None)
 pytestmark = pytest.mark.skipif(not byte_locks.AVAILABLE, reason="there are no OFD locks here")
 
 
+class WatchedLock(ByteLock):
+    """Says when somebody begins to wait."""
+
+    def __init__(self, fd: int, at: int) -> None:
+        super().__init__(fd, at)
+        self.waited_for = threading.Event()
+
+    def wait(self) -> None:
+        self.waited_for.set()
+        super().wait()
+
+
 class Trio:
     """A leader, and two who ask. In a test's thread the leader has the writers' lock, so to speak."""
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self.leader, self.one, self.two = (CommitQueue(path, DISK) for _ in range(3))
-        for queue in (self.leader, self.one, self.two):
+        self.leader, self.one, self.two = self.queues = [CommitQueue(path, DISK) for _ in range(3)]
+        self._threads: list[threading.Thread] = []
+        for queue in self.queues:
             queue.claim_slot_locked()
         assert self.leader.ask("own", None, (0, 0), [EVENT]) is None  # nobody else is there: it leads next
         assert self.leader.leads
 
     def asks(self, queue: CommitQueue, stream: str = "s") -> Future[Answer | None]:
-        """Have one ask in a thread, which waits for the gate."""
+        """Have one ask in a thread, until it waits for the gate."""
         future: Future[Answer | None] = Future()
-        before = waiting_requests(self.path)
+        place = queue._place
+        assert place is not None
+        gate = WatchedLock(place.file.fd, GATES_AT), WatchedLock(place.file.fd, GATES_AT + 1)
+        place.gates = gate
 
         def run() -> None:
             future.set_result(queue.ask(stream, 3, (7, 3), [EVENT]))
 
-        threading.Thread(target=run, daemon=True).start()
-        wait_until(lambda: waiting_requests(self.path) == before + 1)
+        self._threads.append(threading.Thread(target=run, daemon=True))
+        self._threads[-1].start()
+        wait_until(lambda: any(lock.waited_for.is_set() for lock in gate))
         return future
+
+    def end(self) -> None:
+        self.leader.withdraw()
+        for thread in self._threads:
+            thread.join(10)
+            assert not thread.is_alive()
+        for queue in self.queues:
+            queue.leave()
 
     def take_turn(self) -> list[Request]:
         own, requests = self.leader.take_turn_locked()
@@ -56,8 +91,7 @@ class Trio:
 def trio(tmp_path: Path) -> Iterator[Trio]:
     trio = Trio(str(tmp_path))
     yield trio
-    for queue in (trio.leader, trio.one, trio.two):
-        queue.leave()
+    trio.end()
 
 
 def damage(path: Path, offset: int) -> None:
@@ -130,10 +164,10 @@ def test_a_leader_that_is_gone_holds_up_nobody(trio: Trio) -> None:
 
 
 def test_what_a_dead_writer_asked_is_nobodys(trio: Trio) -> None:
-    one = trio.asks(trio.one, "dead")
-    trio.asks(trio.two, "alive")
+    one, two = trio.asks(trio.one, "dead"), trio.asks(trio.two, "alive")
     trio.leader.withdraw()
     one.result(10)
+    two.result(10)
     slot = slot_of(trio.one)
     trio.one.leave()
     assert [request.stream for request in trio.leader.take_turn_locked()[1]] == ["alive"]

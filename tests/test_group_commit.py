@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import evlog
-from evlog import IdConflict, NewEvent, WrongExpectedVersion
-from evlog.commit_queue import ANSWERS_AT
+from evlog import IdConflict, LockTimeout, NewEvent, WrongExpectedVersion
+from evlog.commit_queue import ANSWERS_AT, CommitQueue
 from evlog.disk import Disk, WriteFile
 from evlog.errors import StoreFull, StoreIOError, StreamTombstoned
 from evlog.results import AppendResult
@@ -242,13 +243,49 @@ def test_what_a_leader_that_died_left_is_appended_once(
     places(four.together(append("b", 4), append("c", 5)))
 
 
-def test_a_writer_with_a_time_limit_asks_nobody(four: Crowd, tmp_path: Path) -> None:
-    """It could not take its request back from a leader that has it already."""
-    with evlog.open(four.path, lock_timeout=20.0) as patient:
-        queue = patient._open_writer()._queue
-        patient.append("p", [new()])
-        assert not queue.wants_slot()
-        assert queue._place is None
+@pytest.mark.parametrize("settings", [{"lock_timeout": 0.01}, {"sync": "none"}])
+def test_who_has_a_time_limit_or_does_not_sync_asks_nobody(
+    tmp_path: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one could not take its request back from a leader that has it; the other waits for no sync."""
+    asked = []
+    monkeypatch.setattr(CommitQueue, "ask", lambda *_: asked.append(1))
+    with Crowd(str(tmp_path), [CountingDisk()], **settings) as alone:
+        (store,) = alone.stores
+        store._open_writer()._crowded = True
+        store.append("s", [new()])
+        if "lock_timeout" in settings:
+            with alone.lock, pytest.raises(LockTimeout):
+                store.append("s", [new()])
+    assert asked == []
+    check(tmp_path, 1)
+
+
+def test_an_append_to_several_streams_is_not_asked_of_others(
+    four: Crowd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    monkeypatch.setattr(CommitQueue, "ask", lambda *_: asked.append(1))
+    four.stores[1]._open_writer()._crowded = True
+    four.stores[1].append_many([("a", [new()]), ("b", [new()])])
+    assert asked == []
+    check(tmp_path, 3)
+
+
+def test_a_writer_that_failed_has_nobody_else_append(
+    four: Crowd, disks: list[CountingDisk], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disks[0].fail_sync = True
+    with pytest.raises(StoreIOError):
+        four.stores[0].append("a", [new(1)])
+    disks[0].fail_sync = False
+    asked = []
+    monkeypatch.setattr(CommitQueue, "ask", lambda *_: asked.append(1))
+    four.stores[0]._open_writer()._crowded = True
+    with pytest.raises(StoreIOError):
+        four.stores[0].append("a", [new(2)])
+    assert asked == []
+    assert facts(four.stores[1].read("a")) == [(2, "a", 1, "T", b"1")]
 
 
 def test_what_is_too_large_for_the_queue_waits_for_the_lock(four: Crowd, tmp_path: Path) -> None:
