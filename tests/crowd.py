@@ -16,12 +16,11 @@ from evlog.commit_queue import ANSWERS_AT, REQUESTS_AT, SLOT_BYTES, SLOTS
 from evlog.disk import DISK, Disk
 from evlog.lock import FileLock
 from evlog.paths import lock_path, queue_path
-from evlog.results import AppendResult
 from evlog.store import EventStore
 from tests.helpers import small_store
 
-Job = Callable[[EventStore], AppendResult]
-Outcome = AppendResult | BaseException
+Job = Callable[[EventStore], Any]
+Outcome = Any
 
 
 def wait_until(is_so: Callable[[], bool]) -> None:
