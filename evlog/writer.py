@@ -103,6 +103,10 @@ class Writer:
             self._lock.acquire()
         try:
             self._end.catch_up_locked()
+            if self._crowded:  # others may have written to the stream, this writer's own events among that
+                self._versions.confirm_locked(
+                    streams[0], append.stream_hashes[0], *self._versions.place_of(streams[0])
+                )
             if self._queue.leads:
                 result, durable = self._lead_locked(append)
             else:
@@ -186,12 +190,10 @@ class Writer:
     def _lead_locked(self, own: Append) -> tuple[BatchResult, bool]:
         """Append for all who wait, too; what became of the own append, and whether it is durable already."""
         answer, requests = self._queue.take_turn_locked()
-        self._crowded = bool(requests)
+        self._crowded = len(requests) > 0
         mine = own.result_at(*answer) if answer is not None else None
         if not requests:
             return (mine, True) if mine is not None else (self._append_locked(own), False)
-        stream = own.streams[0]
-        self._versions.confirm_locked(stream, own.stream_hashes[0], *self._versions.place_of(stream))
         appends = [self._append_of(request) for request in requests]
         outcomes = self._append_all_locked(appends if mine is not None else [*appends, own])
         self._end.acknowledge(self._end.place_locked(), written=True)
