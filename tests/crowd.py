@@ -9,11 +9,13 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from evlog.commit_queue import ANSWERS_AT, REQUESTS_AT, SLOT_BYTES, SLOTS
 from evlog.disk import DISK, Disk
+from evlog.format import FILE_HEADER_BYTES, FRAME_HEADER_BYTES, FRAME_MAGIC, unpack
 from evlog.lock import FileLock
 from evlog.paths import lock_path, queue_path
 from evlog.store import EventStore
@@ -101,3 +103,16 @@ class Crowd:
 def crowd(path: str, writers: int, **settings: Any) -> Crowd:
     """So many writers on the real disk."""
     return Crowd(path, [DISK] * writers, **settings)
+
+
+def shared_frames(path: str) -> int:
+    """How many frames hold events of several streams, beside those that are in one named "shared"."""
+    shared = 0
+    for log in sorted(Path(path, "segments").glob("*.log")):
+        raw, at = log.read_bytes(), FILE_HEADER_BYTES
+        while raw[at : at + 4] == FRAME_MAGIC:
+            length = int.from_bytes(raw[at + 4 : at + 8], "little")
+            at += FRAME_HEADER_BYTES
+            shared += len({record[2] for record in unpack(raw[at : at + length])} - {"shared"}) > 1
+            at += length
+    return shared
