@@ -100,6 +100,8 @@ The content check is the lower half of CRC(data), begun with (lower half of the 
         28     8  zero
         36     4  CRC of bytes 0..35
 
+*queue* holds nothing that outlives the processes that have it open; evlog/commit_queue.py describes it.
+
 *manifest.json* is one line, `{"format":1,…,"crc32":"8 hex digits"}`, the CRC that of all bytes before
 `,"crc32"`. evlog/manifest.py names its fields.
 
