@@ -21,7 +21,8 @@ Every binary file begins with the same 64 bytes, in this and in all later format
         56     4  zero
         60     4  CRC of bytes 0..59
 
-A *.log* is a file header, then frames without a gap. What one append writes is one frame:
+A *.log* is a file header, then frames without a gap. What one append writes is one frame,
+or a part of one that several writers share:
 
     offset  size  frame header                          a frame:   +--------+------+
          0     4  magic  e5 45 56 46 ("\xe5EVF")                   | header | body |
