@@ -194,13 +194,16 @@ class ActiveSegment(Segment):
             header, frame = self._last_frame(loaded, count, size)
         if header is None:
             return
-        rows = loaded[: count * ENTRY_BYTES]
-        crc = crc32(rows, self.index_crc)
+        del loaded[count * ENTRY_BYTES :]
+        crc = crc32(loaded, self.index_crc)
         if crc != header.index_crc:
             return
         old_end = self.end
-        self.entries += rows
-        self.count += len(rows) // ENTRY_BYTES
+        if self.entries:
+            self.entries += loaded
+        else:
+            self.entries = loaded  # megabytes, perhaps: a copy would cost as much as the reading
+        self.count += count
         self.entries_on_disk = self.count
         self.end = frame + FRAME_HEADER_BYTES + header.length
         self._last_at = frame
@@ -209,13 +212,13 @@ class ActiveSegment(Segment):
         if check_frames:
             self._check_unsynced(max(old_end, min(max(durable_offset, self.durable), self.end)))
 
-    def _read_offsets(self, length: int | None = None) -> bytes:
-        """What .offsets holds behind the known entries, or so many bytes of it; b"" if it is not sound."""
+    def _read_offsets(self, length: int | None = None) -> bytearray:
+        """What .offsets holds behind the known entries, or so many bytes; nothing if unsound."""
         file = self._offsets or self._open_offsets()
         if file is None:
-            return b""
+            return bytearray()
         at = FILE_HEADER_BYTES + self.count * ENTRY_BYTES
-        return file.read(max(0, file.size() - at) if length is None else length, at)
+        return file.read_array(max(0, file.size() - at) if length is None else length, at)
 
     def _open_offsets(self) -> ReadFile | None:
         try:
@@ -231,7 +234,7 @@ class ActiveSegment(Segment):
         """Where in the newly loaded entries the frame's first one stands."""
         return header.first_position - self.first_position - self.count
 
-    def _last_frame(self, loaded: bytes, count: int, size: int) -> tuple[FrameHeader | None, int]:
+    def _last_frame(self, loaded: bytearray, count: int, size: int) -> tuple[FrameHeader | None, int]:
         """The frame that the last of `count` entries names: its header, if it is there, and its offset."""
         if not count:
             return None, 0

@@ -242,6 +242,19 @@ class ReadFile:
             raise error_for(error, self.path) from error
         return data
 
+    def read_array(self, length: int, offset: int) -> bytearray:
+        """The same as bytes that may grow."""
+        data = bytearray(length)
+        done = 0
+        try:
+            with memoryview(data) as view:
+                while done < length and (more := os.preadv(self.fd, [view[done:]], offset + done)):
+                    done += more
+        except OSError as error:
+            raise error_for(error, self.path) from error
+        del data[done:]
+        return data
+
     def read_many(self, places: Iterable[tuple[int, int, int]]) -> list[bytes]:
         """What stands at each (offset, length, …); one is short only at the end of the file."""
         pread, fd = os.pread, self.fd

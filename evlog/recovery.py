@@ -115,11 +115,14 @@ def build_indexes(part: SealedPart, disk: Disk) -> None:
     with contextlib.suppress(EvlogError, SegmentMoved):
         if not os.path.exists(part.segment.log_path):
             return  # a compaction took it; it may be open here still
+        missing = part.index.missing()
+        if not (missing or part.segment.entries_damaged):
+            return  # as each new writer finds the last sealed segment: it must not read all of that
         entries = part.segment.checked_entries()
         if part.segment.entries_damaged:
             header = encode_file_header(part.segment.header._replace(kind=KIND_OFFSETS))
             replace_derived(part.segment.offsets_path, header + bytes(entries), disk)
-        for kind in part.index.missing():
+        for kind in missing:
             replace_derived(part.index.path(kind), part.index.build(kind, entries), disk)
             part.index.forget(kind)
 

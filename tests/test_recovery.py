@@ -17,6 +17,7 @@ from evlog.format import DURABLE_MAGIC, FRAME_MAGIC, Mark, encode_mark
 from evlog.index import SORTED_SUFFIXES
 from evlog.log import Log
 from evlog.recovery import TornTail, build_indexes, remove_leftovers_locked
+from evlog.segment import SealedSegment
 from tests.helpers import facts, fill, frames_of, new, numbers, segment_files, small_store
 
 
@@ -161,3 +162,15 @@ def test_leftovers_of_dead_processes_are_removed_and_those_of_running_ones_kept(
     remove_leftovers_locked(store.path, DISK)
     assert not {*gone} & {*os.listdir(directory)}
     assert {*kept} <= {*os.listdir(directory)}
+
+
+def test_a_new_writer_does_not_read_a_sealed_segment_whose_indexes_are_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with small_store(tmp_path) as store:
+        fill(store, 20)
+    asked = []
+    monkeypatch.setattr(SealedSegment, "checked_entries", asked.append)
+    with small_store(tmp_path) as store:
+        store.append("s-0", [new()])
+    assert asked == []
