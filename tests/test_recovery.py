@@ -169,7 +169,7 @@ def test_a_new_writer_does_not_read_a_sealed_segment_whose_indexes_are_there(
 ) -> None:
     with small_store(tmp_path) as store:
         fill(store, 20)
-    asked = []
+    asked: list[SealedSegment] = []
     monkeypatch.setattr(SealedSegment, "checked_entries", asked.append)
     with small_store(tmp_path) as store:
         store.append("s-0", [new()])
