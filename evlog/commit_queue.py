@@ -8,23 +8,25 @@ while none of them runs.
 
     offset          size
          0             8  magic "evQUEUE1"
-         8             8  leading gate, 0 or 1
-        64      256 x 32  answers: u64 nonce, u64 first position, u32 first version, u32 CRC of those 20 bytes
+         8             8  turn: number of the gate of the last leader
+        64      256 x 32  answers: u64 nonce, u64 first position, u32 first version, u32 requests answered
+                          together, u32 zero, u32 CRC of those 28 bytes
     12,288   256 x 2,048  requests: u64 nonce (0: none), u32 length, u32 CRC, and then that many bytes of that
                           CRC: a msgpack array [stream, expected version or nil, last known position and
                           version of the stream, events]
 
-A slot (an answer and a request) belongs to one open writer, who holds a lock on a byte that stands for it:
-what a dead one left is nobody's. A request waits as long as its nonce, used once, is not in its slot's
-answer. Who finds the writers' lock taken
+A slot (an answer and a request) belongs to one place of an open writer, which holds a lock on a byte that
+stands for it: what a dead one left is nobody's. A request waits as long as its nonce, used once, is not in
+its slot's answer. Who finds the writers' lock taken
 
-    1. writes its request, reads which gate is the leading one, and tries to lock the other;
-    2. if it gets that gate, it leads next: it waits for the writers' lock, makes its gate the leading one,
-       reads the requests, appends for all, syncs, writes the answers, opens its gate and the writers' lock;
+    1. writes its request, reads the turn, and tries to lock the next gate;
+    2. if it gets that gate, it leads next: it waits for the writers' lock, notes its gate as the turn, reads
+       the requests, appends for all, syncs, writes the answers, opens its gate and the writers' lock;
     3. if not, it waits until that gate opens, and finds its answer;
     4. or none: then it waits for the writers' lock as if there were no queue, and leads once it has that.
 
-So there is one who leads, one who leads next, and all others wait for the latter. Nothing that must hold
+So there is one who leads, one who leads next, and all others wait for the latter. A gate opens once: were it
+locked again by one who leads later, who is slow to wake would wait for that one, too. Nothing that must hold
 depends on gates: only who has the writers' lock takes requests and answers them, and answers are written
 after the sync. A leader that dies lets go of gate and lock, and those whom it has not answered append for
 themselves. Their events carry ids by then, so what the dead one had written is found, not written twice.
@@ -61,18 +63,20 @@ REQUESTS_AT: Final = 12288
 SLOT_BYTES: Final = 2048
 
 _MAGIC: Final = b"evQUEUE1"
-_GATE_AT: Final = 8
-_GATE: Final = Struct("<Q")
-_ANSWER: Final = Struct("<QQII8x")
-_ANSWER_FIELDS: Final = Struct("<QQI")
+_TURN_AT: Final = 8
+_TURN: Final = Struct("<Q")
+_ANSWER: Final = Struct("<QQII4xI")
+_ANSWER_FIELDS: Final = Struct("<QQII4x")
 _REQUEST: Final = Struct("<QII")
 _MAX_PAYLOAD: Final = SLOT_BYTES - _REQUEST.size
 _ANSWER_WORDS: Final = range(ANSWERS_AT // 8, REQUESTS_AT // 8, _ANSWER.size // 8)
 _REQUEST_WORDS: Final = range(REQUESTS_AT // 8, (REQUESTS_AT + SLOTS * SLOT_BYTES) // 8, SLOT_BYTES // 8)
+_U32: Final = Struct("<I")
 _U64: Final = 1 << 64
 
 # Bytes that stand for gates and slots: beyond the file, so that no lock is ever taken for data.
 GATES_AT: Final = 1 << 40
+_GATES: Final = 1 << 32
 _SLOT_LOCKS_AT: Final = 1 << 41
 
 _WAITS_BEFORE_SLOT: Final = 2  # who appends but once, as a shell command does, needs no slot
@@ -85,6 +89,8 @@ class Answer(NamedTuple):
 
     first_position: int
     first_version: int
+    together: int
+    """how many requests were answered at the same time"""
 
 
 class Request(NamedTuple):
@@ -106,16 +112,21 @@ class _Place:
         self.file = file
         self.slot = slot
         self.lock = lock
-        self.gates = ByteLock(file.fd, GATES_AT), ByteLock(file.fd, GATES_AT + 1)
-        self.owners = [ByteLock(file.fd, _SLOT_LOCKS_AT + number) for number in range(SLOTS)]
         self.nonce = int.from_bytes(os.urandom(8), "little")
-        self.area = bytearray(REQUESTS_AT + SLOTS * SLOT_BYTES)
         self.answer_at = ANSWERS_AT + slot * _ANSWER.size
         self.request_at = REQUESTS_AT + slot * SLOT_BYTES
+        self.owners: list[ByteLock] = []
+        self.area = bytearray()
+
+    def prepare_to_lead(self) -> None:
+        """Make what a leader needs, once."""
+        if not self.area:
+            self.owners = [ByteLock(self.file.fd, _SLOT_LOCKS_AT + number) for number in range(SLOTS)]
+            self.area = bytearray(REQUESTS_AT + SLOTS * SLOT_BYTES)
 
 
 class CommitQueue:
-    """The queue as one open writer sees it. One thread at a time may use it.
+    """A place in the queue, for one thread at a time.
 
     It is a help, no more: where it cannot be had or fails, every writer waits for the lock.
     """
@@ -125,7 +136,8 @@ class CommitQueue:
         self._disk = disk
         self._place: _Place | None = None
         self._waits = 0
-        self._gate: ByteLock | None = None  # the one that is locked by this writer
+        self._turn = 0  # number of the gate that is locked by this writer
+        self._gate: ByteLock | None = None
         self._asking = False  # a request stands there that nobody may have answered
         self.leads = False
         """Whether this writer, once it has the lock, takes its turn for all who wait."""
@@ -161,10 +173,10 @@ class CommitQueue:
             self._asking = self.leads = True
             request = _REQUEST.pack(nonce, len(payload), crc32(payload)) + payload
             self._disk.write_at(place.file, request, place.request_at)
-            leading = _GATE.unpack(read_back(place.file, 8, _GATE_AT))[0]
-            gate = place.gates[~leading & 1]
+            turn = (_TURN.unpack(read_back(place.file, 8, _TURN_AT))[0] + 1) % _GATES
+            gate = ByteLock(place.file.fd, GATES_AT + turn)
             if gate.try_acquire():
-                self._gate = gate
+                self._gate, self._turn = gate, turn
                 return None
             gate.wait()
             answer = self._look(read_back(place.file, _ANSWER.size, place.answer_at))
@@ -193,11 +205,11 @@ class CommitQueue:
         """The answer, if it is one to this writer's request and not that it must append for itself."""
         place = self._place
         assert place is not None
-        nonce, position, version, crc = _ANSWER.unpack(raw)
+        nonce, position, version, together, crc = _ANSWER.unpack(raw)
         if nonce != place.nonce or crc != crc32(raw[: _ANSWER_FIELDS.size]):
             return None
         self._asking = False
-        return Answer(position, version) if position else None
+        return Answer(position, version, together) if position else None
 
     def _open_gate(self) -> None:
         gate, self._gate = self._gate, None
@@ -214,10 +226,10 @@ class CommitQueue:
         place = self._place
         if place is None:
             return None, []
+        place.prepare_to_lead()
         try:
-            if self._gate is not None:  # before the requests are read: who comes later goes to the other gate
-                leading = place.gates.index(self._gate)
-                self._disk.write_at(place.file, _GATE.pack(leading), _GATE_AT)
+            if self._gate is not None:  # before the requests are read: who comes later goes to the next gate
+                self._disk.write_at(place.file, _TURN.pack(self._turn), _TURN_AT)
             length = read_back_into(place.file, place.area, 0)
         except EvlogError:
             self.leave()
@@ -234,10 +246,9 @@ class CommitQueue:
         if place is not None:
             told = [(place.slot, place.nonce, None), *((r.slot, r.nonce, answer) for r, answer in answers)]
             for slot, nonce, answer in told:
-                fields = _ANSWER_FIELDS.pack(nonce, *(answer or (0, 0)))
-                _ANSWER.pack_into(
-                    place.area, ANSWERS_AT + slot * _ANSWER.size, nonce, *(answer or (0, 0)), crc32(fields)
-                )
+                fields = _ANSWER_FIELDS.pack(nonce, *(answer or (0, 0, 0)))
+                at = ANSWERS_AT + slot * _ANSWER.size
+                place.area[at : at + _ANSWER.size] = fields + _U32.pack(crc32(fields))
             end = ANSWERS_AT + (max(told)[0] + 1) * _ANSWER.size
             try:
                 self._disk.write_at(place.file, bytes(place.area[ANSWERS_AT:end]), ANSWERS_AT)
@@ -245,7 +256,7 @@ class CommitQueue:
             except EvlogError:
                 self.leave()
         self.leads = False
-        self._open_gate()
+        self._open_gate()  # before the writers' lock is given back: so more come in time for the next turn
 
     def _waiting(self, place: _Place, length: int) -> list[Request]:
         requests = []

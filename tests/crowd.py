@@ -12,9 +12,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from unittest import mock
 
 from evlog.commit_queue import ANSWERS_AT, REQUESTS_AT, SLOT_BYTES, SLOTS
-from evlog.disk import DISK, Disk
+from evlog.disk import Disk
 from evlog.format import FILE_HEADER_BYTES, FRAME_HEADER_BYTES, FRAME_MAGIC, unpack
 from evlog.lock import FileLock
 from evlog.paths import lock_path, queue_path
@@ -45,27 +46,34 @@ def waiting_requests(path: str) -> int:
 
 
 class Crowd:
-    """Writers that all have a slot in the queue.
+    """Writers that all have a place in the queue.
 
     Args:
         disks: the disk of each writer.
+        many: how many requests a leader answers; with fewer it leaves all to those who asked.
     """
 
-    def __init__(self, path: str, disks: Sequence[Disk], **settings: Any) -> None:
+    def __init__(self, path: str, disks: Sequence[Disk], *, many: int = 1, **settings: Any) -> None:
         self.path = path
         self.lock = FileLock(lock_path(path), 20.0)
         settings = {"segment_events": 1 << 10, "lock_timeout": None} | settings
         self.stores = [small_store(path, disk=disk, **settings) for disk in disks]
+        self._many = mock.patch("evlog.writer._MANY", many)
         for store in self.stores:
+            writer = store._open_writer()
+            queue = writer._new_queue()
             with self.lock:
-                store._open_writer()._queue.claim_slot_locked()
+                queue.claim_slot_locked()
+            writer._free_queues.append(queue)
 
     def __enter__(self) -> Self:
+        self._many.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._many.stop()
         for store in self.stores:
             store.close()
 
@@ -83,7 +91,7 @@ class Crowd:
             except BaseException as error:  # noqa: BLE001 - for the test to judge
                 outcomes[number] = error
 
-        first = self.stores[0]._open_writer()._queue
+        first = self.stores[0]._open_writer()._free_queues[-1]
         threads = [threading.Thread(target=run, args=(number,)) for number in range(len(jobs))]
         with contextlib.ExitStack() as stack:
             self.lock.acquire()
@@ -98,11 +106,6 @@ class Crowd:
             thread.join(60)
             assert not thread.is_alive()
         return outcomes
-
-
-def crowd(path: str, writers: int, **settings: Any) -> Crowd:
-    """So many writers on the real disk."""
-    return Crowd(path, [DISK] * writers, **settings)
 
 
 def shared_frames(path: str) -> int:

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -15,7 +16,6 @@ from evlog import byte_locks
 from evlog.byte_locks import ByteLock
 from evlog.commit_queue import (
     ANSWERS_AT,
-    GATES_AT,
     REQUESTS_AT,
     SLOT_BYTES,
     SLOTS,
@@ -34,14 +34,12 @@ pytestmark = pytest.mark.skipif(not byte_locks.AVAILABLE, reason="there are no O
 
 
 class WatchedLock(ByteLock):
-    """Says when somebody begins to wait."""
+    """Counts those who wait."""
 
-    def __init__(self, fd: int, at: int) -> None:
-        super().__init__(fd, at)
-        self.waited_for = threading.Event()
+    waiting: ClassVar[list[int]] = []
 
     def wait(self) -> None:
-        self.waited_for.set()
+        self.waiting.append(1)
         super().wait()
 
 
@@ -60,17 +58,14 @@ class Trio:
     def asks(self, queue: CommitQueue, stream: str = "s") -> Future[Answer | None]:
         """Have one ask in a thread, until it waits for the gate."""
         future: Future[Answer | None] = Future()
-        place = queue._place
-        assert place is not None
-        gate = WatchedLock(place.file.fd, GATES_AT), WatchedLock(place.file.fd, GATES_AT + 1)
-        place.gates = gate
+        due = len(WatchedLock.waiting) + 1
 
         def run() -> None:
             future.set_result(queue.ask(stream, 3, (7, 3), [EVENT]))
 
         self._threads.append(threading.Thread(target=run, daemon=True))
         self._threads[-1].start()
-        wait_until(lambda: any(lock.waited_for.is_set() for lock in gate))
+        wait_until(lambda: len(WatchedLock.waiting) == due)
         return future
 
     def end(self) -> None:
@@ -88,7 +83,8 @@ class Trio:
 
 
 @pytest.fixture
-def trio(tmp_path: Path) -> Iterator[Trio]:
+def trio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Trio]:
+    monkeypatch.setattr("evlog.commit_queue.ByteLock", WatchedLock)
     trio = Trio(str(tmp_path))
     yield trio
     trio.end()
@@ -115,9 +111,9 @@ def test_a_request_arrives_whole_and_its_answer_too(trio: Trio) -> None:
         ("b-ü", 3, 7, 3),
     ]
     assert [tuple(map(tuple, r.events)) for r in requests] == [(EVENT,), (EVENT,)]
-    trio.leader.answer_locked([(requests[0], Answer(8, 4)), (requests[1], Answer(9, 1))])
-    assert one.result(10) == Answer(8, 4)
-    assert two.result(10) == Answer(9, 1)
+    trio.leader.answer_locked([(requests[0], Answer(8, 4, 2)), (requests[1], Answer(9, 1, 2))])
+    assert one.result(10) == Answer(8, 4, 2)
+    assert two.result(10) == Answer(9, 1, 2)
     assert not trio.one.leads
     assert waiting_requests(trio.path) == 0
 
@@ -125,7 +121,7 @@ def test_a_request_arrives_whole_and_its_answer_too(trio: Trio) -> None:
 def test_an_answer_is_given_once(trio: Trio) -> None:
     one = trio.asks(trio.one)
     requests = trio.take_turn()
-    trio.leader.answer_locked([(requests[0], Answer(8, 4))])
+    trio.leader.answer_locked([(requests[0], Answer(8, 4, 2))])
     one.result(10)
     assert trio.leader.take_turn_locked() == (None, [])
     assert (
@@ -153,8 +149,8 @@ def test_who_gets_no_answer_asks_nobody_else(trio: Trio) -> None:
     own, requests = trio.one.take_turn_locked()
     assert own is None
     assert [request.stream for request in requests] == ["b"]
-    trio.one.answer_locked([(requests[0], Answer(5, 1))])
-    assert trio.two.take_turn_locked() == (Answer(5, 1), [])
+    trio.one.answer_locked([(requests[0], Answer(5, 1, 2))])
+    assert trio.two.take_turn_locked() == (Answer(5, 1, 2), [])
 
 
 def test_a_leader_that_is_gone_holds_up_nobody(trio: Trio) -> None:
@@ -189,8 +185,8 @@ def test_a_request_that_was_taken_back_is_not_found(trio: Trio) -> None:
 def test_an_own_answer_may_come_while_waiting_for_the_lock(trio: Trio) -> None:
     """The next leader had its gate when the one before read its request."""
     (own,) = trio.one.take_turn_locked()[1]
-    trio.one.answer_locked([(own, Answer(4, 2))])
-    assert trio.leader.take_turn_locked() == (Answer(4, 2), [])
+    trio.one.answer_locked([(own, Answer(4, 2, 2))])
+    assert trio.leader.take_turn_locked() == (Answer(4, 2, 2), [])
 
 
 @pytest.mark.parametrize("at", [8, 12, 16, 30])
@@ -203,7 +199,7 @@ def test_a_damaged_request_is_left_to_whoever_wrote_it(trio: Trio, tmp_path: Pat
     assert trio.one.leads
 
 
-@pytest.mark.parametrize("at", [0, 8, 16, 20])
+@pytest.mark.parametrize("at", [0, 8, 16, 20, 24, 28])
 def test_a_damaged_answer_is_none(trio: Trio, tmp_path: Path, at: int) -> None:
     one = trio.asks(trio.one)
     (request,) = trio.take_turn()
@@ -215,7 +211,7 @@ def test_a_damaged_answer_is_none(trio: Trio, tmp_path: Path, at: int) -> None:
             damage(tmp_path, ANSWERS_AT + slot_of(trio.one) * 32 + at)
 
     trio.leader._disk = Damaging()
-    trio.leader.answer_locked([(request, Answer(8, 4))])
+    trio.leader.answer_locked([(request, Answer(8, 4, 2))])
     assert one.result(10) is None
     assert trio.one.leads
 
@@ -317,7 +313,7 @@ def test_a_queue_that_fails_is_left_to_the_others(
         assert len(requests) == (when != "leads")
         disk.fails = True
         if when == "answers":
-            queue.answer_locked([(requests[0], Answer(8, 4))])
+            queue.answer_locked([(requests[0], Answer(8, 4, 2))])
         queue.withdraw()
         assert other.result(10) is None  # the gate is open
     assert not queue.leads
@@ -358,5 +354,5 @@ def test_a_child_leaves_its_parents_slot_to_it(trio: Trio) -> None:
     os.waitpid(child, 0)
     one = trio.asks(trio.one)
     (request,) = trio.take_turn()
-    trio.leader.answer_locked([(request, Answer(8, 4))])
-    assert one.result(10) == Answer(8, 4)
+    trio.leader.answer_locked([(request, Answer(8, 4, 2))])
+    assert one.result(10) == Answer(8, 4, 2)
