@@ -28,11 +28,14 @@ from evlog.format import ENTRY_BYTES, KIND_STREAMS, hash_stream
 from evlog.lock import FileLock
 from evlog.log import Log, SealedPart
 from evlog.manifest import SegmentInfo, replace_manifest
+from evlog.workers import Workers, core_count
 from evlog.writer import Writer
 
 COMPACTIONS_STREAM: Final = "$compactions"
 STARTED_TYPE: Final = "$CompactionStarted"
 FINISHED_TYPE: Final = "$CompactionFinished"
+_BYTES_WORTH_HELPERS: Final = 8 << 20  # to start one takes 50 ms
+_MAX_HELPERS: Final = 4
 _MAX_RULES: Final = 1000  # that a started event names; they stand in the log anyway
 
 
@@ -201,16 +204,19 @@ class _Run:
             if progress is not None:
                 progress(done, total)
 
-        for group in plan.groups:
-            self._do_step(group, plan, step_on)
+        with Workers(min(core_count(), _MAX_HELPERS) if total >= _BYTES_WORTH_HELPERS else 0) as workers:
+            for group in plan.groups:
+                self._do_step(group, plan, workers, step_on)
 
-    def _do_step(self, group: Sequence[Piece], plan: Plan, step_on: Callable[[int], None]) -> None:
+    def _do_step(
+        self, group: Sequence[Piece], plan: Plan, workers: Workers, step_on: Callable[[int], None]
+    ) -> None:
         """Write one segment in the place of a group, and have the manifest name it."""
         log, disk = self._log, self._disk
         infos = [piece.part.info for piece in group]
         target = Target.of(log.store, log.manifest, infos)
         try:
-            info = rewrite(target, group, plan.bounds, disk, step_on)
+            info = rewrite(target, group, plan.bounds, disk, workers, step_on)
             disk.sync_dir(paths.segments_path(log.store))  # before the manifest may name them
         except (EvlogError, KeyboardInterrupt):
             remove_files(target, disk)  # no room, perhaps: what was written takes some

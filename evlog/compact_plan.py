@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
 from itertools import compress, islice, repeat
 from operator import attrgetter, itemgetter, lt, or_
 from typing import Any, Final, NamedTuple
@@ -41,6 +42,11 @@ class Bounds:
         self.first_versions: dict[int, int] = {}  # the versions below it go
         self.since_us: dict[int, set[int]] = {}  # by a time: the streams of which everything before it goes
         self.last: dict[int, GoneStream] = {}  # what is left of those that lose all events
+
+    @cached_property
+    def streams(self) -> frozenset[str]:
+        """The names of all that lose something."""
+        return frozenset(self.names.values())
 
 
 class Removal(NamedTuple):

@@ -12,12 +12,12 @@ import pytest
 
 import evlog
 from evlog import EventStore, Finding, InvalidArgument
-from evlog.checking.workers import Workers
 from evlog.dedupe import Deduplicator
 from evlog.disk import DISK
 from evlog.format import fold_ids
 from evlog.manifest import read_manifest, replace_manifest
 from evlog.versions import StreamVersions
+from evlog.workers import Workers
 from tests.golden.history import STORE as GOLDEN
 from tests.helpers import fill, new, number_id, segment_files
 

@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection, wait
 from types import TracebackType
 from typing import Any, Final, Self
 
-_BOOT: Final = "import sys; sys.path[:] = sys.argv[1:]; from evlog.checking.workers import serve; serve()"
+_BOOT: Final = "import sys; sys.path[:] = sys.argv[1:]; from evlog.workers import serve; serve()"
 _LOST: Final = (OSError, EOFError)
 
 Function = Callable[..., Any]
@@ -69,6 +69,21 @@ class Workers:
                     # Should it fail here as well, the error is met where it can be handled.
                     result = _without_collector(function, arguments[at])
                 yield at, result
+
+    @property
+    def count(self) -> int:
+        """How many helpers there are."""
+        return len(self._helpers)
+
+    def run_in_order(self, function: Function, arguments: Sequence[tuple[Any, ...]]) -> Iterator[Any]:
+        """The same, but the results in the order of the arguments."""
+        done: dict[int, Any] = {}
+        wanted = 0
+        for at, result in self.run(function, arguments):
+            done[at] = result
+            while wanted in done:
+                yield done.pop(wanted)
+                wanted += 1
 
     def close(self) -> None:
         """End the helpers, whatever they are doing."""
