@@ -34,8 +34,8 @@ from evlog.writer import Writer
 COMPACTIONS_STREAM: Final = "$compactions"
 STARTED_TYPE: Final = "$CompactionStarted"
 FINISHED_TYPE: Final = "$CompactionFinished"
-_BYTES_WORTH_HELPERS: Final = 8 << 20  # to start one takes 50 ms
-_MAX_HELPERS: Final = 4
+_BYTES_WORTH_HELPERS: Final = 8 << 20  # one is up after 50 ms
+_MAX_PROCESSES: Final = 4
 _MAX_RULES: Final = 1000  # that a started event names; they stand in the log anyway
 
 
@@ -161,6 +161,17 @@ class _Run:
         with self._lock:
             log.refresh()
             remove_unnamed_files_locked(log, self._disk)
+        # They come up while this process plans.
+        with Workers(self._process_count(), lends_a_hand=True) as workers:
+            return self._run(workers, force=force, progress=progress)
+
+    def _process_count(self) -> int:
+        """How many processes are worth it."""
+        size = sum(part.segment.end for part in self._log.parts())
+        return min(core_count(), _MAX_PROCESSES) if size >= _BYTES_WORTH_HELPERS else 1
+
+    def _run(self, workers: Workers, *, force: bool, progress: Progress | None) -> Compaction:
+        log = self._log
         started = log.settled(lambda: find_unfinished(log))
         point = _point_of(log, started)
         seen = log.settled(lambda: _entries_crc(log, point.position))
@@ -181,7 +192,7 @@ class _Run:
                 plan = log.settled(lambda: make_plan(log, point))
             elif plan.seals:
                 plan = log.settled(lambda: after_sealing(log, plan))
-            self._do_steps(plan, progress)
+            self._do_steps(plan, workers, progress)
         before = after = _segment_bytes(log.store)
         events = 0
         if started is not None:
@@ -194,7 +205,7 @@ class _Run:
     def close(self) -> None:
         self._lock.close()
 
-    def _do_steps(self, plan: Plan, progress: Progress | None) -> None:
+    def _do_steps(self, plan: Plan, workers: Workers, progress: Progress | None) -> None:
         total = sum(piece.work_bytes for group in plan.groups for piece in group)
         done = 0
 
@@ -204,9 +215,8 @@ class _Run:
             if progress is not None:
                 progress(done, total)
 
-        with Workers(min(core_count(), _MAX_HELPERS) if total >= _BYTES_WORTH_HELPERS else 0) as workers:
-            for group in plan.groups:
-                self._do_step(group, plan, workers, step_on)
+        for group in plan.groups:
+            self._do_step(group, plan, workers, step_on)
 
     def _do_step(
         self, group: Sequence[Piece], plan: Plan, workers: Workers, step_on: Callable[[int], None]

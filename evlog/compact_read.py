@@ -7,16 +7,16 @@ for each event would cost more than all else. Reads only, so that a helper proce
 from __future__ import annotations
 
 import re
-from array import array
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from itertools import chain, compress
+from itertools import compress
 from typing import Final, NamedTuple
 from zlib import crc32
 
 from evlog.errors import CorruptionError
 from evlog.events import Record
 from evlog.format import ENTRY_BYTES, column, column_array
-from evlog.gone import GoneColumns, content_crcs
+from evlog.gone import GoneColumns, content_crcs, content_seeds
 from evlog.manifest import SegmentInfo
 from evlog.segment import SealedSegment, Segment
 
@@ -84,30 +84,36 @@ def read_share(span: Span) -> Share:
     rows = span.rows
     if 1 not in flags:
         return Share(_read_raws(segment, rows), rows, GoneColumns.empty(), set())
-    positions, _, names, _, ids, _, codes, datas, _ = zip(*read_going(span), strict=True)
     went, kept = pick_going(span), _pick(rows, flags, _STAY)
-    content = content_crcs(
-        column_array(went, "stream_hash_lower"), column_array(went, "type_hash"), codes, datas
+    gone = GoneColumns.empty()._replace(
+        versions=column_array(went, "version"), uppers=column_array(went, "id_fold_upper")
     )
-    gone = GoneColumns(
-        array("Q", positions),
-        column_array(went, "version"),
-        column_array(went, "id_fold_upper"),
-        array("I", map(crc32, ids)),
-        content,
-    )
-    return Share(_read_raws(segment, kept), kept, gone, set(names))
+    seeds = content_seeds(column_array(went, "stream_hash_lower"), column_array(went, "type_hash"))
+    names: set[str] = set()
+    for records in read_going(span):
+        positions, _, streams, _, ids, _, codes, datas, _ = zip(*records, strict=True)
+        at = len(gone.positions)
+        gone.positions.extend(positions)
+        gone.id_crcs.extend(map(crc32, ids))
+        gone.content_crcs.extend(content_crcs(seeds[at : at + len(records)], codes, datas))
+        names.update(streams)
+    return Share(_read_raws(segment, kept), kept, gone, names)
 
 
-def read_going(span: Span) -> list[Record]:
-    """The records of what goes, checked."""
+def read_going(span: Span) -> Iterator[Sequence[Record]]:
+    """The records of what goes, checked, some at a time: to have few at once is what makes it fast."""
     segment, low, high, flags = span
     frames = len(set(column(span.rows, "frame")))
     if flags.count(1) * _FEW_SHARE < high - low or frames * _MANY_EVENTS > high - low:
         numbers = list(compress(range(low, high), flags))
-        return list(chain.from_iterable(segment.records(numbers, first=_RECORDS_AT_ONCE)))
+        yield from segment.records(numbers, first=_RECORDS_AT_ONCE)
+        return
     # A frame at a time, what stays is decoded in vain, and yet all costs less than what goes one by one.
-    return list(compress(chain.from_iterable(segment.scan(low, high)), flags))
+    at = 0
+    for records in segment.scan(low, high):
+        if going := list(compress(records, flags[at : at + len(records)])):
+            yield going
+        at += len(records)
 
 
 def pick_going(span: Span) -> bytes:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import accumulate
+from itertools import accumulate, chain
 from struct import Struct
 from typing import Any, Final, NamedTuple
 from zlib import crc32
@@ -36,6 +36,7 @@ from evlog.format import (
     KIND_GONE,
     KIND_LOG,
     KIND_OFFSETS,
+    KIND_STREAMS,
     FileHeader,
     FrameHeader,
     array_head,
@@ -126,22 +127,25 @@ def _write_rest(
     target: Target, info: SegmentInfo, entries: bytes, gone: _Gone, disk: Disk, workers: Workers
 ) -> SegmentInfo:
     """Write what is left of what went, and the sorted indexes."""
-    headers = [target.header(kind)._replace(source_crc=info.offsets_crc) for kind in SORTED_SUFFIXES]
-    calls: list[tuple[Any, ...]] = [(build_sorted, header, entries) for header in headers]
+    header = target.header(KIND_STREAMS)._replace(source_crc=info.offsets_crc)
     streams = list(gone.streams.values())
+    calls: list[tuple[Any, ...]] = [(_build_all, header, entries)]
     if gone.events or streams:
         calls.append((encode_gone, target.header(KIND_GONE), gone.columns(), streams))
-    made = dict(workers.run(_call, calls))
-    if len(calls) > len(headers):
-        raw = made[len(headers)]
+    indexes, *rest = workers.run_in_order(_call, calls)
+    for raw in rest:
         disk.create_file(target.path("gone"), raw)
         info = info._replace(gone_events=gone.events, gone_bytes=len(raw), gone_crc=crc32(raw))
-    for at, suffix in enumerate(SORTED_SUFFIXES.values()):
-        _write_unsynced(target.path(suffix), made[at], disk)
+    for suffix, raw in zip(SORTED_SUFFIXES.values(), indexes, strict=True):
+        _write_unsynced(target.path(suffix), raw, disk)
     return info
 
 
-def _call(function: Callable[..., bytes], *arguments: Any) -> bytes:
+def _build_all(header: FileHeader, entries: bytes) -> list[bytes]:
+    return [build_sorted(header._replace(kind=kind), entries) for kind in SORTED_SUFFIXES]
+
+
+def _call(function: Callable[..., Any], *arguments: Any) -> Any:
     return function(*arguments)
 
 
@@ -182,7 +186,7 @@ def _read_shares(target: Target, pieces: Sequence[Piece], workers: Workers) -> I
         yield from ((span, read_share(span)) for span in spans)
         return
     try:
-        yield from zip(spans, workers.run_in_order(read_share_of, tasks), strict=True)
+        yield from zip(spans, workers.run_in_order(read_share_of, tasks, ahead=2), strict=True)
     finally:
         forget_source()
 
@@ -269,6 +273,7 @@ class _Gone:
     def __init__(self, bounds: Bounds) -> None:
         self._bounds = bounds
         self._columns = GoneColumns.empty()
+        self._former = False  # whether there are also some that went before, to be put among the others
         self.streams: dict[str, GoneStream] = {}
 
     @property
@@ -280,13 +285,14 @@ class _Gone:
         """Add what is left of what went before."""
         former = part.gone
         if former is not None:
+            self._former = True
             self._columns.extend(former.columns())
             self._note_streams(former.streams())
 
     def flags_of_own(self, span: Span) -> bytes:
         """The flags without those of events that only share a hash with the stream that goes."""
         flags = span.flags
-        records = read_going(span)
+        records = chain.from_iterable(read_going(span))
         names = map(self._bounds.names.__getitem__, column(pick_going(span), "stream_hash"))
         own = iter([name == record[2] for name, record in zip(names, records, strict=True)])
         return bytes(flag and next(own) for flag in flags)
@@ -301,7 +307,7 @@ class _Gone:
 
     def columns(self) -> GoneColumns:
         """All events that are gone, in position order."""
-        return self._columns.in_order()
+        return self._columns.in_order() if self._former else self._columns
 
     def _note_streams(self, streams: Iterable[GoneStream]) -> None:
         for stream in streams:

@@ -450,6 +450,13 @@ def xor_columns(one: array[int], other: array[int]) -> array[int]:
     return array(one.typecode, both.to_bytes(len(a), "little"))
 
 
+def subtract_columns(one: array[int], other: array[int]) -> array[int]:
+    """Each number less that at its place in the other column, which is no greater: nothing is borrowed."""
+    a, b = one.tobytes(), other.tobytes()
+    rest = int.from_bytes(a, "little") - int.from_bytes(b, "little")
+    return array(one.typecode, rest.to_bytes(len(a), "little"))
+
+
 def encode_entries(
     records: Sequence[bytes],
     frame_offset: int,

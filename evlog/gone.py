@@ -14,9 +14,9 @@ import zlib
 from array import array
 from bisect import bisect_left, bisect_right
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate, islice, pairwise
-from operator import sub, xor
+from operator import itemgetter, sub, xor
 from typing import Final, NamedTuple
 from zlib import crc32
 
@@ -31,6 +31,7 @@ from evlog.format import (
     decode_file_header,
     encode_file_header,
     hash_stream,
+    subtract_columns,
     xor_columns,
 )
 
@@ -79,13 +80,10 @@ class GoneColumns(NamedTuple):
 
     def in_order(self) -> GoneColumns:
         """The same, in position order."""
-        positions = self.positions.tolist()
-        ordered = sorted(positions)
-        if ordered == positions:
-            return self
+        positions = self.positions
         order = sorted(range(len(positions)), key=positions.__getitem__)
-        rest = (array("I", map(column.__getitem__, order)) for column in self[1:])
-        return GoneColumns(array("Q", ordered), *rest)
+        pick = itemgetter(*order) if len(order) > 1 else tuple
+        return GoneColumns(*(array(column.typecode, pick(column)) for column in self))
 
 
 def content_check(stream_hash: int, type_hash: int, content_type: int, data: bytes) -> int:
@@ -93,14 +91,16 @@ def content_check(stream_hash: int, type_hash: int, content_type: int, data: byt
     return crc32(data, (stream_hash & _LOW) ^ type_hash ^ content_type) & _CONTENT_CHECK_MASK
 
 
-def content_crcs(
-    stream_hashes: array[int], type_hashes: array[int], content_types: Sequence[int], datas: Iterable[bytes]
-) -> array[int]:
-    """The same for many events, column by column, from the lower halves of the stream hashes; not cut yet."""
-    seeds: Iterable[int] = xor_columns(stream_hashes, type_hashes)
+def content_seeds(lower_stream_hashes: array[int], type_hashes: array[int]) -> array[int]:
+    """What the content checks of events begin with, but for their content types."""
+    return xor_columns(lower_stream_hashes, type_hashes)
+
+
+def content_crcs(seeds: Iterable[int], content_types: Sequence[int], datas: Iterable[bytes]) -> Iterator[int]:
+    """The content checks of many events, from their seeds; not cut yet."""
     if any(content_types):
         seeds = map(xor, seeds, content_types)
-    return array("I", map(crc32, datas, seeds))
+    return map(crc32, datas, seeds)
 
 
 # --- encoding
@@ -169,8 +169,8 @@ def _in_buckets(rows: array[int], tops: bytes) -> list[bytes]:
 
 
 def _encode_stretch(events: GoneColumns, tops: bytes, own: slice) -> bytes:
-    positions = events.positions[own].tolist()
-    steps = array("Q", map(sub, positions, [positions[0], *positions]))
+    positions = events.positions[own]
+    steps = subtract_columns(positions, positions[:1] + positions[:-1])
     return tops[own] + _deflate(steps) + _deflate(events.versions[own])
 
 

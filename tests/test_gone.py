@@ -20,6 +20,7 @@ from evlog.gone import (
     GoneStream,
     content_check,
     content_crcs,
+    content_seeds,
     encode_gone,
 )
 
@@ -121,7 +122,8 @@ def test_single_and_bulk_content_checks_agree() -> None:
     types = [hash_type(type) for _, type, _, _ in rows]
     codes = [code for _, _, code, _ in rows]
     lower = array("I", [h & 0xFFFFFFFF for h in hashes])
-    bulk = content_crcs(lower, array("I", types), codes, [data for _, _, _, data in rows])
+    seeds = content_seeds(lower, array("I", types))
+    bulk = content_crcs(seeds, codes, [data for _, _, _, data in rows])
     assert [crc & 0xFFFF for crc in bulk] == [
         content_check(*row)
         for row in zip(hashes, types, codes, [data for _, _, _, data in rows], strict=True)
