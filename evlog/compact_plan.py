@@ -8,10 +8,10 @@ always the oldest events that go, so what stays has no gap in its versions. Read
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import chain, compress, islice, repeat
-from operator import attrgetter, itemgetter, lt, or_
+from operator import attrgetter, lt, or_
 from typing import Any, Final, NamedTuple
 
 from evlog.events import SYSTEM_PREFIX, Record, category_of
@@ -25,7 +25,6 @@ from evlog.policy_table import rules_at
 _SMALL_SHARE: Final = 4
 _GONE_EVENT_BYTES: Final = 10
 _ENTRIES_AT_ONCE: Final = 1024  # columns of few stay in the processor's cache
-_LOW: Final = 0xFFFFFFFF
 
 
 class Point(NamedTuple):
@@ -184,19 +183,12 @@ def _find_bounds(parts: Sequence[Part], rules: Rules, point: Point) -> Bounds:
     bounds = Bounds()
     if not rules.streams and not rules.categories:
         return bounds
-    heads = _find_heads(parts, point.position)
-    if not rules.categories:
-        wanted = _names_with_rules(rules)
-        heads = {stream_hash: head for stream_hash, head in heads.items() if stream_hash in wanted}
+    wanted = None if rules.categories else _names_with_rules(rules)
     limits_for = _remembering(rules, point)
-    heads_of: list[list[tuple[int, int]]] = [[] for _ in parts]
-    for stream_hash, head in heads.items():
-        heads_of[head >> 32].append((head & _LOW, stream_hash))
-    for part, ordered in zip(parts, heads_of, strict=True):
-        ordered.sort()
-        hashes = map(itemgetter(1), ordered)
-        for records in part.segment.records([number for number, _ in ordered]):
-            _add_bounds(bounds, islice(hashes, len(records)), records, limits_for)
+    for part, hashes, numbers in _find_heads(parts, point.position, wanted):
+        each = iter(hashes)
+        for records in part.segment.records(numbers):
+            _add_bounds(bounds, islice(each, len(records)), records, limits_for)
     return bounds
 
 
@@ -252,19 +244,26 @@ def _add_bounds(
             last[stream_hash] = GoneStream(name, version, time_us)
 
 
-def _find_heads(parts: Sequence[Part], position: int) -> dict[int, int]:
-    """By stream hash its last event up to the position: place of the segment << 32 | number of the entry."""
-    heads: dict[int, int] = {}
-    for place, part in enumerate(parts):
-        numbers: Sequence[int]
+def _find_heads(
+    parts: Sequence[Part], position: int, wanted: set[int] | None
+) -> Iterator[tuple[Part, list[int], list[int]]]:
+    """The last events of all streams up to the position: by segments, the streams' hashes and the entries.
+
+    Args:
+        wanted: the hashes of the streams that matter; None: all do.
+    """
+    seen: set[int] = set()
+    for part in reversed(parts):
+        entries = _entries_to(part, position)
+        column_of_hashes = column(entries, "stream_hash")
         if part.last_position <= position and isinstance(part, SealedPart):
-            hashes, numbers = part.index.heads()
+            last = dict(zip(*part.index.heads(), strict=True))
         else:
-            hashes = column(_entries_to(part, position), "stream_hash")
-            numbers = range(len(hashes))
-        first = place << 32
-        heads.update(zip(hashes, map(first.__or__, numbers), strict=True))
-    return heads
+            last = dict(zip(column_of_hashes, range(len(column_of_hashes)), strict=True))
+        fresh = last.keys() - seen if seen else last.keys()
+        seen |= fresh
+        numbers = sorted(map(last.__getitem__, fresh if wanted is None else fresh & wanted))
+        yield part, list(map(column_of_hashes.__getitem__, numbers)), numbers
 
 
 def _names_with_rules(rules: Rules) -> set[int]:

@@ -41,7 +41,7 @@ class Share(NamedTuple):
     raws: bytes  # the records that stay, one behind the other
     rows: bytes  # their entries, as they were
     gone: GoneColumns
-    names: set[str]  # of the streams that lose something
+    names: str  # of the streams that lose something, by lines: as one it passes between processes at no cost
 
 
 class Span(NamedTuple):
@@ -83,7 +83,7 @@ def read_share(span: Span) -> Share:
     segment.checked_entries()
     rows = span.rows
     if 1 not in flags:
-        return Share(_read_raws(segment, rows), rows, GoneColumns.empty(), set())
+        return Share(_read_raws(segment, rows), rows, GoneColumns.empty(), "")
     went, kept = pick_going(span), _pick(rows, flags, _STAY)
     gone = GoneColumns.empty()._replace(
         versions=column_array(went, "version"), uppers=column_array(went, "id_fold_upper")
@@ -97,7 +97,7 @@ def read_share(span: Span) -> Share:
         gone.id_crcs.extend(map(crc32, ids))
         gone.content_crcs.extend(content_crcs(seeds[at : at + len(records)], codes, datas))
         names.update(streams)
-    return Share(_read_raws(segment, kept), kept, gone, names)
+    return Share(_read_raws(segment, kept), kept, gone, "\n".join(names))
 
 
 def read_going(span: Span) -> Iterator[Sequence[Record]]:

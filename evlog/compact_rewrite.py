@@ -109,7 +109,7 @@ def rewrite(
     log = _LogFile(target, disk)
     gone = _Gone(bounds)
     for span, share in _read_shares(target, pieces, workers):
-        if not share.names <= bounds.streams:
+        if share.names and not bounds.streams.issuperset(share.names.split("\n")):
             span = span._replace(flags=gone.flags_of_own(span))
             share = read_share(span)
         gone.add(span, share)
