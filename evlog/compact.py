@@ -22,7 +22,7 @@ from evlog.checkpoint import SubscriptionFiles, list_names
 from evlog.compact_plan import Piece, Plan, Point, Removal, after_sealing, make_plan
 from evlog.compact_rewrite import Target, remove_files, rewrite
 from evlog.disk import Disk
-from evlog.errors import CompactionRunning, EvlogError, StoreFull, SubscriptionBehind
+from evlog.errors import CompactionRunning, EvlogError, LockTimeout, StoreFull, SubscriptionBehind
 from evlog.events import JSON_CODE, Record
 from evlog.format import ENTRY_BYTES, KIND_STREAMS, hash_stream
 from evlog.lock import FileLock
@@ -34,6 +34,7 @@ from evlog.writer import Writer
 COMPACTIONS_STREAM: Final = "$compactions"
 STARTED_TYPE: Final = "$CompactionStarted"
 FINISHED_TYPE: Final = "$CompactionFinished"
+_ASKING_SECONDS: Final = 0.1  # who only asks whether a compaction runs holds its lock for some microseconds
 _BYTES_WORTH_HELPERS: Final = 8 << 20  # one is up after 50 ms
 _MAX_PROCESSES: Final = 4
 _MAX_RULES: Final = 1000  # that a started event names; they stand in the log anyway
@@ -106,10 +107,12 @@ def compact(
         LockTimeout, StoreFull, StoreIOError: the rest is left to the next call.
         CorruptionError: an event is damaged. Steps that were done stay done.
     """
-    lock = FileLock(paths.compaction_path(log.store), 0.0, disk)
-    if lock.maybe_acquire() is None:
+    lock = FileLock(paths.compaction_path(log.store), _ASKING_SECONDS, disk)
+    try:
+        lock.acquire()
+    except LockTimeout:
         lock.close()
-        raise CompactionRunning(log.store)
+        raise CompactionRunning(log.store) from None
     try:
         run = _Run(log, writer, disk, lock_timeout_seconds)
         try:

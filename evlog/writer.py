@@ -48,6 +48,7 @@ class Writer:
         self._sync = sync
         self._disk = disk
         self._lock = FileLock(paths.lock_path(log.store), lock_timeout_seconds, disk)
+        self._compaction = FileLock(paths.compaction_path(log.store), 0.0, disk)  # never taken here
         self._durability = Durability(log.store, lock_timeout_seconds, disk)
         self._dedupe = Deduplicator(log)
         self._versions = StreamVersions(log)
@@ -118,8 +119,23 @@ class Writer:
         """
         with self._lock:
             self._catch_up_locked()
+            end, files, tag = self._log.active.segment.end, (self._log_file, self._offsets_file), self._tag
+        # Megabytes, perhaps, that nobody has to wait for; what is left to sync under the lock came since.
+        self._sync_ahead(files, tag, end)
+        with self._lock:
+            self._catch_up_locked()
             if self._log.active.count:
                 self._roll_locked()  # indexed by the next append, unless the segment is gone by then
+
+    def _sync_ahead(self, files: tuple[WriteFile | None, WriteFile | None], tag: int, end: int) -> None:
+        try:
+            for file in files:
+                assert file is not None
+                self._disk.sync(file)
+        except StoreIOError as error:
+            self._failed = error
+            self._durability.mark_suspect(tag, end)
+            raise
 
     def _acknowledge(self, file: WriteFile, tag: int, end: int, *, written: bool) -> None:
         try:
@@ -340,7 +356,7 @@ class Writer:
         marks = self._durability.read_marks()
         if active.tag != self._tag:
             if not self._tag and log.sealed:
-                self._unindexed.append(log.sealed[-1])  # who sealed it may have died before indexing it
+                log.faulty.append(log.sealed[-1])  # who sealed it may have died before indexing it
             # Whoever made this segment may have died before its names were durable: nothing may be
             # acknowledged in it until they are.
             try:
@@ -413,8 +429,14 @@ class Writer:
         return self._log.sealed[-1].info.last_time_us if self._log.sealed else 0
 
     def _build_indexes(self) -> None:
-        """Index what was sealed, after the lock was given back and the append is durable."""
+        """Index what was sealed, after the lock was given back and the append is durable.
+
+        What was found without an index is left alone while a compaction runs: it has sealed that itself,
+        perhaps, and writes it anew, and an append would have taken a third of a second for nothing.
+        """
         for parts in (self._unindexed, self._log.faulty):
+            if parts is not self._unindexed and self._compaction.is_held():
+                return
             while parts:
                 try:
                     part = parts.pop()
