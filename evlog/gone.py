@@ -1,8 +1,8 @@
 """What is left of events that a compaction removed: their ids, and the last version of every stream.
 
 An id must not be written twice, ever, also after its event went; so each is kept as 56 bits (the upper half
-of its fold, and three bytes of its CRC), with where it stood and 16 bits that stand for its content: about
-ten bytes. The price: a new id meets one of those by chance in one of 2^56 cases and is refused, which is once
+of its fold, and three bytes of its CRC), with where it stood and 16 bits that stand for its content: nine and
+a half bytes. The price: a new id meets one of those by chance in one of 2^56 cases and is refused, which is once
 in a thousand stores that remove ten million events and then append as many; and of the retries with *other*
 content under an id that went, one in 65,536 goes unnoticed. This is no index: it cannot be derived again, the
 manifest names its size and CRC, and damage is a CorruptionError. The bytes are specified in evlog/format.py.
