@@ -16,7 +16,8 @@ from zlib import crc32
 from evlog.errors import CorruptionError
 from evlog.events import Record
 from evlog.format import ENTRY_BYTES, column, column_array
-from evlog.gone import GoneColumns, content_crcs, content_seeds
+from evlog.gone import GoneColumns
+from evlog.gone_write import content_crcs, content_seeds
 from evlog.manifest import SegmentInfo
 from evlog.segment import SealedSegment, Segment
 

@@ -45,7 +45,8 @@ from evlog.format import (
     encode_frame_header,
     unpack,
 )
-from evlog.gone import GoneColumns, GoneStream, encode_gone
+from evlog.gone import GoneColumns, GoneStream
+from evlog.gone_write import encode_gone
 from evlog.index import SORTED_SUFFIXES, build_sorted
 from evlog.log import SealedPart
 from evlog.manifest import Manifest, SegmentInfo

@@ -2,10 +2,11 @@
 
 An id must not be written twice, ever, also after its event went; so each is kept as 56 bits (the upper half
 of its fold, and three bytes of its CRC), with where it stood and 16 bits that stand for its content: nine and
-a half bytes. The price: a new id meets one of those by chance in one of 2^56 cases and is refused, which is once
-in a thousand stores that remove ten million events and then append as many; and of the retries with *other*
-content under an id that went, one in 65,536 goes unnoticed. This is no index: it cannot be derived again, the
-manifest names its size and CRC, and damage is a CorruptionError. The bytes are specified in evlog/format.py.
+a half bytes. The price: a new id meets one of those by chance in one of 2^56 cases and is refused, which is
+once in a thousand stores that remove ten million events and then append as many; and of the retries with
+*other* content under an id that went, one in 65,536 goes unnoticed. This is no index: it cannot be derived
+again, the manifest names its size and CRC, and damage is a CorruptionError. The bytes are specified in
+evlog/format.py, and written in evlog/gone_write.py.
 """
 
 from __future__ import annotations
@@ -13,10 +14,8 @@ from __future__ import annotations
 import zlib
 from array import array
 from bisect import bisect_left, bisect_right
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate, islice, pairwise
-from operator import itemgetter, sub, xor
+from operator import itemgetter, sub
 from typing import Final, NamedTuple
 from zlib import crc32
 
@@ -29,19 +28,15 @@ from evlog.format import (
     FormatFault,
     NewerFormat,
     decode_file_header,
-    encode_file_header,
-    hash_stream,
-    subtract_columns,
-    xor_columns,
 )
 
 STRETCH_EVENTS: Final = 16384
-_FEW_EVENTS: Final = 4096  # with fewer, a directory of 256 buckets would weigh more than they
-_ROW_BYTES: Final = 8
+FEW_EVENTS: Final = 4096  # with fewer, a directory of 256 buckets would weigh more than they
+ROW_BYTES: Final = 8
 _ID_CHECK_MASK: Final = 0xFFFFFF
 _CONTENT_CHECK_MASK: Final = 0xFFFF
 _LOW: Final = 0xFFFFFFFF
-_RAW_DEFLATE: Final = -15
+RAW_DEFLATE: Final = -15
 
 
 class GoneEvent(NamedTuple):
@@ -91,45 +86,6 @@ def content_check(stream_hash: int, type_hash: int, content_type: int, data: byt
     return crc32(data, (stream_hash & _LOW) ^ type_hash ^ content_type) & _CONTENT_CHECK_MASK
 
 
-def content_seeds(lower_stream_hashes: array[int], type_hashes: array[int]) -> array[int]:
-    """What the content checks of events begin with, but for their content types."""
-    return xor_columns(lower_stream_hashes, type_hashes)
-
-
-def content_crcs(seeds: Iterable[int], content_types: Sequence[int], datas: Iterable[bytes]) -> Iterator[int]:
-    """The content checks of many events, from their seeds; not cut yet."""
-    if any(content_types):
-        seeds = map(xor, seeds, content_types)
-    return map(crc32, datas, seeds)
-
-
-# --- encoding
-
-
-def encode_gone(header: FileHeader, events: GoneColumns, streams: Iterable[GoneStream]) -> bytes:
-    """A whole .gone file, of events in position order; what the header lacks is filled in."""
-    count = len(events.positions)
-    tops = events.uppers.tobytes()[3::4]
-    buckets = _in_buckets(_encode_rows(events), tops)
-    starts = range(0, count, STRETCH_EVENTS)
-    parts = [_encode_stretch(events, tops, slice(at, at + STRETCH_EVENTS)) for at in starts]
-    ordered = sorted((hash_stream(stream.name), stream) for stream in streams)
-    parts.append(_encode_streams(ordered))
-    shape = GoneShape.of(count)
-    ends = accumulate(map(len, parts[:-1]), initial=shape.stretches_at)
-    directory = b"".join(
-        [
-            array("I", accumulate((len(bucket) // _ROW_BYTES for bucket in buckets), initial=0)).tobytes(),
-            array("I", map(crc32, buckets)).tobytes(),
-            array("I", ends).tobytes(),
-            array("I", map(crc32, parts)).tobytes(),
-            array("Q", map(events.positions.__getitem__, starts)).tobytes(),
-        ]
-    )
-    header = header._replace(keys=count, postings=len(ordered), source_crc=crc32(directory))
-    return b"".join([encode_file_header(header), directory, *buckets, *parts])
-
-
 class GoneShape(NamedTuple):
     """How a file is divided, which follows from its number of events."""
 
@@ -140,65 +96,11 @@ class GoneShape(NamedTuple):
 
     @classmethod
     def of(cls, count: int) -> GoneShape:
-        buckets = 1 if count < _FEW_EVENTS else 256
+        buckets = 1 if count < FEW_EVENTS else 256
         stretches = -(-count // STRETCH_EVENTS)
         directory_bytes = 4 * (2 * buckets + 1) + 8 * (stretches + 1) + 8 * stretches
         at = FILE_HEADER_BYTES + directory_bytes
-        return cls(buckets, stretches, at, at + _ROW_BYTES * count)
-
-
-def _encode_rows(events: GoneColumns) -> array[int]:
-    """The part of each event that stands in its bucket, as one number."""
-    rows = bytearray(_ROW_BYTES * len(events.positions))
-    at = 0
-    for column, width in ((events.uppers, 3), (events.id_crcs, 3), (events.content_crcs, 2)):
-        raw = column.tobytes()
-        for byte in range(width):
-            rows[at::_ROW_BYTES] = raw[byte::4]
-            at += 1
-    return array("Q", bytes(rows))
-
-
-def _in_buckets(rows: array[int], tops: bytes) -> list[bytes]:
-    """The rows of each bucket, in the order in which they come."""
-    if len(rows) < _FEW_EVENTS:
-        return [rows.tobytes()]
-    buckets: list[list[int]] = [[] for _ in range(256)]
-    deque(map(list.append, map(buckets.__getitem__, tops), rows), maxlen=0)
-    return [array("Q", bucket).tobytes() for bucket in buckets]
-
-
-def _encode_stretch(events: GoneColumns, tops: bytes, own: slice) -> bytes:
-    positions = events.positions[own]
-    steps = subtract_columns(positions, positions[:1] + positions[:-1])
-    return tops[own] + _deflate(steps) + _deflate(events.versions[own])
-
-
-def _deflate(column: array[int]) -> bytes:
-    """The lowest bytes of all numbers, then the next, as far as there is one that is not zero."""
-    raw, width = column.tobytes(), column.itemsize
-    planes = [raw[at::width] for at in range(width)]
-    while len(planes) > 1 and not planes[-1].strip(b"\0"):
-        planes.pop()
-    # The fastest way: nothing repeats but neighbours.
-    deflate = zlib.compressobj(wbits=_RAW_DEFLATE, strategy=zlib.Z_RLE)
-    return deflate.compress(b"".join(planes)) + deflate.flush()
-
-
-def _encode_streams(ordered: Sequence[tuple[int, GoneStream]]) -> bytes:
-    names = [stream.name.encode() for _, stream in ordered]
-    return b"".join(
-        [
-            array("Q", (stream_hash for stream_hash, _ in ordered)).tobytes(),
-            array("Q", (stream.time_us for _, stream in ordered)).tobytes(),
-            array("I", (stream.version for _, stream in ordered)).tobytes(),
-            array("I", accumulate(map(len, names))).tobytes(),
-            *names,
-        ]
-    )
-
-
-# --- looking up
+        return cls(buckets, stretches, at, at + ROW_BYTES * count)
 
 
 class GoneFile:
@@ -234,7 +136,7 @@ class GoneFile:
         cells = iter(array("I", directory[: len(directory) - 8 * shape.stretches]))
         starts, crcs = list(islice(cells, shape.buckets + 1)), list(islice(cells, shape.buckets))
         self._starts = starts  # of the buckets, in events
-        offsets = [shape.buckets_at + _ROW_BYTES * start for start in starts[:-1]]
+        offsets = [shape.buckets_at + ROW_BYTES * start for start in starts[:-1]]
         self._offsets = [*offsets, *islice(cells, shape.stretches + 1), file_bytes]
         self._crcs = [*crcs, *cells]
         self._firsts = array("Q", directory[len(directory) - 8 * shape.stretches :])
@@ -253,7 +155,7 @@ class GoneFile:
         needle = ((fold >> 32 & 0xFFFFFF) | check << 24).to_bytes(6, "little")
         at = -1
         while (at := block.find(needle, at + 1)) >= 0:
-            number, within = divmod(at, _ROW_BYTES)
+            number, within = divmod(at, ROW_BYTES)
             if within:
                 continue
             found, position, version = self._place(bucket, number)
@@ -385,7 +287,7 @@ class _Places(NamedTuple):
 
 def _inflate(raw: bytes, count: int, width: int) -> tuple[bytes, bytes]:
     """So many numbers of this width, as `_deflate` packed them; and the bytes behind them."""
-    inflate = zlib.decompressobj(wbits=_RAW_DEFLATE)
+    inflate = zlib.decompressobj(wbits=RAW_DEFLATE)
     planes = inflate.decompress(raw)
     numbers = bytearray(width * count)
     for at in range(len(planes) // count):
@@ -401,7 +303,7 @@ def _uppers_of(rows: bytes, tops: bytes) -> array[int]:
 
 def _cut_out(rows: bytes, at: int, width: int) -> bytes:
     """A column of the rows as u32s."""
-    full = bytearray(len(rows) // _ROW_BYTES * 4)
+    full = bytearray(len(rows) // ROW_BYTES * 4)
     for byte in range(width):
-        full[byte::4] = rows[at + byte :: _ROW_BYTES]
+        full[byte::4] = rows[at + byte :: ROW_BYTES]
     return bytes(full)

@@ -19,10 +19,8 @@ from evlog.gone import (
     GoneFile,
     GoneStream,
     content_check,
-    content_crcs,
-    content_seeds,
-    encode_gone,
 )
+from evlog.gone_write import content_crcs, content_seeds, encode_gone
 
 HEADER = FileHeader(KIND_GONE, 1, bytes(range(16)), 1000, 7)
 
@@ -120,7 +118,7 @@ def test_streams_that_lost_all_events_keep_name_version_and_time(tmp_path: Path)
 def test_a_stream_is_told_by_its_name_where_hashes_collide(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("evlog.gone.hash_stream", lambda _: 5)
+    monkeypatch.setattr("evlog.gone_write.hash_stream", lambda _: 5)
     gone = written(
         tmp_path / "x.gone", sample(10)[1], [GoneStream(name, len(name), 0) for name in ("a", "bb")]
     )

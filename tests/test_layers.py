@@ -24,7 +24,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"format", "paths", "batch", "jsonlines", "when", "policies", "arguments"}),
     frozenset({"disk", "results", "workers"}),
     frozenset({"lock", "manifest", "index", "known", "gone", "policy_table", "notify"}),
-    frozenset({"segment", "checkpoint"}),
+    frozenset({"segment", "checkpoint", "gone_write"}),
     frozenset({"active"}),
     frozenset({"log"}),
     frozenset({"recovery"}),
