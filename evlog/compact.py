@@ -22,17 +22,21 @@ from evlog.checkpoint import SubscriptionFiles, list_names
 from evlog.compact_plan import Piece, Plan, Point, Removal, after_sealing, make_plan
 from evlog.compact_rewrite import Target, remove_files, rewrite
 from evlog.disk import Disk
-from evlog.errors import CompactionRunning, EvlogError, StoreFull, SubscriptionBehind
+from evlog.errors import CompactionRunning, EvlogError, LockTimeout, StoreFull, SubscriptionBehind
 from evlog.events import JSON_CODE, Record
 from evlog.format import ENTRY_BYTES, KIND_STREAMS, hash_stream
 from evlog.lock import FileLock
 from evlog.log import Log, SealedPart
 from evlog.manifest import SegmentInfo, replace_manifest
+from evlog.workers import Workers, core_count
 from evlog.writer import Writer
 
 COMPACTIONS_STREAM: Final = "$compactions"
 STARTED_TYPE: Final = "$CompactionStarted"
 FINISHED_TYPE: Final = "$CompactionFinished"
+_ASKING_SECONDS: Final = 0.1  # who only asks whether a compaction runs holds its lock for some microseconds
+_BYTES_WORTH_HELPERS: Final = 8 << 20  # one is up after 50 ms
+_MAX_PROCESSES: Final = 4
 _MAX_RULES: Final = 1000  # that a started event names; they stand in the log anyway
 
 
@@ -103,10 +107,12 @@ def compact(
         LockTimeout, StoreFull, StoreIOError: the rest is left to the next call.
         CorruptionError: an event is damaged. Steps that were done stay done.
     """
-    lock = FileLock(paths.compaction_path(log.store), 0.0, disk)
-    if lock.maybe_acquire() is None:
+    lock = FileLock(paths.compaction_path(log.store), _ASKING_SECONDS, disk)
+    try:
+        lock.acquire()
+    except LockTimeout:
         lock.close()
-        raise CompactionRunning(log.store)
+        raise CompactionRunning(log.store) from None
     try:
         run = _Run(log, writer, disk, lock_timeout_seconds)
         try:
@@ -158,6 +164,17 @@ class _Run:
         with self._lock:
             log.refresh()
             remove_unnamed_files_locked(log, self._disk)
+        # They come up while this process plans.
+        with Workers(self._process_count(), lends_a_hand=True) as workers:
+            return self._run(workers, force=force, progress=progress)
+
+    def _process_count(self) -> int:
+        """How many processes are worth it."""
+        size = sum(part.segment.end for part in self._log.parts())
+        return min(core_count(), _MAX_PROCESSES) if size >= _BYTES_WORTH_HELPERS else 1
+
+    def _run(self, workers: Workers, *, force: bool, progress: Progress | None) -> Compaction:
+        log = self._log
         started = log.settled(lambda: find_unfinished(log))
         point = _point_of(log, started)
         seen = log.settled(lambda: _entries_crc(log, point.position))
@@ -178,7 +195,7 @@ class _Run:
                 plan = log.settled(lambda: make_plan(log, point))
             elif plan.seals:
                 plan = log.settled(lambda: after_sealing(log, plan))
-            self._do_steps(plan, progress)
+            self._do_steps(plan, workers, progress)
         before = after = _segment_bytes(log.store)
         events = 0
         if started is not None:
@@ -191,7 +208,7 @@ class _Run:
     def close(self) -> None:
         self._lock.close()
 
-    def _do_steps(self, plan: Plan, progress: Progress | None) -> None:
+    def _do_steps(self, plan: Plan, workers: Workers, progress: Progress | None) -> None:
         total = sum(piece.work_bytes for group in plan.groups for piece in group)
         done = 0
 
@@ -202,15 +219,17 @@ class _Run:
                 progress(done, total)
 
         for group in plan.groups:
-            self._do_step(group, plan, step_on)
+            self._do_step(group, plan, workers, step_on)
 
-    def _do_step(self, group: Sequence[Piece], plan: Plan, step_on: Callable[[int], None]) -> None:
+    def _do_step(
+        self, group: Sequence[Piece], plan: Plan, workers: Workers, step_on: Callable[[int], None]
+    ) -> None:
         """Write one segment in the place of a group, and have the manifest name it."""
         log, disk = self._log, self._disk
         infos = [piece.part.info for piece in group]
         target = Target.of(log.store, log.manifest, infos)
         try:
-            info = rewrite(target, group, plan.bounds, disk, step_on)
+            info = rewrite(target, group, plan.bounds, disk, workers, step_on)
             disk.sync_dir(paths.segments_path(log.store))  # before the manifest may name them
         except (EvlogError, KeyboardInterrupt):
             remove_files(target, disk)  # no room, perhaps: what was written takes some

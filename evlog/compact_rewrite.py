@@ -10,44 +10,51 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import accumulate, chain, compress
-from operator import itemgetter
+from itertools import accumulate, chain
 from struct import Struct
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 from zlib import crc32
 
 from evlog import paths
 from evlog.compact_plan import Bounds, Piece
+from evlog.compact_read import (
+    Share,
+    Source,
+    Span,
+    forget_source,
+    pick_going,
+    read_going,
+    read_share,
+    read_share_of,
+)
 from evlog.disk import Disk, WriteFile
-from evlog.errors import CorruptionError
-from evlog.events import Record
 from evlog.format import (
     ENTRY_BYTES,
+    ENTRY_PLACE,
     FILE_HEADER_BYTES,
     FRAME_HEADER_BYTES,
     KIND_GONE,
     KIND_LOG,
     KIND_OFFSETS,
+    KIND_STREAMS,
     FileHeader,
     FrameHeader,
     array_head,
     column,
-    encode_body,
     encode_file_header,
     encode_frame_header,
     unpack,
 )
-from evlog.gone import GoneColumns, GoneStream, content_crcs, encode_gone
+from evlog.gone import GoneColumns, GoneStream
+from evlog.gone_write import encode_gone
 from evlog.index import SORTED_SUFFIXES, build_sorted
 from evlog.log import SealedPart
 from evlog.manifest import Manifest, SegmentInfo
-from evlog.segment import Segment
+from evlog.workers import Workers
 
 _ENTRIES_AT_ONCE: Final = 8192
-_MANY_EVENTS: Final = 16
 _FRAME_BYTES: Final = 128 << 10  # read whole for one event when scanning; less would cost a scan its speed
 _WRITE_BYTES: Final = 1 << 20
-_STAYS: Final = bytes((1, *bytes(255)))  # turns the flags of what goes into those of what stays
 _TAG: Final = Struct("<16sQI")
 
 Progress = Callable[[int], None]
@@ -86,9 +93,12 @@ class Target(NamedTuple):
 
 
 def rewrite(
-    target: Target, pieces: Sequence[Piece], bounds: Bounds, disk: Disk, progress: Progress
+    target: Target, pieces: Sequence[Piece], bounds: Bounds, disk: Disk, workers: Workers, progress: Progress
 ) -> SegmentInfo:
     """Write what stays of some neighbouring segments as one; its files are synced, their names are not.
+
+    Args:
+        workers: who does what writes nothing.
 
     Returns:
         What the manifest has to say of it.
@@ -99,21 +109,45 @@ def rewrite(
     """
     log = _LogFile(target, disk)
     gone = _Gone(bounds)
+    for span, share in _read_shares(target, pieces, workers):
+        if share.names and not bounds.streams.issuperset(share.names.split("\n")):
+            span = span._replace(flags=gone.flags_of_own(span))
+            share = read_share(span)
+        gone.add(span, share)
+        log.add(share.raws, share.rows)
+        progress(len(span.rows) + sum(column(span.rows, "length")))
     for piece in pieces:
-        assert isinstance(piece.part, SealedPart)
-        gone.begin_segment(piece.part)
-        _copy(piece.part, piece.hidden, log, gone, progress)
+        gone.take_over(_sealed(piece))
     entries = log.finish()
     disk.create_file(target.path("offsets"), encode_file_header(target.header(KIND_OFFSETS)) + entries)
     info = target.info._replace(events=log.events, log_bytes=log.end, offsets_crc=log.index_crc)
-    if gone.events or gone.streams:
-        raw = encode_gone(target.header(KIND_GONE), gone.columns(), gone.streams.values())
+    return _write_rest(target, info, entries, gone, disk, workers)
+
+
+def _write_rest(
+    target: Target, info: SegmentInfo, entries: bytes, gone: _Gone, disk: Disk, workers: Workers
+) -> SegmentInfo:
+    """Write what is left of what went, and the sorted indexes."""
+    header = target.header(KIND_STREAMS)._replace(source_crc=info.offsets_crc)
+    streams = list(gone.streams.values())
+    calls: list[tuple[Any, ...]] = [(_build_all, header, entries)]
+    if gone.events or streams:
+        calls.append((encode_gone, target.header(KIND_GONE), gone.columns(), streams))
+    indexes, *rest = workers.run_in_order(_call, calls)
+    for raw in rest:
         disk.create_file(target.path("gone"), raw)
         info = info._replace(gone_events=gone.events, gone_bytes=len(raw), gone_crc=crc32(raw))
-    for kind, suffix in SORTED_SUFFIXES.items():
-        header = target.header(kind)._replace(source_crc=info.offsets_crc)
-        _write_unsynced(target.path(suffix), build_sorted(header, entries), disk)
+    for suffix, raw in zip(SORTED_SUFFIXES.values(), indexes, strict=True):
+        _write_unsynced(target.path(suffix), raw, disk)
     return info
+
+
+def _build_all(header: FileHeader, entries: bytes) -> list[bytes]:
+    return [build_sorted(header._replace(kind=kind), entries) for kind in SORTED_SUFFIXES]
+
+
+def _call(function: Callable[..., Any], *arguments: Any) -> Any:
+    return function(*arguments)
 
 
 def remove_files(target: Target, disk: Disk) -> None:
@@ -131,41 +165,31 @@ def _write_unsynced(path: str, content: bytes, disk: Disk) -> None:
         disk.close(file)
 
 
-def _copy(part: SealedPart, hidden: bytes, log: _LogFile, gone: _Gone, progress: Progress) -> None:
-    """Copy what stays of one segment, and note what goes."""
-    segment = part.segment
-    entries = bytes(segment.checked_entries())
-    for low in range(0, part.count, _ENTRIES_AT_ONCE):
-        high = min(low + _ENTRIES_AT_ONCE, part.count)
-        rows = entries[low * ENTRY_BYTES : high * ENTRY_BYTES]
-        size = len(rows) + sum(column(rows, "length"))
-        flags = hidden[low:high]
-        if 1 in flags:
-            going = list(compress(_records(segment, rows, low, high), flags))
-            flags = gone.take(rows, going, flags)
-            starts = compress(range(0, len(rows), ENTRY_BYTES), flags.translate(_STAYS))
-            rows = b"".join([rows[at : at + ENTRY_BYTES] for at in starts])
-        log.add(_raws(segment, rows), rows)
-        progress(size)
+def _sealed(piece: Piece) -> SealedPart:
+    assert isinstance(piece.part, SealedPart)
+    return piece.part
 
 
-def _records(segment: Segment, rows: bytes, low: int, high: int) -> Iterator[Record]:
-    """The records of entries low..high-1, checked."""
-    frames = len(set(column(rows, "frame")))
-    small_frames = frames * _MANY_EVENTS > high - low  # read one by one they cost less than frame by frame
-    batches = segment.records(range(low, high)) if small_frames else segment.scan(low, high)
-    return chain.from_iterable(batches)
-
-
-def _raws(segment: Segment, rows: bytes) -> list[bytes]:
-    """The bytes of the records that the entries speak of, checked."""
-    lengths = column(rows, "length")
-    raws = segment.log_pieces(list(zip(column(rows, "offset"), lengths, lengths, strict=True)))
-    if list(map(crc32, raws)) != column(rows, "crc"):
-        crcs = zip(raws, column(rows, "crc"), column(rows, "offset"), strict=True)
-        offset = next(offset for raw, crc, offset in crcs if crc32(raw) != crc)
-        raise CorruptionError(segment.log_path, offset, "a record fails its CRC")
-    return raws
+def _read_shares(target: Target, pieces: Sequence[Piece], workers: Workers) -> Iterator[tuple[Span, Share]]:
+    """All entries of all pieces, in order."""
+    spans: list[Span] = []
+    tasks: list[tuple[Source, int, int, bytes]] = []
+    for piece in pieces:
+        part = _sealed(piece)
+        part.segment.checked_entries()
+        source = Source(target.store, target.store_id, part.info)
+        for low in range(0, part.count, _ENTRIES_AT_ONCE):
+            high = min(low + _ENTRIES_AT_ONCE, part.count)
+            span = Span(part.segment, low, high, piece.hidden[low:high])
+            spans.append(span)
+            tasks.append((source, *span[1:]))
+    if not workers.count:
+        yield from ((span, read_share(span)) for span in spans)
+        return
+    try:
+        yield from zip(spans, workers.run_in_order(read_share_of, tasks, ahead=2), strict=True)
+    finally:
+        forget_source()
 
 
 class _LogFile:
@@ -177,27 +201,25 @@ class _LogFile:
         self._file: WriteFile = disk.open(target.path("log"), create=True, truncate=True)
         self._unwritten = [encode_file_header(target.header(KIND_LOG))]
         self._written = 0
-        self._raws: list[bytes] = []  # of the next frame
+        self._raws = b""  # of the next frame
         self._rows = b""
         self._entries: list[bytes] = []
         self.end = FILE_HEADER_BYTES
         self.events = 0
         self.index_crc = 0
 
-    def add(self, raws: list[bytes], rows: bytes) -> None:
-        """Add records with their entries as these were."""
+    def add(self, raws: bytes, rows: bytes) -> None:
+        """Add records, one behind the other, with their entries as these were."""
         raws = self._raws + raws
         rows = self._rows + rows
-        at = 0
-        ends = list(accumulate(map(len, raws)))
-        while at < len(raws):
-            start = ends[at - 1] if at else 0
-            if ends[-1] - start < _FRAME_BYTES:
-                break
+        at = start = 0
+        ends = list(accumulate(column(rows, "length")))
+        while len(raws) - start >= _FRAME_BYTES:
             after = bisect_left(ends, start + _FRAME_BYTES) + 1
-            self._add_frame(raws[at:after], rows[at * ENTRY_BYTES : after * ENTRY_BYTES])
-            at = after
-        self._raws, self._rows = raws[at:], rows[at * ENTRY_BYTES :]
+            end = ends[after - 1]
+            self._add_frame(raws[start:end], rows[at * ENTRY_BYTES : after * ENTRY_BYTES])
+            at, start = after, end
+        self._raws, self._rows = raws[start:], rows[at * ENTRY_BYTES :]
 
     def finish(self) -> bytes:
         """Write the rest, sync and close; all entries."""
@@ -208,23 +230,24 @@ class _LogFile:
         self._disk.close(self._file)
         return b"".join(self._entries)
 
-    def _add_frame(self, raws: list[bytes], rows: bytes) -> None:
-        body = encode_body(raws)
-        body_at = self.end + FRAME_HEADER_BYTES + len(array_head(len(raws)))
-        moved = _move_entries(rows, self.end, body_at)
+    def _add_frame(self, raws: bytes, rows: bytes) -> None:
+        count = len(rows) // ENTRY_BYTES
+        head = array_head(count)
+        body = head + raws
+        moved = _move_entries(rows, self.end, self.end + FRAME_HEADER_BYTES + len(head))
         self.index_crc = crc32(moved, self.index_crc)
         header = FrameHeader(
             len(body),
-            len(raws),
+            count,
             FILE_HEADER_BYTES,  # how far it was synced says nothing of a log that is named when it is whole
-            unpack(raws[0])[0],
+            unpack(raws[: ENTRY_PLACE.unpack_from(rows)[1]])[0],
             self.index_crc,
             crc32(body),
             self._tag,
         )
         self._unwritten += (encode_frame_header(header, self.end), body)
         self._entries.append(moved)
-        self.events += len(raws)
+        self.events += count
         self.end += FRAME_HEADER_BYTES + len(body)
         if self.end - self._written >= _WRITE_BYTES:
             self._flush()
@@ -250,59 +273,42 @@ class _Gone:
 
     def __init__(self, bounds: Bounds) -> None:
         self._bounds = bounds
-        self._fresh = GoneColumns.empty()
-        self._former = GoneColumns.empty()  # what went in earlier compactions
+        self._columns = GoneColumns.empty()
+        self._former = False  # whether there are also some that went before, to be put among the others
         self.streams: dict[str, GoneStream] = {}
 
     @property
     def events(self) -> int:
         """How many events are gone."""
-        return len(self._fresh.positions) + len(self._former.positions)
+        return len(self._columns.positions)
 
-    def begin_segment(self, part: SealedPart) -> None:
-        """Take over what is left of what went before."""
+    def take_over(self, part: SealedPart) -> None:
+        """Add what is left of what went before."""
         former = part.gone
         if former is not None:
-            self._former.extend(former.columns())
+            self._former = True
+            self._columns.extend(former.columns())
             self._note_streams(former.streams())
 
-    def take(self, rows: bytes, going: Sequence[Record], flags: bytes) -> bytes:
-        """Note what goes; the flags without those of events that only share a hash with their stream."""
-        hashes = list(compress(column(rows, "stream_hash"), flags))
-        names = list(map(self._bounds.names.__getitem__, hashes))
-        if names != list(map(itemgetter(2), going)):
-            own = [name == record[2] for name, record in zip(names, going, strict=True)]
-            each = iter(own)
-            flags = bytes(flag and next(each) for flag in flags)
-            return self.take(rows, list(compress(going, own)), flags)
-        versions = list(compress(column(rows, "version"), flags))
-        self._fresh.extend(
-            GoneColumns(
-                list(map(itemgetter(0), going)),
-                versions,
-                list(compress(column(rows, "id_fold_upper"), flags)),
-                list(map(crc32, map(itemgetter(4), going))),
-                content_crcs(
-                    compress(column(rows, "stream_hash_lower"), flags),
-                    compress(column(rows, "type_hash"), flags),
-                    list(map(itemgetter(6), going)),
-                    map(itemgetter(7), going),
-                ),
-            )
-        )
-        if self._bounds.last:
-            last = zip(map(self._bounds.last.get, hashes), versions, strict=True)
+    def flags_of_own(self, span: Span) -> bytes:
+        """The flags without those of events that only share a hash with the stream that goes."""
+        flags = span.flags
+        records = chain.from_iterable(read_going(span))
+        names = map(self._bounds.names.__getitem__, column(pick_going(span), "stream_hash"))
+        own = iter([name == record[2] for name, record in zip(names, records, strict=True)])
+        return bytes(flag and next(own) for flag in flags)
+
+    def add(self, span: Span, share: Share) -> None:
+        """Note what goes."""
+        self._columns.extend(share.gone)
+        if self._bounds.last and share.names:
+            hashes = column(pick_going(span), "stream_hash")
+            last = zip(map(self._bounds.last.get, hashes), share.gone.versions, strict=True)
             self._note_streams(stream for stream, version in last if stream and stream.version == version)
-        return flags
 
     def columns(self) -> GoneColumns:
         """All events that are gone, in position order."""
-        if not self._former.positions:
-            return self._fresh
-        columns = GoneColumns.empty()
-        columns.extend(self._former)
-        columns.extend(self._fresh)
-        return columns.in_order()
+        return self._columns.in_order() if self._former else self._columns
 
     def _note_streams(self, streams: Iterable[GoneStream]) -> None:
         for stream in streams:

@@ -69,16 +69,21 @@ never compacted the entry of position p is number p - first position.
     CRCs      u32 of every 4,096 bytes of what stands between the file header and here
 
 *.gone* stands beside a segment from which a compaction removed events, and is no index: it is what is left of
-them. A file header, a directory, the events in buckets by the upper half U of their id fold, the streams:
+them. A file header, a directory, buckets of what is looked for, stretches of where it stood, the streams.
+U is the upper half of an event's id fold:
 
     buckets   1 if there are fewer than 4,096 events, else 256: the bucket is the highest byte of U
+    stretches of 16,384 events in position order, the last one of what is left
     directory starts   u32 x (buckets + 1): number of the first event of each bucket, and of all
-              offsets  u32 x (buckets + 1): where each bucket begins in the file, and where the streams do
-              CRCs     u32 x (buckets + 1): of each bucket, and of the streams
-    bucket    in position order, by columns: the rest of U (4 bytes, 3 of 256 buckets) | the lower three
-              bytes of the CRC of the id | u16 content check | u8 lowest byte of a step: what is added to the
-              position before, in a bucket's beginning to the segment's first | deflated (zlib): the second
-              byte of all steps, the third, … the eighth, then in the same way the four of the versions
+              CRCs     u32 x buckets: of each bucket
+              offsets  u32 x (stretches + 1): where each stretch begins in the file, and where the streams do
+              CRCs     u32 x (stretches + 1): of each stretch, and of the streams
+              firsts   u64 x stretches: position of the first event of each
+    bucket    in position order, 8 bytes an event: lower three bytes of U | lower three bytes of the CRC of
+              the id | u16 content check
+    stretch   highest byte of U of each event, by which a bucket's n-th event is found here | deflated (raw):
+              the lowest bytes of all steps, the second bytes, … as far as one is not zero; a step is what is
+              added to the position before, 0 for the first | deflated in the same way: the versions
     streams   those that are left without any event: u64 x n stream hashes, sorted | u64 x n time of the last
               event | u32 x n its version | u32 x n where the name ends | the names in UTF-8
 
@@ -438,9 +443,21 @@ def fold_ids(ids: Sequence[bytes]) -> list[int]:
 def fold_column(ids: bytes) -> array[int]:
     """The folds of ids that stand one behind the other, as one operation on all of them."""
     halves = array("Q", ids)
-    low, high = halves[0::2].tobytes(), halves[1::2].tobytes()
-    folds = int.from_bytes(low, "little") ^ int.from_bytes(high, "little")
-    return array("Q", folds.to_bytes(len(low), "little"))
+    return xor_columns(halves[0::2], halves[1::2])
+
+
+def xor_columns(one: array[int], other: array[int]) -> array[int]:
+    """Each number XORed with that at its place in the other column, as one operation on all of them."""
+    a, b = one.tobytes(), other.tobytes()
+    both = int.from_bytes(a, "little") ^ int.from_bytes(b, "little")
+    return array(one.typecode, both.to_bytes(len(a), "little"))
+
+
+def subtract_columns(one: array[int], other: array[int]) -> array[int]:
+    """Each number less that at its place in the other column, which is no greater: nothing is borrowed."""
+    a, b = one.tobytes(), other.tobytes()
+    rest = int.from_bytes(a, "little") - int.from_bytes(b, "little")
+    return array(one.typecode, rest.to_bytes(len(a), "little"))
 
 
 def encode_entries(
@@ -598,6 +615,13 @@ def column(entries: bytes | bytearray | memoryview, name: str) -> list[int]:
     with memoryview(entries) as view, view.cast("B") as flat, flat.cast(code) as cells:  # type: ignore[call-overload]
         values: list[int] = cells[at::step].tolist()
     return values
+
+
+def column_array(entries: bytes | bytearray | memoryview, name: str) -> array[int]:
+    """The same as an array, without an object for each number."""
+    code, at, step = _COLUMNS[name]
+    with memoryview(entries) as view, view.cast("B") as flat, flat.cast(code) as cells:  # type: ignore[call-overload]
+        return array(code, cells[at::step].tobytes())
 
 
 _COLUMNS: Final[dict[str, tuple[str, int, int]]] = {

@@ -1,22 +1,21 @@
 """What is left of events that a compaction removed: their ids, and the last version of every stream.
 
 An id must not be written twice, ever, also after its event went; so each is kept as 56 bits (the upper half
-of its fold, and three bytes of its CRC), with where it stood and 16 bits that stand for its content: about
-ten bytes. The price: a new id meets one of those by chance in one of 2^56 cases and is refused, which is once
-in a thousand stores that remove ten million events and then append as many; and of the retries with *other*
-content under an id that went, one in 65,536 goes unnoticed. This is no index: it cannot be derived again, the
-manifest names its size and CRC, and damage is a CorruptionError. The bytes are specified in evlog/format.py.
+of its fold, and three bytes of its CRC), with where it stood and 16 bits that stand for its content: nine and
+a half bytes. The price: a new id meets one of those by chance in one of 2^56 cases and is refused, which is
+once in a thousand stores that remove ten million events and then append as many; and of the retries with
+*other* content under an id that went, one in 65,536 goes unnoticed. This is no index: it cannot be derived
+again, the manifest names its size and CRC, and damage is a CorruptionError. The bytes are specified in
+evlog/format.py, and written in evlog/gone_write.py.
 """
 
 from __future__ import annotations
 
 import zlib
 from array import array
-from bisect import bisect_left
-from collections.abc import Iterable, Sequence
-from itertools import accumulate
-from operator import sub, xor
-from struct import Struct
+from bisect import bisect_left, bisect_right
+from itertools import accumulate, islice, pairwise
+from operator import itemgetter, sub
 from typing import Final, NamedTuple
 from zlib import crc32
 
@@ -29,19 +28,15 @@ from evlog.format import (
     FormatFault,
     NewerFormat,
     decode_file_header,
-    encode_file_header,
-    hash_stream,
 )
 
-_FEW_EVENTS: Final = 4096  # with fewer there is one bucket: 256 would take more room than they
-_BUCKETS_LOG2: Final = 8
-_ID_CHECK_BYTES: Final = 3
-_ID_CHECK_MASK: Final = (1 << 8 * _ID_CHECK_BYTES) - 1
-_CONTENT_CHECK_BYTES: Final = 2
+STRETCH_EVENTS: Final = 16384
+FEW_EVENTS: Final = 4096  # with fewer, a directory of 256 buckets would weigh more than they
+ROW_BYTES: Final = 8
+_ID_CHECK_MASK: Final = 0xFFFFFF
 _CONTENT_CHECK_MASK: Final = 0xFFFF
 _LOW: Final = 0xFFFFFFFF
-_ROW_BYTES: Final = 24  # position 8, version 4, upper half of the fold 4, CRC of the id 4, content CRC 4
-_ROW: Final = Struct(f"{_ROW_BYTES}s")
+RAW_DEFLATE: Final = -15
 
 
 class GoneEvent(NamedTuple):
@@ -61,28 +56,29 @@ class GoneStream(NamedTuple):
 
 
 class GoneColumns(NamedTuple):
-    """Events that went, by columns, in position order."""
+    """Events that went, by columns."""
 
-    positions: list[int]
-    versions: list[int]
-    uppers: list[int]  # the upper halves of the id folds
-    id_crcs: list[int]  # of which a file keeps three bytes
-    content_crcs: list[int]  # as `content_crcs` makes them; a file keeps two bytes
+    positions: array[int]  # u64; the others are u32
+    versions: array[int]
+    uppers: array[int]  # the upper halves of the id folds
+    id_crcs: array[int]  # of which a file keeps three bytes
+    content_crcs: array[int]  # as `content_crcs` makes them; a file keeps two bytes
 
     @classmethod
     def empty(cls) -> GoneColumns:
-        return cls([], [], [], [], [])
+        return cls(array("Q"), *(array("I") for _ in range(4)))
 
     def extend(self, other: GoneColumns) -> None:
-        """Append events that stood behind these."""
+        """Append events."""
         for own, its in zip(self, other, strict=True):
-            own += its
+            own.extend(its)
 
     def in_order(self) -> GoneColumns:
         """The same, in position order."""
         positions = self.positions
         order = sorted(range(len(positions)), key=positions.__getitem__)
-        return GoneColumns(*(list(map(column.__getitem__, order)) for column in self))
+        pick = itemgetter(*order) if len(order) > 1 else tuple
+        return GoneColumns(*(array(column.typecode, pick(column)) for column in self))
 
 
 def content_check(stream_hash: int, type_hash: int, content_type: int, data: bytes) -> int:
@@ -90,104 +86,21 @@ def content_check(stream_hash: int, type_hash: int, content_type: int, data: byt
     return crc32(data, (stream_hash & _LOW) ^ type_hash ^ content_type) & _CONTENT_CHECK_MASK
 
 
-def content_crcs(
-    low_stream_hashes: Iterable[int],
-    type_hashes: Iterable[int],
-    content_types: Sequence[int],
-    datas: Iterable[bytes],
-) -> list[int]:
-    """The same for many events, column by column, from the lower halves of the stream hashes; not cut yet."""
-    seeds: Iterable[int] = map(xor, low_stream_hashes, type_hashes)
-    if any(content_types):
-        seeds = map(xor, seeds, content_types)
-    return list(map(crc32, datas, seeds))
+class GoneShape(NamedTuple):
+    """How a file is divided, which follows from its number of events."""
 
+    buckets: int
+    stretches: int
+    buckets_at: int
+    stretches_at: int
 
-# --- encoding
-
-
-def encode_gone(header: FileHeader, events: GoneColumns, streams: Iterable[GoneStream]) -> bytes:
-    """A whole .gone file; the counts and the directory's CRC are filled into the header."""
-    count = len(events.positions)
-    buckets_log2 = _buckets_log2(count)
-    buckets = _in_buckets(_encode_rows(events), events.uppers, buckets_log2)
-    starts = accumulate((len(rows) // _ROW_BYTES for rows in buckets), initial=0)
-    blocks = [_encode_bucket(rows, header.first_position, buckets_log2) for rows in buckets]
-    ordered = sorted((hash_stream(stream.name), stream) for stream in streams)
-    blocks.append(_encode_streams(ordered))
-    offsets = accumulate(map(len, blocks[:-1]), initial=FILE_HEADER_BYTES + 12 * len(blocks))
-    directory = b"".join(array("I", row).tobytes() for row in (starts, offsets, map(crc32, blocks)))
-    header = header._replace(keys=count, postings=len(ordered), source_crc=crc32(directory))
-    return b"".join([encode_file_header(header), directory, *blocks])
-
-
-def _buckets_log2(count: int) -> int:
-    return 0 if count < _FEW_EVENTS else _BUCKETS_LOG2
-
-
-def _encode_rows(events: GoneColumns) -> bytes:
-    """The events row by row, so that they can be dealt to buckets as one piece each."""
-    rows = bytearray(_ROW_BYTES * len(events.positions))
-    at = 0
-    for code, column in zip("QIIII", events, strict=True):
-        raw = array(code, column)
-        for byte in range(raw.itemsize):
-            rows[at::_ROW_BYTES] = raw.tobytes()[byte :: raw.itemsize]
-            at += 1
-    return bytes(rows)
-
-
-def _in_buckets(rows: bytes, uppers: list[int], buckets_log2: int) -> list[bytes]:
-    """The rows of each bucket, in the order in which they come."""
-    if not buckets_log2:
-        return [rows]
-    buckets: list[list[bytes]] = [[] for _ in range(1 << buckets_log2)]
-    appends = [bucket.append for bucket in buckets]
-    tops = array("I", uppers).tobytes()[3::4]
-    for append, (row,) in zip(map(appends.__getitem__, tops), _ROW.iter_unpack(rows), strict=True):
-        append(row)
-    return list(map(b"".join, buckets))
-
-
-def _encode_bucket(rows: bytes, first_position: int, buckets_log2: int) -> bytes:
-    positions = array("Q", _columns(rows, 0, 8)).tolist()
-    steps = array("Q", map(sub, positions, [first_position, *positions])).tobytes()
-    deflate = zlib.compressobj(strategy=zlib.Z_RLE)  # the fastest, and nothing repeats but zeros
-    planes = b"".join([steps[at::8] for at in range(1, 8)] + [rows[at::_ROW_BYTES] for at in range(8, 12)])
-    return b"".join(
-        [
-            _columns(rows, 12, 4 - buckets_log2 // 8),
-            _columns(rows, 16, _ID_CHECK_BYTES),
-            _columns(rows, 20, _CONTENT_CHECK_BYTES),
-            steps[0::8],
-            deflate.compress(planes),
-            deflate.flush(),
-        ]
-    )
-
-
-def _columns(rows: bytes, at: int, width: int) -> bytes:
-    """One column of the rows, or its first `width` bytes."""
-    column = bytearray(len(rows) // _ROW_BYTES * width)
-    for byte in range(width):
-        column[byte::width] = rows[at + byte :: _ROW_BYTES]
-    return bytes(column)
-
-
-def _encode_streams(ordered: Sequence[tuple[int, GoneStream]]) -> bytes:
-    names = [stream.name.encode() for _, stream in ordered]
-    return b"".join(
-        [
-            array("Q", (stream_hash for stream_hash, _ in ordered)).tobytes(),
-            array("Q", (stream.time_us for _, stream in ordered)).tobytes(),
-            array("I", (stream.version for _, stream in ordered)).tobytes(),
-            array("I", accumulate(map(len, names))).tobytes(),
-            *names,
-        ]
-    )
-
-
-# --- looking up
+    @classmethod
+    def of(cls, count: int) -> GoneShape:
+        buckets = 1 if count < FEW_EVENTS else 256
+        stretches = -(-count // STRETCH_EVENTS)
+        directory_bytes = 4 * (2 * buckets + 1) + 8 * (stretches + 1) + 8 * stretches
+        at = FILE_HEADER_BYTES + directory_bytes
+        return cls(buckets, stretches, at, at + ROW_BYTES * count)
 
 
 class GoneFile:
@@ -213,64 +126,66 @@ class GoneFile:
             detail = f"the file has {len(self._file)} bytes, {file_bytes} were written"
             raise CorruptionError(path, min(len(self._file), file_bytes), detail)
         self.events = header.keys
-        self._first_position = header.first_position
         self._streams = header.postings
-        self._buckets_log2 = _buckets_log2(header.keys)
-        buckets = 1 << self._buckets_log2
-        directory = bytes(self._file[FILE_HEADER_BYTES : FILE_HEADER_BYTES + 12 * (buckets + 1)])
+        shape = self._shape = GoneShape.of(header.keys)
+        if file_bytes < shape.stretches_at:
+            raise CorruptionError(path, 0, "its header names more events than it can hold")
+        directory = bytes(self._file[FILE_HEADER_BYTES : shape.buckets_at])
         if crc32(directory) != header.source_crc:
             raise self._damage(FILE_HEADER_BYTES, "its directory fails its CRC")
-        cells = array("I", directory).tolist()
-        self._starts = cells[: buckets + 1]
-        self._offsets = [*cells[buckets + 1 : 2 * buckets + 2], file_bytes]
-        self._crcs = cells[2 * buckets + 2 :]
-        self._checked = bytearray(buckets + 1)
+        cells = iter(array("I", directory[: len(directory) - 8 * shape.stretches]))
+        starts, crcs = list(islice(cells, shape.buckets + 1)), list(islice(cells, shape.buckets))
+        self._starts = starts  # of the buckets, in events
+        offsets = [shape.buckets_at + ROW_BYTES * start for start in starts[:-1]]
+        self._offsets = [*offsets, *islice(cells, shape.stretches + 1), file_bytes]
+        self._crcs = [*crcs, *cells]
+        self._firsts = array("Q", directory[len(directory) - 8 * shape.stretches :])
+        self._checked = bytearray(len(self._crcs))
+        self._until: dict[
+            int, list[int]
+        ] = {}  # by bucket: how many of its events are in stretches up to each
+        self._places: tuple[int, _Places] | None = None  # of the stretch that was looked into last
 
     def find(self, id: bytes, fold: int) -> GoneEvent | None:
         """The event with this id, if it went from here."""
-        bucket = fold >> 64 - self._buckets_log2
-        count, block = self._bucket(bucket)
-        width = 3 if self._buckets_log2 else 4
-        rest = (fold >> 32).to_bytes(4, "little")[:width]
-        check = (crc32(id) & _ID_CHECK_MASK).to_bytes(_ID_CHECK_BYTES, "little")
+        top = fold >> 56
+        bucket = top if self._shape.buckets > 1 else 0
+        block = self._bucket(bucket)
+        check = crc32(id) & _ID_CHECK_MASK
+        needle = ((fold >> 32 & 0xFFFFFF) | check << 24).to_bytes(6, "little")
         at = -1
-        while (at := block.find(rest, at + 1, width * count)) >= 0:
-            number, within = divmod(at, width)
-            check_at = width * count + _ID_CHECK_BYTES * number
-            if not within and block[check_at : check_at + _ID_CHECK_BYTES] == check:
-                contents_at = (width + _ID_CHECK_BYTES) * count
-                positions, versions = self._places(block[contents_at + 2 * count :], count)
-                content_at = contents_at + 2 * number
-                content = int.from_bytes(block[content_at : content_at + 2], "little")
-                return GoneEvent(positions[number], versions[number], content)
+        while (at := block.find(needle, at + 1)) >= 0:
+            number, within = divmod(at, ROW_BYTES)
+            if within:
+                continue
+            found, position, version = self._place(bucket, number)
+            if found == top:
+                return GoneEvent(position, version, int.from_bytes(block[at + 6 : at + 8], "little"))
         return None
 
     def id_keys(self) -> array[int]:
         """The upper half of every id's fold."""
-        keys = array("I")
-        for bucket in range(1 << self._buckets_log2):
-            keys.frombytes(self._uppers(bucket))
-        return keys
+        rows, tops = self._rows()
+        return _uppers_of(rows, tops)
 
     def columns(self) -> GoneColumns:
         """All events that went, in position order."""
         columns = GoneColumns.empty()
-        width = 3 if self._buckets_log2 else 4
-        for bucket in range(1 << self._buckets_log2):
-            count, block = self._bucket(bucket)
-            contents_at = (width + _ID_CHECK_BYTES) * count
-            places_at = contents_at + 2 * count
-            positions, versions = self._places(block[places_at:], count)
-            columns.extend(
-                GoneColumns(
-                    positions,
-                    versions,
-                    array("I", self._uppers(bucket)).tolist(),
-                    array("I", _widened(block[width * count : contents_at], _ID_CHECK_BYTES)).tolist(),
-                    array("I", _widened(block[contents_at:places_at], _CONTENT_CHECK_BYTES)).tolist(),
-                )
-            )
-        return columns.in_order() if self._buckets_log2 else columns
+        rows, tops = self._rows()
+        for stretch in range(self._shape.stretches):
+            places = self._stretch(stretch)
+            columns.positions.extend(places.positions)
+            columns.versions.extend(places.versions)
+        if self._shape.buckets > 1:
+            cells = array("Q", rows)
+            each = [iter(cells[low:high]) for low, high in pairwise(self._starts)]
+            tops = b"".join(self._tops(stretch) for stretch in range(self._shape.stretches))
+            rows = array("Q", map(next, map(each.__getitem__, tops))).tobytes()
+        return columns._replace(
+            uppers=_uppers_of(rows, tops),
+            id_crcs=array("I", _cut_out(rows, 3, 3)),
+            content_crcs=array("I", _cut_out(rows, 6, 2)),
+        )
 
     def stream_hashes(self) -> memoryview:
         """The hashes of the streams that are left without any event, sorted."""
@@ -301,14 +216,57 @@ class GoneFile:
         name = bytes(block[start : 24 * count + ends[number]])
         return GoneStream(name.decode(), versions[number], times[number])
 
-    def _bucket(self, bucket: int) -> tuple[int, bytes]:
-        """How many events it has, and its bytes."""
-        return self._starts[bucket + 1] - self._starts[bucket], bytes(self._block(bucket))
-
     def _stream_block(self) -> memoryview:
-        return self._block(1 << self._buckets_log2)
+        return self._block(self._shape.buckets + self._shape.stretches)
+
+    def _bucket(self, bucket: int) -> bytes:
+        return bytes(self._block(bucket))
+
+    def _rows(self) -> tuple[bytes, bytes]:
+        """All buckets, and the highest byte of U of each row in them."""
+        buckets = self._shape.buckets
+        rows = b"".join(map(self._bucket, range(buckets)))
+        if buckets == 1:
+            return rows, b"".join(map(self._tops, range(self._shape.stretches)))
+        counts = map(sub, self._starts[1:], self._starts)
+        return rows, b"".join(bytes((top,)) * count for top, count in enumerate(counts))
+
+    def _tops(self, stretch: int) -> bytes:
+        """The highest byte of U of a stretch's events."""
+        count = min(STRETCH_EVENTS, self.events - stretch * STRETCH_EVENTS)
+        return bytes(self._block(self._shape.buckets + stretch)[:count])
+
+    def _place(self, bucket: int, number: int) -> tuple[int, int, int]:
+        """The highest byte of U, position and version of the event that has this number in its bucket."""
+        stretch = 0
+        if self._shape.buckets > 1:
+            until = self._until.get(bucket)
+            if until is None:
+                counts = (self._tops(stretch).count(bucket) for stretch in range(self._shape.stretches))
+                until = self._until[bucket] = list(accumulate(counts))
+            stretch = bisect_right(until, number)
+            number -= until[stretch - 1] if stretch else 0
+        tops = self._tops(stretch)
+        if self._shape.buckets > 1:
+            at = -1
+            for _ in range(number + 1):
+                at = tops.index(bucket, at + 1)
+            number = at
+        if self._places is None or self._places[0] != stretch:
+            self._places = stretch, self._stretch(stretch)
+        places = self._places[1]
+        return tops[number], places.positions[number], places.versions[number]
+
+    def _stretch(self, stretch: int) -> _Places:
+        tops = self._tops(stretch)
+        raw = bytes(self._block(self._shape.buckets + stretch)[len(tops) :])
+        steps, raw = _inflate(raw, len(tops), 8)
+        versions, _ = _inflate(raw, len(tops), 4)
+        positions = array("Q", accumulate(array("Q", steps)[1:], initial=self._firsts[stretch]))
+        return _Places(positions, array("I", versions))
 
     def _block(self, number: int) -> memoryview:
+        """A bucket; behind those a stretch; behind those the streams."""
         block = self._file[self._offsets[number] : self._offsets[number + 1]]
         if not self._checked[number]:
             if crc32(block) != self._crcs[number]:
@@ -316,32 +274,36 @@ class GoneFile:
             self._checked[number] = 1
         return block
 
-    def _uppers(self, bucket: int) -> bytes:
-        count, block = self._bucket(bucket)
-        if not self._buckets_log2:
-            return block[: 4 * count]
-        full = bytearray(_widened(block[: 3 * count], 3))
-        full[3::4] = bytes((bucket,)) * count
-        return bytes(full)
-
-    def _places(self, raw: bytes, count: int) -> tuple[list[int], list[int]]:
-        """The positions and versions of a bucket's events, from where its lowest plane begins."""
-        planes = raw[:count] + zlib.decompress(raw[count:])
-        steps, versions = bytearray(8 * count), bytearray(4 * count)
-        for at in range(8):
-            steps[at::8] = planes[at * count : (at + 1) * count]
-        for at in range(4):
-            versions[at::4] = planes[(8 + at) * count : (9 + at) * count]
-        positions = list(accumulate(array("Q", bytes(steps)), initial=self._first_position))[1:]
-        return positions, array("I", bytes(versions)).tolist()
-
     def _damage(self, offset: int, detail: str) -> CorruptionError:
         return CorruptionError(self.path, offset, detail)
 
 
-def _widened(raw: bytes, width: int) -> bytes:
-    """Numbers of fewer bytes as u32s."""
-    full = bytearray(len(raw) // width * 4)
-    for at in range(width):
-        full[at::4] = raw[at::width]
+class _Places(NamedTuple):
+    """Where the events of a stretch stood."""
+
+    positions: array[int]
+    versions: array[int]
+
+
+def _inflate(raw: bytes, count: int, width: int) -> tuple[bytes, bytes]:
+    """So many numbers of this width, as `_deflate` packed them; and the bytes behind them."""
+    inflate = zlib.decompressobj(wbits=RAW_DEFLATE)
+    planes = inflate.decompress(raw)
+    numbers = bytearray(width * count)
+    for at in range(len(planes) // count):
+        numbers[at::width] = planes[at * count : (at + 1) * count]
+    return bytes(numbers), inflate.unused_data
+
+
+def _uppers_of(rows: bytes, tops: bytes) -> array[int]:
+    uppers = bytearray(_cut_out(rows, 0, 3))
+    uppers[3::4] = tops
+    return array("I", bytes(uppers))
+
+
+def _cut_out(rows: bytes, at: int, width: int) -> bytes:
+    """A column of the rows as u32s."""
+    full = bytearray(len(rows) // ROW_BYTES * 4)
+    for byte in range(width):
+        full[byte::4] = rows[at + byte :: ROW_BYTES]
     return bytes(full)

@@ -16,12 +16,14 @@ from typing import Final, NamedTuple
 from zlib import crc32
 
 from evlog import format as fmt
+from evlog import paths
 from evlog.active import ActiveSegment
 from evlog.batch import Batch
 from evlog.disk import Disk, WriteFile, end_of, read_back
 from evlog.durability import Durability, check_sound
 from evlog.errors import AppendTooLarge, StoreFull, StoreIOError
 from evlog.events import EncodedEvent
+from evlog.lock import FileLock
 from evlog.log import Log, SealedPart
 from evlog.recovery import TornTail, build_indexes, recover_locked, repair_offsets_locked, sync_names
 from evlog.roll import roll_locked
@@ -55,6 +57,7 @@ class LogEnd:
         self._durability = durability
         self._disk = disk
         self._sync = sync
+        self._compaction = FileLock(paths.compaction_path(log.store), 0.0, disk)  # never taken here
         self._type_hashes: dict[str, int] = {}
         self._tag = 0  # of the segment whose files are open
         self._log_file: WriteFile | None = None
@@ -246,11 +249,32 @@ class LogEnd:
         if tag == self._tag:
             self._synced = max(self._synced, end)
 
+    def sync_offsets(self) -> None:
+        """Sync the entries, as sealing must. Needs no lock.
+
+        Raises:
+            StoreIOError: what may be lost would be sealed as whole, so nothing more is put here.
+        """
+        file, tag, end = self._offsets_file, self._tag, self._log.active.segment.end
+        assert file is not None
+        try:
+            self._disk.sync(file)
+        except StoreIOError as error:
+            self.failed = error
+            self._durability.mark_suspect(tag, end)
+            raise
+
     def build_indexes(self) -> None:
-        """Index what was sealed, after the lock was given back and the append is durable."""
+        """Index what was sealed, after the lock was given back and the append is durable.
+
+        What was found without an index is left alone while a compaction runs: it has sealed that itself,
+        perhaps, and writes it anew, and an append would have taken a third of a second for nothing.
+        """
         if not (self._unindexed or self._log.faulty):
             return
         for parts in (self._unindexed, self._log.faulty):
+            if parts is self._log.faulty and self._compaction.is_held():
+                return
             while parts:
                 try:
                     part = parts.pop()
@@ -311,7 +335,7 @@ class LogEnd:
         marks = self._durability.read_marks()
         if active.tag != self._tag:
             if not self._tag and log.sealed:
-                self._unindexed.append(log.sealed[-1])  # who sealed it may have died before indexing it
+                log.faulty.append(log.sealed[-1])  # who sealed it may have died before indexing it
             # Whoever made this segment may have died before its names were durable: nothing may be
             # acknowledged in it until they are.
             try:

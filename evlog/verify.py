@@ -39,10 +39,10 @@ from evlog.checking.files import (
 from evlog.checking.findings import Finding, VerifyReport
 from evlog.checking.history import explain_compaction
 from evlog.checking.segments import SegmentCheck, SegmentTask, check_segment, missing_segment
-from evlog.checking.workers import Workers, core_count
 from evlog.errors import CorruptionError
 from evlog.format import ENTRY_BYTES, FILE_HEADER_BYTES
 from evlog.log import Log
+from evlog.workers import Workers, core_count
 
 Progress = Callable[[int, int], None]
 """Is told how many bytes of how many are checked."""

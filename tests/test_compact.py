@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,6 +22,7 @@ from evlog.errors import (
 from evlog.lock import FileLock
 from evlog.log import Log
 from evlog.paths import compaction_path
+from evlog.workers import Workers
 from tests.helpers import Clock, facts, fill, new, number_id, segment_files, small_store
 
 
@@ -288,6 +291,66 @@ def test_a_subscription_that_has_passed_what_goes_is_no_hindrance(store: EventSt
     assert store.compact().events_removed == 8
 
 
+def write_files(store: EventStore) -> dict[str, bytes]:
+    """Compact; the files that this made."""
+    store.compact()
+    directory = Path(store.path, "segments")
+    return {path.name: path.read_bytes() for path in directory.iterdir() if ".1." in path.name}
+
+
+def test_helper_processes_write_the_same_bytes(memory_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with small_store(memory_path / "alone", segment_events=100) as store:
+        fill(store, 500)
+        store.set_retention(category="s", max_count=2)
+    shutil.copytree(memory_path / "alone", memory_path / "together")
+    monkeypatch.setattr("evlog.compact_rewrite._ENTRIES_AT_ONCE", 9)
+    with evlog.open(memory_path / "alone") as store:
+        alone = write_files(store)
+    monkeypatch.setattr("evlog.compact._BYTES_WORTH_HELPERS", 0)
+    monkeypatch.setattr("evlog.compact.core_count", lambda: 2)
+    helped: list[int] = []
+    run = Workers.run
+
+    def noted(self: Workers, *arguments: Any, **named: Any) -> Any:
+        helped.append(self.count)
+        return run(self, *arguments, **named)
+
+    monkeypatch.setattr(Workers, "run", noted)
+    with evlog.open(memory_path / "together") as store:
+        assert write_files(store) == alone
+    assert len(alone) == 6
+    assert set(helped) == {1}
+
+
+def test_damage_that_a_helper_finds_is_told(store: EventStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("evlog.compact._BYTES_WORTH_HELPERS", 0)
+    monkeypatch.setattr("evlog.compact.core_count", lambda: 2)
+    monkeypatch.setattr("evlog.compact_rewrite._ENTRIES_AT_ONCE", 2)
+    fill(store, 30)
+    store.set_retention(category="s", max_count=2)
+    log = segment_files(store, "log")[1]
+    content = bytearray(log.read_bytes())
+    content[-3] ^= 1
+    log.write_bytes(content)
+    with pytest.raises(CorruptionError) as caught:
+        store.compact()
+    assert caught.value.path == str(log)
+
+
+def test_a_writer_beside_a_compaction_does_not_index_what_it_sealed(store: EventStore) -> None:
+    fill(store, 30)
+    with evlog.open(store.path) as other:
+        running = FileLock(compaction_path(store.path), 0.0)
+        with running:
+            missing = segment_files(store, "streams")[1]
+            missing.unlink()
+            other.append("looked for", [new()])
+            assert not missing.exists()
+        running.close()
+        other.append("looked for", [new()])
+        assert missing.exists()
+
+
 def test_one_compaction_at_a_time(store: EventStore) -> None:
     fill(store, 30)
     other = FileLock(compaction_path(store.path), 0.0)
@@ -394,9 +457,13 @@ def test_leftovers_of_a_dead_compaction_go(store: EventStore) -> None:
     assert not leftover.exists()
 
 
+@pytest.mark.parametrize("helpers", [0, 1])
 def test_two_streams_with_one_hash_lose_only_their_own(
-    memory_path: Path, monkeypatch: pytest.MonkeyPatch
+    memory_path: Path, monkeypatch: pytest.MonkeyPatch, helpers: int
 ) -> None:
+    if helpers:  # they know nothing of hashes: their work is looked through
+        monkeypatch.setattr("evlog.compact._BYTES_WORTH_HELPERS", 0)
+        monkeypatch.setattr("evlog.compact.core_count", lambda: 2)
     for module in (
         "format",
         "store",

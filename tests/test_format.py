@@ -294,7 +294,7 @@ def test_newer_log_is_unsupported_and_a_damaged_newer_log_is_corrupt(memory_path
     with pytest.raises(UnsupportedFormat) as caught:
         evlog.open(memory_path / "store")
     assert (caught.value.path, caught.value.found, caught.value.supported) == (str(log), 2, 1)
-    log.write_bytes(newer[:20] + b"\0" + newer[21:] + log.read_bytes()[64:])
+    log.write_bytes(newer[:20] + bytes((newer[20] ^ 1,)) + newer[21:] + log.read_bytes()[64:])
     with pytest.raises(CorruptionError):
         evlog.open(memory_path / "store")
 

@@ -12,7 +12,6 @@ import pytest
 
 import evlog
 from evlog import EventStore, Finding, InvalidArgument
-from evlog.checking.workers import Workers
 from evlog.dedupe import Deduplicator
 from evlog.disk import DISK
 from evlog.format import fold_ids
@@ -288,18 +287,6 @@ def test_helper_processes_find_the_same(filled: EventStore) -> None:
     assert not together.ok
     assert calls[-1][0] == calls[-1][1] > 0
     assert filled.verify(against=pin) != together
-
-
-def test_what_a_dead_helper_had_to_do_is_done_here() -> None:
-    with Workers(2) as workers:
-        for helper in workers._helpers:
-            helper._process.kill()
-        assert dict(workers.run(divmod, [(7, 2), (9, 4), (8, 3)])) == {0: (3, 1), 1: (2, 1), 2: (2, 2)}
-
-
-def test_an_error_in_a_helper_is_raised_here() -> None:
-    with Workers(2) as workers, pytest.raises(ZeroDivisionError):
-        list(workers.run(divmod, [(7, 2), (9, 0)]))
 
 
 def test_files_that_a_running_compaction_makes_are_no_leftovers(filled: EventStore) -> None:

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import evlog
 from evlog import NewEvent
 from evlog.events import Event
-from tests.crash.check import open_store
+from tests.crash.check import SEGMENT_BYTES, open_store
 from tests.crash.recordings import scratch
 from tests.crash.worker import Child
 
@@ -33,6 +33,7 @@ class Size(NamedTuple):
     writers: int
     compactions: int
     batch: int
+    segment_bytes: int
     segment_events: int
 
     @property
@@ -41,8 +42,8 @@ class Size(NamedTuple):
         return self.events // self.writers // self.batch
 
 
-SHORT = Size(6_000, 4, 4, 10, 500)
-LONG = Size(2_000_000, 4, 10, 100, 65_536)
+SHORT = Size(6_000, 4, 4, 10, SEGMENT_BYTES, 500)
+LONG = Size(2_000_000, 4, 10, 100, 64 << 20, 65_536)
 
 
 def stream_of(writer: int, number: int, batch: int) -> str:
@@ -113,7 +114,9 @@ def check_rising(positions: array[int]) -> None:
 
 def rage(path: str, size: Size) -> int:
     """Let them all run, and compact; how often the readers came through."""
-    open_store(path, create=True, segment_events=size.segment_events).close()
+    open_store(
+        path, create=True, segment_bytes=size.segment_bytes, segment_events=size.segment_events
+    ).close()
     with evlog.open(path) as store:
         store.set_retention(category="w", max_count=KEPT)
         follower = Child(follow, path)

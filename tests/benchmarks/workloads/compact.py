@@ -3,7 +3,7 @@
 Ten events in a stream of which one stays, or a hundred of which ten stay: 90 % are hidden by the policy of a
 category. Input is every byte of the segments' files. What is left of each event that went (its id, its
 place) weighs the same whatever the event weighed, so small events are the hard case: 100 bytes of data, as
-everywhere in these benchmarks, beside 1,000.
+everywhere in these benchmarks, beside 1,000. For how long others wait is seen by a writer that goes on.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 
 import evlog
 from tests.benchmarks.dataset import Dataset
+from tests.benchmarks.holding import Held, compact_beside_a_writer
 from tests.benchmarks.measure import Figure, Report, Target, seconds_of
 from tests.benchmarks.run import Run
 
@@ -35,6 +36,8 @@ def run(run: Run) -> Report:
             Figure(label, "MB/s", {"evlog": speed}, Target(150, at_least=True)),
             Figure(f"{label}: left", "% of bytes", {"evlog": left}, Target(15, at_least=False)),
         ]
+        if per_stream == 10:
+            report.figures += _hold(run, path)
     path = _fill(run, max(1000, events // 4 // 1000 * 1000), 10, 900)
     speed, left = _compact(run, path, 1)
     report.figures += [
@@ -69,6 +72,26 @@ def _compact(run: Run, path: Path, rounds: int) -> tuple[list[float], list[float
         left.append(100 * _segment_bytes(copy) / before)
         shutil.rmtree(copy.parent)
     return speeds, left
+
+
+def _hold(run: Run, path: Path) -> list[Figure]:
+    """For how long the writers' lock is held, and what one writer beside it notices of all."""
+    held: list[Held] = []
+    for _ in range(_ROUNDS):
+        copy = run.fresh_directory("compact-held") / "store"
+        shutil.copytree(path, copy)
+        held.append(compact_beside_a_writer(copy))
+        shutil.rmtree(copy.parent)
+    return [
+        Figure(
+            "writers' lock: longest hold",
+            "ms",
+            {"evlog": [each.longest_hold for each in held]},
+            Target(10, at_least=False),
+        ),
+        Figure("writers' lock: all holds together", "ms", {"evlog": [each.all_holds for each in held]}),
+        Figure("a writer beside it: longest append", "ms", {"evlog": [each.longest_append for each in held]}),
+    ]
 
 
 def _segment_bytes(store: Path) -> int:

@@ -8,17 +8,25 @@ and end when this process does, however it ends.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from types import TracebackType
 from typing import Any, Final, Self
 
-_BOOT: Final = "import sys; sys.path[:] = sys.argv[1:]; from evlog.checking.workers import serve; serve()"
+try:
+    import fcntl
+except ImportError:  # pragma: no cover - no POSIX
+    fcntl = None  # type: ignore[assignment]
+
+_BOOT: Final = "import sys; sys.path[:] = sys.argv[1:]; from evlog.workers import serve; serve()"
 _LOST: Final = (OSError, EOFError)
+_PIPE_BYTES: Final = 1 << 20  # as large as Linux lets anybody have it
 
 Function = Callable[..., Any]
 
@@ -35,40 +43,71 @@ class Workers:
 
     Args:
         count: how many; with fewer than two there are none, and all is done in this process.
+        lends_a_hand: whether this process does pieces of work as well, in the place of one of the helpers:
+            right where the pieces are small, and the one who waits for results has little to do with them.
     """
 
-    def __init__(self, count: int) -> None:
-        self._helpers = [helper for _ in range(count if count > 1 else 0) if (helper := _maybe_start())]
+    def __init__(self, count: int, *, lends_a_hand: bool = False) -> None:
+        wanted = count - lends_a_hand if count > 1 else 0
+        self._helpers = [helper for _ in range(wanted) if (helper := _maybe_start())]
+        self._lends_a_hand = lends_a_hand
 
-    def run(self, function: Function, arguments: Sequence[tuple[Any, ...]]) -> Iterator[tuple[int, Any]]:
+    def run(
+        self, function: Function, arguments: Sequence[tuple[Any, ...]], *, ahead: int = 1
+    ) -> Iterator[tuple[int, Any]]:
         """Call the function with each tuple of arguments; the place of each with its result, as they come.
 
         Args:
             function: one that a helper can import by its name; what it takes and gives can be pickled.
+            ahead: how many tasks a helper is given at once, so that it need not wait for the next while this
+                process does its own. More than one only of tasks so small that a pipe holds them all (a few
+                KiB): two that send to each other what no pipe holds wait for ever.
         """
         waiting = list(range(len(arguments)))[::-1]
-        busy: dict[_Helper, int] = {}
+        busy: dict[_Helper, deque[int]] = {}
         while waiting or busy:
             for helper in self._helpers:
-                if waiting and helper not in busy:
-                    at = waiting.pop()
-                    busy[helper] = at
-                    helper.send(function, arguments[at])
-            if not busy:
+                queue = busy.setdefault(helper, deque()) if waiting else deque()
+                while waiting and len(queue) < ahead:
+                    queue.append(waiting.pop())
+                    helper.send(function, arguments[queue[-1]])
+            own = bool(waiting) and (self._lends_a_hand or not busy)
+            if own:
                 at = waiting.pop()
                 yield at, _without_collector(function, arguments[at])
-                continue
-            ready = wait([helper.results for helper in busy])
+            ready = wait([helper.results for helper in busy], 0 if own else None) if busy else ()
             for helper in [helper for helper in busy if helper.results in ready]:
-                at = busy.pop(helper)
+                at = busy[helper].popleft()
                 done, result = helper.receive()
-                if not done:
-                    if not helper.alive:
-                        self._helpers.remove(helper)
-                        helper.end()
-                    # Should it fail here as well, the error is met where it can be handled.
-                    result = _without_collector(function, arguments[at])
-                yield at, result
+                if done:
+                    yield at, result
+                lost = [] if done else [at]
+                if not helper.alive:
+                    lost += busy[helper]
+                    busy[helper].clear()
+                    self._helpers.remove(helper)
+                    helper.end()
+                if not busy[helper]:
+                    del busy[helper]
+                for at in lost:  # should it fail here as well, the error is met where it can be handled
+                    yield at, _without_collector(function, arguments[at])
+
+    @property
+    def count(self) -> int:
+        """How many helpers there are."""
+        return len(self._helpers)
+
+    def run_in_order(
+        self, function: Function, arguments: Sequence[tuple[Any, ...]], *, ahead: int = 1
+    ) -> Iterator[Any]:
+        """The same, but the results in the order of the arguments."""
+        done: dict[int, Any] = {}
+        wanted = 0
+        for at, result in self.run(function, arguments, ahead=ahead):
+            done[at] = result
+            while wanted in done:
+                yield done.pop(wanted)
+                wanted += 1
 
     def close(self) -> None:
         """End the helpers, whatever they are doing."""
@@ -95,6 +134,7 @@ class _Helper:
         self._process = process
         self._tasks = Connection(os.dup(process.stdin.fileno()), readable=False)
         self.results = Connection(os.dup(process.stdout.fileno()), writable=False)
+        _widen(self.results.fileno())
         process.stdin.close()
         process.stdout.close()
 
@@ -130,6 +170,13 @@ def _maybe_start() -> _Helper | None:
     except OSError:
         return None
     return _Helper(process)
+
+
+def _widen(pipe: int) -> None:
+    """Have the pipe hold a result, so that its sender need not wait for who has other things to do."""
+    if fcntl is not None and hasattr(fcntl, "F_SETPIPE_SZ"):
+        with contextlib.suppress(OSError):  # all users' pipes together may have come to a limit
+            fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
 
 
 def serve() -> None:
