@@ -16,12 +16,15 @@ from evlog import paths
 from evlog.checking import findings as kinds
 from evlog.checking.across import (
     FOLD_END,
+    FOLDS_AT_ONCE,
     HASH_END,
     Known,
+    Made,
     Segments,
-    check_ids_between,
+    check_folds,
     check_stream,
-    odd_streams_between,
+    folds_twice,
+    odd_streams,
     ranges,
 )
 from evlog.checking.digest import Pin, chain_digests
@@ -38,7 +41,8 @@ from evlog.checking.files import (
 )
 from evlog.checking.findings import Finding, VerifyReport
 from evlog.checking.history import explain_compaction
-from evlog.checking.segments import SegmentCheck, SegmentTask, check_segment, missing_segment
+from evlog.checking.proving import Proving
+from evlog.checking.segments import SegmentCheck, SegmentTask, maybe_check_segment, missing_segment
 from evlog.checking.workers import Workers, core_count
 from evlog.errors import CorruptionError
 from evlog.format import ENTRY_BYTES, FILE_HEADER_BYTES
@@ -48,7 +52,7 @@ Progress = Callable[[int, int], None]
 """Is told how many bytes of how many are checked."""
 
 # Below this, starting helpers takes longer than they save.
-_BYTES_FOR_HELPERS: Final = 24 << 20
+_BYTES_FOR_HELPERS: Final = 8 << 20
 _ATTEMPTS: Final = 5  # a store compacted this often while it is being checked is checked as it is then
 _STREAMS_LISTED: Final = 100
 
@@ -130,30 +134,27 @@ def _check_all(
 ) -> tuple[list[SegmentCheck], list[Finding]]:
     """Each segment by itself, then what holds across them."""
     total = sum(task.size for task in tasks)
-    helpers = helper_count([task.size for task in tasks])
-    checks: dict[int, SegmentCheck] = {}
-    done = 0
-    with Workers(helpers) as workers:
-        for at, check in workers.run(maybe_check_segment, [(task,) for task in tasks]):
-            checks[at] = check if check is not None else _gone_or_missing(tasks[at])
-            done += tasks[at].size
+    proving = Proving(tasks)
+    with Workers(process_count([task.size for task in tasks])) as workers:
+        for done, (at, result) in enumerate(workers.run_all(proving.calls), 1):
+            proving.take(at, result)
             if progress is not None:
-                progress(done, total)
+                progress(total * done // (len(proving.calls) + 1), total)
+        checks = {at: check for at in range(len(tasks)) if (check := proving.maybe_check(at)) is not None}
+        made = [proving.made(at) if at in checks else None for at in range(len(tasks))]
+        closely = [at for at in range(len(tasks)) if at not in checks]
+        for at, check in workers.run(maybe_check_segment, [(tasks[at],) for at in closely]):
+            own = closely[at]
+            checks[own] = check if check is not None else _gone_or_missing(tasks[own])
+        if progress is not None:
+            progress(total, total)
         ordered = [checks[at] for at in range(len(tasks))]
-        return ordered, _check_across(workers, tasks, ordered)
+        return ordered, _check_across(workers, tasks, ordered, made)
 
 
-def helper_count(log_bytes: Sequence[int]) -> int:
-    """How many helper processes a check of logs of these sizes is worth."""
-    return min(core_count(), len(log_bytes)) if sum(log_bytes) >= _BYTES_FOR_HELPERS else 0
-
-
-def maybe_check_segment(task: SegmentTask) -> SegmentCheck | None:
-    """Check a segment; None if its log is not there."""
-    try:
-        return check_segment(task)
-    except FileNotFoundError:
-        return None
+def process_count(log_bytes: Sequence[int]) -> int:
+    """How many processes a check of logs of these sizes is worth."""
+    return core_count() if sum(log_bytes) >= _BYTES_FOR_HELPERS else 1
 
 
 def _gone_or_missing(task: SegmentTask) -> SegmentCheck:
@@ -164,7 +165,10 @@ def _gone_or_missing(task: SegmentTask) -> SegmentCheck:
 
 
 def _check_across(
-    workers: Workers, tasks: Sequence[SegmentTask], checks: Sequence[SegmentCheck]
+    workers: Workers,
+    tasks: Sequence[SegmentTask],
+    checks: Sequence[SegmentCheck],
+    made: Sequence[Made | None],
 ) -> list[Finding]:
     known = [
         Known(
@@ -174,14 +178,21 @@ def _check_across(
             check.offsets_sound,
             check.sound_indexes,
             bool(task.info.generation) or not check.entries_known,
+            own,
         )
-        for task, check in zip(tasks, checks, strict=True)
+        for task, check, own in zip(tasks, checks, made, strict=True)
     ]
     events = sum(check.entry_count for check in checks)
     odd = {stream_hash for check in checks for stream_hash in check.odd_streams}
-    streams = [(known, low, high) for low, high in ranges(events, HASH_END)]
-    for _, hashes in workers.run(odd_streams_in, streams):
-        odd.update(hashes)
+    pieces = 2 * workers.count
+    streams = [(odd_streams, (known, *bounds)) for bounds in ranges(events, HASH_END, pieces)]
+    ids = [(folds_twice, (known, *bounds)) for bounds in ranges(events, FOLD_END, pieces)]
+    twice: list[int] = []
+    for at, found in workers.run_all([*streams, *ids]):
+        if at < len(streams):
+            odd.update(found)
+        else:
+            twice += found
     findings: list[Finding] = []
     segments = Segments(known)
     for stream_hash in sorted(odd)[:_STREAMS_LISTED]:
@@ -189,20 +200,9 @@ def _check_across(
     if len(odd) > _STREAMS_LISTED:
         detail = f"and {len(odd) - _STREAMS_LISTED} more streams want a look"
         findings.append(Finding(kinds.VERSION, paths.SEGMENTS, None, None, detail))
-    ids = [(known, low, high) for low, high in ranges(events, FOLD_END)]
-    for _, found in workers.run(check_ids_in, ids):
-        findings += found
-    return findings
-
-
-def odd_streams_in(known: Sequence[Known], low: int, high: int) -> list[int]:
-    """See `odd_streams_between`."""
-    return odd_streams_between(Segments(known), low, high)
-
-
-def check_ids_in(known: Sequence[Known], low: int, high: int) -> list[Finding]:
-    """See `check_ids_between`."""
-    return check_ids_between(Segments(known), low, high)
+    candidates = [(known, twice[at : at + FOLDS_AT_ONCE]) for at in range(0, len(twice), FOLDS_AT_ONCE)]
+    same = [finding for _, found in workers.run(check_folds, candidates) for finding in found]
+    return findings + sorted(same, key=lambda finding: finding.position or 0)
 
 
 def _check_sequence(tasks: Sequence[SegmentTask]) -> list[Finding]:

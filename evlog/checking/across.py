@@ -7,6 +7,7 @@ and ids in the records decide, and are read only then.
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from itertools import compress, pairwise, repeat
@@ -15,9 +16,10 @@ from typing import Final, NamedTuple
 from zlib import crc32
 
 from evlog.checking import findings as kinds
+from evlog.checking import indexes
 from evlog.checking.findings import Finding
-from evlog.checking.indexes import SUFFIXES, Postings, make_postings
-from evlog.checking.logs import LogCheck
+from evlog.checking.indexes import SUFFIXES, Postings, make_postings, pick
+from evlog.checking.logs import LogCheck, open_log
 from evlog.checking.segments import SegmentTask
 from evlog.disk import ReadFile, map_file
 from evlog.events import Record, id_text
@@ -34,10 +36,31 @@ from evlog.format import (
     sorted_shape,
 )
 
+FOLDS_AT_ONCE: Final = 1 << 16
 KEYS_AT_ONCE: Final = 1 << 19  # about 100 MB in a process
 HASH_END: Final = 1 << 64
 FOLD_END: Final = 1 << 32
 _MAX_CACHED: Final = 4
+
+
+class Made(NamedTuple):
+    """What the sorted indexes of a segment that has none yet would say."""
+
+    stream_hashes: bytes
+    """u64, rising"""
+    first_versions: bytes
+    """u32, of each stream; and its last one"""
+    last_versions: bytes
+    folds: bytes
+    """u32, rising: the upper half of each id's fold"""
+
+
+class Heads(NamedTuple):
+    """Some streams of a segment, by rising hash, with the first and the last version of each in there."""
+
+    stream_hashes: list[int]
+    first_versions: Sequence[int]
+    last_versions: Sequence[int]
 
 
 class Known(NamedTuple):
@@ -50,6 +73,7 @@ class Known(NamedTuple):
     sound_indexes: Sequence[int]
     gaps: bool
     """whether versions may be missing in it: it was compacted, or is damaged"""
+    made: Made | None = None
 
 
 class Segments:
@@ -101,11 +125,32 @@ class Segments:
         first, end = bisect_left(made.keys, low), bisect_left(made.keys, high)
         return Postings(made.keys[first:end], made.starts[first : end + 1], made.numbers)
 
+    def heads(self, place: int, low: int, high: int) -> Heads | None:
+        """The streams whose hash is from `low` to below `high`; None where nothing knows the entries."""
+        made = self._segments[place].made
+        if made is not None:
+            hashes = memoryview(made.stream_hashes).cast("Q")
+            its = slice(bisect_left(hashes, low), bisect_left(hashes, high))
+            firsts = memoryview(made.first_versions).cast("I")[its]
+            return Heads(hashes[its].tolist(), firsts, memoryview(made.last_versions).cast("I")[its])
+        entries = self.entries(place)
+        if entries is None:
+            return None
+        keys, starts, numbers = self.streams(place, low, high)
+        if not keys:
+            return Heads([], [], [])
+        versions = memoryview(entries).cast("B").cast("I")[8::10]
+        first, last = pick(numbers, starts[:-1]), pick(numbers, [end - 1 for end in starts[1:]])
+        return Heads(keys, pick(versions, first), pick(versions, last))
+
     def folds(self, place: int, low: int, high: int) -> list[int]:
         """The upper halves of the id folds from `low` to below `high`, rising."""
         segment = self._segments[place]
-        if KIND_IDS in segment.sound_indexes:
-            keys = _map_sorted(segment.task, KIND_IDS)[0]
+        if KIND_IDS in segment.sound_indexes or segment.made is not None:
+            if segment.made is not None:
+                keys = memoryview(segment.made.folds).cast("I")
+            else:
+                keys = _map_sorted(segment.task, KIND_IDS)[0]
             return keys[bisect_left(keys, low) : bisect_left(keys, high)].tolist()
         made = self._made.get((place, KIND_IDS))
         if not isinstance(made, list):
@@ -119,7 +164,7 @@ class Segments:
         if KIND_IDS not in segment.sound_indexes:
             wanted = set(uppers)
             cells = column(self.entries(place) or b"", "id_fold_upper")
-            yield from (number for number, cell in enumerate(cells) if cell in wanted)
+            yield from compress(range(len(cells)), map(wanted.__contains__, cells))
             return
         keys, _, numbers = _map_sorted(segment.task, KIND_IDS)
         count = len(keys)
@@ -137,7 +182,7 @@ class Segments:
         offset, length, crc = ENTRY.unpack_from(entries, number * ENTRY_BYTES)[2:5]
         task = self._segments[place].task
         try:
-            raw = ReadFile(f"{task.path}.log").read(length, offset)
+            raw = open_log(f"{task.path}.log").read(length, offset)
             return (decode_record(raw), offset) if crc32(raw) == crc else None
         except (FileNotFoundError, FormatFault):
             return None
@@ -159,9 +204,9 @@ def _map_sorted(task: SegmentTask, kind: int) -> tuple[memoryview, memoryview, m
     )
 
 
-def ranges(events: int, end: int) -> list[tuple[int, int]]:
-    """`end` cut into ranges that hold about KEYS_AT_ONCE of so many evenly spread keys."""
-    parts = -(-events // KEYS_AT_ONCE) or 1
+def ranges(events: int, end: int, least: int) -> list[tuple[int, int]]:
+    """`end` cut into ranges, so many at least, that hold about KEYS_AT_ONCE of so many evenly spread keys."""
+    parts = max(-(-events // KEYS_AT_ONCE), least)
     bounds = [end * part // parts for part in range(parts + 1)]
     return list(pairwise(bounds))
 
@@ -169,22 +214,18 @@ def ranges(events: int, end: int) -> list[tuple[int, int]]:
 # --- versions
 
 
-def odd_streams_between(segments: Segments, low: int, high: int) -> list[int]:
+def odd_streams(known: Sequence[Known], low: int, high: int) -> list[int]:
     """The hashes of the streams, of those in the range, whose versions do not go on across segments."""
+    segments = Segments(known)
     last: dict[int, int] = {}
     odd: set[int] = set()
     gaps = False
     for place, segment in segments:
         gaps = gaps or segment.gaps
-        entries = segments.entries(place)
-        if entries is None:
+        heads = segments.heads(place, low, high)
+        if heads is None or not heads.stream_hashes:
             continue
-        keys, starts, numbers = segments.streams(place, low, high)
-        if not keys:
-            continue
-        versions = memoryview(entries).cast("B").cast("I")[8::10]
-        firsts = [versions[numbers[start]] for start in starts[:-1]]
-        ends = [versions[numbers[end - 1]] for end in starts[1:]]
+        keys, firsts, ends = heads
         steps = list(map(sub, firsts, map(last.get, keys, repeat(0))))
         if steps.count(1) != len(steps):
             odd.update(
@@ -225,23 +266,19 @@ def check_stream(segments: Segments, stream_hash: int) -> list[Finding]:
 # --- ids
 
 
-def check_ids_between(segments: Segments, low: int, high: int) -> list[Finding]:
-    """The ids that belong to two events, of those whose fold's upper half is in the range."""
-    seen: set[int] = set()
-    twice: set[int] = set()
+def folds_twice(known: Sequence[Known], low: int, high: int) -> list[int]:
+    """The upper halves of an id's fold that two events share, of those in the range; by chance mostly."""
+    segments = Segments(known)
+    folds: list[int] = []
     for place, _ in segments:
-        folds = segments.folds(place, low, high)
-        known = len(seen)
-        both = seen.intersection(folds)
-        seen.update(folds)
-        if len(seen) - known + len(both) < len(folds):  # they rise, so those that are equal are neighbours
-            both.update(compress(folds, map(eq, folds, folds[1:])))
-        twice |= both
-    return _check_folds(segments, sorted(twice)) if twice else []
+        folds += segments.folds(place, low, high)
+    folds.sort()  # as many rising runs as there are segments: they are merged
+    return sorted(set(compress(folds, map(eq, folds, folds[1:]))))
 
 
-def _check_folds(segments: Segments, uppers: Sequence[int]) -> list[Finding]:
-    """Folds share their upper half, by chance mostly: compare the whole folds, then the ids."""
+def check_folds(known: Sequence[Known], uppers: Sequence[int]) -> list[Finding]:
+    """The ids that belong to two events, of those whose folds have one of these upper halves."""
+    segments = Segments(known)
     places: dict[int, list[tuple[int, int]]] = {}
     for place, _ in segments:
         entries = segments.entries(place)
@@ -266,3 +303,22 @@ def _check_folds(segments: Segments, uppers: Sequence[int]) -> list[Finding]:
             else:
                 first[id] = position
     return found
+
+
+# --- without sorted indexes
+
+
+def make(entries: bytes) -> Made | None:
+    """What the sorted indexes of these entries would say; None if a stream's versions do not go on by one."""
+    postings = make_postings(entries, KIND_STREAMS)
+    versions = column(entries, "version")
+    if indexes.odd_streams(postings, versions, gaps=False):
+        return None
+    firsts = pick(postings.numbers, postings.starts[:-1])
+    lasts = pick(postings.numbers, [end - 1 for end in postings.starts[1:]])
+    return Made(
+        array("Q", postings.keys).tobytes(),
+        array("I", pick(versions, firsts)).tobytes(),
+        array("I", pick(versions, lasts)).tobytes(),
+        array("I", sorted(column(entries, "id_fold_upper"))).tobytes(),
+    )

@@ -82,7 +82,7 @@ def check_segment(task: SegmentTask) -> SegmentCheck:
     entries = bytes(log.entries)
     if log.entries_known:
         if task.info.sealed:
-            odd = _check_sealed(task, entries, findings, sound)
+            odd = check_sorted(task, entries, findings, sound)
         else:
             odd = sorted(_odd_without_index(entries))
     return SegmentCheck(
@@ -106,7 +106,15 @@ def check_segment(task: SegmentTask) -> SegmentCheck:
     )
 
 
-def _check_sealed(task: SegmentTask, entries: bytes, findings: list[Finding], sound: list[int]) -> list[int]:
+def maybe_check_segment(task: SegmentTask) -> SegmentCheck | None:
+    """Check a segment; None if its log is not there."""
+    try:
+        return check_segment(task)
+    except FileNotFoundError:
+        return None
+
+
+def check_sorted(task: SegmentTask, entries: bytes, findings: list[Finding], sound: list[int]) -> list[int]:
     """Check the sorted indexes; the hashes of the streams with odd versions."""
     info = task.info
     header = Segment(task.store, task.store_id, info).header._replace(source_crc=info.offsets_crc)
