@@ -74,6 +74,7 @@ class Target(NamedTuple):
             last_position=group[-1].last_position,
             first_time_us=group[0].first_time_us,
             last_time_us=group[-1].last_time_us,
+            lost_events=sum(info.lost_events for info in group),
         )
         return cls(store, manifest.store_id_bytes, info)
 

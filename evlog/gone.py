@@ -272,6 +272,23 @@ class GoneFile:
             )
         return columns.in_order() if self._buckets_log2 else columns
 
+    def places(self) -> tuple[list[int], list[int]]:
+        """The positions and versions of all events that went, in no order."""
+        positions: list[int] = []
+        versions: list[int] = []
+        width = (3 if self._buckets_log2 else 4) + _ID_CHECK_BYTES + _CONTENT_CHECK_BYTES
+        for bucket in range(1 << self._buckets_log2):
+            count, block = self._bucket(bucket)
+            its_positions, its_versions = self._places(block[width * count :], count)
+            positions += its_positions
+            versions += its_versions
+        return positions, versions
+
+    def stream_versions(self) -> list[int]:
+        """The last versions of the streams that are left without any event, as `stream_hashes` has them."""
+        count = self._streams
+        return self._stream_block()[16 * count : 20 * count].cast("I").tolist()
+
     def stream_hashes(self) -> memoryview:
         """The hashes of the streams that are left without any event, sorted."""
         return self._stream_block()[: 8 * self._streams].cast("Q")

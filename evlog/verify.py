@@ -7,8 +7,8 @@ is believed because a reader would believe it. It is safe, and says nothing fals
 
 from __future__ import annotations
 
-import itertools
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -21,19 +21,18 @@ from evlog.checking.across import (
     Known,
     Made,
     Segments,
+    check_beginnings,
     check_folds,
     check_stream,
     folds_twice,
-    odd_streams,
+    look_at_streams,
     ranges,
 )
 from evlog.checking.digest import Pin, chain_digests
 from evlog.checking.files import (
     Look,
     check_checkpoints,
-    check_gone,
     check_names,
-    check_sizes,
     file_bytes,
     is_being_indexed,
     look,
@@ -42,11 +41,13 @@ from evlog.checking.files import (
 from evlog.checking.findings import Finding, VerifyReport
 from evlog.checking.history import explain_compaction
 from evlog.checking.proving import Proving
+from evlog.checking.quick import torn, verify_quickly
+from evlog.checking.removals import check_removals, uneven_versions
 from evlog.checking.segments import SegmentCheck, SegmentTask, maybe_check_segment, missing_segment
 from evlog.checking.workers import Workers, core_count
 from evlog.errors import CorruptionError
 from evlog.format import ENTRY_BYTES, FILE_HEADER_BYTES
-from evlog.log import Log
+from evlog.manifest import SegmentInfo
 
 Progress = Callable[[int, int], None]
 """Is told how many bytes of how many are checked."""
@@ -101,7 +102,7 @@ def _verify(
         finding = Finding(kinds.MANIFEST, paths.MANIFEST, damage.offset, None, damage.detail)
         return None, VerifyReport(0, 0, 0, 0, None, (finding,))
     if quick:
-        return seen, _verify_quickly(seen, checkpoints_of=lambda head: check_checkpoints(checkpoints, head))
+        return seen, verify_quickly(seen, checkpoints_of=lambda head: check_checkpoints(checkpoints, head))
     tasks = seen.tasks(pin.position if pin else 0)
     checks, across = _check_all(tasks, progress)
     findings = list(seen.findings)
@@ -112,7 +113,6 @@ def _verify(
     head = max(checks[-1].last_position, seen.manifest.segments[-1].first_position - 1)
     findings += check_checkpoints(checkpoints, head)
     findings += check_names(seen)
-    findings += [gone for task in tasks if (gone := check_gone(task)) is not None]
     digest = _head_digest(seen, checks)
     if pin is not None:
         findings += _check_pin(seen, checks, pin, head)
@@ -177,7 +177,7 @@ def _check_across(
             check.entries_known,
             check.offsets_sound,
             check.sound_indexes,
-            bool(task.info.generation) or not check.entries_known,
+            task.info.lost_events > 0 or not check.entries_known,
             own,
         )
         for task, check, own in zip(tasks, checks, made, strict=True)
@@ -185,12 +185,14 @@ def _check_across(
     events = sum(check.entry_count for check in checks)
     odd = {stream_hash for check in checks for stream_hash in check.odd_streams}
     pieces = 2 * workers.count
-    streams = [(odd_streams, (known, *bounds)) for bounds in ranges(events, HASH_END, pieces)]
+    streams = [(look_at_streams, (known, *bounds)) for bounds in ranges(events, HASH_END, pieces)]
     ids = [(folds_twice, (known, *bounds)) for bounds in ranges(events, FOLD_END, pieces)]
     twice: list[int] = []
+    lacking: Counter[int] = Counter()
     for at, found in workers.run_all([*streams, *ids]):
         if at < len(streams):
-            odd.update(found)
+            odd.update(found.odd)
+            lacking.update(found.lacking)
         else:
             twice += found
     findings: list[Finding] = []
@@ -200,23 +202,61 @@ def _check_across(
     if len(odd) > _STREAMS_LISTED:
         detail = f"and {len(odd) - _STREAMS_LISTED} more streams want a look"
         findings.append(Finding(kinds.VERSION, paths.SEGMENTS, None, None, detail))
+    findings += _check_removals(workers, known, checks, lacking, whole=not odd)
     candidates = [(known, twice[at : at + FOLDS_AT_ONCE]) for at in range(0, len(twice), FOLDS_AT_ONCE)]
     same = [finding for _, found in workers.run(check_folds, candidates) for finding in found]
     return findings + sorted(same, key=lambda finding: finding.position or 0)
 
 
+def _check_removals(
+    workers: Workers,
+    known: Sequence[Known],
+    checks: Sequence[SegmentCheck],
+    lacking: Counter[int],
+    *,
+    whole: bool,
+) -> list[Finding]:
+    """What compactions removed, against what segments and streams lack; `whole` if no stream is odd."""
+    findings: list[Finding] = []
+    gone: Counter[int] = Counter()
+    calls = []
+    reached = 0
+    for segment, check in zip(known, checks, strict=True):
+        info = segment.task.info
+        if info.generation or info.gone_bytes or info.lost_events:
+            missing = None if check.damaged else check.missing
+            calls.append((segment.task, missing, check.last_position, reached))
+        whole = whole and not (check.damaged or segment.gaps)
+        reached = info.last_position
+    if not calls:
+        return []
+    results = dict(workers.run(check_removals, calls))
+    for at in range(len(calls)):
+        findings += results[at].findings
+        whole = whole and results[at].versions is not None
+        gone.update(results[at].versions or {})
+    versions = uneven_versions(lacking, gone) if whole else []
+    if versions:
+        detail = f"events of other versions went than streams lack, up to version {versions[0]}"
+        findings += check_beginnings(known, versions, _STREAMS_LISTED) or [
+            Finding(kinds.GONE, paths.SEGMENTS, None, None, detail)
+        ]
+    return findings
+
+
 def _check_sequence(tasks: Sequence[SegmentTask]) -> list[Finding]:
-    """Segments follow each other without a gap, but for what a compaction left out; so do their times."""
+    """Segments follow each other without a gap, but for what a salvage left out; so do their times."""
     findings = []
-    compacted = any(task.info.generation for task in tasks)
-    for before, task in itertools.pairwise(tasks):
-        info, last = task.info, before.info
-        if info.first_position != last.last_position + 1 and not compacted:
+    last = SegmentInfo(0, 0, 0)
+    for task in tasks:
+        info = task.info
+        if info.first_position - last.last_position - 1 > info.lost_events:
             detail = f"positions {last.last_position + 1} to {info.first_position - 1} are in no segment"
             findings.append(Finding(kinds.ORDER, paths.MANIFEST, None, last.last_position + 1, detail))
         if info.sealed and info.events and info.first_time_us < last.last_time_us:
             detail = "times fall from the segment before to this one"
             findings.append(Finding(kinds.ORDER, f"{task.name}.log", None, info.first_position, detail))
+        last = info
     return findings
 
 
@@ -246,7 +286,7 @@ def _check_end(seen: Look, task: SegmentTask, check: SegmentCheck) -> list[Findi
     if not seen.settled:
         return findings
     if check.tail_bytes:
-        detail = _torn(check.tail_bytes)
+        detail = torn(check.tail_bytes)
         findings.append(Finding(kinds.TAIL, log, check.end, position, detail))
     wanted = FILE_HEADER_BYTES + check.entry_count * ENTRY_BYTES
     if seen.offsets_bytes > wanted and not check.damaged:
@@ -262,10 +302,6 @@ def _check_end(seen: Look, task: SegmentTask, check: SegmentCheck) -> list[Findi
             detail = "its mark of how far the log is written is not what the log says"
             findings.append(Finding(kinds.MARK, paths.DURABLE, 0, None, detail))
     return findings
-
-
-def _torn(size: int) -> str:
-    return f"{size} bytes of an append that was never acknowledged; the next writer cuts them"
 
 
 # --- digests
@@ -294,46 +330,3 @@ def _check_pin(seen: Look, checks: Sequence[SegmentCheck], pin: Pin, head: int) 
         return [Finding(kinds.COMPACTED, name, None, pin.position, explain_compaction(seen.store, pin))]
     detail = f"history up to position {pin.position} is not what was pinned: its digest is {found} now"
     return [Finding(kinds.DIGEST, name, None, pin.position, detail)]
-
-
-# --- quick
-
-
-def _verify_quickly(seen: Look, checkpoints_of: Callable[[int], list[Finding]]) -> VerifyReport:
-    """Lengths and headers of all files, and the end of the log as a reader would look at it."""
-    findings = [*seen.findings, *check_sizes(seen)]
-    infos = seen.manifest.segments
-    events = sum(info.events for info in infos)
-    head = infos[-1].first_position - 1
-    if any(finding.kind == kinds.MISSING for finding in findings):
-        for info in infos[:-1]:
-            is_being_indexed(seen, info)
-        findings = [*seen.findings, *check_sizes(seen)]
-    try:
-        log = Log(seen.store)
-        active = log.active.segment
-        events += active.count
-        head = log.head
-        name = f"segments/{infos[-1].first_position:020d}.{infos[-1].generation}"
-        if log.damage is not None:
-            findings.append(_as_finding(seen.store, log.damage))
-        elif (
-            active.torn_bytes and seen.settled and active.info == infos[-1] and active.end < seen.active_bytes
-        ):
-            detail = _torn(active.torn_bytes)
-            findings.append(Finding(kinds.TAIL, f"{name}.log", active.end, head + 1, detail))
-        # Others may be writing by now: what counts is what stood there at the look.
-        lacking = active.entries_on_disk < active.count_before(seen.active_bytes)
-        if seen.settled and lacking and active.info == infos[-1]:
-            detail = "it does not hold the entries of the whole log; it is derived, nothing is lost"
-            findings.append(Finding(kinds.INDEX, f"{name}.offsets", None, None, detail))
-    except CorruptionError as damage:
-        findings.append(_as_finding(seen.store, damage))
-    findings += checkpoints_of(head)
-    findings += check_names(seen)
-    return VerifyReport(events, len(infos), file_bytes(seen), head, None, tuple(findings))
-
-
-def _as_finding(store: str, damage: CorruptionError) -> Finding:
-    file = damage.path.removeprefix(store + "/")
-    return Finding(kinds.FRAME, file, damage.offset, damage.position, damage.detail)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import compress, pairwise, repeat
 from operator import eq, sub
@@ -20,8 +21,9 @@ from evlog.checking import indexes
 from evlog.checking.findings import Finding
 from evlog.checking.indexes import SUFFIXES, Postings, make_postings, pick
 from evlog.checking.logs import LogCheck, open_log
-from evlog.checking.segments import SegmentTask
+from evlog.checking.segments import SegmentTask, open_gone
 from evlog.disk import ReadFile, map_file
+from evlog.errors import CorruptionError
 from evlog.events import Record, id_text
 from evlog.format import (
     ENTRY,
@@ -35,6 +37,7 @@ from evlog.format import (
     decode_record,
     sorted_shape,
 )
+from evlog.gone import GoneFile
 
 FOLDS_AT_ONCE: Final = 1 << 16
 KEYS_AT_ONCE: Final = 1 << 19  # about 100 MB in a process
@@ -72,7 +75,7 @@ class Known(NamedTuple):
     offsets_sound: bool
     sound_indexes: Sequence[int]
     gaps: bool
-    """whether versions may be missing in it: it was compacted, or is damaged"""
+    """whether any versions may be missing in it: it was salvaged, or is damaged"""
     made: Made | None = None
 
 
@@ -142,6 +145,41 @@ class Segments:
         versions = memoryview(entries).cast("B").cast("I")[8::10]
         first, last = pick(numbers, starts[:-1]), pick(numbers, [end - 1 for end in starts[1:]])
         return Heads(keys, pick(versions, first), pick(versions, last))
+
+    def numbers_of_stream(self, place: int, stream_hash: int) -> Sequence[int | None]:
+        """The entries of the streams with this hash; None among them stands for those that nothing knows."""
+        if self.entries(place) is None:
+            return (None,)
+        keys, starts, numbers = self.streams(place, stream_hash, stream_hash + 1)
+        return list(numbers[starts[0] : starts[1]]) if keys else ()
+
+    def gone_streams(self, low: int, high: int) -> dict[int, int]:
+        """The streams of which some segment has nothing left, with the last version of each."""
+        versions: dict[int, int] = {}
+        for gone in self._gone_files():
+            hashes = gone.stream_hashes()
+            its = slice(bisect_left(hashes, low), bisect_left(hashes, high))
+            for stream_hash, version in zip(hashes[its], gone.stream_versions()[its], strict=True):
+                versions[stream_hash] = max(version, versions.get(stream_hash, 0))
+        return versions
+
+    def went(self, before: int, version: int, low: int, high: int) -> bool:
+        """Whether events of all versions between two went from between two positions."""
+        wanted = set(range(before + 1, version))
+        for gone in self._gone_files():
+            places = zip(*gone.places(), strict=True)
+            wanted.difference_update(its for position, its in places if low < position < high)
+        return not wanted
+
+    def _gone_files(self) -> Iterator[GoneFile]:
+        """What is left of the events that went, of the segments where that is whole."""
+        for segment in self._segments:
+            try:
+                gone = open_gone(segment.task)
+            except (FileNotFoundError, CorruptionError):
+                continue  # which is found elsewhere
+            if gone is not None:
+                yield gone
 
     def folds(self, place: int, low: int, high: int) -> list[int]:
         """The upper halves of the id folds from `low` to below `high`, rising."""
@@ -214,53 +252,97 @@ def ranges(events: int, end: int, least: int) -> list[tuple[int, int]]:
 # --- versions
 
 
-def odd_streams(known: Sequence[Known], low: int, high: int) -> list[int]:
-    """The hashes of the streams, of those in the range, whose versions do not go on across segments."""
+class StreamsLook(NamedTuple):
+    """What a look at the streams of a range of hashes found."""
+
+    odd: list[int]
+    """the hashes of those whose versions do not go on across segments"""
+    lacking: Counter[int]
+    """how many begin behind version n, by n: those before went, if a compaction was here"""
+
+
+def look_at_streams(known: Sequence[Known], low: int, high: int) -> StreamsLook:
+    """Look at the versions of the streams whose hash is in the range."""
     segments = Segments(known)
+    first: dict[int, int] = {}
     last: dict[int, int] = {}
     odd: set[int] = set()
-    gaps = False
+    gaps = cut = False
     for place, segment in segments:
         gaps = gaps or segment.gaps
+        cut = cut or segment.task.info.generation > 0
         heads = segments.heads(place, low, high)
         if heads is None or not heads.stream_hashes:
             continue
         keys, firsts, ends = heads
         steps = list(map(sub, firsts, map(last.get, keys, repeat(0))))
         if steps.count(1) != len(steps):
-            odd.update(
-                key for key, step in zip(keys, steps, strict=True) if step < 1 or (step > 1 and not gaps)
-            )
+            for key, step in zip(keys, steps, strict=True):
+                if step < 1 or (step > 1 and not gaps and (key in last or not cut)):
+                    odd.add(key)
+                elif step > 1 and key not in last:
+                    first[key] = step - 1
         last.update(zip(keys, ends, strict=True))
-    return sorted(odd)
+    gone = segments.gone_streams(low, high)
+    lacking = Counter(first.values())
+    lacking.update(version for key, version in gone.items() if key not in last)
+    return StreamsLook(sorted(odd), lacking)
 
 
 def check_stream(segments: Segments, stream_hash: int) -> list[Finding]:
     """Look at every event of the streams with this hash, by name; what is wrong with their versions."""
     found: list[Finding] = []
     last: dict[str, int] = {}
-    gaps = unsure = False
+    at: dict[str, int] = {}
+    gaps = unsure = cut = False
     for place, segment in segments:
-        if segment.gaps:
-            gaps = True
-        entries = segments.entries(place)
-        if entries is None:
-            unsure = True
-            continue
-        keys, starts, numbers = segments.streams(place, stream_hash, stream_hash + 1)
-        for number in list(numbers[starts[0] : starts[1]]) if keys else ():
-            read = segments.maybe_record(place, number)
+        gaps = gaps or segment.gaps
+        cut = cut or segment.task.info.generation > 0
+        for number in segments.numbers_of_stream(place, stream_hash):
+            read = None if number is None else segments.maybe_record(place, number)
             if read is None:
                 unsure = True  # it is damaged, which is found elsewhere
                 continue
             (position, version, stream, *_), offset = read
-            before = last.get(stream, 0)
-            last[stream] = max(before, version)
-            if version <= before or (version != before + 1 and not gaps and not unsure):
-                name = stream if len(stream) <= 60 else stream[:59] + "…"
-                detail = f"stream {name!r} goes from version {before} to {version}"
-                found.append(Finding(kinds.VERSION, f"{segment.task.name}.log", offset, position, detail))
+            before, low = last.get(stream, 0), at.get(stream, 0)
+            last[stream], at[stream] = max(before, version), position
+            if version > before and (version == before + 1 or gaps or unsure):
+                continue
+            if version > before and cut and (not before or segments.went(before, version, low, position)):
+                continue
+            detail = f"stream {_shortened(stream)!r} goes from version {before} to {version}"
+            found.append(Finding(kinds.VERSION, f"{segment.task.name}.log", offset, position, detail))
     return found
+
+
+def check_beginnings(known: Sequence[Known], versions: Sequence[int], most: int) -> list[Finding]:
+    """The streams that begin behind one of these versions, though not all before went."""
+    segments = Segments(known)
+    wanted = set(versions)
+    events = sum(segment.entry_count for segment in known)
+    found: list[Finding] = []
+    for low, high in ranges(events, HASH_END, 1):
+        seen: set[int] = set()
+        for place, segment in segments:
+            heads = segments.heads(place, low, high)
+            for stream_hash, first in zip(*heads[:2], strict=True) if heads is not None else ():
+                if stream_hash in seen or first - 1 not in wanted or len(found) == most:
+                    continue
+                number = next(iter(segments.numbers_of_stream(place, stream_hash)))
+                read = None if number is None else segments.maybe_record(place, number)
+                if read is None or segments.went(0, first, 0, read[0][0]):
+                    continue
+                record, offset = read
+                name = _shortened(record[2])
+                detail = f"stream {name!r} begins with version {first}, and those before it did not all go"
+                found.append(Finding(kinds.VERSION, f"{segment.task.name}.log", offset, record[0], detail))
+            if heads is not None:
+                seen.update(heads.stream_hashes)
+    return found
+
+
+def _shortened(stream: str) -> str:
+    return stream if len(stream) <= 60 else stream[:59] + "…"
 
 
 # --- ids

@@ -18,7 +18,7 @@ from zlib import crc32
 
 from evlog.checking import findings as kinds
 from evlog.checking.findings import Finding
-from evlog.checking.rows import NOT_RECORDS, RowEncoder, decode_raws
+from evlog.checking.rows import NOT_RECORDS, RowEncoder, Runs, decode_raws
 from evlog.disk import ReadFile
 from evlog.errors import EvlogError
 from evlog.format import (
@@ -129,6 +129,7 @@ class LogCheck:
         self._hashed = 0
         self._pinned: bytes | None = None
         self._rows = RowEncoder()
+        self.missing = Runs()
 
     def run(self) -> LogCheck:
         """Check it all; what was found is in the attributes then."""
@@ -298,6 +299,7 @@ class LogCheck:
             raise FormatFault("a frame's first event is not the one that its header names")
         if times[0] < self.last_time_us or list(times) != sorted(times):
             self._find(kinds.ORDER, frames[0].offset, positions[0], "times fall within it or before it")
+        self.missing.add(self.last_position, positions)
         if not self.first_time_us:
             self.first_time_us = times[0]
         self.last_position = positions[-1]

@@ -23,7 +23,7 @@ import msgspec
 from msgspec import Meta
 
 from evlog.checking.logs import open_log
-from evlog.checking.rows import NOT_RECORDS, RowEncoder, decode_raws
+from evlog.checking.rows import NOT_RECORDS, RowEncoder, Runs, decode_raws
 from evlog.checking.segments import SegmentTask
 from evlog.disk import ReadFile
 from evlog.errors import EvlogError
@@ -85,6 +85,8 @@ class Proof(NamedTuple):
     """the running CRC of all entries before it, as the frame before it claims"""
     entries_crc: int
     vouched: int
+    missing: tuple[bytes, bytes]
+    """runs of positions that it lacks between its first and its last event, as `Runs` packs them"""
 
 
 # --- a part
@@ -123,6 +125,7 @@ class _Prover:
                 raise Doubt
             self.crc = header.index_crc
         self.vouched = 0
+        self._missing = Runs()
         self.last_position = 0
         self.last_time_us = 0
 
@@ -150,6 +153,7 @@ class _Prover:
             before,
             self.crc,
             self.vouched,
+            self._missing.packed(),
         )
 
     def _look_at(self, low: int, high: int) -> tuple[int, int]:
@@ -244,6 +248,7 @@ class _Prover:
         raws = decode_raws(content)
         if self._encoder.encode(offsets, heads, counts, raws, streams, types, ids, versions) != rows:
             raise Doubt
+        self._missing.add(self.last_position or positions[0] - 1, positions)
         self.last_position, self.last_time_us = positions[-1], times[-1]
         return positions[0], times[0]
 

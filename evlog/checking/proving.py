@@ -17,6 +17,7 @@ from evlog.checking.findings import Finding
 from evlog.checking.indexes import SUFFIXES
 from evlog.checking.logs import open_log
 from evlog.checking.proof import NO_PROOF, Part, Proof, maybe_prove
+from evlog.checking.rows import Runs
 from evlog.checking.segments import SegmentCheck, SegmentTask, check_sorted
 from evlog.checking.workers import Call
 from evlog.disk import ReadFile
@@ -157,7 +158,20 @@ def maybe_joined(
         offsets_sound=True,
         sound_indexes=list(SUFFIXES) if info.sealed else [],
         odd_streams=[],
+        missing=_missing(info, own),
     )
+
+
+def _missing(info: SegmentInfo, proofs: Sequence[Proof]) -> tuple[bytes, bytes]:
+    """The positions that a segment lacks, in its parts and before each."""
+    runs = Runs()
+    reached = info.first_position - 1
+    for proof in proofs:
+        runs.add(reached, (proof.first_position,))
+        runs.firsts.frombytes(proof.missing[0])
+        runs.lasts.frombytes(proof.missing[1])
+        reached = proof.last_position
+    return runs.packed()
 
 
 def _goes_on(before: Proof, after: Proof, *, gaps: bool) -> bool:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Sequence
-from itertools import accumulate, chain, repeat
-from operator import add
+from itertools import accumulate, chain, compress, repeat
+from operator import add, lt, sub
 from typing import Any, Final
 from zlib import crc32
 
@@ -26,6 +26,34 @@ NOT_RECORDS: Final = (
     msgspec.MsgspecError,
 )
 decode_raws: Final = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
+
+
+class Runs:
+    """Runs of positions that a log lacks, by their first and last ones."""
+
+    def __init__(self) -> None:
+        self.firsts = array("Q")
+        self.lasts = array("Q")
+
+    def add(self, before: int, positions: Sequence[int]) -> None:
+        """Add what is missing between these rising positions, and between them and the one before them."""
+        if positions[-1] - before == len(positions):
+            return
+        befores = list(map(add, chain((before,), positions[:-1]), repeat(1)))
+        ends = map(sub, positions, repeat(1))
+        missing = list(map(lt, befores, positions))
+        self.firsts.extend(list(compress(befores, missing)))
+        self.lasts.extend(list(compress(ends, missing)))
+
+    def packed(self) -> tuple[bytes, bytes]:
+        return self.firsts.tobytes(), self.lasts.tobytes()
+
+
+def missing_positions(runs: tuple[bytes, bytes], *more: range) -> list[int]:
+    """The positions of packed runs, and of more runs behind them."""
+    firsts, lasts = (array("Q", raw) for raw in runs)
+    ends = map(add, lasts, repeat(1))
+    return list(chain(chain.from_iterable(map(range, firsts, ends)), *more))
 
 
 class RowEncoder:

@@ -15,7 +15,8 @@ from evlog.checking.findings import Finding
 from evlog.checking.indexes import SUFFIXES, check_index, odd_streams
 from evlog.checking.logs import LogCheck
 from evlog.errors import EvlogError
-from evlog.format import ENTRY, ENTRY_BYTES, FILE_HEADER_BYTES, KIND_STREAMS, column
+from evlog.format import ENTRY, ENTRY_BYTES, FILE_HEADER_BYTES, KIND_GONE, KIND_STREAMS, column
+from evlog.gone import GoneFile
 from evlog.manifest import SegmentInfo
 from evlog.segment import Segment
 
@@ -43,6 +44,18 @@ class SegmentTask(NamedTuple):
         return self.path[len(self.store) + 1 :]
 
 
+def open_gone(task: SegmentTask) -> GoneFile | None:
+    """What is left of the events that a compaction removed from the segment; None if there are none.
+
+    Raises:
+        FileNotFoundError, CorruptionError: it is not there, or damaged.
+    """
+    if not task.info.gone_bytes:
+        return None
+    header = Segment(task.store, task.store_id, task.info).header._replace(kind=KIND_GONE)
+    return GoneFile(f"{task.path}.gone", header, task.info.gone_bytes)
+
+
 class SegmentCheck(NamedTuple):
     """What was found in one segment."""
 
@@ -67,6 +80,8 @@ class SegmentCheck(NamedTuple):
     sound_indexes: list[int]
     odd_streams: list[int]
     """hashes of streams whose versions want a second look"""
+    missing: tuple[bytes, bytes]
+    """runs of positions that it lacks before its last event, as `Runs` packs them"""
 
 
 def check_segment(task: SegmentTask) -> SegmentCheck:
@@ -103,6 +118,7 @@ def check_segment(task: SegmentTask) -> SegmentCheck:
         offsets_sound=log.offsets_sound,
         sound_indexes=sound,
         odd_streams=odd,
+        missing=log.missing.packed(),
     )
 
 
@@ -128,7 +144,7 @@ def check_sorted(task: SegmentTask, entries: bytes, findings: list[Finding], sou
         else:
             findings.append(finding)
         if kind == KIND_STREAMS:
-            numbers = odd_streams(postings, column(entries, "version"), gaps=bool(info.generation))
+            numbers = odd_streams(postings, column(entries, "version"), gaps=bool(info.lost_events))
             hashes = [ENTRY.unpack_from(entries, number * ENTRY_BYTES)[0] for number in numbers]
     return hashes
 
@@ -154,7 +170,7 @@ def missing_segment(task: SegmentTask) -> SegmentCheck:
     known = _offsets_as_sealed(task)
     return SegmentCheck(
         [finding], 0, info.events, FILE_HEADER_BYTES, info.last_position or info.first_position - 1, 0, 0,
-        info.offsets_crc, _UNREADABLE, _UNREADABLE, 0, 0, True, known, known, [], [],
+        info.offsets_crc, _UNREADABLE, _UNREADABLE, 0, 0, True, known, known, [], [], (b"", b""),
     )  # fmt: skip
 
 
