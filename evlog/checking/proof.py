@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from itertools import accumulate, chain, compress, pairwise
 from operator import le, lt, ne, sub
 from struct import Struct
+from struct import error as struct_error
 from typing import Annotated, Final, Literal, NamedTuple
 from zlib import crc32
 
@@ -56,7 +57,7 @@ _Record = tuple[
     bytes | None,
 ]
 _decode_records: Final = msgspec.msgpack.Decoder(list[_Record]).decode
-NO_PROOF: Final = (*NOT_RECORDS, FormatFault, NewerFormat, EvlogError, OSError)
+NO_PROOF: Final = (*NOT_RECORDS, struct_error, FormatFault, NewerFormat, EvlogError, OSError)
 
 
 class Doubt(ValueError):
@@ -131,7 +132,7 @@ class _Prover:
 
     def run(self) -> Proof:
         offsets = self._offsets
-        if not all(map(lt, offsets, offsets[1:])):
+        if min(map(sub, offsets[1:], offsets)) <= FRAME_HEADER_BYTES:
             raise Doubt
         before = self.crc
         low, last = 0, len(offsets) - 1

@@ -20,6 +20,7 @@ NOT_RECORDS: Final = (
     ValueError,
     TypeError,
     LookupError,
+    AttributeError,
     OverflowError,
     RecursionError,
     msgpack.exceptions.UnpackException,
