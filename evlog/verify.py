@@ -235,10 +235,11 @@ def _check_removals(
         findings += results[at].findings
         whole = whole and results[at].versions is not None
         gone.update(results[at].versions or {})
-    versions = uneven_versions(lacking, gone) if whole else []
-    if versions:
-        detail = f"events of other versions went than streams lack, up to version {versions[0]}"
-        findings += check_beginnings(known, versions, _STREAMS_LISTED) or [
+    uneven = uneven_versions(lacking, gone) if whole else {}
+    if uneven:
+        late = {n for n, count in uneven.items() if count > 0}
+        detail = f"events of other versions went than streams lack: see those up to version {min(uneven)}"
+        findings += check_beginnings(known, late, _STREAMS_LISTED) or [
             Finding(kinds.GONE, paths.SEGMENTS, None, None, detail)
         ]
     return findings

@@ -10,7 +10,7 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import compress, pairwise, repeat
 from operator import eq, sub
 from typing import Final, NamedTuple
@@ -315,30 +315,35 @@ def check_stream(segments: Segments, stream_hash: int) -> list[Finding]:
     return found
 
 
-def check_beginnings(known: Sequence[Known], versions: Sequence[int], most: int) -> list[Finding]:
-    """The streams that begin behind one of these versions, though not all before went."""
+def check_beginnings(known: Sequence[Known], behind: Collection[int], most: int) -> list[Finding]:
+    """The streams that begin behind one of these versions: more do than what went accounts for.
+
+    Those of which it is certain, if there are any: nothing of their versions went before their first event.
+    """
     segments = Segments(known)
-    wanted = set(versions)
     events = sum(segment.entry_count for segment in known)
-    found: list[Finding] = []
+    certain: list[Finding] = []
+    likely: list[Finding] = []
     for low, high in ranges(events, HASH_END, 1):
         seen: set[int] = set()
         for place, segment in segments:
             heads = segments.heads(place, low, high)
             for stream_hash, first in zip(*heads[:2], strict=True) if heads is not None else ():
-                if stream_hash in seen or first - 1 not in wanted or len(found) == most:
+                if stream_hash in seen or first - 1 not in behind or len(likely) + len(certain) >= most:
                     continue
                 number = next(iter(segments.numbers_of_stream(place, stream_hash)))
                 read = None if number is None else segments.maybe_record(place, number)
-                if read is None or segments.went(0, first, 0, read[0][0]):
+                if read is None:
                     continue
-                record, offset = read
-                name = _shortened(record[2])
-                detail = f"stream {name!r} begins with version {first}, and those before it did not all go"
-                found.append(Finding(kinds.VERSION, f"{segment.task.name}.log", offset, record[0], detail))
+                (position, _, stream, *_), offset = read
+                went = segments.went(0, first, 0, position)
+                why = "more streams do than what went accounts for" if went else "not all before it went"
+                detail = f"stream {_shortened(stream)!r} begins with version {first}, and {why}"
+                finding = Finding(kinds.VERSION, f"{segment.task.name}.log", offset, position, detail)
+                (likely if went else certain).append(finding)
             if heads is not None:
                 seen.update(heads.stream_hashes)
-    return found
+    return certain or likely
 
 
 def _shortened(stream: str) -> str:

@@ -78,8 +78,8 @@ def _compare(task: SegmentTask, gone: list[int], lacking: list[int], lost: int) 
     return found
 
 
-def uneven_versions(lacking: Mapping[int, int], gone: Mapping[int, int]) -> list[int]:
-    """The versions up to which more or fewer streams lack their beginning than what went accounts for.
+def uneven_versions(lacking: Mapping[int, int], gone: Mapping[int, int]) -> dict[int, int]:
+    """How many more streams lack the versions 1 to n than what went accounts for (or fewer), by n, if not 0.
 
     Args:
         lacking: how many streams lack the versions 1 to n, by n.
@@ -89,4 +89,5 @@ def uneven_versions(lacking: Mapping[int, int], gone: Mapping[int, int]) -> list
     for version, events in gone.items():
         steps[version - 1] -= events
     del steps[0]
-    return sorted(n for n in steps.keys() | lacking.keys() if steps[n] != lacking.get(n, 0))
+    counts = {n: lacking.get(n, 0) - steps[n] for n in steps.keys() | lacking.keys()}
+    return {n: count for n, count in counts.items() if count}
