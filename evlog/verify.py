@@ -197,12 +197,16 @@ def _check_across(
             twice += found
     findings: list[Finding] = []
     segments = Segments(known)
-    for stream_hash in sorted(odd)[:_STREAMS_LISTED]:
-        findings += check_stream(segments, stream_hash)
-    if len(odd) > _STREAMS_LISTED:
-        detail = f"and {len(odd) - _STREAMS_LISTED} more streams want a look"
-        findings.append(Finding(kinds.VERSION, paths.SEGMENTS, None, None, detail))
-    findings += _check_removals(workers, known, checks, lacking, whole=not odd)
+    between: Counter[int] = Counter()
+    for number, stream_hash in enumerate(sorted(odd)):
+        if len(findings) >= _STREAMS_LISTED:
+            detail = f"and {len(odd) - number} more streams want a look"
+            findings.append(Finding(kinds.VERSION, paths.SEGMENTS, None, None, detail))
+            break
+        wrong, went = check_stream(segments, stream_hash)
+        findings += wrong
+        between.update(went)
+    findings += _check_removals(workers, known, checks, lacking, between, whole=not findings)
     candidates = [(known, twice[at : at + FOLDS_AT_ONCE]) for at in range(0, len(twice), FOLDS_AT_ONCE)]
     same = [finding for _, found in workers.run(check_folds, candidates) for finding in found]
     return findings + sorted(same, key=lambda finding: finding.position or 0)
@@ -213,10 +217,17 @@ def _check_removals(
     known: Sequence[Known],
     checks: Sequence[SegmentCheck],
     lacking: Counter[int],
+    between: Counter[int],
     *,
     whole: bool,
 ) -> list[Finding]:
-    """What compactions removed, against what segments and streams lack; `whole` if no stream is odd."""
+    """What compactions removed, against what segments and streams lack.
+
+    Args:
+        lacking: how many streams lack the versions 1 to n, by n.
+        between: how often a version is missing between others.
+        whole: whether nothing is wrong with any stream by itself.
+    """
     findings: list[Finding] = []
     gone: Counter[int] = Counter()
     calls = []
@@ -235,6 +246,7 @@ def _check_removals(
         findings += results[at].findings
         whole = whole and results[at].versions is not None
         gone.update(results[at].versions or {})
+    gone.subtract(between)
     uneven = uneven_versions(lacking, gone) if whole else {}
     if uneven:
         late = {n for n, count in uneven.items() if count > 0}

@@ -46,6 +46,7 @@ def forge(
     frames: Frames,
     *,
     change_header: Callable[[FrameHeader], FrameHeader] = lambda header: header,
+    encode: Callable[[list[bytes]], bytes] = encode_body,
     change_entries: Callable[[bytearray], None] = lambda _: None,
     change_index: Mapping[int, Callable[[memoryview], None]] = {},
 ) -> SegmentInfo:
@@ -53,6 +54,7 @@ def forge(
 
     Args:
         change_header: of each frame, before its CRC is made.
+        encode: makes the body of a frame from its records.
         change_entries: of each frame, before the running CRC is made.
         change_index: by kind, what stands between the header and the CRCs of its pages.
     """
@@ -61,9 +63,11 @@ def forge(
     own = FileHeader(1, info.generation, manifest.store_id_bytes, info.first_position, info.tag)
     log, entries = bytearray(encode_file_header(own)), bytearray()
     for records in frames:
-        body = encode_body([msgpack.packb(record) for record in records])
-        header = FrameHeader(len(body), len(records), 64, records[0][POSITION], 0, crc32(body), info.tag)
-        rows = bytearray(_entries(header, len(log), body, records))
+        raws = [msgpack.packb(record) for record in records]
+        plain, body = encode_body(raws), encode(raws)
+        header = FrameHeader(len(plain), len(records), 64, records[0][POSITION], 0, crc32(plain), info.tag)
+        rows = bytearray(_entries(header, len(log), plain, records))
+        header = header._replace(length=len(body), body_crc=crc32(body))
         change_entries(rows)
         entries += rows
         header = change_header(header._replace(index_crc=crc32(entries)))

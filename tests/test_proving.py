@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evlog import EventStore, NewEvent, VerifyReport
+from evlog import EventStore, NewEvent, VerifyReport, compact_rewrite
 from evlog.checking import proof, proving, segments
 from evlog.checking.files import look
 from evlog.checking.proving import Proving
 from evlog.checking.segments import SegmentCheck, SegmentTask, check_segment
-from evlog.format import KIND_IDS, KIND_STREAMS, KIND_TYPES
+from evlog.format import KIND_IDS, KIND_STREAMS, KIND_TYPES, decode_file_header, encode_file_header
 from tests.crash import recordings
 from tests.forge import CODE, DATA, ID, METADATA, POSITION, STREAM, TIME, TYPE, VERSION, Frames, forge
 from tests.forge import read_frames as frames_in
@@ -70,9 +70,15 @@ APPENDS = st.lists(
     window_bytes=st.sampled_from([1, 300, 1 << 18]),
     part_events=st.sampled_from([1, 2, 7, 1 << 16]),
     kept=st.integers(0, 3),
+    frame_bytes=st.sampled_from([1, 500, 128 << 10]),
 )
 def test_both_looks_see_the_same_in_a_sound_store(
-    appends: list[list[tuple[int, int]]], segment_events: int, window_bytes: int, part_events: int, kept: int
+    appends: list[list[tuple[int, int]]],
+    segment_events: int,
+    window_bytes: int,
+    part_events: int,
+    kept: int,
+    frame_bytes: int,
 ) -> None:
     with (
         recordings.scratch() as root,
@@ -81,6 +87,7 @@ def test_both_looks_see_the_same_in_a_sound_store(
     ):
         patch.setattr(proof, "_WINDOW_BYTES", window_bytes)
         patch.setattr(proving, "_PART_EVENTS", part_events)
+        patch.setattr(compact_rewrite, "_FRAME_BYTES", frame_bytes)
         for batch in appends:
             store.append_many(
                 (f"s-{stream}", [NewEvent("T", "x" * size, content_type="text")]) for stream, size in batch
@@ -165,6 +172,14 @@ CONTENTS: dict[str, tuple[Change, str]] = {
     "a time that falls within a frame": (put(0, 1, TIME, later(-9)), "order"),
     "a time that falls at a frame's end": (put(0, 2, TIME, later(-9)), "order"),
     "a time that rises and falls again": (put(0, 1, TIME, later(9_000_000)), "order"),
+    "a time that rises and falls again to that of all": (
+        lambda frames: [
+            put(at, number, TIME, frames[0][0][TIME] + (at == 2))(frames)
+            for at, frame in enumerate(frames)
+            for number in range(len(frame))
+        ],
+        "order",
+    ),
     "a time that falls between frames": (put(2, 0, TIME, later(-9_000_000)), "order"),
     "a time that falls at the segment's end": (put(-1, 0, TIME, later(-9_000_000)), "order"),
     "an id twice within a frame": (lambda frames: put(0, 1, ID, frames[0][0][ID])(frames), "id"),
@@ -177,6 +192,8 @@ CONTENTS: dict[str, tuple[Change, str]] = {
     "versions in another order": (lambda frames: swap(frames, VERSION, (0, 0), (0, 2)), "version"),
     "another stream": (put(2, 0, STREAM, "s-0"), "version"),
     "a frame left out": (lambda frames: frames.pop(2), "record"),
+    "the first frame left out": (lambda frames: frames.pop(0), "record"),
+    "a position given twice": (put(-1, 0, POSITION, later(-1)), "record"),
     "a position left out within a frame": (put(0, 2, POSITION, later(1)), "record"),
     "positions in another order": (lambda frames: swap(frames, POSITION, (1, 0), (2, 0)), "record"),
     "a first position that is not the segment's": (
@@ -192,6 +209,7 @@ CONTENTS: dict[str, tuple[Change, str]] = {
     ),
     "a content type that is none": (put(1, 0, CODE, 3), "record"),
     "a version 0": (put(1, 0, VERSION, 0), "record"),
+    "a version 0 of a stream's only event": (put(0, 1, VERSION, 0), "record"),
     "a stream that is bytes": (put(1, 0, STREAM, b"s"), "record"),
     "a type that is bytes": (put(1, 0, TYPE, b"T"), "record"),
     "a field too many": (lambda frames: frames[1][0].append(None), "record"),
@@ -247,6 +265,40 @@ def test_a_frame_header_that_is_wrong_is_found(batches: EventStore, name: str, f
     report = batches.verify()
     assert kind in {finding.kind for finding in report.findings}
     assert report == looked_at_closely(batches)
+
+
+@pytest.mark.usefixtures("shape")
+def test_a_frame_with_another_magic_is_found(batches: EventStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = frames_in(batches, 0)
+    with monkeypatch.context() as patch:
+        patch.setattr("evlog.format.FRAME_MAGIC", b"\xe5EVG")
+        forge(batches, 0, frames)
+    assert proved(batches)[0] is None
+    assert "frame" in {finding.kind for finding in batches.verify().findings}
+
+
+@pytest.mark.usefixtures("shape")
+def test_a_frame_whose_array_has_a_longer_head_is_found(batches: EventStore) -> None:
+    long_head = lambda raws: b"\xdc" + len(raws).to_bytes(2, "big") + b"".join(raws)  # noqa: E731
+    forge(batches, 0, frames_in(batches, 0), encode=long_head)
+    assert "record" in {finding.kind for finding in batches.verify().findings}
+
+
+@pytest.mark.parametrize("suffix", ["log", "offsets", "streams", "types", "ids"])
+def test_a_sound_header_of_another_file_is_found(batches: EventStore, suffix: str) -> None:
+    path = segment_files(batches, suffix)[0]
+    whole = path.read_bytes()
+    header = decode_file_header(whole[:64])
+    for other in (
+        header._replace(kind=header.kind % 5 + 1),
+        header._replace(generation=1),
+        header._replace(store_id=bytes(16)),
+        header._replace(first_position=2),
+        header._replace(tag=3),
+    ):
+        path.write_bytes(encode_file_header(other) + whole[64:])
+        assert proved(batches)[0] is None
+        assert not batches.verify().ok
 
 
 ENTRY_FIELDS = {

@@ -11,12 +11,13 @@ import pytest
 
 import evlog
 from evlog import EventStore, Finding
+from evlog.checking import proof
 from evlog.checking.removals import uneven_versions
 from evlog.disk import DISK
 from evlog.format import FILE_HEADER_BYTES, decode_file_header
 from evlog.gone import GoneColumns, GoneFile, GoneStream, encode_gone
 from evlog.manifest import read_manifest, replace_manifest
-from tests.forge import POSITION, VERSION, forge, read_frames, replace_info
+from tests.forge import POSITION, STREAM, VERSION, forge, read_frames, replace_info
 from tests.helpers import fill, new, segment_files, small_store
 
 Change = Callable[[GoneColumns, list[GoneStream]], Any]
@@ -44,9 +45,9 @@ def compacted_place(store: EventStore) -> int:
     return next(at for at, info in enumerate(manifest.segments) if info.gone_bytes and info.events > 3)
 
 
-def change_gone(store: EventStore, change: Change) -> None:
+def change_gone(store: EventStore, change: Change, place: int | None = None) -> None:
     """Write a .gone anew with other content and the right checksums."""
-    place = compacted_place(store)
+    place = compacted_place(store) if place is None else place
     info = read_manifest(store.path)[0].segments[place]
     path = f"{store.path}/segments/{info.first_position:020d}.{info.generation}.gone"
     header = decode_file_header(Path(path).read_bytes()[:FILE_HEADER_BYTES])
@@ -99,8 +100,9 @@ def test_an_event_that_went_and_is_in_the_log_is_found(compacted: EventStore) ->
 
 
 def test_an_event_that_went_twice_is_found(compacted: EventStore) -> None:
-    change_gone(compacted, lambda columns, _: add(columns.positions[2], 1)(columns, _))
-    assert kinds_of(compacted.verify().findings) == ["gone"]
+    change_gone(compacted, lambda columns, _: add(columns.positions[1], 1)(columns, _))
+    (finding,) = compacted.verify().findings
+    assert (finding.kind, finding.file.rsplit(".")[-1]) == ("gone", "gone")
 
 
 def test_an_event_that_the_log_lost_is_found(compacted: EventStore) -> None:
@@ -128,9 +130,7 @@ def test_a_last_version_of_a_stream_that_went_otherwise_is_found(compacted: Even
 
     info = read_manifest(compacted.path)[0].segments
     place = max(at for at, segment in enumerate(info) if segment.gone_bytes)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(f"{__name__}.compacted_place", lambda _: place)
-        change_gone(compacted, change)
+    change_gone(compacted, change, place)
     assert kinds_of(compacted.verify().findings) == ["gone"]
 
 
@@ -160,6 +160,49 @@ def test_a_version_left_out_is_found_in_a_compacted_store(
     (finding,) = compacted.verify().findings
     assert finding.kind == "version"
     assert finding.detail == f"stream '{stream}' goes from version {last} to {last + 2}"
+
+
+@pytest.mark.parametrize(("offset", "found"), [(0, False), (1, True), (-1, True), (99, True)])
+def test_a_version_left_out_is_no_finding_where_it_went(store: EventStore, offset: int, found: bool) -> None:
+    """As while a compaction was interrupted before it came to the beginning of the stream."""
+    fill(store, 40, streams=2)
+    store.set_retention("s-0", max_count=2)
+    store.compact()
+    place = compacted_place(store)
+    frames = read_frames(store, place)
+    own = [record for frame in frames for record in frame if record[STREAM] == "s-1"]
+    assert len(own) >= 3
+    left_out = own[1]
+    frames = [[record for record in frame if record is not left_out] for frame in frames]
+    forge(store, place, [frame for frame in frames if frame])
+    change_gone(store, add(left_out[POSITION], left_out[VERSION] + offset), place)
+    findings = store.verify().findings
+    assert bool(findings) == found
+    assert {"version", "gone"}.issuperset(kinds_of(findings))
+
+
+def test_a_version_left_out_is_found_though_another_stream_lost_as_many(
+    compacted: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for version in (1, 3):
+        with monkeypatch.context() as patch:
+            patch.setattr("evlog.versions.StreamVersions.next_locked", lambda *_, v=version: [v])
+            compacted.append("new", [new(1)])
+    (finding,) = compacted.verify().findings
+    assert finding.detail == "stream 'new' goes from version 1 to 3"
+
+
+@pytest.mark.parametrize("window_bytes", [1, 1 << 18])
+def test_positions_in_another_order_are_found_in_a_compacted_segment(
+    compacted: EventStore, monkeypatch: pytest.MonkeyPatch, window_bytes: int
+) -> None:
+    monkeypatch.setattr(proof, "_WINDOW_BYTES", window_bytes)
+    place = compacted_place(compacted)
+    records = [record for frame in read_frames(compacted, place) for record in frame]
+    one, other = records[1], records[2]
+    one[POSITION], other[POSITION] = other[POSITION], one[POSITION]
+    forge(compacted, place, [[record] for record in records])
+    assert "record" in kinds_of(compacted.verify().findings)
 
 
 def test_a_segment_left_out_of_the_manifest_is_found_in_a_compacted_store(compacted: EventStore) -> None:

@@ -289,9 +289,14 @@ def look_at_streams(known: Sequence[Known], low: int, high: int) -> StreamsLook:
     return StreamsLook(sorted(odd), lacking)
 
 
-def check_stream(segments: Segments, stream_hash: int) -> list[Finding]:
-    """Look at every event of the streams with this hash, by name; what is wrong with their versions."""
+def check_stream(segments: Segments, stream_hash: int) -> tuple[list[Finding], list[int]]:
+    """Look at every event of the streams with this hash, by name.
+
+    Returns:
+        What is wrong with their versions; and those that are missing between others and seem to have gone.
+    """
     found: list[Finding] = []
+    went: list[int] = []
     last: dict[str, int] = {}
     at: dict[str, int] = {}
     gaps = unsure = cut = False
@@ -309,10 +314,11 @@ def check_stream(segments: Segments, stream_hash: int) -> list[Finding]:
             if version > before and (version == before + 1 or gaps or unsure):
                 continue
             if version > before and cut and (not before or segments.went(before, version, low, position)):
+                went += range(before + 1, version) if before else ()
                 continue
             detail = f"stream {_shortened(stream)!r} goes from version {before} to {version}"
             found.append(Finding(kinds.VERSION, f"{segment.task.name}.log", offset, position, detail))
-    return found
+    return found, went
 
 
 def check_beginnings(known: Sequence[Known], behind: Collection[int], most: int) -> list[Finding]:

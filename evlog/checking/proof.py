@@ -122,8 +122,6 @@ class _Prover:
         if low:
             frame = ENTRY.unpack(offsets.read(ENTRY_BYTES, FILE_HEADER_BYTES + (low - 1) * ENTRY_BYTES))[5]
             header = decode_frame_header(self._log.read(FRAME_HEADER_BYTES, frame), 0, frame, self._tag)
-            if frame + FRAME_HEADER_BYTES + header.length != self._offsets[0]:
-                raise Doubt
             self.crc = header.index_crc
         self.vouched = 0
         self._missing = Runs()
