@@ -212,16 +212,14 @@ class Proving:
         self._proofs: list[list[Proof | None]] = [[None] * len(own) for own in parts]
         self._places: list[tuple[list[Any], int]] = []
         self.calls: list[Call] = []
-        """what is to be called, the longest first"""
+        """what is to be called, those first that cannot be shared"""
         for at, own in enumerate(parts):
             if own:
                 self._add((maybe_prove_indexes, (tasks[at], own[-1].high)), self._indexes, at)
+                self._add((maybe_hash, (tasks[at],)), self._digests, at)
         for at, own in enumerate(parts):
             for number, part in enumerate(own):
                 self._add((maybe_prove, (part,)), self._proofs[at], number)
-        for at, own in enumerate(parts):
-            if own:
-                self._add((maybe_hash, (tasks[at],)), self._digests, at)
 
     def _add(self, call: Call, results: list[Any], at: int) -> None:
         self.calls.append(call)
