@@ -16,7 +16,14 @@ from evlog.checking import proof, proving, segments
 from evlog.checking.files import look
 from evlog.checking.proving import Proving
 from evlog.checking.segments import SegmentCheck, SegmentTask, check_segment
-from evlog.format import KIND_IDS, KIND_STREAMS, KIND_TYPES, decode_file_header, encode_file_header
+from evlog.format import (
+    KIND_IDS,
+    KIND_STREAMS,
+    KIND_TYPES,
+    array_head,
+    decode_file_header,
+    encode_file_header,
+)
 from tests.crash import recordings
 from tests.forge import CODE, DATA, ID, METADATA, POSITION, STREAM, TIME, TYPE, VERSION, Frames, forge
 from tests.forge import read_frames as frames_in
@@ -278,9 +285,15 @@ def test_a_frame_with_another_magic_is_found(batches: EventStore, monkeypatch: p
 
 
 @pytest.mark.usefixtures("shape")
-def test_a_frame_whose_array_has_a_longer_head_is_found(batches: EventStore) -> None:
-    long_head = lambda raws: b"\xdc" + len(raws).to_bytes(2, "big") + b"".join(raws)  # noqa: E731
-    forge(batches, 0, frames_in(batches, 0), encode=long_head)
+@pytest.mark.parametrize("frame", [0, 2, 5])
+def test_a_frame_whose_array_has_a_longer_head_is_found(batches: EventStore, frame: int) -> None:
+    numbers: Iterator[int] = iter(range(100))
+
+    def encode(raws: list[bytes]) -> bytes:
+        head = b"\xdc" + len(raws).to_bytes(2, "big") if next(numbers) == frame else array_head(len(raws))
+        return head + b"".join(raws)
+
+    forge(batches, 0, frames_in(batches, 0), encode=encode)
     assert "record" in {finding.kind for finding in batches.verify().findings}
 
 

@@ -231,8 +231,6 @@ class _Prover:
         records = _decode_records(content)
         positions, versions, streams, types, ids, times, _, _, _ = zip(*records, strict=True)
         count = len(positions)
-        if count != sum(counts):
-            raise Doubt
         if positions != tuple(range(positions[0], positions[0] + count)) and not (
             self._gaps and all(map(lt, positions, positions[1:]))
         ):
