@@ -286,12 +286,19 @@ def test_a_frame_with_another_magic_is_found(batches: EventStore, monkeypatch: p
 
 @pytest.mark.usefixtures("shape")
 @pytest.mark.parametrize("frame", [0, 2, 5])
-def test_a_frame_whose_array_has_a_longer_head_is_found(batches: EventStore, frame: int) -> None:
+@pytest.mark.parametrize(
+    "head_of",
+    [lambda count: b"\xdc" + count.to_bytes(2, "big"), lambda count: array_head(count + 1)],
+    ids=["longer", "of more records"],
+)
+def test_a_frame_whose_array_has_another_head_is_found(
+    batches: EventStore, frame: int, head_of: Callable[[int], bytes]
+) -> None:
     numbers: Iterator[int] = iter(range(100))
 
     def encode(raws: list[bytes]) -> bytes:
-        head = b"\xdc" + len(raws).to_bytes(2, "big") if next(numbers) == frame else array_head(len(raws))
-        return head + b"".join(raws)
+        head = head_of if next(numbers) == frame else array_head
+        return head(len(raws)) + b"".join(raws)
 
     forge(batches, 0, frames_in(batches, 0), encode=encode)
     assert "record" in {finding.kind for finding in batches.verify().findings}
