@@ -165,7 +165,7 @@ class _Run:
             log.refresh()
             remove_unnamed_files_locked(log, self._disk)
         # They come up while this process plans.
-        with Workers(self._process_count(), lends_a_hand=True) as workers:
+        with Workers(self._process_count()) as workers:
             return self._run(workers, force=force, progress=progress)
 
     def _process_count(self) -> int:

@@ -81,6 +81,7 @@ class Target(NamedTuple):
             last_position=group[-1].last_position,
             first_time_us=group[0].first_time_us,
             last_time_us=group[-1].last_time_us,
+            lost_events=sum(info.lost_events for info in group),
         )
         return cls(store, manifest.store_id_bytes, info)
 
@@ -183,7 +184,7 @@ def _read_shares(target: Target, pieces: Sequence[Piece], workers: Workers) -> I
             span = Span(part.segment, low, high, piece.hidden[low:high])
             spans.append(span)
             tasks.append((source, *span[1:]))
-    if not workers.count:
+    if workers.count == 1:
         yield from ((span, read_share(span)) for span in spans)
         return
     try:

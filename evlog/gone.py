@@ -187,6 +187,21 @@ class GoneFile:
             content_crcs=array("I", _cut_out(rows, 6, 2)),
         )
 
+    def places(self) -> tuple[list[int], list[int]]:
+        """The positions and versions of all events that went, in position order."""
+        positions: list[int] = []
+        versions: list[int] = []
+        for stretch in range(self._shape.stretches):
+            places = self._stretch(stretch)
+            positions += places.positions
+            versions += places.versions
+        return positions, versions
+
+    def stream_versions(self) -> list[int]:
+        """The last versions of the streams that are left without any event, as `stream_hashes` has them."""
+        count = self._streams
+        return self._stream_block()[16 * count : 20 * count].cast("I").tolist()
+
     def stream_hashes(self) -> memoryview:
         """The hashes of the streams that are left without any event, sorted."""
         return self._stream_block()[: 8 * self._streams].cast("Q")

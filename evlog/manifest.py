@@ -24,6 +24,7 @@ class SegmentInfo(NamedTuple):
     """One segment as the manifest knows it; from `last_position` on, facts of a sealed one (0 if active).
 
     Of a compacted segment, positions and times bound what was there before; what went is in its .gone file.
+    Of a salvaged one `lost_events` counts the positions, in it and right before it, of which nothing is left.
     """
 
     first_position: int
@@ -38,6 +39,7 @@ class SegmentInfo(NamedTuple):
     gone_events: int = 0
     gone_bytes: int = 0
     gone_crc: int = 0
+    lost_events: int = 0
 
     @property
     def sealed(self) -> bool:
@@ -46,6 +48,7 @@ class SegmentInfo(NamedTuple):
 
 _ACTIVE_FIELDS: Final = SegmentInfo._fields[:3]
 _SEALED_FIELDS: Final = SegmentInfo._fields[:9]  # of one that was never compacted
+_COMPACTED_FIELDS: Final = SegmentInfo._fields[:12]
 
 
 class Manifest(NamedTuple):
@@ -159,9 +162,11 @@ def replace_manifest(store: str, manifest: Manifest, disk: Disk) -> None:
 
 def _encode_segment(segment: SegmentInfo) -> dict[str, int]:
     fields = segment._asdict()
+    names: tuple[str, ...] = _SEALED_FIELDS if segment.sealed else _ACTIVE_FIELDS
     if segment.gone_bytes:
-        return fields
-    names = _SEALED_FIELDS if segment.sealed else _ACTIVE_FIELDS
+        names = _COMPACTED_FIELDS
+    if segment.lost_events:
+        names = (*names, "lost_events")
     return {name: fields[name] for name in names}
 
 

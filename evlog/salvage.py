@@ -109,8 +109,19 @@ def salvage_store(
     disk.create_file(paths.lock_path(out), b"")
     _copy_subscriptions(store, out, disk)
     sync_names(out, disk)
-    replace_manifest(out, manifest._replace(segments=(*kept, fresh)), disk)
+    replace_manifest(out, manifest._replace(segments=_with_losses([*kept, fresh])), disk)
     return SalvageReport(sum(info.events for info in kept), len(kept) + 1, tuple(losses))
+
+
+def _with_losses(infos: Sequence[SegmentInfo]) -> tuple[SegmentInfo, ...]:
+    """The segments, each with how many positions up to its end are those of no event, here or gone."""
+    counted = []
+    reached = 0
+    for info in infos:
+        end = info.last_position or info.first_position - 1
+        counted.append(info._replace(lost_events=end - reached - info.events - info.gone_events))
+        reached = end
+    return tuple(counted)
 
 
 # --- what there is

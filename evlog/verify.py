@@ -7,8 +7,8 @@ is believed because a reader would believe it. It is safe, and says nothing fals
 
 from __future__ import annotations
 
-import itertools
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -16,21 +16,23 @@ from evlog import paths
 from evlog.checking import findings as kinds
 from evlog.checking.across import (
     FOLD_END,
+    FOLDS_AT_ONCE,
     HASH_END,
     Known,
+    Made,
     Segments,
-    check_ids_between,
+    check_beginnings,
+    check_folds,
     check_stream,
-    odd_streams_between,
+    folds_twice,
+    look_at_streams,
     ranges,
 )
 from evlog.checking.digest import Pin, chain_digests
 from evlog.checking.files import (
     Look,
     check_checkpoints,
-    check_gone,
     check_names,
-    check_sizes,
     file_bytes,
     is_being_indexed,
     look,
@@ -38,17 +40,20 @@ from evlog.checking.files import (
 )
 from evlog.checking.findings import Finding, VerifyReport
 from evlog.checking.history import explain_compaction
-from evlog.checking.segments import SegmentCheck, SegmentTask, check_segment, missing_segment
+from evlog.checking.proving import Proving
+from evlog.checking.quick import torn, verify_quickly
+from evlog.checking.removals import check_removals, uneven_versions
+from evlog.checking.segments import SegmentCheck, SegmentTask, maybe_check_segment, missing_segment
 from evlog.errors import CorruptionError
 from evlog.format import ENTRY_BYTES, FILE_HEADER_BYTES
-from evlog.log import Log
+from evlog.manifest import SegmentInfo
 from evlog.workers import Workers, core_count
 
 Progress = Callable[[int, int], None]
 """Is told how many bytes of how many are checked."""
 
 # Below this, starting helpers takes longer than they save.
-_BYTES_FOR_HELPERS: Final = 24 << 20
+_BYTES_FOR_HELPERS: Final = 8 << 20
 _ATTEMPTS: Final = 5  # a store compacted this often while it is being checked is checked as it is then
 _STREAMS_LISTED: Final = 100
 
@@ -97,7 +102,7 @@ def _verify(
         finding = Finding(kinds.MANIFEST, paths.MANIFEST, damage.offset, None, damage.detail)
         return None, VerifyReport(0, 0, 0, 0, None, (finding,))
     if quick:
-        return seen, _verify_quickly(seen, checkpoints_of=lambda head: check_checkpoints(checkpoints, head))
+        return seen, verify_quickly(seen, checkpoints_of=lambda head: check_checkpoints(checkpoints, head))
     tasks = seen.tasks(pin.position if pin else 0)
     checks, across = _check_all(tasks, progress)
     findings = list(seen.findings)
@@ -108,7 +113,6 @@ def _verify(
     head = max(checks[-1].last_position, seen.manifest.segments[-1].first_position - 1)
     findings += check_checkpoints(checkpoints, head)
     findings += check_names(seen)
-    findings += [gone for task in tasks if (gone := check_gone(task)) is not None]
     digest = _head_digest(seen, checks)
     if pin is not None:
         findings += _check_pin(seen, checks, pin, head)
@@ -130,30 +134,27 @@ def _check_all(
 ) -> tuple[list[SegmentCheck], list[Finding]]:
     """Each segment by itself, then what holds across them."""
     total = sum(task.size for task in tasks)
-    helpers = helper_count([task.size for task in tasks])
-    checks: dict[int, SegmentCheck] = {}
-    done = 0
-    with Workers(helpers) as workers:
-        for at, check in workers.run(maybe_check_segment, [(task,) for task in tasks]):
-            checks[at] = check if check is not None else _gone_or_missing(tasks[at])
-            done += tasks[at].size
+    proving = Proving(tasks)
+    with Workers(process_count([task.size for task in tasks])) as workers:
+        for done, (at, result) in enumerate(workers.run_all(proving.calls), 1):
+            proving.take(at, result)
             if progress is not None:
-                progress(done, total)
+                progress(total * done // (len(proving.calls) + 1), total)
+        checks = {at: check for at in range(len(tasks)) if (check := proving.maybe_check(at)) is not None}
+        made = [proving.made(at) if at in checks else None for at in range(len(tasks))]
+        closely = [at for at in range(len(tasks)) if at not in checks]
+        for at, check in workers.run(maybe_check_segment, [(tasks[at],) for at in closely]):
+            own = closely[at]
+            checks[own] = check if check is not None else _gone_or_missing(tasks[own])
+        if progress is not None:
+            progress(total, total)
         ordered = [checks[at] for at in range(len(tasks))]
-        return ordered, _check_across(workers, tasks, ordered)
+        return ordered, _check_across(workers, tasks, ordered, made)
 
 
-def helper_count(log_bytes: Sequence[int]) -> int:
-    """How many helper processes a check of logs of these sizes is worth."""
-    return min(core_count(), len(log_bytes)) if sum(log_bytes) >= _BYTES_FOR_HELPERS else 0
-
-
-def maybe_check_segment(task: SegmentTask) -> SegmentCheck | None:
-    """Check a segment; None if its log is not there."""
-    try:
-        return check_segment(task)
-    except FileNotFoundError:
-        return None
+def process_count(log_bytes: Sequence[int]) -> int:
+    """How many processes a check of logs of these sizes is worth."""
+    return core_count() if sum(log_bytes) >= _BYTES_FOR_HELPERS else 1
 
 
 def _gone_or_missing(task: SegmentTask) -> SegmentCheck:
@@ -164,7 +165,10 @@ def _gone_or_missing(task: SegmentTask) -> SegmentCheck:
 
 
 def _check_across(
-    workers: Workers, tasks: Sequence[SegmentTask], checks: Sequence[SegmentCheck]
+    workers: Workers,
+    tasks: Sequence[SegmentTask],
+    checks: Sequence[SegmentCheck],
+    made: Sequence[Made | None],
 ) -> list[Finding]:
     known = [
         Known(
@@ -173,50 +177,99 @@ def _check_across(
             check.entries_known,
             check.offsets_sound,
             check.sound_indexes,
-            bool(task.info.generation) or not check.entries_known,
+            task.info.lost_events > 0 or not check.entries_known,
+            own,
         )
-        for task, check in zip(tasks, checks, strict=True)
+        for task, check, own in zip(tasks, checks, made, strict=True)
     ]
     events = sum(check.entry_count for check in checks)
     odd = {stream_hash for check in checks for stream_hash in check.odd_streams}
-    streams = [(known, low, high) for low, high in ranges(events, HASH_END)]
-    for _, hashes in workers.run(odd_streams_in, streams):
-        odd.update(hashes)
+    pieces = 2 * workers.count
+    streams = [(look_at_streams, (known, *bounds)) for bounds in ranges(events, HASH_END, pieces)]
+    ids = [(folds_twice, (known, *bounds)) for bounds in ranges(events, FOLD_END, pieces)]
+    twice: list[int] = []
+    lacking: Counter[int] = Counter()
+    for at, found in workers.run_all([*streams, *ids]):
+        if at < len(streams):
+            odd.update(found.odd)
+            lacking.update(found.lacking)
+        else:
+            twice += found
     findings: list[Finding] = []
     segments = Segments(known)
-    for stream_hash in sorted(odd)[:_STREAMS_LISTED]:
-        findings += check_stream(segments, stream_hash)
-    if len(odd) > _STREAMS_LISTED:
-        detail = f"and {len(odd) - _STREAMS_LISTED} more streams want a look"
-        findings.append(Finding(kinds.VERSION, paths.SEGMENTS, None, None, detail))
-    ids = [(known, low, high) for low, high in ranges(events, FOLD_END)]
-    for _, found in workers.run(check_ids_in, ids):
-        findings += found
+    between: Counter[int] = Counter()
+    for number, stream_hash in enumerate(sorted(odd)):
+        if len(findings) >= _STREAMS_LISTED:
+            detail = f"and {len(odd) - number} more streams want a look"
+            findings.append(Finding(kinds.VERSION, paths.SEGMENTS, None, None, detail))
+            break
+        wrong, went = check_stream(segments, stream_hash)
+        findings += wrong
+        between.update(went)
+    findings += _check_removals(workers, known, checks, lacking, between, whole=not findings)
+    candidates = [(known, twice[at : at + FOLDS_AT_ONCE]) for at in range(0, len(twice), FOLDS_AT_ONCE)]
+    same = [finding for _, found in workers.run(check_folds, candidates) for finding in found]
+    return findings + sorted(same, key=lambda finding: finding.position or 0)
+
+
+def _check_removals(
+    workers: Workers,
+    known: Sequence[Known],
+    checks: Sequence[SegmentCheck],
+    lacking: Counter[int],
+    between: Counter[int],
+    *,
+    whole: bool,
+) -> list[Finding]:
+    """What compactions removed, against what segments and streams lack.
+
+    Args:
+        lacking: how many streams lack the versions 1 to n, by n.
+        between: how often a version is missing between others.
+        whole: whether nothing is wrong with any stream by itself.
+    """
+    findings: list[Finding] = []
+    gone: Counter[int] = Counter()
+    calls = []
+    reached = 0
+    for segment, check in zip(known, checks, strict=True):
+        info = segment.task.info
+        if info.generation or info.gone_bytes or info.lost_events:
+            missing = None if check.damaged else check.missing
+            calls.append((segment.task, missing, check.last_position, reached))
+        whole = whole and not (check.damaged or segment.gaps)
+        reached = info.last_position
+    if not calls:
+        return []
+    results = dict(workers.run(check_removals, calls))
+    for at in range(len(calls)):
+        findings += results[at].findings
+        whole = whole and results[at].versions is not None
+        gone.update(results[at].versions or {})
+    gone.subtract(between)
+    uneven = uneven_versions(lacking, gone) if whole else {}
+    if uneven:
+        late = {n for n, count in uneven.items() if count > 0}
+        detail = f"events of other versions went than streams lack: see those up to version {min(uneven)}"
+        findings += check_beginnings(known, late, _STREAMS_LISTED) or [
+            Finding(kinds.GONE, paths.SEGMENTS, None, None, detail)
+        ]
     return findings
 
 
-def odd_streams_in(known: Sequence[Known], low: int, high: int) -> list[int]:
-    """See `odd_streams_between`."""
-    return odd_streams_between(Segments(known), low, high)
-
-
-def check_ids_in(known: Sequence[Known], low: int, high: int) -> list[Finding]:
-    """See `check_ids_between`."""
-    return check_ids_between(Segments(known), low, high)
-
-
 def _check_sequence(tasks: Sequence[SegmentTask]) -> list[Finding]:
-    """Segments follow each other without a gap, but for what a compaction left out; so do their times."""
+    """Segments follow each other without a gap, but for what a salvage left out; so do their times."""
     findings = []
-    compacted = any(task.info.generation for task in tasks)
-    for before, task in itertools.pairwise(tasks):
-        info, last = task.info, before.info
-        if info.first_position != last.last_position + 1 and not compacted:
+    last = SegmentInfo(0, 0, 0)
+    for task in tasks:
+        info = task.info
+        if info.first_position - last.last_position - 1 > info.lost_events:
             detail = f"positions {last.last_position + 1} to {info.first_position - 1} are in no segment"
             findings.append(Finding(kinds.ORDER, paths.MANIFEST, None, last.last_position + 1, detail))
         if info.sealed and info.events and info.first_time_us < last.last_time_us:
             detail = "times fall from the segment before to this one"
             findings.append(Finding(kinds.ORDER, f"{task.name}.log", None, info.first_position, detail))
+        last = info
     return findings
 
 
@@ -246,7 +299,7 @@ def _check_end(seen: Look, task: SegmentTask, check: SegmentCheck) -> list[Findi
     if not seen.settled:
         return findings
     if check.tail_bytes:
-        detail = _torn(check.tail_bytes)
+        detail = torn(check.tail_bytes)
         findings.append(Finding(kinds.TAIL, log, check.end, position, detail))
     wanted = FILE_HEADER_BYTES + check.entry_count * ENTRY_BYTES
     if seen.offsets_bytes > wanted and not check.damaged:
@@ -262,10 +315,6 @@ def _check_end(seen: Look, task: SegmentTask, check: SegmentCheck) -> list[Findi
             detail = "its mark of how far the log is written is not what the log says"
             findings.append(Finding(kinds.MARK, paths.DURABLE, 0, None, detail))
     return findings
-
-
-def _torn(size: int) -> str:
-    return f"{size} bytes of an append that was never acknowledged; the next writer cuts them"
 
 
 # --- digests
@@ -294,46 +343,3 @@ def _check_pin(seen: Look, checks: Sequence[SegmentCheck], pin: Pin, head: int) 
         return [Finding(kinds.COMPACTED, name, None, pin.position, explain_compaction(seen.store, pin))]
     detail = f"history up to position {pin.position} is not what was pinned: its digest is {found} now"
     return [Finding(kinds.DIGEST, name, None, pin.position, detail)]
-
-
-# --- quick
-
-
-def _verify_quickly(seen: Look, checkpoints_of: Callable[[int], list[Finding]]) -> VerifyReport:
-    """Lengths and headers of all files, and the end of the log as a reader would look at it."""
-    findings = [*seen.findings, *check_sizes(seen)]
-    infos = seen.manifest.segments
-    events = sum(info.events for info in infos)
-    head = infos[-1].first_position - 1
-    if any(finding.kind == kinds.MISSING for finding in findings):
-        for info in infos[:-1]:
-            is_being_indexed(seen, info)
-        findings = [*seen.findings, *check_sizes(seen)]
-    try:
-        log = Log(seen.store)
-        active = log.active.segment
-        events += active.count
-        head = log.head
-        name = f"segments/{infos[-1].first_position:020d}.{infos[-1].generation}"
-        if log.damage is not None:
-            findings.append(_as_finding(seen.store, log.damage))
-        elif (
-            active.torn_bytes and seen.settled and active.info == infos[-1] and active.end < seen.active_bytes
-        ):
-            detail = _torn(active.torn_bytes)
-            findings.append(Finding(kinds.TAIL, f"{name}.log", active.end, head + 1, detail))
-        # Others may be writing by now: what counts is what stood there at the look.
-        lacking = active.entries_on_disk < active.count_before(seen.active_bytes)
-        if seen.settled and lacking and active.info == infos[-1]:
-            detail = "it does not hold the entries of the whole log; it is derived, nothing is lost"
-            findings.append(Finding(kinds.INDEX, f"{name}.offsets", None, None, detail))
-    except CorruptionError as damage:
-        findings.append(_as_finding(seen.store, damage))
-    findings += checkpoints_of(head)
-    findings += check_names(seen)
-    return VerifyReport(events, len(infos), file_bytes(seen), head, None, tuple(findings))
-
-
-def _as_finding(store: str, damage: CorruptionError) -> Finding:
-    file = damage.path.removeprefix(store + "/")
-    return Finding(kinds.FRAME, file, damage.offset, damage.position, damage.detail)

@@ -1,4 +1,4 @@
-"""Doing pieces of work on all cores: one helper process for each, or this process where that is not worth it.
+"""Doing pieces of work on all cores: in this process, and in helpers beside it where that is worth it.
 
 Processes, because most of the work is decoding, which holds the interpreter's lock. They are started afresh
 rather than forked, which is safe in a program with threads, and need no guard around its main module. A
@@ -8,25 +8,25 @@ and end when this process does, however it ends.
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import os
+import pickle
 import subprocess
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from multiprocessing.connection import Connection, wait
+from queue import Empty, SimpleQueue
+from threading import Semaphore, Thread
 from types import TracebackType
 from typing import Any, Final, Self
 
-try:
-    import fcntl
-except ImportError:  # pragma: no cover - no POSIX
-    fcntl = None  # type: ignore[assignment]
-
-_BOOT: Final = "import sys; sys.path[:] = sys.argv[1:]; from evlog.workers import serve; serve()"
-_LOST: Final = (OSError, EOFError)
-_PIPE_BYTES: Final = 1 << 20  # as large as Linux lets anybody have it
+# The package itself would bring all of evlog with it, and a helper is at work in a third of the time without.
+_BOOT: Final = (
+    "import sys; sys.path[:] = sys.argv[2:]; package = type(sys)('evlog'); package.__path__ = [sys.argv[1]]; "
+    "sys.modules['evlog'] = package; from evlog.workers import serve; serve()"
+)
+_PACKAGE: Final = os.path.dirname(os.path.abspath(__file__))
+_RESULTS_WAITING: Final = 4  # for each helper; more would fill the memory of who looks at them slowly
 
 Function = Callable[..., Any]
 
@@ -38,64 +38,30 @@ def core_count() -> int:
     return os.cpu_count() or 1
 
 
+Call = tuple[Function, tuple[Any, ...]]
+
+
 class Workers:
-    """Some helper processes; a context manager that ends them.
+    """This process and some helpers beside it; a context manager that ends them.
 
     Args:
-        count: how many; with fewer than two there are none, and all is done in this process.
-        lends_a_hand: whether this process does pieces of work as well, in the place of one of the helpers:
-            right where the pieces are small, and the one who waits for results has little to do with them.
+        count: how many processes are to work, this one included; below two it works alone.
     """
 
-    def __init__(self, count: int, *, lends_a_hand: bool = False) -> None:
-        wanted = count - lends_a_hand if count > 1 else 0
-        self._helpers = [helper for _ in range(wanted) if (helper := _maybe_start())]
-        self._lends_a_hand = lends_a_hand
+    def __init__(self, count: int) -> None:
+        self._helpers = [helper for _ in range(count - 1) if (helper := _maybe_start())]
+        self._feeders: list[_Feeder] = []
+
+    @property
+    def count(self) -> int:
+        """How many processes work."""
+        return 1 + len(self._helpers)
 
     def run(
         self, function: Function, arguments: Sequence[tuple[Any, ...]], *, ahead: int = 1
     ) -> Iterator[tuple[int, Any]]:
-        """Call the function with each tuple of arguments; the place of each with its result, as they come.
-
-        Args:
-            function: one that a helper can import by its name; what it takes and gives can be pickled.
-            ahead: how many tasks a helper is given at once, so that it need not wait for the next while this
-                process does its own. More than one only of tasks so small that a pipe holds them all (a few
-                KiB): two that send to each other what no pipe holds wait for ever.
-        """
-        waiting = list(range(len(arguments)))[::-1]
-        busy: dict[_Helper, deque[int]] = {}
-        while waiting or busy:
-            for helper in self._helpers:
-                queue = busy.setdefault(helper, deque()) if waiting else deque()
-                while waiting and len(queue) < ahead:
-                    queue.append(waiting.pop())
-                    helper.send(function, arguments[queue[-1]])
-            own = bool(waiting) and (self._lends_a_hand or not busy)
-            if own:
-                at = waiting.pop()
-                yield at, _without_collector(function, arguments[at])
-            ready = wait([helper.results for helper in busy], 0 if own else None) if busy else ()
-            for helper in [helper for helper in busy if helper.results in ready]:
-                at = busy[helper].popleft()
-                done, result = helper.receive()
-                if done:
-                    yield at, result
-                lost = [] if done else [at]
-                if not helper.alive:
-                    lost += busy[helper]
-                    busy[helper].clear()
-                    self._helpers.remove(helper)
-                    helper.end()
-                if not busy[helper]:
-                    del busy[helper]
-                for at in lost:  # should it fail here as well, the error is met where it can be handled
-                    yield at, _without_collector(function, arguments[at])
-
-    @property
-    def count(self) -> int:
-        """How many helpers there are."""
-        return len(self._helpers)
+        """Call the function with each tuple of arguments; see `run_all`."""
+        return self.run_all([(function, own) for own in arguments], ahead=ahead)
 
     def run_in_order(
         self, function: Function, arguments: Sequence[tuple[Any, ...]], *, ahead: int = 1
@@ -109,11 +75,62 @@ class Workers:
                 yield done.pop(wanted)
                 wanted += 1
 
+    def run_all(self, calls: Sequence[Call], *, ahead: int = 1) -> Iterator[tuple[int, Any]]:
+        """Make the calls, about in their order; the place of each with its result, as they come.
+
+        Args:
+            calls: functions that a helper can import by their names, and their arguments; what these take and
+                give can be pickled.
+            ahead: how many calls a helper is given at once, so that it need not wait for the next while this
+                process does its own. More than one only of calls so small that a pipe holds them all (a few
+                KiB): two that send to each other what no pipe holds wait for ever.
+        """
+        waiting = deque(enumerate(calls))
+        results: SimpleQueue[tuple[int, bool, Any]] = SimpleQueue()
+        room = Semaphore(_RESULTS_WAITING * len(self._helpers))
+        self._feeders = [_Feeder(helper, waiting, results, room, ahead) for helper in self._helpers]
+        for _ in calls:
+            at, done, result = self._next_result(waiting, results, room)
+            if not done:  # should it fail here as well, the error is met where it can be handled
+                function, arguments = calls[at]
+                result = _without_collector(function, arguments)
+            yield at, result
+        self._join_feeders()
+        for helper in [helper for helper in self._helpers if not helper.alive]:
+            self._helpers.remove(helper)
+            helper.end()
+
+    def _next_result(
+        self, waiting: deque[tuple[int, Call]], results: SimpleQueue[tuple[int, bool, Any]], room: Semaphore
+    ) -> tuple[int, bool, Any]:
+        """A helper's result, or that of a call made here, or a helper's that has to be waited for."""
+        try:
+            result = results.get_nowait()
+        except Empty:
+            try:
+                at, (function, arguments) = waiting.popleft()
+            except IndexError:
+                result = results.get()
+            else:
+                return at, True, _without_collector(function, arguments)
+        room.release()
+        return result
+
     def close(self) -> None:
         """End the helpers, whatever they are doing."""
+        for feeder in self._feeders:
+            feeder.stop()
+        for helper in self._helpers:
+            helper.kill()
+        self._join_feeders()
         for helper in self._helpers:
             helper.end()
         self._helpers = []
+
+    def _join_feeders(self) -> None:
+        for feeder in self._feeders:
+            feeder.join()
+        self._feeders = []
 
     def __enter__(self) -> Self:
         return self
@@ -124,6 +141,57 @@ class Workers:
         self.close()
 
 
+class _Feeder(Thread):
+    """Keeps a helper busy as long as there is something to do, and room for its results."""
+
+    def __init__(
+        self,
+        helper: _Helper,
+        waiting: deque[tuple[int, Call]],
+        results: SimpleQueue[tuple[int, bool, Any]],
+        room: Semaphore,
+        ahead: int,
+    ) -> None:
+        super().__init__(name="evlog-feeder", daemon=True)
+        self._helper = helper
+        self._waiting = waiting
+        self._results = results
+        self._room = room
+        self._ahead = ahead
+        self._sent: deque[int] = deque()
+        self._stopped = False
+        self.start()
+
+    def run(self) -> None:
+        """Send and receive, until all is done or the helper is dead."""
+        while self._helper.alive:
+            while self._waiting and len(self._sent) < self._ahead and self._send_next():
+                pass
+            if not self._sent or self._stopped:
+                break
+            self._results.put((self._sent.popleft(), *self._helper.receive()))
+        for at in self._sent:
+            self._results.put((at, False, None))
+
+    def _send_next(self) -> bool:
+        """Whether there was another call."""
+        self._room.acquire()
+        try:
+            at, (function, arguments) = self._waiting.popleft()
+        except IndexError:
+            self._room.release()
+            return False
+        self._sent.append(at)
+        self._helper.send(function, arguments)
+        return True
+
+    def stop(self) -> None:
+        """Do no more; the results are no longer wanted."""
+        self._stopped = True
+        self._waiting.clear()
+        self._room.release()
+
+
 class _Helper:
     """One helper process and the pipes to it and from it."""
 
@@ -132,37 +200,41 @@ class _Helper:
         assert process.stdout is not None
         self.alive = True
         self._process = process
-        self._tasks = Connection(os.dup(process.stdin.fileno()), readable=False)
-        self.results = Connection(os.dup(process.stdout.fileno()), writable=False)
-        _widen(self.results.fileno())
-        process.stdin.close()
-        process.stdout.close()
+        self._tasks, self._results = process.stdin, process.stdout
 
     def send(self, function: Function, arguments: tuple[Any, ...]) -> None:
         try:
-            self._tasks.send((function, arguments))
-        except _LOST:
-            self.alive = False  # its results end at once, too
+            pickle.dump((function, arguments), self._tasks, pickle.HIGHEST_PROTOCOL)
+            self._tasks.flush()
+        except OSError:
+            self.alive = False
 
     def receive(self) -> tuple[bool, Any]:
-        """Whether the task was done, and its result."""
+        """Whether the helper did what it was sent first, and the result."""
         try:
-            done, result = self.results.recv()
-        except _LOST:
+            done, result = pickle.load(self._results)  # noqa: S301 - this process started who wrote it
+        except Exception:  # noqa: BLE001 - whatever came of it: it is lost, or said something senseless
             self.alive = False
             return False, None
         return done, result
 
-    def end(self) -> None:
+    def kill(self) -> None:
+        """Who waits for its answer is told that it is lost."""
         self._process.kill()
         self._process.wait()
-        self._tasks.close()
-        self.results.close()
+
+    def end(self) -> None:
+        self.kill()
+        self._results.close()
+        try:
+            self._tasks.close()
+        except OSError:
+            pass  # what was on its way to the helper is of no use to anybody now
 
 
 def _maybe_start() -> _Helper | None:
     """A helper, or None where no process can be started."""
-    command = [sys.executable, "-c", _BOOT, *sys.path]
+    command = [sys.executable, "-c", _BOOT, _PACKAGE, *sys.path]
     try:
         process = subprocess.Popen(  # noqa: S603 - this interpreter, with a constant program
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0
@@ -172,30 +244,24 @@ def _maybe_start() -> _Helper | None:
     return _Helper(process)
 
 
-def _widen(pipe: int) -> None:
-    """Have the pipe hold a result, so that its sender need not wait for who has other things to do."""
-    if fcntl is not None and hasattr(fcntl, "F_SETPIPE_SZ"):
-        with contextlib.suppress(OSError):  # all users' pipes together may have come to a limit
-            fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
-
-
 def serve() -> None:
     """Be a helper: do what comes in on stdin until it ends."""
-    tasks, results = Connection(os.dup(0), writable=False), Connection(os.dup(1), readable=False)
-    os.dup2(2, 1)
+    tasks, results = sys.stdin.buffer, sys.stdout.buffer
+    sys.stdout = sys.stderr
     gc.disable()  # nothing made here is a cycle, and there are millions of tuples to look through
     while True:
         try:
-            function, arguments = tasks.recv()
-        except _LOST:
+            function, arguments = pickle.load(tasks)  # noqa: S301 - from who started this process
+        except EOFError:
             os._exit(0)
         try:
             answer = True, function(*arguments)
         except Exception:  # noqa: BLE001 - it will be met again where it can be handled
             answer = False, None
         try:
-            results.send(answer)
-        except _LOST:
+            pickle.dump(answer, results, pickle.HIGHEST_PROTOCOL)
+            results.flush()
+        except OSError:
             os._exit(0)
 
 

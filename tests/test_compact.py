@@ -319,7 +319,7 @@ def test_helper_processes_write_the_same_bytes(memory_path: Path, monkeypatch: p
     with evlog.open(memory_path / "together") as store:
         assert write_files(store) == alone
     assert len(alone) == 6
-    assert set(helped) == {1}
+    assert set(helped) == {2}
 
 
 def test_damage_that_a_helper_finds_is_told(store: EventStore, monkeypatch: pytest.MonkeyPatch) -> None:

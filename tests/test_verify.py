@@ -90,7 +90,7 @@ def fill_more(store: EventStore, count: int) -> None:
 
 
 def test_two_streams_with_one_hash_are_no_finding(store: EventStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("versions", "checking.logs", "log", "reader", "store", "format"):
+    for module in ("versions", "checking.rows", "log", "reader", "store", "format"):
         if hasattr(__import__(f"evlog.{module}", fromlist=["x"]), "hash_stream"):
             monkeypatch.setattr(f"evlog.{module}.hash_stream", lambda _: 1)
     fill(store, 20)

@@ -9,28 +9,27 @@ import time
 
 import pytest
 
-from evlog.workers import Workers
+from evlog.workers import _RESULTS_WAITING, Workers
 
 TASKS = [(number, 7) for number in range(40)]
 RESULTS = [divmod(number, 7) for number, _ in TASKS]
 
 
 @pytest.mark.parametrize("ahead", [1, 2])
-@pytest.mark.parametrize(("count", "lends_a_hand", "helpers"), [(1, True, 0), (2, False, 2), (3, True, 2)])
-def test_results_come_in_order(count: int, helpers: int, ahead: int, *, lends_a_hand: bool) -> None:
-    with Workers(count, lends_a_hand=lends_a_hand) as workers:
-        assert workers.count == helpers
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_results_come_in_order(count: int, ahead: int) -> None:
+    with Workers(count) as workers:
+        assert workers.count == count == 1 + len(workers._helpers)
         for _ in range(2):
             assert list(workers.run_in_order(divmod, TASKS, ahead=ahead)) == RESULTS
 
 
-@pytest.mark.parametrize("lends_a_hand", [False, True])
-def test_what_a_dead_helper_had_to_do_is_done_here(*, lends_a_hand: bool) -> None:
-    with Workers(3, lends_a_hand=lends_a_hand) as workers:
+def test_what_a_dead_helper_had_to_do_is_done_here() -> None:
+    with Workers(3) as workers:
         for helper in workers._helpers:
             helper._process.kill()
         assert dict(workers.run(divmod, TASKS, ahead=2)) == dict(enumerate(RESULTS))
-        assert not workers.count
+        assert workers.count == 1
 
 
 def test_a_helper_that_dies_under_way_is_not_missed() -> None:
@@ -41,9 +40,9 @@ def test_a_helper_that_dies_under_way_is_not_missed() -> None:
         assert begun + list(run) == RESULTS
 
 
-@pytest.mark.parametrize("lends_a_hand", [False, True])
-def test_an_error_in_a_helper_is_raised_here(*, lends_a_hand: bool) -> None:
-    with Workers(2, lends_a_hand=lends_a_hand) as workers, pytest.raises(ZeroDivisionError):
+@pytest.mark.parametrize("count", [1, 3])
+def test_an_error_in_a_helper_is_raised_here(count: int) -> None:
+    with Workers(count) as workers, pytest.raises(ZeroDivisionError):
         list(workers.run(divmod, [(7, 2), (8, 2), (9, 0)]))
 
 
@@ -51,7 +50,7 @@ def test_an_error_in_a_helper_is_raised_here(*, lends_a_hand: bool) -> None:
 def test_no_helper_outlives_who_started_it(end: signal.Signals) -> None:
     program = (
         "import time; from evlog.workers import Workers\n"
-        "with Workers(2) as workers:\n"
+        "with Workers(3) as workers:\n"
         "    print(*[helper._process.pid for helper in workers._helpers], flush=True)\n"
         "    list(workers.run(time.sleep, [(0.01,)] * 100_000))\n"
     )
@@ -65,6 +64,25 @@ def test_no_helper_outlives_who_started_it(end: signal.Signals) -> None:
     while any(map(is_running, pids)):
         assert time.monotonic() < deadline, "a helper goes on"
         time.sleep(0.01)
+
+
+def test_who_leaves_early_waits_for_nothing() -> None:
+    with Workers(3) as workers:
+        next(workers.run(time.sleep, [(0.0,)] * 10 + [(60.0,)] * 50, ahead=2))
+
+
+def test_who_looks_slowly_is_not_flooded() -> None:
+    with Workers(2) as workers:
+        run = workers.run(divmod, TASKS * 10)
+        next(run)
+        (feeder,) = workers._feeders
+        deadline = time.monotonic() + 20
+        while feeder._results.qsize() < _RESULTS_WAITING:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        time.sleep(0.05)
+        assert feeder._results.qsize() == _RESULTS_WAITING
+        assert len(list(run)) == len(TASKS * 10) - 1
 
 
 def is_running(pid: int) -> bool:

@@ -7,19 +7,23 @@ and ids in the records decide, and are read only then.
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
 from itertools import compress, pairwise, repeat
 from operator import eq, sub
 from typing import Final, NamedTuple
 from zlib import crc32
 
 from evlog.checking import findings as kinds
+from evlog.checking import indexes
 from evlog.checking.findings import Finding
-from evlog.checking.indexes import SUFFIXES, Postings, make_postings
-from evlog.checking.logs import LogCheck
-from evlog.checking.segments import SegmentTask
+from evlog.checking.indexes import SUFFIXES, Postings, make_postings, pick
+from evlog.checking.logs import LogCheck, open_log
+from evlog.checking.segments import SegmentTask, open_gone
 from evlog.disk import ReadFile, map_file
+from evlog.errors import CorruptionError
 from evlog.events import Record, id_text
 from evlog.format import (
     ENTRY,
@@ -33,11 +37,33 @@ from evlog.format import (
     decode_record,
     sorted_shape,
 )
+from evlog.gone import GoneFile
 
+FOLDS_AT_ONCE: Final = 1 << 16
 KEYS_AT_ONCE: Final = 1 << 19  # about 100 MB in a process
 HASH_END: Final = 1 << 64
 FOLD_END: Final = 1 << 32
 _MAX_CACHED: Final = 4
+
+
+class Made(NamedTuple):
+    """What the sorted indexes of a segment that has none yet would say."""
+
+    stream_hashes: bytes
+    """u64, rising"""
+    first_versions: bytes
+    """u32, of each stream; and its last one"""
+    last_versions: bytes
+    folds: bytes
+    """u32, rising: the upper half of each id's fold"""
+
+
+class Heads(NamedTuple):
+    """Some streams of a segment, by rising hash, with the first and the last version of each in there."""
+
+    stream_hashes: list[int]
+    first_versions: Sequence[int]
+    last_versions: Sequence[int]
 
 
 class Known(NamedTuple):
@@ -49,7 +75,8 @@ class Known(NamedTuple):
     offsets_sound: bool
     sound_indexes: Sequence[int]
     gaps: bool
-    """whether versions may be missing in it: it was compacted, or is damaged"""
+    """whether any versions may be missing in it: it was salvaged, or is damaged"""
+    made: Made | None = None
 
 
 class Segments:
@@ -101,11 +128,67 @@ class Segments:
         first, end = bisect_left(made.keys, low), bisect_left(made.keys, high)
         return Postings(made.keys[first:end], made.starts[first : end + 1], made.numbers)
 
+    def heads(self, place: int, low: int, high: int) -> Heads | None:
+        """The streams whose hash is from `low` to below `high`; None where nothing knows the entries."""
+        made = self._segments[place].made
+        if made is not None:
+            hashes = memoryview(made.stream_hashes).cast("Q")
+            its = slice(bisect_left(hashes, low), bisect_left(hashes, high))
+            firsts = memoryview(made.first_versions).cast("I")[its]
+            return Heads(hashes[its].tolist(), firsts, memoryview(made.last_versions).cast("I")[its])
+        entries = self.entries(place)
+        if entries is None:
+            return None
+        keys, starts, numbers = self.streams(place, low, high)
+        if not keys:
+            return Heads([], [], [])
+        versions = memoryview(entries).cast("B").cast("I")[8::10]
+        first, last = pick(numbers, starts[:-1]), pick(numbers, [end - 1 for end in starts[1:]])
+        return Heads(keys, pick(versions, first), pick(versions, last))
+
+    def numbers_of_stream(self, place: int, stream_hash: int) -> Sequence[int | None]:
+        """The entries of the streams with this hash; None among them stands for those that nothing knows."""
+        if self.entries(place) is None:
+            return (None,)
+        keys, starts, numbers = self.streams(place, stream_hash, stream_hash + 1)
+        return list(numbers[starts[0] : starts[1]]) if keys else ()
+
+    def gone_streams(self, low: int, high: int) -> dict[int, int]:
+        """The streams of which some segment has nothing left, with the last version of each."""
+        versions: dict[int, int] = {}
+        for gone in self._gone_files():
+            hashes = gone.stream_hashes()
+            its = slice(bisect_left(hashes, low), bisect_left(hashes, high))
+            for stream_hash, version in zip(hashes[its], gone.stream_versions()[its], strict=True):
+                versions[stream_hash] = max(version, versions.get(stream_hash, 0))
+        return versions
+
+    def went(self, before: int, version: int, low: int, high: int) -> bool:
+        """Whether events of all versions between two went from between two positions."""
+        wanted = set(range(before + 1, version))
+        for gone in self._gone_files():
+            places = zip(*gone.places(), strict=True)
+            wanted.difference_update(its for position, its in places if low < position < high)
+        return not wanted
+
+    def _gone_files(self) -> Iterator[GoneFile]:
+        """What is left of the events that went, of the segments where that is whole."""
+        for segment in self._segments:
+            try:
+                gone = open_gone(segment.task)
+            except (FileNotFoundError, CorruptionError):
+                continue  # which is found elsewhere
+            if gone is not None:
+                yield gone
+
     def folds(self, place: int, low: int, high: int) -> list[int]:
         """The upper halves of the id folds from `low` to below `high`, rising."""
         segment = self._segments[place]
-        if KIND_IDS in segment.sound_indexes:
-            keys = _map_sorted(segment.task, KIND_IDS)[0]
+        if KIND_IDS in segment.sound_indexes or segment.made is not None:
+            if segment.made is not None:
+                keys = memoryview(segment.made.folds).cast("I")
+            else:
+                keys = _map_sorted(segment.task, KIND_IDS)[0]
             return keys[bisect_left(keys, low) : bisect_left(keys, high)].tolist()
         made = self._made.get((place, KIND_IDS))
         if not isinstance(made, list):
@@ -119,7 +202,7 @@ class Segments:
         if KIND_IDS not in segment.sound_indexes:
             wanted = set(uppers)
             cells = column(self.entries(place) or b"", "id_fold_upper")
-            yield from (number for number, cell in enumerate(cells) if cell in wanted)
+            yield from compress(range(len(cells)), map(wanted.__contains__, cells))
             return
         keys, _, numbers = _map_sorted(segment.task, KIND_IDS)
         count = len(keys)
@@ -137,7 +220,7 @@ class Segments:
         offset, length, crc = ENTRY.unpack_from(entries, number * ENTRY_BYTES)[2:5]
         task = self._segments[place].task
         try:
-            raw = ReadFile(f"{task.path}.log").read(length, offset)
+            raw = open_log(f"{task.path}.log").read(length, offset)
             return (decode_record(raw), offset) if crc32(raw) == crc else None
         except (FileNotFoundError, FormatFault):
             return None
@@ -159,9 +242,9 @@ def _map_sorted(task: SegmentTask, kind: int) -> tuple[memoryview, memoryview, m
     )
 
 
-def ranges(events: int, end: int) -> list[tuple[int, int]]:
-    """`end` cut into ranges that hold about KEYS_AT_ONCE of so many evenly spread keys."""
-    parts = -(-events // KEYS_AT_ONCE) or 1
+def ranges(events: int, end: int, least: int) -> list[tuple[int, int]]:
+    """`end` cut into ranges, so many at least, that hold about KEYS_AT_ONCE of so many evenly spread keys."""
+    parts = max(-(-events // KEYS_AT_ONCE), least)
     bounds = [end * part // parts for part in range(parts + 1)]
     return list(pairwise(bounds))
 
@@ -169,79 +252,126 @@ def ranges(events: int, end: int) -> list[tuple[int, int]]:
 # --- versions
 
 
-def odd_streams_between(segments: Segments, low: int, high: int) -> list[int]:
-    """The hashes of the streams, of those in the range, whose versions do not go on across segments."""
+class StreamsLook(NamedTuple):
+    """What a look at the streams of a range of hashes found."""
+
+    odd: list[int]
+    """the hashes of those whose versions do not go on across segments"""
+    lacking: Counter[int]
+    """how many begin behind version n, by n: those before went, if a compaction was here"""
+
+
+def look_at_streams(known: Sequence[Known], low: int, high: int) -> StreamsLook:
+    """Look at the versions of the streams whose hash is in the range."""
+    segments = Segments(known)
+    first: dict[int, int] = {}
     last: dict[int, int] = {}
     odd: set[int] = set()
-    gaps = False
+    gaps = cut = False
     for place, segment in segments:
         gaps = gaps or segment.gaps
-        entries = segments.entries(place)
-        if entries is None:
+        cut = cut or segment.task.info.generation > 0
+        heads = segments.heads(place, low, high)
+        if heads is None or not heads.stream_hashes:
             continue
-        keys, starts, numbers = segments.streams(place, low, high)
-        if not keys:
-            continue
-        versions = memoryview(entries).cast("B").cast("I")[8::10]
-        firsts = [versions[numbers[start]] for start in starts[:-1]]
-        ends = [versions[numbers[end - 1]] for end in starts[1:]]
+        keys, firsts, ends = heads
         steps = list(map(sub, firsts, map(last.get, keys, repeat(0))))
         if steps.count(1) != len(steps):
-            odd.update(
-                key for key, step in zip(keys, steps, strict=True) if step < 1 or (step > 1 and not gaps)
-            )
+            for key, step in zip(keys, steps, strict=True):
+                if step < 1 or (step > 1 and not gaps and (key in last or not cut)):
+                    odd.add(key)
+                elif step > 1 and key not in last:
+                    first[key] = step - 1
         last.update(zip(keys, ends, strict=True))
-    return sorted(odd)
+    gone = segments.gone_streams(low, high)
+    lacking = Counter(first.values())
+    lacking.update(version for key, version in gone.items() if key not in last)
+    return StreamsLook(sorted(odd), lacking)
 
 
-def check_stream(segments: Segments, stream_hash: int) -> list[Finding]:
-    """Look at every event of the streams with this hash, by name; what is wrong with their versions."""
+def check_stream(segments: Segments, stream_hash: int) -> tuple[list[Finding], list[int]]:
+    """Look at every event of the streams with this hash, by name.
+
+    Returns:
+        What is wrong with their versions; and those that are missing between others and seem to have gone.
+    """
     found: list[Finding] = []
+    went: list[int] = []
     last: dict[str, int] = {}
-    gaps = unsure = False
+    at: dict[str, int] = {}
+    gaps = unsure = cut = False
     for place, segment in segments:
-        if segment.gaps:
-            gaps = True
-        entries = segments.entries(place)
-        if entries is None:
-            unsure = True
-            continue
-        keys, starts, numbers = segments.streams(place, stream_hash, stream_hash + 1)
-        for number in list(numbers[starts[0] : starts[1]]) if keys else ():
-            read = segments.maybe_record(place, number)
+        gaps = gaps or segment.gaps
+        cut = cut or segment.task.info.generation > 0
+        for number in segments.numbers_of_stream(place, stream_hash):
+            read = None if number is None else segments.maybe_record(place, number)
             if read is None:
                 unsure = True  # it is damaged, which is found elsewhere
                 continue
             (position, version, stream, *_), offset = read
-            before = last.get(stream, 0)
-            last[stream] = max(before, version)
-            if version <= before or (version != before + 1 and not gaps and not unsure):
-                name = stream if len(stream) <= 60 else stream[:59] + "…"
-                detail = f"stream {name!r} goes from version {before} to {version}"
-                found.append(Finding(kinds.VERSION, f"{segment.task.name}.log", offset, position, detail))
-    return found
+            before, low = last.get(stream, 0), at.get(stream, 0)
+            last[stream], at[stream] = max(before, version), position
+            if version > before and (version == before + 1 or gaps or unsure):
+                continue
+            if version > before and cut and (not before or segments.went(before, version, low, position)):
+                went += range(before + 1, version) if before else ()
+                continue
+            detail = f"stream {_shortened(stream)!r} goes from version {before} to {version}"
+            found.append(Finding(kinds.VERSION, f"{segment.task.name}.log", offset, position, detail))
+    return found, went
+
+
+def check_beginnings(known: Sequence[Known], behind: Collection[int], most: int) -> list[Finding]:
+    """The streams that begin behind one of these versions: more do than what went accounts for.
+
+    Those of which it is certain, if there are any: nothing of their versions went before their first event.
+    """
+    segments = Segments(known)
+    events = sum(segment.entry_count for segment in known)
+    certain: list[Finding] = []
+    likely: list[Finding] = []
+    for low, high in ranges(events, HASH_END, 1):
+        seen: set[int] = set()
+        for place, segment in segments:
+            heads = segments.heads(place, low, high)
+            for stream_hash, first in zip(*heads[:2], strict=True) if heads is not None else ():
+                if stream_hash in seen or first - 1 not in behind or len(likely) + len(certain) >= most:
+                    continue
+                number = next(iter(segments.numbers_of_stream(place, stream_hash)))
+                read = None if number is None else segments.maybe_record(place, number)
+                if read is None:
+                    continue
+                (position, _, stream, *_), offset = read
+                went = segments.went(0, first, 0, position)
+                why = "more streams do than what went accounts for" if went else "not all before it went"
+                detail = f"stream {_shortened(stream)!r} begins with version {first}, and {why}"
+                finding = Finding(kinds.VERSION, f"{segment.task.name}.log", offset, position, detail)
+                (likely if went else certain).append(finding)
+            if heads is not None:
+                seen.update(heads.stream_hashes)
+    return certain or likely
+
+
+def _shortened(stream: str) -> str:
+    return stream if len(stream) <= 60 else stream[:59] + "…"
 
 
 # --- ids
 
 
-def check_ids_between(segments: Segments, low: int, high: int) -> list[Finding]:
-    """The ids that belong to two events, of those whose fold's upper half is in the range."""
-    seen: set[int] = set()
-    twice: set[int] = set()
+def folds_twice(known: Sequence[Known], low: int, high: int) -> list[int]:
+    """The upper halves of an id's fold that two events share, of those in the range; by chance mostly."""
+    segments = Segments(known)
+    folds: list[int] = []
     for place, _ in segments:
-        folds = segments.folds(place, low, high)
-        known = len(seen)
-        both = seen.intersection(folds)
-        seen.update(folds)
-        if len(seen) - known + len(both) < len(folds):  # they rise, so those that are equal are neighbours
-            both.update(compress(folds, map(eq, folds, folds[1:])))
-        twice |= both
-    return _check_folds(segments, sorted(twice)) if twice else []
+        folds += segments.folds(place, low, high)
+    folds.sort()  # as many rising runs as there are segments: they are merged
+    return sorted(set(compress(folds, map(eq, folds, folds[1:]))))
 
 
-def _check_folds(segments: Segments, uppers: Sequence[int]) -> list[Finding]:
-    """Folds share their upper half, by chance mostly: compare the whole folds, then the ids."""
+def check_folds(known: Sequence[Known], uppers: Sequence[int]) -> list[Finding]:
+    """The ids that belong to two events, of those whose folds have one of these upper halves."""
+    segments = Segments(known)
     places: dict[int, list[tuple[int, int]]] = {}
     for place, _ in segments:
         entries = segments.entries(place)
@@ -266,3 +396,22 @@ def _check_folds(segments: Segments, uppers: Sequence[int]) -> list[Finding]:
             else:
                 first[id] = position
     return found
+
+
+# --- without sorted indexes
+
+
+def make(entries: bytes) -> Made | None:
+    """What the sorted indexes of these entries would say; None if a stream's versions do not go on by one."""
+    postings = make_postings(entries, KIND_STREAMS)
+    versions = column(entries, "version")
+    if indexes.odd_streams(postings, versions, gaps=False):
+        return None
+    firsts = pick(postings.numbers, postings.starts[:-1])
+    lasts = pick(postings.numbers, [end - 1 for end in postings.starts[1:]])
+    return Made(
+        array("Q", postings.keys).tobytes(),
+        array("I", pick(versions, firsts)).tobytes(),
+        array("I", pick(versions, lasts)).tobytes(),
+        array("I", sorted(column(entries, "id_fold_upper"))).tobytes(),
+    )

@@ -24,6 +24,7 @@ INDEX: Final = "index"  # an index does not say what the log says
 TAIL: Final = "tail"  # the log ends with what a crash left of an append that was never acknowledged
 MARK: Final = "mark"  # `durable` does not say how far the log is synced
 CHECKPOINT: Final = "checkpoint"  # a subscription's checkpoint is damaged or beyond the log
+GONE: Final = "gone"  # what is left of compacted events is not what the log lacks
 DIGEST: Final = "digest"  # history is not what it was when the digest was pinned
 COMPACTED: Final = "compacted"  # the same, and a compaction explains it
 

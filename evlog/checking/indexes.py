@@ -181,7 +181,7 @@ def odd_streams(streams: Postings, versions: Sequence[int], *, gaps: bool) -> li
     """The numbers of the first entries (one a stream hash) whose versions do not go on by one.
 
     Args:
-        gaps: a compaction was here, so versions need only rise.
+        gaps: a salvage was here, so versions need only rise.
     """
     _, starts, numbers = streams
     if not numbers:
@@ -189,7 +189,7 @@ def odd_streams(streams: Postings, versions: Sequence[int], *, gaps: bool) -> li
     own = pick(versions, numbers)
     firsts = [own[start] for start in starts[:-1]]
     ends = map(sum, zip(firsts, _lengths(starts), strict=False))
-    if not gaps and own == tuple(chain.from_iterable(map(range, firsts, ends))):
+    if own == tuple(chain.from_iterable(map(range, firsts, ends))):
         return []
     odd = []
     for start, end in pairwise(starts):

@@ -9,19 +9,16 @@ here writes, or looks beyond its own segment.
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Iterator, Sequence
 from hashlib import sha256
-from itertools import accumulate, chain, repeat
-from operator import add, lt
+from itertools import accumulate
+from operator import lt
 from typing import Any, Final, NamedTuple
 from zlib import crc32
 
-import msgpack
-import msgspec
-
 from evlog.checking import findings as kinds
 from evlog.checking.findings import Finding
+from evlog.checking.rows import NOT_RECORDS, RowEncoder, Runs, decode_raws
 from evlog.disk import ReadFile
 from evlog.errors import EvlogError
 from evlog.format import (
@@ -37,31 +34,24 @@ from evlog.format import (
     array_head,
     decode_file_header,
     decode_frame_header,
-    fold_column,
-    hash_stream,
-    hash_type,
-    pack_entries,
     unpack,
 )
 from evlog.manifest import SegmentInfo
 from evlog.segment import Segment, written_end
 
 _WINDOW_BYTES: Final = 1 << 19
-_MAX_NAMES: Final = 1 << 18
 _CODES: Final = frozenset({0, 1, 2})
 _DATA_TYPES: Final = frozenset({bytes})
 _METADATA_TYPES: Final = frozenset({bytes, type(None)})
-# What decoding bytes can raise that are no records; they pass their CRC, so a program wrote them so.
-_NOT_RECORDS: Final = (
-    ValueError,
-    TypeError,
-    LookupError,
-    OverflowError,
-    RecursionError,
-    msgpack.exceptions.UnpackException,
-    msgspec.MsgspecError,
-)
-_decode_raws: Final = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
+
+
+def open_log(path: str) -> ReadFile:
+    """The bytes of a log, for all that checks logs.
+
+    Raises:
+        FileNotFoundError: it is not there.
+    """
+    return ReadFile(path)
 
 
 class Frame(NamedTuple):
@@ -124,7 +114,7 @@ class LogCheck:
         self.first_time_us = 0
         self.last_time_us = 0
         self.last_position = info.first_position - 1
-        self._log = ReadFile(segment.log_path)
+        self._log = open_log(segment.log_path)
         self._size = min(size, self._log.size())
         if not info.sealed:  # what is behind it is room for the frames to come
             self._size = written_end(self._log, min(FILE_HEADER_BYTES, self._size), self._size)
@@ -138,8 +128,8 @@ class LogCheck:
         self._hash = sha256()
         self._hashed = 0
         self._pinned: bytes | None = None
-        self._hash_of_stream: dict[str, int] = {}
-        self._hash_of_type: dict[str, int] = {}
+        self._rows = RowEncoder()
+        self.missing = Runs()
 
     def run(self) -> LogCheck:
         """Check it all; what was found is in the attributes then."""
@@ -264,7 +254,7 @@ class LogCheck:
             bodies = [frame.body[len(head) :] for frame, head in zip(frames, heads, strict=True)]
             content = array_head(sum(counts)) + b"".join(bodies)
         try:
-            raws = _decode_raws(content)
+            raws = decode_raws(content)
             columns = list(zip(*unpack(content, use_list=False), strict=True))
             if len(columns) != 9 or len(raws) != sum(counts):
                 raise FormatFault("a record does not have nine fields")
@@ -272,7 +262,7 @@ class LogCheck:
             return self._make_rows(frames, heads, counts, raws, columns)
         except FormatFault:
             raise
-        except _NOT_RECORDS as error:
+        except NOT_RECORDS as error:
             raise FormatFault(f"a record is not what it must be: {error}") from None
 
     def _make_rows(
@@ -284,7 +274,6 @@ class LogCheck:
         columns: list[tuple[Any, ...]],
     ) -> bytes:
         _, versions, streams, types, ids, _, codes, datas, metadatas = columns
-        joined = b"".join(ids)
         if set(map(len, ids)) != {16}:
             raise FormatFault("an id is not 16 bytes")
         if not _CODES.issuperset(codes):
@@ -293,17 +282,8 @@ class LogCheck:
             raise FormatFault("data or metadata of a record are not bytes")
         if 0 in versions:
             raise FormatFault("a record has the version 0")
-        lengths = array("I", map(len, raws))
-        return pack_entries(
-            array("Q", _hashes(self._hash_of_stream, streams, hash_stream)),
-            fold_column(joined),
-            _record_offsets(frames, heads, counts, lengths),
-            lengths,
-            array("I", map(crc32, raws)),
-            array("I", chain.from_iterable(map(repeat, [frame.offset for frame in frames], counts))),
-            array("I", versions),
-            array("I", _hashes(self._hash_of_type, types, hash_type)),
-        )
+        offsets = [frame.offset for frame in frames]
+        return self._rows.encode(offsets, heads, counts, raws, streams, types, ids, versions)
 
     def _check_order(
         self, frames: list[Frame], counts: list[int], positions: tuple[Any, ...], times: tuple[Any, ...]
@@ -317,8 +297,9 @@ class LogCheck:
         begins = accumulate(counts[:-1], initial=0)
         if [positions[at] for at in begins] != [frame.header.first_position for frame in frames]:
             raise FormatFault("a frame's first event is not the one that its header names")
-        if times[0] < self.last_time_us or (times[0] != times[-1] and list(times) != sorted(times)):
+        if times[0] < self.last_time_us or list(times) != sorted(times):
             self._find(kinds.ORDER, frames[0].offset, positions[0], "times fall within it or before it")
+        self.missing.add(self.last_position, positions)
         if not self.first_time_us:
             self.first_time_us = times[0]
         self.last_position = positions[-1]
@@ -540,31 +521,6 @@ class LogCheck:
     ) -> None:
         file = self._offsets_name if offsets else self._file
         self.findings.append(Finding(kind, file, offset, position, detail))
-
-
-def _hashes(cache: dict[str, int], names: Sequence[str], make: Any) -> list[int]:
-    """The hash of each name; each distinct name is hashed once."""
-    try:
-        return list(map(cache.__getitem__, names))
-    except KeyError:
-        if len(cache) > _MAX_NAMES:
-            cache.clear()
-        for name in set(names).difference(cache):
-            cache[name] = make(name)
-        return [cache[name] for name in names]
-
-
-def _record_offsets(
-    frames: list[Frame], heads: list[bytes], counts: list[int], lengths: array[int]
-) -> array[int]:
-    """Where each record begins: behind the one before it, or behind the head of its frame."""
-    first = frames[0].offset + FRAME_HEADER_BYTES + len(heads[0])
-    if len(frames) == 1:
-        return array("I", accumulate(lengths[:-1], initial=first))
-    gaps = [0] * (len(lengths) - 1)
-    for at, head in zip(accumulate(counts[:-1]), heads[1:], strict=True):
-        gaps[at - 1] = FRAME_HEADER_BYTES + len(head)
-    return array("I", accumulate(map(add, lengths, gaps), initial=first))
 
 
 def _common_prefix(one: bytes, other: bytes) -> int:

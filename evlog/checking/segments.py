@@ -15,7 +15,8 @@ from evlog.checking.findings import Finding
 from evlog.checking.indexes import SUFFIXES, check_index, odd_streams
 from evlog.checking.logs import LogCheck
 from evlog.errors import EvlogError
-from evlog.format import ENTRY, ENTRY_BYTES, FILE_HEADER_BYTES, KIND_STREAMS, column
+from evlog.format import ENTRY, ENTRY_BYTES, FILE_HEADER_BYTES, KIND_GONE, KIND_STREAMS, column
+from evlog.gone import GoneFile
 from evlog.manifest import SegmentInfo
 from evlog.segment import Segment
 
@@ -43,6 +44,18 @@ class SegmentTask(NamedTuple):
         return self.path[len(self.store) + 1 :]
 
 
+def open_gone(task: SegmentTask) -> GoneFile | None:
+    """What is left of the events that a compaction removed from the segment; None if there are none.
+
+    Raises:
+        FileNotFoundError, CorruptionError: it is not there, or damaged.
+    """
+    if not task.info.gone_bytes:
+        return None
+    header = Segment(task.store, task.store_id, task.info).header._replace(kind=KIND_GONE)
+    return GoneFile(f"{task.path}.gone", header, task.info.gone_bytes)
+
+
 class SegmentCheck(NamedTuple):
     """What was found in one segment."""
 
@@ -67,6 +80,8 @@ class SegmentCheck(NamedTuple):
     sound_indexes: list[int]
     odd_streams: list[int]
     """hashes of streams whose versions want a second look"""
+    missing: tuple[bytes, bytes]
+    """runs of positions that it lacks before its last event, as `Runs` packs them"""
 
 
 def check_segment(task: SegmentTask) -> SegmentCheck:
@@ -82,7 +97,7 @@ def check_segment(task: SegmentTask) -> SegmentCheck:
     entries = bytes(log.entries)
     if log.entries_known:
         if task.info.sealed:
-            odd = _check_sealed(task, entries, findings, sound)
+            odd = check_sorted(task, entries, findings, sound)
         else:
             odd = sorted(_odd_without_index(entries))
     return SegmentCheck(
@@ -103,10 +118,19 @@ def check_segment(task: SegmentTask) -> SegmentCheck:
         offsets_sound=log.offsets_sound,
         sound_indexes=sound,
         odd_streams=odd,
+        missing=log.missing.packed(),
     )
 
 
-def _check_sealed(task: SegmentTask, entries: bytes, findings: list[Finding], sound: list[int]) -> list[int]:
+def maybe_check_segment(task: SegmentTask) -> SegmentCheck | None:
+    """Check a segment; None if its log is not there."""
+    try:
+        return check_segment(task)
+    except FileNotFoundError:
+        return None
+
+
+def check_sorted(task: SegmentTask, entries: bytes, findings: list[Finding], sound: list[int]) -> list[int]:
     """Check the sorted indexes; the hashes of the streams with odd versions."""
     info = task.info
     header = Segment(task.store, task.store_id, info).header._replace(source_crc=info.offsets_crc)
@@ -120,7 +144,7 @@ def _check_sealed(task: SegmentTask, entries: bytes, findings: list[Finding], so
         else:
             findings.append(finding)
         if kind == KIND_STREAMS:
-            numbers = odd_streams(postings, column(entries, "version"), gaps=bool(info.generation))
+            numbers = odd_streams(postings, column(entries, "version"), gaps=bool(info.lost_events))
             hashes = [ENTRY.unpack_from(entries, number * ENTRY_BYTES)[0] for number in numbers]
     return hashes
 
@@ -146,7 +170,7 @@ def missing_segment(task: SegmentTask) -> SegmentCheck:
     known = _offsets_as_sealed(task)
     return SegmentCheck(
         [finding], 0, info.events, FILE_HEADER_BYTES, info.last_position or info.first_position - 1, 0, 0,
-        info.offsets_crc, _UNREADABLE, _UNREADABLE, 0, 0, True, known, known, [], [],
+        info.offsets_crc, _UNREADABLE, _UNREADABLE, 0, 0, True, known, known, [], [], (b"", b""),
     )  # fmt: skip
 
 

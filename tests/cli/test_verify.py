@@ -148,7 +148,7 @@ def test_ctrl_c_is_quiet_and_leaves_no_helper(path: str) -> None:
     program = (
         "import evlog.verify as v, os, sys\n"
         "v._BYTES_FOR_HELPERS = 0\n"
-        "v.core_count = lambda: 2\n"
+        "v.core_count = lambda: 3\n"
         "check = v._check_across\n"
         "def wait(workers, *_):\n"
         "    print(*[h._process.pid for h in workers._helpers], flush=True)\n"

@@ -13,7 +13,7 @@ from pathlib import Path
 from zlib import crc32
 
 import evlog
-from evlog.verify import helper_count
+from evlog.verify import process_count
 from tests.benchmarks.measure import Figure, Report, Target, seconds_of, take_turns
 from tests.benchmarks.run import Run
 
@@ -28,9 +28,7 @@ def run(run: Run) -> Report:
     )
     small = run.filled_directories(["evlog"])["evlog"] / "store"
     large = _make_large(run, run.sizes.bulk // 50)
-    cores = {
-        name: max(1, helper_count(_log_bytes(path))) for name, path in (("small", small), ("large", large))
-    }
+    cores = {name: process_count(_log_bytes(path)) for name, path in (("small", small), ("large", large))}
     report.settings = {"evlog": {"cores": f"{cores['small']} and {cores['large']}"}}
     for label, path, key in (("small events", small, "small"), ("large events", large, "large")):
         size = sum(file.stat().st_size for file in _files(path))
