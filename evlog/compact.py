@@ -6,6 +6,10 @@ is taken up again, with its own position and time, by whoever compacts next. A s
 place of some, syncs it, and replaces the manifest under the writers' lock: a crash leaves the old store or
 the new one. Steps go from the oldest segments to the newest, so that at any moment what is gone of a stream
 is its beginning.
+
+Compressing changes no event, so the log does not speak of it: each step puts one file in the place of
+another, and the next compaction goes on with what it finds. What was compressed is compressed again when it
+is written anew: whoever wanted an archive small does not want it to grow by the next compaction.
 """
 
 from __future__ import annotations
@@ -19,16 +23,20 @@ from zlib import crc32
 
 from evlog import paths
 from evlog.checkpoint import SubscriptionFiles, list_names
+from evlog.compact_compress import compressed_path, maybe_compress, maybe_estimate
 from evlog.compact_plan import Piece, Plan, Point, Removal, after_sealing, make_plan
 from evlog.compact_rewrite import Target, remove_files, rewrite
+from evlog.compact_step import remove_unnamed, replace_segments
 from evlog.disk import Disk
-from evlog.errors import CompactionRunning, EvlogError, StoreFull, SubscriptionBehind
+from evlog.errors import CompactionRunning, EvlogError, SubscriptionBehind
 from evlog.events import JSON_CODE, Record
 from evlog.format import ENTRY_BYTES, KIND_STREAMS, hash_stream
 from evlog.lock import FileLock
 from evlog.log import Log, SealedPart
-from evlog.manifest import SegmentInfo, replace_manifest
+from evlog.manifest import SegmentInfo
+from evlog.segment import SealedSegment
 from evlog.writer import Writer
+from evlog.zstd import need_zstandard
 
 COMPACTIONS_STREAM: Final = "$compactions"
 STARTED_TYPE: Final = "$CompactionStarted"
@@ -47,6 +55,20 @@ class Compaction(NamedTuple):
     bytes_before: int  # of all files of segments
     bytes_after: int  # 0 in a dry run
     resumed: bool  # whether it took up one that was interrupted
+    segments_compressed: int = 0  # in a dry run: that would be
+    uncompressed_bytes: int = 0  # of their logs before
+    compressed_bytes: int = 0  # and after; in a dry run by a sample of them
+
+
+class Compressed(NamedTuple):
+    """Segments whose logs were compressed."""
+
+    segments: int = 0
+    bytes_before: int = 0
+    bytes_after: int = 0
+
+    def plus(self, bytes_before: int, bytes_after: int) -> Compressed:
+        return Compressed(self.segments + 1, self.bytes_before + bytes_before, self.bytes_after + bytes_after)
 
 
 Progress = Callable[[int, int], None]
@@ -62,11 +84,15 @@ class Started(NamedTuple):
     bytes: int  # of all files of segments, then
 
 
-def plan_compaction(log: Log) -> Compaction:
+def plan_compaction(log: Log, *, compress: bool = False) -> Compaction:
     """What `compact` would remove now. Writes nothing.
+
+    Args:
+        compress: also say how much compressing would save, by a sample of each segment.
 
     Raises:
         CorruptionError: the log is damaged.
+        ZstdNotInstalled: it takes zstandard, which is not there.
     """
     log.raise_damage()
     started = log.settled(lambda: find_unfinished(log))
@@ -74,8 +100,10 @@ def plan_compaction(log: Log) -> Compaction:
     events = sum(removal.events for removal in plan.removals)
     merged = sum(len(group) - 1 for group in plan.groups)
     segments, size = len(log.manifest.segments), _segment_bytes(log.store)
+    saved = log.settled(lambda: _estimate(log)) if compress else Compressed()
+    resumed = started is not None
     return Compaction(
-        plan.point.position, plan.removals, events, segments, segments - merged, size, 0, started is not None
+        plan.point.position, plan.removals, events, segments, segments - merged, size, 0, resumed, *saved
     )
 
 
@@ -85,6 +113,7 @@ def compact(
     disk: Disk,
     *,
     force: bool,
+    compress: bool = False,
     progress: Progress | None = None,
     lock_timeout_seconds: float | None = None,
 ) -> Compaction:
@@ -94,6 +123,7 @@ def compact(
 
     Args:
         force: also remove events that a named subscription has not come to yet.
+        compress: then also compress the logs of all sealed segments, as far as that makes them smaller.
         progress: called every few milliseconds.
         lock_timeout_seconds: how long to wait for writers, at each step.
 
@@ -102,7 +132,10 @@ def compact(
         SubscriptionBehind: events would go that a named subscription has yet to see. Nothing was changed.
         LockTimeout, StoreFull, StoreIOError: the rest is left to the next call.
         CorruptionError: an event is damaged. Steps that were done stay done.
+        ZstdNotInstalled: it takes zstandard, which is not there.
     """
+    if compress:
+        need_zstandard(log.store)  # before anything is changed
     lock = FileLock(paths.compaction_path(log.store), 0.0, disk)
     if lock.maybe_acquire() is None:
         lock.close()
@@ -110,7 +143,7 @@ def compact(
     try:
         run = _Run(log, writer, disk, lock_timeout_seconds)
         try:
-            return run.run(force=force, progress=progress)
+            return run.run(force=force, compress=compress, progress=progress)
         finally:
             run.close()
     finally:
@@ -150,8 +183,11 @@ class _Run:
         self._writer = writer
         self._disk = disk
         self._lock = FileLock(paths.lock_path(log.store), lock_timeout_seconds, disk)
+        self._compressed = Compressed()
+        self._progress: Progress | None = None
+        self._done = self._total = 0
 
-    def run(self, *, force: bool, progress: Progress | None) -> Compaction:
+    def run(self, *, force: bool, compress: bool, progress: Progress | None) -> Compaction:
         log = self._log
         log.refresh()
         log.raise_damage()
@@ -166,8 +202,10 @@ class _Run:
             check_subscriptions(log, plan, self._disk)
         resumed = started is not None
         segments = len(log.manifest.segments)
+        before = after = _segment_bytes(log.store)
         if started is None and (plan.groups or plan.seals):
             started = self._append_started(plan)
+        events = 0
         if started is not None:
             log.refresh()
             if plan.seals and log.active.first_position <= point.position:
@@ -178,57 +216,70 @@ class _Run:
                 plan = log.settled(lambda: make_plan(log, point))
             elif plan.seals:
                 plan = log.settled(lambda: after_sealing(log, plan))
-            self._do_steps(plan, progress)
-        before = after = _segment_bytes(log.store)
-        events = 0
+        plain = _plain_segments(log, plan) if compress else []
+        self._count_work(plan, plain, progress)
         if started is not None:
+            for group in plan.groups:
+                self._do_step(group, plan, compress=compress)
             events, before = _events_gone(log) - started.events_gone, started.bytes
+            after = _segment_bytes(log.store)
             self._append_finished(started, events, before, after)
             log.refresh()
+        for info in plain:
+            self._compress(info)
+            after = _segment_bytes(log.store)
         left = len(log.manifest.segments)
-        return Compaction(point.position, plan.removals, events, segments, left, before, after, resumed)
+        return Compaction(
+            point.position, plan.removals, events, segments, left, before, after, resumed, *self._compressed
+        )
 
     def close(self) -> None:
         self._lock.close()
 
-    def _do_steps(self, plan: Plan, progress: Progress | None) -> None:
-        total = sum(piece.work_bytes for group in plan.groups for piece in group)
-        done = 0
+    def _count_work(self, plan: Plan, plain: Sequence[SegmentInfo], progress: Progress | None) -> None:
+        self._progress = progress
+        self._total = sum(piece.work_bytes for group in plan.groups for piece in group)
+        self._total += sum(info.log_bytes for info in plain)
 
-        def step_on(size: int) -> None:
-            nonlocal done
-            done += size
-            if progress is not None:
-                progress(done, total)
+    def _step_on(self, size: int) -> None:
+        self._done += size
+        if self._progress is not None:
+            self._progress(self._done, self._total)
 
-        for group in plan.groups:
-            self._do_step(group, plan, step_on)
-
-    def _do_step(self, group: Sequence[Piece], plan: Plan, step_on: Callable[[int], None]) -> None:
+    def _do_step(self, group: Sequence[Piece], plan: Plan, *, compress: bool) -> None:
         """Write one segment in the place of a group, and have the manifest name it."""
         log, disk = self._log, self._disk
         infos = [piece.part.info for piece in group]
         target = Target.of(log.store, log.manifest, infos)
         try:
-            info = rewrite(target, group, plan.bounds, disk, step_on)
-            disk.sync_dir(paths.segments_path(log.store))  # before the manifest may name them
+            info = rewrite(target, group, plan.bounds, disk, self._step_on)
+            if compress or any(old.compressed_bytes for old in infos):
+                plain = SealedSegment(log.store, target.store_id, info)
+                info = self._write_compressed(plain, lambda _: self._step_on(0)) or info
+                remove_unnamed(log.store, log.manifest._replace(segments=(info,)), [info], disk)
         except (EvlogError, KeyboardInterrupt):
             remove_files(target, disk)  # no room, perhaps: what was written takes some
             raise
-        with self._lock:
-            log.refresh()
-            segments = _replaced(log.manifest.segments, infos, info)
-            try:
-                replace_manifest(log.store, log.manifest._replace(segments=segments), disk)
-            except StoreFull:  # before the new manifest was there
-                remove_files(target, disk)
-                raise
-            # Who has these open or mapped keeps them; who only knows their names finds the manifest replaced.
-            # Under the lock, so that who holds it to copy the store sees no name vanish.
-            for old in infos:
-                for suffix in paths.SUFFIXES:
-                    disk.remove(paths.segment_path(log.store, old.first_position, old.generation, suffix))
-        log.refresh()
+        replace_segments(log, self._lock, disk, infos, info)
+
+    def _compress(self, info: SegmentInfo) -> None:
+        """Have the manifest name the compressed form of a segment's log, if it is worth it."""
+        log, disk = self._log, self._disk
+        plain = SealedSegment(log.store, log.manifest.store_id_bytes, info)
+        try:
+            compressed = self._write_compressed(plain, self._step_on)
+        except (EvlogError, KeyboardInterrupt):
+            disk.remove(compressed_path(log.store, info))
+            raise
+        if compressed is not None:
+            replace_segments(log, self._lock, disk, [info], compressed)
+
+    def _write_compressed(self, plain: SealedSegment, step_on: Callable[[int], None]) -> SegmentInfo | None:
+        path = compressed_path(self._log.store, plain.info)
+        info = maybe_compress(path, plain, self._disk, step_on)
+        if info is not None:
+            self._compressed = self._compressed.plus(info.log_bytes, info.compressed_bytes)
+        return info
 
     def _append_started(self, plan: Plan) -> Started:
         point, rules = plan.point, plan.rules
@@ -264,12 +315,10 @@ def check_subscriptions(log: Log, plan: Plan, disk: Disk) -> None:
 
 def remove_unnamed_files_locked(log: Log, disk: Disk) -> None:
     """Remove what an interrupted compaction, or a roll, has left; nobody else compacts or rolls meanwhile."""
-    segments = log.manifest.segments
-    named = {(info.first_position, info.generation) for info in segments}
     directory = paths.segments_path(log.store)
     for name in sorted(os.listdir(directory)):
         meaning = paths.maybe_parse_segment_name(name)
-        if meaning is not None and meaning[:2] not in named:
+        if meaning is not None and not log.manifest.names(meaning):
             disk.remove(f"{directory}/{name}")
 
 
@@ -277,12 +326,20 @@ def _point_of(log: Log, started: Started | None) -> Point:
     return Point(log.head, time.time_ns() // 1000) if started is None else started.point
 
 
-def _replaced(
-    segments: Sequence[SegmentInfo], old: Sequence[SegmentInfo], new: SegmentInfo
-) -> tuple[SegmentInfo, ...]:
-    at = segments.index(old[0])
-    assert list(segments[at : at + len(old)]) == list(old)  # only this process compacts
-    return (*segments[:at], new, *segments[at + len(old) :])
+def _plain_segments(log: Log, plan: Plan | None = None) -> list[SegmentInfo]:
+    """The sealed segments that are not compressed, without those that a plan writes anew."""
+    written = {piece.part.info for group in plan.groups for piece in group} if plan else set()
+    infos = [part.info for part in log.sealed]
+    return [info for info in infos if not info.compressed_bytes and info not in written]
+
+
+def _estimate(log: Log) -> Compressed:
+    """What compressing would give."""
+    found = Compressed()
+    for part in log.sealed:
+        if not part.info.compressed_bytes and (size := maybe_estimate(part.segment)) is not None:
+            found = found.plus(part.info.log_bytes, size)
+    return found
 
 
 def _entries_crc(log: Log, position: int) -> int:

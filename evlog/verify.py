@@ -77,14 +77,14 @@ def verify_store(
         if not replaced:
             return report
     # Whatever was found in files that a compaction was taking away is no finding.
-    kept = [finding for finding in report.findings if finding.file.rsplit(".", 1)[0] not in replaced]
+    kept = [finding for finding in report.findings if not finding.file.startswith(tuple(replaced))]
     return report._replace(findings=tuple(kept))
 
 
 def _replaced_since(seen: Look) -> set[str]:
-    """The names of the segments that a compaction has replaced since the look."""
-    now = {(info.first_position, info.generation) for info in look(seen.store).manifest.segments}
-    return {task.name for task in seen.tasks() if (task.info.first_position, task.info.generation) not in now}
+    """How the names of the files begin that a compaction has replaced since the look."""
+    now = look(seen.store).manifest
+    return {f"{task.name}." for task in seen.tasks() if not now.names(task.info.log_file)}
 
 
 def _verify(
@@ -157,8 +157,7 @@ def maybe_check_segment(task: SegmentTask) -> SegmentCheck | None:
 
 
 def _gone_or_missing(task: SegmentTask) -> SegmentCheck:
-    named = {(info.first_position, info.generation) for info in look(task.store).manifest.segments}
-    if (task.info.first_position, task.info.generation) not in named:
+    if not look(task.store).manifest.names(task.info.log_file):
         raise FileNotFoundError(task.path)
     return missing_segment(task)
 
@@ -216,7 +215,7 @@ def _check_sequence(tasks: Sequence[SegmentTask]) -> list[Finding]:
             findings.append(Finding(kinds.ORDER, paths.MANIFEST, None, last.last_position + 1, detail))
         if info.sealed and info.events and info.first_time_us < last.last_time_us:
             detail = "times fall from the segment before to this one"
-            findings.append(Finding(kinds.ORDER, f"{task.name}.log", None, info.first_position, detail))
+            findings.append(Finding(kinds.ORDER, task.log_name, None, info.first_position, detail))
     return findings
 
 

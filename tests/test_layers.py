@@ -22,13 +22,13 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"_version", "errors"}),
     frozenset({"events"}),
     frozenset({"format", "paths", "batch", "jsonlines", "when", "policies", "arguments"}),
-    frozenset({"disk", "results"}),
+    frozenset({"disk", "results", "blocks", "zstd"}),
     frozenset({"lock", "manifest", "index", "known", "gone", "policy_table", "notify"}),
     frozenset({"segment", "checkpoint"}),
-    frozenset({"active"}),
+    frozenset({"active", "compressed"}),
     frozenset({"log"}),
     frozenset({"recovery"}),
-    frozenset({"dedupe", "versions", "durability", "roll", "compact_plan"}),
+    frozenset({"dedupe", "versions", "durability", "roll", "compact_plan", "compact_compress", "compact_step"}),
     frozenset({"writer", "reader", "create", "compact_rewrite", "lookout"}),
     frozenset({"visibility", "retention", "follow", "compact", "checking", "handle"}),
     frozenset({"catalog", "verify", "subscriptions"}),
@@ -43,12 +43,12 @@ LAYERS: tuple[frozenset[str], ...] = (
 HOUSEHOLDS = frozenset({"checking", "cli"})
 PURE = frozenset(
     {"_version", "errors", "events", "format", "paths", "batch", "jsonlines", "when", "policies", "arguments"}
-    | {"results", "checking/findings", "checking/digest"}
+    | {"results", "blocks", "checking/findings", "checking/digest"}
 )
 LEVEL = {module: level for level, row in enumerate(LAYERS) for module in row}
 
 # What the library must not cost those who only `import evlog`.
-LAZY = ("typer", "rich", "msgspec", "filelock", "inotify_simple", "ctypes")
+LAZY = ("typer", "rich", "msgspec", "filelock", "inotify_simple", "zstandard", "ctypes")
 
 # The calls that change a file system. Only disk.py makes them; what it promises is said there.
 WRITING_OS = re.compile(

@@ -137,7 +137,7 @@ class Segments:
         offset, length, crc = ENTRY.unpack_from(entries, number * ENTRY_BYTES)[2:5]
         task = self._segments[place].task
         try:
-            raw = ReadFile(f"{task.path}.log").read(length, offset)
+            raw = task.open_log().read(length, offset)
             return (decode_record(raw), offset) if crc32(raw) == crc else None
         except (FileNotFoundError, FormatFault):
             return None
@@ -218,7 +218,7 @@ def check_stream(segments: Segments, stream_hash: int) -> list[Finding]:
             if version <= before or (version != before + 1 and not gaps and not unsure):
                 name = stream if len(stream) <= 60 else stream[:59] + "…"
                 detail = f"stream {name!r} goes from version {before} to {version}"
-                found.append(Finding(kinds.VERSION, f"{segment.task.name}.log", offset, position, detail))
+                found.append(Finding(kinds.VERSION, segment.task.log_name, offset, position, detail))
     return found
 
 
@@ -260,9 +260,9 @@ def _check_folds(segments: Segments, uppers: Sequence[int]) -> list[Finding]:
             record, offset = read
             position, id = record[0], record[4]
             if id in first:
-                name = segments.task(place).name
+                name = segments.task(place).log_name
                 detail = f"id {id_text(id)} is that of position {first[id]} already"
-                found.append(Finding(kinds.ID, f"{name}.log", offset, position, detail))
+                found.append(Finding(kinds.ID, name, offset, position, detail))
             else:
                 first[id] = position
     return found

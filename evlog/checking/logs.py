@@ -21,6 +21,7 @@ import msgpack
 import msgspec
 
 from evlog.checking import findings as kinds
+from evlog.checking.blocks import CheckedLog, open_log
 from evlog.checking.findings import Finding
 from evlog.disk import ReadFile
 from evlog.errors import EvlogError
@@ -124,7 +125,7 @@ class LogCheck:
         self.first_time_us = 0
         self.last_time_us = 0
         self.last_position = info.first_position - 1
-        self._log = ReadFile(segment.log_path)
+        self._log = open_log(store, store_id, info)
         self._size = min(size, self._log.size())
         if not info.sealed:  # what is behind it is room for the frames to come
             self._size = written_end(self._log, min(FILE_HEADER_BYTES, self._size), self._size)
@@ -499,6 +500,8 @@ class LogCheck:
         self._digest_to(self.end)
         if self.info.sealed:
             self._finish_sealed()
+        if isinstance(self._log, CheckedLog):  # by now every block was looked at
+            self.findings += self._log.findings
         if self._offsets is not None and self.info.sealed and self.offsets_sound:
             size = self._offsets.size()
             wanted = FILE_HEADER_BYTES + self.info.events * ENTRY_BYTES
@@ -539,6 +542,8 @@ class LogCheck:
         self, kind: str, offset: int | None, position: int | None, detail: str, *, offsets: bool = False
     ) -> None:
         file = self._offsets_name if offsets else self._file
+        if not offsets and offset is not None and self.info.compressed_bytes:
+            detail += " (offset in the log as `zstd -d` gives it)"
         self.findings.append(Finding(kind, file, offset, position, detail))
 
 

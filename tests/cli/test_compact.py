@@ -29,6 +29,9 @@ def test_compact_prints_a_summary(filled: Evlog) -> None:
         "bytes_before",
         "bytes_after",
         "resumed",
+        "segments_compressed",
+        "uncompressed_bytes",
+        "compressed_bytes",
         "dry_run",
     ]
     assert (line["position"], line["events_removed"], line["resumed"]) == (41, 27, False)
