@@ -103,14 +103,15 @@ def _check_block(path: str, packed: bytes, content: bytes, offset: int) -> None:
 
 def _write(path: str, segment: SealedSegment, disk: Disk, progress: Progress) -> int:
     log_bytes = segment.info.log_bytes
+    block_bytes = min(BLOCK_BYTES, log_bytes)  # as many as the first block holds
     sizes: list[int] = []
     crcs: list[int] = []
     waiting: list[bytes] = []
     written = end = HEAD_BYTES
     file = disk.open(path, create=True, truncate=True)
     try:
-        for at in range(0, log_bytes, BLOCK_BYTES):
-            content = segment.log_bytes(at, min(BLOCK_BYTES, log_bytes - at))
+        for at in range(0, log_bytes, block_bytes):
+            content = segment.log_bytes(at, min(block_bytes, log_bytes - at))
             packed = pack(content)
             _check_block(path, packed, content, end)
             sizes.append(len(packed))
@@ -121,12 +122,12 @@ def _write(path: str, segment: SealedSegment, disk: Disk, progress: Progress) ->
                 disk.write_at(file, b"".join(waiting), written)
                 written, waiting = end, []
             if len(sizes) % _BLOCKS_AT_ONCE == 0:
-                progress(_BLOCKS_AT_ONCE * BLOCK_BYTES)
-        progress(log_bytes % (_BLOCKS_AT_ONCE * BLOCK_BYTES))
-        tail = encode_tail(make_table(BLOCK_BYTES, log_bytes, sizes, crcs))
+                progress(_BLOCKS_AT_ONCE * block_bytes)
+        progress(log_bytes % (_BLOCKS_AT_ONCE * block_bytes))
+        tail = encode_tail(make_table(block_bytes, log_bytes, sizes, crcs))
         disk.write_at(file, b"".join([*waiting, tail]), written)
         # Last, for it tells the CRC of the tail; without it the file is none.
-        disk.write_at(file, encode_head(segment.header, BLOCK_BYTES, len(sizes), tail), 0)
+        disk.write_at(file, encode_head(segment.header, block_bytes, len(sizes), tail), 0)
         disk.sync(file)
     finally:
         disk.close(file)

@@ -92,7 +92,7 @@ through, and `zstd -d` gives the log back:
 
     header      skippable frame: 50 2a 4d 18 | u32 64 | a file header
     blocks      a frame each, with its content's size and zstandard's checksum: of as many bytes of the log as
-                the header says (1 to 65,536), the last one of the rest
+                the header says (1 to 65,536), the last of what is left
     CRCs        skippable frame: 51 2a 4d 18 | u32 length | u32 x blocks: CRC of each block as it stands here
     seek table  skippable frame: 5e 2a 4d 18 | u32 length | for each frame before: u32 its bytes here, u32
                 bytes of the log in it (0 of a skippable one) | u32 number of them | 00 | b1 ea 92 8f

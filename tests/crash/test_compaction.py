@@ -54,8 +54,9 @@ def interruptions(recording: Recording, facts: Facts, most: int, stride: int, mo
     return Outcome(digests, failures)
 
 
-def test_an_interrupted_compaction_loses_nothing_and_is_taken_up_again() -> None:
-    recording, facts = compacting()
+@pytest.mark.parametrize("compress", [False, True])
+def test_an_interrupted_compaction_loses_nothing_and_is_taken_up_again(compress: bool) -> None:
+    recording, facts = compacting(compress=compress)
     assert len(facts.hidden) > 30
     jobs: list[explore.Job] = [
         (interruptions, (recording, facts, 3, 700, share)) for share in explore.shares(recording)
@@ -75,11 +76,12 @@ _FAILURES = [
 ]
 
 
+@pytest.mark.parametrize("compress", [False, True])
 @pytest.mark.parametrize(("kind", "code", "stride"), _FAILURES)
 def test_a_failing_disk_call_is_told_and_the_next_compaction_goes_on(
-    kind: str, code: int, stride: int, monkeypatch: pytest.MonkeyPatch
+    kind: str, code: int, stride: int, compress: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recording, facts = compacting()
+    recording, facts = compacting(compress=compress)
     start = kept_state(recording.start)
     for number in itertools.count(1, stride):
         fault = Fault(kind, number, code)
@@ -91,12 +93,12 @@ def test_a_failing_disk_call_is_told_and_the_next_compaction_goes_on(
             fault.arm()
             full = code in faults.FULL and kind not in {"fdatasync", "fsync"}
             with contextlib.suppress(StoreFull if full else StoreIOError):
-                store.compact()
+                store.compact(compress=compress)
             fault.clear()
             store.close()
             check_left(path, facts, Knowledge([], created=True), thorough=False)
             with open_store(path) as other:
-                other.compact()
+                other.compact(compress=compress)
                 check_events(other, facts, Knowledge([], created=True), compacted=True)
                 check_ids(other, facts, 1)
         if not fault.fired:
