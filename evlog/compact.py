@@ -216,8 +216,9 @@ class _Run:
                 plan = log.settled(lambda: make_plan(log, point))
             elif plan.seals:
                 plan = log.settled(lambda: after_sealing(log, plan))
-        plain = _plain_segments(log, plan) if compress else []
-        self._count_work(plan, plain, progress)
+        self._progress = progress
+        self._total = sum(piece.work_bytes for group in plan.groups for piece in group)
+        self._total += sum(info.log_bytes for info in _plain_segments(log, plan)) if compress else 0
         if started is not None:
             for group in plan.groups:
                 self._do_step(group, plan, compress=compress)
@@ -225,8 +226,8 @@ class _Run:
             after = _segment_bytes(log.store)
             self._append_finished(started, events, before, after)
             log.refresh()
-        for info in plain:
-            self._compress(info)
+        if compress:
+            self._compress_all(_plain_segments(log))
             after = _segment_bytes(log.store)
         left = len(log.manifest.segments)
         return Compaction(
@@ -235,11 +236,6 @@ class _Run:
 
     def close(self) -> None:
         self._lock.close()
-
-    def _count_work(self, plan: Plan, plain: Sequence[SegmentInfo], progress: Progress | None) -> None:
-        self._progress = progress
-        self._total = sum(piece.work_bytes for group in plan.groups for piece in group)
-        self._total += sum(info.log_bytes for info in plain)
 
     def _step_on(self, size: int) -> None:
         self._done += size
@@ -261,6 +257,11 @@ class _Run:
             remove_files(target, disk)  # no room, perhaps: what was written takes some
             raise
         replace_segments(log, self._lock, disk, infos, info)
+
+    def _compress_all(self, infos: Sequence[SegmentInfo]) -> None:
+        self._total = self._done + sum(info.log_bytes for info in infos)  # some were sealed meanwhile
+        for info in infos:
+            self._compress(info)
 
     def _compress(self, info: SegmentInfo) -> None:
         """Have the manifest name the compressed form of a segment's log, if it is worth it."""

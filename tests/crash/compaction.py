@@ -39,7 +39,7 @@ def fill(store: EventStore, *, compress: bool) -> None:
     """Streams that keep some events, all or none, in nine segments; some of these lose all they have.
 
     Args:
-        compress: compress the first of them already.
+        compress: compress the first of them already, and have some more that can be.
     """
     number = 0
 
@@ -60,6 +60,8 @@ def fill(store: EventStore, *, compress: bool) -> None:
     append("kept", 2)
     append("deleted", 4)
     append("capped", 5)
+    if compress:  # two segments that lose nothing
+        append("kept", 12)
     store.set_retention("capped", max_count=3)
     store.set_retention("capped", max_count=2)
     store.set_retention(category="cat", max_count=1)

@@ -54,12 +54,14 @@ def interruptions(recording: Recording, facts: Facts, most: int, stride: int, mo
     return Outcome(digests, failures)
 
 
-@pytest.mark.parametrize("compress", [False, True])
-def test_an_interrupted_compaction_loses_nothing_and_is_taken_up_again(compress: bool) -> None:
+@pytest.mark.parametrize(("compress", "most", "stride"), [(False, 3, 700), (True, 1, 1500)])
+def test_an_interrupted_compaction_loses_nothing_and_is_taken_up_again(
+    compress: bool, most: int, stride: int
+) -> None:
     recording, facts = compacting(compress=compress)
     assert len(facts.hidden) > 30
     jobs: list[explore.Job] = [
-        (interruptions, (recording, facts, 3, 700, share)) for share in explore.shares(recording)
+        (interruptions, (recording, facts, most, stride, share)) for share in explore.shares(recording)
     ]
     outcome = explore.run(jobs)
     explore.expect(outcome, MIN_DISTINCT_STATES)
