@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 from zlib import crc32
 
 import pytest
@@ -114,7 +115,7 @@ def test_any_bytes_as_a_tail_are_refused(raw: bytes, file_bytes: int) -> None:
 # --- frames of zstandard
 
 
-def packed(content: bytes, **options: int) -> bytes:
+def packed(content: bytes, **options: Any) -> bytes:
     return zstandard.ZstdCompressor(**options).compress(content)
 
 
@@ -125,7 +126,7 @@ CONTENTS = [b"", b"a", b"a" * 60_000, bytes(range(256)) * 30, b"x" * 200_000 + b
 @pytest.mark.parametrize(
     "options", [{}, {"level": 19}, {"write_checksum": True}, {"write_content_size": False}], ids=str
 )
-def test_the_end_of_a_frame_is_found_by_its_structure(content: bytes, options: dict[str, int]) -> None:
+def test_the_end_of_a_frame_is_found_by_its_structure(content: bytes, options: dict[str, Any]) -> None:
     frame = packed(content, **options)
     ends = [0]
     raw = b"before" + frame * 2 + b"behind"

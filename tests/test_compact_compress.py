@@ -12,7 +12,7 @@ from evlog import EventStore, NewEvent, compact_compress, zstd
 from evlog.errors import CorruptionError, StoreFull
 from evlog.manifest import read_manifest
 from tests.crash.damage import read_files
-from tests.helpers import compress_all, facts, fill, new, segment_files, small_store
+from tests.helpers import compress_all, facts, new, segment_files, small_store
 
 TEXT = "the same words again and again, "
 

@@ -89,9 +89,8 @@ def test_threads_may_read_one_log() -> None:
     wrong: list[int] = []
 
     def read(seed: int) -> None:
-        for at in range(seed, len(content) - 300, 997):
-            if log.read(250, at) != content[at : at + 250]:
-                wrong.append(at)
+        places = range(seed, len(content) - 300, 997)
+        wrong.extend(at for at in places if log.read(250, at) != content[at : at + 250])
 
     threads = [threading.Thread(target=read, args=(seed,)) for seed in range(8)]
     for thread in threads:
@@ -128,7 +127,7 @@ def test_a_block_that_is_not_what_it_must_be_is_damage_though_its_crc_holds(bloc
 def pair(
     memory_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> tuple[EventStore, EventStore]:
-    """A store of single events, of batches larger than a block, and of one large event, plain and compressed."""
+    """Single events, batches larger than a block, one large event: in a plain and a compressed store."""
     compress_all(monkeypatch, request.param)
     stores = []
     for name in ("plain", "compressed"):

@@ -28,7 +28,9 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"active", "compressed"}),
     frozenset({"log"}),
     frozenset({"recovery"}),
-    frozenset({"dedupe", "versions", "durability", "roll", "compact_plan", "compact_compress", "compact_step"}),
+    frozenset(
+        {"dedupe", "versions", "durability", "roll", "compact_plan", "compact_compress", "compact_step"}
+    ),
     frozenset({"writer", "reader", "create", "compact_rewrite", "lookout"}),
     frozenset({"visibility", "retention", "follow", "compact", "checking", "handle"}),
     frozenset({"catalog", "verify", "subscriptions"}),

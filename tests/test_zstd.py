@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,10 +23,9 @@ def filled(store: EventStore, monkeypatch: pytest.MonkeyPatch) -> EventStore:
 
 
 @pytest.fixture
-def without_zstandard(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def without_zstandard(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "zstandard", None)
     monkeypatch.setattr(zstd, "_local", zstd._Local())
-    yield
 
 
 @pytest.mark.usefixtures("without_zstandard")

@@ -2,12 +2,13 @@
 
 What cannot be unpacked reads as zeros, which never pass for a frame or a record, and is a finding. Where the
 header or the table of blocks is damaged, the blocks are found without: by the seek table alone, or by their
-own structure, one behind the other. The file is read with `pread`, so that nothing that happens to it
-meanwhile can kill the process. Nothing here writes.
+own structure, one behind the other; zstandard's checksums say then which of them are whole. The file is read
+with `pread`, so that nothing that happens to it meanwhile can kill the process. Nothing here writes.
 """
 
 from __future__ import annotations
 
+from array import array
 from typing import Final
 from zlib import crc32
 
@@ -121,13 +122,26 @@ class Container:
         return table
 
     def _table_by_itself(self) -> BlockTable | None:
-        """The table by the end of the file alone, for a header that is damaged."""
+        """The table by the end of the file alone, though header or table are damaged somewhere."""
         try:
             count = count_blocks(self[max(0, self._size - _FOOTER_BYTES) : self._size])
             tail_at = self._size - tail_bytes(count)
-            return decode_tail(self[tail_at : self._size], self._size) if tail_at > HEAD_BYTES else None
+            table = decode_tail(self[tail_at : self._size], self._size) if tail_at > HEAD_BYTES else None
         except FormatFault:
             return None
+        if table is None or self._log_bytes not in (None, table.log_bytes):
+            return None
+        need_zstandard(self.path)
+        return table._replace(crcs=array("I", (self._crc(table, number) for number in range(table.blocks))))
+
+    def _crc(self, table: BlockTable, number: int) -> int:
+        """The CRC that a block must have where the table's is not to be trusted: its own, if it is whole."""
+        packed = self[table.offsets[number] : table.offsets[number + 1]]
+        try:
+            unpack(packed, table.content_bytes(number))
+        except BlockFault:
+            return crc32(packed) ^ 1
+        return crc32(packed)
 
     def _walk(self) -> BlockTable:
         """The blocks one behind the other, up to the first that is not whole by zstandard's checksum."""

@@ -243,13 +243,13 @@ class StoreMachine(RuleBasedStateMachine):
             words["$tombstone"] = True
         self.note_policy(f"$${stream}", words)
 
-    @rule(which=handles)
-    def compact(self, which: int) -> None:
+    @rule(which=handles, compress=st.booleans())
+    def compact(self, which: int, compress: bool) -> None:
         """What is hidden goes, of the store's own events those that were superseded."""
         point = len(self.rows)
         stay = {row.position for stream in {row.stream for row in self.rows} for row in self.staying(stream)}
         hidden = {row.position for row in self.present()} - stay
-        done = self.handles[which].compact()
+        done = self.handles[which].compact(compress=compress)
         found = [as_row(event) for event in self.handles[which].read_all(include_system=True)]
         noted = [row for row in found if row.position > point]
         assert [row.type for row in noted] in ([], ["$CompactionStarted", "$CompactionFinished"])
