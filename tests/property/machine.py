@@ -33,7 +33,7 @@ from evlog.errors import (
 )
 from evlog.events import category_of, encode_events
 from evlog.format import FRAME_MAGIC
-from tests.helpers import Clock, small_store
+from tests.helpers import Clock, compress_all, small_store
 
 PLACE = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 HANDLES = 3
@@ -76,6 +76,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.directory = tempfile.mkdtemp(dir=PLACE, prefix="evlog-machine-")
         self.path = f"{self.directory}/store"
         self.patches = pytest.MonkeyPatch()
+        compress_all(self.patches, 200)
         self.prepare()
         self.clock = Clock()
         self.patches.setattr(time, "time_ns", self.clock)
