@@ -17,30 +17,35 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
-from zlib import crc32
 
 from evlog import paths
-from evlog.checkpoint import SubscriptionFiles, list_names
 from evlog.compact_compress import compressed_path, maybe_compress, maybe_estimate
 from evlog.compact_plan import Piece, Plan, Point, Removal, after_sealing, make_plan
 from evlog.compact_rewrite import Target, remove_files, rewrite
+from evlog.compact_state import (
+    COMPACTIONS_STREAM,
+    FINISHED_TYPE,
+    STARTED_TYPE,
+    Started,
+    check_subscriptions,
+    entries_crc,
+    events_gone,
+    find_unfinished,
+    segment_bytes,
+)
 from evlog.compact_step import remove_unnamed, replace_segments
 from evlog.disk import Disk
-from evlog.errors import CompactionRunning, EvlogError, SubscriptionBehind
-from evlog.events import JSON_CODE, Record
-from evlog.format import ENTRY_BYTES, KIND_STREAMS, hash_stream
+from evlog.errors import CompactionRunning, EvlogError
+from evlog.events import JSON_CODE
 from evlog.lock import FileLock
-from evlog.log import Log, SealedPart
+from evlog.log import Log
 from evlog.manifest import SegmentInfo
 from evlog.segment import SealedSegment
 from evlog.writer import Writer
 from evlog.zstd import need_zstandard
 
-COMPACTIONS_STREAM: Final = "$compactions"
-STARTED_TYPE: Final = "$CompactionStarted"
-FINISHED_TYPE: Final = "$CompactionFinished"
 _MAX_RULES: Final = 1000  # that a started event names; they stand in the log anyway
 
 
@@ -75,15 +80,6 @@ Progress = Callable[[int, int], None]
 """Called with the bytes that were worked through, and how many there are in all."""
 
 
-class Started(NamedTuple):
-    """A compaction that the log says was begun."""
-
-    at: int  # the position of the event that says so
-    point: Point
-    events_gone: int  # how many events had gone before
-    bytes: int  # of all files of segments, then
-
-
 def plan_compaction(log: Log, *, compress: bool = False) -> Compaction:
     """What `compact` would remove now. Writes nothing.
 
@@ -99,7 +95,7 @@ def plan_compaction(log: Log, *, compress: bool = False) -> Compaction:
     plan = log.settled(lambda: make_plan(log, _point_of(log, started), by_stream=True))
     events = sum(removal.events for removal in plan.removals)
     merged = sum(len(group) - 1 for group in plan.groups)
-    segments, size = len(log.manifest.segments), _segment_bytes(log.store)
+    segments, size = len(log.manifest.segments), segment_bytes(log.store)
     saved = log.settled(lambda: _estimate(log)) if compress else Compressed()
     resumed = started is not None
     return Compaction(
@@ -151,30 +147,6 @@ def compact(
         lock.close()
 
 
-def find_unfinished(log: Log) -> Started | None:
-    """The compaction that was begun and not finished, if there is one."""
-    for record in _records_newest_first(log, COMPACTIONS_STREAM):
-        data = json.loads(record[7])
-        if record[3] == FINISHED_TYPE:
-            return None
-        if record[3] == STARTED_TYPE:
-            point = Point(data["position"], data["time"])
-            return Started(record[0], point, data["events_gone"], data["bytes"])
-    return None
-
-
-def find_checkpoints(log: Log, disk: Disk) -> list[tuple[str, int]]:
-    """The named subscriptions, with the position that each has come to.
-
-    Raises:
-        CorruptionError: a checkpoint is damaged.
-    """
-    store, store_id = log.store, log.manifest.store_id
-    files = [(name, SubscriptionFiles(store, store_id, name, disk)) for name in list_names(store)]
-    found = [(name, file.read()) for name, file in files]
-    return [(name, checkpoint.position) for name, checkpoint in found if checkpoint is not None]
-
-
 class _Run:
     """One compaction, from the lock to the finished event."""
 
@@ -196,13 +168,13 @@ class _Run:
             remove_unnamed_files_locked(log, self._disk)
         started = log.settled(lambda: find_unfinished(log))
         point = _point_of(log, started)
-        seen = log.settled(lambda: _entries_crc(log, point.position))
+        seen = log.settled(lambda: entries_crc(log, point.position))
         plan = log.settled(lambda: make_plan(log, point))
         if not force:
             check_subscriptions(log, plan, self._disk)
         resumed = started is not None
         segments = len(log.manifest.segments)
-        before = after = _segment_bytes(log.store)
+        before = after = segment_bytes(log.store)
         if started is None and (plan.groups or plan.seals):
             started = self._append_started(plan)
         events = 0
@@ -212,7 +184,7 @@ class _Run:
                 self._writer.seal()
                 log.refresh()
             # The last events may have been cut off, and others written, when a failed sync was found.
-            if seen != log.settled(lambda: _entries_crc(log, point.position)):
+            if seen != log.settled(lambda: entries_crc(log, point.position)):
                 plan = log.settled(lambda: make_plan(log, point))
             elif plan.seals:
                 plan = log.settled(lambda: after_sealing(log, plan))
@@ -222,13 +194,13 @@ class _Run:
         if started is not None:
             for group in plan.groups:
                 self._do_step(group, plan, compress=compress)
-            events, before = _events_gone(log) - started.events_gone, started.bytes
-            after = _segment_bytes(log.store)
+            events, before = events_gone(log) - started.events_gone, started.bytes
+            after = segment_bytes(log.store)
             self._append_finished(started, events, before, after)
             log.refresh()
         if compress:
             self._compress_all(_plain_segments(log))
-            after = _segment_bytes(log.store)
+            after = segment_bytes(log.store)
         left = len(log.manifest.segments)
         return Compaction(
             point.position, plan.removals, events, segments, left, before, after, resumed, *self._compressed
@@ -284,7 +256,7 @@ class _Run:
 
     def _append_started(self, plan: Plan) -> Started:
         point, rules = plan.point, plan.rules
-        gone, size = _events_gone(self._log), _segment_bytes(self._log.store)
+        gone, size = events_gone(self._log), segment_bytes(self._log.store)
         data = {
             "position": point.position,
             "time": point.time_us,
@@ -304,14 +276,6 @@ class _Run:
         raw = json.dumps(data, separators=(",", ":"), ensure_ascii=False).encode()
         event = (type, None, JSON_CODE, raw, None)
         return self._writer.append([COMPACTIONS_STREAM], [event], system=True).positions[0]
-
-
-def check_subscriptions(log: Log, plan: Plan, disk: Disk) -> None:
-    """Raise SubscriptionBehind if events go that a named subscription has not come to."""
-    last = plan.last_hidden
-    for name, position in find_checkpoints(log, disk) if last else ():
-        if position < last:
-            raise SubscriptionBehind(name, position, last)
 
 
 def remove_unnamed_files_locked(log: Log, disk: Disk) -> None:
@@ -341,36 +305,3 @@ def _estimate(log: Log) -> Compressed:
         if not part.info.compressed_bytes and (size := maybe_estimate(part.segment)) is not None:
             found = found.plus(part.info.log_bytes, size)
     return found
-
-
-def _entries_crc(log: Log, position: int) -> int:
-    """The CRC of the entries up to the position in the segment that it stands in."""
-    for part in reversed(log.parts()):
-        if part.first_position <= position:
-            entries = part.segment.checked_entries() if isinstance(part, SealedPart) else part.segment.entries
-            return crc32(entries[: part.segment.number_of(position + 1) * ENTRY_BYTES])
-    return 0
-
-
-def _events_gone(log: Log) -> int:
-    return sum(info.gone_events for info in log.manifest.segments)
-
-
-def _records_newest_first(log: Log, stream: str) -> Iterator[Record]:
-    stream_hash = hash_stream(stream)
-    for part in log.stream_parts(stream_hash):
-        for number in part.index.find_newest_first(KIND_STREAMS, stream_hash):
-            record = part.segment.record(number)
-            if record[2] == stream:
-                yield record
-
-
-def _segment_bytes(store: str) -> int:
-    total = 0
-    with os.scandir(paths.segments_path(store)) as entries:
-        for entry in entries:
-            try:
-                total += entry.stat().st_size
-            except FileNotFoundError:
-                pass  # an index's temporary file, gone by now
-    return total

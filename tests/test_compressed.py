@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import evlog
-from evlog import EventStore, NewEvent, compressed
+from evlog import EventStore, NewEvent, compressed, zstd
 from evlog.blocks import HEAD_BYTES, decode_tail, encode_head, encode_tail, make_table, tail_bytes
 from evlog.compressed import BlockLog
 from evlog.errors import CorruptionError, NotAStore, UnsupportedFormat
 from evlog.format import KIND_LOG, FileHeader
 from evlog.manifest import SegmentInfo
-from evlog.zstd import need_zstandard, pack
+from evlog.zstd import BlockFault, need_zstandard, pack
 from tests.crash.damage import newer_header
 from tests.helpers import compress_all, facts, fill, new, number_id, segment_files, small_store
 
@@ -118,6 +118,24 @@ def test_a_block_that_is_not_what_it_must_be_is_damage_though_its_crc_holds(bloc
     with pytest.raises(CorruptionError) as raised:
         log.read(10, 0)
     assert (raised.value.path, raised.value.offset) == ("memory", HEAD_BYTES)
+
+
+def test_a_block_that_fails_its_crc_is_not_unpacked() -> None:
+    block = zstandard.compress(bytes(100))
+    log = BlockLog(
+        "memory", bytes(HEAD_BYTES) + block, make_table(100, 100, [len(block)], [crc32(block) ^ 1])
+    )
+    with pytest.raises(CorruptionError, match="CRC"):
+        log.read(10, 0)
+
+
+def test_nothing_is_allocated_for_a_block_that_says_a_wrong_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    need_zstandard("")
+    monkeypatch.setattr(zstd._local, "unpacker", None)  # whoever used it would fail otherwise
+    for size in (0, 99, 101, 1 << 40):
+        header = zstandard.compress(bytes(100))[:4] + bytes([0xE0]) + size.to_bytes(8, "little")
+        with pytest.raises(BlockFault):
+            zstd.unpack(header + b"\1\0\0", 100)
 
 
 # --- a store

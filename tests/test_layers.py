@@ -31,7 +31,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset(
         {"dedupe", "versions", "durability", "roll", "compact_plan", "compact_compress", "compact_step"}
     ),
-    frozenset({"writer", "reader", "create", "compact_rewrite", "lookout"}),
+    frozenset({"writer", "reader", "create", "compact_rewrite", "compact_state", "lookout"}),
     frozenset({"visibility", "retention", "follow", "compact", "checking", "handle"}),
     frozenset({"catalog", "verify", "subscriptions"}),
     frozenset({"repair", "salvage"}),
