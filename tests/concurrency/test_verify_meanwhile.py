@@ -69,14 +69,18 @@ def test_verify_says_nothing_false_while_segments_are_compressed(memory_path: Pa
     assert compactor.stdout.readline() == "begun\n"
     writer = start(path, "none")
     runs = 0
-    while writer.poll() is None or runs < 9:
-        report = verify_store(path, quick=runs % 3 == 2)
-        assert report.findings == ()
-        runs += 1
-    writer.communicate()
-    with open_store(path) as store:
-        store.append("end", [NewEvent("End")])
-    compressed = int(compactor.communicate()[0])
+    try:
+        while writer.poll() is None or runs < 9:
+            report = verify_store(path, quick=runs % 3 == 2)
+            assert report.findings == ()
+            runs += 1
+        with open_store(path) as store:
+            store.append("end", [NewEvent("End")])
+        compressed = int(compactor.communicate()[0])
+    finally:
+        for process in (writer, compactor):
+            process.kill()
+            process.communicate()
     report = verify_store(path)
     assert report.ok
     assert report.events == 400 * 3.5 + 1
