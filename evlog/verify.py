@@ -126,16 +126,18 @@ def _verify(
 
 
 def _check_all(
-    tasks: Sequence[SegmentTask], progress: Progress | None
+    tasks: list[SegmentTask], progress: Progress | None
 ) -> tuple[list[SegmentCheck], list[Finding]]:
-    """Each segment by itself, then what holds across them."""
+    """Each segment by itself, then what holds across them. A task changes if its log is compressed by now."""
     total = sum(task.size for task in tasks)
     helpers = helper_count([task.size for task in tasks])
     checks: dict[int, SegmentCheck] = {}
     done = 0
     with Workers(helpers) as workers:
         for at, check in workers.run(maybe_check_segment, [(task,) for task in tasks]):
-            checks[at] = check if check is not None else _gone_or_missing(tasks[at])
+            if check is None:
+                tasks[at], check = _look_again(tasks[at])
+            checks[at] = check
             done += tasks[at].size
             if progress is not None:
                 progress(done, total)
@@ -156,10 +158,16 @@ def maybe_check_segment(task: SegmentTask) -> SegmentCheck | None:
         return None
 
 
-def _gone_or_missing(task: SegmentTask) -> SegmentCheck:
-    if not look(task.store).manifest.names(task.info.log_file):
-        raise FileNotFoundError(task.path)
-    return missing_segment(task)
+def _look_again(task: SegmentTask) -> tuple[SegmentTask, SegmentCheck]:
+    """Check a segment whose log was not there. One that was compressed meanwhile is what it was."""
+    manifest = look(task.store).manifest
+    if manifest.names(task.info.log_file):
+        return task, missing_segment(task)
+    for info in manifest.segments:
+        if info._replace(compressed_bytes=0) == task.info:
+            compressed = task._replace(info=info)
+            return compressed, check_segment(compressed)
+    raise FileNotFoundError(task.path)
 
 
 def _check_across(

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 import evlog
-from evlog import EventStore, NewEvent, compact_compress, zstd
+from evlog import EventStore, NewEvent, compact_compress, verify, zstd
+from evlog.checking.segments import SegmentCheck, SegmentTask
 from evlog.errors import CorruptionError, StoreFull
 from evlog.manifest import read_manifest
 from tests.crash.damage import read_files
@@ -205,6 +206,27 @@ def test_a_reader_with_an_old_manifest_finds_the_files_replaced(store: EventStor
         other._opened().close()  # nothing of it is open any more, but the view is the old one
         store.compact(compress=True)
         assert found + facts(read) == wanted
+
+
+def test_a_check_that_finds_segments_compressed_meanwhile_goes_on(
+    store: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not begin anew for that: compressing a large store takes longer than checking it."""
+    fill_wide(store, 60)
+    digest = store.verify().digest
+    check, looks, checked = verify.maybe_check_segment, 0, 0
+
+    def compress_first(task: SegmentTask) -> SegmentCheck | None:
+        nonlocal looks, checked
+        if not looks:
+            looks = store.compact(compress=True).segments_compressed
+        checked += 1
+        return check(task)
+
+    monkeypatch.setattr(verify, "maybe_check_segment", compress_first)
+    report = store.verify()
+    assert (looks, checked) == (7, 8)
+    assert (report.findings, report.digest, report.events) == ((), digest, 60)
 
 
 def test_a_damaged_log_is_not_compressed(store: EventStore) -> None:

@@ -80,7 +80,9 @@ def test_verify_says_nothing_false_while_segments_are_compressed(memory_path: Pa
     finally:
         for process in (writer, compactor):
             process.kill()
-            process.communicate()
+            process.wait()
+            assert process.stdout is not None
+            process.stdout.close()
     report = verify_store(path)
     assert report.ok
     assert report.events == 400 * 3.5 + 1

@@ -31,8 +31,10 @@ from tests.crash.states import State, crash_states, kept_state
 MIN_DISTINCT_STATES = 300
 
 
-def interruptions(recording: Recording, facts: Facts, most: int, stride: int, moments: range) -> Outcome:
-    """Kill and power off after each operation, and check what is left."""
+def interruptions(
+    recording: Recording, facts: Facts, most: int, stride: int, share: int, moments: range
+) -> Outcome:
+    """Kill and power off after each operation, and check what is left; one in `share` thoroughly."""
     digests: set[bytes] = set()
     failures: list[str] = []
     for moment, system, known in recording.moments():
@@ -48,20 +50,21 @@ def interruptions(recording: Recording, facts: Facts, most: int, stride: int, mo
             digests.add(digest)
             with scratch() as root:
                 try:
-                    check_interrupted(state, facts, known, root, thorough=digest[0] % 5 == 0)
+                    check_interrupted(state, facts, known, root, thorough=digest[0] % share == 0)
                 except Exception:  # noqa: BLE001 - any error is a finding
                     failures.append(f"after operation {moment}:\n{traceback.format_exc()}")
     return Outcome(digests, failures)
 
 
-@pytest.mark.parametrize(("compress", "most", "stride"), [(False, 3, 700), (True, 1, 1500)])
+@pytest.mark.parametrize(("compress", "most", "stride", "share"), [(False, 3, 700, 5), (True, 1, 1500, 10)])
 def test_an_interrupted_compaction_loses_nothing_and_is_taken_up_again(
-    compress: bool, most: int, stride: int
+    compress: bool, most: int, stride: int, share: int
 ) -> None:
     recording, facts = compacting(compress=compress)
     assert len(facts.hidden) > 30
     jobs: list[explore.Job] = [
-        (interruptions, (recording, facts, most, stride, share)) for share in explore.shares(recording)
+        (interruptions, (recording, facts, most, stride, share, moments))
+        for moments in explore.shares(recording)
     ]
     outcome = explore.run(jobs)
     explore.expect(outcome, MIN_DISTINCT_STATES)
