@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 from evlog.errors import InvalidArgument
-from evlog.events import EncodedEvent
+from evlog.events import EncodedEvent, make_ids
 
 ANY: Final = "any"
 STREAM_EXISTS: Final = "exists"
@@ -28,6 +28,62 @@ class Expectation(NamedTuple):
     def is_met(self, actual: int) -> bool:
         """Whether a stream at the actual version is what was expected."""
         return self.version in (ANY, actual) or (self.version == STREAM_EXISTS and actual > 0)
+
+
+class Append:
+    """One append as it was asked for."""
+
+    __slots__ = ("events", "expectations", "stream_hashes", "streams")
+
+    def __init__(
+        self,
+        streams: Sequence[str],
+        stream_hashes: Sequence[int],
+        events: Sequence[EncodedEvent],
+        expectations: Sequence[Expectation] = (),
+    ) -> None:
+        self.streams = streams
+        self.stream_hashes = stream_hashes
+        self.events = events
+        self.expectations = expectations
+
+    @property
+    def is_of_one_stream(self) -> bool:
+        """Whether all its events are of one stream."""
+        return self.streams.count(self.streams[0]) == len(self.streams)
+
+    def give_ids(self) -> None:
+        """Have the events without an id carry one from now on, so that the append may be tried again."""
+        missing = sum(event[1] is None for event in self.events)
+        if missing:
+            made = iter(make_ids(missing))
+            self.events = [(e[0], e[1] or next(made), e[2], e[3], e[4]) for e in self.events]
+
+    def result_at(self, first_position: int, first_version: int) -> BatchResult:
+        """What became of it, one stream's events in a row from there; they have their ids."""
+        count = len(self.events)
+        return BatchResult(
+            self.streams,
+            list(range(first_version, first_version + count)),
+            list(range(first_position, first_position + count)),
+            [event[1] or b"" for event in self.events],
+            [False] * count,
+        )
+
+
+def join(appends: Sequence[Append]) -> Append:
+    """Several appends as one, in their order."""
+    streams: list[str] = []
+    hashes: list[int] = []
+    events: list[EncodedEvent] = []
+    expectations: list[Expectation] = []
+    for append in appends:
+        at = len(streams)
+        expectations += [Expectation(at + e.at, e.stream, e.version) for e in append.expectations]
+        streams += append.streams
+        hashes += append.stream_hashes
+        events += append.events
+    return Append(streams, hashes, events, expectations)
 
 
 class Batch(NamedTuple):
@@ -52,6 +108,10 @@ class BatchResult(NamedTuple):
     positions: list[int]
     ids: Sequence[bytes]
     duplicates: list[bool]
+
+    def part(self, start: int, end: int) -> BatchResult:
+        """What became of the events from `start` to `end`."""
+        return BatchResult._make([column[start:end] for column in self])
 
     @property
     def appended(self) -> int:

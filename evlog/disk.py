@@ -190,6 +190,14 @@ def read_back(file: WriteFile, length: int, offset: int) -> bytes:
         raise error_for(error, file.path) from error
 
 
+def read_back_into(file: WriteFile, buffer: bytearray, offset: int) -> int:
+    """Fill the buffer from a file that is open for writing; how many bytes there were for it."""
+    try:
+        return os.preadv(file.fd, [buffer], offset)
+    except OSError as error:
+        raise error_for(error, file.path) from error
+
+
 def end_of(file: WriteFile) -> int:
     """The length in bytes of a file that is open for writing, now."""
     try:

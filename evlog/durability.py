@@ -1,10 +1,10 @@
 """Acknowledging: an append is durable once the active log is synced up to its end.
 
-Every writer syncs for itself, after it gave the writers' lock back: syncs that meet in the kernel share one
-commit there, for the price of one system call each. (Rejected: one process syncs for all who wait, under a
-lock of their own. With 16 writers that gave a third of the appends.) The mark that is left says how far the
-log is synced. Recovery tells a torn tail from damage by it and followers deliver up to it, so it is written
-after the sync and only ever grows; one that is late just says less.
+A writer that appends for itself alone syncs after it gave the writers' lock back: syncs that meet in the
+kernel share one commit there, for the price of one system call each. One that appends for others, too, syncs
+for all of them before it gives the lock back. The mark that is left says how far the log is synced. Recovery
+tells a torn tail from damage by it and followers deliver up to it, so it is written after the sync and only
+ever grows; one that is late just says less.
 
 Linux tells a failed sync to everyone who has the file open (since 4.13). Where it is told to one alone, the
 others meet the mark of suspicion that this one leaves: each looks for it between its sync and its answer.

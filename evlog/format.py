@@ -23,7 +23,8 @@ behind 8 others:
         56     4  zero
         60     4  CRC of bytes 0..59
 
-A *.log* is a file header, then frames without a gap. What one append writes is one frame:
+A *.log* is a file header, then frames without a gap. What one append writes is one frame,
+or a part of one that several writers share:
 
     offset  size  frame header                          a frame:   +--------+------+
          0     4  magic  e5 45 56 46 ("\xe5EVF")                   | header | body |
@@ -112,6 +113,8 @@ through, and `zstd -d` gives the log back:
         20     8  time of the last of them, µs   (written; else 0)
         28     8  zero
         36     4  CRC of bytes 0..35
+
+*queue* holds nothing that outlives the processes that have it open; evlog/commit_queue.py describes it.
 
 *manifest.json* is one line, `{"format":1,…,"crc32":"8 hex digits"}`, the CRC that of all bytes before
 `,"crc32"`. evlog/manifest.py names its fields.

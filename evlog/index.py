@@ -12,6 +12,7 @@ import threading
 from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from typing import Final
 from zlib import crc32
 
@@ -38,6 +39,7 @@ from evlog.format import (
 SORTED_SUFFIXES: Final = {KIND_STREAMS: "streams", KIND_TYPES: "types", KIND_IDS: "ids"}
 # So many look-ups search the columns (2 ms for 262,144 entries each); then dicts are made (60 ms, once).
 _SEARCHES_BEFORE_DICTS: Final = 8
+_FEW_BYTES: Final = 400 * ENTRY_BYTES
 _FINDS_BEFORE_CHECKING_ALL: Final = 64  # a few milliseconds, once, for who goes on asking
 _KEY_AT: Final = {KIND_STREAMS: 0, KIND_IDS: 8, KIND_TYPES: 36}
 _KEY_BYTES: Final = {KIND_STREAMS: 8, KIND_IDS: 8, KIND_TYPES: 4}
@@ -186,6 +188,12 @@ class ColumnIndex:
         """The same, falling, and found only as far as the caller goes on."""
         if not self._worth_dicts(kind):
             return self._search(kind, key)
+        with self._mutex:
+            groups, known_bytes = self._dicts.get(kind), self._known.get(kind, 0)
+            if groups is not None and 0 < len(self._entries()) - known_bytes <= _FEW_BYTES:
+                # To search a few new ones costs less than to take them in.
+                fresh = list(self._search(kind, key, known_bytes))
+                return chain(fresh, reversed(tuple(_as_numbers(groups.get(key, _NONE)))))
         return reversed(_as_numbers(self._dict(kind).get(key, _NONE)))
 
     def known(self, kind: int, keys: Sequence[int]) -> list[tuple[int, int]]:
@@ -239,13 +247,13 @@ class ColumnIndex:
             self._known[kind] = end
         return groups
 
-    def _search(self, kind: int, key: int) -> Iterator[int]:
+    def _search(self, kind: int, key: int, start: int = 0) -> Iterator[int]:
         entries = self._entries()
         if isinstance(entries, memoryview):
             entries = bytes(entries)  # a memoryview cannot be searched
         needle = key.to_bytes(_KEY_BYTES[kind], "little")
         at = len(entries)
-        while (at := entries.rfind(needle, 0, at)) >= 0:
+        while (at := entries.rfind(needle, start, at)) >= 0:
             number, within = divmod(at, ENTRY_BYTES)
             if within == _KEY_AT[kind]:
                 yield number

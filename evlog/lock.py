@@ -14,10 +14,10 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 from evlog.disk import DISK, Disk, ReadFile, WriteFile, error_for
 from evlog.errors import LockTimeout
@@ -27,6 +27,8 @@ try:
 except ImportError:  # pragma: no cover - no POSIX
     fcntl = None  # type: ignore[assignment]
 
+
+T = TypeVar("T")
 
 # A wait with a time limit begins with tries: a thread for each costs more than most waits take.
 _FIRST_PAUSE_SECONDS: Final = 0.0001
@@ -85,6 +87,31 @@ class FileLock:
             self._threads.release()
             raise
         return file
+
+    def acquire_unless(self, served: Callable[[], T | None], *, ask_first: bool) -> T | None:
+        """Take the lock; where another process has it, ask first whether it is still needed.
+
+        Args:
+            served: may take its time; anything but None is returned in place of taking the lock.
+            ask_first: ask without a look at the lock.
+
+        Raises:
+            As `acquire`; this one knows no time limit.
+        """
+        self._threads.acquire()
+        try:
+            file = self._file or self.open()
+            if ask_first or not _try_lock(file.fd):
+                answer = served()
+                if answer is not None:
+                    self._threads.release()
+                    return answer
+                _lock(file.fd)
+            self._held = file
+        except BaseException:
+            self._threads.release()
+            raise
+        return None
 
     def maybe_acquire(self) -> WriteFile | None:
         """Take the lock if it is free now, and return the locked file."""

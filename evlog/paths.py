@@ -1,6 +1,6 @@
 """File name ⇄ meaning: the one module that builds and parses the names in a store.
 
-    STORE/manifest.json  lock  durable  compaction
+    STORE/manifest.json  lock  durable  compaction  queue
     STORE/segments/<first position, 20 digits>.<generation>.<log|log.zst|offsets|streams|types|ids|gone>
     STORE/subscriptions/<name, escaped>.<json|parked|lock>
 
@@ -16,6 +16,7 @@ MANIFEST: Final = "manifest.json"
 LOCK: Final = "lock"
 DURABLE: Final = "durable"
 COMPACTION: Final = "compaction"
+QUEUE: Final = "queue"
 SEGMENTS: Final = "segments"
 SUBSCRIPTIONS: Final = "subscriptions"
 TEMPORARY: Final = ".tmp"  # appended to a file's name while it is being written
@@ -60,6 +61,10 @@ def durable_path(store: str) -> str:
 
 def compaction_path(store: str) -> str:
     return f"{store}/{COMPACTION}"
+
+
+def queue_path(store: str) -> str:
+    return f"{store}/{QUEUE}"
 
 
 def segments_path(store: str) -> str:

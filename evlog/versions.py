@@ -12,10 +12,11 @@ from typing import Final
 from evlog.batch import NO_STREAM, STREAM_EXISTS, Expectation
 from evlog.errors import InvalidArgument, StreamTombstoned, WrongExpectedVersion
 from evlog.events import check_readable_name, check_stream_name
-from evlog.format import MAX_VERSION, hash_stream
+from evlog.format import ENTRY_BYTES, MAX_VERSION, hash_stream
 from evlog.log import Log
 from evlog.policy_table import PolicyTable
 
+_MAX_PLACES: Final = 1 << 12
 _MAX_REMEMBERED: Final = 1 << 20  # streams; more, and remembering begins anew
 
 
@@ -27,6 +28,7 @@ class StreamVersions:
         self._hashes: dict[str, int] = {}
         self._versions: dict[str, int] = {}
         self._name_of: dict[int, str] = {}
+        self._places: dict[str, tuple[int, int]] = {}
         self._second: set[str] = set()  # names whose hash belongs to another name: looked up each time
 
     def hashes(self, streams: Sequence[str], *, system: bool = False) -> list[int]:
@@ -91,6 +93,31 @@ class StreamVersions:
                 del self._versions[stream]
         if len(self._versions) > _MAX_REMEMBERED:
             self.forget_all()
+
+    def place_of(self, stream: str) -> tuple[int, int]:
+        """Position and version of the last event of the stream that `learn` was told of, or zeros."""
+        return self._places.get(stream, (0, 0))
+
+    def learn(self, stream: str, position: int, version: int) -> None:
+        """An event of the stream stands there; others may follow it."""
+        if len(self._places) > _MAX_PLACES:
+            self._places.clear()
+        self._places[stream] = (position, version)
+
+    def confirm_locked(self, stream: str, stream_hash: int, position: int, version: int) -> None:
+        """Remember the version of an event that `learn` of some writer was told of, if it is the last still.
+
+        That costs less than a look-up: of the events behind it only the stream hashes need be looked at.
+        """
+        active = self._log.active
+        number = position - active.first_position
+        if number < 0 or stream in self._versions:
+            return
+        entries = active.segment.entries
+        if entries.find(stream_hash.to_bytes(8, "little"), (number + 1) * ENTRY_BYTES) >= 0:
+            return  # or bytes that look like it
+        if self._name_of.setdefault(stream_hash, stream) == stream:
+            self._versions[stream] = version
 
     def forget(self, hashes: Sequence[int]) -> None:
         """Others wrote to streams with these hashes."""

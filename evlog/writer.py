@@ -1,37 +1,40 @@
 """Appending: deduplicate, check the expected version, write one frame, acknowledge after the sync.
 
-Everything up to the write happens under the writers' lock, the sync after it was given back. Who finds the
-manifest as it was, a mark of the last append in `durable`, and the log as long as that says, knows all that
-others did: that is the short way, of a few system calls. Anything else is looked at closely, and what a dead
-writer left is made whole before anything is appended. After a failed write or sync this writer refuses to go
-on: memory and disk may differ, and only a new look at the disk, by a writer opened after it, can tell.
+Everything up to the write happens under the writers' lock, the sync after it was given back. A writer that
+has to wait for the lock puts its append into the queue; and who finds such appends there when its turn comes
+writes them with its own, as one frame, and syncs before it gives the lock back: many then share the price of
+one turn and one sync. What is refused, or known already, harms no other: it is left to whoever asked.
 """
 
 from __future__ import annotations
 
-import contextlib
-import time
 from collections.abc import Sequence
+from itertools import accumulate, pairwise
 from typing import Final
-from zlib import crc32
 
-from evlog import format as fmt
 from evlog import paths
-from evlog.active import ActiveSegment
-from evlog.batch import Batch, BatchResult, Expectation
-from evlog.dedupe import Deduplicator, Known
-from evlog.disk import Disk, WriteFile, end_of, read_back
-from evlog.durability import Durability, check_sound
-from evlog.errors import AppendTooLarge, InvalidArgument, StoreFull, StoreIOError
+from evlog.batch import Append, Batch, BatchResult, Expectation, join
+from evlog.commit_queue import Answer, CommitQueue, Request
+from evlog.dedupe import Deduplicator
+from evlog.disk import Disk
+from evlog.durability import Durability
+from evlog.errors import (
+    EvlogError,
+    IdConflict,
+    InvalidArgument,
+    StoreFull,
+    StreamTombstoned,
+    WrongExpectedVersion,
+)
 from evlog.events import EncodedEvent
 from evlog.lock import FileLock, leave_at_fork
-from evlog.log import Log, SealedPart
-from evlog.recovery import TornTail, build_indexes, recover_locked, repair_offsets_locked, sync_names
-from evlog.roll import roll_locked
+from evlog.log import Log
+from evlog.log_end import LogEnd
+from evlog.recovery import TornTail
 from evlog.versions import StreamVersions
 
-_MAX_CACHED_TYPES: Final = 1 << 16
-_SUSPECT_AT: Final = fmt.MARK_AT[fmt.SUSPECT_MAGIC]
+# What refuses one append and leaves the writer fit for the next.
+_REFUSALS: Final = (WrongExpectedVersion, IdConflict, StreamTombstoned, InvalidArgument, StoreFull)
 
 
 class Writer:
@@ -46,32 +49,26 @@ class Writer:
     def __init__(self, log: Log, *, sync: bool, lock_timeout_seconds: float | None, disk: Disk) -> None:
         self._log = log
         self._sync = sync
-        self._disk = disk
         self._lock = FileLock(paths.lock_path(log.store), lock_timeout_seconds, disk)
+        self._queue = CommitQueue(log.store, disk)
+        # Nobody could take a request back when its time is over; and whoever does not sync leads nobody.
+        self._may_ask = sync and lock_timeout_seconds is None
+        self._crowded = False  # others wait for the lock, too, as far as this writer has last seen
         self._durability = Durability(log.store, lock_timeout_seconds, disk)
         self._dedupe = Deduplicator(log)
         self._versions = StreamVersions(log)
-        self._type_hashes: dict[str, int] = {}
-        self._tag = 0  # of the segment whose files are open
-        self._log_file: WriteFile | None = None
-        self._log_bytes = 0  # its length, with the zeros behind the last frame
-        self._offsets_file: WriteFile | None = None
-        self._failed: StoreIOError | None = None
-        self._unsure = False  # memory may differ from the disk: forget it and look again before appending
-        self._recovered = False  # the end of the active log was looked at as a writer must
-        self._last_time_us = 0
-        self._seen_count = -1  # events of the active segment that are accounted for; -1: none of this
-        self._written = b""  # the mark of the last append, by whomever, that is accounted for
-        self._synced = 0  # how far this writer itself has synced the active log
-        self._unindexed: list[SealedPart] = []
-        self.torn_tails: list[TornTail] = []
+        self._end = LogEnd(log, self._versions, self._durability, disk, sync=sync)
         leave_at_fork(self)
 
     def leave_to_parent(self) -> None:
-        """Begin anew in a forked child: a descriptor of its own is told of failed syncs on its own."""
-        self._log_file = self._offsets_file = None
-        self._tag = 0
-        self._unsure = True
+        """Begin anew in a forked child."""
+        self._queue.leave()
+        self._end.leave_to_parent()
+
+    @property
+    def torn_tails(self) -> list[TornTail]:
+        """What this writer cut from the end of the log: appends that a crash had left unfinished."""
+        return self._end.torn_tails
 
     def append(
         self,
@@ -96,18 +93,36 @@ class Writer:
         """
         if not events:
             raise InvalidArgument("there is nothing to append; give at least one event")
-        hashes = self._versions.hashes(streams, system=system)
+        append = Append(streams, self._versions.hashes(streams, system=system), events, expectations)
         self._log.grow_tables()
-        with self._lock:
-            self._catch_up_locked()
-            known, ids, folds = self._dedupe.find_known_locked(streams, events, skip_known=skip_known)
-            result = self._append_locked(Batch(streams, hashes, events, ids, folds), known, expectations)
-            end, file, tag = self._log.active.segment.end, self._log_file, self._tag
-        assert file is not None
-        if self._sync:
-            self._acknowledge(file, tag, end, written=len(known) < len(events))
-        if self._unindexed or self._log.faulty:
-            self._build_indexes()
+        if self._may_ask and append.is_of_one_stream and not (skip_known or system):
+            served = self._lock.acquire_unless(lambda: self._ask(append), ask_first=self._crowded)
+            if served is not None:
+                return served
+        else:
+            self._lock.acquire()
+        try:
+            self._end.catch_up_locked()
+            if self._crowded:  # others may have written to the stream, this writer's own events among that
+                self._versions.confirm_locked(
+                    streams[0], append.stream_hashes[0], *self._versions.place_of(streams[0])
+                )
+            if self._queue.leads:
+                result, durable = self._lead_locked(append)
+            else:
+                result, durable = self._append_locked(append, skip_known=skip_known), not self._sync
+            place = self._end.place_locked()
+            if self._crowded:
+                self._versions.learn(streams[-1], result.positions[-1], result.versions[-1])
+            if self._queue.wants_slot():
+                self._queue.claim_slot_locked()
+        finally:
+            if self._queue.leads:
+                self._queue.withdraw()
+            self._lock.release()
+        if not durable:
+            self._end.acknowledge(place, written=not all(result.duplicates))
+        self._end.build_indexes()
         return result
 
     def seal(self) -> None:
@@ -117,41 +132,30 @@ class Writer:
             LockTimeout, StoreFull, StoreIOError: as `append`.
         """
         with self._lock:
-            self._catch_up_locked()
-            if self._log.active.count:
-                self._roll_locked()  # indexed by the next append, unless the segment is gone by then
-
-    def _acknowledge(self, file: WriteFile, tag: int, end: int, *, written: bool) -> None:
-        try:
-            if written or not self._durability.covers(file, tag, end):
-                self._durability.make_durable(file, tag, end)
-        except StoreIOError as error:
-            self._failed = error
-            raise
-        if tag == self._tag:
-            self._synced = max(self._synced, end)
+            self._end.catch_up_locked()
+            self._end.seal_locked()
 
     def close(self) -> None:
         """Close the files. Nothing is lost: what was acknowledged is on the device."""
-        self._log_file = self._offsets_file = None
-        self._tag = 0
+        self._end.close()
+        self._queue.leave()
         self._lock.close()
         self._durability.lock.close()
 
-    # --- writing
-
-    def _append_locked(self, batch: Batch, known: Known, expectations: Sequence[Expectation]) -> BatchResult:
-        """Write what is not known of the batch, and say where everything stands."""
-        count = len(batch.events)
+    def _append_locked(self, append: Append, *, skip_known: bool = False) -> BatchResult:
+        """Write what is not known of the append, and say where everything stands."""
+        streams, events = append.streams, append.events
+        known, ids, folds = self._dedupe.find_known_locked(streams, events, skip_known=skip_known)
+        batch = Batch(streams, append.stream_hashes, events, ids, folds)
+        count = len(events)
         if not known:
-            versions, first = self._write_locked(batch, expectations)
-            positions = list(range(first, first + count))
-            return BatchResult(batch.streams, versions, positions, batch.ids, [False] * count)
+            versions, first = self._write_locked(batch, append.expectations)
+            return BatchResult(streams, versions, list(range(first, first + count)), ids, [False] * count)
         versions = [0] * count
         positions = [0] * count
         new = [at for at in range(count) if at not in known]
         if new:
-            new_versions, first = self._write_locked(batch.pick(new), expectations)
+            new_versions, first = self._write_locked(batch.pick(new), append.expectations)
             for number, at in enumerate(new):
                 versions[at], positions[at] = new_versions[number], first + number
         for at, twin in known.items():
@@ -159,265 +163,73 @@ class Writer:
                 versions[at], positions[at] = versions[twin], positions[twin]
             else:
                 versions[at], positions[at] = twin[1], twin[0]
-        return BatchResult(
-            batch.streams, versions, positions, batch.ids, [at in known for at in range(count)]
-        )
+        return BatchResult(streams, versions, positions, ids, [at in known for at in range(count)])
 
     def _write_locked(self, batch: Batch, expectations: Sequence[Expectation]) -> tuple[list[int], int]:
-        """Write one frame and its entries; the versions of its events and the position of the first."""
+        """Write one frame; the versions of its events and the position of the first."""
         versions = self._versions.next_locked(batch.streams, batch.stream_hashes, expectations)
-        active = self._log.active
-        first_position = active.first_position + active.segment.count
-        now_us = max(time.time_ns() // 1000, self._last_time_us)
-        records = fmt.encode_records(batch.events, batch.ids, batch.streams, versions, first_position, now_us)
-        body = fmt.encode_body(records)
-        if len(body) > fmt.MAX_BODY_BYTES:
-            raise AppendTooLarge(len(body), fmt.MAX_BODY_BYTES)
-        self._make_room_locked(fmt.FRAME_HEADER_BYTES + len(body), len(records))
-        segment = self._log.active.segment  # another one, perhaps, since room was made
-        offset = segment.end
-        rows = fmt.encode_entries(
-            records,
-            offset,
-            offset + fmt.FRAME_HEADER_BYTES + len(body) - sum(map(len, records)),
-            batch.stream_hashes,
-            batch.id_folds,
-            versions,
-            self._hash_types(batch.events),
-        )
-        durable = max(segment.durable, self._synced)
-        index_crc = crc32(rows, segment.index_crc)
-        header = fmt.FrameHeader(
-            len(body), len(records), durable, first_position, index_crc, crc32(body), segment.tag
-        )
-        self._unsure = True  # until memory agrees again: an interrupt may come between any two lines
-        frame = fmt.encode_frame_header(header, offset) + body
-        with self._log.mutex:  # a reading thread must not take the frame in from the disk meanwhile
-            on_disk = self._put_locked(segment, frame, rows)
-            segment.extend(rows, header, on_disk=on_disk)
-        self._seen_count = segment.count
-        self._last_time_us = now_us
-        if on_disk:
-            self._leave_mark_locked(segment)
-        self._versions.remember(batch.streams, versions)
-        self._unsure = False
-        return versions, first_position
+        return versions, self._end.append_locked(batch, versions)
 
-    def _put_locked(self, segment: ActiveSegment, frame: bytes, rows: bytes) -> bool:
-        """One write to the log, then the entries; whether the entries are written."""
-        assert self._log_file is not None
-        assert self._offsets_file is not None
+    # --- with others
+
+    def _ask(self, append: Append) -> BatchResult | None:
+        """Have another writer append that gets the lock sooner; None if none did."""
+        if self._end.failed is not None:
+            return None
+        self._crowded = True
+        append.give_ids()
+        stream = append.streams[0]
+        expected = append.expectations[0].version if append.expectations else None
+        answer = self._queue.ask(stream, expected, self._versions.place_of(stream), append.events)
+        if answer is None:
+            return None
+        result = append.result_at(*answer)
+        self._versions.learn(stream, result.positions[-1], result.versions[-1])
+        return result
+
+    def _lead_locked(self, own: Append) -> tuple[BatchResult, bool]:
+        """Append for all who wait, too; what became of the own append, and whether it is durable already."""
+        answer, requests = self._queue.take_turn_locked()
+        self._crowded = len(requests) > 0
+        mine = own.result_at(*answer) if answer is not None else None
+        if not requests:
+            return (mine, True) if mine is not None else (self._append_locked(own), False)
+        appends = [self._append_of(request) for request in requests]
+        outcomes = self._append_all_locked(appends if mine is not None else [*appends, own])
+        self._end.acknowledge(self._end.place_locked(), written=True)
+        self._queue.answer_locked(zip(requests, map(_answer, outcomes), strict=False))
+        outcome = outcomes[-1] if mine is None else mine
+        if isinstance(outcome, EvlogError):
+            raise outcome
+        return outcome, True
+
+    def _append_of(self, request: Request) -> Append:
+        streams = [request.stream] * len(request.events)
+        hashes = self._versions.hashes(streams)
+        self._versions.confirm_locked(request.stream, hashes[0], request.last_position, request.last_version)
+        expected = request.expected
+        expectations = () if expected is None else (Expectation(0, request.stream, expected),)
+        return Append(streams, hashes, request.events, expectations)
+
+    def _append_all_locked(self, appends: Sequence[Append]) -> list[BatchResult | EvlogError]:
+        """Append all as one frame; or each by itself, if one is refused, that it may harm no other."""
         try:
-            self._put_frame_locked(self._log_file, frame, segment.end)
-            try:
-                entries_at = fmt.FILE_HEADER_BYTES + segment.count * fmt.ENTRY_BYTES
-                self._disk.write_at(self._offsets_file, rows, entries_at)
-            except StoreFull:
-                return False  # they are derived, and others may have seen the frame: it stays
-        except StoreIOError as error:
-            self._fail_locked(error)
-            raise
-        return True
+            whole = self._append_locked(join(appends))
+        except _REFUSALS:
+            return [self._try_to_append_locked(append) for append in appends]
+        ends = list(accumulate(len(append.events) for append in appends))
+        return [whole.part(start, end) for start, end in pairwise([0, *ends])]
 
-    def _put_frame_locked(self, log_file: WriteFile, frame: bytes, offset: int) -> None:
-        """Write the frame; one that lengthens the log makes room for others, too.
-
-        The sync of a frame that is written over zeros takes two thirds of the time: the file system need not
-        write down that the file has become longer.
-        """
-        end = offset + len(frame)
-        room = fmt.room_behind(end, len(frame), self._log.manifest.segment_bytes)
-        if room and end > self._log_bytes:
-            with contextlib.suppress(StoreFull):
-                self._disk.write_at(log_file, frame + bytes(room), offset)
-                return
+    def _try_to_append_locked(self, append: Append) -> BatchResult | EvlogError:
         try:
-            self._disk.write_at(log_file, frame, offset)
-        except StoreFull:
-            self._disk.cut(log_file, offset)  # a part of a frame: nobody took it for one
-            raise
+            self._end.catch_up_locked()
+            return self._append_locked(append)
+        except _REFUSALS as refusal:
+            return refusal
 
-    def _leave_mark_locked(self, segment: ActiveSegment) -> None:
-        """Say how far the log is written, to the next writer; and to followers, where no sync will."""
-        mark = fmt.Mark(segment.tag, segment.end, segment.count, segment.index_crc, self._last_time_us)
-        written = fmt.encode_mark(fmt.WRITTEN_MAGIC, mark)
-        acknowledged = b"" if self._sync else fmt.encode_mark(fmt.ACKNOWLEDGED_MAGIC, mark)
-        try:
-            self._durability.write_marks_locked(written + acknowledged)
-            self._written = written
-        except StoreFull:
-            self._written = b""  # without it the next writer takes a closer look
-        except StoreIOError as error:
-            self._fail_locked(error)
-            raise
 
-    def _hash_types(self, events: Sequence[EncodedEvent]) -> list[int]:
-        cache = self._type_hashes
-        try:
-            return [cache[event[0]] for event in events]
-        except KeyError:
-            if len(cache) > _MAX_CACHED_TYPES:
-                cache = self._type_hashes = {}
-            for type in {event[0] for event in events}:
-                cache[type] = fmt.hash_type(type)
-            return [cache[event[0]] for event in events]
-
-    def _make_room_locked(self, frame_bytes: int, count: int) -> None:
-        """Begin the next segment if the frame does not fit into this one. A segment holds any one frame."""
-        active = self._log.active.segment
-        settings = self._log.manifest
-        too_long = active.end + frame_bytes > settings.segment_bytes
-        if not active.count or not (too_long or active.count + count > settings.segment_events):
-            return
-        self._roll_locked()
-
-    def _roll_locked(self) -> None:
-        assert self._log_file is not None
-        assert self._offsets_file is not None
-        self._unsure = True
-        try:
-            # No sync may fail unseen meanwhile: what it lost would be sealed as whole.
-            with self._durability.lock:
-                check_sound(self._durability.read_marks(), self._log_file, self._tag)
-                roll_locked(self._log, self._log_file, self._offsets_file, self._disk)
-        except StoreIOError as error:
-            self._fail_locked(error)
-            raise
-        self._unindexed.append(self._log.sealed[-1])
-        self._open_files_locked()
-        self._recover_locked()
-
-    def _fail_locked(self, error: StoreIOError) -> None:
-        """Refuse from now on, and have the next writer look at the device."""
-        self._failed = error
-        self._durability.mark_suspect(self._tag, self._log.active.segment.end)
-
-    # --- being up to date
-
-    def _catch_up_locked(self) -> None:
-        """Take in what other writers did, and repair what a dead one left."""
-        if self._failed is not None:
-            raise self._failed
-        if self._unsure or not self._follow_locked():
-            self._look_closely_locked()
-            self._unsure = False
-
-    def _follow_locked(self) -> bool:
-        """Take in what others appended, by the mark of the last one; False if that is not all there is."""
-        active = self._log.active.segment
-        if active.tag != self._tag or self._log_file is None or not self._log.is_current():
-            return False
-        marks = self._durability.read_marks()
-        if marks[_SUSPECT_AT:] != fmt.NO_MARK:
-            return False
-        written = marks[: fmt.MARK_BYTES]
-        if written != self._written:
-            mark = fmt.maybe_decode_mark(fmt.WRITTEN_MAGIC, written)
-            if mark is None or mark.tag != self._tag:
-                return False
-            with self._log.mutex:
-                if not active.follow(mark):
-                    return False
-            self._account_locked()
-            self._last_time_us = mark.time_us
-            self._written = written
-        if not active.count == self._seen_count == active.entries_on_disk:
-            return False
-        # What a writer left that was killed before its mark stands behind the last frame: else are zeros.
-        end = active.end
-        self._log_bytes = end_of(self._log_file)
-        behind = read_back(self._log_file, fmt.FRAME_HEADER_BYTES, end) if self._log_bytes > end else b""
-        return self._log_bytes >= end and not behind.strip(b"\0")
-
-    def _look_closely_locked(self) -> None:
-        """Compare everything with the disk, recover where that is due, leave a mark for the next writer."""
-        log = self._log
-        if self._unsure:
-            log.reset()
-            self._recovered = False
-        log.refresh(suspicious=True)
-        active = log.active.segment
-        marks = self._durability.read_marks()
-        if active.tag != self._tag:
-            if not self._tag and log.sealed:
-                self._unindexed.append(log.sealed[-1])  # who sealed it may have died before indexing it
-            # Whoever made this segment may have died before its names were durable: nothing may be
-            # acknowledged in it until they are.
-            try:
-                sync_names(log.store, self._disk)
-            except StoreIOError as error:
-                self._failed = error
-                raise
-            self._open_files_locked()
-        elif self._recovered:
-            self._check_sound(marks)
-        sound = marks[_SUSPECT_AT:] == fmt.NO_MARK
-        if not (self._recovered and sound) or active.torn_bytes or active.entries_on_disk < active.count:
-            self._recover_locked()
-        active = log.active.segment
-        if active.count != self._seen_count:
-            self._account_locked()
-            self._last_time_us = self._time_of_last()
-        assert self._log_file is not None
-        self._log_bytes = end_of(self._log_file)
-        self._leave_mark_locked(active)
-
-    def _check_sound(self, marks: bytes) -> None:
-        """Refuse for good where another's sync failed while this writer was open."""
-        assert self._log_file is not None
-        try:
-            check_sound(marks, self._log_file, self._tag)
-        except StoreIOError as error:
-            self._failed = error
-            raise
-
-    def _open_files_locked(self) -> None:
-        active = self._log.active.segment
-        self._log_file = self._disk.open(active.log_path)
-        self._log_bytes = end_of(self._log_file)
-        self._offsets_file = self._disk.open(active.offsets_path, create=True)
-        self._tag = active.tag
-        self._synced = 0
-        self._recovered = False
-
-    def _recover_locked(self) -> None:
-        assert self._log_file is not None
-        assert self._offsets_file is not None
-        try:
-            with self._durability.lock as marks_file:
-                torn = recover_locked(self._log, self._log_file, marks_file, self._disk)
-        except StoreIOError as error:
-            self._fail_locked(error)
-            raise
-        if torn is not None:
-            self.torn_tails.append(torn)
-        repair_offsets_locked(self._log, self._offsets_file, self._disk)
-        self._seen_count = -1
-        self._recovered = True
-
-    def _account_locked(self) -> None:
-        """Others appended: forget the versions of their streams."""
-        active = self._log.active.segment
-        if 0 <= self._seen_count <= active.count:
-            fresh = bytes(active.entries[self._seen_count * fmt.ENTRY_BYTES :])
-            self._versions.forget(fmt.column(fresh, "stream_hash"))
-        else:
-            self._versions.forget_all()
-        self._seen_count = active.count
-
-    def _time_of_last(self) -> int:
-        """The time of the last event; no other may have an earlier one."""
-        active = self._log.active.segment
-        if active.count:
-            return active.record(active.count - 1)[5]
-        return self._log.sealed[-1].info.last_time_us if self._log.sealed else 0
-
-    def _build_indexes(self) -> None:
-        """Index what was sealed, after the lock was given back and the append is durable."""
-        for parts in (self._unindexed, self._log.faulty):
-            while parts:
-                try:
-                    part = parts.pop()
-                except IndexError:  # another thread took it
-                    break
-                build_indexes(part, self._disk)
+def _answer(outcome: BatchResult | EvlogError) -> Answer | None:
+    """What to tell whoever waits; one that is refused, or a duplicate, has to see for itself."""
+    if isinstance(outcome, EvlogError) or any(outcome.duplicates):
+        return None
+    return Answer(outcome.positions[0], outcome.versions[0])

@@ -114,8 +114,10 @@ def test_columns_may_grow_between_look_ups(first: list[Row], second: list[Row], 
             index.keys(kind)
     entries += entries_of(second)
     for kind in KINDS:
-        for row in second:
-            assert list(index.find(kind, row[FIELD[kind]])) == plain(first + second, kind, row[FIELD[kind]])
+        for row in first + second:
+            expected = plain(first + second, kind, row[FIELD[kind]])
+            assert list(index.find_newest_first(kind, row[FIELD[kind]])) == expected[::-1]
+            assert list(index.find(kind, row[FIELD[kind]])) == expected
 
 
 def test_search_is_not_misled_by_keys_across_columns_or_rows() -> None:

@@ -23,14 +23,15 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"events"}),
     frozenset({"format", "paths", "batch", "jsonlines", "when", "policies", "arguments"}),
     frozenset({"disk", "results", "blocks", "zstd"}),
-    frozenset({"lock", "manifest", "index", "known", "gone", "policy_table", "notify"}),
-    frozenset({"segment", "checkpoint"}),
+    frozenset({"lock", "byte_locks", "manifest", "index", "known", "gone", "policy_table", "notify"}),
+    frozenset({"segment", "checkpoint", "commit_queue"}),
     frozenset({"active", "compressed"}),
     frozenset({"log"}),
     frozenset({"recovery"}),
     frozenset(
         {"dedupe", "versions", "durability", "roll", "compact_plan", "compact_compress", "compact_step"}
     ),
+    frozenset({"log_end"}),
     frozenset({"writer", "reader", "create", "compact_rewrite", "compact_state", "lookout"}),
     frozenset({"visibility", "retention", "follow", "compact", "checking", "handle"}),
     frozenset({"catalog", "verify", "subscriptions"}),

@@ -125,7 +125,7 @@ def test_times_that_fall_are_found(filled: EventStore, monkeypatch: pytest.Monke
     filled.append("s-0", [new(1)])
     writer = filled._writer
     assert writer is not None
-    writer._last_time_us = 0
+    writer._end._last_time_us = 0
     monkeypatch.setattr("time.time_ns", lambda: 1_000_000)
     filled.append("s-0", [new(2)])
     assert kinds_of(filled) == ["order"]

@@ -12,6 +12,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import NamedTuple
 
 from evlog.errors import StoreIOError
@@ -21,6 +22,7 @@ from tests.crash.disk import RecordingDisk, World
 from tests.crash.history import Append, Batch, History, Knowledge, event
 from tests.crash.model import FileSystem, Op
 from tests.crash.states import State, kept_state
+from tests.crowd import Crowd
 
 FAST_DIRECTORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
@@ -152,6 +154,28 @@ def threads() -> Recording:
         for writer in writers:
             writer.join()
         return record(world, history, "threads")
+
+
+def crowded() -> Recording:
+    """Three writers wait for the lock at a time, and one of them appends for all, over several rolls."""
+    with scratch() as root:
+        world = World(root)
+        history = History(world)
+        path = f"{root}/above/store"
+        open_store(path, create=True, disk=RecordingDisk(world), segment_events=8).close()
+        world.note("created", 0)
+        with Crowd(path, [RecordingDisk(world) for _ in range(3)]) as crowd:
+            for turn in range(6):
+                outcomes = crowd.together(
+                    *(partial(_send, history, f"w-{writer}", 100 * turn + 10 * writer) for writer in range(3))
+                )
+                assert [outcome for outcome in outcomes if isinstance(outcome, BaseException)] == []
+                crowd.stores.append(crowd.stores.pop(0))
+        return record(world, history, "crowded")
+
+
+def _send(history: History, stream: str, number: int, store: EventStore) -> None:
+    history.send(store, [(stream, [event(number + at) for at in range(1 + number % 3)])])
 
 
 def failed_sync(number: int) -> Recording:

@@ -11,6 +11,7 @@ import evlog
 from evlog.events import Event
 from tests.crash.check import open_store
 from tests.crash.worker import Child, batch_of, write_for_ever
+from tests.crowd import shared_frames
 
 
 @dataclass
@@ -56,6 +57,7 @@ class Storm:
 
     def check(self) -> None:
         """Everything acknowledged is there and whole, in one order without gaps, every batch once."""
+        assert shared_frames(self.path), "no writer ever appended for another"
         with evlog.open(self.path) as store:
             events = list(store.read_all())
             assert [event.position for event in events] == list(range(1, len(events) + 1))

@@ -21,6 +21,7 @@ def test_whatever_a_crash_leaves_every_acknowledged_event_is_there() -> None:
         (recordings.one_writer(), 11),
         (recordings.unsynced_writers(), 11),
         (recordings.threads(), 3),
+        (recordings.crowded(), 3),
     ):
         jobs += [(explore.power_losses, (recording, most, share)) for share in explore.shares(recording)]
         jobs += [(explore.kills, (recording, 23, share)) for share in explore.shares(recording)]

@@ -1,0 +1,57 @@
+"""Locks on single bytes of a file, which end with the open file that holds them: Linux's OFD locks.
+
+The plain record locks of POSIX would not do: they belong to the whole process, and vanish when it closes the
+file anywhere. Where there are no others (`AVAILABLE` is false) nothing of this module may be used.
+The bytes need not exist.
+"""
+
+from __future__ import annotations
+
+import sys
+from struct import Struct
+from typing import Final
+
+try:
+    import fcntl
+except ImportError:  # pragma: no cover - no POSIX
+    fcntl = None  # type: ignore[assignment]
+
+# The layout below is that of 64-bit Linux, where alone this has been tried.
+AVAILABLE: Final = sys.platform == "linux" and sys.maxsize > 1 << 32 and hasattr(fcntl, "F_OFD_SETLK")
+
+# struct flock: type, whence (from the file's beginning), start, length, pid (0, as OFD locks want it)
+_FLOCK: Final = Struct("hhqqi4x")
+
+
+class ByteLock:
+    """A lock on the byte at an offset, for whoever has this descriptor's open file."""
+
+    __slots__ = ("_exclusive", "_fd", "_shared", "_unlock")
+
+    def __init__(self, fd: int, at: int) -> None:
+        self._fd = fd
+        self._exclusive = _FLOCK.pack(fcntl.F_WRLCK, 0, at, 1, 0)
+        self._shared = _FLOCK.pack(fcntl.F_RDLCK, 0, at, 1, 0)
+        self._unlock = _FLOCK.pack(fcntl.F_UNLCK, 0, at, 1, 0)
+
+    def try_acquire(self) -> bool:
+        """Take the lock if it is free now; whether that succeeded."""
+        try:
+            fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, self._exclusive)
+        except (BlockingIOError, PermissionError):  # POSIX allows both, EAGAIN and EACCES
+            return False
+        return True
+
+    def wait(self) -> None:
+        """Return once nobody has it; all who wait do so at the same time, and nobody has it then."""
+        fcntl.fcntl(self._fd, fcntl.F_OFD_SETLKW, self._shared)
+        fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, self._unlock)
+
+    def release(self) -> None:
+        """Give the lock back."""
+        fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, self._unlock)
+
+    def is_taken(self) -> bool:
+        """Whether another open file has it."""
+        answer = fcntl.fcntl(self._fd, fcntl.F_OFD_GETLK, self._exclusive)
+        return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)

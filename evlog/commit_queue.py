@@ -1,0 +1,302 @@
+"""The queue of waiting writers: whoever gets the writers' lock next appends for all of them, with one sync.
+
+This is group commit as LevelDB's and RocksDB's writers do it between threads, here between processes. Without
+it each of many writers pays for a turn of its own: a wake-up, cold caches, a write, a mark, a sync.
+
+*queue* is a file for the moment: nothing in it outlives the processes that wrote it, and it may be removed
+while none of them runs.
+
+    offset          size
+         0             8  magic "evQUEUE1"
+         8             8  leading gate, 0 or 1
+        64      256 x 32  answers: u64 nonce, u64 first position, u32 first version, u32 CRC of those 20 bytes
+    12,288   256 x 2,048  requests: u64 nonce (0: none), u32 length, u32 CRC, and then that many bytes of that
+                          CRC: a msgpack array [stream, expected version or nil, last known position and
+                          version of the stream, events]
+
+A slot (an answer and a request) belongs to one open writer, who holds a lock on a byte that stands for it:
+what a dead one left is nobody's. A request waits as long as its nonce, used once, is not in its slot's
+answer. Who finds the writers' lock taken
+
+    1. writes its request, reads which gate is the leading one, and tries to lock the other;
+    2. if it gets that gate, it leads next: it waits for the writers' lock, makes its gate the leading one,
+       reads the requests, appends for all, syncs, writes the answers, opens its gate and the writers' lock;
+    3. if not, it waits until that gate opens, and finds its answer;
+    4. or none: then it waits for the writers' lock as if there were no queue, and leads once it has that.
+
+So there is one who leads, one who leads next, and all others wait for the latter. Nothing that must hold
+depends on gates: only who has the writers' lock takes requests and answers them, and answers are written
+after the sync. A leader that dies lets go of gate and lock, and those whom it has not answered append for
+themselves. Their events carry ids by then, so what the dead one had written is found, not written twice.
+
+Rejected: handing the lock from one waiter to the next (each wake-up then delays all who are behind it: half
+the throughput), named pipes to wake those who were served (a backup does not expect them in a directory, and
+a leader that dies wakes nobody), a mapped file (whoever cuts it would kill all who have it mapped).
+
+This module carries requests and answers; it knows nothing of segments.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable, Sequence
+from struct import Struct
+from typing import Final, NamedTuple
+from zlib import crc32
+
+import msgpack
+
+from evlog import byte_locks, paths
+from evlog.batch import ExpectedVersion
+from evlog.byte_locks import ByteLock
+from evlog.disk import Disk, WriteFile, end_of, read_back, read_back_into
+from evlog.errors import EvlogError
+from evlog.events import EncodedEvent
+from evlog.format import unpack
+
+SLOTS: Final = 256
+ANSWERS_AT: Final = 64
+REQUESTS_AT: Final = 12288
+SLOT_BYTES: Final = 2048
+
+_MAGIC: Final = b"evQUEUE1"
+_GATE_AT: Final = 8
+_GATE: Final = Struct("<Q")
+_ANSWER: Final = Struct("<QQII8x")
+_ANSWER_FIELDS: Final = Struct("<QQI")
+_REQUEST: Final = Struct("<QII")
+_MAX_PAYLOAD: Final = SLOT_BYTES - _REQUEST.size
+_ANSWER_WORDS: Final = range(ANSWERS_AT // 8, REQUESTS_AT // 8, _ANSWER.size // 8)
+_REQUEST_WORDS: Final = range(REQUESTS_AT // 8, (REQUESTS_AT + SLOTS * SLOT_BYTES) // 8, SLOT_BYTES // 8)
+_U64: Final = 1 << 64
+
+# Bytes that stand for gates and slots: beyond the file, so that no lock is ever taken for data.
+GATES_AT: Final = 1 << 40
+_SLOT_LOCKS_AT: Final = 1 << 41
+
+_WAITS_BEFORE_SLOT: Final = 2  # who appends but once, as a shell command does, needs no slot
+
+_pack: Final = msgpack.Packer(buf_size=SLOT_BYTES).pack
+
+
+class Answer(NamedTuple):
+    """Where the events of a request stand, one behind the other: they are durable."""
+
+    first_position: int
+    first_version: int
+
+
+class Request(NamedTuple):
+    """An append that another writer waits for."""
+
+    slot: int
+    nonce: int
+    stream: str
+    expected: ExpectedVersion | None
+    last_position: int
+    last_version: int
+    events: list[EncodedEvent]
+
+
+class _Place:
+    """An open queue with a slot in it."""
+
+    def __init__(self, file: WriteFile, slot: int, lock: ByteLock) -> None:
+        self.file = file
+        self.slot = slot
+        self.lock = lock
+        self.gates = ByteLock(file.fd, GATES_AT), ByteLock(file.fd, GATES_AT + 1)
+        self.owners = [ByteLock(file.fd, _SLOT_LOCKS_AT + number) for number in range(SLOTS)]
+        self.nonce = int.from_bytes(os.urandom(8), "little")
+        self.area = bytearray(REQUESTS_AT + SLOTS * SLOT_BYTES)
+        self.answer_at = ANSWERS_AT + slot * _ANSWER.size
+        self.request_at = REQUESTS_AT + slot * SLOT_BYTES
+
+
+class CommitQueue:
+    """The queue as one open writer sees it. One thread at a time may use it.
+
+    It is a help, no more: where it cannot be had or fails, every writer waits for the lock.
+    """
+
+    def __init__(self, store: str, disk: Disk) -> None:
+        self._path = paths.queue_path(store)
+        self._disk = disk
+        self._place: _Place | None = None
+        self._waits = 0
+        self._gate: ByteLock | None = None  # the one that is locked by this writer
+        self._asking = False  # a request stands there that nobody may have answered
+        self.leads = False
+        """Whether this writer, once it has the lock, takes its turn for all who wait."""
+
+    # --- waiting
+
+    def ask(
+        self,
+        stream: str,
+        expected: ExpectedVersion | None,
+        last: tuple[int, int],
+        events: Sequence[EncodedEvent],
+    ) -> Answer | None:
+        """Wait for another writer to append the events of one append, every one of them with an id.
+
+        Args:
+            last: position and version of the last event of the stream that this writer knows of, or zeros:
+                whoever has the lock finds the stream's version sooner by it.
+
+        Returns:
+            Where they stand; or None: then the caller waits for the writers' lock, and has to call
+            `take_turn_locked` once it has that, or else `withdraw`.
+        """
+        place = self._place
+        if place is None:
+            self._waits += 1
+            return None
+        payload = _pack((stream, expected, *last, events))
+        if len(payload) > _MAX_PAYLOAD:
+            return None
+        place.nonce = nonce = (place.nonce + 1) % _U64 or 1
+        try:
+            self._asking = self.leads = True
+            request = _REQUEST.pack(nonce, len(payload), crc32(payload)) + payload
+            self._disk.write_at(place.file, request, place.request_at)
+            leading = _GATE.unpack(read_back(place.file, 8, _GATE_AT))[0]
+            gate = place.gates[~leading & 1]
+            if gate.try_acquire():
+                self._gate = gate
+                return None
+            gate.wait()
+            answer = self._look(read_back(place.file, _ANSWER.size, place.answer_at))
+            self.leads = answer is None
+            return answer
+        except EvlogError:
+            self.leave()
+            return None
+        except BaseException:
+            self.withdraw()
+            raise
+
+    def withdraw(self) -> None:
+        """Take the request back, unless a leader has it already, and give up the turn."""
+        place = self._place
+        self.leads = False
+        if place is not None and self._asking:
+            self._asking = False
+            try:
+                self._disk.write_at(place.file, bytes(_REQUEST.size), place.request_at)
+            except EvlogError:
+                self.leave()  # which leaves it to nobody
+        self._open_gate()
+
+    def _look(self, raw: bytes) -> Answer | None:
+        """The answer, if it is one to this writer's request and not that it must append for itself."""
+        place = self._place
+        assert place is not None
+        nonce, position, version, crc = _ANSWER.unpack(raw)
+        if nonce != place.nonce or crc != crc32(raw[: _ANSWER_FIELDS.size]):
+            return None
+        self._asking = False
+        return Answer(position, version) if position else None
+
+    def _open_gate(self) -> None:
+        gate, self._gate = self._gate, None
+        if gate is not None:
+            gate.release()
+
+    # --- leading
+
+    def take_turn_locked(self) -> tuple[Answer | None, list[Request]]:
+        """The answer that came meanwhile, if one did; and the requests of those who wait.
+
+        The caller answers them, by `answer_locked`, or gives its turn up by `withdraw`.
+        """
+        place = self._place
+        if place is None:
+            return None, []
+        try:
+            if self._gate is not None:  # before the requests are read: who comes later goes to the other gate
+                leading = place.gates.index(self._gate)
+                self._disk.write_at(place.file, _GATE.pack(leading), _GATE_AT)
+            length = read_back_into(place.file, place.area, 0)
+        except EvlogError:
+            self.leave()
+            return None, []
+        own = self._look(bytes(place.area[place.answer_at : place.answer_at + _ANSWER.size]))
+        return own, self._waiting(place, length)
+
+    def answer_locked(self, answers: Iterable[tuple[Request, Answer | None]]) -> None:
+        """Tell those who wait where their events stand, durable; None tells one to append for itself.
+
+        Their gate opens, and the caller's own request is done with.
+        """
+        place = self._place
+        if place is not None:
+            told = [(place.slot, place.nonce, None), *((r.slot, r.nonce, answer) for r, answer in answers)]
+            for slot, nonce, answer in told:
+                fields = _ANSWER_FIELDS.pack(nonce, *(answer or (0, 0)))
+                _ANSWER.pack_into(
+                    place.area, ANSWERS_AT + slot * _ANSWER.size, nonce, *(answer or (0, 0)), crc32(fields)
+                )
+            end = ANSWERS_AT + (max(told)[0] + 1) * _ANSWER.size
+            try:
+                self._disk.write_at(place.file, bytes(place.area[ANSWERS_AT:end]), ANSWERS_AT)
+                self._asking = False
+            except EvlogError:
+                self.leave()
+        self.leads = False
+        self._open_gate()
+
+    def _waiting(self, place: _Place, length: int) -> list[Request]:
+        requests = []
+        with memoryview(place.area) as raw, raw.cast("Q") as words:
+            slots = range(min((length - REQUESTS_AT) // SLOT_BYTES, SLOTS))
+            for slot in slots:
+                nonce = words[_REQUEST_WORDS[slot]]
+                if nonce and nonce != words[_ANSWER_WORDS[slot]] and slot != place.slot:
+                    request = self._decode(place, slot)
+                    if request is not None:
+                        requests.append(request)
+        return requests
+
+    def _decode(self, place: _Place, slot: int) -> Request | None:
+        """A request, if it is whole and whoever wrote it is alive."""
+        at = REQUESTS_AT + slot * SLOT_BYTES
+        nonce, length, crc = _REQUEST.unpack_from(place.area, at)
+        at += _REQUEST.size
+        payload = bytes(place.area[at : at + min(length, _MAX_PAYLOAD)])
+        if crc32(payload) != crc or not place.owners[slot].is_taken():
+            return None
+        stream, expected, last_position, last_version, events = unpack(payload, use_list=False)
+        return Request(slot, nonce, stream, expected, last_position, last_version, events)
+
+    # --- having a slot
+
+    def wants_slot(self) -> bool:
+        """Whether this writer has waited often enough to have a slot of its own."""
+        return self._waits >= _WAITS_BEFORE_SLOT and self._place is None and byte_locks.AVAILABLE
+
+    def claim_slot_locked(self) -> None:
+        """Take a free slot; whoever gets none goes on without."""
+        self._waits = -(1 << 62)
+        with contextlib.suppress(EvlogError):
+            file = self._disk.open(self._path, create=True)
+            if not end_of(file):
+                self._disk.write_at(file, _MAGIC + bytes(REQUESTS_AT - len(_MAGIC)), 0)
+            if read_back(file, len(_MAGIC), 0) != _MAGIC:
+                return
+            for slot in range(SLOTS):
+                lock = ByteLock(file.fd, _SLOT_LOCKS_AT + slot)
+                if lock.try_acquire():
+                    # Before the writers' lock is given back: a dead writer's request must not seem alive.
+                    self._disk.write_at(file, bytes(SLOT_BYTES), REQUESTS_AT + slot * SLOT_BYTES)
+                    self._place = _Place(file, slot, lock)
+                    return
+
+    def leave(self) -> None:
+        """Leave the queue; the slot and the gate become free."""
+        place, self._place = self._place, None
+        self._gate = None
+        self._asking = self.leads = False
+        if place is not None:
+            self._disk.close(place.file)
