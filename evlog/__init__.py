@@ -29,6 +29,7 @@ from evlog.errors import (
     SubscriptionNotFound,
     UnsupportedFormat,
     WrongExpectedVersion,
+    ZstdNotInstalled,
 )
 from evlog.events import Event, NewEvent, idempotency_id
 from evlog.follow import Subscription
@@ -86,6 +87,7 @@ __all__ = [
     "UnsupportedFormat",
     "VerifyReport",
     "WrongExpectedVersion",
+    "ZstdNotInstalled",
     "__version__",
     "exists",
     "idempotency_id",

@@ -52,7 +52,8 @@ class StoreInfo(NamedTuple):
     """A store in numbers; positions are 0 and times None while it is empty.
 
     `events` counts what `read_all` gives, hidden events too; `streams` those that exist, without the deleted
-    ones; `policies` the streams and categories for which something is set, deletions apart.
+    ones; `policies` the streams and categories for which something is set, deletions apart. `saved_bytes`
+    is by how much the files of the `compressed_segments` are smaller than their logs.
     """
 
     path: str
@@ -68,6 +69,8 @@ class StoreInfo(NamedTuple):
     last_time: datetime | None
     policies: int
     deleted_streams: int
+    compressed_segments: int
+    saved_bytes: int
 
 
 def list_streams(
@@ -112,6 +115,7 @@ def _describe(log: Log) -> StoreInfo:
         parts = [(part, part.count) for part in log.parts()]
     first, last = _edge(log, first=True), _edge(log, first=False)
     system_events, system_streams = _count_system(log, parts)
+    packed = [part.info for part, _ in parts if part.info.compressed_bytes]
     policies, deleted = count_policies(log) if system_events else (0, 0)
     return StoreInfo(
         path=log.store,
@@ -127,6 +131,8 @@ def _describe(log: Log) -> StoreInfo:
         last_time=_EPOCH + timedelta(microseconds=last[5]) if last else None,
         policies=policies,
         deleted_streams=deleted,
+        compressed_segments=len(packed),
+        saved_bytes=sum(info.log_bytes - info.compressed_bytes for info in packed),
     )
 
 

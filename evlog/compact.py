@@ -6,6 +6,10 @@ is taken up again, with its own position and time, by whoever compacts next. A s
 place of some, syncs it, and replaces the manifest under the writers' lock: a crash leaves the old store or
 the new one. Steps go from the oldest segments to the newest, so that at any moment what is gone of a stream
 is its beginning.
+
+Compressing changes no event, so the log does not speak of it: each step puts one file in the place of
+another, and the next compaction goes on with what it finds. What was compressed is compressed again when it
+is written anew: whoever wanted an archive small does not want it to grow by the next compaction.
 """
 
 from __future__ import annotations
@@ -13,27 +17,36 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
-from zlib import crc32
 
 from evlog import paths
-from evlog.checkpoint import SubscriptionFiles, list_names
+from evlog.compact_compress import compressed_path, maybe_compress, maybe_estimate
 from evlog.compact_plan import Piece, Plan, Point, Removal, after_sealing, make_plan
 from evlog.compact_rewrite import Target, remove_files, rewrite
+from evlog.compact_state import (
+    COMPACTIONS_STREAM,
+    FINISHED_TYPE,
+    STARTED_TYPE,
+    Started,
+    check_subscriptions,
+    entries_crc,
+    events_gone,
+    find_unfinished,
+    segment_bytes,
+)
+from evlog.compact_step import remove_unnamed, replace_segments
 from evlog.disk import Disk
-from evlog.errors import CompactionRunning, EvlogError, LockTimeout, StoreFull, SubscriptionBehind
-from evlog.events import JSON_CODE, Record
-from evlog.format import ENTRY_BYTES, KIND_STREAMS, hash_stream
+from evlog.errors import CompactionRunning, EvlogError, LockTimeout
+from evlog.events import JSON_CODE
 from evlog.lock import FileLock
-from evlog.log import Log, SealedPart
-from evlog.manifest import SegmentInfo, replace_manifest
+from evlog.log import Log
+from evlog.manifest import SegmentInfo
+from evlog.segment import SealedSegment
 from evlog.workers import Workers, core_count
 from evlog.writer import Writer
+from evlog.zstd import need_zstandard
 
-COMPACTIONS_STREAM: Final = "$compactions"
-STARTED_TYPE: Final = "$CompactionStarted"
-FINISHED_TYPE: Final = "$CompactionFinished"
 _ASKING_SECONDS: Final = 0.1  # who only asks whether a compaction runs holds its lock for some microseconds
 _BYTES_WORTH_HELPERS: Final = 8 << 20  # one is up after 50 ms
 _MAX_PROCESSES: Final = 4
@@ -51,35 +64,46 @@ class Compaction(NamedTuple):
     bytes_before: int  # of all files of segments
     bytes_after: int  # 0 in a dry run
     resumed: bool  # whether it took up one that was interrupted
+    segments_compressed: int = 0  # in a dry run: that would be
+    uncompressed_bytes: int = 0  # of their logs before
+    compressed_bytes: int = 0  # and after; in a dry run by a sample of them
+
+
+class Compressed(NamedTuple):
+    """Segments whose logs were compressed."""
+
+    segments: int = 0
+    bytes_before: int = 0
+    bytes_after: int = 0
+
+    def plus(self, bytes_before: int, bytes_after: int) -> Compressed:
+        return Compressed(self.segments + 1, self.bytes_before + bytes_before, self.bytes_after + bytes_after)
 
 
 Progress = Callable[[int, int], None]
 """Called with the bytes that were worked through, and how many there are in all."""
 
 
-class Started(NamedTuple):
-    """A compaction that the log says was begun."""
-
-    at: int  # the position of the event that says so
-    point: Point
-    events_gone: int  # how many events had gone before
-    bytes: int  # of all files of segments, then
-
-
-def plan_compaction(log: Log) -> Compaction:
+def plan_compaction(log: Log, *, compress: bool = False) -> Compaction:
     """What `compact` would remove now. Writes nothing.
+
+    Args:
+        compress: also say how much compressing would save, by a sample of each segment.
 
     Raises:
         CorruptionError: the log is damaged.
+        ZstdNotInstalled: it takes zstandard, which is not there.
     """
     log.raise_damage()
     started = log.settled(lambda: find_unfinished(log))
     plan = log.settled(lambda: make_plan(log, _point_of(log, started), by_stream=True))
     events = sum(removal.events for removal in plan.removals)
     merged = sum(len(group) - 1 for group in plan.groups)
-    segments, size = len(log.manifest.segments), _segment_bytes(log.store)
+    segments, size = len(log.manifest.segments), segment_bytes(log.store)
+    saved = log.settled(lambda: _estimate(log)) if compress else Compressed()
+    resumed = started is not None
     return Compaction(
-        plan.point.position, plan.removals, events, segments, segments - merged, size, 0, started is not None
+        plan.point.position, plan.removals, events, segments, segments - merged, size, 0, resumed, *saved
     )
 
 
@@ -89,6 +113,7 @@ def compact(
     disk: Disk,
     *,
     force: bool,
+    compress: bool = False,
     progress: Progress | None = None,
     lock_timeout_seconds: float | None = None,
 ) -> Compaction:
@@ -98,6 +123,7 @@ def compact(
 
     Args:
         force: also remove events that a named subscription has not come to yet.
+        compress: then also compress the logs of all sealed segments, as far as that makes them smaller.
         progress: called every few milliseconds.
         lock_timeout_seconds: how long to wait for writers, at each step.
 
@@ -106,7 +132,10 @@ def compact(
         SubscriptionBehind: events would go that a named subscription has yet to see. Nothing was changed.
         LockTimeout, StoreFull, StoreIOError: the rest is left to the next call.
         CorruptionError: an event is damaged. Steps that were done stay done.
+        ZstdNotInstalled: it takes zstandard, which is not there.
     """
+    if compress:
+        need_zstandard(log.store)  # before anything is changed
     lock = FileLock(paths.compaction_path(log.store), _ASKING_SECONDS, disk)
     try:
         lock.acquire()
@@ -116,36 +145,12 @@ def compact(
     try:
         run = _Run(log, writer, disk, lock_timeout_seconds)
         try:
-            return run.run(force=force, progress=progress)
+            return run.run(force=force, compress=compress, progress=progress)
         finally:
             run.close()
     finally:
         lock.release()
         lock.close()
-
-
-def find_unfinished(log: Log) -> Started | None:
-    """The compaction that was begun and not finished, if there is one."""
-    for record in _records_newest_first(log, COMPACTIONS_STREAM):
-        data = json.loads(record[7])
-        if record[3] == FINISHED_TYPE:
-            return None
-        if record[3] == STARTED_TYPE:
-            point = Point(data["position"], data["time"])
-            return Started(record[0], point, data["events_gone"], data["bytes"])
-    return None
-
-
-def find_checkpoints(log: Log, disk: Disk) -> list[tuple[str, int]]:
-    """The named subscriptions, with the position that each has come to.
-
-    Raises:
-        CorruptionError: a checkpoint is damaged.
-    """
-    store, store_id = log.store, log.manifest.store_id
-    files = [(name, SubscriptionFiles(store, store_id, name, disk)) for name in list_names(store)]
-    found = [(name, file.read()) for name, file in files]
-    return [(name, checkpoint.position) for name, checkpoint in found if checkpoint is not None]
 
 
 class _Run:
@@ -156,8 +161,11 @@ class _Run:
         self._writer = writer
         self._disk = disk
         self._lock = FileLock(paths.lock_path(log.store), lock_timeout_seconds, disk)
+        self._compressed = Compressed()
+        self._progress: Progress | None = None
+        self._done = self._total = 0
 
-    def run(self, *, force: bool, progress: Progress | None) -> Compaction:
+    def run(self, *, force: bool, compress: bool, progress: Progress | None) -> Compaction:
         log = self._log
         log.refresh()
         log.raise_damage()
@@ -166,92 +174,106 @@ class _Run:
             remove_unnamed_files_locked(log, self._disk)
         # They come up while this process plans.
         with Workers(self._process_count()) as workers:
-            return self._run(workers, force=force, progress=progress)
+            return self._run(workers, force=force, compress=compress, progress=progress)
 
     def _process_count(self) -> int:
         """How many processes are worth it."""
         size = sum(part.segment.end for part in self._log.parts())
         return min(core_count(), _MAX_PROCESSES) if size >= _BYTES_WORTH_HELPERS else 1
 
-    def _run(self, workers: Workers, *, force: bool, progress: Progress | None) -> Compaction:
+    def _run(self, workers: Workers, *, force: bool, compress: bool, progress: Progress | None) -> Compaction:
         log = self._log
         started = log.settled(lambda: find_unfinished(log))
         point = _point_of(log, started)
-        seen = log.settled(lambda: _entries_crc(log, point.position))
+        seen = log.settled(lambda: entries_crc(log, point.position))
         plan = log.settled(lambda: make_plan(log, point))
         if not force:
             check_subscriptions(log, plan, self._disk)
         resumed = started is not None
         segments = len(log.manifest.segments)
+        before = after = segment_bytes(log.store)
         if started is None and (plan.groups or plan.seals):
             started = self._append_started(plan)
+        events = 0
         if started is not None:
             log.refresh()
             if plan.seals and log.active.first_position <= point.position:
                 self._writer.seal()
                 log.refresh()
             # The last events may have been cut off, and others written, when a failed sync was found.
-            if seen != log.settled(lambda: _entries_crc(log, point.position)):
+            if seen != log.settled(lambda: entries_crc(log, point.position)):
                 plan = log.settled(lambda: make_plan(log, point))
             elif plan.seals:
                 plan = log.settled(lambda: after_sealing(log, plan))
-            self._do_steps(plan, workers, progress)
-        before = after = _segment_bytes(log.store)
-        events = 0
+        self._progress = progress
+        self._total = sum(piece.work_bytes for group in plan.groups for piece in group)
+        self._total += sum(info.log_bytes for info in _plain_segments(log, plan)) if compress else 0
         if started is not None:
-            events, before = _events_gone(log) - started.events_gone, started.bytes
+            for group in plan.groups:
+                self._do_step(group, plan, workers, compress=compress)
+            events, before = events_gone(log) - started.events_gone, started.bytes
+            after = segment_bytes(log.store)
             self._append_finished(started, events, before, after)
             log.refresh()
+        if compress:
+            self._compress_all(_plain_segments(log))
+            after = segment_bytes(log.store)
         left = len(log.manifest.segments)
-        return Compaction(point.position, plan.removals, events, segments, left, before, after, resumed)
+        return Compaction(
+            point.position, plan.removals, events, segments, left, before, after, resumed, *self._compressed
+        )
 
     def close(self) -> None:
         self._lock.close()
 
-    def _do_steps(self, plan: Plan, workers: Workers, progress: Progress | None) -> None:
-        total = sum(piece.work_bytes for group in plan.groups for piece in group)
-        done = 0
+    def _step_on(self, size: int) -> None:
+        self._done += size
+        if self._progress is not None:
+            self._progress(self._done, self._total)
 
-        def step_on(size: int) -> None:
-            nonlocal done
-            done += size
-            if progress is not None:
-                progress(done, total)
-
-        for group in plan.groups:
-            self._do_step(group, plan, workers, step_on)
-
-    def _do_step(
-        self, group: Sequence[Piece], plan: Plan, workers: Workers, step_on: Callable[[int], None]
-    ) -> None:
+    def _do_step(self, group: Sequence[Piece], plan: Plan, workers: Workers, *, compress: bool) -> None:
         """Write one segment in the place of a group, and have the manifest name it."""
         log, disk = self._log, self._disk
         infos = [piece.part.info for piece in group]
         target = Target.of(log.store, log.manifest, infos)
         try:
-            info = rewrite(target, group, plan.bounds, disk, workers, step_on)
-            disk.sync_dir(paths.segments_path(log.store))  # before the manifest may name them
+            info = rewrite(target, group, plan.bounds, disk, workers, self._step_on)
+            if compress or any(old.compressed_bytes for old in infos):
+                plain = SealedSegment(log.store, target.store_id, info)
+                info = self._write_compressed(plain, lambda _: self._step_on(0)) or info
+                remove_unnamed(log.store, log.manifest._replace(segments=(info,)), [info], disk)
         except (EvlogError, KeyboardInterrupt):
             remove_files(target, disk)  # no room, perhaps: what was written takes some
             raise
-        with self._lock:
-            log.refresh()
-            segments = _replaced(log.manifest.segments, infos, info)
-            try:
-                replace_manifest(log.store, log.manifest._replace(segments=segments), disk)
-            except StoreFull:  # before the new manifest was there
-                remove_files(target, disk)
-                raise
-            # Who has these open or mapped keeps them; who only knows their names finds the manifest replaced.
-            # Under the lock, so that who holds it to copy the store sees no name vanish.
-            for old in infos:
-                for suffix in paths.SUFFIXES:
-                    disk.remove(paths.segment_path(log.store, old.first_position, old.generation, suffix))
-        log.refresh()
+        replace_segments(log, self._lock, disk, infos, info)
+
+    def _compress_all(self, infos: Sequence[SegmentInfo]) -> None:
+        self._total = self._done + sum(info.log_bytes for info in infos)  # some were sealed meanwhile
+        for info in infos:
+            self._compress(info)
+
+    def _compress(self, info: SegmentInfo) -> None:
+        """Have the manifest name the compressed form of a segment's log, if it is worth it."""
+        log, disk = self._log, self._disk
+        plain = SealedSegment(log.store, log.manifest.store_id_bytes, info)
+        try:
+            compressed = self._write_compressed(plain, self._step_on)
+        except (EvlogError, KeyboardInterrupt):
+            disk.remove(compressed_path(log.store, info))
+            raise
+        if compressed is not None:
+            replace_segments(log, self._lock, disk, [info], compressed)
+
+    def _write_compressed(self, plain: SealedSegment, step_on: Callable[[int], None]) -> SegmentInfo | None:
+        path = compressed_path(self._log.store, plain.info)
+        info = maybe_compress(path, plain, self._disk, step_on)
+        if info is not None:
+            self._compressed = self._compressed.plus(info.log_bytes, info.compressed_bytes)
+        return info
 
     def _append_started(self, plan: Plan) -> Started:
         point, rules = plan.point, plan.rules
-        gone, size = _events_gone(self._log), _segment_bytes(self._log.store)
+        gone, size = events_gone(self._log), segment_bytes(self._log.store)
         data = {
             "position": point.position,
             "time": point.time_us,
@@ -273,22 +295,12 @@ class _Run:
         return self._writer.append([COMPACTIONS_STREAM], [event], system=True).positions[0]
 
 
-def check_subscriptions(log: Log, plan: Plan, disk: Disk) -> None:
-    """Raise SubscriptionBehind if events go that a named subscription has not come to."""
-    last = plan.last_hidden
-    for name, position in find_checkpoints(log, disk) if last else ():
-        if position < last:
-            raise SubscriptionBehind(name, position, last)
-
-
 def remove_unnamed_files_locked(log: Log, disk: Disk) -> None:
     """Remove what an interrupted compaction, or a roll, has left; nobody else compacts or rolls meanwhile."""
-    segments = log.manifest.segments
-    named = {(info.first_position, info.generation) for info in segments}
     directory = paths.segments_path(log.store)
     for name in sorted(os.listdir(directory)):
         meaning = paths.maybe_parse_segment_name(name)
-        if meaning is not None and meaning[:2] not in named:
+        if meaning is not None and not log.manifest.names(meaning):
             disk.remove(f"{directory}/{name}")
 
 
@@ -296,42 +308,17 @@ def _point_of(log: Log, started: Started | None) -> Point:
     return Point(log.head, time.time_ns() // 1000) if started is None else started.point
 
 
-def _replaced(
-    segments: Sequence[SegmentInfo], old: Sequence[SegmentInfo], new: SegmentInfo
-) -> tuple[SegmentInfo, ...]:
-    at = segments.index(old[0])
-    assert list(segments[at : at + len(old)]) == list(old)  # only this process compacts
-    return (*segments[:at], new, *segments[at + len(old) :])
+def _plain_segments(log: Log, plan: Plan | None = None) -> list[SegmentInfo]:
+    """The sealed segments that are not compressed, without those that a plan writes anew."""
+    written = {piece.part.info for group in plan.groups for piece in group} if plan else set()
+    infos = [part.info for part in log.sealed]
+    return [info for info in infos if not info.compressed_bytes and info not in written]
 
 
-def _entries_crc(log: Log, position: int) -> int:
-    """The CRC of the entries up to the position in the segment that it stands in."""
-    for part in reversed(log.parts()):
-        if part.first_position <= position:
-            entries = part.segment.checked_entries() if isinstance(part, SealedPart) else part.segment.entries
-            return crc32(entries[: part.segment.number_of(position + 1) * ENTRY_BYTES])
-    return 0
-
-
-def _events_gone(log: Log) -> int:
-    return sum(info.gone_events for info in log.manifest.segments)
-
-
-def _records_newest_first(log: Log, stream: str) -> Iterator[Record]:
-    stream_hash = hash_stream(stream)
-    for part in log.stream_parts(stream_hash):
-        for number in part.index.find_newest_first(KIND_STREAMS, stream_hash):
-            record = part.segment.record(number)
-            if record[2] == stream:
-                yield record
-
-
-def _segment_bytes(store: str) -> int:
-    total = 0
-    with os.scandir(paths.segments_path(store)) as entries:
-        for entry in entries:
-            try:
-                total += entry.stat().st_size
-            except FileNotFoundError:
-                pass  # an index's temporary file, gone by now
-    return total
+def _estimate(log: Log) -> Compressed:
+    """What compressing would give."""
+    found = Compressed()
+    for part in log.sealed:
+        if not part.info.compressed_bytes and (size := maybe_estimate(part.segment)) is not None:
+            found = found.plus(part.info.log_bytes, size)
+    return found

@@ -18,6 +18,7 @@ from evlog.events import Record
 from evlog.format import ENTRY_BYTES, column, column_array
 from evlog.gone import GoneColumns
 from evlog.gone_write import content_crcs, content_seeds
+from evlog.log import open_sealed
 from evlog.manifest import SegmentInfo
 from evlog.segment import SealedSegment, Segment
 
@@ -66,7 +67,7 @@ def read_share_of(source: Source, low: int, high: int, flags: bytes) -> Share:
 @lru_cache(maxsize=1)
 def _open(source: Source) -> SealedSegment:
     """The segment, kept open until another one is asked for."""
-    return SealedSegment(*source)
+    return open_sealed(*source)
 
 
 def forget_source() -> None:

@@ -292,6 +292,16 @@ class UnsupportedFormat(EvlogError):
         self.supported = supported
 
 
+class ZstdNotInstalled(EvlogError):
+    """A segment is compressed, or is to be, and the library that it takes is not there."""
+
+    exit_code = EXIT_UNSUPPORTED
+
+    def __init__(self, path: str) -> None:
+        super().__init__(f"{path} needs zstandard, which is not installed; run pip install 'evlog[zstd]'")
+        self.path = path
+
+
 def _shorten(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 80 else text[:60] + "…" + text[-10:]

@@ -4,20 +4,22 @@ All integers are little-endian; CRC is CRC-32 (zlib's). Every byte of every file
 CRC's input holds a magic or a length that is not zero, so a run of zeros never checks out. Lengths are
 compared with the bytes at hand before anything is allocated.
 
-Every binary file begins with the same 64 bytes, in this and in all later formats:
+Every binary file begins with the same 64 bytes, in this and in all later formats; in a .log.zst they stand
+behind 8 others:
 
     offset  size  file header
          0     8  magic  89 65 76 6c 6f 67 0d 0a  ("\x89evlog\r\n")
          8     2  format version (1)
-        10     2  kind: 1 log, 2 offsets, 3 streams, 4 types, 5 ids, 6 gone
+        10     2  kind: 1 log, 2 offsets, 3 streams, 4 types, 5 ids, 6 gone,
+                  7 compressed log
         12     4  generation of the segment (0; a compaction counts it up)
         16    16  store id, a UUID
         32     8  first position of the segment
         40     4  tag: random, chosen with the segment; its log and indexes carry the same
-        44     4  keys       (kinds 3 to 5: number of keys; 6: number of events; else 0)
-        48     4  postings   (kinds 3 to 5: number of postings; 6: number of streams; else 0)
+        44     4  keys       (kinds 3 to 5: number of keys; 6: of events; 7: of blocks; else 0)
+        48     4  postings   (kinds 3 to 5: number of postings; 6: of streams; 7: bytes in a block; else 0)
         52     4  source CRC (kinds 3 to 5: the CRC of the .offsets entries they derive from; 6: of the
-                  directory; else 0)
+                  directory; 7: of all behind the blocks; else 0)
         56     4  zero
         60     4  CRC of bytes 0..59
 
@@ -89,6 +91,17 @@ U is the upper half of an event's id fold:
 
 The content check is the lower half of CRC(data), begun with (lower half of the stream hash) ^ (type hash) ^
 (content type).
+
+*.log.zst* stands in the place of a sealed segment's .log and holds the same bytes, so that all offsets into
+the log, its digest and its indexes stay. It is in zstandard's seekable format: frames of zstandard all
+through, and `zstd -d` gives the log back:
+
+    header      skippable frame: 50 2a 4d 18 | u32 64 | a file header
+    blocks      a frame each, with its content's size and zstandard's checksum: of as many bytes of the log as
+                the header says (1 to 65,536), the last of what is left
+    CRCs        skippable frame: 51 2a 4d 18 | u32 length | u32 x blocks: CRC of each block as it stands here
+    seek table  skippable frame: 5e 2a 4d 18 | u32 length | for each frame before: u32 its bytes here, u32
+                bytes of the log in it (0 of a skippable one) | u32 number of them | 00 | b1 ea 92 8f
 
 *durable* holds four marks of 40 bytes, each zeros where nothing is known:
 
@@ -166,7 +179,7 @@ MAX_BODY_BYTES: Final = 1 << 30
 MAX_LOG_BYTES: Final = (1 << 32) - 1
 MAX_VERSION: Final = (1 << 32) - 1
 
-KIND_LOG, KIND_OFFSETS, KIND_STREAMS, KIND_TYPES, KIND_IDS, KIND_GONE = range(1, 7)
+KIND_LOG, KIND_OFFSETS, KIND_STREAMS, KIND_TYPES, KIND_IDS, KIND_GONE, KIND_COMPRESSED = range(1, 8)
 
 FILE_MAGIC: Final = b"\x89evlog\r\n"
 FRAME_MAGIC: Final = b"\xe5EVF"

@@ -85,7 +85,7 @@ class SealedPart:
         segment = self._segment
         if segment is None:
             try:
-                segment = self._segment = SealedSegment(self._store, self._store_id, self.info)
+                segment = self._segment = open_sealed(self._store, self._store_id, self.info)
             except FileNotFoundError as error:
                 raise _missing(self._store, self.info, error) from None
         return segment
@@ -447,6 +447,15 @@ class Log:
             raise _missing(self.store, info, error) from None
 
 
+def open_sealed(store: str, store_id: bytes, info: SegmentInfo) -> SealedSegment:
+    """A sealed segment, compressed or not. Raises as both do."""
+    if not info.compressed_bytes:
+        return SealedSegment(store, store_id, info)
+    from evlog.compressed import CompressedSegment  # a millisecond, for those who need it
+
+    return CompressedSegment(store, store_id, info)
+
+
 def _last_of(part: Part, stream: str, stream_hash: int) -> Record | None:
     for number in part.index.find_newest_first(KIND_STREAMS, stream_hash):
         record = part.segment.record(number)
@@ -466,10 +475,6 @@ def _records_with(part: Part, pairs: Sequence[tuple[int, int]], ids: Sequence[by
 def _missing(store: str, info: SegmentInfo, error: FileNotFoundError) -> SegmentMoved | CorruptionError:
     """What it means that a segment's file is not there: read again, or damage."""
     manifest, _ = read_manifest(store)
-    named = any(
-        (other.first_position, other.generation) == (info.first_position, info.generation)
-        for other in manifest.segments
-    )
-    if named:
+    if manifest.names(info.log_file):
         return CorruptionError(str(error.filename), None, "the file is missing")
     return SegmentMoved(str(error.filename))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+from bisect import bisect_left
 from typing import Any, Final, NamedTuple
 from zlib import crc32
 
@@ -16,6 +17,7 @@ from evlog import paths
 from evlog.disk import Disk, ReadFile, error_for
 from evlog.errors import CorruptionError, NotAStore, StoreNotFound, UnsupportedFormat
 from evlog.format import FORMAT_VERSION
+from evlog.paths import SegmentFile
 
 _CRC_KEY: Final = b',"crc32":"'
 
@@ -23,8 +25,9 @@ _CRC_KEY: Final = b',"crc32":"'
 class SegmentInfo(NamedTuple):
     """One segment as the manifest knows it; from `last_position` on, facts of a sealed one (0 if active).
 
-    Of a compacted segment, positions and times bound what was there before; what went is in its .gone file.
-    Of a salvaged one `lost_events` counts the positions, in it and right before it, of which nothing is left.
+    `log_bytes` is the length of the log itself, compressed or not. Of a compacted segment, positions and
+    times bound what was there before; what went is in its .gone file. Of a salvaged one `lost_events` counts
+    the positions, in it and right before it, of which nothing is left.
     """
 
     first_position: int
@@ -40,15 +43,26 @@ class SegmentInfo(NamedTuple):
     gone_bytes: int = 0
     gone_crc: int = 0
     lost_events: int = 0
+    compressed_bytes: int = 0  # of the file that holds the log compressed, 0 if it stands as it is
 
     @property
     def sealed(self) -> bool:
         return self.last_position > 0
 
+    @property
+    def log_suffix(self) -> str:
+        """The suffix of the file that holds the log."""
+        return paths.COMPRESSED_LOG if self.compressed_bytes else paths.LOG
+
+    @property
+    def log_file(self) -> SegmentFile:
+        """What the name of the file that holds the log says: of two with one name, the bytes are the same."""
+        return SegmentFile(self.first_position, self.generation, self.log_suffix)
+
 
 _ACTIVE_FIELDS: Final = SegmentInfo._fields[:3]
-_SEALED_FIELDS: Final = SegmentInfo._fields[:9]  # of one that was never compacted
-_COMPACTED_FIELDS: Final = SegmentInfo._fields[:12]
+_SEALED_FIELDS: Final = SegmentInfo._fields[:9]
+_GONE_FIELDS: Final = SegmentInfo._fields[9:12]  # only of one that was compacted
 
 
 class Manifest(NamedTuple):
@@ -62,6 +76,14 @@ class Manifest(NamedTuple):
     @property
     def store_id_bytes(self) -> bytes:
         return bytes.fromhex(self.store_id.replace("-", ""))
+
+    def names(self, file: SegmentFile) -> bool:
+        """Whether the file is a part of the store."""
+        at = bisect_left(self.segments, file.first_position, key=lambda info: info.first_position)
+        if at == len(self.segments) or self.segments[at].log_file[:2] != file[:2]:
+            return False
+        own = self.segments[at].log_suffix
+        return file.suffix == own or file.suffix not in (paths.LOG, paths.COMPRESSED_LOG)
 
 
 class Stamp(NamedTuple):
@@ -164,9 +186,11 @@ def _encode_segment(segment: SegmentInfo) -> dict[str, int]:
     fields = segment._asdict()
     names: tuple[str, ...] = _SEALED_FIELDS if segment.sealed else _ACTIVE_FIELDS
     if segment.gone_bytes:
-        names = _COMPACTED_FIELDS
+        names += _GONE_FIELDS
     if segment.lost_events:
-        names = (*names, "lost_events")
+        names += ("lost_events",)
+    if segment.compressed_bytes:
+        names += ("compressed_bytes",)
     return {name: fields[name] for name in names}
 
 
@@ -187,4 +211,6 @@ def _validate(manifest: Manifest) -> None:
             raise ValueError(f"segment {number} has more events than positions")
         if segment.sealed and not segment.events and not segment.gone_bytes:
             raise ValueError(f"segment {number} is sealed and says of no event where it went")
+        if active and segment.compressed_bytes:
+            raise ValueError(f"segment {number} is active and compressed")
         last_position = segment.last_position

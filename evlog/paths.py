@@ -1,7 +1,7 @@
 """File name ⇄ meaning: the one module that builds and parses the names in a store.
 
     STORE/manifest.json  lock  durable  compaction  queue
-    STORE/segments/<first position, 20 digits>.<generation>.<log|offsets|streams|types|ids|gone>
+    STORE/segments/<first position, 20 digits>.<generation>.<log|log.zst|offsets|streams|types|ids|gone>
     STORE/subscriptions/<name, escaped>.<json|parked|lock>
 
 It touches no file. Names that it did not build parse to None.
@@ -20,7 +20,9 @@ QUEUE: Final = "queue"
 SEGMENTS: Final = "segments"
 SUBSCRIPTIONS: Final = "subscriptions"
 TEMPORARY: Final = ".tmp"  # appended to a file's name while it is being written
-SUFFIXES: Final = ("log", "offsets", "streams", "types", "ids", "gone")
+LOG: Final = "log"
+COMPRESSED_LOG: Final = "log.zst"  # by its name `zstd -d` makes the .log of it
+SUFFIXES: Final = (LOG, COMPRESSED_LOG, "offsets", "streams", "types", "ids", "gone")
 
 # What may lie in a directory that is about to become a store: the leftovers of an interrupted `init`.
 INIT_LEFTOVERS: Final = frozenset({LOCK, DURABLE, SEGMENTS, MANIFEST + TEMPORARY})
@@ -32,7 +34,9 @@ _MAX_ESCAPED: Final = 200
 _BASE32: Final = "%%"
 _SUBSCRIPTION_NAME: Final = re.compile(r"(.+)\.(json|parked|lock)", re.ASCII)
 
-_SEGMENT_NAME: Final = re.compile(r"(\d{20})\.(\d{1,10})\.(log|offsets|streams|types|ids|gone)", re.ASCII)
+_SEGMENT_NAME: Final = re.compile(
+    r"(\d{20})\.(\d{1,10})\.(log|log\.zst|offsets|streams|types|ids|gone)", re.ASCII
+)
 
 
 class SegmentFile(NamedTuple):

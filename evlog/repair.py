@@ -13,6 +13,7 @@ from zlib import crc32
 
 from evlog import paths
 from evlog.checking import findings as kinds
+from evlog.checking.blocks import open_container
 from evlog.checking.files import look
 from evlog.checking.findings import Finding, Loss, VerifyReport
 from evlog.checking.logs import LogCheck
@@ -105,6 +106,9 @@ def _mend(store: str, found: Sequence[Finding], lock_timeout_seconds: float | No
             files = {finding.file for finding in found}
             if files & {f"{active_name}.log", f"{active_name}.offsets", paths.DURABLE}:
                 _mend_end_locked(store, lock_timeout_seconds, disk)
+            for info in manifest.segments:
+                if info.compressed_bytes and f"{_name(info)}.{info.log_suffix}" in files:
+                    _mend_compressed_locked(store, manifest, info, disk)
     finally:
         lock.close()
     broken = {finding.file.rsplit(".", 1)[0] for finding in found if finding.file.endswith(_DERIVED)}
@@ -144,10 +148,31 @@ def _mend_end_locked(store: str, lock_timeout_seconds: float | None, disk: Disk)
         return  # real damage: nothing was changed, and it is reported
 
 
+def _mend_compressed_locked(store: str, manifest: Manifest, info: SegmentInfo, disk: Disk) -> None:
+    """Write header and table of a compressed log anew, if all of its blocks are whole.
+
+    Under the lock, so that no compaction replaces it meanwhile. It is durable before it is in place.
+    """
+    try:
+        container = open_container(store, manifest.store_id_bytes, info)
+    except FileNotFoundError:
+        return
+    content = container.maybe_mended(Segment(store, manifest.store_id_bytes, info).header)
+    if content is None or len(content) != info.compressed_bytes:
+        return
+    temporary = f"{container.path}.{os.getpid()}{paths.TEMPORARY}"
+    try:
+        disk.create_file(temporary, content)
+        disk.replace(temporary, container.path)
+    except EvlogError:
+        disk.remove(temporary)
+        raise
+    disk.sync_dir(paths.segments_path(store))
+
+
 def _remove_leftovers_locked(store: str, manifest: Manifest, disk: Disk) -> None:
     """Remove what interrupted processes left, unless it may hold an event that nothing else has."""
     directory = paths.segments_path(store)
-    known = {(info.first_position, info.generation) for info in manifest.segments}
     active = manifest.segments[-1]
     with held_shared(paths.compaction_path(store), 0.0) as idle:
         for name in sorted(os.listdir(directory)):
@@ -156,10 +181,13 @@ def _remove_leftovers_locked(store: str, manifest: Manifest, disk: Disk) -> None
                 if name.endswith(paths.TEMPORARY) and not is_running(name):
                     disk.remove(f"{directory}/{name}")
                 continue
-            if meaning[:2] in known or not idle:
+            if manifest.names(meaning) or not idle:
                 continue
-            path = paths.segment_path(store, meaning.first_position, meaning.generation, "log")
-            empty = not os.path.exists(path) or os.stat(path).st_size <= FILE_HEADER_BYTES
+            logs = [
+                paths.segment_path(store, meaning.first_position, meaning.generation, suffix)
+                for suffix in (paths.LOG, paths.COMPRESSED_LOG)
+            ]
+            empty = all(not os.path.exists(log) or os.stat(log).st_size <= FILE_HEADER_BYTES for log in logs)
             replaced = manifest.segments[0].first_position <= meaning.first_position < active.first_position
             if empty or replaced:
                 disk.remove(f"{directory}/{name}")

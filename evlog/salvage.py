@@ -17,6 +17,7 @@ from typing import Final, NamedTuple
 from zlib import crc32
 
 from evlog import paths
+from evlog.checking.blocks import Container, written_header
 from evlog.checking.files import check_gone, look
 from evlog.checking.findings import Loss
 from evlog.checking.logs import LogCheck
@@ -24,7 +25,7 @@ from evlog.checking.segments import SegmentTask
 from evlog.checking.survey import Survey, lost_in_segment
 from evlog.create import DEFAULT_SEGMENT_BYTES, DEFAULT_SEGMENT_EVENTS
 from evlog.disk import DISK, Disk, ReadFile, WriteFile
-from evlog.errors import CorruptionError, EvlogError, NotAStore
+from evlog.errors import CorruptionError, EvlogError, NotAStore, ZstdNotInstalled
 from evlog.events import id_text
 from evlog.format import (
     ENTRY_BYTES,
@@ -145,15 +146,15 @@ def _without_manifest(store: str) -> tuple[Manifest, list[SegmentTask]]:
     headers = list(_log_headers(store))
     if not headers:
         raise NotAStore(store, "there is no log with a whole header")
-    (store_id, _), *_ = Counter(header.store_id for header in headers).most_common(1)
+    (store_id, _), *_ = Counter(header.store_id for header, _ in headers).most_common(1)
     tasks: list[SegmentTask] = []
     reached = 0
-    for header in sorted(headers, key=lambda header: (header.first_position, header.generation)):
+    for header, packed in sorted(headers, key=lambda found: (found[0].first_position, found[0].generation)):
         if header.store_id != store_id or header.first_position <= reached:
             continue
-        info = SegmentInfo(header.first_position, header.generation, header.tag)
-        path = paths.segment_path(store, info.first_position, info.generation, "log")
-        task = SegmentTask(store, store_id, info, os.stat(path).st_size)
+        info = SegmentInfo(header.first_position, header.generation, header.tag, compressed_bytes=packed)
+        size = SegmentTask(store, store_id, info, 0).open_log().size()
+        task = SegmentTask(store, store_id, info, size)
         reached = max(reached, LogCheck(store, store_id, info, task.size).run().last_position)
         tasks.append(task)
     infos = tuple(task.info for task in tasks)
@@ -161,18 +162,31 @@ def _without_manifest(store: str) -> tuple[Manifest, list[SegmentTask]]:
     return Manifest(id_text(store_id), *settings, infos), tasks
 
 
-def _log_headers(store: str) -> Iterator[FileHeader]:
-    for name in os.listdir(paths.segments_path(store)):
-        meaning = paths.maybe_parse_segment_name(name)
-        if meaning is None or meaning.suffix != "log":
-            continue
-        try:
-            file = ReadFile(f"{paths.segments_path(store)}/{name}")
-            header = decode_file_header(file.read(FILE_HEADER_BYTES, 0))
-        except (FileNotFoundError, FormatFault, NewerFormat, EvlogError):
-            continue
-        if header.kind == KIND_LOG and (header.first_position, header.generation) == meaning[:2]:
-            yield header
+def _log_headers(store: str) -> Iterator[tuple[FileHeader, int]]:
+    """The header of each log, with the length of its file if it is compressed, else 0; plain ones first."""
+    for suffix in (paths.LOG, paths.COMPRESSED_LOG):
+        for name in os.listdir(paths.segments_path(store)):
+            meaning = paths.maybe_parse_segment_name(name)
+            if meaning is None or meaning.suffix != suffix:
+                continue
+            path = f"{paths.segments_path(store)}/{name}"
+            size = os.stat(path).st_size if suffix == paths.COMPRESSED_LOG else 0
+            header = _maybe_header(path, name, size)
+            if header is not None and (header.first_position, header.generation) == meaning[:2]:
+                yield header, size
+
+
+def _maybe_header(path: str, name: str, compressed_bytes: int) -> FileHeader | None:
+    """The header of a log, by what is left of its file."""
+    try:
+        if compressed_bytes:
+            return written_header(Container(path, name, None, None, compressed_bytes))
+        header = decode_file_header(ReadFile(path).read(FILE_HEADER_BYTES, 0))
+    except ZstdNotInstalled:
+        raise  # nothing is left out for that
+    except (FileNotFoundError, FormatFault, NewerFormat, EvlogError):
+        return None
+    return header if header.kind == KIND_LOG else None
 
 
 # --- copying
@@ -197,6 +211,7 @@ def _copy_segment(
     if not check.count and not info.gone_bytes:
         return _Copied(None, info.first_position - 1, 0, [])
     sealed = info._replace(
+        compressed_bytes=0,  # the copy is plain
         generation=info.generation + int(renumber),
         last_position=info.last_position or check.last_position,
         events=check.count,
@@ -206,7 +221,7 @@ def _copy_segment(
         last_time_us=info.last_time_us or check.last_time_us,
     )
     path = _path(out, sealed, "log")
-    source = ReadFile(f"{task.path}.log")
+    source = task.open_log()
     file = disk.open(path, create=True, truncate=True)
     header = check.header._replace(generation=sealed.generation)
     disk.write_at(file, encode_file_header(header), 0)
@@ -220,7 +235,7 @@ def _copy_segment(
 def _rewrite_segment(survey: Survey, out: str, disk: Disk) -> SegmentInfo | None:
     """Write the whole records of a damaged segment as a segment with gaps; None if there are none."""
     old, check = survey.task.info, survey.check
-    info = old._replace(generation=old.generation + 1, tag=new_tag())
+    info = old._replace(generation=old.generation + 1, tag=new_tag(), compressed_bytes=0)
     header = check.header._replace(generation=info.generation, tag=info.tag)
     file = disk.open(_path(out, info, "log"), create=True, truncate=True)
     disk.write_at(file, encode_file_header(header), 0)

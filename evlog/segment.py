@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from typing import Any, Final, Protocol
 from zlib import crc32
 
 from evlog import paths
-from evlog.disk import ReadFile, map_file
+from evlog.disk import map_file
 from evlog.errors import CorruptionError, EvlogError, NotAStore, UnsupportedFormat
 from evlog.events import Record
 from evlog.format import (
@@ -67,7 +67,13 @@ def check_file_header(raw: bytes, path: str, expected: FileHeader) -> None:
         raise CorruptionError(path, 0, "its header names another segment; was the file swapped?")
 
 
-def written_end(log: ReadFile, low: int, high: int) -> int:
+class Readable(Protocol):
+    """What gives bytes at offsets: a file, or the log in one that is compressed."""
+
+    def read(self, length: int, offset: int) -> bytes: ...
+
+
+def written_end(log: Readable, low: int, high: int) -> int:
     """Where the last byte between two offsets ends that is not zero; `low` if there is none.
 
     No frame ends with a zero: so behind whole frames this is where the last one ends, and room begins.
@@ -89,7 +95,7 @@ class Segment:
         self.first_position = info.first_position
         self.tag = info.tag
         self.prefix = paths.segment_path(store, info.first_position, info.generation, "")[:-1]
-        self.log_path = self.prefix + ".log"
+        self.log_path = f"{self.prefix}.{info.log_suffix}"
         self.offsets_path = self.prefix + ".offsets"
         self.header = FileHeader(KIND_LOG, info.generation, store_id, info.first_position, info.tag)
         self.entries: bytes | bytearray | memoryview = b""
@@ -258,6 +264,14 @@ class Segment:
         """Bytes of the log from the offset on, at least so many, and the offset at which they begin."""
         raise NotImplementedError
 
+    def frame(self, offset: int) -> tuple[FrameHeader, bytes | memoryview]:
+        """The frame at an offset: its header, and its body, which is yet to be checked."""
+        window, window_at = self.window(offset, FRAME_HEADER_BYTES)
+        header = self._header(window, offset - window_at, offset)
+        body_at = offset + FRAME_HEADER_BYTES
+        window, window_at = self.window(body_at, header.length)
+        return header, window[body_at - window_at : body_at - window_at + header.length]
+
     def _frame_of(self, number: int) -> tuple[FrameHeader, int, int]:
         """The header of the frame that holds an entry, its offset, and the number of its first entry."""
         offset, fault = 0, ""
@@ -302,26 +316,30 @@ class SealedSegment(Segment):
 
     def __init__(self, store: str, store_id: bytes, info: SegmentInfo) -> None:
         super().__init__(store, store_id, info)
-        self._log = map_file(self.log_path)
-        self._map: Any = self._log.obj  # slices of the map itself are bytes, made in one step
-        check_file_header(bytes(self._log[:FILE_HEADER_BYTES]), self.log_path, self.header)
-        if len(self._log) != info.log_bytes:
-            raise CorruptionError(
-                self.log_path,
-                min(len(self._log), info.log_bytes),
-                f"the file has {len(self._log)} bytes, {info.log_bytes} were sealed",
-            )
+        self._open_log()
         self.count = info.events
         self.end = info.log_bytes
         self._entries_checked = False
         self._entries_rebuilt = False
         self.entries = self._map_entries()
 
+    def _open_log(self) -> None:
+        log_bytes = self.info.log_bytes
+        self._log = map_file(self.log_path)
+        self._map: Any = self._log.obj  # slices of the map itself are bytes, made in one step
+        check_file_header(bytes(self._log[:FILE_HEADER_BYTES]), self.log_path, self.header)
+        if len(self._log) != log_bytes:
+            raise CorruptionError(
+                self.log_path,
+                min(len(self._log), log_bytes),
+                f"the file has {len(self._log)} bytes, {log_bytes} were sealed",
+            )
+
     def log_pieces(self, places: Sequence[tuple[int, int, int]]) -> list[bytes]:
         log = self._map
         return [log[offset : offset + length] for offset, length, _ in places]
 
-    def window(self, offset: int, length: int) -> tuple[memoryview, int]:  # noqa: ARG002 - all of it
+    def window(self, offset: int, length: int) -> tuple[bytes | memoryview, int]:  # noqa: ARG002 - all of it
         return self._log, 0
 
     def checked_entries(self) -> bytes | bytearray | memoryview:
@@ -359,13 +377,12 @@ class SealedSegment(Segment):
         parts = []
         offset = FILE_HEADER_BYTES
         while offset < self.end:
-            header = self._header(self._log, offset, offset)
-            body_at = offset + FRAME_HEADER_BYTES
+            header, body = self.frame(offset)
             try:
-                parts.append(derive_entries(header, offset, self._log[body_at : body_at + header.length]))
+                parts.append(derive_entries(header, offset, body))
             except FormatFault as fault:
                 raise CorruptionError(self.log_path, offset, str(fault), header.first_position) from None
-            offset = body_at + header.length
+            offset += FRAME_HEADER_BYTES + header.length
         entries = b"".join(parts)
         if len(entries) != self.count * ENTRY_BYTES:
             raise CorruptionError(

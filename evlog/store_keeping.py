@@ -119,7 +119,12 @@ class Keeping(Handle):
         return list_policies(log)
 
     def compact(
-        self, *, dry_run: bool = False, force: bool = False, progress: Progress | None = None
+        self,
+        *,
+        dry_run: bool = False,
+        force: bool = False,
+        compress: bool = False,
+        progress: Progress | None = None,
     ) -> Compaction:
         """Remove the events that policies hide, and merge small segments; durable when this returns.
 
@@ -131,19 +136,23 @@ class Keeping(Handle):
         Args:
             dry_run: only say what would go.
             force: also remove events that a named subscription has not come to yet.
+            compress: then also compress the logs of sealed segments with zstandard (the extra `evlog[zstd]`),
+                if that makes them smaller. They are read as before, and stay compressed when a later
+                compaction writes them anew. No event, position or digest changes by it.
             progress: called every few milliseconds with the bytes that are done, and all that there are.
 
         Raises:
             SubscriptionBehind: a named subscription has not come to events that would go.
             CompactionRunning: another process is at it.
             LockTimeout, StoreFull, StoreIOError: the next call goes on.
-            CorruptionError: an event is damaged; it is neither copied nor removed.
+            CorruptionError: an event is damaged; it is neither copied, compressed nor removed.
+            ZstdNotInstalled: it takes zstandard, which is not there.
         """
         from evlog.compact import compact, plan_compaction
 
         log = self._refreshed()
         if dry_run:
-            return plan_compaction(log)
+            return plan_compaction(log, compress=compress)
         writer = self._open_writer()
         if not self._sync:  # that a compaction began must be durable before it removes anything
             writer = Writer(log, sync=True, lock_timeout_seconds=self._lock_timeout_seconds, disk=self._disk)
@@ -153,6 +162,7 @@ class Keeping(Handle):
                 writer,
                 self._disk,
                 force=force,
+                compress=compress,
                 progress=progress,
                 lock_timeout_seconds=self._lock_timeout_seconds,
             )

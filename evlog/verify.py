@@ -43,7 +43,13 @@ from evlog.checking.history import explain_compaction
 from evlog.checking.proving import Proving
 from evlog.checking.quick import torn, verify_quickly
 from evlog.checking.removals import check_removals, uneven_versions
-from evlog.checking.segments import SegmentCheck, SegmentTask, maybe_check_segment, missing_segment
+from evlog.checking.segments import (
+    SegmentCheck,
+    SegmentTask,
+    check_segment,
+    maybe_check_segment,
+    missing_segment,
+)
 from evlog.errors import CorruptionError
 from evlog.format import ENTRY_BYTES, FILE_HEADER_BYTES
 from evlog.manifest import SegmentInfo
@@ -82,14 +88,14 @@ def verify_store(
         if not replaced:
             return report
     # Whatever was found in files that a compaction was taking away is no finding.
-    kept = [finding for finding in report.findings if finding.file.rsplit(".", 1)[0] not in replaced]
+    kept = [finding for finding in report.findings if not finding.file.startswith(tuple(replaced))]
     return report._replace(findings=tuple(kept))
 
 
 def _replaced_since(seen: Look) -> set[str]:
-    """The names of the segments that a compaction has replaced since the look."""
-    now = {(info.first_position, info.generation) for info in look(seen.store).manifest.segments}
-    return {task.name for task in seen.tasks() if (task.info.first_position, task.info.generation) not in now}
+    """How the names of the files begin that a compaction has replaced since the look."""
+    now = look(seen.store).manifest
+    return {f"{task.name}." for task in seen.tasks() if not now.names(task.info.log_file)}
 
 
 def _verify(
@@ -130,9 +136,9 @@ def _verify(
 
 
 def _check_all(
-    tasks: Sequence[SegmentTask], progress: Progress | None
+    tasks: list[SegmentTask], progress: Progress | None
 ) -> tuple[list[SegmentCheck], list[Finding]]:
-    """Each segment by itself, then what holds across them."""
+    """Each segment by itself, then what holds across them. A task changes if its log is compressed by now."""
     total = sum(task.size for task in tasks)
     proving = Proving(tasks)
     with Workers(process_count([task.size for task in tasks])) as workers:
@@ -145,7 +151,9 @@ def _check_all(
         closely = [at for at in range(len(tasks)) if at not in checks]
         for at, check in workers.run(maybe_check_segment, [(tasks[at],) for at in closely]):
             own = closely[at]
-            checks[own] = check if check is not None else _gone_or_missing(tasks[own])
+            if check is None:
+                tasks[own], check = _look_again(tasks[own])
+            checks[own] = check
         if progress is not None:
             progress(total, total)
         ordered = [checks[at] for at in range(len(tasks))]
@@ -157,11 +165,16 @@ def process_count(log_bytes: Sequence[int]) -> int:
     return core_count() if sum(log_bytes) >= _BYTES_FOR_HELPERS else 1
 
 
-def _gone_or_missing(task: SegmentTask) -> SegmentCheck:
-    named = {(info.first_position, info.generation) for info in look(task.store).manifest.segments}
-    if (task.info.first_position, task.info.generation) not in named:
-        raise FileNotFoundError(task.path)
-    return missing_segment(task)
+def _look_again(task: SegmentTask) -> tuple[SegmentTask, SegmentCheck]:
+    """Check a segment whose log was not there. One that was compressed meanwhile is what it was."""
+    manifest = look(task.store).manifest
+    if manifest.names(task.info.log_file):
+        return task, missing_segment(task)
+    for info in manifest.segments:
+        if info._replace(compressed_bytes=0) == task.info:
+            compressed = task._replace(info=info)
+            return compressed, check_segment(compressed)
+    raise FileNotFoundError(task.path)
 
 
 def _check_across(
@@ -268,7 +281,7 @@ def _check_sequence(tasks: Sequence[SegmentTask]) -> list[Finding]:
             findings.append(Finding(kinds.ORDER, paths.MANIFEST, None, last.last_position + 1, detail))
         if info.sealed and info.events and info.first_time_us < last.last_time_us:
             detail = "times fall from the segment before to this one"
-            findings.append(Finding(kinds.ORDER, f"{task.name}.log", None, info.first_position, detail))
+            findings.append(Finding(kinds.ORDER, task.log_name, None, info.first_position, detail))
         last = info
     return findings
 
@@ -289,7 +302,7 @@ def _settled_findings(seen: Look, task: SegmentTask, check: SegmentCheck) -> lis
 
 def _check_end(seen: Look, task: SegmentTask, check: SegmentCheck) -> list[Finding]:
     """The end of the active log: what a crash left there, and what must be there and is not."""
-    log, offsets = f"{task.name}.log", f"{task.name}.offsets"
+    log, offsets = task.log_name, f"{task.name}.offsets"
     position = check.last_position + 1
     findings = []
     synced = seen.marks.durable_offset

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from evlog import Event, EventStore, NewEvent
+import pytest
+
+from evlog import Event, EventStore, NewEvent, compact_compress
 from evlog.disk import DISK, Disk
 
 Fact = tuple[int, str, int, str, bytes]
@@ -97,3 +99,9 @@ class FixedRandom:
             self.tags += 2
             return self.tags.to_bytes(4, "little")
         return bytes((16 + at) % 256 for at in range(size))
+
+
+def compress_all(patch: pytest.MonkeyPatch, block_bytes: int) -> None:
+    """Have logs compressed in blocks of so many bytes, also where that makes them larger."""
+    patch.setattr(compact_compress, "BLOCK_BYTES", block_bytes)
+    patch.setattr(compact_compress, "_WORTH", 1000.0)

@@ -45,6 +45,7 @@ SAMPLES: list[tuple[EvlogError, int, dict[str, Any]]] = [
     (errors.StoreIOError("p", "r"), 1, {"path": "p", "reason": "r"}),
     (errors.StoreClosed("p"), 1, {"path": "p"}),
     (errors.UnsupportedFormat("p", 2, 1), 10, {"path": "p", "found": 2, "supported": 1}),
+    (errors.ZstdNotInstalled("p"), 10, {"path": "p"}),
 ]
 CLASSES = {thing for _, thing in inspect.getmembers(errors, inspect.isclass) if issubclass(thing, EvlogError)}
 

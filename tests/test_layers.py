@@ -22,15 +22,18 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"_version", "errors"}),
     frozenset({"events"}),
     frozenset({"format", "paths", "batch", "jsonlines", "when", "policies", "arguments"}),
-    frozenset({"disk", "results", "workers"}),
+    frozenset({"disk", "results", "workers", "blocks", "zstd"}),
     frozenset({"lock", "byte_locks", "manifest", "index", "known", "gone", "policy_table", "notify"}),
     frozenset({"segment", "checkpoint", "commit_queue", "gone_write"}),
-    frozenset({"active"}),
+    frozenset({"active", "compressed"}),
     frozenset({"log"}),
     frozenset({"recovery"}),
-    frozenset({"dedupe", "versions", "durability", "roll", "compact_plan", "compact_read"}),
+    frozenset(
+        {"dedupe", "versions", "durability", "roll", "compact_plan", "compact_read"}
+        | {"compact_compress", "compact_step"}
+    ),
     frozenset({"log_end"}),
-    frozenset({"writer", "reader", "create", "compact_rewrite", "lookout"}),
+    frozenset({"writer", "reader", "create", "compact_rewrite", "compact_state", "lookout"}),
     frozenset({"visibility", "retention", "follow", "compact", "checking", "handle"}),
     frozenset({"catalog", "verify", "subscriptions"}),
     frozenset({"repair", "salvage"}),
@@ -44,12 +47,12 @@ LAYERS: tuple[frozenset[str], ...] = (
 HOUSEHOLDS = frozenset({"checking", "cli"})
 PURE = frozenset(
     {"_version", "errors", "events", "format", "paths", "batch", "jsonlines", "when", "policies", "arguments"}
-    | {"results", "checking/findings", "checking/digest"}
+    | {"results", "blocks", "checking/findings", "checking/digest"}
 )
 LEVEL = {module: level for level, row in enumerate(LAYERS) for module in row}
 
 # What the library must not cost those who only `import evlog`.
-LAZY = ("typer", "rich", "msgspec", "filelock", "inotify_simple", "ctypes")
+LAZY = ("typer", "rich", "msgspec", "filelock", "inotify_simple", "zstandard", "ctypes")
 
 # The calls that change a file system. Only disk.py makes them; what it promises is said there.
 WRITING_OS = re.compile(

@@ -20,7 +20,7 @@ from evlog.checking import findings as kinds
 from evlog.checking import indexes
 from evlog.checking.findings import Finding
 from evlog.checking.indexes import SUFFIXES, Postings, make_postings, pick
-from evlog.checking.logs import LogCheck, open_log
+from evlog.checking.logs import LogCheck
 from evlog.checking.segments import SegmentTask, open_gone
 from evlog.disk import ReadFile, map_file
 from evlog.errors import CorruptionError
@@ -220,7 +220,7 @@ class Segments:
         offset, length, crc = ENTRY.unpack_from(entries, number * ENTRY_BYTES)[2:5]
         task = self._segments[place].task
         try:
-            raw = open_log(f"{task.path}.log").read(length, offset)
+            raw = task.open_log().read(length, offset)
             return (decode_record(raw), offset) if crc32(raw) == crc else None
         except (FileNotFoundError, FormatFault):
             return None
@@ -317,7 +317,7 @@ def check_stream(segments: Segments, stream_hash: int) -> tuple[list[Finding], l
                 went += range(before + 1, version) if before else ()
                 continue
             detail = f"stream {_shortened(stream)!r} goes from version {before} to {version}"
-            found.append(Finding(kinds.VERSION, f"{segment.task.name}.log", offset, position, detail))
+            found.append(Finding(kinds.VERSION, segment.task.log_name, offset, position, detail))
     return found, went
 
 
@@ -345,7 +345,7 @@ def check_beginnings(known: Sequence[Known], behind: Collection[int], most: int)
                 went = segments.went(0, first, 0, position)
                 why = "more streams do than what went accounts for" if went else "not all before it went"
                 detail = f"stream {_shortened(stream)!r} begins with version {first}, and {why}"
-                finding = Finding(kinds.VERSION, f"{segment.task.name}.log", offset, position, detail)
+                finding = Finding(kinds.VERSION, segment.task.log_name, offset, position, detail)
                 (likely if went else certain).append(finding)
             if heads is not None:
                 seen.update(heads.stream_hashes)
@@ -390,9 +390,9 @@ def check_folds(known: Sequence[Known], uppers: Sequence[int]) -> list[Finding]:
             record, offset = read
             position, id = record[0], record[4]
             if id in first:
-                name = segments.task(place).name
+                name = segments.task(place).log_name
                 detail = f"id {id_text(id)} is that of position {first[id]} already"
-                found.append(Finding(kinds.ID, f"{name}.log", offset, position, detail))
+                found.append(Finding(kinds.ID, name, offset, position, detail))
             else:
                 first[id] = position
     return found

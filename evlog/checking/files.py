@@ -15,6 +15,7 @@ from zlib import crc32
 
 from evlog import paths
 from evlog.checking import findings as kinds
+from evlog.checking.blocks import open_container
 from evlog.checking.findings import Finding
 from evlog.checking.indexes import SUFFIXES, IndexWrong, check_header
 from evlog.checking.segments import SegmentTask
@@ -205,12 +206,11 @@ def check_names(look: Look) -> list[Finding]:
         names = sorted(_segment_files(store))
         root = sorted(_names_in(store))
         manifest = _read_manifest(store)
-    known = {(info.first_position, info.generation) for info in manifest.segments}
     findings = []
     for name in names:
         meaning = paths.maybe_parse_segment_name(name)
         if meaning is not None:
-            if meaning[:2] in known or is_compacting(store):
+            if manifest.names(meaning) or is_compacting(store):
                 continue
             detail = "no manifest names it: a crash left it while it was being made, or after it was replaced"
         elif name.endswith(paths.TEMPORARY):
@@ -269,9 +269,11 @@ def check_sizes(look: Look) -> list[Finding]:
         header = Segment(look.store, task.store_id, info).header
         log_bytes = info.log_bytes if info.sealed else None
         offsets_bytes = FILE_HEADER_BYTES + info.events * ENTRY_BYTES if info.sealed else None
-        log = _check_size(task, ".log", header, log_bytes)
-        offsets = _check_size(task, ".offsets", header._replace(kind=KIND_OFFSETS), offsets_bytes)
-        findings += [finding for finding in (log, offsets) if finding is not None]
+        if info.compressed_bytes:
+            findings += _check_container(task)
+        else:
+            findings += _check_size(task, ".log", header, log_bytes)
+        findings += _check_size(task, ".offsets", header._replace(kind=KIND_OFFSETS), offsets_bytes)
         for kind, suffix in SUFFIXES.items() if info.sealed else ():
             name = f"{task.name}.{suffix}"
             try:
@@ -285,26 +287,32 @@ def check_sizes(look: Look) -> list[Finding]:
     return findings
 
 
-def _check_size(task: SegmentTask, suffix: str, expected: object, wanted: int | None) -> Finding | None:
+def _check_container(task: SegmentTask) -> list[Finding]:
+    try:
+        return open_container(task.store, task.store_id, task.info).findings
+    except FileNotFoundError:
+        return [Finding(kinds.MISSING, task.log_name, None, None, "it is missing")]
+
+
+def _check_size(task: SegmentTask, suffix: str, expected: object, wanted: int | None) -> list[Finding]:
     name = task.name + suffix
     note = "" if suffix == ".log" else "; it is derived, nothing is lost"
     try:
         file = ReadFile(task.path + suffix)
         found = decode_file_header(file.read(FILE_HEADER_BYTES, 0))
     except FileNotFoundError:
-        return Finding(kinds.MISSING, name, None, None, f"it is missing{note}")
+        return [Finding(kinds.MISSING, name, None, None, f"it is missing{note}")]
     except NewerFormat as newer:
-        return Finding(kinds.HEADER, name, 0, None, f"its header is of format {newer.found}{note}")
+        return [Finding(kinds.HEADER, name, 0, None, f"its header is of format {newer.found}{note}")]
     except (FormatFault, EvlogError) as fault:
-        return Finding(kinds.HEADER, name, 0, None, f"{fault}{note}")
+        return [Finding(kinds.HEADER, name, 0, None, f"{fault}{note}")]
     if found != expected:
-        return Finding(kinds.HEADER, name, 0, None, f"its header names another store or segment{note}")
+        return [Finding(kinds.HEADER, name, 0, None, f"its header names another store or segment{note}")]
     size = file.size()
     if wanted is not None and size != wanted:
-        return Finding(
-            kinds.LENGTH, name, min(size, wanted), None, f"it has {size} bytes, not {wanted}{note}"
-        )
-    return None
+        detail = f"it has {size} bytes, not {wanted}{note}"
+        return [Finding(kinds.LENGTH, name, min(size, wanted), None, detail)]
+    return []
 
 
 def check_gone(task: SegmentTask) -> Finding | None:

@@ -21,6 +21,7 @@ ORDER: Final = "order"  # positions do not rise, or times fall
 VERSION: Final = "version"  # a stream's versions are not 1, 2, 3 …
 ID: Final = "id"  # an id belongs to two events
 INDEX: Final = "index"  # an index does not say what the log says
+BLOCK: Final = "block"  # a block of a compressed log, or the table of them, is damaged
 TAIL: Final = "tail"  # the log ends with what a crash left of an append that was never acknowledged
 MARK: Final = "mark"  # `durable` does not say how far the log is synced
 CHECKPOINT: Final = "checkpoint"  # a subscription's checkpoint is damaged or beyond the log

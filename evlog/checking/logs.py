@@ -17,6 +17,7 @@ from typing import Any, Final, NamedTuple
 from zlib import crc32
 
 from evlog.checking import findings as kinds
+from evlog.checking.blocks import CheckedLog, open_log
 from evlog.checking.findings import Finding
 from evlog.checking.rows import NOT_RECORDS, RowEncoder, Runs, decode_raws
 from evlog.disk import ReadFile
@@ -43,15 +44,6 @@ _WINDOW_BYTES: Final = 1 << 19
 _CODES: Final = frozenset({0, 1, 2})
 _DATA_TYPES: Final = frozenset({bytes})
 _METADATA_TYPES: Final = frozenset({bytes, type(None)})
-
-
-def open_log(path: str) -> ReadFile:
-    """The bytes of a log, for all that checks logs.
-
-    Raises:
-        FileNotFoundError: it is not there.
-    """
-    return ReadFile(path)
 
 
 class Frame(NamedTuple):
@@ -114,7 +106,7 @@ class LogCheck:
         self.first_time_us = 0
         self.last_time_us = 0
         self.last_position = info.first_position - 1
-        self._log = open_log(segment.log_path)
+        self._log = open_log(store, store_id, info)
         self._size = min(size, self._log.size())
         if not info.sealed:  # what is behind it is room for the frames to come
             self._size = written_end(self._log, min(FILE_HEADER_BYTES, self._size), self._size)
@@ -480,6 +472,8 @@ class LogCheck:
         self._digest_to(self.end)
         if self.info.sealed:
             self._finish_sealed()
+        if isinstance(self._log, CheckedLog):  # by now every block was looked at
+            self.findings += self._log.findings
         if self._offsets is not None and self.info.sealed and self.offsets_sound:
             size = self._offsets.size()
             wanted = FILE_HEADER_BYTES + self.info.events * ENTRY_BYTES
@@ -520,6 +514,8 @@ class LogCheck:
         self, kind: str, offset: int | None, position: int | None, detail: str, *, offsets: bool = False
     ) -> None:
         file = self._offsets_name if offsets else self._file
+        if not offsets and offset is not None and self.info.compressed_bytes:
+            detail += " (offset in the log as `zstd -d` gives it)"
         self.findings.append(Finding(kind, file, offset, position, detail))
 
 

@@ -23,7 +23,6 @@ from zlib import crc32
 import msgspec
 from msgspec import Meta
 
-from evlog.checking.logs import open_log
 from evlog.checking.rows import NOT_RECORDS, RowEncoder, Runs, decode_raws
 from evlog.checking.segments import SegmentTask
 from evlog.disk import ReadFile
@@ -106,7 +105,7 @@ class _Prover:
         task, low, high = part
         self._tag = task.info.tag
         self._gaps = task.info.generation > 0
-        self._log = open_log(f"{task.path}.log")
+        self._log = task.open_log()
         self._encoder = RowEncoder()
         size = (high - low) * ENTRY_BYTES
         offsets = ReadFile(f"{task.path}.offsets")

@@ -13,9 +13,9 @@ from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
 from evlog.checking.across import Made, make
+from evlog.checking.blocks import CheckedLog
 from evlog.checking.findings import Finding
 from evlog.checking.indexes import SUFFIXES
-from evlog.checking.logs import open_log
 from evlog.checking.proof import NO_PROOF, Part, Proof, maybe_prove
 from evlog.checking.rows import Runs
 from evlog.checking.segments import SegmentCheck, SegmentTask, check_sorted
@@ -105,7 +105,7 @@ def plan_parts(task: SegmentTask) -> list[Part]:
 def maybe_hash(task: SegmentTask) -> bytes | None:
     """The SHA-256 of a log with the header and the length that it must have; None if it has not."""
     try:
-        log = open_log(f"{task.path}.log")
+        log = task.open_log()
         found = decode_file_header(log.read(FILE_HEADER_BYTES, 0))
         size = log.size()
     except NO_PROOF:
@@ -117,6 +117,8 @@ def maybe_hash(task: SegmentTask) -> bytes | None:
     digest = sha256()
     for at in range(0, task.size, _PIECE_BYTES):
         digest.update(log.read(min(_PIECE_BYTES, task.size - at), at))
+    if isinstance(log, CheckedLog) and log.findings:  # every block was unpacked by now
+        return None
     return digest.digest()
 
 

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import os
 from typing import Final, NamedTuple
+from zlib import crc32
 
 from evlog import paths
 from evlog.checking import findings as kinds
+from evlog.checking.blocks import CheckedLog, open_log
 from evlog.checking.findings import Finding
 from evlog.checking.indexes import SUFFIXES, check_index, odd_streams
 from evlog.checking.logs import LogCheck
+from evlog.disk import ReadFile
 from evlog.errors import EvlogError
 from evlog.format import ENTRY, ENTRY_BYTES, FILE_HEADER_BYTES, KIND_GONE, KIND_STREAMS, column
 from evlog.gone import GoneFile
@@ -42,6 +45,15 @@ class SegmentTask(NamedTuple):
     def name(self) -> str:
         """The same, from the store on."""
         return self.path[len(self.store) + 1 :]
+
+    @property
+    def log_name(self) -> str:
+        """The file that holds the log, from the store on."""
+        return f"{self.name}.{self.info.log_suffix}"
+
+    def open_log(self) -> ReadFile | CheckedLog:
+        """The log, to be read past all damage. Raises as `open_log` does."""
+        return open_log(self.store, self.store_id, self.info)
 
 
 def open_gone(task: SegmentTask) -> GoneFile | None:
@@ -165,7 +177,7 @@ def missing_segment(task: SegmentTask) -> SegmentCheck:
     """What is known of a segment whose log is gone."""
     info = task.info
     finding = Finding(
-        kinds.MISSING, f"{task.name}.log", None, info.first_position, f"the log is missing: {_lost(info)}"
+        kinds.MISSING, task.log_name, None, info.first_position, f"the log is missing: {_lost(info)}"
     )
     known = _offsets_as_sealed(task)
     return SegmentCheck(
@@ -182,10 +194,6 @@ def _lost(info: SegmentInfo) -> str:
 
 def _offsets_as_sealed(task: SegmentTask) -> bool:
     """Whether .offsets is the one that was sealed, to go by without the log."""
-    from zlib import crc32
-
-    from evlog.disk import ReadFile
-
     if not task.info.sealed:
         return False
     try:

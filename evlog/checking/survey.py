@@ -12,7 +12,7 @@ from typing import NamedTuple
 from zlib import crc32
 
 from evlog.checking.findings import Loss
-from evlog.checking.logs import LogCheck, open_log
+from evlog.checking.logs import LogCheck
 from evlog.checking.segments import SegmentTask, missing_segment
 from evlog.disk import ReadFile
 from evlog.errors import EvlogError
@@ -46,7 +46,7 @@ class Survey:
     def __init__(self, task: SegmentTask) -> None:
         self.task = task
         self.check = LogCheck(task.store, task.store_id, task.info, task.size, task.synced).run()
-        self._log = open_log(f"{task.path}.log")
+        self._log = task.open_log()
 
     def whole_records(self) -> Iterator[tuple[int, int, bytes]]:
         """Number, offset of the frame and bytes of each record that is as it was written."""
@@ -107,7 +107,7 @@ def lost_in_segment(task: SegmentTask, tasks: Sequence[SegmentTask]) -> list[Los
         last = first + run.events - 1
         if task.info.generation:  # positions have gaps: all that is known is between which they were
             first, last = task.info.first_position, task.info.last_position
-        losses.append(Loss(f"{task.name}.log", first, last, run.events, streams))
+        losses.append(Loss(task.log_name, first, last, run.events, streams))
     return losses
 
 
@@ -141,7 +141,7 @@ def _names_of(hashes: set[int], tasks: Sequence[SegmentTask]) -> dict[int, str]:
         if not hashes:
             break
         try:
-            offsets, log = ReadFile(f"{task.path}.offsets"), open_log(f"{task.path}.log")
+            offsets, log = ReadFile(f"{task.path}.offsets"), task.open_log()
             rows = offsets.read(offsets.size(), FILE_HEADER_BYTES)
         except (FileNotFoundError, EvlogError):
             continue

@@ -15,6 +15,7 @@ HELP: Final = """Show what is in the store: counts, bytes on disk, segments, fir
 
 In a pipe it is one JSON object; positions are 0 and times null while the store is empty. "policies" counts
 the streams and categories for which `evlog retain` has set something; deleted streams are counted apart.
+"saved_bytes" is what compressing has made of "compressed_segments" (`evlog compact --compress`).
 
 \b
   evlog info
@@ -49,6 +50,7 @@ def _readable(info: evlog.StoreInfo) -> dict[str, str]:
         "last time": _iso(info.last_time) or "none",
         "policies": f"{info.policies:,}",
         "deleted streams": f"{info.deleted_streams:,}",
+        "compressed": f"{info.compressed_segments:,} segments, {info.saved_bytes:,} bytes less",
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,9 @@ def test_compact_prints_a_summary(filled: Evlog) -> None:
         "bytes_before",
         "bytes_after",
         "resumed",
+        "segments_compressed",
+        "uncompressed_bytes",
+        "compressed_bytes",
         "dry_run",
     ]
     assert (line["position"], line["events_removed"], line["resumed"]) == (41, 27, False)
@@ -53,6 +57,67 @@ def test_a_subscription_that_is_behind_is_a_conflict(filled: Evlog) -> None:
     assert "'mail' has come to position 3" in refused.err
     assert "--force" in refused.err
     assert filled("compact", "--force").line["events_removed"] == 27
+
+
+@pytest.fixture
+def wide(evlog: Evlog) -> Evlog:
+    """Events that compress well, in three full segments and the active one."""
+    evlog("init", "--segment-events", "8")
+    line = b'"%s"\n' % (b"the same again " * 20)
+    evlog("append", "--lines", "--batch", "2", "s-1", "T", stdin=line * 30)
+    return evlog
+
+
+def test_compress_says_how_much_it_saved(wide: Evlog) -> None:
+    before, digest = wide("read").out, wide("verify").line["digest"]
+    told = wide("compact", "--compress", "--dry-run").line
+    assert (told["segments_compressed"], told["dry_run"]) == (3, True)
+    assert wide("info").line["compressed_segments"] == 0
+    line = wide("compact", "--compress").line
+    assert (line["segments_compressed"], line["events_removed"], line["dry_run"]) == (3, 0, False)
+    assert line["compressed_bytes"] < line["uncompressed_bytes"] // 3
+    assert line["bytes_before"] - line["bytes_after"] == line["uncompressed_bytes"] - line["compressed_bytes"]
+    info = wide("info").line
+    assert info["saved_bytes"] == line["uncompressed_bytes"] - line["compressed_bytes"]
+    assert wide("read").out == before
+    assert wide("verify").line["digest"] == digest
+    assert wide("verify", "--against", digest).code == 0
+    assert wide("compact", "--compress").line["segments_compressed"] == 0
+
+
+def test_compress_on_a_terminal_is_a_few_lines(wide: Evlog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("evlog.cli.console.stdout_is_terminal", lambda: True)
+    told = wide("compact", "--compress", "--dry-run").out.decode()
+    assert "3 segments would be compressed" in told
+    done = wide("compact", "--compress").out.decode()
+    assert "3 segments compressed: " in done
+    assert "there is nothing to compress" in wide("compact", "--compress").out.decode()
+    assert "3 segments, " in wide("info").out.decode()
+    assert "compress" not in wide("compact").out.decode()
+
+
+def test_compress_has_a_progress_bar_on_a_terminal(wide: Evlog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("evlog.cli.console.stderr_is_terminal", lambda: True)
+    assert wide("compact", "--compress").line["segments_compressed"] == 3
+
+
+def test_without_zstandard_the_exit_code_says_unsupported(
+    wide: Evlog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from evlog import zstd
+
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "zstandard", None)
+        patch.setattr(zstd, "_local", zstd._Local())
+        assert wide("compact", "--compress").code == 10
+    assert wide("compact", "--compress").code == 0
+    monkeypatch.setitem(sys.modules, "zstandard", None)
+    monkeypatch.setattr(zstd, "_local", zstd._Local())
+    refused = wide("read")
+    assert (refused.code, refused.out) == (10, b"")
+    assert refused.err.count("\n") == 1
+    assert "pip install 'evlog[zstd]'" in refused.err
+    assert wide("read", "--after", "24").code == 0
 
 
 def test_compacting_no_store_is_not_found(evlog: Evlog) -> None:

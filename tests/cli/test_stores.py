@@ -85,7 +85,7 @@ def test_info_is_one_object(evlog: Evlog) -> None:
     assert list(empty) == [
         *("path", "id", "format", "events", "streams", "bytes", "segments"),
         *("first_position", "last_position", "first_time", "last_time"),
-        *("policies", "deleted_streams"),
+        *("policies", "deleted_streams", "compressed_segments", "saved_bytes"),
     ]
     assert (empty["events"], empty["first_position"], empty["last_time"]) == (0, 0, None)
     evlog("append", "a", "T")

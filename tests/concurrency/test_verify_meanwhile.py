@@ -6,8 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from evlog import NewEvent, repair_store, verify_store
 from evlog import open as open_store
-from evlog import repair_store, verify_store
 from tests.helpers import small_store
 
 WRITER = """
@@ -44,6 +44,49 @@ def test_verify_says_nothing_false_while_others_write(memory_path: Path) -> None
     assert report.ok
     assert report.events == 2 * 400 * 3.5
     assert runs
+
+
+COMPACTOR = """
+import sys
+import evlog
+from evlog import compact_compress
+
+compact_compress._WORTH = 1000.0
+with evlog.open(sys.argv[1]) as store:
+    print("begun", flush=True)
+    compressed = 0
+    while not store.has_stream("end"):
+        compressed += store.compact(compress=True).segments_compressed
+print(compressed)
+"""
+
+
+def test_verify_says_nothing_false_while_segments_are_compressed(memory_path: Path) -> None:
+    path = str(memory_path / "store")
+    small_store(path, segment_events=64).close()
+    compactor = subprocess.Popen([sys.executable, "-c", COMPACTOR, path], stdout=subprocess.PIPE, text=True)
+    assert compactor.stdout is not None
+    assert compactor.stdout.readline() == "begun\n"
+    writer = start(path, "none")
+    runs = 0
+    try:
+        while writer.poll() is None or runs < 9:
+            report = verify_store(path, quick=runs % 3 == 2)
+            assert report.findings == ()
+            runs += 1
+        with open_store(path) as store:
+            store.append("end", [NewEvent("End")])
+        compressed = int(compactor.communicate()[0])
+    finally:
+        for process in (writer, compactor):
+            process.kill()
+            process.wait()
+            assert process.stdout is not None
+            process.stdout.close()
+    report = verify_store(path)
+    assert report.ok
+    assert report.events == 400 * 3.5 + 1
+    assert compressed >= report.segments - 2
 
 
 def test_a_killed_writer_leaves_what_repair_mends(memory_path: Path) -> None:

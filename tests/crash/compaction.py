@@ -28,14 +28,19 @@ SEGMENT_EVENTS = 6
 class Facts(NamedTuple):
     """What was in the store before the compaction, and what the compaction makes of it."""
 
+    compress: bool
     events: dict[int, tuple[int, Content]]  # by position: version and content
     hidden: frozenset[int]  # the positions that go
     versions: dict[str, int]
     segments: tuple[SegmentInfo, ...]  # those that are left, without any interruption
 
 
-def fill(store: EventStore) -> None:
-    """Streams that keep some events, all or none, in nine segments; some of these lose all they have."""
+def fill(store: EventStore, *, compress: bool) -> None:
+    """Streams that keep some events, all or none, in nine segments; some of these lose all they have.
+
+    Args:
+        compress: compress the first of them already, and have some more that can be.
+    """
     number = 0
 
     def append(stream: str, count: int) -> None:
@@ -48,24 +53,32 @@ def fill(store: EventStore) -> None:
     append("kept", 3)
     append("cat-1", 7)
     append("cat-2", 5)
+    if compress:
+        store.compact(compress=True)
     append("capped", 12)
     append("cat-1", 1)
     append("kept", 2)
     append("deleted", 4)
     append("capped", 5)
+    if compress:  # two segments that lose nothing
+        append("kept", 12)
     store.set_retention("capped", max_count=3)
     store.set_retention("capped", max_count=2)
     store.set_retention(category="cat", max_count=1)
     store.delete_stream("deleted")
 
 
-def compacting() -> tuple[Recording, Facts]:
-    """A store is compacted by one process, while another appends now and then."""
+def compacting(*, compress: bool = False) -> tuple[Recording, Facts]:
+    """A store is compacted by one process, while another appends now and then.
+
+    Args:
+        compress: it is compressed, too; a part of it was before.
+    """
     with scratch() as root:
         world = World(root)
         path = f"{root}/above/store"
         with open_store(path, create=True, disk=RecordingDisk(world), segment_events=SEGMENT_EVENTS) as store:
-            fill(store)
+            fill(store, compress=compress)
             before = list(store.read_all(include_system=True))
             names = {found.stream for found in before}
             visible = {found.position for name in names for found in store.read(name)}
@@ -81,12 +94,13 @@ def compacting() -> tuple[Recording, Facts]:
                 number = 800 + len(log.batches)
                 log.send(other, [("kept", [history.event(number)]), ("new", [history.event(number + 100)])])
 
-            store.compact(progress=append)
+            done = store.compact(compress=compress, progress=append)
+            assert (done.segments_compressed > 5) == compress
         recording = record(world, log, "compacting", Knowledge([], created=True))
         segments = read_manifest(path)[0].segments
     events = {found.position: (found.version, content_of(found)) for found in before}
     versions = {found.stream: found.version for found in before}
-    return recording, Facts(events, frozenset(events.keys() - visible), versions, segments)
+    return recording, Facts(compress, events, frozenset(events.keys() - visible), versions, segments)
 
 
 def check_interrupted(state: State, facts: Facts, known: Knowledge, root: str, *, thorough: bool) -> None:
@@ -104,12 +118,13 @@ def check_left(path: str, facts: Facts, known: Knowledge, *, thorough: bool) -> 
         check_ids(store, facts, 1 if thorough else 7)
         if not thorough:
             return
-        store.compact()
+        store.compact(compress=facts.compress)
         for each in (reader, store):
             check_events(each, facts, known, compacted=True)
         check_ids(store, facts, 1)
         assert reader.stream_version("deleted") == facts.versions["deleted"] + 1
-        assert store.compact().events_removed == 0
+        again = store.compact(compress=facts.compress)
+        assert (again.events_removed, again.segments_compressed) == (0, 0)
     if was_started:
         ours, theirs = read_manifest(path)[0].segments, facts.segments
         assert [info for info in ours if info.generation] == [info for info in theirs if info.generation]

@@ -21,6 +21,7 @@ from tests.crash.damage import DIRECTORIES, MANIFEST, STORE, Files, flip, read_f
 from tests.crash.explore import Outcome
 from tests.crash.history import event
 from tests.crash.states import State
+from tests.helpers import compress_all
 
 _DAMAGE = (CorruptionError, UnsupportedFormat, NotAStore)
 _SHARES = 6
@@ -51,18 +52,26 @@ MORE_QUESTIONS: dict[str, Question] = {
 }
 
 
-def small_store() -> Files:
-    """Two sealed events and two active ones, of two streams, and a little room behind those."""
+def small_store(*, compress: bool = False) -> Files:
+    """Two sealed events and two active ones, of two streams, and a little room behind those.
+
+    Args:
+        compress: the sealed ones stand in a compressed log of a few blocks.
+    """
     with recordings.scratch() as root:
         os.mkdir(f"{root}/above")
         with open_store(f"{root}/{STORE}", create=True, segment_events=2, segment_bytes=400) as store:
             for number in range(4):
                 store.append("ab"[number % 2], [event(number)])
+            if compress:
+                with pytest.MonkeyPatch.context() as patch:
+                    compress_all(patch, 100)
+                    assert store.compact(compress=True).segments_compressed == 1
         return read_files(root)
 
 
-def flip_bits(files: Files, share: int) -> Outcome:
-    """Flip every bit of this share of the bytes; ask every question each time."""
+def flip_bits(files: Files, names: Sequence[str], share: int) -> Outcome:
+    """Flip every bit of this share of the files' bytes; ask every question each time."""
     failures: list[str] = []
     digests: set[bytes] = set()
     with recordings.scratch() as root:
@@ -71,7 +80,7 @@ def flip_bits(files: Files, share: int) -> Outcome:
         with open_store(path) as store:
             few: Answers = {name: (ask, list(ask(store))) for name, ask in QUESTIONS.items()}
             more: Answers = {name: (ask, list(ask(store))) for name, ask in MORE_QUESTIONS.items()}
-        places = [(name, at) for name in sorted(files) for at in range(len(files[name]))]
+        places = [(name, at) for name in names for at in range(len(files[name]))]
         for name, at in places[share::_SHARES]:
             for bit in range(8):
                 damaged = flip(files[name], at, bit)
@@ -116,7 +125,9 @@ def _wrong(path: str, answers: Answers, fatal: bool) -> list[str]:
 
 def _may_fail(files: Files, name: str, at: int) -> bool:
     """Only the manifest and the frames of the logs hold what cannot be derived."""
-    return name.endswith(MANIFEST) or (name.endswith(".log") and at < len(frames_in(files[name])))
+    return name.endswith((MANIFEST, ".log.zst")) or (
+        name.endswith(".log") and at < len(frames_in(files[name]))
+    )
 
 
 def frames_in(log: bytes) -> bytes:
@@ -134,6 +145,8 @@ def write_to(files: Files, name: str, at: int) -> list[str]:
     wrong = [] if error is None else [error]
     for path, content in files.items():
         kept = damaged[path][: len(frames_in(content))] if path.endswith(".log") else b""
+        if path.endswith(".log.zst"):
+            kept = damaged[path]
         if not after[path].startswith(kept):
             wrong.append(f"{path} was cut or changed: {content!r}")
     return wrong
@@ -157,11 +170,13 @@ def _append(path: str, *, fatal: bool) -> str | None:
     return None
 
 
-def test_no_flipped_bit_is_ever_returned_as_data_or_hides_an_event() -> None:
-    files = small_store()
+@pytest.mark.parametrize("compress", [False, True])
+def test_no_flipped_bit_is_ever_returned_as_data_or_hides_an_event(compress: bool) -> None:
+    files = small_store(compress=compress)
     assert any(log != frames_in(log) for name, log in files.items() if name.endswith(".log"))
-    outcome = explore.run([(flip_bits, (files, share)) for share in range(_SHARES)])
+    names = sorted(name for name in files if not compress or name.endswith(".log.zst"))
+    outcome = explore.run([(flip_bits, (files, names, share)) for share in range(_SHARES)])
     if outcome.failures:
         count = len(outcome.failures)
         pytest.fail("\n".join([f"{count} wrong:", *outcome.failures[:20]]), pytrace=False)
-    assert len(outcome.digests) == 8 * sum(map(len, files.values()))
+    assert len(outcome.digests) == 8 * sum(len(files[name]) for name in names)

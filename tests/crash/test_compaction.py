@@ -31,8 +31,10 @@ from tests.crash.states import State, crash_states, kept_state
 MIN_DISTINCT_STATES = 300
 
 
-def interruptions(recording: Recording, facts: Facts, most: int, stride: int, moments: range) -> Outcome:
-    """Kill and power off after each operation, and check what is left."""
+def interruptions(
+    recording: Recording, facts: Facts, most: int, stride: int, share: int, moments: range
+) -> Outcome:
+    """Kill and power off after each operation, and check what is left; one in `share` thoroughly."""
     digests: set[bytes] = set()
     failures: list[str] = []
     for moment, system, known in recording.moments():
@@ -48,17 +50,21 @@ def interruptions(recording: Recording, facts: Facts, most: int, stride: int, mo
             digests.add(digest)
             with scratch() as root:
                 try:
-                    check_interrupted(state, facts, known, root, thorough=digest[0] % 5 == 0)
+                    check_interrupted(state, facts, known, root, thorough=digest[0] % share == 0)
                 except Exception:  # noqa: BLE001 - any error is a finding
                     failures.append(f"after operation {moment}:\n{traceback.format_exc()}")
     return Outcome(digests, failures)
 
 
-def test_an_interrupted_compaction_loses_nothing_and_is_taken_up_again() -> None:
-    recording, facts = compacting()
+@pytest.mark.parametrize(("compress", "most", "stride", "share"), [(False, 3, 700, 5), (True, 1, 1500, 10)])
+def test_an_interrupted_compaction_loses_nothing_and_is_taken_up_again(
+    compress: bool, most: int, stride: int, share: int
+) -> None:
+    recording, facts = compacting(compress=compress)
     assert len(facts.hidden) > 30
     jobs: list[explore.Job] = [
-        (interruptions, (recording, facts, 3, 700, share)) for share in explore.shares(recording)
+        (interruptions, (recording, facts, most, stride, share, moments))
+        for moments in explore.shares(recording)
     ]
     outcome = explore.run(jobs)
     explore.expect(outcome, MIN_DISTINCT_STATES)
@@ -75,11 +81,12 @@ _FAILURES = [
 ]
 
 
+@pytest.mark.parametrize("compress", [False, True])
 @pytest.mark.parametrize(("kind", "code", "stride"), _FAILURES)
 def test_a_failing_disk_call_is_told_and_the_next_compaction_goes_on(
-    kind: str, code: int, stride: int, monkeypatch: pytest.MonkeyPatch
+    kind: str, code: int, stride: int, compress: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recording, facts = compacting()
+    recording, facts = compacting(compress=compress)
     start = kept_state(recording.start)
     for number in itertools.count(1, stride):
         fault = Fault(kind, number, code)
@@ -91,12 +98,12 @@ def test_a_failing_disk_call_is_told_and_the_next_compaction_goes_on(
             fault.arm()
             full = code in faults.FULL and kind not in {"fdatasync", "fsync"}
             with contextlib.suppress(StoreFull if full else StoreIOError):
-                store.compact()
+                store.compact(compress=compress)
             fault.clear()
             store.close()
             check_left(path, facts, Knowledge([], created=True), thorough=False)
             with open_store(path) as other:
-                other.compact()
+                other.compact(compress=compress)
                 check_events(other, facts, Knowledge([], created=True), compacted=True)
                 check_ids(other, facts, 1)
         if not fault.fired:

@@ -33,7 +33,7 @@ from evlog.errors import (
 )
 from evlog.events import category_of, encode_events
 from evlog.format import FRAME_MAGIC
-from tests.helpers import Clock, small_store
+from tests.helpers import Clock, compress_all, small_store
 
 PLACE = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 HANDLES = 3
@@ -76,6 +76,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.directory = tempfile.mkdtemp(dir=PLACE, prefix="evlog-machine-")
         self.path = f"{self.directory}/store"
         self.patches = pytest.MonkeyPatch()
+        compress_all(self.patches, 200)
         self.prepare()
         self.clock = Clock()
         self.patches.setattr(time, "time_ns", self.clock)
@@ -243,13 +244,13 @@ class StoreMachine(RuleBasedStateMachine):
             words["$tombstone"] = True
         self.note_policy(f"$${stream}", words)
 
-    @rule(which=handles)
-    def compact(self, which: int) -> None:
+    @rule(which=handles, compress=st.booleans())
+    def compact(self, which: int, compress: bool) -> None:
         """What is hidden goes, of the store's own events those that were superseded."""
         point = len(self.rows)
         stay = {row.position for stream in {row.stream for row in self.rows} for row in self.staying(stream)}
         hidden = {row.position for row in self.present()} - stay
-        done = self.handles[which].compact()
+        done = self.handles[which].compact(compress=compress)
         found = [as_row(event) for event in self.handles[which].read_all(include_system=True)]
         noted = [row for row in found if row.position > point]
         assert [row.type for row in noted] in ([], ["$CompactionStarted", "$CompactionFinished"])

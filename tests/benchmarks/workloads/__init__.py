@@ -9,6 +9,7 @@ from tests.benchmarks.workloads import (
     bulk,
     command,
     compact,
+    compress,
     durable,
     growth,
     latency,
@@ -38,6 +39,7 @@ WORKLOADS: Final[dict[str, Workload]] = {
     "million": million.run,
     "verify": verify.run,
     "compact": compact.run,
+    "compress": compress.run,
     "growth": growth.run,
 }
 
