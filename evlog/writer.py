@@ -136,6 +136,8 @@ class Writer:
             self._lock.release()
         if isinstance(outcome, EvlogError):
             raise outcome
+        if queue is not None:
+            self._versions.learn(append.streams[0], outcome.positions[-1], outcome.versions[-1])
         if self._sync and not durable:
             self._end.acknowledge(place, written=not all(outcome.duplicates))
         self._end.build_indexes()
