@@ -78,8 +78,9 @@ def join(appends: Sequence[Append]) -> Append:
     events: list[EncodedEvent] = []
     expectations: list[Expectation] = []
     for append in appends:
-        at = len(streams)
-        expectations += [Expectation(at + e.at, e.stream, e.version) for e in append.expectations]
+        if append.expectations:
+            at = len(streams)
+            expectations += [Expectation(at + e.at, e.stream, e.version) for e in append.expectations]
         streams += append.streams
         hashes += append.stream_hashes
         events += append.events

@@ -79,7 +79,6 @@ GATES_AT: Final = 1 << 40
 _GATES: Final = 1 << 32
 _SLOT_LOCKS_AT: Final = 1 << 41
 
-_WAITS_BEFORE_SLOT: Final = 2  # who appends but once, as a shell command does, needs no slot
 
 _pack: Final = msgpack.Packer(buf_size=SLOT_BYTES).pack
 
@@ -115,14 +114,15 @@ class _Place:
         self.nonce = int.from_bytes(os.urandom(8), "little")
         self.answer_at = ANSWERS_AT + slot * _ANSWER.size
         self.request_at = REQUESTS_AT + slot * SLOT_BYTES
-        self.owners: list[ByteLock] = []
-        self.area = bytearray()
+        self._owners: dict[int, ByteLock] = {}
+        self.area = bytearray(REQUESTS_AT + SLOTS * SLOT_BYTES)  # takes no memory before it is written to
 
-    def prepare_to_lead(self) -> None:
-        """Make what a leader needs, once."""
-        if not self.area:
-            self.owners = [ByteLock(self.file.fd, _SLOT_LOCKS_AT + number) for number in range(SLOTS)]
-            self.area = bytearray(REQUESTS_AT + SLOTS * SLOT_BYTES)
+    def is_alive(self, slot: int) -> bool:
+        """Whether another has the slot."""
+        owner = self._owners.get(slot)
+        if owner is None:
+            owner = self._owners[slot] = ByteLock(self.file.fd, _SLOT_LOCKS_AT + slot)
+        return owner.is_taken()
 
 
 class CommitQueue:
@@ -226,7 +226,6 @@ class CommitQueue:
         place = self._place
         if place is None:
             return None, []
-        place.prepare_to_lead()
         try:
             if self._gate is not None:  # before the requests are read: who comes later goes to the next gate
                 self._disk.write_at(place.file, _TURN.pack(self._turn), _TURN_AT)
@@ -276,7 +275,7 @@ class CommitQueue:
         nonce, length, crc = _REQUEST.unpack_from(place.area, at)
         at += _REQUEST.size
         payload = bytes(place.area[at : at + min(length, _MAX_PAYLOAD)])
-        if crc32(payload) != crc or not place.owners[slot].is_taken():
+        if crc32(payload) != crc or not place.is_alive(slot):
             return None
         stream, expected, last_position, last_version, events = unpack(payload, use_list=False)
         return Request(slot, nonce, stream, expected, last_position, last_version, events)
@@ -284,8 +283,8 @@ class CommitQueue:
     # --- having a slot
 
     def wants_slot(self) -> bool:
-        """Whether this writer has waited often enough to have a slot of its own."""
-        return self._waits >= _WAITS_BEFORE_SLOT and self._place is None and byte_locks.AVAILABLE
+        """Whether this writer has waited, so that it is worth its while to have a slot."""
+        return self._waits > 0 and self._place is None and byte_locks.AVAILABLE
 
     def claim_slot_locked(self) -> None:
         """Take a free slot; whoever gets none goes on without."""

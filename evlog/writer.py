@@ -238,11 +238,10 @@ class Writer:
         stream = own.streams[0]  # to which others may have written, this writer's own events among that
         self._versions.confirm_locked(stream, own.stream_hashes[0], *self._versions.place_of(stream))
         appends = [self._append_of(request) for request in requests]
-        outcomes = self._append_all_locked(appends if served is not None else [*appends, own])
+        answers, outcome = self._append_all_locked(appends if served is not None else [*appends, own])
         self._end.acknowledge(self._end.place_locked(), written=True)
-        answers = [_answer(outcome, len(requests)) for outcome in outcomes]
         queue.answer_locked(zip(requests, answers, strict=False))
-        return served or outcomes[-1], True
+        return served or outcome, True
 
     def _append_of(self, request: Request) -> Append:
         streams = [request.stream] * len(request.events)
@@ -252,14 +251,28 @@ class Writer:
         expectations = () if expected is None else (Expectation(0, request.stream, expected),)
         return Append(streams, hashes, request.events, expectations)
 
-    def _append_all_locked(self, appends: Sequence[Append]) -> list[BatchResult | EvlogError]:
-        """Append all as one frame; or each by itself, if one is refused, that it may harm no other."""
+    def _append_all_locked(
+        self, appends: Sequence[Append]
+    ) -> tuple[list[Answer | None], BatchResult | EvlogError]:
+        """Append all as one frame; or each by itself, if one is refused, that it may harm no other.
+
+        Returns:
+            What to tell those who wait, and what became of the last.
+        """
+        together = len(appends)
         try:
             whole = self._append_locked(join(appends))
         except _REFUSALS:
-            return [self._try_to_append_locked(append) for append in appends]
-        ends = list(accumulate(len(append.events) for append in appends))
-        return [whole.part(start, end) for start, end in pairwise([0, *ends])]
+            outcomes = [self._try_to_append_locked(append) for append in appends]
+            return [_answer(outcome, together) for outcome in outcomes], outcomes[-1]
+        starts = [0, *accumulate(len(append.events) for append in appends)]
+        end = starts.pop()
+        last = whole.part(starts[-1], end)
+        if any(whole.duplicates):
+            parts = [whole.part(start, end) for start, end in pairwise([*starts, end])]
+            return [_answer(part, together) for part in parts], last
+        positions, versions = whole.positions, whole.versions
+        return [Answer(positions[start], versions[start], together) for start in starts], last
 
     def _try_to_append_locked(self, append: Append) -> BatchResult | EvlogError:
         try:
