@@ -198,7 +198,7 @@ def test_damage_that_one_meets_harms_no_other(four: Crowd, tmp_path: Path) -> No
     assert [version for _, version in places(outcomes)] == [1, 1]
 
 
-def test_who_is_interrupted_while_giving_up_its_turn_holds_up_nobody(
+def test_who_is_interrupted_twice_before_its_turn_holds_up_nobody(
     four: Crowd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second = four.stores[:2]
@@ -207,12 +207,16 @@ def test_who_is_interrupted_while_giving_up_its_turn_holds_up_nobody(
     interrupts = iter([True])
     release = ByteLock.release
 
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
     def interrupted(lock: ByteLock) -> None:
         if next(interrupts, False):
             raise KeyboardInterrupt
         release(lock)
 
     monkeypatch.setattr(ByteLock, "release", interrupted)
+    monkeypatch.setattr(first._open_writer()._lock, "acquire", interrupt)
     with pytest.raises(KeyboardInterrupt):
         first.append("a", [new()])
     queue = second._open_writer()._free_queues[-1]
