@@ -23,6 +23,10 @@ AVAILABLE: Final = sys.platform == "linux" and sys.maxsize > 1 << 32 and hasattr
 _FLOCK: Final = Struct("hhqqi4x")
 
 
+class NoByteLocks(Exception):
+    """The kernel or the file system refuses: gVisor does not know these locks, say."""
+
+
 class ByteLock:
     """A lock on the byte at an offset, for whoever has this descriptor's open file."""
 
@@ -37,21 +41,32 @@ class ByteLock:
     def try_acquire(self) -> bool:
         """Take the lock if it is free now; whether that succeeded."""
         try:
-            fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, self._exclusive)
+            self._do(fcntl.F_OFD_SETLK, self._exclusive)
         except (BlockingIOError, PermissionError):  # POSIX allows both, EAGAIN and EACCES
             return False
         return True
 
     def wait(self) -> None:
         """Return once nobody has it; all who wait do so at the same time, and nobody has it then."""
-        fcntl.fcntl(self._fd, fcntl.F_OFD_SETLKW, self._shared)
-        fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, self._unlock)
+        try:
+            self._do(fcntl.F_OFD_SETLKW, self._shared)
+        finally:  # an interrupt may come when it is just had
+            self._do(fcntl.F_OFD_SETLK, self._unlock)
 
     def release(self) -> None:
         """Give the lock back."""
-        fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, self._unlock)
+        self._do(fcntl.F_OFD_SETLK, self._unlock)
 
     def is_taken(self) -> bool:
         """Whether another open file has it."""
-        answer = fcntl.fcntl(self._fd, fcntl.F_OFD_GETLK, self._exclusive)
+        answer = self._do(fcntl.F_OFD_GETLK, self._exclusive)
         return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)
+
+    def _do(self, command: int, lock: bytes) -> bytes:
+        try:
+            return fcntl.fcntl(self._fd, command, lock)
+        except OSError as error:
+            # What is more special is a lock that is taken, or a signal handler's: TimeoutError, say.
+            if type(error) is OSError and error.errno is not None:
+                raise NoByteLocks(str(error)) from error
+            raise

@@ -11,9 +11,9 @@ while none of them runs.
          8             8  turn: number of the gate of the last leader
         64      256 x 32  answers: u64 nonce, u64 first position, u32 first version, u32 requests answered
                           together, u32 zero, u32 CRC of those 28 bytes
-    12,288   256 x 2,048  requests: u64 nonce (0: none), u32 length, u32 CRC, and then that many bytes of that
-                          CRC: a msgpack array [stream, expected version or nil, last known position and
-                          version of the stream, events]
+    12,288   256 x 2,048  requests: u64 nonce (0: none), u32 length, u32 CRC of these two and of that
+                          many bytes behind it: a msgpack array [stream, expected version or nil, last
+                          known position and version of the stream, events]
 
 A slot (an answer and a request) belongs to one place of an open writer, which holds a lock on a byte that
 stands for it: what a dead one left is nobody's. A request waits as long as its nonce, used once, is not in
@@ -51,9 +51,9 @@ import msgpack
 
 from evlog import byte_locks, paths
 from evlog.batch import ExpectedVersion
-from evlog.byte_locks import ByteLock
+from evlog.byte_locks import ByteLock, NoByteLocks
 from evlog.disk import Disk, WriteFile, end_of, read_back, read_back_into
-from evlog.errors import EvlogError
+from evlog.errors import EvlogError, StoreIOError
 from evlog.events import EncodedEvent
 from evlog.format import unpack
 
@@ -68,6 +68,7 @@ _TURN: Final = Struct("<Q")
 _ANSWER: Final = Struct("<QQII4xI")
 _ANSWER_FIELDS: Final = Struct("<QQII4x")
 _REQUEST: Final = Struct("<QII")
+_REQUEST_FIELDS: Final = Struct("<QI")
 _MAX_PAYLOAD: Final = SLOT_BYTES - _REQUEST.size
 _ANSWER_WORDS: Final = range(ANSWERS_AT // 8, REQUESTS_AT // 8, _ANSWER.size // 8)
 _REQUEST_WORDS: Final = range(REQUESTS_AT // 8, (REQUESTS_AT + SLOTS * SLOT_BYTES) // 8, SLOT_BYTES // 8)
@@ -80,7 +81,8 @@ _GATES: Final = 1 << 32
 _SLOT_LOCKS_AT: Final = 1 << 41
 
 
-_pack: Final = msgpack.Packer(buf_size=SLOT_BYTES).pack
+# What a queue is done without for: its file fails, is cut by somebody, or can have no locks on bytes.
+_FAILURES: Final = (EvlogError, NoByteLocks)
 
 
 class Answer(NamedTuple):
@@ -114,6 +116,7 @@ class _Place:
         self.nonce = int.from_bytes(os.urandom(8), "little")
         self.answer_at = ANSWERS_AT + slot * _ANSWER.size
         self.request_at = REQUESTS_AT + slot * SLOT_BYTES
+        self.pack = msgpack.Packer(buf_size=SLOT_BYTES).pack  # threads cannot share msgpack's in pure Python
         self._owners: dict[int, ByteLock] = {}
         self.area = bytearray(REQUESTS_AT + SLOTS * SLOT_BYTES)  # takes no memory before it is written to
 
@@ -165,24 +168,28 @@ class CommitQueue:
         if place is None:
             self._waits += 1
             return None
-        payload = _pack((stream, expected, *last, events))
+        try:
+            payload = place.pack((stream, expected, *last, events))
+        except (OverflowError, TypeError, ValueError):
+            return None  # an append without help says what is wrong with it
         if len(payload) > _MAX_PAYLOAD:
             return None
         place.nonce = nonce = (place.nonce + 1) % _U64 or 1
         try:
             self._asking = self.leads = True
-            request = _REQUEST.pack(nonce, len(payload), crc32(payload)) + payload
+            request = _REQUEST.pack(nonce, len(payload), _crc_of(nonce, payload)) + payload
             self._disk.write_at(place.file, request, place.request_at)
-            turn = (_TURN.unpack(read_back(place.file, 8, _TURN_AT))[0] + 1) % _GATES
+            turn = (_TURN.unpack(_read(place.file, _TURN.size, _TURN_AT))[0] + 1) % _GATES
             gate = ByteLock(place.file.fd, GATES_AT + turn)
+            self._gate, self._turn = gate, turn  # before it is locked: an interrupt must not leave it so
             if gate.try_acquire():
-                self._gate, self._turn = gate, turn
                 return None
+            self._gate = None
             gate.wait()
-            answer = self._look(read_back(place.file, _ANSWER.size, place.answer_at))
+            answer = self._look(_read(place.file, _ANSWER.size, place.answer_at))
             self.leads = answer is None
             return answer
-        except EvlogError:
+        except _FAILURES:
             self.leave()
             return None
         except BaseException:
@@ -194,9 +201,9 @@ class CommitQueue:
         place = self._place
         self.leads = False
         if place is not None and self._asking:
-            self._asking = False
             try:
                 self._disk.write_at(place.file, bytes(_REQUEST.size), place.request_at)
+                self._asking = False
             except EvlogError:
                 self.leave()  # which leaves it to nobody
         self._open_gate()
@@ -212,9 +219,12 @@ class CommitQueue:
         return Answer(position, version, together) if position else None
 
     def _open_gate(self) -> None:
-        gate, self._gate = self._gate, None
-        if gate is not None:
-            gate.release()
+        try:
+            if self._gate is not None:
+                self._gate.release()
+                self._gate = None
+        except NoByteLocks:
+            self.leave()
 
     # --- leading
 
@@ -230,11 +240,12 @@ class CommitQueue:
             if self._gate is not None:  # before the requests are read: who comes later goes to the next gate
                 self._disk.write_at(place.file, _TURN.pack(self._turn), _TURN_AT)
             length = read_back_into(place.file, place.area, 0)
-        except EvlogError:
+            requests = self._waiting(place, length)
+        except _FAILURES:
             self.leave()
             return None, []
         own = self._look(bytes(place.area[place.answer_at : place.answer_at + _ANSWER.size]))
-        return own, self._waiting(place, length)
+        return own, requests
 
     def answer_locked(self, answers: Iterable[tuple[Request, Answer | None]]) -> None:
         """Tell those who wait where their events stand, durable; None tells one to append for itself.
@@ -275,7 +286,7 @@ class CommitQueue:
         nonce, length, crc = _REQUEST.unpack_from(place.area, at)
         at += _REQUEST.size
         payload = bytes(place.area[at : at + min(length, _MAX_PAYLOAD)])
-        if crc32(payload) != crc or not place.is_alive(slot):
+        if len(payload) != length or _crc_of(nonce, payload) != crc or not place.is_alive(slot):
             return None
         stream, expected, last_position, last_version, events = unpack(payload, use_list=False)
         return Request(slot, nonce, stream, expected, last_position, last_version, events)
@@ -289,7 +300,7 @@ class CommitQueue:
     def claim_slot_locked(self) -> None:
         """Take a free slot; whoever gets none goes on without."""
         self._waits = -(1 << 62)
-        with contextlib.suppress(EvlogError):
+        with contextlib.suppress(*_FAILURES):
             file = self._disk.open(self._path, create=True)
             if not end_of(file):
                 self._disk.write_at(file, _MAGIC + bytes(REQUESTS_AT - len(_MAGIC)), 0)
@@ -310,3 +321,16 @@ class CommitQueue:
         self._asking = self.leads = False
         if place is not None:
             self._disk.close(place.file)
+
+
+def _crc_of(nonce: int, payload: bytes) -> int:
+    """The CRC of a request, its nonce in it: one half written must not pass for the one before."""
+    return crc32(payload, crc32(_REQUEST_FIELDS.pack(nonce, len(payload))))
+
+
+def _read(file: WriteFile, length: int, offset: int) -> bytes:
+    """What stands in the queue; not less, as where somebody cut it."""
+    raw = read_back(file, length, offset)
+    if len(raw) < length:
+        raise StoreIOError(file.path, "it ends too early")
+    return raw

@@ -82,7 +82,7 @@ class FileLock:
                 file = self._wait(file, left)
             self._held = file
         except BaseException:
-            self._threads.release()
+            self._let_go()
             raise
         return file
 
@@ -99,7 +99,7 @@ class FileLock:
                 self._held = file
                 return True
         except BaseException:
-            self._threads.release()
+            self._let_go()
             raise
         self._threads.release()
         return False
@@ -114,7 +114,7 @@ class FileLock:
                 self._held = file
                 return file
         except BaseException:
-            self._threads.release()
+            self._let_go()
             raise
         self._threads.release()
         return None
@@ -131,25 +131,44 @@ class FileLock:
 
     def release(self) -> None:
         """Give the lock back."""
-        held, self._held = self._held, None
+        held = self._held
         assert held is not None
-        _unlock(held.fd)
-        self._threads.release()
+        try:
+            self._held = None
+            _unlock(held.fd)
+        except BaseException:
+            _unlock(held.fd)  # interrupted
+            raise
+        finally:
+            self._threads.release()
 
     def close(self) -> None:
-        """Close the lock file. The lock must not be held."""
-        file, self._file = self._file, None
-        if file is not None:
-            self._disk.close(file)
+        """Close the lock file, once no other thread waits with it or holds the lock any more.
+
+        Were it closed under one who waits, the kernel would free the lock the moment it is given.
+        """
+        self._file = None
 
     def leave_to_parent(self) -> None:
         """Begin anew in a forked child; closing its copy of the descriptor does not free the parent's."""
-        held, self._held = self._held, None
-        if held is not None:
-            self._disk.close(held)
-        self.close()
+        for file in (self._held, self._file):
+            if file is not None:  # another thread of the parent may have it in use
+                self._disk.close(file)
+        self._held = self._file = None
         self._opening = threading.Lock()
         self._threads = threading.Lock()
+
+    def _let_go(self) -> None:
+        """Free what an interrupted thread took: the interrupt may have come when it just had the lock."""
+        try:
+            for file in (self._held, self._file):
+                if file is not None:
+                    _unlock(file.fd)
+            self._held = None
+        except OSError:
+            pass  # it was not locked; only POSIX does not mind
+        finally:
+            self._threads.release()
 
     __enter__ = acquire
 

@@ -12,7 +12,7 @@ from typing import Final
 from evlog.batch import NO_STREAM, STREAM_EXISTS, Expectation
 from evlog.errors import InvalidArgument, StreamTombstoned, WrongExpectedVersion
 from evlog.events import check_readable_name, check_stream_name
-from evlog.format import ENTRY_BYTES, MAX_VERSION, hash_stream
+from evlog.format import ENTRY_BYTES, ENTRY_VERSION, MAX_VERSION, hash_stream
 from evlog.log import Log
 from evlog.policy_table import PolicyTable
 
@@ -114,7 +114,10 @@ class StreamVersions:
         if number < 0 or stream in self._versions:
             return
         entries = active.segment.entries
-        if entries.find(stream_hash.to_bytes(8, "little"), (number + 1) * ENTRY_BYTES) >= 0:
+        key, at = stream_hash.to_bytes(8, "little"), number * ENTRY_BYTES
+        if not entries.startswith(key, at) or ENTRY_VERSION.unpack_from(entries, at)[0] != version:
+            return  # a backup was put back under a writer that remembers what came after it
+        if entries.find(key, at + ENTRY_BYTES) >= 0:
             return  # or bytes that look like it
         if self._name_of.setdefault(stream_hash, stream) == stream:
             self._versions[stream] = version

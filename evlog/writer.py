@@ -8,6 +8,7 @@ one turn and one sync. What is refused, or known already, harms no other: it is 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
 from typing import Final
@@ -19,6 +20,7 @@ from evlog.dedupe import Deduplicator
 from evlog.disk import Disk
 from evlog.durability import Durability
 from evlog.errors import (
+    CorruptionError,
     EvlogError,
     IdConflict,
     InvalidArgument,
@@ -29,12 +31,19 @@ from evlog.errors import (
 from evlog.events import EncodedEvent
 from evlog.lock import FileLock, leave_at_fork
 from evlog.log import Log
-from evlog.log_end import LogEnd
+from evlog.log_end import LogEnd, Place
 from evlog.recovery import TornTail
 from evlog.versions import StreamVersions
 
 # What refuses one append and leaves the writer fit for the next.
-_REFUSALS: Final = (WrongExpectedVersion, IdConflict, StreamTombstoned, InvalidArgument, StoreFull)
+_REFUSALS: Final = (
+    WrongExpectedVersion,
+    IdConflict,
+    StreamTombstoned,
+    InvalidArgument,
+    StoreFull,
+    CorruptionError,  # of what only this append needed to be read, perhaps
+)
 
 
 # So many requests are answered: their appends are made with the own one, and synced before the lock is given
@@ -70,7 +79,9 @@ class Writer:
 
     def leave_to_parent(self) -> None:
         """Begin anew in a forked child."""
-        self._leave_queues()
+        for queue in self._queues:
+            queue.leave()
+        self._queues, self._free_queues = [], []
         self._end.leave_to_parent()
 
     @property
@@ -104,43 +115,65 @@ class Writer:
         append = Append(streams, self._versions.hashes(streams, system=system), events, expectations)
         self._log.grow_tables()
         if not self._may_ask or skip_known or system or not append.is_of_one_stream:
-            self._lock.acquire()
-            return self._append_with_lock(append, None, skip_known=skip_known)
-        queue = self._free_queues.pop() if self._free_queues else self._new_queue()
+            with self._lock:
+                self._end.catch_up_locked()
+                outcome = self._append_locked(append, skip_known=skip_known)
+                place = self._end.place_locked()
+            return self._finish(outcome, place)
+        try:
+            queue = self._free_queues.pop()
+        except IndexError:
+            queue = self._new_queue()
         try:
             if self._crowded or not self._lock.acquire_at_once():
                 served = self._ask(queue, append)
                 if served is not None:
                     return served
                 self._lock.acquire()
-            return self._append_with_lock(append, queue)
+            try:  # right behind the taking: an interrupt must not come between
+                done = self._append_with_others_locked(append, queue)
+            finally:
+                self._lock.release()
+            return self._finish(*done)
         finally:
-            queue.withdraw()
-            self._free_queues.append(queue)
+            try:
+                queue.withdraw()
+            except BaseException:
+                queue.withdraw()  # interrupted: others wait until its gate is open
+                raise
+            finally:
+                self._free_queues.append(queue)
 
-    def _append_with_lock(
-        self, append: Append, queue: CommitQueue | None, *, skip_known: bool = False
-    ) -> BatchResult:
-        """Append, also for those who wait in the queue, if that is due, and give the lock back."""
-        try:
-            self._end.catch_up_locked()
-            outcome, durable = None, False
-            if queue is not None and queue.leads:
-                outcome, durable = self._lead_locked(append, queue)
-            if outcome is None:
-                outcome = self._append_locked(append, skip_known=skip_known)
-            place = self._end.place_locked()
-            if queue is not None and queue.wants_slot():
-                queue.claim_slot_locked()
-        finally:
-            self._lock.release()
+    def _append_with_others_locked(
+        self, append: Append, queue: CommitQueue
+    ) -> tuple[BatchResult | EvlogError, Place | None]:
+        """Append, also for those who wait in the queue, if that is due.
+
+        Returns:
+            What became of it, and up to where the log is yet to be synced for it.
+        """
+        self._end.catch_up_locked()
+        outcome, durable = None, False
+        if queue.leads:
+            outcome, durable = self._lead_locked(append, queue)
+        if outcome is None:
+            outcome = self._append_locked(append)
+        place = self._end.place_locked()
+        if queue.wants_slot():
+            queue.claim_slot_locked()
+        if isinstance(outcome, BatchResult):
+            if append.has_made_ids and any(
+                outcome.duplicates
+            ):  # by a leader that died before it could say so
+                outcome = outcome._replace(duplicates=[False] * len(append.events))
+            self._versions.learn(append.streams[0], outcome.positions[-1], outcome.versions[-1])
+        return outcome, None if durable else place
+
+    def _finish(self, outcome: BatchResult | EvlogError, place: Place | None) -> BatchResult:
+        """What is left to do without the lock."""
         if isinstance(outcome, EvlogError):
             raise outcome
-        if append.has_made_ids and any(outcome.duplicates):  # by a leader that died before it could say so
-            outcome = outcome._replace(duplicates=[False] * len(append.events))
-        if queue is not None:
-            self._versions.learn(append.streams[0], outcome.positions[-1], outcome.versions[-1])
-        if self._sync and not durable:
+        if self._sync and place is not None:
             self._end.acknowledge(place, written=not all(outcome.duplicates))
         self._end.build_indexes()
         return outcome
@@ -164,14 +197,14 @@ class Writer:
     def close(self) -> None:
         """Close the files. Nothing is lost: what was acknowledged is on the device."""
         self._end.close()
-        self._leave_queues()
+        # Not those in which threads wait, which let go of them when they are done: were their files closed
+        # here, what they write might go to others that have got the numbers since.
+        with contextlib.suppress(IndexError):
+            while True:
+                self._free_queues.pop().leave()
+        self._queues = []
         self._lock.close()
         self._durability.lock.close()
-
-    def _leave_queues(self) -> None:
-        for queue in self._queues:
-            queue.leave()
-        self._queues, self._free_queues = [], []
 
     def _append_locked(self, append: Append, *, skip_known: bool = False) -> BatchResult:
         """Write what is not known of the append, and say where everything stands."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 
@@ -189,7 +191,7 @@ def test_an_own_answer_may_come_while_waiting_for_the_lock(trio: Trio) -> None:
     assert trio.leader.take_turn_locked() == (Answer(4, 2, 2), [])
 
 
-@pytest.mark.parametrize("at", [8, 12, 16, 30])
+@pytest.mark.parametrize("at", [0, 8, 12, 16, 30])
 def test_a_damaged_request_is_left_to_whoever_wrote_it(trio: Trio, tmp_path: Path, at: int) -> None:
     one = trio.asks(trio.one)
     damage(tmp_path, REQUESTS_AT + slot_of(trio.one) * SLOT_BYTES + at)
@@ -214,6 +216,28 @@ def test_a_damaged_answer_is_none(trio: Trio, tmp_path: Path, at: int) -> None:
     trio.leader.answer_locked([(request, Answer(8, 4, 2))])
     assert one.result(10) is None
     assert trio.one.leads
+
+
+def test_a_request_of_which_only_the_nonce_is_there_is_none(trio: Trio, tmp_path: Path) -> None:
+    with open(tmp_path / "queue", "r+b") as file:
+        file.seek(REQUESTS_AT + slot_of(trio.one) * SLOT_BYTES)
+        file.write(b"\x01" * 8)
+    assert trio.take_turn() == []
+
+
+def test_a_queue_that_is_cut_under_those_who_wait_is_done_without(trio: Trio, tmp_path: Path) -> None:
+    one = trio.asks(trio.one)
+    os.truncate(tmp_path / "queue", 0)
+    trio.leader.leave()
+    assert one.result(10) is None
+    assert not trio.one.leads
+
+
+def test_what_cannot_be_packed_is_not_asked(trio: Trio) -> None:
+    assert trio.one.ask("s", 1 << 70, (0, 0), [EVENT]) is None
+    assert trio.one.ask("\udc80", None, (0, 0), [EVENT]) is None
+    assert not trio.one.leads
+    assert trio.take_turn() == []
 
 
 def test_what_does_not_fit_is_not_asked(trio: Trio) -> None:
@@ -319,6 +343,68 @@ def test_a_queue_that_fails_is_left_to_the_others(
     assert [request.slot for request in trio.leader.take_turn_locked()[1]] == (
         [slot_of(trio.two)] if when != "asks" else []
     )
+
+
+class Fcntl:
+    """Stands for the module, and raises once, before a command is done or after it."""
+
+    def __init__(self, error: BaseException, command: int, *, after: bool = False) -> None:
+        self._errors = [error]
+        self._command = command
+        self._after = after
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(fcntl, name)
+
+    def fcntl(self, fd: int, command: int, lock: bytes) -> bytes:
+        due = command == self._command and bool(self._errors)
+        if due and not self._after:
+            raise self._errors.pop()
+        result = fcntl.fcntl(fd, command, lock)
+        if due:
+            raise self._errors.pop()
+        return result
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_where_the_locks_cannot_be_had_there_is_no_queue(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    error = OSError(number, os.strerror(number))
+    monkeypatch.setattr(byte_locks, "fcntl", Fcntl(error, fcntl.F_OFD_SETLK))
+    queue = CommitQueue(str(tmp_path), DISK)
+    queue.claim_slot_locked()
+    assert queue._place is None
+
+
+def test_what_a_signals_handler_raises_is_no_failure_of_the_queue(
+    trio: Trio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(byte_locks, "fcntl", Fcntl(TimeoutError(), fcntl.F_OFD_SETLKW))
+    with pytest.raises(TimeoutError):
+        trio.one.ask("s", None, (0, 0), [EVENT])
+    assert trio.take_turn() == []
+
+
+@pytest.mark.parametrize("command", [fcntl.F_OFD_SETLK, fcntl.F_OFD_SETLKW])
+def test_an_interrupt_that_comes_with_the_gate_leaves_it_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: int
+) -> None:
+    """Else all who ask would wait for one who does not lead."""
+    queue, other = [CommitQueue(str(tmp_path), DISK) for _ in range(2)]
+    for each in (queue, other):
+        each.claim_slot_locked()
+    with monkeypatch.context() as patch:
+        if command == fcntl.F_OFD_SETLKW:
+            patch.setattr(ByteLock, "try_acquire", lambda _: False)
+        patch.setattr(byte_locks, "fcntl", Fcntl(KeyboardInterrupt(), command, after=True))
+        with pytest.raises(KeyboardInterrupt):
+            queue.ask("s", None, (0, 0), [EVENT])
+    assert other.ask("s", None, (0, 0), [EVENT]) is None
+    assert other._gate is not None
+    assert other.take_turn_locked() == (None, [])
+    for each in (queue, other):
+        each.leave()
 
 
 def test_an_interrupt_takes_the_request_back(trio: Trio) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 import evlog
-from evlog import IdConflict, LockTimeout, NewEvent, WrongExpectedVersion
+from evlog import CorruptionError, IdConflict, LockTimeout, NewEvent, WrongExpectedVersion
+from evlog.byte_locks import ByteLock
 from evlog.commit_queue import ANSWERS_AT, CommitQueue
 from evlog.disk import DISK, Disk, WriteFile
 from evlog.errors import StoreFull, StoreIOError, StreamTombstoned
@@ -183,6 +184,60 @@ def test_a_tombstone_refuses_its_stream_alone(four: Crowd, tmp_path: Path) -> No
     outcomes = four.together(append("a", 1), append("dead", 2), append("b", 3))
     assert isinstance(outcomes.pop(1), StreamTombstoned)
     assert len(places(outcomes)) == 2
+
+
+def test_damage_that_one_meets_harms_no_other(four: Crowd, tmp_path: Path) -> None:
+    four.stores[3].append("old-7", [new()])
+    four.stores[3].append_many([(f"s-{number}", [new()]) for number in range(1 << 10)])  # another segment
+    (path,) = tmp_path.glob(f"segments/{1:020d}.0.log")
+    raw = bytearray(path.read_bytes())
+    raw[raw.index(b"old-7\xa1") + 1] ^= 1
+    path.write_bytes(raw)
+    outcomes = four.together(append("a", 1), append("old-7", 2), append("b", 3))
+    assert isinstance(outcomes.pop(1), CorruptionError)
+    assert [version for _, version in places(outcomes)] == [1, 1]
+
+
+def test_who_is_interrupted_twice_before_its_turn_holds_up_nobody(
+    four: Crowd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = four.stores[:2]
+    for store in (first, second):
+        store._open_writer()._crowded = True
+    interrupts = iter([True])
+    release = ByteLock.release
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    def interrupted(lock: ByteLock) -> None:
+        if next(interrupts, False):
+            raise KeyboardInterrupt
+        release(lock)
+
+    monkeypatch.setattr(ByteLock, "release", interrupted)
+    monkeypatch.setattr(first._open_writer()._lock, "acquire", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        first.append("a", [new()])
+    queue = second._open_writer()._free_queues[-1]
+    assert queue.ask("b", None, (0, 0), [("T", b"i" * 16, 0, b"{}", None)]) is None
+    assert queue._gate is not None
+    assert len(first._open_writer()._free_queues) == 1
+
+
+def test_closing_a_store_leaves_those_who_wait_their_files(four: Crowd, tmp_path: Path) -> None:
+    """Else what they write next goes to whatever file has the number then, and no lock is theirs."""
+    closed = four.stores[1]
+    queue = closed._open_writer()._free_queues[-1]
+    place = queue._place
+    assert place is not None
+
+    def meanwhile() -> None:
+        closed.close()
+        assert place.file.fd >= 0
+
+    assert sorted(places(four.together(append("a", 1), append("b", 2), append("c", 3), meanwhile=meanwhile)))
+    check(tmp_path, 4)
 
 
 def test_an_event_that_two_append_is_written_once(four: Crowd, tmp_path: Path) -> None:

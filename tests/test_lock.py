@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import filelock
@@ -16,6 +17,7 @@ import pytest
 from evlog.disk import Disk, WriteFile
 from evlog.errors import LockTimeout, StoreAccessDenied, StoreNotFound
 from evlog.lock import FileLock, held_shared
+from tests.crowd import wait_until
 
 HOLDER = """
 import sys
@@ -377,3 +379,69 @@ def test_a_shared_lock_that_comes_too_late_is_given_back(memory_path: Path) -> N
     with FileLock(path, 0.0):
         pass
     lock.close()
+
+
+def is_waited_for(path: str) -> bool:
+    """Whether somebody waits for the lock on the file, by the kernel's list."""
+    inode = f":{os.stat(path).st_ino} "
+    return any("->" in line and inode in line for line in Path("/proc/locks").read_text().splitlines())
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/locks"), reason="nobody can tell who waits")
+def test_a_lock_that_is_closed_while_a_thread_waits_is_that_threads(path: str) -> None:
+    """Were the file closed at once, the kernel would free the lock as soon as it is given."""
+    other, closed = FileLock(path, None), FileLock(path, None)
+    other.acquire()
+    thread = threading.Thread(target=closed.acquire)
+    thread.start()
+    wait_until(lambda: is_waited_for(path))
+    closed.close()
+    other.release()
+    thread.join(10)
+    assert other.maybe_acquire() is None
+    closed.release()
+    assert other.maybe_acquire() is not None
+    other.release()
+
+
+@pytest.mark.parametrize("take", [FileLock.acquire, FileLock.acquire_at_once, FileLock.maybe_acquire])
+def test_an_interrupt_that_comes_with_the_lock_frees_it(
+    path: str, monkeypatch: pytest.MonkeyPatch, take: Callable[[FileLock], object]
+) -> None:
+    lock, other = FileLock(path, None), FileLock(path, 0)
+
+    def interrupted(fd: int) -> bool:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("evlog.lock._lock", interrupted)
+        patch.setattr("evlog.lock._try_lock", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            take(lock)
+    with other, pytest.raises(AssertionError):
+        lock.release()
+    with lock:
+        assert other.is_held()
+
+
+def test_an_interrupt_before_the_lock_is_given_back_does_not_keep_it(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock, other = FileLock(path, None), FileLock(path, 0)
+    lock.acquire()
+    interrupts = iter([True])
+
+    def interrupted(fd: int) -> None:
+        if next(interrupts, False):
+            raise KeyboardInterrupt
+        fcntl.flock(fd, fcntl.LOCK_UN)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("evlog.lock._unlock", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            lock.release()
+    with other:
+        pass
+    with lock:
+        pass

@@ -13,6 +13,7 @@ from evlog.errors import (
     WrongExpectedVersion,
 )
 from evlog.events import encode_events
+from evlog.format import hash_stream
 from tests.helpers import content, fill, new, small_store
 
 # existing versions of stream "s", expected, whether it is met
@@ -104,3 +105,16 @@ def test_another_writers_events_count(store: EventStore) -> None:
             with pytest.raises(WrongExpectedVersion):
                 store.append("s", [new()], expected=version + 1)
     assert [event.version for event in store.read("s")] == list(range(1, 41))
+
+
+@pytest.mark.parametrize(
+    ("stream", "position", "version", "believed"),
+    [("a", 2, 2, True), ("a", 1, 1, False), ("a", 2, 3, False), ("b", 2, 2, False), ("a", 4, 3, False)],
+)
+def test_a_place_is_believed_only_if_it_is_the_streams_last(
+    store: EventStore, stream: str, position: int, version: int, believed: bool
+) -> None:
+    store.append_many([("a", [new(), new()]), ("c", [new()])])
+    versions = small_store(store.path)._open_writer()._versions
+    versions.confirm_locked(stream, hash_stream(stream), position, version)
+    assert versions._versions == ({stream: version} if believed else {})
