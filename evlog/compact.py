@@ -43,7 +43,7 @@ from evlog.lock import FileLock
 from evlog.log import Log
 from evlog.manifest import SegmentInfo
 from evlog.segment import SealedSegment
-from evlog.workers import Workers, core_count
+from evlog.workers import Workers, core_count, without_collector
 from evlog.writer import Writer
 from evlog.zstd import need_zstandard
 
@@ -186,7 +186,7 @@ class _Run:
         started = log.settled(lambda: find_unfinished(log))
         point = _point_of(log, started)
         seen = log.settled(lambda: entries_crc(log, point.position))
-        plan = log.settled(lambda: make_plan(log, point))
+        plan = log.settled(lambda: without_collector(make_plan, log, point))
         if not force:
             check_subscriptions(log, plan, self._disk)
         resumed = started is not None

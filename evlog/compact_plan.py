@@ -15,16 +15,26 @@ from operator import attrgetter, lt, or_
 from typing import Any, Final, NamedTuple
 
 from evlog.events import SYSTEM_PREFIX, Record, category_of
-from evlog.format import ENTRY_BYTES, column, hash_stream
+from evlog.format import ENTRY_BYTES, column, column_array, hash_stream
 from evlog.gone import GoneStream
+from evlog.index import Entries
 from evlog.log import Log, Part, SealedPart
-from evlog.policies import Rule, Rules, as_words, first_visible_version, metadata_stream, visible_since_us
+from evlog.policies import (
+    Rule,
+    Rules,
+    as_words,
+    first_visible_version,
+    metadata_stream,
+    rule_in_force,
+    visible_since_us,
+)
 from evlog.policy_table import rules_at
 
 # A segment below this share of the settings is small: it is merged with small neighbours.
 _SMALL_SHARE: Final = 4
 _GONE_EVENT_BYTES: Final = 10
 _ENTRIES_AT_ONCE: Final = 1024  # columns of few stay in the processor's cache
+_RECORDS_AT_ONCE: Final = 256
 
 
 class Point(NamedTuple):
@@ -184,55 +194,66 @@ def _find_bounds(parts: Sequence[Part], rules: Rules, point: Point) -> Bounds:
     if not rules.streams and not rules.categories:
         return bounds
     wanted = None if rules.categories else _names_with_rules(rules)
-    limits_for = _remembering(rules, point)
+    limits = _LimitsInForce(rules, point)
     for part, hashes, numbers in _find_heads(parts, point.position, wanted):
         each = iter(hashes)
-        for records in part.segment.records(numbers):
-            _add_bounds(bounds, islice(each, len(records)), records, limits_for)
+        for records in part.segment.records(numbers, first=_RECORDS_AT_ONCE):
+            _add_bounds(bounds, islice(each, len(records)), records, limits)
     return bounds
+
+
+class _FirstVersions(dict[int, int]):
+    """The first version that a rule leaves of a stream, by its last one; there are few of these."""
+
+    def __init__(self, rule: Rule) -> None:
+        self._rule = rule
+
+    def __missing__(self, last_version: int) -> int:
+        first = self[last_version] = first_visible_version(self._rule, last_version)
+        return first
 
 
 class _Limits(NamedTuple):
     """What a rule comes to at the point of the compaction."""
 
-    rule: Rule
+    first_versions: _FirstVersions
     since_us: int  # what was written before it goes
 
 
-def _remembering(rules: Rules, point: Point) -> Callable[[str], _Limits | None]:
-    """What is in force for a stream; found out once for all of a category that have no rule of their own."""
-    known: dict[str, _Limits | None] = {}
-    own_rules = rules.streams
+class _LimitsInForce(dict[str, _Limits | None]):
+    """What is in force for the streams of a category that have no rule of their own, found out once for all.
 
-    def find(name: str) -> _Limits | None:
-        rule = rules.rule_for(name)
-        return None if rule is None else _Limits(rule, max(0, visible_since_us(rule, point.time_us) or 0))
+    The store's own streams know no other rule than their name's beginning, which is their category's, too.
+    """
 
-    def limits_for(name: str) -> _Limits | None:
-        if name in own_rules or name[0] == SYSTEM_PREFIX:
-            return find(name)
-        category = category_of(name)
-        if category not in known:
-            known[category] = find(name)
-        return known[category]
+    def __init__(self, rules: Rules, point: Point) -> None:
+        self._rules = rules
+        self._point = point
+        self.own = {name: self._limits_by(rules.rule_for(name)) for name in rules.streams}
 
-    return limits_for
+    def __missing__(self, category: str) -> _Limits | None:
+        rule = rule_in_force(category, None, self._rules.categories.get(category))
+        limits = self[category] = self._limits_by(rule)
+        return limits
+
+    def _limits_by(self, rule: Rule | None) -> _Limits | None:
+        if rule is None:
+            return None
+        since_us = visible_since_us(rule, self._point.time_us) or 0
+        return _Limits(_FirstVersions(rule), max(0, since_us))
 
 
 def _add_bounds(
-    bounds: Bounds,
-    hashes: Iterable[int],
-    heads: Iterable[Record],
-    limits_for: Callable[[str], _Limits | None],
+    bounds: Bounds, hashes: Iterable[int], heads: Iterable[Record], limits_in_force: _LimitsInForce
 ) -> None:
     """What goes of the streams whose last events these are."""
-    names, first_versions, last = bounds.names, bounds.first_versions, bounds.last
+    names, first_versions, last, own = bounds.names, bounds.first_versions, bounds.last, limits_in_force.own
     for stream_hash, (_, version, name, _, _, time_us, _, _, _) in zip(hashes, heads, strict=True):
-        limits = limits_for(name)
+        limits = own[name] if name in own else limits_in_force[category_of(name)]
         if limits is None:
             continue
-        rule, since_us = limits
-        first_version = first_visible_version(rule, version)
+        firsts, since_us = limits
+        first_version = firsts[version]
         if first_version > 1:
             first_versions[stream_hash] = first_version
         elif not since_us:
@@ -255,15 +276,26 @@ def _find_heads(
     seen: set[int] = set()
     for part in reversed(parts):
         entries = _entries_to(part, position)
-        column_of_hashes = column(entries, "stream_hash")
-        if part.last_position <= position and isinstance(part, SealedPart):
-            last = dict(zip(*part.index.heads(), strict=True))
-        else:
-            last = dict(zip(column_of_hashes, range(len(column_of_hashes)), strict=True))
+        last = _last_entries(part, position, entries, seen)
         fresh = last.keys() - seen if seen else last.keys()
-        seen |= fresh
-        numbers = sorted(map(last.__getitem__, fresh if wanted is None else fresh & wanted))
-        yield part, list(map(column_of_hashes.__getitem__, numbers)), numbers
+        if wanted is not None:
+            fresh = fresh & wanted
+        seen.update(last)
+        numbers = sorted(last.values() if len(fresh) == len(last) else map(last.__getitem__, fresh))
+        yield part, _hashes_at(entries, numbers), numbers
+
+
+def _last_entries(part: Part, position: int, entries: Entries, seen: set[int]) -> dict[int, int]:
+    """The last entry of each stream in a segment, up to the position; those of streams seen may be missing."""
+    if part.last_position <= position and isinstance(part, SealedPart):
+        return {} if seen.issuperset(part.index.stream_keys()) else dict(zip(*part.index.heads(), strict=True))
+    hashes = column(entries, "stream_hash")
+    return dict(zip(hashes, range(len(hashes)), strict=True))
+
+
+def _hashes_at(entries: Entries, numbers: Iterable[int]) -> list[int]:
+    hashes = column_array(entries, "stream_hash")
+    return list(map(hashes.__getitem__, numbers))
 
 
 def _names_with_rules(rules: Rules) -> set[int]:
@@ -272,13 +304,13 @@ def _names_with_rules(rules: Rules) -> set[int]:
     return set(map(hash_stream, names))
 
 
-def _entries_to(part: Part, position: int) -> bytes:
-    """A segment's entries up to the position."""
+def _entries_to(part: Part, position: int) -> Entries:
+    """A segment's entries up to the position; of those that may grow a copy."""
     count = part.count
     entries = part.segment.checked_entries() if isinstance(part, SealedPart) else part.segment.entries
     if part.last_position > position:
         count = min(count, part.segment.number_of(position + 1))
-    return bytes(entries[: count * ENTRY_BYTES])
+    return entries[: count * ENTRY_BYTES]
 
 
 def _make_piece(part: Part, bounds: Bounds, point: Point, found: _Removals | None) -> Piece:

@@ -18,7 +18,10 @@ from collections.abc import Callable, Iterator, Sequence
 from queue import Empty, SimpleQueue
 from threading import Semaphore, Thread
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
+
+if sys.platform == "linux":
+    import fcntl
 
 # The package itself would bring all of evlog with it, and a helper is at work in a third of the time without.
 _BOOT: Final = (
@@ -26,8 +29,12 @@ _BOOT: Final = (
     "sys.modules['evlog'] = package; from evlog.workers import serve; serve()"
 )
 _PACKAGE: Final = os.path.dirname(os.path.abspath(__file__))
+# Between two reads of a pipe the thread that reads waits for the interpreter's lock, often 5 ms, and the helper
+# for the thread: so what a helper answers should fit.
+_PIPE_BYTES: Final = 1 << 20
 _RESULTS_WAITING: Final = 4  # for each helper; more would fill the memory of who looks at them slowly
 
+_T = TypeVar("_T")
 Function = Callable[..., Any]
 
 
@@ -93,7 +100,7 @@ class Workers:
             at, done, result = self._next_result(waiting, results, room)
             if not done:  # should it fail here as well, the error is met where it can be handled
                 function, arguments = calls[at]
-                result = _without_collector(function, arguments)
+                result = without_collector(function, *arguments)
             yield at, result
         self._join_feeders()
         for helper in [helper for helper in self._helpers if not helper.alive]:
@@ -112,7 +119,7 @@ class Workers:
             except IndexError:
                 result = results.get()
             else:
-                return at, True, _without_collector(function, arguments)
+                return at, True, without_collector(function, *arguments)
         room.release()
         return result
 
@@ -204,7 +211,7 @@ class _Helper:
 
     def send(self, function: Function, arguments: tuple[Any, ...]) -> None:
         try:
-            pickle.dump((function, arguments), self._tasks, pickle.HIGHEST_PROTOCOL)
+            self._tasks.write(pickle.dumps((function, arguments), pickle.HIGHEST_PROTOCOL))
             self._tasks.flush()
         except OSError:
             self.alive = False
@@ -237,11 +244,26 @@ def _maybe_start() -> _Helper | None:
     command = [sys.executable, "-c", _BOOT, _PACKAGE, *sys.path]
     try:
         process = subprocess.Popen(  # noqa: S603 - this interpreter, with a constant program
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            bufsize=_PIPE_BYTES,
+            process_group=0,
         )
     except OSError:
         return None
+    assert process.stdout is not None
+    _maybe_widen(process.stdout.fileno())
     return _Helper(process)
+
+
+def _maybe_widen(pipe: int) -> None:
+    """Have a pipe hold a whole result, where the system lets it."""
+    if sys.platform == "linux":
+        try:
+            fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+        except OSError:
+            pass  # this user has many pipes already; all works as well, but slower
 
 
 def serve() -> None:
@@ -259,13 +281,14 @@ def serve() -> None:
         except Exception:  # noqa: BLE001 - it will be met again where it can be handled
             answer = False, None
         try:
-            pickle.dump(answer, results, pickle.HIGHEST_PROTOCOL)
+            results.write(pickle.dumps(answer, pickle.HIGHEST_PROTOCOL))  # in one call, so that it is read in one
             results.flush()
         except OSError:
             os._exit(0)
 
 
-def _without_collector(function: Function, arguments: tuple[Any, ...]) -> Any:
+def without_collector(function: Callable[..., _T], *arguments: Any) -> _T:
+    """Call a function that makes many objects and no cycles: to look through them again and again is in vain."""
     enabled = gc.isenabled()
     gc.disable()
     try:
