@@ -8,12 +8,13 @@ always the oldest events that go, so what stays has no gap in its versions. Read
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
-from itertools import chain, compress, islice, repeat
-from operator import attrgetter, lt, or_
+from itertools import compress, islice
+from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
+from evlog.compact_flags import Limits, entries_to, find_all_hidden
 from evlog.events import SYSTEM_PREFIX, Record, category_of
 from evlog.format import ENTRY_BYTES, column, column_array, hash_stream
 from evlog.gone import GoneStream
@@ -29,11 +30,11 @@ from evlog.policies import (
     visible_since_us,
 )
 from evlog.policy_table import rules_at
+from evlog.workers import Workers
 
 # A segment below this share of the settings is small: it is merged with small neighbours.
 _SMALL_SHARE: Final = 4
 _GONE_EVENT_BYTES: Final = 10
-_ENTRIES_AT_ONCE: Final = 1024  # columns of few stay in the processor's cache
 _RECORDS_AT_ONCE: Final = 256
 
 
@@ -106,10 +107,11 @@ class Plan(NamedTuple):
         return any(piece.hidden and not isinstance(piece.part, SealedPart) for piece in self.pieces)
 
 
-def make_plan(log: Log, point: Point, *, by_stream: bool = False) -> Plan:
+def make_plan(log: Log, point: Point, workers: Workers, *, by_stream: bool = False) -> Plan:
     """Decide what a compaction at this point removes.
 
     Args:
+        workers: who looks through sealed segments beside this process; the compaction's lock keeps these.
         by_stream: also say how much goes of each stream.
 
     Raises:
@@ -124,7 +126,9 @@ def make_plan(log: Log, point: Point, *, by_stream: bool = False) -> Plan:
     bounds = _find_bounds(parts, rules, point)
     found = _Removals(bounds) if by_stream else None
     ordered = sorted([*parts, *hollow], key=attrgetter("first_position"))
-    pieces = [_make_piece(part, bounds, point, found) for part in ordered]
+    limits = Limits(bounds.first_versions, bounds.since_us)
+    flags = find_all_hidden(log, ordered, limits, point.position, workers)
+    pieces = [_make_piece(part, hidden, point, found) for part, hidden in zip(ordered, flags, strict=True)]
     removals = found.all(rules) if found else []
     return Plan(point, rules.as_data(), bounds, pieces, removals, _groups_of(log, pieces))
 
@@ -143,7 +147,7 @@ def after_sealing(log: Log, plan: Plan) -> Plan:
 
 def _sealed_piece(piece: Piece, part: SealedPart) -> Piece:
     """The same entries go of the segment that is sealed now: those up to the point are what they were."""
-    lengths = column(_entries_to(part, part.last_position), "length")
+    lengths = column(entries_to(part, part.last_position), "length")
     size = sum(lengths)
     hidden = piece.hidden
     if hidden:
@@ -213,14 +217,14 @@ class _FirstVersions(dict[int, int]):
         return first
 
 
-class _Limits(NamedTuple):
+class _RuleLimits(NamedTuple):
     """What a rule comes to at the point of the compaction."""
 
     first_versions: _FirstVersions
     since_us: int  # what was written before it goes
 
 
-class _LimitsInForce(dict[str, _Limits | None]):
+class _LimitsInForce(dict[str, _RuleLimits | None]):
     """What is in force for the streams of a category that have no rule of their own, found out once for all.
 
     The store's own streams know no other rule than their name's beginning, which is their category's, too.
@@ -231,16 +235,16 @@ class _LimitsInForce(dict[str, _Limits | None]):
         self._point = point
         self.own = {name: self._limits_by(rules.rule_for(name)) for name in rules.streams}
 
-    def __missing__(self, category: str) -> _Limits | None:
+    def __missing__(self, category: str) -> _RuleLimits | None:
         rule = rule_in_force(category, None, self._rules.categories.get(category))
         limits = self[category] = self._limits_by(rule)
         return limits
 
-    def _limits_by(self, rule: Rule | None) -> _Limits | None:
+    def _limits_by(self, rule: Rule | None) -> _RuleLimits | None:
         if rule is None:
             return None
         since_us = visible_since_us(rule, self._point.time_us) or 0
-        return _Limits(_FirstVersions(rule), max(0, since_us))
+        return _RuleLimits(_FirstVersions(rule), max(0, since_us))
 
 
 def _add_bounds(
@@ -275,7 +279,7 @@ def _find_heads(
     """
     seen: set[int] = set()
     for part in reversed(parts):
-        entries = _entries_to(part, position)
+        entries = entries_to(part, position)
         last = _last_entries(part, position, entries, seen)
         fresh = last.keys() - seen if seen else last.keys()
         if wanted is not None:
@@ -286,9 +290,11 @@ def _find_heads(
 
 
 def _last_entries(part: Part, position: int, entries: Entries, seen: set[int]) -> dict[int, int]:
-    """The last entry of each stream in a segment, up to the position; those of streams seen may be missing."""
+    """The last of these entries of each stream; none if all streams of the segment were seen."""
     if part.last_position <= position and isinstance(part, SealedPart):
-        return {} if seen.issuperset(part.index.stream_keys()) else dict(zip(*part.index.heads(), strict=True))
+        return (
+            {} if seen.issuperset(part.index.stream_keys()) else dict(zip(*part.index.heads(), strict=True))
+        )
     hashes = column(entries, "stream_hash")
     return dict(zip(hashes, range(len(hashes)), strict=True))
 
@@ -304,53 +310,20 @@ def _names_with_rules(rules: Rules) -> set[int]:
     return set(map(hash_stream, names))
 
 
-def _entries_to(part: Part, position: int) -> Entries:
-    """A segment's entries up to the position; of those that may grow a copy."""
-    count = part.count
-    entries = part.segment.checked_entries() if isinstance(part, SealedPart) else part.segment.entries
-    if part.last_position > position:
-        count = min(count, part.segment.number_of(position + 1))
-    return entries[: count * ENTRY_BYTES]
-
-
-def _make_piece(part: Part, bounds: Bounds, point: Point, found: _Removals | None) -> Piece:
+def _make_piece(part: Part, hidden: bytes, point: Point, found: _Removals | None) -> Piece:
     already = part.info.gone_events
     total = part.count
-    hidden = find_hidden(part, bounds, point) if total else b""
-    lengths = column(_entries_to(part, part.last_position), "length")
+    lengths = column(entries_to(part, part.last_position), "length")
     size = sum(lengths)
     work = size + ENTRY_BYTES * total
     if not hidden:
         return Piece(part, b"", total, size, work, already, 0)
     went = list(compress(lengths, hidden))
     if found is not None:
-        found.add(compress(column(_entries_to(part, point.position), "stream_hash"), hidden), went)
+        found.add(compress(column(entries_to(part, point.position), "stream_hash"), hidden), went)
     last_hidden = part.segment.record(hidden.rindex(1))[0]
     gone = already + len(went)
     return Piece(part, hidden, total - len(went), size - sum(went), work, gone, last_hidden)
-
-
-def find_hidden(part: Part, bounds: Bounds, point: Point) -> bytes:
-    """One byte for each of a segment's entries, 1 if the event goes; empty if all stay."""
-    entries = _entries_to(part, point.position)
-    count = len(entries) // ENTRY_BYTES
-    # By time: how many entries are older, for times never fall; and of which streams these go.
-    old = [
-        (part.segment.number_at_time(since_us, count), members)
-        for since_us, members in bounds.since_us.items()
-    ]
-    found = []
-    for low in range(0, count, _ENTRIES_AT_ONCE):
-        rows = entries[low * ENTRY_BYTES : (low + _ENTRIES_AT_ONCE) * ENTRY_BYTES]
-        hashes = column(rows, "stream_hash")
-        limits = map(bounds.first_versions.get, hashes, repeat(0))
-        flags = bytes(map(lt, column(rows, "version"), limits))
-        for before, members in old:
-            aged = map(members.__contains__, hashes[: max(0, before - low)])
-            flags = bytes(map(or_, flags, chain(aged, repeat(0))))
-        found.append(flags)
-    hidden = b"".join(found)
-    return hidden + bytes(part.count - len(hidden)) if 1 in hidden else b""
 
 
 class _Removals:
