@@ -107,7 +107,7 @@ def read_share(span: Span) -> Share:
 def read_going(span: Span) -> Iterator[Sequence[Record]]:
     """The records of what goes, checked, some at a time: to have few at once is what makes it fast."""
     segment, low, high, flags = span
-    # Of two looks for each frame of so many events, one tells of a frame that is not known yet: they are small.
+    # At two looks a frame of so many events: where most find another frame, frames are smaller.
     looks = column_array(span.rows, "frame")[:: _MANY_EVENTS // 2]
     if flags.count(1) * _FEW_SHARE < high - low or len(set(looks)) * 2 > len(looks) + 1:
         numbers = list(compress(range(low, high), flags))
