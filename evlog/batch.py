@@ -33,7 +33,7 @@ class Expectation(NamedTuple):
 class Append:
     """One append as it was asked for."""
 
-    __slots__ = ("events", "expectations", "stream_hashes", "streams")
+    __slots__ = ("events", "expectations", "has_made_ids", "stream_hashes", "streams")
 
     def __init__(
         self,
@@ -46,6 +46,7 @@ class Append:
         self.stream_hashes = stream_hashes
         self.events = events
         self.expectations = expectations
+        self.has_made_ids = False  # none of its ids can have been there before
 
     @property
     def is_of_one_stream(self) -> bool:
@@ -56,6 +57,7 @@ class Append:
         """Have the events without an id carry one from now on, so that the append may be tried again."""
         missing = sum(event[1] is None for event in self.events)
         if missing:
+            self.has_made_ids = missing == len(self.events)
             made = iter(make_ids(missing))
             self.events = [(e[0], e[1] or next(made), e[2], e[3], e[4]) for e in self.events]
 

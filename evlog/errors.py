@@ -30,6 +30,16 @@ class EvlogError(Exception):
         """The error's data by name, in the order in which the class sets it."""
         return {name: value for name, value in vars(self).items() if not name.startswith("_")}
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pass between processes as it is: what a subclass is made of is not what `args` has."""
+        return _revive, (type(self), self.args, vars(self))
+
+
+def _revive(kind: type[EvlogError], args: tuple[object, ...], attributes: dict[str, object]) -> EvlogError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(attributes)
+    return error
+
 
 class InvalidArgument(EvlogError, ValueError):
     """An argument that can never be right: a bad range, an empty append, an unknown option's value."""

@@ -136,6 +136,8 @@ class Writer:
             self._lock.release()
         if isinstance(outcome, EvlogError):
             raise outcome
+        if append.has_made_ids and any(outcome.duplicates):  # by a leader that died before it could say so
+            outcome = outcome._replace(duplicates=[False] * len(append.events))
         if queue is not None:
             self._versions.learn(append.streams[0], outcome.positions[-1], outcome.versions[-1])
         if self._sync and not durable:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import pickle
 import re
 from typing import Any
 
@@ -102,3 +103,12 @@ def test_private_attributes_stay_private() -> None:
     error = errors.StoreNotFound("p")
     vars(error)["_note"] = 1
     assert error.attributes() == {"path": "p"}
+
+
+@pytest.mark.parametrize("error", [error for error, _, _ in SAMPLES], ids=repr)
+def test_an_error_passes_between_processes_as_it_is(error: EvlogError) -> None:
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        again = pickle.loads(pickle.dumps(error, protocol))
+        assert (type(again), str(again), again.args) == (type(error), str(error), error.args)
+        assert again.attributes() == error.attributes()
+        assert again.exit_code == error.exit_code

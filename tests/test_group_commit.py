@@ -262,9 +262,10 @@ def test_what_a_leader_that_died_left_is_appended_once(
     def meanwhile() -> None:
         disks[0].dies = dies
 
-    outcomes = four.together(append("a", 1), append("b", 2), append("c", 3), meanwhile=meanwhile)
+    outcomes = four.together(append("a", 1), append("b", 2), append("c", 3, ids=False), meanwhile=meanwhile)
     assert isinstance(outcomes[0], Death)
     assert [version for _, version in places(outcomes[1:])] == [1, 1]
+    assert [outcome.duplicate for outcome in outcomes[1:]] == [written, False]  # an id of its own is no retry
     streams = [event.stream for event in check(tmp_path, 4 if written else 3)]
     assert sorted(streams) == ["a", "b", "c", "first"] if written else ["b", "c", "first"]
     four.stores.pop(0)

@@ -221,6 +221,6 @@ def recovery_after(recording: Recording, moment: int, state: State | None) -> Re
             world.note("created", 0)
             for number in [number for number in known.sent if number not in known.acked]:
                 history.acked(number, store.append_many(batches[number].appends))
-            history.send(store, [("recovered", [event(5000)])])
-            history.send(store, [("recovered", [event(5001), event(5002)]), ("a", [event(5003)])])
+            history.send(store, [("recovered", [event(50_000)])])
+            history.send(store, [("recovered", [event(50_001), event(50_002)]), ("a", [event(50_003)])])
         return record(world, history, f"recovery_after({recording.name}, {moment})", known)
