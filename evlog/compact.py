@@ -43,7 +43,7 @@ from evlog.lock import FileLock
 from evlog.log import Log
 from evlog.manifest import SegmentInfo
 from evlog.segment import SealedSegment
-from evlog.workers import Workers, core_count
+from evlog.workers import Workers, core_count, without_collector
 from evlog.writer import Writer
 from evlog.zstd import need_zstandard
 
@@ -96,7 +96,7 @@ def plan_compaction(log: Log, *, compress: bool = False) -> Compaction:
     """
     log.raise_damage()
     started = log.settled(lambda: find_unfinished(log))
-    plan = log.settled(lambda: make_plan(log, _point_of(log, started), by_stream=True))
+    plan = log.settled(lambda: make_plan(log, _point_of(log, started), Workers(1), by_stream=True))
     events = sum(removal.events for removal in plan.removals)
     merged = sum(len(group) - 1 for group in plan.groups)
     segments, size = len(log.manifest.segments), segment_bytes(log.store)
@@ -173,7 +173,7 @@ class _Run:
             log.refresh()
             remove_unnamed_files_locked(log, self._disk)
         # They come up while this process plans.
-        with Workers(self._process_count()) as workers:
+        with Workers(self._process_count(), "evlog.compact_rewrite") as workers:
             return self._run(workers, force=force, compress=compress, progress=progress)
 
     def _process_count(self) -> int:
@@ -186,7 +186,7 @@ class _Run:
         started = log.settled(lambda: find_unfinished(log))
         point = _point_of(log, started)
         seen = log.settled(lambda: entries_crc(log, point.position))
-        plan = log.settled(lambda: make_plan(log, point))
+        plan = log.settled(lambda: without_collector(make_plan, log, point, workers))
         if not force:
             check_subscriptions(log, plan, self._disk)
         resumed = started is not None
@@ -202,7 +202,7 @@ class _Run:
                 log.refresh()
             # The last events may have been cut off, and others written, when a failed sync was found.
             if seen != log.settled(lambda: entries_crc(log, point.position)):
-                plan = log.settled(lambda: make_plan(log, point))
+                plan = log.settled(lambda: make_plan(log, point, workers))
             elif plan.seals:
                 plan = log.settled(lambda: after_sealing(log, plan))
         self._progress = progress

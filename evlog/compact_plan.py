@@ -8,23 +8,34 @@ always the oldest events that go, so what stays has no gap in its versions. Read
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
-from itertools import chain, compress, islice, repeat
-from operator import attrgetter, lt, or_
+from itertools import compress, islice
+from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
+from evlog.compact_flags import Limits, entries_to, find_all_hidden
 from evlog.events import SYSTEM_PREFIX, Record, category_of
-from evlog.format import ENTRY_BYTES, column, hash_stream
+from evlog.format import ENTRY_BYTES, column, column_array, hash_stream
 from evlog.gone import GoneStream
+from evlog.index import Entries
 from evlog.log import Log, Part, SealedPart
-from evlog.policies import Rule, Rules, as_words, first_visible_version, metadata_stream, visible_since_us
+from evlog.policies import (
+    Rule,
+    Rules,
+    as_words,
+    first_visible_version,
+    metadata_stream,
+    rule_in_force,
+    visible_since_us,
+)
 from evlog.policy_table import rules_at
+from evlog.workers import Workers
 
 # A segment below this share of the settings is small: it is merged with small neighbours.
 _SMALL_SHARE: Final = 4
 _GONE_EVENT_BYTES: Final = 10
-_ENTRIES_AT_ONCE: Final = 1024  # columns of few stay in the processor's cache
+_RECORDS_AT_ONCE: Final = 256
 
 
 class Point(NamedTuple):
@@ -96,10 +107,11 @@ class Plan(NamedTuple):
         return any(piece.hidden and not isinstance(piece.part, SealedPart) for piece in self.pieces)
 
 
-def make_plan(log: Log, point: Point, *, by_stream: bool = False) -> Plan:
+def make_plan(log: Log, point: Point, workers: Workers, *, by_stream: bool = False) -> Plan:
     """Decide what a compaction at this point removes.
 
     Args:
+        workers: who looks through sealed segments beside this process; the compaction's lock keeps these.
         by_stream: also say how much goes of each stream.
 
     Raises:
@@ -114,7 +126,9 @@ def make_plan(log: Log, point: Point, *, by_stream: bool = False) -> Plan:
     bounds = _find_bounds(parts, rules, point)
     found = _Removals(bounds) if by_stream else None
     ordered = sorted([*parts, *hollow], key=attrgetter("first_position"))
-    pieces = [_make_piece(part, bounds, point, found) for part in ordered]
+    limits = Limits(bounds.first_versions, bounds.since_us)
+    flags = find_all_hidden(log, ordered, limits, point.position, workers)
+    pieces = [_make_piece(part, hidden, point, found) for part, hidden in zip(ordered, flags, strict=True)]
     removals = found.all(rules) if found else []
     return Plan(point, rules.as_data(), bounds, pieces, removals, _groups_of(log, pieces))
 
@@ -133,7 +147,7 @@ def after_sealing(log: Log, plan: Plan) -> Plan:
 
 def _sealed_piece(piece: Piece, part: SealedPart) -> Piece:
     """The same entries go of the segment that is sealed now: those up to the point are what they were."""
-    lengths = column(_entries_to(part, part.last_position), "length")
+    lengths = column(entries_to(part, part.last_position), "length")
     size = sum(lengths)
     hidden = piece.hidden
     if hidden:
@@ -184,55 +198,66 @@ def _find_bounds(parts: Sequence[Part], rules: Rules, point: Point) -> Bounds:
     if not rules.streams and not rules.categories:
         return bounds
     wanted = None if rules.categories else _names_with_rules(rules)
-    limits_for = _remembering(rules, point)
+    limits = _LimitsInForce(rules, point)
     for part, hashes, numbers in _find_heads(parts, point.position, wanted):
         each = iter(hashes)
-        for records in part.segment.records(numbers):
-            _add_bounds(bounds, islice(each, len(records)), records, limits_for)
+        for records in part.segment.records(numbers, first=_RECORDS_AT_ONCE):
+            _add_bounds(bounds, islice(each, len(records)), records, limits)
     return bounds
 
 
-class _Limits(NamedTuple):
+class _FirstVersions(dict[int, int]):
+    """The first version that a rule leaves of a stream, by its last one; there are few of these."""
+
+    def __init__(self, rule: Rule) -> None:
+        self._rule = rule
+
+    def __missing__(self, last_version: int) -> int:
+        first = self[last_version] = first_visible_version(self._rule, last_version)
+        return first
+
+
+class _RuleLimits(NamedTuple):
     """What a rule comes to at the point of the compaction."""
 
-    rule: Rule
+    first_versions: _FirstVersions
     since_us: int  # what was written before it goes
 
 
-def _remembering(rules: Rules, point: Point) -> Callable[[str], _Limits | None]:
-    """What is in force for a stream; found out once for all of a category that have no rule of their own."""
-    known: dict[str, _Limits | None] = {}
-    own_rules = rules.streams
+class _LimitsInForce(dict[str, _RuleLimits | None]):
+    """What is in force for the streams of a category that have no rule of their own, found out once for all.
 
-    def find(name: str) -> _Limits | None:
-        rule = rules.rule_for(name)
-        return None if rule is None else _Limits(rule, max(0, visible_since_us(rule, point.time_us) or 0))
+    The store's own streams know no other rule than their name's beginning, which is their category's, too.
+    """
 
-    def limits_for(name: str) -> _Limits | None:
-        if name in own_rules or name[0] == SYSTEM_PREFIX:
-            return find(name)
-        category = category_of(name)
-        if category not in known:
-            known[category] = find(name)
-        return known[category]
+    def __init__(self, rules: Rules, point: Point) -> None:
+        self._rules = rules
+        self._point = point
+        self.own = {name: self._limits_by(rules.rule_for(name)) for name in rules.streams}
 
-    return limits_for
+    def __missing__(self, category: str) -> _RuleLimits | None:
+        rule = rule_in_force(category, None, self._rules.categories.get(category))
+        limits = self[category] = self._limits_by(rule)
+        return limits
+
+    def _limits_by(self, rule: Rule | None) -> _RuleLimits | None:
+        if rule is None:
+            return None
+        since_us = visible_since_us(rule, self._point.time_us) or 0
+        return _RuleLimits(_FirstVersions(rule), max(0, since_us))
 
 
 def _add_bounds(
-    bounds: Bounds,
-    hashes: Iterable[int],
-    heads: Iterable[Record],
-    limits_for: Callable[[str], _Limits | None],
+    bounds: Bounds, hashes: Iterable[int], heads: Iterable[Record], limits_in_force: _LimitsInForce
 ) -> None:
     """What goes of the streams whose last events these are."""
-    names, first_versions, last = bounds.names, bounds.first_versions, bounds.last
+    names, first_versions, last, own = bounds.names, bounds.first_versions, bounds.last, limits_in_force.own
     for stream_hash, (_, version, name, _, _, time_us, _, _, _) in zip(hashes, heads, strict=True):
-        limits = limits_for(name)
+        limits = own[name] if name in own else limits_in_force[category_of(name)]
         if limits is None:
             continue
-        rule, since_us = limits
-        first_version = first_visible_version(rule, version)
+        firsts, since_us = limits
+        first_version = firsts[version]
         if first_version > 1:
             first_versions[stream_hash] = first_version
         elif not since_us:
@@ -254,16 +279,29 @@ def _find_heads(
     """
     seen: set[int] = set()
     for part in reversed(parts):
-        entries = _entries_to(part, position)
-        column_of_hashes = column(entries, "stream_hash")
-        if part.last_position <= position and isinstance(part, SealedPart):
-            last = dict(zip(*part.index.heads(), strict=True))
-        else:
-            last = dict(zip(column_of_hashes, range(len(column_of_hashes)), strict=True))
+        entries = entries_to(part, position)
+        last = _last_entries(part, position, entries, seen)
         fresh = last.keys() - seen if seen else last.keys()
-        seen |= fresh
-        numbers = sorted(map(last.__getitem__, fresh if wanted is None else fresh & wanted))
-        yield part, list(map(column_of_hashes.__getitem__, numbers)), numbers
+        if wanted is not None:
+            fresh = fresh & wanted
+        seen.update(last)
+        numbers = sorted(last.values() if len(fresh) == len(last) else map(last.__getitem__, fresh))
+        yield part, _hashes_at(entries, numbers), numbers
+
+
+def _last_entries(part: Part, position: int, entries: Entries, seen: set[int]) -> dict[int, int]:
+    """The last of these entries of each stream; none if all streams of the segment were seen."""
+    if part.last_position <= position and isinstance(part, SealedPart):
+        return (
+            {} if seen.issuperset(part.index.stream_keys()) else dict(zip(*part.index.heads(), strict=True))
+        )
+    hashes = column(entries, "stream_hash")
+    return dict(zip(hashes, range(len(hashes)), strict=True))
+
+
+def _hashes_at(entries: Entries, numbers: Iterable[int]) -> list[int]:
+    hashes = column_array(entries, "stream_hash")
+    return list(map(hashes.__getitem__, numbers))
 
 
 def _names_with_rules(rules: Rules) -> set[int]:
@@ -272,53 +310,20 @@ def _names_with_rules(rules: Rules) -> set[int]:
     return set(map(hash_stream, names))
 
 
-def _entries_to(part: Part, position: int) -> bytes:
-    """A segment's entries up to the position."""
-    count = part.count
-    entries = part.segment.checked_entries() if isinstance(part, SealedPart) else part.segment.entries
-    if part.last_position > position:
-        count = min(count, part.segment.number_of(position + 1))
-    return bytes(entries[: count * ENTRY_BYTES])
-
-
-def _make_piece(part: Part, bounds: Bounds, point: Point, found: _Removals | None) -> Piece:
+def _make_piece(part: Part, hidden: bytes, point: Point, found: _Removals | None) -> Piece:
     already = part.info.gone_events
     total = part.count
-    hidden = find_hidden(part, bounds, point) if total else b""
-    lengths = column(_entries_to(part, part.last_position), "length")
+    lengths = column(entries_to(part, part.last_position), "length")
     size = sum(lengths)
     work = size + ENTRY_BYTES * total
     if not hidden:
         return Piece(part, b"", total, size, work, already, 0)
     went = list(compress(lengths, hidden))
     if found is not None:
-        found.add(compress(column(_entries_to(part, point.position), "stream_hash"), hidden), went)
+        found.add(compress(column(entries_to(part, point.position), "stream_hash"), hidden), went)
     last_hidden = part.segment.record(hidden.rindex(1))[0]
     gone = already + len(went)
     return Piece(part, hidden, total - len(went), size - sum(went), work, gone, last_hidden)
-
-
-def find_hidden(part: Part, bounds: Bounds, point: Point) -> bytes:
-    """One byte for each of a segment's entries, 1 if the event goes; empty if all stay."""
-    entries = _entries_to(part, point.position)
-    count = len(entries) // ENTRY_BYTES
-    # By time: how many entries are older, for times never fall; and of which streams these go.
-    old = [
-        (part.segment.number_at_time(since_us, count), members)
-        for since_us, members in bounds.since_us.items()
-    ]
-    found = []
-    for low in range(0, count, _ENTRIES_AT_ONCE):
-        rows = entries[low * ENTRY_BYTES : (low + _ENTRIES_AT_ONCE) * ENTRY_BYTES]
-        hashes = column(rows, "stream_hash")
-        limits = map(bounds.first_versions.get, hashes, repeat(0))
-        flags = bytes(map(lt, column(rows, "version"), limits))
-        for before, members in old:
-            aged = map(members.__contains__, hashes[: max(0, before - low)])
-            flags = bytes(map(or_, flags, chain(aged, repeat(0))))
-        found.append(flags)
-    hidden = b"".join(found)
-    return hidden + bytes(part.count - len(hidden)) if 1 in hidden else b""
 
 
 class _Removals:

@@ -116,7 +116,7 @@ def rewrite(
             share = read_share(span)
         gone.add(span, share)
         log.add(share.raws, share.rows)
-        progress(len(span.rows) + sum(column(span.rows, "length")))
+        progress(share.read_bytes)
     for piece in pieces:
         gone.take_over(_sealed(piece))
     entries = log.finish()

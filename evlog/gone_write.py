@@ -66,9 +66,9 @@ def _in_buckets(rows: array[int], tops: bytes) -> list[bytes]:
     """The rows of each bucket, in the order in which they come."""
     if len(rows) < FEW_EVENTS:
         return [rows.tobytes()]
-    buckets: list[list[int]] = [[] for _ in range(256)]
-    deque(map(list.append, map(buckets.__getitem__, tops), rows), maxlen=0)
-    return [array("Q", bucket).tobytes() for bucket in buckets]
+    buckets = [array("Q") for _ in range(256)]
+    deque(map(array.append, map(buckets.__getitem__, tops), rows), maxlen=0)
+    return [bucket.tobytes() for bucket in buckets]
 
 
 def _encode_stretch(events: GoneColumns, tops: bytes, own: slice) -> bytes:

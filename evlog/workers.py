@@ -15,19 +15,28 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from importlib import import_module
 from queue import Empty, SimpleQueue
 from threading import Semaphore, Thread
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
+
+if sys.platform == "linux":
+    import fcntl
 
 # The package itself would bring all of evlog with it, and a helper is at work in a third of the time without.
 _BOOT: Final = (
-    "import sys; sys.path[:] = sys.argv[2:]; package = type(sys)('evlog'); package.__path__ = [sys.argv[1]]; "
-    "sys.modules['evlog'] = package; from evlog.workers import serve; serve()"
+    "import sys; _, package_path, module, *sys.path = sys.argv; package = type(sys)('evlog'); "
+    "package.__path__ = [package_path]; sys.modules['evlog'] = package; "
+    "from evlog.workers import serve; serve(module)"
 )
 _PACKAGE: Final = os.path.dirname(os.path.abspath(__file__))
+# Between two reads of a pipe the thread that reads waits for the interpreter's lock, often 5 ms, and the
+# helper for room in the pipe: so it should hold a whole answer.
+_PIPE_BYTES: Final = 1 << 20
 _RESULTS_WAITING: Final = 4  # for each helper; more would fill the memory of who looks at them slowly
 
+_T = TypeVar("_T")
 Function = Callable[..., Any]
 
 
@@ -46,10 +55,11 @@ class Workers:
 
     Args:
         count: how many processes are to work, this one included; below two it works alone.
+        module: what the helpers import before they are called for the first time.
     """
 
-    def __init__(self, count: int) -> None:
-        self._helpers = [helper for _ in range(count - 1) if (helper := _maybe_start())]
+    def __init__(self, count: int, module: str = __name__) -> None:
+        self._helpers = [helper for _ in range(count - 1) if (helper := _maybe_start(module))]
         self._feeders: list[_Feeder] = []
 
     @property
@@ -58,10 +68,15 @@ class Workers:
         return 1 + len(self._helpers)
 
     def run(
-        self, function: Function, arguments: Sequence[tuple[Any, ...]], *, ahead: int = 1
+        self,
+        function: Function,
+        arguments: Sequence[tuple[Any, ...]],
+        *,
+        ahead: int = 1,
+        first: Callable[[], None] | None = None,
     ) -> Iterator[tuple[int, Any]]:
         """Call the function with each tuple of arguments; see `run_all`."""
-        return self.run_all([(function, own) for own in arguments], ahead=ahead)
+        return self.run_all([(function, own) for own in arguments], ahead=ahead, first=first)
 
     def run_in_order(
         self, function: Function, arguments: Sequence[tuple[Any, ...]], *, ahead: int = 1
@@ -75,7 +90,9 @@ class Workers:
                 yield done.pop(wanted)
                 wanted += 1
 
-    def run_all(self, calls: Sequence[Call], *, ahead: int = 1) -> Iterator[tuple[int, Any]]:
+    def run_all(
+        self, calls: Sequence[Call], *, ahead: int = 1, first: Callable[[], None] | None = None
+    ) -> Iterator[tuple[int, Any]]:
         """Make the calls, about in their order; the place of each with its result, as they come.
 
         Args:
@@ -84,16 +101,19 @@ class Workers:
             ahead: how many calls a helper is given at once, so that it need not wait for the next while this
                 process does its own. More than one only of calls so small that a pipe holds them all (a few
                 KiB): two that send to each other what no pipe holds wait for ever.
+            first: what only this process can do; it does it while the helpers begin.
         """
         waiting = deque(enumerate(calls))
         results: SimpleQueue[tuple[int, bool, Any]] = SimpleQueue()
         room = Semaphore(_RESULTS_WAITING * len(self._helpers))
         self._feeders = [_Feeder(helper, waiting, results, room, ahead) for helper in self._helpers]
+        if first is not None:
+            without_collector(first)
         for _ in calls:
             at, done, result = self._next_result(waiting, results, room)
             if not done:  # should it fail here as well, the error is met where it can be handled
                 function, arguments = calls[at]
-                result = _without_collector(function, arguments)
+                result = without_collector(function, *arguments)
             yield at, result
         self._join_feeders()
         for helper in [helper for helper in self._helpers if not helper.alive]:
@@ -112,7 +132,7 @@ class Workers:
             except IndexError:
                 result = results.get()
             else:
-                return at, True, _without_collector(function, arguments)
+                return at, True, without_collector(function, *arguments)
         room.release()
         return result
 
@@ -204,7 +224,7 @@ class _Helper:
 
     def send(self, function: Function, arguments: tuple[Any, ...]) -> None:
         try:
-            pickle.dump((function, arguments), self._tasks, pickle.HIGHEST_PROTOCOL)
+            self._tasks.write(pickle.dumps((function, arguments), pickle.HIGHEST_PROTOCOL))
             self._tasks.flush()
         except OSError:
             self.alive = False
@@ -232,20 +252,36 @@ class _Helper:
             pass  # what was on its way to the helper is of no use to anybody now
 
 
-def _maybe_start() -> _Helper | None:
+def _maybe_start(module: str) -> _Helper | None:
     """A helper, or None where no process can be started."""
-    command = [sys.executable, "-c", _BOOT, _PACKAGE, *sys.path]
+    command = [sys.executable, "-c", _BOOT, _PACKAGE, module, *sys.path]
     try:
         process = subprocess.Popen(  # noqa: S603 - this interpreter, with a constant program
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            bufsize=_PIPE_BYTES,
+            process_group=0,
         )
     except OSError:
         return None
+    assert process.stdout is not None
+    _maybe_widen(process.stdout.fileno())
     return _Helper(process)
 
 
-def serve() -> None:
+def _maybe_widen(pipe: int) -> None:
+    """Have a pipe hold a whole result, where the system lets it."""
+    if sys.platform == "linux":
+        try:
+            fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+        except OSError:
+            pass  # this user has many pipes already; all works as well, but slower
+
+
+def serve(module: str) -> None:
     """Be a helper: do what comes in on stdin until it ends."""
+    import_module(module)
     tasks, results = sys.stdin.buffer, sys.stdout.buffer
     sys.stdout = sys.stderr
     gc.disable()  # nothing made here is a cycle, and there are millions of tuples to look through
@@ -259,13 +295,16 @@ def serve() -> None:
         except Exception:  # noqa: BLE001 - it will be met again where it can be handled
             answer = False, None
         try:
-            pickle.dump(answer, results, pickle.HIGHEST_PROTOCOL)
+            results.write(
+                pickle.dumps(answer, pickle.HIGHEST_PROTOCOL)
+            )  # in one call, so that it is read in one
             results.flush()
         except OSError:
             os._exit(0)
 
 
-def _without_collector(function: Function, arguments: tuple[Any, ...]) -> Any:
+def without_collector(function: Callable[..., _T], *arguments: Any) -> _T:
+    """Call a function that makes many objects and no cycles: to look for these again and again is in vain."""
     enabled = gc.isenabled()
     gc.disable()
     try:

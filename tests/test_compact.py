@@ -87,6 +87,17 @@ def test_what_is_hidden_goes_and_all_else_stays(store: EventStore, policy: str, 
                 assert (result.first_position, result.first_version) == (number + 1, number // 3 + 1)
 
 
+def test_a_policy_of_a_stream_named_like_its_category_is_its_own(store: EventStore) -> None:
+    for number in range(6):
+        store.append("s", [new(number)])
+        store.append("s-1", [new(number)])
+    store.set_retention("s", max_count=1)
+    store.set_retention(category="s", max_count=4)
+    store.compact()
+    left = [(event.stream, event.version) for event in all_events(store) if event.stream[0] == "s"]
+    assert left == [("s-1", 3), ("s-1", 4), ("s-1", 5), ("s", 6), ("s-1", 6)]
+
+
 def test_old_events_go_by_age(store: EventStore, clock: Clock) -> None:
     for number in range(40):
         clock.us += 1_000_000

@@ -27,7 +27,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"segment", "checkpoint", "commit_queue", "gone_write"}),
     frozenset({"active", "compressed"}),
     frozenset({"log"}),
-    frozenset({"recovery"}),
+    frozenset({"recovery", "compact_flags"}),
     frozenset(
         {"dedupe", "versions", "durability", "roll", "compact_plan", "compact_read"}
         | {"compact_compress", "compact_step"}

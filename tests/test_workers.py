@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -9,7 +10,10 @@ import time
 
 import pytest
 
-from evlog.workers import _RESULTS_WAITING, Workers
+if sys.platform == "linux":
+    import fcntl
+
+from evlog.workers import _PIPE_BYTES, _RESULTS_WAITING, Workers
 
 TASKS = [(number, 7) for number in range(40)]
 RESULTS = [divmod(number, 7) for number, _ in TASKS]
@@ -22,6 +26,34 @@ def test_results_come_in_order(count: int, ahead: int) -> None:
         assert workers.count == count == 1 + len(workers._helpers)
         for _ in range(2):
             assert list(workers.run_in_order(divmod, TASKS, ahead=ahead)) == RESULTS
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_what_only_this_process_can_do_is_done_once_and_here(count: int) -> None:
+    done: list[int] = []
+    with Workers(count) as workers:
+        results = dict(workers.run(divmod, TASKS, first=lambda: done.append(os.getpid())))
+    assert results == dict(enumerate(RESULTS))
+    assert done == [os.getpid()]
+
+
+def test_results_that_no_pipe_holds_come_whole() -> None:
+    sizes = [(1, 3 * _PIPE_BYTES), (2, _PIPE_BYTES), (3, 5)]
+    with Workers(2) as workers:
+        results = workers.run_in_order(bytes.__mul__, [(bytes((byte,)), size) for byte, size in sizes])
+        assert list(results) == [bytes((byte,)) * size for byte, size in sizes]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a pipe is as large as it is")
+def test_a_pipe_holds_a_whole_result() -> None:
+    with Workers(2) as workers:
+        assert fcntl.fcntl(workers._helpers[0]._results, fcntl.F_GETPIPE_SZ) == _PIPE_BYTES
+
+
+def test_helpers_import_a_module_before_they_are_asked() -> None:
+    with Workers(2, "no_such_module") as workers:
+        assert workers._helpers[0]._process.wait(timeout=60) == 1
+        assert dict(workers.run(divmod, TASKS)) == dict(enumerate(RESULTS))
 
 
 def test_what_a_dead_helper_had_to_do_is_done_here() -> None:
