@@ -162,7 +162,7 @@ class CommitQueue:
 
         Returns:
             Where they stand; or None: then the caller waits for the writers' lock, and has to call
-            `take_turn_locked` once it has that, or else `withdraw`.
+            `find_answer_locked` and `take_turn_locked` once it has that, or else `withdraw`.
         """
         place = self._place
         if place is None:
@@ -228,24 +228,33 @@ class CommitQueue:
 
     # --- leading
 
-    def take_turn_locked(self) -> tuple[Answer | None, list[Request]]:
-        """The answer that came meanwhile, if one did; and the requests of those who wait.
+    def find_answer_locked(self) -> Answer | None:
+        """The answer that came while this writer waited for the lock, if one did."""
+        place = self._place
+        if place is None:
+            return None
+        try:
+            return self._look(read_back(place.file, _ANSWER.size, place.answer_at))
+        except _FAILURES:
+            self.leave()
+            return None
+
+    def take_turn_locked(self) -> list[Request]:
+        """The requests of those who wait.
 
         The caller answers them, by `answer_locked`, or gives its turn up by `withdraw`.
         """
         place = self._place
         if place is None:
-            return None, []
+            return []
         try:
             if self._gate is not None:  # before the requests are read: who comes later goes to the next gate
                 self._disk.write_at(place.file, _TURN.pack(self._turn), _TURN_AT)
             length = read_back_into(place.file, place.area, 0)
-            requests = self._waiting(place, length)
+            return self._waiting(place, length)
         except _FAILURES:
             self.leave()
-            return None, []
-        own = self._look(bytes(place.area[place.answer_at : place.answer_at + _ANSWER.size]))
-        return own, requests
+            return []
 
     def answer_locked(self, answers: Iterable[tuple[Request, Answer | None]]) -> None:
         """Tell those who wait where their events stand, durable; None tells one to append for itself.

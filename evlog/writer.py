@@ -152,22 +152,24 @@ class Writer:
         Returns:
             What became of it, and up to where the log is yet to be synced for it.
         """
-        self._end.catch_up_locked()
-        outcome, durable = None, False
         if queue.leads:
-            outcome, durable = self._lead_locked(append, queue)
+            answer = queue.find_answer_locked()
+            if answer is not None:  # before anything else can fail: it is done
+                queue.withdraw()
+                return self._served(append, answer), None
+        self._end.catch_up_locked()
+        outcome = self._maybe_lead_locked(append, queue) if queue.leads else None
+        place = None
         if outcome is None:
             outcome = self._append_locked(append)
-        place = self._end.place_locked()
+            place = self._end.place_locked()
         if queue.wants_slot():
             queue.claim_slot_locked()
         if isinstance(outcome, BatchResult):
-            if append.has_made_ids and any(
-                outcome.duplicates
-            ):  # by a leader that died before it could say so
+            if append.has_made_ids:  # what is known of it, a leader wrote that died before it could say so
                 outcome = outcome._replace(duplicates=[False] * len(append.events))
             self._versions.learn(append.streams[0], outcome.positions[-1], outcome.versions[-1])
-        return outcome, None if durable else place
+        return outcome, place
 
     def _finish(self, outcome: BatchResult | EvlogError, place: Place | None) -> BatchResult:
         """What is left to do without the lock."""
@@ -258,25 +260,22 @@ class Writer:
         self._crowded = answer.together >= _MANY
         return result
 
-    def _lead_locked(self, own: Append, queue: CommitQueue) -> tuple[BatchResult | EvlogError | None, bool]:
-        """Append for those who wait, if they are many enough.
+    def _maybe_lead_locked(self, own: Append, queue: CommitQueue) -> BatchResult | EvlogError | None:
+        """Append for those who wait, too, if they are many enough; what became of the own append, then.
 
-        Returns:
-            What became of the own append, None if it is still to be made; and whether all is durable.
+        All of it is durable when this returns.
         """
-        answer, requests = queue.take_turn_locked()
-        served = self._served(own, answer) if answer is not None else None
+        requests = queue.take_turn_locked()
         self._crowded = len(requests) >= _MANY
         if len(requests) < _MANY:
             queue.withdraw()  # so that they come for the lock while this one syncs
-            return served, served is not None
+            return None
         stream = own.streams[0]  # to which others may have written, this writer's own events among that
         self._versions.confirm_locked(stream, own.stream_hashes[0], *self._versions.place_of(stream))
-        appends = [self._append_of(request) for request in requests]
-        answers, outcome = self._append_all_locked(appends if served is not None else [*appends, own])
+        answers, outcome = self._append_all_locked([*map(self._append_of, requests), own])
         self._end.acknowledge(self._end.place_locked(), written=True)
         queue.answer_locked(zip(requests, answers, strict=False))
-        return served or outcome, True
+        return outcome
 
     def _append_of(self, request: Request) -> Append:
         streams = [request.stream] * len(request.events)

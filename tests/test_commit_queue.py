@@ -79,9 +79,8 @@ class Trio:
             queue.leave()
 
     def take_turn(self) -> list[Request]:
-        own, requests = self.leader.take_turn_locked()
-        assert own is None
-        return requests
+        assert self.leader.find_answer_locked() is None
+        return self.leader.take_turn_locked()
 
 
 @pytest.fixture
@@ -125,11 +124,11 @@ def test_an_answer_is_given_once(trio: Trio) -> None:
     requests = trio.take_turn()
     trio.leader.answer_locked([(requests[0], Answer(8, 4, 2))])
     one.result(10)
-    assert trio.leader.take_turn_locked() == (None, [])
+    assert trio.leader.take_turn_locked() == []
     assert (
         trio.one.ask("s", None, (0, 0), [EVENT]) is None
     )  # and the next request does not find the old answer
-    assert trio.leader.take_turn_locked()[1][0].nonce == requests[0].nonce + 1
+    assert trio.leader.take_turn_locked()[0].nonce == requests[0].nonce + 1
 
 
 def test_who_is_told_to_append_alone_leads(trio: Trio) -> None:
@@ -138,7 +137,7 @@ def test_who_is_told_to_append_alone_leads(trio: Trio) -> None:
     trio.leader.answer_locked([(request, None)])
     assert one.result(10) is None
     assert trio.one.leads
-    assert trio.one.take_turn_locked() == (None, [])
+    assert trio.one.take_turn_locked() == []
 
 
 def test_who_gets_no_answer_asks_nobody_else(trio: Trio) -> None:
@@ -148,11 +147,12 @@ def test_who_gets_no_answer_asks_nobody_else(trio: Trio) -> None:
     trio.leader.withdraw()
     assert one.result(10) is None
     assert two.result(10) is None
-    own, requests = trio.one.take_turn_locked()
-    assert own is None
+    assert trio.one.find_answer_locked() is None
+    requests = trio.one.take_turn_locked()
     assert [request.stream for request in requests] == ["b"]
     trio.one.answer_locked([(requests[0], Answer(5, 1, 2))])
-    assert trio.two.take_turn_locked() == (Answer(5, 1, 2), [])
+    assert trio.two.find_answer_locked() == Answer(5, 1, 2)
+    assert trio.two.take_turn_locked() == []
 
 
 def test_a_leader_that_is_gone_holds_up_nobody(trio: Trio) -> None:
@@ -168,11 +168,11 @@ def test_what_a_dead_writer_asked_is_nobodys(trio: Trio) -> None:
     two.result(10)
     slot = slot_of(trio.one)
     trio.one.leave()
-    assert [request.stream for request in trio.leader.take_turn_locked()[1]] == ["alive"]
+    assert [request.stream for request in trio.leader.take_turn_locked()] == ["alive"]
     heir = CommitQueue(trio.path, DISK)
     heir.claim_slot_locked()
     assert slot_of(heir) == slot  # and nor is it its heir's
-    assert [request.stream for request in trio.leader.take_turn_locked()[1]] == ["alive"]
+    assert [request.stream for request in trio.leader.take_turn_locked()] == ["alive"]
     heir.leave()
 
 
@@ -181,14 +181,15 @@ def test_a_request_that_was_taken_back_is_not_found(trio: Trio) -> None:
     trio.leader.withdraw()
     one.result(10)
     trio.one.withdraw()
-    assert trio.two.take_turn_locked() == (None, [])
+    assert trio.two.take_turn_locked() == []
 
 
 def test_an_own_answer_may_come_while_waiting_for_the_lock(trio: Trio) -> None:
     """The next leader had its gate when the one before read its request."""
-    (own,) = trio.one.take_turn_locked()[1]
+    (own,) = trio.one.take_turn_locked()
     trio.one.answer_locked([(own, Answer(4, 2, 2))])
-    assert trio.leader.take_turn_locked() == (Answer(4, 2, 2), [])
+    assert trio.leader.find_answer_locked() == Answer(4, 2, 2)
+    assert trio.leader.take_turn_locked() == []
 
 
 @pytest.mark.parametrize("at", [0, 8, 12, 16, 30])
@@ -257,7 +258,7 @@ def test_who_finds_no_free_slot_goes_on_without(tmp_path: Path) -> None:
         assert late.ask("s", None, (0, 0), [EVENT]) is None
         assert not late.leads
         assert not late.wants_slot()
-    assert late.take_turn_locked() == (None, [])
+    assert late.take_turn_locked() == []
     for queue in queues:
         queue.leave()
 
@@ -331,7 +332,7 @@ def test_a_queue_that_fails_is_left_to_the_others(
         assert queue.ask("s", None, (0, 0), [EVENT]) is None
         other = trio.asks(trio.two)
         disk.fails = when == "leads"
-        requests = queue.take_turn_locked()[1]
+        requests = queue.take_turn_locked()
         assert len(requests) == (when != "leads")
         disk.fails = True
         if when == "answers":
@@ -340,7 +341,7 @@ def test_a_queue_that_fails_is_left_to_the_others(
         assert other.result(10) is None  # the gate is open
     assert not queue.leads
     assert queue._place is None
-    assert [request.slot for request in trio.leader.take_turn_locked()[1]] == (
+    assert [request.slot for request in trio.leader.take_turn_locked()] == (
         [slot_of(trio.two)] if when != "asks" else []
     )
 
@@ -402,7 +403,7 @@ def test_an_interrupt_that_comes_with_the_gate_leaves_it_open(
             queue.ask("s", None, (0, 0), [EVENT])
     assert other.ask("s", None, (0, 0), [EVENT]) is None
     assert other._gate is not None
-    assert other.take_turn_locked() == (None, [])
+    assert other.take_turn_locked() == []
     for each in (queue, other):
         each.leave()
 

@@ -11,7 +11,7 @@ import pytest
 import evlog
 from evlog import CorruptionError, IdConflict, LockTimeout, NewEvent, WrongExpectedVersion
 from evlog.byte_locks import ByteLock
-from evlog.commit_queue import ANSWERS_AT, CommitQueue
+from evlog.commit_queue import ANSWERS_AT, Answer, CommitQueue
 from evlog.disk import DISK, Disk, WriteFile
 from evlog.errors import StoreFull, StoreIOError, StreamTombstoned
 from evlog.results import AppendResult
@@ -132,6 +132,22 @@ def test_where_few_wait_each_appends_for_itself(tmp_path: Path, disks: list[Coun
         assert not any(outcome.duplicate for outcome in outcomes)
         assert waiting_requests(four.path) == 0
     assert frames(tmp_path) == [1, 1, 1, 1]
+
+
+def test_what_another_has_appended_meanwhile_is_done_whatever_else_fails(
+    four: Crowd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who leads next may have been answered by the leader before; it says so before it looks at the log."""
+    writer = four.stores[1]._open_writer()
+    before = len(writer._queues)
+    monkeypatch.setattr(CommitQueue, "ask", lambda queue, *_: setattr(queue, "leads", True))
+    monkeypatch.setattr(CommitQueue, "find_answer_locked", lambda _: Answer(1, 1, 5))
+    monkeypatch.setattr(writer._end, "catch_up_locked", lambda: pytest.fail("it looked at the log"))
+    writer._crowded = True
+    result = four.stores[1].append("first", [new(7)])
+    assert (result.first_position, result.first_version, result.duplicate) == (1, 1, False)
+    assert len(writer._queues) == len(writer._free_queues) == before
+    check(tmp_path, 1)
 
 
 def test_threads_wait_in_places_of_their_own(four: Crowd, tmp_path: Path) -> None:
