@@ -131,6 +131,18 @@ def test_an_answer_is_given_once(trio: Trio) -> None:
     assert trio.leader.take_turn_locked()[0].nonce == requests[0].nonce + 1
 
 
+def test_no_gate_is_used_twice(trio: Trio) -> None:
+    """Who wakes late from one that has opened would wait for its next holder, and for the one after that."""
+    turns = []
+    for queue in (trio.leader, trio.one, trio.two, trio.one):
+        if not queue.leads:
+            assert queue.ask("s", None, (0, 0), [EVENT]) is None
+        turns.append(queue._turn)
+        queue.take_turn_locked()
+        queue.answer_locked([])
+    assert turns == [1, 2, 3, 4]
+
+
 def test_who_is_told_to_append_alone_leads(trio: Trio) -> None:
     one = trio.asks(trio.one)
     (request,) = trio.take_turn()
