@@ -109,10 +109,9 @@ class Request(NamedTuple):
 class _Place:
     """An open queue with a slot in it."""
 
-    def __init__(self, file: WriteFile, slot: int, lock: ByteLock) -> None:
+    def __init__(self, file: WriteFile, slot: int) -> None:
         self.file = file
         self.slot = slot
-        self.lock = lock
         self.nonce = int.from_bytes(os.urandom(8), "little")
         self.answer_at = ANSWERS_AT + slot * _ANSWER.size
         self.request_at = REQUESTS_AT + slot * SLOT_BYTES
@@ -316,11 +315,12 @@ class CommitQueue:
             if read_back(file, len(_MAGIC), 0) != _MAGIC:
                 return
             for slot in range(SLOTS):
-                lock = ByteLock(file.fd, _SLOT_LOCKS_AT + slot)
-                if lock.try_acquire():
+                if ByteLock(
+                    file.fd, _SLOT_LOCKS_AT + slot
+                ).try_acquire():  # which the open file has from now on
                     # Before the writers' lock is given back: a dead writer's request must not seem alive.
                     self._disk.write_at(file, bytes(SLOT_BYTES), REQUESTS_AT + slot * SLOT_BYTES)
-                    self._place = _Place(file, slot, lock)
+                    self._place = _Place(file, slot)
                     return
 
     def leave(self) -> None:

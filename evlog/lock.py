@@ -86,27 +86,13 @@ class FileLock:
             raise
         return file
 
-    def acquire_at_once(self) -> bool:
-        """Take the lock unless another process has it; whether it is taken. Between threads it waits.
+    def maybe_acquire(self, *, wait_for_threads: bool = False) -> WriteFile | None:
+        """Take the lock if it is free now, and return the locked file.
 
-        Raises:
-            As `acquire`, but for the time limit, of which this knows nothing.
+        Args:
+            wait_for_threads: wait for other threads of this process, however long it takes.
         """
-        self._threads.acquire()
-        try:
-            file = self._file or self.open()
-            if _try_lock(file.fd):
-                self._held = file
-                return True
-        except BaseException:
-            self._let_go()
-            raise
-        self._threads.release()
-        return False
-
-    def maybe_acquire(self) -> WriteFile | None:
-        """Take the lock if it is free now, and return the locked file."""
-        if not self._threads.acquire(blocking=False):
+        if not self._threads.acquire(blocking=wait_for_threads):
             return None
         try:
             file = self._file or self.open()

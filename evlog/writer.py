@@ -125,7 +125,7 @@ class Writer:
         except IndexError:
             queue = self._new_queue()
         try:
-            if self._crowded or not self._lock.acquire_at_once():
+            if self._crowded or self._lock.maybe_acquire(wait_for_threads=True) is None:
                 served = self._ask(queue, append)
                 if served is not None:
                     return served

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import filelock
@@ -404,7 +405,9 @@ def test_a_lock_that_is_closed_while_a_thread_waits_is_that_threads(path: str) -
     other.release()
 
 
-@pytest.mark.parametrize("take", [FileLock.acquire, FileLock.acquire_at_once, FileLock.maybe_acquire])
+@pytest.mark.parametrize(
+    "take", [FileLock.acquire, partial(FileLock.maybe_acquire, wait_for_threads=True), FileLock.maybe_acquire]
+)
 def test_an_interrupt_that_comes_with_the_lock_frees_it(
     path: str, monkeypatch: pytest.MonkeyPatch, take: Callable[[FileLock], object]
 ) -> None:
