@@ -185,7 +185,7 @@ class CommitQueue:
                 return None
             self._gate = None
             gate.wait()
-            answer = self._look(_read(place.file, _ANSWER.size, place.answer_at))
+            answer = self._look(place)
             self.leads = answer is None
             return answer
         except _FAILURES:
@@ -207,10 +207,9 @@ class CommitQueue:
                 self.leave()  # which leaves it to nobody
         self._open_gate()
 
-    def _look(self, raw: bytes) -> Answer | None:
+    def _look(self, place: _Place) -> Answer | None:
         """The answer, if it is one to this writer's request and not that it must append for itself."""
-        place = self._place
-        assert place is not None
+        raw = _read(place.file, _ANSWER.size, place.answer_at)
         nonce, position, version, together, crc = _ANSWER.unpack(raw)
         if nonce != place.nonce or crc != crc32(raw[: _ANSWER_FIELDS.size]):
             return None
@@ -233,7 +232,7 @@ class CommitQueue:
         if place is None:
             return None
         try:
-            return self._look(read_back(place.file, _ANSWER.size, place.answer_at))
+            return self._look(place)
         except _FAILURES:
             self.leave()
             return None

@@ -420,6 +420,14 @@ def test_an_interrupt_that_comes_with_the_gate_leaves_it_open(
         each.leave()
 
 
+def test_a_queue_that_was_cut_while_its_writer_waited_for_the_lock_is_left(
+    trio: Trio, tmp_path: Path
+) -> None:
+    os.truncate(tmp_path / "queue", ANSWERS_AT)
+    assert trio.leader.find_answer_locked() is None
+    assert not trio.leader.leads
+
+
 def test_an_interrupt_takes_the_request_back(trio: Trio) -> None:
     class Interrupt(Exception):
         pass
