@@ -210,7 +210,7 @@ unpack: Final = msgpack.unpackb
 
 
 # What decoding bytes can raise that pass their CRC and are no records all the same.
-_NOT_RECORDS: Final = (
+NOT_RECORDS: Final = (
     ValueError,
     TypeError,
     LookupError,
@@ -411,7 +411,7 @@ def decode_body(header: FrameHeader, body: bytes | memoryview) -> tuple[Record, 
         records: tuple[Record, ...] = unpack(body, use_list=False)
         if len(records) == header.events and records[0][0] == header.first_position and len(records[-1]) == 9:
             return records
-    except _NOT_RECORDS as error:
+    except NOT_RECORDS as error:
         raise FormatFault(f"a frame's body is not msgpack records: {error}") from None
     raise FormatFault("a frame's body is not what its header says")
 
@@ -426,7 +426,7 @@ def decode_record(raw: bytes | memoryview) -> Record:
         record: Record = unpack(raw, use_list=False)
         if len(record) == 9:
             return record
-    except _NOT_RECORDS as error:
+    except NOT_RECORDS as error:
         raise FormatFault(f"a record is not msgpack: {error}") from None
     raise FormatFault("a record does not have nine fields")
 
@@ -530,7 +530,7 @@ def derive_entries(header: FrameHeader, frame_offset: int, body: bytes | memoryv
         return _derive_entries(header, frame_offset, body)
     except FormatFault:
         raise
-    except (*_NOT_RECORDS, struct_error) as error:
+    except (*NOT_RECORDS, struct_error) as error:
         raise FormatFault(f"a frame's records are not what they must be: {error}") from None
 
 

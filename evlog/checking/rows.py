@@ -9,23 +9,14 @@ from operator import add, lt, sub
 from typing import Any, Final
 from zlib import crc32
 
-import msgpack
 import msgspec
 
 from evlog.format import FRAME_HEADER_BYTES, fold_column, hash_stream, hash_type, pack_entries
+from evlog.format import NOT_RECORDS as DECODING_RAISES
 
 _MAX_NAMES: Final = 1 << 18
-# What decoding bytes can raise that are no records; they pass their CRC, so a program wrote them so.
-NOT_RECORDS: Final = (
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    OverflowError,
-    RecursionError,
-    msgpack.exceptions.UnpackException,
-    msgspec.MsgspecError,
-)
+# What decoding raises here of bytes that pass their CRC: a program wrote them so.
+NOT_RECORDS: Final = (*DECODING_RAISES, msgspec.MsgspecError)
 decode_raws: Final = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
 
 
