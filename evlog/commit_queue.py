@@ -70,6 +70,7 @@ _ANSWER_FIELDS: Final = Struct("<QQII4x")
 _REQUEST: Final = Struct("<QII")
 _REQUEST_FIELDS: Final = Struct("<QI")
 _MAX_PAYLOAD: Final = SLOT_BYTES - _REQUEST.size
+_ID_BYTES: Final = 16
 _ANSWER_WORDS: Final = range(ANSWERS_AT // 8, REQUESTS_AT // 8, _ANSWER.size // 8)
 _REQUEST_WORDS: Final = range(REQUESTS_AT // 8, (REQUESTS_AT + SLOTS * SLOT_BYTES) // 8, SLOT_BYTES // 8)
 _U32: Final = Struct("<I")
@@ -329,6 +330,13 @@ class CommitQueue:
         self._asking = self.leads = False
         if place is not None:
             self._disk.close(place.file)
+
+
+def may_fit(events: Sequence[EncodedEvent]) -> bool:
+    """Whether a request with the events may be short enough, so that none is packed for nothing."""
+    if len(events) * _ID_BYTES > _MAX_PAYLOAD:
+        return False
+    return sum(_ID_BYTES + len(data) + len(metadata or b"") for *_, data, metadata in events) <= _MAX_PAYLOAD
 
 
 def _crc_of(nonce: int, payload: bytes) -> int:

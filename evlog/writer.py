@@ -15,7 +15,7 @@ from typing import Final
 
 from evlog import paths
 from evlog.batch import Append, Batch, BatchResult, Expectation, join
-from evlog.commit_queue import Answer, CommitQueue, Request
+from evlog.commit_queue import Answer, CommitQueue, Request, may_fit
 from evlog.dedupe import Deduplicator
 from evlog.disk import Disk
 from evlog.durability import Durability
@@ -114,7 +114,8 @@ class Writer:
             raise InvalidArgument("there is nothing to append; give at least one event")
         append = Append(streams, self._versions.hashes(streams, system=system), events, expectations)
         self._log.grow_tables()
-        if not self._may_ask or skip_known or system or not append.is_of_one_stream:
+        may_ask = self._may_ask and not (skip_known or system)
+        if not (may_ask and may_fit(events) and append.is_of_one_stream):
             with self._lock:
                 self._end.catch_up_locked()
                 outcome = self._append_locked(append, skip_known=skip_known)

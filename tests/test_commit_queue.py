@@ -24,6 +24,7 @@ from evlog.commit_queue import (
     Answer,
     CommitQueue,
     Request,
+    may_fit,
 )
 from evlog.disk import DISK, Disk, WriteFile
 from evlog.errors import StoreAccessDenied, StoreFull, StoreIOError
@@ -258,6 +259,26 @@ def test_what_does_not_fit_is_not_asked(trio: Trio) -> None:
     assert trio.one.ask("s", None, (0, 0), [large]) is None
     assert not trio.one.leads
     assert [request.slot for request in trio.take_turn()] == []
+
+
+@pytest.mark.parametrize(
+    ("events", "may"),
+    [
+        ([EVENT], True),
+        ([EVENT] * 100, True),
+        ([EVENT] * 200, False),
+        ([("T", None, 0, b"x" * 1900, None)], True),
+        ([("T", None, 0, b"x" * 1900, b"y" * 200)], False),
+        ([("T", None, 0, b"x" * SLOT_BYTES, None)], False),
+    ],
+)
+def test_what_cannot_fit_is_known_before_it_is_packed(
+    trio: Trio, events: list[EncodedEvent], *, may: bool
+) -> None:
+    assert may_fit(events) == may
+    if not may:
+        assert trio.one.ask("s", None, (0, 0), events) is None
+        assert not trio.one.leads
 
 
 def test_who_finds_no_free_slot_goes_on_without(tmp_path: Path) -> None:
