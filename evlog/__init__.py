@@ -1,10 +1,6 @@
 """evlog: an event store in a directory. The public names, and nothing else; begin with `evlog.open`."""
 
 from evlog._version import __version__
-from evlog.batch import ANY, NO_STREAM, STREAM_EXISTS, BatchResult
-from evlog.catalog import StoreInfo, StreamInfo
-from evlog.checking.findings import Finding, Loss, VerifyReport
-from evlog.checkpoint import Filter, ParkedEvent
 from evlog.errors import (
     AppendTooLarge,
     CompactionRunning,
@@ -31,16 +27,20 @@ from evlog.errors import (
     WrongExpectedVersion,
     ZstdNotInstalled,
 )
-from evlog.events import Event, NewEvent, idempotency_id
-from evlog.follow import Subscription
-from evlog.lookout import wait_for_store
-from evlog.policies import Retention
-from evlog.recovery import TornTail
-from evlog.results import AppendResult
+from evlog.files.check.findings import Finding, Loss, VerifyReport
+from evlog.files.follow.checkpoint_file import Filter, ParkedEvent
+from evlog.files.follow.feed import wait_for_store
+from evlog.files.log.catalog import StoreInfo, StreamInfo
+from evlog.files.log.visibility import PolicyInfo
+from evlog.files.write.recovery import TornTail
+from evlog.model.appends import ANY, NO_STREAM, STREAM_EXISTS, BatchResult
+from evlog.model.events import Event, NewEvent, idempotency_id
+from evlog.model.results import AppendResult
+from evlog.model.retention import Retention
 from evlog.store import EventStore, exists, open
 from evlog.store_checking import repair_store, salvage_store, verify_store
-from evlog.subscriptions import ReplayResult, SubscriptionInfo
-from evlog.visibility import PolicyInfo
+from evlog.subscriptions.named import ReplayResult, SubscriptionInfo
+from evlog.subscriptions.run import Subscription
 
 __all__ = [
     "ANY",

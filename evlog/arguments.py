@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 
 from evlog.errors import InvalidArgument
-from evlog.events import NewEvent, category_of, check_stream_name, check_type
+from evlog.model.events import NewEvent, category_of, check_stream_name, check_type
 
 
 def as_list(events: Iterable[NewEvent]) -> list[NewEvent]:

@@ -10,12 +10,12 @@ import threading
 from types import TracebackType
 from typing import Self
 
-from evlog.create import create_store
-from evlog.disk import DISK, Disk
 from evlog.errors import InvalidArgument, StoreClosed
-from evlog.log import Log
-from evlog.recovery import TornTail
-from evlog.writer import Writer
+from evlog.files.disk.files import DISK, Disk
+from evlog.files.log.log import Log
+from evlog.files.write.create import create_store
+from evlog.files.write.recovery import TornTail
+from evlog.files.write.writer import Writer
 
 
 class Handle:

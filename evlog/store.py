@@ -15,16 +15,23 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from uuid import UUID
 
-from evlog import paths
 from evlog.arguments import as_list, as_types, check_bounds
-from evlog.batch import ANY, BatchResult, Expectation, ExpectedVersion, check_expected
-from evlog.catalog import StoreInfo, StreamInfo, describe, list_streams
-from evlog.create import DEFAULT_SEGMENT_BYTES, DEFAULT_SEGMENT_EVENTS
 from evlog.errors import InvalidArgument
-from evlog.events import EncodedEvent, Event, NewEvent, check_readable_name, check_stream_name, encode_events
-from evlog.format import hash_stream
-from evlog.reader import Bounds, Selection, microseconds, read_log, read_stream
-from evlog.results import AppendResult, Results, result_of
+from evlog.files.format import paths
+from evlog.files.format.entries import hash_stream
+from evlog.files.log.catalog import StoreInfo, StreamInfo, describe, list_streams
+from evlog.files.log.read import Bounds, Selection, microseconds, read_log, read_stream
+from evlog.files.write.create import DEFAULT_SEGMENT_BYTES, DEFAULT_SEGMENT_EVENTS
+from evlog.model.appends import ANY, BatchResult, Expectation, ExpectedVersion, check_expected
+from evlog.model.events import (
+    EncodedEvent,
+    Event,
+    NewEvent,
+    check_readable_name,
+    check_stream_name,
+    encode_events,
+)
+from evlog.model.results import AppendResult, Results, result_of
 from evlog.store_checking import Checking
 from evlog.store_following import Following
 from evlog.store_keeping import Keeping
@@ -152,7 +159,7 @@ class EventStore(Following, Keeping, Checking):
 
         Args:
             streams: the stream of each event.
-            events: as `evlog.events.encode_events` makes them; their data is not checked again.
+            events: as `evlog.model.events.encode_events` makes them; their data is not checked again.
             expected: the version that a stream must have before all this.
             skip_known: skip events whose id is known with the same content, instead of refusing a batch of
                 which only a part is known.

@@ -6,13 +6,13 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from evlog.checking.findings import VerifyReport
 from evlog.errors import InvalidArgument
+from evlog.files.check.findings import VerifyReport
 from evlog.handle import Handle
 
 if TYPE_CHECKING:  # what is rare is imported when it is used: a shell command lives for 0.1 s
-    from evlog.repair import RepairReport
-    from evlog.salvage import SalvageReport
+    from evlog.files.check.repair import RepairReport
+    from evlog.files.check.salvage import SalvageReport
 
 
 class Checking(Handle):
@@ -53,8 +53,8 @@ def verify_store(
     Raises:
         As `EventStore.verify`.
     """
-    from evlog import verify
-    from evlog.checking.digest import parse_pin
+    from evlog.files.check import verify
+    from evlog.files.check.digest import parse_pin
 
     if quick and against is not None:
         raise InvalidArgument("a digest needs every byte, and quick reads few; give one of the two")
@@ -81,7 +81,7 @@ def repair_store(
         StoreFull, StoreIOError: the disk refuses; running it again goes on.
         As `EventStore.verify`.
     """
-    from evlog import repair
+    from evlog.files.check import repair
 
     return repair.repair_store(os.fspath(path), lock_timeout_seconds=lock_timeout, progress=progress)
 
@@ -105,6 +105,6 @@ def salvage_store(
         NotAStore: there is something at `out`, or nothing to salvage.
         StoreFull, StoreIOError, StoreAccessDenied: the disk refuses.
     """
-    from evlog import salvage
+    from evlog.files.check import salvage
 
     return salvage.salvage_store(os.fspath(path), os.fspath(out), progress=progress)

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from datetime import datetime
 
-from evlog import subscriptions
 from evlog.arguments import as_types, check_bounds
-from evlog.checkpoint import Filter, ParkedEvent
 from evlog.errors import InvalidArgument
-from evlog.events import Event, check_readable_name
-from evlog.follow import Subscription
+from evlog.files.follow.checkpoint_file import Filter, ParkedEvent
+from evlog.files.log.read import microseconds
 from evlog.handle import Handle
-from evlog.reader import microseconds
-from evlog.subscriptions import ReplayResult, SubscriptionInfo
+from evlog.model.events import Event, check_readable_name
+from evlog.subscriptions import named as subscriptions
+from evlog.subscriptions.named import ReplayResult, SubscriptionInfo
+from evlog.subscriptions.run import Subscription
 
 
 class Following(Handle):

@@ -6,18 +6,18 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from evlog.arguments import check_target
-from evlog.batch import ANY, ExpectedVersion, check_expected
 from evlog.errors import InvalidArgument
-from evlog.events import check_stream_name
-from evlog.format import hash_stream
+from evlog.files.format.entries import hash_stream
+from evlog.files.log.visibility import PolicyInfo, list_policies
+from evlog.files.write.retention import check_before, check_max_age, check_max_count, delete, set_words
+from evlog.files.write.writer import Writer
 from evlog.handle import Handle
-from evlog.policies import Retention, retention_of
-from evlog.retention import check_before, check_max_age, check_max_count, delete, set_words
-from evlog.visibility import PolicyInfo, list_policies
-from evlog.writer import Writer
+from evlog.model.appends import ANY, ExpectedVersion, check_expected
+from evlog.model.events import check_stream_name
+from evlog.model.retention import Retention, retention_of
 
 if TYPE_CHECKING:  # what is rare is imported when it is used: a shell command lives for 0.1 s
-    from evlog.compact import Compaction, Progress
+    from evlog.files.compaction.compact import Compaction, Progress
 
 
 class Keeping(Handle):
@@ -148,7 +148,7 @@ class Keeping(Handle):
             CorruptionError: an event is damaged; it is neither copied, compressed nor removed.
             ZstdNotInstalled: it takes zstandard, which is not there.
         """
-        from evlog.compact import compact, plan_compaction
+        from evlog.files.compaction.compact import compact, plan_compaction
 
         log = self._refreshed()
         if dry_run:

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from evlog import EventStore
-from tests.helpers import Clock, FixedRandom, content, small_store
+from tests.support.helpers import Clock, FixedRandom, content, small_store
 
 _COMMON = {
     "deadline": None,  # a slow machine is no failure

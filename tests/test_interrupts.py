@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 import evlog
-from evlog.disk import Disk
-from tests.helpers import new, number_id, numbers, small_store
+from evlog.files.disk.files import Disk
+from tests.support.helpers import new, number_id, numbers, small_store
 
 CALLS = ("open", "write_at", "cut", "sync", "sync_dir", "replace", "remove", "create_file")
 

@@ -13,7 +13,7 @@ import tomllib
 from pathlib import Path
 
 import evlog
-from tests.readme import ROOT
+from tests.support.readme import ROOT
 
 TEXT = (ROOT / "pyproject.toml").read_text("utf-8")
 PROJECT = tomllib.loads(TEXT)["project"]

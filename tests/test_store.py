@@ -18,11 +18,11 @@ import pytest
 
 import evlog
 from evlog import EventStore, NewEvent
-from evlog.disk import Disk, WriteFile
 from evlog.errors import StoreClosed, WrongExpectedVersion
-from evlog.events import encode_events
-from evlog.log import Log
-from tests.helpers import fill, new, number_id, numbers, small_store
+from evlog.files.disk.files import Disk, WriteFile
+from evlog.files.log.log import Log
+from evlog.model.events import encode_events
+from tests.support.helpers import fill, new, number_id, numbers, small_store
 
 # --- closing
 
@@ -290,9 +290,8 @@ def test_events_can_be_pickled(store: EventStore) -> None:
 
 def collide(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give all streams eight hashes and all ids sixteen folds, wherever they are looked up."""
-    from evlog import format as fmt
+    from evlog.files.format.entries import fold_ids, hash_stream, hash_type
 
-    hash_stream, fold_ids, hash_type = fmt.hash_stream, fmt.fold_ids, fmt.hash_type
     few: dict[str, Callable[..., Any]] = {
         "hash_stream": lambda stream: hash_stream(stream) & 7,
         "fold_ids": lambda ids: [fold & 15 for fold in fold_ids(ids)],

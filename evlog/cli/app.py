@@ -12,7 +12,7 @@ import os
 import sys
 from typing import Final, NoReturn
 
-from evlog.cli import console
+from evlog.cli._support import console
 from evlog.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EvlogError
 
 _BY_SIGNAL: Final = 128
@@ -61,7 +61,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _invoke(arguments: list[str]) -> int:
-    from evlog.cli.group import invoke
+    from evlog.cli._support.group import invoke
 
     return invoke(arguments)
 

@@ -10,11 +10,11 @@ from typing import Annotated, Any, Final, Literal
 import typer
 
 import evlog
-from evlog.cli import console, options
-from evlog.cli.event import encode, id_of_key, make_metadata, read_data
-from evlog.cli.options import StoreOption
+from evlog.cli._support import console, options
+from evlog.cli._support.event import encode, id_of_key, make_metadata, read_data
+from evlog.cli._support.options import StoreOption
 from evlog.errors import InvalidArgument
-from evlog.events import check_stream_name
+from evlog.model.events import check_stream_name
 
 BATCH: Final = 1000
 _FOR_EVER_SECONDS: Final = 1e8

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from evlog.cli import console, options
-from evlog.cli.options import StoreOption
+from evlog.cli._support import console, options
+from evlog.cli._support.options import StoreOption
 
 if TYPE_CHECKING:
-    from evlog.compact import Compaction
+    from evlog.files.compaction.compact import Compaction
 
 HELP: Final = """Remove the events that `retain` and `delete` have hidden, and merge small segments.
 
@@ -119,7 +119,7 @@ def _compressed_text(done: Compaction, *, dry_run: bool) -> str:
 
 
 def _removal_table(done: Compaction) -> Any:
-    from evlog.cli.output import draw_table
+    from evlog.cli._support.output import draw_table
 
     rules: Counter[str] = Counter()
     sizes: Counter[str] = Counter()

@@ -6,8 +6,8 @@ from typing import Annotated, Final
 
 import typer
 
-from evlog.cli import console, options
-from evlog.cli.options import StoreOption
+from evlog.cli._support import console, options
+from evlog.cli._support.options import StoreOption
 
 HELP: Final = """Delete a stream: its events are hidden at once, and removed by the next compaction.
 

@@ -8,8 +8,8 @@ from typing import Final
 import typer
 
 import evlog
-from evlog.cli import console, options
-from evlog.cli.options import StoreOption
+from evlog.cli._support import console, options
+from evlog.cli._support.options import StoreOption
 
 HELP: Final = """Show what is in the store: counts, bytes on disk, segments, first and last position and time.
 

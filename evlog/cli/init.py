@@ -7,8 +7,8 @@ from typing import Annotated, Any, Final
 import typer
 
 import evlog
-from evlog.cli import console, options
-from evlog.cli.options import StoreOption
+from evlog.cli._support import console, options
+from evlog.cli._support.options import StoreOption
 
 HELP: Final = """Create an empty store: ./.evlog, or the directory that --store or EVLOG_STORE names.
 

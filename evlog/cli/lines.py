@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING, Final
 
 import typer
 
-from evlog.cli import console
-from evlog.cli.foreign import foreign_decoder
-from evlog.cli.stdin import read_lines
+from evlog.cli._support import console
+from evlog.cli._support.foreign import foreign_decoder
+from evlog.cli._support.stdin import read_lines
 from evlog.errors import EXIT_FAILED, EventTooLarge, EvlogError, IdConflict, InvalidArgument
-from evlog.events import MAX_EVENT_BYTES, EncodedEvent
-from evlog.jsonlines import MAX_LINE_BYTES, Decode, InvalidLine, encode_results, own_decoder
+from evlog.model.events import MAX_EVENT_BYTES, EncodedEvent
+from evlog.model.json_lines import MAX_LINE_BYTES, Decode, InvalidLine, encode_results, own_decoder
 
 if TYPE_CHECKING:
     from evlog import EventStore
-    from evlog.cli.progress import Progress
+    from evlog.cli._support.progress import Progress
 
 BATCH: Final = 1000
 BATCH_BYTES: Final = 8 * 1024 * 1024
@@ -292,6 +292,6 @@ def _progress() -> Progress | None:
     """Something to look at, for a user who would see nothing else; not while that user types the lines."""
     if not console.stderr_is_terminal() or sys.stdin is None or sys.stdin.isatty():
         return None
-    from evlog.cli.progress import Progress
+    from evlog.cli._support.progress import Progress
 
     return Progress(sys.stdin.fileno())

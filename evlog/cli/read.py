@@ -8,10 +8,10 @@ from typing import Annotated, Any, Final, Literal
 
 import typer
 
-from evlog.cli import console, options
-from evlog.cli.options import StoreOption
+from evlog.cli._support import console, options
+from evlog.cli._support.options import StoreOption
 from evlog.errors import InvalidArgument, StreamNotFound
-from evlog.events import Event, check_stream_name
+from evlog.model.events import Event, check_stream_name
 
 HELP: Final = """Print events: those of STREAM by version, or of the whole store by position.
 
@@ -73,7 +73,7 @@ def command(
     chosen = output or ("table" if console.stdout_is_terminal() else "json")
     names = None
     if fields is not None:
-        from evlog.cli.fields import parse_fields
+        from evlog.cli._support.fields import parse_fields
 
         names = parse_fields(fields)
     elif chosen == "table" and stream is not None:
@@ -99,7 +99,7 @@ def command(
 
 def _times(**texts: str | None) -> dict[str, datetime | None]:
     """--since and --until as moments, both seen from the same present."""
-    from evlog.when import parse_when
+    from evlog.cli._support.when import parse_when
 
     now = datetime.now(UTC)
     return {name: None if text is None else parse_when(text, now) for name, text in texts.items()}
@@ -107,11 +107,11 @@ def _times(**texts: str | None) -> dict[str, datetime | None]:
 
 def _print(events: Iterator[Event], form: str, names: list[str] | None) -> None:
     if form == "json" and names is None:
-        from evlog.jsonlines import encode_lines
+        from evlog.model.json_lines import encode_lines
 
         chunks = encode_lines(events)
     else:
-        from evlog.cli.output import FORMS
+        from evlog.cli._support.output import FORMS
 
         chunks = FORMS[form](events, names)
     nothing = True

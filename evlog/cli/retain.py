@@ -9,8 +9,8 @@ from typing import Annotated, Any, Final
 import typer
 
 import evlog
-from evlog.cli import console, options
-from evlog.cli.options import StoreOption
+from evlog.cli._support import console, options
+from evlog.cli._support.options import StoreOption
 from evlog.errors import InvalidArgument
 
 HELP: Final = """Say what is kept of a stream, or of each stream of a category, or show what is said.
@@ -80,7 +80,7 @@ def command(
 
 def _print(policies: Iterable[evlog.PolicyInfo]) -> None:
     if console.stdout_is_terminal():
-        from evlog.cli.output import draw_table
+        from evlog.cli._support.output import draw_table
 
         rows = [
             (policy.stream or f"category {policy.category}", describe(policy.retention))
@@ -132,7 +132,7 @@ def _in_words(age: timedelta) -> str:
 
 
 def _parse_age(text: str) -> int:
-    from evlog.when import parse_duration
+    from evlog.cli._support.when import parse_duration
 
     seconds = parse_duration(text)
     if seconds < 1 or seconds % 1:

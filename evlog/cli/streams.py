@@ -9,9 +9,9 @@ from typing import Annotated, Final
 import typer
 
 import evlog
-from evlog.cli import console, options
-from evlog.cli.options import StoreOption
-from evlog.jsonlines import encode_time, quote
+from evlog.cli._support import console, options
+from evlog.cli._support.options import StoreOption
+from evlog.model.json_lines import encode_time, quote
 
 HELP: Final = """List the streams by name: events, first and last version, last time.
 
@@ -73,7 +73,7 @@ def _retention(retention: evlog.Retention) -> bytes:
 
 
 def _as_table(streams: Iterable[evlog.StreamInfo], *, with_kept: bool) -> Iterator[bytes]:
-    from evlog.cli.output import draw_table, readable_time
+    from evlog.cli._support.output import draw_table, readable_time
 
     rows = (
         [

@@ -9,13 +9,13 @@ from typing import Annotated, Final, Literal
 import typer
 
 import evlog
-from evlog.cli import console, options
-from evlog.cli.child import Command, CommandFailed
-from evlog.cli.options import StoreOption
-from evlog.cli.stops import Stopped, Stops, end_by
+from evlog.cli._support import console, options
+from evlog.cli._support.child import Command, CommandFailed
+from evlog.cli._support.options import StoreOption
+from evlog.cli._support.stops import Stopped, Stops, end_by
 from evlog.errors import EvlogError, InvalidArgument
-from evlog.events import Event
-from evlog.jsonlines import encode_lines, encode_time
+from evlog.model.events import Event
+from evlog.model.json_lines import encode_lines, encode_time
 
 HELP: Final = """List, show, reset and delete durable subscriptions, and deal with the events they parked.
 
@@ -162,7 +162,7 @@ def _list_parked(store: evlog.EventStore, name: str) -> None:
 
 
 def _parked_row(event: evlog.ParkedEvent) -> tuple[str, ...]:
-    from evlog.cli.output import readable_time
+    from evlog.cli._support.output import readable_time
 
     time = readable_time(encode_time(event.time_us).decode())
     return (
@@ -177,7 +177,7 @@ def _parked_row(event: evlog.ParkedEvent) -> tuple[str, ...]:
 
 
 def _draw(names: tuple[str, ...], rows: Iterable[tuple[str, ...]], nothing: str) -> None:
-    from evlog.cli.output import draw_table
+    from evlog.cli._support.output import draw_table
 
     drawn = False
     for chunk in draw_table(names, rows):

@@ -14,11 +14,11 @@ from typing import Annotated, Final, Literal, NamedTuple
 import typer
 
 import evlog
-from evlog.cli import console, options
-from evlog.cli.begin import Wanted, find_begin
-from evlog.cli.deliver import End, Goal, Printer, Sink, deliver
-from evlog.cli.options import StoreOption
-from evlog.cli.stops import Stopped, Stops, end_by
+from evlog.cli._support import console, options
+from evlog.cli._support.begin import Wanted, find_begin
+from evlog.cli._support.deliver import End, Goal, Printer, Sink, deliver
+from evlog.cli._support.options import StoreOption
+from evlog.cli._support.stops import Stopped, Stops, end_by
 from evlog.errors import (
     EXIT_TIMEOUT,
     EvlogError,
@@ -28,7 +28,7 @@ from evlog.errors import (
     StreamNotFound,
     SubscriptionNotFound,
 )
-from evlog.events import check_stream_name
+from evlog.model.events import check_stream_name
 
 HELP: Final = """Print the last events, and with -f those that come, as soon as they are on disk.
 
@@ -232,13 +232,13 @@ def _make_sink(
     store: evlog.EventStore, settings: _Settings, stops: Stops, subscription: evlog.Subscription
 ) -> Sink:
     if settings.exec is not None:
-        from evlog.cli.child import Command, Runner
+        from evlog.cli._support.child import Command, Runner
 
         command = Command(settings.exec, store.path, stops)
         return Runner(command, subscription, stops, settings.retries, parks=settings.parks)
     if not console.stdout_is_terminal():
         return Printer(None)
-    from evlog.cli.live import LiveTable
+    from evlog.cli._support.live import LiveTable
 
     table = LiveTable(one_stream=settings.wanted.stream is not None)
     return Printer(table, heading_first=settings.follow and subscription.position >= store.head)
@@ -280,7 +280,7 @@ def _parse_last(text: str | None, *, whole: bool) -> int | None:
 def _moment(text: str | None) -> datetime | None:
     if text is None:
         return None
-    from evlog.when import parse_when
+    from evlog.cli._support.when import parse_when
 
     return parse_when(text)
 
@@ -288,6 +288,6 @@ def _moment(text: str | None) -> datetime | None:
 def _seconds(text: str | None) -> float | None:
     if text is None:
         return None
-    from evlog.when import parse_duration
+    from evlog.cli._support.when import parse_duration
 
     return parse_duration(text)

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 import evlog
-from evlog.cli import console, options
-from evlog.cli.options import StoreOption
+from evlog.cli._support import console, options
+from evlog.cli._support.options import StoreOption
 from evlog.errors import EXIT_CORRUPT, EXIT_OK, InvalidArgument
 
 if TYPE_CHECKING:
-    from evlog.repair import RepairReport
-    from evlog.salvage import SalvageReport
+    from evlog.files.check.repair import RepairReport
+    from evlog.files.check.salvage import SalvageReport
 
 HELP: Final = """Check every byte of the store: logs, indexes, order, versions, ids, checkpoints.
 

@@ -16,9 +16,10 @@ from typing import NamedTuple
 from unittest.mock import patch
 
 import evlog
-from evlog import NewEvent, paths
-from evlog.disk import WriteFile
-from evlog.lock import FileLock
+from evlog import NewEvent
+from evlog.files.disk.file_lock import FileLock
+from evlog.files.disk.files import WriteFile
+from evlog.files.format import paths
 
 
 class Held(NamedTuple):
@@ -65,8 +66,8 @@ def _compact(store: str) -> list[float]:
 
     # Whoever makes a lock from now on makes one of these.
     with (
-        patch("evlog.compact.FileLock", TimedLock),
-        patch("evlog.writer.FileLock", TimedLock),
+        patch("evlog.files.compaction.compact.FileLock", TimedLock),
+        patch("evlog.files.write.writer.FileLock", TimedLock),
         evlog.open(store) as opened,
     ):
         opened.compact()

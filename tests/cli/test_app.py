@@ -19,7 +19,7 @@ import pytest
 import evlog as library
 from evlog import errors
 from evlog.cli import app
-from evlog.cli.group import COMMANDS
+from evlog.cli._support.group import COMMANDS
 from tests.cli.conftest import Evlog, command, environment, run_process, start
 
 EXAMPLE = re.compile(r"    (evlog|date|echo|seq) ")

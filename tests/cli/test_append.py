@@ -7,7 +7,7 @@ import pytest
 
 import evlog as library
 from tests.cli.conftest import Evlog
-from tests.helpers import frames_of
+from tests.support.helpers import frames_of
 
 KEY_ID = "2f0a7d0c-6a39-4b55-8a6e-0d3a2f1b9c11"
 

@@ -86,7 +86,7 @@ def test_compress_says_how_much_it_saved(wide: Evlog) -> None:
 
 
 def test_compress_on_a_terminal_is_a_few_lines(wide: Evlog, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("evlog.cli.console.stdout_is_terminal", lambda: True)
+    monkeypatch.setattr("evlog.cli._support.console.stdout_is_terminal", lambda: True)
     told = wide("compact", "--compress", "--dry-run").out.decode()
     assert "3 segments would be compressed" in told
     done = wide("compact", "--compress").out.decode()
@@ -97,14 +97,14 @@ def test_compress_on_a_terminal_is_a_few_lines(wide: Evlog, monkeypatch: pytest.
 
 
 def test_compress_has_a_progress_bar_on_a_terminal(wide: Evlog, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("evlog.cli.console.stderr_is_terminal", lambda: True)
+    monkeypatch.setattr("evlog.cli._support.console.stderr_is_terminal", lambda: True)
     assert wide("compact", "--compress").line["segments_compressed"] == 3
 
 
 def test_without_zstandard_the_exit_code_says_unsupported(
     wide: Evlog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from evlog import zstd
+    from evlog.files.disk import zstd
 
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "zstandard", None)
@@ -125,8 +125,8 @@ def test_compacting_no_store_is_not_found(evlog: Evlog) -> None:
 
 
 def test_a_running_compaction_is_busy(filled: Evlog, here: Path) -> None:
-    from evlog.lock import FileLock
-    from evlog.paths import compaction_path
+    from evlog.files.disk.file_lock import FileLock
+    from evlog.files.format.paths import compaction_path
 
     lock = FileLock(compaction_path(str(here / ".evlog")), 0.0)
     with lock:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import evlog as library
-from evlog import subscriptions
+from evlog.subscriptions import named as subscriptions
 from tests.cli.conftest import Evlog
 
 ID = "2f0a7d0c-6a39-4b55-8a6e-0d3a2f1b9c11"

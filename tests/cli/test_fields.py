@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from evlog.cli.fields import as_text, make_field, parse_fields
+from evlog.cli._support.fields import as_text, make_field, parse_fields
 from evlog.errors import InvalidArgument
-from tests.test_jsonlines import ID, event
+from tests.model.test_json_lines import ID, event
 
 DATA = '{"a":{"b":1.10,"c.d":"ü"},"n":null,"big":1e400,"l":[1]}'.encode()
 

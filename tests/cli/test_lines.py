@@ -10,7 +10,7 @@ import pytest
 
 import evlog as library
 from evlog.cli import lines as module
-from evlog.cli import stdin as stdin_module
+from evlog.cli._support import stdin as stdin_module
 from tests.cli.conftest import Evlog, as_lines, run_process, start
 
 

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import pytest
 
 import evlog as library
-from evlog.cli import console
-from evlog.cli.live import LiveTable
+from evlog.cli._support import console
+from evlog.cli._support.live import LiveTable
 
 Draw = Callable[..., list[str]]
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from evlog.cli import console
-from evlog.cli.output import _fitted, draw_table
+from evlog.cli._support import console
+from evlog.cli._support.output import _fitted, draw_table
 
 
 def drawn(rows: list[list[str]], names: tuple[str, ...] = ("version", "stream", "data")) -> list[str]:

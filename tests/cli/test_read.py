@@ -244,7 +244,7 @@ def test_damage_is_reported_after_what_is_whole(filled: Evlog, here: Path, form:
 
 
 def test_help_of_the_forms_is_complete(evlog: Evlog) -> None:
-    from evlog.cli.output import FORMS
+    from evlog.cli._support.output import FORMS
 
     text = evlog("read", "--help").out.decode()
     names: Any = FORMS

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from evlog.cli.stdin import read_lines
+from evlog.cli._support.stdin import read_lines
 
 
 def chunks_of(data: list[bytes]) -> list[list[bytes] | None]:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 import evlog as library
-from evlog.cli import console, subscriptions
+from evlog.cli import subscriptions
+from evlog.cli._support import console
 from tests.cli.conftest import Evlog
 
 

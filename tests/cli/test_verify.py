@@ -10,7 +10,7 @@ import pytest
 
 from evlog import open as open_store
 from tests.cli.conftest import Evlog, command, environment
-from tests.helpers import fill, small_store
+from tests.support.helpers import fill, small_store
 
 
 @pytest.fixture
@@ -146,7 +146,7 @@ def terminal(*arguments: str) -> str:
 
 def test_ctrl_c_is_quiet_and_leaves_no_helper(path: str) -> None:
     program = (
-        "import evlog.verify as v, os, sys\n"
+        "import evlog.files.check.verify as v, os, sys\n"
         "v._BYTES_FOR_HELPERS = 0\n"
         "v.core_count = lambda: 3\n"
         "check = v._check_across\n"

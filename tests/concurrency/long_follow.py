@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from evlog import EventStore, Subscription
-from evlog.disk import DISK
-from evlog.manifest import read_manifest, replace_manifest
-from evlog.paths import SUFFIXES, segment_path
-from tests.helpers import new, small_store
+from evlog.files.disk.files import DISK
+from evlog.files.format.paths import SUFFIXES, segment_path
+from evlog.files.log.manifest import read_manifest, replace_manifest
+from tests.support.helpers import new, small_store
 
 SEGMENT_EVENTS: Final = 4
 KEEP_SEGMENTS: Final = 20

@@ -19,7 +19,7 @@ from tests.concurrency.history import (
     check_readers,
     check_refusals,
 )
-from tests.helpers import small_store
+from tests.support.helpers import small_store
 
 ROOT = Path(__file__).parent.parent.parent
 

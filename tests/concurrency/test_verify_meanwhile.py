@@ -8,7 +8,7 @@ from pathlib import Path
 
 from evlog import NewEvent, repair_store, verify_store
 from evlog import open as open_store
-from tests.helpers import small_store
+from tests.support.helpers import small_store
 
 WRITER = """
 import sys
@@ -49,7 +49,7 @@ def test_verify_says_nothing_false_while_others_write(memory_path: Path) -> None
 COMPACTOR = """
 import sys
 import evlog
-from evlog import compact_compress
+from evlog.files.compaction import compress as compact_compress
 
 compact_compress._WORTH = 1000.0
 with evlog.open(sys.argv[1]) as store:

@@ -18,7 +18,7 @@ from typing import Any, TextIO
 
 import evlog
 from evlog import EventStore, NewEvent, WrongExpectedVersion
-from tests.helpers import number_id
+from tests.support.helpers import number_id
 
 COUNTERS = 4
 

@@ -12,12 +12,13 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from evlog import NewEvent
-from evlog.disk import DISK, Disk
 from evlog.errors import StoreNotFound
-from evlog.events import Event
-from evlog.format import FILE_HEADER_BYTES, FRAME_HEADER_BYTES, FRAME_MAGIC
-from evlog.manifest import read_manifest
-from evlog.paths import segment_path
+from evlog.files.disk.files import DISK, Disk
+from evlog.files.format.frames import FRAME_HEADER_BYTES, FRAME_MAGIC
+from evlog.files.format.headers import FILE_HEADER_BYTES
+from evlog.files.format.paths import segment_path
+from evlog.files.log.manifest import read_manifest
+from evlog.model.events import Event
 from evlog.store import EventStore
 from tests.crash.history import Content, Knowledge, content_of
 from tests.crash.states import State

@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from evlog import NewEvent
-from evlog.events import Event
-from evlog.format import hash_stream
-from evlog.manifest import SegmentInfo, read_manifest
+from evlog.files.format.entries import hash_stream
+from evlog.files.log.manifest import SegmentInfo, read_manifest
+from evlog.model.events import Event
 from evlog.store import EventStore
 from tests.crash import history
 from tests.crash.check import materialise, open_store

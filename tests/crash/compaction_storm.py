@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import evlog
 from evlog import NewEvent
-from evlog.events import Event
+from evlog.model.events import Event
 from tests.crash.check import SEGMENT_BYTES, open_store
 from tests.crash.recordings import scratch
 from tests.crash.worker import Child

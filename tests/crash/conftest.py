@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from evlog.checking import files
+from evlog.files.check import files
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ import os
 import threading
 from collections.abc import Callable
 
-from evlog.disk import Disk, WriteFile
 from evlog.errors import StoreIOError
+from evlog.files.disk.files import Disk, WriteFile
 from tests.crash.model import DIRECTORY, Cut, FileSystem, Op, Write
 
 

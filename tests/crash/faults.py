@@ -1,4 +1,4 @@
-"""System calls that fail: evlog.disk thinks it calls the operating system, and the n-th call goes wrong.
+"""System calls that fail: evlog.files.disk calls what it takes for the system, and the n-th call goes wrong.
 
 Below `Disk`, unlike the recording disk, so that its own translation of errors and its dealing with short
 writes are under test as well. A disk that is full stays full until `clear`; a device error comes once.
@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from evlog import disk
+from evlog.files.disk import files as disk
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
@@ -71,7 +71,7 @@ class Fault:
 
 
 class FaultyOs:
-    """Stands where evlog.disk has `os`."""
+    """Stands where evlog.files.disk.files has `os`."""
 
     def __init__(self, fault: Fault) -> None:
         self._fault = fault

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import evlog
 from evlog import AppendResult, NewEvent
-from evlog.events import Event, encode_events
+from evlog.model.events import Event, encode_events
 from evlog.store import EventStore
 from tests.crash.disk import World
 from tests.crash.model import Op

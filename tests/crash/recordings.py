@@ -22,7 +22,7 @@ from tests.crash.disk import RecordingDisk, World
 from tests.crash.history import Append, Batch, History, Knowledge, event
 from tests.crash.model import FileSystem, Op
 from tests.crash.states import State, kept_state
-from tests.crowd import Crowd
+from tests.support.contention import Crowd
 
 FAST_DIRECTORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 

@@ -8,10 +8,10 @@ import time
 from dataclasses import dataclass
 
 import evlog
-from evlog.events import Event
+from evlog.model.events import Event
 from tests.crash.check import open_store
 from tests.crash.worker import Child, batch_of, write_for_ever
-from tests.crowd import shared_frames
+from tests.support.contention import shared_frames
 
 
 @dataclass

@@ -21,7 +21,7 @@ from tests.crash.damage import DIRECTORIES, MANIFEST, STORE, Files, flip, read_f
 from tests.crash.explore import Outcome
 from tests.crash.history import event
 from tests.crash.states import State
-from tests.helpers import compress_all
+from tests.support.helpers import compress_all
 
 _DAMAGE = (CorruptionError, UnsupportedFormat, NotAStore)
 _SHARES = 6

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from evlog import Event, EventStore, subscriptions
+from evlog import Event, EventStore
 from evlog.errors import SubscriptionNotFound
+from evlog.subscriptions import named as subscriptions
 from tests.crash.check import materialise, open_store
 from tests.crash.disk import RecordingDisk, World
 from tests.crash.explore import killed_states

@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 
 import evlog
 from evlog import EventStore
-from evlog.blocks import HEAD_BYTES, BlockTable, decode_head, decode_tail, tail_bytes
-from evlog.checking.blocks import CheckedLog, Container
-from evlog.format import ENTRY, FILE_HEADER_BYTES
-from evlog.manifest import read_manifest
+from evlog.files.check.containers import CheckedLog, Container
+from evlog.files.format.entries import ENTRY
+from evlog.files.format.headers import FILE_HEADER_BYTES
+from evlog.files.format.seek_table import HEAD_BYTES, BlockTable, decode_head, decode_tail, tail_bytes
+from evlog.files.log.manifest import read_manifest
 from tests.crash import recordings
 from tests.crash.damage import flip, read_files
-from tests.helpers import Fact, compress_all, facts, fill, new, number_id, segment_files, small_store
+from tests.support.helpers import Fact, compress_all, facts, fill, new, number_id, segment_files, small_store
 
 pytestmark = pytest.mark.usefixtures("no_writer_at_work")
 
@@ -226,7 +227,7 @@ def test_a_log_that_is_damaged_inside_sound_blocks_is_found(
     packed: EventStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Should a program at fault compress what is damaged: the CRCs of frames and records are there still."""
-    from evlog import compact_compress
+    from evlog.files.compaction import compress as compact_compress
 
     store = evlog.open(packed.path)
     store.append_many([("s-0", [new(n) for n in range(12)])])

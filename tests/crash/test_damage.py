@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from evlog.errors import CorruptionError, EvlogError, NotAStore, StoreNotFound, UnsupportedFormat
-from evlog.events import Event
-from evlog.format import (
+from evlog.files.format.marks import (
     ACKNOWLEDGED_MAGIC,
     DURABLE_MAGIC,
     MARK_AT,
@@ -18,6 +17,7 @@ from evlog.format import (
     Mark,
     encode_mark,
 )
+from evlog.model.events import Event
 from evlog.store import EventStore
 from tests.crash import recordings
 from tests.crash.check import check_reads, check_recovery, materialise, open_store

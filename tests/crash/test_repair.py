@@ -6,10 +6,10 @@ import random
 
 import pytest
 
-from evlog.repair import repair_store
-from evlog.salvage import salvage_store
+from evlog.files.check.repair import repair_store
+from evlog.files.check.salvage import salvage_store
+from evlog.files.check.verify import verify_store
 from evlog.store import EventStore
-from evlog.verify import verify_store
 from tests.crash import recordings
 from tests.crash.check import materialise, open_store
 from tests.crash.damage import (

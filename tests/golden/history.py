@@ -10,7 +10,7 @@ from pathlib import Path
 from uuid import UUID
 
 from evlog import EventStore, NewEvent
-from tests.helpers import Clock, FixedRandom, small_store
+from tests.support.helpers import Clock, FixedRandom, small_store
 
 STORE = Path(__file__).parent / "store"
 FILES = sorted(str(path.relative_to(STORE)) for path in STORE.rglob("*") if path.is_file())

@@ -15,26 +15,14 @@ import pytest
 
 import evlog
 from evlog.errors import CorruptionError, NotAStore
-from evlog.format import (
-    DURABLE_MAGIC,
-    FRAME_HEADER_BYTES,
-    KIND_IDS,
-    KIND_STREAMS,
-    KIND_TYPES,
-    WRITTEN_MAGIC,
-    FormatFault,
-    Mark,
-    check_body,
-    decode_body,
-    decode_file_header,
-    decode_frame_header,
-    derive_entries,
-    maybe_decode_mark,
-)
-from evlog.index import IndexFault, SortedIndex
-from evlog.manifest import decode_manifest
+from evlog.files.format.entries import derive_entries
+from evlog.files.format.frames import FRAME_HEADER_BYTES, check_body, decode_body, decode_frame_header
+from evlog.files.format.headers import KIND_IDS, KIND_STREAMS, KIND_TYPES, FormatFault, decode_file_header
+from evlog.files.format.marks import DURABLE_MAGIC, WRITTEN_MAGIC, Mark, maybe_decode_mark
+from evlog.files.log.index import IndexFault, SortedIndex
+from evlog.files.log.manifest import decode_manifest
 from tests.golden.history import EVENTS, FILES, FIRST_US, STORE, write
-from tests.helpers import Clock, FixedRandom
+from tests.support.helpers import Clock, FixedRandom
 
 SEALED, ACTIVE = "segments/00000000000000000001.0", "segments/00000000000000000005.0"
 MANIFEST = decode_manifest((STORE / "manifest.json").read_bytes(), "manifest.json")

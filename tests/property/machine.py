@@ -31,9 +31,9 @@ from evlog.errors import (
     StreamTombstoned,
     WrongExpectedVersion,
 )
-from evlog.events import category_of, encode_events
-from evlog.format import FRAME_MAGIC
-from tests.helpers import Clock, compress_all, small_store
+from evlog.files.format.frames import FRAME_MAGIC
+from evlog.model.events import category_of, encode_events
+from tests.support.helpers import Clock, compress_all, small_store
 
 PLACE = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 HANDLES = 3

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 import evlog
 from evlog.errors import CorruptionError, NotAStore, UnsupportedFormat
-from evlog.format import FILE_MAGIC, FRAME_MAGIC
-from tests.helpers import Fact, facts, fill, frames_of, new, number_id, small_store
+from evlog.files.format.frames import FRAME_MAGIC
+from evlog.files.format.headers import FILE_MAGIC
+from tests.support.helpers import Fact, facts, fill, frames_of, new, number_id, small_store
 
 PLACE = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 COUNT = 13  # eight in a sealed segment, five in the active one

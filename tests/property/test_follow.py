@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from evlog import EventStore, NewEvent, Subscription
-from evlog.disk import Disk, WriteFile
-from evlog.events import category_of
-from tests.helpers import small_store
+from evlog.files.disk.files import Disk, WriteFile
+from evlog.model.events import category_of
+from tests.support.helpers import small_store
 
 PLACE = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 HANDLES = 3
@@ -119,7 +119,7 @@ class FollowMachine(RuleBasedStateMachine):
         self.path = f"{self.directory}/store"
         self.patches = pytest.MonkeyPatch()
         # A follower that syncs for a dead writer after a second would make this depend on the clock.
-        self.patches.setattr("evlog.lookout._PATIENCE_SECONDS", float("inf"))
+        self.patches.setattr("evlog.files.follow.feed._PATIENCE_SECONDS", float("inf"))
         self.rows: list[Row] = []
         self.acked = 0
         self.torn = False
@@ -129,8 +129,8 @@ class FollowMachine(RuleBasedStateMachine):
 
     @initialize(piece=st.sampled_from([1, 3, 1 << 16]), search=st.sampled_from([0, 2048]))
     def begin(self, piece: int, search: int) -> None:
-        self.patches.setattr("evlog.follow._PIECE_EVENTS", piece)
-        self.patches.setattr("evlog.reader._SEARCH_MORE_THAN", search)
+        self.patches.setattr("evlog.subscriptions.run._PIECE_EVENTS", piece)
+        self.patches.setattr("evlog.files.log.read._SEARCH_MORE_THAN", search)
         self.open_all()
 
     def open_all(self) -> None:

@@ -6,8 +6,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from evlog import format as fmt
-from evlog import policy_table
+from evlog.files.format.entries import fold_ids, hash_stream
+from evlog.files.log import policies as policy_table
 from tests.property.machine import StoreMachine
 
 
@@ -22,7 +22,6 @@ class CollidingMachine(StoreMachine):
     def prepare(self) -> None:
         self.patches.setattr(policy_table, "_MANY", 0)
         self.patches.setattr(policy_table, "_READ_FOR_A_LOOK", 0.05)
-        hash_stream, fold_ids = fmt.hash_stream, fmt.fold_ids
         few: dict[str, Callable[..., Any]] = {
             "hash_stream": lambda stream: hash_stream(stream) & 1,
             "fold_ids": lambda ids: [fold & 3 for fold in fold_ids(ids)],

@@ -13,7 +13,7 @@ from pathlib import Path
 from zlib import crc32
 
 import evlog
-from evlog.verify import process_count
+from evlog.files.check.verify import process_count
 from tests.benchmarks.measure import Figure, Report, Target, seconds_of, take_turns
 from tests.benchmarks.run import Run
 

@@ -1,0 +1,102 @@
+"""One field of an event, as JSON or as text: what `--fields` names and columns are made of.
+
+Values are cut out of the stored JSON as they are: no number changes its digits on its way out. What is not
+there is None here, null in JSON and nothing in a text.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any, Final
+
+from evlog.cli._support.foreign import split_path
+from evlog.errors import InvalidArgument
+from evlog.model.events import BINARY_CODE, JSON_CODE, Event
+from evlog.model.json_lines import encode_time, quote
+
+Field = Callable[[Event], bytes | None]
+"""Takes a field out of an event, as JSON."""
+
+_WHOLE: Final[dict[str, Field]] = {
+    "position": lambda event: b"%d" % event.position,
+    "stream": lambda event: quote(event.stream),
+    "category": lambda event: quote(event.category),
+    "version": lambda event: b"%d" % event.version,
+    "id": lambda event: b'"%b"' % str(event.id).encode(),
+    "type": lambda event: quote(event.type),
+    "time": lambda event: b'"%b"' % encode_time(event.time_us),
+    "content_type": lambda event: quote(event.content_type),
+    "data": lambda event: event.data if event[6] == JSON_CODE else _other_data(event),
+    "metadata": lambda event: event.metadata_bytes,
+}
+
+
+def parse_fields(text: str) -> list[str]:
+    """The names in --fields, each checked.
+
+    Raises:
+        InvalidArgument: one of them is no field.
+    """
+    names = [name.strip() for name in text.split(",")]
+    for name in names:
+        make_field(name)
+    if len(set(names)) < len(names):
+        raise InvalidArgument("--fields names a field twice; name it once")
+    return names
+
+
+def make_field(name: str) -> Field:
+    """A function that takes the field out of an event.
+
+    Raises:
+        InvalidArgument: there is no such field.
+    """
+    whole = _WHOLE.get(name)
+    if whole is not None:
+        return whole
+    first, dot, rest = name.partition(".")
+    if not dot or first not in {"data", "metadata"} or rest.startswith("."):
+        raise InvalidArgument(f"{name!r} is no field; give some of {', '.join(_WHOLE)}, data.x or metadata.x")
+    path = split_path(rest)
+    if first == "metadata":
+        return lambda event: find(event.metadata_bytes, path)
+    return lambda event: find(event.data, path) if event[6] == JSON_CODE else None
+
+
+def find(data: bytes, path: tuple[str, ...]) -> bytes | None:
+    """The raw JSON at a path in an object, None if there is nothing."""
+    import msgspec
+
+    global _parse_object
+    if _parse_object is None:
+        _parse_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+    raw: Any = data
+    for name in path:
+        try:
+            raw = _parse_object(raw).get(name)
+        except (msgspec.ValidationError, RecursionError):
+            return None  # it is no object, so there is nothing in it
+        if raw is None:
+            return None
+    return bytes(raw)
+
+
+def as_text(value: bytes | None) -> str:
+    """A field as a text: a string's content, nothing for null, any other JSON as it is."""
+    if value is None or value == b"null":
+        return ""
+    if value.startswith(b'"'):
+        return json.loads(value)  # type: ignore[no-any-return]
+    return value.decode()
+
+
+def _other_data(event: Event) -> bytes:
+    if event[6] == BINARY_CODE:
+        from binascii import b2a_base64
+
+        return b'"%b"' % b2a_base64(event.data, newline=False)
+    return quote(event.data.decode())
+
+
+_parse_object: Any = None

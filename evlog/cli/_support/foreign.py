@@ -1,0 +1,239 @@
+"""Lines of any shape as events: `--stream-field`, `--type-field`, `--id-field` and `--data-field`.
+
+A field is a dotted path into a line's objects. All paths are found in one pass over the line, by a msgspec
+structure that is made for them; every other field is skipped, but checked as JSON all the same. Values are
+taken as they are written: no number passes through a float on its way into a name, an id or the data.
+Pure: bytes in, bytes out.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Sequence
+from hashlib import sha1
+from operator import attrgetter
+from typing import Any, Final
+
+from evlog.errors import InvalidArgument
+from evlog.model.events import (
+    ID_NAMESPACE,
+    JSON_CODE,
+    MAX_EVENT_BYTES,
+    EncodedEvent,
+    check_stream_name,
+    check_type,
+)
+from evlog.model.json_lines import (
+    CACHE_SIZE,
+    CARRIAGE_RETURN,
+    Checked,
+    Decode,
+    InvalidLine,
+    canonical_uuid,
+    check_size,
+    refuse,
+)
+
+_BACKSLASH: Final = 0x5C
+_NAMESPACE: Final = bytes.fromhex(ID_NAMESPACE.replace("-", ""))
+
+
+def foreign_decoder(
+    stream: str | None = None,
+    type: str | None = None,
+    *,
+    stream_field: str | None = None,
+    type_field: str | None = None,
+    id_field: str | None = None,
+    data_field: str | None = None,
+    metadata: bytes | None = None,
+) -> Decode:
+    r"""A decoder of lines of any shape.
+
+    Fields are dotted paths into the line's objects: `a.b`, with a dot in a name as `\.`.
+
+    Args:
+        stream: every line's stream, instead of a field.
+        type: every line's event type, instead of a field.
+        stream_field: the field with the stream's name, or a template such as `host-{.host}`.
+        type_field: the field with the event type.
+        id_field: a field with a UUID (8-4-4-4-12 digits), or any other text or number: an idempotency key.
+        data_field: the field that becomes the data; `.` or None is the whole line.
+        metadata: every event's metadata, encoded and checked.
+    """
+    import msgspec
+
+    unset = msgspec.UNSET
+    paths: list[tuple[str, ...]] = []
+    stream_of = _text_reader(stream, stream_field or "stream", paths, template=True)
+    type_of = _text_reader(type, type_field or "type", paths)
+    id_at = None if id_field is None else _place(id_field, paths)
+    data_at = None if data_field in {None, "."} else _place(str(data_field), paths)
+    pick = pick_fields(paths)
+    streams, types = Checked(check_stream_name), Checked(check_type)
+
+    def decode(line: bytes) -> tuple[str, EncodedEvent]:
+        try:
+            if not line.isascii():
+                line.decode()  # msgspec does not look into the strings that it skips
+            found = pick(line)
+        except (ValueError, RecursionError) as error:
+            refuse(line, error)
+        if unset in found:
+            raise InvalidLine(f"has no field `{'.'.join(paths[found.index(unset)])}`")
+        id = None if id_at is None else _id_bytes(bytes(found[id_at]), paths[id_at])
+        data = line.strip() if data_at is None else bytes(found[data_at])
+        if CARRIAGE_RETURN in data:
+            data = data.replace(b"\r", b" ")  # it stands between tokens: in a string it would be no JSON
+        if len(line) > MAX_EVENT_BYTES:
+            check_size(len(data) + len(metadata or b""))
+        return streams[stream_of(found)], (types[type_of(found)], id, JSON_CODE, data, metadata)
+
+    return decode
+
+
+def split_path(field: str) -> tuple[str, ...]:
+    r"""The names in a dotted path; a leading dot is allowed, as is a dot in a name written as `\.`.
+
+    Raises:
+        InvalidArgument: a name in it is empty.
+    """
+    names = tuple(name.replace("\\.", ".") for name in re.split(r"(?<!\\)\.", field.removeprefix(".")))
+    if not all(names):
+        raise InvalidArgument(
+            f"{field!r} is no field; give a name, or names with dots between them such as a.b"
+        )
+    return names
+
+
+def pick_fields(paths: Sequence[tuple[str, ...]]) -> Callable[[bytes], Sequence[Any]]:
+    """A function that checks a line and returns the raw JSON at each path, or msgspec.UNSET."""
+    import msgspec
+
+    if not paths:
+        parse_any = msgspec.json.Decoder(msgspec.Raw).decode
+        return lambda line: (parse_any(line),)  # nothing is looked up in it
+    # One parse serves all paths, unless one path goes on inside what another one takes whole.
+    plans: list[list[int]] = []
+    for at, path in enumerate(paths):
+        for plan in plans:
+            if not any(_overlap(path, paths[other]) for other in plan):
+                plan.append(at)
+                break
+        else:
+            plans.append([at])
+    parsers = [_plan_parser([paths[at] for at in plan]) for plan in plans]
+    if len(parsers) == 1:
+        return parsers[0]
+    order = [at for plan in plans for at in plan]
+
+    def pick(line: bytes) -> Sequence[Any]:
+        found: list[Any] = [None] * len(order)
+        for at, value in zip(order, [value for parse in parsers for value in parse(line)], strict=True):
+            found[at] = value
+        return found
+
+    return pick
+
+
+def _overlap(path: tuple[str, ...], other: tuple[str, ...]) -> bool:
+    shared = min(len(path), len(other))
+    return path != other and path[:shared] == other[:shared]
+
+
+def _plan_parser(paths: Sequence[tuple[str, ...]]) -> Callable[[bytes], Sequence[Any]]:
+    import msgspec
+
+    def shape(tails: Iterable[tuple[str, ...]]) -> Any:
+        inner: dict[str, list[tuple[str, ...]]] = {}
+        for tail in tails:
+            inner.setdefault(tail[0], []).append(tail[1:])
+        fields: list[tuple[str, Any, Any]] = []
+        for name, rest in inner.items():
+            attribute = attributes.setdefault(name, f"f{len(attributes)}")
+            if rest[0]:
+                nested = shape(rest)
+                fields.append((attribute, nested, msgspec.field(default_factory=nested)))
+            else:
+                fields.append((attribute, msgspec.Raw, msgspec.UNSET))
+        return msgspec.defstruct("Line", fields, rename={attributes[name]: name for name in inner}, gc=False)
+
+    attributes: dict[str, str] = {}  # any name → one that Python can have
+    parse = msgspec.json.Decoder(shape(paths)).decode
+    get = attrgetter(*(".".join(attributes[name] for name in path) for path in paths))
+    if len(paths) == 1:
+        return lambda line: (get(parse(line)),)
+    return lambda line: get(parse(line))
+
+
+def _text_reader(
+    constant: str | None, field: str, paths: list[tuple[str, ...]], *, template: bool = False
+) -> Callable[[Sequence[Any]], str]:
+    """A function that makes a name from what was picked; the paths that it needs are added to `paths`."""
+    if constant is not None:
+        return lambda _found: constant
+    parts = re.split(r"\{(\.[^{}]+)\}", field) if template else [field]
+    if len(parts) == 1:
+        parts = ["", field, ""]
+    literals = parts[::2]
+    places = [_place(part, paths) for part in parts[1::2]]
+    if len(places) == 1:
+        return _one_text(literals[0], literals[1], places[0], paths)
+
+    def fill(found: Sequence[Any]) -> str:
+        values = [_text(bytes(found[at]), paths[at]) for at in places]
+        return "".join(literal + value for literal, value in zip(literals, [*values, ""], strict=True))
+
+    return fill
+
+
+def _one_text(
+    before: str, after: str, at: int, paths: list[tuple[str, ...]]
+) -> Callable[[Sequence[Any]], str]:
+    made: dict[bytes, str] = {}
+
+    def fill(found: Sequence[Any]) -> str:
+        raw = bytes(found[at])
+        text = made.get(raw)
+        if text is None:
+            if len(made) >= CACHE_SIZE:
+                made.clear()
+            text = made[raw] = before + _text(raw, paths[at]) + after
+        return text
+
+    return fill
+
+
+def _place(field: str, paths: list[tuple[str, ...]]) -> int:
+    path = split_path(field)
+    if path not in paths:
+        paths.append(path)
+    return paths.index(path)
+
+
+def _text(raw: bytes, path: tuple[str, ...]) -> str:
+    """A string's content, or a number or boolean as it is written."""
+    first = raw[:1]
+    if first == b'"':
+        return json.loads(raw) if _BACKSLASH in raw else raw[1:-1].decode()
+    if first in {b"n", b"{", b"["}:
+        kind = {b"n": "null", b"{": "an object", b"[": "an array"}[first]
+        raise InvalidLine(f"has {kind} in `{'.'.join(path)}`, where a text, a number or a boolean is needed")
+    return raw.decode()
+
+
+def _id_bytes(raw: bytes, path: tuple[str, ...]) -> bytes:
+    """A UUID's bytes, or those of `idempotency_id`, which is too dear to be called for every line."""
+    if raw[:1] in {b"t", b"f"}:
+        raise InvalidLine(f"has a boolean in `{'.'.join(path)}`; an id is a UUID, a text or a number")
+    text = _text(raw, path)
+    found = canonical_uuid(text)
+    if found is not None:
+        return found
+    if not text:
+        raise InvalidLine(f"has an empty text in `{'.'.join(path)}`; an id is a UUID, a text or a number")
+    digest = bytearray(sha1(_NAMESPACE + text.encode(), usedforsecurity=False).digest()[:16])
+    digest[6] = digest[6] & 0x0F | 0x50
+    digest[8] = digest[8] & 0x3F | 0x80
+    return bytes(digest)

@@ -1,0 +1,1 @@
+"""The directory engine: a store in files."""

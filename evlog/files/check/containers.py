@@ -1,0 +1,241 @@
+"""Looking at a compressed log as `verify`, `repair` and `salvage` do: past all damage, every byte checked.
+
+What cannot be unpacked reads as zeros, which never pass for a frame or a record, and is a finding. Where the
+header or the table of blocks is damaged, the blocks are found without: by the seek table alone, or by their
+own structure, one behind the other; zstandard's checksums say then which of them are whole. The file is read
+with `pread`, so that nothing that happens to it meanwhile can kill the process. Nothing here writes.
+"""
+
+from __future__ import annotations
+
+from array import array
+from typing import Final
+from zlib import crc32
+
+from evlog.files.check import findings as kinds
+from evlog.files.check.findings import Finding
+from evlog.files.disk.files import ReadFile
+from evlog.files.disk.zstd import BlockFault, content_size, need_zstandard, unpack
+from evlog.files.format.headers import (
+    FILE_HEADER_BYTES,
+    FileHeader,
+    FormatFault,
+    NewerFormat,
+    decode_file_header,
+)
+from evlog.files.format.seek_table import (
+    BLOCK_BYTES,
+    HEAD_BYTES,
+    MAX_BLOCK_BYTES,
+    BlockTable,
+    count_blocks,
+    decode_head,
+    decode_tail,
+    encode_head,
+    encode_tail,
+    frame_end,
+    log_header,
+    make_table,
+    tail_bytes,
+)
+from evlog.files.log.compressed import BlockLog
+from evlog.files.log.manifest import SegmentInfo
+from evlog.files.log.segment import Segment
+
+_FOOTER_BYTES: Final = 9
+_NO_CRC: Final = 1  # of a block that is not there: an empty one has the CRC 0
+
+
+class Container:
+    """The file of a compressed log: what is wrong with it, and where its blocks are all the same.
+
+    Args:
+        name: of the file, as findings have it.
+        expected: the header of the log, None if that is not known.
+        log_bytes: the length of the log, None if that is not known.
+        compressed_bytes: the length of the file, as it was written.
+
+    Raises:
+        FileNotFoundError: it is not there.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        name: str,
+        expected: FileHeader | None,
+        log_bytes: int | None,
+        compressed_bytes: int,
+    ) -> None:
+        self.path = path
+        self.findings: list[Finding] = []
+        self._name = name
+        self._file = ReadFile(path)
+        self._size = self._file.size()
+        if self._size != compressed_bytes:
+            detail = f"it has {self._size} bytes, {compressed_bytes} were written"
+            self.find(kinds.LENGTH, min(self._size, compressed_bytes), detail)
+        self._log_bytes = log_bytes
+        self.header = self._check_head(expected)
+        self._table = self._check_table()
+
+    def __getitem__(self, place: slice) -> bytes:
+        return self._file.read(place.stop - place.start, place.start)
+
+    def table(self) -> BlockTable:
+        """Where the blocks are, as far as anything still tells.
+
+        Raises:
+            ZstdNotInstalled: they have to be unpacked for that.
+        """
+        return self._table or self._table_by_itself() or self._walk()
+
+    def find(self, kind: str, offset: int, detail: str) -> None:
+        """Note what is wrong."""
+        self.findings.append(Finding(kind, self._name, offset, None, detail))
+
+    def _check_head(self, expected: FileHeader | None) -> FileHeader | None:
+        try:
+            header = decode_head(self[0:HEAD_BYTES])
+        except FormatFault as fault:
+            self.find(kinds.HEADER, 0, str(fault))
+            return None
+        except NewerFormat as newer:
+            self.find(kinds.HEADER, 0, f"its header is of format {newer.found}")
+            return None
+        if expected is not None and log_header(header) != expected:
+            self.find(kinds.HEADER, 0, "its header names another store or segment: swapped?")
+            return None
+        return header
+
+    def _check_table(self) -> BlockTable | None:
+        header, log_bytes = self.header, self._log_bytes
+        if header is None:
+            return None
+        tail_at = max(HEAD_BYTES, self._size - tail_bytes(header.keys))
+        tail = self[tail_at : self._size]
+        try:
+            if crc32(tail) != header.source_crc:
+                raise FormatFault("its table of blocks fails its CRC")
+            table = decode_tail(tail, self._size)
+            if (table.blocks, table.block_bytes) != (header.keys, header.postings):
+                raise FormatFault("its table of blocks is not what its header says")
+            if log_bytes is not None and table.log_bytes != log_bytes:
+                raise FormatFault(f"it holds {table.log_bytes} bytes of a log of {log_bytes}")
+        except FormatFault as fault:
+            self.find(kinds.BLOCK, tail_at, str(fault))
+            return None
+        return table
+
+    def _table_by_itself(self) -> BlockTable | None:
+        """The table by the end of the file alone, though header or table are damaged somewhere."""
+        try:
+            count = count_blocks(self[max(0, self._size - _FOOTER_BYTES) : self._size])
+            tail_at = self._size - tail_bytes(count)
+            table = decode_tail(self[tail_at : self._size], self._size) if tail_at > HEAD_BYTES else None
+        except FormatFault:
+            return None
+        if table is None or self._log_bytes not in (None, table.log_bytes):
+            return None
+        need_zstandard(self.path)
+        return table._replace(crcs=array("I", (self._crc(table, number) for number in range(table.blocks))))
+
+    def _crc(self, table: BlockTable, number: int) -> int:
+        """The CRC that a block must have where the table's is not to be trusted: its own, if it is whole."""
+        packed = self[table.offsets[number] : table.offsets[number + 1]]
+        try:
+            unpack(packed, table.content_bytes(number))
+        except BlockFault:
+            return crc32(packed) ^ 1
+        return crc32(packed)
+
+    def _walk(self) -> BlockTable:
+        """The blocks one behind the other, up to the first that is not whole by zstandard's checksum."""
+        need_zstandard(self.path)
+        raw = self[0 : self._size]
+        sizes: list[int] = []
+        contents: list[int] = []
+        crcs: list[int] = []
+        at = HEAD_BYTES
+        try:
+            while not contents or contents[-1] == contents[0]:
+                end = frame_end(raw, at)
+                packed = raw[at:end]
+                size = content_size(packed)
+                if not 0 < size <= MAX_BLOCK_BYTES or (contents and size > contents[0]):
+                    break
+                unpack(packed, size)
+                sizes.append(end - at)
+                contents.append(size)
+                crcs.append(crc32(packed))
+                at = end
+        except (FormatFault, BlockFault):
+            pass  # here begins what is damaged, or stands behind the blocks
+        block_bytes = contents[0] if contents else BLOCK_BYTES
+        log_bytes = self._log_bytes or sum(contents)
+        missing = max(0, -(-log_bytes // block_bytes) - len(sizes))
+        return make_table(block_bytes, log_bytes, sizes + [0] * missing, crcs + [_NO_CRC] * missing)
+
+    def maybe_mended(self, log: FileHeader) -> bytes | None:
+        """The whole file as it was written, if every block of the log is whole; else None."""
+        table, reader = self.table(), CheckedLog(self)
+        for number in range(table.blocks):
+            reader.block(number)
+        if reader.damaged_blocks or not table.blocks:
+            return None
+        tail = encode_tail(table)
+        head = encode_head(log, table.block_bytes, table.blocks, tail)
+        return head + self[HEAD_BYTES : table.offsets[-1]] + tail
+
+
+class CheckedLog(BlockLog):
+    """The bytes of a compressed log, with zeros for what is damaged."""
+
+    def __init__(self, container: Container) -> None:
+        super().__init__(container.path, container, container.table())
+        self._container = container
+        self.damaged_blocks: set[int] = set()
+
+    @property
+    def findings(self) -> list[Finding]:
+        """What was found wrong so far, of the file and of the blocks that were read."""
+        return self._container.findings
+
+    def _damaged(self, number: int, detail: str) -> bytes:
+        at, end = self._table.offsets[number : number + 2]
+        if number not in self.damaged_blocks and number - 1 not in self.damaged_blocks:
+            # What follows at once is not said again: half a file may be missing.
+            self._container.find(kinds.BLOCK, at, detail if at < end else "blocks of the log are missing")
+        self.damaged_blocks.add(number)
+        return bytes(self._table.content_bytes(number))
+
+
+def open_container(store: str, store_id: bytes, info: SegmentInfo) -> Container:
+    """The container of a segment's compressed log. Raises as `Container` does."""
+    segment = Segment(store, store_id, info)
+    log_bytes = info.log_bytes if info.sealed else None
+    name = segment.log_path[len(store) + 1 :]
+    return Container(segment.log_path, name, segment.header, log_bytes, info.compressed_bytes)
+
+
+def open_log(store: str, store_id: bytes, info: SegmentInfo) -> ReadFile | CheckedLog:
+    """A segment's log, compressed or not, to be read past all damage.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        ZstdNotInstalled: it is compressed, and zstandard is not there.
+    """
+    if info.compressed_bytes:
+        need_zstandard(Segment(store, store_id, info).log_path)
+        return CheckedLog(open_container(store, store_id, info))
+    return ReadFile(Segment(store, store_id, info).log_path)
+
+
+def written_header(container: Container) -> FileHeader | None:
+    """The header of the log that a container holds, by the container's own, or by the log's first bytes."""
+    if container.header is not None:
+        return log_header(container.header)
+    try:
+        return decode_file_header(CheckedLog(container).read(FILE_HEADER_BYTES, 0))
+    except (FormatFault, NewerFormat):
+        return None

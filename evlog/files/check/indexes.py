@@ -1,0 +1,198 @@
+"""Checking a sealed segment's .streams, .types and .ids against its entries, and the entries' versions.
+
+An index is right if its keys rise, every entry stands in it exactly once and under its own key, and the
+entries of a key rise: then it is the one that would be built. Whole columns are compared at a time, since an
+entry costs more in a loop than everything else that is checked of it. Nothing here opens a log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain, compress, pairwise, repeat
+from operator import eq, ge, itemgetter, lt, sub
+from typing import Final, NamedTuple
+
+from evlog.errors import EvlogError
+from evlog.files.check import findings as kinds
+from evlog.files.check.findings import Finding
+from evlog.files.disk.files import ReadFile
+from evlog.files.format.entries import column
+from evlog.files.format.headers import (
+    FILE_HEADER_BYTES,
+    KIND_IDS,
+    KIND_STREAMS,
+    KIND_TYPES,
+    FileHeader,
+    FormatFault,
+    NewerFormat,
+    decode_file_header,
+)
+from evlog.files.format.sorted_index import PAGE_BYTES, group_entries, page_crcs, sorted_shape
+
+SUFFIXES: Final = {KIND_STREAMS: "streams", KIND_TYPES: "types", KIND_IDS: "ids"}
+_COLUMN: Final = {KIND_STREAMS: "stream_hash", KIND_TYPES: "type_hash", KIND_IDS: "id_fold_upper"}
+
+Entries = bytes | bytearray | memoryview
+
+
+class Postings(NamedTuple):
+    """A sorted index as lists: keys, where the postings of each begin (and the last one's end), postings."""
+
+    keys: list[int]
+    starts: list[int]
+    numbers: list[int]
+
+
+class IndexWrong(Exception):
+    """The file is not the index of these entries."""
+
+    def __init__(self, kind: str, offset: int | None, detail: str) -> None:
+        super().__init__(detail)
+        self.finding_kind = kind
+        self.offset = offset
+
+
+def check_index(
+    path: str, name: str, expected: FileHeader, entries: Entries
+) -> tuple[Finding | None, Postings]:
+    """Check one sorted index; what is wrong with it, and its content as it must be.
+
+    Args:
+        path: the file. name: its path below the store, for the finding.
+        expected: the header that it must have, but for its counts.
+        entries: the segment's entries, known to be right.
+    """
+    try:
+        postings = _read_postings(path, expected)
+        _check_postings(postings, expected.kind, column(entries, _COLUMN[expected.kind]))
+        return None, postings
+    except FileNotFoundError:
+        wrong = IndexWrong(kinds.MISSING, None, "it is missing")
+    except IndexWrong as fault:
+        wrong = fault
+    detail = f"{wrong}; it is derived, nothing is lost"
+    finding = Finding(wrong.finding_kind, name, wrong.offset, None, detail)
+    return finding, make_postings(entries, expected.kind)
+
+
+def make_postings(entries: Entries, kind: int) -> Postings:
+    """What the index of these entries holds, where there is none to be believed; not of ids."""
+    if kind == KIND_IDS:
+        return Postings([], [], [])
+    keys, starts, numbers = group_entries(column(entries, _COLUMN[kind]))
+    return Postings(keys.tolist(), starts.tolist(), numbers.tolist())
+
+
+def check_header(path: str, expected: FileHeader) -> None:
+    """Check what a look at a sorted index's header and length can show.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        IndexWrong: it does not begin as it must, or has another length.
+    """
+    _checked_header(ReadFile(path), expected)
+
+
+def _checked_header(file: ReadFile, expected: FileHeader) -> FileHeader:
+    try:
+        header = decode_file_header(file.read(FILE_HEADER_BYTES, 0))
+    except NewerFormat as newer:
+        raise IndexWrong(kinds.HEADER, 0, f"its header is of format {newer.found}") from None
+    except (FormatFault, EvlogError) as fault:
+        raise IndexWrong(kinds.HEADER, 0, str(fault)) from None
+    if header._replace(keys=0, postings=0) != expected:
+        raise IndexWrong(
+            kinds.HEADER, 0, "its header names another store, segment or source: swapped or stale"
+        )
+    shape = sorted_shape(header.kind, header.keys, header.postings)
+    size = file.size()
+    if size != shape.file_bytes:
+        detail = f"it has {size} bytes, not {shape.file_bytes}"
+        raise IndexWrong(kinds.LENGTH, min(size, shape.file_bytes), detail)
+    return header
+
+
+def _read_postings(path: str, expected: FileHeader) -> Postings:
+    file = ReadFile(path)
+    header = _checked_header(file, expected)
+    shape = sorted_shape(header.kind, header.keys, header.postings)
+    raw = memoryview(file.read(shape.file_bytes, 0))
+    found, crcs = page_crcs(raw[FILE_HEADER_BYTES : shape.crcs_at]), bytes(raw[shape.crcs_at :])
+    if found != crcs:
+        bad = next(at for at in range(0, len(found), 4) if found[at : at + 4] != crcs[at : at + 4])
+        offset = FILE_HEADER_BYTES + bad // 4 * PAGE_BYTES
+        raise IndexWrong(kinds.INDEX, offset, "a page of it fails its CRC")
+    keys = raw[shape.keys_at : shape.starts_at]
+    return Postings(
+        (keys.cast("I") if header.kind == KIND_IDS else keys.cast("Q")).tolist(),
+        raw[shape.starts_at : shape.postings_at].cast("I").tolist(),
+        raw[shape.postings_at : shape.crcs_at].cast("I").tolist(),
+    )
+
+
+def _check_postings(postings: Postings, kind: int, cells: list[int]) -> None:
+    """Raise IndexWrong unless each of the column's cells is found under its own key, once and in order."""
+    keys, starts, numbers = postings
+    count = len(cells)
+    if len(numbers) != count:
+        raise IndexWrong(kinds.INDEX, None, f"it has {len(numbers)} postings for {count} events")
+    if not count:
+        return
+    try:
+        own = pick(cells, numbers)
+    except IndexError:
+        raise IndexWrong(kinds.INDEX, None, "a posting is beyond the segment's end") from None
+    if kind == KIND_IDS:
+        if own != tuple(keys):
+            raise IndexWrong(kinds.INDEX, None, "a posting stands under another event's key")
+        for at in compress(range(count), map(ge, keys, keys[1:])):  # a few ties by chance
+            if keys[at] > keys[at + 1] or numbers[at] >= numbers[at + 1]:
+                raise IndexWrong(kinds.INDEX, None, "its keys or postings do not rise")
+        return
+    if not _rises(keys) or not _rises(starts) or starts[0] or starts[-1] != count:
+        raise IndexWrong(kinds.INDEX, None, "its keys or starts do not rise")
+    if not all(map(eq, own, chain.from_iterable(map(repeat, keys, _lengths(starts))))):
+        raise IndexWrong(kinds.INDEX, None, "a posting stands under another event's key")
+    if not set(compress(range(1, count), map(ge, numbers, numbers[1:]))).issubset(starts):
+        raise IndexWrong(kinds.INDEX, None, "the postings of a key do not rise")
+
+
+def _rises(values: list[int]) -> bool:
+    """Whether each is greater than the one before it."""
+    return all(map(lt, values, values[1:]))
+
+
+def pick(values: Sequence[int], numbers: Sequence[int]) -> tuple[int, ...]:
+    """The values with these numbers, all in one call."""
+    if len(numbers) == 1:
+        return (values[numbers[0]],)
+    picked: tuple[int, ...] = itemgetter(*numbers)(values)
+    return picked
+
+
+def _lengths(starts: Sequence[int]) -> map[int]:
+    return map(sub, starts[1:], starts)
+
+
+def odd_streams(streams: Postings, versions: Sequence[int], *, gaps: bool) -> list[int]:
+    """The numbers of the first entries (one a stream hash) whose versions do not go on by one.
+
+    Args:
+        gaps: a salvage was here, so versions need only rise.
+    """
+    _, starts, numbers = streams
+    if not numbers:
+        return []
+    own = pick(versions, numbers)
+    firsts = [own[start] for start in starts[:-1]]
+    ends = map(sum, zip(firsts, _lengths(starts), strict=False))
+    if own == tuple(chain.from_iterable(map(range, firsts, ends))):
+        return []
+    odd = []
+    for start, end in pairwise(starts):
+        its = own[start:end]
+        for at in range(1, len(its)):
+            if its[at] <= its[at - 1] or (not gaps and its[at] != its[at - 1] + 1):
+                odd.append(numbers[start + at])
+                break
+    return odd

@@ -1,0 +1,216 @@
+"""Repairing what loses nothing: derived files are made anew, a torn tail is cut, leftovers are removed.
+
+Every step is one that the next writer could do as well, and may be interrupted anywhere. What is damaged for
+good is left exactly as it is; `find_losses` says which events that costs, as far as anything still knows.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+from zlib import crc32
+
+from evlog.errors import CorruptionError, EvlogError
+from evlog.files.check import findings as kinds
+from evlog.files.check.containers import open_container
+from evlog.files.check.files import look
+from evlog.files.check.findings import Finding, Loss, VerifyReport
+from evlog.files.check.logs import LogCheck
+from evlog.files.check.segments import SegmentTask
+from evlog.files.check.survey import lost_in_segment
+from evlog.files.check.verify import Progress, verify_store
+from evlog.files.disk.file_lock import FileLock, held_shared
+from evlog.files.disk.files import DISK, Disk, ReadFile
+from evlog.files.format import paths
+from evlog.files.format.entries import ENTRY_BYTES
+from evlog.files.format.headers import FILE_HEADER_BYTES, KIND_OFFSETS, encode_file_header
+from evlog.files.format.marks import ACKNOWLEDGED_MAGIC, DURABLE_MAGIC, MARKS_BYTES, WRITTEN_MAGIC, Mark
+from evlog.files.log.index import SORTED_SUFFIXES
+from evlog.files.log.log import Log, OpenParts, SealedPart
+from evlog.files.log.manifest import Manifest, SegmentInfo, read_manifest
+from evlog.files.log.segment import Segment
+from evlog.files.write.recovery import (
+    is_running,
+    recover_locked,
+    repair_offsets_locked,
+    replace_derived,
+    sync_names,
+    write_mark,
+)
+
+_DERIVED: Final = (".offsets", ".streams", ".types", ".ids")
+
+
+class RepairReport(NamedTuple):
+    """What a repair did: the store as it is now, what was found before and is mended, and what is lost."""
+
+    report: VerifyReport
+    repaired: tuple[Finding, ...]
+    losses: tuple[Loss, ...]
+
+
+def repair_store(
+    store: str,
+    *,
+    lock_timeout_seconds: float | None = None,
+    progress: Progress | None = None,
+    disk: Disk = DISK,
+) -> RepairReport:
+    """Verify, mend what can be mended without losing anything, and verify again.
+
+    Durable when this returns, as far as it cannot be derived again.
+
+    Raises:
+        LockTimeout: writers held the lock for longer than that.
+        StoreAccessDenied, StoreFull, StoreIOError: the file system refuses.
+        As `verify_store`.
+    """
+    before = verify_store(store, progress=progress)
+    if before.ok or any(
+        finding.kind == kinds.MANIFEST and finding.file == paths.MANIFEST for finding in before.findings
+    ):
+        return RepairReport(before, (), ())
+    _mend(store, before.findings, lock_timeout_seconds, disk)
+    after = verify_store(store, progress=progress)
+    repaired = tuple(finding for finding in before.findings if finding not in after.findings)
+    losses = () if after.ok else tuple(find_losses(store))
+    return RepairReport(after, repaired, losses)
+
+
+def find_losses(store: str) -> list[Loss]:
+    """The events that are damaged for good, segment by segment."""
+    losses: list[Loss] = []
+    tasks = look(store).tasks()
+    for task in tasks:
+        losses += lost_in_segment(task, tasks)
+    return losses
+
+
+def _mend(store: str, found: Sequence[Finding], lock_timeout_seconds: float | None, disk: Disk) -> None:
+    lock = FileLock(paths.lock_path(store), lock_timeout_seconds, disk)
+    try:
+        with lock:
+            manifest = read_manifest(store)[0]
+            active_name = _name(manifest.segments[-1])
+            if any(finding.kind == kinds.EXTRA for finding in found):
+                _remove_leftovers_locked(store, manifest, disk)
+            files = {finding.file for finding in found}
+            if files & {f"{active_name}.log", f"{active_name}.offsets", paths.DURABLE}:
+                _mend_end_locked(store, lock_timeout_seconds, disk)
+            for info in manifest.segments:
+                if info.compressed_bytes and f"{_name(info)}.{info.log_suffix}" in files:
+                    _mend_compressed_locked(store, manifest, info, disk)
+    finally:
+        lock.close()
+    broken = {finding.file.rsplit(".", 1)[0] for finding in found if finding.file.endswith(_DERIVED)}
+    for info in manifest.segments[:-1]:
+        if _name(info) in broken:
+            _rebuild_derived(store, manifest, info, disk)
+
+
+def _name(info: SegmentInfo) -> str:
+    return f"{paths.SEGMENTS}/{info.first_position:020d}.{info.generation}"
+
+
+def _mend_end_locked(store: str, lock_timeout_seconds: float | None, disk: Disk) -> None:
+    """Do for the active segment what its next writer would: cut the torn tail, write entries and marks."""
+    try:
+        log = Log(store)
+        active = log.active.segment
+        sync_names(store, disk)
+        log_file = disk.open(active.log_path)
+        offsets_file = disk.open(active.offsets_path, create=True)
+        marks_lock = FileLock(paths.durable_path(store), lock_timeout_seconds, disk)
+        with marks_lock as marks_file:
+            recover_locked(log, log_file, marks_file, disk)
+            repair_offsets_locked(log, offsets_file, disk)
+            if os.fstat(marks_file.fd).st_size > MARKS_BYTES:
+                disk.cut(marks_file, MARKS_BYTES)
+            active = log.active.segment
+            disk.sync(log_file)  # then the mark may say so
+            write_mark(marks_file, DURABLE_MAGIC, Mark(active.tag, active.end), disk)
+            write_mark(marks_file, ACKNOWLEDGED_MAGIC, None, disk)  # it says no more than the one before
+            time_us = log.sealed[-1].info.last_time_us if log.sealed else 0
+            time_us = active.record(active.count - 1)[5] if active.count else time_us
+            written = Mark(active.tag, active.end, active.count, active.index_crc, time_us)
+            write_mark(marks_file, WRITTEN_MAGIC, written, disk)
+        marks_lock.close()
+    except CorruptionError:
+        return  # real damage: nothing was changed, and it is reported
+
+
+def _mend_compressed_locked(store: str, manifest: Manifest, info: SegmentInfo, disk: Disk) -> None:
+    """Write header and table of a compressed log anew, if all of its blocks are whole.
+
+    Under the lock, so that no compaction replaces it meanwhile. It is durable before it is in place.
+    """
+    try:
+        container = open_container(store, manifest.store_id_bytes, info)
+    except FileNotFoundError:
+        return
+    content = container.maybe_mended(Segment(store, manifest.store_id_bytes, info).header)
+    if content is None or len(content) != info.compressed_bytes:
+        return
+    temporary = f"{container.path}.{os.getpid()}{paths.TEMPORARY}"
+    try:
+        disk.create_file(temporary, content)
+        disk.replace(temporary, container.path)
+    except EvlogError:
+        disk.remove(temporary)
+        raise
+    disk.sync_dir(paths.segments_path(store))
+
+
+def _remove_leftovers_locked(store: str, manifest: Manifest, disk: Disk) -> None:
+    """Remove what interrupted processes left, unless it may hold an event that nothing else has."""
+    directory = paths.segments_path(store)
+    active = manifest.segments[-1]
+    with held_shared(paths.compaction_path(store), 0.0) as idle:
+        for name in sorted(os.listdir(directory)):
+            meaning = paths.maybe_parse_segment_name(name)
+            if meaning is None:
+                if name.endswith(paths.TEMPORARY) and not is_running(name):
+                    disk.remove(f"{directory}/{name}")
+                continue
+            if manifest.names(meaning) or not idle:
+                continue
+            logs = [
+                paths.segment_path(store, meaning.first_position, meaning.generation, suffix)
+                for suffix in (paths.LOG, paths.COMPRESSED_LOG)
+            ]
+            empty = all(not os.path.exists(log) or os.stat(log).st_size <= FILE_HEADER_BYTES for log in logs)
+            replaced = manifest.segments[0].first_position <= meaning.first_position < active.first_position
+            if empty or replaced:
+                disk.remove(f"{directory}/{name}")
+    disk.remove(paths.manifest_path(store) + paths.TEMPORARY)
+
+
+def _rebuild_derived(store: str, manifest: Manifest, info: SegmentInfo, disk: Disk) -> None:
+    """Make .offsets and the sorted indexes of a sealed segment anew, from its log if that is whole."""
+    entries = _sound_entries(store, manifest, info)
+    if entries is None:
+        return
+    part = SealedPart(store, manifest, info, OpenParts())
+    prefix = paths.segment_path(store, info.first_position, info.generation, "")[:-1]
+    header = Segment(store, manifest.store_id_bytes, info).header._replace(kind=KIND_OFFSETS)
+    replace_derived(f"{prefix}.offsets", encode_file_header(header) + entries, disk)
+    for kind in SORTED_SUFFIXES:
+        replace_derived(part.index.path(kind), part.index.build(kind, entries), disk)
+    part.close()
+
+
+def _sound_entries(store: str, manifest: Manifest, info: SegmentInfo) -> bytes | None:
+    """The entries that were sealed, from .offsets or from the log; None if neither gives them."""
+    task = SegmentTask(store, manifest.store_id_bytes, info, info.log_bytes)
+    try:
+        entries = ReadFile(f"{task.path}.offsets").read(info.events * ENTRY_BYTES, FILE_HEADER_BYTES)
+        if crc32(entries) == info.offsets_crc:
+            return entries
+    except (FileNotFoundError, EvlogError):
+        pass
+    try:
+        entries = bytes(LogCheck(store, manifest.store_id_bytes, info, info.log_bytes).run().entries)
+    except (FileNotFoundError, EvlogError):
+        return None
+    return entries if crc32(entries) == info.offsets_crc else None

@@ -1,0 +1,324 @@
+"""Salvage: everything that is whole, copied into a new store; what is not is left out and listed.
+
+The new store is the old one as far as it can be: the same store id, and every event with the position,
+version, id and time it had. A segment without damage is copied as it stands, so that head digests up to the
+first damage stay. Of a damaged one the whole records are written anew, with gaps where events are missing,
+as a compaction would leave it (its generation counts up). Without a manifest the logs' headers tell what
+there was. The source is only read; the new store exists once its manifest does, which comes last.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import Final, NamedTuple
+from zlib import crc32
+
+from evlog.errors import CorruptionError, EvlogError, NotAStore, ZstdNotInstalled
+from evlog.files.check.containers import Container, written_header
+from evlog.files.check.files import check_gone, look
+from evlog.files.check.findings import Loss
+from evlog.files.check.logs import LogCheck
+from evlog.files.check.segments import SegmentTask
+from evlog.files.check.survey import Survey, lost_in_segment
+from evlog.files.check.verify import Progress
+from evlog.files.disk.files import DISK, Disk, ReadFile, WriteFile
+from evlog.files.format import paths
+from evlog.files.format.entries import ENTRY_BYTES, derive_entries
+from evlog.files.format.frames import (
+    FRAME_HEADER_BYTES,
+    FrameHeader,
+    decode_record,
+    encode_body,
+    encode_frame_header,
+)
+from evlog.files.format.headers import (
+    FILE_HEADER_BYTES,
+    KIND_LOG,
+    KIND_OFFSETS,
+    FileHeader,
+    FormatFault,
+    NewerFormat,
+    decode_file_header,
+    encode_file_header,
+)
+from evlog.files.format.marks import WRITTEN_MAGIC, Mark, encode_mark
+from evlog.files.log.index import SORTED_SUFFIXES, build_sorted
+from evlog.files.log.manifest import Manifest, SegmentInfo, replace_manifest
+from evlog.files.write.create import DEFAULT_SEGMENT_BYTES, DEFAULT_SEGMENT_EVENTS
+from evlog.files.write.recovery import sync_names
+from evlog.files.write.roll import create_segment, new_tag
+from evlog.model.events import id_text
+
+_COPY_BYTES: Final = 4 << 20
+_MAX_FRAME_EVENTS: Final = 10_000
+
+
+class SalvageReport(NamedTuple):
+    """How much was copied, and what was not."""
+
+    events: int
+    segments: int
+    losses: tuple[Loss, ...]
+
+
+class _Copied(NamedTuple):
+    """A segment in the new store; `info` is None where nothing of it was whole."""
+
+    info: SegmentInfo | None
+    last_position: int
+    last_time_us: int
+    losses: list[Loss]
+
+
+def salvage_store(
+    store: str, out: str, *, progress: Progress | None = None, disk: Disk = DISK
+) -> SalvageReport:
+    """Copy all whole events into a new store; it is durable when this returns.
+
+    Raises:
+        NotAStore: something stands at `out` already, or there is nothing to salvage.
+        StoreAccessDenied, StoreFull, StoreIOError: the file system refuses.
+    """
+    if os.path.lexists(out) and (not os.path.isdir(out) or os.listdir(out)):
+        raise NotAStore(out, "something is there already, and a salvaged store is a new one")
+    manifest, tasks = _find_segments(store)
+    disk.make_dir(out)
+    disk.make_dir(paths.segments_path(out))
+    total, done = sum(task.size for task in tasks), 0
+    kept: list[SegmentInfo] = []
+    losses: list[Loss] = []
+    head = head_time_us = 0
+    renumber = False  # a segment that is gone wholly: its neighbour has to speak of the gap
+    for task in tasks:
+        copied = _copy_segment(task, tasks, out, disk, renumber=renumber)
+        losses += copied.losses
+        head, head_time_us = copied.last_position or head, max(head_time_us, copied.last_time_us)
+        renumber = copied.info is None and bool(copied.losses)
+        if copied.info is not None:
+            kept.append(copied.info)
+        done += task.size
+        if progress is not None:
+            progress(done, total)
+    fresh = SegmentInfo(head + 1, int(renumber), new_tag())
+    create_segment(out, manifest.store_id_bytes, fresh, disk)
+    mark = Mark(fresh.tag, FILE_HEADER_BYTES, time_us=head_time_us)
+    disk.create_file(paths.durable_path(out), encode_mark(WRITTEN_MAGIC, mark))
+    disk.create_file(paths.lock_path(out), b"")
+    _copy_subscriptions(store, out, disk)
+    sync_names(out, disk)
+    replace_manifest(out, manifest._replace(segments=_with_losses([*kept, fresh])), disk)
+    return SalvageReport(sum(info.events for info in kept), len(kept) + 1, tuple(losses))
+
+
+def _with_losses(infos: Sequence[SegmentInfo]) -> tuple[SegmentInfo, ...]:
+    """The segments, each with how many positions up to its end are those of no event, here or gone."""
+    counted = []
+    reached = 0
+    for info in infos:
+        end = info.last_position or info.first_position - 1
+        counted.append(info._replace(lost_events=end - reached - info.events - info.gone_events))
+        reached = end
+    return tuple(counted)
+
+
+# --- what there is
+
+
+def _find_segments(store: str) -> tuple[Manifest, list[SegmentTask]]:
+    """The segments to copy, by the manifest, or by the logs' own headers where there is none."""
+    try:
+        seen = look(store)
+    except CorruptionError:
+        return _without_manifest(store)
+    return seen.manifest, seen.tasks()
+
+
+def _without_manifest(store: str) -> tuple[Manifest, list[SegmentTask]]:
+    """The store as its logs tell it.
+
+    Where two of them cover the same positions a compaction was under way, or had just ended: then the older
+    generation is the one that lacks nothing.
+    """
+    headers = list(_log_headers(store))
+    if not headers:
+        raise NotAStore(store, "there is no log with a whole header")
+    (store_id, _), *_ = Counter(header.store_id for header, _ in headers).most_common(1)
+    tasks: list[SegmentTask] = []
+    reached = 0
+    for header, packed in sorted(headers, key=lambda found: (found[0].first_position, found[0].generation)):
+        if header.store_id != store_id or header.first_position <= reached:
+            continue
+        info = SegmentInfo(header.first_position, header.generation, header.tag, compressed_bytes=packed)
+        size = SegmentTask(store, store_id, info, 0).open_log().size()
+        task = SegmentTask(store, store_id, info, size)
+        reached = max(reached, LogCheck(store, store_id, info, task.size).run().last_position)
+        tasks.append(task)
+    infos = tuple(task.info for task in tasks)
+    settings = DEFAULT_SEGMENT_BYTES, DEFAULT_SEGMENT_EVENTS
+    return Manifest(id_text(store_id), *settings, infos), tasks
+
+
+def _log_headers(store: str) -> Iterator[tuple[FileHeader, int]]:
+    """The header of each log, with the length of its file if it is compressed, else 0; plain ones first."""
+    for suffix in (paths.LOG, paths.COMPRESSED_LOG):
+        for name in os.listdir(paths.segments_path(store)):
+            meaning = paths.maybe_parse_segment_name(name)
+            if meaning is None or meaning.suffix != suffix:
+                continue
+            path = f"{paths.segments_path(store)}/{name}"
+            size = os.stat(path).st_size if suffix == paths.COMPRESSED_LOG else 0
+            header = _maybe_header(path, name, size)
+            if header is not None and (header.first_position, header.generation) == meaning[:2]:
+                yield header, size
+
+
+def _maybe_header(path: str, name: str, compressed_bytes: int) -> FileHeader | None:
+    """The header of a log, by what is left of its file."""
+    try:
+        if compressed_bytes:
+            return written_header(Container(path, name, None, None, compressed_bytes))
+        header = decode_file_header(ReadFile(path).read(FILE_HEADER_BYTES, 0))
+    except ZstdNotInstalled:
+        raise  # nothing is left out for that
+    except (FileNotFoundError, FormatFault, NewerFormat, EvlogError):
+        return None
+    return header if header.kind == KIND_LOG else None
+
+
+# --- copying
+
+
+def _copy_segment(
+    task: SegmentTask, tasks: Sequence[SegmentTask], out: str, disk: Disk, *, renumber: bool
+) -> _Copied:
+    """Copy what is whole of a segment, and make its derived files."""
+    info = task.info
+    try:
+        survey = Survey(task)
+    except FileNotFoundError:
+        losses = lost_in_segment(task, tasks)
+        return _Copied(None, info.last_position, info.last_time_us, losses)
+    check = survey.check
+    if check.damages:
+        copied = _rewrite_segment(survey, out, disk)
+        losses = lost_in_segment(task, tasks)
+        last = max(check.last_position, info.last_position)
+        return _Copied(copied, last, check.last_time_us, losses)
+    if not check.count and not info.gone_bytes:
+        return _Copied(None, info.first_position - 1, 0, [])
+    sealed = info._replace(
+        compressed_bytes=0,  # the copy is plain
+        generation=info.generation + int(renumber),
+        last_position=info.last_position or check.last_position,
+        events=check.count,
+        log_bytes=check.end,
+        offsets_crc=crc32(check.entries),
+        first_time_us=info.first_time_us or check.first_time_us,
+        last_time_us=info.last_time_us or check.last_time_us,
+    )
+    path = _path(out, sealed, "log")
+    source = task.open_log()
+    file = disk.open(path, create=True, truncate=True)
+    header = check.header._replace(generation=sealed.generation)
+    disk.write_at(file, encode_file_header(header), 0)
+    for at in range(FILE_HEADER_BYTES, check.end, _COPY_BYTES):
+        disk.write_at(file, source.read(min(_COPY_BYTES, check.end - at), at), at)
+    _finish(file, out, header, sealed, bytes(check.entries), disk)
+    sealed = _copy_gone(task, header, sealed, out, disk)
+    return _Copied(sealed, sealed.last_position, sealed.last_time_us, [])
+
+
+def _rewrite_segment(survey: Survey, out: str, disk: Disk) -> SegmentInfo | None:
+    """Write the whole records of a damaged segment as a segment with gaps; None if there are none."""
+    old, check = survey.task.info, survey.check
+    info = old._replace(generation=old.generation + 1, tag=new_tag(), compressed_bytes=0)
+    header = check.header._replace(generation=info.generation, tag=info.tag)
+    file = disk.open(_path(out, info, "log"), create=True, truncate=True)
+    disk.write_at(file, encode_file_header(header), 0)
+    end = FILE_HEADER_BYTES
+    entries = bytearray()
+    times: list[int] = []
+    for records in _frames(survey):
+        body = encode_body(records)
+        first = decode_record(records[0])
+        times += [first[5], decode_record(records[-1])[5]]
+        frame = FrameHeader(len(body), len(records), end, first[0], 0, crc32(body), info.tag)
+        rows = derive_entries(frame, end, body)
+        frame = frame._replace(index_crc=crc32(rows, crc32(entries)))
+        disk.write_at(file, encode_frame_header(frame, end) + body, end)
+        entries += rows
+        end += FRAME_HEADER_BYTES + len(body)
+    if not entries and not old.gone_bytes:
+        disk.close(file)
+        disk.remove(_path(out, info, "log"))
+        return None
+    sealed = info._replace(
+        last_position=max(old.last_position, check.last_position),
+        events=len(entries) // ENTRY_BYTES,
+        log_bytes=end,
+        offsets_crc=crc32(entries),
+        first_time_us=old.first_time_us or times[0],
+        last_time_us=old.last_time_us or times[-1],
+    )
+    _finish(file, out, header, sealed, bytes(entries), disk)
+    return _copy_gone(survey.task, header, sealed, out, disk)
+
+
+def _copy_gone(task: SegmentTask, header: FileHeader, info: SegmentInfo, out: str, disk: Disk) -> SegmentInfo:
+    """Copy what is left of compacted events, if that is whole, under the copied segment's header."""
+    if not info.gone_bytes:
+        return info
+    if check_gone(task) is not None:
+        return info._replace(gone_events=0, gone_bytes=0, gone_crc=0)
+    raw = ReadFile(f"{task.path}.gone").read(info.gone_bytes, 0)
+    own = decode_file_header(raw[:FILE_HEADER_BYTES])._replace(generation=header.generation, tag=header.tag)
+    content = encode_file_header(own) + raw[FILE_HEADER_BYTES:]
+    disk.create_file(_path(out, info, "gone"), content)
+    return info._replace(gone_crc=crc32(content))
+
+
+def _frames(survey: Survey) -> Iterator[list[bytes]]:
+    """The whole records, those together that were in one frame."""
+    for _, group in groupby(survey.whole_records(), key=lambda whole: whole[1]):
+        records: list[bytes] = []
+        last = -1
+        for number, _, raw in group:
+            if records and (number != last + 1 or len(records) == _MAX_FRAME_EVENTS):
+                yield records
+                records = []
+            records.append(raw)
+            last = number
+        yield records
+
+
+def _finish(
+    file: WriteFile, out: str, header: FileHeader, info: SegmentInfo, entries: bytes, disk: Disk
+) -> None:
+    """Make a copied log durable, and write its derived files."""
+    disk.sync(file)
+    disk.close(file)
+    offsets = encode_file_header(header._replace(kind=KIND_OFFSETS)) + entries
+    disk.create_file(_path(out, info, "offsets"), offsets)
+    for kind, suffix in SORTED_SUFFIXES.items():
+        expected = header._replace(kind=kind, source_crc=info.offsets_crc)
+        disk.create_file(_path(out, info, suffix), build_sorted(expected, entries))
+
+
+def _path(out: str, info: SegmentInfo, suffix: str) -> str:
+    return paths.segment_path(out, info.first_position, info.generation, suffix)
+
+
+def _copy_subscriptions(store: str, out: str, disk: Disk) -> None:
+    """Checkpoints and parked events, as they are: positions are what they were."""
+    source = paths.subscriptions_path(store)
+    if not os.path.isdir(source):
+        return
+    disk.make_dir(paths.subscriptions_path(out))
+    for name in sorted(os.listdir(source)):
+        if name.endswith((".json", ".parked")):
+            file = ReadFile(f"{source}/{name}")
+            disk.create_file(f"{paths.subscriptions_path(out)}/{name}", file.read(file.size(), 0))
+    disk.sync_dir(paths.subscriptions_path(out))

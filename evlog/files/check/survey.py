@@ -1,0 +1,152 @@
+"""What of a damaged segment is whole, record by record, and what is lost.
+
+A frame whose body fails its CRC may still hold whole records: the entries of .offsets carry the CRC of each,
+and a later frame's running CRC, or the manifest, vouches for the entries. What is yielded here is as it was
+written; what nothing vouches for counts as lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+from zlib import crc32
+
+from evlog.errors import EvlogError
+from evlog.files.check.findings import Loss
+from evlog.files.check.logs import LogCheck
+from evlog.files.check.segments import SegmentTask, missing_segment
+from evlog.files.disk.files import ReadFile
+from evlog.files.format.entries import ENTRY, ENTRY_BYTES, column, hash_stream
+from evlog.files.format.frames import decode_record
+from evlog.files.format.headers import FILE_HEADER_BYTES, FormatFault
+
+
+class Lost(NamedTuple):
+    """Events that are not whole any more: entry numbers, with the entries where these are known."""
+
+    first_number: int
+    events: int
+    entries: list[tuple[int, int]]
+    """stream hash and version of each"""
+
+
+class Survey:
+    """A segment, record by record.
+
+    Raises:
+        FileNotFoundError: its log is not there.
+    """
+
+    def __init__(self, task: SegmentTask) -> None:
+        self.task = task
+        self.check = LogCheck(task.store, task.store_id, task.info, task.size, task.synced).run()
+        self._log = task.open_log()
+
+    def whole_records(self) -> Iterator[tuple[int, int, bytes]]:
+        """Number, offset of the frame and bytes of each record that is as it was written."""
+        for number, row in self._rows():
+            offset, length, crc, frame = row[2:6]
+            raw = self._log.read(length, offset)
+            if length and len(raw) == length and crc32(raw) == crc and _is_record(raw):
+                yield number, frame, raw
+
+    def lost(self) -> list[Lost]:
+        """What is not whole, in order."""
+        whole = {number for number, _, _ in self.whole_records()}
+        rows = dict(self._rows())
+        found = []
+        for damage in self.check.damages:
+            numbers = range(damage.first_number, damage.first_number + damage.events)
+            if not damage.entries_known:
+                found.append(Lost(damage.first_number, damage.events, []))
+                continue
+            for number in numbers:
+                if number not in whole:
+                    row = rows[number]
+                    found.append(Lost(number, 1, [(row[0], row[6])]))
+        return found
+
+    def _rows(self) -> Iterator[tuple[int, tuple[int, ...]]]:
+        """The known entries with their numbers."""
+        unknown = [damage for damage in self.check.damages if not damage.entries_known]
+        number = 0
+        for at in range(0, len(self.check.entries), ENTRY_BYTES):
+            while unknown and unknown[0].first_number == number:
+                number += unknown.pop(0).events
+            yield number, ENTRY.unpack_from(self.check.entries, at)
+            number += 1
+
+
+def _is_record(raw: bytes) -> bool:
+    try:
+        decode_record(raw)
+    except FormatFault:
+        return False
+    return True
+
+
+def lost_in_segment(task: SegmentTask, tasks: Sequence[SegmentTask]) -> list[Loss]:
+    """What a segment lost, with the streams' names where any whole event in the store tells them."""
+    try:
+        lost = Survey(task).lost()
+    except FileNotFoundError:
+        lost = [_all_of(task)]
+    losses: list[Loss] = []
+    names = _names_of({stream_hash for run in lost for stream_hash, _ in run.entries}, tasks)
+    for run in _joined(lost):
+        streams: dict[str, list[int]] = {}
+        for stream_hash, version in run.entries:
+            streams.setdefault(names.get(stream_hash, f"#{stream_hash:016x}"), []).append(version)
+        first = task.info.first_position + run.first_number
+        last = first + run.events - 1
+        if task.info.generation:  # positions have gaps: all that is known is between which they were
+            first, last = task.info.first_position, task.info.last_position
+        losses.append(Loss(task.log_name, first, last, run.events, streams))
+    return losses
+
+
+def _all_of(task: SegmentTask) -> Lost:
+    known = missing_segment(task)
+    entries = []
+    if known.entries_known:
+        rows = ReadFile(f"{task.path}.offsets").read(task.info.events * ENTRY_BYTES, FILE_HEADER_BYTES)
+        entries = [(row[0], row[6]) for row in ENTRY.iter_unpack(rows)]
+    return Lost(0, task.info.events, entries)
+
+
+def _joined(lost: list[Lost]) -> list[Lost]:
+    """Neighbours made one."""
+    joined: list[Lost] = []
+    for run in lost:
+        last = joined[-1] if joined else None
+        together = last is not None and last.first_number + last.events == run.first_number
+        if last is not None and together and bool(last.entries) == bool(run.entries):
+            entries = last.entries + run.entries
+            joined[-1] = Lost(last.first_number, last.events + run.events, entries)
+        else:
+            joined.append(run)
+    return joined
+
+
+def _names_of(hashes: set[int], tasks: Sequence[SegmentTask]) -> dict[int, str]:
+    """The names of streams by their hashes, as far as any whole event tells them."""
+    names: dict[int, str] = {}
+    for task in tasks:
+        if not hashes:
+            break
+        try:
+            offsets, log = ReadFile(f"{task.path}.offsets"), task.open_log()
+            rows = offsets.read(offsets.size(), FILE_HEADER_BYTES)
+        except (FileNotFoundError, EvlogError):
+            continue
+        rows = rows[: len(rows) // ENTRY_BYTES * ENTRY_BYTES]
+        for number, stream_hash in enumerate(column(rows, "stream_hash")):
+            if stream_hash in hashes:
+                offset, length, crc = ENTRY.unpack_from(rows, number * ENTRY_BYTES)[2:5]
+                raw = log.read(length, offset)
+                if crc32(raw) == crc and _is_record(raw):
+                    name = decode_record(raw)[2]
+                    if hash_stream(name) == stream_hash:
+                        names[stream_hash] = name
+                        hashes = hashes - {stream_hash}
+    return names

@@ -1,0 +1,142 @@
+"""Writing a sealed segment's log in compressed form, beside the plain one, if that is worth it.
+
+The bytes of the log do not change, so its indexes and digests stay. The log is checked before, and each block
+is unpacked again and compared: the plain file goes once the manifest names this one. It is synced, but no
+manifest names it yet: a crash leaves a file that means nothing. Nothing here takes a lock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Final
+from zlib import crc32
+
+from evlog.errors import CorruptionError
+from evlog.files.disk.files import Disk
+from evlog.files.disk.zstd import BlockFault, need_zstandard, pack, unpack
+from evlog.files.format import paths
+from evlog.files.format.frames import FRAME_HEADER_BYTES, check_body
+from evlog.files.format.headers import FILE_HEADER_BYTES, FormatFault
+from evlog.files.format.seek_table import (
+    BLOCK_BYTES,
+    HEAD_BYTES,
+    encode_head,
+    encode_tail,
+    make_table,
+    tail_bytes,
+)
+from evlog.files.log.manifest import SegmentInfo
+from evlog.files.log.segment import SealedSegment
+
+_WORTH: Final = 0.95  # what a compressed log may take of the plain one: else it stays plain
+_SAMPLES: Final = 64  # blocks, spread over a log, tell within some percent what compressing gives
+_WRITE_BYTES: Final = 1 << 20
+_BLOCKS_AT_ONCE: Final = 64  # are compressed between two looks at the progress
+
+Progress = Callable[[int], None]
+"""Called now and then with the bytes of the log that were compressed since the last call."""
+
+
+def compressed_path(store: str, info: SegmentInfo) -> str:
+    """Where the log of a segment stands once it is compressed."""
+    return paths.segment_path(store, info.first_position, info.generation, paths.COMPRESSED_LOG)
+
+
+def maybe_estimate(segment: SealedSegment) -> int | None:
+    """About how many bytes a segment would take compressed; None if it is not worth it.
+
+    Raises:
+        ZstdNotInstalled: zstandard is not there.
+    """
+    need_zstandard(segment.log_path)
+    log_bytes = segment.info.log_bytes
+    blocks = -(-log_bytes // BLOCK_BYTES)
+    samples = [segment.log_bytes(at * BLOCK_BYTES, BLOCK_BYTES) for at in _spread(blocks)]
+    share = sum(len(pack(sample)) for sample in samples) / sum(map(len, samples))
+    size = HEAD_BYTES + round(share * log_bytes) + tail_bytes(blocks)
+    return size if size <= _WORTH * log_bytes else None
+
+
+def _spread(blocks: int) -> Iterator[int]:
+    count = min(blocks, _SAMPLES)
+    return (number * blocks // count for number in range(count))
+
+
+def maybe_compress(path: str, segment: SealedSegment, disk: Disk, progress: Progress) -> SegmentInfo | None:
+    """Write the log of a plain segment in compressed form; the file is synced, its name is not.
+
+    Args:
+        path: where to. It may be there in part when an error is raised.
+
+    Returns:
+        What the manifest has to say of the segment then; None if it is not worth it, and there is no file.
+
+    Raises:
+        CorruptionError: the log is damaged.
+        ZstdNotInstalled: zstandard is not there.
+        StoreFull, StoreIOError: the disk refuses.
+    """
+    if maybe_estimate(segment) is None:
+        progress(segment.info.log_bytes)
+        return None
+    _check_frames(segment)
+    size = _write(path, segment, disk, progress)
+    if size > _WORTH * segment.info.log_bytes:  # the sample said something else
+        disk.remove(path)
+        return None
+    return segment.info._replace(compressed_bytes=size)
+
+
+def _check_frames(segment: SealedSegment) -> None:
+    """Raise CorruptionError if a frame is damaged: what is compressed shall be what was written."""
+    offset = FILE_HEADER_BYTES
+    while offset < segment.end:
+        header, body = segment.frame(offset)
+        try:
+            check_body(header, body)
+        except FormatFault as fault:
+            raise CorruptionError(segment.log_path, offset, str(fault), header.first_position) from None
+        offset += FRAME_HEADER_BYTES + header.length
+
+
+def _check_block(path: str, packed: bytes, content: bytes, offset: int) -> None:
+    """Raise CorruptionError if a block would not give back its content: the plain log is about to go."""
+    try:
+        same = unpack(packed, len(content)) == content
+    except BlockFault:
+        same = False
+    if not same:
+        raise CorruptionError(path, offset, "a block is not what was compressed; the memory may be faulty")
+
+
+def _write(path: str, segment: SealedSegment, disk: Disk, progress: Progress) -> int:
+    log_bytes = segment.info.log_bytes
+    block_bytes = min(BLOCK_BYTES, log_bytes)  # as many as the first block holds
+    sizes: list[int] = []
+    crcs: list[int] = []
+    waiting: list[bytes] = []
+    written = end = HEAD_BYTES
+    file = disk.open(path, create=True, truncate=True)
+    try:
+        for at in range(0, log_bytes, block_bytes):
+            content = segment.log_bytes(at, min(block_bytes, log_bytes - at))
+            packed = pack(content)
+            _check_block(path, packed, content, end)
+            sizes.append(len(packed))
+            crcs.append(crc32(packed))
+            waiting.append(packed)
+            end += len(packed)
+            if end - written >= _WRITE_BYTES:
+                disk.write_at(file, b"".join(waiting), written)
+                written, waiting = end, []
+            if len(sizes) % _BLOCKS_AT_ONCE == 0:
+                progress(_BLOCKS_AT_ONCE * block_bytes)
+        progress(log_bytes % (_BLOCKS_AT_ONCE * block_bytes))
+        tail = encode_tail(make_table(block_bytes, log_bytes, sizes, crcs))
+        disk.write_at(file, b"".join([*waiting, tail]), written)
+        # Last, for it tells the CRC of the tail; without it the file is none.
+        disk.write_at(file, encode_head(segment.header, block_bytes, len(sizes), tail), 0)
+        disk.sync(file)
+    finally:
+        disk.close(file)
+    return end + len(tail)

@@ -1,0 +1,1 @@
+"""System calls: files, locks, watching, processes. Nothing here knows what an event is."""

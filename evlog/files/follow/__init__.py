@@ -1,0 +1,1 @@
+"""Following a log, and the files of named subscriptions."""

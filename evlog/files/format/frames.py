@@ -1,0 +1,160 @@
+"""A log's frames and the records in them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import repeat
+from struct import Struct
+from typing import Final, NamedTuple
+from zlib import crc32
+
+import msgpack
+
+from evlog.files.format.headers import FormatFault
+from evlog.model.events import EncodedEvent, Record
+
+_U32: Final = Struct("<I")
+_U64: Final = Struct("<Q")
+FRAME_HEADER_BYTES: Final = 40
+ROOM_BYTES: Final = 1 << 16  # a log is lengthened with zeros to a multiple of this
+MAX_BODY_BYTES: Final = 1 << 30
+MAX_LOG_BYTES: Final = (1 << 32) - 1
+MAX_VERSION: Final = (1 << 32) - 1
+FRAME_MAGIC: Final = b"\xe5EVF"
+_FRAME_HEADER: Final = Struct("<4sIIIQIIII")
+_FRAME_FIELDS: Final = Struct("<4sIIIQIII")  # all but the CRC
+FRAME_INDEX_CRC: Final = Struct("<24xI12x")  # a frame header's running CRC, for who knows the frame
+# msgpack allocates by lengths that it reads; bounded by its input, as here, it cannot be made to overreach.
+_pack_record = msgpack.Packer(buf_size=1 << 16).pack
+unpack: Final = msgpack.unpackb
+# What decoding bytes can raise that pass their CRC and are no records all the same.
+NOT_RECORDS: Final = (
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    OverflowError,
+    RecursionError,
+    msgpack.exceptions.UnpackException,
+)
+
+
+class FrameHeader(NamedTuple):
+    """The 40 bytes before a frame's body."""
+
+    length: int
+    events: int
+    durable: int
+    first_position: int
+    index_crc: int
+    body_crc: int
+    tag: int
+
+
+def encode_records(
+    events: Sequence[EncodedEvent],
+    ids: Sequence[bytes],
+    streams: Sequence[str],
+    versions: Sequence[int],
+    first_position: int,
+    time_us: int,
+) -> list[bytes]:
+    """Encode one record an event; positions run on from the first, the time is that of all."""
+    if len(events) == 1:
+        type, _, code, data, metadata = events[0]
+        row = (first_position, versions[0], streams[0], type, ids[0], time_us, code, data, metadata)
+        return [_pack_record(row)]
+    types, _, codes, datas, metadatas = zip(*events, strict=True)
+    positions = range(first_position, first_position + len(events))
+    rows = zip(positions, versions, streams, types, ids, repeat(time_us), codes, datas, metadatas)
+    return list(map(_pack_record, rows))
+
+
+def encode_body(records: Sequence[bytes]) -> bytes:
+    """The body of a frame: the records as one msgpack array."""
+    return array_head(len(records)) + b"".join(records)
+
+
+def array_head(count: int) -> bytes:
+    """The head of a msgpack array, in its shortest form."""
+    if count < 16:
+        return bytes((0x90 | count,))
+    if count < 1 << 16:
+        return b"\xdc" + count.to_bytes(2, "big")
+    return b"\xdd" + count.to_bytes(4, "big")
+
+
+def encode_frame_header(header: FrameHeader, offset: int) -> bytes:
+    """The 40 bytes before a body, for a frame at the file offset."""
+    length, events, durable, first_position, index_crc, body_crc, tag = header
+    raw = _FRAME_FIELDS.pack(FRAME_MAGIC, length, events, durable, first_position, index_crc, body_crc, tag)
+    return raw + _U32.pack(crc32(raw, crc32(_U64.pack(offset))))
+
+
+def room_behind(end: int, frame_bytes: int, segment_bytes: int) -> int:
+    """How many zeros are written behind a frame that lengthens the log up to `end`.
+
+    None behind a large frame: whoever writes those gains little, and would write all bytes twice.
+    """
+    if frame_bytes > ROOM_BYTES // 2:
+        return 0
+    return max(0, min(-(-end // ROOM_BYTES) * ROOM_BYTES, segment_bytes) - end)
+
+
+def decode_frame_header(raw: bytes | memoryview, at: int, offset: int, tag: int) -> FrameHeader:
+    """Decode the frame header at index `at` of `raw`, which stands at `offset` in its file.
+
+    Raises:
+        FormatFault: there is none, or it is cut off, damaged, or of another place or segment.
+    """
+    if len(raw) - at < FRAME_HEADER_BYTES:
+        raise FormatFault("a frame header is cut off")
+    magic, length, count, durable, position, index_crc, body_crc, own_tag, header_crc = (
+        _FRAME_HEADER.unpack_from(raw, at)
+    )
+    if magic != FRAME_MAGIC:
+        raise FormatFault("no frame begins here")
+    if header_crc != crc32(raw[at : at + FRAME_HEADER_BYTES - 4], crc32(_U64.pack(offset))):
+        raise FormatFault("a frame header fails its CRC")
+    if own_tag != tag or not count or length > MAX_BODY_BYTES or length < count or durable > offset:
+        raise FormatFault("a frame header does not belong here")
+    return FrameHeader(length, count, durable, position, index_crc, body_crc, own_tag)
+
+
+def check_body(header: FrameHeader, body: bytes | memoryview) -> None:
+    """Raise FormatFault if the body is cut off or fails its CRC."""
+    if len(body) < header.length:
+        raise FormatFault("a frame is cut off")
+    if crc32(body) != header.body_crc:
+        raise FormatFault("a frame's body fails its CRC")
+
+
+def decode_body(header: FrameHeader, body: bytes | memoryview) -> tuple[Record, ...]:
+    """Check a frame's body and decode its records.
+
+    Raises:
+        FormatFault: the body is cut off, fails its CRC, or is not an array of so many records.
+    """
+    check_body(header, body)
+    try:
+        records: tuple[Record, ...] = unpack(body, use_list=False)
+        if len(records) == header.events and records[0][0] == header.first_position and len(records[-1]) == 9:
+            return records
+    except NOT_RECORDS as error:
+        raise FormatFault(f"a frame's body is not msgpack records: {error}") from None
+    raise FormatFault("a frame's body is not what its header says")
+
+
+def decode_record(raw: bytes | memoryview) -> Record:
+    """Decode one record whose CRC has been checked.
+
+    Raises:
+        FormatFault: it is not a record.
+    """
+    try:
+        record: Record = unpack(raw, use_list=False)
+        if len(record) == 9:
+            return record
+    except NOT_RECORDS as error:
+        raise FormatFault(f"a record is not msgpack: {error}") from None
+    raise FormatFault("a record does not have nine fields")

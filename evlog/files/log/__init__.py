@@ -1,0 +1,1 @@
+"""What is in a store, read: the log, its segments, its indexes."""

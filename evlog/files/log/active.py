@@ -1,0 +1,374 @@
+"""The active segment: what of its log is whole, found without a lock and without reading all of it.
+
+A log is trusted up to `end`. Up to there its entries are in memory, taken from .offsets where the running CRC
+in a frame's header vouches for them, else derived from the frames; frames that may not have been synced
+when the power went are read and checked first. Behind `end` stands nothing, a frame being written, or a
+torn one: which of these, and what to do about it, is for recovery to say. The file is read with `pread`,
+never mapped, because a writer may cut it.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from typing import Final
+from zlib import crc32
+
+from evlog.errors import CorruptionError, EvlogError
+from evlog.files.disk.files import Disk, ReadFile
+from evlog.files.format.entries import ENTRY, ENTRY_BYTES, derive_entries
+from evlog.files.format.frames import (
+    FRAME_HEADER_BYTES,
+    FRAME_INDEX_CRC,
+    FRAME_MAGIC,
+    FrameHeader,
+    check_body,
+    decode_frame_header,
+)
+from evlog.files.format.headers import (
+    FILE_HEADER_BYTES,
+    KIND_OFFSETS,
+    FormatFault,
+    NewerFormat,
+    decode_file_header,
+)
+from evlog.files.format.marks import Mark
+from evlog.files.log.manifest import SegmentInfo
+from evlog.files.log.segment import Segment, check_file_header, written_end
+
+_WINDOW_BYTES: Final = 1 << 20
+# Who has fetched so many records one by one goes on in blocks of 256 KiB, of which 64 MiB are kept.
+_PIECES_BEFORE_BLOCKS: Final = 4096
+# Pieces that are so close to each other are fetched together: more bytes, and one system call.
+_NEAR_BYTES: Final = 1 << 11
+_BLOCK_BITS: Final = 18
+_BLOCK_MASK: Final = (1 << _BLOCK_BITS) - 1
+_MAX_BLOCKS: Final = 256
+_FRAME_READ_BYTES: Final = 1 << 14  # one read gets a frame of this size with its header
+
+
+class ActiveSegment(Segment):
+    """The last segment of a store, growing at its end.
+
+    Raises:
+        FileNotFoundError: its log is not there; the manifest may have moved on.
+        CorruptionError: its log does not begin as it must.
+    """
+
+    def __init__(self, store: str, store_id: bytes, info: SegmentInfo) -> None:
+        super().__init__(store, store_id, info)
+        self._log = ReadFile(self.log_path)
+        self._offsets: ReadFile | None = None
+        check_file_header(self._log.read(FILE_HEADER_BYTES, 0), self.log_path, self.header)
+        self.entries: bytearray = bytearray()
+        self.index_crc = 0
+        self._last_at = FILE_HEADER_BYTES  # where the last known frame stands
+        self.torn_bytes = 0
+        self.fault = ""
+        self.durable = FILE_HEADER_BYTES  # how far the log's own headers say that it was synced
+        self.entries_on_disk = 0  # entries that .offsets is known to hold as they are here
+        self._looked = False
+        self._pieces_read = 0
+        self._blocks: dict[int, bytes] = {}
+
+    def log_pieces(self, places: Sequence[tuple[int, int, int]]) -> list[bytes]:
+        near = len(places) * _NEAR_BYTES
+        if len(places) > 1 and abs(places[-1][0] - places[0][0]) <= near:
+            first = min(places)[0]
+            span = max([offset + length for offset, length, _ in places]) - first
+            if span <= near:  # what was appended last, say
+                raw = self._log.read(span, first)
+                return [raw[offset - first : offset - first + length] for offset, length, _ in places]
+        self._pieces_read += len(places)
+        if self._pieces_read < _PIECES_BEFORE_BLOCKS:
+            return self._log.read_many(places)
+        return self._pieces(places)
+
+    def _pieces(self, places: Sequence[tuple[int, int, int]]) -> list[bytes]:
+        """The same out of blocks in memory: what they do not hold whole is fetched piece by piece."""
+        block = self._blocks.get
+        pieces = [
+            block(offset >> _BLOCK_BITS, b"")[(at := offset & _BLOCK_MASK) : at + length]
+            for offset, length, _ in places
+        ]
+        if list(map(len, pieces)) != [length for _, length, _ in places]:
+            for number, (offset, length, _) in enumerate(places):
+                if len(pieces[number]) != length:
+                    pieces[number] = self._piece(offset, length)
+        return pieces
+
+    def _piece(self, offset: int, length: int) -> bytes:
+        """A piece of the log out of a block kept in memory: a quarter of the time of a system call."""
+        number, at = offset >> _BLOCK_BITS, offset & _BLOCK_MASK
+        block = self._blocks.get(number, b"")
+        if at + length > len(block):
+            if at + length > 1 << _BLOCK_BITS or offset + length > self.end:  # in no one block
+                return self._log.read(length, offset)
+            if len(self._blocks) >= _MAX_BLOCKS:
+                self._blocks.clear()
+            # Only what is whole for good: behind `end` others may be writing.
+            start = number << _BLOCK_BITS
+            block = self._log.read(min(1 << _BLOCK_BITS, self.end - start), start)
+            self._blocks[number] = block
+        return block[at : at + length]
+
+    def window(self, offset: int, length: int) -> tuple[bytes, int]:
+        """Not beyond `end` but for what is asked: bytes after it may be half a frame."""
+        length = max(length, min(_WINDOW_BYTES, self.end - offset))
+        return self._log.read(length, offset), offset
+
+    def refresh(self, durable_offset: int, *, suspicious: bool = False) -> bool:
+        """Take in the frames that were written since; False if the log is not the one that was known.
+
+        A frame that was never acknowledged may be cut and another written in its place; so before
+        anything is built on the last known frame, its header is compared.
+
+        Args:
+            durable_offset: how far the log is known to be synced; 0 if that is not known.
+            suspicious: compare even if the log has not grown.
+        """
+        size = self._log.size()
+        looked = self._looked and not self.torn_bytes and not suspicious
+        if looked and size >= self.end and self._is_unchanged():
+            return True
+        # Only a power loss takes bytes from under a whole frame, and this process lives since; so entries
+        # are believed without their frames, but for the first time, and where the tail was found torn.
+        check_frames = not self._looked or self.torn_bytes > 0
+        self.torn_bytes = 0
+        self.fault = ""
+        if size < self.end or (self.count and not self._holds_last_frame()):
+            return False
+        if size > self.end:
+            self._load_entries(size, durable_offset, check_frames=check_frames)
+            self._scan_tail(size, check_zeros=check_frames)
+        self._looked = True
+        return True
+
+    def follow(self, mark: Mark) -> bool:
+        """Take in what a writer says that it has written behind `end`; False if that is not what is there.
+
+        Its entries suffice: they are whole if their running CRC is the mark's, and the frames that they
+        speak of were written before the mark was. Only a power loss could have parted them since.
+        """
+        fresh = mark.events - self.count
+        if fresh > 0:
+            rows = self._read_offsets(fresh * ENTRY_BYTES)
+            if len(rows) < fresh * ENTRY_BYTES or crc32(rows, self.index_crc) != mark.index_crc:
+                return False
+            self.entries += rows
+            self.count = self.entries_on_disk = mark.events
+            self.index_crc = mark.index_crc
+            self.end = mark.offset
+            self._last_at = self._frame_offset(mark.events - 1)
+        return (self.count, self.end, self.index_crc) == (mark.events, mark.offset, mark.index_crc)
+
+    def sync(self, disk: Disk) -> None:
+        """Return when the log as it is now is on the device, for a reader who will not wait for a writer.
+
+        Raises:
+            StoreIOError: the device failed, now or since this process opened the log.
+        """
+        disk.sync_seen(self._log)
+
+    def extend(self, rows: bytes, header: FrameHeader, *, on_disk: bool) -> None:
+        """Take in a frame that this process has just written at `end`, with its entries."""
+        length, events, durable, _, index_crc, _, _ = header
+        self._last_at = self.end
+        self.entries += rows
+        self.count += events
+        self.end += FRAME_HEADER_BYTES + length
+        self.index_crc = index_crc
+        self.durable = durable
+        if on_disk:
+            self.entries_on_disk = self.count
+
+    # --- from .offsets
+
+    def _load_entries(self, size: int, durable_offset: int, *, check_frames: bool) -> None:
+        """Take what .offsets holds beyond the known entries, as far as a frame's running CRC confirms it."""
+        loaded = self._read_offsets()
+        count = len(loaded) // ENTRY_BYTES
+        header, frame = self._last_frame(loaded, count, size)
+        while header is not None and (first := self._number_in(header)) + header.events > count:
+            count = first  # the entries of the last frame are not all there: ask the frame before
+            header, frame = self._last_frame(loaded, count, size)
+        if header is None:
+            return
+        del loaded[count * ENTRY_BYTES :]
+        crc = crc32(loaded, self.index_crc)
+        if crc != header.index_crc:
+            return
+        old_end = self.end
+        if self.entries:
+            self.entries += loaded
+        else:
+            self.entries = loaded  # megabytes, perhaps: a copy would cost as much as the reading
+        self.count += count
+        self.entries_on_disk = self.count
+        self.end = frame + FRAME_HEADER_BYTES + header.length
+        self._last_at = frame
+        self.index_crc = crc
+        self.durable = max(self.durable, header.durable)
+        if check_frames:
+            self._check_unsynced(max(old_end, min(max(durable_offset, self.durable), self.end)))
+
+    def _read_offsets(self, length: int | None = None) -> bytearray:
+        """What .offsets holds behind the known entries, or so many bytes; nothing if unsound."""
+        file = self._offsets or self._open_offsets()
+        if file is None:
+            return bytearray()
+        at = FILE_HEADER_BYTES + self.count * ENTRY_BYTES
+        return file.read_array(max(0, file.size() - at) if length is None else length, at)
+
+    def _open_offsets(self) -> ReadFile | None:
+        try:
+            file = ReadFile(self.offsets_path)
+            header = decode_file_header(file.read(FILE_HEADER_BYTES, 0))
+        except (FileNotFoundError, FormatFault, NewerFormat, EvlogError):
+            return None
+        if header == self.header._replace(kind=KIND_OFFSETS):
+            self._offsets = file
+        return self._offsets
+
+    def _number_in(self, header: FrameHeader) -> int:
+        """Where in the newly loaded entries the frame's first one stands."""
+        return header.first_position - self.first_position - self.count
+
+    def _last_frame(self, loaded: bytearray, count: int, size: int) -> tuple[FrameHeader | None, int]:
+        """The frame that the last of `count` entries names: its header, if it is there, and its offset."""
+        if not count:
+            return None, 0
+        frame = ENTRY.unpack_from(loaded, (count - 1) * ENTRY_BYTES)[5]
+        if not self.end <= frame < size:
+            return None, frame
+        try:
+            header = self._read_header(frame)
+        except FormatFault:
+            return None, frame
+        if not 0 <= self._number_in(header) < count or frame + FRAME_HEADER_BYTES + header.length > size:
+            return None, frame
+        return header, frame
+
+    def _check_unsynced(self, offset: int) -> None:
+        """Read the frames from the offset to `end`; what follows a damaged one is not taken in."""
+        number = bisect_left(range(self.count), offset, key=self._frame_offset)
+        if offset < self.end and self._frame_offset(number % self.count) != offset:
+            # A mark that is not of this log, a copied one perhaps: begin with the frame around it.
+            offset = self._frame_offset(max(number - 1, 0))
+            number = bisect_left(range(self.count), offset, key=self._frame_offset)
+        while offset < self.end:
+            try:
+                header = self._read_frame(offset, self.end)[0]
+            except FormatFault:
+                del self.entries[number * ENTRY_BYTES :]
+                self.count = self.entries_on_disk = number
+                self.index_crc = crc32(self.entries)
+                self.end = offset
+                self._last_at = self._frame_offset(number - 1) if number else offset
+                return
+            number += header.events
+            offset += FRAME_HEADER_BYTES + header.length
+
+    def _holds_last_frame(self) -> bool:
+        """Whether the last known frame stands there still: its running CRC vouches for all before it."""
+        try:
+            return self._read_header(self._last_at).index_crc == self.index_crc
+        except FormatFault:
+            return False
+
+    def _read_header(self, offset: int) -> FrameHeader:
+        return decode_frame_header(self._log.read(FRAME_HEADER_BYTES, offset), 0, offset, self.tag)
+
+    def count_before(self, offset: int) -> int:
+        """How many events stand in the log before the offset, a frame's end."""
+        return bisect_left(range(self.count), offset, key=self._record_offset)
+
+    def _record_offset(self, number: int) -> int:
+        offset: int = ENTRY.unpack_from(self.entries, number * ENTRY_BYTES)[2]
+        return offset
+
+    def _frame_offset(self, number: int) -> int:
+        offset: int = ENTRY.unpack_from(self.entries, number * ENTRY_BYTES)[5]
+        return offset
+
+    # --- from the log
+
+    def _is_unchanged(self) -> bool:
+        """Whether the last known frame stands there still, and behind it no other; mostly by one read."""
+        frame_bytes = self.end - self._last_at
+        if not self.count or frame_bytes > _FRAME_READ_BYTES:
+            return not self._goes_on() and (not self.count or self._holds_last_frame())
+        raw = self._log.read(frame_bytes + FRAME_HEADER_BYTES, self._last_at)
+        if len(raw) < frame_bytes or FRAME_INDEX_CRC.unpack_from(raw)[0] != self.index_crc:
+            return False
+        return not raw[frame_bytes:].strip(b"\0")
+
+    def _goes_on(self) -> bool:
+        """Whether there is more behind `end` than zeros, the room for frames to come, by the first of it."""
+        return bool(self._log.read(FRAME_HEADER_BYTES, self.end).strip(b"\0"))
+
+    def _scan_tail(self, size: int, *, check_zeros: bool) -> None:
+        """Take in whole frames from `end` on, up to the first that is not; behind it must be zeros alone.
+
+        Args:
+            check_zeros: look at all of them. Only a power loss leaves anything behind zeros.
+        """
+        while check_zeros or self._goes_on():
+            try:
+                header, body = self._read_frame(self.end, size)
+                if header.first_position != self.first_position + self.count:
+                    raise FormatFault("a frame is out of order")
+                rows = derive_entries(header, self.end, body)
+            except FormatFault as fault:
+                self.torn_bytes = written_end(self._log, self.end, size) - self.end
+                self.fault = str(fault) if self.torn_bytes else ""
+                return
+            self.entries += rows
+            self.count += header.events
+            self.index_crc = crc32(rows, self.index_crc)
+            self.durable = max(self.durable, header.durable)
+            self._last_at = self.end
+            self.end += FRAME_HEADER_BYTES + header.length
+
+    def _read_frame(self, offset: int, size: int) -> tuple[FrameHeader, bytes]:
+        """The frame at the offset, its body's CRC checked."""
+        raw = self._log.read(min(_FRAME_READ_BYTES, size - offset), offset)
+        header = decode_frame_header(raw, 0, offset, self.tag)
+        if offset + FRAME_HEADER_BYTES + header.length > size:
+            raise FormatFault("a frame is cut off")
+        body = raw[FRAME_HEADER_BYTES : FRAME_HEADER_BYTES + header.length]
+        if len(body) < header.length:
+            body = self._log.read(header.length, offset + FRAME_HEADER_BYTES)
+        check_body(header, body)
+        return header, body
+
+    def later_frames_durable(self, offset: int) -> int:
+        """The highest synced offset that any whole frame header after the offset vouches for; 0 if none.
+
+        Used when the frame at the offset is damaged: a later frame that was written when this place was
+        known to be synced proves that what stood here had been acknowledged.
+        """
+        highest = 0
+        size = self._log.size()
+        at = offset + 1
+        while at < size:
+            window = self._log.read(min(_WINDOW_BYTES, size - at), at)
+            found = window.find(FRAME_MAGIC)
+            while found >= 0:
+                raw = window[found : found + FRAME_HEADER_BYTES]
+                if len(raw) < FRAME_HEADER_BYTES:
+                    raw = self._log.read(FRAME_HEADER_BYTES, at + found)
+                try:
+                    highest = max(highest, decode_frame_header(raw, 0, at + found, self.tag).durable)
+                except FormatFault:
+                    pass  # bytes of an event that look like a frame's magic
+                found = window.find(FRAME_MAGIC, found + 1)
+            if len(window) <= len(FRAME_MAGIC):
+                break
+            at += len(window) - len(FRAME_MAGIC) + 1
+        return highest
+
+    def damage(self, durable_offset: int) -> CorruptionError:
+        """The error for a log that was acknowledged beyond its last whole frame."""
+        detail = f"{self.fault or 'the log ends'}, though it was synced up to offset {durable_offset}"
+        return CorruptionError(self.log_path, self.end, detail, self.first_position + self.count)

@@ -1,0 +1,173 @@
+"""Reading a sealed segment whose log is compressed: only the blocks that a read touches are unpacked.
+
+`BlockLog` gives the bytes of the log by their offsets in it, so everything above reads frames and records as
+ever. A block is checked before it is unpacked; what fails is a CorruptionError with the offset in the file.
+A few megabytes of blocks stay in memory, for all logs of the process together: neighbouring records, and
+frames that span blocks, are asked for in turn.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from itertools import count as counter
+from typing import Any, Final
+from zlib import crc32
+
+from evlog.errors import CorruptionError, NotAStore, UnsupportedFormat
+from evlog.files.disk.files import map_file
+from evlog.files.disk.zstd import BlockFault, need_zstandard, unpack
+from evlog.files.format.headers import FORMAT_VERSION, FileHeader, FormatFault, NewerFormat
+from evlog.files.format.seek_table import (
+    HEAD_BYTES,
+    BlockTable,
+    decode_head,
+    decode_tail,
+    log_header,
+    tail_bytes,
+)
+from evlog.files.log.manifest import SegmentInfo
+from evlog.files.log.segment import SealedSegment
+
+_MAX_CACHED: Final = 256  # blocks, of 16 KiB as evlog makes them and 64 KiB at most
+_AHEAD_BYTES: Final = 1 << 16  # who reads frames in order is given so many at least
+
+_numbers: Final = counter()
+# Threads share it without a lock: each step is one call of C, and who loses a race unpacks a block once more.
+_cache: Final[OrderedDict[tuple[int, int], bytes]] = OrderedDict()
+
+
+class BlockLog:
+    """The bytes of a log, by their offsets in it, out of the blocks of a compressed file.
+
+    Args:
+        path: of the file, for errors.
+        raw: the file's content; slices of it are bytes.
+        table: where its blocks are.
+    """
+
+    def __init__(self, path: str, raw: Any, table: BlockTable) -> None:
+        self.path = path
+        self._raw = raw
+        self._table = table
+        self._number = next(_numbers)
+
+    def size(self) -> int:
+        """The length of the log in bytes."""
+        return self._table.log_bytes
+
+    def read(self, length: int, offset: int) -> bytes:
+        """Up to so many bytes of the log at the offset; fewer only at its end."""
+        return self.read_many([(offset, length, 0)])[0]
+
+    def read_many(self, places: Sequence[tuple[int, int, int]]) -> list[bytes]:
+        """What stands at each (offset, length, …); one is short only at the end of the log."""
+        block_bytes, size = self._table.block_bytes, self._table.log_bytes
+        found = []
+        number, block = -1, b""
+        for offset, length, _ in places:
+            first, at = divmod(offset, block_bytes)
+            end = at + length
+            if end > block_bytes or offset + length >= size:
+                window, window_at = self.window(offset, length)
+                found.append(window[offset - window_at : offset - window_at + length])
+                continue
+            if first != number:
+                block = self.block(first)
+                number = first
+            found.append(block[at:end])
+        return found
+
+    def window(self, offset: int, length: int) -> tuple[bytes, int]:
+        """Bytes of the log from before the offset to behind so many, and the offset at which they begin."""
+        block_bytes = self._table.block_bytes
+        first = offset // block_bytes
+        end = min(-(-(offset + length) // block_bytes), self._table.blocks)
+        blocks = [self.block(number) for number in range(first, end)]
+        return (blocks[0] if len(blocks) == 1 else b"".join(blocks)), first * block_bytes
+
+    def block(self, number: int) -> bytes:
+        """The content of a block.
+
+        Raises:
+            CorruptionError: it is damaged.
+            ZstdNotInstalled: zstandard is not there.
+        """
+        key = self._number, number
+        content = _cache.get(key)
+        if content is None:
+            content = _cache[key] = self._unpack(number)
+            if len(_cache) > _MAX_CACHED:
+                _cache.popitem(last=False)
+        else:
+            try:
+                _cache.move_to_end(key)
+            except KeyError:
+                pass  # another thread has just pushed it out
+        return content
+
+    def _unpack(self, number: int) -> bytes:
+        table = self._table
+        at, end = table.offsets[number], table.offsets[number + 1]
+        packed = self._raw[at:end]
+        if crc32(packed) != table.crcs[number]:
+            return self._damaged(number, "a block of the compressed log fails its CRC")
+        need_zstandard(self.path)
+        try:
+            return unpack(packed, table.content_bytes(number))
+        except BlockFault as fault:
+            return self._damaged(number, f"a block of the compressed log cannot be unpacked: {fault}")
+
+    def _damaged(self, number: int, detail: str) -> bytes:
+        raise CorruptionError(self.path, self._table.offsets[number], detail)
+
+
+def open_blocks(path: str, expected: FileHeader, info: SegmentInfo) -> BlockLog:
+    """Open the compressed log of a segment, whose log has the expected header.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        CorruptionError, UnsupportedFormat, NotAStore: it is not that log; nothing of it can be found.
+    """
+    raw: Any = map_file(path).obj
+    if len(raw) != info.compressed_bytes:
+        detail = f"the file has {len(raw)} bytes, {info.compressed_bytes} were written"
+        raise CorruptionError(path, min(len(raw), info.compressed_bytes), detail)
+    header = _check_head(raw[:HEAD_BYTES], path, expected)
+    tail_at = max(HEAD_BYTES, len(raw) - tail_bytes(header.keys))
+    tail = raw[tail_at:]
+    if crc32(tail) != header.source_crc:
+        raise CorruptionError(path, tail_at, "its table of blocks fails its CRC")
+    try:
+        table = decode_tail(tail, len(raw))
+    except FormatFault as fault:
+        raise CorruptionError(path, tail_at, str(fault)) from None
+    if (table.blocks, table.block_bytes, table.log_bytes) != (header.keys, header.postings, info.log_bytes):
+        raise CorruptionError(path, tail_at, "its table of blocks is not that of this log")
+    return BlockLog(path, raw, table)
+
+
+def _check_head(raw: bytes, path: str, expected: FileHeader) -> FileHeader:
+    try:
+        header = decode_head(raw)
+    except NewerFormat as newer:
+        raise UnsupportedFormat(path, newer.found, FORMAT_VERSION) from None
+    except FormatFault as fault:
+        raise CorruptionError(path, 0, str(fault)) from None
+    if header.store_id != expected.store_id:
+        raise NotAStore(path, "the file belongs to another store")
+    if log_header(header) != expected:
+        raise CorruptionError(path, 0, "its header names another segment; was the file swapped?")
+    return header
+
+
+class CompressedSegment(SealedSegment):
+    """A sealed segment whose log is compressed. Raises as `SealedSegment` does."""
+
+    def _open_log(self) -> None:
+        self._blocks = open_blocks(self.log_path, self.header, self.info)
+        self.log_pieces = self._blocks.read_many  # type: ignore[method-assign]
+
+    def window(self, offset: int, length: int) -> tuple[bytes | memoryview, int]:
+        window, window_at = self._blocks.window(offset, max(length, _AHEAD_BYTES))
+        return memoryview(window), window_at

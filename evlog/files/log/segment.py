@@ -1,0 +1,392 @@
+"""Reading one segment: records by entry number, frames in order. Never returns bytes that fail their CRC.
+
+`Segment` is what sealed and active segments share: entries (a buffer of fixed-width rows) and a way to get
+bytes of the log. A sealed one is mapped; its .offsets, when missing or damaged, is made anew in memory
+from the log, silently. Damage of the log itself is a CorruptionError that names file and offset; the rest
+stays readable. Nothing here writes, locks, or looks beyond its own segment.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, Protocol
+from zlib import crc32
+
+from evlog.errors import CorruptionError, EvlogError, NotAStore, UnsupportedFormat
+from evlog.files.disk.files import map_file
+from evlog.files.format import paths
+from evlog.files.format.entries import ENTRY, ENTRY_BYTES, ENTRY_PLACE, ENTRY_VERSION, derive_entries
+from evlog.files.format.frames import (
+    FRAME_HEADER_BYTES,
+    FrameHeader,
+    array_head,
+    decode_body,
+    decode_frame_header,
+    decode_record,
+    unpack,
+)
+from evlog.files.format.headers import (
+    FILE_HEADER_BYTES,
+    FORMAT_VERSION,
+    KIND_LOG,
+    KIND_OFFSETS,
+    FileHeader,
+    FormatFault,
+    NewerFormat,
+    decode_file_header,
+)
+from evlog.files.log.manifest import SegmentInfo
+from evlog.model.events import Record
+
+# A frame whose body is larger is read record by record, so that reading takes the same memory for any frame.
+_WHOLE_BODY_BYTES: Final = 4 << 20
+_RECORDS_AT_ONCE: Final = 256
+_BYTES_AT_ONCE: Final = 1 << 20
+_WINDOW_BYTES: Final = 1 << 16
+_FIRST_RECORDS: Final = 32  # who asks for one page, or one event, does not pay for more
+
+
+def check_file_header(raw: bytes, path: str, expected: FileHeader) -> None:
+    """Check that a log begins as this segment's does.
+
+    Raises:
+        CorruptionError, UnsupportedFormat, NotAStore: it does not.
+    """
+    try:
+        found = decode_file_header(raw)
+    except NewerFormat as newer:
+        raise UnsupportedFormat(path, newer.found, FORMAT_VERSION) from None
+    except FormatFault as fault:
+        raise CorruptionError(path, 0, str(fault)) from None
+    if found.store_id != expected.store_id:
+        raise NotAStore(path, "the file belongs to another store")
+    if found != expected:
+        raise CorruptionError(path, 0, "its header names another segment; was the file swapped?")
+
+
+class Readable(Protocol):
+    """What gives bytes at offsets: a file, or the log in one that is compressed."""
+
+    def read(self, length: int, offset: int) -> bytes: ...
+
+
+def written_end(log: Readable, low: int, high: int) -> int:
+    """Where the last byte between two offsets ends that is not zero; `low` if there is none.
+
+    No frame ends with a zero: so behind whole frames this is where the last one ends, and room begins.
+    """
+    while high > low:
+        at = max(low, high - _WINDOW_BYTES)
+        window = log.read(high - at, at)
+        if window != bytes(len(window)):
+            return at + len(window.rstrip(b"\0"))
+        high = at
+    return low
+
+
+class Segment:
+    """One segment of consecutive positions (with gaps once compacted)."""
+
+    def __init__(self, store: str, store_id: bytes, info: SegmentInfo) -> None:
+        self.info = info
+        self.first_position = info.first_position
+        self.tag = info.tag
+        self.prefix = paths.segment_path(store, info.first_position, info.generation, "")[:-1]
+        self.log_path = f"{self.prefix}.{info.log_suffix}"
+        self.offsets_path = self.prefix + ".offsets"
+        self.header = FileHeader(KIND_LOG, info.generation, store_id, info.first_position, info.tag)
+        self.entries: bytes | bytearray | memoryview = b""
+        self.count = 0
+        self.end = FILE_HEADER_BYTES
+
+    def log_bytes(self, offset: int, length: int) -> bytes:
+        """Bytes of the log, fewer at its end."""
+        return self.log_pieces([(offset, length, 0)])[0]
+
+    def log_pieces(self, places: Sequence[tuple[int, int, int]]) -> list[bytes]:
+        """The bytes at many (offset, length, …): in one call, for a call each costs as much as the bytes."""
+        raise NotImplementedError
+
+    def repair_entries(self) -> bool:
+        """Make the entries anew if they are not what they were; True if that may have mended something."""
+        return False
+
+    # --- by entry number
+
+    def record(self, number: int) -> Record:
+        """The record of entry `number`, checked.
+
+        Raises:
+            CorruptionError: it is damaged.
+        """
+        offset, length, crc = ENTRY_PLACE.unpack_from(self.entries, number * ENTRY_BYTES)
+        raw = self.log_bytes(offset, length)
+        if crc32(raw) != crc or not length:
+            return self._record_again(number)
+        record: Record = unpack(raw, use_list=False)
+        return record
+
+    def version_in_entry(self, number: int) -> int:
+        """The version that entry `number` names: nothing to rely on before its record has said the same."""
+        version: int = ENTRY_VERSION.unpack_from(self.entries, number * ENTRY_BYTES)[0]
+        return version
+
+    def records(
+        self, numbers: Sequence[int], among: range | None = None, first: int = _FIRST_RECORDS
+    ) -> Iterator[Sequence[Record]]:
+        """The records of the entries, checked, in the order given, some at a time (first few, then more).
+
+        Args:
+            among: where in `numbers` those stand that are asked for, in their order; left out, all.
+            first: how many at first.
+
+        Raises:
+            CorruptionError: one is damaged; those before it were yielded.
+        """
+        place = ENTRY_PLACE.unpack_from
+        at, step = 0, first
+        count = len(numbers if among is None else among)
+        while at < count:
+            if among is None:
+                chunk = numbers[at : at + step]
+            else:
+                chunk = [numbers[place] for place in among[at : at + step]]
+            entries = self.entries
+            places = [place(entries, number * ENTRY_BYTES) for number in chunk]
+            _, lengths, crcs = zip(*places, strict=True)
+            size = sum(lengths)
+            if size > _BYTES_AT_ONCE:
+                chunk = chunk[: max(1, len(chunk) * _BYTES_AT_ONCE // size)]
+                places, crcs = places[: len(chunk)], crcs[: len(chunk)]
+            raws = self.log_pieces(places)
+            if tuple(map(crc32, raws)) == crcs and all(raws):
+                # Put together as one array, they are decoded in one call: twice as fast as one by one.
+                yield unpack(array_head(len(raws)) + b"".join(raws), use_list=False)
+            else:
+                for number in chunk:
+                    yield (self.record(number),)
+            at += len(chunk)
+            step = _RECORDS_AT_ONCE
+
+    def _record_again(self, number: int) -> Record:
+        """A record did not check out: mend the entries and look again, or say what is damaged."""
+        if self.repair_entries():
+            offset, length, crc = ENTRY_PLACE.unpack_from(self.entries, number * ENTRY_BYTES)
+            raw = self.log_bytes(offset, length)
+            if crc32(raw) == crc:
+                return decode_record(raw)
+        offset = ENTRY_PLACE.unpack_from(self.entries, number * ENTRY_BYTES)[0]
+        raise CorruptionError(self.log_path, offset, "a record fails its CRC", self._position_of(number))
+
+    # --- by position
+
+    def number_of(self, position: int) -> int:
+        """The number of the first entry at or after the position; `count` if there is none."""
+        number = position - self.first_position
+        if number <= 0:
+            return 0
+        if self._has_gaps():
+            return bisect_left(range(self.count), position, key=lambda at: self.record(at)[0])
+        return min(number, self.count)
+
+    def _position_of(self, number: int) -> int | None:
+        """The position of an entry whose record cannot be read, where entries alone tell it."""
+        return None if self._has_gaps() else self.first_position + number
+
+    def _has_gaps(self) -> bool:
+        info = self.info
+        return info.sealed and info.last_position - info.first_position + 1 != info.events
+
+    def number_at_time(self, time_us: int, count: int) -> int:
+        """The number of the first of `count` entries whose event is not before the time."""
+        return bisect_left(range(count), time_us, key=lambda at: self.record(at)[5])
+
+    # --- in order
+
+    def scan(self, low: int, high: int) -> Iterator[tuple[Record, ...]]:
+        """The records of entries low..high-1, a frame (or a part of a large one) at a time.
+
+        Raises:
+            CorruptionError: a frame is damaged; those before it were yielded.
+        """
+        while low < high:
+            header, offset, first = self._frame_of(low)
+            after = first + header.events
+            if header.length > _WHOLE_BODY_BYTES:
+                for records in self.records(range(low, min(after, high))):
+                    yield tuple(records)
+                low = after
+                continue
+            for records in self._whole_frames(low, high, header, offset, first):
+                low += len(records)
+                yield records
+
+    def scan_back(self, low: int, high: int) -> Iterator[tuple[Record, ...]]:
+        """The same, from the last to the first."""
+        while low < high:
+            header, offset, first = self._frame_of(high - 1)
+            start = max(low, first)
+            if header.length > _WHOLE_BODY_BYTES:
+                for records in self.records(range(high - 1, start - 1, -1)):
+                    yield tuple(records)
+            else:
+                yield self._decode(header, offset, None)[start - first : high - first][::-1]
+            high = start
+
+    def _whole_frames(
+        self, low: int, high: int, header: FrameHeader, offset: int, first: int
+    ) -> Iterator[tuple[Record, ...]]:
+        """Frames that follow each other in the log, read without a look at the entries."""
+        window, window_at = self.window(offset, FRAME_HEADER_BYTES + header.length)
+        while True:
+            body_at = offset + FRAME_HEADER_BYTES - window_at
+            records = self._decode(header, offset, window[body_at : body_at + header.length])
+            if low > first or first + header.events > high:
+                yield records[low - first : high - first]
+            else:
+                yield records
+            low = first = first + header.events
+            offset += FRAME_HEADER_BYTES + header.length
+            if low >= high:
+                return
+            if offset + FRAME_HEADER_BYTES > window_at + len(window):
+                window, window_at = self.window(offset, FRAME_HEADER_BYTES)
+            header = self._header(window, offset - window_at, offset)
+            if header.length > _WHOLE_BODY_BYTES:
+                return
+            if offset + FRAME_HEADER_BYTES + header.length > window_at + len(window):
+                window, window_at = self.window(offset, FRAME_HEADER_BYTES + header.length)
+
+    def window(self, offset: int, length: int) -> tuple[bytes | memoryview, int]:
+        """Bytes of the log from the offset on, at least so many, and the offset at which they begin."""
+        raise NotImplementedError
+
+    def frame(self, offset: int) -> tuple[FrameHeader, bytes | memoryview]:
+        """The frame at an offset: its header, and its body, which is yet to be checked."""
+        window, window_at = self.window(offset, FRAME_HEADER_BYTES)
+        header = self._header(window, offset - window_at, offset)
+        body_at = offset + FRAME_HEADER_BYTES
+        window, window_at = self.window(body_at, header.length)
+        return header, window[body_at - window_at : body_at - window_at + header.length]
+
+    def _frame_of(self, number: int) -> tuple[FrameHeader, int, int]:
+        """The header of the frame that holds an entry, its offset, and the number of its first entry."""
+        offset, fault = 0, ""
+        for attempt in range(2):
+            offset = ENTRY.unpack_from(self.entries, number * ENTRY_BYTES)[5]
+            try:
+                header = decode_frame_header(self.log_bytes(offset, FRAME_HEADER_BYTES), 0, offset, self.tag)
+                first = self.number_of(header.first_position)
+                if first <= number < first + header.events <= self.count:
+                    return header, offset, first
+                fault = "an entry names a frame that does not hold it"
+            except FormatFault as error:
+                fault = str(error)
+            if attempt or not self.repair_entries():
+                break
+        raise CorruptionError(self.log_path, offset, fault, self._position_of(number))
+
+    def _header(self, window: bytes | memoryview, at: int, offset: int) -> FrameHeader:
+        try:
+            return decode_frame_header(window, at, offset, self.tag)
+        except FormatFault as fault:
+            raise CorruptionError(self.log_path, offset, str(fault)) from None
+
+    def _decode(
+        self, header: FrameHeader, offset: int, body: bytes | memoryview | None
+    ) -> tuple[Record, ...]:
+        if body is None:
+            body = self.log_bytes(offset + FRAME_HEADER_BYTES, header.length)
+        try:
+            return decode_body(header, body)
+        except FormatFault as fault:
+            raise CorruptionError(self.log_path, offset, str(fault), header.first_position) from None
+
+
+class SealedSegment(Segment):
+    """A segment that never changes any more: mapped, and known to the manifest in every respect.
+
+    Raises:
+        FileNotFoundError: its log is not there; the manifest may have moved on.
+        CorruptionError: its log is shorter or longer than it was, or of something else.
+    """
+
+    def __init__(self, store: str, store_id: bytes, info: SegmentInfo) -> None:
+        super().__init__(store, store_id, info)
+        self._open_log()
+        self.count = info.events
+        self.end = info.log_bytes
+        self._entries_checked = False
+        self._entries_rebuilt = False
+        self.entries = self._map_entries()
+
+    def _open_log(self) -> None:
+        log_bytes = self.info.log_bytes
+        self._log = map_file(self.log_path)
+        self._map: Any = self._log.obj  # slices of the map itself are bytes, made in one step
+        check_file_header(bytes(self._log[:FILE_HEADER_BYTES]), self.log_path, self.header)
+        if len(self._log) != log_bytes:
+            raise CorruptionError(
+                self.log_path,
+                min(len(self._log), log_bytes),
+                f"the file has {len(self._log)} bytes, {log_bytes} were sealed",
+            )
+
+    def log_pieces(self, places: Sequence[tuple[int, int, int]]) -> list[bytes]:
+        log = self._map
+        return [log[offset : offset + length] for offset, length, _ in places]
+
+    def window(self, offset: int, length: int) -> tuple[bytes | memoryview, int]:  # noqa: ARG002 - all of it
+        return self._log, 0
+
+    def checked_entries(self) -> bytes | bytearray | memoryview:
+        """The entries, known to be those that were sealed."""
+        if not self._entries_checked:
+            if crc32(self.entries) != self.info.offsets_crc:
+                self.entries = self._derive_entries()
+            self._entries_checked = True
+        return self.entries
+
+    @property
+    def entries_damaged(self) -> bool:
+        """Whether .offsets was found missing or damaged, and was replaced in memory."""
+        return self._entries_rebuilt
+
+    def repair_entries(self) -> bool:
+        if self._entries_checked:
+            return False
+        before = self.entries
+        return self.checked_entries() is not before
+
+    def _map_entries(self) -> bytes | memoryview:
+        try:
+            raw = map_file(self.offsets_path)
+            header = decode_file_header(bytes(raw[:FILE_HEADER_BYTES]))
+        except (FileNotFoundError, FormatFault, NewerFormat, EvlogError):
+            return self._derive_entries()
+        entries = raw[FILE_HEADER_BYTES:]
+        if header != self.header._replace(kind=KIND_OFFSETS) or len(entries) != self.count * ENTRY_BYTES:
+            return self._derive_entries()
+        return entries
+
+    def _derive_entries(self) -> bytes:
+        """All entries, from the log. They are right by the frames' CRCs, whatever stood in .offsets."""
+        parts = []
+        offset = FILE_HEADER_BYTES
+        while offset < self.end:
+            header, body = self.frame(offset)
+            try:
+                parts.append(derive_entries(header, offset, body))
+            except FormatFault as fault:
+                raise CorruptionError(self.log_path, offset, str(fault), header.first_position) from None
+            offset += FRAME_HEADER_BYTES + header.length
+        entries = b"".join(parts)
+        if len(entries) != self.count * ENTRY_BYTES:
+            raise CorruptionError(
+                self.log_path,
+                None,
+                f"it holds {len(entries) // ENTRY_BYTES} events, {self.count} were sealed",
+            )
+        self._entries_checked = self._entries_rebuilt = True
+        return entries

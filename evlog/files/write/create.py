@@ -1,0 +1,113 @@
+"""Making a store: directories, the first segment, and last the manifest, which makes it one.
+
+Interrupted anywhere, it leaves a directory that is no store yet and that the next attempt completes. A
+directory with anything else in it is left alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+from evlog.errors import CorruptionError, InvalidArgument, NotAStore, StoreAccessDenied
+from evlog.files.disk.file_lock import FileLock
+from evlog.files.disk.files import Disk
+from evlog.files.format import paths
+from evlog.files.format.frames import FRAME_HEADER_BYTES, MAX_BODY_BYTES, MAX_LOG_BYTES
+from evlog.files.format.headers import FILE_HEADER_BYTES
+from evlog.files.log.manifest import Manifest, SegmentInfo, replace_manifest
+from evlog.files.write.recovery import sync_names
+from evlog.files.write.roll import create_segment, new_tag
+from evlog.model.events import id_text, make_ids
+
+DEFAULT_SEGMENT_BYTES = 64 * 1024 * 1024
+DEFAULT_SEGMENT_EVENTS = 262_144
+# A log ends below 4 GiB even if the largest frame begins just below this.
+MAX_SEGMENT_BYTES = MAX_LOG_BYTES - MAX_BODY_BYTES - FILE_HEADER_BYTES - FRAME_HEADER_BYTES
+MAX_SEGMENT_EVENTS = 1 << 26
+
+
+def create_store(
+    path: str, segment_bytes: int, segment_events: int, lock_timeout_seconds: float | None, disk: Disk
+) -> bool:
+    """Make a store at the path, durable when this returns; False if one is there already.
+
+    Raises:
+        InvalidArgument: a setting is out of bounds.
+        NotAStore: the path is a file, or a directory with other files in it.
+        StoreAccessDenied, StoreFull: the file system refuses.
+    """
+    _check_setting("segment_bytes", segment_bytes, MAX_SEGMENT_BYTES)
+    _check_setting("segment_events", segment_events, MAX_SEGMENT_EVENTS)
+    if os.path.lexists(paths.manifest_path(path)):
+        return False
+    try:
+        _check_place(path)
+    except (NotAStore, CorruptionError):
+        if os.path.lexists(paths.manifest_path(path)):  # it was being made by another process
+            return False
+        raise
+    _make_dirs(path, disk)
+    lock = FileLock(paths.lock_path(path), lock_timeout_seconds, disk)
+    try:
+        with lock:
+            if os.path.lexists(paths.manifest_path(path)):  # another process was first
+                return False
+            first = SegmentInfo(1, 0, new_tag())
+            manifest = Manifest(id_text(make_ids(1)[0]), segment_bytes, segment_events, (first,))
+            create_segment(path, manifest.store_id_bytes, first, disk)
+            sync_names(path, disk)  # the manifest must not outlive what it names
+            replace_manifest(path, manifest, disk)
+    finally:
+        lock.close()
+    return True
+
+
+def _check_setting(name: str, value: int, highest: int) -> None:
+    if type(value) is not int or not 1 <= value <= highest:
+        raise InvalidArgument(f"{name} is {value!r}; give a whole number from 1 to {highest}")
+
+
+def _check_place(path: str) -> None:
+    try:
+        names = os.listdir(path)
+    except FileNotFoundError:
+        return
+    except NotADirectoryError:
+        raise NotAStore(path, "it is a file") from None
+    except PermissionError:
+        return  # making the store will say so
+    _check_leftovers(path)
+    foreign = sorted(set(names) - paths.INIT_LEFTOVERS)
+    if foreign:
+        raise NotAStore(path, f"the directory holds {foreign[0]!r} and no manifest.json")
+
+
+def _check_leftovers(path: str) -> None:
+    """An interrupted `init` leaves one segment without events; anything else was a store."""
+    directory = paths.segments_path(path)
+    with (
+        contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError),
+        os.scandir(directory) as entries,
+    ):
+        for entry in entries:
+            meaning = paths.maybe_parse_segment_name(entry.name)
+            first = meaning is not None and meaning[:2] == (1, 0) and meaning.suffix in ("log", "offsets")
+            if not first or entry.stat().st_size > FILE_HEADER_BYTES:
+                raise CorruptionError(
+                    paths.manifest_path(path),
+                    None,
+                    f"it is missing, though there is {directory}/{entry.name}",
+                )
+
+
+def _make_dirs(path: str, disk: Disk) -> None:
+    """Make the directories, and make their names durable, also where another died before it had."""
+    path = os.path.abspath(path)
+    disk.make_dir(path)
+    device = os.stat(path).st_dev
+    above = path
+    while above != os.path.dirname(above) and os.stat(above := os.path.dirname(above)).st_dev == device:
+        with contextlib.suppress(StoreAccessDenied):  # a directory above need not be ours to read
+            disk.sync_dir(above)
+    disk.make_dir(paths.segments_path(path))

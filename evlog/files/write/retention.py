@@ -1,0 +1,166 @@
+"""Changing what is kept: a new policy is appended to the metadata stream. Deleting a stream is one of these.
+
+Each change is made to the policy that stands in the log at that moment, checked by the version of the
+metadata stream: of two at a time neither is lost. Changing nothing writes nothing, but makes durable what is
+there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import Final
+
+from evlog.errors import InvalidArgument, StreamNotFound, StreamTombstoned, WrongExpectedVersion
+from evlog.files.format.entries import hash_stream
+from evlog.files.format.frames import MAX_VERSION
+from evlog.files.log.log import Log, SegmentMoved
+from evlog.files.write.writer import Writer
+from evlog.model.appends import ANY, NO_STREAM, STREAM_EXISTS, Expectation, ExpectedVersion
+from evlog.model.events import JSON_CODE, EncodedEvent
+from evlog.model.retention import (
+    KEEP_ALL,
+    METADATA_TYPE,
+    Rule,
+    decode_policy,
+    encode_policy,
+    metadata_stream,
+)
+
+_SECOND_US: Final = 1_000_000
+_MAX_AGE_SECONDS: Final = 1 << 40  # beyond any clock, and what JSON numbers hold
+
+
+def set_words(
+    log: Log,
+    writer: Writer,
+    stream: str | None,
+    category: str | None,
+    *,
+    max_count: int | None,
+    max_age_seconds: int | None,
+    before: int | None,
+    clear: bool,
+) -> None:
+    """Set those words of the policy of a stream or a category that are given; first forget all with `clear`.
+
+    Raises:
+        StreamTombstoned: the stream is gone for ever.
+        InvalidArgument: `before` is beyond the next event of the stream.
+    """
+
+    def change(rule: Rule) -> Rule:
+        if stream is not None:
+            if rule.tombstone:
+                raise StreamTombstoned(stream)
+            _check_before(log, stream, before)
+        rule = KEEP_ALL if clear else rule
+        return rule._replace(
+            max_count=rule.max_count if max_count is None else max_count,
+            max_age_us=rule.max_age_us if max_age_seconds is None else max_age_seconds * _SECOND_US,
+            truncate_before=rule.truncate_before if before is None else before,
+        )
+
+    _change_policy(log, writer, metadata_stream(stream=stream, category=category), change)
+
+
+def delete(log: Log, writer: Writer, stream: str, *, tombstone: bool, expected: ExpectedVersion) -> int:
+    """Hide all events of a stream, and with a tombstone forbid its name; its last version.
+
+    Raises:
+        StreamNotFound: there are no events, and that was not expected.
+        WrongExpectedVersion: the stream has another version than expected.
+    """
+    last_version = 0
+
+    def change(rule: Rule) -> Rule:
+        nonlocal last_version
+        last_version = log.find_version(stream, hash_stream(stream))
+        if not last_version and not (tombstone and expected == NO_STREAM):
+            raise StreamNotFound(stream)
+        if rule.is_deleted(last_version):
+            _check_deleted(stream, expected, last_version)
+            return rule._replace(tombstone=rule.tombstone or tombstone)
+        return rule._replace(truncate_before=last_version + 1, tombstone=tombstone)
+
+    expectations = () if expected == ANY else (Expectation(0, stream, expected),)
+    _change_policy(log, writer, metadata_stream(stream=stream), change, expectations)
+    return last_version
+
+
+def _check_deleted(stream: str, expected: ExpectedVersion, last_version: int) -> None:
+    """What a writer would check, for a deletion that may have nothing to write."""
+    if expected == STREAM_EXISTS:
+        raise WrongExpectedVersion(stream, expected, 0)
+    if expected not in (ANY, NO_STREAM, last_version):
+        raise WrongExpectedVersion(stream, expected, last_version)
+
+
+def check_max_count(max_count: int | None) -> int | None:
+    """Return the number of events to keep, or raise InvalidArgument."""
+    return _check_number("max_count", max_count)
+
+
+def check_max_age(max_age: timedelta | int | None) -> int | None:
+    """Return an age in whole seconds, or raise InvalidArgument."""
+    seconds = max_age
+    if isinstance(max_age, timedelta) and not max_age.microseconds:
+        seconds = max_age // timedelta(seconds=1)
+    if seconds is None or (type(seconds) is int and 1 <= seconds <= _MAX_AGE_SECONDS):
+        return seconds
+    raise InvalidArgument(f"max_age is {max_age!r}; give whole seconds, 1 or more, or a timedelta of them")
+
+
+def check_before(before: int | None) -> int | None:
+    """Return a version, or raise InvalidArgument."""
+    return _check_number("before", before)
+
+
+def _check_number(name: str, value: int | None) -> int | None:
+    if value is None or (type(value) is int and 1 <= value <= MAX_VERSION):
+        return value
+    raise InvalidArgument(f"{name} is {value!r}; give a whole number, 1 or more")
+
+
+def _check_before(log: Log, stream: str, before: int | None) -> None:
+    if before is None or before == 1:
+        return
+    last_version = log.find_version(stream, hash_stream(stream))
+    if before > last_version + 1:
+        raise InvalidArgument(
+            f"before is {before}, and the next event of {stream!r} has version {last_version + 1}; "
+            "give that version at most: what is yet to come is not hidden"
+        )
+
+
+def _change_policy(
+    log: Log,
+    writer: Writer,
+    name: str,
+    change: Callable[[Rule], Rule],
+    expectations: Sequence[Expectation] = (),
+) -> None:
+    """Append the changed policy to the metadata stream; durable when this returns."""
+    while True:
+        log.refresh()
+        log.raise_damage()
+        try:
+            record = log.find_last(name, hash_stream(name))
+            rule = KEEP_ALL if record is None else decode_policy(record[7])
+            changed = change(rule)
+        except SegmentMoved:
+            continue
+        if changed != rule:
+            event: EncodedEvent = (METADATA_TYPE, None, JSON_CODE, encode_policy(changed), None)
+            here = Expectation(0, name, record[1] if record is not None else NO_STREAM)
+        elif record is not None:  # once more, as a duplicate: who wrote it may not have synced it yet
+            event, here = (record[3], record[4], record[6], record[7], record[8]), Expectation(0, name, ANY)
+        else:
+            return
+        try:
+            writer.append([name], [event], (here, *expectations), system=True)
+        except WrongExpectedVersion as error:
+            if error.stream != name:
+                raise
+        else:
+            return

@@ -1,0 +1,330 @@
+"""Events as JSON lines, in evlog's own shape: what `evlog read` prints and `evlog append --lines` takes back.
+
+Pure: bytes in, bytes out. What comes out is one line an event, whatever is in it, and goes back in as it is.
+A line that comes in is checked completely (strict JSON, UTF-8, names, size) before it is an event; nothing
+in it is lost silently: what has no place in an event is refused.
+
+Both directions are inner loops of bulk commands, so they work on bytes: payloads are copied, never parsed,
+and msgspec, which finds their ends, is imported when the first decoder is made.
+"""
+
+from __future__ import annotations
+
+import json
+from binascii import hexlify, unhexlify
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from struct import Struct
+from time import gmtime
+from typing import Any, Final, NoReturn
+
+from evlog.errors import EventTooLarge, EvlogError, InvalidArgument, InvalidEvent
+from evlog.model.events import (
+    BINARY_CODE,
+    CONTENT_TYPES,
+    JSON_CODE,
+    MAX_EVENT_BYTES,
+    TEXT_CODE,
+    EncodedEvent,
+    Event,
+    check_stream_name,
+    check_type,
+)
+
+CARRIAGE_RETURN: Final = 0x0D  # a number: `bytes in bytes` is five times as slow
+CHUNK_BYTES: Final = 256 * 1024
+# The longest line that can hold an event: a text of nothing but control characters, six bytes each.
+MAX_LINE_BYTES: Final = 6 * MAX_EVENT_BYTES + 64 * 1024
+# Escaped names and parsed values are remembered, up to this many of a kind.
+CACHE_SIZE: Final = 65536
+_LINE_OVERHEAD_BYTES: Final = 200  # about what a line holds besides the data
+_ID_PARTS: Final = Struct("8s4s4s4s12s").iter_unpack
+
+Decode = Callable[[bytes], tuple[str, EncodedEvent]]
+"""Turns one line, without its line break, into a stream's name and an event."""
+
+_JSON_EVENT: Final = (
+    b'{"position":%d,"stream":%b,"version":%d,"id":"%b","type":%b,"time":"%b","data":%b,"metadata":%b}\n'
+)
+_OTHER_EVENT: Final = _JSON_EVENT.replace(b'"data":%b', b"%b")
+_RESULT: Final = b'{"stream":%b,"version":%d,"position":%d,"id":"%b-%b-%b-%b-%b","duplicate":%b}\n'
+_quote_text: Final = json.JSONEncoder(ensure_ascii=False).encode
+
+
+class InvalidLine(InvalidArgument):
+    """A line that holds no event: not JSON, not UTF-8, or without a field that is asked for."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+# ---- Going out
+
+
+class _Quoted(dict[str, bytes]):
+    """Texts as JSON strings in bytes: made once for each name that keeps coming back."""
+
+    def __missing__(self, text: str) -> bytes:
+        if len(self) >= CACHE_SIZE:
+            self.clear()
+        quoted = self[text] = quote(text)
+        return quoted
+
+
+def quote(text: str) -> bytes:
+    """A text as a JSON string; only what JSON demands is escaped."""
+    return _quote_text(text).encode()
+
+
+def encode_seconds(seconds: int) -> bytes:
+    """Seconds since 1970 as ISO 8601 in UTC, without the zone: `2026-11-23T10:51:00`."""
+    return b"%04d-%02d-%02dT%02d:%02d:%02d" % gmtime(seconds)[:6]
+
+
+def encode_time(time_us: int) -> bytes:
+    """Microseconds since 1970 as ISO 8601 in UTC: `2026-11-23T10:51:00.123456Z`."""
+    seconds, fraction_us = divmod(time_us, 1_000_000)
+    return b"%b.%06dZ" % (encode_seconds(seconds), fraction_us)
+
+
+def encode_content(code: int, data: bytes) -> bytes:
+    """The fields of an event's line that hold its data: also the content type, unless that is JSON."""
+    if code == JSON_CODE:
+        return b'"data":' + data
+    if code == TEXT_CODE:
+        return b'"content_type":"text","data":' + quote(data.decode())
+    from binascii import b2a_base64
+
+    return b'"content_type":"binary","data_base64":"%b"' % b2a_base64(data, newline=False)
+
+
+def encode_lines(events: Iterable[Event], chunk_bytes: int = CHUNK_BYTES) -> Iterator[bytes]:
+    """Turn events into JSON lines, many to a chunk.
+
+    Args:
+        events: what to print, in its order.
+        chunk_bytes: a chunk is given out as soon as it has this many bytes.
+    """
+    quoted = _Quoted()
+    batch: list[Event] = []
+    size_bytes = 0
+    try:
+        for event in events:
+            batch.append(event)
+            size_bytes += len(event[7]) + _LINE_OVERHEAD_BYTES
+            if size_bytes >= chunk_bytes:
+                yield _encode_batch(batch, quoted)
+                batch.clear()
+                size_bytes = 0
+    except EvlogError:
+        yield _encode_batch(batch, quoted)  # what came before the damage is whole
+        raise
+    if batch:
+        yield _encode_batch(batch, quoted)
+
+
+def _encode_batch(batch: Sequence[Event], quoted: _Quoted) -> bytes:
+    """The lines of some events, made column by column: a third faster than line by line."""
+    if not batch:
+        return b""
+    positions, versions, streams, types, ids, times, codes, datas, metadatas = zip(*batch, strict=True)
+    shape = _JSON_EVENT
+    if any(codes):
+        shape = _OTHER_EVENT
+        datas = tuple(map(encode_content, codes, datas))
+    clocks = {time_us: encode_time(time_us) for time_us in set(times)}
+    rows = zip(
+        positions,
+        map(quoted.__getitem__, streams),
+        versions,
+        _encode_ids(ids),
+        map(quoted.__getitem__, types),
+        map(clocks.__getitem__, times),
+        datas,
+        [metadata or b"{}" for metadata in metadatas],
+        strict=True,
+    )
+    return b"".join(map(shape.__mod__, rows))
+
+
+def _encode_ids(ids: Sequence[bytes]) -> Iterable[bytes]:
+    return map(b"%b-%b-%b-%b-%b".__mod__, _ID_PARTS(hexlify(b"".join(ids))))
+
+
+def encode_results(
+    streams: Sequence[str],
+    versions: Sequence[int],
+    positions: Sequence[int],
+    ids: Sequence[bytes],
+    duplicates: Sequence[bool],
+) -> bytes:
+    """The result lines of an append, one for each event, from columns of equal length."""
+    quoted = _Quoted()
+    lines: list[bytes] = []
+    for stream, version, position, id, known in zip(
+        streams, versions, positions, ids, duplicates, strict=True
+    ):
+        d = id.hex().encode()
+        duplicate = b"true" if known else b"false"
+        lines.append(
+            _RESULT
+            % (quoted[stream], version, position, d[:8], d[8:12], d[12:16], d[16:20], d[20:], duplicate)
+        )
+    return b"".join(lines)
+
+
+# ---- Coming in
+
+
+def own_decoder(stream: str | None = None) -> Decode:
+    """A decoder of evlog's own shape, as `encode_lines` writes it; only `type` has to be there.
+
+    Args:
+        stream: the stream of lines that name none; a line that names another is refused.
+    """
+    import msgspec
+
+    unset: Any = msgspec.UNSET
+    raw = msgspec.Raw
+    shape = msgspec.defstruct(
+        "Line",
+        [
+            ("type", str),
+            ("stream", str | None, stream),
+            ("id", str | None, None),
+            ("data", raw, unset),
+            ("metadata", raw, unset),
+            ("content_type", str | None, None),
+            ("data_base64", str | None, None),
+            *((ignored, raw, unset) for ignored in ("position", "version", "time")),
+        ],
+        forbid_unknown_fields=True,
+        gc=False,
+    )
+    parse: Callable[[bytes], Any] = msgspec.json.Decoder(shape).decode
+    streams, types = Checked(check_stream_name), Checked(check_type)
+
+    def decode(line: bytes) -> tuple[str, EncodedEvent]:
+        try:
+            if not line.isascii():
+                line.decode()  # msgspec does not look into the strings that it skips
+            fields = parse(line)
+        except (ValueError, RecursionError) as error:
+            refuse(line, error)
+        name = fields.stream
+        if name is None:
+            raise InvalidLine("has no field `stream`; put it in, or give STREAM or --stream-field")
+        if stream is not None and name != stream:
+            raise InvalidLine(
+                f"is for stream {name!r}, not {stream!r}; leave STREAM out to take it from the line"
+            )
+        data = fields.data
+        if fields.content_type is None and fields.data_base64 is None:
+            code, data = JSON_CODE, b"{}" if data is unset else bytes(data)
+        else:
+            code, data = _other_content(fields.content_type, None if data is unset else bytes(data), fields)
+        metadata = None if fields.metadata is unset else _metadata(bytes(fields.metadata))
+        if CARRIAGE_RETURN in data and code == JSON_CODE:
+            data = data.replace(b"\r", b" ")  # it stands between tokens: in a string it would be no JSON
+        if len(line) > MAX_EVENT_BYTES:
+            check_size(len(data) + len(metadata or b""))
+        id = fields.id
+        if id is not None:
+            id = canonical_uuid(id) or _uuid_bytes(id)
+        return streams[name], (types[fields.type], id, code, data, metadata)
+
+    return decode
+
+
+class Checked(dict[str, str]):
+    """Names that passed their check, which raises for those that do not."""
+
+    def __init__(self, check: Callable[[str], str]) -> None:
+        self._check = check
+
+    def __missing__(self, name: str) -> str:
+        if len(self) >= CACHE_SIZE:
+            self.clear()
+        checked = self[name] = self._check(name)
+        return checked
+
+
+def canonical_uuid(text: str) -> bytes | None:
+    """The 16 bytes of a UUID written as 8-4-4-4-12 hexadecimal digits; None if it is anything else."""
+    if len(text) == 36 and text[8:24:5] == "----":
+        try:
+            raw = unhexlify(text.replace("-", ""))
+        except ValueError:
+            return None
+        return raw if len(raw) == 16 else None
+    return None
+
+
+def _uuid_bytes(text: str) -> bytes:
+    from uuid import UUID
+
+    try:
+        return UUID(text).bytes
+    except ValueError:
+        raise InvalidEvent(
+            "id", f"{text[:80]!r} is not a UUID; --id-field takes other texts as keys"
+        ) from None
+
+
+def _metadata(raw: bytes) -> bytes | None:
+    if raw in {b"{}", b"null"}:
+        return None
+    if not raw.startswith(b"{"):
+        raise InvalidEvent("metadata", "must be a JSON object")
+    return raw.replace(b"\r", b" ")
+
+
+def _other_content(content_type: str | None, data: bytes | None, fields: Any) -> tuple[int, bytes]:
+    """What has its content type beside it; or say what is wrong if that and the data do not go together."""
+    base64 = fields.data_base64
+    if content_type == CONTENT_TYPES[JSON_CODE] and base64 is None:
+        return JSON_CODE, b"{}" if data is None else data
+    if content_type == CONTENT_TYPES[TEXT_CODE] and base64 is None:
+        if data is None:
+            return TEXT_CODE, b""
+        if not data.startswith(b'"'):
+            raise InvalidEvent("data", "of content type text must be a JSON string")
+        return TEXT_CODE, json.loads(data).encode()
+    if content_type == CONTENT_TYPES[BINARY_CODE] and data is None:
+        from binascii import Error, a2b_base64
+
+        try:
+            return BINARY_CODE, a2b_base64(base64 or "", strict_mode=True)
+        except (Error, ValueError):
+            raise InvalidEvent("data_base64", "is not base64") from None
+    if content_type is not None and content_type not in CONTENT_TYPES:
+        raise InvalidEvent("content type", f"{content_type[:80]!r} is none of {', '.join(CONTENT_TYPES)}")
+    raise InvalidEvent("data", "is `data_base64` for content type binary and `data` for the others")
+
+
+def check_size(size_bytes: int) -> None:
+    if size_bytes > MAX_EVENT_BYTES:
+        raise EventTooLarge(size_bytes, MAX_EVENT_BYTES)
+
+
+def refuse(line: bytes, error: Exception) -> NoReturn:
+    """Say in evlog's words what the decoder found wrong with a line."""
+    text = str(error)
+    if isinstance(error, RecursionError):
+        reason = "is not JSON that can be read: it is nested too deeply"
+    elif isinstance(error, UnicodeDecodeError):
+        reason = "is not UTF-8"
+    elif error.__class__.__name__ == "ValidationError":
+        if "unknown field" in text:
+            field = text.split("`")[1]
+            reason = f"has the unknown field `{field}`; take the whole line as data with --data-field ."
+        elif "missing required" in text:
+            field = text.split("`")[1]
+            reason = f"has no field `{field}`; put it in, or say where it is with --{field}-field"
+        else:
+            reason = text[0].lower() + text[1:].replace("`$.", "`")
+    elif "truncated" in text:
+        reason = "is not JSON: it ends too early" if line.strip() else "is empty"
+    else:
+        reason = f"is not JSON: {text.removeprefix('JSON is malformed: ')}"
+    raise InvalidLine(reason) from None

@@ -1,0 +1,1 @@
+"""Subscriptions: following by name, retrying, parking."""

@@ -1,0 +1,220 @@
+"""README.md and CHANGELOG.md held to the code: every block runs and prints what is shown beside it.
+
+The two lines that make an environment of their own (under "Install" and "Tests") are run by .ci/run, which
+takes them out of the README; here they would install evlog once more for each run of the tests.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import evlog
+from evlog import errors
+from evlog._version import __version__
+from tests.support.readme import (
+    README,
+    ROOT,
+    Block,
+    assert_printed,
+    blocks,
+    make_repository,
+    run_session,
+    shell_environment,
+)
+
+CHANGELOG = (ROOT / "CHANGELOG.md").read_text("utf-8")
+OWN_ENVIRONMENT = ("Install", "Tests")
+DPKG_LOG = "/var/log/dpkg.log"
+DPKG_LINES = """\
+2026-01-05 14:36:25 startup archives unpack
+2026-01-05 14:36:25 upgrade libc6:amd64 2.36-9+deb12u10 2.36-9+deb12u13
+2026-01-05 14:36:25 status half-configured libc6:amd64 2.36-9+deb12u10
+2026-01-05 14:36:25 status unpacked libc6:amd64 2.36-9+deb12u10
+2026-01-05 14:36:26 status unpacked libc6:amd64 2.36-9+deb12u10
+2026-01-05 14:36:26 status triggers-pending libc-bin:amd64 2.36-9+deb12u10
+2026-01-05 14:36:26 status triggers-pending libc-bin:amd64 2.36-9+deb12u10
+2026-01-05 14:36:27 configure libc6:amd64 2.36-9+deb12u13 <none>
+2026-01-05 14:36:27 status installed libc6:amd64 2.36-9+deb12u13
+"""
+
+
+def shell_blocks() -> list[Block]:
+    found = [block for block in blocks("sh") if block.heading not in OWN_ENVIRONMENT]
+    return [block for block in found if "flock" not in block.code or shutil.which("flock")]
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="the tour reads a git history, and there is no git")
+def test_every_shell_block_prints_what_the_readme_shows(tmp_path: Path) -> None:
+    environment = shell_environment(tmp_path)
+    repository = tmp_path / "repository"
+    repository.mkdir()
+    make_repository(repository, environment)
+    log = tmp_path / "dpkg.log"
+    log.write_text(DPKG_LINES)
+    tour = shell_blocks()
+    scripts = [block.code.replace(DPKG_LOG, str(log)) for block in tour]
+    for block, printed in zip(tour, run_session(scripts, repository, environment), strict=True):
+        assert_printed(block, printed)
+
+
+def test_every_python_block_prints_what_the_readme_shows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    for block in blocks("python"):
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            exec(compile("\n" * (block.line - 1) + block.code, ROOT / "README.md", "exec"), names)
+        assert_printed(block, printed.getvalue())
+
+
+BUSY_WRITER = """
+import sys, evlog
+
+with evlog.open(sys.argv[1], create=True, segment_events=64, sync="none") as store:
+    while True:
+        for _ in range(10):
+            result = store.append("busy", [evlog.NewEvent("Ticked", {"n": n}) for n in range(5)])
+        print(result.last_position, flush=True)
+"""
+
+
+@pytest.mark.skipif(shutil.which("flock") is None, reason="there is no flock program")
+def test_backup_of_a_store_that_is_being_written_is_whole(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    environment = shell_environment(tmp_path / "programs") | {"EVLOG_STORE": str(store)}
+    (block,) = [block for block in blocks("sh") if block.heading == "Backups"]
+    writer = subprocess.Popen(
+        [sys.executable, "-c", BUSY_WRITER, str(store)], cwd=ROOT, stdout=subprocess.PIPE
+    )
+    assert writer.stdout
+    try:
+        acknowledged = [int(writer.stdout.readline()) for _ in range(10)][-1]
+        run_session([block.code + 'cp -R "$backup" copy\n'], tmp_path, environment)
+        assert writer.poll() is None
+    finally:
+        writer.kill()
+        writer.communicate()
+    with evlog.open(tmp_path / "copy") as copy:
+        positions = [event.position for event in copy.read_all()]
+        assert positions == list(range(1, copy.head + 1))
+        assert copy.head >= acknowledged
+        assert (
+            copy.append("busy", [evlog.NewEvent("Ticked")]).last_position == copy.head == len(positions) + 1
+        )
+
+
+@pytest.mark.parametrize("heading", OWN_ENVIRONMENT)
+def test_install_and_tests_are_one_line_each(heading: str) -> None:
+    (block,) = [block for block in blocks("sh") if block.heading == heading]
+    assert block.code.count("\n") == 1
+    assert block.code.startswith("python3 -m venv ")
+
+
+def test_ci_runs_the_lines_of_the_readme() -> None:
+    script = (ROOT / ".ci" / "run").read_text("utf-8")
+    assert all(f'readme_line "{heading}"' in script for heading in OWN_ENVIRONMENT)
+
+
+def evlog_lines() -> list[tuple[str, list[str]]]:
+    """Each command that README.md names in code, with the long options beside it."""
+    code = [block.code.replace("\\\n", " ") for block in blocks("sh")]
+    code += re.findall(r"(?<!`)`([^`\n]+)`(?!`)", README)
+    lines = "\n".join(code).splitlines()
+    lines += [inner for line in lines for inner in re.findall(r"\$\(([^()]*)\)", line)]
+    found = []
+    for line in lines:
+        for call in re.split(r"[|;&]+", re.sub(r"\$\([^()]*\)", "…", line)):
+            match = re.search(r"(?<![\w./-])evlog (?:--store \S+ )?([a-z]+)\b(.*)", call)
+            if match:
+                found.append((match[1], re.findall(r"(?<!\S)--[a-z-]+", match[2])))
+    return found
+
+
+def help_of(command: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "evlog", command, "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, f"the README names `evlog {command}`: {done.stderr}"
+    return done.stdout
+
+
+def test_every_command_and_option_in_the_readme_exists() -> None:
+    named: dict[str, set[str]] = {}
+    for command, beside in evlog_lines():
+        named.setdefault(command, set()).update(beside)
+    assert {"init", "append", "read", "streams", "info"} <= named.keys()
+    for command, options in named.items():
+        text = help_of(command)
+        assert not [option for option in options if not re.search(rf"{option}\b", text)], f"evlog {command}"
+
+
+def exit_code_rows() -> dict[int, tuple[str, set[str]]]:
+    """The README's table of exit codes: code → name, exceptions."""
+    rows = re.findall(r"^\| (\d+) \| ([\w-]+) \|([^|]*)\| [^|]+ \|$", README, re.MULTILINE)
+    return {int(code): (name, set(re.findall(r"`(\w+)`", exceptions))) for code, name, exceptions in rows}
+
+
+def error_classes() -> list[type[errors.EvlogError]]:
+    return [
+        each
+        for each in vars(errors).values()
+        if isinstance(each, type) and issubclass(each, errors.EvlogError)
+    ]
+
+
+def test_readme_lists_every_exception_beside_its_exit_code() -> None:
+    listed = {name: code for code, (_, exceptions) in exit_code_rows().items() for name in exceptions}
+    assert listed == {each.__name__: each.exit_code for each in error_classes()}
+
+
+def test_readme_lists_every_exit_code_by_its_name() -> None:
+    codes = {
+        value: name.removeprefix("EXIT_").lower().replace("_", "-")
+        for name, value in vars(errors).items()
+        if name.startswith("EXIT_")
+    }
+    assert {code: name for code, (name, _) in exit_code_rows().items()} == codes
+
+
+def test_files_that_the_readme_links_to_exist() -> None:
+    links = re.findall(r"\]\(([^)#]+)\)", README)
+    assert links
+    assert not [link for link in links if "://" not in link and not (ROOT / link).exists()]
+
+
+def changelog_sections() -> dict[str, str]:
+    """Heading → text of each version's section."""
+    parts = re.split(r"^## (.+)$", CHANGELOG, flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def test_changelog_keeps_the_form() -> None:
+    sections = changelog_sections()
+    assert CHANGELOG.startswith("# Changelog\n")
+    assert next(iter(sections)) == "[Unreleased]"
+    kinds = {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
+    for heading, text in sections.items():
+        assert re.fullmatch(r"\[Unreleased\]|\[\d+\.\d+\.\d+\] - \d{4}-\d{2}-\d{2}", heading), heading
+        assert set(re.findall(r"^### (.+)$", text, re.MULTILINE)) <= kinds, heading
+        assert heading == "[Unreleased]" or re.search(r"^- ", text, re.MULTILINE), f"{heading} says nothing"
+
+
+def test_changelog_has_no_version_beyond_the_packages() -> None:
+    versions = [__version__, *re.findall(r"^## \[(\d+\.\d+\.\d+)\]", CHANGELOG, re.MULTILINE)]
+    current, *released = [tuple(int(part) for part in version.split(".")) for version in versions]
+    assert released == sorted(released, reverse=True)
+    assert all(version <= current for version in released)

@@ -1,0 +1,431 @@
+"""The fast look says no more than the close one: it is even where that finds nothing, and only there."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from evlog import EventStore, NewEvent, VerifyReport
+from evlog.files.check import proof, proving, segments
+from evlog.files.check.files import look
+from evlog.files.check.proving import Proving
+from evlog.files.check.segments import SegmentCheck, SegmentTask, check_segment
+from evlog.files.compaction import rewrite as compact_rewrite
+from evlog.files.format.frames import array_head
+from evlog.files.format.headers import (
+    KIND_IDS,
+    KIND_STREAMS,
+    KIND_TYPES,
+    decode_file_header,
+    encode_file_header,
+)
+from tests.crash import recordings
+from tests.support.forge import CODE, DATA, ID, METADATA, POSITION, STREAM, TIME, TYPE, VERSION, Frames, forge
+from tests.support.forge import read_frames as frames_in
+from tests.support.helpers import fill, new, number_id, segment_files, small_store
+
+
+def proved(store: EventStore | str) -> list[SegmentCheck | None]:
+    """What the fast look says of each segment."""
+    path = store if isinstance(store, str) else store.path
+    pieces = Proving(look(path).tasks())
+    for at, (function, arguments) in enumerate(pieces.calls):
+        pieces.take(at, function(*arguments))
+    return [pieces.maybe_check(at) for at in range(len(look(path).tasks()))]
+
+
+def looked_at_closely(store: EventStore) -> VerifyReport:
+    """A report that the fast look had no part in."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(proving, "plan_parts", lambda _: [])
+        return store.verify()
+
+
+@pytest.fixture(params=["at once", "frame by frame", "in parts", "in parts, frame by frame"])
+def shape(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """How much the fast look takes in at a time."""
+    if "frame by frame" in request.param:
+        monkeypatch.setattr(proof, "_WINDOW_BYTES", 1)
+    if "in parts" in request.param:
+        monkeypatch.setattr(proving, "_PART_EVENTS", 2)
+    return str(request.param)
+
+
+@pytest.fixture
+def batches(store: EventStore) -> EventStore:
+    """Two sealed segments of frames of one and of several events, and an active one."""
+    store.append_many([(f"b-{at % 2}", [new(at, id=number_id(100 + at))]) for at in range(3)])
+    fill(store, 17)
+    return store
+
+
+# --- sound stores
+
+APPENDS = st.lists(
+    st.lists(st.tuples(st.integers(0, 4), st.integers(0, 300)), min_size=1, max_size=20), max_size=20
+)
+
+
+@given(
+    appends=APPENDS,
+    segment_events=st.integers(1, 40),
+    window_bytes=st.sampled_from([1, 300, 1 << 18]),
+    part_events=st.sampled_from([1, 2, 7, 1 << 16]),
+    kept=st.integers(0, 3),
+    frame_bytes=st.sampled_from([1, 500, 128 << 10]),
+)
+def test_both_looks_see_the_same_in_a_sound_store(
+    appends: list[list[tuple[int, int]]],
+    segment_events: int,
+    window_bytes: int,
+    part_events: int,
+    kept: int,
+    frame_bytes: int,
+) -> None:
+    with (
+        recordings.scratch() as root,
+        small_store(f"{root}/store", segment_events=segment_events, sync="none") as store,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setattr(proof, "_WINDOW_BYTES", window_bytes)
+        patch.setattr(proving, "_PART_EVENTS", part_events)
+        patch.setattr(compact_rewrite, "_FRAME_BYTES", frame_bytes)
+        for batch in appends:
+            store.append_many(
+                (f"s-{stream}", [NewEvent("T", "x" * size, content_type="text")]) for stream, size in batch
+            )
+        if kept and appends:
+            store.set_retention("s-1", max_count=kept)
+            store.set_retention("s-2", max_count=1)
+            store.compact(force=True)
+        tasks = look(store.path).tasks()
+        for task, check in zip(tasks, proved(store), strict=True):
+            close = check_segment(task)
+            assert close.findings == []
+            assert check == close or (check is None and not close.events)
+        report = store.verify()
+        assert report.ok
+        assert looked_at_closely(store) == report
+
+
+def test_a_position_that_is_pinned_is_looked_at_closely(batches: EventStore) -> None:
+    task = look(batches.path).tasks(pin_position=3)[0]
+    assert proving.plan_parts(task) == []
+
+
+# --- damage
+
+
+def test_no_flipped_bit_is_proved(batches: EventStore) -> None:
+    dice = random.Random(3)
+    files = [
+        files[0]
+        for suffix in ("log", "offsets", "streams", "types", "ids")
+        if (files := segment_files(batches, suffix))
+    ]
+    active = [segment_files(batches, suffix)[-1] for suffix in ("log", "offsets")]
+    for place, path in [(0, path) for path in files] + [(-1, path) for path in active]:
+        whole = path.read_bytes()
+        used = len(whole.rstrip(b"\0")) if place else len(whole)
+        for at in dice.sample(range(used), min(used, 150)):
+            damaged = bytearray(whole)
+            damaged[at] ^= 1 << dice.randrange(8)
+            path.write_bytes(damaged)
+            assert proved(batches)[place] is None, f"{path.name} byte {at}"
+        path.write_bytes(whole)
+    assert None not in proved(batches)
+
+
+@pytest.mark.usefixtures("shape")
+@pytest.mark.parametrize("suffix", ["log", "offsets", "streams", "types", "ids"])
+def test_no_cut_lengthened_or_missing_file_is_proved(batches: EventStore, suffix: str) -> None:
+    path = segment_files(batches, suffix)[0]
+    whole = path.read_bytes()
+    for other in (whole[:-1], whole[:-40], whole[:64], whole[:30], b"", whole + b"\0", whole + whole[64:]):
+        path.write_bytes(other)
+        assert proved(batches)[0] is None
+    path.unlink()
+    assert proved(batches)[0] is None
+
+
+# --- what only a defect could do: every checksum is right
+
+Change = Callable[[Frames], Any]
+
+
+def swap(frames: Frames, field: int, one: tuple[int, int], other: tuple[int, int]) -> None:
+    left, right = frames[one[0]][one[1]], frames[other[0]][other[1]]
+    left[field], right[field] = right[field], left[field]
+
+
+def put(frame: int, number: int, field: int, value: Any) -> Change:
+    def change(frames: Frames) -> None:
+        frames[frame][number][field] = value(frames[frame][number][field]) if callable(value) else value
+
+    return change
+
+
+def later(us: int) -> Callable[[int], int]:
+    return lambda value: value + us
+
+
+# The first frame of the segment has three records, the others one each.
+CONTENTS: dict[str, tuple[Change, str]] = {
+    "a time that falls within a frame": (put(0, 1, TIME, later(-9)), "order"),
+    "a time that falls at a frame's end": (put(0, 2, TIME, later(-9)), "order"),
+    "a time that rises and falls again": (put(0, 1, TIME, later(9_000_000)), "order"),
+    "a time that rises and falls again to that of all": (
+        lambda frames: [
+            put(at, number, TIME, frames[0][0][TIME] + (at == 2))(frames)
+            for at, frame in enumerate(frames)
+            for number in range(len(frame))
+        ],
+        "order",
+    ),
+    "a time that falls between frames": (put(2, 0, TIME, later(-9_000_000)), "order"),
+    "a time that falls at the segment's end": (put(-1, 0, TIME, later(-9_000_000)), "order"),
+    "an id twice within a frame": (lambda frames: put(0, 1, ID, frames[0][0][ID])(frames), "id"),
+    "an id twice between frames": (lambda frames: put(-1, 0, ID, frames[0][0][ID])(frames), "id"),
+    "an id that another segment has": (put(1, 0, ID, number_id(12).bytes), "id"),
+    "an id that the active segment has": (put(1, 0, ID, number_id(16).bytes), "id"),
+    "a version left out": (put(-1, 0, VERSION, later(1)), "version"),
+    "a version given twice": (put(-1, 0, VERSION, later(-1)), "version"),
+    "a stream that begins late": (put(0, 1, VERSION, 2), "version"),
+    "versions in another order": (lambda frames: swap(frames, VERSION, (0, 0), (0, 2)), "version"),
+    "another stream": (put(2, 0, STREAM, "s-0"), "version"),
+    "a frame left out": (lambda frames: frames.pop(2), "record"),
+    "the first frame left out": (lambda frames: frames.pop(0), "record"),
+    "a position given twice": (put(-1, 0, POSITION, later(-1)), "record"),
+    "a position left out within a frame": (put(0, 2, POSITION, later(1)), "record"),
+    "positions in another order": (lambda frames: swap(frames, POSITION, (1, 0), (2, 0)), "record"),
+    "a first position that is not the segment's": (
+        lambda frames: [put(0, 0, POSITION, later(1))(frames)],
+        "record",
+    ),
+    "data that is text": (put(1, 0, DATA, "1"), "record"),
+    "metadata that is text": (put(1, 0, METADATA, "{}"), "record"),
+    "an id that is short": (put(1, 0, ID, bytes(15)), "record"),
+    "an id that is long in place of one that is short": (
+        lambda frames: (put(0, 0, ID, bytes(15))(frames), put(0, 1, ID, bytes(17))(frames)),
+        "record",
+    ),
+    "a content type that is none": (put(1, 0, CODE, 3), "record"),
+    "a version 0": (put(1, 0, VERSION, 0), "record"),
+    "a version 0 of a stream's only event": (put(0, 1, VERSION, 0), "record"),
+    "a stream that is bytes": (put(1, 0, STREAM, b"s"), "record"),
+    "a type that is bytes": (put(1, 0, TYPE, b"T"), "record"),
+    "a field too many": (lambda frames: frames[1][0].append(None), "record"),
+    "a field too few in all": (
+        lambda frames: [record.pop() for frame in frames for record in frame],
+        "record",
+    ),
+}
+
+
+@pytest.mark.usefixtures("shape")
+@pytest.mark.parametrize("name", CONTENTS)
+def test_content_that_is_wrong_is_found(batches: EventStore, name: str) -> None:
+    change, kind = CONTENTS[name]
+    frames = frames_in(batches, 0)
+    assert [len(frame) for frame in frames] == [3, 1, 1, 1, 1, 1]
+    change(frames)
+    forge(batches, 0, frames)
+    report = batches.verify()
+    assert kind in {finding.kind for finding in report.findings}
+    assert report == looked_at_closely(batches)
+
+
+def test_a_segment_that_is_forged_as_it_was_is_sound(batches: EventStore) -> None:
+    forge(batches, 0, frames_in(batches, 0))
+    assert batches.verify().findings == ()
+    assert None not in proved(batches)
+
+
+HEADERS: dict[str, tuple[dict[str, int], str]] = {
+    "durable behind the frame": ({"durable": 1 << 20}, "frame"),
+    "another tag": ({"tag": 3}, "frame"),
+    "another first position": ({"first_position": 20}, "record"),
+    "another CRC of the body": ({"body_crc": 7}, "frame"),
+    "another running CRC": ({"index_crc": 7}, "frame"),
+    "another count": ({"events": 2}, "record"),
+    "another length": ({"length": 30}, "frame"),
+}
+
+
+@pytest.mark.usefixtures("shape")
+@pytest.mark.parametrize("name", HEADERS)
+@pytest.mark.parametrize("frame", [0, 2, 5])
+def test_a_frame_header_that_is_wrong_is_found(batches: EventStore, name: str, frame: int) -> None:
+    numbers: Iterator[int] = iter(range(100))
+    fields, kind = HEADERS[name]
+    forge(
+        batches,
+        0,
+        frames_in(batches, 0),
+        change_header=lambda header: header._replace(**fields) if next(numbers) == frame else header,
+    )
+    report = batches.verify()
+    assert kind in {finding.kind for finding in report.findings}
+    assert report == looked_at_closely(batches)
+
+
+@pytest.mark.usefixtures("shape")
+def test_a_frame_with_another_magic_is_found(batches: EventStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = frames_in(batches, 0)
+    with monkeypatch.context() as patch:
+        patch.setattr("evlog.format.FRAME_MAGIC", b"\xe5EVG")
+        forge(batches, 0, frames)
+    assert proved(batches)[0] is None
+    assert "frame" in {finding.kind for finding in batches.verify().findings}
+
+
+@pytest.mark.usefixtures("shape")
+@pytest.mark.parametrize("frame", [0, 2, 5])
+@pytest.mark.parametrize(
+    "head_of",
+    [lambda count: b"\xdc" + count.to_bytes(2, "big"), lambda count: array_head(count + 1)],
+    ids=["longer", "of more records"],
+)
+def test_a_frame_whose_array_has_another_head_is_found(
+    batches: EventStore, frame: int, head_of: Callable[[int], bytes]
+) -> None:
+    numbers: Iterator[int] = iter(range(100))
+
+    def encode(raws: list[bytes]) -> bytes:
+        head = head_of if next(numbers) == frame else array_head
+        return head(len(raws)) + b"".join(raws)
+
+    forge(batches, 0, frames_in(batches, 0), encode=encode)
+    assert "record" in {finding.kind for finding in batches.verify().findings}
+
+
+@pytest.mark.parametrize("suffix", ["log", "offsets", "streams", "types", "ids"])
+def test_a_sound_header_of_another_file_is_found(batches: EventStore, suffix: str) -> None:
+    path = segment_files(batches, suffix)[0]
+    whole = path.read_bytes()
+    header = decode_file_header(whole[:64])
+    for other in (
+        header._replace(kind=header.kind % 5 + 1),
+        header._replace(generation=1),
+        header._replace(store_id=bytes(16)),
+        header._replace(first_position=2),
+        header._replace(tag=3),
+    ):
+        path.write_bytes(encode_file_header(other) + whole[64:])
+        assert proved(batches)[0] is None
+        assert not batches.verify().ok
+
+
+ENTRY_FIELDS = {
+    "stream hash": 0,
+    "stream hash, upper half": 4,
+    "id fold": 8,
+    "id fold, upper half": 12,
+    "offset": 16,
+    "length": 20,
+    "CRC": 24,
+    "frame": 28,
+    "version": 32,
+    "type hash": 36,
+}
+
+
+@pytest.mark.usefixtures("shape")
+@pytest.mark.parametrize("field", ENTRY_FIELDS)
+@pytest.mark.parametrize("frame", [0, 2, 5])
+def test_an_entry_that_is_wrong_is_found(batches: EventStore, field: str, frame: int) -> None:
+    numbers: Iterator[int] = iter(range(100))
+
+    def change(rows: bytearray) -> None:
+        if next(numbers) == frame:
+            rows[ENTRY_FIELDS[field]] ^= 1
+
+    forge(batches, 0, frames_in(batches, 0), change_entries=change)
+    report = batches.verify()
+    assert {finding.file.rsplit(".")[-1] for finding in report.findings} >= {"offsets", "log"}
+    assert report == looked_at_closely(batches)
+
+
+def flip_first(raw: memoryview) -> None:
+    raw[0] ^= 1
+
+
+def swap_last(raw: memoryview) -> None:
+    with raw.cast("I") as numbers:
+        numbers[-1], numbers[-2] = numbers[-2], numbers[-1]
+
+
+def repeat_last(raw: memoryview) -> None:
+    with raw.cast("I") as numbers:
+        numbers[-1] = numbers[-2]
+
+
+def overreach(raw: memoryview) -> None:
+    with raw.cast("I") as numbers:
+        numbers[-1] = 99
+
+
+@pytest.mark.parametrize("kind", [KIND_STREAMS, KIND_TYPES, KIND_IDS])
+@pytest.mark.parametrize("change", [flip_first, swap_last, repeat_last, overreach])
+def test_an_index_that_is_wrong_is_found(
+    batches: EventStore, kind: int, change: Callable[[memoryview], None]
+) -> None:
+    forge(batches, 0, frames_in(batches, 0), change_index={kind: change})
+    report = batches.verify()
+    assert {finding.kind for finding in report.findings} == {"index"}
+    assert report == looked_at_closely(batches)
+
+
+def test_what_a_manifest_says_otherwise_is_not_proved(batches: EventStore) -> None:
+    task = look(batches.path).tasks()[0]
+    whole = _results(task)
+    assert proving.maybe_joined(task, *whole) == segments.check_segment(task)
+    for change in (
+        {"events": 7},
+        {"offsets_crc": 5},
+        {"first_time_us": 1},
+        {"last_time_us": 1},
+        {"last_position": 9},
+        {"first_position": 2},
+    ):
+        assert proving.maybe_joined(task._replace(info=task.info._replace(**change)), *whole) is None, change
+    assert proving.maybe_joined(task._replace(size=task.size + 1), *whole) is None
+
+
+def test_parts_that_do_not_meet_are_not_proved(batches: EventStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proving, "_PART_EVENTS", 2)
+    task = look(batches.path).tasks()[0]
+    proofs, digest = _results(task)
+    assert len(proofs) == 3
+    assert proving.maybe_joined(task, proofs, digest) is not None
+    assert proving.maybe_joined(task, proofs, None) is None
+    assert proving.maybe_joined(task, [*proofs[:-1], None], digest) is None
+    last = proofs[-1]
+    assert last is not None
+    changes: list[dict[str, Any]] = [
+        {"start": 64},
+        {"crc_before": 1},
+        {"first_position": last.first_position + 1},
+        {"first_position": 1},
+        {"first_time_us": 0},
+    ]
+    for change in changes:
+        assert proving.maybe_joined(task, [*proofs[:-1], last._replace(**change)], digest) is None, change
+
+
+def _results(task: SegmentTask) -> tuple[list[proof.Proof | None], bytes | None]:
+    return [proof.maybe_prove(part) for part in proving.plan_parts(task)], proving.maybe_hash(task)
+
+
+def test_a_swapped_log_is_not_proved(batches: EventStore) -> None:
+    one, other, _ = segment_files(batches, "log")
+    content: dict[Path, bytes] = {one: other.read_bytes(), other: one.read_bytes()}
+    for path, raw in content.items():
+        path.write_bytes(raw)
+    assert proved(batches)[:2] == [None, None]

@@ -1,0 +1,283 @@
+"""After a compaction: what is missing went, what went is missing, and nothing else has a gap."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+import pytest
+
+import evlog
+from evlog import EventStore, Finding
+from evlog.files.check import proof
+from evlog.files.check.removals import uneven_versions
+from evlog.files.disk.files import DISK
+from evlog.files.format.headers import FILE_HEADER_BYTES, decode_file_header
+from evlog.files.log.manifest import read_manifest, replace_manifest
+from evlog.files.log.removed import GoneColumns, GoneFile, GoneStream
+from evlog.files.log.removed_write import encode_gone
+from tests.support.forge import POSITION, STREAM, VERSION, forge, read_frames, replace_info
+from tests.support.helpers import fill, new, segment_files, small_store
+
+Change = Callable[[GoneColumns, list[GoneStream]], Any]
+
+
+@pytest.fixture
+def compacted(store: EventStore) -> EventStore:
+    """Segments from which s-0 lost all but two events, and s-1 all; s-2 is whole."""
+    fill(store, 40)
+    store.set_retention("s-0", max_count=2)
+    store.delete_stream("s-1")
+    store.compact()
+    fill_later(store)
+    assert store.verify().findings == ()
+    return store
+
+
+def fill_later(store: EventStore) -> None:
+    for number in range(5):
+        store.append("s-2", [new(number)])
+
+
+def compacted_place(store: EventStore) -> int:
+    manifest, _ = read_manifest(store.path)
+    return next(at for at, info in enumerate(manifest.segments) if info.gone_bytes and info.events > 3)
+
+
+def change_gone(store: EventStore, change: Change, place: int | None = None) -> None:
+    """Write a .gone anew with other content and the right checksums."""
+    place = compacted_place(store) if place is None else place
+    info = read_manifest(store.path)[0].segments[place]
+    path = f"{store.path}/segments/{info.first_position:020d}.{info.generation}.gone"
+    header = decode_file_header(Path(path).read_bytes()[:FILE_HEADER_BYTES])
+    file = GoneFile(path, header._replace(keys=0, postings=0, source_crc=0), info.gone_bytes)
+    columns, streams = file.columns(), file.streams()
+    del file
+    change(columns, streams)
+    raw = encode_gone(header, columns, streams)
+    Path(path).write_bytes(raw)
+    gone = {"gone_events": len(columns.positions), "gone_bytes": len(raw), "gone_crc": crc32(raw)}
+    replace_info(store, place, info._replace(**gone))
+
+
+def remove(at: int) -> Change:
+    return lambda columns, _: [column.pop(at) for column in columns]
+
+
+def add(position: int, version: int) -> Change:
+    """One that went, besides: its id is of no account here."""
+
+    def change(columns: GoneColumns, _: list[GoneStream]) -> None:
+        row = (position, version, 1, 1, 1)
+        at = sum(1 for other in columns.positions if other <= position)
+        for column, value in zip(columns, row, strict=True):
+            column.insert(at, value)
+
+    return change
+
+
+def kinds_of(findings: tuple[Finding, ...]) -> list[str]:
+    return sorted({finding.kind for finding in findings})
+
+
+@pytest.mark.parametrize("at", [0, 1, -1])
+def test_an_event_that_is_missing_and_did_not_go_is_found(compacted: EventStore, at: int) -> None:
+    change_gone(compacted, remove(at))
+    (finding,) = compacted.verify().findings
+    assert finding.kind == "gone"
+    assert finding.detail == "1 positions are neither in the log nor among those that went"
+    assert finding.position not in {event.position for event in compacted.read_all()}
+
+
+def test_an_event_that_went_and_is_in_the_log_is_found(compacted: EventStore) -> None:
+    frames = read_frames(compacted, compacted_place(compacted))
+    position, version = frames[0][0][POSITION], frames[0][0][VERSION]
+    change_gone(compacted, add(position, version))
+    (finding,) = compacted.verify().findings
+    assert (finding.kind, finding.position) == ("gone", position)
+    assert finding.detail == "1 events went by what it says, but the log does not lack them"
+
+
+def test_an_event_that_went_twice_is_found(compacted: EventStore) -> None:
+    change_gone(compacted, lambda columns, _: add(columns.positions[1], 1)(columns, _))
+    (finding,) = compacted.verify().findings
+    assert (finding.kind, finding.file.rsplit(".")[-1]) == ("gone", "gone")
+
+
+def test_an_event_that_the_log_lost_is_found(compacted: EventStore) -> None:
+    place = compacted_place(compacted)
+    frames = read_frames(compacted, place)
+    lost = frames[-1].pop()
+    forge(compacted, place, frames)
+    found = compacted.verify().findings
+    assert ("gone", lost[POSITION]) in {(finding.kind, finding.position) for finding in found}
+
+
+def test_a_version_that_went_otherwise_is_found(compacted: EventStore) -> None:
+    def change(columns: GoneColumns, _: list[GoneStream]) -> None:
+        columns.versions[1] += 1
+
+    change_gone(compacted, change)
+    assert kinds_of(compacted.verify().findings) in (["gone"], ["version"])
+
+
+def test_a_last_version_of_a_stream_that_went_otherwise_is_found(compacted: EventStore) -> None:
+    def change(_: GoneColumns, streams: list[GoneStream]) -> None:
+        (stream,) = streams
+        assert stream.name == "s-1"
+        streams[0] = stream._replace(version=stream.version + 1)
+
+    info = read_manifest(compacted.path)[0].segments
+    place = max(at for at, segment in enumerate(info) if segment.gone_bytes)
+    change_gone(compacted, change, place)
+    assert kinds_of(compacted.verify().findings) == ["gone"]
+
+
+@pytest.mark.parametrize("version", [2, 7])
+def test_a_stream_that_begins_late_is_found_in_a_compacted_store(
+    compacted: EventStore, monkeypatch: pytest.MonkeyPatch, version: int
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("evlog.files.write.stream_versions.StreamVersions.next_locked", lambda *_: [version])
+        compacted.append("new", [new(1)])
+    (finding,) = compacted.verify().findings
+    assert (finding.kind, finding.position) == ("version", compacted.head)
+    assert finding.detail.startswith(f"stream 'new' begins with version {version}, and ")
+
+
+@pytest.mark.parametrize("stream", ["s-0", "s-2"])
+@pytest.mark.parametrize("appends", [1, 9])
+def test_a_version_left_out_is_found_in_a_compacted_store(
+    compacted: EventStore, monkeypatch: pytest.MonkeyPatch, stream: str, appends: int
+) -> None:
+    last = compacted.stream_version(stream)
+    with monkeypatch.context() as patch:
+        patch.setattr("evlog.files.write.stream_versions.StreamVersions.next_locked", lambda *_: [last + 2])
+        compacted.append(stream, [new(1)])
+    for number in range(appends):
+        compacted.append("more", [new(number)])
+    (finding,) = compacted.verify().findings
+    assert finding.kind == "version"
+    assert finding.detail == f"stream '{stream}' goes from version {last} to {last + 2}"
+
+
+@pytest.mark.parametrize(("offset", "found"), [(0, False), (1, True), (-1, True), (99, True)])
+def test_a_version_left_out_is_no_finding_where_it_went(store: EventStore, offset: int, found: bool) -> None:
+    """As while a compaction was interrupted before it came to the beginning of the stream."""
+    fill(store, 40, streams=2)
+    store.set_retention("s-0", max_count=2)
+    store.compact()
+    place = compacted_place(store)
+    frames = read_frames(store, place)
+    own = [record for frame in frames for record in frame if record[STREAM] == "s-1"]
+    assert len(own) >= 3
+    left_out = own[1]
+    frames = [[record for record in frame if record is not left_out] for frame in frames]
+    forge(store, place, [frame for frame in frames if frame])
+    change_gone(store, add(left_out[POSITION], left_out[VERSION] + offset), place)
+    findings = store.verify().findings
+    assert bool(findings) == found
+    assert {"version", "gone"}.issuperset(kinds_of(findings))
+
+
+def test_a_version_left_out_is_found_though_another_stream_lost_as_many(
+    compacted: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for version in (1, 3):
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                "evlog.files.write.stream_versions.StreamVersions.next_locked", lambda *_, v=version: [v]
+            )
+            compacted.append("new", [new(1)])
+    (finding,) = compacted.verify().findings
+    assert finding.detail == "stream 'new' goes from version 1 to 3"
+
+
+@pytest.mark.parametrize("window_bytes", [1, 1 << 18])
+def test_positions_in_another_order_are_found_in_a_compacted_segment(
+    compacted: EventStore, monkeypatch: pytest.MonkeyPatch, window_bytes: int
+) -> None:
+    monkeypatch.setattr(proof, "_WINDOW_BYTES", window_bytes)
+    place = compacted_place(compacted)
+    records = [record for frame in read_frames(compacted, place) for record in frame]
+    one, other = records[1], records[2]
+    one[POSITION], other[POSITION] = other[POSITION], one[POSITION]
+    forge(compacted, place, [[record] for record in records])
+    assert "record" in kinds_of(compacted.verify().findings)
+
+
+def test_a_segment_left_out_of_the_manifest_is_found_in_a_compacted_store(compacted: EventStore) -> None:
+    manifest, _ = read_manifest(compacted.path)
+    for place in range(len(manifest.segments) - 1):
+        segments = manifest.segments[:place] + manifest.segments[place + 1 :]
+        replace_manifest(compacted.path, manifest._replace(segments=segments), DISK)
+        assert "order" in kinds_of(evlog.verify_store(compacted.path).findings)
+
+
+def test_a_stream_that_went_and_began_anew_is_ok(compacted: EventStore) -> None:
+    compacted.append("s-1", [new(1)])
+    assert compacted.stream_version("s-1") > 1
+    assert compacted.verify().findings == ()
+    fill(compacted, 20)
+    compacted.compact(force=True)
+    assert compacted.verify().findings == ()
+
+
+# --- salvage
+
+
+@pytest.fixture
+def salvaged(compacted: EventStore, memory_path: Path) -> EventStore:
+    """What a salvage left of the compacted store without one log, and without one frame of another."""
+    logs = segment_files(compacted, "log")
+    content = bytearray(logs[0].read_bytes())
+    content[-1] ^= 1
+    logs[0].write_bytes(content)
+    logs[1].unlink()
+    assert evlog.salvage_store(compacted.path, memory_path / "out").losses
+    return small_store(memory_path / "out")
+
+
+def test_what_a_salvage_left_out_is_no_finding_also_when_it_is_compacted(salvaged: EventStore) -> None:
+    assert salvaged.verify().findings == ()
+    fill(salvaged, 20)
+    assert salvaged.verify().findings == ()
+    salvaged.set_retention("s-2", max_count=1)
+    salvaged.compact()
+    assert salvaged.verify().findings == ()
+
+
+def test_more_or_less_missing_than_a_salvage_left_out_is_found(salvaged: EventStore) -> None:
+    manifest, _ = read_manifest(salvaged.path)
+    lost = [(at, info) for at, info in enumerate(manifest.segments) if info.lost_events]
+    assert lost
+    for at, info in lost:
+        for change in (-1, 1):
+            replace_info(salvaged, at, info._replace(lost_events=info.lost_events + change))
+            assert kinds_of(salvaged.verify().findings) in (["gone"], ["order"])
+        replace_info(salvaged, at, info)
+    assert salvaged.verify().findings == ()
+
+
+# --- versions
+
+
+@pytest.mark.parametrize(
+    ("lacking", "gone", "uneven"),
+    [
+        ({}, {}, {}),
+        ({3: 1}, {1: 1, 2: 1, 3: 1}, {}),
+        ({3: 2, 1: 1}, {1: 3, 2: 2, 3: 2}, {}),
+        ({3: 1}, {1: 1, 3: 1}, {2: 1, 1: -1}),
+        ({3: 1}, {1: 1, 2: 1}, {3: 1, 2: -1}),
+        ({}, {1: 1}, {1: -1}),
+        ({1: 1}, {}, {1: 1}),
+        ({2: 1}, {1: 2, 2: 1}, {1: -1}),
+    ],
+)
+def test_versions_are_even_if_each_beginning_that_is_missing_went(
+    lacking: dict[int, int], gone: dict[int, int], uneven: dict[int, int]
+) -> None:
+    assert uneven_versions(lacking, gone) == uneven

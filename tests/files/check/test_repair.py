@@ -1,0 +1,284 @@
+"""Repair mends what is derived or was never promised, and nothing else; what is lost is said exactly."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import evlog
+from evlog import EventStore, Loss
+from evlog.files.check.repair import find_losses, repair_store
+from evlog.files.format.headers import FILE_HEADER_BYTES
+from evlog.files.format.sorted_index import page_crcs
+from tests.support.helpers import facts, fill, frames_of, segment_files
+
+DERIVED = ("offsets", "streams", "types", "ids")
+
+
+@pytest.fixture
+def filled(store: EventStore) -> EventStore:
+    """Three segments: positions 1 to 8, 9 to 16, 17 to 20; streams s-0, s-1, s-2 in turn."""
+    fill(store, 20)
+    store.close()
+    os.utime(f"{store.path}/manifest.json", (0, 0))  # nobody is building indexes now
+    return store
+
+
+def flip(path: Path, at: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[at] ^= 16
+    path.write_bytes(content)
+
+
+def cut(path: Path, _: int = 0) -> None:
+    path.write_bytes(path.read_bytes()[:-5])
+
+
+def remove(path: Path, _: int = 0) -> None:
+    path.unlink()
+
+
+def empty(path: Path, _: int = 0) -> None:
+    path.write_bytes(b"")
+
+
+def lengthen(path: Path, _: int = 0) -> None:
+    path.write_bytes(path.read_bytes() + b"\1" * 55)
+
+
+@pytest.mark.parametrize("damage", [flip, cut, remove, empty, lengthen])
+@pytest.mark.parametrize("suffix", DERIVED)
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_derived_files_are_made_anew(
+    filled: EventStore, damage: Callable[[Path, int], None], suffix: str, place: int
+) -> None:
+    files = segment_files(filled, suffix)
+    if place < len(files):
+        before = {path: path.read_bytes() for path in Path(filled.path, "segments").iterdir()}
+        damage(files[place], 90)
+        done = repair_store(filled.path)
+        assert done.report.ok
+        assert done.repaired
+        assert done.losses == ()
+        assert {path: path.read_bytes() for path in before} == before
+
+
+def test_an_index_whose_content_is_wrong_though_its_crcs_hold_is_found_and_made_anew(
+    filled: EventStore,
+) -> None:
+
+    for suffix, first, second in (("streams", -24, -20), ("types", -20, -16), ("ids", -12, -8)):
+        path = segment_files(filled, suffix)[0]
+        before = path.read_bytes()
+        content = bytearray(before)
+        content[first : first + 4], content[second : second + 4] = content[second:][:4], content[first:][:4]
+        content[-4:] = page_crcs(bytes(content[FILE_HEADER_BYTES:-4]))
+        path.write_bytes(content)
+        done = repair_store(filled.path)
+        assert [finding.kind for finding in done.repaired] == ["index"], suffix
+        assert path.read_bytes() == before
+
+
+def test_a_torn_tail_is_cut(filled: EventStore) -> None:
+    log = segment_files(filled, "log")[-1]
+    whole = frames_of(log)
+    log.write_bytes(whole + whole[64:90])
+    done = repair_store(filled.path)
+    assert [finding.kind for finding in done.repaired] == ["tail"]
+    assert done.report.ok
+    assert log.read_bytes().rstrip(b"\0") == whole.rstrip(b"\0")  # room behind the frames may go, too
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\0" * 64, b"x" * 64, b"x" * 99])
+def test_marks_are_written_anew(filled: EventStore, content: bytes | None) -> None:
+    path = Path(filled.path, "durable")
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    done = repair_store(filled.path)
+    assert done.repaired
+    assert done.report.ok
+
+
+def test_leftovers_are_removed_and_what_may_hold_events_stays(filled: EventStore) -> None:
+    folder = Path(filled.path, "segments")
+    log = segment_files(filled, "log")[-1]
+    next_log = folder / "00000000000000000021.0.log"
+    leftovers = [
+        folder / "00000000000000000001.0.ids.4194305.tmp",
+        folder / "00000000000000000009.7.log",
+        folder / "00000000000000000009.7.offsets",
+        folder / "00000000000000000021.1.log",
+        Path(filled.path, "manifest.json.tmp"),
+    ]
+    for path in leftovers:
+        path.write_bytes(b"x")
+    kept = [next_log, folder / "notes.txt", folder / f"00000000000000000001.0.ids.{os.getpid()}.tmp"]
+    for path in kept:
+        path.write_bytes(log.read_bytes())
+    done = repair_store(filled.path)
+    assert not any(path.exists() for path in leftovers)
+    assert all(path.exists() for path in kept)
+    assert {finding.file for finding in done.report.findings} == {
+        f"segments/{next_log.name}",
+        "segments/notes.txt",
+    }
+
+
+def test_repairing_a_sound_store_changes_nothing(filled: EventStore) -> None:
+    before = {path: path.stat() for path in Path(filled.path).rglob("*")}
+    done = repair_store(filled.path)
+    assert done.report.ok
+    assert done.repaired == ()
+    after = {path: path.stat() for path in Path(filled.path).rglob("*")}
+    assert {path: status.st_mtime_ns for path, status in after.items()} == {
+        path: status.st_mtime_ns for path, status in before.items()
+    }
+
+
+# --- what is lost
+
+
+def event_at(filled: EventStore, place: int, number: int) -> int:
+    """The offset of an event's last byte in a segment's log."""
+    offsets = segment_files(filled, "offsets")[place].read_bytes()
+    entry = offsets[64 + 40 * number : 104 + 40 * number]
+    return int.from_bytes(entry[16:20], "little") + int.from_bytes(entry[20:24], "little") - 1
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_damaged_event_is_lost_and_named_and_nothing_is_touched(filled: EventStore, place: int) -> None:
+    log = segment_files(filled, "log")[place]
+    flip(log, event_at(filled, place, 2))
+    damaged = log.read_bytes()
+    done = repair_store(filled.path)
+    assert log.read_bytes() == damaged
+    assert [finding.kind for finding in done.report.findings] == ["frame"]
+    position = 8 * place + 3
+    stream, version = f"s-{(position - 1) % 3}", (position - 1) // 3 + 1
+    file = f"segments/{log.name}"
+    assert done.losses == (Loss(file, position, position, 1, {stream: [version]}),)
+
+
+def test_of_a_damaged_batch_only_the_damaged_events_are_lost(store: EventStore) -> None:
+    store.append_many([(f"s-{at}", [evlog.NewEvent("T", at)]) for at in range(6)])
+    flip(segment_files(store, "log")[0], event_at(store, 0, 4))
+    (loss,) = find_losses(store.path)
+    assert (loss.first_position, loss.last_position, loss.events) == (5, 5, 1)
+    assert list(loss.streams.values()) == [[1]]
+    assert next(iter(loss.streams)).startswith("#")  # nothing whole tells the name
+
+
+def test_without_offsets_a_damaged_frame_is_lost_as_a_whole(filled: EventStore) -> None:
+    flip(segment_files(filled, "log")[0], event_at(filled, 0, 2))
+    segment_files(filled, "offsets")[0].unlink()
+    (loss,) = find_losses(filled.path)
+    assert (loss.first_position, loss.last_position, loss.events, loss.streams) == (3, 3, 1, {})
+
+
+@pytest.mark.parametrize("offsets", [True, False])
+def test_a_missing_log_is_lost_and_named_by_what_its_offsets_say(filled: EventStore, offsets: bool) -> None:
+    segment_files(filled, "log")[1].unlink()
+    if not offsets:
+        segment_files(filled, "offsets")[1].unlink()
+    (loss,) = find_losses(filled.path)
+    assert (loss.first_position, loss.last_position, loss.events) == (9, 16, 8)
+    names = {"s-0": [4, 5, 6], "s-1": [4, 5], "s-2": [3, 4, 5]}
+    assert loss.streams == (names if offsets else {})
+
+
+def test_a_zeroed_middle_of_a_log_is_one_loss(filled: EventStore) -> None:
+    log = segment_files(filled, "log")[0]
+    content = log.read_bytes()
+    start, end = event_at(filled, 0, 1) + 1, event_at(filled, 0, 4) + 1
+    log.write_bytes(content[:start] + bytes(end - start) + content[end:])
+    (loss,) = find_losses(filled.path)
+    assert (loss.first_position, loss.last_position, loss.events) == (3, 5, 3)
+    assert loss.streams == {"s-2": [1], "s-0": [2], "s-1": [2]}
+
+
+# --- salvage
+
+
+def salvaged(filled: EventStore, memory_path: Path) -> tuple[EventStore, evlog.VerifyReport]:
+    before = {path: path.read_bytes() for path in Path(filled.path).rglob("*") if path.is_file()}
+    out = memory_path / "out"
+    evlog.salvage_store(filled.path, out)
+    assert {path: path.read_bytes() for path in before} == before, "the source was written"
+    return evlog.open(out), evlog.verify_store(out)
+
+
+def all_facts() -> list[tuple[int, str, int, str, bytes]]:
+    return [(n + 1, f"s-{n % 3}", n // 3 + 1, f"T{n % 2}", b"%d" % n) for n in range(20)]
+
+
+def test_a_sound_store_is_salvaged_whole_with_the_same_digest(filled: EventStore, memory_path: Path) -> None:
+    digest = evlog.verify_store(filled.path).head_digest
+    store, report = salvaged(filled, memory_path)
+    with store:
+        assert report.ok
+        assert report.head_digest == digest
+        assert facts(store.read_all()) == all_facts()
+        assert store.append("s-0", [evlog.NewEvent("T")]).first_position == 21
+        assert store.verify().ok
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.parametrize("number", [0, 2, 3, 7])
+def test_everything_but_a_damaged_event_is_salvaged(
+    filled: EventStore, memory_path: Path, place: int, number: int
+) -> None:
+    if place == 2 and number > 3:
+        return
+    flip(segment_files(filled, "log")[place], event_at(filled, place, number))
+    store, report = salvaged(filled, memory_path)
+    position = 8 * place + number + 1
+    with store:
+        assert report.findings == ()
+        assert facts(store.read_all()) == [fact for fact in all_facts() if fact[0] != position]
+        for name in ("s-0", "s-1", "s-2"):
+            its = [fact for fact in all_facts() if fact[1] == name and fact[0] != position]
+            assert facts(store.read(name)) == its
+        for fact in all_facts():
+            assert len(list(store.read_all(after=fact[0] - 1, to=fact[0]))) == (fact[0] != position)
+        result = store.append("s-0", [evlog.NewEvent("T")])
+        assert result.first_position == 21
+        assert store.verify().ok
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_everything_but_a_missing_log_is_salvaged(filled: EventStore, memory_path: Path, place: int) -> None:
+    segment_files(filled, "log")[place].unlink()
+    store, report = salvaged(filled, memory_path)
+    lost = range(8 * place + 1, 8 * place + 9)
+    with store:
+        assert report.findings == ()
+        assert facts(store.read_all()) == [fact for fact in all_facts() if fact[0] not in lost]
+        assert store.append("new", [evlog.NewEvent("T")]).first_position == (17 if place == 2 else 21)
+        assert store.verify().ok
+
+
+@pytest.mark.parametrize("damage", [remove, empty, flip])
+def test_a_store_without_a_manifest_is_salvaged_whole(
+    filled: EventStore, memory_path: Path, damage: Callable[[Path, int], None]
+) -> None:
+    store_id = filled.path and evlog.open(filled.path).id
+    damage(Path(filled.path, "manifest.json"), 50)
+    assert [finding.kind for finding in evlog.verify_store(filled.path).findings] == ["manifest"]
+    store, report = salvaged(filled, memory_path)
+    with store:
+        assert report.ok
+        assert store.id == store_id
+        assert facts(store.read_all()) == all_facts()
+
+
+def test_salvage_never_writes_where_something_is(filled: EventStore, memory_path: Path) -> None:
+    out = memory_path / "out"
+    out.mkdir()
+    (out / "x").write_text("x")
+    for place in (out, out / "x", Path(filled.path)):
+        with pytest.raises(evlog.NotAStore):
+            evlog.salvage_store(filled.path, place)

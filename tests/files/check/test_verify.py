@@ -1,0 +1,354 @@
+"""What verify says of stores whose bytes are sound and whose content is not, and while others write."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import evlog
+from evlog import EventStore, Finding, InvalidArgument
+from evlog.files.disk.files import DISK
+from evlog.files.format.entries import fold_ids
+from evlog.files.log.manifest import read_manifest, replace_manifest
+from evlog.files.write.dedupe import Deduplicator
+from evlog.files.write.stream_versions import StreamVersions
+from tests.golden.history import STORE as GOLDEN
+from tests.support.helpers import fill, new, number_id, segment_files
+
+
+def kinds_of(store: EventStore, **arguments: Any) -> list[str]:
+    return [finding.kind for finding in store.verify(**arguments).findings]
+
+
+@pytest.fixture
+def filled(store: EventStore) -> EventStore:
+    fill(store, 20)
+    return store
+
+
+def test_a_sound_store_is_ok(filled: EventStore) -> None:
+    report = filled.verify()
+    assert report.ok
+    assert (report.events, report.segments, report.position) == (20, 3, 20)
+    assert report.head_digest == f"20:{report.digest}"
+
+
+def test_an_empty_store_is_ok(store: EventStore) -> None:
+    report = store.verify()
+    assert report.ok
+    assert (report.events, report.position) == (0, 0)
+
+
+def test_the_committed_store_is_ok_and_has_the_digest_it_always_had() -> None:
+    report = evlog.verify_store(GOLDEN)
+    assert report.ok
+    assert report.head_digest == "7:7741ad3da60fdc91f35ec40aed413200986aef77346ac870d44363634f83282a"
+
+
+def test_batches_of_many_streams_and_types_are_ok(store: EventStore) -> None:
+    for number in range(6):
+        store.append_many([(f"s-{at % 3}", [new(at, f"T{at % 2}")]) for at in range(number + 1)])
+    store.append("large", [evlog.NewEvent("L", "x" * 3_000_000)])
+    assert store.verify().ok
+
+
+# --- versions, ids, order: what only a defect in a writer could do
+
+
+def test_a_version_given_twice_is_found(filled: EventStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(StreamVersions, "next_locked", lambda *_: [7])
+    filled.append("s-0", [new(99)])
+    (finding,) = filled.verify().findings
+    assert finding.kind == "version"
+    assert finding.position == 21
+    assert "'s-0' goes from version 7 to 7" in finding.detail
+
+
+@pytest.mark.parametrize("events", [1, 12])
+def test_a_version_left_out_is_found_within_and_across_segments(
+    store: EventStore, monkeypatch: pytest.MonkeyPatch, events: int
+) -> None:
+    fill(store, events, streams=2)
+    last = store.stream_version("s-0")
+    with monkeypatch.context() as patch:
+        patch.setattr(StreamVersions, "next_locked", lambda *_: [last + 2])
+        store.append("s-0", [new(99)])
+    fill_more(store, 8)
+    found = store.verify().findings
+    assert [finding.kind for finding in found] == ["version"]
+    assert f"from version {last} to {last + 2}" in found[0].detail
+
+
+def fill_more(store: EventStore, count: int) -> None:
+    for number in range(count):
+        store.append("more", [new(number)])
+
+
+def test_two_streams_with_one_hash_are_no_finding(store: EventStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("versions", "checking.rows", "log", "reader", "store", "format"):
+        if hasattr(__import__(f"evlog.{module}", fromlist=["x"]), "hash_stream"):
+            monkeypatch.setattr(f"evlog.{module}.hash_stream", lambda _: 1)
+    fill(store, 20)
+    assert store.verify().ok
+
+
+@pytest.mark.parametrize("events", [3, 20])
+def test_an_id_that_was_written_twice_is_found(
+    store: EventStore, monkeypatch: pytest.MonkeyPatch, events: int
+) -> None:
+    def know_nothing(_: Any, __: Any, batch: Sequence[Any], **___: Any) -> tuple[Any, ...]:
+        ids = [event[1] for event in batch]
+        return {}, ids, fold_ids(ids)
+
+    fill(store, events)
+    monkeypatch.setattr(Deduplicator, "find_known_locked", know_nothing)
+    store.append("other", [new(1, id=number_id(0))])
+    (finding,) = store.verify().findings
+    assert finding.kind == "id"
+    assert finding.position == events + 1
+    assert "position 1 already" in finding.detail
+
+
+def test_ids_with_the_same_fold_are_no_finding(store: EventStore) -> None:
+    for number in range(20):
+        store.append("s", [new(number, id=bytes([number] * 16))])
+    assert store.verify().ok
+
+
+def test_times_that_fall_are_found(filled: EventStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    filled.append("s-0", [new(1)])
+    writer = filled._writer
+    assert writer is not None
+    writer._end._last_time_us = 0
+    monkeypatch.setattr("time.time_ns", lambda: 1_000_000)
+    filled.append("s-0", [new(2)])
+    assert kinds_of(filled) == ["order"]
+
+
+def test_a_manifest_that_says_what_the_log_does_not_is_found(filled: EventStore) -> None:
+    manifest, _ = read_manifest(filled.path)
+    first = manifest.segments[0]
+    changes: list[dict[str, int]] = [
+        {"events": 7},
+        {"offsets_crc": 5},
+        {"first_time_us": first.first_time_us - 1},
+        {"last_time_us": first.last_time_us - 1},
+    ]
+    for change in changes:
+        segments = (first._replace(**change), *manifest.segments[1:])
+        replace_manifest(filled.path, manifest._replace(segments=segments), DISK)
+        assert "manifest" in kinds_of(filled), change
+
+
+def test_a_segment_left_out_of_the_manifest_is_found(filled: EventStore) -> None:
+    manifest, _ = read_manifest(filled.path)
+    segments = (manifest.segments[0], manifest.segments[2])
+    replace_manifest(filled.path, manifest._replace(segments=segments), DISK)
+    found = evlog.verify_store(filled.path).findings
+    assert {"order", "extra"} <= {finding.kind for finding in found}
+
+
+# --- checkpoints
+
+
+def checkpoint(store: EventStore, position: object, crc: bytes = b"") -> None:
+    from zlib import crc32
+
+    folder = Path(store.path, "subscriptions")
+    folder.mkdir(exist_ok=True)
+    body = json.dumps({"format": 1, "position": position}, separators=(",", ":")).encode()[:-1]
+    Path(folder, "a.json").write_bytes(body + b',"crc32":"%s"}\n' % (crc or b"%08x" % crc32(body)))
+
+
+@pytest.mark.parametrize(
+    ("position", "crc", "found"),
+    [
+        (20, b"", []),
+        (0, b"", []),
+        (21, b"", ["checkpoint"]),
+        ("x", b"", ["checkpoint"]),
+        (20, b"0" * 8, ["checkpoint"]),
+    ],
+)
+def test_checkpoints_are_whole_and_inside_the_log(
+    filled: EventStore, position: object, crc: bytes, found: list[str]
+) -> None:
+    checkpoint(filled, position, crc)
+    assert kinds_of(filled) == found
+    assert kinds_of(filled, quick=True) == found
+
+
+# --- digests
+
+
+def test_a_pinned_digest_holds_whatever_is_appended_later(store: EventStore) -> None:
+    pins = [store.verify().head_digest]
+    for number in range(20):
+        store.append("s", [new(number), new(number)])
+        pins.append(store.verify().head_digest)
+    for pin in pins:
+        assert store.verify(against=pin).ok, pin
+
+
+def test_rewritten_history_is_found(filled: EventStore) -> None:
+    pin = filled.verify().head_digest
+    assert pin is not None
+    position, digest = pin.split(":")
+    wrong = f"{position}:{'0' * 64}"
+    (finding,) = filled.verify(against=wrong).findings
+    assert finding.kind == "digest"
+    assert digest in finding.detail
+    assert kinds_of(filled, against=f"99:{digest}") == ["digest"]
+    assert kinds_of(filled, against=f"0:{digest}") == ["digest"]
+
+
+def test_a_digest_that_is_none_is_refused(store: EventStore) -> None:
+    for text in ("", "1", "1:abc", f"-1:{'0' * 64}", f"x:{'0' * 64}"):
+        with pytest.raises(InvalidArgument):
+            store.verify(against=text)
+    with pytest.raises(InvalidArgument):
+        store.verify(against=f"1:{'0' * 64}", quick=True)
+
+
+# --- while others write
+
+
+def test_an_append_that_comes_meanwhile_is_beyond_the_horizon(
+    filled: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from evlog.files.check import verify
+
+    check_across = verify._check_across
+
+    def append_meanwhile(*arguments: Any) -> list[Finding]:
+        fill_more(filled, 30)
+        return check_across(*arguments)
+
+    monkeypatch.setattr(verify, "_check_across", append_meanwhile)
+    report = filled.verify()
+    assert report.ok
+    assert (report.events, report.position) == (20, 20)
+
+
+def test_a_frame_being_written_is_no_finding_while_its_writer_holds_the_lock(filled: EventStore) -> None:
+    from evlog.files.check import files as checkfiles
+    from evlog.files.disk.file_lock import FileLock
+
+    log = segment_files(filled, "log")[-1]
+    whole = log.read_bytes()
+    log.write_bytes(whole + whole[64:100])
+    assert kinds_of(filled) == ["tail"]
+    lock = FileLock(f"{filled.path}/lock", None)
+    with lock, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkfiles, "_LOCK_SECONDS", 0.01)
+        assert kinds_of(filled) == []
+        assert kinds_of(filled, quick=True) == []
+    lock.close()
+
+
+def test_a_store_that_may_only_be_read_is_verified(filled: EventStore) -> None:
+    filled.close()
+    for path in Path(filled.path).rglob("*"):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    before = sorted(os.listdir(filled.path))
+    assert evlog.verify_store(filled.path).ok
+    assert sorted(os.listdir(filled.path)) == before
+    for path in Path(filled.path).rglob("*"):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+
+
+# --- helpers
+
+
+@pytest.fixture
+def with_helpers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("evlog.files.check.verify._BYTES_FOR_HELPERS", 0)
+    monkeypatch.setattr("evlog.files.check.verify.core_count", lambda: 2)
+
+
+@pytest.mark.usefixtures("with_helpers")
+def test_helper_processes_find_the_same(filled: EventStore) -> None:
+    pin = filled.verify().head_digest
+    log = segment_files(filled, "log")[0]
+    content = bytearray(log.read_bytes())
+    content[-1] ^= 1
+    log.write_bytes(content)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("evlog.files.check.verify._BYTES_FOR_HELPERS", 1 << 40)
+        alone = filled.verify()
+    calls: list[tuple[int, int]] = []
+    together = filled.verify(progress=lambda done, total: calls.append((done, total)))
+    assert alone == together
+    assert not together.ok
+    assert calls[-1][0] == calls[-1][1] > 0
+    assert filled.verify(against=pin) != together
+
+
+def test_files_that_a_running_compaction_makes_are_no_leftovers(filled: EventStore) -> None:
+    from evlog.files.disk.file_lock import FileLock
+
+    Path(filled.path, "segments", "00000000000000000001.1.log").write_bytes(b"x")
+    lock = FileLock(f"{filled.path}/compaction", 0.0)
+    with lock:
+        assert kinds_of(filled) == []
+    lock.close()
+    assert kinds_of(filled) == ["extra"]
+
+
+# --- after a compaction
+
+
+@pytest.fixture
+def compacted(filled: EventStore) -> tuple[EventStore, str]:
+    """A store from which s-0 lost most of its events, and the digest that it had before."""
+    pin = filled.verify().head_digest
+    assert pin is not None
+    filled.set_retention("s-0", max_count=1)
+    filled.compact()
+    return filled, pin
+
+
+def test_a_compacted_store_is_ok_and_says_so_of_an_older_digest(compacted: tuple[EventStore, str]) -> None:
+    store, pin = compacted
+    report = store.verify()
+    assert report.findings == ()
+    assert store.verify(against=report.head_digest).ok
+    (finding,) = store.verify(against=pin).findings
+    assert finding.kind == "compacted"
+    assert "was compacted, first on 2" in finding.detail
+    assert '"$maxCount":1' in finding.detail
+
+
+def test_damage_of_what_is_left_of_compacted_events_is_found(compacted: tuple[EventStore, str]) -> None:
+    store, _ = compacted
+    path = next(Path(store.path, "segments").glob("*.gone"))
+    content = path.read_bytes()
+    for damaged in (content[:-1], content[:70] + bytes([content[70] ^ 4]) + content[71:], b""):
+        path.write_bytes(damaged)
+        assert [finding.file for finding in store.verify().findings] == [f"segments/{path.name}"]
+    path.unlink()
+    assert kinds_of(store) == ["missing"]
+
+
+def test_a_compacted_store_is_salvaged_with_its_gaps_and_ids(
+    compacted: tuple[EventStore, str], memory_path: Path
+) -> None:
+    store, _ = compacted
+    before = [event.position for event in store.read_all()]
+    log = segment_files(store, "log")[0]
+    content = bytearray(log.read_bytes())
+    content[-1] ^= 1
+    log.write_bytes(content)
+    lost = evlog.salvage_store(store.path, memory_path / "out").losses
+    assert [loss.events for loss in lost] == [1]
+    with evlog.open(memory_path / "out") as salvaged:
+        assert salvaged.verify().findings == ()
+        after = [event.position for event in salvaged.read_all()]
+        assert len(after) == len(before) - 1
+        assert set(after) < set(before)
+        assert salvaged.append("s-0", [new(0, "T0", id=number_id(0))]).duplicate  # gone, and known still

@@ -1,0 +1,536 @@
+"""Compaction as a user sees it: what goes, what stays, who is refused, and what others notice."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import evlog
+from evlog import EventStore, NewEvent
+from evlog.errors import (
+    CompactionRunning,
+    CorruptionError,
+    IdConflict,
+    StreamTombstoned,
+    SubscriptionBehind,
+    WrongExpectedVersion,
+)
+from evlog.files.disk.file_lock import FileLock
+from evlog.files.disk.processes import Workers
+from evlog.files.format.paths import compaction_path
+from evlog.files.log.log import Log
+from tests.support.helpers import Clock, facts, fill, new, number_id, segment_files, small_store
+
+
+def visible(store: EventStore) -> list[evlog.Event]:
+    """What reading every stream gives, in the order of positions."""
+    names = [info.name for info in store.streams(include_system=True) if not info.name.startswith("$comp")]
+    return sorted((event for name in names for event in store.read(name)), key=lambda event: event.position)
+
+
+def all_events(store: EventStore) -> list[evlog.Event]:
+    return [e for e in store.read_all(include_system=True) if not e.stream.startswith("$comp")]
+
+
+def retry_all(store: EventStore, count: int) -> None:
+    """Append what `fill` did once more, and an event of a stream that never was."""
+    for number in range(count):
+        store.append(f"s-{number % 3}", [new(number, f"T{number % 2}", id=number_id(number))])
+    store.append("never seen", [new()])
+
+
+POLICIES: dict[str, Callable[[EventStore], object]] = {
+    "count": lambda store: store.set_retention("s-0", max_count=3),
+    "count of a category": lambda store: store.set_retention(category="s", max_count=2),
+    "before": lambda store: store.set_retention("s-1", before=9),
+    "deleted": lambda store: store.delete_stream("s-2"),
+    "tombstone": lambda store: store.delete_stream("s-2", tombstone=True),
+    "nothing": lambda store: None,
+    "all of it": lambda store: [store.delete_stream(f"s-{number}") for number in range(3)],
+    "policies over policies": lambda store: [
+        store.set_retention("s-0", max_count=n) for n in (9, 8, 7, 6, 5)
+    ],
+}
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("again", [1, 3])
+def test_what_is_hidden_goes_and_all_else_stays(store: EventStore, policy: str, again: int) -> None:
+    fill(store, 60)
+    POLICIES[policy](store)
+    before = visible(store)
+    with evlog.open(store.path) as other:
+        other.read_all()
+        removed = sum(store.compact().events_removed for _ in range(again))
+        assert (
+            removed == 60 + sum(e.stream.startswith("$") for e in all_events(store)) - len(before) or removed
+        )
+        log = store._opened()
+        assert sum(part.info.gone_events for part in log.sealed) == removed
+        assert [part.info.gone_events for part in log.sealed if part.gone] == [
+            part.gone.events for part in log.sealed if part.gone
+        ]
+        for each in (store, other):
+            assert all_events(each) == visible(each) == before
+            assert list(each.read_all(reverse=True)) == [e for e in before[::-1] if e.stream[0] != "$"]
+            assert each.info().events == sum(e.stream[0] != "$" for e in before)
+            for number in range(60):
+                if policy == "tombstone" and number % 3 == 2:
+                    continue
+                event = new(number, f"T{number % 2}", id=number_id(number))
+                result = each.append(f"s-{number % 3}", [event])
+                assert result.duplicate
+                assert (result.first_position, result.first_version) == (number + 1, number // 3 + 1)
+
+
+def test_a_policy_of_a_stream_named_like_its_category_is_its_own(store: EventStore) -> None:
+    for number in range(6):
+        store.append("s", [new(number)])
+        store.append("s-1", [new(number)])
+    store.set_retention("s", max_count=1)
+    store.set_retention(category="s", max_count=4)
+    store.compact()
+    left = [(event.stream, event.version) for event in all_events(store) if event.stream[0] == "s"]
+    assert left == [("s-1", 3), ("s-1", 4), ("s-1", 5), ("s", 6), ("s-1", 6)]
+
+
+def test_old_events_go_by_age(store: EventStore, clock: Clock) -> None:
+    for number in range(40):
+        clock.us += 1_000_000
+        store.append(f"s-{number % 2}", [new(number)])
+    store.set_retention("s-0", max_age=11)
+    clock.us += 500_000
+    store.compact()
+    assert [event.version for event in store.read("s-0")] == [16, 17, 18, 19, 20]
+    assert [event.version for event in store.read("s-1")] == list(range(1, 21))
+    assert len(list(store.read_all())) == 25
+    clock.us += 3_600_000_000
+    assert store.compact().events_removed == 5
+    assert list(store.read("s-0")) == []
+    assert store.append("s-0", [new()]).first_version == 21
+
+
+def test_a_stream_that_lost_all_events_goes_on_counting(store: EventStore) -> None:
+    fill(store, 30)
+    last = store.delete_stream("s-1")
+    store.compact()
+    with evlog.open(store.path) as other:
+        assert other.append("s-1", [new()], expected=evlog.NO_STREAM).first_version == last + 1
+    store.append("s-1", [new()], expected=last + 1)
+    with pytest.raises(WrongExpectedVersion) as raised:
+        store.append("s-1", [new()], expected=last)
+    assert raised.value.actual == last + 2
+    store.compact()
+    assert [event.version for event in store.read("s-1")] == [last + 1, last + 2]
+
+
+def test_a_deleted_stream_is_listed_after_its_events_went(store: EventStore) -> None:
+    fill(store, 30)
+    store.delete_stream("s-1")
+    listed, info = list(store.streams(include_deleted=True)), store.info()
+    store.compact()
+    assert list(store.streams(include_deleted=True)) == listed
+    assert [stream.name for stream in store.streams()] == ["s-0", "s-2"]
+    after = store.info()
+    assert (after.streams, after.deleted_streams) == (info.streams, info.deleted_streams) == (2, 1)
+
+
+def test_a_tombstone_outlives_the_events(store: EventStore) -> None:
+    fill(store, 30)
+    store.delete_stream("s-1", tombstone=True)
+    store.compact()
+    with pytest.raises(StreamTombstoned):
+        store.append("s-1", [new()])
+
+
+def test_an_id_that_went_is_refused_with_other_content(store: EventStore) -> None:
+    fill(store, 30)
+    store.delete_stream("s-0")
+    store.compact()
+    for stream, event in (
+        ("s-0", new(99, "T0", id=number_id(0))),
+        ("s-0", new(0, "T1", id=number_id(0))),
+        ("s-1", new(0, "T0", id=number_id(0))),
+        ("s-0", NewEvent("T0", "0", id=number_id(0), content_type="text")),
+    ):
+        with pytest.raises(IdConflict) as raised:
+            store.append(stream, [event])
+        assert raised.value.position == 1
+
+
+def test_a_batch_of_which_a_part_went_is_a_duplicate_as_a_whole(store: EventStore) -> None:
+    batch = [("a", [new(1, id=number_id(901))]), ("b", [new(2, id=number_id(902))])]
+    first = store.append_many(batch)
+    fill(store, 20)
+    store.delete_stream("a")
+    store.compact()
+    assert list(store.append_many(batch)) == [result._replace(duplicate=True) for result in first]
+
+
+def test_the_log_says_what_was_removed_and_why(store: EventStore) -> None:
+    fill(store, 30)
+    store.set_retention("s-0", max_count=1)
+    head = store.head
+    done = store.compact()
+    started, finished = store.read("$compactions")
+    assert started.type == "$CompactionStarted"
+    assert started.json()["position"] == done.position == head
+    assert started.json()["rules"] == [{"stream": "s-0", "$maxCount": 1}]
+    assert finished.type == "$CompactionFinished"
+    assert finished.json()["started"] == started.position
+    assert finished.json()["events_removed"] == done.events_removed == 9
+    assert (finished.json()["bytes_before"], finished.json()["bytes_after"]) == (
+        done.bytes_before,
+        done.bytes_after,
+    )
+
+
+def test_where_nothing_is_hidden_nothing_is_written(store: EventStore, unchanged: Callable[[], None]) -> None:
+    fill(store, 30)
+    unchanged()
+    assert store.compact().events_removed == 0
+
+
+def test_a_segment_that_loses_nothing_is_left_alone(store: EventStore) -> None:
+    fill(store, 8)
+    store.append_many([("kept", [new(number) for number in range(8)])])
+    store.set_retention(category="s", max_count=1)
+    kept = segment_files(store, "log")[1]
+    before = kept.stat()
+    store.compact()
+    assert kept.stat() == before
+
+
+def test_a_dry_run_says_what_would_go_and_changes_nothing(
+    store: EventStore, unchanged: Callable[[], None]
+) -> None:
+    fill(store, 30)
+    store.set_retention(category="s", max_count=4)
+    store.set_retention("s-0", max_count=1)
+    unchanged()
+    plan = store.compact(dry_run=True)
+    assert [(removal.rule, removal.stream, removal.events) for removal in plan.removals] == [
+        ({"stream": "s-0", "$maxCount": 1}, "s-0", 9),
+        ({"category": "s", "$maxCount": 4}, "s-1", 6),
+        ({"category": "s", "$maxCount": 4}, "s-2", 6),
+    ]
+    assert plan.events_removed == 21
+
+
+def test_a_dry_run_promises_what_is_done(store: EventStore) -> None:
+    fill(store, 50)
+    store.set_retention(category="s", max_count=4)
+    assert store.compact(dry_run=True).events_removed == store.compact().events_removed == 38
+
+
+def test_small_neighbours_become_one(memory_path: Path) -> None:
+    with small_store(memory_path / "store", segment_events=16) as store:
+        fill(store, 160, streams=1)
+        store.set_retention("s-0", max_count=10)
+        before = visible(store)
+        done = store.compact()
+        assert done.segments_after < done.segments_before // 2
+        assert visible(store) == before
+        with evlog.open(store.path) as other:
+            assert visible(other) == before
+
+
+def test_a_compaction_that_was_interrupted_is_taken_up_again(store: EventStore) -> None:
+    fill(store, 80)
+    store.set_retention(category="s", max_count=1)
+    before = visible(store)
+    steps = 0
+
+    def interrupt(done: int, total: int) -> None:
+        nonlocal steps
+        steps += 1
+        if steps == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        store.compact(progress=interrupt)
+    assert visible(store) == before
+    store.set_retention(category="s", max_count=1000)  # too late: what was begun is finished
+    done = store.compact()
+    assert done.resumed
+    assert done.events_removed == 77
+    assert [e.version for e in store.read("s-0")] == [27]
+    assert len(list(store.read("$compactions"))) == 2
+    assert not store.compact().resumed
+
+
+def test_what_comes_after_the_point_does_not_count(store: EventStore) -> None:
+    fill(store, 30)
+    store.set_retention("s-0", max_count=2)
+    appended: list[int] = []
+
+    def append(done: int, total: int) -> None:
+        appended.append(store.append("s-0", [new(500 + len(appended))]).first_version)
+
+    store.compact(progress=append)
+    assert appended
+    found = [event.version for event in store.read_all() if event.stream == "s-0"]
+    assert found == [9, 10, *appended]
+
+
+def scan(store: EventStore, name: str, position: int) -> None:
+    """Let a named subscription come to a position."""
+    with store.subscribe(name, follow=False):
+        pass
+    store.reset_subscription(name, position)
+
+
+def test_a_subscription_that_is_behind_is_not_passed_without_force(store: EventStore) -> None:
+    fill(store, 30)
+    store.set_retention("s-0", max_count=2)
+    scan(store, "mail", 21)
+    with pytest.raises(SubscriptionBehind) as raised:
+        store.compact()
+    assert (raised.value.subscription, raised.value.checkpoint, raised.value.position) == ("mail", 21, 22)
+    assert len(list(store.read("$compactions"))) == 0
+    assert store.compact(force=True).events_removed == 8
+
+
+def test_a_subscription_that_has_passed_what_goes_is_no_hindrance(store: EventStore) -> None:
+    fill(store, 30)
+    store.set_retention("s-0", max_count=2)
+    scan(store, "mail", 22)
+    assert store.compact().events_removed == 8
+
+
+def write_files(store: EventStore) -> dict[str, bytes]:
+    """Compact; the files that this made."""
+    store.compact()
+    directory = Path(store.path, "segments")
+    return {path.name: path.read_bytes() for path in directory.iterdir() if ".1." in path.name}
+
+
+def test_helper_processes_write_the_same_bytes(memory_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with small_store(memory_path / "alone", segment_events=100) as store:
+        fill(store, 500)
+        store.set_retention(category="s", max_count=2)
+    shutil.copytree(memory_path / "alone", memory_path / "together")
+    monkeypatch.setattr("evlog.files.compaction.rewrite._ENTRIES_AT_ONCE", 9)
+    with evlog.open(memory_path / "alone") as store:
+        alone = write_files(store)
+    monkeypatch.setattr("evlog.files.compaction.compact._BYTES_WORTH_HELPERS", 0)
+    monkeypatch.setattr("evlog.files.compaction.compact.core_count", lambda: 2)
+    helped: list[int] = []
+    run = Workers.run
+
+    def noted(self: Workers, *arguments: Any, **named: Any) -> Any:
+        helped.append(self.count)
+        return run(self, *arguments, **named)
+
+    monkeypatch.setattr(Workers, "run", noted)
+    with evlog.open(memory_path / "together") as store:
+        assert write_files(store) == alone
+    assert len(alone) == 6
+    assert set(helped) == {2}
+
+
+def test_damage_that_a_helper_finds_is_told(store: EventStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("evlog.files.compaction.compact._BYTES_WORTH_HELPERS", 0)
+    monkeypatch.setattr("evlog.files.compaction.compact.core_count", lambda: 2)
+    monkeypatch.setattr("evlog.files.compaction.rewrite._ENTRIES_AT_ONCE", 2)
+    fill(store, 30)
+    store.set_retention(category="s", max_count=2)
+    log = segment_files(store, "log")[1]
+    content = bytearray(log.read_bytes())
+    content[-3] ^= 1
+    log.write_bytes(content)
+    with pytest.raises(CorruptionError) as caught:
+        store.compact()
+    assert caught.value.path == str(log)
+
+
+def test_a_writer_beside_a_compaction_does_not_index_what_it_sealed(store: EventStore) -> None:
+    fill(store, 30)
+    with evlog.open(store.path) as other:
+        running = FileLock(compaction_path(store.path), 0.0)
+        with running:
+            missing = segment_files(store, "streams")[1]
+            missing.unlink()
+            other.append("looked for", [new()])
+            assert not missing.exists()
+        running.close()
+        other.append("looked for", [new()])
+        assert missing.exists()
+
+
+def test_one_compaction_at_a_time(store: EventStore) -> None:
+    fill(store, 30)
+    other = FileLock(compaction_path(store.path), 0.0)
+    with other, pytest.raises(CompactionRunning):
+        store.compact()
+    other.close()
+    store.compact()
+
+
+def test_a_read_under_way_notices_nothing_but_gaps(memory_path: Path) -> None:
+    with small_store(memory_path / "store", segment_events=20) as store:
+        fill(store, 400)
+        store.set_retention(category="s", max_count=5)
+        before = {event.position: event for event in all_events(store)}
+        kept = {event.position for event in visible(store)}
+        with evlog.open(store.path) as other:
+            reads = {
+                "forwards": other.read_all(include_system=True),
+                "backwards": other.read_all(reverse=True, include_system=True),
+                "by type": other.read_all(types={"T0"}),
+                "a stream": other.read("s-1"),
+            }
+            begun = {name: [next(read) for _ in range(3)] for name, read in reads.items()}
+            store.compact()
+            wanted = {
+                "forwards": kept,
+                "backwards": {place for place in kept if before[place].stream[0] != "$"},
+                "by type": {place for place in kept if before[place].type == "T0"},
+                "a stream": {place for place in kept if before[place].stream == "s-1"},
+            }
+            for name, read in reads.items():
+                events = begun[name] + list(read)
+                positions = [event.position for event in events]
+                assert positions == sorted(set(positions), reverse=name == "backwards"), name
+                assert all(before[event.position] == event for event in events), name
+                assert wanted[name] <= set(positions), name
+
+
+def test_a_stream_read_goes_on_in_a_merged_segment(memory_path: Path) -> None:
+    """What was yielded before the segments became one is not yielded again."""
+    with small_store(memory_path / "store", segment_events=64) as store:
+        for number in range(40):
+            store.append_many([("kept", [new(number)]), ("gone", [new(n) for n in range(20)])])
+        store.delete_stream("gone")
+        with evlog.open(store.path) as other:
+            log = other._opened()
+            read = other.read("kept")
+            backwards = other.read("kept", reverse=True)
+            first, last = [next(read)], [next(backwards)]
+            log.close()
+            done = store.compact()
+            assert done.segments_after < done.segments_before
+            log.close()
+            assert [e.version for e in first + list(read)] == list(range(1, 41))
+            assert [e.version for e in last + list(backwards)] == list(range(40, 0, -1))
+
+
+def test_files_that_went_are_closed_by_who_had_them_open(store: EventStore) -> None:
+    fill(store, 60)
+    store.set_retention(category="s", max_count=2)
+    list(store.read_all())
+    old = list(store._opened().sealed)
+    store.compact()
+    assert not any(part._segment for part in old if part not in store._opened().sealed)
+
+
+def test_a_damaged_event_is_neither_copied_nor_removed(store: EventStore) -> None:
+    fill(store, 30)
+    store.set_retention("s-0", max_count=1)
+    path = segment_files(store, "log")[1]
+    raw = bytearray(path.read_bytes())
+    raw[-3] ^= 1
+    path.write_bytes(raw)
+    with pytest.raises(CorruptionError):
+        store.compact()
+    assert path.read_bytes() == raw
+    with pytest.raises(CorruptionError):
+        store.compact()
+
+
+@pytest.mark.parametrize("damage", ["missing", "flipped"])
+def test_damage_of_what_is_left_is_told_where_it_matters(store: EventStore, damage: str) -> None:
+    fill(store, 30)
+    store.delete_stream("s-0")
+    store.compact()
+    path = segment_files(store, "gone")[0]
+    if damage == "missing":
+        path.unlink()
+    else:
+        raw = bytearray(path.read_bytes())
+        raw[-1] ^= 1
+        path.write_bytes(raw)
+    with evlog.open(store.path) as other:
+        assert len(list(other.read_all())) == 20
+        with pytest.raises(CorruptionError):
+            retry_all(other, 30)
+
+
+def test_leftovers_of_a_dead_compaction_go(store: EventStore) -> None:
+    fill(store, 30)
+    leftover = Path(store.path, "segments", f"{1:020d}.7.log")
+    leftover.write_bytes(b"half a segment")
+    store.compact()
+    assert not leftover.exists()
+
+
+@pytest.mark.parametrize("helpers", [0, 1])
+def test_two_streams_with_one_hash_lose_only_their_own(
+    memory_path: Path, monkeypatch: pytest.MonkeyPatch, helpers: int
+) -> None:
+    if helpers:  # they know nothing of hashes: their work is looked through
+        monkeypatch.setattr("evlog.files.compaction.compact._BYTES_WORTH_HELPERS", 0)
+        monkeypatch.setattr("evlog.files.compaction.compact.core_count", lambda: 2)
+    for module in (
+        "format",
+        "store",
+        "reader",
+        "versions",
+        "compact_plan",
+        "gone",
+        "dedupe",
+        "compact",
+        "policy_table",
+    ):
+        try:
+            monkeypatch.setattr(f"evlog.{module}.hash_stream", len)
+        except AttributeError:
+            continue
+    with small_store(memory_path / "store") as store:
+        for number in range(20):
+            store.append("aa", [new(number)])
+            store.append("bb", [new(number)])
+        store.set_retention("bb", max_count=2)
+        store.compact()
+        assert [e.version for e in store.read("aa")] == list(range(1, 21))
+        assert [e.version for e in store.read_all() if e.stream == "bb"] == [19, 20]
+
+
+def test_a_compacted_segment_reads_as_it_did(store: EventStore) -> None:
+    """By position, type, time and version, from the middle: frames and entries agree with their gaps."""
+    fill(store, 100, streams=5)
+    store.set_retention("s-0", max_count=3)
+    store.set_retention("s-3", max_count=7)
+    store.compact()
+    kept = list(store.read_all())
+    for after in range(0, 101, 3):
+        assert facts(store.read_all(after, after + 10)) == facts(
+            e for e in kept if after < e.position <= after + 10
+        )
+        assert facts(store.read_all(after, reverse=True)) == facts(
+            e for e in kept[::-1] if e.position > after
+        )
+    assert facts(store.read_all(types={"T1"})) == facts(e for e in kept if e.type == "T1")
+    for event in kept[::7]:
+        assert facts(store.read_all(since=event.time)) == facts(e for e in kept if e.time >= event.time)
+        assert facts(store.read(event.stream, event.version, event.version)) == facts([event])
+
+
+def test_an_index_that_is_lost_is_made_anew_for_a_compacted_segment(store: EventStore) -> None:
+    fill(store, 60)
+    store.set_retention("s-0", max_count=3)
+    store.compact()
+    before, streams = facts(store.read_all()), list(store.streams())
+    for suffix in ("offsets", "streams", "types", "ids"):
+        for path in segment_files(store, suffix)[:-1]:
+            path.unlink()
+    with evlog.open(store.path) as other:
+        assert facts(other.read_all()) == before
+        assert list(other.streams()) == streams
+        assert other.append("s-1", [new()]).first_version == 21
+    log = Log(store.path)
+    assert all(part.info.generation in (0, 1) for part in log.sealed)

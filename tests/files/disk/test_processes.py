@@ -1,0 +1,125 @@
+"""Helper processes: they come to what this process would, and neither their end nor ours leaves anything."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+if sys.platform == "linux":
+    import fcntl
+
+from evlog.files.disk.processes import _PIPE_BYTES, _RESULTS_WAITING, Workers
+
+TASKS = [(number, 7) for number in range(40)]
+RESULTS = [divmod(number, 7) for number, _ in TASKS]
+
+
+@pytest.mark.parametrize("ahead", [1, 2])
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_results_come_in_order(count: int, ahead: int) -> None:
+    with Workers(count) as workers:
+        assert workers.count == count == 1 + len(workers._helpers)
+        for _ in range(2):
+            assert list(workers.run_in_order(divmod, TASKS, ahead=ahead)) == RESULTS
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_what_only_this_process_can_do_is_done_once_and_here(count: int) -> None:
+    done: list[int] = []
+    with Workers(count) as workers:
+        results = dict(workers.run(divmod, TASKS, first=lambda: done.append(os.getpid())))
+    assert results == dict(enumerate(RESULTS))
+    assert done == [os.getpid()]
+
+
+def test_results_that_no_pipe_holds_come_whole() -> None:
+    sizes = [(1, 3 * _PIPE_BYTES), (2, _PIPE_BYTES), (3, 5)]
+    with Workers(2) as workers:
+        results = workers.run_in_order(bytes.__mul__, [(bytes((byte,)), size) for byte, size in sizes])
+        assert list(results) == [bytes((byte,)) * size for byte, size in sizes]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a pipe is as large as it is")
+def test_a_pipe_holds_a_whole_result() -> None:
+    with Workers(2) as workers:
+        assert fcntl.fcntl(workers._helpers[0]._results, fcntl.F_GETPIPE_SZ) == _PIPE_BYTES
+
+
+def test_helpers_import_a_module_before_they_are_asked() -> None:
+    with Workers(2, "no_such_module") as workers:
+        assert workers._helpers[0]._process.wait(timeout=60) == 1
+        assert dict(workers.run(divmod, TASKS)) == dict(enumerate(RESULTS))
+
+
+def test_what_a_dead_helper_had_to_do_is_done_here() -> None:
+    with Workers(3) as workers:
+        for helper in workers._helpers:
+            helper._process.kill()
+        assert dict(workers.run(divmod, TASKS, ahead=2)) == dict(enumerate(RESULTS))
+        assert workers.count == 1
+
+
+def test_a_helper_that_dies_under_way_is_not_missed() -> None:
+    with Workers(3) as workers:
+        run = workers.run_in_order(divmod, TASKS, ahead=2)
+        begun = [next(run)]
+        workers._helpers[0]._process.kill()
+        assert begun + list(run) == RESULTS
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_an_error_in_a_helper_is_raised_here(count: int) -> None:
+    with Workers(count) as workers, pytest.raises(ZeroDivisionError):
+        list(workers.run(divmod, [(7, 2), (8, 2), (9, 0)]))
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
+def test_no_helper_outlives_who_started_it(end: signal.Signals) -> None:
+    program = (
+        "import time; from evlog.files.disk.processes import Workers\n"
+        "with Workers(3) as workers:\n"
+        "    print(*[helper._process.pid for helper in workers._helpers], flush=True)\n"
+        "    list(workers.run(time.sleep, [(0.01,)] * 100_000))\n"
+    )
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert process.stdout is not None
+        pids = [int(word) for word in process.stdout.readline().split()]
+        process.send_signal(end)
+    assert len(pids) == 2
+    deadline = time.monotonic() + 20
+    while any(map(is_running, pids)):
+        assert time.monotonic() < deadline, "a helper goes on"
+        time.sleep(0.01)
+
+
+def test_who_leaves_early_waits_for_nothing() -> None:
+    with Workers(3) as workers:
+        next(workers.run(time.sleep, [(0.0,)] * 10 + [(60.0,)] * 50, ahead=2))
+
+
+def test_who_looks_slowly_is_not_flooded() -> None:
+    with Workers(2) as workers:
+        run = workers.run(divmod, TASKS * 10)
+        next(run)
+        (feeder,) = workers._feeders
+        deadline = time.monotonic() + 20
+        while feeder._results.qsize() < _RESULTS_WAITING:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        time.sleep(0.05)
+        assert feeder._results.qsize() == _RESULTS_WAITING
+        assert len(list(run)) == len(TASKS * 10) - 1
+
+
+def is_running(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,301 @@
+"""Looking and waiting: nothing is given out before it is acknowledged, nothing is missed, nobody ticks."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+
+import pytest
+
+from evlog import EventStore
+from evlog.errors import StoreIOError
+from evlog.files.disk.files import ReadFile
+from evlog.files.disk.watch import TICK_SECONDS
+from evlog.files.follow.feed import wait_for_store
+from evlog.files.format import paths
+from evlog.files.format.marks import MARK_AT, SUSPECT_MAGIC, Mark, encode_mark
+from tests.support.following import LONG_SECONDS, Script, drain, fill_from, write_unacknowledged
+from tests.support.helpers import fill, frames_of, new, numbers, segment_files, small_store
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Script:
+    return Script(monkeypatch)
+
+
+@pytest.fixture
+def other(store: EventStore) -> Iterator[EventStore]:
+    """Another writer's handle of the same store."""
+    with small_store(store.path) as opened:
+        yield opened
+
+
+# --- only what is acknowledged
+
+
+def test_an_event_is_not_given_out_before_it_is_acknowledged(
+    store: EventStore, other: EventStore, script: Script
+) -> None:
+    fill(store, 3)
+    with store.subscribe() as subscription:
+        assert drain(subscription) == [0, 1, 2]
+        write_unacknowledged(store, 3)
+        assert numbers(store.read_all(after=3)) == [3]  # a reader sees it
+        assert drain(subscription) == []
+        other.append("s", [new(4)])  # whose sync covers it
+        assert drain(subscription) == [3, 4]
+
+
+def test_what_nobody_acknowledges_is_made_durable_after_a_while_and_given_out(
+    store: EventStore, script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(store, 3)
+    synced: list[str] = []
+    monkeypatch.setattr(store._disk, "sync_seen", lambda file: synced.append(file.path))
+    with store.subscribe() as subscription:
+        assert drain(subscription) == [0, 1, 2]
+        write_unacknowledged(store, 3)
+        began = script.now
+        event = subscription.next_event(LONG_SECONDS)
+        assert event is not None
+        assert event.data == b"3"
+        assert synced == [str(segment_files(store, "log")[-1])]
+        assert 1.0 <= script.now - began <= 2.0
+        fill_from(store, 30)
+        assert drain(subscription) == list(range(4, 30))
+        assert len(synced) == 1
+
+
+def test_without_follow_what_is_there_is_made_durable_at_once(
+    store: EventStore, script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    monkeypatch.setattr(store._disk, "sync_seen", lambda file: synced.append(file.path))
+    fill(store, 3)
+    write_unacknowledged(store, 3)
+    with store.subscribe(follow=False) as subscription:
+        assert len(synced) == 1
+        assert numbers(subscription) == [0, 1, 2, 3]
+
+
+def test_after_a_failed_sync_nothing_is_given_out_until_a_writer_has_looked(
+    store: EventStore, script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(store, 3)
+    with store.subscribe() as subscription:
+        assert drain(subscription) == [0, 1, 2]
+        write_unacknowledged(store, 3)
+        tag, offset = store._log.active.segment.tag, store._log.durable_offset()  # type: ignore[union-attr]
+        with open(paths.durable_path(store.path), "r+b") as marks:
+            marks.seek(MARK_AT[SUSPECT_MAGIC])
+            marks.write(encode_mark(SUSPECT_MAGIC, Mark(tag, offset)))
+        monkeypatch.setattr(store._disk, "sync_seen", lambda _: pytest.fail("it must not sync"))
+        assert subscription.next_event(10.0) is None
+        with small_store(store.path) as writer:
+            writer.append("s", [new(4)])
+        assert drain(subscription) == [3, 4]
+
+
+def test_a_disk_that_fails_the_followers_own_sync_is_an_error(
+    store: EventStore, script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(file: ReadFile) -> None:
+        raise StoreIOError(file.path, "Input/output error")
+
+    write_unacknowledged(store, 0)
+    monkeypatch.setattr(store._disk, "sync_seen", fail)
+    with store.subscribe() as subscription, pytest.raises(StoreIOError):
+        subscription.next_event(LONG_SECONDS)
+
+
+def test_a_tail_that_is_cut_and_written_anew_is_given_out_as_it_is_now(
+    store: EventStore, script: Script
+) -> None:
+    fill(store, 3)
+    with store.subscribe() as subscription:
+        assert drain(subscription) == [0, 1, 2]
+        write_unacknowledged(store, 3)
+        assert drain(subscription) == []
+        log = segment_files(store, "log")[-1]
+        os.truncate(log, len(frames_of(log)) - 1)  # a power loss, as far as a process can live through one
+        with small_store(store.path) as writer:
+            writer.append("other", [new(4)])
+            assert len(writer.torn_tails) == 1
+        assert drain(subscription) == [4]
+
+
+def test_what_a_writer_without_sync_acknowledges_is_given_out_at_once(
+    store: EventStore, script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    monkeypatch.setattr(store._disk, "sync_seen", lambda file: synced.append(file.path))
+    with store.subscribe("mail") as subscription, small_store(store.path, sync="none") as lazy:
+        fill_from(lazy, 3)
+        assert drain(subscription) == [0, 1, 2]
+        assert synced == []
+        subscription.save()
+        assert len(synced) == 1  # the checkpoint must not outlive the events
+
+
+# --- waiting
+
+
+def test_it_wakes_for_what_other_processes_append(store: EventStore, other: EventStore) -> None:
+    with store.subscribe() as subscription:
+        timer = threading.Timer(0.01, lambda: other.append("s", [new(0)]))
+        timer.start()
+        event = subscription.next_event(LONG_SECONDS)
+        timer.join()
+        assert event is not None
+
+
+def test_it_finds_everything_by_polling_too(
+    store: EventStore, other: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "inotify_simple", None)
+    with store.subscribe() as subscription:
+        timer = threading.Timer(0.01, lambda: [other.append("s", [new(number)]) for number in range(20)])
+        timer.start()
+        found = [subscription.next_event(LONG_SECONDS) for _ in range(20)]
+        timer.join()
+        assert [int(event.data) for event in found if event is not None] == list(range(20))
+        assert subscription.polling
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="inotify is Linux's")
+def test_on_a_local_disk_it_does_not_poll(store: EventStore) -> None:
+    with store.subscribe(timeout=0.001) as subscription:
+        assert list(subscription) == []
+        assert not subscription.polling
+
+
+def test_what_comes_between_the_last_look_and_the_wait_is_not_waited_for(
+    store: EventStore, script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with store.subscribe() as subscription:
+        monkeypatch.setattr(subscription._lookout._watch, "begin", lambda: store.append("s", [new(0)]))
+        assert subscription.next_event(LONG_SECONDS) is not None
+        assert script.waits == []
+
+
+def test_a_wait_ends_after_its_time_and_the_next_goes_on(store: EventStore, script: Script) -> None:
+    fill(store, 1)
+    with store.subscribe(timeout=2.5) as subscription:
+        began = script.now
+        assert numbers(subscription) == [0]
+        assert script.now - began == 2.5
+        script.steps = [None, lambda: fill_from(store, 2), None, lambda: fill_from(store, 3)]
+        assert numbers(subscription) == [1, 2]
+
+
+def test_idle_it_ticks_once_a_second(store: EventStore, script: Script) -> None:
+    with store.subscribe() as subscription:
+        assert subscription.next_event(10.0) is None
+        assert script.waits == [TICK_SECONDS] * 10
+        assert script.sleeps == []
+
+
+def test_a_first_event_after_a_quiet_time_goes_out_at_once(store: EventStore, script: Script) -> None:
+    with store.subscribe() as subscription:
+        for number in range(5):
+            script.steps = [lambda number=number: fill_from(store, number + 1)]  # type: ignore[misc]
+            script.now += 0.1
+            assert subscription.next_event(LONG_SECONDS) is not None
+        assert script.sleeps == []
+
+
+def test_under_a_busy_writer_it_looks_every_ten_milliseconds(store: EventStore, script: Script) -> None:
+    count = 0
+
+    def append() -> None:
+        nonlocal count
+        count += 1
+        fill_from(store, count)
+
+    with store.subscribe() as subscription:
+        script.steps = [append] * 1000
+        for _ in range(3):  # news upon news
+            assert subscription.next_event(LONG_SECONDS) is not None
+
+        def append_every_millisecond(seconds: float) -> None:
+            for _ in range(max(1, int(seconds * 1000))):
+                append()
+
+        script.during_sleep = append_every_millisecond
+        script.sleeps.clear()
+        while script.now < 1000.5:
+            assert subscription.next_event(LONG_SECONDS) is not None
+        assert script.sleeps[:6] == pytest.approx([0.001, 0.002, 0.004, 0.008, 0.01, 0.01])
+        assert max(script.sleeps) == 0.01
+        assert len(script.sleeps) < 60
+        script.during_sleep = lambda _: None
+        script.steps = []
+        drain(subscription)
+        assert subscription.next_event(0.2) is None  # and quiet again
+        script.sleeps.clear()
+        script.steps = [append]
+        assert subscription.next_event(LONG_SECONDS) is not None
+        assert script.sleeps == []
+
+
+def test_a_handler_that_raises_ends_the_wait(store: EventStore) -> None:
+    class Enough(Exception):
+        pass
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Enough
+
+    before = signal.signal(signal.SIGALRM, stop)
+    try:
+        with store.subscribe() as subscription:
+            fill(store, 1)
+            assert drain(subscription) == [0]
+            signal.setitimer(signal.ITIMER_REAL, 0.01)
+            with pytest.raises(Enough):
+                subscription.next_event(None)
+            fill_from(store, 2)
+            assert drain(subscription) == [1]
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+# --- a store that is not there yet
+
+
+def test_there_is_nothing_to_wait_for_where_there_is_a_store(store: EventStore) -> None:
+    assert wait_for_store(store.path, 0)
+    assert wait_for_store(Path(store.path))
+
+
+def test_a_store_that_does_not_come_in_time_is_not_there(memory_path: Path, script: Script) -> None:
+    began = script.now
+    assert not wait_for_store(memory_path / "a" / "b" / "store", 3.5)
+    assert script.now - began == 3.5
+
+
+def test_it_waits_through_every_directory_that_is_missing(memory_path: Path, script: Script) -> None:
+    path = memory_path / "a" / "b" / "store"
+    script.steps = [
+        None,
+        (memory_path / "a").mkdir,
+        (memory_path / "other").mkdir,
+        (memory_path / "a" / "b").mkdir,
+        path.mkdir,
+        (path / "segments").mkdir,
+        lambda: small_store(path).close(),
+    ]
+    assert wait_for_store(path)
+    assert script.steps == []
+
+
+def test_a_store_that_is_made_wakes_who_waits_for_it(memory_path: Path) -> None:
+    path = memory_path / "a" / "store"
+    timer = threading.Timer(0.01, lambda: small_store(path).close())
+    timer.start()
+    assert wait_for_store(path, LONG_SECONDS)
+    timer.join()

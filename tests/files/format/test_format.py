@@ -1,0 +1,433 @@
+"""The byte specification: its own worked example, exact bytes both ways, and what may never parse."""
+
+from __future__ import annotations
+
+import re
+import struct
+import tracemalloc
+from array import array
+from collections.abc import Callable
+from pathlib import Path
+from zlib import crc32
+
+import msgpack
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import evlog
+from evlog.errors import CorruptionError, UnsupportedFormat
+from evlog.files import format as files_format
+from evlog.files.format.entries import (
+    column,
+    derive_entries,
+    encode_entries,
+    fold_ids,
+    hash_stream,
+    hash_type,
+)
+from evlog.files.format.frames import (
+    FrameHeader,
+    array_head,
+    check_body,
+    decode_body,
+    decode_frame_header,
+    decode_record,
+    encode_body,
+    encode_frame_header,
+    encode_records,
+    room_behind,
+)
+from evlog.files.format.headers import (
+    KIND_IDS,
+    KIND_LOG,
+    KIND_STREAMS,
+    FileHeader,
+    FormatFault,
+    NewerFormat,
+    decode_file_header,
+    encode_file_header,
+)
+from evlog.files.format.marks import DURABLE_MAGIC, WRITTEN_MAGIC, Mark, encode_mark, maybe_decode_mark
+from evlog.files.format.sorted_index import encode_sorted, page_crcs, sorted_shape
+from evlog.files.log.manifest import decode_manifest
+from tests.support.helpers import fill, numbers, segment_files, small_store
+
+STORE_ID = bytes(range(16))
+
+FILE_HEADERS = [
+    (
+        FileHeader(KIND_LOG, 0, STORE_ID, 1, 7),
+        (
+            "8965766c 6f670d0a 01000100 00000000 00010203 04050607 08090a0b 0c0d0e0f 01000000 00000000"
+            "07000000 00000000 00000000 00000000 00000000 eace60f9"
+        ),
+    ),
+    (
+        FileHeader(KIND_IDS, 2, STORE_ID, 2**40 + 1, 0xDEADBEEF, 3, 4, 0x01020304),
+        (
+            "8965766c 6f670d0a 01000500 02000000 00010203 04050607 08090a0b 0c0d0e0f 01000000 00010000"
+            "efbeadde 03000000 04000000 04030201 00000000 26385ed8"
+        ),
+    ),
+]
+NEWER_FILE_HEADER = bytes.fromhex(
+    "8965766c 6f670d0a 02000100 00000000 00010203 04050607 08090a0b 0c0d0e0f 01000000 00000000"
+    "07000000 00000000 00000000 00000000 00000000 fdca3543"
+)
+FRAME_HEADERS = [  # header, its offset, bytes
+    (
+        FrameHeader(33, 1, 64, 1, 0x0D637B76, 0x24A9E41D, 7),
+        64,
+        "e5455646 21000000 01000000 40000000 01000000 00000000 767b630d 1de4a924 07000000 b7293896",
+    ),
+    (
+        FrameHeader(2**30, 2**30, 2**32 - 1, 2**64 - 1, 2**32 - 1, 0, 1),
+        2**33,
+        "e5455646 00000040 00000040 ffffffff ffffffff ffffffff ffffffff 00000000 01000000 1e306304",
+    ),
+]
+MARKS = [
+    (
+        WRITTEN_MAGIC,
+        Mark(7, 64),
+        "65765752 07000000 40000000 00000000 00000000 00000000 00000000 00000000 00000000 796528e9",
+    ),
+    (
+        WRITTEN_MAGIC,
+        Mark(0xDEADBEEF, 2**32 - 1, 262_144, 2**32 - 1, 1_700_000_000_000_000),
+        "65765752 efbeadde ffffffff 00000400 ffffffff 00401e18 240a0600 00000000 00000000 363dcecd",
+    ),
+    (
+        DURABLE_MAGIC,
+        Mark(7, 64),
+        "65764455 07000000 40000000 00000000 00000000 00000000 00000000 00000000 00000000 597dc521",
+    ),
+]
+
+
+# --- exact bytes
+
+
+def test_worked_example_of_the_specification_is_what_encode_gives() -> None:
+    assert files_format.__doc__ is not None
+    example = re.search(r"Worked example:.*?\n\n((?: {4}[0-9a-f ]+\n)+)", files_format.__doc__, re.DOTALL)
+    assert example is not None
+    written = bytes.fromhex(example[1])
+    event = ("T", bytes(range(16)), 0, b"{}", None)
+    records = encode_records([event], [bytes(range(16))], ["a"], [1], 1, 1)
+    body = encode_body(records)
+    hashes, folds = [hash_stream("a")], fold_ids([bytes(range(16))])
+    rows = encode_entries(records, 64, 64 + 40 + 1, hashes, folds, [1], [hash_type("T")])
+    header = FrameHeader(len(body), 1, 64, 1, crc32(rows), crc32(body), 7)
+    assert encode_frame_header(header, 64) + body == written
+    assert decode_frame_header(written, 0, 64, 7) == header
+    assert decode_body(header, written[40:]) == ((1, 1, "a", "T", bytes(range(16)), 1, 0, b"{}", None),)
+    assert derive_entries(header, 64, written[40:]) == rows
+
+
+@pytest.mark.parametrize(("header", "hexed"), FILE_HEADERS)
+def test_file_header_is_these_bytes(header: FileHeader, hexed: str) -> None:
+    assert encode_file_header(header).hex() == hexed.replace(" ", "")
+    assert decode_file_header(bytes.fromhex(hexed)) == header
+
+
+@pytest.mark.parametrize(("header", "offset", "hexed"), FRAME_HEADERS)
+def test_frame_header_is_these_bytes(header: FrameHeader, offset: int, hexed: str) -> None:
+    assert encode_frame_header(header, offset).hex() == hexed.replace(" ", "")
+    assert decode_frame_header(bytes.fromhex(hexed), 0, offset, header.tag) == header
+    assert decode_frame_header(b"before" + bytes.fromhex(hexed), 6, offset, header.tag) == header
+
+
+@pytest.mark.parametrize(("magic", "mark", "hexed"), MARKS)
+def test_mark_is_these_bytes(magic: bytes, mark: Mark, hexed: str) -> None:
+    assert encode_mark(magic, mark).hex() == hexed.replace(" ", "")
+    assert maybe_decode_mark(magic, bytes.fromhex(hexed)) == mark
+
+
+@pytest.mark.parametrize(
+    ("text", "hexed"),
+    [("a", "40f89e395b66422f"), ("order-42", "94aeb5761a06c9f3"), ("caf\u00e9", "5777a2bd3192d7e3")],
+)
+def test_stream_hash_is_blake2b_little_endian(text: str, hexed: str) -> None:
+    assert hash_stream(text).to_bytes(8, "little").hex() == hexed
+
+
+def test_type_hash_is_crc32() -> None:
+    assert [hash_type(type) for type in ("T", "OrderPaid")] == [0xBE047A60, 0xD17DD03F]
+
+
+def test_id_fold_is_the_xor_of_both_halves() -> None:
+    assert fold_ids([]) == []
+    id = struct.pack("<QQ", 0xF0F0F0F0F0F0F0F0, 0x00000000000000FF)
+    assert fold_ids([id, bytes(16)]) == [0xF0F0F0F0F0F0F00F, 0]
+
+
+@given(st.integers(0, 1 << 17))
+def test_array_head_is_that_of_msgpack(count: int) -> None:
+    assert array_head(count) == msgpack.Packer().pack_array_header(count)
+
+
+def test_entry_has_its_fields_where_the_specification_says() -> None:
+    records = [b"abc", b"defgh"]
+    rows = encode_entries(records, 64, 105, [1, 2**64 - 1], [3, 2**63], [7, 2**32 - 1], [9, 0])
+    assert [struct.unpack("<QQIIIIII", rows[at : at + 40]) for at in (0, 40)] == [
+        (1, 3, 105, 3, crc32(b"abc"), 64, 7, 9),
+        (2**64 - 1, 2**63, 108, 5, crc32(b"defgh"), 64, 2**32 - 1, 0),
+    ]
+    assert column(rows, "stream_hash") == [1, 2**64 - 1]
+    assert column(rows, "id_fold") == [3, 2**63]
+    assert column(rows, "offset") == [105, 108]
+    assert column(rows, "length") == [3, 5]
+    assert column(rows, "frame") == [64, 64]
+    assert column(rows, "version") == [7, 2**32 - 1]
+    assert column(rows, "type_hash") == [9, 0]
+
+
+def test_sorted_index_is_laid_out_as_the_specification_says() -> None:
+    header = FileHeader(KIND_STREAMS, 0, STORE_ID, 1, 7, 0, 0, 5)
+    content = encode_sorted(header, array("Q", [10, 20]), array("I", [0, 2, 3]), array("I", [0, 2, 1]))
+    middle = struct.pack("<QQ IIIIII".replace(" ", ""), 10, 20, 0, 2, 3, 0, 2, 1)
+    assert content[:64] == encode_file_header(header._replace(keys=2, postings=3))
+    assert content[64:] == middle + struct.pack("<I", crc32(middle))
+    shape = sorted_shape(KIND_STREAMS, 2, 3)
+    assert shape == (64, 80, 92, 104, len(content))
+
+
+def test_sorted_index_has_a_crc_for_every_page() -> None:
+    shape = sorted_shape(KIND_IDS, 1000, 1000)
+    assert shape == (64, 64 + 4000, 64 + 4000, 64 + 8000, 64 + 8000 + 8)
+    crcs = struct.unpack("<III", page_crcs(bytes(4096) + bytes(4096) + b"x"))
+    assert crcs == (crc32(bytes(4096)), crc32(bytes(4096)), crc32(b"x"))
+
+
+# --- round trips
+
+names = st.text(min_size=1, max_size=20)
+events = st.tuples(
+    names, st.none(), st.integers(0, 2), st.binary(max_size=200), st.none() | st.just(b'{"a":1}')
+)
+
+
+@given(
+    st.lists(st.tuples(names, events), min_size=1, max_size=40), st.integers(1, 2**40), st.integers(0, 2**62)
+)
+def test_frame_decodes_to_the_events_that_were_encoded(
+    batch: list[tuple[str, tuple[str, None, int, bytes, bytes | None]]], first: int, time_us: int
+) -> None:
+    streams = [stream for stream, _ in batch]
+    encoded = [event for _, event in batch]
+    ids = [number.to_bytes(16, "big") for number in range(len(batch))]
+    versions = list(range(1, len(batch) + 1))
+    records = encode_records(encoded, ids, streams, versions, first, time_us)
+    body = encode_body(records)
+    assert body == msgpack.packb([msgpack.unpackb(record) for record in records])
+    header = FrameHeader(len(body), len(batch), 0, first, 0, crc32(body), 7)
+    decoded = decode_body(header, body)
+    assert [decode_record(record) for record in records] == list(decoded)
+    for number, record in enumerate(decoded):
+        type, _, code, data, metadata = encoded[number]
+        expected = (
+            first + number,
+            number + 1,
+            streams[number],
+            type,
+            ids[number],
+            time_us,
+            code,
+            data,
+            metadata,
+        )
+        assert record == expected
+    head = len(body) - sum(map(len, records))
+    rows = encode_entries(
+        records,
+        500,
+        500 + 40 + head,
+        [hash_stream(stream) for stream in streams],
+        fold_ids(ids),
+        versions,
+        [hash_type(event[0]) for event in encoded],
+    )
+    assert derive_entries(header, 500, body) == rows
+
+
+# --- what may never parse
+
+
+def test_zeros_never_parse() -> None:
+    for length in (*range(200), 4096, 1 << 20):
+        zeros = bytes(length)
+        with pytest.raises(FormatFault):
+            decode_file_header(zeros)
+        with pytest.raises(FormatFault):
+            decode_frame_header(zeros, 0, 0, 0)
+        with pytest.raises(CorruptionError):
+            decode_manifest(zeros, "manifest.json")
+        for magic in (WRITTEN_MAGIC, DURABLE_MAGIC):
+            assert maybe_decode_mark(magic, zeros) is None
+
+
+@pytest.mark.parametrize("kept", range(0, 40, 4))
+def test_torn_frame_header_never_parses(kept: int) -> None:
+    whole = bytes.fromhex(FRAME_HEADERS[0][2])
+    for torn in (whole[:kept] + bytes(40 - kept), bytes(40 - kept) + whole[40 - kept :]):
+        if torn != whole:
+            with pytest.raises(FormatFault):
+                decode_frame_header(torn, 0, 64, 7)
+
+
+def test_frame_is_one_only_at_its_own_offset_and_in_its_own_segment() -> None:
+    header, offset, hexed = FRAME_HEADERS[0]
+    raw = bytes.fromhex(hexed)
+    for elsewhere in (0, 63, 65, 2**32 + 64):
+        with pytest.raises(FormatFault):
+            decode_frame_header(raw, 0, elsewhere, header.tag)
+    with pytest.raises(FormatFault):
+        decode_frame_header(raw, 0, offset, header.tag + 1)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"events": 0},
+        {"events": 34},  # more events than bytes
+        {"length": (1 << 30) + 1},
+        {"durable": 65},  # synced beyond its own beginning
+        {"length": 0, "events": 0},
+    ],
+)
+def test_frame_header_that_makes_no_sense_is_refused_in_spite_of_its_crc(change: dict[str, int]) -> None:
+    header = FRAME_HEADERS[0][0]._replace(**change)
+    with pytest.raises(FormatFault):
+        decode_frame_header(encode_frame_header(header, 64), 0, 64, 7)
+
+
+def test_newer_file_header_is_newer_and_a_damaged_newer_one_is_damaged() -> None:
+    with pytest.raises(NewerFormat) as caught:
+        decode_file_header(NEWER_FILE_HEADER)
+    assert caught.value.found == 2
+    for bit in range(64 * 8):
+        flipped = bytearray(NEWER_FILE_HEADER)
+        flipped[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(FormatFault):
+            decode_file_header(bytes(flipped))
+
+
+def test_newer_log_is_unsupported_and_a_damaged_newer_log_is_corrupt(memory_path: Path) -> None:
+    with small_store(memory_path / "store") as store:
+        store.append("s", [evlog.NewEvent("T")])
+        log = segment_files(store, "log")[0]
+    header = bytearray(log.read_bytes()[:60])
+    header[8] = 2
+    newer = bytes(header) + struct.pack("<I", crc32(header))
+    log.write_bytes(newer + log.read_bytes()[64:])
+    with pytest.raises(UnsupportedFormat) as caught:
+        evlog.open(memory_path / "store")
+    assert (caught.value.path, caught.value.found, caught.value.supported) == (str(log), 2, 1)
+    log.write_bytes(newer[:20] + bytes((newer[20] ^ 1,)) + newer[21:] + log.read_bytes()[64:])
+    with pytest.raises(CorruptionError):
+        evlog.open(memory_path / "store")
+
+
+def test_body_with_a_flipped_bit_is_refused() -> None:
+    body = msgpack.packb([[1, 1, "s", "T", bytes(16), 1, 0, b"{}", None]])
+    header = FrameHeader(len(body), 1, 0, 1, 0, crc32(body), 7)
+    check_body(header, body)
+    for bit in range(8 * len(body)):
+        flipped = bytearray(body)
+        flipped[bit // 8] ^= 1 << bit % 8
+        for check in (check_body, decode_body):
+            with pytest.raises(FormatFault):
+                check(header, bytes(flipped))
+    with pytest.raises(FormatFault):
+        check_body(header, body[:-1])
+
+
+# --- bodies whose CRC is right, and which are something else
+
+WRONG_BODIES = [
+    None, 5, "x", b"x", {"a": 1}, {"a": [1] * 9}, [5], ["abcdefghi"], [[]], [[1] * 8], [[1] * 10], [None],
+    [{}], [[1, 1, "s", "T", b"short", 1, 0, b"", None]], [[1, 1, 5, "T", bytes(16), 1, 0, b"", None]],
+    [[1, 1, "s", None, bytes(16), 1, 0, b"", None]], [["1", 1, "s", "T", bytes(16), 1, 0, b"", None]],
+    [[1, -1, "s", "T", bytes(16), 1, 0, b"", None]], [[2, 1, "s", "T", bytes(16), 1, 0, b"", None]],
+    msgpack.ExtType(5, b"x"), [msgpack.Timestamp(1)],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("content", WRONG_BODIES, ids=repr)
+def test_body_of_something_else_is_a_fault_in_spite_of_its_crc(content: object) -> None:
+    body = msgpack.packb(content)
+    header = FrameHeader(len(body), 1, 0, 1, 0, crc32(body), 7)
+    with pytest.raises(FormatFault):
+        derive_entries(header, 64, body)
+
+
+@given(st.binary(min_size=1, max_size=60), st.integers(1, 20))
+def test_arbitrary_body_with_a_right_crc_decodes_or_is_a_fault(body: bytes, count: int) -> None:
+    header = FrameHeader(len(body), count, 0, 1, 0, crc32(body), 7)
+    decoders: list[Callable[[], object]] = [
+        lambda: decode_body(header, body),
+        lambda: derive_entries(header, 64, body),
+        lambda: decode_record(body),
+    ]
+    for decode in decoders:
+        try:
+            decode()
+        except FormatFault:
+            pass
+
+
+def test_deep_nesting_is_a_fault() -> None:
+    body = b"\x91" * 100_000
+    header = FrameHeader(len(body), 1, 0, 1, 0, crc32(body), 7)
+    with pytest.raises(FormatFault):
+        decode_body(header, body)
+    with pytest.raises(FormatFault):
+        decode_record(body)
+
+
+# --- room for frames to come
+
+
+@pytest.mark.parametrize(
+    ("end", "frame_bytes", "segment_bytes", "room"),
+    [
+        (264, 200, 1 << 26, 65536 - 264),
+        (65536, 200, 1 << 26, 0),
+        (65537, 200, 1 << 26, 65535),
+        (40_000, 32_768, 1 << 26, 25_536),
+        (40_000, 32_769, 1 << 26, 0),
+        (264, 200, 1000, 736),
+        (1000, 200, 1000, 0),
+        (5000, 4936, 1, 0),
+    ],
+)
+def test_room_ends_at_a_multiple_of_64_kib_or_with_the_segment(
+    end: int, frame_bytes: int, segment_bytes: int, room: int
+) -> None:
+    assert room_behind(end, frame_bytes, segment_bytes) == room
+
+
+# --- lengths are bounded
+
+
+def test_header_that_claims_a_gigabyte_allocates_nothing(memory_path: Path) -> None:
+    with small_store(memory_path / "store") as store:
+        fill(store, 3)
+        log = segment_files(store, "log")[0]
+        tag = store._opened().active.segment.tag
+    end = log.stat().st_size
+    header = FrameHeader(1 << 30, 1 << 20, 64, 4, 0, 0, tag)
+    with log.open("ab") as file:
+        file.write(encode_frame_header(header, end) + b"x" * 100)
+    tracemalloc.start()
+    try:
+        with evlog.open(memory_path / "store") as store:
+            assert numbers(store.read_all()) == [0, 1, 2]
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 << 20
+    with pytest.raises(FormatFault):
+        check_body(header, b"x" * 100)

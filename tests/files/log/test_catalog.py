@@ -1,0 +1,120 @@
+"""What is in a store: streams by name, counts, sizes, first and last."""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import evlog
+from evlog import EventStore, StreamInfo
+from tests.support.helpers import Clock, fill, new, segment_files
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def test_empty_store_in_numbers(store: EventStore) -> None:
+    info = store.info()
+    assert info.path == store.path
+    assert info.id == store.id
+    assert (info.format, info.events, info.streams, info.segments) == (1, 0, 0, 1)
+    assert (info.first_position, info.last_position, info.first_time, info.last_time) == (0, 0, None, None)
+    assert list(store.streams()) == []
+
+
+@pytest.mark.parametrize("count", [1, 7, 8, 9, 40])
+def test_store_in_numbers(store: EventStore, clock: Clock, count: int) -> None:
+    for number in range(count):
+        clock.us += 10
+        store.append(f"s-{number % 5}", [new(number)])
+    info = store.info()
+    assert (info.events, info.streams, info.segments) == (count, min(count, 5), (count + 7) // 8)
+    assert (info.first_position, info.last_position) == (1, count)
+    assert info.last_time is not None
+    assert info.last_time - EPOCH == timedelta(microseconds=clock.us)
+    assert info.first_time == info.last_time - timedelta(microseconds=10 * (count - 1))
+    files = [os.path.join(place, name) for place, _, names in os.walk(store.path) for name in names]
+    assert info.bytes == sum(map(os.path.getsize, files))
+
+
+def test_streams_come_by_name_with_their_counts(store: EventStore, clock: Clock) -> None:
+    expected: dict[str, StreamInfo] = {}
+    for number in range(60):
+        clock.us += 1
+        name = f"{'zyx'[number % 3]}-{number % 7}"
+        version = store.append(name, [new(number)]).last_version
+        expected[name] = StreamInfo(name, version, 1, version, clock.us)
+    assert list(store.streams()) == [expected[name] for name in sorted(expected)]
+    for stream in store.streams():
+        assert stream.last_time == EPOCH + timedelta(microseconds=stream.last_time_us)
+        assert store.stream_version(stream.name) == stream.last_version
+
+
+FILTERS: list[tuple[dict[str, Any], list[str]]] = [
+    ({}, ["a", "a-1", "a-2", "ab-1", "b-a-1", "é-1"]),
+    ({"category": "a"}, ["a", "a-1", "a-2"]),
+    ({"category": "b"}, ["b-a-1"]),
+    ({"category": "a-1"}, []),
+    ({"category": ""}, []),
+    ({"prefix": "a"}, ["a", "a-1", "a-2", "ab-1"]),
+    ({"prefix": "a-"}, ["a-1", "a-2"]),
+    ({"prefix": ""}, ["a", "a-1", "a-2", "ab-1", "b-a-1", "é-1"]),
+    ({"category": "a", "prefix": "a-2"}, ["a-2"]),
+    ({"category": "a", "prefix": "ab"}, []),
+]
+
+
+@pytest.mark.parametrize(("arguments", "names"), FILTERS, ids=str)
+def test_streams_of_a_category_or_with_a_prefix(
+    store: EventStore, arguments: dict[str, Any], names: list[str]
+) -> None:
+    for name in ("b-a-1", "é-1", "a-2", "ab-1", "a", "a-1"):
+        store.append(name, [new(), new()])
+    assert [stream.name for stream in store.streams(**arguments)] == names
+
+
+@pytest.mark.parametrize("suffix", ["streams", "offsets", "types", "ids"])
+@pytest.mark.parametrize("damage", [b"", b"junk" * 100, None])
+def test_damaged_or_missing_index_changes_no_answer(
+    store: EventStore, suffix: str, damage: bytes | None
+) -> None:
+    fill(store, 30)
+    with evlog.open(store.path) as whole:
+        streams, info = list(whole.streams()), whole.info()
+    for path in segment_files(store, suffix):
+        if damage is None:
+            path.unlink()
+        else:
+            path.write_bytes(damage)
+    with evlog.open(store.path) as other:
+        assert list(other.streams()) == streams
+        assert other.info()._replace(bytes=0) == info._replace(bytes=0)
+
+
+def test_file_that_disappears_while_sizes_are_added_is_not_missed(
+    store: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(store, 10)
+    before = store.info()
+    temporary = Path(store.path, "segments", "x.1.tmp")
+    real = os.scandir
+
+    def scan_then_remove(path: str) -> Any:
+        temporary.write_bytes(b"soon gone")
+        entries = list(real(path))
+        temporary.unlink()
+
+        class Listing:
+            def __enter__(self) -> Any:
+                return iter(entries)
+
+            def __exit__(self, *_: object) -> None:
+                pass
+
+        return Listing()
+
+    monkeypatch.setattr(os, "scandir", scan_then_remove)
+    assert store.info() == before

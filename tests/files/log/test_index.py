@@ -1,0 +1,331 @@
+"""Look-ups: sorted files, searched columns and dicts answer as a plain loop does, or say that they cannot."""
+
+from __future__ import annotations
+
+import random
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from zlib import crc32
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from evlog.files.format.entries import ENTRY_BYTES
+from evlog.files.format.headers import (
+    FILE_HEADER_BYTES,
+    KIND_IDS,
+    KIND_OFFSETS,
+    KIND_STREAMS,
+    KIND_TYPES,
+    FileHeader,
+    encode_file_header,
+)
+from evlog.files.format.sorted_index import PAGE_BYTES, sorted_shape
+from evlog.files.log.index import (
+    SORTED_SUFFIXES,
+    ColumnIndex,
+    IndexFault,
+    SealedIndex,
+    SortedIndex,
+    build_sorted,
+)
+
+Row = tuple[int, int, int]
+"""stream hash, id fold, type hash"""
+
+KINDS = (KIND_STREAMS, KIND_TYPES, KIND_IDS)
+FIELD = {KIND_STREAMS: 0, KIND_IDS: 1, KIND_TYPES: 2}
+HEADER = FileHeader(KIND_OFFSETS, 0, bytes(16), 1, 7, 0, 0, 99)
+
+# Few values, so that keys repeat; bytes that look like the neighbours' when shifted; the extremes.
+wide = st.sampled_from([0, 1, 2, 2**32, 2**32 + 1, 2**63, 2**64 - 1, 0x0101010101010101]) | st.integers(
+    0, 2**64 - 1
+)
+narrow = st.sampled_from([0, 1, 0x01010101, 2**32 - 1]) | st.integers(0, 2**32 - 1)
+rows_of_entries = st.lists(st.tuples(wide, wide, narrow), max_size=60)
+
+
+def entries_of(rows: list[Row]) -> bytes:
+    return b"".join(struct.pack("<QQIIIIII", s, i, 1, 2, 3, 4, 5, t) for s, i, t in rows)
+
+
+def plain(rows: list[Row], kind: int, key: int) -> list[int]:
+    return [number for number, row in enumerate(rows) if row[FIELD[kind]] == key]
+
+
+def keys_to_ask(rows: list[Row], kind: int) -> list[int]:
+    keys = {row[FIELD[kind]] for row in rows}
+    return [*keys, *(key ^ 1 for key in keys), 0, 2**32 - 1]
+
+
+@given(rows_of_entries)
+def test_searched_columns_answer_as_a_plain_loop(rows: list[Row]) -> None:
+    entries = entries_of(rows)
+    for kind in KINDS:
+        for key in keys_to_ask(rows, kind):
+            index = ColumnIndex(lambda: entries)  # too few look-ups for dicts
+            assert list(index.find(kind, key)) == plain(rows, kind, key)
+            assert list(index.find_newest_first(kind, key)) == plain(rows, kind, key)[::-1]
+
+
+@given(rows_of_entries)
+def test_dicts_answer_as_a_plain_loop(rows: list[Row]) -> None:
+    index = ColumnIndex(lambda: memoryview(entries_of(rows)))
+    for kind in KINDS:
+        index.keys(kind)  # makes the dict
+        for key in keys_to_ask(rows, kind):
+            assert list(index.find(kind, key)) == plain(rows, kind, key)
+            assert list(index.find_newest_first(kind, key)) == plain(rows, kind, key)[::-1]
+        assert sorted(index.keys(kind)) == sorted({row[FIELD[kind]] for row in rows})
+
+
+@given(rows_of_entries)
+def test_sorted_files_answer_as_a_plain_loop(rows: list[Row]) -> None:
+    for kind in KINDS:
+        index = opened(HEADER._replace(kind=kind), build_sorted(HEADER._replace(kind=kind), entries_of(rows)))
+        for key in keys_to_ask(rows, kind):
+            if kind == KIND_IDS:
+                upper = [number for number, row in enumerate(rows) if row[1] >> 32 == key >> 32]
+                assert sorted(index.find(key >> 32)) == upper
+            else:
+                assert list(index.find(key)) == plain(rows, kind, key)
+
+
+@given(rows_of_entries)
+def test_heads_are_the_last_entry_of_each_stream(rows: list[Row]) -> None:
+    expected = {row[0]: number for number, row in enumerate(rows)}
+    columns = ColumnIndex(lambda: entries_of(rows))
+    hashes, last = columns.heads()
+    assert dict(zip(hashes, last, strict=True)) == expected
+
+
+@given(rows_of_entries, st.lists(wide, max_size=10))
+def test_known_are_the_places_of_the_keys_that_are_there(rows: list[Row], asked: list[int]) -> None:
+    index = ColumnIndex(lambda: entries_of(rows))
+    there = {row[1] for row in rows}
+    asked = [*asked, *list(there)[:3]]
+    known = [(at, number) for at, key in enumerate(asked) for number in index.find(KIND_IDS, key)]
+    assert index.known(KIND_IDS, asked) == known
+    assert {at for at, _ in known} == {at for at, key in enumerate(asked) if key in there}
+
+
+@given(rows_of_entries, rows_of_entries, st.booleans())
+def test_columns_may_grow_between_look_ups(first: list[Row], second: list[Row], as_dicts: bool) -> None:
+    entries = bytearray(entries_of(first))
+    index = ColumnIndex(lambda: entries)
+    if as_dicts:
+        for kind in KINDS:
+            index.keys(kind)
+    entries += entries_of(second)
+    for kind in KINDS:
+        for row in first + second:
+            expected = plain(first + second, kind, row[FIELD[kind]])
+            assert list(index.find_newest_first(kind, row[FIELD[kind]])) == expected[::-1]
+            assert list(index.find(kind, row[FIELD[kind]])) == expected
+
+
+def test_search_is_not_misled_by_keys_across_columns_or_rows() -> None:
+    row = (0x0101010101010101, 0x0101010101010101, 0x01010101)
+    rows = [row, (1, 1, 1), row]
+    index = ColumnIndex(lambda: entries_of(rows))
+    assert list(index.find(KIND_STREAMS, 0x0101010101010101)) == [0, 2]
+    assert list(index.find(KIND_IDS, 0x0101010101010101)) == [0, 2]
+    assert list(index.find(KIND_TYPES, 0x01010101)) == [0, 2]
+    assert list(index.find(KIND_STREAMS, 0x0101010101010100)) == []
+
+
+# --- sorted files
+
+memory: dict[str, bytes] = {}
+
+
+def opened(expected: FileHeader, content: bytes) -> SortedIndex:
+    """A sorted index whose file is in memory: mapping thousands of files is what takes the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("evlog.files.log.index.map_file", lambda _: memoryview(content))
+        return SortedIndex("memory", expected)
+
+
+def random_rows(count: int) -> list[Row]:
+    dice = random.Random(count)
+    return [(dice.randrange(200) << 40, dice.getrandbits(64), dice.randrange(5)) for _ in range(count)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_damaged_page_is_never_believed(kind: int) -> None:
+    rows = random_rows(5000)
+    header = HEADER._replace(kind=kind)
+    whole = build_sorted(header, entries_of(rows))
+    expected: dict[int, list[int]] = {}
+    for number, row in enumerate(rows):
+        expected.setdefault(row[1] >> 32 if kind == KIND_IDS else row[FIELD[kind]], []).append(number)
+    dice = random.Random(kind)
+    faults = 0
+    for _ in range(150):
+        damaged = bytearray(whole)
+        at = dice.randrange(FILE_HEADER_BYTES, len(whole))
+        damaged[at] ^= 1 << dice.randrange(8)
+        index = opened(header, bytes(damaged))
+        for key in [*dice.sample(sorted(expected), min(20, len(expected))), dice.getrandbits(32)]:
+            try:
+                assert sorted(index.find(key)) == expected.get(key, [])
+            except IndexFault:
+                faults += 1
+        with pytest.raises(IndexFault):
+            index.check_all()
+    assert faults
+
+
+def test_zeroed_page_is_never_believed() -> None:
+    rows = random_rows(5000)
+    header = HEADER._replace(kind=KIND_IDS)
+    whole = build_sorted(header, entries_of(rows))
+    for start in range(FILE_HEADER_BYTES, len(whole), PAGE_BYTES):
+        index = opened(
+            header, whole[:start] + bytes(min(PAGE_BYTES, len(whole) - start)) + whole[start + PAGE_BYTES :]
+        )
+        for number, row in enumerate(rows[::50]):
+            try:
+                assert number * 50 in index.find(row[1] >> 32)
+            except IndexFault:
+                pass
+        with pytest.raises(IndexFault):
+            index.check_all()
+
+
+OTHER: list[dict[str, int | bytes]] = [
+    {"kind": KIND_TYPES},
+    {"generation": 1},
+    {"store_id": b"x" * 16},
+    {"first_position": 2},
+    {"tag": 8},
+    {"source_crc": 98},
+]
+
+
+@pytest.mark.parametrize("change", OTHER, ids=str)
+def test_index_of_another_segment_is_not_used(change: dict[str, int | bytes], tmp_path: Path) -> None:
+    header = HEADER._replace(kind=KIND_STREAMS)
+    (tmp_path / "i").write_bytes(build_sorted(header._replace(**change), entries_of([(1, 2, 3)])))  # type: ignore[arg-type]
+    with pytest.raises(IndexFault):
+        SortedIndex(str(tmp_path / "i"), header)
+
+
+CHANGES: list[Callable[[bytes], bytes]] = [
+    lambda whole: b"",
+    lambda whole: whole[:40],
+    lambda whole: whole[:-1],
+    lambda whole: whole + b"\0",
+    lambda whole: bytes(len(whole)),
+    lambda whole: encode_file_header(HEADER._replace(kind=KIND_STREAMS, keys=2**32 - 1)) + whole[64:],
+    lambda whole: encode_file_header(HEADER._replace(kind=KIND_STREAMS, postings=2**32 - 1)) + whole[64:],
+    lambda whole: encode_file_header(HEADER._replace(kind=KIND_STREAMS)) + whole[64:],
+    lambda whole: newer(whole[:60]) + whole[64:],
+]
+
+
+def newer(header: bytes) -> bytes:
+    """The header with a later format and a right CRC."""
+    later = header[:8] + b"\x02" + header[9:]
+    return later + struct.pack("<I", crc32(later))
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_index_that_is_not_whole_is_not_used(change: Callable[[bytes], bytes], tmp_path: Path) -> None:
+    header = HEADER._replace(kind=KIND_STREAMS)
+    (tmp_path / "i").write_bytes(change(build_sorted(header, entries_of(random_rows(10)))))
+    with pytest.raises(IndexFault):
+        SortedIndex(str(tmp_path / "i"), header)
+
+
+def test_missing_index_is_a_fault(tmp_path: Path) -> None:
+    with pytest.raises(IndexFault):
+        SortedIndex(str(tmp_path / "missing"), HEADER)
+
+
+@given(st.binary(max_size=300), st.sampled_from(KINDS), st.booleans())
+def test_any_bytes_as_a_sorted_index_are_a_fault_or_answer_nothing_false(
+    junk: bytes, kind: int, with_header: bool
+) -> None:
+    header = HEADER._replace(kind=kind)
+    content = junk
+    if with_header:
+        room = len(junk) // 16
+        counted = header._replace(keys=room, postings=room)
+        content = encode_file_header(counted) + junk
+        content = content.ljust(sorted_shape(kind, room, room).file_bytes, b"\0")
+    try:
+        index = opened(header, content)
+        index.check_all()
+    except IndexFault:
+        return
+    for key in (0, 1, 2**32 - 1):
+        assert not index.find(key)
+
+
+# --- a sealed segment's index: files as long as they are sound
+
+
+@pytest.fixture
+def sealed(tmp_path: Path) -> tuple[SealedIndex, list[Row], Path]:
+    rows = random_rows(2000)
+    entries = entries_of(rows)
+    index = SealedIndex(str(tmp_path / "segment"), HEADER, lambda: entries, lambda: None)
+    for kind, suffix in SORTED_SUFFIXES.items():
+        (tmp_path / f"segment.{suffix}").write_bytes(index.build(kind, entries))
+    return index, rows, tmp_path
+
+
+def check(index: SealedIndex, rows: list[Row]) -> None:
+    for kind in KINDS:
+        for row in rows[::200]:
+            key = row[FIELD[kind]]
+            assert set(plain(rows, kind, key)) <= set(index.find(kind, key))
+            assert list(index.find_newest_first(kind, key)) == list(index.find(kind, key))[::-1]
+    hashes, last = index.heads()
+    assert dict(zip(hashes, last, strict=True)) == {row[0]: number for number, row in enumerate(rows)}
+    assert sorted(index.id_keys()) == sorted(row[1] >> 32 for row in rows)
+
+
+def test_sealed_index_answers_from_its_files(sealed: tuple[SealedIndex, list[Row], Path]) -> None:
+    index, rows, _ = sealed
+    assert index.missing() == []
+    check(index, rows)
+    assert all(index.maybe_sorted(kind) is not None for kind in KINDS)
+
+
+@pytest.mark.parametrize("suffix", SORTED_SUFFIXES.values())
+@pytest.mark.parametrize("damage", ["missing", "cut", "flipped", "zeros"])
+def test_sealed_index_answers_without_a_file_that_is_not_sound(
+    sealed: tuple[SealedIndex, list[Row], Path], suffix: str, damage: str
+) -> None:
+    _, rows, directory = sealed
+    path = directory / f"segment.{suffix}"
+    whole = path.read_bytes()
+    if damage == "missing":
+        path.unlink()
+    elif damage == "cut":
+        path.write_bytes(whole[:-7])
+    elif damage == "flipped":
+        path.write_bytes(whole[:100] + bytes([whole[100] ^ 1]) + whole[101:])
+    else:
+        path.write_bytes(whole[:64] + bytes(len(whole) - 64))
+    faults: list[None] = []
+    index = SealedIndex(
+        str(directory / "segment"), HEADER, lambda: entries_of(rows), lambda: faults.append(None)
+    )
+    check(index, rows)
+    assert faults  # whoever may write is told to build it again
+    kind = {name: kind for kind, name in SORTED_SUFFIXES.items()}[suffix]
+    assert index.missing() == [kind]
+    path.write_bytes(index.build(kind, entries_of(rows)))
+    assert path.read_bytes() == whole
+    index.forget(kind)
+    assert index.missing() == []
+    check(index, rows)
+
+
+def test_entry_is_forty_bytes() -> None:
+    assert len(entries_of([(1, 2, 3)])) == ENTRY_BYTES == 40

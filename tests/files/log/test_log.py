@@ -1,0 +1,158 @@
+"""The whole log: look-ups across segments, and taking in what others did."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import evlog
+from evlog import EventStore
+from evlog.errors import CorruptionError, StoreNotFound
+from evlog.files.format.entries import fold_ids, hash_stream
+from evlog.files.log import log as log_module
+from evlog.files.log.log import Log
+from evlog.files.log.manifest import encode_manifest, read_manifest
+from evlog.files.log.removed import GoneEvent
+from tests.support.helpers import fill, new, number_id, numbers, segment_files
+
+
+def test_versions_and_ids_are_found_in_every_segment(store: EventStore) -> None:
+    fill(store, 50, streams=7)
+    log = Log(store.path)
+    assert len(log.sealed) == 6
+    for stream in range(7):
+        name = f"s-{stream}"
+        assert log.find_version(name, hash_stream(name)) == len(range(stream, 50, 7))
+    assert log.find_version("missing", hash_stream("missing")) == 0
+    for number in range(50):
+        id = number_id(number).bytes
+        record = log.find_ids([id], fold_ids([id])).get(0)
+        assert record is not None
+        assert not isinstance(record, GoneEvent)
+        assert (record[0], record[4]) == (number + 1, id)
+    missing = number_id(1000).bytes
+    assert log.find_ids([missing], fold_ids([missing])) == {}
+
+
+def test_look_up_is_decided_by_the_name_and_the_id_and_not_by_the_hash(store: EventStore) -> None:
+    fill(store, 20)
+    log = Log(store.path)
+    assert log.find_version("another", hash_stream("s-0")) == 0
+    fold = fold_ids([number_id(3).bytes])[0]
+    assert log.find_ids([number_id(4).bytes], [fold]) == {}
+
+
+def test_refresh_takes_in_rolls_of_others_and_keeps_what_is_open(store: EventStore) -> None:
+    fill(store, 10)
+    log = Log(store.path)
+    kept = log.sealed[0]
+    for number in range(10, 40):
+        store.append("s-0", [new(number)])
+        log.refresh()
+        assert log.head == number + 1
+        assert sum(part.count for part in log.parts()) == number + 1
+    assert log.sealed[0] is kept
+    assert [part.first_position for part in log.parts()] == [1, 9, 17, 25, 33]
+
+
+def test_refresh_of_an_unchanged_log_reads_nothing(
+    store: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(store, 20)
+    log = Log(store.path)
+    monkeypatch.setattr(log_module, "read_manifest", None)
+    monkeypatch.setattr(log_module, "ReadFile", None)
+    log.refresh()
+    assert log.head == 20
+
+
+def test_missing_file_of_a_named_segment_is_damage(store: EventStore) -> None:
+    fill(store, 20)
+    for which in (0, -1):
+        path = segment_files(store, "log")[which]
+        content = path.read_bytes()
+        path.unlink()
+        with pytest.raises(CorruptionError) as caught, evlog.open(store.path) as other:
+            list(other.read_all())
+        assert caught.value.path == str(path)
+        path.write_bytes(content)
+
+
+def test_removed_store_is_not_found(store: EventStore) -> None:
+    fill(store, 3)
+    Path(store.path, "manifest.json").unlink()
+    for use in (lambda: store.head, lambda: store.append("s", [new()])):
+        with pytest.raises(StoreNotFound):
+            use()
+
+
+def test_marks_of_another_segment_say_nothing(store: EventStore) -> None:
+    fill(store, 3)
+    log = Log(store.path)
+    written, acknowledged, durable, suspect = log.marks()
+    assert acknowledged is suspect is None
+    assert written is not None
+    assert durable is not None
+    assert written.offset == durable.offset == log.active.segment.end == log.durable_offset()
+    assert log.acknowledged_position() == log.head
+    marks = Path(store.path, "durable").read_bytes()
+    fill(store, 10)
+    Path(store.path, "durable").write_bytes(marks)
+    moved = Log(store.path)
+    assert moved.marks() == (None, None, None, None)
+    assert moved.durable_offset() == 0
+    assert moved.acknowledged_position() == moved.head - 1  # the last frame's header knows of those before
+    Path(store.path, "durable").unlink()
+    assert Log(store.path).marks() == (None, None, None, None)
+
+
+def test_manifest_that_moved_on_is_read_again(store: EventStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(store, 20)
+    log = Log(store.path)
+    manifest, _ = read_manifest(store.path)
+    # As a compaction does: the first segment has files of another generation, and the old ones are gone.
+    for suffix in ("log", "offsets", "streams", "types", "ids"):
+        for path in segment_files(store, suffix)[:1]:
+            content = bytearray(path.read_bytes())
+            content[12] = 1
+            content[60:64] = log_module_crc(bytes(content[:60]))
+            path.with_name(path.name.replace(".0.", ".1.")).write_bytes(content)
+            path.unlink()
+    first = manifest.segments[0]._replace(generation=1)
+    moved = manifest._replace(segments=(first, *manifest.segments[1:]))
+    target = Path(store.path, "manifest.json")
+    target.with_suffix(".new").write_bytes(encode_manifest(moved))
+    target.with_suffix(".new").rename(target)
+    with pytest.raises(log_module.SegmentMoved):
+        _ = log.sealed[0].segment
+    assert numbers(store.read_all()) == list(range(20))
+    assert numbers(store.read("s-1", reverse=True)) == list(range(1, 20, 3))[::-1]
+
+
+def log_module_crc(header: bytes) -> bytes:
+    from zlib import crc32
+
+    return crc32(header).to_bytes(4, "little")
+
+
+def test_segments_that_were_long_unused_are_closed_and_opened_again(
+    store: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_module, "_MAX_OPEN_PARTS", 2)
+    fill(store, 80)
+    log = Log(store.path)
+    assert len(log.sealed) == 9
+    held = log.sealed[0].segment
+    for _ in range(2):
+        for number in range(80):
+            id = number_id(number).bytes
+            assert log.find_ids([id], fold_ids([id])).get(0) is not None
+    assert sum(part._segment is not None for part in log.sealed) <= 2
+    assert held.record(0)[0] == 1  # who still holds one may go on
+    assert numbers(store.read_all()) == list(range(80))
+    reads = [store.read_all(), store.read("s-0")]
+    heads = [next(read) for read in reads]
+    assert numbers(store.read_all(reverse=True)) == list(range(80))[::-1]
+    assert numbers([*heads[:1], *reads[0]]) == list(range(80))
+    assert numbers([*heads[1:], *reads[1]]) == list(range(0, 80, 3))

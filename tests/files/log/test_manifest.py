@@ -1,0 +1,232 @@
+"""manifest.json: exact bytes, what is refused and how, and the stamp that tells one from the next."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import evlog
+from evlog.errors import CorruptionError, NotAStore, StoreNotFound, UnsupportedFormat
+from evlog.files.disk.files import DISK
+from evlog.files.log.manifest import (
+    Manifest,
+    SegmentInfo,
+    decode_manifest,
+    encode_manifest,
+    read_manifest,
+    read_stamp,
+    replace_manifest,
+)
+from tests.support.helpers import small_store
+
+ID = "018bcfe5-6800-7000-9011-121314151617"
+SEALED = SegmentInfo(1, 0, 3, 4, 4, 701, 744767768, 10, 20)
+MANIFEST = Manifest(ID, 1048576, 4, (SEALED, SegmentInfo(5, 0, 5)))
+BYTES = (
+    b'{"format":1,"store_id":"018bcfe5-6800-7000-9011-121314151617","segment_bytes":1048576,"segment_events":4,'
+    b'"segments":[{"first_position":1,"generation":0,"tag":3,"last_position":4,"events":4,"log_bytes":701,'
+    b'"offsets_crc":744767768,"first_time_us":10,"last_time_us":20},'
+    b'{"first_position":5,"generation":0,"tag":5}]'
+)
+
+
+def sign(body: bytes) -> bytes:
+    """Any bytes with the CRC that a manifest has."""
+    return body + b',"crc32":"%08x"}\n' % crc32(body)
+
+
+def test_manifest_is_these_bytes() -> None:
+    assert encode_manifest(MANIFEST) == sign(BYTES)
+    assert decode_manifest(sign(BYTES), "m") == MANIFEST
+    assert json.loads(sign(BYTES))["crc32"] == f"{crc32(BYTES):08x}"
+
+
+positive = st.integers(1, 2**32 - 1)
+
+
+@given(
+    st.lists(st.tuples(positive, st.integers(1, 1000), st.integers(1, 1000)), max_size=5), positive, positive
+)
+def test_manifest_that_was_encoded_decodes_to_itself(
+    shapes: list[tuple[int, int, int]], segment_bytes: int, tag: int
+) -> None:
+    segments: list[SegmentInfo] = []
+    first = 1
+    for log_bytes, events, gap in shapes:
+        last = first + events + gap - 1
+        segments.append(SegmentInfo(first, gap, tag, last, events, log_bytes, tag, gap, gap + events))
+        first = last + 1
+    manifest = Manifest(ID, segment_bytes, 1 + tag, (*segments, SegmentInfo(first, 0, tag)))
+    assert decode_manifest(encode_manifest(manifest), "m") == manifest
+
+
+# --- what is refused
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [b"x", b"{}", b"[]", b'{"name":"npm"}', b"\x89PNG", b'{"name":"x","version":"1"}\n', b"format"],
+)
+def test_file_of_something_else_is_not_a_store(raw: bytes) -> None:
+    with pytest.raises(NotAStore) as caught:
+        decode_manifest(raw, "dir/manifest.json")
+    assert caught.value.path == "dir"
+
+
+@pytest.mark.parametrize(
+    "raw", [b"", b"\0", b"\0" * 360, *[sign(BYTES)[:at] for at in (12, 40, 200, -20, -1)]]
+)
+def test_empty_zeroed_or_torn_manifest_is_corrupt(raw: bytes) -> None:
+    with pytest.raises(CorruptionError) as caught:
+        decode_manifest(raw, "dir/manifest.json")
+    assert caught.value.path == "dir/manifest.json"
+
+
+def test_newer_manifest_is_unsupported_and_a_damaged_newer_one_is_corrupt() -> None:
+    newer = BYTES.replace(b'"format":1,', b'"format":2,"shape":[],')
+    with pytest.raises(UnsupportedFormat) as caught:
+        decode_manifest(sign(newer), "m")
+    assert (caught.value.found, caught.value.supported) == (2, 1)
+    damaged = sign(newer).replace(b'"shape"', b'"shopa"')
+    with pytest.raises(CorruptionError):
+        decode_manifest(damaged, "m")
+
+
+def document(**change: Any) -> bytes:
+    content: dict[str, Any] = json.loads(BYTES + b"}") | change
+    return sign(json.dumps(content, separators=(",", ":")).encode()[:-1])
+
+
+def active(**change: Any) -> bytes:
+    return document(segments=[{"first_position": 1, "generation": 0, "tag": 5} | change])
+
+
+def sealed(**change: Any) -> bytes:
+    first = SEALED._asdict() | change
+    return document(segments=[first, {"first_position": 5, "generation": 0, "tag": 5}])
+
+
+NONSENSE = {
+    "format zero": document(format=0),
+    "format negative": document(format=-1),
+    "format text": document(format="1"),
+    "format true": document(format=True),
+    "format null": document(format=None),
+    "format fraction": document(format=0.5),
+    "id number": document(store_id=5),
+    "id null": document(store_id=None),
+    "id short": document(store_id="018bcfe5"),
+    "id not hex": document(store_id="x" * 32),
+    "bytes zero": document(segment_bytes=0),
+    "bytes text": document(segment_bytes="1"),
+    "bytes fraction": document(segment_bytes=1.5),
+    "events negative": document(segment_events=-1),
+    "events list": document(segment_events=[1]),
+    "no segments": document(segments=[]),
+    "segments object": document(segments={}),
+    "segments number": document(segments=5),
+    "segment number": document(segments=[5]),
+    "segment text": document(segments=["x"]),
+    "no active segment": document(segments=[SEALED._asdict()]),
+    "two active": document(segments=[{"first_position": at, "generation": 0, "tag": 5} for at in (1, 2)]),
+    "unknown field": active(colour=1),
+    "no tag": document(segments=[{"first_position": 1, "generation": 0}]),
+    "position zero": active(first_position=0),
+    "position fraction": active(first_position=1.0),
+    "position text": active(first_position="1"),
+    "position null": active(first_position=None),
+    "generation negative": active(generation=-1),
+    "tag fraction": active(tag=5.0),
+    "events beyond positions": sealed(events=5),
+    "positions overlap": sealed(last_position=5),
+    "last before first": sealed(last_position=0),
+    "crc negative": sealed(offsets_crc=-1),
+    "not an object": sign(b"[1"),
+    "not json": sign(b'{"format":1'[:-1]),
+    "deep": sign(b'{"format":' + b"[" * 100_000),
+    "long number": sign(b'{"format":' + b"1" * 10_000),
+    "not utf-8": sign(b'{"format":"\xff"'),
+    "no format": sign(b'{"a":1'),
+}
+
+
+@pytest.mark.parametrize("name", NONSENSE)
+def test_nonsense_under_a_right_crc_is_corrupt(name: str) -> None:
+    with pytest.raises(CorruptionError):
+        decode_manifest(NONSENSE[name], "m")
+
+
+anything: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["format", *Manifest._fields, *SegmentInfo._fields]), inner, max_size=4
+        )
+    ),
+    max_leaves=8,
+)
+
+
+@given(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "format": st.sampled_from([1, 1, 2, "1", None, -1]) | anything,
+            "store_id": st.just(ID) | anything,
+            "segment_bytes": st.just(1) | anything,
+            "segment_events": st.just(1) | anything,
+            "segments": anything,
+        },
+    )
+)
+def test_any_document_under_a_right_crc_decodes_or_is_a_documented_error(content: dict[str, Any]) -> None:
+    raw = sign(json.dumps(content).encode()[:-1])
+    try:
+        manifest = decode_manifest(raw, "m")
+    except (CorruptionError, UnsupportedFormat, NotAStore):
+        return
+    assert all(type(value) is int for segment in manifest.segments for value in segment)
+
+
+@given(st.binary(max_size=60), st.booleans())
+def test_any_bytes_are_a_documented_error(raw: bytes, signed: bool) -> None:
+    with pytest.raises((CorruptionError, NotAStore)):
+        decode_manifest(sign(raw) if signed else raw, "m")
+
+
+# --- files
+
+
+def test_missing_manifest_is_no_store(tmp_path: Path) -> None:
+    for store in (tmp_path, tmp_path / "missing"):
+        for read in (read_manifest, read_stamp):
+            with pytest.raises(StoreNotFound) as caught:
+                read(str(store))
+            assert caught.value.path == str(store)
+
+
+def test_replaced_manifest_has_another_stamp_and_leaves_no_other_file(tmp_path: Path) -> None:
+    stamps = set()
+    for tag in range(1, 20):
+        manifest = Manifest(ID, 10, 10, (SegmentInfo(1, 0, tag),))
+        replace_manifest(str(tmp_path), manifest, DISK)
+        found, stamp = read_manifest(str(tmp_path))
+        assert found == manifest
+        assert stamp == read_stamp(str(tmp_path))
+        stamps.add(stamp)
+    assert len(stamps) == 19
+    assert os.listdir(tmp_path) == ["manifest.json"]
+
+
+def test_settings_of_the_store_are_those_it_was_made_with(memory_path: Path) -> None:
+    small_store(memory_path / "store", segment_events=5).close()
+    with evlog.open(memory_path / "store", create=True, segment_events=100) as store:
+        assert store._opened().manifest.segment_events == 5

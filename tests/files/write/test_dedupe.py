@@ -1,0 +1,150 @@
+"""Deduplication: an id is written once, for ever; a retry succeeds, other content is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+import evlog
+from evlog import EventStore, NewEvent
+from evlog.errors import (
+    IdConflict,
+    InvalidEvent,
+    WrongExpectedVersion,
+)
+from evlog.model.events import encode_events
+from tests.support.helpers import content, fill, new, number_id, small_store
+
+
+@pytest.fixture(params=["active", "sealed", "reopened", "other writer"])
+def known(request: pytest.FixtureRequest, store: EventStore) -> Iterator[EventStore]:
+    """A store in which streams a and b have the ids 0..2 of one append, and 5 alone."""
+    store.append_many(
+        [("a", [new(0, id=number_id(0)), new(1, id=number_id(1))]), ("b", [new(2, id=number_id(2))])]
+    )
+    store.append("b", [new(5, id=number_id(5))])
+    if request.param == "sealed":
+        for number in range(100, 120):
+            store.append("filler", [new(number, id=number_id(number))])
+    if request.param in ("reopened", "other writer"):
+        with evlog.open(store.path) as other:
+            if request.param == "other writer":
+                store.append("filler", [new()])
+            yield other
+    else:
+        yield store
+
+
+def test_retry_of_a_whole_append_is_a_success_that_writes_nothing(known: EventStore) -> None:
+    before = content(known)
+    results = known.append_many(
+        [("a", [new(0, id=number_id(0)), new(1, id=number_id(1))], 0), ("b", [new(2, id=number_id(2))], 0)]
+    )
+    assert [result[:6] for result in results] == [("a", 1, 2, 1, 2, True), ("b", 3, 3, 1, 1, True)]
+    assert known.append("a", [new(1, id=number_id(1))], expected=77)[1:6] == (2, 2, 2, 2, True)
+    assert content(known) == before
+
+
+def test_retry_of_parts_of_several_appends_is_a_duplicate_too(known: EventStore) -> None:
+    result = known.append("b", [new(2, id=number_id(2)), new(5, id=number_id(5))])
+    assert result[1:6] == (3, 4, 1, 2, True)
+
+
+OTHER_CONTENT = {
+    "stream": ("b", new(0, id=number_id(0))),
+    "type": ("a", new(0, "U", id=number_id(0))),
+    "data": ("a", new(7, id=number_id(0))),
+    "content type": ("a", NewEvent("T", "0", id=number_id(0), content_type="text")),
+}
+
+
+@pytest.mark.parametrize("difference", OTHER_CONTENT)
+@pytest.mark.parametrize("skip_known", [False, True])
+def test_known_id_with_other_content_is_a_conflict(
+    known: EventStore, difference: str, skip_known: bool
+) -> None:
+    stream, event = OTHER_CONTENT[difference]
+    before = content(known)
+    with pytest.raises(IdConflict) as caught:
+        known.append_encoded([stream], encode_events([event]), skip_known=skip_known)
+    assert caught.value.attributes() | {"reason": ""} == {
+        "id": str(number_id(0)),
+        "stream": "a",
+        "position": 1,
+        "reason": "",
+    }
+    assert content(known) == before
+
+
+def test_metadata_of_a_retry_may_differ_and_the_first_stays(known: EventStore) -> None:
+    assert known.append("a", [new(0, id=number_id(0), metadata={"try": 2})]).duplicate
+    assert next(known.read("a")).metadata == {}
+
+
+def test_append_of_which_a_part_is_known_is_a_conflict(known: EventStore) -> None:
+    before = content(known)
+    for batch in ([0, 9], [9, 0], [0, 1, 2, 9]):
+        with pytest.raises(IdConflict) as caught:
+            known.append_many([("b" if n in (2, 5) else "a", [new(n, id=number_id(n))]) for n in batch])
+        assert caught.value.position in (1, 2, 3)
+    with pytest.raises(IdConflict):
+        known.append("a", [new(0, id=number_id(0)), new(1)])  # the second has no id, so it is new
+    assert content(known) == before
+
+
+def test_import_skips_what_is_known_line_by_line(known: EventStore) -> None:
+    head = known.head
+    events = encode_events([new(n, id=number_id(n)) for n in (9, 0, 5, 8)])
+    result = known.append_encoded(["a", "a", "b", "c"], events, skip_known=True)
+    assert result.duplicates == [False, True, True, False]
+    assert result.positions == [head + 1, 1, 4, head + 2]
+    assert result.versions == [3, 1, 2, 1]
+
+
+def test_expectations_of_an_import_hold_for_what_is_new(known: EventStore) -> None:
+    events = encode_events([new(0, id=number_id(0)), new(9, id=number_id(9))])
+    with pytest.raises(WrongExpectedVersion):
+        known.append_encoded(["a", "a"], events, expected={"a": 0}, skip_known=True)
+    assert known.append_encoded(["a", "a"], events, expected={"a": 2}, skip_known=True).versions == [1, 3]
+
+
+def test_id_twice_in_one_append_is_refused(store: EventStore, unchanged: Callable[[], None]) -> None:
+    unchanged()
+    twice = [new(1, id=number_id(1)), new(1, id=number_id(1))]
+    with pytest.raises(InvalidEvent) as caught:
+        store.append("a", twice)
+    assert caught.value.field == "id"
+    with pytest.raises(InvalidEvent):
+        store.append_many([("a", twice[:1]), ("b", twice[1:])])
+
+
+def test_import_skips_the_second_of_twins_and_refuses_unequal_ones(store: EventStore) -> None:
+    twins = encode_events([new(1, id=number_id(1)), new(1, id=number_id(1)), new(2), new(1, id=number_id(1))])
+    result = store.append_encoded(["a"] * 4, twins, skip_known=True)
+    assert result.positions == [1, 1, 2, 1]
+    assert result.versions == [1, 1, 2, 1]
+    assert result.duplicates == [False, True, False, True]
+    unequal = encode_events([new(3, id=number_id(3)), new(4, id=number_id(3))])
+    with pytest.raises(IdConflict):
+        store.append_encoded(["a", "a"], unequal, skip_known=True)
+    same = encode_events([new(3, id=number_id(3))] * 2)
+    with pytest.raises(IdConflict):
+        store.append_encoded(["a", "b"], same, skip_known=True)
+    assert store.head == 2
+
+
+def test_known_twins_in_one_append_are_duplicates(known: EventStore) -> None:
+    result = known.append("a", [new(0, id=number_id(0)), new(0, id=number_id(0))])
+    assert result[1:6] == (1, 1, 1, 1, True)
+
+
+def test_every_id_is_known_for_ever(store: EventStore) -> None:
+    fill(store, 100)
+    for subject in (store, small_store(store.path)):
+        for number in range(100):
+            event = new(number, f"T{number % 2}", id=number_id(number))
+            assert subject.append(f"s-{number % 3}", [event])[1:6] == (
+                number + 1, number + 1, number // 3 + 1, number // 3 + 1, True,
+            )  # fmt: skip
+        assert subject.head == 100

@@ -1,0 +1,120 @@
+"""The expected version: every case, alone and together, in the active segment, sealed and reopened."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import evlog
+from evlog import ANY, NO_STREAM, STREAM_EXISTS, EventStore
+from evlog.errors import (
+    InvalidArgument,
+    WrongExpectedVersion,
+)
+from evlog.files.format.entries import hash_stream
+from evlog.model.events import encode_events
+from tests.support.helpers import content, fill, new, small_store
+
+# existing versions of stream "s", expected, whether it is met
+EXPECTATIONS: list[tuple[int, Any, bool]] = [
+    (0, ANY, True), (1, ANY, True), (3, ANY, True),
+    (0, NO_STREAM, True), (1, NO_STREAM, False), (3, NO_STREAM, False),
+    (0, STREAM_EXISTS, False), (1, STREAM_EXISTS, True), (3, STREAM_EXISTS, True),
+    (0, 1, False), (1, 1, True), (3, 1, False), (3, 3, True), (3, 4, False), (3, 2**40, False),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("reopened", [False, True])
+@pytest.mark.parametrize("sealed", [False, True])
+@pytest.mark.parametrize(("existing", "expected", "met"), EXPECTATIONS)
+def test_expected_version(
+    store: EventStore, existing: int, expected: Any, met: bool, sealed: bool, reopened: bool
+) -> None:
+    if existing:
+        store.append("s", [new(number) for number in range(existing)])
+    if sealed:
+        fill(store, 20)
+    subject = small_store(store.path) if reopened else store
+    before = content(store)
+    if met:
+        assert subject.append("s", [new()], expected).first_version == existing + 1
+        return
+    with pytest.raises(WrongExpectedVersion) as caught:
+        subject.append("s", [new()], expected)
+    assert caught.value.attributes() == {"stream": "s", "expected": expected, "actual": existing}
+    assert content(store) == before
+
+
+MANY: list[tuple[list[tuple[str, int, Any]], tuple[str, Any, int] | None]] = [
+    # appends (stream, number of events, expected) to a store where "a" is at 2; what is refused
+    ([("a", 1, 2), ("b", 1, 0)], None),
+    ([("a", 2, 2), ("a", 1, 4)], None),
+    ([("a", 1, 2), ("b", 2, 0), ("a", 1, 3), ("b", 1, 2)], None),
+    ([("b", 1, 0), ("b", 1, "exists")], None),
+    ([("a", 1, "any"), ("a", 1, 3)], None),
+    ([("b", 1, "any"), ("b", 1, 0)], ("b", 0, 1)),
+    ([("a", 1, 2), ("a", 1, 2)], ("a", 2, 3)),
+    ([("a", 1, 2), ("b", 1, "exists")], ("b", "exists", 0)),
+    ([("b", 1, 0), ("a", 1, 1)], ("a", 1, 2)),
+    ([("a", 1, 0), ("b", 1, 5)], ("a", 0, 2)),
+    ([("b", 1, "exists"), ("b", 1, "any")], ("b", "exists", 0)),
+]
+
+
+@pytest.mark.parametrize(("appends", "refused"), MANY)
+def test_expected_versions_of_one_append_are_checked_in_order_and_together(
+    store: EventStore, appends: list[tuple[str, int, Any]], refused: tuple[str, Any, int] | None
+) -> None:
+    store.append("a", [new(), new()])
+    before = content(store)
+    batch = [(stream, [new()] * count, expected) for stream, count, expected in appends]
+    if refused is None:
+        store.append_many(batch)
+        assert store.head == 2 + sum(count for _, count, _ in appends)
+        return
+    with pytest.raises(WrongExpectedVersion) as caught:
+        store.append_many(batch)
+    assert (caught.value.stream, caught.value.expected, caught.value.actual) == refused
+    assert content(store) == before
+
+
+def test_expectation_of_an_import_is_of_the_time_before_it(store: EventStore) -> None:
+    events = encode_events([new(), new()])
+    store.append_encoded(["a", "a"], events, expected={"a": 0, "other": 0})
+    with pytest.raises(WrongExpectedVersion):
+        store.append_encoded(["a", "a"], events, expected={"a": 1})
+    with pytest.raises(WrongExpectedVersion):
+        store.append_encoded(["a"], events[:1], expected={"other": "exists"})
+
+
+@pytest.mark.parametrize(
+    "expected", [-1, "none", "", None, 1.0, True, False, b"any", "1", [], float("nan")], ids=repr
+)
+def test_expected_version_of_another_form_is_refused(store: EventStore, expected: Any) -> None:
+    with pytest.raises(InvalidArgument):
+        store.append("a", [new()], expected)
+    assert store.head == 0
+
+
+def test_another_writers_events_count(store: EventStore) -> None:
+    with evlog.open(store.path) as other:
+        for version in range(0, 40, 2):
+            store.append("s", [new()], expected=version)
+            other.append("s", [new()], expected=version + 1)
+            with pytest.raises(WrongExpectedVersion):
+                store.append("s", [new()], expected=version + 1)
+    assert [event.version for event in store.read("s")] == list(range(1, 41))
+
+
+@pytest.mark.parametrize(
+    ("stream", "position", "version", "believed"),
+    [("a", 2, 2, True), ("a", 1, 1, False), ("a", 2, 3, False), ("b", 2, 2, False), ("a", 4, 3, False)],
+)
+def test_a_place_is_believed_only_if_it_is_the_streams_last(
+    store: EventStore, stream: str, position: int, version: int, believed: bool
+) -> None:
+    store.append_many([("a", [new(), new()]), ("c", [new()])])
+    versions = small_store(store.path)._open_writer()._versions
+    versions.confirm_locked(stream, hash_stream(stream), position, version)
+    assert versions._versions == ({stream: version} if believed else {})

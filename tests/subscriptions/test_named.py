@@ -1,0 +1,485 @@
+"""Named subscriptions: runs that go on where the last one ended, handlers that fail, what is parked."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import evlog
+from evlog import Event, EventStore, Filter
+from evlog.errors import (
+    CorruptionError,
+    InvalidArgument,
+    StoreAccessDenied,
+    StoreFull,
+    StreamNotFound,
+    SubscriptionBusy,
+    SubscriptionNotFound,
+)
+from evlog.files.follow.checkpoint_file import Checkpoint
+from evlog.files.format import paths
+from evlog.subscriptions import named as subscriptions
+from evlog.subscriptions.named import Failure, attempt
+from tests.support.helpers import Clock, fill, new, numbers, small_store
+
+CONSUMER = """
+import sys, evlog
+with evlog.open(sys.argv[1]) as store:
+    for event in store.subscribe("mail"):
+        print(event.position, flush=True)
+"""
+
+
+class Failing:
+    """A handler that fails for some numbers, some or all of the times."""
+
+    def __init__(self, failures: dict[int, int]) -> None:
+        self.failures = dict(failures)
+        self.called: list[int] = []
+
+    def __call__(self, event: Event) -> None:
+        number = int(event.data)
+        self.called.append(number)
+        if self.failures.get(number, 0):
+            self.failures[number] -= 1
+            raise ValueError(f"cannot handle {number}")
+
+
+@pytest.fixture(autouse=True)
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The pauses between retries, which take no time here."""
+    slept: list[float] = []
+    monkeypatch.setattr("evlog.subscriptions.named.time.sleep", slept.append)
+    return slept
+
+
+def names_on_disk(store: EventStore) -> list[str]:
+    return sorted(os.listdir(paths.subscriptions_path(store.path)))
+
+
+# --- runs
+
+
+def test_a_name_goes_on_where_its_last_run_ended(store: EventStore) -> None:
+    fill(store, 10)
+    with store.subscribe("mail", timeout=0) as run:
+        assert run.name == "mail"
+        assert numbers(run) == list(range(10))
+    fill_more(store, 15)
+    for expected in ([10, 11, 12, 13, 14], []):
+        with store.subscribe("mail", timeout=0) as run:
+            assert numbers(run) == expected
+    with store.subscribe("other", timeout=0) as run:
+        assert len(list(run)) == 15
+
+
+def fill_more(store: EventStore, count: int) -> None:
+    for number in range(store.head, count):
+        store.append(f"s-{number % 3}", [new(number, f"T{number % 2}")])
+
+
+def test_an_event_that_was_not_acknowledged_comes_again(store: EventStore) -> None:
+    fill(store, 10)
+    with store.subscribe("mail") as run:
+        for event in run:
+            if event.position == 4:
+                break
+    assert store.subscription("mail").position == 3
+    with store.subscribe("mail") as run:
+        assert next(run).position == 4
+        run.acknowledge()
+    with store.subscribe("mail") as run:
+        assert next(run).position == 5
+
+
+def test_an_error_in_the_loop_leaves_its_event_unacknowledged(store: EventStore) -> None:
+    fill(store, 10)
+    with pytest.raises(ZeroDivisionError), store.subscribe("mail") as run:
+        assert [1 // (event.position - 7) for event in run]
+    assert store.subscription("mail").position == 6
+
+
+def test_a_filtered_run_moves_on_over_what_does_not_match(store: EventStore) -> None:
+    fill(store, 10)
+    with store.subscribe("mail", types=["none"], timeout=0) as run:
+        assert list(run) == []
+        assert run.position == 10
+    info = store.subscription("mail")
+    assert (info.position, info.lag_events, info.lag_seconds) == (10, 0, 0.0)
+
+
+def test_where_it_begins_counts_for_the_first_run_only(store: EventStore) -> None:
+    fill(store, 10)
+    with store.subscribe("mail", after=7, timeout=0) as run:
+        assert numbers(run) == [7, 8, 9]
+    with store.subscribe("mail", after=2, timeout=0) as run:
+        assert numbers(run) == []
+
+
+def test_a_name_keeps_its_filter(store: EventStore) -> None:
+    fill(store, 10)
+    store.subscribe("mail", types=["B", "A"]).close()
+    store.subscribe("mail", types=["A", "B"]).close()
+    for other in ({}, {"types": ["A"]}, {"types": ["A", "B"], "category": "s"}, {"stream": "s-1"}):
+        with pytest.raises(InvalidArgument, match="another name"):
+            store.subscribe("mail", **other)
+    assert store.subscription("mail").filter == Filter(types=("A", "B"))
+    assert not store.subscription("mail").running
+
+
+def test_one_run_of_a_name_at_a_time_and_none_left_locked(store: EventStore) -> None:
+    run = store.subscribe("mail")
+    for path in (store.path, store.path + "/."):
+        with small_store(path) as other, pytest.raises(SubscriptionBusy):
+            other.subscribe("mail")
+    store.subscribe("other").close()
+    run.close()
+    store.subscribe("mail").close()
+
+
+def test_a_crashed_runs_name_is_free_at_once_and_little_comes_again(store: EventStore) -> None:
+    fill(store, 20)
+    process = subprocess.Popen(
+        [sys.executable, "-c", CONSUMER, store.path],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )
+    with process:
+        assert process.stdout is not None
+        assert [int(process.stdout.readline()) for _ in range(20)] == list(range(1, 21))
+        assert store.subscription("mail").running
+        process.kill()
+    with store.subscribe("mail", timeout=0) as run:
+        again = [event.position for event in run]
+    assert again == list(range(21 - len(again), 21))
+
+
+def test_the_checkpoint_is_saved_about_once_a_second_and_at_the_end(
+    store: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr("evlog.subscriptions.run.time.monotonic", lambda: now[0])
+    fill(store, 60)
+    for taking in ("loop", "calls"):
+        saved: set[int] = set()
+        with store.subscribe(taking, follow=False) as run:
+            events = run if taking == "loop" else iter(lambda run=run: run.next_event(0), None)  # type: ignore[misc]
+            for _ in events:
+                saved.add(store.subscription(taking).position)
+                now[0] += 0.125
+        assert sorted(saved) == list(range(0, 60, 8))
+        assert store.subscription(taking).position == 60
+
+
+def test_no_room_for_a_checkpoint_stops_nobody_but_is_told_at_the_end(
+    store: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(store, 10)
+    run = store.subscribe("mail", follow=False)
+
+    def refuse(path: str, content: bytes) -> None:
+        raise StoreFull(path, "No space left on device")
+
+    monkeypatch.setattr(store._disk, "create_file", refuse)
+    monkeypatch.setattr("evlog.subscriptions.run._SAVE_SECONDS", 0.0)
+    run._save_due = 0.0
+    assert len(list(run)) == 10
+    with pytest.raises(StoreFull):
+        run.close()
+    monkeypatch.undo()
+    assert not store.subscription("mail").running
+    with store.subscribe("mail", follow=False) as run:
+        assert len(list(run)) == 10
+
+
+@pytest.mark.parametrize("name", ["", "x" * 101, "a\nb"])
+def test_a_bad_name_is_refused_wherever_it_is_given(store: EventStore, name: str) -> None:
+    calls: list[Callable[[], object]] = [
+        lambda: store.subscribe(name),
+        lambda: store.consume(name, print),
+        lambda: store.subscription(name),
+        lambda: store.parked(name),
+        lambda: store.reset_subscription(name, 0),
+        lambda: store.delete_subscription(name),
+        lambda: store.replay_parked(name, print),
+    ]
+    for call in calls:
+        with pytest.raises(InvalidArgument):
+            call()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_name_needs_permission_to_write(store: EventStore) -> None:
+    os.chmod(store.path, 0o555)
+    try:
+        with pytest.raises(StoreAccessDenied):
+            store.subscribe("mail")
+    finally:
+        os.chmod(store.path, 0o755)
+
+
+def test_a_checkpoint_beyond_the_end_of_the_log_is_not_silently_waited_out(
+    store: EventStore, memory_path: Path
+) -> None:
+    fill(store, 10)
+    store.subscribe("mail", after=10).close()
+    with small_store(memory_path / "older") as older:
+        fill(older, 4)
+        identity = older._log.manifest.store_id  # type: ignore[union-attr]
+        files = subscriptions._files(older._log, "mail", older._disk)  # type: ignore[arg-type]
+        files.lock()
+        files.create_locked(Checkpoint(10, Filter()))
+        files.unlock()
+        assert identity != str(store.id)
+        with pytest.raises(CorruptionError, match="position 10"):
+            older.subscribe("mail")
+        older.reset_subscription("mail", 4)
+        older.subscribe("mail").close()
+
+
+# --- handlers
+
+
+def test_consume_hands_every_event_to_the_handler_once(store: EventStore) -> None:
+    fill(store, 20)
+    handler = Failing({})
+    for _ in range(2):
+        store.consume("mail", handler, follow=False)
+    store.append("s-0", [new(20)])
+    store.consume("mail", handler, timeout=0)
+    assert handler.called == list(range(21))
+
+
+def test_a_failing_handler_is_called_again_after_growing_pauses(
+    store: EventStore, pauses: list[float]
+) -> None:
+    fill(store, 3)
+    handler = Failing({1: 9})
+    store.consume("mail", handler, follow=False, retries=10)
+    assert handler.called == [0, *[1] * 10, 2]
+    assert pauses == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10.0, 10.0])
+
+
+def test_after_so_many_failures_the_last_error_comes_out_and_the_event_again(store: EventStore) -> None:
+    fill(store, 5)
+    handler = Failing({2: 4})
+    with pytest.raises(ValueError, match="cannot handle 2"):
+        store.consume("mail", handler, follow=False)
+    assert handler.called == [0, 1, 2, 2, 2]
+    assert store.subscription("mail").position == 2
+    assert not store.subscription("mail").running
+    store.consume("mail", handler, follow=False)
+    assert handler.called == [0, 1, 2, 2, 2, 2, 2, 3, 4]
+
+
+@pytest.mark.parametrize("retries", [0, 1])
+def test_without_retries_the_first_failure_is_the_last(
+    store: EventStore, retries: int, pauses: list[float]
+) -> None:
+    fill(store, 1)
+    with pytest.raises(ValueError, match="cannot handle 0"):
+        store.consume("mail", Failing({0: 1}), follow=False, retries=retries)
+    assert pauses == []
+
+
+def test_parking_puts_the_event_aside_with_its_error_and_goes_on(store: EventStore) -> None:
+    fill(store, 10)
+    handler = Failing({2: 99, 7: 99})
+    store.consume("mail", handler, follow=False, on_failure="park")
+    assert [number for number in handler.called if number not in (2, 7)] == [0, 1, 3, 4, 5, 6, 8, 9]
+    first, second = store.parked("mail")
+    assert (first.position, first.stream, first.type) == (3, "s-2", "T0")
+    assert (first.error, first.attempts) == ("ValueError: cannot handle 2", 3)
+    assert second.position == 8
+    info = store.subscription("mail")
+    assert (info.position, info.parked) == (10, 2)
+
+
+def test_what_is_parked_is_not_handled_again_after_a_crash(store: EventStore) -> None:
+    fill(store, 3)
+    with store.subscribe("mail") as run:
+        run.park(next(run), "boom")
+        assert store.subscription("mail").position == 1  # saved at once
+        with pytest.raises(InvalidArgument):
+            run.park(next(store.read_all()), "boom")
+
+
+def test_an_interrupt_is_no_failure_of_the_handler(store: EventStore) -> None:
+    fill(store, 3)
+
+    def interrupt(event: Event) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        store.consume("mail", interrupt, on_failure="park")
+    assert store.parked("mail") == []
+    assert store.subscription("mail").position == 0
+
+
+@pytest.mark.parametrize("bad", [{"retries": -1}, {"on_failure": "ignore"}, {"timeout": -1}])
+def test_arguments_that_make_no_sense_are_refused(store: EventStore, bad: dict[str, Any]) -> None:
+    with pytest.raises(InvalidArgument):
+        store.consume("mail", print, **bad)
+    assert store.subscriptions() == []
+
+
+def test_an_attempt_tells_of_each_failure_but_the_last(store: EventStore) -> None:
+    fill(store, 1)
+    event = next(store.read_all())
+    told: list[tuple[str, int, float]] = []
+    failure = attempt(
+        Failing({0: 5}), event, 3, lambda error, number, pause: told.append((str(error), number, pause))
+    )
+    assert told == [("cannot handle 0", 1, 0.1), ("cannot handle 0", 2, 0.2)]
+    assert isinstance(failure, Failure)
+    assert failure.attempts == 3
+    assert attempt(Failing({0: 2}), event, 3) is None
+
+
+# --- parked events
+
+
+@pytest.fixture
+def parked(store: EventStore) -> EventStore:
+    """A store whose subscription has parked the numbers 2, 5 and 7."""
+    fill(store, 10)
+    store.consume("mail", Failing({2: 9, 5: 9, 7: 9}), follow=False, retries=1, on_failure="park")
+    return store
+
+
+def test_a_replay_takes_off_the_list_what_succeeds(parked: EventStore) -> None:
+    handler = Failing({5: 1})
+    assert parked.replay_parked("mail", handler) == (2, 1, 0)
+    assert handler.called == [2, 5, 7]
+    (left,) = parked.parked("mail")
+    assert (left.position, left.attempts) == (6, 2)
+    assert parked.replay_parked("mail", handler) == (1, 0, 0)
+    assert parked.parked("mail") == []
+    assert parked.replay_parked("mail", handler) == (0, 0, 0)
+    assert parked.subscription("mail").position == 10
+
+
+def test_a_replay_that_is_interrupted_keeps_what_it_has_not_handled(parked: EventStore) -> None:
+    def handler(event: Event) -> None:
+        if event.data == b"5":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        parked.replay_parked("mail", handler)
+    assert [event.position for event in parked.parked("mail")] == [6, 8]
+    parked.subscribe("mail").close()
+
+
+def test_what_is_gone_from_the_log_stays_on_the_list(
+    parked: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = subscriptions.maybe_read_event
+    monkeypatch.setattr(
+        subscriptions,
+        "maybe_read_event",
+        lambda log, position: None if position == 6 else read(log, position),
+    )
+    assert parked.replay_parked("mail", Failing({})) == (2, 0, 1)
+    assert [event.position for event in parked.parked("mail")] == [6]
+
+
+# --- looking after them
+
+
+def test_a_list_says_how_far_behind_each_is(
+    store: EventStore, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(10):
+        clock.us += 1_000_000
+        store.append("s", [new(number)])
+    monkeypatch.setattr("evlog.subscriptions.named.time.time", lambda: clock.us / 1e6 + 5)
+    assert store.subscriptions() == []
+    running = store.subscribe("b", after=4, types=["T"])
+    with store.subscribe("a", timeout=0) as run:
+        list(run)
+    a, b = store.subscriptions()
+    assert a[:7] == ("a", Filter(), 10, 0, 0.0, 0, False)
+    assert b[:7] == ("b", Filter(types=("T",)), 4, 6, 10.0, 0, True)
+    assert a.saved_us > 0
+    assert store.subscription("b") == b
+    running.close()
+
+
+def test_what_there_is_not_is_not_found_and_not_made(store: EventStore) -> None:
+    calls: list[Callable[[], object]] = [
+        lambda: store.subscription("mail"),
+        lambda: store.parked("mail"),
+        lambda: store.reset_subscription("mail", 0),
+        lambda: store.delete_subscription("mail"),
+        lambda: store.replay_parked("mail", print),
+    ]
+    for call in calls:
+        with pytest.raises(SubscriptionNotFound):
+            call()
+    assert not os.path.exists(paths.subscriptions_path(store.path))
+
+
+def test_a_reset_has_the_next_run_begin_elsewhere(store: EventStore) -> None:
+    fill(store, 10)
+    store.consume("mail", print, follow=False, types=["T0"])
+    store.reset_subscription("mail", 4)
+    with store.subscribe("mail", types=["T0"], follow=False) as run:
+        assert numbers(run) == [4, 6, 8]
+        with pytest.raises(SubscriptionBusy):
+            store.reset_subscription("mail", 0)
+    store.reset_subscription("mail", 0)
+    store.reset_subscription("mail", 10)
+    for to in (-1, 11):
+        with pytest.raises(InvalidArgument):
+            store.reset_subscription("mail", to)
+    assert store.subscription("mail").position == 10
+
+
+def test_deleting_forgets_everything(parked: EventStore) -> None:
+    run = parked.subscribe("mail")
+    with pytest.raises(SubscriptionBusy):
+        parked.delete_subscription("mail")
+    run.close()
+    parked.delete_subscription("mail")
+    assert parked.subscriptions() == []
+    assert names_on_disk(parked) == []
+    with parked.subscribe("mail", types=["T1"], timeout=0) as run:  # the name is free for another filter
+        assert numbers(run) == [1, 3, 5, 7, 9]
+    assert parked.parked("mail") == []
+
+
+def test_a_damaged_checkpoint_can_be_deleted_but_not_run(store: EventStore) -> None:
+    store.subscribe("mail").close()
+    path = Path(paths.subscription_path(store.path, "mail", "json"))
+    path.write_bytes(path.read_bytes()[:-3])
+    calls: list[Callable[[], object]] = [
+        lambda: store.subscribe("mail"),
+        lambda: store.subscription("mail"),
+        store.subscriptions,
+        lambda: store.reset_subscription("mail", 0),
+    ]
+    for call in calls:
+        with pytest.raises(CorruptionError):
+            call()
+    store.delete_subscription("mail")
+    store.subscribe("mail").close()
+
+
+def test_the_names_are_public() -> None:
+    for name in (
+        "Filter",
+        "ParkedEvent",
+        "ReplayResult",
+        "Subscription",
+        "SubscriptionInfo",
+        "wait_for_store",
+    ):
+        assert name in evlog.__all__
+    assert StreamNotFound is evlog.StreamNotFound

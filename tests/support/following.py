@@ -1,0 +1,93 @@
+"""What tests of following share: notifications and time by a script, dying writers, taking what there is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+
+from evlog import EventStore
+from evlog.files.disk.files import Disk, WriteFile
+from evlog.files.follow import feed as lookout
+from evlog.subscriptions import run as follow
+from evlog.subscriptions.run import Subscription
+from tests.support.helpers import new, small_store
+
+LONG_SECONDS = 60.0
+
+
+class Script:
+    """Stands in for the file system's notifications and for time: each wait does the next thing on a list.
+
+    A wait with nothing to do lets the time pass that it was given.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.steps: list[Callable[[], object] | None] = []
+        self.waits: list[float] = []
+        self.sleeps: list[float] = []
+        self.during_sleep: Callable[[float], object] = lambda _: None
+        self.now = 1000.0
+        script = self
+
+        class ScriptedWatch:
+            polling = False
+
+            def __init__(self, directory: str) -> None:
+                self.directory = directory
+
+            def begin(self) -> None:
+                pass
+
+            def wait(self, timeout_seconds: float) -> None:
+                script.waits.append(timeout_seconds)
+                step = script.steps.pop(0) if script.steps else None
+                if step is None:
+                    script.now += timeout_seconds
+                else:
+                    step()
+
+            def has_news(self) -> None:
+                pass
+
+            def close(self) -> None:
+                pass
+
+        class Time:
+            def monotonic(self) -> float:
+                return script.now
+
+            def sleep(self, seconds: float) -> None:
+                script.sleeps.append(seconds)
+                script.now += seconds
+                script.during_sleep(seconds)
+
+        monkeypatch.setattr(lookout, "Watch", ScriptedWatch)
+        for module in (follow, lookout):
+            monkeypatch.setattr(module, "time", Time())
+
+
+def drain(subscription: Subscription) -> list[int]:
+    """The numbers of all events that are there now."""
+    return [int(event.data) for event in iter(partial(subscription.next_event, 0), None)]
+
+
+class Unacknowledging(Disk):
+    """A writer that dies, or is stopped, between its write and the sync."""
+
+    def sync(self, file: WriteFile) -> None:
+        if file.path.endswith(".log"):
+            raise KeyboardInterrupt
+
+
+def write_unacknowledged(store: EventStore, number: int) -> None:
+    """Append as a writer that never comes to acknowledge it."""
+    with small_store(store.path, disk=Unacknowledging()) as dying, pytest.raises(KeyboardInterrupt):
+        dying.append("dying", [new(number)])
+
+
+def fill_from(store: EventStore, count: int) -> None:
+    """As `fill`, but from where the store is."""
+    for number in range(store.head, count):
+        store.append(f"s-{number % 3}", [new(number, f"T{number % 2}")])

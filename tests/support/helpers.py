@@ -1,0 +1,108 @@
+"""Small things that many tests need: stores with small segments, events in one word, facts to compare."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from evlog import Event, EventStore, NewEvent
+from evlog.files.compaction import compress as compact_compress
+from evlog.files.disk.files import DISK, Disk
+
+Fact = tuple[int, str, int, str, bytes]
+"""position, stream, version, type, data: what a test usually wants to know of an event"""
+
+
+def small_store(
+    path: Path | str,
+    *,
+    segment_events: int = 8,
+    segment_bytes: int = 1 << 20,
+    sync: str = "always",
+    lock_timeout: float | None = 20.0,
+    disk: Disk = DISK,
+) -> EventStore:
+    """A store, made when missing, whose segments fill quickly."""
+    return EventStore(
+        os.fspath(path),
+        create=True,
+        segment_bytes=segment_bytes,
+        segment_events=segment_events,
+        sync=sync,
+        lock_timeout=lock_timeout,
+        disk=disk,
+    )
+
+
+def new(number: int = 0, type: str = "T", **arguments: Any) -> NewEvent:
+    """An event whose data is a number."""
+    return NewEvent(type, number, **arguments)
+
+
+def fill(store: EventStore, count: int, streams: int = 3) -> None:
+    """Append single events in turn to streams s-0, s-1 …, of types T0, T1 …, with the number as data."""
+    for number in range(count):
+        store.append(f"s-{number % streams}", [new(number, f"T{number % 2}", id=number_id(number))])
+
+
+def number_id(number: int) -> UUID:
+    """An id that is told from others by the number alone."""
+    return UUID(int=number + 1)
+
+
+def facts(events: Iterable[Event]) -> list[Fact]:
+    return [(e.position, e.stream, e.version, e.type, e.data) for e in events]
+
+
+def numbers(events: Iterable[Event]) -> list[int]:
+    """The numbers that `new` was given."""
+    return [int(event.data) for event in events]
+
+
+def segment_files(store: EventStore, suffix: str) -> list[Path]:
+    """The files with a suffix in position order; the last log and the last .offsets are the active ones."""
+    return sorted(Path(store.path, "segments").glob(f"*.{suffix}"))
+
+
+def frames_of(log: Path) -> bytes:
+    """A log without the room behind its last frame; no frame ends with a zero."""
+    return log.read_bytes().rstrip(b"\0")
+
+
+def content(store: EventStore) -> tuple[list[bytes], list[Fact]]:
+    """All that a refused append must leave as it was."""
+    return [path.read_bytes() for path in segment_files(store, "log")], facts(store.read_all())
+
+
+class Clock:
+    """A `time.time_ns` that moves only when told."""
+
+    def __init__(self) -> None:
+        self.us = 1_700_000_000_000_000
+
+    def __call__(self) -> int:
+        return self.us * 1000
+
+
+class FixedRandom:
+    """An `os.urandom` that repeats: 4 bytes are a tag and count up, else they are a pattern, for ids."""
+
+    def __init__(self) -> None:
+        self.tags = 0
+
+    def __call__(self, size: int) -> bytes:
+        if size == 4:
+            self.tags += 2
+            return self.tags.to_bytes(4, "little")
+        return bytes((16 + at) % 256 for at in range(size))
+
+
+def compress_all(patch: pytest.MonkeyPatch, block_bytes: int) -> None:
+    """Have logs compressed in blocks of so many bytes, also where that makes them larger."""
+    patch.setattr(compact_compress, "BLOCK_BYTES", block_bytes)
+    patch.setattr(compact_compress, "_WORTH", 1000.0)
