@@ -35,6 +35,7 @@ COMMANDS: Final = {
     "delete": "Delete a stream.",
     "compact": "Remove what retention policies and deletions have hidden.",
     "verify": "Check every byte of the store; repair or salvage what is damaged.",
+    "help": "Show the guide by topic, or the help of a command.",
 }
 
 HELP: Final = """An event store in a directory: append-only, ordered, versioned, idempotent.

@@ -1,0 +1,105 @@
+"""`evlog help`: the list of topics, pages in a pipe and on a terminal, commands, and slips."""
+
+from __future__ import annotations
+
+import os
+import pty
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from evlog.cli._support.group import COMMANDS
+from tests.cli.conftest import ROOT, Evlog, command, environment
+
+PAGES = sorted((ROOT / "evlog" / "guide").glob("*.md"))
+
+
+def on_terminal(*arguments: str, **changes: str) -> str:
+    """What a command shows on a terminal of 80 columns."""
+    parent, child = pty.openpty()
+    env = {
+        name: value
+        for name, value in environment().items()
+        if name not in {"PAGER", "EVLOG_PAGER", "NO_COLOR"}
+    }
+    process = subprocess.Popen(
+        command(*arguments), stdin=child, stdout=child, stderr=child, env={**env, "TERM": "xterm", **changes}
+    )
+    os.close(child)
+    shown = b""
+    try:
+        while piece := os.read(parent, 65536):
+            shown += piece
+    except OSError:
+        pass  # so ends a terminal that no process has open
+    os.close(parent)
+    assert process.wait() == 0
+    return shown.decode().replace("\r\n", "\n")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_a_page_begins_with_a_heading_and_one_line_for_the_list(page: Path) -> None:
+    heading, empty, summary, after, *_ = page.read_text("utf-8").splitlines()
+    assert heading.startswith("# ")
+    assert empty == after == ""
+    assert summary.endswith(".")
+    assert len(page.stem) + len(summary) <= 76
+
+
+def test_help_alone_lists_every_topic(evlog: Evlog) -> None:
+    result = evlog("help")
+    assert (result.code, result.err) == (0, "")
+    listed = [line.split()[0] for line in result.out.decode().splitlines() if line.startswith("  ")]
+    assert sorted(listed) == [page.stem for page in PAGES]
+    assert listed[0] == "concepts"
+
+
+def test_a_page_is_plain_markdown_in_a_pipe(evlog: Evlog) -> None:
+    assert evlog("help", "concepts").out == (ROOT / "evlog" / "guide" / "concepts.md").read_bytes()
+    assert evlog("help", "Concepts").code == 0
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_shows_its_help(evlog: Evlog, name: str) -> None:
+    assert evlog(name, "--help").out.strip() in evlog("help", name).out
+
+
+@pytest.mark.parametrize(
+    ("slip", "meant"),
+    [
+        ("concept", "`evlog help concepts`"),
+        ("tial", "`evlog help tail`"),
+        ("qqqq", "`evlog help` lists the topics"),
+    ],
+)
+def test_an_unknown_topic_is_a_usage_error_that_says_what_was_meant(
+    evlog: Evlog, slip: str, meant: str
+) -> None:
+    result = evlog("help", slip)
+    assert (result.code, result.out, result.err.count("\n")) == (2, b"", 1)
+    assert f"no help topic '{slip}'; " in result.err
+    assert meant in result.err
+
+
+def test_a_page_is_formatted_on_a_terminal(here: Path) -> None:
+    shown = on_terminal("help", "concepts", PAGER="cat")
+    assert "| word |" not in shown
+    assert "\x1b[" in shown
+    plain = on_terminal("help", "concepts", PAGER="cat", NO_COLOR="1")
+    assert "\x1b" not in plain
+    assert all(len(line) <= 80 for line in plain.splitlines())
+
+
+def test_a_page_goes_through_the_pager(here: Path) -> None:
+    assert on_terminal("help", "concepts", PAGER="sed -n 's/^.*Concepts.*$/paged/p'").strip() == "paged"
+    assert on_terminal("help", PAGER="false", EVLOG_PAGER="sed 's/^/> /'").startswith("> Topics")
+
+
+@pytest.mark.parametrize("pager", ["", "no-such-pager", "exec /dev/null"])
+def test_a_pager_that_cannot_run_does_not_hide_the_page(here: Path, pager: str) -> None:
+    assert "concepts" in on_terminal("help", PAGER=pager)
+
+
+def test_a_pager_that_ends_early_is_no_error(here: Path) -> None:
+    assert on_terminal("help", "concepts", PAGER="true") == ""
