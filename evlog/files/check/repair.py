@@ -93,6 +93,8 @@ def _mend(store: str, found: Sequence[Finding], lock_timeout_seconds: float | No
         with lock:
             manifest = read_manifest(store)[0]
             active_name = _name(manifest.segments[-1])
+            # Before the first removal: a power loss must not bring back a manifest that names those files.
+            sync_names(store, disk)
             if any(finding.kind == kinds.EXTRA for finding in found):
                 _remove_leftovers_locked(store, manifest, disk)
             files = {finding.file for finding in found}

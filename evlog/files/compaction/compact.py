@@ -44,6 +44,7 @@ from evlog.files.format import paths
 from evlog.files.log.log import Log
 from evlog.files.log.manifest import SegmentInfo
 from evlog.files.log.segment import SealedSegment
+from evlog.files.write.recovery import sync_names
 from evlog.files.write.writer import Writer
 from evlog.model.events import JSON_CODE
 
@@ -134,8 +135,6 @@ def compact(
         CorruptionError: an event is damaged. Steps that were done stay done.
         ZstdNotInstalled: it takes zstandard, which is not there.
     """
-    if compress:
-        need_zstandard(log.store)  # before anything is changed
     lock = FileLock(paths.compaction_path(log.store), _ASKING_SECONDS, disk)
     try:
         lock.acquire()
@@ -171,6 +170,9 @@ class _Run:
         log.raise_damage()
         with self._lock:
             log.refresh()
+            # A killed process may have replaced the manifest without syncing its name. Until that is durable,
+            # a power loss can bring the old manifest back, and the files that only it names must stay.
+            sync_names(log.store, self._disk)
             remove_unnamed_files_locked(log, self._disk)
         # They come up while this process plans.
         with Workers(self._process_count(), "evlog.files.compaction.rewrite") as workers:
@@ -189,6 +191,8 @@ class _Run:
         plan = log.settled(lambda: without_collector(make_plan, log, point, workers))
         if not force:
             check_subscriptions(log, plan, self._disk)
+        if compress and (plan.groups or plan.seals or _plain_segments(log)):
+            need_zstandard(log.store)  # before anything is changed
         resumed = started is not None
         segments = len(log.manifest.segments)
         before = after = segment_bytes(log.store)
