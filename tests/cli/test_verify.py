@@ -42,7 +42,7 @@ def test_a_finding_is_exit_code_4_and_says_where(evlog: Evlog, path: str) -> Non
     assert done.code == 4
     assert done.err == ""
     (finding,) = json.loads(done.out)["findings"]
-    assert list(finding) == ["kind", "file", "offset", "position", "detail"]
+    assert list(finding) == ["kind", "severity", "file", "offset", "position", "detail"]
     assert (finding["kind"], finding["position"]) == ("frame", 8)
     assert finding["file"] == "segments/00000000000000000001.0.log"
 

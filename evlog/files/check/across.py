@@ -315,7 +315,7 @@ def check_stream(segments: Segments, stream_hash: int) -> tuple[list[Finding], l
                 went += range(before + 1, version) if before else ()
                 continue
             detail = f"stream {_shortened(stream)!r} goes from version {before} to {version}"
-            found.append(Finding(kinds.VERSION, segment.task.log_name, offset, position, detail))
+            found.append(kinds.damage(kinds.VERSION, segment.task.log_name, offset, position, detail))
     return found, went
 
 
@@ -343,7 +343,7 @@ def check_beginnings(known: Sequence[Known], behind: Collection[int], most: int)
                 went = segments.went(0, first, 0, position)
                 why = "more streams do than what went accounts for" if went else "not all before it went"
                 detail = f"stream {_shortened(stream)!r} begins with version {first}, and {why}"
-                finding = Finding(kinds.VERSION, segment.task.log_name, offset, position, detail)
+                finding = kinds.damage(kinds.VERSION, segment.task.log_name, offset, position, detail)
                 (likely if went else certain).append(finding)
             if heads is not None:
                 seen.update(heads.stream_hashes)
@@ -390,7 +390,7 @@ def check_folds(known: Sequence[Known], uppers: Sequence[int]) -> list[Finding]:
             if id in first:
                 name = segments.task(place).log_name
                 detail = f"id {id_text(id)} is that of position {first[id]} already"
-                found.append(Finding(kinds.ID, name, offset, position, detail))
+                found.append(kinds.damage(kinds.ID, name, offset, position, detail))
             else:
                 first[id] = position
     return found

@@ -92,7 +92,7 @@ class Container:
 
     def find(self, kind: str, offset: int, detail: str) -> None:
         """Note what is wrong."""
-        self.findings.append(Finding(kind, self._name, offset, None, detail))
+        self.findings.append(kinds.damage(kind, self._name, offset, None, detail))
 
     def _check_head(self, expected: FileHeader | None) -> FileHeader | None:
         try:

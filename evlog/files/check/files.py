@@ -162,20 +162,20 @@ def _check_marks(store: str, manifest: Manifest, active_bytes: int, findings: li
     used = active_bytes > FILE_HEADER_BYTES or len(manifest.segments) > 1
     if used and not os.path.lexists(paths.lock_path(store)):
         detail = "it is missing; the next writer makes it"
-        findings.append(Finding(kinds.MISSING, paths.LOCK, None, None, detail))
+        findings.append(kinds.note(kinds.MISSING, paths.LOCK, None, None, detail))
     try:
         raw = ReadFile(paths.durable_path(store)).read(MARKS_BYTES + 1, 0)
     except FileNotFoundError:
         if used:
             detail = "it is missing: a torn tail cannot be told from damage; the next writer makes it"
-            findings.append(Finding(kinds.MISSING, paths.DURABLE, None, None, detail))
+            findings.append(kinds.note(kinds.MISSING, paths.DURABLE, None, None, detail))
         return NOTHING_KNOWN
     if len(raw) > MARKS_BYTES:
         detail = f"it is longer than {MARKS_BYTES} bytes"
-        findings.append(Finding(kinds.LENGTH, paths.DURABLE, MARKS_BYTES, None, detail))
+        findings.append(kinds.note(kinds.LENGTH, paths.DURABLE, MARKS_BYTES, None, detail))
     elif len(raw) % MARK_BYTES:
         detail = f"it has {len(raw)} bytes: a mark is cut off; nothing is lost"
-        findings.append(Finding(kinds.LENGTH, paths.DURABLE, len(raw), None, detail))
+        findings.append(kinds.note(kinds.LENGTH, paths.DURABLE, len(raw), None, detail))
     tags = {info.tag for info in manifest.segments}
     compacted = any(info.generation for info in manifest.segments)
     for magic, at in MARK_AT.items():
@@ -190,7 +190,7 @@ def _check_marks(store: str, manifest: Manifest, active_bytes: int, findings: li
         elif magic == SUSPECT_MAGIC and mark.tag == manifest.segments[-1].tag:
             fault = "a write or sync failed here; the next writer reads the tail back from the device"
         if fault:
-            findings.append(Finding(kinds.MARK, paths.DURABLE, at, None, fault))
+            findings.append(kinds.note(kinds.MARK, paths.DURABLE, at, None, fault))
     return decode_marks(raw, manifest.segments[-1].tag)
 
 
@@ -222,10 +222,10 @@ def check_names(look: Look) -> list[Finding]:
         else:
             detail = "it is not evlog's"
         if settled:
-            findings.append(Finding(kinds.EXTRA, f"{paths.SEGMENTS}/{name}", None, None, detail))
+            findings.append(kinds.note(kinds.EXTRA, f"{paths.SEGMENTS}/{name}", None, None, detail))
     if settled and paths.MANIFEST + paths.TEMPORARY in root:
         detail = "a crash left it while it was being made"
-        findings.append(Finding(kinds.EXTRA, paths.MANIFEST + paths.TEMPORARY, None, None, detail))
+        findings.append(kinds.note(kinds.EXTRA, paths.MANIFEST + paths.TEMPORARY, None, None, detail))
     return findings
 
 
@@ -282,10 +282,10 @@ def check_sizes(look: Look) -> list[Finding]:
                 check_header(f"{task.path}.{suffix}", header._replace(kind=kind, source_crc=info.offsets_crc))
             except FileNotFoundError:
                 detail = "it is missing; it is derived, nothing is lost"
-                findings.append(Finding(kinds.MISSING, name, None, None, detail))
+                findings.append(kinds.note(kinds.MISSING, name, None, None, detail))
             except IndexWrong as wrong:
                 detail = f"{wrong}; it is derived, nothing is lost"
-                findings.append(Finding(wrong.finding_kind, name, wrong.offset, None, detail))
+                findings.append(kinds.note(wrong.finding_kind, name, wrong.offset, None, detail))
     return findings
 
 
@@ -293,27 +293,29 @@ def _check_container(task: SegmentTask) -> list[Finding]:
     try:
         return open_container(task.store, task.store_id, task.info).findings
     except FileNotFoundError:
-        return [Finding(kinds.MISSING, task.log_name, None, None, "it is missing")]
+        return [kinds.damage(kinds.MISSING, task.log_name, None, None, "it is missing")]
 
 
 def _check_size(task: SegmentTask, suffix: str, expected: object, wanted: int | None) -> list[Finding]:
     name = task.name + suffix
-    note = "" if suffix == ".log" else "; it is derived, nothing is lost"
+    is_log = suffix == ".log"
+    make = kinds.damage if is_log else kinds.note
+    more = "" if is_log else "; it is derived, nothing is lost"
     try:
         file = ReadFile(task.path + suffix)
         found = decode_file_header(file.read(FILE_HEADER_BYTES, 0))
     except FileNotFoundError:
-        return [Finding(kinds.MISSING, name, None, None, f"it is missing{note}")]
+        return [make(kinds.MISSING, name, None, None, f"it is missing{more}")]
     except NewerFormat as newer:
-        return [Finding(kinds.HEADER, name, 0, None, f"its header is of format {newer.found}{note}")]
+        return [make(kinds.HEADER, name, 0, None, f"its header is of format {newer.found}{more}")]
     except (FormatFault, EvlogError) as fault:
-        return [Finding(kinds.HEADER, name, 0, None, f"{fault}{note}")]
+        return [make(kinds.HEADER, name, 0, None, f"{fault}{more}")]
     if found != expected:
-        return [Finding(kinds.HEADER, name, 0, None, f"its header names another store or segment{note}")]
+        return [make(kinds.HEADER, name, 0, None, f"its header names another store or segment{more}")]
     size = file.size()
     if wanted is not None and size != wanted:
-        detail = f"it has {size} bytes, not {wanted}{note}"
-        return [Finding(kinds.LENGTH, name, min(size, wanted), None, detail)]
+        detail = f"it has {size} bytes, not {wanted}{more}"
+        return [make(kinds.LENGTH, name, min(size, wanted), None, detail)]
     return []
 
 
@@ -326,18 +328,18 @@ def check_gone(task: SegmentTask) -> Finding | None:
     try:
         file = ReadFile(f"{task.path}.gone")
     except FileNotFoundError:
-        return Finding(
+        return kinds.damage(
             kinds.MISSING, name, None, None, "it is missing: ids of compacted events are forgotten"
         )
     if file.size() != size:
         detail = f"it has {file.size()} bytes, {size} were written"
-        return Finding(kinds.LENGTH, name, min(file.size(), size), None, detail)
+        return kinds.damage(kinds.LENGTH, name, min(file.size(), size), None, detail)
     found = at = 0
     while piece := file.read(1 << 20, at):
         found = crc32(piece, found)
         at += len(piece)
     if found != crc:
-        return Finding(
+        return kinds.damage(
             kinds.INDEX, name, None, None, "it fails its CRC: ids of compacted events may be wrong"
         )
     return None
@@ -381,7 +383,7 @@ def check_checkpoints(looks: list[CheckpointLook], head: int) -> list[Finding]:
         if not fault and position > head:
             fault = f"the checkpoint is beyond the log, which ends at position {head}"
         if fault:
-            findings.append(Finding(kinds.CHECKPOINT, file, None, position or None, fault))
+            findings.append(kinds.damage(kinds.CHECKPOINT, file, None, position or None, fault))
     return findings
 
 

@@ -30,14 +30,30 @@ DIGEST: Final = "digest"  # history is not what it was when the digest was pinne
 COMPACTED: Final = "compacted"  # the same, and a compaction explains it
 
 
+# How much a finding matters.
+DAMAGE: Final = "damage"  # a reader fails or is told something wrong, or something is lost
+NOTE: Final = "note"  # nothing is lost: a crash or a copy leaves it, and evlog clears or rebuilds it
+
+
 class Finding(NamedTuple):
-    """One thing that is not as it must be; `file` is a path below the store."""
+    """One thing that is not as it must be; `file` is a path below the store, `severity` DAMAGE or NOTE."""
 
     kind: str
+    severity: str
     file: str
     offset: int | None
     position: int | None
     detail: str
+
+
+def damage(kind: str, file: str, offset: int | None, position: int | None, detail: str) -> Finding:
+    """Return a finding that makes a report not ok."""
+    return Finding(kind, DAMAGE, file, offset, position, detail)
+
+
+def note(kind: str, file: str, offset: int | None, position: int | None, detail: str) -> Finding:
+    """Return a finding by which nothing is lost."""
+    return Finding(kind, NOTE, file, offset, position, detail)
 
 
 class Loss(NamedTuple):
@@ -70,8 +86,8 @@ class VerifyReport(NamedTuple):
 
     @property
     def ok(self) -> bool:
-        """Whether nothing was found."""
-        return not self.findings
+        """Whether no damage was found; notes may have been."""
+        return all(finding.severity != DAMAGE for finding in self.findings)
 
     @property
     def head_digest(self) -> str | None:

@@ -44,12 +44,16 @@ class Postings(NamedTuple):
 
 
 class IndexWrong(Exception):
-    """The file is not the index of these entries."""
+    """The file is not the index of these entries.
 
-    def __init__(self, kind: str, offset: int | None, detail: str) -> None:
+    `believed` is whether its CRCs hold all the same: a reader does not notice, and is told something wrong.
+    """
+
+    def __init__(self, kind: str, offset: int | None, detail: str, *, believed: bool = False) -> None:
         super().__init__(detail)
         self.finding_kind = kind
         self.offset = offset
+        self.believed = believed
 
 
 def check_index(
@@ -70,8 +74,14 @@ def check_index(
         wrong = IndexWrong(kinds.MISSING, None, "it is missing")
     except IndexWrong as fault:
         wrong = fault
-    detail = f"{wrong}; it is derived, nothing is lost"
-    finding = Finding(wrong.finding_kind, name, wrong.offset, None, detail)
+    if wrong.believed:
+        detail = (
+            f"{wrong}, though its CRCs hold: readers miss events by it; it is derived, a repair rebuilds it"
+        )
+        finding = kinds.damage(wrong.finding_kind, name, wrong.offset, None, detail)
+    else:
+        detail = f"{wrong}; it is derived, nothing is lost"
+        finding = kinds.note(wrong.finding_kind, name, wrong.offset, None, detail)
     return finding, make_postings(entries, expected.kind)
 
 
@@ -135,26 +145,28 @@ def _check_postings(postings: Postings, kind: int, cells: list[int]) -> None:
     keys, starts, numbers = postings
     count = len(cells)
     if len(numbers) != count:
-        raise IndexWrong(kinds.INDEX, None, f"it has {len(numbers)} postings for {count} events")
+        raise IndexWrong(
+            kinds.INDEX, None, f"it has {len(numbers)} postings for {count} events", believed=True
+        )
     if not count:
         return
     try:
         own = pick(cells, numbers)
     except IndexError:
-        raise IndexWrong(kinds.INDEX, None, "a posting is beyond the segment's end") from None
+        raise IndexWrong(kinds.INDEX, None, "a posting is beyond the segment's end", believed=True) from None
     if kind == KIND_IDS:
         if own != tuple(keys):
-            raise IndexWrong(kinds.INDEX, None, "a posting stands under another event's key")
+            raise IndexWrong(kinds.INDEX, None, "a posting stands under another event's key", believed=True)
         for at in compress(range(count), map(ge, keys, keys[1:])):  # a few ties by chance
             if keys[at] > keys[at + 1] or numbers[at] >= numbers[at + 1]:
-                raise IndexWrong(kinds.INDEX, None, "its keys or postings do not rise")
+                raise IndexWrong(kinds.INDEX, None, "its keys or postings do not rise", believed=True)
         return
     if not _rises(keys) or not _rises(starts) or starts[0] or starts[-1] != count:
-        raise IndexWrong(kinds.INDEX, None, "its keys or starts do not rise")
+        raise IndexWrong(kinds.INDEX, None, "its keys or starts do not rise", believed=True)
     if not all(map(eq, own, chain.from_iterable(map(repeat, keys, _lengths(starts))))):
-        raise IndexWrong(kinds.INDEX, None, "a posting stands under another event's key")
+        raise IndexWrong(kinds.INDEX, None, "a posting stands under another event's key", believed=True)
     if not set(compress(range(1, count), map(ge, numbers, numbers[1:]))).issubset(starts):
-        raise IndexWrong(kinds.INDEX, None, "the postings of a key do not rise")
+        raise IndexWrong(kinds.INDEX, None, "the postings of a key do not rise", believed=True)
 
 
 def _rises(values: list[int]) -> bool:

@@ -517,7 +517,8 @@ class LogCheck:
         file = self._offsets_name if offsets else self._file
         if not offsets and offset is not None and self.info.compressed_bytes:
             detail += " (offset in the log as `zstd -d` gives it)"
-        self.findings.append(Finding(kind, file, offset, position, detail))
+        make = kinds.note if offsets else kinds.damage
+        self.findings.append(make(kind, file, offset, position, detail))
 
 
 def _common_prefix(one: bytes, other: bytes) -> int:

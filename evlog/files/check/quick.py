@@ -37,12 +37,12 @@ def verify_quickly(seen: Look, checkpoints_of: Callable[[int], list[Finding]]) -
             active.torn_bytes and seen.settled and active.info == infos[-1] and active.end < seen.active_bytes
         ):
             detail = torn(active.torn_bytes)
-            findings.append(Finding(kinds.TAIL, f"{name}.log", active.end, head + 1, detail))
+            findings.append(kinds.note(kinds.TAIL, f"{name}.log", active.end, head + 1, detail))
         # Others may be writing by now: what counts is what stood there at the look.
         lacking = active.entries_on_disk < active.count_before(seen.active_bytes)
         if seen.settled and lacking and active.info == infos[-1]:
             detail = "it does not hold the entries of the whole log; it is derived, nothing is lost"
-            findings.append(Finding(kinds.INDEX, f"{name}.offsets", None, None, detail))
+            findings.append(kinds.note(kinds.INDEX, f"{name}.offsets", None, None, detail))
     except CorruptionError as damage:
         findings.append(_as_finding(seen.store, damage))
     findings += checkpoints_of(head)
@@ -52,4 +52,4 @@ def verify_quickly(seen: Look, checkpoints_of: Callable[[int], list[Finding]]) -
 
 def _as_finding(store: str, damage: CorruptionError) -> Finding:
     file = damage.path.removeprefix(store + "/")
-    return Finding(kinds.FRAME, file, damage.offset, damage.position, damage.detail)
+    return kinds.damage(kinds.FRAME, file, damage.offset, damage.position, damage.detail)

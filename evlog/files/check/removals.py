@@ -46,7 +46,7 @@ def check_removals(
         positions, versions = gone.places() if gone is not None else ([], [])
     except CorruptionError as damage:
         return RemovalCheck(
-            [Finding(kinds.GONE, f"{task.name}.gone", damage.offset, None, damage.detail)], None
+            [kinds.damage(kinds.GONE, f"{task.name}.gone", damage.offset, None, damage.detail)], None
         )
     if missing is None:
         return RemovalCheck([], None)
@@ -67,14 +67,14 @@ def _compare(task: SegmentTask, gone: list[int], lacking: list[int], lost: int) 
         twice = [position for position, count in Counter(gone).items() if count > 1]
         first = (unknown or twice)[0]
         detail = f"{len(unknown) + len(twice)} events went by what it says, but the log does not lack them"
-        found.append(Finding(kinds.GONE, f"{task.name}.gone", None, first, detail))
+        found.append(kinds.damage(kinds.GONE, f"{task.name}.gone", None, first, detail))
     lacking = sorted(set(lacking).difference(went))
     if len(lacking) > lost:
         detail = f"{len(lacking) - lost} positions are neither in the log nor among those that went"
-        found.append(Finding(kinds.GONE, f"{task.name}.log", None, lacking[0], detail))
+        found.append(kinds.damage(kinds.GONE, f"{task.name}.log", None, lacking[0], detail))
     elif len(lacking) < lost:
         detail = f"it says of {lost} events that they were lost, and {len(lacking)} are"
-        found.append(Finding(kinds.GONE, f"{task.name}.log", None, None, detail))
+        found.append(kinds.damage(kinds.GONE, f"{task.name}.log", None, None, detail))
     return found
 
 

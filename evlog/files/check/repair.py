@@ -67,7 +67,7 @@ def repair_store(
         As `verify_store`.
     """
     before = verify_store(store, progress=progress)
-    if before.ok or any(
+    if not before.findings or any(
         finding.kind == kinds.MANIFEST and finding.file == paths.MANIFEST for finding in before.findings
     ):
         return RepairReport(before, (), ())

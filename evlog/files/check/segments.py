@@ -177,7 +177,7 @@ def _odd_without_index(entries: bytes) -> set[int]:
 def missing_segment(task: SegmentTask) -> SegmentCheck:
     """What is known of a segment whose log is gone."""
     info = task.info
-    finding = Finding(
+    finding = kinds.damage(
         kinds.MISSING, task.log_name, None, info.first_position, f"the log is missing: {_lost(info)}"
     )
     known = _offsets_as_sealed(task)

@@ -30,6 +30,7 @@ from evlog.files.check.across import (
 )
 from evlog.files.check.digest import Pin, chain_digests
 from evlog.files.check.files import (
+    NOTHING_KNOWN,
     Look,
     check_checkpoints,
     check_names,
@@ -85,7 +86,7 @@ def verify_store(
             if attempt == _ATTEMPTS:
                 raise
             continue
-        replaced = set() if seen is None or report.ok else _replaced_since(seen)
+        replaced = set() if seen is None or not report.findings else _replaced_since(seen)
         if not replaced:
             return report
     # Whatever was found in files that a compaction was taking away is no finding.
@@ -106,7 +107,7 @@ def _verify(
     try:
         seen = look(store)
     except CorruptionError as damage:
-        finding = Finding(kinds.MANIFEST, paths.MANIFEST, damage.offset, None, damage.detail)
+        finding = kinds.damage(kinds.MANIFEST, paths.MANIFEST, damage.offset, None, damage.detail)
         return None, VerifyReport(0, 0, 0, 0, None, (finding,))
     if quick:
         return seen, verify_quickly(seen, checkpoints_of=lambda head: check_checkpoints(checkpoints, head))
@@ -215,7 +216,7 @@ def _check_across(
     for number, stream_hash in enumerate(sorted(odd)):
         if len(findings) >= _STREAMS_LISTED:
             detail = f"and {len(odd) - number} more streams want a look"
-            findings.append(Finding(kinds.VERSION, paths.SEGMENTS, None, None, detail))
+            findings.append(kinds.damage(kinds.VERSION, paths.SEGMENTS, None, None, detail))
             break
         wrong, went = check_stream(segments, stream_hash)
         findings += wrong
@@ -266,7 +267,7 @@ def _check_removals(
         late = {n for n, count in uneven.items() if count > 0}
         detail = f"events of other versions went than streams lack: see those up to version {min(uneven)}"
         findings += check_beginnings(known, late, _STREAMS_LISTED) or [
-            Finding(kinds.GONE, paths.SEGMENTS, None, None, detail)
+            kinds.damage(kinds.GONE, paths.SEGMENTS, None, None, detail)
         ]
     return findings
 
@@ -279,10 +280,10 @@ def _check_sequence(tasks: Sequence[SegmentTask]) -> list[Finding]:
         info = task.info
         if info.first_position - last.last_position - 1 > info.lost_events:
             detail = f"positions {last.last_position + 1} to {info.first_position - 1} are in no segment"
-            findings.append(Finding(kinds.ORDER, paths.MANIFEST, None, last.last_position + 1, detail))
+            findings.append(kinds.damage(kinds.ORDER, paths.MANIFEST, None, last.last_position + 1, detail))
         if info.sealed and info.events and info.first_time_us < last.last_time_us:
             detail = "times fall from the segment before to this one"
-            findings.append(Finding(kinds.ORDER, task.log_name, None, info.first_position, detail))
+            findings.append(kinds.damage(kinds.ORDER, task.log_name, None, info.first_position, detail))
         last = info
     return findings
 
@@ -309,25 +310,25 @@ def _check_end(seen: Look, task: SegmentTask, check: SegmentCheck) -> list[Findi
     synced = seen.marks.durable_offset
     if check.end < synced and not check.damaged:
         detail = f"the log ends, though it was synced up to offset {synced}"
-        findings.append(Finding(kinds.FRAME, log, check.end, position, detail))
+        findings.append(kinds.damage(kinds.FRAME, log, check.end, position, detail))
     if not seen.settled:
         return findings
     if check.tail_bytes:
         detail = torn(check.tail_bytes)
-        findings.append(Finding(kinds.TAIL, log, check.end, position, detail))
+        findings.append(kinds.note(kinds.TAIL, log, check.end, position, detail))
     wanted = FILE_HEADER_BYTES + check.entry_count * ENTRY_BYTES
     if seen.offsets_bytes > wanted and not check.damaged:
         detail = f"it has {seen.offsets_bytes} bytes, not {wanted}; it is derived, nothing is lost"
-        findings.append(Finding(kinds.LENGTH, offsets, wanted, None, detail))
-    if synced < check.vouched > FILE_HEADER_BYTES:
+        findings.append(kinds.note(kinds.LENGTH, offsets, wanted, None, detail))
+    if seen.marks is not NOTHING_KNOWN and synced < check.vouched > FILE_HEADER_BYTES:
         detail = f"its mark says less than the log's own headers: it was synced up to offset {check.vouched}"
-        findings.append(Finding(kinds.MARK, paths.DURABLE, None, None, detail))
+        findings.append(kinds.note(kinds.MARK, paths.DURABLE, None, None, detail))
     written = seen.marks.written
     if written is not None and written.offset == check.end and not check.damaged:
         last = (check.entry_count, check.entries_crc)
         if (written.events, written.index_crc) != last or written.time_us < check.last_time_us:
             detail = "its mark of how far the log is written is not what the log says"
-            findings.append(Finding(kinds.MARK, paths.DURABLE, 0, None, detail))
+            findings.append(kinds.note(kinds.MARK, paths.DURABLE, 0, None, detail))
     return findings
 
 
@@ -345,7 +346,7 @@ def _check_pin(seen: Look, checks: Sequence[SegmentCheck], pin: Pin, head: int) 
     place = bisect_right(infos, pin.position, key=lambda info: info.first_position) - 1
     if pin.position > head:
         detail = f"the log ends at position {head}, before what was pinned"
-        return [Finding(kinds.DIGEST, paths.MANIFEST, None, pin.position, detail)]
+        return [kinds.damage(kinds.DIGEST, paths.MANIFEST, None, pin.position, detail)]
     logs = [check.digest for check in checks[: max(place, 0)] if check.entry_count or check.damaged]
     if pin.position:
         logs.append(checks[place].pinned_digest)
@@ -354,6 +355,6 @@ def _check_pin(seen: Look, checks: Sequence[SegmentCheck], pin: Pin, head: int) 
         return []
     name = f"segments/{infos[max(place, 0)].first_position:020d}"
     if any(info.generation for info in infos[: place + 1]):
-        return [Finding(kinds.COMPACTED, name, None, pin.position, explain_compaction(seen.store, pin))]
+        return [kinds.damage(kinds.COMPACTED, name, None, pin.position, explain_compaction(seen.store, pin))]
     detail = f"history up to position {pin.position} is not what was pinned: its digest is {found} now"
-    return [Finding(kinds.DIGEST, name, None, pin.position, detail)]
+    return [kinds.damage(kinds.DIGEST, name, None, pin.position, detail)]

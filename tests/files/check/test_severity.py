@@ -1,0 +1,114 @@
+"""Damage is what loses something or misleads a reader; everything else that verify finds is a note."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import evlog
+from evlog import EventStore
+from evlog.files.format.headers import FILE_HEADER_BYTES
+from evlog.files.format.sorted_index import page_crcs
+from tests.support.helpers import fill, frames_of, segment_files
+
+
+@pytest.fixture
+def filled(store: EventStore) -> EventStore:
+    """Three segments, nobody writing or building indexes."""
+    fill(store, 20)
+    store.close()
+    os.utime(f"{store.path}/manifest.json", (0, 0))
+    return store
+
+
+def severities(store: EventStore, *, quick: bool = False) -> dict[str, str]:
+    """The severity of each kind of finding."""
+    report = evlog.verify_store(store.path, quick=quick)
+    found = {finding.kind: finding.severity for finding in report.findings}
+    assert report.ok == ("damage" not in found.values())
+    return found
+
+
+def remove(suffix: str) -> Callable[[EventStore], object]:
+    return lambda store: segment_files(store, suffix)[0].unlink()
+
+
+def shorten(suffix: str) -> Callable[[EventStore], object]:
+    def damage(store: EventStore) -> None:
+        path = segment_files(store, suffix)[0]
+        path.write_bytes(path.read_bytes()[:-3])
+
+    return damage
+
+
+def leave(name: str, content: bytes = b"x") -> Callable[[EventStore], object]:
+    return lambda store: Path(store.path, name).write_bytes(content)
+
+
+def tear(store: EventStore) -> None:
+    path = segment_files(store, "log")[-1]
+    path.write_bytes(frames_of(path) + path.read_bytes()[64:100])
+
+
+def mislead(store: EventStore) -> None:
+    """Exchange two postings of an index and write the CRC of its page again."""
+    path = segment_files(store, "streams")[0]
+    raw = bytearray(path.read_bytes())
+    raw[-24:-20], raw[-20:-16] = raw[-20:-16], raw[-24:-20]
+    raw[-4:] = page_crcs(bytes(raw[FILE_HEADER_BYTES:-4]))
+    path.write_bytes(raw)
+
+
+NOTES: dict[str, tuple[Callable[[EventStore], object], str]] = {
+    "a missing index": (remove("streams"), "missing"),
+    "missing .offsets": (remove("offsets"), "missing"),
+    "a cut index": (shorten("ids"), "length"),
+    "a missing lock": (lambda store: Path(store.path, "lock").unlink(), "missing"),
+    "missing marks": (lambda store: Path(store.path, "durable").unlink(), "missing"),
+    "damaged marks": (leave("durable", b"x" * 40), "mark"),
+    "a torn tail": (tear, "tail"),
+    "a file of the file manager": (leave("segments/.DS_Store"), "extra"),
+    "a text beside the logs": (leave("segments/README"), "extra"),
+    "an editor's backup": (leave("segments/notes~"), "extra"),
+    "a segment that no manifest names": (leave("segments/00000000000000000001.1.log"), "extra"),
+    "a half written index": (leave("segments/00000000000000000001.0.ids.4194305.tmp"), "extra"),
+    "a half written manifest": (leave("manifest.json.tmp"), "extra"),
+}
+DAMAGE: dict[str, tuple[Callable[[EventStore], object], str]] = {
+    "a missing log": (remove("log"), "missing"),
+    "a cut log": (shorten("log"), "length"),
+    "a damaged manifest": (leave("manifest.json", b"{"), "manifest"),
+    "a damaged checkpoint": (leave("subscriptions/a.json"), "checkpoint"),
+    "an index that misleads, its CRCs right": (mislead, "index"),
+}
+
+
+@pytest.mark.parametrize("name", NOTES)
+def test_what_loses_nothing_is_a_note(filled: EventStore, name: str) -> None:
+    change, kind = NOTES[name]
+    change(filled)
+    assert severities(filled) == {kind: "note"}
+    assert "damage" not in severities(filled, quick=True).values()
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_what_loses_something_or_misleads_is_damage(filled: EventStore, name: str) -> None:
+    change, kind = DAMAGE[name]
+    Path(filled.path, "subscriptions").mkdir(exist_ok=True)
+    change(filled)
+    assert severities(filled)[kind] == "damage"
+
+
+def test_a_backup_without_derived_files_is_ok(filled: EventStore, memory_path: Path) -> None:
+    kept = ("manifest.json", "durable", *(f"segments/{path.name}" for path in segment_files(filled, "log")))
+    (memory_path / "copy" / "segments").mkdir(parents=True)
+    for name in kept:
+        (memory_path / "copy" / name).write_bytes(Path(filled.path, name).read_bytes())
+    os.utime(memory_path / "copy" / "manifest.json", (0, 0))
+    report = evlog.verify_store(memory_path / "copy")
+    assert report.ok
+    assert {finding.severity for finding in report.findings} == {"note"}
+    assert report.events == 20
