@@ -1,4 +1,4 @@
-"""README.md and CHANGELOG.md held to the code: every block runs and prints what is shown beside it.
+"""README.md, the guide and CHANGELOG.md held to the code: every block runs and prints what it shows.
 
 The two lines that make an environment of their own (under "Install" and "Tests") are run by .ci/run, which
 takes them out of the README; here they would install evlog once more for each run of the tests.
@@ -6,8 +6,6 @@ takes them out of the README; here they would install evlog once more for each r
 
 from __future__ import annotations
 
-import contextlib
-import io
 import re
 import shutil
 import subprocess
@@ -20,18 +18,19 @@ import evlog
 from evlog import errors
 from evlog._version import __version__
 from tests.support.readme import (
-    README,
+    GUIDE,
+    README_PAGE,
     ROOT,
-    Block,
-    assert_printed,
+    Page,
     blocks,
     make_repository,
+    run_blocks,
     run_session,
     shell_environment,
 )
 
 CHANGELOG = (ROOT / "CHANGELOG.md").read_text("utf-8")
-OWN_ENVIRONMENT = ("Install", "Tests")
+OWN_ENVIRONMENT = (("README.md", "Install"), ("README.md", "Tests"))
 DPKG_LOG = "/var/log/dpkg.log"
 DPKG_LINES = """\
 2026-01-05 14:36:25 startup archives unpack
@@ -46,35 +45,38 @@ DPKG_LINES = """\
 """
 
 
-def shell_blocks() -> list[Block]:
-    found = [block for block in blocks("sh") if block.heading not in OWN_ENVIRONMENT]
-    return [block for block in found if "flock" not in block.code or shutil.which("flock")]
+def run(page: Page, folder: Path, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run every block of a page in a folder."""
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv("EVLOG_STORE", raising=False)
+    log = folder.parent / "dpkg.log"
+    log.write_text(DPKG_LINES)
+    found = [block for block in page.blocks if (page.name, block.heading) not in OWN_ENVIRONMENT]
+    if shutil.which("flock") is None:
+        found = [block for block in found if "flock" not in block.code]
+    run_blocks(
+        [block._replace(code=block.code.replace(DPKG_LOG, str(log))) for block in found], folder, environment
+    )
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="the tour reads a git history, and there is no git")
-def test_every_shell_block_prints_what_the_readme_shows(tmp_path: Path) -> None:
+def test_every_block_of_the_readme_prints_what_it_shows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     environment = shell_environment(tmp_path)
     repository = tmp_path / "repository"
     repository.mkdir()
     make_repository(repository, environment)
-    log = tmp_path / "dpkg.log"
-    log.write_text(DPKG_LINES)
-    tour = shell_blocks()
-    scripts = [block.code.replace(DPKG_LOG, str(log)) for block in tour]
-    for block, printed in zip(tour, run_session(scripts, repository, environment), strict=True):
-        assert_printed(block, printed)
+    run(README_PAGE, repository, environment, monkeypatch)
 
 
-def test_every_python_block_prints_what_the_readme_shows(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("page", GUIDE, ids=lambda page: page.name)
+def test_every_block_of_the_guide_prints_what_it_shows(
+    page: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    names: dict[str, object] = {}
-    for block in blocks("python"):
-        printed = io.StringIO()
-        with contextlib.redirect_stdout(printed):
-            exec(compile("\n" * (block.line - 1) + block.code, ROOT / "README.md", "exec"), names)
-        assert_printed(block, printed.getvalue())
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    run(page, folder, shell_environment(tmp_path), monkeypatch)
 
 
 BUSY_WRITER = """
@@ -113,7 +115,7 @@ def test_backup_of_a_store_that_is_being_written_is_whole(tmp_path: Path) -> Non
         )
 
 
-@pytest.mark.parametrize("heading", OWN_ENVIRONMENT)
+@pytest.mark.parametrize("heading", [heading for _, heading in OWN_ENVIRONMENT])
 def test_install_and_tests_are_one_line_each(heading: str) -> None:
     (block,) = [block for block in blocks("sh") if block.heading == heading]
     assert block.code.count("\n") == 1
@@ -122,13 +124,13 @@ def test_install_and_tests_are_one_line_each(heading: str) -> None:
 
 def test_ci_runs_the_lines_of_the_readme() -> None:
     script = (ROOT / ".ci" / "run").read_text("utf-8")
-    assert all(f'readme_line "{heading}"' in script for heading in OWN_ENVIRONMENT)
+    assert all(f'readme_line "{heading}"' in script for _, heading in OWN_ENVIRONMENT)
 
 
-def evlog_lines() -> list[tuple[str, list[str]]]:
-    """Each command that README.md names in code, with the long options beside it."""
-    code = [block.code.replace("\\\n", " ") for block in blocks("sh")]
-    code += re.findall(r"(?<!`)`([^`\n]+)`(?!`)", README)
+def evlog_lines(page: Page) -> list[tuple[str, list[str]]]:
+    """Each command that a page names in code, with the long options beside it."""
+    code = [block.code.replace("\\\n", " ") for block in blocks("sh", page)]
+    code += re.findall(r"(?<!`)`([^`\n]+)`(?!`)", page.text)
     lines = "\n".join(code).splitlines()
     lines += [inner for line in lines for inner in re.findall(r"\$\(([^()]*)\)", line)]
     found = []
@@ -148,23 +150,29 @@ def help_of(command: str) -> str:
         text=True,
         check=False,
     )
-    assert done.returncode == 0, f"the README names `evlog {command}`: {done.stderr}"
+    assert done.returncode == 0, f"a page names `evlog {command}`: {done.stderr}"
     return done.stdout
 
 
-def test_every_command_and_option_in_the_readme_exists() -> None:
+def test_the_readme_names_the_commands() -> None:
+    named = {command for command, _ in evlog_lines(README_PAGE)}
+    assert {"init", "append", "read", "streams", "info"} <= named
+
+
+@pytest.mark.parametrize("page", [README_PAGE, *GUIDE], ids=lambda page: page.name)
+def test_every_command_and_option_in_a_page_exists(page: Page) -> None:
     named: dict[str, set[str]] = {}
-    for command, beside in evlog_lines():
+    for command, beside in evlog_lines(page):
         named.setdefault(command, set()).update(beside)
-    assert {"init", "append", "read", "streams", "info"} <= named.keys()
     for command, options in named.items():
         text = help_of(command)
         assert not [option for option in options if not re.search(rf"{option}\b", text)], f"evlog {command}"
 
 
 def exit_code_rows() -> dict[int, tuple[str, set[str]]]:
-    """The README's table of exit codes: code → name, exceptions."""
-    rows = re.findall(r"^\| (\d+) \| ([\w-]+) \|([^|]*)\| [^|]+ \|$", README, re.MULTILINE)
+    """The table of exit codes, in the README or the guide: code → name, exceptions."""
+    text = "".join(page.text for page in [README_PAGE, *GUIDE])
+    rows = re.findall(r"^\| (\d+) \| ([\w-]+) \|([^|]*)\| [^|]+ \|$", text, re.MULTILINE)
     return {int(code): (name, set(re.findall(r"`(\w+)`", exceptions))) for code, name, exceptions in rows}
 
 
@@ -176,12 +184,12 @@ def error_classes() -> list[type[errors.EvlogError]]:
     ]
 
 
-def test_readme_lists_every_exception_beside_its_exit_code() -> None:
+def test_every_exception_is_listed_beside_its_exit_code() -> None:
     listed = {name: code for code, (_, exceptions) in exit_code_rows().items() for name in exceptions}
     assert listed == {each.__name__: each.exit_code for each in error_classes()}
 
 
-def test_readme_lists_every_exit_code_by_its_name() -> None:
+def test_every_exit_code_is_listed_by_its_name() -> None:
     codes = {
         value: name.removeprefix("EXIT_").lower().replace("_", "-")
         for name, value in vars(errors).items()
@@ -190,10 +198,11 @@ def test_readme_lists_every_exit_code_by_its_name() -> None:
     assert {code: name for code, (name, _) in exit_code_rows().items()} == codes
 
 
-def test_files_that_the_readme_links_to_exist() -> None:
-    links = re.findall(r"\]\(([^)#]+)\)", README)
-    assert links
-    assert not [link for link in links if "://" not in link and not (ROOT / link).exists()]
+@pytest.mark.parametrize("page", [README_PAGE, *GUIDE], ids=lambda page: page.name)
+def test_files_that_a_page_links_to_exist(page: Page) -> None:
+    links = re.findall(r"\]\(([^)#]+)\)", page.text)
+    folder = (ROOT / page.name).parent
+    assert not [link for link in links if "://" not in link and not (folder / link).exists()]
 
 
 def changelog_sections() -> dict[str, str]:
