@@ -27,14 +27,11 @@ from evlog.errors import (
     WrongExpectedVersion,
     ZstdNotInstalled,
 )
-from evlog.files.check.findings import Finding, Loss, VerifyReport
 from evlog.files.follow.checkpoint_file import Filter, ParkedEvent
 from evlog.files.follow.feed import wait_for_store
-from evlog.files.log.catalog import StoreInfo, StreamInfo
-from evlog.files.log.visibility import PolicyInfo
-from evlog.files.write.recovery import TornTail
 from evlog.model.appends import ANY, NO_STREAM, STREAM_EXISTS, BatchResult
 from evlog.model.events import Event, NewEvent, idempotency_id
+from evlog.model.reports import Finding, Loss, PolicyInfo, StoreInfo, StreamInfo, TornTail, VerifyReport
 from evlog.model.results import AppendResult
 from evlog.model.retention import Retention
 from evlog.store import EventStore, exists, open

@@ -14,8 +14,8 @@ from evlog.errors import InvalidArgument, StoreClosed
 from evlog.files.disk.files import DISK, Disk
 from evlog.files.log.log import Log
 from evlog.files.write.create import create_store
-from evlog.files.write.recovery import TornTail
 from evlog.files.write.writer import Writer
+from evlog.model.reports import TornTail
 
 
 class Handle:

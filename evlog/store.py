@@ -19,7 +19,7 @@ from evlog.arguments import as_list, as_types, check_bounds
 from evlog.errors import InvalidArgument
 from evlog.files.format import paths
 from evlog.files.format.entries import hash_stream
-from evlog.files.log.catalog import StoreInfo, StreamInfo, describe, list_streams
+from evlog.files.log.catalog import describe, list_streams
 from evlog.files.log.read import Bounds, Selection, microseconds, read_log, read_stream
 from evlog.files.write.create import DEFAULT_SEGMENT_BYTES, DEFAULT_SEGMENT_EVENTS
 from evlog.model.appends import ANY, BatchResult, Expectation, ExpectedVersion, check_expected
@@ -31,6 +31,7 @@ from evlog.model.events import (
     check_stream_name,
     encode_events,
 )
+from evlog.model.reports import StoreInfo, StreamInfo
 from evlog.model.results import AppendResult, Results, result_of
 from evlog.store_checking import Checking
 from evlog.store_following import Following

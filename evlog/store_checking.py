@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from evlog.errors import InvalidArgument
-from evlog.files.check.findings import VerifyReport
 from evlog.handle import Handle
+from evlog.model.reports import VerifyReport
 
 if TYPE_CHECKING:  # what is rare is imported when it is used: a shell command lives for 0.1 s
     from evlog.files.check.repair import RepairReport

@@ -8,16 +8,18 @@ from typing import TYPE_CHECKING
 from evlog.arguments import check_target
 from evlog.errors import InvalidArgument
 from evlog.files.format.entries import hash_stream
-from evlog.files.log.visibility import PolicyInfo, list_policies
+from evlog.files.log.visibility import list_policies
 from evlog.files.write.retention import check_before, check_max_age, check_max_count, delete, set_words
 from evlog.files.write.writer import Writer
 from evlog.handle import Handle
 from evlog.model.appends import ANY, ExpectedVersion, check_expected
 from evlog.model.events import check_stream_name
+from evlog.model.reports import PolicyInfo
 from evlog.model.retention import Retention, retention_of
 
 if TYPE_CHECKING:  # what is rare is imported when it is used: a shell command lives for 0.1 s
-    from evlog.files.compaction.compact import Compaction, Progress
+    from evlog.files.compaction.compact import Progress
+    from evlog.model.reports import Compaction
 
 
 class Keeping(Handle):

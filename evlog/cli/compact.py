@@ -11,7 +11,7 @@ from evlog.cli._support import console, options
 from evlog.cli._support.options import StoreOption
 
 if TYPE_CHECKING:
-    from evlog.files.compaction.compact import Compaction
+    from evlog.model.reports import Compaction
 
 HELP: Final = """Remove the events that `retain` and `delete` have hidden, and merge small segments.
 

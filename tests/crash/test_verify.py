@@ -9,9 +9,9 @@ from itertools import combinations
 
 import pytest
 
-from evlog.files.check.findings import Finding
 from evlog.files.check.verify import verify_store
 from evlog.files.format.marks import MARK_BYTES
+from evlog.model.reports import Finding
 from tests.crash import recordings
 from tests.crash.check import materialise, open_store
 from tests.crash.damage import (

@@ -19,7 +19,6 @@ from zlib import crc32
 from evlog.errors import CorruptionError
 from evlog.files.check import findings as kinds
 from evlog.files.check import indexes
-from evlog.files.check.findings import Finding
 from evlog.files.check.indexes import SUFFIXES, Postings, make_postings, pick
 from evlog.files.check.logs import LogCheck
 from evlog.files.check.segments import SegmentTask, open_gone
@@ -36,6 +35,7 @@ from evlog.files.format.headers import (
 from evlog.files.format.sorted_index import sorted_shape
 from evlog.files.log.removed import GoneFile
 from evlog.model.events import Record, id_text
+from evlog.model.reports import Finding
 
 FOLDS_AT_ONCE: Final = 1 << 16
 KEYS_AT_ONCE: Final = 1 << 19  # about 100 MB in a process

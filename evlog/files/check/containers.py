@@ -13,7 +13,6 @@ from typing import Final
 from zlib import crc32
 
 from evlog.files.check import findings as kinds
-from evlog.files.check.findings import Finding
 from evlog.files.disk.files import ReadFile
 from evlog.files.disk.zstd import BlockFault, content_size, need_zstandard, unpack
 from evlog.files.format.headers import (
@@ -41,6 +40,7 @@ from evlog.files.format.seek_table import (
 from evlog.files.log.compressed import BlockLog
 from evlog.files.log.manifest import SegmentInfo
 from evlog.files.log.segment import Segment
+from evlog.model.reports import Finding
 
 _FOOTER_BYTES: Final = 9
 _NO_CRC: Final = 1  # of a block that is not there: an empty one has the CRC 0

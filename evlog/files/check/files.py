@@ -16,7 +16,6 @@ from zlib import crc32
 from evlog.errors import CorruptionError, EvlogError, NotAStore, StoreNotFound
 from evlog.files.check import findings as kinds
 from evlog.files.check.containers import open_container
-from evlog.files.check.findings import Finding
 from evlog.files.check.indexes import SUFFIXES, IndexWrong, check_header
 from evlog.files.check.segments import SegmentTask
 from evlog.files.disk.file_lock import held_shared
@@ -46,6 +45,7 @@ from evlog.files.format.marks import (
 from evlog.files.log.manifest import Manifest, SegmentInfo, read_manifest
 from evlog.files.log.segment import Segment, written_end
 from evlog.files.write.recovery import is_running
+from evlog.model.reports import Finding
 
 _LOCK_SECONDS: Final = 2.0
 # Whoever seals a segment builds its indexes right after; until then a missing one is no finding.

@@ -6,8 +6,9 @@ of the command line's contract, so a new one is added, never renamed. Pure: plai
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Final, NamedTuple
+from typing import Final
+
+from evlog.model.reports import DAMAGE, NOTE, Finding
 
 # Kinds of findings. Those of what is derived lose nothing: `--repair` makes it anew.
 MANIFEST: Final = "manifest"  # manifest.json is damaged, or says of a segment what is not true
@@ -30,22 +31,6 @@ DIGEST: Final = "digest"  # history is not what it was when the digest was pinne
 COMPACTED: Final = "compacted"  # the same, and a compaction explains it
 
 
-# How much a finding matters.
-DAMAGE: Final = "damage"  # a reader fails or is told something wrong, or something is lost
-NOTE: Final = "note"  # nothing is lost: a crash or a copy leaves it, and evlog clears or rebuilds it
-
-
-class Finding(NamedTuple):
-    """One thing that is not as it must be; `file` is a path below the store, `severity` DAMAGE or NOTE."""
-
-    kind: str
-    severity: str
-    file: str
-    offset: int | None
-    position: int | None
-    detail: str
-
-
 def damage(kind: str, file: str, offset: int | None, position: int | None, detail: str) -> Finding:
     """Return a finding that makes a report not ok."""
     return Finding(kind, DAMAGE, file, offset, position, detail)
@@ -54,53 +39,3 @@ def damage(kind: str, file: str, offset: int | None, position: int | None, detai
 def note(kind: str, file: str, offset: int | None, position: int | None, detail: str) -> Finding:
     """Return a finding by which nothing is lost."""
     return Finding(kind, NOTE, file, offset, position, detail)
-
-
-class Loss(NamedTuple):
-    """Events that are damaged beyond repair, as far as anything still knows of them.
-
-    `events` is how many; `streams` has the versions that each stream lost, by its name, or by its hash
-    ("#" and 16 hex digits) where no whole event tells the name. It is empty where nothing is known.
-    """
-
-    file: str
-    first_position: int
-    last_position: int
-    events: int
-    streams: Mapping[str, list[int]]
-
-
-class VerifyReport(NamedTuple):
-    """What `verify` looked at and what it found.
-
-    `position` and `digest` are the head digest: of everything up to and with that position. `digest` is
-    None where it was not asked for (quick), or where a log is not there to be hashed.
-    """
-
-    events: int
-    segments: int
-    bytes: int
-    position: int
-    digest: str | None
-    findings: tuple[Finding, ...]
-
-    @property
-    def ok(self) -> bool:
-        """Whether no damage was found; notes may have been."""
-        return all(finding.severity != DAMAGE for finding in self.findings)
-
-    @property
-    def head_digest(self) -> str | None:
-        """The head digest as `POSITION:DIGEST`, to be pinned and given to `against` later."""
-        return None if self.digest is None else f"{self.position}:{self.digest}"
-
-    def as_object(self) -> dict[str, Any]:
-        """The report as it is printed in a pipe."""
-        return {
-            "ok": self.ok,
-            "events": self.events,
-            "segments": self.segments,
-            "bytes": self.bytes,
-            "digest": self.head_digest,
-            "findings": [finding._asdict() for finding in self.findings],
-        }

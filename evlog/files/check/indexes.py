@@ -14,7 +14,6 @@ from typing import Final, NamedTuple
 
 from evlog.errors import EvlogError
 from evlog.files.check import findings as kinds
-from evlog.files.check.findings import Finding
 from evlog.files.disk.files import ReadFile
 from evlog.files.format.entries import column
 from evlog.files.format.headers import (
@@ -28,6 +27,7 @@ from evlog.files.format.headers import (
     decode_file_header,
 )
 from evlog.files.format.sorted_index import PAGE_BYTES, group_entries, page_crcs, sorted_shape
+from evlog.model.reports import Finding
 
 SUFFIXES: Final = {KIND_STREAMS: "streams", KIND_TYPES: "types", KIND_IDS: "ids"}
 _COLUMN: Final = {KIND_STREAMS: "stream_hash", KIND_TYPES: "type_hash", KIND_IDS: "id_fold_upper"}

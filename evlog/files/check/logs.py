@@ -19,7 +19,6 @@ from zlib import crc32
 from evlog.errors import EvlogError
 from evlog.files.check import findings as kinds
 from evlog.files.check.containers import CheckedLog, open_log
-from evlog.files.check.findings import Finding
 from evlog.files.check.rows import NOT_RECORDS, RowEncoder, Runs, decode_raws
 from evlog.files.disk.files import ReadFile
 from evlog.files.format.entries import ENTRY, ENTRY_BYTES
@@ -40,6 +39,7 @@ from evlog.files.format.headers import (
 )
 from evlog.files.log.manifest import SegmentInfo
 from evlog.files.log.segment import Segment, written_end
+from evlog.model.reports import Finding
 
 _WINDOW_BYTES: Final = 1 << 19
 _CODES: Final = frozenset({0, 1, 2})

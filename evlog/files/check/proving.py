@@ -15,7 +15,6 @@ from typing import Any, Final, NamedTuple
 from evlog.errors import EvlogError
 from evlog.files.check.across import Made, make
 from evlog.files.check.containers import CheckedLog
-from evlog.files.check.findings import Finding
 from evlog.files.check.indexes import SUFFIXES
 from evlog.files.check.proof import NO_PROOF, Part, Proof, maybe_prove
 from evlog.files.check.rows import Runs
@@ -32,6 +31,7 @@ from evlog.files.format.headers import (
 )
 from evlog.files.log.manifest import SegmentInfo
 from evlog.files.log.segment import Segment
+from evlog.model.reports import Finding
 
 _PIECE_BYTES: Final = 1 << 20
 # Small enough that no core idles long at the end, large enough that nothing done once for each matters.

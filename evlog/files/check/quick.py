@@ -7,8 +7,8 @@ from collections.abc import Callable
 from evlog.errors import CorruptionError
 from evlog.files.check import findings as kinds
 from evlog.files.check.files import Look, check_names, check_sizes, file_bytes, is_being_indexed
-from evlog.files.check.findings import Finding, VerifyReport
 from evlog.files.log.log import Log
+from evlog.model.reports import Finding, VerifyReport
 
 
 def torn(size: int) -> str:

@@ -15,9 +15,9 @@ from typing import NamedTuple
 from evlog.errors import CorruptionError
 from evlog.files.check import findings as kinds
 from evlog.files.check.files import check_gone
-from evlog.files.check.findings import Finding
 from evlog.files.check.rows import missing_positions
 from evlog.files.check.segments import SegmentTask, open_gone
+from evlog.model.reports import Finding
 
 
 class RemovalCheck(NamedTuple):

@@ -15,7 +15,6 @@ from evlog.errors import CorruptionError, EvlogError
 from evlog.files.check import findings as kinds
 from evlog.files.check.containers import open_container
 from evlog.files.check.files import look
-from evlog.files.check.findings import Finding, Loss, VerifyReport
 from evlog.files.check.logs import LogCheck
 from evlog.files.check.segments import SegmentTask
 from evlog.files.check.survey import lost_in_segment
@@ -38,6 +37,7 @@ from evlog.files.write.recovery import (
     sync_names,
     write_mark,
 )
+from evlog.model.reports import Finding, Loss, VerifyReport
 
 _DERIVED: Final = (".offsets", ".streams", ".types", ".ids")
 

@@ -19,7 +19,6 @@ from zlib import crc32
 from evlog.errors import CorruptionError, EvlogError, NotAStore, ZstdNotInstalled
 from evlog.files.check.containers import Container, written_header
 from evlog.files.check.files import check_gone, look
-from evlog.files.check.findings import Loss
 from evlog.files.check.logs import LogCheck
 from evlog.files.check.segments import SegmentTask
 from evlog.files.check.survey import Survey, lost_in_segment
@@ -51,6 +50,7 @@ from evlog.files.write.create import DEFAULT_SEGMENT_BYTES, DEFAULT_SEGMENT_EVEN
 from evlog.files.write.recovery import sync_names
 from evlog.files.write.roll import create_segment, new_tag
 from evlog.model.events import id_text
+from evlog.model.reports import Loss
 
 _COPY_BYTES: Final = 4 << 20
 _MAX_FRAME_EVENTS: Final = 10_000

@@ -13,7 +13,6 @@ from zlib import crc32
 from evlog.errors import EvlogError
 from evlog.files.check import findings as kinds
 from evlog.files.check.containers import CheckedLog, open_log
-from evlog.files.check.findings import Finding
 from evlog.files.check.indexes import SUFFIXES, check_index, odd_streams
 from evlog.files.check.logs import LogCheck
 from evlog.files.disk.files import ReadFile
@@ -23,6 +22,7 @@ from evlog.files.format.headers import FILE_HEADER_BYTES, KIND_GONE, KIND_STREAM
 from evlog.files.log.manifest import SegmentInfo
 from evlog.files.log.removed import GoneFile
 from evlog.files.log.segment import Segment
+from evlog.model.reports import Finding
 
 _UNREADABLE: Final = b""
 

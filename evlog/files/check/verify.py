@@ -39,7 +39,6 @@ from evlog.files.check.files import (
     look,
     look_at_checkpoints,
 )
-from evlog.files.check.findings import Finding, VerifyReport
 from evlog.files.check.history import explain_compaction
 from evlog.files.check.proving import Proving
 from evlog.files.check.quick import torn, verify_quickly
@@ -56,6 +55,7 @@ from evlog.files.format import paths
 from evlog.files.format.entries import ENTRY_BYTES
 from evlog.files.format.headers import FILE_HEADER_BYTES
 from evlog.files.log.manifest import SegmentInfo
+from evlog.model.reports import Finding, VerifyReport
 
 Progress = Callable[[int, int], None]
 """Is told how many bytes of how many are checked."""

@@ -22,7 +22,7 @@ from typing import Any, Final, NamedTuple
 
 from evlog.errors import CompactionRunning, EvlogError, LockTimeout
 from evlog.files.compaction.compress import compressed_path, maybe_compress, maybe_estimate
-from evlog.files.compaction.plan import Piece, Plan, Point, Removal, after_sealing, make_plan
+from evlog.files.compaction.plan import Piece, Plan, Point, after_sealing, make_plan
 from evlog.files.compaction.rewrite import Target, remove_files, rewrite
 from evlog.files.compaction.state import (
     COMPACTIONS_STREAM,
@@ -47,27 +47,12 @@ from evlog.files.log.segment import SealedSegment
 from evlog.files.write.recovery import sync_names
 from evlog.files.write.writer import Writer
 from evlog.model.events import JSON_CODE
+from evlog.model.reports import Compaction
 
 _ASKING_SECONDS: Final = 0.1  # who only asks whether a compaction runs holds its lock for some microseconds
 _BYTES_WORTH_HELPERS: Final = 8 << 20  # one is up after 50 ms
 _MAX_PROCESSES: Final = 4
 _MAX_RULES: Final = 1000  # that a started event names; they stand in the log anyway
-
-
-class Compaction(NamedTuple):
-    """What a compaction did, or with `dry_run` would do."""
-
-    position: int  # what it looked at: the log up to here
-    removals: list[Removal]  # in a dry run: what would go of each stream, most events first
-    events_removed: int
-    segments_before: int
-    segments_after: int
-    bytes_before: int  # of all files of segments
-    bytes_after: int  # 0 in a dry run
-    resumed: bool  # whether it took up one that was interrupted
-    segments_compressed: int = 0  # in a dry run: that would be
-    uncompressed_bytes: int = 0  # of their logs before
-    compressed_bytes: int = 0  # and after; in a dry run by a sample of them
 
 
 class Compressed(NamedTuple):

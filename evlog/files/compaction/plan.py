@@ -22,6 +22,7 @@ from evlog.files.log.log import Log, Part, SealedPart
 from evlog.files.log.policies import rules_at
 from evlog.files.log.removed import GoneStream
 from evlog.model.events import SYSTEM_PREFIX, Record, category_of
+from evlog.model.reports import Removal
 from evlog.model.retention import (
     Rule,
     Rules,
@@ -58,15 +59,6 @@ class Bounds:
     def streams(self) -> frozenset[str]:
         """The names of all that lose something."""
         return frozenset(self.names.values())
-
-
-class Removal(NamedTuple):
-    """What a rule removes of one stream: events, and their bytes in the log."""
-
-    rule: dict[str, Any]
-    stream: str
-    events: int
-    bytes: int
 
 
 class Piece(NamedTuple):

@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import chain
-from typing import NamedTuple
 from uuid import UUID
 
 from evlog.files.format import paths
@@ -24,54 +23,9 @@ from evlog.files.format.headers import FORMAT_VERSION
 from evlog.files.log.log import Log, Part, SealedPart
 from evlog.files.log.visibility import VisibleCounts, count_policies
 from evlog.model.events import SYSTEM_PREFIX, Record, category_of
-from evlog.model.retention import Retention
+from evlog.model.reports import StoreInfo, StreamInfo
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-class StreamInfo(NamedTuple):
-    """One stream: how many events it has, its first and last version, and when the last was written.
-
-    Only what is visible is counted. Where nothing is, `first_version` is the one after `last_version`.
-    `retention` is what was set for it or its category, None if nothing was.
-    """
-
-    name: str
-    events: int
-    first_version: int
-    last_version: int
-    last_time_us: int
-    retention: Retention | None = None
-
-    @property
-    def last_time(self) -> datetime:
-        """When its last event was written, UTC."""
-        return _EPOCH + timedelta(microseconds=self.last_time_us)
-
-
-class StoreInfo(NamedTuple):
-    """A store in numbers; positions are 0 and times None while it is empty.
-
-    `events` counts what `read_all` gives, hidden events too; `streams` those that exist, without the deleted
-    ones; `policies` the streams and categories for which something is set, deletions apart. `saved_bytes`
-    is by how much the files of the `compressed_segments` are smaller than their logs.
-    """
-
-    path: str
-    id: UUID
-    format: int
-    events: int
-    streams: int
-    bytes: int
-    segments: int
-    first_position: int
-    last_position: int
-    first_time: datetime | None
-    last_time: datetime | None
-    policies: int
-    deleted_streams: int
-    compressed_segments: int
-    saved_bytes: int
 
 
 def list_streams(

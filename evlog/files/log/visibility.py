@@ -13,6 +13,7 @@ from typing import NamedTuple
 from evlog.files.format.entries import ENTRY_BYTES, column, hash_stream
 from evlog.files.log.log import Log, SealedPart
 from evlog.files.log.read import Bounds, read_stream
+from evlog.model.reports import PolicyInfo
 from evlog.model.retention import (
     KEEP_ALL,
     Retention,
@@ -20,14 +21,6 @@ from evlog.model.retention import (
     retention_of,
     visible_since_us,
 )
-
-
-class PolicyInfo(NamedTuple):
-    """What is kept of one stream, or of the streams of one category: one of the names is None."""
-
-    stream: str | None
-    category: str | None
-    retention: Retention
 
 
 class Visible(NamedTuple):

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import NamedTuple
 
 from evlog.errors import EvlogError, StoreAccessDenied
 from evlog.files.disk.files import Disk, WriteFile, error_for, read_back
@@ -29,14 +28,7 @@ from evlog.files.format.marks import (
 )
 from evlog.files.log.log import Log, SealedPart, SegmentMoved
 from evlog.files.log.manifest import replace_manifest
-
-
-class TornTail(NamedTuple):
-    """The end of a log that was cut: an append that was never acknowledged."""
-
-    path: str
-    offset: int
-    cut_bytes: int
+from evlog.model.reports import TornTail
 
 
 def write_mark(file: WriteFile, magic: bytes, mark: Mark | None, disk: Disk) -> None:

@@ -43,18 +43,13 @@ from evlog.files.format.marks import (
 )
 from evlog.files.log.active import ActiveSegment
 from evlog.files.log.log import Log, SealedPart
-from evlog.files.write.recovery import (
-    TornTail,
-    build_indexes,
-    recover_locked,
-    repair_offsets_locked,
-    sync_names,
-)
+from evlog.files.write.recovery import build_indexes, recover_locked, repair_offsets_locked, sync_names
 from evlog.files.write.roll import roll_locked
 from evlog.files.write.stream_versions import StreamVersions
 from evlog.files.write.sync_marks import Durability, check_sound
 from evlog.model.appends import Batch
 from evlog.model.events import EncodedEvent
+from evlog.model.reports import TornTail
 
 _MAX_CACHED_TYPES: Final = 1 << 16
 _SUSPECT_AT: Final = MARK_AT[SUSPECT_MAGIC]

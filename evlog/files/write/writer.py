@@ -28,12 +28,12 @@ from evlog.files.format import paths
 from evlog.files.log.log import Log
 from evlog.files.write.dedupe import Deduplicator
 from evlog.files.write.group_commit import Answer, CommitQueue, Request, may_fit
-from evlog.files.write.recovery import TornTail
 from evlog.files.write.stream_versions import StreamVersions
 from evlog.files.write.sync_marks import Durability
 from evlog.files.write.tail import LogEnd, Place
 from evlog.model.appends import Append, Batch, BatchResult, Expectation, join
 from evlog.model.events import EncodedEvent
+from evlog.model.reports import TornTail
 
 # What refuses one append and leaves the writer fit for the next.
 _REFUSALS: Final = (

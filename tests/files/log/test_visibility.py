@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from evlog import EventStore, Retention
-from evlog.files.log.catalog import StreamInfo
+from evlog.model.reports import StreamInfo
 from tests.support.helpers import Clock, fill, new
 
 SECOND = 1_000_000

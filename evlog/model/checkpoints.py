@@ -1,0 +1,49 @@
+"""What a named subscription keeps: its filter, its place in the log, and the events that it parked."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+from uuid import UUID
+
+from evlog.errors import InvalidArgument
+from evlog.model.events import maybe_name_fault
+from evlog.model.filters import EventFilter
+
+MAX_SUBSCRIPTION_NAME_BYTES = 100
+
+
+class Checkpoint(NamedTuple):
+    """The place of a subscription in the log.
+
+    Everything up to `position` is scanned. `event_id` is the id of the event at that position; a log in which
+    this event is not at this position is not the log that was scanned (restored from a backup, for example).
+    """
+
+    position: int  # of an event; 0 before the first
+    event_id: bytes | None  # None at position 0
+    filter: EventFilter | None  # None: damaged and reset since; the next run sets it
+    time_us: int = 0  # when it was saved, microseconds since 1970; set by the engine
+
+
+class ParkedEvent(NamedTuple):
+    """An event that was set aside because its handler failed: its place in the log, and the error."""
+
+    position: int
+    stream: str
+    version: int
+    type: str
+    id: UUID
+    error: str
+    attempts: int
+    time_us: int  # when it was parked
+
+
+def check_subscription_name(name: str) -> str:
+    """Return the name, or raise InvalidArgument that says what is wrong with it."""
+    reason = maybe_name_fault(name, MAX_SUBSCRIPTION_NAME_BYTES)
+    if reason is not None:
+        raise InvalidArgument(
+            f"subscription name {name!r:.80} {reason}; "
+            f"use 1 to {MAX_SUBSCRIPTION_NAME_BYTES} bytes of printable UTF-8"
+        )
+    return name

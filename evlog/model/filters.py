@@ -1,0 +1,96 @@
+"""Which events a read, a subscription or a fold is about: one value instead of many arguments."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
+
+
+class EventFilter:
+    """A selection of events; every field that is given must match. Immutable, equal by its fields.
+
+    Args:
+        stream: only events of this stream.
+        category: only events of the streams of this category.
+        types: only events of these types; None selects all types.
+        since_us: only events written at or after this time, in microseconds since 1970.
+        until_us: only events written before this time.
+        include_system: also the store's own events, in streams whose names begin with `$`. A filter that
+            names such a stream always includes its events.
+    """
+
+    __slots__ = ("category", "include_system", "since_us", "stream", "types", "until_us")
+
+    stream: str | None
+    category: str | None
+    types: tuple[str, ...] | None
+    since_us: int | None
+    until_us: int | None
+    include_system: bool
+
+    def __init__(
+        self,
+        stream: str | None = None,
+        category: str | None = None,
+        types: Iterable[str] | None = None,
+        *,
+        since_us: int | None = None,
+        until_us: int | None = None,
+        include_system: bool = False,
+    ) -> None:
+        put = object.__setattr__
+        put(self, "stream", stream)
+        put(self, "category", category)
+        put(self, "types", None if types is None else tuple(sorted(types)))
+        put(self, "since_us", since_us)
+        put(self, "until_us", until_us)
+        put(self, "include_system", include_system)
+
+    def as_object(self) -> dict[str, Any]:
+        """Return what a named subscription keeps of it: stream, category and types."""
+        types = None if self.types is None else list(self.types)
+        return {"stream": self.stream, "category": self.category, "types": types}
+
+    def _key(self) -> tuple[object, ...]:
+        return tuple(getattr(self, name) for name in EventFilter.__slots__)
+
+    def __eq__(self, other: object) -> bool:
+        return self._key() == other._key() if isinstance(other, EventFilter) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"an EventFilter cannot be changed; make another one with {name}={value!r}")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _revive, self._key()
+
+    def __repr__(self) -> str:
+        given = [
+            f"{name}={getattr(self, name)!r}" for name in _FIELDS if getattr(self, name) not in (None, False)
+        ]
+        return f"EventFilter({', '.join(given)})"
+
+    def __str__(self) -> str:
+        kept = [f"{name} {getattr(self, name)!r}" for name in _FIELDS[:3] if getattr(self, name) is not None]
+        return ", ".join(kept) or "all events"
+
+
+_FIELDS = ("stream", "category", "types", "since_us", "until_us", "include_system")
+EVERYTHING = EventFilter(include_system=True)
+
+
+def _revive(
+    category: str | None,
+    include_system: bool,
+    since_us: int | None,
+    stream: str | None,
+    types: tuple[str, ...] | None,
+    until_us: int | None,
+) -> EventFilter:
+    return EventFilter(
+        stream, category, types, since_us=since_us, until_us=until_us, include_system=include_system
+    )

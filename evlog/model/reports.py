@@ -1,0 +1,166 @@
+"""What a store reports of itself: its streams, sizes and policies, and what verify and compact did.
+
+Every engine returns these values; they are imported only by the commands that need them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, NamedTuple
+from uuid import UUID
+
+from evlog.model.retention import Retention
+
+# How much a finding matters.
+DAMAGE: Final = "damage"  # a reader fails or is told something wrong, or something is lost
+NOTE: Final = "note"  # nothing is lost: a crash or a copy leaves it, and evlog clears or rebuilds it
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class StreamInfo(NamedTuple):
+    """One stream: how many events it has, its first and last version, and when the last was written.
+
+    Only what is visible is counted. Where nothing is, `first_version` is the one after `last_version`.
+    `retention` is what was set for it or its category, None if nothing was.
+    """
+
+    name: str
+    events: int
+    first_version: int
+    last_version: int
+    last_time_us: int
+    retention: Retention | None = None
+
+    @property
+    def last_time(self) -> datetime:
+        """When its last event was written, UTC."""
+        return _EPOCH + timedelta(microseconds=self.last_time_us)
+
+
+class StoreInfo(NamedTuple):
+    """A store in numbers; positions are 0 and times None while it is empty.
+
+    `events` counts what `read_all` gives, hidden events too; `streams` those that exist, without the deleted
+    ones; `policies` the streams and categories for which something is set, deletions apart. `saved_bytes`
+    is by how much the files of the `compressed_segments` are smaller than their logs.
+    """
+
+    path: str
+    id: UUID
+    format: int
+    events: int
+    streams: int
+    bytes: int
+    segments: int
+    first_position: int
+    last_position: int
+    first_time: datetime | None
+    last_time: datetime | None
+    policies: int
+    deleted_streams: int
+    compressed_segments: int
+    saved_bytes: int
+
+
+class PolicyInfo(NamedTuple):
+    """What is kept of one stream, or of the streams of one category: one of the names is None."""
+
+    stream: str | None
+    category: str | None
+    retention: Retention
+
+
+class TornTail(NamedTuple):
+    """The end of a log that was cut: an append that was never acknowledged."""
+
+    path: str
+    offset: int
+    cut_bytes: int
+
+
+class Finding(NamedTuple):
+    """One thing that is not as it must be; `file` is a path below the store, `severity` DAMAGE or NOTE."""
+
+    kind: str
+    severity: str
+    file: str
+    offset: int | None
+    position: int | None
+    detail: str
+
+
+class Loss(NamedTuple):
+    """Events that are damaged beyond repair, as far as anything still knows of them.
+
+    `events` is how many; `streams` has the versions that each stream lost, by its name, or by its hash
+    ("#" and 16 hex digits) where no whole event tells the name. It is empty where nothing is known.
+    """
+
+    file: str
+    first_position: int
+    last_position: int
+    events: int
+    streams: Mapping[str, list[int]]
+
+
+class VerifyReport(NamedTuple):
+    """What `verify` looked at and what it found.
+
+    `position` and `digest` are the head digest: of everything up to and with that position. `digest` is
+    None where it was not asked for (quick), or where a log is not there to be hashed.
+    """
+
+    events: int
+    segments: int
+    bytes: int
+    position: int
+    digest: str | None
+    findings: tuple[Finding, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether no damage was found; notes may have been."""
+        return all(finding.severity != DAMAGE for finding in self.findings)
+
+    @property
+    def head_digest(self) -> str | None:
+        """The head digest as `POSITION:DIGEST`, to be pinned and given to `against` later."""
+        return None if self.digest is None else f"{self.position}:{self.digest}"
+
+    def as_object(self) -> dict[str, Any]:
+        """The report as it is printed in a pipe."""
+        return {
+            "ok": self.ok,
+            "events": self.events,
+            "segments": self.segments,
+            "bytes": self.bytes,
+            "digest": self.head_digest,
+            "findings": [finding._asdict() for finding in self.findings],
+        }
+
+
+class Removal(NamedTuple):
+    """What a rule removes of one stream: events, and their bytes in the log."""
+
+    rule: dict[str, Any]
+    stream: str
+    events: int
+    bytes: int
+
+
+class Compaction(NamedTuple):
+    """What a compaction did, or with `dry_run` would do."""
+
+    position: int  # what it looked at: the log up to here
+    removals: list[Removal]  # in a dry run: what would go of each stream, most events first
+    events_removed: int
+    segments_before: int
+    segments_after: int
+    bytes_before: int  # of all files of segments
+    bytes_after: int  # 0 in a dry run
+    resumed: bool  # whether it took up one that was interrupted
+    segments_compressed: int = 0  # in a dry run: that would be
+    uncompressed_bytes: int = 0  # of their logs before
+    compressed_bytes: int = 0  # and after; in a dry run by a sample of them
