@@ -18,7 +18,7 @@ from uuid import UUID
 from evlog.arguments import as_list, as_types, check_bounds
 from evlog.errors import InvalidArgument
 from evlog.files.format import paths
-from evlog.files.format.entries import hash_stream
+from evlog.files.format.hashes import hash_stream
 from evlog.files.log.catalog import describe, list_streams
 from evlog.files.log.read import Bounds, Selection, microseconds, read_log, read_stream
 from evlog.files.write.create import DEFAULT_SEGMENT_BYTES, DEFAULT_SEGMENT_EVENTS

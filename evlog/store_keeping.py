@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from evlog.arguments import check_target
 from evlog.errors import InvalidArgument
-from evlog.files.format.entries import hash_stream
+from evlog.files.format.hashes import hash_stream
 from evlog.files.log.visibility import list_policies
 from evlog.files.write.retention import check_before, check_max_age, check_max_count, delete, set_words
 from evlog.files.write.writer import Writer

@@ -290,11 +290,11 @@ def test_events_can_be_pickled(store: EventStore) -> None:
 
 def collide(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give all streams eight hashes and all ids sixteen folds, wherever they are looked up."""
-    from evlog.files.format.entries import fold_ids, hash_stream, hash_type
+    from evlog.files.format.hashes import hash_ids, hash_stream, hash_type
 
     few: dict[str, Callable[..., Any]] = {
         "hash_stream": lambda stream: hash_stream(stream) & 7,
-        "fold_ids": lambda ids: [fold & 15 for fold in fold_ids(ids)],
+        "hash_ids": lambda ids: [fold & 15 for fold in hash_ids(ids)],
         "hash_type": lambda name: hash_type(name) & 1,
     }
     patched = 0

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from evlog import NewEvent
-from evlog.files.format.entries import hash_stream
+from evlog.files.format.hashes import hash_stream
 from evlog.files.log.manifest import SegmentInfo, read_manifest
 from evlog.model.events import Event
 from evlog.store import EventStore

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from evlog.files.format.entries import fold_ids, hash_stream
+from evlog.files.format.hashes import hash_ids, hash_stream
 from evlog.files.log import policies as policy_table
 from tests.property.machine import StoreMachine
 
@@ -24,7 +24,7 @@ class CollidingMachine(StoreMachine):
         self.patches.setattr(policy_table, "_READ_FOR_A_LOOK", 0.05)
         few: dict[str, Callable[..., Any]] = {
             "hash_stream": lambda stream: hash_stream(stream) & 1,
-            "fold_ids": lambda ids: [fold & 3 for fold in fold_ids(ids)],
+            "hash_ids": lambda ids: [fold & 3 for fold in hash_ids(ids)],
             "hash_type": lambda _: 5,
         }
         for name, module in list(sys.modules.items()):

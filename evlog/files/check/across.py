@@ -190,7 +190,7 @@ class Segments:
             return keys[bisect_left(keys, low) : bisect_left(keys, high)].tolist()
         made = self._made.get((place, KIND_IDS))
         if not isinstance(made, list):
-            made = sorted(column(self.entries(place) or b"", "id_fold_upper"))
+            made = sorted(column(self.entries(place) or b"", "id_hash_upper"))
             self._keep((place, KIND_IDS), made)
         return made[bisect_left(made, low) : bisect_left(made, high)]
 
@@ -199,7 +199,7 @@ class Segments:
         segment = self._segments[place]
         if KIND_IDS not in segment.sound_indexes:
             wanted = set(uppers)
-            cells = column(self.entries(place) or b"", "id_fold_upper")
+            cells = column(self.entries(place) or b"", "id_hash_upper")
             yield from compress(range(len(cells)), map(wanted.__contains__, cells))
             return
         keys, _, numbers = _map_sorted(segment.task, KIND_IDS)
@@ -411,5 +411,5 @@ def make(entries: bytes) -> Made | None:
         array("Q", postings.keys).tobytes(),
         array("I", pick(versions, firsts)).tobytes(),
         array("I", pick(versions, lasts)).tobytes(),
-        array("I", sorted(column(entries, "id_fold_upper"))).tobytes(),
+        array("I", sorted(column(entries, "id_hash_upper"))).tobytes(),
     )

@@ -11,9 +11,10 @@ from zlib import crc32
 
 import msgspec
 
-from evlog.files.format.entries import fold_column, hash_stream, hash_type, pack_entries
+from evlog.files.format.entries import pack_entries
 from evlog.files.format.frames import FRAME_HEADER_BYTES
 from evlog.files.format.frames import NOT_RECORDS as DECODING_RAISES
+from evlog.files.format.hashes import hash_ids, hash_stream, hash_type
 
 _MAX_NAMES: Final = 1 << 18
 # What decoding raises here of bytes that pass their CRC: a program wrote them so.
@@ -76,7 +77,7 @@ class RowEncoder:
         lengths = array("I", list(map(len, raws)))
         return pack_entries(
             array("Q", _hashes(self._hash_of_stream, streams, hash_stream)),
-            fold_column(b"".join(ids)),
+            hash_ids(ids),
             _record_offsets(frame_offsets, heads, counts, lengths),
             lengths,
             array("I", list(map(crc32, raws))),

@@ -15,8 +15,9 @@ from evlog.errors import EvlogError
 from evlog.files.check.logs import LogCheck
 from evlog.files.check.segments import SegmentTask, missing_segment
 from evlog.files.disk.files import ReadFile
-from evlog.files.format.entries import ENTRY, ENTRY_BYTES, column, hash_stream
+from evlog.files.format.entries import ENTRY, ENTRY_BYTES, column
 from evlog.files.format.frames import decode_record
+from evlog.files.format.hashes import hash_stream
 from evlog.files.format.headers import FILE_HEADER_BYTES, FormatFault
 from evlog.model.reports import Loss
 

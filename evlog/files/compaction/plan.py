@@ -16,7 +16,8 @@ from typing import Any, Final, NamedTuple
 
 from evlog.files.compaction.flags import Limits, entries_to, find_all_hidden
 from evlog.files.disk.processes import Workers
-from evlog.files.format.entries import ENTRY_BYTES, column, column_array, hash_stream
+from evlog.files.format.entries import ENTRY_BYTES, column, column_array
+from evlog.files.format.hashes import hash_stream
 from evlog.files.log.index import Entries
 from evlog.files.log.log import Log, Part, SealedPart
 from evlog.files.log.policies import rules_at

@@ -90,7 +90,7 @@ def read_share(span: Span) -> Share:
         return Share(_read_raws(segment, rows), rows, GoneColumns.empty(), read_bytes, "")
     went, kept = pick_going(span), _pick(rows, flags, _STAY)
     gone = GoneColumns.empty()._replace(
-        versions=column_array(went, "version"), uppers=column_array(went, "id_fold_upper")
+        versions=column_array(went, "version"), uppers=column_array(went, "id_hash_upper")
     )
     seeds = content_seeds(column_array(went, "stream_hash_lower"), column_array(went, "type_hash"))
     names: set[str] = set()

@@ -16,7 +16,8 @@ from evlog.files.compaction.plan import Plan, Point
 from evlog.files.disk.files import Disk
 from evlog.files.follow.checkpoint_file import SubscriptionFiles, list_names
 from evlog.files.format import paths
-from evlog.files.format.entries import ENTRY_BYTES, hash_stream
+from evlog.files.format.entries import ENTRY_BYTES
+from evlog.files.format.hashes import hash_stream
 from evlog.files.format.headers import KIND_STREAMS
 from evlog.files.log.log import Log, SealedPart
 from evlog.model.events import Record

@@ -52,7 +52,7 @@ an event's data, say) is never taken for a frame. The body is one msgpack array 
 *.offsets* is a file header, then one entry of 40 bytes an event, in position order:
 
          0     8  stream hash: BLAKE2b-64 of the stream's name
-         8     8  id fold: the two 64-bit halves of the id, XORed
+         8     8  id hash: its bytes 12..15, then the CRC of the id
         16     4  offset of the record in the log
         20     4  length of the record
         24     4  CRC of the record
@@ -65,14 +65,14 @@ never compacted the entry of position p is number p - first position.
 
 *.streams*, *.types* and *.ids* are made once, of a sealed segment's entries: a file header, then
 
-    keys      sorted: u64 stream hashes | u64 type hashes | u32 upper halves of the id folds
+    keys      sorted: u64 stream hashes | u64 type hashes | u32 upper halves of the id hashes
     starts    u32 x (keys + 1), not in .ids: where each key's postings begin and where the last one's end
     postings  u32: entry numbers, rising within a key (in .ids: one a key)
     CRCs      u32 of every 4,096 bytes of what stands between the file header and here
 
 *.gone* stands beside a segment from which a compaction removed events, and is no index: it is what is left of
 them. A file header, a directory, buckets of what is looked for, stretches of where it stood, the streams.
-U is the upper half of an event's id fold:
+U is the upper half of an event's id hash:
 
     buckets   1 if there are fewer than 4,096 events, else 256: the bucket is the highest byte of U
     stretches of 16,384 events in position order, the last one of what is left
@@ -134,7 +134,7 @@ leading .) are %xx; one longer than 200 by that is %% and base 32, lower case, u
 Worked example: position 1, version 1 of stream "a", type "T", id 000102…0f, time 1, json, data `{}`, no
 metadata, as the first frame of a log with the tag 7 (offset 64, durable 64):
 
-    e5455646 21000000 01000000 40000000 0100000000000000 767b630d 1de4a924 07000000 b7293896
+    e5455646 21000000 01000000 40000000 0100000000000000 611eb0a3 1de4a924 07000000 8a7a7b57
     91 99 01 01 a161 a154 c410 000102030405060708090a0b0c0d0e0f 01 00 c4027b7d c0
 
 Limits that follow: a log under 4 GiB, a frame's body at most 1 GiB, 4,294,967,295 events in a stream.

@@ -52,7 +52,7 @@ def encode_sorted(
 
 def sort_ids(entries: bytes | memoryview) -> tuple[array[int], array[int]]:
     """The keys and postings of .ids for a segment's entries."""
-    upper = column(entries, "id_fold_upper")
+    upper = column(entries, "id_hash_upper")
     pairs = array("I", bytes(8 * len(upper)))
     pairs[0::2] = array("I", range(len(upper)))
     pairs[1::2] = array("I", upper)

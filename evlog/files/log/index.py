@@ -38,7 +38,7 @@ _FEW_BYTES: Final = 400 * ENTRY_BYTES
 _FINDS_BEFORE_CHECKING_ALL: Final = 64  # a few milliseconds, once, for who goes on asking
 _KEY_AT: Final = {KIND_STREAMS: 0, KIND_IDS: 8, KIND_TYPES: 36}
 _KEY_BYTES: Final = {KIND_STREAMS: 8, KIND_IDS: 8, KIND_TYPES: 4}
-_COLUMN: Final = {KIND_STREAMS: "stream_hash", KIND_IDS: "id_fold", KIND_TYPES: "type_hash"}
+_COLUMN: Final = {KIND_STREAMS: "stream_hash", KIND_IDS: "id_hash", KIND_TYPES: "type_hash"}
 _NONE: Final[tuple[int, ...]] = ()
 
 Entries = bytes | bytearray | memoryview

@@ -14,7 +14,8 @@ from struct import Struct
 from typing import Final, Protocol
 
 from evlog.errors import CorruptionError
-from evlog.files.format.entries import ENTRY, ENTRY_BYTES, hash_stream, hash_type
+from evlog.files.format.entries import ENTRY, ENTRY_BYTES
+from evlog.files.format.hashes import hash_stream, hash_type
 from evlog.files.format.headers import KIND_STREAMS, KIND_TYPES
 from evlog.model.events import Record, category_of
 from evlog.model.retention import (

@@ -19,7 +19,7 @@ from itertools import chain, islice
 from typing import Final, NamedTuple
 
 from evlog.errors import InvalidArgument
-from evlog.files.format.entries import hash_stream, hash_type
+from evlog.files.format.hashes import hash_stream, hash_type
 from evlog.files.format.headers import KIND_STREAMS, KIND_TYPES
 from evlog.files.log.log import ActivePart, Log, Part, SealedPart, SegmentMoved
 from evlog.model.events import SYSTEM_PREFIX, Event, Record, category_of

@@ -10,7 +10,8 @@ from itertools import accumulate
 from operator import xor
 from zlib import crc32
 
-from evlog.files.format.entries import hash_stream, subtract_columns, xor_columns
+from evlog.files.format.entries import subtract_columns, xor_columns
+from evlog.files.format.hashes import hash_stream
 from evlog.files.format.headers import FileHeader, encode_file_header
 from evlog.files.log.removed import (
     FEW_EVENTS,

@@ -10,7 +10,8 @@ import time
 from collections import Counter
 from typing import NamedTuple
 
-from evlog.files.format.entries import ENTRY_BYTES, column, hash_stream
+from evlog.files.format.entries import ENTRY_BYTES, column
+from evlog.files.format.hashes import hash_stream
 from evlog.files.log.log import Log, SealedPart
 from evlog.files.log.read import Bounds, read_stream
 from evlog.model.reports import PolicyInfo

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from evlog.errors import IdConflict, InvalidEvent
-from evlog.files.format.entries import fold_ids, hash_stream, hash_type
+from evlog.files.format.hashes import hash_ids, hash_stream, hash_type
 from evlog.files.log.log import Log
 from evlog.files.log.removed import GoneEvent, content_check
 from evlog.model.events import EncodedEvent, Record, id_text, make_ids
@@ -37,10 +37,10 @@ class Deduplicator:
         made = given.count(None)
         if made == len(given):
             ids = make_ids(made)
-            return {}, ids, fold_ids(ids)
+            return {}, ids, hash_ids(ids)
         unused = iter(make_ids(made) if made else ())
         ids = [id or next(unused) for id in given]
-        folds = fold_ids(ids)
+        folds = hash_ids(ids)
         known: Known = {}
         for at, found in self._log.find_ids(ids, folds).items():
             if given[at] is not None:

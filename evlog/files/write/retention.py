@@ -12,8 +12,8 @@ from datetime import timedelta
 from typing import Final
 
 from evlog.errors import InvalidArgument, StreamNotFound, StreamTombstoned, WrongExpectedVersion
-from evlog.files.format.entries import hash_stream
 from evlog.files.format.frames import MAX_VERSION
+from evlog.files.format.hashes import hash_stream
 from evlog.files.log.log import Log, SegmentMoved
 from evlog.files.write.writer import Writer
 from evlog.model.appends import ANY, NO_STREAM, STREAM_EXISTS, Expectation, ExpectedVersion

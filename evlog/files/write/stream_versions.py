@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from typing import Final
 
 from evlog.errors import InvalidArgument, StreamTombstoned, WrongExpectedVersion
-from evlog.files.format.entries import ENTRY_BYTES, ENTRY_VERSION, hash_stream
+from evlog.files.format.entries import ENTRY_BYTES, ENTRY_VERSION
 from evlog.files.format.frames import MAX_VERSION
+from evlog.files.format.hashes import hash_stream
 from evlog.files.log.log import Log
 from evlog.files.log.policies import PolicyTable
 from evlog.model.appends import NO_STREAM, STREAM_EXISTS, Expectation

@@ -19,7 +19,7 @@ from evlog.errors import AppendTooLarge, StoreFull, StoreIOError
 from evlog.files.disk.file_lock import FileLock
 from evlog.files.disk.files import Disk, WriteFile, end_of, read_back
 from evlog.files.format import paths
-from evlog.files.format.entries import ENTRY_BYTES, column, encode_entries, hash_type
+from evlog.files.format.entries import ENTRY_BYTES, column, encode_entries
 from evlog.files.format.frames import (
     FRAME_HEADER_BYTES,
     MAX_BODY_BYTES,
@@ -29,6 +29,7 @@ from evlog.files.format.frames import (
     encode_records,
     room_behind,
 )
+from evlog.files.format.hashes import hash_type
 from evlog.files.format.headers import FILE_HEADER_BYTES
 from evlog.files.format.marks import (
     ACKNOWLEDGED_MAGIC,

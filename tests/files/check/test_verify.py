@@ -14,7 +14,7 @@ import pytest
 import evlog
 from evlog import EventStore, Finding, InvalidArgument
 from evlog.files.disk.files import DISK
-from evlog.files.format.entries import fold_ids
+from evlog.files.format.hashes import hash_ids
 from evlog.files.log.manifest import read_manifest, replace_manifest
 from evlog.files.write.dedupe import Deduplicator
 from evlog.files.write.stream_versions import StreamVersions
@@ -104,7 +104,7 @@ def test_an_id_that_was_written_twice_is_found(
 ) -> None:
     def know_nothing(_: Any, __: Any, batch: Sequence[Any], **___: Any) -> tuple[Any, ...]:
         ids = [event[1] for event in batch]
-        return {}, ids, fold_ids(ids)
+        return {}, ids, hash_ids(ids)
 
     fill(store, events)
     monkeypatch.setattr(Deduplicator, "find_known_locked", know_nothing)

@@ -18,14 +18,7 @@ from hypothesis import strategies as st
 import evlog
 from evlog.errors import CorruptionError, UnsupportedFormat
 from evlog.files import format as files_format
-from evlog.files.format.entries import (
-    column,
-    derive_entries,
-    encode_entries,
-    fold_ids,
-    hash_stream,
-    hash_type,
-)
+from evlog.files.format.entries import column, derive_entries, encode_entries
 from evlog.files.format.frames import (
     FrameHeader,
     array_head,
@@ -38,6 +31,7 @@ from evlog.files.format.frames import (
     encode_records,
     room_behind,
 )
+from evlog.files.format.hashes import hash_ids, hash_stream, hash_type
 from evlog.files.format.headers import (
     KIND_IDS,
     KIND_LOG,
@@ -109,6 +103,7 @@ MARKS = [
 # --- exact bytes
 
 
+@pytest.mark.exact_hashes
 def test_worked_example_of_the_specification_is_what_encode_gives() -> None:
     assert files_format.__doc__ is not None
     example = re.search(r"Worked example:.*?\n\n((?: {4}[0-9a-f ]+\n)+)", files_format.__doc__, re.DOTALL)
@@ -117,7 +112,7 @@ def test_worked_example_of_the_specification_is_what_encode_gives() -> None:
     event = ("T", bytes(range(16)), 0, b"{}", None)
     records = encode_records([event], [bytes(range(16))], ["a"], [1], 1, 1)
     body = encode_body(records)
-    hashes, folds = [hash_stream("a")], fold_ids([bytes(range(16))])
+    hashes, folds = [hash_stream("a")], hash_ids([bytes(range(16))])
     rows = encode_entries(records, 64, 64 + 40 + 1, hashes, folds, [1], [hash_type("T")])
     header = FrameHeader(len(body), 1, 64, 1, crc32(rows), crc32(body), 7)
     assert encode_frame_header(header, 64) + body == written
@@ -145,6 +140,7 @@ def test_mark_is_these_bytes(magic: bytes, mark: Mark, hexed: str) -> None:
     assert maybe_decode_mark(magic, bytes.fromhex(hexed)) == mark
 
 
+@pytest.mark.exact_hashes
 @pytest.mark.parametrize(
     ("text", "hexed"),
     [("a", "40f89e395b66422f"), ("order-42", "94aeb5761a06c9f3"), ("caf\u00e9", "5777a2bd3192d7e3")],
@@ -153,14 +149,31 @@ def test_stream_hash_is_blake2b_little_endian(text: str, hexed: str) -> None:
     assert hash_stream(text).to_bytes(8, "little").hex() == hexed
 
 
+@pytest.mark.exact_hashes
 def test_type_hash_is_crc32() -> None:
     assert [hash_type(type) for type in ("T", "OrderPaid")] == [0xBE047A60, 0xD17DD03F]
 
 
-def test_id_fold_is_the_xor_of_both_halves() -> None:
-    assert fold_ids([]) == []
-    id = struct.pack("<QQ", 0xF0F0F0F0F0F0F0F0, 0x00000000000000FF)
-    assert fold_ids([id, bytes(16)]) == [0xF0F0F0F0F0F0F00F, 0]
+@pytest.mark.exact_hashes
+def test_id_hash_is_the_crc_above_the_last_four_bytes() -> None:
+    assert hash_ids([]).tolist() == []
+    ids = [bytes(range(16)), bytes(16), bytes(15) + b"\1"]
+    expected = [crc32(id) << 32 | int.from_bytes(id[12:], "little") for id in ids]
+    assert hash_ids(ids).tolist() == expected
+    assert [hash_ids([id])[0] for id in ids] == expected
+
+
+@pytest.mark.exact_hashes
+@pytest.mark.parametrize("varying", [4, 5, 6, 7, 8, 12, 15])
+def test_ids_that_differ_in_a_few_bytes_have_different_hashes(varying: int) -> None:
+    """Counters, UUIDv1 and padded ObjectIds: also where the same bytes vary in both halves."""
+    ids = []
+    for number in range(5000):
+        id = bytearray(16)
+        id[varying - 1 : varying + 1] = number.to_bytes(2, "big")
+        id[(varying + 7) % 15 : (varying + 7) % 15 + 2] = number.to_bytes(2, "big")
+        ids.append(bytes(id[:16]))
+    assert len({hash >> 32 for hash in hash_ids(ids)}) == len(set(ids))
 
 
 @given(st.integers(0, 1 << 17))
@@ -176,7 +189,7 @@ def test_entry_has_its_fields_where_the_specification_says() -> None:
         (2**64 - 1, 2**63, 108, 5, crc32(b"defgh"), 64, 2**32 - 1, 0),
     ]
     assert column(rows, "stream_hash") == [1, 2**64 - 1]
-    assert column(rows, "id_fold") == [3, 2**63]
+    assert column(rows, "id_hash") == [3, 2**63]
     assert column(rows, "offset") == [105, 108]
     assert column(rows, "length") == [3, 5]
     assert column(rows, "frame") == [64, 64]
@@ -245,7 +258,7 @@ def test_frame_decodes_to_the_events_that_were_encoded(
         500,
         500 + 40 + head,
         [hash_stream(stream) for stream in streams],
-        fold_ids(ids),
+        hash_ids(ids),
         versions,
         [hash_type(event[0]) for event in encoded],
     )

@@ -9,7 +9,7 @@ import pytest
 import evlog
 from evlog import EventStore
 from evlog.errors import CorruptionError, StoreNotFound
-from evlog.files.format.entries import fold_ids, hash_stream
+from evlog.files.format.hashes import hash_ids, hash_stream
 from evlog.files.log import log as log_module
 from evlog.files.log.log import Log
 from evlog.files.log.manifest import encode_manifest, read_manifest
@@ -27,19 +27,19 @@ def test_versions_and_ids_are_found_in_every_segment(store: EventStore) -> None:
     assert log.find_version("missing", hash_stream("missing")) == 0
     for number in range(50):
         id = number_id(number).bytes
-        record = log.find_ids([id], fold_ids([id])).get(0)
+        record = log.find_ids([id], hash_ids([id])).get(0)
         assert record is not None
         assert not isinstance(record, GoneEvent)
         assert (record[0], record[4]) == (number + 1, id)
     missing = number_id(1000).bytes
-    assert log.find_ids([missing], fold_ids([missing])) == {}
+    assert log.find_ids([missing], hash_ids([missing])) == {}
 
 
 def test_look_up_is_decided_by_the_name_and_the_id_and_not_by_the_hash(store: EventStore) -> None:
     fill(store, 20)
     log = Log(store.path)
     assert log.find_version("another", hash_stream("s-0")) == 0
-    fold = fold_ids([number_id(3).bytes])[0]
+    fold = hash_ids([number_id(3).bytes])[0]
     assert log.find_ids([number_id(4).bytes], [fold]) == {}
 
 
@@ -147,7 +147,7 @@ def test_segments_that_were_long_unused_are_closed_and_opened_again(
     for _ in range(2):
         for number in range(80):
             id = number_id(number).bytes
-            assert log.find_ids([id], fold_ids([id])).get(0) is not None
+            assert log.find_ids([id], hash_ids([id])).get(0) is not None
     assert sum(part._segment is not None for part in log.sealed) <= 2
     assert held.record(0)[0] == 1  # who still holds one may go on
     assert numbers(store.read_all()) == list(range(80))

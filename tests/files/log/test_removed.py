@@ -11,7 +11,7 @@ from zlib import crc32
 import pytest
 
 from evlog.errors import CorruptionError, EvlogError
-from evlog.files.format.entries import fold_ids, hash_stream, hash_type
+from evlog.files.format.hashes import hash_ids, hash_stream, hash_type
 from evlog.files.format.headers import KIND_GONE, FileHeader
 from evlog.files.log.removed import (
     GoneColumns,
@@ -34,7 +34,7 @@ def sample(count: int, seed: int = 1) -> tuple[list[bytes], GoneColumns]:
     return ids, columns_of(
         positions,
         [dice.randrange(1, 1 << 32) if at % 7 == 0 else at % 10 + 1 for at in range(count)],
-        [fold >> 32 for fold in fold_ids(ids)] if ids else [],
+        [fold >> 32 for fold in hash_ids(ids)] if ids else [],
         list(map(crc32, ids)),
         [dice.randrange(1 << 32) for _ in ids],
     )
@@ -56,11 +56,11 @@ def test_every_event_is_found_by_its_id_and_no_other_is(tmp_path: Path, count: i
     gone = written(tmp_path / "x.gone", columns)
     assert gone.events == count
     for id, fold, position, version, crc in zip(
-        ids, fold_ids(ids), columns.positions, columns.versions, columns.content_crcs, strict=True
+        ids, hash_ids(ids), columns.positions, columns.versions, columns.content_crcs, strict=True
     ):
         assert gone.find(id, fold) == GoneEvent(position, version, crc & 0xFFFF)
     for id in make_ids(300):
-        assert gone.find(id, fold_ids([id])[0]) is None
+        assert gone.find(id, hash_ids([id])[0]) is None
     assert sorted(gone.id_keys()) == sorted(columns.uppers)
 
 
@@ -72,21 +72,6 @@ def test_what_is_left_can_be_taken_over_into_the_next_file(tmp_path: Path, count
     assert (tmp_path / "x.gone").read_bytes() == encode_gone(HEADER, again, [])
 
 
-def test_ids_that_differ_only_where_the_fold_is_blind_are_told_apart(tmp_path: Path) -> None:
-    ids = [
-        number.to_bytes(8, "little") * 2 for number in range(1, 2000)
-    ]  # both halves alike: all folds are 0
-    folds = fold_ids(ids)
-    assert set(folds) == {0}
-    count = len(ids)
-    columns = columns_of(
-        range(1000, 1000 + count), [1] * count, [0] * count, list(map(crc32, ids)), [5] * count
-    )
-    gone = written(tmp_path / "x.gone", columns)
-    assert [gone.find(id, 0) for id in ids] == [GoneEvent(1000 + at, 1, 5) for at in range(count)]
-    assert gone.find((9999).to_bytes(8, "little") * 2, 0) is None
-
-
 @pytest.mark.parametrize("count", [10, 5000])
 def test_ids_that_differ_only_in_the_highest_byte_of_the_fold_are_told_apart(
     tmp_path: Path, count: int
@@ -94,8 +79,8 @@ def test_ids_that_differ_only_in_the_highest_byte_of_the_fold_are_told_apart(
     ids, columns = sample(count)
     columns.uppers[7] ^= 1 << 24
     gone = written(tmp_path / "x.gone", columns)
-    assert gone.find(ids[7], fold_ids(ids)[7]) is None
-    assert gone.find(ids[7], fold_ids(ids)[7] ^ 1 << 56) is not None
+    assert gone.find(ids[7], hash_ids(ids)[7]) is None
+    assert gone.find(ids[7], hash_ids(ids)[7] ^ 1 << 56) is not None
 
 
 def test_an_event_takes_nine_and_a_half_bytes(tmp_path: Path) -> None:
@@ -152,7 +137,7 @@ def test_no_flipped_bit_changes_an_answer(tmp_path: Path, count: int) -> None:
     path = tmp_path / "x.gone"
     raw = encode_gone(HEADER, columns, streams)
     dice = random.Random(7)
-    looks = [(id, fold) for id, fold in zip(ids, fold_ids(ids), strict=True)][:: max(1, count // 40)]
+    looks = [(id, fold) for id, fold in zip(ids, hash_ids(ids), strict=True)][:: max(1, count // 40)]
     path.write_bytes(raw)
     right = GoneFile(str(path), HEADER, len(raw))
     answers = [right.find(*look) for look in looks]

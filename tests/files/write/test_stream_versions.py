@@ -12,7 +12,7 @@ from evlog.errors import (
     InvalidArgument,
     WrongExpectedVersion,
 )
-from evlog.files.format.entries import hash_stream
+from evlog.files.format.hashes import hash_stream
 from evlog.model.events import encode_events
 from tests.support.helpers import content, fill, new, small_store
 
