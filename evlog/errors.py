@@ -151,6 +151,22 @@ class CorruptionError(EvlogError):
         self.detail = detail
 
 
+class UnsafeFile(CorruptionError):
+    """A link, a FIFO, a device or a file with other names is in the place of a file of the store.
+
+    A store from somebody else may hold such things. They are not followed, read or changed.
+    """
+
+    def __init__(self, path: str, detail: str) -> None:
+        EvlogError.__init__(
+            self, f"{path} is not a file of a store: {detail}; put a regular file in its place, or remove it"
+        )
+        self.path = path
+        self.offset = None
+        self.position = None
+        self.detail = detail
+
+
 class StoreNotFound(EvlogError):
     """There is no store at the path."""
 
@@ -213,11 +229,23 @@ class LockTimeout(EvlogError):
 
     def __init__(self, path: str, timeout_seconds: float) -> None:
         super().__init__(
-            f"{path} was locked by another writer for {timeout_seconds:g} s; "
-            "try again, or wait longer with --lock-timeout"
+            f"{path} was locked by another writer for {timeout_seconds:g} s; try again, or wait longer"
         )
         self.path = path
         self.timeout_seconds = timeout_seconds
+
+
+class LockLost(EvlogError):
+    """The lock file was removed or replaced while a writer held its lock; nothing was acknowledged."""
+
+    exit_code = EXIT_BUSY
+
+    def __init__(self, path: str) -> None:
+        super().__init__(
+            f"{path} was removed or replaced while it was locked; nothing was acknowledged: "
+            "leave that file alone, and try again with the same ids"
+        )
+        self.path = path
 
 
 class StoreFull(EvlogError):
@@ -248,9 +276,18 @@ class StoreIOError(EvlogError):
 
     def __init__(self, path: str, reason: str) -> None:
         super().__init__(
-            f"the disk failed at {path} ({reason}); nothing was acknowledged: check the disk, "
+            f"reading or writing {path} failed ({reason}); nothing was acknowledged: check the disk, "
             "then open the store again and retry with the same ids"
         )
+        self.path = path
+        self.reason = reason
+
+
+class SystemCallFailed(EvlogError):
+    """The operating system refused a call for a reason of its own: a limit, or a missing capability."""
+
+    def __init__(self, path: str, reason: str, advice: str) -> None:
+        super().__init__(f"cannot use {path} ({reason}); {advice}")
         self.path = path
         self.reason = reason
 

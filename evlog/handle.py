@@ -12,6 +12,7 @@ from typing import Self
 
 from evlog.errors import InvalidArgument, StoreClosed
 from evlog.files.disk.files import DISK, Disk
+from evlog.files.disk.fork import register_fork_reset
 from evlog.files.log.log import Log
 from evlog.files.write.create import create_store
 from evlog.files.write.writer import Writer
@@ -46,6 +47,11 @@ class Handle:
         self._writer: Writer | None = None
         self.created = create and create_store(path, segment_bytes, segment_events, lock_timeout, disk)
         self._log: Log | None = Log(path)
+        register_fork_reset(self)
+
+    def reset_after_fork(self) -> None:
+        """Renew the mutex in a forked child: another thread of the parent may have held it."""
+        self._mutex = threading.Lock()
 
     @property
     def torn_tails(self) -> list[TornTail]:

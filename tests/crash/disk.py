@@ -100,12 +100,14 @@ class RecordingDisk(Disk):
                 os.mkdir(directory)
                 self.world.record(Op("mkdir", self.world.relative(directory)))
 
-    def open(self, path: str, *, create: bool = False, truncate: bool = False) -> WriteFile:
+    def open(
+        self, path: str, *, create: bool = False, truncate: bool = False, readable: bool = True
+    ) -> WriteFile:
         with self.world.mutex:
             new = create and not os.path.exists(path)
             if new or truncate:
                 self._step()
-            file = super().open(path, create=create, truncate=truncate)
+            file = super().open(path, create=create, truncate=truncate, readable=readable)
             if new:
                 self.world.record(Op("create", self.world.relative(path), self.world.new_inode(file.fd)))
             elif truncate:

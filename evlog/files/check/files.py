@@ -18,7 +18,7 @@ from evlog.files.check import findings as kinds
 from evlog.files.check.containers import open_container
 from evlog.files.check.indexes import SUFFIXES, IndexWrong, check_header
 from evlog.files.check.segments import SegmentTask
-from evlog.files.disk.file_lock import held_shared
+from evlog.files.disk.file_lock import SharedLock
 from evlog.files.disk.files import ReadFile, error_for
 from evlog.files.format import paths
 from evlog.files.format.entries import ENTRY_BYTES
@@ -97,7 +97,7 @@ def look(store: str) -> Look:
         CorruptionError: the manifest is damaged, or missing where there are segments.
         StoreNotFound, NotAStore, UnsupportedFormat: there is no store that this evlog can check.
     """
-    with held_shared(paths.lock_path(store), _LOCK_SECONDS) as settled:
+    with SharedLock(paths.lock_path(store), _LOCK_SECONDS) as settled:
         manifest = _read_manifest(store)
         replaced_at = os.stat(paths.manifest_path(store)).st_mtime
         active = manifest.segments[-1]
@@ -204,7 +204,7 @@ def check_names(look: Look) -> list[Finding]:
     not taken for a leftover.
     """
     store = look.store
-    with held_shared(paths.lock_path(store), _LOCK_SECONDS) as settled:
+    with SharedLock(paths.lock_path(store), _LOCK_SECONDS) as settled:
         names = sorted(_segment_files(store))
         root = sorted(_names_in(store))
         manifest = _read_manifest(store)
@@ -238,7 +238,7 @@ def _names_in(store: str) -> list[str]:
 
 def is_compacting(store: str) -> bool:
     """Whether a compaction runs now: it makes files that no manifest names yet."""
-    with held_shared(paths.compaction_path(store), 0.0) as idle:
+    with SharedLock(paths.compaction_path(store), 0.0) as idle:
         return not idle
 
 

@@ -19,7 +19,7 @@ from evlog.files.check.logs import LogCheck
 from evlog.files.check.segments import SegmentTask
 from evlog.files.check.survey import lost_in_segment
 from evlog.files.check.verify import Progress, verify_store
-from evlog.files.disk.file_lock import FileLock, held_shared
+from evlog.files.disk.file_lock import FileLock, SharedLock
 from evlog.files.disk.files import DISK, Disk, ReadFile
 from evlog.files.format import paths
 from evlog.files.format.entries import ENTRY_BYTES
@@ -88,7 +88,7 @@ def find_losses(store: str) -> list[Loss]:
 
 
 def _mend(store: str, found: Sequence[Finding], lock_timeout_seconds: float | None, disk: Disk) -> None:
-    lock = FileLock(paths.lock_path(store), lock_timeout_seconds, disk)
+    lock = FileLock(paths.lock_path(store), lock_timeout_seconds, disk, readable=False)
     try:
         with lock:
             manifest = read_manifest(store)[0]
@@ -168,7 +168,7 @@ def _remove_leftovers_locked(store: str, manifest: Manifest, disk: Disk) -> None
     """Remove what interrupted processes left, unless it may hold an event that nothing else has."""
     directory = paths.segments_path(store)
     active = manifest.segments[-1]
-    with held_shared(paths.compaction_path(store), 0.0) as idle:
+    with SharedLock(paths.compaction_path(store), 0.0) as idle:
         for name in sorted(os.listdir(directory)):
             meaning = paths.maybe_parse_segment_name(name)
             if meaning is None:

@@ -144,7 +144,7 @@ class _Run:
         self._log = log
         self._writer = writer
         self._disk = disk
-        self._lock = FileLock(paths.lock_path(log.store), lock_timeout_seconds, disk)
+        self._lock = FileLock(paths.lock_path(log.store), lock_timeout_seconds, disk, readable=False)
         self._compressed = Compressed()
         self._progress: Progress | None = None
         self._done = self._total = 0

@@ -1,11 +1,16 @@
-"""The locks between processes: one whole-file lock, waited for without polling, dead with its holder.
+"""The locks between processes: exclusive locks on whole files, which end with their holder.
 
-On POSIX it is `flock(2)`, the very lock that filelock's `FileLock` takes, so a script may hold a store with
-`FileLock("STORE/lock")`. It is called here directly because filelock costs a shell command 40 ms of import
-and waits by polling every 50 ms, which gave a quarter of the throughput with 16 writers; where there is
-no `flock`, filelock does it. The lock is the descriptor's: the kernel frees it when its last holder dies.
-
-A forked child shares the descriptor and would keep a dead parent's lock; so it closes its copy at once.
+1. On POSIX it is `flock(2)`, the lock that filelock's `FileLock` takes, so a script may hold a store with
+   `FileLock("STORE/lock")`. Where there is no `flock`, filelock does the locking. It is not used everywhere
+   because its import costs 40 ms, and because it waits by polling every 50 ms: a quarter of the throughput
+   with 16 writers.
+2. The lock belongs to the open file: the kernel frees it when the last process that has the file open dies.
+   A forked child therefore closes its copy of the descriptor at once.
+3. Without a time limit a writer waits in the kernel, first come, first served. With a time limit it polls,
+   because a blocked `flock` cannot be given one; so a timeout leaves no thread and no descriptor behind.
+4. The lock counts only on the file that the path names. It is compared after locking: a lock file that was
+   removed or replaced is opened again.
+5. After a second of waiting one line is logged that names the holder, as far as the system tells.
 """
 
 from __future__ import annotations
@@ -13,25 +18,27 @@ from __future__ import annotations
 import os
 import threading
 import time
-import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import TracebackType
-from typing import Final, Protocol
 
 from evlog.errors import LockTimeout
-from evlog.files.disk.files import DISK, Disk, ReadFile, WriteFile, error_for
+from evlog.files.disk.files import DISK, ReadFile, error_for
+from evlog.files.disk.fork import register_fork_reset
 
 try:
     import fcntl
 except ImportError:  # pragma: no cover - no POSIX
     fcntl = None  # type: ignore[assignment]
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Final
 
-# A wait with a time limit begins with tries: a thread for each costs more than most waits take.
+    from evlog.files.disk.files import Disk, WriteFile
+
+# Most locks are held for microseconds; the pause between two tries grows with the time that passed.
 _FIRST_PAUSE_SECONDS: Final = 0.0001
-_LAST_PAUSE_SECONDS: Final = 0.002
-_TRYING_SECONDS: Final = 0.02
+_LAST_PAUSE_SECONDS: Final = 0.01
+_REPORT_SECONDS: Final = 1.0
 
 
 class FileLock:
@@ -39,27 +46,34 @@ class FileLock:
 
     Args:
         path: the lock file, made when missing.
-        timeout_seconds: how long `acquire` may wait; None waits for ever.
+        timeout_seconds: how long `acquire` may wait; None waits without a limit.
+        readable: whether users that may not write to the directory can open the file. If they can, they can
+            also lock it and delay every writer: so only a file with content is made readable.
     """
 
-    def __init__(self, path: str, timeout_seconds: float | None, disk: Disk = DISK) -> None:
+    def __init__(
+        self, path: str, timeout_seconds: float | None, disk: Disk = DISK, *, readable: bool = True
+    ) -> None:
         self.path = path
         self.timeout_seconds = timeout_seconds
         self._disk = disk
-        self._file: WriteFile | None = None
-        self._held: WriteFile | None = None  # the locked one; waiting replaces `_file`
-        self._opening = threading.Lock()
-        self._threads = threading.Lock()
-        leave_at_fork(self)
+        self._readable = readable
+        self._opening = threading.Lock()  # guards: opening and replacing `_file`
+        self._file: WriteFile | None = None  # for all threads of this process
+        self._threads = threading.Lock()  # the lock between threads, taken before the one between processes
+        self._held: WriteFile | None = None  # guarded by _threads: the locked file
+        self._blocked_since: float | None = None  # guarded by _threads: since when the kernel lets it wait
+        self._reporter: threading.Thread | None = None  # guarded by _threads, but for its own end
+        register_fork_reset(self)
 
     def open(self) -> WriteFile:
-        """The lock file, opened by this process."""
+        """Return the lock file, opened by this process."""
         file = self._file
         if file is not None:
             return file
         with self._opening:
             if self._file is None:
-                self._file = self._disk.open(self.path, create=True)
+                self._file = self._disk.open(self.path, create=True, readable=self._readable)
             return self._file
 
     def acquire(self) -> WriteFile:
@@ -68,21 +82,20 @@ class FileLock:
         Raises:
             LockTimeout: it was not free in time.
             StoreAccessDenied: the file cannot be opened for writing.
+            SystemCallFailed: the file system refuses to lock.
         """
-        left = self.timeout_seconds
-        if left is None:
-            self._threads.acquire()
-        else:
-            left = self._acquire_threads(left)
+        deadline = self._acquire_threads()
         try:
-            file = self._file or self.open()
-            if left is None:
-                _lock(file.fd)
-            elif not _try_lock(file.fd):
-                file = self._wait(file, left)
+            while True:
+                file = self._file or self.open()
+                if not _try_lock(file):
+                    self._wait(file, deadline)
+                if self._is_current(file):
+                    break
+                self._forget(file)
             self._held = file
         except BaseException:
-            self._let_go()
+            self._abandon()
             raise
         return file
 
@@ -90,30 +103,38 @@ class FileLock:
         """Take the lock if it is free now, and return the locked file.
 
         Args:
-            wait_for_threads: wait for other threads of this process, however long it takes.
+            wait_for_threads: wait for other threads of this process, without a limit.
         """
         if not self._threads.acquire(blocking=wait_for_threads):
             return None
         try:
-            file = self._file or self.open()
-            if _try_lock(file.fd):
-                self._held = file
-                return file
+            while _try_lock(file := self._file or self.open()):
+                if self._is_current(file):
+                    self._held = file
+                    return file
+                self._forget(file)
         except BaseException:
-            self._let_go()
+            self._abandon()
             raise
         self._threads.release()
         return None
 
+    def check_held(self) -> None:
+        """Raise LockLost if the lock file was removed or replaced since this process took the lock."""
+        if self._held is None or not self._is_current(self._held):
+            from evlog.errors import LockLost
+
+            raise LockLost(self.path)
+
     def is_held(self) -> bool:
-        """Whether somebody holds the lock now. Needs no permission to write, and makes no file."""
+        """Return whether a process holds the lock now. Needs no permission to write, and makes no file."""
         if self._held is not None:
             return True
         try:
             file = ReadFile(self.path)
         except FileNotFoundError:
             return False
-        return not _try_lock(file.fd)  # which its closing gives back
+        return not _try_lock(file, shared=True)  # closing the file frees it
 
     def release(self) -> None:
         """Give the lock back."""
@@ -129,32 +150,20 @@ class FileLock:
             self._threads.release()
 
     def close(self) -> None:
-        """Close the lock file, once no other thread waits with it or holds the lock any more.
+        """Close the lock file, once no other thread waits with it or holds the lock.
 
-        Were it closed under one who waits, the kernel would free the lock the moment it is given.
+        Closing it while a thread waits would free the lock as soon as the kernel grants it.
         """
         self._file = None
 
-    def leave_to_parent(self) -> None:
-        """Begin anew in a forked child; closing its copy of the descriptor does not free the parent's."""
+    def reset_after_fork(self) -> None:
+        """Close a forked child's copies of the descriptor, which does not free the parent's lock."""
         for file in (self._held, self._file):
-            if file is not None:  # another thread of the parent may have it in use
+            if file is not None:  # another thread of the parent may have been using it
                 self._disk.close(file)
-        self._held = self._file = None
+        self._held = self._file = self._reporter = self._blocked_since = None
         self._opening = threading.Lock()
         self._threads = threading.Lock()
-
-    def _let_go(self) -> None:
-        """Free what an interrupted thread took: the interrupt may have come when it just had the lock."""
-        try:
-            for file in (self._held, self._file):
-                if file is not None:
-                    _unlock(file.fd)
-            self._held = None
-        except OSError:
-            pass  # it was not locked; only POSIX does not mind
-        finally:
-            self._threads.release()
 
     __enter__ = acquire
 
@@ -163,197 +172,192 @@ class FileLock:
     ) -> None:
         self.release()
 
-    def _acquire_threads(self, timeout: float) -> float:
-        """Take the lock between the threads of this process; what is left of the timeout."""
-        if self._threads.acquire(blocking=False):
-            return timeout
-        started = time.monotonic()
+    def _abandon(self) -> None:
+        """Free what an interrupted thread took: the interrupt may have come when it just had the lock."""
+        try:
+            for file in (self._held, self._file):
+                if file is not None:
+                    _unlock(file.fd)
+            self._held = None
+        except OSError:
+            pass  # it was not locked; only POSIX ignores that
+        finally:
+            self._threads.release()
+
+    def _is_current(self, file: WriteFile) -> bool:
+        """Return whether the path still names the open file."""
+        try:
+            named = os.lstat(self.path)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise error_for(error, self.path) from error
+        opened = os.fstat(file.fd)
+        return named.st_ino == opened.st_ino and named.st_dev == opened.st_dev
+
+    def _forget(self, file: WriteFile) -> None:
+        """Unlock a file that the path no longer names; the next `open` opens the one that it does name."""
+        _unlock(file.fd)
+        with self._opening:
+            if self._file is file:
+                self._file = None
+
+    def _acquire_threads(self) -> float | None:
+        """Take the lock between the threads of this process; return the deadline of the whole wait."""
+        timeout = self.timeout_seconds
+        if timeout is None:
+            self._threads.acquire()
+            return None
+        deadline = time.monotonic() + timeout
         if not self._threads.acquire(timeout=min(timeout, threading.TIMEOUT_MAX)):
             raise LockTimeout(self.path, timeout)
-        return max(0.0, timeout - (time.monotonic() - started))
+        return deadline
 
-    def _wait(self, file: WriteFile, timeout_seconds: float) -> WriteFile:
-        """Wait for at most so long, first by trying again and again: most locks are held for microseconds."""
-        pause_seconds = _FIRST_PAUSE_SECONDS
-        deadline = time.monotonic() + timeout_seconds
-        patient_at = deadline - timeout_seconds + _TRYING_SECONDS
-        while (now := time.monotonic()) < min(deadline, patient_at):
-            time.sleep(min(pause_seconds, deadline - now))
-            if _try_lock(file.fd):
-                return file
-            pause_seconds = min(2 * pause_seconds, _LAST_PAUSE_SECONDS)
-        if now < deadline:
-            locked = self._wait_aside(deadline - now)
-            if locked is not None:
-                self._file = locked  # the old one closes itself once no other thread uses it
-                return locked
-        raise LockTimeout(self.path, self.timeout_seconds or 0.0)
+    def _wait(self, file: WriteFile, deadline: float | None) -> None:
+        """Wait for another process: until the deadline, or without a limit."""
+        if deadline is None:
+            self._block(file)
+        elif not _poll(file, deadline, shared=False):
+            raise LockTimeout(self.path, self.timeout_seconds or 0.0)
 
-    def _wait_aside(self, timeout_seconds: float) -> WriteFile | None:
-        """Wait in a thread, because a blocked flock cannot be given a time limit.
-
-        The thread has a descriptor of its own, which it hands over with the lock on it. One that comes too
-        late closes it, which frees the lock; the process may end meanwhile, the thread is a daemon.
-        """
-        waiter = _Waiter(self._disk.open(self.path, create=True), self._disk)
+    def _block(self, file: WriteFile) -> None:
+        """Wait in the kernel. Another thread reports a long wait; it ends a second after the last wait."""
+        self._blocked_since = time.monotonic()
+        if self._reporter is None:
+            self._reporter = threading.Thread(target=self._report_waits, name="evlog-lock", daemon=True)
+            try:
+                self._reporter.start()
+            except RuntimeError:  # no thread can be started: the wait is not reported
+                self._reporter = None
         try:
-            return waiter.wait(timeout_seconds)
-        except BaseException:
-            waiter.abandon()
-            raise
+            _lock(file)
+        finally:
+            self._blocked_since = None
+
+    def _report_waits(self) -> None:
+        since = self._blocked_since
+        while since is not None:
+            time.sleep(_REPORT_SECONDS)
+            before, since = since, self._blocked_since
+            if since == before:
+                _report(self.path)
+                break
+        self._reporter = None
 
 
-@contextmanager
-def held_shared(path: str, timeout_seconds: float) -> Iterator[bool]:
-    """Keep writers out for a moment, for who may only read; whether that succeeded.
+class SharedLock:
+    """Keeps writers out while a reader looks, which needs no permission to write; a context manager.
 
-    It does not where somebody holds the lock for longer than that. Without a lock file there is no writer.
-    """
-    try:
-        file = ReadFile(path)
-    except FileNotFoundError:
-        yield True
-        return
-    if not _try_lock_shared(file.fd) and not (timeout_seconds and _SharedWaiter(file).wait(timeout_seconds)):
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        _unlock(file.fd)
-
-
-class _SharedWaiter:
-    """Waits for a shared lock in a thread, as a blocked flock cannot be given a time limit.
-
-    A lock that comes too late is given back at once: the process may live on for long.
+    Entering returns whether that succeeded: not where a writer holds the lock for longer than the timeout, or
+    where this user may not open the lock file. Without a lock file there is no writer.
     """
 
-    def __init__(self, file: ReadFile) -> None:
-        self._file = file
-        self._mutex = threading.Lock()
-        self._locked = threading.Event()
-        self._abandoned = False
-        threading.Thread(target=self._run, name="evlog-lock", daemon=True).start()
+    def __init__(self, path: str, timeout_seconds: float) -> None:
+        self._path = path
+        self._timeout_seconds = timeout_seconds
+        self._file: ReadFile | None = None
 
-    def _run(self) -> None:
-        _lock_shared(self._file.fd)
-        with self._mutex:
-            if self._abandoned:
-                _unlock(self._file.fd)
-            else:
-                self._locked.set()
+    def __enter__(self) -> bool:
+        from evlog.errors import StoreAccessDenied
 
-    def wait(self, timeout_seconds: float) -> bool:
-        self._locked.wait(timeout_seconds)
-        with self._mutex:
-            self._abandoned = not self._locked.is_set()
-        return not self._abandoned
-
-
-class _Waiter:
-    def __init__(self, file: WriteFile, disk: Disk) -> None:
-        self._file = file
-        self._disk = disk
-        self._mutex = threading.Lock()
-        self._locked = threading.Event()
-        self._abandoned = False
-        self._error: OSError | None = None
-        leave_at_fork(self)
-        threading.Thread(target=self._run, name="evlog-lock", daemon=True).start()
-
-    def _run(self) -> None:
         try:
-            _lock(self._file.fd)
-        except OSError as error:
-            self._error = error
-        with self._mutex:
-            if self._abandoned:
-                self._disk.close(self._file)
-            self._locked.set()
+            file = ReadFile(self._path)
+        except FileNotFoundError:
+            return True
+        except StoreAccessDenied:
+            return False
+        if not _poll(file, time.monotonic() + self._timeout_seconds, shared=True):
+            return False
+        self._file = file
+        return True
 
-    def wait(self, timeout_seconds: float) -> WriteFile | None:
-        self._locked.wait(min(timeout_seconds, threading.TIMEOUT_MAX))
-        with self._mutex:
-            if not self._locked.is_set():
-                self._abandoned = True
-                return None
-        if self._error is not None:
-            raise error_for(self._error, self._file.path)
-        return self._file
-
-    def leave_to_parent(self) -> None:
-        """Close a forked child's copy of the descriptor: the thread did not come along."""
-        self._disk.close(self._file)
-
-    def abandon(self) -> None:
-        with self._mutex:
-            self._abandoned = True
-            if self._locked.is_set():
-                self._disk.close(self._file)
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._file is not None:
+            _unlock(self._file.fd)
+        self._file = None
 
 
-class LeftAtFork(Protocol):
-    """What a forked child must not share with its parent."""
-
-    def leave_to_parent(self) -> None:
-        """Begin anew; runs in the child, before anything else does."""
-
-
-def leave_at_fork(holder: LeftAtFork) -> None:
-    """Have the holder begin anew in every child that is forked, as long as somebody else refers to it."""
-    _to_leave_at_fork.add(holder)
-
-
-_to_leave_at_fork: weakref.WeakSet[LeftAtFork] = weakref.WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    for holder in list(_to_leave_at_fork):
-        holder.leave_to_parent()
+def _poll(file: WriteFile | ReadFile, deadline: float, *, shared: bool) -> bool:
+    """Try until the deadline; return whether the lock was taken."""
+    pause = _FIRST_PAUSE_SECONDS
+    report_at = time.monotonic() + _REPORT_SECONDS
+    while not _try_lock(file, shared=shared):
+        now = time.monotonic()
+        if now >= deadline:
+            return False
+        if now >= report_at:
+            report_at = deadline
+            _report(file.path)
+        time.sleep(min(pause, deadline - now))
+        pause = min(1.5 * pause, _LAST_PAUSE_SECONDS)
+    return True
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
+def _report(path: str) -> None:
+    """Log that a lock has been waited for; without any configuration of logging this goes to stderr."""
+    import logging
+
+    logging.getLogger("evlog").warning(
+        "evlog: waiting for the lock %s, held by %s; it is taken when the holder ends or releases it",
+        path,
+        holder_of(path) or "another process",
+    )
+
+
+def holder_of(path: str) -> str | None:
+    """Return a text that names the process that has locked the file, as far as Linux tells; else None."""
+    try:
+        status = os.stat(path)
+        place = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+        with open("/proc/locks", encoding="ascii") as lines:
+            for line in lines:
+                words = line.split()  # 1: FLOCK ADVISORY WRITE pid major:minor:inode start end
+                if words[1] == "FLOCK" and words[5] == place and int(words[4]) > 0:
+                    process = f"/proc/{words[4]}"
+                    with open(f"{process}/comm", encoding="utf-8", errors="replace") as name:
+                        command = ascii(name.read().strip())[1:-1]
+                    return f"process {words[4]} ({command}, user {os.stat(process).st_uid})"
+    except (OSError, IndexError, ValueError):
+        pass
+    return None
+
 
 if fcntl is not None:
+    _EXCLUSIVE: Final = fcntl.LOCK_EX
+    _EXCLUSIVE_NOW: Final = fcntl.LOCK_EX | fcntl.LOCK_NB
+    _SHARED_NOW: Final = fcntl.LOCK_SH | fcntl.LOCK_NB
 
-    def _try_lock(fd: int) -> bool:
+    def _try_lock(file: WriteFile | ReadFile, *, shared: bool = False) -> bool:
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file.fd, _SHARED_NOW if shared else _EXCLUSIVE_NOW)
         except BlockingIOError:
             return False
+        except OSError as error:
+            raise error_for(error, file.path) from error
         return True
 
-    def _lock(fd: int) -> None:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-
-    def _try_lock_shared(fd: int) -> bool:
+    def _lock(file: WriteFile) -> None:
         try:
-            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
-
-    def _lock_shared(fd: int) -> None:
-        fcntl.flock(fd, fcntl.LOCK_SH)
+            fcntl.flock(file.fd, _EXCLUSIVE)
+        except OSError as error:
+            raise error_for(error, file.path) from error
 
     def _unlock(fd: int) -> None:
         fcntl.flock(fd, fcntl.LOCK_UN)
 
 else:  # pragma: no cover - no POSIX
 
-    def _try_lock(fd: int) -> bool:
+    def _try_lock(file: WriteFile | ReadFile, *, shared: bool = False) -> bool:  # noqa: ARG001
         from filelock import lock_descriptor
 
-        return lock_descriptor(fd, blocking=False)
+        return lock_descriptor(file.fd, blocking=False)
 
-    def _lock(fd: int) -> None:
+    def _lock(file: WriteFile) -> None:
         from filelock import lock_descriptor
 
-        lock_descriptor(fd, poll_interval=0.002)
-
-    _try_lock_shared = _try_lock
-    _lock_shared = _lock
+        lock_descriptor(file.fd, poll_interval=0.002)
 
     def _unlock(fd: int) -> None:
         from filelock import unlock_descriptor

@@ -1,10 +1,15 @@
 """The one module that writes. Each method says what it promises when it returns, and what it does not.
 
-`Disk` is a class so that a test can stand in its place, forget what was not synced, and fail on demand.
-Every failure leaves here as an evlog error with the path: no room, no permission, or a failing disk.
-Reading files needs no door: `ReadFile` and `map_file` are here only to keep system calls in one place.
+1. Every failure leaves here as an evlog error with the path: no room, no permission, a limit, a failing disk.
+2. A store may come from a stranger. No link in it is followed, and only regular files are opened: a FIFO or a
+   device is refused at once. A file with other names (hard links) may be somebody else's: it is read, but
+   never written. Whatever replaces or removes a file acts on the name, not on what a link points to.
+3. A new file takes owner, group and mode from its directory, so that a store stays usable for everyone who
+   may write to its directory, whatever user and umask made the file.
+4. `Disk` is a class so that a test can take its place, forget what was not synced, and fail on demand.
 
-What no method can promise: that the device itself keeps what it said it had written.
+What no method can promise: that the device itself keeps what it said it had written; and that a mapped file
+stays readable: a device error under a map ends the process with SIGBUS, it never gives wrong bytes.
 """
 
 from __future__ import annotations
@@ -12,33 +17,120 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+import stat
 import sys
-from collections.abc import Iterable
-from typing import Final
 
-from evlog.errors import EvlogError, StoreAccessDenied, StoreFull, StoreIOError, StoreNotFound
+from evlog.errors import (
+    CorruptionError,
+    StoreAccessDenied,
+    StoreFull,
+    StoreIOError,
+    StoreNotFound,
+    SystemCallFailed,
+    UnsafeFile,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Final
+
+    from evlog.errors import EvlogError
 
 _NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _NO_ACCESS: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
-_GONE: Final = frozenset({errno.ENOENT, errno.ENOTDIR})
+_MISSING: Final = frozenset({errno.ENOENT, errno.ENOTDIR})
+# What the system refuses without any fault of the device.
+_ADVICE: Final = {
+    errno.EMFILE: "close some files, or raise the limit with `ulimit -n`",
+    errno.ENFILE: "close some files, or raise the system's limit",
+    errno.ENOMEM: "free some memory, or raise the limit",
+    errno.ENOLCK: "use a file system that supports locks, or start its lock service",
+    errno.EOPNOTSUPP: "use a file system that supports this",
+    errno.EBADF: "keep other code from closing evlog's descriptors; or use a file system that supports locks",
+    errno.EINVAL: "use a file system that supports this",
+    errno.ENAMETOOLONG: "use a shorter path",
+}
+# What `open` says of links, sockets and directories.
+_NO_FILE: Final = {
+    errno.ELOOP: "it is a symbolic link, or behind one",
+    errno.EMLINK: "it is a symbolic link",
+    errno.ENXIO: "it is a FIFO, a socket or a device",
+    errno.ENODEV: "it is a device",
+    errno.EISDIR: "it is a directory",
+}
+_NO_DIRECTORY_SYNC: Final = frozenset({errno.EINVAL, errno.EBADF, errno.EOPNOTSUPP, errno.ENOTSUP})
+_KINDS: Final = {
+    stat.S_IFLNK: "a symbolic link",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFDIR: "a directory",
+}
+# The directories that evlog makes inside a store. The store itself may be behind a link: its user named it.
+_OWN_DIRECTORIES: Final = ("/segments", "/subscriptions", "/snapshots")
+_SAFE: Final = os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
 
 def error_for(error: OSError, path: str) -> EvlogError:
-    """The evlog error that an operating system's error at the path means."""
-    reason = os.strerror(error.errno) if error.errno else str(error)
-    if error.errno in _NO_ROOM:
+    """Return the evlog error that an operating system's error at the path means."""
+    number = error.errno or 0
+    reason = os.strerror(number) if number else str(error)
+    if number in _NO_ROOM:
         return StoreFull(path, reason)
-    if error.errno in _NO_ACCESS:
+    if number in _NO_ACCESS:
         return StoreAccessDenied(path, reason)
-    if error.errno in _GONE:
+    if number in _MISSING:
         return StoreNotFound(path)
+    if number in _NO_FILE:
+        return UnsafeFile(path, _NO_FILE[number])
+    if number in _ADVICE:
+        return SystemCallFailed(path, reason, _ADVICE[number])
     return StoreIOError(path, reason)
+
+
+def open_file(path: str, flags: int, mode: int = 0) -> tuple[int, os.stat_result]:
+    """Open a regular file that no link leads to; return the descriptor and what fstat says of it.
+
+    Raises:
+        FileNotFoundError, FileExistsError: for the caller to judge.
+        UnsafeFile: it is something else, or in a directory of the store that is a link.
+    """
+    check_directory(path)
+    fd = -1
+    try:
+        fd = os.open(path, flags | _SAFE, mode)
+        status = os.fstat(fd)
+    except (FileNotFoundError, FileExistsError):
+        raise
+    except OSError as error:
+        if fd >= 0:
+            os.close(fd)
+        raise error_for(error, path) from error
+    if not stat.S_ISREG(status.st_mode):
+        os.close(fd)
+        raise UnsafeFile(path, f"it is {_KINDS.get(stat.S_IFMT(status.st_mode), 'not a regular file')}")
+    return fd, status
+
+
+def check_directory(path: str) -> None:
+    """Raise UnsafeFile if the path is in a directory of the store that is a link, or not a directory."""
+    directory = path.rpartition("/")[0]
+    if not directory.endswith(_OWN_DIRECTORIES):
+        return
+    try:
+        kind = stat.S_IFMT(os.lstat(directory).st_mode)
+    except OSError:
+        return  # what follows says what is wrong
+    if kind != stat.S_IFDIR:
+        raise UnsafeFile(directory, f"it is {_KINDS.get(kind, 'a regular file')}")
 
 
 class WriteFile:
     """A file that is open for writing; closed when nothing refers to it any more, or by `Disk.close`.
 
-    So that a thread may still sync a file that another has left behind.
+    So a thread can still sync a file that another thread has left.
     """
 
     __slots__ = ("fd", "path")
@@ -53,22 +145,61 @@ class WriteFile:
 
 
 class Disk:
-    """Writing to the real file system. Nothing here buffers, retries or hides an error."""
+    """Writes to the real file system. Nothing here buffers, retries or hides an error."""
 
     def make_dir(self, path: str) -> None:
-        """Make a directory and those above it; durable only after `sync_dir` of the one above."""
+        """Make a directory and those above it; durable only after `sync_dir` of the one above.
+
+        One of the store's own directories takes owner, group and mode from the store.
+        """
         try:
-            os.makedirs(path, exist_ok=True)
+            if not path.endswith(_OWN_DIRECTORIES):
+                os.makedirs(path, exist_ok=True)
+                return
+            above = os.stat(os.path.dirname(path))
+            os.mkdir(path)
+            _take_over(path, os.lstat(path), above, above.st_mode & 0o7777)
+        except FileExistsError:
+            check_directory(f"{path}/")
         except OSError as error:
             raise error_for(error, path) from error
 
-    def open(self, path: str, *, create: bool = False, truncate: bool = False) -> WriteFile:
-        """Open a file for writing; a new name is durable only after `sync_dir` of its directory."""
-        flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0) | (os.O_TRUNC if truncate else 0)
+    def open(
+        self, path: str, *, create: bool = False, truncate: bool = False, readable: bool = True
+    ) -> WriteFile:
+        """Open a file for writing; a new name is durable only after `sync_dir` of its directory.
+
+        Args:
+            readable: whether users that may only read the directory may read the new file.
+
+        Raises:
+            UnsafeFile: it is a link or no regular file, or it has other names outside of evlog's control.
+        """
+        if create:
+            try:
+                fd, status = open_file(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+            except FileExistsError:
+                pass
+            except FileNotFoundError as error:
+                raise error_for(error, path) from error
+            else:
+                file = WriteFile(fd, path)
+                directory = os.stat(os.path.dirname(path) or ".")
+                mode = directory.st_mode & 0o666
+                if not readable:  # the read bits only where the write bits are
+                    mode = mode & 0o222 | (mode & 0o222) << 1
+                _take_over(fd, status, directory, mode | 0o600)
+                return file
         try:
-            return WriteFile(os.open(path, flags, 0o666), path)
+            fd, status = open_file(path, os.O_RDWR)
+            file = WriteFile(fd, path)
+            if status.st_nlink > 1:
+                raise UnsafeFile(path, f"it has {status.st_nlink} names (hard links)")
+            if truncate:
+                os.ftruncate(fd, 0)
         except OSError as error:
             raise error_for(error, path) from error
+        return file
 
     def close(self, file: WriteFile) -> None:
         """Close the file now, which frees a lock on it; this makes nothing durable."""
@@ -80,7 +211,7 @@ class Disk:
         """Write all of the data at the offset. Durable only after a sync; a crash may keep any part of it.
 
         Raises:
-            StoreFull, StoreIOError: some prefix of it may stand in the file.
+            StoreFull, StoreIOError: some prefix of it may be in the file.
         """
         try:
             done = os.pwrite(file.fd, data, offset)
@@ -90,26 +221,23 @@ class Disk:
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 done += more
         except OSError as error:
-            raise error_for(error, file.path) from error
+            raise _write_error(error, file.path) from error
 
     def cut(self, file: WriteFile, length: int) -> None:
         """Cut the file to the length in bytes; durable only after a sync."""
         try:
             os.ftruncate(file.fd, length)
         except OSError as error:
-            raise error_for(error, file.path) from error
+            raise _write_error(error, file.path) from error
 
     def sync(self, file: WriteFile) -> None:
         """Return when the file's data and length are on the device (fdatasync; F_FULLFSYNC on macOS).
 
         Raises:
-            StoreIOError: nothing is known of what reached the device, and asking again proves nothing:
-                the kernel may have dropped what it could not write.
+            StoreIOError: it is unknown what reached the device, and asking again proves nothing: the kernel
+                may have dropped what it could not write.
         """
-        try:
-            _sync_data(file.fd)
-        except OSError as error:  # whatever the reason, no room among them: what was written may be gone
-            raise StoreIOError(file.path, os.strerror(error.errno or 0)) from error
+        _sync(file)
 
     def sync_seen(self, file: ReadFile) -> None:
         """Return when what readers see of a file that others write is on the device.
@@ -117,21 +245,24 @@ class Disk:
         Raises:
             StoreIOError: as `sync`; also for a failure that the writer met since the file was opened.
         """
-        try:
-            _sync_data(file.fd)
-        except OSError as error:
-            raise StoreIOError(file.path, os.strerror(error.errno or 0)) from error
+        _sync(file)
 
     def sync_dir(self, path: str) -> None:
-        """Return when the names in the directory (new, replaced, removed) are on the device."""
+        """Return when the names in the directory (new, replaced, removed) are on the device.
+
+        Some file systems (CIFS, some of FUSE) cannot sync a directory. There the names are as durable as the
+        file system makes them, as for PostgreSQL and SQLite.
+        """
+        check_directory(f"{path}/")
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_DIRECTORY", 0))
         except OSError as error:
             raise error_for(error, path) from error
         try:
             os.fsync(fd)
         except OSError as error:
-            raise StoreIOError(path, os.strerror(error.errno or 0)) from error
+            if error.errno not in _NO_DIRECTORY_SYNC:
+                raise StoreIOError(path, os.strerror(error.errno or 0)) from error
         finally:
             os.close(fd)
 
@@ -140,6 +271,7 @@ class Disk:
 
         Which of them a power loss leaves is open until `sync_dir`; the source must be synced before.
         """
+        check_directory(target)
         try:
             os.replace(source, target)
         except OSError as error:
@@ -147,6 +279,7 @@ class Disk:
 
     def remove(self, path: str) -> None:
         """Remove a name, if it is there; durable only after `sync_dir`."""
+        check_directory(path)
         try:
             os.unlink(path)
         except FileNotFoundError:
@@ -169,6 +302,23 @@ class Disk:
             os.posix_fadvise(file.fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
+DISK: Final = Disk()
+
+
+def _write_error(error: OSError, path: str) -> EvlogError:
+    """Return the error of a failed write: after whatever is not a full disk, its outcome is unknown."""
+    if error.errno in _NO_ROOM:
+        return error_for(error, path)
+    return StoreIOError(path, os.strerror(error.errno or 0))
+
+
+def _sync(file: WriteFile | ReadFile) -> None:
+    try:
+        _sync_data(file.fd)
+    except OSError as error:  # also for a full disk: what was written may be lost
+        raise StoreIOError(file.path, os.strerror(error.errno or 0)) from error
+
+
 if sys.platform == "darwin":  # pragma: no cover - fsync there leaves the data in the drive's cache
     import fcntl
 
@@ -179,11 +329,27 @@ else:
     _sync_data = os.fdatasync
 
 
-DISK: Final = Disk()
+def _take_over(target: int | str, made: os.stat_result, directory: os.stat_result, mode: int) -> None:
+    """Give a new file or directory the owner, group and mode that follow from its directory.
+
+    What this user may not give stays as it is; the group gets no permission where it is another group.
+    """
+    owner = directory.st_uid if os.geteuid() == 0 and made.st_uid != directory.st_uid else -1
+    group = directory.st_gid if made.st_gid != directory.st_gid else -1
+    if owner != -1 or group != -1:
+        try:
+            os.chown(target, owner, group)
+        except OSError:
+            mode &= ~0o070
+    if made.st_mode & 0o7777 != mode:
+        try:
+            os.chmod(target, mode)
+        except OSError:
+            pass  # the file system keeps no modes
 
 
 def read_back(file: WriteFile, length: int, offset: int) -> bytes:
-    """Up to so many bytes of a file that is open for writing; fewer only at its end."""
+    """Read up to `length` bytes of a file that is open for writing; fewer only at its end."""
     try:
         return os.pread(file.fd, length, offset)
     except OSError as error:
@@ -191,7 +357,7 @@ def read_back(file: WriteFile, length: int, offset: int) -> bytes:
 
 
 def read_back_into(file: WriteFile, buffer: bytearray, offset: int) -> int:
-    """Fill the buffer from a file that is open for writing; how many bytes there were for it."""
+    """Fill the buffer from a file that is open for writing; return how many bytes there were."""
     try:
         return os.preadv(file.fd, [buffer], offset)
     except OSError as error:
@@ -199,7 +365,7 @@ def read_back_into(file: WriteFile, buffer: bytearray, offset: int) -> int:
 
 
 def end_of(file: WriteFile) -> int:
-    """The length in bytes of a file that is open for writing, now."""
+    """Return the length in bytes of a file that is open for writing, now."""
     try:
         return os.lseek(file.fd, 0, os.SEEK_END)
     except OSError as error:
@@ -211,6 +377,7 @@ class ReadFile:
 
     Raises:
         FileNotFoundError: it is not there, for the caller to judge.
+        UnsafeFile: it is a link or no regular file.
     """
 
     __slots__ = ("fd", "path")
@@ -218,23 +385,18 @@ class ReadFile:
     def __init__(self, path: str) -> None:
         self.fd = -1
         self.path = path
-        try:
-            self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            raise error_for(error, path) from error
+        self.fd, _ = open_file(path, os.O_RDONLY)
 
     def size(self) -> int:
-        """The length in bytes, now."""
+        """Return the length in bytes, now."""
         return os.fstat(self.fd).st_size
 
     def read(self, length: int, offset: int) -> bytes:
-        """Up to so many bytes at the offset; fewer only at the end of the file."""
+        """Read up to `length` bytes at the offset; fewer only at the end of the file."""
         try:
-            data = os.pread(self.fd, length, offset)
+            data = os.pread(self.fd, self._there(length, offset), offset)
             while 0 < len(data) < length:
-                more = os.pread(self.fd, length - len(data), offset + len(data))
+                more = os.pread(self.fd, self._there(length - len(data), offset), offset + len(data))
                 if not more:
                     break
                 data += more
@@ -242,13 +404,22 @@ class ReadFile:
             raise error_for(error, self.path) from error
         return data
 
+    def read_whole(self, limit_bytes: int) -> bytes:
+        """Read the whole file.
+
+        Raises:
+            CorruptionError: it is larger than a sound file can be; nothing was read.
+        """
+        check_size(self.path, self.size(), limit_bytes)
+        return self.read(limit_bytes, 0)
+
     def read_array(self, length: int, offset: int) -> bytearray:
-        """The same as bytes that may grow."""
-        data = bytearray(length)
+        """Read the same as bytes that may grow."""
+        data = bytearray(self._there(length, offset))
         done = 0
         try:
             with memoryview(data) as view:
-                while done < length and (more := os.preadv(self.fd, [view[done:]], offset + done)):
+                while done < len(data) and (more := os.preadv(self.fd, [view[done:]], offset + done)):
                     done += more
         except OSError as error:
             raise error_for(error, self.path) from error
@@ -256,33 +427,50 @@ class ReadFile:
         return data
 
     def read_many(self, places: Iterable[tuple[int, int, int]]) -> list[bytes]:
-        """What stands at each (offset, length, …); one is short only at the end of the file."""
+        """Read what is at each (offset, length, …); a result is short only at the end of the file."""
         pread, fd = os.pread, self.fd
         try:
             return [pread(fd, length, offset) for offset, length, _ in places]
         except OSError as error:
             raise error_for(error, self.path) from error
 
+    def _there(self, length: int, offset: int) -> int:
+        """Return how much of a long read the file can give: its memory is allocated beforehand."""
+        return length if length <= _SURELY_BYTES else max(0, min(length, self.size() - offset))
+
     def __del__(self) -> None:
         if self.fd >= 0:
             os.close(self.fd)
 
 
-# From Python 3.13 on a map need not keep its file's descriptor, of which a process has but a thousand.
+_SURELY_BYTES: Final = 1 << 20
+
+
+def check_size(path: str, size: int, limit_bytes: int) -> None:
+    """Raise CorruptionError if a file is larger than a sound one can be."""
+    if size > limit_bytes:
+        raise CorruptionError(path, None, f"it has {size} bytes, at most {limit_bytes} are possible")
+
+
+# From Python 3.13 on a map need not keep its file's descriptor, of which a process has few.
 MAPS_KEEP_DESCRIPTORS: Final = sys.version_info < (3, 13)
 _MAP_OPTIONS: Final[dict[str, bool]] = {} if MAPS_KEEP_DESCRIPTORS else {"trackfd": False}
 
 
-def map_file(path: str) -> memoryview:
+def map_file(path: str, limit_bytes: int = sys.maxsize) -> memoryview:
     """Map a file that never changes, to be read like bytes. An empty file maps to nothing.
 
     Raises:
         FileNotFoundError: it is not there, for the caller to judge.
+        CorruptionError: it is larger than a sound file can be.
+        UnsafeFile: it is a link or no regular file.
     """
     file = ReadFile(path)
-    if file.size() == 0:
+    size = file.size()
+    if size == 0:
         return memoryview(b"")
+    check_size(path, size, limit_bytes)
     try:
-        return memoryview(mmap.mmap(file.fd, 0, prot=mmap.PROT_READ, **_MAP_OPTIONS))
+        return memoryview(mmap.mmap(file.fd, size, prot=mmap.PROT_READ, **_MAP_OPTIONS))
     except OSError as error:
         raise error_for(error, path) from error

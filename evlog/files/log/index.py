@@ -18,6 +18,7 @@ from zlib import crc32
 
 from evlog.errors import EvlogError
 from evlog.files.disk.files import map_file
+from evlog.files.disk.fork import register_fork_reset
 from evlog.files.format.entries import ENTRY_BYTES, column
 from evlog.files.format.headers import (
     FILE_HEADER_BYTES,
@@ -172,6 +173,12 @@ class ColumnIndex:
         self._dicts: dict[int, Groups] = {}
         self._known: dict[int, int] = {}  # bytes of entries that are in the dict
         self._mutex = threading.Lock()
+        register_fork_reset(self)
+
+    def reset_after_fork(self) -> None:
+        """Renew the mutex in a forked child, and drop what another thread may have been growing."""
+        self._mutex = threading.Lock()
+        self._dicts, self._known = {}, {}
 
     def find(self, kind: int, key: int) -> Sequence[int]:
         """The numbers of the entries with this key, rising."""

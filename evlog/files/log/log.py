@@ -14,8 +14,8 @@ from itertools import chain
 from typing import Final, TypeVar
 
 from evlog.errors import CorruptionError
-from evlog.files.disk.file_lock import leave_at_fork
 from evlog.files.disk.files import MAPS_KEEP_DESCRIPTORS, ReadFile
+from evlog.files.disk.fork import register_fork_reset
 from evlog.files.format import paths
 from evlog.files.format.headers import KIND_GONE, KIND_IDS, KIND_STREAMS
 from evlog.files.format.marks import MARK_BYTES, MARKS_BYTES, Marks, decode_marks
@@ -142,6 +142,11 @@ class OpenParts:
         self.faulty: list[SealedPart] = []  # found without a sound index: whoever may write builds it again
         self._parts: deque[SealedPart] = deque()  # in the order in which they were opened
         self._mutex = threading.Lock()
+        register_fork_reset(self)
+
+    def reset_after_fork(self) -> None:
+        """Renew the mutex in a forked child."""
+        self._mutex = threading.Lock()
 
     def add(self, part: SealedPart) -> None:
         """Say that the segment is being opened; the one that was opened first may be closed for it."""
@@ -213,12 +218,13 @@ class Log:
         self._streams = StreamTable()
         self._ids = IdTable()
         self._policies = PolicyTable()
-        leave_at_fork(self)
+        register_fork_reset(self)
         self.refresh()
 
-    def leave_to_parent(self) -> None:
-        """Begin anew in a forked child: another thread of the parent may have held the mutex."""
+    def reset_after_fork(self) -> None:
+        """Renew the mutex in a forked child: another thread of the parent may have held it."""
         self.mutex = threading.RLock()
+        self._stale = True  # what that thread was loading is loaded again
 
     @property
     def head(self) -> int:

@@ -48,7 +48,7 @@ def create_store(
             return False
         raise
     _make_dirs(path, disk)
-    lock = FileLock(paths.lock_path(path), lock_timeout_seconds, disk)
+    lock = FileLock(paths.lock_path(path), lock_timeout_seconds, disk, readable=False)
     try:
         with lock:
             if os.path.lexists(paths.manifest_path(path)):  # another process was first

@@ -96,7 +96,7 @@ class LogEnd:
         self.failed: StoreIOError | None = None
         self.torn_tails: list[TornTail] = []
 
-    def leave_to_parent(self) -> None:
+    def reset_after_fork(self) -> None:
         """Begin anew in a forked child: a descriptor of its own is told of failed syncs on its own."""
         self.close()
         self._unsure = True

@@ -22,8 +22,9 @@ from evlog.errors import (
     StreamTombstoned,
     WrongExpectedVersion,
 )
-from evlog.files.disk.file_lock import FileLock, leave_at_fork
+from evlog.files.disk.file_lock import FileLock
 from evlog.files.disk.files import Disk
+from evlog.files.disk.fork import register_fork_reset
 from evlog.files.format import paths
 from evlog.files.log.log import Log
 from evlog.files.write.dedupe import Deduplicator
@@ -64,7 +65,7 @@ class Writer:
     def __init__(self, log: Log, *, sync: bool, lock_timeout_seconds: float | None, disk: Disk) -> None:
         self._log = log
         self._sync = sync
-        self._lock = FileLock(paths.lock_path(log.store), lock_timeout_seconds, disk)
+        self._lock = FileLock(paths.lock_path(log.store), lock_timeout_seconds, disk, readable=False)
         self._disk = disk
         self._queues: list[CommitQueue] = []
         self._free_queues: list[CommitQueue] = []
@@ -75,14 +76,14 @@ class Writer:
         self._dedupe = Deduplicator(log)
         self._versions = StreamVersions(log)
         self._end = LogEnd(log, self._versions, self._durability, disk, sync=sync)
-        leave_at_fork(self)
+        register_fork_reset(self)
 
-    def leave_to_parent(self) -> None:
+    def reset_after_fork(self) -> None:
         """Begin anew in a forked child."""
         for queue in self._queues:
             queue.leave()
         self._queues, self._free_queues = [], []
-        self._end.leave_to_parent()
+        self._end.reset_after_fork()
 
     @property
     def torn_tails(self) -> list[TornTail]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -15,8 +17,8 @@ from pathlib import Path
 import filelock
 import pytest
 
-from evlog.errors import LockTimeout, StoreAccessDenied, StoreNotFound
-from evlog.files.disk.file_lock import FileLock, held_shared
+from evlog.errors import LockLost, LockTimeout, StoreAccessDenied, StoreNotFound, SystemCallFailed
+from evlog.files.disk.file_lock import FileLock, SharedLock
 from evlog.files.disk.files import Disk, WriteFile
 from tests.support.contention import wait_until
 
@@ -73,7 +75,7 @@ def test_held_lock_times_out_with_its_own_error(path: str, timeout: float) -> No
         with pytest.raises(LockTimeout) as caught:
             other.acquire()
         assert (caught.value.path, caught.value.timeout_seconds) == (path, timeout)
-    with FileLock(path, 20):  # a thread that came too late may have it for a moment
+    with FileLock(path, 0):
         pass
 
 
@@ -146,16 +148,21 @@ def test_evlog_cannot_take_what_filelock_holds(path: str) -> None:
         pass
 
 
-def test_waiter_that_gave_up_does_not_keep_the_lock(path: str) -> None:
+def test_timeouts_leave_no_thread_and_no_descriptor(path: str) -> None:
     first = FileLock(path, 0)
     first.acquire()
     late = FileLock(path, 0.03)
+    late.open()
+    before = len(os.listdir("/proc/self/fd")), threading.active_count()
     for _ in range(5):
         with pytest.raises(LockTimeout):
             late.acquire()
+        with SharedLock(path, 0.03) as alone:
+            assert not alone
+    assert (len(os.listdir("/proc/self/fd")), threading.active_count()) == before
     first.release()
-    with FileLock(path, 20), pytest.raises(LockTimeout):  # the late threads get it and give it back
-        FileLock(path, 0).acquire()
+    with FileLock(path, 0):
+        pass
 
 
 def test_only_one_of_many_threads_is_inside(path: str) -> None:
@@ -189,13 +196,15 @@ class Meeting(Disk):
         self.barrier = threading.Barrier(2)
         self.opened = 0
 
-    def open(self, path: str, *, create: bool = False, truncate: bool = False) -> WriteFile:
+    def open(
+        self, path: str, *, create: bool = False, truncate: bool = False, readable: bool = True
+    ) -> WriteFile:
         try:
             self.barrier.wait(0.1)
         except threading.BrokenBarrierError:
             pass
         self.opened += 1
-        return super().open(path, create=create, truncate=truncate)
+        return super().open(path, create=create, truncate=truncate, readable=readable)
 
 
 def test_threads_that_first_use_a_lock_at_once_share_it(path: str) -> None:
@@ -274,6 +283,119 @@ def test_thread_that_waits_behind_a_waiting_thread_gets_the_lock_too(path: str) 
         pass
 
 
+@pytest.mark.parametrize("timeout", [None, 20.0])
+def test_removed_lock_file_is_noticed_by_the_next_acquire(path: str, timeout: float | None) -> None:
+    lock = FileLock(path, timeout)
+    with lock:
+        pass
+    os.unlink(path)
+    other = FileLock(path, 0)
+    with other:
+        assert FileLock(path, 0).maybe_acquire() is None
+        lock.timeout_seconds = 0
+        with pytest.raises(LockTimeout):
+            lock.acquire()
+        assert lock.maybe_acquire() is None
+    lock.timeout_seconds = timeout
+    with lock, pytest.raises(LockTimeout):
+        other.acquire()
+
+
+def test_lock_file_that_is_removed_while_a_thread_waits_is_noticed(path: str) -> None:
+    other, lock = FileLock(path, None), FileLock(path, None)
+    other.acquire()
+    thread = threading.Thread(target=lock.acquire)
+    thread.start()
+    wait_until(lambda: is_waited_for(path))
+    os.unlink(path)
+    other.release()
+    thread.join(10)
+    assert other.maybe_acquire() is None
+    lock.release()
+
+
+def test_lock_file_that_is_replaced_while_it_is_held_is_noticed(path: str) -> None:
+    lock = FileLock(path, 0)
+    with lock:
+        lock.check_held()
+        os.unlink(path)
+        with pytest.raises(LockLost):
+            lock.check_held()
+        Path(path).write_bytes(b"")
+        with pytest.raises(LockLost):
+            lock.check_held()
+
+
+def test_asking_needs_no_exclusive_lock_and_no_permission_to_write(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NFS refuses an exclusive lock on a descriptor that is open for reading."""
+    real = fcntl.flock
+
+    def flock(fd: int, operation: int) -> None:
+        if operation & fcntl.LOCK_EX and fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        real(fd, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    lock = FileLock(path, 0)
+    with lock:
+        assert FileLock(path, 0).is_held()
+    assert not FileLock(path, 0).is_held()
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EBADF, errno.EINVAL, errno.EOPNOTSUPP])
+def test_file_system_without_locks_is_named(path: str, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    Path(path).write_bytes(b"")
+
+    def flock(_fd: int, operation: int) -> None:
+        if operation != fcntl.LOCK_UN:
+            raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    for timeout in (None, 0, 1):
+        with pytest.raises(SystemCallFailed) as caught:
+            FileLock(path, timeout).acquire()
+        assert caught.value.reason == os.strerror(number)
+    with pytest.raises(SystemCallFailed):
+        FileLock(path, 0).is_held()
+    with pytest.raises(SystemCallFailed), SharedLock(path, 1):
+        pass
+
+
+@pytest.mark.parametrize("timeout", [None, 30.0])
+def test_long_wait_names_the_holder_once(
+    path: str,
+    holder: subprocess.Popen[str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    timeout: float | None,
+) -> None:
+    monkeypatch.setattr("evlog.files.disk.file_lock._REPORT_SECONDS", 0.05)
+    waiting = FileLock(path, timeout)
+    thread = threading.Thread(target=waiting.acquire)
+    thread.start()
+    wait_until(lambda: bool(caplog.records))
+    holder.kill()
+    thread.join(20)
+    (record,) = caplog.records
+    if os.path.exists("/proc/locks"):
+        assert f"process {holder.pid} (" in record.getMessage()
+    waiting.release()
+    wait_until(lambda: waiting._reporter is None)
+
+
+def test_only_users_that_may_write_can_open_the_writers_lock(tmp_path: Path) -> None:
+    for mode, expected in ((0o755, 0o600), (0o775, 0o660), (0o777, 0o666), (0o700, 0o600)):
+        directory = tmp_path / f"{mode:o}"
+        directory.mkdir()
+        directory.chmod(mode)
+        with FileLock(str(directory / "lock"), 0, readable=False):
+            assert stat.S_IMODE((directory / "lock").stat().st_mode) == expected
+        with FileLock(str(directory / "durable"), 0):
+            assert stat.S_IMODE((directory / "durable").stat().st_mode) == mode & 0o666
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_forked_child_does_not_keep_a_dead_parents_lock(path: str) -> None:
     code = (
@@ -346,9 +468,11 @@ def test_disk_of_the_lock_is_the_one_it_was_given(path: str) -> None:
     opened: list[str] = []
 
     class Noting(Disk):
-        def open(self, path: str, *, create: bool = False, truncate: bool = False) -> WriteFile:
+        def open(
+            self, path: str, *, create: bool = False, truncate: bool = False, readable: bool = True
+        ) -> WriteFile:
             opened.append(path)
-            return super().open(path, create=create, truncate=truncate)
+            return super().open(path, create=create, truncate=truncate, readable=readable)
 
     with FileLock(path, 0, Noting()):
         pass
@@ -357,28 +481,16 @@ def test_disk_of_the_lock_is_the_one_it_was_given(path: str) -> None:
 
 def test_a_shared_look_needs_no_file_and_waits_for_writers(memory_path: Path) -> None:
     path = f"{memory_path}/lock"
-    with held_shared(path, 0.0) as alone:
+    with SharedLock(path, 0.0) as alone:
         assert alone
     lock = FileLock(path, None)
-    with lock, held_shared(path, 0.01) as alone:
+    with lock, SharedLock(path, 0.01) as alone:
         assert not alone
-    with held_shared(path, 0.0) as alone, held_shared(path, 0.0) as both:
+    with SharedLock(path, 0.0) as alone, SharedLock(path, 0.0) as both:
         assert alone
         assert both
         assert FileLock(path, 0.0).maybe_acquire() is None
     with lock:
-        pass
-    lock.close()
-
-
-def test_a_shared_lock_that_comes_too_late_is_given_back(memory_path: Path) -> None:
-    path = f"{memory_path}/lock"
-    lock = FileLock(path, None)
-    with lock, held_shared(path, 0.001) as alone:
-        assert not alone
-        (waiter,) = [thread for thread in threading.enumerate() if thread.name == "evlog-lock"]
-    waiter.join()
-    with FileLock(path, 0.0):
         pass
     lock.close()
 
@@ -414,8 +526,9 @@ def test_an_interrupt_that_comes_with_the_lock_frees_it(
 ) -> None:
     lock, other = FileLock(path, None), FileLock(path, 0)
 
-    def interrupted(fd: int) -> bool:
-        fcntl.flock(fd, fcntl.LOCK_EX)
+    def interrupted(file: WriteFile, *, shared: bool = False) -> bool:
+        assert not shared
+        fcntl.flock(file.fd, fcntl.LOCK_EX)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:

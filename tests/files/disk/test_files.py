@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from evlog.errors import EvlogError, StoreAccessDenied, StoreFull, StoreIOError, StoreNotFound
+from evlog.errors import (
+    CorruptionError,
+    EvlogError,
+    StoreAccessDenied,
+    StoreFull,
+    StoreIOError,
+    StoreNotFound,
+    SystemCallFailed,
+    UnsafeFile,
+)
 from evlog.files.disk.files import DISK, Disk, ReadFile, error_for, map_file
 
 MEANINGS: list[tuple[int, type[EvlogError]]] = [
@@ -22,8 +33,15 @@ MEANINGS: list[tuple[int, type[EvlogError]]] = [
     (errno.ENOENT, StoreNotFound),
     (errno.ENOTDIR, StoreNotFound),
     (errno.EIO, StoreIOError),
-    (errno.EMFILE, StoreIOError),
-    (errno.EINVAL, StoreIOError),
+    (errno.EMFILE, SystemCallFailed),
+    (errno.ENFILE, SystemCallFailed),
+    (errno.ENOMEM, SystemCallFailed),
+    (errno.ENOLCK, SystemCallFailed),
+    (errno.EBADF, SystemCallFailed),
+    (errno.EINVAL, SystemCallFailed),
+    (errno.ELOOP, UnsafeFile),
+    (errno.ENXIO, UnsafeFile),
+    (errno.EISDIR, UnsafeFile),
 ]
 
 
@@ -173,3 +191,150 @@ def test_mapped_file_reads_as_bytes_and_an_empty_one_as_nothing(tmp_path: Path) 
     assert bytes(map_file(str(tmp_path / "empty"))) == b""
     with pytest.raises(TypeError):
         map_file(str(tmp_path / "file"))[0] = 1
+
+
+@pytest.mark.parametrize("number", [errno.EBADF, errno.EINVAL])
+def test_outcome_of_a_failed_write_is_unknown_whatever_failed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, number: int
+) -> None:
+    file = DISK.open(str(tmp_path / "file"), create=True)
+    monkeypatch.setattr(os, "pwrite", fail(number))
+    monkeypatch.setattr(os, "ftruncate", fail(number))
+    with pytest.raises(StoreIOError):
+        DISK.write_at(file, b"data", 0)
+    with pytest.raises(StoreIOError):
+        DISK.cut(file, 0)
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EBADF, errno.EOPNOTSUPP])
+def test_file_system_that_cannot_sync_a_directory_is_tolerated(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, number: int
+) -> None:
+    monkeypatch.setattr(os, "fsync", fail(number))
+    DISK.sync_dir(str(tmp_path))
+
+
+# Everything that opens a file, and whether it writes to it.
+OPENERS: list[tuple[Callable[[str], object], bool]] = [
+    (ReadFile, False),
+    (map_file, False),
+    (DISK.open, True),
+    (lambda path: DISK.open(path, create=True), True),
+    (lambda path: DISK.open(path, create=True, truncate=True), True),
+    (lambda path: DISK.create_file(path, b"new"), True),
+]
+
+
+@pytest.mark.parametrize(("opener", "_writes"), OPENERS)
+@pytest.mark.parametrize("kind", ["link", "dangling link", "fifo", "directory", "device", "socket"])
+def test_only_regular_files_are_opened(
+    tmp_path: Path, kind: str, opener: Callable[[str], object], _writes: bool
+) -> None:
+    path, outside = tmp_path / "path", tmp_path / "outside"
+    if kind == "link":
+        outside.write_bytes(b"precious")
+        path.symlink_to(outside)
+    elif kind == "dangling link":
+        path.symlink_to(outside)
+    elif kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "directory":
+        path.mkdir()
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        server = socket.socket(socket.AF_UNIX)
+        server.bind(str(path))
+        server.close()
+    with pytest.raises(UnsafeFile):
+        opener(str(path))
+    assert outside.exists() == (kind == "link")
+    assert not outside.exists() or outside.read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize(("opener", "writes"), OPENERS)
+def test_file_with_two_names_is_read_but_never_written(
+    tmp_path: Path, opener: Callable[[str], object], writes: bool
+) -> None:
+    (tmp_path / "outside").write_bytes(b"precious")
+    os.link(tmp_path / "outside", tmp_path / "path")
+    if writes:
+        with pytest.raises(UnsafeFile):
+            opener(str(tmp_path / "path"))
+    else:
+        opener(str(tmp_path / "path"))
+    assert (tmp_path / "outside").read_bytes() == b"precious"
+
+
+def test_a_directory_of_the_store_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
+    outside, link = tmp_path / "outside", tmp_path / "segments"
+    outside.mkdir()
+    (outside / "file").write_bytes(b"precious")
+    link.symlink_to(outside)
+    calls: list[Callable[[], object]] = [
+        *(lambda opener=opener: opener(str(link / "file")) for opener, _ in OPENERS),
+        lambda: DISK.open(str(link / "new"), create=True),
+        lambda: DISK.remove(str(link / "file")),
+        lambda: DISK.replace(str(link / "file"), str(link / "other")),
+        lambda: DISK.sync_dir(str(link)),
+        lambda: DISK.make_dir(str(link)),
+    ]
+    for call in calls:
+        with pytest.raises(UnsafeFile):
+            call()
+    assert {path.name: path.read_bytes() for path in outside.iterdir()} == {"file": b"precious"}
+
+
+def test_links_above_the_store_are_followed(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    DISK.make_dir(f"{tmp_path}/link/segments")
+    DISK.create_file(f"{tmp_path}/link/segments/file", b"content")
+    assert ReadFile(f"{tmp_path}/link/segments/file").read(7, 0) == b"content"
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0])
+@pytest.mark.parametrize("mode", [0o755, 0o775, 0o2775, 0o700, 0o777])
+def test_new_files_take_their_mode_from_the_directory(tmp_path: Path, mode: int, umask: int) -> None:
+    store = tmp_path / "store"
+    store.mkdir()
+    store.chmod(mode)
+    before = os.umask(umask)
+    try:
+        DISK.make_dir(f"{store}/segments")
+        DISK.open(f"{store}/file", create=True)
+        DISK.open(f"{store}/segments/file", create=True, truncate=True)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((store / "segments").stat().st_mode) == mode
+    for name in ("file", "segments/file"):
+        assert stat.S_IMODE((store / name).stat().st_mode) == mode & 0o666
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_new_files_of_root_are_the_owners(tmp_path: Path) -> None:
+    os.chown(tmp_path, 12345, 54321)
+    DISK.make_dir(f"{tmp_path}/segments")
+    DISK.open(f"{tmp_path}/segments/file", create=True)
+    for name in ("segments", "segments/file"):
+        status = (tmp_path / name).stat()
+        assert (status.st_uid, status.st_gid) == (12345, 54321)
+
+
+def test_file_that_is_too_large_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    path = str(tmp_path / "file")
+    DISK.create_file(path, b"0123456789")
+    assert ReadFile(path).read_whole(10) == bytes(map_file(path, 10)) == b"0123456789"
+    os.truncate(path, 1 << 40)
+    with pytest.raises(CorruptionError):
+        ReadFile(path).read_whole(1 << 20)
+    with pytest.raises(CorruptionError):
+        map_file(path, 1 << 20)
+
+
+def test_memory_for_a_long_read_is_bounded_by_the_file(tmp_path: Path) -> None:
+    path = str(tmp_path / "file")
+    DISK.create_file(path, b"0123456789")
+    assert ReadFile(path).read(1 << 60, 4) == b"456789"
+    assert ReadFile(path).read_array(1 << 60, 4) == b"456789"
+    assert ReadFile(path).read(1 << 60, 1 << 20) == b""

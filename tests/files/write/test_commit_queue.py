@@ -319,10 +319,12 @@ class Failing(Disk):
         self.error = error
         self.fails = False
 
-    def open(self, path: str, *, create: bool = False, truncate: bool = False) -> WriteFile:
+    def open(
+        self, path: str, *, create: bool = False, truncate: bool = False, readable: bool = True
+    ) -> WriteFile:
         if self.fails:
             raise self.error(path)
-        return super().open(path, create=create, truncate=truncate)
+        return super().open(path, create=create, truncate=truncate, readable=readable)
 
     def write_at(self, file: WriteFile, data: bytes, offset: int) -> None:
         if self.fails:
