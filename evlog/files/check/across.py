@@ -21,7 +21,7 @@ from evlog.files.check import findings as kinds
 from evlog.files.check import indexes
 from evlog.files.check.indexes import SUFFIXES, Postings, make_postings, pick
 from evlog.files.check.logs import LogCheck
-from evlog.files.check.segments import SegmentTask, open_gone
+from evlog.files.check.segments import SegmentTask, open_removed
 from evlog.files.disk.files import ReadFile, map_file
 from evlog.files.format.entries import ENTRY, ENTRY_BYTES, column
 from evlog.files.format.frames import decode_record
@@ -32,8 +32,9 @@ from evlog.files.format.headers import (
     FormatFault,
     decode_file_header,
 )
+from evlog.files.format.removed_events import event_column
 from evlog.files.format.sorted_index import sorted_shape
-from evlog.files.log.removed import GoneFile
+from evlog.files.log.removed import RemovedEvents
 from evlog.model.events import Record, id_text
 from evlog.model.reports import Finding
 
@@ -154,30 +155,33 @@ class Segments:
     def gone_streams(self, low: int, high: int) -> dict[int, int]:
         """The streams of which some segment has nothing left, with the last version of each."""
         versions: dict[int, int] = {}
-        for gone in self._gone_files():
-            hashes = gone.stream_hashes()
+        for removed in self._removed_files():
+            hashes = removed.stream_hashes()
             its = slice(bisect_left(hashes, low), bisect_left(hashes, high))
-            for stream_hash, version in zip(hashes[its], gone.stream_versions()[its], strict=True):
+            for stream_hash, version in zip(hashes[its], removed.stream_versions()[its], strict=True):
                 versions[stream_hash] = max(version, versions.get(stream_hash, 0))
         return versions
 
     def went(self, before: int, version: int, low: int, high: int) -> bool:
         """Whether events of all versions between two went from between two positions."""
         wanted = set(range(before + 1, version))
-        for gone in self._gone_files():
-            places = zip(*gone.places(), strict=True)
+        for removed in self._removed_files():
+            rows = removed.rows()
+            places = zip(event_column(rows, "position"), event_column(rows, "version"), strict=True)
             wanted.difference_update(its for position, its in places if low < position < high)
         return not wanted
 
-    def _gone_files(self) -> Iterator[GoneFile]:
+    def _removed_files(self) -> Iterator[RemovedEvents]:
         """What is left of the events that went, of the segments where that is whole."""
         for segment in self._segments:
             try:
-                gone = open_gone(segment.task)
+                removed = open_removed(segment.task)
+                if removed is not None:
+                    removed.check_all()
             except (FileNotFoundError, CorruptionError):
                 continue  # which is found elsewhere
-            if gone is not None:
-                yield gone
+            if removed is not None:
+                yield removed
 
     def folds(self, place: int, low: int, high: int) -> list[int]:
         """The upper halves of the id folds from `low` to below `high`, rising."""

@@ -319,14 +319,14 @@ def _check_size(task: SegmentTask, suffix: str, expected: object, wanted: int | 
     return []
 
 
-def check_gone(task: SegmentTask) -> Finding | None:
+def check_removed(task: SegmentTask) -> Finding | None:
     """The file that keeps what is left of compacted events, by the length and CRC that the manifest has."""
-    size, crc = task.info.gone_bytes, task.info.gone_crc
+    size, crc = task.info.removed_bytes, task.info.removed_crc
     if not size:
         return None
-    name = f"{task.name}.gone"
+    name = f"{task.name}.removed"
     try:
-        file = ReadFile(f"{task.path}.gone")
+        file = ReadFile(f"{task.path}.removed")
     except FileNotFoundError:
         return kinds.damage(
             kinds.MISSING, name, None, None, "it is missing: ids of compacted events are forgotten"

@@ -1,6 +1,6 @@
 """What compactions removed against what the log lacks: what is missing went, and nothing else did.
 
-A .gone file names the position and the version of each event that went, not its stream. So positions are
+A .removed file names the position and the version of each event that went, not its stream. So positions are
 compared one by one; of versions as a whole how many of each went and how many are missing, for a compaction
 takes the beginning of a stream: one that begins with version n + 1 lacks the versions 1 to n. Nothing here
 writes.
@@ -14,9 +14,10 @@ from typing import NamedTuple
 
 from evlog.errors import CorruptionError
 from evlog.files.check import findings as kinds
-from evlog.files.check.files import check_gone
+from evlog.files.check.files import check_removed
 from evlog.files.check.rows import missing_positions
-from evlog.files.check.segments import SegmentTask, open_gone
+from evlog.files.check.segments import SegmentTask, open_removed
+from evlog.files.format.removed_events import event_column
 from evlog.model.reports import Finding
 
 
@@ -31,22 +32,23 @@ class RemovalCheck(NamedTuple):
 def check_removals(
     task: SegmentTask, missing: tuple[bytes, bytes] | None, last_position: int, reached: int
 ) -> RemovalCheck:
-    """Check a segment's .gone by itself and against the positions that its log lacks.
+    """Check a segment's .removed by itself and against the positions that its log lacks.
 
     Args:
         missing: the runs of positions that it lacks, as `Runs` packs them; None if its log is damaged.
         last_position: its last event's.
         reached: where the segment before it ends.
     """
-    finding = check_gone(task)
+    finding = check_removed(task)
     if finding is not None:
         return RemovalCheck([finding], None)
     try:
-        gone = open_gone(task)
-        positions, versions = gone.places() if gone is not None else ([], [])
+        removed = open_removed(task)
+        rows = removed.rows() if removed is not None else b""
+        positions, versions = event_column(rows, "position"), event_column(rows, "version")
     except CorruptionError as damage:
         return RemovalCheck(
-            [kinds.damage(kinds.GONE, f"{task.name}.gone", damage.offset, None, damage.detail)], None
+            [kinds.damage(kinds.GONE, f"{task.name}.removed", damage.offset, None, damage.detail)], None
         )
     if missing is None:
         return RemovalCheck([], None)
@@ -67,7 +69,7 @@ def _compare(task: SegmentTask, gone: list[int], lacking: list[int], lost: int) 
         twice = [position for position, count in Counter(gone).items() if count > 1]
         first = (unknown or twice)[0]
         detail = f"{len(unknown) + len(twice)} events went by what it says, but the log does not lack them"
-        found.append(kinds.damage(kinds.GONE, f"{task.name}.gone", None, first, detail))
+        found.append(kinds.damage(kinds.GONE, f"{task.name}.removed", None, first, detail))
     lacking = sorted(set(lacking).difference(went))
     if len(lacking) > lost:
         detail = f"{len(lacking) - lost} positions are neither in the log nor among those that went"

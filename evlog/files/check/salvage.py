@@ -18,7 +18,7 @@ from zlib import crc32
 
 from evlog.errors import CorruptionError, EvlogError, NotAStore, ZstdNotInstalled
 from evlog.files.check.containers import Container, written_header
-from evlog.files.check.files import check_gone, look
+from evlog.files.check.files import check_removed, look
 from evlog.files.check.logs import LogCheck
 from evlog.files.check.segments import SegmentTask
 from evlog.files.check.survey import Survey, lost_in_segment
@@ -119,7 +119,7 @@ def _with_losses(infos: Sequence[SegmentInfo]) -> tuple[SegmentInfo, ...]:
     reached = 0
     for info in infos:
         end = info.last_position or info.first_position - 1
-        counted.append(info._replace(lost_events=end - reached - info.events - info.gone_events))
+        counted.append(info._replace(lost_events=end - reached - info.events - info.removed_events))
         reached = end
     return tuple(counted)
 
@@ -207,7 +207,7 @@ def _copy_segment(
         losses = lost_in_segment(task, tasks)
         last = max(check.last_position, info.last_position)
         return _Copied(copied, last, check.last_time_us, losses)
-    if not check.count and not info.gone_bytes:
+    if not check.count and not info.removed_bytes:
         return _Copied(None, info.first_position - 1, 0, [])
     sealed = info._replace(
         compressed_bytes=0,  # the copy is plain
@@ -227,7 +227,7 @@ def _copy_segment(
     for at in range(FILE_HEADER_BYTES, check.end, _COPY_BYTES):
         disk.write_at(file, source.read(min(_COPY_BYTES, check.end - at), at), at)
     _finish(file, out, header, sealed, bytes(check.entries), disk)
-    sealed = _copy_gone(task, header, sealed, out, disk)
+    sealed = _copy_removed(task, header, sealed, out, disk)
     return _Copied(sealed, sealed.last_position, sealed.last_time_us, [])
 
 
@@ -251,7 +251,7 @@ def _rewrite_segment(survey: Survey, out: str, disk: Disk) -> SegmentInfo | None
         disk.write_at(file, encode_frame_header(frame, end) + body, end)
         entries += rows
         end += FRAME_HEADER_BYTES + len(body)
-    if not entries and not old.gone_bytes:
+    if not entries and not old.removed_bytes:
         disk.close(file)
         disk.remove(_path(out, info, "log"))
         return None
@@ -264,20 +264,22 @@ def _rewrite_segment(survey: Survey, out: str, disk: Disk) -> SegmentInfo | None
         last_time_us=old.last_time_us or times[-1],
     )
     _finish(file, out, header, sealed, bytes(entries), disk)
-    return _copy_gone(survey.task, header, sealed, out, disk)
+    return _copy_removed(survey.task, header, sealed, out, disk)
 
 
-def _copy_gone(task: SegmentTask, header: FileHeader, info: SegmentInfo, out: str, disk: Disk) -> SegmentInfo:
+def _copy_removed(
+    task: SegmentTask, header: FileHeader, info: SegmentInfo, out: str, disk: Disk
+) -> SegmentInfo:
     """Copy what is left of compacted events, if that is whole, under the copied segment's header."""
-    if not info.gone_bytes:
+    if not info.removed_bytes:
         return info
-    if check_gone(task) is not None:
-        return info._replace(gone_events=0, gone_bytes=0, gone_crc=0)
-    raw = ReadFile(f"{task.path}.gone").read(info.gone_bytes, 0)
+    if check_removed(task) is not None:
+        return info._replace(removed_events=0, removed_bytes=0, removed_crc=0)
+    raw = ReadFile(f"{task.path}.removed").read(info.removed_bytes, 0)
     own = decode_file_header(raw[:FILE_HEADER_BYTES])._replace(generation=header.generation, tag=header.tag)
     content = encode_file_header(own) + raw[FILE_HEADER_BYTES:]
-    disk.create_file(_path(out, info, "gone"), content)
-    return info._replace(gone_crc=crc32(content))
+    disk.create_file(_path(out, info, "removed"), content)
+    return info._replace(removed_crc=crc32(content))
 
 
 def _frames(survey: Survey) -> Iterator[list[bytes]]:

@@ -18,9 +18,9 @@ from evlog.files.check.logs import LogCheck
 from evlog.files.disk.files import ReadFile
 from evlog.files.format import paths
 from evlog.files.format.entries import ENTRY, ENTRY_BYTES, column
-from evlog.files.format.headers import FILE_HEADER_BYTES, KIND_GONE, KIND_STREAMS
+from evlog.files.format.headers import FILE_HEADER_BYTES, KIND_REMOVED, KIND_STREAMS
 from evlog.files.log.manifest import SegmentInfo
-from evlog.files.log.removed import GoneFile
+from evlog.files.log.removed import RemovedEvents
 from evlog.files.log.segment import Segment
 from evlog.model.reports import Finding
 
@@ -57,16 +57,16 @@ class SegmentTask(NamedTuple):
         return open_log(self.store, self.store_id, self.info)
 
 
-def open_gone(task: SegmentTask) -> GoneFile | None:
+def open_removed(task: SegmentTask) -> RemovedEvents | None:
     """What is left of the events that a compaction removed from the segment; None if there are none.
 
     Raises:
         FileNotFoundError, CorruptionError: it is not there, or damaged.
     """
-    if not task.info.gone_bytes:
+    if not task.info.removed_bytes:
         return None
-    header = Segment(task.store, task.store_id, task.info).header._replace(kind=KIND_GONE)
-    return GoneFile(f"{task.path}.gone", header, task.info.gone_bytes)
+    header = Segment(task.store, task.store_id, task.info).header._replace(kind=KIND_REMOVED)
+    return RemovedEvents(f"{task.path}.removed", header, task.info.removed_bytes)
 
 
 class SegmentCheck(NamedTuple):

@@ -249,7 +249,7 @@ def _check_removals(
     reached = 0
     for segment, check in zip(known, checks, strict=True):
         info = segment.task.info
-        if info.generation or info.gone_bytes or info.lost_events:
+        if info.generation or info.removed_bytes or info.lost_events:
             missing = None if check.damaged else check.missing
             calls.append((segment.task, missing, check.last_position, reached))
         whole = whole and not (check.damaged or segment.gaps)

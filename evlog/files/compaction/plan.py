@@ -18,10 +18,10 @@ from evlog.files.compaction.flags import Limits, entries_to, find_all_hidden
 from evlog.files.disk.processes import Workers
 from evlog.files.format.entries import ENTRY_BYTES, column, column_array
 from evlog.files.format.hashes import hash_stream
+from evlog.files.format.removed_events import EVENT_BYTES
 from evlog.files.log.index import Entries
 from evlog.files.log.log import Log, Part, SealedPart
 from evlog.files.log.policies import rules_at
-from evlog.files.log.removed import GoneStream
 from evlog.model.events import SYSTEM_PREFIX, Record, category_of
 from evlog.model.reports import Removal
 from evlog.model.retention import (
@@ -36,7 +36,6 @@ from evlog.model.retention import (
 
 # A segment below this share of the settings is small: it is merged with small neighbours.
 _SMALL_SHARE: Final = 4
-_GONE_EVENT_BYTES: Final = 10
 _RECORDS_AT_ONCE: Final = 256
 
 
@@ -54,7 +53,7 @@ class Bounds:
         self.names: dict[int, str] = {}
         self.first_versions: dict[int, int] = {}  # the versions below it go
         self.since_us: dict[int, set[int]] = {}  # by a time: the streams of which everything before it goes
-        self.last: dict[int, GoneStream] = {}  # what is left of those that lose all events
+        self.last: dict[int, tuple[str, int, int]] = {}  # what is left of those that lose all events
 
     @cached_property
     def streams(self) -> frozenset[str]:
@@ -70,13 +69,13 @@ class Piece(NamedTuple):
     kept_events: int
     kept_bytes: int
     work_bytes: int  # what there is to read: records and their entries
-    gone_events: int
+    removed_events: int
     last_hidden: int  # the position of the last event that goes, 0 if none does
 
     @property
     def size(self) -> int:
         """Bytes that will be left of it, about; the same whether or not it was compacted already."""
-        return self.kept_bytes + ENTRY_BYTES * self.kept_events + _GONE_EVENT_BYTES * self.gone_events
+        return self.kept_bytes + ENTRY_BYTES * self.kept_events + EVENT_BYTES * self.removed_events
 
 
 class Plan(NamedTuple):
@@ -259,7 +258,7 @@ def _add_bounds(
             bounds.since_us.setdefault(since_us, set()).add(stream_hash)
         names[stream_hash] = name
         if version < first_version or time_us < since_us:
-            last[stream_hash] = GoneStream(name, version, time_us)
+            last[stream_hash] = (name, version, time_us)
 
 
 def _find_heads(
@@ -304,7 +303,7 @@ def _names_with_rules(rules: Rules) -> set[int]:
 
 
 def _make_piece(part: Part, hidden: bytes, point: Point, found: _Removals | None) -> Piece:
-    already = part.info.gone_events
+    already = part.info.removed_events
     total = part.count
     lengths = column(entries_to(part, part.last_position), "length")
     size = sum(lengths)

@@ -7,6 +7,7 @@ for each event would cost more than all else. Reads only, so that a helper proce
 from __future__ import annotations
 
 import re
+from array import array
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import compress
@@ -15,16 +16,16 @@ from zlib import crc32
 
 from evlog.errors import CorruptionError
 from evlog.files.format.entries import ENTRY_BYTES, column, column_array
+from evlog.files.format.removed_events import content_seed, pack_events, sort_events
 from evlog.files.log.log import open_sealed
 from evlog.files.log.manifest import SegmentInfo
-from evlog.files.log.removed import GoneColumns
-from evlog.files.log.removed_write import content_crcs, content_seeds
 from evlog.files.log.segment import SealedSegment, Segment
 from evlog.model.events import Record
 
 _MANY_EVENTS: Final = 16  # of smaller frames each costs more than its events one by one
 _FEW_SHARE: Final = 3
 _RECORDS_AT_ONCE: Final = 256
+_MAX_SEEDS: Final = 1 << 16
 _GO: Final = re.compile(b"\x01+")
 _STAY: Final = re.compile(b"\x00+")
 
@@ -42,7 +43,7 @@ class Share(NamedTuple):
 
     raws: bytes  # the records that stay, one behind the other
     rows: bytes  # their entries, as they were
-    gone: GoneColumns
+    removed: bytes  # the rows of the events that are removed, sorted by id
     read_bytes: int  # records and entries
     names: str  # of the streams that lose something, by lines: as one it passes between processes at no cost
 
@@ -87,21 +88,33 @@ def read_share(span: Span) -> Share:
     rows = span.rows
     read_bytes = len(rows) + sum(column(rows, "length"))
     if 1 not in flags:
-        return Share(_read_raws(segment, rows), rows, GoneColumns.empty(), read_bytes, "")
+        return Share(_read_raws(segment, rows), rows, b"", read_bytes, "")
     went, kept = pick_going(span), _pick(rows, flags, _STAY)
-    gone = GoneColumns.empty()._replace(
-        versions=column_array(went, "version"), uppers=column_array(went, "id_hash_upper")
-    )
-    seeds = content_seeds(column_array(went, "stream_hash_lower"), column_array(went, "type_hash"))
+    ids: list[bytes] = []
+    positions, crcs = array("Q"), array("I")
     names: set[str] = set()
     for records in read_going(span):
-        positions, _, streams, _, ids, _, codes, datas, _ = zip(*records, strict=True)
-        at = len(gone.positions)
-        gone.positions.extend(positions)
-        gone.id_crcs.extend(map(crc32, ids))
-        gone.content_crcs.extend(content_crcs(seeds[at : at + len(records)], codes, datas))
+        its_positions, _, streams, types, its_ids, _, codes, datas, _ = zip(*records, strict=True)
+        positions.extend(its_positions)
+        ids += its_ids
+        crcs.extend(map(crc32, datas, map(_seeds.__getitem__, zip(streams, types, codes, strict=True))))
         names.update(streams)
-    return Share(_read_raws(segment, kept), kept, gone, read_bytes, "\n".join(names))
+    hashes, versions = column_array(went, "stream_hash"), column_array(went, "version")
+    removed = sort_events(pack_events(ids, positions, hashes, versions, crcs))
+    return Share(_read_raws(segment, kept), kept, removed, read_bytes, "\n".join(names))
+
+
+class _Seeds(dict[tuple[str, str, int], int]):
+    """The content seeds of streams, types and content types; emptied before it takes much memory."""
+
+    def __missing__(self, key: tuple[str, str, int]) -> int:
+        if len(self) >= _MAX_SEEDS:
+            self.clear()
+        seed = self[key] = content_seed(*key)
+        return seed
+
+
+_seeds: Final = _Seeds()
 
 
 def read_going(span: Span) -> Iterator[Sequence[Record]]:

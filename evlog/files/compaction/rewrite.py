@@ -1,8 +1,8 @@
 """Writing one sealed segment in the place of one or several: without what goes, all else byte for byte.
 
 Records are copied as they are, into frames of many; nothing that stays is decoded. What goes leaves its id
-and place in the .gone file. The files are synced, but no manifest names them yet: a crash leaves files that
-mean nothing, and the same work done again writes the same bytes. Nothing here takes a lock.
+and place in the .removed file. The files are synced, but no manifest names them yet: a crash leaves files
+that mean nothing, and the same work done again writes the same bytes. Nothing here takes a lock.
 """
 
 from __future__ import annotations
@@ -33,18 +33,17 @@ from evlog.files.format.entries import ENTRY_BYTES, ENTRY_PLACE, column
 from evlog.files.format.frames import FRAME_HEADER_BYTES, FrameHeader, array_head, encode_frame_header, unpack
 from evlog.files.format.headers import (
     FILE_HEADER_BYTES,
-    KIND_GONE,
     KIND_LOG,
     KIND_OFFSETS,
+    KIND_REMOVED,
     KIND_STREAMS,
     FileHeader,
     encode_file_header,
 )
+from evlog.files.format.removed_events import EVENT_BYTES, encode_removed, event_column
 from evlog.files.log.index import SORTED_SUFFIXES, build_sorted
 from evlog.files.log.log import SealedPart
 from evlog.files.log.manifest import Manifest, SegmentInfo
-from evlog.files.log.removed import GoneColumns, GoneStream
-from evlog.files.log.removed_write import encode_gone
 
 _ENTRIES_AT_ONCE: Final = 8192
 _FRAME_BYTES: Final = 128 << 10  # read whole for one event when scanning; less would cost a scan its speed
@@ -108,7 +107,7 @@ def rewrite(
         if share.names and not bounds.streams.issuperset(share.names.split("\n")):
             span = span._replace(flags=gone.flags_of_own(span))
             share = read_share(span)
-        gone.add(span, share)
+        gone.add(share)
         log.add(share.raws, share.rows)
         progress(share.read_bytes)
     for piece in pieces:
@@ -127,11 +126,11 @@ def _write_rest(
     streams = list(gone.streams.values())
     calls: list[tuple[Any, ...]] = [(_build_all, header, entries)]
     if gone.events or streams:
-        calls.append((encode_gone, target.header(KIND_GONE), gone.columns(), streams))
+        calls.append((encode_removed, target.header(KIND_REMOVED), b"".join(gone.rows), streams))
     indexes, *rest = workers.run_in_order(_call, calls)
     for raw in rest:
-        disk.create_file(target.path("gone"), raw)
-        info = info._replace(gone_events=gone.events, gone_bytes=len(raw), gone_crc=crc32(raw))
+        disk.create_file(target.path("removed"), raw)
+        info = info._replace(removed_events=gone.events, removed_bytes=len(raw), removed_crc=crc32(raw))
     for suffix, raw in zip(SORTED_SUFFIXES.values(), indexes, strict=True):
         _write_unsynced(target.path(suffix), raw, disk)
     return info
@@ -268,21 +267,19 @@ class _Gone:
 
     def __init__(self, bounds: Bounds) -> None:
         self._bounds = bounds
-        self._columns = GoneColumns.empty()
-        self._former = False  # whether there are also some that went before, to be put among the others
-        self.streams: dict[str, GoneStream] = {}
+        self.rows: list[bytes] = []
+        self.streams: dict[str, tuple[str, int, int]] = {}
 
     @property
     def events(self) -> int:
         """How many events are gone."""
-        return len(self._columns.positions)
+        return sum(map(len, self.rows)) // EVENT_BYTES
 
     def take_over(self, part: SealedPart) -> None:
         """Add what is left of what went before."""
-        former = part.gone
+        former = part.removed
         if former is not None:
-            self._former = True
-            self._columns.extend(former.columns())
+            self.rows.append(bytes(former.rows()))
             self._note_streams(former.streams())
 
     def flags_of_own(self, span: Span) -> bytes:
@@ -293,20 +290,16 @@ class _Gone:
         own = iter([name == record[2] for name, record in zip(names, records, strict=True)])
         return bytes(flag and next(own) for flag in flags)
 
-    def add(self, span: Span, share: Share) -> None:
+    def add(self, share: Share) -> None:
         """Note what goes."""
-        self._columns.extend(share.gone)
+        self.rows.append(share.removed)
         if self._bounds.last and share.names:
-            hashes = column(pick_going(span), "stream_hash")
-            last = zip(map(self._bounds.last.get, hashes), share.gone.versions, strict=True)
-            self._note_streams(stream for stream, version in last if stream and stream.version == version)
+            hashes, versions = (event_column(share.removed, name) for name in ("stream_hash", "version"))
+            last = zip(map(self._bounds.last.get, hashes), versions, strict=True)
+            self._note_streams(stream for stream, version in last if stream and stream[1] == version)
 
-    def columns(self) -> GoneColumns:
-        """All events that are gone, in position order."""
-        return self._columns.in_order() if self._former else self._columns
-
-    def _note_streams(self, streams: Iterable[GoneStream]) -> None:
+    def _note_streams(self, streams: Iterable[tuple[str, int, int]]) -> None:
         for stream in streams:
-            known = self.streams.get(stream.name)
-            if known is None or known.version < stream.version:
-                self.streams[stream.name] = stream
+            known = self.streams.get(stream[0])
+            if known is None or known[1] < stream[1]:
+                self.streams[stream[0]] = stream

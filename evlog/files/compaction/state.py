@@ -79,7 +79,7 @@ def entries_crc(log: Log, position: int) -> int:
 
 def events_gone(log: Log) -> int:
     """How many events all compactions have removed."""
-    return sum(info.gone_events for info in log.manifest.segments)
+    return sum(info.removed_events for info in log.manifest.segments)
 
 
 def segment_bytes(store: str) -> int:

@@ -10,7 +10,7 @@ behind 8 others:
     offset  size  file header
          0     8  magic  89 65 76 6c 6f 67 0d 0a  ("\x89evlog\r\n")
          8     2  format version (1)
-        10     2  kind: 1 log, 2 offsets, 3 streams, 4 types, 5 ids, 6 gone,
+        10     2  kind: 1 log, 2 offsets, 3 streams, 4 types, 5 ids, 6 removed events,
                   7 compressed log
         12     4  generation of the segment (0; a compaction counts it up)
         16    16  store id, a UUID
@@ -18,8 +18,8 @@ behind 8 others:
         40     4  tag: random, chosen with the segment; its log and indexes carry the same
         44     4  keys       (kinds 3 to 5: number of keys; 6: of events; 7: of blocks; else 0)
         48     4  postings   (kinds 3 to 5: number of postings; 6: of streams; 7: bytes in a block; else 0)
-        52     4  source CRC (kinds 3 to 5: the CRC of the .offsets entries they derive from; 6: of the
-                  directory; 7: of all behind the blocks; else 0)
+        52     4  source CRC (kinds 3 to 5: the CRC of the .offsets entries they derive from; 6: bytes of
+                  the names; 7: the CRC of all behind the blocks; else 0)
         56     4  zero
         60     4  CRC of bytes 0..59
 
@@ -70,27 +70,8 @@ never compacted the entry of position p is number p - first position.
     postings  u32: entry numbers, rising within a key (in .ids: one a key)
     CRCs      u32 of every 4,096 bytes of what stands between the file header and here
 
-*.gone* stands beside a segment from which a compaction removed events, and is no index: it is what is left of
-them. A file header, a directory, buckets of what is looked for, stretches of where it stood, the streams.
-U is the upper half of an event's id hash:
-
-    buckets   1 if there are fewer than 4,096 events, else 256: the bucket is the highest byte of U
-    stretches of 16,384 events in position order, the last one of what is left
-    directory starts   u32 x (buckets + 1): number of the first event of each bucket, and of all
-              CRCs     u32 x buckets: of each bucket
-              offsets  u32 x (stretches + 1): where each stretch begins in the file, and where the streams do
-              CRCs     u32 x (stretches + 1): of each stretch, and of the streams
-              firsts   u64 x stretches: position of the first event of each
-    bucket    in position order, 8 bytes an event: lower three bytes of U | lower three bytes of the CRC of
-              the id | u16 content check
-    stretch   highest byte of U of each event, by which a bucket's n-th event is found here | deflated (raw):
-              the lowest bytes of all steps, the second bytes, … as far as one is not zero; a step is what is
-              added to the position before, 0 for the first | deflated in the same way: the versions
-    streams   those that are left without any event: u64 x n stream hashes, sorted | u64 x n time of the last
-              event | u32 x n its version | u32 x n where the name ends | the names in UTF-8
-
-The content check is the lower half of CRC(data), begun with (lower half of the stream hash) ^ (type hash) ^
-(content type).
+*.removed* keeps the ids of the events that a compaction removed from the segment. It is not an index: nothing
+can derive it again. evlog/files/format/removed_events.py specifies it.
 
 *.log.zst* stands in the place of a sealed segment's .log and holds the same bytes, so that all offsets into
 the log, its digest and its indexes stay. It is in zstandard's seekable format: frames of zstandard all

@@ -1,7 +1,7 @@
 """File name ⇄ meaning: the one module that builds and parses the names in a store.
 
     STORE/manifest.json  lock  durable  compaction  queue
-    STORE/segments/<first position, 20 digits>.<generation>.<log|log.zst|offsets|streams|types|ids|gone>
+    STORE/segments/<first position, 20 digits>.<generation>.<log|log.zst|offsets|streams|types|ids|removed>
     STORE/subscriptions/<name, escaped>.<json|parked|lock>
 
 It touches no file. Names that it did not build parse to None.
@@ -22,7 +22,7 @@ SUBSCRIPTIONS: Final = "subscriptions"
 TEMPORARY: Final = ".tmp"  # appended to a file's name while it is being written
 LOG: Final = "log"
 COMPRESSED_LOG: Final = "log.zst"  # by its name `zstd -d` makes the .log of it
-SUFFIXES: Final = (LOG, COMPRESSED_LOG, "offsets", "streams", "types", "ids", "gone")
+SUFFIXES: Final = (LOG, COMPRESSED_LOG, "offsets", "streams", "types", "ids", "removed")
 
 # What may lie in a directory that is about to become a store: the leftovers of an interrupted `init`.
 INIT_LEFTOVERS: Final = frozenset({LOCK, DURABLE, SEGMENTS, MANIFEST + TEMPORARY})
@@ -35,7 +35,7 @@ _BASE32: Final = "%%"
 _SUBSCRIPTION_NAME: Final = re.compile(r"(.+)\.(json|parked|lock)", re.ASCII)
 
 _SEGMENT_NAME: Final = re.compile(
-    r"(\d{20})\.(\d{1,10})\.(log|log\.zst|offsets|streams|types|ids|gone)", re.ASCII
+    r"(\d{20})\.(\d{1,10})\.(log|log\.zst|offsets|streams|types|ids|removed)", re.ASCII
 )
 
 

@@ -118,15 +118,15 @@ def _all_streams(log: Log) -> list[StreamInfo]:
     streams = _from_heads(log)
     if streams is None:
         streams = _from_log(log)
-    gone: dict[str, StreamInfo] = {}
+    emptied: dict[str, StreamInfo] = {}
     for part in log.sealed:  # oldest first: what was left last counts
-        left = part.gone
-        for name, version, time_us in left.streams() if left is not None else ():
-            gone[name] = StreamInfo(name, 0, version + 1, version, time_us)
-    if gone:
+        removed = part.removed
+        for name, version, time_us in removed.streams() if removed is not None else ():
+            emptied[name] = StreamInfo(name, 0, version + 1, version, time_us)
+    if emptied:
         for stream in streams:
-            gone.pop(stream.name, None)
-        streams += gone.values()
+            emptied.pop(stream.name, None)
+        streams += emptied.values()
     return streams
 
 

@@ -17,16 +17,20 @@ from evlog.errors import CorruptionError
 from evlog.files.disk.files import MAPS_KEEP_DESCRIPTORS, ReadFile
 from evlog.files.disk.fork import register_fork_reset
 from evlog.files.format import paths
-from evlog.files.format.headers import KIND_GONE, KIND_IDS, KIND_STREAMS
+from evlog.files.format.hashes import hash_ids
+from evlog.files.format.headers import KIND_IDS, KIND_REMOVED, KIND_STREAMS
 from evlog.files.format.marks import MARK_BYTES, MARKS_BYTES, Marks, decode_marks
 from evlog.files.log.active import ActiveSegment
 from evlog.files.log.index import ColumnIndex, Entries, SealedIndex
 from evlog.files.log.manifest import Manifest, SegmentInfo, Stamp, has_stamp, read_manifest, read_stamp
 from evlog.files.log.policies import PolicyTable
-from evlog.files.log.removed import GoneEvent, GoneFile
 from evlog.files.log.segment import SealedSegment, Segment
 from evlog.files.log.segment_filter import IdTable, StreamTable
 from evlog.model.events import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from evlog.files.log.removed import RemovedEvent, RemovedEvents
 
 _T = TypeVar("_T")
 
@@ -47,13 +51,13 @@ class SealedPart:
         self.first_position = info.first_position
         self.last_position = info.last_position
         self.count = info.events
-        self.id_count = info.events + info.gone_events
+        self.id_count = info.events + info.removed_events
         self._store = store
         self._store_id = manifest.store_id_bytes
         self._opened = opened
         self._in_use = False
         self._segment: SealedSegment | None = None
-        self._gone: GoneFile | None = None
+        self._removed: RemovedEvents | None = None
         header = Segment(store, self._store_id, info).header._replace(source_crc=info.offsets_crc)
         prefix = paths.segment_path(store, info.first_position, info.generation, "")[:-1]
         self._index = SealedIndex(prefix, header, self._checked_entries, self._report_fault)
@@ -84,44 +88,46 @@ class SealedPart:
         return segment
 
     @property
-    def gone(self) -> GoneFile | None:
-        """What is left of the events that a compaction removed, if it removed any.
+    def removed(self) -> RemovedEvents | None:
+        """The events that a compaction removed from the segment, if it removed any.
 
         Raises:
             SegmentMoved: the manifest names the segment no more.
             CorruptionError: the file is missing or damaged.
         """
         info = self.info
-        if not info.gone_bytes:
+        if not info.removed_bytes:
             return None
         if not self._in_use:
             self._use()
-        gone = self._gone
-        if gone is None:
-            path = paths.segment_path(self._store, info.first_position, info.generation, "gone")
-            header = Segment(self._store, self._store_id, info).header._replace(kind=KIND_GONE)
+        removed = self._removed
+        if removed is None:
+            from evlog.files.log.removed import RemovedEvents  # only a compacted store needs it
+
+            path = paths.segment_path(self._store, info.first_position, info.generation, "removed")
+            header = Segment(self._store, self._store_id, info).header._replace(kind=KIND_REMOVED)
             try:
-                gone = self._gone = GoneFile(path, header, info.gone_bytes)
+                removed = self._removed = RemovedEvents(path, header, info.removed_bytes)
             except FileNotFoundError as error:
                 raise _missing(self._store, info, error) from None
-        return gone
+        return removed
 
     def close(self) -> None:
         """Let go of the files; who still reads from them keeps them until it is done."""
         self._in_use = False
         self._segment = None
-        self._gone = None
+        self._removed = None
         self._index.close()
 
     def stream_keys(self) -> Sequence[int]:
         """The hash of every stream that it knows the last version of."""
-        keys, gone = self.index.stream_keys(), self.gone
-        return keys if gone is None else [*keys, *gone.stream_hashes()]
+        keys, removed = self.index.stream_keys(), self.removed
+        return keys if removed is None else [*keys, *removed.stream_hashes()]
 
     def id_keys(self) -> Sequence[int]:
         """The upper half of the fold of every id that it knows."""
-        keys, gone = self.index.id_keys(), self.gone
-        return keys if gone is None else [*keys, *gone.id_keys()]
+        keys, removed = self.index.id_keys(), self.removed
+        return keys if removed is None else [*keys, *(key >> 32 for key in hash_ids(removed.ids()))]
 
     def _use(self) -> None:
         self._in_use = True
@@ -362,18 +368,18 @@ class Log:
             record = _last_of(part, stream, stream_hash)
             if record is not None:
                 return record[1]
-            if isinstance(part, SealedPart) and (gone := part.gone) is not None:
-                version = gone.version_of(stream, stream_hash)
+            if isinstance(part, SealedPart) and (removed := part.removed) is not None:
+                version = removed.version_of(stream, stream_hash)
                 if version:
                     return version
         return 0
 
-    def find_ids(self, ids: Sequence[bytes], folds: Sequence[int]) -> dict[int, Record | GoneEvent]:
+    def find_ids(self, ids: Sequence[bytes], folds: Sequence[int]) -> dict[int, Record | RemovedEvent]:
         """The events that have one of the ids, also those that were compacted away; by the id's index."""
         with self.mutex:
             sealed, active = self.view()
             suspects = self._ids.places(sealed, folds)
-        found: dict[int, Record | GoneEvent] = {}
+        found: dict[int, Record | RemovedEvent] = {}
         found.update(_records_with(active, active.index.known(KIND_IDS, folds), ids))
         asked: defaultdict[int, list[int]] = defaultdict(list)
         for at, places in suspects.items():
@@ -384,10 +390,10 @@ class Log:
             unknown = [at for at in asked[place] if at not in found]
             pairs = [(at, number) for at in unknown for number in part.index.find(KIND_IDS, folds[at])]
             found.update(_records_with(part, pairs, ids))
-            if (gone := part.gone) is not None:
+            if (removed := part.removed) is not None:
                 for at in unknown:
-                    if at not in found and (left := gone.find(ids[at], folds[at])) is not None:
-                        found[at] = left
+                    if at not in found and (event := removed.find(ids[at])) is not None:
+                        found[at] = event
         return found
 
     def policies(self) -> PolicyTable:

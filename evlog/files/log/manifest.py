@@ -26,8 +26,8 @@ class SegmentInfo(NamedTuple):
     """One segment as the manifest knows it; from `last_position` on, facts of a sealed one (0 if active).
 
     `log_bytes` is the length of the log itself, compressed or not. Of a compacted segment, positions and
-    times bound what was there before; what went is in its .gone file. Of a salvaged one `lost_events` counts
-    the positions, in it and right before it, of which nothing is left.
+    times bound what was there before; its .removed file has what is not. Of a salvaged one `lost_events`
+    counts the positions, in it and right before it, of which nothing is left.
     """
 
     first_position: int
@@ -39,9 +39,9 @@ class SegmentInfo(NamedTuple):
     offsets_crc: int = 0
     first_time_us: int = 0
     last_time_us: int = 0
-    gone_events: int = 0
-    gone_bytes: int = 0
-    gone_crc: int = 0
+    removed_events: int = 0
+    removed_bytes: int = 0
+    removed_crc: int = 0
     lost_events: int = 0
     compressed_bytes: int = 0  # of the file that holds the log compressed, 0 if it stands as it is
 
@@ -62,7 +62,7 @@ class SegmentInfo(NamedTuple):
 
 _ACTIVE_FIELDS: Final = SegmentInfo._fields[:3]
 _SEALED_FIELDS: Final = SegmentInfo._fields[:9]
-_GONE_FIELDS: Final = SegmentInfo._fields[9:12]  # only of one that was compacted
+_REMOVED_FIELDS: Final = SegmentInfo._fields[9:12]  # only of one that was compacted
 
 
 class Manifest(NamedTuple):
@@ -185,8 +185,8 @@ def replace_manifest(store: str, manifest: Manifest, disk: Disk) -> None:
 def _encode_segment(segment: SegmentInfo) -> dict[str, int]:
     fields = segment._asdict()
     names: tuple[str, ...] = _SEALED_FIELDS if segment.sealed else _ACTIVE_FIELDS
-    if segment.gone_bytes:
-        names += _GONE_FIELDS
+    if segment.removed_bytes:
+        names += _REMOVED_FIELDS
     if segment.lost_events:
         names += ("lost_events",)
     if segment.compressed_bytes:
@@ -209,7 +209,7 @@ def _validate(manifest: Manifest) -> None:
             raise ValueError(f"segment {number} does not follow the one before it")
         if segment.sealed and segment.last_position - segment.first_position + 1 < segment.events:
             raise ValueError(f"segment {number} has more events than positions")
-        if segment.sealed and not segment.events and not segment.gone_bytes:
+        if segment.sealed and not segment.events and not segment.removed_bytes:
             raise ValueError(f"segment {number} is sealed and says of no event where it went")
         if active and segment.compressed_bytes:
             raise ValueError(f"segment {number} is active and compressed")

@@ -9,10 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from evlog.errors import IdConflict, InvalidEvent
-from evlog.files.format.hashes import hash_ids, hash_stream, hash_type
+from evlog.files.format.hashes import hash_ids
 from evlog.files.log.log import Log
-from evlog.files.log.removed import GoneEvent, content_check
 from evlog.model.events import EncodedEvent, Record, id_text, make_ids
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from evlog.files.log.removed import RemovedEvent
 
 Known = dict[int, Record | int]
 """Of an append, by index: the event that an id already belongs to, or the index of its twin in the append."""
@@ -80,11 +83,16 @@ def _content(event: EncodedEvent) -> tuple[str, int, bytes]:
     return event[0], event[2], event[3]
 
 
-def _check_same(found: Record | GoneEvent, id: bytes, stream: str, event: EncodedEvent) -> Record:
-    """The event that was found, known to have the same content; of one that is gone, as far as it is left."""
+def _check_same(found: Record | RemovedEvent, id: bytes, stream: str, event: EncodedEvent) -> Record:
+    """Return the event that has the id, once its content is known to be the same.
+
+    Of a removed event only a CRC of the content is kept; where not even that is, the id decides.
+    """
     type, _, code, data, metadata = event
-    if isinstance(found, GoneEvent):
-        if found.content_check != content_check(hash_stream(stream), hash_type(type), code, data):
+    if not isinstance(found, tuple):
+        from evlog.files.format.removed_events import content_crc
+
+        if found.content_crc and found.content_crc != content_crc(stream, type, code, data):
             reason = "is known with different content, of an event that was compacted away"
             raise IdConflict(id_text(id), stream, found.position, reason)
         return (found.position, found.version, stream, type, id, 0, code, data, metadata)

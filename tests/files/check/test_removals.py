@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -15,13 +16,14 @@ from evlog.files.check import proof
 from evlog.files.check.removals import uneven_versions
 from evlog.files.disk.files import DISK
 from evlog.files.format.headers import FILE_HEADER_BYTES, decode_file_header
+from evlog.files.format.removed_events import EVENT, encode_removed
 from evlog.files.log.manifest import read_manifest, replace_manifest
-from evlog.files.log.removed import GoneColumns, GoneFile, GoneStream
-from evlog.files.log.removed_write import encode_gone
+from evlog.files.log.removed import RemovedEvents
 from tests.support.forge import POSITION, STREAM, VERSION, forge, read_frames, replace_info
 from tests.support.helpers import fill, new, segment_files, small_store
 
-Change = Callable[[GoneColumns, list[GoneStream]], Any]
+Row = list[Any]  # id, position, stream hash, version, content CRC
+Change = Callable[[list[Row], list[tuple[str, int, int]]], Any]
 
 
 @pytest.fixture
@@ -43,39 +45,33 @@ def fill_later(store: EventStore) -> None:
 
 def compacted_place(store: EventStore) -> int:
     manifest, _ = read_manifest(store.path)
-    return next(at for at, info in enumerate(manifest.segments) if info.gone_bytes and info.events > 3)
+    return next(at for at, info in enumerate(manifest.segments) if info.removed_bytes and info.events > 3)
 
 
-def change_gone(store: EventStore, change: Change, place: int | None = None) -> None:
-    """Write a .gone anew with other content and the right checksums."""
+def change_removed(store: EventStore, change: Change, place: int | None = None) -> None:
+    """Write a .removed file with other content and the right checksums."""
     place = compacted_place(store) if place is None else place
     info = read_manifest(store.path)[0].segments[place]
-    path = f"{store.path}/segments/{info.first_position:020d}.{info.generation}.gone"
+    path = f"{store.path}/segments/{info.first_position:020d}.{info.generation}.removed"
     header = decode_file_header(Path(path).read_bytes()[:FILE_HEADER_BYTES])
-    file = GoneFile(path, header._replace(keys=0, postings=0, source_crc=0), info.gone_bytes)
-    columns, streams = file.columns(), file.streams()
+    file = RemovedEvents(path, header._replace(keys=0, postings=0, source_crc=0), info.removed_bytes)
+    rows, streams = sorted(map(list, EVENT.iter_unpack(file.rows())), key=itemgetter(1)), file.streams()
     del file
-    change(columns, streams)
-    raw = encode_gone(header, columns, streams)
+    change(rows, streams)
+    raw = encode_removed(header, b"".join(EVENT.pack(*row) for row in rows), streams)
     Path(path).write_bytes(raw)
-    gone = {"gone_events": len(columns.positions), "gone_bytes": len(raw), "gone_crc": crc32(raw)}
-    replace_info(store, place, info._replace(**gone))
+    facts = {"removed_events": len(rows), "removed_bytes": len(raw), "removed_crc": crc32(raw)}
+    replace_info(store, place, info._replace(**facts))
 
 
 def remove(at: int) -> Change:
-    return lambda columns, _: [column.pop(at) for column in columns]
+    return lambda rows, _: rows.pop(at)
 
 
 def add(position: int, version: int) -> Change:
     """One that went, besides: its id is of no account here."""
 
-    def change(columns: GoneColumns, _: list[GoneStream]) -> None:
-        row = (position, version, 1, 1, 1)
-        at = sum(1 for other in columns.positions if other <= position)
-        for column, value in zip(columns, row, strict=True):
-            column.insert(at, value)
-
-    return change
+    return lambda rows, _: rows.append([bytes(16), position, 1, version, 1])
 
 
 def kinds_of(findings: tuple[Finding, ...]) -> list[str]:
@@ -84,7 +80,7 @@ def kinds_of(findings: tuple[Finding, ...]) -> list[str]:
 
 @pytest.mark.parametrize("at", [0, 1, -1])
 def test_an_event_that_is_missing_and_did_not_go_is_found(compacted: EventStore, at: int) -> None:
-    change_gone(compacted, remove(at))
+    change_removed(compacted, remove(at))
     (finding,) = compacted.verify().findings
     assert finding.kind == "gone"
     assert finding.detail == "1 positions are neither in the log nor among those that went"
@@ -94,16 +90,16 @@ def test_an_event_that_is_missing_and_did_not_go_is_found(compacted: EventStore,
 def test_an_event_that_went_and_is_in_the_log_is_found(compacted: EventStore) -> None:
     frames = read_frames(compacted, compacted_place(compacted))
     position, version = frames[0][0][POSITION], frames[0][0][VERSION]
-    change_gone(compacted, add(position, version))
+    change_removed(compacted, add(position, version))
     (finding,) = compacted.verify().findings
     assert (finding.kind, finding.position) == ("gone", position)
     assert finding.detail == "1 events went by what it says, but the log does not lack them"
 
 
 def test_an_event_that_went_twice_is_found(compacted: EventStore) -> None:
-    change_gone(compacted, lambda columns, _: add(columns.positions[1], 1)(columns, _))
+    change_removed(compacted, lambda rows, _: add(rows[1][1], 1)(rows, _))
     (finding,) = compacted.verify().findings
-    assert (finding.kind, finding.file.rsplit(".")[-1]) == ("gone", "gone")
+    assert (finding.kind, finding.file.rsplit(".")[-1]) == ("gone", "removed")
 
 
 def test_an_event_that_the_log_lost_is_found(compacted: EventStore) -> None:
@@ -116,22 +112,22 @@ def test_an_event_that_the_log_lost_is_found(compacted: EventStore) -> None:
 
 
 def test_a_version_that_went_otherwise_is_found(compacted: EventStore) -> None:
-    def change(columns: GoneColumns, _: list[GoneStream]) -> None:
-        columns.versions[1] += 1
+    def change(rows: list[Row], _: object) -> None:
+        rows[1][3] += 1
 
-    change_gone(compacted, change)
+    change_removed(compacted, change)
     assert kinds_of(compacted.verify().findings) in (["gone"], ["version"])
 
 
 def test_a_last_version_of_a_stream_that_went_otherwise_is_found(compacted: EventStore) -> None:
-    def change(_: GoneColumns, streams: list[GoneStream]) -> None:
-        (stream,) = streams
-        assert stream.name == "s-1"
-        streams[0] = stream._replace(version=stream.version + 1)
+    def change(_: object, streams: list[tuple[str, int, int]]) -> None:
+        ((name, version, time_us),) = streams
+        assert name == "s-1"
+        streams[0] = (name, version + 1, time_us)
 
     info = read_manifest(compacted.path)[0].segments
-    place = max(at for at, segment in enumerate(info) if segment.gone_bytes)
-    change_gone(compacted, change, place)
+    place = max(at for at, segment in enumerate(info) if segment.removed_bytes)
+    change_removed(compacted, change, place)
     assert kinds_of(compacted.verify().findings) == ["gone"]
 
 
@@ -176,7 +172,7 @@ def test_a_version_left_out_is_no_finding_where_it_went(store: EventStore, offse
     left_out = own[1]
     frames = [[record for record in frame if record is not left_out] for frame in frames]
     forge(store, place, [frame for frame in frames if frame])
-    change_gone(store, add(left_out[POSITION], left_out[VERSION] + offset), place)
+    change_removed(store, add(left_out[POSITION], left_out[VERSION] + offset), place)
     findings = store.verify().findings
     assert bool(findings) == found
     assert {"version", "gone"}.issuperset(kinds_of(findings))

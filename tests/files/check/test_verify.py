@@ -327,7 +327,7 @@ def test_a_compacted_store_is_ok_and_says_so_of_an_older_digest(compacted: tuple
 
 def test_damage_of_what_is_left_of_compacted_events_is_found(compacted: tuple[EventStore, str]) -> None:
     store, _ = compacted
-    path = next(Path(store.path, "segments").glob("*.gone"))
+    path = next(Path(store.path, "segments").glob("*.removed"))
     content = path.read_bytes()
     for damaged in (content[:-1], content[:70] + bytes([content[70] ^ 4]) + content[71:], b""):
         path.write_bytes(damaged)

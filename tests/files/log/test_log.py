@@ -13,7 +13,7 @@ from evlog.files.format.hashes import hash_ids, hash_stream
 from evlog.files.log import log as log_module
 from evlog.files.log.log import Log
 from evlog.files.log.manifest import encode_manifest, read_manifest
-from evlog.files.log.removed import GoneEvent
+from evlog.files.log.removed import RemovedEvent
 from tests.support.helpers import fill, new, number_id, numbers, segment_files
 
 
@@ -29,7 +29,7 @@ def test_versions_and_ids_are_found_in_every_segment(store: EventStore) -> None:
         id = number_id(number).bytes
         record = log.find_ids([id], hash_ids([id])).get(0)
         assert record is not None
-        assert not isinstance(record, GoneEvent)
+        assert not isinstance(record, RemovedEvent)
         assert (record[0], record[4]) == (number + 1, id)
     missing = number_id(1000).bytes
     assert log.find_ids([missing], hash_ids([missing])) == {}

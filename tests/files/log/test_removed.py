@@ -1,9 +1,10 @@
-"""What is left of compacted events: every one is found by its id alone, no other is, and damage is told."""
+"""Removed events: each is found by its id, no other id is found, and damage is reported."""
 
 from __future__ import annotations
 
 import random
-from array import array
+import struct
+import uuid
 from collections.abc import Iterable
 from pathlib import Path
 from zlib import crc32
@@ -11,160 +12,192 @@ from zlib import crc32
 import pytest
 
 from evlog.errors import CorruptionError, EvlogError
-from evlog.files.format.hashes import hash_ids, hash_stream, hash_type
-from evlog.files.format.headers import KIND_GONE, FileHeader
-from evlog.files.log.removed import (
-    GoneColumns,
-    GoneEvent,
-    GoneFile,
-    GoneStream,
-    content_check,
+from evlog.files.format.hashes import hash_stream
+from evlog.files.format.headers import FILE_HEADER_BYTES, KIND_REMOVED, FileHeader, encode_file_header
+from evlog.files.format.removed_events import (
+    EVENT,
+    STREAM,
+    content_crc,
+    encode_removed,
+    event_column,
+    pack_events,
+    sort_events,
 )
-from evlog.files.log.removed_write import content_crcs, content_seeds, encode_gone
+from evlog.files.format.sorted_index import page_crcs
+from evlog.files.log.removed import RemovedEvents
 from evlog.model.events import make_ids
 
-HEADER = FileHeader(KIND_GONE, 1, bytes(range(16)), 1000, 7)
+HEADER = FileHeader(KIND_REMOVED, 1, bytes(range(16)), 1000, 7)
+Row = tuple[bytes, int, int, int, int]  # id, position, stream hash, version, content CRC
 
 
-def sample(count: int, seed: int = 1) -> tuple[list[bytes], GoneColumns]:
-    """Events with gaps between their positions."""
+def sample(count: int, seed: int = 1) -> list[Row]:
     dice = random.Random(seed)
-    ids = [dice.randbytes(16) for _ in range(count)]
-    positions = sorted(dice.sample(range(1000, 1000 + 3 * count), count))
-    return ids, columns_of(
-        positions,
-        [dice.randrange(1, 1 << 32) if at % 7 == 0 else at % 10 + 1 for at in range(count)],
-        [fold >> 32 for fold in hash_ids(ids)] if ids else [],
-        list(map(crc32, ids)),
-        [dice.randrange(1 << 32) for _ in ids],
-    )
+    return [
+        (
+            dice.randbytes(16),
+            1000 + at,
+            dice.randrange(1 << 64),
+            dice.randrange(1, 1 << 32),
+            crc32(b"%d" % at),
+        )
+        for at in range(count)
+    ]
 
 
-def columns_of(positions: Iterable[int], *others: Iterable[int]) -> GoneColumns:
-    return GoneColumns(array("Q", positions), *(array("I", column) for column in others))
-
-
-def written(path: Path, columns: GoneColumns, streams: list[GoneStream] | None = None) -> GoneFile:
-    raw = encode_gone(HEADER, columns, streams or [])
+def written(path: Path, rows: Iterable[Row], streams: Iterable[tuple[str, int, int]] = ()) -> RemovedEvents:
+    raw = encode_removed(HEADER, b"".join(EVENT.pack(*row) for row in rows), streams)
     path.write_bytes(raw)
-    return GoneFile(str(path), HEADER, len(raw))
+    return RemovedEvents(str(path), HEADER, len(raw))
 
 
-@pytest.mark.parametrize("count", [0, 1, 2, 300, 4095, 4096, 9000, 16385, 33000])
+def found(events: RemovedEvents, id: bytes) -> tuple[int, int, int] | None:
+    event = events.find(id)
+    return None if event is None else (event.position, event.version, event.content_crc)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 102, 103, 300, 5000])
 def test_every_event_is_found_by_its_id_and_no_other_is(tmp_path: Path, count: int) -> None:
-    ids, columns = sample(count)
-    gone = written(tmp_path / "x.gone", columns)
-    assert gone.events == count
-    for id, fold, position, version, crc in zip(
-        ids, hash_ids(ids), columns.positions, columns.versions, columns.content_crcs, strict=True
-    ):
-        assert gone.find(id, fold) == GoneEvent(position, version, crc & 0xFFFF)
-    for id in make_ids(300):
-        assert gone.find(id, hash_ids([id])[0]) is None
-    assert sorted(gone.id_keys()) == sorted(columns.uppers)
+    rows = sample(count)
+    events = written(tmp_path / "x.removed", rows)
+    assert events.events == count
+    for id, position, _, version, crc in rows:
+        assert found(events, id) == (position, version, crc)
+        assert found(events, id[:-1] + bytes([id[-1] ^ 1])) is None
+    for id in [bytes(16), b"\xff" * 16, *make_ids(300)]:
+        assert found(events, id) is None
+    assert events.ids() == tuple(sorted(id for id, *_ in rows))
 
 
-@pytest.mark.parametrize("count", [0, 300, 9000, 33000])
-def test_what_is_left_can_be_taken_over_into_the_next_file(tmp_path: Path, count: int) -> None:
-    _, columns = sample(count)
-    again = written(tmp_path / "x.gone", columns).columns()
-    assert again.positions == columns.positions
-    assert (tmp_path / "x.gone").read_bytes() == encode_gone(HEADER, again, [])
+@pytest.mark.parametrize(
+    "ids",
+    [
+        [number.to_bytes(8, "little") * 2 for number in range(2000)],
+        [uuid.uuid1(node=1, clock_seq=number % 3).bytes for number in range(2000)],
+        [number.to_bytes(12, "big") + b"evlg" for number in range(2000)],
+    ],
+    ids=["alike halves", "UUIDv1", "padded ObjectId"],
+)
+def test_ids_that_differ_in_one_byte_are_told_apart(tmp_path: Path, ids: list[bytes]) -> None:
+    kept, others = ids[::2], ids[1::2]
+    events = written(tmp_path / "x.removed", [(id, at, 1, 1, 1) for at, id in enumerate(kept)])
+    assert [found(events, id) for id in kept] == [(at, 1, 1) for at in range(len(kept))]
+    assert not any(found(events, id) for id in others)
 
 
-@pytest.mark.parametrize("count", [10, 5000])
-def test_ids_that_differ_only_in_the_highest_byte_of_the_fold_are_told_apart(
-    tmp_path: Path, count: int
-) -> None:
-    ids, columns = sample(count)
-    columns.uppers[7] ^= 1 << 24
-    gone = written(tmp_path / "x.gone", columns)
-    assert gone.find(ids[7], hash_ids(ids)[7]) is None
-    assert gone.find(ids[7], hash_ids(ids)[7] ^ 1 << 56) is not None
+def test_rows_are_the_same_by_columns_and_one_by_one() -> None:
+    rows = sample(300)
+    packed = pack_events(*zip(*rows, strict=True))
+    assert packed == b"".join(EVENT.pack(*row) for row in rows)
+    assert sort_events(packed) == b"".join(EVENT.pack(*row) for row in sorted(rows))
+    for at, name in enumerate(["position", "stream_hash", "version", "content_crc"], 1):
+        assert event_column(packed, name) == [row[at] for row in rows]
 
 
-def test_an_event_takes_nine_and_a_half_bytes(tmp_path: Path) -> None:
-    _, columns = sample(50_000)
-    columns = columns._replace(versions=array("I", [at % 10 + 1 for at in range(50_000)]))
-    raw = encode_gone(HEADER, columns, [])
-    assert len(raw) < 9.85 * 50_000  # a third of these positions stayed; where a tenth does, it is 9.45
+def test_a_dozen_lines_read_the_file(tmp_path: Path) -> None:
+    rows, streams = sample(200), [("é" * 100, 7, 10**15), ("s-1", 2, 3)]
+    written(tmp_path / "x.removed", rows, streams)
+    raw = (tmp_path / "x.removed").read_bytes()
+    count, empty, names_bytes = struct.unpack_from("<III", raw, 44)
+    events_end = 64 + 40 * count
+    names_at = events_end + 24 * empty
+    assert list(struct.iter_unpack("<16sQQII", raw[64:events_end])) == sorted(rows)
+    names, start = {}, 0
+    for stream_hash, time, version, end in struct.iter_unpack("<QQII", raw[events_end:names_at]):
+        name = raw[names_at + start : names_at + end].decode()
+        names[name] = (stream_hash, version, time)
+        start = end
+    assert names == {name: (hash_stream(name), version, time) for name, version, time in streams}
+    content = raw[64 : names_at + names_bytes]
+    crcs = [crc32(content[at : at + 4096]) for at in range(0, len(content), 4096)]
+    assert raw[names_at + names_bytes :] == struct.pack(f"<{len(crcs)}I", *crcs)
 
 
 def test_streams_that_lost_all_events_keep_name_version_and_time(tmp_path: Path) -> None:
-    streams = [GoneStream(f"s-{number}", number + 1, 10**15 + number) for number in range(500)]
-    streams.append(GoneStream("é" * 100, (1 << 32) - 1, 0))
-    gone = written(tmp_path / "x.gone", sample(10)[1], streams)
-    assert sorted(gone.streams()) == sorted(streams)
-    for stream in streams:
-        assert gone.version_of(stream.name, hash_stream(stream.name)) == stream.version
-    assert gone.version_of("other", hash_stream("other")) == 0
-    assert sorted(gone.stream_hashes()) == sorted(hash_stream(stream.name) for stream in streams)
+    streams = [(f"s-{number}", number + 1, 10**15 + number) for number in range(500)]
+    streams.append(("é" * 100, (1 << 32) - 1, 0))
+    events = written(tmp_path / "x.removed", sample(10), streams)
+    assert sorted(events.streams()) == sorted(streams)
+    for name, version, _ in streams:
+        assert events.version_of(name, hash_stream(name)) == version
+    assert events.version_of("other", hash_stream("other")) == 0
+    assert events.stream_hashes() == sorted(hash_stream(name) for name, _, _ in streams)
+    ordered = sorted(streams, key=lambda stream: hash_stream(stream[0]))
+    assert events.stream_versions() == [version for _, version, _ in ordered]
 
 
 def test_a_stream_is_told_by_its_name_where_hashes_collide(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("evlog.files.log.removed_write.hash_stream", lambda _: 5)
-    gone = written(
-        tmp_path / "x.gone", sample(10)[1], [GoneStream(name, len(name), 0) for name in ("a", "bb")]
-    )
-    assert [gone.version_of(name, 5) for name in ("a", "bb", "ccc")] == [1, 2, 0]
+    monkeypatch.setattr("evlog.files.format.removed_events.hash_stream", lambda _: 5)
+    events = written(tmp_path / "x.removed", sample(10), [(name, len(name), 0) for name in ("a", "bb")])
+    assert [events.version_of(name, 5) for name in ("a", "bb", "ccc")] == [1, 2, 0]
 
 
-def test_single_and_bulk_content_checks_agree() -> None:
-    rows = [("s", "T", 0, b"{}"), ("s-2", "Other", 1, b"text"), ("s", "T", 2, b"")]
-    hashes = [hash_stream(stream) for stream, _, _, _ in rows]
-    types = [hash_type(type) for _, type, _, _ in rows]
-    codes = [code for _, _, code, _ in rows]
-    lower = array("I", [h & 0xFFFFFFFF for h in hashes])
-    seeds = content_seeds(lower, array("I", types))
-    bulk = content_crcs(seeds, codes, [data for _, _, _, data in rows])
-    assert [crc & 0xFFFF for crc in bulk] == [
-        content_check(*row)
-        for row in zip(hashes, types, codes, [data for _, _, _, data in rows], strict=True)
+def test_content_is_told_by_stream_type_content_type_and_every_byte() -> None:
+    contents = [
+        ("s", "T", 0, b"{}"),
+        ("sT", "", 0, b"{}"),
+        ("s", "T2", 0, b"{}"),
+        ("s-2", "T", 0, b"{}"),
+        ("s", "T", 1, b"{}"),
+        ("s", "T", 0, b"{ }"),
+        ("s", "T", 0, b""),
     ]
-
-
-def read_all(gone: GoneFile) -> None:
-    gone.columns()
-    gone.streams()
+    assert len({content_crc(*content) for content in contents}) == len(contents)
 
 
 @pytest.mark.parametrize("count", [200, 5000])
 def test_no_flipped_bit_changes_an_answer(tmp_path: Path, count: int) -> None:
-    ids, columns = sample(count)
-    streams = [GoneStream(f"s-{number}", number + 1, number) for number in range(5)]
-    path = tmp_path / "x.gone"
-    raw = encode_gone(HEADER, columns, streams)
+    rows, streams = sample(count), [(f"s-{number}", number + 1, number) for number in range(5)]
+    path = tmp_path / "x.removed"
+    right = written(path, rows, streams)
+    raw = path.read_bytes()
+    looks = [row[0] for row in rows[:: max(1, count // 40)]] + [bytes(16), b"\xff" * 16, *make_ids(20)]
+    answers = [found(right, id) for id in looks]
     dice = random.Random(7)
-    looks = [(id, fold) for id, fold in zip(ids, hash_ids(ids), strict=True)][:: max(1, count // 40)]
-    path.write_bytes(raw)
-    right = GoneFile(str(path), HEADER, len(raw))
-    answers = [right.find(*look) for look in looks]
-    told = 0
+    reported = 0
     for _ in range(60):
         at = dice.randrange(len(raw))
         path.write_bytes(raw[:at] + bytes((raw[at] ^ 1 << dice.randrange(8),)) + raw[at + 1 :])
         try:
-            gone = GoneFile(str(path), HEADER, len(raw))
+            events = RemovedEvents(str(path), HEADER, len(raw))
         except EvlogError:
-            told += 1
+            reported += 1
             continue
         with pytest.raises(CorruptionError):
-            read_all(gone)
+            (events.rows(), events.streams())
         for look, answer in zip(looks, answers, strict=True):
             try:
-                assert gone.find(*look) == answer
+                assert found(events, look) == answer
             except CorruptionError:
-                told += 1
-    assert told
+                reported += 1
+    assert reported
 
 
-@pytest.mark.parametrize("change", ["cut", "longer", "swapped", "empty"])
+@pytest.mark.parametrize("change", ["cut", "longer", "swapped", "empty", "counts"])
 def test_a_file_that_is_not_this_segments_is_refused(tmp_path: Path, change: str) -> None:
-    raw = encode_gone(HEADER, sample(50)[1], [])
-    other = encode_gone(HEADER._replace(first_position=1), sample(50)[1], [])
-    spoilt = {"cut": raw[:-1], "longer": raw + b"\0", "swapped": other, "empty": b""}[change]
-    (tmp_path / "x.gone").write_bytes(spoilt)
+    events = b"".join(EVENT.pack(*row) for row in sample(50))
+    raw = encode_removed(HEADER, events, [])
+    other = encode_removed(HEADER._replace(first_position=1), events, [])
+    counts = encode_file_header(HEADER._replace(keys=1 << 31)) + raw[FILE_HEADER_BYTES:]
+    spoilt = {"cut": raw[:-1], "longer": raw + b"\0", "swapped": other, "empty": b"", "counts": counts}
+    (tmp_path / "x.removed").write_bytes(spoilt[change])
     with pytest.raises(CorruptionError):
-        GoneFile(str(tmp_path / "x.gone"), HEADER, len(raw))
+        RemovedEvents(str(tmp_path / "x.removed"), HEADER, len(raw))
+
+
+@pytest.mark.parametrize(
+    "row",
+    [(5, 0, 1, 1), (hash_stream("a"), 0, 1, 99), (hash_stream("a"), 0, 1, 0)],
+    ids=["another hash", "name beyond the end", "no name"],
+)
+def test_a_stream_row_that_does_not_fit_its_name_is_damage(
+    tmp_path: Path, row: tuple[int, int, int, int]
+) -> None:
+    content = STREAM.pack(*row) + b"\xff" * (row[3] == 1) + b"b"
+    header = HEADER._replace(postings=1, source_crc=len(content) - STREAM.size)
+    raw = encode_file_header(header) + content + page_crcs(content)
+    (tmp_path / "x.removed").write_bytes(raw)
+    with pytest.raises(CorruptionError):
+        RemovedEvents(str(tmp_path / "x.removed"), HEADER, len(raw)).streams()

@@ -1,0 +1,154 @@
+"""The .removed file: what a compaction keeps of the events that it removed from a segment.
+
+    file header   kind 6; keys: number of events, postings: of streams, source CRC: bytes of the names
+
+    event         40 bytes, sorted by id:
+         0    16  id
+        16     8  position
+        24     8  stream hash
+        32     4  version
+        36     4  content CRC; 0: not kept, then the id alone tells a retry
+
+    stream        24 bytes, sorted by hash; each stream that lost its last event:
+         0     8  stream hash
+         8     8  time of its last event, µs
+        16     4  version of its last event
+        20     4  where its name ends, in bytes from the first name
+
+    names         UTF-8, in the order of the streams
+    page CRCs     u32 of every 4,096 bytes of the events, streams and names
+
+An id must never be written twice, also after its event was removed, so whole ids are kept. The file is not an
+index: nothing can derive it again. The manifest names its size and its CRC. The content CRC is that of stream
+name, 00, type, 00, one byte of content type, and data, names in UTF-8.
+A digest of each event could become a further section before the page CRCs.
+"""
+
+from __future__ import annotations
+
+from array import array
+from itertools import accumulate
+from struct import Struct, unpack
+from zlib import crc32
+
+from evlog.files.format.hashes import hash_stream
+from evlog.files.format.headers import FILE_HEADER_BYTES, FileHeader, FormatFault, encode_file_header
+from evlog.files.format.sorted_index import PAGE_BYTES, page_crcs
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from typing import Final
+
+    EmptyStream = tuple[str, int, int]
+    """A stream without events: its name, and version and time (µs) of its last event."""
+
+ID_BYTES: Final = 16
+EVENT_BYTES: Final = 40
+STREAM_BYTES: Final = 24
+EVENT: Final = Struct("<16sQQII")
+STREAM: Final = Struct("<QQII")
+_COLUMNS: Final[dict[str, tuple[str, int, int]]] = {
+    "position": ("Q", 2, 5),
+    "stream_hash": ("Q", 3, 5),
+    "version": ("I", 8, 10),
+    "content_crc": ("I", 9, 10),
+}
+
+
+class RemovedShape:
+    """Where the parts of a file begin, in bytes from its start."""
+
+    __slots__ = ("crcs_at", "file_bytes", "names_at", "streams_at")
+
+    def __init__(self, header: FileHeader) -> None:
+        self.streams_at = FILE_HEADER_BYTES + EVENT_BYTES * header.keys
+        self.names_at = self.streams_at + STREAM_BYTES * header.postings
+        self.crcs_at = self.names_at + header.source_crc
+        self.file_bytes = self.crcs_at + 4 * -(-(self.crcs_at - FILE_HEADER_BYTES) // PAGE_BYTES)
+
+
+def encode_removed(header: FileHeader, events: bytes, streams: Iterable[EmptyStream]) -> bytes:
+    """Return a whole .removed file.
+
+    Args:
+        header: what the file belongs to; its counts are filled in here.
+        events: rows in any order, as `pack_events` makes them.
+    """
+    ordered = sorted((hash_stream(name), name.encode(), version, time) for name, version, time in streams)
+    ends = accumulate(len(name) for _, name, _, _ in ordered)
+    rows = [
+        STREAM.pack(key, time, version, end)
+        for (key, _, version, time), end in zip(ordered, ends, strict=True)
+    ]
+    names = b"".join(name for _, name, _, _ in ordered)
+    content = b"".join([sort_events(events), *rows, names])
+    header = header._replace(keys=len(events) // EVENT_BYTES, postings=len(rows), source_crc=len(names))
+    return encode_file_header(header) + content + page_crcs(content)
+
+
+def pack_events(
+    ids: Iterable[bytes],
+    positions: Sequence[int],
+    stream_hashes: Sequence[int],
+    versions: Sequence[int],
+    content_crcs: Iterable[int],
+) -> bytes:
+    """Return rows made of these columns."""
+    rows = bytearray(EVENT_BYTES * len(positions))
+    halves = array("Q", b"".join(ids))
+    with memoryview(rows) as flat, flat.cast("Q") as wide, flat.cast("I") as narrow:
+        with memoryview(halves) as cells:
+            wide[0::5], wide[1::5] = cells[0::2], cells[1::2]
+        wide[2::5] = memoryview(array("Q", positions))
+        wide[3::5] = memoryview(array("Q", stream_hashes))
+        narrow[8::10] = memoryview(array("I", versions))
+        narrow[9::10] = memoryview(array("I", content_crcs))
+    return bytes(rows)
+
+
+def sort_events(events: bytes) -> bytes:
+    """Return the rows sorted by id. Rows whose ids are time-ordered, as evlog's own are, cost little."""
+    rows = list(unpack(f"{EVENT_BYTES}s" * (len(events) // EVENT_BYTES), events))
+    rows.sort()
+    return b"".join(rows)
+
+
+def event_ids(events: bytes | memoryview) -> tuple[bytes, ...]:
+    """Return the ids of the rows."""
+    return unpack(f"{ID_BYTES}s{EVENT_BYTES - ID_BYTES}x" * (len(events) // EVENT_BYTES), events)
+
+
+def event_column(events: bytes | memoryview, name: str) -> list[int]:
+    """Return one column of the rows: position, stream_hash, version or content_crc."""
+    code, at, step = _COLUMNS[name]
+    with memoryview(events) as view, view.cast("B") as flat, flat.cast(code) as cells:  # type: ignore[call-overload]
+        values: list[int] = cells[at::step].tolist()
+    return values
+
+
+def decode_stream(rows: bytes | memoryview, names: bytes | memoryview, number: int) -> EmptyStream:
+    """Decode the stream of this number.
+
+    Raises:
+        FormatFault: the row does not fit its name.
+    """
+    stream_hash, time_us, version, end = STREAM.unpack_from(rows, number * STREAM_BYTES)
+    start = STREAM.unpack_from(rows, (number - 1) * STREAM_BYTES)[3] if number else 0
+    try:
+        name = str(names[start:end], "utf-8")
+    except UnicodeDecodeError:
+        name = ""
+    if not name or hash_stream(name) != stream_hash:
+        raise FormatFault("a removed stream's name does not have its hash")
+    return name, version, time_us
+
+
+def content_seed(stream: str, type: str, content_type: int) -> int:
+    """Return what the content CRC of an event's data begins with."""
+    return crc32(b"%s\0%s\0%c" % (stream.encode(), type.encode(), content_type))
+
+
+def content_crc(stream: str, type: str, content_type: int, data: bytes) -> int:
+    """Return what a retry of a removed event must have in common with it."""
+    return crc32(data, content_seed(stream, type, content_type))
