@@ -1,9 +1,12 @@
-"""Doing pieces of work on all cores: in this process, and in helpers beside it where that is worth it.
+"""Do pieces of work on several cores: in this process, and in helper processes where that is worth it.
 
-Processes, because most of the work is decoding, which holds the interpreter's lock. They are started afresh
-rather than forked, which is safe in a program with threads, and need no guard around its main module. A
-helper that dies is not missed: what it had to do is done here. They are no concern of the terminal's Ctrl-C,
-and end when this process does, however it ends.
+1. Processes, because most of the work is decoding, which holds the interpreter's lock. They are started with
+   this interpreter rather than forked: that is safe in a program with threads, and needs no main guard.
+2. A helper gets work only once it has said that it is ready. One that never does (the executable is not
+   Python, no memory is left) delays nothing: this process does the work.
+3. The work of a helper that dies is done in this process.
+4. Helpers are in a process group of their own, out of reach of the terminal's Ctrl-C. They end when this
+   process ends, however it ends.
 """
 
 from __future__ import annotations
@@ -21,51 +24,68 @@ from threading import Semaphore, Thread
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
+from evlog.files.disk.fork import register_fork_reset
+
 if sys.platform == "linux":
     import fcntl
 
-# The package itself would bring all of evlog with it, and a helper is at work in a third of the time without.
+# The package itself would import all of evlog; without it a helper is ready in a third of the time.
 _BOOT: Final = (
     "import sys; _, package_path, module, *sys.path = sys.argv; package = type(sys)('evlog'); "
     "package.__path__ = [package_path]; sys.modules['evlog'] = package; "
     "from evlog.files.disk.processes import serve; serve(module)"
 )
 _PACKAGE: Final = os.path.abspath(f"{__file__}/../../..")
+_READY: Final = b"evlog helper\n"
+MAX_PROCESSES: Final = 4  # each takes some 100 MB; the work is bound by memory and disk beyond that
 # Between two reads of a pipe the thread that reads waits for the interpreter's lock, often 5 ms, and the
-# helper for room in the pipe: so it should hold a whole answer.
+# helper for space in the pipe: so it should hold a whole answer.
 _PIPE_BYTES: Final = 1 << 20
-_RESULTS_WAITING: Final = 4  # for each helper; more would fill the memory of who looks at them slowly
+_RESULTS_WAITING: Final = 4  # for each helper: the results that a slow caller has not taken are in memory
 
 _T = TypeVar("_T")
 Function = Callable[..., Any]
+Call = tuple[Function, tuple[Any, ...]]
 
 
 def core_count() -> int:
-    """The cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Return how many processes are worth it: the cores that this one may use, at most MAX_PROCESSES."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(count, MAX_PROCESSES, _maybe_quota() or count))
 
 
-Call = tuple[Function, tuple[Any, ...]]
+def _maybe_quota() -> int | None:
+    """Return how many cores' time a container's limit allows, None without a limit."""
+    for paths in (["cpu.max"], ["cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"]):
+        try:
+            texts: list[str] = []
+            for path in paths:
+                with open(f"/sys/fs/cgroup/{path}", encoding="ascii") as file:
+                    texts += file.read().split()
+            return max(1, -(-int(texts[0]) // int(texts[1]))) if int(texts[0]) > 0 else None
+        except (OSError, ValueError, IndexError, ZeroDivisionError):
+            continue  # another version of control groups; or no limit, "max"
+    return None
 
 
 class Workers:
     """This process and some helpers beside it; a context manager that ends them.
 
     Args:
-        count: how many processes are to work, this one included; below two it works alone.
+        count: how many processes are to work, this one included, at most MAX_PROCESSES; with one there are no
+            helpers.
         module: what the helpers import before they are called for the first time.
     """
 
     def __init__(self, count: int, module: str = __name__) -> None:
-        self._helpers = [helper for _ in range(count - 1) if (helper := _maybe_start(module))]
-        self._feeders: list[_Feeder] = []
+        helpers = range(min(count, MAX_PROCESSES) - 1)
+        self._helpers = [helper for _ in helpers if (helper := _maybe_start(module))]
+        register_fork_reset(self)
 
     @property
     def count(self) -> int:
         """How many processes work."""
-        return 1 + len(self._helpers)
+        return 1 + sum(helper.alive for helper in self._helpers)
 
     def run(
         self,
@@ -81,7 +101,7 @@ class Workers:
     def run_in_order(
         self, function: Function, arguments: Sequence[tuple[Any, ...]], *, ahead: int = 1
     ) -> Iterator[Any]:
-        """The same, but the results in the order of the arguments."""
+        """Yield the results of the same calls in the order of the arguments."""
         done: dict[int, Any] = {}
         wanted = 0
         for at, result in self.run(function, arguments, ahead=ahead):
@@ -93,64 +113,44 @@ class Workers:
     def run_all(
         self, calls: Sequence[Call], *, ahead: int = 1, first: Callable[[], None] | None = None
     ) -> Iterator[tuple[int, Any]]:
-        """Make the calls, about in their order; the place of each with its result, as they come.
+        """Make the calls, about in their order; yield the place of each with its result, as they come.
 
         Args:
             calls: functions that a helper can import by their names, and their arguments; what these take and
                 give can be pickled.
             ahead: how many calls a helper is given at once, so that it need not wait for the next while this
-                process does its own. More than one only of calls so small that a pipe holds them all (a few
-                KiB): two that send to each other what no pipe holds wait for ever.
-            first: what only this process can do; it does it while the helpers begin.
+                process makes its own. More than one only for calls so small that a pipe holds them all (a few
+                KiB): two processes that send each other more than the pipes hold wait for ever.
+            first: what only this process can do; it does it while the helpers start.
         """
-        waiting = deque(enumerate(calls))
-        results: SimpleQueue[tuple[int, bool, Any]] = SimpleQueue()
-        room = Semaphore(_RESULTS_WAITING * len(self._helpers))
-        self._feeders = [_Feeder(helper, waiting, results, room, ahead) for helper in self._helpers]
-        if first is not None:
-            without_collector(first)
-        for _ in calls:
-            at, done, result = self._next_result(waiting, results, room)
-            if not done:  # should it fail here as well, the error is met where it can be handled
-                function, arguments = calls[at]
-                result = without_collector(function, *arguments)
-            yield at, result
-        self._join_feeders()
-        for helper in [helper for helper in self._helpers if not helper.alive]:
-            self._helpers.remove(helper)
-            helper.end()
-
-    def _next_result(
-        self, waiting: deque[tuple[int, Call]], results: SimpleQueue[tuple[int, bool, Any]], room: Semaphore
-    ) -> tuple[int, bool, Any]:
-        """A helper's result, or that of a call made here, or a helper's that has to be waited for."""
+        run = _Run(calls, ahead, _RESULTS_WAITING * len(self._helpers))
         try:
-            result = results.get_nowait()
-        except Empty:
-            try:
-                at, (function, arguments) = waiting.popleft()
-            except IndexError:
-                result = results.get()
-            else:
-                return at, True, without_collector(function, *arguments)
-        room.release()
-        return result
+            for helper in self._helpers:
+                helper.runs.put(run)
+            if first is not None:
+                without_collector(first)
+            for _ in calls:
+                at, done, result = run.next_result()
+                if not done:  # if it fails here as well, the error is met where it can be handled
+                    function, arguments = calls[at]
+                    result = without_collector(function, *arguments)
+                yield at, result
+        finally:
+            run.stop()
 
     def close(self) -> None:
         """End the helpers, whatever they are doing."""
-        for feeder in self._feeders:
-            feeder.stop()
-        for helper in self._helpers:
+        helpers, self._helpers = self._helpers, []
+        for helper in helpers:
             helper.kill()
-        self._join_feeders()
-        for helper in self._helpers:
+        for helper in helpers:
             helper.end()
-        self._helpers = []
 
-    def _join_feeders(self) -> None:
-        for feeder in self._feeders:
-            feeder.join()
-        self._feeders = []
+    def reset_after_fork(self) -> None:
+        """Leave the helpers to the parent; a pipe that a child keeps open would keep them alive."""
+        for helper in self._helpers:
+            helper.leave()
+        self._helpers = []
 
     def __enter__(self) -> Self:
         return self
@@ -161,103 +161,127 @@ class Workers:
         self.close()
 
 
-class _Feeder(Thread):
-    """Keeps a helper busy as long as there is something to do, and room for its results."""
+class _Run:
+    """The calls of one run: those that wait for a process, and the results that wait for the caller."""
 
-    def __init__(
-        self,
-        helper: _Helper,
-        waiting: deque[tuple[int, Call]],
-        results: SimpleQueue[tuple[int, bool, Any]],
-        room: Semaphore,
-        ahead: int,
-    ) -> None:
-        super().__init__(name="evlog-feeder", daemon=True)
-        self._helper = helper
-        self._waiting = waiting
-        self._results = results
-        self._room = room
-        self._ahead = ahead
-        self._sent: deque[int] = deque()
+    def __init__(self, calls: Sequence[Call], ahead: int, results: int) -> None:
+        self.calls = calls
+        self.ahead = ahead
+        self.results: SimpleQueue[tuple[int, bool, Any]] = SimpleQueue()  # place, whether it was made, result
+        self._waiting = deque(range(len(calls)))
+        self._room = Semaphore(results)  # helpers take no more calls while this many results are not taken
         self._stopped = False
-        self.start()
 
-    def run(self) -> None:
-        """Send and receive, until all is done or the helper is dead."""
-        while self._helper.alive:
-            while self._waiting and len(self._sent) < self._ahead and self._send_next():
-                pass
-            if not self._sent or self._stopped:
-                break
-            self._results.put((self._sent.popleft(), *self._helper.receive()))
-        for at in self._sent:
-            self._results.put((at, False, None))
-
-    def _send_next(self) -> bool:
-        """Whether there was another call."""
+    def maybe_take(self) -> int | None:
+        """Return the next call for a helper, None if there is no other."""
         self._room.acquire()
         try:
-            at, (function, arguments) = self._waiting.popleft()
+            return self._waiting.popleft()
         except IndexError:
             self._room.release()
-            return False
-        self._sent.append(at)
-        self._helper.send(function, arguments)
-        return True
+            return None
+
+    def next_result(self) -> tuple[int, bool, Any]:
+        """Return a helper's result, or that of a call made here; wait only where no call is left."""
+        try:
+            result = self.results.get_nowait()
+        except Empty:
+            try:
+                at = self._waiting.popleft()
+            except IndexError:
+                result = self.results.get()
+            else:
+                function, arguments = self.calls[at]
+                return at, True, without_collector(function, *arguments)
+        self._room.release()
+        return result
 
     def stop(self) -> None:
-        """Do no more; the results are no longer wanted."""
-        self._stopped = True
+        """Give out no more calls; the results are no longer wanted."""
         self._waiting.clear()
-        self._room.release()
+        self._room.release(MAX_PROCESSES)
 
 
 class _Helper:
-    """One helper process and the pipes to it and from it."""
+    """A helper process, the pipes to it and from it, and the thread that gives it work."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         assert process.stdin is not None
         assert process.stdout is not None
         self.alive = True
-        self._process = process
-        self._tasks, self._results = process.stdin, process.stdout
+        self.ready = False
+        self.runs: SimpleQueue[_Run | None] = SimpleQueue()
+        self.process = process
+        self.tasks, self.answers = process.stdin, process.stdout
+        self._thread = Thread(target=self._feed, name="evlog-feeder", daemon=True)
+        self._thread.start()
 
-    def send(self, function: Function, arguments: tuple[Any, ...]) -> None:
+    def _feed(self) -> None:
+        """Have the helper work on the runs in turn, once it is ready."""
         try:
-            self._tasks.write(pickle.dumps((function, arguments), pickle.HIGHEST_PROTOCOL))
-            self._tasks.flush()
-        except OSError:
+            self.alive = self.ready = self.answers.read(len(_READY)) == _READY
+        except (OSError, ValueError):
+            self.alive = False
+        while self.alive and (run := self.runs.get()) is not None:
+            sent: deque[int] = deque()
+            while self.alive:
+                while len(sent) < run.ahead and (at := run.maybe_take()) is not None:
+                    sent.append(at)
+                    self._send(run.calls[at])
+                if not sent:
+                    break
+                run.results.put((sent.popleft(), *self._receive()))
+            for at in sent:
+                run.results.put((at, False, None))
+
+    def _send(self, call: Call) -> None:
+        try:
+            self.tasks.write(pickle.dumps(call, pickle.HIGHEST_PROTOCOL))
+            self.tasks.flush()
+        except (OSError, ValueError):
             self.alive = False
 
-    def receive(self) -> tuple[bool, Any]:
-        """Whether the helper did what it was sent first, and the result."""
+    def _receive(self) -> tuple[bool, Any]:
+        """Return whether the helper made the call that it was sent first, and the result."""
         try:
-            done, result = pickle.load(self._results)  # noqa: S301 - this process started who wrote it
-        except Exception:  # noqa: BLE001 - whatever came of it: it is lost, or said something senseless
+            done, result = pickle.load(self.answers)  # noqa: S301 - from a process that this one started
+        except Exception:  # noqa: BLE001 - whatever it was: the answer is lost, or makes no sense
             self.alive = False
             return False, None
         return done, result
 
     def kill(self) -> None:
-        """Who waits for its answer is told that it is lost."""
-        self._process.kill()
-        self._process.wait()
+        """Kill the process; its thread is told by the end of the pipe."""
+        self.process.kill()
+        self.process.wait()
+        self.runs.put(None)
 
     def end(self) -> None:
-        self.kill()
-        self._results.close()
+        """Wait for the thread of a killed helper and close the pipes."""
+        self._thread.join()
+        self.answers.close()
         try:
-            self._tasks.close()
+            self.tasks.close()
         except OSError:
-            pass  # what was on its way to the helper is of no use to anybody now
+            pass  # what was on its way to the helper
+
+    def leave(self) -> None:
+        """Close a forked child's copies of the pipes, without writing what they buffer."""
+        for pipe in (self.tasks, self.answers):
+            pipe.raw.close()  # type: ignore[attr-defined]
 
 
 def _maybe_start(module: str) -> _Helper | None:
-    """A helper, or None where no process can be started."""
-    command = [sys.executable, "-c", _BOOT, _PACKAGE, module, *sys.path]
+    """Start a helper; return None where no process can be started, or the executable is not Python.
+
+    In a frozen program or one that embeds Python, `sys.executable` is that program.
+    """
+    name = os.path.basename(sys.executable or "").lower()
+    if getattr(sys, "frozen", False) or not name.startswith(("python", "pypy")):
+        return None
     try:
         process = subprocess.Popen(  # noqa: S603 - this interpreter, with a constant program
-            command,
+            [sys.executable, "-c", _BOOT, _PACKAGE, module, *sys.path],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=_PIPE_BYTES,
@@ -265,46 +289,44 @@ def _maybe_start(module: str) -> _Helper | None:
         )
     except OSError:
         return None
-    assert process.stdout is not None
-    _maybe_widen(process.stdout.fileno())
-    return _Helper(process)
-
-
-def _maybe_widen(pipe: int) -> None:
-    """Have a pipe hold a whole result, where the system lets it."""
     if sys.platform == "linux":
+        assert process.stdout is not None
         try:
-            fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+            fcntl.fcntl(process.stdout.fileno(), fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         except OSError:
-            pass  # this user has many pipes already; all works as well, but slower
+            pass  # this user has many pipes already; it works as well, but slower
+    try:
+        return _Helper(process)
+    except RuntimeError:  # no thread can be started
+        process.kill()
+        process.communicate()
+        return None
 
 
 def serve(module: str) -> None:
-    """Be a helper: do what comes in on stdin until it ends."""
+    """Be a helper: make the calls that come in on stdin until it ends."""
     import_module(module)
-    tasks, results = sys.stdin.buffer, sys.stdout.buffer
+    tasks, answers = sys.stdin.buffer, sys.stdout.buffer
     sys.stdout = sys.stderr
     gc.disable()  # nothing made here is a cycle, and there are millions of tuples to look through
+    answer: Any = None
+    data = _READY
     while True:
         try:
-            function, arguments = pickle.load(tasks)  # noqa: S301 - from who started this process
-        except EOFError:
+            answers.write(data)  # in one call, so that it is read in one
+            answers.flush()
+            function, arguments = pickle.load(tasks)  # noqa: S301 - from the process that started this one
+        except (EOFError, OSError):
             os._exit(0)
         try:
             answer = True, function(*arguments)
-        except Exception:  # noqa: BLE001 - it will be met again where it can be handled
+        except Exception:  # noqa: BLE001 - it is met again where it can be handled
             answer = False, None
-        try:
-            results.write(
-                pickle.dumps(answer, pickle.HIGHEST_PROTOCOL)
-            )  # in one call, so that it is read in one
-            results.flush()
-        except OSError:
-            os._exit(0)
+        data = pickle.dumps(answer, pickle.HIGHEST_PROTOCOL)
 
 
 def without_collector(function: Callable[..., _T], *arguments: Any) -> _T:
-    """Call a function that makes many objects and no cycles: to look for these again and again is in vain."""
+    """Call a function that makes many objects and no cycles, without looking for cycles meanwhile."""
     enabled = gc.isenabled()
     gc.disable()
     try:

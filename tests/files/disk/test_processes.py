@@ -7,13 +7,21 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 if sys.platform == "linux":
     import fcntl
 
-from evlog.files.disk.processes import _PIPE_BYTES, _RESULTS_WAITING, Workers
+from evlog.files.disk.processes import (
+    _PIPE_BYTES,
+    _RESULTS_WAITING,
+    MAX_PROCESSES,
+    Workers,
+    core_count,
+)
+from tests.support.contention import wait_until
 
 TASKS = [(number, 7) for number in range(40)]
 RESULTS = [divmod(number, 7) for number, _ in TASKS]
@@ -47,28 +55,37 @@ def test_results_that_no_pipe_holds_come_whole() -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a pipe is as large as it is")
 def test_a_pipe_holds_a_whole_result() -> None:
     with Workers(2) as workers:
-        assert fcntl.fcntl(workers._helpers[0]._results, fcntl.F_GETPIPE_SZ) == _PIPE_BYTES
+        assert fcntl.fcntl(workers._helpers[0].answers, fcntl.F_GETPIPE_SZ) == _PIPE_BYTES
+
+
+def test_helpers_really_work() -> None:
+    """Else every other test here would pass in this process alone."""
+    with Workers(2) as workers:
+        wait_until(lambda: workers._helpers[0].ready)
+        work = "sum(range(200_000)) and __import__('os').getpid()"
+        pids = {pid for _, pid in workers.run(eval, [(work,)] * 100)}
+    assert len(pids) == 2
 
 
 def test_helpers_import_a_module_before_they_are_asked() -> None:
     with Workers(2, "no_such_module") as workers:
-        assert workers._helpers[0]._process.wait(timeout=60) == 1
+        assert workers._helpers[0].process.wait(timeout=60) == 1
         assert dict(workers.run(divmod, TASKS)) == dict(enumerate(RESULTS))
 
 
 def test_what_a_dead_helper_had_to_do_is_done_here() -> None:
     with Workers(3) as workers:
         for helper in workers._helpers:
-            helper._process.kill()
+            helper.process.kill()
         assert dict(workers.run(divmod, TASKS, ahead=2)) == dict(enumerate(RESULTS))
-        assert workers.count == 1
+        wait_until(lambda: workers.count == 1)
 
 
 def test_a_helper_that_dies_under_way_is_not_missed() -> None:
     with Workers(3) as workers:
         run = workers.run_in_order(divmod, TASKS, ahead=2)
         begun = [next(run)]
-        workers._helpers[0]._process.kill()
+        workers._helpers[0].process.kill()
         assert begun + list(run) == RESULTS
 
 
@@ -83,7 +100,7 @@ def test_no_helper_outlives_who_started_it(end: signal.Signals) -> None:
     program = (
         "import time; from evlog.files.disk.processes import Workers\n"
         "with Workers(3) as workers:\n"
-        "    print(*[helper._process.pid for helper in workers._helpers], flush=True)\n"
+        "    print(*[helper.process.pid for helper in workers._helpers], flush=True)\n"
         "    list(workers.run(time.sleep, [(0.01,)] * 100_000))\n"
     )
     command = [sys.executable, "-c", program]
@@ -98,23 +115,83 @@ def test_no_helper_outlives_who_started_it(end: signal.Signals) -> None:
         time.sleep(0.01)
 
 
-def test_who_leaves_early_waits_for_nothing() -> None:
+def test_leaving_a_run_early_waits_for_nothing() -> None:
     with Workers(3) as workers:
         next(workers.run(time.sleep, [(0.0,)] * 10 + [(60.0,)] * 50, ahead=2))
 
 
-def test_who_looks_slowly_is_not_flooded() -> None:
+def test_a_run_that_was_left_early_does_not_disturb_the_next() -> None:
+    with Workers(3) as workers:
+        for _ in range(5):
+            run = workers.run(divmod, TASKS, ahead=2)
+            next(run)
+            del run
+            assert list(workers.run_in_order(divmod, TASKS)) == RESULTS
+
+
+def test_results_that_a_slow_caller_has_not_taken_are_bounded() -> None:
     with Workers(2) as workers:
+        wait_until(lambda: workers._helpers[0].ready)
         run = workers.run(divmod, TASKS * 10)
         next(run)
-        (feeder,) = workers._feeders
-        deadline = time.monotonic() + 20
-        while feeder._results.qsize() < _RESULTS_WAITING:
-            assert time.monotonic() < deadline
-            time.sleep(0.001)
-        time.sleep(0.05)
-        assert feeder._results.qsize() == _RESULTS_WAITING
+        shared = run.gi_frame.f_locals["run"]  # type: ignore[attr-defined]
+        wait_until(lambda: shared.results.qsize() == _RESULTS_WAITING)
+        assert not shared._room.acquire(blocking=False)
         assert len(list(run)) == len(TASKS * 10) - 1
+
+
+def test_an_executable_that_is_not_python_is_not_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "frozen", True, raising=False)
+        with Workers(3) as workers:
+            assert (workers.count, dict(workers.run(divmod, TASKS))) == (1, dict(enumerate(RESULTS)))
+    application = tmp_path / "application"
+    application.write_text(f"#!/bin/sh\ntouch {tmp_path}/started\nexec sleep 600\n", "utf-8")
+    application.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(application))
+    with Workers(3) as workers:
+        assert (workers.count, dict(workers.run(divmod, TASKS))) == (1, dict(enumerate(RESULTS)))
+    assert not (tmp_path / "started").exists()
+
+
+def test_a_helper_that_is_never_ready_delays_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    python = tmp_path / "python3"
+    python.write_text("#!/bin/sh\nexec sleep 600\n", "utf-8")
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    with Workers(3) as workers:
+        for _ in range(2):
+            assert dict(workers.run(divmod, TASKS, ahead=2)) == dict(enumerate(RESULTS))
+
+
+def test_processes_are_capped() -> None:
+    assert 1 <= core_count() <= MAX_PROCESSES
+    with Workers(100) as workers:
+        assert workers.count == MAX_PROCESSES
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_child_neither_uses_nor_keeps_the_helpers() -> None:
+    with Workers(2) as workers:
+        wait_until(lambda: workers._helpers[0].ready)
+        reading, writing = os.pipe()
+        child = os.fork()
+        if not child:
+            os.close(writing)
+            right = dict(workers.run(divmod, TASKS)) == dict(enumerate(RESULTS)) and workers.count == 1
+            workers.close()
+            os.read(reading, 1)  # lives until the parent says so
+            os._exit(0 if right else 1)
+        os.close(reading)
+        helper = workers._helpers[0]
+        helper.runs.put(None)
+        helper._thread.join()
+        helper.tasks.close()  # the only end of this pipe: the helper ends
+        assert helper.process.wait(20) == 0
+        os.close(writing)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def is_running(pid: int) -> bool:
