@@ -34,9 +34,17 @@ from evlog.files.follow.checkpoint_file import Filter, ParkedEvent
 from evlog.files.follow.feed import wait_for_store
 from evlog.model.appends import ANY, NO_STREAM, STREAM_EXISTS, BatchResult
 from evlog.model.events import Event, NewEvent, idempotency_id
-from evlog.model.reports import Finding, Loss, PolicyInfo, StoreInfo, StreamInfo, TornTail, VerifyReport
+from evlog.model.reports import (
+    Finding,
+    Loss,
+    PolicyInfo,
+    Retention,
+    StoreInfo,
+    StreamInfo,
+    TornTail,
+    VerifyReport,
+)
 from evlog.model.results import AppendResult
-from evlog.model.retention import Retention
 from evlog.store import EventStore, exists, open
 from evlog.store_checking import repair_store, salvage_store, verify_store
 from evlog.subscriptions.named import ReplayResult, SubscriptionInfo

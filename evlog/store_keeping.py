@@ -14,8 +14,7 @@ from evlog.files.write.writer import Writer
 from evlog.handle import Handle
 from evlog.model.appends import ANY, ExpectedVersion, check_expected
 from evlog.model.events import check_stream_name
-from evlog.model.reports import PolicyInfo
-from evlog.model.retention import Retention, retention_of
+from evlog.model.reports import PolicyInfo, Retention, retention_of
 
 if TYPE_CHECKING:  # what is rare is imported when it is used: a shell command lives for 0.1 s
     from evlog.files.compaction.compact import Progress

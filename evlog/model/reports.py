@@ -10,13 +10,45 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
-from evlog.model.retention import Retention
+from evlog.model.retention import Rule
 
 # How much a finding matters.
 DAMAGE: Final = "damage"  # a reader fails or is told something wrong, or something is lost
 NOTE: Final = "note"  # nothing is lost: a crash or a copy leaves it, and evlog clears or rebuilds it
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Retention(NamedTuple):
+    """What is kept of a stream, or of every stream of a category.
+
+    Attributes:
+        max_count: how many of the last events stay visible; None: all.
+        max_age_seconds: for how long an event stays visible; None: for ever.
+        before: the first version that stays visible; 1: all do.
+        deleted: whether the stream was deleted, and nothing was appended since.
+        tombstone: whether nothing may be appended to it ever again.
+    """
+
+    max_count: int | None = None
+    max_age_seconds: int | None = None
+    before: int = 1
+    deleted: bool = False
+    tombstone: bool = False
+
+    @property
+    def max_age(self) -> timedelta | None:
+        """`max_age_seconds` as a timedelta."""
+        return None if self.max_age_seconds is None else timedelta(seconds=self.max_age_seconds)
+
+
+def retention_of(rule: Rule | None, last_version: int) -> Retention:
+    """Return the rule as users see it, for a stream with this last version."""
+    if rule is None:
+        return Retention()
+    max_age_seconds = None if rule.max_age_us is None else rule.max_age_us // 1_000_000
+    before = max(rule.truncate_before, rule.deleted + 1)
+    return Retention(rule.max_count, max_age_seconds, before, rule.is_deleted(last_version), rule.tombstone)
 
 
 class StreamInfo(NamedTuple):

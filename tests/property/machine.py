@@ -133,8 +133,8 @@ class StoreMachine(RuleBasedStateMachine):
         return self.kept.get(f"$${stream}", {}).get(name)
 
     def is_deleted(self, stream: str) -> bool:
-        return self.own_word(stream, "$tombstone") or 0 < self.version(stream) < (
-            self.own_word(stream, "$tb") or 0
+        return self.own_word(stream, "$tombstone") or 0 < self.version(stream) <= (
+            self.own_word(stream, "$deleted") or 0
         )
 
     def visible(self, stream: str) -> list[Row]:
@@ -143,7 +143,9 @@ class StoreMachine(RuleBasedStateMachine):
             return []
         rows = [row for row in self.rows if row.stream == stream]
         first = max(
-            self.own_word(stream, "$tb") or 1, len(rows) - (self.word(stream, "$maxCount") or 1e9) + 1
+            self.own_word(stream, "$tb") or 1,
+            (self.own_word(stream, "$deleted") or 0) + 1,
+            len(rows) - (self.word(stream, "$maxCount") or 1e9) + 1,
         )
         oldest = self.clock.us - (self.word(stream, "$maxAge") or 1e9) * 1_000_000
         young = [row for row in rows if row.version >= first and row.time_us >= oldest]
@@ -239,7 +241,7 @@ class StoreMachine(RuleBasedStateMachine):
         assert deleted == last
         words = dict(self.kept.get(f"$${stream}", {}))
         if not self.is_deleted(stream):
-            words["$tb"] = last + 1
+            words["$deleted"] = last
         if tombstone:
             words["$tombstone"] = True
         self.note_policy(f"$${stream}", words)

@@ -14,12 +14,10 @@ from evlog.files.format.entries import ENTRY_BYTES, column
 from evlog.files.format.hashes import hash_stream
 from evlog.files.log.log import Log, SealedPart
 from evlog.files.log.read import Bounds, read_stream
-from evlog.model.reports import PolicyInfo
+from evlog.model.reports import PolicyInfo, Retention, retention_of
 from evlog.model.retention import (
     KEEP_ALL,
-    Retention,
     first_visible_version,
-    retention_of,
     visible_since_us,
 )
 
@@ -61,7 +59,7 @@ def count_policies(log: Log) -> tuple[int, int]:
         last_version = log.find_version(name, hash_stream(name)) if rule != KEEP_ALL else 0
         is_deleted = rule.is_deleted(last_version)
         deleted += is_deleted and last_version > 0
-        policies += (rule._replace(truncate_before=1, tombstone=False) if is_deleted else rule) != KEEP_ALL
+        policies += (rule.replace(deleted=0, tombstone=False) if is_deleted else rule) != KEEP_ALL
     return policies, deleted
 
 

@@ -1,31 +1,31 @@
 """Changing what is kept: a new policy is appended to the metadata stream. Deleting a stream is one of these.
 
-Each change is made to the policy that stands in the log at that moment, checked by the version of the
-metadata stream: of two at a time neither is lost. Changing nothing writes nothing, but makes durable what is
-there.
+Each change is made to the policy that the log has at that moment, checked by the version of the metadata
+stream: of two changes at a time neither is lost. A change that changes nothing writes nothing, but makes the
+present policy durable.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from datetime import timedelta
-from typing import Final
-
 from evlog.errors import InvalidArgument, StreamNotFound, StreamTombstoned, WrongExpectedVersion
 from evlog.files.format.frames import MAX_VERSION
 from evlog.files.format.hashes import hash_stream
-from evlog.files.log.log import Log, SegmentMoved
-from evlog.files.write.writer import Writer
-from evlog.model.appends import ANY, NO_STREAM, STREAM_EXISTS, Expectation, ExpectedVersion
-from evlog.model.events import JSON_CODE, EncodedEvent
-from evlog.model.retention import (
-    KEEP_ALL,
-    METADATA_TYPE,
-    Rule,
-    decode_policy,
-    encode_policy,
-    metadata_stream,
-)
+from evlog.files.log.log import SegmentMoved
+from evlog.model.appends import ANY, NO_STREAM, STREAM_EXISTS, Expectation
+from evlog.model.events import JSON_CODE
+from evlog.model.retention import KEEP_ALL, METADATA_TYPE, decode_policy, encode_policy, metadata_stream
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from datetime import timedelta
+    from typing import Final
+
+    from evlog.files.log.log import Log
+    from evlog.files.write.writer import Writer
+    from evlog.model.appends import ExpectedVersion
+    from evlog.model.events import EncodedEvent
+    from evlog.model.retention import Rule
 
 _SECOND_US: Final = 1_000_000
 _MAX_AGE_SECONDS: Final = 1 << 40  # beyond any clock, and what JSON numbers hold
@@ -42,10 +42,12 @@ def set_words(
     before: int | None,
     clear: bool,
 ) -> None:
-    """Set those words of the policy of a stream or a category that are given; first forget all with `clear`.
+    """Set the given words of the policy of a stream or a category; with `clear` forget all others.
+
+    A deletion stays, unless `clear` takes it back.
 
     Raises:
-        StreamTombstoned: the stream is gone for ever.
+        StreamTombstoned: the stream has a tombstone.
         InvalidArgument: `before` is beyond the next event of the stream.
     """
 
@@ -55,7 +57,7 @@ def set_words(
                 raise StreamTombstoned(stream)
             _check_before(log, stream, before)
         rule = KEEP_ALL if clear else rule
-        return rule._replace(
+        return rule.replace(
             max_count=rule.max_count if max_count is None else max_count,
             max_age_us=rule.max_age_us if max_age_seconds is None else max_age_seconds * _SECOND_US,
             truncate_before=rule.truncate_before if before is None else before,
@@ -65,10 +67,10 @@ def set_words(
 
 
 def delete(log: Log, writer: Writer, stream: str, *, tombstone: bool, expected: ExpectedVersion) -> int:
-    """Hide all events of a stream, and with a tombstone forbid its name; its last version.
+    """Delete a stream, and with a tombstone forbid its name; return its last version.
 
     Raises:
-        StreamNotFound: there are no events, and that was not expected.
+        StreamNotFound: the stream never had an event, and that was not expected.
         WrongExpectedVersion: the stream has another version than expected.
     """
     last_version = 0
@@ -80,8 +82,8 @@ def delete(log: Log, writer: Writer, stream: str, *, tombstone: bool, expected: 
             raise StreamNotFound(stream)
         if rule.is_deleted(last_version):
             _check_deleted(stream, expected, last_version)
-            return rule._replace(tombstone=rule.tombstone or tombstone)
-        return rule._replace(truncate_before=last_version + 1, tombstone=tombstone)
+            return rule.replace(tombstone=rule.tombstone or tombstone)
+        return rule.replace(deleted=last_version, tombstone=tombstone)
 
     expectations = () if expected == ANY else (Expectation(0, stream, expected),)
     _change_policy(log, writer, metadata_stream(stream=stream), change, expectations)
@@ -89,7 +91,7 @@ def delete(log: Log, writer: Writer, stream: str, *, tombstone: bool, expected: 
 
 
 def _check_deleted(stream: str, expected: ExpectedVersion, last_version: int) -> None:
-    """What a writer would check, for a deletion that may have nothing to write."""
+    """Check what the writer would check, for a deletion that may have nothing to write."""
     if expected == STREAM_EXISTS:
         raise WrongExpectedVersion(stream, expected, 0)
     if expected not in (ANY, NO_STREAM, last_version):
@@ -103,9 +105,12 @@ def check_max_count(max_count: int | None) -> int | None:
 
 def check_max_age(max_age: timedelta | int | None) -> int | None:
     """Return an age in whole seconds, or raise InvalidArgument."""
-    seconds = max_age
-    if isinstance(max_age, timedelta) and not max_age.microseconds:
-        seconds = max_age // timedelta(seconds=1)
+    seconds: object = max_age
+    if max_age is not None and not isinstance(max_age, int):
+        from datetime import timedelta
+
+        if isinstance(max_age, timedelta) and not max_age.microseconds:
+            seconds = max_age // timedelta(seconds=1)
     if seconds is None or (type(seconds) is int and 1 <= seconds <= _MAX_AGE_SECONDS):
         return seconds
     raise InvalidArgument(f"max_age is {max_age!r}; give whole seconds, 1 or more, or a timedelta of them")
@@ -128,8 +133,8 @@ def _check_before(log: Log, stream: str, before: int | None) -> None:
     last_version = log.find_version(stream, hash_stream(stream))
     if before > last_version + 1:
         raise InvalidArgument(
-            f"before is {before}, and the next event of {stream!r} has version {last_version + 1}; "
-            "give that version at most: what is yet to come is not hidden"
+            f"before is {before}, but the next event of {stream!r} has version {last_version + 1}; "
+            f"give at most {last_version + 1}"
         )
 
 
@@ -153,7 +158,7 @@ def _change_policy(
         if changed != rule:
             event: EncodedEvent = (METADATA_TYPE, None, JSON_CODE, encode_policy(changed), None)
             here = Expectation(0, name, record[1] if record is not None else NO_STREAM)
-        elif record is not None:  # once more, as a duplicate: who wrote it may not have synced it yet
+        elif record is not None:  # appended again as a duplicate: its writer may not have synced it yet
             event, here = (record[3], record[4], record[6], record[7], record[8]), Expectation(0, name, ANY)
         else:
             return

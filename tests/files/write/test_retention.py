@@ -158,7 +158,7 @@ def test_settings_add_up_until_they_are_cleared(store: EventStore) -> None:
     store.append("s", [new(1)])
     store.set_retention("s", max_count=5)
     store.set_retention("s", max_age=60)
-    assert store.set_retention("s", before=2) == Retention(5, 60, 2, deleted=True)
+    assert store.set_retention("s", before=2) == Retention(5, 60, 2)
     assert store.set_retention("s", max_count=6, clear=True) == Retention(6)
     assert store.set_retention("s", clear=True) == Retention()
     assert policy_events(store, "$$s") == [
@@ -246,7 +246,7 @@ def test_a_deleted_stream_is_empty_and_goes_on_with_its_versions(ten: EventStore
     assert numbers(ten.read("s")) == [11, 12]
     assert ten.has_stream("s")
     assert ten.delete_stream("s") == 12
-    assert policy_events(ten, "$$s") == [{"$tb": 11}, {"$tb": 13}]
+    assert policy_events(ten, "$$s") == [{"$deleted": 10}, {"$deleted": 12}]
 
 
 @pytest.mark.parametrize("expected", [ANY, NO_STREAM, 10])
@@ -322,6 +322,39 @@ def test_deleting_expects_as_appending_does(ten: EventStore, unchanged: Callable
         ten.delete_stream("s", expected=-1)
 
 
+def test_hiding_all_events_does_not_delete_the_stream(ten: EventStore) -> None:
+    assert ten.set_retention("s", before=11) == Retention(before=11)
+    assert numbers(ten.read("s")) == []
+    assert ten.has_stream("s")
+    assert ten.info().deleted_streams == 0
+    assert [info.name for info in ten.streams()] == ["s"]
+    with pytest.raises(WrongExpectedVersion):
+        ten.append("s", [new(11)], expected=NO_STREAM)
+    assert ten.append("s", [new(11)], expected=STREAM_EXISTS).first_version == 11
+    assert numbers(ten.read("s")) == [11]
+
+
+@pytest.mark.parametrize("settings", [{"before": 1}, {"before": 5}, {"max_count": 3}, {"max_age": 9}])
+def test_only_clear_takes_a_deletion_back(ten: EventStore, settings: dict[str, Any]) -> None:
+    ten.delete_stream("s")
+    kept = ten.set_retention("s", **settings)
+    assert (kept.before, kept.deleted) == (11, True)
+    assert not ten.has_stream("s")
+    assert numbers(ten.read("s")) == []
+    ten.append("s", [new(11)], expected=NO_STREAM)
+    ten.set_retention("s", before=1)
+    assert numbers(ten.read("s")) == [11]
+    assert not ten.set_retention("s", clear=True).deleted
+    assert numbers(ten.read("s")) == list(range(1, 12))
+
+
+def test_a_stream_that_is_hidden_can_be_deleted(ten: EventStore) -> None:
+    ten.set_retention("s", before=11)
+    assert ten.delete_stream("s") == 10
+    assert not ten.has_stream("s")
+    assert ten.info().deleted_streams == 1
+
+
 def test_a_deletion_can_be_taken_back(ten: EventStore) -> None:
     ten.delete_stream("s", expected=STREAM_EXISTS)
     ten.append("s", [new(11)])
@@ -350,7 +383,7 @@ def test_a_tombstone_is_for_ever(ten: EventStore) -> None:
 def test_a_deleted_stream_can_get_a_tombstone(ten: EventStore) -> None:
     ten.delete_stream("s")
     ten.delete_stream("s", tombstone=True)
-    assert policy_events(ten, "$$s") == [{"$tb": 11}, {"$tb": 11, "$tombstone": True}]
+    assert policy_events(ten, "$$s") == [{"$deleted": 10}, {"$deleted": 10, "$tombstone": True}]
 
 
 def test_a_name_that_was_never_used_gets_a_tombstone_only_where_that_is_expected(store: EventStore) -> None:
