@@ -281,7 +281,7 @@ def _maybe_start(module: str) -> _Helper | None:
         return None
     try:
         process = subprocess.Popen(  # noqa: S603 - this interpreter, with a constant program
-            [sys.executable, "-c", _BOOT, _PACKAGE, module, *sys.path],
+            [sys.executable, "-S", "-c", _BOOT, _PACKAGE, module, *sys.path],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=_PIPE_BYTES,
