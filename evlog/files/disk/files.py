@@ -388,8 +388,10 @@ class ReadFile:
         self.fd, _ = open_file(path, os.O_RDONLY)
 
     def size(self) -> int:
-        """Return the length in bytes, now."""
-        return os.fstat(self.fd).st_size
+        """Return the length in bytes, now. A huge hole at the end of a sparse file does not count."""
+        status = os.fstat(self.fd)
+        size = status.st_size
+        return size if size <= status.st_blocks * 512 + _HOLE_BYTES else _data_end(self.fd, size)
 
     def read(self, length: int, offset: int) -> bytes:
         """Read up to `length` bytes at the offset; fewer only at the end of the file."""
@@ -410,8 +412,9 @@ class ReadFile:
         Raises:
             CorruptionError: it is larger than a sound file can be; nothing was read.
         """
-        check_size(self.path, self.size(), limit_bytes)
-        return self.read(limit_bytes, 0)
+        size = os.fstat(self.fd).st_size
+        check_size(self.path, size, limit_bytes)
+        return self.read(size, 0)
 
     def read_array(self, length: int, offset: int) -> bytearray:
         """Read the same as bytes that may grow."""
@@ -444,6 +447,19 @@ class ReadFile:
 
 
 _SURELY_BYTES: Final = 1 << 20
+_HOLE_BYTES: Final = 1 << 27
+_MAX_EXTENTS: Final = 10_000
+
+
+def _data_end(fd: int, size: int) -> int:
+    """Return where the hole at the end of a sparse file begins, as far as the file system tells."""
+    end = 0
+    try:
+        for _ in range(_MAX_EXTENTS):
+            end = os.lseek(fd, os.lseek(fd, end, os.SEEK_DATA), os.SEEK_HOLE)
+    except (OSError, AttributeError) as error:
+        return end if getattr(error, "errno", None) == errno.ENXIO else size  # ENXIO: no data behind `end`
+    return size
 
 
 def check_size(path: str, size: int, limit_bytes: int) -> None:
@@ -466,7 +482,7 @@ def map_file(path: str, limit_bytes: int = sys.maxsize) -> memoryview:
         UnsafeFile: it is a link or no regular file.
     """
     file = ReadFile(path)
-    size = file.size()
+    size = os.fstat(file.fd).st_size
     if size == 0:
         return memoryview(b"")
     check_size(path, size, limit_bytes)

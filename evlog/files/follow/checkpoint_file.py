@@ -25,6 +25,8 @@ from evlog.model.events import Event, maybe_name_fault
 
 MAX_NAME_BYTES = 100
 _LOCK_ATTEMPTS = 5
+_MAX_CHECKPOINT_BYTES = 1 << 24  # a stranger's file may claim any length
+_MAX_PARKED_BYTES = 1 << 28
 
 
 class Filter(NamedTuple):
@@ -150,7 +152,7 @@ class SubscriptionFiles:
         except FileNotFoundError:
             return None
         try:
-            document = decode_line(file.read(file.size(), 0))
+            document = decode_line(file.read_whole(_MAX_CHECKPOINT_BYTES))
             if document["format"] > FORMAT_VERSION:
                 raise UnsupportedFormat(self.path, document["format"], FORMAT_VERSION)
             if document["name"] != self.name or document["store_id"] != self._store_id:
@@ -252,7 +254,7 @@ class SubscriptionFiles:
         except FileNotFoundError:
             return {}, 0
         found: dict[int, ParkedEvent] = {}
-        raw = file.read(file.size(), 0)
+        raw = file.read_whole(_MAX_PARKED_BYTES)
         end = at = 0
         fault: tuple[int, str] | None = None
         for line in raw.splitlines(keepends=True):

@@ -22,6 +22,9 @@ from evlog.files.format.paths import SegmentFile
 _CRC_KEY: Final = b',"crc32":"'
 
 
+_MAX_BYTES: Final = 1 << 26  # some 300,000 segments; a stranger's file may claim any length
+
+
 class SegmentInfo(NamedTuple):
     """One segment as the manifest knows it; from `last_position` on, facts of a sealed one (0 if active).
 
@@ -147,7 +150,7 @@ def read_manifest(store: str) -> tuple[Manifest, Stamp]:
     except FileNotFoundError:
         raise StoreNotFound(store) from None
     status = os.fstat(file.fd)
-    manifest = decode_manifest(file.read(status.st_size, 0), path)
+    manifest = decode_manifest(file.read_whole(_MAX_BYTES), path)
     return manifest, Stamp(status.st_ino, status.st_mtime_ns, status.st_size)
 
 

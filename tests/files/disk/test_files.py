@@ -338,3 +338,13 @@ def test_memory_for_a_long_read_is_bounded_by_the_file(tmp_path: Path) -> None:
     assert ReadFile(path).read(1 << 60, 4) == b"456789"
     assert ReadFile(path).read_array(1 << 60, 4) == b"456789"
     assert ReadFile(path).read(1 << 60, 1 << 20) == b""
+
+
+def test_a_huge_hole_at_the_end_of_a_file_is_not_read(tmp_path: Path) -> None:
+    path = str(tmp_path / "file")
+    DISK.create_file(path, b"x" * 5000)
+    os.truncate(path, 1 << 40)
+    file = DISK.open(path)
+    DISK.write_at(file, b"y" * 5000, 1 << 38)
+    size = ReadFile(path).size()
+    assert (1 << 38) + 5000 <= size < (1 << 38) + (1 << 20)
