@@ -137,7 +137,7 @@ class Keeping(Handle):
         Args:
             dry_run: only say what would go.
             force: also remove events that a named subscription has not come to yet.
-            compress: then also compress the logs of sealed segments with zstandard (the extra `evlog[zstd]`),
+            compress: then also compress the logs of sealed segments with zstandard (the extra `evlog-store[zstd]`),
                 if that makes them smaller. They are read as before, and stay compressed when a later
                 compaction writes them anew. No event, position or digest changes by it.
             progress: called every few milliseconds with the bytes that are done, and all that there are.

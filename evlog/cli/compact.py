@@ -22,7 +22,8 @@ without --force (exit code 3). In a pipe the summary is one JSON object; with --
 JSON for each stream and rule before it.
 
 --compress then also compresses the logs of sealed segments, where that makes them smaller; they are read as
-before, by every evlog that has zstandard installed (pip install 'evlog[zstd]'; exit code 10 without it), and
+before, by every evlog that has zstandard installed (pip install 'evlog-store[zstd]'; exit code 10
+without it), and
 stay compressed when a later compaction writes them anew. No event and no digest changes by it.
 
 \b

@@ -116,7 +116,7 @@ def test_without_zstandard_the_exit_code_says_unsupported(
     refused = wide("read")
     assert (refused.code, refused.out) == (10, b"")
     assert refused.err.count("\n") == 1
-    assert "pip install 'evlog[zstd]'" in refused.err
+    assert "pip install 'evlog-store[zstd]'" in refused.err
     assert wide("read", "--after", "24").code == 0
 
 
