@@ -345,7 +345,9 @@ class ZstdNotInstalled(EvlogError):
     exit_code = EXIT_UNSUPPORTED
 
     def __init__(self, path: str) -> None:
-        super().__init__(f"{path} needs zstandard, which is not installed; run pip install 'evlog-store[zstd]'")
+        super().__init__(
+            f"{path} needs zstandard, which is not installed; run pip install 'evlog-store[zstd]'"
+        )
         self.path = path
 
 

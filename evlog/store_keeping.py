@@ -137,8 +137,8 @@ class Keeping(Handle):
         Args:
             dry_run: only say what would go.
             force: also remove events that a named subscription has not come to yet.
-            compress: then also compress the logs of sealed segments with zstandard (the extra `evlog-store[zstd]`),
-                if that makes them smaller. They are read as before, and stay compressed when a later
+            compress: then also compress the logs of sealed segments with zstandard, if that makes them
+                smaller (the extra `evlog-store[zstd]`). They are read as before, and stay compressed when a later
                 compaction writes them anew. No event, position or digest changes by it.
             progress: called every few milliseconds with the bytes that are done, and all that there are.
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.readme import ROOT, blocks, commit, git, make_repository, run_session, shell_environment
+from tests.support.readme import GUIDE, ROOT, commit, git, make_repository, run_session, shell_environment
 
 DPKG_LOG = Path("/var/log/dpkg.log")
 
@@ -75,9 +75,11 @@ def add_hostile_commits(folder: Path, environment: Environment) -> None:
 
 
 def pipeline(function: str) -> str:
-    """The README's block that defines a shell function and pipes it into evlog."""
-    (block,) = [block for block in blocks("sh") if block.code.startswith(f"{function}() {{")]
-    return block.code
+    """Return the guide's block that defines a shell function and pipes it into evlog."""
+    (code,) = [
+        block.code for page in GUIDE for block in page.blocks if block.code.startswith(f"{function}() {{")
+    ]
+    return code
 
 
 def summaries(printed: list[str]) -> list[dict[str, Any]]:
