@@ -137,9 +137,9 @@ class Keeping(Handle):
         Args:
             dry_run: only say what would go.
             force: also remove events that a named subscription has not come to yet.
-            compress: then also compress the logs of sealed segments with zstandard, if that makes them
-                smaller (the extra `evlog-store[zstd]`). They are read as before, and stay compressed when a later
-                compaction writes them anew. No event, position or digest changes by it.
+            compress: also compress the logs of sealed segments with zstandard, where that makes them smaller
+                (the extra `evlog-store[zstd]`). They are read as before, and stay compressed in later
+                compactions. No event, position or digest changes.
             progress: called every few milliseconds with the bytes that are done, and all that there are.
 
         Raises:
