@@ -1,54 +1,83 @@
-"""evlog: an event store in a directory. The public names, and nothing else; begin with `evlog.open`."""
+"""evlog: an event store in a directory, or on a server. The public names; begin with `evlog.open`."""
 
-from evlog._version import __version__
-from evlog.errors import (
-    AppendTooLarge,
-    CompactionRunning,
-    CorruptionError,
-    EventTooLarge,
-    EvlogError,
-    IdConflict,
-    InvalidArgument,
-    InvalidEvent,
-    InvalidStreamName,
-    LockLost,
-    LockTimeout,
-    NotAStore,
-    StoreAccessDenied,
-    StoreClosed,
-    StoreFull,
-    StoreIOError,
-    StoreNotFound,
-    StreamNotFound,
-    StreamTombstoned,
-    SubscriptionBehind,
-    SubscriptionBusy,
-    SubscriptionNotFound,
-    SystemCallFailed,
-    UnsafeFile,
-    UnsupportedFormat,
-    WrongExpectedVersion,
-    ZstdNotInstalled,
-)
-from evlog.files.follow.checkpoint_file import Filter, ParkedEvent
-from evlog.files.follow.feed import wait_for_store
-from evlog.model.appends import ANY, NO_STREAM, STREAM_EXISTS, BatchResult
-from evlog.model.events import Event, NewEvent, idempotency_id
-from evlog.model.reports import (
-    Finding,
-    Loss,
-    PolicyInfo,
-    Retention,
-    StoreInfo,
-    StreamInfo,
-    TornTail,
-    VerifyReport,
-)
-from evlog.model.results import AppendResult
-from evlog.store import EventStore, exists, open
-from evlog.store_checking import repair_store, salvage_store, verify_store
-from evlog.subscriptions.named import ReplayResult, SubscriptionInfo
-from evlog.subscriptions.run import Subscription
+from evlog.errors import EvlogError
+from evlog.model.appends import ANY, NO_STREAM, STREAM_EXISTS
+from evlog.model.events import Event, NewEvent
+from evlog.store import EventStore, exists, open, repair_store, salvage_store, verify_store, wait_for_store
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from evlog._version import __version__
+    from evlog.engine import Capabilities
+    from evlog.errors import (
+        AppendTooLarge,
+        CompactionRunning,
+        CorruptionError,
+        EventTooLarge,
+        IdConflict,
+        InvalidArgument,
+        InvalidEvent,
+        InvalidStreamName,
+        LockLost,
+        LockTimeout,
+        NotAStore,
+        StoreAccessDenied,
+        StoreClosed,
+        StoreFull,
+        StoreIOError,
+        StoreNotFound,
+        StreamNotFound,
+        StreamTombstoned,
+        SubscriptionAhead,
+        SubscriptionBehind,
+        SubscriptionBusy,
+        SubscriptionNotFound,
+        SystemCallFailed,
+        UnsafeFile,
+        UnsupportedFormat,
+        WrongExpectedVersion,
+        ZstdNotInstalled,
+    )
+    from evlog.model.appends import BatchResult
+    from evlog.model.checkpoints import ParkedEvent
+    from evlog.model.events import idempotency_id
+    from evlog.model.filters import EventFilter
+    from evlog.model.reports import (
+        Finding,
+        Loss,
+        PolicyInfo,
+        Retention,
+        StoreInfo,
+        StreamInfo,
+        TornTail,
+        VerifyReport,
+    )
+    from evlog.model.results import AppendResult
+    from evlog.subscriptions.named import ReplayResult, SubscriptionInfo
+    from evlog.subscriptions.run import Subscription
+
+# Names that few programs use: their modules are imported when they are asked for.
+_LATER = {
+    "evlog._version": ("__version__",),
+    "evlog.engine": ("Capabilities",),
+    "evlog.model.appends": ("BatchResult",),
+    "evlog.model.checkpoints": ("ParkedEvent",),
+    "evlog.model.events": ("idempotency_id",),
+    "evlog.model.filters": ("EventFilter",),
+    "evlog.model.reports": (
+        "Finding",
+        "Loss",
+        "PolicyInfo",
+        "Retention",
+        "StoreInfo",
+        "StreamInfo",
+        "TornTail",
+        "VerifyReport",
+    ),
+    "evlog.model.results": ("AppendResult",),
+    "evlog.subscriptions.named": ("ReplayResult", "SubscriptionInfo"),
+    "evlog.subscriptions.run": ("Subscription",),
+}
 
 __all__ = [
     "ANY",
@@ -57,13 +86,14 @@ __all__ = [
     "AppendResult",
     "AppendTooLarge",
     "BatchResult",
+    "Capabilities",
     "CompactionRunning",
     "CorruptionError",
     "Event",
+    "EventFilter",
     "EventStore",
     "EventTooLarge",
     "EvlogError",
-    "Filter",
     "Finding",
     "IdConflict",
     "InvalidArgument",
@@ -88,6 +118,7 @@ __all__ = [
     "StreamNotFound",
     "StreamTombstoned",
     "Subscription",
+    "SubscriptionAhead",
     "SubscriptionBehind",
     "SubscriptionBusy",
     "SubscriptionInfo",
@@ -108,3 +139,17 @@ __all__ = [
     "verify_store",
     "wait_for_store",
 ]
+
+
+def __getattr__(name: str) -> object:
+    from importlib import import_module
+
+    module = next((module for module, names in _LATER.items() if name in names), "evlog.errors")
+    if name not in __all__:
+        raise AttributeError(f"module 'evlog' has no attribute {name!r}")
+    found = globals()[name] = getattr(import_module(module), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

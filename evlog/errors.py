@@ -307,6 +307,22 @@ class SubscriptionBehind(EvlogError):
         self.position = position
 
 
+class SubscriptionAhead(EvlogError):
+    """A subscription is at an event that the log does not have: one of them is another copy's."""
+
+    exit_code = EXIT_CORRUPT
+
+    def __init__(self, subscription: str, checkpoint: int, head: int) -> None:
+        super().__init__(
+            f"subscription {_shorten(subscription)} is at an event (position {checkpoint}) that this log "
+            f"(it ends at position {head}) does not have; one of them was restored from another copy: "
+            "reset the subscription to the position to continue from (0 delivers every event again)"
+        )
+        self.subscription = subscription
+        self.checkpoint = checkpoint
+        self.head = head
+
+
 class CompactionRunning(EvlogError):
     """Another process compacts the store."""
 

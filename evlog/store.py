@@ -1,65 +1,82 @@
 """EventStore: the whole of evlog for a Python program. Read this first.
 
-    NewEvent -> encode_events -> Writer -> frame -> Log <- reader -> Event
+    NewEvent -> encode_events -> Engine.append          Event <- Engine.read_stream, Engine.read_all
 
-A store object holds a `Log` (what is on disk, as last seen) and, once something is appended, a `Writer`.
-Appending and reading stand here; following, retention and checking in the three classes beside.
-Every method may be called from any thread; many processes may hold the same store. Reading takes no lock
-and needs no permission to write. After a fork the child may go on using the object.
+`open` chooses the engine: a directory, or a server by its URL. An `EventStore` checks arguments, encodes
+events and passes them on; `evlog/engine.py` says what an engine does. Every method may be called from any
+thread.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from datetime import datetime
-from uuid import UUID
 
-from evlog.arguments import as_list, as_types, check_bounds
 from evlog.errors import InvalidArgument
-from evlog.files.format import paths
-from evlog.files.format.hashes import hash_stream
-from evlog.files.log.catalog import describe, list_streams
-from evlog.files.log.read import Bounds, Selection, microseconds, read_log, read_stream
-from evlog.files.write.create import DEFAULT_SEGMENT_BYTES, DEFAULT_SEGMENT_EVENTS
-from evlog.model.appends import ANY, BatchResult, Expectation, ExpectedVersion, check_expected
+from evlog.model.appends import ANY, Expectation, check_expected
 from evlog.model.events import (
-    EncodedEvent,
-    Event,
     NewEvent,
+    category_of,
     check_readable_name,
     check_stream_name,
+    check_type,
     encode_events,
 )
-from evlog.model.reports import StoreInfo, StreamInfo
-from evlog.model.results import AppendResult, Results, result_of
-from evlog.store_checking import Checking
-from evlog.store_following import Following
-from evlog.store_keeping import Keeping
+from evlog.model.filters import EventFilter
+from evlog.model.results import Results, result_of
 
-Append = tuple[str, Iterable[NewEvent]] | tuple[str, Iterable[NewEvent], ExpectedVersion]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+    from datetime import datetime, timedelta
+    from types import TracebackType
+    from typing import Any, Self
+    from uuid import UUID
+
+    from evlog.engine import Capabilities, Engine, Progress
+    from evlog.files.check.repair import RepairReport
+    from evlog.files.check.salvage import SalvageReport
+    from evlog.model.appends import BatchResult, ExpectedVersion
+    from evlog.model.checkpoints import ParkedEvent
+    from evlog.model.events import EncodedEvent, Event
+    from evlog.model.reports import (
+        Compaction,
+        PolicyInfo,
+        Retention,
+        StoreInfo,
+        StreamInfo,
+        TornTail,
+        VerifyReport,
+    )
+    from evlog.model.results import AppendResult
+    from evlog.subscriptions.named import ReplayResult, SubscriptionInfo
+    from evlog.subscriptions.run import Subscription
+
+    Append = tuple[str, Iterable[NewEvent]] | tuple[str, Iterable[NewEvent], ExpectedVersion]
+
+ENGINES = "evlog.engines"  # the entry point group of engines by their URL's scheme
+_SECOND_US = 1_000_000
 
 
 def open(
     path: str | os.PathLike[str],
     create: bool = False,
     *,
-    segment_bytes: int = DEFAULT_SEGMENT_BYTES,
-    segment_events: int = DEFAULT_SEGMENT_EVENTS,
+    segment_bytes: int | None = None,
+    segment_events: int | None = None,
     sync: str = "always",
     lock_timeout: float | None = None,
 ) -> EventStore:
-    """Open the store in a directory.
+    """Open the store in a directory, or on a server.
 
     Args:
-        path: the directory.
-        create: make the store if there is none, durable when this returns.
-        segment_bytes: size in bytes at which a new store begins another segment.
-        segment_events: number of events at which a new store begins another segment.
+        path: the directory, or a URL (`scheme://…`) of a server whose engine is installed.
+        create: create the store if there is none, durable when this returns.
+        segment_bytes: size in bytes at which a new store in a directory begins another segment (64 MiB).
+        segment_events: number of events at which it begins another segment (262,144).
         sync: "always": an append returns when it is on the device. "none": when the operating system has
             it, which survives the process but not a power loss.
-        lock_timeout: seconds that an append waits for other writers. None, as in PostgreSQL, waits for as
-            long as it takes: the lock dies with its holder, so only a stopped process can hold it up.
+        lock_timeout: seconds that an append waits for other writers; None waits without a limit. The lock is
+            freed when its holder dies, so only a suspended process can hold it up.
 
     Raises:
         StoreNotFound: there is no store, and `create` is false.
@@ -67,20 +84,73 @@ def open(
         UnsupportedFormat: it was written by a newer evlog.
         CorruptionError: its manifest or the beginning of its active log is damaged.
         StoreAccessDenied, StoreFull: the file system refuses.
-        InvalidArgument: a setting is out of bounds.
+        InvalidArgument: a setting is out of bounds, or no engine has the URL's scheme.
     """
+    where = os.fspath(path)
+    if sync not in ("always", "none"):
+        raise InvalidArgument(f"invalid sync {sync!r}; use 'always' or 'none'")
+    if lock_timeout is not None and not lock_timeout >= 0:
+        raise InvalidArgument(f"invalid lock_timeout {lock_timeout!r}; use seconds, 0 or more, or None")
+    scheme = _scheme(where) if isinstance(path, str) else None
+    if scheme is not None:
+        if segment_bytes is not None or segment_events is not None:
+            raise InvalidArgument("segment_bytes and segment_events are for a store in a directory")
+        opener = _find_engine(scheme)
+        return EventStore(
+            opener(where, create=create, sync=sync == "always", lock_timeout_seconds=lock_timeout)
+        )
+    from evlog.files.engine import DirectoryEngine
+
     return EventStore(
-        os.fspath(path),
-        create,
-        segment_bytes=segment_bytes,
-        segment_events=segment_events,
-        sync=sync,
-        lock_timeout=lock_timeout,
+        DirectoryEngine(
+            where,
+            create=create,
+            segment_bytes=segment_bytes,
+            segment_events=segment_events,
+            sync=sync == "always",
+            lock_timeout_seconds=lock_timeout,
+        )
     )
 
 
-class EventStore(Following, Keeping, Checking):
-    """An open store. Made by `evlog.open`; a context manager that closes it."""
+class EventStore:
+    """An open store. Made by `evlog.open`; a context manager that closes it.
+
+    Attributes:
+        engine: what the store runs on, an `evlog.engine.Engine`.
+        path: the store's directory, absolute, or its URL without a password.
+        created: whether opening it has created the store.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.path = engine.address
+        self.created = engine.created
+        self._closed = False
+        self._runs: Any = (
+            None  # the subscriptions that are open, weakly; a set that threads share is copied first
+        )
+
+    def close(self) -> None:
+        """Close the store and end its subscriptions. What was acknowledged is durable already.
+
+        Threads that use the store get StoreClosed; reads under way may continue.
+        """
+        self._closed = True
+        for run in list(self._runs or ()):
+            run.close_with_store()
+        self.engine.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<EventStore {self.path!r}{' (closed)' if self._closed else ''}>"
 
     # --- appending
 
@@ -103,15 +173,15 @@ class EventStore(Following, Keeping, Checking):
             IdConflict: an id is known with other content, or only some of the ids are known.
             InvalidArgument: a bad name or event, or one that is too large.
             LockTimeout: other writers held the lock for longer than `lock_timeout`.
-            StoreFull: there is no room; the store works again once there is.
+            StoreFull: the disk is full; the store works again once there is space.
             StoreIOError: the disk failed. The append is not acknowledged and may or may not be there: open
                 the store again and retry with the same ids.
-            CorruptionError: acknowledged events are damaged at the very place to be appended to.
+            CorruptionError: acknowledged events are damaged at the place to append to.
         """
-        encoded = encode_events(as_list(events))
+        encoded = encode_events(_as_list(events))
         expected = check_expected(expected)
         expectations = () if expected == ANY else (Expectation(0, check_stream_name(stream), expected),)
-        batch = self._open_writer().append([stream] * len(encoded), encoded, expectations)
+        batch = self.engine.append([stream] * len(encoded), encoded, expectations)
         return result_of(batch, 0, len(encoded))
 
     def append_many(self, appends: Iterable[Append]) -> Sequence[AppendResult]:
@@ -136,17 +206,17 @@ class EventStore(Following, Keeping, Checking):
             stream, new = append[0], append[1]
             if len(append) > 2 and (expected := check_expected(append[2])) != ANY:
                 expectations.append(Expectation(end, check_stream_name(stream), expected))
-            events += new if new.__class__ is list else as_list(new)
+            events += new if new.__class__ is list else _as_list(new)
             count = len(events) - end
             if count == 1:
                 streams.append(stream)
             elif count:
                 streams.extend((stream,) * count)
             else:
-                raise InvalidArgument("there is nothing to append; give at least one event for each stream")
+                raise InvalidArgument("no events to append; give at least one event for each stream")
             end += count
             ends.append(end)
-        return Results(self._open_writer().append(streams, encode_events(events), expectations), ends)
+        return Results(self.engine.append(streams, encode_events(events), expectations), ends)
 
     def append_encoded(
         self,
@@ -176,7 +246,7 @@ class EventStore(Following, Keeping, Checking):
             Expectation(0, check_stream_name(stream), check_expected(version))
             for stream, version in (expected or {}).items()
         ]
-        return self._open_writer().append(streams, events, expectations, skip_known=skip_known)
+        return self.engine.append(streams, events, expectations, skip_known=skip_known)
 
     # --- reading
 
@@ -192,26 +262,25 @@ class EventStore(Following, Keeping, Checking):
         reverse: bool = False,
         limit: int | None = None,
     ) -> Iterator[Event]:
-        """The visible events of one stream, in version order; none for a stream that does not exist.
+        """Iterate over the visible events of one stream, in version order; none if it does not exist.
 
-        What the stream's retention hides when the iteration begins is left out, see `set_retention`.
+        Events that the stream's retention hides when the iteration begins are left out, see `set_retention`.
 
         Args:
             from_version, to_version: inclusive.
             types: only events of these types.
             since, until: aware datetimes; `since` is inclusive, `until` is not.
             reverse: from the last to the first.
-            limit: at most so many.
+            limit: at most this many events.
 
         Raises:
             CorruptionError: while iterating, when an event is damaged; those before it were right.
             InvalidArgument: a bound is negative or a datetime has no time zone.
         """
-        check_bounds(from_version=from_version, to_version=to_version, limit=limit)
-        bounds = Bounds(from_version, to_version, microseconds(since), microseconds(until))
-        wanted = as_types(types)
+        _check_bounds(from_version=from_version, to_version=to_version, limit=limit)
         check_readable_name(stream)
-        return read_stream(self._refreshed(), stream, bounds, wanted, reverse=reverse, limit=limit)
+        filter = _filter(None, None, types, since, until)
+        return self.engine.read_stream(stream, from_version, to_version, filter, reverse=reverse, limit=limit)
 
     def read_all(
         self,
@@ -226,10 +295,10 @@ class EventStore(Following, Keeping, Checking):
         limit: int | None = None,
         include_system: bool = False,
     ) -> Iterator[Event]:
-        """The events of all streams, in the order in which they were written.
+        """Iterate over the events of all streams, in the order in which they were written.
 
-        Also those that the retention of their stream hides, until a compaction removes them. The store's own
-        events have positions, too: where they are left out, positions have gaps.
+        Events that the retention of their stream hides are included until a compaction removes them. The
+        store's own events have positions, too: where they are left out, positions have gaps.
 
         Args:
             after: a position, exclusive: "where I stopped". to: a position, inclusive.
@@ -240,33 +309,20 @@ class EventStore(Following, Keeping, Checking):
         Raises:
             As `read`.
         """
-        check_bounds(after=after, to=to, limit=limit)
-        selection = Selection(
-            after + 1,
-            to,
-            category,
-            as_types(types),
-            microseconds(since),
-            microseconds(until),
-            include_system,
-        )
-        return read_log(self._refreshed(), selection, reverse=reverse, limit=limit)
+        _check_bounds(after=after, to=to, limit=limit)
+        filter = _filter(None, category, types, since, until, include_system)
+        return self.engine.read_all(after, to, filter, reverse=reverse, limit=limit)
 
     def stream_version(self, stream: str) -> int:
-        """The version of the stream's last event, visible or not; 0 if there never was one.
+        """Return the version of the stream's last event, visible or not; 0 if it never had one.
 
-        Of a deleted stream, too: its next event has the version behind it. See `has_stream`.
+        A deleted stream keeps its version: its next event has the version after it. See `has_stream`.
         """
-        check_readable_name(stream)
-        log = self._refreshed()
-        log.raise_damage()  # the stream may have events there
-        return log.settled(lambda: log.find_version(stream, hash_stream(stream)))
+        return self.engine.versions([check_readable_name(stream)])[0]
 
     def has_stream(self, stream: str) -> bool:
-        """Whether there is such a stream: it has events and is not deleted. What STREAM_EXISTS goes by."""
-        version = self.stream_version(stream)
-        rule = self._opened().policies().rule_for(stream)
-        return version > 0 and (rule is None or not rule.is_deleted(version))
+        """Whether the stream has events and is not deleted: what STREAM_EXISTS requires."""
+        return self.stream_version(stream) > 0 and not self.engine.retention(stream, None).deleted
 
     def streams(
         self,
@@ -276,37 +332,500 @@ class EventStore(Following, Keeping, Checking):
         include_deleted: bool = False,
         include_system: bool = False,
     ) -> Iterator[StreamInfo]:
-        """The streams by name, all or those of a category or with a prefix.
+        """Iterate over the streams by name, all or those of a category or with a prefix.
 
         Args:
             include_deleted: also streams that were deleted; nothing of them is visible.
             include_system: also the store's own, whose names begin with `$`.
         """
-        log = self._refreshed()
-        log.raise_damage()
-        return list_streams(
-            log, category, prefix, include_deleted=include_deleted, include_system=include_system
+        return self.engine.streams(
+            category, prefix, include_deleted=include_deleted, include_system=include_system
         )
 
     @property
     def head(self) -> int:
         """The last position in the log, 0 when it is empty."""
-        log = self._refreshed()
-        log.raise_damage()
-        return log.head
+        return self.engine.head()
 
     @property
     def id(self) -> UUID:
         """The store's own id."""
-        return UUID(self._opened().manifest.store_id)
+        from uuid import UUID
+
+        return UUID(self.engine.store_id)
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the store's engine can do."""
+        return self.engine.capabilities
+
+    @property
+    def torn_tails(self) -> Sequence[TornTail]:
+        """What this object removed from the end of the log: appends that a crash left unfinished."""
+        return self.engine.torn_tails
 
     def info(self) -> StoreInfo:
-        """The store in numbers: events, streams, bytes, segments, first and last position and time."""
-        log = self._refreshed()
-        log.raise_damage()
-        return describe(log)
+        """Return the store in numbers: events, streams, bytes, segments, first and last position and time."""
+        return self.engine.info()
+
+    # --- following
+
+    def subscribe(
+        self,
+        name: str | None = None,
+        *,
+        after: int | None = None,
+        stream: str | None = None,
+        category: str | None = None,
+        types: Collection[str] | None = None,
+        since: datetime | None = None,
+        follow: bool = True,
+        timeout: float | None = None,
+    ) -> Subscription:
+        """Follow the log: every matching event in position order, also those that come later.
+
+        An event is delivered once it is acknowledged by its writer. Within one run every event comes exactly
+        once; events that a named subscription delivered and did not save when it died come again in its next
+        run. Events that a policy hides are delivered until a compaction removes them, as in `read_all`.
+
+        Args:
+            name: a durable subscription (1 to 100 bytes of UTF-8): its next run continues where this one
+                ended.
+            after: the first run begins behind this position; left out, at the beginning.
+            stream, category, types: only these events. A name keeps its filter.
+            since: the first run begins with the first event written at or after this time.
+            follow: wait for more; if false, end at the present end of the log.
+            timeout: seconds; the iteration ends when no event came for this long. None waits without a limit.
+
+        Raises:
+            SubscriptionBusy: a run of this name is under way.
+            InvalidArgument: a bad name or bound, another filter than the name has, or for the first run of a
+                name a beginning that is not in the log yet.
+            SubscriptionAhead: the log does not have the event at which the subscription is: one of them was
+                restored from another copy. `reset_subscription` says where to continue.
+            CorruptionError: the checkpoint is damaged.
+            StoreAccessDenied: a named subscription has to write its checkpoint, and may not.
+        """
+        from evlog.subscriptions.named import begin
+
+        _check_bounds(after=after)
+        if timeout is not None and not timeout >= 0:
+            raise InvalidArgument(f"invalid timeout {timeout!r}; use seconds, 0 or more, or None")
+        if stream is not None:
+            check_readable_name(stream)
+            if category is not None:
+                raise InvalidArgument("stream and category exclude each other; give one of them")
+        filter = _filter(stream, category, types, since)
+        run = begin(self.engine, name, filter, after, follow=follow, timeout_seconds=timeout)
+        if self._runs is None:
+            from weakref import WeakSet
+
+            self._runs = WeakSet()
+        self._runs.add(run)
+        return run
+
+    def consume(
+        self,
+        name: str,
+        handler: Callable[[Event], object],
+        *,
+        after: int | None = None,
+        stream: str | None = None,
+        category: str | None = None,
+        types: Collection[str] | None = None,
+        since: datetime | None = None,
+        follow: bool = True,
+        timeout: float | None = None,
+        retries: int = 3,
+        on_failure: str = "stop",
+    ) -> None:
+        """Call the handler with every event of a named subscription: at least once, in order.
+
+        The checkpoint passes an event after the handler has returned. Returns when the subscription ends.
+
+        Args:
+            handler: called with the event. It failed if it raises an Exception.
+            retries: after this many failures on one event it gives up; the pauses are 0.1 s, 0.2 s … 10 s.
+            on_failure: "stop": raise the last error; the next run begins with that event. "park": set the
+                event aside with the error, for `parked` and `replay_parked`, and continue.
+            after, stream, category, types, since, follow, timeout: as `subscribe`.
+
+        Raises:
+            As `subscribe`, and what the handler raised last.
+        """
+        from evlog.subscriptions.named import consume
+
+        if on_failure not in ("stop", "park"):
+            raise InvalidArgument(f"invalid on_failure {on_failure!r}; use 'stop' or 'park'")
+        _check_bounds(retries=retries)
+        with self.subscribe(
+            name,
+            after=after,
+            stream=stream,
+            category=category,
+            types=types,
+            since=since,
+            follow=follow,
+            timeout=timeout,
+        ) as subscription:
+            consume(subscription, handler, retries=retries, park=on_failure == "park")
+
+    def subscriptions(self) -> list[SubscriptionInfo]:
+        """Return the named subscriptions, by name; one whose files are damaged says so in `damage`."""
+        from evlog.subscriptions.named import list_all
+
+        return list_all(self.engine)
+
+    def subscription(self, name: str) -> SubscriptionInfo:
+        """Return one named subscription.
+
+        Raises:
+            SubscriptionNotFound: there is none of this name. As with all methods below.
+        """
+        from evlog.subscriptions.named import describe
+
+        return describe(self.engine, name)
+
+    def reset_subscription(self, name: str, to: int) -> None:
+        """Let the next run begin behind position `to` (0: with the first event); durable when this returns.
+
+        It also repairs a damaged checkpoint, whose filter is lost: the next run sets it.
+
+        Raises:
+            SubscriptionBusy: it is running. InvalidArgument: the position is beyond the end of the log.
+        """
+        from evlog.subscriptions.named import reset
+
+        _check_bounds(to=to)
+        reset(self.engine, name, to)
+
+    def delete_subscription(self, name: str) -> None:
+        """Delete the checkpoint and the parked events; durable when this returns.
+
+        Raises:
+            SubscriptionBusy: it is running.
+        """
+        from evlog.subscriptions.named import delete
+
+        delete(self.engine, name)
+
+    def parked(self, name: str) -> list[ParkedEvent]:
+        """Return the events that the subscription parked, with their errors, in the order of parking."""
+        from evlog.subscriptions.named import parked
+
+        return parked(self.engine, name)
+
+    def replay_parked(self, name: str, handler: Callable[[Event], object]) -> ReplayResult:
+        """Call the handler with each parked event; those for which it returns leave the list.
+
+        Events that a compaction has removed from the log leave the list, too, and are counted.
+
+        Raises:
+            SubscriptionBusy: the subscription is running.
+        """
+        from evlog.subscriptions.named import replay
+
+        return replay(self.engine, name, handler)
+
+    # --- retention
+
+    def set_retention(
+        self,
+        stream: str | None = None,
+        *,
+        category: str | None = None,
+        max_count: int | None = None,
+        max_age: timedelta | int | None = None,
+        before: int | None = None,
+        clear: bool = False,
+    ) -> Retention:
+        """Set what is kept of a stream, or of every stream of a category; durable when this returns.
+
+        Other events are hidden from `read` at once, in every process, and stay in `read_all` until a
+        compaction removes them. Their versions, positions and ids stay used. A setting that is not given
+        stays as it is; a stream's own setting is used instead of its category's. The settings are an event in
+        the stream `$$STREAM` (or `$$$ce-CATEGORY`), with KurrentDB's meaning of $maxCount, $maxAge and $tb.
+
+        Args:
+            stream, category: one of them. The stream need not exist yet.
+            max_count: keep this many of the last events.
+            max_age: keep what was written in the last so many seconds, as of the moment of each read.
+            before: hide the versions below this one; of a stream only, and at most its next version.
+            clear: first remove what was set before, a deletion too: events that are hidden and were not
+                removed yet become visible again.
+
+        Returns:
+            What is kept from now on, as `retention` returns it.
+
+        Raises:
+            StreamTombstoned: the stream was deleted permanently.
+            InvalidArgument: nothing is given, or a setting makes no sense.
+            LockTimeout, StoreFull, StoreIOError, CorruptionError: as `append`.
+        """
+        from evlog.model.retention import check_before, check_max_age, check_max_count
+
+        _check_target(stream, category)
+        count, seconds, first = check_max_count(max_count), check_max_age(max_age), check_before(before)
+        if (count, seconds, first) == (None, None, None) and not clear:
+            raise InvalidArgument("nothing is set; give max_count, max_age, before or clear")
+        if category is not None and first is not None:
+            raise InvalidArgument(
+                "before is a version of one stream; give max_count or max_age for a category"
+            )
+        self.engine.set_retention(
+            stream, category, max_count=count, max_age_seconds=seconds, before=first, clear=clear
+        )
+        return self.engine.retention(stream, category)
+
+    def retention(self, stream: str | None = None, *, category: str | None = None) -> Retention:
+        """Return what is kept of a stream, by its and its category's settings, or of a category's streams."""
+        _check_target(stream, category)
+        return self.engine.retention(stream, category)
+
+    def policies(self) -> list[PolicyInfo]:
+        """Return every retention that is set, by stream and by category, deletions too."""
+        return self.engine.policies()
+
+    def delete_stream(self, stream: str, *, tombstone: bool = False, expected: ExpectedVersion = ANY) -> int:
+        """Delete a stream: its events are hidden, and the next compaction removes them. Durable on return.
+
+        The stream no longer exists: as after KurrentDB's soft delete, NO_STREAM is met, STREAM_EXISTS is not.
+        If an event is appended later, it gets the version after the last one, and the stream consists of that
+        event alone. Deleting a deleted stream succeeds.
+
+        Args:
+            tombstone: nothing can be appended to this name any more; retries of its events still succeed.
+                With NO_STREAM expected, also for a name that was never used.
+            expected: as `append`.
+
+        Returns:
+            The version of the stream's last event, up to which it is hidden.
+
+        Raises:
+            StreamNotFound: it never had an event.
+            WrongExpectedVersion: it has another version.
+            LockTimeout, StoreFull, StoreIOError, CorruptionError: as `append`.
+        """
+        check_stream_name(stream)
+        return self.engine.delete_stream(stream, tombstone=tombstone, expected=check_expected(expected))
+
+    def compact(
+        self,
+        *,
+        dry_run: bool = False,
+        force: bool = False,
+        compress: bool = False,
+        progress: Progress | None = None,
+    ) -> Compaction:
+        """Remove the events that policies hide, and merge small segments; durable when this returns.
+
+        Positions, versions, ids, times and bytes of all other events stay the same, and so do the last
+        version of every stream and the knowledge of every id. Others read and write meanwhile. Removed events
+        do not come back. If it is interrupted, also by an exception from `progress`, the next call continues
+        it.
+
+        Args:
+            dry_run: only return what would be removed.
+            force: also remove events that a named subscription has not read yet.
+            compress: then also compress the logs of sealed segments with zstandard, if that makes them
+                smaller. They are read as before, and stay compressed when a later compaction rewrites them.
+                No event, position or digest changes.
+            progress: called every few milliseconds with the bytes that are done, and all that there are.
+
+        Raises:
+            SubscriptionBehind: a named subscription has not read events that would be removed.
+            CompactionRunning: another process is compacting the store.
+            LockTimeout, StoreFull, StoreIOError: the next call continues.
+            CorruptionError: an event is damaged; it is neither copied, compressed nor removed.
+            ZstdNotInstalled: zstandard is needed and not installed.
+        """
+        return self.engine.compact(dry_run=dry_run, force=force, compress=compress, progress=progress)
+
+    def verify(
+        self, *, quick: bool = False, against: str | None = None, progress: Progress | None = None
+    ) -> VerifyReport:
+        """Check everything that is stored against everything else; writers may go on meanwhile.
+
+        Args:
+            quick: only lengths, headers and the end of the log: a moment, whatever the size.
+            against: a `POSITION:DIGEST` that an earlier report gave as `head_digest`: whether history up to
+                there is what it was.
+            progress: called with the bytes checked so far and their total.
+
+        Raises:
+            InvalidArgument: `against` is not such a text, or is given together with `quick`.
+            StoreNotFound, NotAStore, UnsupportedFormat, StoreAccessDenied: there is nothing to check.
+        """
+        return self.engine.verify(quick=quick, against=against, progress=progress)
+
+
+# --- a store that is not open
 
 
 def exists(path: str | os.PathLike[str]) -> bool:
-    """Whether there is a store at the path."""
-    return os.path.lexists(paths.manifest_path(os.fspath(path)))
+    """Whether there is a store in the directory."""
+    from evlog.files.engine import exists
+
+    return exists(os.fspath(path))
+
+
+def wait_for_store(path: str | os.PathLike[str], timeout_seconds: float | None = None) -> bool:
+    """Wait until there is a store in the directory; False if there is none in time."""
+    from evlog.files.follow.feed import wait_for_store
+
+    return wait_for_store(path, timeout_seconds)
+
+
+def verify_store(
+    path: str | os.PathLike[str],
+    *,
+    quick: bool = False,
+    against: str | None = None,
+    progress: Progress | None = None,
+) -> VerifyReport:
+    """Do what `EventStore.verify` does, also for a store that is too damaged to be opened.
+
+    Raises:
+        As `EventStore.verify`.
+    """
+    from evlog.files.engine import verify_directory
+
+    return verify_directory(os.fspath(path), quick=quick, against=against, progress=progress)
+
+
+def repair_store(
+    path: str | os.PathLike[str],
+    *,
+    lock_timeout: float | None = None,
+    progress: Progress | None = None,
+) -> RepairReport:
+    """Verify a store and repair what loses nothing: indexes, a torn tail, leftovers of crashes.
+
+    Damaged events stay as they are; the result says which events that costs. Durable on return.
+
+    Args:
+        lock_timeout: seconds to wait for other writers; None waits without a limit.
+        progress: as in `EventStore.verify`.
+
+    Raises:
+        LockTimeout: other writers held the lock for longer than `lock_timeout`.
+        StoreFull, StoreIOError: the disk refuses; running it again continues.
+        As `EventStore.verify`.
+    """
+    from evlog.files.check import repair
+
+    return repair.repair_store(os.fspath(path), lock_timeout_seconds=lock_timeout, progress=progress)
+
+
+def salvage_store(
+    path: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    progress: Progress | None = None,
+) -> SalvageReport:
+    """Copy all undamaged events of a store into a new one; the old one is only read.
+
+    Events keep position, version, id and time; lost ones leave gaps, and the result lists them. The new store
+    has the old one's id, so use one of the two. Durable on return.
+
+    Args:
+        out: a directory that is empty or does not exist.
+        progress: as in `EventStore.verify`.
+
+    Raises:
+        NotAStore: there is something at `out`, or nothing to salvage.
+        StoreFull, StoreIOError, StoreAccessDenied: the disk refuses.
+    """
+    from evlog.files.check import salvage
+
+    return salvage.salvage_store(os.fspath(path), os.fspath(out), progress=progress)
+
+
+# --- arguments
+
+
+def _scheme(where: str) -> str | None:
+    """Return the scheme of a URL; None for a path. `./x://y` is a path."""
+    scheme, found, _ = where.partition("://")
+    is_scheme = found and scheme.isascii() and scheme[:1].isalpha()
+    return scheme.lower() if is_scheme and scheme.translate(_IN_SCHEMES).isalnum() else None
+
+
+_IN_SCHEMES = {ord(mark): "x" for mark in "+-."}
+
+
+def _find_engine(scheme: str) -> Callable[..., Engine]:
+    """Return what opens the URLs of a scheme. Only now an engine's module is imported."""
+    from importlib.metadata import entry_points
+
+    found = {entry.name: entry for entry in entry_points(group=ENGINES)}
+    if scheme not in found:
+        known = ", ".join(f"{name}://" for name in sorted(found)) or "none is installed"
+        raise InvalidArgument(f"unknown scheme {scheme}://; use a directory, or a URL of an engine ({known})")
+    opener: Callable[..., Engine] = found[scheme].load()
+    return opener
+
+
+def _as_list(events: Iterable[NewEvent]) -> list[NewEvent]:
+    if isinstance(events, list):
+        return events
+    if isinstance(events, NewEvent):
+        raise InvalidArgument("events must be a list of NewEvent; put the one event into a list")
+    return list(events)
+
+
+def _check_bounds(**bounds: int | None) -> None:
+    for name, value in bounds.items():
+        if value is not None and value < 0:
+            raise InvalidArgument(f"invalid {name} {value!r}; use a whole number, 0 or more")
+
+
+def _check_target(stream: str | None, category: str | None) -> None:
+    """Check that one stream or one category is given."""
+    if (stream is None) == (category is None):
+        raise InvalidArgument("give either a stream or a category")
+    if stream is not None:
+        check_stream_name(stream)
+    elif category_of(check_stream_name(category or "")) != category:
+        raise InvalidArgument(
+            f"invalid category {category!r}; use the part of a stream's name before its first -"
+        )
+
+
+_NOTHING = EventFilter()
+
+
+def _filter(
+    stream: str | None,
+    category: str | None,
+    types: Collection[str] | None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    include_system: bool = False,
+) -> EventFilter:
+    if isinstance(types, str):
+        raise InvalidArgument(f"types is the text {types!r}; give a list of event types")
+    if not include_system and (stream, category, types, since, until) == (None,) * 5:
+        return _NOTHING
+    return EventFilter(
+        stream,
+        category,
+        None if types is None else set(map(check_type, types)),
+        since_us=_microseconds(since),
+        until_us=_microseconds(until),
+        include_system=include_system,
+    )
+
+
+def _microseconds(moment: datetime | None) -> int | None:
+    """Return a moment as microseconds since 1970, or raise InvalidArgument if it has no time zone."""
+    if moment is None:
+        return None
+    if moment.tzinfo is None:
+        raise InvalidArgument(f"{moment.isoformat()} has no time zone; give an aware datetime")
+    from datetime import UTC, datetime
+
+    difference = moment - datetime(
+        1970, 1, 1, tzinfo=UTC
+    )  # in UTC: within one zone Python subtracts clock faces
+    return (difference.days * 86_400 + difference.seconds) * _SECOND_US + difference.microseconds

@@ -43,6 +43,7 @@ SAMPLES: list[tuple[EvlogError, int, dict[str, Any]]] = [
         3,
         {"subscription": "n", "checkpoint": 3, "position": 9},
     ),
+    (errors.SubscriptionAhead("n", 9, 3), 4, {"subscription": "n", "checkpoint": 9, "head": 3}),
     (errors.StoreFull("p", "r"), 9, {"path": "p", "reason": "r"}),
     (errors.StoreAccessDenied("p", "r"), 1, {"path": "p", "reason": "r"}),
     (errors.StoreIOError("p", "r"), 1, {"path": "p", "reason": "r"}),

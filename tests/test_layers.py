@@ -20,26 +20,23 @@ PACKAGE = Path(__file__).parent.parent / "evlog"
 # Packages and root modules, from the bottom up. One imports from lower rows only; those of one row do not
 # import each other. Inside a package its modules may import each other, without a circle.
 LAYERS: tuple[frozenset[str], ...] = (
-    frozenset({"_version", "errors"}),
+    frozenset({"errors"}),
     frozenset({"model"}),
-    frozenset({"files/format"}),
-    frozenset({"files/disk"}),
+    frozenset({"engine", "files/format"}),
+    frozenset({"subscriptions", "files/disk"}),
     frozenset({"files/log"}),
     frozenset({"files/write", "files/follow"}),
     frozenset({"files/compaction", "files/check"}),
     frozenset({"files"}),
-    frozenset({"subscriptions"}),
-    frozenset({"arguments", "handle"}),
-    frozenset({"store_following", "store_keeping", "store_checking"}),
     frozenset({"store"}),
-    frozenset({"__init__"}),
     frozenset({"cli"}),
-    frozenset({"__main__"}),
 )
+# The few modules at the root that are not a place of their own, with the place that they belong to.
+ROOMMATES = {"_version": "errors", "__init__": "store", "__main__": "cli"}
 LEVEL = {place: level for level, row in enumerate(LAYERS) for place in row}
 
 # Values and bytes: no I/O, no clock.
-PURE = ("_version", "errors", "model", "files/format")
+PURE = ("errors", "model", "files/format")
 
 # What the library must not cost those who only `import evlog`.
 LAZY = ("typer", "rich", "msgspec", "filelock", "inotify_simple", "zstandard", "ctypes")
@@ -60,6 +57,7 @@ def tree_of(module: str) -> ast.Module:
 
 def layer_of(module: str) -> str:
     """The row's name for a module: the longest package of the table that it is in, or itself."""
+    module = ROOMMATES.get(module, module)
     parts = module.removesuffix("/__init__").split("/")
     for end in range(len(parts), 0, -1):
         if "/".join(parts[:end]) in LEVEL:

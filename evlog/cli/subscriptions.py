@@ -116,8 +116,10 @@ def _show(info: evlog.SubscriptionInfo) -> None:
 
 
 def _as_object(info: evlog.SubscriptionInfo) -> dict[str, object]:
-    fields = info._asdict() | {"filter": info.filter._asdict(), "lag_seconds": round(info.lag_seconds, 3)}
+    fields = info._asdict() | {"filter": info.filter.as_object(), "lag_seconds": round(info.lag_seconds, 3)}
     fields["saved_time"] = encode_time(fields.pop("saved_us")).decode()
+    if fields["damage"] is None:
+        del fields["damage"]
     return fields
 
 
@@ -134,7 +136,7 @@ def _row(info: evlog.SubscriptionInfo) -> tuple[str, ...]:
 
 
 def _filter_text(info: evlog.SubscriptionInfo) -> str:
-    stream, category, types = info.filter
+    stream, category, types = info.filter.stream, info.filter.category, info.filter.types
     parts = [] if stream is None else [stream]
     if category is not None:
         parts.append(f"--category {category}")

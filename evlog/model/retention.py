@@ -17,10 +17,12 @@ the category NAME. Its data holds KurrentDB's words and two of evlog's own. A po
 
 from __future__ import annotations
 
+from evlog.errors import InvalidArgument
 from evlog.model.events import CATEGORY_PREFIX, METADATA_PREFIX, SYSTEM_PREFIX, category_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from datetime import timedelta
     from typing import Any, Final
 
     from evlog.model.events import Record
@@ -30,6 +32,8 @@ METADATA_TYPE: Final = "$metadata"
 SYSTEM_TYPES: Final = (METADATA_TYPE, "$CompactionStarted", "$CompactionFinished")
 
 _SECOND_US: Final = 1_000_000
+_MAX_AGE_SECONDS: Final = 1 << 40  # beyond any clock, and what JSON numbers hold
+_MAX_VERSION: Final = (1 << 32) - 1
 _MAX_REMEMBERED: Final = 4096
 
 
@@ -240,3 +244,35 @@ class Rules:
             for name, rule in sorted(rules.items())
             if rule != KEEP_ALL
         ]
+
+
+# --- what users give
+
+
+def check_max_count(max_count: int | None) -> int | None:
+    """Return the number of events to keep, or raise InvalidArgument."""
+    return _check_number("max_count", max_count)
+
+
+def check_max_age(max_age: timedelta | int | None) -> int | None:
+    """Return an age in whole seconds, or raise InvalidArgument."""
+    seconds: object = max_age
+    if max_age is not None and not isinstance(max_age, int):
+        from datetime import timedelta
+
+        if isinstance(max_age, timedelta) and not max_age.microseconds:
+            seconds = max_age // timedelta(seconds=1)
+    if seconds is None or (type(seconds) is int and 1 <= seconds <= _MAX_AGE_SECONDS):
+        return seconds
+    raise InvalidArgument(f"max_age is {max_age!r}; give whole seconds, 1 or more, or a timedelta of them")
+
+
+def check_before(before: int | None) -> int | None:
+    """Return a version, or raise InvalidArgument."""
+    return _check_number("before", before)
+
+
+def _check_number(name: str, value: int | None) -> int | None:
+    if value is None or (type(value) is int and 1 <= value <= _MAX_VERSION):
+        return value
+    raise InvalidArgument(f"{name} is {value!r}; give a whole number, 1 or more")

@@ -1,1 +1,1 @@
-"""Subscriptions: following by name, retrying, parking."""
+"""Subscriptions: following the log, live and by name. Written against `evlog.engine`; begin with `run.py`."""

@@ -1,59 +1,52 @@
-"""Named subscriptions: beginning a run, handling events until all is well, looking after what there is.
+"""Named subscriptions: beginning a run, handling its events, and managing what is stored.
 
-A name stands for a filter and a checkpoint. One run of it at a time; the next goes on where it ended. Events
-are delivered at least once, in order: a checkpoint passes an event only after it was acknowledged or parked.
-How the log is followed, and what the files hold, is for the modules below to know.
+A name stands for a filter and a checkpoint. One run of it at a time; the next continues where it ended.
+Delivery is at least once, in order: a checkpoint passes an event only after it was acknowledged or parked.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from evlog.errors import CorruptionError, EvlogError, InvalidArgument, SubscriptionNotFound
-from evlog.files.disk.files import Disk
-from evlog.files.follow.checkpoint_file import (
-    Checkpoint,
-    Filter,
-    ParkedEvent,
-    SubscriptionFiles,
-    check_subscription_name,
-    list_names,
+from evlog.errors import (
+    CorruptionError,
+    InvalidArgument,
+    SubscriptionAhead,
+    SubscriptionNotFound,
+    UnsupportedFormat,
 )
-from evlog.files.log.log import Log
-from evlog.files.log.read import Selection, read_log
+from evlog.model.checkpoints import Checkpoint, ParkedEvent, check_subscription_name
 from evlog.model.events import Event
-from evlog.subscriptions.run import Subscription, position_before
+from evlog.model.filters import EVERYTHING, EventFilter
+from evlog.subscriptions.retry import Handler, attempt, describe_error
+from evlog.subscriptions.run import Subscription, checkpoint_at, kept
 
-Handler = Callable[[Event], object]
-OnRetry = Callable[[Exception, int, float], object]
-FIRST_RETRY_SECONDS: Final = 0.1
-LAST_RETRY_SECONDS: Final = 10.0
-
-
-class Failure(NamedTuple):
-    """The last error of a handler that went on failing, and how often it was called."""
-
-    error: Exception
-    attempts: int
+if TYPE_CHECKING:
+    from evlog.engine import CheckpointStore, Engine
 
 
 class SubscriptionInfo(NamedTuple):
-    """A named subscription: what it is about, how far it is, and how far behind."""
+    """A named subscription: its filter, its position, and how far it is behind."""
 
     name: str
-    filter: Filter
-    position: int  # scanned up to and with it
-    lag_events: int  # positions behind the end of the log, matching or not
+    filter: EventFilter
+    position: int  # everything up to and including it is scanned
+    lag_events: int  # positions after it, matching or not
     lag_seconds: float  # the age of the first event that was not scanned; 0 if all were
     parked: int
     running: bool
-    saved_us: int  # when the checkpoint was saved, µs since 1970
+    saved_us: int  # when the checkpoint was saved, microseconds since 1970
+    damage: str | None = (
+        None  # what is wrong with its checkpoint or its parked events; reset repairs the former
+    )
 
 
 class ReplayResult(NamedTuple):
-    """What came of the parked events: handled and off the list, failed again, or gone from the log."""
+    """What became of the parked events: handled, failed again, or no longer in the log.
+
+    Those that were handled, and those that are no longer in the log, have left the list.
+    """
 
     succeeded: int
     failed: int
@@ -61,38 +54,46 @@ class ReplayResult(NamedTuple):
 
 
 def begin(
-    log: Log,
+    engine: Engine,
     name: str | None,
-    filter: Filter,
+    filter: EventFilter,
     after: int | None,
-    since_us: int | None,
     *,
     follow: bool,
     timeout_seconds: float | None,
-    disk: Disk,
 ) -> Subscription:
-    """Begin a run. The arguments and errors are those of `EventStore.subscribe`."""
+    """Begin a run. Arguments and errors are those of `EventStore.subscribe`."""
     if name is None:
-        start, since_us = _start(log, after, since_us)
-        return Subscription(log, filter, start, since_us, follow, timeout_seconds, disk)
-    files = _files(log, name, disk)
-    files.lock()
+        start, filter = _start(engine, after, filter)
+        return Subscription(engine, filter, start, follow=follow, timeout_seconds=timeout_seconds)
+    checkpoint = engine.checkpoint(check_subscription_name(name))
+    checkpoint.acquire()
     try:
-        known = files.read()
+        known = checkpoint.load()
         if known is None:
-            start, since_us = _start(log, after, since_us)
-            files.create_locked(Checkpoint(start, filter))
+            start = _first_start(engine, after, filter)
+            checkpoint.create(checkpoint_at(engine, start, kept(filter)))
         else:
-            _check_known(log, files, known, filter)
-            start, since_us = known.position, None
-        return Subscription(log, filter, start, since_us, follow, timeout_seconds, disk, files)
+            start = _check_known(engine, name, known, kept(filter))
+            if known.filter is None:
+                checkpoint.save(known._replace(filter=kept(filter)))
+                checkpoint.sync()
+        return Subscription(
+            engine,
+            kept(filter),
+            start,
+            follow=follow,
+            timeout_seconds=timeout_seconds,
+            checkpoint=checkpoint,
+            name=name,
+        )
     except BaseException:
-        files.unlock()
+        checkpoint.release()
         raise
 
 
 def consume(subscription: Subscription, handler: Handler, *, retries: int, park: bool) -> None:
-    """Handle every event of the run. The arguments and errors are those of `EventStore.consume`."""
+    """Handle every event of the run. Arguments and errors are those of `EventStore.consume`."""
     for event in subscription:
         failure = attempt(handler, event, retries)
         if failure is None:
@@ -102,181 +103,180 @@ def consume(subscription: Subscription, handler: Handler, *, retries: int, park:
         subscription.park(event, describe_error(failure.error), failure.attempts)
 
 
-def attempt(handler: Handler, event: Event, retries: int, on_retry: OnRetry | None = None) -> Failure | None:
-    """Call the handler with the event until it returns, with growing pauses, `retries` times at most.
-
-    Args:
-        retries: the failures that are borne, 1 where less is given.
-        on_retry: told of each failure but the last: the error, its number, and the pause in seconds.
-
-    Returns:
-        None if it returned in the end, else the last failure.
-    """
-    pause_seconds, attempts = FIRST_RETRY_SECONDS, 0
-    while True:
-        try:
-            handler(event)
-        except Exception as error:  # noqa: BLE001 - the caller says what becomes of it
-            attempts += 1
-            if attempts >= retries:
-                return Failure(error, attempts)
-            if on_retry is not None:
-                on_retry(error, attempts, pause_seconds)
-        else:
-            return None
-        time.sleep(pause_seconds)
-        pause_seconds = min(2 * pause_seconds, LAST_RETRY_SECONDS)
-
-
-def list_all(log: Log, disk: Disk) -> list[SubscriptionInfo]:
-    """Every subscription, by name."""
-    found = (_maybe_describe(log, name, disk) for name in list_names(log.store))
+def list_all(engine: Engine) -> list[SubscriptionInfo]:
+    """Return every subscription, by name; a damaged one with its damage."""
+    head = engine.head()
+    found = (_maybe_describe(engine, name, head) for name in engine.checkpoint_names())
     return [info for info in found if info is not None]
 
 
-def describe(log: Log, name: str, disk: Disk) -> SubscriptionInfo:
-    """One subscription.
+def describe(engine: Engine, name: str) -> SubscriptionInfo:
+    """Return one subscription.
 
     Raises:
         SubscriptionNotFound: there is none of this name.
+        CorruptionError: its checkpoint is damaged.
     """
-    info = _maybe_describe(log, name, disk)
-    if info is None:
-        raise SubscriptionNotFound(name)
-    return info
+    checkpoint = engine.checkpoint(check_subscription_name(name))
+    known = _load_known(checkpoint, name)
+    return _describe(engine, name, checkpoint, known, engine.head())
 
 
-def reset(log: Log, name: str, to: int, disk: Disk) -> None:
-    """Have the next run begin behind position `to`; durable when this returns."""
-    files = _lock_known(log, name, disk)
+def reset(engine: Engine, name: str, to: int) -> None:
+    """Let the next run begin after position `to`; durable when this returns. Repairs a damaged checkpoint."""
+    checkpoint = _acquire_known(engine, name)
     try:
-        known = _read_known(files)
-        if not 0 <= to <= log.head:
-            raise InvalidArgument(f"cannot reset to position {to}; give one from 0 to {log.head}")
-        files.save_locked(known._replace(position=to))
-        files.sync_locked()
+        filter: EventFilter | None
+        try:
+            filter = _load_known(checkpoint, name).filter
+        except CorruptionError:
+            filter = None  # not known any more: the next run sets it
+        head = engine.head()
+        if not 0 <= to <= head:
+            raise InvalidArgument(f"cannot reset to position {to}; give one from 0 to {head}")
+        checkpoint.save(checkpoint_at(engine, to, filter))
+        checkpoint.sync()
     finally:
-        files.unlock()
+        checkpoint.release()
 
 
-def delete(log: Log, name: str, disk: Disk) -> None:
-    """Forget the subscription and all it parked; durable when this returns."""
-    files = _lock_known(log, name, disk)
+def delete(engine: Engine, name: str) -> None:
+    """Delete the subscription and all it parked; durable when this returns."""
+    checkpoint = _acquire_known(engine, name)
     try:
-        files.remove_locked()
+        checkpoint.delete()
     finally:
-        files.unlock()
+        checkpoint.release()
 
 
-def parked(log: Log, name: str, disk: Disk) -> list[ParkedEvent]:
-    """What is parked under the name, in the order in which it was."""
-    files = _files(log, name, disk)
-    _read_known(files)
-    return files.parked()
+def parked(engine: Engine, name: str) -> list[ParkedEvent]:
+    """Return what is parked, in the order in which it was parked first."""
+    checkpoint = engine.checkpoint(check_subscription_name(name))
+    _load_known(checkpoint, name)
+    return checkpoint.parked()
 
 
-def replay(log: Log, name: str, handler: Handler, disk: Disk) -> ReplayResult:
-    """Run the handler over the parked events; those it returns from leave the list, one by one."""
-    files = _lock_known(log, name, disk)
+def replay(engine: Engine, name: str, handler: Handler) -> ReplayResult:
+    """Call the handler with each parked event; one for which it returns leaves the list."""
+    checkpoint = _acquire_known(engine, name)
     succeeded = failed = gone = 0
     try:
-        _read_known(files)
-        for place in files.parked():
-            event = maybe_read_event(log, place.position)
+        _load_known(checkpoint, name)
+        for place in checkpoint.parked():
+            event = _maybe_read(engine, place.position)
             if event is None:
+                checkpoint.unpark(place.position)
                 gone += 1
                 continue
             try:
                 handler(event)
-            except Exception as error:  # noqa: BLE001 - whatever it is, it is kept with the event
-                files.park_locked(event, describe_error(error), place.attempts + 1)
+            except Exception as error:  # noqa: BLE001 - it is kept with the event
+                checkpoint.park(event, describe_error(error), place.attempts + 1)
                 failed += 1
             else:
-                files.unpark_locked(place.position)
+                checkpoint.unpark(place.position)
                 succeeded += 1
     finally:
-        files.unlock()
+        checkpoint.release()
     return ReplayResult(succeeded, failed, gone)
 
 
-def maybe_read_event(log: Log, position: int) -> Event | None:
-    """The event at a position; None where there is none any more."""
-    return next(read_log(log, Selection(position, position), reverse=False, limit=1), None)
+def _maybe_read(engine: Engine, position: int) -> Event | None:
+    """Return the event at a position; None if a compaction has removed it."""
+    return next(engine.read_all(position - 1, position, EVERYTHING, reverse=False, limit=1), None)
 
 
-def _files(log: Log, name: str, disk: Disk) -> SubscriptionFiles:
-    return SubscriptionFiles(log.store, log.manifest.store_id, check_subscription_name(name), disk)
-
-
-def _lock_known(log: Log, name: str, disk: Disk) -> SubscriptionFiles:
-    """The locked files of a subscription that has a checkpoint, sound or not."""
-    files = _files(log, name, disk)
-    if name not in list_names(log.store):  # nothing is made for a name that was only mistyped
+def _acquire_known(engine: Engine, name: str) -> CheckpointStore:
+    """Return the acquired checkpoint of a subscription that has one, sound or not."""
+    checkpoint = engine.checkpoint(check_subscription_name(name))
+    if name not in engine.checkpoint_names():  # nothing is created for a mistyped name
         raise SubscriptionNotFound(name)
-    files.lock()
-    return files
+    checkpoint.acquire()
+    return checkpoint
 
 
-def _read_known(files: SubscriptionFiles) -> Checkpoint:
-    known = files.read()
+def _load_known(checkpoint: CheckpointStore, name: str) -> Checkpoint:
+    known = checkpoint.load()
     if known is None:
-        raise SubscriptionNotFound(files.name)
+        raise SubscriptionNotFound(name)
     return known
 
 
-def _maybe_describe(log: Log, name: str, disk: Disk) -> SubscriptionInfo | None:
-    files = _files(log, name, disk)
-    known = files.read()
-    if known is None:
-        return None
-    head = log.head
+def _maybe_describe(engine: Engine, name: str, head: int) -> SubscriptionInfo | None:
+    checkpoint = engine.checkpoint(name)
+    try:
+        known = checkpoint.load()
+        return None if known is None else _describe(engine, name, checkpoint, known, head)
+    except (CorruptionError, UnsupportedFormat) as error:
+        return SubscriptionInfo(name, EventFilter(), 0, head, 0.0, 0, checkpoint.is_running(), 0, str(error))
+
+
+def _describe(
+    engine: Engine, name: str, checkpoint: CheckpointStore, known: Checkpoint, head: int
+) -> SubscriptionInfo:
     lag_seconds = 0.0
     if known.position < head:
-        following = next(read_log(log, Selection(known.position + 1, head), reverse=False, limit=1), None)
+        following = next(engine.read_all(known.position, head, EVERYTHING, reverse=False, limit=1), None)
         if following is not None:
             lag_seconds = max(0.0, time.time() - following.time_us / 1e6)
     return SubscriptionInfo(
         name,
-        known.filter,
+        known.filter or EventFilter(),
         known.position,
         max(0, head - known.position),
         lag_seconds,
-        len(files.parked()),
-        files.is_running(),
+        len(checkpoint.parked()),
+        checkpoint.is_running(),
         known.time_us,
     )
 
 
-def _start(log: Log, after: int | None, since_us: int | None) -> tuple[int, int | None]:
-    """Where a run without a checkpoint begins, and the moment if it has yet to come."""
+def _start(engine: Engine, after: int | None, filter: EventFilter) -> tuple[int, EventFilter]:
+    """Return where a run without a checkpoint begins; the filter keeps a time only if it is yet to come."""
+    since_us, after = filter.since_us, after or 0
     if since_us is None:
-        return after or 0, None
-    before = position_before(log, since_us)
-    return max(after or 0, before), since_us if before == log.head else None
+        return after, filter
+    head = engine.head()
+    first = next(
+        engine.read_all(0, None, EventFilter(since_us=since_us, include_system=True), reverse=False, limit=1),
+        None,
+    )
+    if first is not None:
+        return max(after, first.position - 1), kept(filter)
+    return max(after, head), filter
 
 
-def _check_known(log: Log, files: SubscriptionFiles, known: Checkpoint, filter: Filter) -> None:
-    if known.filter != filter:
+def _first_start(engine: Engine, after: int | None, filter: EventFilter) -> int:
+    """Return where the first run of a name begins.
+
+    Raises:
+        InvalidArgument: that is not in the log yet, so the next run could not tell it from a lost log.
+    """
+    start, left = _start(engine, after, filter)
+    if left.since_us is not None and left.since_us > time.time_ns() // 1000:
+        raise InvalidArgument("since is in the future; give a named subscription a time that has passed")
+    head = engine.head()
+    if start > head:
+        raise InvalidArgument(f"after is {start}, and the log ends at position {head}; give {head} at most")
+    return start
+
+
+def _check_known(engine: Engine, name: str, known: Checkpoint, filter: EventFilter) -> int:
+    """Return where the next run of a name begins.
+
+    Raises:
+        InvalidArgument: the name has another filter.
+        SubscriptionAhead: the event at its position is not in this log.
+    """
+    if known.filter is not None and known.filter != filter:
         raise InvalidArgument(
-            f"subscription {files.name!r} is about {_say(known.filter)}, not {_say(filter)}; "
+            f"subscription {name!r} is for {known.filter}, not for {filter}; "
             "use its own filter, another name, or delete it first"
         )
-    if known.position > log.head:
-        raise CorruptionError(
-            files.path,
-            None,
-            f"the subscription has scanned up to position {known.position}, and the log ends at {log.head}: "
-            "was it restored from an older copy? Reset the subscription",
-        )
-
-
-def _say(filter: Filter) -> str:
-    parts = [f"{name} {value!r}" for name, value in filter._asdict().items() if value is not None]
-    return ", ".join(parts) or "all events"
-
-
-def describe_error(error: Exception) -> str:
-    """An error as it is kept with a parked event; what evlog raises says by its text alone what is wrong."""
-    if isinstance(error, EvlogError):
-        return str(error)
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    position, event_id = known.position, known.event_id
+    if event_id is not None:
+        event = _maybe_read(engine, position)
+        same = event.id_bytes == event_id if event else engine.find_ids([event_id]).get(event_id) == position
+        if not same:
+            raise SubscriptionAhead(name, position, engine.head())
+    return position

@@ -1,108 +1,110 @@
-"""Following: every matching event once, in position order, those that come later too.
+"""One run of a subscription: every matching event once, in position order, also those that come later.
 
-A run delivers only what is acknowledged, so no power loss can take back what was delivered, and nothing else
-can take its position. It reads a bounded piece of the log, hands out its events one by one, and goes on
-behind it; at the end it waits. How far the log is acknowledged is for lookout.py to say; rolls, compactions
-and recoveries are the log's business: what counts here is the position that was scanned.
-
-It reads no further ahead than one piece, so a slow consumer slows nobody. It takes no lock on the log.
+1. A run delivers only committed events: no failure takes back what was delivered, and no other event gets its
+   position.
+2. It reads a bounded piece of the log, delivers its events one by one, and continues behind it; at the end it
+   waits. What counts is the position that was scanned, whether or not its event matched.
+3. An event is acknowledged when the next one is asked for. A checkpoint never passes an unacknowledged event.
+4. One thread iterates. Any thread and any signal handler may call `stop` or `close`; both wake a waiting run.
+5. A forked child never writes its parent's checkpoint.
 """
 
 from __future__ import annotations
 
+import os
+import threading
 import time
-from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
-from evlog.errors import InvalidArgument, StoreFull
-from evlog.files.disk.files import Disk
-from evlog.files.follow.checkpoint_file import Checkpoint, Filter, SubscriptionFiles
-from evlog.files.follow.feed import Lookout
-from evlog.files.log.log import Log, SegmentMoved
-from evlog.files.log.read import Selection, read_log
+from evlog.errors import InvalidArgument, StoreClosed, StoreFull, SubscriptionBusy
+from evlog.model.checkpoints import Checkpoint
 from evlog.model.events import Event
+from evlog.model.filters import EVERYTHING, EventFilter
 
+if TYPE_CHECKING:
+    from evlog.engine import CheckpointStore, Engine
+
+_T = TypeVar("_T")
 _PIECE_EVENTS: Final = 1 << 16
 _SAVE_SECONDS: Final = 1.0
+_FOREVER: Final = float("inf")
 
 
 class Subscription:
     """A run over the events that match, in position order, live. Made by `EventStore.subscribe`.
 
-    An iterator and a context manager that closes it; for one thread at a time. An event is acknowledged when
-    the next one is asked for, or by `acknowledge`.
+    An iterator, and a context manager that closes it. One thread iterates; `stop` and `close` may be called
+    from any thread or signal handler.
     """
 
     def __init__(
         self,
-        log: Log,
-        filter: Filter,
+        engine: Engine,
+        filter: EventFilter,
         after: int,
-        since_us: int | None,
+        *,
         follow: bool,
         timeout_seconds: float | None,
-        disk: Disk,
-        files: SubscriptionFiles | None = None,
+        checkpoint: CheckpointStore | None = None,
+        name: str | None = None,
     ) -> None:
-        self._log = log
+        self.name = name  # of a named subscription
+        self._engine = engine
         self._filter = filter
-        types = None if filter.types is None else frozenset(filter.types)
-        self._selection = Selection(
-            category=filter.category,
-            types=types,
-            since_us=since_us,
-            stream=filter.stream,
-            newest_singly=True,
-        )
         self._timeout_seconds = timeout_seconds
-        self._files = files
+        self._checkpoint = checkpoint
+        self._process = os.getpid()
+        # Held while an event is looked for, and while the checkpoint is written: `close` waits for it. What
+        # follows is written by the thread that iterates; other threads write it only with the mutex, in
+        # `close`.
+        self._mutex = threading.RLock()
         self._saved = after  # the position in the checkpoint
         self._save_due = time.monotonic() + _SAVE_SECONDS
-        self._lookout = Lookout(log, disk)
-        self._closed = False
         self._handed: Event | None = None  # given out, not acknowledged
         self._scanned = after
-        self._ready: Iterator[Event] = iter(())  # the events of the piece being read
-        self._piece_end = self._released = after
-        self._end = None if follow else self._lookout.look_to_end()
-
-    @property
-    def name(self) -> str | None:
-        """The durable subscription's name, None for a run without one."""
-        return None if self._files is None else self._files.name
+        self._ready: Iterator[Event] = iter(())  # the events of the piece that is being read
+        self._piece_end = after
+        # Flags that any thread sets, never cleared.
+        self._stopped = self._closed = self._store_closed = self._close_wanted = False
+        self._inside = False  # whether a method is running that holds the mutex
+        self._feed = engine.follow(filter)
+        self._end = None if follow else self._feed.end()
 
     @property
     def position(self) -> int:
         """The last position that was scanned, matched or not, and acknowledged."""
-        return self._scanned if self._handed is None else self._handed.position - 1
+        handed = self._handed
+        return self._scanned if handed is None else handed[0] - 1
 
     @property
     def polling(self) -> bool:
-        """Whether it has to look for news again and again; known once it has waited."""
-        return self._lookout.polling
+        """Whether new events are found by polling; known after the first wait."""
+        return self._feed.polling
 
     # --- taking events
 
     def __iter__(self) -> Iterator[Event]:
-        """The events as they come, until none has come for `timeout`, or all are there without `follow`."""
-        files = self._files
+        """Iterate until no event came for `timeout`, until `stop`, or without `follow` to the log's end."""
         while True:
             event = self.next_event(self._timeout_seconds)
             if event is None:
+                self._exclusively(self._save)  # the loop may be all that the program does with this run
                 return
             yield event
             try:
-                for event in self._ready:  # the rest of what was found, at the price of a loop
+                for event in self._ready:  # the rest of the piece, at the price of a loop
                     self._handed = event
                     yield event
-                    if self._handed is not event:  # acknowledged, parked or closed meanwhile
+                    if (
+                        self._handed is not event or self._stopped
+                    ):  # acknowledged, parked or stopped meanwhile
                         break
                     self._scanned = event[0]
                     self._handed = None
-                    if files is not None and time.monotonic() >= self._save_due:
-                        self._save()
+                    if self._checkpoint is not None and time.monotonic() >= self._save_due:
+                        self._exclusively(self._save)
             except GeneratorExit:
                 raise
             except BaseException:
@@ -112,30 +114,36 @@ class Subscription:
     def __next__(self) -> Event:
         event = self.next_event(self._timeout_seconds)
         if event is None:
+            self._exclusively(self._save)
             raise StopIteration
         return event
 
     def next_event(self, timeout_seconds: float | None = None) -> Event | None:
-        """The next event that matches; this acknowledges the one before.
+        """Return the next event that matches; this acknowledges the one before.
 
         Args:
-            timeout_seconds: how long to wait for it; 0 takes only what is there, None waits for ever. Without
-                `follow` nothing is waited for.
+            timeout_seconds: how long to wait for it; 0 takes only what is there, None waits without a limit.
+                Without `follow` it never waits.
 
         Returns:
-            The event, or None when none came in time or, without `follow`, when all were given out.
+            The event, or None when none came in time, after `stop` or `close`, or without `follow` at the
+            end.
 
         Raises:
-            StoreNotFound: the store is gone.
-            CorruptionError: acknowledged events are damaged; those before them were given out.
+            StoreClosed: the store was closed.
+            StoreNotFound: the store was removed.
+            CorruptionError: committed events are damaged; those before them were given out.
             StoreIOError: the disk failed.
         """
+        self._check_process()
+        return self._exclusively(self._next_event, timeout_seconds)
+
+    def _next_event(self, timeout_seconds: float | None) -> Event | None:
         self.acknowledge()
-        if self._closed:
-            return None
-        self._save_if_due()
-        deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
-        while True:
+        if self._checkpoint is not None and time.monotonic() >= self._save_due:
+            self._save()
+        deadline = _FOREVER if timeout_seconds is None else time.monotonic() + timeout_seconds
+        while not self._stopped:
             event = self._next_ready()
             if event is not None:
                 self._handed = event
@@ -143,77 +151,103 @@ class Subscription:
             self._scanned = max(self._scanned, self._piece_end)
             if self._begin_piece():
                 continue
-            if self._end is not None or not self._lookout.wait(self._scanned, deadline, self._save_if_due):
-                return None
+            if self._end is not None or not self._wait(deadline):
+                break
+        if self._store_closed:
+            raise StoreClosed(self._engine.address)
+        return None
 
     def next_at_hand(self) -> Event | None:
-        """The next event that matches, if it was read already; this acknowledges the one before.
+        """Return the next event that matches, if it was read already; this acknowledges the one before.
 
-        Nothing is looked for and nothing waited for, so None says only that `next_event` has to be asked. Nor
-        is a checkpoint saved: who deals with several events at once may still `close` before the first.
+        It never looks at the log or waits, so None says only that `next_event` has to be asked. It saves no
+        checkpoint: a caller that handles several events at once may still `close` before the first.
 
         Raises:
             CorruptionError: as `next_event`.
         """
+        self._check_process()
         self.acknowledge()
-        self._handed = self._next_ready()
+        self._handed = None if self._stopped else self._next_ready()
         return self._handed
 
-    def _next_ready(self) -> Event | None:
-        try:
-            return next(self._ready, None)
-        except BaseException:  # damage, or a signal's handler: what it had yet to give is not scanned
-            self._leave_piece()
-            raise
-
     def acknowledge(self) -> None:
-        """Say that the event given out last is done with: the checkpoint may pass it."""
+        """Acknowledge the event given out last: the checkpoint may pass it."""
         if self._handed is not None:
             self._scanned = self._handed[0]
             self._handed = None
 
     def park(self, event: Event, error: str, attempts: int = 1) -> None:
-        """Put the event given out last aside with what went wrong, durably, and go on without it.
+        """Set the event given out last aside with its error, durably, and continue without it.
 
         Raises:
             InvalidArgument: the run has no name, or it is another event.
         """
-        if self._files is None:
+        if self._checkpoint is None:
             raise InvalidArgument("only a named subscription can park an event; give it a name")
-        if self._handed is None or self._handed[0] != event[0]:
+        self._check_process()
+        self._exclusively(self._park, self._checkpoint, event, error, attempts)
+
+    def _park(self, checkpoint: CheckpointStore, event: Event, error: str, attempts: int) -> None:
+        if self._closed or self._handed is None or self._handed[0] != event[0]:
             raise InvalidArgument(f"position {event[0]} is not the event given out last; park that one")
-        self._files.park_locked(event, error, attempts)
+        checkpoint.park(event, error, attempts)
         self.acknowledge()
         self._save()  # what is parked need not be handled again
 
+    # --- ending
+
+    def stop(self) -> None:
+        """End the iteration after the event that is being handled; from any thread or signal handler."""
+        self._stopped = True
+        self._feed.wake()
+
     def save(self) -> None:
         """Save the checkpoint now, durable when this returns; a run without a name has none."""
-        if self._files is not None and not self._closed:
-            self._save(force=True)
-            self._files.sync_locked()
+        if self._checkpoint is not None and self._process == os.getpid():
+            self._exclusively(self._save, True)
 
     def close(self, undone: Event | None = None) -> None:
-        """Save the checkpoint, without an event that was not acknowledged, and free the name.
+        """End the run: save the checkpoint without an event that was not acknowledged, and free the name.
+
+        In a forked child this does nothing: the run is the parent's.
 
         Args:
-            undone: the first of those that `next_event` and then `next_at_hand` gave out that was not dealt
-                with after all, though later ones were asked for: the next run begins with it.
+            undone: of the events that `next_event` and then `next_at_hand` gave out, the first that was not
+                handled although later ones were asked for: the next run begins with it.
 
         Raises:
             StoreFull, StoreIOError: the checkpoint could not be saved; the last events will come again.
         """
-        if self._closed:
+        if self._process != os.getpid():
             return
+        self.stop()  # so that another thread that waits gives the mutex back
         if undone is not None:
             self._handed = undone
+        with self._mutex:
+            self._close_wanted = True
+            if (
+                not self._inside
+            ):  # else a signal handler has interrupted the method that holds it, which will close
+                self._close()
+
+    def _close(self) -> None:
+        if self._closed:
+            return
         try:
-            self.save()
+            if self._checkpoint is not None:
+                self._save(durably=True)
         finally:
             self._closed = True
-            self._ready = iter(())
-            self._lookout.close()
-            if self._files is not None:
-                self._files.unlock()
+            self._leave_piece()
+            self._feed.close()
+            if self._checkpoint is not None:
+                self._checkpoint.release()
+
+    def close_with_store(self) -> None:
+        """Close the run because its store is closed: a thread that iterates gets StoreClosed."""
+        self._store_closed = True
+        self.close()
 
     def __enter__(self) -> Self:
         return self
@@ -223,80 +257,98 @@ class Subscription:
     ) -> None:
         self.close()
 
+    def _exclusively(self, call: Callable[..., _T], *arguments: Any) -> _T:
+        """Call a method with the mutex, then close the run if a signal handler asked for it meanwhile."""
+        with self._mutex:
+            try:
+                self._inside = True
+                return call(*arguments)
+            finally:
+                self._inside = False
+                if self._close_wanted:
+                    self._close()
+
     # --- the checkpoint
 
-    def _save_if_due(self) -> float:
-        """Save the checkpoint if it is time to; seconds until it is."""
-        if self._files is None or self.position == self._saved:
-            return _SAVE_SECONDS
-        left = self._save_due - time.monotonic()
-        if left > 0:
-            return left
-        self._save()
-        return _SAVE_SECONDS
-
-    def _save(self, *, force: bool = False) -> None:
-        assert self._files is not None
-        self._save_due = time.monotonic() + _SAVE_SECONDS
-        position = self.position
-        if position == self._saved:
+    def _save(self, durably: bool = False) -> None:
+        checkpoint, position = self._checkpoint, self.position
+        if checkpoint is None or self._closed:
             return
-        self._lookout.make_durable(position)  # a checkpoint must not outlive what it has passed
-        try:
-            self._files.save_locked(Checkpoint(position, self._filter))
-        except StoreFull:
-            if force:
-                raise
-            return  # tried again in a second: without it events may come again, no more
-        self._saved = position
+        self._save_due = time.monotonic() + _SAVE_SECONDS
+        if position != self._saved:
+            self._feed.make_durable(position)  # a checkpoint must not outlive the events that it has passed
+            try:
+                checkpoint.save(checkpoint_at(self._engine, position, kept(self._filter)))
+            except StoreFull:
+                if durably:
+                    raise
+                return  # tried again in a second: until then events may come again
+            self._saved = position
+        if durably:
+            checkpoint.sync()
+
+    def _wait(self, deadline: float) -> bool:
+        """Wait for news; save the checkpoint when it is due. False at the deadline."""
+        now = time.monotonic()
+        until = deadline
+        if self._checkpoint is not None and self.position != self._saved:
+            if now >= self._save_due:
+                self._save()
+            else:
+                until = min(deadline, self._save_due)
+        if until <= now:
+            return until < deadline
+        return self._feed.wait(self._scanned, until - now) or (until < deadline and not self._stopped)
 
     # --- reading
 
+    def _next_ready(self) -> Event | None:
+        try:
+            return next(self._ready, None)
+        except BaseException:  # damage, or a signal's handler: the rest of the piece is not scanned
+            self._leave_piece()
+            raise
+
     def _begin_piece(self) -> bool:
-        """Begin with the next piece of the log; False if nothing is there beyond what was scanned."""
-        low = self._scanned + 1
-        if low > self._lookout.horizon and not self._lookout.look(self._scanned):
-            return False
-        high = min(self._lookout.horizon, self._scanned + _PIECE_EVENTS)
+        """Begin with the next piece of the log; False if nothing is committed beyond what was scanned."""
+        high = min(self._feed.committed(self._scanned), self._scanned + _PIECE_EVENTS)
         if self._end is not None:
             high = min(high, self._end)
-        if low > high:
+        if high <= self._scanned:
             return False
-        self._release(low)
         self._piece_end = high
-        self._ready = read_log(
-            self._log,
-            self._selection._replace(first_position=low, last_position=high),
-            reverse=False,
-            limit=None,
-        )
+        self._ready = self._feed.read(self._scanned, high)
         return True
 
     def _leave_piece(self) -> None:
-        """Read on from what was scanned: what the piece had yet to give is lost with its iterator."""
+        """Read again from what was scanned: the rest of the piece is lost with its iterator."""
         self._ready = iter(())
         self._piece_end = self._scanned
 
-    def _release(self, low: int) -> None:
-        """Let go of the segments behind the position, so that a compaction may free their space."""
-        sealed = self._log.sealed
-        first = bisect_left(sealed, self._released, key=lambda part: part.last_position)
-        for part in sealed[first : bisect_left(sealed, low, key=lambda part: part.last_position)]:
-            part.close()
-        self._released = low
+    def _check_process(self) -> None:
+        """In a forked child: refuse the parent's named run, and continue a run without a name by itself."""
+        if self._process == os.getpid():
+            return
+        if self.name is not None:
+            raise SubscriptionBusy(self.name)
+        self._process = os.getpid()
+        self._mutex = threading.RLock()  # a thread of the parent may have held it
+        self._feed = self._engine.follow(self._filter)
+        self._leave_piece()
 
 
-def position_before(log: Log, since_us: int) -> int:
-    """The last position whose event is earlier than the moment; 0 if none is."""
-    while True:
-        try:
-            parts = log.parts()
-            at = bisect_left(parts[:-1], since_us, key=lambda part: part.info.last_time_us)
-            for part in parts[at:]:
-                count = part.count
-                number = part.segment.number_at_time(since_us, count)
-                if number < count:
-                    return part.segment.record(number)[0] - 1
-            return log.head
-        except SegmentMoved:
-            log.refresh()
+def kept(filter: EventFilter) -> EventFilter:
+    """Return what a checkpoint keeps of a filter: not the times, which only say where a first run begins."""
+    return EventFilter(filter.stream, filter.category, filter.types)
+
+
+def checkpoint_at(engine: Engine, position: int, filter: EventFilter | None) -> Checkpoint:
+    """Return the checkpoint for a scanned position: at the last event up to there, with its id.
+
+    A compaction leaves gaps; without an event at its position a checkpoint could not tell its own log from an
+    older copy that has grown since.
+    """
+    event = next(engine.read_all(0, position, EVERYTHING, reverse=True, limit=1), None)
+    return (
+        Checkpoint(0, None, filter) if event is None else Checkpoint(event.position, event.id_bytes, filter)
+    )

@@ -14,6 +14,7 @@ from itertools import pairwise
 from evlog import NewEvent
 from evlog.errors import StoreNotFound
 from evlog.files.disk.files import DISK, Disk
+from evlog.files.engine import DirectoryEngine
 from evlog.files.format.frames import FRAME_HEADER_BYTES, FRAME_MAGIC
 from evlog.files.format.headers import FILE_HEADER_BYTES
 from evlog.files.format.paths import segment_path
@@ -38,13 +39,15 @@ def open_store(
 ) -> EventStore:
     """A store with segments so small that a few appends roll."""
     return EventStore(
-        path,
-        create,
-        segment_bytes=segment_bytes,
-        segment_events=segment_events,
-        sync=sync,
-        lock_timeout=10.0,
-        disk=disk,
+        DirectoryEngine(
+            path,
+            create=create,
+            segment_bytes=segment_bytes,
+            segment_events=segment_events,
+            sync=sync == "always",
+            lock_timeout_seconds=10.0,
+            disk=disk,
+        )
     )
 
 

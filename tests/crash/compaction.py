@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from evlog import NewEvent
-from evlog.files.format.hashes import hash_stream
 from evlog.files.log.manifest import SegmentInfo, read_manifest
 from evlog.model.events import Event
 from evlog.store import EventStore
@@ -21,6 +20,7 @@ from tests.crash.history import Content, History, Knowledge, content_of
 from tests.crash.model import FileSystem
 from tests.crash.recordings import Recording, record, scratch
 from tests.crash.states import State, kept_state
+from tests.support.helpers import engine_of
 
 SEGMENT_EVENTS = 6
 
@@ -88,7 +88,7 @@ def compacting(*, compress: bool = False) -> tuple[Recording, Facts]:
         world = World(root, FileSystem.of(state.files, state.directories))
         log = History(world)
         with open_store(path, disk=RecordingDisk(world)) as store, open_store(path) as other:
-            other._disk = RecordingDisk(world)
+            engine_of(other)._disk = RecordingDisk(world)
 
             def append(done: int, total: int) -> None:
                 number = 800 + len(log.batches)
@@ -158,7 +158,7 @@ def check_events(store: EventStore, facts: Facts, known: Knowledge, *, compacted
         assert infos[stream].events == len(visible)
     for stream, version in facts.versions.items():
         assert infos[stream].last_version >= version
-        assert store._opened().find_version(stream, hash_stream(stream)) == infos[stream].last_version
+        assert store.stream_version(stream) == infos[stream].last_version
     assert store.info().events == sum(not event.stream.startswith("$") for event in events)
 
 

@@ -22,6 +22,7 @@ from tests.crash.disk import World
 from tests.crash.history import History, all_known, event
 from tests.crash.storm import Storm
 from tests.crash.worker import Child
+from tests.support.helpers import engine_of
 
 STORM_SECONDS = 5.0
 
@@ -140,14 +141,14 @@ def hold_the_lock_and_fork(pipe: Connection, path: str) -> None:
     """Fork while the writers' lock is held; the child lives until it is killed."""
     store = evlog.open(path)
     store.append("a", [NewEvent("T")])
-    assert store._writer is not None
-    store._writer._lock.acquire()
+    lock = engine_of(store)._open_writer()._lock
+    lock.acquire()
     child = os.fork()
     if child == 0:
         pipe.send(("child", os.getpid()))
         signal.pause()
     pipe.recv()
-    store._writer._lock.release()
+    lock.release()
     pipe.send(("released", 0))
     signal.pause()
 

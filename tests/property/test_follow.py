@@ -22,7 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from evlog import EventStore, NewEvent, Subscription
 from evlog.files.disk.files import Disk, WriteFile
 from evlog.model.events import category_of
-from tests.support.helpers import small_store
+from tests.support.helpers import engine_of, small_store
 
 PLACE = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 HANDLES = 3
@@ -176,7 +176,7 @@ class FollowMachine(RuleBasedStateMachine):
     @rule(batch=batches)
     def die_before_the_sync(self, batch: list[tuple[str, str]]) -> None:
         with small_store(self.path) as probe:
-            full = probe.head - probe._log.active.first_position + 1 + len(batch) > 8  # type: ignore[union-attr]
+            full = probe.head - engine_of(probe)._log.active.first_position + 1 + len(batch) > 8  # type: ignore[union-attr]
         if full:
             return  # it would roll, which syncs
         before, disk = list(self.rows), Dying()
@@ -190,7 +190,7 @@ class FollowMachine(RuleBasedStateMachine):
     def tear_the_tail(self, junk: bytes, whole: bool) -> None:
         """A writer dies within its write: what it left is no whole frame."""
         with small_store(self.path) as probe:
-            active = probe._log.active.segment  # type: ignore[union-attr]
+            active = engine_of(probe)._log.active.segment  # type: ignore[union-attr]
         with open(active.log_path, "r+b") as log:
             start = log.read(80)[64:]
             log.seek(active.end)  # behind it there may be room
@@ -204,7 +204,7 @@ class FollowMachine(RuleBasedStateMachine):
             self.kill_run(runner)
         self.runners.clear()
         with small_store(self.path) as probe:
-            log = probe._log
+            log = engine_of(probe)._log
             assert log is not None
             active = log.active.segment
             durable, path = log.durable_offset(), active.log_path
@@ -281,11 +281,11 @@ class FollowMachine(RuleBasedStateMachine):
         """The process ends: its lock is free, and the checkpoint is what it saved last."""
         if runner.name is None:
             return
-        files = runner.subscription._files
+        files = runner.subscription._checkpoint
         assert files is not None
         acknowledged = runner.acknowledged()
-        files.unlock()
-        known = files.read()
+        files.release()
+        known = files.load()
         assert known is not None
         assert runner.after <= known.position <= acknowledged
         self.checkpoints[runner.name] = (runner.filter, known.position)

@@ -12,21 +12,21 @@ from typing import Any
 import pytest
 
 import evlog
-from evlog import Event, EventStore, Filter
+from evlog import Event, EventFilter, EventStore
 from evlog.errors import (
     CorruptionError,
     InvalidArgument,
     StoreAccessDenied,
     StoreFull,
     StreamNotFound,
+    SubscriptionAhead,
     SubscriptionBusy,
     SubscriptionNotFound,
 )
-from evlog.files.follow.checkpoint_file import Checkpoint
 from evlog.files.format import paths
-from evlog.subscriptions import named as subscriptions
-from evlog.subscriptions.named import Failure, attempt
-from tests.support.helpers import Clock, fill, new, numbers, small_store
+from evlog.model.checkpoints import Checkpoint
+from evlog.subscriptions.retry import Failure, attempt
+from tests.support.helpers import Clock, engine_of, fill, new, numbers, small_store
 
 CONSUMER = """
 import sys, evlog
@@ -55,7 +55,7 @@ class Failing:
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The pauses between retries, which take no time here."""
     slept: list[float] = []
-    monkeypatch.setattr("evlog.subscriptions.named.time.sleep", slept.append)
+    monkeypatch.setattr("evlog.subscriptions.retry.time.sleep", slept.append)
     return slept
 
 
@@ -129,7 +129,7 @@ def test_a_name_keeps_its_filter(store: EventStore) -> None:
     for other in ({}, {"types": ["A"]}, {"types": ["A", "B"], "category": "s"}, {"stream": "s-1"}):
         with pytest.raises(InvalidArgument, match="another name"):
             store.subscribe("mail", **other)
-    assert store.subscription("mail").filter == Filter(types=("A", "B"))
+    assert store.subscription("mail").filter == EventFilter(types=("A", "B"))
     assert not store.subscription("mail").running
 
 
@@ -187,7 +187,7 @@ def test_no_room_for_a_checkpoint_stops_nobody_but_is_told_at_the_end(
     def refuse(path: str, content: bytes) -> None:
         raise StoreFull(path, "No space left on device")
 
-    monkeypatch.setattr(store._disk, "create_file", refuse)
+    monkeypatch.setattr(engine_of(store)._disk, "create_file", refuse)
     monkeypatch.setattr("evlog.subscriptions.run._SAVE_SECONDS", 0.0)
     run._save_due = 0.0
     assert len(list(run)) == 10
@@ -232,13 +232,11 @@ def test_a_checkpoint_beyond_the_end_of_the_log_is_not_silently_waited_out(
     store.subscribe("mail", after=10).close()
     with small_store(memory_path / "older") as older:
         fill(older, 4)
-        identity = older._log.manifest.store_id  # type: ignore[union-attr]
-        files = subscriptions._files(older._log, "mail", older._disk)  # type: ignore[arg-type]
-        files.lock()
-        files.create_locked(Checkpoint(10, Filter()))
-        files.unlock()
-        assert identity != str(store.id)
-        with pytest.raises(CorruptionError, match="position 10"):
+        files = older.engine.checkpoint("mail")
+        files.acquire()
+        files.create(Checkpoint(10, bytes(16), EventFilter()))
+        files.release()
+        with pytest.raises(SubscriptionAhead, match="position 10"):
             older.subscribe("mail")
         older.reset_subscription("mail", 4)
         older.subscribe("mail").close()
@@ -377,17 +375,11 @@ def test_a_replay_that_is_interrupted_keeps_what_it_has_not_handled(parked: Even
     parked.subscribe("mail").close()
 
 
-def test_what_is_gone_from_the_log_stays_on_the_list(
-    parked: EventStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    read = subscriptions.maybe_read_event
-    monkeypatch.setattr(
-        subscriptions,
-        "maybe_read_event",
-        lambda log, position: None if position == 6 else read(log, position),
-    )
-    assert parked.replay_parked("mail", Failing({})) == (2, 0, 1)
-    assert [event.position for event in parked.parked("mail")] == [6]
+def test_parked_events_that_a_compaction_removed_leave_the_list(parked: EventStore) -> None:
+    parked.set_retention("s-2", max_count=1)  # 2 and 5 are in it
+    parked.compact()
+    assert parked.replay_parked("mail", Failing({})) == (1, 0, 2)
+    assert parked.parked("mail") == []
 
 
 # --- looking after them
@@ -405,8 +397,8 @@ def test_a_list_says_how_far_behind_each_is(
     with store.subscribe("a", timeout=0) as run:
         list(run)
     a, b = store.subscriptions()
-    assert a[:7] == ("a", Filter(), 10, 0, 0.0, 0, False)
-    assert b[:7] == ("b", Filter(types=("T",)), 4, 6, 10.0, 0, True)
+    assert a[:7] == ("a", EventFilter(), 10, 0, 0.0, 0, False)
+    assert b[:7] == ("b", EventFilter(types=("T",)), 4, 6, 10.0, 0, True)
     assert a.saved_us > 0
     assert store.subscription("b") == b
     running.close()
@@ -455,26 +447,34 @@ def test_deleting_forgets_everything(parked: EventStore) -> None:
     assert parked.parked("mail") == []
 
 
-def test_a_damaged_checkpoint_can_be_deleted_but_not_run(store: EventStore) -> None:
-    store.subscribe("mail").close()
+def test_a_damaged_checkpoint_hides_no_other_and_is_reset_or_deleted_but_not_run(store: EventStore) -> None:
+    store.subscribe("mail", types=["A"]).close()
+    store.subscribe("other").close()
     path = Path(paths.subscription_path(store.path, "mail", "json"))
     path.write_bytes(path.read_bytes()[:-3])
     calls: list[Callable[[], object]] = [
         lambda: store.subscribe("mail"),
         lambda: store.subscription("mail"),
-        store.subscriptions,
-        lambda: store.reset_subscription("mail", 0),
     ]
     for call in calls:
-        with pytest.raises(CorruptionError):
+        with pytest.raises(CorruptionError, match="reset"):
             call()
+    damaged, other = store.subscriptions()
+    assert (damaged.name, other.name, other.damage) == ("mail", "other", None)
+    assert damaged.damage is not None
+    store.reset_subscription("mail", 0)
+    store.subscribe("mail", types=["B"]).close()  # its filter is not known any more: the next run sets it
+    assert store.subscription("mail").filter == EventFilter(types=["B"])
+    with pytest.raises(InvalidArgument):
+        store.subscribe("mail", types=["A"])
+    path.write_bytes(b"")
     store.delete_subscription("mail")
     store.subscribe("mail").close()
 
 
 def test_the_names_are_public() -> None:
     for name in (
-        "Filter",
+        "EventFilter",
         "ParkedEvent",
         "ReplayResult",
         "Subscription",

@@ -21,7 +21,7 @@ from evlog.files.log import read as reader
 from evlog.subscriptions import run as follow
 from evlog.subscriptions.run import Subscription
 from tests.support.following import LONG_SECONDS, Script, drain, fill_from
-from tests.support.helpers import Clock, fill, frames_of, new, numbers, segment_files, small_store
+from tests.support.helpers import Clock, engine_of, fill, frames_of, new, numbers, segment_files, small_store
 
 
 @pytest.fixture
@@ -227,7 +227,7 @@ def test_an_error_while_reading_leaves_nothing_out_afterwards(
                 raise KeyboardInterrupt
             yield event
 
-    monkeypatch.setattr("evlog.subscriptions.run.read_log", read_log)
+    monkeypatch.setattr("evlog.files.follow.feed.read_log", read_log)
 
     def at_hand(subscription: Subscription) -> list[int]:
         first = subscription.next_event(0)
@@ -284,7 +284,7 @@ def test_segments_that_were_read_are_let_go_of(store: EventStore, monkeypatch: p
     monkeypatch.setattr(follow, "_PIECE_EVENTS", 8)
     fill(store, 80)
     with small_store(store.path) as fresh, fresh.subscribe() as subscription:
-        log = fresh._log
+        log = engine_of(fresh)._log
         assert log is not None
         drain(subscription)
         fill_from(store, 160)

@@ -21,7 +21,7 @@ from evlog.files.format.headers import FILE_HEADER_BYTES
 from evlog.files.format.paths import lock_path, queue_path
 from evlog.files.write.group_commit import ANSWERS_AT, REQUESTS_AT, SLOT_BYTES, SLOTS
 from evlog.store import EventStore
-from tests.support.helpers import small_store
+from tests.support.helpers import engine_of, small_store
 
 Job = Callable[[EventStore], Any]
 Outcome = Any
@@ -61,7 +61,7 @@ class Crowd:
         self.stores = [small_store(path, disk=disk, **settings) for disk in disks]
         self._many = mock.patch("evlog.files.write.writer._MANY", many)
         for store in self.stores:
-            writer = store._open_writer()
+            writer = engine_of(store)._open_writer()
             queue = writer._new_queue()
             with self.lock:
                 queue.claim_slot_locked()
@@ -92,7 +92,7 @@ class Crowd:
             except BaseException as error:  # noqa: BLE001 - for the test to judge
                 outcomes[number] = error
 
-        first = self.stores[0]._open_writer()._free_queues[-1]
+        first = engine_of(self.stores[0])._open_writer()._free_queues[-1]
         threads = [threading.Thread(target=run, args=(number,)) for number in range(len(jobs))]
         with contextlib.ExitStack() as stack:
             self.lock.acquire()

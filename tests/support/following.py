@@ -9,7 +9,7 @@ import pytest
 
 from evlog import EventStore
 from evlog.files.disk.files import Disk, WriteFile
-from evlog.files.follow import feed as lookout
+from evlog.files.follow import feed
 from evlog.subscriptions import run as follow
 from evlog.subscriptions.run import Subscription
 from tests.support.helpers import new, small_store
@@ -51,6 +51,9 @@ class Script:
             def has_news(self) -> None:
                 pass
 
+            def wake(self) -> None:
+                pass
+
             def close(self) -> None:
                 pass
 
@@ -63,8 +66,8 @@ class Script:
                 script.now += seconds
                 script.during_sleep(seconds)
 
-        monkeypatch.setattr(lookout, "Watch", ScriptedWatch)
-        for module in (follow, lookout):
+        monkeypatch.setattr(feed, "Watch", ScriptedWatch)
+        for module in (follow, feed):
             monkeypatch.setattr(module, "time", Time())
 
 

@@ -24,6 +24,7 @@ from evlog.files.format.sorted_index import page_crcs, sorted_shape
 from evlog.files.log.index import SORTED_SUFFIXES, build_sorted
 from evlog.files.log.log import SealedPart
 from evlog.files.log.manifest import SegmentInfo, read_manifest, replace_manifest
+from tests.support.helpers import engine_of
 
 Frames = list[list[list[Any]]]
 """frames of records of nine fields"""
@@ -32,7 +33,7 @@ POSITION, VERSION, STREAM, TYPE, ID, TIME, CODE, DATA, METADATA = range(9)
 
 def read_frames(store: EventStore, place: int) -> Frames:
     """The records of a sealed segment, by frame."""
-    part = store._refreshed().parts()[place]
+    part = engine_of(store)._refreshed().parts()[place]
     assert isinstance(part, SealedPart)
     return [[list(record) for record in frame] for frame in part.segment.scan(0, part.count)]
 

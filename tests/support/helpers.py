@@ -13,6 +13,7 @@ import pytest
 from evlog import Event, EventStore, NewEvent
 from evlog.files.compaction import compress as compact_compress
 from evlog.files.disk.files import DISK, Disk
+from evlog.files.engine import DirectoryEngine
 
 Fact = tuple[int, str, int, str, bytes]
 """position, stream, version, type, data: what a test usually wants to know of an event"""
@@ -29,14 +30,22 @@ def small_store(
 ) -> EventStore:
     """A store, made when missing, whose segments fill quickly."""
     return EventStore(
-        os.fspath(path),
-        create=True,
-        segment_bytes=segment_bytes,
-        segment_events=segment_events,
-        sync=sync,
-        lock_timeout=lock_timeout,
-        disk=disk,
+        DirectoryEngine(
+            os.fspath(path),
+            create=True,
+            segment_bytes=segment_bytes,
+            segment_events=segment_events,
+            sync=sync == "always",
+            lock_timeout_seconds=lock_timeout,
+            disk=disk,
+        )
     )
+
+
+def engine_of(store: EventStore) -> DirectoryEngine:
+    """The engine of a store in a directory, for a test that looks inside."""
+    assert isinstance(store.engine, DirectoryEngine)
+    return store.engine
 
 
 def new(number: int = 0, type: str = "T", **arguments: Any) -> NewEvent:

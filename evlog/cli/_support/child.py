@@ -19,7 +19,7 @@ from evlog.cli._support.stops import Stops
 from evlog.errors import EvlogError
 from evlog.model.events import Event
 from evlog.model.json_lines import encode_lines
-from evlog.subscriptions.named import attempt
+from evlog.subscriptions.retry import attempt
 
 _SHELL: Final = "/bin/sh"
 # What a command has for ending by itself once it is told to.

@@ -56,7 +56,7 @@ def find_checkpoints(log: Log, disk: Disk) -> list[tuple[str, int]]:
     """
     store, store_id = log.store, log.manifest.store_id
     files = [(name, SubscriptionFiles(store, store_id, name, disk)) for name in list_names(store)]
-    found = [(name, file.read()) for name, file in files]
+    found = [(name, file.load()) for name, file in files]
     return [(name, checkpoint.position) for name, checkpoint in found if checkpoint is not None]
 
 

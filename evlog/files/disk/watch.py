@@ -15,9 +15,12 @@ import os
 import re
 import select
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, Final
+
+from evlog.files.disk.fork import register_fork_reset
 
 # Where a change made on this machine is always told. Elsewhere (nfs, cifs, 9p, fuse, overlay and what is not
 # known) another machine, or a lower layer, may change a file behind the kernel's back.
@@ -50,6 +53,15 @@ class Watch:
         self._pause_seconds = FIRST_POLL_SECONDS
         self.polling = True  # whether notification cannot be relied on; known once `begin` has run
         self._begun = False
+        self._wake_mutex = threading.RLock()  # guards `_wake_fd`; a signal handler may interrupt its holder
+        self._wake_fd: int | None = None
+        register_fork_reset(self)
+
+    def reset_after_fork(self) -> None:
+        """Begin again in a forked child: notifications that it took would be missed by the parent."""
+        self._wake_mutex = threading.RLock()
+        self.close()
+        self._begun = False
 
     def begin(self) -> None:
         """Watch from now on. Who looks after this, then waits, misses nothing."""
@@ -58,7 +70,11 @@ class Watch:
         self._begun = True
         self._inotify = _maybe_watch(self.directory)
         if self._inotify is not None:
+            with contextlib.suppress(OSError):  # no descriptor left: `wake` is noticed at the next tick
+                self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
             self._poll = select.poll()
+            if self._wake_fd is not None:
+                self._poll.register(self._wake_fd, select.POLLIN)
             self._poll.register(self._inotify.fileno(), select.POLLIN)
             self.polling = maybe_file_system(self.directory) not in TELLING_FILE_SYSTEMS
 
@@ -73,8 +89,21 @@ class Watch:
             self._pause_seconds = min(self._pause_seconds * _POLL_GROWTH, LAST_POLL_SECONDS)
         if self._poll is None:
             time.sleep(max(0.0, timeout_seconds))
-        elif self._poll.poll(1000 * max(0.0, min(timeout_seconds, TICK_SECONDS))):
-            self._take_notice()
+        else:
+            for fd, _ in self._poll.poll(1000 * max(0.0, min(timeout_seconds, TICK_SECONDS))):
+                if fd == self._wake_fd:
+                    os.eventfd_read(fd)
+                else:
+                    self._take_notice()
+
+    def wake(self) -> None:
+        """End the present or the next wait; from any thread or signal handler.
+
+        Where it polls without notifications, the wait ends by itself a moment later.
+        """
+        with self._wake_mutex:
+            if self._wake_fd is not None:
+                os.eventfd_write(self._wake_fd, 1)
 
     def has_news(self) -> None:
         """Say that something was found: where it has to poll, the next looks come soon again."""
@@ -85,6 +114,10 @@ class Watch:
         inotify, self._inotify, self._poll = self._inotify, None, None
         if inotify is not None:
             inotify.close()
+        with self._wake_mutex:
+            wake_fd, self._wake_fd = self._wake_fd, None
+        if wake_fd is not None:
+            os.close(wake_fd)
 
     def __del__(self) -> None:
         self.close()

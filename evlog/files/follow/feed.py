@@ -1,68 +1,152 @@
-"""Knowing how far a log may be given out, and waiting until that is further.
+"""The committed position of a log, and waiting until it advances.
 
-The horizon is the last position that is acknowledged: what stands behind it may be cut, and written anew. It
-moves when a writer leaves a mark in `durable` or replaces the manifest, which the file system tells. What a
-writer left that died before its mark is made durable here, after a while. While a log is busy, looks are put
-off a little, so that many followers do not slow its writers; the first news after a quiet time are not.
-
-This module reads no event and knows nothing of who waits.
+1. A follower may deliver events up to the committed position: the last one that a writer has acknowledged.
+   Recovery can still remove events after it and give their positions to other events.
+2. The committed position advances when a writer updates `durable` or replaces the manifest. File system
+   notifications report both; where they cannot be relied on, the feed polls.
+3. If a writer dies between writing an event and updating `durable`, the feed syncs the log itself after one
+   second.
+4. While a log is busy, a feed looks at it every 10 ms, so that many followers do not slow the writers. The
+   first event after an idle period is never delayed.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
-from typing import Final
+from bisect import bisect_left
 
 from evlog.errors import StoreNotFound
-from evlog.files.disk.files import Disk
 from evlog.files.disk.watch import TICK_SECONDS, Watch
 from evlog.files.format import paths
-from evlog.files.log.log import Log
+from evlog.files.log.read import Selection, read_log
 
-# A writer that died before it said that its append is on the device is given so long to say it.
-_PATIENCE_SECONDS: Final = 1.0
-# A busy writer's appends are taken together: after news upon news the next look comes so much later.
-_BUSY_SECONDS: Final = 0.002
-_QUIET_SECONDS: Final = 0.05
-_FIRST_PAUSE_SECONDS: Final = 0.001
-_LAST_PAUSE_SECONDS: Final = 0.010
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Final
+
+    from evlog.files.disk.files import Disk
+    from evlog.files.log.log import Log
+    from evlog.model.events import Event
+    from evlog.model.filters import EventFilter
+
+_PATIENCE_SECONDS: Final = 1.0  # how long a writer has to acknowledge what it wrote
+_BUSY_SECONDS: Final = 0.002  # a log with news at shorter intervals is busy
+_BUSY_PAUSE_SECONDS: Final = 0.010
 
 
-class Lookout:
-    """One follower's look at a log.
+def selection_of(
+    filter: EventFilter, first: int, last: int | None, *, newest_singly: bool = False
+) -> Selection:
+    """Return what the log is asked for: a filter's events between two positions, inclusive."""
+    return Selection(
+        first,
+        last,
+        filter.category,
+        None if filter.types is None else frozenset(filter.types),
+        filter.since_us,
+        filter.until_us,
+        filter.include_system,
+        filter.stream,
+        newest_singly,
+    )
+
+
+class CommittedFeed:
+    """One follower's view of a log. For one thread at a time, except `wake`.
 
     Args:
         log: the segments; looking refreshes them.
+        filter: which events `read` gives.
     """
 
-    def __init__(self, log: Log, disk: Disk) -> None:
-        self.horizon = 0  # as of the last look
+    def __init__(self, log: Log, filter: EventFilter, disk: Disk) -> None:
         self._log = log
         self._store_id = log.manifest.store_id
+        self._filter = filter
         self._disk = disk
         self._watch = Watch(log.store)
-        self._synced: tuple[int, int] = (0, 0)  # segment's tag, position: made durable by this follower
+        self._committed = 0  # as of the last look
+        self._synced: tuple[int, int] = (0, 0)  # segment's tag, position: made durable by this feed
         self._pulse: object = None
-        self._look_due = 0.0  # when to look closely, whatever the pulse says
-        self._beyond: tuple[int, float] | None = None  # the horizon that did not move since, with more behind
+        self._look_due = 0.0  # when to look at everything, even if the pulse is the same
+        self._stale: tuple[int, float] | None = None  # since when this committed position has events after it
         self._news_at = 0.0
-        self._pause_seconds = 0.0
+        self._busy = False
+        self._released = 0  # the segments up to this position are closed
+        self._woken = False  # set by any thread, cleared by the one that waits
 
     @property
     def polling(self) -> bool:
-        """Whether it has to look again and again; known once it has waited."""
+        """Whether news is found by polling only; known after the first wait."""
         return self._watch.polling
 
-    def look(self, scanned: int) -> bool:
-        """Take in what the log has now; whether the horizon is beyond what was scanned.
+    def committed(self, after: int) -> int:
+        """Return the last position that may be delivered now; looks only if nothing behind `after` is known.
 
         Raises:
             StoreNotFound: the store is gone, or another is in its place.
-            CorruptionError: everything sound was scanned, and what follows was acknowledged and is damaged.
+            CorruptionError: all sound events are scanned, and what follows was acknowledged and is damaged.
             StoreIOError: the disk failed.
         """
+        if self._committed <= after:
+            self._look(after)
+        return self._committed
+
+    def end(self) -> int:
+        """Return the last position of the log, after making its last frames durable if they are not."""
+        self._look(0)
+        if self._log.head > self._committed:
+            self._sync_head()
+        return self._committed
+
+    def read(self, after: int, to: int) -> Iterator[Event]:
+        """Iterate over the feed's events behind `after`, up to and including `to`."""
+        self._release(after + 1)
+        selection = selection_of(self._filter, after + 1, to, newest_singly=True)
+        return read_log(self._log, selection, reverse=False, limit=None)
+
+    def make_durable(self, position: int) -> None:
+        """Return once every event up to the position, which is committed, is on the device."""
+        if position > max(self._log.durable_position(), self._own_position()):
+            self._sync_head()  # writers with sync="none" have acknowledged it
+
+    def wait(self, after: int, timeout_seconds: float) -> bool:
+        """Wait until `committed` is beyond `after`; False when the time is over or `wake` was called.
+
+        Raises:
+            As `committed`.
+        """
+        now = time.monotonic()
+        deadline = now + timeout_seconds
+        self._watch.begin()
+        pause_seconds = min(_BUSY_PAUSE_SECONDS, timeout_seconds) if self._busy else 0.0
+        if pause_seconds > 0:
+            time.sleep(pause_seconds)
+        while not self._look(after):  # the first look finds what came before the watch began
+            left = min(TICK_SECONDS, deadline - time.monotonic())
+            if left <= 0 or self._woken:
+                self._woken = self._busy = False
+                return False
+            self._watch.wait(left)
+        self._watch.has_news()
+        now = time.monotonic()
+        self._busy = now - self._news_at - pause_seconds < _BUSY_SECONDS
+        self._news_at = now
+        return True
+
+    def wake(self) -> None:
+        """End the present or the next wait; from any thread or signal handler."""
+        self._woken = True
+        self._watch.wake()
+
+    def close(self) -> None:
+        """Close the watch."""
+        self._watch.close()
+
+    def _look(self, after: int) -> bool:
+        """Take in what the log has now, and return whether something behind `after` is committed."""
         log = self._log
         now = time.monotonic()
         pulse = log.pulse()
@@ -74,94 +158,46 @@ class Lookout:
         self._pulse = pulse
         if log.manifest.store_id != self._store_id:
             raise StoreNotFound(log.store)
-        self.horizon = max(log.acknowledged_position(), self._own_horizon())
-        if self.horizon > scanned:
-            self._beyond = None
-            return True
-        log.raise_damage()
-        self._wait_out(now)
-        return self.horizon > scanned
+        self._committed = max(log.acknowledged_position(), self._own_position())
+        if self._committed <= after:
+            log.raise_damage()
+            self._sync_stale_head(now)
+        else:
+            self._stale = None
+        return self._committed > after
 
-    def look_to_end(self) -> int:
-        """The horizon now, where all whole frames are made durable at once if they are not."""
-        self.look(0)
-        if self._log.head > self.horizon:
-            self._sync_head()
-        return self.horizon
-
-    def make_durable(self, position: int) -> None:
-        """Return when all up to the position, which is within the horizon, is on the device."""
-        if position > max(self._log.durable_position(), self._own_horizon()):
-            self._sync_head()  # writers with sync="none" have acknowledged it
-
-    def wait(self, scanned: int, deadline: float | None, idle: Callable[[], float]) -> bool:
-        """Wait until the horizon is beyond what was scanned; False if it is not at the deadline.
-
-        Args:
-            deadline: a `time.monotonic()`; None waits for ever.
-            idle: called between waits; after how many seconds it wants to be called again.
-
-        Raises:
-            As `look`.
-        """
-        now = time.monotonic()
-        if deadline is not None and deadline <= now:
-            return False
-        self._watch.begin()
-        if now - self._news_at > _QUIET_SECONDS:
-            self._pause_seconds = 0.0
-        if self._pause_seconds:
-            time.sleep(self._pause_seconds if deadline is None else min(self._pause_seconds, deadline - now))
-        found = self.look(scanned)  # also for what came before the watch began
-        self._pause_seconds *= 2 if found else 0.5
-        while not found:
-            left = min(idle(), TICK_SECONDS)
-            if deadline is not None:
-                left = min(left, deadline - time.monotonic())
-                if left <= 0:
-                    return False
-            self._watch.wait(left)
-            found = self.look(scanned)
-        self._note_news(time.monotonic())
-        return True
-
-    def close(self) -> None:
-        """Give the watch back."""
-        self._watch.close()
-
-    def _own_horizon(self) -> int:
+    def _own_position(self) -> int:
         tag, position = self._synced
         return position if tag == self._log.active.segment.tag else 0
 
-    def _wait_out(self, now: float) -> None:
-        """Make durable what nobody acknowledges."""
-        if self._log.head <= self.horizon:
-            self._beyond = None
-        elif self._beyond is None or self._beyond[0] != self.horizon:
-            self._beyond = (self.horizon, now)
-        elif now - self._beyond[1] >= _PATIENCE_SECONDS:
-            self._beyond = None
+    def _sync_stale_head(self, now: float) -> None:
+        """Make durable what its writer has not acknowledged in time."""
+        if self._log.head <= self._committed:
+            self._stale = None
+        elif self._stale is None or self._stale[0] != self._committed:
+            self._stale = (self._committed, now)
+        elif now - self._stale[1] >= _PATIENCE_SECONDS:
+            self._stale = None
             self._sync_head()
 
     def _sync_head(self) -> None:
-        """Make all whole frames durable, as any of their writers would have; not if that is in doubt."""
+        """Make all whole frames durable, as any of their writers would; not after a sync has failed."""
         log = self._log
         with log.mutex:
             active, head = log.active.segment, log.head
         if log.marks().suspect is not None:
-            return  # a sync has failed: only a writer that looks at the device can tell
+            return  # only a writer that reads the tail from the device can tell what is there
         active.sync(self._disk)
         self._synced = (active.tag, head)
-        self.horizon = max(self.horizon, head)
+        self._committed = max(self._committed, head)
 
-    def _note_news(self, now: float) -> None:
-        """Choose the pause before the next look: none after a quiet time, longer while the log is busy."""
-        self._watch.has_news()
-        quiet_seconds = now - self._news_at
-        self._news_at = now
-        if quiet_seconds > _QUIET_SECONDS or self._pause_seconds < _FIRST_PAUSE_SECONDS:
-            self._pause_seconds = _FIRST_PAUSE_SECONDS if quiet_seconds < _BUSY_SECONDS else 0.0
-        self._pause_seconds = min(self._pause_seconds, _LAST_PAUSE_SECONDS)
+    def _release(self, low: int) -> None:
+        """Close the segments before a position, so that a compaction can free their space."""
+        sealed = self._log.sealed
+        first = bisect_left(sealed, self._released, key=lambda part: part.last_position)
+        for part in sealed[first : bisect_left(sealed, low, key=lambda part: part.last_position)]:
+            part.close()
+        self._released = low
 
 
 def wait_for_store(path: str | os.PathLike[str], timeout_seconds: float | None = None) -> bool:
@@ -169,7 +205,7 @@ def wait_for_store(path: str | os.PathLike[str], timeout_seconds: float | None =
 
     Args:
         path: the store's directory, which need not exist, nor those above it.
-        timeout_seconds: None waits for ever.
+        timeout_seconds: None waits without a limit.
     """
     manifest = paths.manifest_path(os.fspath(path))
     deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
@@ -188,7 +224,7 @@ def wait_for_store(path: str | os.PathLike[str], timeout_seconds: float | None =
 
 
 def _nearest_directory(path: str) -> str:
-    """The deepest directory above the path that exists."""
+    """Return the deepest directory above the path that exists."""
     path = os.path.abspath(path)
     while not os.path.isdir(path := os.path.dirname(path)):
         pass

@@ -8,7 +8,6 @@ present policy durable.
 from __future__ import annotations
 
 from evlog.errors import InvalidArgument, StreamNotFound, StreamTombstoned, WrongExpectedVersion
-from evlog.files.format.frames import MAX_VERSION
 from evlog.files.format.hashes import hash_stream
 from evlog.files.log.log import SegmentMoved
 from evlog.model.appends import ANY, NO_STREAM, STREAM_EXISTS, Expectation
@@ -18,7 +17,6 @@ from evlog.model.retention import KEEP_ALL, METADATA_TYPE, decode_policy, encode
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from datetime import timedelta
     from typing import Final
 
     from evlog.files.log.log import Log
@@ -28,7 +26,6 @@ if TYPE_CHECKING:
     from evlog.model.retention import Rule
 
 _SECOND_US: Final = 1_000_000
-_MAX_AGE_SECONDS: Final = 1 << 40  # beyond any clock, and what JSON numbers hold
 
 
 def set_words(
@@ -96,35 +93,6 @@ def _check_deleted(stream: str, expected: ExpectedVersion, last_version: int) ->
         raise WrongExpectedVersion(stream, expected, 0)
     if expected not in (ANY, NO_STREAM, last_version):
         raise WrongExpectedVersion(stream, expected, last_version)
-
-
-def check_max_count(max_count: int | None) -> int | None:
-    """Return the number of events to keep, or raise InvalidArgument."""
-    return _check_number("max_count", max_count)
-
-
-def check_max_age(max_age: timedelta | int | None) -> int | None:
-    """Return an age in whole seconds, or raise InvalidArgument."""
-    seconds: object = max_age
-    if max_age is not None and not isinstance(max_age, int):
-        from datetime import timedelta
-
-        if isinstance(max_age, timedelta) and not max_age.microseconds:
-            seconds = max_age // timedelta(seconds=1)
-    if seconds is None or (type(seconds) is int and 1 <= seconds <= _MAX_AGE_SECONDS):
-        return seconds
-    raise InvalidArgument(f"max_age is {max_age!r}; give whole seconds, 1 or more, or a timedelta of them")
-
-
-def check_before(before: int | None) -> int | None:
-    """Return a version, or raise InvalidArgument."""
-    return _check_number("before", before)
-
-
-def _check_number(name: str, value: int | None) -> int | None:
-    if value is None or (type(value) is int and 1 <= value <= MAX_VERSION):
-        return value
-    raise InvalidArgument(f"{name} is {value!r}; give a whole number, 1 or more")
 
 
 def _check_before(log: Log, stream: str, before: int | None) -> None:

@@ -19,7 +19,7 @@ from evlog.files.log.manifest import read_manifest, replace_manifest
 from evlog.files.write.dedupe import Deduplicator
 from evlog.files.write.stream_versions import StreamVersions
 from tests.golden.history import STORE as GOLDEN
-from tests.support.helpers import fill, new, number_id, segment_files
+from tests.support.helpers import engine_of, fill, new, number_id, segment_files
 
 
 def kinds_of(store: EventStore, **arguments: Any) -> list[str]:
@@ -123,7 +123,7 @@ def test_ids_with_the_same_fold_are_no_finding(store: EventStore) -> None:
 
 def test_times_that_fall_are_found(filled: EventStore, monkeypatch: pytest.MonkeyPatch) -> None:
     filled.append("s-0", [new(1)])
-    writer = filled._writer
+    writer = engine_of(filled)._writer
     assert writer is not None
     writer._end._last_time_us = 0
     monkeypatch.setattr("time.time_ns", lambda: 1_000_000)

@@ -24,7 +24,7 @@ from evlog.files.disk.file_lock import FileLock
 from evlog.files.disk.processes import Workers
 from evlog.files.format.paths import compaction_path
 from evlog.files.log.log import Log
-from tests.support.helpers import Clock, facts, fill, new, number_id, segment_files, small_store
+from tests.support.helpers import Clock, engine_of, facts, fill, new, number_id, segment_files, small_store
 
 
 def visible(store: EventStore) -> list[evlog.Event]:
@@ -70,7 +70,7 @@ def test_what_is_hidden_goes_and_all_else_stays(store: EventStore, policy: str, 
         assert (
             removed == 60 + sum(e.stream.startswith("$") for e in all_events(store)) - len(before) or removed
         )
-        log = store._opened()
+        log = engine_of(store)._opened()
         assert sum(part.info.removed_events for part in log.sealed) == removed
         assert [part.info.removed_events for part in log.sealed if part.removed] == [
             part.removed.events for part in log.sealed if part.removed
@@ -408,7 +408,7 @@ def test_a_stream_read_goes_on_in_a_merged_segment(memory_path: Path) -> None:
             store.append_many([("kept", [new(number)]), ("gone", [new(n) for n in range(20)])])
         store.delete_stream("gone")
         with evlog.open(store.path) as other:
-            log = other._opened()
+            log = engine_of(other)._opened()
             read = other.read("kept")
             backwards = other.read("kept", reverse=True)
             first, last = [next(read)], [next(backwards)]
@@ -424,9 +424,9 @@ def test_files_that_went_are_closed_by_who_had_them_open(store: EventStore) -> N
     fill(store, 60)
     store.set_retention(category="s", max_count=2)
     list(store.read_all())
-    old = list(store._opened().sealed)
+    old = list(engine_of(store)._opened().sealed)
     store.compact()
-    assert not any(part._segment for part in old if part not in store._opened().sealed)
+    assert not any(part._segment for part in old if part not in engine_of(store)._opened().sealed)
 
 
 def test_a_damaged_event_is_neither_copied_nor_removed(store: EventStore) -> None:

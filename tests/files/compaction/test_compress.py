@@ -17,7 +17,7 @@ from evlog.files.compaction import compress as compact_compress
 from evlog.files.disk import zstd
 from evlog.files.log.manifest import read_manifest
 from tests.crash.damage import read_files
-from tests.support.helpers import compress_all, facts, new, segment_files, small_store
+from tests.support.helpers import compress_all, engine_of, facts, new, segment_files, small_store
 
 TEXT = "the same words again and again, "
 
@@ -192,7 +192,7 @@ def test_a_read_under_way_and_another_process_notice_nothing(store: EventStore) 
             "a stream": (begun.read("s-1"), facts(store.read("s-1"))),
         }
         first = {name: facts([next(read)]) for name, (read, _) in reads.items()}
-        log = opened._opened()
+        log = engine_of(opened)._opened()
         store.compact(compress=True)
         for name, (read, wanted) in reads.items():
             assert first[name] + facts(read) == wanted, name
@@ -207,7 +207,7 @@ def test_a_reader_with_an_old_manifest_finds_the_files_replaced(store: EventStor
     with evlog.open(store.path) as other:
         read = other.read_all()
         found = facts([next(read)])
-        other._opened().close()  # nothing of it is open any more, but the view is the old one
+        engine_of(other)._opened().close()  # nothing of it is open any more, but the view is the old one
         store.compact(compress=True)
         assert found + facts(read) == wanted
 
@@ -271,7 +271,7 @@ def test_a_full_disk_leaves_the_plain_log(store: EventStore, monkeypatch: pytest
         with pytest.raises(StoreFull):
             store.compact(compress=True)
     with monkeypatch.context() as patch:
-        patch.setattr(store._disk, "write_at", no_room)
+        patch.setattr(engine_of(store)._disk, "write_at", no_room)
         with pytest.raises(StoreFull):
             store.compact(compress=True)
     assert packed(store) == [0, 0]

@@ -15,21 +15,17 @@ from hypothesis import strategies as st
 
 from evlog.errors import CorruptionError, InvalidArgument, SubscriptionBusy, UnsupportedFormat
 from evlog.files.disk.files import DISK
-from evlog.files.follow.checkpoint_file import (
-    MAX_NAME_BYTES,
-    Checkpoint,
-    Filter,
-    SubscriptionFiles,
-    check_subscription_name,
-    list_names,
-)
+from evlog.files.follow.checkpoint_file import SubscriptionFiles, list_names
 from evlog.files.format import paths
 from evlog.files.format.headers import FormatFault
 from evlog.files.format.lines import decode_line, encode_line
+from evlog.model.checkpoints import MAX_SUBSCRIPTION_NAME_BYTES, Checkpoint, check_subscription_name
 from evlog.model.events import Event
+from evlog.model.filters import EventFilter
 
 STORE_ID = "0193b1c2-0000-7000-8000-000000000001"
-FILTER = Filter("order-42", None, ("A", "B"))
+FILTER = EventFilter("order-42", None, ("A", "B"))
+ID = bytes(range(16))
 EVENT = Event((17, 3, "order-42", "A", bytes(16), 1, 0, b"{}", None))
 OTHER = Event((18, 4, "order-42", "B", bytes(15) + b"\x01", 2, 0, b"{}", None))
 
@@ -38,7 +34,7 @@ import sys
 from evlog.files.follow.checkpoint_file import SubscriptionFiles
 from evlog.files.disk.files import DISK
 files = SubscriptionFiles(sys.argv[1], "x", "mail", DISK)
-files.lock()
+files.acquire()
 print("held", flush=True)
 sys.stdin.readline()
 """
@@ -52,9 +48,9 @@ def files_of(path: Path, name: str = "mail", store_id: str = STORE_ID) -> Subscr
 def files(memory_path: Path) -> Iterator[SubscriptionFiles]:
     """Those of a subscription that is running."""
     opened = files_of(memory_path)
-    opened.lock()
+    opened.acquire()
     yield opened
-    opened.unlock()
+    opened.release()
 
 
 @pytest.fixture
@@ -92,7 +88,7 @@ def test_other_names_are_refused(name: str) -> None:
 
 @given(
     st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(
-        lambda s: len(s.encode()) <= MAX_NAME_BYTES
+        lambda s: len(s.encode()) <= MAX_SUBSCRIPTION_NAME_BYTES
     )
 )
 def test_every_name_has_a_file_name_of_its_own_that_is_safe_everywhere(name: str) -> None:
@@ -123,9 +119,9 @@ def test_names_are_listed_in_order_and_leftovers_are_not(memory_path: Path) -> N
     assert list_names(str(memory_path)) == []
     for name in ("b", "A", "ä"):
         files = files_of(memory_path, name)
-        files.lock()
-        files.create_locked(Checkpoint(0, Filter()))
-        files.unlock()
+        files.acquire()
+        files.create(Checkpoint(0, None, EventFilter()))
+        files.release()
     (memory_path / "subscriptions" / "c.json.tmp").touch()
     (memory_path / "subscriptions" / "d.parked").touch()
     assert list_names(str(memory_path)) == ["A", "b", "ä"]
@@ -134,57 +130,57 @@ def test_names_are_listed_in_order_and_leftovers_are_not(memory_path: Path) -> N
 # --- the checkpoint
 
 
-@pytest.mark.parametrize("filter", [Filter(), FILTER, Filter(category="ö"), Filter(types=())])
-def test_a_checkpoint_reads_back_as_it_was_saved(files: SubscriptionFiles, filter: Filter) -> None:
-    assert files.read() is None
-    files.create_locked(Checkpoint(0, filter))
-    files.save_locked(Checkpoint(17, filter))
-    saved = files.read()
+@pytest.mark.parametrize("filter", [EventFilter(), FILTER, EventFilter(category="ö"), EventFilter(types=())])
+def test_a_checkpoint_reads_back_as_it_was_saved(files: SubscriptionFiles, filter: EventFilter) -> None:
+    assert files.load() is None
+    files.create(Checkpoint(0, None, filter))
+    files.save(Checkpoint(17, ID, filter))
+    saved = files.load()
     assert saved is not None
-    assert saved._replace(time_us=0) == Checkpoint(17, filter)
+    assert saved._replace(time_us=0) == Checkpoint(17, ID, filter)
     assert saved.time_us > 0
 
 
 def test_a_checkpoint_needs_no_lock_to_be_read(files: SubscriptionFiles, memory_path: Path) -> None:
-    files.create_locked(Checkpoint(17, FILTER))
-    assert files_of(memory_path).read() == files.read()
+    files.create(Checkpoint(17, ID, FILTER))
+    assert files_of(memory_path).load() == files.load()
 
 
 def test_every_flipped_bit_of_a_checkpoint_is_found(files: SubscriptionFiles) -> None:
-    files.create_locked(Checkpoint(17, FILTER))
+    files.create(Checkpoint(17, ID, FILTER))
     path = Path(files.path)
     whole = path.read_bytes()
     for at in range(len(whole)):
         for bit in range(8):
             path.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << bit]) + whole[at + 1 :])
             with pytest.raises(CorruptionError):
-                files.read()
+                files.load()
 
 
 @pytest.mark.parametrize("content", [b"", b"{}\n", b"\0" * 200, encode_line({"format": 1}), encode_line({})])
 def test_what_is_no_checkpoint_is_damage(files: SubscriptionFiles, content: bytes) -> None:
     Path(files.path).write_bytes(content)
     with pytest.raises(CorruptionError):
-        files.read()
+        files.load()
 
 
 def test_a_checkpoint_of_another_store_or_name_is_refused(
     files: SubscriptionFiles, memory_path: Path
 ) -> None:
-    files.create_locked(Checkpoint(17, FILTER))
+    files.create(Checkpoint(17, ID, FILTER))
     with pytest.raises(CorruptionError, match="another"):
-        files_of(memory_path, store_id="x").read()
+        files_of(memory_path, store_id="x").load()
     Path(paths.subscription_path(str(memory_path), "other", "json")).write_bytes(
         Path(files.path).read_bytes()
     )
     with pytest.raises(CorruptionError, match="another"):
-        files_of(memory_path, "other").read()
+        files_of(memory_path, "other").load()
 
 
 def test_a_checkpoint_of_a_newer_evlog_is_not_called_damaged(files: SubscriptionFiles) -> None:
     Path(files.path).write_bytes(encode_line({"format": 2, "news": True}))
     with pytest.raises(UnsupportedFormat):
-        files.read()
+        files.load()
 
 
 def test_a_line_is_json_with_its_crc_at_the_end() -> None:
@@ -203,22 +199,22 @@ def test_parked_events_are_kept_with_their_errors_until_they_are_taken_off(
     files: SubscriptionFiles, memory_path: Path
 ) -> None:
     assert files.parked() == []
-    files.park_locked(EVENT, "boom\n\ud800", 3)
-    files.park_locked(OTHER, "bang", 1)
+    files.park(EVENT, "boom\n\ud800", 3)
+    files.park(OTHER, "bang", 1)
     first, second = files_of(memory_path).parked()
     assert first._replace(time_us=0) == (17, "order-42", 3, "A", UUID(int=0), "boom\n\ud800", 3, 0)
     assert (second.position, second.error) == (18, "bang")
-    files.unpark_locked(17)
+    files.unpark(17)
     assert [event.position for event in files.parked()] == [18]
-    files.unpark_locked(18)
+    files.unpark(18)
     assert files.parked() == []
     assert not Path(paths.subscription_path(str(memory_path), "mail", "parked")).exists()
 
 
 def test_an_event_that_fails_again_keeps_its_place_with_the_newer_error(files: SubscriptionFiles) -> None:
-    files.park_locked(EVENT, "boom", 3)
-    files.park_locked(OTHER, "bang", 1)
-    files.park_locked(EVENT, "boom again", 4)
+    files.park(EVENT, "boom", 3)
+    files.park(OTHER, "bang", 1)
+    files.park(EVENT, "boom again", 4)
     assert [(event.position, event.error, event.attempts) for event in files.parked()] == [
         (17, "boom again", 4),
         (18, "bang", 1),
@@ -228,23 +224,23 @@ def test_an_event_that_fails_again_keeps_its_place_with_the_newer_error(files: S
 @pytest.mark.parametrize("torn", [b'{"position":19', b"\0" * 5000, b"junk\n" * 1000])
 def test_a_torn_line_was_never_promised_and_the_next_takes_its_place(memory_path: Path, torn: bytes) -> None:
     files = files_of(memory_path)
-    files.lock()
-    files.park_locked(EVENT, "boom", 3)
-    files.unlock()
+    files.acquire()
+    files.park(EVENT, "boom", 3)
+    files.release()
     path = Path(paths.subscription_path(str(memory_path), "mail", "parked"))
     with path.open("ab") as file:
         file.write(torn)
-    files.lock()
+    files.acquire()
     assert len(files.parked()) == 1
-    files.park_locked(OTHER, "bang", 1)
-    files.unlock()
+    files.park(OTHER, "bang", 1)
+    files.release()
     assert [event.position for event in files.parked()] == [17, 18]
     assert path.read_bytes().count(b"\n") == 2
 
 
 def test_a_damaged_line_that_others_follow_is_an_error(files: SubscriptionFiles, memory_path: Path) -> None:
-    files.park_locked(EVENT, "boom", 3)
-    files.park_locked(OTHER, "bang", 1)
+    files.park(EVENT, "boom", 3)
+    files.park(OTHER, "bang", 1)
     path = Path(paths.subscription_path(str(memory_path), "mail", "parked"))
     raw = path.read_bytes()
     path.write_bytes(raw.replace(b"boom", b"boon"))
@@ -256,10 +252,10 @@ def test_a_damaged_line_that_others_follow_is_an_error(files: SubscriptionFiles,
 def test_a_new_subscription_inherits_nothing_from_one_that_was_removed_halfway(
     files: SubscriptionFiles,
 ) -> None:
-    files.create_locked(Checkpoint(17, FILTER))
-    files.park_locked(EVENT, "boom", 3)
+    files.create(Checkpoint(17, ID, FILTER))
+    files.park(EVENT, "boom", 3)
     os.unlink(files.path)  # as far as a crash in `remove_locked` may have come
-    files.create_locked(Checkpoint(0, FILTER))
+    files.create(Checkpoint(0, None, FILTER))
     assert files.parked() == []
 
 
@@ -272,20 +268,20 @@ def test_one_run_at_a_time_in_this_process_and_in_others(
     files = files_of(memory_path)
     assert files.is_running()
     with pytest.raises(SubscriptionBusy) as caught:
-        files.lock()
+        files.acquire()
     assert caught.value.name == "mail"
     other = files_of(memory_path, "other")
-    other.lock()
-    other.unlock()
+    other.acquire()
+    other.release()
     holder.kill()
     holder.wait()
     assert not files.is_running()
-    files.lock()  # at once: its lock died with it
+    files.acquire()  # at once: its lock died with it
     with pytest.raises(SubscriptionBusy):
-        files_of(memory_path).lock()
+        files_of(memory_path).acquire()
     assert files.is_running()
     assert files_of(memory_path).is_running()
-    files.unlock()
+    files.release()
     assert not files_of(memory_path).is_running()
 
 
@@ -293,21 +289,21 @@ def test_asking_whether_it_runs_makes_no_file_and_needs_no_permission(memory_pat
     files = files_of(memory_path)
     assert not files.is_running()
     assert not (memory_path / "subscriptions").exists()
-    files.lock()
+    files.acquire()
     os.chmod(paths.subscription_path(str(memory_path), "mail", "lock"), 0o444)
     assert files_of(memory_path).is_running()
-    files.unlock()
+    files.release()
     assert not files_of(memory_path).is_running()
 
 
 def test_removing_takes_everything_and_the_name_can_be_used_again(memory_path: Path) -> None:
     files = files_of(memory_path)
     for _ in range(2):
-        files.lock()
-        files.create_locked(Checkpoint(17, FILTER))
-        files.park_locked(EVENT, "boom", 3)
-        files.remove_locked()
-        files.unlock()
+        files.acquire()
+        files.create(Checkpoint(17, ID, FILTER))
+        files.park(EVENT, "boom", 3)
+        files.delete()
+        files.release()
         assert os.listdir(memory_path / "subscriptions") == []
 
 
@@ -316,8 +312,8 @@ def test_a_lock_whose_name_was_removed_meanwhile_is_nobodys(
 ) -> None:
     path = paths.subscription_path(str(memory_path), "mail", "lock")
     files = files_of(memory_path)
-    files.lock()
-    files.unlock()
+    files.acquire()
+    files.release()
     acquire = files._lock.maybe_acquire
 
     def too_late() -> object:
@@ -327,8 +323,8 @@ def test_a_lock_whose_name_was_removed_meanwhile_is_nobodys(
         return acquire()
 
     monkeypatch.setattr(files._lock, "maybe_acquire", too_late)
-    files.lock()
+    files.acquire()
     assert os.path.exists(path)
     with pytest.raises(SubscriptionBusy):
-        files_of(memory_path).lock()
-    files.unlock()
+        files_of(memory_path).acquire()
+    files.release()

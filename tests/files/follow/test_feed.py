@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ from evlog.files.follow.feed import wait_for_store
 from evlog.files.format import paths
 from evlog.files.format.marks import MARK_AT, SUSPECT_MAGIC, Mark, encode_mark
 from tests.support.following import LONG_SECONDS, Script, drain, fill_from, write_unacknowledged
-from tests.support.helpers import fill, frames_of, new, numbers, segment_files, small_store
+from tests.support.helpers import engine_of, fill, frames_of, new, numbers, segment_files, small_store
 
 
 @pytest.fixture
@@ -56,7 +57,7 @@ def test_what_nobody_acknowledges_is_made_durable_after_a_while_and_given_out(
 ) -> None:
     fill(store, 3)
     synced: list[str] = []
-    monkeypatch.setattr(store._disk, "sync_seen", lambda file: synced.append(file.path))
+    monkeypatch.setattr(engine_of(store)._disk, "sync_seen", lambda file: synced.append(file.path))
     with store.subscribe() as subscription:
         assert drain(subscription) == [0, 1, 2]
         write_unacknowledged(store, 3)
@@ -75,7 +76,7 @@ def test_without_follow_what_is_there_is_made_durable_at_once(
     store: EventStore, script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synced: list[str] = []
-    monkeypatch.setattr(store._disk, "sync_seen", lambda file: synced.append(file.path))
+    monkeypatch.setattr(engine_of(store)._disk, "sync_seen", lambda file: synced.append(file.path))
     fill(store, 3)
     write_unacknowledged(store, 3)
     with store.subscribe(follow=False) as subscription:
@@ -90,11 +91,11 @@ def test_after_a_failed_sync_nothing_is_given_out_until_a_writer_has_looked(
     with store.subscribe() as subscription:
         assert drain(subscription) == [0, 1, 2]
         write_unacknowledged(store, 3)
-        tag, offset = store._log.active.segment.tag, store._log.durable_offset()  # type: ignore[union-attr]
+        tag, offset = engine_of(store)._log.active.segment.tag, engine_of(store)._log.durable_offset()  # type: ignore[union-attr]
         with open(paths.durable_path(store.path), "r+b") as marks:
             marks.seek(MARK_AT[SUSPECT_MAGIC])
             marks.write(encode_mark(SUSPECT_MAGIC, Mark(tag, offset)))
-        monkeypatch.setattr(store._disk, "sync_seen", lambda _: pytest.fail("it must not sync"))
+        monkeypatch.setattr(engine_of(store)._disk, "sync_seen", lambda _: pytest.fail("it must not sync"))
         assert subscription.next_event(10.0) is None
         with small_store(store.path) as writer:
             writer.append("s", [new(4)])
@@ -108,7 +109,7 @@ def test_a_disk_that_fails_the_followers_own_sync_is_an_error(
         raise StoreIOError(file.path, "Input/output error")
 
     write_unacknowledged(store, 0)
-    monkeypatch.setattr(store._disk, "sync_seen", fail)
+    monkeypatch.setattr(engine_of(store)._disk, "sync_seen", fail)
     with store.subscribe() as subscription, pytest.raises(StoreIOError):
         subscription.next_event(LONG_SECONDS)
 
@@ -133,7 +134,7 @@ def test_what_a_writer_without_sync_acknowledges_is_given_out_at_once(
     store: EventStore, script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synced: list[str] = []
-    monkeypatch.setattr(store._disk, "sync_seen", lambda file: synced.append(file.path))
+    monkeypatch.setattr(engine_of(store)._disk, "sync_seen", lambda file: synced.append(file.path))
     with store.subscribe("mail") as subscription, small_store(store.path, sync="none") as lazy:
         fill_from(lazy, 3)
         assert drain(subscription) == [0, 1, 2]
@@ -178,7 +179,8 @@ def test_what_comes_between_the_last_look_and_the_wait_is_not_waited_for(
     store: EventStore, script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with store.subscribe() as subscription:
-        monkeypatch.setattr(subscription._lookout._watch, "begin", lambda: store.append("s", [new(0)]))
+        feed: Any = subscription._feed
+        monkeypatch.setattr(feed._watch, "begin", lambda: store.append("s", [new(0)]))
         assert subscription.next_event(LONG_SECONDS) is not None
         assert script.waits == []
 
@@ -230,8 +232,7 @@ def test_under_a_busy_writer_it_looks_every_ten_milliseconds(store: EventStore, 
         script.sleeps.clear()
         while script.now < 1000.5:
             assert subscription.next_event(LONG_SECONDS) is not None
-        assert script.sleeps[:6] == pytest.approx([0.001, 0.002, 0.004, 0.008, 0.01, 0.01])
-        assert max(script.sleeps) == 0.01
+        assert set(script.sleeps) == {0.01}
         assert len(script.sleeps) < 60
         script.during_sleep = lambda _: None
         script.steps = []

@@ -45,7 +45,7 @@ from evlog.files.format.headers import (
 from evlog.files.format.marks import DURABLE_MAGIC, WRITTEN_MAGIC, Mark, encode_mark, maybe_decode_mark
 from evlog.files.format.sorted_index import encode_sorted, page_crcs, sorted_shape
 from evlog.files.log.manifest import decode_manifest
-from tests.support.helpers import fill, numbers, segment_files, small_store
+from tests.support.helpers import engine_of, fill, numbers, segment_files, small_store
 
 STORE_ID = bytes(range(16))
 
@@ -429,7 +429,7 @@ def test_header_that_claims_a_gigabyte_allocates_nothing(memory_path: Path) -> N
     with small_store(memory_path / "store") as store:
         fill(store, 3)
         log = segment_files(store, "log")[0]
-        tag = store._opened().active.segment.tag
+        tag = engine_of(store)._opened().active.segment.tag
     end = log.stat().st_size
     header = FrameHeader(1 << 30, 1 << 20, 64, 4, 0, 0, tag)
     with log.open("ab") as file:

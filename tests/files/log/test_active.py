@@ -16,7 +16,7 @@ from evlog.files.format.frames import FRAME_MAGIC
 from evlog.files.log import active as active_module
 from evlog.files.log.active import ActiveSegment
 from evlog.files.log.log import Log
-from tests.support.helpers import facts, fill, frames_of, new, numbers, segment_files, small_store
+from tests.support.helpers import engine_of, facts, fill, frames_of, new, numbers, segment_files, small_store
 
 
 @pytest.fixture
@@ -243,7 +243,7 @@ def test_blocks_in_memory_give_what_the_file_has(
     monkeypatch.setattr(active_module, "_BLOCK_MASK", (1 << block_bits) - 1)
     monkeypatch.setattr(active_module, "_MAX_BLOCKS", 3)
     with small_store(memory_path / "store", segment_events=1000) as store:
-        segment = store._log.active.segment  # type: ignore[union-attr]
+        segment = engine_of(store)._log.active.segment  # type: ignore[union-attr]
         dice = random.Random(block_bits)
         for number in range(40):
             store.append("s", [new(number), NewEvent("T", b"x" * dice.randrange(300), content_type="binary")])

@@ -24,7 +24,7 @@ from evlog.files.log.manifest import (
     read_stamp,
     replace_manifest,
 )
-from tests.support.helpers import small_store
+from tests.support.helpers import engine_of, small_store
 
 ID = "018bcfe5-6800-7000-9011-121314151617"
 SEALED = SegmentInfo(1, 0, 3, 4, 4, 701, 744767768, 10, 20)
@@ -229,4 +229,4 @@ def test_replaced_manifest_has_another_stamp_and_leaves_no_other_file(tmp_path: 
 def test_settings_of_the_store_are_those_it_was_made_with(memory_path: Path) -> None:
     small_store(memory_path / "store", segment_events=5).close()
     with evlog.open(memory_path / "store", create=True, segment_events=100) as store:
-        assert store._opened().manifest.segment_events == 5
+        assert engine_of(store)._opened().manifest.segment_events == 5

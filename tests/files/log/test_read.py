@@ -17,7 +17,7 @@ from evlog import Event, EventStore, NewEvent
 from evlog.errors import InvalidArgument, InvalidStreamName
 from evlog.files.format.entries import ENTRY_BYTES
 from evlog.files.log.read import microseconds
-from tests.support.helpers import Clock, facts, fill, new, numbers, small_store
+from tests.support.helpers import Clock, engine_of, facts, fill, new, numbers, small_store
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 FIRST_US = 1_700_000_000_000_000
@@ -330,7 +330,7 @@ def test_page_is_right_whatever_versions_the_entries_name(tmp_path: Path, sealed
     every = list(range(1, 101))
     for number in (0, 31, 49, 50, 51, 99):
         with evlog.open(tmp_path / "store") as store:
-            log = store._log
+            log = engine_of(store)._log
             assert log is not None
             part = log.parts()[0]
             entries = bytearray(part.segment.entries)

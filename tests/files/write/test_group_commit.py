@@ -16,7 +16,7 @@ from evlog.files.disk.range_lock import ByteLock
 from evlog.files.write.group_commit import ANSWERS_AT, Answer, CommitQueue
 from evlog.model.results import AppendResult
 from tests.support.contention import Crowd, Job, Outcome, waiting_requests
-from tests.support.helpers import facts, new, number_id
+from tests.support.helpers import engine_of, facts, new, number_id
 
 
 def append(stream: str, *numbers: int, expected: int | str = "any", ids: bool = True) -> Job:
@@ -138,7 +138,7 @@ def test_what_another_has_appended_meanwhile_is_done_whatever_else_fails(
     four: Crowd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who leads next may have been answered by the leader before; it says so before it looks at the log."""
-    writer = four.stores[1]._open_writer()
+    writer = engine_of(four.stores[1])._open_writer()
     before = len(writer._queues)
     monkeypatch.setattr(CommitQueue, "ask", lambda queue, *_: setattr(queue, "leads", True))
     monkeypatch.setattr(CommitQueue, "find_answer_locked", lambda _: Answer(1, 1, 5))
@@ -153,7 +153,7 @@ def test_what_another_has_appended_meanwhile_is_done_whatever_else_fails(
 def test_threads_wait_in_places_of_their_own(four: Crowd, tmp_path: Path) -> None:
     """One who waits for another process to append does not keep the other threads from asking, too."""
     store = four.stores[1]
-    writer = store._open_writer()
+    writer = engine_of(store)._open_writer()
     second = writer._new_queue()
     with four.lock:
         second.claim_slot_locked()
@@ -219,7 +219,7 @@ def test_who_is_interrupted_twice_before_its_turn_holds_up_nobody(
 ) -> None:
     first, second = four.stores[:2]
     for store in (first, second):
-        store._open_writer()._crowded = True
+        engine_of(store)._open_writer()._crowded = True
     interrupts = iter([True])
     release = ByteLock.release
 
@@ -232,19 +232,19 @@ def test_who_is_interrupted_twice_before_its_turn_holds_up_nobody(
         release(lock)
 
     monkeypatch.setattr(ByteLock, "release", interrupted)
-    monkeypatch.setattr(first._open_writer()._lock, "acquire", interrupt)
+    monkeypatch.setattr(engine_of(first)._open_writer()._lock, "acquire", interrupt)
     with pytest.raises(KeyboardInterrupt):
         first.append("a", [new()])
-    queue = second._open_writer()._free_queues[-1]
+    queue = engine_of(second)._open_writer()._free_queues[-1]
     assert queue.ask("b", None, (0, 0), [("T", b"i" * 16, 0, b"{}", None)]) is None
     assert queue._gate is not None
-    assert len(first._open_writer()._free_queues) == 1
+    assert len(engine_of(first)._open_writer()._free_queues) == 1
 
 
 def test_closing_a_store_leaves_those_who_wait_their_files(four: Crowd, tmp_path: Path) -> None:
     """Else what they write next goes to whatever file has the number then, and no lock is theirs."""
     closed = four.stores[1]
-    queue = closed._open_writer()._free_queues[-1]
+    queue = engine_of(closed)._open_writer()._free_queues[-1]
     place = queue._place
     assert place is not None
 
@@ -352,7 +352,7 @@ def test_who_has_a_time_limit_or_does_not_sync_asks_nobody(
     monkeypatch.setattr(CommitQueue, "ask", lambda *_: asked.append(1))
     with Crowd(str(tmp_path), [CountingDisk()], **settings) as alone:
         (store,) = alone.stores
-        store._open_writer()._crowded = True
+        engine_of(store)._open_writer()._crowded = True
         store.append("s", [new()])
         if "lock_timeout" in settings:
             with alone.lock, pytest.raises(LockTimeout):
@@ -366,7 +366,7 @@ def test_an_append_to_several_streams_is_not_asked_of_others(
 ) -> None:
     asked = []
     monkeypatch.setattr(CommitQueue, "ask", lambda *_: asked.append(1))
-    four.stores[1]._open_writer()._crowded = True
+    engine_of(four.stores[1])._open_writer()._crowded = True
     four.stores[1].append_many([("a", [new()]), ("b", [new()])])
     assert asked == []
     check(tmp_path, 3)
@@ -381,7 +381,7 @@ def test_a_writer_that_failed_has_nobody_else_append(
     disks[0].fail_sync = False
     asked = []
     monkeypatch.setattr(CommitQueue, "ask", lambda *_: asked.append(1))
-    four.stores[0]._open_writer()._crowded = True
+    engine_of(four.stores[0])._open_writer()._crowded = True
     with pytest.raises(StoreIOError):
         four.stores[0].append("a", [new(2)])
     assert asked == []
@@ -390,9 +390,9 @@ def test_a_writer_that_failed_has_nobody_else_append(
 
 def test_what_is_too_large_for_the_queue_waits_for_the_lock(four: Crowd, tmp_path: Path) -> None:
     large = NewEvent("T", {"text": "x" * 5000})
-    four.stores[1]._open_writer()._crowded = True
+    engine_of(four.stores[1])._open_writer()._crowded = True
     assert four.stores[1].append("s", [large]).first_position == 2
-    four.stores[1]._open_writer()._crowded = True
+    engine_of(four.stores[1])._open_writer()._crowded = True
     assert four.stores[1].append("s", [new()]).first_position == 3
     check(tmp_path, 3)
 

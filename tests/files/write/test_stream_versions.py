@@ -14,7 +14,7 @@ from evlog.errors import (
 )
 from evlog.files.format.hashes import hash_stream
 from evlog.model.events import encode_events
-from tests.support.helpers import content, fill, new, small_store
+from tests.support.helpers import content, engine_of, fill, new, small_store
 
 # existing versions of stream "s", expected, whether it is met
 EXPECTATIONS: list[tuple[int, Any, bool]] = [
@@ -115,6 +115,6 @@ def test_a_place_is_believed_only_if_it_is_the_streams_last(
     store: EventStore, stream: str, position: int, version: int, believed: bool
 ) -> None:
     store.append_many([("a", [new(), new()]), ("c", [new()])])
-    versions = small_store(store.path)._open_writer()._versions
+    versions = engine_of(small_store(store.path))._open_writer()._versions
     versions.confirm_locked(stream, hash_stream(stream), position, version)
     assert versions._versions == ({stream: version} if believed else {})

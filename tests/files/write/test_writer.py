@@ -25,7 +25,17 @@ from evlog.files.disk.file_lock import FileLock
 from evlog.files.disk.files import Disk, WriteFile
 from evlog.files.format.frames import ROOM_BYTES
 from evlog.model.events import MAX_EVENT_BYTES, encode_events
-from tests.support.helpers import Clock, fill, frames_of, new, number_id, numbers, segment_files, small_store
+from tests.support.helpers import (
+    Clock,
+    engine_of,
+    fill,
+    frames_of,
+    new,
+    number_id,
+    numbers,
+    segment_files,
+    small_store,
+)
 
 # --- what an append says
 
@@ -140,7 +150,7 @@ def test_segment_rolls_when_it_has_so_many_events(memory_path: Path) -> None:
     with small_store(memory_path / "store", segment_events=5) as store:
         for size in (5, 1, 4, 3, 3, 6, 12, 1):
             store.append("s", [new()] * size)
-        segments = store._opened().manifest.segments
+        segments = engine_of(store)._opened().manifest.segments
         assert [segment.first_position for segment in segments] == [1, 6, 11, 14, 17, 23, 35]
         assert [segment.events for segment in segments] == [5, 5, 3, 3, 6, 12, 0]
         assert [event.position for event in store.read_all()] == list(range(1, 36))
@@ -214,7 +224,7 @@ def test_log_is_never_lengthened_beyond_a_segment_and_a_sealed_one_has_no_room(m
             *sealed, active = segment_files(store, "log")
             assert active.stat().st_size == 10_000
             assert all(log.read_bytes() == frames_of(log) for log in sealed)
-        infos = store._opened().manifest.segments[:-1]
+        infos = engine_of(store)._opened().manifest.segments[:-1]
         assert [info.log_bytes for info in infos] == [log.stat().st_size for log in sealed]
 
 

@@ -1,0 +1,227 @@
+"""The seam between a store and what it runs on: `Engine`, and what it says of itself, `Capabilities`.
+
+`EventStore` checks arguments and encodes events; an engine stores them. Events go in and come out as bytes;
+no engine parses their data. Rules that every engine keeps:
+
+1. `append` is atomic, and its events are durable when it returns. Known ids are found before versions are
+   compared, so that a retry succeeds.
+2. Positions only increase, and a position is never given twice. A feed delivers only what no failure can take
+   back.
+3. An engine raises the errors of `evlog.errors`. What it cannot do, it refuses before it writes anything.
+4. Its methods may be called from any thread. After `close` they raise StoreClosed.
+
+The directory engine is in `evlog/files/engine.py`. Another package provides an engine under the entry point
+group `evlog.engines`: the entry's name is the scheme of its URLs, its value a function
+`open_engine(url, *, create, sync, lock_timeout_seconds) -> Engine`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from evlog.model.appends import BatchResult, Expectation, ExpectedVersion
+from evlog.model.checkpoints import Checkpoint, ParkedEvent
+from evlog.model.events import EncodedEvent, Event
+from evlog.model.filters import EventFilter
+from evlog.model.reports import (
+    Compaction,
+    PolicyInfo,
+    Retention,
+    StoreInfo,
+    StreamInfo,
+    TornTail,
+    VerifyReport,
+)
+
+Progress = Callable[[int, int], None]
+"""Called now and then with the bytes that are done and all the bytes there are."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities:
+    """What an engine can do, and how."""
+
+    engine: str  # its name: "directory", "postgresql" …
+    durability: str  # one sentence: what a returned append survives
+    max_event_bytes: int
+    max_append_events: int | None = None  # of several streams in one append; None: no limit, 1: none
+    ids: str = "log"  # how long ids are remembered: "log" for ever, "window", or per "stream"
+    positions: str = "gap-free"  # or "increasing"
+    retention: bool = True  # hides by count, age and version; deletes streams
+    compaction: bool = True  # removes what retention hides
+    verify: str = "bytes"  # what verify checks: "bytes", "structure", "digest" or "versions"
+
+
+class Feed(Protocol):
+    """One follower's view of the log. For one thread at a time, except `wake`."""
+
+    @property
+    def polling(self) -> bool:
+        """Whether news is found by polling only; known after the first wait."""
+
+    def committed(self, after: int) -> int:
+        """Return the last position that may be delivered now. `after` is what the follower has scanned."""
+
+    def end(self) -> int:
+        """Return the last position of the log, once everything up to it may be delivered."""
+
+    def read(self, after: int, to: int) -> Iterator[Event]:
+        """Iterate over the feed's events behind `after`, up to and including `to`."""
+
+    def wait(self, after: int, timeout_seconds: float) -> bool:
+        """Wait until `committed` is beyond `after`; False when the time is over or `wake` was called."""
+
+    def wake(self) -> None:
+        """End the present or the next wait; from any thread or signal handler."""
+
+    def make_durable(self, position: int) -> None:
+        """Return once no failure can take back an event up to `position`."""
+
+    def close(self) -> None:
+        """Free what the feed holds."""
+
+
+class CheckpointStore(Protocol):
+    """Where one named subscription is kept. All but the reading methods need `acquire` first."""
+
+    def acquire(self) -> None:
+        """Begin a run or a change; ends by `release` or with this process. Raises SubscriptionBusy."""
+
+    def release(self) -> None:
+        """End what `acquire` began."""
+
+    def is_running(self) -> bool:
+        """Whether a run holds it now, here or elsewhere."""
+
+    def load(self) -> Checkpoint | None:
+        """Return the checkpoint; None if there is no such subscription. Raises CorruptionError."""
+
+    def create(self, checkpoint: Checkpoint) -> None:
+        """Add the subscription, durably, with nothing parked."""
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Replace the checkpoint; after a failure it is this one or the one before."""
+
+    def sync(self) -> None:
+        """Return once the last checkpoint saved is durable."""
+
+    def delete(self) -> None:
+        """Delete the subscription and what it parked, durably."""
+
+    def parked(self) -> list[ParkedEvent]:
+        """Return the parked events in the order in which they were parked first."""
+
+    def park(self, event: Event, error: str, attempts: int) -> None:
+        """Park an event, or update its error; durable when this returns."""
+
+    def unpark(self, position: int) -> None:
+        """Remove a parked event from the list; durable when this returns."""
+
+
+class Engine(Protocol):
+    """What a store runs on. `EventStore` documents the meaning of arguments that have the same names."""
+
+    @property
+    def address(self) -> str:
+        """The directory, or the URL without its password."""
+
+    @property
+    def store_id(self) -> str:
+        """The store's own id: the text of a UUID."""
+
+    @property
+    def created(self) -> bool:
+        """Whether opening it has created the store."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What it can do, and how."""
+
+    @property
+    def torn_tails(self) -> Sequence[TornTail]:
+        """What this object removed from the end of a log: appends that a crash left unfinished."""
+
+    def append(
+        self,
+        streams: Sequence[str],
+        events: Sequence[EncodedEvent],
+        expectations: Sequence[Expectation] = (),
+        *,
+        skip_known: bool = False,
+    ) -> BatchResult:
+        """Append all events, or none. Later, conditions and a mirror's stamps become keyword arguments."""
+
+    def read_stream(
+        self,
+        stream: str,
+        first_version: int,
+        last_version: int | None,
+        filter: EventFilter,
+        *,
+        reverse: bool,
+        limit: int | None,
+    ) -> Iterator[Event]:
+        """Iterate over the visible events of a stream; of the filter, types and times count."""
+
+    def read_all(
+        self, after: int, to: int | None, filter: EventFilter, *, reverse: bool, limit: int | None
+    ) -> Iterator[Event]:
+        """Iterate over the events behind `after` up to and including `to`, by position."""
+
+    def find_ids(self, ids: Sequence[bytes]) -> dict[bytes, int]:
+        """Return the positions of known ids, also of those whose events were removed."""
+
+    def versions(self, streams: Sequence[str]) -> list[int]:
+        """Return the last version of each stream, visible or not; 0 if it never had an event."""
+
+    def streams(
+        self, category: str | None, prefix: str | None, *, include_deleted: bool, include_system: bool
+    ) -> Iterator[StreamInfo]:
+        """Iterate over the streams by name."""
+
+    def head(self) -> int:
+        """Return the last position; 0 in an empty log."""
+
+    def follow(self, filter: EventFilter) -> Feed:
+        """Return a feed of the events that the filter selects."""
+
+    def checkpoint(self, name: str) -> CheckpointStore:
+        """Return the place of the subscription with this checked name, whether or not there is one."""
+
+    def checkpoint_names(self) -> list[str]:
+        """Return the names of all subscriptions, sorted."""
+
+    def set_retention(
+        self,
+        stream: str | None,
+        category: str | None,
+        *,
+        max_count: int | None,
+        max_age_seconds: int | None,
+        before: int | None,
+        clear: bool,
+    ) -> None:
+        """Set the given parts of a policy, durably."""
+
+    def retention(self, stream: str | None, category: str | None) -> Retention:
+        """Return what is kept of a stream or of a category's streams."""
+
+    def policies(self) -> list[PolicyInfo]:
+        """Return every policy in force."""
+
+    def delete_stream(self, stream: str, *, tombstone: bool, expected: ExpectedVersion) -> int:
+        """Hide all events of a stream, durably, and return its last version."""
+
+    def compact(self, *, dry_run: bool, force: bool, compress: bool, progress: Progress | None) -> Compaction:
+        """Remove what policies hide."""
+
+    def verify(self, *, quick: bool, against: str | None, progress: Progress | None) -> VerifyReport:
+        """Check everything that is stored."""
+
+    def info(self) -> StoreInfo:
+        """Return the store in numbers."""
+
+    def close(self) -> None:
+        """Close what is open."""

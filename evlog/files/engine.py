@@ -1,0 +1,375 @@
+"""The directory engine: an event store in files, without a server. Read this first.
+
+    append -> Writer (files/write) -> a frame in the active segment
+    read   <- files/log: segments and indexes, without a lock
+
+A `DirectoryEngine` holds a `Log` (what is on disk, as last seen) and, once something is appended, a `Writer`.
+Many processes may hold the same store. Reading needs no permission to write. After a fork the child may use
+the object; each object with a mutex is reset in it.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+
+from evlog.errors import InvalidArgument, StoreClosed, StoreNotFound
+from evlog.files.disk.files import DISK
+from evlog.files.disk.fork import register_fork_reset
+from evlog.files.format import paths
+from evlog.files.format.hashes import hash_ids, hash_stream
+from evlog.files.log.log import Log
+from evlog.files.log.read import Bounds, Selection, read_log, read_stream
+from evlog.files.write.writer import Writer
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from evlog.engine import Capabilities, Progress
+    from evlog.files.disk.files import Disk
+    from evlog.files.follow.checkpoint_file import SubscriptionFiles
+    from evlog.files.follow.feed import CommittedFeed
+    from evlog.model.appends import BatchResult, Expectation, ExpectedVersion
+    from evlog.model.events import EncodedEvent, Event
+    from evlog.model.filters import EventFilter
+    from evlog.model.reports import (
+        Compaction,
+        PolicyInfo,
+        Retention,
+        StoreInfo,
+        StreamInfo,
+        TornTail,
+        VerifyReport,
+    )
+
+
+class DirectoryEngine:
+    """A store in a directory, held open. An `evlog.engine.Engine`.
+
+    Args:
+        path: the directory. It is made absolute here, so a later change of the working directory does not
+            matter.
+        create: create the store if there is none.
+        segment_bytes, segment_events: the size at which a new store begins another segment; None: the
+            defaults.
+        sync: whether an append returns only when it is on the device.
+        lock_timeout_seconds: how long to wait for other writers; None waits without a limit.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        create: bool = False,
+        segment_bytes: int | None = None,
+        segment_events: int | None = None,
+        sync: bool = True,
+        lock_timeout_seconds: float | None = None,
+        disk: Disk = DISK,
+    ) -> None:
+        self.address = absolute(path)
+        self._sync = sync
+        self._lock_timeout_seconds = lock_timeout_seconds
+        self._disk = disk
+        self.created = False
+        if create:
+            from evlog.files.write.create import DEFAULT_SEGMENT_BYTES, DEFAULT_SEGMENT_EVENTS, create_store
+
+            self.created = create_store(
+                self.address,
+                DEFAULT_SEGMENT_BYTES if segment_bytes is None else segment_bytes,
+                DEFAULT_SEGMENT_EVENTS if segment_events is None else segment_events,
+                lock_timeout_seconds,
+                disk,
+            )
+        self._mutex = (
+            threading.Lock()
+        )  # guards the opening and closing of the two below; both are replaced whole
+        self._log: Log | None = Log(self.address)
+        self._writer: Writer | None = None
+        register_fork_reset(self)
+
+    def reset_after_fork(self) -> None:
+        """Renew the mutex in a forked child: another thread of the parent may have held it."""
+        self._mutex = threading.Lock()
+
+    # --- what is open
+
+    @property
+    def store_id(self) -> str:
+        """The store's own id, as text."""
+        return self._opened().manifest.store_id
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What a directory can do."""
+        from evlog.engine import Capabilities
+        from evlog.model.events import MAX_EVENT_BYTES
+
+        durability = (
+            "An append returns when its events are on the device (fdatasync)."
+            if self._sync
+            else "An append returns when the operating system has its events; a power loss can take them."
+        )
+        return Capabilities(engine="directory", durability=durability, max_event_bytes=MAX_EVENT_BYTES)
+
+    @property
+    def torn_tails(self) -> list[TornTail]:
+        """What this object removed from the end of the log: appends that a crash left unfinished."""
+        writer = self._writer
+        return [] if writer is None else writer.torn_tails
+
+    def close(self) -> None:
+        """Close the files. What was acknowledged is durable already; reads under way may continue."""
+        with self._mutex:
+            writer, log = self._writer, self._log
+            self._writer = self._log = None
+        if writer is not None:
+            writer.close()
+        if log is not None:
+            log.close()
+
+    def _opened(self) -> Log:
+        log = self._log
+        if log is None:
+            raise StoreClosed(self.address)
+        return log
+
+    def _refreshed(self) -> Log:
+        log = self._opened()
+        log.refresh()
+        log.grow_tables()
+        return log
+
+    def _sound(self) -> Log:
+        """Return the refreshed log, for an answer that damage at its end could make wrong."""
+        log = self._refreshed()
+        log.raise_damage()
+        return log
+
+    def _open_writer(self) -> Writer:
+        writer = self._writer
+        if writer is not None:
+            return writer
+        with self._mutex:
+            if self._writer is None:
+                self._writer = Writer(
+                    self._opened(),
+                    sync=self._sync,
+                    lock_timeout_seconds=self._lock_timeout_seconds,
+                    disk=self._disk,
+                )
+            return self._writer
+
+    # --- appending and reading
+
+    def append(
+        self,
+        streams: Sequence[str],
+        events: Sequence[EncodedEvent],
+        expectations: Sequence[Expectation] = (),
+        *,
+        skip_known: bool = False,
+    ) -> BatchResult:
+        """Append all events as one frame, or none; durable when this returns (with `sync`)."""
+        return self._open_writer().append(streams, events, expectations, skip_known=skip_known)
+
+    def read_stream(
+        self,
+        stream: str,
+        first_version: int,
+        last_version: int | None,
+        filter: EventFilter,
+        *,
+        reverse: bool,
+        limit: int | None,
+    ) -> Iterator[Event]:
+        """Iterate over the visible events of a stream."""
+        bounds = Bounds(first_version, last_version, filter.since_us, filter.until_us)
+        types = None if filter.types is None else frozenset(filter.types)
+        return read_stream(self._refreshed(), stream, bounds, types, reverse=reverse, limit=limit)
+
+    def read_all(
+        self, after: int, to: int | None, filter: EventFilter, *, reverse: bool, limit: int | None
+    ) -> Iterator[Event]:
+        """Iterate over the events behind `after` up to and including `to`."""
+        selection = Selection(
+            after + 1,
+            to,
+            filter.category,
+            None if filter.types is None else frozenset(filter.types),
+            filter.since_us,
+            filter.until_us,
+            filter.include_system,
+            filter.stream,
+        )
+        return read_log(self._refreshed(), selection, reverse=reverse, limit=limit)
+
+    def find_ids(self, ids: Sequence[bytes]) -> dict[bytes, int]:
+        """Return the positions of known ids, also of those whose events a compaction has removed."""
+        log = self._sound()
+        found = log.settled(lambda: log.find_ids(ids, hash_ids(ids)))
+        return {
+            ids[at]: place[0] if isinstance(place, tuple) else place.position for at, place in found.items()
+        }
+
+    def versions(self, streams: Sequence[str]) -> list[int]:
+        """Return the last version of each stream, visible or not."""
+        log = self._sound()
+        return log.settled(lambda: [log.find_version(stream, hash_stream(stream)) for stream in streams])
+
+    def streams(
+        self, category: str | None, prefix: str | None, *, include_deleted: bool, include_system: bool
+    ) -> Iterator[StreamInfo]:
+        """Iterate over the streams by name."""
+        from evlog.files.log.catalog import list_streams
+
+        return list_streams(
+            self._sound(), category, prefix, include_deleted=include_deleted, include_system=include_system
+        )
+
+    def head(self) -> int:
+        """Return the last position."""
+        return self._sound().head
+
+    def info(self) -> StoreInfo:
+        """Return the store in numbers."""
+        from evlog.files.log.catalog import describe
+
+        return describe(self._sound())
+
+    # --- following
+
+    def follow(self, filter: EventFilter) -> CommittedFeed:
+        """Return a feed of the events that the filter selects."""
+        from evlog.files.follow.feed import CommittedFeed
+
+        return CommittedFeed(self._refreshed(), filter, self._disk)
+
+    def checkpoint(self, name: str) -> SubscriptionFiles:
+        """Return the files of the subscription with this checked name."""
+        from evlog.files.follow.checkpoint_file import SubscriptionFiles
+
+        return SubscriptionFiles(self.address, self.store_id, name, self._disk)
+
+    def checkpoint_names(self) -> list[str]:
+        """Return the names of all subscriptions, sorted."""
+        from evlog.files.follow.checkpoint_file import list_names
+
+        self._opened()
+        return list_names(self.address)
+
+    # --- retention
+
+    def set_retention(
+        self,
+        stream: str | None,
+        category: str | None,
+        *,
+        max_count: int | None,
+        max_age_seconds: int | None,
+        before: int | None,
+        clear: bool,
+    ) -> None:
+        """Set the given parts of a policy, durably."""
+        from evlog.files.write.retention import set_words
+
+        set_words(
+            self._opened(),
+            self._open_writer(),
+            stream,
+            category,
+            max_count=max_count,
+            max_age_seconds=max_age_seconds,
+            before=before,
+            clear=clear,
+        )
+
+    def retention(self, stream: str | None, category: str | None) -> Retention:
+        """Return what is kept of a stream, by its and its category's policy, or of a category's streams."""
+        from evlog.model.reports import retention_of
+
+        log = self._sound()
+        if stream is None:
+            return retention_of(log.policies().rules().categories.get(category or ""), 0)
+        rule = log.policies().rule_for(stream)
+        if rule is None:
+            return retention_of(rule, 0)
+        return retention_of(rule, log.settled(lambda: log.find_version(stream, hash_stream(stream))))
+
+    def policies(self) -> list[PolicyInfo]:
+        """Return every policy in force."""
+        from evlog.files.log.visibility import list_policies
+
+        return list_policies(self._sound())
+
+    def delete_stream(self, stream: str, *, tombstone: bool, expected: ExpectedVersion) -> int:
+        """Hide all events of a stream, durably, and return its last version."""
+        from evlog.files.write.retention import delete
+
+        return delete(self._opened(), self._open_writer(), stream, tombstone=tombstone, expected=expected)
+
+    def compact(self, *, dry_run: bool, force: bool, compress: bool, progress: Progress | None) -> Compaction:
+        """Remove what policies hide, and merge small segments; durable when this returns."""
+        from evlog.files.compaction.compact import compact, plan_compaction
+
+        log = self._refreshed()
+        if dry_run:
+            return plan_compaction(log, compress=compress)
+        writer = self._open_writer()
+        if not self._sync:  # that a compaction began must be durable before it removes anything
+            writer = Writer(log, sync=True, lock_timeout_seconds=self._lock_timeout_seconds, disk=self._disk)
+        try:
+            return compact(
+                log,
+                writer,
+                self._disk,
+                force=force,
+                compress=compress,
+                progress=progress,
+                lock_timeout_seconds=self._lock_timeout_seconds,
+            )
+        finally:
+            if not self._sync:
+                writer.close()
+
+    # --- checking
+
+    def verify(self, *, quick: bool, against: str | None, progress: Progress | None) -> VerifyReport:
+        """Check everything on disk."""
+        self._opened()
+        return verify_directory(self.address, quick=quick, against=against, progress=progress)
+
+
+def absolute(path: str) -> str:
+    """Return the absolute path of a store.
+
+    Raises:
+        InvalidArgument: it cannot be a path.
+        StoreNotFound: it is relative, and the working directory was removed.
+    """
+    if not path or "\0" in path:
+        raise InvalidArgument(f"invalid path {path!r}; give the store's directory")
+    try:
+        return os.path.abspath(path)
+    except FileNotFoundError:
+        raise StoreNotFound(path) from None
+
+
+def exists(path: str) -> bool:
+    """Whether there is a store at the path."""
+    return os.path.lexists(paths.manifest_path(path))
+
+
+def verify_directory(
+    path: str, *, quick: bool, against: str | None, progress: Progress | None
+) -> VerifyReport:
+    """Check a store, also one that is too damaged to be opened."""
+    from evlog.files.check import verify
+    from evlog.files.check.digest import parse_pin
+
+    if quick and against is not None:
+        raise InvalidArgument("against needs every byte, and quick reads few; give one of them")
+    pin = None if against is None else parse_pin(against)
+    return verify.verify_store(path, quick=quick, pin=pin, progress=progress)

@@ -1,0 +1,65 @@
+"""Calling a handler until it succeeds, and describing why it did not."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from evlog.errors import EvlogError
+from evlog.model.events import Event
+
+Handler = Callable[[Event], object]
+OnRetry = Callable[[Exception, int, float], object]
+
+FIRST_RETRY_SECONDS: Final = 0.1
+LAST_RETRY_SECONDS: Final = 10.0
+MAX_ERROR_CHARACTERS: Final = 10_000
+
+
+class Failure(NamedTuple):
+    """The last error of a handler, and how many times it was called."""
+
+    error: Exception
+    attempts: int
+
+
+def attempt(handler: Handler, event: Event, retries: int, on_retry: OnRetry | None = None) -> Failure | None:
+    """Call the handler with the event until it returns, with growing pauses.
+
+    Args:
+        retries: after this many failures it gives up; 0 counts as 1.
+        on_retry: called after each failure but the last, with the error, its number, and the pause in
+            seconds.
+
+    Returns:
+        None if the handler returned, else its last failure.
+    """
+    pause_seconds, attempts = FIRST_RETRY_SECONDS, 0
+    while True:
+        try:
+            handler(event)
+        except Exception as error:  # noqa: BLE001 - the caller decides what a failure means
+            attempts += 1
+            if attempts >= retries:
+                return Failure(error, attempts)
+            if on_retry is not None:
+                on_retry(error, attempts, pause_seconds)
+        else:
+            return None
+        time.sleep(pause_seconds)
+        pause_seconds = min(2 * pause_seconds, LAST_RETRY_SECONDS)
+
+
+def describe_error(error: Exception) -> str:
+    """Return an error as it is kept with a parked event; an evlog error by its text alone."""
+    name = type(error).__name__
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001 - an exception whose own text fails must still be parked
+        text = ""
+    if not isinstance(error, EvlogError):
+        text = f"{name}: {text}" if text else name
+    if len(text) > MAX_ERROR_CHARACTERS:
+        text = text[: MAX_ERROR_CHARACTERS - 1] + "…"
+    return text
