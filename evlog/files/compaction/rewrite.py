@@ -1,35 +1,29 @@
-"""Writing one sealed segment in the place of one or several: without what goes, all else byte for byte.
+"""Writing one sealed segment in the place of one or several, without the removed events.
 
-Records are copied as they are, into frames of many; nothing that stays is decoded. What goes leaves its id
-and place in the .removed file. The files are synced, but no manifest names them yet: a crash leaves files
-that mean nothing, and the same work done again writes the same bytes. Nothing here takes a lock.
+Records that stay are copied byte for byte into frames of many, without being decoded. Each removed event
+leaves a row in the .removed file. The files are synced, but no manifest names them yet: a crash leaves files
+that mean nothing, and the same work done again writes the same bytes. One segment is open at a time. Nothing
+here takes a lock.
 """
 
 from __future__ import annotations
 
+import re
 from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import accumulate, chain
+from functools import lru_cache
+from itertools import accumulate, compress
 from struct import Struct
 from typing import Any, Final, NamedTuple
 from zlib import crc32
 
-from evlog.files.compaction.plan import Bounds, Piece
-from evlog.files.compaction.read import (
-    Share,
-    Source,
-    Span,
-    forget_source,
-    pick_going,
-    read_going,
-    read_share,
-    read_share_of,
-)
+from evlog.errors import CorruptionError
+from evlog.files.compaction.plan import SegmentPlan
 from evlog.files.disk.files import Disk, WriteFile
 from evlog.files.disk.processes import Workers
 from evlog.files.format import paths
-from evlog.files.format.entries import ENTRY_BYTES, ENTRY_PLACE, column
+from evlog.files.format.entries import ENTRY_BYTES, ENTRY_PLACE, column, column_array
 from evlog.files.format.frames import FRAME_HEADER_BYTES, FrameHeader, array_head, encode_frame_header, unpack
 from evlog.files.format.headers import (
     FILE_HEADER_BYTES,
@@ -40,10 +34,19 @@ from evlog.files.format.headers import (
     FileHeader,
     encode_file_header,
 )
-from evlog.files.format.removed_events import EVENT_BYTES, encode_removed, event_column
+from evlog.files.format.removed_events import (
+    EVENT_BYTES,
+    EmptyStream,
+    content_seed,
+    encode_removed,
+    pack_events,
+    sort_events,
+)
 from evlog.files.log.index import SORTED_SUFFIXES, build_sorted
-from evlog.files.log.log import SealedPart
+from evlog.files.log.log import SealedPart, open_sealed
 from evlog.files.log.manifest import Manifest, SegmentInfo
+from evlog.files.log.segment import SealedSegment
+from evlog.model.events import Record
 
 _ENTRIES_AT_ONCE: Final = 8192
 _FRAME_BYTES: Final = 128 << 10  # read whole for one event when scanning; less would cost a scan its speed
@@ -54,16 +57,16 @@ Progress = Callable[[int], None]
 """Called now and then with the bytes that were read since the last call."""
 
 
-class Target(NamedTuple):
-    """Where a group of segments is written to."""
+class OutputSegment(NamedTuple):
+    """The segment that is written in the place of a group."""
 
     store: str
     store_id: bytes
     info: SegmentInfo
 
     @classmethod
-    def of(cls, store: str, manifest: Manifest, group: Sequence[SegmentInfo]) -> Target:
-        """The segment that takes the place of the group: its names and tag follow from the group."""
+    def of(cls, store: str, manifest: Manifest, group: Sequence[SegmentInfo]) -> OutputSegment:
+        """Return the segment in the place of the group: its names and tag follow from the group."""
         generation = 1 + max(info.generation for info in group)
         position = group[0].first_position
         tag = crc32(_TAG.pack(manifest.store_id_bytes, position, generation)) | 1
@@ -85,69 +88,66 @@ class Target(NamedTuple):
     def path(self, suffix: str) -> str:
         return paths.segment_path(self.store, self.info.first_position, self.info.generation, suffix)
 
+    def remove_files(self, disk: Disk) -> None:
+        """Remove what `rewrite` has written."""
+        for suffix in paths.SUFFIXES:
+            disk.remove(self.path(suffix))
+
 
 def rewrite(
-    target: Target, pieces: Sequence[Piece], bounds: Bounds, disk: Disk, workers: Workers, progress: Progress
+    output: OutputSegment, group: Sequence[SegmentPlan], disk: Disk, workers: Workers, progress: Progress
 ) -> SegmentInfo:
     """Write what stays of some neighbouring segments as one; its files are synced, their names are not.
 
     Args:
-        workers: who does what writes nothing.
+        workers: the processes that read; only this one writes.
 
     Returns:
-        What the manifest has to say of it.
+        What the manifest has to say of the segment.
 
     Raises:
-        CorruptionError: an event is damaged, whether it stays or goes.
+        CorruptionError: an event is damaged, whether it stays or is removed.
         StoreFull, StoreIOError: the files may be there in part; `remove_files` removes them.
     """
-    log = _LogFile(target, disk)
-    gone = _Gone(bounds)
-    for span, share in _read_shares(target, pieces, workers):
-        if share.names and not bounds.streams.issuperset(share.names.split("\n")):
-            span = span._replace(flags=gone.flags_of_own(span))
-            share = read_share(span)
-        gone.add(share)
-        log.add(share.raws, share.rows)
-        progress(share.read_bytes)
-    for piece in pieces:
-        gone.take_over(_sealed(piece))
+    log = _LogFile(output, disk)
+    removed: list[bytes] = []
+    emptied: dict[str, EmptyStream] = {}
+    for segment in group:  # oldest first: the last version of a stream counts
+        assert isinstance(segment.part, SealedPart)
+        former = segment.part.removed
+        if former is not None:
+            removed.append(bytes(former.rows()))
+            emptied.update((stream[0], stream) for stream in former.streams())
+        emptied.update((stream[0], stream) for stream in segment.emptied)
+    for result in _read_all(output, group, workers):
+        removed.append(result.removed)
+        log.add(result.raws, result.rows)
+        progress(result.read_bytes)
     entries = log.finish()
-    disk.create_file(target.path("offsets"), encode_file_header(target.header(KIND_OFFSETS)) + entries)
-    info = target.info._replace(events=log.events, log_bytes=log.end, offsets_crc=log.index_crc)
-    return _write_rest(target, info, entries, gone, disk, workers)
-
-
-def _write_rest(
-    target: Target, info: SegmentInfo, entries: bytes, gone: _Gone, disk: Disk, workers: Workers
-) -> SegmentInfo:
-    """Write what is left of what went, and the sorted indexes."""
-    header = target.header(KIND_STREAMS)._replace(source_crc=info.offsets_crc)
-    streams = list(gone.streams.values())
-    calls: list[tuple[Any, ...]] = [(_build_all, header, entries)]
-    if gone.events or streams:
-        calls.append((encode_removed, target.header(KIND_REMOVED), b"".join(gone.rows), streams))
+    disk.create_file(output.path("offsets"), encode_file_header(output.header(KIND_OFFSETS)) + entries)
+    info = output.info._replace(events=log.events, log_bytes=log.end, offsets_crc=log.index_crc)
+    # Both take a while, so two processes share them.
+    header = output.header(KIND_STREAMS)._replace(source_crc=info.offsets_crc)
+    calls: list[tuple[Any, ...]] = [(_build_indexes, header, entries)]
+    rows = b"".join(removed)
+    if rows or emptied:
+        calls.append((encode_removed, output.header(KIND_REMOVED), rows, list(emptied.values())))
     indexes, *rest = workers.run_in_order(_call, calls)
     for raw in rest:
-        disk.create_file(target.path("removed"), raw)
-        info = info._replace(removed_events=gone.events, removed_bytes=len(raw), removed_crc=crc32(raw))
+        disk.create_file(output.path("removed"), raw)
+        count = len(rows) // EVENT_BYTES
+        info = info._replace(removed_events=count, removed_bytes=len(raw), removed_crc=crc32(raw))
     for suffix, raw in zip(SORTED_SUFFIXES.values(), indexes, strict=True):
-        _write_unsynced(target.path(suffix), raw, disk)
+        _write_unsynced(output.path(suffix), raw, disk)
     return info
 
 
-def _build_all(header: FileHeader, entries: bytes) -> list[bytes]:
+def _build_indexes(header: FileHeader, entries: bytes) -> list[bytes]:
     return [build_sorted(header._replace(kind=kind), entries) for kind in SORTED_SUFFIXES]
 
 
 def _call(function: Callable[..., Any], *arguments: Any) -> Any:
     return function(*arguments)
-
-
-def remove_files(target: Target, disk: Disk) -> None:
-    """Remove what `rewrite` has written."""
-    for suffix in paths.SUFFIXES:
-        disk.remove(target.path(suffix))
 
 
 def _write_unsynced(path: str, content: bytes, disk: Disk) -> None:
@@ -159,41 +159,141 @@ def _write_unsynced(path: str, content: bytes, disk: Disk) -> None:
         disk.close(file)
 
 
-def _sealed(piece: Piece) -> SealedPart:
-    assert isinstance(piece.part, SealedPart)
-    return piece.part
+# --- reading, in this process and in helpers
 
 
-def _read_shares(target: Target, pieces: Sequence[Piece], workers: Workers) -> Iterator[tuple[Span, Share]]:
-    """All entries of all pieces, in order."""
-    spans: list[Span] = []
-    tasks: list[tuple[Source, int, int, bytes]] = []
-    for piece in pieces:
-        part = _sealed(piece)
-        part.segment.checked_entries()
-        source = Source(target.store, target.store_id, part.info)
-        for low in range(0, part.count, _ENTRIES_AT_ONCE):
-            high = min(low + _ENTRIES_AT_ONCE, part.count)
-            span = Span(part.segment, low, high, piece.hidden[low:high])
-            spans.append(span)
-            tasks.append((source, *span[1:]))
-    if workers.count == 1:
-        yield from ((span, read_share(span)) for span in spans)
-        return
+class SegmentRef(NamedTuple):
+    """A sealed segment, for a process that opens it itself."""
+
+    store: str
+    store_id: bytes
+    info: SegmentInfo
+
+
+class ReadResult(NamedTuple):
+    """What some neighbouring entries come to."""
+
+    raws: bytes  # the records that stay, one after another
+    rows: bytes  # their entries, as they were
+    removed: bytes  # the rows of the removed events, sorted by id
+    read_bytes: int  # records and entries
+
+
+def _read_all(output: OutputSegment, group: Sequence[SegmentPlan], workers: Workers) -> Iterator[ReadResult]:
+    """Yield what all entries of the group come to, in order."""
+    ranges: list[tuple[SegmentRef, int, int, bytes]] = []
+    for segment in group:
+        ref = SegmentRef(output.store, output.store_id, segment.part.info)
+        for low in range(0, segment.part.count, _ENTRIES_AT_ONCE):
+            high = min(low + _ENTRIES_AT_ONCE, segment.part.count)
+            ranges.append((ref, low, high, segment.hidden[low:high]))
     try:
-        yield from zip(spans, workers.run_in_order(read_share_of, tasks, ahead=2), strict=True)
+        if workers.count == 1:
+            yield from (read_range(*its) for its in ranges)
+        else:
+            yield from workers.run_in_order(read_range, ranges, ahead=2)
     finally:
-        forget_source()
+        _open.cache_clear()
+
+
+@lru_cache(maxsize=1)
+def _open(ref: SegmentRef) -> SealedSegment:
+    """Return the opened segment, kept open until another one is asked for."""
+    try:
+        return open_sealed(*ref)
+    except FileNotFoundError as error:
+        raise CorruptionError(str(error.filename), None, "the file is missing") from None
+
+
+def read_range(ref: SegmentRef, low: int, high: int, flags: bytes) -> ReadResult:
+    """Read some neighbouring entries and their records, of which the flags say which are removed.
+
+    Raises:
+        CorruptionError: an event is damaged, whether it stays or is removed.
+    """
+    segment = _open(ref)
+    rows = bytes(segment.checked_entries()[low * ENTRY_BYTES : high * ENTRY_BYTES])
+    read_bytes = len(rows) + sum(column(rows, "length"))
+    if 1 not in flags:
+        return ReadResult(_read_raws(segment, rows), rows, b"", read_bytes)
+    removed, kept = _pick(rows, flags, _REMOVED), _pick(rows, flags, _KEPT)
+    ids: list[bytes] = []
+    positions, crcs = array("Q"), array("I")
+    # Column by column: a step of Python for each event would cost more than all else.
+    for records in _read_removed(segment, low, high, flags, rows):
+        its_positions, _, streams, types, its_ids, _, codes, datas, _ = zip(*records, strict=True)
+        positions.extend(its_positions)
+        ids += its_ids
+        crcs.extend(map(crc32, datas, map(_seeds.__getitem__, zip(streams, types, codes, strict=True))))
+    hashes, versions = column_array(removed, "stream_hash"), column_array(removed, "version")
+    events = sort_events(pack_events(ids, positions, hashes, versions, crcs))
+    return ReadResult(_read_raws(segment, kept), kept, events, read_bytes)
+
+
+_MANY_EVENTS: Final = 16  # smaller frames cost more than their events one by one
+_FEW_SHARE: Final = 3
+_RECORDS_AT_ONCE: Final = 256
+_REMOVED: Final = re.compile(b"\x01+")
+_KEPT: Final = re.compile(b"\x00+")
+_MAX_SEEDS: Final = 1 << 16
+
+
+class _Seeds(dict[tuple[str, str, int], int]):
+    """The content seeds of streams, types and content types; emptied before it takes much memory."""
+
+    def __missing__(self, key: tuple[str, str, int]) -> int:
+        if len(self) >= _MAX_SEEDS:
+            self.clear()
+        seed = self[key] = content_seed(*key)
+        return seed
+
+
+_seeds: Final = _Seeds()
+
+
+def _read_removed(
+    segment: SealedSegment, low: int, high: int, flags: bytes, rows: bytes
+) -> Iterator[Iterable[Record]]:
+    """Yield the records of the removed events, checked, some at a time: few at once are the fastest."""
+    # Two samples for each frame of this many events: where most find another frame, frames are smaller.
+    samples = column_array(rows, "frame")[:: _MANY_EVENTS // 2]
+    if flags.count(1) * _FEW_SHARE < high - low or len(set(samples)) * 2 > len(samples) + 1:
+        yield from segment.records(list(compress(range(low, high), flags)), first=_RECORDS_AT_ONCE)
+        return
+    # To decode whole frames, with the events that stay, costs less than to decode the removed ones alone.
+    at = 0
+    for records in segment.scan(low, high):
+        if removed := list(compress(records, flags[at : at + len(records)])):
+            yield removed
+        at += len(records)
+
+
+def _pick(rows: bytes, flags: bytes, run: re.Pattern[bytes]) -> bytes:
+    spans = [match.span() for match in run.finditer(flags)]
+    return b"".join([rows[low * ENTRY_BYTES : high * ENTRY_BYTES] for low, high in spans])
+
+
+def _read_raws(segment: SealedSegment, rows: bytes) -> bytes:
+    """Return the bytes of the records of these entries, checked."""
+    lengths, crcs = column(rows, "length"), column(rows, "crc")
+    raws = segment.log_pieces(list(zip(column(rows, "offset"), lengths, lengths, strict=True)))
+    if list(map(crc32, raws)) != crcs:
+        at = next(at for at, raw in enumerate(raws) if crc32(raw) != crcs[at])
+        raise CorruptionError(segment.log_path, column(rows, "offset")[at], "a record fails its CRC")
+    return b"".join(raws)
+
+
+# --- writing
 
 
 class _LogFile:
     """The new log, growing by frames of many records; its entries are kept until the end."""
 
-    def __init__(self, target: Target, disk: Disk) -> None:
+    def __init__(self, output: OutputSegment, disk: Disk) -> None:
         self._disk = disk
-        self._tag = target.info.tag
-        self._file: WriteFile = disk.open(target.path("log"), create=True, truncate=True)
-        self._unwritten = [encode_file_header(target.header(KIND_LOG))]
+        self._tag = output.info.tag
+        self._file: WriteFile = disk.open(output.path("log"), create=True, truncate=True)
+        self._unwritten = [encode_file_header(output.header(KIND_LOG))]
         self._written = 0
         self._raws = b""  # of the next frame
         self._rows = b""
@@ -203,7 +303,7 @@ class _LogFile:
         self.index_crc = 0
 
     def add(self, raws: bytes, rows: bytes) -> None:
-        """Add records, one behind the other, with their entries as these were."""
+        """Add records, one after another, with their entries as these were."""
         raws = self._raws + raws
         rows = self._rows + rows
         at = start = 0
@@ -216,7 +316,7 @@ class _LogFile:
         self._raws, self._rows = raws[start:], rows[at * ENTRY_BYTES :]
 
     def finish(self) -> bytes:
-        """Write the rest, sync and close; all entries."""
+        """Write the rest, sync and close; return all entries."""
         if self._raws:
             self._add_frame(self._raws, self._rows)
         self._flush()
@@ -233,7 +333,7 @@ class _LogFile:
         header = FrameHeader(
             len(body),
             count,
-            FILE_HEADER_BYTES,  # how far it was synced says nothing of a log that is named when it is whole
+            FILE_HEADER_BYTES,  # "synced up to" has no meaning for a log that is named only when it is whole
             unpack(raws[: ENTRY_PLACE.unpack_from(rows)[1]])[0],
             self.index_crc,
             crc32(body),
@@ -252,7 +352,7 @@ class _LogFile:
 
 
 def _move_entries(rows: bytes, frame_offset: int, body_at: int) -> bytes:
-    """The entries of records that stand one after the other in a new frame."""
+    """Return the entries of records that are one after another in a new frame."""
     moved = bytearray(rows)
     count = len(rows) // ENTRY_BYTES
     lengths = column(rows, "length")
@@ -260,46 +360,3 @@ def _move_entries(rows: bytes, frame_offset: int, body_at: int) -> bytes:
         cells[4::10] = memoryview(array("I", accumulate(lengths[:-1], initial=body_at)))
         cells[7::10] = memoryview(array("I", (frame_offset,)) * count)
     return bytes(moved)
-
-
-class _Gone:
-    """What is left of what goes."""
-
-    def __init__(self, bounds: Bounds) -> None:
-        self._bounds = bounds
-        self.rows: list[bytes] = []
-        self.streams: dict[str, tuple[str, int, int]] = {}
-
-    @property
-    def events(self) -> int:
-        """How many events are gone."""
-        return sum(map(len, self.rows)) // EVENT_BYTES
-
-    def take_over(self, part: SealedPart) -> None:
-        """Add what is left of what went before."""
-        former = part.removed
-        if former is not None:
-            self.rows.append(bytes(former.rows()))
-            self._note_streams(former.streams())
-
-    def flags_of_own(self, span: Span) -> bytes:
-        """The flags without those of events that only share a hash with the stream that goes."""
-        flags = span.flags
-        records = chain.from_iterable(read_going(span))
-        names = map(self._bounds.names.__getitem__, column(pick_going(span), "stream_hash"))
-        own = iter([name == record[2] for name, record in zip(names, records, strict=True)])
-        return bytes(flag and next(own) for flag in flags)
-
-    def add(self, share: Share) -> None:
-        """Note what goes."""
-        self.rows.append(share.removed)
-        if self._bounds.last and share.names:
-            hashes, versions = (event_column(share.removed, name) for name in ("stream_hash", "version"))
-            last = zip(map(self._bounds.last.get, hashes), versions, strict=True)
-            self._note_streams(stream for stream, version in last if stream and stream[1] == version)
-
-    def _note_streams(self, streams: Iterable[tuple[str, int, int]]) -> None:
-        for stream in streams:
-            known = self.streams.get(stream[0])
-            if known is None or known[1] < stream[1]:
-                self.streams[stream[0]] = stream

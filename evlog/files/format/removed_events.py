@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from typing import Final
 
-    EmptyStream = tuple[str, int, int]
-    """A stream without events: its name, and version and time (µs) of its last event."""
+EmptyStream = tuple[str, int, int]
+"""A stream without events: its name, and version and time (µs) of its last event."""
 
 ID_BYTES: Final = 16
 EVENT_BYTES: Final = 40

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -240,31 +241,87 @@ def test_small_neighbours_become_one(memory_path: Path) -> None:
             assert visible(other) == before
 
 
-def test_a_compaction_that_was_interrupted_is_taken_up_again(store: EventStore) -> None:
-    fill(store, 80)
-    store.set_retention(category="s", max_count=1)
-    before = visible(store)
-    steps = 0
+def interrupted(store: EventStore, steps: int) -> None:
+    """Compact, and interrupt it when it reports this step."""
+    left = steps
 
     def interrupt(done: int, total: int) -> None:
-        nonlocal steps
-        steps += 1
-        if steps == 4:
+        nonlocal left
+        left -= 1
+        if not left:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         store.compact(progress=interrupt)
+
+
+def test_a_compaction_that_was_interrupted_is_resumed(store: EventStore) -> None:
+    fill(store, 80)
+    store.set_retention(category="s", max_count=1)
+    before = visible(store)
+    interrupted(store, 4)
     assert visible(store) == before
-    store.set_retention(category="s", max_count=1000)  # too late: what was begun is finished
+    store.append("s-0", [new(999)])  # after the cut-off: it hides one more event, which stays for now
     done = store.compact()
-    assert done.resumed
-    assert done.events_removed == 77
-    assert [e.version for e in store.read("s-0")] == [27]
+    assert (done.resumed, done.events_removed) == (True, 77)
+    assert [event.version for event in all_events(store) if event.stream == "s-0"] == [27, 28]
     assert len(list(store.read("$compactions"))) == 2
     assert not store.compact().resumed
 
 
-def test_what_comes_after_the_point_does_not_count(store: EventStore) -> None:
+CHANGES: dict[str, tuple[Callable[[EventStore], object], int, int]] = {  # first version after one, two more
+    "cleared": (lambda store: store.set_retention(category="s", clear=True), 1, 1),
+    "keeps more": (lambda store: store.set_retention(category="s", max_count=9), 19, 19),
+    "keeps less": (lambda store: store.set_retention(category="s", max_count=1), 23, 27),
+    "by age": (lambda store: store.set_retention(category="s", clear=True, max_age=9), 1, 1),
+    "deleted": (lambda store: [store.delete_stream(f"s-{at}") for at in range(3)], 23, 28),
+    "own word": (lambda store: [store.set_retention(f"s-{at}", max_count=9) for at in range(3)], 19, 19),
+    "recreated": (
+        lambda store: [(store.delete_stream(f"s-{at}"), store.append(f"s-{at}", [new()])) for at in range(3)],
+        23,
+        28,
+    ),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("steps", [1, 4])
+def test_a_resumed_compaction_removes_only_what_old_and_present_rules_hide(
+    store: EventStore, change: str, steps: int
+) -> None:
+    fill(store, 81)
+    store.set_retention(category="s", max_count=5)
+    interrupted(store, steps)
+    done_before = 81 - sum(event.stream[0] == "s" for event in all_events(store))
+    act, first, then = CHANGES[change]
+    act(store)
+    before = visible(store)
+    assert store.compact().resumed
+    assert visible(store) == before
+    if not done_before:
+        assert min(e.version for e in all_events(store) if e.stream == "s-0") == first
+    assert not store.compact().resumed
+    assert visible(store) == before
+    if not done_before:
+        left = [e.version for e in all_events(store) if e.stream == "s-0"]
+        assert left == list(range(then, 28 + (change == "recreated")))
+    assert store.verify().findings == ()
+
+
+@pytest.mark.parametrize(
+    "data", [b"{}", b"[1]", b"{", b"[" * 9999, b'{"position":99,"time":1,"removed_before":0,"bytes":0}']
+)
+def test_a_start_that_makes_no_sense_is_damage(store: EventStore, data: bytes) -> None:
+    fill(store, 30)
+    event = ("$CompactionStarted", None, 0, data, None)
+    engine_of(store)._open_writer().append(["$compactions"], [event], system=True)
+    for dry_run in (True, False):
+        with pytest.raises(CorruptionError) as raised:
+            store.compact(dry_run=dry_run)
+        assert raised.value.position == 31
+
+
+def test_what_comes_after_the_cut_off_does_not_count(store: EventStore) -> None:
     fill(store, 30)
     store.set_retention("s-0", max_count=2)
     appended: list[int] = []
@@ -301,6 +358,61 @@ def test_a_subscription_that_has_passed_what_goes_is_no_hindrance(store: EventSt
     store.set_retention("s-0", max_count=2)
     scan(store, "mail", 22)
     assert store.compact().events_removed == 8
+
+
+SELECTIONS: dict[str, tuple[dict[str, Any], int | None]] = {  # what hinders the removal from s-0 up to 22
+    "all": ({}, 22),
+    "the stream": ({"stream": "s-0"}, 22),
+    "its category": ({"category": "s"}, 22),
+    "a type": ({"types": ["T1"]}, 22),
+    "another type of it": ({"types": ["T0"]}, 19),
+    "another stream": ({"stream": "s-1"}, None),
+    "another category": ({"category": "t"}, None),
+    "no such type": ({"types": ["T7"]}, None),
+}
+
+
+@pytest.mark.parametrize("selection", SELECTIONS)
+def test_a_subscription_that_selects_nothing_that_is_removed_is_no_hindrance(
+    store: EventStore, selection: str
+) -> None:
+    fill(store, 30)
+    store.set_retention("s-0", max_count=2)
+    filters, position = SELECTIONS[selection]
+    with store.subscribe("mail", follow=False, **filters):
+        pass
+    store.reset_subscription("mail", 1)
+    if position is None:
+        assert store.compact().events_removed == 8
+    else:
+        with pytest.raises(SubscriptionBehind) as raised:
+            store.compact()
+        assert (raised.value.checkpoint, raised.value.position) == (1, position)
+
+
+def test_policies_that_were_replaced_hinder_no_subscription(store: EventStore) -> None:
+    with store.subscribe("mail", follow=False):
+        pass
+    for count in (3, 2, 1):
+        store.set_retention("s-0", max_count=count)
+    assert store.compact().events_removed == 2
+
+
+def test_256_descriptors_are_enough_for_any_number_of_segments(memory_path: Path) -> None:
+    path = memory_path / "store"
+    with small_store(path, segment_events=2) as store:
+        for number in range(150):
+            store.append(f"s-{number % 7}", [new(number), new(number)])
+        store.set_retention(category="s", max_count=1)
+        store.compact()  # leaves removed events in every segment
+        for number in range(150):
+            store.append(f"s-{number % 7}", [new(number), new(number)])
+    program = (
+        "import resource, sys, evlog; resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256)); "
+        "print(evlog.open(sys.argv[1]).compact().events_removed)"
+    )
+    done = subprocess.run([sys.executable, "-c", program, path], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("300\n", "")
 
 
 def write_files(store: EventStore) -> dict[str, bytes]:
@@ -470,10 +582,10 @@ def test_leftovers_of_a_dead_compaction_go(store: EventStore) -> None:
 
 
 @pytest.mark.parametrize("helpers", [0, 1])
-def test_two_streams_with_one_hash_lose_only_their_own(
+def test_streams_that_share_a_hash_lose_exactly_what_is_hidden(
     memory_path: Path, monkeypatch: pytest.MonkeyPatch, helpers: int
 ) -> None:
-    if helpers:  # they know nothing of hashes: their work is looked through
+    if helpers:
         monkeypatch.setattr("evlog.files.compaction.compact._BYTES_WORTH_HELPERS", 0)
         monkeypatch.setattr("evlog.files.compaction.compact.core_count", lambda: 2)
     for name, module in list(sys.modules.items()):
@@ -481,12 +593,42 @@ def test_two_streams_with_one_hash_lose_only_their_own(
             monkeypatch.setattr(module, "hash_stream", len)
     with small_store(memory_path / "store") as store:
         for number in range(20):
-            store.append("aa", [new(number)])
-            store.append("bb", [new(number)])
+            for stream in ("aa", "bb", "cc", "dd"):
+                store.append(stream, [new(number)])
+        left = {"aa": (1, 20), "bb": (19, 20), "cc": (16, 20), "dd": (21, 20)}
         store.set_retention("bb", max_count=2)
         store.compact()
-        assert [e.version for e in store.read("aa")] == list(range(1, 21))
-        assert [e.version for e in store.read_all() if e.stream == "bb"] == [19, 20]
+        store.set_retention("cc", before=16)
+        store.delete_stream("dd")
+        assert sum(removal.events for removal in store.compact(dry_run=True).removals) == 35
+        store.compact()
+        for stream, (first, last) in left.items():
+            versions = [event.version for event in store.read_all() if event.stream == stream]
+            assert versions == list(range(first, last + 1)), stream
+            assert store.stream_version(stream) == last
+        assert store.append("dd", [new()]).first_version == 21
+
+
+def test_a_stream_that_was_emptied_before_does_not_hide_a_shared_hash(
+    memory_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The versions of "bb" go on where those of the removed "aa" end, as if both were one stream."""
+    for name, module in list(sys.modules.items()):
+        if name.startswith("evlog.") and hasattr(module, "hash_stream"):
+            monkeypatch.setattr(module, "hash_stream", len)
+    with small_store(memory_path / "store") as store:
+        for number in range(5):
+            store.append("bb", [new(number)])
+        store.set_retention("bb", before=6)
+        store.compact()
+        for stream, count in (("aa", 5), ("bb", 9), ("cc", 1)):
+            for number in range(count):
+                store.append(stream, [new(number)])
+        store.set_retention("bb", before=10)
+        store.set_retention("aa", max_count=2)
+        store.compact()
+        left = [(event.stream, event.version) for event in store.read_all()]
+        assert left == [("aa", 4), ("aa", 5), *(("bb", n) for n in range(10, 15)), ("cc", 1)]
 
 
 def test_a_compacted_segment_reads_as_it_did(store: EventStore) -> None:

@@ -1,0 +1,240 @@
+"""What makes a compaction's steps durable, and what the log records of compactions.
+
+The manifest is the commit point of each step. `$CompactionStarted` and `$CompactionFinished`, in the stream
+`$compactions`, record the whole: one without the other is a compaction that was interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, NamedTuple
+from zlib import crc32
+
+from evlog.errors import CorruptionError, StoreFull, SubscriptionBehind
+from evlog.files.compaction.plan import CutOff, Plan
+from evlog.files.disk.file_lock import FileLock
+from evlog.files.disk.files import Disk
+from evlog.files.follow.checkpoint_file import SubscriptionFiles, list_names
+from evlog.files.format import paths
+from evlog.files.format.entries import ENTRY_BYTES
+from evlog.files.format.hashes import hash_stream
+from evlog.files.format.headers import KIND_STREAMS
+from evlog.files.format.paths import SegmentFile
+from evlog.files.log.log import Log, SealedPart
+from evlog.files.log.manifest import Manifest, SegmentInfo, replace_manifest
+from evlog.files.write.recovery import sync_names
+from evlog.files.write.writer import Writer
+from evlog.model.events import JSON_CODE, SYSTEM_PREFIX, Record, category_of
+from evlog.model.filters import EventFilter
+
+COMPACTIONS_STREAM: Final = "$compactions"
+STARTED_TYPE: Final = "$CompactionStarted"
+FINISHED_TYPE: Final = "$CompactionFinished"
+_MAX_RULES: Final = 1000  # that a started event names; the log has all of them
+
+# --- the segments
+
+
+def clear_leftovers(log: Log, lock: FileLock, disk: Disk) -> None:
+    """Remove what an interrupted compaction or roll has left; no other process compacts meanwhile."""
+    with lock:
+        log.refresh()
+        # A killed process may have replaced the manifest without syncing its name. Until that is durable, a
+        # power loss can bring the old manifest back, and the files that only it names must stay.
+        sync_names(log.store, disk)
+        directory = paths.segments_path(log.store)
+        for name in sorted(os.listdir(directory)):
+            meaning = paths.maybe_parse_segment_name(name)
+            if meaning is not None and not log.manifest.names(meaning):
+                disk.remove(f"{directory}/{name}")
+
+
+def replace_segments(
+    log: Log, lock: FileLock, disk: Disk, old: Sequence[SegmentInfo], new: SegmentInfo
+) -> None:
+    """Have the manifest name a segment, whose files are synced, in the place of others; durable on return.
+
+    Raises:
+        StoreFull: the manifest is as it was, the new segment's files are removed.
+        LockTimeout, StoreIOError: the files are there, and the next compaction removes what nothing names.
+    """
+    disk.sync_dir(paths.segments_path(log.store))  # before the manifest may name them
+    with lock:
+        log.refresh()
+        manifest = log.manifest
+        after = manifest._replace(segments=_replaced(manifest.segments, old, new))
+        try:
+            replace_manifest(log.store, after, disk)
+        except StoreFull:  # raised before the new manifest was in place
+            remove_unnamed(log.store, manifest, [new], disk)
+            raise
+        # A process that has these files open or mapped keeps them; one that opens them by name finds the
+        # manifest replaced. Under the lock, so that a backup that holds it sees no name disappear.
+        remove_unnamed(log.store, after, old, disk)
+    log.refresh()
+
+
+def remove_unnamed(store: str, manifest: Manifest, infos: Iterable[SegmentInfo], disk: Disk) -> None:
+    """Remove the files of these segments that the manifest does not name."""
+    for info in infos:
+        for suffix in paths.SUFFIXES:
+            file = SegmentFile(info.first_position, info.generation, suffix)
+            if not manifest.names(file):
+                disk.remove(paths.segment_path(store, *file))
+
+
+def _replaced(
+    segments: Sequence[SegmentInfo], old: Sequence[SegmentInfo], new: SegmentInfo
+) -> tuple[SegmentInfo, ...]:
+    at = segments.index(old[0])
+    assert list(segments[at : at + len(old)]) == list(old)  # only this process compacts
+    return (*segments[:at], new, *segments[at + len(old) :])
+
+
+def segment_bytes(store: str) -> int:
+    """Return the bytes of all files of segments."""
+    total = 0
+    with os.scandir(paths.segments_path(store)) as entries:
+        for entry in entries:
+            try:
+                total += entry.stat().st_size
+            except FileNotFoundError:
+                pass  # a temporary file of an index, renamed meanwhile
+    return total
+
+
+def entries_crc(log: Log, position: int) -> int:
+    """Return the CRC of the entries up to the position in the segment that has it."""
+    for part in reversed(log.parts()):
+        if part.first_position <= position:
+            entries = part.segment.checked_entries() if isinstance(part, SealedPart) else part.segment.entries
+            return crc32(entries[: part.segment.number_of(position + 1) * ENTRY_BYTES])
+    return 0
+
+
+# --- what the log records
+
+
+class Started(NamedTuple):
+    """A compaction that the log says was begun."""
+
+    at: int  # the position of the event that says so
+    cut_off: CutOff
+    removed_before: int  # how many events earlier compactions had removed
+    bytes: int  # of all files of segments, then
+
+
+def find_unfinished(log: Log) -> Started | None:
+    """Return the compaction that was begun and not finished, if there is one.
+
+    Raises:
+        CorruptionError: the event that began it makes no sense.
+    """
+    stream_hash = hash_stream(COMPACTIONS_STREAM)
+    for part in log.stream_parts(stream_hash):
+        for number in part.index.find_newest_first(KIND_STREAMS, stream_hash):
+            record = part.segment.record(number)
+            if record[2] != COMPACTIONS_STREAM:
+                continue
+            if record[3] == FINISHED_TYPE:
+                return None
+            if record[3] == STARTED_TYPE:
+                return _decode_started(record, part.segment.log_path)
+    return None
+
+
+def _decode_started(record: Record, path: str) -> Started:
+    try:
+        data = json.loads(record[7])
+        numbers = [data[name] for name in ("position", "time", "removed_before", "bytes")]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        numbers = []
+    if [type(number) for number in numbers] != [int] * 4 or not 0 <= numbers[0] < record[0]:
+        raise CorruptionError(path, None, "the start of a compaction makes no sense", record[0])
+    return Started(record[0], CutOff(*numbers[:2]), *numbers[2:])
+
+
+def append_started(log: Log, writer: Writer, plan: Plan) -> Started:
+    """Record that a compaction begins; durable when this returns."""
+    cut_off, rules = plan.cut_off, plan.rules
+    removed, size = events_removed(log), segment_bytes(log.store)
+    data = {
+        "position": cut_off.position,
+        "time": cut_off.time_us,
+        "rules": rules[:_MAX_RULES],
+        "more_rules": max(0, len(rules) - _MAX_RULES),
+        "removed_before": removed,
+        "bytes": size,
+        "digest": None,
+    }
+    return Started(_append(writer, STARTED_TYPE, data), cut_off, removed, size)
+
+
+def append_finished(writer: Writer, started: Started, events: int, bytes_after: int) -> None:
+    """Record that a compaction is done."""
+    data = {
+        "started": started.at,
+        "events_removed": events,
+        "bytes_before": started.bytes,
+        "bytes_after": bytes_after,
+    }
+    _append(writer, FINISHED_TYPE, data)
+
+
+def _append(writer: Writer, type: str, data: dict[str, Any]) -> int:
+    raw = json.dumps(data, separators=(",", ":"), ensure_ascii=False).encode()
+    event = (type, None, JSON_CODE, raw, None)
+    return writer.append([COMPACTIONS_STREAM], [event], system=True).positions[0]
+
+
+def events_removed(log: Log) -> int:
+    """Return how many events all compactions have removed."""
+    return sum(info.removed_events for info in log.manifest.segments)
+
+
+# --- subscriptions
+
+
+def check_subscriptions(log: Log, plan: Plan, disk: Disk) -> None:
+    """Raise SubscriptionBehind if events are removed that a named subscription has yet to deliver.
+
+    Raises:
+        CorruptionError: a checkpoint is damaged.
+    """
+    last = plan.last_hidden
+    for name in list_names(log.store) if last else ():
+        checkpoint = SubscriptionFiles(log.store, log.manifest.store_id, name, disk).load()
+        if checkpoint is not None and checkpoint.position < last:
+            missed = _last_missed(plan, checkpoint.filter, checkpoint.position)
+            if missed:
+                raise SubscriptionBehind(name, checkpoint.position, missed)
+
+
+def _last_missed(plan: Plan, filter: EventFilter | None, position: int) -> int:
+    """Return the position of the last removed event after the position that the filter selects, else 0."""
+    for segment in reversed(plan.segments):
+        if segment.last_hidden <= position:
+            continue
+        log, hidden = segment.part.segment, segment.hidden
+        low = log.number_of(position + 1)
+        numbers = [number for number in range(len(hidden) - 1, low - 1, -1) if hidden[number]]
+        for records in log.records(numbers):
+            for record in records:
+                if _selects(filter, record):
+                    return record[0]
+    return 0
+
+
+def _selects(filter: EventFilter | None, record: Record) -> bool:
+    stream = record[2]
+    if filter is None:  # not known after damage
+        return not stream.startswith(SYSTEM_PREFIX)
+    if stream.startswith(SYSTEM_PREFIX) and filter.stream != stream:
+        return False  # a subscription does not deliver the store's own events
+    return (
+        (filter.stream is None or filter.stream == stream)
+        and (filter.category is None or filter.category == category_of(stream))
+        and (filter.types is None or record[3] in filter.types)
+    )
