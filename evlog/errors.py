@@ -1,8 +1,26 @@
 """Every exception that evlog raises, each with its data in attributes and its exit code.
 
-The message of an error is one line in the form "what is wrong; what to do". A program reads the
-attributes, never the text: `attributes()` gives them by name, for `EVLOG_ERRORS=json` too. What is not
-here is a bug in evlog or in its caller.
+    EvlogError                      1  failed
+      InvalidArgument               2  usage        also a ValueError
+        InvalidStreamName  InvalidEvent  EventTooLarge  AppendTooLarge
+      WrongExpectedVersion          3  conflict
+      StreamTombstoned              3
+      SubscriptionBehind            3
+      CorruptionError               4  corrupt
+        UnsafeFile
+      StoreNotFound  NotAStore      5  not found
+      StreamNotFound  SubscriptionNotFound
+      LockTimeout  LockLost         6  busy
+      CompactionRunning  SubscriptionBusy
+      IdConflict                    7  id conflict
+      StoreFull                     9  full
+      UnsupportedFormat            10  unsupported
+      ZstdNotInstalled             10
+      StoreAccessDenied  StoreIOError  SystemCallFailed  StoreClosed      1
+
+A message is one line: what is wrong; what to do. A program reads the attributes, never the text:
+`attributes()` returns them by name, as EVLOG_ERRORS=json prints them. Any other exception is a bug in evlog
+or in its caller.
 """
 
 from __future__ import annotations
@@ -22,16 +40,30 @@ EXIT_INTERRUPTED = 130
 
 
 class EvlogError(Exception):
-    """The base of every error that evlog raises on purpose."""
+    """The base of every error that evlog raises on purpose.
+
+    Args:
+        problem: what is wrong.
+        advice: what to do about it, if `problem` does not say so.
+    """
 
     exit_code: int = EXIT_FAILED
 
+    def __init__(self, problem: str = "", advice: str | None = None) -> None:
+        super().__init__(problem if advice is None else f"{problem}; {advice}")
+        self._problem = problem
+
+    @property
+    def problem(self) -> str:
+        """The message without its advice."""
+        return self._problem
+
     def attributes(self) -> dict[str, object]:
-        """The error's data by name, in the order in which the class sets it."""
+        """Return the error's data by name, in the order in which the class sets it."""
         return {name: value for name, value in vars(self).items() if not name.startswith("_")}
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Pass between processes as it is: what a subclass is made of is not what `args` has."""
+        """Pickle the error with its attributes: `args` does not hold what a subclass's `__init__` takes."""
         return _revive, (type(self), self.args, vars(self))
 
 
@@ -42,28 +74,25 @@ def _revive(kind: type[EvlogError], args: tuple[object, ...], attributes: dict[s
 
 
 class InvalidArgument(EvlogError, ValueError):
-    """An argument that can never be right: a bad range, an empty append, an unknown option's value."""
+    """An argument that can never be valid: a bad range, an empty append, an unknown option."""
 
     exit_code = EXIT_USAGE
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message)
 
 
 class InvalidStreamName(InvalidArgument):
     """A stream name outside 1..255 bytes of UTF-8, with control characters, or reserved."""
 
     def __init__(self, stream: object, reason: str) -> None:
-        super().__init__(f"stream name {_shorten(stream)} {reason}; use 1 to 255 bytes of printable UTF-8")
+        super().__init__(f"stream name {_shorten(stream)} {reason}", "use 1 to 255 bytes of printable UTF-8")
         self.stream = stream
         self.reason = reason
 
 
 class InvalidEvent(InvalidArgument):
-    """An event whose type, id, data, metadata or content type is not what it must be."""
+    """An event whose type, id, data, metadata or content type is invalid."""
 
     def __init__(self, field: str, reason: str) -> None:
-        super().__init__(f"event {field}: {reason}")
+        super().__init__(f"event {field}: {reason}" if field else f"event: {reason}")
         self.field = field
         self.reason = reason
 
@@ -73,19 +102,20 @@ class EventTooLarge(InvalidArgument):
 
     def __init__(self, size_bytes: int, limit_bytes: int) -> None:
         super().__init__(
-            f"an event of {size_bytes} bytes is over the limit of {limit_bytes}; "
-            "store the content elsewhere and append a reference to it"
+            f"an event of {size_bytes} bytes is over the limit of {limit_bytes}",
+            "store the content elsewhere and append a reference to it",
         )
         self.size_bytes = size_bytes
         self.limit_bytes = limit_bytes
 
 
 class AppendTooLarge(InvalidArgument):
-    """One append (one frame) beyond what a frame may hold."""
+    """One append (one frame) that is larger than a frame can be."""
 
     def __init__(self, size_bytes: int, limit_bytes: int) -> None:
         super().__init__(
-            f"one append of {size_bytes} bytes is over the limit of {limit_bytes}; append in smaller batches"
+            f"one append of {size_bytes} bytes is over the limit of {limit_bytes}",
+            "append in smaller batches",
         )
         self.size_bytes = size_bytes
         self.limit_bytes = limit_bytes
@@ -102,8 +132,8 @@ class WrongExpectedVersion(EvlogError):
 
     def __init__(self, stream: str, expected: int | str, actual: int) -> None:
         super().__init__(
-            f"stream {_shorten(stream)} is at version {actual}, expected {expected or 'none'}; "
-            "read what is new in it and decide again"
+            f"stream {_shorten(stream)} is at version {actual}, expected {expected or 'none'}",
+            "read its new events and decide again",
         )
         self.stream = stream
         self.expected = expected
@@ -111,28 +141,37 @@ class WrongExpectedVersion(EvlogError):
 
 
 class StreamTombstoned(EvlogError):
-    """The stream was deleted with a tombstone: its name is taken for ever. Nothing was written."""
+    """The stream was permanently deleted: its name can never be used again. Nothing was written."""
 
     exit_code = EXIT_CONFLICT
 
     def __init__(self, stream: str) -> None:
         super().__init__(
-            f"stream {_shorten(stream)} was deleted for ever, with a tombstone; append to another stream"
+            f"stream {_shorten(stream)} was permanently deleted (tombstone)", "append to another stream"
         )
         self.stream = stream
 
 
 class IdConflict(EvlogError):
-    """An id is known already and belongs to other content; nothing was written."""
+    """An id is known already, with other content; nothing was written.
+
+    Args:
+        key: the idempotency key from which the id was made, if that is known.
+    """
 
     exit_code = EXIT_ID_CONFLICT
 
-    def __init__(self, id: str, stream: str, position: int, reason: str) -> None:
-        super().__init__(f"event id {id} {reason} (position {position}); give a new event a new id")
+    def __init__(self, id: str, stream: str, position: int, reason: str, key: str | None = None) -> None:
+        name = f"event id {id}" if key is None else f"idempotency key {_shorten(key)} (event id {id})"
+        super().__init__(
+            f"{name} {reason} (position {position})",
+            f"use a new {'id' if key is None else 'key'} for a new event",
+        )
         self.id = id
         self.stream = stream
         self.position = position
         self.reason = reason
+        self.key = key
 
 
 class CorruptionError(EvlogError):
@@ -143,7 +182,8 @@ class CorruptionError(EvlogError):
     def __init__(self, path: str, offset: int | None, detail: str, position: int | None = None) -> None:
         place = path if offset is None else f"{path} at offset {offset}"
         super().__init__(
-            f"{place} is damaged: {detail}; what is whole can be read, restore the rest from a copy"
+            f"{place} is damaged: {detail}",
+            "undamaged events can still be read: run `evlog verify --salvage OUT`, or restore a backup",
         )
         self.path = path
         self.offset = offset
@@ -159,7 +199,9 @@ class UnsafeFile(CorruptionError):
 
     def __init__(self, path: str, detail: str) -> None:
         EvlogError.__init__(
-            self, f"{path} is not a file of a store: {detail}; put a regular file in its place, or remove it"
+            self,
+            f"{path} is not a file of a store: {detail}",
+            "put a regular file in its place, or remove it",
         )
         self.path = path
         self.offset = None
@@ -173,17 +215,17 @@ class StoreNotFound(EvlogError):
     exit_code = EXIT_NOT_FOUND
 
     def __init__(self, path: str) -> None:
-        super().__init__(f"no store at {path}; make one with `evlog init` or name one with --store")
+        super().__init__(f"no store at {path}", "create it with evlog.open(path, create=True)")
         self.path = path
 
 
 class NotAStore(EvlogError):
-    """The path holds something else than a store; nothing in it was touched."""
+    """The path holds something that is not a store; nothing in it was changed."""
 
     exit_code = EXIT_NOT_FOUND
 
     def __init__(self, path: str, reason: str) -> None:
-        super().__init__(f"{path} is not an evlog store: {reason}; give an empty or new directory")
+        super().__init__(f"{path} is not an evlog store: {reason}", "use an empty or new directory")
         self.path = path
         self.reason = reason
 
@@ -194,18 +236,18 @@ class StreamNotFound(EvlogError):
     exit_code = EXIT_NOT_FOUND
 
     def __init__(self, stream: str) -> None:
-        super().__init__(f"no stream {_shorten(stream)}; `evlog streams` lists the streams there are")
+        super().__init__(f"no stream {_shorten(stream)}", "EventStore.streams lists the streams")
         self.stream = stream
 
 
 class SubscriptionNotFound(EvlogError):
-    """No subscription of this name ever ran."""
+    """There is no subscription of this name."""
 
     exit_code = EXIT_NOT_FOUND
 
     def __init__(self, name: str) -> None:
         super().__init__(
-            f"no subscription {_shorten(name)}; `evlog subscriptions list` lists those there are"
+            f"no subscription {_shorten(name)}", "EventStore.subscriptions lists the subscriptions"
         )
         self.name = name
 
@@ -217,19 +259,20 @@ class SubscriptionBusy(EvlogError):
 
     def __init__(self, name: str) -> None:
         super().__init__(
-            f"subscription {_shorten(name)} is running already; end that run first, or use another name"
+            f"subscription {_shorten(name)} is already running", "stop that run first, or use another name"
         )
         self.name = name
 
 
 class LockTimeout(EvlogError):
-    """Another writer held the store's lock for all the time that this one could wait."""
+    """Another writer held the store's lock for longer than this writer could wait."""
 
     exit_code = EXIT_BUSY
 
     def __init__(self, path: str, timeout_seconds: float) -> None:
         super().__init__(
-            f"{path} was locked by another writer for {timeout_seconds:g} s; try again, or wait longer"
+            f"{path} was locked by another writer for {timeout_seconds:g} s",
+            "try again, or increase lock_timeout",
         )
         self.path = path
         self.timeout_seconds = timeout_seconds
@@ -242,28 +285,28 @@ class LockLost(EvlogError):
 
     def __init__(self, path: str) -> None:
         super().__init__(
-            f"{path} was removed or replaced while it was locked; nothing was acknowledged: "
-            "leave that file alone, and try again with the same ids"
+            f"{path} was removed or replaced while it was locked, and nothing was acknowledged",
+            "leave that file alone, and try again with the same ids",
         )
         self.path = path
 
 
 class StoreFull(EvlogError):
-    """No room on the disk (or a quota or file size limit); the append left nothing behind."""
+    """The disk is full, or a quota or file size limit is reached; the append left nothing behind."""
 
     exit_code = EXIT_FULL
 
     def __init__(self, path: str, reason: str) -> None:
-        super().__init__(f"no room to write {path} ({reason}); free some space and append again")
+        super().__init__(f"no room to write {path} ({reason})", "free some space and append again")
         self.path = path
         self.reason = reason
 
 
 class StoreAccessDenied(EvlogError):
-    """The file system forbids what the call needs: permissions, or a read-only mount."""
+    """The file system does not permit what the call needs: permissions, or a read-only mount."""
 
     def __init__(self, path: str, reason: str) -> None:
-        super().__init__(f"cannot open {path} ({reason}); check its owner, mode and mount")
+        super().__init__(f"cannot open {path} ({reason})", "check its owner, mode and mount")
         self.path = path
         self.reason = reason
 
@@ -271,13 +314,13 @@ class StoreAccessDenied(EvlogError):
 class StoreIOError(EvlogError):
     """The disk failed a write, a sync or a read. After a failed write or sync the outcome is unknown.
 
-    The writer that met it appends no more until the store is opened again.
+    The writer that raised it refuses further appends until the store is opened again.
     """
 
     def __init__(self, path: str, reason: str) -> None:
         super().__init__(
-            f"reading or writing {path} failed ({reason}); nothing was acknowledged: check the disk, "
-            "then open the store again and retry with the same ids"
+            f"reading or writing {path} failed ({reason}), and nothing was acknowledged",
+            "check the disk, then open the store again and retry with the same ids",
         )
         self.path = path
         self.reason = reason
@@ -287,20 +330,21 @@ class SystemCallFailed(EvlogError):
     """The operating system refused a call for a reason of its own: a limit, or a missing capability."""
 
     def __init__(self, path: str, reason: str, advice: str) -> None:
-        super().__init__(f"cannot use {path} ({reason}); {advice}")
+        super().__init__(f"cannot use {path} ({reason})", advice)
         self.path = path
         self.reason = reason
 
 
 class SubscriptionBehind(EvlogError):
-    """A compaction would remove events that a named subscription has not seen yet; nothing was changed."""
+    """A compaction would remove events that a named subscription has not read; nothing was changed."""
 
     exit_code = EXIT_CONFLICT
 
     def __init__(self, subscription: str, checkpoint: int, position: int) -> None:
         super().__init__(
-            f"subscription {_shorten(subscription)} has come to position {checkpoint}, and events up to "
-            f"position {position} would be removed; let it catch up, or use --force"
+            f"subscription {_shorten(subscription)} is at position {checkpoint}, and the compaction would "
+            f"remove events up to position {position} that it has not read",
+            "let it catch up, or pass force=True",
         )
         self.subscription = subscription
         self.checkpoint = checkpoint
@@ -329,7 +373,7 @@ class CompactionRunning(EvlogError):
     exit_code = EXIT_BUSY
 
     def __init__(self, path: str) -> None:
-        super().__init__(f"{path} is being compacted by another process; wait until it is done")
+        super().__init__(f"{path} is being compacted by another process", "wait until that has finished")
         self.path = path
 
 
@@ -337,18 +381,18 @@ class StoreClosed(EvlogError):
     """The store object was closed."""
 
     def __init__(self, path: str) -> None:
-        super().__init__(f"the store {path} is closed; open it again")
+        super().__init__(f"the store {path} is closed", "open it again")
         self.path = path
 
 
 class UnsupportedFormat(EvlogError):
-    """A file was written by a newer evlog, in a format that this one does not know."""
+    """A newer evlog wrote a file, in a format that this one cannot read."""
 
     exit_code = EXIT_UNSUPPORTED
 
     def __init__(self, path: str, found: int, supported: int) -> None:
         super().__init__(
-            f"{path} has format {found}, this evlog knows formats up to {supported}; install a newer evlog"
+            f"{path} has format {found}, this evlog reads formats up to {supported}", "install a newer evlog"
         )
         self.path = path
         self.found = found
@@ -356,13 +400,13 @@ class UnsupportedFormat(EvlogError):
 
 
 class ZstdNotInstalled(EvlogError):
-    """A segment is compressed, or is to be, and the library that it takes is not there."""
+    """A segment is compressed, or is to be compressed, and the library for that is not installed."""
 
     exit_code = EXIT_UNSUPPORTED
 
     def __init__(self, path: str) -> None:
         super().__init__(
-            f"{path} needs zstandard, which is not installed; run pip install 'evlog-store[zstd]'"
+            f"{path} needs zstandard, which is not installed", "run pip install 'evlog-store[zstd]'"
         )
         self.path = path
 

@@ -22,7 +22,16 @@ SAMPLES: list[tuple[EvlogError, int, dict[str, Any]]] = [
     (errors.WrongExpectedVersion("s", 2, 3), 3, {"stream": "s", "expected": 2, "actual": 3}),
     (errors.WrongExpectedVersion("s", "exists", 0), 3, {"stream": "s", "expected": "exists", "actual": 0}),
     (errors.StreamTombstoned("s"), 3, {"stream": "s"}),
-    (errors.IdConflict("i", "s", 4, "r"), 7, {"id": "i", "stream": "s", "position": 4, "reason": "r"}),
+    (
+        errors.IdConflict("i", "s", 4, "r"),
+        7,
+        {"id": "i", "stream": "s", "position": 4, "reason": "r", "key": None},
+    ),
+    (
+        errors.IdConflict("i", "s", 4, "r", "k"),
+        7,
+        {"id": "i", "stream": "s", "position": 4, "reason": "r", "key": "k"},
+    ),
     (errors.CorruptionError("p", 9, "d", 3), 4, {"path": "p", "offset": 9, "position": 3, "detail": "d"}),
     (
         errors.CorruptionError("p", None, "d"),

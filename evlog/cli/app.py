@@ -1,8 +1,8 @@
-"""The entry point: runs one command and turns whatever it ends with into an exit code.
+"""The entry point: run one command, and turn the way in which it ends into an exit code.
 
 Every way out of evlog goes through `run`: a result, an error in one line on stderr, a closed pipe, Ctrl-C.
-Nothing is imported before `run` but what is needed to report an error, so that Ctrl-C gives no traceback
-while the rest is being imported either.
+Only what reports an error is imported before `run`, so that Ctrl-C during the other imports gives no
+traceback.
 """
 
 from __future__ import annotations
@@ -10,27 +10,30 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from typing import Final, NoReturn
 
 from evlog.cli._support import console
 from evlog.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EvlogError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final, NoReturn
 
 _BY_SIGNAL: Final = 128
 
 
 def main() -> NoReturn:
     """Run the command that sys.argv names, and end the process with its exit code."""
-    # Nothing that a command makes is a cycle worth finding: imports are 3 ms faster without the collector.
+    # A command makes no cycles worth collecting; without the collector imports are 3 ms faster.
     gc.disable()
-    # A file opened on a closed descriptor 1 would get what is meant for the terminal: give these to nobody.
+    # A file that is opened on a closed descriptor 1 would get the output: occupy these descriptors.
     while (spare := os.open(os.devnull, os.O_RDONLY)) <= 2:
         pass
     os.close(spare)
-    code = run(sys.argv[1:])
-    if code > _BY_SIGNAL and code != EXIT_INTERRUPTED:
+    code = run(_utf8(sys.argv[1:]))
+    if code > _BY_SIGNAL:
         _die_by(code - _BY_SIGNAL)
-    # Store and output are closed and flushed by now. What is left is to take down Typer's modules one by one,
-    # about 8 ms of the 80 that a command has; there are no threads and no exit handlers to be cut off.
+    # The store is closed and the output flushed. Taking down Typer's modules would cost 8 ms; there are no
+    # threads and no exit handlers left.
     os._exit(code)
 
 
@@ -41,19 +44,22 @@ def run(arguments: list[str]) -> int:
         arguments: what follows `evlog` on the command line.
 
     Returns:
-        The exit code; everything printed is flushed. It is 128 and the signal's number, as a shell shows it,
-        where a signal was obeyed.
+        The exit code; everything printed is flushed. It is 128 plus the signal's number, as a shell shows it,
+        if the command obeyed a signal.
     """
+    console.reset()
     try:
         code = _invoke(arguments)
         console.flush()
         return code
     except console.ClosedPipe:
-        return EXIT_OK  # whoever reads has read enough: `evlog read | head` did what it was asked
+        return console.verdict()  # 0 for `evlog read | head`; 4 for a damaged store
     except KeyboardInterrupt:
         return _ended(EXIT_INTERRUPTED)
     except console.Terminated as terminated:
         return _ended(_BY_SIGNAL + terminated.signum)
+    except console.OutputFailed as error:
+        return _failed(error, console.verdict() or error.exit_code)
     except EvlogError as error:
         return _failed(error, error.exit_code)
     except Exception as error:  # noqa: BLE001 - whatever it is, it ends in one line
@@ -61,9 +67,18 @@ def run(arguments: list[str]) -> int:
 
 
 def _invoke(arguments: list[str]) -> int:
-    from evlog.cli._support.group import invoke
+    from evlog.cli._support import plain
 
-    return invoke(arguments)
+    found = plain.parse(arguments)
+    if found is None:
+        from evlog.cli._support.group import invoke
+
+        return invoke(arguments)
+    from evlog.cli._support.parameters import make_given
+
+    module, texts = found
+    code = module.command(make_given(module.PARAMETERS, texts))
+    return EXIT_OK if code is None else int(code)
 
 
 def _failed(error: Exception, code: int) -> int:
@@ -72,7 +87,7 @@ def _failed(error: Exception, code: int) -> int:
 
 
 def _ended(code: int) -> int:
-    """Print what a command left behind when it broke off; it is worth having, and no second error."""
+    """Flush what a command printed before it failed; a failure of that is not reported as well."""
     try:
         console.flush()
     except (console.ClosedPipe, EvlogError):
@@ -80,8 +95,15 @@ def _ended(code: int) -> int:
     return code
 
 
+def _utf8(arguments: list[str]) -> list[str]:
+    """Return the arguments decoded as UTF-8, whatever the locale is; other bytes become surrogates."""
+    if sys.getfilesystemencoding() == "utf-8":
+        return arguments
+    return [os.fsencode(argument).decode("utf-8", "surrogateescape") for argument in arguments]
+
+
 def _die_by(signum: int) -> None:
-    """End as whoever sent it expects: a supervisor takes this for a clean end, and an exit code not."""
+    """End by the signal: a shell then ends the loop or script around evlog, a supervisor sees a clean end."""
     import signal
 
     signal.signal(signum, signal.SIG_DFL)

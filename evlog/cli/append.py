@@ -1,45 +1,45 @@
 """`evlog append`: one event from the arguments; with --lines, what lines.py does.
 
-Which options go together is decided here, before the store is opened: a wrong command line touches nothing.
+What is wrong with the command line or the event is found before the store is opened, so it changes nothing.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, Literal
+import sys
 
-import typer
-
-import evlog
 from evlog.cli._support import console, options
-from evlog.cli._support.event import encode, id_of_key, make_metadata, read_data
-from evlog.cli._support.options import StoreOption
-from evlog.errors import InvalidArgument
+from evlog.cli._support.parameters import COUNT, NUMBER, RAW, STORE, argument, choice, flag, option
+from evlog.errors import IdConflict, InvalidArgument
 from evlog.model.events import check_stream_name
+from evlog.model.json_lines import encode_results
+from evlog.store import open
 
-BATCH: Final = 1000
-_FOR_EVER_SECONDS: Final = 1e8
-_EXPECTED: Final[dict[str, int | str]] = {
-    "any": evlog.ANY,
-    "none": evlog.NO_STREAM,
-    "exists": evlog.STREAM_EXISTS,
-}
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
+
+    from evlog.cli._support.parameters import Given
+    from evlog.model.events import EncodedEvent
+    from evlog.store import EventStore
+
 HELP: Final = """Append one event, or with --lines an event for each line of JSON on stdin.
 
 The event is on disk when the command ends with exit code 0; the line it prints says where. --expect makes
 the append conditional on the stream's version (exit code 3 if it is another one). --id or
---idempotency-key makes a retry harmless: what is known already is not written again, and the result says
-"duplicate":true. Other content under a known id ends with exit code 7. A missing store is created.
+--idempotency-key makes a retry harmless: a known event is not written again, and the result says
+"duplicate":true. Other content under a known id ends with exit code 7. A missing store is created, which is
+said on stderr; --no-create ends with exit code 5 instead.
 
 \b
   evlog append order-42 OrderPlaced '{"total":30}' --expect none
   evlog append order-42 OrderPaid '{"amount":30}' --idempotency-key payment-7
   date | evlog append notes Noted - --content-type text
 
-Lines that `evlog read` printed go in as they are. Lines of any other shape go in when STREAM and TYPE are
-given or --stream-field and --type-field say where they are: a dotted path such as at.host, or for the stream
-a template such as 'host-{.at.host}'. The whole line is the data unless --data-field names a part of it. With
---stream-field, the one argument is the TYPE. What --id-field names is a UUID, or any other text or number:
-that is an idempotency key then.
+Lines that `evlog read` printed go in as they are. For lines of any other shape give STREAM and TYPE, or
+--stream-field and --type-field: a dotted path such as at.host, or for the stream a template such as
+'host-{.at.host}'. The whole line is the data unless --data-field names a part of it. With --stream-field,
+the one argument is the TYPE. What --id-field names is a UUID, or any other text or number: that is an
+idempotency key then.
 
 \b
   evlog read | evlog --store copy append --lines
@@ -47,174 +47,119 @@ that is an idempotency key then.
   seq 3 | evlog append --lines numbers Counted
 """
 
+BATCH: Final = 1000
+MAX_BATCH: Final = 1_000_000
+PARAMETERS: Final = (
+    argument("STREAM", "Such as order-42."),
+    argument("TYPE", "What happened."),
+    argument("DATA", "JSON text, @FILE, or - for stdin; {} if left out.", RAW),
+    option("--expect -e", "any|none|exists|N", "The version that the stream must have."),
+    option("--id", "UUID", "The event's id."),
+    option("--idempotency-key", "TEXT", "Any text that stands for this event."),
+    option("--meta", "KEY=VALUE", "A text in the metadata (repeatable).", many=True),
+    option("--metadata", "JSON", "The metadata, an object."),
+    option("--correlation-id", "TEXT", "Metadata: what it belongs to."),
+    option("--causation-id", "TEXT", "Metadata: what caused it."),
+    choice("--content-type", "json|text|binary", "What DATA is; json if left out."),
+    choice("--sync", "always|none", "none: faster, but a power failure may lose acknowledged events."),
+    option("--lock-timeout", "SECONDS", "How long to wait for other writers; else without limit.", NUMBER),
+    flag("--no-create", "Do not create a missing store."),
+    flag("--lines", "Append each line of stdin."),
+    option("--stream-field", "a.b", "Lines: the stream, or 'host-{.a.b}'."),
+    option("--type-field", "a.b", "Lines: the event type."),
+    option("--id-field", "a.b", "Lines: a UUID or an idempotency key."),
+    option("--data-field", "a.b", "Lines: the data; . is the whole line."),
+    flag("--atomic", "Lines: all in one append, or none."),
+    option("--batch", "N", f"Lines: events a write; {BATCH}.", COUNT, least=1, most=MAX_BATCH),
+    flag("--ack", "Lines: print each result when it is durable."),
+    flag("--skip-bad", "Lines: report a bad line and continue."),
+    STORE,
+)
+_FOR_LINES: Final = (
+    *("stream_field", "type_field", "id_field", "data_field"),
+    *("atomic", "batch", "ack", "skip_bad"),
+)
+_FOR_ONE: Final = ("id", "idempotency_key", "content_type")
+_LONGEST_WAIT_SECONDS: Final = 1e8
+_EXPECTED: Final[dict[str, int | str]] = {"any": "any", "none": 0, "exists": "exists"}
 
-def command(
-    ctx: typer.Context,
-    stream: Annotated[str | None, typer.Argument(metavar="STREAM", help="Such as order-42.")] = None,
-    type: Annotated[str | None, typer.Argument(metavar="TYPE", help="What happened.")] = None,
-    data: Annotated[
-        str | None, typer.Argument(metavar="DATA", help="JSON text, @FILE, or - for stdin; {} if left out.")
-    ] = None,
-    expect: Annotated[
-        str | None,
-        typer.Option(
-            "--expect", "-e", metavar="any|none|exists|N", help="The version that the stream must have."
-        ),
-    ] = None,
-    id: Annotated[str | None, typer.Option("--id", metavar="UUID", help="The event's id.")] = None,
-    idempotency_key: Annotated[
-        str | None,
-        typer.Option("--idempotency-key", metavar="TEXT", help="Any text that stands for this event."),
-    ] = None,
-    meta: Annotated[
-        list[str] | None,
-        typer.Option("--meta", metavar="KEY=VALUE", help="A text in the metadata (repeatable)."),
-    ] = None,
-    metadata: Annotated[
-        str | None, typer.Option("--metadata", metavar="JSON", help="The metadata, an object.")
-    ] = None,
-    correlation_id: Annotated[
-        str | None, typer.Option("--correlation-id", metavar="TEXT", help="Metadata: what it belongs to.")
-    ] = None,
-    causation_id: Annotated[
-        str | None, typer.Option("--causation-id", metavar="TEXT", help="Metadata: what caused it.")
-    ] = None,
-    content_type: Annotated[
-        Literal["json", "text", "binary"] | None,
-        typer.Option("--content-type", help="What DATA is; json if left out."),
-    ] = None,
-    sync: Annotated[
-        Literal["always", "none"],
-        typer.Option("--sync", help="none: quicker, but a power failure may take what was acknowledged."),
-    ] = "always",
-    lock_timeout: Annotated[
-        float | None,
-        typer.Option(
-            "--lock-timeout",
-            min=0,
-            metavar="SECONDS",
-            help="How long to wait for other writers; else for ever.",
-        ),
-    ] = None,
-    lines: Annotated[bool, typer.Option("--lines", help="Append each line of stdin.")] = False,
-    stream_field: Annotated[
-        str | None, typer.Option("--stream-field", metavar="a.b", help="Lines: the stream, or 'host-{.a.b}'.")
-    ] = None,
-    type_field: Annotated[
-        str | None, typer.Option("--type-field", metavar="a.b", help="Lines: the event type.")
-    ] = None,
-    id_field: Annotated[
-        str | None, typer.Option("--id-field", metavar="a.b", help="Lines: a UUID or an idempotency key.")
-    ] = None,
-    data_field: Annotated[
-        str | None, typer.Option("--data-field", metavar="a.b", help="Lines: the data; . is the whole line.")
-    ] = None,
-    atomic: Annotated[bool, typer.Option("--atomic", help="Lines: all in one append, or none.")] = False,
-    batch: Annotated[
-        int | None,
-        typer.Option("--batch", min=1, max=1_000_000, metavar="N", help=f"Lines: events a write; {BATCH}."),
-    ] = None,
-    ack: Annotated[bool, typer.Option("--ack", help="Lines: print each result when it is durable.")] = False,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Lines: report a bad line and go on.")] = False,
-    store: StoreOption = None,
-) -> None:
+
+def command(given: Given) -> int | None:
     """Check which options go together, and append."""
-    given_metadata = make_metadata(meta, metadata, correlation_id, causation_id)
-    expected = None if expect is None else parse_expected(expect)
-    settings = {"sync": sync, "lock_timeout": _timeout(lock_timeout)}
-    for_lines: dict[str, Any] = {
-        "stream_field": stream_field,
-        "type_field": type_field,
-        "id_field": id_field,
-        "data_field": data_field,
-        "atomic": atomic,
-        "batch": batch,
-        "ack": ack,
-        "skip_bad": skip_bad,
-    }
-    if lines:
-        for_one = {"id": id, "idempotency_key": idempotency_key, "content_type": content_type}
-        _refuse(for_one, "is for a single event; each line brings its own (see --id-field and --data-field)")
-        if data is not None:
-            raise InvalidArgument("--lines takes STREAM and TYPE, no DATA; the lines come from stdin")
-        from evlog.cli.lines import Options, append_lines
+    expected = None if given.expect is None else parse_expected(given.expect)
+    if given.lines:
+        _refuse(given, _FOR_ONE, "is for a single event; each line brings its own")
+        if given.data is not None:
+            raise InvalidArgument("--lines takes STREAM and TYPE, not DATA", "give the lines on stdin")
+        from evlog.cli.lines import append_lines
 
-        chosen = Options(stream=stream, type=type, metadata=given_metadata, expected=expected, **for_lines)
-        chosen.check()
-        decode = chosen.decoder()
-        with open_or_create(ctx, store, settings) as opened:
-            append_lines(opened, decode, chosen)
-            options.report_torn_tails(opened)
-        return
-    _refuse(for_lines, "is for lines of JSON on stdin; add --lines")
-    if stream is None or type is None:
-        missing = "STREAM and TYPE are" if stream is None else "TYPE is"
-        raise InvalidArgument(f"{missing} missing; the shortest form is `evlog append order-42 OrderPaid`")
-    if id is not None and idempotency_key is not None:
-        raise InvalidArgument("--id and --idempotency-key both name the event; give one of them")
-    event = evlog.NewEvent(
-        type,
-        read_data(data, content_type or "json"),
-        id=id if idempotency_key is None else id_of_key(idempotency_key),
-        metadata=given_metadata,
-        content_type=content_type or "json",
-    )
-    # What is wrong with the event is found before a store is made for it.
-    check_stream_name(stream)
-    encode(event)
-    with open_or_create(ctx, store, settings) as opened:
-        _append_one(opened, stream, event, evlog.ANY if expected is None else expected)
-        options.report_torn_tails(opened)
+        return append_lines(given, expected, open_or_create)
+    _refuse(given, _FOR_LINES, "is for lines of JSON on stdin; add --lines")
+    if given.stream is None or given.type is None:
+        missing = "STREAM and TYPE are" if given.stream is None else "TYPE is"
+        raise InvalidArgument(f"{missing} missing", "write for example `evlog append order-42 OrderPaid`")
+    from evlog.cli._support.event import make_event
+
+    stream = check_stream_name(given.stream)
+    event = make_event(given)
+    with open_or_create(given) as store:
+        _append_one(store, stream, event, expected, given.idempotency_key)
+        options.report_torn_tails(store)
+    return None
 
 
-def _append_one(store: evlog.EventStore, stream: str, event: evlog.NewEvent, expected: int | str) -> None:
-    result = store.append(stream, [event], expected=expected)
-    line = {
-        "stream": result.stream,
-        "version": result.first_version,
-        "position": result.first_position,
-        "id": str(result.ids[0]),
-        "duplicate": result.duplicate,
-    }
+def _append_one(
+    store: EventStore, stream: str, event: EncodedEvent, expected: int | str | None, key: str | None
+) -> None:
+    conditions = None if expected is None else {stream: expected}
     try:
-        console.write_object(line)
-        console.flush()
+        result = store.append_encoded([stream], [event], expected=conditions)
+    except IdConflict as error:
+        if key is None:
+            raise
+        raise IdConflict(error.id, error.stream, error.position, error.reason, key) from None
+    if sys.stdout is None:
+        return  # nobody wants the result; the exit code says that the event is stored
+    try:
+        console.write_now(
+            encode_results(result.streams, result.versions, result.positions, result.ids, result.duplicates)
+        )
     except console.OutputFailed as error:
-        # Whoever sees a failure may try again, and would have the event twice.
-        done = f"the event is appended at position {result.first_position} all the same"
-        raise console.OutputFailed(f"{error.reason} ({done})") from None
+        # A user who sees only a failure may append the event again.
+        done = f"the event is appended at position {result.positions[0]} all the same"
+        raise console.OutputFailed(error.reason, done) from None
 
 
-def open_or_create(ctx: typer.Context, option: str | None, settings: dict[str, Any]) -> evlog.EventStore:
-    """Open the store to append to, or make it; one that nobody named is made here, and its user told."""
-    named = options.named_store(ctx, option)
-    path = named or options.find_store(ctx, option)
-    store = evlog.open(path, create=True, **settings)
-    if named is None and store.created:
-        console.note(f"created the store ./{path}")
+def open_or_create(given: Given) -> EventStore:
+    """Open the store to append to; create a missing one and say so, unless --no-create is given."""
+    path = options.find_store(given)
+    store = open(
+        path,
+        create=not given.no_create,
+        sync=given.sync or "always",
+        lock_timeout=_timeout(given.lock_timeout),
+    )
+    if store.created:
+        console.note(f"created the store {path if options.named_store(given) else f'./{path}'}")
     return store
 
 
 def parse_expected(text: str) -> int | str:
-    """Turn --expect into what the library takes: any, none, exists or a version."""
+    """Return what the library takes for --expect: any, none, exists or a version."""
     if text in _EXPECTED:
         return _EXPECTED[text]
-    if text.isascii() and text.isdigit():
-        return int(text)
+    if text.isascii() and text.isdecimal():
+        return min(int(text[:20]), sys.maxsize)
     raise InvalidArgument(
-        f"--expect {text!r} is none of any, none, exists and a version such as 3; give one of them"
+        f"invalid value {text!r} for --expect", "use any, none, exists or a version such as 3"
     )
 
 
-def _refuse(options: dict[str, Any], reason: str) -> None:
-    for name, value in options.items():
-        if value not in (None, False):
+def _refuse(given: Given, names: tuple[str, ...], reason: str) -> None:
+    for name in names:
+        if getattr(given, name) not in (None, False):
             raise InvalidArgument(f"--{name.replace('_', '-')} {reason}")
 
 
 def _timeout(seconds: float | None) -> float | None:
-    if seconds is None:
-        return None
-    if seconds != seconds:  # noqa: PLR0124 - NaN passes every range check
-        raise InvalidArgument("--lock-timeout is not a number; give seconds, such as 30")
-    return seconds if seconds < _FOR_EVER_SECONDS else None
+    return seconds if seconds is not None and seconds < _LONGEST_WAIT_SECONDS else None

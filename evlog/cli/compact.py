@@ -1,30 +1,29 @@
-"""`evlog compact`: remove what policies hide."""
+"""`evlog compact`: remove the events that retention rules and deletions hide."""
 
 from __future__ import annotations
 
-from collections import Counter
-from typing import TYPE_CHECKING, Annotated, Any, Final
-
-import typer
-
 from evlog.cli._support import console, options
-from evlog.cli._support.options import StoreOption
+from evlog.cli._support.parameters import STORE, flag
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any, Final
+
+    from evlog.cli._support.parameters import Given
     from evlog.model.reports import Compaction
 
 HELP: Final = """Remove the events that `retain` and `delete` have hidden, and merge small segments.
 
-Positions, versions, ids and times of all other events stay as they are; an id that was used stays used.
-Others may read and write meanwhile. Removed events never come back. It can be interrupted at any time, the
-next `evlog compact` goes on with it. Events that a named subscription has not come to yet are not removed
-without --force (exit code 3). In a pipe the summary is one JSON object; with --dry-run there is a line of
-JSON for each stream and rule before it.
+Positions, versions, ids and times of all other events stay as they are; a used id stays used. Other processes
+may read and write meanwhile. Removed events never come back. A compaction can be interrupted at any time; the
+next `evlog compact` continues it. Events that a named subscription has not read yet are not removed without
+--force (exit code 3). In a pipe the summary is one JSON object; --dry-run prints a line of JSON for each
+stream and rule before it.
 
---compress then also compresses the logs of sealed segments, where that makes them smaller; they are read as
-before, by every evlog that has zstandard installed (pip install 'evlog-store[zstd]'; exit code 10
-without it), and
-stay compressed when a later compaction writes them anew. No event and no digest changes by it.
+--compress also compresses the logs of sealed segments, if that makes them smaller. Every evlog that has
+zstandard installed (pip install 'evlog-store[zstd]'; exit code 10 without it) reads them as before, and they
+stay compressed when a later compaction rewrites them. No event and no digest changes.
 
 \b
   evlog compact --dry-run
@@ -36,30 +35,31 @@ stay compressed when a later compaction writes them anew. No event and no digest
 _MOST_ROWS: Final = 20
 
 
-def command(
-    ctx: typer.Context,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only say what would go, by rule and stream.")
-    ] = False,
-    force: Annotated[
-        bool, typer.Option("--force", help="Also remove what named subscriptions have not come to.")
-    ] = False,
-    compress: Annotated[
-        bool, typer.Option("--compress", help="Also compress the logs of sealed segments with zstandard.")
-    ] = False,
-    store: StoreOption = None,
-) -> None:
+PARAMETERS: Final = (
+    flag("--dry-run", "Only print what would be removed, by rule and stream."),
+    flag("--force", "Also remove events that named subscriptions have not read."),
+    flag("--compress", "Also compress the logs of sealed segments with zstandard."),
+    STORE,
+)
+
+
+def command(given: Given) -> None:
     """Compact, and print what was done."""
-    with options.open_store(ctx, store) as opened:
+    dry_run, compress = given.dry_run, given.compress
+    with options.open_store(given) as store:
         if dry_run:
-            done = opened.compact(dry_run=True, compress=compress)
+            done = store.compact(dry_run=True, compress=compress)
         elif console.stderr_is_terminal():
-            done = _with_progress(opened.compact, force=force, compress=compress)
+            done = _with_progress(store.compact, force=given.force, compress=compress)
         else:
-            done = opened.compact(force=force, compress=compress)
+            done = store.compact(force=given.force, compress=compress)
     if console.stdout_is_terminal():
         _write_text(done, dry_run=dry_run, compress=compress)
-        return
+    else:
+        _write_json(done, dry_run=dry_run)
+
+
+def _write_json(done: Compaction, *, dry_run: bool) -> None:
     for rule, stream, events, size in done.removals:
         console.write_object({"rule": rule, "stream": stream, "events": events, "bytes": size})
     summary = done._asdict() | {"dry_run": dry_run}
@@ -70,7 +70,7 @@ def command(
 
 
 def _with_progress(compact: Any, *, force: bool, compress: bool) -> Compaction:
-    """Compact under a progress bar on stderr that is gone at the end."""
+    """Compact under a progress bar on stderr, which is cleared at the end."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
@@ -86,13 +86,13 @@ def _with_progress(compact: Any, *, force: bool, compress: bool) -> Compaction:
 
 
 def _write_text(done: Compaction, *, dry_run: bool, compress: bool) -> None:
-    lines = [f"resumed the compaction that was begun at position {done.position:,}"] if done.resumed else []
+    lines = [f"resumed the compaction that began at position {done.position:,}"] if done.resumed else []
     if dry_run:
         for chunk in _removal_table(done):
             console.write(chunk)
         size = sum(removal.bytes for removal in done.removals)
         lines.append(
-            f"{done.events_removed:,} events, {size:,} bytes of the log, would go; nothing was changed"
+            f"would remove {done.events_removed:,} events, {size:,} bytes of the log; nothing was changed"
         )
     elif done.events_removed or done.segments_before != done.segments_after or done.segments_compressed:
         share = f" ({done.bytes_after / done.bytes_before:.0%})" if done.bytes_before else ""
@@ -102,7 +102,7 @@ def _write_text(done: Compaction, *, dry_run: bool, compress: bool) -> None:
             f"{done.bytes_before:,} bytes, now {done.bytes_after:,}{share}",
         ]
     else:
-        lines.append("there is nothing to remove")
+        lines.append("nothing to remove")
     if done.segments_compressed or compress:
         lines.append(_compressed_text(done, dry_run=dry_run))
     console.write("".join(f"{line}\n" for line in lines).encode())
@@ -110,7 +110,7 @@ def _write_text(done: Compaction, *, dry_run: bool, compress: bool) -> None:
 
 def _compressed_text(done: Compaction, *, dry_run: bool) -> str:
     if not done.segments_compressed:
-        return "there is nothing to compress"
+        return "nothing to compress"
     share = done.compressed_bytes / done.uncompressed_bytes
     what = f"{done.uncompressed_bytes:,} bytes of log"
     size = f"{done.compressed_bytes:,} ({share:.0%})"
@@ -119,7 +119,9 @@ def _compressed_text(done: Compaction, *, dry_run: bool) -> str:
     return f"{done.segments_compressed:,} segments compressed: {what}, now {size}"
 
 
-def _removal_table(done: Compaction) -> Any:
+def _removal_table(done: Compaction) -> Iterator[bytes]:
+    from collections import Counter
+
     from evlog.cli._support.output import draw_table
 
     rules: Counter[str] = Counter()
@@ -147,7 +149,7 @@ def _removal_table(done: Compaction) -> Any:
 
 
 def _rule_text(rule: dict[str, Any]) -> str:
-    """A rule in one line: whose it is, and what it says."""
+    """Return a rule in one line: of which stream or category it is, and what it says."""
     kind = "category" if "category" in rule else "stream"
     words = " ".join(f"{name}={value}" for name, value in rule.items() if name not in ("stream", "category"))
     return f"{kind} {rule[kind]}: {words}"

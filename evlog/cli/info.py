@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import Final
-
-import typer
-
-import evlog
 from evlog.cli._support import console, options
-from evlog.cli._support.options import StoreOption
+from evlog.cli._support.parameters import STORE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from datetime import datetime
+    from typing import Final
+
+    import evlog
+    from evlog.cli._support.parameters import Given
 
 HELP: Final = """Show what is in the store: counts, bytes on disk, segments, first and last position and time.
 
 In a pipe it is one JSON object; positions are 0 and times null while the store is empty. "policies" counts
 the streams and categories for which `evlog retain` has set something; deleted streams are counted apart.
-"saved_bytes" is what compressing has made of "compressed_segments" (`evlog compact --compress`).
+"saved_bytes" is how many bytes `evlog compact --compress` saved in "compressed_segments".
 
 \b
   evlog info
@@ -23,10 +25,13 @@ the streams and categories for which `evlog retain` has set something; deleted s
 """
 
 
-def command(ctx: typer.Context, store: StoreOption = None) -> None:
+PARAMETERS: Final = (STORE,)
+
+
+def command(given: Given) -> None:
     """Print the numbers."""
-    with options.open_store(ctx, store) as opened:
-        info = opened.info()
+    with options.open_store(given) as store:
+        info = store.info()
     if console.stdout_is_terminal():
         lines = (f"{name:<15} {console.printable(text)}\n" for name, text in _readable(info).items())
         console.write("".join(lines).encode(errors="backslashreplace"))

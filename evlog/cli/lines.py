@@ -1,7 +1,7 @@
 """`evlog append --lines`: each line of stdin becomes an event, many of them to a durable frame.
 
 A frame is written when it is full, and at once when stdin has nothing more to read: a slow `tail -f` is
-durable line by line, a file goes in at full speed. Whatever ends the command early (a bad line, a full disk,
+durable line by line, a file goes in at full speed. If the command ends early (a bad line, a full disk,
 Ctrl-C), the lines before are written or known to be missing, and the user is told how many were appended.
 """
 
@@ -9,123 +9,123 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
 
-import typer
-
-from evlog.cli._support import console
+from evlog.cli._support import console, options
+from evlog.cli._support.event import KEY_NAME, make_metadata
 from evlog.cli._support.foreign import foreign_decoder
 from evlog.cli._support.stdin import read_lines
-from evlog.errors import EXIT_FAILED, EventTooLarge, EvlogError, IdConflict, InvalidArgument
-from evlog.model.events import MAX_EVENT_BYTES, EncodedEvent
-from evlog.model.json_lines import MAX_LINE_BYTES, Decode, InvalidLine, encode_results, own_decoder
+from evlog.errors import EXIT_FAILED, EXIT_OK, EventTooLarge, EvlogError, IdConflict, InvalidArgument
+from evlog.model.events import MAX_EVENT_BYTES
+from evlog.model.json_lines import MAX_LINE_BYTES, InvalidLine, encode_results, own_decoder
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from evlog import EventStore
+    from collections.abc import Callable, Iterator
+    from typing import Final
+
+    from evlog.cli._support.parameters import Given
     from evlog.cli._support.progress import Progress
+    from evlog.model.events import EncodedEvent
+    from evlog.model.json_lines import Decode
+    from evlog.store import EventStore
 
 BATCH: Final = 1000
 BATCH_BYTES: Final = 8 * 1024 * 1024
+# One append is collected in memory before it is written.
+MAX_ATOMIC_EVENTS: Final = 1_000_000
+MAX_ATOMIC_BYTES: Final = 512 * 1024 * 1024
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 
 
 class BadLine(InvalidArgument):
-    """A line of stdin that is no event; those before it were appended, unless it is all or nothing."""
+    """A line of stdin that holds no event; those before it were appended, unless it is all or nothing."""
 
     def __init__(self, line: int, reason: str, appended: int | None) -> None:
         if appended is None:
-            after = "skipped"
+            advice = "skipped"
         elif appended:
-            after = f"{appended} events before it were appended: mend it and send the rest, or use --skip-bad"
+            advice = (
+                f"{appended} events before it were appended: correct the line and send the rest again, "
+                "or use --skip-bad"
+            )
         else:
-            after = "nothing was appended: mend it, or use --skip-bad"
-        super().__init__(f"line {line} {reason}; {after}")
+            advice = "nothing was appended: correct the line, or use --skip-bad"
+        super().__init__(f"line {line} {reason}", advice)
         self.line = line
         self.reason = reason
         self.appended = appended
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """What the command line says about the lines and how to append them."""
+class Shape:
+    """How lines become events: what `--lines` and its arguments and options say."""
 
-    stream: str | None = None
-    type: str | None = None
-    stream_field: str | None = None
-    type_field: str | None = None
-    id_field: str | None = None
-    data_field: str | None = None
-    metadata: bytes | None = None
-    expected: int | str | None = None
-    atomic: bool = False
-    batch: int | None = None
-    ack: bool = False
-    skip_bad: bool = False
+    def __init__(self, given: Given) -> None:
+        self._given = given
+        self._metadata = make_metadata(given)
+        fields = (given.type, given.stream_field, given.type_field, given.id_field, given.data_field)
+        self._is_foreign = any(field is not None for field in fields)
+        # With a field for the stream, the only argument is the TYPE.
+        by_field = given.stream_field is not None
+        self.stream: str | None = None if by_field else given.stream
+        self._type: str | None = given.stream if by_field else given.type
 
-    def check(self) -> None:
-        """Find what does not go together, and whatever else a decoder cannot be made of.
-
-        Raises:
-            InvalidArgument: the first of these.
-        """
-        if self.atomic and (self.batch is not None or self.skip_bad):
-            other = "--skip-bad" if self.skip_bad else "--batch"
-            raise InvalidArgument(f"--atomic is all or nothing, {other} is not; leave one of them out")
-        if self.expected is not None and not (self.atomic and self.streams_constant):
+    def check(self, expected: int | str | None) -> None:
+        """Raise InvalidArgument for options that exclude each other."""
+        given = self._given
+        if given.atomic and (given.batch is not None or given.skip_bad):
+            other = "--skip-bad" if given.skip_bad else "--batch"
+            raise InvalidArgument(f"--atomic is all or nothing, {other} is not", "leave one of them out")
+        if expected is not None and not (given.atomic and self.stream is not None):
             raise InvalidArgument(
-                "--expect is about one append to one stream; add --atomic and STREAM, or leave it out"
+                "--expect is about one append to one stream", "add --atomic and STREAM, or leave it out"
             )
-        if self.stream_field is not None and self.stream is not None and self.type is not None:
-            raise InvalidArgument("STREAM and --stream-field both name the stream; give one of them")
-        if self.type_field is not None and self.constant_type is not None:
-            raise InvalidArgument("TYPE and --type-field both name the type; give one of them")
-        if self.metadata is not None and not self.is_foreign:
+        if given.stream_field is not None and given.stream is not None and given.type is not None:
+            raise InvalidArgument("STREAM and --stream-field both name the stream", "give one of them")
+        if given.type_field is not None and self._type is not None:
+            raise InvalidArgument("TYPE and --type-field both name the type", "give one of them")
+        if self._metadata is not None and not self._is_foreign:
             raise InvalidArgument(
-                "lines of evlog's own shape bring their own metadata; give TYPE, or leave --meta out"
+                "lines of evlog's own shape bring their own metadata", "give TYPE, or leave --meta out"
             )
-
-    @property
-    def is_foreign(self) -> bool:
-        """Whether the lines are of another shape than evlog's own."""
-        fields = (self.type, self.stream_field, self.type_field, self.id_field, self.data_field)
-        return any(field is not None for field in fields)
-
-    @property
-    def streams_constant(self) -> bool:
-        """Whether all events go to one stream, because it was an argument."""
-        return self.stream is not None and self.stream_field is None
-
-    @property
-    def constant_type(self) -> str | None:
-        """TYPE, which is the only argument when the stream comes from a field."""
-        return self.type if self.stream_field is None else self.stream
+        if given.id_field is not None and KEY_NAME.encode() in (self._metadata or b""):
+            raise InvalidArgument(f"--id-field sets {KEY_NAME} in the metadata", "leave it out there")
 
     def decoder(self) -> Decode:
-        """What turns a line into an event."""
-        stream = self.stream if self.streams_constant else None
-        if not self.is_foreign:
-            return own_decoder(stream)
+        """Return the function that turns a line into an event."""
+        if not self._is_foreign:
+            return own_decoder(self.stream)
+        given = self._given
         return foreign_decoder(
-            stream,
-            self.constant_type,
-            stream_field=self.stream_field,
-            type_field=self.type_field,
-            id_field=self.id_field,
-            data_field=self.data_field,
-            metadata=self.metadata,
+            self.stream,
+            self._type,
+            stream_field=given.stream_field,
+            type_field=given.type_field,
+            id_field=given.id_field,
+            data_field=given.data_field,
+            metadata=self._metadata,
         )
 
 
-def append_lines(store: EventStore, decode: Decode, options: Options) -> None:
-    """Append stdin's lines and print what came of it.
+def append_lines(given: Given, expected: int | str | None, open_store: Callable[[Given], EventStore]) -> int:
+    """Append stdin's lines and print the result; return the exit code.
 
     Raises:
-        BadLine: a line is no event; those before it are appended, unless `atomic`.
+        BadLine: a line holds no event; those before it are appended, unless `atomic`.
         EvlogError: an append failed; its `appended` attribute says how many events were appended before.
     """
-    appender = _Appender(store, decode, options)
+    shape = Shape(given)
+    shape.check(expected)
+    decode = shape.decoder()
+    conditions = None if expected is None else {str(shape.stream): expected}
+    with open_store(given) as store:
+        appender = _Appender(store, decode, given, conditions)
+        try:
+            return _append_all(appender, with_summary=not given.ack)
+        finally:
+            options.report_torn_tails(store)
+
+
+def _append_all(appender: _Appender, *, with_summary: bool) -> int:
     progress = _progress()
     fd = os.open(os.devnull, os.O_RDONLY) if sys.stdin is None else sys.stdin.fileno()
     try:
@@ -134,22 +134,31 @@ def append_lines(store: EventStore, decode: Decode, options: Options) -> None:
         finally:
             if progress is not None:
                 progress.close()
+        if with_summary and sys.stdout is not None:
+            console.write_now(console.encode_object(appender.summary()))
     except KeyboardInterrupt:
         console.note(f"interrupted; so far {console.encode_object(appender.summary()).decode().strip()}")
         raise
+    except console.OutputFailed as error:
+        # A user who sees only a failure may append the events again.
+        done = f"{appender.appended} events are appended all the same"
+        raise console.OutputFailed(error.reason, done) from None
     except console.ClosedPipe:
-        raise typer.Exit(EXIT_FAILED) from None  # quietly, but lines are left that nobody will acknowledge
-    if not options.ack:
-        console.write_object(appender.summary())
+        # Without --ack everything is appended. With it, no reader learns of the last events.
+        return EXIT_OK if with_summary else EXIT_FAILED
+    return EXIT_OK
 
 
 class _Appender:
     """Collects events into frames, and counts."""
 
-    def __init__(self, store: EventStore, decode: Decode, options: Options) -> None:
+    def __init__(
+        self, store: EventStore, decode: Decode, given: Given, conditions: dict[str, int | str] | None
+    ) -> None:
         self._store = store
         self._decode = decode
-        self._options = options
+        self._given = given
+        self._conditions = conditions
         self._streams: list[str] = []
         self._events: list[EncodedEvent] = []
         self._numbers: list[int] = []  # the line of each event
@@ -159,7 +168,7 @@ class _Appender:
         self.last_position: int | None = None
 
     def summary(self) -> dict[str, object]:
-        """What happened so far, as it is printed."""
+        """Return what happened so far, as it is printed."""
         return {
             "appended": self.appended,
             "duplicates": self.duplicates,
@@ -170,10 +179,10 @@ class _Appender:
 
     def run(self, chunks: Iterator[list[bytes] | None], progress: Progress | None) -> None:
         """Append all lines, in frames."""
-        atomic = self._options.atomic
-        batch = sys.maxsize if atomic else self._options.batch or BATCH
-        batch_bytes = sys.maxsize if atomic else BATCH_BYTES
-        number = 0  # of lines before those that are looked at
+        atomic = self._given.atomic
+        batch = MAX_ATOMIC_EVENTS + 1 if atomic else self._given.batch or BATCH
+        batch_bytes = MAX_ATOMIC_BYTES if atomic else BATCH_BYTES
+        number = 0  # of lines before the present ones
         for lines in chunks:
             begin = 0
             while lines and begin < len(lines):
@@ -182,6 +191,12 @@ class _Appender:
                 begin += len(part)
                 number += len(part)
                 if len(self._events) >= batch or self._pending_bytes >= batch_bytes:
+                    if atomic:
+                        raise InvalidArgument(
+                            f"--atomic takes at most {MAX_ATOMIC_EVENTS:,} events "
+                            f"and {MAX_ATOMIC_BYTES:,} bytes of lines, and nothing was appended",
+                            "leave --atomic out, or send less",
+                        )
                     self._flush()
             if lines is None and not atomic:
                 self._flush()
@@ -190,7 +205,7 @@ class _Appender:
         self._flush()
 
     def _collect(self, number: int, lines: list[bytes]) -> None:
-        """Turn lines into events: all at once, which is quickest, or one by one if one of them is bad."""
+        """Turn lines into events: all at once, which is fastest, or one by one if one of them is bad."""
         self._pending_bytes += sum(map(len, lines))
         try:
             streams, events = zip(*map(self._decode, lines), strict=True)
@@ -206,21 +221,21 @@ class _Appender:
         try:
             found = self._decode(line)
         except InvalidArgument as error:
-            mended = self._second_look(number, line, error)
-            if mended is None:
+            second = self._decode_again(number, line, error)
+            if second is None:
                 return
-            found = mended
+            found = second
         self._streams.append(found[0])
         self._events.append(found[1])
         self._numbers.append(number)
 
-    def _second_look(
+    def _decode_again(
         self, number: int, line: bytes, error: InvalidArgument
     ) -> tuple[str, EncodedEvent] | None:
-        """An empty line is skipped, a byte order mark taken off; any other bad line is bad."""
+        """Skip an empty line, decode a first line without its byte order mark, report any other line."""
         if not line.strip():
             return None
-        if len(line) > MAX_LINE_BYTES:  # cut by read_lines, so not what the decoder takes it for
+        if len(line) > MAX_LINE_BYTES:  # cut by read_lines, so the decoder's reason is not the right one
             error = EventTooLarge(len(line), MAX_EVENT_BYTES)
         if number == 1 and line.startswith(_BYTE_ORDER_MARK):
             try:
@@ -232,11 +247,11 @@ class _Appender:
 
     def _bad(self, number: int, error: EvlogError) -> None:
         reason = str(error) if isinstance(error, InvalidLine) else f"holds no event: {error}"
-        if self._options.skip_bad:
+        if self._given.skip_bad:
             self.skipped += 1
             console.report(BadLine(number, reason, None))
             return
-        if not self._options.atomic:
+        if not self._given.atomic:
             self._flush()
         raise BadLine(number, reason, self.appended) from None
 
@@ -247,11 +262,11 @@ class _Appender:
         try:
             self._append(self._streams, self._events)
         except IdConflict:
-            if self._options.atomic:
+            if self._given.atomic:
                 raise
             self._append_singly()
         except EvlogError as error:
-            error.appended = self.appended  # type: ignore[attr-defined]  # for the one who has to go on from here
+            error.appended = self.appended  # type: ignore[attr-defined]  # where a program has to go on
             raise
         self._streams.clear()
         self._events.clear()
@@ -264,32 +279,40 @@ class _Appender:
             try:
                 self._append([stream], [event])
             except IdConflict as error:
-                if not self._options.skip_bad:
-                    error.line, error.appended = number, self.appended  # type: ignore[attr-defined]
-                    raise
-                self._bad(number, error)
+                conflict = IdConflict(error.id, error.stream, error.position, error.reason, _key_of(event))
+                if not self._given.skip_bad:
+                    conflict.line, conflict.appended = number, self.appended  # type: ignore[attr-defined]
+                    raise conflict from None
+                self._bad(number, conflict)
 
     def _append(self, streams: list[str], events: list[EncodedEvent]) -> None:
-        options = self._options
-        expected = None if options.expected is None else {str(options.stream): options.expected}
-        result = self._store.append_encoded(streams, events, expected=expected, skip_known=not options.atomic)
+        result = self._store.append_encoded(
+            streams, events, expected=self._conditions, skip_known=not self._given.atomic
+        )
         self.appended += result.appended
         self.duplicates += result.duplicate_count
         if result.last_position is not None:
             self.last_position = result.last_position
             if self.first_position is None:
                 self.first_position = result.first_position
-        if options.ack:
-            console.write(
+        if self._given.ack:
+            console.write_now(
                 encode_results(
                     result.streams, result.versions, result.positions, result.ids, result.duplicates
                 )
             )
-            console.flush()
+
+
+def _key_of(event: EncodedEvent) -> str | None:
+    """Return the idempotency key in an event's metadata."""
+    import json
+
+    key = json.loads(event[4] or b"{}").get(KEY_NAME)
+    return key if isinstance(key, str) else None
 
 
 def _progress() -> Progress | None:
-    """Something to look at, for a user who would see nothing else; not while that user types the lines."""
+    """Return a progress line for a terminal, unless the user types the lines on it."""
     if not console.stderr_is_terminal() or sys.stdin is None or sys.stdin.isatty():
         return None
     from evlog.cli._support.progress import Progress

@@ -1,108 +1,123 @@
-"""`evlog read`: events of one stream or of all, selected, in one of the forms of output.py."""
+"""`evlog read`: the events of one stream or of all, selected, in one of the forms of output.py."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from datetime import UTC, datetime
-from typing import Annotated, Any, Final, Literal
-
-import typer
-
 from evlog.cli._support import console, options
-from evlog.cli._support.options import StoreOption
-from evlog.errors import InvalidArgument, StreamNotFound
-from evlog.model.events import Event, check_stream_name
+from evlog.cli._support.parameters import CATEGORY, COUNT, SINCE, STORE, TYPES, argument, choice, flag, option
+from evlog.errors import EvlogError, InvalidArgument, StreamNotFound
+from evlog.model.events import check_stream_name
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any, Final
+
+    from evlog.cli._support.parameters import Given
+    from evlog.model.events import Event
+    from evlog.store import EventStore
 
 HELP: Final = """Print events: those of STREAM by version, or of the whole store by position.
 
 In a pipe every event is one line of JSON. On a terminal it is a line of a table whose last column is cut to
 fit; -o pretty shows all of it. --from and --to are versions with STREAM, positions without, and both are
-included. WHEN is ISO 8601 (UTC if it names no zone, midnight if no time), now, today, yesterday, or an age
-such as -90s, -15m, -2h or -7d. A STREAM that does not exist, or was deleted, ends with exit code 5.
+included. WHEN is ISO 8601 (local time if it names no zone), a time of day such as 10:51, now, today,
+yesterday, or an age such as 90s, 15m, 2h or 7d. A STREAM that does not exist, or was deleted, ends with exit
+code 5.
 
-What `evlog retain` hides of a stream is left out with STREAM; without, it is there until a compaction. The
-store's own events, such as what `retain` writes, come out only where their stream is named: '$$order-42'.
+With STREAM, events that `evlog retain` hides are left out; without, they are printed until a compaction
+removes them. The store's own events, such as those that `retain` writes, are printed only if their stream is
+named: '$$order-42'.
 
 \b
   evlog read order-42 --from 2
-  evlog read --type OrderPaid --since -7d -o csv --fields time,data.amount
+  evlog read --type OrderPaid --since 7d -o csv --fields time,data.amount
   evlog read --category order --reverse --limit 5
   evlog read --after 17
   evlog read order-42 --reverse -n 1 -o data
 """
 
+PARAMETERS: Final = (
+    argument("STREAM", "One stream; all if left out."),
+    option("--from", "N", "The first version (or position).", COUNT, name="first"),
+    option("--to", "N", "The last version (or position).", COUNT, name="last"),
+    option("--after", "N", "Where I stopped: begin behind it.", COUNT),
+    CATEGORY,
+    TYPES,
+    SINCE,
+    option("--until", "WHEN", "Written before then."),
+    option("--limit -n", "N", "At most N events.", COUNT),
+    flag("--reverse -r", "The last one first."),
+    choice("--output -o", "json|pretty|table|data|csv", "The form; table on a terminal, else json."),
+    option("--fields", "a,b,data.c", "Only these fields, in this order."),
+    STORE,
+)
+_TABLE_OF_ONE_STREAM: Final = ["position", "version", "type", "time", "data"]  # without its name in each line
 
-def command(
-    ctx: typer.Context,
-    stream: Annotated[
-        str | None, typer.Argument(metavar="STREAM", help="One stream; all if left out.")
-    ] = None,
-    first: Annotated[
-        int | None, typer.Option("--from", min=0, metavar="N", help="The first version (or position).")
-    ] = None,
-    last: Annotated[
-        int | None, typer.Option("--to", min=0, metavar="N", help="The last version (or position).")
-    ] = None,
-    after: Annotated[
-        int | None, typer.Option("--after", min=0, metavar="N", help="Where I stopped: begin behind it.")
-    ] = None,
-    category: options.CategoryOption = None,
-    type: options.TypesOption = None,
-    since: options.SinceOption = None,
-    until: Annotated[str | None, typer.Option("--until", metavar="WHEN", help="Written before then.")] = None,
-    limit: Annotated[
-        int | None, typer.Option("--limit", "-n", min=0, metavar="N", help="At most so many.")
-    ] = None,
-    reverse: Annotated[bool, typer.Option("--reverse", "-r", help="The last one first.")] = False,
-    output: Annotated[
-        Literal["json", "pretty", "table", "data", "csv"] | None,
-        typer.Option("--output", "-o", help="The form; table on a terminal, else json."),
-    ] = None,
-    fields: Annotated[
-        str | None, typer.Option("--fields", metavar="a,b,data.c", help="Only these fields, in this order.")
-    ] = None,
-    store: StoreOption = None,
-) -> None:
-    """Check what goes together, and print."""
-    if stream is not None and category is not None:
-        raise InvalidArgument("STREAM and --category both say which streams; give one of them")
-    if first is not None and after is not None:
-        raise InvalidArgument("--from and --after both say where to begin; give one of them")
-    if fields is not None and output == "data":
-        raise InvalidArgument("-o data prints the data alone; leave --fields out, or use -o csv")
-    chosen = output or ("table" if console.stdout_is_terminal() else "json")
-    names = None
-    if fields is not None:
+
+def command(given: Given) -> None:
+    """Check which options go together, and print."""
+    _check(given)
+    form = given.output or ("table" if console.stdout_is_terminal() else "json")
+    names = _fields(given, form)
+    selection: dict[str, Any] = {
+        "types": given.type or None,
+        **_times(given),
+        "reverse": given.reverse,
+        "limit": given.limit,
+    }
+    with options.open_store(given) as store:
+        _print(_kept_verdict(_events(store, given, selection)), form, names)
+
+
+def _check(given: Given) -> None:
+    if given.stream is not None and given.category is not None:
+        raise InvalidArgument("STREAM and --category both say which streams", "give one of them")
+    if given.first is not None and given.after is not None:
+        raise InvalidArgument("--from and --after both say where to begin", "give one of them")
+    if given.fields is not None and given.output == "data":
+        raise InvalidArgument("-o data prints the data alone", "leave --fields out, or use -o csv")
+    if given.stream is not None and not given.stream.startswith("$"):
+        check_stream_name(given.stream)
+
+
+def _fields(given: Given, form: str) -> list[str] | None:
+    if given.fields is not None:
         from evlog.cli._support.fields import parse_fields
 
-        names = parse_fields(fields)
-    elif chosen == "table" and stream is not None:
-        names = ["position", "version", "type", "time", "data"]  # its name would be the same in every line
-    if stream is not None and not stream.startswith("$"):
-        check_stream_name(stream)
-    selection: dict[str, Any] = {
-        "types": type or None,
-        **_times(since=since, until=until),
-        "reverse": reverse,
-        "limit": limit,
-    }
-    begin = after + 1 if after is not None else first or 1
-    with options.open_store(ctx, store) as opened:
-        if stream is None:
-            events = opened.read_all(begin - 1, last, category=category, **selection)
-        else:
-            events = opened.read(stream, begin, last, **selection)
-            if not opened.has_stream(stream):
-                raise StreamNotFound(stream)
-        _print(events, chosen, names)
+        return parse_fields(given.fields)
+    return _TABLE_OF_ONE_STREAM if form == "table" and given.stream is not None else None
 
 
-def _times(**texts: str | None) -> dict[str, datetime | None]:
-    """--since and --until as moments, both seen from the same present."""
+def _times(given: Given) -> dict[str, Any]:
+    """Return --since and --until as moments, both seen from the same present."""
+    if given.since is None and given.until is None:
+        return {}
+    from datetime import UTC, datetime
+
     from evlog.cli._support.when import parse_when
 
     now = datetime.now(UTC)
-    return {name: None if text is None else parse_when(text, now) for name, text in texts.items()}
+    texts = {"since": given.since, "until": given.until}
+    return {name: parse_when(text, now) for name, text in texts.items() if text is not None}
+
+
+def _events(store: EventStore, given: Given, selection: dict[str, Any]) -> Iterator[Event]:
+    begin = given.after + 1 if given.after is not None else given.first or 1
+    if given.stream is None:
+        return store.read_all(begin - 1, given.last, category=given.category, **selection)
+    events = store.read(given.stream, begin, given.last, **selection)
+    if not store.has_stream(given.stream):
+        raise StreamNotFound(given.stream)
+    return events
+
+
+def _kept_verdict(events: Iterator[Event]) -> Iterator[Event]:
+    """Yield the events; damage that ends them decides the exit code, also if the reader has left by then."""
+    try:
+        yield from events
+    except EvlogError as error:
+        console.set_verdict(error.exit_code)
+        raise
 
 
 def _print(events: Iterator[Event], form: str, names: list[str] | None) -> None:
@@ -119,4 +134,4 @@ def _print(events: Iterator[Event], form: str, names: list[str] | None) -> None:
         console.write(chunk)
         nothing = False
     if nothing and form == "table":
-        console.note("no events are like that")
+        console.note("no events match")

@@ -1,27 +1,29 @@
-"""`evlog retain`: what is kept of a stream or of a category's streams; with nothing to set, what is set."""
+"""`evlog retain`: set what is kept of a stream or of a category's streams, or show what is set."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from datetime import timedelta
-from typing import Annotated, Any, Final
-
-import typer
-
-import evlog
 from evlog.cli._support import console, options
-from evlog.cli._support.options import StoreOption
+from evlog.cli._support.parameters import COUNT, STORE, argument, flag, option
 from evlog.errors import InvalidArgument
 
-HELP: Final = """Say what is kept of a stream, or of each stream of a category, or show what is said.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from datetime import timedelta
+    from typing import Final
 
-What is not kept is hidden at once from everyone who reads the stream; a read of the whole store shows it
-until a compaction removes it. Versions go on, and ids stay taken. A setting that is not given stays as it is;
-a stream's own setting goes before its category's. --clear takes back what was set, also a deletion: what no
-compaction has removed is visible again.
+    import evlog
+    from evlog.cli._support.parameters import Given
 
-With nothing to set, what is in force is printed; with no STREAM either, everything that was ever set. In a
-pipe each is a line of JSON; max_age is in seconds.
+HELP: Final = """Set what is kept of a stream, or of each stream of a category, or show what is set.
+
+Events that are not kept are hidden at once from every read of the stream; a read of the whole store shows
+them until a compaction removes them. Versions continue, and ids stay known. A setting that is not given
+stays as it is; a stream's own setting replaces its category's. --clear removes what was set, also a deletion:
+events that no compaction has removed are visible again.
+
+With nothing to set, the present rule is printed; without STREAM, all rules. In a pipe each is a line of JSON;
+max_age is in seconds.
 
 \b
   evlog retain sensor-7 --max-count 1000
@@ -32,50 +34,43 @@ pipe each is a line of JSON; max_age is in seconds.
 """
 
 
-def command(
-    ctx: typer.Context,
-    stream: Annotated[
-        str | None, typer.Argument(metavar="STREAM", help="One stream; it need not exist yet.")
-    ] = None,
-    category: Annotated[
-        str | None, typer.Option("--category", metavar="NAME", help="Each stream named NAME or NAME-….")
-    ] = None,
-    max_count: Annotated[
-        int | None, typer.Option("--max-count", min=1, metavar="N", help="Keep the last N events.")
-    ] = None,
-    max_age: Annotated[
-        str | None,
-        typer.Option("--max-age", metavar="AGE", help="Keep what is younger: 90s, 15m, 2h, 30d, 8w."),
-    ] = None,
-    before: Annotated[
-        int | None, typer.Option("--before", min=1, metavar="VERSION", help="Hide the versions below.")
-    ] = None,
-    clear: Annotated[bool, typer.Option("--clear", help="First take back what was set before.")] = False,
-    store: StoreOption = None,
-) -> None:
-    """Set what is given, and print what is in force then."""
+PARAMETERS: Final = (
+    argument("STREAM", "One stream; it need not exist yet."),
+    option("--category", "NAME", "Each stream named NAME or NAME-…."),
+    option("--max-count", "N", "Keep the last N events.", COUNT, least=1),
+    option("--max-age", "AGE", "Keep younger events: 90s, 15m, 2h, 30d, 8w."),
+    option("--before", "VERSION", "Hide the versions below.", COUNT, least=1),
+    flag("--clear", "First remove what was set before."),
+    STORE,
+)
+
+
+def command(given: Given) -> None:
+    """Set what is given, and print the rule that results."""
+    stream, category = given.stream, given.category
     if stream is not None and category is not None:
-        raise InvalidArgument("STREAM and --category both say which streams; give one of them")
-    settings: dict[str, Any] = {
-        "max_count": max_count,
-        "max_age": None if max_age is None else _parse_age(max_age),
-        "before": before,
+        raise InvalidArgument("STREAM and --category both say which streams", "give one of them")
+    settings = {
+        "max_count": given.max_count,
+        "max_age": None if given.max_age is None else _parse_age(given.max_age),
+        "before": given.before,
     }
-    given = {name: value for name, value in settings.items() if value is not None}
-    if stream is None and category is None and (given or clear):
-        raise InvalidArgument("STREAM is missing; name a stream, or a category with --category")
-    with options.open_store(ctx, store) as opened:
+    wanted = {name: value for name, value in settings.items() if value is not None}
+    changes = bool(wanted or given.clear)
+    if stream is None and category is None and changes:
+        raise InvalidArgument("STREAM is missing", "name a stream, or a category with --category")
+    with options.open_store(given) as store:
         if stream is None and category is None:
-            policies = opened.policies()
-        elif given or clear:
-            kept = opened.set_retention(stream, category=category, clear=clear, **given)
-            policies = [evlog.PolicyInfo(stream, category, kept)]
-            options.report_torn_tails(opened)
+            _print(store.policies())
+            return
+        if changes:
+            kept = store.set_retention(stream, category=category, clear=given.clear, **wanted)
+            options.report_torn_tails(store)
         else:
-            policies = [
-                evlog.PolicyInfo(stream, category, opened.retention(stream, category=category)),
-            ]
-    _print(policies)
+            kept = store.retention(stream, category=category)
+    from evlog import PolicyInfo
+
+    _print([PolicyInfo(stream, category, kept)])
 
 
 def _print(policies: Iterable[evlog.PolicyInfo]) -> None:
@@ -89,7 +84,7 @@ def _print(policies: Iterable[evlog.PolicyInfo]) -> None:
         for chunk in draw_table(("stream", "kept"), rows):
             console.write(chunk)
         if not rows:
-            console.note("nothing is set: every event is kept")
+            console.note("no rule is set: every event is kept")
         return
     for policy in policies:
         name = {"category": policy.category} if policy.stream is None else {"stream": policy.stream}
@@ -97,7 +92,7 @@ def _print(policies: Iterable[evlog.PolicyInfo]) -> None:
 
 
 def as_object(kept: evlog.Retention) -> dict[str, object]:
-    """A retention as it comes out in JSON."""
+    """Return a retention rule as it is printed in JSON."""
     return {
         "max_count": kept.max_count,
         "max_age": kept.max_age_seconds,
@@ -108,9 +103,9 @@ def as_object(kept: evlog.Retention) -> dict[str, object]:
 
 
 def describe(kept: evlog.Retention) -> str:
-    """A retention in words, for a cell of a table."""
+    """Return a retention rule in words, for a cell of a table."""
     if kept.tombstone:
-        return "nothing, for ever"
+        return "nothing, permanently"
     words = []
     if kept.deleted:
         words.append("deleted")
@@ -124,7 +119,7 @@ def describe(kept: evlog.Retention) -> str:
 
 
 def _in_words(age: timedelta) -> str:
-    seconds = age // timedelta(seconds=1)
+    seconds = int(age.total_seconds())
     for unit, size in (("d", 86_400), ("h", 3600), ("m", 60)):
         if seconds % size == 0:
             return f"{seconds // size}{unit}"
@@ -137,6 +132,6 @@ def _parse_age(text: str) -> int:
     seconds = parse_duration(text)
     if seconds < 1 or seconds % 1:
         raise InvalidArgument(
-            f"--max-age {text!r} is not in whole seconds; give an age such as 90s, 15m or 30d"
+            f"--max-age {text!r} is not in whole seconds", "use an age such as 90s, 15m or 30d"
         )
     return int(seconds)

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from itertools import islice
-from typing import Annotated, Final
-
-import typer
-
-import evlog
 from evlog.cli._support import console, options
-from evlog.cli._support.options import StoreOption
+from evlog.cli._support.parameters import CATEGORY, STORE, flag, option
 from evlog.model.json_lines import encode_time, quote
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from typing import Final
+
+    import evlog
+    from evlog.cli._support.parameters import Given
 
 HELP: Final = """List the streams by name: events, first and last version, last time.
 
 All streams, or those of a category (the part of a name before its first -), or those whose name begins with
-a text. In a pipe each is a line of JSON, on a terminal a line of a table. What is hidden by `evlog retain`
-does not count; where something is set for a stream or its category, "retention" says what.
+a text. In a pipe each is a line of JSON, on a terminal a line of a table. Events that `evlog retain` hides
+are not counted; "retention" is what is set for the stream or its category.
 
 \b
   evlog streams
@@ -26,23 +27,21 @@ does not count; where something is set for a stream or its category, "retention"
   evlog streams --prefix order-2026 | wc -l
 """
 
+PARAMETERS: Final = (
+    CATEGORY,
+    option("--prefix", "TEXT", "Streams whose name begins with it."),
+    flag("--deleted", "Deleted streams, too."),
+    STORE,
+)
 _LINES: Final = 1000
 
 
-def command(
-    ctx: typer.Context,
-    category: options.CategoryOption = None,
-    prefix: Annotated[
-        str | None, typer.Option("--prefix", metavar="TEXT", help="Streams whose name begins so.")
-    ] = None,
-    deleted: Annotated[bool, typer.Option("--deleted", help="Deleted streams, too.")] = False,
-    store: StoreOption = None,
-) -> None:
+def command(given: Given) -> None:
     """Print the streams."""
-    with options.open_store(ctx, store) as opened:
-        streams = opened.streams(category, prefix, include_deleted=deleted)
+    with options.open_store(given) as store:
+        streams = store.streams(given.category, given.prefix, include_deleted=given.deleted)
         if console.stdout_is_terminal():
-            chunks = _as_table(streams, with_kept=bool(opened.policies()))
+            chunks = _as_table(streams, with_kept=bool(store.policies()))
         else:
             chunks = _as_json(streams)
         for chunk in chunks:
@@ -50,6 +49,8 @@ def command(
 
 
 def _as_json(streams: Iterable[evlog.StreamInfo]) -> Iterator[bytes]:
+    from itertools import islice
+
     rest = iter(streams)
     while part := list(islice(rest, _LINES)):
         yield b"".join(

@@ -1,21 +1,18 @@
-"""Events as JSON lines, in evlog's own shape: what `evlog read` prints and `evlog append --lines` takes back.
+"""Events as JSON lines, in evlog's own shape: as `evlog read` prints and `evlog append --lines` takes them.
 
-Pure: bytes in, bytes out. What comes out is one line an event, whatever is in it, and goes back in as it is.
-A line that comes in is checked completely (strict JSON, UTF-8, names, size) before it is an event; nothing
-in it is lost silently: what has no place in an event is refused.
+Pure: bytes in, bytes out. An event is always one line, which goes back in as it is. A line that comes in is
+checked completely (strict JSON, UTF-8, names, size); a field that has no place in an event is refused, so
+nothing is lost silently.
 
-Both directions are inner loops of bulk commands, so they work on bytes: payloads are copied, never parsed,
-and msgspec, which finds their ends, is imported when the first decoder is made.
+Both directions are inner loops of bulk commands, so they work on bytes: payloads are copied, never parsed.
+msgspec, which finds their ends, is imported when the first decoder is made.
 """
 
 from __future__ import annotations
 
-import json
 from binascii import hexlify, unhexlify
-from collections.abc import Callable, Iterable, Iterator, Sequence
 from struct import Struct
 from time import gmtime
-from typing import Any, Final, NoReturn
 
 from evlog.errors import EventTooLarge, EvlogError, InvalidArgument, InvalidEvent
 from evlog.model.events import (
@@ -24,34 +21,44 @@ from evlog.model.events import (
     JSON_CODE,
     MAX_EVENT_BYTES,
     TEXT_CODE,
-    EncodedEvent,
-    Event,
     check_stream_name,
     check_type,
 )
 
-CARRIAGE_RETURN: Final = 0x0D  # a number: `bytes in bytes` is five times as slow
+try:
+    from _json import encode_basestring as _quote_text  # what json uses, without json's own import
+except ImportError:
+    from json.encoder import py_encode_basestring as _quote_text
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from typing import Any, Final, NoReturn
+
+    from evlog.model.events import EncodedEvent, Event
+
+    Decode = Callable[[bytes], tuple[str, EncodedEvent]]
+    """Turns one line, without its line break, into a stream's name and an event."""
+
+CARRIAGE_RETURN: Final = 0x0D  # a number: `bytes in bytes` takes five times as long
 CHUNK_BYTES: Final = 256 * 1024
-# The longest line that can hold an event: a text of nothing but control characters, six bytes each.
+# The longest line that can hold an event: a text of control characters only, six bytes each.
 MAX_LINE_BYTES: Final = 6 * MAX_EVENT_BYTES + 64 * 1024
 # Escaped names and parsed values are remembered, up to this many of a kind.
 CACHE_SIZE: Final = 65536
-_LINE_OVERHEAD_BYTES: Final = 200  # about what a line holds besides the data
+_LINE_OVERHEAD_BYTES: Final = 200  # roughly the length of a line without its data
+_OTHER_SHAPE: Final = "for lines of another shape give STREAM and TYPE, or --stream-field and --type-field"
 _ID_PARTS: Final = Struct("8s4s4s4s12s").iter_unpack
-
-Decode = Callable[[bytes], tuple[str, EncodedEvent]]
-"""Turns one line, without its line break, into a stream's name and an event."""
 
 _JSON_EVENT: Final = (
     b'{"position":%d,"stream":%b,"version":%d,"id":"%b","type":%b,"time":"%b","data":%b,"metadata":%b}\n'
 )
 _OTHER_EVENT: Final = _JSON_EVENT.replace(b'"data":%b', b"%b")
 _RESULT: Final = b'{"stream":%b,"version":%d,"position":%d,"id":"%b-%b-%b-%b-%b","duplicate":%b}\n'
-_quote_text: Final = json.JSONEncoder(ensure_ascii=False).encode
 
 
 class InvalidLine(InvalidArgument):
-    """A line that holds no event: not JSON, not UTF-8, or without a field that is asked for."""
+    """A line that holds no event: not JSON, not UTF-8, or without a field that is needed."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -62,7 +69,7 @@ class InvalidLine(InvalidArgument):
 
 
 class _Quoted(dict[str, bytes]):
-    """Texts as JSON strings in bytes: made once for each name that keeps coming back."""
+    """Texts as JSON strings in bytes, remembered because names repeat."""
 
     def __missing__(self, text: str) -> bytes:
         if len(self) >= CACHE_SIZE:
@@ -72,23 +79,23 @@ class _Quoted(dict[str, bytes]):
 
 
 def quote(text: str) -> bytes:
-    """A text as a JSON string; only what JSON demands is escaped."""
+    """Return a text as a JSON string; only the characters that JSON demands are escaped."""
     return _quote_text(text).encode()
 
 
 def encode_seconds(seconds: int) -> bytes:
-    """Seconds since 1970 as ISO 8601 in UTC, without the zone: `2026-11-23T10:51:00`."""
+    """Return seconds since 1970 as ISO 8601 in UTC, without the zone: `2026-11-23T10:51:00`."""
     return b"%04d-%02d-%02dT%02d:%02d:%02d" % gmtime(seconds)[:6]
 
 
 def encode_time(time_us: int) -> bytes:
-    """Microseconds since 1970 as ISO 8601 in UTC: `2026-11-23T10:51:00.123456Z`."""
+    """Return microseconds since 1970 as ISO 8601 in UTC: `2026-11-23T10:51:00.123456Z`."""
     seconds, fraction_us = divmod(time_us, 1_000_000)
     return b"%b.%06dZ" % (encode_seconds(seconds), fraction_us)
 
 
 def encode_content(code: int, data: bytes) -> bytes:
-    """The fields of an event's line that hold its data: also the content type, unless that is JSON."""
+    """Return the fields of an event's line that hold its data, with the content type unless that is JSON."""
     if code == JSON_CODE:
         return b'"data":' + data
     if code == TEXT_CODE:
@@ -99,11 +106,11 @@ def encode_content(code: int, data: bytes) -> bytes:
 
 
 def encode_lines(events: Iterable[Event], chunk_bytes: int = CHUNK_BYTES) -> Iterator[bytes]:
-    """Turn events into JSON lines, many to a chunk.
+    """Yield events as JSON lines, many to a chunk.
 
     Args:
-        events: what to print, in its order.
-        chunk_bytes: a chunk is given out as soon as it has this many bytes.
+        events: what to print, in this order.
+        chunk_bytes: a chunk is yielded as soon as it has this many bytes.
     """
     quoted = _Quoted()
     batch: list[Event] = []
@@ -117,14 +124,14 @@ def encode_lines(events: Iterable[Event], chunk_bytes: int = CHUNK_BYTES) -> Ite
                 batch.clear()
                 size_bytes = 0
     except EvlogError:
-        yield _encode_batch(batch, quoted)  # what came before the damage is whole
+        yield _encode_batch(batch, quoted)  # the events before the damage
         raise
     if batch:
         yield _encode_batch(batch, quoted)
 
 
 def _encode_batch(batch: Sequence[Event], quoted: _Quoted) -> bytes:
-    """The lines of some events, made column by column: a third faster than line by line."""
+    """Return the lines of some events, made column by column: a third faster than line by line."""
     if not batch:
         return b""
     positions, versions, streams, types, ids, times, codes, datas, metadatas = zip(*batch, strict=True)
@@ -158,7 +165,7 @@ def encode_results(
     ids: Sequence[bytes],
     duplicates: Sequence[bool],
 ) -> bytes:
-    """The result lines of an append, one for each event, from columns of equal length."""
+    """Return the result lines of an append, one for each event, from columns of equal length."""
     quoted = _Quoted()
     lines: list[bytes] = []
     for stream, version, position, id, known in zip(
@@ -177,55 +184,26 @@ def encode_results(
 
 
 def own_decoder(stream: str | None = None) -> Decode:
-    """A decoder of evlog's own shape, as `encode_lines` writes it; only `type` has to be there.
+    """Return a decoder of evlog's own shape, as `encode_lines` writes it; only `type` has to be there.
 
     Args:
         stream: the stream of lines that name none; a line that names another is refused.
     """
-    import msgspec
-
-    unset: Any = msgspec.UNSET
-    raw = msgspec.Raw
-    shape = msgspec.defstruct(
-        "Line",
-        [
-            ("type", str),
-            ("stream", str | None, stream),
-            ("id", str | None, None),
-            ("data", raw, unset),
-            ("metadata", raw, unset),
-            ("content_type", str | None, None),
-            ("data_base64", str | None, None),
-            *((ignored, raw, unset) for ignored in ("position", "version", "time")),
-        ],
-        forbid_unknown_fields=True,
-        gc=False,
-    )
-    parse: Callable[[bytes], Any] = msgspec.json.Decoder(shape).decode
+    parse = _own_parser(stream)
     streams, types = Checked(check_stream_name), Checked(check_type)
 
     def decode(line: bytes) -> tuple[str, EncodedEvent]:
         try:
             if not line.isascii():
-                line.decode()  # msgspec does not look into the strings that it skips
+                line.decode()  # msgspec does not check the strings that it skips
             fields = parse(line)
         except (ValueError, RecursionError) as error:
             refuse(line, error)
         name = fields.stream
-        if name is None:
-            raise InvalidLine("has no field `stream`; put it in, or give STREAM or --stream-field")
-        if stream is not None and name != stream:
-            raise InvalidLine(
-                f"is for stream {name!r}, not {stream!r}; leave STREAM out to take it from the line"
-            )
-        data = fields.data
-        if fields.content_type is None and fields.data_base64 is None:
-            code, data = JSON_CODE, b"{}" if data is unset else bytes(data)
-        else:
-            code, data = _other_content(fields.content_type, None if data is unset else bytes(data), fields)
-        metadata = None if fields.metadata is unset else _metadata(bytes(fields.metadata))
-        if CARRIAGE_RETURN in data and code == JSON_CODE:
-            data = data.replace(b"\r", b" ")  # it stands between tokens: in a string it would be no JSON
+        if name is None or (stream is not None and name != stream):
+            _refuse_stream(name, stream)
+        code, data = _content(fields)
+        metadata = None if fields.metadata is None else _metadata(bytes(fields.metadata))
         if len(line) > MAX_EVENT_BYTES:
             check_size(len(data) + len(metadata or b""))
         id = fields.id
@@ -236,8 +214,51 @@ def own_decoder(stream: str | None = None) -> Decode:
     return decode
 
 
+def _own_parser(stream: str | None) -> Callable[[bytes], Any]:
+    """Return a function from a line to its fields; None where a field is missing."""
+    import msgspec
+
+    raw: Any = msgspec.Raw
+    shape = msgspec.defstruct(
+        "Line",
+        [
+            ("type", str),
+            ("stream", str | None, stream),
+            ("id", str | None, None),
+            ("data", raw, None),
+            ("metadata", raw, None),
+            ("content_type", str | None, None),
+            ("data_base64", str | None, None),
+            *((ignored, raw, None) for ignored in ("position", "version", "time")),
+        ],
+        forbid_unknown_fields=True,
+        gc=False,
+    )
+    parse: Callable[[bytes], Any] = msgspec.json.Decoder(shape).decode
+    return parse
+
+
+def _refuse_stream(name: str | None, stream: str | None) -> NoReturn:
+    if name is None:
+        raise InvalidLine("has no field `stream`; put it in, or give STREAM or --stream-field")
+    raise InvalidLine(f"is for stream {name!r}, not {stream!r}; leave STREAM out to take it from the line")
+
+
+def _content(fields: Any) -> tuple[int, bytes]:
+    """Return the code of the content type and the data of a line in evlog's own shape."""
+    data = None if fields.data is None else bytes(fields.data)
+    if fields.content_type is not None or fields.data_base64 is not None:
+        code, data = _other_content(fields.content_type, data, fields.data_base64)
+        if code != JSON_CODE:
+            return code, data
+    if data is None:
+        return JSON_CODE, b"{}"
+    # A carriage return is between tokens: inside a string it would not be valid JSON.
+    return JSON_CODE, data.replace(b"\r", b" ") if CARRIAGE_RETURN in data else data
+
+
 class Checked(dict[str, str]):
-    """Names that passed their check, which raises for those that do not."""
+    """Names that have passed a check, which raises for those that do not pass."""
 
     def __init__(self, check: Callable[[str], str]) -> None:
         self._check = check
@@ -250,7 +271,7 @@ class Checked(dict[str, str]):
 
 
 def canonical_uuid(text: str) -> bytes | None:
-    """The 16 bytes of a UUID written as 8-4-4-4-12 hexadecimal digits; None if it is anything else."""
+    """Return the 16 bytes of a UUID written as 8-4-4-4-12 hexadecimal digits; None for any other text."""
     if len(text) == 36 and text[8:24:5] == "----":
         try:
             raw = unhexlify(text.replace("-", ""))
@@ -279,9 +300,8 @@ def _metadata(raw: bytes) -> bytes | None:
     return raw.replace(b"\r", b" ")
 
 
-def _other_content(content_type: str | None, data: bytes | None, fields: Any) -> tuple[int, bytes]:
-    """What has its content type beside it; or say what is wrong if that and the data do not go together."""
-    base64 = fields.data_base64
+def _other_content(content_type: str | None, data: bytes | None, base64: str | None) -> tuple[int, bytes]:
+    """Return the data of a line that names its content type; or say why the two do not go together."""
     if content_type == CONTENT_TYPES[JSON_CODE] and base64 is None:
         return JSON_CODE, b"{}" if data is None else data
     if content_type == CONTENT_TYPES[TEXT_CODE] and base64 is None:
@@ -289,6 +309,8 @@ def _other_content(content_type: str | None, data: bytes | None, fields: Any) ->
             return TEXT_CODE, b""
         if not data.startswith(b'"'):
             raise InvalidEvent("data", "of content type text must be a JSON string")
+        import json
+
         return TEXT_CODE, json.loads(data).encode()
     if content_type == CONTENT_TYPES[BINARY_CODE] and data is None:
         from binascii import Error, a2b_base64
@@ -298,8 +320,8 @@ def _other_content(content_type: str | None, data: bytes | None, fields: Any) ->
         except (Error, ValueError):
             raise InvalidEvent("data_base64", "is not base64") from None
     if content_type is not None and content_type not in CONTENT_TYPES:
-        raise InvalidEvent("content type", f"{content_type[:80]!r} is none of {', '.join(CONTENT_TYPES)}")
-    raise InvalidEvent("data", "is `data_base64` for content type binary and `data` for the others")
+        raise InvalidEvent("content type", f"invalid {content_type[:80]!r}; use {', '.join(CONTENT_TYPES)}")
+    raise InvalidEvent("data", "must be `data_base64` for content type binary and `data` for the others")
 
 
 def check_size(size_bytes: int) -> None:
@@ -308,19 +330,19 @@ def check_size(size_bytes: int) -> None:
 
 
 def refuse(line: bytes, error: Exception) -> NoReturn:
-    """Say in evlog's words what the decoder found wrong with a line."""
+    """Raise InvalidLine with what the decoder found wrong with a line."""
     text = str(error)
     if isinstance(error, RecursionError):
-        reason = "is not JSON that can be read: it is nested too deeply"
+        reason = "is nested too deeply"
     elif isinstance(error, UnicodeDecodeError):
         reason = "is not UTF-8"
     elif error.__class__.__name__ == "ValidationError":
         if "unknown field" in text:
             field = text.split("`")[1]
-            reason = f"has the unknown field `{field}`; take the whole line as data with --data-field ."
+            reason = f"has the unknown field `{field}`; {_OTHER_SHAPE}"
         elif "missing required" in text:
             field = text.split("`")[1]
-            reason = f"has no field `{field}`; put it in, or say where it is with --{field}-field"
+            reason = f"has no field `{field}`; {_OTHER_SHAPE}"
         else:
             reason = text[0].lower() + text[1:].replace("`$.", "`")
     elif "truncated" in text:

@@ -107,6 +107,19 @@ WRONG = [
     ["append", "s", "T", "--expect", "some"],
     ["append", "s", "T", "--id", "key"],
     ["append", "s", "T", "--id", KEY_ID, "--idempotency-key", "k"],
+    ["append", "s", "T", "--idempotency-key", "k", "--metadata", '{"$idempotencyKey":"k"}'],
+    ["append", "s", "T", "--idempotency-key", "k", "--meta", "$idempotencyKey=k"],
+    ["append", "s", "T", "--id", KEY_ID, "--id", KEY_ID],
+    ["append", "s", "T", "-e", "any", "--expect=any"],
+    ["append", "s", "T", "-s", "a", "-s", "a"],
+    ["-s", "a", "--store", "b", "append", "s", "T"],
+    ["append", "s", "T", "--correlation-id", "\udcff"],
+    ["append", "s", "T", "--idempotency-key", "\udcff"],
+    ["append", "s", "T", "--metadata", '{"a":"\udcff"}'],
+    ["append", "--lines", "s", "T", "--id-field", "\udcff"],
+    ["append", "--lines", "s", "T", "--id-field", "k", "--meta", "$idempotencyKey=k"],
+    ["append", "s", "T", "-x5"],
+    ["append", "s", "T", "-5", "-6"],
     ["append", "s", "T", "--idempotency-key", ""],
     ["append", "s", "T", "--meta", "novalue"],
     ["append", "s", "T", "--meta", "=x"],
@@ -172,9 +185,20 @@ def test_a_store_that_nobody_named_is_made_here_and_its_user_told(evlog: Evlog, 
     assert [path.name for path in here.iterdir()] == [".evlog"]
 
 
-def test_a_store_that_is_named_is_made_without_a_word(evlog: Evlog, here: Path) -> None:
-    assert evlog("append", "--store", "a/b", "s", "T").err == ""
+def test_creating_a_named_store_is_announced_too(evlog: Evlog, here: Path) -> None:
+    assert evlog("append", "--store", "a/b", "s", "T").err == "evlog: created the store a/b\n"
     assert (here / "a" / "b" / "manifest.json").exists()
+    result = evlog("append", "--store", "lines", "--lines", stdin=b"")
+    assert result.err == "evlog: created the store lines\n"
+
+
+@pytest.mark.parametrize("arguments", [["s", "T"], ["--lines", "s", "T"]])
+def test_no_create_refuses_a_missing_store(evlog: Evlog, here: Path, arguments: list[str]) -> None:
+    result = evlog("append", "--store", "x", "--no-create", *arguments)
+    assert (result.code, result.out) == (5, b"")
+    assert list(here.iterdir()) == []
+    evlog("append", "--store", "x", "s", "T")
+    assert evlog("append", "--store", "x", "--no-create", *arguments).code == 0
 
 
 def test_a_refused_append_leaves_the_store_as_it_was(evlog: Evlog) -> None:

@@ -54,7 +54,7 @@ def test_a_subscription_that_is_behind_is_a_conflict(filled: Evlog) -> None:
     assert filled("tail", "-n", "all", "--name", "mail", "--count", "3").code == 0
     refused = filled("compact")
     assert refused.code == 3
-    assert "'mail' has come to position 3" in refused.err
+    assert "'mail' is at position 3" in refused.err
     assert "--force" in refused.err
     assert filled("compact", "--force").line["events_removed"] == 27
 
@@ -91,7 +91,7 @@ def test_compress_on_a_terminal_is_a_few_lines(wide: Evlog, monkeypatch: pytest.
     assert "3 segments would be compressed" in told
     done = wide("compact", "--compress").out.decode()
     assert "3 segments compressed: " in done
-    assert "there is nothing to compress" in wide("compact", "--compress").out.decode()
+    assert "nothing to compress" in wide("compact", "--compress").out.decode()
     assert "3 segments, " in wide("info").out.decode()
     assert "compress" not in wide("compact").out.decode()
 

@@ -49,7 +49,7 @@ def test_text_and_binary_are_strings_with_nothing_inside() -> None:
 
 @pytest.mark.parametrize("name", ["", "amount", "data.", "data..a", "stream.x", "Position"])
 def test_what_is_no_field_is_refused(name: str) -> None:
-    with pytest.raises(InvalidArgument, match="is no field"):
+    with pytest.raises(InvalidArgument, match=r"(unknown|invalid) field"):
         make_field(name)
 
 

@@ -74,7 +74,7 @@ def test_what_comes_is_printed_as_it_comes(store: library.EventStore) -> None:
             assert next_number(process) == n
             add(store, n + 1)
         process.send_signal(signal.SIGINT)
-        assert end_of(process)[0] == 130
+        assert end_of(process)[0] == -signal.SIGINT
 
 
 def test_many_at_once_come_in_order(store: library.EventStore) -> None:
@@ -125,7 +125,7 @@ def test_a_store_that_does_not_exist_yet_is_waited_for(here: Path) -> None:
 def test_waiting_for_a_store_ends_like_any_waiting(here: Path) -> None:
     with tail("-f", "--store", "new", "--timeout", "0.3") as process:
         assert end_of(process)[0] == 8
-    for signum, code in ((signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)):
+    for signum, code in ((signal.SIGINT, -signal.SIGINT), (signal.SIGTERM, -signal.SIGTERM)):
         with tail("-f", "--store", "new") as process:
             assert process.stderr
             process.stderr.readline()
@@ -136,7 +136,7 @@ def test_waiting_for_a_store_ends_like_any_waiting(here: Path) -> None:
 @pytest.mark.parametrize(
     ("signum", "code"),
     [
-        (signal.SIGINT, 130),
+        (signal.SIGINT, -signal.SIGINT),
         (signal.SIGTERM, -signal.SIGTERM),
         (signal.SIGHUP, -signal.SIGHUP),
     ],
@@ -189,7 +189,7 @@ def test_head_ends_a_tail(store: library.EventStore) -> None:
 
 def test_a_reader_that_does_not_read_does_not_hold_up_the_end(store: library.EventStore) -> None:
     store.append("s", [library.NewEvent("T", "x" * 1000) for _ in range(1000)])
-    for signum, code in ((signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)):
+    for signum, code in ((signal.SIGINT, -signal.SIGINT), (signal.SIGTERM, -signal.SIGTERM)):
         with tail("-f", "-n", "all") as process:
             assert process.stdout
             process.stdout.read(10)  # it writes into a pipe that is full now
@@ -238,7 +238,8 @@ def test_a_command_writes_to_the_same_places(store: library.EventStore) -> None:
 
 
 @pytest.mark.parametrize(
-    ("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM), (signal.SIGHUP, -1)]
+    ("signum", "code"),
+    [(signal.SIGINT, -signal.SIGINT), (signal.SIGTERM, -signal.SIGTERM), (signal.SIGHUP, -1)],
 )
 def test_a_signal_ends_the_command_and_all_that_it_started(
     store: library.EventStore, signum: int, code: int
@@ -290,7 +291,7 @@ def test_a_pause_between_tries_ends_at_once(store: library.EventStore) -> None:
         for _ in range(4):
             process.stdout.readline()
         process.send_signal(signal.SIGINT)
-        assert end_of(process)[0] == 130
+        assert end_of(process)[0] == -signal.SIGINT
 
 
 def test_a_command_is_ended_by_what_ends_programs(store: library.EventStore) -> None:
@@ -411,7 +412,7 @@ def test_ctrl_c_on_a_terminal_leaves_nothing_but_the_rows(store: library.EventSt
     with Terminal("-f", NO_COLOR="1") as terminal:
         terminal.read_until('"n":1}')
         terminal.process.send_signal(signal.SIGINT)
-        assert terminal.process.wait() == 130
+        assert terminal.process.wait() == -signal.SIGINT
         assert terminal.read_rest() == ""
 
 

@@ -84,7 +84,8 @@ def test_all_fields_together(evlog: Evlog) -> None:
     ]
     evlog("append", "--lines", *options, "--meta", "from=test", stdin=line * 2)
     event = evlog("read").line
-    assert (event["stream"], event["type"], event["metadata"]) == ("a", "up", {"from": "test"})
+    assert (event["stream"], event["type"]) == ("a", "up")
+    assert event["metadata"] == {"$idempotencyKey": "17", "from": "test"}
     assert event["id"] == str(library.idempotency_id("17"))
     assert b'"data":{"n":1.10}' in evlog("read").out
 
@@ -134,11 +135,13 @@ def test_a_bad_line_stops_the_import_after_the_lines_before_it(evlog: Evlog) -> 
 
 def test_a_bad_line_is_an_error_with_attributes(evlog: Evlog, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EVLOG_ERRORS", "json")
+    evlog("init", "-s", "x")
     error = json.loads(evlog("append", "-s", "x", "--lines", stdin=BAD).err)
     assert (error["error"], error["line"], error["appended"]) == ("BadLine", 4, 2)
 
 
 def test_bad_lines_are_reported_and_skipped_if_that_is_wanted(evlog: Evlog) -> None:
+    evlog("init", "-s", "x")
     result = evlog("append", "-s", "x", "--lines", "--skip-bad", stdin=BAD)
     assert result.code == 0
     assert result.err.startswith("evlog: line 4 is not JSON: ")
@@ -178,10 +181,11 @@ def test_an_id_with_other_content_stops_the_import_at_its_line(
     evlog: Evlog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EVLOG_ERRORS", "json")
+    evlog("init", "-s", "x")
     result = evlog("append", "-s", "x", "--lines", "--id-field", "k", "s", "T", stdin=conflicting())
     assert result.code == 7
     error = json.loads(result.err)
-    assert (error["error"], error["line"], error["appended"]) == ("IdConflict", 3, 2)
+    assert (error["error"], error["line"], error["appended"], error["key"]) == ("IdConflict", 3, 2, "1")
     assert len(evlog("-s", "x", "read").lines) == 2
 
 
@@ -190,7 +194,7 @@ def test_an_id_with_other_content_is_skipped_if_that_is_wanted(evlog: Evlog) -> 
     result = evlog(*arguments, stdin=conflicting())
     assert result.code == 0
     assert (result.line["appended"], result.line["skipped"]) == (3, 1)
-    assert "line 3 holds no event: event id" in result.err
+    assert "line 3 holds no event: idempotency key '1'" in result.err
 
 
 def test_a_full_disk_says_how_far_it_came(here: Path) -> None:
@@ -236,10 +240,10 @@ def test_ctrl_c_keeps_what_was_acknowledged(here: Path) -> None:
         process.stdin.flush()
         acknowledged = [json.loads(process.stdout.readline())["position"] for _ in range(2)]
         process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 130
-        text = process.stderr.read().decode()
+        assert process.wait(30) == -signal.SIGINT
+        created, text = process.stderr.read().decode().splitlines()
+    assert created == "evlog: created the store x"
     assert text.startswith('evlog: interrupted; so far {"appended":2,')
-    assert text.count("\n") == 1
     assert [event["position"] for event in run_process("read", "-s", "x").lines] == acknowledged == [1, 2]
 
 
@@ -255,7 +259,7 @@ def test_an_import_that_nobody_listens_to_any_more_ends_quietly(here: Path) -> N
         process.stdin.write(own(5))
         process.stdin.close()
         assert process.wait(30) == 1
-        assert process.stderr.read() == b""
+        assert process.stderr.read() == b"evlog: created the store x\n"
 
 
 def test_a_line_beyond_all_limits_is_refused_without_being_collected(
@@ -265,16 +269,53 @@ def test_a_line_beyond_all_limits_is_refused_without_being_collected(
     monkeypatch.setattr(stdin_module, "MAX_LINE_BYTES", 1_000_000)
     monkeypatch.setattr(stdin_module, "_READ_BYTES", 300_000)
     seen: list[int] = []
-    second_look = module._Appender._second_look
+    decode_again = module._Appender._decode_again
 
     def spy(appender: Any, number: int, line: bytes, error: Any) -> Any:
         seen.append(len(line))
-        return second_look(appender, number, line, error)
+        return decode_again(appender, number, line, error)
 
-    monkeypatch.setattr(module._Appender, "_second_look", spy)
+    monkeypatch.setattr(module._Appender, "_decode_again", spy)
     long = b'"' + b"x" * 5_000_000 + b'"'
     result = evlog("append", "--lines", "--skip-bad", "s", "T", stdin=b"1\n" + long + b"\n2\n")
     assert (result.line["appended"], result.line["skipped"]) == (2, 1)
     assert "over the limit" in result.err
     assert seen[0] < 2_000_000
     assert "over the limit" in evlog("append", "--lines", "s", "T", stdin=long).err
+
+
+def test_an_endless_line_is_given_out_without_waiting_for_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stdin_module, "MAX_LINE_BYTES", 1_000_000)
+    with Path("/dev/zero").open("rb") as endless:
+        lines = stdin_module.read_lines(endless.fileno())
+        first = next(lines)
+    assert first is not None
+    assert 1_000_000 < len(first[0]) < 2_000_000
+
+
+def test_endless_atomic_input_is_refused(evlog: Evlog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_ATOMIC_EVENTS", 100)
+    assert evlog("append", "--lines", "--atomic", stdin=own(100)).code == 0
+    result = evlog("append", "--lines", "--atomic", stdin=own(101))
+    assert (result.code, result.out) == (2, b"")
+    assert "nothing was appended" in result.err
+    monkeypatch.setattr(module, "MAX_ATOMIC_BYTES", 1000)
+    assert evlog("append", "--lines", "--atomic", stdin=own(50)).code == 2
+    assert evlog("info").line["events"] == 100
+
+
+@pytest.mark.parametrize("arguments", [[], ["--ack"], ["--ack", "--batch", "1"]])
+def test_output_that_fails_says_what_is_appended(here: Path, arguments: list[str]) -> None:
+    with Path("/dev/full").open("wb") as full:
+        process = start("append", "-s", "x", "--lines", *arguments, "s", "T", stdout=full)
+        _, errors = process.communicate(b"1\n2\n3\n")
+    appended = len(run_process("read", "-s", "x").lines)
+    assert process.returncode == 1
+    assert f"{appended} events are appended all the same".encode() in errors
+
+
+def test_the_advice_for_a_first_try_names_stream_and_type(evlog: Evlog) -> None:
+    for line in (b'{"x":1}\n', b"{}\n", b'{"type":"T","x":1}\n'):
+        result = evlog("append", "--lines", stdin=line)
+        assert result.code == 2
+        assert "STREAM" in result.err

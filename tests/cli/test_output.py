@@ -53,7 +53,7 @@ def test_a_terminal_gets_lines_that_fit(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.parametrize(
-    ("widths", "room", "fitted"),
+    ("widths", "columns", "fitted"),
     [
         ([5, 10, 20], None, [5, 10, 20]),
         ([5, 10, 20], 39, [5, 10, 20]),
@@ -61,9 +61,20 @@ def test_a_terminal_gets_lines_that_fit(monkeypatch: pytest.MonkeyPatch) -> None
         ([5, 30, 90], 40, [5, 15, 16]),
         ([5, 30, 10], 40, [5, 21, 10]),
         ([5, 5, 5], 4, [1, 1, 1]),
+        ([5, 5, 5], 0, [1, 1, 1]),
     ],
 )
 def test_the_last_column_gives_way_first_then_the_widest(
-    widths: list[int], room: int | None, fitted: list[int]
+    widths: list[int], columns: int | None, fitted: list[int]
 ) -> None:
-    assert _fitted(widths, room) == fitted
+    assert _fitted(["a", "b", "c"], widths, columns) == fitted
+
+
+@pytest.mark.parametrize("columns", [80, 70, 60])
+def test_numbers_and_the_time_of_day_are_cut_last(columns: int) -> None:
+    names = ["position", "stream", "version", "type", "time", "data"]
+    widths = [8, 30, 7, 30, 19, 200]
+    fitted = _fitted(names, widths, columns)
+    assert sum(fitted) + 2 * 5 <= columns
+    assert (fitted[0], fitted[2], fitted[4]) == (8, 7, 14)
+    assert _fitted(names, [8, 8, 7, 8, 19, 200], 100)[4] == 19

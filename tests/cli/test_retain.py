@@ -104,7 +104,7 @@ def test_a_tombstone_refuses_appends_with_exit_code_3(ten: Evlog, monkeypatch: p
     ):
         result = ten(*arguments, stdin=b"1\n")
         assert (result.code, result.out, result.err.count("\n")) == (3, b"", 1)
-        assert "for ever" in result.err
+        assert "permanently" in result.err
     monkeypatch.setenv("EVLOG_ERRORS", "json")
     assert '"error":"StreamTombstoned"' in ten("append", "order-42", "T").err
     assert ten("read", "order-42").code == 5
@@ -187,12 +187,12 @@ def test_terminals_get_tables(ten: Evlog) -> None:
     rows = [
         line.split("  ", 1)[0] + "|" + line.rsplit("  ", 1)[-1] for line in on_terminal("retain").splitlines()
     ]
-    assert rows == ["stream|kept", "order-42|the last 3, 36h", "y|nothing, for ever", "category order|30d"]
+    assert rows == ["stream|kept", "order-42|the last 3, 36h", "y|nothing, permanently", "category order|30d"]
     drawn = on_terminal("streams", "--deleted")
     assert drawn.splitlines()[0].split() == [
         *("stream", "events", "first_version", "last_version", "last_time", "kept"),
     ]
     assert "the last 3, 36h" in drawn
     assert on_terminal("delete", "x") == "deleted x up to version 1\n"
-    assert on_terminal("delete", "x", "--tombstone") == "deleted x up to version 1, for ever\n"
+    assert on_terminal("delete", "x", "--tombstone") == "deleted x up to version 1, permanently\n"
     assert "deleted streams 2" in on_terminal("info")

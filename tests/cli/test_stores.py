@@ -25,7 +25,7 @@ def test_init_leaves_a_store_as_it_is_and_says_so(evlog: Evlog) -> None:
     again = evlog("init", "--segment-events", "5")
     assert again.code == 0
     assert again.line == first | {"created": False}
-    assert "there is a store at .evlog already" in again.err
+    assert "the store .evlog exists already" in again.err
     assert len(evlog("read").lines) == 1
 
 
@@ -167,5 +167,5 @@ def test_the_variable_names_the_store_that_append_makes(
     evlog: Evlog, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EVLOG_STORE", str(here / "new"))
-    assert evlog("append", "s", "T").err == ""
+    assert evlog("append", "s", "T").err == f"evlog: created the store {here}/new\n"
     assert [path.name for path in here.iterdir()] == ["new"]

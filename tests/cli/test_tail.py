@@ -188,7 +188,7 @@ def test_time_that_runs_out_is_said_in_one_line(
 ) -> None:
     result = filled("tail", *arguments)
     if text is None:
-        assert (result.code, "is no duration" in result.err) == (2, True)
+        assert (result.code, "invalid duration" in result.err) == (2, True)
         return
     assert result.code == 8
     assert len(result.lines) == 10

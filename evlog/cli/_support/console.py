@@ -1,26 +1,36 @@
-"""Bytes to stdout, notes and errors to stderr, and what kind of place these are.
+"""Bytes to stdout, notes and errors to stderr, and what kind of files these are.
 
-Data goes through `write` alone, so that a closed pipe and a full disk are found in one place, and no locale
-has a say in what bytes come out. stderr takes anything: what it cannot show is escaped.
+1. All output goes through `write`, into one buffer that only this module empties. So a closed pipe, a full
+   disk, a short write and a non-blocking descriptor are dealt with in one place, and neither the locale nor
+   PYTHONUNBUFFERED changes which bytes come out.
+2. On a terminal `write` escapes every control character, except in `Styled` bytes: those hold evlog's own
+   styles, and everything else in them was made `printable` before.
+3. A command that has found something (damage) calls `set_verdict` before it prints. The exit code is then
+   kept when nothing reads the output any more.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from typing import Final
 
-from evlog.errors import EvlogError
+from evlog.errors import EXIT_OK, EvlogError
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Final
+
+_BUFFER_BYTES: Final = 64 * 1024
+_DEFAULT_COLUMNS: Final = 80
 _STDERR_FAILED: Final = (OSError, ValueError)  # ValueError: it was closed
 
 
 class ClosedPipe(BaseException):
-    """Nobody reads stdout any more. No error: nothing that deals with failures may take it for one."""
+    """The reader of stdout has left. Not an error: code that handles errors must not catch it."""
 
 
 class Terminated(BaseException):
-    """A signal such as SIGTERM ended the command, which has put away its things; the process dies by it."""
+    """A signal such as SIGTERM ended the command, which has cleaned up; the process dies by that signal."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(signum)
@@ -28,51 +38,60 @@ class Terminated(BaseException):
 
 
 class OutputFailed(EvlogError):
-    """stdout takes no more bytes, and not because a reader left."""
+    """stdout accepts no more bytes, for another reason than that its reader has left."""
 
-    def __init__(self, reason: str) -> None:
-        super().__init__(f"cannot write the output: {reason}; write it to another place")
+    def __init__(self, reason: str, done: str | None = None) -> None:
+        note = f" ({done})" if done else ""
+        super().__init__(f"cannot write the output: {reason}{note}; write it to another place")
         self.reason = reason
 
 
+_buffer = bytearray()  # used by the main thread alone
+_verdict = EXIT_OK
+
+
+def set_verdict(code: int) -> None:
+    """Set the exit code that the command keeps if its output cannot be written."""
+    global _verdict
+    _verdict = code
+
+
+def verdict() -> int:
+    """Return what `set_verdict` was given last, else 0."""
+    return _verdict
+
+
+def reset() -> None:
+    """Forget the output and the verdict of a command that ran before in this process."""
+    _buffer.clear()
+    set_verdict(EXIT_OK)
+
+
+class Styled(bytes):
+    """Bytes for a terminal whose only control characters are line breaks and evlog's own styles."""
+
+
 def write(data: bytes) -> None:
-    """Write bytes to stdout.
+    """Write bytes to stdout; on a terminal control characters are escaped, unless the bytes are `Styled`.
 
     Raises:
-        ClosedPipe, OutputFailed: stdout takes no more.
+        ClosedPipe, OutputFailed: stdout accepts no more.
     """
-    if sys.stdout is not None:
-        try:
-            sys.stdout.buffer.write(data)
-        except BrokenPipeError:
-            raise ClosedPipe from None
-        except OSError as error:
-            raise OutputFailed(_reason(error)) from None
+    if not isinstance(data, Styled) and stdout_is_terminal():
+        data = _escape_for_terminal(data)
+    _buffer.extend(data)
+    if len(_buffer) >= _BUFFER_BYTES:
+        flush()
 
 
 def write_now(data: bytes) -> None:
-    """Write bytes to stdout past its buffer, so that nothing is left in it that could be waited for later.
+    """Write bytes to stdout as `write` does, and give them to the operating system at once.
 
     Raises:
-        ClosedPipe, OutputFailed: stdout takes no more.
+        ClosedPipe, OutputFailed: stdout accepts no more.
     """
-    if sys.stdout is None:
-        return
+    write(data)
     flush()
-    raw = getattr(sys.stdout.buffer, "raw", sys.stdout.buffer)
-    rest = memoryview(data)
-    try:
-        while rest:
-            written = raw.write(rest)
-            if written is None:  # somebody made it non-blocking
-                import select
-
-                select.select([], [raw], [])
-            rest = rest[written or 0 :]
-    except BrokenPipeError:
-        raise ClosedPipe from None
-    except OSError as error:
-        raise OutputFailed(_reason(error)) from None
 
 
 def write_object(value: dict[str, object]) -> None:
@@ -81,22 +100,43 @@ def write_object(value: dict[str, object]) -> None:
 
 
 def flush() -> None:
-    """Hand over to the operating system what was written.
+    """Give all that was written to the operating system.
+
+    What cannot be written is dropped, so that it is not tried again.
 
     Raises:
-        ClosedPipe, OutputFailed: it was not taken.
+        ClosedPipe, OutputFailed: it was not accepted.
     """
-    if sys.stdout is not None:
-        try:
-            sys.stdout.flush()
-        except BrokenPipeError:
-            raise ClosedPipe from None
-        except OSError as error:
-            raise OutputFailed(_reason(error)) from None
+    if not _buffer:
+        return
+    data = bytes(_buffer)
+    _buffer.clear()
+    if sys.stdout is None:
+        raise OutputFailed("it is closed")
+    try:
+        sys.stdout.flush()  # what other code printed comes first
+        _write_all(getattr(sys.stdout.buffer, "raw", sys.stdout.buffer), data)
+    except BrokenPipeError:
+        raise ClosedPipe from None
+    except (OSError, ValueError) as error:
+        raise OutputFailed(_reason(error)) from None
+
+
+def _write_all(raw: Any, data: bytes) -> None:
+    """Write to an unbuffered file, which may accept a part only, or nothing for now if it is non-blocking."""
+    rest = memoryview(data)
+    while rest:
+        written = raw.write(rest)
+        if written is None:
+            import select
+
+            select.select([], [raw], [])
+        else:
+            rest = rest[written:]
 
 
 def encode_object(value: dict[str, object]) -> bytes:
-    """One JSON object as a line; names that are not Unicode (a path can be so) are escaped."""
+    """Return one JSON object as a line; text that is not Unicode (a path can be that) is escaped."""
     import json
 
     try:
@@ -106,18 +146,20 @@ def encode_object(value: dict[str, object]) -> bytes:
 
 
 def note(text: str) -> None:
-    """Tell the user something on stderr that is no error."""
+    """Tell the user something on stderr that is not an error."""
     if errors_as_json():
         _write_stderr(encode_object({"note": text}))
     else:
-        _write_stderr(f"evlog: {_one_line(text)}\n".encode(errors="backslashreplace"))
+        _write_stderr(f"evlog: {one_line(text)}\n".encode(errors="backslashreplace"))
 
 
 def report(error: Exception) -> None:
     """Say on stderr what went wrong, in one line, or as JSON with the error's attributes."""
     message, attributes = str(error), {}
     if isinstance(error, EvlogError):
-        attributes = error.attributes()
+        from evlog.cli._support.advice import message_of
+
+        message, attributes = message_of(error), error.attributes()
     elif isinstance(error, OSError):
         message = f"{_reason(error)}{f': {error.filename}' if error.filename else ''}; check it and try again"
     else:
@@ -125,54 +167,80 @@ def report(error: Exception) -> None:
     if errors_as_json():
         _write_stderr(encode_object({"error": type(error).__name__, "message": message, **attributes}))
     else:
-        _write_stderr(f"evlog: {_one_line(message)}\n".encode(errors="backslashreplace"))
+        _write_stderr(f"evlog: {one_line(message)}\n".encode(errors="backslashreplace"))
 
 
 def errors_as_json() -> bool:
-    """Whether errors are wanted as JSON: EVLOG_ERRORS=json."""
+    """Return whether errors are to be JSON: EVLOG_ERRORS=json."""
     return os.environ.get("EVLOG_ERRORS") == "json"
 
 
 def stdout_is_terminal() -> bool:
-    """Whether somebody looks at stdout."""
+    """Return whether stdout is a terminal."""
     return sys.stdout is not None and sys.stdout.isatty()
 
 
 def stderr_is_terminal() -> bool:
-    """Whether somebody looks at stderr."""
+    """Return whether stderr is a terminal."""
     return sys.stderr is not None and sys.stderr.isatty()
 
 
 def has_colour() -> bool:
-    """Whether stdout is a terminal that shows colours, and the user wants them (https://no-color.org)."""
+    """Return whether stdout is a terminal that shows colours, and the user wants them (no-color.org)."""
     return stdout_is_terminal() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
+def columns() -> int:
+    """Return the terminal's width; 80 if it reports none, as terminals without a size do."""
+    try:
+        return os.get_terminal_size(1).columns or _DEFAULT_COLUMNS
+    except OSError:
+        return _DEFAULT_COLUMNS
+
+
 def printable(text: str) -> str:
-    """The text with every control character made visible: none of them may drive a terminal."""
+    """Return the text with every control character escaped, so that none of them can drive a terminal."""
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() or char == " " else _escape(char) for char in text)
+
+
+def one_line(text: str) -> str:
+    """Return the text as one printable line."""
+    return printable(" ".join(text.split("\n")))
 
 
 def _escape(char: str) -> str:
     return char.encode("unicode_escape").decode()
 
 
-def _one_line(text: str) -> str:
-    return printable(" ".join(text.split("\n")))
+def _escape_for_terminal(data: bytes) -> bytes:
+    """Escape control characters, C1 and bidirectional ones too, in the way that keeps JSON the same JSON."""
+    text = data.decode(errors="backslashreplace")
+    if all(line.isprintable() for line in text.split("\n")):
+        return text.encode()
+    return "".join(
+        char if char.isprintable() or char in "\n\t " else _escape_as_json(char) for char in text
+    ).encode()
 
 
-def _reason(error: OSError) -> str:
-    return error.strerror or str(error)
+def _escape_as_json(char: str) -> str:
+    return "".join(
+        f"\\u{unit:04x}" for unit in memoryview(char.encode("utf-16-le", "surrogatepass")).cast("H")
+    )
+
+
+def _reason(error: OSError | ValueError) -> str:
+    return getattr(error, "strerror", None) or str(error)
 
 
 def _write_stderr(data: bytes) -> None:
     if sys.stderr is None:
         return
+    if stderr_is_terminal():
+        data = _escape_for_terminal(data)
     try:
         sys.stderr.flush()
-        sys.stderr.buffer.write(data)
-        sys.stderr.flush()
+        _write_all(getattr(sys.stderr.buffer, "raw", sys.stderr.buffer), data)
     except _STDERR_FAILED:
-        pass  # there is nowhere left to say it
+        pass  # there is no place left to report it

@@ -1,64 +1,86 @@
-"""The one event that `evlog append` is given: its data, metadata and id, from wherever the arguments say.
+"""The one event that `evlog append` is given: its data, metadata and id, from where the arguments say.
 
-What is wrong with them is said together with what to write instead, before a store is opened or made.
+Everything that is wrong with them is reported, together with what to write instead, before a store is opened
+or created.
 """
 
 from __future__ import annotations
 
-import os
 import sys
-from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
-import evlog
 from evlog.cli._support import console
+from evlog.cli._support.stdin import read_all
 from evlog.errors import EventTooLarge, InvalidArgument, InvalidEvent
-from evlog.model.events import MAX_EVENT_BYTES, EncodedEvent, encode_events
+from evlog.model.events import MAX_EVENT_BYTES, NewEvent, encode_events
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from uuid import UUID
+    from typing import Any, Final
 
+    from evlog.cli._support.parameters import Given
+    from evlog.model.events import EncodedEvent
+
+KEY_NAME: Final = "$idempotencyKey"
 _ADVICE: Final = {
     "data": "quote JSON for the shell, or give --content-type text (or binary)",
     "metadata": 'write for example --metadata \'{"user":"ann"}\'',
 }
+_BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 
 
-def make_metadata(
-    pairs: list[str] | None, text: str | None, correlation_id: str | None, causation_id: str | None
-) -> bytes | None:
-    """The metadata from all options that add to it, as JSON that is checked."""
-    if pairs and text is not None:
-        raise InvalidArgument("--meta and --metadata exclude each other; put everything into --metadata")
+def make_event(given: Given) -> EncodedEvent:
+    """Return the event, checked and encoded."""
+    key: str | None = given.idempotency_key
+    if given.id is not None and key is not None:
+        raise InvalidArgument("--id and --idempotency-key both name the event", "give one of them")
+    content_type = given.content_type or "json"
+    event = NewEvent(
+        given.type,
+        read_data(given.data, content_type),
+        id=given.id if key is None else _id_of_key(key),
+        metadata=make_metadata(given),
+        content_type=content_type,
+    )
+    return _encode(event)
+
+
+def make_metadata(given: Given) -> bytes | None:
+    """Return the metadata from all options that add to it, as JSON that is checked."""
+    if given.meta and given.metadata is not None:
+        raise InvalidArgument("--meta and --metadata exclude each other", "put everything into --metadata")
     named: dict[str, Any] = {}
-    for pair in pairs or ():
+    for pair in given.meta:
         key, equals, value = pair.partition("=")
         if not (key and equals):
-            raise InvalidArgument(f"--meta {pair!r} is not KEY=VALUE; write for example --meta user=ann")
+            raise InvalidArgument(f"--meta {pair!r} is not KEY=VALUE", "write for example --meta user=ann")
         if key in named:
-            raise InvalidArgument(f"--meta gives {key!r} twice; give it once")
+            raise InvalidArgument(f"--meta gives {key!r} twice", "give it once")
         named[key] = value
-    ids = {"$correlationId": correlation_id, "$causationId": causation_id}
-    named |= {key: id for key, id in ids.items() if id is not None}
-    if text is None:
-        return _encode_metadata(named)
-    written = _encode_metadata(os.fsencode(text))
-    if not named:
-        return written
-    import json
+    options = {
+        "$correlationId": given.correlation_id,
+        "$causationId": given.causation_id,
+        KEY_NAME: given.idempotency_key,
+    }
+    own = {key: text for key, text in options.items() if text is not None}
+    if given.metadata is None and not (named or own):
+        return None
+    if given.metadata is not None:
+        written = _encode_metadata(_utf8(given.metadata))
+        if not own:
+            return written
+        import json
 
-    known: dict[str, Any] = json.loads(written or b"{}")
-    if known.keys() & named:
-        raise InvalidArgument(
-            "--metadata has the id that --correlation-id or --causation-id gives; give it once"
-        )
-    return _encode_metadata(known | named)
+        named = json.loads(written or b"{}")
+    for key in named.keys() & own.keys():
+        raise InvalidArgument(f"the metadata and an option both give {key!r}", "give it once")
+    return _encode_metadata(named | own)
 
 
 def _encode_metadata(metadata: dict[str, Any] | bytes) -> bytes | None:
-    return encode(evlog.NewEvent("Any", metadata=metadata))[4]
+    return _encode(NewEvent("Any", metadata=metadata))[4]
 
 
-def encode(event: evlog.NewEvent) -> EncodedEvent:
+def _encode(event: NewEvent) -> EncodedEvent:
     """Encode the event, or say what is wrong with it and what to write instead."""
     try:
         return encode_events([event])[0]
@@ -68,38 +90,56 @@ def encode(event: evlog.NewEvent) -> EncodedEvent:
         raise InvalidEvent(error.field, f"{error.reason}; {_ADVICE[error.field]}") from None
 
 
-def id_of_key(key: str) -> UUID:
+def _id_of_key(key: str) -> Any:
+    from evlog.model.events import idempotency_id
+
     try:
-        return evlog.idempotency_id(key)
+        return idempotency_id(key)
     except InvalidEvent as error:
         raise InvalidEvent(error.field, f"{error.reason}; give one such as payment-7") from None
 
 
 def read_data(text: str | None, content_type: str) -> bytes | None:
-    """DATA, from where it is: the argument itself, @FILE, or - for stdin."""
+    """Return DATA from where it is: the argument itself, @FILE, or - for stdin."""
     if text is None:
         return None
+    is_json = content_type == "json"
     if text == "-":
-        if sys.stdin is None or sys.stdin.isatty():
-            console.note("reading the data from the terminal; end it with Ctrl-D")
-        data = b"" if sys.stdin is None else _read_limited(sys.stdin.buffer)
+        data = _read_stdin()
     elif text.startswith("@"):
-        try:
-            with open(text[1:], "rb") as file:
-                data = _read_limited(file)
-        except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else error
-            raise InvalidArgument(
-                f"cannot read {text[1:]!r} ({reason}); give @ and the path of a file"
-            ) from None
+        data = _read_file(text[1:])
     else:
-        data = os.fsencode(text)
-    return data.strip() if content_type == "json" else data
+        data = _utf8(text)
+        return data.strip() if is_json else data
+    # A byte order mark and the white space around JSON are not part of the data; other data is kept as it is.
+    return data.removeprefix(_BYTE_ORDER_MARK).strip() if is_json else data
 
 
-def _read_limited(file: BinaryIO) -> bytes:
-    # A pipe without an end must not fill the memory before it is refused. A file's white space is no data.
-    data = file.read(2 * MAX_EVENT_BYTES)
+def _utf8(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _read_stdin() -> bytes:
+    if sys.stdin is None:
+        raise InvalidArgument("stdin is closed", "give DATA as an argument or as @FILE")
+    if sys.stdin.isatty():
+        console.note("reading the data from the terminal; end it with Ctrl-D")
+    return _check_limit(read_all(sys.stdin.fileno(), 2 * MAX_EVENT_BYTES))
+
+
+def _read_file(path: str) -> bytes:
+    try:
+        with open(_utf8(path), "rb") as file:
+            return _check_limit(file.read(2 * MAX_EVENT_BYTES))
+    except (OSError, ValueError) as error:
+        if isinstance(error, InvalidArgument):
+            raise
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InvalidArgument(f"cannot read {path!r} ({reason})", "give @ and the path of a file") from None
+
+
+def _check_limit(data: bytes) -> bytes:
+    # A pipe without an end must not fill the memory before it is refused.
     if len(data) == 2 * MAX_EVENT_BYTES:
         raise EventTooLarge(len(data), MAX_EVENT_BYTES)
     return data

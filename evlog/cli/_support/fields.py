@@ -1,7 +1,7 @@
-"""One field of an event, as JSON or as text: what `--fields` names and columns are made of.
+"""One field of an event, as JSON or as text, for `--fields` and the columns of tables.
 
-Values are cut out of the stored JSON as they are: no number changes its digits on its way out. What is not
-there is None here, null in JSON and nothing in a text.
+Values are cut out of the stored JSON as they are: no number changes its digits. A missing field is None here,
+null in JSON and empty in a text.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from evlog.model.events import BINARY_CODE, JSON_CODE, Event
 from evlog.model.json_lines import encode_time, quote
 
 Field = Callable[[Event], bytes | None]
-"""Takes a field out of an event, as JSON."""
+"""Returns a field of an event, as JSON."""
 
 _WHOLE: Final[dict[str, Field]] = {
     "position": lambda event: b"%d" % event.position,
@@ -33,21 +33,21 @@ _WHOLE: Final[dict[str, Field]] = {
 
 
 def parse_fields(text: str) -> list[str]:
-    """The names in --fields, each checked.
+    """Return the names in --fields, each checked.
 
     Raises:
-        InvalidArgument: one of them is no field.
+        InvalidArgument: one of them is not a field.
     """
     names = [name.strip() for name in text.split(",")]
     for name in names:
         make_field(name)
     if len(set(names)) < len(names):
-        raise InvalidArgument("--fields names a field twice; name it once")
+        raise InvalidArgument("--fields names a field twice", "name it once")
     return names
 
 
 def make_field(name: str) -> Field:
-    """A function that takes the field out of an event.
+    """Return a function from an event to the field.
 
     Raises:
         InvalidArgument: there is no such field.
@@ -57,7 +57,7 @@ def make_field(name: str) -> Field:
         return whole
     first, dot, rest = name.partition(".")
     if not dot or first not in {"data", "metadata"} or rest.startswith("."):
-        raise InvalidArgument(f"{name!r} is no field; give some of {', '.join(_WHOLE)}, data.x or metadata.x")
+        raise InvalidArgument(f"unknown field {name!r}", f"use {', '.join(_WHOLE)}, data.x or metadata.x")
     path = split_path(rest)
     if first == "metadata":
         return lambda event: find(event.metadata_bytes, path)
@@ -65,7 +65,7 @@ def make_field(name: str) -> Field:
 
 
 def find(data: bytes, path: tuple[str, ...]) -> bytes | None:
-    """The raw JSON at a path in an object, None if there is nothing."""
+    """Return the raw JSON at a path in an object, None if there is nothing."""
     import msgspec
 
     global _parse_object
@@ -76,14 +76,14 @@ def find(data: bytes, path: tuple[str, ...]) -> bytes | None:
         try:
             raw = _parse_object(raw).get(name)
         except (msgspec.ValidationError, RecursionError):
-            return None  # it is no object, so there is nothing in it
+            return None  # not an object, so nothing is in it
         if raw is None:
             return None
     return bytes(raw)
 
 
 def as_text(value: bytes | None) -> str:
-    """A field as a text: a string's content, nothing for null, any other JSON as it is."""
+    """Return a field as a text: a string's content, nothing for null, any other JSON as it is."""
     if value is None or value == b"null":
         return ""
     if value.startswith(b'"'):

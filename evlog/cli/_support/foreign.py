@@ -28,12 +28,16 @@ from evlog.model.json_lines import (
     CACHE_SIZE,
     CARRIAGE_RETURN,
     Checked,
-    Decode,
     InvalidLine,
     canonical_uuid,
     check_size,
+    quote,
     refuse,
 )
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from evlog.model.json_lines import Decode
 
 _BACKSLASH: Final = 0x5C
 _NAMESPACE: Final = bytes.fromhex(ID_NAMESPACE.replace("-", ""))
@@ -49,7 +53,7 @@ def foreign_decoder(
     data_field: str | None = None,
     metadata: bytes | None = None,
 ) -> Decode:
-    r"""A decoder of lines of any shape.
+    r"""Return a decoder of lines of any shape.
 
     Fields are dotted paths into the line's objects: `a.b`, with a dot in a name as `\.`.
 
@@ -58,43 +62,78 @@ def foreign_decoder(
         type: every line's event type, instead of a field.
         stream_field: the field with the stream's name, or a template such as `host-{.host}`.
         type_field: the field with the event type.
-        id_field: a field with a UUID (8-4-4-4-12 digits), or any other text or number: an idempotency key.
+        id_field: a field with a UUID (8-4-4-4-12 digits), or any other text or number: an idempotency key,
+            which is also kept in the metadata.
         data_field: the field that becomes the data; `.` or None is the whole line.
         metadata: every event's metadata, encoded and checked.
+    """
+    paths: list[tuple[str, ...]] = []
+    stream_of = _text_reader(stream, stream_field or "stream", paths, template=True)
+    type_of = _text_reader(type, type_field or "type", paths)
+    identify = _identifier(id_field, metadata, paths)
+    data_at = None if data_field in {None, "."} else _place(str(data_field), paths)
+    pick = _checked_pick(paths)
+    streams, types = Checked(check_stream_name), Checked(check_type)
+
+    def decode(line: bytes) -> tuple[str, EncodedEvent]:
+        found = pick(line)
+        id, own_metadata = identify(found)
+        data = line.strip() if data_at is None else bytes(found[data_at])
+        if CARRIAGE_RETURN in data:
+            data = data.replace(b"\r", b" ")  # it is between tokens: in a string it would not be valid JSON
+        if len(line) > MAX_EVENT_BYTES:
+            check_size(len(data) + len(own_metadata or b""))
+        return streams[stream_of(found)], (types[type_of(found)], id, JSON_CODE, data, own_metadata)
+
+    return decode
+
+
+def _checked_pick(paths: Sequence[tuple[str, ...]]) -> Callable[[bytes], Sequence[Any]]:
+    """Return a function from a line to what is at each path; it raises InvalidLine if something is
+    missing.
     """
     import msgspec
 
     unset = msgspec.UNSET
-    paths: list[tuple[str, ...]] = []
-    stream_of = _text_reader(stream, stream_field or "stream", paths, template=True)
-    type_of = _text_reader(type, type_field or "type", paths)
-    id_at = None if id_field is None else _place(id_field, paths)
-    data_at = None if data_field in {None, "."} else _place(str(data_field), paths)
     pick = pick_fields(paths)
-    streams, types = Checked(check_stream_name), Checked(check_type)
 
-    def decode(line: bytes) -> tuple[str, EncodedEvent]:
+    def checked(line: bytes) -> Sequence[Any]:
         try:
             if not line.isascii():
-                line.decode()  # msgspec does not look into the strings that it skips
+                line.decode()  # msgspec does not check the strings that it skips
             found = pick(line)
         except (ValueError, RecursionError) as error:
             refuse(line, error)
         if unset in found:
             raise InvalidLine(f"has no field `{'.'.join(paths[found.index(unset)])}`")
-        id = None if id_at is None else _id_bytes(bytes(found[id_at]), paths[id_at])
-        data = line.strip() if data_at is None else bytes(found[data_at])
-        if CARRIAGE_RETURN in data:
-            data = data.replace(b"\r", b" ")  # it stands between tokens: in a string it would be no JSON
-        if len(line) > MAX_EVENT_BYTES:
-            check_size(len(data) + len(metadata or b""))
-        return streams[stream_of(found)], (types[type_of(found)], id, JSON_CODE, data, metadata)
+        return found
 
-    return decode
+    return checked
+
+
+def _identifier(
+    field: str | None, metadata: bytes | None, paths: list[tuple[str, ...]]
+) -> Callable[[Sequence[Any]], tuple[bytes | None, bytes | None]]:
+    """Return a function from what was picked to the event's id and metadata."""
+    if field is None:
+        return lambda _found: (None, metadata)
+    at = _place(field, paths)
+
+    def identify(found: Sequence[Any]) -> tuple[bytes, bytes | None]:
+        id, key = _id_and_key(bytes(found[at]), paths[at])
+        return id, metadata if key is None else _with_key(metadata, key)
+
+    return identify
+
+
+def _with_key(metadata: bytes | None, key: str) -> bytes:
+    own = b'{"$idempotencyKey":' + quote(key)
+    rest = b"}" if metadata is None else metadata.lstrip()[1:].lstrip()
+    return own + (rest if rest.startswith(b"}") else b"," + rest)
 
 
 def split_path(field: str) -> tuple[str, ...]:
-    r"""The names in a dotted path; a leading dot is allowed, as is a dot in a name written as `\.`.
+    r"""Return the names in a dotted path; a leading dot is allowed, and a dot in a name is written as `\.`.
 
     Raises:
         InvalidArgument: a name in it is empty.
@@ -102,19 +141,19 @@ def split_path(field: str) -> tuple[str, ...]:
     names = tuple(name.replace("\\.", ".") for name in re.split(r"(?<!\\)\.", field.removeprefix(".")))
     if not all(names):
         raise InvalidArgument(
-            f"{field!r} is no field; give a name, or names with dots between them such as a.b"
+            f"invalid field {field!r}", "use a name, or names with dots between them such as a.b"
         )
     return names
 
 
 def pick_fields(paths: Sequence[tuple[str, ...]]) -> Callable[[bytes], Sequence[Any]]:
-    """A function that checks a line and returns the raw JSON at each path, or msgspec.UNSET."""
+    """Return a function that checks a line and returns the raw JSON at each path, or msgspec.UNSET."""
     import msgspec
 
     if not paths:
         parse_any = msgspec.json.Decoder(msgspec.Raw).decode
         return lambda line: (parse_any(line),)  # nothing is looked up in it
-    # One parse serves all paths, unless one path goes on inside what another one takes whole.
+    # One parse serves all paths, unless one path leads into a value that another one takes whole.
     plans: list[list[int]] = []
     for at, path in enumerate(paths):
         for plan in plans:
@@ -170,7 +209,7 @@ def _plan_parser(paths: Sequence[tuple[str, ...]]) -> Callable[[bytes], Sequence
 def _text_reader(
     constant: str | None, field: str, paths: list[tuple[str, ...]], *, template: bool = False
 ) -> Callable[[Sequence[Any]], str]:
-    """A function that makes a name from what was picked; the paths that it needs are added to `paths`."""
+    """Return a function from what was picked to a name; the paths that it needs are added to `paths`."""
     if constant is not None:
         return lambda _found: constant
     parts = re.split(r"\{(\.[^{}]+)\}", field) if template else [field]
@@ -213,7 +252,7 @@ def _place(field: str, paths: list[tuple[str, ...]]) -> int:
 
 
 def _text(raw: bytes, path: tuple[str, ...]) -> str:
-    """A string's content, or a number or boolean as it is written."""
+    """Return a string's content, or a number or boolean as it is written."""
     first = raw[:1]
     if first == b'"':
         return json.loads(raw) if _BACKSLASH in raw else raw[1:-1].decode()
@@ -223,17 +262,20 @@ def _text(raw: bytes, path: tuple[str, ...]) -> str:
     return raw.decode()
 
 
-def _id_bytes(raw: bytes, path: tuple[str, ...]) -> bytes:
-    """A UUID's bytes, or those of `idempotency_id`, which is too dear to be called for every line."""
+def _id_and_key(raw: bytes, path: tuple[str, ...]) -> tuple[bytes, str | None]:
+    """Return a UUID's bytes, or the id of an idempotency key and the key.
+
+    The id is that of `idempotency_id`, which would be too slow for every line.
+    """
     if raw[:1] in {b"t", b"f"}:
         raise InvalidLine(f"has a boolean in `{'.'.join(path)}`; an id is a UUID, a text or a number")
     text = _text(raw, path)
     found = canonical_uuid(text)
     if found is not None:
-        return found
+        return found, None
     if not text:
         raise InvalidLine(f"has an empty text in `{'.'.join(path)}`; an id is a UUID, a text or a number")
     digest = bytearray(sha1(_NAMESPACE + text.encode(), usedforsecurity=False).digest()[:16])
     digest[6] = digest[6] & 0x0F | 0x50
     digest[8] = digest[8] & 0x3F | 0x80
-    return bytes(digest)
+    return bytes(digest), text

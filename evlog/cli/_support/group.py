@@ -1,8 +1,10 @@
-"""The commands, by name: one is imported when it is called, all of them only for the list in `--help`.
+"""The Typer application: the help of evlog and of each command, and every command line that is not plain.
 
-Typer builds every command's parameters when an app is made, which would cost each call the imports of all
-commands. So this group knows their names and asks for a command when it is needed. What Typer finds wrong
-with a command line becomes an InvalidArgument here: one line, exit code 2.
+1. A command's parameters come from its table (`parameters.py`), or from a Typer function or a Typer
+   application in its module. Its module is imported when it is called, all of them only for the list in
+   `--help`.
+2. What Typer finds wrong with a command line becomes an InvalidArgument: one line, exit code 2, with the
+   command whose help explains it. An option that takes one value is refused if it is given twice.
 """
 
 from __future__ import annotations
@@ -11,32 +13,23 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-# Typer shows only one of these in public (BadParameter), and a wrong command line can raise any of them.
-from typer._click.exceptions import ClickException
-from typer.core import TyperGroup
+# Typer publishes only one of these (BadParameter); a wrong command line can raise any of them.
+from typer._click.exceptions import ClickException, UsageError
+from typer._click.globals import get_current_context
+from typer._click.parser import _OptionParser
+from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 from typer.main import get_command
 
 from evlog.cli._support import console
-from evlog.cli._support.options import StoreOption
+from evlog.cli._support.commands import COMMANDS
+from evlog.cli._support.parameters import FLAG, STORE, Parameter, make_given
+from evlog.cli._support.plain import is_negative_number, load, takes_numbers
 from evlog.errors import EXIT_OK, InvalidArgument
 
 if TYPE_CHECKING:
-    from typer.core import TyperCommand
+    from types import ModuleType
 
-COMMANDS: Final = {
-    "init": "Create a store.",
-    "append": "Append events: one from the arguments, or many from lines of JSON.",
-    "read": "Print events, of one stream or of all.",
-    "tail": "Print the last events and follow those that come; run a command on each.",
-    "subscriptions": "List, show, reset and delete durable subscriptions and what they parked.",
-    "streams": "List the streams.",
-    "info": "Show what is in the store: counts, bytes, positions and times.",
-    "retain": "Say what is kept of a stream or of a category's streams.",
-    "delete": "Delete a stream.",
-    "compact": "Remove what retention policies and deletions have hidden.",
-    "verify": "Check every byte of the store; repair or salvage what is damaged.",
-    "help": "Show the guide by topic, or the help of a command.",
-}
+__all__ = ["COMMANDS", "HELP", "LazyGroup", "invoke"]
 
 HELP: Final = """An event store in a directory: append-only, ordered, versioned, idempotent.
 
@@ -50,32 +43,85 @@ on stderr; EVLOG_ERRORS=json makes errors JSON too.
   evlog read order-42
   evlog streams --category order
 """
+_SETTINGS: Final = {"help_option_names": ["-h", "--help"]}
 
 
 class LazyGroup(TyperGroup):
     """The commands of COMMANDS, each from the module that has its name."""
 
+    def __init__(self, **attributes: Any) -> None:
+        # Typer suggests names from this mapping.
+        super().__init__(**attributes | {"commands": dict.fromkeys(COMMANDS), "context_settings": _SETTINGS})
+
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 - Typer's signature
-        """The names in the order in which the help lists them."""
+        """Return the names in the order in which the help lists them."""
         return list(COMMANDS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> TyperCommand | None:  # noqa: ARG002
         """Import a command and build its parameters."""
-        if cmd_name not in COMMANDS:
-            return None
-        from importlib import import_module
+        return _build(cmd_name, load(cmd_name)) if cmd_name in COMMANDS else None
 
-        module = import_module(f"evlog.cli.{cmd_name}")
-        app = _new_app()
-        app.command(cmd_name, help=module.HELP, short_help=COMMANDS[cmd_name])(module.command)
-        return get_command(app)  # type: ignore[return-value]  # one command and no callback: no group
+    def get_help_option(self, ctx: Any) -> TyperOption | None:
+        """Return the help option, whose text goes through evlog's own output."""
+        return _through_console(super().get_help_option(ctx))
 
-    def invoke(self, ctx: Any) -> Any:
-        """Run the command, keeping Typer from making a closed pipe on stderr an exit code of its own."""
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse what comes before the command's name, and refuse an option that is given twice."""
+        _refuse_twice(self.make_parser(ctx), args)
+        return super().parse_args(ctx, args)
+
+
+class OwnCommand(TyperCommand):
+    """A command whose mistakes are reported, and whose help is printed, in evlog's way."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the command line, and refuse an option that is given twice."""
         try:
-            return super().invoke(ctx)
-        except BrokenPipeError:
-            raise console.ClosedPipe from None
+            _refuse_twice(self.make_parser(ctx), args)
+            return super().parse_args(ctx, args)
+        except UsageError as error:
+            error.ctx = error.ctx or ctx  # so that the message names this command's help
+            raise
+
+    def get_help_option(self, ctx: Any) -> TyperOption | None:
+        """Return the help option, whose text goes through evlog's own output."""
+        return _through_console(super().get_help_option(ctx))
+
+
+class TableCommand(OwnCommand):
+    """A command whose parameters come from a table."""
+
+    def __init__(self, module: ModuleType, name: str) -> None:
+        self._module = module
+        super().__init__(
+            name,
+            callback=self._call,
+            params=[_typer_parameter(parameter) for parameter in module.PARAMETERS],
+            help=module.HELP,
+            short_help=COMMANDS[name],
+            context_settings=_SETTINGS,
+            rich_markup_mode=None,
+        )
+
+    def make_parser(self, ctx: Any) -> _OptionParser:
+        """Return Typer's parser, made to take negative numbers for arguments where DATA can be one."""
+        parser = super().make_parser(ctx)
+        if takes_numbers(self._module.PARAMETERS):
+            parser.__class__ = _NumberParser
+        return parser
+
+    def _call(self, **texts: Any) -> Any:
+        if texts.get("store") is None:
+            texts["store"] = get_current_context().find_root().params.get("store")
+        return self._module.command(make_given(self._module.PARAMETERS, texts))
+
+
+class _NumberParser(_OptionParser):
+    def _process_opts(self, arg: str, state: Any) -> None:
+        if is_negative_number(arg):
+            state.largs.append(arg)
+        else:
+            super()._process_opts(arg, state)
 
 
 def invoke(arguments: list[str]) -> int:
@@ -91,9 +137,58 @@ def invoke(arguments: list[str]) -> int:
     except ClickException as error:
         raise InvalidArgument(_usage_message(error)) from None
     except SystemExit as ended:
-        # Typer's way of ending when the pipe closes under a help text.
+        # Typer ends in this way when the pipe closes under a help text.
         return EXIT_OK if isinstance(ended.__context__, BrokenPipeError) else int(ended.code or 0)
     return code if isinstance(code, int) else EXIT_OK
+
+
+def _build(name: str, module: ModuleType) -> TyperCommand:
+    if hasattr(module, "PARAMETERS"):
+        return TableCommand(module, name)
+    app = _new_app()
+    app.command(
+        name, cls=OwnCommand, help=module.HELP, short_help=COMMANDS[name], context_settings=_SETTINGS
+    )(module.command)
+    return get_command(app)  # type: ignore[return-value]  # one command and no callback: not a group
+
+
+def _typer_parameter(parameter: Parameter) -> TyperArgument | TyperOption:
+    if not parameter.flags:
+        return TyperArgument(
+            param_decls=[parameter.name],
+            metavar=parameter.metavar,
+            help=parameter.help,
+            required=parameter.required,
+            show_default=False,
+        )
+    return TyperOption(
+        param_decls=[parameter.name, *parameter.flags],
+        metavar=parameter.metavar,
+        help=parameter.help,
+        is_flag=parameter.kind is FLAG,
+        default=False if parameter.kind is FLAG else None,
+        multiple=parameter.many,
+    )
+
+
+def _refuse_twice(parser: _OptionParser, arguments: list[str]) -> None:
+    _, _, order = parser.parse_args(list(arguments))
+    single = [found for found in order if isinstance(found, TyperOption) and not found.multiple]
+    for option in single:
+        if not option.is_flag and single.count(option) > 1:
+            raise UsageError(f"{max(option.opts, key=len)} is given twice; give it once")
+
+
+def _through_console(option: TyperOption | None) -> TyperOption | None:
+    if option is not None:
+        option.callback = _show_help
+    return option
+
+
+def _show_help(ctx: Any, _param: Any, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
+        console.write(f"{ctx.get_help()}\n".encode())
+        raise typer.Exit
 
 
 def _new_app() -> typer.Typer:
@@ -111,17 +206,19 @@ def _show_version(wanted: bool) -> None:
 
 def _evlog(
     ctx: typer.Context,
-    store: StoreOption = None,  # noqa: ARG001 - the commands look it up: options.store_path
+    store: Annotated[  # noqa: ARG001 - the commands look it up
+        str | None, typer.Option(*STORE.flags, metavar=STORE.metavar, help=STORE.help)
+    ] = None,
     version: Annotated[  # noqa: ARG001 - the callback does it
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
     if ctx.invoked_subcommand is None:
-        console.write(ctx.get_help().encode() + b"\n")
+        console.write(f"{ctx.get_help()}\n".encode())
 
 
 def _usage_message(error: ClickException) -> str:
-    """Typer's message in evlog's form: what is wrong; what to do."""
+    """Return Typer's message in evlog's form: what is wrong; what to do."""
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "evlog"
     message = error.format_message().strip().rstrip(".")

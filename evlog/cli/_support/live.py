@@ -8,7 +8,6 @@ terminal's size anew.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from typing import Final
 
@@ -52,12 +51,12 @@ class LiveTable:
     def draw(self, events: Iterable[Event]) -> bytes:
         """The rows of some events, below the names of the columns where these are new or move."""
         rows = [self._cells(event) for event in events]
-        heading = self._look_at(os.get_terminal_size(1).columns)
+        heading = self._look_at(console.columns())
         for row in rows:
             heading |= self._make_room(row)
         lines = [self._line({name: name for name in self._names}, heading=True)] if heading else []
         lines += [self._line(row) for row in rows]
-        return "".join(f"{line}\n" for line in lines).encode()
+        return console.Styled("".join(f"{line}\n" for line in lines).encode())
 
     def _cells(self, event: Event) -> dict[str, str]:
         cells = {name: console.printable(as_text(take(event))) for name, take in self._takes.items()}

@@ -1,72 +1,83 @@
-"""What several commands share: which store and where it is found, which events, what recovery did."""
+"""What several commands share: which store they use, how they open it, what recovery did."""
 
 from __future__ import annotations
 
 import os
-from typing import Annotated, Final
 
-import typer
-
-import evlog
 from evlog.cli._support import console
-from evlog.errors import InvalidArgument
+from evlog.errors import InvalidArgument, StoreAccessDenied, StoreNotFound
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Final
+
+    import evlog
 
 DEFAULT_STORE: Final = ".evlog"
 
-StoreOption = Annotated[
-    str | None,
-    typer.Option(
-        "--store",
-        "-s",
-        metavar="PATH",
-        help="The store's directory; else $EVLOG_STORE, else the nearest .evlog from here upwards.",
-    ),
-]
 
-CategoryOption = Annotated[
-    str | None, typer.Option("--category", metavar="NAME", help="Streams named NAME or NAME-….")
-]
-TypesOption = Annotated[
-    list[str] | None, typer.Option("--type", metavar="NAME", help="Only this event type (repeatable).")
-]
-SinceOption = Annotated[str | None, typer.Option("--since", metavar="WHEN", help="Written then or later.")]
+class ForeignStore(StoreAccessDenied):
+    """The nearest `.evlog` belongs to another user, who may have put it there for others to write to."""
+
+    def __init__(self, path: str, owner: int) -> None:
+        super().__init__(path, f"it belongs to user {owner}")
+        self.args = (
+            f"{path} belongs to another user (id {owner}); to use it, name it with --store or EVLOG_STORE",
+        )
+        self.owner = owner
 
 
-def named_store(ctx: typer.Context, option: str | None) -> str | None:
-    """The store that --store (after the command's name or before it) or EVLOG_STORE names."""
-    for given in (option, ctx.find_root().params.get("store")):
-        if given is not None:
-            if not given:
-                raise InvalidArgument("--store is empty; give the path of a directory")
-            return str(given)
+def named_store(given: Any, option: str | None = None) -> str | None:
+    """Return the store that --store or EVLOG_STORE names."""
+    path: str | None = _option(given, option)
+    if path is not None:
+        if not path:
+            raise InvalidArgument("--store is empty", "give the path of a directory")
+        return path
     return os.environ.get("EVLOG_STORE") or None
 
 
-def find_store(ctx: typer.Context, option: str | None) -> str:
-    """The store to use: the one that is named, else the nearest `.evlog`, else `.evlog` here."""
-    return named_store(ctx, option) or nearest_store() or DEFAULT_STORE
+def find_store(given: Any, option: str | None = None) -> str:
+    """Return the store to use: the one that is named, else the nearest `.evlog`, else `.evlog` here.
+
+    Raises:
+        ForeignStore: the nearest one is another user's. A named one may be: its user has decided.
+        StoreNotFound: the path is relative, and the current directory was removed.
+    """
+    path = named_store(given, option)
+    if path is not None and os.path.isabs(path):
+        return path
+    try:
+        here = os.getcwd()
+    except FileNotFoundError:
+        raise StoreNotFound(f"{path or DEFAULT_STORE}, as the current directory was removed") from None
+    return path or _nearest_store(here) or DEFAULT_STORE
 
 
-def nearest_store() -> str | None:
-    """The nearest `.evlog` directory, from the current one upwards."""
-    if os.path.isdir(DEFAULT_STORE):
-        return DEFAULT_STORE
-    folder = os.getcwd()
-    while (above := os.path.dirname(folder)) != folder:
+def _nearest_store(folder: str) -> str | None:
+    """Return the nearest `.evlog` directory, from a folder upwards."""
+    path = DEFAULT_STORE
+    while not os.path.isdir(path):
+        above = os.path.dirname(folder)
+        if above == folder:
+            return None
         folder = above
         path = os.path.join(folder, DEFAULT_STORE)
-        if os.path.isdir(path):
-            return path
-    return None
+    for about in (os.lstat(path), os.stat(path)):  # of a link, and of what it leads to
+        if about.st_uid != os.geteuid():
+            raise ForeignStore(path, about.st_uid)
+    return path
 
 
-def open_store(ctx: typer.Context, option: str | None) -> evlog.EventStore:
-    """Open the store of a command that makes none.
+def open_store(given: Any, option: str | None = None) -> evlog.EventStore:
+    """Open the store of a command that creates none.
 
     Raises:
         StoreNotFound: there is none.
     """
-    return evlog.open(find_store(ctx, option))
+    from evlog.store import open
+
+    return open(find_store(given, option))
 
 
 def report_torn_tails(store: evlog.EventStore) -> None:
@@ -75,3 +86,18 @@ def report_torn_tails(store: evlog.EventStore) -> None:
         console.note(
             f"cut {tail.cut_bytes} bytes off the end of {tail.path}: an append that a crash left unfinished"
         )
+
+
+def _option(given: Any, option: str | None) -> str | None:
+    """Return --store from a command's values, or from Typer's context and the option after the name."""
+    if not hasattr(given, "find_root"):
+        store: str | None = given.store
+        return store
+    return option if option is not None else given.find_root().params.get("store")
+
+
+def __getattr__(name: str) -> Any:
+    """Return the Typer parameters that commands with a Typer function share."""
+    from evlog.cli._support import typer_options
+
+    return getattr(typer_options, name)

@@ -1,13 +1,12 @@
 """The forms in which `evlog read` prints events: json, pretty, table, data and csv.
 
 Each is a function from events to chunks of bytes. Memory is bounded in all of them: a table is drawn in
-parts whose columns only grow. What is for eyes shows control characters instead of obeying them; what is for
-programs gives every byte as it is.
+parts whose columns only grow. Forms for people (pretty, table) escape control characters; the forms for
+programs give every byte as it is, and `console.write` escapes them if stdout is a terminal.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final
 
@@ -18,7 +17,7 @@ from evlog.model.events import BINARY_CODE, JSON_CODE, Event
 from evlog.model.json_lines import CHUNK_BYTES, encode_lines, encode_time
 
 Form = Callable[[Iterable[Event], Sequence[str] | None], Iterator[bytes]]
-"""Turns events, and the fields that are asked for (None: the form's own choice), into bytes to print."""
+"""Turns events, and the fields that are asked for (None: the form's own), into bytes to print."""
 
 _CSV_FIELDS: Final = (
     "position",
@@ -33,11 +32,14 @@ _CSV_FIELDS: Final = (
 )
 _TABLE_FIELDS: Final = ("position", "stream", "version", "type", "time", "data")
 _RIGHT: Final = frozenset({"position", "version", "events", "first_version", "last_version"})
-# A table learns its columns' widths from so many rows before it prints the first.
+_TIMES: Final = frozenset({"time", "last_time"})
+_YEAR: Final = len("2026-")
+# The widths of a table's columns come from its first rows, at most this many.
 _TABLE_ROWS: Final = 200
 _GAP: Final = "  "
-# What the last column, mostly the data, keeps of a narrow terminal before other columns give way.
+# The width that the last column, mostly the data, keeps on a narrow terminal before other columns are cut.
 _LAST_WIDTH: Final = 16
+_SHORTEST_TEXT: Final = 4
 
 
 def as_json(events: Iterable[Event], fields: Sequence[str] | None) -> Iterator[bytes]:
@@ -67,22 +69,19 @@ def as_data(events: Iterable[Event], fields: Sequence[str] | None) -> Iterator[b
 
 def as_csv(events: Iterable[Event], fields: Sequence[str] | None) -> Iterator[bytes]:
     """Comma-separated values (RFC 4180, but with plain line breaks) under a line of names."""
-    import csv
-    import io
-
     names = fields or _CSV_FIELDS
     takes = [make_field(name) for name in names]
-    text = io.StringIO()
-    write_row = csv.writer(text, lineterminator="\n").writerow
+    yield _csv_row(names)
+    yield from _gathered(_csv_row([as_text(take(event)) for take in takes]) for event in events)
 
-    def row(values: Sequence[str]) -> bytes:
-        text.seek(0)
-        text.truncate()
-        write_row(values)
-        return text.getvalue().encode()
 
-    yield row(names)
-    yield from _gathered(row([as_text(take(event)) for take in takes]) for event in events)
+def _csv_row(values: Sequence[str]) -> bytes:
+    # The csv module of early Python 3.11 does not quote a bare carriage return.
+    cells = [
+        '"' + value.replace('"', '""') + '"' if any(char in value for char in ',"\r\n') else value
+        for value in values
+    ]
+    return (",".join(cells) if cells != [""] else '""').encode() + b"\n"
 
 
 def as_pretty(events: Iterable[Event], fields: Sequence[str] | None) -> Iterator[bytes]:
@@ -111,7 +110,7 @@ def _paragraphs(events: Iterable[Event]) -> Iterator[bytes]:
         lines = ["  ".join(head), paint(f"    id {event.id}", dim=True), *_indented(_readable(event), "    ")]
         if event[8]:
             lines += _indented("metadata " + _pretty_json(event[8]), "    ")
-        yield "\n".join([*lines, "", ""]).encode()
+        yield console.Styled("\n".join([*lines, "", ""]).encode())
 
 
 def _readable(event: Event) -> str:
@@ -128,7 +127,7 @@ def _pretty_json(data: bytes) -> str:
     try:
         return msgspec.json.format(data, indent=2).decode()
     except (msgspec.DecodeError, RecursionError):
-        return data.decode()  # nested deeper than it can follow
+        return data.decode()  # nested deeper than msgspec can follow
 
 
 def _indented(text: str, indent: str) -> list[str]:
@@ -139,7 +138,7 @@ def _named_values(events: Iterable[Event], names: Sequence[str]) -> Iterator[byt
     takes = [(name, make_field(name)) for name in names]
     for event in events:
         lines = [f"{name}: {console.printable(as_text(take(event)))}\n" for name, take in takes]
-        yield "".join([*lines, "\n"]).encode()
+        yield console.Styled("".join([*lines, "\n"]).encode())
 
 
 def as_table(events: Iterable[Event], fields: Sequence[str] | None) -> Iterator[bytes]:
@@ -152,11 +151,11 @@ def as_table(events: Iterable[Event], fields: Sequence[str] | None) -> Iterator[
 
 
 def _cell(name: str, text: str) -> str:
-    return readable_time(text) if name == "time" else text
+    return readable_time(text) if name in _TIMES else text
 
 
 def readable_time(text: str) -> str:
-    """An ISO time as eyes like it: to the second, with a space."""
+    """Return an ISO time for people: to the second, with a space."""
     return text[:19].replace("T", " ")
 
 
@@ -171,6 +170,8 @@ def draw_table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[
 
     def fit(text: str, name: str, width: int) -> str:
         free = width - cell_len(text)
+        if free < 0 and name in _TIMES and len(text) - width >= _YEAR:
+            return text[_YEAR:].ljust(width)[:width]
         if free < 0:
             return set_cell_size(text, width - 1) + "…"
         return " " * free + text if name in _RIGHT else text + " " * free
@@ -179,23 +180,23 @@ def draw_table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[
         cells = [fit(text, name, width) for text, name, width in zip(row, names, shown, strict=True)]
         return _GAP.join(cells).rstrip()
 
-    room = os.get_terminal_size(1).columns if console.stdout_is_terminal() else None
+    columns = console.columns() if console.stdout_is_terminal() else None
     widths = [cell_len(name) for name in names]
     shown: list[int] = []
     for part in _parts([console.printable(text) for text in row] for row in rows):
         for at, column in enumerate(zip(*part, strict=True)):
             widths[at] = max(widths[at], *map(cell_len, column))
         heading = not shown
-        shown = _fitted(widths, room)
+        shown = _fitted(names, widths, columns)
         lines = [draw(row) for row in part]
         if heading:
             top = draw(names)
             lines.insert(0, f"\x1b[1m{top}\x1b[0m" if console.has_colour() else top)
-        yield "\n".join([*lines, ""]).encode()
+        yield console.Styled("\n".join([*lines, ""]).encode())
 
 
 def _parts(rows: Iterable[list[str]]) -> Iterator[list[list[str]]]:
-    """Rows in parts of a table; where an error ends them, those before it come first."""
+    """Yield rows in parts of a table; if an error ends them, those before it come first."""
     part: list[list[str]] = []
     try:
         for row in rows:
@@ -211,36 +212,60 @@ def _parts(rows: Iterable[list[str]]) -> Iterator[list[list[str]]]:
         yield part
 
 
-def _fitted(widths: Sequence[int], room: int | None) -> list[int]:
-    """Column widths that fit: the last column gives way first, then always the widest."""
+def _fitted(names: Sequence[str], widths: Sequence[int], columns: int | None) -> list[int]:
+    """Return column widths that fit.
+
+    The last column is cut first, then times lose their year, then always the widest text; numbers and the
+    time of day are cut last.
+    """
     fitted = list(widths)
-    if room is None:
+    if columns is None:
         return fitted
-    over = sum(fitted) + len(_GAP) * (len(fitted) - 1) - room
-    given = max(0, min(over, fitted[-1] - _LAST_WIDTH))
-    fitted[-1] -= given
-    for _ in range(over - given):
-        fitted[fitted.index(max(fitted))] -= 1
-    return [max(1, width) for width in fitted]
+    over = sum(fitted) + len(_GAP) * (len(fitted) - 1) - columns
+
+    def cut(at: int, least: int) -> None:
+        nonlocal over
+        taken = max(0, min(over, fitted[at] - least))
+        fitted[at] -= taken
+        over -= taken
+
+    last = len(fitted) - 1
+    if names[last] not in _TIMES:
+        cut(last, _LAST_WIDTH)
+    for at, name in enumerate(names):
+        if name in _TIMES and over > 0:
+            fitted[at] -= _YEAR
+            over -= _YEAR
+    texts = [at for at, name in enumerate(names) if name not in _TIMES | _RIGHT]
+    while over > 0 and texts:
+        widest = max(texts, key=fitted.__getitem__)
+        if fitted[widest] <= _SHORTEST_TEXT:
+            break
+        cut(widest, fitted[widest] - 1)
+    while over > 0 and max(fitted) > 1:
+        cut(fitted.index(max(fitted)), max(fitted) - 1)
+    return fitted
 
 
 def _gathered(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """Small pieces joined to chunks; where an error ends them, those before it come first."""
+    """Join small pieces to chunks; if an error ends them, those before it come first."""
     gathered: list[bytes] = []
     size_bytes = 0
+    kind: type[bytes] = bytes
     try:
         for piece in pieces:
+            kind = type(piece)
             gathered.append(piece)
             size_bytes += len(piece)
             if size_bytes >= CHUNK_BYTES:
-                yield b"".join(gathered)
+                yield kind(b"".join(gathered))
                 gathered.clear()
                 size_bytes = 0
     except EvlogError:
-        yield b"".join(gathered)
+        yield kind(b"".join(gathered))
         raise
     if gathered:
-        yield b"".join(gathered)
+        yield kind(b"".join(gathered))
 
 
 FORMS: Final[dict[str, Form]] = {

@@ -19,7 +19,7 @@ def show(text: bytes) -> None:
     """
     pager = _pager() if console.stdout_is_terminal() else ""
     if pager.strip() in {"", "cat"} or not _run(pager, text):
-        console.write(text)
+        console.write(console.Styled(text))
 
 
 def _pager() -> str:

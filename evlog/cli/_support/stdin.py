@@ -1,18 +1,19 @@
-"""Lines from a descriptor, as they arrive: whole ones in lists, and word when there are none for now.
+"""Input from a descriptor: lines as they arrive, or all of it up to a limit.
 
-Input is read in large pieces, but never waited for while the caller holds lines that it could deal with: a
-None comes first. Memory is bounded, whatever comes in without a line break.
+Memory is bounded, whatever comes in without a line break. A non-blocking descriptor is waited for.
 """
 
 from __future__ import annotations
 
 import os
 import select
-import stat
-from collections.abc import Iterator
-from typing import Final
 
 from evlog.model.json_lines import MAX_LINE_BYTES
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Final
 
 _READ_BYTES: Final = 256 * 1024
 
@@ -20,30 +21,58 @@ _READ_BYTES: Final = 256 * 1024
 def read_lines(fd: int) -> Iterator[list[bytes] | None]:
     """Yield the lines that have arrived, without their line breaks, and None when there are no more for now.
 
-    A line beyond any event's size is cut a little after that size, so that it is refused and not collected.
+    Nothing is waited for while the caller has lines that it could deal with: a None comes first. A line that
+    is longer than any event is yielded as soon as that is known, cut, with a NUL at its end, so that the
+    caller refuses it; the rest of it is skipped.
     """
-    is_file = stat.S_ISREG(os.fstat(fd).st_mode)
     begun: list[bytes] = []  # the pieces of a line whose end is not here yet
     begun_bytes = 0
+    skipping = False
     while True:
-        if not is_file and not select.select([fd], [], [], 0)[0]:
+        if not select.select([fd], [], [], 0)[0]:
             yield None
-            select.select([fd], [], [])
-        chunk = os.read(fd, _READ_BYTES)
+        chunk = read_some(fd, _READ_BYTES)
         if not chunk:
             break
+        if skipping:
+            end = chunk.find(b"\n")
+            if end < 0:
+                continue
+            chunk, skipping = chunk[end + 1 :], False
         lines = chunk.split(b"\n")
-        if len(lines) > 1:
+        chunk = lines.pop()
+        if lines:
             if begun:
-                # What was cut must not be taken for whole, even where JSON would allow it: NUL never is.
-                begun.append(lines[0] if begun_bytes <= MAX_LINE_BYTES else b"\0")
-                lines[0] = b"".join(begun)
+                lines[0] = b"".join([*begun, lines[0]])
                 begun.clear()
                 begun_bytes = 0
-            chunk = lines.pop()
             yield lines
-        if chunk and begun_bytes <= MAX_LINE_BYTES:
+        if chunk:
             begun.append(chunk)
             begun_bytes += len(chunk)
+        if begun_bytes > MAX_LINE_BYTES:
+            # NUL is never valid in JSON, so a cut line cannot be taken for a whole one.
+            yield [b"".join([*begun, b"\0"])]
+            begun.clear()
+            begun_bytes, skipping = 0, True
     if begun:
-        yield [b"".join(begun) + (b"\0" if begun_bytes > MAX_LINE_BYTES else b"")]
+        yield [b"".join(begun)]
+
+
+def read_all(fd: int, limit_bytes: int) -> bytes:
+    """Return everything up to the end of the input, or the first `limit_bytes` of it."""
+    pieces: list[bytes] = []
+    left = limit_bytes
+    while left and (piece := read_some(fd, min(left, _READ_BYTES))):
+        pieces.append(piece)
+        left -= len(piece)
+    return b"".join(pieces)
+
+
+def read_some(fd: int, size: int) -> bytes:
+    """Wait for input and return at most `size` bytes of it; none at its end."""
+    while True:
+        try:
+            return os.read(fd, size)
+        except BlockingIOError:
+            select.select([fd], [], [])

@@ -1,0 +1,18 @@
+"""The commands, in the order in which the help lists them, each with a line about what it does."""
+
+from __future__ import annotations
+
+COMMANDS = {
+    "init": "Create a store.",
+    "append": "Append events: one from the arguments, or many from lines of JSON.",
+    "read": "Print events, of one stream or of all.",
+    "tail": "Print the last events and follow new ones; run a command on each.",
+    "subscriptions": "List, show, reset and delete durable subscriptions and what they parked.",
+    "streams": "List the streams.",
+    "info": "Show what is in the store: counts, bytes, positions and times.",
+    "retain": "Set what is kept of a stream or of a category's streams.",
+    "delete": "Delete a stream.",
+    "compact": "Remove the events that retention rules and deletions hide.",
+    "verify": "Check every byte of the store; repair or salvage what is damaged.",
+    "help": "Show the guide by topic, or the help of a command.",
+}

@@ -1,0 +1,190 @@
+"""What a command line can say: each command's parameters in one table, and the values of one call.
+
+A command's module holds PARAMETERS, a tuple of `argument`, `option` and `flag`. Both readers of command lines
+are made from it: `plain.py`, which imports next to nothing, and the Typer application in `group.py`, which
+prints help and usage errors. Both give texts to `make_given`, so a value is checked and converted in one
+place.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from evlog.errors import InvalidArgument
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Any, Final
+
+TEXT: Final = "text"  # must be UTF-8
+RAW: Final = "raw"  # any bytes: DATA
+PATH: Final = "path"  # any bytes: the name of a file
+COUNT: Final = "count"  # a whole number; one beyond any count is taken for the largest
+NUMBER: Final = "number"  # seconds and the like
+FLAG: Final = "flag"
+_LONGEST_NUMBER: Final = 4000  # digits; int() refuses more than 4300
+
+
+class Parameter:
+    """An argument (without flags) or an option of a command.
+
+    Attributes:
+        name: of the attribute of `Given`.
+        kind: one of the constants above.
+        many: it may be repeated; its value is a list.
+        least, most: the bounds of a number.
+        choices: the texts that are allowed; none: any.
+    """
+
+    __slots__ = ("choices", "flags", "help", "kind", "least", "many", "metavar", "most", "name", "required")
+
+    def __init__(
+        self,
+        name: str,
+        flags: tuple[str, ...],
+        metavar: str | None,
+        help: str,
+        kind: str,
+        *,
+        many: bool = False,
+        least: int | None = None,
+        most: int | None = None,
+        choices: tuple[str, ...] = (),
+        required: bool = False,
+    ) -> None:
+        self.name = name
+        self.flags = flags
+        self.metavar = metavar
+        self.help = help
+        self.kind = kind
+        self.many = many
+        self.least = least
+        self.most = most
+        self.choices = choices
+        self.required = required
+
+    @property
+    def title(self) -> str:
+        """What a message calls it: its longest flag, or an argument's name in capitals."""
+        return max(self.flags, key=len) if self.flags else str(self.metavar)
+
+
+def argument(metavar: str, help: str, kind: str = TEXT, *, required: bool = False) -> Parameter:
+    """Return an argument; its attribute is the metavar in small letters."""
+    return Parameter(metavar.lower(), (), metavar, help, kind, required=required)
+
+
+def option(
+    flags: str, metavar: str, help: str, kind: str = TEXT, *, name: str = "", **bounds: Any
+) -> Parameter:
+    """Return an option with a value; flags are separated by a blank, the first one names the attribute."""
+    names = tuple(flags.split())
+    attribute = name or names[0].lstrip("-").replace("-", "_")
+    return Parameter(attribute, names, metavar, help, kind, **bounds)
+
+
+def choice(flags: str, choices: str, help: str) -> Parameter:
+    """Return an option whose value is one of some words, given as `a|b|c`."""
+    return option(flags, f"[{choices}]", help, choices=tuple(choices.split("|")))
+
+
+def flag(flags: str, help: str) -> Parameter:
+    """Return an option without a value."""
+    names = tuple(flags.split())
+    return Parameter(names[0].lstrip("-").replace("-", "_"), names, None, help, FLAG)
+
+
+STORE: Final = option(
+    "--store -s",
+    "PATH",
+    "The store's directory; else $EVLOG_STORE, else the nearest .evlog from here upwards.",
+    PATH,
+)
+CATEGORY: Final = option("--category", "NAME", "Streams named NAME or NAME-….")
+TYPES: Final = option("--type", "NAME", "Only this event type (repeatable).", many=True)
+SINCE: Final = option("--since", "WHEN", "Written then or later.")
+
+
+class Given:
+    """The values of one command line, as attributes; None, False or an empty list for what was left out."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self.__dict__.update(values)
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any: ...
+
+
+def make_given(parameters: Sequence[Parameter], texts: Mapping[str, Any]) -> Given:
+    """Check and convert what was given.
+
+    Args:
+        parameters: the command's table.
+        texts: by name: a text, a list of texts, or True for a flag; what was left out is missing or None.
+
+    Raises:
+        InvalidArgument: a value is not what its parameter takes.
+    """
+    values: dict[str, Any] = {}
+    for parameter in parameters:
+        text = texts.get(parameter.name)
+        if parameter.kind is FLAG:
+            values[parameter.name] = bool(text)
+        elif parameter.many:
+            values[parameter.name] = [_convert(parameter, one) for one in text or ()]
+        else:
+            values[parameter.name] = None if text is None else _convert(parameter, text)
+    return Given(values)
+
+
+def _convert(parameter: Parameter, text: str) -> Any:
+    kind = parameter.kind
+    if kind is TEXT:
+        if not text.isascii():
+            _check_unicode(parameter, text)
+        if parameter.choices and text not in parameter.choices:
+            raise InvalidArgument(
+                f"invalid value {text!r} for {parameter.title}", f"use one of {', '.join(parameter.choices)}"
+            )
+        return text
+    if kind is COUNT:
+        return _count(parameter, text)
+    if kind is NUMBER:
+        return _number(parameter, text)
+    if kind is PATH and sys.getfilesystemencoding() != "utf-8":
+        return os.fsdecode(text.encode("utf-8", "surrogateescape"))  # see app.py: arguments are UTF-8
+    return text
+
+
+def _check_unicode(parameter: Parameter, text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InvalidArgument(f"{parameter.title} is not valid UTF-8", "give valid text") from None
+
+
+def _count(parameter: Parameter, text: str) -> int:
+    least, most = parameter.least or 0, parameter.most
+    found = -1
+    if text.isascii() and text.isdecimal():
+        found = min(int(text), sys.maxsize) if len(text) < _LONGEST_NUMBER else sys.maxsize
+    if found < least or (most is not None and found > most):
+        bounds = f"of at least {least}" if most is None else f"from {least} to {most}"
+        raise InvalidArgument(f"invalid value {text!r} for {parameter.title}", f"use a whole number {bounds}")
+    return found
+
+
+def _number(parameter: Parameter, text: str) -> float:
+    try:
+        found = float(text)
+    except ValueError:
+        found = -1.0
+    if not found >= (parameter.least or 0):  # also NaN
+        raise InvalidArgument(
+            f"invalid value {text!r} for {parameter.title}",
+            f"use a number of at least {parameter.least or 0}",
+        )
+    return found
