@@ -83,7 +83,8 @@ def pipeline(function: str) -> str:
 
 
 def summaries(printed: list[str]) -> list[dict[str, Any]]:
-    return [json.loads(line) for piece in printed for line in piece.splitlines()]
+    lines = [line for piece in printed for line in piece.splitlines()]
+    return [json.loads(line) for line in lines if not line.startswith("evlog: created the store")]
 
 
 def ask(environment: Environment, *arguments: str) -> list[dict[str, Any]]:
