@@ -399,6 +399,19 @@ class UnsupportedFormat(EvlogError):
         self.supported = supported
 
 
+class Unsupported(EvlogError):
+    """The store's engine does not offer the operation; nothing was changed."""
+
+    exit_code = EXIT_UNSUPPORTED
+
+    def __init__(self, engine: str, operation: str) -> None:
+        super().__init__(
+            f"the {engine} engine does not offer {operation}; `evlog help engines` shows which one does"
+        )
+        self.engine = engine
+        self.operation = operation
+
+
 class ZstdNotInstalled(EvlogError):
     """A segment is compressed, or is to be compressed, and the library for that is not installed."""
 

@@ -59,6 +59,7 @@ SAMPLES: list[tuple[EvlogError, int, dict[str, Any]]] = [
     (errors.SystemCallFailed("p", "r", "a"), 1, {"path": "p", "reason": "r"}),
     (errors.StoreClosed("p"), 1, {"path": "p"}),
     (errors.UnsupportedFormat("p", 2, 1), 10, {"path": "p", "found": 2, "supported": 1}),
+    (errors.Unsupported("e", "o"), 10, {"engine": "e", "operation": "o"}),
     (errors.ZstdNotInstalled("p"), 10, {"path": "p"}),
 ]
 CLASSES = {thing for _, thing in inspect.getmembers(errors, inspect.isclass) if issubclass(thing, EvlogError)}

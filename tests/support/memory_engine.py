@@ -1,0 +1,376 @@
+"""An engine in memory, written against `evlog.engine` alone: what a third party writes, as small as it gets.
+
+It proves the seam: it passes the conformance suite with everything but retention, compaction and verify.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from uuid import UUID, uuid4
+
+from evlog.engine import Capabilities, Progress
+from evlog.errors import (
+    IdConflict,
+    InvalidArgument,
+    InvalidEvent,
+    StoreClosed,
+    StoreNotFound,
+    SubscriptionBusy,
+    Unsupported,
+    WrongExpectedVersion,
+)
+from evlog.model.appends import BatchResult, Expectation, ExpectedVersion
+from evlog.model.checkpoints import Checkpoint, ParkedEvent
+from evlog.model.events import EncodedEvent, Event, category_of, id_text, make_ids
+from evlog.model.filters import EventFilter
+from evlog.model.reports import (
+    Compaction,
+    PolicyInfo,
+    Retention,
+    StoreInfo,
+    StreamInfo,
+    TornTail,
+    VerifyReport,
+)
+
+NAME = "memory"
+CAPABILITIES = Capabilities(
+    engine=NAME,
+    durability="Nothing survives the process.",
+    max_event_bytes=16 << 20,
+    retention=False,
+    compaction=False,
+    verify="versions",
+)
+
+
+@dataclass
+class Named:
+    """One subscription."""
+
+    checkpoint: Checkpoint | None = None
+    parked: dict[int, ParkedEvent] = field(default_factory=dict)
+    running: bool = False
+
+
+class Database:
+    """What the engines of one store share."""
+
+    def __init__(self) -> None:
+        self.id = str(uuid4())
+        self.events: list[Event] = []
+        self.by_id: dict[bytes, Event] = {}
+        self.by_stream: dict[str, list[Event]] = {}
+        self.named: dict[str, Named] = {}
+        self.changed = threading.Condition(threading.RLock())  # guards all of it
+
+
+DATABASES: dict[str, Database] = {}
+
+
+def open_engine(
+    url: str, *, create: bool = False, sync: bool = True, lock_timeout_seconds: float | None = None
+) -> MemoryEngine:
+    """Open `memory://NAME`."""
+    created = create and url not in DATABASES
+    if created:
+        DATABASES[url] = Database()
+    elif url not in DATABASES:
+        raise StoreNotFound(url)
+    return MemoryEngine(url, DATABASES[url], created=created)
+
+
+class MemoryEngine:
+    """An `evlog.engine.Engine`."""
+
+    capabilities = CAPABILITIES
+    torn_tails: Sequence[TornTail] = ()
+
+    def __init__(self, address: str, database: Database, *, created: bool) -> None:
+        self.address = address
+        self.created = created
+        self.store_id = database.id
+        self._database = database
+        self._closed = False
+
+    def close(self) -> None:
+        self._closed = True
+
+    def _opened(self) -> Database:
+        if self._closed:
+            raise StoreClosed(self.address)
+        return self._database
+
+    def append(
+        self,
+        streams: Sequence[str],
+        events: Sequence[EncodedEvent],
+        expectations: Sequence[Expectation] = (),
+        *,
+        skip_known: bool = False,
+    ) -> BatchResult:
+        database = self._opened()
+        if not events:
+            raise InvalidArgument("no events to append; give at least one")
+        with database.changed:
+            known = self._known(database, streams, events, skip_known)
+            for at, stream, version in ((e.at, e.stream, e.version) for e in expectations):
+                new = [other for number, other in enumerate(streams[:at]) if number not in known]
+                actual = len(database.by_stream.get(stream, ())) + new.count(stream)
+                if len(known) < len(events) and not Expectation(at, stream, version).is_met(actual):
+                    raise WrongExpectedVersion(stream, version, actual)
+            result = [
+                self._store(database, streams[at], event, known.get(at)) for at, event in enumerate(events)
+            ]
+            database.changed.notify_all()
+        versions, positions = [event.version for event in result], [event.position for event in result]
+        ids = [event.id_bytes for event in result]
+        return BatchResult(streams, versions, positions, ids, [at in known for at in range(len(events))])
+
+    def _known(
+        self, database: Database, streams: Sequence[str], events: Sequence[EncodedEvent], skip_known: bool
+    ) -> dict[int, bytes]:
+        """Return, by index, the ids of events that are stored already, or earlier in this append."""
+        known: dict[int, bytes] = {}
+        first: dict[bytes, int] = {}
+        for at, (type, id, code, data, _) in enumerate(events):
+            if id is None:
+                continue
+            twin = first.setdefault(id, at)
+            if twin != at and not skip_known:
+                raise InvalidEvent(
+                    "id", f"{id_text(id)} is given twice in one append; give each event its own"
+                )
+            stored = database.by_id.get(id)
+            other = (streams[twin], events[twin][0], *events[twin][2:4])
+            if stored is not None:
+                other = (stored.stream, stored.type, stored[6], stored.data)
+            if other != (streams[at], type, code, data):
+                raise IdConflict(id_text(id), other[0], stored.position if stored else 0, "has other content")
+            if stored is not None or twin != at:
+                known[at] = id
+        if known and len(known) < len(events) and not skip_known:
+            event = database.by_id[next(iter(known.values()))]
+            raise IdConflict(str(event.id), event.stream, event.position, "is known, others are not")
+        return known
+
+    def _store(self, database: Database, stream: str, event: EncodedEvent, known: bytes | None) -> Event:
+        if known is not None:
+            return database.by_id[known]
+        type, id, code, data, metadata = event
+        mates = database.by_stream.setdefault(stream, [])
+        last_us = database.events[-1].time_us if database.events else 0
+        time_us = max(last_us, time.time_ns() // 1000)
+        id = id or make_ids(1)[0]
+        stored = Event(
+            (len(database.events) + 1, len(mates) + 1, stream, type, id, time_us, code, data, metadata)
+        )
+        database.events.append(stored)
+        mates.append(stored)
+        database.by_id[id] = stored
+        return stored
+
+    def read_stream(
+        self,
+        stream: str,
+        first_version: int,
+        last_version: int | None,
+        filter: EventFilter,
+        *,
+        reverse: bool,
+        limit: int | None,
+    ) -> Iterator[Event]:
+        found = list(self._opened().by_stream.get(stream, ()))[max(0, first_version - 1) : last_version]
+        return select(found, filter, reverse=reverse, limit=limit)
+
+    def read_all(
+        self, after: int, to: int | None, filter: EventFilter, *, reverse: bool, limit: int | None
+    ) -> Iterator[Event]:
+        return select(self._opened().events[after:to], filter, reverse=reverse, limit=limit)
+
+    def find_ids(self, ids: Sequence[bytes]) -> dict[bytes, int]:
+        by_id = self._opened().by_id
+        return {id: by_id[id].position for id in ids if id in by_id}
+
+    def versions(self, streams: Sequence[str]) -> list[int]:
+        return [len(self._opened().by_stream.get(stream, ())) for stream in streams]
+
+    def streams(
+        self, category: str | None, prefix: str | None, *, include_deleted: bool, include_system: bool
+    ) -> Iterator[StreamInfo]:
+        for name, events in sorted(self._opened().by_stream.items()):
+            if name.startswith(prefix or "") and category in (None, category_of(name)):
+                yield StreamInfo(name, len(events), 1, len(events), events[-1].time_us)
+
+    def head(self) -> int:
+        return len(self._opened().events)
+
+    def follow(self, filter: EventFilter) -> MemoryFeed:
+        return MemoryFeed(self, self._opened(), filter)
+
+    def checkpoint(self, name: str) -> MemoryCheckpoint:
+        return MemoryCheckpoint(name, self._opened().named)
+
+    def checkpoint_names(self) -> list[str]:
+        return sorted(name for name, named in self._opened().named.items() if named.checkpoint)
+
+    def info(self) -> StoreInfo:
+        events, streams = self._opened().events, self._opened().by_stream
+        first, last = (events[0], events[-1]) if events else (None, None)
+        return StoreInfo(
+            path=self.address,
+            id=UUID(self.store_id),
+            format=1,
+            events=len(events),
+            streams=len(streams),
+            bytes=sum(len(event.data) for event in events),
+            segments=1,
+            first_position=first.position if first else 0,
+            last_position=last.position if last else 0,
+            first_time=first.time if first else None,
+            last_time=last.time if last else None,
+            policies=0,
+            deleted_streams=0,
+            compressed_segments=0,
+            saved_bytes=0,
+        )
+
+    def retention(self, stream: str | None, category: str | None) -> Retention:
+        self._opened()
+        return Retention()
+
+    def policies(self) -> list[PolicyInfo]:
+        return []
+
+    def set_retention(
+        self,
+        stream: str | None,
+        category: str | None,
+        *,
+        max_count: int | None,
+        max_age_seconds: int | None,
+        before: int | None,
+        clear: bool,
+    ) -> None:
+        raise Unsupported(NAME, "retention")
+
+    def delete_stream(self, stream: str, *, tombstone: bool, expected: ExpectedVersion) -> int:
+        raise Unsupported(NAME, "retention")
+
+    def compact(self, *, dry_run: bool, force: bool, compress: bool, progress: Progress | None) -> Compaction:
+        raise Unsupported(NAME, "compaction")
+
+    def verify(self, *, quick: bool, against: str | None, progress: Progress | None) -> VerifyReport:
+        return VerifyReport(self.head(), 1, 0, self.head(), None, ())
+
+
+def select(
+    events: Sequence[Event], filter: EventFilter, *, reverse: bool, limit: int | None
+) -> Iterator[Event]:
+    """Iterate over those of the events that a filter selects."""
+    matching = (event for event in (reversed(events) if reverse else events) if matches(event, filter))
+    return (event for _, event in zip(range(limit), matching)) if limit is not None else matching  # noqa: B905
+
+
+def matches(event: Event, filter: EventFilter) -> bool:
+    """Whether a filter selects an event."""
+    return (
+        filter.stream in (None, event.stream)
+        and filter.category in (None, event.category)
+        and (filter.types is None or event.type in filter.types)
+        and (filter.since_us is None or event.time_us >= filter.since_us)
+        and (filter.until_us is None or event.time_us < filter.until_us)
+    )
+
+
+class MemoryFeed:
+    """An `evlog.engine.Feed`."""
+
+    polling = False
+
+    def __init__(self, engine: MemoryEngine, database: Database, filter: EventFilter) -> None:
+        self._engine = engine
+        self._database = database
+        self._filter = filter
+        self._woken = False
+
+    def committed(self, after: int) -> int:
+        return len(self._database.events)
+
+    def end(self) -> int:
+        return len(self._database.events)
+
+    def read(self, after: int, to: int) -> Iterator[Event]:
+        return self._engine.read_all(after, to, self._filter, reverse=False, limit=None)
+
+    def wait(self, after: int, timeout_seconds: float) -> bool:
+        changed = self._database.changed
+        with changed:
+            limit = min(timeout_seconds, threading.TIMEOUT_MAX)
+            changed.wait_for(lambda: self._woken or self.committed(after) > after, limit)
+            self._woken = False
+            return self.committed(after) > after
+
+    def wake(self) -> None:
+        with self._database.changed:
+            self._woken = True
+            self._database.changed.notify_all()
+
+    def make_durable(self, position: int) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class MemoryCheckpoint:
+    """An `evlog.engine.CheckpointStore`."""
+
+    def __init__(self, name: str, all_named: dict[str, Named]) -> None:
+        self._name = name
+        self._all_named = all_named
+
+    @property
+    def _named(self) -> Named:
+        return self._all_named.setdefault(self._name, Named())
+
+    def acquire(self) -> None:
+        if self._named.running:
+            raise SubscriptionBusy(self._name)
+        self._named.running = True
+
+    def release(self) -> None:
+        self._named.running = False
+
+    def is_running(self) -> bool:
+        return self._named.running
+
+    def load(self) -> Checkpoint | None:
+        return self._named.checkpoint
+
+    def create(self, checkpoint: Checkpoint) -> None:
+        self._named.parked.clear()
+        self.save(checkpoint)
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        self._named.checkpoint = checkpoint._replace(time_us=time.time_ns() // 1000)
+
+    def sync(self) -> None:
+        pass
+
+    def delete(self) -> None:
+        self._named.checkpoint = None
+        self._named.parked.clear()
+
+    def parked(self) -> list[ParkedEvent]:
+        return list(self._named.parked.values())
+
+    def park(self, event: Event, error: str, attempts: int) -> None:
+        place = (event.position, event.stream, event.version, event.type, event.id)
+        self._named.parked[event.position] = ParkedEvent(*place, error, attempts, time.time_ns() // 1000)
+
+    def unpark(self, position: int) -> None:
+        self._named.parked.pop(position, None)
