@@ -256,3 +256,37 @@ def test_the_mounts_of_this_machine_are_understood() -> None:
 
 def test_spaces_in_a_mount_point_are_unescaped() -> None:
     assert notify._unescape(r"/mnt/my\040disk\134") == "/mnt/my disk\\"
+
+
+@linux
+@pytest.mark.usefixtures("no_ticks")
+def test_a_wake_ends_the_present_wait_or_the_next_but_no_later_one(watch: Watch) -> None:
+    watch.wake()  # nobody waits yet, and nothing is open
+    watch.begin()
+    watch.wake()
+    watch.wait(LONG_SECONDS)
+    timer = threading.Timer(0.01, watch.wake)
+    timer.start()
+    watch.wait(LONG_SECONDS)
+    timer.join()
+    assert watch._wake_fd is not None
+    with pytest.raises(BlockingIOError):
+        os.eventfd_read(watch._wake_fd)
+    watch.close()
+    watch.wake()
+
+
+@linux
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_child_takes_no_notification_of_its_parent(watch: Watch, memory_path: Path) -> None:
+    watch.begin()
+    pid = os.fork()
+    if not pid:
+        try:
+            (memory_path / "new").touch()
+            watch.wait(0.0)
+            os._exit(0 if watch._begun else 1)
+        finally:
+            os._exit(1)
+    assert os.waitpid(pid, 0)[1] == 0
+    watch.wait(LONG_SECONDS)

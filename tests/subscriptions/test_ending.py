@@ -1,0 +1,369 @@
+"""Ending a run from elsewhere: another thread, a signal handler, a closed store, a forked child."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from evlog import Event, EventFilter, EventStore
+from evlog.errors import InvalidArgument, StoreClosed, SubscriptionAhead, SubscriptionBusy
+from evlog.files.disk.files import ReadFile
+from evlog.subscriptions.retry import MAX_ERROR_CHARACTERS, describe_error
+from tests.support.following import drain, fill_from
+from tests.support.helpers import engine_of, fill, new, numbers, small_store
+
+
+@contextmanager
+def interrupted_by(action: Callable[[], object]) -> Iterator[None]:
+    """Call the action from a signal handler in this thread, a moment later."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        action()
+
+    before = signal.signal(signal.SIGALRM, handle)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.01)
+        yield
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+def open_files() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+# --- stop and close
+
+
+@pytest.mark.parametrize("how", ["stop", "close"])
+def test_a_signal_handler_ends_a_waiting_run(store: EventStore, how: str) -> None:
+    fill(store, 3)
+    with store.subscribe("mail") as run:
+        with interrupted_by(getattr(run, how)):
+            assert numbers(run) == [0, 1, 2]
+        assert run.next_event(None) is None
+    assert store.subscription("mail").position == 3
+    store.subscribe("mail").close()
+
+
+def test_a_polling_run_is_woken_too(store: EventStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "inotify_simple", None)
+    with store.subscribe() as run:
+        thread = threading.Timer(0.01, run.stop)
+        thread.start()
+        assert run.next_event(None) is None
+        thread.join()
+
+
+def test_a_run_that_is_stopped_delivers_nothing_more(store: EventStore) -> None:
+    fill(store, 20)
+    with store.subscribe("mail") as run:
+        seen = []
+        for event in run:
+            seen.append(event.position)
+            if event.position == 5:
+                run.stop()
+        assert seen == [1, 2, 3, 4, 5]
+        assert run.position == 5
+        assert run.next_event(0) is run.next_at_hand() is None
+    assert store.subscription("mail").position == 5
+
+
+def test_closing_from_another_thread_does_not_acknowledge_the_present_event(
+    store: EventStore,
+) -> None:
+    fill(store, 20)
+    run = store.subscribe("mail")
+    seen = []
+    for event in run:
+        seen.append(event.position)
+        if event.position == 5:
+            closing = threading.Thread(target=run.close)
+            closing.start()
+            closing.join()
+    assert seen == [1, 2, 3, 4, 5]
+    assert store.subscription("mail").position == 4
+
+
+def test_closing_while_the_checkpoint_is_being_saved_leaves_a_whole_one(
+    store: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A signal handler may run between any two steps of a save."""
+    fill(store, 10)
+    disk = engine_of(store)._disk
+    steps = ("create_file", "replace", "sync_dir")
+    for step in steps:
+        run = store.subscribe(step, follow=False)
+        assert numbers(iter(lambda run=run: run.next_event(0), None)) == list(range(10))  # type: ignore[misc]
+        original = getattr(disk, step)
+
+        def interrupt(*arguments: Any, run: Any = run, original: Any = original, step: str = step) -> Any:
+            monkeypatch.undo()
+            run.close()
+            return original(*arguments)
+
+        monkeypatch.setattr(disk, step, interrupt)
+        run.save()
+        assert store.subscription(step).position == 10
+        assert not store.subscription(step).running
+        with pytest.raises(InvalidArgument):
+            run.park(next(store.read_all()), "boom")
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="open files cannot be counted here")
+def test_a_run_that_waited_leaves_no_file_open(store: EventStore) -> None:
+    fill(store, 3)
+    store.subscribe("mail", timeout=0.001).close()
+    before = open_files()
+    with store.subscribe("mail", timeout=0.001) as run:
+        assert numbers(run) == [0, 1, 2]
+        assert open_files() > before
+    assert open_files() == before
+
+
+def test_a_closed_store_ends_its_runs_and_saves_their_checkpoints(store: EventStore) -> None:
+    fill(store, 5)
+    with small_store(store.path) as other:
+        run = other.subscribe("mail")
+        assert drain(run) == list(range(5))
+        other.close()
+        for use in (lambda: run.next_event(0), lambda: next(run), lambda: list(run)):
+            with pytest.raises(StoreClosed):
+                use()
+        run.close()
+    assert store.subscription("mail").position == 5
+
+
+def test_a_loop_to_the_end_saves_what_it_was_given(store: EventStore) -> None:
+    fill(store, 3)
+    run = store.subscribe("loop", follow=False)
+    assert numbers(run) == [0, 1, 2]
+    assert store.subscription("loop").position == 3
+    run.close()
+    run = store.subscribe("next", follow=False)
+    assert [next(run, None) is None for _ in range(4)] == [False, False, False, True]
+    assert store.subscription("next").position == 3
+    run.close()
+
+
+# --- forks
+
+FORK = """
+import os, sys, evlog
+store = evlog.open(sys.argv[1])
+follower = store.subscribe(after=store.head - 1)
+assert follower.next_event(0) and follower.next_event(0.001) is None
+with store.subscribe("mail") as run:
+    for _ in range(3):
+        next(run)
+    before = store.subscription("mail")
+    pid = os.fork()
+    if not pid:
+        try:
+            try:
+                next(run)
+            except evlog.SubscriptionBusy:
+                run.acknowledge()
+                run.save()
+                run.close()
+                store.append("child", [evlog.NewEvent("T")])
+                assert follower.next_event(30).stream == "child"
+                os._exit(0)
+        finally:
+            os._exit(1)
+    assert os.waitpid(pid, 0)[1] == 0
+    after = store.subscription("mail")
+    assert (after.position, after.saved_us) == (before.position, before.saved_us)
+    assert next(run).position == 4
+    assert follower.next_event(30).stream == "child"
+assert store.subscription("mail").position == 3
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_child_leaves_its_parents_run_alone(store: EventStore) -> None:
+    fill(store, 20)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    subprocess.run([sys.executable, "-c", FORK, store.path], check=True, env=environment, timeout=60)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_fork_while_another_thread_waits_in_a_run_leaves_the_child_free(store: EventStore) -> None:
+    """The waiting thread holds the run's mutex; the child has no such thread."""
+    run = store.subscribe("mail")
+    thread = threading.Thread(target=run.next_event)
+    thread.start()
+    while not run._inside:
+        pass
+    pid = os.fork()
+    if not pid:
+        try:
+            signal.alarm(20)
+            run.close()
+            try:
+                run.next_event(0)
+            except SubscriptionBusy:
+                os._exit(0)
+        finally:
+            os._exit(1)
+    assert os.waitpid(pid, 0)[1] == 0
+    run.close()
+    thread.join()
+
+
+# --- where a run begins
+
+
+def test_a_first_run_begins_with_what_is_in_the_log_already(store: EventStore) -> None:
+    fill(store, 3)
+    ahead = datetime.now(UTC) + timedelta(hours=1)
+    for options in ({"after": 4}, {"since": ahead}):
+        with pytest.raises(InvalidArgument):
+            store.subscribe("mail", **options)
+    assert store.subscriptions() == []
+    with store.subscribe(after=4) as run:  # without a name it waits until the log is there
+        fill_from(store, 6)
+        assert drain(run) == [4, 5]
+    with store.subscribe("mail", after=6) as run:
+        fill_from(store, 7)
+        assert drain(run) == [6]
+
+
+def restored(store: EventStore, copy: Path, *, then: int) -> EventStore:
+    """Put an older copy of the log in the place of the store's, with the present checkpoints, and go on."""
+    store.close()
+    shutil.move(f"{store.path}/subscriptions", copy / "subscriptions")
+    shutil.rmtree(store.path)
+    shutil.copytree(copy, store.path)
+    again = small_store(store.path)
+    for number in range(then):
+        again.append("new", [new(100 + number)])
+    return again
+
+
+@pytest.mark.parametrize("then", [0, 3, 4, 5, 20])
+@pytest.mark.parametrize("filter", [{}, {"stream": "s-0"}, {"types": ["none"]}])
+def test_a_checkpoint_of_a_newer_log_than_the_restored_one_skips_nothing_silently(
+    store: EventStore, memory_path: Path, filter: dict[str, Any], then: int
+) -> None:
+    fill(store, 6)
+    shutil.copytree(store.path, memory_path / "copy")
+    fill_from(store, 10)
+    with store.subscribe("mail", follow=False, **filter) as run:
+        list(run)
+    with restored(store, memory_path / "copy", then=then) as again:
+        with pytest.raises(SubscriptionAhead) as caught:
+            again.subscribe("mail", **filter)
+        assert (caught.value.checkpoint, caught.value.head) == (10, 6 + then)
+        assert again.subscription("mail").position == 10  # looking is allowed
+        again.reset_subscription("mail", 6)
+        with again.subscribe("mail", follow=False, **filter) as run:
+            assert numbers(run) == ([100 + number for number in range(then)] if not filter else [])
+
+
+def test_a_checkpoint_in_the_common_part_of_both_logs_goes_on(store: EventStore, memory_path: Path) -> None:
+    fill(store, 6)
+    shutil.copytree(store.path, memory_path / "copy")
+    with store.subscribe("mail", follow=False) as run:
+        list(run)
+    fill_from(store, 10)
+    with restored(store, memory_path / "copy", then=2) as again, again.subscribe("mail", follow=False) as run:
+        assert numbers(run) == [100, 101]
+
+
+@pytest.mark.parametrize("then", [0, 1, 2, 3, 9])
+def test_a_checkpoint_at_a_gap_is_at_the_event_before_it(
+    store: EventStore, memory_path: Path, then: int
+) -> None:
+    """Of a position at which there is no event any more, an older log could have another one."""
+    fill(store, 4)
+    store.append("x", [new(4), new(5)])
+    store.delete_stream("x")
+    store.compact()
+    with store.subscribe("mail", follow=False, after=6) as run:
+        assert run.position == 6
+    assert store.subscription("mail").position == 4
+    store.reset_subscription("mail", 6)
+    assert store.subscription("mail").position == 4
+    with store.subscribe("mail") as run:
+        assert drain(run) == []
+        for number in range(then):
+            store.append("y", [new(6 + number)])
+        assert drain(run) == list(range(6, 6 + then))
+
+
+# --- errors and what they cost
+
+
+class Odd(Exception):
+    def __str__(self) -> str:
+        return str(self.args[7])
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (Odd(), "Odd"),
+        (ValueError("no"), "ValueError: no"),
+        (KeyError(), "KeyError"),
+        (InvalidArgument("use another"), "use another"),
+        (ValueError("x" * 1_000_000), "ValueError: " + "x" * (MAX_ERROR_CHARACTERS - 13) + "…"),
+    ],
+)
+def test_every_error_has_a_text_of_bounded_length(error: Exception, text: str) -> None:
+    assert describe_error(error) == text
+
+
+def test_an_error_without_a_text_is_parked_like_any_other(store: EventStore) -> None:
+    fill(store, 2)
+
+    def handler(event: Event) -> None:
+        raise Odd
+
+    store.consume("mail", handler, follow=False, retries=1, on_failure="park")
+    assert [place.error for place in store.parked("mail")] == ["Odd", "Odd"]
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_a_replay_reads_the_list_once_however_long_it_is(
+    store: EventStore, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    fill(store, 30)
+
+    def handler(event: Event) -> None:
+        assert not fails
+
+    store.consume("mail", lambda _: 1 // 0, follow=False, retries=1, on_failure="park")
+    opened: list[str] = []
+
+    def read_file(path: str) -> ReadFile:
+        opened.append(path)
+        return ReadFile(path)
+
+    monkeypatch.setattr("evlog.files.follow.checkpoint_file.ReadFile", read_file)
+    store.replay_parked("mail", handler)
+    assert sum(path.endswith(".parked") for path in opened) <= 2
+    assert len(store.parked("mail")) == (30 if fails else 0)
+
+
+def test_a_filter_is_a_value() -> None:
+    filter = EventFilter(category="a", types=["T", "S"])
+    assert filter == EventFilter(None, "a", ("S", "T"))
+    assert hash(filter) == hash(EventFilter(None, "a", ("S", "T")))
+    assert filter != EventFilter(category="a")
+    assert repr(filter) == "EventFilter(category='a', types=('S', 'T'))"
+    assert str(EventFilter()) == "all events"
+    with pytest.raises(AttributeError):
+        filter.stream = "x"
