@@ -24,7 +24,7 @@ from struct import Struct
 from typing import Any, Final
 from uuid import UUID, uuid5
 
-from evlog.errors import EventTooLarge, InvalidEvent, InvalidStreamName
+from evlog.errors import CorruptionError, EventTooLarge, InvalidEvent, InvalidStreamName
 
 MAX_EVENT_BYTES: Final = 16 * 1024 * 1024
 MAX_NAME_BYTES: Final = 255
@@ -121,22 +121,37 @@ class Event(tuple[Any, ...]):
     @property
     def id(self) -> UUID:
         """The event's id."""
-        return UUID(bytes=self[4])
+        try:
+            return UUID(bytes=self[4])
+        except (TypeError, ValueError) as error:
+            raise self._senseless("id", error) from None
 
     @property
     def time(self) -> datetime:
         """When the store wrote it: UTC, to the microsecond, never less than the event before."""
-        return _EPOCH + timedelta(microseconds=self[5])
+        try:
+            return _EPOCH + timedelta(microseconds=self[5])
+        except (TypeError, OverflowError) as error:
+            raise self._senseless("time", error) from None
 
     @property
     def content_type(self) -> str:
         """What the data is: "json", "text" or "binary"."""
-        return CONTENT_TYPES[self[6]]
+        try:
+            return CONTENT_TYPES[self[6]]
+        except (TypeError, LookupError) as error:
+            raise self._senseless("content type", error) from None
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """The metadata, parsed anew at each use."""
-        return json.loads(self[8]) if self[8] else {}
+        """The metadata, parsed at each use."""
+        try:
+            metadata = json.loads(self[8]) if self[8] else {}
+            if isinstance(metadata, dict):
+                return metadata
+            raise ValueError("it is not an object")  # noqa: TRY301
+        except (TypeError, ValueError, RecursionError) as error:
+            raise self._senseless("metadata", error) from None
 
     @property
     def metadata_bytes(self) -> bytes:
@@ -149,17 +164,27 @@ class Event(tuple[Any, ...]):
         return category_of(self[2])
 
     def json(self) -> Any:
-        """The data parsed as JSON, anew at each call; text comes as a `str`.
+        """The data parsed as JSON at each call; text comes as a `str`.
 
         Raises:
             InvalidEvent: the content type is binary.
+            CorruptionError: a store from somebody else holds data that is not JSON.
         """
         code = self[6]
-        if code == JSON_CODE:
-            return json.loads(self[7])
-        if code == TEXT_CODE:
-            return self[7].decode()
+        try:
+            if code == JSON_CODE:
+                return json.loads(self[7])
+            if code == TEXT_CODE:
+                return self[7].decode()
+        except (TypeError, ValueError, AttributeError, RecursionError) as error:
+            raise self._senseless("data", error) from None
         raise InvalidEvent("data", "is binary, not JSON; use event.data")
+
+    def _senseless(self, field: str, error: Exception) -> CorruptionError:
+        """Return the error for a field that evlog never writes: its CRC is right, so it was made that way."""
+        position = self[0]
+        detail = f"its {field} makes no sense ({type(error).__name__}: {str(error)[:80]})"
+        return CorruptionError(f"event {position!r:.40}", None, detail, position)
 
     def __repr__(self) -> str:
         return (
