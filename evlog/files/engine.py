@@ -18,6 +18,7 @@ from evlog.files.disk.files import DISK
 from evlog.files.disk.fork import register_fork_reset
 from evlog.files.format import paths
 from evlog.files.format.hashes import hash_ids, hash_stream
+from evlog.files.log.crafted import refuses_crafted_content, without_crafted_content
 from evlog.files.log.log import Log
 from evlog.files.log.read import Bounds, Selection, read_log, read_stream
 from evlog.files.write.writer import Writer
@@ -86,7 +87,7 @@ class DirectoryEngine:
         self._mutex = (
             threading.Lock()
         )  # guards the opening and closing of the two below; both are replaced whole
-        self._log: Log | None = Log(self.address)
+        self._log: Log | None = _open_log(self.address)
         self._writer: Writer | None = None
         register_fork_reset(self)
 
@@ -130,6 +131,11 @@ class DirectoryEngine:
         if log is not None:
             log.close()
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._log is None
+
     def _opened(self) -> Log:
         log = self._log
         if log is None:
@@ -164,6 +170,7 @@ class DirectoryEngine:
 
     # --- appending and reading
 
+    @refuses_crafted_content
     def append(
         self,
         streams: Sequence[str],
@@ -175,6 +182,7 @@ class DirectoryEngine:
         """Append all events as one frame, or none; durable when this returns (with `sync`)."""
         return self._open_writer().append(streams, events, expectations, skip_known=skip_known)
 
+    @refuses_crafted_content
     def read_stream(
         self,
         stream: str,
@@ -190,6 +198,7 @@ class DirectoryEngine:
         types = None if filter.types is None else frozenset(filter.types)
         return read_stream(self._refreshed(), stream, bounds, types, reverse=reverse, limit=limit)
 
+    @refuses_crafted_content
     def read_all(
         self, after: int, to: int | None, filter: EventFilter, *, reverse: bool, limit: int | None
     ) -> Iterator[Event]:
@@ -206,6 +215,7 @@ class DirectoryEngine:
         )
         return read_log(self._refreshed(), selection, reverse=reverse, limit=limit)
 
+    @refuses_crafted_content
     def find_ids(self, ids: Sequence[bytes]) -> dict[bytes, int]:
         """Return the positions of known ids, also of those whose events a compaction has removed."""
         log = self._sound()
@@ -214,25 +224,30 @@ class DirectoryEngine:
             ids[at]: place[0] if isinstance(place, tuple) else place.position for at, place in found.items()
         }
 
+    @refuses_crafted_content
     def versions(self, streams: Sequence[str]) -> list[int]:
         """Return the last version of each stream, visible or not."""
         log = self._sound()
         return log.settled(lambda: [log.find_version(stream, hash_stream(stream)) for stream in streams])
 
+    @refuses_crafted_content
     def streams(
         self, category: str | None, prefix: str | None, *, include_deleted: bool, include_system: bool
     ) -> Iterator[StreamInfo]:
         """Iterate over the streams by name."""
         from evlog.files.log.catalog import list_streams
 
-        return list_streams(
+        found = list_streams(
             self._sound(), category, prefix, include_deleted=include_deleted, include_system=include_system
         )
+        return without_crafted_content(found, self.address)
 
+    @refuses_crafted_content
     def head(self) -> int:
         """Return the last position."""
         return self._sound().head
 
+    @refuses_crafted_content
     def info(self) -> StoreInfo:
         """Return the store in numbers."""
         from evlog.files.log.catalog import describe
@@ -241,6 +256,7 @@ class DirectoryEngine:
 
     # --- following
 
+    @refuses_crafted_content
     def follow(self, filter: EventFilter) -> CommittedFeed:
         """Return a feed of the events that the filter selects."""
         from evlog.files.follow.feed import CommittedFeed
@@ -262,6 +278,7 @@ class DirectoryEngine:
 
     # --- retention
 
+    @refuses_crafted_content
     def set_retention(
         self,
         stream: str | None,
@@ -286,6 +303,7 @@ class DirectoryEngine:
             clear=clear,
         )
 
+    @refuses_crafted_content
     def retention(self, stream: str | None, category: str | None) -> Retention:
         """Return what is kept of a stream, by its and its category's policy, or of a category's streams."""
         from evlog.model.reports import retention_of
@@ -298,18 +316,21 @@ class DirectoryEngine:
             return retention_of(rule, 0)
         return retention_of(rule, log.settled(lambda: log.find_version(stream, hash_stream(stream))))
 
+    @refuses_crafted_content
     def policies(self) -> list[PolicyInfo]:
         """Return every policy in force."""
         from evlog.files.log.visibility import list_policies
 
         return list_policies(self._sound())
 
+    @refuses_crafted_content
     def delete_stream(self, stream: str, *, tombstone: bool, expected: ExpectedVersion) -> int:
         """Hide all events of a stream, durably, and return its last version."""
         from evlog.files.write.retention import delete
 
         return delete(self._opened(), self._open_writer(), stream, tombstone=tombstone, expected=expected)
 
+    @refuses_crafted_content
     def compact(self, *, dry_run: bool, force: bool, compress: bool, progress: Progress | None) -> Compaction:
         """Remove what policies hide, and merge small segments; durable when this returns."""
         from evlog.files.compaction.compact import compact, plan_compaction
@@ -336,10 +357,16 @@ class DirectoryEngine:
 
     # --- checking
 
+    @refuses_crafted_content
     def verify(self, *, quick: bool, against: str | None, progress: Progress | None) -> VerifyReport:
         """Check everything on disk."""
         self._opened()
         return verify_directory(self.address, quick=quick, against=against, progress=progress)
+
+
+@refuses_crafted_content
+def _open_log(path: str) -> Log:
+    return Log(path)
 
 
 def absolute(path: str) -> str:
@@ -362,6 +389,7 @@ def exists(path: str) -> bool:
     return os.path.lexists(paths.manifest_path(path))
 
 
+@refuses_crafted_content
 def verify_directory(
     path: str, *, quick: bool, against: str | None, progress: Progress | None
 ) -> VerifyReport:

@@ -149,7 +149,7 @@ class Event(tuple[Any, ...]):
             metadata = json.loads(self[8]) if self[8] else {}
             if isinstance(metadata, dict):
                 return metadata
-            raise ValueError("it is not an object")  # noqa: TRY301
+            raise ValueError("it is not an object")
         except (TypeError, ValueError, RecursionError) as error:
             raise self._senseless("metadata", error) from None
 

@@ -25,6 +25,7 @@ from evlog.files.format import paths
 from evlog.files.format.entries import ENTRY_BYTES
 from evlog.files.format.headers import FILE_HEADER_BYTES, KIND_OFFSETS, encode_file_header
 from evlog.files.format.marks import ACKNOWLEDGED_MAGIC, DURABLE_MAGIC, MARKS_BYTES, WRITTEN_MAGIC, Mark
+from evlog.files.log.crafted import refuses_crafted_content
 from evlog.files.log.index import SORTED_SUFFIXES
 from evlog.files.log.log import Log, OpenParts, SealedPart
 from evlog.files.log.manifest import Manifest, SegmentInfo, read_manifest
@@ -50,6 +51,7 @@ class RepairReport(NamedTuple):
     losses: tuple[Loss, ...]
 
 
+@refuses_crafted_content
 def repair_store(
     store: str,
     *,

@@ -44,6 +44,7 @@ from evlog.files.format.headers import (
     encode_file_header,
 )
 from evlog.files.format.marks import WRITTEN_MAGIC, Mark, encode_mark
+from evlog.files.log.crafted import refuses_crafted_content
 from evlog.files.log.index import SORTED_SUFFIXES, build_sorted
 from evlog.files.log.manifest import Manifest, SegmentInfo, replace_manifest
 from evlog.files.write.create import DEFAULT_SEGMENT_BYTES, DEFAULT_SEGMENT_EVENTS
@@ -73,6 +74,7 @@ class _Copied(NamedTuple):
     losses: list[Loss]
 
 
+@refuses_crafted_content
 def salvage_store(
     store: str, out: str, *, progress: Progress | None = None, disk: Disk = DISK
 ) -> SalvageReport:

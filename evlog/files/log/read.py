@@ -21,6 +21,7 @@ from typing import Final, NamedTuple
 from evlog.errors import InvalidArgument
 from evlog.files.format.hashes import hash_stream, hash_type
 from evlog.files.format.headers import KIND_STREAMS, KIND_TYPES
+from evlog.files.log.crafted import without_crafted_content
 from evlog.files.log.log import ActivePart, Log, Part, SealedPart, SegmentMoved
 from evlog.model.events import SYSTEM_PREFIX, Event, Record, category_of
 from evlog.model.retention import Rule, first_visible_version, visible_since_us
@@ -121,7 +122,7 @@ def microseconds(moment: datetime | None) -> int | None:
 
 def read_log(log: Log, selection: Selection, *, reverse: bool, limit: int | None) -> Iterator[Event]:
     """The selected events in global order."""
-    return _limited(_flatten(_batches(log, selection, reverse)), limit)
+    return _limited(_flatten(without_crafted_content(_batches(log, selection, reverse), log.store)), limit)
 
 
 def read_stream(
@@ -138,7 +139,7 @@ def read_stream(
     batches: Iterator[Sequence[Record]] = _stream_batches(log, stream, bounds, reverse, few)
     if types is not None:
         batches = ([record for record in records if record[3] in types] for records in batches)
-    return _limited(_flatten(batches), limit)
+    return _limited(_flatten(without_crafted_content(batches, log.store)), limit)
 
 
 # --- the whole log
