@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.untrusted.uses import READING, USES, build, faults_of, tree
+from tests.untrusted.uses import USES, build, faults_of, tree
 
 LINKS = ("link", "dangling link", "copy", "hard link")
 OTHERS = ("fifo", "/dev/zero", "directory", "hole", "empty")
@@ -20,6 +20,20 @@ NAMES = (
     *("last .log", "last .offsets", "next log"),
     *("subscriptions/reader.json", "subscriptions/reader.json.tmp", "subscriptions/reader.lock"),
     *("subscriptions/parker.json", "subscriptions/parker.parked"),
+)
+# Some of them, because each costs time, and together they open every kind of file.
+CHOSEN = (
+    *(
+        "read_all",
+        "read streams",
+        "read by category",
+        "streams",
+        "info",
+        "policies",
+        "subscriptions",
+        "parked",
+    ),
+    *("verify", "salvage", "append", "subscribe", "replay", "compact", "repair", "append again"),
 )
 
 
@@ -83,7 +97,7 @@ def put(kind: str, place: Path, outside: Path) -> None:
 def test_no_link_is_followed(store: Path, kind: str, name: str) -> None:
     put(kind, place_of(store, name), store.parent / "outside")
     before = tree(store.parent / "outside")
-    assert faults_of(str(store)) == []
+    assert faults_of(str(store), CHOSEN) == []
     assert tree(store.parent / "outside") == before
 
 
@@ -91,8 +105,8 @@ def test_no_link_is_followed(store: Path, kind: str, name: str) -> None:
 @pytest.mark.parametrize("kind", OTHERS)
 def test_what_is_no_file_or_has_no_end_is_an_error_at_once(store: Path, kind: str, name: str) -> None:
     put(kind, place_of(store, name), store.parent / "outside")
-    assert faults_of(str(store)) == []
+    assert faults_of(str(store), CHOSEN) == []
 
 
 def test_sound_store_has_no_faults_at_all(store: Path) -> None:
-    assert faults_of(str(store), [*READING, *USES]) == []
+    assert faults_of(str(store), list(USES)) == []

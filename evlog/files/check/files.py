@@ -13,13 +13,14 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 from zlib import crc32
 
-from evlog.errors import CorruptionError, EvlogError, NotAStore, StoreNotFound
+from evlog.errors import CorruptionError, EvlogError, NotAStore, StoreNotFound, UnsafeFile
 from evlog.files.check import findings as kinds
 from evlog.files.check.containers import open_container
 from evlog.files.check.indexes import SUFFIXES, IndexWrong, check_header
 from evlog.files.check.segments import SegmentTask
 from evlog.files.disk.file_lock import SharedLock
-from evlog.files.disk.files import ReadFile, error_for
+from evlog.files.disk.files import DISK, ReadFile, error_for
+from evlog.files.follow.checkpoint_file import SubscriptionFiles, list_names
 from evlog.files.format import paths
 from evlog.files.format.entries import ENTRY_BYTES
 from evlog.files.format.headers import (
@@ -29,7 +30,6 @@ from evlog.files.format.headers import (
     NewerFormat,
     decode_file_header,
 )
-from evlog.files.format.lines import decode_line
 from evlog.files.format.marks import (
     ACKNOWLEDGED_MAGIC,
     DURABLE_MAGIC,
@@ -357,22 +357,28 @@ class CheckpointLook(NamedTuple):
 
 
 def look_at_checkpoints(store: str) -> list[CheckpointLook]:
-    """Each subscription's checkpoint. To be read before the log is: its end only grows."""
-    directory = paths.subscriptions_path(store)
+    """Return each subscription's checkpoint. To be read before the log is: its end only grows."""
     try:
-        names = sorted(name for name in os.listdir(directory) if name.endswith(".json"))
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    except OSError as error:
-        raise error_for(error, directory) from error
+        store_id = read_manifest(store)[0].store_id
+        names = list_names(store)
+    except UnsafeFile as error:
+        return [CheckpointLook(os.path.relpath(error.path, store), 0, error.detail)]
+    except EvlogError:
+        return []  # reported when the manifest is looked at
     looks = []
     for name in names:
+        files = SubscriptionFiles(store, store_id, name, DISK)
+        position, fault, place = 0, "", files.path
         try:
-            file = ReadFile(f"{directory}/{name}")
-        except FileNotFoundError:
-            continue  # deleted meanwhile
-        position, fault = _decode_checkpoint(file.read(file.size(), 0))
-        looks.append(CheckpointLook(f"{paths.SUBSCRIPTIONS}/{name}", position, fault))
+            files.is_running()  # which opens the lock file
+            checkpoint = files.load()
+            if checkpoint is None:
+                continue  # deleted meanwhile
+            position = checkpoint.position
+            files.parked()
+        except CorruptionError as error:
+            fault, place = error.detail, error.path
+        looks.append(CheckpointLook(os.path.relpath(place, store), position, fault))
     return looks
 
 
@@ -385,15 +391,3 @@ def check_checkpoints(looks: list[CheckpointLook], head: int) -> list[Finding]:
         if fault:
             findings.append(kinds.damage(kinds.CHECKPOINT, file, None, position or None, fault))
     return findings
-
-
-def _decode_checkpoint(raw: bytes) -> tuple[int, str]:
-    try:
-        position = decode_line(raw)["position"]
-    except FormatFault as fault:
-        return 0, f"the checkpoint cannot be read: {fault}"
-    except LookupError:
-        return 0, "the checkpoint has no position"
-    if type(position) is not int or position < 0:
-        return 0, "the checkpoint's position is no number"
-    return position, ""

@@ -17,7 +17,7 @@ import time
 
 from evlog.errors import CorruptionError, SubscriptionBusy
 from evlog.files.disk.file_lock import FileLock
-from evlog.files.disk.files import ReadFile, error_for
+from evlog.files.disk.files import ReadFile, check_directory, error_for
 from evlog.files.format import paths
 from evlog.files.format.checkpoints import (
     MAX_CHECKPOINT_BYTES,
@@ -42,6 +42,7 @@ _LOCK_ATTEMPTS = 5
 def list_names(store: str) -> list[str]:
     """Return the names of the subscriptions that have a checkpoint, sorted."""
     directory = paths.subscriptions_path(store)
+    check_directory(f"{directory}/")
     try:
         files = os.listdir(directory)
     except FileNotFoundError:
