@@ -1,30 +1,32 @@
-"""Checking what holds across segments: versions go on, and no id belongs to two events.
+"""Checking what holds across segments: a stream's versions go on by one, and no id belongs to two events.
 
-Done for a range of hashes (or of id folds) at a time, over all segments in order, so that memory does not
-grow with the store and two processes can share the work. What is found by hash is a suspicion: the names
-and ids in the records decide, and are read only then.
+1. A range of hashes is checked at a time, over all segments in order: memory does not grow with the store,
+   and processes share the ranges.
+2. A hash only finds candidates. The names and ids in the records decide, and are read only for candidates.
 """
 
 from __future__ import annotations
 
-from array import array
 from bisect import bisect_left
-from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import compress, pairwise, repeat
-from operator import eq, sub
+from operator import eq, lt, sub
 from typing import Final, NamedTuple
 from zlib import crc32
 
-from evlog.errors import CorruptionError
+from evlog.errors import EvlogError
 from evlog.files.check import findings as kinds
-from evlog.files.check import indexes
-from evlog.files.check.indexes import SUFFIXES, Postings, make_postings, pick
+from evlog.files.check.containers import CheckedLog
+from evlog.files.check.indexes import SUFFIXES, pick
 from evlog.files.check.logs import LogCheck
-from evlog.files.check.segments import SegmentTask, open_removed
+from evlog.files.check.segments import Keys
+from evlog.files.check.task import SegmentTask
 from evlog.files.disk.files import ReadFile, map_file
+from evlog.files.format import paths
 from evlog.files.format.entries import ENTRY, ENTRY_BYTES, column
 from evlog.files.format.frames import decode_record
+from evlog.files.format.hashes import hash_stream
 from evlog.files.format.headers import (
     FILE_HEADER_BYTES,
     KIND_IDS,
@@ -38,23 +40,12 @@ from evlog.files.log.removed import RemovedEvents
 from evlog.model.events import Record, id_text
 from evlog.model.reports import Finding
 
-FOLDS_AT_ONCE: Final = 1 << 16
+HASHES_AT_ONCE: Final = 1 << 16
 KEYS_AT_ONCE: Final = 1 << 19  # about 100 MB in a process
-HASH_END: Final = 1 << 64
-FOLD_END: Final = 1 << 32
+STREAM_HASHES: Final = 1 << 64
+ID_HASHES: Final = 1 << 32  # the sorted indexes keep the upper half
 _MAX_CACHED: Final = 4
-
-
-class Made(NamedTuple):
-    """What the sorted indexes of a segment that has none yet would say."""
-
-    stream_hashes: bytes
-    """u64, rising"""
-    first_versions: bytes
-    """u32, of each stream; and its last one"""
-    last_versions: bytes
-    folds: bytes
-    """u32, rising: the upper half of each id's fold"""
+_MAX_OPEN: Final = 16
 
 
 class Heads(NamedTuple):
@@ -66,7 +57,7 @@ class Heads(NamedTuple):
 
 
 class Known(NamedTuple):
-    """A segment that was checked by itself, and what of its files is to be believed."""
+    """A segment that was checked by itself, and which of its files are right."""
 
     task: SegmentTask
     entry_count: int
@@ -75,26 +66,27 @@ class Known(NamedTuple):
     sound_indexes: Sequence[int]
     gaps: bool
     """whether any versions may be missing in it: it was salvaged, or is damaged"""
-    made: Made | None = None
+    keys: Keys | None
+    """what the sorted indexes would say, if they do not both exist and hold"""
 
 
 class Segments:
-    """The entries and sorted keys of checked segments, opened as they are asked for."""
+    """The entries, sorted keys and records of checked segments, opened when they are asked for."""
 
     def __init__(self, segments: Sequence[Known]) -> None:
         self._segments = segments
-        self._made: dict[tuple[int, int], Postings | list[int]] = {}  # of those without a file
         self._entries: dict[int, bytes] = {}
+        self._logs: dict[int, ReadFile | CheckedLog] = {}
 
     def __iter__(self) -> Iterator[tuple[int, Known]]:
         return iter(enumerate(self._segments))
 
     def task(self, place: int) -> SegmentTask:
-        """Which segment stands at the place."""
+        """Return the segment at a place."""
         return self._segments[place].task
 
     def entries(self, place: int) -> bytes | memoryview | None:
-        """The entries of a segment; None where nothing knows them."""
+        """Return the entries of a segment; None where nothing knows them."""
         segment = self._segments[place]
         if not segment.entries_known:
             return None
@@ -104,102 +96,94 @@ class Segments:
         if place not in self._entries:
             if len(self._entries) >= _MAX_CACHED:
                 self._entries.clear()
-            self._entries[place] = self._read_entries(segment)
+            if segment.offsets_sound:
+                self._entries[place] = ReadFile(f"{task.path}.offsets").read(size, FILE_HEADER_BYTES)
+            else:
+                self._entries[place] = bytes(LogCheck(task).run().entries)
         return self._entries[place]
 
-    def _read_entries(self, segment: Known) -> bytes:
-        task = segment.task
-        if segment.offsets_sound:
-            return ReadFile(f"{task.path}.offsets").read(segment.entry_count * ENTRY_BYTES, FILE_HEADER_BYTES)
-        return bytes(LogCheck(task.store, task.store_id, task.info, task.size, task.synced).run().entries)
-
-    def streams(self, place: int, low: int, high: int) -> Postings:
-        """The keys from `low` to below `high`, with their starts and all the segment's postings."""
-        segment = self._segments[place]
-        if KIND_STREAMS in segment.sound_indexes:
-            keys, starts, numbers = _map_sorted(segment.task, KIND_STREAMS)
-            first, end = bisect_left(keys, low), bisect_left(keys, high)
-            return Postings(keys[first:end].tolist(), starts[first : end + 1].tolist(), numbers)  # type: ignore[arg-type]
-        made = self._made.get((place, KIND_STREAMS))
-        if not isinstance(made, Postings):
-            made = make_postings(self.entries(place) or b"", KIND_STREAMS)
-            self._keep((place, KIND_STREAMS), made)
-        first, end = bisect_left(made.keys, low), bisect_left(made.keys, high)
-        return Postings(made.keys[first:end], made.starts[first : end + 1], made.numbers)
-
     def heads(self, place: int, low: int, high: int) -> Heads | None:
-        """The streams whose hash is from `low` to below `high`; None where nothing knows the entries."""
-        made = self._segments[place].made
-        if made is not None:
-            hashes = memoryview(made.stream_hashes).cast("Q")
+        """Return the streams whose hash is from `low` to below `high`; None where nothing is known."""
+        segment = self._segments[place]
+        if segment.keys is not None:
+            hashes = memoryview(segment.keys.stream_hashes).cast("Q")
             its = slice(bisect_left(hashes, low), bisect_left(hashes, high))
-            firsts = memoryview(made.first_versions).cast("I")[its]
-            return Heads(hashes[its].tolist(), firsts, memoryview(made.last_versions).cast("I")[its])
+            firsts = memoryview(segment.keys.first_versions).cast("I")[its]
+            return Heads(hashes[its].tolist(), firsts, memoryview(segment.keys.last_versions).cast("I")[its])
         entries = self.entries(place)
         if entries is None:
             return None
-        keys, starts, numbers = self.streams(place, low, high)
-        if not keys:
+        keys, starts, numbers = _map_sorted(segment.task, KIND_STREAMS)
+        first, end = bisect_left(keys, low), bisect_left(keys, high)
+        if first == end:
             return Heads([], [], [])
+        edges = starts[first : end + 1].tolist()
         versions = memoryview(entries).cast("B").cast("I")[8::10]
-        first, last = pick(numbers, starts[:-1]), pick(numbers, [end - 1 for end in starts[1:]])
-        return Heads(keys, pick(versions, first), pick(versions, last))
+        firsts_at, lasts_at = pick(numbers, edges[:-1]), pick(numbers, [edge - 1 for edge in edges[1:]])
+        return Heads(keys[first:end].tolist(), pick(versions, firsts_at), pick(versions, lasts_at))
 
     def numbers_of_stream(self, place: int, stream_hash: int) -> Sequence[int | None]:
-        """The entries of the streams with this hash; None among them stands for those that nothing knows."""
-        if self.entries(place) is None:
+        """Return the entries of the streams with this hash; None among them stands for unknown ones."""
+        segment = self._segments[place]
+        entries = self.entries(place)
+        if entries is None:
             return (None,)
-        keys, starts, numbers = self.streams(place, stream_hash, stream_hash + 1)
-        return list(numbers[starts[0] : starts[1]]) if keys else ()
+        if KIND_STREAMS in segment.sound_indexes:
+            keys, starts, numbers = _map_sorted(segment.task, KIND_STREAMS)
+            at = bisect_left(keys, stream_hash)
+            found = at < len(keys) and keys[at] == stream_hash
+            return numbers[starts[at] : starts[at + 1]].tolist() if found else ()
+        hashes = column(entries, "stream_hash")
+        return list(compress(range(len(hashes)), map(stream_hash.__eq__, hashes)))
 
-    def gone_streams(self, low: int, high: int) -> dict[int, int]:
-        """The streams of which some segment has nothing left, with the last version of each."""
-        versions: dict[int, int] = {}
-        for removed in self._removed_files():
-            hashes = removed.stream_hashes()
+    def removed(self, low: int, high: int) -> Iterator[tuple[int, int, int]]:
+        """Yield stream hash, version and position of the removed events whose stream hash is in the range."""
+        for file in self._removed_files():
+            rows = file.rows()
+            hashes = event_column(rows, "stream_hash")
+            own = [low <= stream_hash < high for stream_hash in hashes]
+            if any(own):
+                columns = hashes, event_column(rows, "version"), event_column(rows, "position")
+                yield from compress(zip(*columns, strict=True), own)
+
+    def empty_streams(self, low: int, high: int) -> Iterator[tuple[int, int]]:
+        """Yield hash and last version of the streams in the range that lost their last event."""
+        for file in self._removed_files():
+            hashes = file.stream_hashes()
             its = slice(bisect_left(hashes, low), bisect_left(hashes, high))
-            for stream_hash, version in zip(hashes[its], removed.stream_versions()[its], strict=True):
-                versions[stream_hash] = max(version, versions.get(stream_hash, 0))
-        return versions
+            yield from zip(hashes[its], file.stream_versions()[its], strict=True)
 
-    def went(self, before: int, version: int, low: int, high: int) -> bool:
-        """Whether events of all versions between two went from between two positions."""
-        wanted = set(range(before + 1, version))
-        for removed in self._removed_files():
-            rows = removed.rows()
-            places = zip(event_column(rows, "position"), event_column(rows, "version"), strict=True)
-            wanted.difference_update(its for position, its in places if low < position < high)
-        return not wanted
+    def empty_names(self, stream_hash: int) -> Iterator[tuple[str, int]]:
+        """Yield name and last version of the streams with this hash that lost their last event."""
+        for file in self._removed_files():
+            if stream_hash in file.stream_hashes():
+                for name, version, _ in file.streams():
+                    if hash_stream(name) == stream_hash:
+                        yield name, version
 
     def _removed_files(self) -> Iterator[RemovedEvents]:
-        """What is left of the events that went, of the segments where that is whole."""
         for segment in self._segments:
             try:
-                removed = open_removed(segment.task)
+                removed = segment.task.open_removed()
                 if removed is not None:
                     removed.check_all()
-            except (FileNotFoundError, CorruptionError):
+                    yield removed
+            except (FileNotFoundError, EvlogError):
                 continue  # which is found elsewhere
-            if removed is not None:
-                yield removed
 
-    def folds(self, place: int, low: int, high: int) -> list[int]:
-        """The upper halves of the id folds from `low` to below `high`, rising."""
+    def id_hashes(self, place: int, low: int, high: int) -> list[int]:
+        """Return the upper halves of the id hashes from `low` to below `high`, rising."""
         segment = self._segments[place]
-        if KIND_IDS in segment.sound_indexes or segment.made is not None:
-            if segment.made is not None:
-                keys = memoryview(segment.made.folds).cast("I")
-            else:
-                keys = _map_sorted(segment.task, KIND_IDS)[0]
-            return keys[bisect_left(keys, low) : bisect_left(keys, high)].tolist()
-        made = self._made.get((place, KIND_IDS))
-        if not isinstance(made, list):
-            made = sorted(column(self.entries(place) or b"", "id_hash_upper"))
-            self._keep((place, KIND_IDS), made)
-        return made[bisect_left(made, low) : bisect_left(made, high)]
+        if segment.keys is not None:
+            keys = memoryview(segment.keys.id_hashes).cast("I")
+        elif KIND_IDS in segment.sound_indexes:
+            keys = _map_sorted(segment.task, KIND_IDS)[0]
+        else:
+            return []
+        return keys[bisect_left(keys, low) : bisect_left(keys, high)].tolist()
 
-    def numbers_of_folds(self, place: int, uppers: Sequence[int]) -> Iterator[int]:
-        """The entries with these upper halves of an id fold."""
+    def numbers_of_ids(self, place: int, uppers: Sequence[int]) -> Iterator[int]:
+        """Yield the entries with these upper halves of an id's hash."""
         segment = self._segments[place]
         if KIND_IDS not in segment.sound_indexes:
             wanted = set(uppers)
@@ -215,25 +199,24 @@ class Segments:
                 at += 1
 
     def maybe_record(self, place: int, number: int) -> tuple[Record, int] | None:
-        """A record with its offset, if it is whole."""
+        """Return a record with its offset; None if it is damaged."""
         entries = self.entries(place)
         if entries is None:
             return None
         offset, length, crc = ENTRY.unpack_from(entries, number * ENTRY_BYTES)[2:5]
-        task = self._segments[place].task
         try:
-            raw = task.open_log().read(length, offset)
+            if place not in self._logs:
+                if len(self._logs) >= _MAX_OPEN:
+                    self._logs.clear()
+                self._logs[place] = self._segments[place].task.open_log()
+            raw = self._logs[place].read(length, offset)
             return (decode_record(raw), offset) if crc32(raw) == crc else None
         except (FileNotFoundError, FormatFault):
             return None
 
-    def _keep(self, key: tuple[int, int], made: Postings | list[int]) -> None:
-        if len(self._made) >= _MAX_CACHED:
-            self._made.clear()
-        self._made[key] = made
-
 
 def _map_sorted(task: SegmentTask, kind: int) -> tuple[memoryview, memoryview, memoryview]:
+    """Map a sorted index that is known to be right; its keys, starts and postings."""
     raw = map_file(f"{task.path}.{SUFFIXES[kind]}")
     header = decode_file_header(bytes(raw[:FILE_HEADER_BYTES]))
     shape = sorted_shape(kind, header.keys, header.postings)
@@ -245,7 +228,7 @@ def _map_sorted(task: SegmentTask, kind: int) -> tuple[memoryview, memoryview, m
 
 
 def ranges(events: int, end: int, least: int) -> list[tuple[int, int]]:
-    """`end` cut into ranges, so many at least, that hold about KEYS_AT_ONCE of so many evenly spread keys."""
+    """Cut 0..end into at least `least` ranges, each with about KEYS_AT_ONCE of evenly spread keys."""
     parts = max(-(-events // KEYS_AT_ONCE), least)
     bounds = [end * part // parts for part in range(parts + 1)]
     return list(pairwise(bounds))
@@ -254,134 +237,172 @@ def ranges(events: int, end: int, least: int) -> list[tuple[int, int]]:
 # --- versions
 
 
-class StreamsLook(NamedTuple):
-    """What a look at the streams of a range of hashes found."""
+def odd_streams_in(known: Sequence[Known], low: int, high: int) -> list[int]:
+    """Return the hashes of streams whose versions, present and removed, do not rise by one from 1.
 
-    odd: list[int]
-    """the hashes of those whose versions do not go on across segments"""
-    lacking: Counter[int]
-    """how many begin behind version n, by n: those before went, if a compaction was here"""
-
-
-def look_at_streams(known: Sequence[Known], low: int, high: int) -> StreamsLook:
-    """Look at the versions of the streams whose hash is in the range."""
+    Streams that share a hash are among them, too: `check_stream` looks at names.
+    """
     segments = Segments(known)
-    first: dict[int, int] = {}
     last: dict[int, int] = {}
+    missing: defaultdict[int, list[range]] = defaultdict(list)
     odd: set[int] = set()
-    gaps = cut = False
+    gaps = False
     for place, segment in segments:
         gaps = gaps or segment.gaps
-        cut = cut or segment.task.info.generation > 0
         heads = segments.heads(place, low, high)
         if heads is None or not heads.stream_hashes:
             continue
         keys, firsts, ends = heads
         steps = list(map(sub, firsts, map(last.get, keys, repeat(0))))
         if steps.count(1) != len(steps):
-            for key, step in zip(keys, steps, strict=True):
-                if step < 1 or (step > 1 and not gaps and (key in last or not cut)):
+            for key, step, first in zip(keys, steps, firsts, strict=True):
+                if step < 1:
                     odd.add(key)
-                elif step > 1 and key not in last:
-                    first[key] = step - 1
+                elif step > 1:
+                    missing[key].append(range(first - step + 1, first))
         last.update(zip(keys, ends, strict=True))
-    gone = segments.gone_streams(low, high)
-    lacking = Counter(first.values())
-    lacking.update(version for key, version in gone.items() if key not in last)
-    return StreamsLook(sorted(odd), lacking)
+    removed: defaultdict[int, list[tuple[int, int]]] = defaultdict(list)
+    for key, version, position in segments.removed(low, high):
+        removed[key].append((version, position))
+    tops: dict[int, int] = {}
+    for key, version in segments.empty_streams(low, high):
+        tops[key] = max(version, tops.get(key, 0))
+    for key, version in tops.items():
+        if version > last.get(key, 0):
+            missing[key].append(range(last.get(key, 0) + 1, version + 1))
+    for key in removed.keys() | missing.keys():
+        if not _explain_each_other(removed[key], missing[key], gaps=gaps):
+            odd.add(key)
+    return sorted(odd)
 
 
-def check_stream(segments: Segments, stream_hash: int) -> tuple[list[Finding], list[int]]:
-    """Look at every event of the streams with this hash, by name.
+def _explain_each_other(removed: list[tuple[int, int]], missing: Sequence[range], *, gaps: bool) -> bool:
+    """Return whether the missing versions are the removed ones; with gaps others may be missing."""
+    removed.sort()
+    versions = [version for version, _ in removed]
+    wanted = sum(map(len, missing))
+    return (
+        (len(versions) == wanted or (gaps and len(versions) < wanted))
+        and all(map(lt, versions, versions[1:]))
+        and all(one[1] < other[1] for one, other in pairwise(removed))
+        and all(any(version in span for span in missing) for version in versions)
+    )
 
-    Returns:
-        What is wrong with their versions; and those that are missing between others and seem to have gone.
-    """
+
+class _Gap(NamedTuple):
+    """Versions of a stream that no segment holds, and the positions between which they were."""
+
+    stream: str
+    versions: range
+    low: int
+    high: int
+    finding: Finding
+
+
+def check_stream(segments: Segments, stream_hash: int) -> list[Finding]:
+    """Check every event of the streams with this hash, by name."""
     found: list[Finding] = []
-    went: list[int] = []
-    last: dict[str, int] = {}
-    at: dict[str, int] = {}
-    gaps = unsure = cut = False
+    gaps: list[_Gap] = []
+    last: dict[str, tuple[int, int]] = {}
+    unsure = False
     for place, segment in segments:
-        gaps = gaps or segment.gaps
-        cut = cut or segment.task.info.generation > 0
+        unsure = unsure or segment.gaps
         for number in segments.numbers_of_stream(place, stream_hash):
             read = None if number is None else segments.maybe_record(place, number)
             if read is None:
                 unsure = True  # it is damaged, which is found elsewhere
                 continue
             (position, version, stream, *_), offset = read
-            before, low = last.get(stream, 0), at.get(stream, 0)
-            last[stream], at[stream] = max(before, version), position
-            if version > before and (version == before + 1 or gaps or unsure):
+            before, low = last.get(stream, (0, 0))
+            last[stream] = max(before, version), position
+            if version == before + 1 or (version > before and unsure):
                 continue
-            if version > before and cut and (not before or segments.went(before, version, low, position)):
-                went += range(before + 1, version) if before else ()
-                continue
-            detail = f"stream {_shortened(stream)!r} goes from version {before} to {version}"
-            found.append(kinds.damage(kinds.VERSION, segment.task.log_name, offset, position, detail))
-    return found, went
+            detail = f"goes from version {before} to {version}"
+            if not before:
+                detail = f"begins with version {version}; no compaction removed those before"
+            detail = f"stream {_shorten(stream)!r} {detail}"
+            finding = kinds.damage(kinds.VERSION, segment.task.log_name, offset, position, detail)
+            if version <= before:
+                found.append(finding)
+            else:
+                gaps.append(_Gap(stream, range(before + 1, version), low, position, finding))
+    return found if found or unsure else _check_gaps(segments, stream_hash, gaps, last)
 
 
-def check_beginnings(known: Sequence[Known], behind: Collection[int], most: int) -> list[Finding]:
-    """The streams that begin behind one of these versions: more do than what went accounts for.
+def _check_gaps(
+    segments: Segments, stream_hash: int, gaps: list[_Gap], last: Mapping[str, tuple[int, int]]
+) -> list[Finding]:
+    """Compare the versions that streams with this hash lack with their removed events."""
+    names = set(last)
+    removed = sorted(
+        (version, position) for _, version, position in segments.removed(stream_hash, stream_hash + 1)
+    )
+    ends: dict[str, int] = {}
+    for name, version in segments.empty_names(stream_hash):
+        ends[name] = max(version, ends.get(name, 0))
+    for name, version in ends.items():
+        before, low = last.get(name, (0, 0))
+        names.add(name)
+        if version > before:
+            span = f"versions {before + 1} to {version} of stream {_shorten(name)!r}"
+            detail = f"{span} are neither in the log nor among the removed events"
+            finding = kinds.damage(kinds.GONE, paths.SEGMENTS, None, None, detail)
+            gaps.append(_Gap(name, range(before + 1, version + 1), low, 1 << 64, finding))
+    found = [gap.finding for gap in gaps if _count_within(removed, gap) < len(gap.versions)]
+    if len(names) == 1 and not found:
+        unexplained = [
+            (version, position)
+            for version, position in removed
+            if not any(version in gap.versions and gap.low < position < gap.high for gap in gaps)
+        ]
+        in_order = all(one[0] < other[0] and one[1] < other[1] for one, other in pairwise(removed))
+        if unexplained or not in_order:
+            version, position = (unexplained or removed)[0]
+            name = _shorten(names.pop())
+            detail = f"removed events name version {version} of stream {name!r} otherwise than the log"
+            found.append(kinds.damage(kinds.GONE, paths.SEGMENTS, None, position, detail))
+    elif not names and removed:
+        detail = f"{len(removed)} removed events are of a stream that nothing names"
+        found.append(kinds.damage(kinds.GONE, paths.SEGMENTS, None, removed[0][1], detail))
+    return found
 
-    Those of which it is certain, if there are any: nothing of their versions went before their first event.
-    """
-    segments = Segments(known)
-    events = sum(segment.entry_count for segment in known)
-    certain: list[Finding] = []
-    likely: list[Finding] = []
-    for low, high in ranges(events, HASH_END, 1):
-        seen: set[int] = set()
-        for place, segment in segments:
-            heads = segments.heads(place, low, high)
-            for stream_hash, first in zip(*heads[:2], strict=True) if heads is not None else ():
-                if stream_hash in seen or first - 1 not in behind or len(likely) + len(certain) >= most:
-                    continue
-                number = next(iter(segments.numbers_of_stream(place, stream_hash)))
-                read = None if number is None else segments.maybe_record(place, number)
-                if read is None:
-                    continue
-                (position, _, stream, *_), offset = read
-                went = segments.went(0, first, 0, position)
-                why = "more streams do than what went accounts for" if went else "not all before it went"
-                detail = f"stream {_shortened(stream)!r} begins with version {first}, and {why}"
-                finding = kinds.damage(kinds.VERSION, segment.task.log_name, offset, position, detail)
-                (likely if went else certain).append(finding)
-            if heads is not None:
-                seen.update(heads.stream_hashes)
-    return certain or likely
+
+def _count_within(removed: Sequence[tuple[int, int]], gap: _Gap) -> int:
+    """Count the versions of a gap that were removed from between its positions."""
+    its = removed[
+        bisect_left(removed, (gap.versions.start, 0)) : bisect_left(removed, (gap.versions.stop, 0))
+    ]
+    return len({version for version, position in its if gap.low < position < gap.high})
 
 
-def _shortened(stream: str) -> str:
+def _shorten(stream: str) -> str:
     return stream if len(stream) <= 60 else stream[:59] + "…"
 
 
 # --- ids
 
 
-def folds_twice(known: Sequence[Known], low: int, high: int) -> list[int]:
-    """The upper halves of an id's fold that two events share, of those in the range; by chance mostly."""
+def repeated_hashes(known: Sequence[Known], low: int, high: int) -> list[int]:
+    """Return the upper halves of id hashes in the range that two events share, mostly by chance."""
     segments = Segments(known)
-    folds: list[int] = []
+    hashes: list[int] = []
     for place, _ in segments:
-        folds += segments.folds(place, low, high)
-    folds.sort()  # as many rising runs as there are segments: they are merged
-    return sorted(set(compress(folds, map(eq, folds, folds[1:]))))
+        hashes += segments.id_hashes(place, low, high)
+    hashes.sort()  # as many rising runs as there are segments: they are merged
+    return sorted(set(compress(hashes, map(eq, hashes, hashes[1:]))))
 
 
-def check_folds(known: Sequence[Known], uppers: Sequence[int]) -> list[Finding]:
-    """The ids that belong to two events, of those whose folds have one of these upper halves."""
+def check_ids(known: Sequence[Known], uppers: Sequence[int]) -> list[Finding]:
+    """Find the ids that belong to two events, of those whose hashes have one of these upper halves."""
     segments = Segments(known)
     places: dict[int, list[tuple[int, int]]] = {}
     for place, _ in segments:
         entries = segments.entries(place)
         if entries is None:
             continue
-        for number in segments.numbers_of_folds(place, uppers):
-            fold = ENTRY.unpack_from(entries, number * ENTRY_BYTES)[1]
-            places.setdefault(fold, []).append((place, number))
+        for number in segments.numbers_of_ids(place, uppers):
+            id_hash = ENTRY.unpack_from(entries, number * ENTRY_BYTES)[1]
+            places.setdefault(id_hash, []).append((place, number))
     found = []
     first: dict[bytes, int] = {}
     for same in places.values():
@@ -393,27 +414,8 @@ def check_folds(known: Sequence[Known], uppers: Sequence[int]) -> list[Finding]:
             position, id = record[0], record[4]
             if id in first:
                 name = segments.task(place).log_name
-                detail = f"id {id_text(id)} is that of position {first[id]} already"
+                detail = f"id {id_text(id)} belongs to position {first[id]} already"
                 found.append(kinds.damage(kinds.ID, name, offset, position, detail))
             else:
                 first[id] = position
     return found
-
-
-# --- without sorted indexes
-
-
-def make(entries: bytes) -> Made | None:
-    """What the sorted indexes of these entries would say; None if a stream's versions do not go on by one."""
-    postings = make_postings(entries, KIND_STREAMS)
-    versions = column(entries, "version")
-    if indexes.odd_streams(postings, versions, gaps=False):
-        return None
-    firsts = pick(postings.numbers, postings.starts[:-1])
-    lasts = pick(postings.numbers, [end - 1 for end in postings.starts[1:]])
-    return Made(
-        array("Q", postings.keys).tobytes(),
-        array("I", pick(versions, firsts)).tobytes(),
-        array("I", pick(versions, lasts)).tobytes(),
-        array("I", sorted(column(entries, "id_hash_upper"))).tobytes(),
-    )

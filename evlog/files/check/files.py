@@ -11,13 +11,12 @@ import os
 import time
 from collections.abc import Iterator
 from typing import Final, NamedTuple
-from zlib import crc32
 
 from evlog.errors import CorruptionError, EvlogError, NotAStore, StoreNotFound, UnsafeFile
 from evlog.files.check import findings as kinds
 from evlog.files.check.containers import open_container
 from evlog.files.check.indexes import SUFFIXES, IndexWrong, check_header
-from evlog.files.check.segments import SegmentTask
+from evlog.files.check.task import SegmentTask
 from evlog.files.disk.file_lock import SharedLock
 from evlog.files.disk.files import DISK, ReadFile, error_for
 from evlog.files.follow.checkpoint_file import SubscriptionFiles, list_names
@@ -317,32 +316,6 @@ def _check_size(task: SegmentTask, suffix: str, expected: object, wanted: int | 
         detail = f"it has {size} bytes, not {wanted}{more}"
         return [make(kinds.LENGTH, name, min(size, wanted), None, detail)]
     return []
-
-
-def check_removed(task: SegmentTask) -> Finding | None:
-    """The file that keeps what is left of compacted events, by the length and CRC that the manifest has."""
-    size, crc = task.info.removed_bytes, task.info.removed_crc
-    if not size:
-        return None
-    name = f"{task.name}.removed"
-    try:
-        file = ReadFile(f"{task.path}.removed")
-    except FileNotFoundError:
-        return kinds.damage(
-            kinds.MISSING, name, None, None, "it is missing: ids of compacted events are forgotten"
-        )
-    if file.size() != size:
-        detail = f"it has {file.size()} bytes, {size} were written"
-        return kinds.damage(kinds.LENGTH, name, min(file.size(), size), None, detail)
-    found = at = 0
-    while piece := file.read(1 << 20, at):
-        found = crc32(piece, found)
-        at += len(piece)
-    if found != crc:
-        return kinds.damage(
-            kinds.INDEX, name, None, None, "it fails its CRC: ids of compacted events may be wrong"
-        )
-    return None
 
 
 # --- checkpoints

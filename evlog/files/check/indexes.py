@@ -175,7 +175,9 @@ def _rises(values: list[int]) -> bool:
 
 
 def pick(values: Sequence[int], numbers: Sequence[int]) -> tuple[int, ...]:
-    """The values with these numbers, all in one call."""
+    """Return the values with these numbers, all in one call."""
+    if not numbers:
+        return ()
     if len(numbers) == 1:
         return (values[numbers[0]],)
     picked: tuple[int, ...] = itemgetter(*numbers)(values)

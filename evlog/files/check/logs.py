@@ -1,34 +1,38 @@
-"""Checking one segment's log, and its .offsets against it: every frame, every record, nothing believed.
+"""Checking a segment's log, and its .offsets against it: every frame, every record, nothing believed.
 
-The log is read once, in windows that stay in the processor's cache: CRC of header and body, SHA-256, all
-records decoded in one call, their columns compared as wholes, and the entries of .offsets derived from them
-and compared byte for byte, CRC of each record included. Behind damage the check goes on at the next whole
-frame. The file is read with `pread`, so nothing that happens to it meanwhile can kill the process. Nothing
-here writes, or looks beyond its own segment.
+1. The log is read once, in windows that fit the processor's cache. The frames of a window are checked
+   together, column by column; where a column does not hold, halves of the window are checked by themselves,
+   until one frame is left and what is wrong with it can be named.
+2. After damage the check continues at the next whole frame header. What does not decode at the end of an
+   active log, and was never acknowledged, is a torn tail and no damage.
+3. A check may begin at any frame (`LogPart`), so that all cores share a log. What it then believes of the
+   part before it, that part proves: `join` compares the two.
+
+Files are read with `pread`, so that nothing that happens to them meanwhile can kill the process.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from hashlib import sha256
+from bisect import bisect_left
+from collections.abc import Iterator
 from itertools import accumulate
-from operator import lt
-from typing import Any, Final, NamedTuple
+from operator import le, lt
+from typing import Final, NamedTuple
 from zlib import crc32
 
 from evlog.errors import EvlogError
 from evlog.files.check import findings as kinds
-from evlog.files.check.containers import CheckedLog, open_log
-from evlog.files.check.rows import NOT_RECORDS, RowEncoder, Runs, decode_raws
+from evlog.files.check.containers import CheckedLog
+from evlog.files.check.frames import Frames, decode_headers, entries_crcs_hold, frame_offsets
+from evlog.files.check.records import RECORDS, Decoded, Runs
+from evlog.files.check.task import BEGINNING, LogSummary, SegmentTask, Start, sealed_fault
 from evlog.files.disk.files import ReadFile
 from evlog.files.format.entries import ENTRY, ENTRY_BYTES
 from evlog.files.format.frames import (
     FRAME_HEADER_BYTES,
     FRAME_MAGIC,
     FrameHeader,
-    array_head,
     decode_frame_header,
-    unpack,
 )
 from evlog.files.format.headers import (
     FILE_HEADER_BYTES,
@@ -37,30 +41,17 @@ from evlog.files.format.headers import (
     NewerFormat,
     decode_file_header,
 )
-from evlog.files.log.manifest import SegmentInfo
-from evlog.files.log.segment import Segment, written_end
+from evlog.files.log.segment import written_end
 from evlog.model.reports import Finding
 
-_WINDOW_BYTES: Final = 1 << 19
-_CODES: Final = frozenset({0, 1, 2})
-_DATA_TYPES: Final = frozenset({bytes})
-_METADATA_TYPES: Final = frozenset({bytes, type(None)})
+_WINDOW_BYTES: Final = 1 << 18
+_MAX_FINDINGS: Final = 1000  # of one log: enough to see the extent, and bounded where every frame is damaged
 
-
-class Frame(NamedTuple):
-    """A frame with a sound header; its body is yet to be checked."""
-
-    offset: int
-    header: FrameHeader
-    body: memoryview
-
-    @property
-    def end(self) -> int:
-        return self.offset + FRAME_HEADER_BYTES + self.header.length
+_STOP: Final = -1  # in the place of an offset: nothing of what follows was acknowledged
 
 
 class Damage(NamedTuple):
-    """A part of a log that holds no whole frame, and how many events are known to have stood there."""
+    """A part of a log that holds no whole frame, and how many events are known to have been there."""
 
     offset: int
     end: int
@@ -70,92 +61,98 @@ class Damage(NamedTuple):
     """whether .offsets, by the running CRC in a later frame, still says which events these were"""
 
 
+class Unclear(Exception):
+    """Something is wrong in a part of a log; a check of the whole log names it."""
+
+
 class LogCheck:
-    """One pass over a log.
+    """One pass over a log, or over a part of it.
 
     Args:
-        info: the segment, as the manifest has it.
-        size: bytes to look at: what was sealed, or the length of an active log when the check began.
-        synced: how far an active log is known to be synced; behind that a torn frame is no damage.
-        pin_position: a position for which the digest is wanted too, 0 if none.
+        task: the segment.
+        start: the frame to begin with.
+        end: where a part ends; None for the end of the log. A part has no findings: the first raises Unclear.
 
     Raises:
-        FileNotFoundError: the log is not there.
+        FileNotFoundError: the log is missing.
     """
 
-    def __init__(
-        self,
-        store: str,
-        store_id: bytes,
-        info: SegmentInfo,
-        size: int,
-        synced: int = 0,
-        pin_position: int = 0,
-    ) -> None:
-        segment = Segment(store, store_id, info)
-        self.info = info
-        self.header = segment.header
+    def __init__(self, task: SegmentTask, start: Start = BEGINNING, end: int | None = None) -> None:
+        self.task = task
+        self.info = info = task.info
+        self.header = task.header
         self.findings: list[Finding] = []
         self.damages: list[Damage] = []
         self.entries = bytearray()
         self.entries_known = True
         self.offsets_sound = True
-        self.count = 0
+        self.count = start.number
         self.whole_events = 0
-        self.end = FILE_HEADER_BYTES
+        self.start = start
+        self.end = start.offset
         self.tail_bytes = 0
-        self.first_time_us = 0
-        self.last_time_us = 0
-        self.last_position = info.first_position - 1
-        self._log = open_log(store, store_id, info)
-        self._size = min(size, self._log.size())
-        if not info.sealed:  # what is behind it is room for the frames to come
-            self._size = written_end(self._log, min(FILE_HEADER_BYTES, self._size), self._size)
-        self._synced = synced
-        self.vouched = 0  # how far frames' headers say that it was synced when they were written
-        self._pin_position = pin_position
-        self._file = segment.log_path[len(store) + 1 :]
-        self._offsets_name = segment.offsets_path[len(store) + 1 :]
-        self._offsets = self._open_offsets(segment.offsets_path)
-        self._crc: int | None = 0  # of all entries so far; None: not known behind damage
-        self._hash = sha256()
-        self._hashed = 0
-        self._pinned: bytes | None = None
-        self._rows = RowEncoder()
+        self.durable = 0
+        self.first_position = self.first_time_us = self.last_time_us = 0
+        self.last_position = info.first_position - 1 if end is None else -1  # -1: not known
         self.missing = Runs()
+        self._more_findings = 0
+        self._is_part = end is not None
+        self._log = task.open_log()
+        self._size = min(task.size if end is None else end, self._log.size())
+        if not info.sealed and end is None:
+            self._size = written_end(self._log, min(FILE_HEADER_BYTES, self._size), self._size)
+        self._offsets = self._open_offsets(f"{task.path}.offsets")
+        self._crc: int | None = start.entries_crc  # of all entries so far; None: not known after damage
+        self._durable_later: int | None = None
 
     def run(self) -> LogCheck:
-        """Check it all; what was found is in the attributes then."""
-        self._check_header()
-        at, wanted = FILE_HEADER_BYTES, _WINDOW_BYTES
-        while at < self._size:
-            window = self._log.read(min(wanted, self._size - at), at)
-            self._window, self._window_at = window, at
-            frames, wanted, fault = self._take_frames(window, at)
-            if frames:
-                at = self._check_frames(frames)
-                if at < 0:
-                    break
-            if fault is not None:
-                at = self._pass_damage(at, fault)
-                if at < 0:
-                    break
-        self._finish()
+        """Check all of it; what was found is in the attributes then."""
+        if self.start.number == 0:
+            self._check_header()
+        at, wanted = self.start.offset, _WINDOW_BYTES
+        while 0 <= at < self._size:
+            asked = min(max(wanted, FRAME_HEADER_BYTES), self._size - at)
+            window = self._log.read(asked, at)
+            if len(window) < asked:  # it was cut meanwhile
+                self._size = at + len(window)
+                continue
+            offsets = frame_offsets(window, at)
+            if len(offsets) > 1:
+                at, wanted = self._check(window, at, offsets), _WINDOW_BYTES
+                continue
+            fault = ""
+            try:
+                wanted = FRAME_HEADER_BYTES + decode_frame_header(window, 0, at, self.info.tag).length
+                fault = "a frame is cut off" if at + wanted > self._size else ""
+            except FormatFault as error:
+                fault = str(error)
+            if fault:
+                at, wanted = self._pass_damage(at, fault), _WINDOW_BYTES
+        if not self._is_part:
+            self._finish()
         return self
 
-    @property
-    def entries_crc(self) -> int | None:
-        """The running CRC of all entries; None where damage hides it."""
-        return self._crc
-
-    def digest(self) -> bytes:
-        """The SHA-256 of the log up to `end`."""
-        return self._hash.digest()
-
-    @property
-    def pinned_digest(self) -> bytes | None:
-        """The SHA-256 up to the end of the pinned position's record; None if that is not in here."""
-        return self._pinned
+    def summary(self) -> LogSummary:
+        """Return what was found as plain values."""
+        return LogSummary(
+            findings=self.findings,
+            start=self.start.offset,
+            end=self.end,
+            whole_events=self.whole_events,
+            entry_count=self.count - self.start.number,
+            first_position=self.first_position,
+            last_position=self.last_position,
+            first_time_us=self.first_time_us,
+            last_time_us=self.last_time_us,
+            crc_before=self.start.entries_crc,
+            entries_crc=self._crc or 0,
+            durable=self.durable,
+            tail_bytes=self.tail_bytes,
+            damaged=bool(self.damages),
+            entries_known=self.entries_known,
+            offsets_sound=self.offsets_sound,
+            missing=self.missing.packed(),
+        )
 
     # --- frames
 
@@ -169,150 +166,91 @@ class LogCheck:
             fault = f"its header is of format {newer.found}"
         if fault:
             self._find(kinds.HEADER, 0, None, fault)
+        if self._is_part and self.info.sealed and self._log.size() != self.info.log_bytes:
+            raise Unclear
 
-    def _take_frames(self, window: bytes, at: int) -> tuple[list[Frame], int, str | None]:
-        """The frames that lie whole in the window, the bytes to read next, and what is wrong behind them."""
-        frames: list[Frame] = []
-        view = memoryview(window)
-        tag, size = self.info.tag, self._size
-        place, length = 0, len(window)
-        while place < length:
-            if length - place < FRAME_HEADER_BYTES and at + length < size:
-                break
-            try:
-                header = decode_frame_header(window, place, at + place, tag)
-            except FormatFault as fault:
-                return frames, _WINDOW_BYTES, str(fault)
-            body_at = place + FRAME_HEADER_BYTES
-            end = body_at + header.length
-            if end > length:
-                if at + end > size:
-                    return frames, _WINDOW_BYTES, "a frame is cut off"
-                return frames, max(_WINDOW_BYTES, FRAME_HEADER_BYTES + header.length), None
-            frames.append(Frame(at + place, header, view[body_at:end]))
-            place = end
-        return frames, _WINDOW_BYTES, None
-
-    def _check_frames(self, frames: list[Frame]) -> int:
-        """Check the bodies; the offset behind the last, or -1 where what follows was never acknowledged."""
-        sound: list[Frame] = []
-        for frame in frames:
-            self.vouched = max(self.vouched, frame.header.durable)
-            if crc32(frame.body) == frame.header.body_crc:
-                sound.append(frame)
-                continue
-            self._check_sound(sound)
-            sound = []
-            if self._is_tail(frame.offset):
-                return -1
-            self._find(kinds.FRAME, frame.offset, frame.header.first_position, "a frame's body fails its CRC")
-            self._account_for_damage(frame.offset, frame.end, frame.header)
-        self._check_sound(sound)
-        return frames[-1].end
-
-    def _check_sound(self, frames: list[Frame]) -> None:
-        """Check the records of frames whose bytes are as they were written."""
-        if not frames:
-            return
+    def _check(self, window: bytes, base: int, offsets: list[int]) -> int:
+        """Check the frames at these offsets, the last of which is their end; return where to continue."""
+        if len(offsets) == 2:
+            return self._check_one(window, base, offsets[0])
         try:
-            rows = self._derive(frames)
-        except FormatFault as fault:
-            if len(frames) > 1:
-                for frame in frames:
-                    self._check_sound([frame])
-                return
-            (frame,) = frames
-            self._find(kinds.RECORD, frame.offset, frame.header.first_position, str(fault))
-            self._account_for_damage(frame.offset, frame.end, frame.header)
-            return
-        self._check_running_crc(frames, rows)
-        self._compare_offsets(rows)
-        self.entries += rows
-        self.count += len(rows) // ENTRY_BYTES
-        self.whole_events += len(rows) // ENTRY_BYTES
-        self._digest_frames(frames[-1].end, rows)
-
-    # --- records
-
-    def _derive(self, frames: list[Frame]) -> bytes:
-        """The entries of some frames, once their records are known to be right."""
-        heads = [array_head(frame.header.events) for frame in frames]
-        for frame, head in zip(frames, heads, strict=True):
-            if frame.body[: len(head)] != head:
-                raise FormatFault("a frame does not hold as many records as its header says")
-        counts = [frame.header.events for frame in frames]
-        if len(frames) == 1:
-            content: bytes | memoryview = frames[0].body
-        else:
-            bodies = [frame.body[len(head) :] for frame, head in zip(frames, heads, strict=True)]
-            content = array_head(sum(counts)) + b"".join(bodies)
-        try:
-            raws = decode_raws(content)
-            columns = list(zip(*unpack(content, use_list=False), strict=True))
-            if len(columns) != 9 or len(raws) != sum(counts):
-                raise FormatFault("a record does not have nine fields")
-            self._check_order(frames, counts, columns[0], columns[5])
-            return self._make_rows(frames, heads, counts, raws, columns)
+            frames = decode_headers(window, base, offsets, self.info.tag)
+            self._accept(frames, RECORDS.decode(offsets[:-1], frames.counts, frames.bodies), strict=True)
         except FormatFault:
-            raise
-        except NOT_RECORDS as error:
-            raise FormatFault(f"a record is not what it must be: {error}") from None
+            middle = len(offsets) // 2
+            reached = self._check(window, base, offsets[: middle + 1])
+            return reached if reached != offsets[middle] else self._check(window, base, offsets[middle:])
+        return offsets[-1]
 
-    def _make_rows(
-        self,
-        frames: list[Frame],
-        heads: list[bytes],
-        counts: list[int],
-        raws: Sequence[Any],
-        columns: list[tuple[Any, ...]],
-    ) -> bytes:
-        _, versions, streams, types, ids, _, codes, datas, metadatas = columns
-        if set(map(len, ids)) != {16}:
-            raise FormatFault("an id is not 16 bytes")
-        if not _CODES.issuperset(codes):
-            raise FormatFault("a record has an unknown content type")
-        if set(map(type, datas)) != _DATA_TYPES or not _METADATA_TYPES.issuperset(map(type, metadatas)):
-            raise FormatFault("data or metadata of a record are not bytes")
-        if 0 in versions:
-            raise FormatFault("a record has the version 0")
-        offsets = [frame.offset for frame in frames]
-        return self._rows.encode(offsets, heads, counts, raws, streams, types, ids, versions)
+    def _check_one(self, window: bytes, base: int, offset: int) -> int:
+        """Check one frame and name what is wrong with it; return where to continue."""
+        try:
+            header = decode_frame_header(window, offset - base, offset, self.info.tag)
+        except FormatFault as fault:
+            return self._pass_damage(offset, str(fault))
+        self.durable = max(self.durable, header.durable)
+        end = offset + FRAME_HEADER_BYTES + header.length
+        body = memoryview(window)[offset - base + FRAME_HEADER_BYTES : end - base]
+        if crc32(body) != header.body_crc:
+            if self._is_tail(offset):
+                return _STOP
+            self._find(kinds.FRAME, offset, header.first_position, "a frame's body fails its CRC")
+            self._account_for_damage(offset, end, header)
+            return end
+        columns = [header.events], [header.durable], [header.first_position], [header.index_crc]
+        frames = Frames([offset, end], *columns, [body])
+        try:
+            self._accept(frames, RECORDS.decode([offset], frames.counts, frames.bodies), strict=False)
+        except FormatFault as fault:
+            self._find(kinds.RECORD, offset, header.first_position, str(fault))
+            self._account_for_damage(offset, end, header)
+        return end
 
-    def _check_order(
-        self, frames: list[Frame], counts: list[int], positions: tuple[Any, ...], times: tuple[Any, ...]
-    ) -> None:
-        """Positions without a gap (rising, where a compaction made gaps), times that do not fall."""
-        first, count = self.last_position + 1, len(positions)
-        if positions != tuple(range(first, first + count)):
+    def _accept(self, frames: Frames, decoded: Decoded, *, strict: bool) -> None:
+        """Check frames against what came before them, and count them in.
+
+        Args:
+            strict: raise also for what loses no event, instead of noting it.
+
+        Raises:
+            FormatFault: their positions are wrong; nothing of them is counted in.
+        """
+        positions, times, rows = decoded
+        before = positions[0] - 1 if self.last_position < 0 else self.last_position
+        if positions != tuple(range(before + 1, before + 1 + len(positions))):
             gaps = self.info.generation or (self.damages and not self.damages[-1].events)
-            if positions[0] < first or not gaps or not all(map(lt, positions, positions[1:])):
-                raise FormatFault(f"positions do not go on from {self.last_position}")
-        begins = accumulate(counts[:-1], initial=0)
-        if [positions[at] for at in begins] != [frame.header.first_position for frame in frames]:
+            if positions[0] <= before or not gaps or not all(map(lt, positions, positions[1:])):
+                raise FormatFault(f"positions do not continue after {before}")
+        begins = accumulate(frames.counts[:-1], initial=0)
+        if [positions[at] for at in begins] != list(frames.first_positions):
             raise FormatFault("a frame's first event is not the one that its header names")
-        if times[0] < self.last_time_us or list(times) != sorted(times):
-            self._find(kinds.ORDER, frames[0].offset, positions[0], "times fall within it or before it")
-        self.missing.add(self.last_position, positions)
-        if not self.first_time_us:
-            self.first_time_us = times[0]
+        alike = times.count(times[0]) == len(times)
+        faults = []
+        if times[0] < self.last_time_us or not (alike or all(map(le, times, times[1:]))):
+            faults.append((kinds.ORDER, "times fall within it or before it"))
+        if self._crc is not None and not entries_crcs_hold(frames, rows, self._crc):
+            if self.damages and not self.damages[-1].entries_known:
+                self.entries_known = False
+            else:
+                faults.append(
+                    (kinds.FRAME, "its header has another running CRC than the entries of .offsets")
+                )
+        if faults and strict:
+            raise FormatFault(faults[0][1])
+        for kind, detail in faults:
+            self._find(kind, frames.offsets[0], positions[0], detail)
+        self.missing.add(before, positions)
+        self.first_position = self.first_position or positions[0]
+        self.first_time_us = self.first_time_us or times[0]
         self.last_position = positions[-1]
         self.last_time_us = max(times[-1], self.last_time_us)
-
-    def _check_running_crc(self, frames: list[Frame], rows: bytes) -> None:
-        """Each frame vouches for the entries of all before it and its own."""
-        view = memoryview(rows)
-        at = 0
-        for frame in frames:
-            end = at + frame.header.events * ENTRY_BYTES
-            wanted = frame.header.index_crc
-            if self._crc is not None and crc32(view[at:end], self._crc) != wanted:
-                if self.damages and not self.damages[-1].entries_known:
-                    self.entries_known = False
-                else:
-                    detail = "its header has another running CRC than the entries of .offsets"
-                    self._find(kinds.FRAME, frame.offset, frame.header.first_position, detail)
-            self._crc = wanted
-            at = end
+        self.durable = max(self.durable, *frames.durable)
+        self._crc = frames.index_crcs[-1]
+        self._compare_offsets(rows)
+        self.entries += rows
+        self.count += len(positions)
+        self.whole_events += len(positions)
+        self.end = frames.offsets[-1]
 
     # --- .offsets
 
@@ -321,18 +259,15 @@ class LogCheck:
             file = ReadFile(path)
             found = decode_file_header(file.read(FILE_HEADER_BYTES, 0))
         except FileNotFoundError:
-            self._find(
-                kinds.MISSING, None, None, "it is missing; it is derived, nothing is lost", offsets=True
-            )
+            self._find_derived(kinds.MISSING, None, None, "it is missing")
         except NewerFormat as newer:
-            self._find(kinds.HEADER, 0, None, f"its header is of format {newer.found}", offsets=True)
+            self._find_derived(kinds.HEADER, 0, None, f"its header is of format {newer.found}")
         except (FormatFault, EvlogError) as fault:
-            self._find(kinds.HEADER, 0, None, str(fault), offsets=True)
+            self._find_derived(kinds.HEADER, 0, None, str(fault))
         else:
             if found == self.header._replace(kind=KIND_OFFSETS):
                 return file
-            self._find(kinds.HEADER, 0, None, "its header names another store or segment", offsets=True)
-        self.offsets_sound = False
+            self._find_derived(kinds.HEADER, 0, None, "its header names another store or segment")
         return None
 
     def _compare_offsets(self, rows: bytes) -> None:
@@ -343,44 +278,48 @@ class LogCheck:
             return
         same = _common_prefix(found, rows) // ENTRY_BYTES
         number = self.count + same
-        self.offsets_sound = False
         offset = FILE_HEADER_BYTES + number * ENTRY_BYTES
         position = None if self.info.generation else self.info.first_position + number
         if len(found) < len(rows) and same == len(found) // ENTRY_BYTES:
             detail = f"it ends before the entry of event {number + 1} of the segment"
-            self._find(kinds.LENGTH, offset, position, detail, offsets=True)
+            self._find_derived(kinds.LENGTH, offset, position, detail)
         else:
-            self._find(kinds.INDEX, offset, position, "an entry is not what the log says", offsets=True)
+            self._find_derived(kinds.INDEX, offset, position, "an entry is not what the log says")
 
     # --- damage
 
     def _pass_damage(self, at: int, fault: str) -> int:
-        """Say what is wrong at an offset where a frame must begin; where the next whole one does, or -1."""
+        """Name what is wrong where a frame must begin; return where the next whole one does, or _STOP."""
         if self._is_tail(at):
-            return -1
+            return _STOP
         found = next(self._sound_headers(at + 1), None)
-        position = self.last_position + 1
-        self._find(kinds.FRAME, at, position, fault)
+        self._find(kinds.FRAME, at, (self.last_position) + 1, fault)
         end, header = found if found is not None else (self._size, None)
         self._account_for_damage(at, end, None, header)
-        return end if found is not None else -1
+        return end if found is not None else _STOP
 
     def _is_tail(self, at: int) -> bool:
-        """Whether what is not whole here was never acknowledged: the rule by which recovery cuts."""
+        """Return whether what does not decode here was never acknowledged: the rule by which recovery cuts.
+
+        No header says more than its own offset of how far the log was synced, so the headers after the
+        first damage are read once for all.
+        """
         if self.info.sealed:
             return False
-        later = [header.durable for _, header in self._sound_headers(at + 1)]
-        if max([self._synced, self.vouched, *later]) > at:
+        if self._durable_later is None:
+            later = (header.durable for _, header in self._sound_headers(at + 1))
+            self._durable_later = max(later, default=0)
+        if max(self.task.synced, self.durable, self._durable_later) > at:
             return False
         self.tail_bytes = self._size - at
         return True
 
     def _sound_headers(self, at: int) -> Iterator[tuple[int, FrameHeader]]:
-        """The offsets and headers of the frames, whole by their headers, from an offset on."""
+        """Yield the offsets and headers of the frames from an offset on that are whole by their headers."""
         while at < self._size:
             window = self._log.read(min(_WINDOW_BYTES + FRAME_HEADER_BYTES, self._size - at), at)
             place = window.find(FRAME_MAGIC)
-            while place >= 0:
+            while 0 <= place < _WINDOW_BYTES:
                 try:
                     header = decode_frame_header(window, place, at + place, self.info.tag)
                 except FormatFault:
@@ -396,10 +335,11 @@ class LogCheck:
     ) -> None:
         """Count the events between two offsets; take their entries from .offsets, if that has them."""
         rows = self._entries_between(start, end)
+        last = self.last_position
         if damaged is not None:
             events = damaged.events
         elif following is not None and not self.info.generation:
-            events = max(0, following.first_position - self.last_position - 1)
+            events = max(0, following.first_position - last - 1)
         elif following is None and self.info.sealed:
             events = max(0, self.info.events - self.count)
         else:
@@ -414,11 +354,11 @@ class LogCheck:
         self.damages.append(Damage(start, end, self.count, events, known))
         self.count += events
         if not self.info.generation:
-            self.last_position += events
-        self._digest_to(end)
+            self.last_position = last + events
+        self.end = end
 
     def _entries_between(self, start: int, end: int) -> bytes:
-        """What .offsets holds of the frames between two offsets of the log."""
+        """Return what .offsets holds of the frames between two offsets of the log."""
         if self._offsets is None:
             return b""
         rows = bytearray()
@@ -429,105 +369,54 @@ class LogCheck:
             rows += row
         return bytes(rows)
 
-    # --- the digest
-
-    def _digest_frames(self, end: int, rows: bytes) -> None:
-        """Take frames into the digest that were checked; stop over the end of the pinned record."""
-        pin = self._pin_position
-        if pin and self._pinned is None and self.last_position >= pin:
-            number = self._number_of(pin, rows)
-            if number is not None:
-                offset, length = ENTRY.unpack_from(rows, number * ENTRY_BYTES)[2:4]
-                self._digest_to(offset + length)
-                self._pinned = self._hash.copy().digest()
-        self._digest_to(end)
-
-    def _number_of(self, position: int, rows: bytes) -> int | None:
-        """Which of the last entries is that of the position; None if it is not there."""
-        for number in range(len(rows) // ENTRY_BYTES):
-            offset, length = ENTRY.unpack_from(rows, number * ENTRY_BYTES)[2:4]
-            if unpack(self._bytes(offset, offset + length), use_list=False)[0] == position:
-                return number
-        return None
-
-    def _digest_to(self, end: int) -> None:
-        """Hash on to the offset; mostly these bytes are in the window still."""
-        while self._hashed < end:
-            step = min(end, self._hashed + (1 << 22))
-            self._hash.update(self._bytes(self._hashed, step))
-            self._hashed = step
-        self.end = max(self.end, end)
-
-    def _bytes(self, start: int, end: int) -> bytes | memoryview:
-        at = start - self._window_at
-        if at >= 0 and end - self._window_at <= len(self._window):
-            return memoryview(self._window)[at : end - self._window_at]
-        return self._log.read(end - start, start)
-
-    _window: bytes = b""
-    _window_at: int = 0
-
     # --- the end
 
     def _finish(self) -> None:
-        self._digest_to(self.end)
         if self.info.sealed:
-            self._finish_sealed()
-        if isinstance(self._log, CheckedLog):  # by now every block was looked at
+            size = self._log.size()
+            if size != self.info.log_bytes:
+                detail = f"it has {size} bytes, {self.info.log_bytes} were sealed"
+                self._find(kinds.LENGTH, min(size, self.info.log_bytes), None, detail)
+            if not self.damages and not self.findings:
+                detail = sealed_fault(self.info, self.summary())
+                if detail:
+                    self._find(kinds.MANIFEST, None, None, detail)
+            self._check_offsets_length()
+        if isinstance(self._log, CheckedLog):  # every block was read by now
             self.findings += self._log.findings
-        if self._offsets is not None and self.info.sealed and self.offsets_sound:
-            size = self._offsets.size()
-            wanted = FILE_HEADER_BYTES + self.info.events * ENTRY_BYTES
-            if size != wanted:
-                self.offsets_sound = False
-                detail = f"it has {size} bytes, not {wanted}"
-                self._find(kinds.LENGTH, min(size, wanted), None, detail, offsets=True)
+        if self._more_findings:
+            detail = f"and {self._more_findings} more faults after these"
+            self.findings.append(kinds.damage(kinds.FRAME, self.task.log_name, None, None, detail))
 
-    def _finish_sealed(self) -> None:
-        info = self.info
-        size = self._log.size()
-        if size != info.log_bytes:
-            detail = f"it has {size} bytes, {info.log_bytes} were sealed"
-            self._find(kinds.LENGTH, min(size, info.log_bytes), None, detail)
-        if self.damages or self.findings:
+    def _check_offsets_length(self) -> None:
+        if self._offsets is None or not self.offsets_sound:
             return
-        found: tuple[object, ...] = (self.count, self._crc)
-        named: tuple[object, ...] = (info.events, info.offsets_crc)
-        if info.generation:  # what a compaction left lies within what was there
-            bounds = info.last_position, info.first_time_us, info.last_time_us
-            found += (
-                min(self.last_position, bounds[0]),
-                max(self.first_time_us, bounds[1] if self.count else 0),
-            )
-            found += (min(self.last_time_us, bounds[2]),)
-            named += (self.last_position, self.first_time_us, self.last_time_us)
-        else:
-            found += (self.last_position, self.first_time_us, self.last_time_us)
-            named += (info.last_position, info.first_time_us, info.last_time_us)
-        if found != named:
-            what = ("events", "CRC of the entries", "last position", "first time", "last time")
-            pairs = zip(what, found, named, strict=True)
-            wrong = [f"{name} {has}, not {says}" for name, has, says in pairs if has != says]
-            detail = f"the log is not what the manifest says of it: {', '.join(wrong)}"
-            self._find(kinds.MANIFEST, None, None, detail)
+        size = self._offsets.size()
+        wanted = FILE_HEADER_BYTES + self.info.events * ENTRY_BYTES
+        if size != wanted:
+            detail = f"it has {size} bytes, not {wanted}"
+            self._find_derived(kinds.LENGTH, min(size, wanted), None, detail)
 
-    def _find(
-        self, kind: str, offset: int | None, position: int | None, detail: str, *, offsets: bool = False
-    ) -> None:
-        file = self._offsets_name if offsets else self._file
-        if not offsets and offset is not None and self.info.compressed_bytes:
+    def _find(self, kind: str, offset: int | None, position: int | None, detail: str) -> None:
+        if self._is_part:
+            raise Unclear
+        if offset is not None and self.info.compressed_bytes:
             detail += " (offset in the log as `zstd -d` gives it)"
-        make = kinds.note if offsets else kinds.damage
-        self.findings.append(make(kind, file, offset, position, detail))
+        if len(self.findings) < _MAX_FINDINGS:
+            self.findings.append(kinds.damage(kind, self.task.log_name, offset, position, detail))
+        else:
+            self._more_findings += 1
+
+    def _find_derived(self, kind: str, offset: int | None, position: int | None, detail: str) -> None:
+        """Note what is wrong with .offsets, once."""
+        if self._is_part:
+            raise Unclear
+        self.offsets_sound = False
+        detail = f"{detail}; it is derived, nothing is lost"
+        self.findings.append(kinds.note(kind, f"{self.task.name}.offsets", offset, position, detail))
 
 
 def _common_prefix(one: bytes, other: bytes) -> int:
-    """How many bytes two strings share from their beginnings."""
-    low, high = 0, min(len(one), len(other))
-    while low < high:
-        middle = (low + high + 1) // 2
-        if one[low:middle] == other[low:middle]:
-            low = middle
-        else:
-            high = middle - 1
-    return low
+    """Return how many bytes two strings share from their beginnings."""
+    numbers = range(min(len(one), len(other)))
+    return bisect_left(numbers, 1, key=lambda at: int(one[: at + 1] != other[: at + 1]))

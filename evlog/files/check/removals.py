@@ -1,38 +1,71 @@
-"""What compactions removed against what the log lacks: what is missing went, and nothing else did.
+"""Checking a segment's file of removed events against the positions that its log lacks.
 
-A .removed file names the position and the version of each event that went, not its stream. So positions are
-compared one by one; of versions as a whole how many of each went and how many are missing, for a compaction
-takes the beginning of a stream: one that begins with version n + 1 lacks the versions 1 to n. Nothing here
-writes.
+What is missing was removed, and nothing else was. Positions are compared here, segment by segment; `across`
+compares versions, stream by stream. Nothing is expanded: a log may claim a gap of any size.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping
-from typing import NamedTuple
+from array import array
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from itertools import compress
+from operator import eq, ge, sub
+from zlib import crc32
 
-from evlog.errors import CorruptionError
+from evlog.errors import CorruptionError, EvlogError
 from evlog.files.check import findings as kinds
-from evlog.files.check.files import check_removed
-from evlog.files.check.rows import missing_positions
-from evlog.files.check.segments import SegmentTask, open_removed
+from evlog.files.check.task import SegmentTask
+from evlog.files.disk.files import ReadFile
 from evlog.files.format.removed_events import event_column
 from evlog.model.reports import Finding
 
+_PIECE_BYTES = 1 << 20
 
-class RemovalCheck(NamedTuple):
-    """What came of a look at what is left of a segment's events."""
 
-    findings: list[Finding]
-    versions: Counter[int] | None
-    """how many events of each version went; None where that is not known"""
+def check_removed(task: SegmentTask) -> Finding | None:
+    """Check the file of a segment's removed events by itself: what the manifest says of it, and its order."""
+    info, name = task.info, f"{task.name}.removed"
+    if not info.removed_bytes:
+        return None
+    try:
+        file = ReadFile(f"{task.path}.removed")
+    except FileNotFoundError:
+        detail = "it is missing: a retry of an event that a compaction removed would be written again"
+        return kinds.damage(kinds.MISSING, name, None, None, detail)
+    if file.size() != info.removed_bytes:
+        detail = f"it has {file.size()} bytes, {info.removed_bytes} were written"
+        return kinds.damage(kinds.LENGTH, name, min(file.size(), info.removed_bytes), None, detail)
+    found = at = 0
+    while piece := file.read(_PIECE_BYTES, at):
+        found = crc32(piece, found)
+        at += len(piece)
+    if found != info.removed_crc:
+        detail = "it fails its CRC: ids of removed events are damaged"
+        return kinds.damage(kinds.INDEX, name, None, None, detail)
+    try:
+        removed = task.open_removed()
+        if removed is None:
+            return None
+        removed.check_all()
+        ids, hashes = removed.ids(), removed.stream_hashes()
+        removed.streams()
+    except CorruptionError as damage:
+        return kinds.damage(kinds.GONE, name, damage.offset, None, damage.detail)
+    if removed.events != info.removed_events:
+        detail = f"it holds {removed.events} events, not {info.removed_events}, as the manifest says"
+        return kinds.damage(kinds.GONE, name, None, None, detail)
+    if any(map(ge, ids, ids[1:])) or any(map(lambda one, other: one > other, hashes, hashes[1:])):
+        return kinds.damage(
+            kinds.GONE, name, None, None, "its rows are not sorted: a reader misses some of them"
+        )
+    return None
 
 
 def check_removals(
     task: SegmentTask, missing: tuple[bytes, bytes] | None, last_position: int, reached: int
-) -> RemovalCheck:
-    """Check a segment's .removed by itself and against the positions that its log lacks.
+) -> list[Finding]:
+    """Check a segment's removed events by themselves, and against the positions that its log lacks.
 
     Args:
         missing: the runs of positions that it lacks, as `Runs` packs them; None if its log is damaged.
@@ -41,55 +74,54 @@ def check_removals(
     """
     finding = check_removed(task)
     if finding is not None:
-        return RemovalCheck([finding], None)
-    try:
-        removed = open_removed(task)
-        rows = removed.rows() if removed is not None else b""
-        positions, versions = event_column(rows, "position"), event_column(rows, "version")
-    except CorruptionError as damage:
-        return RemovalCheck(
-            [kinds.damage(kinds.GONE, f"{task.name}.removed", damage.offset, None, damage.detail)], None
-        )
+        return [finding]
     if missing is None:
-        return RemovalCheck([], None)
-    lacking = missing_positions(missing, range(last_position + 1, task.info.last_position + 1))
-    lost = max(0, task.info.lost_events - (task.info.first_position - reached - 1))
-    found = _compare(task, sorted(positions), lacking, lost)
-    return RemovalCheck(found, Counter(versions) if not found else None)
-
-
-def _compare(task: SegmentTask, gone: list[int], lacking: list[int], lost: int) -> list[Finding]:
-    """Compare the positions of what went with those that the log lacks; so many may be lost besides."""
-    if not lost and gone == lacking:
         return []
+    try:
+        removed = task.open_removed()
+        positions = sorted(event_column(removed.rows(), "position")) if removed is not None else []
+    except (FileNotFoundError, EvlogError):
+        return []  # replaced meanwhile
+    firsts, lasts = (array("Q", raw) for raw in missing)
+    if last_position < task.info.last_position:
+        firsts.append(last_position + 1)
+        lasts.append(task.info.last_position)
+    lost = max(0, task.info.lost_events - (task.info.first_position - reached - 1))
+    return _compare(task, positions, firsts, lasts, lost)
+
+
+def _compare(
+    task: SegmentTask, removed: list[int], firsts: Sequence[int], lasts: Sequence[int], lost: int
+) -> list[Finding]:
+    """Compare rising positions with the runs that a log lacks; `lost` more may be missing."""
     found = []
-    went = set(gone)
-    unknown = sorted(went.difference(lacking))
-    if unknown or len(went) < len(gone):
-        twice = [position for position, count in Counter(gone).items() if count > 1]
-        first = (unknown or twice)[0]
-        detail = f"{len(unknown) + len(twice)} events went by what it says, but the log does not lack them"
-        found.append(kinds.damage(kinds.GONE, f"{task.name}.removed", None, first, detail))
-    lacking = sorted(set(lacking).difference(went))
-    if len(lacking) > lost:
-        detail = f"{len(lacking) - lost} positions are neither in the log nor among those that went"
-        found.append(kinds.damage(kinds.GONE, f"{task.name}.log", None, lacking[0], detail))
-    elif len(lacking) < lost:
-        detail = f"it says of {lost} events that they were lost, and {len(lacking)} are"
-        found.append(kinds.damage(kinds.GONE, f"{task.name}.log", None, None, detail))
+    places = [bisect_right(firsts, position) - 1 for position in removed]
+    unknown = [
+        position
+        for position, place in zip(removed, places, strict=True)
+        if place < 0 or position > lasts[place]
+    ]
+    twice = list(compress(removed, map(eq, removed, removed[1:])))
+    if unknown or twice:
+        count = len(unknown) + len(twice)
+        detail = f"it names {count} removed events that the log still holds, or names them twice"
+        found.append(kinds.damage(kinds.GONE, f"{task.name}.removed", None, (unknown or twice)[0], detail))
+    lacking = sum(map(sub, lasts, firsts)) + len(firsts) - (len(set(removed)) - len(set(unknown)))
+    if lacking > lost:
+        detail = f"{lacking - lost} positions are neither in the log nor among the removed events"
+        position = _first_lacking(removed, firsts, lasts)
+        found.append(kinds.damage(kinds.GONE, task.log_name, None, position, detail))
+    elif lacking < lost:
+        detail = f"the manifest says that {lost} events were lost, and {lacking} are"
+        found.append(kinds.damage(kinds.GONE, task.log_name, None, None, detail))
     return found
 
 
-def uneven_versions(lacking: Mapping[int, int], gone: Mapping[int, int]) -> dict[int, int]:
-    """How many more streams lack the versions 1 to n than what went accounts for (or fewer), by n, if not 0.
-
-    Args:
-        lacking: how many streams lack the versions 1 to n, by n.
-        gone: how many events of each version went.
-    """
-    steps = Counter(gone)
-    for version, events in gone.items():
-        steps[version - 1] -= events
-    del steps[0]
-    counts = {n: lacking.get(n, 0) - steps[n] for n in steps.keys() | lacking.keys()}
-    return {n: count for n, count in counts.items() if count}
+def _first_lacking(removed: list[int], firsts: Sequence[int], lasts: Sequence[int]) -> int | None:
+    for first, last in zip(firsts, lasts, strict=True):
+        at = bisect_left(removed, first)
+        for position in range(first, last + 1):
+            if at == len(removed) or removed[at] != position:
+                return position
+            at += 1
+    return None

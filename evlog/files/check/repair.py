@@ -16,8 +16,8 @@ from evlog.files.check import findings as kinds
 from evlog.files.check.containers import open_container
 from evlog.files.check.files import look
 from evlog.files.check.logs import LogCheck
-from evlog.files.check.segments import SegmentTask
 from evlog.files.check.survey import lost_in_segment
+from evlog.files.check.task import SegmentTask
 from evlog.files.check.verify import Progress, verify_store
 from evlog.files.disk.file_lock import FileLock, SharedLock
 from evlog.files.disk.files import DISK, Disk, ReadFile
@@ -214,7 +214,7 @@ def _sound_entries(store: str, manifest: Manifest, info: SegmentInfo) -> bytes |
     except (FileNotFoundError, EvlogError):
         pass
     try:
-        entries = bytes(LogCheck(store, manifest.store_id_bytes, info, info.log_bytes).run().entries)
+        entries = bytes(LogCheck(task).run().entries)
     except (FileNotFoundError, EvlogError):
         return None
     return entries if crc32(entries) == info.offsets_crc else None

@@ -18,10 +18,11 @@ from zlib import crc32
 
 from evlog.errors import CorruptionError, EvlogError, NotAStore, ZstdNotInstalled
 from evlog.files.check.containers import Container, written_header
-from evlog.files.check.files import check_removed, look
+from evlog.files.check.files import look
 from evlog.files.check.logs import LogCheck
-from evlog.files.check.segments import SegmentTask
+from evlog.files.check.removals import check_removed
 from evlog.files.check.survey import Survey, lost_in_segment
+from evlog.files.check.task import SegmentTask
 from evlog.files.check.verify import Progress
 from evlog.files.disk.files import DISK, Disk, ReadFile, WriteFile
 from evlog.files.format import paths
@@ -156,7 +157,7 @@ def _without_manifest(store: str) -> tuple[Manifest, list[SegmentTask]]:
         info = SegmentInfo(header.first_position, header.generation, header.tag, compressed_bytes=packed)
         size = SegmentTask(store, store_id, info, 0).open_log().size()
         task = SegmentTask(store, store_id, info, size)
-        reached = max(reached, LogCheck(store, store_id, info, task.size).run().last_position)
+        reached = max(reached, LogCheck(task).run().last_position)
         tasks.append(task)
     infos = tuple(task.info for task in tasks)
     settings = DEFAULT_SEGMENT_BYTES, DEFAULT_SEGMENT_EVENTS

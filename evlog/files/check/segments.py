@@ -1,205 +1,345 @@
-"""Checking one segment wholly: its log, its .offsets, its sorted indexes, the versions within it.
+"""Checking one segment: its log, its .offsets, its sorted indexes, the versions within it.
 
-What it finds out travels between processes, so a `SegmentCheck` holds plain values only, and what the checks
-across segments need to know of this one: which of its derived files can be believed.
+1. What is to be done comes in pieces for all cores: the SHA-256 of the log, its sorted indexes, and parts of
+   the log. .offsets says where a part begins; the parts prove it.
+2. If all parts are right and meet, the segment is; otherwise `check_segment` checks it again in one piece,
+   and names what is wrong.
+3. A `SegmentCheck` says what the checks across segments need: which of its derived files are right.
 """
 
 from __future__ import annotations
 
-import os
-from typing import Final, NamedTuple
+from array import array
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any, Final, NamedTuple
 from zlib import crc32
 
 from evlog.errors import EvlogError
 from evlog.files.check import findings as kinds
-from evlog.files.check.containers import CheckedLog, open_log
-from evlog.files.check.indexes import SUFFIXES, check_index, odd_streams
-from evlog.files.check.logs import LogCheck
+from evlog.files.check.digest import LogDigest, hash_log
+from evlog.files.check.indexes import SUFFIXES, check_index, make_postings, odd_streams, pick
+from evlog.files.check.logs import LogCheck, Unclear
+from evlog.files.check.records import Runs
+from evlog.files.check.task import LogSummary, SegmentTask, Start, sealed_fault
 from evlog.files.disk.files import ReadFile
-from evlog.files.format import paths
 from evlog.files.format.entries import ENTRY, ENTRY_BYTES, column
-from evlog.files.format.headers import FILE_HEADER_BYTES, KIND_REMOVED, KIND_STREAMS
-from evlog.files.log.manifest import SegmentInfo
-from evlog.files.log.removed import RemovedEvents
-from evlog.files.log.segment import Segment
+from evlog.files.format.frames import FRAME_HEADER_BYTES, decode_frame_header
+from evlog.files.format.headers import (
+    FILE_HEADER_BYTES,
+    KIND_IDS,
+    KIND_OFFSETS,
+    KIND_STREAMS,
+    FormatFault,
+    NewerFormat,
+    decode_file_header,
+)
 from evlog.model.reports import Finding
 
-_UNREADABLE: Final = b""
+# Small enough that no core idles long at the end, large enough that the fixed costs of a part do not count.
+_PART_BYTES: Final = 16 << 20
+_PART_EVENTS: Final = 1 << 16
+_UNREADABLE: Final = (FileNotFoundError, FormatFault, NewerFormat, EvlogError)
 
 
-class SegmentTask(NamedTuple):
-    """What to check of which store: the same for every process that takes part."""
+class Keys(NamedTuple):
+    """What the sorted indexes of a segment would say, of one that has none to be believed."""
 
-    store: str
-    store_id: bytes
-    info: SegmentInfo
-    size: int
-    synced: int = 0
-    pin_position: int = 0
-
-    @property
-    def path(self) -> str:
-        """The path of the segment's files up to their suffix."""
-        return paths.segment_path(self.store, self.info.first_position, self.info.generation, "")[:-1]
-
-    @property
-    def name(self) -> str:
-        """The same, from the store on."""
-        return self.path[len(self.store) + 1 :]
-
-    @property
-    def log_name(self) -> str:
-        """The file that holds the log, from the store on."""
-        return f"{self.name}.{self.info.log_suffix}"
-
-    def open_log(self) -> ReadFile | CheckedLog:
-        """The log, to be read past all damage. Raises as `open_log` does."""
-        return open_log(self.store, self.store_id, self.info)
+    stream_hashes: bytes
+    """u64, rising"""
+    first_versions: bytes
+    """u32, of each stream; and its last one"""
+    last_versions: bytes
+    id_hashes: bytes
+    """u32, rising: the upper half of each id's hash"""
 
 
-def open_removed(task: SegmentTask) -> RemovedEvents | None:
-    """What is left of the events that a compaction removed from the segment; None if there are none.
+class IndexCheck(NamedTuple):
+    """What was found in the sorted indexes of a segment."""
 
-    Raises:
-        FileNotFoundError, CorruptionError: it is not there, or damaged.
-    """
-    if not task.info.removed_bytes:
-        return None
-    header = Segment(task.store, task.store_id, task.info).header._replace(kind=KIND_REMOVED)
-    return RemovedEvents(f"{task.path}.removed", header, task.info.removed_bytes)
+    findings: list[Finding]
+    sound: list[int]
+    """the kinds of those that are right"""
+    odd_streams: list[int]
+    """hashes of the streams whose versions do not go on by one, or of several streams that share one"""
+    keys: Keys | None
 
 
 class SegmentCheck(NamedTuple):
     """What was found in one segment."""
 
-    findings: list[Finding]
-    events: int
-    """whole events"""
-    entry_count: int
-    """entries, those of damaged events included where they are known"""
-    end: int
-    last_position: int
-    first_time_us: int
-    last_time_us: int
-    entries_crc: int
-    digest: bytes
-    pinned_digest: bytes
-    tail_bytes: int
-    vouched: int
-    """how far the log's own headers say that it is synced"""
-    damaged: bool
-    entries_known: bool
-    offsets_sound: bool
-    sound_indexes: list[int]
-    odd_streams: list[int]
-    """hashes of streams whose versions want a second look"""
-    missing: tuple[bytes, bytes]
-    """runs of positions that it lacks before its last event, as `Runs` packs them"""
+    log: LogSummary
+    indexes: IndexCheck
+    digest: LogDigest
+
+    @property
+    def findings(self) -> list[Finding]:
+        return self.log.findings + self.indexes.findings
+
+
+NO_INDEXES: Final = IndexCheck([], [], [], None)
+
+
+# --- in one piece
 
 
 def check_segment(task: SegmentTask) -> SegmentCheck:
-    """Check a segment by itself.
+    """Check a segment and name what is wrong with it.
 
     Raises:
-        FileNotFoundError: its log is not there; whoever asked knows what that means.
+        FileNotFoundError: its log is missing.
     """
-    log = LogCheck(task.store, task.store_id, task.info, task.size, task.synced, task.pin_position).run()
-    findings = list(log.findings)
-    sound: list[int] = []
-    odd: list[int] = []
-    entries = bytes(log.entries)
-    if log.entries_known:
-        if task.info.sealed:
-            odd = check_sorted(task, entries, findings, sound)
-        else:
-            odd = sorted(_odd_without_index(entries))
-    return SegmentCheck(
-        findings=findings,
-        events=log.whole_events,
-        entry_count=log.count,
-        end=log.end,
-        last_position=log.last_position,
-        first_time_us=log.first_time_us,
-        last_time_us=log.last_time_us,
-        entries_crc=log.entries_crc or 0,
-        digest=log.digest(),
-        pinned_digest=log.pinned_digest or b"",
-        tail_bytes=log.tail_bytes,
-        vouched=log.vouched,
-        damaged=bool(log.damages),
-        entries_known=log.entries_known,
-        offsets_sound=log.offsets_sound,
-        sound_indexes=sound,
-        odd_streams=odd,
-        missing=log.missing.packed(),
-    )
+    check = LogCheck(task).run()
+    entries = bytes(check.entries)
+    log = check.summary()
+    indexes = check_indexes(task, entries) if log.entries_known else NO_INDEXES
+    return SegmentCheck(log, indexes, hash_log(task, log.end, entries))
 
 
 def maybe_check_segment(task: SegmentTask) -> SegmentCheck | None:
-    """Check a segment; None if its log is not there."""
+    """Check a segment; None if its log is missing."""
     try:
         return check_segment(task)
     except FileNotFoundError:
         return None
 
 
-def check_sorted(task: SegmentTask, entries: bytes, findings: list[Finding], sound: list[int]) -> list[int]:
-    """Check the sorted indexes; the hashes of the streams with odd versions."""
+def check_indexes(task: SegmentTask, entries: bytes) -> IndexCheck:
+    """Check a segment's sorted indexes, and its versions, against its entries."""
     info = task.info
-    header = Segment(task.store, task.store_id, info).header._replace(source_crc=info.offsets_crc)
-    hashes: list[int] = []
-    for kind, suffix in SUFFIXES.items():
-        path = f"{task.path}.{suffix}"
-        expected = header._replace(kind=kind)
-        finding, postings = check_index(path, f"{task.name}.{suffix}", expected, entries)
-        if finding is None:
-            sound.append(kind)
-        else:
-            findings.append(finding)
-        if kind == KIND_STREAMS:
-            numbers = odd_streams(postings, column(entries, "version"), gaps=bool(info.lost_events))
-            hashes = [ENTRY.unpack_from(entries, number * ENTRY_BYTES)[0] for number in numbers]
-    return hashes
-
-
-def _odd_without_index(entries: bytes) -> set[int]:
-    """The hashes of the streams whose versions do not go on by one, event by event: an active segment."""
-    last: dict[int, int] = {}
-    odd: set[int] = set()
-    for stream_hash, version in zip(column(entries, "stream_hash"), column(entries, "version"), strict=True):
-        before = last.get(stream_hash)
-        if before is not None and version != before + 1:
-            odd.add(stream_hash)
-        last[stream_hash] = version
-    return odd
+    findings: list[Finding] = []
+    sound: list[int] = []
+    streams = None
+    if info.sealed:
+        header = task.header._replace(source_crc=info.offsets_crc)
+        for kind, suffix in SUFFIXES.items():
+            name = f"{task.name}.{suffix}"
+            finding, postings = check_index(
+                f"{task.path}.{suffix}", name, header._replace(kind=kind), entries
+            )
+            if finding is None:
+                sound.append(kind)
+            else:
+                findings.append(finding)
+            if kind == KIND_STREAMS:
+                streams = postings
+    streams = streams or make_postings(entries, KIND_STREAMS)
+    versions = column(entries, "version")
+    odd = odd_streams(streams, versions, gaps=bool(info.lost_events))
+    hashes = [ENTRY.unpack_from(entries, number * ENTRY_BYTES)[0] for number in odd]
+    if KIND_STREAMS in sound and KIND_IDS in sound:
+        return IndexCheck(findings, sound, hashes, None)
+    firsts = pick(streams.numbers, streams.starts[:-1])
+    lasts = pick(streams.numbers, [end - 1 for end in streams.starts[1:]])
+    keys = Keys(
+        array("Q", streams.keys).tobytes(),
+        array("I", pick(versions, firsts)).tobytes(),
+        array("I", pick(versions, lasts)).tobytes(),
+        array("I", sorted(column(entries, "id_hash_upper"))).tobytes(),
+    )
+    return IndexCheck(findings, sound, hashes, keys)
 
 
 def missing_segment(task: SegmentTask) -> SegmentCheck:
-    """What is known of a segment whose log is gone."""
+    """Return what is known of a segment whose log is missing."""
     info = task.info
-    finding = kinds.damage(
-        kinds.MISSING, task.log_name, None, info.first_position, f"the log is missing: {_lost(info)}"
-    )
-    known = _offsets_as_sealed(task)
-    return SegmentCheck(
-        [finding], 0, info.events, FILE_HEADER_BYTES, info.last_position or info.first_position - 1, 0, 0,
-        info.offsets_crc, _UNREADABLE, _UNREADABLE, 0, 0, True, known, known, [], [], (b"", b""),
-    )  # fmt: skip
-
-
-def _lost(info: SegmentInfo) -> str:
+    lost = f"{info.events} events, positions {info.first_position} to {info.last_position}"
     if not info.sealed:
-        return f"all events from position {info.first_position} on"
-    return f"{info.events} events, positions {info.first_position} to {info.last_position}"
+        lost = f"all events from position {info.first_position} on"
+    finding = kinds.damage(
+        kinds.MISSING, task.log_name, None, info.first_position, f"the log is missing: {lost} are lost"
+    )
+    known = info.sealed and crc32(_read_entries(task, info.events)) == info.offsets_crc
+    log = LogSummary(
+        findings=[finding],
+        start=FILE_HEADER_BYTES,
+        end=FILE_HEADER_BYTES,
+        whole_events=0,
+        entry_count=info.events,
+        first_position=0,
+        last_position=info.last_position or info.first_position - 1,
+        first_time_us=0,
+        last_time_us=0,
+        crc_before=0,
+        entries_crc=info.offsets_crc,
+        durable=0,
+        tail_bytes=0,
+        damaged=True,
+        entries_known=known,
+        offsets_sound=known,
+        missing=Runs().packed(),
+    )
+    return SegmentCheck(log, NO_INDEXES, LogDigest(b"", b"", sound=False))
 
 
-def _offsets_as_sealed(task: SegmentTask) -> bool:
-    """Whether .offsets is the one that was sealed, to go by without the log."""
-    if not task.info.sealed:
-        return False
+def _read_entries(task: SegmentTask, count: int) -> bytes:
+    """Read a segment's first entries from .offsets; fewer if there are not that many."""
     try:
-        file = ReadFile(f"{task.path}.offsets")
-        entries = file.read(task.info.events * ENTRY_BYTES, FILE_HEADER_BYTES)
-    except (FileNotFoundError, EvlogError, OSError):
-        return False
-    return crc32(entries) == task.info.offsets_crc and os.fstat(file.fd).st_size == len(entries) + 64
+        return ReadFile(f"{task.path}.offsets").read(count * ENTRY_BYTES, FILE_HEADER_BYTES)
+    except (FileNotFoundError, EvlogError):
+        return b""
+
+
+# --- in pieces
+
+
+class Part(NamedTuple):
+    """A part of a segment's log: entries low..high-1, and where their frames end."""
+
+    task: SegmentTask
+    low: int
+    high: int
+    end: int
+
+
+def maybe_check_part(part: Part) -> LogSummary | None:
+    """Check a part of a log; None if anything is wrong with it."""
+    task, low, _, end = part
+    try:
+        start = _start_of(task, low)
+        return LogCheck(task, start, end).run().summary()
+    except (Unclear, *_UNREADABLE):
+        return None
+
+
+def maybe_check_indexes(task: SegmentTask, count: int) -> IndexCheck | None:
+    """Check the sorted indexes of a segment whose .offsets is right; None where that is too short."""
+    entries = _read_entries(task, count)
+    return check_indexes(task, entries) if len(entries) == count * ENTRY_BYTES else None
+
+
+def maybe_hash(task: SegmentTask, count: int) -> LogDigest | None:
+    """Hash the log of a segment whose .offsets is right; None if it is missing."""
+    try:
+        return hash_log(task, task.size, _read_entries(task, count) if task.pin_position else b"")
+    except (FileNotFoundError, EvlogError):
+        return None
+
+
+def plan_parts(task: SegmentTask) -> list[Part]:
+    """Return the parts of a segment to check; none where .offsets cannot tell them."""
+    info = task.info
+    try:
+        offsets = ReadFile(f"{task.path}.offsets")
+        header = decode_file_header(offsets.read(FILE_HEADER_BYTES, 0))
+    except _UNREADABLE:
+        return []
+    count, rest = divmod(offsets.size() - FILE_HEADER_BYTES, ENTRY_BYTES)
+    if header != task.header._replace(kind=KIND_OFFSETS) or (
+        info.sealed and (count, rest) != (info.events, 0)
+    ):
+        return []
+
+    def entry(number: int) -> tuple[int, ...]:
+        row = offsets.read(ENTRY_BYTES, FILE_HEADER_BYTES + number * ENTRY_BYTES)
+        return ENTRY.unpack(row.ljust(ENTRY_BYTES, b"\0"))
+
+    def frame(number: int) -> int:
+        return entry(number)[5]
+
+    if not info.sealed:  # writers may be appending
+        count = bisect_left(range(count), task.size, key=lambda number: entry(number)[2])
+    edges = [0]
+    step = max(1, min(_PART_EVENTS, count * _PART_BYTES // max(task.size, 1)))
+    numbers = range(count)
+    while edges[-1] + step + step // 2 < count:
+        edge = edges[-1] + step
+        first = bisect_left(numbers, frame(edge), edges[-1], edge, key=frame)
+        if first == edges[-1]:  # a frame of many events
+            first = bisect_right(numbers, frame(edge), edge, key=frame)
+        edges.append(first)
+    if edges[-1] < count:
+        edges.append(count)
+    ends = [*map(frame, edges[1:-1]), task.size]
+    return [Part(task, low, high, end) for (low, high), end in zip(pairwise(edges), ends, strict=False)]
+
+
+def _start_of(task: SegmentTask, number: int) -> Start:
+    """Return where the part from an entry on begins, with the running CRC that the frame before it names."""
+    if not number:
+        return Start(FILE_HEADER_BYTES, 0, 0)
+    offsets = ReadFile(f"{task.path}.offsets")
+    rows = offsets.read(2 * ENTRY_BYTES, FILE_HEADER_BYTES + (number - 1) * ENTRY_BYTES)
+    if len(rows) < 2 * ENTRY_BYTES:
+        raise Unclear
+    before, frame = ENTRY.unpack_from(rows)[5], ENTRY.unpack_from(rows, ENTRY_BYTES)[5]
+    raw = task.open_log().read(FRAME_HEADER_BYTES, before)
+    return Start(frame, number, decode_frame_header(raw, 0, before, task.info.tag).index_crc)
+
+
+def maybe_join(task: SegmentTask, parts: Sequence[LogSummary | None]) -> LogSummary | None:
+    """Return what a check of the whole log finds, if it finds nothing wrong; None if it has to be made.
+
+    Each part was checked with what the part before it was believed to be: that they meet proves all of them.
+    """
+    own = [part for part in parts if part is not None]
+    if not own or len(own) < len(parts):
+        return None
+    info, first, last = task.info, own[0], own[-1]
+    missing = Runs()
+    reached = info.first_position - 1
+    for before, part in zip([None, *own], own, strict=False):
+        if before is not None and (
+            (part.start, part.crc_before) != (before.end, before.entries_crc)
+            or part.first_time_us < before.last_time_us
+        ):
+            return None
+        if part.first_position <= reached or (part.first_position > reached + 1 and not info.generation):
+            return None
+        missing.add(reached, (part.first_position,))
+        missing.firsts.frombytes(part.missing[0])
+        missing.lasts.frombytes(part.missing[1])
+        reached = part.last_position
+    whole = last._replace(
+        start=first.start,
+        whole_events=sum(part.whole_events for part in own),
+        entry_count=sum(part.entry_count for part in own),
+        first_position=first.first_position,
+        first_time_us=first.first_time_us,
+        crc_before=0,
+        durable=max(part.durable for part in own),
+        missing=missing.packed(),
+    )
+    if (first.start, first.crc_before, last.end) != (FILE_HEADER_BYTES, 0, task.size):
+        return None
+    return None if info.sealed and sealed_fault(info, whole) else whole
+
+
+Call = tuple[Callable[..., Any], tuple[Any, ...]]
+
+
+class Pieces:
+    """The pieces of all segments, and their results as they come."""
+
+    def __init__(self, tasks: Sequence[SegmentTask]) -> None:
+        self._tasks = tasks
+        parts = [plan_parts(task) for task in tasks]
+        self._results: list[list[Any]] = [[None] * (2 + len(own)) for own in parts]
+        self._places: list[tuple[int, int]] = []
+        self.calls: list[Call] = []
+        """what is to be called; first what cannot be shared"""
+        for at, own in enumerate(parts):
+            if own:
+                self._add((maybe_check_indexes, (tasks[at], own[-1].high)), at, 0)
+                self._add((maybe_hash, (tasks[at], own[-1].high)), at, 1)
+        for at, own in enumerate(parts):
+            for number, part in enumerate(own, 2):
+                self._add((maybe_check_part, (part,)), at, number)
+
+    def _add(self, call: Call, at: int, number: int) -> None:
+        self.calls.append(call)
+        self._places.append((at, number))
+
+    def take(self, call: int, result: Any) -> None:
+        """Keep the result of a call."""
+        at, number = self._places[call]
+        self._results[at][number] = result
+
+    def maybe_check(self, at: int) -> SegmentCheck | None:
+        """Return the check of a segment; None if it has to be checked in one piece."""
+        indexes, digest, *parts = self._results[at]
+        log = maybe_join(self._tasks[at], parts)
+        if log is None or indexes is None or digest is None or not digest.sound:
+            return None
+        return SegmentCheck(log, indexes, digest)

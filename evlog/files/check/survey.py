@@ -13,7 +13,8 @@ from zlib import crc32
 
 from evlog.errors import EvlogError
 from evlog.files.check.logs import LogCheck
-from evlog.files.check.segments import SegmentTask, missing_segment
+from evlog.files.check.segments import missing_segment
+from evlog.files.check.task import SegmentTask
 from evlog.files.disk.files import ReadFile
 from evlog.files.format.entries import ENTRY, ENTRY_BYTES, column
 from evlog.files.format.frames import decode_record
@@ -40,7 +41,7 @@ class Survey:
 
     def __init__(self, task: SegmentTask) -> None:
         self.task = task
-        self.check = LogCheck(task.store, task.store_id, task.info, task.size, task.synced).run()
+        self.check = LogCheck(task).run()
         self._log = task.open_log()
 
     def whole_records(self) -> Iterator[tuple[int, int, bytes]]:
@@ -109,7 +110,7 @@ def lost_in_segment(task: SegmentTask, tasks: Sequence[SegmentTask]) -> list[Los
 def _all_of(task: SegmentTask) -> Lost:
     known = missing_segment(task)
     entries = []
-    if known.entries_known:
+    if known.log.entries_known:
         rows = ReadFile(f"{task.path}.offsets").read(task.info.events * ENTRY_BYTES, FILE_HEADER_BYTES)
         entries = [(row[0], row[6]) for row in ENTRY.iter_unpack(rows)]
     return Lost(0, task.info.events, entries)

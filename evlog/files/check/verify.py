@@ -1,34 +1,36 @@
-"""Verifying a store: everything that is on disk against everything else, up to a fixed horizon. Read-only.
+"""Verifying a store: everything on disk against everything else, up to a fixed horizon. Read this first.
 
-First what the directory shows (files, marks, checkpoints), then each segment by itself, on all cores, then
-what holds across segments, and last again what others may have been busy with when the look began. Nothing
-is believed because a reader would believe it. It is safe, and says nothing false, while others write.
+1. `files.look` takes in what the directory shows at one moment: manifest, marks, sizes, checkpoints.
+2. Each segment is checked by itself, in pieces on several cores (`segments`): its log (`logs`), the
+   records in it (`records`), its indexes (`indexes`).
+3. What holds across segments is checked by ranges of hashes (`across`), removed events too (`removals`).
+4. What writers may have been busy with at the first step is looked at again before it becomes a finding.
+
+Nothing is believed because a reader would believe it. Nothing is written, and what is said is true also while
+others write. `findings` tells damage from notes; `repair` and `salvage` build on this.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Final
 
 from evlog.errors import CorruptionError
 from evlog.files.check import findings as kinds
 from evlog.files.check.across import (
-    FOLD_END,
-    FOLDS_AT_ONCE,
-    HASH_END,
+    HASHES_AT_ONCE,
+    ID_HASHES,
+    STREAM_HASHES,
     Known,
-    Made,
     Segments,
-    check_beginnings,
-    check_folds,
+    check_ids,
     check_stream,
-    folds_twice,
-    look_at_streams,
+    odd_streams_in,
     ranges,
+    repeated_hashes,
 )
-from evlog.files.check.digest import Pin, chain_digests
+from evlog.files.check.digest import Pin, chain_digests, explain_compaction
 from evlog.files.check.files import (
     NOTHING_KNOWN,
     Look,
@@ -39,17 +41,16 @@ from evlog.files.check.files import (
     look,
     look_at_checkpoints,
 )
-from evlog.files.check.history import explain_compaction
-from evlog.files.check.proving import Proving
 from evlog.files.check.quick import torn, verify_quickly
-from evlog.files.check.removals import check_removals, uneven_versions
+from evlog.files.check.removals import check_removals
 from evlog.files.check.segments import (
+    Pieces,
     SegmentCheck,
-    SegmentTask,
     check_segment,
     maybe_check_segment,
     missing_segment,
 )
+from evlog.files.check.task import SegmentTask
 from evlog.files.disk.processes import Workers, core_count
 from evlog.files.format import paths
 from evlog.files.format.entries import ENTRY_BYTES
@@ -58,7 +59,7 @@ from evlog.files.log.manifest import SegmentInfo
 from evlog.model.reports import Finding, VerifyReport
 
 Progress = Callable[[int, int], None]
-"""Is told how many bytes of how many are checked."""
+"""Called with how many bytes of how many are checked."""
 
 # Below this, starting helpers takes longer than they save.
 _BYTES_FOR_HELPERS: Final = 8 << 20
@@ -118,14 +119,14 @@ def _verify(
         findings += _settled_findings(seen, task, check)
     findings += _check_sequence(tasks)
     findings += across
-    head = max(checks[-1].last_position, seen.manifest.segments[-1].first_position - 1)
+    head = max(checks[-1].log.last_position, seen.manifest.segments[-1].first_position - 1)
     findings += check_checkpoints(checkpoints, head)
     findings += check_names(seen)
     digest = _head_digest(seen, checks)
     if pin is not None:
         findings += _check_pin(seen, checks, pin, head)
     return seen, VerifyReport(
-        events=sum(check.events for check in checks),
+        events=sum(check.log.whole_events for check in checks),
         segments=len(tasks),
         bytes=file_bytes(seen),
         position=head,
@@ -140,26 +141,25 @@ def _verify(
 def _check_all(
     tasks: list[SegmentTask], progress: Progress | None
 ) -> tuple[list[SegmentCheck], list[Finding]]:
-    """Each segment by itself, then what holds across them. A task changes if its log is compressed by now."""
+    """Check each segment, then what holds across them. A task changes if its log was compressed meanwhile."""
     total = sum(task.size for task in tasks)
-    proving = Proving(tasks)
+    pieces = Pieces(tasks)
     with Workers(process_count([task.size for task in tasks])) as workers:
-        for done, (at, result) in enumerate(workers.run_all(proving.calls), 1):
-            proving.take(at, result)
+        for done, (at, result) in enumerate(workers.run_all(pieces.calls), 1):
+            pieces.take(at, result)
             if progress is not None:
-                progress(total * done // (len(proving.calls) + 1), total)
-        checks = {at: check for at in range(len(tasks)) if (check := proving.maybe_check(at)) is not None}
-        made = [proving.made(at) if at in checks else None for at in range(len(tasks))]
-        closely = [at for at in range(len(tasks)) if at not in checks]
-        for at, check in workers.run(maybe_check_segment, [(tasks[at],) for at in closely]):
-            own = closely[at]
+                progress(total * done // (len(pieces.calls) + 1), total)
+        checks = {at: check for at in range(len(tasks)) if (check := pieces.maybe_check(at)) is not None}
+        again = [at for at in range(len(tasks)) if at not in checks]
+        for at, check in workers.run(maybe_check_segment, [(tasks[at],) for at in again]):
+            own = again[at]
             if check is None:
-                tasks[own], check = _look_again(tasks[own])
+                tasks[own], check = _check_again(tasks[own])
             checks[own] = check
         if progress is not None:
             progress(total, total)
         ordered = [checks[at] for at in range(len(tasks))]
-        return ordered, _check_across(workers, tasks, ordered, made)
+        return ordered, _check_across(workers, tasks, ordered)
 
 
 def process_count(log_bytes: Sequence[int]) -> int:
@@ -167,8 +167,8 @@ def process_count(log_bytes: Sequence[int]) -> int:
     return core_count() if sum(log_bytes) >= _BYTES_FOR_HELPERS else 1
 
 
-def _look_again(task: SegmentTask) -> tuple[SegmentTask, SegmentCheck]:
-    """Check a segment whose log was not there. One that was compressed meanwhile is what it was."""
+def _check_again(task: SegmentTask) -> tuple[SegmentTask, SegmentCheck]:
+    """Check a segment whose log was not there: it is missing, or was compressed meanwhile."""
     manifest = look(task.store).manifest
     if manifest.names(task.info.log_file):
         return task, missing_segment(task)
@@ -180,95 +180,55 @@ def _look_again(task: SegmentTask) -> tuple[SegmentTask, SegmentCheck]:
 
 
 def _check_across(
-    workers: Workers,
-    tasks: Sequence[SegmentTask],
-    checks: Sequence[SegmentCheck],
-    made: Sequence[Made | None],
+    workers: Workers, tasks: Sequence[SegmentTask], checks: Sequence[SegmentCheck]
 ) -> list[Finding]:
     known = [
         Known(
             task,
-            check.entry_count,
-            check.entries_known,
-            check.offsets_sound,
-            check.sound_indexes,
-            task.info.lost_events > 0 or not check.entries_known,
-            own,
+            check.log.entry_count,
+            check.log.entries_known,
+            check.log.offsets_sound,
+            check.indexes.sound,
+            task.info.lost_events > 0 or check.log.damaged,
+            check.indexes.keys,
         )
-        for task, check, own in zip(tasks, checks, made, strict=True)
+        for task, check in zip(tasks, checks, strict=True)
     ]
-    events = sum(check.entry_count for check in checks)
-    odd = {stream_hash for check in checks for stream_hash in check.odd_streams}
+    removals = []
+    reached = 0
+    for task, check in zip(tasks, checks, strict=True):
+        info = task.info
+        if info.generation or info.removed_bytes or info.lost_events:
+            missing = None if check.log.damaged else check.log.missing
+            removals.append((check_removals, (task, missing, check.log.last_position, reached)))
+        reached = info.last_position
+    events = sum(
+        check.log.entry_count + task.info.removed_events for task, check in zip(tasks, checks, strict=True)
+    )
     pieces = 2 * workers.count
-    streams = [(look_at_streams, (known, *bounds)) for bounds in ranges(events, HASH_END, pieces)]
-    ids = [(folds_twice, (known, *bounds)) for bounds in ranges(events, FOLD_END, pieces)]
-    twice: list[int] = []
-    lacking: Counter[int] = Counter()
-    for at, found in workers.run_all([*streams, *ids]):
-        if at < len(streams):
-            odd.update(found.odd)
-            lacking.update(found.lacking)
-        else:
-            twice += found
-    findings: list[Finding] = []
-    segments = Segments(known)
-    between: Counter[int] = Counter()
-    for number, stream_hash in enumerate(sorted(odd)):
-        if len(findings) >= _STREAMS_LISTED:
-            detail = f"and {len(odd) - number} more streams want a look"
-            findings.append(kinds.damage(kinds.VERSION, paths.SEGMENTS, None, None, detail))
-            break
-        wrong, went = check_stream(segments, stream_hash)
-        findings += wrong
-        between.update(went)
-    findings += _check_removals(workers, known, checks, lacking, between, whole=not findings)
-    candidates = [(known, twice[at : at + FOLDS_AT_ONCE]) for at in range(0, len(twice), FOLDS_AT_ONCE)]
-    same = [finding for _, found in workers.run(check_folds, candidates) for finding in found]
+    streams = [(odd_streams_in, (known, *bounds)) for bounds in ranges(events, STREAM_HASHES, pieces)]
+    ids = [(repeated_hashes, (known, *bounds)) for bounds in ranges(events, ID_HASHES, pieces)]
+    results = dict(workers.run_all([*removals, *streams, *ids]))
+    ordered = [results[at] for at in range(len(results))]
+    findings = [finding for found in ordered[: len(removals)] for finding in found]
+    odd = {stream_hash for check in checks for stream_hash in check.indexes.odd_streams}
+    odd.update(*ordered[len(removals) : len(removals) + len(streams)])
+    # Where removed events are not what logs lack, streams lack versions, too: once is enough.
+    lenient = [segment._replace(gaps=True) for segment in known] if findings else known
+    findings += _check_streams(Segments(lenient), sorted(odd))
+    twice = [upper for found in ordered[len(removals) + len(streams) :] for upper in found]
+    calls = [(known, twice[at : at + HASHES_AT_ONCE]) for at in range(0, len(twice), HASHES_AT_ONCE)]
+    same = [finding for _, found in workers.run(check_ids, calls) for finding in found]
     return findings + sorted(same, key=lambda finding: finding.position or 0)
 
 
-def _check_removals(
-    workers: Workers,
-    known: Sequence[Known],
-    checks: Sequence[SegmentCheck],
-    lacking: Counter[int],
-    between: Counter[int],
-    *,
-    whole: bool,
-) -> list[Finding]:
-    """What compactions removed, against what segments and streams lack.
-
-    Args:
-        lacking: how many streams lack the versions 1 to n, by n.
-        between: how often a version is missing between others.
-        whole: whether nothing is wrong with any stream by itself.
-    """
+def _check_streams(segments: Segments, odd: Sequence[int]) -> list[Finding]:
     findings: list[Finding] = []
-    gone: Counter[int] = Counter()
-    calls = []
-    reached = 0
-    for segment, check in zip(known, checks, strict=True):
-        info = segment.task.info
-        if info.generation or info.removed_bytes or info.lost_events:
-            missing = None if check.damaged else check.missing
-            calls.append((segment.task, missing, check.last_position, reached))
-        whole = whole and not (check.damaged or segment.gaps)
-        reached = info.last_position
-    if not calls:
-        return []
-    results = dict(workers.run(check_removals, calls))
-    for at in range(len(calls)):
-        findings += results[at].findings
-        whole = whole and results[at].versions is not None
-        gone.update(results[at].versions or {})
-    gone.subtract(between)
-    uneven = uneven_versions(lacking, gone) if whole else {}
-    if uneven:
-        late = {n for n, count in uneven.items() if count > 0}
-        detail = f"events of other versions went than streams lack: see those up to version {min(uneven)}"
-        findings += check_beginnings(known, late, _STREAMS_LISTED) or [
-            kinds.damage(kinds.GONE, paths.SEGMENTS, None, None, detail)
-        ]
+    for number, stream_hash in enumerate(odd):
+        if len(findings) >= _STREAMS_LISTED:
+            detail = f"and up to {len(odd) - number} more streams have wrong versions"
+            return [*findings, kinds.damage(kinds.VERSION, paths.SEGMENTS, None, None, detail)]
+        findings += check_stream(segments, stream_hash)
     return findings
 
 
@@ -304,29 +264,29 @@ def _settled_findings(seen: Look, task: SegmentTask, check: SegmentCheck) -> lis
 
 def _check_end(seen: Look, task: SegmentTask, check: SegmentCheck) -> list[Finding]:
     """The end of the active log: what a crash left there, and what must be there and is not."""
-    log, offsets = task.log_name, f"{task.name}.offsets"
-    position = check.last_position + 1
+    log, name = check.log, task.log_name
+    position = log.last_position + 1
     findings = []
     synced = seen.marks.durable_offset
-    if check.end < synced and not check.damaged:
+    if log.end < synced and not log.damaged:
         detail = f"the log ends, though it was synced up to offset {synced}"
-        findings.append(kinds.damage(kinds.FRAME, log, check.end, position, detail))
+        findings.append(kinds.damage(kinds.FRAME, name, log.end, position, detail))
     if not seen.settled:
         return findings
-    if check.tail_bytes:
-        detail = torn(check.tail_bytes)
-        findings.append(kinds.note(kinds.TAIL, log, check.end, position, detail))
-    wanted = FILE_HEADER_BYTES + check.entry_count * ENTRY_BYTES
-    if seen.offsets_bytes > wanted and not check.damaged:
+    if log.tail_bytes:
+        detail = torn(log.tail_bytes)
+        findings.append(kinds.note(kinds.TAIL, name, log.end, position, detail))
+    wanted = FILE_HEADER_BYTES + log.entry_count * ENTRY_BYTES
+    if seen.offsets_bytes > wanted and not log.damaged:
         detail = f"it has {seen.offsets_bytes} bytes, not {wanted}; it is derived, nothing is lost"
-        findings.append(kinds.note(kinds.LENGTH, offsets, wanted, None, detail))
-    if seen.marks is not NOTHING_KNOWN and synced < check.vouched > FILE_HEADER_BYTES:
-        detail = f"its mark says less than the log's own headers: it was synced up to offset {check.vouched}"
+        findings.append(kinds.note(kinds.LENGTH, f"{task.name}.offsets", wanted, None, detail))
+    if seen.marks is not NOTHING_KNOWN and synced < log.durable > FILE_HEADER_BYTES:
+        detail = f"its mark says less than the log's own headers: it was synced up to offset {log.durable}"
         findings.append(kinds.note(kinds.MARK, paths.DURABLE, None, None, detail))
     written = seen.marks.written
-    if written is not None and written.offset == check.end and not check.damaged:
-        last = (check.entry_count, check.entries_crc)
-        if (written.events, written.index_crc) != last or written.time_us < check.last_time_us:
+    if written is not None and written.offset == log.end and not log.damaged:
+        last = (log.entry_count, log.entries_crc)
+        if (written.events, written.index_crc) != last or written.time_us < log.last_time_us:
             detail = "its mark of how far the log is written is not what the log says"
             findings.append(kinds.note(kinds.MARK, paths.DURABLE, 0, None, detail))
     return findings
@@ -336,7 +296,7 @@ def _check_end(seen: Look, task: SegmentTask, check: SegmentCheck) -> list[Findi
 
 
 def _head_digest(seen: Look, checks: Sequence[SegmentCheck]) -> str | None:
-    logs = [check.digest for check in checks if check.entry_count or check.damaged]
+    logs = [check.digest.whole for check in checks if check.log.entry_count or check.log.damaged]
     return chain_digests(seen.manifest.store_id_bytes, logs) if all(logs) else None
 
 
@@ -347,9 +307,10 @@ def _check_pin(seen: Look, checks: Sequence[SegmentCheck], pin: Pin, head: int) 
     if pin.position > head:
         detail = f"the log ends at position {head}, before what was pinned"
         return [kinds.damage(kinds.DIGEST, paths.MANIFEST, None, pin.position, detail)]
-    logs = [check.digest for check in checks[: max(place, 0)] if check.entry_count or check.damaged]
+    before = checks[: max(place, 0)]
+    logs = [check.digest.whole for check in before if check.log.entry_count or check.log.damaged]
     if pin.position:
-        logs.append(checks[place].pinned_digest)
+        logs.append(checks[place].digest.pinned)
     found = chain_digests(seen.manifest.store_id_bytes, logs) if all(logs) else "unknown"
     if found == pin.digest:
         return []

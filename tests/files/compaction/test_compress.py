@@ -11,8 +11,8 @@ import evlog
 from evlog import EventStore, NewEvent
 from evlog.errors import CorruptionError, StoreFull
 from evlog.files.check import verify
-from evlog.files.check.proving import Proving
-from evlog.files.check.segments import SegmentTask
+from evlog.files.check.segments import Pieces
+from evlog.files.check.task import SegmentTask
 from evlog.files.compaction import compress as compact_compress
 from evlog.files.disk import zstd
 from evlog.files.log.manifest import read_manifest
@@ -220,14 +220,14 @@ def test_a_check_that_finds_segments_compressed_meanwhile_goes_on(
     digest = store.verify().digest
     compressed = begun = 0
 
-    def compress_first(tasks: list[SegmentTask]) -> Proving:
+    def compress_first(tasks: list[SegmentTask]) -> Pieces:
         nonlocal compressed, begun
         if not begun:
             compressed = store.compact(compress=True).segments_compressed
         begun += 1
-        return Proving(tasks)
+        return Pieces(tasks)
 
-    monkeypatch.setattr(verify, "Proving", compress_first)
+    monkeypatch.setattr(verify, "Pieces", compress_first)
     report = store.verify()
     assert (compressed, begun) == (7, 1)
     assert (report.findings, report.digest, report.events) == ((), digest, 60)

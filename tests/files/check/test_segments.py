@@ -1,4 +1,4 @@
-"""The fast look says no more than the close one: it is even where that finds nothing, and only there."""
+"""A segment is checked in pieces or in one piece; both find the same."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evlog import EventStore, NewEvent, VerifyReport
-from evlog.files.check import proof, proving, segments
+from evlog.files.check import logs, segments
 from evlog.files.check.files import look
-from evlog.files.check.proving import Proving
-from evlog.files.check.segments import SegmentCheck, SegmentTask, check_segment
+from evlog.files.check.segments import Pieces, SegmentCheck, check_segment
+from evlog.files.check.task import LogSummary, SegmentTask
 from evlog.files.compaction import rewrite as compact_rewrite
 from evlog.files.format.frames import array_head
 from evlog.files.format.headers import (
@@ -31,29 +31,29 @@ from tests.support.forge import read_frames as frames_in
 from tests.support.helpers import fill, new, number_id, segment_files, small_store
 
 
-def proved(store: EventStore | str) -> list[SegmentCheck | None]:
-    """What the fast look says of each segment."""
-    path = store if isinstance(store, str) else store.path
-    pieces = Proving(look(path).tasks())
+def in_pieces(store: EventStore) -> list[SegmentCheck | None]:
+    """Check each segment in pieces; None for one that has to be checked in one piece."""
+    tasks = look(store.path).tasks()
+    pieces = Pieces(tasks)
     for at, (function, arguments) in enumerate(pieces.calls):
         pieces.take(at, function(*arguments))
-    return [pieces.maybe_check(at) for at in range(len(look(path).tasks()))]
+    return [pieces.maybe_check(at) for at in range(len(tasks))]
 
 
-def looked_at_closely(store: EventStore) -> VerifyReport:
-    """A report that the fast look had no part in."""
+def in_one_piece(store: EventStore) -> VerifyReport:
+    """A report for which every segment was checked in one piece."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(proving, "plan_parts", lambda _: [])
+        patch.setattr(segments, "plan_parts", lambda _: [])
         return store.verify()
 
 
 @pytest.fixture(params=["at once", "frame by frame", "in parts", "in parts, frame by frame"])
 def shape(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """How much the fast look takes in at a time."""
+    """How much is checked at a time."""
     if "frame by frame" in request.param:
-        monkeypatch.setattr(proof, "_WINDOW_BYTES", 1)
+        monkeypatch.setattr(logs, "_WINDOW_BYTES", 1)
     if "in parts" in request.param:
-        monkeypatch.setattr(proving, "_PART_EVENTS", 2)
+        monkeypatch.setattr(segments, "_PART_EVENTS", 2)
     return str(request.param)
 
 
@@ -80,7 +80,7 @@ APPENDS = st.lists(
     kept=st.integers(0, 3),
     frame_bytes=st.sampled_from([1, 500, 128 << 10]),
 )
-def test_both_looks_see_the_same_in_a_sound_store(
+def test_pieces_give_the_same_as_one_piece_in_a_sound_store(
     appends: list[list[tuple[int, int]]],
     segment_events: int,
     window_bytes: int,
@@ -93,8 +93,8 @@ def test_both_looks_see_the_same_in_a_sound_store(
         small_store(f"{root}/store", segment_events=segment_events, sync="none") as store,
         pytest.MonkeyPatch.context() as patch,
     ):
-        patch.setattr(proof, "_WINDOW_BYTES", window_bytes)
-        patch.setattr(proving, "_PART_EVENTS", part_events)
+        patch.setattr(logs, "_WINDOW_BYTES", window_bytes)
+        patch.setattr(segments, "_PART_EVENTS", part_events)
         patch.setattr(compact_rewrite, "_FRAME_BYTES", frame_bytes)
         for batch in appends:
             store.append_many(
@@ -105,24 +105,19 @@ def test_both_looks_see_the_same_in_a_sound_store(
             store.set_retention("s-2", max_count=1)
             store.compact(force=True)
         tasks = look(store.path).tasks()
-        for task, check in zip(tasks, proved(store), strict=True):
+        for task, check in zip(tasks, in_pieces(store), strict=True):
             close = check_segment(task)
             assert close.findings == []
-            assert check == close or (check is None and not close.events)
+            assert check == close or (check is None and not close.log.entry_count)
         report = store.verify()
         assert report.ok
-        assert looked_at_closely(store) == report
-
-
-def test_a_position_that_is_pinned_is_looked_at_closely(batches: EventStore) -> None:
-    task = look(batches.path).tasks(pin_position=3)[0]
-    assert proving.plan_parts(task) == []
+        assert in_one_piece(store) == report
 
 
 # --- damage
 
 
-def test_no_flipped_bit_is_proved(batches: EventStore) -> None:
+def test_no_flipped_bit_passes_in_pieces(batches: EventStore) -> None:
     dice = random.Random(3)
     files = [
         files[0]
@@ -137,21 +132,24 @@ def test_no_flipped_bit_is_proved(batches: EventStore) -> None:
             damaged = bytearray(whole)
             damaged[at] ^= 1 << dice.randrange(8)
             path.write_bytes(damaged)
-            assert proved(batches)[place] is None, f"{path.name} byte {at}"
+            check = in_pieces(batches)[place]
+            assert check is None or check.findings, f"{path.name} byte {at}"
         path.write_bytes(whole)
-    assert None not in proved(batches)
+    assert None not in in_pieces(batches)
 
 
 @pytest.mark.usefixtures("shape")
 @pytest.mark.parametrize("suffix", ["log", "offsets", "streams", "types", "ids"])
-def test_no_cut_lengthened_or_missing_file_is_proved(batches: EventStore, suffix: str) -> None:
+def test_no_cut_lengthened_or_missing_file_passes_in_pieces(batches: EventStore, suffix: str) -> None:
     path = segment_files(batches, suffix)[0]
     whole = path.read_bytes()
     for other in (whole[:-1], whole[:-40], whole[:64], whole[:30], b"", whole + b"\0", whole + whole[64:]):
         path.write_bytes(other)
-        assert proved(batches)[0] is None
+        check = in_pieces(batches)[0]
+        assert check is None or check.findings
     path.unlink()
-    assert proved(batches)[0] is None
+    check = in_pieces(batches)[0]
+    assert check is None or check.findings
 
 
 # --- what only a defect could do: every checksum is right
@@ -238,13 +236,13 @@ def test_content_that_is_wrong_is_found(batches: EventStore, name: str) -> None:
     forge(batches, 0, frames)
     report = batches.verify()
     assert kind in {finding.kind for finding in report.findings}
-    assert report == looked_at_closely(batches)
+    assert report == in_one_piece(batches)
 
 
 def test_a_segment_that_is_forged_as_it_was_is_sound(batches: EventStore) -> None:
     forge(batches, 0, frames_in(batches, 0))
     assert batches.verify().findings == ()
-    assert None not in proved(batches)
+    assert None not in in_pieces(batches)
 
 
 HEADERS: dict[str, tuple[dict[str, int], str]] = {
@@ -272,7 +270,7 @@ def test_a_frame_header_that_is_wrong_is_found(batches: EventStore, name: str, f
     )
     report = batches.verify()
     assert kind in {finding.kind for finding in report.findings}
-    assert report == looked_at_closely(batches)
+    assert report == in_one_piece(batches)
 
 
 @pytest.mark.usefixtures("shape")
@@ -281,7 +279,7 @@ def test_a_frame_with_another_magic_is_found(batches: EventStore, monkeypatch: p
     with monkeypatch.context() as patch:
         patch.setattr("evlog.files.format.frames.FRAME_MAGIC", b"\xe5EVG")
         forge(batches, 0, frames)
-    assert proved(batches)[0] is None
+    assert in_pieces(batches)[0] is None
     assert "frame" in {finding.kind for finding in batches.verify().findings}
 
 
@@ -318,7 +316,8 @@ def test_a_sound_header_of_another_file_is_found(batches: EventStore, suffix: st
         header._replace(tag=3),
     ):
         path.write_bytes(encode_file_header(other) + whole[64:])
-        assert proved(batches)[0] is None
+        check = in_pieces(batches)[0]
+        assert check is None or check.findings
         assert batches.verify().findings
 
 
@@ -349,7 +348,7 @@ def test_an_entry_that_is_wrong_is_found(batches: EventStore, field: str, frame:
     forge(batches, 0, frames_in(batches, 0), change_entries=change)
     report = batches.verify()
     assert {finding.file.rsplit(".")[-1] for finding in report.findings} >= {"offsets", "log"}
-    assert report == looked_at_closely(batches)
+    assert report == in_one_piece(batches)
 
 
 def flip_first(raw: memoryview) -> None:
@@ -379,13 +378,13 @@ def test_an_index_that_is_wrong_is_found(
     forge(batches, 0, frames_in(batches, 0), change_index={kind: change})
     report = batches.verify()
     assert {finding.kind for finding in report.findings} == {"index"}
-    assert report == looked_at_closely(batches)
+    assert report == in_one_piece(batches)
 
 
-def test_what_a_manifest_says_otherwise_is_not_proved(batches: EventStore) -> None:
+def test_what_a_manifest_says_otherwise_needs_a_check_in_one_piece(batches: EventStore) -> None:
     task = look(batches.path).tasks()[0]
-    whole = _results(task)
-    assert proving.maybe_joined(task, *whole) == segments.check_segment(task)
+    parts = checked_parts(task)
+    assert segments.maybe_join(task, parts) == check_segment(task).log
     for change in (
         {"events": 7},
         {"offsets_crc": 5},
@@ -394,19 +393,18 @@ def test_what_a_manifest_says_otherwise_is_not_proved(batches: EventStore) -> No
         {"last_position": 9},
         {"first_position": 2},
     ):
-        assert proving.maybe_joined(task._replace(info=task.info._replace(**change)), *whole) is None, change
-    assert proving.maybe_joined(task._replace(size=task.size + 1), *whole) is None
+        assert segments.maybe_join(task._replace(info=task.info._replace(**change)), parts) is None, change
+    assert segments.maybe_join(task._replace(size=task.size + 1), parts) is None
 
 
-def test_parts_that_do_not_meet_are_not_proved(batches: EventStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(proving, "_PART_EVENTS", 2)
+def test_parts_that_do_not_meet_are_not_joined(batches: EventStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(segments, "_PART_EVENTS", 2)
     task = look(batches.path).tasks()[0]
-    proofs, digest = _results(task)
-    assert len(proofs) == 3
-    assert proving.maybe_joined(task, proofs, digest) is not None
-    assert proving.maybe_joined(task, proofs, None) is None
-    assert proving.maybe_joined(task, [*proofs[:-1], None], digest) is None
-    last = proofs[-1]
+    parts = checked_parts(task)
+    assert len(parts) == 3
+    assert segments.maybe_join(task, parts) is not None
+    assert segments.maybe_join(task, [*parts[:-1], None]) is None
+    last = parts[-1]
     assert last is not None
     changes: list[dict[str, Any]] = [
         {"start": 64},
@@ -416,16 +414,16 @@ def test_parts_that_do_not_meet_are_not_proved(batches: EventStore, monkeypatch:
         {"first_time_us": 0},
     ]
     for change in changes:
-        assert proving.maybe_joined(task, [*proofs[:-1], last._replace(**change)], digest) is None, change
+        assert segments.maybe_join(task, [*parts[:-1], last._replace(**change)]) is None, change
 
 
-def _results(task: SegmentTask) -> tuple[list[proof.Proof | None], bytes | None]:
-    return [proof.maybe_prove(part) for part in proving.plan_parts(task)], proving.maybe_hash(task)
+def checked_parts(task: SegmentTask) -> list[LogSummary | None]:
+    return [segments.maybe_check_part(part) for part in segments.plan_parts(task)]
 
 
-def test_a_swapped_log_is_not_proved(batches: EventStore) -> None:
+def test_a_swapped_log_does_not_pass_in_pieces(batches: EventStore) -> None:
     one, other, _ = segment_files(batches, "log")
     content: dict[Path, bytes] = {one: other.read_bytes(), other: one.read_bytes()}
     for path, raw in content.items():
         path.write_bytes(raw)
-    assert proved(batches)[:2] == [None, None]
+    assert in_pieces(batches)[:2] == [None, None]

@@ -1,0 +1,242 @@
+"""Decoding the records of neighbouring frames, every field checked, and deriving their entries. Pure.
+
+1. Nothing is believed because a CRC holds: types, ranges, names and JSON are checked as by an append.
+2. Entries are derived from the records alone, so that a comparison with .offsets proves both.
+3. Whole columns are checked at a time: an event costs a share of a few calls of C, not a turn of a loop.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import accumulate, chain, compress, repeat
+from operator import add, lt, sub
+from threading import local
+from typing import Annotated, Final, NamedTuple
+from zlib import crc32
+
+import msgspec
+from msgspec import Meta
+
+from evlog.errors import InvalidEvent, InvalidStreamName
+from evlog.files.format.entries import pack_entries
+from evlog.files.format.frames import FRAME_HEADER_BYTES, MAX_VERSION, NOT_RECORDS, array_head
+from evlog.files.format.hashes import hash_ids, hash_stream, hash_type
+from evlog.files.format.headers import FormatFault
+from evlog.model.events import MAX_NAME_BYTES, check_json, check_readable_name, check_type
+
+_MAX_NAMES: Final = 1 << 18
+_SHORT_BYTES: Final = 2048
+_MAX_TIME_US: Final = 253_402_300_800_000_000  # the year 10000, the first that Python has no datetime for
+_JSON, _TEXT = 0, 1  # content types
+
+Record = tuple[
+    Annotated[int, Meta(ge=1)],
+    Annotated[int, Meta(ge=1, le=MAX_VERSION)],
+    str,
+    str,
+    Annotated[bytes, Meta(min_length=16, max_length=16)],
+    Annotated[int, Meta(ge=0, lt=_MAX_TIME_US)],
+    Annotated[int, Meta(ge=0, le=2)],
+    bytes,
+    bytes | None,
+]
+_FIELDS: Final = ("position", "version", "stream", "type", "id", "time", "content type", "data", "metadata")
+_decode_records: Final = msgspec.msgpack.Decoder(list[Record]).decode
+_decode_raws: Final = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
+_decode_json: Final = msgspec.json.Decoder(list[msgspec.Raw]).decode
+
+
+class Decoded(NamedTuple):
+    """The records of some frames, as far as the checks of a log need them."""
+
+    positions: tuple[int, ...]
+    times: tuple[int, ...]
+    entries: bytes
+
+
+class RecordDecoder(local):
+    """Decodes and checks records; remembers the hashes of names from one call to the next, in each thread."""
+
+    def __init__(self) -> None:
+        self._stream_hashes: dict[str, int] = {}
+        self._type_hashes: dict[str, int] = {}
+
+    def decode(
+        self, frame_offsets: Sequence[int], counts: Sequence[int], bodies: Sequence[bytes | memoryview]
+    ) -> Decoded:
+        """Decode the records of neighbouring frames, whose CRCs have been checked.
+
+        Args:
+            frame_offsets, counts, bodies: of each frame its offset, how many records it holds, and its body.
+
+        Raises:
+            FormatFault: they are not what an append writes.
+        """
+        try:
+            return self._decode(frame_offsets, counts, bodies)
+        except msgspec.ValidationError as error:
+            raise FormatFault(f"a record makes no sense: {_named(str(error))}") from None
+        except (InvalidEvent, InvalidStreamName) as error:
+            raise FormatFault(f"a record makes no sense: {error}") from None
+        except FormatFault:
+            raise
+        except (*NOT_RECORDS, msgspec.MsgspecError) as error:
+            raise FormatFault(f"a frame does not hold records: {error}") from None
+
+    def _decode(
+        self, frame_offsets: Sequence[int], counts: Sequence[int], bodies: Sequence[bytes | memoryview]
+    ) -> Decoded:
+        heads = list(map(array_head, counts))
+        for body, head in zip(bodies, heads, strict=True):
+            if body[: len(head)] != head:
+                raise FormatFault("a frame does not hold as many records as its header says")
+        if len(bodies) == 1:
+            content = bodies[0]
+        else:
+            inner = [body[len(head) :] for body, head in zip(bodies, heads, strict=True)]
+            content = array_head(sum(counts)) + b"".join(inner)
+        records = _decode_records(content)
+        positions, versions, streams, types, ids, times, codes, datas, metadatas = zip(*records, strict=True)
+        _check_contents(codes, datas, metadatas)
+        raws = _decode_raws(content)
+        lengths = array("I", list(map(len, raws)))
+        entries = pack_entries(
+            array("Q", _hash_names(self._stream_hashes, streams, check_readable_name, hash_stream)),
+            hash_ids(ids),
+            _record_offsets(frame_offsets, heads, counts, lengths),
+            lengths,
+            array("I", list(map(crc32, raws))),
+            _repeat(frame_offsets, counts),
+            array("I", versions),
+            array("I", _hash_names(self._type_hashes, types, check_type, hash_type)),
+        )
+        return Decoded(positions, times, entries)
+
+
+def _named(error: str) -> str:
+    """Replace msgspec's path of a field (`$[3][5]`) by the field's name."""
+    head, separator, path = error.partition(" - at `$[")
+    number, _, field = path.removesuffix("]`").partition("][")
+    if not separator or not number.isdigit() or not field.isdigit() or int(field) >= len(_FIELDS):
+        return error
+    return f"{head} as its {_FIELDS[int(field)]} (record {int(number) + 1} of its frame)"
+
+
+def _hash_names(
+    known: dict[str, int],
+    names: Sequence[str],
+    check_name: Callable[[str], object],
+    hash_name: Callable[[str], int],
+) -> list[int]:
+    """Return the hash of each name; each distinct name is checked and hashed once."""
+    try:
+        return list(map(known.__getitem__, names))
+    except KeyError:
+        if len(known) > _MAX_NAMES:
+            known.clear()
+        fresh = list(set(names).difference(known))
+        # Short names of printable ASCII are right; so most are checked together.
+        if not (all(fresh) and max(map(len, fresh)) < MAX_NAME_BYTES and _is_plain("".join(fresh))):
+            for name in fresh:
+                check_name(name)
+        known.update(zip(fresh, map(hash_name, fresh), strict=True))
+        return [known[name] for name in names]
+
+
+def _is_plain(text: str) -> bool:
+    return text.isascii() and text.isprintable()
+
+
+def _repeat(frame_offsets: Sequence[int], counts: Sequence[int]) -> array[int]:
+    """Return the offset of its frame for each record."""
+    if len(counts) == 1:
+        return array("I", frame_offsets) * counts[0]
+    if len(counts) == sum(counts):
+        return array("I", frame_offsets)
+    return array("I", list(chain.from_iterable(map(repeat, frame_offsets, counts))))
+
+
+def _record_offsets(
+    frame_offsets: Sequence[int], heads: Sequence[bytes], counts: Sequence[int], lengths: array[int]
+) -> array[int]:
+    """Return the offset of each record: after the one before it, or after the head of its frame."""
+    first = frame_offsets[0] + FRAME_HEADER_BYTES + len(heads[0])
+    if len(frame_offsets) == 1:
+        return array("I", list(accumulate(lengths[:-1], initial=first)))
+    gaps = [0] * (len(lengths) - 1)
+    for at, head in zip(accumulate(counts[:-1]), heads[1:], strict=True):
+        gaps[at - 1] = FRAME_HEADER_BYTES + len(head)
+    return array("I", list(accumulate(map(add, lengths, gaps), initial=first)))
+
+
+RECORDS: Final = RecordDecoder()
+
+
+# --- data and metadata
+
+
+def _check_contents(codes: Sequence[int], datas: Sequence[bytes], metadatas: Sequence[bytes | None]) -> None:
+    if any(codes):
+        b"\n".join(compress(datas, map(_TEXT.__eq__, codes))).decode()
+        datas = list(compress(datas, map(_JSON.__eq__, codes)))
+    if datas:
+        _check_json(datas, "data")
+    if metadatas.count(None) < len(metadatas):
+        objects = [metadata for metadata in metadatas if metadata is not None]
+        _check_json(objects, "metadata")
+        if not all(metadata.lstrip().startswith(b"{") for metadata in objects):
+            raise FormatFault("a record's metadata is not a JSON object")
+
+
+def _check_json(texts: Sequence[bytes], field: str) -> None:
+    """Raise unless each is strict JSON on one line.
+
+    Short texts are decoded together, as one JSON array: the elements' lengths show that no comma or bracket
+    of one text combines with the next one. What is refused here is checked again as an append checks it.
+    """
+    lengths = list(map(len, texts))
+    if sum(lengths) > _SHORT_BYTES * len(texts):
+        pieces = [b"[%s]" % text for text in texts]
+    else:
+        pieces = [b"[%s]" % b",".join(texts)]
+    try:
+        found = list(map(len, chain.from_iterable(map(_decode_json, pieces))))
+        for piece in pieces:
+            if not piece.isascii():
+                piece.decode()
+    except (ValueError, RecursionError):
+        found = []
+    if found != lengths:
+        # In a thread of its own the stack is empty: what nests as deeply as an append took it, is taken here.
+        with ThreadPoolExecutor(1) as thread:
+            for _ in thread.map(lambda text: check_json([text], field), texts):
+                pass
+    if any(b"\n" in piece or b"\r" in piece for piece in pieces):
+        raise FormatFault(f"a record's {field} has a line break between its tokens")
+
+
+# --- positions
+
+
+class Runs:
+    """Runs of positions that a log lacks, by their first and last ones."""
+
+    def __init__(self) -> None:
+        self.firsts = array("Q")
+        self.lasts = array("Q")
+
+    def add(self, before: int, positions: Sequence[int]) -> None:
+        """Add what is missing between these rising positions, and between them and the one before them."""
+        if positions[-1] - before == len(positions):
+            return
+        befores = list(map(add, chain((before,), positions[:-1]), repeat(1)))
+        ends = map(sub, positions, repeat(1))
+        missing = list(map(lt, befores, positions))
+        self.firsts.extend(list(compress(befores, missing)))
+        self.lasts.extend(list(compress(ends, missing)))
+
+    def packed(self) -> tuple[bytes, bytes]:
+        """Return both columns as bytes, to travel between processes."""
+        return self.firsts.tobytes(), self.lasts.tobytes()
