@@ -87,6 +87,7 @@ class Subscription:
 
     def __iter__(self) -> Iterator[Event]:
         """Iterate until no event came for `timeout`, until `stop`, or without `follow` to the log's end."""
+        checkpoint = self._checkpoint
         while True:
             event = self.next_event(self._timeout_seconds)
             if event is None:
@@ -103,7 +104,7 @@ class Subscription:
                         break
                     self._scanned = event[0]
                     self._handed = None
-                    if self._checkpoint is not None and time.monotonic() >= self._save_due:
+                    if checkpoint is not None and time.monotonic() >= self._save_due:
                         self._exclusively(self._save)
             except GeneratorExit:
                 raise
@@ -135,13 +136,16 @@ class Subscription:
             CorruptionError: committed events are damaged; those before them were given out.
             StoreIOError: the disk failed.
         """
-        self._check_process()
-        return self._exclusively(self._next_event, timeout_seconds)
+        if self._checkpoint is not None:
+            self._check_process()
+            if time.monotonic() >= self._save_due:
+                self.acknowledge()
+                self._exclusively(self._save)
+        event = self.next_at_hand()  # most events are; this takes no mutex
+        return event if event is not None else self._exclusively(self._next_event, timeout_seconds)
 
     def _next_event(self, timeout_seconds: float | None) -> Event | None:
-        self.acknowledge()
-        if self._checkpoint is not None and time.monotonic() >= self._save_due:
-            self._save()
+        self._check_process()
         deadline = _FOREVER if timeout_seconds is None else time.monotonic() + timeout_seconds
         while not self._stopped:
             event = self._next_ready()
@@ -166,10 +170,13 @@ class Subscription:
         Raises:
             CorruptionError: as `next_event`.
         """
-        self._check_process()
-        self.acknowledge()
-        self._handed = None if self._stopped else self._next_ready()
-        return self._handed
+        if self._handed is not None:
+            self._scanned = self._handed[0]
+            self._handed = None
+        if self._stopped:
+            return None
+        event = self._handed = self._next_ready()
+        return event
 
     def acknowledge(self) -> None:
         """Acknowledge the event given out last: the checkpoint may pass it."""
@@ -226,9 +233,8 @@ class Subscription:
             self._handed = undone
         with self._mutex:
             self._close_wanted = True
-            if (
-                not self._inside
-            ):  # else a signal handler has interrupted the method that holds it, which will close
+            # A signal handler may have interrupted a method of this thread: then that method closes at its end.
+            if not self._inside:
                 self._close()
 
     def _close(self) -> None:
@@ -349,6 +355,6 @@ def checkpoint_at(engine: Engine, position: int, filter: EventFilter | None) -> 
     older copy that has grown since.
     """
     event = next(engine.read_all(0, position, EVERYTHING, reverse=True, limit=1), None)
-    return (
-        Checkpoint(0, None, filter) if event is None else Checkpoint(event.position, event.id_bytes, filter)
-    )
+    if event is None:
+        return Checkpoint(0, None, filter)
+    return Checkpoint(event.position, event.id_bytes, filter)

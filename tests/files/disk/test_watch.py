@@ -277,6 +277,7 @@ def test_a_wake_ends_the_present_wait_or_the_next_but_no_later_one(watch: Watch)
 
 
 @linux
+@pytest.mark.usefixtures("no_ticks")
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_a_forked_child_takes_no_notification_of_its_parent(watch: Watch, memory_path: Path) -> None:
     watch.begin()
