@@ -233,7 +233,7 @@ class Subscription:
             self._handed = undone
         with self._mutex:
             self._close_wanted = True
-            # A signal handler may have interrupted a method of this thread: then that method closes at its end.
+            # A signal handler may have interrupted a method of this thread, which then closes at its end.
             if not self._inside:
                 self._close()
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import evlog as library
-from evlog.subscriptions import named as subscriptions
+from evlog.subscriptions import retry
 from tests.cli.conftest import Evlog
 
 ID = "2f0a7d0c-6a39-4b55-8a6e-0d3a2f1b9c11"
@@ -18,7 +18,7 @@ ID = "2f0a7d0c-6a39-4b55-8a6e-0d3a2f1b9c11"
 @pytest.fixture
 def filled(evlog: Evlog, monkeypatch: pytest.MonkeyPatch) -> Evlog:
     """Five events, and next to no pauses between tries."""
-    monkeypatch.setattr(subscriptions, "FIRST_RETRY_SECONDS", 1e-6)
+    monkeypatch.setattr(retry, "FIRST_RETRY_SECONDS", 1e-6)
     with library.open(".evlog", create=True) as store:
         store.append("order-1", [library.NewEvent(f"T{n}", {"n": n}) for n in range(1, 6)])
     return evlog
