@@ -1,41 +1,37 @@
-"""`evlog subscriptions`: the durable subscriptions that `tail --name` made, and what they put aside."""
+"""`evlog subscriptions`: the durable subscriptions of `tail --name`, and the events that they parked."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from functools import partial
-from typing import Annotated, Final, Literal
-
-import typer
-
-import evlog
 from evlog.cli._support import console, options
-from evlog.cli._support.child import Command, CommandFailed
-from evlog.cli._support.options import StoreOption
-from evlog.cli._support.stops import Stopped, Stops, end_by
+from evlog.cli._support.parameters import COUNT, STORE, Subcommand, argument, option
 from evlog.errors import EvlogError, InvalidArgument
-from evlog.model.events import Event
 from evlog.model.json_lines import encode_lines, encode_time
 
-HELP: Final = """List, show, reset and delete durable subscriptions, and deal with the events they parked.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from typing import Final
 
-A durable subscription is made by `evlog tail --name NAME`. `list` (what is done when nothing is said) and
-`show` tell how far it has come and how much is left, `reset` has it go on behind position N, `delete` forgets
-it. `parked` lists the events that its command failed on; `replay` prints them, or runs a command on each with
---exec, and those that were dealt with leave the list. A subscription that is running can only be looked at.
+    import evlog
+    from evlog.cli._support.parameters import Given
+    from evlog.model.events import Event
+
+HELP: Final = """List, show, reset and delete durable subscriptions, and handle the events that they parked.
+
+`evlog tail --name NAME` makes a durable subscription. Without ACTION the subscriptions are listed. While a
+subscription runs, it can be listed and shown, and what it parked can be looked at; the other actions end with
+exit code 6.
 
 \b
   evlog tail --name audit --exec 'cat >> audit.log'
   evlog subscriptions
   evlog subscriptions reset audit --to 0
-  evlog subscriptions parked audit
   evlog subscriptions replay audit --exec 'cat >> audit.log'
-  evlog subscriptions delete audit
 """
 
-Action = Literal["list", "show", "reset", "delete", "parked", "replay"]
 _COLUMNS: Final = ("name", "filter", "position", "lag", "behind", "parked", "running")
 _PARKED_COLUMNS: Final = ("position", "stream", "version", "type", "parked at", "attempts", "error")
+_NAME: Final = argument("NAME", "The subscription.", required=True)
 
 
 class ReplayFailed(EvlogError):
@@ -43,76 +39,118 @@ class ReplayFailed(EvlogError):
 
     def __init__(self, name: str, failed: int, replayed: int) -> None:
         super().__init__(
-            f"{failed} of {failed + replayed} parked events failed again; "
-            f"`evlog subscriptions parked {name}` says why"
+            f"{failed} of {failed + replayed} parked events failed again",
+            f"`evlog subscriptions parked {name}` shows why",
         )
         self.name = name
         self.failed = failed
         self.replayed = replayed
 
 
-def command(
-    ctx: typer.Context,
-    action: Annotated[Action, typer.Argument(metavar="ACTION", help=", ".join(Action.__args__))] = "list",
-    name: Annotated[
-        str | None, typer.Argument(metavar="NAME", help="The subscription; all for list.")
-    ] = None,
-    to: Annotated[
-        int | None, typer.Option("--to", min=0, metavar="N", help="Reset: the position to go on behind.")
-    ] = None,
-    exec: Annotated[
-        str | None, typer.Option("--exec", metavar="COMMAND", help="Replay: run it for each event.")
-    ] = None,
-    store: StoreOption = None,
-) -> None:
-    """Check what goes together, and do it."""
-    if (action == "list") != (name is None):
-        raise InvalidArgument(
-            f"{name!r} is one subscription; say `show {name}` to see it"
-            if name is not None
-            else f"`{action}` is about one subscription; give its NAME"
-        )
-    if (action == "reset") != (to is not None):
-        raise InvalidArgument("`reset NAME --to N` belongs together; give the position to go on behind")
-    if exec is not None and action != "replay":
-        raise InvalidArgument("--exec is about `replay`; leave it out")
-    path = options.find_store(ctx, store)
-    with evlog.open(path) as opened:
-        if name is None:
-            _list(opened)
-        elif action == "show":
-            _show(opened.subscription(name))
-        elif action == "reset":
-            opened.reset_subscription(name, to or 0)
-            _show(opened.subscription(name))
-        elif action == "delete":
-            opened.delete_subscription(name)
-            if console.stderr_is_terminal():
-                console.note(f"subscription {name!r} is deleted")
-        elif action == "parked":
-            _list_parked(opened, name)
-        else:
-            _replay(opened, name, exec)
-
-
-def _list(store: evlog.EventStore) -> None:
-    found = store.subscriptions()
+def _list(given: Given) -> None:
+    with options.open_store(given) as store:
+        found = store.subscriptions()
     if console.stdout_is_terminal():
-        _draw(_COLUMNS, map(_row, found), "there are no subscriptions; `evlog tail --name NAME` makes one")
+        _draw(_COLUMNS, map(_row, found), "no subscriptions; `evlog tail --name NAME` makes one")
     else:
         for info in found:
             console.write_object(_as_object(info))
 
 
-def _show(info: evlog.SubscriptionInfo) -> None:
-    if console.stdout_is_terminal():
-        names = ("name", "filter", "position", "events left", "behind", "parked", "running")
-        lines = (
-            f"{name:<12} {console.printable(text)}\n" for name, text in zip(names, _row(info), strict=True)
+def _show(given: Given) -> None:
+    with options.open_store(given) as store:
+        _print(store.subscription(given.name))
+
+
+def _reset(given: Given) -> None:
+    if given.to is None:
+        raise InvalidArgument(
+            "--to is missing", "give the position after which to continue; 0 is the beginning"
         )
-        console.write("".join(lines).encode(errors="backslashreplace"))
+    with options.open_store(given) as store:
+        store.reset_subscription(given.name, given.to)
+        _print(store.subscription(given.name))
+
+
+def _delete(given: Given) -> None:
+    with options.open_store(given) as store:
+        store.delete_subscription(given.name)
+    if console.stderr_is_terminal():
+        console.note(f"subscription {given.name!r} is deleted")
+
+
+def _parked(given: Given) -> None:
+    with options.open_store(given) as store:
+        found = store.parked(given.name)
+    if console.stdout_is_terminal():
+        _draw(_PARKED_COLUMNS, map(_parked_row, found), f"subscription {given.name!r} has no parked events")
+        return
+    for event in found:
+        fields = event._asdict()
+        fields["time"] = encode_time(fields.pop("time_us")).decode()
+        console.write_object(fields)
+
+
+def _replay(given: Given) -> None:
+    with options.open_store(given) as store:
+        if given.exec is None:
+            _print_parked(store, given.name)
+        else:
+            _run_on_parked(store, given.name, given.exec)
+
+
+def _print_parked(store: evlog.EventStore, name: str) -> None:
+    """Print the parked events. They stay parked: nothing tells whether the reader has handled them."""
+    found = [place.position for place in store.parked(name)]
+    events = (event for position in found for event in _event_at(store, position))
+    if console.stdout_is_terminal():
+        from evlog.cli._support.output import as_table
+
+        for chunk in as_table(events, None):
+            console.write(chunk)
     else:
+        for chunk in encode_lines(events):
+            console.write(chunk)
+    if found:
+        console.note(f"{len(found)} events stay parked; use --exec COMMAND to handle them")
+
+
+def _event_at(store: evlog.EventStore, position: int) -> Iterator[Event]:
+    return store.read_all(position - 1, position, include_system=True)
+
+
+def _run_on_parked(store: evlog.EventStore, name: str, exec: str) -> None:
+    from evlog.cli._support.exec import Command, check_command, reason_of
+    from evlog.cli._support.stops import Stopped, Stops, end_by
+
+    check_command(exec)
+
+    def run(event: Event) -> None:
+        try:
+            command(event)
+        except EvlogError as error:
+            console.note(f"position {event.position} failed again: {reason_of(error)}")
+            raise
+
+    try:
+        with Stops(watch_reader=False) as stops:
+            command = Command(exec, store.path, stops, keeps_stderr=True)
+            result = store.replay_parked(name, run)
+    except Stopped as stopped:
+        end_by(stopped)
+    if result.gone:
+        console.note(f"{result.gone} parked events are no longer in the log; they were removed from the list")
+    if result.failed:
+        raise ReplayFailed(name, result.failed, result.succeeded)
+
+
+def _print(info: evlog.SubscriptionInfo) -> None:
+    if not console.stdout_is_terminal():
         console.write_object(_as_object(info))
+        return
+    rows = zip(_COLUMNS, _row(info), strict=True)
+    lines = (f"{name:<12} {console.printable(text)}\n" for name, text in rows)
+    console.write("".join(lines).encode(errors="backslashreplace"))
 
 
 def _as_object(info: evlog.SubscriptionInfo) -> dict[str, object]:
@@ -136,31 +174,21 @@ def _row(info: evlog.SubscriptionInfo) -> tuple[str, ...]:
 
 
 def _filter_text(info: evlog.SubscriptionInfo) -> str:
-    stream, category, types = info.filter.stream, info.filter.category, info.filter.types
-    parts = [] if stream is None else [stream]
-    if category is not None:
-        parts.append(f"--category {category}")
-    parts += [f"--type {type}" for type in types or ()]
+    """Return the filter as the options of `tail` that make it."""
+    filter = info.filter
+    parts = [] if filter.stream is None else [filter.stream]
+    if filter.category is not None:
+        parts.append(f"--category {filter.category}")
+    parts += [f"--type {type}" for type in filter.types or ()]
     return " ".join(parts) or "all"
 
 
 def _age(seconds: float) -> str:
-    """A time span to two digits or so, as eyes like it."""
+    """Return a time span to about two digits."""
     for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
         if seconds >= 2 * size:
             return f"{seconds / size:.0f}{unit}"
     return f"{seconds:.0f}s"
-
-
-def _list_parked(store: evlog.EventStore, name: str) -> None:
-    found = store.parked(name)
-    if console.stdout_is_terminal():
-        _draw(_PARKED_COLUMNS, map(_parked_row, found), f"subscription {name!r} has nothing parked")
-    else:
-        for event in found:
-            fields = event._asdict()
-            fields["time"] = encode_time(fields.pop("time_us")).decode()
-            console.write_object(fields)
 
 
 def _parked_row(event: evlog.ParkedEvent) -> tuple[str, ...]:
@@ -189,30 +217,72 @@ def _draw(names: tuple[str, ...], rows: Iterable[tuple[str, ...]], nothing: str)
         console.note(nothing)
 
 
-def _replay(store: evlog.EventStore, name: str, exec: str | None) -> None:
-    if exec is None and console.stdout_is_terminal():
-        raise InvalidArgument(
-            "what is printed counts as dealt with; give --exec COMMAND, or pipe the events into a program"
-        )
-    try:
-        with Stops() as stops:
-            command = _print if exec is None else Command(exec, store.path, stops)
-            result = store.replay_parked(name, partial(_replay_one, command))
-    except Stopped as stopped:
-        end_by(stopped)
-    if result.gone:
-        console.note(f"{result.gone} parked events are not in the log any more; they stay listed")
-    if result.failed:
-        raise ReplayFailed(name, result.failed, result.succeeded)
+SUBCOMMANDS: Final = {
+    "list": Subcommand(
+        """List the subscriptions: how far each has come, and how much is left.
 
+"lag" is the number of positions after the last one scanned, "behind" the age of the first of these events.
 
-def _replay_one(command: Callable[[Event], None], event: Event) -> None:
-    try:
-        command(event)
-    except CommandFailed as error:
-        console.note(f"position {event.position} failed again: {error}")
-        raise
+\b
+  evlog subscriptions list
+  evlog subscriptions list | grep '"parked":[1-9]'
+""",
+        (STORE,),
+        _list,
+    ),
+    "show": Subcommand(
+        """Show one subscription.
 
+\b
+  evlog subscriptions show audit
+""",
+        (_NAME, STORE),
+        _show,
+    ),
+    "reset": Subcommand(
+        """Have the next run continue after another position.
 
-def _print(event: Event) -> None:
-    console.write_now(b"".join(encode_lines([event])))
+\b
+  evlog subscriptions reset audit --to 0
+  evlog subscriptions reset audit --to 17
+""",
+        (
+            _NAME,
+            option("--to", "N", "The position after which to continue; 0: from the beginning.", COUNT),
+            STORE,
+        ),
+        _reset,
+    ),
+    "delete": Subcommand(
+        """Delete a subscription: its checkpoint and its list of parked events. No event is deleted.
+
+\b
+  evlog subscriptions delete audit
+""",
+        (_NAME, STORE),
+        _delete,
+    ),
+    "parked": Subcommand(
+        """List the events that a subscription parked, each with the error and the end of the command's stderr.
+
+\b
+  evlog subscriptions parked audit
+""",
+        (_NAME, STORE),
+        _parked,
+    ),
+    "replay": Subcommand(
+        """Run a command on each parked event; exit code 0 removes the event from the list.
+
+The exit code is 1 if the command failed on some of them. Without --exec the events are only printed, and stay
+parked.
+
+\b
+  evlog subscriptions replay audit
+  evlog subscriptions replay audit --exec 'cat >> audit.log'
+""",
+        (_NAME, option("--exec", "COMMAND", "Run it on each event, JSON on its stdin.", name="exec"), STORE),
+        _replay,
+    ),
+}
+DEFAULT: Final = "list"

@@ -1,29 +1,32 @@
-"""`evlog verify`: whether everything on disk is what was written, and what can be done where it is not."""
+"""`evlog verify`: check that everything on disk is what was written, and repair or salvage what is not."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Final
-
-import typer
-
-import evlog
 from evlog.cli._support import console, options
-from evlog.cli._support.options import StoreOption
+from evlog.cli._support.parameters import PATH, STORE, flag, option
 from evlog.errors import EXIT_CORRUPT, EXIT_OK, InvalidArgument
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Final, TypeVar
+
+    import evlog
+    from evlog.cli._support.parameters import Given
     from evlog.files.check.repair import RepairReport
     from evlog.files.check.salvage import SalvageReport
 
+    T = TypeVar("T")
+    Progress = Callable[[int, int], None]
+
 HELP: Final = """Check every byte of the store: logs, indexes, order, versions, ids, checkpoints.
 
-The exit code is 4 on any finding. Nothing is written, and writers may go on. The digest that is printed
-stands for the whole history up to a position: keep it elsewhere, and --against tells later whether anything
-before it was rewritten. --repair does only what loses nothing (indexes, a torn tail, leftovers of crashes)
-and says what is lost for good; --salvage copies all that is whole into a new store. In a pipe the report is
-one JSON object.
+The exit code is 4 if there is damage. What a crash left behind, and the next writer removes by itself, is
+only a note. Nothing is written, and writers can continue. The digest that is printed stands for the whole
+history up to a position: keep it elsewhere, and --against tells later whether anything before that position
+was changed. --repair does only what loses nothing (it rebuilds indexes, cuts a torn tail, removes leftovers
+of crashes), and lists the events that are lost; --salvage copies all undamaged events into a new store. In a
+pipe the report is one JSON object.
 
 \b
   evlog verify --quick || evlog verify --repair
@@ -32,94 +35,112 @@ one JSON object.
   evlog verify --salvage rescued
 """
 
-_LISTED: Final = 50  # findings on a terminal; a pipe gets them all
+PARAMETERS: Final = (
+    flag("--quick", "Check only lengths, headers and the end of the log; takes a moment at any size."),
+    flag("--repair", "Repair what can be repaired without loss."),
+    option("--against", "POSITION:DIGEST", "Compare the history with a digest printed earlier."),
+    option("--salvage", "OUT", "Copy all undamaged events into a new store.", PATH),
+    STORE,
+)
+_DRAW_SECONDS: Final = 0.2  # nothing is drawn for a store that is verified sooner
+_LISTED: Final = 50  # findings on a terminal; a pipe gets all of them
 
-Progress = Callable[[int, int], None]
 
-
-def command(
-    ctx: typer.Context,
-    quick: Annotated[
-        bool,
-        typer.Option("--quick", help="Only lengths, headers and the end of the log: a moment at any size."),
-    ] = False,
-    repair: Annotated[
-        bool, typer.Option("--repair", help="Mend what can be mended without losing anything.")
-    ] = False,
-    against: Annotated[
-        str | None,
-        typer.Option(
-            "--against", metavar="POSITION:DIGEST", help="Compare history with a digest of earlier."
-        ),
-    ] = None,
-    salvage: Annotated[
-        str | None, typer.Option("--salvage", metavar="OUT", help="Copy all that is whole into a new store.")
-    ] = None,
-    store: StoreOption = None,
-) -> int:
+def command(given: Given) -> int:
     """Verify, and print the report."""
-    if sum((quick, repair, against is not None, salvage is not None)) > 1:
-        raise InvalidArgument("--quick, --repair, --against and --salvage are four errands; give one of them")
-    path = options.find_store(ctx, store)
-    with _progress() as progress:
-        if repair:
-            return _print_repair(evlog.repair_store(path, progress=progress))
-        if salvage is not None:
-            return _print_salvage(evlog.salvage_store(path, salvage, progress=progress), salvage)
-        report = evlog.verify_store(path, quick=quick, against=against, progress=progress)
-    if console.stdout_is_terminal():
-        _write(_readable(report))
-    else:
-        console.write_object(report.as_object())
-    return EXIT_OK if report.ok else EXIT_CORRUPT
+    if sum((given.quick, given.repair, given.against is not None, given.salvage is not None)) > 1:
+        raise InvalidArgument(
+            "--quick, --repair, --against and --salvage exclude each other", "give one of them"
+        )
+    path = options.find_store(given)
+    if given.repair:
+        from evlog import repair_store
+
+        done = _with_progress(lambda progress: repair_store(path, progress=progress))
+        return _print(done.report.ok, *_repair_report(done))
+    if given.salvage is not None:
+        from evlog import salvage_store
+
+        saved = _with_progress(lambda progress: salvage_store(path, given.salvage, progress=progress))
+        return _print(not saved.losses, *_salvage_report(saved, given.salvage))
+    from evlog import verify_store
+
+    report = _with_progress(
+        lambda progress: verify_store(path, quick=given.quick, against=given.against, progress=progress)
+    )
+    return _print(report.ok, report.as_object(), _readable(report))
 
 
-@contextmanager
-def _progress() -> Iterator[Progress | None]:
-    """A bar on stderr where somebody looks at it; gone at the end."""
+def _with_progress(work: Callable[[Progress | None], T]) -> T:
+    """Do the work with a progress bar on stderr if that is a terminal; the bar is removed at its end."""
     if not console.stderr_is_terminal():
-        yield None
-        return
+        return work(None)
+    from time import monotonic
+
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
+    screen = Console(stderr=True)
+    if not screen.is_interactive:  # a terminal that cannot move its cursor
+        return work(None)
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("verify", total=None)
+    # Drawn here, not by a thread of its own: a thread cannot always be started.
+    bar = Progress(*columns, console=screen, transient=True, auto_refresh=False)
+    task = bar.add_task("verify", total=None)
+    due = monotonic() + _DRAW_SECONDS
 
-        def show(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total)
+    def show(done: int, total: int) -> None:
+        nonlocal due
+        bar.update(task, completed=done, total=total)
+        if monotonic() >= due:
+            due = monotonic() + _DRAW_SECONDS
+            bar.start()
+            bar.refresh()
 
-        yield show
+    try:
+        return work(show)
+    finally:
+        bar.stop()
 
 
-def _print_repair(done: RepairReport) -> int:
-    report = done.report
+def _print(ok: bool, as_object: dict[str, object], lines: list[str]) -> int:
+    """Print a report and return the exit code, which also holds if nothing reads the report."""
+    code = EXIT_OK if ok else EXIT_CORRUPT
+    console.set_verdict(code)
     if console.stdout_is_terminal():
-        lines = [f"repaired {_line(finding)}" for finding in done.repaired]
-        _write([*lines, *_readable(report), *_readable_losses(done.losses)])
+        text = "".join(f"{console.printable(line)}\n" for line in lines)
+        console.write(text.encode(errors="backslashreplace"))
     else:
-        repaired = [finding._asdict() for finding in done.repaired]
-        losses = [loss._asdict() for loss in done.losses]
-        console.write_object(report.as_object() | {"repaired": repaired, "lost": losses})
-    return EXIT_OK if report.ok else EXIT_CORRUPT
+        console.write_object(as_object)
+    return code
 
 
-def _print_salvage(done: SalvageReport, out: str) -> int:
-    if console.stdout_is_terminal():
-        _write([f"{done.events:,} whole events copied to {out}", *_readable_losses(done.losses)])
-    else:
-        losses = [loss._asdict() for loss in done.losses]
-        console.write_object({"store": out, "events": done.events, "segments": done.segments, "lost": losses})
-    return EXIT_OK if not done.losses else EXIT_CORRUPT
+def _repair_report(done: RepairReport) -> tuple[dict[str, object], list[str]]:
+    repaired = [finding._asdict() for finding in done.repaired]
+    losses = [loss._asdict() for loss in done.losses]
+    lines = [f"repaired {_line(finding)}" for finding in done.repaired]
+    return (
+        done.report.as_object() | {"repaired": repaired, "lost": losses},
+        [*lines, *_readable(done.report), *_readable_losses(done.losses)],
+    )
+
+
+def _salvage_report(done: SalvageReport, out: str) -> tuple[dict[str, object], list[str]]:
+    losses = [loss._asdict() for loss in done.losses]
+    return (
+        {"store": out, "events": done.events, "segments": done.segments, "lost": losses},
+        [f"{_count(done.events, 'undamaged event')} copied to {out}", *_readable_losses(done.losses)],
+    )
 
 
 def _readable(report: evlog.VerifyReport) -> list[str]:
     lines = [_line(finding) for finding in report.findings[:_LISTED]]
     if len(report.findings) > _LISTED:
-        lines.append(f"and {len(report.findings) - _LISTED:,} more; a pipe gets them all: evlog verify | cat")
-    found = "ok" if report.ok else f"{len(report.findings):,} findings"
-    lines.append(f"{found}: {report.events:,} events in {report.segments:,} segments, {report.bytes:,} bytes")
+        lines.append(f"and {len(report.findings) - _LISTED:,} more; `evlog verify | cat` prints all of them")
+    damages = sum(finding.severity == "damage" for finding in report.findings)
+    found = "ok" if report.ok else f"damaged in {_count(damages, 'place')}"
+    events, segments = _count(report.events, "event"), _count(report.segments, "segment")
+    lines.append(f"{found}: {events} in {segments}, {report.bytes:,} bytes")
     if report.head_digest is not None:
         lines.append(f"digest {report.head_digest}")
     return lines
@@ -129,21 +150,25 @@ def _line(finding: evlog.Finding) -> str:
     place = finding.file if finding.offset is None else f"{finding.file} at offset {finding.offset}"
     if finding.position is not None:
         place += f" (position {finding.position})"
-    return f"{finding.kind}: {place}: {finding.detail}"
+    return f"{finding.severity}: {finding.kind}: {place}: {finding.detail}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def _readable_losses(losses: tuple[evlog.Loss, ...]) -> list[str]:
     lines = []
     for loss in losses:
         span = f"{loss.first_position} to {loss.last_position}"
-        lines.append(f"lost: {loss.events:,} events at positions {span} ({loss.file})")
+        lines.append(f"lost: {_count(loss.events, 'event')} at positions {span} ({loss.file})")
         for name, versions in loss.streams.items():
             lines.append(f"  {name} version {_spans(versions)}")
     return lines
 
 
 def _spans(versions: list[int]) -> str:
-    """1, 2, 3, 7 as 1-3, 7."""
+    """Return 1, 2, 3, 7 as 1-3, 7."""
     spans: list[list[int]] = []
     for version in sorted(versions):
         if spans and version == spans[-1][1] + 1:
@@ -151,8 +176,3 @@ def _spans(versions: list[int]) -> str:
         else:
             spans.append([version, version])
     return ", ".join(str(low) if low == high else f"{low}-{high}" for low, high in spans)
-
-
-def _write(lines: list[str]) -> None:
-    text = "".join(f"{console.printable(line)}\n" for line in lines)
-    console.write(text.encode(errors="backslashreplace"))

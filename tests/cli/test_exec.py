@@ -52,7 +52,7 @@ def test_a_command_need_not_read_its_stdin(evlog: Evlog) -> None:
 
 @pytest.mark.parametrize(
     ("command", "reason"),
-    [("exit 3", "exit code 3"), ("kill -9 $$", "signal SIGKILL"), ("no-such-program", "exit code 127")],
+    [("exit 3", "exit code 3"), ("kill -9 $$", "signal SIGKILL"), ("no-such-program", "exit code 127: command not found"), ("./out", "exit code 126: cannot be run")],
 )
 def test_a_command_that_fails_stops_the_run_at_its_event(filled: Evlog, command: str, reason: str) -> None:
     script = f"echo $EVLOG_POSITION >> out; [ $EVLOG_POSITION != 3 ] || {{ {command}; }} 2>/dev/null"
@@ -82,7 +82,7 @@ def test_a_command_that_works_the_second_time_has_worked(filled: Evlog) -> None:
 
 def test_pauses_grow(filled: Evlog) -> None:
     result = filled("tail", "-n", "1", "--exec", "exit 1", "--retries", "5")
-    pauses = [float(text) for text in re.findall(r"again in (\S+) s$", result.err, re.MULTILINE)]
+    pauses = [float(text) for text in re.findall(r"next try in (\S+) s$", result.err, re.MULTILINE)]
     assert len(pauses) == 4
     assert pauses == sorted(set(pauses))
 
@@ -118,14 +118,15 @@ def test_replay_takes_off_the_list_what_works_now(filled: Evlog) -> None:
     assert filled("subscriptions", "parked", "a").out == b""
 
 
-def test_replay_prints_what_no_command_is_given(filled: Evlog) -> None:
+def test_replay_without_a_command_prints_and_forgets_nothing(filled: Evlog) -> None:
     filled(
         "tail", "--name", "a", "--exec", "exit 7", "--on-failure", "park", "--retries", "0", "--count", "2"
     )
     result = filled("subscriptions", "replay", "a")
     assert result.code == 0
     assert result.out == filled("read", "--to", "2").out
-    assert filled("subscriptions", "parked", "a").out == b""
+    assert "2 events stay parked" in result.err
+    assert len(filled("subscriptions", "parked", "a").lines) == 2
 
 
 def test_count_counts_what_was_dealt_with(filled: Evlog) -> None:

@@ -56,6 +56,12 @@ def end_of(process: subprocess.Popen[bytes]) -> tuple[int, bytes, bytes]:
     return process.wait(), out, process.stderr.read()
 
 
+@pytest.fixture(params=["", "1"], ids=["buffered", "unbuffered"], autouse=True)
+def unbuffered(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test runs with and without PYTHONUNBUFFERED, which container images set."""
+    monkeypatch.setenv("PYTHONUNBUFFERED", request.param)
+
+
 @pytest.fixture
 def store(here: Path) -> Iterator[library.EventStore]:
     with library.open(".evlog", create=True, segment_events=8) as opened:
@@ -176,9 +182,54 @@ def test_a_reader_that_leaves_ends_it_though_nothing_comes(store: library.EventS
     assert not store.subscription("a").running
 
 
+@pytest.mark.parametrize("condition", [["--until-type", "Gone"], ["--count", "99"]])
+def test_a_reader_that_leaves_before_what_is_waited_for_is_not_success(
+    store: library.EventStore, condition: list[str]
+) -> None:
+    with tail("-f", *condition) as process:
+        assert next_number(process) == 1
+        assert process.stdout
+        process.stdout.close()
+        code, _, err = end_of(process)
+        assert (code, err.count(b"\n")) == (1, 1)
+        assert err.startswith(b"evlog: the reader of the output left before ")
+
+
+def test_a_reader_that_leaves_after_what_is_waited_for_is_success(store: library.EventStore) -> None:
+    for _ in range(10):  # the reader leaves while evlog ends
+        with tail("-f", "--until-type", "Seen") as process:
+            assert next_number(process) == 1
+            assert process.stdout
+            process.stdout.close()
+            assert end_of(process) == (0, b"", b"")
+
+
+NO_THREAD = """
+import sys, threading
+threading.stack_size(1 << 46)  # more than there is: no thread can be started
+from evlog.cli import app
+sys.exit(app.run(sys.argv[1:]))
+"""
+
+
+def test_without_a_thread_the_next_write_finds_out_that_the_reader_left(store: library.EventStore) -> None:
+    process = subprocess.Popen(
+        [command()[0], "-c", NO_THREAD, "tail", "-f"],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    with process:
+        assert next_number(process) == 1
+        assert process.stdout
+        process.stdout.close()
+        add(store, 2)
+        assert end_of(process) == (0, b"", b"")
+
+
 def test_head_ends_a_tail(store: library.EventStore) -> None:
     with (
-        tail("-f", "--count", "99") as process,
+        tail("-f") as process,
         subprocess.Popen(["head", "-n", "1"], stdin=process.stdout, stdout=subprocess.PIPE) as head,
     ):
         assert process.stdout
@@ -238,8 +289,7 @@ def test_a_command_writes_to_the_same_places(store: library.EventStore) -> None:
 
 
 @pytest.mark.parametrize(
-    ("signum", "code"),
-    [(signal.SIGINT, -signal.SIGINT), (signal.SIGTERM, -signal.SIGTERM), (signal.SIGHUP, -1)],
+    ("signum", "code"), [(signal.SIGINT, -signal.SIGINT), (signal.SIGTERM, -signal.SIGTERM), (signal.SIGHUP, -1)]
 )
 def test_a_signal_ends_the_command_and_all_that_it_started(
     store: library.EventStore, signum: int, code: int
@@ -300,6 +350,34 @@ def test_a_command_is_ended_by_what_ends_programs(store: library.EventStore) -> 
     result = run_process("tail", "--retries", "0", "--exec", script)
     assert result.out == b"y\n"
     assert "signal SIGINT" in result.err
+
+
+def test_a_command_does_its_work_though_the_reader_has_left(store: library.EventStore) -> None:
+    add(store, 2)
+    for number in (1, 2):
+        os.mkfifo(f"go-{number}")
+    with tail("--name", "a", "--exec", "read go < go-$EVLOG_POSITION; echo $EVLOG_POSITION >> done") as process:
+        assert process.stdout
+        process.stdout.close()
+        for number in (1, 2):
+            Path(f"go-{number}").write_text("go\n")
+        assert end_of(process) == (0, b"", b"")
+    assert Path("done").read_text() == "1\n2\n"
+    assert store.subscription("a").position == 2
+
+
+def test_a_command_that_fails_because_the_reader_left_ends_the_run(store: library.EventStore) -> None:
+    add(store, 2)
+    os.mkfifo("go")
+    options = ("--on-failure", "park", "--retries", "1")
+    with tail("--name", "a", *options, "--exec", "read go < go; echo $EVLOG_POSITION") as process:
+        assert process.stdout
+        process.stdout.close()
+        Path("go").write_text("go\n")
+        code, _, err = end_of(process)
+    assert code == 1
+    assert b"after the reader of stdout had left; fix the command and run again\n" in err
+    assert (store.subscription("a").position, store.parked("a")) == (0, [])
 
 
 def test_a_command_can_append_to_the_store_that_is_followed(here: Path) -> None:

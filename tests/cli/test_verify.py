@@ -116,9 +116,9 @@ def test_a_store_too_damaged_to_be_opened_is_verified(evlog: Evlog, path: str) -
 def test_on_a_terminal_it_is_a_report_for_people(path: str) -> None:
     damage(path)
     readable = terminal("verify", "-s", path, "--repair")
-    assert "frame: segments/00000000000000000001.0.log at offset" in readable
-    assert "1 findings: 19 events in 3 segments" in readable
-    assert "lost: 1 events at positions 8 to 8" in readable
+    assert readable.startswith("damage: frame: segments/00000000000000000001.0.log at offset")
+    assert "damaged in 1 place: 19 events in 3 segments" in readable
+    assert "lost: 1 event at positions 8 to 8" in readable
     assert "  s-1 version 3" in readable
 
 

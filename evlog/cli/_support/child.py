@@ -1,207 +1,311 @@
-"""`--exec`: a shell command that is run on one event at a time.
+"""One run of a shell command, as `--exec` needs it.
 
-The event's JSON is its stdin, what a script asks for most stands in its environment, and exit code 0 says
-that the event is dealt with. The command leads a process group of its own: when evlog ends while it runs, all
-of the group is asked to end, and what does not is killed: the next run must not meet it at work.
+1. The command leads a process group of its own. When evlog ends while it runs, all of the group is asked to
+   end, then killed: the next run must not meet it at work.
+2. Only the command itself is waited for. A process that it leaves behind may keep its pipes open.
+3. For the kernel the command runs in the background of a terminal, so reading the terminal stops it. evlog
+   then lends it the terminal, as a shell does for a command in the foreground, and takes it back at its end.
 """
 
 from __future__ import annotations
 
+import io
 import os
+import select
 import signal
-import subprocess
+import sys
 import time
-from typing import Final
 
-import evlog
-from evlog.cli._support import console
-from evlog.cli._support.stops import Stops
-from evlog.errors import EvlogError
-from evlog.model.events import Event
-from evlog.model.json_lines import encode_lines
-from evlog.subscriptions.retry import attempt
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from types import FrameType
+    from typing import Final
 
 _SHELL: Final = "/bin/sh"
-# What a command has for ending by itself once it is told to.
-_GRACE_SECONDS: Final = 2.0
+_GRACE_SECONDS: Final = 2.0  # between the request to end and the kill
 _LOOK_AGAIN_SECONDS: Final = 0.01
+_PIECE_BYTES: Final = 64 * 1024
+_PIECES: Final = 16  # at one time: more than a pipe holds, and an end, however fast the writer is
+_KEPT_BYTES: Final = 2000  # of the end of what the command writes to stderr
+# If SIGCHLD is blocked (a parent can have done that), the end of a command is found so often.
+_LOOK_MILLISECONDS: Final = 500
+_WANTS_TERMINAL: Final = (signal.SIGTTIN, signal.SIGTTOU)
 
 
-class CommandFailed(EvlogError):
-    """The command did not end with exit code 0; the text says how it ended."""
+class NoTerminal(Exception):
+    """The command tried to use a terminal on which evlog itself runs in the background."""
 
 
-class ExecFailed(EvlogError):
-    """The command failed on an event as often as it may."""
-
-    def __init__(self, event: Event, reason: str, failures: int) -> None:
-        often = "" if failures == 1 else f" {failures} times"
-        super().__init__(
-            f"--exec failed{often} at position {event.position} ({event.type} in {event.stream!r}): "
-            f"{reason}; mend it and run again, or use --on-failure park"
-        )
-        self.position = event.position
-        self.stream = event.stream
-        self.type = event.type
-        self.reason = reason
-        self.failures = failures
-
-
-class Command:
-    """Runs a command on events.
+class Child:
+    """A command while it runs.
 
     Args:
         command: what `sh -c` is given.
-        store_path: the store, which an `evlog` in the command finds in EVLOG_STORE.
-        stops: what may end it early.
+        environment: all of it.
+        keeps_stderr: copy what the command writes to stderr, and keep the end of it.
+
+    Raises:
+        OSError: it could not be started.
     """
 
-    def __init__(self, command: str, store_path: str, stops: Stops) -> None:
-        self._command = command
-        self._stops = stops
-        self._environment = {**os.environ, "EVLOG_STORE": os.path.abspath(store_path)}
-
-    def __call__(self, event: Event) -> None:
-        """Run the command on the event and wait for its end.
-
-        Raises:
-            CommandFailed: its exit code is not 0, or it could not be started.
-        """
-        with self._stops.held:
-            process = self._start(event)
-            try:
-                with self._stops.let_through:
-                    _feed(process, b"".join(encode_lines([event])))
-                    code = process.wait()
-            except BaseException:
-                _end(process)
-                raise
-        if code:
-            raise CommandFailed(_reason(code))
-
-    def _start(self, event: Event) -> subprocess.Popen[bytes]:
+    def __init__(self, command: str, environment: Mapping[bytes, bytes], *, keeps_stderr: bool) -> None:
+        self.kept = bytearray()
+        self._stdin: io.FileIO | None = None
+        self._stderr: io.FileIO | None = None
+        self._terminal = _Terminal()
+        self._code: int | None = None
+        self._news = _ChildSignal()
+        ours: list[int] = []
+        theirs: list[int] = []
         try:
-            return subprocess.Popen(  # noqa: S603 - it is the user's own command
-                [_SHELL, "-c", self._command],
-                stdin=subprocess.PIPE,
-                env=self._environment | _variables(event),
-                process_group=0,
-                bufsize=0,
+            reading, writing = os.pipe()
+            theirs.append(reading)
+            ours.append(writing)
+            actions: list[tuple[int, int, int]] = [(os.POSIX_SPAWN_DUP2, reading, 0)]
+            if keeps_stderr:
+                reading, writing = os.pipe()
+                theirs.append(writing)
+                ours.append(reading)
+                actions.append((os.POSIX_SPAWN_DUP2, writing, 2))
+            self.pid = os.posix_spawn(
+                _SHELL,
+                [_SHELL, "-c", command],
+                environment,
+                file_actions=actions,
+                setpgroup=0,
+                setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],  # Python ignores them
             )
-        except OSError as error:
-            raise CommandFailed(f"it did not start: {error.strerror or error}") from None
+        except BaseException:
+            self._news.close()
+            _close(*ours)
+            raise
+        finally:
+            _close(*theirs)
+        for fd in ours:
+            os.set_blocking(fd, False)
+        self._stdin = io.FileIO(ours[0], "w")
+        if keeps_stderr:
+            self._stderr = io.FileIO(ours[1])
 
+    def run(self, data: bytes) -> int:
+        """Give the command its stdin and wait for its end.
 
-class Runner:
-    """Deals with the events of a subscription by a command, and with those that it fails on.
-
-    Args:
-        handler: the command.
-        stops: what must not interrupt the parking of an event.
-        retries: how often it may fail on one event.
-        parks: whether an event that it failed on so often is put aside; else the run ends there.
-    """
-
-    gathers = False
-    undone = None
-
-    def __init__(
-        self, handler: Command, subscription: evlog.Subscription, stops: Stops, retries: int, *, parks: bool
-    ) -> None:
-        self._handler = handler
-        self._subscription = subscription
-        self._stops = stops
-        self._retries = retries
-        self._parks = parks
-
-    def take(self, event: Event) -> None:
-        """Run the command on the event until it succeeds or has failed too often.
+        Returns:
+            Its exit code, or the negative number of the signal that killed it.
 
         Raises:
-            ExecFailed: it has, and events are not parked.
+            NoTerminal: it waits for a terminal that it cannot get.
         """
+        rest = memoryview(data)
+        while True:
+            rest = self._write(rest)
+            self._read_stderr()
+            code = self._look()
+            if code is not None:
+                self._read_stderr()
+                return code
+            self._wait()
 
-        def on_retry(error: Exception, failures: int, pause_seconds: float) -> None:
-            console.note(
-                f"--exec failed at position {event.position}: {error}; "
-                f"failure {failures} of {self._retries}, again in {pause_seconds:g} s"
-            )
+    def close(self) -> None:
+        """Free what it holds; a command that still runs is ended, with all of its group."""
+        try:
+            if self._code is None:
+                self._end()
+        finally:
+            self._terminal.take_back()
+            self._news.close()
+            for pipe in (self._stdin, self._stderr):
+                if pipe is not None:
+                    pipe.close()
 
-        failure = attempt(self._handler, event, self._retries, on_retry)
-        if failure is None:
-            return
-        reason = str(failure.error)
-        if not self._parks:
-            raise ExecFailed(event, reason, failure.attempts)
-        with self._stops.held:
-            self._subscription.park(event, reason, failure.attempts)
-        console.note(f"parked position {event.position} after {failure.attempts} failures: {reason}")
+    def _write(self, rest: memoryview) -> memoryview:
+        """Write what the pipe takes; close it after the last byte, or if the command does not read."""
+        if self._stdin is None:
+            return rest
+        try:
+            while rest:
+                written = self._stdin.write(rest)
+                if written is None:
+                    return rest
+                rest = rest[written:]
+        except BrokenPipeError:
+            pass
+        self._stdin.close()
+        self._stdin = None
+        return rest
 
-    def flush(self) -> None:
-        """Nothing is kept."""
+    def _read_stderr(self) -> None:
+        """Copy to stderr what is there now, and keep the end of it."""
+        for _ in range(_PIECES):
+            piece = None if self._stderr is None else self._stderr.read(_PIECE_BYTES)
+            if not piece:
+                break
+            _copy_to_stderr(piece)
+            self.kept += piece
+            del self.kept[:-_KEPT_BYTES]
+        if piece == b"" and self._stderr is not None:
+            self._stderr.close()
+            self._stderr = None
+
+    def _wait(self) -> None:
+        poll = select.poll()
+        poll.register(self._news.fd, select.POLLIN)
+        if self._stdin is not None:
+            poll.register(self._stdin, select.POLLOUT)
+        if self._stderr is not None:
+            poll.register(self._stderr, select.POLLIN)
+        poll.poll(_LOOK_MILLISECONDS)
+        self._news.clear()
+
+    def _look(self) -> int | None:
+        """Return the exit code if the command has ended; deal with one that has stopped."""
+        pid, status = os.waitpid(self.pid, os.WNOHANG | os.WUNTRACED)
+        if pid == 0:
+            return None
+        if not os.WIFSTOPPED(status):
+            self._code = os.waitstatus_to_exitcode(status)
+            if self._terminal.take_back() and self._code in {-signal.SIGINT, 128 + signal.SIGINT}:
+                signal.raise_signal(signal.SIGINT)  # Ctrl-C, which went to the command alone
+            return self._code
+        signum = os.WSTOPSIG(status)
+        if signum in _WANTS_TERMINAL:
+            if not self._terminal.lend(self.pid):
+                raise NoTerminal
+            _signal_group(self.pid, signal.SIGCONT)
+        elif (
+            signum == signal.SIGTSTP and self._terminal.take_back()
+        ):  # Ctrl-Z, which went to the command alone
+            os.killpg(os.getpgrp(), signal.SIGTSTP)
+            _signal_group(self.pid, signal.SIGCONT)
+        return None
+
+    def _end(self) -> None:
+        """End the command and its whole group, also what it started and left behind."""
+        if self._stdin is not None:
+            self._stdin.close()
+            self._stdin = None
+        last_moment = time.monotonic() + _GRACE_SECONDS
+        _signal_group(self.pid, signal.SIGTERM)
+        _signal_group(self.pid, signal.SIGCONT)  # a stopped process would not notice
+        while time.monotonic() < last_moment:
+            self._reap(os.WNOHANG)
+            if not (_signal_group(self.pid, 0) and _is_at_work(self.pid)):
+                return
+            time.sleep(_LOOK_AGAIN_SECONDS)
+        _signal_group(self.pid, signal.SIGKILL)
+        self._reap(0)
+
+    def _reap(self, options: int) -> None:
+        if self._code is None:
+            pid, status = os.waitpid(self.pid, options)
+            if pid:
+                self._code = os.waitstatus_to_exitcode(status)
 
 
-def _variables(event: Event) -> dict[str, str]:
-    return {
-        "EVLOG_POSITION": str(event.position),
-        "EVLOG_STREAM": event.stream,
-        "EVLOG_TYPE": event.type,
-        "EVLOG_VERSION": str(event.version),
-        "EVLOG_ID": str(event.id),
-    }
+class _ChildSignal:
+    """A descriptor that is readable after a child has ended or stopped, until it is closed."""
+
+    def __init__(self) -> None:
+        self.fd, self._writing = os.pipe()
+        os.set_blocking(self.fd, False)
+        os.set_blocking(self._writing, False)
+        self._former = signal.signal(signal.SIGCHLD, _ignore)
+        self._former_fd = signal.set_wakeup_fd(self._writing, warn_on_full_buffer=False)
+
+    def close(self) -> None:
+        signal.set_wakeup_fd(self._former_fd)
+        signal.signal(signal.SIGCHLD, self._former or signal.SIG_DFL)
+        _close(self.fd, self._writing)
+
+    def clear(self) -> None:
+        """Forget the signals that came until now."""
+        try:
+            os.read(self.fd, _PIECE_BYTES)
+        except BlockingIOError:
+            pass
 
 
-def _feed(process: subprocess.Popen[bytes], line: bytes) -> None:
-    assert process.stdin is not None
-    rest = memoryview(line)
+class _Terminal:
+    """The terminal of this session, which a command can borrow."""
+
+    def __init__(self) -> None:
+        self._fd: int | None = None  # open while it is lent
+        self._group = 0
+
+    def lend(self, group: int) -> bool:
+        """Make a process group the terminal's foreground; return False if evlog is not there itself."""
+        try:
+            fd = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY)
+        except OSError:
+            return False
+        try:
+            if os.tcgetpgrp(fd) in {os.getpgrp(), group}:
+                # Without the terminal evlog is in the background; with the signal blocked it may still write.
+                signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTTOU])
+                os.tcsetpgrp(fd, group)
+                self._close()
+                self._fd, self._group = fd, group
+                return True
+        except OSError:
+            pass
+        os.close(fd)
+        return False
+
+    def take_back(self) -> bool:
+        """Make evlog's own group the foreground again; return whether the terminal was lent."""
+        if self._fd is None:
+            return False
+        try:
+            present = os.tcgetpgrp(self._fd)
+            if present == self._group or not _signal_group(present, 0):  # else a shell has given it to others
+                os.tcsetpgrp(self._fd, os.getpgrp())
+        except OSError:
+            pass  # the terminal was closed
+        self._close()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTTOU])
+        return True
+
+    def _close(self) -> None:
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+
+def _copy_to_stderr(data: bytes) -> None:
     try:
-        while rest:
-            rest = rest[process.stdin.write(rest) or 0 :]
-    except BrokenPipeError:
-        pass  # a command need not read what it is given
-    process.stdin.close()
+        if sys.stderr is not None:
+            sys.stderr.flush()
+            sys.stderr.buffer.write(data)
+            sys.stderr.buffer.flush()
+    except (OSError, ValueError):
+        pass  # there is no place left to show it
 
 
-def _reason(code: int) -> str:
-    if code > 0:
-        return f"exit code {code}"
+def _ignore(_signum: int, _frame: FrameType | None) -> None:
+    """Let the signal write to the wake-up descriptor."""
+
+
+def _close(*fds: int) -> None:
+    for fd in fds:
+        os.close(fd)
+
+
+def _signal_group(group: int, signum: int) -> bool:
+    """Return whether the group has a process that could get the signal."""
     try:
-        return f"signal {signal.Signals(-code).name}"
-    except ValueError:
-        return f"signal {-code}"
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End the process and its whole group, those that it started and left behind too."""
-    if process.stdin is not None:
-        process.stdin.close()
-    last_moment = time.monotonic() + _GRACE_SECONDS
-    _signal_group(process, signal.SIGTERM)
-    _signal_group(process, signal.SIGCONT)  # one that is stopped would not notice
-    while time.monotonic() < last_moment:
-        process.poll()
-        if not (_signal_group(process, 0) and _is_at_work(process.pid)):
-            return
-        time.sleep(_LOOK_AGAIN_SECONDS)
-    _signal_group(process, signal.SIGKILL)
-    process.wait()
-
-
-def _signal_group(process: subprocess.Popen[bytes], signum: int) -> bool:
-    """Whether there was a process in the group that could get the signal."""
-    try:
-        os.killpg(process.pid, signum)
+        os.killpg(group, signum)
     except (ProcessLookupError, PermissionError):
         return False
     return True
 
 
 def _is_at_work(group: int) -> bool:
-    """Whether a process of the group still runs: an ended one stays in it until its parent sees."""
+    """Return whether a process of the group still runs: an ended one is listed until its parent reaps it."""
     try:
         pids = [name for name in os.listdir("/proc") if name.isdecimal()]
     except OSError:
-        return True  # nobody can say
+        return True  # unknown
     for pid in pids:
         try:
             with open(f"/proc/{pid}/stat", "rb") as file:

@@ -1,67 +1,84 @@
 """Takes events from a subscription, hands each on, and knows when to stop.
 
 What has arrived is never kept back: events are gathered into one write only while the next one is at hand. No
-checkpoint is saved while some are gathered, so what was not written is not taken for done.
+checkpoint is saved while some are gathered, so an event that was not written is not acknowledged.
 """
 
 from __future__ import annotations
 
-from enum import Enum
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
-
 from evlog.cli._support import console
 from evlog.errors import EvlogError
-from evlog.model.events import Event
 from evlog.model.json_lines import encode_lines
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Final, Protocol
+
     import evlog
     from evlog.cli._support.live import LiveTable
+    from evlog.cli._support.stops import Stops
+    from evlog.model.events import Event
+
+    class Sink(Protocol):
+        """Where events go.
+
+        Attributes:
+            gathers: whether it keeps events until `flush`.
+            undone: the first event that it took and has not dealt with, if it gathers.
+        """
+
+        gathers: bool
+
+        @property
+        def undone(self) -> Event | None: ...
+
+        def take(self, event: Event) -> None:
+            """Deal with an event, or keep it until `flush`."""
+
+        def flush(self) -> None:
+            """Deal with what was kept."""
+
 
 _GATHERED: Final = 1000
 _GATHERED_BYTES: Final = 256 * 1024
 
-
-class End(Enum):
-    """Why a delivery ended."""
-
-    REACHED = "what was waited for came"
-    IDLE = "nothing came for so long"
-    HEAD = "there are no more"
+# Why a delivery ended.
+REACHED: Final = "what was waited for came"
+IDLE: Final = "no event came for too long"
+HEAD: Final = "there are no more events"
 
 
-class Goal(NamedTuple):
-    """What is waited for: so many events, or an event of a type; None: nothing."""
+class StopCondition:
+    """What a delivery waits for: a number of events, or an event of one of some types; neither: nothing."""
 
-    events: int | None = None
-    until_type: str | None = None
+    __slots__ = ("_missing", "count", "until_types")
 
+    def __init__(self, count: int | None = None, until_types: Sequence[str] = ()) -> None:
+        self.count = count
+        self.until_types = tuple(until_types)
+        self._missing = count
 
-class Sink(Protocol):
-    """Where events go.
+    def __bool__(self) -> bool:
+        return self.count is not None or bool(self.until_types)
 
-    Attributes:
-        gathers: whether it keeps events until `flush`.
-        undone: the first event that it took and has not dealt with, if it gathers.
-    """
+    def __str__(self) -> str:
+        if self.until_types:
+            return f"an event of type {' or '.join(map(repr, self.until_types))}"
+        return "one event" if self.count == 1 else f"{self.count} events"
 
-    gathers: bool
-
-    @property
-    def undone(self) -> Event | None: ...
-
-    def take(self, event: Event) -> None:
-        """Deal with an event, or keep it until `flush`."""
-
-    def flush(self) -> None:
-        """Deal with what was kept."""
+    def is_met_by(self, event: Event) -> bool:
+        """Count an event, and return whether it was the last one needed."""
+        if self._missing is not None:
+            self._missing -= 1
+        return self._missing == 0 or event.type in self.until_types
 
 
 class Printer:
     """Prints events: JSON lines, or rows of a table.
 
     Args:
-        heading_first: show the names of the columns before there is a row: somebody waits.
+        heading_first: print the names of the columns before there is a row, for a user who waits.
     """
 
     gathers = True
@@ -98,48 +115,38 @@ def _as_lines(events: list[Event]) -> bytes:
 def deliver(
     subscription: evlog.Subscription,
     sink: Sink,
-    goal: Goal,
+    condition: StopCondition,
+    stops: Stops,
     *,
     after_version: int = 0,
     follow: bool,
     idle_seconds: float | None,
-) -> End:
-    """Hand on events until there is a reason to stop.
+) -> str:
+    """Hand on events until there is a reason to stop, and return it.
 
     Args:
         after_version: events of this version and below are left out.
-        follow: wait for events to come; else the end of what is there is the end.
+        follow: wait for new events; else stop after the last one there is.
         idle_seconds: how long to wait for the next one; None: for ever.
     """
     try:
-        return _deliver(
-            subscription, sink, goal, after_version, End.IDLE if follow else End.HEAD, idle_seconds
-        )
+        while True:
+            stops.waiting = True
+            event = subscription.next_event(idle_seconds)
+            stops.waiting = False
+            if event is None:
+                return IDLE if follow else HEAD
+            while event is not None:
+                if event.version > after_version:
+                    sink.take(event)
+                    if condition.is_met_by(event):
+                        sink.flush()
+                        subscription.acknowledge()
+                        return REACHED
+                event = subscription.next_at_hand() if sink.gathers else None
+            sink.flush()
     except EvlogError:
-        sink.flush()  # what came before the damage is whole
+        sink.flush()  # the events before the damage
         raise
-
-
-def _deliver(
-    subscription: evlog.Subscription,
-    sink: Sink,
-    goal: Goal,
-    after_version: int,
-    end: End,
-    idle_seconds: float | None,
-) -> End:
-    left = goal.events
-    while True:
-        event = subscription.next_event(idle_seconds)
-        if event is None:
-            return end
-        while event is not None:
-            if event.version > after_version:
-                sink.take(event)
-                left = left and left - 1
-                if left == 0 or event.type == goal.until_type:
-                    sink.flush()
-                    subscription.acknowledge()
-                    return End.REACHED
-            event = subscription.next_at_hand() if sink.gathers else None
-        sink.flush()
+    finally:
+        stops.waiting = False

@@ -22,7 +22,7 @@ from typer.main import get_command
 
 from evlog.cli._support import console
 from evlog.cli._support.commands import COMMANDS
-from evlog.cli._support.parameters import FLAG, STORE, Parameter, make_given
+from evlog.cli._support.parameters import FLAG, STORE, Parameter, Subcommand, make_given
 from evlog.cli._support.plain import is_negative_number, load, takes_numbers
 from evlog.errors import EXIT_OK, InvalidArgument
 
@@ -91,14 +91,14 @@ class OwnCommand(TyperCommand):
 class TableCommand(OwnCommand):
     """A command whose parameters come from a table."""
 
-    def __init__(self, module: ModuleType, name: str) -> None:
+    def __init__(self, module: ModuleType | Subcommand, name: str, summary: str) -> None:
         self._module = module
         super().__init__(
             name,
             callback=self._call,
             params=[_typer_parameter(parameter) for parameter in module.PARAMETERS],
             help=module.HELP,
-            short_help=COMMANDS[name],
+            short_help=summary,
             context_settings=_SETTINGS,
             rich_markup_mode=None,
         )
@@ -111,9 +111,42 @@ class TableCommand(OwnCommand):
         return parser
 
     def _call(self, **texts: Any) -> Any:
-        if texts.get("store") is None:
-            texts["store"] = get_current_context().find_root().params.get("store")
+        ctx = get_current_context()
+        while texts.get("store") is None and ctx.parent is not None:
+            ctx = ctx.parent
+            texts["store"] = ctx.params.get("store")
         return self._module.command(make_given(self._module.PARAMETERS, texts))
+
+
+class SubcommandGroup(TyperGroup):
+    """A command with subcommands, one of which is meant if none is named."""
+
+    def __init__(self, module: ModuleType, name: str) -> None:
+        self._default: str = module.DEFAULT
+        super().__init__(
+            name=name,
+            commands={
+                action: TableCommand(found, action, found.HELP.partition("\n")[0])
+                for action, found in module.SUBCOMMANDS.items()
+            },
+            params=[_typer_parameter(STORE)],
+            help=module.HELP,
+            short_help=COMMANDS[name],
+            subcommand_metavar="[ACTION] [ARGS]...",
+            no_args_is_help=False,
+            invoke_without_command=True,
+            context_settings=_SETTINGS,
+            rich_markup_mode=None,
+        )
+
+    def get_help_option(self, ctx: Any) -> TyperOption | None:
+        """Return the help option, whose text goes through evlog's own output."""
+        return _through_console(super().get_help_option(ctx))
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse what comes before the action, refuse an option given twice, add the default action."""
+        rest = _refuse_twice(self.make_parser(ctx), args)
+        return super().parse_args(ctx, args if rest else [*args, self._default])
 
 
 class _NumberParser(_OptionParser):
@@ -143,8 +176,10 @@ def invoke(arguments: list[str]) -> int:
 
 
 def _build(name: str, module: ModuleType) -> TyperCommand:
+    if hasattr(module, "SUBCOMMANDS"):
+        return SubcommandGroup(module, name)
     if hasattr(module, "PARAMETERS"):
-        return TableCommand(module, name)
+        return TableCommand(module, name, COMMANDS[name])
     app = _new_app()
     app.command(
         name, cls=OwnCommand, help=module.HELP, short_help=COMMANDS[name], context_settings=_SETTINGS
@@ -171,12 +206,14 @@ def _typer_parameter(parameter: Parameter) -> TyperArgument | TyperOption:
     )
 
 
-def _refuse_twice(parser: _OptionParser, arguments: list[str]) -> None:
-    _, _, order = parser.parse_args(list(arguments))
+def _refuse_twice(parser: _OptionParser, arguments: list[str]) -> list[str]:
+    """Refuse an option that is given twice; return the arguments that are no options."""
+    _, rest, order = parser.parse_args(list(arguments))
     single = [found for found in order if isinstance(found, TyperOption) and not found.multiple]
     for option in single:
         if not option.is_flag and single.count(option) > 1:
             raise UsageError(f"{max(option.opts, key=len)} is given twice; give it once")
+    return rest
 
 
 def _through_console(option: TyperOption | None) -> TyperOption | None:

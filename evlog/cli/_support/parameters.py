@@ -15,7 +15,7 @@ from evlog.errors import InvalidArgument
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any, Final
 
 TEXT: Final = "text"  # must be UTF-8
@@ -105,6 +105,19 @@ STORE: Final = option(
 CATEGORY: Final = option("--category", "NAME", "Streams named NAME or NAME-….")
 TYPES: Final = option("--type", "NAME", "Only this event type (repeatable).", many=True)
 SINCE: Final = option("--since", "WHEN", "Written then or later.")
+
+
+class Subcommand:
+    """A part of a command that has its own help, in the shape of a command's module."""
+
+    __slots__ = ("HELP", "PARAMETERS", "command")
+
+    def __init__(
+        self, help: str, parameters: tuple[Parameter, ...], command: Callable[[Given], int | None]
+    ) -> None:
+        self.HELP = help
+        self.PARAMETERS = parameters
+        self.command = command
 
 
 class Given:

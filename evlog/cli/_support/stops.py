@@ -1,9 +1,10 @@
-"""What ends a command that follows: signals, the clock, and a reader that left, all as one exception.
+"""What ends a command that follows: signals, the clock, and a reader that has left, all as one exception.
 
-Each becomes a `Stopped` in the main thread, wherever that is waiting. The first one counts and is raised
-once: no second Ctrl-C is needed, and none can break the cleaning up that follows the first. What must not
-be torn apart (a child being started, a checkpoint being saved) runs inside `held`; a stop that comes
-meanwhile is raised at its end.
+1. Each of them becomes a `Stopped` in the main thread, wherever that is waiting. The first one counts and is
+   raised once: a second Ctrl-C is never needed, and cannot interrupt the cleaning up after the first.
+2. What must not be interrupted (the start of a command, the saving of a checkpoint) runs inside `held`. A
+   stop that comes meanwhile is raised at its end.
+3. A reader that has left stops only the waiting for events. While events are written, the write itself fails.
 """
 
 from __future__ import annotations
@@ -13,23 +14,25 @@ import select
 import signal
 import stat
 import sys
-import threading
 import time
-from collections.abc import Callable
-from types import FrameType, TracebackType
-from typing import Any, Final, NoReturn, Self
 
 from evlog.cli._support import console
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType, TracebackType
+    from typing import Any, Final, NoReturn, Self
+
 _ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-# How a thread tells the main one that stdout has no reader. Not SIGPIPE: a command that leaves its stdin
-# unread causes that, too. SIGURG does nothing where nobody waits for it, and has no other use here.
+# How a thread tells the main one that stdout has no reader. Not SIGPIPE: that also comes when a command does
+# not read its stdin. SIGURG has no effect where no handler is set, and no other use here.
 _READER_LEFT: Final = signal.SIGURG
 _WATCH_AGAIN_SECONDS: Final = 0.1
 
 
 class Stopped(BaseException):
-    """It is time to end, because of this signal; no error, so nothing that handles errors may catch it."""
+    """It is time to end, because of this signal. Not an error: code that handles errors must not catch it."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(signum)
@@ -37,7 +40,7 @@ class Stopped(BaseException):
 
     @property
     def is_timeout(self) -> bool:
-        """Whether it was the clock."""
+        """Whether the time is over."""
         return self.signum == signal.SIGALRM
 
 
@@ -45,27 +48,31 @@ class Stops:
     """While it is entered, signals end what the main thread does.
 
     Args:
-        timeout_seconds: SIGALRM comes after so long; None: never.
+        timeout_seconds: SIGALRM comes after this time; None: never.
+        watch_reader: stop waiting for events when the reader of stdout has left.
     """
 
-    def __init__(self, timeout_seconds: float | None = None) -> None:
+    def __init__(self, timeout_seconds: float | None = None, *, watch_reader: bool = True) -> None:
         self.held = _Held(self._hold, holding=True)
         self.let_through = _Held(self._hold, holding=False)
+        self.waiting = False  # whether the main thread waits for an event
         self._timeout_seconds = timeout_seconds
+        self._watch_reader = watch_reader
         self._former: dict[int, Any] = {}
-        self._signum: int | None = None  # what came
+        self._signum: int | None = None  # the first signal
         self._holding = False
         self._raised = False
-        self._watching = False
+        self._watching = False  # set by the main thread, read by the one that watches
 
     def __enter__(self) -> Self:
-        # What was ignored stays so: nohup and `&` in a script mean it.
+        # A signal that was ignored stays ignored: nohup, and `&` in a script, want that.
         wanted = [signum for signum in _ENDING if signal.getsignal(signum) is not signal.SIG_IGN]
         for signum in (*wanted, _READER_LEFT, signal.SIGALRM):
             self._former[signum] = signal.signal(signum, self._handle)
         if self._timeout_seconds is not None:
             signal.setitimer(signal.ITIMER_REAL, self._timeout_seconds)
-        self._watch_reader()
+        if self._watch_reader:
+            self._start_watching()
         return self
 
     def __exit__(
@@ -78,10 +85,12 @@ class Stops:
             signal.signal(signum, handler)
 
     def ignore(self) -> None:
-        """Let nothing stop what is done from here on: it is the end already."""
+        """Raise no stop from here on: the command ends already."""
         self._raised = True
 
     def _handle(self, signum: int, _frame: FrameType | None) -> None:
+        if signum == _READER_LEFT and not self.waiting:
+            return  # it is sent again
         if self._signum is None:
             self._signum = signum
         if not self._holding:
@@ -97,31 +106,33 @@ class Stops:
             self._raised = True
             raise Stopped(self._signum)
 
-    def _watch_reader(self) -> None:
-        """Where stdout is a pipe, notice when its reader leaves: nothing else tells one who only waits."""
-        if sys.stdout is None:
+    def _start_watching(self) -> None:
+        """Watch stdout if it is a pipe: nothing else tells a process that waits that the reader has left."""
+        fd = _pipe_of_stdout()
+        if fd is None:
             return
+        import threading
+
+        self._watching = True
         try:
-            fd = sys.stdout.fileno()
-        except OSError:
-            return  # no descriptor, as in a test
-        mode = os.fstat(fd).st_mode
-        if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
-            self._watching = True
             threading.Thread(target=self._wait_for_hang_up, args=(fd,), daemon=True).start()
+        except RuntimeError:  # no thread can be started: the next write finds out
+            self._watching = False
 
     def _wait_for_hang_up(self, fd: int) -> None:
+        import threading
+
         poll = select.poll()
-        poll.register(fd, 0)  # no event asked for: what is left are hang-ups and errors
+        poll.register(fd, 0)  # hang-ups and errors are always reported
         poll.poll()
         while self._watching and not self._raised:
-            # Once more for a signal that came just before the main thread began to wait, and did not wake it.
+            # Again and again: a signal that comes just before the main thread waits does not wake it.
             signal.pthread_kill(threading.main_thread().ident or 0, _READER_LEFT)
             time.sleep(_WATCH_AGAIN_SECONDS)
 
 
 class _Held:
-    """A stretch of code that no stop may interrupt, or a part of one that it may interrupt all the same."""
+    """A section that no stop may interrupt, or a part of such a section that a stop may interrupt."""
 
     def __init__(self, hold: Callable[[bool], None], *, holding: bool) -> None:
         self._hold = hold
@@ -136,11 +147,33 @@ class _Held:
         self._hold(not self._holding)
 
 
+def reader_has_left() -> bool:
+    """Return whether stdout is a pipe that has no reader any more."""
+    fd = _pipe_of_stdout()
+    if fd is None:
+        return False
+    poll = select.poll()
+    poll.register(fd, 0)
+    return bool(poll.poll(0))
+
+
+def _pipe_of_stdout() -> int | None:
+    """Return the descriptor of stdout if it is a pipe or a socket."""
+    if sys.stdout is None:
+        return None
+    try:
+        fd = sys.stdout.fileno()
+    except OSError:
+        return None  # no descriptor, as in a test
+    mode = os.fstat(fd).st_mode
+    return fd if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) else None
+
+
 def end_by(stopped: Stopped) -> NoReturn:
     """End the command in the way that the signal asks for.
 
     Raises:
-        KeyboardInterrupt, ClosedPipe, Terminated: as app.py knows them. SIGALRM is the caller's business.
+        KeyboardInterrupt, ClosedPipe, Terminated: as app.py knows them. SIGALRM is left to the caller.
     """
     if stopped.signum == signal.SIGINT:
         raise KeyboardInterrupt from None

@@ -1,0 +1,50 @@
+"""Where `evlog tail` starts: what -n, --after and --since say, as one position.
+
+The position is found by reading backwards, so it costs as many events as are asked for, not as the store
+holds. Everything is then delivered from there on by one subscription.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from datetime import datetime
+
+    import evlog
+    from evlog.model.events import Event
+    from evlog.model.filters import EventFilter
+
+
+def start_position(
+    store: evlog.EventStore,
+    filter: EventFilter,
+    *,
+    last: int | None,
+    after: int | None,
+    since: datetime | None,
+) -> int:
+    """Return the position after which to start.
+
+    Args:
+        last: start with the last events, this many; None: with the first one.
+        after: a version if the filter names a stream, else a position; events up to it are left out.
+        since: events before this time are left out.
+    """
+
+    def read(limit: int, *, reverse: bool) -> Iterator[Event]:
+        begin, types = after or 0, filter.types
+        if filter.stream is None:
+            category = filter.category
+            return store.read_all(
+                begin, category=category, types=types, since=since, limit=limit, reverse=reverse
+            )
+        return store.read(filter.stream, begin + 1, types=types, since=since, limit=limit, reverse=reverse)
+
+    head = store.head  # read first: what comes later is delivered anyway
+    if last is not None:
+        return min((event.position - 1 for event in read(last, reverse=True)), default=head)
+    if after is None and since is None and filter.stream is None:
+        return 0  # a stream can begin later: retention hides its first events
+    first = next(read(1, reverse=False), None)
+    return head if first is None else first.position - 1
