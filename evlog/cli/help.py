@@ -6,16 +6,18 @@ that says what the page is about: the list of topics shows that line.
 
 from __future__ import annotations
 
-from importlib.resources import files
-from importlib.resources.abc import Traversable
-from typing import Annotated, Final
-
-import typer
-from typer.core import TyperGroup
-
 from evlog.cli._support import console
+from evlog.cli._support.commands import COMMANDS
 from evlog.cli._support.pager import show
+from evlog.cli._support.parameters import argument
 from evlog.errors import InvalidArgument
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable
+    from typing import Final
+
+    from evlog.cli._support.parameters import Given
 
 HELP: Final = """Show a page of the guide, or the help of a command. Without TOPIC, list the pages.
 
@@ -28,6 +30,7 @@ Markdown. A topic that is also a command shows the page, then the command's help
   evlog help concepts | grep -i position
 """
 
+PARAMETERS: Final = (argument("TOPIC", "A page of the guide, or a command."),)
 # The order in which a newcomer reads; pages that are not named here follow by name.
 _READING_ORDER: Final = (
     *("concepts", "append", "read", "follow", "python", "concurrency", "ci", "cron", "outbox"),
@@ -38,22 +41,17 @@ _END: Final = "Commands: `evlog --help` lists them, `evlog help COMMAND` explain
 _WIDEST_COLUMNS: Final = 100  # longer lines are hard to read
 
 
-def command(
-    ctx: typer.Context,
-    topic: Annotated[
-        str | None, typer.Argument(metavar="TOPIC", help="A page of the guide, or a command.")
-    ] = None,
-) -> None:
+def command(given: Given) -> None:
     """Show the list of topics, a page, a command's help, or both."""
     pages = _pages()
-    if topic is None:
+    if given.topic is None:
         show(_list(pages).encode())
         return
-    name = topic.lower()
+    name = given.topic.lower()
     page = pages[name].read_text("utf-8") if name in pages else None
-    usage = _usage(ctx, name)
-    if page is None and usage is None:
-        raise _unknown(ctx, topic, list(pages))
+    if page is None and name not in COMMANDS:
+        raise _unknown(given.topic, [*pages, *COMMANDS])
+    usage = _usage(name) if name in COMMANDS else None
     if page is None:
         show(f"{usage}\n".encode())
         return
@@ -64,6 +62,8 @@ def command(
 
 def _pages() -> dict[str, Traversable]:
     """Return the guide's pages by topic, in reading order."""
+    from importlib.resources import files
+
     found = {
         page.name.removesuffix(".md"): page
         for page in files("evlog").joinpath("guide").iterdir()
@@ -85,25 +85,19 @@ def _summary(page: Traversable) -> str:
     return lines[1] if len(lines) > 1 else ""
 
 
-def _usage(ctx: typer.Context, name: str) -> str | None:
-    """Return what `evlog NAME --help` prints; None if there is no such command."""
-    root = ctx.find_root()
-    group = root.command
-    found = group.get_command(root, name) if isinstance(group, TyperGroup) else None
-    if found is None:
-        return None
-    return found.get_help(type(root)(found, info_name=name, parent=root))
+def _usage(name: str) -> str:
+    """Return what `evlog NAME --help` prints."""
+    from evlog.cli._support.group import help_of
+
+    return help_of(name)
 
 
-def _unknown(ctx: typer.Context, topic: str, topics: list[str]) -> InvalidArgument:
+def _unknown(topic: str, known: list[str]) -> InvalidArgument:
     from difflib import get_close_matches
 
-    root = ctx.find_root()
-    group = root.command
-    commands = group.list_commands(root) if isinstance(group, TyperGroup) else []
-    close = get_close_matches(topic.lower(), [*topics, *commands], n=1, cutoff=0.5)
-    meant = f"did you mean `evlog help {close[0]}`?" if close else "`evlog help` lists the topics"
-    return InvalidArgument(f"no help topic {topic!r}; {meant}")
+    close = get_close_matches(topic.lower(), known, n=1, cutoff=0.5)
+    advice = f"did you mean `evlog help {close[0]}`?" if close else "`evlog help` lists the topics"
+    return InvalidArgument(f"no help topic {topic!r}", advice)
 
 
 def _formatted(page: str) -> bytes:
@@ -111,16 +105,14 @@ def _formatted(page: str) -> bytes:
     if not console.stdout_is_terminal():
         return page.encode()
     import io
-    import os
 
     from rich.console import Console
     from rich.markdown import Markdown
 
-    columns = os.get_terminal_size(1).columns or 80
     out = io.StringIO()
     screen = Console(
         file=out,
-        width=min(columns, _WIDEST_COLUMNS),
+        width=min(console.columns(), _WIDEST_COLUMNS),
         force_terminal=True,
         color_system="standard" if console.has_colour() else None,
         legacy_windows=False,

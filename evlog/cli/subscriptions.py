@@ -248,7 +248,7 @@ SUBCOMMANDS: Final = {
 """,
         (
             _NAME,
-            option("--to", "N", "The position after which to continue; 0: from the beginning.", COUNT),
+            option("--to", "N", "Continue after this position; 0: from the beginning.", COUNT),
             STORE,
         ),
         _reset,
@@ -263,7 +263,7 @@ SUBCOMMANDS: Final = {
         _delete,
     ),
     "parked": Subcommand(
-        """List the events that a subscription parked, each with the error and the end of the command's stderr.
+        """List the parked events of a subscription, each with its error and the end of the stderr.
 
 \b
   evlog subscriptions parked audit

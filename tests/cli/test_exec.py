@@ -52,7 +52,12 @@ def test_a_command_need_not_read_its_stdin(evlog: Evlog) -> None:
 
 @pytest.mark.parametrize(
     ("command", "reason"),
-    [("exit 3", "exit code 3"), ("kill -9 $$", "signal SIGKILL"), ("no-such-program", "exit code 127: command not found"), ("./out", "exit code 126: cannot be run")],
+    [
+        ("exit 3", "exit code 3"),
+        ("kill -9 $$", "signal SIGKILL"),
+        ("no-such-program", "exit code 127: command not found"),
+        ("./out", "exit code 126: cannot be run"),
+    ],
 )
 def test_a_command_that_fails_stops_the_run_at_its_event(filled: Evlog, command: str, reason: str) -> None:
     script = f"echo $EVLOG_POSITION >> out; [ $EVLOG_POSITION != 3 ] || {{ {command}; }} 2>/dev/null"

@@ -99,7 +99,9 @@ def test_in_the_background_evlog_says_why_the_command_cannot_have_the_terminal(
     store: library.EventStore, env: dict[str, str]
 ) -> None:
     line = " ".join([*command("tail", "-n", "1", "--retries", "1"), "--exec", "'read x < /dev/tty'"])
-    with TerminalSession(["bash", "--norc", "--noprofile", "--noediting", "-i"], env, columns=500) as terminal:
+    with TerminalSession(
+        ["bash", "--norc", "--noprofile", "--noediting", "-i"], env, columns=500
+    ) as terminal:
         terminal.wait_for("$ ")
         terminal.type(f"{line} &\n")
         terminal.wait_for("stopped, because it used the terminal while evlog runs in the background; ")

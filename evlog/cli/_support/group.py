@@ -1,8 +1,7 @@
 """The Typer application: the help of evlog and of each command, and every command line that is not plain.
 
-1. A command's parameters come from its table (`parameters.py`), or from a Typer function or a Typer
-   application in its module. Its module is imported when it is called, all of them only for the list in
-   `--help`.
+1. A command's parameters come from its table, or from those of its subcommands (`parameters.py`). Its module
+   is imported when it is called, all of them only for the list in `--help`.
 2. What Typer finds wrong with a command line becomes an InvalidArgument: one line, exit code 2, with the
    command whose help explains it. An option that takes one value is refused if it is given twice.
 """
@@ -57,7 +56,7 @@ class LazyGroup(TyperGroup):
         """Return the names in the order in which the help lists them."""
         return list(COMMANDS)
 
-    def get_command(self, ctx: Any, cmd_name: str) -> TyperCommand | None:  # noqa: ARG002
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002
         """Import a command and build its parameters."""
         return _build(cmd_name, load(cmd_name)) if cmd_name in COMMANDS else None
 
@@ -71,24 +70,7 @@ class LazyGroup(TyperGroup):
         return super().parse_args(ctx, args)
 
 
-class OwnCommand(TyperCommand):
-    """A command whose mistakes are reported, and whose help is printed, in evlog's way."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse the command line, and refuse an option that is given twice."""
-        try:
-            _refuse_twice(self.make_parser(ctx), args)
-            return super().parse_args(ctx, args)
-        except UsageError as error:
-            error.ctx = error.ctx or ctx  # so that the message names this command's help
-            raise
-
-    def get_help_option(self, ctx: Any) -> TyperOption | None:
-        """Return the help option, whose text goes through evlog's own output."""
-        return _through_console(super().get_help_option(ctx))
-
-
-class TableCommand(OwnCommand):
+class TableCommand(TyperCommand):
     """A command whose parameters come from a table."""
 
     def __init__(self, module: ModuleType | Subcommand, name: str, summary: str) -> None:
@@ -109,6 +91,19 @@ class TableCommand(OwnCommand):
         if takes_numbers(self._module.PARAMETERS):
             parser.__class__ = _NumberParser
         return parser
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the command line, and refuse an option that is given twice."""
+        try:
+            _refuse_twice(self.make_parser(ctx), args)
+            return super().parse_args(ctx, args)
+        except UsageError as error:
+            error.ctx = error.ctx or ctx  # so that the message names this command's help
+            raise
+
+    def get_help_option(self, ctx: Any) -> TyperOption | None:
+        """Return the help option, whose text goes through evlog's own output."""
+        return _through_console(super().get_help_option(ctx))
 
     def _call(self, **texts: Any) -> Any:
         ctx = get_current_context()
@@ -163,10 +158,8 @@ def invoke(arguments: list[str]) -> int:
     Raises:
         InvalidArgument: the command line is wrong; the message says where the help is.
     """
-    app = _new_app()
-    app.callback(cls=LazyGroup, help=HELP, invoke_without_command=True)(_evlog)
     try:
-        code = get_command(app).main(arguments, prog_name="evlog", standalone_mode=False)
+        code = _application().main(arguments, prog_name="evlog", standalone_mode=False)
     except ClickException as error:
         raise InvalidArgument(_usage_message(error)) from None
     except SystemExit as ended:
@@ -175,16 +168,28 @@ def invoke(arguments: list[str]) -> int:
     return code if isinstance(code, int) else EXIT_OK
 
 
-def _build(name: str, module: ModuleType) -> TyperCommand:
+def help_of(name: str) -> str:
+    """Return what `evlog NAME --help` prints."""
+    root = _application()
+    above = root.context_class(root, info_name="evlog")
+    command = _build(name, load(name))
+    names = _SETTINGS["help_option_names"]
+    return command.get_help(
+        command.context_class(command, info_name=name, parent=above, help_option_names=names)
+    )
+
+
+def _application() -> TyperGroup:
+    # Rich takes 100 ms to draw boxes around a help text, completion 10 ms of every call.
+    app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+    app.callback(cls=LazyGroup, help=HELP, invoke_without_command=True)(_evlog)
+    return get_command(app)  # type: ignore[return-value]  # an application with a callback is a group
+
+
+def _build(name: str, module: ModuleType) -> TableCommand | SubcommandGroup:
     if hasattr(module, "SUBCOMMANDS"):
         return SubcommandGroup(module, name)
-    if hasattr(module, "PARAMETERS"):
-        return TableCommand(module, name, COMMANDS[name])
-    app = _new_app()
-    app.command(
-        name, cls=OwnCommand, help=module.HELP, short_help=COMMANDS[name], context_settings=_SETTINGS
-    )(module.command)
-    return get_command(app)  # type: ignore[return-value]  # one command and no callback: not a group
+    return TableCommand(module, name, COMMANDS[name])
 
 
 def _typer_parameter(parameter: Parameter) -> TyperArgument | TyperOption:
@@ -226,11 +231,6 @@ def _show_help(ctx: Any, _param: Any, wanted: bool) -> None:
     if wanted and not ctx.resilient_parsing:
         console.write(f"{ctx.get_help()}\n".encode())
         raise typer.Exit
-
-
-def _new_app() -> typer.Typer:
-    # Rich takes 100 ms to draw boxes around a help text, completion 10 ms of every call.
-    return typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 
 def _show_version(wanted: bool) -> None:

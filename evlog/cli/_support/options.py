@@ -9,9 +9,10 @@ from evlog.errors import InvalidArgument, StoreAccessDenied, StoreNotFound
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Final
+    from typing import Final
 
     import evlog
+    from evlog.cli._support.parameters import Given
 
 DEFAULT_STORE: Final = ".evlog"
 
@@ -27,9 +28,9 @@ class ForeignStore(StoreAccessDenied):
         self.owner = owner
 
 
-def named_store(given: Any, option: str | None = None) -> str | None:
+def named_store(given: Given) -> str | None:
     """Return the store that --store or EVLOG_STORE names."""
-    path: str | None = _option(given, option)
+    path: str | None = given.store
     if path is not None:
         if not path:
             raise InvalidArgument("--store is empty", "give the path of a directory")
@@ -37,14 +38,14 @@ def named_store(given: Any, option: str | None = None) -> str | None:
     return os.environ.get("EVLOG_STORE") or None
 
 
-def find_store(given: Any, option: str | None = None) -> str:
+def find_store(given: Given) -> str:
     """Return the store to use: the one that is named, else the nearest `.evlog`, else `.evlog` here.
 
     Raises:
         ForeignStore: the nearest one is another user's. A named one may be: its user has decided.
         StoreNotFound: the path is relative, and the current directory was removed.
     """
-    path = named_store(given, option)
+    path = named_store(given)
     if path is not None and os.path.isabs(path):
         return path
     try:
@@ -69,7 +70,7 @@ def _nearest_store(folder: str) -> str | None:
     return path
 
 
-def open_store(given: Any, option: str | None = None) -> evlog.EventStore:
+def open_store(given: Given) -> evlog.EventStore:
     """Open the store of a command that creates none.
 
     Raises:
@@ -77,7 +78,7 @@ def open_store(given: Any, option: str | None = None) -> evlog.EventStore:
     """
     from evlog.store import open
 
-    return open(find_store(given, option))
+    return open(find_store(given))
 
 
 def report_torn_tails(store: evlog.EventStore) -> None:
@@ -86,18 +87,3 @@ def report_torn_tails(store: evlog.EventStore) -> None:
         console.note(
             f"cut {tail.cut_bytes} bytes off the end of {tail.path}: an append that a crash left unfinished"
         )
-
-
-def _option(given: Any, option: str | None) -> str | None:
-    """Return --store from a command's values, or from Typer's context and the option after the name."""
-    if not hasattr(given, "find_root"):
-        store: str | None = given.store
-        return store
-    return option if option is not None else given.find_root().params.get("store")
-
-
-def __getattr__(name: str) -> Any:
-    """Return the Typer parameters that commands with a Typer function share."""
-    from evlog.cli._support import typer_options
-
-    return getattr(typer_options, name)
