@@ -165,7 +165,16 @@ def checkpoint(store: EventStore, position: object, crc: bytes = b"") -> None:
 
     folder = Path(store.path, "subscriptions")
     folder.mkdir(exist_ok=True)
-    body = json.dumps({"format": 1, "position": position}, separators=(",", ":")).encode()[:-1]
+    document = {
+        "format": 1,
+        "store_id": str(store.id),
+        "name": "a",
+        "filter": None,
+        "position": position,
+        "event_id": "0" * 32 if position else None,
+        "time_us": 1,
+    }
+    body = json.dumps(document, separators=(",", ":")).encode()[:-1]
     Path(folder, "a.json").write_bytes(body + b',"crc32":"%s"}\n' % (crc or b"%08x" % crc32(body)))
 
 
