@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Iterator
-from itertools import chain, combinations
+from itertools import chain, combinations, product
 from typing import Final, NamedTuple, TypeVar
 
 from tests.crash.model import (
@@ -192,3 +192,21 @@ def _names(directory: Directory) -> list[dict[str, int]]:
         if names not in options and names != directory.durable:
             options.append(names)
     return [*options, directory.durable]
+
+
+# --- names only
+
+
+def lost_names(system: FileSystem) -> Iterator[State]:
+    """Each directory keeps or loses all its unsynced names, and the files keep or lose all unsynced bytes."""
+    contents = [
+        {number: inode.content() for number, inode in system.inodes.items()},
+        {number: inode.durable for number, inode in system.inodes.items()},
+    ]
+    names = [
+        [(path, names) for names in {str(n): n for n in (directory.names(), directory.durable)}.values()]
+        for path, directory in system.directories.items()
+    ]
+    for files in contents:
+        for folders in product(*names):
+            yield _state(system, files, dict(folders))

@@ -12,12 +12,7 @@ from tests.property.machine import StoreMachine
 
 
 class CollidingMachine(StoreMachine):
-    """The same with two stream hashes, four id folds and one type hash, by which policies are looked up.
-
-    Of streams that share a hash a compaction may leave what is hidden.
-    """
-
-    hashes_are_exact = False
+    """The same with two stream hashes, four id hashes and one type hash, by which policies are looked up."""
 
     def prepare(self) -> None:
         self.patches.setattr(policy_table, "_MANY", 0)

@@ -139,7 +139,7 @@ def decode_stream(rows: bytes | memoryview, names: bytes | memoryview, number: i
         name = str(names[start:end], "utf-8")
     except UnicodeDecodeError:
         name = ""
-    if not name or hash_stream(name) != stream_hash:
+    if not start < end <= len(names) or hash_stream(name) != stream_hash:
         raise FormatFault("a removed stream's name does not have its hash")
     return name, version, time_us
 

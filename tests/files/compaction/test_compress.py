@@ -233,6 +233,7 @@ def test_a_check_that_finds_segments_compressed_meanwhile_goes_on(
     assert (report.findings, report.digest, report.events) == ((), digest, 60)
 
 
+@pytest.mark.exact_hashes  # else a look-up meets the damage before anything is compressed
 def test_a_damaged_log_is_not_compressed(store: EventStore) -> None:
     fill_wide(store, 30)
     path = segment_files(store, "log")[1]
