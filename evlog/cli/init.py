@@ -34,7 +34,7 @@ PARAMETERS: Final = (
 
 def command(given: Given) -> None:
     """Create the store and say where it is."""
-    path = options.named_store(given) or options.DEFAULT_STORE
+    path = options.new_store(given)
     sizes = {"segment_bytes": given.segment_bytes, "segment_events": given.segment_events}
     wanted = {name: value for name, value in sizes.items() if value is not None}
     with open(path, create=True, **wanted) as store:

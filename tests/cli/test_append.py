@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import uuid
 from pathlib import Path
 
@@ -30,6 +31,12 @@ def test_an_event_without_data_has_an_empty_object(evlog: Evlog) -> None:
         (['{"a" : 1.10}'], b"", b'{"a" : 1.10}'),
         (["@file"], b"", b'{"a":  [1, 2]}'),
         (["-"], b' {"a":1}\n', b'{"a":1}'),
+        (["-"], b'\xef\xbb\xbf{"a":1}\n', b'{"a":1}'),
+        (["@bom"], b"", b'{"a":1}'),
+        (["-", "--content-type", "text"], b"\xef\xbb\xbfx", b"\xef\xbb\xbfx"),
+        (["-5"], b"", b"-5"),
+        (["-0.5e3"], b"", b"-0.5e3"),
+        (["--", "-5"], b"", b"-5"),
         (["-", "--content-type", "text"], b"line\n", b"line\n"),
         (["ü", "--content-type", "text"], b"", "ü".encode()),
         (["-", "--content-type", "binary"], b"\x00\xff\n", b"\x00\xff\n"),
@@ -41,6 +48,7 @@ def test_data_comes_from_the_argument_a_file_or_stdin(
     evlog: Evlog, here: Path, arguments: list[str], stdin: bytes, stored: bytes
 ) -> None:
     (here / "file").write_bytes(b'{"a": \n[1, 2]}\n')
+    (here / "bom").write_bytes(b'\xef\xbb\xbf {"a":1}')
     assert evlog("append", "s", "T", *arguments, stdin=stdin).code == 0
     with library.open(".evlog") as store:
         assert [event.data for event in store.read_all()] == [stored]
@@ -75,6 +83,21 @@ def test_a_retry_is_a_duplicate_at_the_first_place(evlog: Evlog) -> None:
     again = evlog("append", "s", "T", "{}", "--idempotency-key", "k", "--expect", "none").line
     assert again == first | {"duplicate": True}
     assert uuid.UUID(first["id"]) == library.idempotency_id("k")
+
+
+def test_an_idempotency_key_is_kept_and_a_conflict_names_it(
+    evlog: Evlog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evlog("append", "s", "T", "1", "--idempotency-key", "backup-1", "--meta", "by=ann")
+    assert evlog("read").line["metadata"] == {"by": "ann", "$idempotencyKey": "backup-1"}
+    result = evlog("append", "s", "T", "2", "--idempotency-key", "backup-1")
+    assert result.code == 7
+    assert "idempotency key 'backup-1'" in result.err
+    monkeypatch.setenv("EVLOG_ERRORS", "json")
+    assert (
+        json.loads(evlog("append", "s", "T", "2", "--idempotency-key", "backup-1").err)["key"] == "backup-1"
+    )
+    assert json.loads(evlog("append", "s", "T", "2", "--id", evlog("read").line["id"]).err)["key"] is None
 
 
 @pytest.mark.parametrize(

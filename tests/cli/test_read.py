@@ -59,6 +59,14 @@ def numbers(evlog: Evlog, *arguments: str) -> list[int]:
         (["--category", "order", "--type", "Placed", "-n", "1"], [1]),
         (["--limit", "2"], [1, 2]),
         (["-n", "0"], []),
+        (["-n", "9223372036854775808"], [1, 2, 3, 4, 5, 6, 7]),
+        (["-n", "9" * 5000], [1, 2, 3, 4, 5, 6, 7]),
+        (["--from", "9223372036854775807"], []),
+        (["--after", "9223372036854775808"], []),
+        (["--to", "9223372036854775808"], [1, 2, 3, 4, 5, 6, 7]),
+        (["order-1", "--from", "9223372036854775808"], []),
+        (["order-1", "--after", "9223372036854775807"], []),
+        (["order-1", "--to", "9223372036854775808", "-r"], [7, 5, 3, 1]),
         (["--reverse"], [7, 6, 5, 4, 3, 2, 1]),
         (["-r", "-n", "2"], [7, 6]),
         (["order-1", "-r", "-n", "2"], [7, 5]),
@@ -87,6 +95,14 @@ def test_a_selection_gives_these_events(filled: Evlog, arguments: list[str], exp
         ["--fields", "amount"],
         ["--fields", ""],
         ["--fields", "id,id"],
+        ["--fields", "data.\udcff"],
+        ["--fields", "data.\udcff", "-o", "csv"],
+        ["--category", "\udcff"],
+        ["--type", "\udcff"],
+        ["--since", "\udcff"],
+        ["--category", "a", "--category", "b"],
+        ["-n", "1", "--limit", "2"],
+        ["--since", "6M"],
         [""],
         ["a\udcff"],
         ["a", "b"],
@@ -145,6 +161,12 @@ def test_csv_is_read_back_by_a_csv_reader(mixed: Evlog) -> None:
         *("position", "stream", "version", "id", "type"),
         *("time", "content_type", "data", "metadata"),
     ]
+
+
+def test_csv_quotes_a_bare_carriage_return(evlog: Evlog) -> None:
+    evlog("append", "s", "T", '{"a":"x\\ry"}')
+    evlog("append", "s", "T", '{"a":""}')
+    assert evlog("read", "-o", "csv", "--fields", "data.a").out == b'data.a\n"x\ry"\n""\n'
 
 
 def test_csv_without_events_is_its_heading(mixed: Evlog) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import uuid
 from pathlib import Path
 
 import pytest
 
 import evlog as library
-from tests.cli.conftest import Evlog
+from tests.cli.conftest import Evlog, command, environment, run_process
 
 
 def test_init_makes_a_store_here(evlog: Evlog, here: Path) -> None:
@@ -169,3 +171,53 @@ def test_the_variable_names_the_store_that_append_makes(
     monkeypatch.setenv("EVLOG_STORE", str(here / "new"))
     assert evlog("append", "s", "T").err == f"evlog: created the store {here}/new\n"
     assert [path.name for path in here.iterdir()] == ["new"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory to another user")
+@pytest.mark.parametrize("name", ["append", "read", "info", "tail"])
+@pytest.mark.parametrize("is_link", [False, True])
+def test_a_store_of_another_user_is_used_only_if_it_is_named(
+    evlog: Evlog, here: Path, monkeypatch: pytest.MonkeyPatch, name: str, is_link: bool
+) -> None:
+    evlog("append", "--store", ".evlog", "bait", "T")
+    if is_link:
+        (here / ".evlog").rename(here / "elsewhere")
+        (here / ".evlog").symlink_to("elsewhere")
+        os.lchown(here / ".evlog", 65534, 65534)
+    else:
+        os.chown(here / ".evlog", 65534, 65534)
+    (here / "below").mkdir()
+    arguments = [name, "secret", "T"] if name == "append" else [name]
+    for folder in (here / "below", here):
+        monkeypatch.chdir(folder)
+        result = evlog(*arguments)
+        assert (result.code, result.out) == (1, b"")
+        assert "--store or EVLOG_STORE" in result.err
+        assert "another user" in result.err
+    assert [event["stream"] for event in evlog("read", "-s", ".evlog").lines] == ["bait"]
+    monkeypatch.setenv("EVLOG_STORE", str(here / ".evlog"))
+    assert evlog(*arguments).code == 0
+
+
+@pytest.mark.parametrize(
+    "arguments", [["read"], ["append", "s", "T"], ["info", "-s", "x"], ["init", "-s", "x"]]
+)
+def test_a_removed_current_directory_is_not_found(here: Path, arguments: list[str]) -> None:
+    folder = here / "removed"
+    folder.mkdir()
+    script = 'cd removed && rmdir ../removed && exec "$@"'
+    done = subprocess.run(
+        ["bash", "-c", script, "bash", *command(*arguments)],
+        env=environment(),
+        capture_output=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (5, b"")
+    assert b"the current directory was removed" in done.stderr
+    named = [*arguments[:1], "-s", str(here / "x"), *(arguments[1:] if arguments[0] == "append" else [])]
+    run_process("init", "-s", "x")
+    folder.mkdir()
+    done = subprocess.run(
+        ["bash", "-c", script, "bash", *command(*named)], env=environment(), capture_output=True, check=False
+    )
+    assert done.returncode == 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from evlog.cli._support import console
-from evlog.errors import InvalidArgument, StoreAccessDenied, StoreNotFound
+from evlog.errors import EvlogError, InvalidArgument, StoreAccessDenied, StoreNotFound
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,10 +21,13 @@ class ForeignStore(StoreAccessDenied):
     """The nearest `.evlog` belongs to another user, who may have put it there for others to write to."""
 
     def __init__(self, path: str, owner: int) -> None:
-        super().__init__(path, f"it belongs to user {owner}")
-        self.args = (
-            f"{path} belongs to another user (id {owner}); to use it, name it with --store or EVLOG_STORE",
+        EvlogError.__init__(
+            self,
+            f"{path} belongs to another user (id {owner})",
+            "to use it, name it with --store or EVLOG_STORE",
         )
+        self.path = path
+        self.reason = "it belongs to another user"
         self.owner = owner
 
 
@@ -46,13 +49,23 @@ def find_store(given: Given) -> str:
         StoreNotFound: the path is relative, and the current directory was removed.
     """
     path = named_store(given)
-    if path is not None and os.path.isabs(path):
-        return path
+    if path is None:
+        return _nearest_store(_current_directory(DEFAULT_STORE)) or DEFAULT_STORE
+    if not os.path.isabs(path):
+        _current_directory(path)
+    return path
+
+
+def new_store(given: Given) -> str:
+    """Return the path of the store that `init` creates: the one that is named, else `.evlog` here."""
+    return DEFAULT_STORE if named_store(given) is None else find_store(given)
+
+
+def _current_directory(path: str) -> str:
     try:
-        here = os.getcwd()
+        return os.getcwd()
     except FileNotFoundError:
-        raise StoreNotFound(f"{path or DEFAULT_STORE}, as the current directory was removed") from None
-    return path or _nearest_store(here) or DEFAULT_STORE
+        raise StoreNotFound(f"{path}, as the current directory was removed") from None
 
 
 def _nearest_store(folder: str) -> str | None:
