@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import compress, pairwise, repeat
@@ -197,6 +197,25 @@ class Segments:
             while at < count and keys[at] == upper:
                 yield numbers[at]
                 at += 1
+
+    def is_at(self, id: bytes, position: int) -> bool:
+        """Return whether the event with this id is at a position, or was until it was removed or damaged."""
+        place = bisect_right(self._segments, position, key=lambda own: own.task.info.first_position) - 1
+        entries = self.entries(place) if place >= 0 else None
+        if entries is None or self._segments[place].gaps:
+            return True
+
+        def position_of(number: int) -> int:
+            read = self.maybe_record(place, number)
+            return read[0][0] if read is not None else 0
+
+        count = len(entries) // ENTRY_BYTES
+        number = bisect_left(range(count), position, key=position_of)
+        read = self.maybe_record(place, number) if number < count else None
+        if read is not None and read[0][0] == position:
+            return read[0][4] == id
+        removed = (file.find(id) for file in self._removed_files())
+        return any(event is not None and event.position == position for event in removed)
 
     def maybe_record(self, place: int, number: int) -> tuple[Record, int] | None:
         """Return a record with its offset; None if it is damaged."""

@@ -9,10 +9,17 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
-from evlog.errors import CorruptionError, EvlogError, NotAStore, StoreNotFound, UnsafeFile
+from evlog.errors import (
+    CorruptionError,
+    EvlogError,
+    NotAStore,
+    StoreNotFound,
+    UnsafeFile,
+    UnsupportedFormat,
+)
 from evlog.files.check import findings as kinds
 from evlog.files.check.containers import open_container
 from evlog.files.check.indexes import SUFFIXES, IndexWrong, check_header
@@ -326,6 +333,7 @@ class CheckpointLook(NamedTuple):
 
     file: str
     position: int
+    event_id: bytes | None
     fault: str
 
 
@@ -335,32 +343,42 @@ def look_at_checkpoints(store: str) -> list[CheckpointLook]:
         store_id = read_manifest(store)[0].store_id
         names = list_names(store)
     except UnsafeFile as error:
-        return [CheckpointLook(os.path.relpath(error.path, store), 0, error.detail)]
+        return [CheckpointLook(os.path.relpath(error.path, store), 0, None, error.detail)]
     except EvlogError:
         return []  # reported when the manifest is looked at
     looks = []
     for name in names:
         files = SubscriptionFiles(store, store_id, name, DISK)
-        position, fault, place = 0, "", files.path
+        position, event_id, fault, place = 0, None, "", files.path
         try:
             files.is_running()  # which opens the lock file
             checkpoint = files.load()
             if checkpoint is None:
                 continue  # deleted meanwhile
-            position = checkpoint.position
+            position, event_id = checkpoint.position, checkpoint.event_id
             files.parked()
         except CorruptionError as error:
             fault, place = error.detail, error.path
-        looks.append(CheckpointLook(os.path.relpath(place, store), position, fault))
+        except UnsupportedFormat as error:
+            fault = str(error)
+        looks.append(CheckpointLook(os.path.relpath(place, store), position, event_id, fault))
     return looks
 
 
-def check_checkpoints(looks: list[CheckpointLook], head: int) -> list[Finding]:
-    """Those that are damaged, or beyond the log's end."""
+def check_checkpoints(
+    looks: list[CheckpointLook], head: int, is_at: Callable[[bytes, int], bool] | None = None
+) -> list[Finding]:
+    """Find those that are damaged, beyond the log's end, or of another history.
+
+    Args:
+        is_at: says whether the event with an id is, or was, at a position.
+    """
     findings = []
-    for file, position, fault in looks:
+    for file, position, event_id, fault in looks:
         if not fault and position > head:
-            fault = f"the checkpoint is beyond the log, which ends at position {head}"
+            fault = f"the checkpoint is beyond the log, which ends at position {head}; was the log restored?"
+        elif not fault and event_id is not None and is_at is not None and not is_at(event_id, position):
+            fault = f"the event that it passed is not at position {position}; was the log restored?"
         if fault:
             findings.append(kinds.damage(kinds.CHECKPOINT, file, None, position or None, fault))
     return findings

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import json
 from array import array
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,12 +25,24 @@ from evlog.files.format.entries import pack_entries
 from evlog.files.format.frames import FRAME_HEADER_BYTES, MAX_VERSION, NOT_RECORDS, array_head
 from evlog.files.format.hashes import hash_ids, hash_stream, hash_type
 from evlog.files.format.headers import FormatFault
-from evlog.model.events import MAX_NAME_BYTES, check_json, check_readable_name, check_type
+from evlog.model.events import (
+    MAX_NAME_BYTES,
+    METADATA_PREFIX,
+    check_json,
+    check_readable_name,
+    check_type,
+)
+from evlog.model.retention import METADATA_TYPE, as_words, from_words
 
 _MAX_NAMES: Final = 1 << 18
 _SHORT_BYTES: Final = 2048
 _MAX_TIME_US: Final = 253_402_300_800_000_000  # the year 10000, the first that Python has no datetime for
 _JSON, _TEXT = 0, 1  # content types
+_COMPACTIONS_STREAM: Final = "$compactions"
+_STARTED_TYPE: Final = "$CompactionStarted"
+_STARTED_FIELDS: Final = ("position", "time", "removed_before", "bytes")
+_OWN_TYPES: Final = frozenset({METADATA_TYPE, _STARTED_TYPE})
+_POLICY_WORDS: Final = frozenset({"$maxCount", "$maxAge", "$tb", "$deleted", "$tombstone"})
 
 Record = tuple[
     Annotated[int, Meta(ge=1)],
@@ -100,6 +113,9 @@ class RecordDecoder(local):
         records = _decode_records(content)
         positions, versions, streams, types, ids, times, codes, datas, metadatas = zip(*records, strict=True)
         _check_contents(codes, datas, metadatas)
+        type_hashes = _hash_names(self._type_hashes, types, check_type, hash_type)
+        if not _OWN_TYPES.isdisjoint(types):
+            _check_own_events(streams, types, datas)
         raws = _decode_raws(content)
         lengths = array("I", list(map(len, raws)))
         entries = pack_entries(
@@ -110,7 +126,7 @@ class RecordDecoder(local):
             array("I", list(map(crc32, raws))),
             _repeat(frame_offsets, counts),
             array("I", versions),
-            array("I", _hash_names(self._type_hashes, types, check_type, hash_type)),
+            array("I", type_hashes),
         )
         return Decoded(positions, times, entries)
 
@@ -188,6 +204,26 @@ def _check_contents(codes: Sequence[int], datas: Sequence[bytes], metadatas: Seq
         _check_json(objects, "metadata")
         if not all(metadata.lstrip().startswith(b"{") for metadata in objects):
             raise FormatFault("a record's metadata is not a JSON object")
+
+
+def _check_own_events(streams: Sequence[str], types: Sequence[str], datas: Sequence[bytes]) -> None:
+    """Check the content of the store's own events, which writers and compactions act on."""
+    for stream, type, data in zip(streams, types, datas, strict=True):
+        if type == METADATA_TYPE and stream.startswith(METADATA_PREFIX):
+            words = json.loads(data)
+            if not isinstance(words, dict):
+                raise FormatFault("a retention policy is not a JSON object")
+            known = as_words(from_words(words))
+            for word in _POLICY_WORDS.intersection(words):
+                if words[word] not in (known.get(word), None, False) and not (
+                    word == "$tb" and words[word] == 1
+                ):
+                    raise FormatFault(f"a retention policy has an invalid {word}")
+        elif type == _STARTED_TYPE and stream == _COMPACTIONS_STREAM:
+            started = json.loads(data)
+            fields = [started.get(name) for name in _STARTED_FIELDS] if isinstance(started, dict) else [None]
+            if not all(value.__class__ is int and value >= 0 for value in fields):
+                raise FormatFault("the start of a compaction makes no sense")
 
 
 def _check_json(texts: Sequence[bytes], field: str) -> None:

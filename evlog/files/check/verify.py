@@ -113,14 +113,14 @@ def _verify(
     if quick:
         return seen, verify_quickly(seen, checkpoints_of=lambda head: check_checkpoints(checkpoints, head))
     tasks = seen.tasks(pin.position if pin else 0)
-    checks, across = _check_all(tasks, progress)
+    checks, known, across = _check_all(tasks, progress)
     findings = list(seen.findings)
     for task, check in zip(tasks, checks, strict=True):
         findings += _settled_findings(seen, task, check)
     findings += _check_sequence(tasks)
     findings += across
     head = max(checks[-1].log.last_position, seen.manifest.segments[-1].first_position - 1)
-    findings += check_checkpoints(checkpoints, head)
+    findings += check_checkpoints(checkpoints, head, Segments(known).is_at)
     findings += check_names(seen)
     digest = _head_digest(seen, checks)
     if pin is not None:
@@ -140,7 +140,7 @@ def _verify(
 
 def _check_all(
     tasks: list[SegmentTask], progress: Progress | None
-) -> tuple[list[SegmentCheck], list[Finding]]:
+) -> tuple[list[SegmentCheck], list[Known], list[Finding]]:
     """Check each segment, then what holds across them. A task changes if its log was compressed meanwhile."""
     total = sum(task.size for task in tasks)
     pieces = Pieces(tasks)
@@ -159,7 +159,8 @@ def _check_all(
         if progress is not None:
             progress(total, total)
         ordered = [checks[at] for at in range(len(tasks))]
-        return ordered, _check_across(workers, tasks, ordered)
+        known = list(map(_known, tasks, ordered))
+        return ordered, known, _check_across(workers, known, ordered)
 
 
 def process_count(log_bytes: Sequence[int]) -> int:
@@ -179,32 +180,23 @@ def _check_again(task: SegmentTask) -> tuple[SegmentTask, SegmentCheck]:
     raise FileNotFoundError(task.path)
 
 
-def _check_across(
-    workers: Workers, tasks: Sequence[SegmentTask], checks: Sequence[SegmentCheck]
-) -> list[Finding]:
-    known = [
-        Known(
-            task,
-            check.log.entry_count,
-            check.log.entries_known,
-            check.log.offsets_sound,
-            check.indexes.sound,
-            task.info.lost_events > 0 or check.log.damaged,
-            check.indexes.keys,
-        )
-        for task, check in zip(tasks, checks, strict=True)
-    ]
+def _known(task: SegmentTask, check: SegmentCheck) -> Known:
+    log, indexes = check.log, check.indexes
+    gaps = task.info.lost_events > 0 or log.damaged
+    sound = (log.entries_known, log.offsets_sound, indexes.sound)
+    return Known(task, log.entry_count, *sound, gaps, indexes.keys)
+
+
+def _check_across(workers: Workers, known: Sequence[Known], checks: Sequence[SegmentCheck]) -> list[Finding]:
     removals = []
     reached = 0
-    for task, check in zip(tasks, checks, strict=True):
-        info = task.info
+    for segment, check in zip(known, checks, strict=True):
+        task, info = segment.task, segment.task.info
         if info.generation or info.removed_bytes or info.lost_events:
             missing = None if check.log.damaged else check.log.missing
             removals.append((check_removals, (task, missing, check.log.last_position, reached)))
         reached = info.last_position
-    events = sum(
-        check.log.entry_count + task.info.removed_events for task, check in zip(tasks, checks, strict=True)
-    )
+    events = sum(segment.entry_count + segment.task.info.removed_events for segment in known)
     pieces = 2 * workers.count
     streams = [(odd_streams_in, (known, *bounds)) for bounds in ranges(events, STREAM_HASHES, pieces)]
     ids = [(repeated_hashes, (known, *bounds)) for bounds in ranges(events, ID_HASHES, pieces)]

@@ -218,6 +218,62 @@ CONTENTS: dict[str, tuple[Change, str]] = {
     "a version 0 of a stream's only event": (put(0, 1, VERSION, 0), "record"),
     "a stream that is bytes": (put(1, 0, STREAM, b"s"), "record"),
     "a type that is bytes": (put(1, 0, TYPE, b"T"), "record"),
+    "a time that is text": (put(1, 0, TIME, "x"), "record"),
+    "a time after the year 9999": (put(-1, 0, TIME, 1 << 62), "record"),
+    "a time before 1970": (put(1, 0, TIME, -1), "record"),
+    "a version that is text": (put(1, 0, VERSION, "1"), "record"),
+    "a version too large": (put(-1, 0, VERSION, 1 << 40), "record"),
+    "a content type that is text": (put(1, 0, CODE, "json"), "record"),
+    "JSON that is none": (put(1, 0, DATA, b'{"a"'), "record"),
+    "JSON that only its neighbours complete": (
+        lambda frames: (
+            put(0, 0, DATA, b"1,2")(frames),
+            put(0, 1, DATA, b"[1")(frames),
+            put(0, 2, DATA, b"2]")(frames),
+        ),
+        "record",
+    ),
+    "JSON with a line break": (put(1, 0, DATA, b'{"a":1}\n{"position":99}'), "record"),
+    "JSON with a line break between tokens": (put(1, 0, DATA, b'{"a":\n1}'), "record"),
+    "JSON that is not UTF-8": (put(1, 0, DATA, b'"\xff"'), "record"),
+    "long JSON that is none": (put(1, 0, DATA, b"[%s" % (b"1," * 9000)), "record"),
+    "text that is not UTF-8": (
+        lambda frames: (put(1, 0, DATA, b"\xff")(frames), put(1, 0, CODE, 1)(frames)),
+        "record",
+    ),
+    "metadata that is a number": (put(1, 0, METADATA, 5), "record"),
+    "metadata that is no JSON": (put(1, 0, METADATA, b"{"), "record"),
+    "metadata that is a list": (put(1, 0, METADATA, b"[]"), "record"),
+    "metadata that is nested too deeply": (put(1, 0, METADATA, b'{"a":' + b"[" * 100_000), "record"),
+    "a stream without a name": (put(1, 0, STREAM, ""), "record"),
+    "a stream with a control character": (put(1, 0, STREAM, "s\x1b[2J"), "record"),
+    "a stream with a long name": (put(1, 0, STREAM, "s" * 256), "record"),
+    "a type without a name": (put(1, 0, TYPE, ""), "record"),
+    "a type with a line break": (put(1, 0, TYPE, "a\nb"), "record"),
+    "a policy that is a list": (
+        lambda frames: (
+            put(1, 0, STREAM, "$$s")(frames),
+            put(1, 0, TYPE, "$metadata")(frames),
+            put(1, 0, DATA, b"[]")(frames),
+        ),
+        "record",
+    ),
+    "a policy that keeps a text of events": (
+        lambda frames: (
+            put(1, 0, STREAM, "$$s")(frames),
+            put(1, 0, TYPE, "$metadata")(frames),
+            put(1, 0, DATA, b'{"$maxCount":"3"}')(frames),
+        ),
+        "record",
+    ),
+    "a compaction that began nowhere": (
+        lambda frames: (
+            put(1, 0, STREAM, "$compactions")(frames),
+            put(1, 0, TYPE, "$CompactionStarted")(frames),
+            put(1, 0, DATA, b"{}")(frames),
+        ),
+        "record",
+    ),
     "a field too many": (lambda frames: frames[1][0].append(None), "record"),
     "a field too few in all": (
         lambda frames: [record.pop() for frame in frames for record in frame],
@@ -237,6 +293,33 @@ def test_content_that_is_wrong_is_found(batches: EventStore, name: str) -> None:
     report = batches.verify()
     assert kind in {finding.kind for finding in report.findings}
     assert report == in_one_piece(batches)
+
+
+ODD_CONTENTS = [
+    b" 1 ",
+    b'{"a":1} ',
+    b'"\\ud83d\\ude00"',
+    b"-0",
+    b"1e999",
+    b"9" * 5000,
+    '"é\u2028\U0001f600"'.encode(),
+    b"[" * 700 + b"]" * 700,
+    b'"%s"' % (b"x" * 5000),
+]
+
+
+def test_all_that_an_append_takes_is_sound(store: EventStore) -> None:
+    for content in ODD_CONTENTS:
+        store.append("s", [NewEvent("T", content), NewEvent("T", content, metadata=b' {"a":%s}' % content)])
+    store.append("s", [NewEvent("T", content) for content in ODD_CONTENTS])
+    store.append(
+        "t", [NewEvent("T", "é", content_type="text"), NewEvent("T", b"\xff", content_type="binary")]
+    )
+    store.append("s" * 255, [NewEvent("é" * 127)])
+    store.set_retention("s" * 255, max_count=3)
+    store.delete_stream("t")
+    assert store.verify().findings == ()
+    assert in_one_piece(store).findings == ()
 
 
 def test_a_segment_that_is_forged_as_it_was_is_sound(batches: EventStore) -> None:

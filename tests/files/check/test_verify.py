@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -16,10 +15,13 @@ from evlog import EventStore, Finding, InvalidArgument
 from evlog.files.check import logs
 from evlog.files.check.records import RecordDecoder
 from evlog.files.disk.files import DISK
+from evlog.files.format.checkpoints import encode_checkpoint
 from evlog.files.format.hashes import hash_ids
 from evlog.files.log.manifest import read_manifest, replace_manifest
 from evlog.files.write.dedupe import Deduplicator
 from evlog.files.write.stream_versions import StreamVersions
+from evlog.model.checkpoints import Checkpoint
+from evlog.model.filters import EventFilter
 from tests.golden.history import STORE as GOLDEN
 from tests.support.helpers import engine_of, fill, new, number_id, segment_files
 
@@ -160,40 +162,68 @@ def test_a_segment_left_out_of_the_manifest_is_found(filled: EventStore) -> None
 # --- checkpoints
 
 
-def checkpoint(store: EventStore, position: object, crc: bytes = b"") -> None:
-    from zlib import crc32
+def checkpoint(store: EventStore, position: int, id: bytes | None) -> Path:
+    """Write the checkpoint of subscription a, as a run would."""
+    path = Path(store.path, "subscriptions", "a.json")
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(encode_checkpoint(str(store.id), "a", Checkpoint(position, id, EventFilter(), 1)))
+    return path
 
-    folder = Path(store.path, "subscriptions")
-    folder.mkdir(exist_ok=True)
-    document = {
-        "format": 1,
-        "store_id": str(store.id),
-        "name": "a",
-        "filter": None,
-        "position": position,
-        "event_id": "0" * 32 if position else None,
-        "time_us": 1,
-    }
-    body = json.dumps(document, separators=(",", ":")).encode()[:-1]
-    Path(folder, "a.json").write_bytes(body + b',"crc32":"%s"}\n' % (crc or b"%08x" % crc32(body)))
+
+def id_at(number: int) -> bytes:
+    return number_id(number - 1).bytes
 
 
 @pytest.mark.parametrize(
-    ("position", "crc", "found"),
+    ("position", "id", "found", "quick"),
     [
-        (20, b"", []),
-        (0, b"", []),
-        (21, b"", ["checkpoint"]),
-        ("x", b"", ["checkpoint"]),
-        (20, b"0" * 8, ["checkpoint"]),
+        (20, id_at(20), [], []),
+        (3, id_at(3), [], []),
+        (0, None, [], []),
+        (21, id_at(20), ["checkpoint"], ["checkpoint"]),
+        (19, id_at(20), ["checkpoint"], []),
+        (20, bytes(16), ["checkpoint"], []),
     ],
 )
-def test_checkpoints_are_whole_and_inside_the_log(
-    filled: EventStore, position: object, crc: bytes, found: list[str]
+def test_checkpoints_are_inside_the_log_at_the_event_that_they_passed(
+    filled: EventStore, position: int, id: bytes | None, found: list[str], quick: list[str]
 ) -> None:
-    checkpoint(filled, position, crc)
+    checkpoint(filled, position, id)
     assert kinds_of(filled) == found
-    assert kinds_of(filled, quick=True) == found
+    assert kinds_of(filled, quick=True) == quick
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"{}", b"x\n" * 9, b'{"format":9,"crc32":"00000000"}\n'])
+def test_a_damaged_checkpoint_is_found(filled: EventStore, content: bytes) -> None:
+    checkpoint(filled, 20, id_at(20)).write_bytes(content)
+    assert kinds_of(filled) == ["checkpoint"]
+
+
+def test_a_damaged_list_of_parked_events_is_found(filled: EventStore) -> None:
+    def fail(_: object) -> None:
+        raise RuntimeError("no")
+
+    filled.consume("a", fail, retries=0, on_failure="park", follow=False)
+    assert kinds_of(filled) == []
+    path = Path(filled.path, "subscriptions", "a.parked")
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([lines[0], lines[1][:9] + b"\n", *lines[2:]]))
+    (finding,) = filled.verify().findings
+    assert (finding.kind, finding.severity, finding.file) == (
+        "checkpoint",
+        "damage",
+        "subscriptions/a.parked",
+    )
+
+
+def test_a_checkpoint_at_a_removed_event_is_right(filled: EventStore) -> None:
+    filled.set_retention("s-0", max_count=1)
+    filled.compact()
+    checkpoint(filled, 4, id_at(4))
+    assert 4 not in [event.position for event in filled.read_all()]
+    assert kinds_of(filled) == []
+    checkpoint(filled, 4, id_at(1))
+    assert kinds_of(filled) == ["checkpoint"]
 
 
 # --- digests
