@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from evlog.engine import Capabilities
     from evlog.errors import (
         AppendTooLarge,
+        ClockError,
         CompactionRunning,
         CorruptionError,
         EventTooLarge,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
         StoreFull,
         StoreIOError,
         StoreNotFound,
+        StoreReplaced,
         StreamNotFound,
         StreamTombstoned,
         SubscriptionAhead,
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
         WrongExpectedVersion,
         ZstdNotInstalled,
     )
-    from evlog.model.appends import BatchResult
+    from evlog.model.appends import AppendResult, BatchResult
     from evlog.model.checkpoints import ParkedEvent
     from evlog.model.events import idempotency_id
     from evlog.model.filters import EventFilter
@@ -53,7 +55,6 @@ if TYPE_CHECKING:
         TornTail,
         VerifyReport,
     )
-    from evlog.model.results import AppendResult
     from evlog.subscriptions.named import ReplayResult, SubscriptionInfo
     from evlog.subscriptions.run import Subscription
 
@@ -61,7 +62,7 @@ if TYPE_CHECKING:
 _LATER = {
     "evlog._version": ("__version__",),
     "evlog.engine": ("Capabilities",),
-    "evlog.model.appends": ("BatchResult",),
+    "evlog.model.appends": ("AppendResult", "BatchResult"),
     "evlog.model.checkpoints": ("ParkedEvent",),
     "evlog.model.events": ("idempotency_id",),
     "evlog.model.filters": ("EventFilter",),
@@ -75,7 +76,6 @@ _LATER = {
         "TornTail",
         "VerifyReport",
     ),
-    "evlog.model.results": ("AppendResult",),
     "evlog.subscriptions.named": ("ReplayResult", "SubscriptionInfo"),
     "evlog.subscriptions.run": ("Subscription",),
 }
@@ -88,6 +88,7 @@ __all__ = [
     "AppendTooLarge",
     "BatchResult",
     "Capabilities",
+    "ClockError",
     "CompactionRunning",
     "CorruptionError",
     "Event",
@@ -115,6 +116,7 @@ __all__ = [
     "StoreIOError",
     "StoreInfo",
     "StoreNotFound",
+    "StoreReplaced",
     "StreamInfo",
     "StreamNotFound",
     "StreamTombstoned",

@@ -219,6 +219,18 @@ class StoreNotFound(EvlogError):
         self.path = path
 
 
+class StoreReplaced(EvlogError):
+    """Another store, or a copy of the same one, was put in the place of a store that was open."""
+
+    exit_code = EXIT_NOT_FOUND
+
+    def __init__(self, path: str) -> None:
+        super().__init__(
+            f"the store at {path} was replaced while it was open; nothing was acknowledged: open it again"
+        )
+        self.path = path
+
+
 class NotAStore(EvlogError):
     """The path holds something that is not a store; nothing in it was changed."""
 
@@ -375,6 +387,17 @@ class CompactionRunning(EvlogError):
     def __init__(self, path: str) -> None:
         super().__init__(f"{path} is being compacted by another process", "wait until that has finished")
         self.path = path
+
+
+class ClockError(EvlogError):
+    """The system clock is outside the years that an event's time can have."""
+
+    def __init__(self, time_us: int) -> None:
+        super().__init__(
+            f"the system clock is {time_us // 1_000_000} seconds from 1970, outside the years 1970 to 9999; "
+            "set the clock and try again"
+        )
+        self.time_us = time_us
 
 
 class StoreClosed(EvlogError):

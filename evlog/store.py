@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 
 from evlog.errors import InvalidArgument
-from evlog.model.appends import ANY, Expectation, check_expected
+from evlog.model.appends import ANY, Expectation, Results, check_expected, result_of
 from evlog.model.events import (
     NewEvent,
     category_of,
@@ -22,7 +22,6 @@ from evlog.model.events import (
     encode_events,
 )
 from evlog.model.filters import EventFilter
-from evlog.model.results import Results, result_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
     from evlog.engine import Capabilities, Engine, Progress
     from evlog.files.check.repair import RepairReport
     from evlog.files.check.salvage import SalvageReport
-    from evlog.model.appends import BatchResult, ExpectedVersion
+    from evlog.model.appends import AppendResult, BatchResult, ExpectedVersion
     from evlog.model.checkpoints import ParkedEvent
     from evlog.model.events import EncodedEvent, Event
     from evlog.model.reports import (
@@ -47,7 +46,6 @@ if TYPE_CHECKING:
         TornTail,
         VerifyReport,
     )
-    from evlog.model.results import AppendResult
     from evlog.subscriptions.named import ReplayResult, SubscriptionInfo
     from evlog.subscriptions.run import Subscription
 

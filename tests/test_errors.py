@@ -41,6 +41,8 @@ SAMPLES: list[tuple[EvlogError, int, dict[str, Any]]] = [
     (errors.UnsafeFile("p", "d"), 4, {"path": "p", "offset": None, "position": None, "detail": "d"}),
     (errors.StoreNotFound("p"), 5, {"path": "p"}),
     (errors.NotAStore("p", "r"), 5, {"path": "p", "reason": "r"}),
+    (errors.StoreReplaced("p"), 5, {"path": "p"}),
+    (errors.ClockError(-5), 1, {"time_us": -5}),
     (errors.StreamNotFound("s"), 5, {"stream": "s"}),
     (errors.SubscriptionNotFound("n"), 5, {"name": "n"}),
     (errors.SubscriptionBusy("n"), 6, {"name": "n"}),

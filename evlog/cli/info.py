@@ -55,8 +55,15 @@ def _readable(info: evlog.StoreInfo) -> dict[str, str]:
         "last time": _iso(info.last_time) or "none",
         "policies": f"{info.policies:,}",
         "deleted streams": f"{info.deleted_streams:,}",
+        "clock": _clock_text(info.clock_ahead_seconds),
         "compressed": f"{info.compressed_segments:,} segments, {info.saved_bytes:,} bytes less",
     }
+
+
+def _clock_text(ahead_seconds: float) -> str:
+    if ahead_seconds < 1:
+        return "not behind the last event"
+    return f"{ahead_seconds:,.0f} s behind the last event, whose time all later events get"
 
 
 def _iso(moment: datetime | None) -> str | None:

@@ -1,16 +1,22 @@
-"""One append on its way: what is to be written, what is expected of its streams, and what became of it.
+"""One append on its way: what it writes, what it expects of its streams, and its result.
 
-Pure data. An append is held in columns (a list of streams, one of ids …) rather than in rows, because a
-bulk load is then a handful of passes in C instead of a loop in Python.
+An append is held in columns (a list of streams, one of ids …) rather than in rows, because a bulk load is
+then a handful of passes in C instead of a loop in Python.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from _collections_abc import Sequence  # collections.abc would import the package collections
 
 from evlog.errors import InvalidArgument
-from evlog.model.events import EncodedEvent, make_ids
+from evlog.model.events import make_ids
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Final, overload
+    from uuid import UUID
+
+    from evlog.model.events import EncodedEvent
 
 ANY: Final = "any"
 STREAM_EXISTS: Final = "exists"
@@ -18,22 +24,39 @@ NO_STREAM: Final = 0
 ExpectedVersion = int | str
 
 
-class Expectation(NamedTuple):
+def check_expected(expected: Any) -> ExpectedVersion:
+    """Return an expected version, or raise InvalidArgument."""
+    if expected in (ANY, STREAM_EXISTS):
+        return str(expected)
+    if isinstance(expected, int) and not isinstance(expected, bool) and expected >= 0:
+        return expected
+    raise InvalidArgument(f"expected is {expected!r}; give ANY, NO_STREAM, STREAM_EXISTS or a version")
+
+
+class Expectation:
     """The version that a stream must have before the event at index `at` of the append."""
 
-    at: int
-    stream: str
-    version: ExpectedVersion
+    __slots__ = ("at", "stream", "version")
+
+    def __init__(self, at: int, stream: str, version: ExpectedVersion) -> None:
+        self.at = at
+        self.stream = stream
+        self.version = version
 
     def is_met(self, actual: int) -> bool:
-        """Whether a stream at the actual version is what was expected."""
+        """Return whether a stream at the actual version is what was expected."""
         return self.version in (ANY, actual) or (self.version == STREAM_EXISTS and actual > 0)
 
 
 class Append:
-    """One append as it was asked for."""
+    """One append as it was asked for.
 
-    __slots__ = ("events", "expectations", "has_made_ids", "stream_hashes", "streams")
+    Args:
+        skip_known: skip events whose id is known with the same content, instead of refusing an append of
+            which only a part is known.
+    """
+
+    __slots__ = ("events", "expectations", "has_made_ids", "skip_known", "stream_hashes", "streams")
 
     def __init__(
         self,
@@ -41,12 +64,15 @@ class Append:
         stream_hashes: Sequence[int],
         events: Sequence[EncodedEvent],
         expectations: Sequence[Expectation] = (),
+        *,
+        skip_known: bool = False,
     ) -> None:
         self.streams = streams
         self.stream_hashes = stream_hashes
         self.events = events
         self.expectations = expectations
-        self.has_made_ids = False  # none of its ids can have been there before
+        self.skip_known = skip_known
+        self.has_made_ids = False  # no event had an id before: a known one was written for this append
 
     @property
     def is_of_one_stream(self) -> bool:
@@ -54,7 +80,7 @@ class Append:
         return self.streams.count(self.streams[0]) == len(self.streams)
 
     def give_ids(self) -> None:
-        """Have the events without an id carry one from now on, so that the append may be tried again."""
+        """Give an id to each event without one, so that the append can be tried again."""
         missing = sum(event[1] is None for event in self.events)
         if missing:
             self.has_made_ids = missing == len(self.events)
@@ -62,7 +88,7 @@ class Append:
             self.events = [(e[0], e[1] or next(made), e[2], e[3], e[4]) for e in self.events]
 
     def result_at(self, first_position: int, first_version: int) -> BatchResult:
-        """What became of it, one stream's events in a row from there; they have their ids."""
+        """Return the result of an append to one stream whose events, all with ids, begin there."""
         count = len(self.events)
         return BatchResult(
             self.streams,
@@ -74,56 +100,57 @@ class Append:
 
 
 def join(appends: Sequence[Append]) -> Append:
-    """Several appends as one, in their order."""
+    """Return several appends as one, in their order."""
     streams: list[str] = []
     hashes: list[int] = []
     events: list[EncodedEvent] = []
     expectations: list[Expectation] = []
     for append in appends:
-        if append.expectations:
-            at = len(streams)
-            expectations += [Expectation(at + e.at, e.stream, e.version) for e in append.expectations]
+        at = len(streams)
+        expectations += [Expectation(at + e.at, e.stream, e.version) for e in append.expectations]
         streams += append.streams
         hashes += append.stream_hashes
         events += append.events
     return Append(streams, hashes, events, expectations)
 
 
-class Batch(NamedTuple):
-    """The events of one append, in columns."""
+class BatchResult:
+    """The result for each event of one append, in order. A duplicate has the place of the first time."""
 
-    streams: Sequence[str]
-    stream_hashes: Sequence[int]
-    events: Sequence[EncodedEvent]
-    ids: Sequence[bytes]
-    id_folds: Sequence[int]
+    __slots__ = ("duplicates", "ids", "positions", "streams", "versions")
 
-    def pick(self, indexes: Sequence[int]) -> Batch:
-        """The batch of only these events."""
-        return Batch._make([column[at] for at in indexes] for column in self)
-
-
-class BatchResult(NamedTuple):
-    """What became of each event of one append, in order. A duplicate has the place of the first time."""
-
-    streams: Sequence[str]
-    versions: list[int]
-    positions: list[int]
-    ids: Sequence[bytes]
-    duplicates: list[bool]
+    def __init__(
+        self,
+        streams: Sequence[str],
+        versions: list[int],
+        positions: list[int],
+        ids: Sequence[bytes],
+        duplicates: list[bool],
+    ) -> None:
+        self.streams = streams
+        self.versions = versions
+        self.positions = positions
+        self.ids = ids
+        self.duplicates = duplicates
 
     def part(self, start: int, end: int) -> BatchResult:
-        """What became of the events from `start` to `end`."""
-        return BatchResult._make([column[start:end] for column in self])
+        """Return the result for the events from `start` to `end`."""
+        return BatchResult(
+            self.streams[start:end],
+            self.versions[start:end],
+            self.positions[start:end],
+            self.ids[start:end],
+            self.duplicates[start:end],
+        )
 
     @property
     def appended(self) -> int:
-        """How many events were written."""
+        """The number of events that were written."""
         return len(self.duplicates) - self.duplicate_count
 
     @property
     def duplicate_count(self) -> int:
-        """How many were there already."""
+        """The number of events that were there already."""
         return sum(self.duplicates)
 
     @property
@@ -138,10 +165,111 @@ class BatchResult(NamedTuple):
         return next((position for position, known in pairs if not known), None)
 
 
-def check_expected(expected: Any) -> ExpectedVersion:
-    """Return an expected version, or raise InvalidArgument."""
-    if expected in (ANY, STREAM_EXISTS):
-        return str(expected)
-    if isinstance(expected, int) and not isinstance(expected, bool) and expected >= 0:
-        return expected
-    raise InvalidArgument(f"expected is {expected!r}; give ANY, NO_STREAM, STREAM_EXISTS or a version")
+class AppendResult(tuple[str, int, int, int, int, bool, tuple[bytes, ...]]):
+    """Where one append's events are, in their stream and in the log; of a duplicate, the first time's place.
+
+    Not a NamedTuple: making one costs a third of a millisecond at import.
+    """
+
+    __slots__ = ()
+
+    @property
+    def stream(self) -> str:
+        """The stream's name."""
+        return self[0]
+
+    @property
+    def first_position(self) -> int:
+        """The position of the first event."""
+        return self[1]
+
+    @property
+    def last_position(self) -> int:
+        """The position of the last event."""
+        return self[2]
+
+    @property
+    def first_version(self) -> int:
+        """The version of the first event."""
+        return self[3]
+
+    @property
+    def last_version(self) -> int:
+        """The version of the last event: what the next append may expect."""
+        return self[4]
+
+    @property
+    def duplicate(self) -> bool:
+        """Whether the events were there already, and nothing was written."""
+        return self[5]
+
+    @property
+    def id_bytes(self) -> tuple[bytes, ...]:
+        """The events' ids in order, as 16 bytes each."""
+        return self[6]
+
+    @property
+    def ids(self) -> tuple[UUID, ...]:
+        """The events' ids, in order."""
+        from uuid import UUID
+
+        return tuple(UUID(bytes=id) for id in self.id_bytes)
+
+    def __repr__(self) -> str:
+        names = ("stream", "first_position", "last_position", "first_version", "last_version", "duplicate")
+        fields = [f"{name}={value!r}" for name, value in zip(names, self[:6], strict=True)]
+        return f"AppendResult({', '.join(fields)}, ids=({', '.join(map(str, self.ids))}))"
+
+
+def result_of(batch: BatchResult, start: int, end: int) -> AppendResult:
+    """Return the result for the events from `start` to `end`, all of one stream."""
+    return AppendResult(
+        (
+            batch.streams[start],
+            batch.positions[start],
+            batch.positions[end - 1],
+            batch.versions[start],
+            batch.versions[end - 1],
+            batch.duplicates[start],
+            tuple(batch.ids[start:end]),
+        )
+    )
+
+
+class Results(Sequence[AppendResult]):
+    """The results of an append to several streams; each is made when it is asked for.
+
+    A bulk load asks for none of its million. It compares like a list.
+
+    Args:
+        ends: for each append of the call, the index behind its last event.
+    """
+
+    __slots__ = ("_batch", "_ends")
+    __hash__ = None  # type: ignore[assignment]
+
+    def __init__(self, batch: BatchResult, ends: list[int]) -> None:
+        self._batch = batch
+        self._ends = ends
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    if TYPE_CHECKING:
+
+        @overload
+        def __getitem__(self, at: int) -> AppendResult: ...
+        @overload
+        def __getitem__(self, at: slice) -> list[AppendResult]: ...
+
+    def __getitem__(self, at: int | slice) -> AppendResult | list[AppendResult]:
+        if isinstance(at, slice):
+            return [self[number] for number in range(len(self))[at]]
+        number = range(len(self))[at]
+        return result_of(self._batch, self._ends[number - 1] if number else 0, self._ends[number])
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    def __repr__(self) -> str:
+        return repr(list(self))

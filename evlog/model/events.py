@@ -251,12 +251,15 @@ def idempotency_id(key: str) -> UUID:
         raise InvalidEvent("idempotency key", "is not valid Unicode (a lone surrogate)") from None
 
 
+_MAX_ID_MS: Final = (1 << 48) - 1  # a clock outside these years is refused when the event is written
+
+
 def make_ids(count: int) -> list[bytes]:
     """New UUIDv7s (RFC 9562), as 16 bytes each: milliseconds, 12 bits below them, 62 random bits."""
     now_ns = time.time_ns()
     ms, rest_ns = divmod(now_ns, 1_000_000)
     fraction = (rest_ns << 12) // 1_000_000
-    head = ms.to_bytes(6, "big") + (0x7000 | fraction).to_bytes(2, "big")
+    head = (ms & _MAX_ID_MS).to_bytes(6, "big") + (0x7000 | fraction).to_bytes(2, "big")
     random = bytearray(os.urandom(8 * count))
     random[0::8] = random[0::8].translate(_VARIANT)
     return [head + tail for (tail,) in _TAIL.iter_unpack(random)]

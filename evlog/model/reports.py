@@ -76,7 +76,9 @@ class StoreInfo(NamedTuple):
 
     `events` counts what `read_all` gives, hidden events too; `streams` those that exist, without the deleted
     ones; `policies` the streams and categories for which something is set, deletions apart. `saved_bytes`
-    is by how much the files of the `compressed_segments` are smaller than their logs.
+    is by how much the files of the `compressed_segments` are smaller than their logs. `clock_ahead_seconds`
+    is by how much the last event's time is ahead of the clock, 0 if it is not: every later event gets that
+    time, because time never decreases.
     """
 
     path: str
@@ -94,6 +96,7 @@ class StoreInfo(NamedTuple):
     deleted_streams: int
     compressed_segments: int
     saved_bytes: int
+    clock_ahead_seconds: float = 0.0
 
 
 class PolicyInfo(NamedTuple):

@@ -87,7 +87,7 @@ def test_info_is_one_object(evlog: Evlog) -> None:
     assert list(empty) == [
         *("path", "id", "format", "events", "streams", "bytes", "segments"),
         *("first_position", "last_position", "first_time", "last_time"),
-        *("policies", "deleted_streams", "compressed_segments", "saved_bytes"),
+        *("policies", "deleted_streams", "compressed_segments", "saved_bytes", "clock_ahead_seconds"),
     ]
     assert (empty["events"], empty["first_position"], empty["last_time"]) == (0, 0, None)
     evlog("append", "a", "T")

@@ -174,7 +174,7 @@ class RecordingDisk(Disk):
                 super().remove(path)
                 self.world.record(Op("remove", self.world.relative(path)))
 
-    def drop_cache(self, file: WriteFile) -> None:
+    def drop_cache(self, file: WriteFile, offset: int = 0) -> None:
         with self.world.mutex:
             inode = self.world.inode(file.fd)
             self.world.record(Op("drop_cache", inode=inode))

@@ -16,6 +16,8 @@ from functools import partial
 from typing import NamedTuple
 
 from evlog.errors import StoreIOError
+from evlog.files.disk.file_lock import FileLock
+from evlog.files.format.paths import lock_path
 from evlog.store import EventStore
 from tests.crash.check import materialise, open_store
 from tests.crash.disk import RecordingDisk, World
@@ -102,6 +104,7 @@ def unsynced_writers() -> Recording:
             open_store(path, disk=RecordingDisk(world), sync="none") as other,
         ):
             world.note("created", 0)
+            lock = FileLock(lock_path(path), 0)
             number = 0
             written: list[int] = []
 
@@ -113,12 +116,16 @@ def unsynced_writers() -> Recording:
                 written.append(batch)
                 number += 1
 
+            def write_beside() -> None:
+                if not lock.is_held():  # a sync under the lock: of a roll, or of a tail that is looked at
+                    write()
+
             for at in range(5):
                 write(lazy)
                 write(other)
                 if at % 2:
                     write(lazy)
-                disk.during_sync = write if at < 3 else None  # not where it would wait for the lock of a roll
+                disk.during_sync = write_beside
                 before = list(written)
                 history.send(durable, [("durable", [event(200 + at)])])
                 disk.during_sync = None

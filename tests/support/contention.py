@@ -15,13 +15,19 @@ from typing import Any, Self
 from unittest import mock
 
 from evlog.files.disk.file_lock import FileLock
-from evlog.files.disk.files import Disk
+from evlog.files.disk.files import Disk, WriteFile
 from evlog.files.format.frames import FRAME_HEADER_BYTES, FRAME_MAGIC, unpack
 from evlog.files.format.headers import FILE_HEADER_BYTES
 from evlog.files.format.paths import lock_path, queue_path
-from evlog.files.write.group_commit import ANSWERS_AT, REQUESTS_AT, SLOT_BYTES, SLOTS
+from evlog.files.write.group_commit import (
+    REQUESTS_AT,
+    RESPONSES_AT,
+    SLOT_BYTES,
+    SLOTS,
+    maybe_claim_slot_locked,
+)
 from evlog.store import EventStore
-from tests.support.helpers import engine_of, small_store
+from tests.support.helpers import small_store, writer_of
 
 Job = Callable[[EventStore], Any]
 Outcome = Any
@@ -36,22 +42,22 @@ def wait_until(is_so: Callable[[], bool]) -> None:
 
 
 def waiting_requests(path: str) -> int:
-    """How many requests in the queue have no answer."""
+    """Return how many requests in the queue have no response."""
     with open(queue_path(path), "rb") as file:
         area = file.read()
     count = 0
     for slot in range(min(SLOTS, (len(area) - REQUESTS_AT) // SLOT_BYTES)):
         nonce = area[REQUESTS_AT + slot * SLOT_BYTES :][:8]
-        count += nonce != bytes(8) and nonce != area[ANSWERS_AT + slot * 32 :][:8]
+        count += nonce != bytes(8) and nonce != area[RESPONSES_AT + slot * 32 :][:8]
     return count
 
 
 class Crowd:
-    """Writers that all have a place in the queue.
+    """Writers that all have a slot of the queue.
 
     Args:
         disks: the disk of each writer.
-        many: how many requests a leader answers; with fewer it leaves all to those who asked.
+        many: with how many requests a writer leads; with fewer each appends alone.
     """
 
     def __init__(self, path: str, disks: Sequence[Disk], *, many: int = 1, **settings: Any) -> None:
@@ -60,12 +66,12 @@ class Crowd:
         settings = {"segment_events": 1 << 10, "lock_timeout": None} | settings
         self.stores = [small_store(path, disk=disk, **settings) for disk in disks]
         self._many = mock.patch("evlog.files.write.writer._MANY", many)
-        for store in self.stores:
-            writer = engine_of(store)._open_writer()
-            queue = writer._new_queue()
-            with self.lock:
-                queue.claim_slot_locked()
-            writer._free_queues.append(queue)
+        with self.lock:
+            spare = maybe_claim_slot_locked(path, disks[0])
+            assert spare is not None
+            self._spare = spare
+            for store in self.stores:
+                writer_of(store)._claim_slot_locked()
 
     def __enter__(self) -> Self:
         self._many.start()
@@ -75,16 +81,18 @@ class Crowd:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._many.stop()
+        self._spare.close()
         for store in self.stores:
             store.close()
 
     def together(self, *jobs: Job, meanwhile: Callable[[], object] = lambda: None) -> list[Outcome]:
-        """Have each writer do its job, when all of them wait; the first leads. What came of each.
+        """Have each writer do its job when all of them wait; the first one leads. Return their outcomes.
 
         Args:
             meanwhile: done while all of them wait.
         """
         outcomes: list[Any] = [None] * len(jobs)
+        blocks = threading.Event()
 
         def run(number: int) -> None:
             try:
@@ -92,17 +100,25 @@ class Crowd:
             except BaseException as error:  # noqa: BLE001 - for the test to judge
                 outcomes[number] = error
 
-        first = engine_of(self.stores[0])._open_writer()._free_queues[-1]
+        def acquire(lock: FileLock) -> WriteFile:
+            blocks.set()
+            return real_acquire(lock)
+
         threads = [threading.Thread(target=run, args=(number,)) for number in range(len(jobs))]
+        real_acquire = FileLock.acquire
         with contextlib.ExitStack() as stack:
             self.lock.acquire()
             stack.callback(self.lock.release)
-            for number, thread in enumerate(threads):
+            with mock.patch.object(FileLock, "acquire", acquire):
+                threads[0].start()
+                assert blocks.wait(20), "the first writer does not wait for the lock"
+            self._spare.lead_locked()  # the others wait for this round
+            for number, thread in enumerate(threads[1:], 2):
                 thread.start()
-                wait_until(lambda due=number + 1: waiting_requests(self.path) == due)  # type: ignore[misc]
-                if number == 0:
-                    wait_until(lambda: first._gate is not None)
+                wait_until(lambda due=number: waiting_requests(self.path) == due)  # type: ignore[misc]
             meanwhile()
+        threads[0].join(60)
+        self._spare.cancel()
         for thread in threads:
             thread.join(60)
             assert not thread.is_alive()

@@ -65,10 +65,10 @@ def forge(
         plain, body = encode_body(raws), encode(raws)
         header = FrameHeader(len(plain), len(records), 64, records[0][POSITION], 0, crc32(plain), info.tag)
         rows = bytearray(_entries(header, len(log), plain, records))
-        header = header._replace(length=len(body), body_crc=crc32(body))
+        header = header.replace(length=len(body), body_crc=crc32(body))
         change_entries(rows)
         entries += rows
-        header = change_header(header._replace(index_crc=crc32(entries)))
+        header = change_header(header.replace(index_crc=crc32(entries)))
         log += encode_frame_header(header, len(log)) + body
     times = [record[TIME] for records in frames for record in records]
     info = info._replace(
@@ -106,7 +106,7 @@ def _entries(header: FrameHeader, offset: int, body: bytes, records: list[list[A
         return derive_entries(header, offset, body)
     except ValueError:
         sound = encode_body([msgpack.packb([header.first_position, 1, "s", "T", bytes(16), 1, 0, b"", None])])
-        one = header._replace(events=1, length=len(sound), body_crc=crc32(sound))
+        one = header.replace(events=1, length=len(sound), body_crc=crc32(sound))
         return derive_entries(one, offset, sound) * len(records)
 
 

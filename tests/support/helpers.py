@@ -14,6 +14,7 @@ from evlog import Event, EventStore, NewEvent
 from evlog.files.compaction import compress as compact_compress
 from evlog.files.disk.files import DISK, Disk
 from evlog.files.engine import DirectoryEngine
+from evlog.files.write.writer import Writer
 
 Fact = tuple[int, str, int, str, bytes]
 """position, stream, version, type, data: what a test usually wants to know of an event"""
@@ -46,6 +47,11 @@ def engine_of(store: EventStore) -> DirectoryEngine:
     """The engine of a store in a directory, for a test that looks inside."""
     assert isinstance(store.engine, DirectoryEngine)
     return store.engine
+
+
+def writer_of(store: EventStore) -> Writer:
+    """Return the writer of a store in a directory."""
+    return engine_of(store)._open_writer()
 
 
 def new(number: int = 0, type: str = "T", **arguments: Any) -> NewEvent:

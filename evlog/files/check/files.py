@@ -50,7 +50,7 @@ from evlog.files.format.marks import (
 )
 from evlog.files.log.manifest import Manifest, SegmentInfo, read_manifest
 from evlog.files.log.segment import Segment, written_end
-from evlog.files.write.recovery import is_running
+from evlog.files.write.derived import is_running
 from evlog.model.reports import Finding
 
 _LOCK_SECONDS: Final = 2.0

@@ -30,14 +30,9 @@ from evlog.files.log.index import SORTED_SUFFIXES
 from evlog.files.log.log import Log, OpenParts, SealedPart
 from evlog.files.log.manifest import Manifest, SegmentInfo, read_manifest
 from evlog.files.log.segment import Segment
-from evlog.files.write.recovery import (
-    is_running,
-    recover_locked,
-    repair_offsets_locked,
-    replace_derived,
-    sync_names,
-    write_mark,
-)
+from evlog.files.write.derived import is_running, replace_derived
+from evlog.files.write.recovery import recover_locked, write_mark
+from evlog.files.write.roll import sync_names
 from evlog.model.reports import Finding, Loss, VerifyReport
 
 _DERIVED: Final = (".offsets", ".streams", ".types", ".ids")
@@ -127,8 +122,7 @@ def _mend_end_locked(store: str, lock_timeout_seconds: float | None, disk: Disk)
         offsets_file = disk.open(active.offsets_path, create=True)
         marks_lock = FileLock(paths.durable_path(store), lock_timeout_seconds, disk)
         with marks_lock as marks_file:
-            recover_locked(log, log_file, marks_file, disk)
-            repair_offsets_locked(log, offsets_file, disk)
+            recover_locked(log, log_file, offsets_file, marks_file, disk, unsynced=True)
             if os.fstat(marks_file.fd).st_size > MARKS_BYTES:
                 disk.cut(marks_file, MARKS_BYTES)
             active = log.active.segment

@@ -49,8 +49,7 @@ from evlog.files.log.crafted import refuses_crafted_content
 from evlog.files.log.index import SORTED_SUFFIXES, build_sorted
 from evlog.files.log.manifest import Manifest, SegmentInfo, replace_manifest
 from evlog.files.write.create import DEFAULT_SEGMENT_BYTES, DEFAULT_SEGMENT_EVENTS
-from evlog.files.write.recovery import sync_names
-from evlog.files.write.roll import create_segment, new_tag
+from evlog.files.write.roll import create_segment, new_tag, sync_names
 from evlog.model.events import id_text
 from evlog.model.reports import Loss
 
@@ -250,7 +249,7 @@ def _rewrite_segment(survey: Survey, out: str, disk: Disk) -> SegmentInfo | None
         times += [first[5], decode_record(records[-1])[5]]
         frame = FrameHeader(len(body), len(records), end, first[0], 0, crc32(body), info.tag)
         rows = derive_entries(frame, end, body)
-        frame = frame._replace(index_crc=crc32(rows, crc32(entries)))
+        frame = frame.replace(index_crc=crc32(rows, crc32(entries)))
         disk.write_at(file, encode_frame_header(frame, end) + body, end)
         entries += rows
         end += FRAME_HEADER_BYTES + len(body)

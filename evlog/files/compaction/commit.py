@@ -24,7 +24,7 @@ from evlog.files.format.headers import KIND_STREAMS
 from evlog.files.format.paths import SegmentFile
 from evlog.files.log.log import Log, SealedPart
 from evlog.files.log.manifest import Manifest, SegmentInfo, replace_manifest
-from evlog.files.write.recovery import sync_names
+from evlog.files.write.roll import sync_names
 from evlog.files.write.writer import Writer
 from evlog.model.events import JSON_CODE, SYSTEM_PREFIX, Record, category_of
 from evlog.model.filters import EventFilter

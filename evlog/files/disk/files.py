@@ -296,10 +296,13 @@ class Disk:
         finally:
             self.close(file)
 
-    def drop_cache(self, file: WriteFile) -> None:
-        """Ask that later reads of the file come from the device, not from memory; a hint, no promise."""
+    def drop_cache(self, file: WriteFile, offset: int = 0) -> None:
+        """Ask that later reads from the offset on come from the device, not from memory; a hint, no promise.
+
+        Data that is not synced stays in memory.
+        """
         if hasattr(os, "posix_fadvise"):
-            os.posix_fadvise(file.fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            os.posix_fadvise(file.fd, offset - offset % mmap.PAGESIZE, 0, os.POSIX_FADV_DONTNEED)
 
 
 DISK: Final = Disk()

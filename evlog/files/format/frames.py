@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import repeat
 from struct import Struct
-from typing import Final, NamedTuple
 from zlib import crc32
 
 import msgpack
 
 from evlog.files.format.headers import FormatFault
-from evlog.model.events import EncodedEvent, Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Final
+
+    from evlog.model.events import EncodedEvent, Record
 
 _U32: Final = Struct("<I")
 _U64: Final = Struct("<Q")
 FRAME_HEADER_BYTES: Final = 40
-ROOM_BYTES: Final = 1 << 16  # a log is lengthened with zeros to a multiple of this
+PREALLOCATION_BYTES: Final = 1 << 16  # a log is lengthened with zeros to a multiple of this
 MAX_BODY_BYTES: Final = 1 << 30
 MAX_LOG_BYTES: Final = (1 << 32) - 1
 MAX_VERSION: Final = (1 << 32) - 1
@@ -39,16 +43,39 @@ NOT_RECORDS: Final = (
 )
 
 
-class FrameHeader(NamedTuple):
+class FrameHeader:
     """The 40 bytes before a frame's body."""
 
-    length: int
-    events: int
-    durable: int
-    first_position: int
-    index_crc: int
-    body_crc: int
-    tag: int
+    __slots__ = ("body_crc", "durable", "events", "first_position", "index_crc", "length", "tag")
+
+    def __init__(
+        self,
+        length: int,
+        events: int,
+        durable: int,
+        first_position: int,
+        index_crc: int,
+        body_crc: int,
+        tag: int,
+    ) -> None:
+        self.length = length
+        self.events = events
+        self.durable = durable
+        self.first_position = first_position
+        self.index_crc = index_crc
+        self.body_crc = body_crc
+        self.tag = tag
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, FrameHeader) and encode_frame_header(self, 0) == encode_frame_header(
+            other, 0
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def replace(self, **changes: int) -> FrameHeader:
+        """Return the header with other values in the named fields."""
+        return FrameHeader(**{name: changes.get(name, getattr(self, name)) for name in self.__slots__})
 
 
 def encode_records(
@@ -86,19 +113,21 @@ def array_head(count: int) -> bytes:
 
 def encode_frame_header(header: FrameHeader, offset: int) -> bytes:
     """The 40 bytes before a body, for a frame at the file offset."""
-    length, events, durable, first_position, index_crc, body_crc, tag = header
-    raw = _FRAME_FIELDS.pack(FRAME_MAGIC, length, events, durable, first_position, index_crc, body_crc, tag)
+    h = header
+    raw = _FRAME_FIELDS.pack(
+        FRAME_MAGIC, h.length, h.events, h.durable, h.first_position, h.index_crc, h.body_crc, h.tag
+    )
     return raw + _U32.pack(crc32(raw, crc32(_U64.pack(offset))))
 
 
-def room_behind(end: int, frame_bytes: int, segment_bytes: int) -> int:
-    """How many zeros are written behind a frame that lengthens the log up to `end`.
+def preallocation_after(end: int, frame_bytes: int, segment_bytes: int) -> int:
+    """Return how many zeros to write after a frame that lengthens the log up to `end`.
 
-    None behind a large frame: whoever writes those gains little, and would write all bytes twice.
+    None after a large frame: its writer would gain little, and all bytes would be written twice.
     """
-    if frame_bytes > ROOM_BYTES // 2:
+    if frame_bytes > PREALLOCATION_BYTES // 2:
         return 0
-    return max(0, min(-(-end // ROOM_BYTES) * ROOM_BYTES, segment_bytes) - end)
+    return max(0, min(-(-end // PREALLOCATION_BYTES) * PREALLOCATION_BYTES, segment_bytes) - end)
 
 
 def decode_frame_header(raw: bytes | memoryview, at: int, offset: int, tag: int) -> FrameHeader:

@@ -1,10 +1,34 @@
-"""The marks in the file `durable`."""
+"""The file `durable`: how far the active log is written and synced, and whether a sync of it failed.
+
+It holds four marks of 40 bytes, each zeros where nothing is known. It is never synced: a missing, damaged or
+old mark is safe, because it only understates.
+
+     0  written       how far the active log is written, for the next writer
+    40  acknowledged  how far writers with sync="none" have acknowledged it
+    80  durable       how far it is synced
+   120  suspect       a write or sync failed here: read the tail back from the device
+
+A mark:
+
+offset  size  field
+     0     4  magic  "evWR", "evAK", "evDU" or "evSU"
+     4     4  tag of the segment
+     8     4  offset, the end of a frame
+    12     4  events up to there             (written; else 0)
+    16     4  CRC of their .offsets entries  (written; else 0)
+    20     8  time of the last of them, µs   (written; else 0)
+    28     8  zero
+    36     4  CRC of bytes 0..35
+"""
 
 from __future__ import annotations
 
 from struct import Struct
-from typing import Final, NamedTuple
 from zlib import crc32
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 _U32: Final = Struct("<I")
 MARK_BYTES: Final = 40
@@ -17,26 +41,39 @@ MARK_AT: Final = {WRITTEN_MAGIC: 0, ACKNOWLEDGED_MAGIC: 40, DURABLE_MAGIC: 80, S
 NO_MARK: Final = bytes(MARK_BYTES)
 _MARK: Final = Struct("<4sIIIIQ8xI")
 _MARK_FIELDS: Final = Struct("<4sIIIIQ8x")
-MARK_PLACE: Final = Struct("<4sII")  # magic, tag and offset of a mark, for who need not check it
+MARK_PLACE: Final = Struct("<4sII")  # magic, tag and offset, for a reader that need not check the CRC
 
 
-class Mark(NamedTuple):
-    """How far a log is written or synced; from `events` on only of a mark that says how far it is written."""
+class Mark:
+    """How far a log is written or synced; only a mark of what is written has the fields after `offset`."""
 
-    tag: int
-    offset: int
-    events: int = 0
-    index_crc: int = 0
-    time_us: int = 0
+    __slots__ = ("events", "index_crc", "offset", "tag", "time_us")
+
+    def __init__(self, tag: int, offset: int, events: int = 0, index_crc: int = 0, time_us: int = 0) -> None:
+        self.tag = tag
+        self.offset = offset
+        self.events = events
+        self.index_crc = index_crc
+        self.time_us = time_us
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Mark) and encode_mark(b"", self) == encode_mark(b"", other)
+
+    __hash__ = None  # type: ignore[assignment]
 
 
-class Marks(NamedTuple):
+class Marks:
     """What `durable` says of one segment; None where nothing is known."""
 
-    written: Mark | None
-    acknowledged: Mark | None
-    durable: Mark | None
-    suspect: Mark | None
+    __slots__ = ("acknowledged", "durable", "suspect", "written")
+
+    def __init__(
+        self, written: Mark | None, acknowledged: Mark | None, durable: Mark | None, suspect: Mark | None
+    ) -> None:
+        self.written: Mark | None = written
+        self.acknowledged: Mark | None = acknowledged
+        self.durable: Mark | None = durable
+        self.suspect: Mark | None = suspect
 
     @property
     def durable_offset(self) -> int:
@@ -50,13 +87,13 @@ class Marks(NamedTuple):
 
 
 def encode_mark(magic: bytes, mark: Mark) -> bytes:
-    """The 40 bytes of a mark in the file `durable`."""
-    raw = _MARK_FIELDS.pack(magic, *mark)
+    """Return the 40 bytes of a mark."""
+    raw = _MARK_FIELDS.pack(magic, mark.tag, mark.offset, mark.events, mark.index_crc, mark.time_us)
     return raw + _U32.pack(crc32(raw))
 
 
 def maybe_decode_mark(magic: bytes, raw: bytes) -> Mark | None:
-    """The mark, or None where there is none or it is damaged: then nothing is known, which is always safe."""
+    """Return the mark, or None where there is none or it is damaged."""
     if len(raw) != MARK_BYTES:
         return None
     found, tag, offset, events, index_crc, time_us, crc = _MARK.unpack(raw)
@@ -66,6 +103,6 @@ def maybe_decode_mark(magic: bytes, raw: bytes) -> Mark | None:
 
 
 def decode_marks(raw: bytes, tag: int) -> Marks:
-    """What the content of `durable` says of the segment with the tag."""
+    """Return what the content of `durable` says of the segment with the tag."""
     marks = [maybe_decode_mark(magic, raw[at : at + MARK_BYTES]) for magic, at in MARK_AT.items()]
-    return Marks._make(mark if mark is not None and mark.tag == tag else None for mark in marks)
+    return Marks(*[mark if mark is not None and mark.tag == tag else None for mark in marks])

@@ -9,6 +9,7 @@ never mapped, because a writer may cut it.
 
 from __future__ import annotations
 
+import os
 from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Final
@@ -162,6 +163,11 @@ class ActiveSegment(Segment):
             self._last_at = self._frame_offset(mark.events - 1)
         return (self.count, self.end, self.index_crc) == (mark.events, mark.offset, mark.index_crc)
 
+    def is_file(self, device: int, inode: int) -> bool:
+        """Return whether the log that was opened is this file: a copy of the store may be in its place."""
+        status = os.fstat(self._log.fd)
+        return (status.st_dev, status.st_ino) == (device, inode)
+
     def sync(self, disk: Disk) -> None:
         """Return when the log as it is now is on the device, for a reader who will not wait for a writer.
 
@@ -172,13 +178,12 @@ class ActiveSegment(Segment):
 
     def extend(self, rows: bytes, header: FrameHeader, *, on_disk: bool) -> None:
         """Take in a frame that this process has just written at `end`, with its entries."""
-        length, events, durable, _, index_crc, _, _ = header
         self._last_at = self.end
         self.entries += rows
-        self.count += events
-        self.end += FRAME_HEADER_BYTES + length
-        self.index_crc = index_crc
-        self.durable = durable
+        self.count += header.events
+        self.end += FRAME_HEADER_BYTES + header.length
+        self.index_crc = header.index_crc
+        self.durable = header.durable
         if on_disk:
             self.entries_on_disk = self.count
 

@@ -1,353 +1,323 @@
-"""The queue of waiting writers: whoever gets the writers' lock next appends for all of them, with one sync.
+"""Group commit between processes: a writer that has the writers' lock appends for those that wait for it.
 
-This is group commit as LevelDB's and RocksDB's writers do it between threads, here between processes. Without
-it each of many writers pays for a turn of its own: a wake-up, cold caches, a write, a mark, a sync.
+Without it each of many writers pays for a turn of its own: a wake-up, cold caches, a write, a mark, a sync.
+This is what LevelDB's and RocksDB's writers do between threads.
 
-*queue* is a file for the moment: nothing in it outlives the processes that wrote it, and it may be removed
-while none of them runs.
+1. A writer that finds the lock taken writes a request into its slot of the file `queue`, reads the number of
+   the current round, and waits until that round ends.
+2. The writer that has the lock leads. It locks a round and makes it the current one. Then, for each round, it
+   locks the next one and makes that current, reads the requests, appends them as one frame, syncs, writes the
+   responses, and unlocks the round before. It goes on while many requests wait, up to a limit.
+3. A waiter that wakes without a response tries the lock; it leads then, or waits for another round. After a
+   few rounds, or a few tries where no round is locked, it waits for the lock like any writer.
+4. A round is a lock on a byte, and only the writer that has the writers' lock holds it. So a waiter that is
+   suspended delays no other, and a leader that dies frees its rounds with the lock. A round's number is used
+   once: a waiter that wakes late must not wait for a later leader.
+5. A waiter without a response appends for itself, with the same ids: what a leader wrote before it died is
+   found, and not written twice.
+6. The queue is optional. Where it fails, or the system has no such locks, every writer waits for the lock.
+
+`queue` outlives no process that uses it, and may be removed while none runs:
 
     offset          size
-         0             8  magic "evQUEUE1"
-         8             8  turn: number of the gate of the last leader
-        64      256 x 32  answers: u64 nonce, u64 first position, u32 first version, u32 requests answered
-                          together, u32 zero, u32 CRC of those 28 bytes
-    12,288   256 x 2,048  requests: u64 nonce (0: none), u32 length, u32 CRC of these two and of that
-                          many bytes behind it: a msgpack array [stream, expected version or nil, last
-                          known position and version of the stream, events]
+         0             8  magic "evQUEUE2"
+         8             8  number of the current round
+        64      256 x 32  responses
+    12,288   256 x 2,048  requests
 
-A slot (an answer and a request) belongs to one place of an open writer, which holds a lock on a byte that
-stands for it: what a dead one left is nobody's. A request waits as long as its nonce, used once, is not in
-its slot's answer. Who finds the writers' lock taken
+A response: u64 nonce, u64 first position, u32 first version, u32 requests answered together, u32 zero, u32
+CRC of those 28 bytes. Position 0 means: append for yourself. A request: u64 nonce (0: none), u32 length, u32
+CRC of these two and of the payload behind them, a msgpack array [stream, expected version or nil, events]. A
+request waits as long as its nonce is not that of the response beside it. A slot belongs to one open file,
+which holds a lock on a byte for it: a request in a slot without a lock is of a process that died.
 
-    1. writes its request, reads the turn, and tries to lock the next gate;
-    2. if it gets that gate, it leads next: it waits for the writers' lock, notes its gate as the turn, reads
-       the requests, appends for all, syncs, writes the answers, opens its gate and the writers' lock;
-    3. if not, it waits until that gate opens, and finds its answer;
-    4. or none: then it waits for the writers' lock as if there were no queue, and leads once it has that.
-
-So there is one who leads, one who leads next, and all others wait for the latter. A gate opens once: were it
-locked again by one who leads later, who is slow to wake would wait for that one, too. Nothing that must hold
-depends on gates: only who has the writers' lock takes requests and answers them, and answers are written
-after the sync. A leader that dies lets go of gate and lock, and those whom it has not answered append for
-themselves. Their events carry ids by then, so what the dead one had written is found, not written twice.
-
-Rejected: handing the lock from one waiter to the next (each wake-up then delays all who are behind it: half
-the throughput), named pipes to wake those who were served (a backup does not expect them in a directory, and
-a leader that dies wakes nobody), a mapped file (whoever cuts it would kill all who have it mapped).
-
-This module carries requests and answers; it knows nothing of segments.
+Rejected: handing the lock from one waiter to the next (half the throughput: each wake-up delays all behind
+it), a round that a waiter locks (it delays all when it is suspended), named pipes (a backup does not expect
+them in a directory), a mapped file (truncating it kills the processes that have it mapped).
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterable, Sequence
 from struct import Struct
-from typing import Final, NamedTuple
 from zlib import crc32
 
 import msgpack
 
-from evlog.errors import EvlogError, StoreIOError
-from evlog.files.disk import range_lock as byte_locks
-from evlog.files.disk.files import Disk, WriteFile, end_of, read_back, read_back_into
+from evlog.errors import EvlogError
+from evlog.files.disk import range_lock
+from evlog.files.disk.files import end_of, read_back, read_back_into
 from evlog.files.disk.range_lock import ByteLock, NoByteLocks
 from evlog.files.format import paths
-from evlog.files.format.frames import unpack
-from evlog.model.appends import ExpectedVersion
-from evlog.model.events import EncodedEvent
+from evlog.files.format.frames import NOT_RECORDS, unpack
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from typing import Final
+
+    from evlog.files.disk.files import Disk, WriteFile
+    from evlog.model.appends import ExpectedVersion
+    from evlog.model.events import EncodedEvent
 
 SLOTS: Final = 256
-ANSWERS_AT: Final = 64
-REQUESTS_AT: Final = 12288
 SLOT_BYTES: Final = 2048
+RESPONSES_AT: Final = 64
+REQUESTS_AT: Final = 12288
 
-_MAGIC: Final = b"evQUEUE1"
-_TURN_AT: Final = 8
-_TURN: Final = Struct("<Q")
-_ANSWER: Final = Struct("<QQII4xI")
-_ANSWER_FIELDS: Final = Struct("<QQII4x")
+_MAGIC: Final = b"evQUEUE2"
+_ROUND_AT: Final = 8
+_U64: Final = Struct("<Q")
+_RESPONSE: Final = Struct("<QQII4xI")
+_RESPONSE_FIELDS: Final = Struct("<QQII4x")
 _REQUEST: Final = Struct("<QII")
 _REQUEST_FIELDS: Final = Struct("<QI")
 _MAX_PAYLOAD: Final = SLOT_BYTES - _REQUEST.size
 _ID_BYTES: Final = 16
-_ANSWER_WORDS: Final = range(ANSWERS_AT // 8, REQUESTS_AT // 8, _ANSWER.size // 8)
-_REQUEST_WORDS: Final = range(REQUESTS_AT // 8, (REQUESTS_AT + SLOTS * SLOT_BYTES) // 8, SLOT_BYTES // 8)
-_U32: Final = Struct("<I")
-_U64: Final = 1 << 64
+_RESPONSE_NONCES: Final = range(RESPONSES_AT // 8, REQUESTS_AT // 8, _RESPONSE.size // 8)
+_REQUEST_NONCES: Final = range(REQUESTS_AT // 8, (REQUESTS_AT + SLOTS * SLOT_BYTES) // 8, SLOT_BYTES // 8)
 
-# Bytes that stand for gates and slots: beyond the file, so that no lock is ever taken for data.
-GATES_AT: Final = 1 << 40
-_GATES: Final = 1 << 32
+# Bytes that stand for rounds and slots: beyond the file, so no lock is ever taken for data.
+_ROUNDS_AT: Final = 1 << 40
+_ROUNDS: Final = 1 << 32
 _SLOT_LOCKS_AT: Final = 1 << 41
 
-
-# What a queue is done without for: its file fails, is cut by somebody, or can have no locks on bytes.
+# Errors after which the queue is not used any more.
 _FAILURES: Final = (EvlogError, NoByteLocks)
 
 
-class Answer(NamedTuple):
-    """Where the events of a request stand, one behind the other: they are durable."""
+class Response:
+    """Where the events of a request are, one after the other; they are durable."""
 
-    first_position: int
-    first_version: int
-    together: int
-    """how many requests were answered at the same time"""
+    __slots__ = ("first_position", "first_version", "together")
+
+    def __init__(self, first_position: int, first_version: int, together: int) -> None:
+        self.first_position = first_position
+        self.first_version = first_version
+        self.together = together  # how many requests were answered at the same time
 
 
-class Request(NamedTuple):
+class Request:
     """An append that another writer waits for."""
 
-    slot: int
-    nonce: int
-    stream: str
-    expected: ExpectedVersion | None
-    last_position: int
-    last_version: int
-    events: list[EncodedEvent]
+    __slots__ = ("events", "expected", "nonce", "slot", "stream")
 
-
-class _Place:
-    """An open queue with a slot in it."""
-
-    def __init__(self, file: WriteFile, slot: int) -> None:
-        self.file = file
+    def __init__(
+        self,
+        slot: int,
+        nonce: int,
+        stream: str,
+        expected: ExpectedVersion | None,
+        events: Sequence[EncodedEvent],
+    ) -> None:
         self.slot = slot
-        self.nonce = int.from_bytes(os.urandom(8), "little")
-        self.answer_at = ANSWERS_AT + slot * _ANSWER.size
-        self.request_at = REQUESTS_AT + slot * SLOT_BYTES
-        self.pack = msgpack.Packer(buf_size=SLOT_BYTES).pack  # threads cannot share msgpack's in pure Python
-        self._owners: dict[int, ByteLock] = {}
-        self.area = bytearray(REQUESTS_AT + SLOTS * SLOT_BYTES)  # takes no memory before it is written to
-
-    def is_alive(self, slot: int) -> bool:
-        """Whether another has the slot."""
-        owner = self._owners.get(slot)
-        if owner is None:
-            owner = self._owners[slot] = ByteLock(self.file.fd, _SLOT_LOCKS_AT + slot)
-        return owner.is_taken()
+        self.nonce = nonce
+        self.stream = stream
+        self.expected = expected
+        self.events = events
 
 
-class CommitQueue:
-    """A place in the queue, for one thread at a time.
+class Slot:
+    """One slot of the queue, for one thread at a time."""
 
-    It is a help, no more: where it cannot be had or fails, every writer waits for the lock.
-    """
-
-    def __init__(self, store: str, disk: Disk) -> None:
-        self._path = paths.queue_path(store)
+    def __init__(self, file: WriteFile, number: int, disk: Disk) -> None:
+        self._file = file
         self._disk = disk
-        self._place: _Place | None = None
-        self._waits = 0
-        self._turn = 0  # number of the gate that is locked by this writer
-        self._gate: ByteLock | None = None
-        self._asking = False  # a request stands there that nobody may have answered
-        self.leads = False
-        """Whether this writer, once it has the lock, takes its turn for all who wait."""
+        self._number = number
+        self._nonce = int.from_bytes(os.urandom(8), "little")
+        self._response_at = RESPONSES_AT + number * _RESPONSE.size
+        self._request_at = REQUESTS_AT + number * SLOT_BYTES
+        self._pack = msgpack.Packer(buf_size=SLOT_BYTES).pack  # threads cannot share msgpack's in pure Python
+        self._owners: dict[int, ByteLock] = {}
+        self._area = bytearray(REQUESTS_AT + SLOTS * SLOT_BYTES)  # takes no memory before it is written to
+        self._rounds: list[ByteLock] = []  # that this writer has locked, oldest first
+        self._requested = False  # a request is in the slot that may have no response
+        self.failed = False
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether a request is in the slot that may still be answered."""
+        return self._requested
 
     # --- waiting
 
-    def ask(
-        self,
-        stream: str,
-        expected: ExpectedVersion | None,
-        last: tuple[int, int],
-        events: Sequence[EncodedEvent],
-    ) -> Answer | None:
-        """Wait for another writer to append the events of one append, every one of them with an id.
+    @staticmethod
+    def may_fit(events: Sequence[EncodedEvent]) -> bool:
+        """Return whether a request with the events may be short enough; without packing it."""
+        if len(events) * _ID_BYTES > _MAX_PAYLOAD:
+            return False
+        sizes = (_ID_BYTES + len(data) + len(metadata or b"") for *_, data, metadata in events)
+        return sum(sizes) <= _MAX_PAYLOAD
 
-        Args:
-            last: position and version of the last event of the stream that this writer knows of, or zeros:
-                whoever has the lock finds the stream's version sooner by it.
-
-        Returns:
-            Where they stand; or None: then the caller waits for the writers' lock, and has to call
-            `find_answer_locked` and `take_turn_locked` once it has that, or else `withdraw`.
-        """
-        place = self._place
-        if place is None:
-            self._waits += 1
-            return None
+    def submit(self, stream: str, expected: ExpectedVersion | None, events: Sequence[EncodedEvent]) -> bool:
+        """Write a request for one append, whose events all have ids; return whether that was possible."""
         try:
-            payload = place.pack((stream, expected, *last, events))
+            payload = self._pack((stream, expected, events))
         except (OverflowError, TypeError, ValueError):
-            return None  # an append without help says what is wrong with it
+            return False  # the append without the queue says what is wrong with it
         if len(payload) > _MAX_PAYLOAD:
-            return None
-        place.nonce = nonce = (place.nonce + 1) % _U64 or 1
+            return False
+        self._nonce = nonce = (self._nonce + 1) % (1 << 64) or 1
         try:
-            self._asking = self.leads = True
+            self._requested = True
             request = _REQUEST.pack(nonce, len(payload), _crc_of(nonce, payload)) + payload
-            self._disk.write_at(place.file, request, place.request_at)
-            turn = (_TURN.unpack(_read(place.file, _TURN.size, _TURN_AT))[0] + 1) % _GATES
-            gate = ByteLock(place.file.fd, GATES_AT + turn)
-            self._gate, self._turn = gate, turn  # before it is locked: an interrupt must not leave it so
-            if gate.try_acquire():
-                return None
-            self._gate = None
-            gate.wait()
-            answer = self._look(place)
-            self.leads = answer is None
-            return answer
+            self._disk.write_at(self._file, request, self._request_at)
         except _FAILURES:
-            self.leave()
-            return None
-        except BaseException:
-            self.withdraw()
-            raise
+            self.failed = True
+        return not self.failed
 
-    def withdraw(self) -> None:
-        """Take the request back, unless a leader has it already, and give up the turn."""
-        place = self._place
-        self.leads = False
-        if place is not None and self._asking:
-            try:
-                self._disk.write_at(place.file, bytes(_REQUEST.size), place.request_at)
-                self._asking = False
-            except EvlogError:
-                self.leave()  # which leaves it to nobody
-        self._open_gate()
-
-    def _look(self, place: _Place) -> Answer | None:
-        """The answer, if it is one to this writer's request and not that it must append for itself."""
-        raw = _read(place.file, _ANSWER.size, place.answer_at)
-        nonce, position, version, together, crc = _ANSWER.unpack(raw)
-        if nonce != place.nonce or crc != crc32(raw[: _ANSWER_FIELDS.size]):
-            return None
-        self._asking = False
-        return Answer(position, version, together) if position else None
-
-    def _open_gate(self) -> None:
+    def wait_for_round(self) -> bool:
+        """Wait until the current round ends; return False at once if no writer leads."""
         try:
-            if self._gate is not None:
-                self._gate.release()
-                self._gate = None
-        except NoByteLocks:
-            self.leave()
+            lock = ByteLock(self._file.fd, _ROUNDS_AT + self._current_round())
+            if not lock.is_taken():
+                return False
+            lock.wait()
+        except _FAILURES:
+            self.failed = True
+        return not self.failed
+
+    def maybe_response(self) -> Response | None:
+        """Return where the request's events are; None if there is no response, or it says to append alone."""
+        if not self._requested:
+            return None
+        try:
+            raw = _read(self._file, _RESPONSE.size, self._response_at)
+        except _FAILURES:
+            self.failed = True
+            return None
+        nonce, position, version, together, crc = _RESPONSE.unpack(raw)
+        if nonce != self._nonce or crc != crc32(raw[: _RESPONSE_FIELDS.size]):
+            return None
+        self._requested = False
+        return Response(position, version, together) if position else None
+
+    def cancel(self) -> None:
+        """Take the request back, unless a leader has read it already, and end all rounds."""
+        try:
+            if self._requested:
+                self._disk.write_at(self._file, bytes(_REQUEST.size), self._request_at)
+                self._requested = False
+            while self._rounds:
+                self._rounds[-1].release()
+                self._rounds.pop()
+        except _FAILURES:
+            self.failed = True
 
     # --- leading
 
-    def find_answer_locked(self) -> Answer | None:
-        """The answer that came while this writer waited for the lock, if one did."""
-        place = self._place
-        if place is None:
-            return None
-        try:
-            return self._look(place)
-        except _FAILURES:
-            self.leave()
-            return None
+    def lead_locked(self) -> None:
+        """Begin to lead, so that others wait for the first round; the writers' lock is held.
 
-    def take_turn_locked(self) -> list[Request]:
-        """The requests of those who wait.
-
-        The caller answers them, by `answer_locked`, or gives its turn up by `withdraw`.
+        `cancel` ends it.
         """
-        place = self._place
-        if place is None:
-            return []
         try:
-            if self._gate is not None:  # before the requests are read: who comes later goes to the next gate
-                self._disk.write_at(place.file, _TURN.pack(self._turn), _TURN_AT)
-            length = read_back_into(place.file, place.area, 0)
-            return self._waiting(place, length)
+            self._begin_round()
         except _FAILURES:
-            self.leave()
+            self.failed = True
+
+    def take_requests_locked(self) -> list[Request]:
+        """Begin the next round and return the requests that came before it. `respond_locked` answers them."""
+        try:
+            self._begin_round()
+            return self._waiting(read_back_into(self._file, self._area, 0))
+        except _FAILURES:
+            self.failed = True
             return []
 
-    def answer_locked(self, answers: Iterable[tuple[Request, Answer | None]]) -> None:
-        """Tell those who wait where their events stand, durable; None tells one to append for itself.
+    def respond_locked(self, responses: Iterable[tuple[Request, Response | None]]) -> None:
+        """Tell the waiters where their events are, durable, and end the round that they wait for.
 
-        Their gate opens, and the caller's own request is done with.
+        None tells a waiter to append for itself.
         """
-        place = self._place
-        if place is not None:
-            told = [(place.slot, place.nonce, None), *((r.slot, r.nonce, answer) for r, answer in answers)]
-            for slot, nonce, answer in told:
-                fields = _ANSWER_FIELDS.pack(nonce, *(answer or (0, 0, 0)))
-                at = ANSWERS_AT + slot * _ANSWER.size
-                place.area[at : at + _ANSWER.size] = fields + _U32.pack(crc32(fields))
-            end = ANSWERS_AT + (max(told)[0] + 1) * _ANSWER.size
-            try:
-                self._disk.write_at(place.file, bytes(place.area[ANSWERS_AT:end]), ANSWERS_AT)
-                self._asking = False
-            except EvlogError:
-                self.leave()
-        self.leads = False
-        self._open_gate()  # before the writers' lock is given back: so more come in time for the next turn
+        try:
+            last = 0
+            for request, response in responses:
+                r = response or Response(0, 0, 0)
+                fields = _RESPONSE_FIELDS.pack(request.nonce, r.first_position, r.first_version, r.together)
+                at = RESPONSES_AT + request.slot * _RESPONSE.size
+                self._area[at : at + _RESPONSE.size] = fields + crc32(fields).to_bytes(4, "little")
+                last = max(last, at + _RESPONSE.size)
+            if last:
+                self._disk.write_at(self._file, bytes(self._area[RESPONSES_AT:last]), RESPONSES_AT)
+            self._rounds[0].release()
+            del self._rounds[0]
+        except _FAILURES:
+            self.failed = True
 
-    def _waiting(self, place: _Place, length: int) -> list[Request]:
+    def _begin_round(self) -> None:
+        number = (self._current_round() + 1) % _ROUNDS
+        lock = ByteLock(self._file.fd, _ROUNDS_AT + number)
+        self._rounds.append(lock)  # before it is locked: an interrupt must not leave it locked
+        lock.try_acquire()  # it fails only if the file was changed by others; nobody waits for it then
+        self._disk.write_at(self._file, _U64.pack(number), _ROUND_AT)
+
+    def _current_round(self) -> int:
+        number: int = _U64.unpack(_read(self._file, _U64.size, _ROUND_AT))[0]
+        return number % _ROUNDS
+
+    def _waiting(self, length: int) -> list[Request]:
         requests = []
-        with memoryview(place.area) as raw, raw.cast("Q") as words:
-            slots = range(min((length - REQUESTS_AT) // SLOT_BYTES, SLOTS))
-            for slot in slots:
-                nonce = words[_REQUEST_WORDS[slot]]
-                if nonce and nonce != words[_ANSWER_WORDS[slot]] and slot != place.slot:
-                    request = self._decode(place, slot)
+        with memoryview(self._area) as raw, raw.cast("Q") as words:
+            for slot in range(min((length - REQUESTS_AT) // SLOT_BYTES, SLOTS)):
+                nonce = words[_REQUEST_NONCES[slot]]
+                if nonce and nonce != words[_RESPONSE_NONCES[slot]] and slot != self._number:
+                    request = self._maybe_decode(slot)
                     if request is not None:
                         requests.append(request)
         return requests
 
-    def _decode(self, place: _Place, slot: int) -> Request | None:
-        """A request, if it is whole and whoever wrote it is alive."""
+    def _maybe_decode(self, slot: int) -> Request | None:
+        """Return a request, if it is whole and its writer is alive."""
         at = REQUESTS_AT + slot * SLOT_BYTES
-        nonce, length, crc = _REQUEST.unpack_from(place.area, at)
+        nonce, length, crc = _REQUEST.unpack_from(self._area, at)
         at += _REQUEST.size
-        payload = bytes(place.area[at : at + min(length, _MAX_PAYLOAD)])
-        if len(payload) != length or _crc_of(nonce, payload) != crc or not place.is_alive(slot):
+        payload = bytes(self._area[at : at + min(length, _MAX_PAYLOAD)])
+        if len(payload) != length or _crc_of(nonce, payload) != crc:
             return None
-        stream, expected, last_position, last_version, events = unpack(payload, use_list=False)
-        return Request(slot, nonce, stream, expected, last_position, last_version, events)
+        owner = self._owners.get(slot)
+        if owner is None:
+            owner = self._owners[slot] = ByteLock(self._file.fd, _SLOT_LOCKS_AT + slot)
+        if not owner.is_taken():
+            return None
+        try:
+            stream, expected, events = unpack(payload, use_list=False)
+        except NOT_RECORDS:
+            return None
+        return Request(slot, nonce, stream, expected, events)
 
-    # --- having a slot
-
-    def wants_slot(self) -> bool:
-        """Whether this writer has waited, so that it is worth its while to have a slot."""
-        return self._waits > 0 and self._place is None and byte_locks.AVAILABLE
-
-    def claim_slot_locked(self) -> None:
-        """Take a free slot; whoever gets none goes on without."""
-        self._waits = -(1 << 62)
-        with contextlib.suppress(*_FAILURES):
-            file = self._disk.open(self._path, create=True)
-            if not end_of(file):
-                self._disk.write_at(file, _MAGIC + bytes(REQUESTS_AT - len(_MAGIC)), 0)
-            if read_back(file, len(_MAGIC), 0) != _MAGIC:
-                return
-            for slot in range(SLOTS):
-                if ByteLock(
-                    file.fd, _SLOT_LOCKS_AT + slot
-                ).try_acquire():  # which the open file has from now on
-                    # Before the writers' lock is given back: a dead writer's request must not seem alive.
-                    self._disk.write_at(file, bytes(SLOT_BYTES), REQUESTS_AT + slot * SLOT_BYTES)
-                    self._place = _Place(file, slot)
-                    return
-
-    def leave(self) -> None:
-        """Leave the queue; the slot and the gate become free."""
-        place, self._place = self._place, None
-        self._gate = None
-        self._asking = self.leads = False
-        if place is not None:
-            self._disk.close(place.file)
+    def close(self) -> None:
+        """Leave the queue; the slot and the rounds become free."""
+        self._disk.close(self._file)
 
 
-def may_fit(events: Sequence[EncodedEvent]) -> bool:
-    """Whether a request with the events may be short enough, so that none is packed for nothing."""
-    if len(events) * _ID_BYTES > _MAX_PAYLOAD:
-        return False
-    return sum(_ID_BYTES + len(data) + len(metadata or b"") for *_, data, metadata in events) <= _MAX_PAYLOAD
+def maybe_claim_slot_locked(store: str, disk: Disk) -> Slot | None:
+    """Return a free slot of the store's queue; None if there is none. The writers' lock is held."""
+    if not range_lock.AVAILABLE:
+        return None
+    try:
+        file = disk.open(paths.queue_path(store), create=True)
+        if not end_of(file):
+            disk.write_at(file, _MAGIC + bytes(REQUESTS_AT - len(_MAGIC)), 0)
+        if read_back(file, len(_MAGIC), 0) != _MAGIC:
+            return None
+        for number in range(SLOTS):
+            if ByteLock(file.fd, _SLOT_LOCKS_AT + number).try_acquire():  # the open file keeps it
+                # Before the writers' lock is released: a dead writer's request must not seem alive.
+                disk.write_at(file, bytes(SLOT_BYTES), REQUESTS_AT + number * SLOT_BYTES)
+                return Slot(file, number, disk)
+    except _FAILURES:
+        pass
+    return None
 
 
 def _crc_of(nonce: int, payload: bytes) -> int:
-    """The CRC of a request, its nonce in it: one half written must not pass for the one before."""
+    """Return the CRC of a request, its nonce in it: half a request must not pass for the one before."""
     return crc32(payload, crc32(_REQUEST_FIELDS.pack(nonce, len(payload))))
 
 
 def _read(file: WriteFile, length: int, offset: int) -> bytes:
-    """What stands in the queue; not less, as where somebody cut it."""
     raw = read_back(file, length, offset)
     if len(raw) < length:
-        raise StoreIOError(file.path, "it ends too early")
+        raise NoByteLocks("the queue was truncated")
     return raw

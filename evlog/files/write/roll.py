@@ -1,6 +1,6 @@
 """Beginning a segment, and sealing the one before. Replacing the manifest commits both at once.
 
-A crash before that leaves files that no manifest names, which the next roll overwrites; a crash after it
+A crash before that leaves files that no manifest names, which the next roll overwrites. A crash after it
 leaves a sealed segment without its sorted indexes, which the next writer builds.
 """
 
@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import os
 
-from evlog.files.disk.files import Disk, WriteFile, end_of
+from evlog.errors import StoreAccessDenied
 from evlog.files.format import paths
 from evlog.files.format.headers import KIND_LOG, KIND_OFFSETS, FileHeader, encode_file_header
-from evlog.files.log.log import Log
 from evlog.files.log.manifest import SegmentInfo, replace_manifest
-from evlog.files.write.recovery import remove_leftovers_locked
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from evlog.files.disk.files import Disk
+    from evlog.files.log.log import Log
 
 
 def new_tag() -> int:
-    """A random tag for a new segment, never 0."""
+    """Return a random tag for a new segment, never 0."""
     return int.from_bytes(os.urandom(4), "little") | 1
 
 
@@ -30,14 +33,10 @@ def create_segment(store: str, store_id: bytes, info: SegmentInfo, disk: Disk) -
     disk.sync_dir(paths.segments_path(store))  # before the manifest may name them
 
 
-def roll_locked(log: Log, log_file: WriteFile, offsets_file: WriteFile, disk: Disk) -> None:
-    """Seal the active segment and begin the next; the writers' lock is held."""
+def roll_locked(log: Log, disk: Disk) -> None:
+    """Seal the active segment, whose files are synced, and begin the next; the writers' lock is held."""
     active = log.active.segment
     manifest = log.manifest
-    if end_of(log_file) > active.end:
-        disk.cut(log_file, active.end)  # no zeros behind the last frame: a sealed log has one length
-    disk.sync(log_file)  # sealed means synced: the marks in `durable` speak of the active log only
-    disk.sync(offsets_file)  # else a power loss would have it derived anew from the whole log
     sealed = active.info._replace(
         last_position=log.head,
         events=active.count,
@@ -47,8 +46,17 @@ def roll_locked(log: Log, log_file: WriteFile, offsets_file: WriteFile, disk: Di
         last_time_us=active.record(active.count - 1)[5],
     )
     fresh = SegmentInfo(log.head + 1, 0, new_tag())
-    remove_leftovers_locked(log.store, disk)
     create_segment(log.store, manifest.store_id_bytes, fresh, disk)
     segments = (*manifest.segments[:-1], sealed, fresh)
     replace_manifest(log.store, manifest._replace(segments=segments), disk)
     log.refresh()
+
+
+def sync_names(store: str, disk: Disk) -> None:
+    """Make the names of the store, of its files and of its segments durable."""
+    disk.sync_dir(paths.segments_path(store))
+    disk.sync_dir(store)
+    try:
+        disk.sync_dir(os.path.dirname(os.path.abspath(store)))
+    except StoreAccessDenied:
+        pass  # this user need not be able to read the directory above

@@ -1,22 +1,25 @@
-"""Acknowledging: an append is durable once the active log is synced up to its end.
+"""Making appends durable, and the marks in `durable` that say how far the log is.
 
-A writer that appends for itself alone syncs after it gave the writers' lock back: syncs that meet in the
-kernel share one commit there, for the price of one system call each. One that appends for others, too, syncs
-for all of them before it gives the lock back. The mark that is left says how far the log is synced. Recovery
-tells a torn tail from damage by it and followers deliver up to it, so it is written after the sync and only
-ever grows; one that is late just says less.
-
-Linux tells a failed sync to everyone who has the file open (since 4.13). Where it is told to one alone, the
-others meet the mark of suspicion that this one leaves: each looks for it between its sync and its answer.
+1. A writer syncs after it has released the writers' lock, so that the syncs of several processes meet in the
+   kernel and share one commit. Then it writes the durable mark, then it acknowledges.
+2. The threads of a process share one descriptor, and Linux reports a failed writeback once for each open
+   file. So one thread syncs at a time. Others wait, and check for its failure before anything else; a sync
+   that began after their frames were written serves them, too.
+3. After a failed write or sync this writer refuses every append: memory and disk may differ. It leaves the
+   suspect mark, so that other open writers refuse, too, and the next one reads the tail from the device.
+   Every writer looks for the mark between its sync and its acknowledgement.
+4. The lock on `durable` keeps the durable mark from going back. No writer waits for it for long: a process
+   that is suspended while it holds it delays no other. A missing mark understates, which is safe.
 """
 
 from __future__ import annotations
 
-import contextlib
+import threading
 
 from evlog.errors import EvlogError, LockTimeout, StoreFull, StoreIOError
 from evlog.files.disk.file_lock import FileLock
-from evlog.files.disk.files import Disk, WriteFile, read_back
+from evlog.files.disk.files import read_back
+from evlog.files.disk.fork import register_fork_reset
 from evlog.files.format import paths
 from evlog.files.format.marks import (
     DURABLE_MAGIC,
@@ -28,93 +31,187 @@ from evlog.files.format.marks import (
     WRITTEN_MAGIC,
     Mark,
     decode_marks,
+    encode_mark,
 )
-from evlog.files.write.recovery import write_mark
 
-_DURABLE_AT = MARK_AT[DURABLE_MAGIC]
-_SUSPECT_AT = MARK_AT[SUSPECT_MAGIC]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Final
+
+    from evlog.files.disk.files import Disk, WriteFile
+
+_DURABLE_AT: Final = MARK_AT[DURABLE_MAGIC]
+_SUSPECT_AT: Final = MARK_AT[SUSPECT_MAGIC]
+_PATIENCE_SECONDS: Final = (
+    0.02  # the lock on `durable` is held for microseconds, unless its holder is suspended
+)
 
 
-class Durability:
-    """The marks in `durable`, and the lock of whoever changes how far it says that the log is synced."""
+class SyncPoint:
+    """The end that a log had at one moment; immutable, so a thread can sync it after releasing the lock."""
 
-    def __init__(self, store: str, lock_timeout_seconds: float | None, disk: Disk) -> None:
+    __slots__ = ("file", "offset", "tag")
+
+    def __init__(self, file: WriteFile, tag: int, offset: int) -> None:
+        self.file = file
+        self.tag = tag
+        self.offset = offset
+
+
+class SyncMarks:
+    """How far the log is synced, for all threads of one writer."""
+
+    def __init__(self, store: str, disk: Disk) -> None:
         self._disk = disk
-        self.lock = FileLock(paths.durable_path(store), lock_timeout_seconds, disk)
+        self.lock = MarksLock(paths.durable_path(store), disk)
+        # Guards every sync of the log's files by this process and what follows from it: `failed`, `synced`. A
+        # thread that takes the writers' lock, too, takes that one first.
+        self.syncing = threading.Lock()
+        self.failed: StoreIOError | None = None  # set under `syncing` or the writers' lock, never cleared
+        # (tag, offset): how far this process has synced which segment. One value, replaced whole: a thread
+        # must not get the tag of one segment and the offset of another, while a third begins a segment.
+        self.synced = (0, 0)
+        self.end: SyncPoint | None = None  # replaced whole, under the writers' lock: where the log ends now
+        register_fork_reset(self)
 
-    def read_marks(self) -> bytes:
-        """The content of `durable`."""
+    def reset_after_fork(self) -> None:
+        """Begin again in a forked child, with descriptors of its own: each is told of a failed sync once."""
+        self.syncing = threading.Lock()
+        self.synced = (0, 0)
+        self.end = None
+
+    def close(self) -> None:
+        """Close the file of the marks."""
+        self.end = None
+        self.lock.close()
+
+    # --- marks
+
+    def read(self) -> bytes:
+        """Return the content of `durable`."""
         return read_back(self.lock.open(), MARKS_BYTES, 0)
 
-    def write_marks_locked(self, marks: bytes) -> None:
+    def write_locked(self, marks: bytes) -> None:
         """Write the marks that begin the file; the writers' lock is held."""
         self._disk.write_at(self.lock.open(), marks, 0)
 
-    def covers(self, log_file: WriteFile, tag: int, end: int) -> bool:
-        """Whether the log is known to be synced up to `end`.
+    def check_sound(self, marks: bytes, file: WriteFile, tag: int) -> None:
+        """Raise StoreIOError, now and at every later append, if another writer's sync has failed."""
+        if marks[_SUSPECT_AT:] != NO_MARK and decode_marks(marks, tag).suspect is not None:
+            self.failed = StoreIOError(file.path, "a sync by another writer failed")
+            raise self.failed
 
-        Raises:
-            StoreIOError: a sync by another writer failed, and nobody has looked at the device since.
-        """
-        marks = self.read_marks()
-        check_sound(marks, log_file, tag)
-        return decode_marks(marks, tag).durable_offset >= end
+    def fail(self, error: StoreIOError, tag: int, offset: int) -> None:
+        """Refuse from now on, and have the next writer look at the device, not at what memory shows."""
+        self.failed = error
+        try:
+            with self.lock as marks_file:  # without it a recovery could remove the mark unseen
+                self._disk.write_at(marks_file, encode_mark(SUSPECT_MAGIC, Mark(tag, offset)), _SUSPECT_AT)
+        except EvlogError:
+            pass  # the other writers still get the device's error at their own sync
 
-    def make_durable(self, log_file: WriteFile, tag: int, end: int) -> None:
-        """Return when the log is synced up to `end`, a frame's end.
+    # --- syncing
+
+    def make_durable(self, point: SyncPoint, *, written: bool) -> None:
+        """Return when the log is on the device up to the point. Needs no lock.
+
+        Args:
+            written: whether this writer has written there; if not, it may be synced already.
 
         Raises:
             StoreIOError: a sync failed, this one or another writer's: nothing more may be acknowledged.
         """
-        try:
-            self._disk.sync(log_file)
-        except EvlogError:
-            self.mark_suspect(tag, end)
-            raise
-        marks_file = self.lock.maybe_acquire()
-        if marks_file is None:  # others are at it: with luck they say it for this one, too
-            marks = self.read_marks()
-            check_sound(marks, log_file, tag)
-            if not _is_due(marks, tag, end):
+        with self.syncing:
+            if self.failed is not None:
+                raise self.failed
+            tag, offset = self.synced
+            if tag == point.tag and offset >= point.offset:
+                return  # by the sync of another thread
+            if not written and self._is_known_durable(point):
                 return
+            end = self.end  # read before the sync: what is written meanwhile need not be on the device
+            if end is None or end.tag != point.tag or end.offset < point.offset:
+                end = point
             try:
-                marks_file = self.lock.acquire()
-            except LockTimeout:
-                return  # whoever has the lock is stopped, perhaps: the mark comes with another append
-        try:
+                self._disk.sync(end.file)
+                self._mark_durable(end)
+            except StoreIOError as error:
+                if self.failed is None:  # else another writer's sync failed, and its mark is there
+                    self.fail(error, end.tag, end.offset)
+                raise
+            self.synced = (end.tag, end.offset)
+
+    def sync_file(self, file: WriteFile, point: SyncPoint) -> None:
+        """Sync another file of the segment whose end is at the point.
+
+        Raises:
+            StoreIOError: what it has lost would be sealed as whole, so nothing more may be written.
+        """
+        with self.syncing:
+            try:
+                self._disk.sync(file)
+            except StoreIOError as error:
+                self.fail(error, point.tag, point.offset)
+                raise
+
+    def _is_known_durable(self, point: SyncPoint) -> bool:
+        marks = self.read()
+        self.check_sound(marks, point.file, point.tag)
+        return decode_marks(marks, point.tag).durable_offset >= point.offset
+
+    def _mark_durable(self, point: SyncPoint) -> None:
+        with self.lock as marks_file:
             marks = read_back(marks_file, MARKS_BYTES, 0)
-            check_sound(marks, log_file, tag)
-            if _is_due(marks, tag, end):
-                write_mark(marks_file, DURABLE_MAGIC, Mark(tag, end), self._disk)
-        except StoreFull:
-            pass  # a mark that cannot be written is a late one
-        finally:
-            self.lock.release()
-
-    def mark_suspect(self, tag: int, offset: int) -> None:
-        """After a failed write or sync: have the next writer look at the device, not at what memory shows."""
-        with contextlib.suppress(EvlogError):  # the others still meet the device's error at their own sync
-            try:
-                with self.lock as marks_file:  # else a recovery under way could wipe it unseen
-                    write_mark(marks_file, SUSPECT_MAGIC, Mark(tag, offset), self._disk)
-            except LockTimeout:
-                write_mark(self.lock.open(), SUSPECT_MAGIC, Mark(tag, offset), self._disk)
+            self.check_sound(marks, point.file, point.tag)
+            if self.lock.is_mine() and _is_due(marks, point):
+                try:
+                    mark = encode_mark(DURABLE_MAGIC, Mark(point.tag, point.offset))
+                    self._disk.write_at(marks_file, mark, _DURABLE_AT)
+                except StoreFull:
+                    pass  # an old mark is safe
 
 
-def check_sound(marks: bytes, log_file: WriteFile, tag: int) -> None:
-    """Raise StoreIOError if another writer's sync failed, and nobody has looked at the device since."""
-    if marks[_SUSPECT_AT:] != NO_MARK and decode_marks(marks, tag).suspect is not None:
-        raise StoreIOError(log_file.path, "a sync by another writer failed")
+class MarksLock:
+    """The lock on `durable`, a context manager; entered without the lock if that is not free in time."""
+
+    def __init__(self, path: str, disk: Disk) -> None:
+        self._lock = FileLock(path, _PATIENCE_SECONDS, disk)
+        self._owner = 0  # guarded by the lock itself: the thread that has it
+        self.open = self._lock.open
+        self.close = self._lock.close
+
+    def is_mine(self) -> bool:
+        """Return whether this thread has the lock."""
+        return self._owner == threading.get_ident()
+
+    def __enter__(self) -> WriteFile:
+        thread = threading.get_ident()
+        try:
+            file = self._lock.acquire()
+            self._owner = thread
+            self._lock.timeout_seconds = _PATIENCE_SECONDS
+        except LockTimeout:
+            self._lock.timeout_seconds = 0.0  # its holder is suspended: wait again once it was free
+            file = self._lock.open()
+        return file
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.is_mine():
+            self._owner = 0
+            self._lock.release()
 
 
-def _is_due(marks: bytes, tag: int, end: int) -> bool:
-    """Whether the log is known to be synced less far, and is the active one still: a sealed one is synced.
+def _is_due(marks: bytes, point: SyncPoint) -> bool:
+    """Return whether the durable mark is behind the point, in the segment that is active still.
 
-    Without a look at the marks' CRCs, which would cost each append some microseconds: what a flipped bit
-    can do here is a mark that comes late.
+    A sealed segment is synced and needs no mark. The marks' CRCs are not checked, which would take
+    microseconds: a flipped bit can only make the mark late.
     """
     _, durable_tag, durable_offset = MARK_PLACE.unpack_from(marks, _DURABLE_AT)
-    if durable_tag == tag and durable_offset >= end:
+    if durable_tag == point.tag and durable_offset >= point.offset:
         return False
     written_magic, written_tag, _ = MARK_PLACE.unpack_from(marks)
-    return bool(written_tag == tag or written_magic != WRITTEN_MAGIC)
+    return bool(written_tag == point.tag or written_magic != WRITTEN_MAGIC)

@@ -1,23 +1,26 @@
-"""The end of the active log, as one open writer holds it: bring it up to date, put frames there, sync it.
+"""The end of the active log, as one open writer has it: take in what others wrote, put a frame, roll.
 
-Everything but the sync happens under the writers' lock. Who finds the manifest as it was, a mark of the last
-append in `durable`, and the log as long as that says, knows all that others did: that is the short way, of a
-few system calls. Anything else is looked at closely, and what a dead writer left is made whole before
-anything is appended. After a failed write or sync nothing more is put here: memory and disk may differ, and
-only a new look at the disk, by a writer opened after it, can tell.
+Everything here needs the writers' lock, but for what says otherwise.
+
+1. Before an append the writer catches up. If the manifest is the one it knows, the path still names the log
+   that it has open, and the written mark agrees with both, it takes in the entries of the others' frames by
+   that mark: the common case, a few system calls.
+2. Otherwise it looks at everything again and hands the end of the log to recovery, which alone decides what
+   happens to a torn tail.
+3. A writer that was interrupted, or whose write failed, does not trust its memory: it looks again first.
+4. A store that was replaced by another one, or by a copy of itself, is noticed by the log's inode before
+   anything is written. A replacement after that comes after the append.
 """
 
 from __future__ import annotations
 
-import contextlib
+import os
 import time
-from collections.abc import Sequence
-from typing import Final, NamedTuple
 from zlib import crc32
 
-from evlog.errors import AppendTooLarge, StoreFull, StoreIOError
+from evlog.errors import AppendTooLarge, ClockError, StoreFull, StoreIOError, StoreReplaced
 from evlog.files.disk.file_lock import FileLock
-from evlog.files.disk.files import Disk, WriteFile, end_of, read_back
+from evlog.files.disk.files import end_of, read_back
 from evlog.files.format import paths
 from evlog.files.format.entries import ENTRY_BYTES, column, encode_entries
 from evlog.files.format.frames import (
@@ -27,7 +30,7 @@ from evlog.files.format.frames import (
     encode_body,
     encode_frame_header,
     encode_records,
-    room_behind,
+    preallocation_after,
 )
 from evlog.files.format.hashes import hash_type
 from evlog.files.format.headers import FILE_HEADER_BYTES
@@ -42,162 +45,215 @@ from evlog.files.format.marks import (
     encode_mark,
     maybe_decode_mark,
 )
-from evlog.files.log.active import ActiveSegment
-from evlog.files.log.log import Log, SealedPart
-from evlog.files.write.recovery import build_indexes, recover_locked, repair_offsets_locked, sync_names
-from evlog.files.write.roll import roll_locked
-from evlog.files.write.stream_versions import StreamVersions
-from evlog.files.write.sync_marks import Durability, check_sound
-from evlog.model.appends import Batch
-from evlog.model.events import EncodedEvent
-from evlog.model.reports import TornTail
+from evlog.files.write.derived import build_indexes, remove_leftovers_locked
+from evlog.files.write.recovery import recover_locked
+from evlog.files.write.roll import roll_locked, sync_names
+from evlog.files.write.sync_marks import SyncPoint
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Final
+
+    from evlog.files.disk.files import Disk, WriteFile
+    from evlog.files.log.active import ActiveSegment
+    from evlog.files.log.log import Log, SealedPart
+    from evlog.files.write.plan import Plan, Planner
+    from evlog.files.write.sync_marks import SyncMarks
+    from evlog.model.events import EncodedEvent
+    from evlog.model.reports import TornTail
 
 _MAX_CACHED_TYPES: Final = 1 << 16
+_MAX_TIME_US: Final = 253_402_300_799_999_999  # the end of the year 9999, the last that Python's datetime has
 _SUSPECT_AT: Final = MARK_AT[SUSPECT_MAGIC]
 
 
-class Place(NamedTuple):
-    """An end that the log had, for who syncs it without the lock, when the log may have gone on."""
+class LogFile:
+    """The active log, open for writing, with zeros behind its last frame.
 
-    file: WriteFile
-    tag: int
-    offset: int
+    A frame that lengthens the file is written with zeros behind it. The frames after it are written over
+    those: their sync takes two thirds of the time, because the length of the file does not change.
+    """
+
+    def __init__(self, path: str, disk: Disk) -> None:
+        self.file = disk.open(path)
+        self._disk = disk
+        self._bytes = 0  # the length of the file, as of the last `is_in_place`
+        status = os.fstat(self.file.fd)
+        self.identity = status.st_dev, status.st_ino
+
+    def is_in_place(self) -> bool:
+        """Return whether the path still names this file."""
+        try:
+            status = os.stat(self.file.path)
+        except OSError:
+            return False
+        self._bytes = status.st_size
+        return self.identity == (status.st_dev, status.st_ino)
+
+    def ends_at(self, end: int) -> bool:
+        """Return whether there are at most zeros after a frame's end, as of the last `is_in_place`.
+
+        A writer that was killed before it left its mark may have left a frame there.
+        """
+        if self._bytes <= end:
+            return self._bytes == end
+        return not read_back(self.file, FRAME_HEADER_BYTES, end).strip(b"\0")
+
+    def put(self, frame: bytes, offset: int, limit: int) -> None:
+        """Write a frame; it is in the file as a whole, or not at all.
+
+        Args:
+            limit: zeros are written up to this length at most.
+
+        Raises:
+            StoreFull: there was no room, and the file ends at the offset.
+            StoreIOError: part of the frame may be there.
+        """
+        end = offset + len(frame)
+        if end > self._bytes and (zeros := preallocation_after(end, len(frame), limit)):
+            try:
+                self._disk.write_at(self.file, frame + bytes(zeros), offset)
+                self._bytes = end + zeros
+                return
+            except StoreFull:
+                pass  # perhaps there is room for the frame alone
+        try:
+            self._disk.write_at(self.file, frame, offset)
+        except StoreFull:
+            self._disk.cut(self.file, offset)  # no reader takes part of a frame for a frame
+            self._bytes = offset
+            raise
+        self._bytes = max(self._bytes, end)
+
+    def trim(self, end: int) -> None:
+        """Cut the zeros off: a sealed log ends with its last frame."""
+        if end_of(self.file) > end:
+            self._disk.cut(self.file, end)
 
 
-class LogEnd:
+class LogTail:
     """Where a writer appends.
 
     Args:
-        versions: is told of the streams that others append to, and of what is written here.
-        sync: whether what is put here is to be synced, by `acknowledge`.
+        planner: is told which streams others appended to.
+        sync: whether appends are synced before they are acknowledged.
     """
 
-    def __init__(
-        self, log: Log, versions: StreamVersions, durability: Durability, disk: Disk, *, sync: bool
-    ) -> None:
+    def __init__(self, log: Log, planner: Planner, marks: SyncMarks, disk: Disk, *, sync: bool) -> None:
         self._log = log
-        self._versions = versions
-        self._durability = durability
+        self._planner = planner
+        self._marks = marks
         self._disk = disk
         self._sync = sync
-        self._compaction = FileLock(paths.compaction_path(log.store), 0.0, disk)  # never taken here
+        self._compaction = FileLock(paths.compaction_path(log.store), 0.0, disk)  # asked about, never taken
+        # All below is guarded by the writers' lock.
         self._type_hashes: dict[str, int] = {}
-        self._tag = 0  # of the segment whose files are open
-        self._log_file: WriteFile | None = None
-        self._log_bytes = 0  # its length, with the zeros behind the last frame
+        self._tag = 0  # of the segment whose files are open; 0: none is
+        self._first_position = 0  # of that segment
+        self._log_file: LogFile | None = None
         self._offsets_file: WriteFile | None = None
-        self._unsure = False  # memory may differ from the disk: forget it and look again before appending
-        self._recovered = False  # the end of the active log was looked at as a writer must
+        self._has_rolled = False
+        self._unsure = True  # memory may differ from the disk: look again before appending
         self._last_time_us = 0
-        self._seen_count = -1  # events of the active segment that are accounted for; -1: none of this
-        self._written = b""  # the mark of the last append, by whomever, that is accounted for
-        self._synced = 0  # how far this writer itself has synced the active log
-        self._unindexed: list[SealedPart] = []
-        self.failed: StoreIOError | None = None
+        self._seen_count = -1  # events of the active segment that are accounted for; -1: none of this segment
+        self._written = b""  # the written mark that is accounted for
+        self._unindexed: list[SealedPart] = []  # not guarded: threads take from it by `pop`
         self.torn_tails: list[TornTail] = []
 
-    def reset_after_fork(self) -> None:
-        """Begin anew in a forked child: a descriptor of its own is told of failed syncs on its own."""
-        self.close()
-        self._unsure = True
-
-    def close(self) -> None:
-        """Close the files."""
+    def reset_files(self) -> None:
+        """Close the files; the next append opens and looks at everything again."""
         self._log_file = self._offsets_file = None
         self._tag = 0
+        self._unsure = True
 
-    # --- putting frames there
+    # --- putting a frame
 
-    def append_locked(self, batch: Batch, versions: Sequence[int]) -> int:
-        """Write one frame and its entries; the position of its first event.
+    def put_locked(self, plan: Plan) -> int:
+        """Write one frame and its entries; return the position of its first event.
 
         Raises:
-            AppendTooLarge, StoreFull: nothing was written.
-            StoreIOError: nobody knows what was.
+            AppendTooLarge, ClockError, StoreFull: nothing was written.
+            StoreIOError: part of it may have been written.
         """
         active = self._log.active
         first_position = active.first_position + active.segment.count
-        now_us = max(time.time_ns() // 1000, self._last_time_us)
-        records = encode_records(batch.events, batch.ids, batch.streams, versions, first_position, now_us)
+        now_us = self._now_us()
+        records = encode_records(plan.events, plan.ids, plan.streams, plan.versions, first_position, now_us)
         body = encode_body(records)
         if len(body) > MAX_BODY_BYTES:
             raise AppendTooLarge(len(body), MAX_BODY_BYTES)
-        self._make_room_locked(FRAME_HEADER_BYTES + len(body), len(records))
-        segment = self._log.active.segment  # another one, perhaps, since room was made
+        self._maybe_roll_locked(FRAME_HEADER_BYTES + len(body), len(records))
+        segment = self._log.active.segment
         offset = segment.end
         rows = encode_entries(
             records,
             offset,
             offset + FRAME_HEADER_BYTES + len(body) - sum(map(len, records)),
-            batch.stream_hashes,
-            batch.id_folds,
-            versions,
-            self._hash_types(batch.events),
+            plan.stream_hashes,
+            plan.id_hashes,
+            plan.versions,
+            self._hash_types(plan.events),
         )
-        durable = max(segment.durable, self._synced)
-        index_crc = crc32(rows, segment.index_crc)
+        synced_tag, synced = self._marks.synced
         header = FrameHeader(
-            len(body), len(records), durable, first_position, index_crc, crc32(body), segment.tag
+            len(body),
+            len(records),
+            max(segment.durable, synced) if synced_tag == segment.tag else segment.durable,
+            first_position,
+            crc32(rows, segment.index_crc),
+            crc32(body),
+            segment.tag,
         )
-        self._unsure = True  # until memory agrees again: an interrupt may come between any two lines
         frame = encode_frame_header(header, offset) + body
+        self._unsure = True  # until memory agrees with the disk: an interrupt may come between any two lines
         with self._log.mutex:  # a reading thread must not take the frame in from the disk meanwhile
-            on_disk = self._put_locked(segment, frame, rows)
+            on_disk = self._write_locked(segment, frame, rows)
             segment.extend(rows, header, on_disk=on_disk)
         self._seen_count = segment.count
         self._last_time_us = now_us
+        self._planner.remember_locked(plan)
+        self._set_end_locked()
         if on_disk:
             self._leave_mark_locked(segment)
-        self._versions.remember(batch.streams, versions)
         self._unsure = False
         return first_position
 
-    def _put_locked(self, segment: ActiveSegment, frame: bytes, rows: bytes) -> bool:
-        """One write to the log, then the entries; whether the entries are written."""
+    def _now_us(self) -> int:
+        """Return the time of the next event: the clock's, but never less than that of the last event."""
+        now_us = time.time_ns() // 1000
+        if now_us > _MAX_TIME_US or (now_us < 0 and not self._last_time_us):
+            raise ClockError(now_us)
+        return max(now_us, self._last_time_us)
+
+    def _write_locked(self, segment: ActiveSegment, frame: bytes, rows: bytes) -> bool:
+        """Write the frame, then the entries; return whether the entries are written."""
         assert self._log_file is not None
         assert self._offsets_file is not None
         try:
-            self._put_frame_locked(self._log_file, frame, segment.end)
+            self._log_file.put(frame, segment.end, self._log.manifest.segment_bytes)
             try:
                 entries_at = FILE_HEADER_BYTES + segment.count * ENTRY_BYTES
                 self._disk.write_at(self._offsets_file, rows, entries_at)
             except StoreFull:
-                return False  # they are derived, and others may have seen the frame: it stays
+                return False  # they are derived, and readers may have seen the frame: it stays
         except StoreIOError as error:
-            self._fail_locked(error)
+            self._marks.fail(error, segment.tag, segment.end)
             raise
         return True
 
-    def _put_frame_locked(self, log_file: WriteFile, frame: bytes, offset: int) -> None:
-        """Write the frame; one that lengthens the log makes room for others, too.
-
-        The sync of a frame that is written over zeros takes two thirds of the time: the file system need not
-        write down that the file has become longer.
-        """
-        end = offset + len(frame)
-        room = room_behind(end, len(frame), self._log.manifest.segment_bytes)
-        if room and end > self._log_bytes:
-            with contextlib.suppress(StoreFull):
-                self._disk.write_at(log_file, frame + bytes(room), offset)
-                return
-        try:
-            self._disk.write_at(log_file, frame, offset)
-        except StoreFull:
-            self._disk.cut(log_file, offset)  # a part of a frame: nobody took it for one
-            raise
-
     def _leave_mark_locked(self, segment: ActiveSegment) -> None:
-        """Say how far the log is written, to the next writer; and to followers, where no sync will."""
+        """Tell the next writer how far the log is written; and followers, if no sync will."""
         mark = Mark(segment.tag, segment.end, segment.count, segment.index_crc, self._last_time_us)
         written = encode_mark(WRITTEN_MAGIC, mark)
         acknowledged = b"" if self._sync else encode_mark(ACKNOWLEDGED_MAGIC, mark)
         try:
-            self._durability.write_marks_locked(written + acknowledged)
+            self._marks.write_locked(written + acknowledged)
             self._written = written
         except StoreFull:
-            self._written = b""  # without it the next writer takes a closer look
+            self._written = b""  # without it the next writer looks at everything
         except StoreIOError as error:
-            self._fail_locked(error)
+            self._marks.fail(error, segment.tag, segment.end)
             raise
 
     def _hash_types(self, events: Sequence[EncodedEvent]) -> list[int]:
@@ -211,87 +267,73 @@ class LogEnd:
                 cache[type] = hash_type(type)
             return [cache[event[0]] for event in events]
 
+    def _set_end_locked(self) -> None:
+        assert self._log_file is not None
+        self._marks.end = SyncPoint(self._log_file.file, self._tag, self._log.active.segment.end)
+
+    def end_locked(self) -> SyncPoint:
+        """Return where the log ends now."""
+        end = self._marks.end
+        assert end is not None
+        return end
+
+    # --- rolling
+
     def seal_locked(self) -> None:
         """Begin the next segment, unless the active one is empty."""
         if self._log.active.count:
-            self._roll_locked()  # indexed by the next append, unless the segment is gone by then
+            self._roll_locked()
 
-    def _make_room_locked(self, frame_bytes: int, count: int) -> None:
+    def sync_offsets(self, point: SyncPoint) -> None:
+        """Sync the active segment's entries, so that sealing has less to sync. Needs no lock."""
+        file = self._offsets_file
+        if file is not None and self._tag == point.tag:
+            self._marks.sync_file(file, point)
+
+    def _maybe_roll_locked(self, frame_bytes: int, count: int) -> None:
         """Begin the next segment if the frame does not fit into this one. A segment holds any one frame."""
         active = self._log.active.segment
         settings = self._log.manifest
         too_long = active.end + frame_bytes > settings.segment_bytes
-        if not active.count or not (too_long or active.count + count > settings.segment_events):
-            return
-        self._roll_locked()
+        if active.count and (too_long or active.count + count > settings.segment_events):
+            self._roll_locked()
 
     def _roll_locked(self) -> None:
         assert self._log_file is not None
         assert self._offsets_file is not None
+        active = self._log.active.segment
         self._unsure = True
         try:
-            # No sync may fail unseen meanwhile: what it lost would be sealed as whole.
-            with self._durability.lock:
-                check_sound(self._durability.read_marks(), self._log_file, self._tag)
-                roll_locked(self._log, self._log_file, self._offsets_file, self._disk)
+            # No other sync may fail unseen meanwhile: what it has lost would be sealed as whole.
+            with self._marks.syncing, self._marks.lock:
+                if self._marks.failed is not None:
+                    raise self._marks.failed
+                self._log_file.trim(active.end)
+                self._disk.sync(
+                    self._log_file.file
+                )  # sealed means synced: the marks are of the active log only
+                self._disk.sync(
+                    self._offsets_file
+                )  # else a power loss would have it rebuilt from the whole log
+                self._marks.check_sound(self._marks.read(), self._log_file.file, self._tag)
+                if not self._has_rolled:  # once: listing the directory takes long with thousands of segments
+                    remove_leftovers_locked(self._log.store, self._disk)
+                    self._has_rolled = True
+                roll_locked(self._log, self._disk)
         except StoreIOError as error:
-            self._fail_locked(error)
+            self._marks.fail(error, active.tag, active.end)
             raise
         self._unindexed.append(self._log.sealed[-1])
         self._open_files_locked()
-        self._recover_locked()
+        self._seen_count = 0  # of the new segment: the versions that are remembered are still right
+        self._set_end_locked()
+        self._unsure = False
 
-    def _fail_locked(self, error: StoreIOError) -> None:
-        """Refuse from now on, and have the next writer look at the device."""
-        self.failed = error
-        self._durability.mark_suspect(self._tag, self._log.active.segment.end)
+    def index_sealed(self) -> None:
+        """Build the indexes of sealed segments that lack them. Needs no lock.
 
-    # --- after the writing
-
-    def place_locked(self) -> Place:
-        """Where the log ends now."""
-        assert self._log_file is not None
-        return Place(self._log_file, self._tag, self._log.active.segment.end)
-
-    def acknowledge(self, place: Place, *, written: bool) -> None:
-        """Return when the log is on the device up to the place. Needs no lock.
-
-        Args:
-            written: whether this writer has put something there; else it may be known to be synced.
-
-        Raises:
-            StoreIOError: it may not be there, and nothing more is put here.
-        """
-        file, tag, end = place
-        try:
-            if written or not self._durability.covers(file, tag, end):
-                self._durability.make_durable(file, tag, end)
-        except StoreIOError as error:
-            self.failed = error
-            raise
-        if tag == self._tag:
-            self._synced = max(self._synced, end)
-
-    def sync_offsets(self) -> None:
-        """Sync the entries, as sealing must. Needs no lock.
-
-        Raises:
-            StoreIOError: what may be lost would be sealed as whole, so nothing more is put here.
-        """
-        file, tag, end = self._offsets_file, self._tag, self._log.active.segment.end
-        assert file is not None
-        try:
-            self._disk.sync(file)
-        except StoreIOError as error:
-            self.failed = error
-            self._durability.mark_suspect(tag, end)
-            raise
-
-    def build_indexes(self) -> None:
-        """Index what was sealed, after the lock was given back and the append is durable.
-
-        What was found without an index is left alone while a compaction runs: it has sealed that itself,
-        perhaps, and writes it anew, and an append would have taken a third of a second for nothing.
+        What was found without an index is left alone while a compaction runs, which has sealed it itself,
+        perhaps, and rewrites it.
         """
         if not (self._unindexed or self._log.faulty):
             return
@@ -305,27 +347,29 @@ class LogEnd:
                     break
                 build_indexes(part, self._disk)
 
-    # --- being up to date
+    # --- catching up
 
     def catch_up_locked(self) -> None:
-        """Take in what other writers did, and repair what a dead one left.
+        """Take in what other writers did, and have recovery repair what a dead one left.
 
         Raises:
+            StoreReplaced: another store, or a copy of this one, is in its place.
             StoreIOError: a write or sync of this writer has failed, or one by another since it was opened.
-            CorruptionError: what was acknowledged is damaged at the very end.
+            CorruptionError: acknowledged events are damaged at the very end.
         """
-        if self.failed is not None:
-            raise self.failed
+        if self._marks.failed is not None:
+            raise self._marks.failed
         if self._unsure or not self._follow_locked():
-            self._look_closely_locked()
+            self._look_again_locked()
             self._unsure = False
 
     def _follow_locked(self) -> bool:
-        """Take in what others appended, by the mark of the last one; False if that is not all there is."""
+        """Take in what others appended, by the written mark; return False if that is not all there is."""
         active = self._log.active.segment
-        if active.tag != self._tag or self._log_file is None or not self._log.is_current():
+        file = self._log_file
+        if file is None or active.tag != self._tag or not (self._log.is_current() and file.is_in_place()):
             return False
-        marks = self._durability.read_marks()
+        marks = self._marks.read()
         if marks[_SUSPECT_AT:] != NO_MARK:
             return False
         written = marks[:MARK_BYTES]
@@ -339,92 +383,78 @@ class LogEnd:
             self._account_locked()
             self._last_time_us = mark.time_us
             self._written = written
-        if not active.count == self._seen_count == active.entries_on_disk:
-            return False
-        # What a writer left that was killed before its mark stands behind the last frame: else are zeros.
-        end = active.end
-        self._log_bytes = end_of(self._log_file)
-        behind = read_back(self._log_file, FRAME_HEADER_BYTES, end) if self._log_bytes > end else b""
-        return self._log_bytes >= end and not behind.strip(b"\0")
+            self._set_end_locked()
+        return active.count == self._seen_count == active.entries_on_disk and file.ends_at(active.end)
 
-    def _look_closely_locked(self) -> None:
-        """Compare everything with the disk, recover where that is due, leave a mark for the next writer."""
+    def _look_again_locked(self) -> None:
+        """Compare everything with the disk, have recovery repair it, and leave a mark for the next writer."""
         log = self._log
         if self._unsure:
             log.reset()
-            self._recovered = False
         log.refresh(suspicious=True)
+        self._marks.synced = (0, 0)
+        self._seen_count = -1
         active = log.active.segment
-        marks = self._durability.read_marks()
-        if active.tag != self._tag:
+        new = active.tag != self._tag
+        if new:
+            if self._tag and active.first_position <= self._first_position:
+                raise StoreReplaced(log.store)  # by an older copy: a roll begins a later segment
             if not self._tag and log.sealed:
-                log.faulty.append(log.sealed[-1])  # who sealed it may have died before indexing it
-            # Whoever made this segment may have died before its names were durable: nothing may be
-            # acknowledged in it until they are.
+                log.faulty.append(log.sealed[-1])  # its writer may have died before building the indexes
             try:
+                # The writer that made this segment may have died before its names were durable. Nothing may
+                # be acknowledged in it until they are.
                 sync_names(log.store, self._disk)
             except StoreIOError as error:
-                self.failed = error
+                self._marks.failed = error
                 raise
             self._open_files_locked()
-        elif self._recovered:
-            self._check_sound(marks)
-        sound = marks[_SUSPECT_AT:] == NO_MARK
-        if not (self._recovered and sound) or active.torn_bytes or active.entries_on_disk < active.count:
-            self._recover_locked()
-        active = log.active.segment
-        if active.count != self._seen_count:
-            self._account_locked()
-            self._last_time_us = self._time_of_last()
         assert self._log_file is not None
-        self._log_bytes = end_of(self._log_file)
-        self._leave_mark_locked(active)
-
-    def _check_sound(self, marks: bytes) -> None:
-        """Refuse for good where another's sync failed while this writer was open."""
-        assert self._log_file is not None
-        try:
-            check_sound(marks, self._log_file, self._tag)
-        except StoreIOError as error:
-            self.failed = error
-            raise
+        if not (self._log_file.is_in_place() and active.is_file(*self._log_file.identity)):
+            raise StoreReplaced(log.store)
+        if not new:
+            self._marks.check_sound(self._marks.read(), self._log_file.file, self._tag)
+        self._recover_locked(unsynced=new and self._sync)
 
     def _open_files_locked(self) -> None:
         active = self._log.active.segment
-        self._log_file = self._disk.open(active.log_path)
-        self._log_bytes = end_of(self._log_file)
+        self._log_file = LogFile(active.log_path, self._disk)
         self._offsets_file = self._disk.open(active.offsets_path, create=True)
-        self._tag = active.tag
-        self._synced = 0
-        self._recovered = False
+        self._tag, self._first_position = active.tag, active.first_position
 
-    def _recover_locked(self) -> None:
+    def _recover_locked(self, *, unsynced: bool) -> None:
+        """Have recovery make the end of the log whole, and note it as it is then."""
         assert self._log_file is not None
         assert self._offsets_file is not None
+        log, file = self._log, self._log_file.file
         try:
-            with self._durability.lock as marks_file:
-                torn = recover_locked(self._log, self._log_file, marks_file, self._disk)
+            with self._marks.lock as marks_file:
+                torn = recover_locked(
+                    log, file, self._offsets_file, marks_file, self._disk, unsynced=unsynced
+                )
         except StoreIOError as error:
-            self._fail_locked(error)
+            self._marks.fail(error, self._tag, log.active.segment.end)
             raise
         if torn is not None:
             self.torn_tails.append(torn)
-        repair_offsets_locked(self._log, self._offsets_file, self._disk)
-        self._seen_count = -1
-        self._recovered = True
+        self._account_locked()
+        self._last_time_us = self._time_of_last()
+        self._log_file.is_in_place()
+        self._set_end_locked()
+        self._leave_mark_locked(log.active.segment)
 
     def _account_locked(self) -> None:
-        """Others appended: forget the versions of their streams."""
+        """Forget the versions of the streams that others appended to."""
         active = self._log.active.segment
         if 0 <= self._seen_count <= active.count:
             fresh = bytes(active.entries[self._seen_count * ENTRY_BYTES :])
-            self._versions.forget(column(fresh, "stream_hash"))
+            self._planner.forget_locked(column(fresh, "stream_hash"))
         else:
-            self._versions.forget_all()
+            self._planner.forget_locked(None)
         self._seen_count = active.count
 
     def _time_of_last(self) -> int:
-        """The time of the last event; no other may have an earlier one."""
+        """Return the time of the last event; no other may have an earlier one."""
         active = self._log.active.segment
         if active.count:
             return active.record(active.count - 1)[5]

@@ -135,7 +135,7 @@ def test_a_stream_that_begins_late_is_found_in_a_compacted_store(
     compacted: EventStore, monkeypatch: pytest.MonkeyPatch, version: int
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("evlog.files.write.stream_versions.StreamVersions.next_locked", lambda *_: [version])
+        patch.setattr("evlog.files.write.plan.Planner.next_versions_locked", lambda *_: [version])
         compacted.append("new", [new(1)])
     (finding,) = compacted.verify().findings
     assert (finding.kind, finding.position) == ("version", compacted.head)
@@ -149,7 +149,7 @@ def test_a_version_left_out_is_found_in_a_compacted_store(
 ) -> None:
     last = compacted.stream_version(stream)
     with monkeypatch.context() as patch:
-        patch.setattr("evlog.files.write.stream_versions.StreamVersions.next_locked", lambda *_: [last + 2])
+        patch.setattr("evlog.files.write.plan.Planner.next_versions_locked", lambda *_: [last + 2])
         compacted.append(stream, [new(1)])
     for number in range(appends):
         compacted.append("more", [new(number)])
@@ -182,9 +182,7 @@ def test_a_version_left_out_is_found_though_another_stream_lost_as_many(
 ) -> None:
     for version in (1, 3):
         with monkeypatch.context() as patch:
-            patch.setattr(
-                "evlog.files.write.stream_versions.StreamVersions.next_locked", lambda *_, v=version: [v]
-            )
+            patch.setattr("evlog.files.write.plan.Planner.next_versions_locked", lambda *_, v=version: [v])
             compacted.append("new", [new(1)])
     (finding,) = compacted.verify().findings
     assert finding.detail == "stream 'new' goes from version 1 to 3"

@@ -349,7 +349,7 @@ def test_a_frame_header_that_is_wrong_is_found(batches: EventStore, name: str, f
         batches,
         0,
         frames_in(batches, 0),
-        change_header=lambda header: header._replace(**fields) if next(numbers) == frame else header,
+        change_header=lambda header: header.replace(**fields) if next(numbers) == frame else header,
     )
     report = batches.verify()
     assert kind in {finding.kind for finding in report.findings}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,7 @@ from evlog.files.disk.files import DISK
 from evlog.files.format.checkpoints import encode_checkpoint
 from evlog.files.format.hashes import hash_ids
 from evlog.files.log.manifest import read_manifest, replace_manifest
-from evlog.files.write.dedupe import Deduplicator
-from evlog.files.write.stream_versions import StreamVersions
+from evlog.files.write.plan import Planner
 from evlog.model.checkpoints import Checkpoint
 from evlog.model.filters import EventFilter
 from tests.golden.history import STORE as GOLDEN
@@ -66,7 +64,7 @@ def test_batches_of_many_streams_and_types_are_ok(store: EventStore) -> None:
 
 
 def test_a_version_given_twice_is_found(filled: EventStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(StreamVersions, "next_locked", lambda *_: [7])
+    monkeypatch.setattr(Planner, "next_versions_locked", lambda *_: [7])
     filled.append("s-0", [new(99)])
     (finding,) = filled.verify().findings
     assert finding.kind == "version"
@@ -81,7 +79,7 @@ def test_a_version_left_out_is_found_within_and_across_segments(
     fill(store, events, streams=2)
     last = store.stream_version("s-0")
     with monkeypatch.context() as patch:
-        patch.setattr(StreamVersions, "next_locked", lambda *_: [last + 2])
+        patch.setattr(Planner, "next_versions_locked", lambda *_: [last + 2])
         store.append("s-0", [new(99)])
     fill_more(store, 8)
     found = store.verify().findings
@@ -107,12 +105,12 @@ def test_two_streams_with_one_hash_are_no_finding(store: EventStore, monkeypatch
 def test_an_id_that_was_written_twice_is_found(
     store: EventStore, monkeypatch: pytest.MonkeyPatch, events: int
 ) -> None:
-    def know_nothing(_: Any, __: Any, batch: Sequence[Any], **___: Any) -> tuple[Any, ...]:
-        ids = [event[1] for event in batch]
+    def know_nothing(_: Any, append: Any) -> tuple[Any, ...]:
+        ids = [event[1] for event in append.events]
         return {}, ids, hash_ids(ids)
 
     fill(store, events)
-    monkeypatch.setattr(Deduplicator, "find_known_locked", know_nothing)
+    monkeypatch.setattr(Planner, "_find_known_locked", know_nothing)
     store.append("other", [new(1, id=number_id(0))])
     (finding,) = store.verify().findings
     assert finding.kind == "id"
@@ -130,7 +128,7 @@ def test_times_that_fall_are_found(filled: EventStore, monkeypatch: pytest.Monke
     filled.append("s-0", [new(1)])
     writer = engine_of(filled)._writer
     assert writer is not None
-    writer._end._last_time_us = 0
+    writer._tail._last_time_us = 0
     monkeypatch.setattr("time.time_ns", lambda: 1_000_000)
     filled.append("s-0", [new(2)])
     assert "order" in kinds_of(filled)

@@ -29,7 +29,7 @@ from evlog.files.format.frames import (
     encode_body,
     encode_frame_header,
     encode_records,
-    room_behind,
+    preallocation_after,
 )
 from evlog.files.format.hashes import hash_ids, hash_stream, hash_type
 from evlog.files.format.headers import (
@@ -311,7 +311,7 @@ def test_frame_is_one_only_at_its_own_offset_and_in_its_own_segment() -> None:
     ],
 )
 def test_frame_header_that_makes_no_sense_is_refused_in_spite_of_its_crc(change: dict[str, int]) -> None:
-    header = FRAME_HEADERS[0][0]._replace(**change)
+    header = FRAME_HEADERS[0][0].replace(**change)
     with pytest.raises(FormatFault):
         decode_frame_header(encode_frame_header(header, 64), 0, 64, 7)
 
@@ -419,7 +419,7 @@ def test_deep_nesting_is_a_fault() -> None:
 def test_room_ends_at_a_multiple_of_64_kib_or_with_the_segment(
     end: int, frame_bytes: int, segment_bytes: int, room: int
 ) -> None:
-    assert room_behind(end, frame_bytes, segment_bytes) == room
+    assert preallocation_after(end, frame_bytes, segment_bytes) == room
 
 
 # --- lengths are bounded

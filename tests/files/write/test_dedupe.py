@@ -73,6 +73,7 @@ def test_known_id_with_other_content_is_a_conflict(
         "stream": "a",
         "position": 1,
         "reason": "",
+        "key": None,
     }
     assert content(known) == before
 

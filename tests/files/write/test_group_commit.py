@@ -12,11 +12,10 @@ import evlog
 from evlog import CorruptionError, IdConflict, LockTimeout, NewEvent, WrongExpectedVersion
 from evlog.errors import StoreFull, StoreIOError, StreamTombstoned
 from evlog.files.disk.files import DISK, Disk, WriteFile
-from evlog.files.disk.range_lock import ByteLock
-from evlog.files.write.group_commit import ANSWERS_AT, Answer, CommitQueue
-from evlog.model.results import AppendResult
+from evlog.files.write.group_commit import RESPONSES_AT, Slot
+from evlog.model.appends import AppendResult
 from tests.support.contention import Crowd, Job, Outcome, waiting_requests
-from tests.support.helpers import engine_of, facts, new, number_id
+from tests.support.helpers import facts, new, number_id, writer_of
 
 
 def append(stream: str, *numbers: int, expected: int | str = "any", ids: bool = True) -> Job:
@@ -134,36 +133,18 @@ def test_where_few_wait_each_appends_for_itself(tmp_path: Path, disks: list[Coun
     assert frames(tmp_path) == [1, 1, 1, 1]
 
 
-def test_what_another_has_appended_meanwhile_is_done_whatever_else_fails(
-    four: Crowd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Who leads next may have been answered by the leader before; it says so before it looks at the log."""
-    writer = engine_of(four.stores[1])._open_writer()
-    before = len(writer._queues)
-    monkeypatch.setattr(CommitQueue, "ask", lambda queue, *_: setattr(queue, "leads", True))
-    monkeypatch.setattr(CommitQueue, "find_answer_locked", lambda _: Answer(1, 1, 5))
-    monkeypatch.setattr(writer._end, "catch_up_locked", lambda: pytest.fail("it looked at the log"))
-    writer._crowded = True
-    result = four.stores[1].append("first", [new(7)])
-    assert (result.first_position, result.first_version, result.duplicate) == (1, 1, False)
-    assert len(writer._queues) == len(writer._free_queues) == before
-    check(tmp_path, 1)
-
-
-def test_threads_wait_in_places_of_their_own(four: Crowd, tmp_path: Path) -> None:
-    """One who waits for another process to append does not keep the other threads from asking, too."""
+def test_threads_have_slots_of_their_own(four: Crowd, tmp_path: Path) -> None:
+    """A thread that waits for another process to append does not keep the other threads from asking, too."""
     store = four.stores[1]
-    writer = engine_of(store)._open_writer()
-    second = writer._new_queue()
+    writer = writer_of(store)
     with four.lock:
-        second.claim_slot_locked()
-    writer._free_queues.append(second)
+        writer._claim_slot_locked()
     four.stores.insert(2, store)
     outcomes = four.together(append("a", 1), append("b", 2), append("c", 3))
     four.stores.pop(2)
     places(outcomes)
     assert frames(tmp_path) == [1, 3]
-    assert len(writer._free_queues) == len(writer._queues) == 2
+    assert len(writer._free_slots) == len(writer._slots) == 2
 
 
 def test_events_without_an_id_get_one(four: Crowd, tmp_path: Path) -> None:
@@ -214,45 +195,17 @@ def test_damage_that_one_meets_harms_no_other(four: Crowd, tmp_path: Path) -> No
     assert [version for _, version in places(outcomes)] == [1, 1]
 
 
-def test_who_is_interrupted_twice_before_its_turn_holds_up_nobody(
-    four: Crowd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first, second = four.stores[:2]
-    for store in (first, second):
-        engine_of(store)._open_writer()._crowded = True
-    interrupts = iter([True])
-    release = ByteLock.release
-
-    def interrupt() -> None:
-        raise KeyboardInterrupt
-
-    def interrupted(lock: ByteLock) -> None:
-        if next(interrupts, False):
-            raise KeyboardInterrupt
-        release(lock)
-
-    monkeypatch.setattr(ByteLock, "release", interrupted)
-    monkeypatch.setattr(engine_of(first)._open_writer()._lock, "acquire", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        first.append("a", [new()])
-    queue = engine_of(second)._open_writer()._free_queues[-1]
-    assert queue.ask("b", None, (0, 0), [("T", b"i" * 16, 0, b"{}", None)]) is None
-    assert queue._gate is not None
-    assert len(engine_of(first)._open_writer()._free_queues) == 1
-
-
-def test_closing_a_store_leaves_those_who_wait_their_files(four: Crowd, tmp_path: Path) -> None:
+def test_closing_a_store_leaves_its_waiting_threads_their_files(four: Crowd, tmp_path: Path) -> None:
     """Else what they write next goes to whatever file has the number then, and no lock is theirs."""
     closed = four.stores[1]
-    queue = engine_of(closed)._open_writer()._free_queues[-1]
-    place = queue._place
-    assert place is not None
+    file = writer_of(closed)._slots[0]._file
 
     def meanwhile() -> None:
         closed.close()
-        assert place.file.fd >= 0
+        assert file.fd >= 0
 
     assert sorted(places(four.together(append("a", 1), append("b", 2), append("c", 3), meanwhile=meanwhile)))
+    assert file.fd == -1
     check(tmp_path, 4)
 
 
@@ -319,13 +272,13 @@ def test_a_full_disk_refuses_all_or_loses_nothing(
 @pytest.mark.parametrize(
     ("dies", "written"),
     [
-        (lambda path, offset: path.endswith("queue") and offset < ANSWERS_AT, False),
+        (lambda path, offset: path.endswith("queue") and offset < RESPONSES_AT, False),
         (lambda path, offset: path.endswith(".log"), False),
         (lambda path, offset: path.endswith(".offsets"), True),
         (lambda path, offset: path.endswith("durable"), True),
-        (lambda path, offset: path.endswith("queue") and offset == ANSWERS_AT, True),
+        (lambda path, offset: path.endswith("queue") and offset == RESPONSES_AT, True),
     ],
-    ids=["at its turn", "at the frame", "at the entries", "at the mark", "at the answers"],
+    ids=["at its turn", "at the frame", "at the entries", "at the mark", "at the responses"],
 )
 def test_what_a_leader_that_died_left_is_appended_once(
     four: Crowd, disks: list[CountingDisk], tmp_path: Path, dies: Callable[[str, int], bool], written: bool
@@ -339,6 +292,7 @@ def test_what_a_leader_that_died_left_is_appended_once(
     assert [outcome.duplicate for outcome in outcomes[1:]] == [written, False]  # an id of its own is no retry
     streams = [event.stream for event in check(tmp_path, 4 if written else 3)]
     assert sorted(streams) == ["a", "b", "c", "first"] if written else ["b", "c", "first"]
+    disks[0].dies = None
     four.stores.pop(0)
     places(four.together(append("b", 4), append("c", 5)))
 
@@ -349,10 +303,10 @@ def test_who_has_a_time_limit_or_does_not_sync_asks_nobody(
 ) -> None:
     """The one could not take its request back from a leader that has it; the other waits for no sync."""
     asked = []
-    monkeypatch.setattr(CommitQueue, "ask", lambda *_: asked.append(1))
+    monkeypatch.setattr(Slot, "submit", lambda *_: asked.append(1))
     with Crowd(str(tmp_path), [CountingDisk()], **settings) as alone:
         (store,) = alone.stores
-        engine_of(store)._open_writer()._crowded = True
+        writer_of(store)._contended = 9
         store.append("s", [new()])
         if "lock_timeout" in settings:
             with alone.lock, pytest.raises(LockTimeout):
@@ -365,8 +319,8 @@ def test_an_append_to_several_streams_is_not_asked_of_others(
     four: Crowd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []
-    monkeypatch.setattr(CommitQueue, "ask", lambda *_: asked.append(1))
-    engine_of(four.stores[1])._open_writer()._crowded = True
+    monkeypatch.setattr(Slot, "submit", lambda *_: asked.append(1))
+    writer_of(four.stores[1])._contended = 9
     four.stores[1].append_many([("a", [new()]), ("b", [new()])])
     assert asked == []
     check(tmp_path, 3)
@@ -380,8 +334,8 @@ def test_a_writer_that_failed_has_nobody_else_append(
         four.stores[0].append("a", [new(1)])
     disks[0].fail_sync = False
     asked = []
-    monkeypatch.setattr(CommitQueue, "ask", lambda *_: asked.append(1))
-    engine_of(four.stores[0])._open_writer()._crowded = True
+    monkeypatch.setattr(Slot, "submit", lambda *_: asked.append(1))
+    writer_of(four.stores[0])._contended = 9
     with pytest.raises(StoreIOError):
         four.stores[0].append("a", [new(2)])
     assert asked == []
@@ -390,9 +344,9 @@ def test_a_writer_that_failed_has_nobody_else_append(
 
 def test_what_is_too_large_for_the_queue_waits_for_the_lock(four: Crowd, tmp_path: Path) -> None:
     large = NewEvent("T", {"text": "x" * 5000})
-    engine_of(four.stores[1])._open_writer()._crowded = True
+    writer_of(four.stores[1])._contended = 9
     assert four.stores[1].append("s", [large]).first_position == 2
-    engine_of(four.stores[1])._open_writer()._crowded = True
+    writer_of(four.stores[1])._contended = 9
     assert four.stores[1].append("s", [new()]).first_position == 3
     check(tmp_path, 3)
 

@@ -18,7 +18,7 @@ from evlog.files.format.marks import DURABLE_MAGIC, Mark, encode_mark
 from evlog.files.log.index import SORTED_SUFFIXES
 from evlog.files.log.log import Log
 from evlog.files.log.segment import SealedSegment
-from evlog.files.write.recovery import build_indexes, remove_leftovers_locked
+from evlog.files.write.derived import build_indexes, remove_leftovers_locked
 from evlog.model.reports import TornTail
 from tests.support.helpers import facts, fill, frames_of, new, numbers, segment_files, small_store
 

@@ -17,7 +17,7 @@ from evlog.store import EventStore
 from tests.crash.check import open_store
 from tests.crash.disk import RecordingDisk, World
 from tests.crash.recordings import scratch
-from tests.support.helpers import engine_of, new
+from tests.support.helpers import new, writer_of
 
 
 class Pair:
@@ -130,17 +130,18 @@ def test_a_duplicate_of_what_is_not_synced_yet_is_synced_before_it_is_acknowledg
 def test_a_forked_child_syncs_by_a_descriptor_of_its_own(pair: Pair) -> None:
     """The kernel tells a failed sync once for each open file: a shared one would let one of two go untold."""
     pair.store.append("s", [new()])
-    file = engine_of(pair.store)._open_writer()._end._log_file
-    assert file is not None
+    log_file = writer_of(pair.store)._tail._log_file
+    assert log_file is not None
+    file = log_file.file
     child = os.fork()
     if child == 0:
         code = 1
         try:
             pair.store.append("s", [new()])
-            own = engine_of(pair.store)._open_writer()._end._log_file
+            own = writer_of(pair.store)._tail._log_file
             code = 2 if own is None else 0
             if own is not None:
-                os.lseek(own.fd, 7, os.SEEK_SET)  # an open file that is shared shares its place, too
+                os.lseek(own.file.fd, 7, os.SEEK_SET)  # an open file that is shared shares its place, too
         finally:
             os._exit(code)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

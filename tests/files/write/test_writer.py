@@ -23,7 +23,7 @@ from evlog.errors import (
 )
 from evlog.files.disk.file_lock import FileLock
 from evlog.files.disk.files import Disk, WriteFile
-from evlog.files.format.frames import ROOM_BYTES
+from evlog.files.format.frames import PREALLOCATION_BYTES
 from evlog.model.events import MAX_EVENT_BYTES, encode_events
 from tests.support.helpers import (
     Clock,
@@ -198,7 +198,7 @@ def test_small_appends_are_written_into_room_that_one_of_them_made(store: EventS
     frames = [frames_of(log)]
     with small_store(store.path) as other:
         for writer in (store, other, store, other):
-            assert log.stat().st_size == ROOM_BYTES
+            assert log.stat().st_size == PREALLOCATION_BYTES
             writer.append("s", [new()])
             frames.append(frames_of(log))
     assert all(after.startswith(before) for before, after in pairwise(frames))
@@ -278,7 +278,7 @@ def test_largest_event_is_written_and_a_larger_one_refused(store: EventStore) ->
 def test_append_beyond_a_frame_is_refused(
     store: EventStore, monkeypatch: pytest.MonkeyPatch, unchanged: Callable[[], None]
 ) -> None:
-    monkeypatch.setattr("evlog.format.MAX_BODY_BYTES", 10_000)
+    monkeypatch.setattr("evlog.files.write.tail.MAX_BODY_BYTES", 10_000)
     unchanged()
     with pytest.raises(evlog.AppendTooLarge) as caught:
         store.append("s", [NewEvent("T", "x" * 1000)] * 10)
@@ -289,7 +289,7 @@ def test_append_beyond_a_frame_is_refused(
 
 
 def test_full_stream_is_refused(store: EventStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("evlog.files.write.stream_versions.MAX_VERSION", 5)
+    monkeypatch.setattr("evlog.files.write.plan.MAX_VERSION", 5)
     store.append("s", [new()] * 5)
     with pytest.raises(InvalidArgument, match="stream"):
         store.append("s", [new()])

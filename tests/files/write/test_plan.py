@@ -12,9 +12,8 @@ from evlog.errors import (
     InvalidArgument,
     WrongExpectedVersion,
 )
-from evlog.files.format.hashes import hash_stream
 from evlog.model.events import encode_events
-from tests.support.helpers import content, engine_of, fill, new, small_store
+from tests.support.helpers import content, fill, new, small_store
 
 # existing versions of stream "s", expected, whether it is met
 EXPECTATIONS: list[tuple[int, Any, bool]] = [
@@ -105,16 +104,3 @@ def test_another_writers_events_count(store: EventStore) -> None:
             with pytest.raises(WrongExpectedVersion):
                 store.append("s", [new()], expected=version + 1)
     assert [event.version for event in store.read("s")] == list(range(1, 41))
-
-
-@pytest.mark.parametrize(
-    ("stream", "position", "version", "believed"),
-    [("a", 2, 2, True), ("a", 1, 1, False), ("a", 2, 3, False), ("b", 2, 2, False), ("a", 4, 3, False)],
-)
-def test_a_place_is_believed_only_if_it_is_the_streams_last(
-    store: EventStore, stream: str, position: int, version: int, believed: bool
-) -> None:
-    store.append_many([("a", [new(), new()]), ("c", [new()])])
-    versions = engine_of(small_store(store.path))._open_writer()._versions
-    versions.confirm_locked(stream, hash_stream(stream), position, version)
-    assert versions._versions == ({stream: version} if believed else {})

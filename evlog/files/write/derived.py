@@ -1,0 +1,79 @@
+"""Derived files of a sealed segment: built when missing or damaged, replaced in one step, never synced.
+
+Every byte of them is under a CRC, and what a power loss takes is built again.
+"""
+
+from __future__ import annotations
+
+import os
+
+from evlog.errors import EvlogError
+from evlog.files.disk.files import error_for
+from evlog.files.format import paths
+from evlog.files.format.headers import KIND_OFFSETS, encode_file_header
+from evlog.files.log.log import SegmentMoved
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from evlog.files.disk.files import Disk
+    from evlog.files.log.log import SealedPart
+
+
+def build_indexes(part: SealedPart, disk: Disk) -> None:
+    """Build what a sealed segment lacks of its derived files. Needs no lock: its log never changes.
+
+    No room, or no permission, is no reason to fail an append that is durable already.
+    """
+    try:
+        if not os.path.exists(part.segment.log_path):
+            return  # a compaction removed it; it may be open here still
+        missing = part.index.missing()
+        if not (missing or part.segment.entries_damaged):
+            return  # the usual case of each new writer: it must not read the whole segment
+        entries = part.segment.checked_entries()
+        if part.segment.entries_damaged:
+            header = encode_file_header(part.segment.header._replace(kind=KIND_OFFSETS))
+            replace_derived(part.segment.offsets_path, header + bytes(entries), disk)
+        for kind in missing:
+            replace_derived(part.index.path(kind), part.index.build(kind, entries), disk)
+            part.index.forget(kind)
+    except (EvlogError, SegmentMoved):
+        pass
+
+
+def replace_derived(path: str, content: bytes, disk: Disk) -> None:
+    """Replace a derived file, or make it, in one step; not synced, as it can be built again."""
+    temporary = f"{path}.{os.getpid()}{paths.TEMPORARY}"
+    try:
+        file = disk.open(temporary, create=True, truncate=True)
+        try:
+            disk.write_at(file, content, 0)
+        finally:
+            disk.close(file)
+        disk.replace(temporary, path)
+    except EvlogError:
+        disk.remove(temporary)
+        raise
+
+
+def remove_leftovers_locked(store: str, disk: Disk) -> None:
+    """Remove what processes that died while building an index left in `segments/`."""
+    directory = paths.segments_path(store)
+    try:
+        names = os.listdir(directory)
+    except OSError as error:
+        raise error_for(error, directory) from error
+    for name in names:
+        if name.endswith(paths.TEMPORARY) and not is_running(name):
+            disk.remove(f"{directory}/{name}")
+
+
+def is_running(temporary: str) -> bool:
+    """Return whether the process that a temporary file's name tells of is still there."""
+    try:
+        os.kill(int(temporary.split(".")[-2]), 0)
+    except (ProcessLookupError, ValueError, OverflowError, IndexError):
+        return False
+    except PermissionError:
+        pass  # it runs, as another user
+    return True

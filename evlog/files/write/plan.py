@@ -1,0 +1,257 @@
+"""Planning one append under the writers' lock: what of it is new, whether its conditions hold, its versions.
+
+1. Deduplicate first, so that a retry after a lost acknowledgement succeeds instead of conflicting. A retry is
+   an id with the same stream, type and data; metadata may differ, as with KurrentDB.
+2. Then check the conditions against the streams as they are now: tombstones and expected versions.
+3. Then number the new events. Nothing is written here, so a refused append leaves nothing behind.
+
+Stream versions that were looked up are remembered by the stream's hash, until another process writes to a
+stream with that hash. A remembered version carries the stream's name, so two names with one hash are never
+confused.
+"""
+
+from __future__ import annotations
+
+from evlog.errors import IdConflict, InvalidArgument, InvalidEvent, StreamTombstoned, WrongExpectedVersion
+from evlog.files.format.frames import MAX_VERSION
+from evlog.files.format.hashes import hash_ids, hash_stream
+from evlog.model.appends import NO_STREAM, STREAM_EXISTS, BatchResult
+from evlog.model.events import check_readable_name, check_stream_name, id_text, make_ids
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from typing import Final
+
+    from evlog.files.log.log import Log
+    from evlog.files.log.policies import PolicyTable
+    from evlog.files.log.removed import RemovedEvent
+    from evlog.model.appends import Append, Expectation
+    from evlog.model.events import EncodedEvent, Record
+
+    Known = dict[int, Record | int]
+    """By index in the append: the event that already has the id, or the index of its twin in the append."""
+
+_MAX_REMEMBERED: Final = 1 << 20  # streams; with more the memory is cleared
+
+
+class Plan:
+    """The new events of one append with their versions, and what is known of the others."""
+
+    __slots__ = ("_append", "_known", "events", "id_hashes", "ids", "stream_hashes", "streams", "versions")
+
+    def __init__(self, append: Append, known: Known, ids: Sequence[bytes], id_hashes: Sequence[int]) -> None:
+        self._append = append
+        self._known = known
+        self.streams = append.streams
+        self.stream_hashes = append.stream_hashes
+        self.events = append.events
+        self.ids = ids
+        self.id_hashes = id_hashes
+        self.versions: list[int] = []
+        if known:
+            new = [at for at in range(len(ids)) if at not in known]
+            self.streams = [self.streams[at] for at in new]
+            self.stream_hashes = [self.stream_hashes[at] for at in new]
+            self.events = [self.events[at] for at in new]
+            self.ids = [ids[at] for at in new]
+            self.id_hashes = [id_hashes[at] for at in new]
+
+    def result(self, first_position: int) -> BatchResult:
+        """Return the result of the whole append, once its new events are written from this position on."""
+        append, known = self._append, self._known
+        new = range(first_position, first_position + len(self.events))
+        if not known:
+            return BatchResult(self.streams, self.versions, list(new), self.ids, [False] * len(new))
+        places = zip(new, self.versions, self.ids, strict=True)
+        rows: list[tuple[int, int, bytes]] = []
+        for at in range(len(append.events)):
+            twin = known.get(at)
+            if twin is None:
+                rows.append(next(places))
+            elif isinstance(twin, int):  # the same event earlier in this append
+                rows.append(rows[twin])
+            else:
+                rows.append((twin[0], twin[1], twin[4]))
+        positions, versions, ids = (list(column) for column in zip(*rows, strict=True))
+        return BatchResult(append.streams, versions, positions, ids, [at in known for at in range(len(rows))])
+
+
+class Planner:
+    """Plans the appends of one writer. Its `…_locked` methods need the writers' lock."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self._hashes: dict[str, int] = {}  # by name; not guarded: threads may add the same pairs twice
+        self._versions: dict[int, tuple[str, int]] = {}  # by hash; guarded by the writers' lock
+
+    def hashes(self, streams: Sequence[str], *, system: bool = False) -> list[int]:
+        """Return the hash of each stream's name.
+
+        Args:
+            system: the names may be reserved ones.
+
+        Raises:
+            InvalidStreamName: a name is not valid.
+        """
+        if system:  # not remembered: other appends must not find a reserved name in `_hashes`
+            return [hash_stream(check_readable_name(stream)) for stream in streams]
+        cache = self._hashes
+        try:
+            return list(map(cache.__getitem__, streams))
+        except (KeyError, TypeError):
+            pass
+        if len(cache) > _MAX_REMEMBERED:
+            cache = self._hashes = {}
+        for stream in streams:
+            if stream.__class__ is not str or stream not in cache:
+                name = check_stream_name(stream)
+                cache[name] = hash_stream(name)
+        return [cache[stream] for stream in streams]
+
+    def plan_locked(self, append: Append) -> Plan:
+        """Return what to write for an append, once it may be written.
+
+        Raises:
+            IdConflict, InvalidEvent, StreamTombstoned, WrongExpectedVersion, InvalidArgument: it is refused.
+        """
+        plan = Plan(append, *self._find_known_locked(append))
+        if plan.events:
+            self._check_locked(plan, append.expectations)
+            plan.versions = self.next_versions_locked(plan.streams, plan.stream_hashes)
+        return plan
+
+    # --- deduplication
+
+    def _find_known_locked(self, append: Append) -> tuple[Known, Sequence[bytes], Sequence[int]]:
+        """Return the events that are known already; all ids, made where missing; the ids' hashes."""
+        events = append.events
+        given = [event[1] for event in events]
+        missing = given.count(None)
+        if missing == len(given):
+            ids = make_ids(missing)
+            return {}, ids, hash_ids(ids)
+        unused = iter(make_ids(missing) if missing else ())
+        ids = [id or next(unused) for id in given]
+        id_hashes = hash_ids(ids)
+        known: Known = {}
+        for at, found in self._log.find_ids(ids, id_hashes).items():
+            if given[at] is not None:
+                known[at] = _check_same(found, ids[at], append.streams[at], events[at])
+        if len(set(ids)) < len(ids):
+            _find_twins(append, ids, known)
+        if known and not append.skip_known and len(known) < len(events):
+            record = next(record for record in known.values() if not isinstance(record, int))
+            reason = "is known, but not all ids of its append are"
+            raise IdConflict(id_text(record[4]), record[2], record[0], reason)
+        return known, ids, id_hashes
+
+    # --- conditions
+
+    def _check_locked(self, plan: Plan, expectations: Sequence[Expectation]) -> None:
+        """Raise unless every condition of the append holds. Guards and queries will be checked here, too."""
+        policies = self._log.policies()
+        if policies.any:
+            _check_tombstones(plan.streams, policies)
+        for expectation in expectations:
+            stream, expected = expectation.stream, expectation.version
+            actual = self._version_locked(stream, hash_stream(stream))
+            before = sum(1 for other in plan.streams[: expectation.at] if other == stream)
+            if not before and expected in (NO_STREAM, STREAM_EXISTS) and policies.any:
+                rule = policies.rule_for(stream)
+                if rule is not None and rule.is_deleted(actual):
+                    actual = (
+                        0  # as with KurrentDB: a deleted stream does not exist, though its versions go on
+                    )
+            actual += before
+            if not expectation.is_met(actual):
+                raise WrongExpectedVersion(stream, expected, actual)
+
+    # --- versions
+
+    def next_versions_locked(self, streams: Sequence[str], hashes: Sequence[int]) -> list[int]:
+        """Return the version that each event of an append gets.
+
+        Raises:
+            InvalidArgument: a stream is full.
+        """
+        heads: dict[str, int] = {}
+        versions = []
+        for stream, stream_hash in zip(streams, hashes, strict=True):
+            version = heads.get(stream)
+            if version is None:
+                version = self._version_locked(stream, stream_hash)
+            heads[stream] = version = version + 1
+            versions.append(version)
+        if max(versions) > MAX_VERSION:
+            raise InvalidArgument(f"a stream holds at most {MAX_VERSION} events; begin another stream")
+        return versions
+
+    def _version_locked(self, stream: str, stream_hash: int) -> int:
+        remembered = self._versions.get(stream_hash)
+        if remembered is not None and remembered[0] == stream:
+            return remembered[1]
+        version = self._log.find_version(stream, stream_hash)
+        self._versions[stream_hash] = stream, version
+        return version
+
+    def remember_locked(self, plan: Plan) -> None:
+        """Take in that a plan was written."""
+        if len(self._versions) > _MAX_REMEMBERED:
+            self._versions.clear()
+        self._versions.update(
+            zip(plan.stream_hashes, zip(plan.streams, plan.versions, strict=True), strict=True)
+        )
+
+    def forget_locked(self, hashes: Iterable[int] | None) -> None:
+        """Look up again the streams with these hashes, or all of them: another process wrote to them."""
+        if hashes is None:
+            self._versions.clear()
+        else:
+            for stream_hash in self._versions.keys() & hashes:
+                del self._versions[stream_hash]
+
+
+def _find_twins(append: Append, ids: Sequence[bytes], known: Known) -> None:
+    """Add what an append has twice to `known`, with `skip_known`; else refuse it."""
+    streams, events = append.streams, append.events
+    first: dict[bytes, int] = {}
+    for at, id in enumerate(ids):
+        twin = first.setdefault(id, at)
+        if twin == at or at in known:
+            continue
+        if not append.skip_known:
+            raise InvalidEvent("id", f"{id_text(id)} is in one append twice; give each event its own id")
+        if (streams[twin], *_content(events[twin])) != (streams[at], *_content(events[at])):
+            reason = "is in one append twice, with different content"
+            raise IdConflict(id_text(id), streams[at], 0, reason)
+        known[at] = twin
+
+
+def _content(event: EncodedEvent) -> tuple[str, int, bytes]:
+    return event[0], event[2], event[3]
+
+
+def _check_same(found: Record | RemovedEvent, id: bytes, stream: str, event: EncodedEvent) -> Record:
+    """Return the event that has the id, once its content is known to be the same.
+
+    Of a removed event only a CRC of the content is kept; where not even that is, the id decides.
+    """
+    type, _, code, data, metadata = event
+    if not isinstance(found, tuple):
+        from evlog.files.format.removed_events import content_crc
+
+        if found.content_crc and found.content_crc != content_crc(stream, type, code, data):
+            reason = "is known with different content, of an event that was compacted away"
+            raise IdConflict(id_text(id), stream, found.position, reason)
+        return (found.position, found.version, stream, type, id, 0, code, data, metadata)
+    if (found[2], found[3], found[6], found[7]) != (stream, *_content(event)):
+        raise IdConflict(id_text(id), found[2], found[0], "is known with different content")
+    return found
+
+
+def _check_tombstones(streams: Sequence[str], policies: PolicyTable) -> None:
+    for stream in dict.fromkeys(streams):
+        rule = policies.rule_for(stream)
+        if rule is not None and rule.tombstone:
+            raise StreamTombstoned(stream)
