@@ -61,7 +61,7 @@ def evlog(here: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pyt
             patch.setattr(sys, "stderr", io.TextIOWrapper(err, "utf-8", write_through=True))
             code = app.run(list(arguments))
             sys.stdout.flush()
-            return Result(code, out.getvalue(), err.getvalue().decode())
+            return Result(code, out.getvalue(), err.getvalue().decode(errors="replace"))
 
     return run
 

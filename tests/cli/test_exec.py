@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 from pathlib import Path
 
 import pytest
 
 import evlog as library
 from evlog.subscriptions import retry
-from tests.cli.conftest import Evlog
+from tests.cli.conftest import Evlog, run_process
 
 ID = "2f0a7d0c-6a39-4b55-8a6e-0d3a2f1b9c11"
 
@@ -137,3 +139,99 @@ def test_replay_without_a_command_prints_and_forgets_nothing(filled: Evlog) -> N
 def test_count_counts_what_was_dealt_with(filled: Evlog) -> None:
     assert filled("tail", "--name", "a", "--exec", "true", "--count", "2").code == 0
     assert filled("subscriptions", "show", "a").line["position"] == 2
+
+
+# ---- What a command leaves behind
+
+
+def test_a_process_that_the_command_leaves_behind_does_not_hold_up_the_run(evlog: Evlog, here: Path) -> None:
+    """Its stdin holds more than a pipe takes, and what it left behind keeps stdin and stderr open."""
+    evlog("append", "s", "T", json.dumps("x" * 1_000_000))
+    left = "sleep 100 & echo $! >> left"
+    options = ("--name", "a", "--on-failure", "park", "--retries", "1")
+    for script, parked in ((left, 0), (f"{left}; echo bad >&2; exit 3", 1)):
+        evlog("subscriptions", "delete", "a")
+        assert evlog("tail", *options, "--exec", script).code == 0
+        assert len(evlog("subscriptions", "parked", "a").lines) == parked
+    for pid in written("left"):
+        os.kill(int(pid), signal.SIGKILL)
+
+
+def test_a_command_that_writes_without_end_to_stderr_keeps_only_the_end(filled: Evlog) -> None:
+    script = "yes 0123456789 | head -c 3000000 >&2; echo the end >&2; exit 3"
+    result = filled(
+        *("tail", "--name", "a", "--count", "1", "--exec", script, "--on-failure", "park", "--retries", "1")
+    )
+    assert result.code == 0
+    assert result.err.count("0123456789") > 270_000  # all of it is shown
+    error = filled("subscriptions", "parked", "a").line["error"]
+    assert error.startswith("exit code 3: ")
+    assert error.endswith("the end")
+    assert len(error) < 2100
+
+
+# ---- Parked events
+
+
+def test_a_parked_event_says_why(filled: Evlog) -> None:
+    script = "printf 'HTTP 503 f\\374r \\303\\274\\n' >&2; exit 22"
+    park = ("--on-failure", "park", "--retries", "2", "--count", "1")
+    result = filled("tail", "--name", "a", "--exec", script, *park)
+    parked = filled("subscriptions", "parked", "a").line
+    assert (parked["error"], parked["attempts"]) == ("exit code 22: HTTP 503 f\ufffdr ü", 2)
+    notes = [line for line in result.err.splitlines() if line.startswith("evlog: ")]
+    assert [note.partition("; ")[0] for note in notes] == [
+        "evlog: --exec failed at position 1: exit code 22",
+        "evlog: parked position 1 after 2 failures: exit code 22",
+    ]
+    filled("subscriptions", "replay", "a", "--exec", "echo still bad >&2; exit 23")
+    parked = filled("subscriptions", "parked", "a").line
+    assert (parked["error"], parked["attempts"]) == ("exit code 23: still bad", 3)
+
+
+@pytest.mark.parametrize("command", ["no-such-program", "./not-executable"])
+def test_a_command_that_cannot_be_run_stops_the_run_instead_of_parking_all(
+    filled: Evlog, here: Path, command: str
+) -> None:
+    (here / "not-executable").write_text("true\n")
+    result = filled("tail", "--name", "a", "--exec", command, "--on-failure", "park", "--retries", "2")
+    assert result.code == 1
+    assert "--exec failed 2 times at position 1" in result.err
+    assert filled("subscriptions", "show", "a").line["position"] == 0
+    assert filled("subscriptions", "parked", "a").out == b""
+
+
+def test_a_command_that_cannot_be_started_stops_the_run(filled: Evlog) -> None:
+    result = filled("tail", "--name", "a", "--exec", "x" * 200_000, "--on-failure", "park", "--retries", "1")
+    assert result.code == 1
+    assert "not started: Argument list too long; fix the command and run again" in result.err
+    assert filled("subscriptions", "parked", "a").out == b""
+
+
+def test_replay_prints_the_stores_own_events_too(filled: Evlog) -> None:
+    filled("retain", "order-1", "--max-count", "4")
+    park = ("--on-failure", "park", "--retries", "1")
+    filled("tail", "$$order-1", "--name", "a", "--exec", "exit 1", *park)
+    assert filled("subscriptions", "replay", "a").line["stream"] == "$$order-1"
+
+
+@pytest.mark.parametrize("command", ["", "  ", "\n"])
+def test_replay_refuses_a_command_that_does_nothing(filled: Evlog, command: str) -> None:
+    filled("tail", "--name", "a", "--exec", "exit 1", "--on-failure", "park", "--retries", "1")
+    assert filled("subscriptions", "replay", "a", "--exec", command).code == 2
+    assert len(filled("subscriptions", "parked", "a").lines) == 5
+
+
+# ---- Other locales
+
+
+@pytest.mark.parametrize("name", ["größe-1", "m-😀"])
+def test_names_are_utf8_in_every_locale(here: Path, name: str) -> None:
+    with library.open(".evlog", create=True) as store:
+        store.append(name, [library.NewEvent("Größer")])
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    script = 'cat > line; printf %s "$EVLOG_STREAM/$EVLOG_TYPE" > names'
+    result = run_process("tail", name, "--exec", script, env=ascii_only)
+    assert (result.code, result.err) == (0, "")
+    assert Path("names").read_bytes() == f"{name}/Größer".encode()
+    assert json.loads(Path("line").read_bytes())["stream"] == name

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ import pytest
 import evlog as library
 from evlog.cli import subscriptions
 from evlog.cli._support import console
-from tests.cli.conftest import Evlog
+from tests.cli.conftest import Evlog, environment
 
 
 @pytest.fixture
@@ -178,3 +180,48 @@ def test_looking_makes_nothing(evlog: Evlog, here: Path) -> None:
     evlog("subscriptions", "parked", "x")
     evlog("subscriptions", "delete", "x")
     assert sorted(path.name for path in (here / ".evlog").rglob("*")) == before
+
+
+@pytest.mark.parametrize("action", subscriptions.SUBCOMMANDS)
+def test_each_action_has_its_own_help_with_examples_that_work(filled: Evlog, here: Path, action: str) -> None:
+    text = filled("subscriptions", action, "--help").out.decode()
+    assert filled("subscriptions", action, "-h").out.decode() == text
+    examples = [line.strip() for line in text.splitlines() if line.startswith("    evlog ")]
+    assert examples
+    assert all(len(line) <= 80 for line in text.splitlines())
+    filled("tail", "--name", "audit", "--exec", "exit 1", "--on-failure", "park", "--retries", "1")
+    filled("append", "order-1", "Paid")
+    for example in examples:
+        done = subprocess.run(
+            ["sh", "-ec", example.replace("17", "1").replace("evlog", f"{sys.executable} -m evlog", 1)],
+            env=environment(),
+            capture_output=True,
+            check=False,
+        )
+        assert (done.returncode, done.stderr.count(b"evlog: ")) in {(0, 0), (0, 1)}, done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["subscriptions", "-s", "store"],
+        ["-s", "store", "subscriptions"],
+        ["subscriptions", "-s", "store", "list"],
+        ["subscriptions", "list", "-s", "store"],
+        ["-s", "nowhere", "subscriptions", "list", "-s", "store"],
+    ],
+    ids=" ".join,
+)
+def test_the_store_can_be_named_at_every_place(filled: Evlog, here: Path, arguments: list[str]) -> None:
+    (here / ".evlog").rename(here / "store")
+    assert [info["name"] for info in filled(*arguments).lines] == ["all", "paid"]
+    assert filled("subscriptions").code == 5
+    assert filled("subscriptions", "-s", "store", "-s", "store").code == 2
+
+
+def test_a_slip_names_the_action_that_was_meant(filled: Evlog) -> None:
+    result = filled("subscriptions", "shwo")
+    assert (result.code, result.err.count("\n")) == (2, 1)
+    assert "'show'" in result.err
+    assert "`evlog subscriptions --help`" in result.err
+    assert "`evlog subscriptions show --help`" in filled("subscriptions", "show").err

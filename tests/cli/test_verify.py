@@ -11,6 +11,7 @@ import pytest
 from evlog import open as open_store
 from tests.cli.conftest import Evlog, command, environment
 from tests.support.helpers import fill, small_store
+from tests.support.terminal import TerminalSession
 
 
 @pytest.fixture
@@ -122,6 +123,54 @@ def test_on_a_terminal_it_is_a_report_for_people(path: str) -> None:
     assert "  s-1 version 3" in readable
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("option", [[], ["--quick"], ["--repair"], ["--salvage", "out"], ["--against"]])
+def test_a_reader_that_has_left_does_not_hide_the_verdict(
+    here: Path, path: str, option: list[str], unbuffered: str
+) -> None:
+    if option == ["--against"]:
+        option = ["--against", f"5:{'0' * 64}"]
+    elif option == ["--quick"]:
+        os.truncate(f"{path}/segments/00000000000000000001.0.log", 200)
+    else:
+        damage(path)
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        done = subprocess.run(
+            command("verify", "-s", path, *option),
+            env=environment({"PYTHONUNBUFFERED": unbuffered}),
+            stdout=writing,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+    finally:
+        os.close(writing)
+    assert (done.returncode, done.stderr) == (4, b"")
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("option", [[], ["--repair"], ["--salvage", "out"]])
+def test_the_progress_bar_is_removed_before_the_report(
+    here: Path, path: str, option: list[str], unbuffered: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = (
+        "import sys, evlog.cli.verify as verify\n"
+        "verify._DRAW_SECONDS = 0\n"  # draw it at once, not after a while
+        "from evlog.cli.app import run\n"
+        "sys.exit(run(sys.argv[1:]))\n"
+    )
+    env = environment({"PYTHONUNBUFFERED": unbuffered, "TERM": "xterm", "NO_COLOR": "1"})
+    arguments = [command()[0], "-c", program, "verify", "-s", path, *option]
+    with TerminalSession(arguments, env, columns=120) as terminal:
+        assert terminal.wait() == 0
+    bar, erased, report = terminal.shown.rpartition("\x1b[2K")  # the line is erased
+    assert erased
+    assert "━" in bar
+    assert "\x1b" not in report
+    assert "events" in report
+
+
 def terminal(*arguments: str) -> str:
     """What a command shows on a terminal."""
     import pty
@@ -151,7 +200,7 @@ def test_ctrl_c_is_quiet_and_leaves_no_helper(path: str) -> None:
         "v.core_count = lambda: 3\n"
         "check = v._check_across\n"
         "def wait(workers, *_):\n"
-        "    print(*[h._process.pid for h in workers._helpers], flush=True)\n"
+        "    print(*[h.process.pid for h in workers._helpers], flush=True)\n"
         "    sys.stdin.read()\n"
         "v._check_across = wait\n"
         "from evlog.cli.app import run\n"
