@@ -123,7 +123,7 @@ class Event(tuple[Any, ...]):
         """The event's id."""
         try:
             return UUID(bytes=self[4])
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, AssertionError) as error:
             raise self._senseless("id", error) from None
 
     @property
@@ -161,7 +161,10 @@ class Event(tuple[Any, ...]):
     @property
     def category(self) -> str:
         """The part of the stream's name before its first `-`."""
-        return category_of(self[2])
+        try:
+            return category_of(self[2])
+        except (TypeError, AttributeError) as error:
+            raise self._senseless("stream", error) from None
 
     def json(self) -> Any:
         """The data parsed as JSON at each call; text comes as a `str`.
