@@ -1,10 +1,14 @@
-"""How `verify`, `repair` and `salvage` look at a store: file by file, then across files. Nothing here writes.
+"""Verify, repair and salvage. Read `verify` first; nothing but `repair` and `salvage` writes.
 
-There are two looks at a segment: `proof` and `proving` are fast and say no more than that all is well, or
-that they cannot say so; then `segments` takes the close look that names what is wrong.
-
-`logs` checks a log and its entries, `rows` makes such entries anew, `indexes` the sorted files, `segments`
-one segment as a whole, `files` what lies in the directories, `across` what must hold over all segments;
-`survey` says what damage costs. `workers` spreads the work over processes, `digest` and `history` speak of
-pinned digests, `findings` is the report.
+files      manifest, marks, names and checkpoints: what shows without reading a log
+segments   one segment, in pieces for all cores; `task` says what to check
+logs       a log, frame by frame (`frames`: by columns), and what damage costs
+records    the records of frames, every field, and the entries that they must have
+indexes    the sorted indexes of a segment
+removals   the removed events of a segment
+across     versions and ids across segments
+digest     the head digest, and why one does not hold any more
+quick      `--quick`
+containers compressed logs, read past damage
+losses     which events are lost for good
 """

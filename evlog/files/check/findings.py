@@ -1,7 +1,9 @@
-"""What a look at a store finds: findings, and the report that `evlog verify` prints.
+"""The kinds of findings, and how to make one. Pure.
 
-A finding names what is not as it was written, where, and whether anything is lost by it. The kinds are part
-of the command line's contract, so a new one is added, never renamed. Pure: plain values, no I/O.
+1. DAMAGE: an event or an id is lost, a reader fails, or a reader is told something wrong.
+2. NOTE: nothing is lost. A crash or a copy leaves it, and evlog clears or rebuilds it; or a foreign file.
+3. The kinds are part of the command line's contract: a new one is added, none is renamed.
+4. A detail says what is wrong and what that costs; the command line adds what to do.
 """
 
 from __future__ import annotations
@@ -10,25 +12,31 @@ from typing import Final
 
 from evlog.model.reports import DAMAGE, NOTE, Finding
 
-# Kinds of findings. Those of what is derived lose nothing: `--repair` makes it anew.
 MANIFEST: Final = "manifest"  # manifest.json is damaged, or says of a segment what is not true
-MISSING: Final = "missing"  # a file is not there
-EXTRA: Final = "extra"  # a file that nothing names
-LENGTH: Final = "length"  # a file has another length than it must have
-HEADER: Final = "header"  # a file does not begin as it must: damaged, or swapped
+MISSING: Final = "missing"  # a file is missing
+EXTRA: Final = "extra"  # a file that the manifest does not name
+LENGTH: Final = "length"  # a file does not have the length that it must have
+HEADER: Final = "header"  # a file's header is damaged, or another file's
 FRAME: Final = "frame"  # a frame of a log is damaged
-RECORD: Final = "record"  # a record is not what it must be, though its frame's CRC holds
+RECORD: Final = "record"  # a record makes no sense, though its frame's CRC holds
 ORDER: Final = "order"  # positions do not rise, or times fall
-VERSION: Final = "version"  # a stream's versions are not 1, 2, 3 …
+VERSION: Final = "version"  # a stream's versions do not rise by one
 ID: Final = "id"  # an id belongs to two events
 INDEX: Final = "index"  # an index does not say what the log says
 BLOCK: Final = "block"  # a block of a compressed log, or the table of them, is damaged
-TAIL: Final = "tail"  # the log ends with what a crash left of an append that was never acknowledged
+TAIL: Final = "tail"  # a torn tail: a part of an append that was never acknowledged
 MARK: Final = "mark"  # `durable` does not say how far the log is synced
-CHECKPOINT: Final = "checkpoint"  # a subscription's checkpoint is damaged or beyond the log
-GONE: Final = "gone"  # what is left of compacted events is not what the log lacks
-DIGEST: Final = "digest"  # history is not what it was when the digest was pinned
+CHECKPOINT: Final = "checkpoint"  # a subscription's checkpoint is damaged, or of another log
+GONE: Final = "gone"  # the removed events are not the ones that the log lacks
+DIGEST: Final = "digest"  # history changed since the digest was pinned
 COMPACTED: Final = "compacted"  # the same, and a compaction explains it
+
+DERIVED: Final = "it is derived, nothing is lost"
+
+
+def torn_tail(size: int) -> str:
+    """Return the detail of a torn tail."""
+    return f"{size} bytes of an append that was never acknowledged; the next writer cuts them"
 
 
 def damage(kind: str, file: str, offset: int | None, position: int | None, detail: str) -> Finding:

@@ -1,8 +1,8 @@
 """Checking a sealed segment's .streams, .types and .ids against its entries, and the entries' versions.
 
-An index is right if its keys rise, every entry stands in it exactly once and under its own key, and the
-entries of a key rise: then it is the one that would be built. Whole columns are compared at a time, since an
-entry costs more in a loop than everything else that is checked of it. Nothing here opens a log.
+An index is right if its keys rise, every entry is in it exactly once and under its own key, and the entries
+of a key rise: then it is the one that would be built. Whole columns are compared at a time: in a loop, an
+entry would cost more than all other checks of it. Nothing here opens a log.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class IndexWrong(Exception):
 def check_index(
     path: str, name: str, expected: FileHeader, entries: Entries
 ) -> tuple[Finding | None, Postings]:
-    """Check one sorted index; what is wrong with it, and its content as it must be.
+    """Check one sorted index; return what is wrong with it, and its content as it must be.
 
     Args:
         path: the file. name: its path below the store, for the finding.
@@ -75,18 +75,16 @@ def check_index(
     except IndexWrong as fault:
         wrong = fault
     if wrong.believed:
-        detail = (
-            f"{wrong}, though its CRCs hold: readers miss events by it; it is derived, a repair rebuilds it"
-        )
+        detail = f"{wrong}, though its CRCs hold: readers miss events; a repair rebuilds it"
         finding = kinds.damage(wrong.finding_kind, name, wrong.offset, None, detail)
     else:
-        detail = f"{wrong}; it is derived, nothing is lost"
+        detail = f"{wrong}; {kinds.DERIVED}"
         finding = kinds.note(wrong.finding_kind, name, wrong.offset, None, detail)
     return finding, make_postings(entries, expected.kind)
 
 
 def make_postings(entries: Entries, kind: int) -> Postings:
-    """What the index of these entries holds, where there is none to be believed; not of ids."""
+    """Return what the index of these entries must hold; of ids nothing."""
     if kind == KIND_IDS:
         return Postings([], [], [])
     keys, starts, numbers = group_entries(column(entries, _COLUMN[kind]))
@@ -94,11 +92,11 @@ def make_postings(entries: Entries, kind: int) -> Postings:
 
 
 def check_header(path: str, expected: FileHeader) -> None:
-    """Check what a look at a sorted index's header and length can show.
+    """Check the header and the length of a sorted index.
 
     Raises:
-        FileNotFoundError: it is not there.
-        IndexWrong: it does not begin as it must, or has another length.
+        FileNotFoundError: it is missing.
+        IndexWrong: its header or its length is wrong.
     """
     _checked_header(ReadFile(path), expected)
 
@@ -112,7 +110,7 @@ def _checked_header(file: ReadFile, expected: FileHeader) -> FileHeader:
         raise IndexWrong(kinds.HEADER, 0, str(fault)) from None
     if header._replace(keys=0, postings=0) != expected:
         raise IndexWrong(
-            kinds.HEADER, 0, "its header names another store, segment or source: swapped or stale"
+            kinds.HEADER, 0, "its header names another store, segment or source: swapped, or stale"
         )
     shape = sorted_shape(header.kind, header.keys, header.postings)
     size = file.size()
@@ -156,7 +154,7 @@ def _check_postings(postings: Postings, kind: int, cells: list[int]) -> None:
         raise IndexWrong(kinds.INDEX, None, "a posting is beyond the segment's end", believed=True) from None
     if kind == KIND_IDS:
         if own != tuple(keys):
-            raise IndexWrong(kinds.INDEX, None, "a posting stands under another event's key", believed=True)
+            raise IndexWrong(kinds.INDEX, None, "a posting is under another event's key", believed=True)
         for at in compress(range(count), map(ge, keys, keys[1:])):  # a few ties by chance
             if keys[at] > keys[at + 1] or numbers[at] >= numbers[at + 1]:
                 raise IndexWrong(kinds.INDEX, None, "its keys or postings do not rise", believed=True)
@@ -164,13 +162,13 @@ def _check_postings(postings: Postings, kind: int, cells: list[int]) -> None:
     if not _rises(keys) or not _rises(starts) or starts[0] or starts[-1] != count:
         raise IndexWrong(kinds.INDEX, None, "its keys or starts do not rise", believed=True)
     if not all(map(eq, own, chain.from_iterable(map(repeat, keys, _lengths(starts))))):
-        raise IndexWrong(kinds.INDEX, None, "a posting stands under another event's key", believed=True)
+        raise IndexWrong(kinds.INDEX, None, "a posting is under another event's key", believed=True)
     if not set(compress(range(1, count), map(ge, numbers, numbers[1:]))).issubset(starts):
         raise IndexWrong(kinds.INDEX, None, "the postings of a key do not rise", believed=True)
 
 
 def _rises(values: list[int]) -> bool:
-    """Whether each is greater than the one before it."""
+    """Return whether each is greater than the one before it."""
     return all(map(lt, values, values[1:]))
 
 
@@ -189,7 +187,7 @@ def _lengths(starts: Sequence[int]) -> map[int]:
 
 
 def odd_streams(streams: Postings, versions: Sequence[int], *, gaps: bool) -> list[int]:
-    """The numbers of the first entries (one a stream hash) whose versions do not go on by one.
+    """Return the numbers of the first entries, one a stream hash, whose versions do not go on by one.
 
     Args:
         gaps: a salvage was here, so versions need only rise.

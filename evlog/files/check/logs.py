@@ -159,7 +159,11 @@ class LogCheck:
     def _check_header(self) -> None:
         try:
             found = decode_file_header(self._log.read(FILE_HEADER_BYTES, 0))
-            fault = "" if found == self.header else "its header names another store or segment: swapped?"
+            fault = (
+                ""
+                if found == self.header
+                else "its header names another store or segment; was the file swapped?"
+            )
         except FormatFault as error:
             fault = str(error)
         except NewerFormat as newer:
@@ -194,7 +198,8 @@ class LogCheck:
         if crc32(body) != header.body_crc:
             if self._is_tail(offset):
                 return _STOP
-            self._find(kinds.FRAME, offset, header.first_position, "a frame's body fails its CRC")
+            detail = f"a frame's body fails its CRC; {header.events} events in it cannot be read"
+            self._find(kinds.FRAME, offset, header.first_position, detail)
             self._account_for_damage(offset, end, header)
             return end
         columns = [header.events], [header.durable], [header.first_position], [header.index_crc]
@@ -293,9 +298,11 @@ class LogCheck:
         if self._is_tail(at):
             return _STOP
         found = next(self._sound_headers(at + 1), None)
-        self._find(kinds.FRAME, at, (self.last_position) + 1, fault)
         end, header = found if found is not None else (self._size, None)
-        self._account_for_damage(at, end, None, header)
+        position = self.last_position + 1
+        events = self._account_for_damage(at, end, None, header)
+        lost = f"{events} events" if events else "an unknown number of events"
+        self._find(kinds.FRAME, at, position, f"{fault}; {lost} in {end - at} bytes cannot be read")
         return end if found is not None else _STOP
 
     def _is_tail(self, at: int) -> bool:
@@ -332,7 +339,7 @@ class LogCheck:
 
     def _account_for_damage(
         self, start: int, end: int, damaged: FrameHeader | None, following: FrameHeader | None = None
-    ) -> None:
+    ) -> int:
         """Count the events between two offsets; take their entries from .offsets, if that has them."""
         rows = self._entries_between(start, end)
         last = self.last_position
@@ -356,6 +363,7 @@ class LogCheck:
         if not self.info.generation:
             self.last_position = last + events
         self.end = end
+        return events
 
     def _entries_between(self, start: int, end: int) -> bytes:
         """Return what .offsets holds of the frames between two offsets of the log."""
@@ -412,7 +420,7 @@ class LogCheck:
         if self._is_part:
             raise Unclear
         self.offsets_sound = False
-        detail = f"{detail}; it is derived, nothing is lost"
+        detail = f"{detail}; {kinds.DERIVED}"
         self.findings.append(kinds.note(kind, f"{self.task.name}.offsets", offset, position, detail))
 
 

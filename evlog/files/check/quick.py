@@ -1,55 +1,139 @@
-"""The quick look at a store: lengths and headers of all files, and the end of the log."""
+"""The quick check of a store: lengths and headers of all files, and the end of the log."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from evlog.errors import CorruptionError
+from evlog.errors import CorruptionError, EvlogError
 from evlog.files.check import findings as kinds
-from evlog.files.check.files import Look, check_names, check_sizes, file_bytes, is_being_indexed
+from evlog.files.check.containers import open_container
+from evlog.files.check.files import StoreSnapshot, check_names, file_bytes, is_being_indexed
+from evlog.files.check.indexes import SUFFIXES, IndexWrong, check_header
+from evlog.files.check.task import SegmentTask
+from evlog.files.disk.files import ReadFile
+from evlog.files.format.entries import ENTRY_BYTES
+from evlog.files.format.headers import (
+    FILE_HEADER_BYTES,
+    KIND_OFFSETS,
+    FormatFault,
+    NewerFormat,
+    decode_file_header,
+)
 from evlog.files.log.log import Log
 from evlog.model.reports import Finding, VerifyReport
 
 
-def torn(size: int) -> str:
-    return f"{size} bytes of an append that was never acknowledged; the next writer cuts them"
-
-
-def verify_quickly(seen: Look, checkpoints_of: Callable[[int], list[Finding]]) -> VerifyReport:
-    """Lengths and headers of all files, and the end of the log as a reader would look at it."""
-    findings = [*seen.findings, *check_sizes(seen)]
-    infos = seen.manifest.segments
-    events = sum(info.events for info in infos)
-    head = infos[-1].first_position - 1
+def verify_quickly(snapshot: StoreSnapshot, checkpoints_of: Callable[[int], list[Finding]]) -> VerifyReport:
+    """Check lengths and headers of all files, and the end of the log."""
+    findings = check_sizes(snapshot)
+    infos = snapshot.manifest.segments
     if any(finding.kind == kinds.MISSING for finding in findings):
         for info in infos[:-1]:
-            is_being_indexed(seen, info)
-        findings = [*seen.findings, *check_sizes(seen)]
+            is_being_indexed(snapshot, info)
+        findings = check_sizes(snapshot)
+    findings += snapshot.findings
+    events = sum(info.events for info in infos)
+    head = infos[-1].first_position - 1
     try:
-        log = Log(seen.store)
-        active = log.active.segment
-        events += active.count
+        log = Log(snapshot.store)
+        events += log.active.segment.count
         head = log.head
-        name = f"segments/{infos[-1].first_position:020d}.{infos[-1].generation}"
-        if log.damage is not None:
-            findings.append(_as_finding(seen.store, log.damage))
-        elif (
-            active.torn_bytes and seen.settled and active.info == infos[-1] and active.end < seen.active_bytes
-        ):
-            detail = torn(active.torn_bytes)
-            findings.append(kinds.note(kinds.TAIL, f"{name}.log", active.end, head + 1, detail))
-        # Others may be writing by now: what counts is what stood there at the look.
-        lacking = active.entries_on_disk < active.count_before(seen.active_bytes)
-        if seen.settled and lacking and active.info == infos[-1]:
-            detail = "it does not hold the entries of the whole log; it is derived, nothing is lost"
-            findings.append(kinds.note(kinds.INDEX, f"{name}.offsets", None, None, detail))
+        findings += _check_end(snapshot, log)
     except CorruptionError as damage:
-        findings.append(_as_finding(seen.store, damage))
+        findings.append(_as_finding(snapshot.store, damage))
     findings += checkpoints_of(head)
-    findings += check_names(seen)
-    return VerifyReport(events, len(infos), file_bytes(seen), head, None, tuple(findings))
+    findings += check_names(snapshot)
+    return VerifyReport(events, len(infos), file_bytes(snapshot), head, None, tuple(findings))
+
+
+def _check_end(snapshot: StoreSnapshot, log: Log) -> list[Finding]:
+    """Check the end of the active log. Writers may be at work by now: the snapshot is what counts."""
+    if log.damage is not None:
+        return [_as_finding(snapshot.store, log.damage)]
+    active = log.active.segment
+    if not snapshot.idle or active.info != snapshot.manifest.segments[-1]:
+        return []
+    findings = []
+    name = f"segments/{active.info.first_position:020d}.{active.info.generation}"
+    if active.torn_bytes and active.end < snapshot.active_bytes:
+        detail = kinds.torn_tail(active.torn_bytes)
+        findings.append(kinds.note(kinds.TAIL, f"{name}.log", active.end, log.head + 1, detail))
+    if active.entries_on_disk < active.count_before(snapshot.active_bytes):
+        detail = f"it does not hold the entries of the whole log; {kinds.DERIVED}"
+        findings.append(kinds.note(kinds.INDEX, f"{name}.offsets", None, None, detail))
+    return findings
 
 
 def _as_finding(store: str, damage: CorruptionError) -> Finding:
     file = damage.path.removeprefix(store + "/")
     return kinds.damage(kinds.FRAME, file, damage.offset, damage.position, damage.detail)
+
+
+def check_sizes(snapshot: StoreSnapshot) -> list[Finding]:
+    """Check lengths and headers of all files that the manifest names."""
+    findings: list[Finding] = []
+    for task in snapshot.tasks():
+        info = task.info
+        header = task.header
+        log_bytes = info.log_bytes if info.sealed else None
+        offsets_bytes = FILE_HEADER_BYTES + info.events * ENTRY_BYTES if info.sealed else None
+        if info.compressed_bytes:
+            findings += _check_container(task)
+        else:
+            findings += _check_size(task, ".log", header, log_bytes)
+        findings += _check_size(task, ".offsets", header._replace(kind=KIND_OFFSETS), offsets_bytes)
+        findings += _check_removed(task)
+        for kind, suffix in SUFFIXES.items() if info.sealed else ():
+            name = f"{task.name}.{suffix}"
+            try:
+                check_header(f"{task.path}.{suffix}", header._replace(kind=kind, source_crc=info.offsets_crc))
+            except FileNotFoundError:
+                detail = f"it is missing; {kinds.DERIVED}"
+                findings.append(kinds.note(kinds.MISSING, name, None, None, detail))
+            except IndexWrong as wrong:
+                detail = f"{wrong}; {kinds.DERIVED}"
+                findings.append(kinds.note(wrong.finding_kind, name, wrong.offset, None, detail))
+    return findings
+
+
+def _check_container(task: SegmentTask) -> list[Finding]:
+    try:
+        return open_container(task.store, task.store_id, task.info).findings
+    except FileNotFoundError:
+        return [kinds.damage(kinds.MISSING, task.log_name, None, None, "it is missing")]
+
+
+def _check_size(task: SegmentTask, suffix: str, expected: object, wanted: int | None) -> list[Finding]:
+    name = task.name + suffix
+    is_log = suffix == ".log"
+    make = kinds.damage if is_log else kinds.note
+    more = "" if is_log else f"; {kinds.DERIVED}"
+    try:
+        file = ReadFile(task.path + suffix)
+        found = decode_file_header(file.read(FILE_HEADER_BYTES, 0))
+    except FileNotFoundError:
+        return [make(kinds.MISSING, name, None, None, f"it is missing{more}")]
+    except NewerFormat as newer:
+        return [make(kinds.HEADER, name, 0, None, f"its header is of format {newer.found}{more}")]
+    except (FormatFault, EvlogError) as fault:
+        return [make(kinds.HEADER, name, 0, None, f"{fault}{more}")]
+    if found != expected:
+        return [make(kinds.HEADER, name, 0, None, f"its header names another store or segment{more}")]
+    size = file.size()
+    if wanted is not None and size != wanted:
+        detail = f"it has {size} bytes, not {wanted}{more}"
+        return [make(kinds.LENGTH, name, min(size, wanted), None, detail)]
+    return []
+
+
+def _check_removed(task: SegmentTask) -> list[Finding]:
+    name, wanted = f"{task.name}.removed", task.info.removed_bytes
+    try:
+        size = ReadFile(f"{task.path}.removed").size() if wanted else 0
+    except FileNotFoundError:
+        detail = "it is missing: a retry of an event that a compaction removed would be written again"
+        return [kinds.damage(kinds.MISSING, name, None, None, detail)]
+    if size != wanted:
+        detail = f"it has {size} bytes, {wanted} were written"
+        return [kinds.damage(kinds.LENGTH, name, min(size, wanted), None, detail)]
+    return []

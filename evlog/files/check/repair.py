@@ -14,9 +14,9 @@ from zlib import crc32
 from evlog.errors import CorruptionError, EvlogError
 from evlog.files.check import findings as kinds
 from evlog.files.check.containers import open_container
-from evlog.files.check.files import look
+from evlog.files.check.files import take_snapshot
 from evlog.files.check.logs import LogCheck
-from evlog.files.check.survey import lost_in_segment
+from evlog.files.check.losses import lost_in_segment
 from evlog.files.check.task import SegmentTask
 from evlog.files.check.verify import Progress, verify_store
 from evlog.files.disk.file_lock import FileLock, SharedLock
@@ -78,7 +78,7 @@ def repair_store(
 def find_losses(store: str) -> list[Loss]:
     """The events that are damaged for good, segment by segment."""
     losses: list[Loss] = []
-    tasks = look(store).tasks()
+    tasks = take_snapshot(store).tasks()
     for task in tasks:
         losses += lost_in_segment(task, tasks)
     return losses

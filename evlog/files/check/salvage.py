@@ -18,10 +18,10 @@ from zlib import crc32
 
 from evlog.errors import CorruptionError, EvlogError, NotAStore, ZstdNotInstalled
 from evlog.files.check.containers import Container, written_header
-from evlog.files.check.files import look
+from evlog.files.check.files import take_snapshot
 from evlog.files.check.logs import LogCheck
+from evlog.files.check.losses import Survey, lost_in_segment
 from evlog.files.check.removals import check_removed
-from evlog.files.check.survey import Survey, lost_in_segment
 from evlog.files.check.task import SegmentTask
 from evlog.files.check.verify import Progress
 from evlog.files.disk.files import DISK, Disk, ReadFile, WriteFile
@@ -132,7 +132,7 @@ def _with_losses(infos: Sequence[SegmentInfo]) -> tuple[SegmentInfo, ...]:
 def _find_segments(store: str) -> tuple[Manifest, list[SegmentTask]]:
     """The segments to copy, by the manifest, or by the logs' own headers where there is none."""
     try:
-        seen = look(store)
+        seen = take_snapshot(store)
     except CorruptionError:
         return _without_manifest(store)
     return seen.manifest, seen.tasks()

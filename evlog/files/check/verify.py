@@ -1,6 +1,6 @@
 """Verifying a store: everything on disk against everything else, up to a fixed horizon. Read this first.
 
-1. `files.look` takes in what the directory shows at one moment: manifest, marks, sizes, checkpoints.
+1. `files.take_snapshot` takes in what the directory shows at one moment: manifest, marks, sizes, checkpoints.
 2. Each segment is checked by itself, in pieces on several cores (`segments`): its log (`logs`), the
    records in it (`records`), its indexes (`indexes`).
 3. What holds across segments is checked by ranges of hashes (`across`), removed events too (`removals`).
@@ -33,15 +33,15 @@ from evlog.files.check.across import (
 from evlog.files.check.digest import Pin, chain_digests, explain_compaction
 from evlog.files.check.files import (
     NOTHING_KNOWN,
-    Look,
+    StoreSnapshot,
     check_checkpoints,
     check_names,
     file_bytes,
+    find_checkpoints,
     is_being_indexed,
-    look,
-    look_at_checkpoints,
+    take_snapshot,
 )
-from evlog.files.check.quick import torn, verify_quickly
+from evlog.files.check.quick import verify_quickly
 from evlog.files.check.removals import check_removals
 from evlog.files.check.segments import (
     Pieces,
@@ -95,18 +95,18 @@ def verify_store(
     return report._replace(findings=tuple(kept))
 
 
-def _replaced_since(seen: Look) -> set[str]:
+def _replaced_since(seen: StoreSnapshot) -> set[str]:
     """How the names of the files begin that a compaction has replaced since the look."""
-    now = look(seen.store).manifest
+    now = take_snapshot(seen.store).manifest
     return {f"{task.name}." for task in seen.tasks() if not now.names(task.info.log_file)}
 
 
 def _verify(
     store: str, *, quick: bool, pin: Pin | None, progress: Progress | None
-) -> tuple[Look | None, VerifyReport]:
-    checkpoints = look_at_checkpoints(store)
+) -> tuple[StoreSnapshot | None, VerifyReport]:
+    checkpoints = find_checkpoints(store)
     try:
-        seen = look(store)
+        seen = take_snapshot(store)
     except CorruptionError as damage:
         finding = kinds.damage(kinds.MANIFEST, paths.MANIFEST, damage.offset, None, damage.detail)
         return None, VerifyReport(0, 0, 0, 0, None, (finding,))
@@ -170,7 +170,7 @@ def process_count(log_bytes: Sequence[int]) -> int:
 
 def _check_again(task: SegmentTask) -> tuple[SegmentTask, SegmentCheck]:
     """Check a segment whose log was not there: it is missing, or was compressed meanwhile."""
-    manifest = look(task.store).manifest
+    manifest = take_snapshot(task.store).manifest
     if manifest.names(task.info.log_file):
         return task, missing_segment(task)
     for info in manifest.segments:
@@ -240,7 +240,7 @@ def _check_sequence(tasks: Sequence[SegmentTask]) -> list[Finding]:
     return findings
 
 
-def _settled_findings(seen: Look, task: SegmentTask, check: SegmentCheck) -> list[Finding]:
+def _settled_findings(seen: StoreSnapshot, task: SegmentTask, check: SegmentCheck) -> list[Finding]:
     """A segment's findings, without those that a writer at work explains."""
     findings = list(check.findings)
     unindexed = task.info.sealed and any(finding.kind == kinds.MISSING for finding in findings)
@@ -248,13 +248,13 @@ def _settled_findings(seen: Look, task: SegmentTask, check: SegmentCheck) -> lis
         again = maybe_check_segment(task)
         findings = list(again.findings) if again is not None else findings
     if not task.info.sealed:
-        if not seen.settled:  # entries come after their frame
+        if not seen.idle:  # entries come after their frame
             findings = [finding for finding in findings if finding.kind != kinds.LENGTH]
         findings += _check_end(seen, task, check)
     return findings
 
 
-def _check_end(seen: Look, task: SegmentTask, check: SegmentCheck) -> list[Finding]:
+def _check_end(seen: StoreSnapshot, task: SegmentTask, check: SegmentCheck) -> list[Finding]:
     """The end of the active log: what a crash left there, and what must be there and is not."""
     log, name = check.log, task.log_name
     position = log.last_position + 1
@@ -263,14 +263,14 @@ def _check_end(seen: Look, task: SegmentTask, check: SegmentCheck) -> list[Findi
     if log.end < synced and not log.damaged:
         detail = f"the log ends, though it was synced up to offset {synced}"
         findings.append(kinds.damage(kinds.FRAME, name, log.end, position, detail))
-    if not seen.settled:
+    if not seen.idle:
         return findings
     if log.tail_bytes:
-        detail = torn(log.tail_bytes)
+        detail = kinds.torn_tail(log.tail_bytes)
         findings.append(kinds.note(kinds.TAIL, name, log.end, position, detail))
     wanted = FILE_HEADER_BYTES + log.entry_count * ENTRY_BYTES
     if seen.offsets_bytes > wanted and not log.damaged:
-        detail = f"it has {seen.offsets_bytes} bytes, not {wanted}; it is derived, nothing is lost"
+        detail = f"it has {seen.offsets_bytes} bytes, not {wanted}; {kinds.DERIVED}"
         findings.append(kinds.note(kinds.LENGTH, f"{task.name}.offsets", wanted, None, detail))
     if seen.marks is not NOTHING_KNOWN and synced < log.durable > FILE_HEADER_BYTES:
         detail = f"its mark says less than the log's own headers: it was synced up to offset {log.durable}"
@@ -287,12 +287,12 @@ def _check_end(seen: Look, task: SegmentTask, check: SegmentCheck) -> list[Findi
 # --- digests
 
 
-def _head_digest(seen: Look, checks: Sequence[SegmentCheck]) -> str | None:
+def _head_digest(seen: StoreSnapshot, checks: Sequence[SegmentCheck]) -> str | None:
     logs = [check.digest.whole for check in checks if check.log.entry_count or check.log.damaged]
     return chain_digests(seen.manifest.store_id_bytes, logs) if all(logs) else None
 
 
-def _check_pin(seen: Look, checks: Sequence[SegmentCheck], pin: Pin, head: int) -> list[Finding]:
+def _check_pin(seen: StoreSnapshot, checks: Sequence[SegmentCheck], pin: Pin, head: int) -> list[Finding]:
     """Compare a pinned digest with what the log gives now."""
     infos = seen.manifest.segments
     place = bisect_right(infos, pin.position, key=lambda info: info.first_position) - 1

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from evlog import EventStore, NewEvent, VerifyReport
 from evlog.files.check import logs, segments
-from evlog.files.check.files import look
+from evlog.files.check.files import take_snapshot
 from evlog.files.check.segments import Pieces, SegmentCheck, check_segment
 from evlog.files.check.task import LogSummary, SegmentTask
 from evlog.files.compaction import rewrite as compact_rewrite
@@ -33,7 +33,7 @@ from tests.support.helpers import fill, new, number_id, segment_files, small_sto
 
 def in_pieces(store: EventStore) -> list[SegmentCheck | None]:
     """Check each segment in pieces; None for one that has to be checked in one piece."""
-    tasks = look(store.path).tasks()
+    tasks = take_snapshot(store.path).tasks()
     pieces = Pieces(tasks)
     for at, (function, arguments) in enumerate(pieces.calls):
         pieces.take(at, function(*arguments))
@@ -104,7 +104,7 @@ def test_pieces_give_the_same_as_one_piece_in_a_sound_store(
             store.set_retention("s-1", max_count=kept)
             store.set_retention("s-2", max_count=1)
             store.compact(force=True)
-        tasks = look(store.path).tasks()
+        tasks = take_snapshot(store.path).tasks()
         for task, check in zip(tasks, in_pieces(store), strict=True):
             close = check_segment(task)
             assert close.findings == []
@@ -465,7 +465,7 @@ def test_an_index_that_is_wrong_is_found(
 
 
 def test_what_a_manifest_says_otherwise_needs_a_check_in_one_piece(batches: EventStore) -> None:
-    task = look(batches.path).tasks()[0]
+    task = take_snapshot(batches.path).tasks()[0]
     parts = checked_parts(task)
     assert segments.maybe_join(task, parts) == check_segment(task).log
     for change in (
@@ -482,7 +482,7 @@ def test_what_a_manifest_says_otherwise_needs_a_check_in_one_piece(batches: Even
 
 def test_parts_that_do_not_meet_are_not_joined(batches: EventStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(segments, "_PART_EVENTS", 2)
-    task = look(batches.path).tasks()[0]
+    task = take_snapshot(batches.path).tasks()[0]
     parts = checked_parts(task)
     assert len(parts) == 3
     assert segments.maybe_join(task, parts) is not None
