@@ -303,6 +303,16 @@ class LockLost(EvlogError):
         self.path = path
 
 
+class StoreBusy(EvlogError):
+    """Other processes replaced the store's segments faster than this one could read them."""
+
+    exit_code = EXIT_BUSY
+
+    def __init__(self, path: str) -> None:
+        super().__init__(f"{path} is being changed faster than it can be read; try again")
+        self.path = path
+
+
 class StoreFull(EvlogError):
     """The disk is full, or a quota or file size limit is reached; the append left nothing behind."""
 

@@ -49,6 +49,7 @@ SAMPLES: list[tuple[EvlogError, int, dict[str, Any]]] = [
     (errors.LockTimeout("p", 1.5), 6, {"path": "p", "timeout_seconds": 1.5}),
     (errors.LockLost("p"), 6, {"path": "p"}),
     (errors.CompactionRunning("p"), 6, {"path": "p"}),
+    (errors.StoreBusy("p"), 6, {"path": "p"}),
     (
         errors.SubscriptionBehind("n", 3, 9),
         3,

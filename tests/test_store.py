@@ -195,14 +195,14 @@ def test_thread_that_looks_while_another_takes_in_a_roll_counts_nothing_twice(
     with evlog.open(store.path) as reader:
         assert reader.info().events == 8
         store.append("s-2", [new(8, "T0")])  # rolls
-        real = Log._open_active
+        real = Log._seal
         counts: list[Any] = []
 
         def look_meanwhile(log: Log, *arguments: Any) -> Any:
             counts.append((log.head, sum(part.count for part in log.parts())))
             return real(log, *arguments)
 
-        monkeypatch.setattr(Log, "_open_active", look_meanwhile)
+        monkeypatch.setattr(Log, "_seal", look_meanwhile)
         assert reader.info().events == 9
         assert counts == [(8, 8)]
 

@@ -20,7 +20,8 @@ from evlog.files.format import paths
 from evlog.files.format.hashes import hash_ids, hash_stream
 from evlog.files.log.crafted import refuses_crafted_content, without_crafted_content
 from evlog.files.log.log import Log
-from evlog.files.log.read import Bounds, Selection, read_log, read_stream
+from evlog.files.log.read import Selection, read_log
+from evlog.files.log.read_stream import Bounds, read_stream
 from evlog.files.write.writer import Writer
 
 TYPE_CHECKING = False
@@ -145,7 +146,6 @@ class DirectoryEngine:
     def _refreshed(self) -> Log:
         log = self._opened()
         log.refresh()
-        log.grow_tables()
         return log
 
     def _sound(self) -> Log:
@@ -219,7 +219,7 @@ class DirectoryEngine:
     def find_ids(self, ids: Sequence[bytes]) -> dict[bytes, int]:
         """Return the positions of known ids, also of those whose events a compaction has removed."""
         log = self._sound()
-        found = log.settled(lambda: log.find_ids(ids, hash_ids(ids)))
+        found = log.retry_on_compaction(lambda: log.find_ids(ids, hash_ids(ids)))
         return {
             ids[at]: place[0] if isinstance(place, tuple) else place.position for at, place in found.items()
         }
@@ -228,7 +228,9 @@ class DirectoryEngine:
     def versions(self, streams: Sequence[str]) -> list[int]:
         """Return the last version of each stream, visible or not."""
         log = self._sound()
-        return log.settled(lambda: [log.find_version(stream, hash_stream(stream)) for stream in streams])
+        return log.retry_on_compaction(
+            lambda: [log.find_version(stream, hash_stream(stream)) for stream in streams]
+        )
 
     @refuses_crafted_content
     def streams(
@@ -314,12 +316,14 @@ class DirectoryEngine:
         rule = log.policies().rule_for(stream)
         if rule is None:
             return retention_of(rule, 0)
-        return retention_of(rule, log.settled(lambda: log.find_version(stream, hash_stream(stream))))
+        return retention_of(
+            rule, log.retry_on_compaction(lambda: log.find_version(stream, hash_stream(stream)))
+        )
 
     @refuses_crafted_content
     def policies(self) -> list[PolicyInfo]:
         """Return every policy in force."""
-        from evlog.files.log.visibility import list_policies
+        from evlog.files.log.catalog import list_policies
 
         return list_policies(self._sound())
 

@@ -20,7 +20,7 @@ from typing import Final, NamedTuple
 from evlog import EventStore, Subscription
 from evlog.files.disk.files import DISK
 from evlog.files.format.paths import SUFFIXES, segment_path
-from evlog.files.log.manifest import read_manifest, replace_manifest
+from evlog.files.log.manifest_file import read_manifest, replace_manifest
 from tests.support.helpers import new, small_store
 
 SEGMENT_EVENTS: Final = 4

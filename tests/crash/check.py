@@ -18,7 +18,7 @@ from evlog.files.engine import DirectoryEngine
 from evlog.files.format.frames import FRAME_HEADER_BYTES, FRAME_MAGIC
 from evlog.files.format.headers import FILE_HEADER_BYTES
 from evlog.files.format.paths import segment_path
-from evlog.files.log.manifest import read_manifest
+from evlog.files.log.manifest_file import read_manifest
 from evlog.model.events import Event
 from evlog.store import EventStore
 from tests.crash.history import Content, Knowledge, content_of

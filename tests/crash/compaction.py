@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from evlog import NewEvent
-from evlog.files.log.manifest import SegmentInfo, read_manifest
+from evlog.files.format.manifest import SegmentInfo
+from evlog.files.log.manifest_file import read_manifest
 from evlog.model.events import Event
 from evlog.store import EventStore
 from tests.crash import history

@@ -17,7 +17,7 @@ from evlog.files.check.containers import CheckedLog, Container
 from evlog.files.format.entries import ENTRY
 from evlog.files.format.headers import FILE_HEADER_BYTES
 from evlog.files.format.seek_table import HEAD_BYTES, BlockTable, decode_head, decode_tail, tail_bytes
-from evlog.files.log.manifest import read_manifest
+from evlog.files.log.manifest_file import read_manifest
 from tests.crash import recordings
 from tests.crash.damage import flip, read_files
 from tests.support.helpers import Fact, compress_all, facts, fill, new, number_id, segment_files, small_store

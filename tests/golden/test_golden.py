@@ -19,9 +19,9 @@ from evlog.errors import CorruptionError, NotAStore
 from evlog.files.format.entries import derive_entries
 from evlog.files.format.frames import FRAME_HEADER_BYTES, check_body, decode_body, decode_frame_header
 from evlog.files.format.headers import KIND_IDS, KIND_STREAMS, KIND_TYPES, FormatFault, decode_file_header
+from evlog.files.format.manifest import decode_manifest
 from evlog.files.format.marks import DURABLE_MAGIC, WRITTEN_MAGIC, Mark, maybe_decode_mark
 from evlog.files.log.index import IndexFault, SortedIndex
-from evlog.files.log.manifest import decode_manifest
 from tests.golden.history import EVENTS, FILES, FIRST_US, STORE, write
 from tests.support.helpers import Clock, FixedRandom
 
@@ -29,7 +29,7 @@ if os.environ.get("EVLOG_TEST_HASH_BITS"):
     pytest.skip("the committed bytes hold whole hashes", allow_module_level=True)
 
 SEALED, ACTIVE = "segments/00000000000000000001.0", "segments/00000000000000000005.0"
-MANIFEST = decode_manifest((STORE / "manifest.json").read_bytes(), "manifest.json")
+MANIFEST = decode_manifest((STORE / "manifest.json").read_bytes())
 TAGS = {SEALED: 3, ACTIVE: 5}
 
 
@@ -39,7 +39,17 @@ def raw(name: str) -> bytes:
 
 def test_golden_store_has_every_kind_of_file() -> None:
     suffixes = {name.rpartition(".")[2] for name in FILES}
-    assert suffixes == {"durable", "lock", "json", "log", "offsets", "streams", "types", "ids"}
+    assert suffixes == {
+        "durable",
+        "lock",
+        "json",
+        "log",
+        "offsets",
+        "streams",
+        "types",
+        "ids",
+        "segments/filter",
+    }
 
 
 def test_golden_store_reads_back_as_what_was_written() -> None:
@@ -198,7 +208,7 @@ def check_sorted(kind: int) -> Callable[[bytes, Path], object]:
 
     def check(content: bytes, path: Path) -> None:
         path.write_bytes(content)
-        SortedIndex(str(path), expected).check_all()
+        SortedIndex(str(path), expected, 4).check_all()
 
     return check
 
@@ -211,7 +221,7 @@ CHECKS: dict[str, Callable[[bytes, Path], object]] = {
     SEALED + ".streams": check_sorted(KIND_STREAMS),
     SEALED + ".types": check_sorted(KIND_TYPES),
     SEALED + ".ids": check_sorted(KIND_IDS),
-    "manifest.json": lambda content, path: decode_manifest(content, str(path)),
+    "manifest.json": lambda content, _: decode_manifest(content),
 }
 
 

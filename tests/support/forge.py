@@ -20,10 +20,10 @@ from evlog.files.format.headers import (
     decode_file_header,
     encode_file_header,
 )
-from evlog.files.format.sorted_index import page_crcs, sorted_shape
-from evlog.files.log.index import SORTED_SUFFIXES, build_sorted
-from evlog.files.log.log import SealedPart
-from evlog.files.log.manifest import SegmentInfo, read_manifest, replace_manifest
+from evlog.files.format.manifest import SegmentInfo
+from evlog.files.format.sorted_index import SORTED_SUFFIXES, build_sorted, page_crcs, sorted_shape
+from evlog.files.log.manifest_file import read_manifest, replace_manifest
+from evlog.files.log.parts import SealedPart
 from tests.support.helpers import engine_of
 
 Frames = list[list[list[Any]]]

@@ -22,6 +22,7 @@ from evlog.files.format.headers import (
     NewerFormat,
     decode_file_header,
 )
+from evlog.files.format.manifest import SegmentInfo
 from evlog.files.format.seek_table import (
     BLOCK_BYTES,
     HEAD_BYTES,
@@ -38,7 +39,6 @@ from evlog.files.format.seek_table import (
     tail_bytes,
 )
 from evlog.files.log.compressed import BlockLog
-from evlog.files.log.manifest import SegmentInfo
 from evlog.files.log.segment import Segment
 from evlog.model.reports import Finding
 

@@ -27,7 +27,7 @@ from evlog.files.format.entries import ENTRY, ENTRY_BYTES
 from evlog.files.format.frames import decode_record
 from evlog.files.format.headers import FormatFault
 from evlog.files.log.log import Log
-from evlog.files.log.read import Bounds, read_stream
+from evlog.files.log.read_stream import Bounds, read_stream
 
 COMPACTIONS: Final = "$compactions"
 STARTED: Final = "$CompactionStarted"

@@ -30,6 +30,7 @@ from evlog.files.format import paths
 from evlog.files.format.headers import (
     FILE_HEADER_BYTES,
 )
+from evlog.files.format.manifest import Manifest, SegmentInfo
 from evlog.files.format.marks import (
     ACKNOWLEDGED_MAGIC,
     DURABLE_MAGIC,
@@ -42,7 +43,7 @@ from evlog.files.format.marks import (
     decode_marks,
     maybe_decode_mark,
 )
-from evlog.files.log.manifest import Manifest, SegmentInfo, read_manifest
+from evlog.files.log.manifest_file import read_manifest
 from evlog.files.log.segment import written_end
 from evlog.files.write.derived import is_running
 from evlog.model.reports import Finding
@@ -212,6 +213,8 @@ def check_names(snapshot: StoreSnapshot) -> list[Finding]:
         manifest = _read_manifest(store)
     findings = []
     for name in names:
+        if name == paths.FILTER:
+            continue
         meaning = paths.maybe_parse_segment_name(name)
         if meaning is not None:
             if manifest.names(meaning) or is_compacting(store):

@@ -24,11 +24,13 @@ from evlog.files.disk.files import DISK, Disk, ReadFile
 from evlog.files.format import paths
 from evlog.files.format.entries import ENTRY_BYTES
 from evlog.files.format.headers import FILE_HEADER_BYTES, KIND_OFFSETS, encode_file_header
+from evlog.files.format.manifest import Manifest, SegmentInfo
 from evlog.files.format.marks import ACKNOWLEDGED_MAGIC, DURABLE_MAGIC, MARKS_BYTES, WRITTEN_MAGIC, Mark
+from evlog.files.format.sorted_index import SORTED_SUFFIXES
 from evlog.files.log.crafted import refuses_crafted_content
-from evlog.files.log.index import SORTED_SUFFIXES
-from evlog.files.log.log import Log, OpenParts, SealedPart
-from evlog.files.log.manifest import Manifest, SegmentInfo, read_manifest
+from evlog.files.log.log import Log
+from evlog.files.log.manifest_file import read_manifest
+from evlog.files.log.parts import OpenParts, SealedPart
 from evlog.files.log.segment import Segment
 from evlog.files.write.derived import is_running, replace_derived
 from evlog.files.write.recovery import recover_locked, write_mark
@@ -189,7 +191,7 @@ def _rebuild_derived(store: str, manifest: Manifest, info: SegmentInfo, disk: Di
     entries = _sound_entries(store, manifest, info)
     if entries is None:
         return
-    part = SealedPart(store, manifest, info, OpenParts())
+    part = SealedPart(store, manifest.store_id_bytes, info, OpenParts())
     prefix = paths.segment_path(store, info.first_position, info.generation, "")[:-1]
     header = Segment(store, manifest.store_id_bytes, info).header._replace(kind=KIND_OFFSETS)
     replace_derived(f"{prefix}.offsets", encode_file_header(header) + entries, disk)

@@ -44,10 +44,11 @@ from evlog.files.format.headers import (
     decode_file_header,
     encode_file_header,
 )
+from evlog.files.format.manifest import Manifest, SegmentInfo
 from evlog.files.format.marks import WRITTEN_MAGIC, Mark, encode_mark
+from evlog.files.format.sorted_index import SORTED_SUFFIXES, build_sorted
 from evlog.files.log.crafted import refuses_crafted_content
-from evlog.files.log.index import SORTED_SUFFIXES, build_sorted
-from evlog.files.log.manifest import Manifest, SegmentInfo, replace_manifest
+from evlog.files.log.manifest_file import replace_manifest
 from evlog.files.write.create import DEFAULT_SEGMENT_BYTES, DEFAULT_SEGMENT_EVENTS
 from evlog.files.write.roll import create_segment, new_tag, sync_names
 from evlog.model.events import id_text

@@ -8,7 +8,7 @@ from evlog.files.check.containers import CheckedLog, open_log
 from evlog.files.disk.files import ReadFile
 from evlog.files.format import paths
 from evlog.files.format.headers import FILE_HEADER_BYTES, KIND_REMOVED, FileHeader
-from evlog.files.log.manifest import SegmentInfo
+from evlog.files.format.manifest import SegmentInfo
 from evlog.files.log.removed import RemovedEvents
 from evlog.files.log.segment import Segment
 from evlog.model.reports import Finding

@@ -55,7 +55,7 @@ from evlog.files.disk.processes import Workers, core_count
 from evlog.files.format import paths
 from evlog.files.format.entries import ENTRY_BYTES
 from evlog.files.format.headers import FILE_HEADER_BYTES
-from evlog.files.log.manifest import SegmentInfo
+from evlog.files.format.manifest import SegmentInfo
 from evlog.model.reports import Finding, VerifyReport
 
 Progress = Callable[[int, int], None]

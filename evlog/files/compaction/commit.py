@@ -21,9 +21,11 @@ from evlog.files.format import paths
 from evlog.files.format.entries import ENTRY_BYTES
 from evlog.files.format.hashes import hash_stream
 from evlog.files.format.headers import KIND_STREAMS
+from evlog.files.format.manifest import Manifest, SegmentInfo
 from evlog.files.format.paths import SegmentFile
-from evlog.files.log.log import Log, SealedPart
-from evlog.files.log.manifest import Manifest, SegmentInfo, replace_manifest
+from evlog.files.log.log import Log
+from evlog.files.log.manifest_file import replace_manifest
+from evlog.files.log.parts import SealedPart
 from evlog.files.write.roll import sync_names
 from evlog.files.write.writer import Writer
 from evlog.model.events import JSON_CODE, SYSTEM_PREFIX, Record, category_of

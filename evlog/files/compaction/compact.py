@@ -43,8 +43,8 @@ from evlog.files.disk.files import Disk
 from evlog.files.disk.processes import Workers, core_count, without_collector
 from evlog.files.disk.zstd import need_zstandard
 from evlog.files.format import paths
+from evlog.files.format.manifest import SegmentInfo
 from evlog.files.log.log import Log
-from evlog.files.log.manifest import SegmentInfo
 from evlog.files.log.segment import SealedSegment
 from evlog.files.write.writer import Writer
 from evlog.model.reports import Compaction
@@ -79,11 +79,11 @@ def plan_compaction(log: Log, *, compress: bool = False) -> Compaction:
         ZstdNotInstalled: zstandard is needed and not installed.
     """
     log.raise_damage()
-    started = log.settled(lambda: find_unfinished(log))
-    plan = log.settled(lambda: _plan(log, started, Workers(1), by_stream=True))
+    started = log.retry_on_compaction(lambda: find_unfinished(log))
+    plan = log.retry_on_compaction(lambda: _plan(log, started, Workers(1), by_stream=True))
     merged = sum(len(group) - 1 for group in plan.groups)
     segments = len(log.manifest.segments)
-    saved = log.settled(lambda: _estimate(log)) if compress else Compressed()
+    saved = log.retry_on_compaction(lambda: _estimate(log)) if compress else Compressed()
     return Compaction(
         plan.cut_off.position,
         plan.removals,
@@ -173,11 +173,11 @@ class _Run:
         size = sum(part.segment.end for part in log.parts())
         # Helpers start while this process plans.
         with Workers(core_count() if size >= _BYTES_WORTH_HELPERS else 1, rewrite.__module__) as workers:
-            started = log.settled(lambda: find_unfinished(log))
-            plan = log.settled(lambda: without_collector(_plan, log, started, workers))
-            seen = log.settled(lambda: entries_crc(log, plan.cut_off.position))
+            started = log.retry_on_compaction(lambda: find_unfinished(log))
+            plan = log.retry_on_compaction(lambda: without_collector(_plan, log, started, workers))
+            seen = log.retry_on_compaction(lambda: entries_crc(log, plan.cut_off.position))
             if not force:
-                log.settled(lambda: check_subscriptions(log, plan, self._disk))
+                log.retry_on_compaction(lambda: check_subscriptions(log, plan, self._disk))
             if self._compress and (plan.groups or plan.seals or _plain_segments(log)):
                 need_zstandard(log.store)  # before anything is changed
             resumed, segments = started is not None, len(log.manifest.segments)
@@ -222,9 +222,9 @@ class _Run:
             self._writer.seal()
             log.refresh()
         # After a failed sync a writer may have cut the last events off, and others may be in their place.
-        if seen != log.settled(lambda: entries_crc(log, position)):
-            return log.settled(lambda: _plan(log, started, workers))
-        return log.settled(lambda: after_sealing(log, plan)) if plan.seals else plan
+        if seen != log.retry_on_compaction(lambda: entries_crc(log, position)):
+            return log.retry_on_compaction(lambda: _plan(log, started, workers))
+        return log.retry_on_compaction(lambda: after_sealing(log, plan)) if plan.seals else plan
 
     def _do_step(self, group: Sequence[SegmentPlan], workers: Workers) -> None:
         """Write one segment in the place of a group, and have the manifest name it."""

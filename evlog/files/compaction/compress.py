@@ -17,6 +17,7 @@ from evlog.files.disk.zstd import BlockFault, need_zstandard, pack, unpack
 from evlog.files.format import paths
 from evlog.files.format.frames import FRAME_HEADER_BYTES, check_body
 from evlog.files.format.headers import FILE_HEADER_BYTES, FormatFault
+from evlog.files.format.manifest import SegmentInfo
 from evlog.files.format.seek_table import (
     BLOCK_BYTES,
     HEAD_BYTES,
@@ -25,7 +26,6 @@ from evlog.files.format.seek_table import (
     make_table,
     tail_bytes,
 )
-from evlog.files.log.manifest import SegmentInfo
 from evlog.files.log.segment import SealedSegment
 
 _WORTH: Final = 0.95  # what a compressed log may take of the plain one: else it stays plain

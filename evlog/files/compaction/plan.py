@@ -24,10 +24,11 @@ from typing import Any, Final, NamedTuple
 from evlog.files.disk.processes import Workers
 from evlog.files.format.entries import ENTRY_BYTES, column, column_array
 from evlog.files.format.hashes import hash_stream
+from evlog.files.format.manifest import SegmentInfo
 from evlog.files.format.removed_events import EVENT_BYTES, EmptyStream
-from evlog.files.log.index import Entries
-from evlog.files.log.log import Log, Part, SealedPart, open_sealed
-from evlog.files.log.manifest import SegmentInfo
+from evlog.files.log.column_index import Entries
+from evlog.files.log.log import Log
+from evlog.files.log.parts import Part, SealedPart, open_sealed
 from evlog.files.log.policies import rules_at
 from evlog.files.log.segment import Segment
 from evlog.model.events import SYSTEM_PREFIX, Record, category_of

@@ -34,6 +34,7 @@ from evlog.files.format.headers import (
     FileHeader,
     encode_file_header,
 )
+from evlog.files.format.manifest import Manifest, SegmentInfo
 from evlog.files.format.removed_events import (
     EVENT_BYTES,
     EmptyStream,
@@ -42,9 +43,8 @@ from evlog.files.format.removed_events import (
     pack_events,
     sort_events,
 )
-from evlog.files.log.index import SORTED_SUFFIXES, build_sorted
-from evlog.files.log.log import SealedPart, open_sealed
-from evlog.files.log.manifest import Manifest, SegmentInfo
+from evlog.files.format.sorted_index import SORTED_SUFFIXES, build_sorted
+from evlog.files.log.parts import SealedPart, open_sealed
 from evlog.files.log.segment import SealedSegment
 from evlog.model.events import Record
 

@@ -1,13 +1,25 @@
-"""The entries of .offsets: one row of fixed size an event, and the hashes in it."""
+"""The global offset index `.offsets`: a file header, then one entry of 40 bytes an event, in position order.
+
+    offset  size  field
+         0     8  stream hash
+         8     8  id hash
+        16     4  offset of the record in the log
+        20     4  length of the record
+        24     4  CRC of the record
+        28     4  offset of the frame that holds it
+        32     4  version
+        36     4  type hash
+
+`hashes.py` defines the hashes. In a segment that was never compacted the entry of position p is number
+p - first position.
+"""
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
 from itertools import accumulate
 from struct import Struct
 from struct import error as struct_error
-from typing import Final
 from zlib import crc32
 
 import msgpack
@@ -16,6 +28,11 @@ from evlog.files.format.frames import FRAME_HEADER_BYTES, NOT_RECORDS, FrameHead
 from evlog.files.format.hashes import hash_ids, hash_stream, hash_type
 from evlog.files.format.headers import FormatFault
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Final
+
 ENTRY_BYTES: Final = 40
 ENTRY: Final = Struct("<QQIIIIII")
 ENTRY_PLACE: Final = Struct("<16xIII12x")  # offset, length, CRC of the record
@@ -23,14 +40,14 @@ ENTRY_VERSION: Final = Struct("<32xI4x")
 
 
 def xor_columns(one: array[int], other: array[int]) -> array[int]:
-    """Each number XORed with that at its place in the other column, as one operation on all of them."""
+    """Return each number XORed with the one at its place in the other column, in one operation."""
     a, b = one.tobytes(), other.tobytes()
     both = int.from_bytes(a, "little") ^ int.from_bytes(b, "little")
     return array(one.typecode, both.to_bytes(len(a), "little"))
 
 
 def subtract_columns(one: array[int], other: array[int]) -> array[int]:
-    """Each number less that at its place in the other column, which is no greater: nothing is borrowed."""
+    """Return each number minus the one at its place in the other column, which must not be greater."""
     a, b = one.tobytes(), other.tobytes()
     rest = int.from_bytes(a, "little") - int.from_bytes(b, "little")
     return array(one.typecode, rest.to_bytes(len(a), "little"))
@@ -45,7 +62,7 @@ def encode_entries(
     versions: Sequence[int],
     type_hashes: Sequence[int],
 ) -> bytes:
-    """The .offsets entries of one frame's records, of which the first stands at offset `body_at`."""
+    """Return the entries of one frame's records; the first record is at offset `body_at` of the log."""
     count = len(records)
     if count == 1:  # the arrays below cost 15 µs before the first event
         row = (stream_hashes[0], id_hashes[0], body_at, len(records[0]), crc32(records[0]), frame_offset)
@@ -73,7 +90,7 @@ def pack_entries(
     versions: array[int],
     type_hashes: array[int],
 ) -> bytes:
-    """Entries of .offsets from their columns: u64 the first two, u32 the others."""
+    """Return entries made of their columns: the first two of u64, the others of u32."""
     rows = bytearray(ENTRY_BYTES * len(lengths))
     with memoryview(rows) as flat, flat.cast("Q") as wide, flat.cast("I") as narrow:
         wide[0::5] = memoryview(stream_hashes)
@@ -84,7 +101,7 @@ def pack_entries(
 
 
 def derive_entries(header: FrameHeader, frame_offset: int, body: bytes | memoryview) -> bytes:
-    """The .offsets entries of a frame that stands in the log already, made anew from its body.
+    """Return the entries of a frame in the log, made from its body.
 
     Raises:
         FormatFault: the body is not what its header says.
@@ -126,7 +143,7 @@ def _derive_entries(header: FrameHeader, frame_offset: int, body: bytes | memory
 
 
 def column(entries: bytes | bytearray | memoryview, name: str) -> list[int]:
-    """One column of a segment's entries, as ints, in one pass of C."""
+    """Return one column of entries as ints, in one pass of C."""
     code, at, step = _COLUMNS[name]
     with memoryview(entries) as view, view.cast("B") as flat, flat.cast(code) as cells:  # type: ignore[call-overload]
         values: list[int] = cells[at::step].tolist()
@@ -134,7 +151,7 @@ def column(entries: bytes | bytearray | memoryview, name: str) -> list[int]:
 
 
 def column_array(entries: bytes | bytearray | memoryview, name: str) -> array[int]:
-    """The same as an array, without an object for each number."""
+    """Return one column of entries as an array, without an object for each number."""
     code, at, step = _COLUMNS[name]
     with memoryview(entries) as view, view.cast("B") as flat, flat.cast(code) as cells:  # type: ignore[call-overload]
         return array(code, cells[at::step].tobytes())

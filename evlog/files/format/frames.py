@@ -1,4 +1,37 @@
-"""A log's frames and the records in them."""
+r"""The log: a file header, then frames without a gap. A frame is what one append writes, or several together.
+
+    offset  size  frame header                          a frame:   +--------+------+
+         0     4  magic  e5 45 56 46 ("\xe5EVF")                   | header | body |
+         4     4  length of the body in bytes                      +--------+------+
+         8     4  count of events
+        12     4  durable: this log was known to be synced up to here when the frame was written
+        16     8  position of the first event
+        24     4  index CRC: of all entries of .offsets, up to and with this frame's
+        28     4  CRC of the body
+        32     4  tag of the segment
+        36     4  CRC of the frame's own file offset (8 bytes), then bytes 0..35
+
+The offset is part of the CRC and the tag is in the header, so a copy of a frame inside an event's data is
+never read as a frame. The body is one msgpack array of `count` records:
+
+    [position, version, stream, type, id, time, content type, data, metadata]
+     uint      uint     str     str   bin uint  0..2          bin   bin or nil
+
+`time` is in µs since 1970 UTC; content type is 0 json, 1 text, 2 binary; metadata is JSON text. No frame ends
+with a zero byte.
+
+After the last frame of the active log there may be zeros up to the end of the file: preallocation. A sync is
+faster where the file keeps its length. A sealed log has none.
+
+Worked example: position 1, version 1 of stream "a", type "T", id 000102…0f, time 1, json, data `{}`, no
+metadata, as the first frame of a log with the tag 7 (offset 64, durable 64):
+
+    e5455646 21000000 01000000 40000000 0100000000000000 611eb0a3 1de4a924 07000000 8a7a7b57
+    91 99 01 01 a161 a154 c410 000102030405060708090a0b0c0d0e0f 01 00 c4027b7d c0
+
+Limits that follow: a log under 4 GiB, a frame's body at most 1 GiB, 4,294,967,295 events in a stream.
+Accepted downsides: 41 bytes of frame for a single event; a frame's body is read whole to check it.
+"""
 
 from __future__ import annotations
 
@@ -27,11 +60,13 @@ MAX_VERSION: Final = (1 << 32) - 1
 FRAME_MAGIC: Final = b"\xe5EVF"
 _FRAME_HEADER: Final = Struct("<4sIIIQIIII")
 _FRAME_FIELDS: Final = Struct("<4sIIIQIII")  # all but the CRC
-FRAME_INDEX_CRC: Final = Struct("<24xI12x")  # a frame header's running CRC, for who knows the frame
-# msgpack allocates by lengths that it reads; bounded by its input, as here, it cannot be made to overreach.
-_pack_record = msgpack.Packer(buf_size=1 << 16).pack
-unpack: Final = msgpack.unpackb
-# What decoding bytes can raise that pass their CRC and are no records all the same.
+FRAME_INDEX_CRC: Final = Struct("<24xI12x")  # the index CRC alone, in a header that was checked before
+# One packer for all threads: in C, packing a tuple of plain values is one step that no thread interrupts. The
+# packer in Python keeps its state between steps, so with it each record gets its own.
+_in_c = msgpack.Packer.__module__ != "msgpack.fallback"
+_pack_record = msgpack.Packer(buf_size=1 << 16).pack if _in_c else msgpack.packb
+unpack: Final = msgpack.unpackb  # allocates no more than its input has bytes, whatever lengths are in it
+# What decoding can raise for bytes that pass their CRC and are not records.
 NOT_RECORDS: Final = (
     ValueError,
     TypeError,

@@ -1,33 +1,59 @@
-"""JSON lines that end with their CRC: the manifest, checkpoints and parked events."""
+"""JSON lines that end with their CRC: the manifest, checkpoints and parked events.
+
+    {"format":1,…,"crc32":"8 hex digits"}
+
+The CRC is that of all bytes before `,"crc32"`. This rule holds for all formats to come.
+"""
 
 from __future__ import annotations
 
-import json
-from typing import Any, Final
 from zlib import crc32
 
 from evlog.files.format.headers import FormatFault
+from evlog.model.json_text import decode_json
 
-_LINE_CRC: Final = b',"crc32":"'
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Final
+
+_CRC_KEY: Final = b',"crc32":"'
 
 
 def encode_line(document: dict[str, Any]) -> bytes:
-    """A JSON object as one line that ends with its CRC."""
-    body = json.dumps(document, separators=(",", ":")).encode()[:-1]
-    return body + _LINE_CRC + b'%08x"}\n' % crc32(body)
+    """Return a JSON object as one line that ends with its CRC."""
+    import json
+
+    return sign_line(json.dumps(document, separators=(",", ":")).encode()[:-1])
+
+
+def sign_line(body: bytes) -> bytes:
+    """Return a JSON object without its closing brace as a line that ends with its CRC."""
+    return body + _CRC_KEY + b'%08x"}\n' % crc32(body)
 
 
 def decode_line(raw: bytes) -> dict[str, Any]:
-    """The JSON object of a line.
+    """Return the JSON object of a line.
 
     Raises:
-        FormatFault: it is cut off, damaged, or never was such a line.
+        FormatFault: it is cut off, damaged, or not such a line.
     """
-    body, key, crc = raw.rpartition(_LINE_CRC)
-    if not key or crc != b'%08x"}\n' % crc32(body):
-        raise FormatFault("a line is cut off or fails its CRC")
+    body = check_line(raw)
     try:
-        document: dict[str, Any] = json.loads(body + b"}")
+        document: dict[str, Any] = decode_json((body + b"}").decode())
     except (ValueError, RecursionError) as error:
         raise FormatFault(f"a line is not JSON: {error}") from None
     return document
+
+
+def check_line(raw: bytes) -> bytes:
+    """Return what the CRC at the end of a line covers.
+
+    Raises:
+        FormatFault: the line is cut off, damaged, or not such a line.
+    """
+    body, key, crc = raw.rpartition(_CRC_KEY)
+    if not key:
+        raise FormatFault("a line is cut off")
+    if crc != b'%08x"}\n' % crc32(body):
+        raise FormatFault("a line fails its CRC")
+    return body

@@ -1,22 +1,27 @@
 """File name ⇄ meaning: the one module that builds and parses the names in a store.
 
     STORE/manifest.json  lock  durable  compaction  queue
+    STORE/segments/filter
     STORE/segments/<first position, 20 digits>.<generation>.<log|log.zst|offsets|streams|types|ids|removed>
     STORE/subscriptions/<name, escaped>.<json|parked|lock>
 
-It touches no file. Names that it did not build parse to None.
+Names that it did not build parse to None.
 """
 
 from __future__ import annotations
 
-import re
-from typing import Final, NamedTuple
+from evlog.model.named import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 MANIFEST: Final = "manifest.json"
 LOCK: Final = "lock"
 DURABLE: Final = "durable"
 COMPACTION: Final = "compaction"
 QUEUE: Final = "queue"
+FILTER: Final = "filter"
 SEGMENTS: Final = "segments"
 SUBSCRIPTIONS: Final = "subscriptions"
 TEMPORARY: Final = ".tmp"  # appended to a file's name while it is being written
@@ -27,20 +32,19 @@ SUFFIXES: Final = (LOG, COMPRESSED_LOG, "offsets", "streams", "types", "ids", "r
 # What may lie in a directory that is about to become a store: the leftovers of an interrupted `init`.
 INIT_LEFTOVERS: Final = frozenset({LOCK, DURABLE, SEGMENTS, MANIFEST + TEMPORARY})
 
-# A subscription's name may hold anything, its file's name only what every file system keeps apart: other
-# bytes, capitals among them, are escaped; a name that gets too long by that is written in base 32.
+# A subscription may have any name; its file has only characters that every file system keeps apart. Other
+# bytes, capitals among them, are written as %xx; a name that becomes longer than 200 by that is %% and base
+# 32, lower case, unpadded.
 _PLAIN: Final = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789-_.")
 _MAX_ESCAPED: Final = 200
 _BASE32: Final = "%%"
-_SUBSCRIPTION_NAME: Final = re.compile(r"(.+)\.(json|parked|lock)", re.ASCII)
-
-_SEGMENT_NAME: Final = re.compile(
-    r"(\d{20})\.(\d{1,10})\.(log|log\.zst|offsets|streams|types|ids|removed)", re.ASCII
-)
+_SUBSCRIPTION_SUFFIXES: Final = ("json", "parked", "lock")
+_POSITION_DIGITS: Final = 20
+_MAX_GENERATION_DIGITS: Final = 10
 
 
 class SegmentFile(NamedTuple):
-    """What the name of a file in `segments/` says."""
+    """The meaning of a file name in `segments/`."""
 
     first_position: int
     generation: int
@@ -67,6 +71,10 @@ def queue_path(store: str) -> str:
     return f"{store}/{QUEUE}"
 
 
+def filter_path(store: str) -> str:
+    return f"{store}/{SEGMENTS}/{FILTER}"
+
+
 def segments_path(store: str) -> str:
     return f"{store}/{SEGMENTS}"
 
@@ -76,11 +84,20 @@ def segment_path(store: str, first_position: int, generation: int, suffix: str) 
 
 
 def maybe_parse_segment_name(name: str) -> SegmentFile | None:
-    """The meaning of a file name in `segments/`, or None for a name that is not evlog's."""
-    match = _SEGMENT_NAME.fullmatch(name)
-    if match is None:
+    """Return the meaning of a file name in `segments/`, or None for a name that is not evlog's."""
+    position, _, rest = name.partition(".")
+    generation, _, suffix = rest.partition(".")
+    if (
+        suffix not in SUFFIXES
+        or len(position) != _POSITION_DIGITS
+        or len(generation) > _MAX_GENERATION_DIGITS
+    ):
         return None
-    return SegmentFile(int(match[1]), int(match[2]), match[3])
+    if not (position + generation).isascii() or not (position.isdigit() and generation.isdigit()):
+        return None
+    if str(int(generation)) != generation:
+        return None
+    return SegmentFile(int(position), int(generation), suffix)
 
 
 def subscriptions_path(store: str) -> str:
@@ -92,15 +109,15 @@ def subscription_path(store: str, name: str, suffix: str) -> str:
 
 
 def maybe_parse_subscription_name(file_name: str) -> tuple[str, str] | None:
-    """The subscription's name and the suffix in a file name, or None for one that is not evlog's."""
-    match = _SUBSCRIPTION_NAME.fullmatch(file_name)
-    if match is None:
+    """Return the subscription's name and the suffix in a file name, or None if it is not evlog's."""
+    escaped, _, suffix = file_name.rpartition(".")
+    if not escaped or suffix not in _SUBSCRIPTION_SUFFIXES:
         return None
     try:
-        name = _unescape(match[1])
+        name = _unescape(escaped)
     except ValueError:
         return None
-    return (name, match[2]) if _escape(name) == match[1] else None
+    return (name, suffix) if _escape(name) == escaped else None
 
 
 def _escape(name: str) -> str:

@@ -33,8 +33,8 @@ from evlog.files.format.headers import (
     NewerFormat,
     decode_file_header,
 )
+from evlog.files.format.manifest import SegmentInfo
 from evlog.files.format.marks import Mark
-from evlog.files.log.manifest import SegmentInfo
 from evlog.files.log.segment import Segment, check_file_header, written_end
 
 _WINDOW_BYTES: Final = 1 << 20

@@ -1,10 +1,11 @@
-"""What is in a store: its streams, and its sizes. Reads indexes where they suffice, the log where not.
+"""What is in a store, in numbers: streams, sizes, policies. Reads indexes where they suffice, else the log.
 
-A stream's versions have no gap: a compaction removes the oldest of them. So the first and last entry of each
-stream hash tell everything about a stream, and what lies between them adds up to the number of events. Where
-it does not (two names with one hash), the log is counted.
-
-What a stream has is what a read of it gives: policies are applied to what was found, at the end.
+1. A stream's versions have no gap: a compaction removes the oldest. So the first and last entry of each
+   stream hash tell everything about a stream, and together they must account for every event.
+2. Where they do not (two names with one hash), the log is counted.
+3. Policies are applied to what was found, at the end: visible are the last events of a stream. Their number
+   follows
+   from the last version, but for those that age: these are counted for all streams at once, by their hashes.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterator
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import chain
@@ -20,11 +21,22 @@ from uuid import UUID
 
 from evlog.files.format import paths
 from evlog.files.format.entries import ENTRY_BYTES, column
+from evlog.files.format.hashes import hash_stream
 from evlog.files.format.headers import FORMAT_VERSION
-from evlog.files.log.log import Log, Part, SealedPart
-from evlog.files.log.visibility import VisibleCounts, count_policies
-from evlog.model.events import SYSTEM_PREFIX, Record, category_of
-from evlog.model.reports import StoreInfo, StreamInfo
+from evlog.files.log.parts import SealedPart
+from evlog.files.log.read_stream import Bounds, read_stream
+from evlog.model.events import SYSTEM_PREFIX, category_of
+from evlog.model.named import NamedTuple
+from evlog.model.reports import PolicyInfo, Retention, StoreInfo, StreamInfo, retention_of
+from evlog.model.retention import KEEP_ALL, first_visible_version, visible_since_us
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from evlog.files.log.log import Log
+    from evlog.files.log.parts import Part
+    from evlog.model.events import Record
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -37,8 +49,8 @@ def list_streams(
     include_deleted: bool = False,
     include_system: bool = False,
 ) -> Iterator[StreamInfo]:
-    """The streams in the order of their names, all or those of a category or with a prefix."""
-    streams = log.settled(lambda: _all_streams(log))
+    """Iterate over the streams in the order of their names: all, or those of a category or with a prefix."""
+    streams = log.retry_on_compaction(lambda: _all_streams(log))
     chosen = [
         stream
         for stream in sorted(streams)
@@ -52,7 +64,9 @@ def list_streams(
     visible = VisibleCounts(log, [stream.name for stream in streams])
     for stream in chosen:
         name, events, first_version, last_version, last_time_us, _ = stream
-        kept = log.settled(partial(visible.count, name, events, first_version, last_version, last_time_us))
+        kept = log.retry_on_compaction(
+            partial(visible.count, name, events, first_version, last_version, last_time_us)
+        )
         if kept is None:
             yield stream
         elif include_deleted or not kept.retention.deleted:
@@ -62,8 +76,8 @@ def list_streams(
 
 
 def describe(log: Log) -> StoreInfo:
-    """The store in numbers."""
-    return log.settled(lambda: _describe(log))
+    """Return the store in numbers."""
+    return log.retry_on_compaction(lambda: _describe(log))
 
 
 def _describe(log: Log) -> StoreInfo:
@@ -94,10 +108,12 @@ def _describe(log: Log) -> StoreInfo:
 
 
 def _count_system(log: Log, parts: list[tuple[Part, int]]) -> tuple[int, int]:
-    """How many events the store's own are, and of how many streams."""
+    """Return how many events are the store's own, and of how many streams."""
     own, events, names = log.policies().system_numbers, 0, set()
-    for place, (part, count) in enumerate(parts):
-        for records in part.segment.records([number for number in own(place) if number < count]):
+    for part, count in parts:
+        if not (numbers := [number for number in own(part) if number < count]):
+            continue
+        for records in part.segment.records(numbers):
             streams = [record[2] for record in records if record[2][0] == SYSTEM_PREFIX]
             events += len(streams)
             names.update(streams)
@@ -105,7 +121,7 @@ def _count_system(log: Log, parts: list[tuple[Part, int]]) -> tuple[int, int]:
 
 
 def _count_streams(log: Log, parts: list[tuple[Part, int]]) -> int:
-    """How many streams there are: as many as first versions, as long as nothing was ever compacted away."""
+    """Return the number of streams: that of first versions, as long as no compaction removed any."""
     if any(part.info.generation for part, _ in parts):
         return len(_all_streams(log))
     total = 0
@@ -116,12 +132,12 @@ def _count_streams(log: Log, parts: list[tuple[Part, int]]) -> int:
 
 
 def _all_streams(log: Log) -> list[StreamInfo]:
-    """All streams, also those of which a compaction has left nothing but their last version."""
+    """Return all streams, also those of which a compaction kept only the last version."""
     streams = _from_heads(log)
     if streams is None:
         streams = _from_log(log)
     emptied: dict[str, StreamInfo] = {}
-    for part in log.sealed:  # oldest first: what was left last counts
+    for part in log.sealed:  # oldest first: the last one counts
         removed = part.removed
         for name, version, time_us in removed.streams() if removed is not None else ():
             emptied[name] = StreamInfo(name, 0, version + 1, version, time_us)
@@ -133,7 +149,7 @@ def _all_streams(log: Log) -> list[StreamInfo]:
 
 
 def _from_heads(log: Log) -> list[StreamInfo] | None:
-    """All streams by their first and last events, or None if these do not account for every event."""
+    """Return all streams by their first and last events, or None if these do not account for every event."""
     last: dict[int, int] = {}  # by stream hash: the place of the segment << 32 | the number of the entry
     first: dict[int, int] = {}  # the same of its first event, if that need not be version 1
     with log.mutex:
@@ -160,7 +176,7 @@ def _from_heads(log: Log) -> list[StreamInfo] | None:
 
 
 def _first_entries(part: Part) -> dict[int, int]:
-    """The number of each stream's first entry in a segment, by the stream's hash."""
+    """Return the number of each stream's first entry in a segment, by the stream's hash."""
     entries = part.segment.checked_entries() if isinstance(part, SealedPart) else part.segment.entries
     hashes = column(entries[: part.count * ENTRY_BYTES], "stream_hash")
     return dict(
@@ -169,7 +185,7 @@ def _first_entries(part: Part) -> dict[int, int]:
 
 
 def _records_at(parts: list[Part], places: dict[int, int]) -> dict[int, Record]:
-    """The records at places (segment << 32 | entry), by the same keys."""
+    """Return the records at places (segment << 32 | entry), by the same keys."""
     keys_of: list[list[tuple[int, int]]] = [[] for _ in parts]
     for key, place in places.items():
         keys_of[place >> 32].append((place & 0xFFFFFFFF, key))
@@ -182,7 +198,7 @@ def _records_at(parts: list[Part], places: dict[int, int]) -> dict[int, Record]:
 
 
 def _from_log(log: Log) -> list[StreamInfo]:
-    """All streams, counted event by event."""
+    """Return all streams, counted event by event."""
     found: dict[str, list[int]] = {}
     for part in log.parts():
         for records in part.segment.scan(0, part.count):
@@ -212,6 +228,119 @@ def _bytes_on_disk(store: str) -> int:
     for directory in (store, paths.segments_path(store)):
         with os.scandir(directory) as entries:
             for entry in entries:
-                with contextlib.suppress(FileNotFoundError):  # an index's temporary file, gone by now
+                with contextlib.suppress(FileNotFoundError):  # a temporary file, removed meanwhile
                     total += entry.stat().st_size if entry.is_file() else 0
     return total
+
+
+# --- what policies leave visible
+
+
+class Visible(NamedTuple):
+    """The visible part of a stream: the number of its events, the first version, and the policy."""
+
+    events: int
+    first_version: int
+    retention: Retention
+
+
+def list_policies(log: Log) -> list[PolicyInfo]:
+    """Return every policy in force, of streams and then of categories, by name."""
+    return log.retry_on_compaction(lambda: _list_policies(log))
+
+
+def _list_policies(log: Log) -> list[PolicyInfo]:
+    rules = log.policies().rules()
+    policies = [
+        PolicyInfo(name, None, retention_of(rule, log.find_version(name, hash_stream(name))))
+        for name, rule in sorted(rules.streams.items())
+        if rule != KEEP_ALL
+    ]
+    policies += [
+        PolicyInfo(None, name, retention_of(rule, 0))
+        for name, rule in sorted(rules.categories.items())
+        if rule != KEEP_ALL
+    ]
+    return policies
+
+
+def count_policies(log: Log) -> tuple[int, int]:
+    """Return for how many streams and categories something is set, and how many streams are deleted."""
+    rules = log.policies().rules()
+    policies = sum(rule != KEEP_ALL for rule in rules.categories.values())
+    deleted = 0
+    for name, rule in rules.streams.items():
+        last_version = log.find_version(name, hash_stream(name)) if rule != KEEP_ALL else 0
+        is_deleted = rule.is_deleted(last_version)
+        deleted += is_deleted and last_version > 0
+        policies += (rule.replace(deleted=0, tombstone=False) if is_deleted else rule) != KEEP_ALL
+    return policies, deleted
+
+
+class VisibleCounts:
+    """Counts what is visible of one stream after another, all at the same moment.
+
+    Args:
+        names: all streams of the store, for hashes that several of them share.
+    """
+
+    def __init__(self, log: Log, names: list[str]) -> None:
+        self._log = log
+        self._rules = log.policies().rules()
+        self._now_us = time.time_ns() // 1000
+        self._names = names
+        self._recent: dict[int, Counter[int]] = {}
+        self._shared: set[int] | None = None  # hashes of several names
+
+    def count(
+        self, stream: str, events: int, first_version: int, last_version: int, last_time_us: int
+    ) -> Visible | None:
+        """Return the visible part of a stream of which this is in the log; None if nothing is set for it."""
+        rule = self._rules.rule_for(stream)
+        if rule is None or rule == KEEP_ALL:
+            return None
+        retention = retention_of(rule, last_version)
+        first = max(first_version, first_visible_version(rule, last_version))
+        since_us = visible_since_us(rule, self._now_us)
+        if first > last_version or (since_us is not None and last_time_us < since_us):
+            return Visible(0, last_version + 1, retention)
+        left: int | None = last_version - first + 1
+        if events != last_version - first_version + 1:
+            left = None  # it has gaps
+        elif since_us is not None:
+            recent = self._maybe_count_since(stream, since_us)
+            left = None if recent is None else min(recent, last_version - first + 1)
+        if left is None:
+            return self._count_by_reading(stream, last_version, retention)
+        return Visible(left, last_version - left + 1, retention)
+
+    def _count_by_reading(self, stream: str, last_version: int, retention: Retention) -> Visible:
+        bounds = Bounds(last_version=last_version)
+        versions = [
+            e.version for e in read_stream(self._log, stream, bounds, None, reverse=False, limit=None)
+        ]
+        return Visible(len(versions), versions[0] if versions else last_version + 1, retention)
+
+    def _maybe_count_since(self, stream: str, since_us: int) -> int | None:
+        """Return the stream's number of events since then; None if other streams have its hash, too."""
+        if self._shared is None:
+            self._shared = {key for key, n in Counter(map(hash_stream, self._names)).items() if n > 1}
+        stream_hash = hash_stream(stream)
+        if stream_hash in self._shared:
+            return None
+        recent = self._recent.get(since_us)
+        if recent is None:
+            recent = self._recent[since_us] = self._count_since(since_us)
+        return recent[stream_hash]
+
+    def _count_since(self, since_us: int) -> Counter[int]:
+        counts: Counter[int] = Counter()
+        with self._log.mutex:
+            parts = [(part, part.count) for part in self._log.parts()]
+        for part, count in parts:
+            if not count or (isinstance(part, SealedPart) and part.info.last_time_us < since_us):
+                continue
+            entries = part.segment.checked_entries() if isinstance(part, SealedPart) else part.segment.entries
+            low = part.segment.number_at_time(since_us, count)
+            counts.update(column(entries[low * ENTRY_BYTES : count * ENTRY_BYTES], "stream_hash"))
+        return counts

@@ -18,6 +18,7 @@ from evlog.errors import CorruptionError, NotAStore, UnsupportedFormat
 from evlog.files.disk.files import map_file
 from evlog.files.disk.zstd import BlockFault, need_zstandard, unpack
 from evlog.files.format.headers import FORMAT_VERSION, FileHeader, FormatFault, NewerFormat
+from evlog.files.format.manifest import SegmentInfo
 from evlog.files.format.seek_table import (
     HEAD_BYTES,
     BlockTable,
@@ -26,7 +27,6 @@ from evlog.files.format.seek_table import (
     log_header,
     tail_bytes,
 )
-from evlog.files.log.manifest import SegmentInfo
 from evlog.files.log.segment import SealedSegment
 
 _MAX_CACHED: Final = 256  # blocks, of 16 KiB as evlog makes them and 64 KiB at most

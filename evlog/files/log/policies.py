@@ -1,63 +1,45 @@
-"""The policies of a log: found by their type, kept in memory, grown with the log.
+"""The retention policies of a log: one dict, read by the type index once and extended with the log.
 
-Which segments hold events of the store's own at all (policies, and what a compaction notes) is known without
-reading one: there are three types of them. So a store without any pays a look-up in each sealed segment, once
-in a process, and a search in the new entries of the active one. A policy that is damaged concerns the
-streams that it speaks of: reading those is an error, the others stay readable.
+1. The type index and the filter tell which entries can be the store's own events: policies, and notes of
+   compactions. Only their records are read.
+2. A damaged policy affects only its own stream or category: its rule cannot be read, all others can.
+3. A table belongs to one state of the log. While nothing was appended it costs an append three comparisons.
 """
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Iterable, Iterator, Sequence
 from struct import Struct
-from typing import Final, Protocol
 
 from evlog.errors import CorruptionError
-from evlog.files.format.entries import ENTRY, ENTRY_BYTES
+from evlog.files.format.entries import ENTRY_BYTES
 from evlog.files.format.hashes import hash_stream, hash_type
 from evlog.files.format.headers import KIND_STREAMS, KIND_TYPES
-from evlog.model.events import Record, category_of
+from evlog.model.events import category_of
 from evlog.model.retention import (
     METADATA_TYPE,
     SYSTEM_TYPES,
-    Rule,
     Rules,
     decode_policy,
     metadata_stream,
     rule_in_force,
 )
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from typing import Final
+
+    from evlog.files.log.parts import ActivePart, Part, SealedPart
+    from evlog.files.log.segment_filter import SegmentFilter
+    from evlog.model.retention import Rule
+
 _TYPE_AT: Final = 36  # within an entry
 _TYPE: Final = Struct("<I")
 _FEW_ENTRIES: Final = 16
-_MANY: Final = 4096  # policies: reading so many takes about 5 ms
-_READ_FOR_A_LOOK: Final = 16  # as many as are read in the time of looking one up
 
 
-class _Index(Protocol):
-    def find(self, kind: int, key: int) -> Sequence[int]: ...
-    def find_newest_first(self, kind: int, key: int) -> Iterator[int]: ...
-
-
-class _Records(Protocol):
-    @property
-    def entries(self) -> bytes | bytearray | memoryview: ...
-    def record(self, number: int) -> Record: ...
-    def records(self, numbers: Sequence[int]) -> Iterator[Sequence[Record]]: ...
-
-
-class PolicyPart(Protocol):
-    """What is needed of a segment: look-ups by type, and the records that they lead to."""
-
-    @property
-    def index(self) -> _Index: ...
-    @property
-    def segment(self) -> _Records: ...
-
-
-def rules_at(parts: Iterable[tuple[PolicyPart, int]], position: int) -> Rules:
-    """The policies in force after the event at the position.
+def rules_at(parts: Iterable[tuple[Part, int]], position: int) -> Rules:
+    """Return the policies in force after the event at the position.
 
     Args:
         parts: the segments, oldest first, each with its number of events.
@@ -76,225 +58,137 @@ def rules_at(parts: Iterable[tuple[PolicyPart, int]], position: int) -> Rules:
 
 
 class PolicyTable:
-    """The policies of one log as it grows, and in which of its segments the store has events of its own.
+    """The policies of one log, and in which of its segments the store has events of its own.
 
-    `take_in` and `grow` need the log's mutex. What they make is put in place whole, for threads that ask
-    meanwhile.
+    `update` needs the log's mutex; everything else may be called by any thread at any time.
     """
 
     def __init__(self) -> None:
-        self.any = False  # whether there may be any policy at all
-        self._type_hashes = sorted(map(hash_type, SYSTEM_TYPES))
-        self._parts: list[PolicyPart] = []  # the sealed segments that are taken in, oldest first
-        self._sealed: Sequence[PolicyPart] | None = None  # the list that `_parts` was last compared with
-        self._older = _Layer()  # of the sealed segments, all of them
-        self._looked_into: dict[int, tuple[PolicyPart, array[int]]] = {}  # by the segment's identity
-        self._active: PolicyPart | None = None
+        # All guarded by the log's mutex when they change. A reader does one operation on a dict that only
+        # grows, or that was replaced whole.
+        self.any = False  # whether there may be any policy
+        self._types = frozenset(map(hash_type, SYSTEM_TYPES))
+        self._rules = Rules()
+        self._damaged: CorruptionError | None = None  # the last one found
+        self._sealed: Sequence[SealedPart] = []
+        self._active: ActivePart | None = None
+        self._active_numbers: list[int] = []  # entries that may be the store's own events
         self._seen_bytes = 0  # of the active segment's entries
-        self._newer = _Layer()  # of the active segment
 
-    def is_current(self, sealed: Sequence[PolicyPart], active: PolicyPart) -> bool:
-        """Whether everything is taken in."""
+    def is_current(self, sealed: Sequence[SealedPart], active: ActivePart) -> bool:
+        """Return whether the table holds everything that these segments hold."""
         return (
             sealed is self._sealed
             and active is self._active
             and len(active.segment.entries) == self._seen_bytes
         )
 
-    def take_in(self, sealed: Sequence[PolicyPart], active: PolicyPart) -> None:
-        """Take in what is new: a look-up in each new segment, and a search in the new entries."""
+    def update(self, sealed: Sequence[SealedPart], active: ActivePart, filter: SegmentFilter) -> None:
+        """Read the policies that are new; all of them, if a compaction or recovery changed the log."""
+        rules, known = self._rules, len(self._sealed)
+        entries = active.segment.entries
+        unchanged = sealed[:known] == self._sealed
+        if active is not self._active or len(entries) < self._seen_bytes:
+            unchanged = unchanged and self._was_sealed(sealed)
+            self._active, self._active_numbers, self._seen_bytes = None, [], 0
+        if not unchanged:
+            rules, known, self._damaged = Rules(), 0, None
+            self._active, self._active_numbers, self._seen_bytes = None, [], 0
         if sealed is not self._sealed:
-            self._take_in_sealed(sealed)
-        self._take_in_active(active)
-
-    def grow(self) -> None:
-        """Read the policies that were only looked up so far, if enough of them were."""
-        for layer in (self._older, self._newer):
-            layer.maybe_read_all()
+            self._find_entries(sealed, filter)
+            for part in sealed[known:]:
+                self._read(part, part.system_numbers or (), rules)
+        end = len(entries)
+        found = _find_types(entries, self._seen_bytes, end, self._types)
+        self._read(active, found, rules)
+        self._active_numbers += found
+        self._rules = rules
+        self.any = bool(rules.streams or rules.categories or self._damaged)
+        self._sealed, self._active, self._seen_bytes = sealed, active, end  # last: now the table is current
 
     def rule_for(self, stream: str) -> Rule | None:
-        """The rule in force for a stream, None if there is none.
+        """Return the rule in force for a stream, None if there is none.
 
         Raises:
             CorruptionError: the policy is damaged.
         """
         if not self.any:
             return rule_in_force(stream, None, None)
-        newer, older = self._newer, self._older
         category = category_of(stream)
-        return rule_in_force(
-            stream,
-            newer.of_stream(stream) or older.of_stream(stream),
-            newer.of_category(category) or older.of_category(category),
-        )
+        if self._damaged is not None:
+            own = self._look_up(metadata_stream(stream=stream))
+            return rule_in_force(stream, own, self._look_up(metadata_stream(category=category)))
+        return rule_in_force(stream, self._rules.streams.get(stream), self._rules.categories.get(category))
 
     def rules(self) -> Rules:
-        """All of them, as they are now.
+        """Return all policies, as they are now.
 
         Raises:
             CorruptionError: one is damaged.
         """
-        rules = self._older.all_rules()
-        rules.update(self._newer.all_rules())
+        if self._damaged is not None:
+            raise self._damaged
+        rules = Rules()
+        rules.update(self._rules)
         return rules
 
-    def system_numbers(self, place: int) -> Sequence[int]:
-        """The entries of a segment, by its place in the log, that may be the store's own events."""
-        older = self._older.parts
-        if place < len(older):
-            return older[place][1]
-        return self._newer.parts[0][1] if self._newer.parts else ()
+    def system_numbers(self, part: Part) -> Sequence[int]:
+        """Return the entries of a segment that may be the store's own events."""
+        return self._active_numbers if part is self._active else getattr(part, "system_numbers", None) or ()
 
-    def _take_in_sealed(self, sealed: Sequence[PolicyPart]) -> None:
-        known, layer = len(self._parts), self._older
-        if list(sealed[:known]) != self._parts:  # compacted, or read anew
-            known, layer = 0, _Layer()
-        fresh = [(part, self._look_into(part)) for part in sealed[known:]]
-        self._older = layer.with_parts(fresh)
-        self._parts, self._sealed = list(sealed), sealed
-        self._looked_into = {id(part): (part, numbers) for part, numbers in self._older.parts}
+    def _was_sealed(self, sealed: Sequence[SealedPart]) -> bool:
+        """Return whether the next sealed segment is the active one that is known: then its policies stay."""
+        known, active = len(self._sealed), self._active
+        if active is None or len(sealed) <= known:
+            return False
+        part = sealed[known]
+        if part.info.tag != active.info.tag or part.count * ENTRY_BYTES < self._seen_bytes:
+            return False
+        if part.count * ENTRY_BYTES == self._seen_bytes:
+            part.system_numbers = self._active_numbers
+        return True
 
-    def _look_into(self, part: PolicyPart) -> array[int]:
-        """The entries of a sealed segment that may be the store's own, looked up once.
+    def _find_entries(self, sealed: Sequence[SealedPart], filter: SegmentFilter) -> None:
+        """Look up the store's own events in the segments where that was not done yet."""
+        possible = {place for key in self._types for place in filter.places(sealed, KIND_TYPES, key)}
+        for place, part in enumerate(sealed):
+            if part.system_numbers is None:
+                found = set[int]()
+                for key in self._types if place in possible else ():
+                    found.update(part.index.find(KIND_TYPES, key))
+                part.system_numbers = sorted(found)
 
-        Under a compaction that replaces segments faster than all can be looked into, what was found in those
-        that stay must not be lost with those that went.
-        """
-        known = self._looked_into.get(id(part))
-        if known is not None:
-            return known[1]
-        found = set[int]()
-        for type_hash in self._type_hashes:
-            found.update(part.index.find(KIND_TYPES, type_hash))
-        numbers = array("I", sorted(found))
-        self._looked_into[id(part)] = part, numbers
-        return numbers
-
-    def _take_in_active(self, active: PolicyPart) -> None:
-        end = len(active.segment.entries)
-        start, layer = self._seen_bytes, self._newer
-        if active is not self._active or end < start:
-            start, layer = 0, _Layer()
-        found = _find_types(active.segment.entries, start, end, self._type_hashes)
-        if layer.parts:
-            layer.extend_last(found)
-        else:
-            layer = layer.with_parts([(active, array("I", found))])
-        self._newer = layer
-        self.any = layer.count > 0 or self._older.count > 0
-        self._active, self._seen_bytes = active, end  # last: from here on it is current
-
-
-class _Layer:
-    """The policies of some segments: all read, or where there are many, looked up each time, until that pays.
-
-    A shell command asks for one stream's; it must not read those of a hundred thousand others. What cannot be
-    read because it is damaged concerns its stream or category alone.
-    """
-
-    def __init__(self) -> None:
-        self.parts: list[tuple[PolicyPart, array[int]]] = []  # oldest first, each with its entries
-        self.count = 0  # of all these entries
-        self._rules: Rules | None = Rules()  # None: they are looked up
-        self._damaged: dict[int, CorruptionError] = {}  # by the hash of the metadata stream
-        self._looks = 0
-
-    def with_parts(self, fresh: list[tuple[PolicyPart, array[int]]]) -> _Layer:
-        """This layer with later segments on top of it."""
-        layer = _Layer()
-        layer.parts = [*self.parts, *fresh]
-        layer.count = self.count + sum(len(numbers) for _, numbers in fresh)
-        many = self._rules is None or layer.count - self.count > _MANY
-        layer._rules = None if many else self._rules
-        layer._damaged = self._damaged
-        if not many:
-            for part, numbers in fresh:
-                layer._read(part, numbers)
-        return layer
-
-    def extend_last(self, numbers: Sequence[int]) -> None:
-        """Take in more entries of the last segment."""
-        if numbers:
-            part, known = self.parts[-1]
-            if self._rules is not None:
-                self._read(part, numbers)
-            known.extend(numbers)
-            self.count += len(numbers)
-
-    def of_stream(self, stream: str) -> Rule | None:
-        """What was last said of a stream, None if nothing was."""
-        rules = self._rules
-        if rules is None or self._damaged:
-            return self._look_up(metadata_stream(stream=stream))
-        return rules.streams.get(stream)
-
-    def of_category(self, category: str) -> Rule | None:
-        """What was last said of a category, None if nothing was."""
-        rules = self._rules
-        if rules is None or self._damaged:
-            return self._look_up(metadata_stream(category=category))
-        return rules.categories.get(category)
-
-    def all_rules(self) -> Rules:
-        """All of them.
-
-        Raises:
-            CorruptionError: one is damaged.
-        """
-        for error in self._damaged.values():
-            raise error
-        rules = Rules()
-        if self._rules is not None:
-            rules.update(self._rules)
-            return rules
-        for part, numbers in self.parts:
-            for records in part.segment.records(numbers) if numbers else ():
+    def _read(self, part: Part, numbers: Sequence[int], rules: Rules) -> None:
+        """Add the policies among these entries."""
+        if not numbers:
+            return  # the segment's log need not even be opened
+        try:
+            for records in part.segment.records(numbers):
                 for record in records:
                     rules.add(record)
-        return rules
-
-    def maybe_read_all(self) -> None:
-        """Read all of them once looking up has cost as much."""
-        if self._rules is None and self._looks * _READ_FOR_A_LOOK >= self.count:
-            layer = _Layer()
-            for part, numbers in self.parts:
-                layer._read(part, numbers)
-            self._damaged, self._rules = layer._damaged, layer._rules
+        except CorruptionError:
+            for number in numbers:
+                try:
+                    rules.add(part.segment.record(number))
+                except CorruptionError as error:
+                    self._damaged = error
 
     def _look_up(self, name: str) -> Rule | None:
-        self._looks += 1
+        """Return the newest policy of this name, read now: damage of it must not be hidden by others."""
         name_hash = hash_stream(name)
-        for part, numbers in reversed(self.parts):
-            for number in part.index.find_newest_first(KIND_STREAMS, name_hash) if numbers else ():
+        parts: list[Part] = [*self._sealed] if self._active is None else [*self._sealed, self._active]
+        for part in reversed(parts):
+            if not self.system_numbers(part):
+                continue
+            for number in part.index.find_newest_first(KIND_STREAMS, name_hash):
                 record = part.segment.record(number)
                 if record[2] == name and record[3] == METADATA_TYPE:
                     return decode_policy(record[7])
         return None
 
-    def _read(self, part: PolicyPart, numbers: Sequence[int]) -> None:
-        """Take in the policies among these entries."""
-        if not numbers:
-            return  # the segment's log need not even be opened
-        assert self._rules is not None
-        at = 0
-        try:
-            for records in part.segment.records(numbers):
-                for record in records:
-                    self._rules.add(record)
-                    at += 1
-        except CorruptionError:
-            for number in numbers[at:]:
-                try:
-                    self._rules.add(part.segment.record(number))
-                except CorruptionError as error:
-                    stream_hash: int = ENTRY.unpack_from(part.segment.entries, number * ENTRY_BYTES)[0]
-                    self._damaged[stream_hash] = error
 
-
-def _find_types(
-    entries: bytes | bytearray | memoryview, start: int, end: int, type_hashes: Sequence[int]
-) -> list[int]:
-    """The numbers of the entries between two offsets that have one of the type hashes, rising."""
+def _find_types(entries: bytearray, start: int, end: int, type_hashes: frozenset[int]) -> list[int]:
+    """Return the numbers of the entries between two offsets that have one of the type hashes, rising."""
     if end - start <= _FEW_ENTRIES * ENTRY_BYTES:
         type_of = _TYPE.unpack_from
         return [

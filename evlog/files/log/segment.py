@@ -36,7 +36,7 @@ from evlog.files.format.headers import (
     NewerFormat,
     decode_file_header,
 )
-from evlog.files.log.manifest import SegmentInfo
+from evlog.files.format.manifest import SegmentInfo
 from evlog.model.events import Record
 
 # A frame whose body is larger is read record by record, so that reading takes the same memory for any frame.

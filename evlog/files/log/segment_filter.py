@@ -1,157 +1,234 @@
-"""What a busy process keeps in memory about the sealed segments, so as not to look into each of them.
+"""Which sealed segments may hold a stream, a type or an id, by the file `filter`.
 
-A look-up that goes through all segments costs some microseconds for each. A process that goes on looking
-pays that for every stream or id; so once its look-ups have cost about what it costs to read the keys, they
-are read, one segment at a time, into a table that says in which segments a key may be. The tables only save
-work: segments that are not in them yet, or may hold the key by their word, are looked into as ever.
-
-The tables belong to one log and are used by one thread at a time, under its mutex.
+1. The file is derived, and only saves work. A segment that it does not cover is looked into.
+2. A table is used after its pages have been checked. What is damaged counts as not covered.
+3. The file is mapped again only when enough segments are not covered: a process that rolls has just sealed
+   those itself, and looks into them quickly.
+4. What is known for one list of sealed segments is one value, replaced whole, so threads need no lock.
 """
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Sequence
-from typing import Final, Protocol
+from zlib import crc32
 
-# Taking in one key costs about a 64th of looking one up in one segment (0.1 to 0.4 µs, 6 to 10 µs).
-_KEYS_PER_LOOK: Final = 64
-_MIN_SLOTS_LOG2: Final = 12
-_MAX_SLOTS_LOG2: Final = 27
-_WORD_BITS: Final = 64
-_SEVERAL: Final = 255
+from evlog.errors import EvlogError
+from evlog.files.disk.files import map_file
+from evlog.files.format import paths
+from evlog.files.format.filter import MARKS, SEVERAL, decode_blocks, look_up
+from evlog.files.format.headers import KIND_IDS, KIND_STREAMS, KIND_TYPES, FormatFault
+from evlog.files.format.sorted_index import PAGE_BYTES
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Final, Protocol
+
+    from evlog.files.format.filter import Block, Identity
+    from evlog.files.format.manifest import SegmentInfo
+
+    class Sealed(Protocol):
+        """What is needed of a sealed segment."""
+
+        @property
+        def info(self) -> SegmentInfo: ...
 
 
-class SealedKeys(Protocol):
-    """What is needed of a sealed segment: how many events it has, and its keys in any order.
+_CHECKED_AT_ONCE: Final = 4 * PAGE_BYTES  # a table up to this size is checked whole when it is first used
+_LOOKS_BEFORE_CHECKING_ALL: Final = 64
+_MAX_UNCOVERED: Final = 8  # and one in 64 segments
 
-    `id_count` counts those too that were compacted away: their ids stay known.
-    """
 
-    @property
-    def count(self) -> int: ...
-    @property
-    def id_count(self) -> int: ...
-    def stream_keys(self) -> Sequence[int]: ...
-    def id_keys(self) -> Sequence[int]: ...
+class FilterFault(Exception):
+    """A damaged page of a segment's block."""
+
+    def __init__(self, identity: Identity) -> None:
+        super().__init__(f"the filter's block of the segment {identity} is damaged")
+        self.identity = identity
 
 
 class _Table:
-    """What both tables share: when to begin, which segments are in, and whether they are there still."""
+    """One table of one block, and which of its pages are checked."""
 
-    def __init__(self) -> None:
+    __slots__ = ("_block", "_first", "_looks", "_raw", "cells", "identity", "place", "unchecked")
+
+    def __init__(self, raw: memoryview, identity: Identity, place: int, block: Block, kind: int) -> None:
+        at, slots = block.table(kind)
+        self.place = place  # in the list of sealed segments
+        self.identity = identity
+        self.cells = raw[at : at + slots]
+        self.unchecked = True
+        self._raw = raw
+        self._block = block
+        self._first = at - block.tables_at
         self._looks = 0
-        self._parts: list[SealedKeys] = []  # taken in, oldest first
-        self._sealed: Sequence[SealedKeys] = ()  # the list of segments that `_parts` was last compared with
+        if slots <= _CHECKED_AT_ONCE:
+            self.check_all()
 
-    def is_due(self, sealed: Sequence[SealedKeys]) -> bool:
-        """Whether taking in another segment is worth it by now."""
-        if not sealed or (len(self._parts) == len(sealed) and self._covers(sealed)):
-            return False
-        return bool(self._parts) or self._looks * _KEYS_PER_LOOK > len(sealed) * sealed[0].count
+    def check(self, keys: Sequence[int]) -> None:
+        """Check the pages that an answer for these keys rests on.
 
-    def _covers(self, sealed: Sequence[SealedKeys]) -> int:
-        """How many of the oldest segments the table speaks of; 0 if some of them are gone."""
-        parts = self._parts
-        if sealed is not self._sealed:
-            if parts != sealed[: len(parts)]:
-                return 0
-            self._sealed = sealed
-        return len(parts)
+        Raises:
+            FilterFault: one is damaged.
+        """
+        self._looks += len(keys)
+        if self._looks > _LOOKS_BEFORE_CHECKING_ALL:
+            self.check_all()
+            return
+        slots = len(self.cells)
+        for key in keys:
+            self._check_page((self._first + (key * slots >> 32)) // PAGE_BYTES)
 
+    def check_all(self) -> None:
+        """Check the whole table. Raises as `check`."""
+        end = self._first + len(self.cells)
+        for page in range(self._first // PAGE_BYTES, -(-end // PAGE_BYTES)):
+            self._check_page(page)
+        self.unchecked = False
 
-class StreamTable(_Table):
-    """In which sealed segments a stream may have events: a bit a segment, in slots by the stream's hash."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._words: list[array[int]] = []  # for each 64 segments one table of masks
-        self._shift = 0
-
-    def places(self, sealed: Sequence[SealedKeys], stream_hash: int) -> list[int]:
-        """The places in `sealed` of the segments that the stream may be in, newest first."""
-        words, shift = self._words, self._shift
-        known = self._covers(sealed)
-        if not known:
-            self._looks += len(sealed)
-            return list(range(len(sealed) - 1, -1, -1))
-        places = list(range(len(sealed) - 1, known - 1, -1))
-        slot = stream_hash >> shift
-        for number in range(len(words) - 1, -1, -1):
-            mask = words[number][slot]
-            while mask:
-                bit = mask.bit_length() - 1
-                mask ^= 1 << bit
-                place = number * _WORD_BITS + bit
-                if place < known:
-                    places.append(place)
-        return places
-
-    def take_in(self, sealed: Sequence[SealedKeys]) -> None:
-        """Take in the next segment."""
-        known = self._covers(sealed)
-        part = sealed[known] if known < len(sealed) else sealed[0]
-        slots_log2 = _slots_log2(len(part.stream_keys()) * max(len(sealed), 8) // 2)
-        if not known or 64 - slots_log2 < self._shift:
-            self._parts, self._sealed = [], ()
-            self._words, self._shift = [], 64 - min(slots_log2 + 1, _MAX_SLOTS_LOG2)
-            known, part = 0, sealed[0]
-        if known % _WORD_BITS == 0:
-            self._words.append(array("Q", bytes(8 << (64 - self._shift))))
-        masks, bit, shift = self._words[-1], 1 << known % _WORD_BITS, self._shift
-        for key in part.stream_keys():
-            masks[key >> shift] |= bit
-        self._parts.append(part)
+    def _check_page(self, page: int) -> None:
+        block = self._block
+        at = block.tables_at + page * PAGE_BYTES
+        end = min(at + PAGE_BYTES, block.end)
+        crc = self._raw[block.crcs_at + 4 * page : block.crcs_at + 4 * page + 4]
+        if crc32(self._raw[at:end]) != int.from_bytes(crc, "little"):
+            raise FilterFault(self.identity)
 
 
-class IdTable(_Table):
-    """Which sealed segment an id may be in: a number in a byte, in slots by the upper half of the id's fold.
+class _View:
+    """What the filter says of one list of sealed segments."""
 
-    A slot that several segments fill says so, and then all of them are looked into.
+    __slots__ = ("blocks", "by_kind", "raw", "sealed", "uncovered")
+
+    def __init__(
+        self, raw: memoryview, blocks: dict[Identity, Block], sealed: Sequence[Sealed], uncovered: list[int]
+    ) -> None:
+        self.raw = raw
+        self.blocks = blocks
+        self.sealed = sealed
+        self.uncovered = uncovered  # the places of the segments without a block, rising
+        self.by_kind: dict[int, list[_Table]] = {}  # made when first asked for
+
+    def tables(self, kind: int) -> list[_Table]:
+        """Return the tables of the covered segments that have any key of this kind."""
+        tables = self.by_kind.get(kind)
+        if tables is None:
+            blocks = self.blocks
+            tables = [
+                _Table(self.raw, identity, place, block, kind)
+                for place, part in enumerate(self.sealed)
+                if (block := blocks.get(identity := part.info[:3])) is not None and block.table(kind)[1]
+            ]
+            self.by_kind[kind] = tables
+        return tables
+
+    def grown(self, sealed: Sequence[Sealed]) -> _View | None:
+        """Return the same for a list that has later segments, too; None if those are too many."""
+        known = len(self.sealed)
+        uncovered = [*self.uncovered, *range(known, len(sealed))]
+        if sealed[:known] != self.sealed or len(uncovered) > _MAX_UNCOVERED + len(sealed) // 64:
+            return None
+        view = _View(self.raw, self.blocks, sealed, uncovered)
+        view.by_kind = self.by_kind
+        return view
+
+
+class SegmentFilter:
+    """The filter of one store, for one log.
+
+    Args:
+        store: the store's directory.
+        store_id: as in the manifest.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._slots = bytearray()
-        self._shift = 0
+    def __init__(self, store: str, store_id: bytes) -> None:
+        self.path = paths.filter_path(store)
+        self.is_due = False  # a writer should add blocks: set by look-ups, cleared by the writer
+        self._store_id = store_id
+        self._view: _View | None = None  # replaced whole
 
-    def places(self, sealed: Sequence[SealedKeys], folds: Sequence[int]) -> dict[int, Sequence[int]]:
-        """Of `folds`, by index, those that may be known, with the places of the segments to look into."""
+    def places(self, sealed: Sequence[Sealed], kind: int, hash: int) -> list[int]:
+        """Return the places of the segments that may hold the stream or type with the hash, newest first."""
         if not sealed:
-            return {}
-        slots, shift = self._slots, self._shift + 32
-        known = self._covers(sealed)
-        if not known:
-            self._looks += len(sealed) * len(folds)
-            return dict.fromkeys(range(len(folds)), range(len(sealed) - 1, -1, -1))
-        numbers = [slots[fold >> shift] for fold in folds]
-        newer = range(len(sealed) - 1, known - 1, -1)
-        if newer:
-            return {at: [*newer, *_numbered(number, known)] for at, number in enumerate(numbers)}
-        return {at: _numbered(number, known) for at, number in enumerate(numbers) if number}
+            return []
+        key = hash >> 32 if kind == KIND_STREAMS else hash
+        keys = (key,)
+        while True:
+            view = self._view_of(sealed)
+            places = view.uncovered[::-1]
+            try:
+                for table in view.tables(kind):
+                    if table.unchecked:
+                        table.check(keys)
+                    cells = table.cells
+                    mark = cells[key * len(cells) >> 32]
+                    if mark and (mark == SEVERAL or mark == key % MARKS + 1):
+                        places.append(table.place)
+            except FilterFault as fault:
+                self._forget(view, fault.identity)
+                continue
+            places.sort(reverse=True)
+            return places
 
-    def take_in(self, sealed: Sequence[SealedKeys]) -> None:
-        """Take in the next segment."""
-        known = self._covers(sealed)
-        slots_log2 = min(32, _slots_log2(sum(part.id_count for part in sealed) * 4))
-        if not known or 32 - slots_log2 < self._shift:
-            self._parts, self._sealed, known = [], (), 0
-            self._shift = 32 - min(slots_log2 + 1, _MAX_SLOTS_LOG2)
-            self._slots = bytearray(1 << (32 - self._shift))
-        slots, shift = self._slots, self._shift
-        number = known % (_SEVERAL - 1) + 1
-        for key in sealed[known].id_keys():
-            slot = key >> shift
-            slots[slot] = number if slots[slot] in (0, number) else _SEVERAL
-        self._parts.append(sealed[known])
+    def candidates(self, sealed: Sequence[Sealed], hashes: Sequence[int]) -> list[tuple[int, Sequence[int]]]:
+        """Find the segments that may hold some of the ids with these hashes, newest first.
+
+        Returns:
+            Pairs of a segment's place, and the indexes in `hashes` of the ids that it may hold.
+        """
+        if not sealed:
+            return []
+        keys = [hash >> 32 for hash in hashes]
+        while True:
+            view = self._view_of(sealed)
+            found: dict[int, Sequence[int]] = dict.fromkeys(view.uncovered, range(len(keys)))
+            try:
+                for table in view.tables(KIND_IDS):
+                    if table.unchecked:
+                        table.check(keys)
+                    if hits := look_up(table.cells, keys):
+                        found[table.place] = hits
+            except FilterFault as fault:
+                self._forget(view, fault.identity)
+                continue
+            return [(place, found[place]) for place in sorted(found, reverse=True)]
+
+    def load(self) -> tuple[memoryview, dict[Identity, Block], int]:
+        """Map the file as it is now, and use it from the next look-up on.
+
+        Returns:
+            Its content, its blocks, and where the last whole one ends (0 if it is not the filter of this
+            store).
+        """
+        self._view = None
+        try:
+            raw = map_file(self.path)
+            return raw, *decode_blocks(raw, self._store_id)
+        except (FileNotFoundError, EvlogError, FormatFault):
+            return memoryview(b""), {}, 0
+
+    def _view_of(self, sealed: Sequence[Sealed]) -> _View:
+        view = self._view
+        if view is not None:
+            if view.sealed is sealed:
+                return view
+            view = view.grown(sealed)
+        if view is None:
+            raw, blocks, _ = self.load()
+            uncovered = [place for place, part in enumerate(sealed) if part.info[:3] not in blocks]
+            self.is_due = bool(uncovered)
+            view = _View(raw, blocks, sealed, uncovered)
+        self._view = view
+        return view
+
+    def _forget(self, view: _View, identity: Identity) -> None:
+        """Treat a segment as one without a block: its block is damaged."""
+        blocks = {key: block for key, block in view.blocks.items() if key != identity}
+        uncovered = [place for place, part in enumerate(view.sealed) if part.info[:3] not in blocks]
+        self._view = _View(view.raw, blocks, view.sealed, uncovered)
+        self.is_due = True
 
 
-def _numbered(number: int, known: int) -> Sequence[int]:
-    """The places of the segments that a slot's number stands for, newest first."""
-    if number == _SEVERAL:
-        return range(known - 1, -1, -1)
-    return range(number - 1, known, _SEVERAL - 1)[::-1] if number else ()
-
-
-def _slots_log2(wanted: int) -> int:
-    return min(_MAX_SLOTS_LOG2, max(_MIN_SLOTS_LOG2, wanted.bit_length()))
+def check_block(raw: memoryview, identity: Identity, block: Block) -> None:
+    """Raise FilterFault if a page of the block is damaged."""
+    for kind in (KIND_STREAMS, KIND_TYPES, KIND_IDS):
+        _Table(raw, identity, 0, block, kind).check_all()

@@ -15,7 +15,8 @@ from evlog.files.disk.files import Disk
 from evlog.files.format import paths
 from evlog.files.format.frames import FRAME_HEADER_BYTES, MAX_BODY_BYTES, MAX_LOG_BYTES
 from evlog.files.format.headers import FILE_HEADER_BYTES
-from evlog.files.log.manifest import Manifest, SegmentInfo, replace_manifest
+from evlog.files.format.manifest import Manifest, SegmentInfo
+from evlog.files.log.manifest_file import replace_manifest
 from evlog.files.write.roll import create_segment, new_tag, sync_names
 from evlog.model.events import id_text, make_ids
 

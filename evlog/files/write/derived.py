@@ -11,12 +11,12 @@ from evlog.errors import EvlogError
 from evlog.files.disk.files import error_for
 from evlog.files.format import paths
 from evlog.files.format.headers import KIND_OFFSETS, encode_file_header
-from evlog.files.log.log import SegmentMoved
+from evlog.files.log.parts import SegmentMoved
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from evlog.files.disk.files import Disk
-    from evlog.files.log.log import SealedPart
+    from evlog.files.log.parts import SealedPart
 
 
 def build_indexes(part: SealedPart, disk: Disk) -> None:

@@ -27,7 +27,7 @@ from evlog.files.format.marks import (
     Mark,
     encode_mark,
 )
-from evlog.files.log.manifest import replace_manifest
+from evlog.files.log.manifest_file import replace_manifest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from evlog.errors import InvalidArgument, StreamNotFound, StreamTombstoned, WrongExpectedVersion
 from evlog.files.format.hashes import hash_stream
-from evlog.files.log.log import SegmentMoved
+from evlog.files.log.parts import SegmentMoved
 from evlog.model.appends import ANY, NO_STREAM, STREAM_EXISTS, Expectation
 from evlog.model.events import JSON_CODE
 from evlog.model.retention import KEEP_ALL, METADATA_TYPE, decode_policy, encode_policy, metadata_stream

@@ -11,7 +11,8 @@ import os
 from evlog.errors import StoreAccessDenied
 from evlog.files.format import paths
 from evlog.files.format.headers import KIND_LOG, KIND_OFFSETS, FileHeader, encode_file_header
-from evlog.files.log.manifest import SegmentInfo, replace_manifest
+from evlog.files.format.manifest import SegmentInfo
+from evlog.files.log.manifest_file import replace_manifest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

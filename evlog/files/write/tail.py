@@ -46,6 +46,7 @@ from evlog.files.format.marks import (
     maybe_decode_mark,
 )
 from evlog.files.write.derived import build_indexes, remove_leftovers_locked
+from evlog.files.write.filter_file import extend_filter
 from evlog.files.write.recovery import recover_locked
 from evlog.files.write.roll import roll_locked, sync_names
 from evlog.files.write.sync_marks import SyncPoint
@@ -57,7 +58,8 @@ if TYPE_CHECKING:
 
     from evlog.files.disk.files import Disk, WriteFile
     from evlog.files.log.active import ActiveSegment
-    from evlog.files.log.log import Log, SealedPart
+    from evlog.files.log.log import Log
+    from evlog.files.log.parts import SealedPart
     from evlog.files.write.plan import Plan, Planner
     from evlog.files.write.sync_marks import SyncMarks
     from evlog.model.events import EncodedEvent
@@ -335,8 +337,10 @@ class LogTail:
         What was found without an index is left alone while a compaction runs, which has sealed it itself,
         perhaps, and rewrites it.
         """
-        if not (self._unindexed or self._log.faulty):
+        filter = self._log.filter
+        if not (self._unindexed or self._log.faulty or filter.is_due):
             return
+        extend = filter.is_due or bool(self._unindexed)
         for parts in (self._unindexed, self._log.faulty):
             if parts is self._log.faulty and self._compaction.is_held():
                 return
@@ -346,6 +350,8 @@ class LogTail:
                 except IndexError:  # another thread took it
                     break
                 build_indexes(part, self._disk)
+        if extend:
+            extend_filter(self._log, self._disk)
 
     # --- catching up
 

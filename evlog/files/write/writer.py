@@ -130,7 +130,6 @@ class Writer:
             raise InvalidArgument("there is nothing to append; give at least one event")
         hashes = self._planner.hashes(streams, system=system)
         append = Append(streams, hashes, events, expectations, skip_known=skip_known)
-        self._log.grow_tables()
         if self._may_ask and not (skip_known or system) and append.is_of_one_stream:
             return self._append_among_others(append)
         with self._lock:

@@ -17,7 +17,7 @@ from evlog.files.disk.files import DISK
 from evlog.files.format.hashes import hash_stream
 from evlog.files.format.headers import FILE_HEADER_BYTES, decode_file_header
 from evlog.files.format.removed_events import EVENT, encode_removed
-from evlog.files.log.manifest import read_manifest, replace_manifest
+from evlog.files.log.manifest_file import read_manifest, replace_manifest
 from evlog.files.log.removed import RemovedEvents
 from tests.support.forge import POSITION, STREAM, VERSION, forge, read_frames, replace_info
 from tests.support.helpers import fill, new, segment_files, small_store

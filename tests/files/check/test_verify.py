@@ -16,7 +16,7 @@ from evlog.files.check.records import RecordDecoder
 from evlog.files.disk.files import DISK
 from evlog.files.format.checkpoints import encode_checkpoint
 from evlog.files.format.hashes import hash_ids
-from evlog.files.log.manifest import read_manifest, replace_manifest
+from evlog.files.log.manifest_file import read_manifest, replace_manifest
 from evlog.files.write.plan import Planner
 from evlog.model.checkpoints import Checkpoint
 from evlog.model.filters import EventFilter

@@ -15,7 +15,7 @@ from evlog.files.check.segments import Pieces
 from evlog.files.check.task import SegmentTask
 from evlog.files.compaction import compress as compact_compress
 from evlog.files.disk import zstd
-from evlog.files.log.manifest import read_manifest
+from evlog.files.log.manifest_file import read_manifest
 from tests.crash.damage import read_files
 from tests.support.helpers import compress_all, engine_of, facts, new, segment_files, small_store
 

@@ -17,6 +17,7 @@ from evlog.errors import CorruptionError, NotAStore, UnsupportedFormat
 from evlog.files.disk import zstd
 from evlog.files.disk.zstd import BlockFault, need_zstandard, pack
 from evlog.files.format.headers import KIND_LOG, FileHeader
+from evlog.files.format.manifest import SegmentInfo
 from evlog.files.format.seek_table import (
     HEAD_BYTES,
     decode_tail,
@@ -27,7 +28,6 @@ from evlog.files.format.seek_table import (
 )
 from evlog.files.log import compressed
 from evlog.files.log.compressed import BlockLog
-from evlog.files.log.manifest import SegmentInfo
 from tests.crash.damage import newer_header
 from tests.support.helpers import compress_all, facts, fill, new, number_id, segment_files, small_store
 

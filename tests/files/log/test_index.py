@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import struct
+from array import array
 from collections.abc import Callable
 from pathlib import Path
 from zlib import crc32
@@ -22,15 +23,15 @@ from evlog.files.format.headers import (
     FileHeader,
     encode_file_header,
 )
-from evlog.files.format.sorted_index import PAGE_BYTES, sorted_shape
-from evlog.files.log.index import (
+from evlog.files.format.sorted_index import (
+    PAGE_BYTES,
     SORTED_SUFFIXES,
-    ColumnIndex,
-    IndexFault,
-    SealedIndex,
-    SortedIndex,
     build_sorted,
+    encode_sorted,
+    sorted_shape,
 )
+from evlog.files.log.column_index import ColumnIndex
+from evlog.files.log.index import IndexFault, SealedIndex, SortedIndex
 
 Row = tuple[int, int, int]
 """stream hash, id fold, type hash"""
@@ -84,7 +85,9 @@ def test_dicts_answer_as_a_plain_loop(rows: list[Row]) -> None:
 @given(rows_of_entries)
 def test_sorted_files_answer_as_a_plain_loop(rows: list[Row]) -> None:
     for kind in KINDS:
-        index = opened(HEADER._replace(kind=kind), build_sorted(HEADER._replace(kind=kind), entries_of(rows)))
+        index = opened(
+            HEADER._replace(kind=kind), build_sorted(HEADER._replace(kind=kind), entries_of(rows)), len(rows)
+        )
         for key in keys_to_ask(rows, kind):
             if kind == KIND_IDS:
                 upper = [number for number, row in enumerate(rows) if row[1] >> 32 == key >> 32]
@@ -102,13 +105,23 @@ def test_heads_are_the_last_entry_of_each_stream(rows: list[Row]) -> None:
 
 
 @given(rows_of_entries, st.lists(wide, max_size=10))
-def test_known_are_the_places_of_the_keys_that_are_there(rows: list[Row], asked: list[int]) -> None:
+def test_candidates_are_the_entries_of_the_keys_that_are_there(rows: list[Row], asked: list[int]) -> None:
     index = ColumnIndex(lambda: entries_of(rows))
     there = {row[1] for row in rows}
-    asked = [*asked, *list(there)[:3]]
-    known = [(at, number) for at, key in enumerate(asked) for number in index.find(KIND_IDS, key)]
-    assert index.known(KIND_IDS, asked) == known
-    assert {at for at, _ in known} == {at for at, key in enumerate(asked) if key in there}
+    keys = dict.fromkeys([*asked, *list(there)[:3]])
+    found = {key: list(numbers) for key, numbers in index.candidates(keys)}
+    assert found == {key: plain(rows, KIND_IDS, key) for key in keys if key in there}
+
+
+def test_posting_beyond_the_entries_is_a_fault() -> None:
+    """A file with right CRCs that somebody made: what it names must be there."""
+    header = HEADER._replace(kind=KIND_STREAMS)
+    forged = encode_sorted(header, array("Q", [10, 20]), array("I", [0, 1, 3]), array("I", [0, 1, 3]))
+    index = opened(header, forged, 3)
+    with pytest.raises(IndexFault):
+        index.find(20)
+    with pytest.raises(IndexFault):
+        opened(header, forged, 4)
 
 
 @given(rows_of_entries, rows_of_entries, st.booleans())
@@ -141,11 +154,11 @@ def test_search_is_not_misled_by_keys_across_columns_or_rows() -> None:
 memory: dict[str, bytes] = {}
 
 
-def opened(expected: FileHeader, content: bytes) -> SortedIndex:
+def opened(expected: FileHeader, content: bytes, count: int = 5000) -> SortedIndex:
     """A sorted index whose file is in memory: mapping thousands of files is what takes the time."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("evlog.files.log.index.map_file", lambda _: memoryview(content))
-        return SortedIndex("memory", expected)
+        return SortedIndex("memory", expected, count)
 
 
 def random_rows(count: int) -> list[Row]:
@@ -210,7 +223,7 @@ def test_index_of_another_segment_is_not_used(change: dict[str, int | bytes], tm
     header = HEADER._replace(kind=KIND_STREAMS)
     (tmp_path / "i").write_bytes(build_sorted(header._replace(**change), entries_of([(1, 2, 3)])))  # type: ignore[arg-type]
     with pytest.raises(IndexFault):
-        SortedIndex(str(tmp_path / "i"), header)
+        SortedIndex(str(tmp_path / "i"), header, 1)
 
 
 CHANGES: list[Callable[[bytes], bytes]] = [
@@ -237,12 +250,12 @@ def test_index_that_is_not_whole_is_not_used(change: Callable[[bytes], bytes], t
     header = HEADER._replace(kind=KIND_STREAMS)
     (tmp_path / "i").write_bytes(change(build_sorted(header, entries_of(random_rows(10)))))
     with pytest.raises(IndexFault):
-        SortedIndex(str(tmp_path / "i"), header)
+        SortedIndex(str(tmp_path / "i"), header, 10)
 
 
 def test_missing_index_is_a_fault(tmp_path: Path) -> None:
     with pytest.raises(IndexFault):
-        SortedIndex(str(tmp_path / "missing"), HEADER)
+        SortedIndex(str(tmp_path / "missing"), HEADER, 1)
 
 
 @given(st.binary(max_size=300), st.sampled_from(KINDS), st.booleans())
@@ -257,7 +270,7 @@ def test_any_bytes_as_a_sorted_index_are_a_fault_or_answer_nothing_false(
         content = encode_file_header(counted) + junk
         content = content.ljust(sorted_shape(kind, room, room).file_bytes, b"\0")
     try:
-        index = opened(header, content)
+        index = opened(header, content, len(junk) // 16)
         index.check_all()
     except IndexFault:
         return
@@ -272,7 +285,7 @@ def test_any_bytes_as_a_sorted_index_are_a_fault_or_answer_nothing_false(
 def sealed(tmp_path: Path) -> tuple[SealedIndex, list[Row], Path]:
     rows = random_rows(2000)
     entries = entries_of(rows)
-    index = SealedIndex(str(tmp_path / "segment"), HEADER, lambda: entries, lambda: None)
+    index = SealedIndex(str(tmp_path / "segment"), HEADER, len(rows), lambda: entries, lambda: None)
     for kind, suffix in SORTED_SUFFIXES.items():
         (tmp_path / f"segment.{suffix}").write_bytes(index.build(kind, entries))
     return index, rows, tmp_path
@@ -314,7 +327,7 @@ def test_sealed_index_answers_without_a_file_that_is_not_sound(
         path.write_bytes(whole[:64] + bytes(len(whole) - 64))
     faults: list[None] = []
     index = SealedIndex(
-        str(directory / "segment"), HEADER, lambda: entries_of(rows), lambda: faults.append(None)
+        str(directory / "segment"), HEADER, len(rows), lambda: entries_of(rows), lambda: faults.append(None)
     )
     check(index, rows)
     assert faults  # whoever may write is told to build it again

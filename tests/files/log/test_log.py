@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import evlog
 from evlog import EventStore
-from evlog.errors import CorruptionError, StoreNotFound
+from evlog.errors import CorruptionError, StoreBusy, StoreNotFound, StoreReplaced
 from evlog.files.format.hashes import hash_ids, hash_stream
+from evlog.files.format.manifest import encode_manifest
 from evlog.files.log import log as log_module
+from evlog.files.log import parts as parts_module
 from evlog.files.log.log import Log
-from evlog.files.log.manifest import encode_manifest, read_manifest
+from evlog.files.log.manifest_file import read_manifest
+from evlog.files.log.parts import SegmentMoved, max_open_parts
 from evlog.files.log.removed import RemovedEvent
-from tests.support.helpers import fill, new, number_id, numbers, segment_files
+from evlog.files.log.segment import Segment
+from tests.support.helpers import fill, new, number_id, numbers, segment_files, small_store
 
 
 def test_versions_and_ids_are_found_in_every_segment(store: EventStore) -> None:
@@ -61,7 +71,7 @@ def test_refresh_of_an_unchanged_log_reads_nothing(
 ) -> None:
     fill(store, 20)
     log = Log(store.path)
-    monkeypatch.setattr(log_module, "read_manifest", None)
+    monkeypatch.setattr(log_module, "open_manifest", None)
     monkeypatch.setattr(log_module, "ReadFile", None)
     log.refresh()
     assert log.head == 20
@@ -125,7 +135,7 @@ def test_manifest_that_moved_on_is_read_again(store: EventStore, monkeypatch: py
     target = Path(store.path, "manifest.json")
     target.with_suffix(".new").write_bytes(encode_manifest(moved))
     target.with_suffix(".new").rename(target)
-    with pytest.raises(log_module.SegmentMoved):
+    with pytest.raises(SegmentMoved):
         _ = log.sealed[0].segment
     assert numbers(store.read_all()) == list(range(20))
     assert numbers(store.read("s-1", reverse=True)) == list(range(1, 20, 3))[::-1]
@@ -140,7 +150,7 @@ def log_module_crc(header: bytes) -> bytes:
 def test_segments_that_were_long_unused_are_closed_and_opened_again(
     store: EventStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(log_module, "_MAX_OPEN_PARTS", 2)
+    monkeypatch.setattr(parts_module, "_MAX_OPEN_PARTS", 2)
     fill(store, 80)
     log = Log(store.path)
     assert len(log.sealed) == 9
@@ -157,3 +167,136 @@ def test_segments_that_were_long_unused_are_closed_and_opened_again(
     assert numbers(store.read_all(reverse=True)) == list(range(80))[::-1]
     assert numbers([*heads[:1], *reads[0]]) == list(range(80))
     assert numbers([*heads[1:], *reads[1]]) == list(range(0, 80, 3))
+
+
+# --- another store, a restored copy, contention
+
+
+def test_another_store_at_the_path_is_an_error(memory_path: Path) -> None:
+    path = memory_path / "store"
+    with small_store(path) as store:
+        fill(store, 10)
+        path.rename(memory_path / "moved")
+        with small_store(path) as other:
+            fill(other, 20)
+        for use in (lambda: list(store.read_all()), lambda: store.append("s-0", [new(1)])):
+            with pytest.raises(StoreReplaced) as caught:
+                use()
+            assert caught.value.path == str(path)
+    assert len(list(evlog.open(path).read_all())) == 20
+
+
+def test_reader_follows_a_copy_that_was_put_in_place(memory_path: Path) -> None:
+    """An older copy has the same id, manifest and tags: only the files are others."""
+    path = memory_path / "store"
+    with small_store(path) as store:
+        fill(store, 5)
+        shutil.copytree(path, memory_path / "copy")
+        store.append("s-0", [new(), new()])
+        log = Log(str(path))
+        assert log.head == 7
+        path.rename(memory_path / "old")
+        (memory_path / "copy").rename(path)
+        log.refresh()
+        assert log.head == 5
+
+
+def test_contention_is_not_corruption(store: EventStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(store, 20)
+    log = Log(store.path)
+
+    def moves() -> None:
+        raise SegmentMoved
+
+    with pytest.raises(StoreBusy):
+        log.retry_on_compaction(moves)
+    monkeypatch.setattr(type(log.active.segment), "refresh", lambda *_, **__: False)
+    with pytest.raises(StoreBusy):
+        log.refresh()
+
+
+def test_few_descriptors_leave_room_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    for descriptors, parts in ((64, 5), (20, 2), (256, 37)):
+        monkeypatch.setattr(os, "sysconf", lambda _, n=descriptors: n)
+        assert max_open_parts() == min(parts, parts_module._MAX_OPEN_PARTS)
+
+
+LIMITED = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+import evlog
+with evlog.open(sys.argv[1]) as store:
+    assert sum(1 for _ in store.read_all()) == 1200
+    assert sum(1 for _ in store.read("s-1")) == 400
+    assert store.append("s-1", [evlog.NewEvent("T")]).first_position == 1201
+    assert len(list(store.streams())) == 3
+"""
+
+
+def test_hundreds_of_segments_need_few_descriptors(memory_path: Path) -> None:
+    with small_store(memory_path / "store", segment_events=4, sync="none") as store:
+        for first in range(0, 1200, 4):
+            store.append_many([(f"s-{n % 3}", [new(n)]) for n in range(first, first + 4)])
+    subprocess.run([sys.executable, "-c", LIMITED, store.path], check=True)
+
+
+# --- ids
+
+
+def uuid1_like(number: int) -> bytes:
+    return number.to_bytes(4, "big") + bytes.fromhex("11e98000a1b2112233445566")
+
+
+def sequential(number: int) -> bytes:
+    return bytes.fromhex("0011223344556677") + number.to_bytes(8, "little")
+
+
+def alike_halves(number: int) -> bytes:
+    return number.to_bytes(8, "little") * 2
+
+
+def object_id(number: int) -> bytes:
+    return bytes.fromhex("65a1b2c3d4e5f6a7b8") + number.to_bytes(3, "big") + bytes(4)
+
+
+def colliding(number: int) -> bytes:
+    """Return an id that somebody chose to have the hash of all others: CRC-32 is blind to its polynomial."""
+    polynomial = 0x104C11DB7
+    product = 0
+    for bit in range(48):
+        if number >> bit & 1:
+            product ^= polynomial << bit
+    message = (product << 32).to_bytes(16, "big")
+    return bytes(int(f"{byte:08b}"[::-1], 2) for byte in message)
+
+
+@pytest.mark.exact_hashes
+def test_colliding_ids_do_collide() -> None:
+    assert len(set(hash_ids([colliding(number) for number in range(1, 500)]))) == 1
+
+
+@pytest.mark.parametrize("make", [uuid1_like, sequential, alike_halves, object_id, colliding])
+def test_records_read_to_find_ids_do_not_multiply(
+    memory_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[int], bytes]
+) -> None:
+    """Whatever the ids are, a look-up reads each candidate once, and chosen ones once in a process."""
+    with small_store(memory_path / "store", segment_events=2000, sync="none") as store:
+        for first in range(1, 3001, 100):
+            store.append("s", [new(n, id=make(n)) for n in range(first, first + 100)])
+        read = 0
+        real = Segment.records
+
+        def counting(segment: Segment, numbers: Sequence[int], *arguments: Any) -> Iterator[Sequence[Any]]:
+            nonlocal read
+            for records in real(segment, numbers, *arguments):
+                read += len(records)
+                yield records
+
+        monkeypatch.setattr(Segment, "records", counting)
+        for number in range(3001, 3051):
+            store.append("s", [new(number, id=make(number))])
+        assert read <= 3050 + 50
+        read = 0
+        again = store.append("s", [new(n, id=make(n)) for n in range(1, 200)])
+        assert again.duplicate
+        assert read <= 3050 + 200

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 import evlog
 from evlog.errors import CorruptionError, NotAStore, StoreNotFound, UnsupportedFormat
 from evlog.files.disk.files import DISK
-from evlog.files.log.manifest import (
-    Manifest,
-    SegmentInfo,
-    decode_manifest,
-    encode_manifest,
+from evlog.files.format import manifest as codec
+from evlog.files.format.manifest import Manifest, SegmentInfo, encode_manifest
+from evlog.files.log.manifest_file import (
+    open_manifest,
+    parse_manifest,
     read_manifest,
     read_stamp,
     replace_manifest,
@@ -29,12 +29,14 @@ from tests.support.helpers import engine_of, small_store
 ID = "018bcfe5-6800-7000-9011-121314151617"
 SEALED = SegmentInfo(1, 0, 3, 4, 4, 701, 744767768, 10, 20)
 MANIFEST = Manifest(ID, 1048576, 4, (SEALED, SegmentInfo(5, 0, 5)))
-BYTES = (
+HEAD = (
     b'{"format":1,"store_id":"018bcfe5-6800-7000-9011-121314151617","segment_bytes":1048576,"segment_events":4,'
-    b'"segments":[{"first_position":1,"generation":0,"tag":3,"last_position":4,"events":4,"log_bytes":701,'
-    b'"offsets_crc":744767768,"first_time_us":10,"last_time_us":20},'
-    b'{"first_position":5,"generation":0,"tag":5}]'
+    b'"fields":["first_position","generation","tag","last_position","events","log_bytes","offsets_crc",'
+    b'"first_time_us","last_time_us","removed_events","removed_bytes","removed_crc","lost_events",'
+    b'"compressed_bytes"],"segments":[\n'
 )
+ROWS = b"[1,0,3,4,4,701,744767768,10,20,0,0,0,0,0],\n[5,0,5,0,0,0,0,0,0,0,0,0,0,0]\n]"
+BYTES = HEAD + ROWS
 
 
 def sign(body: bytes) -> bytes:
@@ -44,7 +46,7 @@ def sign(body: bytes) -> bytes:
 
 def test_manifest_is_these_bytes() -> None:
     assert encode_manifest(MANIFEST) == sign(BYTES)
-    assert decode_manifest(sign(BYTES), "m") == MANIFEST
+    assert parse_manifest(sign(BYTES), "m") == MANIFEST
     assert json.loads(sign(BYTES))["crc32"] == f"{crc32(BYTES):08x}"
 
 
@@ -64,7 +66,7 @@ def test_manifest_that_was_encoded_decodes_to_itself(
         segments.append(SegmentInfo(first, gap, tag, last, events, log_bytes, tag, gap, gap + events))
         first = last + 1
     manifest = Manifest(ID, segment_bytes, 1 + tag, (*segments, SegmentInfo(first, 0, tag)))
-    assert decode_manifest(encode_manifest(manifest), "m") == manifest
+    assert parse_manifest(encode_manifest(manifest), "m") == manifest
 
 
 # --- what is refused
@@ -72,11 +74,21 @@ def test_manifest_that_was_encoded_decodes_to_itself(
 
 @pytest.mark.parametrize(
     "raw",
-    [b"x", b"{}", b"[]", b'{"name":"npm"}', b"\x89PNG", b'{"name":"x","version":"1"}\n', b"format"],
+    [
+        b"x",
+        b"{}",
+        b"[]",
+        b'{"name":"npm"}',
+        b"\x89PNG",
+        b'{"name":"x","version":"1"}\n',
+        b"format",
+        sign(b"[1"),
+        sign(b'{"a":1'),
+    ],
 )
 def test_file_of_something_else_is_not_a_store(raw: bytes) -> None:
     with pytest.raises(NotAStore) as caught:
-        decode_manifest(raw, "dir/manifest.json")
+        parse_manifest(raw, "dir/manifest.json")
     assert caught.value.path == "dir"
 
 
@@ -85,32 +97,44 @@ def test_file_of_something_else_is_not_a_store(raw: bytes) -> None:
 )
 def test_empty_zeroed_or_torn_manifest_is_corrupt(raw: bytes) -> None:
     with pytest.raises(CorruptionError) as caught:
-        decode_manifest(raw, "dir/manifest.json")
+        parse_manifest(raw, "dir/manifest.json")
     assert caught.value.path == "dir/manifest.json"
 
 
 def test_newer_manifest_is_unsupported_and_a_damaged_newer_one_is_corrupt() -> None:
     newer = BYTES.replace(b'"format":1,', b'"format":2,"shape":[],')
     with pytest.raises(UnsupportedFormat) as caught:
-        decode_manifest(sign(newer), "m")
+        parse_manifest(sign(newer), "m")
     assert (caught.value.found, caught.value.supported) == (2, 1)
     damaged = sign(newer).replace(b'"shape"', b'"shopa"')
     with pytest.raises(CorruptionError):
-        decode_manifest(damaged, "m")
+        parse_manifest(damaged, "m")
 
 
 def document(**change: Any) -> bytes:
-    content: dict[str, Any] = json.loads(BYTES + b"}") | change
-    return sign(json.dumps(content, separators=(",", ":")).encode()[:-1])
+    """A manifest with other values in its first line."""
+    content = json.loads(HEAD + b"]}") | change
+    head = json.dumps(content, separators=(",", ":")).encode()
+    return sign(head.replace(b'"segments":[]}', b'"segments":[') + b"\n" + ROWS)
+
+
+def rows(*lines: bytes) -> bytes:
+    return sign(HEAD + b",\n".join(lines) + b"\n]")
+
+
+def row(info: SegmentInfo = SEALED, **change: Any) -> bytes:
+    return json.dumps(list((info._asdict() | change).values()), separators=(",", ":")).encode()
+
+
+ACTIVE = row(SegmentInfo(5, 0, 5))
 
 
 def active(**change: Any) -> bytes:
-    return document(segments=[{"first_position": 1, "generation": 0, "tag": 5} | change])
+    return rows(row(SegmentInfo(1, 0, 5), **change))
 
 
 def sealed(**change: Any) -> bytes:
-    first = SEALED._asdict() | change
-    return document(segments=[first, {"first_position": 5, "generation": 0, "tag": 5}])
+    return rows(row(**change), ACTIVE)
 
 
 NONSENSE = {
@@ -129,15 +153,26 @@ NONSENSE = {
     "bytes fraction": document(segment_bytes=1.5),
     "events negative": document(segment_events=-1),
     "events list": document(segment_events=[1]),
-    "no segments": document(segments=[]),
-    "segments object": document(segments={}),
-    "segments number": document(segments=5),
-    "segment number": document(segments=[5]),
-    "segment text": document(segments=["x"]),
-    "no active segment": document(segments=[SEALED._asdict()]),
-    "two active": document(segments=[{"first_position": at, "generation": 0, "tag": 5} for at in (1, 2)]),
-    "unknown field": active(colour=1),
-    "no tag": document(segments=[{"first_position": 1, "generation": 0}]),
+    "no segments": rows(),
+    "segments in the first line": sign(HEAD.strip() + ROWS.replace(b"\n", b"")),
+    "no active segment": rows(row()),
+    "two active": rows(row(SegmentInfo(1, 0, 5)), ACTIVE),
+    "segment text": rows(b'["x"]'),
+    "segment number": rows(b"5"),
+    "segment object": rows(b"{}"),
+    "too few fields": rows(row()[:-3] + b"]", ACTIVE),
+    "too many fields": rows(row()[:-1] + b",0]", ACTIVE),
+    "other fields": document(fields=["first_position"]),
+    "blank in a row": rows(row().replace(b",", b", ", 1), ACTIVE),
+    "sign in a row": rows(row().replace(b"[1,", b"[+1,"), ACTIVE),
+    "no comma": sign(HEAD + row() + b"\n" + ACTIVE + b"\n]"),
+    "no bracket at the end": sign(HEAD + row() + b",\n" + ACTIVE),
+    "tag too large": sealed(tag=1 << 32),
+    "generation too large": sealed(generation=1 << 32),
+    "position too large": active(first_position=1 << 64),
+    "log too large": sealed(log_bytes=1 << 32),
+    "compressed and active": active(compressed_bytes=5),
+    "sealed and empty": sealed(events=0),
     "position zero": active(first_position=0),
     "position fraction": active(first_position=1.0),
     "position text": active(first_position="1"),
@@ -148,29 +183,22 @@ NONSENSE = {
     "positions overlap": sealed(last_position=5),
     "last before first": sealed(last_position=0),
     "crc negative": sealed(offsets_crc=-1),
-    "not an object": sign(b"[1"),
     "not json": sign(b'{"format":1'[:-1]),
     "deep": sign(b'{"format":' + b"[" * 100_000),
     "long number": sign(b'{"format":' + b"1" * 10_000),
     "not utf-8": sign(b'{"format":"\xff"'),
-    "no format": sign(b'{"a":1'),
 }
 
 
 @pytest.mark.parametrize("name", NONSENSE)
 def test_nonsense_under_a_right_crc_is_corrupt(name: str) -> None:
     with pytest.raises(CorruptionError):
-        decode_manifest(NONSENSE[name], "m")
+        parse_manifest(NONSENSE[name], "m")
 
 
 anything: st.SearchStrategy[Any] = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(
-            st.sampled_from(["format", *Manifest._fields, *SegmentInfo._fields]), inner, max_size=4
-        )
-    ),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(SegmentInfo._fields), inner),
     max_leaves=8,
 )
 
@@ -183,14 +211,20 @@ anything: st.SearchStrategy[Any] = st.recursive(
             "store_id": st.just(ID) | anything,
             "segment_bytes": st.just(1) | anything,
             "segment_events": st.just(1) | anything,
-            "segments": anything,
+            "fields": anything,
         },
-    )
+    ),
+    st.lists(st.lists(st.integers(-5, 1 << 70) | anything, min_size=13, max_size=15), max_size=3),
 )
-def test_any_document_under_a_right_crc_decodes_or_is_a_documented_error(content: dict[str, Any]) -> None:
-    raw = sign(json.dumps(content).encode()[:-1])
+def test_any_document_under_a_right_crc_decodes_or_is_a_documented_error(
+    content: dict[str, Any], lines: list[list[Any]]
+) -> None:
+    raw = (
+        document(**content)[: -len(ROWS) - 22]
+        + rows(*(json.dumps(line).encode() for line in lines))[len(HEAD) :]
+    )
     try:
-        manifest = decode_manifest(raw, "m")
+        manifest = parse_manifest(sign(raw.rpartition(b',"crc32"')[0]), "m")
     except (CorruptionError, UnsupportedFormat, NotAStore):
         return
     assert all(type(value) is int for segment in manifest.segments for value in segment)
@@ -199,7 +233,7 @@ def test_any_document_under_a_right_crc_decodes_or_is_a_documented_error(content
 @given(st.binary(max_size=60), st.booleans())
 def test_any_bytes_are_a_documented_error(raw: bytes, signed: bool) -> None:
     with pytest.raises((CorruptionError, NotAStore)):
-        decode_manifest(sign(raw) if signed else raw, "m")
+        parse_manifest(sign(raw) if signed else raw, "m")
 
 
 # --- files
@@ -224,6 +258,39 @@ def test_replaced_manifest_has_another_stamp_and_leaves_no_other_file(tmp_path: 
         stamps.add(stamp)
     assert len(stamps) == 19
     assert os.listdir(tmp_path) == ["manifest.json"]
+
+
+def test_no_other_manifest_has_the_stamp_of_one_that_is_open(tmp_path: Path) -> None:
+    """File systems give a freed inode to the next file, and their clocks tick at some milliseconds."""
+    store = str(tmp_path)
+    replace_manifest(store, MANIFEST, DISK)
+    _, first, kept = open_manifest(store)
+    for tag in range(100, 300):
+        replace_manifest(store, Manifest(ID, 10, 10, (SegmentInfo(1, 0, tag),)), DISK)
+        os.utime(tmp_path / "manifest.json", ns=(first.modified_ns, first.modified_ns))
+        assert read_stamp(store) != first
+    assert kept.size() == first.size
+
+
+def test_one_new_segment_among_thousands_is_all_that_is_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    infos = [SegmentInfo(1 + at, 0, 7, 1 + at, 1, 100, 5) for at in range(3000)]
+    before = Manifest(ID, 10, 10, (*infos, SegmentInfo(9000, 0, 5)))
+    raw = encode_manifest(before)
+    made: list[SegmentInfo] = []
+    real = codec._encode_row
+
+    def counting(info: SegmentInfo) -> bytes:
+        made.append(info)
+        return real(info)
+
+    monkeypatch.setattr(codec, "_encode_row", counting)
+    after = before._replace(
+        segments=(*infos, SegmentInfo(9000, 0, 5, 9000, 1, 100, 5), SegmentInfo(9001, 0, 6))
+    )
+    assert encode_manifest(before) == raw
+    assert made == []
+    assert parse_manifest(encode_manifest(after), "m") == after
+    assert len(made) == 2
 
 
 def test_settings_of_the_store_are_those_it_was_made_with(memory_path: Path) -> None:

@@ -16,7 +16,7 @@ import evlog
 from evlog import Event, EventStore, NewEvent
 from evlog.errors import InvalidArgument, InvalidStreamName
 from evlog.files.format.entries import ENTRY_BYTES
-from evlog.files.log.read import microseconds
+from evlog.store import _microseconds
 from tests.support.helpers import Clock, engine_of, facts, fill, new, numbers, small_store
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -219,8 +219,8 @@ class Summer(tzinfo):
 def test_moment_is_the_same_in_every_zone(zone: tzinfo, month: int) -> None:
     moment = datetime(2026, month, 1, 12, 30, 15, 123456, tzinfo=UTC)
     us = round(moment.timestamp()) * 1_000_000 + 123456
-    assert microseconds(moment.astimezone(zone)) == us
-    assert microseconds(datetime(1969, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC)) == -1
+    assert _microseconds(moment.astimezone(zone)) == us
+    assert _microseconds(datetime(1969, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC)) == -1
 
 
 # --- a steady view

@@ -15,7 +15,7 @@ from evlog.errors import CorruptionError
 from evlog.files.disk.files import DISK
 from evlog.files.format.frames import FRAME_MAGIC
 from evlog.files.format.marks import DURABLE_MAGIC, Mark, encode_mark
-from evlog.files.log.index import SORTED_SUFFIXES
+from evlog.files.format.sorted_index import SORTED_SUFFIXES
 from evlog.files.log.log import Log
 from evlog.files.log.segment import SealedSegment
 from evlog.files.write.derived import build_indexes, remove_leftovers_locked

@@ -1,0 +1,187 @@
+"""`manifest.json`: what a store consists of. A file that it does not name does not exist.
+
+    {"format":1,"store_id":"UUID","segment_bytes":N,"segment_events":N,"fields":["first_position",…],"segments":[
+    [1,0,2873214873,…],
+    [262145,0,1127362319,…]
+    ],"crc32":"8 hex digits"}
+
+One line a segment, in position order, its numbers named by `fields`; the last segment is the active one, and
+for every other the line says what must be true of its files (0 where that does not apply). The rule for the
+CRC is in `lines.py`. A line that was read before is recognized by its bytes: so a manifest of thousands of
+segments of which one is new costs little to encode or decode.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+
+from evlog.files.format import paths
+from evlog.files.format.frames import MAX_LOG_BYTES
+from evlog.files.format.headers import FORMAT_VERSION, FormatFault, NewerFormat
+from evlog.files.format.lines import check_line, sign_line
+from evlog.files.format.paths import SegmentFile
+from evlog.model.json_text import decode_json
+from evlog.model.named import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
+
+_U32: Final = (1 << 32) - 1
+_MAX_NUMBER: Final = (1 << 63) - 1
+
+
+class SegmentInfo(NamedTuple):
+    """One segment as the manifest knows it; from `last_position` on, facts of a sealed one (0 if active).
+
+    `log_bytes` is the length of the log itself, compressed or not. Of a compacted segment, positions and
+    times bound what was there before; what was removed is in its .removed file. Of a salvaged one
+    `lost_events` counts the positions, in it and right before it, that could not be recovered.
+    """
+
+    first_position: int
+    generation: int
+    tag: int
+    last_position: int = 0
+    events: int = 0
+    log_bytes: int = 0
+    offsets_crc: int = 0
+    first_time_us: int = 0
+    last_time_us: int = 0
+    removed_events: int = 0
+    removed_bytes: int = 0
+    removed_crc: int = 0
+    lost_events: int = 0
+    compressed_bytes: int = 0  # of the file that holds the log compressed, 0 if it is not compressed
+
+    @property
+    def sealed(self) -> bool:
+        return self.last_position > 0
+
+    @property
+    def log_suffix(self) -> str:
+        """The suffix of the file that holds the log."""
+        return paths.COMPRESSED_LOG if self.compressed_bytes else paths.LOG
+
+    @property
+    def log_file(self) -> SegmentFile:
+        """The meaning of the log's file name. Two logs with one name hold the same bytes."""
+        return SegmentFile(self.first_position, self.generation, self.log_suffix)
+
+
+class Manifest(NamedTuple):
+    """The content of manifest.json."""
+
+    store_id: str
+    segment_bytes: int
+    segment_events: int
+    segments: tuple[SegmentInfo, ...]
+
+    @property
+    def store_id_bytes(self) -> bytes:
+        return bytes.fromhex(self.store_id.replace("-", ""))
+
+    def names(self, file: SegmentFile) -> bool:
+        """Return whether the file is a part of the store."""
+        at = bisect_left(self.segments, file.first_position, key=lambda info: info.first_position)
+        if at == len(self.segments) or self.segments[at].log_file[:2] != file[:2]:
+            return False
+        own = self.segments[at].log_suffix
+        return file.suffix == own or file.suffix not in (paths.LOG, paths.COMPRESSED_LOG)
+
+
+_HEAD: Final = (
+    '{"format":%d,"store_id":"%s","segment_bytes":%d,"segment_events":%d,"fields":["'
+    + '","'.join(SegmentInfo._fields)
+    + '"],"segments":['
+)
+_ROW: Final = b"[" + b",".join([b"%d"] * len(SegmentInfo._fields)) + b"]"
+_TAIL: Final = b"]"
+# Lines and what they say, in both directions. Threads share it: each step is one operation on a dict.
+_known: Final[dict[bytes, SegmentInfo]] = {}
+_lines: Final[dict[SegmentInfo, bytes]] = {}
+_MAX_KNOWN: Final = 1 << 16
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    """Return the content of manifest.json."""
+    head = _HEAD % (FORMAT_VERSION, manifest.store_id, manifest.segment_bytes, manifest.segment_events)
+    rows = b",\n".join([_lines.get(info) or _encode_row(info) for info in manifest.segments])
+    return sign_line(b"\n".join((head.encode(), rows, _TAIL)))
+
+
+def decode_manifest(raw: bytes) -> Manifest:
+    """Decode and validate the content of manifest.json.
+
+    Raises:
+        FormatFault: it is damaged, or does not describe a store.
+        NewerFormat: it is of a later format.
+    """
+    body = check_line(raw)
+    try:
+        head, *lines, _ = body.split(b"\n")
+        document = decode_json((head + b"]}").decode())
+        if type(document["format"]) is int and document["format"] > FORMAT_VERSION:
+            raise NewerFormat(document["format"])
+        lines = [line.removesuffix(b",") for line in lines]
+        manifest = Manifest(
+            document["store_id"],
+            document["segment_bytes"],
+            document["segment_events"],
+            tuple([_known.get(line) or _decode_row(line) for line in lines]),
+        )
+        validate_manifest(manifest)
+        if encode_manifest(manifest) != raw:
+            raise FormatFault("it is not written as a manifest is")
+    except (FormatFault, NewerFormat):
+        raise
+    except (LookupError, AttributeError, TypeError, ValueError, RecursionError) as error:
+        raise FormatFault(f"it does not describe a store: {error!r}") from None
+    return manifest
+
+
+def validate_manifest(manifest: Manifest) -> None:
+    """Raise FormatFault if the values contradict each other."""
+    if len(manifest.store_id_bytes) != 16:
+        raise FormatFault("store_id is not a UUID")
+    numbers = (manifest.segment_bytes, manifest.segment_events)
+    if any(type(number) is not int or number < 1 for number in numbers) or not manifest.segments:
+        raise FormatFault("segment_bytes, segment_events and segments must not be empty")
+    active = manifest.segments[-1]
+    last_position = 0
+    for info in manifest.segments:
+        if info[0] <= last_position or (info[3] > 0) == (info is active):
+            raise FormatFault(f"the segment of position {info[0]} does not follow the one before it")
+        last_position = info[3]
+    if active.compressed_bytes:
+        raise FormatFault("the active segment is compressed")
+
+
+def _encode_row(info: SegmentInfo) -> bytes:
+    line = _ROW % info
+    _remember(line, info)
+    return line
+
+
+def _decode_row(line: bytes) -> SegmentInfo:
+    """Decode and validate one segment's line."""
+    info = SegmentInfo(*map(int, line[1:-1].split(b",")))
+    if min(info) < 0 or max(info) > _MAX_NUMBER:
+        raise FormatFault(f"the segment of position {info.first_position} has a number out of range")
+    if max(info.generation, info.tag, info.events, info.offsets_crc) > _U32 or info.log_bytes > MAX_LOG_BYTES:
+        raise FormatFault(f"the segment of position {info.first_position} has a number that is too large")
+    if info.sealed and info.last_position - info.first_position + 1 < info.events:
+        raise FormatFault(f"the segment of position {info.first_position} has more events than positions")
+    if info.sealed and not info.events and not info.removed_bytes:
+        raise FormatFault(f"the segment of position {info.first_position} is sealed and empty")
+    if _ROW % info == line:
+        _remember(line, info)
+    return info
+
+
+def _remember(line: bytes, info: SegmentInfo) -> None:
+    if len(_known) >= _MAX_KNOWN:
+        _known.clear()
+        _lines.clear()
+    _known[line] = info
+    _lines[info] = line

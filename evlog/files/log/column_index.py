@@ -1,0 +1,144 @@
+"""Look-ups in the columns of a segment's entries, for the active segment and where a sorted file is unusable.
+
+The first few look-ups search the bytes. After that dicts are built, which grow with the entries.
+"""
+
+from __future__ import annotations
+
+import threading
+from itertools import chain
+
+from evlog.files.disk.fork import register_fork_reset
+from evlog.files.format.entries import ENTRY_BYTES, column
+from evlog.files.format.headers import KIND_IDS, KIND_STREAMS, KIND_TYPES
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from typing import Final
+
+    Groups = dict[int, int | list[int]]
+
+Entries = bytes | bytearray | memoryview
+
+# This many look-ups search the bytes (2 ms each for 262,144 entries); then the dict is built (60 ms, once).
+_SEARCHES_BEFORE_DICTS: Final = 8
+_FEW_BYTES: Final = 400 * ENTRY_BYTES
+_KEY_AT: Final = {KIND_STREAMS: 0, KIND_IDS: 8, KIND_TYPES: 36}
+_KEY_BYTES: Final = {KIND_STREAMS: 8, KIND_IDS: 8, KIND_TYPES: 4}
+_COLUMN: Final = {KIND_STREAMS: "stream_hash", KIND_IDS: "id_hash", KIND_TYPES: "type_hash"}
+_NONE: Final[tuple[int, ...]] = ()
+
+
+class ColumnIndex:
+    """Look-ups in entries that may grow between calls, and never shrink.
+
+    Args:
+        entries: returns the entries there are now, checked.
+    """
+
+    def __init__(self, entries: Callable[[], Entries]) -> None:
+        self._entries = entries
+        self._searches = 0  # a guess is enough: threads count without a lock
+        self._dicts: dict[int, Groups] = {}  # guarded by _mutex while they grow; read without it
+        self._known: dict[int, int] = {}  # guarded by _mutex: bytes of entries that are in the dict
+        self._mutex = threading.Lock()
+        register_fork_reset(self)
+
+    def reset_after_fork(self) -> None:
+        """Renew the mutex in a forked child, and drop what another thread may have been growing."""
+        self._mutex = threading.Lock()
+        self._dicts, self._known = {}, {}
+
+    def find(self, kind: int, key: int) -> Sequence[int]:
+        """Return the numbers of the entries with this key, rising."""
+        if not self._worth_dicts(kind):
+            return list(self._search(kind, key))[::-1]
+        return _as_numbers(self._dict(kind).get(key, _NONE))
+
+    def find_newest_first(self, kind: int, key: int) -> Iterator[int]:
+        """Iterate over the same numbers, falling; the search goes only as far as the caller does."""
+        if not self._worth_dicts(kind):
+            return self._search(kind, key)
+        with self._mutex:
+            groups, known_bytes = self._dicts.get(kind), self._known.get(kind, 0)
+            if groups is not None and 0 < len(self._entries()) - known_bytes <= _FEW_BYTES:
+                # To search a few new entries costs less than to add them.
+                fresh = list(self._search(kind, key, known_bytes))
+                return chain(fresh, reversed(tuple(_as_numbers(groups.get(key, _NONE)))))
+        return reversed(_as_numbers(self._dict(kind).get(key, _NONE)))
+
+    def candidates(self, keys: Iterable[int]) -> list[tuple[int, Sequence[int]]]:
+        """Return each id hash that some entries have, with their numbers, rising.
+
+        Args:
+            keys: without repetitions.
+        """
+        groups = self._dict(KIND_IDS)
+        if groups.keys().isdisjoint(keys):
+            return []
+        return [(key, _as_numbers(group)) for key in keys if (group := groups.get(key)) is not None]
+
+    def heads(self) -> tuple[list[int], list[int]]:
+        """Return every stream hash, and the number of its last entry."""
+        groups = self._dict(KIND_STREAMS)
+        return list(groups), [_as_numbers(numbers)[-1] for numbers in groups.values()]
+
+    def keys(self, kind: int) -> list[int]:
+        """Return every key."""
+        return list(self._dict(kind))
+
+    def _worth_dicts(self, kind: int) -> bool:
+        self._searches += 1
+        return kind in self._dicts or self._searches > _SEARCHES_BEFORE_DICTS
+
+    def _dict(self, kind: int) -> Groups:
+        """Return a dict from each key to its entry's number, or to several: most keys have one."""
+        if self._known.get(kind) == len(self._entries()):
+            return self._dicts[kind]
+        with self._mutex:
+            return self._grow_dict(kind)
+
+    def _grow_dict(self, kind: int) -> Groups:
+        groups = self._dicts.setdefault(kind, {})
+        known_bytes = self._known.get(kind, 0)
+        entries = self._entries()
+        end = len(entries)
+        if known_bytes < end:
+            fresh = column(
+                entries[known_bytes:end], _COLUMN[kind]
+            )  # of a bytearray a copy: it may go on growing
+            numbers = range(known_bytes // ENTRY_BYTES, end // ENTRY_BYTES)
+            if kind == KIND_IDS and len(set(fresh)) == len(fresh) and groups.keys().isdisjoint(fresh):
+                groups.update(zip(fresh, numbers, strict=True))
+            else:
+                _group(groups, fresh, numbers)
+            self._known[kind] = end
+        return groups
+
+    def _search(self, kind: int, key: int, start: int = 0) -> Iterator[int]:
+        entries = self._entries()
+        if isinstance(entries, memoryview):
+            entries = bytes(entries)  # a memoryview cannot be searched
+        needle = key.to_bytes(_KEY_BYTES[kind], "little")
+        at = len(entries)
+        while (at := entries.rfind(needle, start, at)) >= 0:
+            number, within = divmod(at, ENTRY_BYTES)
+            if within == _KEY_AT[kind]:
+                yield number
+            at += len(needle) - 1  # the next find may overlap this one, but not be it
+
+
+def _group(groups: Groups, keys: list[int], numbers: Iterable[int]) -> None:
+    for number, key in zip(numbers, keys, strict=True):
+        group = groups.get(key)
+        if group is None:
+            groups[key] = number
+        elif isinstance(group, list):
+            group.append(number)
+        else:
+            groups[key] = [group, number]
+
+
+def _as_numbers(group: int | Sequence[int]) -> Sequence[int]:
+    return (group,) if isinstance(group, int) else group

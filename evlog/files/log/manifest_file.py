@@ -1,0 +1,109 @@
+"""Reading and replacing `manifest.json`. Replacing it is the commit point of roll and compaction."""
+
+from __future__ import annotations
+
+import os
+
+from evlog.errors import CorruptionError, NotAStore, StoreNotFound, UnsupportedFormat
+from evlog.files.disk.files import Disk, ReadFile, error_for
+from evlog.files.format import paths
+from evlog.files.format.headers import FORMAT_VERSION, FormatFault, NewerFormat
+from evlog.files.format.manifest import Manifest, SegmentInfo, decode_manifest, encode_manifest
+from evlog.model.named import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
+
+_MAX_BYTES: Final = 1 << 30
+
+
+class Stamp(NamedTuple):
+    """Identifies one manifest file for the price of a stat.
+
+    No other file can get the inode as long as the file is open: so a process that keeps the manifest open
+    that it has read recognizes every replacement, however quick.
+    """
+
+    device: int
+    inode: int
+    modified_ns: int
+    size: int
+
+
+def read_manifest(store: str) -> tuple[Manifest, Stamp]:
+    """Read the manifest of a store, and the stamp of the file that it was read from.
+
+    Raises:
+        StoreNotFound: there is no manifest.
+        NotAStore: the file was never evlog's.
+        CorruptionError: it is damaged.
+        UnsupportedFormat: it is of a later format.
+    """
+    manifest, stamp, _ = open_manifest(store)
+    return manifest, stamp
+
+
+def open_manifest(store: str) -> tuple[Manifest, Stamp, ReadFile]:
+    """Read the manifest, and return it with the open file and its stamp. Raises as `read_manifest`."""
+    path = paths.manifest_path(store)
+    try:
+        file = ReadFile(path)
+    except FileNotFoundError:
+        raise StoreNotFound(store) from None
+    stamp = _stamp_of(os.fstat(file.fd))
+    return parse_manifest(file.read_whole(_MAX_BYTES), path), stamp, file
+
+
+def parse_manifest(raw: bytes, path: str) -> Manifest:
+    """Decode the bytes of a manifest.
+
+    Raises:
+        NotAStore: the file was never evlog's.
+        CorruptionError: it is damaged.
+        UnsupportedFormat: it is of a later format.
+    """
+    try:
+        return decode_manifest(raw)
+    except NewerFormat as newer:
+        raise UnsupportedFormat(path, newer.found, FORMAT_VERSION) from None
+    except FormatFault as fault:
+        if raw.startswith(b'{"format":') or not raw.strip(b"\0"):
+            raise CorruptionError(path, None, f"the manifest is not whole: {fault}") from None
+        raise NotAStore(os.path.dirname(path), "its manifest.json is not evlog's") from None
+
+
+def read_stamp(store: str) -> Stamp:
+    """Return the stamp of the manifest that the store has now.
+
+    Raises:
+        StoreNotFound: the store is gone.
+    """
+    try:
+        return _stamp_of(os.stat(paths.manifest_path(store)))
+    except OSError as error:
+        raise error_for(error, store) from None
+
+
+def has_stamp(path: str, stamp: Stamp | None) -> bool:
+    """Return whether the manifest at the path is the one with the stamp; False if it cannot be seen."""
+    try:
+        return stamp == _stamp_of(os.stat(path))
+    except OSError:
+        return False
+
+
+def _stamp_of(status: os.stat_result) -> Stamp:
+    return Stamp(status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size)
+
+
+def replace_manifest(store: str, manifest: Manifest, disk: Disk) -> None:
+    """Make this the store's manifest, in one step; durable when this returns."""
+    path = paths.manifest_path(store)
+    temporary = path + paths.TEMPORARY
+    disk.create_file(temporary, encode_manifest(manifest))  # synced: the name must never show a torn file
+    disk.replace(temporary, path)
+    disk.sync_dir(store)  # the commit: what it names is trusted, and old files may go, only from here on
+
+
+__all__ = ["Manifest", "SegmentInfo", "Stamp"]

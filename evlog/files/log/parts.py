@@ -1,0 +1,286 @@
+"""The segments of a log with their look-ups: sealed ones, few of them open at a time, and the active one."""
+
+from __future__ import annotations
+
+import os
+import threading
+
+from evlog.errors import CorruptionError
+from evlog.files.disk.files import MAPS_KEEP_DESCRIPTORS
+from evlog.files.disk.fork import register_fork_reset
+from evlog.files.format import paths
+from evlog.files.format.hashes import hash_ids
+from evlog.files.format.headers import KIND_REMOVED
+from evlog.files.log.column_index import ColumnIndex
+from evlog.files.log.index import SealedIndex
+from evlog.files.log.manifest_file import read_manifest
+from evlog.files.log.segment import SealedSegment, Segment
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from typing import Final
+
+    from evlog.files.format.manifest import SegmentInfo
+    from evlog.files.log.active import ActiveSegment
+    from evlog.files.log.column_index import Entries
+    from evlog.files.log.removed import RemovedEvents
+
+_FILES_A_PART: Final = 6
+_SPARE_DESCRIPTORS: Final = 32
+_MAX_OPEN_PARTS: Final = 40 if MAPS_KEEP_DESCRIPTORS else 4096
+# Entries that share a hash are few. Where they are many, somebody chose the ids: then whole ids are kept in
+# memory.
+_CROWD: Final = 64
+
+
+def max_open_parts() -> int:
+    """Return how many sealed segments may be open: of 64 descriptors, half are left to others."""
+    try:
+        descriptors = os.sysconf("SC_OPEN_MAX")
+    except (AttributeError, OSError, ValueError):  # pragma: no cover - no POSIX
+        return _MAX_OPEN_PARTS
+    if descriptors < 0:
+        return _MAX_OPEN_PARTS
+    return max(2, min(_MAX_OPEN_PARTS, (descriptors - _SPARE_DESCRIPTORS) // _FILES_A_PART))
+
+
+class SegmentMoved(Exception):
+    """A segment's files are missing because the manifest has been replaced: refresh and look again."""
+
+
+class Crowds:
+    """The whole ids of entries that share their hash with many others, so as not to read them again."""
+
+    def __init__(self) -> None:
+        # By hash: how many entries are in the dict, and the number of each id's entry. Threads share it
+        # without a lock: two that extend the same dict write the same.
+        self._known: dict[int, tuple[int, dict[bytes, int]]] = {}
+
+    def numbers(
+        self, segment: Segment, candidates: Iterable[tuple[int, Sequence[int]]], wanted: set[bytes]
+    ) -> list[int]:
+        """Return the numbers of the entries that may have one of the wanted ids.
+
+        Args:
+            candidates: hashes of ids, each with the numbers of its entries.
+        """
+        found: list[int] = []
+        for key, numbers in candidates:
+            count = len(numbers)
+            if count <= _CROWD:
+                found += numbers
+                continue
+            known, ids = self._known.get(key, (0, {}))
+            if known < count:
+                fresh = numbers[known:count]
+                at = 0
+                for records in segment.records(fresh):
+                    for record in records:
+                        ids[record[4]] = fresh[at]
+                        at += 1
+                self._known[key] = count, ids
+            found += [ids[id] for id in ids.keys() & wanted]
+        return found
+
+
+class SealedPart:
+    """A sealed segment with its look-ups, opened when used and closed when many others were opened since.
+
+    Args:
+        store: the store's directory.
+        store_id: as in the manifest.
+        opened: keeps account of the segments that are open.
+    """
+
+    __slots__ = (
+        "_crowds", "_index", "_opened", "_removed", "_segment", "_store", "_store_id",
+        "count", "first_position", "info", "last_position", "system_numbers",
+    )  # fmt: skip
+
+    def __init__(self, store: str, store_id: bytes, info: SegmentInfo, opened: OpenParts) -> None:
+        self.info = info
+        self.first_position = info[0]
+        self.last_position = info[3]
+        self.count = info[4]
+        self.system_numbers: Sequence[int] | None = (
+            None  # of the store's own events, once they were looked up
+        )
+        self._store = store
+        self._store_id = store_id
+        self._opened = opened
+        # Opened on demand, by any thread: two that open the same file use one each, until the next look-up.
+        self._index: SealedIndex | None = None  # None: the segment is closed
+        self._segment: SealedSegment | None = None
+        self._removed: RemovedEvents | None = None
+        self._crowds: Crowds | None = None
+
+    @property
+    def index(self) -> SealedIndex:
+        """The look-ups in this segment."""
+        return self._index or self._open()
+
+    @property
+    def segment(self) -> SealedSegment:
+        """The opened segment.
+
+        Raises:
+            SegmentMoved: the manifest does not name it any more.
+            CorruptionError: its log is missing, or not as it was sealed.
+        """
+        segment = self._segment
+        if segment is None:
+            if self._index is None:
+                self._open()
+            try:
+                segment = self._segment = open_sealed(self._store, self._store_id, self.info)
+            except FileNotFoundError as error:
+                raise missing(self._store, self.info, error) from None
+        return segment
+
+    @property
+    def removed(self) -> RemovedEvents | None:
+        """The events that a compaction removed from the segment, if it removed any.
+
+        Raises:
+            SegmentMoved: the manifest does not name the segment any more.
+            CorruptionError: the file is missing or damaged.
+        """
+        info = self.info
+        if not info.removed_bytes:
+            return None
+        removed = self._removed
+        if removed is None:
+            from evlog.files.log.removed import RemovedEvents  # only a compacted store needs it
+
+            if self._index is None:
+                self._open()
+            path = paths.segment_path(self._store, info.first_position, info.generation, "removed")
+            header = Segment(self._store, self._store_id, info).header._replace(kind=KIND_REMOVED)
+            try:
+                removed = self._removed = RemovedEvents(path, header, info.removed_bytes)
+            except FileNotFoundError as error:
+                raise missing(self._store, info, error) from None
+        return removed
+
+    def crowds(self) -> Crowds:
+        """Return the whole ids that are kept of this segment."""
+        crowds = self._crowds
+        if crowds is None:
+            crowds = self._crowds = Crowds()
+        return crowds
+
+    def close(self) -> None:
+        """Drop the files; a thread that reads from them keeps them until it is done."""
+        self._index = self._segment = self._removed = self._crowds = None
+
+    def filter_keys(self) -> tuple[Sequence[int], Sequence[int], Sequence[int]]:
+        """Return what the filter keeps of the segment: 32 bits of the hash of each stream, type and id."""
+        index, removed = self.index, self.removed
+        streams = [key >> 32 for key in index.stream_keys()]
+        ids = index.id_keys()
+        if removed is not None:
+            streams += [key >> 32 for key in removed.stream_hashes()]
+            ids = [*ids, *(key >> 32 for key in hash_ids(removed.ids()))]
+        return streams, index.type_keys(), ids
+
+    def _open(self) -> SealedIndex:
+        info = self.info
+        header = Segment(self._store, self._store_id, info).header._replace(source_crc=info.offsets_crc)
+        prefix = paths.segment_path(self._store, info.first_position, info.generation, "")[:-1]
+        index = SealedIndex(prefix, header, info.events, self._checked_entries, self._report_fault)
+        self._index = index
+        self._opened.add(self)
+        return index
+
+    def _checked_entries(self) -> Entries:
+        return self.segment.checked_entries()
+
+    def _report_fault(self) -> None:
+        if self not in self._opened.faulty:
+            self._opened.faulty.append(self)
+
+
+class OpenParts:
+    """The sealed segments that have files open: those that were opened last."""
+
+    def __init__(self) -> None:
+        self.faulty: list[
+            SealedPart
+        ] = []  # without a sound index: a writer rebuilds it. Each step is one operation
+        self._limit = max_open_parts()
+        self._parts: dict[int, SealedPart] = {}  # guarded by _mutex: by identity, in the order of opening
+        self._mutex = threading.Lock()
+        register_fork_reset(self)
+
+    def reset_after_fork(self) -> None:
+        """Renew the mutex in a forked child."""
+        self._mutex = threading.Lock()
+
+    def add(self, part: SealedPart) -> None:
+        """Note that the segment is being opened; the one that was opened first may be closed for it."""
+        oldest = None
+        with self._mutex:
+            self._parts[id(part)] = part
+            if len(self._parts) > self._limit:
+                oldest = self._parts.pop(next(iter(self._parts)))
+        if oldest is not None:
+            oldest.close()
+
+    def forget(self, part: SealedPart) -> None:
+        """Close a segment that is not in the store any more, so that the space of its files becomes free."""
+        with self._mutex:
+            self._parts.pop(id(part), None)
+            if part in self.faulty:
+                self.faulty.remove(part)
+        part.close()
+
+    def close(self) -> None:
+        with self._mutex:
+            parts = list(self._parts.values())
+            self._parts.clear()
+        for part in parts:
+            part.close()
+
+
+class ActivePart:
+    """The active segment with look-ups in its columns."""
+
+    def __init__(self, segment: ActiveSegment) -> None:
+        self.info = segment.info
+        self.segment = segment
+        self.first_position = segment.first_position
+        self.index = ColumnIndex(lambda: segment.entries)
+        self._crowds = Crowds()
+
+    @property
+    def count(self) -> int:
+        return self.segment.count
+
+    @property
+    def last_position(self) -> int:
+        return self.first_position + self.segment.count - 1
+
+    def crowds(self) -> Crowds:
+        """Return the whole ids that are kept of this segment."""
+        return self._crowds
+
+
+Part = SealedPart | ActivePart
+
+
+def open_sealed(store: str, store_id: bytes, info: SegmentInfo) -> SealedSegment:
+    """Open a sealed segment, compressed or not. Raises as both classes do."""
+    if not info.compressed_bytes:
+        return SealedSegment(store, store_id, info)
+    from evlog.files.log.compressed import CompressedSegment  # a millisecond that most stores do not need
+
+    return CompressedSegment(store, store_id, info)
+
+
+def missing(store: str, info: SegmentInfo, error: FileNotFoundError) -> SegmentMoved | CorruptionError:
+    """Return what it means that a file of a segment is missing: read the manifest again, or damage."""
+    manifest, _ = read_manifest(store)
+    if manifest.names(info.log_file):
+        return CorruptionError(str(error.filename), None, "the file is missing")
+    return SegmentMoved(str(error.filename))

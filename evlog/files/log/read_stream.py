@@ -1,0 +1,208 @@
+"""Reading one stream: by version and time, forwards and backwards. Takes no lock, creates no file.
+
+1. A read sees the log as it was when the read began, and what the stream's policy leaves visible.
+2. The index names the stream's entries. Bounds are found by bisection among them, and records confirm them.
+3. Hashes collide: a record of another stream is left out, and where there are some, nothing is bisected.
+4. If a compaction replaces a segment during a read, the read continues after what it has yielded.
+"""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_left, bisect_right
+
+from evlog.files.format.hashes import hash_stream
+from evlog.files.format.headers import KIND_STREAMS
+from evlog.files.log.crafted import without_crafted_content
+from evlog.files.log.parts import ActivePart, SealedPart, SegmentMoved
+from evlog.files.log.read import as_events
+from evlog.model.named import NamedTuple
+from evlog.model.retention import first_visible_version, visible_since_us
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator, Sequence
+    from typing import Final
+
+    from evlog.files.log.log import Log
+    from evlog.files.log.parts import Part
+    from evlog.model.events import Event, Record
+    from evlog.model.retention import Rule
+
+# So few events of a stream are read at once, whichever of them are wanted.
+_FEW_EVENTS: Final = 32
+
+
+class Bounds(NamedTuple):
+    """Which events of a stream a read is about. Versions are inclusive, `until_us` is exclusive."""
+
+    first_version: int = 1
+    last_version: int | None = None
+    since_us: int | None = None
+    until_us: int | None = None
+
+    def begun_by(self, record: Record) -> bool:
+        """Return whether the record is not before the first; once true, it is true for all that follow."""
+        return record[1] >= self.first_version and (self.since_us is None or record[5] >= self.since_us)
+
+    def passed_by(self, record: Record) -> bool:
+        """Return whether the record is after the last."""
+        version, until_us = self.last_version, self.until_us
+        return (version is not None and record[1] > version) or (
+            until_us is not None and record[5] >= until_us
+        )
+
+
+_UNBOUNDED: Final = Bounds()
+
+
+def read_stream(
+    log: Log,
+    stream: str,
+    bounds: Bounds,
+    types: Collection[str] | None,
+    *,
+    reverse: bool,
+    limit: int | None,
+) -> Iterator[Event]:
+    """Iterate over the visible events of one stream within the bounds, of these types, in version order."""
+    few = _FEW_EVENTS if limit is None else max(1, min(limit, _FEW_EVENTS))
+    batches: Iterator[Sequence[Record]] = _stream_batches(log, stream, bounds, reverse, few)
+    if types is not None:
+        batches = ([record for record in records if record[3] in types] for records in batches)
+    return as_events(without_crafted_content(batches, log.store), limit)
+
+
+def _stream_batches(
+    log: Log, stream: str, bounds: Bounds, reverse: bool, few: int
+) -> Iterator[Sequence[Record]]:
+    """Iterate over a stream's records by version, in batches that grow, mostly of those in the bounds."""
+    stream_hash = hash_stream(stream)
+    reached: int | None = None  # everything up to (in reverse: down to) this position was yielded
+    damage = log.damage
+    if damage is not None and reverse:
+        raise damage
+    rule_known = False
+    while True:
+        try:
+            if not rule_known:
+                policies = log.policies()
+                if policies.any and (rule := policies.rule_for(stream)) is not None:
+                    bounds = _within_rule(log, stream, stream_hash, rule, bounds)
+                rule_known = True
+            parts = [(part, part.count) for part in log.stream_parts(stream_hash)]
+            for part, count in parts if reverse else reversed(parts):
+                if not count or (reached is not None and _is_passed(part, reached, reverse)):
+                    continue
+                numbers = part.index.find(KIND_STREAMS, stream_hash)
+                is_growing = isinstance(part, ActivePart)
+                # A range, because a slice of many numbers would be a copy.
+                places = range(bisect_left(numbers, count) if is_growing else len(numbers))
+                if reached is not None:
+                    places = _beyond(part, numbers, places, reached, reverse)
+                if bounds != _UNBOUNDED:
+                    places = _narrowed(part, numbers, places, stream, bounds)
+                if not places:
+                    continue
+                among = places[::-1] if reverse else places if len(places) < len(numbers) else None
+                for records in part.segment.records(numbers, among, few):
+                    own = [record for record in records if record[2] == stream]  # hashes may collide
+                    if own:
+                        yield own if bounds == _UNBOUNDED else _within(own, bounds)
+                        reached = own[-1][0]
+            break
+        except SegmentMoved:
+            log.refresh()
+    if damage is not None:
+        raise damage
+
+
+def _within_rule(log: Log, stream: str, stream_hash: int, rule: Rule, bounds: Bounds) -> Bounds:
+    """Return the part of the bounds that the rule leaves visible now."""
+    first, last, since_us, until_us = bounds
+    last_version = 0
+    if rule.max_count is not None or rule.tombstone:
+        last_version = log.find_version(stream, stream_hash)
+        # Later events are left out: the last N are counted from here.
+        last = last_version if last is None else min(last, last_version)
+    visible_us = visible_since_us(rule, time.time_ns() // 1000)
+    if visible_us is not None:
+        since_us = max(visible_us, since_us or 0)
+    return Bounds(max(first, first_visible_version(rule, last_version)), last, since_us, until_us)
+
+
+def _is_passed(part: Part, reached: int, reverse: bool) -> bool:
+    return part.first_position >= reached if reverse else part.last_position <= reached
+
+
+def _beyond(part: Part, numbers: Sequence[int], places: range, reached: int, reverse: bool) -> range:
+    """Return the places that were not yielded yet, where a compaction has merged segments meanwhile."""
+    if not part.first_position <= reached <= part.last_position:
+        return places
+    if reverse:
+        return places[: bisect_left(numbers, part.segment.number_of(reached))]
+    return places[bisect_left(numbers, part.segment.number_of(reached + 1)) :]
+
+
+def _within(records: list[Record], bounds: Bounds) -> list[Record]:
+    return [record for record in records if bounds.begun_by(record) and not bounds.passed_by(record)]
+
+
+def _narrowed(part: Part, numbers: Sequence[int], places: range, stream: str, bounds: Bounds) -> range:
+    """Return the places without most of those outside the bounds, by bisection; all, if hashes collide."""
+    if isinstance(part, SealedPart):
+        since_us, until_us = bounds.since_us, bounds.until_us
+        if since_us is not None and part.info.last_time_us < since_us:
+            return range(0)
+        if until_us is not None and part.info.first_time_us >= until_us:
+            return range(0)
+    if len(places) <= _FEW_EVENTS:
+        return places
+
+    def begun(place: int) -> bool:
+        return bounds.begun_by(own_record(place))
+
+    def passed(place: int) -> bool:
+        return bounds.passed_by(own_record(place))
+
+    def own_record(place: int) -> Record:
+        record = part.segment.record(numbers[place])
+        if record[2] != stream:
+            raise _MixedStreams
+        return record
+
+    try:
+        if bounds.since_us is None and bounds.until_us is None:
+            low, high = _guessed(part, numbers, places, bounds)
+            is_end = bounds.last_version is None  # then nothing is passed
+            if _turns_at(low, places, begun) and (is_end or _turns_at(high, places, passed)):
+                return range(low, high)
+        low = bisect_left(places, True, key=begun)
+        return range(low, bisect_left(places, True, low, key=passed))
+    except _MixedStreams:
+        return places
+
+
+def _guessed(part: Part, numbers: Sequence[int], places: range, bounds: Bounds) -> tuple[int, int]:
+    """Return the bounds by the versions in entries. Records confirm them: four are read instead of forty."""
+    version_in = part.segment.version_in_entry
+    first, last = bounds.first_version, bounds.last_version
+
+    def version(place: int) -> int:
+        return version_in(numbers[place])
+
+    low, high = 0, len(places)
+    if first > 1:
+        low = high if version(high - 1) < first else bisect_left(places, first, key=version)
+    if last is not None and low < high and version(high - 1) > last:
+        high = bisect_right(places, last, low, key=version)
+    return low, high
+
+
+def _turns_at(at: int, places: range, holds: Callable[[int], bool]) -> bool:
+    """Return whether what holds from some place on begins to hold at `at`."""
+    return (at == 0 or not holds(at - 1)) and (at == len(places) or holds(at))
+
+
+class _MixedStreams(Exception):
+    """Two streams share a hash in this segment, so the versions do not rise."""

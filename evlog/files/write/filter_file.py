@@ -1,0 +1,80 @@
+"""Adding sealed segments to the file `filter`.
+
+1. Blocks are appended by one process at a time, under a lock on the file itself. Nobody waits for it: a
+   process that does not get it leaves its segments to the next one.
+2. What readers may have mapped is never changed or cut. If anything but whole blocks is in the file, or
+   mostly stale ones, another file replaces it.
+3. Nothing is synced: every byte is under a CRC, and what a power loss takes is added again.
+"""
+
+from __future__ import annotations
+
+from evlog.errors import EvlogError
+from evlog.files.disk.file_lock import FileLock
+from evlog.files.format.filter import encode_block, encode_filter_header
+from evlog.files.log.parts import SegmentMoved
+from evlog.files.log.segment_filter import FilterFault, check_block
+from evlog.files.write.derived import replace_derived
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
+
+    from evlog.files.disk.files import Disk, WriteFile
+    from evlog.files.log.log import Log
+
+_KEYS_AT_ONCE: Final = 1 << 18  # a tenth of a second; the next call continues
+_MANY: Final = 64
+
+
+def extend_filter(log: Log, disk: Disk, keys_at_once: int = _KEYS_AT_ONCE) -> None:
+    """Add sealed segments that the filter does not cover, the newest first.
+
+    Args:
+        keys_at_once: after this many keys the rest is left to the next call.
+    """
+    log.filter.is_due = False
+    lock = FileLock(log.filter.path, 0.0, disk)
+    try:
+        file = lock.maybe_acquire()
+        if file is None:
+            return
+        try:
+            _extend_locked(log, file, disk, keys_at_once)
+        finally:
+            lock.release()
+    except (EvlogError, SegmentMoved):
+        pass  # no room, no permission, a damaged segment: an append that is durable must not fail by it
+    finally:
+        lock.close()
+
+
+def _extend_locked(log: Log, file: WriteFile, disk: Disk, keys_at_once: int) -> None:
+    raw, blocks, end = log.filter.load()
+    sealed = log.sealed
+    known = {part.info[:3] for part in sealed} & blocks.keys()
+    fresh: list[bytes] = []
+    keys = 0
+    for part in reversed(sealed):
+        if part.info[:3] in known:
+            continue
+        if keys > keys_at_once:
+            log.filter.is_due = True
+            break
+        parts = part.filter_keys()
+        keys += sum(map(len, parts))
+        fresh.append(encode_block(part.info[:3], *parts))
+    if end == len(raw) and end and len(blocks) <= 2 * len(known) + _MANY:
+        if fresh:
+            disk.write_at(file, b"".join(fresh), end)
+        return
+    kept = [encode_filter_header(log.manifest.store_id_bytes)]
+    for identity in known:
+        block = blocks[identity]
+        try:
+            check_block(raw, identity, block)
+        except FilterFault:
+            log.filter.is_due = True
+            continue
+        kept.append(bytes(raw[block.start : block.end]))
+    replace_derived(log.filter.path, b"".join((*kept, *fresh)), disk)
