@@ -3,7 +3,7 @@
 from evlog.errors import EvlogError
 from evlog.model.appends import ANY, NO_STREAM, STREAM_EXISTS
 from evlog.model.events import Event, NewEvent
-from evlog.store import EventStore, exists, open, repair_store, salvage_store, verify_store, wait_for_store
+from evlog.store import EventStore, open
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         WrongExpectedVersion,
         ZstdNotInstalled,
     )
+    from evlog.files.directory import exists, repair_store, salvage_store, verify_store, wait_for_store
     from evlog.model.appends import AppendResult, BatchResult
     from evlog.model.checkpoints import ParkedEvent
     from evlog.model.events import idempotency_id
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
 _LATER = {
     "evlog._version": ("__version__",),
     "evlog.engine": ("Capabilities",),
+    "evlog.files.directory": ("exists", "repair_store", "salvage_store", "verify_store", "wait_for_store"),
     "evlog.model.appends": ("AppendResult", "BatchResult"),
     "evlog.model.checkpoints": ("ParkedEvent",),
     "evlog.model.events": ("idempotency_id",),

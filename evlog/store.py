@@ -18,10 +18,9 @@ from evlog.model.events import (
     category_of,
     check_readable_name,
     check_stream_name,
-    check_type,
     encode_events,
 )
-from evlog.model.filters import EventFilter
+from evlog.model.filters import make_filter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,8 +31,6 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from evlog.engine import Capabilities, Engine, Progress
-    from evlog.files.check.repair import RepairReport
-    from evlog.files.check.salvage import SalvageReport
     from evlog.model.appends import AppendResult, BatchResult, ExpectedVersion
     from evlog.model.checkpoints import ParkedEvent
     from evlog.model.events import EncodedEvent, Event
@@ -52,7 +49,6 @@ if TYPE_CHECKING:
     Append = tuple[str, Iterable[NewEvent]] | tuple[str, Iterable[NewEvent], ExpectedVersion]
 
 ENGINES = "evlog.engines"  # the entry point group of engines by their URL's scheme
-_SECOND_US = 1_000_000
 
 
 def open(
@@ -277,7 +273,7 @@ class EventStore:
         """
         _check_bounds(from_version=from_version, to_version=to_version, limit=limit)
         check_readable_name(stream)
-        filter = _filter(None, None, types, since, until)
+        filter = make_filter(None, None, types, since, until)
         return self.engine.read_stream(stream, from_version, to_version, filter, reverse=reverse, limit=limit)
 
     def read_all(
@@ -308,7 +304,7 @@ class EventStore:
             As `read`.
         """
         _check_bounds(after=after, to=to, limit=limit)
-        filter = _filter(None, category, types, since, until, include_system)
+        filter = make_filter(None, category, types, since, until, include_system)
         return self.engine.read_all(after, to, filter, reverse=reverse, limit=limit)
 
     def stream_version(self, stream: str) -> int:
@@ -413,7 +409,7 @@ class EventStore:
             check_readable_name(stream)
             if category is not None:
                 raise InvalidArgument("stream and category exclude each other; give one of them")
-        filter = _filter(stream, category, types, since)
+        filter = make_filter(stream, category, types, since)
         run = begin(self.engine, name, filter, after, follow=follow, timeout_seconds=timeout)
         if self._runs is None:
             from weakref import WeakSet
@@ -657,88 +653,6 @@ class EventStore:
         return self.engine.verify(quick=quick, against=against, progress=progress)
 
 
-# --- a store that is not open
-
-
-def exists(path: str | os.PathLike[str]) -> bool:
-    """Whether there is a store in the directory."""
-    from evlog.files.engine import exists
-
-    return exists(os.fspath(path))
-
-
-def wait_for_store(path: str | os.PathLike[str], timeout_seconds: float | None = None) -> bool:
-    """Wait until there is a store in the directory; False if there is none in time."""
-    from evlog.files.follow.feed import wait_for_store
-
-    return wait_for_store(path, timeout_seconds)
-
-
-def verify_store(
-    path: str | os.PathLike[str],
-    *,
-    quick: bool = False,
-    against: str | None = None,
-    progress: Progress | None = None,
-) -> VerifyReport:
-    """Do what `EventStore.verify` does, also for a store that is too damaged to be opened.
-
-    Raises:
-        As `EventStore.verify`.
-    """
-    from evlog.files.engine import verify_directory
-
-    return verify_directory(os.fspath(path), quick=quick, against=against, progress=progress)
-
-
-def repair_store(
-    path: str | os.PathLike[str],
-    *,
-    lock_timeout: float | None = None,
-    progress: Progress | None = None,
-) -> RepairReport:
-    """Verify a store and repair what loses nothing: indexes, a torn tail, leftovers of crashes.
-
-    Damaged events stay as they are; the result says which events that costs. Durable on return.
-
-    Args:
-        lock_timeout: seconds to wait for other writers; None waits without a limit.
-        progress: as in `EventStore.verify`.
-
-    Raises:
-        LockTimeout: other writers held the lock for longer than `lock_timeout`.
-        StoreFull, StoreIOError: the disk refuses; running it again continues.
-        As `EventStore.verify`.
-    """
-    from evlog.files.check import repair
-
-    return repair.repair_store(os.fspath(path), lock_timeout_seconds=lock_timeout, progress=progress)
-
-
-def salvage_store(
-    path: str | os.PathLike[str],
-    out: str | os.PathLike[str],
-    *,
-    progress: Progress | None = None,
-) -> SalvageReport:
-    """Copy all undamaged events of a store into a new one; the old one is only read.
-
-    Events keep position, version, id and time; lost ones leave gaps, and the result lists them. The new store
-    has the old one's id, so use one of the two. Durable on return.
-
-    Args:
-        out: a directory that is empty or does not exist.
-        progress: as in `EventStore.verify`.
-
-    Raises:
-        NotAStore: there is something at `out`, or nothing to salvage.
-        StoreFull, StoreIOError, StoreAccessDenied: the disk refuses.
-    """
-    from evlog.files.check import salvage
-
-    return salvage.salvage_store(os.fspath(path), os.fspath(out), progress=progress)
-
-
 # --- arguments
 
 
@@ -788,42 +702,3 @@ def _check_target(stream: str | None, category: str | None) -> None:
         raise InvalidArgument(
             f"invalid category {category!r}; use the part of a stream's name before its first -"
         )
-
-
-_NOTHING = EventFilter()
-
-
-def _filter(
-    stream: str | None,
-    category: str | None,
-    types: Collection[str] | None,
-    since: datetime | None = None,
-    until: datetime | None = None,
-    include_system: bool = False,
-) -> EventFilter:
-    if isinstance(types, str):
-        raise InvalidArgument(f"types is the text {types!r}; give a list of event types")
-    if not include_system and (stream, category, types, since, until) == (None,) * 5:
-        return _NOTHING
-    return EventFilter(
-        stream,
-        category,
-        None if types is None else set(map(check_type, types)),
-        since_us=_microseconds(since),
-        until_us=_microseconds(until),
-        include_system=include_system,
-    )
-
-
-def _microseconds(moment: datetime | None) -> int | None:
-    """Return a moment as microseconds since 1970, or raise InvalidArgument if it has no time zone."""
-    if moment is None:
-        return None
-    if moment.tzinfo is None:
-        raise InvalidArgument(f"{moment.isoformat()} has no time zone; give an aware datetime")
-    from datetime import UTC, datetime
-
-    difference = moment - datetime(
-        1970, 1, 1, tzinfo=UTC
-    )  # in UTC: within one zone Python subtracts clock faces
-    return (difference.days * 86_400 + difference.seconds) * _SECOND_US + difference.microseconds

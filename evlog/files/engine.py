@@ -16,7 +16,6 @@ import threading
 from evlog.errors import InvalidArgument, StoreClosed, StoreNotFound
 from evlog.files.disk.files import DISK
 from evlog.files.disk.fork import register_fork_reset
-from evlog.files.format import paths
 from evlog.files.format.hashes import hash_ids, hash_stream
 from evlog.files.log.crafted import refuses_crafted_content, without_crafted_content
 from evlog.files.log.log import Log
@@ -365,7 +364,9 @@ class DirectoryEngine:
     def verify(self, *, quick: bool, against: str | None, progress: Progress | None) -> VerifyReport:
         """Check everything on disk."""
         self._opened()
-        return verify_directory(self.address, quick=quick, against=against, progress=progress)
+        from evlog.files.directory import verify_store
+
+        return verify_store(self.address, quick=quick, against=against, progress=progress)
 
 
 @refuses_crafted_content
@@ -386,22 +387,3 @@ def absolute(path: str) -> str:
         return os.path.abspath(path)
     except FileNotFoundError:
         raise StoreNotFound(path) from None
-
-
-def exists(path: str) -> bool:
-    """Whether there is a store at the path."""
-    return os.path.lexists(paths.manifest_path(path))
-
-
-@refuses_crafted_content
-def verify_directory(
-    path: str, *, quick: bool, against: str | None, progress: Progress | None
-) -> VerifyReport:
-    """Check a store, also one that is too damaged to be opened."""
-    from evlog.files.check import verify
-    from evlog.files.check.digest import parse_pin
-
-    if quick and against is not None:
-        raise InvalidArgument("against needs every byte, and quick reads few; give one of them")
-    pin = None if against is None else parse_pin(against)
-    return verify.verify_store(path, quick=quick, pin=pin, progress=progress)

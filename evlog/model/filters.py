@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from evlog.errors import InvalidArgument
+from evlog.model.events import check_type
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
+    from datetime import datetime
     from typing import Any
 
 
@@ -80,6 +84,7 @@ class EventFilter:
 
 
 _FIELDS = ("stream", "category", "types", "since_us", "until_us", "include_system")
+ANYTHING = EventFilter()
 EVERYTHING = EventFilter(include_system=True)
 
 
@@ -94,3 +99,40 @@ def _revive(
     return EventFilter(
         stream, category, types, since_us=since_us, until_us=until_us, include_system=include_system
     )
+
+
+def make_filter(
+    stream: str | None,
+    category: str | None,
+    types: Collection[str] | None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    include_system: bool = False,
+) -> EventFilter:
+    """Return the filter of what a user gives, or raise InvalidArgument that says what is wrong with it."""
+    if isinstance(types, str):
+        raise InvalidArgument(f"types is the text {types!r}; give a list of event types")
+    if not include_system and (stream, category, types, since, until) == (None,) * 5:
+        return ANYTHING
+    return EventFilter(
+        stream,
+        category,
+        None if types is None else set(map(check_type, types)),
+        since_us=_microseconds(since),
+        until_us=_microseconds(until),
+        include_system=include_system,
+    )
+
+
+def _microseconds(moment: datetime | None) -> int | None:
+    """Return a moment as microseconds since 1970, or raise InvalidArgument if it has no time zone."""
+    if moment is None:
+        return None
+    if moment.tzinfo is None:
+        raise InvalidArgument(f"{moment.isoformat()} has no time zone; give an aware datetime")
+    from datetime import UTC, datetime
+
+    difference = moment - datetime(
+        1970, 1, 1, tzinfo=UTC
+    )  # in UTC: within one zone Python subtracts clock faces
+    return (difference.days * 86_400 + difference.seconds) * 1_000_000 + difference.microseconds

@@ -75,12 +75,11 @@ def open_engine(
     url: str, *, create: bool = False, sync: bool = True, lock_timeout_seconds: float | None = None
 ) -> MemoryEngine:
     """Open `memory://NAME`."""
-    created = create and url not in DATABASES
-    if created:
-        DATABASES[url] = Database()
-    elif url not in DATABASES:
+    made = Database()
+    database = DATABASES.setdefault(url, made) if create else DATABASES.get(url)
+    if database is None:
         raise StoreNotFound(url)
-    return MemoryEngine(url, DATABASES[url], created=created)
+    return MemoryEngine(url, database, created=database is made)
 
 
 class MemoryEngine:
@@ -137,21 +136,20 @@ class MemoryEngine:
         known: dict[int, bytes] = {}
         first: dict[bytes, int] = {}
         for at, (type, id, code, data, _) in enumerate(events):
-            if id is None:
-                continue
-            twin = first.setdefault(id, at)
-            if twin != at and not skip_known:
-                raise InvalidEvent(
-                    "id", f"{id_text(id)} is given twice in one append; give each event its own"
-                )
-            stored = database.by_id.get(id)
-            other = (streams[twin], events[twin][0], *events[twin][2:4])
-            if stored is not None:
-                other = (stored.stream, stored.type, stored[6], stored.data)
-            if other != (streams[at], type, code, data):
-                raise IdConflict(id_text(id), other[0], stored.position if stored else 0, "has other content")
-            if stored is not None or twin != at:
+            if id in database.by_id:
+                stored = database.by_id[id]
+                if (stored.stream, stored.type, stored[6], stored.data) != (streams[at], type, code, data):
+                    raise IdConflict(id_text(id), stored.stream, stored.position, "has other content")
                 known[at] = id
+        for at, (type, id, code, data, _) in enumerate(events):
+            twin = at if id is None or at in known else first.setdefault(id, at)
+            if twin == at or id is None:
+                continue
+            if not skip_known:
+                raise InvalidEvent("id", f"{id_text(id)} is given twice in one append")
+            if (streams[twin], events[twin][0], *events[twin][2:4]) != (streams[at], type, code, data):
+                raise IdConflict(id_text(id), streams[at], 0, "is given twice with different content")
+            known[at] = id
         if known and len(known) < len(events) and not skip_known:
             event = database.by_id[next(iter(known.values()))]
             raise IdConflict(str(event.id), event.stream, event.position, "is known, others are not")

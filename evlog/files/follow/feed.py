@@ -18,7 +18,6 @@ from bisect import bisect_left
 
 from evlog.errors import StoreNotFound
 from evlog.files.disk.watch import TICK_SECONDS, Watch
-from evlog.files.format import paths
 from evlog.files.log.read import Selection, read_log
 
 TYPE_CHECKING = False
@@ -200,20 +199,14 @@ class CommittedFeed:
         self._released = low
 
 
-def wait_for_store(path: str | os.PathLike[str], timeout_seconds: float | None = None) -> bool:
-    """Wait until there is a store at the path; False if there is none in time.
-
-    Args:
-        path: the store's directory, which need not exist, nor those above it.
-        timeout_seconds: None waits without a limit.
-    """
-    manifest = paths.manifest_path(os.fspath(path))
+def wait_for_file(path: str, timeout_seconds: float | None) -> bool:
+    """Wait until there is a file at the path, whose directories may be missing too; False if not in time."""
     deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
-    while not os.path.lexists(manifest):
-        watch = Watch(_nearest_directory(manifest))
+    while not os.path.lexists(path):
+        watch = Watch(_nearest_directory(path))
         try:
             watch.begin()
-            while _nearest_directory(manifest) == watch.directory and not os.path.lexists(manifest):
+            while _nearest_directory(path) == watch.directory and not os.path.lexists(path):
                 left = TICK_SECONDS if deadline is None else deadline - time.monotonic()
                 if left <= 0:
                     return False

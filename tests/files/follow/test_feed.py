@@ -13,11 +13,10 @@ from typing import Any
 
 import pytest
 
-from evlog import EventStore
+from evlog import EventStore, wait_for_store
 from evlog.errors import StoreIOError
 from evlog.files.disk.files import ReadFile
 from evlog.files.disk.watch import TICK_SECONDS
-from evlog.files.follow.feed import wait_for_store
 from evlog.files.format import paths
 from evlog.files.format.marks import MARK_AT, SUSPECT_MAGIC, Mark, encode_mark
 from tests.support.following import LONG_SECONDS, Script, drain, fill_from, write_unacknowledged

@@ -16,7 +16,7 @@ import evlog
 from evlog import Event, EventStore, NewEvent
 from evlog.errors import InvalidArgument, InvalidStreamName
 from evlog.files.format.entries import ENTRY_BYTES
-from evlog.store import _microseconds
+from evlog.model.filters import _microseconds
 from tests.support.helpers import Clock, engine_of, facts, fill, new, numbers, small_store
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

@@ -1,0 +1,101 @@
+"""What can be done with a store's directory while it is not open, also if it is too damaged for that."""
+
+from __future__ import annotations
+
+import os
+
+from evlog.errors import InvalidArgument
+from evlog.files.format.paths import manifest_path
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from evlog.engine import Progress
+    from evlog.files.check.repair import RepairReport
+    from evlog.files.check.salvage import SalvageReport
+    from evlog.model.reports import VerifyReport
+
+
+def exists(path: str | os.PathLike[str]) -> bool:
+    """Whether there is a store in the directory."""
+    return os.path.lexists(manifest_path(os.fspath(path)))
+
+
+def wait_for_store(path: str | os.PathLike[str], timeout_seconds: float | None = None) -> bool:
+    """Wait until there is a store in the directory; False if there is none in time.
+
+    Args:
+        path: the store's directory, which need not exist, nor those above it.
+        timeout_seconds: None waits without a limit.
+    """
+    from evlog.files.follow.feed import wait_for_file
+
+    return wait_for_file(manifest_path(os.fspath(path)), timeout_seconds)
+
+
+def verify_store(
+    path: str | os.PathLike[str],
+    *,
+    quick: bool = False,
+    against: str | None = None,
+    progress: Progress | None = None,
+) -> VerifyReport:
+    """Do what `EventStore.verify` does, also for a store that is too damaged to be opened.
+
+    Raises:
+        As `EventStore.verify`.
+    """
+    from evlog.files.check import verify
+    from evlog.files.check.digest import parse_pin
+
+    if quick and against is not None:
+        raise InvalidArgument("against needs every byte, and quick reads few; give one of them")
+    pin = None if against is None else parse_pin(against)
+    return verify.verify_store(os.fspath(path), quick=quick, pin=pin, progress=progress)
+
+
+def repair_store(
+    path: str | os.PathLike[str],
+    *,
+    lock_timeout: float | None = None,
+    progress: Progress | None = None,
+) -> RepairReport:
+    """Verify a store and repair what loses nothing: indexes, a torn tail, leftovers of crashes.
+
+    Damaged events stay as they are; the result says which events that costs. Durable on return.
+
+    Args:
+        lock_timeout: seconds to wait for other writers; None waits without a limit.
+        progress: as in `EventStore.verify`.
+
+    Raises:
+        LockTimeout: other writers held the lock for longer than `lock_timeout`.
+        StoreFull, StoreIOError: the disk refuses; running it again continues.
+        As `EventStore.verify`.
+    """
+    from evlog.files.check import repair
+
+    return repair.repair_store(os.fspath(path), lock_timeout_seconds=lock_timeout, progress=progress)
+
+
+def salvage_store(
+    path: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    progress: Progress | None = None,
+) -> SalvageReport:
+    """Copy all undamaged events of a store into a new one; the old one is only read.
+
+    Events keep position, version, id and time; lost ones leave gaps, and the result lists them. The new store
+    has the old one's id, so use one of the two. Durable on return.
+
+    Args:
+        out: a directory that is empty or does not exist.
+        progress: as in `EventStore.verify`.
+
+    Raises:
+        NotAStore: there is something at `out`, or nothing to salvage.
+        StoreFull, StoreIOError, StoreAccessDenied: the disk refuses.
+    """
+    from evlog.files.check import salvage
+
+    return salvage.salvage_store(os.fspath(path), os.fspath(out), progress=progress)
