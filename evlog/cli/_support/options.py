@@ -58,7 +58,11 @@ def find_store(given: Given) -> str:
 
 def new_store(given: Given) -> str:
     """Return the path of the store that `init` creates: the one that is named, else `.evlog` here."""
-    return DEFAULT_STORE if named_store(given) is None else find_store(given)
+    if named_store(given) is not None:
+        return find_store(given)
+    if os.path.lexists(DEFAULT_STORE):
+        _check_owner(DEFAULT_STORE)
+    return DEFAULT_STORE
 
 
 def _current_directory(path: str) -> str:
@@ -77,10 +81,18 @@ def _nearest_store(folder: str) -> str | None:
             return None
         folder = above
         path = os.path.join(folder, DEFAULT_STORE)
-    for about in (os.lstat(path), os.stat(path)):  # of a link, and of what it leads to
-        if about.st_uid != os.geteuid():
-            raise ForeignStore(path, about.st_uid)
+    _check_owner(path)
     return path
+
+
+def _check_owner(path: str) -> None:
+    """Raise ForeignStore if the path, or what a link there leads to, is another user's."""
+    owners = [os.lstat(path).st_uid]
+    if os.path.exists(path):
+        owners.append(os.stat(path).st_uid)
+    for owner in owners:
+        if owner != os.geteuid():
+            raise ForeignStore(path, owner)
 
 
 def open_store(given: Given) -> evlog.EventStore:

@@ -14,7 +14,7 @@ from zlib import crc32
 
 from evlog.files.check import findings as kinds
 from evlog.files.disk.files import ReadFile
-from evlog.files.disk.zstd import BlockFault, content_size, need_zstandard, unpack
+from evlog.files.disk.zstd import BlockFault, content_size, require_zstandard, unpack
 from evlog.files.format.headers import (
     FILE_HEADER_BYTES,
     FileHeader,
@@ -137,7 +137,7 @@ class Container:
             return None
         if table is None or self._log_bytes not in (None, table.log_bytes):
             return None
-        need_zstandard(self.path)
+        require_zstandard(self.path)
         return table._replace(crcs=array("I", (self._crc(table, number) for number in range(table.blocks))))
 
     def _crc(self, table: BlockTable, number: int) -> int:
@@ -151,7 +151,7 @@ class Container:
 
     def _walk(self) -> BlockTable:
         """The blocks one behind the other, up to the first that is not whole by zstandard's checksum."""
-        need_zstandard(self.path)
+        require_zstandard(self.path)
         raw = self[0 : self._size]
         sizes: list[int] = []
         contents: list[int] = []
@@ -226,7 +226,7 @@ def open_log(store: str, store_id: bytes, info: SegmentInfo) -> ReadFile | Check
         ZstdNotInstalled: it is compressed, and zstandard is not there.
     """
     if info.compressed_bytes:
-        need_zstandard(Segment(store, store_id, info).log_path)
+        require_zstandard(Segment(store, store_id, info).log_path)
         return CheckedLog(open_container(store, store_id, info))
     return ReadFile(Segment(store, store_id, info).log_path)
 

@@ -24,7 +24,8 @@ from evlog.files.check import findings as kinds
 from evlog.files.check.indexes import SUFFIXES
 from evlog.files.check.task import SegmentTask
 from evlog.files.disk.file_lock import SharedLock
-from evlog.files.disk.files import DISK, ReadFile, error_for
+from evlog.files.disk.files import DISK, ReadFile
+from evlog.files.disk.opening import error_for
 from evlog.files.follow.checkpoint_file import SubscriptionFiles, list_names
 from evlog.files.format import paths
 from evlog.files.format.headers import (

@@ -41,7 +41,7 @@ from evlog.files.compaction.rewrite import OutputSegment, rewrite
 from evlog.files.disk.file_lock import FileLock
 from evlog.files.disk.files import Disk
 from evlog.files.disk.processes import Workers, core_count, without_collector
-from evlog.files.disk.zstd import need_zstandard
+from evlog.files.disk.zstd import require_zstandard
 from evlog.files.format import paths
 from evlog.files.format.manifest import SegmentInfo
 from evlog.files.log.log import Log
@@ -179,7 +179,7 @@ class _Run:
             if not force:
                 log.retry_on_compaction(lambda: check_subscriptions(log, plan, self._disk))
             if self._compress and (plan.groups or plan.seals or _plain_segments(log)):
-                need_zstandard(log.store)  # before anything is changed
+                require_zstandard(log.store)  # before anything is changed
             resumed, segments = started is not None, len(log.manifest.segments)
             before = after = segment_bytes(log.store)
             if started is None and (plan.groups or plan.seals):

@@ -13,7 +13,7 @@ from zlib import crc32
 
 from evlog.errors import CorruptionError
 from evlog.files.disk.files import Disk
-from evlog.files.disk.zstd import BlockFault, need_zstandard, pack, unpack
+from evlog.files.disk.zstd import BlockFault, pack, require_zstandard, unpack
 from evlog.files.format import paths
 from evlog.files.format.frames import FRAME_HEADER_BYTES, check_body
 from evlog.files.format.headers import FILE_HEADER_BYTES, FormatFault
@@ -48,7 +48,7 @@ def maybe_estimate(segment: SealedSegment) -> int | None:
     Raises:
         ZstdNotInstalled: zstandard is not there.
     """
-    need_zstandard(segment.log_path)
+    require_zstandard(segment.log_path)
     log_bytes = segment.info.log_bytes
     blocks = -(-log_bytes // BLOCK_BYTES)
     samples = [segment.log_bytes(at * BLOCK_BYTES, BLOCK_BYTES) for at in _spread(blocks)]

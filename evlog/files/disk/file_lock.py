@@ -20,8 +20,9 @@ import threading
 import time
 
 from evlog.errors import LockTimeout
-from evlog.files.disk.files import DISK, ReadFile, error_for
+from evlog.files.disk.files import DISK, ReadFile
 from evlog.files.disk.fork import register_fork_reset
+from evlog.files.disk.opening import error_for
 
 try:
     import fcntl

@@ -1,9 +1,8 @@
 """The one module that writes. Each method says what it promises when it returns, and what it does not.
 
 1. Every failure leaves here as an evlog error with the path: no room, no permission, a limit, a failing disk.
-2. A store may come from a stranger. No link in it is followed, and only regular files are opened: a FIFO or a
-   device is refused at once. A file with other names (hard links) may be somebody else's: it is read, but
-   never written. Whatever replaces or removes a file acts on the name, not on what a link points to.
+2. A store may come from a stranger (see opening.py). A file with other names (hard links) may be somebody
+   else's: it is read, but never written. Replacing and removing act on the name, not on a link's target.
 3. A new file takes owner, group and mode from its directory, so that a store stays usable for everyone who
    may write to its directory, whatever user and umask made the file.
 4. `Disk` is a class so that a test can take its place, forget what was not synced, and fail on demand.
@@ -17,18 +16,10 @@ from __future__ import annotations
 import errno
 import mmap
 import os
-import stat
 import sys
 
-from evlog.errors import (
-    CorruptionError,
-    StoreAccessDenied,
-    StoreFull,
-    StoreIOError,
-    StoreNotFound,
-    SystemCallFailed,
-    UnsafeFile,
-)
+from evlog.errors import CorruptionError, StoreIOError, UnsafeFile
+from evlog.files.disk.opening import NO_ROOM, OWN_DIRECTORIES, check_directory, error_for, open_file
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,94 +28,7 @@ if TYPE_CHECKING:
 
     from evlog.errors import EvlogError
 
-_NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-_NO_ACCESS: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
-_MISSING: Final = frozenset({errno.ENOENT, errno.ENOTDIR})
-# What the system refuses without any fault of the device.
-_ADVICE: Final = {
-    errno.EMFILE: "close some files, or raise the limit with `ulimit -n`",
-    errno.ENFILE: "close some files, or raise the system's limit",
-    errno.ENOMEM: "free some memory, or raise the limit",
-    errno.ENOLCK: "use a file system that supports locks, or start its lock service",
-    errno.EOPNOTSUPP: "use a file system that supports this",
-    errno.EBADF: "keep other code from closing evlog's descriptors; or use a file system that supports locks",
-    errno.EINVAL: "use a file system that supports this",
-    errno.ENAMETOOLONG: "use a shorter path",
-}
-# What `open` says of links, sockets and directories.
-_NO_FILE: Final = {
-    errno.ELOOP: "it is a symbolic link, or behind one",
-    errno.EMLINK: "it is a symbolic link",
-    errno.ENXIO: "it is a FIFO, a socket or a device",
-    errno.ENODEV: "it is a device",
-    errno.EISDIR: "it is a directory",
-}
 _NO_DIRECTORY_SYNC: Final = frozenset({errno.EINVAL, errno.EBADF, errno.EOPNOTSUPP, errno.ENOTSUP})
-_KINDS: Final = {
-    stat.S_IFLNK: "a symbolic link",
-    stat.S_IFIFO: "a FIFO",
-    stat.S_IFSOCK: "a socket",
-    stat.S_IFCHR: "a device",
-    stat.S_IFBLK: "a device",
-    stat.S_IFDIR: "a directory",
-}
-# The directories that evlog makes inside a store. The store itself may be behind a link: its user named it.
-_OWN_DIRECTORIES: Final = ("/segments", "/subscriptions", "/snapshots")
-_SAFE: Final = os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-
-
-def error_for(error: OSError, path: str) -> EvlogError:
-    """Return the evlog error that an operating system's error at the path means."""
-    number = error.errno or 0
-    reason = os.strerror(number) if number else str(error)
-    if number in _NO_ROOM:
-        return StoreFull(path, reason)
-    if number in _NO_ACCESS:
-        return StoreAccessDenied(path, reason)
-    if number in _MISSING:
-        return StoreNotFound(path)
-    if number in _NO_FILE:
-        return UnsafeFile(path, _NO_FILE[number])
-    if number in _ADVICE:
-        return SystemCallFailed(path, reason, _ADVICE[number])
-    return StoreIOError(path, reason)
-
-
-def open_file(path: str, flags: int, mode: int = 0) -> tuple[int, os.stat_result]:
-    """Open a regular file that no link leads to; return the descriptor and what fstat says of it.
-
-    Raises:
-        FileNotFoundError, FileExistsError: for the caller to judge.
-        UnsafeFile: it is something else, or in a directory of the store that is a link.
-    """
-    check_directory(path)
-    fd = -1
-    try:
-        fd = os.open(path, flags | _SAFE, mode)
-        status = os.fstat(fd)
-    except (FileNotFoundError, FileExistsError):
-        raise
-    except OSError as error:
-        if fd >= 0:
-            os.close(fd)
-        raise error_for(error, path) from error
-    if not stat.S_ISREG(status.st_mode):
-        os.close(fd)
-        raise UnsafeFile(path, f"it is {_KINDS.get(stat.S_IFMT(status.st_mode), 'not a regular file')}")
-    return fd, status
-
-
-def check_directory(path: str) -> None:
-    """Raise UnsafeFile if the path is in a directory of the store that is a link, or not a directory."""
-    directory = path.rpartition("/")[0]
-    if not directory.endswith(_OWN_DIRECTORIES):
-        return
-    try:
-        kind = stat.S_IFMT(os.lstat(directory).st_mode)
-    except OSError:
-        return  # what follows says what is wrong
-    if kind != stat.S_IFDIR:
-        raise UnsafeFile(directory, f"it is {_KINDS.get(kind, 'a regular file')}")
 
 
 class WriteFile:
@@ -153,7 +57,7 @@ class Disk:
         One of the store's own directories takes owner, group and mode from the store.
         """
         try:
-            if not path.endswith(_OWN_DIRECTORIES):
+            if not path.endswith(OWN_DIRECTORIES):
                 os.makedirs(path, exist_ok=True)
                 return
             above = os.stat(os.path.dirname(path))
@@ -310,7 +214,7 @@ DISK: Final = Disk()
 
 def _write_error(error: OSError, path: str) -> EvlogError:
     """Return the error of a failed write: after whatever is not a full disk, its outcome is unknown."""
-    if error.errno in _NO_ROOM:
+    if error.errno in NO_ROOM:
         return error_for(error, path)
     return StoreIOError(path, os.strerror(error.errno or 0))
 

@@ -1,8 +1,8 @@
 """Locks on single bytes of a file, which end with the open file that holds them: Linux's OFD locks.
 
-The plain record locks of POSIX would not do: they belong to the whole process, and vanish when it closes the
-file anywhere. Where there are no others (`AVAILABLE` is false) nothing of this module may be used.
-The bytes need not exist.
+The plain record locks of POSIX are not used: they belong to the whole process, and end when it closes the
+file anywhere. Where there are no OFD locks (`AVAILABLE` is false) nothing in this module may be used. The
+locked bytes need not exist.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ try:
 except ImportError:  # pragma: no cover - no POSIX
     fcntl = None  # type: ignore[assignment]
 
-# The layout below is that of 64-bit Linux, where alone this has been tried.
+# The layout below is that of 64-bit Linux, the only system on which this was tested.
 AVAILABLE: Final = sys.platform == "linux" and sys.maxsize > 1 << 32 and hasattr(fcntl, "F_OFD_SETLK")
 
 # struct flock: type, whence (from the file's beginning), start, length, pid (0, as OFD locks want it)
@@ -24,11 +24,11 @@ _FLOCK: Final = Struct("hhqqi4x")
 
 
 class NoByteLocks(Exception):
-    """The kernel or the file system refuses: gVisor does not know these locks, say."""
+    """The kernel or the file system refuses; gVisor, for example, does not know these locks."""
 
 
 class ByteLock:
-    """A lock on the byte at an offset, for whoever has this descriptor's open file."""
+    """A lock on the byte at an offset, held by the open file of this descriptor."""
 
     __slots__ = ("_exclusive", "_fd", "_shared", "_unlock")
 
@@ -39,7 +39,7 @@ class ByteLock:
         self._unlock = _FLOCK.pack(fcntl.F_UNLCK, 0, at, 1, 0)
 
     def try_acquire(self) -> bool:
-        """Take the lock if it is free now; whether that succeeded."""
+        """Take the lock if it is free now; return whether that succeeded."""
         try:
             self._do(fcntl.F_OFD_SETLK, self._exclusive)
         except (BlockingIOError, PermissionError):  # POSIX allows both, EAGAIN and EACCES
@@ -58,7 +58,7 @@ class ByteLock:
         self._do(fcntl.F_OFD_SETLK, self._unlock)
 
     def is_taken(self) -> bool:
-        """Whether another open file has it."""
+        """Return whether another open file holds it."""
         answer = self._do(fcntl.F_OFD_GETLK, self._exclusive)
         return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)
 

@@ -1,11 +1,10 @@
-"""Waiting until something may have changed in a directory: woken by the operating system, or polling.
+"""Wait until something may have changed in a directory: woken by the operating system, or by polling.
 
-On Linux inotify wakes whoever waits; a tick once a second stands by for what no notification tells. Where it
-cannot be relied on (another platform, a network or overlay file system, no watch left for this user), the
-wait ends by itself after a few milliseconds, later ones after more. Which of them it is, is found out here.
-
-It says "look again", never what changed: a notification may be late, early, lost or about something else.
-This module knows nothing of stores.
+1. On Linux inotify ends the wait. A tick once a second covers what is never notified.
+2. Where notifications are not reliable (another platform, a network or overlay file system, no watch left for
+   this user), each wait ends by itself after a few milliseconds; later waits are longer.
+3. The end of a wait means "look again", never what changed: a notification may be late, early, lost or about
+   something else.
 """
 
 from __future__ import annotations
@@ -22,9 +21,9 @@ from typing import Any, Final
 
 from evlog.files.disk.fork import register_fork_reset
 
-# Where a change made on this machine is always told. Elsewhere (nfs, cifs, 9p, fuse, overlay and what is not
-# known) another machine, or a lower layer, may change a file behind the kernel's back.
-TELLING_FILE_SYSTEMS: Final = frozenset(
+# File systems that notify of each change. On others (nfs, cifs, 9p, fuse, overlay, unknown ones) another
+# machine or a lower layer may change a file without the kernel's knowledge.
+NOTIFYING_FILE_SYSTEMS: Final = frozenset(
     {"ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "tmpfs", "ramfs", "f2fs", "bcachefs", "jfs", "nilfs2"}
 )
 TICK_SECONDS: Final = 1.0
@@ -40,10 +39,10 @@ _ESCAPED: Final = re.compile(r"\\([0-7]{3})")
 
 
 class Watch:
-    """A directory under watch, from the first `wait` on.
+    """A directory that is watched from the first `wait` or `begin` on.
 
     Args:
-        directory: an existing one; changes of files right in it are told.
+        directory: an existing one; changes of its own files are noticed, not those of its subdirectories.
     """
 
     def __init__(self, directory: str) -> None:
@@ -64,7 +63,7 @@ class Watch:
         self._begun = False
 
     def begin(self) -> None:
-        """Watch from now on. Who looks after this, then waits, misses nothing."""
+        """Watch from now on: a caller that looks after this and then waits misses nothing."""
         if self._begun:
             return
         self._begun = True
@@ -76,12 +75,12 @@ class Watch:
             if self._wake_fd is not None:
                 self._poll.register(self._wake_fd, select.POLLIN)
             self._poll.register(self._inotify.fileno(), select.POLLIN)
-            self.polling = maybe_file_system(self.directory) not in TELLING_FILE_SYSTEMS
+            self.polling = maybe_file_system(self.directory) not in NOTIFYING_FILE_SYSTEMS
 
     def wait(self, timeout_seconds: float) -> None:
-        """Return when something may have changed, at the latest after so many seconds, or after a tick.
+        """Return when something may have changed, at the latest after the timeout or a tick.
 
-        A signal handler that raises ends it.
+        A signal handler that raises ends the wait.
         """
         self.begin()
         if self.polling:
@@ -106,11 +105,11 @@ class Watch:
                 os.eventfd_write(self._wake_fd, 1)
 
     def has_news(self) -> None:
-        """Say that something was found: where it has to poll, the next looks come soon again."""
+        """Report that something was found: where this polls, the next waits are short again."""
         self._pause_seconds = FIRST_POLL_SECONDS
 
     def close(self) -> None:
-        """Give the watch back."""
+        """Close the descriptors; a later wait polls."""
         inotify, self._inotify, self._poll = self._inotify, None, None
         if inotify is not None:
             inotify.close()
@@ -123,18 +122,18 @@ class Watch:
         self.close()
 
     def _take_notice(self) -> None:
-        """Take what was told, so that it wakes nobody again; all that matters is whether more will be."""
+        """Read the notifications, so that they end no later wait; poll if there will be no more."""
         from inotify_simple import parse_events
 
-        told = parse_events(os.read(self._inotify.fileno(), _READ_BYTES))
-        if any(event.mask & (_IN_UNMOUNT | _IN_IGNORED) for event in told):
+        notices = parse_events(os.read(self._inotify.fileno(), _READ_BYTES))
+        if any(notice.mask & (_IN_UNMOUNT | _IN_IGNORED) for notice in notices):
             self.polling = True
 
 
 def _maybe_watch(directory: str) -> Any:
-    """An inotify instance with a watch on the directory; None where there is none to be had."""
+    """Return an inotify instance that watches the directory, or None where that is impossible."""
     try:
-        # Of the libraries tried it alone costs under 20 ms, starts no thread and wakes within 0.1 ms.
+        # Of the libraries tried only this one costs under 20 ms, starts no thread and wakes within 0.1 ms.
         from inotify_simple import INotify
 
         inotify = INotify(nonblocking=True)
@@ -142,18 +141,18 @@ def _maybe_watch(directory: str) -> Any:
         return None
     try:
         inotify.add_watch(directory, _INTERESTING)
-    except OSError:  # no watch left; or it is gone, which the next look will tell
+    except OSError:  # no watch left; or the directory is missing, which the next look finds
         inotify.close()
         return None
     return inotify
 
 
 def maybe_file_system(path: str, mounts: Callable[[], Iterator[tuple[str, str]]] | None = None) -> str | None:
-    """The type of the file system that holds the path, by the list of mounts; None if that is not known.
+    """Return the type of the file system that holds the path, None if it is unknown.
 
     Args:
         path: an existing one.
-        mounts: gives mount points with their types, later ones over earlier ones.
+        mounts: yields mount points with their types, later ones over earlier ones; left out, the system's.
     """
     path = os.path.realpath(path)
     longest, found = -1, None
@@ -164,7 +163,7 @@ def maybe_file_system(path: str, mounts: Callable[[], Iterator[tuple[str, str]]]
 
 
 def _mounts() -> Iterator[tuple[str, str]]:
-    """The mount points and types in /proc/self/mountinfo, where there is one."""
+    """Yield the mount points and types in /proc/self/mountinfo, where it exists."""
     if sys.platform != "linux":
         return
     with (

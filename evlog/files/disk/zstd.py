@@ -1,8 +1,8 @@
-"""The one module that knows zstandard, which is optional: imported when a block is first packed or unpacked.
+"""Pack and unpack blocks with zstandard, which is optional and imported when a block is first needed.
 
-Bytes from a file are not trusted here: a block says how many bytes it holds before any are allocated for it,
-and is refused if it is not as many as it must. Objects of zstandard serve one thread at a time, so each
-thread has its own.
+Bytes from a file are not trusted: a block's header says how many bytes it holds, and a block of another size
+than expected is refused before memory is allocated for it. Objects of zstandard serve one thread at a time,
+so each thread has its own.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import Any, Final
 from evlog.errors import ZstdNotInstalled
 
 # Measured on blocks of 16 KiB of small JSON events: levels 1 to 3 pack 0.22 at 470 MB/s, 6 packs 0.20 at
-# 110 MB/s, 9 the same at 50. A dictionary made of the segment's own blocks gave 0.24: they are alike inside.
+# 110 MB/s, 9 the same at 50. A dictionary made of the segment's own blocks gave 0.24, which is worse.
 _LEVEL: Final = 3
 
 
 class BlockFault(ValueError):
-    """Bytes that are not a block of the size that it must have."""
+    """Bytes that are not a block of the expected size."""
 
 
 class _Local(threading.local):
@@ -32,11 +32,11 @@ class _Local(threading.local):
 _local: Final = _Local()
 
 
-def need_zstandard(path: str) -> None:
-    """Make sure that zstandard is there.
+def require_zstandard(path: str) -> None:
+    """Import zstandard for this thread.
 
     Raises:
-        ZstdNotInstalled: it is not, and is needed for what is at the path.
+        ZstdNotInstalled: it is missing, and is needed for what is at the path.
     """
     if _local.library is not None:
         return
@@ -44,23 +44,23 @@ def need_zstandard(path: str) -> None:
         import zstandard
     except ImportError:
         raise ZstdNotInstalled(path) from None
-    # A size and a checksum: whoever has only the blocks can still tell whether one is whole.
+    # With size and checksum a block can be verified without the table of blocks.
     _local.packer = zstandard.ZstdCompressor(level=_LEVEL, write_checksum=True, write_content_size=True)
     _local.unpacker = zstandard.ZstdDecompressor()
     _local.library = zstandard
 
 
 def pack(content: bytes | memoryview) -> bytes:
-    """A block of the content. `need_zstandard` was called in this thread."""
+    """Return a block of the content. `require_zstandard` was called in this thread."""
     packed: bytes = _local.packer.compress(content)
     return packed
 
 
 def unpack(packed: bytes, size: int) -> bytes:
-    """The content of a block, which must be `size` bytes. `need_zstandard` was called in this thread.
+    """Return the content of a block of `size` bytes. `require_zstandard` was called in this thread.
 
     Raises:
-        BlockFault: it is not such a block.
+        BlockFault: it is not a block of that size.
     """
     zstandard = _local.library
     try:
@@ -70,11 +70,11 @@ def unpack(packed: bytes, size: int) -> bytes:
                 return content
     except zstandard.ZstdError as error:
         raise BlockFault(f"zstandard says: {error}") from None
-    raise BlockFault("it does not hold as many bytes as it must")
+    raise BlockFault(f"it does not hold {size} bytes")
 
 
 def content_size(packed: bytes) -> int:
-    """How many bytes a block says that it holds; -1 if it does not say so. As `unpack` otherwise."""
+    """Return how many bytes a block says that it holds, -1 if it does not say. Otherwise as `unpack`."""
     try:
         size: int = _local.library.frame_content_size(packed)
     except _local.library.ZstdError as error:

@@ -17,7 +17,8 @@ import time
 
 from evlog.errors import CorruptionError, SubscriptionBusy
 from evlog.files.disk.file_lock import FileLock
-from evlog.files.disk.files import ReadFile, check_directory, error_for
+from evlog.files.disk.files import ReadFile
+from evlog.files.disk.opening import check_directory, error_for
 from evlog.files.format import paths
 from evlog.files.format.checkpoints import (
     MAX_CHECKPOINT_BYTES,

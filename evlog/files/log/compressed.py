@@ -16,7 +16,7 @@ from zlib import crc32
 
 from evlog.errors import CorruptionError, NotAStore, UnsupportedFormat
 from evlog.files.disk.files import map_file
-from evlog.files.disk.zstd import BlockFault, need_zstandard, unpack
+from evlog.files.disk.zstd import BlockFault, require_zstandard, unpack
 from evlog.files.format.headers import FORMAT_VERSION, FileHeader, FormatFault, NewerFormat
 from evlog.files.format.manifest import SegmentInfo
 from evlog.files.format.seek_table import (
@@ -112,7 +112,7 @@ class BlockLog:
         packed = self._raw[at:end]
         if crc32(packed) != table.crcs[number]:
             return self._damaged(number, "a block of the compressed log fails its CRC")
-        need_zstandard(self.path)
+        require_zstandard(self.path)
         try:
             return unpack(packed, table.content_bytes(number))
         except BlockFault as fault:

@@ -11,7 +11,7 @@ import errno
 import struct
 
 from evlog.errors import CorruptionError, EvlogError, StoreClosed, UnsafeFile
-from evlog.files.disk.files import error_for
+from evlog.files.disk.opening import error_for
 from evlog.files.format.frames import NOT_RECORDS
 from evlog.files.format.headers import FormatFault, NewerFormat
 

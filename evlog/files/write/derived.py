@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 
 from evlog.errors import EvlogError
-from evlog.files.disk.files import error_for
+from evlog.files.disk.opening import error_for
 from evlog.files.format import paths
 from evlog.files.format.headers import KIND_OFFSETS, encode_file_header
 from evlog.files.log.parts import SegmentMoved

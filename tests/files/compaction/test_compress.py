@@ -252,7 +252,7 @@ def test_a_block_that_would_not_come_back_is_never_put_in_place(
 ) -> None:
     fill_wide(store, 20)
     logs = [path.read_bytes() for path in segment_files(store, "log")]
-    zstd.need_zstandard("")
+    zstd.require_zstandard("")
     for wrong in (b"never packed", zstd.pack(b"something else" * 1000)):
         monkeypatch.setattr(compact_compress, "pack", lambda _, wrong=wrong: wrong)
         with pytest.raises(CorruptionError):

@@ -21,7 +21,8 @@ from evlog.errors import (
     SystemCallFailed,
     UnsafeFile,
 )
-from evlog.files.disk.files import DISK, Disk, ReadFile, error_for, map_file
+from evlog.files.disk.files import DISK, Disk, ReadFile, map_file
+from evlog.files.disk.opening import error_for
 
 MEANINGS: list[tuple[int, type[EvlogError]]] = [
     (errno.ENOSPC, StoreFull),
@@ -348,3 +349,13 @@ def test_a_huge_hole_at_the_end_of_a_file_is_not_read(tmp_path: Path) -> None:
     DISK.write_at(file, b"y" * 5000, 1 << 38)
     size = ReadFile(path).size()
     assert (1 << 38) + 5000 <= size < (1 << 38) + (1 << 20)
+
+
+def test_a_store_behind_a_link_that_is_named_like_a_directory_of_a_store_is_followed(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "manifest.json").write_bytes(b"{}")
+    (tmp_path / "segments").symlink_to(tmp_path / "real")
+    assert ReadFile(f"{tmp_path}/segments/manifest.json").read(2, 0) == b"{}"
+    (tmp_path / "manifest.json").write_bytes(b"{}")  # now it is a directory of the store here
+    with pytest.raises(UnsafeFile):
+        ReadFile(f"{tmp_path}/segments/manifest.json")

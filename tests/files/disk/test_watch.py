@@ -123,7 +123,7 @@ def test_a_network_file_system_is_polled_beside_being_watched(
 
 @pytest.mark.parametrize("kind", ["nfs", "nfs4", "cifs", "smb3", "9p", "fuse.sshfs", "overlay", None])
 def test_where_changes_may_come_untold_it_polls(kind: str | None) -> None:
-    assert kind not in notify.TELLING_FILE_SYSTEMS
+    assert kind not in notify.NOTIFYING_FILE_SYSTEMS
 
 
 class Refusing:

@@ -32,7 +32,7 @@ def without_zstandard(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("without_zstandard")
 def test_compressing_without_zstandard_changes_nothing(filled: EventStore) -> None:
     for dry_run in (False, True):
-        with pytest.raises(ZstdNotInstalled, match=r"pip install 'evlog\[zstd\]'"):
+        with pytest.raises(ZstdNotInstalled, match=r"pip install 'evlog-store\[zstd\]'"):
             filled.compact(compress=True, dry_run=dry_run)
     assert filled.compact().segments_compressed == 0
     assert not segment_files(filled, "log.zst")
@@ -76,7 +76,7 @@ def test_each_thread_has_objects_of_its_own() -> None:
     found = []
 
     def look() -> None:
-        zstd.need_zstandard("")
+        zstd.require_zstandard("")
         found.append(zstd._local.unpacker)
 
     threads = [threading.Thread(target=look) for _ in range(2)]

@@ -15,7 +15,7 @@ import evlog
 from evlog import EventStore, NewEvent
 from evlog.errors import CorruptionError, NotAStore, UnsupportedFormat
 from evlog.files.disk import zstd
-from evlog.files.disk.zstd import BlockFault, need_zstandard, pack
+from evlog.files.disk.zstd import BlockFault, pack, require_zstandard
 from evlog.files.format.headers import KIND_LOG, FileHeader
 from evlog.files.format.manifest import SegmentInfo
 from evlog.files.format.seek_table import (
@@ -34,7 +34,7 @@ from tests.support.helpers import compress_all, facts, fill, new, number_id, seg
 
 def block_log(content: bytes, block_bytes: int) -> BlockLog:
     """The content as a compressed log in memory."""
-    need_zstandard("")
+    require_zstandard("")
     blocks = [pack(content[at : at + block_bytes]) for at in range(0, len(content), block_bytes)]
     table = make_table(block_bytes, len(content), list(map(len, blocks)), list(map(crc32, blocks)))
     raw = bytes(HEAD_BYTES) + b"".join(blocks) + encode_tail(table)
@@ -139,7 +139,7 @@ def test_a_block_that_fails_its_crc_is_not_unpacked() -> None:
 
 
 def test_nothing_is_allocated_for_a_block_that_says_a_wrong_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    need_zstandard("")
+    require_zstandard("")
     monkeypatch.setattr(zstd._local, "unpacker", None)  # whoever used it would fail otherwise
     for size in (0, 99, 101, 1 << 40):
         header = zstandard.compress(bytes(100))[:4] + bytes([0xE0]) + size.to_bytes(8, "little")
