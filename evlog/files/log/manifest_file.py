@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 
 from evlog.errors import CorruptionError, NotAStore, StoreNotFound, UnsupportedFormat
-from evlog.files.disk.files import Disk, ReadFile, error_for
+from evlog.files.disk.files import Disk, ReadFile
+from evlog.files.disk.opening import error_for
 from evlog.files.format import paths
 from evlog.files.format.headers import FORMAT_VERSION, FormatFault, NewerFormat
 from evlog.files.format.manifest import Manifest, SegmentInfo, decode_manifest, encode_manifest
@@ -15,7 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
 
-_MAX_BYTES: Final = 1 << 30
+_MAX_BYTES: Final = 1 << 26  # some 300,000 segments
 
 
 class Stamp(NamedTuple):
