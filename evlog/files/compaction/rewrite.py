@@ -38,10 +38,9 @@ from evlog.files.format.manifest import Manifest, SegmentInfo
 from evlog.files.format.removed_events import (
     EVENT_BYTES,
     EmptyStream,
-    content_seed,
+    content_crcs,
     encode_removed,
     pack_events,
-    sort_events,
 )
 from evlog.files.format.sorted_index import SORTED_SUFFIXES, build_sorted
 from evlog.files.log.parts import SealedPart, open_sealed
@@ -129,13 +128,12 @@ def rewrite(
     # Both take a while, so two processes share them.
     header = output.header(KIND_STREAMS)._replace(source_crc=info.offsets_crc)
     calls: list[tuple[Any, ...]] = [(_build_indexes, header, entries)]
-    rows = b"".join(removed)
-    if rows or emptied:
-        calls.append((encode_removed, output.header(KIND_REMOVED), rows, list(emptied.values())))
+    count = sum(map(len, removed)) // EVENT_BYTES
+    if count or emptied:
+        calls.append((encode_removed, output.header(KIND_REMOVED), b"".join(removed), list(emptied.values())))
     indexes, *rest = workers.run_in_order(_call, calls)
     for raw in rest:
         disk.create_file(output.path("removed"), raw)
-        count = len(rows) // EVENT_BYTES
         info = info._replace(removed_events=count, removed_bytes=len(raw), removed_crc=crc32(raw))
     for suffix, raw in zip(SORTED_SUFFIXES.values(), indexes, strict=True):
         _write_unsynced(output.path(suffix), raw, disk)
@@ -175,7 +173,7 @@ class ReadResult(NamedTuple):
 
     raws: bytes  # the records that stay, one after another
     rows: bytes  # their entries, as they were
-    removed: bytes  # the rows of the removed events, sorted by id
+    removed: bytes  # the rows of the removed events
     read_bytes: int  # records and entries
 
 
@@ -217,16 +215,17 @@ def read_range(ref: SegmentRef, low: int, high: int, flags: bytes) -> ReadResult
     if 1 not in flags:
         return ReadResult(_read_raws(segment, rows), rows, b"", read_bytes)
     removed, kept = _pick(rows, flags, _REMOVED), _pick(rows, flags, _KEPT)
+    types = column_array(removed, "type_hash")
     ids: list[bytes] = []
     positions, crcs = array("Q"), array("I")
     # Column by column: a step of Python for each event would cost more than all else.
     for records in _read_removed(segment, low, high, flags, rows):
-        its_positions, _, streams, types, its_ids, _, codes, datas, _ = zip(*records, strict=True)
+        its_positions, _, _, _, its_ids, _, codes, datas, _ = zip(*records, strict=True)
+        crcs.extend(content_crcs(types[len(positions) : len(positions) + len(datas)], codes, datas))
         positions.extend(its_positions)
         ids += its_ids
-        crcs.extend(map(crc32, datas, map(_seeds.__getitem__, zip(streams, types, codes, strict=True))))
     hashes, versions = column_array(removed, "stream_hash"), column_array(removed, "version")
-    events = sort_events(pack_events(ids, positions, hashes, versions, crcs))
+    events = pack_events(ids, positions, hashes, versions, crcs)
     return ReadResult(_read_raws(segment, kept), kept, events, read_bytes)
 
 
@@ -235,20 +234,6 @@ _FEW_SHARE: Final = 3
 _RECORDS_AT_ONCE: Final = 256
 _REMOVED: Final = re.compile(b"\x01+")
 _KEPT: Final = re.compile(b"\x00+")
-_MAX_SEEDS: Final = 1 << 16
-
-
-class _Seeds(dict[tuple[str, str, int], int]):
-    """The content seeds of streams, types and content types; emptied before it takes much memory."""
-
-    def __missing__(self, key: tuple[str, str, int]) -> int:
-        if len(self) >= _MAX_SEEDS:
-            self.clear()
-        seed = self[key] = content_seed(*key)
-        return seed
-
-
-_seeds: Final = _Seeds()
 
 
 def _read_removed(

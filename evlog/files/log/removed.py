@@ -11,6 +11,7 @@ from zlib import crc32
 
 from evlog.errors import CorruptionError, UnsupportedFormat
 from evlog.files.disk.files import map_file
+from evlog.files.format.hashes import hash_stream, hash_type
 from evlog.files.format.headers import (
     FILE_HEADER_BYTES,
     FORMAT_VERSION,
@@ -26,6 +27,7 @@ from evlog.files.format.removed_events import (
     STREAM,
     STREAM_BYTES,
     RemovedShape,
+    content_crcs,
     decode_stream,
     event_ids,
 )
@@ -39,12 +41,20 @@ if TYPE_CHECKING:
 class RemovedEvent:
     """A removed event: where it was in the log, and the CRC of its content (0: not kept)."""
 
-    __slots__ = ("content_crc", "position", "version")
+    __slots__ = ("content_crc", "position", "stream_hash", "version")
 
-    def __init__(self, position: int, version: int, content_crc: int) -> None:
+    def __init__(self, position: int, stream_hash: int, version: int, content_crc: int) -> None:
         self.position = position
+        self.stream_hash = stream_hash
         self.version = version
         self.content_crc = content_crc
+
+    def has_content(self, stream: str, type: str, content_type: int, data: bytes) -> bool:
+        """Return whether this is the content, as far as it is kept."""
+        if not self.content_crc:
+            return True
+        (crc,) = content_crcs([hash_type(type)], [content_type], [data])
+        return self.stream_hash == hash_stream(stream) and self.content_crc == crc
 
 
 class RemovedEvents:
@@ -83,11 +93,11 @@ class RemovedEvents:
 
     def find(self, id: bytes) -> RemovedEvent | None:
         """Return the removed event with this id."""
-        at = bisect_left(range(self.events), id, key=self._id)
+        at = bisect_left(range(self.events), id, key=self._id)  # `_id` checks the page
         if at == self.events or self._id(at) != id:
             return None
-        _, position, _, version, crc = EVENT.unpack_from(self._file, FILE_HEADER_BYTES + at * EVENT_BYTES)
-        return RemovedEvent(position, version, crc)
+        row = EVENT.unpack_from(self._file, FILE_HEADER_BYTES + at * EVENT_BYTES)
+        return RemovedEvent(*row[1:])
 
     def check_all(self) -> None:
         """Raise CorruptionError if a page is damaged."""

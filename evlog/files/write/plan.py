@@ -239,9 +239,7 @@ def _check_same(found: Record | RemovedEvent, id: bytes, stream: str, event: Enc
     """
     type, _, code, data, metadata = event
     if not isinstance(found, tuple):
-        from evlog.files.format.removed_events import content_crc
-
-        if found.content_crc and found.content_crc != content_crc(stream, type, code, data):
+        if not found.has_content(stream, type, code, data):
             reason = "is known with different content, of an event that was compacted away"
             raise IdConflict(id_text(id), stream, found.position, reason)
         return (found.position, found.version, stream, type, id, 0, code, data, metadata)
