@@ -43,7 +43,7 @@ def kind_of(name: str) -> str:
     if name in special:
         return special[name]
     suffix = name.rpartition(".")[2]
-    return {"json": "checkpoint", "gone": "removed"}.get(suffix, suffix)
+    return {"json": "checkpoint"}.get(suffix, suffix)
 
 
 def change(content: bytes, kind: str, choose: random.Random) -> bytes:
@@ -78,7 +78,7 @@ def change(content: bytes, kind: str, choose: random.Random) -> bytes:
 
 def change_lines(content: bytes, choose: random.Random) -> bytes:
     """Replace a value somewhere in a line of JSON."""
-    lines = content.splitlines()
+    lines = [content] if content.startswith(b'{"format":1,"store_id"') else content.splitlines()
     at = choose.randrange(len(lines))
     document = json.loads(lines[at])
     document.pop("crc32", None)
@@ -93,7 +93,10 @@ def change_lines(content: bytes, choose: random.Random) -> bytes:
         del place[key]
     else:
         place[key] = value
-    body = json.dumps(document, separators=(",", ":")).encode()[:-1]
+    text = json.dumps(document, separators=(",", ":"))
+    if "segments" in text:  # the manifest has a line for each segment
+        text = text.replace(":[[", ":[\n[").replace("],[", "],\n[").replace("]]}", "]\n]}")
+    body = text.encode()[:-1]
     lines[at] = body + b',"crc32":"%08x"}' % CONSTANT
     return b"".join(line + b"\n" for line in lines)
 

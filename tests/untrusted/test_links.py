@@ -16,8 +16,8 @@ OTHERS = ("fifo", "/dev/zero", "directory", "hole", "empty")
 NAMES = (
     *("manifest.json", "manifest.json.tmp", "lock", "durable", "queue", "compaction"),
     *("segments", "subscriptions"),
-    *("first .log", "first .offsets", "first .streams", "first .types", "first .ids", "first .gone"),
-    *("last .log", "last .offsets", "next log"),
+    *("first .log", "first .offsets", "first .streams", "first .types", "first .ids", "first .removed"),
+    *("last .log", "last .offsets", "next log", "segments/filter"),
     *("subscriptions/reader.json", "subscriptions/reader.json.tmp", "subscriptions/reader.lock"),
     *("subscriptions/parker.json", "subscriptions/parker.parked"),
 )
