@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 _FIRST_PAUSE_SECONDS: Final = 0.0001
 _LAST_PAUSE_SECONDS: Final = 0.01
 _REPORT_SECONDS: Final = 1.0
+_NAMED_SECONDS: Final = 0.05
 
 
 class FileLock:
@@ -63,6 +64,7 @@ class FileLock:
         self._file: WriteFile | None = None  # for all threads of this process
         self._threads = threading.Lock()  # the lock between threads, taken before the one between processes
         self._held: WriteFile | None = None  # guarded by _threads: the locked file
+        self._named_until = 0.0  # guarded by _threads: until when the path needs no other look
         self._blocked_since: float | None = None  # guarded by _threads: since when the kernel lets it wait
         self._reporter: threading.Thread | None = None  # guarded by _threads, but for its own end
         register_fork_reset(self)
@@ -122,7 +124,7 @@ class FileLock:
 
     def check_held(self) -> None:
         """Raise LockLost if the lock file was removed or replaced since this process took the lock."""
-        if self._held is None or not self._is_current(self._held):
+        if self._held is None or not os.fstat(self._held.fd).st_nlink:
             from evlog.errors import LockLost
 
             raise LockLost(self.path)
@@ -186,19 +188,28 @@ class FileLock:
             self._threads.release()
 
     def _is_current(self, file: WriteFile) -> bool:
-        """Return whether the path still names the open file."""
+        """Return whether the path still names the open file.
+
+        A removed or replaced file has no name, which costs 1 µs to see, each time. One that was moved has
+        another name, which costs 5 µs to see: every 50 ms.
+        """
+        opened = os.fstat(file.fd)
+        now = time.monotonic()
+        if opened.st_nlink and now < self._named_until:
+            return True
         try:
             named = os.lstat(self.path)
         except FileNotFoundError:
             return False
         except OSError as error:
             raise error_for(error, self.path) from error
-        opened = os.fstat(file.fd)
+        self._named_until = now + _NAMED_SECONDS
         return named.st_ino == opened.st_ino and named.st_dev == opened.st_dev
 
     def _forget(self, file: WriteFile) -> None:
         """Unlock a file that the path no longer names; the next `open` opens the one that it does name."""
         _unlock(file.fd)
+        self._named_until = 0.0
         with self._opening:
             if self._file is file:
                 self._file = None

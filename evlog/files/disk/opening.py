@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import time
 
 from evlog.errors import (
     StoreAccessDenied,
@@ -62,6 +63,12 @@ OWN_DIRECTORIES: Final = ("/segments", "/subscriptions", "/snapshots")
 _SAFE: Final = os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
 
+# Directories that are known to be no links, until when: a look costs 5 µs, and a look-up may open many files.
+_checked: dict[str, float] = {}
+_CHECKED_SECONDS: Final = 0.05
+_MAX_CHECKED: Final = 100
+
+
 def error_for(error: OSError, path: str) -> EvlogError:
     """Return the evlog error that an operating system's error at the path means."""
     number = error.errno or 0
@@ -106,13 +113,17 @@ def open_file(path: str, flags: int, mode: int = 0) -> tuple[int, os.stat_result
 def check_directory(path: str) -> None:
     """Raise UnsafeFile if the path is in a directory of the store that is a link, or not a directory."""
     directory = path.rpartition("/")[0]
-    if not directory.endswith(OWN_DIRECTORIES):
+    now = time.monotonic()
+    if _checked.get(directory, 0.0) > now or not directory.endswith(OWN_DIRECTORIES):
         return
     try:
         kind = stat.S_IFMT(os.lstat(directory).st_mode)
     except OSError:
         return  # what follows says what is wrong
     if kind == stat.S_IFDIR:
+        if len(_checked) > _MAX_CHECKED:
+            _checked.clear()
+        _checked[directory] = now + _CHECKED_SECONDS
         return
     above = os.path.dirname(directory)
     is_store = os.path.lexists(f"{directory}/manifest.json") and not os.path.lexists(f"{above}/manifest.json")

@@ -144,6 +144,8 @@ class Writer:
     def _append_locked(self, append: Append) -> BatchResult:
         """Write what is new of the append."""
         plan = self._planner.plan_locked(append)
+        if plan.events:
+            self._lock.check_held()  # this process may have been suspended since it took the lock
         first_position = self._tail.put_locked(plan) if plan.events else 0
         return plan.result(first_position)
 
