@@ -279,6 +279,20 @@ def test_parent_and_forked_children_may_go_on_with_one_store(memory_path: Path) 
     )
 
 
+def test_every_public_name_is_there_and_few_are_imported_at_once() -> None:
+    assert {name for name in evlog.__all__ if getattr(evlog, name) is None} == set()
+    assert dir(evlog) == sorted(evlog.__all__)
+    with pytest.raises(AttributeError, match="'Filter'"):
+        evlog.Filter  # noqa: B018 - asked for its error
+    late = ["evlog.subscriptions", "evlog.engine", "evlog.files", "evlog.model.reports", "dataclasses"]
+    script = "import sys, evlog; print([name for name in sys.argv[1:] if name in sys.modules])"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run(
+        [sys.executable, "-c", script, *late], capture_output=True, check=True, text=True, env=environment
+    )
+    assert done.stdout == "[]\n"
+
+
 def test_events_can_be_pickled(store: EventStore) -> None:
     fill(store, 2)
     events = list(store.read_all())

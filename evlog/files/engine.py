@@ -19,7 +19,7 @@ from evlog.files.disk.fork import register_fork_reset
 from evlog.files.format.hashes import hash_ids, hash_stream
 from evlog.files.log.crafted import refuses_crafted_content, without_crafted_content
 from evlog.files.log.log import Log
-from evlog.files.log.read import Selection, read_log
+from evlog.files.log.read import read_log, selection_of
 from evlog.files.log.read_stream import Bounds, read_stream
 from evlog.files.write.writer import Writer
 
@@ -202,16 +202,7 @@ class DirectoryEngine:
         self, after: int, to: int | None, filter: EventFilter, *, reverse: bool, limit: int | None
     ) -> Iterator[Event]:
         """Iterate over the events behind `after` up to and including `to`."""
-        selection = Selection(
-            after + 1,
-            to,
-            filter.category,
-            None if filter.types is None else frozenset(filter.types),
-            filter.since_us,
-            filter.until_us,
-            filter.include_system,
-            filter.stream,
-        )
+        selection = selection_of(filter, after + 1, to)
         return read_log(self._refreshed(), selection, reverse=reverse, limit=limit)
 
     @refuses_crafted_content

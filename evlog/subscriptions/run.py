@@ -132,7 +132,7 @@ class Subscription:
 
         Raises:
             StoreClosed: the store was closed.
-            StoreNotFound: the store was removed.
+            StoreNotFound, StoreReplaced: the store was removed; another one is in its place.
             CorruptionError: committed events are damaged; those before them were given out.
             StoreIOError: the disk failed.
         """

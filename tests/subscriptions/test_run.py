@@ -15,7 +15,7 @@ import pytest
 
 import evlog
 from evlog import EventStore
-from evlog.errors import CorruptionError, InvalidArgument, StoreNotFound
+from evlog.errors import CorruptionError, InvalidArgument, StoreNotFound, StoreReplaced
 from evlog.files.format import paths
 from evlog.files.log import read as reader
 from evlog.subscriptions import run as follow
@@ -310,7 +310,7 @@ def test_another_store_in_its_place_ends_it(store: EventStore, memory_path: Path
             fill(another, 5)
         shutil.rmtree(store.path)
         os.rename(memory_path / "new", store.path)
-        with pytest.raises(StoreNotFound):
+        with pytest.raises(StoreReplaced):
             subscription.next_event(0)
 
 

@@ -16,9 +16,8 @@ import os
 import time
 from bisect import bisect_left
 
-from evlog.errors import StoreNotFound
 from evlog.files.disk.watch import TICK_SECONDS, Watch
-from evlog.files.log.read import Selection, read_log
+from evlog.files.log.read import read_log, selection_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,23 +34,6 @@ _BUSY_SECONDS: Final = 0.002  # a log with news at shorter intervals is busy
 _BUSY_PAUSE_SECONDS: Final = 0.010
 
 
-def selection_of(
-    filter: EventFilter, first: int, last: int | None, *, newest_singly: bool = False
-) -> Selection:
-    """Return what the log is asked for: a filter's events between two positions, inclusive."""
-    return Selection(
-        first,
-        last,
-        filter.category,
-        None if filter.types is None else frozenset(filter.types),
-        filter.since_us,
-        filter.until_us,
-        filter.include_system,
-        filter.stream,
-        newest_singly,
-    )
-
-
 class CommittedFeed:
     """One follower's view of a log. For one thread at a time, except `wake`.
 
@@ -62,7 +44,6 @@ class CommittedFeed:
 
     def __init__(self, log: Log, filter: EventFilter, disk: Disk) -> None:
         self._log = log
-        self._store_id = log.manifest.store_id
         self._filter = filter
         self._disk = disk
         self._watch = Watch(log.store)
@@ -85,7 +66,8 @@ class CommittedFeed:
         """Return the last position that may be delivered now; looks only if nothing behind `after` is known.
 
         Raises:
-            StoreNotFound: the store is gone, or another is in its place.
+            StoreNotFound: the store is gone.
+            StoreReplaced: another store is in its place.
             CorruptionError: all sound events are scanned, and what follows was acknowledged and is damaged.
             StoreIOError: the disk failed.
         """
@@ -155,8 +137,6 @@ class CommittedFeed:
         self._look_due = now + _PATIENCE_SECONDS
         log.refresh()
         self._pulse = pulse
-        if log.manifest.store_id != self._store_id:
-            raise StoreNotFound(log.store)
         self._committed = max(log.acknowledged_position(), self._own_position())
         if self._committed <= after:
             log.raise_damage()

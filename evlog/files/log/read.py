@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from evlog.files.log.log import Log
     from evlog.files.log.parts import Part
     from evlog.model.events import Record
+    from evlog.model.filters import EventFilter
 
 # Up to this share of a segment, events that an index names are read one by one; beyond, reading all is
 # faster.
@@ -91,6 +92,23 @@ class Selection(NamedTuple):
         if types is None:
             return lambda record: record[2].startswith(prefix) or record[2] == category
         return lambda record: record[3] in types and category_of(record[2]) == category
+
+
+def selection_of(
+    filter: EventFilter, first: int, last: int | None, *, newest_singly: bool = False
+) -> Selection:
+    """Return the selection of a filter's events between two positions, inclusive."""
+    return Selection(
+        first,
+        last,
+        filter.category,
+        None if filter.types is None else frozenset(filter.types),
+        filter.since_us,
+        filter.until_us,
+        filter.include_system,
+        filter.stream,
+        newest_singly,
+    )
 
 
 def read_log(log: Log, selection: Selection, *, reverse: bool, limit: int | None) -> Iterator[Event]:
