@@ -1,8 +1,8 @@
-"""Writing a sealed segment's log in compressed form, beside the plain one, if that is worth it.
+"""Writing a sealed segment's log in compressed form beside the plain one, if that makes it smaller.
 
 The bytes of the log do not change, so its indexes and digests stay. The log is checked before, and each block
-is unpacked again and compared: the plain file goes once the manifest names this one. It is synced, but no
-manifest names it yet: a crash leaves a file that means nothing. Nothing here takes a lock.
+is unpacked again and compared, because the plain file is removed once the manifest names this one. It is
+synced, but no manifest names it yet: a crash leaves a file that means nothing. Nothing here takes a lock.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ from evlog.files.format.seek_table import (
 )
 from evlog.files.log.segment import SealedSegment
 
-_WORTH: Final = 0.95  # what a compressed log may take of the plain one: else it stays plain
-_SAMPLES: Final = 64  # blocks, spread over a log, tell within some percent what compressing gives
+_WORTH: Final = 0.95  # a log that compresses to a larger share than this stays plain
+_SAMPLES: Final = 64  # blocks, spread over a log: an estimate within some percent
 _WRITE_BYTES: Final = 1 << 20
-_BLOCKS_AT_ONCE: Final = 64  # are compressed between two looks at the progress
+_BLOCKS_AT_ONCE: Final = 64  # are compressed between two calls of the progress
 
 Progress = Callable[[int], None]
 """Called now and then with the bytes of the log that were compressed since the last call."""
 
 
 def compressed_path(store: str, info: SegmentInfo) -> str:
-    """Where the log of a segment stands once it is compressed."""
+    """Return where the log of a segment is once it is compressed."""
     return paths.segment_path(store, info.first_position, info.generation, paths.COMPRESSED_LOG)
 
 
 def maybe_estimate(segment: SealedSegment) -> int | None:
-    """About how many bytes a segment would take compressed; None if it is not worth it.
+    """Estimate the bytes that a segment would take compressed; None if that saves too little.
 
     Raises:
-        ZstdNotInstalled: zstandard is not there.
+        ZstdNotInstalled: zstandard is not installed.
     """
     require_zstandard(segment.log_path)
     log_bytes = segment.info.log_bytes
@@ -66,29 +66,29 @@ def maybe_compress(path: str, segment: SealedSegment, disk: Disk, progress: Prog
     """Write the log of a plain segment in compressed form; the file is synced, its name is not.
 
     Args:
-        path: where to. It may be there in part when an error is raised.
+        path: the new file. A part of it may be there when an error is raised.
 
     Returns:
-        What the manifest has to say of the segment then; None if it is not worth it, and there is no file.
+        What the manifest has to say of the segment; None, without a file, if compressing saves too little.
 
     Raises:
         CorruptionError: the log is damaged.
-        ZstdNotInstalled: zstandard is not there.
-        StoreFull, StoreIOError: the disk refuses.
+        ZstdNotInstalled: zstandard is not installed.
+        StoreFull, StoreIOError: the disk fails.
     """
     if maybe_estimate(segment) is None:
         progress(segment.info.log_bytes)
         return None
     _check_frames(segment)
     size = _write(path, segment, disk, progress)
-    if size > _WORTH * segment.info.log_bytes:  # the sample said something else
+    if size > _WORTH * segment.info.log_bytes:  # the estimate was wrong
         disk.remove(path)
         return None
     return segment.info._replace(compressed_bytes=size)
 
 
 def _check_frames(segment: SealedSegment) -> None:
-    """Raise CorruptionError if a frame is damaged: what is compressed shall be what was written."""
+    """Raise CorruptionError if a frame is damaged: damage must not be compressed."""
     offset = FILE_HEADER_BYTES
     while offset < segment.end:
         header, body = segment.frame(offset)
@@ -100,7 +100,7 @@ def _check_frames(segment: SealedSegment) -> None:
 
 
 def _check_block(path: str, packed: bytes, content: bytes, offset: int) -> None:
-    """Raise CorruptionError if a block would not give back its content: the plain log is about to go."""
+    """Raise CorruptionError if a block does not unpack to its content: the plain log will be removed."""
     try:
         same = unpack(packed, len(content)) == content
     except BlockFault:
@@ -134,7 +134,7 @@ def _write(path: str, segment: SealedSegment, disk: Disk, progress: Progress) ->
         progress(log_bytes % (_BLOCKS_AT_ONCE * block_bytes))
         tail = encode_tail(make_table(block_bytes, log_bytes, sizes, crcs))
         disk.write_at(file, b"".join([*waiting, tail]), written)
-        # Last, for it tells the CRC of the tail; without it the file is none.
+        # Last, because it holds the CRC of the tail; without it the file is not valid.
         disk.write_at(file, encode_head(segment.header, block_bytes, len(sizes), tail), 0)
         disk.sync(file)
     finally:

@@ -399,7 +399,7 @@ def test_policies_that_were_replaced_hinder_no_subscription(store: EventStore) -
     assert store.compact().events_removed == 2
 
 
-def test_256_descriptors_are_enough_for_any_number_of_segments(memory_path: Path) -> None:
+def test_64_descriptors_are_enough_for_any_number_of_segments(memory_path: Path) -> None:
     path = memory_path / "store"
     with small_store(path, segment_events=2) as store:
         for number in range(150):
@@ -409,7 +409,7 @@ def test_256_descriptors_are_enough_for_any_number_of_segments(memory_path: Path
         for number in range(150):
             store.append(f"s-{number % 7}", [new(number), new(number)])
     program = (
-        "import resource, sys, evlog; resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256)); "
+        "import resource, sys, evlog; resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64)); "
         "print(evlog.open(sys.argv[1]).compact().events_removed)"
     )
     done = subprocess.run([sys.executable, "-c", program, path], capture_output=True, text=True, check=False)
