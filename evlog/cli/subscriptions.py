@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from evlog.cli._support import console, options
 from evlog.cli._support.parameters import COUNT, STORE, Subcommand, argument, option
-from evlog.errors import EvlogError, InvalidArgument
+from evlog.errors import EXIT_CORRUPT, EXIT_OK, EvlogError, InvalidArgument
 from evlog.model.json_lines import encode_lines, encode_time
 
 TYPE_CHECKING = False
@@ -47,14 +47,19 @@ class ReplayFailed(EvlogError):
         self.replayed = replayed
 
 
-def _list(given: Given) -> None:
+def _list(given: Given) -> int:
     with options.open_store(given) as store:
         found = store.subscriptions()
+    damaged = [info.damage for info in found if info.damage is not None]
+    console.set_verdict(EXIT_CORRUPT if damaged else EXIT_OK)
     if console.stdout_is_terminal():
         _draw(_COLUMNS, map(_row, found), "no subscriptions; `evlog tail --name NAME` makes one")
     else:
         for info in found:
             console.write_object(_as_object(info))
+    for damage in damaged:
+        console.note(damage)
+    return console.verdict()
 
 
 def _show(given: Given) -> None:

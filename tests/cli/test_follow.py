@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import pty
+import select
 import signal
 import struct
 import subprocess
@@ -371,6 +372,20 @@ def test_a_command_does_its_work_though_the_reader_has_left(store: library.Event
         assert end_of(process) == (0, b"", b"")
     assert Path("done").read_text() == "1\n2\n"
     assert store.subscription("a").position == 2
+
+
+def test_a_run_with_a_command_waits_on_though_the_reader_has_left(
+    store: library.EventStore, gate: int
+) -> None:
+    with tail("-f", "--exec", "echo $EVLOG_POSITION > gate") as process:
+        assert process.stdout
+        process.stdout.close()
+        for number in (1, 2, 3):
+            assert select.select([gate], [], [], PATIENCE_SECONDS)[0]
+            assert os.read(gate, 99) == b"%d\n" % number
+            add(store, number + 1)
+        process.send_signal(signal.SIGTERM)
+        assert end_of(process)[0] == -signal.SIGTERM
 
 
 def test_a_command_that_fails_because_the_reader_left_ends_the_run(

@@ -225,3 +225,13 @@ def test_a_slip_names_the_action_that_was_meant(filled: Evlog) -> None:
     assert "'show'" in result.err
     assert "`evlog subscriptions --help`" in result.err
     assert "`evlog subscriptions show --help`" in filled("subscriptions", "show").err
+
+
+def test_a_damaged_checkpoint_hides_no_other_subscription(filled: Evlog, here: Path) -> None:
+    (here / ".evlog" / "subscriptions" / "all.json").write_bytes(b"")
+    result = filled("subscriptions")
+    assert result.code == 4
+    assert [(info["name"], "damage" in info) for info in result.lines] == [("all", True), ("paid", False)]
+    assert "reset the subscription to repair it" in result.err
+    assert filled("subscriptions", "reset", "all", "--to", "4").code == 0
+    assert [info["position"] for info in filled("subscriptions").lines] == [4, 6]

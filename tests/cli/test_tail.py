@@ -61,6 +61,7 @@ def numbers(evlog: Evlog, *arguments: str, code: int = 0) -> list[int]:
         (["--until-type", "Paid"], [1, 2, 3, 4, 5]),
         (["order-2", "--until-type", "Paid"], [2, 4, 6, 8, 10]),
         (["--until-type", "Gone", "--until-type", "Paid"], [1, 2, 3, 4, 5]),
+        (["--until-type", "Paid", "--until-type", "Gone"], [1, 2, 3, 4, 5]),
         (["--until-type", "Paid", "--until-type", "Seen"], [1]),
         (["--type", "Paid", "--type", "Seen", "--until-type", "Paid"], [1, 2, 3, 4, 5]),
         (["--after", "5", "--until-type", "Paid"], [6, 7, 8, 9, 10]),

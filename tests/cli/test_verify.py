@@ -167,6 +167,7 @@ def test_the_progress_bar_is_removed_before_the_report(
     bar, erased, report = terminal.shown.rpartition("\x1b[2K")  # the line is erased
     assert erased
     assert "━" in bar
+    assert "━" not in report
     assert "\x1b" not in report
     assert "events" in report
 

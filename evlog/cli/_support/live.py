@@ -1,9 +1,9 @@
-"""The table that `evlog tail` draws on a terminal: rows that come one by one line up with those before.
+"""The table that `evlog tail` draws on a terminal: rows that are printed one by one and line up.
 
-A table that is drawn at once knows all its cells; this one has to leave room for what may come. Columns are
-therefore wider than what they hold, never become narrower while the terminal keeps its size, and grow for a
-longer name, under a new heading, as long as the data keeps its share of the line. Every call looks at the
-terminal's size anew.
+1. Columns are wider than what they hold, because later rows are not known yet. They do not become narrower
+   while the terminal keeps its size.
+2. A column grows for a longer name, under a new heading, as long as the data keeps its part of the line.
+3. Every call reads the terminal's size again.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from evlog.cli._support.output import readable_time
 from evlog.model.events import Event
 
 _GAP: Final = "  "
-# Position and version have the room of their names, which will do for a while, and are never cut.
+# Position and version fit their headings, and are never cut.
 _LEAST: Final = {"position": 8, "version": 7, "stream": 12, "type": 14, "time": 19}
-_SHARE: Final = 6  # and on a wide terminal a name has this part of the line
+_SHARE: Final = 6  # the part of a wide line that a name has
 _NUMBERS: Final = frozenset({"position", "version"})
 _NAMES: Final = ("stream", "type")
-_SPARE_COLUMNS: Final = 2  # order-9 is followed by order-10
+_SPARE_COLUMNS: Final = 2  # after order-9 comes order-10
 _DATA_COLUMNS: Final = 16
-# Below this a terminal is narrow: the year and, where streams are mixed, the version give way.
+# A narrower terminal shows no year and, if streams are mixed, no version.
 _WIDE_COLUMNS: Final = 100
 _YEAR: Final = len("2026-")
 _SHORTEST_NAME: Final = 4
@@ -34,10 +34,10 @@ _PAINT: Final = {"position": "33", "stream": "1", "type": "36", "time": "2"}
 
 
 class LiveTable:
-    """Turns events into rows, and remembers how wide the columns have become.
+    """Turns events into rows, and keeps the widths of the columns.
 
     Args:
-        one_stream: all events are of one stream, so that its name need not be in every row.
+        one_stream: all events are of one stream, so the rows do not name it.
     """
 
     def __init__(self, *, one_stream: bool) -> None:
@@ -49,7 +49,7 @@ class LiveTable:
         self._names: tuple[str, ...] = ()
 
     def draw(self, events: Iterable[Event]) -> bytes:
-        """The rows of some events, below the names of the columns where these are new or move."""
+        """Return the rows of some events, after a heading if the columns are new or have moved."""
         rows = [self._cells(event) for event in events]
         heading = self._look_at(console.columns())
         for row in rows:
@@ -64,7 +64,7 @@ class LiveTable:
         return cells
 
     def _look_at(self, columns: int) -> bool:
-        """Choose the columns for a terminal of this width; whether they are others than before."""
+        """Choose the columns for a terminal of this width; return whether they have changed."""
         if columns == self._columns:
             return False
         wide = columns >= _WIDE_COLUMNS
@@ -85,7 +85,7 @@ class LiveTable:
         return changed
 
     def _make_room(self, row: dict[str, str]) -> bool:
-        """Widen the columns that a row needs wider; whether one was."""
+        """Widen the columns that are too narrow for a row; return whether there were any."""
         widened = False
         for name in self._names[:-1]:
             over = cell_len(row[name]) - self._widths[name]
