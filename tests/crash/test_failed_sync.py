@@ -15,7 +15,7 @@ from evlog.errors import StoreIOError
 from evlog.store import EventStore
 from tests.crash import explore, recordings
 from tests.crash.check import SEGMENT_EVENTS, check_reads, check_recovery, open_store
-from tests.crash.disk import RecordingDisk, World
+from tests.crash.disk import Killed, RecordingDisk, World
 from tests.crash.explore import Outcome
 from tests.crash.history import History, all_known, event
 
@@ -36,7 +36,8 @@ class Scene:
         self.other = open_store(self.path, create=True, disk=disk, segment_events=segment_events)
         self.world.note("created", 0)
         self.reader = open_store(self.path, disk=RecordingDisk(self.world))
-        self.store = open_store(self.path, disk=RecordingDisk(self.world, fail_sync=fail_sync))
+        self.disk = RecordingDisk(self.world, fail_sync=fail_sync)
+        self.store = open_store(self.path, disk=self.disk)
         self.history.send(self.other, [("first", [event(900)])])
 
     def append(self, store: EventStore, number: int) -> bool:
@@ -106,6 +107,27 @@ def test_nothing_is_acknowledged_on_top_of_a_failed_sync() -> None:
     explore.expect(outcome, 50)
 
 
+def test_a_writer_killed_between_its_failed_sync_and_its_mark_misleads_no_later_one() -> None:
+    """The kernel tells no writer that opens the log later. It must not append behind what only memory has."""
+    with recordings.scratch() as root:
+        scene = Scene(root, 99, segment_events=99)
+        scene.other.close()
+        disk = scene.disk
+        assert scene.append(scene.store, 1)
+        disk.fail_sync = disk.syncs + 1
+        disk.kill_at = disk.steps + 5  # after frame, entries, written mark and sync: the suspect mark
+        with pytest.raises(Killed):
+            scene.append(scene.store, 2)
+        assert [event.stream for event in scene.reader.read_all()] == ["first", "more", "more"]
+        with open_store(scene.path, disk=RecordingDisk(scene.world)) as heir:
+            assert scene.append(heir, 3)
+            known = all_known(scene.history.batches)
+            assert [event.position for event in check_reads(heir, known)] == [1, 2, 3]
+        recording = recordings.record(scene.world, scene.history, "killed after a failed sync")
+        explore.expect(explore.power_losses(recording, 2, {len(recording.ops)}), 1)
+        check_recovery(scene.path, known)
+
+
 @pytest.mark.parametrize("tells_all", [True, False])
 def test_a_failed_sync_is_seen_by_the_other_writers(tells_all: bool) -> None:
     with recordings.scratch() as root:
@@ -140,7 +162,7 @@ def test_who_saw_what_a_failed_sync_lost_sees_what_came_instead(size: int) -> No
 
 def test_a_mark_of_suspicion_outlives_its_writer(monkeypatch: pytest.MonkeyPatch) -> None:
     dropped = []
-    monkeypatch.setattr(RecordingDisk, "drop_cache", lambda _, file: dropped.append(file.path))
+    monkeypatch.setattr(RecordingDisk, "drop_cache", lambda _, file, offset=0: dropped.append(file.path))
     with recordings.scratch() as root:
         scene = Scene(root, 1)
         assert not scene.append(scene.store, 1)

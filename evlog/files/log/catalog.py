@@ -101,7 +101,7 @@ def _describe(log: Log) -> StoreInfo:
         last_time=_EPOCH + timedelta(microseconds=last[5]) if last else None,
         policies=policies,
         deleted_streams=deleted,
-        clock_ahead_seconds=max(0.0, last[5] / 1e6 - time.time()) if last else 0.0,
+        clock_ahead_seconds=max(0, last[5] - time.time_ns() // 1000) / 1e6 if last else 0.0,
         compressed_segments=len(packed),
         saved_bytes=sum(info.log_bytes - info.compressed_bytes for info in packed),
     )

@@ -65,12 +65,14 @@ class SyncMarks:
     def __init__(self, store: str, disk: Disk) -> None:
         self._disk = disk
         self.lock = MarksLock(paths.durable_path(store), disk)
-        # Guards every sync of the log's files by this process and what follows from it: `failed`, `synced`. A
-        # thread that takes the writers' lock, too, takes that one first.
+        # Guards every sync of the log's files by this process, and `_covered`. A thread that takes the
+        # writers' lock, too, takes that one first.
         self.syncing = threading.Lock()
-        self.failed: StoreIOError | None = None  # set under `syncing` or the writers' lock, never cleared
-        # (tag, offset): how far this process has synced which segment. One value, replaced whole: a thread
-        # must not get the tag of one segment and the offset of another, while a third begins a segment.
+        self._covered = (0, 0)  # (tag, offset): how far the last sync went
+        self.failed: StoreIOError | None = None  # not guarded: set by any thread, never cleared
+        # (tag, offset): how far which segment is synced, and no other writer's sync was found to have failed.
+        # Not guarded, but one value that is replaced whole: the tag of one segment must not come with the
+        # offset of another, when a thread begins a segment meanwhile. An older value understates.
         self.synced = (0, 0)
         self.end: SyncPoint | None = None  # replaced whole, under the writers' lock: where the log ends now
         register_fork_reset(self)
@@ -78,7 +80,11 @@ class SyncMarks:
     def reset_after_fork(self) -> None:
         """Begin again in a forked child, with descriptors of its own: each is told of a failed sync once."""
         self.syncing = threading.Lock()
-        self.synced = (0, 0)
+        self.forget()
+
+    def forget(self) -> None:
+        """Forget how far the log is synced: it may be another one, or have been cut."""
+        self._covered = self.synced = (0, 0)
         self.end = None
 
     def close(self) -> None:
@@ -105,9 +111,13 @@ class SyncMarks:
     def fail(self, error: StoreIOError, tag: int, offset: int) -> None:
         """Refuse from now on, and have the next writer look at the device, not at what memory shows."""
         self.failed = error
+        mark = encode_mark(SUSPECT_MAGIC, Mark(tag, offset))
         try:
+            if self.lock.is_mine():
+                self._disk.write_at(self.lock.open(), mark, _SUSPECT_AT)
+                return
             with self.lock as marks_file:  # without it a recovery could remove the mark unseen
-                self._disk.write_at(marks_file, encode_mark(SUSPECT_MAGIC, Mark(tag, offset)), _SUSPECT_AT)
+                self._disk.write_at(marks_file, mark, _SUSPECT_AT)
         except EvlogError:
             pass  # the other writers still get the device's error at their own sync
 
@@ -122,25 +132,20 @@ class SyncMarks:
         Raises:
             StoreIOError: a sync failed, this one or another writer's: nothing more may be acknowledged.
         """
+        if not written and self._is_known_durable(point):
+            return
         with self.syncing:
             if self.failed is not None:
                 raise self.failed
-            tag, offset = self.synced
-            if tag == point.tag and offset >= point.offset:
-                return  # by the sync of another thread
-            if not written and self._is_known_durable(point):
-                return
-            end = self.end  # read before the sync: what is written meanwhile need not be on the device
-            if end is None or end.tag != point.tag or end.offset < point.offset:
-                end = point
-            try:
-                self._disk.sync(end.file)
-                self._mark_durable(end)
-            except StoreIOError as error:
-                if self.failed is None:  # else another writer's sync failed, and its mark is there
-                    self.fail(error, end.tag, end.offset)
-                raise
-            self.synced = (end.tag, end.offset)
+            tag, offset = self._covered
+            if tag != point.tag or offset < point.offset:
+                end = self.end  # read before the sync: later frames need not be on the device
+                if end is not None and end.tag == point.tag and end.offset > point.offset:
+                    point = end
+                self._sync(point.file, point)
+                self._covered = point.tag, point.offset
+        self._mark_durable(point)
+        self.synced = point.tag, point.offset
 
     def sync_file(self, file: WriteFile, point: SyncPoint) -> None:
         """Sync another file of the segment whose end is at the point.
@@ -149,11 +154,15 @@ class SyncMarks:
             StoreIOError: what it has lost would be sealed as whole, so nothing more may be written.
         """
         with self.syncing:
-            try:
-                self._disk.sync(file)
-            except StoreIOError as error:
-                self.fail(error, point.tag, point.offset)
-                raise
+            self._sync(file, point)
+
+    def _sync(self, file: WriteFile, point: SyncPoint) -> None:
+        """Sync a file; `syncing` is held, so that no other thread syncs before it sees the failure."""
+        try:
+            self._disk.sync(file)
+        except StoreIOError as error:
+            self.fail(error, point.tag, point.offset)
+            raise
 
     def _is_known_durable(self, point: SyncPoint) -> bool:
         marks = self.read()
@@ -170,6 +179,9 @@ class SyncMarks:
                     self._disk.write_at(marks_file, mark, _DURABLE_AT)
                 except StoreFull:
                     pass  # an old mark is safe
+                except StoreIOError as error:
+                    self.failed = error
+                    raise
 
 
 class MarksLock:

@@ -156,7 +156,8 @@ class LogTail:
         self._log_file: LogFile | None = None
         self._offsets_file: WriteFile | None = None
         self._has_rolled = False
-        self._unsure = True  # memory may differ from the disk: look again before appending
+        self._replaced = False  # never cleared: what was read from the store before may not be in this one
+        self._unsure = False  # memory may differ from the disk: look again before appending
         self._last_time_us = 0
         self._seen_count = -1  # events of the active segment that are accounted for; -1: none of this segment
         self._written = b""  # the written mark that is accounted for
@@ -305,26 +306,22 @@ class LogTail:
         assert self._offsets_file is not None
         active = self._log.active.segment
         self._unsure = True
-        try:
-            # No other sync may fail unseen meanwhile: what it has lost would be sealed as whole.
-            with self._marks.syncing, self._marks.lock:
-                if self._marks.failed is not None:
-                    raise self._marks.failed
+        # No other sync may fail unseen meanwhile: what it has lost would be sealed as whole.
+        with self._marks.syncing, self._marks.lock:
+            if self._marks.failed is not None:
+                raise self._marks.failed
+            try:
                 self._log_file.trim(active.end)
-                self._disk.sync(
-                    self._log_file.file
-                )  # sealed means synced: the marks are of the active log only
-                self._disk.sync(
-                    self._offsets_file
-                )  # else a power loss would have it rebuilt from the whole log
+                self._disk.sync(self._log_file.file)  # the marks speak of the active log only
+                self._disk.sync(self._offsets_file)  # else it may have to be rebuilt from the log
                 self._marks.check_sound(self._marks.read(), self._log_file.file, self._tag)
                 if not self._has_rolled:  # once: listing the directory takes long with thousands of segments
                     remove_leftovers_locked(self._log.store, self._disk)
                     self._has_rolled = True
                 roll_locked(self._log, self._disk)
-        except StoreIOError as error:
-            self._marks.fail(error, active.tag, active.end)
-            raise
+            except StoreIOError as error:
+                self._marks.fail(error, active.tag, active.end)
+                raise
         self._unindexed.append(self._log.sealed[-1])
         self._open_files_locked()
         self._seen_count = 0  # of the new segment: the versions that are remembered are still right
@@ -365,6 +362,8 @@ class LogTail:
         """
         if self._marks.failed is not None:
             raise self._marks.failed
+        if self._replaced:
+            raise StoreReplaced(self._log.store)
         if self._unsure or not self._follow_locked():
             self._look_again_locked()
             self._unsure = False
@@ -398,13 +397,14 @@ class LogTail:
         if self._unsure:
             log.reset()
         log.refresh(suspicious=True)
-        self._marks.synced = (0, 0)
+        self._marks.forget()
         self._seen_count = -1
         active = log.active.segment
         new = active.tag != self._tag
+        if new and self._tag and active.first_position <= self._first_position:
+            self._replaced = True  # by an older copy: a roll begins a later segment
+            raise StoreReplaced(log.store)
         if new:
-            if self._tag and active.first_position <= self._first_position:
-                raise StoreReplaced(log.store)  # by an older copy: a roll begins a later segment
             if not self._tag and log.sealed:
                 log.faulty.append(log.sealed[-1])  # its writer may have died before building the indexes
             try:
@@ -417,6 +417,7 @@ class LogTail:
             self._open_files_locked()
         assert self._log_file is not None
         if not (self._log_file.is_in_place() and active.is_file(*self._log_file.identity)):
+            self._replaced = True
             raise StoreReplaced(log.store)
         if not new:
             self._marks.check_sound(self._marks.read(), self._log_file.file, self._tag)

@@ -57,7 +57,7 @@ _REFUSALS: Final = (
 
 # This many requests are appended together, and synced before the lock is released, so that as many gather
 # meanwhile. Fewer are quicker when each writer appends alone, with its sync beside those of the others.
-_MANY: Final = 4
+_MANY = 4
 _MAX_ROUNDS: Final = 8  # of one leader, whose own append is durable after the first
 _CONTENDED_APPENDS: Final = 32  # without any request, before a writer stops looking for them
 _MAX_TRIES: Final = 12  # where no writer leads, before a writer waits for the lock

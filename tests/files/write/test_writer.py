@@ -14,6 +14,7 @@ import pytest
 import evlog
 from evlog import ANY, NO_STREAM, EventStore, NewEvent
 from evlog.errors import (
+    ClockError,
     EventTooLarge,
     InvalidArgument,
     InvalidEvent,
@@ -136,6 +137,32 @@ def test_time_never_decreases_behind_an_empty_segment(memory_path: Path, clock: 
         disk.full = False
         store.append("s", [new()])
         assert [event.time_us for event in store.read("s")] == [noon, noon]
+
+
+def test_a_clock_that_no_event_can_have_is_refused(store: EventStore, clock: Clock) -> None:
+    for outside in (-1, -2_000_000_000_000_000, 253_402_300_800_000_000):
+        clock.us = outside
+        with pytest.raises(ClockError) as caught:
+            store.append("s", [new()])
+        assert caught.value.attributes() == {"time_us": outside}
+        assert "clock" in str(caught.value)
+    clock.us = 1_700_000_000_000_000
+    store.append("s", [new()])
+    clock.us = -5  # set back too far: time does not decrease, and the store stays usable
+    store.append("s", [new()])
+    assert [event.time_us for event in store.read("s")] == [1_700_000_000_000_000] * 2
+
+
+def test_info_says_by_how_much_the_clock_is_behind_the_last_event(store: EventStore, clock: Clock) -> None:
+    assert store.info().clock_ahead_seconds == 0
+    store.append("s", [new()])
+    assert store.info().clock_ahead_seconds == 0
+    clock.us -= 3_600_000_000
+    assert store.info().clock_ahead_seconds == 3600
+    store.append("s", [new()])
+    assert store.info().clock_ahead_seconds == 3600  # the later event has that time, too
+    clock.us += 3_600_000_001
+    assert store.info().clock_ahead_seconds == 0
 
 
 def test_events_of_one_append_have_one_time(store: EventStore) -> None:
