@@ -1,9 +1,9 @@
-"""Looking at a compressed log as `verify`, `repair` and `salvage` do: past all damage, every byte checked.
+"""Reading a compressed log past all damage, with every byte checked.
 
-What cannot be unpacked reads as zeros, which never pass for a frame or a record, and is a finding. Where the
-header or the table of blocks is damaged, the blocks are found without: by the seek table alone, or by their
-own structure, one behind the other; zstandard's checksums say then which of them are whole. The file is read
-with `pread`, so that nothing that happens to it meanwhile can kill the process. Nothing here writes.
+A block that cannot be unpacked reads as zeros, which never pass for a frame or a record, and is a finding.
+Where the header or the table of blocks is damaged, the blocks are found without them: by the seek table
+alone, or one after the other by their own structure; zstandard's checksums then say which of them are whole.
+The file is read with `pread`, so that nothing that happens to it meanwhile can kill the process.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _NO_CRC: Final = 1  # of a block that is not there: an empty one has the CRC 0
 
 
 class Container:
-    """The file of a compressed log: what is wrong with it, and where its blocks are all the same.
+    """The file of a compressed log: what is wrong with it, and where its blocks are.
 
     Args:
         name: of the file, as findings have it.
@@ -56,7 +56,7 @@ class Container:
         compressed_bytes: the length of the file, as it was written.
 
     Raises:
-        FileNotFoundError: it is not there.
+        FileNotFoundError: it is missing.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Container:
         return self._file.read(place.stop - place.start, place.start)
 
     def table(self) -> BlockTable:
-        """Where the blocks are, as far as anything still tells.
+        """Return where the blocks are, as far as anything still tells.
 
         Raises:
             ZstdNotInstalled: they have to be unpacked for that.
@@ -91,7 +91,7 @@ class Container:
         return self._table or self._table_by_itself() or self._walk()
 
     def find(self, kind: str, offset: int, detail: str) -> None:
-        """Note what is wrong."""
+        """Add a finding."""
         self.findings.append(kinds.damage(kind, self._name, offset, None, detail))
 
     def _check_head(self, expected: FileHeader | None) -> FileHeader | None:
@@ -104,7 +104,7 @@ class Container:
             self.find(kinds.HEADER, 0, f"its header is of format {newer.found}")
             return None
         if expected is not None and log_header(header) != expected:
-            self.find(kinds.HEADER, 0, "its header names another store or segment: swapped?")
+            self.find(kinds.HEADER, 0, "its header names another store or segment; was the file swapped?")
             return None
         return header
 
@@ -128,7 +128,7 @@ class Container:
         return table
 
     def _table_by_itself(self) -> BlockTable | None:
-        """The table by the end of the file alone, though header or table are damaged somewhere."""
+        """Return the table by the end of the file alone; None if that is damaged, too."""
         try:
             count = count_blocks(self[max(0, self._size - _FOOTER_BYTES) : self._size])
             tail_at = self._size - tail_bytes(count)
@@ -141,7 +141,7 @@ class Container:
         return table._replace(crcs=array("I", (self._crc(table, number) for number in range(table.blocks))))
 
     def _crc(self, table: BlockTable, number: int) -> int:
-        """The CRC that a block must have where the table's is not to be trusted: its own, if it is whole."""
+        """Return the CRC that a block must have where the table is damaged: its own, if it is whole."""
         packed = self[table.offsets[number] : table.offsets[number + 1]]
         try:
             unpack(packed, table.content_bytes(number))
@@ -150,7 +150,7 @@ class Container:
         return crc32(packed)
 
     def _walk(self) -> BlockTable:
-        """The blocks one behind the other, up to the first that is not whole by zstandard's checksum."""
+        """Find the blocks one after the other, up to the first that zstandard's checksum refuses."""
         require_zstandard(self.path)
         raw = self[0 : self._size]
         sizes: list[int] = []
@@ -170,14 +170,14 @@ class Container:
                 crcs.append(crc32(packed))
                 at = end
         except (FormatFault, BlockFault):
-            pass  # here begins what is damaged, or stands behind the blocks
+            pass  # here begins the damage, or what follows the blocks
         block_bytes = contents[0] if contents else BLOCK_BYTES
         log_bytes = self._log_bytes or sum(contents)
         missing = max(0, -(-log_bytes // block_bytes) - len(sizes))
         return make_table(block_bytes, log_bytes, sizes + [0] * missing, crcs + [_NO_CRC] * missing)
 
-    def maybe_mended(self, log: FileHeader) -> bytes | None:
-        """The whole file as it was written, if every block of the log is whole; else None."""
+    def maybe_repaired(self, log: FileHeader) -> bytes | None:
+        """Return the whole file as it was written, if every block of the log is whole; else None."""
         table, reader = self.table(), CheckedLog(self)
         for number in range(table.blocks):
             reader.block(number)
@@ -189,7 +189,7 @@ class Container:
 
 
 class CheckedLog(BlockLog):
-    """The bytes of a compressed log, with zeros for what is damaged."""
+    """The bytes of a compressed log, with zeros in the place of damaged blocks."""
 
     def __init__(self, container: Container) -> None:
         super().__init__(container.path, container, container.table())
@@ -198,20 +198,20 @@ class CheckedLog(BlockLog):
 
     @property
     def findings(self) -> list[Finding]:
-        """What was found wrong so far, of the file and of the blocks that were read."""
+        """The findings so far, of the file and of the blocks that were read."""
         return self._container.findings
 
     def _damaged(self, number: int, detail: str) -> bytes:
         at, end = self._table.offsets[number : number + 2]
         if number not in self.damaged_blocks and number - 1 not in self.damaged_blocks:
-            # What follows at once is not said again: half a file may be missing.
+            # One finding for neighbours: half a file may be missing.
             self._container.find(kinds.BLOCK, at, detail if at < end else "blocks of the log are missing")
         self.damaged_blocks.add(number)
         return bytes(self._table.content_bytes(number))
 
 
 def open_container(store: str, store_id: bytes, info: SegmentInfo) -> Container:
-    """The container of a segment's compressed log. Raises as `Container` does."""
+    """Open the container of a segment's compressed log. Raises as `Container` does."""
     segment = Segment(store, store_id, info)
     log_bytes = info.log_bytes if info.sealed else None
     name = segment.log_path[len(store) + 1 :]
@@ -219,11 +219,11 @@ def open_container(store: str, store_id: bytes, info: SegmentInfo) -> Container:
 
 
 def open_log(store: str, store_id: bytes, info: SegmentInfo) -> ReadFile | CheckedLog:
-    """A segment's log, compressed or not, to be read past all damage.
+    """Open a segment's log, compressed or not, to be read past all damage.
 
     Raises:
-        FileNotFoundError: it is not there.
-        ZstdNotInstalled: it is compressed, and zstandard is not there.
+        FileNotFoundError: it is missing.
+        ZstdNotInstalled: it is compressed, and zstandard is not installed.
     """
     if info.compressed_bytes:
         require_zstandard(Segment(store, store_id, info).log_path)
@@ -232,7 +232,7 @@ def open_log(store: str, store_id: bytes, info: SegmentInfo) -> ReadFile | Check
 
 
 def written_header(container: Container) -> FileHeader | None:
-    """The header of the log that a container holds, by the container's own, or by the log's first bytes."""
+    """Return the header of the log in a container, by the container's header or by the log's first bytes."""
     if container.header is not None:
         return log_header(container.header)
     try:

@@ -1,8 +1,7 @@
-"""What of a damaged segment is whole, record by record, and what is lost.
+"""Which records of a damaged segment are whole, and which events are lost.
 
-A frame whose body fails its CRC may still hold whole records: the entries of .offsets carry the CRC of each,
-and a later frame's running CRC, or the manifest, vouches for the entries. What is yielded here is as it was
-written; what nothing vouches for counts as lost.
+A frame whose body fails its CRC may still hold whole records: the entries of .offsets have the CRC of each,
+and a later frame's running CRC, or the manifest, proves the entries. What nothing proves counts as lost.
 """
 
 from __future__ import annotations
@@ -13,18 +12,19 @@ from zlib import crc32
 
 from evlog.errors import EvlogError
 from evlog.files.check.logs import LogCheck
+from evlog.files.check.records import RECORDS
 from evlog.files.check.segments import missing_segment
 from evlog.files.check.task import SegmentTask
 from evlog.files.disk.files import ReadFile
 from evlog.files.format.entries import ENTRY, ENTRY_BYTES, column
-from evlog.files.format.frames import decode_record
+from evlog.files.format.frames import array_head, decode_record
 from evlog.files.format.hashes import hash_stream
 from evlog.files.format.headers import FILE_HEADER_BYTES, FormatFault
 from evlog.model.reports import Loss
 
 
 class Lost(NamedTuple):
-    """Events that are not whole any more: entry numbers, with the entries where these are known."""
+    """Events that are damaged: entry numbers, with the entries where these are known."""
 
     first_number: int
     events: int
@@ -32,11 +32,11 @@ class Lost(NamedTuple):
     """stream hash and version of each"""
 
 
-class Survey:
+class SegmentRecords:
     """A segment, record by record.
 
     Raises:
-        FileNotFoundError: its log is not there.
+        FileNotFoundError: its log is missing.
     """
 
     def __init__(self, task: SegmentTask) -> None:
@@ -45,7 +45,7 @@ class Survey:
         self._log = task.open_log()
 
     def whole_records(self) -> Iterator[tuple[int, int, bytes]]:
-        """Number, offset of the frame and bytes of each record that is as it was written."""
+        """Yield number, offset of the frame and bytes of each record that is as it was written."""
         for number, row in self._rows():
             offset, length, crc, frame = row[2:6]
             raw = self._log.read(length, offset)
@@ -53,7 +53,7 @@ class Survey:
                 yield number, frame, raw
 
     def lost(self) -> list[Lost]:
-        """What is not whole, in order."""
+        """Return what is damaged, in order."""
         whole = {number for number, _, _ in self.whole_records()}
         rows = dict(self._rows())
         found = []
@@ -69,7 +69,7 @@ class Survey:
         return found
 
     def _rows(self) -> Iterator[tuple[int, tuple[int, ...]]]:
-        """The known entries with their numbers."""
+        """Yield the known entries with their numbers."""
         unknown = [damage for damage in self.check.damages if not damage.entries_known]
         number = 0
         for at in range(0, len(self.check.entries), ENTRY_BYTES):
@@ -80,17 +80,18 @@ class Survey:
 
 
 def _is_record(raw: bytes) -> bool:
+    """Return whether these bytes are a record whose content makes sense."""
     try:
-        decode_record(raw)
+        RECORDS.decode([0], [1], [array_head(1) + raw])
     except FormatFault:
         return False
     return True
 
 
 def lost_in_segment(task: SegmentTask, tasks: Sequence[SegmentTask]) -> list[Loss]:
-    """What a segment lost, with the streams' names where any whole event in the store tells them."""
+    """Return what a segment lost, with the streams' names where any whole event in the store tells them."""
     try:
-        lost = Survey(task).lost()
+        lost = SegmentRecords(task).lost()
     except FileNotFoundError:
         lost = [_all_of(task)]
     losses: list[Loss] = []
@@ -117,7 +118,7 @@ def _all_of(task: SegmentTask) -> Lost:
 
 
 def _joined(lost: list[Lost]) -> list[Lost]:
-    """Neighbours made one."""
+    """Join neighbours."""
     joined: list[Lost] = []
     for run in lost:
         last = joined[-1] if joined else None
@@ -131,7 +132,7 @@ def _joined(lost: list[Lost]) -> list[Lost]:
 
 
 def _names_of(hashes: set[int], tasks: Sequence[SegmentTask]) -> dict[int, str]:
-    """The names of streams by their hashes, as far as any whole event tells them."""
+    """Return the names of streams by their hashes, as far as any whole event tells them."""
     names: dict[int, str] = {}
     for task in tasks:
         if not hashes:

@@ -1,7 +1,9 @@
-"""Repairing what loses nothing: derived files are made anew, a torn tail is cut, leftovers are removed.
+"""Repairing what loses nothing: derived files are rebuilt, a torn tail is cut, leftovers are removed.
 
-Every step is one that the next writer could do as well, and may be interrupted anywhere. What is damaged for
-good is left exactly as it is; `find_losses` says which events that costs, as far as anything still knows.
+1. Every step is one that the next writer could do as well, and may be interrupted anywhere.
+2. All changes are made under the writers' lock. Names are synced before the first removal, so that a power
+   loss does not bring back a manifest that names a removed file.
+3. Damage is left exactly as it is; `find_losses` says which events it costs, as far as anything still tells.
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ _DERIVED: Final = (".offsets", ".streams", ".types", ".ids")
 
 
 class RepairReport(NamedTuple):
-    """What a repair did: the store as it is now, what was found before and is mended, and what is lost."""
+    """What a repair did: the store as it is now, what it repaired, and which events are lost."""
 
     report: VerifyReport
     repaired: tuple[Finding, ...]
@@ -56,9 +58,9 @@ def repair_store(
     progress: Progress | None = None,
     disk: Disk = DISK,
 ) -> RepairReport:
-    """Verify, mend what can be mended without losing anything, and verify again.
+    """Verify, repair what loses nothing, and verify again.
 
-    Durable when this returns, as far as it cannot be derived again.
+    Durable when this returns, but for what can be derived again.
 
     Raises:
         LockTimeout: writers held the lock for longer than that.
@@ -70,7 +72,7 @@ def repair_store(
         finding.kind == kinds.MANIFEST and finding.file == paths.MANIFEST for finding in before.findings
     ):
         return RepairReport(before, (), ())
-    _mend(store, before.findings, lock_timeout_seconds, disk)
+    _repair(store, before.findings, lock_timeout_seconds, disk)
     after = verify_store(store, progress=progress)
     repaired = tuple(finding for finding in before.findings if finding not in after.findings)
     losses = () if after.ok else tuple(find_losses(store))
@@ -78,7 +80,7 @@ def repair_store(
 
 
 def find_losses(store: str) -> list[Loss]:
-    """The events that are damaged for good, segment by segment."""
+    """Return the events that are damaged for good, segment by segment."""
     losses: list[Loss] = []
     tasks = take_snapshot(store).tasks()
     for task in tasks:
@@ -86,7 +88,7 @@ def find_losses(store: str) -> list[Loss]:
     return losses
 
 
-def _mend(store: str, found: Sequence[Finding], lock_timeout_seconds: float | None, disk: Disk) -> None:
+def _repair(store: str, found: Sequence[Finding], lock_timeout_seconds: float | None, disk: Disk) -> None:
     lock = FileLock(paths.lock_path(store), lock_timeout_seconds, disk, readable=False)
     try:
         with lock:
@@ -98,23 +100,23 @@ def _mend(store: str, found: Sequence[Finding], lock_timeout_seconds: float | No
                 _remove_leftovers_locked(store, manifest, disk)
             files = {finding.file for finding in found}
             if files & {f"{active_name}.log", f"{active_name}.offsets", paths.DURABLE}:
-                _mend_end_locked(store, lock_timeout_seconds, disk)
+                _repair_end_locked(store, lock_timeout_seconds, disk)
             for info in manifest.segments:
                 if info.compressed_bytes and f"{_name(info)}.{info.log_suffix}" in files:
-                    _mend_compressed_locked(store, manifest, info, disk)
+                    _repair_compressed_locked(store, manifest, info, disk)
+        broken = {finding.file.rsplit(".", 1)[0] for finding in found if finding.file.endswith(_DERIVED)}
+        for info in manifest.segments[:-1]:
+            if _name(info) in broken:
+                _rebuild_derived(store, manifest, info, lock, disk)
     finally:
         lock.close()
-    broken = {finding.file.rsplit(".", 1)[0] for finding in found if finding.file.endswith(_DERIVED)}
-    for info in manifest.segments[:-1]:
-        if _name(info) in broken:
-            _rebuild_derived(store, manifest, info, disk)
 
 
 def _name(info: SegmentInfo) -> str:
     return f"{paths.SEGMENTS}/{info.first_position:020d}.{info.generation}"
 
 
-def _mend_end_locked(store: str, lock_timeout_seconds: float | None, disk: Disk) -> None:
+def _repair_end_locked(store: str, lock_timeout_seconds: float | None, disk: Disk) -> None:
     """Do for the active segment what its next writer would: cut the torn tail, write entries and marks."""
     try:
         log = Log(store)
@@ -140,8 +142,8 @@ def _mend_end_locked(store: str, lock_timeout_seconds: float | None, disk: Disk)
         return  # real damage: nothing was changed, and it is reported
 
 
-def _mend_compressed_locked(store: str, manifest: Manifest, info: SegmentInfo, disk: Disk) -> None:
-    """Write header and table of a compressed log anew, if all of its blocks are whole.
+def _repair_compressed_locked(store: str, manifest: Manifest, info: SegmentInfo, disk: Disk) -> None:
+    """Write header and table of a compressed log again, if all of its blocks are whole.
 
     Under the lock, so that no compaction replaces it meanwhile. It is durable before it is in place.
     """
@@ -149,7 +151,7 @@ def _mend_compressed_locked(store: str, manifest: Manifest, info: SegmentInfo, d
         container = open_container(store, manifest.store_id_bytes, info)
     except FileNotFoundError:
         return
-    content = container.maybe_mended(Segment(store, manifest.store_id_bytes, info).header)
+    content = container.maybe_repaired(Segment(store, manifest.store_id_bytes, info).header)
     if content is None or len(content) != info.compressed_bytes:
         return
     temporary = f"{container.path}.{os.getpid()}{paths.TEMPORARY}"
@@ -186,23 +188,28 @@ def _remove_leftovers_locked(store: str, manifest: Manifest, disk: Disk) -> None
     disk.remove(paths.manifest_path(store) + paths.TEMPORARY)
 
 
-def _rebuild_derived(store: str, manifest: Manifest, info: SegmentInfo, disk: Disk) -> None:
-    """Make .offsets and the sorted indexes of a sealed segment anew, from its log if that is whole."""
-    entries = _sound_entries(store, manifest, info)
+def _rebuild_derived(store: str, manifest: Manifest, info: SegmentInfo, lock: FileLock, disk: Disk) -> None:
+    """Rebuild .offsets and the sorted indexes of a sealed segment, if its log or its .offsets is whole.
+
+    Only the writing needs the lock: a compaction cannot replace the segment then, and leave the files behind.
+    """
+    task = SegmentTask(store, manifest.store_id_bytes, info, info.log_bytes)
+    entries = _sound_entries(task)
     if entries is None:
         return
     part = SealedPart(store, manifest.store_id_bytes, info, OpenParts())
-    prefix = paths.segment_path(store, info.first_position, info.generation, "")[:-1]
-    header = Segment(store, manifest.store_id_bytes, info).header._replace(kind=KIND_OFFSETS)
-    replace_derived(f"{prefix}.offsets", encode_file_header(header) + entries, disk)
-    for kind in SORTED_SUFFIXES:
-        replace_derived(part.index.path(kind), part.index.build(kind, entries), disk)
+    files = {f"{task.path}.offsets": encode_file_header(task.header._replace(kind=KIND_OFFSETS)) + entries}
+    files |= {part.index.path(kind): part.index.build(kind, entries) for kind in SORTED_SUFFIXES}
     part.close()
+    with lock:
+        if info in read_manifest(store)[0].segments:
+            for path, content in files.items():
+                replace_derived(path, content, disk)
 
 
-def _sound_entries(store: str, manifest: Manifest, info: SegmentInfo) -> bytes | None:
-    """The entries that were sealed, from .offsets or from the log; None if neither gives them."""
-    task = SegmentTask(store, manifest.store_id_bytes, info, info.log_bytes)
+def _sound_entries(task: SegmentTask) -> bytes | None:
+    """Return the entries that were sealed, from .offsets or from the log; None if neither gives them."""
+    info = task.info
     try:
         entries = ReadFile(f"{task.path}.offsets").read(info.events * ENTRY_BYTES, FILE_HEADER_BYTES)
         if crc32(entries) == info.offsets_crc:

@@ -1,10 +1,10 @@
-"""Salvage: everything that is whole, copied into a new store; what is not is left out and listed.
+"""Salvage: copy every whole event into a new store, leave out the others, and list them.
 
-The new store is the old one as far as it can be: the same store id, and every event with the position,
-version, id and time it had. A segment without damage is copied as it stands, so that head digests up to the
-first damage stay. Of a damaged one the whole records are written anew, with gaps where events are missing,
-as a compaction would leave it (its generation counts up). Without a manifest the logs' headers tell what
-there was. The source is only read; the new store exists once its manifest does, which comes last.
+1. The new store has the same store id, and every event has the position, version, id and time it had.
+2. A segment without damage is copied as it is, so head digests up to the first damage stay right. Of a
+   damaged one the whole records are written again, with gaps, as a compaction would leave it.
+3. Without a manifest the logs' headers tell what there was.
+4. The source is only read. The new store exists once its manifest does, which is written last.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ from evlog.errors import CorruptionError, EvlogError, NotAStore, ZstdNotInstalle
 from evlog.files.check.containers import Container, written_header
 from evlog.files.check.files import take_snapshot
 from evlog.files.check.logs import LogCheck
-from evlog.files.check.losses import Survey, lost_in_segment
+from evlog.files.check.losses import SegmentRecords, lost_in_segment
 from evlog.files.check.removals import check_removed
 from evlog.files.check.task import SegmentTask
 from evlog.files.check.verify import Progress
-from evlog.files.disk.files import DISK, Disk, ReadFile, WriteFile
+from evlog.files.disk.files import DISK, Disk, ReadFile, WriteFile, check_directory
 from evlog.files.format import paths
+from evlog.files.format.checkpoints import MAX_PARKED_BYTES
 from evlog.files.format.entries import ENTRY_BYTES, derive_entries
 from evlog.files.format.frames import (
     FRAME_HEADER_BYTES,
@@ -82,11 +83,11 @@ def salvage_store(
     """Copy all whole events into a new store; it is durable when this returns.
 
     Raises:
-        NotAStore: something stands at `out` already, or there is nothing to salvage.
+        NotAStore: there is something at `out`, or nothing to salvage.
         StoreAccessDenied, StoreFull, StoreIOError: the file system refuses.
     """
     if os.path.lexists(out) and (not os.path.isdir(out) or os.listdir(out)):
-        raise NotAStore(out, "something is there already, and a salvaged store is a new one")
+        raise NotAStore(out, "it exists already; a salvage needs a new or empty directory")
     manifest, tasks = _find_segments(store)
     disk.make_dir(out)
     disk.make_dir(paths.segments_path(out))
@@ -94,7 +95,7 @@ def salvage_store(
     kept: list[SegmentInfo] = []
     losses: list[Loss] = []
     head = head_time_us = 0
-    renumber = False  # a segment that is gone wholly: its neighbour has to speak of the gap
+    renumber = False  # nothing of a segment was whole: the next one has to account for the gap
     for task in tasks:
         copied = _copy_segment(task, tasks, out, disk, renumber=renumber)
         losses += copied.losses
@@ -117,7 +118,7 @@ def salvage_store(
 
 
 def _with_losses(infos: Sequence[SegmentInfo]) -> tuple[SegmentInfo, ...]:
-    """The segments, each with how many positions up to its end are those of no event, here or gone."""
+    """Return the segments, each with how many positions up to its end have no event, present or removed."""
     counted = []
     reached = 0
     for info in infos:
@@ -127,11 +128,11 @@ def _with_losses(infos: Sequence[SegmentInfo]) -> tuple[SegmentInfo, ...]:
     return tuple(counted)
 
 
-# --- what there is
+# --- the source
 
 
 def _find_segments(store: str) -> tuple[Manifest, list[SegmentTask]]:
-    """The segments to copy, by the manifest, or by the logs' own headers where there is none."""
+    """Return the segments to copy, by the manifest, or by the logs' own headers where that is damaged."""
     try:
         seen = take_snapshot(store)
     except CorruptionError:
@@ -140,10 +141,10 @@ def _find_segments(store: str) -> tuple[Manifest, list[SegmentTask]]:
 
 
 def _without_manifest(store: str) -> tuple[Manifest, list[SegmentTask]]:
-    """The store as its logs tell it.
+    """Return the store as its logs tell it.
 
-    Where two of them cover the same positions a compaction was under way, or had just ended: then the older
-    generation is the one that lacks nothing.
+    Where two of them cover the same positions, a compaction was running or had just ended: the older
+    generation lacks nothing.
     """
     headers = list(_log_headers(store))
     if not headers:
@@ -165,7 +166,7 @@ def _without_manifest(store: str) -> tuple[Manifest, list[SegmentTask]]:
 
 
 def _log_headers(store: str) -> Iterator[tuple[FileHeader, int]]:
-    """The header of each log, with the length of its file if it is compressed, else 0; plain ones first."""
+    """Yield the header of each log, with the length of a compressed file, else 0; plain ones first."""
     for suffix in (paths.LOG, paths.COMPRESSED_LOG):
         for name in os.listdir(paths.segments_path(store)):
             meaning = paths.maybe_parse_segment_name(name)
@@ -179,13 +180,13 @@ def _log_headers(store: str) -> Iterator[tuple[FileHeader, int]]:
 
 
 def _maybe_header(path: str, name: str, compressed_bytes: int) -> FileHeader | None:
-    """The header of a log, by what is left of its file."""
+    """Return the header of a log; None if it is damaged."""
     try:
         if compressed_bytes:
             return written_header(Container(path, name, None, None, compressed_bytes))
         header = decode_file_header(ReadFile(path).read(FILE_HEADER_BYTES, 0))
     except ZstdNotInstalled:
-        raise  # nothing is left out for that
+        raise  # nothing may be left out for want of a package
     except (FileNotFoundError, FormatFault, NewerFormat, EvlogError):
         return None
     return header if header.kind == KIND_LOG else None
@@ -197,16 +198,16 @@ def _maybe_header(path: str, name: str, compressed_bytes: int) -> FileHeader | N
 def _copy_segment(
     task: SegmentTask, tasks: Sequence[SegmentTask], out: str, disk: Disk, *, renumber: bool
 ) -> _Copied:
-    """Copy what is whole of a segment, and make its derived files."""
+    """Copy what is whole of a segment, and build its derived files."""
     info = task.info
     try:
-        survey = Survey(task)
+        segment = SegmentRecords(task)
     except FileNotFoundError:
         losses = lost_in_segment(task, tasks)
         return _Copied(None, info.last_position, info.last_time_us, losses)
-    check = survey.check
+    check = segment.check
     if check.damages:
-        copied = _rewrite_segment(survey, out, disk)
+        copied = _rewrite_segment(segment, out, disk)
         losses = lost_in_segment(task, tasks)
         last = max(check.last_position, info.last_position)
         return _Copied(copied, last, check.last_time_us, losses)
@@ -234,9 +235,9 @@ def _copy_segment(
     return _Copied(sealed, sealed.last_position, sealed.last_time_us, [])
 
 
-def _rewrite_segment(survey: Survey, out: str, disk: Disk) -> SegmentInfo | None:
+def _rewrite_segment(segment: SegmentRecords, out: str, disk: Disk) -> SegmentInfo | None:
     """Write the whole records of a damaged segment as a segment with gaps; None if there are none."""
-    old, check = survey.task.info, survey.check
+    old, check = segment.task.info, segment.check
     info = old._replace(generation=old.generation + 1, tag=new_tag(), compressed_bytes=0)
     header = check.header._replace(generation=info.generation, tag=info.tag)
     file = disk.open(_path(out, info, "log"), create=True, truncate=True)
@@ -244,7 +245,7 @@ def _rewrite_segment(survey: Survey, out: str, disk: Disk) -> SegmentInfo | None
     end = FILE_HEADER_BYTES
     entries = bytearray()
     times: list[int] = []
-    for records in _frames(survey):
+    for records in _frames(segment):
         body = encode_body(records)
         first = decode_record(records[0])
         times += [first[5], decode_record(records[-1])[5]]
@@ -267,13 +268,13 @@ def _rewrite_segment(survey: Survey, out: str, disk: Disk) -> SegmentInfo | None
         last_time_us=old.last_time_us or times[-1],
     )
     _finish(file, out, header, sealed, bytes(entries), disk)
-    return _copy_removed(survey.task, header, sealed, out, disk)
+    return _copy_removed(segment.task, header, sealed, out, disk)
 
 
 def _copy_removed(
     task: SegmentTask, header: FileHeader, info: SegmentInfo, out: str, disk: Disk
 ) -> SegmentInfo:
-    """Copy what is left of compacted events, if that is whole, under the copied segment's header."""
+    """Copy the file of removed events, if it is whole, under the copied segment's header."""
     if not info.removed_bytes:
         return info
     if check_removed(task) is not None:
@@ -285,9 +286,9 @@ def _copy_removed(
     return info._replace(removed_crc=crc32(content))
 
 
-def _frames(survey: Survey) -> Iterator[list[bytes]]:
-    """The whole records, those together that were in one frame."""
-    for _, group in groupby(survey.whole_records(), key=lambda whole: whole[1]):
+def _frames(segment: SegmentRecords) -> Iterator[list[bytes]]:
+    """Yield the whole records, together those of one frame."""
+    for _, group in groupby(segment.whole_records(), key=lambda whole: whole[1]):
         records: list[bytes] = []
         last = -1
         for number, _, raw in group:
@@ -319,11 +320,17 @@ def _path(out: str, info: SegmentInfo, suffix: str) -> str:
 def _copy_subscriptions(store: str, out: str, disk: Disk) -> None:
     """Checkpoints and parked events, as they are: positions are what they were."""
     source = paths.subscriptions_path(store)
-    if not os.path.isdir(source):
-        return
+    try:
+        check_directory(f"{source}/")
+        names = sorted(os.listdir(source))
+    except (FileNotFoundError, EvlogError):
+        return  # there is none, or a link to a directory outside
     disk.make_dir(paths.subscriptions_path(out))
-    for name in sorted(os.listdir(source)):
+    for name in names:
         if name.endswith((".json", ".parked")):
-            file = ReadFile(f"{source}/{name}")
-            disk.create_file(f"{paths.subscriptions_path(out)}/{name}", file.read(file.size(), 0))
+            try:
+                content = ReadFile(f"{source}/{name}").read_whole(MAX_PARKED_BYTES)
+            except (FileNotFoundError, EvlogError):
+                continue  # deleted meanwhile; a link, or too large to be one
+            disk.create_file(f"{paths.subscriptions_path(out)}/{name}", content)
     disk.sync_dir(paths.subscriptions_path(out))

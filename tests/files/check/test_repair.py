@@ -10,9 +10,12 @@ import pytest
 
 import evlog
 from evlog import EventStore, Loss
+from evlog.files.check import repair
 from evlog.files.check.repair import find_losses, repair_store
+from evlog.files.check.task import SegmentTask
 from evlog.files.format.headers import FILE_HEADER_BYTES
 from evlog.files.format.sorted_index import page_crcs
+from tests.support.forge import DATA, forge, read_frames
 from tests.support.helpers import facts, fill, frames_of, segment_files
 
 DERIVED = ("offsets", "streams", "types", "ids")
@@ -282,3 +285,48 @@ def test_salvage_never_writes_where_something_is(filled: EventStore, memory_path
     for place in (out, out / "x", Path(filled.path)):
         with pytest.raises(evlog.NotAStore):
             evlog.salvage_store(filled.path, place)
+
+
+def test_of_senseless_records_the_rest_is_salvaged(filled: EventStore, memory_path: Path) -> None:
+    with evlog.open(filled.path) as store:
+        frames = read_frames(store, 0)
+        frames[2][0][DATA] = b"{"
+        forge(store, 0, frames)
+    store, report = salvaged(filled, memory_path)
+    with store:
+        assert report.findings == ()
+        assert facts(store.read_all()) == [fact for fact in all_facts() if fact[0] != 3]
+
+
+def test_salvage_and_repair_follow_no_link_out_of_the_store(filled: EventStore, memory_path: Path) -> None:
+    outside = memory_path / "outside"
+    outside.mkdir()
+    (outside / "a.json").write_text("secret")
+    (outside / "b.ids.tmp").write_text("kept")
+    Path(filled.path, "subscriptions").symlink_to(outside)
+    Path(filled.path, "segments", "00000000000000000009.7.log").symlink_to(outside / "a.json")
+    Path(filled.path, "segments", "b.4194305.tmp").symlink_to(outside / "b.ids.tmp")
+    segment_files(filled, "ids")[0].unlink()
+    evlog.salvage_store(filled.path, memory_path / "out")
+    assert "secret" not in {path.read_text("latin-1") for path in (memory_path / "out").rglob("*.json")}
+    repair_store(filled.path)
+    assert sorted(path.read_text() for path in outside.iterdir()) == ["kept", "secret"]
+
+
+def test_a_segment_that_a_compaction_replaced_meanwhile_gets_no_files(
+    filled: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    segment_files(filled, "types")[0].unlink()
+    sound_entries = repair._sound_entries
+
+    def compact_meanwhile(task: SegmentTask) -> bytes | None:
+        entries = sound_entries(task)
+        with evlog.open(filled.path) as other:
+            other.set_retention("s-0", max_count=1)
+            other.compact(force=True)
+        return entries
+
+    monkeypatch.setattr(repair, "_sound_entries", compact_meanwhile)
+    done = repair_store(filled.path)
+    assert done.report.findings == ()
+    assert not list(Path(filled.path, "segments").glob("00000000000000000001.0.*"))
