@@ -6,7 +6,7 @@ logs       a log, frame by frame (`frames`: by columns), and what damage costs
 records    the records of frames, every field, and the entries that they must have
 indexes    the sorted indexes of a segment
 removals   the removed events of a segment
-across     versions and ids across segments
+across     versions, ids and the filter, across segments (`known`: what is known of each)
 digest     the head digest, and why one does not hold any more
 quick      `--quick`
 containers compressed logs, read past damage

@@ -24,12 +24,14 @@ from evlog.files.check import findings as kinds
 from evlog.files.check.indexes import SUFFIXES
 from evlog.files.check.task import SegmentTask
 from evlog.files.disk.file_lock import SharedLock
-from evlog.files.disk.files import DISK, ReadFile
+from evlog.files.disk.files import DISK, ReadFile, map_file
 from evlog.files.disk.opening import error_for
 from evlog.files.follow.checkpoint_file import SubscriptionFiles, list_names
 from evlog.files.format import paths
+from evlog.files.format.filter import decode_blocks
 from evlog.files.format.headers import (
     FILE_HEADER_BYTES,
+    FormatFault,
 )
 from evlog.files.format.manifest import Manifest, SegmentInfo
 from evlog.files.format.marks import (
@@ -105,7 +107,7 @@ def take_snapshot(store: str) -> StoreSnapshot:
         active = manifest.segments[-1]
         active_bytes = _written_size(_segment_path(store, active, "log"))
         offsets_bytes = _size(_segment_path(store, active, "offsets"))
-        findings: list[Finding] = []
+        findings = _check_filter(store, manifest) if idle else []
         marks = _check_marks(store, manifest, active_bytes, findings)
     return StoreSnapshot(store, manifest, replaced_at, active_bytes, offsets_bytes, marks, idle, findings)
 
@@ -154,6 +156,21 @@ def _segment_files(store: str) -> Iterator[str]:
     except OSError as error:
         raise error_for(error, paths.segments_path(store)) from error
     yield from names
+
+
+def _check_filter(store: str, manifest: Manifest) -> list[Finding]:
+    """Check that `filter` is a chain of whole blocks; a segment without one is no finding."""
+    name = f"{paths.SEGMENTS}/{paths.FILTER}"
+    try:
+        raw = map_file(paths.filter_path(store))
+        end = decode_blocks(raw, manifest.store_id_bytes)[1]
+    except FileNotFoundError:
+        return []
+    except FormatFault as fault:
+        return [kinds.note(kinds.HEADER, name, 0, None, f"{fault}; {kinds.DERIVED}")]
+    if end < len(raw):
+        return [kinds.note(kinds.INDEX, name, end, None, f"a block of it is damaged; {kinds.DERIVED}")]
+    return []
 
 
 # --- marks

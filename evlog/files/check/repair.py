@@ -99,6 +99,8 @@ def _repair(store: str, found: Sequence[Finding], lock_timeout_seconds: float | 
             if any(finding.kind == kinds.EXTRA for finding in found):
                 _remove_leftovers_locked(store, manifest, disk)
             files = {finding.file for finding in found}
+            if f"{paths.SEGMENTS}/{paths.FILTER}" in files:
+                disk.remove(paths.filter_path(store))  # the next writer builds it
             if files & {f"{active_name}.log", f"{active_name}.offsets", paths.DURABLE}:
                 _repair_end_locked(store, lock_timeout_seconds, disk)
             for info in manifest.segments:

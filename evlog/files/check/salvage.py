@@ -24,7 +24,8 @@ from evlog.files.check.losses import SegmentRecords, lost_in_segment
 from evlog.files.check.removals import check_removed
 from evlog.files.check.task import SegmentTask
 from evlog.files.check.verify import Progress
-from evlog.files.disk.files import DISK, Disk, ReadFile, WriteFile, check_directory
+from evlog.files.disk.files import DISK, Disk, ReadFile, WriteFile
+from evlog.files.disk.opening import check_directory
 from evlog.files.format import paths
 from evlog.files.format.checkpoints import MAX_PARKED_BYTES
 from evlog.files.format.entries import ENTRY_BYTES, derive_entries

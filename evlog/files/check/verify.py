@@ -20,14 +20,11 @@ from evlog.errors import CorruptionError
 from evlog.files.check import findings as kinds
 from evlog.files.check.across import (
     HASHES_AT_ONCE,
-    ID_HASHES,
-    STREAM_HASHES,
-    Known,
-    Segments,
+    SEGMENTS_AT_ONCE,
+    check_filter,
     check_ids,
     check_stream,
     odd_streams_in,
-    ranges,
     repeated_hashes,
 )
 from evlog.files.check.digest import Pin, chain_digests, explain_compaction
@@ -41,6 +38,7 @@ from evlog.files.check.files import (
     is_being_indexed,
     take_snapshot,
 )
+from evlog.files.check.known import ID_HASHES, STREAM_HASHES, Known, Segments, ranges
 from evlog.files.check.quick import verify_quickly
 from evlog.files.check.removals import check_removals
 from evlog.files.check.segments import (
@@ -51,7 +49,7 @@ from evlog.files.check.segments import (
     missing_segment,
 )
 from evlog.files.check.task import SegmentTask
-from evlog.files.disk.processes import Workers, core_count
+from evlog.files.disk.processes import Call, Workers, core_count
 from evlog.files.format import paths
 from evlog.files.format.entries import ENTRY_BYTES
 from evlog.files.format.headers import FILE_HEADER_BYTES
@@ -200,18 +198,23 @@ def _check_across(workers: Workers, known: Sequence[Known], checks: Sequence[Seg
     pieces = 2 * workers.count
     streams = [(odd_streams_in, (known, *bounds)) for bounds in ranges(events, STREAM_HASHES, pieces)]
     ids = [(repeated_hashes, (known, *bounds)) for bounds in ranges(events, ID_HASHES, pieces)]
-    results = dict(workers.run_all([*removals, *streams, *ids]))
+    filters = [
+        (check_filter, (known[at : at + SEGMENTS_AT_ONCE],)) for at in range(0, len(known), SEGMENTS_AT_ONCE)
+    ]
+    own: list[Call] = [*removals, *filters]
+    results = dict(workers.run_all([*own, *streams, *ids]))
     ordered = [results[at] for at in range(len(results))]
     findings = [finding for found in ordered[: len(removals)] for finding in found]
+    hidden = [finding for found in ordered[len(removals) : len(own)] for finding in found]
     odd = {stream_hash for check in checks for stream_hash in check.indexes.odd_streams}
-    odd.update(*ordered[len(removals) : len(removals) + len(streams)])
+    odd.update(*ordered[len(own) : len(own) + len(streams)])
     # Where removed events are not what logs lack, streams lack versions, too: once is enough.
     lenient = [segment._replace(gaps=True) for segment in known] if findings else known
     findings += _check_streams(Segments(lenient), sorted(odd))
-    twice = [upper for found in ordered[len(removals) + len(streams) :] for upper in found]
+    twice = [upper for found in ordered[len(own) + len(streams) :] for upper in found]
     calls = [(known, twice[at : at + HASHES_AT_ONCE]) for at in range(0, len(twice), HASHES_AT_ONCE)]
     same = [finding for _, found in workers.run(check_ids, calls) for finding in found]
-    return findings + sorted(same, key=lambda finding: finding.position or 0)
+    return findings + hidden + sorted(same, key=lambda finding: finding.position or 0)
 
 
 def _check_streams(segments: Segments, odd: Sequence[int]) -> list[Finding]:

@@ -10,8 +10,11 @@ import pytest
 
 import evlog
 from evlog import EventStore
+from evlog.files.format.filter import encode_block, encode_filter_header
 from evlog.files.format.headers import FILE_HEADER_BYTES
+from evlog.files.format.paths import filter_path
 from evlog.files.format.sorted_index import page_crcs
+from evlog.files.log.manifest_file import read_manifest
 from tests.support.helpers import fill, frames_of, segment_files
 
 
@@ -62,6 +65,15 @@ def mislead(store: EventStore) -> None:
     path.write_bytes(raw)
 
 
+def hide(store: EventStore) -> None:
+    """Write a filter that knows no key of the first segment, its CRCs right."""
+    manifest = read_manifest(store.path)[0]
+    content = encode_filter_header(manifest.store_id_bytes) + encode_block(
+        manifest.segments[0][:3], [1], [1], [1]
+    )
+    Path(filter_path(store.path)).write_bytes(content)
+
+
 NOTES: dict[str, tuple[Callable[[EventStore], object], str]] = {
     "a missing index": (remove("streams"), "missing"),
     "missing .offsets": (remove("offsets"), "missing"),
@@ -75,6 +87,7 @@ NOTES: dict[str, tuple[Callable[[EventStore], object], str]] = {
     "an editor's backup": (leave("segments/notes~"), "extra"),
     "a segment that no manifest names": (leave("segments/00000000000000000001.1.log"), "extra"),
     "a half written index": (leave("segments/00000000000000000001.0.ids.4194305.tmp"), "extra"),
+    "a damaged filter": (leave("segments/filter"), "header"),
     "a half written manifest": (leave("manifest.json.tmp"), "extra"),
 }
 DAMAGE: dict[str, tuple[Callable[[EventStore], object], str]] = {
@@ -83,6 +96,7 @@ DAMAGE: dict[str, tuple[Callable[[EventStore], object], str]] = {
     "a damaged manifest": (leave("manifest.json", b"{"), "manifest"),
     "a damaged checkpoint": (leave("subscriptions/a.json"), "checkpoint"),
     "an index that misleads, its CRCs right": (mislead, "index"),
+    "a filter that hides events, its CRCs right": (hide, "index"),
 }
 
 
@@ -112,3 +126,12 @@ def test_a_backup_without_derived_files_is_ok(filled: EventStore, memory_path: P
     assert report.ok
     assert {finding.severity for finding in report.findings} == {"note"}
     assert report.events == 20
+
+
+def test_a_repair_removes_a_filter_that_hides_events(filled: EventStore) -> None:
+    hide(filled)
+    done = evlog.repair_store(filled.path)
+    assert done.report.findings == ()
+    assert [finding.kind for finding in done.repaired] == ["index"]
+    with evlog.open(filled.path) as store:
+        assert len(list(store.read("s-0"))) == 7
