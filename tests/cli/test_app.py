@@ -165,6 +165,28 @@ def test_no_message_can_break_its_line(evlog: Evlog) -> None:
     assert "\x1b" not in result.err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "command"),
+    [
+        (["read", "--type"], "evlog read"),
+        (["append", "s", "T", "--meta"], "evlog append"),
+        (["tail", "--name"], "evlog tail"),
+        (["read", "--no-such"], "evlog read"),
+        (["read", "a", "b"], "evlog read"),
+        (["delete"], "evlog delete"),
+        (["read", "-n", "1", "-n", "2"], "evlog read"),
+        (["subscriptions", "show"], "evlog subscriptions show"),
+        (["--store"], "evlog"),
+    ],
+)
+def test_a_usage_error_names_the_help_of_its_command(
+    evlog: Evlog, arguments: list[str], command: str
+) -> None:
+    result = evlog(*arguments)
+    assert result.code == 2
+    assert f"; `{command} --help` shows how it is used" in result.err
+
+
 def test_evlog_alone_and_help_name_every_command(evlog: Evlog) -> None:
     alone, asked = evlog(), evlog("--help")
     assert alone.code == asked.code == 0
