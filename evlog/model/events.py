@@ -9,22 +9,26 @@ a single C call, and what is dearer (UUID, datetime, JSON) is made when asked fo
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import sys
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC, datetime, timedelta
-from functools import cache
 from itertools import repeat
 from operator import attrgetter, itemgetter
 from struct import Struct
-from typing import Any, Final
-from uuid import UUID, uuid5
 
 from evlog.errors import CorruptionError, EventTooLarge, InvalidEvent, InvalidStreamName
+from evlog.model.json_text import make_decoder
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from datetime import datetime
+    from typing import Any, Final
+    from uuid import UUID
+
+    _Tuple = tuple[Any, ...]
+else:
+    _Tuple = tuple
 
 MAX_EVENT_BYTES: Final = 16 * 1024 * 1024
 MAX_NAME_BYTES: Final = 255
@@ -43,8 +47,7 @@ CATEGORY_PREFIX: Final = "$$$ce-"
 
 _class_of: Final = attrgetter("__class__")
 _FIELDS: Final = tuple(map(attrgetter, ("type", "id", "data", "metadata", "content_type")))
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_CONTROL: Final = frozenset(map(chr, (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029)))
 _LINE_BREAKS_TO_SPACES: Final = bytes.maketrans(b"\r\n", b"  ")
 _TAIL: Final = Struct("8s")
 _MAX_CHECKED_TYPES: Final = 1 << 14
@@ -102,7 +105,7 @@ class NewEvent:
     __hash__ = None  # type: ignore[assignment]  # data may be a dict
 
 
-class Event(tuple[Any, ...]):
+class Event(_Tuple):
     """An event as it stands in the log: immutable, equal to another when every field is.
 
     `position` and `version` count from 1; `data` is exactly what was appended.
@@ -121,6 +124,8 @@ class Event(tuple[Any, ...]):
     @property
     def id(self) -> UUID:
         """The event's id."""
+        from uuid import UUID
+
         try:
             return UUID(bytes=self[4])
         except (TypeError, ValueError, AssertionError) as error:
@@ -129,8 +134,10 @@ class Event(tuple[Any, ...]):
     @property
     def time(self) -> datetime:
         """When the store wrote it: UTC, to the microsecond, never less than the event before."""
+        from datetime import UTC, datetime, timedelta
+
         try:
-            return _EPOCH + timedelta(microseconds=self[5])
+            return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=self[5])
         except (TypeError, OverflowError) as error:
             raise self._senseless("time", error) from None
 
@@ -145,6 +152,8 @@ class Event(tuple[Any, ...]):
     @property
     def metadata(self) -> dict[str, Any]:
         """The metadata, parsed at each use."""
+        import json
+
         try:
             metadata = json.loads(self[8]) if self[8] else {}
             if isinstance(metadata, dict):
@@ -173,6 +182,8 @@ class Event(tuple[Any, ...]):
             InvalidEvent: the content type is binary.
             CorruptionError: a store from somebody else holds data that is not JSON.
         """
+        import json
+
         code = self[6]
         try:
             if code == JSON_CODE:
@@ -239,7 +250,7 @@ def maybe_name_fault(name: object, max_bytes: int = MAX_NAME_BYTES) -> str | Non
         return "is not valid Unicode (a lone surrogate)"
     if size_bytes > max_bytes:
         return f"is {size_bytes} bytes long"
-    if _CONTROL.search(name):
+    if not name.isprintable() and not _CONTROL.isdisjoint(name):
         return "has a control character or line break in it"
     return None
 
@@ -248,6 +259,8 @@ def idempotency_id(key: str) -> UUID:
     """The event id that stands for an idempotency key: a UUIDv5 in evlog's own namespace."""
     if not isinstance(key, str) or not key:
         raise InvalidEvent("idempotency key", "must be a text that is not empty")
+    from uuid import UUID, uuid5
+
     try:
         return uuid5(UUID(ID_NAMESPACE), key)
     except UnicodeEncodeError:
@@ -332,7 +345,9 @@ def _encode_each(events: Sequence[NewEvent]) -> tuple[list[EncodedEvent], Sequen
             code, data = _encode_data(event.content_type, data)
         id = event.id
         if id is not None:
-            id = id.int.to_bytes(16) if id.__class__ is UUID else _encode_id(id)
+            # By its name: a program that has a UUID has imported the class, others need not.
+            is_uuid = id.__class__.__name__ == "UUID"
+            id = id.int.to_bytes(16) if is_uuid else _encode_id(id)  # type: ignore[union-attr]
         metadata = event.metadata
         if metadata is not None:
             metadata = _encode_metadata(metadata)
@@ -391,10 +406,12 @@ def _encode_metadata(metadata: dict[str, Any] | bytes) -> bytes | None:
 def _encode_id(id: UUID | str | bytes) -> bytes:
     raw = id if isinstance(id, bytes) else getattr(id, "bytes", None)
     if raw is None:
+        from uuid import UUID
+
         try:
             raw = UUID(id).bytes  # type: ignore[arg-type]
         except (ValueError, AttributeError, TypeError):
-            raise InvalidEvent("id", f"{id!r} is not a UUID; use --idempotency-key for other texts") from None
+            raise InvalidEvent("id", f"{id!r} is not a UUID; use idempotency_id for other texts") from None
     if not isinstance(raw, bytes) or len(raw) != 16:
         raise InvalidEvent("id", "must be a UUID of 16 bytes")
     return raw
@@ -402,6 +419,8 @@ def _encode_id(id: UUID | str | bytes) -> bytes:
 
 def dump_json(value: Any, field: str) -> bytes:
     """Encode a Python object as compact strict JSON, or raise InvalidEvent."""
+    import json
+
     try:
         return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
     except (ValueError, TypeError, RecursionError) as error:
@@ -426,6 +445,8 @@ def check_json(payloads: Sequence[bytes], field: str = "data") -> bool:
         except (ValueError, RecursionError):
             _explain_json(payload, check, field)
         return b"\n" in payload or b"\r" in payload
+    from collections import deque
+
     bulk = len(payloads) >= _BULK_JSON or "msgspec" in sys.modules
     check = _bulk_checker() if bulk else _check_json_one
     try:
@@ -457,20 +478,16 @@ def _explain_json(payload: bytes, check: Callable[[bytes], object], field: str) 
 def _check_json_one(payload: bytes) -> None:
     value = _strict_decode(payload.decode())  # a str: bytes would be taken as UTF-16, too
     if b"\\u" in payload:
+        import json
+
         try:
             json.dumps(value, ensure_ascii=False).encode()
         except UnicodeEncodeError:
             raise ValueError("a lone surrogate in a string") from None
 
 
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not allowed")
-
-
 # Numbers stay text: of any size they are JSON, and Python refuses to convert the longest.
-_strict_decode: Final = json.JSONDecoder(
-    parse_constant=_refuse_constant, parse_int=str, parse_float=str
-).decode
+_strict_decode: Final = make_decoder(str)
 
 
 def _single_checker() -> Callable[[bytes], object]:
@@ -485,8 +502,13 @@ def _single_checker() -> Callable[[bytes], object]:
 _singles = 0
 
 
-@cache
 def _bulk_checker() -> Callable[[bytes], object]:
-    import msgspec
+    global _decode_raw
+    if _decode_raw is None:
+        import msgspec
 
-    return msgspec.json.Decoder(msgspec.Raw).decode
+        _decode_raw = msgspec.json.Decoder(msgspec.Raw).decode
+    return _decode_raw
+
+
+_decode_raw: Callable[[bytes], object] | None = None  # set twice to the same by two threads: harmless

@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_left
-from collections.abc import Sequence
-from typing import Final
 from zlib import crc32
 
 from evlog.errors import CorruptionError, EvlogError
@@ -36,6 +34,11 @@ from evlog.files.format.headers import (
 from evlog.files.format.manifest import SegmentInfo
 from evlog.files.format.marks import Mark
 from evlog.files.log.segment import Segment, check_file_header, written_end
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Final
 
 _WINDOW_BYTES: Final = 1 << 20
 # Who has fetched so many records one by one goes on in blocks of 256 KiB, of which 64 MiB are kept.

@@ -9,8 +9,6 @@ stays readable. Nothing here writes, locks, or looks beyond its own segment.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
-from typing import Any, Final, Protocol
 from zlib import crc32
 
 from evlog.errors import CorruptionError, EvlogError, NotAStore, UnsupportedFormat
@@ -37,7 +35,19 @@ from evlog.files.format.headers import (
     decode_file_header,
 )
 from evlog.files.format.manifest import SegmentInfo
-from evlog.model.events import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from typing import Any, Final, Protocol
+
+    from evlog.model.events import Record
+
+    class Readable(Protocol):
+        """What gives bytes at offsets: a file, or the log in one that is compressed."""
+
+        def read(self, length: int, offset: int) -> bytes: ...
+
 
 # A frame whose body is larger is read record by record, so that reading takes the same memory for any frame.
 _WHOLE_BODY_BYTES: Final = 4 << 20
@@ -63,12 +73,6 @@ def check_file_header(raw: bytes, path: str, expected: FileHeader) -> None:
         raise NotAStore(path, "the file belongs to another store")
     if found != expected:
         raise CorruptionError(path, 0, "its header names another segment; was the file swapped?")
-
-
-class Readable(Protocol):
-    """What gives bytes at offsets: a file, or the log in one that is compressed."""
-
-    def read(self, length: int, offset: int) -> bytes: ...
 
 
 def written_end(log: Readable, low: int, high: int) -> int:

@@ -6,7 +6,6 @@ directory with anything else in it is left alone.
 
 from __future__ import annotations
 
-import contextlib
 import os
 
 from evlog.errors import CorruptionError, InvalidArgument, NotAStore, StoreAccessDenied
@@ -86,10 +85,11 @@ def _check_place(path: str) -> None:
 def _check_leftovers(path: str) -> None:
     """An interrupted `init` leaves one segment without events; anything else was a store."""
     directory = paths.segments_path(path)
-    with (
-        contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError),
-        os.scandir(directory) as entries,
-    ):
+    try:
+        entries = os.scandir(directory)
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return
+    with entries:
         for entry in entries:
             meaning = paths.maybe_parse_segment_name(entry.name)
             first = meaning is not None and meaning[:2] == (1, 0) and meaning.suffix in ("log", "offsets")
@@ -108,6 +108,8 @@ def _make_dirs(path: str, disk: Disk) -> None:
     device = os.stat(path).st_dev
     above = path
     while above != os.path.dirname(above) and os.stat(above := os.path.dirname(above)).st_dev == device:
-        with contextlib.suppress(StoreAccessDenied):  # a directory above need not be ours to read
+        try:
             disk.sync_dir(above)
+        except StoreAccessDenied:
+            pass  # a directory above need not be ours to read
     disk.make_dir(paths.segments_path(path))
