@@ -14,9 +14,10 @@ kind 8, then one block a segment, appended when the segment was sealed, in any o
         40        page CRCs: u32 for every 4,096 bytes of the tables
                   tables of streams, types and ids: one byte a slot
 
-A key of 32 bits is the upper half of a stream's or id's hash, or a type's hash. Its slot is key x slots >>
-32. The byte there is 0 if the segment has no key of this slot, 255 if it has several, else 1 + key mod 254.
-With 4 slots a key, one of 37 absent keys is taken for one that may be there.
+A key has 32 bits: the upper half of a stream's or id's hash, or a type's hash. Its slot is that number times
+the number of slots, divided by 2^32. The byte there is 0 if the segment has no key of this slot, 255 if it
+has several, else 1 + key mod 254. Of absent keys, one of 37 is taken for one that may be there in a large
+table (4 slots a key), and one of 450 in a small one (16 slots a key), whose bytes matter less.
 
 First position, generation and tag identify what a segment holds. A block of another identity is stale and
 ignored; a segment without a block, or with a damaged one, is looked into. The file is derived: damage costs
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
 _BLOCK: Final = Struct("<4sIQIIIIII")
 _MAGIC: Final = b"evFB"
 _CRC_AT: Final = 36
-_SLOTS_PER_KEY: Final = 4
+_SMALL_TABLE_KEYS: Final = 4096
 MARKS: Final = 254
 SEVERAL: Final = 255
 
@@ -137,7 +138,7 @@ def decode_blocks(raw: bytes | memoryview, store_id: bytes) -> tuple[dict[Identi
 def fill_table(keys: Iterable[int]) -> bytearray:
     """Return the table of these keys."""
     keys = list(keys)
-    slots = _SLOTS_PER_KEY * len(keys)
+    slots = len(keys) * (16 if len(keys) <= _SMALL_TABLE_KEYS else 4)
     table = bytearray(slots)
     for key in keys:
         slot = key * slots >> 32

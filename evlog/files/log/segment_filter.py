@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import os
 from zlib import crc32
 
 from evlog.errors import EvlogError
@@ -142,9 +143,12 @@ class SegmentFilter:
 
     def __init__(self, store: str, store_id: bytes) -> None:
         self.path = paths.filter_path(store)
-        self.is_due = False  # a writer should add blocks: set by look-ups, cleared by the writer
+        # Set by look-ups, cleared by a writer: blocks should be added; a block is damaged.
+        self.is_due = self.is_damaged = False
         self._store_id = store_id
         self._view: _View | None = None  # replaced whole
+        # Replaced whole: device and inode of the file, where its last whole block ends, whose blocks it has.
+        self._covered: tuple[tuple[int, int], int, frozenset[Identity]] | None = None
 
     def places(self, sealed: Sequence[Sealed], kind: int, hash: int) -> list[int]:
         """Return the places of the segments that may hold the stream or type with the hash, newest first."""
@@ -199,12 +203,28 @@ class SegmentFilter:
             Its content, its blocks, and where the last whole one ends (0 if it is not the filter of this
             store).
         """
-        self._view = None
+        self._view = self._covered = None
         try:
+            status = os.stat(self.path)
             raw = map_file(self.path)
-            return raw, *decode_blocks(raw, self._store_id)
-        except (FileNotFoundError, EvlogError, FormatFault):
+            blocks, end = decode_blocks(raw, self._store_id)
+        except (OSError, EvlogError, FormatFault):
             return memoryview(b""), {}, 0
+        self._covered = (status.st_dev, status.st_ino), end, frozenset(blocks)
+        return raw, blocks, end
+
+    def covered_by(self, status: os.stat_result) -> frozenset[Identity] | None:
+        """Return whose blocks the file with this status has; None if it must be loaded to know that."""
+        covered = self._covered
+        if covered is None or covered[:2] != ((status.st_dev, status.st_ino), status.st_size):
+            return None
+        return covered[2]
+
+    def note_appended(self, status: os.stat_result, identities: frozenset[Identity]) -> None:
+        """Remember that the file, which has this status now, has these blocks, too."""
+        covered = self._covered
+        if covered is not None:
+            self._covered = covered[0], status.st_size, covered[2] | identities
 
     def _view_of(self, sealed: Sequence[Sealed]) -> _View:
         view = self._view
@@ -225,7 +245,7 @@ class SegmentFilter:
         blocks = {key: block for key, block in view.blocks.items() if key != identity}
         uncovered = [place for place, part in enumerate(view.sealed) if part.info[:3] not in blocks]
         self._view = _View(view.raw, blocks, view.sealed, uncovered)
-        self.is_due = True
+        self.is_due = self.is_damaged = True
 
 
 def check_block(raw: memoryview, identity: Identity, block: Block) -> None:

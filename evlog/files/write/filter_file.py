@@ -9,6 +9,8 @@
 
 from __future__ import annotations
 
+import os
+
 from evlog.errors import EvlogError
 from evlog.files.disk.file_lock import FileLock
 from evlog.files.format.filter import encode_block, encode_filter_header
@@ -18,9 +20,11 @@ from evlog.files.write.derived import replace_derived
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from typing import Final
 
     from evlog.files.disk.files import Disk, WriteFile
+    from evlog.files.format.filter import Identity
     from evlog.files.log.log import Log
 
 _KEYS_AT_ONCE: Final = 1 << 18  # a tenth of a second; the next call continues
@@ -50,31 +54,46 @@ def extend_filter(log: Log, disk: Disk, keys_at_once: int = _KEYS_AT_ONCE) -> No
 
 
 def _extend_locked(log: Log, file: WriteFile, disk: Disk, keys_at_once: int) -> None:
-    raw, blocks, end = log.filter.load()
-    sealed = log.sealed
-    known = {part.info[:3] for part in sealed} & blocks.keys()
-    fresh: list[bytes] = []
+    filter, sealed = log.filter, log.sealed
+    covered = None if filter.is_damaged else filter.covered_by(os.fstat(file.fd))
+    if covered is not None and len(covered) <= 2 * len(sealed) + _MANY:
+        fresh = _blocks_without(log, covered, keys_at_once)
+        if fresh:
+            disk.write_at(file, b"".join(fresh.values()), os.fstat(file.fd).st_size)
+            filter.note_appended(os.fstat(file.fd), frozenset(fresh))
+        return
+    raw, blocks, end = filter.load()
+    is_whole = (
+        end == len(raw) and end and not filter.is_damaged and filter.covered_by(os.fstat(file.fd)) is not None
+    )
+    if is_whole and len(blocks) <= 2 * len(sealed) + _MANY:
+        _extend_locked(log, file, disk, keys_at_once)
+        return
+    kept = {part.info[:3]: b"" for part in sealed if part.info[:3] in blocks}
+    for identity in list(kept):
+        try:
+            check_block(raw, identity, blocks[identity])
+            kept[identity] = bytes(raw[blocks[identity].start : blocks[identity].end])
+        except FilterFault:
+            del kept[identity]
+    filter.is_damaged = False
+    kept |= _blocks_without(log, kept.keys(), keys_at_once)
+    content = [encode_filter_header(log.manifest.store_id_bytes), *kept.values()]
+    replace_derived(filter.path, b"".join(content), disk)
+
+
+def _blocks_without(log: Log, covered: Collection[Identity], keys_at_once: int) -> dict[Identity, bytes]:
+    """Return the blocks of sealed segments that are not covered, as far as that may take."""
+    fresh: dict[Identity, bytes] = {}
     keys = 0
-    for part in reversed(sealed):
-        if part.info[:3] in known:
+    for part in reversed(log.sealed):
+        identity = part.info[:3]
+        if identity in covered:
             continue
         if keys > keys_at_once:
             log.filter.is_due = True
             break
         parts = part.filter_keys()
         keys += sum(map(len, parts))
-        fresh.append(encode_block(part.info[:3], *parts))
-    if end == len(raw) and end and len(blocks) <= 2 * len(known) + _MANY:
-        if fresh:
-            disk.write_at(file, b"".join(fresh), end)
-        return
-    kept = [encode_filter_header(log.manifest.store_id_bytes)]
-    for identity in known:
-        block = blocks[identity]
-        try:
-            check_block(raw, identity, block)
-        except FilterFault:
-            log.filter.is_due = True
-            continue
-        kept.append(bytes(raw[block.start : block.end]))
-    replace_derived(log.filter.path, b"".join((*kept, *fresh)), disk)
+        fresh[identity] = encode_block(identity, *parts)
+    return fresh

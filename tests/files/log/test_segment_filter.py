@@ -1,0 +1,253 @@
+"""The filter: few files for one look-up, and right answers whatever became of it."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import evlog
+from evlog import EventStore
+from evlog.files.disk.files import DISK
+from evlog.files.format.filter import decode_blocks, encode_block, encode_filter_header, fill_table, look_up
+from evlog.files.format.headers import KIND_IDS, FormatFault
+from evlog.files.log import segment_filter as module
+from evlog.files.log.log import Log
+from evlog.files.log.segment_filter import SegmentFilter
+from evlog.files.write.filter_file import extend_filter
+from tests.support.helpers import fill, new, number_id, numbers, small_store
+
+keys = st.lists(st.integers(0, 2**32 - 1), max_size=60)
+
+
+# --- the codec
+
+
+@given(keys, keys)
+def test_no_key_of_a_table_is_ever_missed(held: list[int], others: list[int]) -> None:
+    table = fill_table(held)
+    asked = held + others
+    assert set(range(len(held))) <= set(look_up(table, asked))
+
+
+def test_few_absent_keys_are_taken_for_present_ones() -> None:
+    dice = random.Random(5)
+    for count, most in ((1000, 0.006), (20_000, 0.035)):
+        table = fill_table([dice.getrandbits(32) for _ in range(count)])
+        assert len(look_up(table, [dice.getrandbits(32) for _ in range(20_000)])) < 20_000 * most
+
+
+def test_blocks_are_found_up_to_the_first_that_is_not_whole() -> None:
+    store_id = bytes(range(16))
+    head = encode_filter_header(store_id)
+    blocks = [encode_block((at, 0, 7), [at], [1, 2], [3, 4, 5]) for at in range(1, 5)]
+    whole = head + b"".join(blocks)
+    found, end = decode_blocks(whole, store_id)
+    assert (sorted(found), end) == ([(at, 0, 7) for at in range(1, 5)], len(whole))
+    for cut in range(len(head), len(whole)):
+        found, end = decode_blocks(whole[:cut], store_id)
+        assert len(found) == sum(len(head + b"".join(blocks[: n + 1])) <= cut for n in range(4))
+        assert end == len(head + b"".join(blocks[: len(found)]))
+    for wrong in (b"", head[:-1], bytes(64), encode_filter_header(bytes(16))):
+        with pytest.raises(FormatFault):
+            decode_blocks(wrong, store_id)
+
+
+# --- few files
+
+
+@pytest.mark.exact_hashes
+def test_a_cold_look_up_opens_a_handful_of_files(memory_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with small_store(memory_path / "store", segment_events=4, sync="none") as store:
+        for first in range(0, 800, 4):
+            store.append_many(
+                [(f"s-{n}", [new(n, f"T{n // 8}", id=number_id(n))]) for n in range(first, first + 4)]
+            )
+    opened: list[str] = []
+    real = os.open
+
+    def counting(path: str, *arguments: int) -> int:
+        opened.append(str(path))
+        return real(path, *arguments)
+
+    monkeypatch.setattr(os, "open", counting)
+    uses: list[Callable[[EventStore], object]] = [
+        lambda cold: numbers(cold.read("s-17")) == [17] or pytest.fail("not found"),
+        lambda cold: numbers(cold.read_all(types=["T3"])) == list(range(24, 32)) or pytest.fail("not found"),
+        lambda cold: cold.stream_version("s-300") == 1 or pytest.fail("not found"),
+        lambda cold: cold.append("s-40", [new(40, "T5", id=number_id(40))]).duplicate or pytest.fail("no"),
+        lambda cold: cold.append("other", [new(9, id=number_id(90_000))]),
+    ]
+    for use in uses:
+        opened.clear()
+        with evlog.open(store.path, sync="none") as cold:
+            use(cold)
+        assert len(opened) < 60, opened  # of more than 1,000 files
+
+
+# --- missing, damaged, stale
+
+
+def check(path: str, events: int) -> None:
+    with evlog.open(path) as cold:
+        for stream in range(3):
+            assert numbers(cold.read(f"s-{stream}")) == list(range(stream, events, 3))
+        for number in range(0, events, 5):
+            assert cold.append(f"s-{number % 3}", [new(number, id=number_id(number))]).duplicate
+
+
+def filled(path: Path, events: int = 60) -> str:
+    with small_store(path) as store:
+        for number in range(events):
+            store.append(f"s-{number % 3}", [new(number, id=number_id(number))])
+    return str(path)
+
+
+def test_every_byte_of_the_filter_may_be_damaged(memory_path: Path) -> None:
+    """Also where the damage would only hide entries: zeros in a table."""
+    path = filled(memory_path / "store", 24)
+    file = memory_path / "store" / "segments" / "filter"
+    whole = file.read_bytes()
+    ids = [number_id(number).bytes for number in range(24)]
+    for at in range(len(whole)):
+        for byte in {0, whole[at] ^ 1} - {whole[at]}:
+            file.write_bytes(whole[:at] + bytes([byte]) + whole[at + 1 :])
+            log = Log(path)
+            assert len(log.find_ids(ids, module_hashes(ids))) == 24, at
+
+
+def module_hashes(ids: list[bytes]) -> list[int]:
+    from evlog.files.format.hashes import hash_ids
+
+    return list(hash_ids(ids))
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty", "cut", "zeros", "junk", "another store's", "tail"])
+def test_filter_that_cannot_be_used_is_rebuilt_by_the_next_writer(memory_path: Path, damage: str) -> None:
+    path = filled(memory_path / "store")
+    file = memory_path / "store" / "segments" / "filter"
+    whole = file.read_bytes()
+    if damage == "missing":
+        file.unlink()
+    else:
+        other = Path(filled(memory_path / "other")) / "segments" / "filter"
+        file.write_bytes(
+            {
+                "empty": b"",
+                "cut": whole[: len(whole) // 2],
+                "zeros": bytes(len(whole)),
+                "junk": random.Random(3).randbytes(500),
+                "another store's": other.read_bytes(),
+                "tail": whole + b"\1" * 30,
+            }[damage]
+        )
+    check(path, 60)
+    with evlog.open(path) as store:
+        store.stream_version("s-1")
+        for number in range(60, 80):
+            store.append(f"s-{number % 3}", [new(number, id=number_id(number))])
+    log = Log(path)
+    _, blocks, end = log.filter.load()
+    assert end == file.stat().st_size
+    assert {part.info[:3] for part in log.sealed} <= blocks.keys()
+    assert len(blocks) <= 2 * len(log.sealed)
+    check(path, 80)
+    assert evlog.verify_store(path).findings == ()
+
+
+def test_damaged_table_is_rebuilt_by_the_next_writer(memory_path: Path) -> None:
+    path = filled(memory_path / "store")
+    file = memory_path / "store" / "segments" / "filter"
+    whole = file.read_bytes()
+    raw, blocks, _ = Log(path).filter.load()
+    block = blocks[1, 0, Log(path).sealed[0].info.tag]
+    file.write_bytes(whole[: block.end - 5] + b"\x77" + whole[block.end - 4 :])
+    with evlog.open(path) as store:
+        for number in range(60):
+            assert store.append(f"s-{number % 3}", [new(number, id=number_id(number))]).duplicate
+        store.append("s-0", [new(60)])
+    raw, blocks, end = Log(path).filter.load()
+    for identity, block in blocks.items():
+        module.check_block(raw, identity, block)
+    assert len(blocks) == len(Log(path).sealed)
+    assert end == len(whole)
+
+
+def test_block_of_an_older_generation_hides_nothing(memory_path: Path) -> None:
+    """A compaction merges segments: the blocks of those that were replaced are stale."""
+    path = filled(memory_path / "store")
+    with evlog.open(path) as store:
+        old = Log(path)
+        kept = old.filter.load()
+        assert kept[2]
+        store.set_retention("s-1", max_count=3)
+        store.compact()
+        assert numbers(store.read("s-1")) == [52, 55, 58]
+        for number in range(60):
+            assert store.append(f"s-{number % 3}", [new(number, id=number_id(number))]).duplicate
+
+
+def test_many_stale_blocks_are_left_out_of_a_new_file(
+    memory_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("evlog.files.write.filter_file._MANY", 0)
+    path = filled(memory_path / "store")
+    log = Log(path)
+    file = Path(log.filter.path)
+    stale = b"".join(encode_block((at, 9, 9), [1], [1], [1]) for at in range(100))
+    file.write_bytes(file.read_bytes() + stale)
+    extend_filter(log, DISK)
+    assert log.filter.load()[1].keys() == {part.info[:3] for part in log.sealed}
+    check(path, 60)
+
+
+def test_two_processes_do_not_append_at_once(memory_path: Path) -> None:
+    path = filled(memory_path / "store")
+    log, other = Log(path), Log(path)
+    file = Path(log.filter.path)
+    file.write_bytes(encode_filter_header(log.manifest.store_id_bytes))
+    from evlog.files.disk.file_lock import FileLock
+
+    lock = FileLock(str(file), 0.0, DISK)
+    with lock:
+        extend_filter(log, DISK)
+        assert file.stat().st_size == 64
+    extend_filter(log, DISK)
+    size = file.stat().st_size
+    extend_filter(other, DISK)
+    assert file.stat().st_size == size > 64
+
+
+def test_large_tables_are_checked_by_the_page(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(module, "_CHECKED_AT_ONCE", 0)
+    dice = random.Random(8)
+    held = [dice.getrandbits(32) for _ in range(30_000)]
+    (tmp_path / "segments").mkdir()
+    filter = SegmentFilter(str(tmp_path), bytes(16))
+    raw = encode_filter_header(bytes(16)) + encode_block((1, 0, 7), [], [], held)
+    sealed = [Sealed()]
+    for damaged in (None, *range(300, len(raw), 20_011)):
+        content = bytearray(raw)
+        if damaged is not None:
+            content[damaged] = 0
+        Path(filter.path).write_bytes(content)
+        filter.load()
+        for key in held[:300]:
+            assert filter.candidates(sealed, [key << 32]) == [(0, [0])] or filter.is_due  # type: ignore[arg-type]
+            assert [place for place, _ in filter.candidates(sealed, [key << 32])] == [0]  # type: ignore[arg-type]
+
+
+class Sealed:
+    info = (1, 0, 7)
+
+
+def test_kind_of_ids_is_what_candidates_are(store: EventStore) -> None:
+    fill(store, 30)
+    log = Log(store.path)
+    assert log.filter.places([], KIND_IDS, 5) == []
+    assert log.filter.candidates([], [5]) == []
