@@ -385,7 +385,7 @@ def test_a_wake_looks_at_no_segment_but_those_it_reads(
 ) -> None:
     fill(store, 100)
     with store.subscribe(after=96) as subscription:
-        monkeypatch.setattr("evlog.files.log.log.SealedSegment", lambda *_: pytest.fail("it opens a segment"))
+        monkeypatch.setattr("evlog.files.log.parts.SealedSegment", lambda *_: pytest.fail("it is opened"))
         assert drain(subscription) == [96, 97, 98, 99]
         fill_from(store, 103)
         assert drain(subscription) == [100, 101, 102]
