@@ -126,7 +126,7 @@ def compact(
         CorruptionError: an event is damaged. Steps that were done stay done.
         ZstdNotInstalled: zstandard is needed and not installed.
     """
-    lock = FileLock(paths.compaction_path(log.store), _ASKING_SECONDS, disk)
+    lock = FileLock(paths.compaction_path(log.store), _ASKING_SECONDS, disk, readable=False)
     try:
         lock.acquire()
     except LockTimeout:

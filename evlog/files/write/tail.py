@@ -148,7 +148,8 @@ class LogTail:
         self._marks = marks
         self._disk = disk
         self._sync = sync
-        self._compaction = FileLock(paths.compaction_path(log.store), 0.0, disk)  # asked about, never taken
+        # Asked about, never taken.
+        self._compaction = FileLock(paths.compaction_path(log.store), 0.0, disk, readable=False)
         # All below is guarded by the writers' lock.
         self._type_hashes: dict[str, int] = {}
         self._tag = 0  # of the segment whose files are open; 0: none is

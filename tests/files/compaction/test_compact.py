@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -463,7 +464,9 @@ def test_damage_that_a_helper_finds_is_told(store: EventStore, monkeypatch: pyte
 
 
 def test_a_writer_beside_a_compaction_does_not_index_what_it_sealed(store: EventStore) -> None:
-    fill(store, 30)
+    fill(store, 10)
+    store.append("looked for", [new()])  # in the second segment only
+    store.append_many([("later", [new(number)]) for number in range(20)])
     with evlog.open(store.path) as other:
         running = FileLock(compaction_path(store.path), 0.0)
         with running:
@@ -483,6 +486,13 @@ def test_one_compaction_at_a_time(store: EventStore) -> None:
         store.compact()
     other.close()
     store.compact()
+
+
+def test_a_user_who_may_only_read_cannot_hold_the_lock_of_a_compaction(store: EventStore) -> None:
+    fill(store, 30)
+    store.compact()
+    mode = os.stat(compaction_path(store.path)).st_mode
+    assert mode & 0o444 == (mode & 0o222) << 1, "only users that may write can open it"
 
 
 def test_a_read_under_way_notices_nothing_but_gaps(memory_path: Path) -> None:
@@ -580,6 +590,29 @@ def test_leftovers_of_a_dead_compaction_go(store: EventStore) -> None:
     leftover.write_bytes(b"half a segment")
     store.compact()
     assert not leftover.exists()
+
+
+@pytest.mark.exact_hashes
+def test_no_record_is_read_to_tell_streams_apart_where_hashes_do(
+    store: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also after streams were emptied, appended to again, and emptied again."""
+    monkeypatch.delattr("evlog.files.compaction.plan._hide_by_name")
+    fill(store, 60)
+    store.set_retention(category="s", max_count=3)
+    store.compact()
+    for count in (2, 1):
+        store.delete_stream("s-0")
+        store.compact()
+        store.set_retention("s-1", max_count=count)
+        assert store.compact().events_removed == 1 + (count == 1)
+        store.append("s-0", [new(), new()])
+        store.compact()
+    store.delete_stream("s-0")
+    interrupted(store, 1)
+    store.append("s-0", [new()])
+    assert store.compact().resumed
+    assert [event.version for event in store.read("s-0")] == [25]
 
 
 @pytest.mark.parametrize("helpers", [0, 1])
