@@ -10,6 +10,7 @@ thread.
 from __future__ import annotations
 
 import os
+from _weakref import ref  # what weakref has too, at the cost of an import
 
 from evlog.errors import InvalidArgument
 from evlog.model.appends import ANY, Expectation, Results, check_expected, result_of
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
     from datetime import datetime, timedelta
     from types import TracebackType
-    from typing import Any, Self
+    from typing import Self
     from uuid import UUID
 
     from evlog.engine import Capabilities, Engine, Progress
@@ -121,9 +122,8 @@ class EventStore:
         self.path = engine.address
         self.created = engine.created
         self._closed = False
-        self._runs: Any = (
-            None  # the subscriptions that are open, weakly; a set that threads share is copied first
-        )
+        # The subscriptions that were begun, weakly. Threads add to it and copy it, each in one step of C.
+        self._runs: set[ref[Subscription]] = set()
 
     def close(self) -> None:
         """Close the store and end its subscriptions. What was acknowledged is durable already.
@@ -131,8 +131,9 @@ class EventStore:
         Threads that use the store get StoreClosed; reads under way may continue.
         """
         self._closed = True
-        for run in list(self._runs or ()):
-            run.close_with_store()
+        for begun in list(self._runs):
+            if (run := begun()) is not None:
+                run.close_with_store()
         self.engine.close()
 
     def __enter__(self) -> Self:
@@ -383,8 +384,7 @@ class EventStore:
         run. Events that a policy hides are delivered until a compaction removes them, as in `read_all`.
 
         Args:
-            name: a durable subscription (1 to 100 bytes of UTF-8): its next run continues where this one
-                ended.
+            name: a durable subscription (1 to 100 bytes of UTF-8); its next run continues where it ended.
             after: the first run begins behind this position; left out, at the beginning.
             stream, category, types: only these events. A name keeps its filter.
             since: the first run begins with the first event written at or after this time.
@@ -411,11 +411,9 @@ class EventStore:
                 raise InvalidArgument("stream and category exclude each other; give one of them")
         filter = make_filter(stream, category, types, since)
         run = begin(self.engine, name, filter, after, follow=follow, timeout_seconds=timeout)
-        if self._runs is None:
-            from weakref import WeakSet
-
-            self._runs = WeakSet()
-        self._runs.add(run)
+        self._runs.add(ref(run, self._runs.discard))
+        if self._closed:  # by another thread, which may not have seen this run
+            run.close_with_store()
         return run
 
     def consume(

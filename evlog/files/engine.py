@@ -49,8 +49,7 @@ class DirectoryEngine:
     """A store in a directory, held open. An `evlog.engine.Engine`.
 
     Args:
-        path: the directory. It is made absolute here, so a later change of the working directory does not
-            matter.
+        path: the directory; made absolute here, so that the working directory may change later.
         create: create the store if there is none.
         segment_bytes, segment_events: the size at which a new store begins another segment; None: the
             defaults.

@@ -56,9 +56,8 @@ class Subscription:
         self._timeout_seconds = timeout_seconds
         self._checkpoint = checkpoint
         self._process = os.getpid()
-        # Held while an event is looked for, and while the checkpoint is written: `close` waits for it. What
-        # follows is written by the thread that iterates; other threads write it only with the mutex, in
-        # `close`.
+        # Held while an event is looked for and while the checkpoint is written; `close` waits for it. The
+        # attributes below are written by the thread that iterates, and with the mutex by `close`.
         self._mutex = threading.RLock()
         self._saved = after  # the position in the checkpoint
         self._save_due = time.monotonic() + _SAVE_SECONDS

@@ -367,3 +367,21 @@ def test_a_filter_is_a_value() -> None:
     assert str(EventFilter()) == "all events"
     with pytest.raises(AttributeError):
         filter.stream = "x"
+
+
+def test_a_run_that_begins_while_its_store_is_closed_ends_too(
+    store: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from evlog.subscriptions import named
+
+    begin = named.begin
+
+    def begin_and_close(*arguments: Any, **options: Any) -> Any:
+        run = begin(*arguments, **options)
+        store.close()
+        return run
+
+    monkeypatch.setattr(named, "begin", begin_and_close)
+    run = store.subscribe()
+    with pytest.raises(StoreClosed):
+        run.next_event(None)

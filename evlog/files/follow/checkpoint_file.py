@@ -4,8 +4,8 @@
    what was acknowledged, so a lost one means that events come again.
 2. A parked event is a line added to a file. A line that a crash tore was never acknowledged, and is
    overwritten.
-3. Whoever changes any of this holds the lock, which the kernel frees when its process dies. Reading needs no
-   lock and no permission to write.
+3. A change needs the lock, which the kernel frees when its process dies. Reading needs no lock and no
+   permission to write.
 
 The bytes are specified in `evlog/files/format/checkpoints.py`.
 """
