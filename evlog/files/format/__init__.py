@@ -84,21 +84,7 @@ through, and `zstd -d` gives the log back:
     seek table  skippable frame: 5e 2a 4d 18 | u32 length | for each frame before: u32 its bytes here, u32
                 bytes of the log in it (0 of a skippable one) | u32 number of them | 00 | b1 ea 92 8f
 
-*durable* holds four marks of 40 bytes, each zeros where nothing is known:
-
-         0  written       how far the active log is written, for the next writer
-        40  acknowledged  how far writers with sync="none" have acknowledged it
-        80  durable       how far it is synced
-       120  suspect       a write or sync failed here: read the tail back from the device
-
-         0     4  magic  "evWR", "evAK", "evDU" or "evSU"
-         4     4  tag of the segment
-         8     4  offset, the end of a frame
-        12     4  events up to there             (written; else 0)
-        16     4  CRC of their .offsets entries  (written; else 0)
-        20     8  time of the last of them, µs   (written; else 0)
-        28     8  zero
-        36     4  CRC of bytes 0..35
+*durable* holds four marks: how far the active log is written and synced; see evlog/files/format/marks.py.
 
 *queue* holds nothing that outlives the processes that have it open; see evlog/files/write/group_commit.py.
 
