@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-from uuid import UUID
-
 from evlog.errors import InvalidArgument
 from evlog.model.events import maybe_name_fault
-from evlog.model.filters import EventFilter
+from evlog.model.named import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from evlog.model.filters import EventFilter
 
 MAX_SUBSCRIPTION_NAME_BYTES = 100
 

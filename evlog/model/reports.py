@@ -5,18 +5,20 @@ Every engine returns these values; they are imported only by the commands that n
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
-from typing import Any, Final, NamedTuple
-from uuid import UUID
+from evlog.model.named import NamedTuple
 
-from evlog.model.retention import Rule
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime, timedelta
+    from typing import Any, Final
+    from uuid import UUID
+
+    from evlog.model.retention import Rule
 
 # How much a finding matters.
 DAMAGE: Final = "damage"  # a reader fails or is told something wrong, or something is lost
 NOTE: Final = "note"  # nothing is lost: a crash or a copy leaves it, and evlog clears or rebuilds it
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Retention(NamedTuple):
@@ -39,6 +41,8 @@ class Retention(NamedTuple):
     @property
     def max_age(self) -> timedelta | None:
         """`max_age_seconds` as a timedelta."""
+        from datetime import timedelta
+
         return None if self.max_age_seconds is None else timedelta(seconds=self.max_age_seconds)
 
 
@@ -68,7 +72,9 @@ class StreamInfo(NamedTuple):
     @property
     def last_time(self) -> datetime:
         """When its last event was written, UTC."""
-        return _EPOCH + timedelta(microseconds=self.last_time_us)
+        from datetime import UTC, datetime, timedelta
+
+        return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=self.last_time_us)
 
 
 class StoreInfo(NamedTuple):

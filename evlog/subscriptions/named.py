@@ -7,7 +7,6 @@ Delivery is at least once, in order: a checkpoint passes an event only after it 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, NamedTuple
 
 from evlog.errors import (
     CorruptionError,
@@ -19,11 +18,14 @@ from evlog.errors import (
 from evlog.model.checkpoints import Checkpoint, ParkedEvent, check_subscription_name
 from evlog.model.events import Event
 from evlog.model.filters import EVERYTHING, EventFilter
-from evlog.subscriptions.retry import Handler, attempt, describe_error
+from evlog.model.named import NamedTuple
+from evlog.subscriptions.retry import attempt, describe_error
 from evlog.subscriptions.run import Subscription, checkpoint_at, kept
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from evlog.engine import CheckpointStore, Engine
+    from evlog.subscriptions.retry import Handler
 
 
 class SubscriptionInfo(NamedTuple):

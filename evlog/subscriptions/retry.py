@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import Final, NamedTuple
 
 from evlog.errors import EvlogError
-from evlog.model.events import Event
+from evlog.model.named import NamedTuple
 
-Handler = Callable[[Event], object]
-OnRetry = Callable[[Exception, int, float], object]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Final
+
+    from evlog.model.events import Event
+
+    Handler = Callable[[Event], object]
+    OnRetry = Callable[[Exception, int, float], object]
 
 FIRST_RETRY_SECONDS: Final = 0.1
 LAST_RETRY_SECONDS: Final = 10.0

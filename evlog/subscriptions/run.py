@@ -14,19 +14,22 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from evlog.errors import InvalidArgument, StoreClosed, StoreFull, SubscriptionBusy
 from evlog.model.checkpoints import Checkpoint
 from evlog.model.events import Event
 from evlog.model.filters import EVERYTHING, EventFilter
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import TracebackType
+    from typing import Any, Final, Self, TypeVar
+
     from evlog.engine import CheckpointStore, Engine
 
-_T = TypeVar("_T")
+    _T = TypeVar("_T")
+
 _PIECE_EVENTS: Final = 1 << 16
 _SAVE_SECONDS: Final = 1.0
 _FOREVER: Final = float("inf")

@@ -10,14 +10,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import chain
-from uuid import UUID
 
 from evlog.files.format import paths
 from evlog.files.format.entries import ENTRY_BYTES, column
@@ -87,6 +85,8 @@ def _describe(log: Log) -> StoreInfo:
     system_events, system_streams = _count_system(log, parts)
     packed = [part.info for part, _ in parts if part.info.compressed_bytes]
     policies, deleted = count_policies(log) if system_events else (0, 0)
+    from uuid import UUID
+
     return StoreInfo(
         path=log.store,
         id=UUID(log.manifest.store_id),
@@ -228,8 +228,10 @@ def _bytes_on_disk(store: str) -> int:
     for directory in (store, paths.segments_path(store)):
         with os.scandir(directory) as entries:
             for entry in entries:
-                with contextlib.suppress(FileNotFoundError):  # a temporary file, removed meanwhile
+                try:
                     total += entry.stat().st_size if entry.is_file() else 0
+                except FileNotFoundError:
+                    pass  # a temporary file, removed meanwhile
     return total
 
 
