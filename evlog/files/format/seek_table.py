@@ -1,9 +1,18 @@
-"""What stands around the blocks of a compressed log: its header, and the tables of the blocks. Pure.
+"""A compressed log, `.log.zst`: in the place of a sealed segment's .log, with the same bytes.
 
-The layout is specified in evlog/files/format. It is zstandard's seekable format rather than one of our own:
-both find a block by a table of lengths, but of this one `zstd -d` makes the log again, with nothing of evlog
-at hand. That format's own checksums are XXH64, which Python does not have: so a CRC of each block, as it is
-stored, stands in a frame that other readers skip. It is checked before a byte of the block is unpacked.
+All offsets into the log, its digest and its indexes stay. It is in zstandard's seekable format, frames of
+zstandard throughout, so `zstd -d` gives the log back without evlog:
+
+    header      skippable frame: 50 2a 4d 18 | u32 64 | a file header; keys: number of blocks, postings: bytes
+                in a block, source CRC: of everything after the blocks
+    blocks      a frame each, with its content's size and zstandard's checksum: of as many bytes of the log as
+                the header says (1 to 65,536), the last of the rest
+    CRCs        skippable frame: 51 2a 4d 18 | u32 length | u32 x blocks: CRC of each block as it is stored
+    seek table  skippable frame: 5e 2a 4d 18 | u32 length | for each frame before: u32 its bytes here, u32
+                bytes of the log in it (0 of a skippable one) | u32 number of them | 00 | b1 ea 92 8f
+
+The seekable format's own checksums are XXH64, which Python does not have. So the CRC of each block is in a
+frame that other readers skip; it is checked before a byte of the block is unpacked.
 """
 
 from __future__ import annotations
@@ -43,7 +52,7 @@ _HEAD: Final = _SKIPPABLE.pack(_HEADER_MAGIC, FILE_HEADER_BYTES)
 
 
 class BlockTable(NamedTuple):
-    """Where the blocks are, and what they must be."""
+    """Where the blocks are, and their CRCs."""
 
     block_bytes: int
     log_bytes: int
@@ -56,23 +65,23 @@ class BlockTable(NamedTuple):
         return len(self.crcs)
 
     def content_bytes(self, number: int) -> int:
-        """How many bytes of the log the block holds."""
+        """Return how many bytes of the log the block holds."""
         return min(self.block_bytes, self.log_bytes - number * self.block_bytes)
 
 
 def log_header(header: FileHeader) -> FileHeader:
-    """The header of the log that a file with this header holds."""
+    """Return the header of the log that a file with this header holds."""
     return header._replace(kind=KIND_LOG, keys=0, postings=0, source_crc=0)
 
 
 def encode_head(header: FileHeader, block_bytes: int, blocks: int, tail: bytes) -> bytes:
-    """What stands before the blocks of a log; `header` is the log's own."""
+    """Return what comes before the blocks of a log; `header` is the log's own."""
     header = header._replace(kind=KIND_COMPRESSED, keys=blocks, postings=block_bytes, source_crc=crc32(tail))
     return _HEAD + encode_file_header(header)
 
 
 def decode_head(raw: bytes) -> FileHeader:
-    """The header of a compressed log, from its first 72 bytes.
+    """Decode the header of a compressed log, from its first 72 bytes.
 
     Raises:
         FormatFault: they are something else, or damaged.
@@ -87,12 +96,12 @@ def decode_head(raw: bytes) -> FileHeader:
 
 
 def tail_bytes(blocks: int) -> int:
-    """The length of what stands behind so many blocks."""
+    """Return the length of what comes after this number of blocks."""
     return _SKIPPABLE.size + 4 * blocks + _SKIPPABLE.size + 8 * (blocks + 2) + _FOOTER.size
 
 
 def encode_tail(table: BlockTable) -> bytes:
-    """What stands behind the blocks: their CRCs and the seek table."""
+    """Return what comes after the blocks: their CRCs and the seek table."""
     count = table.blocks
     crcs = _SKIPPABLE.pack(_CRCS_MAGIC, 4 * count) + table.crcs.tobytes()
     rows = array("I", bytes(8 * (count + 2)))
@@ -105,7 +114,7 @@ def encode_tail(table: BlockTable) -> bytes:
 
 
 def decode_tail(raw: bytes, file_bytes: int) -> BlockTable:
-    """The table in what stands behind the blocks of a file of so many bytes.
+    """Decode what comes after the blocks of a file of this size.
 
     Raises:
         FormatFault: it makes no sense, by itself or with the file.
@@ -130,10 +139,10 @@ def decode_tail(raw: bytes, file_bytes: int) -> BlockTable:
 
 
 def count_blocks(raw: bytes) -> int:
-    """How many blocks there are, by the end of the file.
+    """Return how many blocks there are, by the end of the file.
 
     Raises:
-        FormatFault: that is no end of a seek table.
+        FormatFault: it does not end as a seek table does.
     """
     if len(raw) >= _FOOTER.size:
         frames, flags, magic = _FOOTER.unpack(raw[-_FOOTER.size :])
@@ -143,15 +152,15 @@ def count_blocks(raw: bytes) -> int:
 
 
 def make_table(block_bytes: int, log_bytes: int, sizes: Sequence[int], crcs: Sequence[int]) -> BlockTable:
-    """The table of blocks that stand one behind the other."""
+    """Return the table of blocks that follow each other without a gap."""
     offsets = array("I", accumulate(sizes, initial=HEAD_BYTES))
     return BlockTable(block_bytes, log_bytes, offsets, array("I", crcs))
 
 
 def frame_end(raw: bytes, at: int) -> int:
-    """Where the zstandard frame ends that begins at index `at`, by its own structure (RFC 8878, 3.1.1).
+    """Return where the zstandard frame ends that begins at `at`, by its own structure (RFC 8878, 3.1.1).
 
-    For who has lost the table. What is in the frame is not looked at.
+    Used when the seek table is lost. The content of the frame is not decoded.
 
     Raises:
         FormatFault: none begins here, or it is cut off.

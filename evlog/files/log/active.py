@@ -1,10 +1,11 @@
 """The active segment: what of its log is whole, found without a lock and without reading all of it.
 
-A log is trusted up to `end`. Up to there its entries are in memory, taken from .offsets where the running CRC
-in a frame's header vouches for them, else derived from the frames; frames that may not have been synced
-when the power went are read and checked first. Behind `end` stands nothing, a frame being written, or a
-torn one: which of these, and what to do about it, is for recovery to say. The file is read with `pread`,
-never mapped, because a writer may cut it.
+1. The log is used up to `end`. Up to there its entries are in memory: taken from .offsets where the running
+   CRC in a frame's header proves them, else derived from the frames.
+2. Frames that may not have been synced when the power failed are read and checked first.
+3. After `end` there is nothing, preallocation, a frame that is being written, or a torn one. Recovery
+   decides.
+4. The file is read with `pread`, never mapped, because a writer may cut it.
 """
 
 from __future__ import annotations
@@ -41,9 +42,9 @@ if TYPE_CHECKING:
     from typing import Final
 
 _WINDOW_BYTES: Final = 1 << 20
-# Who has fetched so many records one by one goes on in blocks of 256 KiB, of which 64 MiB are kept.
+# After this many records one by one, reading continues in blocks of 256 KiB, of which 64 MiB are kept.
 _PIECES_BEFORE_BLOCKS: Final = 4096
-# Pieces that are so close to each other are fetched together: more bytes, and one system call.
+# Pieces this close to each other are read together: more bytes, and one system call.
 _NEAR_BYTES: Final = 1 << 11
 _BLOCK_BITS: Final = 18
 _BLOCK_MASK: Final = (1 << _BLOCK_BITS) - 1
@@ -66,7 +67,7 @@ class ActiveSegment(Segment):
         check_file_header(self._log.read(FILE_HEADER_BYTES, 0), self.log_path, self.header)
         self.entries: bytearray = bytearray()
         self.index_crc = 0
-        self._last_at = FILE_HEADER_BYTES  # where the last known frame stands
+        self._last_at = FILE_HEADER_BYTES  # the offset of the last known frame
         self.torn_bytes = 0
         self.fault = ""
         self.durable = FILE_HEADER_BYTES  # how far the log's own headers say that it was synced
@@ -80,7 +81,7 @@ class ActiveSegment(Segment):
         if len(places) > 1 and abs(places[-1][0] - places[0][0]) <= near:
             first = min(places)[0]
             span = max([offset + length for offset, length, _ in places]) - first
-            if span <= near:  # what was appended last, say
+            if span <= near:  # for example what was appended last
                 raw = self._log.read(span, first)
                 return [raw[offset - first : offset - first + length] for offset, length, _ in places]
         self._pieces_read += len(places)
@@ -89,7 +90,7 @@ class ActiveSegment(Segment):
         return self._pieces(places)
 
     def _pieces(self, places: Sequence[tuple[int, int, int]]) -> list[bytes]:
-        """The same out of blocks in memory: what they do not hold whole is fetched piece by piece."""
+        """Return the same from blocks in memory; a piece that they do not hold whole is read by itself."""
         block = self._blocks.get
         pieces = [
             block(offset >> _BLOCK_BITS, b"")[(at := offset & _BLOCK_MASK) : at + length]
@@ -102,7 +103,7 @@ class ActiveSegment(Segment):
         return pieces
 
     def _piece(self, offset: int, length: int) -> bytes:
-        """A piece of the log out of a block kept in memory: a quarter of the time of a system call."""
+        """Return a piece of the log from a block in memory: a quarter of the time of a system call."""
         number, at = offset >> _BLOCK_BITS, offset & _BLOCK_MASK
         block = self._blocks.get(number, b"")
         if at + length > len(block):
@@ -110,14 +111,14 @@ class ActiveSegment(Segment):
                 return self._log.read(length, offset)
             if len(self._blocks) >= _MAX_BLOCKS:
                 self._blocks.clear()
-            # Only what is whole for good: behind `end` others may be writing.
+            # Only up to `end`: other processes may be writing after it.
             start = number << _BLOCK_BITS
             block = self._log.read(min(1 << _BLOCK_BITS, self.end - start), start)
             self._blocks[number] = block
         return block[at : at + length]
 
     def window(self, offset: int, length: int) -> tuple[bytes, int]:
-        """Not beyond `end` but for what is asked: bytes after it may be half a frame."""
+        """Return bytes up to `end`, and beyond only what is asked for: there may be half a frame."""
         length = max(length, min(_WINDOW_BYTES, self.end - offset))
         return self._log.read(length, offset), offset
 
@@ -135,8 +136,8 @@ class ActiveSegment(Segment):
         looked = self._looked and not self.torn_bytes and not suspicious
         if looked and size >= self.end and self._is_unchanged():
             return True
-        # Only a power loss takes bytes from under a whole frame, and this process lives since; so entries
-        # are believed without their frames, but for the first time, and where the tail was found torn.
+        # Only a power loss takes bytes from within a whole frame. So once the log was checked, entries are
+        # used without their frames, except where the tail was found torn.
         check_frames = not self._looked or self.torn_bytes > 0
         self.torn_bytes = 0
         self.fault = ""
@@ -149,10 +150,10 @@ class ActiveSegment(Segment):
         return True
 
     def follow(self, mark: Mark) -> bool:
-        """Take in what a writer says that it has written behind `end`; False if that is not what is there.
+        """Take in what a writer's mark says it has written after `end`; False if that is not what is there.
 
-        Its entries suffice: they are whole if their running CRC is the mark's, and the frames that they
-        speak of were written before the mark was. Only a power loss could have parted them since.
+        Its entries suffice: they are whole if their running CRC is the mark's, and their frames were written
+        before the mark. Only a power loss could have separated them since.
         """
         fresh = mark.events - self.count
         if fresh > 0:
@@ -172,7 +173,7 @@ class ActiveSegment(Segment):
         return (status.st_dev, status.st_ino) == (device, inode)
 
     def sync(self, disk: Disk) -> None:
-        """Return when the log as it is now is on the device, for a reader who will not wait for a writer.
+        """Return when the log as it is now is on the device, for a reader that does not wait for a writer.
 
         Raises:
             StoreIOError: the device failed, now or since this process opened the log.
@@ -193,7 +194,7 @@ class ActiveSegment(Segment):
     # --- from .offsets
 
     def _load_entries(self, size: int, durable_offset: int, *, check_frames: bool) -> None:
-        """Take what .offsets holds beyond the known entries, as far as a frame's running CRC confirms it."""
+        """Take what .offsets holds beyond the known entries, as far as a frame's running CRC proves it."""
         loaded = self._read_offsets()
         count = len(loaded) // ENTRY_BYTES
         header, frame = self._last_frame(loaded, count, size)
@@ -221,7 +222,7 @@ class ActiveSegment(Segment):
             self._check_unsynced(max(old_end, min(max(durable_offset, self.durable), self.end)))
 
     def _read_offsets(self, length: int | None = None) -> bytearray:
-        """What .offsets holds behind the known entries, or so many bytes; nothing if unsound."""
+        """Return what .offsets holds after the known entries; nothing if it is damaged."""
         file = self._offsets or self._open_offsets()
         if file is None:
             return bytearray()
@@ -239,11 +240,11 @@ class ActiveSegment(Segment):
         return self._offsets
 
     def _number_in(self, header: FrameHeader) -> int:
-        """Where in the newly loaded entries the frame's first one stands."""
+        """Return the index of the frame's first entry in the newly loaded ones."""
         return header.first_position - self.first_position - self.count
 
     def _last_frame(self, loaded: bytearray, count: int, size: int) -> tuple[FrameHeader | None, int]:
-        """The frame that the last of `count` entries names: its header, if it is there, and its offset."""
+        """Return the header (if it is there) and offset of the frame that the last of `count` entries names."""
         if not count:
             return None, 0
         frame = ENTRY.unpack_from(loaded, (count - 1) * ENTRY_BYTES)[5]
@@ -261,7 +262,7 @@ class ActiveSegment(Segment):
         """Read the frames from the offset to `end`; what follows a damaged one is not taken in."""
         number = bisect_left(range(self.count), offset, key=self._frame_offset)
         if offset < self.end and self._frame_offset(number % self.count) != offset:
-            # A mark that is not of this log, a copied one perhaps: begin with the frame around it.
+            # A mark of another log, perhaps copied: begin with the frame around it.
             offset = self._frame_offset(max(number - 1, 0))
             number = bisect_left(range(self.count), offset, key=self._frame_offset)
         while offset < self.end:
@@ -278,7 +279,7 @@ class ActiveSegment(Segment):
             offset += FRAME_HEADER_BYTES + header.length
 
     def _holds_last_frame(self) -> bool:
-        """Whether the last known frame stands there still: its running CRC vouches for all before it."""
+        """Return whether the last known frame is still there: its running CRC proves all before it."""
         try:
             return self._read_header(self._last_at).index_crc == self.index_crc
         except FormatFault:
@@ -288,7 +289,7 @@ class ActiveSegment(Segment):
         return decode_frame_header(self._log.read(FRAME_HEADER_BYTES, offset), 0, offset, self.tag)
 
     def count_before(self, offset: int) -> int:
-        """How many events stand in the log before the offset, a frame's end."""
+        """Return how many events are in the log before the offset, a frame's end."""
         return bisect_left(range(self.count), offset, key=self._record_offset)
 
     def _record_offset(self, number: int) -> int:
@@ -302,7 +303,7 @@ class ActiveSegment(Segment):
     # --- from the log
 
     def _is_unchanged(self) -> bool:
-        """Whether the last known frame stands there still, and behind it no other; mostly by one read."""
+        """Return whether the last known frame is still the last one; mostly by one read."""
         frame_bytes = self.end - self._last_at
         if not self.count or frame_bytes > _FRAME_READ_BYTES:
             return not self._goes_on() and (not self.count or self._holds_last_frame())
@@ -312,14 +313,14 @@ class ActiveSegment(Segment):
         return not raw[frame_bytes:].strip(b"\0")
 
     def _goes_on(self) -> bool:
-        """Whether there is more behind `end` than zeros, the room for frames to come, by the first of it."""
+        """Return whether there is anything but preallocation right after `end`."""
         return bool(self._log.read(FRAME_HEADER_BYTES, self.end).strip(b"\0"))
 
     def _scan_tail(self, size: int, *, check_zeros: bool) -> None:
-        """Take in whole frames from `end` on, up to the first that is not; behind it must be zeros alone.
+        """Take in whole frames from `end` on; after the last one there must be only zeros.
 
         Args:
-            check_zeros: look at all of them. Only a power loss leaves anything behind zeros.
+            check_zeros: look at all zeros. Only a power loss leaves anything after zeros.
         """
         while check_zeros or self._goes_on():
             try:
@@ -339,7 +340,7 @@ class ActiveSegment(Segment):
             self.end += FRAME_HEADER_BYTES + header.length
 
     def _read_frame(self, offset: int, size: int) -> tuple[FrameHeader, bytes]:
-        """The frame at the offset, its body's CRC checked."""
+        """Return the frame at the offset, its body's CRC checked."""
         raw = self._log.read(min(_FRAME_READ_BYTES, size - offset), offset)
         header = decode_frame_header(raw, 0, offset, self.tag)
         if offset + FRAME_HEADER_BYTES + header.length > size:
@@ -351,10 +352,10 @@ class ActiveSegment(Segment):
         return header, body
 
     def later_frames_durable(self, offset: int) -> int:
-        """The highest synced offset that any whole frame header after the offset vouches for; 0 if none.
+        """Return the highest synced offset that a whole frame header after the offset names; 0 if none does.
 
         Used when the frame at the offset is damaged: a later frame that was written when this place was
-        known to be synced proves that what stood here had been acknowledged.
+        known to be synced proves that what was here had been acknowledged.
         """
         highest = 0
         size = self._log.size()
@@ -377,6 +378,6 @@ class ActiveSegment(Segment):
         return highest
 
     def damage(self, durable_offset: int) -> CorruptionError:
-        """The error for a log that was acknowledged beyond its last whole frame."""
+        """Return the error for a log that was acknowledged beyond its last whole frame."""
         detail = f"{self.fault or 'the log ends'}, though it was synced up to offset {durable_offset}"
         return CorruptionError(self.log_path, self.end, detail, self.first_position + self.count)

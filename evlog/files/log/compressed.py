@@ -1,9 +1,8 @@
 """Reading a sealed segment whose log is compressed: only the blocks that a read touches are unpacked.
 
-`BlockLog` gives the bytes of the log by their offsets in it, so everything above reads frames and records as
-ever. A block is checked before it is unpacked; what fails is a CorruptionError with the offset in the file.
-A few megabytes of blocks stay in memory, for all logs of the process together: neighbouring records, and
-frames that span blocks, are asked for in turn.
+`BlockLog` returns the bytes of the log by their offsets in it, so everything above reads frames and records
+as in a plain log. A block is checked before it is unpacked; a failure is a CorruptionError with the offset in
+the file. A few megabytes of blocks stay in memory, for all logs of the process together.
 """
 
 from __future__ import annotations
@@ -30,15 +29,16 @@ from evlog.files.format.seek_table import (
 from evlog.files.log.segment import SealedSegment
 
 _MAX_CACHED: Final = 256  # blocks, of 16 KiB as evlog makes them and 64 KiB at most
-_AHEAD_BYTES: Final = 1 << 16  # who reads frames in order is given so many at least
+_AHEAD_BYTES: Final = 1 << 16  # a reader of frames in order gets at least this many
 
 _numbers: Final = counter()
-# Threads share it without a lock: each step is one call of C, and who loses a race unpacks a block once more.
+# Threads share it without a lock: each step is one operation, and a thread that loses a race unpacks a block
+# again.
 _cache: Final[OrderedDict[tuple[int, int], bytes]] = OrderedDict()
 
 
 class BlockLog:
-    """The bytes of a log, by their offsets in it, out of the blocks of a compressed file.
+    """The bytes of a log by their offsets in it, from the blocks of a compressed file.
 
     Args:
         path: of the file, for errors.
@@ -53,15 +53,15 @@ class BlockLog:
         self._number = next(_numbers)
 
     def size(self) -> int:
-        """The length of the log in bytes."""
+        """Return the length of the log in bytes."""
         return self._table.log_bytes
 
     def read(self, length: int, offset: int) -> bytes:
-        """Up to so many bytes of the log at the offset; fewer only at its end."""
+        """Return up to `length` bytes of the log at the offset; fewer only at its end."""
         return self.read_many([(offset, length, 0)])[0]
 
     def read_many(self, places: Sequence[tuple[int, int, int]]) -> list[bytes]:
-        """What stands at each (offset, length, …); one is short only at the end of the log."""
+        """Return what is at each (offset, length, …); a result is short only at the end of the log."""
         block_bytes, size = self._table.block_bytes, self._table.log_bytes
         found = []
         number, block = -1, b""
@@ -79,7 +79,7 @@ class BlockLog:
         return found
 
     def window(self, offset: int, length: int) -> tuple[bytes, int]:
-        """Bytes of the log from before the offset to behind so many, and the offset at which they begin."""
+        """Return the blocks that hold `length` bytes at the offset, and the offset at which they begin."""
         block_bytes = self._table.block_bytes
         first = offset // block_bytes
         end = min(-(-(offset + length) // block_bytes), self._table.blocks)
@@ -87,7 +87,7 @@ class BlockLog:
         return (blocks[0] if len(blocks) == 1 else b"".join(blocks)), first * block_bytes
 
     def block(self, number: int) -> bytes:
-        """The content of a block.
+        """Return the content of a block.
 
         Raises:
             CorruptionError: it is damaged.
@@ -166,7 +166,9 @@ class CompressedSegment(SealedSegment):
 
     def _open_log(self) -> None:
         self._blocks = open_blocks(self.log_path, self.header, self.info)
-        self.log_pieces = self._blocks.read_many  # type: ignore[method-assign]
+
+    def log_pieces(self, places: Sequence[tuple[int, int, int]]) -> list[bytes]:
+        return self._blocks.read_many(places)
 
     def window(self, offset: int, length: int) -> tuple[bytes | memoryview, int]:
         window, window_at = self._blocks.window(offset, max(length, _AHEAD_BYTES))

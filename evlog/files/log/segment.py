@@ -1,9 +1,10 @@
 """Reading one segment: records by entry number, frames in order. Never returns bytes that fail their CRC.
 
-`Segment` is what sealed and active segments share: entries (a buffer of fixed-width rows) and a way to get
-bytes of the log. A sealed one is mapped; its .offsets, when missing or damaged, is made anew in memory
-from the log, silently. Damage of the log itself is a CorruptionError that names file and offset; the rest
-stays readable. Nothing here writes, locks, or looks beyond its own segment.
+1. `Segment` is what sealed and active segments share: entries (a buffer of rows), and a way to get the log's
+   bytes.
+2. A sealed segment is mapped. If its .offsets is missing or damaged, its entries are derived from the log,
+   silently.
+3. Damage of the log itself is a CorruptionError that names file and offset; everything else stays readable.
 """
 
 from __future__ import annotations
@@ -44,17 +45,17 @@ if TYPE_CHECKING:
     from evlog.model.events import Record
 
     class Readable(Protocol):
-        """What gives bytes at offsets: a file, or the log in one that is compressed."""
+        """A file, or the log in a compressed file: it returns bytes at offsets."""
 
         def read(self, length: int, offset: int) -> bytes: ...
 
 
-# A frame whose body is larger is read record by record, so that reading takes the same memory for any frame.
+# A frame with a larger body is read record by record, so that reading takes the same memory for any frame.
 _WHOLE_BODY_BYTES: Final = 4 << 20
 _RECORDS_AT_ONCE: Final = 256
 _BYTES_AT_ONCE: Final = 1 << 20
 _WINDOW_BYTES: Final = 1 << 16
-_FIRST_RECORDS: Final = 32  # who asks for one page, or one event, does not pay for more
+_FIRST_RECORDS: Final = 32  # so that one page, or one event, does not cost more
 
 
 def check_file_header(raw: bytes, path: str, expected: FileHeader) -> None:
@@ -76,9 +77,9 @@ def check_file_header(raw: bytes, path: str, expected: FileHeader) -> None:
 
 
 def written_end(log: Readable, low: int, high: int) -> int:
-    """Where the last byte between two offsets ends that is not zero; `low` if there is none.
+    """Return where the last byte between two offsets ends that is not zero; `low` if there is none.
 
-    No frame ends with a zero: so behind whole frames this is where the last one ends, and room begins.
+    No frame ends with a zero: so after whole frames this is where the last one ends.
     """
     while high > low:
         at = max(low, high - _WINDOW_BYTES)
@@ -105,21 +106,21 @@ class Segment:
         self.end = FILE_HEADER_BYTES
 
     def log_bytes(self, offset: int, length: int) -> bytes:
-        """Bytes of the log, fewer at its end."""
+        """Return bytes of the log, fewer at its end."""
         return self.log_pieces([(offset, length, 0)])[0]
 
     def log_pieces(self, places: Sequence[tuple[int, int, int]]) -> list[bytes]:
-        """The bytes at many (offset, length, …): in one call, for a call each costs as much as the bytes."""
+        """Return the bytes at many (offset, length, …) in one call: calls cost as much as the bytes."""
         raise NotImplementedError
 
     def repair_entries(self) -> bool:
-        """Make the entries anew if they are not what they were; True if that may have mended something."""
+        """Derive the entries again if they are damaged; return True if that may help."""
         return False
 
     # --- by entry number
 
     def record(self, number: int) -> Record:
-        """The record of entry `number`, checked.
+        """Return the record of entry `number`, checked.
 
         Raises:
             CorruptionError: it is damaged.
@@ -132,18 +133,18 @@ class Segment:
         return record
 
     def version_in_entry(self, number: int) -> int:
-        """The version that entry `number` names: nothing to rely on before its record has said the same."""
+        """Return the version in entry `number`: a guess until its record confirms it."""
         version: int = ENTRY_VERSION.unpack_from(self.entries, number * ENTRY_BYTES)[0]
         return version
 
     def records(
         self, numbers: Sequence[int], among: range | None = None, first: int = _FIRST_RECORDS
     ) -> Iterator[Sequence[Record]]:
-        """The records of the entries, checked, in the order given, some at a time (first few, then more).
+        """Iterate over the records of the entries, checked, in the order given, in batches.
 
         Args:
-            among: where in `numbers` those stand that are asked for, in their order; left out, all.
-            first: how many at first.
+            among: the indexes in `numbers` that are asked for, in their order; left out, all.
+            first: the size of the first batch; the next ones are larger.
 
         Raises:
             CorruptionError: one is damaged; those before it were yielded.
@@ -174,7 +175,7 @@ class Segment:
             step = _RECORDS_AT_ONCE
 
     def _record_again(self, number: int) -> Record:
-        """A record did not check out: mend the entries and look again, or say what is damaged."""
+        """Derive the entries again and return the record, or raise the error for a damaged one."""
         if self.repair_entries():
             offset, length, crc = ENTRY_PLACE.unpack_from(self.entries, number * ENTRY_BYTES)
             raw = self.log_bytes(offset, length)
@@ -186,7 +187,7 @@ class Segment:
     # --- by position
 
     def number_of(self, position: int) -> int:
-        """The number of the first entry at or after the position; `count` if there is none."""
+        """Return the number of the first entry at or after the position; `count` if there is none."""
         number = position - self.first_position
         if number <= 0:
             return 0
@@ -195,7 +196,7 @@ class Segment:
         return min(number, self.count)
 
     def _position_of(self, number: int) -> int | None:
-        """The position of an entry whose record cannot be read, where entries alone tell it."""
+        """Return the position of an entry whose record cannot be read, where entries alone tell it."""
         return None if self._has_gaps() else self.first_position + number
 
     def _has_gaps(self) -> bool:
@@ -203,13 +204,13 @@ class Segment:
         return info.sealed and info.last_position - info.first_position + 1 != info.events
 
     def number_at_time(self, time_us: int, count: int) -> int:
-        """The number of the first of `count` entries whose event is not before the time."""
+        """Return the number of the first of `count` entries whose event is not before the time."""
         return bisect_left(range(count), time_us, key=lambda at: self.record(at)[5])
 
     # --- in order
 
     def scan(self, low: int, high: int) -> Iterator[tuple[Record, ...]]:
-        """The records of entries low..high-1, a frame (or a part of a large one) at a time.
+        """Iterate over the records of entries low..high-1, a frame (or a part of a large one) at a time.
 
         Raises:
             CorruptionError: a frame is damaged; those before it were yielded.
@@ -227,7 +228,7 @@ class Segment:
                 yield records
 
     def scan_back(self, low: int, high: int) -> Iterator[tuple[Record, ...]]:
-        """The same, from the last to the first."""
+        """Iterate over the same records, from the last to the first."""
         while low < high:
             header, offset, first = self._frame_of(high - 1)
             start = max(low, first)
@@ -241,7 +242,7 @@ class Segment:
     def _whole_frames(
         self, low: int, high: int, header: FrameHeader, offset: int, first: int
     ) -> Iterator[tuple[Record, ...]]:
-        """Frames that follow each other in the log, read without a look at the entries."""
+        """Iterate over frames that follow each other in the log, without using the entries."""
         window, window_at = self.window(offset, FRAME_HEADER_BYTES + header.length)
         while True:
             body_at = offset + FRAME_HEADER_BYTES - window_at
@@ -263,11 +264,11 @@ class Segment:
                 window, window_at = self.window(offset, FRAME_HEADER_BYTES + header.length)
 
     def window(self, offset: int, length: int) -> tuple[bytes | memoryview, int]:
-        """Bytes of the log from the offset on, at least so many, and the offset at which they begin."""
+        """Return at least `length` bytes of the log from the offset on, and where they begin."""
         raise NotImplementedError
 
     def frame(self, offset: int) -> tuple[FrameHeader, bytes | memoryview]:
-        """The frame at an offset: its header, and its body, which is yet to be checked."""
+        """Return the frame at an offset: its header, and its body, not yet checked."""
         window, window_at = self.window(offset, FRAME_HEADER_BYTES)
         header = self._header(window, offset - window_at, offset)
         body_at = offset + FRAME_HEADER_BYTES
@@ -275,7 +276,7 @@ class Segment:
         return header, window[body_at - window_at : body_at - window_at + header.length]
 
     def _frame_of(self, number: int) -> tuple[FrameHeader, int, int]:
-        """The header of the frame that holds an entry, its offset, and the number of its first entry."""
+        """Return header and offset of the frame that holds an entry, and the number of its first entry."""
         offset, fault = 0, ""
         for attempt in range(2):
             offset = ENTRY.unpack_from(self.entries, number * ENTRY_BYTES)[5]
@@ -309,11 +310,11 @@ class Segment:
 
 
 class SealedSegment(Segment):
-    """A segment that never changes any more: mapped, and known to the manifest in every respect.
+    """A segment that never changes: mapped, and checked against what the manifest says of it.
 
     Raises:
         FileNotFoundError: its log is not there; the manifest may have moved on.
-        CorruptionError: its log is shorter or longer than it was, or of something else.
+        CorruptionError: its log is shorter or longer than it was, or belongs to something else.
     """
 
     def __init__(self, store: str, store_id: bytes, info: SegmentInfo) -> None:
@@ -345,7 +346,7 @@ class SealedSegment(Segment):
         return self._log, 0
 
     def checked_entries(self) -> bytes | bytearray | memoryview:
-        """The entries, known to be those that were sealed."""
+        """Return the entries, checked to be those that were sealed."""
         if not self._entries_checked:
             if crc32(self.entries) != self.info.offsets_crc:
                 self.entries = self._derive_entries()
@@ -375,7 +376,7 @@ class SealedSegment(Segment):
         return entries
 
     def _derive_entries(self) -> bytes:
-        """All entries, from the log. They are right by the frames' CRCs, whatever stood in .offsets."""
+        """Derive all entries from the log; the CRCs of its frames prove them."""
         parts = []
         offset = FILE_HEADER_BYTES
         while offset < self.end:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 import evlog
 from evlog.errors import CorruptionError, UnsupportedFormat
-from evlog.files import format as files_format
+from evlog.files.format import frames
 from evlog.files.format.entries import column, derive_entries, encode_entries
 from evlog.files.format.frames import (
     FrameHeader,
@@ -105,8 +105,8 @@ MARKS = [
 
 @pytest.mark.exact_hashes
 def test_worked_example_of_the_specification_is_what_encode_gives() -> None:
-    assert files_format.__doc__ is not None
-    example = re.search(r"Worked example:.*?\n\n((?: {4}[0-9a-f ]+\n)+)", files_format.__doc__, re.DOTALL)
+    assert frames.__doc__ is not None
+    example = re.search(r"Worked example:.*?\n\n((?: {4}[0-9a-f ]+\n)+)", frames.__doc__, re.DOTALL)
     assert example is not None
     written = bytes.fromhex(example[1])
     event = ("T", bytes(range(16)), 0, b"{}", None)
