@@ -14,13 +14,8 @@ from _weakref import ref  # what weakref has too, at the cost of an import
 
 from evlog.errors import InvalidArgument
 from evlog.model.appends import ANY, Expectation, Results, check_expected, result_of
-from evlog.model.events import (
-    NewEvent,
-    category_of,
-    check_readable_name,
-    check_stream_name,
-    encode_events,
-)
+from evlog.model.encoding import encode_events
+from evlog.model.events import NewEvent, category_of, check_readable_name, check_stream_name
 from evlog.model.filters import make_filter
 
 TYPE_CHECKING = False
@@ -225,7 +220,7 @@ class EventStore:
 
         Args:
             streams: the stream of each event.
-            events: as `evlog.model.events.encode_events` makes them; their data is not checked again.
+            events: as `evlog.model.encoding.encode_events` makes them; their data is not checked again.
             expected: the version that a stream must have before all this.
             skip_known: skip events whose id is known with the same content, instead of refusing a batch of
                 which only a part is known.

@@ -21,7 +21,7 @@ from evlog import EventStore, NewEvent
 from evlog.errors import StoreClosed, WrongExpectedVersion
 from evlog.files.disk.files import Disk, WriteFile
 from evlog.files.log.log import Log
-from evlog.model.events import encode_events
+from evlog.model.encoding import encode_events
 from tests.support.helpers import fill, new, number_id, numbers, small_store
 
 # --- closing

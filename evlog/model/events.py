@@ -1,27 +1,20 @@
-"""What an event is: `NewEvent` going in, `Event` coming out, stream names, ids and content types.
+"""What an event is: `NewEvent` before it is appended, `Event` as it is read; stream names and ids. Pure.
 
-Pure: no I/O, no clock but for making ids. Everything that can be wrong with an event is found here,
-before a lock is taken or a byte is written. This module knows nothing of files or frames.
-
-An `Event` is its record, the tuple that one msgpack call decodes, with names put on it: making one costs
-a single C call, and what is dearer (UUID, datetime, JSON) is made when asked for.
+An `Event` is its record, the tuple that one msgpack call decodes, with names for its items. Making one costs
+a single call in C. What costs more (UUID, datetime, JSON) is made when asked for.
 """
 
 from __future__ import annotations
 
 import os
-import sys
 import time
-from itertools import repeat
-from operator import attrgetter, itemgetter
+from operator import itemgetter
 from struct import Struct
 
-from evlog.errors import CorruptionError, EventTooLarge, InvalidEvent, InvalidStreamName
-from evlog.model.json_text import make_decoder
+from evlog.errors import CorruptionError, InvalidEvent, InvalidStreamName
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
     from datetime import datetime
     from typing import Any, Final
     from uuid import UUID
@@ -34,7 +27,6 @@ MAX_EVENT_BYTES: Final = 16 * 1024 * 1024
 MAX_NAME_BYTES: Final = 255
 
 CONTENT_TYPES: Final = ("json", "text", "binary")  # a record stores the index
-_CONTENT_CODES: Final = {name: code for code, name in enumerate(CONTENT_TYPES)}
 JSON_CODE, TEXT_CODE, BINARY_CODE = range(3)
 
 # The namespace of idempotency keys. It must never change: the same key has to give the same id for ever.
@@ -45,17 +37,9 @@ SYSTEM_PREFIX: Final = "$"
 METADATA_PREFIX: Final = "$$"
 CATEGORY_PREFIX: Final = "$$$ce-"
 
-_class_of: Final = attrgetter("__class__")
-_FIELDS: Final = tuple(map(attrgetter, ("type", "id", "data", "metadata", "content_type")))
 _CONTROL: Final = frozenset(map(chr, (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029)))
-_LINE_BREAKS_TO_SPACES: Final = bytes.maketrans(b"\r\n", b"  ")
 _TAIL: Final = Struct("8s")
-_MAX_CHECKED_TYPES: Final = 1 << 14
-_BULK_EVENTS: Final = 16  # from so many on, passes by column cost less than a loop
 _VARIANT: Final = bytes(byte & 0x3F | 0x80 for byte in range(256))  # RFC 9562: the two bits 10
-# From this many JSON payloads on, msgspec's import (tens of milliseconds) pays for itself.
-_BULK_JSON: Final = 64
-_SINGLES_BEFORE_BULK: Final = 2000
 
 Record = tuple[int, int, str, str, bytes, int, int, bytes, bytes | None]
 """position, version, stream, type, id, time in µs, content type code, data, metadata JSON or None"""
@@ -285,230 +269,3 @@ def id_text(id: bytes) -> str:
     """The 16 bytes of an id as UUIDs are written."""
     text = id.hex()
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
-
-
-_checked_types: set[str] = set()  # names that passed: a program has few types
-
-
-def encode_events(events: Sequence[NewEvent]) -> list[EncodedEvent]:
-    """Check events and turn each into what a record holds of it.
-
-    Raises:
-        InvalidEvent, EventTooLarge: the first event that cannot be stored.
-    """
-    alike = _encode_alike(events) if len(events) >= _BULK_EVENTS else None
-    encoded, unchecked = alike or _encode_each(events)
-    try:
-        types: Iterable[Any] = set(map(itemgetter(0), encoded)) - _checked_types
-    except TypeError:  # one cannot be hashed, so it is no text
-        types = map(itemgetter(0), encoded)
-    for type in types:
-        if len(_checked_types) >= _MAX_CHECKED_TYPES:
-            _checked_types.clear()
-        _checked_types.add(check_type(type))
-    if unchecked and check_json(unchecked):
-        # Valid JSON has no raw line break inside a string, so those there are stand between tokens.
-        encoded = [
-            (type, id, code, data if code != JSON_CODE else data.translate(_LINE_BREAKS_TO_SPACES), metadata)
-            for type, id, code, data, metadata in encoded
-        ]
-    return encoded
-
-
-def _encode_alike(events: Sequence[NewEvent]) -> tuple[list[EncodedEvent], Sequence[bytes]] | None:
-    """Encode a bulk load by columns, in C; None if some event is not JSON in bytes with an id in bytes."""
-    if set(map(_class_of, events)) != {NewEvent}:
-        return None
-    # A list for each field, rather than a tuple for each event, which the garbage collector would look at.
-    types, ids, datas, metadatas, content_types = ([*map(field, events)] for field in _FIELDS)
-    alike = (
-        set(map(_class_of, datas)) == set(map(_class_of, ids)) == {bytes}
-        and metadatas.count(None) == content_types.count("json") == len(ids)
-        and set(map(len, ids)) == {16}
-        and max(map(len, datas)) <= MAX_EVENT_BYTES
-    )
-    return (list(zip(types, ids, repeat(JSON_CODE), datas, metadatas)), datas) if alike else None
-
-
-def _encode_each(events: Sequence[NewEvent]) -> tuple[list[EncodedEvent], Sequence[bytes]]:
-    """Encode any events; also the JSON that was given as bytes and is still to be checked, all together."""
-    encoded: list[EncodedEvent] = []
-    unchecked: list[bytes] = []
-    for event in events:
-        if event.__class__ is not NewEvent and not isinstance(event, NewEvent):
-            raise InvalidEvent("", f"expected a NewEvent, got a {event.__class__.__name__}")
-        data = event.data
-        code = JSON_CODE
-        if data.__class__ is bytes and event.content_type == "json":
-            unchecked.append(data)
-        else:
-            code, data = _encode_data(event.content_type, data)
-        id = event.id
-        if id is not None:
-            # By its name: a program that has a UUID has imported the class, others need not.
-            is_uuid = id.__class__.__name__ == "UUID"
-            id = id.int.to_bytes(16) if is_uuid else _encode_id(id)  # type: ignore[union-attr]
-        metadata = event.metadata
-        if metadata is not None:
-            metadata = _encode_metadata(metadata)
-        if len(data) > MAX_EVENT_BYTES or (metadata and len(data) + len(metadata) > MAX_EVENT_BYTES):
-            raise EventTooLarge(len(data) + len(metadata or b""), MAX_EVENT_BYTES)
-        encoded.append((event.type, id, code, data, metadata))
-    return encoded, unchecked
-
-
-def _encode_data(content_type: str, data: Any) -> tuple[int, bytes]:
-    """The code of the content type, and the payload's bytes."""
-    code = _CONTENT_CODES.get(content_type)
-    if code is None:
-        raise InvalidEvent("content type", f"{content_type!r} is none of {', '.join(CONTENT_TYPES)}")
-    if isinstance(data, bytearray | memoryview):
-        data = bytes(data)
-    if code == JSON_CODE:
-        if isinstance(data, bytes):
-            check_json([data])
-            return code, data.translate(_LINE_BREAKS_TO_SPACES)
-        return code, dump_json({} if data is None else data, "data")
-    if data is None:
-        return code, b""
-    if code == TEXT_CODE:
-        return code, _encode_text(data)
-    if isinstance(data, bytes):
-        return code, data
-    raise InvalidEvent("data", f"of content type binary must be bytes, not {data.__class__.__name__}")
-
-
-def _encode_text(data: Any) -> bytes:
-    try:
-        if isinstance(data, str):
-            return data.encode()
-        if isinstance(data, bytes):
-            data.decode()
-            return data
-    except UnicodeEncodeError:
-        raise InvalidEvent("data", "is not valid Unicode (a lone surrogate)") from None
-    except UnicodeDecodeError as error:
-        raise InvalidEvent("data", f"is not UTF-8 text at byte {error.start}; use binary") from None
-    raise InvalidEvent("data", f"of content type text must be str or bytes, not {data.__class__.__name__}")
-
-
-def _encode_metadata(metadata: dict[str, Any] | bytes) -> bytes | None:
-    if isinstance(metadata, bytes):
-        check_json([metadata], "metadata")
-        if not metadata.lstrip().startswith(b"{"):
-            raise InvalidEvent("metadata", "must be a JSON object")
-        return metadata.translate(_LINE_BREAKS_TO_SPACES)
-    if not isinstance(metadata, dict):
-        raise InvalidEvent("metadata", "must be a JSON object (a dict)")
-    return dump_json(metadata, "metadata") if metadata else None
-
-
-def _encode_id(id: UUID | str | bytes) -> bytes:
-    raw = id if isinstance(id, bytes) else getattr(id, "bytes", None)
-    if raw is None:
-        from uuid import UUID
-
-        try:
-            raw = UUID(id).bytes  # type: ignore[arg-type]
-        except (ValueError, AttributeError, TypeError):
-            raise InvalidEvent("id", f"{id!r} is not a UUID; use idempotency_id for other texts") from None
-    if not isinstance(raw, bytes) or len(raw) != 16:
-        raise InvalidEvent("id", "must be a UUID of 16 bytes")
-    return raw
-
-
-def dump_json(value: Any, field: str) -> bytes:
-    """Encode a Python object as compact strict JSON, or raise InvalidEvent."""
-    import json
-
-    try:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
-    except (ValueError, TypeError, RecursionError) as error:
-        raise InvalidEvent(field, f"is not JSON: {error}") from None
-
-
-def check_json(payloads: Sequence[bytes], field: str = "data") -> bool:
-    """Check that each payload is strict JSON in UTF-8: RFC 8259, no NaN, no lone surrogates.
-
-    Returns:
-        Whether there is a line break in any of them.
-
-    Raises:
-        InvalidEvent: the first that is not.
-    """
-    if len(payloads) == 1:
-        payload = payloads[0]
-        check = _single_checker()
-        try:
-            payload.decode()
-            check(payload)
-        except (ValueError, RecursionError):
-            _explain_json(payload, check, field)
-        return b"\n" in payload or b"\r" in payload
-    from collections import deque
-
-    bulk = len(payloads) >= _BULK_JSON or "msgspec" in sys.modules
-    check = _bulk_checker() if bulk else _check_json_one
-    try:
-        # msgspec takes the strings that it skips unread, so UTF-8 is checked here; a character cannot
-        # be put together from two payloads across the line break.
-        joined = b"\n".join(payloads)
-        joined.decode()
-        deque(map(check, payloads), maxlen=0)
-    except (ValueError, RecursionError):
-        for payload in payloads:
-            _explain_json(payload, check, field)
-        raise AssertionError("a payload failed together with the others and not alone") from None
-    return joined.count(b"\n") >= len(payloads) or b"\r" in joined
-
-
-def _explain_json(payload: bytes, check: Callable[[bytes], object], field: str) -> None:
-    """Raise the InvalidEvent that says what is wrong with this payload, if anything is."""
-    try:
-        payload.decode()
-        check(payload)
-    except UnicodeDecodeError as error:
-        raise InvalidEvent(field, f"is not JSON: not UTF-8 at byte {error.start}") from None
-    except RecursionError:
-        raise InvalidEvent(field, "is not JSON that can be read: it is nested too deeply") from None
-    except ValueError as error:
-        raise InvalidEvent(field, f"is not JSON: {error}") from None
-
-
-def _check_json_one(payload: bytes) -> None:
-    value = _strict_decode(payload.decode())  # a str: bytes would be taken as UTF-16, too
-    if b"\\u" in payload:
-        import json
-
-        try:
-            json.dumps(value, ensure_ascii=False).encode()
-        except UnicodeEncodeError:
-            raise ValueError("a lone surrogate in a string") from None
-
-
-# Numbers stay text: of any size they are JSON, and Python refuses to convert the longest.
-_strict_decode: Final = make_decoder(str)
-
-
-def _single_checker() -> Callable[[bytes], object]:
-    """The one that needs no import, until so many single payloads came that the import pays."""
-    global _singles
-    if "msgspec" in sys.modules or _singles >= _SINGLES_BEFORE_BULK:
-        return _bulk_checker()
-    _singles += 1
-    return _check_json_one
-
-
-_singles = 0
-
-
-def _bulk_checker() -> Callable[[bytes], object]:
-    global _decode_raw
-    if _decode_raw is None:
-        import msgspec
-
-        _decode_raw = msgspec.json.Decoder(msgspec.Raw).decode
-    return _decode_raw
-
-
-_decode_raw: Callable[[bytes], object] | None = None  # set twice to the same by two threads: harmless

@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import evlog
 from evlog import AppendResult, NewEvent
-from evlog.model.events import Event, encode_events
+from evlog.model.encoding import encode_events
+from evlog.model.events import Event
 from evlog.store import EventStore
 from tests.crash.disk import World
 from tests.crash.model import Op

@@ -135,7 +135,7 @@ class Conformance:
         assert store.head == 1
 
     def test_a_batch_of_which_a_part_is_known_is_a_conflict_or_is_skipped(self, store: EventStore) -> None:
-        from evlog.model.events import encode_events
+        from evlog.model.encoding import encode_events
 
         store.append("a", [new(0, id=UUID(int=1))])
         events = [new(0, id=UUID(int=1)), new(1, id=UUID(int=2))]

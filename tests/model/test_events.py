@@ -14,8 +14,10 @@ from uuid import UUID
 import pytest
 
 from evlog import Event, EventTooLarge, InvalidEvent, InvalidStreamName, NewEvent, idempotency_id
+from evlog.model import encoding as en
 from evlog.model import events as ev
-from evlog.model.events import check_stream_name, check_type, encode_events, make_ids
+from evlog.model.encoding import encode_events
+from evlog.model.events import check_stream_name, check_type, make_ids
 from tests.support.helpers import Clock
 
 
@@ -149,12 +151,12 @@ ODD: list[NewEvent] = [
 @pytest.mark.parametrize("odd", [None, *ODD])
 @pytest.mark.parametrize("at", [0, 3])
 def test_events_of_one_form_are_encoded_as_each_of_them_alone(odd: NewEvent | None, at: int) -> None:
-    events = [NewEvent("T", b'{"n":%d}' % number, id=os.urandom(16)) for number in range(ev._BULK_EVENTS)]
+    events = [NewEvent("T", b'{"n":%d}' % number, id=os.urandom(16)) for number in range(en._BULK_EVENTS)]
     if odd is not None:
         events[at] = odd
-    encoded, unchecked = ev._encode_each(events)
+    encoded, unchecked = en._encode_each(events)
     assert encode_events(events) == encoded
-    assert (ev._encode_alike(events) == (encoded, unchecked)) is (odd is None)
+    assert (en._encode_alike(events) == (encoded, unchecked)) is (odd is None)
 
 
 @pytest.mark.parametrize(
@@ -170,7 +172,7 @@ def test_events_of_one_form_are_encoded_as_each_of_them_alone(odd: NewEvent | No
     ids=["data", "id", "size", "type", "content type", "metadata"],
 )
 def test_bad_event_among_events_of_one_form_is_refused(bad: NewEvent) -> None:
-    good = [NewEvent("T", b"{}", id=os.urandom(16)) for _ in range(ev._BULK_EVENTS)]
+    good = [NewEvent("T", b"{}", id=os.urandom(16)) for _ in range(en._BULK_EVENTS)]
     with pytest.raises((InvalidEvent, EventTooLarge)):
         encode_events([*good, bad])
 
@@ -397,7 +399,7 @@ def test_category_ends_before_the_first_dash(stream: str, category: str) -> None
 
 def test_few_payloads_do_not_import_msgspec_and_many_do() -> None:
     code = (
-        "import sys; from evlog.model.events import check_json;"
+        "import sys; from evlog.model.encoding import check_json;"
         "check_json([b'{}'] * 63); assert 'msgspec' not in sys.modules;"
         "check_json([b'{}'] * 64); assert 'msgspec' in sys.modules"
     )
@@ -407,5 +409,5 @@ def test_few_payloads_do_not_import_msgspec_and_many_do() -> None:
 
 def test_number_of_any_length_is_json_to_both_checks() -> None:
     number = bytes(random.Random(1).choices(b"123456789", k=10_000))
-    ev._check_json_one(number)
-    ev._bulk_checker()(number)
+    en._check_json_one(number)
+    en._bulk_checker()(number)

@@ -32,7 +32,8 @@ from evlog.errors import (
     WrongExpectedVersion,
 )
 from evlog.files.format.frames import FRAME_MAGIC
-from evlog.model.events import category_of, encode_events
+from evlog.model.encoding import encode_events
+from evlog.model.events import category_of
 from tests.support.helpers import Clock, compress_all, small_store
 
 PLACE = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None

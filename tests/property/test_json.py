@@ -10,6 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from evlog.errors import InvalidEvent
+from evlog.model import encoding as en
 from evlog.model import events as ev
 
 texts = st.text(st.characters(codec="utf-8"), max_size=10)
@@ -60,7 +61,7 @@ def taken_alone(payload: bytes) -> bool:
 
 def taken(payloads: list[bytes]) -> bool:
     try:
-        ev.check_json(payloads)
+        en.check_json(payloads)
     except InvalidEvent:
         return False
     return True
@@ -87,7 +88,7 @@ def test_both_checks_agree(payload: bytes) -> None:
 @given(documents)
 def test_every_document_is_taken_and_stays_what_it_was(payload: bytes) -> None:
     assert taken_alone(payload)
-    row = ev.encode_events([ev.NewEvent("T", payload)])[0]
+    row = en.encode_events([ev.NewEvent("T", payload)])[0]
     assert json.loads(row[3]) == json.loads(payload)
     assert b"\n" not in row[3]
     assert b"\r" not in row[3]
@@ -95,7 +96,7 @@ def test_every_document_is_taken_and_stays_what_it_was(payload: bytes) -> None:
 
 @given(values)
 def test_every_value_comes_back_equal(value: Any) -> None:
-    row = ev.encode_events([ev.NewEvent("T", value)])[0]
+    row = en.encode_events([ev.NewEvent("T", value)])[0]
     assert json.loads(row[3]) == ({} if value is None else value)
 
 

@@ -11,7 +11,8 @@ import sys
 from evlog.cli._support import console
 from evlog.cli._support.stdin import read_all
 from evlog.errors import EventTooLarge, InvalidArgument, InvalidEvent
-from evlog.model.events import MAX_EVENT_BYTES, NewEvent, encode_events
+from evlog.model.encoding import encode_events
+from evlog.model.events import MAX_EVENT_BYTES, NewEvent
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -25,13 +25,8 @@ from evlog.files.format.entries import pack_entries
 from evlog.files.format.frames import FRAME_HEADER_BYTES, MAX_VERSION, NOT_RECORDS, array_head
 from evlog.files.format.hashes import hash_ids, hash_stream, hash_type
 from evlog.files.format.headers import FormatFault
-from evlog.model.events import (
-    MAX_NAME_BYTES,
-    METADATA_PREFIX,
-    check_json,
-    check_readable_name,
-    check_type,
-)
+from evlog.model.encoding import check_json
+from evlog.model.events import MAX_NAME_BYTES, METADATA_PREFIX, check_readable_name, check_type
 from evlog.model.retention import METADATA_TYPE, as_words, from_words
 
 _MAX_NAMES: Final = 1 << 18

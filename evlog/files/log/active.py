@@ -244,7 +244,7 @@ class ActiveSegment(Segment):
         return header.first_position - self.first_position - self.count
 
     def _last_frame(self, loaded: bytearray, count: int, size: int) -> tuple[FrameHeader | None, int]:
-        """Return the header (if it is there) and offset of the frame that the last of `count` entries names."""
+        """Return header (if it is there) and offset of the frame that the last of `count` entries names."""
         if not count:
             return None, 0
         frame = ENTRY.unpack_from(loaded, (count - 1) * ENTRY_BYTES)[5]

@@ -13,7 +13,7 @@ from evlog.errors import (
     InvalidEvent,
     WrongExpectedVersion,
 )
-from evlog.model.events import encode_events
+from evlog.model.encoding import encode_events
 from tests.support.helpers import content, fill, new, number_id, small_store
 
 

@@ -12,7 +12,7 @@ from evlog.errors import (
     InvalidArgument,
     WrongExpectedVersion,
 )
-from evlog.model.events import encode_events
+from evlog.model.encoding import encode_events
 from tests.support.helpers import content, fill, new, small_store
 
 # existing versions of stream "s", expected, whether it is met

@@ -20,7 +20,7 @@ from evlog.errors import (
     WrongExpectedVersion,
 )
 from evlog.files.log.log import Log
-from evlog.model.events import encode_events
+from evlog.model.encoding import encode_events
 from tests.support.helpers import Clock, fill, new, number_id, numbers, small_store
 
 SECOND = 1_000_000

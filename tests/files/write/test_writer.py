@@ -25,7 +25,8 @@ from evlog.errors import (
 from evlog.files.disk.file_lock import FileLock
 from evlog.files.disk.files import Disk, WriteFile
 from evlog.files.format.frames import PREALLOCATION_BYTES
-from evlog.model.events import MAX_EVENT_BYTES, encode_events
+from evlog.model.encoding import encode_events
+from evlog.model.events import MAX_EVENT_BYTES
 from tests.support.helpers import (
     Clock,
     engine_of,
