@@ -15,6 +15,7 @@ import pytest
 
 import evlog
 from evlog.files.disk import fork
+from tests.support.helpers import engine_of
 
 ROOT = Path(__file__).parent.parent.parent
 MUTEXES = frozenset({"Lock", "RLock", "Condition", "Semaphore", "BoundedSemaphore", "Barrier"})
@@ -82,9 +83,13 @@ def test_child_has_no_lock_and_no_descriptor_of_its_parents_writer(tmp_path: Pat
     """A descriptor that the child kept would keep a dead parent's lock."""
     with evlog.open(tmp_path / "store", create=True) as store:
         store.append("a", [evlog.NewEvent("T")])
+        in_use = (
+            engine_of(store)._open_writer()._lock.open()
+        )  # as by a thread, whose frame the child has, too
         child = os.fork()
         if not child:
             links = [f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd")]
             names = {os.readlink(link) for link in links if os.path.lexists(link)}
             os._exit(int(any(name.endswith("/store/lock") for name in names)))
         assert os.waitpid(child, 0)[1] == 0
+        assert in_use.fd >= 0

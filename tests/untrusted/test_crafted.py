@@ -22,7 +22,7 @@ from tests.support.forge import (
     forge,
     read_frames,
 )
-from tests.untrusted.uses import USES, faults_of
+from tests.untrusted.uses import READING, faults_of
 
 NUMBERS: dict[int, tuple[Any, ...]] = {
     POSITION: ("1", None, -1, 99, 2**63),
@@ -61,7 +61,7 @@ def test_a_field_that_makes_no_sense_is_an_error_and_found(
     frames[0][1][field] = value  # neither the first nor the last: those the manifest speaks of
     forge(store, 0, frames)
     assert not evlog.verify_store(store.path).ok
-    assert faults_of(store.path, list(USES)) == []
+    assert faults_of(store.path, [*READING, "append", "compact", "repair"]) == []
 
 
 @pytest.mark.parametrize("fields", [6, 8, 10])
@@ -70,7 +70,7 @@ def test_a_record_of_other_fields_is_an_error_and_found(store: evlog.EventStore,
     frames[0][1] = [*frames[0][1], 1][:fields]
     forge(store, 0, frames)
     assert not evlog.verify_store(store.path).ok
-    assert faults_of(store.path, list(USES)) == []
+    assert faults_of(store.path, [*READING, "append", "compact", "repair"]) == []
 
 
 @pytest.mark.parametrize("data", [b"{}", b"[1]", b"{", b"9" * 10_000, b'{"position":"x","time":null}'])
@@ -82,4 +82,4 @@ def test_events_of_the_store_itself_that_make_no_sense_are_errors(
     frames[0][1][STREAM] = "$compactions" if type.startswith("$Comp") else "$$a-1"
     frames[0][1][TYPE], frames[0][1][DATA], frames[0][1][VERSION] = type, data, 1
     forge(store, 0, frames)
-    assert faults_of(store.path, list(USES)) == []
+    assert faults_of(store.path, [*READING, "append", "compact", "repair"]) == []
