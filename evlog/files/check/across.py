@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import compress, pairwise, repeat
@@ -86,6 +86,9 @@ def _explain_each_other(removed: list[tuple[int, int]], missing: Sequence[range]
     )
 
 
+_NO_END: Final = 1 << 64
+
+
 class _Gap(NamedTuple):
     """Versions of a stream that no segment holds, and the positions between which they were."""
 
@@ -144,32 +147,39 @@ def _check_gaps(
             span = f"versions {before + 1} to {version} of stream {_shorten(name)!r}"
             detail = f"{span} are neither in the log nor among the removed events"
             finding = kinds.damage(kinds.GONE, paths.SEGMENTS, None, None, detail)
-            gaps.append(_Gap(name, range(before + 1, version + 1), low, 1 << 64, finding))
-    found = [gap.finding for gap in gaps if _count_within(removed, gap) < len(gap.versions)]
-    if len(names) == 1 and not found:
-        unexplained = [
-            (version, position)
-            for version, position in removed
-            if not any(version in gap.versions and gap.low < position < gap.high for gap in gaps)
-        ]
-        in_order = all(one[0] < other[0] and one[1] < other[1] for one, other in pairwise(removed))
-        if unexplained or not in_order:
-            version, position = (unexplained or removed)[0]
-            name = _shorten(names.pop())
-            detail = f"removed events name version {version} of stream {name!r} otherwise than the log"
-            found.append(kinds.damage(kinds.GONE, paths.SEGMENTS, None, position, detail))
-    elif not names and removed:
-        detail = f"{len(removed)} removed events are of a stream that nothing names"
-        found.append(kinds.damage(kinds.GONE, paths.SEGMENTS, None, removed[0][1], detail))
+            gaps.append(_Gap(name, range(before + 1, version + 1), low, _NO_END, finding))
+    left: defaultdict[int, list[int]] = defaultdict(list)
+    for version, position in removed:
+        left[version].append(position)
+    gaps.sort(key=lambda gap: (gap.high < _NO_END, gap.high))
+    found = [gap.finding for gap in gaps if not _take(left, gap)]
+    unexplained = [(version, position) for version, positions in left.items() for position in positions]
+    in_order = len(names) > 1 or all(
+        one[0] < other[0] and one[1] < other[1] for one, other in pairwise(removed)
+    )
+    if not found and (unexplained or not in_order):
+        version, position = (unexplained or removed)[0]
+        name = " or ".join(repr(_shorten(name)) for name in sorted(names)[:3]) or "that nothing names"
+        detail = f"removed events name version {version} of stream {name} otherwise than the log"
+        found.append(kinds.damage(kinds.GONE, paths.SEGMENTS, None, position, detail))
     return found
 
 
-def _count_within(removed: Sequence[tuple[int, int]], gap: _Gap) -> int:
-    """Count the versions of a gap that were removed from between its positions."""
-    its = removed[
-        bisect_left(removed, (gap.versions.start, 0)) : bisect_left(removed, (gap.versions.stop, 0))
-    ]
-    return len({version for version, position in its if gap.low < position < gap.high})
+def _take(left: Mapping[int, list[int]], gap: _Gap) -> bool:
+    """Take the versions of a gap from those that were removed; return whether all were there.
+
+    Several streams may share a hash. Those without events come first and take the last positions; of the
+    others, the gap that ends first takes the first ones. So each finds its own.
+    """
+    if len(gap.versions) > len(left):
+        return False
+    for version in gap.versions:
+        positions = left.get(version, [])
+        at = len(positions) - 1 if gap.high == _NO_END else bisect_right(positions, gap.low)
+        if not 0 <= at < len(positions) or not gap.low < positions[at] < gap.high:
+            return False
+        del positions[at]
+    return True
 
 
 def _shorten(stream: str) -> str:

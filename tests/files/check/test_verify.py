@@ -47,6 +47,7 @@ def test_an_empty_store_is_ok(store: EventStore) -> None:
     assert (report.events, report.position) == (0, 0)
 
 
+@pytest.mark.exact_hashes
 def test_the_committed_store_is_ok_and_has_the_digest_it_always_had() -> None:
     report = evlog.verify_store(GOLDEN)
     assert report.ok
