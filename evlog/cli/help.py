@@ -33,7 +33,7 @@ Markdown. A topic that is also a command shows the page, then the command's help
 PARAMETERS: Final = (argument("TOPIC", "A page of the guide, or a command."),)
 # The order in which a newcomer reads; pages that are not named here follow by name.
 _READING_ORDER: Final = (
-    *("concepts", "append", "read", "follow", "python", "concurrency", "ci", "cron", "outbox"),
+    *("concepts", "append", "import", "read", "follow", "python", "concurrency", "ci", "cron", "outbox"),
     *("retention", "compaction", "backup", "verify"),
     *("json", "exit-codes", "errors", "limits", "format", "engines", "performance"),
 )

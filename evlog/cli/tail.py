@@ -193,7 +193,7 @@ def _run(path: str, plan: _Plan) -> str:
     # A command of --exec writes to stdout itself: it, not evlog, finds out that the reader has left.
     with Stops(plan.timeout_seconds, watch_reader=plan.exec is None) as stops:
         try:
-            with _open(path, follow=plan.follow) as store:
+            with _open(path, stops, follow=plan.follow) as store:
                 return _deliver(store, plan, stops)
         except Stopped as stopped:
             if stopped.is_timeout:
@@ -250,7 +250,7 @@ def _make_sink(store: evlog.EventStore, plan: _Plan, stops: Stops, subscription:
     return Printer(table, heading_first=plan.follow and subscription.position >= store.head)
 
 
-def _open(path: str, *, follow: bool) -> evlog.EventStore:
+def _open(path: str, stops: Stops, *, follow: bool) -> evlog.EventStore:
     """Open the store; with `follow`, wait for one that does not exist yet."""
     from evlog.store import open
 
@@ -264,7 +264,9 @@ def _open(path: str, *, follow: bool) -> evlog.EventStore:
     console.note(f"no store at {path} yet; waiting for it")
     from evlog import wait_for_store
 
+    stops.waiting = True
     wait_for_store(path)
+    stops.waiting = False
     return open(path)
 
 

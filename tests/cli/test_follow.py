@@ -130,6 +130,11 @@ def test_a_store_that_does_not_exist_yet_is_waited_for(here: Path) -> None:
 
 
 def test_waiting_for_a_store_ends_like_any_waiting(here: Path) -> None:
+    with tail("-f", "--store", "new") as process:
+        assert process.stdout
+        process.stdout.close()
+        code, _, err = end_of(process)
+        assert (code, err) == (0, b"evlog: no store at new yet; waiting for it\n")
     with tail("-f", "--store", "new", "--timeout", "0.3") as process:
         assert end_of(process)[0] == 8
     for signum, code in ((signal.SIGINT, -signal.SIGINT), (signal.SIGTERM, -signal.SIGTERM)):

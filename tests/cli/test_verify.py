@@ -90,7 +90,7 @@ def test_salvage_copies_what_is_whole_and_lists_the_rest(evlog: Evlog, path: str
         assert [event.position for event in store.read_all()] == [*range(1, 8), *range(9, 21)]
     done = evlog("verify", "-s", path, "--salvage", out)
     assert done.code == 5
-    assert "something is there already" in done.err
+    assert "already" in done.err
 
 
 @pytest.mark.parametrize(

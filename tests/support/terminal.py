@@ -7,6 +7,7 @@ import os
 import pty
 import struct
 import subprocess
+import sys
 import termios
 import threading
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,11 @@ from typing import Self
 PATIENCE_SECONDS = 60.0  # nothing takes that long; a test that hangs ends
 CTRL_C = "\x03"
 CTRL_Z = "\x1a"
+TAKE_TERMINAL = """
+import fcntl, os, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
 
 
 class TerminalSession:
@@ -24,13 +30,12 @@ class TerminalSession:
         self._master, slave = pty.openpty()
         fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("4H", 24, columns, 0, 0))
         self.process = subprocess.Popen(
-            arguments,
+            [sys.executable, "-c", TAKE_TERMINAL, *arguments],
             env=env,
             stdin=slave,
             stdout=slave,
             stderr=slave,
             start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509 - nothing else does it
         )
         os.close(slave)
         self.shown = ""

@@ -56,37 +56,31 @@ class Child:
         self._terminal = _Terminal()
         self._code: int | None = None
         self._news = _ChildSignal()
-        ours: list[int] = []
-        theirs: list[int] = []
+        pipes: list[tuple[int, int]] = []  # the command's end and ours
         try:
-            reading, writing = os.pipe()
-            theirs.append(reading)
-            ours.append(writing)
-            actions: list[tuple[int, int, int]] = [(os.POSIX_SPAWN_DUP2, reading, 0)]
+            pipes.append(os.pipe())
             if keeps_stderr:
-                reading, writing = os.pipe()
-                theirs.append(writing)
-                ours.append(reading)
-                actions.append((os.POSIX_SPAWN_DUP2, writing, 2))
+                pipes.append(os.pipe()[::-1])
+            ends = zip(pipes, (0, 2), strict=False)
             self.pid = os.posix_spawn(
                 _SHELL,
                 [_SHELL, "-c", command],
                 environment,
-                file_actions=actions,
+                file_actions=[(os.POSIX_SPAWN_DUP2, theirs, number) for (theirs, _), number in ends],
                 setpgroup=0,
                 setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],  # Python ignores them
             )
         except BaseException:
             self._news.close()
-            _close(*ours)
+            _close(*(ours for _, ours in pipes))
             raise
         finally:
-            _close(*theirs)
-        for fd in ours:
-            os.set_blocking(fd, False)
-        self._stdin = io.FileIO(ours[0], "w")
+            _close(*(theirs for theirs, _ in pipes))
+        for _, ours in pipes:
+            os.set_blocking(ours, False)
+        self._stdin = io.FileIO(pipes[0][1], "w")
         if keeps_stderr:
-            self._stderr = io.FileIO(ours[1])
+            self._stderr = io.FileIO(pipes[1][1])
 
     def run(self, data: bytes) -> int:
         """Give the command its stdin and wait for its end.
@@ -173,9 +167,8 @@ class Child:
             if not self._terminal.lend(self.pid):
                 raise NoTerminal
             _signal_group(self.pid, signal.SIGCONT)
-        elif (
-            signum == signal.SIGTSTP and self._terminal.take_back()
-        ):  # Ctrl-Z, which went to the command alone
+        elif signum == signal.SIGTSTP and self._terminal.take_back():
+            # Ctrl-Z, which went to the command alone.
             os.killpg(os.getpgrp(), signal.SIGTSTP)
             _signal_group(self.pid, signal.SIGCONT)
         return None
