@@ -1,6 +1,7 @@
 """The command line. It holds no storage logic, and importing this package alone costs nothing.
 
-app.py is the entry point: errors to exit codes. group.py knows the commands' names and imports one command,
-the one that was called. There is one module for each command; what several share is in options.py (what
-they are told), console.py (bytes in and out) and output.py (forms).
+Begin with app.py, the entry point: it runs a command and turns errors into exit codes. Each command is a
+module with its help, a table of its parameters and a function `command`. In `_support`, parameters.py has
+the tables' parts; plain.py reads the usual command lines without Typer, group.py all others with it;
+console.py writes all output.
 """

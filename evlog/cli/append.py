@@ -119,7 +119,7 @@ def _append_one(
             raise
         raise IdConflict(error.id, error.stream, error.position, error.reason, key) from None
     if sys.stdout is None:
-        return  # nobody wants the result; the exit code says that the event is stored
+        return  # stdout was closed on purpose; the exit code says that the event is stored
     try:
         console.write_now(
             encode_results(result.streams, result.versions, result.positions, result.ids, result.duplicates)

@@ -50,7 +50,7 @@ def make_field(name: str) -> Field:
     """Return a function from an event to the field.
 
     Raises:
-        InvalidArgument: there is no such field.
+        InvalidArgument: the field does not exist.
     """
     whole = _WHOLE.get(name)
     if whole is not None:

@@ -18,7 +18,7 @@ DEFAULT_STORE: Final = ".evlog"
 
 
 class ForeignStore(StoreAccessDenied):
-    """The nearest `.evlog` belongs to another user, who may have put it there for others to write to."""
+    """The nearest `.evlog` belongs to another user: it may be there to collect the events of others."""
 
     def __init__(self, path: str, owner: int) -> None:
         EvlogError.__init__(

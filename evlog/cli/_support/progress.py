@@ -1,7 +1,7 @@
-"""How far `append --lines` has come, on a terminal: lines, what became of them, and the rate.
+"""The progress line of `append --lines` on a terminal: lines read, events appended, and the rate.
 
-One line on stderr, drawn a few times a second from the appending loop itself: no thread, and nothing is
-drawn for a command that ends at once. Where stdin is a file, how much of it is done is shown too.
+The appending loop itself draws one line on stderr a few times a second: there is no thread, and a command
+that ends at once draws nothing. If stdin is a file, the line shows how much of it is done.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _EVERY_SECONDS: Final = 0.2
 
 
 class Progress:
-    """A line on stderr that says what the loop has done; gone when it is closed."""
+    """A line on stderr that shows what the loop has done; `close` clears it."""
 
     def __init__(self, fd: int) -> None:
         about = os.fstat(fd)
