@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 _CHECKED_AT_ONCE: Final = 4 * PAGE_BYTES  # a table up to this size is checked whole when it is first used
 _LOOKS_BEFORE_CHECKING_ALL: Final = 64
-_MAX_UNCOVERED: Final = 8  # and one in 64 segments
+_MAX_UNCOVERED: Final = 2  # and one in 64 segments
 
 
 class FilterFault(Exception):
@@ -225,6 +225,9 @@ class SegmentFilter:
         covered = self._covered
         if covered is not None:
             self._covered = covered[0], status.st_size, covered[2] | identities
+        view = self._view
+        if view is None or len(view.uncovered) > len(view.sealed) // 64:
+            self._view = None  # the next look-up maps the file again
 
     def _view_of(self, sealed: Sequence[Sealed]) -> _View:
         view = self._view
