@@ -11,7 +11,7 @@ from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import compress, pairwise, repeat
-from operator import add, eq, lt, mod, mul, rshift, sub
+from operator import add, eq, lt, mod, mul, ne, rshift, sub
 from typing import Final, NamedTuple
 
 from evlog.files.check import findings as kinds
@@ -265,4 +265,4 @@ def _filter_holds(raw: memoryview, block: Block, task: SegmentTask, kind: int) -
     table = bytes(raw[at : at + slots])
     marks = pick(table, list(map(rshift, map(mul, keys, repeat(slots)), repeat(32))))
     wanted = map(add, map(mod, keys, repeat(MARKS)), repeat(1))
-    return all(mark in (SEVERAL, own) for mark, own in zip(marks, wanted, strict=True))
+    return {SEVERAL}.issuperset(compress(marks, map(ne, marks, wanted)))

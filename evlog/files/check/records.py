@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate, chain, compress, repeat
 from operator import add, lt, sub
@@ -53,7 +53,8 @@ Record = tuple[
 _FIELDS: Final = ("position", "version", "stream", "type", "id", "time", "content type", "data", "metadata")
 _decode_records: Final = msgspec.msgpack.Decoder(list[Record]).decode
 _decode_raws: Final = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
-_decode_json: Final = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_decode_json: Final = msgspec.json.Decoder(msgspec.Raw).decode
+_decode_json_list: Final = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 
 class Decoded(NamedTuple):
@@ -228,12 +229,15 @@ def _check_json(texts: Sequence[bytes], field: str) -> None:
     of one text combines with the next one. What is refused here is checked again as an append checks it.
     """
     lengths = list(map(len, texts))
+    pieces: Sequence[bytes]
+    elements: Iterator[msgspec.Raw]
     if sum(lengths) > _SHORT_BYTES * len(texts):
-        pieces = [b"[%s]" % text for text in texts]
+        pieces, elements = texts, map(_decode_json, texts)
     else:
         pieces = [b"[%s]" % b",".join(texts)]
+        elements = chain.from_iterable(map(_decode_json_list, pieces))
     try:
-        found = list(map(len, chain.from_iterable(map(_decode_json, pieces))))
+        found = list(map(len, elements))
         for piece in pieces:
             if not piece.isascii():
                 piece.decode()

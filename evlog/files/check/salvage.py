@@ -88,7 +88,7 @@ def salvage_store(
         StoreAccessDenied, StoreFull, StoreIOError: the file system refuses.
     """
     if os.path.lexists(out) and (not os.path.isdir(out) or os.listdir(out)):
-        raise NotAStore(out, "it exists already; a salvage needs a new or empty directory")
+        raise NotAStore(out, "something is there already, and a salvage writes a new store")
     manifest, tasks = _find_segments(store)
     disk.make_dir(out)
     disk.make_dir(paths.segments_path(out))
