@@ -45,6 +45,7 @@ def test_versions_and_ids_are_found_in_every_segment(store: EventStore) -> None:
     assert log.find_ids([missing], hash_ids([missing])) == {}
 
 
+@pytest.mark.exact_hashes
 def test_look_up_is_decided_by_the_name_and_the_id_and_not_by_the_hash(store: EventStore) -> None:
     fill(store, 20)
     log = Log(store.path)
