@@ -178,6 +178,7 @@ UNUSED = {
     "arguments",
     [
         ["append", "s", "T", '{"a":1}'],
+        ["append", "s", "T"],
         ["append", "s", "T", "-5", "-e", "exists"],
         ["read"],
         ["read", "s", "-n1"],

@@ -102,9 +102,9 @@ def _id_of_key(key: str) -> Any:
 
 def read_data(text: str | None, content_type: str) -> bytes | None:
     """Return DATA from where it is: the argument itself, @FILE, or - for stdin."""
-    if text is None:
-        return None
     is_json = content_type == "json"
+    if text is None:
+        return b"{}" if is_json else None
     if text == "-":
         data = _read_stdin()
     elif text.startswith("@"):
