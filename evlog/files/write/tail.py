@@ -17,7 +17,7 @@ from __future__ import annotations
 import time
 from zlib import crc32
 
-from evlog.errors import AppendTooLarge, ClockError, StoreFull, StoreIOError, StoreReplaced
+from evlog.errors import AppendTooLarge, ClockError, EvlogError, StoreFull, StoreIOError, StoreReplaced
 from evlog.files.disk.file_lock import FileLock
 from evlog.files.format import paths
 from evlog.files.format.entries import ENTRY_BYTES, column, encode_entries
@@ -42,6 +42,7 @@ from evlog.files.format.marks import (
     encode_mark,
     maybe_decode_mark,
 )
+from evlog.files.log.active import ActiveSegment
 from evlog.files.write.derived import build_indexes, remove_leftovers_locked
 from evlog.files.write.filter_file import extend_filter
 from evlog.files.write.log_file import LogFile
@@ -55,7 +56,6 @@ if TYPE_CHECKING:
     from typing import Final
 
     from evlog.files.disk.files import Disk, WriteFile
-    from evlog.files.log.active import ActiveSegment
     from evlog.files.log.log import Log
     from evlog.files.log.parts import SealedPart
     from evlog.files.write.plan import Plan, Planner
@@ -90,6 +90,7 @@ class LogTail:
         self._first_position = 0  # of that segment
         self._log_file: LogFile | None = None
         self._offsets_file: WriteFile | None = None
+        self._prepared: tuple[int, LogFile] | None = None  # not guarded, replaced whole
         self._has_rolled = False
         self._replaced = False  # never cleared: what was read from the store before may not be in this one
         self._unsure = False  # memory may differ from the disk: look again before appending
@@ -101,7 +102,7 @@ class LogTail:
 
     def reset_files(self) -> None:
         """Close the files; the next append opens and looks at everything again."""
-        self._log_file = self._offsets_file = None
+        self._log_file = self._offsets_file = self._prepared = None
         self._tag = 0
         self._unsure = True
 
@@ -287,6 +288,35 @@ class LogTail:
 
     # --- catching up
 
+    def prepare(self) -> None:
+        """Before the first append, open the log and read from the device what no sync is known of.
+
+        Needs no lock: else each of many new writers would sync under the lock. Frames that are written after
+        the opening need no such look, because the kernel reports their failed sync to this descriptor, too.
+        """
+        if self._tag or self._prepared is not None or self._marks.failed is not None:
+            return
+        log = self._log
+        tag = log.active.segment.tag
+        try:
+            file = LogFile(log.active.segment.log_path, self._disk)
+            log.refresh()
+            active, marks = log.active.segment, log.marks()
+            if marks.suspect is not None:
+                return  # recovery looks at the device
+            known = max(marks.durable_offset, active.durable)
+            if active.end > known:
+                self._disk.sync(file.file)
+                self._disk.drop_cache(file.file, known)
+                fresh = ActiveSegment(log.store, log.manifest.store_id_bytes, active.info)
+                fresh.refresh(known)
+                if fresh.end < active.end:
+                    return  # recovery decides, under the lock
+            if active.tag == tag:
+                self._prepared = tag, file
+        except (EvlogError, FileNotFoundError):
+            pass  # the same happens under the lock, or it has passed
+
     def catch_up_locked(self) -> None:
         """Take in what other writers did, and have recovery repair what a dead one left.
 
@@ -356,11 +386,15 @@ class LogTail:
             raise StoreReplaced(log.store)
         if not new:
             self._marks.check_sound(self._marks.read(), self._log_file.file, self._tag)
-        self._recover_locked(unsynced=new and self._sync)
+        is_prepared = self._prepared is not None and self._prepared[1] is self._log_file
+        self._recover_locked(unsynced=new and self._sync and not is_prepared)
 
     def _open_files_locked(self) -> None:
         active = self._log.active.segment
-        self._log_file = LogFile(active.log_path, self._disk)
+        tag, file = self._prepared or (0, None)
+        self._log_file = (
+            file if file is not None and tag == active.tag else LogFile(active.log_path, self._disk)
+        )
         self._offsets_file = self._disk.open(active.offsets_path, create=True)
         self._tag, self._first_position = active.tag, active.first_position
 

@@ -12,6 +12,7 @@ refused append harms no other: its writer does it again alone and gets the error
 
 from __future__ import annotations
 
+import os
 import time
 from itertools import accumulate, pairwise
 
@@ -58,7 +59,7 @@ _REFUSALS: Final = (
 # This many requests are appended together, and synced before the lock is released, so that as many gather
 # meanwhile. Fewer are quicker when each writer appends alone, with its sync beside those of the others.
 _MANY = 4
-_MAX_ROUNDS: Final = 8  # of one leader, whose own append is durable after the first
+_LEAD_SECONDS: Final = 0.01  # then a leader begins no other round; its own append is durable after the first
 _CONTENDED_APPENDS: Final = 32  # without any request, before a writer stops looking for them
 _MAX_TRIES: Final = 12  # where no writer leads, before a writer waits for the lock
 _FIRST_PAUSE_SECONDS: Final = 0.0001
@@ -130,6 +131,8 @@ class Writer:
             raise InvalidArgument("there is nothing to append; give at least one event")
         hashes = self._planner.hashes(streams, system=system)
         append = Append(streams, hashes, events, expectations, skip_known=skip_known)
+        if self._sync and not self._closed:
+            self._tail.prepare()
         if self._may_ask and not (skip_known or system) and append.is_of_one_stream:
             return self._append_among_others(append)
         with self._lock:
@@ -238,6 +241,8 @@ class Writer:
             if held:
                 self._lock.release()
             if slot is not None:
+                if held and self._contended:
+                    os.sched_yield()  # first a writer that waits for the lock itself
                 self._give_back(slot)
         return self._acknowledge(result, point)
 
@@ -282,7 +287,8 @@ class Writer:
     def _lead_locked(self, own: Append, slot: Slot, requests: list[Request]) -> BatchResult:
         """Append for all that wait, in rounds; everything is durable when this returns."""
         outcome: BatchResult | EvlogError | None = None
-        for _ in range(_MAX_ROUNDS):
+        end = time.monotonic() + _LEAD_SECONDS
+        while True:
             appends = [self._append_of(request) for request in requests]
             try:
                 outcomes = self._append_all_locked([*appends, own] if outcome is None else appends)
@@ -298,8 +304,7 @@ class Writer:
             )
             if outcome is None:
                 outcome = outcomes[-1]
-            requests = slot.take_requests_locked()
-            if not requests:
+            if time.monotonic() > end or not (requests := slot.take_requests_locked()):
                 break
         slot.cancel()
         assert outcome is not None
