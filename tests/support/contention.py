@@ -24,7 +24,7 @@ from evlog.files.write.group_commit import (
     RESPONSES_AT,
     SLOT_BYTES,
     SLOTS,
-    maybe_claim_slot_locked,
+    maybe_claim_slot,
 )
 from evlog.store import EventStore
 from tests.support.helpers import small_store, writer_of
@@ -52,6 +52,14 @@ def waiting_requests(path: str) -> int:
     return count
 
 
+def claim_slot(store: EventStore) -> None:
+    """Give one more slot of the queue to a store's writer."""
+    writer = writer_of(store)
+    slot = writer._maybe_claim_slot()
+    assert slot is not None
+    writer._free_slots.append(slot)
+
+
 class Crowd:
     """Writers that all have a slot of the queue.
 
@@ -67,11 +75,11 @@ class Crowd:
         self.stores = [small_store(path, disk=disk, **settings) for disk in disks]
         self._many = mock.patch("evlog.files.write.writer._MANY", many)
         with self.lock:
-            spare = maybe_claim_slot_locked(path, disks[0])
+            spare = maybe_claim_slot(path, disks[0])
             assert spare is not None
             self._spare = spare
             for store in self.stores:
-                writer_of(store)._claim_slot_locked()
+                claim_slot(store)
 
     def __enter__(self) -> Self:
         self._many.start()

@@ -291,8 +291,8 @@ class Slot:
         self._disk.close(self._file)
 
 
-def maybe_claim_slot_locked(store: str, disk: Disk) -> Slot | None:
-    """Return a free slot of the store's queue; None if there is none. The writers' lock is held."""
+def maybe_claim_slot(store: str, disk: Disk) -> Slot | None:
+    """Return a free slot of the store's queue; None if there is none. Needs no lock."""
     if not range_lock.AVAILABLE:
         return None
     try:
@@ -302,10 +302,13 @@ def maybe_claim_slot_locked(store: str, disk: Disk) -> Slot | None:
         if read_back(file, len(_MAGIC), 0) != _MAGIC:
             return None
         for number in range(SLOTS):
-            if ByteLock(file.fd, _SLOT_LOCKS_AT + number).try_acquire():  # the open file keeps it
-                # Before the writers' lock is released: a dead writer's request must not seem alive.
+            lock = ByteLock(file.fd, _SLOT_LOCKS_AT + number)
+            if not lock.is_taken():
+                # Before the slot is locked: a dead writer's request must not seem alive. If another writer
+                # took the slot just now, its request is lost, and it appends for itself.
                 disk.write_at(file, bytes(SLOT_BYTES), REQUESTS_AT + number * SLOT_BYTES)
-                return Slot(file, number, disk)
+                if lock.try_acquire():  # the open file keeps it
+                    return Slot(file, number, disk)
     except _FAILURES:
         pass
     return None

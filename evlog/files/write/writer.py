@@ -12,7 +12,6 @@ refused append harms no other: its writer does it again alone and gets the error
 
 from __future__ import annotations
 
-import os
 import time
 from itertools import accumulate, pairwise
 
@@ -59,7 +58,8 @@ _REFUSALS: Final = (
 # This many requests are appended together, and synced before the lock is released, so that as many gather
 # meanwhile. Fewer are quicker when each writer appends alone, with its sync beside those of the others.
 _MANY = 4
-_LEAD_SECONDS: Final = 0.01  # then a leader begins no other round; its own append is durable after the first
+_MAX_ROUNDS: Final = 16  # of one leader, whose own append is durable after the first
+_LEAD_SECONDS: Final = 0.03  # after which a leader begins no other round
 _CONTENDED_APPENDS: Final = 32  # without any request, before a writer stops looking for them
 _MAX_TRIES: Final = 12  # where no writer leads, before a writer waits for the lock
 _FIRST_PAUSE_SECONDS: Final = 0.0001
@@ -88,7 +88,7 @@ class Writer:
         self._may_ask = sync and lock_timeout_seconds is None
         # Not guarded, hints only: an older value costs time, nothing else.
         self._contended = 0  # for how many more appends others are likely to wait for the lock, too
-        self._slots: list[Slot] = []  # every slot; grows under the lock
+        self._slots: list[Slot] = []  # every slot; not guarded: only `append` is used
         self._free_slots: list[
             Slot
         ] = []  # not guarded: a thread takes one by `pop` and gives it back by `append`
@@ -215,6 +215,8 @@ class Writer:
             if not held:
                 waited = True
                 self._contended = _CONTENDED_APPENDS
+                if slot is None:
+                    slot = self._maybe_claim_slot()
                 if slot is not None and self._submit(slot, append):
                     tries = 0
                     while tries < _MAX_TRIES:
@@ -235,14 +237,10 @@ class Writer:
                 result, point = self._append_with_slot_locked(append, slot)
             else:
                 result, point = self._append_alone_locked(append)
-                if slot is None and waited:
-                    self._claim_slot_locked()
         finally:
             if held:
                 self._lock.release()
             if slot is not None:
-                if held and self._contended:
-                    os.sched_yield()  # first a writer that waits for the lock itself
                 self._give_back(slot)
         return self._acknowledge(result, point)
 
@@ -288,7 +286,7 @@ class Writer:
         """Append for all that wait, in rounds; everything is durable when this returns."""
         outcome: BatchResult | EvlogError | None = None
         end = time.monotonic() + _LEAD_SECONDS
-        while True:
+        for _ in range(_MAX_ROUNDS):
             appends = [self._append_of(request) for request in requests]
             try:
                 outcomes = self._append_all_locked([*appends, own] if outcome is None else appends)
@@ -334,16 +332,15 @@ class Writer:
         except _REFUSALS as refusal:
             return refusal
 
-    def _claim_slot_locked(self) -> None:
-        """Take a slot of the queue for the next append that has to wait."""
-        from evlog.files.write.group_commit import maybe_claim_slot_locked  # only once a writer had to wait
+    def _maybe_claim_slot(self) -> Slot | None:
+        from evlog.files.write.group_commit import maybe_claim_slot  # only once a writer has to wait
 
-        slot = maybe_claim_slot_locked(self._log.store, self._disk)
+        slot = maybe_claim_slot(self._log.store, self._disk)
         if slot is None:
             self._may_ask = False
         else:
             self._slots.append(slot)
-            self._free_slots.append(slot)
+        return slot
 
     def _give_back(self, slot: Slot) -> None:
         """End what a thread did with a slot: others wait until its rounds are unlocked."""

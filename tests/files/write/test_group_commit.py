@@ -14,7 +14,7 @@ from evlog.errors import StoreFull, StoreIOError, StreamTombstoned
 from evlog.files.disk.files import DISK, Disk, WriteFile
 from evlog.files.write.group_commit import RESPONSES_AT, Slot
 from evlog.model.appends import AppendResult
-from tests.support.contention import Crowd, Job, Outcome, waiting_requests
+from tests.support.contention import Crowd, Job, Outcome, claim_slot, waiting_requests
 from tests.support.helpers import facts, new, number_id, writer_of
 
 
@@ -139,8 +139,7 @@ def test_threads_have_slots_of_their_own(four: Crowd, tmp_path: Path) -> None:
     """A thread that waits for another process to append does not keep the other threads from asking, too."""
     store = four.stores[1]
     writer = writer_of(store)
-    with four.lock:
-        writer._claim_slot_locked()
+    claim_slot(store)
     four.stores.insert(2, store)
     outcomes = four.together(append("a", 1), append("b", 2), append("c", 3))
     four.stores.pop(2)

@@ -23,7 +23,7 @@ from evlog.files.write.group_commit import (
     SLOTS,
     Response,
     Slot,
-    maybe_claim_slot_locked,
+    maybe_claim_slot,
 )
 from evlog.model.events import EncodedEvent
 
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.skipif(not range_lock.AVAILABLE, reason="there are no O
 
 
 def claim(path: Path, disk: Disk = DISK) -> Slot:
-    slot = maybe_claim_slot_locked(str(path), disk)
+    slot = maybe_claim_slot(str(path), disk)
     assert slot is not None
     return slot
 
@@ -218,14 +218,14 @@ def test_what_cannot_fit_is_known_before_it_is_packed(events: list[EncodedEvent]
 def test_there_are_as_many_slots_as_the_file_has_room_for(tmp_path: Path) -> None:
     slots = [claim(tmp_path) for _ in range(SLOTS)]
     assert [slot._number for slot in slots] == list(range(SLOTS))
-    assert maybe_claim_slot_locked(str(tmp_path), DISK) is None
+    assert maybe_claim_slot(str(tmp_path), DISK) is None
     for slot in slots:
         slot.close()
 
 
 def test_a_file_that_is_not_a_queue_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "queue").write_bytes(b"something else")
-    assert maybe_claim_slot_locked(str(tmp_path), DISK) is None
+    assert maybe_claim_slot(str(tmp_path), DISK) is None
     assert (tmp_path / "queue").read_bytes() == b"something else"
 
 
@@ -260,7 +260,7 @@ ERRORS = [
 @pytest.mark.parametrize("error", ERRORS)
 def test_a_queue_that_fails_is_not_used(tmp_path: Path, error: Callable[[str], Exception]) -> None:
     disk = Failing(error)
-    assert maybe_claim_slot_locked(str(tmp_path), disk) is None
+    assert maybe_claim_slot(str(tmp_path), disk) is None
     disk.fails = False
     slot, other = claim(tmp_path, disk), claim(tmp_path)
     slot.submit("s", None, [EVENT])
@@ -318,7 +318,7 @@ def test_where_the_locks_cannot_be_had_there_is_no_queue(
 ) -> None:
     error = OSError(number, os.strerror(number))
     monkeypatch.setattr(range_lock, "fcntl", Fcntl(error, fcntl.F_OFD_SETLK))
-    assert maybe_claim_slot_locked(str(tmp_path), DISK) is None
+    assert maybe_claim_slot(str(tmp_path), DISK) is None
 
 
 def test_what_a_signal_handler_raises_is_no_failure_of_the_queue(
