@@ -1,4 +1,14 @@
-"""evlog: an event store in a directory, or on a server. The public names; begin with `evlog.open`."""
+"""evlog: an event store in a directory, or on a server. The public names; begin with `evlog.open`.
+
+store.py        `open` and `EventStore`, all that a program needs. Read this first
+engine.py       what a store needs of an engine; how another engine is added
+files           the directory engine: a store in files
+subscriptions   following a log, live and by name; written against engine.py
+model           values that all of these pass on: events, appends, policies
+errors.py       every exception
+cli             the command line
+guide           the pages that `evlog help` shows
+"""
 
 from evlog.errors import EvlogError
 from evlog.model.appends import ANY, NO_STREAM, STREAM_EXISTS

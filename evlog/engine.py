@@ -47,7 +47,7 @@ class Capabilities:
     durability: str  # one sentence: what a returned append survives
     max_event_bytes: int
     max_append_events: int | None = None  # of several streams in one append; None: no limit, 1: none
-    ids: str = "log"  # how long ids are remembered: "log" for ever, "window", or per "stream"
+    ids: str = "log"  # how long ids are remembered: "log": always, "window", or per "stream"
     positions: str = "gap-free"  # or "increasing"
     retention: bool = True  # hides by count, age and version; deletes streams
     compaction: bool = True  # removes what retention hides
@@ -93,7 +93,7 @@ class CheckpointStore(Protocol):
         """End what `acquire` began."""
 
     def is_running(self) -> bool:
-        """Whether a run holds it now, here or elsewhere."""
+        """Return whether a run holds it now, here or elsewhere."""
 
     def load(self) -> Checkpoint | None:
         """Return the checkpoint; None if there is no such subscription. Raises CorruptionError."""

@@ -311,7 +311,7 @@ class EventStore:
         return self.engine.versions([check_readable_name(stream)])[0]
 
     def has_stream(self, stream: str) -> bool:
-        """Whether the stream has events and is not deleted: what STREAM_EXISTS requires."""
+        """Return whether the stream has events and is not deleted: what STREAM_EXISTS requires."""
         return self.stream_version(stream) > 0 and not self.engine.retention(stream, None).deleted
 
     def streams(
@@ -536,7 +536,7 @@ class EventStore:
         Args:
             stream, category: one of them. The stream need not exist yet.
             max_count: keep this many of the last events.
-            max_age: keep what was written in the last so many seconds, as of the moment of each read.
+            max_age: seconds or a timedelta; hide what is older at the moment of each read.
             before: hide the versions below this one; of a stream only, and at most its next version.
             clear: first remove what was set before, a deletion too: events that are hidden and were not
                 removed yet become visible again.

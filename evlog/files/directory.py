@@ -1,4 +1,4 @@
-"""What can be done with a store's directory while it is not open, also if it is too damaged for that."""
+"""Functions for a store that is not open, also for one that is too damaged to be opened."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def exists(path: str | os.PathLike[str]) -> bool:
-    """Whether there is a store in the directory."""
+    """Return whether there is a store in the directory."""
     return os.path.lexists(manifest_path(os.fspath(path)))
 
 

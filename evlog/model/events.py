@@ -29,7 +29,7 @@ MAX_NAME_BYTES: Final = 255
 CONTENT_TYPES: Final = ("json", "text", "binary")  # a record stores the index
 JSON_CODE, TEXT_CODE, BINARY_CODE = range(3)
 
-# The namespace of idempotency keys. It must never change: the same key has to give the same id for ever.
+# The namespace of idempotency keys. It must never change: the same key has to give the same id always.
 ID_NAMESPACE: Final = "7b1f9a52-6d0e-5b8f-9c3a-e0f1d2c3b4a5"
 
 # How the names of the store's own streams begin: of all, and of those with a stream's or category's policy.
@@ -160,7 +160,7 @@ class Event(_Tuple):
             raise self._senseless("stream", error) from None
 
     def json(self) -> Any:
-        """The data parsed as JSON at each call; text comes as a `str`.
+        """Return the data, parsed as JSON at each call; text comes as a `str`.
 
         Raises:
             InvalidEvent: the content type is binary.
@@ -192,7 +192,7 @@ class Event(_Tuple):
 
 
 def category_of(stream: str) -> str:
-    """The category of a stream: its name before the first `-`, or all of it."""
+    """Return the category of a stream: its name before the first `-`, or all of it."""
     return stream.partition("-")[0]
 
 
@@ -223,7 +223,7 @@ def check_type(type: str) -> str:
 
 
 def maybe_name_fault(name: object, max_bytes: int = MAX_NAME_BYTES) -> str | None:
-    """What is wrong with a name that has to be short, printable UTF-8; None if nothing."""
+    """Return what is wrong with a name that has to be short, printable UTF-8; None if nothing."""
     if not isinstance(name, str):
         return f"is a {name.__class__.__name__}, not a str"
     if not name:
@@ -240,7 +240,7 @@ def maybe_name_fault(name: object, max_bytes: int = MAX_NAME_BYTES) -> str | Non
 
 
 def idempotency_id(key: str) -> UUID:
-    """The event id that stands for an idempotency key: a UUIDv5 in evlog's own namespace."""
+    """Return the event id of an idempotency key: a UUIDv5 in evlog's own namespace."""
     if not isinstance(key, str) or not key:
         raise InvalidEvent("idempotency key", "must be a text that is not empty")
     from uuid import UUID, uuid5
@@ -266,6 +266,6 @@ def make_ids(count: int) -> list[bytes]:
 
 
 def id_text(id: bytes) -> str:
-    """The 16 bytes of an id as UUIDs are written."""
+    """Return the 16 bytes of an id as UUIDs are written."""
     text = id.hex()
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"

@@ -26,7 +26,7 @@ class Retention(NamedTuple):
 
     Attributes:
         max_count: how many of the last events stay visible; None: all.
-        max_age_seconds: for how long an event stays visible; None: for ever.
+        max_age_seconds: for how long an event stays visible; None: without a limit.
         before: the first version that stays visible; 1: all do.
         deleted: whether the stream was deleted, and nothing was appended since.
         tombstone: whether nothing may be appended to it ever again.
@@ -171,7 +171,7 @@ class VerifyReport(NamedTuple):
         return None if self.digest is None else f"{self.position}:{self.digest}"
 
     def as_object(self) -> dict[str, Any]:
-        """The report as it is printed in a pipe."""
+        """Return the report as it is printed in a pipe."""
         return {
             "ok": self.ok,
             "events": self.events,

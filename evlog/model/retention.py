@@ -42,7 +42,7 @@ class Rule:
 
     Attributes:
         max_count: how many of the last events stay visible; None: all.
-        max_age_us: for how many µs an event stays visible after it was written; None: for ever.
+        max_age_us: for how many µs an event stays visible after it was written; None: without a limit.
         truncate_before: the first version that stays visible.
         deleted: the version up to which the stream was deleted; 0: it was not.
         tombstone: nothing is visible, and nothing may be appended.

@@ -334,7 +334,7 @@ class Subscription:
         self._piece_end = self._scanned
 
     def _check_process(self) -> None:
-        """In a forked child: refuse the parent's named run, and continue a run without a name by itself."""
+        """Refuse the parent's named run in a forked child; have a run without a name continue by itself."""
         if self._process == os.getpid():
             return
         if self.name is not None:

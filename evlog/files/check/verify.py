@@ -4,10 +4,10 @@
 2. Each segment is checked by itself, in pieces on several cores (`segments`): its log (`logs`), the
    records in it (`records`), its indexes (`indexes`).
 3. What holds across segments is checked by ranges of hashes (`across`), removed events too (`removals`).
-4. What writers may have been busy with at the first step is looked at again before it becomes a finding.
+4. What a writer may have left unfinished at the first step is checked again before it becomes a finding.
 
-Nothing is believed because a reader would believe it. Nothing is written, and what is said is true also while
-others write. `findings` tells damage from notes; `repair` and `salvage` build on this.
+Nothing is trusted because a reader would trust it. Nothing is written. The report is right also while others
+write. `findings` tells damage from notes; `repair` and `salvage` build on this.
 """
 
 from __future__ import annotations
@@ -68,12 +68,12 @@ _STREAMS_LISTED: Final = 100
 def verify_store(
     store: str, *, quick: bool = False, pin: Pin | None = None, progress: Progress | None = None
 ) -> VerifyReport:
-    """Check a store; nothing is written, and writers may go on.
+    """Check a store. Nothing is written, and writers may continue.
 
     Args:
         quick: only lengths, headers and the end of the log, in a second on any size.
         pin: a head digest of earlier, to be compared.
-        progress: is told from time to time how far it is.
+        progress: called now and then.
 
     Raises:
         StoreNotFound, NotAStore, UnsupportedFormat, StoreAccessDenied: there is nothing to be checked.
@@ -88,13 +88,13 @@ def verify_store(
         replaced = set() if seen is None or not report.findings else _replaced_since(seen)
         if not replaced:
             return report
-    # Whatever was found in files that a compaction was taking away is no finding.
+    # What was found in files that compactions have replaced meanwhile does not count.
     kept = [finding for finding in report.findings if not finding.file.startswith(tuple(replaced))]
     return report._replace(findings=tuple(kept))
 
 
 def _replaced_since(seen: StoreSnapshot) -> set[str]:
-    """How the names of the files begin that a compaction has replaced since the look."""
+    """Return how the names of files begin that a compaction has replaced since the snapshot."""
     now = take_snapshot(seen.store).manifest
     return {f"{task.name}." for task in seen.tasks() if not now.names(task.info.log_file)}
 
@@ -162,7 +162,7 @@ def _check_all(
 
 
 def process_count(log_bytes: Sequence[int]) -> int:
-    """How many processes a check of logs of these sizes is worth."""
+    """Return how many processes to use for logs of these sizes."""
     return core_count() if sum(log_bytes) >= _BYTES_FOR_HELPERS else 1
 
 
@@ -228,7 +228,7 @@ def _check_streams(segments: Segments, odd: Sequence[int]) -> list[Finding]:
 
 
 def _check_sequence(tasks: Sequence[SegmentTask]) -> list[Finding]:
-    """Segments follow each other without a gap, but for what a salvage left out; so do their times."""
+    """Check that segments follow each other without gaps, except for salvaged ones, and that times rise."""
     findings = []
     last = SegmentInfo(0, 0, 0)
     for task in tasks:
@@ -244,7 +244,7 @@ def _check_sequence(tasks: Sequence[SegmentTask]) -> list[Finding]:
 
 
 def _settled_findings(seen: StoreSnapshot, task: SegmentTask, check: SegmentCheck) -> list[Finding]:
-    """A segment's findings, without those that a writer at work explains."""
+    """Return a segment's findings, without those that a running writer explains."""
     findings = list(check.findings)
     unindexed = task.info.sealed and any(finding.kind == kinds.MISSING for finding in findings)
     if unindexed and is_being_indexed(seen, task.info):
@@ -258,7 +258,7 @@ def _settled_findings(seen: StoreSnapshot, task: SegmentTask, check: SegmentChec
 
 
 def _check_end(seen: StoreSnapshot, task: SegmentTask, check: SegmentCheck) -> list[Finding]:
-    """The end of the active log: what a crash left there, and what must be there and is not."""
+    """Check the end of the active log: leftovers of a crash, and acknowledged events that are missing."""
     log, name = check.log, task.log_name
     position = log.last_position + 1
     findings = []

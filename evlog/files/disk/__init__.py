@@ -1,1 +1,11 @@
-"""System calls: files, locks, watching, processes. Nothing here knows what an event is."""
+"""System calls: files, locks, watching, processes. Nothing here knows what an event is.
+
+files.py        write, sync, replace, read and map files: the only module that writes. Read this first
+opening.py      open files of a store that may come from a stranger; what an error of the system means
+file_lock.py    locks on files, between processes and threads
+range_lock.py   locks on single bytes of a file
+watch.py        wait until a directory changes
+processes.py    work on several cores
+fork.py         what a forked child resets
+zstd.py         compress blocks
+"""

@@ -3,8 +3,8 @@
 1. Every failure leaves here as an evlog error with the path: no room, no permission, a limit, a failing disk.
 2. A store may come from a stranger (see opening.py). A file with other names (hard links) may be somebody
    else's: it is read, but never written. Replacing and removing act on the name, not on a link's target.
-3. A new file takes owner, group and mode from its directory, so that a store stays usable for everyone who
-   may write to its directory, whatever user and umask made the file.
+3. A new file takes owner, group and mode from its directory, so that every user that may write
+   to the directory can use the store, whatever user and umask made the file.
 4. `Disk` is a class so that a test can take its place, forget what was not synced, and fail on demand.
 
 What no method can promise: that the device itself keeps what it said it had written; and that a mapped file

@@ -120,7 +120,7 @@ class Workers:
                 give can be pickled.
             ahead: how many calls a helper is given at once, so that it need not wait for the next while this
                 process makes its own. More than one only for calls so small that a pipe holds them all (a few
-                KiB): two processes that send each other more than the pipes hold wait for ever.
+                KiB): two processes that send each other more than the pipes hold block each other.
             first: what only this process can do; it does it while the helpers start.
         """
         run = _Run(calls, ahead, _RESULTS_WAITING * len(self._helpers))

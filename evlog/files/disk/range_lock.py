@@ -47,7 +47,7 @@ class ByteLock:
         return True
 
     def wait(self) -> None:
-        """Return once nobody has it; all who wait do so at the same time, and nobody has it then."""
+        """Wait until no file holds it. All waits end at the same time, and none of them takes the lock."""
         try:
             self._do(fcntl.F_OFD_SETLKW, self._shared)
         finally:  # an interrupt may come when it is just had

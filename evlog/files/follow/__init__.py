@@ -1,1 +1,5 @@
-"""Following a log, and the files of named subscriptions."""
+"""Following a log, and the files of named subscriptions. Begin with feed.py.
+
+feed.py              which events are committed, and waiting for more
+checkpoint_file.py   the checkpoint, the parked events and the lock of one named subscription
+"""

@@ -111,7 +111,7 @@ class SubscriptionFiles:
         self._lock.close()
 
     def is_running(self) -> bool:
-        """Whether a process holds the lock now."""
+        """Return whether a process holds the lock now."""
         return self._lock.is_held()
 
     # --- the checkpoint

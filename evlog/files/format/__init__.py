@@ -16,6 +16,9 @@ Each module holds one kind of file, its diagram above its codec. Begin with `hea
     hashes.py          the hashes of streams, types and ids
     paths.py           file names
 
+A new kind of file gets a module here, a `KIND_…` in `headers.py` and a name in `paths.py`. `files/log` reads
+it, `files/write` writes it, and `files/check` checks it.
+
 All integers are little-endian. CRC is CRC-32, zlib's. Every byte of every file is under a CRC, and the input
 of each CRC holds a magic or a length that is not zero, so a run of zeros is never valid. Lengths are compared
 with the bytes at hand before anything is allocated.

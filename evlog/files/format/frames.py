@@ -133,12 +133,12 @@ def encode_records(
 
 
 def encode_body(records: Sequence[bytes]) -> bytes:
-    """The body of a frame: the records as one msgpack array."""
+    """Return the body of a frame: the records as one msgpack array."""
     return array_head(len(records)) + b"".join(records)
 
 
 def array_head(count: int) -> bytes:
-    """The head of a msgpack array, in its shortest form."""
+    """Return the head of a msgpack array, in its shortest form."""
     if count < 16:
         return bytes((0x90 | count,))
     if count < 1 << 16:
@@ -147,7 +147,7 @@ def array_head(count: int) -> bytes:
 
 
 def encode_frame_header(header: FrameHeader, offset: int) -> bytes:
-    """The 40 bytes before a body, for a frame at the file offset."""
+    """Return the 40 bytes before a body, for a frame at the file offset."""
     h = header
     raw = _FRAME_FIELDS.pack(
         FRAME_MAGIC, h.length, h.events, h.durable, h.first_position, h.index_crc, h.body_crc, h.tag
@@ -197,7 +197,7 @@ def decode_body(header: FrameHeader, body: bytes | memoryview) -> tuple[Record, 
     """Check a frame's body and decode its records.
 
     Raises:
-        FormatFault: the body is cut off, fails its CRC, or is not an array of so many records.
+        FormatFault: the body is cut off, fails its CRC, or is not an array of that many records.
     """
     check_body(header, body)
     try:

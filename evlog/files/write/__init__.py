@@ -5,7 +5,7 @@ tail.py           put one frame at the end of the active log (log_file.py); catc
 sync_marks.py     what is synced before an append returns, and the marks that say so
 group_commit.py   the queue in which one writer appends for those that wait
 recovery.py       what the next writer does with a torn tail
-roll.py           begin a segment; what a crash in a roll leaves
+roll.py           begin a segment; what a crash in a roll leaves, and what clears it
 derived.py        indexes of sealed segments (filter_file.py: which segments to look into)
 create.py         make a store
 retention.py      change what is kept

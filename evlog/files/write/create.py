@@ -83,7 +83,7 @@ def _check_place(path: str) -> None:
 
 
 def _check_leftovers(path: str) -> None:
-    """An interrupted `init` leaves one segment without events; anything else was a store."""
+    """Raise CorruptionError for more than one segment without events: then this was a store."""
     directory = paths.segments_path(path)
     try:
         entries = os.scandir(directory)

@@ -1,7 +1,8 @@
 """Beginning a segment, and sealing the one before. Replacing the manifest commits both at once.
 
-A crash before that leaves files that no manifest names, which the next roll overwrites. A crash after it
-leaves a sealed segment without its sorted indexes, which the next writer builds.
+A crash before that leaves files that no manifest names: the next roll begins a segment at the same position
+and overwrites them, and a compaction or a repair removes them. A crash after it leaves a sealed segment
+without sorted indexes: the next writer builds them (`LogTail.index_sealed`).
 """
 
 from __future__ import annotations

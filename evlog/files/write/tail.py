@@ -289,7 +289,7 @@ class LogTail:
     # --- catching up
 
     def prepare(self) -> None:
-        """Before the first append, open the log and read from the device what no sync is known of.
+        """Open the log, before the first append, and read from the device what is not known to be synced.
 
         Needs no lock: else each of many new writers would sync under the lock. Frames that are written after
         the opening need no such look, because the kernel reports their failed sync to this descriptor, too.
