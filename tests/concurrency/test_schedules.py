@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 import evlog
-from evlog import EventStore
 from evlog.errors import EvlogError, StoreClosed, StoreIOError
 from evlog.files.disk.files import Disk, WriteFile
-from evlog.model.appends import AppendResult
-from tests.support.helpers import new, number_id, small_store
+from evlog.model.appends import AppendResult, BatchResult
+from evlog.model.encoding import encode_events
+from tests.support.helpers import new, number_id, small_store, writer_of
 from tests.support.schedules import Stopped
 
 WRITE = ("write/writer.py", "write/tail.py", "write/sync_marks.py", "write/roll.py")
@@ -89,24 +89,21 @@ def test_a_store_that_is_closed_while_a_thread_appends_says_so(memory_path: Path
         store = small_store(path, segment_events=4, lock_timeout=None)
         for number in range(3):
             store.append("a", [new(number, id=number_id(number))])
-        jobs: list[Callable[[EventStore], object]] = [
-            lambda store: store.append("a", [new(id=number_id(3)), new(id=number_id(4))]),
-            lambda store: store.append("a", [new(id=number_id(3))]),
-        ]
-        job = jobs[line % 2]
-        thread = Stopped(lambda: job(store), line, WRITE)  # noqa: B023
+        events = encode_events([new(id=number_id(3 + at)) for at in range(1 + line % 2)])
+        writer = writer_of(store)  # not through the engine, which would hide a wrong error
+        thread = Stopped(lambda: writer.append(["a"] * len(events), events), line, WRITE)  # noqa: B023
         thread.armed.set()
         stopped = thread.start_and_stop()
         store.close()
         outcome = thread.finish()
         outcomes.add(type(outcome))
-        assert isinstance(outcome, AppendResult | StoreClosed), outcome
+        assert isinstance(outcome, BatchResult | StoreClosed), outcome
         with pytest.raises(StoreClosed):
             store.append("a", [new()])
-        check(path, {0, 1, 2, 3} if isinstance(outcome, AppendResult) else {0, 1, 2})
+        check(path, {0, 1, 2, 3} if isinstance(outcome, BatchResult) else {0, 1, 2})
         if not stopped:
             break
-    assert outcomes == {AppendResult, StoreClosed}
+    assert outcomes == {BatchResult, StoreClosed}
 
 
 @pytest.mark.parametrize("rolls", [False, True])

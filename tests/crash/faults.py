@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from evlog.files.disk import files as disk
+from evlog.files.disk import opening
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
@@ -71,7 +72,7 @@ class Fault:
 
 
 class FaultyOs:
-    """Stands where evlog.files.disk.files has `os`."""
+    """Replaces `os` in the modules of files/disk that open and write."""
 
     def __init__(self, fault: Fault) -> None:
         self._fault = fault
@@ -125,5 +126,6 @@ def install(fault: Fault, monkeypatch: pytest.MonkeyPatch) -> None:
             raise fault.error()
         os.fdatasync(fd)
 
-    monkeypatch.setattr(disk, "os", FaultyOs(fault))
+    for module in (disk, opening):
+        monkeypatch.setattr(module, "os", FaultyOs(fault))
     monkeypatch.setattr(disk, "_sync_data", sync_data)
