@@ -88,8 +88,7 @@ class SyncMarks:
         self.end = None
 
     def close(self) -> None:
-        """Close the file of the marks."""
-        self.end = None
+        """Close the file of the marks; a thread that still appends opens it again."""
         self.lock.close()
 
     # --- marks

@@ -191,6 +191,7 @@ class Writer:
             held = self._lock.maybe_acquire() is not None
             if held:
                 self._tail.reset_files()
+                self._marks.forget()
         except EvlogError:
             pass  # the lock file cannot be opened; the files are closed with the writer
         finally:
