@@ -289,7 +289,20 @@ class LogCheck:
             detail = f"it ends before the entry of event {number + 1} of the segment"
             self._find_derived(kinds.LENGTH, offset, position, detail)
         else:
-            self._find_derived(kinds.INDEX, offset, position, "an entry is not what the log says")
+            self._find_wrong_entry(offset, position)
+
+    def _find_wrong_entry(self, offset: int, position: int | None) -> None:
+        """Note that .offsets is not what the log says; it is damage where readers cannot notice."""
+        detail = "an entry is not what the log says"
+        if self.info.sealed and self._offsets is not None and not self._is_part:
+            found = self._offsets.read(self.info.events * ENTRY_BYTES, FILE_HEADER_BYTES)
+            if crc32(found) == self.info.offsets_crc:
+                self.offsets_sound = False
+                detail += ", though its CRC holds: readers fail or miss events; a repair rebuilds it"
+                name = f"{self.task.name}.offsets"
+                self.findings.append(kinds.damage(kinds.INDEX, name, offset, position, detail))
+                return
+        self._find_derived(kinds.INDEX, offset, position, detail)
 
     # --- damage
 

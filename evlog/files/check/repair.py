@@ -210,16 +210,20 @@ def _rebuild_derived(store: str, manifest: Manifest, info: SegmentInfo, lock: Fi
 
 
 def _sound_entries(task: SegmentTask) -> bytes | None:
-    """Return the entries that were sealed, from .offsets or from the log; None if neither gives them."""
-    info = task.info
-    try:
-        entries = ReadFile(f"{task.path}.offsets").read(info.events * ENTRY_BYTES, FILE_HEADER_BYTES)
-        if crc32(entries) == info.offsets_crc:
+    """Return the entries that were sealed, from the log, or from .offsets; None if neither gives them."""
+    for read in (_logged_entries, _indexed_entries):
+        try:
+            entries = read(task)
+        except (FileNotFoundError, EvlogError):
+            continue
+        if crc32(entries) == task.info.offsets_crc:
             return entries
-    except (FileNotFoundError, EvlogError):
-        pass
-    try:
-        entries = bytes(LogCheck(task).run().entries)
-    except (FileNotFoundError, EvlogError):
-        return None
-    return entries if crc32(entries) == info.offsets_crc else None
+    return None
+
+
+def _logged_entries(task: SegmentTask) -> bytes:
+    return bytes(LogCheck(task).run().entries)
+
+
+def _indexed_entries(task: SegmentTask) -> bytes:
+    return ReadFile(f"{task.path}.offsets").read(task.info.events * ENTRY_BYTES, FILE_HEADER_BYTES)

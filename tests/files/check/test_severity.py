@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 import evlog
-from evlog import EventStore
+from evlog import CorruptionError, EventStore
+from evlog.files.format.entries import ENTRY_BYTES
 from evlog.files.format.filter import encode_block, encode_filter_header
 from evlog.files.format.headers import FILE_HEADER_BYTES
 from evlog.files.format.paths import filter_path
@@ -65,6 +66,15 @@ def mislead(store: EventStore) -> None:
     path.write_bytes(raw)
 
 
+def move(store: EventStore) -> None:
+    """Change where .offsets says that a record is by a multiple of the CRC's polynomial: no CRC changes."""
+    path = segment_files(store, "offsets")[0]
+    raw = bytearray(path.read_bytes())
+    for at, byte in enumerate(bytes.fromhex("410671db01"), FILE_HEADER_BYTES + 3 * ENTRY_BYTES + 16):
+        raw[at] ^= byte
+    path.write_bytes(raw)
+
+
 def hide(store: EventStore) -> None:
     """Write a filter that knows no key of the first segment, its CRCs right."""
     manifest = read_manifest(store.path)[0]
@@ -96,6 +106,7 @@ DAMAGE: dict[str, tuple[Callable[[EventStore], object], str]] = {
     "a damaged manifest": (leave("manifest.json", b"{"), "manifest"),
     "a damaged checkpoint": (leave("subscriptions/a.json"), "checkpoint"),
     "an index that misleads, its CRCs right": (mislead, "index"),
+    ".offsets that mislead, their CRC right": (move, "index"),
     "a filter that hides events, its CRCs right": (hide, "index"),
 }
 
@@ -126,6 +137,16 @@ def test_a_backup_without_derived_files_is_ok(filled: EventStore, memory_path: P
     assert report.ok
     assert {finding.severity for finding in report.findings} == {"note"}
     assert report.events == 20
+
+
+def test_a_repair_rebuilds_offsets_that_mislead_with_the_right_crc(filled: EventStore) -> None:
+    move(filled)
+    with evlog.open(filled.path) as store, pytest.raises(CorruptionError):
+        list(store.read("s-0"))
+    done = evlog.repair_store(filled.path)
+    assert done.report.findings == ()
+    with evlog.open(filled.path) as store:
+        assert len(list(store.read("s-0"))) == 7
 
 
 def test_a_repair_removes_a_filter_that_hides_events(filled: EventStore) -> None:
