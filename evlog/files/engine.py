@@ -83,9 +83,8 @@ class DirectoryEngine:
                 lock_timeout_seconds,
                 disk,
             )
-        self._mutex = (
-            threading.Lock()
-        )  # guards the opening and closing of the two below; both are replaced whole
+        # Guards the opening and closing of the two below; both are replaced whole.
+        self._mutex = threading.Lock()
         self._log: Log | None = _open_log(self.address)
         self._writer: Writer | None = None
         register_fork_reset(self)

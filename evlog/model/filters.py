@@ -132,7 +132,6 @@ def _microseconds(moment: datetime | None) -> int | None:
         raise InvalidArgument(f"{moment.isoformat()} has no time zone; give an aware datetime")
     from datetime import UTC, datetime
 
-    difference = moment - datetime(
-        1970, 1, 1, tzinfo=UTC
-    )  # in UTC: within one zone Python subtracts clock faces
+    # In UTC: within one zone Python subtracts clock faces.
+    difference = moment - datetime(1970, 1, 1, tzinfo=UTC)
     return (difference.days * 86_400 + difference.seconds) * 1_000_000 + difference.microseconds

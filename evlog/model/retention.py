@@ -28,8 +28,12 @@ if TYPE_CHECKING:
     from evlog.model.events import Record
 
 METADATA_TYPE: Final = "$metadata"
+# The notes of compactions, and their stream.
+COMPACTIONS_STREAM: Final = "$compactions"
+STARTED_TYPE: Final = "$CompactionStarted"
+FINISHED_TYPE: Final = "$CompactionFinished"
 # The store's own events have only these types, so an index by type finds them without reading any event.
-SYSTEM_TYPES: Final = (METADATA_TYPE, "$CompactionStarted", "$CompactionFinished")
+SYSTEM_TYPES: Final = (METADATA_TYPE, STARTED_TYPE, FINISHED_TYPE)
 
 _SECOND_US: Final = 1_000_000
 _MAX_AGE_SECONDS: Final = 1 << 40  # beyond any clock, and what JSON numbers hold

@@ -39,9 +39,8 @@ class SubscriptionInfo(NamedTuple):
     parked: int
     running: bool
     saved_us: int  # when the checkpoint was saved, microseconds since 1970
-    damage: str | None = (
-        None  # what is wrong with its checkpoint or its parked events; reset repairs the former
-    )
+    damage: str | None = None
+    """what is wrong with its checkpoint, which `reset` repairs, or with its parked events"""
 
 
 class ReplayResult(NamedTuple):

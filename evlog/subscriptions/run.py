@@ -100,9 +100,8 @@ class Subscription:
                 for event in self._ready:  # the rest of the piece, at the price of a loop
                     self._handed = event
                     yield event
-                    if (
-                        self._handed is not event or self._stopped
-                    ):  # acknowledged, parked or stopped meanwhile
+                    # Acknowledged, parked or stopped meanwhile.
+                    if self._handed is not event or self._stopped:
                         break
                     self._scanned = event[0]
                     self._handed = None

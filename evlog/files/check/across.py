@@ -15,7 +15,7 @@ from operator import add, eq, lt, mod, mul, ne, rshift, sub
 from typing import Final, NamedTuple
 
 from evlog.files.check import findings as kinds
-from evlog.files.check.indexes import SUFFIXES, pick
+from evlog.files.check.indexes import pick
 from evlog.files.check.known import Known, Segments, map_sorted
 from evlog.files.check.task import SegmentTask
 from evlog.files.disk.files import map_file
@@ -23,7 +23,7 @@ from evlog.files.format import paths
 from evlog.files.format.entries import ENTRY, ENTRY_BYTES
 from evlog.files.format.filter import MARKS, SEVERAL, Block, decode_blocks
 from evlog.files.format.headers import KIND_STREAMS, FormatFault
-from evlog.files.format.sorted_index import page_crcs
+from evlog.files.format.sorted_index import SORTED_SUFFIXES, page_crcs
 from evlog.model.events import id_text
 from evlog.model.reports import Finding
 
@@ -243,12 +243,12 @@ def check_filter(known: Sequence[Known]) -> list[Finding]:
     found = []
     for segment in known:
         block = blocks.get(segment.task.info[:3])
-        if block is None or not set(SUFFIXES).issubset(segment.sound_indexes):
+        if block is None or not set(SORTED_SUFFIXES).issubset(segment.sound_indexes):
             continue
         if page_crcs(raw[block.tables_at : block.end]) != bytes(raw[block.crcs_at : block.tables_at]):
             detail = f"a page fails its CRC; {kinds.DERIVED}"
             found.append(kinds.note(kinds.INDEX, name, block.start, None, detail))
-        elif not all(_filter_holds(raw, block, segment.task, kind) for kind in SUFFIXES):
+        elif not all(_filter_holds(raw, block, segment.task, kind) for kind in SORTED_SUFFIXES):
             detail = f"it hides keys of {segment.task.name}, though its CRCs hold: readers miss events"
             found.append(kinds.damage(kinds.INDEX, name, block.start, None, detail))
     return found

@@ -28,9 +28,8 @@ from evlog.files.format.frames import decode_record
 from evlog.files.format.headers import FormatFault
 from evlog.files.log.log import Log
 from evlog.files.log.read_stream import Bounds, read_stream
+from evlog.model.retention import COMPACTIONS_STREAM, STARTED_TYPE
 
-COMPACTIONS: Final = "$compactions"
-STARTED: Final = "$CompactionStarted"
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _PIN: Final = re.compile(r"(\d{1,20}):([0-9a-fA-F]{64})", re.ASCII)
 _PIECE_BYTES: Final = 1 << 20
@@ -125,7 +124,8 @@ def explain_compaction(store: str, pin: Pin) -> str:
     started = None
     try:
         log = Log(store)
-        for event in read_stream(log, COMPACTIONS, Bounds(), {STARTED}, reverse=False, limit=None):
+        notes = read_stream(log, COMPACTIONS_STREAM, Bounds(), {STARTED_TYPE}, reverse=False, limit=None)
+        for event in notes:
             document = _maybe_object(event.data)
             if document is None:
                 continue

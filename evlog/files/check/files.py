@@ -21,7 +21,6 @@ from evlog.errors import (
     UnsupportedFormat,
 )
 from evlog.files.check import findings as kinds
-from evlog.files.check.indexes import SUFFIXES
 from evlog.files.check.task import SegmentTask
 from evlog.files.disk.file_lock import SharedLock
 from evlog.files.disk.files import DISK, ReadFile, map_file
@@ -46,6 +45,7 @@ from evlog.files.format.marks import (
     decode_marks,
     maybe_decode_mark,
 )
+from evlog.files.format.sorted_index import SORTED_SUFFIXES
 from evlog.files.log.manifest_file import read_manifest
 from evlog.files.log.segment import written_end
 from evlog.files.write.derived import is_running
@@ -280,7 +280,9 @@ def file_bytes(snapshot: StoreSnapshot) -> int:
 def is_being_indexed(snapshot: StoreSnapshot, info: SegmentInfo) -> bool:
     """Wait for the indexes of a segment that was sealed just now; return whether they exist."""
     while (left := snapshot.replaced_at + _INDEXING_SECONDS - time.time()) > 0:
-        if all(os.path.exists(_segment_path(snapshot.store, info, suffix)) for suffix in SUFFIXES.values()):
+        if all(
+            os.path.exists(_segment_path(snapshot.store, info, suffix)) for suffix in SORTED_SUFFIXES.values()
+        ):
             return True
         time.sleep(min(left, 0.02))
     return False

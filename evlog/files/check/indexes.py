@@ -29,7 +29,6 @@ from evlog.files.format.headers import (
 from evlog.files.format.sorted_index import PAGE_BYTES, group_entries, page_crcs, sorted_shape
 from evlog.model.reports import Finding
 
-SUFFIXES: Final = {KIND_STREAMS: "streams", KIND_TYPES: "types", KIND_IDS: "ids"}
 _COLUMN: Final = {KIND_STREAMS: "stream_hash", KIND_TYPES: "type_hash", KIND_IDS: "id_hash_upper"}
 
 Entries = bytes | bytearray | memoryview

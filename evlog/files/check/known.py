@@ -10,7 +10,7 @@ from zlib import crc32
 
 from evlog.errors import EvlogError
 from evlog.files.check.containers import CheckedLog
-from evlog.files.check.indexes import SUFFIXES, pick
+from evlog.files.check.indexes import pick
 from evlog.files.check.logs import LogCheck
 from evlog.files.check.segments import Keys
 from evlog.files.check.task import SegmentTask
@@ -26,7 +26,7 @@ from evlog.files.format.headers import (
     decode_file_header,
 )
 from evlog.files.format.removed_events import event_column
-from evlog.files.format.sorted_index import sorted_shape
+from evlog.files.format.sorted_index import SORTED_SUFFIXES, sorted_shape
 from evlog.files.log.removed import RemovedEvents
 from evlog.model.events import Record
 
@@ -225,7 +225,7 @@ class Segments:
 
 def map_sorted(task: SegmentTask, kind: int) -> tuple[memoryview, memoryview, memoryview]:
     """Map a sorted index that is known to be right; its keys, starts and postings."""
-    raw = map_file(f"{task.path}.{SUFFIXES[kind]}")
+    raw = map_file(f"{task.path}.{SORTED_SUFFIXES[kind]}")
     header = decode_file_header(bytes(raw[:FILE_HEADER_BYTES]))
     shape = sorted_shape(kind, header.keys, header.postings)
     return (

@@ -8,7 +8,7 @@ from evlog.errors import CorruptionError, EvlogError
 from evlog.files.check import findings as kinds
 from evlog.files.check.containers import open_container
 from evlog.files.check.files import StoreSnapshot, check_names, file_bytes, is_being_indexed
-from evlog.files.check.indexes import SUFFIXES, IndexWrong, check_header
+from evlog.files.check.indexes import IndexWrong, check_header
 from evlog.files.check.task import SegmentTask
 from evlog.files.disk.files import ReadFile
 from evlog.files.format.entries import ENTRY_BYTES
@@ -19,6 +19,7 @@ from evlog.files.format.headers import (
     NewerFormat,
     decode_file_header,
 )
+from evlog.files.format.sorted_index import SORTED_SUFFIXES
 from evlog.files.log.log import Log
 from evlog.model.reports import Finding, VerifyReport
 
@@ -83,7 +84,7 @@ def check_sizes(snapshot: StoreSnapshot) -> list[Finding]:
             findings += _check_size(task, ".log", header, log_bytes)
         findings += _check_size(task, ".offsets", header._replace(kind=KIND_OFFSETS), offsets_bytes)
         findings += _check_removed(task)
-        for kind, suffix in SUFFIXES.items() if info.sealed else ():
+        for kind, suffix in SORTED_SUFFIXES.items() if info.sealed else ():
             name = f"{task.name}.{suffix}"
             try:
                 check_header(f"{task.path}.{suffix}", header._replace(kind=kind, source_crc=info.offsets_crc))

@@ -27,16 +27,14 @@ from evlog.files.format.hashes import hash_ids, hash_stream, hash_type
 from evlog.files.format.headers import FormatFault
 from evlog.model.encoding import check_json
 from evlog.model.events import MAX_NAME_BYTES, METADATA_PREFIX, check_readable_name, check_type
-from evlog.model.retention import METADATA_TYPE, as_words, from_words
+from evlog.model.retention import COMPACTIONS_STREAM, METADATA_TYPE, STARTED_TYPE, as_words, from_words
 
 _MAX_NAMES: Final = 1 << 18
 _SHORT_BYTES: Final = 2048
 _MAX_TIME_US: Final = 253_402_300_800_000_000  # the year 10000, the first that Python has no datetime for
 _JSON, _TEXT = 0, 1  # content types
-_COMPACTIONS_STREAM: Final = "$compactions"
-_STARTED_TYPE: Final = "$CompactionStarted"
 _STARTED_FIELDS: Final = ("position", "time", "removed_before", "bytes")
-_OWN_TYPES: Final = frozenset({METADATA_TYPE, _STARTED_TYPE})
+_OWN_TYPES: Final = frozenset({METADATA_TYPE, STARTED_TYPE})
 _POLICY_WORDS: Final = frozenset({"$maxCount", "$maxAge", "$tb", "$deleted", "$tombstone"})
 
 Record = tuple[
@@ -215,7 +213,7 @@ def _check_own_events(streams: Sequence[str], types: Sequence[str], datas: Seque
                     word == "$tb" and words[word] == 1
                 ):
                     raise FormatFault(f"a retention policy has an invalid {word}")
-        elif type == _STARTED_TYPE and stream == _COMPACTIONS_STREAM:
+        elif type == STARTED_TYPE and stream == COMPACTIONS_STREAM:
             started = json.loads(data)
             fields = [started.get(name) for name in _STARTED_FIELDS] if isinstance(started, dict) else [None]
             if not all(value.__class__ is int and value >= 0 for value in fields):

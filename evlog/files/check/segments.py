@@ -19,7 +19,7 @@ from zlib import crc32
 from evlog.errors import EvlogError
 from evlog.files.check import findings as kinds
 from evlog.files.check.digest import LogDigest, hash_log
-from evlog.files.check.indexes import SUFFIXES, check_index, make_postings, odd_streams, pick
+from evlog.files.check.indexes import check_index, make_postings, odd_streams, pick
 from evlog.files.check.logs import LogCheck, Unclear
 from evlog.files.check.records import Runs
 from evlog.files.check.task import LogSummary, SegmentTask, Start, sealed_fault
@@ -35,6 +35,7 @@ from evlog.files.format.headers import (
     NewerFormat,
     decode_file_header,
 )
+from evlog.files.format.sorted_index import SORTED_SUFFIXES
 from evlog.model.reports import Finding
 
 # Small enough that no core idles long at the end, large enough that the fixed costs of a part do not count.
@@ -113,7 +114,7 @@ def check_indexes(task: SegmentTask, entries: bytes) -> IndexCheck:
     streams = None
     if info.sealed:
         header = task.header._replace(source_crc=info.offsets_crc)
-        for kind, suffix in SUFFIXES.items():
+        for kind, suffix in SORTED_SUFFIXES.items():
             name = f"{task.name}.{suffix}"
             finding, postings = check_index(
                 f"{task.path}.{suffix}", name, header._replace(kind=kind), entries

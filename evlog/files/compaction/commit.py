@@ -25,15 +25,12 @@ from evlog.files.format.manifest import Manifest, SegmentInfo
 from evlog.files.format.paths import SegmentFile
 from evlog.files.log.log import Log
 from evlog.files.log.manifest_file import replace_manifest
-from evlog.files.log.parts import SealedPart
 from evlog.files.write.roll import sync_names
 from evlog.files.write.writer import Writer
 from evlog.model.events import JSON_CODE, SYSTEM_PREFIX, Record, category_of
 from evlog.model.filters import EventFilter
+from evlog.model.retention import COMPACTIONS_STREAM, FINISHED_TYPE, STARTED_TYPE
 
-COMPACTIONS_STREAM: Final = "$compactions"
-STARTED_TYPE: Final = "$CompactionStarted"
-FINISHED_TYPE: Final = "$CompactionFinished"
 _MAX_RULES: Final = 1000  # that a started event names; the log has all of them
 
 # --- the segments
@@ -111,8 +108,7 @@ def entries_crc(log: Log, position: int) -> int:
     """Return the CRC of the entries up to the position in the segment that has it."""
     for part in reversed(log.parts()):
         if part.first_position <= position:
-            entries = part.segment.checked_entries() if isinstance(part, SealedPart) else part.segment.entries
-            return crc32(entries[: part.segment.number_of(position + 1) * ENTRY_BYTES])
+            return crc32(part.entries()[: part.segment.number_of(position + 1) * ENTRY_BYTES])
     return 0
 
 

@@ -329,8 +329,7 @@ def _sum_emptied(parts: Iterable[Part], seen: set[int]) -> int:
 
 def entries_to(part: Part, position: int) -> Entries:
     """Return a segment's entries up to the position; of those that may grow a copy."""
-    count = part.count
-    entries = part.segment.checked_entries() if isinstance(part, SealedPart) else part.segment.entries
+    count, entries = part.count, part.entries()
     if part.last_position > position:
         count = min(count, part.segment.number_of(position + 1))
     return entries[: count * ENTRY_BYTES]

@@ -159,11 +159,10 @@ class SubscriptionFiles:
 
     def delete(self) -> None:
         """Remove the subscription with all it parked, durably; the lock's file is removed last."""
+        # In this order: a checkpoint must not be left without its parked events.
         for path in (self.path, self._parked_path, self._lock.path):
             self._disk.remove(path)
-            self._disk.sync_dir(
-                self._directory
-            )  # in this order: parked events must not outlive the checkpoint
+            self._disk.sync_dir(self._directory)
 
     # --- parked events
 

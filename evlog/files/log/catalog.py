@@ -126,8 +126,7 @@ def _count_streams(log: Log, parts: list[tuple[Part, int]]) -> int:
         return len(_all_streams(log))
     total = 0
     for part, count in parts:
-        entries = part.segment.checked_entries() if isinstance(part, SealedPart) else part.segment.entries
-        total += column(entries[: count * ENTRY_BYTES], "version").count(1)
+        total += column(part.entries()[: count * ENTRY_BYTES], "version").count(1)
     return total
 
 
@@ -177,11 +176,9 @@ def _from_heads(log: Log) -> list[StreamInfo] | None:
 
 def _first_entries(part: Part) -> dict[int, int]:
     """Return the number of each stream's first entry in a segment, by the stream's hash."""
-    entries = part.segment.checked_entries() if isinstance(part, SealedPart) else part.segment.entries
-    hashes = column(entries[: part.count * ENTRY_BYTES], "stream_hash")
-    return dict(
-        zip(reversed(hashes), reversed(range(len(hashes))), strict=True)
-    )  # a stream's first comes last
+    hashes = column(part.entries()[: part.count * ENTRY_BYTES], "stream_hash")
+    # Backwards, because the last value of a key stays.
+    return dict(zip(reversed(hashes), reversed(range(len(hashes))), strict=True))
 
 
 def _records_at(parts: list[Part], places: dict[int, int]) -> dict[int, Record]:
@@ -342,7 +339,6 @@ class VisibleCounts:
         for part, count in parts:
             if not count or (isinstance(part, SealedPart) and part.info.last_time_us < since_us):
                 continue
-            entries = part.segment.checked_entries() if isinstance(part, SealedPart) else part.segment.entries
             low = part.segment.number_at_time(since_us, count)
-            counts.update(column(entries[low * ENTRY_BYTES : count * ENTRY_BYTES], "stream_hash"))
+            counts.update(column(part.entries()[low * ENTRY_BYTES : count * ENTRY_BYTES], "stream_hash"))
         return counts

@@ -105,9 +105,8 @@ class ColumnIndex:
         entries = self._entries()
         end = len(entries)
         if known_bytes < end:
-            fresh = column(
-                entries[known_bytes:end], _COLUMN[kind]
-            )  # of a bytearray a copy: it may go on growing
+            # A slice of a bytearray is a copy: a writer may extend the original meanwhile.
+            fresh = column(entries[known_bytes:end], _COLUMN[kind])
             numbers = range(known_bytes // ENTRY_BYTES, end // ENTRY_BYTES)
             if kind == KIND_IDS and len(set(fresh)) == len(fresh) and groups.keys().isdisjoint(fresh):
                 groups.update(zip(fresh, numbers, strict=True))

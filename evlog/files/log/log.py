@@ -64,9 +64,8 @@ class Log:
         self.store = store
         self.mutex = threading.RLock()
         """Guards: replacing `_state`, the growth of the active segment, and the policies."""
-        self.damage: CorruptionError | None = (
-            None  # guarded by mutex: of acknowledged events at the log's end
-        )
+        # Guarded by mutex: the damage of acknowledged events at the end of the log.
+        self.damage: CorruptionError | None = None
         self._state: LogState  # replaced whole, with the mutex; read without it
         self._manifest_path = paths.manifest_path(store)
         self._stale = True  # guarded by mutex: read everything again

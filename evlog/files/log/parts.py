@@ -103,9 +103,8 @@ class SealedPart:
         self.first_position = info[0]
         self.last_position = info[3]
         self.count = info[4]
-        self.system_numbers: Sequence[int] | None = (
-            None  # of the store's own events, once they were looked up
-        )
+        # The entries that may be the store's own events, once they were looked up.
+        self.system_numbers: Sequence[int] | None = None
         self._store = store
         self._store_id = store_id
         self._opened = opened
@@ -188,12 +187,13 @@ class SealedPart:
         info = self.info
         header = Segment(self._store, self._store_id, info).header._replace(source_crc=info.offsets_crc)
         prefix = paths.segment_path(self._store, info.first_position, info.generation, "")[:-1]
-        index = SealedIndex(prefix, header, info.events, self._checked_entries, self._report_fault)
+        index = SealedIndex(prefix, header, info.events, self.entries, self._report_fault)
         self._index = index
         self._opened.add(self)
         return index
 
-    def _checked_entries(self) -> Entries:
+    def entries(self) -> Entries:
+        """Return the entries, checked to be those that were sealed."""
         return self.segment.checked_entries()
 
     def _report_fault(self) -> None:
@@ -205,9 +205,8 @@ class OpenParts:
     """The sealed segments that have files open: those that were opened last."""
 
     def __init__(self) -> None:
-        self.faulty: list[
-            SealedPart
-        ] = []  # without a sound index: a writer rebuilds it. Each step is one operation
+        # Those without a sound index, which a writer rebuilds. Not guarded: each step is one operation.
+        self.faulty: list[SealedPart] = []
         self._limit = max_open_parts()
         self._parts: dict[int, SealedPart] = {}  # guarded by _mutex: by identity, in the order of opening
         self._mutex = threading.Lock()
@@ -260,6 +259,10 @@ class ActivePart:
     @property
     def last_position(self) -> int:
         return self.first_position + self.segment.count - 1
+
+    def entries(self) -> Entries:
+        """Return the entries, which grow."""
+        return self.segment.entries
 
     def crowds(self) -> Crowds:
         """Return the whole ids that are kept of this segment."""

@@ -160,9 +160,8 @@ class Planner:
             if not before and expected in (NO_STREAM, STREAM_EXISTS) and policies.any:
                 rule = policies.rule_for(stream)
                 if rule is not None and rule.is_deleted(actual):
-                    actual = (
-                        0  # as with KurrentDB: a deleted stream does not exist, though its versions go on
-                    )
+                    # As in KurrentDB: a deleted stream does not exist, though its versions continue.
+                    actual = 0
             actual += before
             if not expectation.is_met(actual):
                 raise WrongExpectedVersion(stream, expected, actual)

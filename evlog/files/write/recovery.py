@@ -88,9 +88,8 @@ def recover_locked(
         log.refresh()
     if marks.suspect is not None:
         write_mark(marks_file, DURABLE_MAGIC, Mark(active.tag, synced), disk)
-    if (
-        read_back(marks_file, MARK_BYTES, MARK_AT[SUSPECT_MAGIC]) != NO_MARK
-    ):  # of this segment or an older one
+    # Also if it is that of an older segment.
+    if read_back(marks_file, MARK_BYTES, MARK_AT[SUSPECT_MAGIC]) != NO_MARK:
         write_mark(marks_file, SUSPECT_MAGIC, None, disk)
     repair_offsets_locked(log, offsets_file, disk)
     return torn

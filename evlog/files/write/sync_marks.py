@@ -43,9 +43,8 @@ if TYPE_CHECKING:
 
 _DURABLE_AT: Final = MARK_AT[DURABLE_MAGIC]
 _SUSPECT_AT: Final = MARK_AT[SUSPECT_MAGIC]
-_PATIENCE_SECONDS: Final = (
-    0.02  # the lock on `durable` is held for microseconds, unless its holder is suspended
-)
+# The lock on `durable` is held for microseconds, unless its holder is suspended.
+_PATIENCE_SECONDS: Final = 0.02
 
 
 class SyncPoint:

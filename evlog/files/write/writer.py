@@ -89,9 +89,8 @@ class Writer:
         # Not guarded, hints only: an older value costs time, nothing else.
         self._contended = 0  # for how many more appends others are likely to wait for the lock, too
         self._slots: list[Slot] = []  # every slot; not guarded: only `append` is used
-        self._free_slots: list[
-            Slot
-        ] = []  # not guarded: a thread takes one by `pop` and gives it back by `append`
+        # Not guarded: a thread takes one by `pop` and gives it back by `append`.
+        self._free_slots: list[Slot] = []
         register_fork_reset(self)
 
     def reset_after_fork(self) -> None:
