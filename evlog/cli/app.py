@@ -68,7 +68,9 @@ def run(arguments: list[str]) -> int:
 
 def _invoke(arguments: list[str]) -> int:
     from evlog.cli._support import plain
+    from evlog.files.disk import file_lock
 
+    file_lock.say = console.note
     found = plain.parse(arguments)
     if found is None:
         from evlog.cli._support.group import invoke

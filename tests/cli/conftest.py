@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from evlog.cli import app
+from evlog.files.disk import file_lock
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -59,6 +60,7 @@ def evlog(here: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pyt
             patch.setattr(sys, "stdin", source)
             patch.setattr(sys, "stdout", io.TextIOWrapper(out, "utf-8", write_through=True))
             patch.setattr(sys, "stderr", io.TextIOWrapper(err, "utf-8", write_through=True))
+            patch.setattr(file_lock, "say", file_lock.say)  # restored: the library logs
             code = app.run(list(arguments))
             sys.stdout.flush()
             return Result(code, out.getvalue(), err.getvalue().decode(errors="replace"))

@@ -20,6 +20,7 @@ import evlog as library
 from evlog import errors
 from evlog.cli import app
 from evlog.cli._support.group import COMMANDS
+from evlog.files.disk.file_lock import FileLock
 from tests.cli.conftest import Evlog, command, environment, run_process, start
 
 EXAMPLE = re.compile(r"    (evlog|date|echo|seq) ")
@@ -406,3 +407,22 @@ def test_a_path_that_is_not_unicode_is_a_path(here: Path) -> None:
         assert done.returncode == 0
         assert note in done.stderr
         assert json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_a_long_wait_for_the_lock_is_a_note_of_one_line(
+    evlog: Evlog, here: Path, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    store = here / "a\nstore"
+    library.open(store, create=True).close()
+    monkeypatch.setenv("EVLOG_ERRORS", form)
+    monkeypatch.setattr("evlog.files.disk.file_lock._REPORT_SECONDS", 0.05)
+    with FileLock(str(store / "lock"), 0):
+        result = evlog("append", "a", "T", "--store", str(store), "--lock-timeout", "0.3")
+    note, error = result.err.splitlines()
+    if form == "json":
+        note, error = json.loads(note)["note"], json.loads(error)["message"]
+        assert note.startswith(f"waiting for the lock {store}/lock, held by ")
+    else:
+        assert note.startswith(f"evlog: waiting for the lock {here}/a store/lock, held by ")
+    assert "lock" in error

@@ -31,6 +31,7 @@ except ImportError:  # pragma: no cover - no POSIX
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
     from typing import Final
 
@@ -308,14 +309,20 @@ def _poll(file: WriteFile | ReadFile, deadline: float, *, shared: bool) -> bool:
 
 
 def _report(path: str) -> None:
-    """Log that a lock has been waited for; without any configuration of logging this goes to stderr."""
+    """Report that a lock has been waited for, and which process holds it."""
+    holder = holder_of(path) or "another process"
+    say(f"waiting for the lock {path}, held by {holder}; it is taken when the holder ends or releases it")
+
+
+def _log(text: str) -> None:
+    """Log a line; without any configuration of logging it goes to stderr."""
     import logging
 
-    logging.getLogger("evlog").warning(
-        "evlog: waiting for the lock %s, held by %s; it is taken when the holder ends or releases it",
-        path,
-        holder_of(path) or "another process",
-    )
+    logging.getLogger("evlog").warning("evlog: %s", text)
+
+
+say: Callable[[str], None] = _log
+"""What is called with a line about a long wait, from any thread; the command line replaces it."""
 
 
 def holder_of(path: str) -> str | None:
