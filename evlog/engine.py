@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from evlog.errors import InvalidArgument
 from evlog.model.appends import BatchResult, Expectation, ExpectedVersion
 from evlog.model.checkpoints import Checkpoint, ParkedEvent
 from evlog.model.events import EncodedEvent, Event
@@ -225,3 +226,28 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Close what is open."""
+
+
+# --- engines by URL
+
+_IN_SCHEMES = {ord(mark): "x" for mark in "+-."}
+
+
+def maybe_find_opener(where: str) -> Callable[..., Engine] | None:
+    """Return what opens a URL of the scheme in `where`; None if that is a path, as `./x://y` is.
+
+    Raises:
+        InvalidArgument: no installed engine has the scheme.
+    """
+    scheme = where.partition("://")[0].lower()
+    is_scheme = scheme.isascii() and scheme[:1].isalpha() and scheme.translate(_IN_SCHEMES).isalnum()
+    if scheme == where.lower() or not is_scheme:
+        return None
+    from importlib.metadata import entry_points
+
+    found = {entry.name: entry for entry in entry_points(group="evlog.engines")}
+    if scheme not in found:
+        known = ", ".join(f"{name}://" for name in sorted(found)) or "none is installed"
+        raise InvalidArgument(f"unknown scheme {scheme}://; use a directory, or a URL of an engine ({known})")
+    opener: Callable[..., Engine] = found[scheme].load()
+    return opener

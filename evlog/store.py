@@ -15,7 +15,7 @@ from _weakref import ref  # what weakref has too, at the cost of an import
 from evlog.errors import InvalidArgument
 from evlog.model.appends import ANY, Expectation, Results, check_expected, result_of
 from evlog.model.encoding import encode_events
-from evlog.model.events import NewEvent, category_of, check_readable_name, check_stream_name
+from evlog.model.events import NewEvent, check_readable_name, check_stream_name
 from evlog.model.filters import make_filter
 
 TYPE_CHECKING = False
@@ -43,8 +43,6 @@ if TYPE_CHECKING:
     from evlog.subscriptions.run import Subscription
 
     Append = tuple[str, Iterable[NewEvent]] | tuple[str, Iterable[NewEvent], ExpectedVersion]
-
-ENGINES = "evlog.engines"  # the entry point group of engines by their URL's scheme
 
 
 def open(
@@ -81,14 +79,16 @@ def open(
         raise InvalidArgument(f"invalid sync {sync!r}; use 'always' or 'none'")
     if lock_timeout is not None and not lock_timeout >= 0:
         raise InvalidArgument(f"invalid lock_timeout {lock_timeout!r}; use seconds, 0 or more, or None")
-    scheme = _scheme(where) if isinstance(path, str) else None
-    if scheme is not None:
-        if segment_bytes is not None or segment_events is not None:
-            raise InvalidArgument("segment_bytes and segment_events are for a store in a directory")
-        opener = _find_engine(scheme)
-        return EventStore(
-            opener(where, create=create, sync=sync == "always", lock_timeout_seconds=lock_timeout)
-        )
+    if isinstance(path, str) and "://" in path:
+        from evlog.engine import maybe_find_opener
+
+        opener = maybe_find_opener(path)
+        if opener is not None:
+            if segment_bytes is not None or segment_events is not None:
+                raise InvalidArgument("segment_bytes and segment_events are for a store in a directory")
+            return EventStore(
+                opener(where, create=create, sync=sync == "always", lock_timeout_seconds=lock_timeout)
+            )
     from evlog.files.engine import DirectoryEngine
 
     return EventStore(
@@ -549,24 +549,20 @@ class EventStore:
             InvalidArgument: nothing is given, or a setting makes no sense.
             LockTimeout, StoreFull, StoreIOError, CorruptionError: as `append`.
         """
-        from evlog.model.retention import check_before, check_max_age, check_max_count
+        from evlog.model.retention import check_settings, check_target
 
-        _check_target(stream, category)
-        count, seconds, first = check_max_count(max_count), check_max_age(max_age), check_before(before)
-        if (count, seconds, first) == (None, None, None) and not clear:
-            raise InvalidArgument("nothing is set; give max_count, max_age, before or clear")
-        if category is not None and first is not None:
-            raise InvalidArgument(
-                "before is a version of one stream; give max_count or max_age for a category"
-            )
+        check_target(stream, category)
+        max_age_seconds = check_settings(category, max_count, max_age, before, clear=clear)
         self.engine.set_retention(
-            stream, category, max_count=count, max_age_seconds=seconds, before=first, clear=clear
+            stream, category, max_count=max_count, max_age_seconds=max_age_seconds, before=before, clear=clear
         )
         return self.engine.retention(stream, category)
 
     def retention(self, stream: str | None = None, *, category: str | None = None) -> Retention:
         """Return what is kept of a stream, by its and its category's settings, or of a category's streams."""
-        _check_target(stream, category)
+        from evlog.model.retention import check_target
+
+        check_target(stream, category)
         return self.engine.retention(stream, category)
 
     def policies(self) -> list[PolicyInfo]:
@@ -649,28 +645,6 @@ class EventStore:
 # --- arguments
 
 
-def _scheme(where: str) -> str | None:
-    """Return the scheme of a URL; None for a path. `./x://y` is a path."""
-    scheme, found, _ = where.partition("://")
-    is_scheme = found and scheme.isascii() and scheme[:1].isalpha()
-    return scheme.lower() if is_scheme and scheme.translate(_IN_SCHEMES).isalnum() else None
-
-
-_IN_SCHEMES = {ord(mark): "x" for mark in "+-."}
-
-
-def _find_engine(scheme: str) -> Callable[..., Engine]:
-    """Return what opens the URLs of a scheme. Only now an engine's module is imported."""
-    from importlib.metadata import entry_points
-
-    found = {entry.name: entry for entry in entry_points(group=ENGINES)}
-    if scheme not in found:
-        known = ", ".join(f"{name}://" for name in sorted(found)) or "none is installed"
-        raise InvalidArgument(f"unknown scheme {scheme}://; use a directory, or a URL of an engine ({known})")
-    opener: Callable[..., Engine] = found[scheme].load()
-    return opener
-
-
 def _as_list(events: Iterable[NewEvent]) -> list[NewEvent]:
     if isinstance(events, list):
         return events
@@ -683,15 +657,3 @@ def _check_bounds(**bounds: int | None) -> None:
     for name, value in bounds.items():
         if value is not None and value < 0:
             raise InvalidArgument(f"invalid {name} {value!r}; use a whole number, 0 or more")
-
-
-def _check_target(stream: str | None, category: str | None) -> None:
-    """Check that one stream or one category is given."""
-    if (stream is None) == (category is None):
-        raise InvalidArgument("give either a stream or a category")
-    if stream is not None:
-        check_stream_name(stream)
-    elif category_of(check_stream_name(category or "")) != category:
-        raise InvalidArgument(
-            f"invalid category {category!r}; use the part of a stream's name before its first -"
-        )

@@ -18,7 +18,13 @@ the category NAME. Its data holds KurrentDB's words and two of evlog's own. A po
 from __future__ import annotations
 
 from evlog.errors import InvalidArgument
-from evlog.model.events import CATEGORY_PREFIX, METADATA_PREFIX, SYSTEM_PREFIX, category_of
+from evlog.model.events import (
+    CATEGORY_PREFIX,
+    METADATA_PREFIX,
+    SYSTEM_PREFIX,
+    category_of,
+    check_stream_name,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -253,30 +259,42 @@ class Rules:
 # --- what users give
 
 
-def check_max_count(max_count: int | None) -> int | None:
-    """Return the number of events to keep, or raise InvalidArgument."""
-    return _check_number("max_count", max_count)
+def check_target(stream: str | None, category: str | None) -> None:
+    """Raise InvalidArgument unless one stream or one category is given, with a valid name."""
+    if (stream is None) == (category is None):
+        raise InvalidArgument("give either a stream or a category")
+    if stream is not None:
+        check_stream_name(stream)
+    elif category_of(check_stream_name(category or "")) != category:
+        raise InvalidArgument(
+            f"invalid category {category!r}; use the part of a stream's name before its first -"
+        )
 
 
-def check_max_age(max_age: timedelta | int | None) -> int | None:
-    """Return an age in whole seconds, or raise InvalidArgument."""
+def check_settings(
+    category: str | None,
+    max_count: int | None,
+    max_age: timedelta | int | None,
+    before: int | None,
+    *,
+    clear: bool,
+) -> int | None:
+    """Return max_age in whole seconds; raise InvalidArgument if a setting is invalid, or nothing is set."""
+    for name, value in (("max_count", max_count), ("before", before)):
+        if value is not None and not (type(value) is int and 1 <= value <= _MAX_VERSION):
+            raise InvalidArgument(f"{name} is {value!r}; give a whole number, 1 or more")
     seconds: object = max_age
     if max_age is not None and not isinstance(max_age, int):
         from datetime import timedelta
 
         if isinstance(max_age, timedelta) and not max_age.microseconds:
             seconds = max_age // timedelta(seconds=1)
-    if seconds is None or (type(seconds) is int and 1 <= seconds <= _MAX_AGE_SECONDS):
-        return seconds
-    raise InvalidArgument(f"max_age is {max_age!r}; give whole seconds, 1 or more, or a timedelta of them")
-
-
-def check_before(before: int | None) -> int | None:
-    """Return a version, or raise InvalidArgument."""
-    return _check_number("before", before)
-
-
-def _check_number(name: str, value: int | None) -> int | None:
-    if value is None or (type(value) is int and 1 <= value <= _MAX_VERSION):
-        return value
-    raise InvalidArgument(f"{name} is {value!r}; give a whole number, 1 or more")
+    if seconds is not None and not (type(seconds) is int and 1 <= seconds <= _MAX_AGE_SECONDS):
+        raise InvalidArgument(
+            f"max_age is {max_age!r}; give whole seconds, 1 or more, or a timedelta of them"
+        )
+    if (max_count, seconds, before) == (None, None, None) and not clear:
+        raise InvalidArgument("nothing is set; give max_count, max_age, before or clear")
+    if category is not None and before is not None:
+        raise InvalidArgument("before is a version of one stream; give max_count or max_age for a category")
+    return seconds
