@@ -1,4 +1,4 @@
-"""One append on its way: what it writes, what it expects of its streams, and its result.
+"""One append: what it writes, what it expects of its streams, and its result.
 
 An append is held in columns (a list of streams, one of ids …) rather than in rows, because a bulk load is
 then a handful of passes in C instead of a loop in Python.

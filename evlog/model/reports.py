@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from evlog.model.retention import Rule
 
 # How much a finding matters.
-DAMAGE: Final = "damage"  # a reader fails or is told something wrong, or something is lost
+DAMAGE: Final = "damage"  # something is lost, or a reader fails or gets a wrong answer
 NOTE: Final = "note"  # nothing is lost: a crash or a copy leaves it, and evlog clears or rebuilds it
 
 

@@ -9,7 +9,7 @@ the category NAME. Its data holds KurrentDB's words and two of evlog's own. A po
     $deleted    the stream was deleted when N was its last version   (streams only, evlog's)
     $tombstone  true: nothing may be appended to the stream again    (streams only, evlog's)
 
-1. A stream's own word goes before that of its category.
+1. A stream's own setting is used instead of that of its category.
 2. Every rule hides the oldest events of a stream, so what is visible has no gaps.
 3. Only a deletion makes a stream not exist. The other words hide events of a stream that exists.
 4. A deletion ends with the next event of the stream, or when the policy is cleared.

@@ -1,6 +1,6 @@
 """Named subscriptions: beginning a run, handling its events, and managing what is stored.
 
-A name stands for a filter and a checkpoint. One run of it at a time; the next continues where it ended.
+A name has a filter, a checkpoint and one run at a time. The next run continues where the last one ended.
 Delivery is at least once, in order: a checkpoint passes an event only after it was acknowledged or parked.
 """
 

@@ -64,7 +64,7 @@ class Subscription:
         self._mutex = threading.RLock()
         self._saved = after  # the position in the checkpoint
         self._save_due = time.monotonic() + _SAVE_SECONDS
-        self._handed: Event | None = None  # given out, not acknowledged
+        self._handed: Event | None = None  # delivered, not acknowledged
         self._scanned = after
         self._ready: Iterator[Event] = iter(())  # the events of the piece that is being read
         self._piece_end = after
@@ -134,7 +134,7 @@ class Subscription:
         Raises:
             StoreClosed: the store was closed.
             StoreNotFound, StoreReplaced: the store was removed; another one is in its place.
-            CorruptionError: committed events are damaged; those before them were given out.
+            CorruptionError: committed events are damaged; those before them were delivered.
             StoreIOError: the disk failed.
         """
         if self._checkpoint is not None:
@@ -180,13 +180,13 @@ class Subscription:
         return event
 
     def acknowledge(self) -> None:
-        """Acknowledge the event given out last: the checkpoint may pass it."""
+        """Acknowledge the last delivered event: the checkpoint may pass it."""
         if self._handed is not None:
             self._scanned = self._handed[0]
             self._handed = None
 
     def park(self, event: Event, error: str, attempts: int = 1) -> None:
-        """Set the event given out last aside with its error, durably, and continue without it.
+        """Set the last delivered event aside with its error, durably, and continue without it.
 
         Raises:
             InvalidArgument: the run has no name, or it is another event.
@@ -198,7 +198,7 @@ class Subscription:
 
     def _park(self, checkpoint: CheckpointStore, event: Event, error: str, attempts: int) -> None:
         if self._closed or self._handed is None or self._handed[0] != event[0]:
-            raise InvalidArgument(f"position {event[0]} is not the event given out last; park that one")
+            raise InvalidArgument(f"position {event[0]} is not the last delivered event; park that one")
         checkpoint.park(event, error, attempts)
         self.acknowledge()
         self._save()  # what is parked need not be handled again
@@ -221,7 +221,7 @@ class Subscription:
         In a forked child this does nothing: the run is the parent's.
 
         Args:
-            undone: of the events that `next_event` and then `next_at_hand` gave out, the first that was not
+            undone: of the events that `next_event` and then `next_at_hand` returned, the first that was not
                 handled although later ones were asked for: the next run begins with it.
 
         Raises:

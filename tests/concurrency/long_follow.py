@@ -89,7 +89,7 @@ def _take(follower: Subscription, last: int, *, every: int) -> None:
 
 def _remove_old_segments(path: Path) -> None:
     """Leave the last segments: what retention and a compaction come to."""
-    manifest, _ = read_manifest(str(path))
+    manifest = read_manifest(str(path))
     removed = manifest.segments[:-KEEP_SEGMENTS]
     replace_manifest(str(path), manifest._replace(segments=manifest.segments[-KEEP_SEGMENTS:]), DISK)
     for info in removed:

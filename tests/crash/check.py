@@ -97,7 +97,7 @@ def check_recovery(path: str, known: Knowledge, *, thorough: bool = True) -> Non
 
 def check_no_torn_tail(path: str) -> None:
     """Behind the last whole frame of the active log is nothing but room."""
-    manifest, _ = read_manifest(path)
+    manifest = read_manifest(path)
     active = manifest.segments[-1]
     with open(segment_path(path, active.first_position, active.generation, "log"), "rb") as file:
         log = file.read()

@@ -98,7 +98,7 @@ def compacting(*, compress: bool = False) -> tuple[Recording, Facts]:
             done = store.compact(compress=compress, progress=append)
             assert (done.segments_compressed > 5) == compress
         recording = record(world, log, "compacting", Knowledge([], created=True))
-        segments = read_manifest(path)[0].segments
+        segments = read_manifest(path).segments
     events = {found.position: (found.version, content_of(found)) for found in before}
     versions = {found.stream: found.version for found in before}
     return recording, Facts(compress, events, frozenset(events.keys() - visible), versions, segments)
@@ -127,7 +127,7 @@ def check_left(path: str, facts: Facts, known: Knowledge, *, thorough: bool) -> 
         again = store.compact(compress=facts.compress)
         assert (again.events_removed, again.segments_compressed) == (0, 0)
     if was_started:
-        ours, theirs = read_manifest(path)[0].segments, facts.segments
+        ours, theirs = read_manifest(path).segments, facts.segments
         assert [info for info in ours if info.generation] == [info for info in theirs if info.generation]
 
 

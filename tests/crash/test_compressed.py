@@ -129,7 +129,7 @@ def test_a_damaged_block_is_not_repaired_away(packed: EventStore) -> None:
 
 def lost_by(packed: EventStore, place: int, low: int, high: int) -> set[int]:
     """The positions whose records touch bytes of the log, by the entries."""
-    info = read_manifest(packed.path)[0].segments[place]
+    info = read_manifest(packed.path).segments[place]
     raw = segment_files(packed, "offsets")[place].read_bytes()[FILE_HEADER_BYTES:]
     return {
         info.first_position + number

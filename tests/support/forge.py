@@ -56,7 +56,7 @@ def forge(
         change_entries: of each frame, before the running CRC is made.
         change_index: by kind, what stands between the header and the CRCs of its pages.
     """
-    manifest, _ = read_manifest(store.path)
+    manifest = read_manifest(store.path)
     info = manifest.segments[place]
     own = FileHeader(1, info.generation, manifest.store_id_bytes, info.first_position, info.tag)
     log, entries = bytearray(encode_file_header(own)), bytearray()
@@ -95,7 +95,7 @@ def forge(
 
 def replace_info(store: EventStore, place: int, info: SegmentInfo) -> None:
     """Have the manifest say something else of a segment."""
-    manifest, _ = read_manifest(store.path)
+    manifest = read_manifest(store.path)
     segments = (*manifest.segments[:place], info, *manifest.segments[place + 1 :])
     replace_manifest(store.path, manifest._replace(segments=segments), DISK)
 

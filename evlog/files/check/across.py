@@ -1,4 +1,4 @@
-"""Checking what holds across segments: a stream's versions go on by one, and no id belongs to two events.
+"""Checking what holds across segments: a stream's versions rise by one, and no id belongs to two events.
 
 1. A range of hashes is checked at a time, over all segments in order: memory does not grow with the store,
    and processes share the ranges.

@@ -131,7 +131,7 @@ def _size(path: str) -> int:
 
 def _read_manifest(store: str) -> Manifest:
     try:
-        return read_manifest(store)[0]
+        return read_manifest(store)
     except StoreNotFound:
         if any(True for _ in _segment_files(store)):
             path = paths.manifest_path(store)
@@ -159,7 +159,7 @@ def _segment_files(store: str) -> Iterator[str]:
 
 
 def _check_filter(store: str, manifest: Manifest) -> list[Finding]:
-    """Check that `filter` is a chain of whole blocks; a segment without one is no finding."""
+    """Check that `filter` is a chain of whole blocks; a segment without one is not a finding."""
     name = f"{paths.SEGMENTS}/{paths.FILTER}"
     try:
         raw = map_file(paths.filter_path(store))
@@ -301,15 +301,15 @@ class FoundCheckpoint(NamedTuple):
 
 
 def find_checkpoints(store: str) -> list[FoundCheckpoint]:
-    """Return each subscription's checkpoint. To be read before the log is: its end only grows."""
+    """Return each subscription's checkpoint. Call this before reading the log, whose end only grows."""
     try:
-        store_id = read_manifest(store)[0].store_id
+        store_id = read_manifest(store).store_id
         names = list_names(store)
     except UnsafeFile as error:
         return [FoundCheckpoint(os.path.relpath(error.path, store), 0, None, error.detail)]
     except EvlogError:
         return []  # reported when the manifest is looked at
-    looks = []
+    found = []
     for name in names:
         files = SubscriptionFiles(store, store_id, name, DISK)
         position, event_id, fault, place = 0, None, "", files.path
@@ -324,12 +324,12 @@ def find_checkpoints(store: str) -> list[FoundCheckpoint]:
             fault, place = error.detail, error.path
         except UnsupportedFormat as error:
             fault = str(error)
-        looks.append(FoundCheckpoint(os.path.relpath(place, store), position, event_id, fault))
-    return looks
+        found.append(FoundCheckpoint(os.path.relpath(place, store), position, event_id, fault))
+    return found
 
 
 def check_checkpoints(
-    looks: list[FoundCheckpoint], head: int, is_at: Callable[[bytes, int], bool] | None = None
+    checkpoints: list[FoundCheckpoint], head: int, is_at: Callable[[bytes, int], bool] | None = None
 ) -> list[Finding]:
     """Find those that are damaged, beyond the log's end, or of another history.
 
@@ -337,7 +337,7 @@ def check_checkpoints(
         is_at: says whether the event with an id is, or was, at a position.
     """
     findings = []
-    for file, position, event_id, fault in looks:
+    for file, position, event_id, fault in checkpoints:
         if not fault and position > head:
             fault = f"the checkpoint is beyond the log, which ends at position {head}; was the log restored?"
         elif not fault and event_id is not None and is_at is not None and not is_at(event_id, position):

@@ -1,6 +1,6 @@
 """The kinds of findings, and how to make one. Pure.
 
-1. DAMAGE: an event or an id is lost, a reader fails, or a reader is told something wrong.
+1. DAMAGE: an event or an id is lost, a reader fails, or a reader gets a wrong answer.
 2. NOTE: nothing is lost. A crash or a copy leaves it, and evlog clears or rebuilds it; or a foreign file.
 3. The kinds are part of the command line's contract: a new one is added, none is renamed.
 4. A detail says what is wrong and what that costs; the command line adds what to do.

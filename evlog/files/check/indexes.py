@@ -45,7 +45,7 @@ class Postings(NamedTuple):
 class IndexWrong(Exception):
     """The file is not the index of these entries.
 
-    `believed` is whether its CRCs hold all the same: a reader does not notice, and is told something wrong.
+    `believed`: its CRCs hold, so a reader does not notice and gets wrong answers.
     """
 
     def __init__(self, kind: str, offset: int | None, detail: str, *, believed: bool = False) -> None:
@@ -186,7 +186,7 @@ def _lengths(starts: Sequence[int]) -> map[int]:
 
 
 def odd_streams(streams: Postings, versions: Sequence[int], *, gaps: bool) -> list[int]:
-    """Return the numbers of the first entries, one a stream hash, whose versions do not go on by one.
+    """Return the numbers of the first entries, one a stream hash, whose versions do not rise by one.
 
     Args:
         gaps: a salvage was here, so versions need only rise.

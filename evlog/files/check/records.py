@@ -242,7 +242,7 @@ def _check_json(texts: Sequence[bytes], field: str) -> None:
     except (ValueError, RecursionError):
         found = []
     if found != lengths:
-        # In a thread of its own the stack is empty: what nests as deeply as an append took it, is taken here.
+        # A new thread's stack is empty, so that this accepts whatever depth of nesting an append accepted.
         with ThreadPoolExecutor(1) as thread:
             for _ in thread.map(lambda text: check_json([text], field), texts):
                 pass

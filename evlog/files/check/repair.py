@@ -92,7 +92,7 @@ def _repair(store: str, found: Sequence[Finding], lock_timeout_seconds: float | 
     lock = FileLock(paths.lock_path(store), lock_timeout_seconds, disk, readable=False)
     try:
         with lock:
-            manifest = read_manifest(store)[0]
+            manifest = read_manifest(store)
             active_name = _name(manifest.segments[-1])
             # Before the first removal: a power loss must not bring back a manifest that names those files.
             sync_names(store, disk)
@@ -204,7 +204,7 @@ def _rebuild_derived(store: str, manifest: Manifest, info: SegmentInfo, lock: Fi
     files |= {part.index.path(kind): part.index.build(kind, entries) for kind in SORTED_SUFFIXES}
     part.close()
     with lock:
-        if info in read_manifest(store)[0].segments:
+        if info in read_manifest(store).segments:
             for path, content in files.items():
                 replace_derived(path, content, disk)
 

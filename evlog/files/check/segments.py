@@ -63,7 +63,7 @@ class IndexCheck(NamedTuple):
     sound: list[int]
     """the kinds of those that are right"""
     odd_streams: list[int]
-    """hashes of the streams whose versions do not go on by one, or of several streams that share one"""
+    """hashes of the streams whose versions do not rise by one, or of several streams that share one"""
     keys: Keys | None
 
 

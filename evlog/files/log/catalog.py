@@ -3,9 +3,8 @@
 1. A stream's versions have no gap: a compaction removes the oldest. So the first and last entry of each
    stream hash tell everything about a stream, and together they must account for every event.
 2. Where they do not (two names with one hash), the log is counted.
-3. Policies are applied to what was found, at the end: visible are the last events of a stream. Their number
-   follows
-   from the last version, but for those that age: these are counted for all streams at once, by their hashes.
+3. Policies are applied at the end. The visible events of a stream are its last ones, and their number follows
+   from its last version. Only events that age are counted, for all streams at once, by their hashes.
 """
 
 from __future__ import annotations

@@ -103,7 +103,7 @@ class BlockLog:
             try:
                 _cache.move_to_end(key)
             except KeyError:
-                pass  # another thread has just pushed it out
+                pass  # another thread has just evicted it
         return content
 
     def _unpack(self, number: int) -> bytes:

@@ -9,7 +9,7 @@ from evlog.files.disk.files import Disk, ReadFile
 from evlog.files.disk.opening import error_for
 from evlog.files.format import paths
 from evlog.files.format.headers import FORMAT_VERSION, FormatFault, NewerFormat
-from evlog.files.format.manifest import Manifest, SegmentInfo, decode_manifest, encode_manifest
+from evlog.files.format.manifest import Manifest, decode_manifest, encode_manifest
 from evlog.model.named import NamedTuple
 
 TYPE_CHECKING = False
@@ -32,8 +32,8 @@ class Stamp(NamedTuple):
     size: int
 
 
-def read_manifest(store: str) -> tuple[Manifest, Stamp]:
-    """Read the manifest of a store, and the stamp of the file that it was read from.
+def read_manifest(store: str) -> Manifest:
+    """Read the manifest of a store.
 
     Raises:
         StoreNotFound: there is no manifest.
@@ -41,8 +41,7 @@ def read_manifest(store: str) -> tuple[Manifest, Stamp]:
         CorruptionError: it is damaged.
         UnsupportedFormat: it is of a later format.
     """
-    manifest, stamp, _ = open_manifest(store)
-    return manifest, stamp
+    return open_manifest(store)[0]
 
 
 def open_manifest(store: str) -> tuple[Manifest, Stamp, ReadFile]:
@@ -78,7 +77,7 @@ def read_stamp(store: str) -> Stamp:
     """Return the stamp of the manifest that the store has now.
 
     Raises:
-        StoreNotFound: the store is gone.
+        StoreNotFound: the store is not there any more.
     """
     try:
         return _stamp_of(os.stat(paths.manifest_path(store)))
@@ -105,6 +104,3 @@ def replace_manifest(store: str, manifest: Manifest, disk: Disk) -> None:
     disk.create_file(temporary, encode_manifest(manifest))  # synced: the name must never show a torn file
     disk.replace(temporary, path)
     disk.sync_dir(store)  # the commit: what it names is trusted, and old files may go, only from here on
-
-
-__all__ = ["Manifest", "SegmentInfo", "Stamp"]

@@ -282,8 +282,8 @@ def open_sealed(store: str, store_id: bytes, info: SegmentInfo) -> SealedSegment
 
 
 def missing(store: str, info: SegmentInfo, error: FileNotFoundError) -> SegmentMoved | CorruptionError:
-    """Return what it means that a file of a segment is missing: read the manifest again, or damage."""
-    manifest, _ = read_manifest(store)
+    """Return the error for a missing file of a segment: SegmentMoved if it was replaced, else damage."""
+    manifest = read_manifest(store)
     if manifest.names(info.log_file):
         return CorruptionError(str(error.filename), None, "the file is missing")
     return SegmentMoved(str(error.filename))

@@ -29,12 +29,12 @@ if TYPE_CHECKING:
     from evlog.model.events import Record
     from evlog.model.filters import EventFilter
 
-# Up to this share of a segment, events that an index names are read one by one; beyond, reading all is
-# faster.
+# If an index names up to one in this many events of a segment, these are read one by one. With more, reading
+# all is faster.
 _FETCH_SHARE: Final = 4
-# So few entries of the active segment are read faster than its columns are searched.
+# Up to this many entries of the active segment, reading all is faster than searching its columns.
 _SEARCH_MORE_THAN: Final = 2048
-# So few are read faster one by one than frame by frame, where most frames are single events.
+# Up to this many events, reading one by one is faster than frame by frame, where most frames have one event.
 _RECORDS_AT_MOST: Final = 256
 
 
@@ -53,8 +53,7 @@ class Selection(NamedTuple):
 
     `include_system`: also the store's own events, those of streams that begin with `$`.
     `newest_singly`: a few of the newest events are read each by its own CRC, without their frames' headers.
-    That
-    suffices for a follower: they were written a few milliseconds ago, so no power loss came between.
+    That suffices for a follower: no power loss came since they were written, milliseconds ago.
     """
 
     first_position: int = 1

@@ -114,7 +114,7 @@ class Segment:
         raise NotImplementedError
 
     def repair_entries(self) -> bool:
-        """Derive the entries again if they are damaged; return True if that may help."""
+        """Derive the entries again if they are damaged; return whether they have changed."""
         return False
 
     # --- by entry number

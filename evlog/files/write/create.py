@@ -1,6 +1,6 @@
 """Making a store: directories, the first segment, and last the manifest, which makes it one.
 
-Interrupted anywhere, it leaves a directory that is no store yet and that the next attempt completes. A
+Interrupted anywhere, it leaves a directory that is not a store yet and that the next attempt completes. A
 directory with anything else in it is left alone.
 """
 
@@ -75,7 +75,7 @@ def _check_place(path: str) -> None:
     except NotADirectoryError:
         raise NotAStore(path, "it is a file") from None
     except PermissionError:
-        return  # making the store will say so
+        return  # making the store reports it
     _check_leftovers(path)
     foreign = sorted(set(names) - paths.INIT_LEFTOVERS)
     if foreign:
@@ -102,7 +102,7 @@ def _check_leftovers(path: str) -> None:
 
 
 def _make_dirs(path: str, disk: Disk) -> None:
-    """Make the directories, and make their names durable, also where another died before it had."""
+    """Make the directories and their names durable, also those that a process left unsynced when it died."""
     path = os.path.abspath(path)
     disk.make_dir(path)
     device = os.stat(path).st_dev

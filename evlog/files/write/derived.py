@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def build_indexes(part: SealedPart, disk: Disk) -> None:
     """Build what a sealed segment lacks of its derived files. Needs no lock: its log never changes.
 
-    No room, or no permission, is no reason to fail an append that is durable already.
+    A full disk or a missing permission must not fail an append that is already durable.
     """
     try:
         if not os.path.exists(part.segment.log_path):
@@ -57,7 +57,7 @@ def replace_derived(path: str, content: bytes, disk: Disk) -> None:
 
 
 def remove_leftovers_locked(store: str, disk: Disk) -> None:
-    """Remove what processes that died while building an index left in `segments/`."""
+    """Remove temporary files of processes that died while building an index; the writers' lock is held."""
     directory = paths.segments_path(store)
     try:
         names = os.listdir(directory)
@@ -69,7 +69,7 @@ def remove_leftovers_locked(store: str, disk: Disk) -> None:
 
 
 def is_running(temporary: str) -> bool:
-    """Return whether the process that a temporary file's name tells of is still there."""
+    """Return whether the process that is named in a temporary file's name still runs."""
     try:
         os.kill(int(temporary.split(".")[-2]), 0)
     except (ProcessLookupError, ValueError, OverflowError, IndexError):

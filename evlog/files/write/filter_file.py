@@ -1,7 +1,7 @@
 """Adding sealed segments to the file `filter`.
 
-1. Blocks are appended by one process at a time, under a lock on the file itself. Nobody waits for it: a
-   process that does not get it leaves its segments to the next one.
+1. Blocks are appended by one process at a time, under a lock on the file itself. No process waits for
+   it: one that does not get it leaves its segments to the next one.
 2. What readers may have mapped is never changed or cut. If anything but whole blocks is in the file, or
    mostly stale ones, another file replaces it.
 3. Nothing is synced: every byte is under a CRC, and what a power loss takes is added again.
@@ -83,7 +83,7 @@ def _extend_locked(log: Log, file: WriteFile, disk: Disk, keys_at_once: int) -> 
 
 
 def _blocks_without(log: Log, covered: Collection[Identity], keys_at_once: int) -> dict[Identity, bytes]:
-    """Return the blocks of sealed segments that are not covered, as far as that may take."""
+    """Return blocks for sealed segments that have none, newest first, until they hold `keys_at_once` keys."""
     fresh: dict[Identity, bytes] = {}
     keys = 0
     for part in reversed(log.sealed):

@@ -1,7 +1,7 @@
 """Group commit between processes: a writer that has the writers' lock appends for those that wait for it.
 
-Without it each of many writers pays for a turn of its own: a wake-up, cold caches, a write, a mark, a sync.
-This is what LevelDB's and RocksDB's writers do between threads.
+Without it each of many writers pays for a wake-up, cold caches, a write, a mark and a sync. This is what
+LevelDB's and RocksDB's writers do between threads.
 
 1. A writer that finds the lock taken writes a request into its slot of the file `queue`, reads the number of
    the current round, and waits until that round ends.
@@ -249,7 +249,7 @@ class Slot:
         number = (self._current_round() + 1) % _ROUNDS
         lock = ByteLock(self._file.fd, _ROUNDS_AT + number)
         self._rounds.append(lock)  # before it is locked: an interrupt must not leave it locked
-        lock.try_acquire()  # it fails only if the file was changed by others; nobody waits for it then
+        lock.try_acquire()  # fails only if another program changed the file; then no waiter waits for it
         self._disk.write_at(self._file, _U64.pack(number), _ROUND_AT)
 
     def _current_round(self) -> int:

@@ -4,7 +4,7 @@ This is the one place that decides what happens to a torn tail.
 
 1. What was acknowledged is never cut. A damaged frame that is known to have been synced, by the durable mark
    or by a later frame's header, is a CorruptionError, and nothing is changed.
-2. What was never acknowledged may go: the log is cut at the first frame that is not whole.
+2. What was never acknowledged may be removed: the log is cut at the first frame that is not whole.
 3. After a failed sync memory shows what the device may not have. The suspect mark says so; so may frames
    beyond the durable mark, if their writer was killed between its failed sync and the suspect mark. Then the
    tail is read from the device before it is judged.
@@ -69,7 +69,7 @@ def recover_locked(
         disk.sync(log_file)  # dirty pages cannot be dropped; those of a failed sync count as clean
         disk.drop_cache(log_file, known_synced)
     if active.torn_bytes or marks.suspect is not None or unsynced:
-        log.reset()  # what is judged now must not be a memory of what another process has cut
+        log.reset()  # memory may hold what another process has cut: read the file again
         log.refresh()
     active = log.active.segment
     synced = max(marks.durable_offset, active.durable)
@@ -83,7 +83,7 @@ def recover_locked(
 
         torn = TornTail(active.log_path, active.end, active.torn_bytes)
         disk.cut(log_file, active.end)
-        # Synced before anything is written behind it: else a power loss could bring the old tail back.
+        # Synced before anything is written after it: else a power loss could bring the old tail back.
         disk.sync(log_file)
         log.refresh()
     if marks.suspect is not None:

@@ -1,8 +1,8 @@
 """Changing what is kept: a new policy is appended to the metadata stream. Deleting a stream is one of these.
 
-Each change is made to the policy that the log has at that moment, checked by the version of the metadata
-stream: of two changes at a time neither is lost. A change that changes nothing writes nothing, but makes the
-present policy durable.
+Each change is applied to the policy that is in force, on condition that the metadata stream has not changed
+meanwhile: of two concurrent changes neither is lost. A change that would change nothing makes the present
+policy durable.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The end of the active log, as one open writer has it: take in what others wrote, put a frame, roll.
 
-Everything here needs the writers' lock, but for what says otherwise.
+Everything here needs the writers' lock, except where a docstring says otherwise.
 
 1. Before an append the writer catches up. If the manifest is the one it knows, the path still names the log
    that it has open, and the written mark agrees with both, it takes in the entries of the others' frames by
@@ -9,7 +9,7 @@ Everything here needs the writers' lock, but for what says otherwise.
    happens to a torn tail.
 3. A writer that was interrupted, or whose write failed, does not trust its memory: it looks again first.
 4. A store that was replaced by another one, or by a copy of itself, is noticed by the log's inode before
-   anything is written. A replacement after that comes after the append.
+   anything is written. A replacement later than that counts as one after the append.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class LogTail:
     """Where a writer appends.
 
     Args:
-        planner: is told which streams others appended to.
+        planner: forgets the versions of streams that others appended to.
         sync: whether appends are synced before they are acknowledged.
     """
 
@@ -82,7 +82,7 @@ class LogTail:
         self._marks = marks
         self._disk = disk
         self._sync = sync
-        # Asked about, never taken.
+        # Only checked, never acquired.
         self._compaction = FileLock(paths.compaction_path(log.store), 0.0, disk, readable=False)
         # All below is guarded by the writers' lock.
         self._type_hashes: dict[str, int] = {}
@@ -267,8 +267,8 @@ class LogTail:
     def index_sealed(self) -> None:
         """Build the indexes of sealed segments that lack them. Needs no lock.
 
-        What was found without an index is left alone while a compaction runs, which has sealed it itself,
-        perhaps, and rewrites it.
+        While a compaction runs, segments that were found without an index are left alone: it may be about to
+        replace them.
         """
         filter = self._log.filter
         if not (self._unindexed or self._log.faulty or filter.is_due):

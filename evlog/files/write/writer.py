@@ -172,7 +172,7 @@ class Writer:
         with self._lock:
             self._catch_up_locked()
             point = self._tail.end_locked()
-        # Megabytes, perhaps, that no writer has to wait for; what is left to sync under the lock came since.
+        # Synced without the lock, perhaps megabytes: under the lock only what was written since is synced.
         self._marks.make_durable(point, written=True)
         self._tail.sync_offsets(point)
         with self._lock:
@@ -180,9 +180,9 @@ class Writer:
             self._tail.seal_locked()
 
     def close(self) -> None:
-        """Refuse every later append. What was acknowledged is durable; an append under way ends as it would.
+        """Refuse every later append. What was acknowledged is durable; a running append ends normally.
 
-        The files are closed now, or when the last append under way has ended.
+        The files are closed now, or when the last running append has ended.
         """
         self._closed = True
         held = False
@@ -343,7 +343,7 @@ class Writer:
         return slot
 
     def _give_back(self, slot: Slot) -> None:
-        """End what a thread did with a slot: others wait until its rounds are unlocked."""
+        """Cancel the slot's request, unlock its rounds, which others may wait for, and free the slot."""
         try:
             slot.cancel()
         except BaseException:

@@ -44,14 +44,14 @@ def fill_later(store: EventStore) -> None:
 
 
 def compacted_place(store: EventStore) -> int:
-    manifest, _ = read_manifest(store.path)
+    manifest = read_manifest(store.path)
     return next(at for at, info in enumerate(manifest.segments) if info.removed_bytes and info.events > 3)
 
 
 def change_removed(store: EventStore, change: Change, place: int | None = None) -> None:
     """Write a .removed file with other content and the right checksums."""
     place = compacted_place(store) if place is None else place
-    info = read_manifest(store.path)[0].segments[place]
+    info = read_manifest(store.path).segments[place]
     path = f"{store.path}/segments/{info.first_position:020d}.{info.generation}.removed"
     header = decode_file_header(Path(path).read_bytes()[:FILE_HEADER_BYTES])
     file = RemovedEvents(path, header._replace(keys=0, postings=0, source_crc=0), info.removed_bytes)
@@ -124,7 +124,7 @@ def test_a_last_version_of_a_stream_that_went_otherwise_is_found(compacted: Even
         assert name == "s-1"
         streams[0] = (name, version + 1, time_us)
 
-    info = read_manifest(compacted.path)[0].segments
+    info = read_manifest(compacted.path).segments
     place = max(at for at, segment in enumerate(info) if segment.removed_bytes)
     change_removed(compacted, change, place)
     assert kinds_of(compacted.verify().findings) == ["gone"]
@@ -202,7 +202,7 @@ def test_positions_in_another_order_are_found_in_a_compacted_segment(
 
 
 def test_a_segment_left_out_of_the_manifest_is_found_in_a_compacted_store(compacted: EventStore) -> None:
-    manifest, _ = read_manifest(compacted.path)
+    manifest = read_manifest(compacted.path)
     for place in range(len(manifest.segments) - 1):
         segments = manifest.segments[:place] + manifest.segments[place + 1 :]
         replace_manifest(compacted.path, manifest._replace(segments=segments), DISK)
@@ -243,7 +243,7 @@ def test_what_a_salvage_left_out_is_no_finding_also_when_it_is_compacted(salvage
 
 
 def test_more_or_less_missing_than_a_salvage_left_out_is_found(salvaged: EventStore) -> None:
-    manifest, _ = read_manifest(salvaged.path)
+    manifest = read_manifest(salvaged.path)
     lost = [(at, info) for at, info in enumerate(manifest.segments) if info.lost_events]
     assert lost
     for at, info in lost:

@@ -77,7 +77,7 @@ def move(store: EventStore) -> None:
 
 def hide(store: EventStore) -> None:
     """Write a filter that knows no key of the first segment, its CRCs right."""
-    manifest = read_manifest(store.path)[0]
+    manifest = read_manifest(store.path)
     content = encode_filter_header(manifest.store_id_bytes) + encode_block(
         manifest.segments[0][:3], [1], [1], [1]
     )

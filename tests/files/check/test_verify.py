@@ -136,7 +136,7 @@ def test_times_that_fall_are_found(filled: EventStore, monkeypatch: pytest.Monke
 
 
 def test_a_manifest_that_says_what_the_log_does_not_is_found(filled: EventStore) -> None:
-    manifest, _ = read_manifest(filled.path)
+    manifest = read_manifest(filled.path)
     first = manifest.segments[0]
     changes: list[dict[str, int]] = [
         {"events": 7},
@@ -151,7 +151,7 @@ def test_a_manifest_that_says_what_the_log_does_not_is_found(filled: EventStore)
 
 
 def test_a_segment_left_out_of_the_manifest_is_found(filled: EventStore) -> None:
-    manifest, _ = read_manifest(filled.path)
+    manifest = read_manifest(filled.path)
     segments = (manifest.segments[0], manifest.segments[2])
     replace_manifest(filled.path, manifest._replace(segments=segments), DISK)
     found = evlog.verify_store(filled.path).findings

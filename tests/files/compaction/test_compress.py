@@ -30,7 +30,7 @@ def fill_wide(store: EventStore, count: int) -> None:
 
 def packed(store: EventStore) -> list[int]:
     """The bytes of each sealed segment's compressed file, 0 where it is plain; held to the directory."""
-    infos = read_manifest(store.path)[0].segments[:-1]
+    infos = read_manifest(store.path).segments[:-1]
     sizes = []
     for info in infos:
         paths = [
@@ -132,7 +132,7 @@ def test_what_a_compaction_writes_anew_stays_compressed(store: EventStore) -> No
     done = store.compact()
     assert done.events_removed == 18
     assert done.segments_compressed > 0
-    infos = read_manifest(store.path)[0].segments[:-1]
+    infos = read_manifest(store.path).segments[:-1]
     assert [bool(info.compressed_bytes) for info in infos] == [True] * 7 + [False] * (len(infos) - 7)
     assert any(info.generation for info in infos)
     assert packed(store)

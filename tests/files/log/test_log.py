@@ -122,7 +122,7 @@ def test_marks_of_another_segment_say_nothing(store: EventStore) -> None:
 def test_manifest_that_moved_on_is_read_again(store: EventStore, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(store, 20)
     log = Log(store.path)
-    manifest, _ = read_manifest(store.path)
+    manifest = read_manifest(store.path)
     # As a compaction does: the first segment has files of another generation, and the old ones are gone.
     for suffix in ("log", "offsets", "streams", "types", "ids"):
         for path in segment_files(store, suffix)[:1]:
