@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 from zlib import crc32
 
+from evlog.engine import Progress
 from evlog.errors import CorruptionError, EvlogError
 from evlog.files.check import findings as kinds
 from evlog.files.check.containers import open_container
@@ -20,7 +21,7 @@ from evlog.files.check.files import take_snapshot
 from evlog.files.check.logs import LogCheck
 from evlog.files.check.losses import lost_in_segment
 from evlog.files.check.task import SegmentTask
-from evlog.files.check.verify import Progress, verify_store
+from evlog.files.check.verify import verify_store
 from evlog.files.disk.file_lock import FileLock, SharedLock
 from evlog.files.disk.files import DISK, Disk, ReadFile
 from evlog.files.format import paths

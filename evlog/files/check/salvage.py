@@ -16,6 +16,7 @@ from itertools import groupby
 from typing import Final, NamedTuple
 from zlib import crc32
 
+from evlog.engine import Progress
 from evlog.errors import CorruptionError, EvlogError, NotAStore, ZstdNotInstalled
 from evlog.files.check.containers import Container, written_header
 from evlog.files.check.files import take_snapshot
@@ -23,7 +24,6 @@ from evlog.files.check.logs import LogCheck
 from evlog.files.check.losses import SegmentRecords, lost_in_segment
 from evlog.files.check.removals import check_removed
 from evlog.files.check.task import SegmentTask
-from evlog.files.check.verify import Progress
 from evlog.files.disk.files import DISK, Disk, ReadFile, WriteFile
 from evlog.files.disk.opening import check_directory
 from evlog.files.format import paths

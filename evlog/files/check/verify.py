@@ -13,9 +13,10 @@ write. `findings` tells damage from notes; `repair` and `salvage` build on this.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
+from evlog.engine import Progress
 from evlog.errors import CorruptionError
 from evlog.files.check import findings as kinds
 from evlog.files.check.across import (
@@ -55,9 +56,6 @@ from evlog.files.format.entries import ENTRY_BYTES
 from evlog.files.format.headers import FILE_HEADER_BYTES
 from evlog.files.format.manifest import SegmentInfo
 from evlog.model.reports import Finding, VerifyReport
-
-Progress = Callable[[int, int], None]
-"""Called with how many bytes of how many are checked."""
 
 # Below this, starting helpers takes longer than they save.
 _BYTES_FOR_HELPERS: Final = 8 << 20

@@ -13,7 +13,8 @@ from typing import Any, Final, NamedTuple
 from zlib import crc32
 
 from evlog.errors import CorruptionError, StoreFull, SubscriptionBehind
-from evlog.files.compaction.plan import CutOff, Plan
+from evlog.files.compaction.hidden import CutOff
+from evlog.files.compaction.plan import Plan
 from evlog.files.disk.file_lock import FileLock
 from evlog.files.disk.files import Disk
 from evlog.files.follow.checkpoint_file import SubscriptionFiles, list_names

@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
+from evlog.engine import Progress
 from evlog.errors import CompactionRunning, EvlogError, LockTimeout
 from evlog.files.compaction.commit import (
     Started,
@@ -36,7 +37,8 @@ from evlog.files.compaction.commit import (
     segment_bytes,
 )
 from evlog.files.compaction.compress import compressed_path, maybe_compress, maybe_estimate
-from evlog.files.compaction.plan import CutOff, Plan, SegmentPlan, after_sealing, make_plan
+from evlog.files.compaction.hidden import CutOff
+from evlog.files.compaction.plan import Plan, SegmentPlan, after_sealing, make_plan
 from evlog.files.compaction.rewrite import OutputSegment, rewrite
 from evlog.files.disk.file_lock import FileLock
 from evlog.files.disk.files import Disk
@@ -62,10 +64,6 @@ class Compressed(NamedTuple):
 
     def plus(self, bytes_before: int, bytes_after: int) -> Compressed:
         return Compressed(self.segments + 1, self.bytes_before + bytes_before, self.bytes_after + bytes_after)
-
-
-Progress = Callable[[int, int], None]
-"""Called with the bytes that were worked through, and how many there are in all."""
 
 
 def plan_compaction(log: Log, *, compress: bool = False) -> Compaction:

@@ -597,7 +597,7 @@ def test_no_record_is_read_to_tell_streams_apart_where_hashes_do(
     store: EventStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also after streams were emptied, appended to again, and emptied again."""
-    monkeypatch.delattr("evlog.files.compaction.plan._hide_by_name")
+    monkeypatch.delattr("evlog.files.compaction.hidden._hide_by_name")
     fill(store, 60)
     store.set_retention(category="s", max_count=3)
     store.compact()
