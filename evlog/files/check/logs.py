@@ -13,21 +13,19 @@ Files are read with `pread`, so that nothing that happens to them meanwhile can 
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Iterator
 from itertools import accumulate
 from operator import le, lt
 from typing import Final, NamedTuple
 from zlib import crc32
 
-from evlog.errors import EvlogError
 from evlog.files.check import findings as kinds
 from evlog.files.check.containers import CheckedLog
 from evlog.files.check.frames import Frames, decode_headers, entries_crcs_hold, frame_offsets
+from evlog.files.check.offsets import OffsetsCheck, Unclear
 from evlog.files.check.records import RECORDS, Decoded, Runs
 from evlog.files.check.task import BEGINNING, LogSummary, SegmentTask, Start, sealed_fault
-from evlog.files.disk.files import ReadFile
-from evlog.files.format.entries import ENTRY, ENTRY_BYTES
+from evlog.files.format.entries import ENTRY_BYTES
 from evlog.files.format.frames import (
     FRAME_HEADER_BYTES,
     FRAME_MAGIC,
@@ -36,7 +34,6 @@ from evlog.files.format.frames import (
 )
 from evlog.files.format.headers import (
     FILE_HEADER_BYTES,
-    KIND_OFFSETS,
     FormatFault,
     NewerFormat,
     decode_file_header,
@@ -61,10 +58,6 @@ class Damage(NamedTuple):
     """whether .offsets, by the running CRC in a later frame, still says which events these were"""
 
 
-class Unclear(Exception):
-    """Something is wrong in a part of a log; a check of the whole log names it."""
-
-
 class LogCheck:
     """One pass over a log, or over a part of it.
 
@@ -85,7 +78,6 @@ class LogCheck:
         self.damages: list[Damage] = []
         self.entries = bytearray()
         self.entries_known = True
-        self.offsets_sound = True
         self.count = start.number
         self.whole_events = 0
         self.start = start
@@ -101,7 +93,7 @@ class LogCheck:
         self._size = min(task.size if end is None else end, self._log.size())
         if not info.sealed and end is None:
             self._size = written_end(self._log, min(FILE_HEADER_BYTES, self._size), self._size)
-        self._offsets = self._open_offsets(f"{task.path}.offsets")
+        self._offsets = OffsetsCheck(task, None if self._is_part else self.findings)
         self._crc: int | None = start.entries_crc  # of all entries so far; None: not known after damage
         self._durable_later: int | None = None
 
@@ -150,7 +142,7 @@ class LogCheck:
             tail_bytes=self.tail_bytes,
             damaged=bool(self.damages),
             entries_known=self.entries_known,
-            offsets_sound=self.offsets_sound,
+            offsets_sound=self._offsets.sound,
             missing=self.missing.packed(),
         )
 
@@ -251,58 +243,11 @@ class LogCheck:
         self.last_time_us = max(times[-1], self.last_time_us)
         self.durable = max(self.durable, *frames.durable)
         self._crc = frames.index_crcs[-1]
-        self._compare_offsets(rows)
+        self._offsets.compare(rows, self.count)
         self.entries += rows
         self.count += len(positions)
         self.whole_events += len(positions)
         self.end = frames.offsets[-1]
-
-    # --- .offsets
-
-    def _open_offsets(self, path: str) -> ReadFile | None:
-        try:
-            file = ReadFile(path)
-            found = decode_file_header(file.read(FILE_HEADER_BYTES, 0))
-        except FileNotFoundError:
-            self._find_derived(kinds.MISSING, None, None, "it is missing")
-        except NewerFormat as newer:
-            self._find_derived(kinds.HEADER, 0, None, f"its header is of format {newer.found}")
-        except (FormatFault, EvlogError) as fault:
-            self._find_derived(kinds.HEADER, 0, None, str(fault))
-        else:
-            if found == self.header._replace(kind=KIND_OFFSETS):
-                return file
-            self._find_derived(kinds.HEADER, 0, None, "its header names another store or segment")
-        return None
-
-    def _compare_offsets(self, rows: bytes) -> None:
-        if self._offsets is None or not self.offsets_sound:
-            return
-        found = self._offsets.read(len(rows), FILE_HEADER_BYTES + self.count * ENTRY_BYTES)
-        if found == rows:
-            return
-        same = _common_prefix(found, rows) // ENTRY_BYTES
-        number = self.count + same
-        offset = FILE_HEADER_BYTES + number * ENTRY_BYTES
-        position = None if self.info.generation else self.info.first_position + number
-        if len(found) < len(rows) and same == len(found) // ENTRY_BYTES:
-            detail = f"it ends before the entry of event {number + 1} of the segment"
-            self._find_derived(kinds.LENGTH, offset, position, detail)
-        else:
-            self._find_wrong_entry(offset, position)
-
-    def _find_wrong_entry(self, offset: int, position: int | None) -> None:
-        """Note that .offsets is not what the log says; it is damage where readers cannot notice."""
-        detail = "an entry is not what the log says"
-        if self.info.sealed and self._offsets is not None and not self._is_part:
-            found = self._offsets.read(self.info.events * ENTRY_BYTES, FILE_HEADER_BYTES)
-            if crc32(found) == self.info.offsets_crc:
-                self.offsets_sound = False
-                detail += ", though its CRC holds: readers fail or miss events; a repair rebuilds it"
-                name = f"{self.task.name}.offsets"
-                self.findings.append(kinds.damage(kinds.INDEX, name, offset, position, detail))
-                return
-        self._find_derived(kinds.INDEX, offset, position, detail)
 
     # --- damage
 
@@ -354,7 +299,7 @@ class LogCheck:
         self, start: int, end: int, damaged: FrameHeader | None, following: FrameHeader | None = None
     ) -> int:
         """Count the events between two offsets; take their entries from .offsets, if that has them."""
-        rows = self._entries_between(start, end)
+        rows = self._offsets.between(start, end, self.count)
         last = self.last_position
         if damaged is not None:
             events = damaged.events
@@ -378,18 +323,6 @@ class LogCheck:
         self.end = end
         return events
 
-    def _entries_between(self, start: int, end: int) -> bytes:
-        """Return what .offsets holds of the frames between two offsets of the log."""
-        if self._offsets is None:
-            return b""
-        rows = bytearray()
-        at = FILE_HEADER_BYTES + self.count * ENTRY_BYTES
-        while row := self._offsets.read(ENTRY_BYTES, at + len(rows)):
-            if len(row) < ENTRY_BYTES or not start <= ENTRY.unpack(row)[5] < end:
-                break
-            rows += row
-        return bytes(rows)
-
     # --- the end
 
     def _finish(self) -> None:
@@ -402,21 +335,12 @@ class LogCheck:
                 detail = sealed_fault(self.info, self.summary())
                 if detail:
                     self._find(kinds.MANIFEST, None, None, detail)
-            self._check_offsets_length()
+            self._offsets.check_length()
         if isinstance(self._log, CheckedLog):  # every block was read by now
             self.findings += self._log.findings
         if self._more_findings:
             detail = f"and {self._more_findings} more faults after these"
             self.findings.append(kinds.damage(kinds.FRAME, self.task.log_name, None, None, detail))
-
-    def _check_offsets_length(self) -> None:
-        if self._offsets is None or not self.offsets_sound:
-            return
-        size = self._offsets.size()
-        wanted = FILE_HEADER_BYTES + self.info.events * ENTRY_BYTES
-        if size != wanted:
-            detail = f"it has {size} bytes, not {wanted}"
-            self._find_derived(kinds.LENGTH, min(size, wanted), None, detail)
 
     def _find(self, kind: str, offset: int | None, position: int | None, detail: str) -> None:
         if self._is_part:
@@ -427,17 +351,3 @@ class LogCheck:
             self.findings.append(kinds.damage(kind, self.task.log_name, offset, position, detail))
         else:
             self._more_findings += 1
-
-    def _find_derived(self, kind: str, offset: int | None, position: int | None, detail: str) -> None:
-        """Note what is wrong with .offsets, once."""
-        if self._is_part:
-            raise Unclear
-        self.offsets_sound = False
-        detail = f"{detail}; {kinds.DERIVED}"
-        self.findings.append(kinds.note(kind, f"{self.task.name}.offsets", offset, position, detail))
-
-
-def _common_prefix(one: bytes, other: bytes) -> int:
-    """Return how many bytes two strings share from their beginnings."""
-    numbers = range(min(len(one), len(other)))
-    return bisect_left(numbers, 1, key=lambda at: int(one[: at + 1] != other[: at + 1]))

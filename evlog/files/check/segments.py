@@ -20,7 +20,8 @@ from evlog.errors import EvlogError
 from evlog.files.check import findings as kinds
 from evlog.files.check.digest import LogDigest, hash_log
 from evlog.files.check.indexes import check_index, make_postings, odd_streams, pick
-from evlog.files.check.logs import LogCheck, Unclear
+from evlog.files.check.logs import LogCheck
+from evlog.files.check.offsets import Unclear
 from evlog.files.check.records import Runs
 from evlog.files.check.task import LogSummary, SegmentTask, Start, sealed_fault
 from evlog.files.disk.files import ReadFile
