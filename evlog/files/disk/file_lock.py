@@ -52,15 +52,23 @@ class FileLock:
         timeout_seconds: how long `acquire` may wait; None waits without a limit.
         readable: whether users that may not write to the directory can open the file. If they can, they can
             also lock it and delay every writer: so only a file with content is made readable.
+        exact: whether a removed file has to be noticed at once; if not, within 50 ms.
     """
 
     def __init__(
-        self, path: str, timeout_seconds: float | None, disk: Disk = DISK, *, readable: bool = True
+        self,
+        path: str,
+        timeout_seconds: float | None,
+        disk: Disk = DISK,
+        *,
+        readable: bool = True,
+        exact: bool = True,
     ) -> None:
         self.path = path
         self.timeout_seconds = timeout_seconds
         self._disk = disk
         self._readable = readable
+        self._exact = exact
         self._opening = threading.Lock()  # guards: opening and replacing `_file`
         self._file: WriteFile | None = None  # for all threads of this process
         self._threads = threading.Lock()  # the lock between threads, taken before the one between processes
@@ -194,9 +202,11 @@ class FileLock:
         A removed or replaced file has no name, which costs 1 µs to see, each time. One that was moved has
         another name, which costs 5 µs to see: every 50 ms.
         """
-        opened = os.fstat(file.fd)
         now = time.monotonic()
-        if opened.st_nlink and now < self._named_until:
+        if now < self._named_until and not self._exact:
+            return True
+        opened = os.fstat(file.fd)
+        if now < self._named_until and opened.st_nlink:
             return True
         try:
             named = os.lstat(self.path)

@@ -88,9 +88,10 @@ def read_stamp(store: str) -> Stamp:
 def has_stamp(path: str, stamp: Stamp | None) -> bool:
     """Return whether the manifest at the path is the one with the stamp; False if it cannot be seen."""
     try:
-        return stamp == _stamp_of(os.stat(path))
+        status = os.stat(path)
     except OSError:
         return False
+    return stamp == (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size)
 
 
 def _stamp_of(status: os.stat_result) -> Stamp:

@@ -85,8 +85,13 @@ class PolicyTable:
 
     def update(self, sealed: Sequence[SealedPart], active: ActivePart, filter: SegmentFilter) -> None:
         """Read the policies that are new; all of them, if a compaction or recovery changed the log."""
-        rules, known = self._rules, len(self._sealed)
         entries = active.segment.entries
+        end = len(entries)
+        grown = sealed is self._sealed and active is self._active and self._seen_bytes <= end
+        if grown and not _find_types(entries, self._seen_bytes, end, self._types):
+            self._seen_bytes = end  # so it is after nearly every append
+            return
+        rules, known = self._rules, len(self._sealed)
         unchanged = sealed[:known] == self._sealed
         if active is not self._active or len(entries) < self._seen_bytes:
             unchanged = unchanged and self._was_sealed(sealed)
@@ -98,7 +103,6 @@ class PolicyTable:
             self._find_entries(sealed, filter)
             for part in sealed[known:]:
                 self._read(part, part.system_numbers or (), rules)
-        end = len(entries)
         found = _find_types(entries, self._seen_bytes, end, self._types)
         self._read(active, found, rules)
         self._active_numbers += found

@@ -16,7 +16,6 @@ from evlog.files.format.headers import KIND_STREAMS
 from evlog.files.log.crafted import without_crafted_content
 from evlog.files.log.parts import ActivePart, SealedPart, SegmentMoved
 from evlog.files.log.read import as_events
-from evlog.model.named import NamedTuple
 from evlog.model.retention import first_visible_version, visible_since_us
 
 TYPE_CHECKING = False
@@ -33,13 +32,27 @@ if TYPE_CHECKING:
 _FEW_EVENTS: Final = 32
 
 
-class Bounds(NamedTuple):
+class Bounds:
     """Which events of a stream a read is about. Versions are inclusive, `until_us` is exclusive."""
 
-    first_version: int = 1
-    last_version: int | None = None
-    since_us: int | None = None
-    until_us: int | None = None
+    __slots__ = ("first_version", "last_version", "since_us", "until_us")
+
+    def __init__(
+        self,
+        first_version: int = 1,
+        last_version: int | None = None,
+        since_us: int | None = None,
+        until_us: int | None = None,
+    ) -> None:
+        self.first_version = first_version
+        self.last_version = last_version
+        self.since_us = since_us
+        self.until_us = until_us
+
+    @property
+    def hide_nothing(self) -> bool:
+        """Whether every event is within."""
+        return self.first_version <= 1 and self.last_version is self.since_us is self.until_us is None
 
     def begun_by(self, record: Record) -> bool:
         """Return whether the record is not before the first; once true, it is true for all that follow."""
@@ -51,9 +64,6 @@ class Bounds(NamedTuple):
         return (version is not None and record[1] > version) or (
             until_us is not None and record[5] >= until_us
         )
-
-
-_UNBOUNDED: Final = Bounds()
 
 
 def read_stream(
@@ -100,7 +110,7 @@ def _stream_batches(
                 places = range(bisect_left(numbers, count) if is_growing else len(numbers))
                 if reached is not None:
                     places = _beyond(part, numbers, places, reached, reverse)
-                if bounds != _UNBOUNDED:
+                if not bounds.hide_nothing:
                     places = _narrowed(part, numbers, places, stream, bounds)
                 if not places:
                     continue
@@ -108,7 +118,7 @@ def _stream_batches(
                 for records in part.segment.records(numbers, among, few):
                     own = [record for record in records if record[2] == stream]  # hashes may collide
                     if own:
-                        yield own if bounds == _UNBOUNDED else _within(own, bounds)
+                        yield own if bounds.hide_nothing else _within(own, bounds)
                         reached = own[-1][0]
             break
         except SegmentMoved:
@@ -119,7 +129,8 @@ def _stream_batches(
 
 def _within_rule(log: Log, stream: str, stream_hash: int, rule: Rule, bounds: Bounds) -> Bounds:
     """Return the part of the bounds that the rule leaves visible now."""
-    first, last, since_us, until_us = bounds
+    first, last = bounds.first_version, bounds.last_version
+    since_us, until_us = bounds.since_us, bounds.until_us
     last_version = 0
     if rule.max_count is not None or rule.tombstone:
         last_version = log.find_version(stream, stream_hash)

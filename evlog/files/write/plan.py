@@ -5,9 +5,8 @@
 2. Then check the conditions against the streams as they are now: tombstones and expected versions.
 3. Then number the new events. Nothing is written here, so a refused append leaves nothing behind.
 
-Stream versions that were looked up are remembered by the stream's hash, until another process writes to a
-stream with that hash. A remembered version carries the stream's name, so two names with one hash are never
-confused.
+Stream versions that were looked up are remembered by the stream's name, until another process writes to a
+stream with the hash of that name. Of two names with one hash, only one is remembered.
 """
 
 from __future__ import annotations
@@ -63,6 +62,11 @@ class Plan:
         new = range(first_position, first_position + len(self.events))
         if not known:
             return BatchResult(self.streams, self.versions, list(new), self.ids, [False] * len(new))
+        if not new and not append.skip_known:  # a retry: no event has a twin in this append
+            found: list[Record] = list(known.values())  # type: ignore[arg-type]
+            versions, positions = [record[1] for record in found], [record[0] for record in found]
+            ids = [record[4] for record in found]
+            return BatchResult(append.streams, versions, positions, ids, [True] * len(found))
         places = zip(new, self.versions, self.ids, strict=True)
         rows: list[tuple[int, int, bytes]] = []
         for at in range(len(append.events)):
@@ -83,7 +87,10 @@ class Planner:
     def __init__(self, log: Log) -> None:
         self._log = log
         self._hashes: dict[str, int] = {}  # by name; not guarded: threads may add the same pairs twice
-        self._versions: dict[int, tuple[str, int]] = {}  # by hash; guarded by the writers' lock
+        # Guarded by the writers' lock. Plain numbers: a tuple for each would burden the garbage collector.
+        self._versions: dict[str, int] = {}  # by name
+        self._names: dict[int, str] = {}  # by hash: the name whose version may be remembered
+        self._second: set[str] = set()  # names whose hash belonged to another: looked up each time
 
     def hashes(self, streams: Sequence[str], *, system: bool = False) -> list[int]:
         """Return the hash of each stream's name.
@@ -155,8 +162,8 @@ class Planner:
             _check_tombstones(plan.streams, policies)
         for expectation in expectations:
             stream, expected = expectation.stream, expectation.version
-            actual = self._version_locked(stream, hash_stream(stream))
-            before = sum(1 for other in plan.streams[: expectation.at] if other == stream)
+            actual = self._version_locked(stream, self._hashes.get(stream) or hash_stream(stream))
+            before = plan.streams[: expectation.at].count(stream) if expectation.at else 0
             if not before and expected in (NO_STREAM, STREAM_EXISTS) and policies.any:
                 rule = policies.rule_for(stream)
                 if rule is not None and rule.is_deleted(actual):
@@ -176,10 +183,13 @@ class Planner:
         """
         heads: dict[str, int] = {}
         versions = []
+        remembered = self._versions.get
         for stream, stream_hash in zip(streams, hashes, strict=True):
             version = heads.get(stream)
             if version is None:
-                version = self._version_locked(stream, stream_hash)
+                version = remembered(stream)
+                if version is None:
+                    version = self._version_locked(stream, stream_hash)
             heads[stream] = version = version + 1
             versions.append(version)
         if max(versions) > MAX_VERSION:
@@ -187,28 +197,33 @@ class Planner:
         return versions
 
     def _version_locked(self, stream: str, stream_hash: int) -> int:
-        remembered = self._versions.get(stream_hash)
-        if remembered is not None and remembered[0] == stream:
-            return remembered[1]
-        version = self._log.find_version(stream, stream_hash)
-        self._versions[stream_hash] = stream, version
+        version = self._versions.get(stream)
+        if version is None:
+            version = self._log.find_version(stream, stream_hash)
+            if self._names.setdefault(stream_hash, stream) == stream:
+                self._versions[stream] = version
+            else:
+                self._second.add(stream)
         return version
 
     def remember_locked(self, plan: Plan) -> None:
         """Take in that a plan was written."""
         if len(self._versions) > _MAX_REMEMBERED:
-            self._versions.clear()
-        self._versions.update(
-            zip(plan.stream_hashes, zip(plan.streams, plan.versions, strict=True), strict=True)
-        )
+            self.forget_locked(None)
+            return
+        self._versions.update(zip(plan.streams, plan.versions, strict=True))
+        for stream in self._second.intersection(plan.streams) if self._second else ():
+            del self._versions[stream]
 
     def forget_locked(self, hashes: Iterable[int] | None) -> None:
         """Look up again the streams with these hashes, or all of them: another process wrote to them."""
         if hashes is None:
             self._versions.clear()
+            self._names.clear()
+            self._second.clear()
         else:
-            for stream_hash in self._versions.keys() & hashes:
-                del self._versions[stream_hash]
+            for stream_hash in self._names.keys() & hashes:
+                self._versions.pop(self._names.pop(stream_hash), None)
 
 
 def _find_twins(append: Append, ids: Sequence[bytes], known: Known) -> None:
@@ -242,9 +257,9 @@ def _check_same(found: Record | RemovedEvent, id: bytes, stream: str, event: Enc
             reason = "is known with different content, of an event that was compacted away"
             raise IdConflict(id_text(id), stream, found.position, reason)
         return (found.position, found.version, stream, type, id, 0, code, data, metadata)
-    if (found[2], found[3], found[6], found[7]) != (stream, *_content(event)):
-        raise IdConflict(id_text(id), found[2], found[0], "is known with different content")
-    return found
+    if found[7] == data and found[2] == stream and found[3] == type and found[6] == code:
+        return found
+    raise IdConflict(id_text(id), found[2], found[0], "is known with different content")
 
 
 def _check_tombstones(streams: Sequence[str], policies: PolicyTable) -> None:

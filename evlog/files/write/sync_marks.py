@@ -186,7 +186,8 @@ class MarksLock:
     """The lock on `durable`, a context manager; entered without the lock if that is not free in time."""
 
     def __init__(self, path: str, disk: Disk) -> None:
-        self._lock = FileLock(path, _PATIENCE_SECONDS, disk)
+        # A mark in a removed file is a missing mark, which is safe; its next writer makes another.
+        self._lock = FileLock(path, _PATIENCE_SECONDS, disk, exact=False)
         self._owner = 0  # guarded by the lock itself: the thread that has it
         self.open = self._lock.open
         self.close = self._lock.close

@@ -246,8 +246,8 @@ class Writer:
 
     def _maybe_slot(self) -> Slot | None:
         try:
-            return self._free_slots.pop()
-        except IndexError:
+            return self._free_slots.pop() if self._free_slots else None
+        except IndexError:  # another thread took it
             return None
 
     def _submit(self, slot: Slot, append: Append) -> bool:

@@ -562,3 +562,13 @@ def test_an_interrupt_before_the_lock_is_given_back_does_not_keep_it(
         pass
     with lock:
         pass
+
+
+def test_inexact_lock_notices_a_removed_file_at_the_next_look_at_its_name(path: str) -> None:
+    lock = FileLock(path, 0, exact=False)
+    with lock:
+        pass
+    os.unlink(path)
+    lock._named_until = 0.0
+    with lock, pytest.raises(LockTimeout):
+        FileLock(path, 0).acquire()

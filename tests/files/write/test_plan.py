@@ -12,8 +12,10 @@ from evlog.errors import (
     InvalidArgument,
     WrongExpectedVersion,
 )
+from evlog.files.write.plan import Planner
+from evlog.model.appends import Append
 from evlog.model.encoding import encode_events
-from tests.support.helpers import content, fill, new, small_store
+from tests.support.helpers import content, engine_of, fill, new, small_store
 
 # existing versions of stream "s", expected, whether it is met
 EXPECTATIONS: list[tuple[int, Any, bool]] = [
@@ -104,3 +106,20 @@ def test_another_writers_events_count(store: EventStore) -> None:
             with pytest.raises(WrongExpectedVersion):
                 store.append("s", [new()], expected=version + 1)
     assert [event.version for event in store.read("s")] == list(range(1, 41))
+
+
+def test_of_two_names_with_one_hash_only_one_version_is_remembered_and_both_are_forgotten(
+    store: EventStore,
+) -> None:
+    planner = Planner(engine_of(store)._opened())
+    streams, hashes = ["a", "b"], [1, 1]  # neither is in the log, so a look-up finds version 0
+    plan = planner.plan_locked(Append(streams, hashes, encode_events([new(), new()])))
+    planner.remember_locked(plan)
+    assert plan.versions == [1, 1]
+    assert planner.next_versions_locked(streams, hashes) == [2, 1]
+    planner.remember_locked(plan)
+    planner.forget_locked([1])
+    assert planner.next_versions_locked(["b"], [1]) == [1]  # now this one may be remembered
+    assert planner.next_versions_locked(streams, hashes) == [1, 1]
+    planner.remember_locked(plan)
+    assert planner.next_versions_locked(streams, hashes) == [1, 1]
