@@ -1,4 +1,4 @@
-"""The house rules that imports and calls can show: who may know whom, and who may write.
+"""The house rules that imports and calls can show: which package imports which, and which module writes.
 
 Everything is read from the source with `ast`, so that a rule is held on every line, also on those that no
 test runs. LAYERS is the one table; a module that is new goes into it first.

@@ -255,7 +255,7 @@ _MAX_ID_MS: Final = (1 << 48) - 1  # a clock outside these years is refused when
 
 
 def make_ids(count: int) -> list[bytes]:
-    """New UUIDv7s (RFC 9562), as 16 bytes each: milliseconds, 12 bits below them, 62 random bits."""
+    """Return new UUIDv7s (RFC 9562), 16 bytes each: milliseconds, 12 bits below them, 62 random bits."""
     now_ns = time.time_ns()
     ms, rest_ns = divmod(now_ns, 1_000_000)
     fraction = (rest_ns << 12) // 1_000_000

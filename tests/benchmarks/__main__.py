@@ -100,6 +100,6 @@ def _parse() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    # Whoever ends this, too, shall find no server left behind.
+    # No server may be left behind, however this process ends.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     main()

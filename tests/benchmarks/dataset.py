@@ -45,7 +45,7 @@ class Dataset:
         events: how many in all; a multiple of 1,000.
         streams: how many streams they belong to.
         ids: "uuid4" (random) or "uuid7" (in order of time).
-        layout: "random": each event's stream is drawn anew. "even": they come round in turn. "aged": every
+        layout: "random": a random stream for each event. "even": they come round in turn. "aged": every
             stream gets the same number of events, four in five streams live through 100,000 consecutive
             events and are then left alone (`local_stream`), one in five is spread over the whole log
             (`spread_stream`).
@@ -86,7 +86,7 @@ class Dataset:
         ]
 
     def local_stream(self, rng: random.Random) -> str:
-        """The name of a stream whose events stand close together ("aged"), or of any."""
+        """Return the name of a stream whose events are close together ("aged"), or of any."""
         if self.layout != "aged":
             return f"order-{rng.randrange(self.streams)}"
         windows = max(1, self.events // 100_000)

@@ -64,7 +64,7 @@ def _compact(store: str) -> list[float]:
 
         __enter__ = acquire
 
-    # Whoever makes a lock from now on makes one of these.
+    # Every lock that is made from now on is one of these.
     with (
         patch("evlog.files.compaction.compact.FileLock", TimedLock),
         patch("evlog.files.write.writer.FileLock", TimedLock),

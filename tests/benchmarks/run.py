@@ -195,7 +195,7 @@ class Run:
             yield peers
 
     def aged_store(self, events: int, streams: int | None = None) -> AgedStore:
-        """An evlog store of so many events, by default ten to a stream; a workload may append to it."""
+        """Return an evlog store of this many events, by default ten a stream; a workload may append to it."""
         key = (events, events // 10 if streams is None else streams)
         if key not in self._aged:
             directory = self.fresh_directory(f"aged-{events}")

@@ -96,7 +96,7 @@ def give_to(user: str | None, directory: Path) -> None:
 
 
 def free_port() -> int:
-    """A port of loopback on which nobody listens at this moment."""
+    """Return a port of loopback on which no process listens now."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])

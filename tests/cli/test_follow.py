@@ -311,7 +311,7 @@ def test_a_signal_ends_the_command_and_all_that_it_started(
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process still runs; one that only nobody has waited for yet does not."""
+    """Return whether a process still runs; a zombie does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except FileNotFoundError:
@@ -456,7 +456,7 @@ class Terminal:
         return (before + found + line).replace("\r", "").split("\n")
 
     def read_rest(self) -> str:
-        """What is left once nobody writes any more."""
+        """Return what is left once no process writes any more."""
         try:
             while data := os.read(self._master, 4096):
                 self.text += data.decode()

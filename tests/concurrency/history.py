@@ -23,7 +23,7 @@ def check_log(events: list[Event]) -> None:
 
 
 def check_acknowledged(events: list[Event], history: list[Record]) -> None:
-    """What was acknowledged stands where its writer was told, once; nothing else stands there."""
+    """Check that each acknowledged event is where its writer was told, once, and nothing else is there."""
     at = {event.position: event for event in events}
     told: list[str] = []
     for record in history:
@@ -98,7 +98,7 @@ def check_readers(events: list[Event], readers: list[list[Record]], history: lis
 
 
 def check_refusals(history: list[Record]) -> None:
-    """Whoever was refused had been overtaken: the version that was named was there, or being made."""
+    """Check that each refused writer was overtaken: the version in its error was there, or being written."""
     made: dict[tuple[str, int], int] = {
         (record["stream"], record["version"]): record["began"]
         for record in history

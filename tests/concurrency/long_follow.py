@@ -30,7 +30,7 @@ PLACE: Final = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 
 class Sample(NamedTuple):
-    """What the process holds after so many rolls."""
+    """What the process holds after some number of rolls."""
 
     rolls: int
     descriptors: int
@@ -59,7 +59,7 @@ def follow_through(path: Path, rolls: int) -> Iterator[Sample]:
 
 
 def _roll(path: Path, position: int, followers: list[Subscription]) -> int:
-    """So many rolls; after every few appends the followers take what there is."""
+    """Roll this many times; after every few appends the followers take what there is."""
     named, some = followers
     with small_store(path) as writer:
         for step in range(ROLLS_A_STEP * SEGMENT_EVENTS):

@@ -80,7 +80,7 @@ def append_batches(store: EventStore, record: Recorder, number: int, share: int)
 
 
 def follow(store: EventStore, record: Recorder, number: int, share: int) -> None:
-    """Poll for what is new until so many events were seen."""
+    """Poll for what is new until this many events were seen."""
     after = 0
     while after < share:
         began = time.monotonic_ns()
@@ -91,7 +91,7 @@ def follow(store: EventStore, record: Recorder, number: int, share: int) -> None
 
 
 def look(store: EventStore, record: Recorder, number: int, share: int) -> None:
-    """Read versions, streams and sizes over and over until the log has so many events."""
+    """Read versions, streams and sizes over and over until the log has this many events."""
     head = 0
     while head < share:
         began = time.monotonic_ns()

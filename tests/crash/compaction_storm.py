@@ -64,7 +64,7 @@ def appends_of(writer: int, at: int, batch: int) -> list[tuple[str, list[NewEven
 
 
 def write(acks: Connection, path: str, writer: int, size: Size) -> None:
-    """Append everything; say when another share is done, and at the end where each event stands."""
+    """Append everything; say when another share is done, and at the end where each event is."""
     places = array("Q")
     share = max(1, size.appends // (size.compactions + 1))
     with evlog.open(path) as store:
@@ -169,7 +169,7 @@ def check(store: evlog.EventStore, acked: list[array[int]], seen: array[int], si
     for event in events[:-1]:
         data = event.json()
         assert places[data["writer"], data["number"]] == (event.position, event.version)
-        assert event.position in followed, "the follower missed what nobody removed"
+        assert event.position in followed, "the follower missed what was not removed"
     check_streams(store, events[:-1], places, size)
     dice = random.Random(5)
     for writer, number in dice.sample(sorted(places), 300):

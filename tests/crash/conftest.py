@@ -9,5 +9,5 @@ from evlog.files.check import files
 
 @pytest.fixture
 def no_writer_at_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody is about to build an index that is missing, though the manifest was made a moment ago."""
+    """Have verify not wait for a missing index, though the manifest was made a moment ago."""
     monkeypatch.setattr(files, "_INDEXING_SECONDS", 0.0)

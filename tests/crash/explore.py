@@ -110,7 +110,7 @@ def together(outcomes: Iterable[Outcome]) -> Outcome:
 
 
 def expect(outcome: Outcome, least: int) -> None:
-    """No failures, and at least so many distinct states: a test that looks at nothing must not pass."""
+    """Check for failures and for this many distinct states: a test that looks at nothing must not pass."""
     if outcome.failures:
         pytest.fail(
             f"{len(outcome.failures)} states failed, the first:\n{outcome.failures[0]}", pytrace=False

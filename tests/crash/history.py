@@ -27,7 +27,7 @@ class Place(NamedTuple):
 
 @dataclass
 class Batch:
-    """One append: what was sent, and once it was acknowledged, where it stands."""
+    """One append: what was sent, and once it was acknowledged, where it is."""
 
     appends: Sequence[Append]
     results: Sequence[AppendResult] | None = None

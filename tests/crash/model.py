@@ -2,7 +2,7 @@
 
 `FileSystem` replays recorded operations. A write, a cut or a new name is pending until a sync of that file or
 directory; pending changes may survive in any subset. After a failed sync they are lost to all later syncs:
-memory shows them, the device may not have them, and nobody writes them again. Pure: it touches no real file.
+memory shows them, the device may not have them, and nothing writes them again. Pure: it touches no real file.
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ def crash_states(system: FileSystem, dice: random.Random, most: int | None = Non
 
     Args:
         dice: decides the sample, the junk and the mixtures.
-        most: so many states at most; None for all that the search finds.
+        most: the highest number of states; None for all that the search finds.
     """
     contents = {number: _contents(inode, dice) for number, inode in system.inodes.items()}
     names = {path: _names(directory) for path, directory in system.directories.items()}

@@ -62,7 +62,7 @@ class Storm:
             events = list(store.read_all())
             assert [event.position for event in events] == list(range(1, len(events) + 1))
             assert [(event.position, event.id_bytes) for event in events[: len(self.seen)]] == self.seen
-            assert len({event.id_bytes for event in events}) == len(events), "an id stands there twice"
+            assert len({event.id_bytes for event in events}) == len(events), "an id is there twice"
             self._check_batches(events)
             streams: dict[str, list[Event]] = {}
             for event in events:
@@ -88,7 +88,7 @@ class Storm:
                     event = events[place - 1]
                     assert (event.stream, event.type, event.id) == (stream, new.type, new.id)
                     assert event.json() == new.data
-        assert whole == len(events), "there is something that nobody sent, or half a batch"
+        assert whole == len(events), "there is something that was never sent, or half a batch"
 
     def _check_retries(self, store: evlog.EventStore) -> None:
         for number, writer in enumerate(self.writers):

@@ -56,7 +56,7 @@ def small_store(*, compress: bool = False) -> Files:
     """Two sealed events and two active ones, of two streams, and a little room behind those.
 
     Args:
-        compress: the sealed ones stand in a compressed log of a few blocks.
+        compress: the sealed ones are in a compressed log of a few blocks.
     """
     with recordings.scratch() as root:
         os.mkdir(f"{root}/above")

@@ -1,7 +1,7 @@
 """A crash at every disk call of a subscription's life: no event is passed over, nothing parked is lost.
 
 One recording: a run begins, saves, parks, ends; the next one goes on; what is parked is replayed in part;
-the checkpoint is reset, the subscription deleted and begun anew. After each operation the process is killed
+the checkpoint is reset, the subscription deleted and begun again. After each operation the process is killed
 or the power fails, with every legal fate of what was not synced; then it is looked at and run again.
 """
 

@@ -261,7 +261,7 @@ def look(root: str, raw: bytes, log_bytes: int = 500) -> CheckedLog:
 
 @given(st.binary(max_size=400), st.integers(0, 3))
 def test_any_bytes_are_looked_at_without_harm(root: str, raw: bytes, begun: int) -> None:
-    """Nothing that stands in a file makes a check fail, and nothing that fails a check is given out."""
+    """No content of a file makes a check crash, and nothing that fails a check is returned."""
     import zstandard
 
     block = zstandard.ZstdCompressor(write_checksum=True).compress(b"a" * 250)

@@ -136,7 +136,7 @@ def at_frame(number: int, within: int) -> Damage:
     return lambda log: flip(log, frame_offsets(log)[number] + within)
 
 
-DAMAGED_ACTIVE: dict[str, tuple[Damage, int]] = {  # and how many events stand before the damage
+DAMAGED_ACTIVE: dict[str, tuple[Damage, int]] = {  # and how many events are before the damage
     "cut within the last frame": (lambda log: log[:-1], 13),
     "cut within the last header": (lambda log: log[: frame_offsets(log)[-1] + 20], 13),
     "cut before the last frame": (lambda log: log[: frame_offsets(log)[-1]], 13),
@@ -268,9 +268,9 @@ DERIVED = [segment(ACTIVE, "offsets")] + [
 ]
 
 
-# Who opens a store to write mends what it needs, and of the segment that was sealed last what is seen to
+# A writer rebuilds what it needs, and of the segment that was sealed last what is seen to
 # be broken without being read.
-MENDED = [path for path in DERIVED if f"{SEALED[0]:020d}" not in path]
+REBUILT = [path for path in DERIVED if f"{SEALED[0]:020d}" not in path]
 DAMAGED_PAGES = {"first byte flipped", "middle flipped", "last byte flipped", "hole of zeros"}
 
 
@@ -282,7 +282,7 @@ def test_a_broken_index_is_bypassed_by_readers_and_mended_by_writers(root: str, 
         check_reads(reader, known)
     assert read_files(root) == files, "a reader wrote"
     check_recovery(f"{root}/{STORE}", known)
-    if path in MENDED and name not in DAMAGED_PAGES:
+    if path in REBUILT and name not in DAMAGED_PAGES:
         sound = sound_store()[0].files[path]
         assert read_files(root)[path][: len(sound)] == sound
 
@@ -369,7 +369,7 @@ def test_a_store_without_a_sound_manifest_is_refused_and_left_alone(
 ) -> None:
     files, _ = place(root, MANIFEST, damage)
     if create and MANIFEST not in files:
-        expected = CorruptionError  # it was a store, and must not be begun anew
+        expected = CorruptionError  # it was a store, and must not be created again
     with pytest.raises(expected):
         open_store(f"{root}/{STORE}", create=create)
     assert read_files(root) == files

@@ -18,7 +18,7 @@ from tests.crash.history import History, Knowledge, all_known, event
 
 _MOST_CALLS = 500  # a scenario that never runs to its end has no end
 
-# What makes a writer refuse until it is opened again: after these, nobody knows what the disk holds.
+# What makes a writer refuse until it is opened again: after these, it is unknown what the disk holds.
 _UNKNOWN_OUTCOME = frozenset({"pwrite", "fdatasync", "fsync"})
 
 _CASES = [

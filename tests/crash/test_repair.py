@@ -36,7 +36,7 @@ OUT = "above/out"
 
 
 def mendable() -> Files:
-    """A store that has everything that a repair mends."""
+    """Return a store that has everything that a repair repairs."""
     files = dict(sound_store()[0].files)
     log = segment(ACTIVE, "log")
     files[log] += files[log][64:100]

@@ -23,7 +23,7 @@ from tests.crash.states import crash_states
 Step = Callable[[EventStore], object]
 View = tuple[object, ...]
 
-# Each may be taken twice in a row: whoever crashed does not know whether it was taken.
+# Each may be taken twice in a row: a process that crashed does not know whether it was taken.
 STEPS: Final[tuple[Step, ...]] = (
     lambda store: store.append("s", [event(1), event(2), event(3)]),
     lambda store: store.append_many([("t-1", [event(4), event(5)]), ("u", [event(6)])]),
@@ -50,7 +50,7 @@ def view(store: EventStore) -> View:
 
 
 def recorded() -> tuple[Recording, list[View]]:
-    """The scenario, opening the store anew for every third step; and what is seen after each step."""
+    """The scenario, opening the store again for every third step; and what is seen after each step."""
     with scratch() as root:
         world = World(root)
         path = f"{root}/above/store"

@@ -39,7 +39,7 @@ class Child:
         return self.process.pid
 
     def kill(self) -> None:
-        """End it where it stands."""
+        """End it where it is."""
         os.kill(self.pid, signal.SIGKILL)
         self.process.join()
 

@@ -1,6 +1,6 @@
 """A store and a plain list side by side: whatever is done to the one is done to the other.
 
-Three handles hold one directory. Between any two appends files are damaged that can be made anew, the end of
+Three handles hold one directory. Between any two appends files are damaged that can be rebuilt, the end of
 the log is torn, handles are reopened, policies are set and streams deleted. After every step each handle has
 to say what the list says.
 """
@@ -392,7 +392,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(data=st.data(), how=st.sampled_from(["remove", "empty", "cut", "flip", "zeros", "junk", "longer"]))
     def damage_derived(self, data: st.DataObject, how: str) -> None:
-        """Damage a file that can be made anew. Handles that have it open keep what they have."""
+        """Damage a file that can be rebuilt. Handles that have it open keep what they have."""
         files = [
             path
             for path in sorted(Path(self.path).rglob("*"))

@@ -71,7 +71,7 @@ class Runner:
         return [row for row in rows if row.position > self.after and self.matches(row)]
 
     def take(self, most: int) -> bool:
-        """Take so many at most; whether there were as many."""
+        """Take this many at most; return whether there were as many."""
         for _ in range(most):
             event = self.subscription.next_event(0)
             self.pending = event is not None

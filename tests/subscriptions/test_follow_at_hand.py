@@ -14,7 +14,7 @@ from tests.support.helpers import fill, new, numbers
 def test_what_is_at_hand_was_read_already_and_comes_in_order(store: EventStore) -> None:
     fill(store, 20)
     with store.subscribe() as subscription:
-        assert subscription.next_at_hand() is None  # nobody has looked yet
+        assert subscription.next_at_hand() is None  # nothing has looked yet
         first = subscription.next_event(0)
         rest = list(iter(subscription.next_at_hand, None))
         assert first is not None

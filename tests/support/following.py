@@ -18,7 +18,7 @@ LONG_SECONDS = 60.0
 
 
 class Script:
-    """Stands in for the file system's notifications and for time: each wait does the next thing on a list.
+    """Replaces the file system's notifications and time: each wait does the next thing on a list.
 
     A wait with nothing to do lets the time pass that it was given.
     """

@@ -1,4 +1,4 @@
-"""A sealed segment written anew with other content, and every checksum right: what only a defect could do."""
+"""A sealed segment written again with other content, and every checksum right: as a defect would do it."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def forge(
         change_header: of each frame, before its CRC is made.
         encode: makes the body of a frame from its records.
         change_entries: of each frame, before the running CRC is made.
-        change_index: by kind, what stands between the header and the CRCs of its pages.
+        change_index: by kind, what is between the header and the CRCs of its pages.
     """
     manifest = read_manifest(store.path)
     info = manifest.segments[place]

@@ -118,6 +118,6 @@ class FixedRandom:
 
 
 def compress_all(patch: pytest.MonkeyPatch, block_bytes: int) -> None:
-    """Have logs compressed in blocks of so many bytes, also where that makes them larger."""
+    """Have logs compressed in blocks of this many bytes, also where that makes them larger."""
     patch.setattr(compact_compress, "BLOCK_BYTES", block_bytes)
     patch.setattr(compact_compress, "_WORTH", 1000.0)

@@ -1,7 +1,7 @@
 """The README and the guide cut into blocks of code, and a session that runs them against this checkout.
 
 A block in `sh` or `python` is run, in the order of its page, unless its fence says `no-run`. A `text` or
-`json` block right after a block of code is what that code prints; `…` in it stands for anything in a line.
+`json` block right after a block of code is what that code prints; `…` in it matches anything in a line.
 Blocks in other languages, and `text` or `json` alone, are only shown. It knows Markdown only as far as these
 pages use it.
 """

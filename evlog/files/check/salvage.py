@@ -319,7 +319,7 @@ def _path(out: str, info: SegmentInfo, suffix: str) -> str:
 
 
 def _copy_subscriptions(store: str, out: str, disk: Disk) -> None:
-    """Checkpoints and parked events, as they are: positions are what they were."""
+    """Copy checkpoints and parked events as they are: all positions stay the same."""
     source = paths.subscriptions_path(store)
     try:
         check_directory(f"{source}/")

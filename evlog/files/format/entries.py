@@ -39,20 +39,6 @@ ENTRY_PLACE: Final = Struct("<16xIII12x")  # offset, length, CRC of the record
 ENTRY_VERSION: Final = Struct("<32xI4x")
 
 
-def xor_columns(one: array[int], other: array[int]) -> array[int]:
-    """Return each number XORed with the one at its place in the other column, in one operation."""
-    a, b = one.tobytes(), other.tobytes()
-    both = int.from_bytes(a, "little") ^ int.from_bytes(b, "little")
-    return array(one.typecode, both.to_bytes(len(a), "little"))
-
-
-def subtract_columns(one: array[int], other: array[int]) -> array[int]:
-    """Return each number minus the one at its place in the other column, which must not be greater."""
-    a, b = one.tobytes(), other.tobytes()
-    rest = int.from_bytes(a, "little") - int.from_bytes(b, "little")
-    return array(one.typecode, rest.to_bytes(len(a), "little"))
-
-
 def encode_entries(
     records: Sequence[bytes],
     frame_offset: int,

@@ -71,7 +71,7 @@ class Peer:
         raise NotImplementedError
 
     def read_page(self, stream: str, first: int, events: int) -> int:
-        """Read so many events of a stream from version `first` on, and count them."""
+        """Read this many events of a stream from version `first` on, and count them."""
         raise NotImplementedError
 
     def follow(self) -> Iterator[bytes]:

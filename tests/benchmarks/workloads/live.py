@@ -91,7 +91,7 @@ class Tail:
                     self._more.notify_all()
 
     def wait_for(self, lines: int) -> None:
-        """Return when so many lines have come."""
+        """Return when this many lines have come."""
         with self._more:
             if not self._more.wait_for(lambda: len(self._times) >= lines, _START_SECONDS):
                 raise RuntimeError(f"{self._process.args!r} printed {len(self._times)} lines, not {lines}")
@@ -183,7 +183,7 @@ def _many_followers(programs: Programs, path: Path, run: Run) -> Figure:
 
 @contextmanager
 def _running(programs: Programs, store: Path, followers: int) -> Iterator[None]:
-    """Followers that print into files: whoever read their pipes would take the writer's time."""
+    """Followers that print into files: a process that reads their pipes would take the writer's time."""
     outputs = [store.parent / f"followed-{number}" for number in range(followers)]
     with ExitStack() as stack:
         for output in outputs:

@@ -1,4 +1,4 @@
-"""Repair mends what is derived or was never promised, and nothing else; what is lost is said exactly."""
+"""Repair rebuilds what is derived, cuts what was never acknowledged, and names what is lost exactly."""
 
 from __future__ import annotations
 

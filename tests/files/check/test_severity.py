@@ -21,7 +21,7 @@ from tests.support.helpers import fill, frames_of, segment_files
 
 @pytest.fixture
 def filled(store: EventStore) -> EventStore:
-    """Three segments, nobody writing or building indexes."""
+    """Return a store of three segments, while no process writes or builds indexes."""
     fill(store, 20)
     store.close()
     os.utime(f"{store.path}/manifest.json", (0, 0))

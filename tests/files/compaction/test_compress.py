@@ -215,7 +215,7 @@ def test_a_reader_with_an_old_manifest_finds_the_files_replaced(store: EventStor
 def test_a_check_that_finds_segments_compressed_meanwhile_goes_on(
     store: EventStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It does not begin anew for that: compressing a large store takes longer than checking it."""
+    """It does not begin again for that: compressing a large store takes longer than checking it."""
     fill_wide(store, 60)
     digest = store.verify().digest
     compressed = begun = 0

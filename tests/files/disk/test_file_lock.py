@@ -501,7 +501,7 @@ def is_waited_for(path: str) -> bool:
     return any("->" in line and inode in line for line in Path("/proc/locks").read_text().splitlines())
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/locks"), reason="nobody can tell who waits")
+@pytest.mark.skipif(not os.path.exists("/proc/locks"), reason="the system does not tell which processes wait")
 def test_a_lock_that_is_closed_while_a_thread_waits_is_that_threads(path: str) -> None:
     """Were the file closed at once, the kernel would free the lock as soon as it is given."""
     other, closed = FileLock(path, None), FileLock(path, None)

@@ -261,7 +261,7 @@ def test_spaces_in_a_mount_point_are_unescaped() -> None:
 @linux
 @pytest.mark.usefixtures("no_ticks")
 def test_a_wake_ends_the_present_wait_or_the_next_but_no_later_one(watch: Watch) -> None:
-    watch.wake()  # nobody waits yet, and nothing is open
+    watch.wake()  # no thread waits yet, and nothing is open
     watch.begin()
     watch.wake()
     watch.wait(LONG_SECONDS)

@@ -1,4 +1,4 @@
-"""Looking and waiting: nothing is given out before it is acknowledged, nothing is missed, nobody ticks."""
+"""A feed delivers nothing before it is acknowledged, misses nothing, and costs nothing while idle."""
 
 from __future__ import annotations
 

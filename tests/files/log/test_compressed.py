@@ -140,7 +140,7 @@ def test_a_block_that_fails_its_crc_is_not_unpacked() -> None:
 
 def test_nothing_is_allocated_for_a_block_that_says_a_wrong_size(monkeypatch: pytest.MonkeyPatch) -> None:
     require_zstandard("")
-    monkeypatch.setattr(zstd._local, "unpacker", None)  # whoever used it would fail otherwise
+    monkeypatch.setattr(zstd._local, "unpacker", None)  # any use of it would fail
     for size in (0, 99, 101, 1 << 40):
         header = zstandard.compress(bytes(100))[:4] + bytes([0xE0]) + size.to_bytes(8, "little")
         with pytest.raises(BlockFault):

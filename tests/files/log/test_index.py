@@ -330,7 +330,7 @@ def test_sealed_index_answers_without_a_file_that_is_not_sound(
         str(directory / "segment"), HEADER, len(rows), lambda: entries_of(rows), lambda: faults.append(None)
     )
     check(index, rows)
-    assert faults  # whoever may write is told to build it again
+    assert faults  # a writer is told to build it again
     kind = {name: kind for kind, name in SORTED_SUFFIXES.items()}[suffix]
     assert index.missing() == [kind]
     path.write_bytes(index.build(kind, entries_of(rows)))

@@ -1,4 +1,4 @@
-"""Policies are found wherever they stand: sealed or active, appended by others, read anew, damaged."""
+"""Policies are found wherever they are: sealed or active, appended by others, read again, damaged."""
 
 from __future__ import annotations
 
@@ -197,7 +197,7 @@ def test_a_policy_in_a_tail_that_is_cut_is_forgotten(store: EventStore) -> None:
 
 
 def flip_record(store: EventStore, content: bytes) -> None:
-    """Flip a bit of the data in whichever log it stands."""
+    """Flip a bit of the data in whichever log it is."""
     for path in segment_files(store, "log"):
         raw = bytearray(path.read_bytes())
         at = raw.find(content)

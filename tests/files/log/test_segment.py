@@ -1,4 +1,4 @@
-"""One segment: records by number, frames in order, entries mended silently, damage named by its place."""
+"""One segment: records by number, frames in order, entries repaired silently, damage named by its place."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Deduplication: an id is written once, for ever; a retry succeeds, other content is refused."""
+"""Deduplication: an id is written once; a retry succeeds, other content is refused."""
 
 from __future__ import annotations
 

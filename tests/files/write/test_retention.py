@@ -1,4 +1,4 @@
-"""Retention and deletion as users see them: what is hidden, from whom, and what goes on all the same."""
+"""Retention and deletion as users see them: what is hidden, from which reads, and what stays the same."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """What is acknowledged, and when: marks of what is synced, and nothing on top of a failed sync.
 
-Two writers stand on the test disk; what one does while the other's sync is under way is put into its hook.
+Two writers use the test disk; what one does during the other's sync is put into its hook.
 """
 
 from __future__ import annotations
