@@ -9,8 +9,10 @@ from evlog.files.check import findings as kinds
 from evlog.files.check.containers import open_container
 from evlog.files.check.files import StoreSnapshot, check_names, file_bytes, is_being_indexed
 from evlog.files.check.indexes import IndexWrong, check_header
+from evlog.files.check.removals import check_removed_length
 from evlog.files.check.task import SegmentTask
 from evlog.files.disk.files import ReadFile
+from evlog.files.format import paths
 from evlog.files.format.entries import ENTRY_BYTES
 from evlog.files.format.headers import (
     FILE_HEADER_BYTES,
@@ -55,7 +57,7 @@ def _check_end(snapshot: StoreSnapshot, log: Log) -> list[Finding]:
     if not snapshot.idle or active.info != snapshot.manifest.segments[-1]:
         return []
     findings = []
-    name = f"segments/{active.info.first_position:020d}.{active.info.generation}"
+    name = paths.segment_name(active.info.first_position, active.info.generation)
     if active.torn_bytes and active.end < snapshot.active_bytes:
         detail = kinds.torn_tail(active.torn_bytes)
         findings.append(kinds.note(kinds.TAIL, f"{name}.log", active.end, log.head + 1, detail))
@@ -83,7 +85,8 @@ def check_sizes(snapshot: StoreSnapshot) -> list[Finding]:
         else:
             findings += _check_size(task, ".log", header, log_bytes)
         findings += _check_size(task, ".offsets", header._replace(kind=KIND_OFFSETS), offsets_bytes)
-        findings += _check_removed(task)
+        removed = check_removed_length(task)
+        findings += [] if removed is None else [removed]
         for kind, suffix in SORTED_SUFFIXES.items() if info.sealed else ():
             name = f"{task.name}.{suffix}"
             try:
@@ -124,17 +127,4 @@ def _check_size(task: SegmentTask, suffix: str, expected: object, wanted: int | 
     if wanted is not None and size != wanted:
         detail = f"it has {size} bytes, not {wanted}{more}"
         return [make(kinds.LENGTH, name, min(size, wanted), None, detail)]
-    return []
-
-
-def _check_removed(task: SegmentTask) -> list[Finding]:
-    name, wanted = f"{task.name}.removed", task.info.removed_bytes
-    try:
-        size = ReadFile(f"{task.path}.removed").size() if wanted else 0
-    except FileNotFoundError:
-        detail = "it is missing: a retry of an event that a compaction removed would be written again"
-        return [kinds.damage(kinds.MISSING, name, None, None, detail)]
-    if size != wanted:
-        detail = f"it has {size} bytes, {wanted} were written"
-        return [kinds.damage(kinds.LENGTH, name, min(size, wanted), None, detail)]
     return []

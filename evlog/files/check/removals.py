@@ -23,19 +23,29 @@ from evlog.model.reports import Finding
 _PIECE_BYTES = 1 << 20
 
 
-def check_removed(task: SegmentTask) -> Finding | None:
-    """Check the file of a segment's removed events by itself: what the manifest says of it, and its order."""
-    info, name = task.info, f"{task.name}.removed"
-    if not info.removed_bytes:
+def check_removed_length(task: SegmentTask) -> Finding | None:
+    """Check that the file of a segment's removed events is there, and as long as the manifest says."""
+    name, wanted = f"{task.name}.removed", task.info.removed_bytes
+    if not wanted:
         return None
     try:
-        file = ReadFile(f"{task.path}.removed")
+        size = ReadFile(f"{task.path}.removed").size()
     except FileNotFoundError:
         detail = "it is missing: a retry of an event that a compaction removed would be written again"
         return kinds.damage(kinds.MISSING, name, None, None, detail)
-    if file.size() != info.removed_bytes:
-        detail = f"it has {file.size()} bytes, {info.removed_bytes} were written"
-        return kinds.damage(kinds.LENGTH, name, min(file.size(), info.removed_bytes), None, detail)
+    if size != wanted:
+        detail = f"it has {size} bytes, {wanted} were written"
+        return kinds.damage(kinds.LENGTH, name, min(size, wanted), None, detail)
+    return None
+
+
+def check_removed(task: SegmentTask) -> Finding | None:
+    """Check the file of a segment's removed events by itself: what the manifest says of it, and its order."""
+    finding = check_removed_length(task)
+    info, name = task.info, f"{task.name}.removed"
+    if finding is not None or not info.removed_bytes:
+        return finding
+    file = ReadFile(f"{task.path}.removed")
     found = at = 0
     while piece := file.read(_PIECE_BYTES, at):
         found = crc32(piece, found)

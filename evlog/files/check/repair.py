@@ -116,7 +116,7 @@ def _repair(store: str, found: Sequence[Finding], lock_timeout_seconds: float | 
 
 
 def _name(info: SegmentInfo) -> str:
-    return f"{paths.SEGMENTS}/{info.first_position:020d}.{info.generation}"
+    return paths.segment_name(info.first_position, info.generation)
 
 
 def _repair_end_locked(store: str, lock_timeout_seconds: float | None, disk: Disk) -> None:

@@ -32,12 +32,12 @@ class SegmentTask(NamedTuple):
     @property
     def path(self) -> str:
         """The path of the segment's files up to their suffix."""
-        return paths.segment_path(self.store, self.info.first_position, self.info.generation, "")[:-1]
+        return f"{self.store}/{self.name}"
 
     @property
     def name(self) -> str:
         """The same, relative to the store."""
-        return self.path[len(self.store) + 1 :]
+        return paths.segment_name(self.info.first_position, self.info.generation)
 
     @property
     def log_name(self) -> str:

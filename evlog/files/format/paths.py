@@ -79,8 +79,13 @@ def segments_path(store: str) -> str:
     return f"{store}/{SEGMENTS}"
 
 
+def segment_name(first_position: int, generation: int) -> str:
+    """Return the path of a segment's files below the store, without their suffix."""
+    return f"{SEGMENTS}/{first_position:020d}.{generation}"
+
+
 def segment_path(store: str, first_position: int, generation: int, suffix: str) -> str:
-    return f"{store}/{SEGMENTS}/{first_position:020d}.{generation}.{suffix}"
+    return f"{store}/{segment_name(first_position, generation)}.{suffix}"
 
 
 def maybe_parse_segment_name(name: str) -> SegmentFile | None:

@@ -186,7 +186,7 @@ class SealedPart:
     def _open(self) -> SealedIndex:
         info = self.info
         header = Segment(self._store, self._store_id, info).header._replace(source_crc=info.offsets_crc)
-        prefix = paths.segment_path(self._store, info.first_position, info.generation, "")[:-1]
+        prefix = f"{self._store}/{paths.segment_name(info.first_position, info.generation)}"
         index = SealedIndex(prefix, header, info.events, self.entries, self._report_fault)
         self._index = index
         self._opened.add(self)

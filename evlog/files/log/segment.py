@@ -97,7 +97,7 @@ class Segment:
         self.info = info
         self.first_position = info.first_position
         self.tag = info.tag
-        self.prefix = paths.segment_path(store, info.first_position, info.generation, "")[:-1]
+        self.prefix = f"{store}/{paths.segment_name(info.first_position, info.generation)}"
         self.log_path = f"{self.prefix}.{info.log_suffix}"
         self.offsets_path = self.prefix + ".offsets"
         self.header = FileHeader(KIND_LOG, info.generation, store_id, info.first_position, info.tag)
