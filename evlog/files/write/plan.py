@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from evlog.errors import IdConflict, InvalidArgument, InvalidEvent, StreamTombstoned, WrongExpectedVersion
 from evlog.files.format.frames import MAX_VERSION
-from evlog.files.format.hashes import hash_ids, hash_stream
+from evlog.files.format.hashes import hash_ids, hash_stream, hash_type
 from evlog.model.appends import NO_STREAM, STREAM_EXISTS, BatchResult
 from evlog.model.events import check_readable_name, check_stream_name, id_text, make_ids
 
@@ -32,12 +32,16 @@ if TYPE_CHECKING:
     """By index in the append: the event that already has the id, or the index of its twin in the append."""
 
 _MAX_REMEMBERED: Final = 1 << 20  # streams; with more the memory is cleared
+_MAX_REMEMBERED_TYPES: Final = 1 << 16
 
 
 class Plan:
     """The new events of one append with their versions, and what is known of the others."""
 
-    __slots__ = ("_append", "_known", "events", "id_hashes", "ids", "stream_hashes", "streams", "versions")
+    __slots__ = (
+        "_append", "_known", "events", "id_hashes", "ids", "stream_hashes", "streams", "type_hashes",
+        "versions",
+    )  # fmt: skip
 
     def __init__(self, append: Append, known: Known, ids: Sequence[bytes], id_hashes: Sequence[int]) -> None:
         self._append = append
@@ -48,6 +52,7 @@ class Plan:
         self.ids = ids
         self.id_hashes = id_hashes
         self.versions: list[int] = []
+        self.type_hashes: list[int] = []
         if known:
             new = [at for at in range(len(ids)) if at not in known]
             self.streams = [self.streams[at] for at in new]
@@ -87,7 +92,9 @@ class Planner:
     def __init__(self, log: Log) -> None:
         self._log = log
         self._hashes: dict[str, int] = {}  # by name; not guarded: threads may add the same pairs twice
-        # Guarded by the writers' lock. Plain numbers: a tuple for each would burden the garbage collector.
+        # All below is guarded by the writers' lock.
+        self._type_hashes: dict[str, int] = {}  # by name
+        # Plain numbers: a tuple for each would burden the garbage collector.
         self._versions: dict[str, int] = {}  # by name
         self._names: dict[int, str] = {}  # by hash: the name whose version may be remembered
         self._second: set[str] = set()  # names whose hash belonged to another: looked up each time
@@ -126,7 +133,19 @@ class Planner:
         if plan.events:
             self._check_locked(plan, append.expectations)
             plan.versions = self.next_versions_locked(plan.streams, plan.stream_hashes)
+            plan.type_hashes = self._hash_types_locked(plan.events)
         return plan
+
+    def _hash_types_locked(self, events: Sequence[EncodedEvent]) -> list[int]:
+        cache = self._type_hashes
+        try:
+            return [cache[event[0]] for event in events]
+        except KeyError:
+            if len(cache) > _MAX_REMEMBERED_TYPES:
+                cache = self._type_hashes = {}
+            for type in {event[0] for event in events}:
+                cache[type] = hash_type(type)
+            return [cache[event[0]] for event in events]
 
     # --- deduplication
 
@@ -207,7 +226,7 @@ class Planner:
         return version
 
     def remember_locked(self, plan: Plan) -> None:
-        """Take in that a plan was written."""
+        """Remember the versions that a written plan gave its events."""
         if len(self._versions) > _MAX_REMEMBERED:
             self.forget_locked(None)
             return

@@ -29,7 +29,6 @@ from evlog.files.format.frames import (
     encode_frame_header,
     encode_records,
 )
-from evlog.files.format.hashes import hash_type
 from evlog.files.format.headers import FILE_HEADER_BYTES
 from evlog.files.format.marks import (
     ACKNOWLEDGED_MAGIC,
@@ -52,7 +51,6 @@ from evlog.files.write.sync_marks import SyncPoint
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from typing import Final
 
     from evlog.files.disk.files import Disk, WriteFile
@@ -60,10 +58,8 @@ if TYPE_CHECKING:
     from evlog.files.log.parts import SealedPart
     from evlog.files.write.plan import Plan, Planner
     from evlog.files.write.sync_marks import SyncMarks
-    from evlog.model.events import EncodedEvent
     from evlog.model.reports import TornTail
 
-_MAX_CACHED_TYPES: Final = 1 << 16
 _MAX_TIME_US: Final = 253_402_300_799_999_999  # the end of the year 9999, the last that Python's datetime has
 _SUSPECT_AT: Final = MARK_AT[SUSPECT_MAGIC]
 
@@ -85,7 +81,6 @@ class LogTail:
         # Only checked, never acquired.
         self._compaction = FileLock(paths.compaction_path(log.store), 0.0, disk, readable=False)
         # All below is guarded by the writers' lock.
-        self._type_hashes: dict[str, int] = {}
         self._tag = 0  # of the segment whose files are open; 0: none is
         self._first_position = 0  # of that segment
         self._log_file: LogFile | None = None
@@ -132,7 +127,7 @@ class LogTail:
             plan.stream_hashes,
             plan.id_hashes,
             plan.versions,
-            self._hash_types(plan.events),
+            plan.type_hashes,
         )
         synced_tag, synced = self._marks.synced
         header = FrameHeader(
@@ -194,17 +189,6 @@ class LogTail:
         except StoreIOError as error:
             self._marks.fail(error, segment.tag, segment.end)
             raise
-
-    def _hash_types(self, events: Sequence[EncodedEvent]) -> list[int]:
-        cache = self._type_hashes
-        try:
-            return [cache[event[0]] for event in events]
-        except KeyError:
-            if len(cache) > _MAX_CACHED_TYPES:
-                cache = self._type_hashes = {}
-            for type in {event[0] for event in events}:
-                cache[type] = hash_type(type)
-            return [cache[event[0]] for event in events]
 
     def _set_end_locked(self) -> None:
         assert self._log_file is not None
