@@ -150,12 +150,18 @@ def explore_chain(
 
 
 def jobs(stride: int, most: int) -> Iterator[explore.Job]:
-    """Yield the work: of the kill points beside a rename each, of the others one in `stride`."""
+    """Yield the work: of the kill points beside a rename each, of the others one in `stride`.
+
+    A compaction after an interrupted one has most states by far: with a stride, a third of its kill points.
+    """
     for name, (recording, check) in histories().items():
         for command in COMMANDS:
+            moments = _moments(recording, stride)
+            if stride > 1 and name == command == "compact":
+                moments = moments[::3]  # renames have two each: these are before some and after others
             for first in range(explore.WORKERS):
-                moments = _moments(recording, stride)[first :: explore.WORKERS]
-                yield explore_chain, (name, recording, check, command, moments, most)
+                own = moments[first :: explore.WORKERS]
+                yield explore_chain, (name, recording, check, command, own, most)
 
 
 def _moments(recording: Recording, stride: int) -> list[int]:
