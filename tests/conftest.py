@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import runpy
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ HASHES_ARE_CUT = bool(os.environ.get("EVLOG_TEST_HASH_BITS"))
 if HASHES_ARE_CUT:  # before anything of evlog is imported
     _CUT = Path(__file__).parent / "support" / "cut_hashes"
     runpy.run_path(str(_CUT / "sitecustomize.py"))
+    sys.path.append(str(_CUT))  # tests give it to the processes that they start
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_CUT), os.environ.get("PYTHONPATH")]))
 
 from evlog import EventStore  # noqa: E402
