@@ -15,7 +15,6 @@ import pytest
 
 from evlog.files.disk import files as disk
 from evlog.files.disk import opening
-from evlog.files.disk import opening
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
