@@ -18,7 +18,6 @@ group `evlog.engines`: the entry's name is the scheme of its URLs, its value a f
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from evlog.errors import InvalidArgument
@@ -40,19 +39,43 @@ Progress = Callable[[int, int], None]
 """Called now and then with the bytes that are done and all the bytes there are."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Capabilities:
-    """What an engine can do, and how."""
+    """What an engine can do, and how.
 
-    engine: str  # its name: "directory", "postgresql" …
-    durability: str  # one sentence: what a returned append survives
-    max_event_bytes: int
-    max_append_events: int | None = None  # of several streams in one append; None: no limit, 1: none
-    ids: str = "log"  # how long ids are remembered: "log": always, "window", or per "stream"
-    positions: str = "gap-free"  # or "increasing"
-    retention: bool = True  # hides by count, age and version; deletes streams
-    compaction: bool = True  # removes what retention hides
-    verify: str = "bytes"  # what verify checks: "bytes", "structure", "digest" or "versions"
+    Args:
+        engine: its name: "directory", "postgresql" …
+        durability: one sentence: what a returned append survives.
+        max_event_bytes: of an event's data and metadata.
+        max_append_events: of several streams in one append; None: no limit, 1: none.
+        ids: how long ids are remembered: "log": always, "window", or per "stream".
+        positions: "gap-free" or "increasing".
+        retention: hides by count, age and version; deletes streams.
+        compaction: removes what retention hides.
+        verify: what verify checks: "bytes", "structure", "digest" or "versions".
+    """
+
+    def __init__(
+        self,
+        *,
+        engine: str,
+        durability: str,
+        max_event_bytes: int,
+        max_append_events: int | None = None,
+        ids: str = "log",
+        positions: str = "gap-free",
+        retention: bool = True,
+        compaction: bool = True,
+        verify: str = "bytes",
+    ) -> None:
+        self.engine = engine
+        self.durability = durability
+        self.max_event_bytes = max_event_bytes
+        self.max_append_events = max_append_events
+        self.ids = ids
+        self.positions = positions
+        self.retention = retention
+        self.compaction = compaction
+        self.verify = verify
 
 
 class Feed(Protocol):
@@ -231,23 +254,36 @@ class Engine(Protocol):
 # --- engines by URL
 
 _IN_SCHEMES = {ord(mark): "x" for mark in "+-."}
+_OWN_ENGINES = {"postgresql": "evlog.engines.postgresql", "postgres": "evlog.engines.postgresql"}
+
+
+def scheme_of(where: str) -> str | None:
+    """Return the scheme of a URL; None for a path, as `./x://y` is."""
+    scheme, found, _ = where.partition("://")
+    is_scheme = found and scheme.isascii() and scheme[:1].isalpha()
+    return scheme.lower() if is_scheme and scheme.translate(_IN_SCHEMES).isalnum() else None
 
 
 def maybe_find_opener(where: str) -> Callable[..., Engine] | None:
-    """Return what opens a URL of the scheme in `where`; None if that is a path, as `./x://y` is.
+    """Return what opens a URL of the scheme in `where`; None if that is a path.
 
     Raises:
         InvalidArgument: no installed engine has the scheme.
     """
-    scheme = where.partition("://")[0].lower()
-    is_scheme = scheme.isascii() and scheme[:1].isalpha() and scheme.translate(_IN_SCHEMES).isalnum()
-    if scheme == where.lower() or not is_scheme:
+    scheme = scheme_of(where)
+    if scheme is None:
         return None
+    opener: Callable[..., Engine]
+    if scheme in _OWN_ENGINES:
+        from importlib import import_module
+
+        opener = import_module(_OWN_ENGINES[scheme]).open_engine
+        return opener
     from importlib.metadata import entry_points
 
     found = {entry.name: entry for entry in entry_points(group="evlog.engines")}
     if scheme not in found:
-        known = ", ".join(f"{name}://" for name in sorted(found)) or "none is installed"
+        known = ", ".join(f"{name}://" for name in sorted({*found, *_OWN_ENGINES}))
         raise InvalidArgument(f"unknown scheme {scheme}://; use a directory, or a URL of an engine ({known})")
-    opener: Callable[..., Engine] = found[scheme].load()
+    opener = found[scheme].load()
     return opener

@@ -15,8 +15,9 @@
       IdConflict                    7  id conflict
       StoreFull                     9  full
       UnsupportedFormat            10  unsupported
-      ZstdNotInstalled             10
-      StoreAccessDenied  StoreIOError  SystemCallFailed  StoreClosed      1
+      ZstdNotInstalled  EngineNotInstalled  ServerUnsuitable      10
+      StoreUnreachable  AppendUnknown      12  unavailable
+      StoreAccessDenied  StoreIOError  SystemCallFailed  StoreClosed  EngineError      1
 
 A message is one line: what is wrong; what to do. A program reads the attributes, never the text:
 `attributes()` returns them by name, as EVLOG_ERRORS=json prints them. Any other exception is a bug in evlog
@@ -36,6 +37,7 @@ EXIT_ID_CONFLICT = 7
 EXIT_TIMEOUT = 8
 EXIT_FULL = 9
 EXIT_UNSUPPORTED = 10
+EXIT_UNAVAILABLE = 12
 EXIT_INTERRUPTED = 130
 
 
@@ -455,6 +457,65 @@ class ZstdNotInstalled(EvlogError):
             f"{path} needs zstandard, which is not installed", "run pip install 'evlog-store[zstd]'"
         )
         self.path = path
+
+
+class EngineNotInstalled(EvlogError):
+    """The client library of a server's engine is missing."""
+
+    exit_code = EXIT_UNSUPPORTED
+
+    def __init__(self, engine: str, library: str) -> None:
+        super().__init__(
+            f"the {engine} engine needs {library}, which is missing",
+            f"run pip install 'evlog-store[{engine}]'",
+        )
+        self.engine = engine
+        self.library = library
+
+
+class ServerUnsuitable(EvlogError):
+    """A server is too old, or is set up in a way that cannot keep a store; nothing was written."""
+
+    exit_code = EXIT_UNSUPPORTED
+
+    def __init__(self, address: str, reason: str, advice: str) -> None:
+        super().__init__(f"{address} cannot keep a store: {reason}", advice)
+        self.address = address
+        self.reason = reason
+
+
+class StoreUnreachable(EvlogError):
+    """The server cannot be reached, or has no quorum; nothing was sent."""
+
+    exit_code = EXIT_UNAVAILABLE
+
+    def __init__(self, address: str, reason: str) -> None:
+        super().__init__(f"cannot reach {address} ({reason})", "check the address and the server")
+        self.address = address
+        self.reason = reason
+
+
+class AppendUnknown(EvlogError):
+    """The connection was lost after an append was sent, and not made again: it may be there or not."""
+
+    exit_code = EXIT_UNAVAILABLE
+
+    def __init__(self, address: str, reason: str) -> None:
+        super().__init__(
+            f"lost {address} before it answered ({reason}), so the append may have been made",
+            "retry with the same ids or keys",
+        )
+        self.address = address
+        self.reason = reason
+
+
+class EngineError(EvlogError):
+    """The server failed in a way that evlog does not know."""
+
+    def __init__(self, address: str, reason: str) -> None:
+        super().__init__(f"the server at {address} failed ({reason})", "see its log")
+        self.address = address
+        self.reason = reason
 
 
 def _shorten(value: object) -> str:

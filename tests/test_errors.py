@@ -64,6 +64,11 @@ SAMPLES: list[tuple[EvlogError, int, dict[str, Any]]] = [
     (errors.UnsupportedFormat("p", 2, 1), 10, {"path": "p", "found": 2, "supported": 1}),
     (errors.Unsupported("e", "o"), 10, {"engine": "e", "operation": "o"}),
     (errors.ZstdNotInstalled("p"), 10, {"path": "p"}),
+    (errors.EngineNotInstalled("e", "l"), 10, {"engine": "e", "library": "l"}),
+    (errors.ServerUnsuitable("u", "r", "a"), 10, {"address": "u", "reason": "r"}),
+    (errors.StoreUnreachable("u", "r"), 12, {"address": "u", "reason": "r"}),
+    (errors.AppendUnknown("u", "r"), 12, {"address": "u", "reason": "r"}),
+    (errors.EngineError("u", "r"), 1, {"address": "u", "reason": "r"}),
 ]
 CLASSES = {thing for _, thing in inspect.getmembers(errors, inspect.isclass) if issubclass(thing, EvlogError)}
 

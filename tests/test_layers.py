@@ -27,7 +27,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"files/log"}),
     frozenset({"files/write", "files/follow"}),
     frozenset({"files/compaction", "files/check"}),
-    frozenset({"files"}),
+    frozenset({"files", "engines"}),
     frozenset({"store"}),
     frozenset({"cli"}),
 )

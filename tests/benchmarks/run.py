@@ -16,7 +16,7 @@ from typing import Final
 from tests.benchmarks.dataset import BATCH_EVENTS, Dataset, IdKind
 from tests.benchmarks.measure import Report
 from tests.benchmarks.peers import PEERS, Peer
-from tests.benchmarks.server import Server
+from tests.support.server import Server
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 
-from evlog import EventStore, EvlogError, IdConflict, NewEvent
+from evlog import EventStore, EvlogError, IdConflict, InvalidEvent, NewEvent
 from tests.support.helpers import small_store
 from tests.support.memory_engine import open_engine
 
@@ -37,8 +37,8 @@ def answer(call: Callable[[], Any]) -> Any:
     """Return what a call gives, without what differs from engine to engine: texts and times."""
     try:
         result = call()
-    except IdConflict:
-        return IdConflict  # of several, either engine may name another one
+    except (IdConflict, InvalidEvent):
+        return IdConflict  # of several faults of ids, either engine may name another one
     except EvlogError as error:
         return type(error), getattr(error, "actual", None), getattr(error, "stream", None)
     if isinstance(result, list):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from tests.benchmarks.dataset import Batch, Item
-from tests.benchmarks.server import Server
+from tests.support.server import Server
 
 
 class Peer:

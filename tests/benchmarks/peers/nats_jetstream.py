@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Final
 from tests.benchmarks.dataset import Batch, Item
 from tests.benchmarks.peers.base import Peer
 from tests.benchmarks.programs import how_to_get_packages, program, version_of
-from tests.benchmarks.server import Server, accepts, free_port, read_address, running, write_address
+from tests.support.server import Server, accepts, free_port, read_address, running, write_address
 
 _STREAM: Final = {
     "name": "EVENTS",

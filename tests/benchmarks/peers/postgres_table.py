@@ -17,7 +17,7 @@ from tests.benchmarks.dataset import Batch, Item
 from tests.benchmarks.measure import count
 from tests.benchmarks.peers.base import Peer
 from tests.benchmarks.programs import how_to_get_packages, how_to_get_program, program, version_of
-from tests.benchmarks.server import (
+from tests.support.server import (
     Server,
     accepts,
     free_port,

@@ -17,7 +17,7 @@ from tests.benchmarks.measure import Figure, Report, Target, take_turns
 from tests.benchmarks.processes import Programs
 from tests.benchmarks.programs import find_program, version_of
 from tests.benchmarks.run import Run
-from tests.benchmarks.server import read_address
+from tests.support.server import read_address
 
 _DATA = '{"amount":10}'
 _SQL_INSERT = f"insert into events (type, data) values ('OrderPaid', '{_DATA}')"

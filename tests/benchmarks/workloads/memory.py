@@ -14,7 +14,7 @@ from tests.benchmarks.dataset import Dataset
 from tests.benchmarks.measure import Figure, Report
 from tests.benchmarks.peers import PEERS
 from tests.benchmarks.run import Run
-from tests.benchmarks.server import Server
+from tests.support.server import Server
 
 
 def run(run: Run) -> Report:

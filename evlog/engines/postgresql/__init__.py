@@ -1,0 +1,19 @@
+"""A store in PostgreSQL: the whole contract, on a server. Needs the extra `evlog-store[postgresql]`.
+
+1. One row, `log`, is updated by every append and locked until its commit, so positions are in commit order
+   and have no gaps. The tables and the function that appends are in `schema.sql`.
+2. That commit does not wait for the disk (`synchronous_commit=off`): the row is free again at once. A second,
+   empty transaction with `synchronous_commit=on` then flushes the write-ahead log for all writers together,
+   and waits for synchronous standbys. Only after it is the append acknowledged. A crash loses a suffix of the
+   log, never a hole.
+3. A feed delivers a position only once the write-ahead log is flushed beyond it, so no crash takes back what
+   was delivered.
+4. Every append carries its ids. When the connection breaks between sending and the answer, it is sent again:
+   what was written is found by the ids.
+
+Read `engine.py` first, then `schema.sql`.
+"""
+
+from evlog.engines.postgresql.engine import open_engine
+
+__all__ = ["open_engine"]

@@ -1,0 +1,219 @@
+"""Connections to a server: where it is, idle ones to use again, and its errors as evlog's.
+
+A connection is used by one thread at a time. A forked child opens its own: the parent's stay open and unused
+in it, because closing one would end the parent's session.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import select
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
+
+from evlog.errors import (
+    EngineError,
+    EngineNotInstalled,
+    InvalidArgument,
+    LockTimeout,
+    StoreAccessDenied,
+    StoreClosed,
+    StoreFull,
+    StoreNotFound,
+    StoreUnreachable,
+)
+
+try:
+    import psycopg
+    from psycopg.conninfo import conninfo_to_dict
+except ImportError:
+    raise EngineNotInstalled("postgresql", "psycopg") from None
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any, TypeAlias
+
+    Row = tuple[Any, ...]
+    Connection: TypeAlias = psycopg.Connection[Row]
+
+# In a program that sets up no logging, psycopg's warnings of broken connections would go to stderr.
+logging.getLogger("psycopg").addHandler(logging.NullHandler())
+
+_SCHEMA: Final = re.compile(r"[a-z_][a-z0-9_]{0,40}", re.ASCII)
+_inherited: Final[list[Connection]] = []  # a parent's connections in a forked child, never closed
+
+
+class Address:
+    """Where a store is: what libpq is given, the schema, and a text without the password."""
+
+    def __init__(self, url: str) -> None:
+        try:
+            parts = urlsplit(url)
+        except ValueError as error:
+            raise InvalidArgument(f"invalid URL for PostgreSQL ({error})") from None
+        options = parse_qsl(parts.query, keep_blank_values=True)
+        own = dict(option for option in options if option[0] in ("schema", "listen"))
+        rest = [option for option in options if option[0] not in own]
+        self.schema = own.get("schema", "evlog")
+        if not _SCHEMA.fullmatch(self.schema):
+            raise InvalidArgument(f"invalid schema {self.schema!r}; use lower-case letters, digits and _")
+        if own.get("listen", "yes") not in ("yes", "no"):
+            raise InvalidArgument(f"invalid listen {own['listen']!r} in the URL; use yes or no")
+        self.listens = own.get("listen", "yes") == "yes"
+        query = urlencode(rest, quote_via=quote)  # libpq knows no + for a space
+        self.conninfo = urlunsplit(("postgresql", parts.netloc, parts.path, query, ""))
+        user, at, host = parts.netloc.rpartition("@")
+        shown = [(name, "***" if "password" in name else value) for name, value in options]
+        self.text = urlunsplit(
+            ("postgresql", user.partition(":")[0] + at + host, parts.path, urlencode(shown, safe="*"), "")
+        )
+
+        try:
+            conninfo_to_dict(self.conninfo)
+        except psycopg.ProgrammingError as error:
+            reason = str(error).strip().replace(parts.netloc, "***")
+            raise InvalidArgument(f"invalid URL {self.text} ({reason})") from None
+
+    def sql(self, text: str, **parts: str) -> bytes:
+        """Return a statement with `{schema}` and other parts filled in: the only place that builds one.
+
+        Parts are names and conditions of evlog's own; values are always parameters.
+        """
+        for name, part in {**parts, "schema": self.schema}.items():
+            text = text.replace(f"{{{name}}}", part)
+        return text.encode()
+
+
+class Connections:
+    """The open connections of one engine."""
+
+    def __init__(self, address: Address) -> None:
+        self.address = address
+        self._mutex = threading.Lock()  # guards the two below
+        self._idle: list[Connection] = []
+        self._closed = False
+        self._process = os.getpid()
+
+    @contextmanager
+    def lend(self) -> Iterator[Connection]:
+        """Lend a connection for a `with` block; errors of the server come out as evlog's."""
+        connection = self.take()
+        try:
+            with translated(self.address):
+                yield connection
+        finally:
+            self.give_back(connection)
+
+    def take(self) -> Connection:
+        """Return a connection in autocommit mode that no other thread uses.
+
+        Raises:
+            StoreClosed: the engine is closed.
+            StoreUnreachable, StoreAccessDenied, StoreNotFound: no connection can be made.
+        """
+        self._reset_after_fork()
+        while True:
+            with self._mutex:
+                if self._closed:
+                    raise StoreClosed(self.address.text)
+                if not self._idle:
+                    break
+                connection = self._idle.pop()
+            if not wait_readable([connection.fileno()], 0):
+                return connection
+            connection.close()  # the server has ended it while it was idle
+        with translated(self.address):
+            return psycopg.connect(
+                self.address.conninfo,
+                autocommit=True,
+                application_name="evlog",
+                prepare_threshold=5 if self.address.listens else None,  # a pooler may change the session
+            )
+
+    def give_back(self, connection: Connection) -> None:
+        """Keep a connection for the next use, if it is still good for one."""
+        idle = psycopg.pq.TransactionStatus.IDLE
+        usable = not connection.closed and connection.info.transaction_status == idle
+        with self._mutex:
+            if usable and not self._closed:
+                self._idle.append(connection)
+                return
+        connection.close()
+
+    def forget_idle(self) -> None:
+        """Close the idle connections: after one broke, the others probably did, too."""
+        with self._mutex:
+            idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.close()
+
+    def close(self) -> None:
+        """Close what is idle; what is in use is closed when it is given back."""
+        self._reset_after_fork()
+        with self._mutex:
+            self._closed = True
+        self.forget_idle()
+
+    def check_open(self) -> None:
+        """Raise StoreClosed after `close`."""
+        if self._closed:
+            raise StoreClosed(self.address.text)
+
+    def _reset_after_fork(self) -> None:
+        if self._process != os.getpid():
+            self._process = os.getpid()
+            self._mutex = threading.Lock()
+            leave_to_parent(self._idle)
+            self._idle = []
+
+
+def wait_readable(descriptors: list[int], seconds: float) -> list[int]:
+    """Return the descriptors that can be read, or are at their end, within a time."""
+    poll = select.poll()  # select(2) takes no number above 1,023
+    for descriptor in descriptors:
+        poll.register(descriptor, select.POLLIN)
+    return [descriptor for descriptor, _ in poll.poll(seconds * 1000)]
+
+
+def leave_to_parent(connections: list[Connection]) -> None:
+    """Keep a parent's connections open in a forked child: closing one would end the parent's session."""
+    _inherited.extend(connections)
+
+
+@contextmanager
+def translated(address: Address) -> Iterator[None]:
+    """Raise errors of the server and of its connection as evlog's."""
+    try:
+        yield
+    except psycopg.Error as error:
+        raise translate(error, address) from error
+
+
+def translate(error: psycopg.Error, address: Address, lock_timeout_seconds: float = 0.0) -> Exception:
+    """Return evlog's error for one of psycopg's."""
+    state, where = error.sqlstate or "", address.text
+    text = (error.diag.message_primary or str(error)).strip().replace("\n", " ")
+    if state.startswith("28") or state == "42501" or "authentication failed" in text or "pg_hba" in text:
+        return StoreAccessDenied(where, text)
+    if state in {"3D000", "3F000", "42P01", "42883"} or re.search(r'database "[^"]*" does not exist', text):
+        return StoreNotFound(where)
+    if re.search(r'role "[^"]*" does not exist|no password supplied|permission denied', text):
+        return StoreAccessDenied(where, text)
+    if state == "53100":
+        return StoreFull(where, text)
+    if state in {"55P03", "57014"}:
+        return LockTimeout(where, lock_timeout_seconds)
+    if is_broken(error):
+        return StoreUnreachable(where, text)
+    return EngineError(where, text)
+
+
+def is_broken(error: psycopg.Error) -> bool:
+    """Whether the connection, not the statement, is what failed; the server may be starting or ending."""
+    state = error.sqlstate
+    broken = isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError))
+    return (broken and state is None) or (state or "").startswith(("08", "57P", "53300"))

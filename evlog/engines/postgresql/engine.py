@@ -1,0 +1,252 @@
+"""The PostgreSQL engine: implements `evlog.engine.Engine` with the tables and functions of `schema.sql`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from evlog.engine import Capabilities
+from evlog.engines.postgresql import compaction, retention, verify
+from evlog.engines.postgresql.connections import Address, Connections
+from evlog.engines.postgresql.core import Core
+from evlog.engines.postgresql.feed import PostgresqlFeed
+from evlog.engines.postgresql.schema import FORMAT, open_schema
+from evlog.errors import Unsupported
+from evlog.model.events import MAX_EVENT_BYTES
+from evlog.model.reports import StoreInfo
+from evlog.model.retention import KEEP_ALL
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from evlog.engine import Progress
+    from evlog.engines.postgresql.checkpoints import PostgresqlCheckpoint
+    from evlog.model.appends import BatchResult, Expectation, ExpectedVersion
+    from evlog.model.events import EncodedEvent, Event
+    from evlog.model.filters import EventFilter
+    from evlog.model.reports import (
+        Compaction,
+        PolicyInfo,
+        Retention,
+        StreamInfo,
+        TornTail,
+        VerifyReport,
+    )
+
+
+def open_engine(
+    url: str, *, create: bool, sync: bool, lock_timeout_seconds: float | None
+) -> PostgresqlEngine:
+    """Open the store in a PostgreSQL database: `postgresql://[user@]host[:port]/database[?schema=evlog]`.
+
+    The URL is libpq's; `schema` and `listen=no` (poll, for a pooler in transaction mode) are evlog's.
+
+    Raises:
+        StoreNotFound: there is no such database, or no store in the schema and `create` is false.
+        StoreUnreachable, StoreAccessDenied: the server cannot be reached, or refuses.
+        UnsupportedFormat, ServerUnsuitable: the schema is newer, or the server cannot keep a store.
+    """
+    return PostgresqlEngine(Address(url), create=create, sync=sync, lock_timeout_seconds=lock_timeout_seconds)
+
+
+class PostgresqlEngine:
+    """A store in a schema of a PostgreSQL database."""
+
+    def __init__(
+        self, address: Address, *, create: bool, sync: bool, lock_timeout_seconds: float | None
+    ) -> None:
+        self.address = address.text
+        self.torn_tails: Sequence[TornTail] = ()
+        self._sync = sync
+        connections = Connections(address)
+        try:
+            with connections.lend() as connection:
+                self.store_id, self.created = open_schema(address, connection, create=create)
+        except BaseException:
+            connections.close()
+            raise
+        self._core = Core(
+            address, connections, self.store_id, sync=sync, lock_timeout_seconds=lock_timeout_seconds
+        )
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What a store in PostgreSQL can do."""
+        durability = (
+            "An append returns when the server has flushed it, and synchronous standbys have it; with "
+            "asynchronous standbys a failover can lose the last appends."
+            if self._sync
+            else "An append returns when the server has it; a crash of the server can lose the last appends."
+        )
+        return Capabilities(
+            engine="postgresql", durability=durability, max_event_bytes=MAX_EVENT_BYTES, verify="structure"
+        )
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._core.connections.close()
+
+    def append(
+        self,
+        streams: Sequence[str],
+        events: Sequence[EncodedEvent],
+        expectations: Sequence[Expectation] = (),
+        *,
+        skip_known: bool = False,
+    ) -> BatchResult:
+        """Append all events in one transaction, or none; flushed when this returns (with `sync`)."""
+        return self._core.appender.append(streams, events, expectations, skip_known=skip_known)
+
+    # --- reading
+
+    def read_stream(
+        self,
+        stream: str,
+        first_version: int,
+        last_version: int | None,
+        filter: EventFilter,
+        *,
+        reverse: bool,
+        limit: int | None,
+    ) -> Iterator[Event]:
+        """Iterate over the visible events of a stream."""
+        return self._core.reader.read_stream(
+            stream, first_version, last_version, filter, reverse=reverse, limit=limit
+        )
+
+    def read_all(
+        self, after: int, to: int | None, filter: EventFilter, *, reverse: bool, limit: int | None
+    ) -> Iterator[Event]:
+        """Iterate over the events behind `after` up to and including `to`."""
+        return self._core.reader.read_all(after, to, filter, reverse=reverse, limit=limit)
+
+    def find_ids(self, ids: Sequence[bytes]) -> dict[bytes, int]:
+        """Return the positions of known ids, also of those whose events were removed."""
+        return self._core.reader.find_ids(ids)
+
+    def versions(self, streams: Sequence[str]) -> list[int]:
+        """Return the last version of each stream, visible or not."""
+        return self._core.reader.versions(streams)
+
+    def streams(
+        self, category: str | None, prefix: str | None, *, include_deleted: bool, include_system: bool
+    ) -> Iterator[StreamInfo]:
+        """Iterate over the streams by name."""
+        return self._core.reader.streams(
+            category, prefix, include_deleted=include_deleted, include_system=include_system
+        )
+
+    def head(self) -> int:
+        """Return the last position."""
+        return self._core.reader.head()
+
+    # --- following
+
+    def follow(self, filter: EventFilter) -> PostgresqlFeed:
+        """Return a feed of the events that the filter selects."""
+        self._core.connections.check_open()
+        return PostgresqlFeed(self._core.connections, filter, self.read_all, self._core.appender.flush)
+
+    def checkpoint(self, name: str) -> PostgresqlCheckpoint:
+        """Return the place of the subscription with this checked name."""
+        return self._core.checkpoint(name)
+
+    def checkpoint_names(self) -> list[str]:
+        """Return the names of all subscriptions, sorted."""
+        return self._core.checkpoint_names()
+
+    # --- retention
+
+    def set_retention(
+        self,
+        stream: str | None,
+        category: str | None,
+        *,
+        max_count: int | None,
+        max_age_seconds: int | None,
+        before: int | None,
+        clear: bool,
+    ) -> None:
+        """Set the given parts of a policy, durably."""
+        retention.set_retention(
+            self._core,
+            stream,
+            category,
+            max_count=max_count,
+            max_age_seconds=max_age_seconds,
+            before=before,
+            clear=clear,
+        )
+
+    def retention(self, stream: str | None, category: str | None) -> Retention:
+        """Return what is kept of a stream or of a category's streams."""
+        return retention.retention(self._core, stream, category)
+
+    def policies(self) -> list[PolicyInfo]:
+        """Return every policy in force."""
+        return retention.policies(self._core)
+
+    def delete_stream(self, stream: str, *, tombstone: bool, expected: ExpectedVersion) -> int:
+        """Hide all events of a stream, durably, and return its last version."""
+        return retention.delete_stream(self._core, stream, tombstone=tombstone, expected=expected)
+
+    def compact(self, *, dry_run: bool, force: bool, compress: bool, progress: Progress | None) -> Compaction:
+        """Remove what policies hide; each step is a transaction of its own, and durable."""
+        if compress:
+            raise Unsupported("postgresql", "compression")
+        return compaction.compact(self._core, dry_run=dry_run, force=force, progress=progress)
+
+    # --- the whole store
+
+    def info(self) -> StoreInfo:
+        """Return the store in numbers."""
+        with self._core.connections.lend() as connection:
+            row = connection.execute(
+                self._core.sql(
+                    "select coalesce(sum(events), 0)::bigint, count(*) filter (where version > 0) "
+                    "from {schema}.streams where not starts_with(stream_id, '$')"
+                )
+            ).fetchone()
+            edges = connection.execute(
+                self._core.sql(
+                    "(select global_position, created_at from {schema}.events order by 1 limit 1) union all "
+                    "(select global_position, created_at from {schema}.events order by 1 desc limit 1)"
+                )
+            ).fetchall()
+            rules = self._core.reader.policies.refreshed(connection)
+            names = list(rules.streams)
+            versions = self._core.reader.versions_in(connection, names)
+            deleted = policies = 0
+            for rule, version in zip(rules.streams.values(), versions, strict=True):
+                is_deleted = rule.is_deleted(version)
+                deleted += is_deleted and version > 0
+                policies += (rule.replace(deleted=0, tombstone=False) if is_deleted else rule) != KEEP_ALL
+            policies += sum(rule != KEEP_ALL for rule in rules.categories.values())
+            size = self._core.bytes_in(connection)
+        assert row is not None
+        first, last = (edges[0], edges[-1]) if edges else ((0, None), (0, None))
+        return StoreInfo(
+            path=self.address,
+            id=UUID(self.store_id),
+            format=FORMAT,
+            events=row[0],
+            streams=row[1] - deleted,
+            bytes=size,
+            segments=1,
+            first_position=first[0],
+            last_position=last[0],
+            first_time=first[1],
+            last_time=last[1],
+            policies=policies,
+            deleted_streams=deleted,
+            compressed_segments=0,
+            saved_bytes=0,
+        )
+
+    def verify(self, *, quick: bool, against: str | None, progress: Progress | None) -> VerifyReport:
+        """Check the tables against each other, and compute the digest of all events."""
+        info = self.info()
+        with self._core.connections.lend() as connection:
+            return verify.verify(
+                self._core, connection, info, quick=quick, against=against, progress=progress
+            )

@@ -1,0 +1,184 @@
+"""Following a store in PostgreSQL: LISTEN where it is to be had, polling elsewhere.
+
+The committed position is one that the write-ahead log is flushed beyond. A look notes the end of the
+write-ahead log beside the log's position; the position counts once the flush has passed that end. After a
+crash of the server the noted pair means nothing, and the look begins again.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from typing import TYPE_CHECKING, Final
+
+from evlog.engines.postgresql.appends import FLUSH
+from evlog.engines.postgresql.connections import Connections, leave_to_parent, translated, wait_readable
+from evlog.errors import StoreUnreachable
+from evlog.model.filters import EventFilter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from psycopg import Notify
+
+    from evlog.engines.postgresql.connections import Connection
+    from evlog.model.events import Event
+
+_FLUSH_SECONDS: Final = 0.001
+_FLUSH_LOOKS: Final = 5
+_LISTEN_TICK_SECONDS: Final = 1.0  # a lost notification delays an event by this much at most
+_POLL_SECONDS: Final = 0.05
+_RETRY_SECONDS: Final = 30.0  # of a server that restarts or fails over
+
+
+class PostgresqlFeed:
+    """One follower's view of the log. For one thread at a time, except `wake`."""
+
+    def __init__(
+        self,
+        connections: Connections,
+        filter: EventFilter,
+        read_all: Callable[..., Iterator[Event]],
+        flush: Callable[[], None],
+    ) -> None:
+        self._connections = connections
+        self._filter = filter
+        self._read_all = read_all
+        self._flush = flush
+        self._look_statement = connections.address.sql(
+            "select position, pg_current_wal_insert_lsn()::text, pg_current_wal_flush_lsn()::text, "
+            "pg_current_wal_flush_lsn() >= %s::pg_lsn from {schema}.log"
+        )
+        self.polling = not connections.address.listens
+        self._connection: Connection | None = None  # for this feed alone: it listens
+        self._process = os.getpid()
+        self._committed = 0
+        self._pending: tuple[int, str] | None = None  # a position, and the flush that makes it committed
+        self._news: list[Notify] = []  # arrived since the last look; no method, which would make a cycle
+        self._woken = False  # set by any thread, cleared by the one that waits
+        self._wake_out, self._wake_in = socket.socketpair()
+        self._wake_in.setblocking(False)
+
+    def committed(self, after: int) -> int:
+        """Return the last position that may be delivered now."""
+        if self._committed <= after:
+            self._look()
+            for _ in range(_FLUSH_LOOKS):  # mostly the writer flushes at this moment
+                if self._pending is None or self._committed > after:
+                    return self._committed
+                self._sleep(_FLUSH_SECONDS)
+                self._look()
+            self.end()
+        return self._committed
+
+    def end(self) -> int:
+        """Return the last position of the log, flushed."""
+        while True:
+            self._look()
+            pending, connection = self._pending, self._connection
+            if pending is None or connection is None:
+                return self._committed
+            try:
+                with translated(self._connections.address):
+                    connection.execute(FLUSH)  # the session of the look: the server has not restarted since
+            except StoreUnreachable:
+                continue  # what was noted may be lost
+            self._committed, self._pending = max(self._committed, pending[0]), None
+            return self._committed
+
+    def read(self, after: int, to: int) -> Iterator[Event]:
+        """Iterate over the feed's events behind `after`, up to and including `to`."""
+        return self._read_all(after, to, self._filter, reverse=False, limit=None)
+
+    def wait(self, after: int, timeout_seconds: float) -> bool:
+        """Wait until `committed` is beyond `after`; False when the time is over or `wake` was called."""
+        deadline = time.monotonic() + timeout_seconds
+        while True:
+            self._news.clear()
+            if self.committed(after) > after:
+                return True
+            left = deadline - time.monotonic()
+            if self._woken or left <= 0:
+                self._woken = False
+                return False
+            if not self._news:
+                self._sleep(min(left, self._tick()))
+
+    def wake(self) -> None:
+        """End the present or the next wait; from any thread or signal handler."""
+        self._woken = True
+        try:
+            self._wake_in.send(b"x")
+        except OSError:
+            pass  # full of wakes, or closed
+
+    def make_durable(self, position: int) -> None:
+        """Return once the position is flushed."""
+        if position > self._committed:
+            self._flush()
+
+    def close(self) -> None:
+        """Close the connection; in a forked child, leave the connection to the parent."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            if self._process == os.getpid():
+                connection.close()
+            else:
+                leave_to_parent([connection])
+        self._wake_in.close()
+        self._wake_out.close()
+
+    def __del__(self) -> None:
+        """Close it: a loop may be all that a program does with a subscription."""
+        self.close()
+
+    def _tick(self) -> float:
+        return _POLL_SECONDS if self.polling else _LISTEN_TICK_SECONDS
+
+    def _sleep(self, seconds: float) -> None:
+        waited = [self._wake_out.fileno()]
+        if self._connection is not None and not self._connection.closed:
+            waited.append(self._connection.fileno())
+        ready = wait_readable(waited, seconds)
+        if waited[0] in ready:
+            self._wake_out.recv(4096)
+
+    def _look(self) -> None:
+        deadline = time.monotonic() + _RETRY_SECONDS
+        while True:
+            try:
+                with translated(self._connections.address):
+                    connection = self._opened()
+                    flushed = self._pending[1] if self._pending else "0/0"
+                    row = connection.execute(self._look_statement, (flushed,)).fetchone()
+                break
+            except StoreUnreachable:
+                if self._woken or time.monotonic() >= deadline:
+                    raise
+                self._sleep(_POLL_SECONDS)
+        assert row is not None
+        position, inserted, flush, passed = row
+        if self._pending is not None and passed:
+            self._committed = max(self._committed, self._pending[0])
+            self._pending = None
+        if position > self._committed and self._pending is None:
+            if _lsn(flush) >= _lsn(inserted):
+                self._committed = position
+            else:
+                self._pending = (position, inserted)
+
+    def _opened(self) -> Connection:
+        connection = self._connection
+        if connection is None or connection.closed:
+            self._connection = self._pending = None
+            connection = self._connection = self._connections.take()
+            if not self.polling:
+                connection.add_notify_handler(self._news.append)
+                connection.execute(self._connections.address.sql("listen evlog_{schema}"))
+        return connection
+
+
+def _lsn(text: str) -> int:
+    high, _, low = text.partition("/")
+    return int(high, 16) << 32 | int(low, 16)

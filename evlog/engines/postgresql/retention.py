@@ -1,0 +1,130 @@
+"""Changing retention policies, which are events of the store's own, and telling what they are."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from evlog.errors import InvalidArgument, StreamNotFound, StreamTombstoned, WrongExpectedVersion
+from evlog.model.appends import ANY, NO_STREAM, STREAM_EXISTS, Expectation
+from evlog.model.events import JSON_CODE
+from evlog.model.filters import EVERYTHING
+from evlog.model.reports import PolicyInfo, retention_of
+from evlog.model.retention import KEEP_ALL, METADATA_TYPE, decode_policy, encode_policy, metadata_stream
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from evlog.engines.postgresql.core import Core
+    from evlog.model.appends import ExpectedVersion
+    from evlog.model.reports import Retention
+    from evlog.model.retention import Rule
+
+
+def set_retention(
+    core: Core,
+    stream: str | None,
+    category: str | None,
+    *,
+    max_count: int | None,
+    max_age_seconds: int | None,
+    before: int | None,
+    clear: bool,
+) -> None:
+    """Set the given parts of a policy, durably."""
+
+    def change(rule: Rule) -> Rule:
+        if stream is not None:
+            if rule.tombstone:
+                raise StreamTombstoned(stream)
+            if before is not None and before > 1:
+                after_last = core.reader.versions([stream])[0] + 1
+                if before > after_last:
+                    raise InvalidArgument(
+                        f"before is {before}, but the next event of {stream!r} has version {after_last}; "
+                        f"give at most {after_last}"
+                    )
+        rule = KEEP_ALL if clear else rule
+        return rule.replace(
+            max_count=rule.max_count if max_count is None else max_count,
+            max_age_us=rule.max_age_us if max_age_seconds is None else max_age_seconds * 1_000_000,
+            truncate_before=rule.truncate_before if before is None else before,
+        )
+
+    _change_policy(core, stream, category, change)
+
+
+def retention(core: Core, stream: str | None, category: str | None) -> Retention:
+    """Return what is kept of a stream, by its and its category's policy, or of a category's streams."""
+    with core.connections.lend() as connection:
+        rules = core.reader.policies.refreshed(connection)
+        if stream is None:
+            return retention_of(rules.categories.get(category or ""), 0)
+        return retention_of(rules.rule_for(stream), core.reader.versions_in(connection, [stream])[0])
+
+
+def policies(core: Core) -> list[PolicyInfo]:
+    """Return every policy in force."""
+    with core.connections.lend() as connection:
+        rules = core.reader.policies.refreshed(connection)
+        names = sorted(rules.streams)
+        versions = dict(zip(names, core.reader.versions_in(connection, names), strict=True))
+    own = [
+        PolicyInfo(name, None, retention_of(rule, versions[name]))
+        for name, rule in sorted(rules.streams.items())
+        if rule != KEEP_ALL
+    ]
+    common = [
+        PolicyInfo(None, name, retention_of(rule, 0))
+        for name, rule in sorted(rules.categories.items())
+        if rule != KEEP_ALL
+    ]
+    return own + common
+
+
+def delete_stream(core: Core, stream: str, *, tombstone: bool, expected: ExpectedVersion) -> int:
+    """Hide all events of a stream, durably, and return its last version."""
+    last_version = 0
+
+    def change(rule: Rule) -> Rule:
+        nonlocal last_version
+        last_version = core.reader.versions([stream])[0]
+        if not last_version and not (tombstone and expected == NO_STREAM):
+            raise StreamNotFound(stream)
+        if rule.is_deleted(last_version):
+            if expected == STREAM_EXISTS:
+                raise WrongExpectedVersion(stream, expected, 0)
+            if expected not in (ANY, NO_STREAM, last_version):
+                raise WrongExpectedVersion(stream, expected, last_version)
+            return rule.replace(tombstone=rule.tombstone or tombstone)
+        return rule.replace(deleted=last_version, tombstone=tombstone)
+
+    expectations = () if expected == ANY else (Expectation(0, stream, expected),)
+    _change_policy(core, stream, None, change, expectations)
+    return last_version
+
+
+def _change_policy(
+    core: Core,
+    stream: str | None,
+    category: str | None,
+    change: Callable[[Rule], Rule],
+    expectations: Sequence[Expectation] = (),
+) -> None:
+    """Append the changed policy to its stream, again if another change was first."""
+    name = metadata_stream(stream=stream, category=category)
+    while True:
+        last = next(core.reader.read_stream(name, 1, None, EVERYTHING, reverse=True, limit=1), None)
+        rule = KEEP_ALL if last is None else decode_policy(last.data)
+        changed = change(rule)
+        if changed == rule:
+            core.appender.flush()
+            return
+        event = (METADATA_TYPE, None, JSON_CODE, encode_policy(changed), None)
+        here = Expectation(0, name, NO_STREAM if last is None else last.version)
+        try:
+            core.appender.append([name], [event], (here, *expectations), system=True)
+        except WrongExpectedVersion as error:
+            if error.stream != name:
+                raise
+        else:
+            return

@@ -1,0 +1,153 @@
+"""Verifying a store in PostgreSQL: its tables against each other, and a digest of every event.
+
+The digest of a position is SHA-256 over the store's id and then, for every event up to there, the length and
+the bytes of its record (as msgpack, as in a log). The server's own checks of its files (`data_checksums`,
+`pg_amcheck`) are the server's business.
+"""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from typing import TYPE_CHECKING, Final
+from uuid import UUID
+
+import msgpack
+
+from evlog.errors import InvalidArgument
+from evlog.model.filters import EVERYTHING
+from evlog.model.reports import DAMAGE, Finding, VerifyReport
+
+if TYPE_CHECKING:
+    from evlog.engine import Progress
+    from evlog.engines.postgresql.connections import Connection
+    from evlog.engines.postgresql.core import Core
+    from evlog.model.reports import StoreInfo
+
+# Each query finds what cannot be: the kind of the finding, and rows of (position or null, detail).
+_QUICK_CHECKS: Final = (
+    (
+        "position",
+        """select null, format('positions are missing: the log ends at %s, and %s are accounted for',
+                               l.position, c.n)
+           from {schema}.log l, (select (select count(*) from {schema}.events)
+                                      + (select count(*) from {schema}.removed_ids) as n) c
+           where l.position <> c.n""",
+    ),
+    (
+        "position",
+        """select global_position, 'the event is beyond the end of the log'
+           from {schema}.events, {schema}.log l where global_position > l.position or global_position < 1""",
+    ),
+    (
+        "checkpoint",
+        """select null, format('subscription %s is at position %s, beyond the end of the log',
+                               subscription_id, last_position)
+           from {schema}.subscription_checkpoints, {schema}.log l where last_position > l.position""",
+    ),
+)
+_FULL_CHECKS: Final = (
+    (
+        "id",
+        """select e.global_position, 'the id of the event is also the id of a removed one'
+           from {schema}.events e join {schema}.removed_ids r on r.id = e.id""",
+    ),
+    (
+        "version",
+        """select null, format('stream %s is at version %s with %s events, but has %s events and %s removed '
+                               'ones, the last at version %s', s.stream_id, s.version, s.events,
+                               coalesce(e.n, 0), coalesce(r.n, 0), greatest(e.last, r.last))
+           from {schema}.streams s
+           left join (select stream_id, count(*) n, max(version) last from {schema}.events group by 1) e
+               using (stream_id)
+           left join (select stream_id, count(*) n, max(version) last from {schema}.removed_ids group by 1) r
+               using (stream_id)
+           where s.events <> coalesce(e.n, 0) or s.version <> coalesce(e.n, 0) + coalesce(r.n, 0)
+              or s.version <> greatest(e.last, r.last)""",
+    ),
+    (
+        "version",
+        """select min(global_position), format('stream %s has events and is not listed', stream_id)
+           from {schema}.events e
+           where not exists (select 1 from {schema}.streams s where s.stream_id = e.stream_id)
+           group by stream_id""",
+    ),
+    (
+        "order",
+        """select global_position, 'the version of the event is not above that of the one before it'
+           from (select global_position, version,
+                        lag(version) over (partition by stream_id order by global_position) as before
+                 from {schema}.events) e
+           where before >= version""",
+    ),
+    (
+        "time",
+        """select global_position, 'the event is older than the one before it'
+           from (select global_position, created_at, lag(created_at) over (order by global_position) as before
+                 from {schema}.events) e
+           where before > created_at""",
+    ),
+)
+
+
+def verify(
+    core: Core,
+    connection: Connection,
+    info: StoreInfo,
+    *,
+    quick: bool,
+    against: str | None,
+    progress: Progress | None,
+) -> VerifyReport:
+    """Check a store. `quick` leaves out the digest and what reads every event."""
+    pin = None if against is None else _parse_pin(against)
+    if quick and pin is not None:
+        raise InvalidArgument("against needs every event, and quick reads few; give one of them")
+    head = core.reader.head_in(connection)
+    findings = []
+    for kind, query in _QUICK_CHECKS if quick else _QUICK_CHECKS + _FULL_CHECKS:
+        for position, detail in connection.execute(core.sql(query)).fetchall():
+            findings.append(Finding(kind, DAMAGE, "", None, position, detail))
+    digest = None
+    if not quick:
+        digest, pinned = _digest(core, head, pin, progress)
+        if pin is not None and pinned != pin[1]:
+            findings.append(_changed(core, connection, pin))
+    return VerifyReport(info.events, info.segments, info.bytes, head, digest, tuple(findings))
+
+
+def _digest(
+    core: Core, head: int, pin: tuple[int, str] | None, progress: Progress | None
+) -> tuple[str, str | None]:
+    """Return the digest of the log's end, and of the pinned position."""
+    whole = sha256(UUID(core.store_id).bytes)
+    pinned = whole.hexdigest() if pin is not None and pin[0] == 0 else None
+    pack = msgpack.Packer().pack
+    for event in core.reader.read_all(0, head, EVERYTHING, reverse=False, limit=None):
+        if pin is not None and pinned is None and event.position > pin[0]:
+            pinned = whole.hexdigest()
+        record = pack(tuple(event))
+        whole.update(len(record).to_bytes(4, "little"))
+        whole.update(record)
+        if progress is not None and not event.position % 1000:
+            progress(event.position, head)
+    if pin is not None and pinned is None and pin[0] == head:
+        pinned = whole.hexdigest()
+    return whole.hexdigest(), pinned
+
+
+def _changed(core: Core, connection: Connection, pin: tuple[int, str]) -> Finding:
+    row = connection.execute(
+        core.sql("select count(*) from {schema}.removed_ids where global_position <= %s"), (pin[0],)
+    ).fetchone()
+    removed = row[0] if row is not None else 0
+    detail = f"history up to position {pin[0]} is not what was pinned" + (
+        f"; compactions have removed {removed} of its events: pin a new digest" if removed else ""
+    )
+    return Finding("against", DAMAGE, "", None, pin[0], detail)
+
+
+def _parse_pin(text: str) -> tuple[int, str]:
+    position, colon, digest = text.partition(":")
+    if not (colon and position.isdigit() and len(digest) == 64):
+        raise InvalidArgument(f"invalid digest {text!r}; give POSITION:DIGEST as verify prints it")
+    return int(position), digest.lower()

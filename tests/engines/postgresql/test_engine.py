@@ -1,0 +1,290 @@
+"""What only a store in PostgreSQL has: its rights, its connections, its schema, followers of slow commits."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import psycopg
+import pytest
+
+import evlog
+from evlog import NewEvent
+from evlog.model.events import Event
+from tests.support.postgresql import PostgresqlServer
+from tests.support.tcp_proxy import ANSWER, REQUEST, proxying
+
+Url = Callable[[], str]
+LONG_SECONDS = 60.0
+
+# A call of the function `append` for one event: stream, type, id, JSON, whether it is the store's own.
+APPEND_CALL = (
+    "append(array[%s], array[%s], array[%s::uuid], array[false], array['json'], array[%s], "
+    "array[null]::bytea[], array[null], array[]::int[], array[]::text[], array[]::text[], false, %s)"
+)
+RACER = """
+import sys, uuid, evlog
+with evlog.open(sys.argv[1]) as store:
+    sys.stdin.readline()
+    results = [store.append("a", [evlog.NewEvent("T", n, id=uuid.UUID(int=n + 1))]) for n in range(20)]
+print(sum(not result.duplicate for result in results))
+"""
+
+
+def connect(url: str) -> psycopg.Connection[tuple[object, ...]]:
+    return psycopg.connect(url.partition("?")[0], autocommit=True)
+
+
+@pytest.mark.parametrize("what", [REQUEST, ANSWER])
+def test_an_append_whose_connection_breaks_is_made_once(
+    postgresql_server: PostgresqlServer, postgresql_url: Url, what: str
+) -> None:
+    url = postgresql_url()
+    with proxying(postgresql_server.port) as proxy:
+        through = url.replace(f":{postgresql_server.port}/", f":{proxy.port}/")
+        with evlog.open(through, create=True) as store:
+            for number in range(5):
+                proxy.cut(what)
+                result = store.append("a", [NewEvent("T", number), NewEvent("U", number)], 2 * number)
+                assert (result.first_version, result.duplicate) == (2 * number + 1, False)
+            assert proxy.cuts == 5
+            assert [event.position for event in store.read_all()] == list(range(1, 11))
+
+
+def test_an_id_that_eight_processes_append_is_stored_once(postgresql_url: Url) -> None:
+    url = postgresql_url()
+    evlog.open(url, create=True).close()
+    racers = [
+        subprocess.Popen(
+            [sys.executable, "-c", RACER, url], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(8)
+    ]
+    for racer in racers:
+        assert racer.stdin is not None
+        racer.stdin.write("go\n")
+        racer.stdin.flush()
+    stored = [int(racer.communicate(timeout=LONG_SECONDS)[0]) for racer in racers]
+    assert sum(stored) == 20
+    with evlog.open(url) as store:
+        assert [event.version for event in store.read("a")] == list(range(1, 21))
+
+
+def test_a_follower_misses_nothing_of_commits_that_are_slow(postgresql_url: Url) -> None:
+    url = postgresql_url()
+    with evlog.open(url, create=True) as store, store.subscribe() as run, connect(url) as slow:
+        store.append("a", [NewEvent("T", 0)])
+        schema = url.partition("schema=")[2]
+        with slow.transaction():
+            slow.execute(f"select {schema}.{APPEND_CALL}".encode(), ("b", "T", uuid4(), "1", False))
+            waiting = threading.Thread(target=store.append, args=("a", [NewEvent("T", 2)]))
+            waiting.start()  # it gets its position after the slow one has committed
+            first = run.next_event(LONG_SECONDS)
+            assert first is not None
+            assert first.data == b"0"
+            assert run.next_event(0) is None
+        later = [run.next_event(LONG_SECONDS), run.next_event(LONG_SECONDS)]
+        waiting.join()
+        assert [event and (event.position, event.data) for event in later] == [(2, b"1"), (3, b"2")]
+
+
+def test_a_store_without_listen_is_polled(postgresql_url: Url) -> None:
+    url = postgresql_url()
+    with evlog.open(url, create=True) as other, evlog.open(f"{url}&listen=no") as store:
+        other.append("a", [NewEvent("T", 0)])
+        with store.subscribe() as run:
+            assert run.next_event(LONG_SECONDS) is not None
+            timer = threading.Timer(0.1, other.append, ("a", [NewEvent("T", 1)]))
+            timer.start()
+            event = run.next_event(LONG_SECONDS)
+            timer.join()
+        assert event is not None
+        assert event.data == b"1"
+        with pytest.raises(evlog.Unsupported):  # a pooler would lose the lock of the name
+            store.subscribe("n")
+
+
+@pytest.mark.parametrize("data", [b'"' + b"x" * 10 + b'\\u0000"', b"[" * 20_000 + b"]" * 20_000])
+def test_json_comes_back_byte_for_byte(postgresql_url: Url, data: bytes) -> None:
+    url = postgresql_url()
+    event = ("T", UUID(int=1).bytes, 0, data, None)
+    with evlog.open(url, create=True) as store:
+        store.append_encoded(["a"], [event])
+        assert next(store.read("a")).data == data
+        assert store.append_encoded(["a"], [event]).duplicates == [True]
+        assert store.verify().ok
+
+
+def test_a_schema_that_many_create_at_once_is_created_once(postgresql_url: Url) -> None:
+    url = postgresql_url()
+    begun = threading.Barrier(4)
+    stores: list[evlog.EventStore] = []
+
+    def create() -> None:
+        begun.wait()
+        stores.append(evlog.open(url, create=True))
+
+    threads = [threading.Thread(target=create) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({store.id for store in stores}) == 1
+    assert sorted(store.created for store in stores) == [False, False, False, True]
+    for store in stores:
+        store.close()
+
+
+def test_a_role_that_may_only_append_can_do_nothing_else(
+    postgresql_server: PostgresqlServer, postgresql_url: Url
+) -> None:
+    url = postgresql_url()
+    schema = url.partition("schema=")[2]
+    evlog.open(url, create=True).close()
+    with connect(url) as connection:
+        for statement in (
+            f"create role writer_{schema} login",
+            f"grant usage on schema {schema} to writer_{schema}",
+            f"grant execute on function {schema}.describe, {schema}.append to writer_{schema}",
+        ):
+            connection.execute(statement.encode())
+    limited = url.replace("//evlog@", f"//writer_{schema}@")
+    with evlog.open(limited) as store:
+        event = NewEvent("T", 0, id=UUID(int=1))
+        assert not store.append("a", [event], 0).duplicate
+        assert store.append("a", [event], 0).duplicate
+        uses: list[Callable[[], object]] = [
+            lambda: list(store.read_all()),
+            lambda: store.set_retention("a", max_count=1),
+            lambda: store.delete_stream("a"),
+            store.compact,
+        ]
+        for use in uses:
+            with pytest.raises(evlog.StoreAccessDenied):
+                use()
+    with connect(limited) as connection:
+        for call in (
+            f"select {schema}.remove_events('a', 99, now(), 99)",
+            f"update {schema}.log set position = 0",
+        ):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                connection.execute(call.encode())
+        for system in (False, True):  # nor by the function itself: a policy could hide events
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                connection.execute(
+                    f"select {schema}.{APPEND_CALL}".encode(), ("$$a", "$metadata", uuid4(), "{}", system)
+                )
+    with evlog.open(url) as store:
+        assert store.verify().ok
+        assert store.head == 1
+
+
+def test_each_failure_to_open_has_its_error(
+    postgresql_server: PostgresqlServer, postgresql_url: Url, tmp_path: Path
+) -> None:
+    with proxying(postgresql_server.port) as closed:
+        pass  # nothing listens on its port now
+    with connect(postgresql_server.url()) as connection:
+        connection.execute("create database latin encoding 'LATIN1' template template0 locale 'C'")
+    url = postgresql_url()
+    cases: list[tuple[str, type[evlog.EvlogError], int]] = [
+        (url, evlog.StoreNotFound, 5),
+        (postgresql_server.url("nothing"), evlog.StoreNotFound, 5),
+        (url.replace("evlog@", "nobody:secret@"), evlog.StoreAccessDenied, 1),
+        (url.replace(str(postgresql_server.port), str(closed.port)), evlog.StoreUnreachable, 12),
+        (url.replace("evlog@127.0.0.1", "evlog:secret@no.invalid"), evlog.StoreUnreachable, 12),
+        (postgresql_server.url("latin"), evlog.ServerUnsuitable, 10),
+        (f"{url}&schema=Upper", evlog.InvalidArgument, 2),
+        (f"{url}&listen=maybe", evlog.InvalidArgument, 2),
+        (f"{url}&unheard=of", evlog.InvalidArgument, 2),
+        (url.replace("127.0.0.1", "[::1"), evlog.InvalidArgument, 2),
+    ]
+    for where, error, code in cases:
+        with pytest.raises(error) as caught:
+            evlog.open(where)
+        assert caught.value.exit_code == code, where
+        assert "secret" not in f"{caught.value} {caught.value!r} {caught.value.attributes()}"
+        assert "\n" not in str(caught.value)
+
+
+def test_a_password_is_never_shown(postgresql_url: Url) -> None:
+    url = postgresql_url().replace("evlog@", "evlog:secret@") + "&sslpassword=secret"
+    with evlog.open(url, create=True) as store:
+        assert "evlog@" in store.path
+        for shown in (repr(store), store.path, store.info().path):
+            assert "secret" not in shown
+    with pytest.raises(evlog.StoreClosed) as caught:
+        store.append("a", [NewEvent("T")])
+    assert "secret" not in str(caught.value)
+
+
+def test_a_forked_child_and_its_parent_both_work_on(postgresql_url: Url) -> None:
+    url = postgresql_url()
+    with evlog.open(url, create=True) as store:
+        store.append("a", [NewEvent("T", 0)])
+        child = os.fork()
+        if not child:
+            try:
+                store.append("a", [NewEvent("T", 1)])
+                store.close()
+            finally:
+                os._exit(0)
+        os.waitpid(child, 0)
+        store.append("a", [NewEvent("T", 2)])
+        assert [event.data for event in store.read("a")] == [b"0", b"1", b"2"]
+
+
+def test_connections_that_the_server_ended_are_replaced(postgresql_url: Url) -> None:
+    url = postgresql_url()
+    with evlog.open(url, create=True) as store, connect(url) as other, store.subscribe() as run:
+        end = (
+            "select count(pg_terminate_backend(pid, 10000)) from pg_stat_activity "
+            "where application_name = 'evlog'"
+        )
+        store.append("a", [NewEvent("T", 0)])
+        assert run.next_event(LONG_SECONDS) is not None
+        for number in range(1, 4):
+            other.execute(end)
+            assert store.head == number
+            store.append("a", [NewEvent("T", number)])
+            event = run.next_event(LONG_SECONDS)
+            assert event is not None
+            assert event.data == str(number).encode()
+
+
+def test_a_database_whose_transactions_are_stricter_is_used_all_the_same(postgresql_url: Url) -> None:
+    url = postgresql_url() + "&options=-cdefault_transaction_isolation%3Dserializable"
+    evlog.open(url, create=True).close()
+
+    def work() -> None:
+        with evlog.open(url) as store:
+            for number in range(10):
+                store.append("a", [NewEvent("T", number)])
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    with evlog.open(url) as store:
+        events: list[Event] = list(store.read("a"))
+        assert [event.position for event in events] == list(range(1, 41))
+
+
+def test_a_closed_follower_leaves_other_descriptors_alone(postgresql_url: Url) -> None:
+    with evlog.open(postgresql_url(), create=True) as store:
+        feed = store.engine.follow(evlog.EventFilter())
+        feed.close()
+        reused = [os.pipe() for _ in range(4)]  # the numbers of the feed's own
+        feed.close()
+        del feed
+        for out, into in reused:
+            os.write(into, b"x")
+            assert os.read(out, 1) == b"x"
+            os.close(out)
+            os.close(into)

@@ -1,0 +1,153 @@
+"""A PostgreSQL server of the tests' own: on loopback, with a free port and its data in a temporary folder."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+
+from tests.support.server import can_switch, free_port, give_to, group_of
+
+_SETTINGS = {
+    "listen_addresses": "127.0.0.1",
+    "unix_socket_directories": "",
+    "max_connections": "200",
+    "wal_level": "replica",
+    "max_wal_senders": "4",
+}
+_START_SECONDS = 60.0
+# Even if the tests are killed, no server is left. The signal comes when the thread that started it ends.
+_DIES_WITH_US = ["setpriv", "--pdeathsig", "INT"] if shutil.which("setpriv") else []
+
+
+def binaries() -> Path | None:
+    """Return the folder of the newest installed server's programs: Debian's, or those on the path."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda path: int(path.parts[4]))
+    return found[-1].parent if found else None
+
+
+class PostgresqlServer:
+    """A server that can be killed and started again. Made by `serving`."""
+
+    def __init__(self, folder: Path, programs: Path) -> None:
+        self.data = folder / "data"
+        self.port = free_port()
+        self._folder = folder
+        self._programs = programs
+        self._user = _user()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def url(self, database: str = "postgres", **options: str) -> str:
+        """Return the URL of a store in a database."""
+        words = "&".join(f"{name}={value}" for name, value in options.items())
+        return f"postgresql://evlog@127.0.0.1:{self.port}/{database}" + (f"?{words}" if words else "")
+
+    def create(self) -> None:
+        """Make the data folder."""
+        give_to(self._user, self._folder)
+        self.run("initdb", "-D", self.data, "-A", "trust", "-U", "evlog", "-E", "UTF8", "--no-sync")
+
+    def run(self, program: str, *arguments: object) -> str:
+        """Run one of the server's programs as the server's user."""
+        done = subprocess.run(
+            [str(self._programs / program), *map(str, arguments)],
+            cwd=self._folder,
+            user=self._user if can_switch() else None,
+            group=group_of(self._user) if can_switch() else None,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def start(self, **settings: str) -> None:
+        """Start it and wait until it answers."""
+        words = [f"-c{name}={value}" for name, value in (_SETTINGS | settings).items()]
+        with (self._folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [
+                    *_DIES_WITH_US,
+                    str(self._programs / "postgres"),
+                    "-D",
+                    str(self.data),
+                    f"-p{self.port}",
+                    *words,
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self._folder,
+                user=self._user if can_switch() else None,
+                group=group_of(self._user) if can_switch() else None,
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + _START_SECONDS
+        while True:
+            try:
+                psycopg.connect(self.url(), connect_timeout=5).close()
+            except psycopg.OperationalError:
+                assert self._process.poll() is None, (self._folder / "log").read_text(errors="replace")[
+                    -2000:
+                ]
+                assert time.monotonic() < deadline, "the server did not start"
+                time.sleep(0.02)
+            else:
+                return
+
+    def kill(self) -> None:
+        """Kill every process of the server with SIGKILL."""
+        assert self._process is not None
+        pids = [self._process.pid, *_descendants(self._process.pid)]
+        for pid in pids:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass  # ended by itself
+        self._process.wait()
+        while any(Path(f"/proc/{pid}").exists() for pid in pids):
+            time.sleep(0.01)  # until no process holds the shared memory
+        self._process = None
+
+    def stop(self) -> None:
+        """Stop it, if it runs."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGINT)
+            self._process.wait()
+            self._process = None
+
+
+@contextmanager
+def serving(folder: Path, programs: Path, **settings: str) -> Iterator[PostgresqlServer]:
+    """Run a new server inside the block."""
+    server = PostgresqlServer(folder, programs)
+    server.create()
+    server.start(**settings)
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+def _user() -> str | None:
+    """Return the user that runs the server, which refuses to be root's."""
+    if not can_switch():
+        return None
+    names = {entry.pw_name for entry in pwd.getpwall()}
+    return "postgres" if "postgres" in names else "nobody"
+
+
+def _descendants(pid: int) -> list[int]:
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        return []
+    return [each for child in map(int, children) for each in (child, *_descendants(child))]
