@@ -140,7 +140,8 @@ def open_or_create(given: Given) -> EventStore:
         lock_timeout=_timeout(given.lock_timeout),
     )
     if store.created:
-        console.note(f"created the store {path if options.named_store(given) else f'./{path}'}")
+        name = options.printed_name(path, store)
+        console.note(f"created the store {f'./{name}' if path == options.DEFAULT_STORE else name}")
     return store
 
 

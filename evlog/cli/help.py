@@ -35,7 +35,7 @@ PARAMETERS: Final = (argument("TOPIC", "A page of the guide, or a command."),)
 _READING_ORDER: Final = (
     *("concepts", "append", "import", "read", "follow", "python", "concurrency", "ci", "cron", "outbox"),
     *("retention", "compaction", "backup", "verify"),
-    *("json", "exit-codes", "errors", "limits", "format", "engines", "performance"),
+    *("json", "exit-codes", "errors", "limits", "format", "engines", "postgresql", "performance"),
 )
 _END: Final = "Commands: `evlog --help` lists them, `evlog help COMMAND` explains one."
 _WIDEST_COLUMNS: Final = 100  # longer lines are hard to read

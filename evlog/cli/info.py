@@ -18,6 +18,7 @@ HELP: Final = """Show what is in the store: counts, bytes on disk, segments, fir
 In a pipe it is one JSON object; positions are 0 and times null while the store is empty. "policies" counts
 the streams and categories for which `evlog retain` has set something; deleted streams are counted apart.
 "saved_bytes" is how many bytes `evlog compact --compress` saved in "compressed_segments".
+"capabilities" say what the store's engine can do, and what an append survives.
 
 \b
   evlog info
@@ -31,19 +32,22 @@ PARAMETERS: Final = (STORE,)
 def command(given: Given) -> None:
     """Print the numbers."""
     with options.open_store(given) as store:
-        info = store.info()
+        info, can = store.info(), store.capabilities
     if console.stdout_is_terminal():
-        lines = (f"{name:<15} {console.printable(text)}\n" for name, text in _readable(info).items())
+        lines = (f"{name:<15} {console.printable(text)}\n" for name, text in _readable(info, can).items())
         console.write("".join(lines).encode(errors="backslashreplace"))
     else:
         numbers = info._asdict() | {"first_time": _iso(info.first_time), "last_time": _iso(info.last_time)}
+        numbers["capabilities"] = vars(can)
         console.write_object(numbers)
 
 
-def _readable(info: evlog.StoreInfo) -> dict[str, str]:
+def _readable(info: evlog.StoreInfo, can: evlog.Capabilities) -> dict[str, str]:
     span = f"{info.first_position:,} to {info.last_position:,}" if info.events else "none"
     return {
         "path": info.path,
+        "engine": can.engine,
+        "durability": can.durability,
         "id": str(info.id),
         "format": str(info.format),
         "events": f"{info.events:,}",

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from evlog.cli._support.parameters import Given
 
-HELP: Final = """Create an empty store: ./.evlog, or the directory that --store or EVLOG_STORE names.
+HELP: Final = """Create an empty store: ./.evlog, or the directory or URL that --store or EVLOG_STORE names.
 
 A store that exists is left as it is, which is not an error. `evlog append` creates a missing store by itself;
 use init to create it earlier, or with segments of another size: the log is a sequence of segments, and a new
@@ -38,7 +38,7 @@ def command(given: Given) -> None:
     sizes = {"segment_bytes": given.segment_bytes, "segment_events": given.segment_events}
     wanted = {name: value for name, value in sizes.items() if value is not None}
     with open(path, create=True, **wanted) as store:
-        created, id = store.created, str(store.id)
+        created, id, path = store.created, str(store.id), options.printed_name(path, store)
     if not created:
         kept = ", and its segments keep their size" if wanted else ""
         console.note(f"the store {path} exists already; it was not changed{kept}")

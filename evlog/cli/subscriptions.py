@@ -101,7 +101,7 @@ def _replay(given: Given) -> None:
         if given.exec is None:
             _print_parked(store, given.name)
         else:
-            _run_on_parked(store, given.name, given.exec)
+            _run_on_parked(store, given)
 
 
 def _print_parked(store: evlog.EventStore, name: str) -> None:
@@ -124,11 +124,12 @@ def _event_at(store: evlog.EventStore, position: int) -> Iterator[Event]:
     return store.read_all(position - 1, position, include_system=True)
 
 
-def _run_on_parked(store: evlog.EventStore, name: str, exec: str) -> None:
+def _run_on_parked(store: evlog.EventStore, given: Given) -> None:
     from evlog.cli._support.exec import Command, check_command, reason_of
     from evlog.cli._support.stops import Stopped, Stops, end_by
 
-    check_command(exec)
+    check_command(given.exec)
+    path = options.find_store(given)
 
     def run(event: Event) -> None:
         try:
@@ -139,14 +140,16 @@ def _run_on_parked(store: evlog.EventStore, name: str, exec: str) -> None:
 
     try:
         with Stops(watch_reader=False) as stops:
-            command = Command(exec, store.path, stops, keeps_stderr=True)
-            result = store.replay_parked(name, run)
+            command = Command(
+                given.exec, path if options.is_url(path) else store.path, stops, keeps_stderr=True
+            )
+            result = store.replay_parked(given.name, run)
     except Stopped as stopped:
         end_by(stopped)
     if result.gone:
         console.note(f"{result.gone} parked events are no longer in the log; they were removed from the list")
     if result.failed:
-        raise ReplayFailed(name, result.failed, result.succeeded)
+        raise ReplayFailed(given.name, result.failed, result.succeeded)
 
 
 def _print(info: evlog.SubscriptionInfo) -> None:

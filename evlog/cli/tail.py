@@ -194,14 +194,14 @@ def _run(path: str, plan: _Plan) -> str:
     with Stops(plan.timeout_seconds, watch_reader=plan.exec is None) as stops:
         try:
             with _open(path, stops, follow=plan.follow) as store:
-                return _deliver(store, plan, stops)
+                return _deliver(store, path, plan, stops)
         except Stopped as stopped:
             if stopped.is_timeout:
                 raise
             end_by(stopped)
 
 
-def _deliver(store: evlog.EventStore, plan: _Plan, stops: Stops) -> str:
+def _deliver(store: evlog.EventStore, path: str, plan: _Plan, stops: Stops) -> str:
     name, filter = plan.name, plan.filter
     if filter.stream is not None and not plan.follow and not store.has_stream(filter.stream):
         raise StreamNotFound(filter.stream)
@@ -221,7 +221,7 @@ def _deliver(store: evlog.EventStore, plan: _Plan, stops: Stops) -> str:
         sink: Sink | None = None
         try:
             with stops.let_through:
-                sink = _make_sink(store, plan, stops, subscription)
+                sink = _make_sink(store, path, plan, stops, subscription)
                 return deliver(
                     subscription,
                     sink,
@@ -236,11 +236,15 @@ def _deliver(store: evlog.EventStore, plan: _Plan, stops: Stops) -> str:
             subscription.close(None if sink is None else sink.undone)
 
 
-def _make_sink(store: evlog.EventStore, plan: _Plan, stops: Stops, subscription: evlog.Subscription) -> Sink:
+def _make_sink(
+    store: evlog.EventStore, path: str, plan: _Plan, stops: Stops, subscription: evlog.Subscription
+) -> Sink:
     if plan.exec is not None:
         from evlog.cli._support.exec import Command, Runner
 
-        command = Command(plan.exec, store.path, stops, keeps_stderr=plan.parks)
+        command = Command(
+            plan.exec, path if options.is_url(path) else store.path, stops, keeps_stderr=plan.parks
+        )
         return Runner(command, subscription, stops, plan.retries, parks=plan.parks)
     if not console.stdout_is_terminal():
         return Printer(None)
@@ -257,7 +261,7 @@ def _open(path: str, stops: Stops, *, follow: bool) -> evlog.EventStore:
     try:
         return open(path)
     except StoreNotFound:
-        if not follow:
+        if not follow or options.is_url(path):
             raise
     if os.path.lexists(path) and not os.path.isdir(path):
         raise NotAStore(path, "not a directory")  # and it will not become one

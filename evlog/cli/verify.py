@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from evlog.cli._support import console, options
 from evlog.cli._support.parameters import PATH, STORE, flag, option
-from evlog.errors import EXIT_CORRUPT, EXIT_OK, InvalidArgument
+from evlog.errors import EXIT_CORRUPT, EXIT_OK, InvalidArgument, Unsupported
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -53,6 +53,8 @@ def command(given: Given) -> int:
             "--quick, --repair, --against and --salvage exclude each other", "give one of them"
         )
     path = options.find_store(given)
+    if options.is_url(path):
+        return _verify_url(given, path)
     if given.repair:
         from evlog import repair_store
 
@@ -68,6 +70,20 @@ def command(given: Given) -> int:
     report = _with_progress(
         lambda progress: verify_store(path, quick=given.quick, against=given.against, progress=progress)
     )
+    return _print(report.ok, report.as_object(), _readable(report))
+
+
+def _verify_url(given: Given, path: str) -> int:
+    """Verify a store on a server, which has its own tools for the rest."""
+    from evlog.store import open
+
+    with open(path) as store:
+        if given.repair or given.salvage is not None:
+            operation = "verify --repair" if given.repair else "verify --salvage"
+            raise Unsupported(store.capabilities.engine, operation)
+        report = _with_progress(
+            lambda progress: store.verify(quick=given.quick, against=given.against, progress=progress)
+        )
     return _print(report.ok, report.as_object(), _readable(report))
 
 

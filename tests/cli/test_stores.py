@@ -88,7 +88,10 @@ def test_info_is_one_object(evlog: Evlog) -> None:
         *("path", "id", "format", "events", "streams", "bytes", "segments"),
         *("first_position", "last_position", "first_time", "last_time"),
         *("policies", "deleted_streams", "compressed_segments", "saved_bytes", "clock_ahead_seconds"),
+        "capabilities",
     ]
+    assert empty["capabilities"]["engine"] == "directory"
+    assert "returns when" in empty["capabilities"]["durability"]
     assert (empty["events"], empty["first_position"], empty["last_time"]) == (0, 0, None)
     evlog("append", "a", "T")
     evlog("append", "b", "T")

@@ -79,7 +79,7 @@ class Command:
 
     Args:
         command: what `sh -c` is given.
-        store_path: the store, which an `evlog` in the command finds in EVLOG_STORE.
+        store_path: the store or its URL, which an `evlog` in the command finds in EVLOG_STORE.
         stops: what may end it early.
         keeps_stderr: have the error of a failure hold the end of what the command wrote to stderr.
     """
@@ -88,7 +88,8 @@ class Command:
         self._command = command
         self._stops = stops
         self._keeps_stderr = keeps_stderr
-        self._environment = {**os.environb, b"EVLOG_STORE": os.fsencode(os.path.abspath(store_path))}
+        store = store_path if "://" in store_path else os.path.abspath(store_path)  # a URL stays as it is
+        self._environment = {**os.environb, b"EVLOG_STORE": os.fsencode(store)}
 
     def __call__(self, event: Event) -> None:
         """Run the command on the event and wait for its end.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from evlog.cli._support import console
-from evlog.errors import EvlogError, InvalidArgument, StoreAccessDenied, StoreNotFound
+from evlog.errors import EvlogError, InvalidArgument, NotAStore, StoreAccessDenied, StoreNotFound
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from evlog.cli._support.parameters import Given
 
 DEFAULT_STORE: Final = ".evlog"
+_MAX_URL_BYTES: Final = 4096
 
 
 class ForeignStore(StoreAccessDenied):
@@ -36,13 +37,15 @@ def named_store(given: Given) -> str | None:
     path: str | None = given.store
     if path is not None:
         if not path:
-            raise InvalidArgument("--store is empty", "give the path of a directory")
+            raise InvalidArgument("--store is empty", "give the path of a directory, or a URL")
         return path
     return os.environ.get("EVLOG_STORE") or None
 
 
 def find_store(given: Given) -> str:
     """Return the store to use: the one that is named, else the nearest `.evlog`, else `.evlog` here.
+
+    A `.evlog` that is a file holds the URL of the store.
 
     Raises:
         ForeignStore: the nearest one is another user's. A named one may be: its user has decided.
@@ -51,18 +54,32 @@ def find_store(given: Given) -> str:
     path = named_store(given)
     if path is None:
         return _nearest_store(_current_directory(DEFAULT_STORE)) or DEFAULT_STORE
-    if not os.path.isabs(path):
+    if not os.path.isabs(path) and not is_url(path):
         _current_directory(path)
     return path
 
 
 def new_store(given: Given) -> str:
-    """Return the path of the store that `init` creates: the one that is named, else `.evlog` here."""
+    """Return the store that `init` creates: the one that is named, else `.evlog` here, or the URL in it."""
     if named_store(given) is not None:
         return find_store(given)
     if os.path.lexists(DEFAULT_STORE):
         _check_owner(DEFAULT_STORE)
-    return DEFAULT_STORE
+    return _url_in(DEFAULT_STORE) if os.path.isfile(DEFAULT_STORE) else DEFAULT_STORE
+
+
+def is_url(path: str) -> bool:
+    """Whether a store is named by its URL, not by a path."""
+    if "://" not in path:
+        return False
+    from evlog.engine import scheme_of
+
+    return scheme_of(path) is not None
+
+
+def printed_name(path: str, store: evlog.EventStore) -> str:
+    """Return the name of a store as it was given, but a URL without its password."""
+    return store.path if is_url(path) else path
 
 
 def _current_directory(path: str) -> str:
@@ -73,16 +90,25 @@ def _current_directory(path: str) -> str:
 
 
 def _nearest_store(folder: str) -> str | None:
-    """Return the nearest `.evlog` directory, from a folder upwards."""
+    """Return the nearest `.evlog` from a folder upwards: a directory, or the URL that a file holds."""
     path = DEFAULT_STORE
-    while not os.path.isdir(path):
+    while not (os.path.isdir(path) or os.path.isfile(path)):
         above = os.path.dirname(folder)
         if above == folder:
             return None
         folder = above
         path = os.path.join(folder, DEFAULT_STORE)
     _check_owner(path)
-    return path
+    return path if os.path.isdir(path) else _url_in(path)
+
+
+def _url_in(path: str) -> str:
+    """Return the URL that a `.evlog` file holds."""
+    with open(path, "rb") as file:
+        text = file.read(_MAX_URL_BYTES).decode(errors="replace").strip()
+    if not is_url(text) or not text.isprintable():
+        raise NotAStore(path, "it is a file, and does not hold the URL of a store")
+    return text
 
 
 def _check_owner(path: str) -> None:

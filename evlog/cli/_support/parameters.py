@@ -99,7 +99,7 @@ def flag(flags: str, help: str) -> Parameter:
 STORE: Final = option(
     "--store -s",
     "PATH",
-    "The store's directory; else $EVLOG_STORE, else the nearest .evlog from here upwards.",
+    "The store's directory or URL; else $EVLOG_STORE, else the nearest .evlog from here upwards.",
     PATH,
 )
 CATEGORY: Final = option("--category", "NAME", "Streams named NAME or NAME-….")
