@@ -38,6 +38,7 @@ def test_compressing_without_zstandard_changes_nothing(filled: EventStore) -> No
     assert not segment_files(filled, "log.zst")
 
 
+@pytest.mark.exact_hashes  # else a look-up reads what is compressed
 def test_what_is_compressed_asks_for_zstandard_and_the_rest_does_not(
     filled: EventStore, request: pytest.FixtureRequest
 ) -> None:
@@ -55,6 +56,7 @@ def test_what_is_compressed_asks_for_zstandard_and_the_rest_does_not(
                 ask()
 
 
+@pytest.mark.exact_hashes  # else a look-up reads what is compressed
 def test_zstandard_is_imported_by_who_reads_what_is_compressed_only(filled: EventStore) -> None:
     filled.compact(compress=True)
     program = (
