@@ -13,7 +13,7 @@ from operator import attrgetter, itemgetter
 
 from evlog.errors import EventTooLarge, InvalidEvent
 from evlog.model.events import CONTENT_TYPES, JSON_CODE, MAX_EVENT_BYTES, TEXT_CODE, NewEvent, check_type
-from evlog.model.json_text import make_decoder
+from evlog.model.json_text import encode_json, make_decoder
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -165,10 +165,8 @@ def _encode_id(id: UUID | str | bytes) -> bytes:
 
 def dump_json(value: Any, field: str) -> bytes:
     """Encode a Python object as compact strict JSON, or raise InvalidEvent."""
-    import json
-
     try:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+        return encode_json(value).encode()
     except (ValueError, TypeError, RecursionError) as error:
         raise InvalidEvent(field, f"is not JSON: {error}") from None
 

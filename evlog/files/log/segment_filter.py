@@ -15,13 +15,13 @@ from zlib import crc32
 from evlog.errors import EvlogError
 from evlog.files.disk.files import map_file
 from evlog.files.format import paths
-from evlog.files.format.filter import MARKS, SEVERAL, decode_blocks, look_up
+from evlog.files.format.filter import MARKS, SEVERAL, LookUp, decode_blocks
 from evlog.files.format.headers import KIND_IDS, KIND_STREAMS, KIND_TYPES, FormatFault
 from evlog.files.format.sorted_index import PAGE_BYTES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from typing import Final, Protocol
 
     from evlog.files.format.filter import Block, Identity
@@ -155,46 +155,36 @@ class SegmentFilter:
         if not sealed:
             return []
         key = hash >> 32 if kind == KIND_STREAMS else hash
-        keys = (key,)
-        while True:
-            view = self._view_of(sealed)
-            places = view.uncovered[::-1]
-            try:
-                for table in view.tables(kind):
-                    if table.unchecked:
-                        table.check(keys)
-                    cells = table.cells
-                    mark = cells[key * len(cells) >> 32]
-                    if mark and (mark == SEVERAL or mark == key % MARKS + 1):
-                        places.append(table.place)
-            except FilterFault as fault:
-                self._forget(view, fault.identity)
-                continue
-            places.sort(reverse=True)
-            return places
+        view = self._checked_view(sealed, kind, (key,))
+        places = view.uncovered[::-1]
+        for table in view.tables(kind):
+            cells = table.cells
+            mark = cells[key * len(cells) >> 32]
+            if mark and (mark == SEVERAL or mark == key % MARKS + 1):
+                places.append(table.place)
+        places.sort(reverse=True)
+        return places
 
-    def candidates(self, sealed: Sequence[Sealed], hashes: Sequence[int]) -> list[tuple[int, Sequence[int]]]:
-        """Find the segments that may hold some of the ids with these hashes, newest first.
+    def candidates(
+        self, sealed: Sequence[Sealed], hashes: Sequence[int]
+    ) -> Iterator[tuple[int, Sequence[int]]]:
+        """Iterate over the segments that may hold some of the ids with these hashes.
 
-        Returns:
-            Pairs of a segment's place, and the indexes in `hashes` of the ids that it may hold.
+        Those without a block come first, then the others, newest first: a caller that has found all ids
+        looks no further.
+
+        Yields:
+            A segment's place, and the indexes in `hashes` of the ids that it may hold.
         """
-        if not sealed:
-            return []
-        keys = [hash >> 32 for hash in hashes]
-        while True:
-            view = self._view_of(sealed)
-            found: dict[int, Sequence[int]] = dict.fromkeys(view.uncovered, range(len(keys)))
-            try:
-                for table in view.tables(KIND_IDS):
-                    if table.unchecked:
-                        table.check(keys)
-                    if hits := look_up(table.cells, keys):
-                        found[table.place] = hits
-            except FilterFault as fault:
-                self._forget(view, fault.identity)
-                continue
-            return [(place, found[place]) for place in sorted(found, reverse=True)]
+        if not (sealed and hashes):
+            return
+        look_up = LookUp([hash >> 32 for hash in hashes])
+        view = self._checked_view(sealed, KIND_IDS, look_up.keys)
+        for place in reversed(view.uncovered):
+            yield place, range(len(hashes))
+        for table in reversed(view.tables(KIND_IDS)):
+            if found := look_up.find(table.cells):
+                yield table.place, found
 
     def load(self) -> tuple[memoryview, dict[Identity, Block], int]:
         """Map the file as it is now, and use it from the next look-up on.
@@ -242,6 +232,18 @@ class SegmentFilter:
             view = _View(raw, blocks, sealed, uncovered)
         self._view = view
         return view
+
+    def _checked_view(self, sealed: Sequence[Sealed], kind: int, keys: Sequence[int]) -> _View:
+        """Return the view of these segments, with every page checked that an answer for the keys rests on."""
+        while True:
+            view = self._view_of(sealed)
+            try:
+                for table in view.tables(kind):
+                    if table.unchecked:
+                        table.check(keys)
+                return view
+            except FilterFault as fault:
+                self._forget(view, fault.identity)
 
     def _forget(self, view: _View, identity: Identity) -> None:
         """Treat a segment as one without a block: its block is damaged."""

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import evlog
 from evlog import EventStore
 from evlog.files.disk.files import DISK
-from evlog.files.format.filter import decode_blocks, encode_block, encode_filter_header, fill_table, look_up
+from evlog.files.format.filter import LookUp, decode_blocks, encode_block, encode_filter_header, fill_table
 from evlog.files.format.headers import KIND_IDS, FormatFault
 from evlog.files.log import segment_filter as module
 from evlog.files.log.log import Log
@@ -32,14 +32,14 @@ keys = st.lists(st.integers(0, 2**32 - 1), max_size=60)
 def test_no_key_of_a_table_is_ever_missed(held: list[int], others: list[int]) -> None:
     table = fill_table(held)
     asked = held + others
-    assert set(range(len(held))) <= set(look_up(table, asked))
+    assert set(range(len(held))) <= set(LookUp(asked).find(table))
 
 
 def test_few_absent_keys_are_taken_for_present_ones() -> None:
     dice = random.Random(5)
     for count, most in ((1000, 0.006), (20_000, 0.035)):
         table = fill_table([dice.getrandbits(32) for _ in range(count)])
-        assert len(look_up(table, [dice.getrandbits(32) for _ in range(20_000)])) < 20_000 * most
+        assert len(LookUp([dice.getrandbits(32) for _ in range(20_000)]).find(table)) < 20_000 * most
 
 
 def test_blocks_are_found_up_to_the_first_that_is_not_whole() -> None:
@@ -238,7 +238,7 @@ def test_large_tables_are_checked_by_the_page(monkeypatch: pytest.MonkeyPatch, t
         Path(filter.path).write_bytes(content)
         filter.load()
         for key in held[:300]:
-            assert filter.candidates(sealed, [key << 32]) == [(0, [0])] or filter.is_due  # type: ignore[arg-type]
+            assert list(filter.candidates(sealed, [key << 32])) == [(0, [0])] or filter.is_due  # type: ignore[arg-type]
             assert [place for place, _ in filter.candidates(sealed, [key << 32])] == [0]  # type: ignore[arg-type]
 
 
@@ -250,4 +250,4 @@ def test_kind_of_ids_is_what_candidates_are(store: EventStore) -> None:
     fill(store, 30)
     log = Log(store.path)
     assert log.filter.places([], KIND_IDS, 5) == []
-    assert log.filter.candidates([], [5]) == []
+    assert list(log.filter.candidates([], [5])) == []
