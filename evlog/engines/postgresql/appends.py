@@ -99,8 +99,6 @@ class Appender:
                 positions, versions, known = self._execute(connection, request)
                 return positions, versions, request.duplicates(known)
             except (StoreUnreachable, psycopg.Error) as error:
-                if not sent:
-                    raise
                 if isinstance(error, psycopg.Error) and not is_broken(error):
                     if error.sqlstate in _REFUSED_BY_JSON and not request.raw_json:
                         request.raw_json = True
@@ -109,8 +107,11 @@ class Appender:
                     continue
                 self._connections.forget_idle()
                 if time.monotonic() >= deadline:
+                    if not sent:
+                        raise
                     raise AppendUnknown(self._connections.address.text, str(error)) from error
-                request.look_up_all_ids()
+                if sent:
+                    request.look_up_all_ids()
                 time.sleep(pause_seconds)
                 pause_seconds = min(1.0, 2 * pause_seconds)
             finally:

@@ -50,16 +50,16 @@ class Load:
             with evlog.open(self.url) as store:
                 after = 0
                 while not self.ended.is_set():
-                    with store.subscribe(after=after) as run:
-                        try:
+                    try:
+                        with store.subscribe(after=after) as run:
                             while not self.ended.is_set():
                                 event = run.next_event(0.1)
                                 if event is not None:
                                     after = event.position
                                     with self.changed:
                                         self.followed.append((event.position, event.id))
-                        except evlog.StoreUnreachable:
-                            pass  # in the middle of a page
+                    except evlog.StoreUnreachable:
+                        pass  # in the middle of a page: begin again behind the last event
         except BaseException as error:  # noqa: BLE001 - looked at by the test
             self.fail(error)
 
