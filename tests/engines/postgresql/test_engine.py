@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -91,6 +92,28 @@ def test_a_follower_misses_nothing_of_commits_that_are_slow(postgresql_url: Url)
         later = [run.next_event(LONG_SECONDS), run.next_event(LONG_SECONDS)]
         waiting.join()
         assert [event and (event.position, event.data) for event in later] == [(2, b"1"), (3, b"2")]
+
+
+def test_a_follower_gets_only_what_is_flushed(postgresql_url: Url) -> None:
+    url = postgresql_url()
+    schema = url.partition("schema=")[2]
+    with evlog.open(url, create=True) as store, store.subscribe() as run, connect(url) as other:
+        other.execute("set synchronous_commit = off")
+        other.execute("checkpoint")
+        row = other.execute("select pid from pg_stat_activity where backend_type = 'walwriter'").fetchone()
+        assert row is not None
+        walwriter = int(str(row[0]))
+        os.kill(walwriter, signal.SIGSTOP)  # what would flush the commit in time
+        try:
+            with other.transaction():
+                other.execute(f"select {schema}.{APPEND_CALL}".encode(), ("a", "T", uuid4(), "1", False))
+                row = other.execute("select pg_current_wal_insert_lsn()").fetchone()
+                assert row is not None
+            assert run.next_event(LONG_SECONDS) is not None
+            flushed = other.execute("select pg_current_wal_flush_lsn() >= %s::pg_lsn", row).fetchone()
+        finally:
+            os.kill(walwriter, signal.SIGCONT)
+        assert flushed == (True,)
 
 
 def test_a_store_without_listen_is_polled(postgresql_url: Url) -> None:
