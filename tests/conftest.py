@@ -8,6 +8,7 @@ a test starts: all tests but those of the hashes' own bytes must pass with it, t
 from __future__ import annotations
 
 import os
+import signal
 import runpy
 import sys
 import tempfile
@@ -28,6 +29,10 @@ if HASHES_ARE_CUT:  # before anything of evlog is imported
 
 from evlog import EventStore  # noqa: E402
 from tests.support.helpers import Clock, FixedRandom, content, small_store  # noqa: E402
+
+# A job in a shell's background ignores Ctrl-C, and all that it starts: no test of it would end.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _COMMON = {
     "deadline": None,  # a slow machine is no failure

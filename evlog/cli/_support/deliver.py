@@ -127,7 +127,7 @@ def deliver(
     Args:
         after_version: events of this version and below are left out.
         follow: wait for new events; else stop after the last one there is.
-        idle_seconds: how long to wait for the next one; None: for ever.
+        idle_seconds: how long to wait for the next one; None: without a limit.
     """
     try:
         while True:
