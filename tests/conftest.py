@@ -8,8 +8,8 @@ a test starts: all tests but those of the hashes' own bytes must pass with it, t
 from __future__ import annotations
 
 import os
-import signal
 import runpy
+import signal
 import sys
 import tempfile
 import time
