@@ -7,9 +7,10 @@ import os
 import random
 import subprocess
 import sys
+import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import UUID
+from uuid import RFC_4122, UUID
 
 import pytest
 
@@ -411,3 +412,13 @@ def test_number_of_any_length_is_json_to_both_checks() -> None:
     number = bytes(random.Random(1).choices(b"123456789", k=10_000))
     en._check_json_one(number)
     en._bulk_checker()(number)
+
+
+@pytest.mark.parametrize("count", [1, 2, 50])
+def test_ids_are_distinct_uuids_of_version_7_with_the_present_time(count: int) -> None:
+    before = time.time_ns() // 1_000_000
+    ids = [UUID(bytes=id) for made in (make_ids(count) for _ in range(200 // count)) for id in made]
+    after = time.time_ns() // 1_000_000
+    assert len(set(ids)) == len(ids)
+    assert {(id.version, id.variant) for id in ids} == {(7, RFC_4122)}
+    assert all(before <= id.int >> 80 <= after for id in ids)
