@@ -7,7 +7,6 @@ in it, because closing one would end the parent's session.
 from __future__ import annotations
 
 import logging
-import os
 import re
 import select
 import threading
@@ -26,6 +25,7 @@ from evlog.errors import (
     StoreNotFound,
     StoreUnreachable,
 )
+from evlog.files.disk.fork import register_fork_reset
 
 try:
     import psycopg
@@ -96,7 +96,7 @@ class Connections:
         self._mutex = threading.Lock()  # guards the two below
         self._idle: list[Connection] = []
         self._closed = False
-        self._process = os.getpid()
+        register_fork_reset(self)
 
     @contextmanager
     def lend(self) -> Iterator[Connection]:
@@ -115,7 +115,6 @@ class Connections:
             StoreClosed: the engine is closed.
             StoreUnreachable, StoreAccessDenied, StoreNotFound: no connection can be made.
         """
-        self._reset_after_fork()
         while True:
             with self._mutex:
                 if self._closed:
@@ -153,7 +152,6 @@ class Connections:
 
     def close(self) -> None:
         """Close what is idle; what is in use is closed when it is given back."""
-        self._reset_after_fork()
         with self._mutex:
             self._closed = True
         self.forget_idle()
@@ -163,12 +161,11 @@ class Connections:
         if self._closed:
             raise StoreClosed(self.address.text)
 
-    def _reset_after_fork(self) -> None:
-        if self._process != os.getpid():
-            self._process = os.getpid()
-            self._mutex = threading.Lock()
-            leave_to_parent(self._idle)
-            self._idle = []
+    def reset_after_fork(self) -> None:
+        """Begin without connections in a forked child."""
+        self._mutex = threading.Lock()
+        leave_to_parent(self._idle)
+        self._idle = []
 
 
 def wait_readable(descriptors: list[int], seconds: float) -> list[int]:

@@ -6,6 +6,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from evlog.engines.postgresql.rows import COLUMNS
+from evlog.files.disk.fork import register_fork_reset
 from evlog.model.retention import METADATA_TYPE, Rules
 
 if TYPE_CHECKING:
@@ -25,6 +26,11 @@ class PolicyCache:
         self._mutex = threading.Lock()  # guards the two below; `_rules` is replaced whole
         self._rules = Rules()
         self._position = 0
+        register_fork_reset(self)
+
+    def reset_after_fork(self) -> None:
+        """Renew the mutex in a forked child; the rules are replaced whole, so they are right."""
+        self._mutex = threading.Lock()
 
     def refreshed(self, connection: Connection) -> Rules:
         """Return the rules in force now."""

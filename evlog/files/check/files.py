@@ -54,6 +54,8 @@ from evlog.model.reports import Finding
 _LOCK_SECONDS: Final = 2.0
 # A writer that seals a segment builds its indexes right after; until then a missing one is not a finding.
 _INDEXING_SECONDS: Final = 1.0
+_FILTER_LOOKS: Final = 5
+_FILTER_PAUSE_SECONDS: Final = 0.02
 NOTHING_KNOWN: Final = decode_marks(b"", 0)
 _MARKS: Final = {
     WRITTEN_MAGIC: "how far the log is written",
@@ -159,6 +161,16 @@ def _segment_files(store: str) -> Iterator[str]:
 
 
 def _check_filter(store: str, manifest: Manifest) -> list[Finding]:
+    """Check `filter`, more than once if something is wrong: a writer may be adding a block to it."""
+    for _ in range(_FILTER_LOOKS):
+        findings = _look_at_filter(store, manifest)
+        if not findings:
+            break
+        time.sleep(_FILTER_PAUSE_SECONDS)
+    return findings
+
+
+def _look_at_filter(store: str, manifest: Manifest) -> list[Finding]:
     """Check that `filter` is a chain of whole blocks; a segment without one is not a finding."""
     name = f"{paths.SEGMENTS}/{paths.FILTER}"
     try:

@@ -19,17 +19,21 @@ if TYPE_CHECKING:
     from evlog.files.log.parts import SealedPart
 
 
-def build_indexes(part: SealedPart, disk: Disk) -> None:
+def build_indexes(part: SealedPart, disk: Disk) -> bool:
     """Build what a sealed segment lacks of its derived files. Needs no lock: its log never changes.
 
     A full disk or a missing permission must not fail an append that is already durable.
+
+    Returns:
+        False if a compaction has just replaced or compressed the segment.
     """
     try:
-        if not os.path.exists(part.segment.log_path):
-            return  # a compaction removed it; it may be open here still
+        log_path = part.segment.log_path
+        if not (os.path.exists(log_path) or os.path.exists(f"{log_path}.zst")):  # compressed meanwhile
+            return False  # a compaction removed it; it may be open here still
         missing = part.index.missing()
         if not (missing or part.segment.entries_damaged):
-            return  # the usual case of each new writer: it must not read the whole segment
+            return True  # the usual case of each new writer: it must not read the whole segment
         entries = part.segment.checked_entries()
         if part.segment.entries_damaged:
             header = encode_file_header(part.segment.header._replace(kind=KIND_OFFSETS))
@@ -37,8 +41,11 @@ def build_indexes(part: SealedPart, disk: Disk) -> None:
         for kind in missing:
             replace_derived(part.index.path(kind), part.index.build(kind, entries), disk)
             part.index.forget(kind)
-    except (EvlogError, SegmentMoved):
+    except SegmentMoved:
+        return False
+    except EvlogError:
         pass
+    return True
 
 
 def replace_derived(path: str, content: bytes, disk: Disk) -> None:

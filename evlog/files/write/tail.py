@@ -266,9 +266,17 @@ class LogTail:
                     part = parts.pop()
                 except IndexError:  # another thread took it
                     break
-                build_indexes(part, self._disk)
+                if not build_indexes(part, self._disk):
+                    self._index_moved(part)
         if extend:
             extend_filter(self._log, self._disk)
+
+    def _index_moved(self, part: SealedPart) -> None:
+        """Build the indexes of a segment that was compressed meanwhile: its other files are the same."""
+        self._log.refresh()
+        for present in self._log.sealed:
+            if present.info.tag == part.info.tag:
+                build_indexes(present, self._disk)
 
     # --- catching up
 
