@@ -38,6 +38,7 @@ METADATA_PREFIX: Final = "$$"
 CATEGORY_PREFIX: Final = "$$$ce-"
 
 _CONTROL: Final = frozenset(map(chr, (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029)))
+_RANDOM_BITS: Final = (1 << 62) - 1
 _TAIL: Final = Struct("8s")
 _VARIANT: Final = bytes(byte & 0x3F | 0x80 for byte in range(256))  # RFC 9562: the two bits 10
 
@@ -261,7 +262,7 @@ def make_ids(count: int) -> list[bytes]:
     fraction = (rest_ns << 12) // 1_000_000
     head = (ms & _MAX_ID_MS).to_bytes(6, "big") + (0x7000 | fraction).to_bytes(2, "big")
     if count == 1:  # in a third of the time: most appends have one event
-        return [head + (1 << 63 | int.from_bytes(os.urandom(8)) >> 2).to_bytes(8)]
+        return [head + (1 << 63 | int.from_bytes(os.urandom(8)) & _RANDOM_BITS).to_bytes(8)]
     random = bytearray(os.urandom(8 * count))
     random[0::8] = random[0::8].translate(_VARIANT)
     return [head + tail for (tail,) in _TAIL.iter_unpack(random)]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
+import pkgutil
 import subprocess
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
@@ -11,7 +13,7 @@ from multiprocessing.connection import Connection
 import pytest
 
 import evlog
-from evlog import NewEvent
+from evlog import NewEvent, files
 from evlog.errors import EvlogError, StoreAccessDenied, StoreFull
 from evlog.store import EventStore
 from tests.crash import recordings
@@ -108,6 +110,8 @@ def test_a_read_only_store_without_indexes_and_with_a_torn_tail_is_read_right(tm
 
 
 def as_nobody(pipe: Connection, task: Callable[[str], object], path: str) -> None:
+    for module in pkgutil.walk_packages(files.__path__, "evlog.files."):
+        importlib.import_module(module.name)  # now: that user may not be able to read this folder
     os.setgroups([])
     os.setgid(NOBODY)
     os.setuid(NOBODY)
@@ -118,7 +122,7 @@ def as_nobody(pipe: Connection, task: Callable[[str], object], path: str) -> Non
 
 
 def tell(task: Callable[[str], object], path: str) -> object:
-    """What nobody gets to see."""
+    """Return what the user `nobody` gets."""
     child = Child(as_nobody, task, path)
     try:
         return child.pipe.recv()
