@@ -161,7 +161,7 @@ def test_segments_that_were_long_unused_are_closed_and_opened_again(
             id = number_id(number).bytes
             assert log.find_ids([id], hash_ids([id])).get(0) is not None
     assert sum(part._segment is not None for part in log.sealed) <= 2
-    assert held.record(0)[0] == 1  # who still holds one may go on
+    assert held.record(0)[0] == 1  # a reader that still holds it may continue
     assert numbers(store.read_all()) == list(range(80))
     reads = [store.read_all(), store.read("s-0")]
     heads = [next(read) for read in reads]
