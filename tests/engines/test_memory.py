@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from importlib.metadata import EntryPoint, EntryPoints
 
 import pytest
 
 import evlog
 from evlog.errors import InvalidArgument, StoreNotFound
-from tests.engines.suite import Conformance, OpenStore
+from evlog.testing import Conformance
 
 NUMBERS = itertools.count()
 
@@ -23,9 +24,8 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 class TestMemory(Conformance):
     @pytest.fixture
-    def open_store(self) -> OpenStore:
-        url = f"memory://{next(NUMBERS)}"
-        return lambda: evlog.open(url, create=True)
+    def new_url(self) -> Callable[[], str]:
+        return lambda: f"memory://{next(NUMBERS)}"
 
 
 def test_a_url_is_opened_by_the_engine_of_its_scheme() -> None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from hypothesis import settings
 
-import evlog
-from tests.engines.suite import Conformance, OpenStore
+from evlog.testing import Conformance
+
+RANDOM_RUNS = max(10, settings().max_examples // 10)
 
 
 class TestPostgresql(Conformance):
+    random_runs = RANDOM_RUNS
+
     @pytest.fixture
-    def open_store(self, postgresql_url: Callable[[], str]) -> OpenStore:
-        url = postgresql_url()
-        return lambda: evlog.open(url, create=True)
+    def new_url(self, postgresql_url: Callable[[], str]) -> Callable[[], str]:
+        return postgresql_url

@@ -1,6 +1,6 @@
-"""Two engines do the same random things and must give the same answers: results, errors, reads, places.
+"""An engine and a directory do the same random things and must give the same answers.
 
-The directory is compared with the engine in memory; `compare` takes any other pair.
+Compared are results, errors, reads and places; not times, nor the texts of errors.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, rule
+from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
+import evlog
 from evlog import EventStore, EvlogError, IdConflict, InvalidEvent, NewEvent
-from tests.support.helpers import small_store
-from tests.support.memory_engine import open_engine
+from evlog.testing.base import EngineTests, NewStore
 
 STREAMS = ["a", "a-1", "b-1", "b-ü"]
 streams = st.sampled_from(STREAMS)
@@ -47,17 +47,16 @@ def answer(call: Callable[[], Any]) -> Any:
 
 
 class Comparison(RuleBasedStateMachine):
-    """The rules. A subclass opens both stores."""
+    """The rules. `compare_with_directory` makes a subclass that has a `new_store`."""
+
+    new_store: NewStore
 
     def __init__(self) -> None:
         super().__init__()
-        self.directory = tempfile.mkdtemp(prefix="evlog-machine-")
-        self.stores = self.open_both()
+        self.directory = tempfile.mkdtemp(prefix="evlog-comparison-")
+        directory = evlog.open(f"{self.directory}/store", create=True, segment_events=8)
+        self.stores = (directory, type(self).new_store()())
         self.runs = [store.subscribe() for store in self.stores]
-
-    def open_both(self) -> tuple[EventStore, EventStore]:
-        url = f"memory://{self.directory}"
-        return small_store(f"{self.directory}/store"), EventStore(open_engine(url, create=True))
 
     def teardown(self) -> None:
         for store in self.stores:
@@ -113,5 +112,37 @@ class Comparison(RuleBasedStateMachine):
         self.compare(lambda store: store.replay_parked(name, handler))
 
 
-TestComparison = Comparison.TestCase
-TestComparison.settings = settings(max_examples=settings().max_examples)
+class RandomTests(EngineTests):
+    """Random calls, as many as the settings of hypothesis say, or the two attributes."""
+
+    random_runs: int | None = None
+    random_steps: int | None = None
+
+    def test_random_calls_get_the_answers_of_a_directory(self, new_store: NewStore) -> None:
+        compare_with_directory(new_store, runs=self.random_runs, steps=self.random_steps)
+
+
+def compare_with_directory(new_store: NewStore, *, runs: int | None = None, steps: int | None = None) -> None:
+    """Do random things to new stores and to directories; raise AssertionError where their answers differ.
+
+    Args:
+        new_store: names an empty store, and returns what opens it.
+        runs: how many pairs of stores; None: the `max_examples` of the present settings of hypothesis.
+        steps: how many calls of each pair at most; None: their `stateful_step_count`.
+    """
+
+    class Pair(Comparison):
+        pass
+
+    Pair.new_store = staticmethod(new_store)
+    present = settings()
+    run_state_machine_as_test(
+        Pair,
+        settings=settings(
+            present,
+            max_examples=runs or present.max_examples,
+            stateful_step_count=steps or present.stateful_step_count,
+            deadline=None,  # a slow server is no failure
+            suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+        ),
+    )

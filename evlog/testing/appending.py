@@ -1,0 +1,161 @@
+"""An append: its results, expected versions, duplicates, several streams, many writers."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+import evlog
+from evlog import ANY, NO_STREAM, STREAM_EXISTS, EventStore, NewEvent
+from evlog.model.encoding import encode_events
+from evlog.testing.base import EngineTests, OpenStore, new, numbers
+
+
+class AppendTests(EngineTests):
+    """What an append does."""
+
+    def test_an_event_comes_back_as_it_was_appended(self, store: EventStore, other: EventStore) -> None:
+        metadata = {"$correlationId": "c", "é": [1, None]}
+        events = [
+            NewEvent("J", b'{"b":1,"a":1.0e3,"b":2,"n":1e400}', metadata=metadata),
+            NewEvent("T", "line\nline\x00", content_type="text"),
+            NewEvent("B", bytes(range(256)), content_type="binary"),
+        ]
+        result = store.append("s-1", events)
+        json, text, binary = other.read("s-1")
+        assert (json.data, json.metadata, json.content_type) == (events[0].data, metadata, "json")
+        assert (text.data, text.content_type) == (b"line\nline\x00", "text")
+        assert (binary.data, binary.content_type) == (events[2].data, "binary")
+        assert (json.id, text.id, binary.id) == result.ids
+        assert json.time <= text.time <= binary.time
+        assert json.metadata_bytes == b'{"$correlationId":"c","\xc3\xa9":[1,null]}'
+
+    def test_positions_and_versions_count_from_one_and_rise(
+        self, store: EventStore, other: EventStore
+    ) -> None:
+        first = store.append("a", [new(0), new(1)])
+        second = other.append("b", [new(2)])
+        third = store.append("a", [new(3)])
+        assert (first.first_version, first.last_version, first.duplicate) == (1, 2, False)
+        assert (second.first_version, third.first_version) == (1, 3)
+        assert 1 <= first.first_position < first.last_position < second.first_position < third.first_position
+        assert store.head == third.last_position
+        assert [store.stream_version(name) for name in ("a", "b", "c")] == [3, 1, 0]
+
+    @pytest.mark.parametrize(
+        ("expected", "met"),
+        [(ANY, True), (NO_STREAM, False), (STREAM_EXISTS, True), (1, False), (2, True), (3, False)],
+    )
+    def test_the_expected_version_decides(self, store: EventStore, expected: Any, met: bool) -> None:
+        store.append("a", [new(0), new(1)], NO_STREAM)
+        if met:
+            assert store.append("a", [new(2)], expected).first_version == 3
+            return
+        with pytest.raises(evlog.WrongExpectedVersion) as caught:
+            store.append("a", [new(2)], expected)
+        assert (caught.value.stream, caught.value.actual) == ("a", 2)
+        assert numbers(store.read_all()) == [0, 1]
+
+    @pytest.mark.parametrize("expected", [STREAM_EXISTS, 1])
+    def test_a_stream_that_is_not_there_has_version_zero(self, store: EventStore, expected: Any) -> None:
+        with pytest.raises(evlog.WrongExpectedVersion):
+            store.append("a", [new(0)], expected)
+        assert store.append("a", [new(0)], 0).first_version == 1
+
+    def test_a_retry_is_a_duplicate_with_the_first_result(self, store: EventStore, other: EventStore) -> None:
+        events = [new(0, id=UUID(int=1)), new(1, id=UUID(int=2))]
+        first = store.append("a", events, NO_STREAM)
+        store.append("a", [new(2)])
+        again = other.append("a", events, NO_STREAM)  # before the version is compared
+        assert again.duplicate
+        assert (again.first_position, again.last_version) == (first.first_position, 2)
+        assert numbers(store.read("a")) == [0, 1, 2]
+
+    @pytest.mark.parametrize(
+        ("stream", "event"),
+        [
+            ("b", new(0, id=UUID(int=1))),
+            ("a", new(1, id=UUID(int=1))),
+            ("a", new(0, "U", id=UUID(int=1))),
+            ("a", NewEvent("T", "0", id=UUID(int=1), content_type="text")),
+        ],
+    )
+    def test_a_known_id_with_other_content_is_a_conflict(
+        self, store: EventStore, stream: str, event: NewEvent
+    ) -> None:
+        store.append("a", [new(0, id=UUID(int=1))])
+        with pytest.raises(evlog.IdConflict):
+            store.append(stream, [event])
+        assert store.head == 1
+
+    def test_a_batch_of_which_a_part_is_known_is_a_conflict_or_is_skipped(self, store: EventStore) -> None:
+        store.append("a", [new(0, id=UUID(int=1))])
+        events = [new(0, id=UUID(int=1)), new(1, id=UUID(int=2))]
+        with pytest.raises(evlog.IdConflict):
+            store.append("a", events)
+        result = store.append_encoded(["a", "a"], encode_events(events), skip_known=True)
+        assert list(result.duplicates) == [True, False]
+        assert list(result.versions) == [1, 2]
+
+    def test_an_id_given_twice_in_one_append_is_refused(self, store: EventStore) -> None:
+        with pytest.raises(evlog.InvalidArgument):
+            store.append("a", [new(0, id=UUID(int=1)), new(1, id=UUID(int=1))])
+        assert store.head == 0
+
+    def test_several_streams_are_appended_all_or_not_at_all(self, store: EventStore) -> None:
+        first, second = store.append_many([("a", [new(0), new(1)], NO_STREAM), ("b", [new(2)])])
+        assert (first.last_version, second.first_version) == (2, 1)
+        with pytest.raises(evlog.WrongExpectedVersion):
+            store.append_many([("a", [new(3)]), ("b", [new(4)], 5)])
+        assert numbers(store.read_all()) == [0, 1, 2]
+        third, fourth = store.append_many([("a", [new(3)], 2), ("a", [new(4)], 3)])  # one after the other
+        assert (third.first_version, fourth.first_version) == (3, 4)
+
+    def test_nothing_can_be_appended_that_is_nothing(self, store: EventStore) -> None:
+        for call in (lambda: store.append("a", []), lambda: store.append_many([("a", [])])):
+            with pytest.raises(evlog.InvalidArgument):
+                call()
+
+    def test_writers_that_expect_a_version_exclude_each_other(self, open_store: OpenStore) -> None:
+        won: list[int] = []
+
+        def work(me: int) -> None:
+            with open_store() as store:
+                for version in range(10):
+                    try:
+                        store.append("a", [new(me)], version)
+                    except evlog.WrongExpectedVersion:
+                        while store.stream_version("a") <= version:
+                            pass
+                    else:
+                        won.append(version)
+
+        threads = [threading.Thread(target=work, args=(me,)) for me in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sorted(won) == list(range(10))
+        with open_store() as store:
+            assert [event.version for event in store.read("a")] == list(range(1, 11))
+
+    def test_an_id_that_many_append_at_once_is_stored_once(self, open_store: OpenStore) -> None:
+        results: list[Any] = []
+        start = threading.Barrier(4)
+
+        def work() -> None:
+            with open_store() as store:
+                start.wait()
+                results.extend(store.append("a", [new(n, id=UUID(int=n + 1))]) for n in range(10))
+
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        with open_store() as store:
+            assert sorted(numbers(store.read_all())) == list(range(10))
+        assert sum(not result.duplicate for result in results) == 10

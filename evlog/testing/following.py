@@ -1,0 +1,109 @@
+"""Followers get what is there, then what comes, and are ended by others."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+
+import evlog
+from evlog import EventStore
+from evlog.testing.base import LONG_SECONDS, EngineTests, OpenStore, new, numbers
+
+
+class FollowTests(EngineTests):
+    """What a follower gets."""
+
+    def test_a_follower_gets_what_is_there_then_what_comes(
+        self, filled: EventStore, other: EventStore
+    ) -> None:
+        with filled.subscribe() as run:
+            assert numbers(iter(lambda: run.next_event(0), None)) == list(range(20))
+            other.append("a-0", [new(20)])
+            event = run.next_event(LONG_SECONDS)
+            assert event is not None
+            assert event.data == b"20"
+            assert run.next_event(0) is None
+            assert run.position == event.position
+
+    def test_an_append_wakes_a_follower(self, store: EventStore, other: EventStore) -> None:
+        found: list[int] = []
+
+        def follow() -> None:
+            for event in store.subscribe():
+                found.append(int(event.data))
+                if event.data == b"9":
+                    return
+
+        thread = threading.Thread(target=follow)
+        thread.start()
+        for number in range(10):
+            other.append("a", [new(number)])
+        thread.join(LONG_SECONDS)
+        assert found == list(range(10))
+
+    @pytest.mark.parametrize(
+        ("options", "expected"),
+        [
+            ({}, range(20)),
+            ({"stream": "a-1"}, range(1, 20, 4)),
+            ({"category": "b", "types": ["U"]}, range(3, 20, 4)),
+            ({"types": ["T"]}, range(0, 20, 2)),
+            ({"stream": "none"}, ()),
+        ],
+    )
+    def test_a_follower_has_a_filter(
+        self, filled: EventStore, options: dict[str, Any], expected: Iterable[int]
+    ) -> None:
+        with filled.subscribe(follow=False, **options) as run:
+            assert numbers(run) == list(expected)
+            assert run.position == filled.head
+
+    def test_a_follower_begins_behind_a_position_or_at_a_time(self, filled: EventStore) -> None:
+        events = list(filled.read_all())
+        with filled.subscribe(after=events[16].position, follow=False) as run:
+            assert numbers(run) == [17, 18, 19]
+        since = events[15].time
+        with filled.subscribe(since=since, follow=False) as run:
+            assert list(run) == [event for event in events if event.time >= since]
+
+    @pytest.mark.parametrize("how", ["stop", "close"])
+    def test_another_thread_ends_a_waiting_follower(self, store: EventStore, how: str) -> None:
+        run = store.subscribe("n")
+        ended = threading.Event()
+
+        def follow() -> None:
+            assert list(run) == []
+            ended.set()
+
+        thread = threading.Thread(target=follow)
+        thread.start()
+        getattr(run, how)()
+        assert ended.wait(LONG_SECONDS)
+        thread.join()
+        run.close()
+        store.subscribe("n").close()  # its name is free
+
+    def test_closing_the_store_ends_its_followers(self, store: EventStore, open_store: OpenStore) -> None:
+        store.append("a", [new(0)])
+        seen: list[object] = []
+        waiting = threading.Event()
+
+        def follow() -> None:
+            try:
+                for event in store.subscribe("n"):
+                    seen.append(event.data)
+                    waiting.set()
+            except evlog.StoreClosed as error:
+                seen.append(type(error))
+
+        thread = threading.Thread(target=follow)
+        thread.start()
+        assert waiting.wait(LONG_SECONDS)
+        store.close()
+        thread.join(LONG_SECONDS)
+        assert seen == [b"0", evlog.StoreClosed]
+        with open_store() as again:
+            again.subscribe("n").close()

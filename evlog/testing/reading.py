@@ -1,0 +1,74 @@
+"""Reads of streams and of the log, filters, times, lists, the store in numbers, and its check."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from evlog import EventStore
+from evlog.testing.base import EngineTests, OpenStore, new, numbers
+
+
+class ReadTests(EngineTests):
+    """What a read gives."""
+
+    def test_a_stream_is_read_by_version(self, filled: EventStore) -> None:
+        assert numbers(filled.read("a-1")) == [1, 5, 9, 13, 17]
+        assert numbers(filled.read("a-1", reverse=True)) == [17, 13, 9, 5, 1]
+        assert numbers(filled.read("a-1", 2, 3)) == [5, 9]
+        assert numbers(filled.read("a-1", 4, reverse=True, limit=1)) == [17]
+        assert numbers(filled.read("a-1", limit=2)) == [1, 5]
+        assert numbers(filled.read("a-1", limit=0)) == []
+        assert numbers(filled.read("none")) == numbers(filled.read("a-1", 6)) == []
+        assert [event.version for event in filled.read("b-0", 2, 4)] == [2, 3, 4]
+
+    def test_the_log_is_read_by_position(self, filled: EventStore) -> None:
+        positions = [event.position for event in filled.read_all()]
+        assert positions == sorted(set(positions))
+        assert numbers(filled.read_all()) == list(range(20))
+        assert numbers(filled.read_all(reverse=True, limit=3)) == [19, 18, 17]
+        assert numbers(filled.read_all(after=positions[4], to=positions[6])) == [5, 6]
+        assert numbers(filled.read_all(after=positions[-1])) == []
+
+    def test_filters_combine(self, filled: EventStore) -> None:
+        assert numbers(filled.read_all(category="a")) == [n for n in range(20) if n % 4 < 2]
+        assert numbers(filled.read_all(types=["U"])) == list(range(1, 20, 2))
+        assert numbers(filled.read_all(category="b", types=["T", "none"], limit=2)) == [2, 6]
+        assert numbers(filled.read("a-0", types=["U"])) == []
+        assert numbers(filled.read_all(types=[])) == []
+
+    def test_times_bound_a_read(self, filled: EventStore) -> None:
+        events = list(filled.read_all())
+        middle = events[10].time
+        assert [e for e in events if e.time >= middle] == list(filled.read_all(since=middle))
+        assert [e for e in events if e.time < middle] == list(filled.read_all(until=middle))
+        later = events[-1].time + timedelta(seconds=1)
+        assert list(filled.read("a-0", since=later)) == list(filled.read_all(since=later)) == []
+
+    def test_a_read_takes_what_is_there_when_it_is_called(self, store: EventStore) -> None:
+        store.append("a", [new(0)])
+        assert numbers(store.read_all()) == [0]
+        store.append("a", [new(1)])
+        assert numbers(store.read_all()) == numbers(store.read("a")) == [0, 1]
+
+    def test_streams_are_listed_by_name(self, filled: EventStore) -> None:
+        filled.append("ä", [new(20)])
+        assert [stream.name for stream in filled.streams()] == ["a-0", "a-1", "b-0", "b-1", "ä"]
+        assert [stream.name for stream in filled.streams(category="b")] == ["b-0", "b-1"]
+        assert [stream.name for stream in filled.streams(prefix="a")] == ["a-0", "a-1"]
+        info = next(filled.streams(prefix="a-1"))
+        assert (info.events, info.first_version, info.last_version) == (5, 1, 5)
+        assert info.last_time == next(filled.read("a-1", reverse=True)).time
+
+    def test_a_store_in_numbers(self, filled: EventStore, open_store: OpenStore) -> None:
+        info = filled.info()
+        assert (info.events, info.streams, info.last_position) == (20, 4, filled.head)
+        assert info.id == filled.id
+        with open_store() as again:
+            assert again.id == filled.id
+            assert not again.created
+        assert filled.capabilities.engine
+
+    def test_a_sound_store_verifies(self, filled: EventStore) -> None:
+        report = filled.verify()
+        assert report.ok
+        assert (report.events, report.position) == (20, filled.head)

@@ -1,0 +1,87 @@
+"""Named subscriptions continue, keep their filter, run once, and park what fails."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+import pytest
+
+import evlog
+from evlog import Event, EventStore
+from evlog.testing.base import EngineTests, numbers, run_to_end
+
+
+class SubscriptionTests(EngineTests):
+    """What a name keeps."""
+
+    def test_a_name_continues_where_its_last_run_ended(self, filled: EventStore, other: EventStore) -> None:
+        with filled.subscribe("n", follow=False) as run:
+            for event in run:
+                if event.data == b"5":
+                    break
+        assert filled.subscription("n").lag_events == 15
+        with other.subscribe("n", follow=False) as run:
+            assert numbers(run) == list(range(5, 20))
+        assert [info.name for info in filled.subscriptions()] == ["n"]
+        assert filled.subscription("n").position == filled.head
+        assert run_to_end(filled, "n") == []
+
+    def test_a_name_keeps_its_filter_and_runs_once(self, filled: EventStore, other: EventStore) -> None:
+        with filled.subscribe("n", types=["T"]):
+            with pytest.raises(evlog.SubscriptionBusy):
+                other.subscribe("n", types=["T"])
+            assert other.subscription("n").running
+        with pytest.raises(evlog.InvalidArgument):
+            other.subscribe("n")
+        assert other.subscription("n").filter == evlog.EventFilter(types=["T"])
+
+    def test_a_name_is_reset_and_deleted(self, filled: EventStore) -> None:
+        position = next(filled.read("a-1")).position
+        filled.consume("n", lambda _: None, follow=False)
+        filled.reset_subscription("n", position)
+        assert run_to_end(filled, "n") == list(range(2, 20))
+        with pytest.raises(evlog.InvalidArgument):
+            filled.reset_subscription("n", filled.head + 1)
+        filled.delete_subscription("n")
+        with pytest.raises(evlog.SubscriptionNotFound):
+            filled.subscription("n")
+        assert filled.subscriptions() == []
+
+    def test_a_first_run_does_not_begin_behind_the_end(self, filled: EventStore) -> None:
+        with pytest.raises(evlog.InvalidArgument):
+            filled.subscribe("n", after=filled.head + 1)
+        assert filled.subscriptions() == []
+
+    def test_events_that_fail_are_parked_and_replayed(self, filled: EventStore) -> None:
+        bad = {3, 7}
+
+        def handler(event: Event) -> None:
+            if int(event.data) in bad:
+                raise ValueError(f"bad {int(event.data)}")
+
+        filled.consume("n", handler, follow=False, retries=1, on_failure="park")
+        first, second = filled.parked("n")
+        assert (first.stream, first.version, first.error, first.attempts) == (
+            "b-1",
+            1,
+            "ValueError: bad 3",
+            1,
+        )
+        assert second.id == UUID(int=8)
+        assert filled.subscription("n").parked == 2
+        bad.discard(3)
+        assert filled.replay_parked("n", handler) == (1, 1, 0)
+        (left,) = filled.parked("n")
+        assert (left.position, left.attempts) == (second.position, 2)
+        bad.clear()
+        assert filled.replay_parked("n", handler) == (1, 0, 0)
+        assert filled.parked("n") == []
+
+    def test_a_handler_that_fails_stops_a_run_before_its_event(self, filled: EventStore) -> None:
+        def handler(event: Event) -> None:
+            if event.data == b"4":
+                raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            filled.consume("n", handler, follow=False, retries=1)
+        assert run_to_end(filled, "n") == list(range(4, 20))
