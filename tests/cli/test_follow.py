@@ -348,6 +348,23 @@ def test_a_pause_between_tries_ends_at_once(store: library.EventStore) -> None:
         for _ in range(4):
             process.stdout.readline()
         process.send_signal(signal.SIGINT)
+        code, _, errors = end_of(process)
+        assert code == -signal.SIGINT, errors
+
+
+def test_a_signal_interrupts_the_waiting_whichever_thread_is_idle(store: library.EventStore) -> None:
+    """The one that watches stdout could get it, and a wait of the main thread would go on."""
+    with tail("-f") as process:
+        assert process.stdout
+        process.stdout.readline()
+        threads = [int(name) for name in os.listdir(f"/proc/{process.pid}/task")]
+        assert len(threads) > 1
+        for thread in threads:
+            status = Path(f"/proc/{process.pid}/task/{thread}/status").read_text("ascii")
+            blocked = int(status.partition("SigBlk:")[2].split()[0], 16)
+            takes = not blocked >> (signal.SIGINT - 1) & 1
+            assert takes == (thread == process.pid)
+        process.send_signal(signal.SIGINT)
         assert end_of(process)[0] == -signal.SIGINT
 
 

@@ -113,9 +113,11 @@ class Stops:
             return
         import threading
 
+        from evlog.files.disk.threads import without_signals
+
         self._watching = True
         try:
-            threading.Thread(target=self._wait_for_hang_up, args=(fd,), daemon=True).start()
+            without_signals(threading.Thread(target=self._wait_for_hang_up, args=(fd,), daemon=True).start)
         except RuntimeError:  # no thread can be started: the next write finds out
             self._watching = False
 

@@ -21,6 +21,7 @@ import msgspec
 from msgspec import Meta
 
 from evlog.errors import InvalidEvent, InvalidStreamName
+from evlog.files.disk.threads import without_signals
 from evlog.files.format.entries import pack_entries
 from evlog.files.format.frames import FRAME_HEADER_BYTES, MAX_VERSION, NOT_RECORDS, array_head
 from evlog.files.format.hashes import hash_ids, hash_stream, hash_type
@@ -244,7 +245,8 @@ def _check_json(texts: Sequence[bytes], field: str) -> None:
     if found != lengths:
         # A new thread's stack is empty, so that this accepts whatever depth of nesting an append accepted.
         with ThreadPoolExecutor(1) as thread:
-            for _ in thread.map(lambda text: check_json([text], field), texts):
+            checks = without_signals(lambda: thread.map(lambda text: check_json([text], field), texts))
+            for _ in checks:
                 pass
     if any(b"\n" in piece or b"\r" in piece for piece in pieces):
         raise FormatFault(f"a record's {field} has a line break between its tokens")

@@ -247,9 +247,11 @@ class FileLock:
         """Wait in the kernel. Another thread reports a long wait; it ends a second after the last wait."""
         self._blocked_since = time.monotonic()
         if self._reporter is None:
+            from evlog.files.disk.threads import without_signals
+
             self._reporter = threading.Thread(target=self._report_waits, name="evlog-lock", daemon=True)
             try:
-                self._reporter.start()
+                without_signals(self._reporter.start)
             except RuntimeError:  # no thread can be started: the wait is not reported
                 self._reporter = None
         try:

@@ -25,6 +25,7 @@ from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
 from evlog.files.disk.fork import register_fork_reset
+from evlog.files.disk.threads import without_signals
 
 if sys.platform == "linux":
     import fcntl
@@ -214,7 +215,7 @@ class _Helper:
         self.process = process
         self.tasks, self.answers = process.stdin, process.stdout
         self._thread = Thread(target=self._feed, name="evlog-feeder", daemon=True)
-        self._thread.start()
+        without_signals(self._thread.start)
 
     def _feed(self) -> None:
         """Have the helper work on the runs in turn, once it is ready."""
