@@ -10,12 +10,16 @@ import pytest
 
 import evlog
 from evlog.errors import EvlogError, StoreClosed, StoreIOError
+from evlog.files.disk.file_lock import FileLock
 from evlog.files.disk.files import Disk, WriteFile
+from evlog.files.format.paths import lock_path
 from evlog.model.appends import AppendResult, BatchResult
 from evlog.model.encoding import encode_events
+from tests.support.contention import claim_slot, current_round
 from tests.support.helpers import new, number_id, small_store, writer_of
 from tests.support.schedules import Stopped
 
+LEAD = ("write/writer.py", "write/group_commit.py", "disk/file_lock.py")
 WRITE = ("write/writer.py", "write/tail.py", "write/sync_marks.py", "write/roll.py")
 
 
@@ -77,6 +81,36 @@ def test_a_thread_that_notes_its_sync_late_misleads_no_other(memory_path: Path, 
         if not stopped:
             assert line > 5
             return
+
+
+def test_a_writer_that_has_released_the_lock_lets_no_other_wait(memory_path: Path) -> None:
+    """Others wait for a round of the writer that leads. Stopped anywhere, it has one only with the lock."""
+    line = 0
+    free_lines = taken_lines = 0
+    while True:
+        line += 1
+        path = memory_path / f"store-{line}"
+        with small_store(path, lock_timeout=None) as store, small_store(path, lock_timeout=None) as other:
+            store.append("a", [new()])
+            claim_slot(store)
+            claim_slot(other)
+            writer_of(store)._contended = 1  # so that it leads
+            leader = Stopped(lambda: store.append("a", [new()]), line, LEAD)  # noqa: B023
+            leader.armed.set()
+            stopped = leader.start_and_stop()
+            lock = FileLock(lock_path(path), 0)
+            free = lock.maybe_acquire() is not None
+            taken = current_round(other).is_taken()
+            if free:
+                lock.release()
+            assert not (free and taken), f"stopped at line {line}, it delays every writer that waits"
+            free_lines += free
+            taken_lines += taken
+            assert isinstance(leader.finish(), AppendResult)
+        if not stopped:
+            break
+    assert free_lines > 10
+    assert taken_lines > 10
 
 
 def test_a_store_that_is_closed_while_a_thread_appends_says_so(memory_path: Path) -> None:

@@ -16,12 +16,14 @@ from unittest import mock
 
 from evlog.files.disk.file_lock import FileLock
 from evlog.files.disk.files import Disk, WriteFile
+from evlog.files.disk.range_lock import ByteLock
 from evlog.files.format.frames import FRAME_HEADER_BYTES, FRAME_MAGIC, unpack
 from evlog.files.format.headers import FILE_HEADER_BYTES
 from evlog.files.format.paths import lock_path, queue_path
 from evlog.files.write.group_commit import (
     REQUESTS_AT,
     RESPONSES_AT,
+    ROUNDS_AT,
     SLOT_BYTES,
     SLOTS,
     maybe_claim_slot,
@@ -58,6 +60,12 @@ def claim_slot(store: EventStore) -> None:
     slot = writer._maybe_claim_slot()
     assert slot is not None
     writer._free_slots.append(slot)
+
+
+def current_round(store: EventStore) -> ByteLock:
+    """The lock of the round that a writer would wait for now, as a store that has a slot sees it."""
+    slot = writer_of(store)._slots[0]
+    return ByteLock(slot._file.fd, ROUNDS_AT + slot._current_round())
 
 
 class Crowd:

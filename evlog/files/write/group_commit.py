@@ -9,8 +9,8 @@ LevelDB's and RocksDB's writers do between threads.
    locks the next one and makes that current, reads the requests, appends them as one frame, syncs, writes the
    responses, and unlocks the round before. It goes on while many requests wait, up to a limit.
 3. A waiter that wakes without a response tries the lock; it leads then, or waits for another round. After a
-   few rounds, or a few tries where no round is locked, it waits for the lock like any writer.
-4. A round is a lock on a byte, and only the writer that has the writers' lock holds it. So a waiter that is
+   few rounds, or pauses where no round is locked, it waits for the lock like any writer.
+4. A round is a lock on a byte. Only the writer that has the writers' lock holds it, and gives it up first. So a waiter that is
    suspended delays no other, and a leader that dies frees its rounds with the lock. A round's number is used
    once: a waiter that wakes late must not wait for a later leader.
 5. A waiter without a response appends for itself, with the same ids: what a leader wrote before it died is
@@ -78,7 +78,7 @@ _RESPONSE_NONCES: Final = range(RESPONSES_AT // 8, REQUESTS_AT // 8, _RESPONSE.s
 _REQUEST_NONCES: Final = range(REQUESTS_AT // 8, (REQUESTS_AT + SLOTS * SLOT_BYTES) // 8, SLOT_BYTES // 8)
 
 # Bytes that stand for rounds and slots: beyond the file, so no lock is ever taken for data.
-_ROUNDS_AT: Final = 1 << 40
+ROUNDS_AT: Final = 1 << 40
 _ROUNDS: Final = 1 << 32
 _SLOT_LOCKS_AT: Final = 1 << 41
 
@@ -169,7 +169,7 @@ class Slot:
     def wait_for_round(self) -> bool:
         """Wait until the current round ends; return False at once if no writer leads."""
         try:
-            lock = ByteLock(self._file.fd, _ROUNDS_AT + self._current_round())
+            lock = ByteLock(self._file.fd, ROUNDS_AT + self._current_round())
             if not lock.is_taken():
                 return False
             lock.wait()
@@ -247,7 +247,7 @@ class Slot:
 
     def _begin_round(self) -> None:
         number = (self._current_round() + 1) % _ROUNDS
-        lock = ByteLock(self._file.fd, _ROUNDS_AT + number)
+        lock = ByteLock(self._file.fd, ROUNDS_AT + number)
         self._rounds.append(lock)  # before it is locked: an interrupt must not leave it locked
         lock.try_acquire()  # fails only if another program changed the file; then no waiter waits for it
         self._disk.write_at(self._file, _U64.pack(number), _ROUND_AT)

@@ -61,7 +61,7 @@ _MANY = 4
 _MAX_ROUNDS: Final = 16  # of one leader, whose own append is durable after the first
 _LEAD_SECONDS: Final = 0.03  # after which a leader begins no other round
 _CONTENDED_APPENDS: Final = 32  # without any request, before a writer stops looking for them
-_MAX_TRIES: Final = 12  # where no writer leads, before a writer waits for the lock
+_MAX_TRIES: Final = 12  # after each round, or a pause where no writer leads, before it waits for the lock
 _FIRST_PAUSE_SECONDS: Final = 0.0001
 _LAST_PAUSE_SECONDS: Final = 0.002
 
@@ -218,13 +218,9 @@ class Writer:
                 if slot is None:
                     slot = self._maybe_claim_slot()
                 if slot is not None and self._submit(slot, append):
-                    tries = 0
-                    while tries < _MAX_TRIES:
-                        if slot.wait_for_round():
-                            tries = 0
-                        else:
+                    for tries in range(_MAX_TRIES):
+                        if not slot.wait_for_round():
                             time.sleep(min(_FIRST_PAUSE_SECONDS * 2**tries, _LAST_PAUSE_SECONDS))
-                            tries += 1
                         response = slot.maybe_response()
                         if response is not None:
                             return self._served(append, response)
@@ -238,10 +234,12 @@ class Writer:
             else:
                 result, point = self._append_alone_locked(append)
         finally:
-            if held:
-                self._lock.release()
-            if slot is not None:
-                self._give_back(slot)
+            try:
+                if slot is not None:
+                    self._give_back(slot)  # while the lock is held: one suspended in between would delay all
+            finally:
+                if held:
+                    self._lock.release()
         return self._acknowledge(result, point)
 
     def _maybe_slot(self) -> Slot | None:
