@@ -40,6 +40,23 @@ def test_a_command_gets_the_event_on_stdin_and_in_its_environment(evlog: Evlog, 
     assert written("variables") == [f"1 größe-1 Größer 1 {ID} {here / '.evlog'}"]
 
 
+def test_ctrl_c_at_the_moment_of_the_end_of_a_command_ends_the_run(
+    filled: Evlog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was lost once: the command was waited for again, and that failure was tried again."""
+    wait = os.waitpid
+
+    def interrupted(pid: int, options: int) -> tuple[int, int]:
+        found = wait(pid, options)
+        if found[0]:
+            signal.raise_signal(signal.SIGINT)
+        return found
+
+    monkeypatch.setattr(os, "waitpid", interrupted)
+    assert filled("tail", "--retries", "3", "--exec", "echo $EVLOG_POSITION >> out; exit 1").code == 130
+    assert written() == ["1"]
+
+
 def test_a_command_is_run_once_for_each_event_in_order(filled: Evlog) -> None:
     assert filled("tail", "-n", "3", "--exec", "echo $EVLOG_POSITION >> out").code == 0
     assert written() == ["3", "4", "5"]

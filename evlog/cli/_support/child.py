@@ -19,6 +19,7 @@ import time
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from contextlib import AbstractContextManager
     from types import FrameType
     from typing import Final
 
@@ -82,8 +83,12 @@ class Child:
         if keeps_stderr:
             self._stderr = io.FileIO(pipes[1][1])
 
-    def run(self, data: bytes) -> int:
+    def run(self, data: bytes, let_through: AbstractContextManager[None]) -> int:
         """Give the command its stdin and wait for its end.
+
+        Args:
+            let_through: entered where a stop may interrupt. Not between the end of the command and the note
+                of its exit code: the command would be waited for again.
 
         Returns:
             Its exit code, or the negative number of the signal that killed it.
@@ -94,12 +99,14 @@ class Child:
         rest = memoryview(data)
         while True:
             rest = self._write(rest)
-            self._read_stderr()
-            code = self._look()
-            if code is not None:
+            with let_through:
                 self._read_stderr()
-                return code
-            self._wait()
+            code = self._look()
+            with let_through:
+                if code is not None:
+                    self._read_stderr()
+                    return code
+                self._wait()
 
     def close(self) -> None:
         """Free what it holds; a command that still runs is ended, with all of its group."""

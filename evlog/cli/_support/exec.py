@@ -104,8 +104,7 @@ class Command:
             except OSError as error:
                 raise CommandFailed(f"not started: {error.strerror or error}", can_run=False) from None
             try:
-                with self._stops.let_through:
-                    code = child.run(b"".join(encode_lines([event])))
+                code = child.run(b"".join(encode_lines([event])), self._stops.let_through)
             except NoTerminal:
                 raise CommandFailed(
                     "stopped, because it used the terminal while evlog runs in the background"
