@@ -95,10 +95,10 @@ def test_a_writer_that_has_released_the_lock_lets_no_other_wait(memory_path: Pat
             claim_slot(store)
             claim_slot(other)
             writer_of(store)._contended = 1  # so that it leads
-            leader = Stopped(lambda: store.append("a", [new()]), line, LEAD)  # noqa: B023
+            leader = Stopped(lambda: store.append("a", [new()]), line, LEAD)
             leader.armed.set()
             stopped = leader.start_and_stop()
-            lock = FileLock(lock_path(path), 0)
+            lock = FileLock(lock_path(str(path)), 0)
             free = lock.maybe_acquire() is not None
             taken = current_round(other).is_taken()
             if free:

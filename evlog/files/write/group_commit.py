@@ -10,9 +10,9 @@ LevelDB's and RocksDB's writers do between threads.
    responses, and unlocks the round before. It goes on while many requests wait, up to a limit.
 3. A waiter that wakes without a response tries the lock; it leads then, or waits for another round. After a
    few rounds, or pauses where no round is locked, it waits for the lock like any writer.
-4. A round is a lock on a byte. Only the writer that has the writers' lock holds it, and gives it up first. So a waiter that is
-   suspended delays no other, and a leader that dies frees its rounds with the lock. A round's number is used
-   once: a waiter that wakes late must not wait for a later leader.
+4. A round is a lock on a byte. Only the writer that has the writers' lock holds it, and gives it up first. So
+   a waiter that is suspended delays no other, and a leader that dies frees its rounds with the lock. A
+   round's number is used once: a waiter that wakes late must not wait for a later leader.
 5. A waiter without a response appends for itself, with the same ids: what a leader wrote before it died is
    found, and not written twice.
 6. The queue is optional. Where it fails, or the system has no such locks, every writer waits for the lock.
