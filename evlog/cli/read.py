@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from evlog.cli._support import console, options
 from evlog.cli._support.parameters import CATEGORY, COUNT, SINCE, STORE, TYPES, argument, choice, flag, option
-from evlog.errors import EvlogError, InvalidArgument, StreamNotFound
+from evlog.errors import EvlogError, InvalidArgument
 from evlog.model.events import check_stream_name
 
 TYPE_CHECKING = False
@@ -107,7 +107,9 @@ def _events(store: EventStore, given: Given, selection: dict[str, Any]) -> Itera
         return store.read_all(begin - 1, given.last, category=given.category, **selection)
     events = store.read(given.stream, begin, given.last, **selection)
     if not store.has_stream(given.stream):
-        raise StreamNotFound(given.stream)
+        from evlog.cli._support.advice import missing_stream
+
+        raise missing_stream(store, given.stream, "evlog read")
     return events
 
 

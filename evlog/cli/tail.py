@@ -21,7 +21,6 @@ from evlog.errors import (
     InvalidArgument,
     NotAStore,
     StoreNotFound,
-    StreamNotFound,
     SubscriptionNotFound,
 )
 from evlog.model.events import check_stream_name
@@ -204,7 +203,9 @@ def _run(path: str, plan: _Plan) -> str:
 def _deliver(store: evlog.EventStore, path: str, plan: _Plan, stops: Stops) -> str:
     name, filter = plan.name, plan.filter
     if filter.stream is not None and not plan.follow and not store.has_stream(filter.stream):
-        raise StreamNotFound(filter.stream)
+        from evlog.cli._support.advice import missing_stream
+
+        raise missing_stream(store, filter.stream, "evlog tail")
     start = 0
     if name is None or not _is_known(store, name):
         start = start_position(store, filter, last=plan.last, after=plan.after, since=plan.since)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from evlog.cli._support import console, group, plain
 from evlog.cli._support.commands import COMMANDS
-from evlog.cli._support.parameters import FLAG, Given, Parameter, make_given
+from evlog.cli._support.parameters import COUNT, FLAG, Given, Parameter, argument, make_given
 from evlog.errors import InvalidArgument
 from tests.cli.conftest import command, environment
 
@@ -148,12 +148,26 @@ def test_tables_are_sound(name: str) -> None:
     flags = [flag for parameter in TABLES[name] for flag in parameter.flags]
     assert len(set(names)) == len(names)
     assert len(set(flags)) == len(flags)
-    assert ("store" in names) == (name != "help")
+    assert ("store" in names) == (name not in {"help", "version"})
     assert all(name.isidentifier() for name in names)
     assert all(flag.startswith("--") or len(flag) == 2 for flag in flags)
-    assert not any(
-        parameter.many for parameter in TABLES[name] if not parameter.flags or parameter.kind is FLAG
-    )
+    places = [parameter for parameter in TABLES[name] if not parameter.flags]
+    assert not any(parameter.many for parameter in TABLES[name] if parameter.kind is FLAG)
+    assert not any(place.many for place in places[:-1])
+
+
+@pytest.mark.parametrize(
+    ("words", "texts"),
+    [
+        ([], None),
+        (["a"], {"name": "a", "position": []}),
+        (["a", "1"], {"name": "a", "position": ["1"]}),
+        (["a", "1", "2", "--", "-3"], {"name": "a", "position": ["1", "2", "-3"]}),
+    ],
+)
+def test_the_last_argument_can_take_all_words_that_are_left(words: list[str], texts: Values) -> None:
+    table = (argument("NAME", "", required=True), argument("POSITION", "", COUNT, many=True))
+    assert plain.parse_texts(table, words) == texts
 
 
 UNUSED = {

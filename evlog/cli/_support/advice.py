@@ -8,6 +8,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
 
+    from evlog.store import EventStore
+
 _ADVICE: Final[dict[type[errors.EvlogError], str]] = {
     errors.StoreNotFound: "create it with `evlog init`, or name another one with --store",
     errors.StreamNotFound: "`evlog streams` lists the streams",
@@ -15,6 +17,23 @@ _ADVICE: Final[dict[type[errors.EvlogError], str]] = {
     errors.LockTimeout: "try again, or increase --lock-timeout",
     errors.SubscriptionBehind: "let it catch up, or use --force",
 }
+
+
+class StreamNotFound(errors.StreamNotFound):
+    """There is no such stream, but a category of that name: which is what was meant."""
+
+    def __init__(self, stream: str, command: str, category: str) -> None:
+        super().__init__(stream)
+        advice = f"for all streams of the category use `{command} --category {category}`"
+        errors.EvlogError.__init__(self, self.problem, advice)
+
+
+def missing_stream(store: EventStore, stream: str, command: str) -> errors.StreamNotFound:
+    """Return the error for a stream that does not exist, with what was probably meant."""
+    category = stream.rstrip("*").rstrip("-")
+    if category and next(iter(store.streams(category)), None) is not None:
+        return StreamNotFound(stream, command, category)
+    return errors.StreamNotFound(stream)
 
 
 def message_of(error: errors.EvlogError) -> str:

@@ -15,4 +15,5 @@ COMMANDS = {
     "compact": "Remove the events that retention rules and deletions hide.",
     "verify": "Check every byte of the store; repair or salvage what is damaged.",
     "help": "Show the guide by topic, or the help of a command.",
+    "version": "Show the version.",
 }

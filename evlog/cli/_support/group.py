@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 # Typer publishes only one of these (BadParameter); a wrong command line can raise any of them.
-from typer._click.exceptions import ClickException, UsageError
+from typer._click.exceptions import ClickException, NoSuchOption, UsageError
 from typer._click.globals import get_current_context
 from typer._click.parser import _OptionParser
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
@@ -59,6 +59,18 @@ class LazyGroup(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002
         """Import a command and build its parameters."""
         return _build(cmd_name, load(cmd_name)) if cmd_name in COMMANDS else None
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Return the command that the first argument names."""
+        if args[0] not in COMMANDS:
+            from evlog.cli._support.slips import maybe_command
+
+            meant = maybe_command(args[0], COMMANDS)
+            raise InvalidArgument(
+                f"no command {args[0]!r}",
+                f"did you mean `evlog {meant}`?" if meant else "`evlog --help` lists the commands",
+            )
+        return super().resolve_command(ctx, args)
 
     def get_help_option(self, ctx: Any) -> TyperOption | None:
         """Return the help option, whose text goes through evlog's own output."""
@@ -138,6 +150,19 @@ class SubcommandGroup(TyperGroup):
         """Return the help option, whose text goes through evlog's own output."""
         return _through_console(super().get_help_option(ctx))
 
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Return the subcommand that the first argument names."""
+        if args[0] not in self.commands:
+            from evlog.cli._support.slips import maybe_command
+
+            meant = maybe_command(args[0], self.commands)
+            path = ctx.command_path
+            raise InvalidArgument(
+                f"no action {args[0]!r} of `{path}`",
+                f"did you mean `{path} {meant}`?" if meant else f"use one of {', '.join(self.commands)}",
+            )
+        return super().resolve_command(ctx, args)
+
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse what comes before the action, refuse an option given twice, add the default action."""
         rest = _refuse_twice(self.make_parser(ctx), args)
@@ -199,6 +224,7 @@ def _typer_parameter(parameter: Parameter) -> TyperArgument | TyperOption:
             metavar=parameter.metavar,
             help=parameter.help,
             required=parameter.required,
+            nargs=-1 if parameter.many else 1,
             show_default=False,
         )
     return TyperOption(
@@ -258,6 +284,14 @@ def _usage_message(error: ClickException) -> str:
     """Return Typer's message in evlog's form: what is wrong; what to do."""
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "evlog"
+    if isinstance(error, NoSuchOption) and context is not None:
+        from evlog.cli._support.slips import maybe_option
+
+        known = [flag for parameter in context.command.params for flag in parameter.opts if flag[:1] == "-"]
+        meant = maybe_option(error.option_name, command.removeprefix("evlog").strip(), known)
+        if meant is not None:
+            return f"no option {error.option_name}; {meant} (`{command} --help` lists the options)"
+        return f"no option {error.option_name}; `{command} --help` shows how it is used"
     message = error.format_message().strip().rstrip(".")
     message = message.replace("is not a valid int range", "is not a whole number")
     return f"{message[:1].lower()}{message[1:]}; `{command} --help` shows how it is used"

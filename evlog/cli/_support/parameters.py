@@ -71,9 +71,11 @@ class Parameter:
         return max(self.flags, key=len) if self.flags else str(self.metavar)
 
 
-def argument(metavar: str, help: str, kind: str = TEXT, *, required: bool = False) -> Parameter:
-    """Return an argument; its attribute is the metavar in small letters."""
-    return Parameter(metavar.lower(), (), metavar, help, kind, required=required)
+def argument(
+    metavar: str, help: str, kind: str = TEXT, *, required: bool = False, many: bool = False
+) -> Parameter:
+    """Return an argument; its attribute is the metavar in small letters. Only the last one can be `many`."""
+    return Parameter(metavar.lower(), (), metavar, help, kind, required=required, many=many)
 
 
 def option(

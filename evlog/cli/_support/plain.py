@@ -82,7 +82,12 @@ def parse_texts(parameters: Sequence[Parameter], arguments: Sequence[str]) -> di
             words.append(word)
         elif not _take_option(word, rest, options, texts):
             return None
-    if len(words) > len(places) or len(words) < sum(place.required for place in places):
+    if len(words) < sum(place.required for place in places):
+        return None
+    if places and places[-1].many:
+        texts[places[-1].name] = words[len(places) - 1 :]
+        del places[-1], words[len(places) :]
+    if len(words) > len(places):
         return None
     for place, word in zip(places, words, strict=False):
         texts[place.name] = word

@@ -1,0 +1,94 @@
+"""What a user who knows other tools types is answered with what to type instead."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from evlog.cli._support import slips
+from evlog.cli._support.commands import COMMANDS
+from evlog.cli._support.plain import load
+from tests.cli.conftest import Evlog
+
+SUBSCRIPTIONS = load("subscriptions").SUBCOMMANDS
+
+
+@pytest.mark.parametrize(
+    ("line", "meant"),
+    [
+        ("ls", "`evlog streams`"),
+        ("list", "`evlog streams`"),
+        ("cat order-1", "`evlog read`"),
+        ("subs", "`evlog subscriptions`"),
+        ("raed", "`evlog read`"),
+        ("rm order-1", "`evlog delete`"),
+        ("publish order-1 T", "`evlog append`"),
+        ("subscriptions ls", "`evlog subscriptions list`"),
+        ("subscriptions rm audit", "`evlog subscriptions delete`"),
+        ("subscriptions rest audit --to 1", "`evlog subscriptions reset`"),
+        ("append s T --key k", "--idempotency-key"),
+        ("append s T --expected 1", "--expect"),
+        ("append --stream s", "`evlog append STREAM TYPE`"),
+        ("read --where type=T", "--type"),
+        ("read --json", "-o json"),
+        ("read --csv", "-o csv"),
+        ("read --limt 3", "--limit"),
+        ("read --LIMIT 3", "--limit"),
+        ("read --cat order", "--category"),
+        ("read -f", "`evlog tail -f`"),
+        ("read --follow", "`evlog tail -f`"),
+        ("tail --limit 3", "-n"),
+        ("tail --group audit", "--name"),
+        ("subscriptions reset audit --too 3", "--to"),
+        ("--verzion", "--version"),
+    ],
+)
+def test_a_slip_is_answered_with_what_was_meant(evlog: Evlog, line: str, meant: str) -> None:
+    result = evlog(*line.split())
+    assert (result.code, result.out, result.err.count("\n")) == (2, b"", 1)
+    assert meant in result.err.partition("(")[0]
+
+
+@pytest.mark.parametrize("line", ["xyzzy", "subscriptions xyzzy", "read --xyzzy", "-q"])
+def test_what_resembles_nothing_is_answered_with_where_the_names_are(evlog: Evlog, line: str) -> None:
+    result = evlog(*line.split())
+    assert result.code == 2
+    assert "did you mean" not in result.err
+    assert "--help`" in result.err or "use one of list, show" in result.err
+
+
+@pytest.mark.parametrize("word", sorted(slips._COMMANDS))
+def test_every_known_command_word_leads_to_a_command(word: str) -> None:
+    known = (*COMMANDS, *SUBSCRIPTIONS)
+    assert any(name in known for name in slips._COMMANDS[word])
+
+
+def test_every_known_option_word_leads_to_an_option() -> None:
+    tables = [getattr(load(name), "PARAMETERS", ()) for name in COMMANDS]
+    tables += [found.PARAMETERS for found in SUBSCRIPTIONS.values()]
+    flags = {flag for table in tables for parameter in table for flag in parameter.flags}
+    for word, meant in slips._OPTIONS.items():
+        assert any(name.partition(" ")[0] in flags for name in meant), word
+    for (command, _), advice in slips._OTHERWISE.items():
+        assert command in COMMANDS
+        assert set(re.findall(r"(?<=evlog )\w+", advice)) <= set(COMMANDS)
+
+
+def test_version_is_a_command_too(evlog: Evlog) -> None:
+    assert evlog("version").out == evlog("--version").out != b""
+
+
+@pytest.mark.parametrize("name", ["order", "order-", "order-*", "order*"])
+@pytest.mark.parametrize("command", ["read", "tail"])
+def test_a_category_that_is_read_as_a_stream_is_pointed_to(
+    evlog: Evlog, monkeypatch: pytest.MonkeyPatch, command: str, name: str
+) -> None:
+    evlog("append", "order-1", "T")
+    result = evlog(command, name)
+    assert (result.code, result.out) == (5, b"")
+    assert f"`evlog {command} --category order`" in result.err
+    assert "--category" not in evlog(command, "other").err
+    monkeypatch.setenv("EVLOG_ERRORS", "json")
+    assert json.loads(evlog(command, name).err)["error"] == "StreamNotFound"
