@@ -12,10 +12,10 @@ from __future__ import annotations
 import os
 from _weakref import ref  # what weakref has too, at the cost of an import
 
-from evlog.errors import InvalidArgument
+from evlog.errors import IdConflict, InvalidArgument
 from evlog.model.appends import ANY, Expectation, Results, check_expected, result_of
 from evlog.model.encoding import encode_events
-from evlog.model.events import NewEvent, check_readable_name, check_stream_name
+from evlog.model.events import NewEvent, check_readable_name, check_stream_name, id_text
 from evlog.model.filters import make_filter
 
 TYPE_CHECKING = False
@@ -171,7 +171,7 @@ class EventStore:
         encoded = encode_events(_as_list(events))
         expected = check_expected(expected)
         expectations = () if expected == ANY else (Expectation(0, check_stream_name(stream), expected),)
-        batch = self.engine.append([stream] * len(encoded), encoded, expectations)
+        batch = self._append([stream] * len(encoded), encoded, expectations)
         return result_of(batch, 0, len(encoded))
 
     def append_many(self, appends: Iterable[Append]) -> Sequence[AppendResult]:
@@ -206,7 +206,7 @@ class EventStore:
                 raise InvalidArgument("no events to append; give at least one event for each stream")
             end += count
             ends.append(end)
-        return Results(self.engine.append(streams, encode_events(events), expectations), ends)
+        return Results(self._append(streams, encode_events(events), expectations), ends)
 
     def append_encoded(
         self,
@@ -236,7 +236,27 @@ class EventStore:
             Expectation(0, check_stream_name(stream), check_expected(version))
             for stream, version in (expected or {}).items()
         ]
-        return self.engine.append(streams, events, expectations, skip_known=skip_known)
+        return self._append(streams, events, expectations, skip_known=skip_known)
+
+    def _append(
+        self,
+        streams: Sequence[str],
+        events: Sequence[EncodedEvent],
+        expectations: Sequence[Expectation],
+        *,
+        skip_known: bool = False,
+    ) -> BatchResult:
+        """Append by the engine, and have a conflict name the key that its id was made from."""
+        try:
+            return self.engine.append(streams, events, expectations, skip_known=skip_known)
+        except IdConflict as error:
+            from evlog.model.links import key_of
+
+            metadata = [event[4] for event in events if event[1] and id_text(event[1]) == error.id]
+            key = key_of(metadata[0]) if metadata else None
+            if key is None:
+                raise
+            raise IdConflict(error.id, error.stream, error.position, error.reason, key) from None
 
     # --- reading
 

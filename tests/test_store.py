@@ -75,6 +75,27 @@ def test_path_may_be_a_path_object_or_relative(memory_path: Path, monkeypatch: p
         assert store.head == 1
 
 
+# --- conflicts
+
+
+def test_a_conflict_names_the_key_that_its_id_was_made_from(store: EventStore) -> None:
+    first = NewEvent("T", 1, idempotency_key="payment-7")
+    store.append("s", [first])
+    other = [new(), NewEvent("T", 2, idempotency_key="payment-7")]
+    calls: list[Callable[[], object]] = [
+        lambda: store.append("s", other[1:]),
+        lambda: store.append_many([("s", other)]),
+        lambda: store.append_encoded(["s", "s"], encode_events(other), skip_known=True),
+    ]
+    for call in calls:
+        with pytest.raises(evlog.IdConflict, match="idempotency key 'payment-7'") as caught:
+            call()
+        assert caught.value.key == "payment-7"
+    with pytest.raises(evlog.IdConflict) as caught:
+        store.append("s", [NewEvent("T", 2, id=first.id)])
+    assert caught.value.key is None
+
+
 # --- what comes back is what went in
 
 

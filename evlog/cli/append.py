@@ -9,7 +9,7 @@ import sys
 
 from evlog.cli._support import console, options
 from evlog.cli._support.parameters import COUNT, NUMBER, RAW, STORE, argument, choice, flag, option
-from evlog.errors import IdConflict, InvalidArgument
+from evlog.errors import InvalidArgument
 from evlog.model.events import check_stream_name
 from evlog.model.json_lines import encode_results
 from evlog.store import open
@@ -58,8 +58,8 @@ PARAMETERS: Final = (
     option("--idempotency-key", "TEXT", "Any text that stands for this event."),
     option("--meta", "KEY=VALUE", "A text in the metadata (repeatable).", many=True),
     option("--metadata", "JSON", "The metadata, an object."),
-    option("--correlation-id", "TEXT", "Metadata: what it belongs to."),
-    option("--causation-id", "TEXT", "Metadata: what caused it."),
+    option("--correlation-id", "TEXT", "Metadata: what it belongs to; else $EVLOG_CORRELATION_ID."),
+    option("--causation-id", "TEXT", "Metadata: what caused it; else $EVLOG_CAUSATION_ID."),
     choice("--content-type", "json|text|binary", "What DATA is; json if left out."),
     choice("--sync", "always|none", "none: faster, but a power failure may lose acknowledged events."),
     option("--lock-timeout", "SECONDS", "How long to wait for other writers; else without limit.", NUMBER),
@@ -103,21 +103,14 @@ def command(given: Given) -> int | None:
     stream = check_stream_name(given.stream)
     event = make_event(given)
     with open_or_create(given) as store:
-        _append_one(store, stream, event, expected, given.idempotency_key)
+        _append_one(store, stream, event, expected)
         options.report_torn_tails(store)
     return None
 
 
-def _append_one(
-    store: EventStore, stream: str, event: EncodedEvent, expected: int | str | None, key: str | None
-) -> None:
+def _append_one(store: EventStore, stream: str, event: EncodedEvent, expected: int | str | None) -> None:
     conditions = None if expected is None else {stream: expected}
-    try:
-        result = store.append_encoded([stream], [event], expected=conditions)
-    except IdConflict as error:
-        if key is None:
-            raise
-        raise IdConflict(error.id, error.stream, error.position, error.reason, key) from None
+    result = store.append_encoded([stream], [event], expected=conditions)
     if sys.stdout is None:
         return  # stdout was closed on purpose; the exit code says that the event is stored
     try:

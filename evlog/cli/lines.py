@@ -11,12 +11,13 @@ import os
 import sys
 
 from evlog.cli._support import console, options
-from evlog.cli._support.event import KEY_NAME, make_metadata
+from evlog.cli._support.event import make_metadata
 from evlog.cli._support.foreign import foreign_decoder
 from evlog.cli._support.stdin import read_lines
 from evlog.errors import EXIT_FAILED, EXIT_OK, EventTooLarge, EvlogError, IdConflict, InvalidArgument
 from evlog.model.events import MAX_EVENT_BYTES
 from evlog.model.json_lines import MAX_LINE_BYTES, InvalidLine, encode_results, own_decoder
+from evlog.model.links import KEY
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -83,17 +84,18 @@ class Shape:
             raise InvalidArgument("STREAM and --stream-field both name the stream", "give one of them")
         if given.type_field is not None and self._type is not None:
             raise InvalidArgument("TYPE and --type-field both name the type", "give one of them")
-        if self._metadata is not None and not self._is_foreign:
+        options = (given.metadata, given.correlation_id, given.causation_id)
+        if not self._is_foreign and (given.meta or options != (None, None, None)):
             raise InvalidArgument(
                 "lines of evlog's own shape bring their own metadata", "give TYPE, or leave --meta out"
             )
-        if given.id_field is not None and KEY_NAME.encode() in (self._metadata or b""):
-            raise InvalidArgument(f"--id-field sets {KEY_NAME} in the metadata", "leave it out there")
+        if given.id_field is not None and KEY.encode() in (self._metadata or b""):
+            raise InvalidArgument(f"--id-field sets {KEY} in the metadata", "leave it out there")
 
     def decoder(self) -> Decode:
         """Return the function that turns a line into an event."""
         if not self._is_foreign:
-            return own_decoder(self.stream)
+            return own_decoder(self.stream, self._metadata)
         given = self._given
         return foreign_decoder(
             self.stream,
@@ -279,11 +281,10 @@ class _Appender:
             try:
                 self._append([stream], [event])
             except IdConflict as error:
-                conflict = IdConflict(error.id, error.stream, error.position, error.reason, _key_of(event))
                 if not self._given.skip_bad:
-                    conflict.line, conflict.appended = number, self.appended  # type: ignore[attr-defined]
-                    raise conflict from None
-                self._bad(number, conflict)
+                    error.line, error.appended = number, self.appended  # type: ignore[attr-defined]
+                    raise
+                self._bad(number, error)
 
     def _append(self, streams: list[str], events: list[EncodedEvent]) -> None:
         result = self._store.append_encoded(
@@ -301,14 +302,6 @@ class _Appender:
                     result.streams, result.versions, result.positions, result.ids, result.duplicates
                 )
             )
-
-
-def _key_of(event: EncodedEvent) -> str | None:
-    """Return the idempotency key in an event's metadata."""
-    import json
-
-    key = json.loads(event[4] or b"{}").get(KEY_NAME)
-    return key if isinstance(key, str) else None
 
 
 def _progress() -> Progress | None:

@@ -183,11 +183,12 @@ def encode_results(
 # ---- Coming in
 
 
-def own_decoder(stream: str | None = None) -> Decode:
+def own_decoder(stream: str | None = None, default_metadata: bytes | None = None) -> Decode:
     """Return a decoder of evlog's own shape, as `encode_lines` writes it; only `type` has to be there.
 
     Args:
         stream: the stream of lines that name none; a line that names another is refused.
+        default_metadata: of lines without the field `metadata`.
     """
     parse = _own_parser(stream)
     streams, types = Checked(check_stream_name), Checked(check_type)
@@ -203,7 +204,7 @@ def own_decoder(stream: str | None = None) -> Decode:
         if name is None or (stream is not None and name != stream):
             _refuse_stream(name, stream)
         code, data = _content(fields)
-        metadata = None if fields.metadata is None else _metadata(bytes(fields.metadata))
+        metadata = default_metadata if fields.metadata is None else _metadata(bytes(fields.metadata))
         if len(line) > MAX_EVENT_BYTES:
             check_size(len(data) + len(metadata or b""))
         id = fields.id

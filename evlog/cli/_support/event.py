@@ -6,13 +6,14 @@ or created.
 
 from __future__ import annotations
 
+import os
 import sys
 
 from evlog.cli._support import console
 from evlog.cli._support.stdin import read_all
 from evlog.errors import EventTooLarge, InvalidArgument, InvalidEvent
 from evlog.model.encoding import encode_events
-from evlog.model.events import MAX_EVENT_BYTES, NewEvent
+from evlog.model.events import MAX_EVENT_BYTES, NewEvent, id_of_key
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from evlog.cli._support.parameters import Given
     from evlog.model.events import EncodedEvent
 
-KEY_NAME: Final = "$idempotencyKey"
 _ADVICE: Final = {
     "data": "quote JSON for the shell, or give --content-type text (or binary)",
     "metadata": 'write for example --metadata \'{"user":"ann"}\'',
@@ -57,28 +57,26 @@ def make_metadata(given: Given) -> bytes | None:
         if key in named:
             raise InvalidArgument(f"--meta gives {key!r} twice", "give it once")
         named[key] = value
-    options = {
-        "$correlationId": given.correlation_id,
-        "$causationId": given.causation_id,
-        KEY_NAME: given.idempotency_key,
-    }
-    own = {key: text for key, text in options.items() if text is not None}
-    if given.metadata is None and not (named or own):
-        return None
-    if given.metadata is not None:
-        written = _encode_metadata(_utf8(given.metadata))
-        if not own:
-            return written
-        import json
+    metadata: Any = named or None if given.metadata is None else _utf8(given.metadata)
+    links = (given.correlation_id, given.causation_id, given.idempotency_key)
+    # What `--exec` tells of the event that this command reacts to.
+    defaults = (_variable(b"EVLOG_CORRELATION_ID"), _variable(b"EVLOG_CAUSATION_ID"))
+    if links != (None, None, None) or defaults != (None, None):
+        from evlog.model.links import CAUSATION, CORRELATION, KEY, add_links
 
-        named = json.loads(written or b"{}")
-    for key in named.keys() & own.keys():
-        raise InvalidArgument(f"the metadata and an option both give {key!r}", "give it once")
-    return _encode_metadata(named | own)
+        names = (CORRELATION, CAUSATION, KEY)
+        metadata = add_links(
+            metadata, dict(zip(names, links, strict=True)), dict(zip(names, defaults, strict=False))
+        )
+    return None if metadata is None else _encode(NewEvent("Any", metadata=metadata))[4]
 
 
-def _encode_metadata(metadata: dict[str, Any] | bytes) -> bytes | None:
-    return _encode(NewEvent("Any", metadata=metadata))[4]
+def _variable(name: bytes) -> str | None:
+    raw = os.environb.get(name)
+    try:
+        return raw.decode() if raw else None
+    except UnicodeDecodeError:
+        raise InvalidArgument(f"{name.decode()} is not UTF-8", "unset it, or set a text") from None
 
 
 def _encode(event: NewEvent) -> EncodedEvent:
@@ -91,11 +89,9 @@ def _encode(event: NewEvent) -> EncodedEvent:
         raise InvalidEvent(error.field, f"{error.reason}; {_ADVICE[error.field]}") from None
 
 
-def _id_of_key(key: str) -> Any:
-    from evlog.model.events import idempotency_id
-
+def _id_of_key(key: str) -> bytes:
     try:
-        return idempotency_id(key)
+        return id_of_key(key)
     except InvalidEvent as error:
         raise InvalidEvent(error.field, f"{error.reason}; give one such as payment-7") from None
 

@@ -13,6 +13,7 @@ from evlog.cli._support import console
 from evlog.cli._support.child import Child, NoTerminal
 from evlog.cli._support.stops import reader_has_left
 from evlog.errors import EvlogError, InvalidArgument
+from evlog.model.events import id_text
 from evlog.model.json_lines import encode_lines
 from evlog.subscriptions.retry import attempt
 
@@ -174,12 +175,16 @@ def reason_of(error: Exception) -> str:
 
 
 def _variables(event: Event) -> dict[bytes, bytes]:
+    id = id_text(event.id_bytes)
+    correlation_id = (event.correlation_id or "").replace("\0", "") or id  # a variable holds no NUL
     return {
         b"EVLOG_POSITION": b"%d" % event.position,
         b"EVLOG_STREAM": event.stream.encode(),
         b"EVLOG_TYPE": event.type.encode(),
         b"EVLOG_VERSION": b"%d" % event.version,
-        b"EVLOG_ID": str(event.id).encode(),
+        b"EVLOG_ID": id.encode(),
+        b"EVLOG_CORRELATION_ID": correlation_id.encode(errors="replace"),
+        b"EVLOG_CAUSATION_ID": id.encode(),
     }
 
 

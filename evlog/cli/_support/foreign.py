@@ -11,18 +11,17 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
-from hashlib import sha1
 from operator import attrgetter
 from typing import Any, Final
 
 from evlog.errors import InvalidArgument
 from evlog.model.events import (
-    ID_NAMESPACE,
     JSON_CODE,
     MAX_EVENT_BYTES,
     EncodedEvent,
     check_stream_name,
     check_type,
+    id_of_key,
 )
 from evlog.model.json_lines import (
     CACHE_SIZE,
@@ -40,7 +39,6 @@ if TYPE_CHECKING:
     from evlog.model.json_lines import Decode
 
 _BACKSLASH: Final = 0x5C
-_NAMESPACE: Final = bytes.fromhex(ID_NAMESPACE.replace("-", ""))
 
 
 def foreign_decoder(
@@ -263,10 +261,7 @@ def _text(raw: bytes, path: tuple[str, ...]) -> str:
 
 
 def _id_and_key(raw: bytes, path: tuple[str, ...]) -> tuple[bytes, str | None]:
-    """Return a UUID's bytes, or the id of an idempotency key and the key.
-
-    The id is that of `idempotency_id`, which would be too slow for every line.
-    """
+    """Return a UUID's bytes, or the id of an idempotency key and the key."""
     if raw[:1] in {b"t", b"f"}:
         raise InvalidLine(f"has a boolean in `{'.'.join(path)}`; an id is a UUID, a text or a number")
     text = _text(raw, path)
@@ -275,7 +270,4 @@ def _id_and_key(raw: bytes, path: tuple[str, ...]) -> tuple[bytes, str | None]:
         return found, None
     if not text:
         raise InvalidLine(f"has an empty text in `{'.'.join(path)}`; an id is a UUID, a text or a number")
-    digest = bytearray(sha1(_NAMESPACE + text.encode(), usedforsecurity=False).digest()[:16])
-    digest[6] = digest[6] & 0x0F | 0x50
-    digest[8] = digest[8] & 0x3F | 0x80
-    return bytes(digest), text
+    return id_of_key(text), text
