@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable
 
 from evlog.errors import StoreIOError
-from evlog.files.disk.files import Disk, WriteFile
+from evlog.files.disk.files import Disk, ReadFile, WriteFile
 from tests.crash.model import DIRECTORY, Cut, FileSystem, Op, Write
 
 
@@ -174,13 +174,21 @@ class RecordingDisk(Disk):
                 super().remove(path)
                 self.world.record(Op("remove", self.world.relative(path)))
 
-    def drop_cache(self, file: WriteFile, offset: int = 0) -> None:
+    def sync_seen(self, file: ReadFile) -> None:
+        with self.world.mutex:
+            inode = self.world.inode(file.fd)
+            token = len(self.world.ops)
+            self.world.record(Op("sync_begin", inode=inode, token=token))
+            self.world.record(Op("sync_end", inode=inode, token=token))
+
+    def drop_cache(self, file: WriteFile | ReadFile, offset: int = 0) -> None:
         with self.world.mutex:
             inode = self.world.inode(file.fd)
             self.world.record(Op("drop_cache", inode=inode))
             content = self.world.now.inodes[inode].content()
-            os.ftruncate(file.fd, len(content))
-            os.pwrite(file.fd, content, 0)
+            with open(file.path, "r+b") as shown:
+                shown.truncate(len(content))
+                shown.write(content)
 
     def _step(self) -> None:
         self.steps += 1

@@ -128,6 +128,20 @@ def test_a_writer_killed_between_its_failed_sync_and_its_mark_misleads_no_later_
         check_recovery(scene.path, known)
 
 
+def test_a_writer_killed_between_its_failed_sync_and_its_mark_misleads_no_follower() -> None:
+    """A follower makes durable what a dead writer left, but not what only memory has."""
+    with recordings.scratch() as root:
+        scene = Scene(root, 99, segment_events=99)
+        scene.other.close()
+        assert scene.append(scene.store, 1)
+        scene.disk.fail_sync = scene.disk.syncs + 1
+        scene.disk.kill_at = scene.disk.steps + 5
+        with pytest.raises(Killed):
+            scene.append(scene.store, 2)
+        with open_store(scene.path, disk=RecordingDisk(scene.world)) as late:
+            assert [event.position for event in late.subscribe(follow=False)] == [1, 2]
+
+
 @pytest.mark.parametrize("tells_all", [True, False])
 def test_a_failed_sync_is_seen_by_the_other_writers(tells_all: bool) -> None:
     with recordings.scratch() as root:

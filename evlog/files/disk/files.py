@@ -200,7 +200,7 @@ class Disk:
         finally:
             self.close(file)
 
-    def drop_cache(self, file: WriteFile, offset: int = 0) -> None:
+    def drop_cache(self, file: WriteFile | ReadFile, offset: int = 0) -> None:
         """Ask that later reads from the offset on come from the device, not from memory; a hint, no promise.
 
         Data that is not synced stays in memory.

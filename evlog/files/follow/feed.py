@@ -48,7 +48,7 @@ class CommittedFeed:
         self._disk = disk
         self._watch = Watch(log.store)
         self._committed = 0  # as of the last look
-        self._synced: tuple[int, int] = (0, 0)  # segment's tag, position: made durable by this feed
+        self._synced = (0, 0, 0)  # segment's tag, position and offset: made durable by this feed
         self._pulse: object = None
         self._look_due = 0.0  # when to look at everything, even if the pulse is the same
         self._stale: tuple[int, float] | None = None  # since when this committed position has events after it
@@ -146,7 +146,7 @@ class CommittedFeed:
         return self._committed > after
 
     def _own_position(self) -> int:
-        tag, position = self._synced
+        tag, position, _ = self._synced
         return position if tag == self._log.active.segment.tag else 0
 
     def _sync_stale_head(self, now: float) -> None:
@@ -163,12 +163,15 @@ class CommittedFeed:
         """Make all whole frames durable, as any of their writers would; not after a sync has failed."""
         log = self._log
         with log.mutex:
-            active, head = log.active.segment, log.head
-        if log.marks().suspect is not None:
-            return  # only a writer that reads the tail from the device can tell what is there
-        active.sync(self._disk)
-        self._synced = (active.tag, head)
-        self._committed = max(self._committed, head)
+            active, head, end = log.active.segment, log.head, log.active.segment.end
+        marks = log.marks()
+        if marks.suspect is not None:
+            return  # the next writer decides what is there
+        tag, _, synced = self._synced
+        known = max(marks.durable_offset, active.durable, synced if tag == active.tag else 0)
+        if active.is_on_device(self._disk, end, known):
+            self._synced = (active.tag, head, end)
+            self._committed = max(self._committed, head)
 
     def _release(self, low: int) -> None:
         """Close the segments before a position, so that a compaction can free their space."""

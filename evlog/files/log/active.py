@@ -62,6 +62,7 @@ class ActiveSegment(Segment):
 
     def __init__(self, store: str, store_id: bytes, info: SegmentInfo) -> None:
         super().__init__(store, store_id, info)
+        self._store = store
         self._log = ReadFile(self.log_path)
         self._offsets: ReadFile | None = None
         check_file_header(self._log.read(FILE_HEADER_BYTES, 0), self.log_path, self.header)
@@ -172,13 +173,20 @@ class ActiveSegment(Segment):
         status = os.fstat(self._log.fd)
         return (status.st_dev, status.st_ino) == (device, inode)
 
-    def sync(self, disk: Disk) -> None:
-        """Return when the log as it is now is on the device, for a reader that does not wait for a writer.
+    def is_on_device(self, disk: Disk, end: int, known: int) -> bool:
+        """Sync the log, and return whether the device has its frames up to `end`.
+
+        What a failed sync has lost counts as written, and the kernel reports it only to those that had the
+        file open. So the frames are read from the device, but those that are `known` to be synced.
 
         Raises:
             StoreIOError: the device failed, now or since this process opened the log.
         """
-        disk.sync_seen(self._log)
+        disk.sync_seen(self._log)  # dirty pages cannot be dropped
+        disk.drop_cache(self._log, known)
+        fresh = ActiveSegment(self._store, self.header.store_id, self.info)
+        fresh.refresh(known)
+        return fresh.end >= end
 
     def extend(self, rows: bytes, header: FrameHeader, *, on_disk: bool) -> None:
         """Take in a frame that this process has just written at `end`, with its entries."""

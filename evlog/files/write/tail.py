@@ -297,13 +297,8 @@ class LogTail:
             if marks.suspect is not None:
                 return  # recovery looks at the device
             known = max(marks.durable_offset, active.durable)
-            if active.end > known:
-                self._disk.sync(file.file)
-                self._disk.drop_cache(file.file, known)
-                fresh = ActiveSegment(log.store, log.manifest.store_id_bytes, active.info)
-                fresh.refresh(known)
-                if fresh.end < active.end:
-                    return  # recovery decides, under the lock
+            if active.end > known and not active.is_on_device(self._disk, active.end, known):
+                return  # recovery decides, under the lock
             if active.tag == tag:
                 self._prepared = tag, file
         except (EvlogError, FileNotFoundError):
