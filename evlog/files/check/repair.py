@@ -35,7 +35,7 @@ from evlog.files.log.log import Log
 from evlog.files.log.manifest_file import read_manifest
 from evlog.files.log.parts import OpenParts, SealedPart
 from evlog.files.log.segment import Segment
-from evlog.files.write.derived import is_running, replace_derived
+from evlog.files.write.derived import is_running, replace_derived, temporary_of
 from evlog.files.write.recovery import recover_locked, write_mark
 from evlog.files.write.roll import sync_names
 from evlog.model.reports import Finding, Loss, VerifyReport
@@ -157,7 +157,7 @@ def _repair_compressed_locked(store: str, manifest: Manifest, info: SegmentInfo,
     content = container.maybe_repaired(Segment(store, manifest.store_id_bytes, info).header)
     if content is None or len(content) != info.compressed_bytes:
         return
-    temporary = f"{container.path}.{os.getpid()}{paths.TEMPORARY}"
+    temporary = temporary_of(container.path)
     try:
         disk.create_file(temporary, content)
         disk.replace(temporary, container.path)

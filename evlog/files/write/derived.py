@@ -50,9 +50,9 @@ def build_indexes(part: SealedPart, disk: Disk) -> bool:
 
 def replace_derived(path: str, content: bytes, disk: Disk) -> None:
     """Replace a derived file, or make it, in one step; not synced, as it can be built again."""
-    temporary = f"{path}.{os.getpid()}{paths.TEMPORARY}"
+    temporary = temporary_of(path)
     try:
-        file = disk.open(temporary, create=True, truncate=True)
+        file = disk.open(temporary, create=True)
         try:
             disk.write_at(file, content, 0)
         finally:
@@ -61,6 +61,15 @@ def replace_derived(path: str, content: bytes, disk: Disk) -> None:
     except EvlogError:
         disk.remove(temporary)
         raise
+
+
+def temporary_of(path: str) -> str:
+    """Return a name for the next content of a file that no lock guards: a new one at each call.
+
+    Two threads, or processes of two containers, may build the same file. If they shared a name, one of them
+    would cut what others have mapped already.
+    """
+    return f"{path}.{os.urandom(4).hex()}.{os.getpid()}{paths.TEMPORARY}"
 
 
 def remove_leftovers_locked(store: str, disk: Disk) -> None:
