@@ -9,6 +9,7 @@ no engine parses their data. Rules that every engine keeps:
    back.
 3. An engine raises the errors of `evlog.errors`. What it cannot do, it refuses before it writes anything.
 4. Its methods may be called from any thread. After `close` they raise StoreClosed.
+5. A store whose standing is set refuses every change but `append_history` and that of its standing.
 
 The directory engine is in `evlog/files/engine.py`. Another package provides an engine under the entry point
 group `evlog.engines`: the entry's name is the scheme of its URLs, its value a function
@@ -25,6 +26,7 @@ from evlog.model.appends import BatchResult, Expectation, ExpectedVersion
 from evlog.model.checkpoints import Checkpoint, ParkedEvent
 from evlog.model.events import EncodedEvent, Event
 from evlog.model.filters import EventFilter
+from evlog.model.history import HistoryPiece, RemovedRecord, Standing
 from evlog.model.reports import (
     Compaction,
     PolicyInfo,
@@ -174,8 +176,13 @@ class Engine(Protocol):
         expectations: Sequence[Expectation] = (),
         *,
         skip_known: bool = False,
+        system: bool = False,
     ) -> BatchResult:
-        """Append all events, or none. Later, conditions and a mirror's stamps become keyword arguments."""
+        """Append all events, or none. Later, conditions become a keyword argument.
+
+        Args:
+            system: evlog itself appends: streams may be the store's own, whose names begin with `$`.
+        """
 
     def read_stream(
         self,
@@ -246,6 +253,34 @@ class Engine(Protocol):
 
     def info(self) -> StoreInfo:
         """Return the store in numbers."""
+
+    # --- mirrors
+
+    @property
+    def standing(self) -> Standing:
+        """What the store is to others now."""
+
+    def change_standing(self, before: Standing, after: Standing, *, head: int | None = None) -> bool:
+        """Replace the standing, durably, if it is `before`, and if the log ends at `head`; else return False.
+
+        When it returns, no append that does not know of it can be acknowledged any more.
+        """
+
+    def read_frames(self, after: int, to: int) -> Iterator[tuple[int, Event]]:
+        """Iterate over all events behind `after` up to `to`, each with the number of its append.
+
+        The number is the position of the first event that was appended together with it, of those asked for.
+        """
+
+    def read_removed(self, after: int, to: int) -> Iterator[RemovedRecord]:
+        """Iterate over the events behind `after` up to `to` that compactions have removed, by position."""
+
+    def append_history(self, piece: HistoryPiece) -> None:
+        """Append a piece of the source's history as it is there: all of it, or nothing; durable on return.
+
+        Raises:
+            MirrorConflict: the store is no mirror of the source, or does not end where the piece begins.
+        """
 
     def close(self) -> None:
         """Close what is open."""

@@ -5,16 +5,18 @@
         InvalidStreamName  InvalidEvent  EventTooLarge  AppendTooLarge
       WrongExpectedVersion          3  conflict
       StreamTombstoned              3
+      MirrorConflict                3
       SubscriptionBehind            3
       CorruptionError               4  corrupt
         UnsafeFile
       StoreNotFound  NotAStore      5  not found
       StreamNotFound  SubscriptionNotFound
       LockTimeout  LockLost         6  busy
-      CompactionRunning  SubscriptionBusy
+      CompactionRunning  SubscriptionBusy  MirrorBusy
       IdConflict                    7  id conflict
       StoreFull                     9  full
       UnsupportedFormat            10  unsupported
+      StoreIsMirror  StoreMoved    10
       ZstdNotInstalled  EngineNotInstalled  ServerUnsuitable      10
       StoreUnreachable  AppendUnknown      12  unavailable
       StoreAccessDenied  StoreIOError  SystemCallFailed  StoreClosed  EngineError      1
@@ -447,6 +449,55 @@ class Unsupported(EvlogError):
         self.operation = operation
 
 
+class StoreIsMirror(EvlogError):
+    """The store is a mirror: only what its source has may be written to it. Nothing was changed."""
+
+    exit_code = EXIT_UNSUPPORTED
+
+    def __init__(self, path: str, mirror_of: str) -> None:
+        super().__init__(
+            f"{path} is a mirror of store {mirror_of}",
+            "use that store, or end the mirror with `evlog mirror SOURCE DESTINATION --cutover`",
+        )
+        self.path = path
+        self.mirror_of = mirror_of
+
+
+class StoreMoved(EvlogError):
+    """The store was moved to another address by `mirror --cutover`; it can still be read."""
+
+    exit_code = EXIT_UNSUPPORTED
+
+    def __init__(self, path: str, moved_to: str) -> None:
+        super().__init__(f"the store {path} has moved", f"use {_shorten(moved_to, 200)}")
+        self.path = path
+        self.moved_to = moved_to
+
+
+class MirrorConflict(EvlogError):
+    """A mirror's destination holds what its source does not; nothing was written."""
+
+    exit_code = EXIT_CONFLICT
+
+    def __init__(self, source: str, destination: str, reason: str, advice: str) -> None:
+        super().__init__(f"{destination} cannot be a mirror of {source}: {reason}", advice)
+        self.source = source
+        self.destination = destination
+        self.reason = reason
+
+
+class MirrorBusy(EvlogError):
+    """Another mirror writes to the same destination."""
+
+    exit_code = EXIT_BUSY
+
+    def __init__(self, destination: str) -> None:
+        super().__init__(
+            f"another mirror writes to {destination}", "wait until it has ended, or use another destination"
+        )
+        self.destination = destination
+
+
 class ZstdNotInstalled(EvlogError):
     """A segment is compressed, or is to be compressed, and the library for that is not installed."""
 
@@ -518,6 +569,6 @@ class EngineError(EvlogError):
         self.reason = reason
 
 
-def _shorten(value: object) -> str:
+def _shorten(value: object, length: int = 80) -> str:
     text = repr(value)
-    return text if len(text) <= 80 else text[:60] + "…" + text[-10:]
+    return text if len(text) <= length else text[: length - 20] + "…" + text[-10:]

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from evlog.model.appends import BatchResult, Expectation, ExpectedVersion
     from evlog.model.events import EncodedEvent, Event
     from evlog.model.filters import EventFilter
+    from evlog.model.history import HistoryPiece, RemovedRecord, Standing
     from evlog.model.reports import (
         Compaction,
         PolicyInfo,
@@ -175,9 +176,10 @@ class DirectoryEngine:
         expectations: Sequence[Expectation] = (),
         *,
         skip_known: bool = False,
+        system: bool = False,
     ) -> BatchResult:
         """Append all events as one frame, or none; durable when this returns (with `sync`)."""
-        return self._open_writer().append(streams, events, expectations, skip_known=skip_known)
+        return self._open_writer().append(streams, events, expectations, skip_known=skip_known, system=system)
 
     @refuses_crafted_content
     def read_stream(
@@ -346,6 +348,43 @@ class DirectoryEngine:
         finally:
             if not self._sync:
                 writer.close()
+
+    # --- mirrors
+
+    @property
+    def standing(self) -> Standing:
+        """What the store is to others now."""
+        from evlog.model.history import Standing
+
+        return Standing(*self._refreshed().manifest.standing)
+
+    @refuses_crafted_content
+    def change_standing(self, before: Standing, after: Standing, *, head: int | None = None) -> bool:
+        """Replace the standing, durably, if it is `before` and the log ends at `head`; else return False."""
+        from evlog.files.write.standing import change_standing
+
+        return change_standing(self._opened(), self._open_writer(), self._disk, before, after, head)
+
+    @refuses_crafted_content
+    def read_frames(self, after: int, to: int) -> Iterator[tuple[int, Event]]:
+        """Iterate over all events behind `after` up to `to`, each with the number of its append."""
+        from evlog.files.log.history import read_frames
+
+        return read_frames(self._refreshed(), after, to)
+
+    @refuses_crafted_content
+    def read_removed(self, after: int, to: int) -> Iterator[RemovedRecord]:
+        """Iterate over the events behind `after` up to `to` that compactions have removed."""
+        from evlog.files.log.history import read_removed
+
+        return read_removed(self._refreshed(), after, to)
+
+    @refuses_crafted_content
+    def append_history(self, piece: HistoryPiece) -> None:
+        """Append a piece of the source's history: all of it, or nothing; durable when this returns."""
+        from evlog.files.compaction.history import append_history
+
+        append_history(self._opened(), self._open_writer(), self._disk, piece)
 
     # --- checking
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID, uuid4
@@ -16,6 +17,7 @@ from evlog.errors import (
     IdConflict,
     InvalidArgument,
     InvalidEvent,
+    MirrorConflict,
     StoreClosed,
     StoreNotFound,
     SubscriptionBusy,
@@ -26,6 +28,7 @@ from evlog.model.appends import BatchResult, Expectation, ExpectedVersion
 from evlog.model.checkpoints import Checkpoint, ParkedEvent
 from evlog.model.events import EncodedEvent, Event, category_of, id_text, make_ids
 from evlog.model.filters import EventFilter
+from evlog.model.history import HistoryPiece, RemovedRecord, Standing, refusal
 from evlog.model.reports import (
     Compaction,
     PolicyInfo,
@@ -62,10 +65,26 @@ class Database:
     def __init__(self) -> None:
         self.id = str(uuid4())
         self.events: list[Event] = []
+        self.frames: list[int] = []  # of each event, the position of the first of its append
+        self.head = 0
+        self.standing = Standing()
+        self.removed: dict[bytes, RemovedRecord] = {}
         self.by_id: dict[bytes, Event] = {}
         self.by_stream: dict[str, list[Event]] = {}
         self.named: dict[str, Named] = {}
         self.changed = threading.Condition(threading.RLock())  # guards all of it
+
+    def version(self, stream: str) -> int:
+        events = self.by_stream.get(stream)
+        removed = max((r.version for r in self.removed.values() if r.stream == stream), default=0)
+        return max(removed, events[-1].version if events else 0)
+
+    def add(self, event: Event, frame: int) -> None:
+        self.events.append(event)
+        self.frames.append(frame)
+        self.by_stream.setdefault(event.stream, []).append(event)
+        self.by_id[event.id_bytes] = event
+        self.head = event.position
 
 
 DATABASES: dict[str, Database] = {}
@@ -110,19 +129,24 @@ class MemoryEngine:
         expectations: Sequence[Expectation] = (),
         *,
         skip_known: bool = False,
+        system: bool = False,
     ) -> BatchResult:
         database = self._opened()
         if not events:
             raise InvalidArgument("no events to append; give at least one")
         with database.changed:
+            if database.standing != Standing():
+                raise refusal(self.address, database.standing)
             known = self._known(database, streams, events, skip_known)
             for at, stream, version in ((e.at, e.stream, e.version) for e in expectations):
                 new = [other for number, other in enumerate(streams[:at]) if number not in known]
-                actual = len(database.by_stream.get(stream, ())) + new.count(stream)
+                actual = database.version(stream) + new.count(stream)
                 if len(known) < len(events) and not Expectation(at, stream, version).is_met(actual):
                     raise WrongExpectedVersion(stream, version, actual)
+            frame = database.head + 1
             result = [
-                self._store(database, streams[at], event, known.get(at)) for at, event in enumerate(events)
+                self._store(database, streams[at], event, known.get(at), frame)
+                for at, event in enumerate(events)
             ]
             database.changed.notify_all()
         versions, positions = [event.version for event in result], [event.position for event in result]
@@ -136,6 +160,8 @@ class MemoryEngine:
         known: dict[int, bytes] = {}
         first: dict[bytes, int] = {}
         for at, (type, id, code, data, _) in enumerate(events):
+            if id in database.removed:
+                raise Unsupported(NAME, "retries of removed events")
             if id in database.by_id:
                 stored = database.by_id[id]
                 if (stored.stream, stored.type, stored[6], stored.data) != (streams[at], type, code, data):
@@ -155,20 +181,18 @@ class MemoryEngine:
             raise IdConflict(str(event.id), event.stream, event.position, "is known, others are not")
         return known
 
-    def _store(self, database: Database, stream: str, event: EncodedEvent, known: bytes | None) -> Event:
+    def _store(
+        self, database: Database, stream: str, event: EncodedEvent, known: bytes | None, frame: int
+    ) -> Event:
         if known is not None:
             return database.by_id[known]
         type, id, code, data, metadata = event
-        mates = database.by_stream.setdefault(stream, [])
         last_us = database.events[-1].time_us if database.events else 0
         time_us = max(last_us, time.time_ns() // 1000)
         id = id or make_ids(1)[0]
-        stored = Event(
-            (len(database.events) + 1, len(mates) + 1, stream, type, id, time_us, code, data, metadata)
-        )
-        database.events.append(stored)
-        mates.append(stored)
-        database.by_id[id] = stored
+        place = (database.head + 1, database.version(stream) + 1)
+        stored = Event((*place, stream, type, id, time_us, code, data, metadata))
+        database.add(stored, frame)
         return stored
 
     def read_stream(
@@ -181,30 +205,39 @@ class MemoryEngine:
         reverse: bool,
         limit: int | None,
     ) -> Iterator[Event]:
-        found = list(self._opened().by_stream.get(stream, ()))[max(0, first_version - 1) : last_version]
+        found = [
+            event
+            for event in self._opened().by_stream.get(stream, ())
+            if first_version <= event.version and (last_version is None or event.version <= last_version)
+        ]
         return select(found, filter, reverse=reverse, limit=limit)
 
     def read_all(
         self, after: int, to: int | None, filter: EventFilter, *, reverse: bool, limit: int | None
     ) -> Iterator[Event]:
-        return select(self._opened().events[after:to], filter, reverse=reverse, limit=limit)
+        return select(self._between(after, to), filter, reverse=reverse, limit=limit)
+
+    def _between(self, after: int, to: int | None) -> list[Event]:
+        events = self._opened().events
+        end = len(events) if to is None else bisect_right(events, to, key=lambda event: event.position)
+        return events[bisect_right(events, after, key=lambda event: event.position) : end]
 
     def find_ids(self, ids: Sequence[bytes]) -> dict[bytes, int]:
-        by_id = self._opened().by_id
-        return {id: by_id[id].position for id in ids if id in by_id}
+        known = self._opened().removed | self._opened().by_id
+        return {id: known[id].position for id in ids if id in known}
 
     def versions(self, streams: Sequence[str]) -> list[int]:
-        return [len(self._opened().by_stream.get(stream, ())) for stream in streams]
+        return [self._opened().version(stream) for stream in streams]
 
     def streams(
         self, category: str | None, prefix: str | None, *, include_deleted: bool, include_system: bool
     ) -> Iterator[StreamInfo]:
         for name, events in sorted(self._opened().by_stream.items()):
             if name.startswith(prefix or "") and category in (None, category_of(name)):
-                yield StreamInfo(name, len(events), 1, len(events), events[-1].time_us)
+                yield StreamInfo(name, len(events), events[0].version, events[-1].version, events[-1].time_us)
 
     def head(self) -> int:
-        return len(self._opened().events)
+        return self._opened().head
 
     def follow(self, filter: EventFilter) -> MemoryFeed:
         return MemoryFeed(self, self._opened(), filter)
@@ -262,7 +295,39 @@ class MemoryEngine:
         raise Unsupported(NAME, "compaction")
 
     def verify(self, *, quick: bool, against: str | None, progress: Progress | None) -> VerifyReport:
-        return VerifyReport(self.head(), 1, 0, self.head(), None, ())
+        return VerifyReport(len(self._opened().events), 1, 0, self.head(), None, ())
+
+    @property
+    def standing(self) -> Standing:
+        return self._opened().standing
+
+    def change_standing(self, before: Standing, after: Standing, *, head: int | None = None) -> bool:
+        database = self._opened()
+        with database.changed:
+            if database.standing != before or head not in (None, database.head):
+                return False
+            database.standing = after
+            return True
+
+    def read_frames(self, after: int, to: int) -> Iterator[tuple[int, Event]]:
+        events, frames = self._opened().events, self._opened().frames
+        pairs = list(zip(frames, events, strict=False))
+        return iter([(max(frame, after + 1), event) for frame, event in pairs if after < event[0] <= to])
+
+    def read_removed(self, after: int, to: int) -> Iterator[RemovedRecord]:
+        removed = sorted(self._opened().removed.values())
+        return iter([each for each in removed if after < each.position <= to])
+
+    def append_history(self, piece: HistoryPiece) -> None:
+        database = self._opened()
+        with database.changed:
+            if database.standing != Standing(piece.source_id) or database.head != piece.after:
+                raise MirrorConflict(piece.source_id, self.address, "it is not where the piece begins", "no")
+            database.removed.update((each.id, each) for each in piece.removed)
+            for event, frame in zip(piece.events, piece.frames, strict=True):
+                database.add(event, frame)
+            database.head = piece.end
+            database.changed.notify_all()
 
 
 def select(
@@ -296,10 +361,10 @@ class MemoryFeed:
         self._woken = False
 
     def committed(self, after: int) -> int:
-        return len(self._database.events)
+        return self._database.head
 
     def end(self) -> int:
-        return len(self._database.events)
+        return self._database.head
 
     def read(self, after: int, to: int) -> Iterator[Event]:
         return self._engine.read_all(after, to, self._filter, reverse=False, limit=None)

@@ -21,6 +21,7 @@ from evlog.errors import (
 )
 from evlog.model.appends import BatchResult, Expectation
 from evlog.model.events import CONTENT_TYPES, JSON_CODE, check_stream_name, id_text, make_ids
+from evlog.model.history import Standing, refusal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -139,6 +140,9 @@ class Appender:
             return translate(error, self._connections.address, self._lock_timeout_seconds or 0.0)
         detail = json.loads(error.diag.message_detail or "{}")
         kind, stream = detail["error"], detail["stream"]
+        if kind == "Refused":
+            standing = Standing(detail["mirror_of"] or "", detail["moved_to"] or "")
+            return refusal(self._connections.address.text, standing)
         if kind == "WrongExpectedVersion":
             expected = detail["expected"]
             return WrongExpectedVersion(

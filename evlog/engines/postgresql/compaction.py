@@ -7,9 +7,11 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
+from evlog.engines.postgresql.history import standing
 from evlog.engines.postgresql.rows import moment
 from evlog.errors import SubscriptionBehind
 from evlog.model.events import JSON_CODE, METADATA_PREFIX, SYSTEM_PREFIX, category_of
+from evlog.model.history import Standing, refusal
 from evlog.model.reports import Compaction, Removal
 from evlog.model.retention import KEEP_ALL, first_visible_version, visible_since_us
 
@@ -31,6 +33,8 @@ def compact(core: Core, *, dry_run: bool, force: bool, progress: Progress | None
         shown = sorted((removal for removal, _, _ in removals), key=lambda each: -each.events)
         if dry_run:
             return Compaction(position, shown, events, 1, 0, size, 0, resumed=False)
+        if (now := standing(core)) != Standing():
+            raise refusal(core.address.text, now)
         if not force:
             _check_subscriptions(core, connection, removals)
         removed = 0

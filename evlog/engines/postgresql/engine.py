@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from evlog.engine import Capabilities
-from evlog.engines.postgresql import compaction, retention, verify
+from evlog.engines.postgresql import compaction, history, retention, verify
 from evlog.engines.postgresql.connections import Address, Connections
 from evlog.engines.postgresql.core import Core
 from evlog.engines.postgresql.feed import PostgresqlFeed
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from evlog.model.appends import BatchResult, Expectation, ExpectedVersion
     from evlog.model.events import EncodedEvent, Event
     from evlog.model.filters import EventFilter
+    from evlog.model.history import HistoryPiece, RemovedRecord, Standing
     from evlog.model.reports import (
         Compaction,
         PolicyInfo,
@@ -93,9 +94,10 @@ class PostgresqlEngine:
         expectations: Sequence[Expectation] = (),
         *,
         skip_known: bool = False,
+        system: bool = False,
     ) -> BatchResult:
         """Append all events in one transaction, or none; flushed when this returns (with `sync`)."""
-        return self._core.appender.append(streams, events, expectations, skip_known=skip_known)
+        return self._core.appender.append(streams, events, expectations, skip_known=skip_known, system=system)
 
     # --- reading
 
@@ -250,3 +252,26 @@ class PostgresqlEngine:
             return verify.verify(
                 self._core, connection, info, quick=quick, against=against, progress=progress
             )
+
+    # --- mirrors
+
+    @property
+    def standing(self) -> Standing:
+        """What the store is to others now."""
+        return history.standing(self._core)
+
+    def change_standing(self, before: Standing, after: Standing, *, head: int | None = None) -> bool:
+        """Replace the standing, durably, if it is `before` and the log ends at `head`; else return False."""
+        return history.change_standing(self._core, before, after, head)
+
+    def read_frames(self, after: int, to: int) -> Iterator[tuple[int, Event]]:
+        """Iterate over all events behind `after` up to `to`, each with the number of its append."""
+        return history.read_frames(self._core, after, to)
+
+    def read_removed(self, after: int, to: int) -> Iterator[RemovedRecord]:
+        """Iterate over the events behind `after` up to `to` that compactions have removed."""
+        return history.read_removed(self._core, after, to)
+
+    def append_history(self, piece: HistoryPiece) -> None:
+        """Append a piece of the source's history in one transaction, flushed when this returns."""
+        history.append_history(self._core, piece)

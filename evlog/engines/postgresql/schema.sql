@@ -14,7 +14,10 @@ create table log (
     position bigint not null,
     last_time timestamptz not null,
     policies bigint not null,      -- how many policy events there are: 0 spares their look-up
-    removed bigint not null        -- how many events were removed: the same
+    removed bigint not null,       -- how many events were removed: the same
+    lost bigint not null default 0,    -- of a mirror: how many positions its source had lost
+    mirror_of uuid,                -- the store that this one is a mirror of: nothing else may write to it
+    moved_to text                  -- the address of the store that has taken this one's place: the same
 );
 
 create table events (
@@ -48,7 +51,8 @@ create table streams (
 
 create table removed_ids (
     id uuid primary key,
-    digest bytea not null,                          -- of stream, type, content type and data: content_digest
+    digest bytea not null,                          -- of stream, type, content type and data: content_digest;
+                                                    -- of another length: another engine's, not compared
     stream_id text collate "C" not null,
     version bigint not null,
     global_position bigint not null unique
@@ -115,6 +119,7 @@ declare
     v_time timestamptz;
     v_policies bigint;
     v_removed bigint;
+    v_standing text;
     v_known int := 0;
     v_count int := cardinality(p_ids);
     v_actual bigint;
@@ -131,8 +136,13 @@ begin
     elsif exists (select from unnest(p_streams) s where starts_with(s, '$')) then
         raise insufficient_privilege using message = 'permission denied for the store''s own streams';
     end if;
-    select position, last_time, policies, removed into strict v_position, v_time, v_policies, v_removed
-        from log for update;
+    select position, last_time, policies, removed, coalesce(moved_to, mirror_of::text)
+        into strict v_position, v_time, v_policies, v_removed, v_standing from log for update;
+    if v_standing is not null then
+        raise exception 'mirror or moved' using errcode = 'EV000', detail = (
+            select json_build_object('error', 'Refused', 'stream', '', 'mirror_of', mirror_of,
+                                     'moved_to', moved_to) from log)::text;
+    end if;
     v_time := greatest(clock_timestamp(), v_time);
 
     -- 1. Duplicates, first: a retry after a lost answer succeeds.
@@ -149,8 +159,9 @@ begin
             where u.given
             union all
             select u.n, e.global_position, e.version, e.stream_id,
+                   e.stream_id = u.stream and (length(e.digest) <> 32 or
                    e.digest = content_digest(u.stream, u.type, u.code,
-                                             coalesce(u.raw, convert_to(u.json, 'UTF8')))
+                                             coalesce(u.raw, convert_to(u.json, 'UTF8'))))
             from unnest(p_ids, p_given, p_streams, p_types, p_codes, p_json, p_raw)
                  with ordinality u(id, given, stream, type, code, json, raw, n)
             join removed_ids e on e.id = u.id
@@ -183,7 +194,7 @@ begin
     end if;
 
     -- 2. Conditions.
-    if v_policies > 0 and not p_system then
+    if v_policies > 0 then
         select s into v_stream from (select distinct s from unnest(p_streams) s) d
             where policy_of(s)->>'$tombstone' = 'true' limit 1;
         if found then
@@ -261,7 +272,10 @@ create function remove_events(p_stream text, p_first bigint, p_before timestampt
 declare
     v_removed bigint;
 begin
-    perform 1 from log for update;
+    perform 1 from log where mirror_of is null and moved_to is null for update;
+    if not found then
+        raise exception 'a mirror, or a store that has moved, is not compacted';
+    end if;
     with removed as (
         delete from events where global_position in (
             select global_position from events

@@ -31,7 +31,7 @@ _QUICK_CHECKS: Final = (
                                l.position, c.n)
            from {schema}.log l, (select (select count(*) from {schema}.events)
                                       + (select count(*) from {schema}.removed_ids) as n) c
-           where l.position <> c.n""",
+           where l.position <> c.n + l.lost""",
     ),
     (
         "position",
@@ -61,8 +61,9 @@ _FULL_CHECKS: Final = (
                using (stream_id)
            left join (select stream_id, count(*) n, max(version) last from {schema}.removed_ids group by 1) r
                using (stream_id)
-           where s.events <> coalesce(e.n, 0) or s.version <> coalesce(e.n, 0) + coalesce(r.n, 0)
-              or s.version <> greatest(e.last, r.last)""",
+           where s.events <> coalesce(e.n, 0) or s.version <> greatest(e.last, r.last)
+              or (s.version <> coalesce(e.n, 0) + coalesce(r.n, 0)
+                  and (select lost from {schema}.log) = 0)""",
     ),
     (
         "version",

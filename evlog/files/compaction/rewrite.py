@@ -108,7 +108,7 @@ def rewrite(
         CorruptionError: an event is damaged, whether it stays or is removed.
         StoreFull, StoreIOError: the files may be there in part; `remove_files` removes them.
     """
-    log = _LogFile(output, disk)
+    log = LogFile(output, disk)
     removed: list[bytes] = []
     emptied: dict[str, EmptyStream] = {}
     for segment in group:  # oldest first: the last version of a stream counts
@@ -271,7 +271,7 @@ def _read_raws(segment: SealedSegment, rows: bytes) -> bytes:
 # --- writing
 
 
-class _LogFile:
+class LogFile:
     """The new log, growing by frames of many records; its entries are kept until the end."""
 
     def __init__(self, output: OutputSegment, disk: Disk) -> None:

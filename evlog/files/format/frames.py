@@ -132,6 +132,11 @@ def encode_records(
     return list(map(_pack_record, rows))
 
 
+def pack_records(records: Sequence[Record]) -> list[bytes]:
+    """Encode records that are whole already."""
+    return list(map(_pack_record, records))
+
+
 def encode_body(records: Sequence[bytes]) -> bytes:
     """Return the body of a frame: the records as one msgpack array."""
     return array_head(len(records)) + b"".join(records)

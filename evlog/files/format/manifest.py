@@ -5,6 +5,8 @@
     [262145,0,1127362319,…]
     ],"crc32":"8 hex digits"}
 
+A mirror has "mirror_of":"UUID" and a store that has moved "moved_to":"ADDRESS" before "fields".
+
 One line a segment, in position order, its numbers named by `fields`; the last segment is the active one, and
 for every other the line says what must be true of its files (0 where that does not apply). The rule for the
 CRC is in `lines.py`. A line that was read before is recognized by its bytes: so a manifest of thousands of
@@ -20,15 +22,20 @@ from evlog.files.format.frames import MAX_LOG_BYTES
 from evlog.files.format.headers import FORMAT_VERSION, FormatFault, NewerFormat
 from evlog.files.format.lines import check_line, sign_line
 from evlog.files.format.paths import SegmentFile
-from evlog.model.json_text import decode_json
+from evlog.model.json_text import decode_json, encode_json
 from evlog.model.named import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
 
+    Standing = tuple[str, str]
+    """mirror_of and moved_to of `evlog.model.history.Standing`, which few processes import"""
+
 _U32: Final = (1 << 32) - 1
 _MAX_NUMBER: Final = (1 << 63) - 1
+_MAX_ADDRESS: Final = 8192  # characters
+OPEN: Final = ("", "")
 
 
 class SegmentInfo(NamedTuple):
@@ -76,6 +83,7 @@ class Manifest(NamedTuple):
     segment_bytes: int
     segment_events: int
     segments: tuple[SegmentInfo, ...]
+    standing: Standing = OPEN
 
     @property
     def store_id_bytes(self) -> bytes:
@@ -91,7 +99,7 @@ class Manifest(NamedTuple):
 
 
 _HEAD: Final = (
-    '{"format":%d,"store_id":"%s","segment_bytes":%d,"segment_events":%d,"fields":["'
+    '{"format":%d,"store_id":"%s","segment_bytes":%d,"segment_events":%d,%s"fields":["'
     + '","'.join(SegmentInfo._fields)
     + '"],"segments":['
 )
@@ -105,7 +113,14 @@ _MAX_KNOWN: Final = 1 << 16
 
 def encode_manifest(manifest: Manifest) -> bytes:
     """Return the content of manifest.json."""
-    head = _HEAD % (FORMAT_VERSION, manifest.store_id, manifest.segment_bytes, manifest.segment_events)
+    standing = "" if manifest.standing == OPEN else _encode_standing(manifest.standing)
+    head = _HEAD % (
+        FORMAT_VERSION,
+        manifest.store_id,
+        manifest.segment_bytes,
+        manifest.segment_events,
+        standing,
+    )
     rows = b",\n".join([_lines.get(info) or _encode_row(info) for info in manifest.segments])
     return sign_line(b"\n".join((head.encode(), rows, _TAIL)))
 
@@ -129,6 +144,7 @@ def decode_manifest(raw: bytes) -> Manifest:
             document["segment_bytes"],
             document["segment_events"],
             tuple([_known.get(line) or _decode_row(line) for line in lines]),
+            (document.get("mirror_of", ""), document.get("moved_to", "")),
         )
         validate_manifest(manifest)
         if encode_manifest(manifest) != raw:
@@ -147,6 +163,8 @@ def validate_manifest(manifest: Manifest) -> None:
     numbers = (manifest.segment_bytes, manifest.segment_events)
     if any(type(number) is not int or number < 1 for number in numbers) or not manifest.segments:
         raise FormatFault("segment_bytes, segment_events and segments must not be empty")
+    if manifest.standing != OPEN:
+        _check_standing(manifest.standing)
     active = manifest.segments[-1]
     last_position = 0
     for info in manifest.segments:
@@ -155,6 +173,18 @@ def validate_manifest(manifest: Manifest) -> None:
         last_position = info[3]
     if active.compressed_bytes:
         raise FormatFault("the active segment is compressed")
+
+
+def _encode_standing(standing: Standing) -> str:
+    named = zip(("mirror_of", "moved_to"), standing, strict=True)
+    return "".join(f'"{name}":{encode_json(value)},' for name, value in named if value)
+
+
+def _check_standing(standing: Standing) -> None:
+    if any(type(text) is not str or len(text) > _MAX_ADDRESS for text in standing):
+        raise FormatFault("mirror_of and moved_to must be texts")
+    if standing[0] and len(bytes.fromhex(standing[0].replace("-", ""))) != 16:
+        raise FormatFault("mirror_of is not a UUID")
 
 
 def _encode_row(info: SegmentInfo) -> bytes:

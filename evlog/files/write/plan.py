@@ -39,8 +39,8 @@ class Plan:
     """The new events of one append with their versions, and what is known of the others."""
 
     __slots__ = (
-        "_append", "_known", "events", "id_hashes", "ids", "stream_hashes", "streams", "type_hashes",
-        "versions",
+        "_append", "_known", "events", "id_hashes", "ids", "records", "stream_hashes", "streams",
+        "type_hashes", "versions",
     )  # fmt: skip
 
     def __init__(self, append: Append, known: Known, ids: Sequence[bytes], id_hashes: Sequence[int]) -> None:
@@ -53,6 +53,7 @@ class Plan:
         self.id_hashes = id_hashes
         self.versions: list[int] = []
         self.type_hashes: list[int] = []
+        self.records: Sequence[Record] | None = None  # of a mirror: as they are at the source
         if known:
             new = [at for at in range(len(ids)) if at not in known]
             self.streams = [self.streams[at] for at in new]

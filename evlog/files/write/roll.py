@@ -54,6 +54,16 @@ def roll_locked(log: Log, disk: Disk) -> None:
     log.refresh()
 
 
+def add_sealed_locked(log: Log, sealed: SegmentInfo, disk: Disk) -> None:
+    """Name a segment, whose files are synced, in the place of the empty active one, and begin the next."""
+    manifest = log.manifest
+    fresh = SegmentInfo(sealed.last_position + 1, 0, new_tag())
+    create_segment(log.store, manifest.store_id_bytes, fresh, disk)  # syncs the names of both
+    segments = (*manifest.segments[:-1], sealed, fresh)
+    replace_manifest(log.store, manifest._replace(segments=segments), disk)
+    log.refresh()
+
+
 def sync_names(store: str, disk: Disk) -> None:
     """Make the names of the store, of its files and of its segments durable."""
     disk.sync_dir(paths.segments_path(store))

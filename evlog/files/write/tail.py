@@ -28,6 +28,7 @@ from evlog.files.format.frames import (
     encode_body,
     encode_frame_header,
     encode_records,
+    pack_records,
 )
 from evlog.files.format.headers import FILE_HEADER_BYTES
 from evlog.files.format.marks import (
@@ -112,8 +113,13 @@ class LogTail:
         """
         active = self._log.active
         first_position = active.first_position + active.segment.count
-        now_us = self._now_us()
-        records = encode_records(plan.events, plan.ids, plan.streams, plan.versions, first_position, now_us)
+        if plan.records is None:
+            now_us = self._now_us()
+            records = encode_records(
+                plan.events, plan.ids, plan.streams, plan.versions, first_position, now_us
+            )
+        else:
+            now_us, records = plan.records[-1][5], pack_records(plan.records)
         body = encode_body(records)
         if len(body) > MAX_BODY_BYTES:
             raise AppendTooLarge(len(body), MAX_BODY_BYTES)

@@ -28,6 +28,7 @@ from evlog.errors import (
 from evlog.files.disk.file_lock import FileLock
 from evlog.files.disk.fork import register_fork_reset
 from evlog.files.format import paths
+from evlog.files.format.manifest import OPEN
 from evlog.files.write.plan import Planner
 from evlog.files.write.sync_marks import SyncMarks
 from evlog.files.write.tail import LogTail
@@ -35,8 +36,8 @@ from evlog.model.appends import Append, BatchResult, Expectation, join
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from typing import Final
+    from collections.abc import Callable, Sequence
+    from typing import Final, TypeVar
 
     from evlog.files.disk.files import Disk
     from evlog.files.log.log import Log
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
     from evlog.files.write.sync_marks import SyncPoint
     from evlog.model.events import EncodedEvent
     from evlog.model.reports import TornTail
+
+    _T = TypeVar("_T")
 
 # Errors that refuse one append and leave the writer fit for the next.
 _REFUSALS: Final = (
@@ -159,9 +162,32 @@ class Writer:
         return result
 
     def _catch_up_locked(self) -> None:
+        """Take in what others did; raise if the store takes no ordinary appends, or this writer none more."""
         if self._closed:
             raise StoreClosed(self._log.store)
         self._tail.catch_up_locked()
+        standing = self._log.manifest.standing
+        if standing != OPEN:
+            from evlog.model.history import Standing, refusal
+
+            raise refusal(self._log.store, Standing(*standing))
+
+    def exclusively(self, call: Callable[[LogTail, Planner], _T]) -> _T:
+        """Call with the writers' lock held and everything taken in, also where appends are refused."""
+        if self._sync and not self._closed:
+            self._tail.prepare()
+        with self._lock:
+            if self._closed:
+                raise StoreClosed(self._log.store)
+            self._tail.catch_up_locked()
+            self._lock.check_held()  # this process may have been suspended since it took the lock
+            return call(self._tail, self._planner)
+
+    def make_durable(self, point: SyncPoint) -> None:
+        """Return once the log is durable up to the point (with `sync`), and its segments have indexes."""
+        if self._sync:
+            self._marks.make_durable(point, written=True)
+        self._tail.index_sealed()
 
     def seal(self) -> None:
         """Begin the next segment, unless the active one is empty: a compaction rewrites sealed ones only.

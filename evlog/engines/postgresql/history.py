@@ -1,0 +1,260 @@
+"""Mirrors: reading the tables for another store, and appending a piece of another store's history by COPY.
+
+A piece is one transaction, which holds the row of `log` from its first statement, as `append` does. The
+position in that row says up to where the source was copied, so a piece that is sent again after a lost answer
+is recognized.
+"""
+
+from __future__ import annotations
+
+import time
+from struct import Struct
+from typing import TYPE_CHECKING, Final
+from uuid import UUID
+
+import psycopg
+
+from evlog.engines.postgresql.connections import is_broken, translate
+from evlog.engines.postgresql.rows import COLUMNS
+from evlog.errors import MirrorConflict, StoreUnreachable
+from evlog.model.events import (
+    CONTENT_TYPES,
+    JSON_CODE,
+    Event,
+    category_of,
+    check_readable_name,
+)
+from evlog.model.history import HistoryPiece, RemovedRecord, Standing
+from evlog.model.retention import METADATA_TYPE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    from evlog.engines.postgresql.connections import Connection
+    from evlog.engines.postgresql.core import Core
+
+_PAGE_ROWS: Final = 2000
+_RETRY_SECONDS: Final = 30.0  # a failover takes some seconds
+_REFUSED_BY_JSON: Final = frozenset({"22P02", "22P05", "54001"})
+_EVENT_COLUMNS: Final = (
+    "id, stream_id, stream_type, event_type, event_data, raw, content_type, metadata, version, "
+    "global_position, frame, created_at"
+)
+_COPY_HEADER: Final = b"PGCOPY\n\xff\r\n\0" + bytes(8)
+_COPY_END: Final = b"\xff\xff"
+_SIZE: Final = Struct("!i").pack
+_NUMBERS: Final = Struct("!iqiqiqiq").pack  # four columns of 8 bytes, each after its size
+_NULL: Final = _SIZE(-1)
+_ROW_HEAD: Final = Struct("!hi").pack(12, 16)  # twelve columns; the first is an id of 16 bytes
+_EPOCH_2000_US: Final = 946_684_800_000_000
+_CODES: Final = [_SIZE(len(name)) + name.encode() for name in CONTENT_TYPES]
+
+
+# --- reading
+
+
+def read_frames(core: Core, after: int, to: int) -> Iterator[tuple[int, Event]]:
+    """Iterate over all events between two positions, each with the position of the first of its append."""
+    statement = core.sql(
+        "select {columns}, frame from {schema}.events "
+        "where global_position > %s and global_position <= %s order by global_position limit {rows}",
+        columns=COLUMNS,
+        rows=str(_PAGE_ROWS),
+    )
+    first = after + 1
+    while after < to:
+        with core.connections.lend() as connection:
+            rows = connection.cursor(binary=True).execute(statement, (after, to)).fetchall()
+        for row in rows:
+            yield max(row[-1], first), Event(row[:-1])
+        if len(rows) < _PAGE_ROWS:
+            return
+        after = rows[-1][0]
+
+
+def read_removed(core: Core, after: int, to: int) -> Iterator[RemovedRecord]:
+    """Iterate over the events between two positions that compactions have removed, by position."""
+    statement = core.sql(
+        "select r.global_position, r.version, r.stream_id, uuid_send(r.id), r.digest, "
+        "case when s.version = r.version then (extract(epoch from s.last_time) * 1000000)::bigint "
+        "else 0 end from {schema}.removed_ids r left join {schema}.streams s using (stream_id) "
+        "where r.global_position > %s and r.global_position <= %s order by r.global_position limit {rows}",
+        rows=str(_PAGE_ROWS),
+    )
+    while after < to:
+        with core.connections.lend() as connection:
+            rows = connection.cursor(binary=True).execute(statement, (after, to)).fetchall()
+        for row in rows:
+            yield RemovedRecord(*row)
+        if len(rows) < _PAGE_ROWS:
+            return
+        after = rows[-1][0]
+
+
+# --- the standing
+
+
+def standing(core: Core) -> Standing:
+    """Return what the store is to others now."""
+    with core.connections.lend() as connection:
+        row = connection.execute(
+            core.sql("select coalesce(mirror_of::text, ''), coalesce(moved_to, '') from {schema}.log")
+        ).fetchone()
+    assert row is not None
+    return Standing(*row)
+
+
+def change_standing(core: Core, before: Standing, after: Standing, head: int | None) -> bool:
+    """Replace the standing, durably, if it is `before` and the log ends at `head`; else return False."""
+    with core.connections.lend() as connection:
+        changed = connection.execute(
+            core.sql(
+                "update {schema}.log set mirror_of = nullif(%s, '')::uuid, moved_to = nullif(%s, '') "
+                "where coalesce(mirror_of::text, '') = %s and coalesce(moved_to, '') = %s "
+                "and position = coalesce(%s::bigint, position)"
+            ),
+            (*after, *before, head),
+        )
+        return changed.rowcount == 1
+
+
+# --- appending
+
+
+def append_history(core: Core, piece: HistoryPiece) -> None:
+    """Append a piece of the source's history in one transaction, flushed when this returns.
+
+    Raises:
+        MirrorConflict: the store is no mirror of the source, or does not end where the piece begins.
+    """
+    deadline = time.monotonic() + _RETRY_SECONDS
+    pause_seconds, sent, raw_json = 0.05, False, False
+    while True:
+        connection = None
+        try:
+            connection = core.connections.take()
+            _append(core, connection, piece, raw_json=raw_json, sent=sent)
+            return
+        except (StoreUnreachable, psycopg.Error) as error:
+            if isinstance(error, psycopg.Error) and not is_broken(error):
+                if error.sqlstate not in _REFUSED_BY_JSON or raw_json:
+                    raise translate(error, core.address) from error
+                raw_json = True  # PostgreSQL's parser refuses some JSON: keep its bytes
+                continue
+            core.connections.forget_idle()
+            if time.monotonic() >= deadline:
+                raise translate(error, core.address) if isinstance(error, psycopg.Error) else error from None
+            sent = True  # perhaps
+            time.sleep(pause_seconds)
+            pause_seconds = min(1.0, 2 * pause_seconds)
+        finally:
+            if connection is not None:
+                core.connections.give_back(connection)
+
+
+def _append(core: Core, connection: Connection, piece: HistoryPiece, *, raw_json: bool, sent: bool) -> None:
+    sql = core.sql
+    with connection.transaction(), connection.cursor() as cursor:
+        row = cursor.execute(sql("select position, mirror_of from {schema}.log for update")).fetchone()
+        assert row is not None
+        if row[0] == piece.end and sent:
+            return  # the answer to the last try was lost
+        _check(core, piece, *row)
+        if piece.events:
+            with cursor.copy(
+                sql("copy {schema}.events ({columns}) from stdin (format binary)", columns=_EVENT_COLUMNS)
+            ) as copy:
+                copy.write(_COPY_HEADER + _event_rows(piece, raw_json) + _COPY_END)
+        if piece.removed:
+            cursor.executemany(
+                sql(
+                    "insert into {schema}.removed_ids (global_position, version, stream_id, id, digest) "
+                    "values (%s, %s, %s, %s, %s)"
+                ),
+                [(r.position, r.version, r.stream, UUID(bytes=r.id), r.digest) for r in piece.removed],
+            )
+        cursor.execute(sql(_COUNT_STREAMS), _stream_rows(piece))
+        policies = sum(event[3] == METADATA_TYPE and event[2][0] == "$" for event in piece.events)
+        last_us = piece.events[-1][5] if piece.events else 0
+        cursor.execute(
+            sql(
+                "update {schema}.log set position = %s, "
+                "last_time = greatest(last_time, timestamptz 'epoch' + %s * interval '1 microsecond'), "
+                "policies = policies + %s, removed = removed + %s, lost = lost + %s"
+            ),
+            (piece.end, last_us, policies, len(piece.removed), piece.lost),
+        )
+        cursor.execute(sql("select pg_notify('evlog_{schema}', '')"))
+
+
+def _check(core: Core, piece: HistoryPiece, position: int, mirror_of: UUID | None) -> None:
+    if str(mirror_of) != piece.source_id:
+        reason, advice = "it was not made by this mirror", "use an empty destination"
+    elif position != piece.after:
+        reason, advice = f"it ends at position {position}, and not at {piece.after}", "start the mirror again"
+    else:
+        return
+    raise MirrorConflict(f"store {piece.source_id}", core.address.text, reason, advice)
+
+
+def _event_rows(piece: HistoryPiece, raw_json: bool) -> bytes:
+    """Return the rows of `_EVENT_COLUMNS` in the binary format of COPY."""
+    names: dict[str, bytes] = {}  # a stream and its category, a type: each after its size
+    rows: list[bytes] = []
+    for event, frame in zip(piece.events, piece.frames, strict=True):
+        position, version, stream, type, id, time_us, code, data, metadata = event
+        if (stream_text := names.get(stream)) is None:
+            stream_text = _text(check_readable_name(stream)) + _text(category_of(stream))
+            names[stream] = stream_text
+        if (type_text := names.get(f" {type}")) is None:
+            type_text = names[f" {type}"] = _text(type)
+        sized = _SIZE(len(data)) + data
+        is_json = code == JSON_CODE and not raw_json
+        rows += (
+            _ROW_HEAD,
+            id,
+            stream_text,
+            type_text,
+            sized + _NULL if is_json else _NULL + sized,
+            _CODES[code],
+            _NULL if metadata is None else _SIZE(len(metadata)) + metadata,
+            _NUMBERS(8, version, 8, position, 8, frame, 8, time_us - _EPOCH_2000_US),
+        )
+    return b"".join(rows)
+
+
+def _text(text: str) -> bytes:
+    raw = text.encode()
+    return _SIZE(len(raw)) + raw
+
+
+_COUNT_STREAMS: Final = """
+    insert into {schema}.streams as s (stream_id, stream_type, version, events, last_time)
+    select stream, category, version, events, timestamptz 'epoch' + time_us * interval '1 microsecond'
+    from unnest(%s::text[], %s::text[], %s::bigint[], %s::bigint[], %s::bigint[])
+         u(stream, category, version, events, time_us)
+    on conflict (stream_id) do update set version = greatest(s.version, excluded.version),
+        events = s.events + excluded.events, last_time = greatest(s.last_time, excluded.last_time)
+"""
+
+
+def _stream_rows(piece: HistoryPiece) -> tuple[list[Any], ...]:
+    """Return what each stream gains: its last version, how many events, and the time of its last one."""
+    counts: dict[str, int] = {}
+    last: dict[str, tuple[int, int]] = {}
+    for removed in piece.removed:
+        counts.setdefault(removed.stream, 0)
+        last[removed.stream] = max(last.get(removed.stream, (0, 0)), (removed.version, removed.time_us))
+    for event in piece.events:
+        stream = event[2]
+        counts[stream] = counts.get(stream, 0) + 1
+        last[stream] = event[1], event[5]
+    names = list(counts)
+    return (
+        names,
+        [category_of(name) for name in names],
+        [last[name][0] for name in names],
+        [counts[name] for name in names],
+        [last[name][1] for name in names],
+    )

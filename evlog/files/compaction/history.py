@@ -1,0 +1,170 @@
+"""Appending a piece of another store's history, as it is there.
+
+1. A piece without gaps is one frame of the active log, like any append.
+2. A piece with gaps becomes a sealed segment, like one that a compaction has written: it may lack positions,
+   and its .removed file keeps the ids of what is missing. The manifest that names it is the commit point; a
+   crash before that leaves files that mean nothing.
+3. The log's head says up to where the source was copied: a piece that does not begin there is refused.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from zlib import crc32
+
+from evlog.errors import MirrorConflict
+from evlog.files.compaction.commit import remove_unnamed
+from evlog.files.compaction.rewrite import LogFile, OutputSegment
+from evlog.files.format.entries import encode_entries
+from evlog.files.format.frames import pack_records
+from evlog.files.format.hashes import hash_ids, hash_stream, hash_type
+from evlog.files.format.headers import KIND_OFFSETS, KIND_REMOVED, encode_file_header
+from evlog.files.format.manifest import SegmentInfo
+from evlog.files.format.removed_events import encode_removed, pack_events
+from evlog.files.write.derived import build_indexes
+from evlog.files.write.filter_file import extend_filter
+from evlog.files.write.plan import Plan
+from evlog.files.write.roll import add_sealed_locked, new_tag
+from evlog.model.appends import Append
+from evlog.model.events import check_readable_name
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from evlog.files.disk.files import Disk
+    from evlog.files.format.removed_events import EmptyStream
+    from evlog.files.log.log import Log
+    from evlog.files.write.plan import Planner
+    from evlog.files.write.sync_marks import SyncPoint
+    from evlog.files.write.tail import LogTail
+    from evlog.files.write.writer import Writer
+    from evlog.model.history import HistoryPiece
+
+
+def append_history(log: Log, writer: Writer, disk: Disk, piece: HistoryPiece) -> None:
+    """Append a piece of the source's history: all of it, or nothing; durable on return (with `sync`).
+
+    Raises:
+        MirrorConflict: the store is no mirror of the source, or does not end where the piece begins.
+        StoreFull, LockTimeout: nothing was written.
+        StoreIOError: part of it may be there; open the store again.
+    """
+    if piece.is_whole:
+        writer.make_durable(_append_frame(log, writer, piece))
+    else:
+        _add_segment(log, writer, disk, piece)
+
+
+def _check_locked(log: Log, piece: HistoryPiece) -> None:
+    if log.manifest.standing != (piece.source_id, ""):
+        reason, advice = "it was not made by this mirror", "use an empty destination"
+    elif log.head != piece.after:
+        reason = f"it ends at position {log.head}, and not at {piece.after}"
+        advice = "start the mirror again"
+    else:
+        return
+    raise MirrorConflict(f"store {piece.source_id}", log.store, reason, advice)
+
+
+def _append_frame(log: Log, writer: Writer, piece: HistoryPiece) -> SyncPoint:
+    records = piece.events
+    _, versions, streams, types, ids, _, codes, datas, metadatas = zip(*records, strict=True)
+    events = list(zip(types, ids, codes, datas, metadatas, strict=True))
+    plan = Plan(Append(streams, _hash_names(streams), events), {}, ids, hash_ids(ids))
+    plan.versions = list(versions)
+    plan.type_hashes = _hash_types(types)
+    plan.records = records
+
+    def put(tail: LogTail, _planner: Planner) -> SyncPoint:
+        _check_locked(log, piece)
+        tail.put_locked(plan)
+        return tail.end_locked()
+
+    return writer.exclusively(put)
+
+
+def _hash_names(streams: Iterable[str]) -> list[int]:
+    hashes: dict[str, int] = {}
+    for name in streams:
+        if name not in hashes:
+            hashes[name] = hash_stream(check_readable_name(name))
+    return [hashes[name] for name in streams]
+
+
+def _hash_types(types: Iterable[str]) -> list[int]:
+    hashes = {type: hash_type(type) for type in set(types)}
+    return [hashes[type] for type in types]
+
+
+# --- a piece with gaps
+
+
+def _add_segment(log: Log, writer: Writer, disk: Disk, piece: HistoryPiece) -> None:
+    def seal(tail: LogTail, _planner: Planner) -> int:
+        _check_locked(log, piece)
+        tail.seal_locked()  # the new segment comes in the place of an empty one
+        return log.sealed[-1].info.last_time_us if log.sealed else 0
+
+    def name(_tail: LogTail, _planner: Planner) -> SegmentInfo:
+        _check_locked(log, piece)
+        empty = log.active.info
+        add_sealed_locked(log, info, disk)
+        return empty
+
+    info = _write_segment(log, disk, piece, writer.exclusively(seal))
+    empty = writer.exclusively(name)
+    remove_unnamed(log.store, log.manifest, [empty], disk)
+    for part in log.sealed:
+        if part.info == info:
+            build_indexes(part, disk)
+    extend_filter(log, disk)
+
+
+def _write_segment(log: Log, disk: Disk, piece: HistoryPiece, last_time_us: int) -> SegmentInfo:
+    """Write the files of a sealed segment, which no manifest names yet; return what it has to say of them."""
+    events, removed = piece.events, piece.removed
+    times = (events[0][5], events[-1][5]) if events else (last_time_us, last_time_us)
+    info = SegmentInfo(
+        piece.after + 1,
+        1,  # a generation in which positions may be missing
+        new_tag(),
+        last_position=piece.end,
+        first_time_us=times[0],
+        last_time_us=times[1],
+        lost_events=piece.lost,
+    )
+    output = OutputSegment(log.store, log.manifest.store_id_bytes, info)
+    file = LogFile(output, disk)
+    if events:
+        _, versions, streams, types, ids, *_ = zip(*events, strict=True)
+        raws = pack_records(events)
+        hashes = _hash_names(streams), hash_ids(ids), versions, _hash_types(types)
+        file.add(b"".join(raws), encode_entries(raws, 0, 0, *hashes))
+    entries = file.finish()
+    disk.create_file(output.path("offsets"), encode_file_header(output.header(KIND_OFFSETS)) + entries)
+    info = info._replace(events=file.events, log_bytes=file.end, offsets_crc=file.index_crc)
+    if not removed:
+        return info
+    rows = pack_events(
+        [event.id for event in removed],
+        [event.position for event in removed],
+        _hash_names([event.stream for event in removed]),
+        [event.version for event in removed],
+        [int.from_bytes(event.digest, "little") if len(event.digest) == 4 else 0 for event in removed],
+    )
+    raw = encode_removed(output.header(KIND_REMOVED), rows, _emptied(piece, last_time_us))
+    disk.create_file(output.path("removed"), raw)
+    return info._replace(removed_events=len(removed), removed_bytes=len(raw), removed_crc=crc32(raw))
+
+
+def _emptied(piece: HistoryPiece, last_time_us: int) -> Iterable[EmptyStream]:
+    """Return the streams of which this segment holds nothing but removed events.
+
+    Some have later events, which are copied later. Until then the segment alone knows their versions.
+    """
+    kept = {event[2] for event in piece.events}
+    return {
+        event.stream: (event.stream, event.version, event.time_us or last_time_us)
+        for event in piece.removed
+        if event.stream not in kept
+    }.values()

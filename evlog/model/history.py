@@ -1,0 +1,84 @@
+"""What one store hands to another, pieces of its history, and what a store is to others, its standing. Pure.
+
+A piece of history keeps everything that an ordinary append decides: positions, versions, times, which events
+were appended together, and the ids of events that were removed.
+"""
+
+from __future__ import annotations
+
+from evlog.errors import StoreIsMirror, StoreMoved
+from evlog.model.named import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from evlog.errors import EvlogError
+    from evlog.model.events import Event
+
+
+class Standing(NamedTuple):
+    """What a store is to others. Where a field is set, the store refuses every change but a mirror's."""
+
+    mirror_of: str = ""
+    """the id of the store that it is an identical copy of"""
+    moved_to: str = ""
+    """the address, without a password, of the store that has taken its place"""
+
+
+class RemovedRecord(NamedTuple):
+    """An event that a compaction removed: its id stays known, and its position and version stay used."""
+
+    position: int
+    version: int
+    stream: str
+    id: bytes
+    digest: bytes
+    """of its content, as its engine computes it; one of another engine compares nothing"""
+    time_us: int
+    """when it was written, if it is the last event of its stream; else 0, not known"""
+
+
+class HistoryPiece:
+    """The history of a store behind position `after`, up to and including `end`, in position order.
+
+    Args:
+        source_id: the id of the store that it is from.
+        events: what is there; `frames` says of each the position of the first event of its append.
+        removed: the events that were removed. Positions of neither kind are lost at the source, too.
+    """
+
+    __slots__ = ("after", "end", "events", "frames", "removed", "source_id")
+
+    def __init__(
+        self,
+        source_id: str,
+        after: int,
+        end: int,
+        events: Sequence[Event],
+        frames: Sequence[int],
+        removed: Sequence[RemovedRecord] = (),
+    ) -> None:
+        self.source_id = source_id
+        self.after = after
+        self.end = end
+        self.events = events
+        self.frames = frames
+        self.removed = removed
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether no position is missing."""
+        return len(self.events) == self.end - self.after
+
+    @property
+    def lost(self) -> int:
+        """The number of positions that are neither there nor known as removed."""
+        return self.end - self.after - len(self.events) - len(self.removed)
+
+
+def refusal(address: str, standing: Standing) -> EvlogError:
+    """Return the error for a change of a store that refuses changes."""
+    if standing.moved_to:
+        return StoreMoved(address, standing.moved_to)
+    return StoreIsMirror(address, standing.mirror_of)
