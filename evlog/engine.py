@@ -194,7 +194,7 @@ class Engine(Protocol):
         reverse: bool,
         limit: int | None,
     ) -> Iterator[Event]:
-        """Iterate over the visible events of a stream; of the filter, types and times count."""
+        """Iterate over the visible events of a stream; of the filter, types, tags and times count."""
 
     def read_all(
         self, after: int, to: int | None, filter: EventFilter, *, reverse: bool, limit: int | None

@@ -267,6 +267,7 @@ class EventStore:
         to_version: int | None = None,
         *,
         types: Collection[str] | None = None,
+        tags: Collection[str] | None = None,
         since: datetime | None = None,
         until: datetime | None = None,
         reverse: bool = False,
@@ -279,6 +280,7 @@ class EventStore:
         Args:
             from_version, to_version: inclusive.
             types: only events of these types.
+            tags: only events that have all of these tags.
             since, until: aware datetimes; `since` is inclusive, `until` is not.
             reverse: from the last to the first.
             limit: at most this many events.
@@ -289,7 +291,7 @@ class EventStore:
         """
         _check_bounds(from_version=from_version, to_version=to_version, limit=limit)
         check_readable_name(stream)
-        filter = make_filter(None, None, types, since, until)
+        filter = make_filter(None, None, types, since, until, tags)
         return self.engine.read_stream(stream, from_version, to_version, filter, reverse=reverse, limit=limit)
 
     def read_all(
@@ -299,6 +301,7 @@ class EventStore:
         *,
         category: str | None = None,
         types: Collection[str] | None = None,
+        tags: Collection[str] | None = None,
         since: datetime | None = None,
         until: datetime | None = None,
         reverse: bool = False,
@@ -313,14 +316,14 @@ class EventStore:
         Args:
             after: a position, exclusive: "where I stopped". to: a position, inclusive.
             category: only streams of this category.
-            types, since, until, reverse, limit: as `read`.
+            types, tags, since, until, reverse, limit: as `read`.
             include_system: also the store's own events, in streams whose names begin with `$`.
 
         Raises:
             As `read`.
         """
         _check_bounds(after=after, to=to, limit=limit)
-        filter = make_filter(None, category, types, since, until, include_system)
+        filter = make_filter(None, category, types, since, until, tags, include_system)
         return self.engine.read_all(after, to, filter, reverse=reverse, limit=limit)
 
     def stream_version(self, stream: str) -> int:
@@ -388,6 +391,7 @@ class EventStore:
         stream: str | None = None,
         category: str | None = None,
         types: Collection[str] | None = None,
+        tags: Collection[str] | None = None,
         since: datetime | None = None,
         follow: bool = True,
         timeout: float | None = None,
@@ -401,7 +405,7 @@ class EventStore:
         Args:
             name: a durable subscription (1 to 100 bytes of UTF-8); its next run continues where it ended.
             after: the first run begins behind this position; left out, at the beginning.
-            stream, category, types: only these events. A name keeps its filter.
+            stream, category, types, tags: only these events. A name keeps its filter.
             since: the first run begins with the first event written at or after this time.
             follow: wait for more; if false, end at the present end of the log.
             timeout: seconds; the iteration ends when no event came for this long. None waits without a limit.
@@ -424,7 +428,7 @@ class EventStore:
             check_readable_name(stream)
             if category is not None:
                 raise InvalidArgument("stream and category exclude each other; give one of them")
-        filter = make_filter(stream, category, types, since)
+        filter = make_filter(stream, category, types, since, None, tags)
         run = begin(self.engine, name, filter, after, follow=follow, timeout_seconds=timeout)
         self._runs.add(ref(run, self._runs.discard))
         if self._closed:  # by another thread, which may not have seen this run
@@ -440,6 +444,7 @@ class EventStore:
         stream: str | None = None,
         category: str | None = None,
         types: Collection[str] | None = None,
+        tags: Collection[str] | None = None,
         since: datetime | None = None,
         follow: bool = True,
         timeout: float | None = None,
@@ -455,7 +460,7 @@ class EventStore:
             retries: after this many failures on one event it gives up; the pauses are 0.1 s, 0.2 s … 10 s.
             on_failure: "stop": raise the last error; the next run begins with that event. "park": set the
                 event aside with the error, for `parked` and `replay_parked`, and continue.
-            after, stream, category, types, since, follow, timeout: as `subscribe`.
+            after, stream, category, types, tags, since, follow, timeout: as `subscribe`.
 
         Raises:
             As `subscribe`, and what the handler raised last.
@@ -471,6 +476,7 @@ class EventStore:
             stream=stream,
             category=category,
             types=types,
+            tags=tags,
             since=since,
             follow=follow,
             timeout=timeout,

@@ -54,6 +54,7 @@ PARAMETERS: Final = (
     argument("TYPE", "What happened."),
     argument("DATA", "JSON text, @FILE, or - for stdin; {} if left out.", RAW),
     option("--expect -e", "any|none|exists|N", "The version that the stream must have."),
+    option("--tag", "TEXT", "A tag of the event, such as course:c1 (repeatable).", many=True),
     option("--id", "UUID", "The event's id."),
     option("--idempotency-key", "TEXT", "Any text that stands for this event."),
     option("--meta", "KEY=VALUE", "A text in the metadata (repeatable).", many=True),

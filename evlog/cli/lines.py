@@ -63,6 +63,10 @@ class Shape:
     def __init__(self, given: Given) -> None:
         self._given = given
         self._metadata = make_metadata(given)
+        if given.tag:
+            from evlog.model.tags import add_tags
+
+            self._metadata = add_tags(given.tag, self._metadata)
         fields = (given.type, given.stream_field, given.type_field, given.id_field, given.data_field)
         self._is_foreign = any(field is not None for field in fields)
         # With a field for the stream, the only argument is the TYPE.
@@ -85,9 +89,10 @@ class Shape:
         if given.type_field is not None and self._type is not None:
             raise InvalidArgument("TYPE and --type-field both name the type", "give one of them")
         options = (given.metadata, given.correlation_id, given.causation_id)
-        if not self._is_foreign and (given.meta or options != (None, None, None)):
+        if not self._is_foreign and (given.meta or given.tag or options != (None, None, None)):
             raise InvalidArgument(
-                "lines of evlog's own shape bring their own metadata", "give TYPE, or leave --meta out"
+                "lines of evlog's own shape bring their own metadata and tags",
+                "give TYPE, or leave --meta and --tag out",
             )
         if given.id_field is not None and KEY.encode() in (self._metadata or b""):
             raise InvalidArgument(f"--id-field sets {KEY} in the metadata", "leave it out there")

@@ -3,7 +3,18 @@
 from __future__ import annotations
 
 from evlog.cli._support import console, options
-from evlog.cli._support.parameters import CATEGORY, COUNT, SINCE, STORE, TYPES, argument, choice, flag, option
+from evlog.cli._support.parameters import (
+    CATEGORY,
+    COUNT,
+    SINCE,
+    STORE,
+    TAGS,
+    TYPES,
+    argument,
+    choice,
+    flag,
+    option,
+)
 from evlog.errors import EvlogError, InvalidArgument
 from evlog.model.events import check_stream_name
 
@@ -32,6 +43,7 @@ named: '$$order-42'.
   evlog read order-42 --from 2
   evlog read --type OrderPaid --since 7d -o csv --fields time,data.amount
   evlog read --category order --reverse --limit 5
+  evlog read --tag course:c1 --tag student:s9
   evlog read --after 17
   evlog read order-42 --reverse -n 1 -o data
 """
@@ -43,6 +55,7 @@ PARAMETERS: Final = (
     option("--after", "N", "Where I stopped: begin behind it.", COUNT),
     CATEGORY,
     TYPES,
+    TAGS,
     SINCE,
     option("--until", "WHEN", "Written before then."),
     option("--limit -n", "N", "At most N events.", COUNT),
@@ -61,6 +74,7 @@ def command(given: Given) -> None:
     names = _fields(given, form)
     selection: dict[str, Any] = {
         "types": given.type or None,
+        "tags": given.tag,
         **_times(given),
         "reverse": given.reverse,
         "limit": given.limit,

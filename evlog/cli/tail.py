@@ -12,7 +12,18 @@ import sys
 
 from evlog.cli._support import console, options
 from evlog.cli._support.deliver import HEAD, IDLE, Printer, StopCondition, deliver
-from evlog.cli._support.parameters import CATEGORY, COUNT, SINCE, STORE, TYPES, argument, choice, flag, option
+from evlog.cli._support.parameters import (
+    CATEGORY,
+    COUNT,
+    SINCE,
+    STORE,
+    TAGS,
+    TYPES,
+    argument,
+    choice,
+    flag,
+    option,
+)
 from evlog.cli._support.start import start_position
 from evlog.cli._support.stops import Stopped, Stops, end_by
 from evlog.errors import (
@@ -75,6 +86,7 @@ PARAMETERS: Final = (
     option("--after", "N", "Start after this position (with STREAM: version).", COUNT),
     CATEGORY,
     TYPES,
+    TAGS,
     SINCE,
     option("--name", "NAME", "A durable subscription: continue where it stopped."),
     option("--exec", "COMMAND", "Run it on each event, JSON on its stdin.", name="exec"),
@@ -146,7 +158,7 @@ class _Plan:
 
     def __init__(self, given: Given) -> None:
         self.name: str | None = given.name
-        self.filter = EventFilter(given.stream, given.category, given.type or None)
+        self.filter = EventFilter(given.stream, given.category, given.type or None, given.tag)
         self.since = _maybe_moment(given.since)
         self.after: int | None = given.after
         self.condition = StopCondition(given.count, given.until_type)
@@ -216,6 +228,7 @@ def _deliver(store: evlog.EventStore, path: str, plan: _Plan, stops: Stops) -> s
             stream=filter.stream,
             category=filter.category,
             types=filter.types,
+            tags=filter.tags,
             since=plan.since if name is None else None,  # it can be in the future
             follow=plan.follow,
         )

@@ -195,7 +195,9 @@ class DirectoryEngine:
         """Iterate over the visible events of a stream."""
         bounds = Bounds(first_version, last_version, filter.since_us, filter.until_us)
         types = None if filter.types is None else frozenset(filter.types)
-        return read_stream(self._refreshed(), stream, bounds, types, reverse=reverse, limit=limit)
+        return read_stream(
+            self._refreshed(), stream, bounds, types, reverse=reverse, limit=limit, tags=filter.tags
+        )
 
     @refuses_crafted_content
     def read_all(

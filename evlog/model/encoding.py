@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _CONTENT_CODES: Final = {name: code for code, name in enumerate(CONTENT_TYPES)}
 _class_of: Final = attrgetter("__class__")
-_FIELDS: Final = tuple(map(attrgetter, ("type", "id", "data", "metadata", "content_type")))
+_FIELDS: Final = tuple(map(attrgetter, ("type", "id", "data", "metadata", "tags", "content_type")))
 _LINE_BREAKS_TO_SPACES: Final = bytes.maketrans(b"\r\n", b"  ")
 _MAX_CHECKED_TYPES: Final = 1 << 14
 _BULK_EVENTS: Final = 16  # from this many events on, passes by column cost less than a loop
@@ -66,10 +66,10 @@ def _encode_alike(events: Sequence[NewEvent]) -> tuple[list[EncodedEvent], Seque
     if set(map(_class_of, events)) != {NewEvent}:
         return None
     # A list for each field, rather than a tuple for each event, which the garbage collector would look at.
-    types, ids, datas, metadatas, content_types = ([*map(field, events)] for field in _FIELDS)
+    types, ids, datas, metadatas, tags, content_types = ([*map(field, events)] for field in _FIELDS)
     alike = (
         set(map(_class_of, datas)) == set(map(_class_of, ids)) == {bytes}
-        and metadatas.count(None) == content_types.count("json") == len(ids)
+        and metadatas.count(None) == tags.count(None) == content_types.count("json") == len(ids)
         and set(map(len, ids)) == {16}
         and max(map(len, datas)) <= MAX_EVENT_BYTES
     )
@@ -97,6 +97,10 @@ def _encode_each(events: Sequence[NewEvent]) -> tuple[list[EncodedEvent], Sequen
         metadata = event.metadata
         if metadata is not None:
             metadata = _encode_metadata(metadata)
+        if event.tags is not None:
+            from evlog.model.tags import add_tags
+
+            metadata = add_tags(event.tags, metadata)
         if len(data) > MAX_EVENT_BYTES or (metadata and len(data) + len(metadata) > MAX_EVENT_BYTES):
             raise EventTooLarge(len(data) + len(metadata or b""), MAX_EVENT_BYTES)
         encoded.append((event.type, id, code, data, metadata))
@@ -143,10 +147,19 @@ def _encode_metadata(metadata: dict[str, Any] | bytes) -> bytes | None:
         check_json([metadata], "metadata")
         if not metadata.lstrip().startswith(b"{"):
             raise InvalidEvent("metadata", "must be a JSON object")
-        return metadata.translate(_LINE_BREAKS_TO_SPACES)
+        return without_tags(metadata.translate(_LINE_BREAKS_TO_SPACES))
     if not isinstance(metadata, dict):
         raise InvalidEvent("metadata", "must be a JSON object (a dict)")
-    return dump_json(metadata, "metadata") if metadata else None
+    return without_tags(dump_json(metadata, "metadata")) if metadata else None
+
+
+def without_tags(metadata: bytes) -> bytes:
+    """Return metadata that a user wrote, or raise InvalidEvent if it has the name `$tags`."""
+    if b"$tags" in metadata or b"\\u" in metadata:
+        from evlog.model.tags import refuse_name
+
+        refuse_name(metadata)
+    return metadata
 
 
 def _encode_id(id: UUID | str | bytes) -> bytes:

@@ -15,6 +15,7 @@ from evlog.errors import CorruptionError, InvalidEvent, InvalidStreamName
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from datetime import datetime
     from typing import Any, Final
     from uuid import UUID
@@ -40,6 +41,9 @@ SYSTEM_PREFIX: Final = "$"
 METADATA_PREFIX: Final = "$$"
 CATEGORY_PREFIX: Final = "$$$ce-"
 
+TAGS_BEGIN: Final = b'{"$tags":['  # how the metadata of an event with tags begins
+
+_ARRAY_AT: Final = len(TAGS_BEGIN) - 1  # where their array begins
 _CONTROL: Final = frozenset(map(chr, (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029)))
 _RANDOM_BITS: Final = (1 << 62) - 1
 _TAIL: Final = Struct("8s")
@@ -62,6 +66,8 @@ class NewEvent:
         id: a UUID (or its text, or its 16 bytes) that makes a retry harmless; left out, the store makes a
             UUIDv7.
         metadata: a JSON object.
+        tags: short texts such as "course:c1", by which events are found and conditions are checked: each 1 to
+            255 bytes of UTF-8 without control characters, at most 64.
         content_type: "json", "text" or "binary".
         idempotency_key: any text that stands for this event: its id is made from it, and a conflict names
             it. Kept in the metadata as `$idempotencyKey`.
@@ -74,7 +80,7 @@ class NewEvent:
         InvalidEvent: an id is given together with a key, or a link is no text or is in the metadata, too.
     """
 
-    __slots__ = ("content_type", "data", "id", "metadata", "type")
+    __slots__ = ("content_type", "data", "id", "metadata", "tags", "type")
 
     def __init__(
         self,
@@ -83,6 +89,7 @@ class NewEvent:
         *,
         id: UUID | str | bytes | None = None,
         metadata: dict[str, Any] | bytes | None = None,
+        tags: Iterable[str] | None = None,
         content_type: str = "json",
         idempotency_key: str | None = None,
         correlation_id: UUID | str | None = None,
@@ -93,6 +100,7 @@ class NewEvent:
         self.data = data
         self.id = id
         self.metadata: dict[str, Any] | bytes | None = metadata
+        self.tags = tags
         self.content_type = content_type
         if not (idempotency_key is correlation_id is causation_id is traceparent is None):
             from evlog.model.links import CAUSATION, CORRELATION, KEY, TRACE, add_links
@@ -166,12 +174,13 @@ class Event(_Tuple):
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """The metadata, parsed at each use."""
+        """The metadata without the tags, parsed at each use."""
         import json
 
         try:
             metadata = json.loads(self[8]) if self[8] else {}
             if isinstance(metadata, dict):
+                metadata.pop("$tags", None)
                 return metadata
             raise ValueError("it is not an object")
         except (TypeError, ValueError, RecursionError) as error:
@@ -179,8 +188,19 @@ class Event(_Tuple):
 
     @property
     def metadata_bytes(self) -> bytes:
-        """The metadata as JSON text, `{}` where there is none."""
-        return self[8] or b"{}"
+        """The metadata without the tags, as JSON text; `{}` where there is none."""
+        try:
+            return split_tags(self[8])[1]
+        except (TypeError, ValueError, LookupError, AttributeError, RecursionError) as error:
+            raise self._senseless("metadata", error) from None
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """The tags, in the order in which they were given."""
+        try:
+            return tags_of(self[8])
+        except (TypeError, ValueError, LookupError, AttributeError, RecursionError) as error:
+            raise self._senseless("metadata", error) from None
 
     @property
     def correlation_id(self) -> str | None:
@@ -262,6 +282,36 @@ class Event(_Tuple):
             f"Event(position={self[0]}, stream={self[2]!r}, version={self[1]}, type={self[3]!r}, "
             f"id={self.id}, data={self[7][:60]!r}{'…' if len(self[7]) > 60 else ''})"
         )
+
+
+def split_tags(metadata: bytes | None) -> tuple[bytes, bytes]:
+    """Return the tags of encoded metadata as a JSON array, and the metadata without them.
+
+    Raises:
+        ValueError: its beginning is not as evlog writes it.
+    """
+    if metadata is None or not metadata.startswith(TAGS_BEGIN):
+        return b"[]", metadata or b"{}"
+    text, end, _ = _scan(metadata)
+    return text[_ARRAY_AT:end].encode(), b"{" + text[end + (text[end] == ",") :].encode()
+
+
+def tags_of(metadata: bytes | None) -> tuple[str, ...]:
+    """Return the tags in encoded metadata. Raises as `split_tags`."""
+    if metadata is None or not metadata.startswith(TAGS_BEGIN):
+        return ()
+    return tuple(_scan(metadata)[2])
+
+
+def _scan(metadata: bytes) -> tuple[str, int, list[str]]:
+    """Return metadata that begins with tags as a text, the index behind the tags, and the tags."""
+    from evlog.model.json_text import scan_json
+
+    text = metadata.decode()
+    tags, end = scan_json(text, _ARRAY_AT)
+    if set(map(type, tags)) != {str} or text[end : end + 1] not in (",", "}"):
+        raise ValueError("its tags are not a list of texts")
+    return text, end, tags
 
 
 def category_of(stream: str) -> str:

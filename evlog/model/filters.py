@@ -19,17 +19,19 @@ class EventFilter:
         stream: only events of this stream.
         category: only events of the streams of this category.
         types: only events of these types; None selects all types.
+        tags: only events that have all of these tags; none selects all events.
         since_us: only events written at or after this time, in microseconds since 1970.
         until_us: only events written before this time.
         include_system: also the store's own events, in streams whose names begin with `$`. A filter that
             names such a stream always includes its events.
     """
 
-    __slots__ = ("category", "include_system", "since_us", "stream", "types", "until_us")
+    __slots__ = ("category", "include_system", "since_us", "stream", "tags", "types", "until_us")
 
     stream: str | None
     category: str | None
     types: tuple[str, ...] | None
+    tags: tuple[str, ...]
     since_us: int | None
     until_us: int | None
     include_system: bool
@@ -39,6 +41,7 @@ class EventFilter:
         stream: str | None = None,
         category: str | None = None,
         types: Iterable[str] | None = None,
+        tags: Iterable[str] = (),
         *,
         since_us: int | None = None,
         until_us: int | None = None,
@@ -48,14 +51,18 @@ class EventFilter:
         put(self, "stream", stream)
         put(self, "category", category)
         put(self, "types", None if types is None else tuple(sorted(types)))
+        put(self, "tags", tuple(sorted(tags)) if tags else ())
         put(self, "since_us", since_us)
         put(self, "until_us", until_us)
         put(self, "include_system", include_system)
 
     def as_object(self) -> dict[str, Any]:
-        """Return what a named subscription keeps of it: stream, category and types."""
+        """Return what a named subscription keeps of it: all but the times; `tags` only if there are any."""
         types = None if self.types is None else list(self.types)
-        return {"stream": self.stream, "category": self.category, "types": types}
+        kept: dict[str, Any] = {"stream": self.stream, "category": self.category, "types": types}
+        if self.tags:
+            kept["tags"] = list(self.tags)
+        return kept
 
     def _key(self) -> tuple[object, ...]:
         return tuple(getattr(self, name) for name in EventFilter.__slots__)
@@ -74,16 +81,22 @@ class EventFilter:
 
     def __repr__(self) -> str:
         given = [
-            f"{name}={getattr(self, name)!r}" for name in _FIELDS if getattr(self, name) not in (None, False)
+            f"{name}={getattr(self, name)!r}"
+            for name in _FIELDS
+            if getattr(self, name) not in (None, False, ())
         ]
         return f"EventFilter({', '.join(given)})"
 
     def __str__(self) -> str:
-        kept = [f"{name} {getattr(self, name)!r}" for name in _FIELDS[:3] if getattr(self, name) is not None]
+        kept = [
+            f"{name} {getattr(self, name)!r}"
+            for name in _FIELDS[:4]
+            if getattr(self, name) not in (None, ()) or (name == "types" and self.types == ())
+        ]
         return ", ".join(kept) or "all events"
 
 
-_FIELDS = ("stream", "category", "types", "since_us", "until_us", "include_system")
+_FIELDS = ("stream", "category", "types", "tags", "since_us", "until_us", "include_system")
 ANYTHING = EventFilter()
 EVERYTHING = EventFilter(include_system=True)
 
@@ -93,11 +106,12 @@ def _revive(
     include_system: bool,
     since_us: int | None,
     stream: str | None,
+    tags: tuple[str, ...],
     types: tuple[str, ...] | None,
     until_us: int | None,
 ) -> EventFilter:
     return EventFilter(
-        stream, category, types, since_us=since_us, until_us=until_us, include_system=include_system
+        stream, category, types, tags, since_us=since_us, until_us=until_us, include_system=include_system
     )
 
 
@@ -107,17 +121,23 @@ def make_filter(
     types: Collection[str] | None,
     since: datetime | None = None,
     until: datetime | None = None,
+    tags: Collection[str] | None = None,
     include_system: bool = False,
 ) -> EventFilter:
     """Return the filter of what a user gives, or raise InvalidArgument that says what is wrong with it."""
     if isinstance(types, str):
         raise InvalidArgument(f"types is the text {types!r}; give a list of event types")
-    if not include_system and (stream, category, types, since, until) == (None,) * 5:
+    if not include_system and not tags and (stream, category, types, since, until) == (None,) * 5:
         return ANYTHING
+    if tags:
+        from evlog.model.tags import check_wanted
+
+        tags = check_wanted(tags)
     return EventFilter(
         stream,
         category,
         None if types is None else set(map(check_type, types)),
+        tags or (),
         since_us=_microseconds(since),
         until_us=_microseconds(until),
         include_system=include_system,

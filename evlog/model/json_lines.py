@@ -15,14 +15,17 @@ from struct import Struct
 from time import gmtime
 
 from evlog.errors import EventTooLarge, EvlogError, InvalidArgument, InvalidEvent
+from evlog.model.encoding import without_tags
 from evlog.model.events import (
     BINARY_CODE,
     CONTENT_TYPES,
     JSON_CODE,
     MAX_EVENT_BYTES,
+    TAGS_BEGIN,
     TEXT_CODE,
     check_stream_name,
     check_type,
+    split_tags,
 )
 
 try:
@@ -148,10 +151,18 @@ def _encode_batch(batch: Sequence[Event], quoted: _Quoted) -> bytes:
         map(quoted.__getitem__, types),
         map(clocks.__getitem__, times),
         datas,
-        [metadata or b"{}" for metadata in metadatas],
+        [_encode_metadata(metadata) if metadata else b"{}" for metadata in metadatas],
         strict=True,
     )
     return b"".join(map(shape.__mod__, rows))
+
+
+def _encode_metadata(metadata: bytes) -> bytes:
+    """Return an event's metadata, and behind it the tags, which are stored in it."""
+    if not metadata.startswith(TAGS_BEGIN):
+        return metadata
+    tags, rest = split_tags(metadata)
+    return rest + b',"tags":' + tags
 
 
 def _encode_ids(ids: Sequence[bytes]) -> Iterable[bytes]:
@@ -205,6 +216,10 @@ def own_decoder(stream: str | None = None, default_metadata: bytes | None = None
             _refuse_stream(name, stream)
         code, data = _content(fields)
         metadata = default_metadata if fields.metadata is None else _metadata(bytes(fields.metadata))
+        if fields.tags:
+            from evlog.model.tags import add_tags
+
+            metadata = add_tags(fields.tags, metadata)
         if len(line) > MAX_EVENT_BYTES:
             check_size(len(data) + len(metadata or b""))
         id = fields.id
@@ -228,6 +243,7 @@ def _own_parser(stream: str | None) -> Callable[[bytes], Any]:
             ("id", str | None, None),
             ("data", raw, None),
             ("metadata", raw, None),
+            ("tags", list[str] | None, None),
             ("content_type", str | None, None),
             ("data_base64", str | None, None),
             *((ignored, raw, None) for ignored in ("position", "version", "time")),
@@ -298,7 +314,7 @@ def _metadata(raw: bytes) -> bytes | None:
         return None
     if not raw.startswith(b"{"):
         raise InvalidEvent("metadata", "must be a JSON object")
-    return raw.replace(b"\r", b" ")
+    return without_tags(raw.replace(b"\r", b" "))
 
 
 def _other_content(content_type: str | None, data: bytes | None, base64: str | None) -> tuple[int, bytes]:

@@ -69,6 +69,23 @@ def _error(reason: str, text: str, at: int) -> ValueError:
 decode_json = make_decoder()
 
 
+def scan_json(text: str, at: int) -> tuple[Any, int]:
+    """Return the JSON value that begins at an index of a text, and the index behind it.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if make_scanner is None:  # pragma: no cover - another interpreter than CPython
+        import json
+
+        return json.JSONDecoder().raw_decode(text, at)
+    try:
+        value, end = make_scanner(_Options(None))(text, at)  # type: ignore[arg-type]
+    except StopIteration as stop:
+        raise _error("Expecting value", text, stop.value) from None
+    return value, end
+
+
 def encode_json(value: Any) -> str:
     """Return a Python object as compact strict JSON, in a third of the time of `json.dumps`.
 

@@ -346,7 +346,7 @@ class Subscription:
 
 def kept(filter: EventFilter) -> EventFilter:
     """Return what a checkpoint keeps of a filter: not the times, which only say where a first run begins."""
-    return EventFilter(filter.stream, filter.category, filter.types)
+    return EventFilter(filter.stream, filter.category, filter.types, filter.tags)
 
 
 def checkpoint_at(engine: Engine, position: int, filter: EventFilter | None) -> Checkpoint:

@@ -29,6 +29,7 @@ pytest.register_assert_rewrite(
             "reading",
             "retention",
             "subscriptions",
+            "tags",
         )
     )
 )
@@ -41,6 +42,7 @@ from evlog.testing.following import FollowTests  # noqa: E402
 from evlog.testing.reading import ReadTests  # noqa: E402
 from evlog.testing.retention import RetentionTests  # noqa: E402
 from evlog.testing.subscriptions import SubscriptionTests  # noqa: E402
+from evlog.testing.tags import TagTests  # noqa: E402
 
 __all__ = [
     "LONG_SECONDS",
@@ -56,12 +58,13 @@ __all__ = [
     "ReadTests",
     "RetentionTests",
     "SubscriptionTests",
+    "TagTests",
     "compare_with_directory",
     "stores_by_url",
 ]
 
 
 class Conformance(
-    AppendTests, ReadTests, CloseTests, FollowTests, SubscriptionTests, RetentionTests, RandomTests
+    AppendTests, ReadTests, CloseTests, FollowTests, SubscriptionTests, RetentionTests, TagTests, RandomTests
 ):
     """All tests of the suite. The modules of this package hold one topic each."""

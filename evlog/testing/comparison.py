@@ -23,11 +23,17 @@ STREAMS = ["a", "a-1", "b-1", "b-ü"]
 streams = st.sampled_from(STREAMS)
 types = st.sampled_from(["T", "U"])
 ids = st.one_of(st.uuids(), st.integers(1, 12).map(lambda number: UUID(int=number)))
-events = st.builds(NewEvent, types, st.integers(0, 2), id=ids)
+tags = st.lists(st.sampled_from(["x", "y:1", "y:2"]), max_size=2)
+events = st.builds(NewEvent, types, st.integers(0, 2), id=ids, tags=tags)
 batches = st.lists(events, min_size=1, max_size=4)
 expected = st.sampled_from(["any", "exists", 0, 1, 2, 3, 5])
 filters = st.fixed_dictionaries(
-    {}, optional={"category": st.sampled_from(["a", "b", "c"]), "types": st.lists(types, max_size=2)}
+    {},
+    optional={
+        "category": st.sampled_from(["a", "b", "c"]),
+        "types": st.lists(types, max_size=2),
+        "tags": tags,
+    },
 )
 bounds = st.integers(0, 30)
 maybe_bounds = st.none() | bounds

@@ -159,7 +159,7 @@ def test_csv_is_read_back_by_a_csv_reader(mixed: Evlog) -> None:
     assert (rows[2]["content_type"], rows[2]["data"]) == ("binary", "AP8=")
     assert list(rows[0]) == [
         *("position", "stream", "version", "id", "type"),
-        *("time", "content_type", "data", "metadata"),
+        *("time", "content_type", "data", "metadata", "tags"),
     ]
 
 

@@ -344,6 +344,7 @@ def matches(event: Event, filter: EventFilter) -> bool:
         filter.stream in (None, event.stream)
         and filter.category in (None, event.category)
         and (filter.types is None or event.type in filter.types)
+        and set(filter.tags).issubset(event.tags)
         and (filter.since_us is None or event.time_us >= filter.since_us)
         and (filter.until_us is None or event.time_us < filter.until_us)
     )

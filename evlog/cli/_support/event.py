@@ -40,6 +40,7 @@ def make_event(given: Given) -> EncodedEvent:
         read_data(given.data, content_type),
         id=given.id if key is None else _id_of_key(key),
         metadata=make_metadata(given),
+        tags=given.tag,
         content_type=content_type,
     )
     return _encode(event)

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from evlog.cli._support.foreign import split_path
 from evlog.errors import InvalidArgument
-from evlog.model.events import BINARY_CODE, JSON_CODE, Event
+from evlog.model.events import BINARY_CODE, JSON_CODE, Event, split_tags
 from evlog.model.json_lines import encode_time, quote
 
 Field = Callable[[Event], bytes | None]
@@ -29,6 +29,7 @@ _WHOLE: Final[dict[str, Field]] = {
     "content_type": lambda event: quote(event.content_type),
     "data": lambda event: event.data if event[6] == JSON_CODE else _other_data(event),
     "metadata": lambda event: event.metadata_bytes,
+    "tags": lambda event: split_tags(event[8])[0] if event.tags else None,
 }
 
 

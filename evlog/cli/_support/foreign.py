@@ -125,9 +125,11 @@ def _identifier(
 
 
 def _with_key(metadata: bytes | None, key: str) -> bytes:
-    own = b'{"$idempotencyKey":' + quote(key)
-    rest = b"}" if metadata is None else metadata.lstrip()[1:].lstrip()
-    return own + (rest if rest.startswith(b"}") else b"," + rest)
+    own = b'"$idempotencyKey":' + quote(key) + b"}"
+    if metadata is None:
+        return b"{" + own
+    rest = metadata.rstrip()[:-1].rstrip()  # the tags stay first
+    return rest + (own if rest.endswith(b"{") else b"," + own)
 
 
 def split_path(field: str) -> tuple[str, ...]:

@@ -29,6 +29,7 @@ _CSV_FIELDS: Final = (
     "content_type",
     "data",
     "metadata",
+    "tags",
 )
 _TABLE_FIELDS: Final = ("position", "stream", "version", "type", "time", "data")
 _RIGHT: Final = frozenset({"position", "version", "events", "first_version", "last_version"})
@@ -108,8 +109,10 @@ def _paragraphs(events: Iterable[Event]) -> Iterator[bytes]:
             encode_time(event.time_us).decode(),
         )
         lines = ["  ".join(head), paint(f"    id {event.id}", dim=True), *_indented(_readable(event), "    ")]
-        if event[8]:
-            lines += _indented("metadata " + _pretty_json(event[8]), "    ")
+        if event.tags:
+            lines += _indented(f"tags {', '.join(event.tags)}", "    ")
+        if event.metadata_bytes != b"{}":
+            lines += _indented("metadata " + _pretty_json(event.metadata_bytes), "    ")
         yield console.Styled("\n".join([*lines, "", ""]).encode())
 
 

@@ -106,6 +106,7 @@ STORE: Final = option(
 )
 CATEGORY: Final = option("--category", "NAME", "Streams named NAME or NAME-….")
 TYPES: Final = option("--type", "NAME", "Only this event type (repeatable).", many=True)
+TAGS: Final = option("--tag", "TEXT", "Only with this tag (repeatable: with all of them).", many=True)
 SINCE: Final = option("--since", "WHEN", "Written then or later.")
 
 

@@ -33,13 +33,20 @@ def start_position(
     """
 
     def read(limit: int, *, reverse: bool) -> Iterator[Event]:
-        begin, types = after or 0, filter.types
+        begin, types, tags = after or 0, filter.types, filter.tags
         if filter.stream is None:
-            category = filter.category
             return store.read_all(
-                begin, category=category, types=types, since=since, limit=limit, reverse=reverse
+                begin,
+                category=filter.category,
+                types=types,
+                tags=tags,
+                since=since,
+                limit=limit,
+                reverse=reverse,
             )
-        return store.read(filter.stream, begin + 1, types=types, since=since, limit=limit, reverse=reverse)
+        return store.read(
+            filter.stream, begin + 1, types=types, tags=tags, since=since, limit=limit, reverse=reverse
+        )
 
     head = store.head  # read first: what comes later is delivered anyway
     if last is not None:

@@ -22,13 +22,16 @@ COLUMNS: Final = (
 
 
 def where_of(filter: EventFilter, since_us: int | None = None) -> tuple[list[str], dict[str, Any]]:
-    """Return the conditions of a filter's types and times, and their values."""
+    """Return the conditions of a filter's types, tags and times, and their values."""
     conditions: list[str] = []
     values: dict[str, Any] = {}
     since_us = filter.since_us if since_us is None else since_us
     if filter.types is not None:
         conditions.append("event_type = any(%(types)s)")
         values["types"] = list(filter.types)
+    if filter.tags:
+        conditions.append("tags @> %(tags)s")
+        values["tags"] = list(filter.tags)
     if since_us is not None:
         conditions.append("created_at >= %(since)s")
         values["since"] = moment(since_us)

@@ -29,6 +29,7 @@ create table events (
     raw bytea,                                      -- text and binary events, and JSON that PostgreSQL refuses
     content_type text not null default 'json',
     metadata json,
+    tags text[],                                    -- those in the metadata, null if there are none
     version bigint not null,
     global_position bigint primary key,
     frame bigint not null,                          -- the position of the first event of the same append
@@ -38,6 +39,7 @@ create table events (
 );
 create index events_by_category on events (stream_type, global_position);
 create index events_by_type on events (event_type, global_position);
+create index events_by_tag on events using gin (tags) where tags is not null;
 create index events_by_time on events using brin (created_at);
 create view events_jsonb as select *, event_data::jsonb as data from events where event_data is not null;
 
@@ -93,6 +95,12 @@ create function content_digest(stream text, type text, code text, data bytea) re
     language sql immutable parallel safe as $body$
     select sha256(sha256(convert_to(stream, 'UTF8')) || sha256(convert_to(type, 'UTF8'))
                   || convert_to(code, 'UTF8') || data)
+$body$;
+
+-- The tags in metadata as evlog writes it, where they come first; null if there are none.
+create function tags_in(metadata text) returns text[] language sql immutable parallel safe as $body$
+    select case when starts_with(metadata, '{"$tags":[')
+        then array(select json_array_elements_text(metadata::json->'$tags')) end
 $body$;
 
 -- The words of the policy that a stream has of its own; null if there is none.
@@ -239,8 +247,8 @@ begin
         from given g left join streams s on s.stream_id = g.stream
     ), written as (
         insert into events (id, stream_id, stream_type, event_type, event_data, raw, content_type, metadata,
-                            version, global_position, frame, created_at)
-        select id, stream, category, type, json::json, raw, code, metadata::json, version, position,
+                            tags, version, global_position, frame, created_at)
+        select id, stream, category, type, json::json, raw, code, metadata::json, tags_in(metadata), version, position,
                v_position + 1, v_time
         from placed
     ), counted as (

@@ -2,11 +2,11 @@
 
 `subscriptions/NAME.json` is one line:
 
-    {"format":1,"store_id":"…","name":"…","filter":{"stream":null,"category":null,"types":null},
-     "position":17,"event_id":"32 hex digits","time_us":…,"crc32":"8 hex digits"}
+    {"format":1,"store_id":"…","name":"…","filter":{"stream":null,"category":null,"types":null,
+     "tags":["…"]},"position":17,"event_id":"32 hex digits","time_us":…,"crc32":"8 hex digits"}
 
 Everything up to `position` is scanned, and the event there has this id. `filter` is null after a damaged
-checkpoint was reset; `event_id` is null at position 0.
+checkpoint was reset, and has `tags` only if there are any; `event_id` is null at position 0.
 
 `subscriptions/NAME.parked` has a line for each event that was parked, or failed again, and one for each that
 was removed from the list since:
@@ -78,13 +78,14 @@ def decode_checkpoint(raw: bytes, path: str, store_id: str, name: str) -> Checkp
     return checkpoint
 
 
-def _filter(stream: object, category: object, types: object) -> EventFilter:
+def _filter(stream: object, category: object, types: object, tags: object = None) -> EventFilter:
     for name in (stream, category):
         if name is not None and not isinstance(name, str):
             raise FormatFault(f"the filter has {name!r}, not a name")
-    if types is not None and not (isinstance(types, list) and all(isinstance(type, str) for type in types)):
-        raise FormatFault(f"the filter's types are {types!r}")
-    return EventFilter(stream, category, types)  # type: ignore[arg-type]  # checked above
+    for texts in (types, tags):
+        if texts is not None and not (isinstance(texts, list) and all(isinstance(one, str) for one in texts)):
+            raise FormatFault(f"the filter has {texts!r}, not a list of texts")
+    return EventFilter(stream, category, types, tags or ())  # type: ignore[arg-type]  # checked above
 
 
 def encode_parked(event: Event, error: str, attempts: int, time_us: int) -> bytes:

@@ -65,6 +65,7 @@ class Selection(NamedTuple):
     include_system: bool = False
     stream: str | None = None
     newest_singly: bool = False
+    tags: tuple[str, ...] = ()
 
     def matcher(self, *, has_system: bool = True) -> Callable[[Record], bool] | None:
         """Return what a record must satisfy beyond its place in the log; None if nothing.
@@ -72,12 +73,22 @@ class Selection(NamedTuple):
         Args:
             has_system: whether some of the records may be the store's own.
         """
-        matches = self._stream_category_and_types()
+        matches = self._with_tags(self._stream_category_and_types())
         if self.include_system or not has_system or self.stream is not None:
             return matches
         if matches is None:
             return lambda record: record[2][0] != SYSTEM_PREFIX
         return lambda record: matches(record) and record[2][0] != SYSTEM_PREFIX
+
+    def _with_tags(self, matches: Callable[[Record], bool] | None) -> Callable[[Record], bool] | None:
+        if not self.tags:
+            return matches
+        from evlog.model.tags import TagMatcher
+
+        has_tags = TagMatcher(self.tags)
+        if matches is None:
+            return lambda record: has_tags(record[8])
+        return lambda record: matches(record) and has_tags(record[8])
 
     def _stream_category_and_types(self) -> Callable[[Record], bool] | None:
         stream, category, types = self.stream, self.category, self.types
@@ -107,6 +118,7 @@ def selection_of(
         filter.include_system,
         filter.stream,
         newest_singly,
+        filter.tags,
     )
 
 

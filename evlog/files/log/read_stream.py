@@ -74,12 +74,20 @@ def read_stream(
     *,
     reverse: bool,
     limit: int | None,
+    tags: Collection[str] = (),
 ) -> Iterator[Event]:
-    """Iterate over the visible events of one stream within the bounds, of these types, in version order."""
+    """Iterate over the visible events of one stream within the bounds, of these types, with all these tags,
+    in version order.
+    """
     few = _FEW_EVENTS if limit is None else max(1, min(limit, _FEW_EVENTS))
     batches: Iterator[Sequence[Record]] = _stream_batches(log, stream, bounds, reverse, few)
     if types is not None:
         batches = ([record for record in records if record[3] in types] for records in batches)
+    if tags:
+        from evlog.model.tags import TagMatcher
+
+        has_tags = TagMatcher(tags)
+        batches = ([record for record in records if has_tags(record[8])] for records in batches)
     return as_events(without_crafted_content(batches, log.store), limit)
 
 
