@@ -76,8 +76,13 @@ class Append:
 
     @property
     def is_of_one_stream(self) -> bool:
-        """Whether all its events are of one stream."""
-        return self.streams.count(self.streams[0]) == len(self.streams)
+        """Whether its events and its condition, the version before all of them, are of one stream."""
+        stream = self.streams[0]
+        if self.expectations:
+            first = self.expectations[0]
+            if len(self.expectations) > 1 or first.at or first.stream != stream:
+                return False
+        return self.streams.count(stream) == len(self.streams)
 
     def give_ids(self) -> None:
         """Give an id to each event without one, so that the append can be tried again."""
