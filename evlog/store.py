@@ -13,7 +13,14 @@ import os
 from _weakref import ref  # what weakref has too, at the cost of an import
 
 from evlog.errors import IdConflict, InvalidArgument
-from evlog.model.appends import ANY, Expectation, Results, check_expected, result_of
+from evlog.model.appends import (
+    ANY,
+    Expectation,
+    Results,
+    check_expected,
+    result_of,
+    results_by_stream,
+)
 from evlog.model.encoding import encode_events
 from evlog.model.events import NewEvent, check_readable_name, check_stream_name, id_text
 from evlog.model.filters import make_filter
@@ -237,6 +244,54 @@ class EventStore:
             for stream, version in (expected or {}).items()
         ]
         return self._append(streams, events, expectations, skip_known=skip_known)
+
+    def transact(
+        self,
+        stream: str,
+        decide: Callable[[list[Event]], Iterable[NewEvent | tuple[str, Iterable[NewEvent]]] | None],
+        *,
+        retries: int = 10,
+        key: str | None = None,
+    ) -> Sequence[AppendResult]:
+        """Read a stream, decide, and append what was decided; again if another writer was first.
+
+        Nothing that was decided is appended unless the stream is still as it was read. Durable when this
+        returns.
+
+        Args:
+            stream: what the decision is made from; it need not exist yet.
+            decide: called with the stream's events; it returns new events for the stream, and pairs
+                (stream, events) for other streams, which are appended together. None or nothing: nothing is
+                appended. It may be called several times. What it raises ends the transaction.
+            retries: how often a decision that came too late is made again, after a short pause.
+            key: any text that stands for this decision: it is made once, also across crashes. The n-th event
+                has the idempotency key `KEY/n`; when KEY/1 is known, `decide` is not called, and the result
+                is that of the first time. A decision to append nothing is not remembered.
+
+        Returns:
+            A result for each stream in turn; none if nothing was appended.
+
+        Raises:
+            WrongExpectedVersion: other writers were first each time. Nothing was written.
+            As `append`, and what `decide` raises.
+        """
+        from evlog.decisions.transact import transact
+
+        check_stream_name(stream)
+        _check_bounds(retries=retries)
+
+        def encoded(history: list[Event], _version: int) -> tuple[list[str], list[EncodedEvent]]:
+            streams: list[str] = []
+            events: list[NewEvent] = []
+            for item in decide(history) or ():
+                name, new = item if isinstance(item, tuple) else (stream, (item,))
+                before = len(events)
+                events += new
+                streams += [name] * (len(events) - before)
+            return streams, encode_events(events)
+
+        batch = transact(self, stream, encoded, retries=retries, key=key)
+        return [] if batch is None else results_by_stream(batch)
 
     def _append(
         self,

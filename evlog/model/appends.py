@@ -278,3 +278,10 @@ class Results(Sequence[AppendResult]):
 
     def __repr__(self) -> str:
         return repr(list(self))
+
+
+def results_by_stream(batch: BatchResult) -> Results:
+    """Return a result for each run of events of one stream."""
+    streams = batch.streams
+    ends = [at for at in range(1, len(streams) + 1) if at == len(streams) or streams[at] != streams[at - 1]]
+    return Results(batch, ends)

@@ -194,12 +194,15 @@ def encode_results(
 # ---- Coming in
 
 
-def own_decoder(stream: str | None = None, default_metadata: bytes | None = None) -> Decode:
+def own_decoder(
+    stream: str | None = None, default_metadata: bytes | None = None, *, any_stream: bool = False
+) -> Decode:
     """Return a decoder of evlog's own shape, as `encode_lines` writes it; only `type` has to be there.
 
     Args:
-        stream: the stream of lines that name none; a line that names another is refused.
+        stream: the stream of lines that name none.
         default_metadata: of lines without the field `metadata`.
+        any_stream: also take lines that name another stream.
     """
     parse = _own_parser(stream)
     streams, types = Checked(check_stream_name), Checked(check_type)
@@ -212,7 +215,7 @@ def own_decoder(stream: str | None = None, default_metadata: bytes | None = None
         except (ValueError, RecursionError) as error:
             refuse(line, error)
         name = fields.stream
-        if name is None or (stream is not None and name != stream):
+        if name is None or (stream is not None and name != stream and not any_stream):
             _refuse_stream(name, stream)
         code, data = _content(fields)
         metadata = default_metadata if fields.metadata is None else _metadata(bytes(fields.metadata))

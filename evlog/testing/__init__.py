@@ -25,6 +25,7 @@ pytest.register_assert_rewrite(
             "base",
             "closing",
             "comparison",
+            "deciding",
             "following",
             "reading",
             "retention",
@@ -38,6 +39,7 @@ from evlog.testing.appending import AppendTests  # noqa: E402
 from evlog.testing.base import LONG_SECONDS, EngineTests, NewStore, OpenStore, stores_by_url  # noqa: E402
 from evlog.testing.closing import CloseTests  # noqa: E402
 from evlog.testing.comparison import Comparison, RandomTests, compare_with_directory  # noqa: E402
+from evlog.testing.deciding import DecideTests  # noqa: E402
 from evlog.testing.following import FollowTests  # noqa: E402
 from evlog.testing.reading import ReadTests  # noqa: E402
 from evlog.testing.retention import RetentionTests  # noqa: E402
@@ -50,6 +52,7 @@ __all__ = [
     "CloseTests",
     "Comparison",
     "Conformance",
+    "DecideTests",
     "EngineTests",
     "FollowTests",
     "NewStore",
@@ -65,6 +68,14 @@ __all__ = [
 
 
 class Conformance(
-    AppendTests, ReadTests, CloseTests, FollowTests, SubscriptionTests, RetentionTests, TagTests, RandomTests
+    AppendTests,
+    ReadTests,
+    CloseTests,
+    FollowTests,
+    SubscriptionTests,
+    RetentionTests,
+    TagTests,
+    DecideTests,
+    RandomTests,
 ):
     """All tests of the suite. The modules of this package hold one topic each."""

@@ -1,4 +1,4 @@
-"""Which appends can travel as a request: events of one stream, with no condition but its version before them."""
+"""Which appends can be a request to another writer: of one stream, with no condition but its version."""
 
 from __future__ import annotations
 

@@ -34,6 +34,10 @@ _LOOK_MILLISECONDS: Final = 500
 _WANTS_TERMINAL: Final = (signal.SIGTTIN, signal.SIGTTOU)
 
 
+class OutputTooLong(Exception):
+    """The command writes more to stdout than is kept."""
+
+
 class NoTerminal(Exception):
     """The command tried to use a terminal on which evlog itself runs in the background."""
 
@@ -44,44 +48,56 @@ class Child:
     Args:
         command: what `sh -c` is given.
         environment: all of it.
-        keeps_stderr: copy what the command writes to stderr, and keep the end of it.
+        keeps_stderr: copy what the command writes to stderr, and keep the end of it in `kept`.
+        max_output_bytes: keep what it writes to stdout in `output`; None: stdout is evlog's own.
 
     Raises:
         OSError: it could not be started.
     """
 
-    def __init__(self, command: str, environment: Mapping[bytes, bytes], *, keeps_stderr: bool) -> None:
+    def __init__(
+        self,
+        command: str,
+        environment: Mapping[bytes, bytes],
+        *,
+        keeps_stderr: bool = False,
+        max_output_bytes: int | None = None,
+    ) -> None:
         self.kept = bytearray()
+        self.output = bytearray()
+        self._max_output_bytes = max_output_bytes
         self._stdin: io.FileIO | None = None
+        self._stdout: io.FileIO | None = None
         self._stderr: io.FileIO | None = None
         self._terminal = _Terminal()
         self._code: int | None = None
         self._news = _ChildSignal()
-        pipes: list[tuple[int, int]] = []  # the command's end and ours
+        pipes: dict[int, tuple[int, int]] = {}  # the command's end and ours, by the command's descriptor
         try:
-            pipes.append(os.pipe())
+            pipes[0] = os.pipe()
+            if max_output_bytes is not None:
+                pipes[1] = os.pipe()[::-1]
             if keeps_stderr:
-                pipes.append(os.pipe()[::-1])
-            ends = zip(pipes, (0, 2), strict=False)
+                pipes[2] = os.pipe()[::-1]
             self.pid = os.posix_spawn(
                 _SHELL,
                 [_SHELL, "-c", command],
                 environment,
-                file_actions=[(os.POSIX_SPAWN_DUP2, theirs, number) for (theirs, _), number in ends],
+                file_actions=[(os.POSIX_SPAWN_DUP2, pipes[number][0], number) for number in pipes],
                 setpgroup=0,
                 setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],  # Python ignores them
             )
         except BaseException:
             self._news.close()
-            _close(*(ours for _, ours in pipes))
+            _close(*(ours for _, ours in pipes.values()))
             raise
         finally:
-            _close(*(theirs for theirs, _ in pipes))
-        for _, ours in pipes:
+            _close(*(theirs for theirs, _ in pipes.values()))
+        for _, ours in pipes.values():
             os.set_blocking(ours, False)
         self._stdin = io.FileIO(pipes[0][1], "w")
-        if keeps_stderr:
-            self._stderr = io.FileIO(pipes[1][1])
+        self._stdout = io.FileIO(pipes[1][1]) if 1 in pipes else None
+        self._stderr = io.FileIO(pipes[2][1]) if 2 in pipes else None
 
     def run(self, data: bytes, let_through: AbstractContextManager[None]) -> int:
         """Give the command its stdin and wait for its end.
@@ -95,16 +111,19 @@ class Child:
 
         Raises:
             NoTerminal: it waits for a terminal that it cannot get.
+            OutputTooLong: it writes more than `max_output_bytes` to stdout.
         """
         rest = memoryview(data)
         while True:
             rest = self._write(rest)
             with let_through:
                 self._read_stderr()
+                self._read_stdout()
             code = self._look()
             with let_through:
                 if code is not None:
                     self._read_stderr()
+                    self._read_stdout()
                     return code
                 self._wait()
 
@@ -116,7 +135,7 @@ class Child:
         finally:
             self._terminal.take_back()
             self._news.close()
-            for pipe in (self._stdin, self._stderr):
+            for pipe in (self._stdin, self._stdout, self._stderr):
                 if pipe is not None:
                     pipe.close()
 
@@ -136,6 +155,16 @@ class Child:
         self._stdin = None
         return rest
 
+    def _read_stdout(self) -> None:
+        """Keep all of stdout that is there now."""
+        while piece := None if self._stdout is None else self._stdout.read(_PIECE_BYTES):
+            self.output += piece
+            if len(self.output) > (self._max_output_bytes or 0):
+                raise OutputTooLong
+        if piece == b"" and self._stdout is not None:
+            self._stdout.close()
+            self._stdout = None
+
     def _read_stderr(self) -> None:
         """Copy to stderr what is there now, and keep the end of it."""
         for _ in range(_PIECES):
@@ -154,8 +183,9 @@ class Child:
         poll.register(self._news.fd, select.POLLIN)
         if self._stdin is not None:
             poll.register(self._stdin, select.POLLOUT)
-        if self._stderr is not None:
-            poll.register(self._stderr, select.POLLIN)
+        for pipe in (self._stdout, self._stderr):
+            if pipe is not None:
+                poll.register(pipe, select.POLLIN)
         poll.poll(_LOOK_MILLISECONDS)
         self._news.clear()
 

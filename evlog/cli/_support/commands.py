@@ -5,6 +5,7 @@ from __future__ import annotations
 COMMANDS = {
     "init": "Create a store.",
     "append": "Append events: one from the arguments, or many from lines of JSON.",
+    "transact": "Read a stream, have a command decide, and append what it decided.",
     "read": "Print events, of one stream or of all.",
     "tail": "Print the last events and follow new ones; run a command on each.",
     "subscriptions": "List, show, reset and delete durable subscriptions and what they parked.",

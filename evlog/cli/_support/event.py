@@ -60,16 +60,23 @@ def make_metadata(given: Given) -> bytes | None:
         named[key] = value
     metadata: Any = named or None if given.metadata is None else _utf8(given.metadata)
     links = (given.correlation_id, given.causation_id, given.idempotency_key)
-    # What `--exec` tells of the event that this command reacts to.
-    defaults = (_variable(b"EVLOG_CORRELATION_ID"), _variable(b"EVLOG_CAUSATION_ID"))
-    if links != (None, None, None) or defaults != (None, None):
+    defaults = _links_of_environment()
+    if defaults or links != (None, None, None):
         from evlog.model.links import CAUSATION, CORRELATION, KEY, add_links
 
-        names = (CORRELATION, CAUSATION, KEY)
-        metadata = add_links(
-            metadata, dict(zip(names, links, strict=True)), dict(zip(names, defaults, strict=False))
-        )
+        metadata = add_links(metadata, dict(zip((CORRELATION, CAUSATION, KEY), links, strict=True)), defaults)
     return None if metadata is None else _encode(NewEvent("Any", metadata=metadata))[4]
+
+
+def metadata_of_environment() -> bytes | None:
+    """Return what `--exec` tells of the event that this command reacts to: links for what it appends."""
+    links = _links_of_environment()
+    return _encode(NewEvent("Any", metadata=links))[4] if links else None
+
+
+def _links_of_environment() -> dict[str, Any]:
+    names = {b"EVLOG_CORRELATION_ID": "$correlationId", b"EVLOG_CAUSATION_ID": "$causationId"}
+    return {names[name]: text for name in names if (text := _variable(name)) is not None}
 
 
 def _variable(name: bytes) -> str | None:

@@ -10,7 +10,7 @@ import os
 import signal
 
 from evlog.cli._support import console
-from evlog.cli._support.child import Child, NoTerminal
+from evlog.cli._support.child import Child, NoTerminal, OutputTooLong
 from evlog.cli._support.stops import reader_has_left
 from evlog.errors import EvlogError, InvalidArgument
 from evlog.model.events import id_text
@@ -19,6 +19,7 @@ from evlog.subscriptions.retry import attempt
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Final
 
     import evlog
@@ -65,14 +66,14 @@ class ExecFailed(EvlogError):
         self.failures = failures
 
 
-def check_command(command: str) -> None:
-    """Refuse a command that does nothing, which would acknowledge every event.
+def check_command(command: str, effect: str = "which would acknowledge every event") -> None:
+    """Refuse a command that does nothing.
 
     Raises:
         InvalidArgument: it is empty, as an unset variable is.
     """
     if not command.strip():
-        raise InvalidArgument("--exec is empty, which would acknowledge every event; give a command")
+        raise InvalidArgument(f"--exec is empty, {effect}", "give a command")
 
 
 class Command:
@@ -98,23 +99,43 @@ class Command:
         Raises:
             CommandFailed: its exit code is not 0, or it could not be started.
         """
+        self.run(b"".join(encode_lines([event])), _variables(event))
+
+    def run(
+        self, data: bytes, variables: Mapping[bytes, bytes], *, max_output_bytes: int | None = None
+    ) -> bytes:
+        """Run the command with this stdin and more variables, and wait for its end.
+
+        Args:
+            max_output_bytes: return what it writes to stdout, at most this; None: that is evlog's own.
+
+        Raises:
+            CommandFailed: its exit code is not 0, it could not be started, or it wrote too much.
+        """
         with self._stops.held:
             try:
-                environment = self._environment | _variables(event)
-                child = Child(self._command, environment, keeps_stderr=self._keeps_stderr)
+                child = Child(
+                    self._command,
+                    {**self._environment, **variables},
+                    keeps_stderr=self._keeps_stderr,
+                    max_output_bytes=max_output_bytes,
+                )
             except OSError as error:
                 raise CommandFailed(f"not started: {error.strerror or error}", can_run=False) from None
             try:
-                code = child.run(b"".join(encode_lines([event])), self._stops.let_through)
+                code = child.run(data, self._stops.let_through)
             except NoTerminal:
                 raise CommandFailed(
                     "stopped, because it used the terminal while evlog runs in the background"
                 ) from None
+            except OutputTooLong:
+                raise CommandFailed(f"ended, because it wrote more than {max_output_bytes} bytes") from None
             finally:
                 child.close()
         if code:
             output = child.kept.decode(errors="replace").strip()
             raise CommandFailed(_reason(code), output, can_run=code not in _CANNOT_RUN)
+        return bytes(child.output)
 
 
 class Runner:

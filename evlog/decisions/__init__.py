@@ -1,0 +1,1 @@
+"""Decisions: read what happened, decide what follows, append it, and again when another writer was first."""

@@ -1,0 +1,157 @@
+"""One decision about a stream, made from its events and appended as one.
+
+1. The events are appended on the condition that the stream is at the version that was read. If another writer
+   was first, the decision is made again, from the longer history.
+2. Between two tries is a pause at random, up to the time that the decision took, doubled at each loss: so
+   writers that decide for long do not meet again and again.
+3. With a key, the n-th event of the decision has the idempotency key KEY/n. All of them are one frame, so the
+   decision is in the log as soon as KEY/1 is. It is then not made again: another run would perhaps decide
+   otherwise, or give another number of events. A decision to append nothing leaves no trace.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Final, Protocol
+
+from evlog.errors import IdConflict, InvalidEvent, WrongExpectedVersion
+from evlog.model.events import id_of_key
+from evlog.model.filters import EVERYTHING
+from evlog.model.links import KEY, add_links
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from evlog.engine import Engine
+    from evlog.model.appends import BatchResult, ExpectedVersion
+    from evlog.model.events import EncodedEvent, Event
+
+    Decided = tuple[list[str], list[EncodedEvent]]
+    """The stream of each new event, and the events."""
+
+_FIRST_PAUSE_SECONDS: Final = 0.001
+_LAST_PAUSE_SECONDS: Final = 2.0
+_KEYS_AT_ONCE: Final = 8
+
+
+class Store(Protocol):
+    """What a decision needs of a store."""
+
+    engine: Engine
+
+    def read(self, stream: str) -> Iterator[Event]: ...
+
+    def stream_version(self, stream: str) -> int: ...
+
+    def append_encoded(
+        self,
+        streams: Sequence[str],
+        events: Sequence[EncodedEvent],
+        *,
+        expected: Mapping[str, ExpectedVersion] | None = None,
+    ) -> BatchResult: ...
+
+
+def transact(
+    store: Store,
+    stream: str,
+    decide: Callable[[list[Event], int], Decided],
+    *,
+    retries: int,
+    key: str | None,
+) -> BatchResult | None:
+    """Decide, and append what was decided; durable when this returns.
+
+    Args:
+        decide: called with the stream's events and its version. What it raises ends the transaction.
+        retries: how often a decision that came too late is made again.
+
+    Returns:
+        Where the events are, of a decision that was made before, too; None if nothing was decided.
+
+    Raises:
+        WrongExpectedVersion: other writers were first each time.
+        As `EventStore.append`.
+    """
+    losses = 0
+    while True:
+        if key is not None and (before := _maybe_made_before(store.engine, key)) is not None:
+            return before
+        began = time.monotonic()
+        version = store.stream_version(stream)  # first: an event that comes in between makes the append fail
+        history = list(store.read(stream))
+        if history:
+            version = history[-1].version
+        streams, events = decide(history, version)
+        if not events:
+            return None
+        if key is not None:
+            events = [_with_key(event, f"{key}/{number}") for number, event in enumerate(events, 1)]
+        try:
+            result = store.append_encoded(streams, events, expected={stream: version})
+        except WrongExpectedVersion:
+            losses += 1
+            if losses > retries:
+                raise
+            _pause(time.monotonic() - began, losses)
+        except IdConflict:
+            # Perhaps another run with the same key was first, and has decided otherwise.
+            before = None if key is None else _maybe_made_before(store.engine, key)
+            if before is None:
+                raise
+            return before
+        else:
+            if key is not None and any(result.duplicates):  # the other run may have more events
+                return _maybe_made_before(store.engine, key) or result
+            return result
+
+
+def _with_key(event: EncodedEvent, key: str) -> EncodedEvent:
+    type, id, code, data, metadata = event
+    if id is not None:
+        raise InvalidEvent("id", "is given together with a key for the decision; leave it out")
+    links: object = add_links(metadata, {KEY: key})
+    if isinstance(links, dict):
+        from evlog.model.encoding import dump_json
+
+        links = dump_json(links, "metadata")
+    assert isinstance(links, bytes)
+    return (type, id_of_key(key), code, data, links)
+
+
+def _maybe_made_before(engine: Engine, key: str) -> BatchResult | None:
+    """Return where the events of the decision with this key are, durable; None if it was not made.
+
+    Events that a compaction has removed are left out. The decision counts as made all the same.
+    """
+    positions: list[int] = []
+    while len(positions) % _KEYS_AT_ONCE == 0:
+        first = len(positions) + 1
+        ids = [id_of_key(f"{key}/{number}") for number in range(first, first + _KEYS_AT_ONCE)]
+        known = engine.find_ids(ids)
+        if ids[0] not in known:
+            break
+        for id in ids:
+            if id not in known:
+                break
+            positions.append(known[id])
+    if not positions:
+        return None
+    events = [
+        event
+        for position in positions
+        for event in engine.read_all(position - 1, position, EVERYTHING, reverse=False, limit=1)
+    ]
+    if not events:
+        from evlog.model.appends import BatchResult
+
+        return BatchResult([], [], [], [], [])
+    # Appended again as duplicates: the writer that made the decision may have died before it was durable.
+    return engine.append([event.stream for event in events], [event[3:5] + event[6:] for event in events])
+
+
+def _pause(decision_seconds: float, losses: int) -> None:
+    from random import uniform
+
+    longest_seconds = max(_FIRST_PAUSE_SECONDS, decision_seconds) * 2 ** min(losses - 1, 16)
+    time.sleep(uniform(0, min(longest_seconds, _LAST_PAUSE_SECONDS)))  # noqa: S311 - nothing secret
