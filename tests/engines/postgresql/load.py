@@ -1,0 +1,143 @@
+"""Eight writer processes and a follower on a server that fails, and what must be true afterwards."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from uuid import UUID
+
+import evlog
+
+WRITERS = 8
+LONG_SECONDS = 120.0
+
+# Appends to its own stream with an expected version, and in between to one that all share. Prints what is
+# acknowledged, until it is killed.
+WRITER = """
+import sys, evlog
+url, me = sys.argv[1:]
+with evlog.open(url) as store:
+    version = 0
+    while True:
+        if version % 4 == 3:
+            result = store.append("shared", [evlog.NewEvent("S", version)])
+            print(result.ids[0], result.first_position, flush=True)
+        result = store.append(f"s-{me}", [evlog.NewEvent("T", version)], version)
+        version = result.last_version
+        print(result.ids[0], result.first_position, flush=True)
+"""
+
+
+class Load:
+    """Made by `loading`."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._changed = threading.Condition()  # guards the next three
+        self._acknowledged: dict[UUID, int] = {}
+        self._followed: list[tuple[int, UUID]] = []
+        self._errors: list[object] = []
+        self._ended = threading.Event()
+        self._writers = [
+            subprocess.Popen(
+                [sys.executable, "-c", WRITER, url, str(me)],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for me in range(WRITERS)
+        ]
+        self._threads = [threading.Thread(target=self._listen, args=(writer,)) for writer in self._writers]
+        self._threads.append(threading.Thread(target=self._follow))
+        for thread in self._threads:
+            thread.start()
+
+    def wait_for_appends(self, count: int) -> None:
+        """Wait until so many more appends are acknowledged."""
+        with self._changed:
+            enough = len(self._acknowledged) + count
+            assert self._changed.wait_for(
+                lambda: self._errors or len(self._acknowledged) >= enough, LONG_SECONDS
+            )
+            assert not self._errors, self._errors
+
+    def end(self) -> None:
+        """Kill the writers in the middle of their work, and let the follower end."""
+        self._ended.set()
+        for writer in self._writers:
+            writer.kill()
+        for thread in self._threads:
+            thread.join(LONG_SECONDS)
+        for writer in self._writers:
+            writer.wait()
+            assert writer.stderr is not None
+            writer.stderr.close()
+
+    def check(self) -> None:
+        """Compare what was acknowledged and what was followed with what is in the store."""
+        assert not self._errors, self._errors
+        with evlog.open(self.url) as store:
+            events = list(store.read_all())
+            assert store.verify().ok
+            for name in ("shared", *(f"s-{me}" for me in range(WRITERS))):
+                own = [event for event in events if event.stream == name]
+                assert list(store.read(name)) == own
+                assert [event.version for event in own] == list(range(1, len(own) + 1))
+                if name != "shared":
+                    assert [int(event.data) for event in own] == list(range(len(own)))
+        assert [event.position for event in events] == list(range(1, len(events) + 1))
+        positions = {event.id: event.position for event in events}
+        assert {id: positions.get(id) for id in self._acknowledged} == self._acknowledged
+        assert self._followed == [(event.position, event.id) for event in events[: len(self._followed)]]
+        assert self._followed
+
+    def _listen(self, writer: subprocess.Popen[str]) -> None:
+        assert writer.stdout is not None
+        assert writer.stderr is not None
+        with writer.stdout as lines:
+            for line in lines:
+                if line.endswith("\n"):
+                    id, position = line.split()
+                    with self._changed:
+                        self._acknowledged[UUID(id)] = int(position)
+                        self._changed.notify_all()
+        if not self._ended.is_set():
+            self._fail(writer.stderr.read())
+
+    def _follow(self) -> None:
+        try:
+            with evlog.open(self.url) as store:
+                after = 0
+                while not self._ended.is_set():
+                    try:
+                        with store.subscribe(after=after) as run:
+                            while not self._ended.is_set():
+                                event = run.next_event(0.1)
+                                if event is not None:
+                                    after = event.position
+                                    with self._changed:
+                                        self._followed.append((event.position, event.id))
+                    except evlog.StoreUnreachable:
+                        pass  # in the middle of a page: begin again behind the last event
+        except BaseException as error:  # noqa: BLE001 - looked at by `check`
+            self._fail(error)
+
+    def _fail(self, error: object) -> None:
+        with self._changed:
+            self._errors.append(error)
+            self._changed.notify_all()
+
+
+@contextmanager
+def loading(url: str) -> Iterator[Load]:
+    """Run writers and a follower inside the block, and check the store after it."""
+    evlog.open(url, create=True).close()
+    load = Load(url)
+    try:
+        yield load
+    finally:
+        load.end()
+    load.check()
