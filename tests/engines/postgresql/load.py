@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from uuid import UUID
 
@@ -36,7 +36,8 @@ class Load:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self._changed = threading.Condition()  # guards the next three
+        self._changed = threading.Condition()  # guards the next four
+        self._begun: set[int] = set()
         self._acknowledged: dict[UUID, int] = {}
         self._followed: list[tuple[int, UUID]] = []
         self._errors: list[object] = []
@@ -55,13 +56,18 @@ class Load:
         for thread in self._threads:
             thread.start()
 
+    def wait_until_all_write(self) -> None:
+        """Wait until each writer has acknowledged an append."""
+        self._wait_for(lambda: len(self._begun) == WRITERS)
+
     def wait_for_appends(self, count: int) -> None:
         """Wait until so many more appends are acknowledged."""
+        enough = len(self._acknowledged) + count
+        self._wait_for(lambda: len(self._acknowledged) >= enough)
+
+    def _wait_for(self, condition: Callable[[], bool]) -> None:
         with self._changed:
-            enough = len(self._acknowledged) + count
-            assert self._changed.wait_for(
-                lambda: self._errors or len(self._acknowledged) >= enough, LONG_SECONDS
-            )
+            assert self._changed.wait_for(lambda: self._errors or condition(), LONG_SECONDS)
             assert not self._errors, self._errors
 
     def end(self) -> None:
@@ -102,6 +108,7 @@ class Load:
                 if line.endswith("\n"):
                     id, position = line.split()
                     with self._changed:
+                        self._begun.add(writer.pid)
                         self._acknowledged[UUID(id)] = int(position)
                         self._changed.notify_all()
         if not self._ended.is_set():
@@ -137,6 +144,7 @@ def loading(url: str) -> Iterator[Load]:
     evlog.open(url, create=True).close()
     load = Load(url)
     try:
+        load.wait_until_all_write()
         yield load
     finally:
         load.end()
