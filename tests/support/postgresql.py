@@ -89,6 +89,29 @@ class PostgresqlServer:
         give_to(self._user, self._folder)
         self.run("initdb", "-D", self.data, "-A", "trust", "-U", "evlog", "-E", "UTF8", "--no-sync")
 
+    def create_from(self, primary: PostgresqlServer) -> None:
+        """Make the data folder of a standby of a running server."""
+        give_to(self._user, self._folder)
+        source = f"host=127.0.0.1 port={primary.port} user=evlog"
+        self.run("pg_basebackup", "-D", self.data, "-d", source, "-R", "-c", "fast", "--no-sync")
+
+    def promote(self) -> None:
+        """Make a standby the primary, and return once it accepts writes."""
+        self.run("pg_ctl", "promote", "-w", "-D", self.data)
+
+    @contextmanager
+    def suspended(self) -> Iterator[None]:
+        """Suspend all of its processes inside the block."""
+        assert self._process is not None
+        pids = [self._process.pid, *_descendants(self._process.pid)]
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in pids:
+                os.kill(pid, signal.SIGCONT)
+
     def run(self, program: str, *arguments: object) -> str:
         """Run one of the server's programs as the server's user."""
         done = subprocess.run(

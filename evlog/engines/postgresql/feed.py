@@ -1,8 +1,10 @@
 """Following a store in PostgreSQL: LISTEN where it is to be had, polling elsewhere.
 
-The committed position is one that the write-ahead log is flushed beyond. A look notes the end of the
-write-ahead log beside the log's position; the position counts once the flush has passed that end. After a
-crash of the server the noted pair means nothing, and the look begins again.
+1. The committed position is one that the write-ahead log is flushed beyond. A look notes the end of the
+   write-ahead log beside the log's position; the position counts once the flush has passed that end.
+2. Where the server waits for synchronous standbys, its own flush is not enough: a failover takes back what
+   they do not have. The feed then commits a transaction of its own, which waits for them.
+3. After a crash of the server the noted pair means nothing, and the look begins again.
 """
 
 from __future__ import annotations
@@ -11,6 +13,8 @@ import os
 import socket
 import time
 from typing import TYPE_CHECKING, Final
+
+import psycopg
 
 from evlog.engines.postgresql.appends import FLUSH
 from evlog.engines.postgresql.connections import Connections, leave_to_parent, translated, wait_readable
@@ -27,6 +31,7 @@ if TYPE_CHECKING:
 
 _FLUSH_SECONDS: Final = 0.001
 _FLUSH_LOOKS: Final = 5
+_STANDBY_SECONDS: Final = 1.0  # a look waits for standbys no longer; without them a flush takes milliseconds
 _LISTEN_TICK_SECONDS: Final = 1.0  # a lost notification delays an event by this much at most
 _POLL_SECONDS: Final = 0.05
 _RETRY_SECONDS: Final = 30.0  # of a server that restarts or fails over
@@ -48,13 +53,16 @@ class PostgresqlFeed:
         self._flush = flush
         self._look_statement = connections.address.sql(
             "select position, pg_current_wal_insert_lsn()::text, pg_current_wal_flush_lsn()::text, "
-            "pg_current_wal_flush_lsn() >= %s::pg_lsn from {schema}.log"
+            "pg_current_wal_flush_lsn() >= %s::pg_lsn, current_setting('synchronous_standby_names') <> '' "
+            "from {schema}.log"
         )
         self.polling = not connections.address.listens
         self._connection: Connection | None = None  # for this feed alone: it listens
         self._process = os.getpid()
         self._committed = 0
         self._pending: tuple[int, str] | None = None  # a position, and the flush that makes it committed
+        self._has_standbys = False  # the server waits for synchronous standbys
+        self._is_flushing = False  # the answer of FLUSH is outstanding
         self._news: list[Notify] = []  # arrived since the last look; no method, which would make a cycle
         self._woken = False  # set by any thread, cleared by the one that waits
         self._wake_out, self._wake_in = socket.socketpair()
@@ -65,27 +73,19 @@ class PostgresqlFeed:
         if self._committed <= after:
             self._look()
             for _ in range(_FLUSH_LOOKS):  # mostly the writer flushes at this moment
-                if self._pending is None or self._committed > after:
-                    return self._committed
+                if self._pending is None or self._has_standbys or self._committed > after:
+                    break
                 self._sleep(_FLUSH_SECONDS)
                 self._look()
-            self.end()
+            self._finish_flush(after + 1, _STANDBY_SECONDS)
         return self._committed
 
     def end(self) -> int:
         """Return the last position of the log, flushed."""
-        while True:
-            self._look()
-            pending, connection = self._pending, self._connection
-            if pending is None or connection is None:
-                return self._committed
-            try:
-                with translated(self._connections.address):
-                    connection.execute(FLUSH)  # the session of the look: the server has not restarted since
-            except StoreUnreachable:
-                continue  # what was noted may be lost
-            self._committed, self._pending = max(self._committed, pending[0]), None
-            return self._committed
+        self._look()
+        if self._pending is not None:
+            self._finish_flush(self._pending[0], None)
+        return self._committed
 
     def read(self, after: int, to: int) -> Iterator[Event]:
         """Iterate over the feed's events behind `after`, up to and including `to`."""
@@ -123,6 +123,8 @@ class PostgresqlFeed:
         connection, self._connection = self._connection, None
         if connection is not None:
             if self._process == os.getpid():
+                if self._is_flushing and not connection.closed:
+                    connection.pgconn.get_cancel().cancel()  # else its session waits for a standby
                 connection.close()
             else:
                 leave_to_parent([connection])
@@ -150,6 +152,8 @@ class PostgresqlFeed:
             try:
                 with translated(self._connections.address):
                     connection = self._opened()
+                    if self._is_flushing and not self._has_flushed(connection):
+                        return
                     flushed = self._pending[1] if self._pending else "0/0"
                     row = connection.execute(self._look_statement, (flushed,)).fetchone()
                 break
@@ -158,20 +162,52 @@ class PostgresqlFeed:
                     raise
                 self._sleep(_POLL_SECONDS)
         assert row is not None
-        position, inserted, flush, passed = row
-        if self._pending is not None and passed:
+        position, inserted, flush, passed, self._has_standbys = row
+        if self._pending is not None and passed and not self._has_standbys:
             self._committed = max(self._committed, self._pending[0])
             self._pending = None
         if position > self._committed and self._pending is None:
-            if _lsn(flush) >= _lsn(inserted):
+            if _lsn(flush) >= _lsn(inserted) and not self._has_standbys:
                 self._committed = position
             else:
                 self._pending = (position, inserted)
+
+    def _finish_flush(self, position: int, seconds: float | None) -> None:
+        """Flush until a position is committed; return earlier if it is lost, late, or `wake` was called."""
+        deadline = None if seconds is None else time.monotonic() + seconds
+        while self._committed < position and self._pending is not None and self._connection is not None:
+            if not self._is_flushing:
+                try:  # the session of the look: the server has not restarted since
+                    self._connection.pgconn.send_query(FLUSH)
+                    self._is_flushing = True
+                except psycopg.Error:
+                    pass  # the next look opens another connection; what was noted may be lost
+            left = _LISTEN_TICK_SECONDS if deadline is None else deadline - time.monotonic()
+            if self._woken or left <= 0:
+                return
+            self._sleep(left)
+            self._look()
+
+    def _has_flushed(self, connection: Connection) -> bool:
+        """Take the answer of FLUSH, if it is there; the pending position is then committed."""
+        server = connection.pgconn
+        server.consume_input()
+        if server.is_busy():
+            return False
+        self._is_flushing = False
+        while (result := server.get_result()) is not None:
+            if result.status != psycopg.pq.ExecStatus.TUPLES_OK:
+                connection.close()
+                raise psycopg.OperationalError(result.get_error_message())
+        if self._pending is not None:
+            self._committed, self._pending = max(self._committed, self._pending[0]), None
+        return True
 
     def _opened(self) -> Connection:
         connection = self._connection
         if connection is None or connection.closed:
             self._connection = self._pending = None
+            self._is_flushing = False
             connection = self._connection = self._connections.take()
             if not self.polling:
                 connection.add_notify_handler(self._news.append)

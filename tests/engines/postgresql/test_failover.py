@@ -1,0 +1,115 @@
+"""The primary dies under writers and a follower, and a synchronous standby takes its place.
+
+Programs use one URL that names both servers. Nothing acknowledged is missing on the standby, and nothing that
+a follower has seen.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import psycopg
+import pytest
+
+import evlog
+from evlog import Event, NewEvent
+from tests.engines.postgresql.load import loading
+from tests.support.postgresql import VERSIONS, PostgresqlServer, serving
+
+LONG_SECONDS = 60.0
+WAITING = "select (select count(*) from pg_stat_activity where wait_event = 'SyncRep')"
+NEWEST = pytest.mark.parametrize("postgresql_programs", VERSIONS[-1:] or [None], indirect=True)
+
+
+class Pair(NamedTuple):
+    primary: PostgresqlServer
+    standby: PostgresqlServer
+
+    def url(self) -> str:
+        ports = f"127.0.0.1:{self.primary.port},127.0.0.1:{self.standby.port}"
+        return f"postgresql://evlog@{ports}/postgres?target_session_attrs=read-write"
+
+    def connect(self) -> psycopg.Connection[tuple[object, ...]]:
+        return psycopg.connect(self.primary.url(), autocommit=True)
+
+
+@pytest.fixture
+def pair(postgresql_programs: Path) -> Iterator[Pair]:
+    """A primary that waits for its standby."""
+    with tempfile.TemporaryDirectory(prefix="evlog-test-") as one, tempfile.TemporaryDirectory() as two:
+        for folder in (one, two):
+            os.chmod(folder, 0o755)  # the servers run as another user
+        with serving(Path(one), postgresql_programs, fsync="off") as primary:
+            standby = PostgresqlServer(Path(two), postgresql_programs)
+            standby.create_from(primary)
+            standby.start(fsync="off")
+            pair = Pair(primary, standby)
+            try:
+                with pair.connect() as connection:
+                    connection.execute("alter system set synchronous_standby_names = '*'")
+                    connection.execute("select pg_reload_conf()")
+                    wait_until(
+                        connection, "select count(*) = 1 from pg_stat_replication where sync_state = 'sync'"
+                    )
+                yield pair
+            finally:
+                standby.stop()
+
+
+def wait_until(connection: psycopg.Connection[tuple[object, ...]], question: str) -> None:
+    for _ in range(6000):
+        if connection.execute(question.encode()).fetchone() == (True,):
+            return
+        connection.execute("select pg_sleep(0.01)")
+    raise AssertionError(question)
+
+
+def test_nothing_acknowledged_is_lost_when_a_standby_takes_over(pair: Pair) -> None:
+    with loading(pair.url()) as load:
+        load.wait_for_appends(100)
+        pair.primary.kill()
+        pair.standby.promote()
+        load.wait_for_appends(100)
+
+
+@NEWEST
+def test_a_follower_gets_only_what_the_standby_has(pair: Pair) -> None:
+    with evlog.open(pair.url(), create=True) as store, store.subscribe() as run, pair.connect() as connection:
+        store.append("a", [NewEvent("T", 0)])
+        assert run.next_event(LONG_SECONDS) is not None
+        late = threading.Thread(target=store.append, args=("a", [NewEvent("T", 1)]))
+        with pair.standby.suspended():
+            late.start()  # it waits for the standby
+            wait_until(connection, "select position = 2 from evlog.log")
+            connection.execute("set synchronous_commit = local")
+            connection.execute("select pg_logical_emit_message(true, 'test', '')")  # the primary flushes it
+            assert run.next_event(0) is None
+        event = run.next_event(LONG_SECONDS)
+        assert event is not None
+        assert event.data == b"1"
+        late.join(LONG_SECONDS)
+
+
+@NEWEST
+def test_a_follower_that_waits_for_a_standby_can_be_ended(pair: Pair) -> None:
+    with evlog.open(pair.url(), create=True) as store, pair.connect() as connection:
+        run = store.subscribe()
+        followed: list[list[Event]] = []
+        late = threading.Thread(target=store.append, args=("a", [NewEvent("T", 0)]))
+        follower = threading.Thread(target=lambda: followed.append(list(run)))
+        with pair.standby.suspended():
+            late.start()
+            wait_until(connection, "select position = 1 from evlog.log")
+            follower.start()
+            wait_until(connection, f"{WAITING} > 1")
+            run.stop()
+            follower.join(LONG_SECONDS)
+            assert followed == [[]]
+            run.close()
+            wait_until(connection, f"{WAITING} < 2")  # the server, too, is told that the follower has gone
+        late.join(LONG_SECONDS)
