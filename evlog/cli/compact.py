@@ -122,7 +122,7 @@ def _compressed_text(done: Compaction, *, dry_run: bool) -> str:
 def _removal_table(done: Compaction) -> Iterator[bytes]:
     from collections import Counter
 
-    from evlog.cli._support.output import draw_table
+    from evlog.cli._support.table import draw_table
 
     rules: Counter[str] = Counter()
     sizes: Counter[str] = Counter()

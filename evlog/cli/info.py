@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from evlog.cli._support import console, options
-from evlog.cli._support.parameters import STORE
+from evlog.cli._support import options
+from evlog.cli._support.parameters import LISTED_FIELDS, LISTING, STORE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from datetime import datetime
-    from typing import Final
+    from typing import Any, Final
 
-    import evlog
     from evlog.cli._support.parameters import Given
 
 HELP: Final = """Show what is in the store: counts, bytes on disk, segments, first and last position and time.
@@ -26,49 +26,40 @@ the streams and categories for which `evlog retain` has set something; deleted s
 """
 
 
-PARAMETERS: Final = (STORE,)
+PARAMETERS: Final = (LISTING, LISTED_FIELDS, STORE)
 
 
 def command(given: Given) -> None:
     """Print the numbers."""
+    from evlog.cli._support.listing import print_one
+
     with options.open_store(given) as store:
         info, can = store.info(), store.capabilities
-    if console.stdout_is_terminal():
-        lines = (f"{name:<15} {console.printable(text)}\n" for name, text in _readable(info, can).items())
-        console.write("".join(lines).encode(errors="backslashreplace"))
-    else:
-        numbers = info._asdict() | {"first_time": _iso(info.first_time), "last_time": _iso(info.last_time)}
-        numbers["capabilities"] = vars(can)
-        console.write_object(numbers)
+    row = info._asdict() | {"first_time": _us(info.first_time), "last_time": _us(info.last_time)}
+    row["capabilities"] = vars(can)
+    print_one(given, row, list(row), cells=_CELLS)
 
 
-def _readable(info: evlog.StoreInfo, can: evlog.Capabilities) -> dict[str, str]:
-    span = f"{info.first_position:,} to {info.last_position:,}" if info.events else "none"
-    return {
-        "path": info.path,
-        "engine": can.engine,
-        "durability": can.durability,
-        "id": str(info.id),
-        "format": str(info.format),
-        "events": f"{info.events:,}",
-        "streams": f"{info.streams:,}",
-        "bytes": f"{info.bytes:,}",
-        "segments": f"{info.segments:,}",
-        "positions": span,
-        "first time": _iso(info.first_time) or "none",
-        "last time": _iso(info.last_time) or "none",
-        "policies": f"{info.policies:,}",
-        "deleted streams": f"{info.deleted_streams:,}",
-        "clock": _clock_text(info.clock_ahead_seconds),
-        "compressed": f"{info.compressed_segments:,} segments, {info.saved_bytes:,} bytes less",
-    }
+def _us(moment: datetime | None) -> int | None:
+    from datetime import UTC, datetime, timedelta
+
+    return (
+        None if moment is None else (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+    )
 
 
-def _clock_text(ahead_seconds: float) -> str:
+def _number(value: int) -> str:
+    return f"{value:,}"
+
+
+def _clock(ahead_seconds: float) -> str:
     if ahead_seconds < 1:
-        return "not behind the last event"
-    return f"{ahead_seconds:,.0f} s behind the last event, whose time all later events get"
+        return "0"
+    return f"{ahead_seconds:,.0f}: all later events get the time of the last one"
 
 
-def _iso(moment: datetime | None) -> str | None:
-    return None if moment is None else moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+_CELLS: Final[dict[str, Callable[[Any], str]]] = {
+    **dict.fromkeys(("events", "streams", "bytes", "segments", "saved_bytes"), _number),
+    "clock_ahead_seconds": _clock,
+    "capabilities": lambda can: f"{can['engine']}: {can['durability']}",
+}

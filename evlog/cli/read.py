@@ -6,12 +6,13 @@ from evlog.cli._support import console, options
 from evlog.cli._support.parameters import (
     CATEGORY,
     COUNT,
+    FIELDS,
+    OUTPUT,
     SINCE,
     STORE,
     TAGS,
     TYPES,
     argument,
-    choice,
     flag,
     option,
 )
@@ -60,18 +61,17 @@ PARAMETERS: Final = (
     option("--until", "WHEN", "Written before then."),
     option("--limit -n", "N", "At most N events.", COUNT),
     flag("--reverse -r", "The last one first."),
-    choice("--output -o", "json|pretty|table|data|csv", "The form; table on a terminal, else json."),
-    option("--fields", "a,b,data.c", "Only these fields, in this order."),
+    OUTPUT,
+    FIELDS,
     STORE,
 )
-_TABLE_OF_ONE_STREAM: Final = ["position", "version", "type", "time", "data"]  # without its name in each line
 
 
 def command(given: Given) -> None:
     """Check which options go together, and print."""
     _check(given)
     form = given.output or ("table" if console.stdout_is_terminal() else "json")
-    names = _fields(given, form)
+    names = _fields(given)
     selection: dict[str, Any] = {
         "types": given.type or None,
         "tags": given.tag,
@@ -80,7 +80,7 @@ def command(given: Given) -> None:
         "limit": given.limit,
     }
     with options.open_store(given) as store:
-        _print(_kept_verdict(_events(store, given, selection)), form, names)
+        _print(_kept_verdict(_events(store, given, selection)), form, given, names)
 
 
 def _check(given: Given) -> None:
@@ -94,12 +94,12 @@ def _check(given: Given) -> None:
         check_stream_name(given.stream)
 
 
-def _fields(given: Given, form: str) -> list[str] | None:
-    if given.fields is not None:
-        from evlog.cli._support.fields import parse_fields
+def _fields(given: Given) -> list[str] | None:
+    if given.fields is None:
+        return None
+    from evlog.cli._support.fields import parse_fields
 
-        return parse_fields(given.fields)
-    return _TABLE_OF_ONE_STREAM if form == "table" and given.stream is not None else None
+    return parse_fields(given.fields)
 
 
 def _times(given: Given) -> dict[str, Any]:
@@ -136,18 +136,20 @@ def _kept_verdict(events: Iterator[Event]) -> Iterator[Event]:
         raise
 
 
-def _print(events: Iterator[Event], form: str, names: list[str] | None) -> None:
+def _print(events: Iterator[Event], form: str, given: Given, names: list[str] | None) -> None:
+    nothing = True
     if form == "json" and names is None:
         from evlog.model.json_lines import encode_lines
 
-        chunks = encode_lines(events)
-    else:
-        from evlog.cli._support.output import FORMS
+        for chunk in encode_lines(events):
+            console.write(chunk)
+        return
+    from evlog.cli._support.output import in_batches, make_form
 
-        chunks = FORMS[form](events, names)
-    nothing = True
-    for chunk in chunks:
-        console.write(chunk)
+    drawn = make_form(form, names, one_stream=given.stream is not None)
+    console.write(drawn.begin())
+    for batch in in_batches(events, drawn.batch_events):
+        console.write(drawn.draw(batch))
         nothing = False
     if nothing and form == "table":
         console.note("no events match")

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from evlog.cli._support import console, options
-from evlog.cli._support.parameters import COUNT, STORE, argument, flag, option
+from evlog.cli._support import options
+from evlog.cli._support.parameters import COUNT, LISTED_FIELDS, LISTING, STORE, argument, flag, option
 from evlog.errors import InvalidArgument
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from datetime import timedelta
-    from typing import Final
+    from typing import Any, Final
 
     import evlog
     from evlog.cli._support.parameters import Given
@@ -41,8 +40,11 @@ PARAMETERS: Final = (
     option("--max-age", "AGE", "Keep younger events: 90s, 15m, 2h, 30d, 8w."),
     option("--before", "VERSION", "Hide the versions below.", COUNT, least=1),
     flag("--clear", "First remove what was set before."),
+    LISTING,
+    LISTED_FIELDS,
     STORE,
 )
+_FIELDS: Final = ("stream", "category", "max_count", "max_age", "before", "deleted", "tombstone")
 
 
 def command(given: Given) -> None:
@@ -61,7 +63,7 @@ def command(given: Given) -> None:
         raise InvalidArgument("STREAM is missing", "name a stream, or a category with --category")
     with options.open_store(given) as store:
         if stream is None and category is None:
-            _print(store.policies())
+            _print(given, store.policies())
             return
         if changes:
             kept = store.set_retention(stream, category=category, clear=given.clear, **wanted)
@@ -70,25 +72,25 @@ def command(given: Given) -> None:
             kept = store.retention(stream, category=category)
     from evlog import PolicyInfo
 
-    _print([PolicyInfo(stream, category, kept)])
+    _print(given, [PolicyInfo(stream, category, kept)])
 
 
-def _print(policies: Iterable[evlog.PolicyInfo]) -> None:
-    if console.stdout_is_terminal():
-        from evlog.cli._support.output import draw_table
+def _print(given: Given, policies: Iterable[evlog.PolicyInfo]) -> None:
+    from evlog.cli._support.listing import print_rows
 
-        rows = [
-            (policy.stream or f"category {policy.category}", describe(policy.retention))
-            for policy in policies
-        ]
-        for chunk in draw_table(("stream", "kept"), rows):
-            console.write(chunk)
-        if not rows:
-            console.note("no rule is set: every event is kept")
-        return
-    for policy in policies:
-        name = {"category": policy.category} if policy.stream is None else {"stream": policy.stream}
-        console.write_object(name | as_object(policy.retention))
+    print_rows(
+        given,
+        (
+            {"category": category} | as_object(kept)
+            if stream is None
+            else {"stream": stream} | as_object(kept)
+            for stream, category, kept in policies
+        ),
+        _FIELDS,
+        known=_FIELDS,
+        nothing="no rule is set: every event is kept",
+        cells={"max_age": _maybe_age, "deleted": _yes, "tombstone": _yes},
+    )
 
 
 def as_object(kept: evlog.Retention) -> dict[str, object]:
@@ -102,24 +104,22 @@ def as_object(kept: evlog.Retention) -> dict[str, object]:
     }
 
 
-def describe(kept: evlog.Retention) -> str:
-    """Return a retention rule in words, for a cell of a table."""
-    if kept.tombstone:
-        return "nothing, permanently"
-    words = []
-    if kept.deleted:
-        words.append("deleted")
-    elif kept.before > 1:
-        words.append(f"from version {kept.before}")
-    if kept.max_count is not None:
-        words.append(f"the last {kept.max_count}")
-    if kept.max_age is not None:
-        words.append(_in_words(kept.max_age))
-    return ", ".join(words) or "everything"
+def in_words(rule: dict[str, object] | None) -> str:
+    """Return a rule, as `as_object` makes it, for one cell of a table."""
+    if rule is None:
+        return ""
+    shown = rule | {"max_age": _maybe_age(rule["max_age"])}
+    words = [name if value is True else f"{name} {value}" for name, value in shown.items() if value]
+    return ", ".join(words)
 
 
-def _in_words(age: timedelta) -> str:
-    seconds = int(age.total_seconds())
+def _yes(value: object) -> str:
+    return "yes" if value else ""
+
+
+def _maybe_age(seconds: Any) -> str:
+    if seconds is None:
+        return ""
     for unit, size in (("d", 86_400), ("h", 3600), ("m", 60)):
         if seconds % size == 0:
             return f"{seconds // size}{unit}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from evlog.cli._support import console, options
-from evlog.cli._support.parameters import CATEGORY, STORE, flag, option
+from evlog.cli._support.parameters import CATEGORY, LISTED_FIELDS, LISTING, STORE, flag, option
 from evlog.model.json_lines import encode_time, quote
 
 TYPE_CHECKING = False
@@ -31,8 +31,11 @@ PARAMETERS: Final = (
     CATEGORY,
     option("--prefix", "TEXT", "Streams whose name begins with it."),
     flag("--deleted", "Deleted streams, too."),
+    LISTING,
+    LISTED_FIELDS,
     STORE,
 )
+_FIELDS: Final = ("stream", "events", "first_version", "last_version", "last_time", "retention")
 _LINES: Final = 1000
 
 
@@ -40,15 +43,34 @@ def command(given: Given) -> None:
     """Print the streams."""
     with options.open_store(given) as store:
         streams = store.streams(given.category, given.prefix, include_deleted=given.deleted)
-        if console.stdout_is_terminal():
-            chunks = _as_table(streams, with_kept=bool(store.policies()))
-        else:
-            chunks = _as_json(streams)
-        for chunk in chunks:
-            console.write(chunk)
+        if given.fields is None and (given.output or _usual_form()) == "json":
+            for chunk in _as_json(streams):
+                console.write(chunk)
+            return
+        from evlog.cli._support.listing import print_rows
+        from evlog.cli.retain import as_object, in_words
+
+        with_retention = bool(store.policies())
+        print_rows(
+            given,
+            (
+                dict(zip(_FIELDS[:-1], stream[:5], strict=True))
+                | ({"retention": as_object(stream[5])} if stream[5] else {})
+                for stream in streams
+            ),
+            _FIELDS if with_retention else _FIELDS[:-1],
+            known=_FIELDS,
+            nothing="no streams match",
+            cells={"retention": in_words},
+        )
+
+
+def _usual_form() -> str:
+    return "table" if console.stdout_is_terminal() else "json"
 
 
 def _as_json(streams: Iterable[evlog.StreamInfo]) -> Iterator[bytes]:
+    """Return JSON lines: what `print_rows` would print, in a fifth of its time."""
     from itertools import islice
 
     rest = iter(streams)
@@ -71,27 +93,3 @@ def _retention(retention: evlog.Retention) -> bytes:
     from evlog.cli.retain import as_object
 
     return b',"retention":' + console.encode_object(as_object(retention)).rstrip()
-
-
-def _as_table(streams: Iterable[evlog.StreamInfo], *, with_kept: bool) -> Iterator[bytes]:
-    from evlog.cli._support.output import draw_table, readable_time
-
-    rows = (
-        [
-            stream.name,
-            str(stream.events),
-            str(stream.first_version),
-            str(stream.last_version),
-            readable_time(encode_time(stream.last_time_us).decode()),
-            *([_kept(stream.retention)] if with_kept else []),
-        ]
-        for stream in streams
-    )
-    names = ["stream", "events", "first_version", "last_version", "last_time"]
-    return draw_table([*names, "kept"] if with_kept else names, rows)
-
-
-def _kept(retention: evlog.Retention | None) -> str:
-    from evlog.cli.retain import describe
-
-    return "" if retention is None else describe(retention)

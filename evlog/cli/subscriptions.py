@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from evlog.cli._support import console, options
-from evlog.cli._support.parameters import COUNT, STORE, Subcommand, argument, option
+from evlog.cli._support.listing import print_one, print_rows
+from evlog.cli._support.parameters import COUNT, LISTED_FIELDS, LISTING, STORE, Subcommand, argument, option
 from evlog.errors import EXIT_CORRUPT, EXIT_OK, EvlogError, InvalidArgument
-from evlog.model.json_lines import encode_lines, encode_time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-    from typing import Final
+    from collections.abc import Callable, Iterator
+    from typing import Any, Final
 
     import evlog
     from evlog.cli._support.parameters import Given
@@ -29,8 +29,10 @@ exit code 6.
   evlog subscriptions replay audit --exec 'cat >> audit.log'
 """
 
-_COLUMNS: Final = ("name", "filter", "position", "lag", "behind", "parked", "running")
-_PARKED_COLUMNS: Final = ("position", "stream", "version", "type", "parked at", "attempts", "error")
+_COLUMNS: Final = ("name", "filter", "position", "lag_events", "lag_seconds", "parked", "running")
+_FIELDS: Final = (*_COLUMNS, "saved_time", "damage")
+_PARKED_COLUMNS: Final = ("position", "stream", "version", "type", "time", "attempts", "error")
+_PARKED_FIELDS: Final = ("position", "id", *_PARKED_COLUMNS[1:])
 _NAME: Final = argument("NAME", "The subscription.", required=True)
 
 
@@ -52,11 +54,14 @@ def _list(given: Given) -> int:
         found = store.subscriptions()
     damaged = [info.damage for info in found if info.damage is not None]
     console.set_verdict(EXIT_CORRUPT if damaged else EXIT_OK)
-    if console.stdout_is_terminal():
-        _draw(_COLUMNS, map(_row, found), "no subscriptions; `evlog tail --name NAME` makes one")
-    else:
-        for info in found:
-            console.write_object(_as_object(info))
+    print_rows(
+        given,
+        map(_row, found),
+        _COLUMNS,
+        known=_FIELDS,
+        nothing="no subscriptions; `evlog tail --name NAME` makes one",
+        cells=_CELLS,
+    )
     for damage in damaged:
         console.note(damage)
     return console.verdict()
@@ -64,7 +69,7 @@ def _list(given: Given) -> int:
 
 def _show(given: Given) -> None:
     with options.open_store(given) as store:
-        _print(store.subscription(given.name))
+        print_one(given, _row(store.subscription(given.name)), _FIELDS[:-1], cells=_CELLS)
 
 
 def _reset(given: Given) -> None:
@@ -74,7 +79,7 @@ def _reset(given: Given) -> None:
         )
     with options.open_store(given) as store:
         store.reset_subscription(given.name, given.to)
-        _print(store.subscription(given.name))
+        print_one(given, _row(store.subscription(given.name)), _FIELDS[:-1], cells=_CELLS)
 
 
 def _delete(given: Given) -> None:
@@ -87,13 +92,13 @@ def _delete(given: Given) -> None:
 def _parked(given: Given) -> None:
     with options.open_store(given) as store:
         found = store.parked(given.name)
-    if console.stdout_is_terminal():
-        _draw(_PARKED_COLUMNS, map(_parked_row, found), f"subscription {given.name!r} has no parked events")
-        return
-    for event in found:
-        fields = event._asdict()
-        fields["time"] = encode_time(fields.pop("time_us")).decode()
-        console.write_object(fields)
+    print_rows(
+        given,
+        (_renamed(event._asdict(), "time_us", "time") for event in found),
+        _PARKED_COLUMNS,
+        known=_PARKED_FIELDS,
+        nothing=f"subscription {given.name!r} has no parked events",
+    )
 
 
 def _replay(given: Given) -> None:
@@ -108,14 +113,11 @@ def _print_parked(store: evlog.EventStore, name: str) -> None:
     """Print the parked events. They stay parked: nothing tells whether the reader has handled them."""
     found = [place.position for place in store.parked(name)]
     events = (event for position in found for event in _event_at(store, position))
-    if console.stdout_is_terminal():
-        from evlog.cli._support.output import as_table
+    from evlog.cli._support.output import in_batches, make_form
 
-        for chunk in as_table(events, None):
-            console.write(chunk)
-    else:
-        for chunk in encode_lines(events):
-            console.write(chunk)
+    form = make_form("table" if console.stdout_is_terminal() else "json", None, one_stream=False)
+    for batch in in_batches(events, form.batch_events):
+        console.write(form.draw(batch))
     if found:
         console.note(f"{len(found)} events stay parked; use --exec COMMAND to handle them")
 
@@ -152,42 +154,23 @@ def _run_on_parked(store: evlog.EventStore, given: Given) -> None:
         raise ReplayFailed(given.name, result.failed, result.succeeded)
 
 
-def _print(info: evlog.SubscriptionInfo) -> None:
-    if not console.stdout_is_terminal():
-        console.write_object(_as_object(info))
-        return
-    rows = zip(_COLUMNS, _row(info), strict=True)
-    lines = (f"{name:<12} {console.printable(text)}\n" for name, text in rows)
-    console.write("".join(lines).encode(errors="backslashreplace"))
-
-
-def _as_object(info: evlog.SubscriptionInfo) -> dict[str, object]:
+def _row(info: evlog.SubscriptionInfo) -> dict[str, object]:
     fields = info._asdict() | {"filter": info.filter.as_object(), "lag_seconds": round(info.lag_seconds, 3)}
-    fields["saved_time"] = encode_time(fields.pop("saved_us")).decode()
     if fields["damage"] is None:
         del fields["damage"]
-    return fields
+    return _renamed(fields, "saved_us", "saved_time")
 
 
-def _row(info: evlog.SubscriptionInfo) -> tuple[str, ...]:
-    return (
-        info.name,
-        _filter_text(info),
-        str(info.position),
-        str(info.lag_events),
-        _age(info.lag_seconds),
-        str(info.parked),
-        "yes" if info.running else "no",
-    )
+def _renamed(row: dict[str, object], name: str, to: str) -> dict[str, object]:
+    return {to if key == name else key: value for key, value in row.items()}
 
 
-def _filter_text(info: evlog.SubscriptionInfo) -> str:
+def _filter_text(filter: dict[str, Any]) -> str:
     """Return the filter as the options of `tail` that make it."""
-    filter = info.filter
-    parts = [] if filter.stream is None else [filter.stream]
-    if filter.category is not None:
-        parts.append(f"--category {filter.category}")
-    parts += [f"--type {type}" for type in filter.types or ()]
+    parts = [filter["stream"]] if filter["stream"] is not None else []
+    if filter["category"] is not None:
+        parts.append(f"--category {filter['category']}")
+    parts += [f"--type {type}" for type in filter["types"] or ()]
     return " ".join(parts) or "all"
 
 
@@ -199,43 +182,23 @@ def _age(seconds: float) -> str:
     return f"{seconds:.0f}s"
 
 
-def _parked_row(event: evlog.ParkedEvent) -> tuple[str, ...]:
-    from evlog.cli._support.output import readable_time
-
-    time = readable_time(encode_time(event.time_us).decode())
-    return (
-        str(event.position),
-        event.stream,
-        str(event.version),
-        event.type,
-        time,
-        str(event.attempts),
-        event.error,
-    )
-
-
-def _draw(names: tuple[str, ...], rows: Iterable[tuple[str, ...]], nothing: str) -> None:
-    from evlog.cli._support.output import draw_table
-
-    drawn = False
-    for chunk in draw_table(names, rows):
-        console.write(chunk)
-        drawn = True
-    if not drawn:
-        console.note(nothing)
-
-
+_CELLS: Final[dict[str, Callable[[Any], str]]] = {
+    "filter": _filter_text,
+    "lag_seconds": _age,
+    "running": lambda running: "yes" if running else "no",
+}
 SUBCOMMANDS: Final = {
     "list": Subcommand(
         """List the subscriptions: how far each has come, and how much is left.
 
-"lag" is the number of positions after the last one scanned, "behind" the age of the first of these events.
+"lag_events" is the number of positions after the last one scanned, "lag_seconds" the age of the first of
+these events.
 
 \b
   evlog subscriptions list
   evlog subscriptions list | grep '"parked":[1-9]'
 """,
-        (STORE,),
+        (LISTING, LISTED_FIELDS, STORE),
         _list,
     ),
     "show": Subcommand(
@@ -244,7 +207,7 @@ SUBCOMMANDS: Final = {
 \b
   evlog subscriptions show audit
 """,
-        (_NAME, STORE),
+        (_NAME, LISTING, LISTED_FIELDS, STORE),
         _show,
     ),
     "reset": Subcommand(
@@ -257,6 +220,8 @@ SUBCOMMANDS: Final = {
         (
             _NAME,
             option("--to", "N", "Continue after this position; 0: from the beginning.", COUNT),
+            LISTING,
+            LISTED_FIELDS,
             STORE,
         ),
         _reset,
@@ -276,7 +241,7 @@ SUBCOMMANDS: Final = {
 \b
   evlog subscriptions parked audit
 """,
-        (_NAME, STORE),
+        (_NAME, LISTING, LISTED_FIELDS, STORE),
         _parked,
     ),
     "replay": Subcommand(

@@ -15,6 +15,8 @@ from evlog.cli._support.deliver import HEAD, IDLE, Printer, StopCondition, deliv
 from evlog.cli._support.parameters import (
     CATEGORY,
     COUNT,
+    FIELDS,
+    OUTPUT,
     SINCE,
     STORE,
     TAGS,
@@ -96,6 +98,8 @@ PARAMETERS: Final = (
     option("--until-type", "TYPE", "Stop after an event of this type (repeatable).", many=True),
     option("--timeout", "DURATION", "Stop after this time: 90, 10m, 2h."),
     option("--idle", "DURATION", "Stop when no event came for this time."),
+    OUTPUT,
+    FIELDS,
     STORE,
 )
 
@@ -167,6 +171,8 @@ class _Plan:
         self.follow: bool = given.follow
         self.timeout_seconds = _maybe_seconds(given.timeout)
         self.idle_seconds = _maybe_seconds(given.idle)
+        self.form: str = given.output or ("table" if console.stdout_is_terminal() else "json")
+        self.fields = _maybe_fields(given.fields)
         self.exec: str | None = given.exec
         self.retries: int = _RETRIES if given.retries is None else given.retries
         self.parks = given.on_failure == "park"
@@ -193,7 +199,11 @@ def _check(given: Given) -> None:
         raise InvalidArgument("--retries and --on-failure need --exec", "add it, or leave them out")
     if given.on_failure == "park" and given.name is None:
         raise InvalidArgument("--on-failure park needs a subscription to park events in", "add --name")
+    if given.fields is not None and given.output == "data":
+        raise InvalidArgument("-o data prints the data alone", "leave --fields out, or use -o csv")
     if given.exec is not None:
+        if given.output is not None or given.fields is not None:
+            raise InvalidArgument("--exec gives events to a command", "leave --output and --fields out")
         from evlog.cli._support.exec import check_command
 
         check_command(given.exec)
@@ -260,12 +270,12 @@ def _make_sink(
             plan.exec, path if options.is_url(path) else store.path, stops, keeps_stderr=plan.parks
         )
         return Runner(command, subscription, stops, plan.retries, parks=plan.parks)
-    if not console.stdout_is_terminal():
+    if plan.form == "json" and plan.fields is None:
         return Printer(None)
-    from evlog.cli._support.live import LiveTable
+    from evlog.cli._support.output import make_form
 
-    table = LiveTable(one_stream=plan.filter.stream is not None)
-    return Printer(table, heading_first=plan.follow and subscription.position >= store.head)
+    form = make_form(plan.form, plan.fields, one_stream=plan.filter.stream is not None, live=True)
+    return Printer(form, heading_first=plan.follow and subscription.position >= store.head)
 
 
 def _open(path: str, stops: Stops, *, follow: bool) -> evlog.EventStore:
@@ -311,6 +321,14 @@ def _is_ahead(moment: datetime) -> bool:
     from datetime import UTC, datetime
 
     return moment > datetime.now(UTC)
+
+
+def _maybe_fields(text: str | None) -> list[str] | None:
+    if text is None:
+        return None
+    from evlog.cli._support.fields import parse_fields
+
+    return parse_fields(text)
 
 
 def _maybe_moment(text: str | None) -> datetime | None:

@@ -147,7 +147,7 @@ def _encode_batch(batch: Sequence[Event], quoted: _Quoted) -> bytes:
         positions,
         map(quoted.__getitem__, streams),
         versions,
-        _encode_ids(ids),
+        encode_ids(ids),
         map(quoted.__getitem__, types),
         map(clocks.__getitem__, times),
         datas,
@@ -165,7 +165,8 @@ def _encode_metadata(metadata: bytes) -> bytes:
     return rest + b',"tags":' + tags
 
 
-def _encode_ids(ids: Sequence[bytes]) -> Iterable[bytes]:
+def encode_ids(ids: Sequence[bytes]) -> Iterable[bytes]:
+    """Return ids as UUIDs are written."""
     return map(b"%b-%b-%b-%b-%b".__mod__, _ID_PARTS(hexlify(b"".join(ids))))
 
 

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -263,11 +262,3 @@ def test_damage_is_reported_after_what_is_whole(filled: Evlog, here: Path, form:
     assert result.code == 4
     assert result.out.count(b"\n") == lines
     assert "is damaged" in result.err
-
-
-def test_help_of_the_forms_is_complete(evlog: Evlog) -> None:
-    from evlog.cli._support.output import FORMS
-
-    text = evlog("read", "--help").out.decode()
-    names: Any = FORMS
-    assert all(name in text for name in names)

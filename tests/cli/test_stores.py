@@ -102,14 +102,6 @@ def test_info_is_one_object(evlog: Evlog) -> None:
     assert uuid.UUID(info["id"]) == uuid.UUID(empty["id"])
 
 
-def test_a_time_on_the_second_has_its_microseconds_too(evlog: Evlog) -> None:
-    from datetime import UTC, datetime
-
-    from evlog.cli.info import _iso
-
-    assert _iso(datetime(2026, 11, 23, 10, 51, tzinfo=UTC)) == "2026-11-23T10:51:00.000000Z"
-
-
 @pytest.mark.parametrize("command", ["read", "streams", "info"])
 def test_a_command_that_only_reads_makes_no_store(evlog: Evlog, here: Path, command: str) -> None:
     for arguments in ([command], [command, "--store", "x"]):

@@ -128,7 +128,9 @@ def test_a_terminal_gets_tables_and_words(filled: Evlog, monkeypatch: pytest.Mon
     monkeypatch.setattr(console, "has_colour", lambda: False)
     monkeypatch.setattr(os, "get_terminal_size", lambda _fd: os.terminal_size((120, 24)))
     heading, first, second = filled("subscriptions").out.decode().splitlines()
-    assert heading.split() == ["name", "filter", "position", "lag", "behind", "parked", "running"]
+    assert heading.split() == [
+        *("name", "filter", "position", "lag_events", "lag_seconds", "parked", "running")
+    ]
     assert first.split() == ["all", "all", "6", "0", "0s", "2", "no"]
     assert second.split() == [
         "paid",

@@ -135,8 +135,8 @@ def _write_all(raw: Any, data: bytes) -> None:
             rest = rest[written:]
 
 
-def encode_object(value: dict[str, object]) -> bytes:
-    """Return one JSON object as a line; text that is not Unicode (a path can be that) is escaped."""
+def encode_object(value: object) -> bytes:
+    """Return JSON as a line; text that is not Unicode (a path can be that) is escaped."""
     import json
 
     try:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from typing import Final, Protocol
 
     import evlog
-    from evlog.cli._support.live import LiveTable
+    from evlog.cli._support.output import Form
     from evlog.cli._support.stops import Stops
     from evlog.model.events import Event
 
@@ -75,20 +75,21 @@ class StopCondition:
 
 
 class Printer:
-    """Prints events: JSON lines, or rows of a table.
+    """Prints events.
 
     Args:
-        heading_first: print the names of the columns before there is a row, for a user who waits.
+        form: what draws them; None: JSON lines.
+        heading_first: print the names of a table's columns before there is a row, for a user who waits.
     """
 
     gathers = True
 
-    def __init__(self, table: LiveTable | None, *, heading_first: bool = False) -> None:
-        self._table = table
+    def __init__(self, form: Form | None, *, heading_first: bool = False) -> None:
+        self._draw = _as_lines if form is None else form.draw
         self._events: list[Event] = []
         self._bytes = 0
-        if table is not None and heading_first:
-            console.write_now(table.draw([]))
+        if form is not None:
+            console.write_now(form.heading() if heading_first else form.begin())
 
     @property
     def undone(self) -> Event | None:
@@ -102,13 +103,12 @@ class Printer:
 
     def flush(self) -> None:
         if self._events:
-            form = self._table.draw if self._table else _as_lines
-            console.write_now(form(self._events))
+            console.write_now(self._draw(self._events))
             self._events.clear()
             self._bytes = 0
 
 
-def _as_lines(events: list[Event]) -> bytes:
+def _as_lines(events: Sequence[Event]) -> bytes:
     return b"".join(encode_lines(events))
 
 

@@ -165,7 +165,10 @@ class SubcommandGroup(TyperGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse what comes before the action, refuse an option given twice, add the default action."""
-        rest = _refuse_twice(self.make_parser(ctx), args)
+        try:
+            rest = _refuse_twice(self.make_parser(ctx), args)
+        except NoSuchOption:
+            return super().parse_args(ctx, [self._default, *args])  # an option of the default action
         return super().parse_args(ctx, args if rest else [*args, self._default])
 
 

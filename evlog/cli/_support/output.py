@@ -1,24 +1,24 @@
-"""The forms in which `evlog read` prints events: json, pretty, table, data and csv.
+"""The forms in which events are printed: json, pretty, table, data and csv.
 
-Each is a function from events to chunks of bytes. Memory is bounded in all of them: a table is drawn in
-parts whose columns only grow. Forms for people (pretty, table) escape control characters; the forms for
-programs give every byte as it is, and `console.write` escapes them if stdout is a terminal.
+A form draws a batch of events at a time, so memory is bounded and a live tail can use it. Forms for people
+(pretty, table) escape control characters and show local times on a terminal; the forms for programs give
+every byte as it is and times in UTC, and `console.write` escapes them if stdout is a terminal.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Final
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Final, Protocol
 
 from evlog.cli._support import console
-from evlog.cli._support.fields import as_text, make_field
+from evlog.cli._support.clock import readable_time
+from evlog.cli._support.fields import Fields
 from evlog.errors import EvlogError
 from evlog.model.events import BINARY_CODE, JSON_CODE, Event
-from evlog.model.json_lines import CHUNK_BYTES, encode_lines, encode_time
+from evlog.model.json_lines import CHUNK_BYTES, encode_lines
 
-Form = Callable[[Iterable[Event], Sequence[str] | None], Iterator[bytes]]
-"""Turns events, and the fields that are asked for (None: the form's own), into bytes to print."""
-
+EVENT_COLUMNS: Final = ("position", "stream", "version", "type", "time", "data")
 _CSV_FIELDS: Final = (
     "position",
     "stream",
@@ -31,97 +31,206 @@ _CSV_FIELDS: Final = (
     "metadata",
     "tags",
 )
-_TABLE_FIELDS: Final = ("position", "stream", "version", "type", "time", "data")
-_RIGHT: Final = frozenset({"position", "version", "events", "first_version", "last_version"})
-_TIMES: Final = frozenset({"time", "last_time"})
-_YEAR: Final = len("2026-")
-# The widths of a table's columns come from its first rows, at most this many.
-_TABLE_ROWS: Final = 200
-_GAP: Final = "  "
-# The width that the last column, mostly the data, keeps on a narrow terminal before other columns are cut.
-_LAST_WIDTH: Final = 16
-_SHORTEST_TEXT: Final = 4
+# These texts never need quotes in csv.
+_PLAIN_IN_CSV: Final = frozenset({"position", "version", "id", "time", "content_type"})
+_BATCH_EVENTS: Final = 1000
+_TABLE_ROWS: Final = 200  # of a batch, from which the widths of a table's columns come
+_BATCH_BYTES: Final = CHUNK_BYTES
+_DATA_SHOWN_BYTES: Final = 24
+_needs_quotes: Final = re.compile(rb'[",\r\n]').search
 
 
-def as_json(events: Iterable[Event], fields: Sequence[str] | None) -> Iterator[bytes]:
+class Form(Protocol):
+    """A form of output."""
+
+    batch_events: int
+    """how many events at a time are best"""
+
+    def begin(self) -> bytes:
+        """Return what comes before the first event, also if there is none."""
+
+    def heading(self) -> bytes:
+        """Return that, and the names of columns, for a user who waits for the first event."""
+
+    def draw(self, events: Sequence[Event]) -> bytes:
+        """Return some events, at least one, in this form."""
+
+
+def make_form(name: str, fields: Sequence[str] | None, *, one_stream: bool, live: bool = False) -> Form:
+    """Return the form.
+
+    Args:
+        name: json, pretty, table, data or csv.
+        fields: what to show of an event; None: what the form shows otherwise.
+        one_stream: all events are of one stream, so a table does not name it in each row.
+        live: events come one at a time.
+    """
+    if name == "json":
+        return JsonForm(fields)
+    if name == "csv":
+        return CsvForm(fields or _CSV_FIELDS)
+    if name == "pretty":
+        return PrettyForm(fields)
+    if name == "data":
+        return DataForm()
+    return TableForm(fields, one_stream=one_stream, live=live)
+
+
+def in_batches(events: Iterable[Event], most: int) -> Iterator[list[Event]]:
+    """Yield the events, at most so many at a time; if an error ends them, those before it come first."""
+    batch: list[Event] = []
+    size_bytes = 0
+    try:
+        for event in events:
+            batch.append(event)
+            size_bytes += len(event[7])
+            if len(batch) == most or size_bytes >= _BATCH_BYTES:
+                yield batch
+                batch = []
+                size_bytes = 0
+    except EvlogError:
+        if batch:
+            yield batch
+        raise
+    if batch:
+        yield batch
+
+
+class _Plain:
+    """A form that begins with its first event."""
+
+    batch_events = _BATCH_EVENTS
+
+    def begin(self) -> bytes:
+        return b""
+
+    def heading(self) -> bytes:
+        return self.begin()
+
+
+class JsonForm(_Plain):
     """One JSON object a line."""
-    if fields is None:
-        return encode_lines(events)
-    return _gathered(_json_objects(events, fields))
+
+    def __init__(self, names: Sequence[str] | None) -> None:
+        self._fields = None if names is None else Fields(names)
+        if names is not None:
+            self._shape, self._binary_shape = (
+                _shape(names),
+                _shape(["data_base64" if name == "data" else name for name in names]),
+            )
+
+    def draw(self, events: Sequence[Event]) -> bytes:
+        if self._fields is None:
+            return b"".join(encode_lines(events))
+        rows = zip(*self._fields.as_json(events), strict=True)
+        if all(event[6] != BINARY_CODE for event in events):
+            return b"".join(map(self._shape.__mod__, rows))
+        return b"".join(
+            (self._binary_shape if event[6] == BINARY_CODE else self._shape) % row
+            for event, row in zip(events, rows, strict=True)
+        )
 
 
-def _json_objects(events: Iterable[Event], names: Sequence[str]) -> Iterator[bytes]:
+def _shape(names: Sequence[str]) -> bytes:
     import json
 
-    binary = ["data_base64" if name == "data" else name for name in names]
-    keys = [json.dumps(name, ensure_ascii=False).encode() + b":" for name in names]
-    binary_keys = [json.dumps(name, ensure_ascii=False).encode() + b":" for name in binary]
-    takes = [make_field(name) for name in names]
-    for event in events:
-        chosen = binary_keys if event[6] == BINARY_CODE else keys
-        values = [key + (take(event) or b"null") for key, take in zip(chosen, takes, strict=True)]
-        yield b"{%b}\n" % b",".join(values)
+    keys = [json.dumps(name, ensure_ascii=False).encode().replace(b"%", b"%%") for name in names]
+    return b"{" + b",".join(key + b":%b" for key in keys) + b"}\n"
 
 
-def as_data(events: Iterable[Event], fields: Sequence[str] | None) -> Iterator[bytes]:  # noqa: ARG001 - a Form
-    """Just the data, byte for byte, and a line break after each."""
-    return _gathered(event.data + b"\n" for event in events)
+class DataForm(_Plain):
+    """Just the data, byte for byte, and a line break after each; a terminal gets no binary data."""
+
+    def draw(self, events: Sequence[Event]) -> bytes:
+        if console.stdout_is_terminal():
+            return b"".join(
+                (_described(event.data).encode() if event[6] == BINARY_CODE else event.data) + b"\n"
+                for event in events
+            )
+        return b"".join([event.data + b"\n" for event in events])
 
 
-def as_csv(events: Iterable[Event], fields: Sequence[str] | None) -> Iterator[bytes]:
+class CsvForm(_Plain):
     """Comma-separated values (RFC 4180, but with plain line breaks) under a line of names."""
-    names = fields or _CSV_FIELDS
-    takes = [make_field(name) for name in names]
-    yield _csv_row(names)
-    yield from _gathered(_csv_row([as_text(take(event)) for take in takes]) for event in events)
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._fields = Fields(names)
+
+    def begin(self) -> bytes:
+        return csv_row(self._fields.names)
+
+    def draw(self, events: Sequence[Event]) -> bytes:
+        columns = [
+            column if name in _PLAIN_IN_CSV else _csv_cells(column)
+            for name, column in zip(self._fields.names, self._fields.as_text(events), strict=True)
+        ]
+        if len(columns) == 1:
+            return b"".join([(cell or b'""') + b"\n" for cell in columns[0]])
+        return b"\n".join([*map(b",".join, zip(*columns, strict=True)), b""])
 
 
-def _csv_row(values: Sequence[str]) -> bytes:
+def csv_row(texts: Sequence[str]) -> bytes:
+    """Return a line of csv."""
+    cells = _csv_cells([text.encode(errors="backslashreplace") for text in texts])
+    return (b",".join(cells) if cells != [b""] else b'""') + b"\n"
+
+
+def _csv_cells(texts: Iterable[bytes]) -> Sequence[bytes]:
+    texts = list(texts)
+    if _needs_quotes(b" ".join(texts)) is None:
+        return texts
     # The csv module of early Python 3.11 does not quote a bare carriage return.
-    cells = [
-        '"' + value.replace('"', '""') + '"' if any(char in value for char in ',"\r\n') else value
-        for value in values
-    ]
-    return (",".join(cells) if cells != [""] else '""').encode() + b"\n"
+    return [text if _needs_quotes(text) is None else b'"%b"' % text.replace(b'"', b'""') for text in texts]
 
 
-def as_pretty(events: Iterable[Event], fields: Sequence[str] | None) -> Iterator[bytes]:
+class PrettyForm(_Plain):
     """A paragraph for each event, its data indented."""
-    if fields is not None:
-        return _gathered(_named_values(events, fields))
-    return _gathered(_paragraphs(events))
 
+    def __init__(self, names: Sequence[str] | None) -> None:
+        self._fields = None if names is None else Fields(names)
+        self._coloured = console.has_colour()
 
-def _paragraphs(events: Iterable[Event]) -> Iterator[bytes]:
-    from typer import style
+    def draw(self, events: Sequence[Event]) -> bytes:
+        if self._fields is None:
+            return console.Styled("".join(map(self._paragraph, events)).encode(errors="backslashreplace"))
+        return console.Styled(b"".join(self._named_values(events, self._fields)))
 
-    def paint(text: str, **colours: Any) -> str:
-        text = console.printable(text)
-        return style(text, **colours) if coloured else text
-
-    coloured = console.has_colour()
-    for event in events:
+    def _paragraph(self, event: Event) -> str:
         head = (
-            paint(str(event.position), fg="yellow"),
-            paint(event.stream, bold=True),
+            self._paint("33", str(event.position)),
+            self._paint("1", event.stream),
             f"version {event.version}",
-            paint(event.type, fg="cyan", bold=True),
-            encode_time(event.time_us).decode(),
+            self._paint("1;36", event.type),
+            readable_time(event.time_us, exact=True),
         )
-        lines = ["  ".join(head), paint(f"    id {event.id}", dim=True), *_indented(_readable(event), "    ")]
+        lines = ["  ".join(head), self._paint("2", f"    id {event.id}"), *_indented(_readable(event))]
         if event.tags:
-            lines += _indented(f"tags {', '.join(event.tags)}", "    ")
+            lines += _indented(f"tags {', '.join(event.tags)}")
         if event.metadata_bytes != b"{}":
-            lines += _indented("metadata " + _pretty_json(event.metadata_bytes), "    ")
-        yield console.Styled("\n".join([*lines, "", ""]).encode())
+            lines += _indented("metadata " + _pretty_json(event.metadata_bytes))
+        return "\n".join([*lines, "", ""])
+
+    def _paint(self, style: str, text: str) -> str:
+        text = console.printable(text)
+        return f"\x1b[{style}m{text}\x1b[0m" if self._coloured else text
+
+    def _named_values(self, events: Sequence[Event], fields: Fields) -> Iterator[bytes]:
+        for row in zip(*fields.as_text(events), strict=True):
+            for name, text in zip(fields.names, row, strict=True):
+                shown = console.printable(text.decode(errors="backslashreplace"))
+                yield f"{name}: {shown}\n".encode(errors="backslashreplace")
+            yield b"\n"
 
 
 def _readable(event: Event) -> str:
     if event[6] == JSON_CODE:
         return _pretty_json(event.data)
-    if event[6] == BINARY_CODE:
-        return f"{len(event.data)} bytes: {event.data[:24].hex(' ')}{' …' if len(event.data) > 24 else ''}"
-    return event.data.decode()
+    return _described(event.data) if event[6] == BINARY_CODE else event.data.decode()
+
+
+def _described(data: bytes) -> str:
+    more = " …" if len(data) > _DATA_SHOWN_BYTES else ""
+    return f"{len(data)} bytes: {data[:_DATA_SHOWN_BYTES].hex(' ')}{more}"
 
 
 def _pretty_json(data: bytes) -> str:
@@ -133,148 +242,32 @@ def _pretty_json(data: bytes) -> str:
         return data.decode()  # nested deeper than msgspec can follow
 
 
-def _indented(text: str, indent: str) -> list[str]:
-    return [indent + console.printable(line) for line in text.split("\n")]
+def _indented(text: str) -> list[str]:
+    return ["    " + console.printable(line) for line in text.split("\n")]
 
 
-def _named_values(events: Iterable[Event], names: Sequence[str]) -> Iterator[bytes]:
-    takes = [(name, make_field(name)) for name in names]
-    for event in events:
-        lines = [f"{name}: {console.printable(as_text(take(event)))}\n" for name, take in takes]
-        yield console.Styled("".join([*lines, "\n"]).encode())
-
-
-def as_table(events: Iterable[Event], fields: Sequence[str] | None) -> Iterator[bytes]:
+class TableForm(_Plain):
     """A line for each event; on a terminal its last column is cut to fit."""
-    names = fields or _TABLE_FIELDS
-    takes = [(name, make_field(name)) for name in names]
-    return draw_table(
-        names, ([_cell(name, as_text(take(event))) for name, take in takes] for event in events)
-    )
 
+    batch_events = _TABLE_ROWS
 
-def _cell(name: str, text: str) -> str:
-    return readable_time(text) if name in _TIMES else text
+    def __init__(self, names: Sequence[str] | None, *, one_stream: bool, live: bool) -> None:
+        from evlog.cli._support.table import Table
 
+        chosen = names or [name for name in EVENT_COLUMNS if not (one_stream and name == "stream")]
+        self._fields = Fields(chosen)
+        self._live = live
+        left_out = ["version"] if names is None and not one_stream else []
+        self._table = Table(chosen, wide_only=left_out, roomy=live)
 
-def readable_time(text: str) -> str:
-    """Return an ISO time for people: to the second, with a space."""
-    return text[:19].replace("T", " ")
+    def draw(self, events: Sequence[Event]) -> bytes:
+        columns: list[Any] = [
+            [readable_time(event.time_us) for event in events]
+            if name == "time"
+            else [text.decode(errors="backslashreplace") for text in column]
+            for name, column in zip(self._fields.names, self._fields.as_text(events), strict=True)
+        ]
+        return self._table.draw(zip(*columns, strict=True))
 
-
-def draw_table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[bytes]:
-    """Draw a table in parts, the names of its columns above the first. Nothing is drawn without rows.
-
-    Args:
-        names: the columns; those that hold numbers are aligned to the right.
-        rows: the cells' texts.
-    """
-    from rich.cells import cell_len, set_cell_size
-
-    def fit(text: str, name: str, width: int) -> str:
-        free = width - cell_len(text)
-        if free < 0 and name in _TIMES and len(text) - width >= _YEAR:
-            return text[_YEAR:].ljust(width)[:width]
-        if free < 0:
-            return set_cell_size(text, width - 1) + "…"
-        return " " * free + text if name in _RIGHT else text + " " * free
-
-    def draw(row: Sequence[str]) -> str:
-        cells = [fit(text, name, width) for text, name, width in zip(row, names, shown, strict=True)]
-        return _GAP.join(cells).rstrip()
-
-    columns = console.columns() if console.stdout_is_terminal() else None
-    widths = [cell_len(name) for name in names]
-    shown: list[int] = []
-    for part in _parts([console.printable(text) for text in row] for row in rows):
-        for at, column in enumerate(zip(*part, strict=True)):
-            widths[at] = max(widths[at], *map(cell_len, column))
-        heading = not shown
-        shown = _fitted(names, widths, columns)
-        lines = [draw(row) for row in part]
-        if heading:
-            top = draw(names)
-            lines.insert(0, f"\x1b[1m{top}\x1b[0m" if console.has_colour() else top)
-        yield console.Styled("\n".join([*lines, ""]).encode())
-
-
-def _parts(rows: Iterable[list[str]]) -> Iterator[list[list[str]]]:
-    """Yield rows in parts of a table; if an error ends them, those before it come first."""
-    part: list[list[str]] = []
-    try:
-        for row in rows:
-            part.append(row)
-            if len(part) == _TABLE_ROWS:
-                yield part
-                part = []
-    except EvlogError:
-        if part:
-            yield part
-        raise
-    if part:
-        yield part
-
-
-def _fitted(names: Sequence[str], widths: Sequence[int], columns: int | None) -> list[int]:
-    """Return column widths that fit.
-
-    The last column is cut first, then times lose their year, then always the widest text; numbers and the
-    time of day are cut last.
-    """
-    fitted = list(widths)
-    if columns is None:
-        return fitted
-    over = sum(fitted) + len(_GAP) * (len(fitted) - 1) - columns
-
-    def cut(at: int, least: int) -> None:
-        nonlocal over
-        taken = max(0, min(over, fitted[at] - least))
-        fitted[at] -= taken
-        over -= taken
-
-    last = len(fitted) - 1
-    if names[last] not in _TIMES:
-        cut(last, _LAST_WIDTH)
-    for at, name in enumerate(names):
-        if name in _TIMES and over > 0:
-            fitted[at] -= _YEAR
-            over -= _YEAR
-    texts = [at for at, name in enumerate(names) if name not in _TIMES | _RIGHT]
-    while over > 0 and texts:
-        widest = max(texts, key=fitted.__getitem__)
-        if fitted[widest] <= _SHORTEST_TEXT:
-            break
-        cut(widest, fitted[widest] - 1)
-    while over > 0 and max(fitted) > 1:
-        cut(fitted.index(max(fitted)), max(fitted) - 1)
-    return fitted
-
-
-def _gathered(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """Join small pieces to chunks; if an error ends them, those before it come first."""
-    gathered: list[bytes] = []
-    size_bytes = 0
-    kind: type[bytes] = bytes
-    try:
-        for piece in pieces:
-            kind = type(piece)
-            gathered.append(piece)
-            size_bytes += len(piece)
-            if size_bytes >= CHUNK_BYTES:
-                yield kind(b"".join(gathered))
-                gathered.clear()
-                size_bytes = 0
-    except EvlogError:
-        yield kind(b"".join(gathered))
-        raise
-    if gathered:
-        yield kind(b"".join(gathered))
-
-
-FORMS: Final[dict[str, Form]] = {
-    "json": as_json,
-    "pretty": as_pretty,
-    "table": as_table,
-    "data": as_data,
-    "csv": as_csv,
-}
+    def heading(self) -> bytes:
+        return self._table.draw([])

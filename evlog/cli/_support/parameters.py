@@ -107,6 +107,12 @@ STORE: Final = option(
 CATEGORY: Final = option("--category", "NAME", "Streams named NAME or NAME-….")
 TYPES: Final = option("--type", "NAME", "Only this event type (repeatable).", many=True)
 TAGS: Final = option("--tag", "TEXT", "Only with this tag (repeatable: with all of them).", many=True)
+OUTPUT: Final = choice(
+    "--output -o", "json|pretty|table|data|csv", "The form; table on a terminal, else json."
+)
+LISTING: Final = choice("--output -o", "json|pretty|table|csv", "The form; table on a terminal, else json.")
+FIELDS: Final = option("--fields", "a,b,data.c", "Only these fields, in this order.")
+LISTED_FIELDS: Final = option("--fields", "a,b,c", "Only these fields, in this order.")
 SINCE: Final = option("--since", "WHEN", "Written then or later.")
 
 

@@ -1,0 +1,137 @@
+"""Lists of anything but events (streams, subscriptions, rules), in the forms that events have.
+
+A row is a dict from the names that JSON shows to values. A name that ends in `time` holds microseconds since
+1970, which become a time in every form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
+from typing import Any
+
+from evlog.cli._support import console
+from evlog.cli._support.clock import readable_time
+from evlog.cli._support.parameters import Given
+from evlog.model.json_lines import encode_time
+
+Row = dict[str, Any]
+Cells = Mapping[str, Callable[[Any], str]]
+"""How some columns are shown to people, by their names."""
+
+
+def print_rows(
+    given: Given,
+    rows: Iterable[Row],
+    columns: Sequence[str],
+    *,
+    known: Sequence[str],
+    nothing: str | None = None,
+    cells: Cells | None = None,
+) -> None:
+    """Print rows in the form that is asked for: a table on a terminal, JSON lines in a pipe.
+
+    Args:
+        given: has `output` and `fields`.
+        columns: what a table shows without --fields.
+        known: all fields that a row can have.
+        nothing: what a user of the table is told if there are no rows.
+        cells: how values are shown to people.
+    """
+    form = given.output or ("table" if console.stdout_is_terminal() else "json")
+    for chunk in _drawn(form, _chosen(given, known), rows, columns, known, cells or {}, nothing):
+        console.write(chunk)
+
+
+def print_one(given: Given, row: Row, columns: Sequence[str], *, cells: Cells | None = None) -> None:
+    """Print a single row: a name and a value a line on a terminal, else as `print_rows`."""
+    form = given.output or ("pretty" if console.stdout_is_terminal() else "json")
+    known = list(row)
+    for chunk in _drawn(form, _chosen(given, known), [row], columns, known, cells or {}, None):
+        console.write(chunk)
+
+
+def _chosen(given: Given, known: Sequence[str]) -> list[str] | None:
+    if given.fields is None:
+        return None
+    from evlog.cli._support.fields import parse_fields
+
+    return parse_fields(given.fields, known)
+
+
+def _drawn(
+    form: str,
+    chosen: Sequence[str] | None,
+    rows: Iterable[Row],
+    columns: Sequence[str],
+    known: Sequence[str],
+    cells: Cells,
+    nothing: str | None,
+) -> Iterator[bytes]:
+    if form == "json":
+        for row in rows:
+            yield console.encode_object(_as_object(row, chosen))
+    elif form == "csv":
+        from evlog.cli._support.output import csv_row
+
+        names = chosen or known
+        yield csv_row(names)
+        for row in rows:
+            found = _as_object(row, names)
+            yield csv_row([_plain_text(found[name]) for name in names])
+    elif form == "pretty":
+        names = chosen or columns
+        width = max(map(len, names))
+        for number, row in enumerate(rows):
+            lines = [f"{name:<{width}}  {_shown(row, name, cells)}".rstrip() for name in names]
+            text = "\n".join([*([""] if number else []), *map(console.printable, lines), ""])
+            yield console.Styled(text.encode(errors="backslashreplace"))
+    else:
+        from evlog.cli._support.table import draw_table
+
+        names = chosen or columns
+        drawn = iter(draw_table(names, ([_shown(row, name, cells) for name in names] for row in rows)))
+        first = next(drawn, None)
+        if first is not None:
+            yield from chain([first], drawn)
+        elif nothing is not None:
+            console.note(nothing)
+
+
+def _as_object(row: Row, chosen: Sequence[str] | None) -> dict[str, object]:
+    """Return the row, or the chosen fields of it, as JSON shows it."""
+    if chosen is None:
+        return {name: _exact(name, value) for name, value in row.items()}
+    return {name: _exact(name, _at(row, name)) for name in chosen}
+
+
+def _at(row: Row, name: str) -> Any:
+    """Return the value at a dotted path into a row, None if there is nothing."""
+    value: Any = row
+    for part in name.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
+
+
+def _is_time(name: str, value: object) -> bool:
+    return name.endswith("time") and isinstance(value, int)
+
+
+def _exact(name: str, value: Any) -> Any:
+    return encode_time(value).decode() if _is_time(name, value) else value
+
+
+def _shown(row: Row, name: str, cells: Cells) -> str:
+    """Return a value as people read it."""
+    value = _at(row, name)
+    if name in cells:
+        return cells[name](value)
+    return readable_time(value) if _is_time(name, value) else _plain_text(value)
+
+
+def _plain_text(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool | int | float | dict | list):
+        return console.encode_object(value).decode().strip()
+    return str(value)

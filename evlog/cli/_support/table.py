@@ -1,0 +1,140 @@
+"""Tables on a terminal: rows that line up, also those that are drawn later.
+
+1. A column is as wide as the widest cell so far. Columns grow, and only another size of the terminal makes
+   them narrower. The last column is what is left of the line.
+2. If a line is too long, the last column is cut, mostly the data, then always the widest of the texts.
+   Numbers and times are never cut, as long as the terminal has room for them.
+3. A `roomy` table, whose rows come one at a time, begins with wider columns, and draws its heading again when
+   they have moved.
+4. In a pipe nothing is cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+from rich.cells import cell_len, set_cell_size
+
+from evlog.cli._support import console
+
+_GAP: Final = "  "
+_NUMBERS: Final = frozenset(
+    {"position", "version", "events", "first_version", "last_version", "lag_events", "parked", "attempts"}
+)
+_TIMES: Final = frozenset({"time", "last_time", "saved_time", "lag_seconds"})
+_PAINT: Final = {"position": "33", "stream": "1", "name": "1", "type": "36", "time": "2", "last_time": "2"}
+_ROOM: Final = {"stream": 12, "type": 14, "time": 22}
+_SPARE_COLUMNS: Final = 2  # after order-9 comes order-10
+_SHORTEST_TEXT: Final = 4
+_LAST_WIDTH: Final = 16  # of the last column, before other columns are cut
+_ENDLESS: Final = 1_000_000  # the last column of a roomy table takes all of the line
+# On a narrower terminal the columns in `wide_only` are left out.
+_WIDE_COLUMNS: Final = 100
+_ROWS: Final = 200
+
+
+class Table:
+    """Draws rows.
+
+    Args:
+        names: the columns.
+        wide_only: columns that are shown only where there is room for them.
+        roomy: see above.
+    """
+
+    def __init__(self, names: Sequence[str], *, wide_only: Sequence[str] = (), roomy: bool = False) -> None:
+        self._all = tuple(names)
+        self._wide_only = wide_only
+        self._roomy = roomy
+        self._coloured = console.has_colour()
+        self._wanted = {name: max(len(name), _ROOM.get(name, 0) if roomy else 0) for name in names}
+        if roomy:
+            self._wanted[self._all[-1]] = _ENDLESS
+        self._columns: int | None = -1
+        self._names: tuple[str, ...] = ()
+        self._widths: dict[str, int] = {}
+
+    def draw(self, rows: Iterable[Sequence[str]]) -> bytes:
+        """Return the next rows, below the heading if there is need of one."""
+        texts = [dict(zip(self._all, map(console.printable, row), strict=True)) for row in rows]
+        first = self._columns == -1
+        moved = self._look_at(console.columns() if console.stdout_is_terminal() else None)
+        for name in self._names:
+            longest = max((_width(row[name]) for row in texts), default=0)
+            if longest > self._wanted[name]:
+                spare = _SPARE_COLUMNS if self._roomy and name not in _TIMES | _NUMBERS else 0
+                self._wanted[name] = longest + spare
+        widths = _fitted({name: self._wanted[name] for name in self._names}, self._columns)
+        moved |= [*widths.values()][:-1] != [*self._widths.values()][:-1]
+        self._widths = widths
+        lines = [self._line(row) for row in texts]
+        if first or (moved and self._roomy):
+            lines.insert(0, self._heading())
+        return console.Styled("".join(f"{line}\n" for line in lines).encode(errors="backslashreplace"))
+
+    def _look_at(self, columns: int | None) -> bool:
+        """Choose the columns for a terminal of this width; return whether they have changed."""
+        if columns == self._columns:
+            return False
+        narrow = columns is not None and columns < _WIDE_COLUMNS
+        names = tuple(name for name in self._all if not (narrow and name in self._wide_only))
+        changed = names != self._names
+        self._columns, self._names = columns, names
+        return changed
+
+    def _heading(self) -> str:
+        line = self._line({name: name for name in self._names}, painted=False)
+        return f"\x1b[1m{line}\x1b[0m" if self._coloured else line
+
+    def _line(self, row: Mapping[str, str], *, painted: bool = True) -> str:
+        last = self._names[-1]
+        cells = []
+        for name in self._names:
+            text, width = row[name], self._widths[name]
+            free = width - _width(text)
+            if free < 0:
+                text, free = set_cell_size(text, width - 1) + "…", 0
+            if painted and self._coloured and name in _PAINT and text:
+                text = f"\x1b[{_PAINT[name]}m{text}\x1b[0m"
+            padding = " " * free if name != last or name in _NUMBERS else ""
+            cells.append(padding + text if name in _NUMBERS else text + padding)
+        return _GAP.join(cells).rstrip()
+
+
+def _width(text: str) -> int:
+    return len(text) if text.isascii() else cell_len(text)
+
+
+def draw_table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterable[bytes]:
+    """Draw a table in parts. Nothing is drawn without rows."""
+    table = Table(names)
+    part: list[Sequence[str]] = []
+    for row in rows:
+        part.append(row)
+        if len(part) == _ROWS:
+            yield table.draw(part)
+            part = []
+    if part:
+        yield table.draw(part)
+
+
+def _fitted(widths: Mapping[str, int], columns: int | None) -> dict[str, int]:
+    """Return the widths of columns that fit a terminal."""
+    if columns is None:
+        return dict(widths)
+    fitted = {name: min(width, max(columns, 1)) for name, width in widths.items()}
+    over = sum(fitted.values()) + len(_GAP) * (len(fitted) - 1) - columns
+    texts = [name for name in fitted if name not in _NUMBERS | _TIMES]
+    if texts and texts[-1] == [*fitted][-1]:
+        cut = max(0, min(over, fitted[texts[-1]] - _LAST_WIDTH))
+        fitted[texts[-1]] -= cut
+        over -= cut
+    for names, least in ((texts, _SHORTEST_TEXT), (list(fitted), 1)):
+        while over > 0 and names:
+            widest = max(names, key=fitted.__getitem__)
+            if fitted[widest] <= least:
+                break
+            fitted[widest] -= 1
+            over -= 1
+    return fitted
