@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         AppendUnknown,
         ClockError,
         CompactionRunning,
+        ConditionFailed,
         CorruptionError,
         EngineError,
         EngineNotInstalled,
@@ -62,10 +63,11 @@ if TYPE_CHECKING:
         ZstdNotInstalled,
     )
     from evlog.files.directory import exists, repair_store, salvage_store, verify_store, wait_for_store
-    from evlog.model.appends import AppendResult, BatchResult
+    from evlog.model.appends import AppendResult, BatchResult, IfVersion
     from evlog.model.checkpoints import ParkedEvent
     from evlog.model.events import idempotency_id
     from evlog.model.filters import EventFilter
+    from evlog.model.queries import IfNone, Query, QueryResult
     from evlog.model.reports import (
         Finding,
         Loss,
@@ -84,10 +86,11 @@ _LATER = {
     "evlog._version": ("__version__",),
     "evlog.engine": ("Capabilities",),
     "evlog.files.directory": ("exists", "repair_store", "salvage_store", "verify_store", "wait_for_store"),
-    "evlog.model.appends": ("AppendResult", "BatchResult"),
+    "evlog.model.appends": ("AppendResult", "BatchResult", "IfVersion"),
     "evlog.model.checkpoints": ("ParkedEvent",),
     "evlog.model.events": ("idempotency_id",),
     "evlog.model.filters": ("EventFilter",),
+    "evlog.model.queries": ("IfNone", "Query", "QueryResult"),
     "evlog.model.reports": (
         "Finding",
         "Loss",
@@ -113,6 +116,7 @@ __all__ = [
     "Capabilities",
     "ClockError",
     "CompactionRunning",
+    "ConditionFailed",
     "CorruptionError",
     "EngineError",
     "EngineNotInstalled",
@@ -123,6 +127,8 @@ __all__ = [
     "EvlogError",
     "Finding",
     "IdConflict",
+    "IfNone",
+    "IfVersion",
     "InvalidArgument",
     "InvalidEvent",
     "InvalidStreamName",
@@ -135,6 +141,8 @@ __all__ = [
     "NotAStore",
     "ParkedEvent",
     "PolicyInfo",
+    "Query",
+    "QueryResult",
     "ReplayResult",
     "Retention",
     "ServerUnsuitable",

@@ -3,8 +3,8 @@
 `EventStore` checks arguments and encodes events; an engine stores them. Events go in and come out as bytes;
 no engine parses their data. Rules that every engine keeps:
 
-1. `append` is atomic, and its events are durable when it returns. Known ids are found before versions are
-   compared, so that a retry succeeds.
+1. `append` is atomic, and its events are durable when it returns. Known ids are found before versions and
+   conditions are checked, so that a retry succeeds.
 2. Positions only increase, and a position is never given twice. A feed delivers only what no failure can take
    back.
 3. An engine raises the errors of `evlog.errors`. What it cannot do, it refuses before it writes anything.
@@ -27,6 +27,7 @@ from evlog.model.checkpoints import Checkpoint, ParkedEvent
 from evlog.model.events import EncodedEvent, Event
 from evlog.model.filters import EventFilter
 from evlog.model.history import HistoryPiece, RemovedRecord, Standing
+from evlog.model.queries import IfNone
 from evlog.model.reports import (
     Compaction,
     PolicyInfo,
@@ -53,6 +54,7 @@ class Capabilities:
         positions: "gap-free" or "increasing".
         retention: hides by count, age and version; deletes streams.
         compaction: removes what retention hides.
+        conditions: appends can have conditions on types and tags.
         verify: what verify checks: "bytes", "structure", "digest" or "versions".
     """
 
@@ -67,6 +69,7 @@ class Capabilities:
         positions: str = "gap-free",
         retention: bool = True,
         compaction: bool = True,
+        conditions: bool = True,
         verify: str = "bytes",
     ) -> None:
         self.engine = engine
@@ -77,6 +80,7 @@ class Capabilities:
         self.positions = positions
         self.retention = retention
         self.compaction = compaction
+        self.conditions = conditions
         self.verify = verify
 
 
@@ -175,12 +179,15 @@ class Engine(Protocol):
         events: Sequence[EncodedEvent],
         expectations: Sequence[Expectation] = (),
         *,
+        conditions: Sequence[IfNone] = (),
         skip_known: bool = False,
         system: bool = False,
     ) -> BatchResult:
-        """Append all events, or none. Later, conditions become a keyword argument.
+        """Append all events, or none.
 
         Args:
+            conditions: what must not be in the log before the append. An `after` beyond the log's end is
+                refused by InvalidArgument.
             system: evlog itself appends: streams may be the store's own, whose names begin with `$`.
         """
 

@@ -4,6 +4,7 @@
       InvalidArgument               2  usage        also a ValueError
         InvalidStreamName  InvalidEvent  EventTooLarge  AppendTooLarge
       WrongExpectedVersion          3  conflict
+      ConditionFailed               3
       StreamTombstoned              3
       MirrorConflict                3
       SubscriptionBehind            3
@@ -142,6 +143,26 @@ class WrongExpectedVersion(EvlogError):
         self.stream = stream
         self.expected = expected
         self.actual = actual
+
+
+class ConditionFailed(EvlogError):
+    """An event matches the query of an append's condition; nothing was written.
+
+    `query` is the query's text, which `Query.parse` takes; `position` is that of the first event behind
+    `after` that matches.
+    """
+
+    exit_code = EXIT_CONFLICT
+
+    def __init__(self, query: str, after: int, position: int) -> None:
+        behind = f" behind position {after}" if after else ""
+        super().__init__(
+            f"the event at position {position} matches {query}, and none{behind} may",
+            "read the events again and decide again",
+        )
+        self.query = query
+        self.after = after
+        self.position = position
 
 
 class StreamTombstoned(EvlogError):

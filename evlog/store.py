@@ -20,6 +20,7 @@ from evlog.model.appends import (
     check_expected,
     result_of,
     results_by_stream,
+    split_conditions,
 )
 from evlog.model.encoding import encode_events
 from evlog.model.events import NewEvent, check_readable_name, check_stream_name, id_text
@@ -34,9 +35,10 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from evlog.engine import Capabilities, Engine, Progress
-    from evlog.model.appends import AppendResult, BatchResult, ExpectedVersion
+    from evlog.model.appends import AppendResult, BatchResult, Condition, ExpectedVersion
     from evlog.model.checkpoints import ParkedEvent
     from evlog.model.events import EncodedEvent, Event
+    from evlog.model.queries import IfNone, Query, QueryResult
     from evlog.model.reports import (
         Compaction,
         PolicyInfo,
@@ -152,7 +154,12 @@ class EventStore:
     # --- appending
 
     def append(
-        self, stream: str, events: Iterable[NewEvent], expected: ExpectedVersion = ANY
+        self,
+        stream: str,
+        events: Iterable[NewEvent],
+        expected: ExpectedVersion = ANY,
+        *,
+        conditions: Condition | Iterable[Condition] = (),
     ) -> AppendResult:
         """Append events to one stream, all of them or none.
 
@@ -164,9 +171,12 @@ class EventStore:
                 same stream, type and data, nothing is written and the result says `duplicate`.
             expected: the version that the stream must have, or ANY, NO_STREAM (0) or STREAM_EXISTS, with the
                 meaning of KurrentDB's ExpectedVersion (whose first version is 0 where evlog's is 1).
+            conditions: what else must be true: an IfNone (no event matches a query: the append condition of
+                dcb.events), an IfVersion (another stream is at a version), or a list of them.
 
         Raises:
             WrongExpectedVersion: the stream has another version. Nothing was written, as with all below.
+            ConditionFailed: an event matches the query of a condition.
             IdConflict: an id is known with other content, or only some of the ids are known.
             InvalidArgument: a bad name or event, or one that is too large.
             LockTimeout: other writers held the lock for longer than `lock_timeout`.
@@ -178,15 +188,18 @@ class EventStore:
         encoded = encode_events(_as_list(events))
         expected = check_expected(expected)
         expectations = () if expected == ANY else (Expectation(0, check_stream_name(stream), expected),)
-        batch = self._append([stream] * len(encoded), encoded, expectations)
+        batch = self._append([stream] * len(encoded), encoded, expectations, conditions)
         return result_of(batch, 0, len(encoded))
 
-    def append_many(self, appends: Iterable[Append]) -> Sequence[AppendResult]:
+    def append_many(
+        self, appends: Iterable[Append], *, conditions: Condition | Iterable[Condition] = ()
+    ) -> Sequence[AppendResult]:
         """Append to several streams in one atomic frame: all of it, or nothing.
 
         Args:
             appends: (stream, events) or (stream, events, expected); the versions are checked in order, each
                 after what comes before it in the same call.
+            conditions: as `append`; they are about the log before this call.
 
         Returns:
             One result for each append, in order.
@@ -213,7 +226,7 @@ class EventStore:
                 raise InvalidArgument("no events to append; give at least one event for each stream")
             end += count
             ends.append(end)
-        return Results(self._append(streams, encode_events(events), expectations), ends)
+        return Results(self._append(streams, encode_events(events), expectations, conditions), ends)
 
     def append_encoded(
         self,
@@ -221,6 +234,7 @@ class EventStore:
         events: Sequence[EncodedEvent],
         *,
         expected: Mapping[str, ExpectedVersion] | None = None,
+        conditions: Condition | Iterable[Condition] = (),
         skip_known: bool = False,
     ) -> BatchResult:
         """Append events that are encoded already, as one frame: what importers use.
@@ -229,6 +243,7 @@ class EventStore:
             streams: the stream of each event.
             events: as `evlog.model.encoding.encode_events` makes them; their data is not checked again.
             expected: the version that a stream must have before all this.
+            conditions: as `append_many`.
             skip_known: skip events whose id is known with the same content, instead of refusing a batch of
                 which only a part is known.
 
@@ -243,7 +258,7 @@ class EventStore:
             Expectation(0, check_stream_name(stream), check_expected(version))
             for stream, version in (expected or {}).items()
         ]
-        return self._append(streams, events, expectations, skip_known=skip_known)
+        return self._append(streams, events, expectations, conditions, skip_known=skip_known)
 
     def transact(
         self,
@@ -298,12 +313,19 @@ class EventStore:
         streams: Sequence[str],
         events: Sequence[EncodedEvent],
         expectations: Sequence[Expectation],
+        conditions: Condition | Iterable[Condition],
         *,
         skip_known: bool = False,
     ) -> BatchResult:
         """Append by the engine, and have a conflict name the key that its id was made from."""
+        queries: Sequence[IfNone] = ()
+        if conditions != ():
+            versions, queries = split_conditions(conditions)
+            expectations = (*expectations, *(Expectation(0, each.stream, each.version) for each in versions))
         try:
-            return self.engine.append(streams, events, expectations, skip_known=skip_known)
+            return self.engine.append(
+                streams, events, expectations, conditions=queries, skip_known=skip_known
+            )
         except IdConflict as error:
             from evlog.model.links import key_of
 
@@ -380,6 +402,31 @@ class EventStore:
         _check_bounds(after=after, to=to, limit=limit)
         filter = make_filter(None, category, types, since, until, tags, include_system)
         return self.engine.read_all(after, to, filter, reverse=reverse, limit=limit)
+
+    def query(self, query: Query | str) -> QueryResult:
+        """Return the events that a query selects, in the order of the log: what a decision is based on.
+
+        Events that retention hides are included until a compaction removes them; the store's own are not. All
+        of them are in memory at once.
+
+        Args:
+            query: a Query, or its text such as "type=Enrolled|Moved,tag=course:c1".
+
+        Returns:
+            A list, whose `position` is the position it was made at, also when nothing matched. With its
+            `unchanged` as a condition, `append` appends only if nothing that matches has come since.
+        """
+        from evlog.model.queries import QueryResult, as_query
+
+        query = as_query(query)
+        position = self.engine.head()
+        found: dict[int, Event] = {}
+        for types, tags in query.items:
+            filter = make_filter(None, None, types or None, tags=tags)
+            events = self.engine.read_all(0, position, filter, reverse=False, limit=None)
+            found.update((event[0], event) for event in events)
+        ordered = sorted(found) if len(query.items) > 1 else found
+        return QueryResult(query, map(found.__getitem__, ordered), position)
 
     def stream_version(self, stream: str) -> int:
         """Return the version of the stream's last event, visible or not; 0 if it never had one.

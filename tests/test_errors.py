@@ -21,6 +21,7 @@ SAMPLES: list[tuple[EvlogError, int, dict[str, Any]]] = [
     (errors.AppendTooLarge(17, 16), 2, {"size_bytes": 17, "limit_bytes": 16}),
     (errors.WrongExpectedVersion("s", 2, 3), 3, {"stream": "s", "expected": 2, "actual": 3}),
     (errors.WrongExpectedVersion("s", "exists", 0), 3, {"stream": "s", "expected": "exists", "actual": 0}),
+    (errors.ConditionFailed("tag=a", 2, 3), 3, {"query": "tag=a", "after": 2, "position": 3}),
     (errors.StreamTombstoned("s"), 3, {"stream": "s"}),
     (
         errors.IdConflict("i", "s", 4, "r"),

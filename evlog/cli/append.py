@@ -16,16 +16,19 @@ from evlog.store import open
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Final
 
     from evlog.cli._support.parameters import Given
+    from evlog.model.appends import Condition
     from evlog.model.events import EncodedEvent
     from evlog.store import EventStore
 
 HELP: Final = """Append one event, or with --lines an event for each line of JSON on stdin.
 
 The event is on disk when the command ends with exit code 0; the line it prints says where. --expect makes
-the append conditional on the stream's version (exit code 3 if it is another one). --id or
+the append conditional on the stream's version (exit code 3 if it is another one); --if-version does so for
+other streams, and --if-none for events anywhere that match a query: `evlog help tags`. --id or
 --idempotency-key makes a retry harmless: a known event is not written again, and the result says
 "duplicate":true. Other content under a known id ends with exit code 7. A missing store is created, which is
 said on stderr; --no-create ends with exit code 5 instead.
@@ -34,6 +37,7 @@ said on stderr; --no-create ends with exit code 5 instead.
   evlog append order-42 OrderPlaced '{"total":30}' --expect none
   evlog append order-42 OrderPaid '{"amount":30}' --idempotency-key payment-7
   date | evlog append notes Noted - --content-type text
+  evlog append user-7 Registered --tag email:a@b.c --if-none tag=email:a@b.c
 
 Lines that `evlog read` printed go in as they are. For lines of any other shape give STREAM and TYPE, or
 --stream-field and --type-field: a dotted path such as at.host, or for the stream a template such as
@@ -54,6 +58,9 @@ PARAMETERS: Final = (
     argument("TYPE", "What happened."),
     argument("DATA", "JSON text, @FILE, or - for stdin; {} if left out.", RAW),
     option("--expect -e", "any|none|exists|N", "The version that the stream must have."),
+    option("--if-version", "STREAM=N", "Another stream must be at N; 0: not exist (repeatable).", many=True),
+    option("--if-none", "QUERY", "No event may match: 'type=A|B,tag=c:1' (repeatable).", many=True),
+    option("--after", "N", "With --if-none: only events after position N count.", COUNT),
     option("--tag", "TEXT", "A tag of the event, such as course:c1 (repeatable).", many=True),
     option("--id", "UUID", "The event's id."),
     option("--idempotency-key", "TEXT", "Any text that stands for this event."),
@@ -82,19 +89,18 @@ _FOR_LINES: Final = (
 )
 _FOR_ONE: Final = ("id", "idempotency_key", "content_type")
 _LONGEST_WAIT_SECONDS: Final = 1e8
-_EXPECTED: Final[dict[str, int | str]] = {"any": "any", "none": 0, "exists": "exists"}
 
 
 def command(given: Given) -> int | None:
     """Check which options go together, and append."""
-    expected = None if given.expect is None else parse_expected(given.expect)
+    expected = None if given.expect is None else options.parse_version(given.expect, "--expect")
     if given.lines:
         _refuse(given, _FOR_ONE, "is for a single event; each line brings its own")
         if given.data is not None:
             raise InvalidArgument("--lines takes STREAM and TYPE, not DATA", "give the lines on stdin")
         from evlog.cli.lines import append_lines
 
-        return append_lines(given, expected, open_or_create)
+        return append_lines(given, expected, find_conditions(given), open_or_create)
     _refuse(given, _FOR_LINES, "is for lines of JSON on stdin; add --lines")
     if given.stream is None or given.type is None:
         missing = "STREAM and TYPE are" if given.stream is None else "TYPE is"
@@ -103,15 +109,22 @@ def command(given: Given) -> int | None:
 
     stream = check_stream_name(given.stream)
     event = make_event(given)
+    conditions = find_conditions(given)
     with open_or_create(given) as store:
-        _append_one(store, stream, event, expected)
+        _append_one(store, stream, event, expected, conditions)
         options.report_torn_tails(store)
     return None
 
 
-def _append_one(store: EventStore, stream: str, event: EncodedEvent, expected: int | str | None) -> None:
-    conditions = None if expected is None else {stream: expected}
-    result = store.append_encoded([stream], [event], expected=conditions)
+def _append_one(
+    store: EventStore,
+    stream: str,
+    event: EncodedEvent,
+    expected: int | str | None,
+    conditions: Sequence[Condition],
+) -> None:
+    versions = None if expected is None else {stream: expected}
+    result = store.append_encoded([stream], [event], expected=versions, conditions=conditions)
     if sys.stdout is None:
         return  # stdout was closed on purpose; the exit code says that the event is stored
     try:
@@ -122,6 +135,15 @@ def _append_one(store: EventStore, stream: str, event: EncodedEvent, expected: i
         # A user who sees only a failure may append the event again.
         done = f"the event is appended at position {result.positions[0]} all the same"
         raise console.OutputFailed(error.reason, done) from None
+
+
+def find_conditions(given: Given) -> Sequence[Condition]:
+    """Return what --if-version, --if-none and --after state."""
+    if not (given.if_version or given.if_none or given.after is not None):
+        return ()
+    from evlog.cli._support.conditions import parse_conditions
+
+    return parse_conditions(given)
 
 
 def open_or_create(given: Given) -> EventStore:
@@ -137,17 +159,6 @@ def open_or_create(given: Given) -> EventStore:
         name = options.printed_name(path, store)
         console.note(f"created the store {f'./{name}' if path == options.DEFAULT_STORE else name}")
     return store
-
-
-def parse_expected(text: str) -> int | str:
-    """Return what the library takes for --expect: any, none, exists or a version."""
-    if text in _EXPECTED:
-        return _EXPECTED[text]
-    if text.isascii() and text.isdecimal():
-        return min(int(text[:20]), sys.maxsize)
-    raise InvalidArgument(
-        f"invalid value {text!r} for --expect", "use any, none, exists or a version such as 3"
-    )
 
 
 def _refuse(given: Given, names: tuple[str, ...], reason: str) -> None:

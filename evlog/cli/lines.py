@@ -21,11 +21,12 @@ from evlog.model.links import KEY
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from typing import Final
 
     from evlog.cli._support.parameters import Given
     from evlog.cli._support.progress import Progress
+    from evlog.model.appends import Condition
     from evlog.model.events import EncodedEvent
     from evlog.model.json_lines import Decode
     from evlog.store import EventStore
@@ -80,6 +81,8 @@ class Shape:
         if given.atomic and (given.batch is not None or given.skip_bad):
             other = "--skip-bad" if given.skip_bad else "--batch"
             raise InvalidArgument(f"--atomic is all or nothing, {other} is not", "leave one of them out")
+        if not given.atomic and (given.if_version or given.if_none or given.after is not None):
+            raise InvalidArgument("conditions are about one append", "add --atomic, or leave them out")
         if expected is not None and not (given.atomic and self.stream is not None):
             raise InvalidArgument(
                 "--expect is about one append to one stream", "add --atomic and STREAM, or leave it out"
@@ -113,7 +116,12 @@ class Shape:
         )
 
 
-def append_lines(given: Given, expected: int | str | None, open_store: Callable[[Given], EventStore]) -> int:
+def append_lines(
+    given: Given,
+    expected: int | str | None,
+    conditions: Sequence[Condition],
+    open_store: Callable[[Given], EventStore],
+) -> int:
     """Append stdin's lines and print the result; return the exit code.
 
     Raises:
@@ -123,9 +131,9 @@ def append_lines(given: Given, expected: int | str | None, open_store: Callable[
     shape = Shape(given)
     shape.check(expected)
     decode = shape.decoder()
-    conditions = None if expected is None else {str(shape.stream): expected}
+    versions = None if expected is None else {str(shape.stream): expected}
     with open_store(given) as store:
-        appender = _Appender(store, decode, given, conditions)
+        appender = _Appender(store, decode, given, versions, conditions)
         try:
             return _append_all(appender, with_summary=not given.ack)
         finally:
@@ -160,11 +168,17 @@ class _Appender:
     """Collects events into frames, and counts."""
 
     def __init__(
-        self, store: EventStore, decode: Decode, given: Given, conditions: dict[str, int | str] | None
+        self,
+        store: EventStore,
+        decode: Decode,
+        given: Given,
+        versions: dict[str, int | str] | None,
+        conditions: Sequence[Condition],
     ) -> None:
         self._store = store
         self._decode = decode
         self._given = given
+        self._versions = versions
         self._conditions = conditions
         self._streams: list[str] = []
         self._events: list[EncodedEvent] = []
@@ -293,7 +307,11 @@ class _Appender:
 
     def _append(self, streams: list[str], events: list[EncodedEvent]) -> None:
         result = self._store.append_encoded(
-            streams, events, expected=self._conditions, skip_known=not self._given.atomic
+            streams,
+            events,
+            expected=self._versions,
+            conditions=self._conditions,
+            skip_known=not self._given.atomic,
         )
         self.appended += result.appended
         self.duplicates += result.duplicate_count

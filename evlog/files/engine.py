@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from evlog.model.events import EncodedEvent, Event
     from evlog.model.filters import EventFilter
     from evlog.model.history import HistoryPiece, RemovedRecord, Standing
+    from evlog.model.queries import IfNone
     from evlog.model.reports import (
         Compaction,
         PolicyInfo,
@@ -175,11 +176,14 @@ class DirectoryEngine:
         events: Sequence[EncodedEvent],
         expectations: Sequence[Expectation] = (),
         *,
+        conditions: Sequence[IfNone] = (),
         skip_known: bool = False,
         system: bool = False,
     ) -> BatchResult:
         """Append all events as one frame, or none; durable when this returns (with `sync`)."""
-        return self._open_writer().append(streams, events, expectations, skip_known=skip_known, system=system)
+        return self._open_writer().append(
+            streams, events, expectations, conditions, skip_known=skip_known, system=system
+        )
 
     @refuses_crafted_content
     def read_stream(

@@ -9,14 +9,16 @@ from __future__ import annotations
 from _collections_abc import Sequence  # collections.abc would import the package collections
 
 from evlog.errors import InvalidArgument
-from evlog.model.events import make_ids
+from evlog.model.events import check_stream_name, make_ids
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Any, Final, overload
     from uuid import UUID
 
     from evlog.model.events import EncodedEvent
+    from evlog.model.queries import IfNone
 
 ANY: Final = "any"
 STREAM_EXISTS: Final = "exists"
@@ -48,15 +50,64 @@ class Expectation:
         return self.version in (ANY, actual) or (self.version == STREAM_EXISTS and actual > 0)
 
 
+class IfVersion:
+    """A condition of an append: another stream is at a version.
+
+    Args:
+        stream: its name.
+        version: a version (0: the stream must not exist), or ANY, NO_STREAM or STREAM_EXISTS.
+    """
+
+    __slots__ = ("stream", "version")
+
+    def __init__(self, stream: str, version: ExpectedVersion) -> None:
+        self.stream = check_stream_name(stream)
+        self.version = check_expected(version)
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            (self.stream, self.version) == (other.stream, other.version)
+            if isinstance(other, IfVersion)
+            else False
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.stream, self.version))
+
+    def __repr__(self) -> str:
+        return f"IfVersion({self.stream!r}, {self.version!r})"
+
+
+if TYPE_CHECKING:
+    Condition = IfNone | IfVersion
+
+
+def split_conditions(
+    conditions: Condition | Iterable[Condition],
+) -> tuple[list[IfVersion], list[IfNone]]:
+    """Return the two kinds of conditions, or raise InvalidArgument."""
+    from evlog.model.queries import IfNone
+
+    given: list[Any] = [conditions] if isinstance(conditions, IfNone | IfVersion) else list(conditions)
+    versions = [each for each in given if isinstance(each, IfVersion)]
+    queries = [each for each in given if isinstance(each, IfNone)]
+    if len(versions) + len(queries) < len(given):
+        raise InvalidArgument("conditions must be IfNone and IfVersion objects; give a list of them")
+    return versions, queries
+
+
 class Append:
     """One append as it was asked for.
 
     Args:
+        conditions: each with the index of the event before which it must hold.
         skip_known: skip events whose id is known with the same content, instead of refusing an append of
             which only a part is known.
     """
 
-    __slots__ = ("events", "expectations", "has_made_ids", "skip_known", "stream_hashes", "streams")
+    __slots__ = (
+        "conditions", "events", "expectations", "has_made_ids", "skip_known", "stream_hashes", "streams",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -64,6 +115,7 @@ class Append:
         stream_hashes: Sequence[int],
         events: Sequence[EncodedEvent],
         expectations: Sequence[Expectation] = (),
+        conditions: Sequence[tuple[int, IfNone]] = (),
         *,
         skip_known: bool = False,
     ) -> None:
@@ -71,6 +123,7 @@ class Append:
         self.stream_hashes = stream_hashes
         self.events = events
         self.expectations = expectations
+        self.conditions = conditions
         self.skip_known = skip_known
         self.has_made_ids = False  # no event had an id before: a known one was written for this append
 
@@ -110,13 +163,15 @@ def join(appends: Sequence[Append]) -> Append:
     hashes: list[int] = []
     events: list[EncodedEvent] = []
     expectations: list[Expectation] = []
+    conditions: list[tuple[int, IfNone]] = []
     for append in appends:
         at = len(streams)
         expectations += [Expectation(at + e.at, e.stream, e.version) for e in append.expectations]
+        conditions += [(at + before, condition) for before, condition in append.conditions]
         streams += append.streams
         hashes += append.stream_hashes
         events += append.events
-    return Append(streams, hashes, events, expectations)
+    return Append(streams, hashes, events, expectations, conditions)
 
 
 class BatchResult:

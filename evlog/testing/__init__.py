@@ -25,6 +25,7 @@ pytest.register_assert_rewrite(
             "base",
             "closing",
             "comparison",
+            "conditions",
             "deciding",
             "following",
             "reading",
@@ -39,6 +40,7 @@ from evlog.testing.appending import AppendTests  # noqa: E402
 from evlog.testing.base import LONG_SECONDS, EngineTests, NewStore, OpenStore, stores_by_url  # noqa: E402
 from evlog.testing.closing import CloseTests  # noqa: E402
 from evlog.testing.comparison import Comparison, RandomTests, compare_with_directory  # noqa: E402
+from evlog.testing.conditions import ConditionTests  # noqa: E402
 from evlog.testing.deciding import DecideTests  # noqa: E402
 from evlog.testing.following import FollowTests  # noqa: E402
 from evlog.testing.reading import ReadTests  # noqa: E402
@@ -51,6 +53,7 @@ __all__ = [
     "AppendTests",
     "CloseTests",
     "Comparison",
+    "ConditionTests",
     "Conformance",
     "DecideTests",
     "EngineTests",
@@ -75,6 +78,7 @@ class Conformance(
     SubscriptionTests,
     RetentionTests,
     TagTests,
+    ConditionTests,
     DecideTests,
     RandomTests,
 ):

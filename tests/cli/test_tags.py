@@ -82,3 +82,45 @@ def test_a_bad_tag_is_a_usage_error(school: Evlog, arguments: tuple[str, ...]) -
     assert refused.code == 2
     assert refused.err.count("\n") == 1
     assert "tag" in refused.err
+
+
+def test_conditions_refuse_an_append_with_exit_code_3(school: Evlog) -> None:
+    refused = school("append", "x", "T", "--if-none", "type=Opened,tag=course:1")
+    assert (refused.code, refused.out) == (3, b"")
+    assert "the event at position 1 matches type=Opened,tag=course:1" in refused.err
+    assert school("append", "x", "T", "--if-none", "tag=course:1", "--after", "2").code == 0
+    assert school("append", "x", "T", "--if-none", "tag=none", "--if-none", "tag=course:2").code == 3
+    assert school("append", "x", "T", "--if-version", "course-1=2", "--if-version", "none=0").code == 0
+    assert school("append", "x", "T", "--if-version", "course-1=1").code == 3
+    assert school("append", "x", "T", "--if-version", "none=exists").code == 3
+    assert len(school("read", "x").lines) == 2
+
+
+def test_conditions_of_lines_are_about_all_of_them(school: Evlog) -> None:
+    lines = b'{"type":"T","stream":"x","tags":["a"]}\n{"type":"T","stream":"y","tags":["a"]}\n'
+    atomic = ("append", "--lines", "--atomic", "--if-none", "tag=a")
+    assert school(*atomic, stdin=lines).code == 0
+    assert school(*atomic, stdin=lines).code == 3
+    assert school(*atomic, "--after", "5", "--if-version", "x=1", stdin=lines).code == 0
+    assert school("append", "--lines", "--if-none", "tag=a", stdin=lines).code == 2
+    assert len(school("read", "--tag", "a").lines) == 4
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--if-none", ""),
+        ("--if-none", "course:1"),
+        ("--after", "1"),
+        ("--if-none", "tag=a", "--after", "99"),
+        ("--if-version", "course-1"),
+        ("--if-version", "=1"),
+        ("--if-version", "course-1=x"),
+        ("--if-version", "$$a=1"),
+    ],
+)
+def test_a_bad_condition_is_a_usage_error(school: Evlog, options: tuple[str, ...]) -> None:
+    refused = school("append", "x", "T", *options)
+    assert refused.code == 2
+    assert refused.err.count("\n") == 1
+    assert school("read", "x").code == 5

@@ -14,6 +14,7 @@ from uuid import UUID, uuid4
 
 from evlog.engine import Capabilities, Progress
 from evlog.errors import (
+    ConditionFailed,
     IdConflict,
     InvalidArgument,
     InvalidEvent,
@@ -29,6 +30,7 @@ from evlog.model.checkpoints import Checkpoint, ParkedEvent
 from evlog.model.events import EncodedEvent, Event, category_of, id_text, make_ids
 from evlog.model.filters import EventFilter
 from evlog.model.history import HistoryPiece, RemovedRecord, Standing, refusal
+from evlog.model.queries import IfNone
 from evlog.model.reports import (
     Compaction,
     PolicyInfo,
@@ -128,6 +130,7 @@ class MemoryEngine:
         events: Sequence[EncodedEvent],
         expectations: Sequence[Expectation] = (),
         *,
+        conditions: Sequence[IfNone] = (),
         skip_known: bool = False,
         system: bool = False,
     ) -> BatchResult:
@@ -143,6 +146,8 @@ class MemoryEngine:
                 actual = database.version(stream) + new.count(stream)
                 if len(known) < len(events) and not Expectation(at, stream, version).is_met(actual):
                     raise WrongExpectedVersion(stream, version, actual)
+            if len(known) < len(events):
+                check_conditions(database, conditions)
             frame = database.head + 1
             result = [
                 self._store(database, streams[at], event, known.get(at), frame)
@@ -328,6 +333,16 @@ class MemoryEngine:
                 database.add(event, frame)
             database.head = piece.end
             database.changed.notify_all()
+
+
+def check_conditions(database: Database, conditions: Sequence[IfNone]) -> None:
+    """Raise the error for the first condition that does not hold."""
+    for condition in conditions:
+        if condition.after > database.head:
+            raise InvalidArgument(f"position {condition.after} is beyond the end of the log")
+        for event in database.events:
+            if event.position > condition.after and condition.query.matches(event):
+                raise ConditionFailed(str(condition.query), condition.after, event.position)
 
 
 def select(

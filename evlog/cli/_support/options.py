@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 from evlog.cli._support import console
 from evlog.errors import EvlogError, InvalidArgument, NotAStore, StoreAccessDenied, StoreNotFound
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 DEFAULT_STORE: Final = ".evlog"
 _MAX_URL_BYTES: Final = 4096
+_EXPECTED: Final[dict[str, int | str]] = {"any": "any", "none": 0, "exists": "exists"}
 
 
 class ForeignStore(StoreAccessDenied):
@@ -138,3 +140,14 @@ def report_torn_tails(store: evlog.EventStore) -> None:
         console.note(
             f"cut {tail.cut_bytes} bytes off the end of {tail.path}: an append that a crash left unfinished"
         )
+
+
+def parse_version(text: str, option: str) -> int | str:
+    """Return what the library takes for an option's text: any, none, exists or a version."""
+    if text in _EXPECTED:
+        return _EXPECTED[text]
+    if text.isascii() and text.isdecimal():
+        return min(int(text[:20]), sys.maxsize)
+    raise InvalidArgument(
+        f"invalid value {text!r} for {option}", "use any, none, exists or a version such as 3"
+    )

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from evlog.model.events import EncodedEvent, Event
     from evlog.model.filters import EventFilter
     from evlog.model.history import HistoryPiece, RemovedRecord, Standing
+    from evlog.model.queries import IfNone
     from evlog.model.reports import (
         Compaction,
         PolicyInfo,
@@ -80,7 +81,11 @@ class PostgresqlEngine:
             else "An append returns when the server has it; a crash of the server can lose the last appends."
         )
         return Capabilities(
-            engine="postgresql", durability=durability, max_event_bytes=MAX_EVENT_BYTES, verify="structure"
+            engine="postgresql",
+            durability=durability,
+            max_event_bytes=MAX_EVENT_BYTES,
+            verify="structure",
+            conditions=False,
         )
 
     def close(self) -> None:
@@ -93,10 +98,13 @@ class PostgresqlEngine:
         events: Sequence[EncodedEvent],
         expectations: Sequence[Expectation] = (),
         *,
+        conditions: Sequence[IfNone] = (),
         skip_known: bool = False,
         system: bool = False,
     ) -> BatchResult:
         """Append all events in one transaction, or none; flushed when this returns (with `sync`)."""
+        if conditions:
+            raise Unsupported("postgresql", "conditions on tags")
         return self._core.appender.append(streams, events, expectations, skip_known=skip_known, system=system)
 
     # --- reading

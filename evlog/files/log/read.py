@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from evlog.files.log.parts import Part
     from evlog.model.events import Record
     from evlog.model.filters import EventFilter
+    from evlog.model.queries import Item
 
 # If an index names up to one in this many events of a segment, these are read one by one. With more, reading
 # all is faster.
@@ -125,6 +126,22 @@ def selection_of(
 def read_log(log: Log, selection: Selection, *, reverse: bool, limit: int | None) -> Iterator[Event]:
     """Iterate over the selected events in global order."""
     return as_events(without_crafted_content(_batches(log, selection, reverse), log.store), limit)
+
+
+def find_first(log: Log, items: Sequence[Item], after: int) -> int | None:
+    """Return the position of the first event behind another that one of a query's items selects, or None."""
+    first: int | None = None
+    for types, tags in items:
+        selection = Selection(
+            after + 1,
+            None if first is None else first - 1,
+            types=frozenset(types) if types else None,
+            tags=tags,
+            newest_singly=True,
+        )
+        for event in read_log(log, selection, reverse=False, limit=1):
+            first = event[0]
+    return first
 
 
 def _batches(log: Log, selection: Selection, reverse: bool) -> Iterator[Iterable[Record]]:

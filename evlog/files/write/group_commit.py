@@ -27,9 +27,10 @@ LevelDB's and RocksDB's writers do between threads.
 
 A response: u64 nonce, u64 first position, u32 first version, u32 requests answered together, u32 zero, u32
 CRC of those 28 bytes. Position 0 means: append for yourself. A request: u64 nonce (0: none), u32 length, u32
-CRC of these two and of the payload behind them, a msgpack array [stream, expected version or nil, events]. A
-request waits as long as its nonce is not that of the response beside it. A slot belongs to one open file,
-which holds a lock on a byte for it: a request in a slot without a lock is of a process that died.
+CRC of these two and of the payload behind them, a msgpack array [stream, expected version or nil, events,
+conditions], a condition being [[types, tags] of each item of its query, after]. A request waits as long as
+its nonce is not that of the response beside it. A slot belongs to one open file, which holds a lock on a byte
+for it: a request in a slot without a lock is of a process that died.
 
 Rejected: handing the lock from one waiter to the next (half the throughput: each wake-up delays all behind
 it), a round that a waiter locks (it delays all when it is suspended), named pipes (a backup does not expect
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
     from evlog.files.disk.files import Disk, WriteFile
     from evlog.model.appends import ExpectedVersion
     from evlog.model.events import EncodedEvent
+    from evlog.model.queries import IfNone, Item
 
 SLOTS: Final = 256
 SLOT_BYTES: Final = 2048
@@ -100,7 +102,7 @@ class Response:
 class Request:
     """An append that another writer waits for."""
 
-    __slots__ = ("events", "expected", "nonce", "slot", "stream")
+    __slots__ = ("conditions", "events", "expected", "nonce", "slot", "stream")
 
     def __init__(
         self,
@@ -109,12 +111,14 @@ class Request:
         stream: str,
         expected: ExpectedVersion | None,
         events: Sequence[EncodedEvent],
+        conditions: Sequence[tuple[int, IfNone]],
     ) -> None:
         self.slot = slot
         self.nonce = nonce
         self.stream = stream
         self.expected = expected
         self.events = events
+        self.conditions = conditions
 
 
 class Slot:
@@ -149,10 +153,17 @@ class Slot:
         sizes = (_ID_BYTES + len(data) + len(metadata or b"") for *_, data, metadata in events)
         return sum(sizes) <= _MAX_PAYLOAD
 
-    def submit(self, stream: str, expected: ExpectedVersion | None, events: Sequence[EncodedEvent]) -> bool:
+    def submit(
+        self,
+        stream: str,
+        expected: ExpectedVersion | None,
+        events: Sequence[EncodedEvent],
+        conditions: Sequence[tuple[int, IfNone]] = (),
+    ) -> bool:
         """Write a request for one append, whose events all have ids; return whether that was possible."""
         try:
-            payload = self._pack((stream, expected, events))
+            packed = [(condition.query.items, condition.after) for _, condition in conditions]
+            payload = self._pack((stream, expected, events, packed))
         except (OverflowError, TypeError, ValueError):
             return False  # the append without the queue says what is wrong with it
         if len(payload) > _MAX_PAYLOAD:
@@ -281,10 +292,11 @@ class Slot:
         if not owner.is_taken():
             return None
         try:
-            stream, expected, events = unpack(payload, use_list=False)
+            stream, expected, events, packed = unpack(payload, use_list=False)
+            conditions = [(0, _condition(*each)) for each in packed] if packed else ()
         except NOT_RECORDS:
             return None
-        return Request(slot, nonce, stream, expected, events)
+        return Request(slot, nonce, stream, expected, events, conditions)
 
     def close(self) -> None:
         """Leave the queue; the slot and the rounds become free."""
@@ -312,6 +324,12 @@ def maybe_claim_slot(store: str, disk: Disk) -> Slot | None:
     except _FAILURES:
         pass
     return None
+
+
+def _condition(items: Sequence[Item], after: int) -> IfNone:
+    from evlog.model.queries import IfNone, Query
+
+    return IfNone(Query.of_items(items), after)
 
 
 def _crc_of(nonce: int, payload: bytes) -> int:

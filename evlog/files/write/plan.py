@@ -2,7 +2,8 @@
 
 1. Deduplicate first, so that a retry after a lost acknowledgement succeeds instead of conflicting. A retry is
    an id with the same stream, type and data; metadata may differ, as with KurrentDB.
-2. Then check the conditions against the streams as they are now: tombstones and expected versions.
+2. Then check the conditions against the log as it is now: tombstones, expected versions, and that no event
+   matches a query.
 3. Then number the new events. Nothing is written here, so a refused append leaves nothing behind.
 
 Stream versions that were looked up are remembered by the stream's name, until another process writes to a
@@ -11,9 +12,17 @@ stream with the hash of that name. Of two names with one hash, only one is remem
 
 from __future__ import annotations
 
-from evlog.errors import IdConflict, InvalidArgument, InvalidEvent, StreamTombstoned, WrongExpectedVersion
+from evlog.errors import (
+    ConditionFailed,
+    IdConflict,
+    InvalidArgument,
+    InvalidEvent,
+    StreamTombstoned,
+    WrongExpectedVersion,
+)
 from evlog.files.format.frames import MAX_VERSION
 from evlog.files.format.hashes import hash_ids, hash_stream, hash_type
+from evlog.files.log.read import find_first
 from evlog.model.appends import NO_STREAM, STREAM_EXISTS, BatchResult
 from evlog.model.events import check_readable_name, check_stream_name, id_text, make_ids
 
@@ -27,6 +36,7 @@ if TYPE_CHECKING:
     from evlog.files.log.removed import RemovedEvent
     from evlog.model.appends import Append, Expectation
     from evlog.model.events import EncodedEvent, Record
+    from evlog.model.queries import IfNone
 
     Known = dict[int, Record | int]
     """By index in the append: the event that already has the id, or the index of its twin in the append."""
@@ -133,6 +143,8 @@ class Planner:
         plan = Plan(append, *self._find_known_locked(append))
         if plan.events:
             self._check_locked(plan, append.expectations)
+            if append.conditions:
+                self._check_queries_locked(plan, append.conditions)
             plan.versions = self.next_versions_locked(plan.streams, plan.stream_hashes)
             plan.type_hashes = self._hash_types_locked(plan.events)
         return plan
@@ -176,7 +188,7 @@ class Planner:
     # --- conditions
 
     def _check_locked(self, plan: Plan, expectations: Sequence[Expectation]) -> None:
-        """Raise unless every condition of the append holds. Guards and queries will be checked here, too."""
+        """Raise unless all streams are as the append expects."""
         policies = self._log.policies()
         if policies.any:
             _check_tombstones(plan.streams, policies)
@@ -192,6 +204,20 @@ class Planner:
             actual += before
             if not expectation.is_met(actual):
                 raise WrongExpectedVersion(stream, expected, actual)
+
+    def _check_queries_locked(self, plan: Plan, conditions: Sequence[tuple[int, IfNone]]) -> None:
+        """Raise if an event in the log, or an earlier one of this append, matches a condition's query."""
+        head = self._log.head
+        for at, condition in conditions:
+            query, after = condition.query, condition.after
+            if after > head:
+                raise InvalidArgument(f"position {after} is beyond the log's end, {head}; read again")
+            position = find_first(self._log, query.items, after)
+            if position is None:
+                new = enumerate(plan.events[:at], head + 1)
+                position = next((n for n, event in new if query.selects(event[0], event[4])), None)
+            if position is not None:
+                raise ConditionFailed(str(query), after, position)
 
     # --- versions
 

@@ -16,6 +16,7 @@ import time
 from itertools import accumulate, pairwise
 
 from evlog.errors import (
+    ConditionFailed,
     CorruptionError,
     EvlogError,
     IdConflict,
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from evlog.files.write.group_commit import Request, Response, Slot
     from evlog.files.write.sync_marks import SyncPoint
     from evlog.model.events import EncodedEvent
+    from evlog.model.queries import IfNone
     from evlog.model.reports import TornTail
 
     _T = TypeVar("_T")
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
 # Errors that refuse one append and leave the writer fit for the next.
 _REFUSALS: Final = (
     WrongExpectedVersion,
+    ConditionFailed,
     IdConflict,
     StreamTombstoned,
     InvalidArgument,
@@ -113,6 +116,7 @@ class Writer:
         streams: Sequence[str],
         events: Sequence[EncodedEvent],
         expectations: Sequence[Expectation] = (),
+        conditions: Sequence[IfNone] = (),
         *,
         skip_known: bool = False,
         system: bool = False,
@@ -125,14 +129,16 @@ class Writer:
             system: the store itself appends, to streams of its own.
 
         Raises:
-            WrongExpectedVersion, StreamTombstoned, IdConflict, InvalidArgument: refused, nothing was written.
+            WrongExpectedVersion, ConditionFailed, StreamTombstoned, IdConflict, InvalidArgument: refused,
+                nothing was written.
             LockTimeout, StoreFull, StoreReplaced, StoreClosed, ClockError: not written.
             StoreIOError: not acknowledged; open the store again.
         """
         if not events:
             raise InvalidArgument("there is nothing to append; give at least one event")
         hashes = self._planner.hashes(streams, system=system)
-        append = Append(streams, hashes, events, expectations, skip_known=skip_known)
+        before = [(0, condition) for condition in conditions]
+        append = Append(streams, hashes, events, expectations, before, skip_known=skip_known)
         if self._sync and not self._closed:
             self._tail.prepare()
         if self._may_ask and not (skip_known or system) and append.is_of_one_stream:
@@ -279,7 +285,7 @@ class Writer:
             return False
         append.give_ids()
         expected = append.expectations[0].version if append.expectations else None
-        return slot.submit(append.streams[0], expected, append.events)
+        return slot.submit(append.streams[0], expected, append.events, append.conditions)
 
     def _served(self, append: Append, response: Response) -> BatchResult:
         self._contended = _CONTENDED_APPENDS
@@ -338,7 +344,8 @@ class Writer:
         streams = [request.stream] * len(request.events)
         expected = request.expected
         expectations = () if expected is None else (Expectation(0, request.stream, expected),)
-        return Append(streams, self._planner.hashes(streams), request.events, expectations)
+        hashes = self._planner.hashes(streams)
+        return Append(streams, hashes, request.events, expectations, request.conditions)
 
     def _append_all_locked(self, appends: Sequence[Append]) -> list[BatchResult | EvlogError]:
         """Append all as one frame; or each by itself, if one is refused. Return the outcome of each."""
