@@ -3,6 +3,7 @@
 store.py        `open` and `EventStore`, all that a program needs. Read this first
 engine.py       what a store needs of an engine; how another engine is added
 files           the directory engine: a store in files
+transfer        copying a store into another one, on any engines
 subscriptions   following a log, live and by name; written against engine.py
 model           values that all of these pass on: events, appends, policies
 errors.py       every exception
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
         LockTimeout,
         MirrorBusy,
         MirrorConflict,
+        MirrorLimit,
         NotAStore,
         ServerUnsuitable,
         StoreAccessDenied,
@@ -80,6 +82,7 @@ if TYPE_CHECKING:
     )
     from evlog.subscriptions.named import ReplayResult, SubscriptionInfo
     from evlog.subscriptions.run import Subscription
+    from evlog.transfer import Mirror, mirror
 
 # Names that few programs use: their modules are imported when they are asked for.
 _LATER = {
@@ -103,6 +106,7 @@ _LATER = {
     ),
     "evlog.subscriptions.named": ("ReplayResult", "SubscriptionInfo"),
     "evlog.subscriptions.run": ("Subscription",),
+    "evlog.transfer": ("Mirror", "mirror"),
 }
 
 __all__ = [
@@ -135,8 +139,10 @@ __all__ = [
     "LockLost",
     "LockTimeout",
     "Loss",
+    "Mirror",
     "MirrorBusy",
     "MirrorConflict",
+    "MirrorLimit",
     "NewEvent",
     "NotAStore",
     "ParkedEvent",
@@ -177,6 +183,7 @@ __all__ = [
     "__version__",
     "exists",
     "idempotency_id",
+    "mirror",
     "open",
     "repair_store",
     "salvage_store",

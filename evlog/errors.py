@@ -2,7 +2,7 @@
 
     EvlogError                      1  failed
       InvalidArgument               2  usage        also a ValueError
-        InvalidStreamName  InvalidEvent  EventTooLarge  AppendTooLarge
+        InvalidStreamName  InvalidEvent  EventTooLarge  AppendTooLarge  MirrorLimit
       WrongExpectedVersion          3  conflict
       ConditionFailed               3
       StreamTombstoned              3
@@ -124,6 +124,18 @@ class AppendTooLarge(InvalidArgument):
         )
         self.size_bytes = size_bytes
         self.limit_bytes = limit_bytes
+
+
+class MirrorLimit(InvalidArgument):
+    """An append at a mirror's source is over its destination's limit; it and later ones are not copied."""
+
+    def __init__(self, position: int, what: str, limit: str) -> None:
+        super().__init__(
+            f"{what} at position {position} is over the destination's limit of {limit}",
+            "use a destination that takes it",
+        )
+        self.position = position
+        self.limit = limit
 
 
 class WrongExpectedVersion(EvlogError):
@@ -478,7 +490,7 @@ class StoreIsMirror(EvlogError):
     def __init__(self, path: str, mirror_of: str) -> None:
         super().__init__(
             f"{path} is a mirror of store {mirror_of}",
-            "use that store, or end the mirror with `evlog mirror SOURCE DESTINATION --cutover`",
+            "use that store; `evlog help mirror` says how a mirror ends",
         )
         self.path = path
         self.mirror_of = mirror_of

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from evlog.model.appends import AppendResult, BatchResult, Condition, ExpectedVersion
     from evlog.model.checkpoints import ParkedEvent
     from evlog.model.events import EncodedEvent, Event
+    from evlog.model.history import Standing
     from evlog.model.queries import IfNone, Query, QueryResult
     from evlog.model.reports import (
         Compaction,
@@ -473,6 +474,11 @@ class EventStore:
     def capabilities(self) -> Capabilities:
         """What the store's engine can do."""
         return self.engine.capabilities
+
+    @property
+    def standing(self) -> Standing:
+        """Whether the store is a mirror, or has moved: then it refuses every change. `evlog help mirror`."""
+        return self.engine.standing
 
     @property
     def torn_tails(self) -> Sequence[TornTail]:

@@ -67,6 +67,7 @@ SAMPLES: list[tuple[EvlogError, int, dict[str, Any]]] = [
     (errors.StoreIsMirror("p", "i"), 10, {"path": "p", "mirror_of": "i"}),
     (errors.StoreMoved("p", "a"), 10, {"path": "p", "moved_to": "a"}),
     (errors.MirrorConflict("s", "d", "r", "a"), 3, {"source": "s", "destination": "d", "reason": "r"}),
+    (errors.MirrorLimit(3, "w", "9 events"), 2, {"position": 3, "limit": "9 events"}),
     (errors.MirrorBusy("d"), 6, {"destination": "d"}),
     (errors.ZstdNotInstalled("p"), 10, {"path": "p"}),
     (errors.EngineNotInstalled("e", "l"), 10, {"engine": "e", "library": "l"}),

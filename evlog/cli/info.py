@@ -18,7 +18,8 @@ HELP: Final = """Show what is in the store: counts, bytes on disk, segments, fir
 In a pipe it is one JSON object; positions are 0 and times null while the store is empty. "policies" counts
 the streams and categories for which `evlog retain` has set something; deleted streams are counted apart.
 "saved_bytes" is how many bytes `evlog compact --compress` saved in "compressed_segments".
-"capabilities" say what the store's engine can do, and what an append survives.
+"capabilities" say what the store's engine can do, and what an append survives. A mirror has "mirror_of", a
+store that was moved has "moved_to".
 
 \b
   evlog info
@@ -34,9 +35,10 @@ def command(given: Given) -> None:
     from evlog.cli._support.listing import print_one
 
     with options.open_store(given) as store:
-        info, can = store.info(), store.capabilities
+        info, can, standing = store.info(), store.capabilities, store.standing
     row = info._asdict() | {"first_time": _us(info.first_time), "last_time": _us(info.last_time)}
     row["capabilities"] = vars(can)
+    row |= {name: text for name, text in standing._asdict().items() if text}
     print_one(given, row, list(row), cells=_CELLS)
 
 

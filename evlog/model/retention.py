@@ -38,8 +38,9 @@ METADATA_TYPE: Final = "$metadata"
 COMPACTIONS_STREAM: Final = "$compactions"
 STARTED_TYPE: Final = "$CompactionStarted"
 FINISHED_TYPE: Final = "$CompactionFinished"
+MIRRORED_TYPE: Final = "$Mirrored"  # up to where a merge of another store has come
 # The store's own events have only these types, so an index by type finds them without reading any event.
-SYSTEM_TYPES: Final = (METADATA_TYPE, STARTED_TYPE, FINISHED_TYPE)
+SYSTEM_TYPES: Final = (METADATA_TYPE, STARTED_TYPE, FINISHED_TYPE, MIRRORED_TYPE)
 
 _SECOND_US: Final = 1_000_000
 _MAX_AGE_SECONDS: Final = 1 << 40  # beyond any clock, and what JSON numbers hold

@@ -68,7 +68,7 @@ def begin(
         start, filter = _start(engine, after, filter)
         return Subscription(engine, filter, start, follow=follow, timeout_seconds=timeout_seconds)
     checkpoint = engine.checkpoint(check_subscription_name(name))
-    checkpoint.acquire()
+    _acquire(engine, checkpoint)
     try:
         known = checkpoint.load()
         if known is None:
@@ -192,8 +192,19 @@ def _acquire_known(engine: Engine, name: str) -> CheckpointStore:
     checkpoint = engine.checkpoint(check_subscription_name(name))
     if name not in engine.checkpoint_names():  # nothing is created for a mistyped name
         raise SubscriptionNotFound(name)
-    checkpoint.acquire()
+    _acquire(engine, checkpoint)
     return checkpoint
+
+
+def _acquire(engine: Engine, checkpoint: CheckpointStore) -> None:
+    """Begin a run or a change, unless the subscription belongs to another store now."""
+    checkpoint.acquire()
+    standing = engine.standing
+    if any(standing):
+        checkpoint.release()
+        from evlog.model.history import refusal
+
+        raise refusal(engine.address, standing)
 
 
 def _load_known(checkpoint: CheckpointStore, name: str) -> Checkpoint:

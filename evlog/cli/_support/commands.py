@@ -14,6 +14,7 @@ COMMANDS = {
     "retain": "Set what is kept of a stream or of a category's streams.",
     "delete": "Delete a stream.",
     "compact": "Remove the events that retention rules and deletions hide.",
+    "mirror": "Copy the store into another one, on any engine, exactly once.",
     "verify": "Check every byte of the store; repair or salvage what is damaged.",
     "help": "Show the guide by topic, or the help of a command.",
     "version": "Show the version.",

@@ -67,7 +67,7 @@ def new_store(given: Given) -> str:
         return find_store(given)
     if os.path.lexists(DEFAULT_STORE):
         _check_owner(DEFAULT_STORE)
-    return _url_in(DEFAULT_STORE) if os.path.isfile(DEFAULT_STORE) else DEFAULT_STORE
+    return url_in(DEFAULT_STORE) if os.path.isfile(DEFAULT_STORE) else DEFAULT_STORE
 
 
 def is_url(path: str) -> bool:
@@ -101,10 +101,10 @@ def _nearest_store(folder: str) -> str | None:
         folder = above
         path = os.path.join(folder, DEFAULT_STORE)
     _check_owner(path)
-    return path if os.path.isdir(path) else _url_in(path)
+    return path if os.path.isdir(path) else url_in(path)
 
 
-def _url_in(path: str) -> str:
+def url_in(path: str) -> str:
     """Return the URL that a `.evlog` file holds."""
     with open(path, "rb") as file:
         text = file.read(_MAX_URL_BYTES).decode(errors="replace").strip()

@@ -1,0 +1,257 @@
+"""`evlog mirror`: copy a store into another one, on any two engines, exactly once."""
+
+from __future__ import annotations
+
+import os
+
+from evlog.cli._support import console, options
+from evlog.cli._support.parameters import PATH, argument, flag
+from evlog.errors import EXIT_CORRUPT, EXIT_OK, InvalidArgument, StoreNotFound
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Any, Final, Self
+
+    from evlog.cli._support.parameters import Given
+    from evlog.store import EventStore
+    from evlog.transfer.compare import Comparison
+    from evlog.transfer.mirror import Mirror, MirrorPlan, MirrorResult
+
+HELP: Final = """Copy a store into another one, on any two engines, exactly once.
+
+SOURCE and DESTINATION are directories or URLs. DESTINATION is created, or was made by an earlier run of the
+same mirror, which this one continues: kill it at any time, and run it again. Events keep their ids, versions,
+positions and times; policies, named subscriptions and the ids of removed events are copied, too. Until
+--cutover nothing else can be written to DESTINATION. A destination that holds other events is refused (exit
+code 3); --merge appends to it instead. In a pipe the result is one JSON object.
+
+\b
+  evlog mirror .evlog /mnt/backup/orders
+  evlog mirror .evlog postgresql://db.example/shop --follow
+  evlog mirror .evlog postgresql://db.example/shop --check
+  evlog mirror .evlog postgresql://db.example/shop --cutover
+
+--check copies nothing. It reads both stores and names the first difference (exit code 4). --cutover moves to
+DESTINATION for good: it ends the appends to SOURCE, whose later writers are told the new address, copies the
+rest, and opens DESTINATION. Where SOURCE is lost, --promote makes its mirror an ordinary store:
+
+\b
+  evlog mirror --promote /mnt/backup/orders
+"""
+
+PARAMETERS: Final = (
+    argument("SOURCE", "The store to copy: a directory or a URL.", PATH, required=True),
+    argument("DESTINATION", "Where to: a directory or a URL.", PATH),
+    flag("--follow -f", "Continue with new events until a signal comes."),
+    flag("--merge", "Append to the events that are there; known ids are skipped."),
+    flag("--dry-run", "Only print what would be copied."),
+    flag("--check", "Only compare both stores, event by event."),
+    flag("--cutover", "Copy the rest, and move to DESTINATION for good."),
+    flag("--promote", "Let the mirror SOURCE take appends, without its own source."),
+)
+_DRAW_SECONDS: Final = 0.2  # nothing is drawn for what ends sooner
+
+
+def command(given: Given) -> int:
+    """Copy, compare or promote, and print what was done."""
+    _check(given)
+    source = _name(given.source)
+    if given.promote:
+        return _promote(source)
+    from evlog.cli._support.stops import Stopped, Stops, end_by
+    from evlog.store import open
+    from evlog.transfer import Mirror
+
+    if given.dry_run:
+        return _plan(given, source)
+    stopped = None
+    with open(source) as one, open(_name(given.destination), create=not given.check) as other:
+        mirror = Mirror(one, other, merge=given.merge)
+        try:
+            with Stops(watch_reader=False), _Bar() as bar:
+                if given.check:
+                    return _print_comparison(mirror.check(bar.show), one, other)
+                _copy(mirror, bar, given)
+        except Stopped as stop:
+            stopped = stop
+        _print_result(mirror.result, one, other, moved=given.cutover and stopped is None)
+    if stopped is not None:
+        end_by(stopped)
+    return EXIT_OK
+
+
+def _check(given: Given) -> None:
+    """Refuse options that exclude or need each other."""
+    chosen = [
+        f"--{name.replace('_', '-')}"
+        for name in ("follow", "dry_run", "check", "cutover", "promote")
+        if getattr(given, name)
+    ]
+    if len(chosen) > 1 and chosen != ["--follow", "--cutover"]:
+        raise InvalidArgument(f"{' and '.join(chosen)} exclude each other", "give one of them")
+    if chosen == ["--follow", "--cutover"]:
+        raise InvalidArgument(
+            "--follow ends only by a signal", "end it, then run the mirror again with --cutover"
+        )
+    if given.merge and (given.cutover or given.promote):
+        raise InvalidArgument(f"--merge and {chosen[0]} exclude each other", "give one of them")
+    if given.promote and given.destination is not None:
+        raise InvalidArgument("--promote takes one store, the mirror", "leave the other one out")
+    if not given.promote and given.destination is None:
+        raise InvalidArgument("DESTINATION is missing", "give a directory or a URL to copy to")
+
+
+def _name(path: str) -> str:
+    """Return the path or URL of a store; a `.evlog` file holds its URL."""
+    if not path:
+        raise InvalidArgument("the name of a store is empty", "give a directory or a URL")
+    return options.url_in(path) if not options.is_url(path) and os.path.isfile(path) else path
+
+
+def _plan(given: Given, source: str) -> int:
+    from evlog.store import open
+    from evlog.transfer import plan_mirror
+
+    with open(source) as one:
+        try:
+            other = open(_name(given.destination))
+        except StoreNotFound as missing:
+            return _print_plan(plan_mirror(one, None, merge=given.merge), one.path, missing.path)
+        with other:
+            return _print_plan(plan_mirror(one, other, merge=given.merge), one.path, other.path)
+
+
+def _copy(mirror: Mirror, bar: _Bar, given: Given) -> None:
+    with mirror:
+        if given.cutover:
+            mirror.cut_over(bar.show)
+        elif given.follow:
+            mirror.follow(bar.show)
+        else:
+            mirror.copy(bar.show)
+
+
+def _promote(path: str) -> int:
+    from evlog.store import open
+    from evlog.transfer import promote
+
+    with open(path) as store:
+        promote(store)
+        if console.stdout_is_terminal():
+            console.write(f"{store.path} takes appends now\n".encode())
+        else:
+            console.write_object({"store": store.path, "promoted": True})
+    return EXIT_OK
+
+
+# --- what is printed
+
+
+def _print(as_object: dict[str, Any], lines: list[str]) -> None:
+    if console.stdout_is_terminal():
+        text = "".join(f"{console.printable(line)}\n" for line in lines)
+        console.write(text.encode(errors="backslashreplace"))
+    else:
+        console.write_object(as_object)
+
+
+def _print_plan(plan: MirrorPlan, source: str, destination: str) -> int:
+    lines = [
+        f"would copy {_count(plan.events, 'event')} behind position {plan.after:,}, up to {plan.position:,}",
+        f"{_count(plan.removed, 'id')} of removed events, {_count(plan.subscriptions, 'subscription')}",
+    ]
+    both = {"source": source, "destination": destination}
+    _print(both | plan._asdict() | {"dry_run": True}, lines)
+    return EXIT_OK
+
+
+def _print_comparison(found: Comparison, source: EventStore, destination: EventStore) -> int:
+    code = EXIT_OK if found.ok else EXIT_CORRUPT
+    console.set_verdict(code)
+    difference = found.difference
+    numbers = found._asdict() | {"difference": None if difference is None else difference._asdict()}
+    lines = [f"{_count(found.events, 'event')} are the same, up to position {found.position:,}"]
+    if difference is not None:
+        lines = [f"different at position {difference.position:,}: {difference.detail}"]
+    if found.removed_since:
+        lines.append(f"{_count(found.removed_since, 'event')} were removed at the source since")
+    if found.behind:
+        lines.append(f"{_count(found.behind, 'position')} are not copied yet")
+    _print({"ok": found.ok} | _both(source, destination) | numbers, lines)
+    return code
+
+
+def _print_result(done: MirrorResult, source: EventStore, destination: EventStore, *, moved: bool) -> None:
+    lines = [f"{_count(done.events, 'event')} copied, up to position {done.position:,}"]
+    if done.duplicates:
+        lines.append(f"{_count(done.duplicates, 'event')} were there already")
+    if done.removed:
+        lines.append(f"{_count(done.removed, 'id')} of removed events copied")
+    if done.subscriptions:
+        lines.append(f"{_count(done.subscriptions, 'subscription')} copied")
+    if done.lost:
+        lines.append(f"{_count(done.lost, 'position')} lost at the source: run `evlog verify` there")
+    if moved:
+        lines.append(f"moved: {destination.path} takes appends now, and {source.path} none any more")
+    _print(_both(source, destination) | done._asdict() | {"moved": moved}, lines)
+
+
+def _both(source: EventStore, destination: EventStore) -> dict[str, Any]:
+    return {"source": source.path, "destination": destination.path}
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+class _Bar:
+    """A bar on stderr, if that is a terminal, while there is something to copy; removed at its end."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+        self._task: Any = None
+        self._due = 0.0
+
+    def __enter__(self) -> Self:
+        from time import monotonic
+
+        self._due = monotonic() + _DRAW_SECONDS
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end()
+
+    def show(self, done: int, total: int) -> None:
+        """Draw the bar, if it is time to; take it away when everything is done."""
+        from time import monotonic
+
+        if done >= total:
+            self._end()
+            self._due = monotonic() + _DRAW_SECONDS
+        elif monotonic() >= self._due and console.stderr_is_terminal():
+            self._due = monotonic() + _DRAW_SECONDS
+            self._draw(done, total)
+
+    def _draw(self, done: int, total: int) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+        if self._bar is None:
+            screen = Console(stderr=True)
+            if not screen.is_interactive:  # a terminal that cannot move its cursor
+                return
+            columns = BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+            # Drawn here, not by a thread of its own: a thread cannot always be started.
+            self._bar = Progress(*columns, console=screen, transient=True, auto_refresh=False)
+            self._task = self._bar.add_task("mirror", total=total)
+            self._bar.start()
+        self._bar.update(self._task, completed=done, total=total)
+        self._bar.refresh()
+
+    def _end(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None

@@ -1,0 +1,186 @@
+"""Comparing a mirror with its source, from data that is read back on both sides.
+
+An event that the source has removed since it was copied is no difference, but is counted: the source knows
+its id.
+"""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from typing import TYPE_CHECKING, Final
+
+import msgpack
+
+from evlog.model.events import SYSTEM_PREFIX, Event, id_text
+from evlog.model.filters import EVERYTHING
+from evlog.model.named import NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from evlog.engine import Engine, Progress
+
+_PROGRESS_EVENTS: Final = 1000
+_BATCH_EVENTS: Final = 1000
+
+
+class Difference(NamedTuple):
+    """The first event that is not the same in both stores."""
+
+    position: int
+    """at the source"""
+    detail: str
+
+
+class Comparison(NamedTuple):
+    """What a comparison found."""
+
+    events: int
+    """how many are the same"""
+    removed_since: int
+    """how many the source has removed since they were copied"""
+    position: int
+    """up to where both were compared"""
+    behind: int
+    """how many positions of the source have not been copied yet"""
+    digest: str
+    """SHA-256 of the events that are the same: of each the length and the bytes of its record, as in a log"""
+    difference: Difference | None
+
+    @property
+    def ok(self) -> bool:
+        """Whether no difference was found."""
+        return self.difference is None
+
+
+def compare(source: Engine, destination: Engine, progress: Progress | None = None) -> Comparison:
+    """Compare an identical mirror with its source, up to where the mirror has come."""
+    position = destination.head()
+    head = source.head()
+    digest, pack = sha256(), msgpack.Packer().pack
+    events = removed_since = 0
+    difference = None
+    if position > head:
+        detail = f"the source ends at position {head}, before the destination, which ends at {position}"
+        difference = Difference(head, detail)
+    for ours, theirs in _pairs(_read(source, position), _read(destination, position)):
+        if ours is not None and ours == theirs:
+            record = pack(tuple(ours))
+            digest.update(len(record).to_bytes(4, "little"))
+            digest.update(record)
+            events += 1
+            if progress is not None and not events % _PROGRESS_EVENTS:
+                progress(ours[0], position)
+        elif ours is None and theirs is not None and _is_at(source, theirs):
+            removed_since += 1
+        else:
+            difference = difference or _describe(ours, theirs)
+            break
+    difference = difference or _compare_removed(source, destination, position)
+    return Comparison(
+        events, removed_since, position, max(0, head - position), digest.hexdigest(), difference
+    )
+
+
+def _read(engine: Engine, to: int) -> Iterator[Event]:
+    return engine.read_all(0, to, EVERYTHING, reverse=False, limit=None)
+
+
+def _pairs(ours: Iterator[Event], theirs: Iterator[Event]) -> Iterator[tuple[Event | None, Event | None]]:
+    """Iterate over the events of both by position; None where one of them has none."""
+    one, other = next(ours, None), next(theirs, None)
+    while one is not None or other is not None:
+        if one is None or (other is not None and other[0] < one[0]):
+            yield None, other
+            other = next(theirs, None)
+        elif other is None or one[0] < other[0]:
+            yield one, None
+            one = next(ours, None)
+        else:
+            yield one, other
+            one, other = next(ours, None), next(theirs, None)
+
+
+def _is_at(engine: Engine, event: Event) -> bool:
+    """Return whether a store knows the id of an event, at its position."""
+    return engine.find_ids([event.id_bytes]).get(event.id_bytes) == event.position
+
+
+_FIELDS: Final = ("position", "version", "stream", "type", "id", "time", "content type", "data", "metadata")
+
+
+def _describe(ours: Event | None, theirs: Event | None) -> Difference:
+    if theirs is None:
+        assert ours is not None
+        return Difference(ours[0], f"event {id_text(ours[4])} is not in the destination")
+    if ours is None:
+        return Difference(theirs[0], f"event {id_text(theirs[4])} is only in the destination")
+    unlike = [name for name, one, other in zip(_FIELDS, ours, theirs, strict=True) if one != other]
+    return Difference(ours[0], f"event {id_text(ours[4])} has another {' and '.join(unlike)}")
+
+
+def _compare_removed(source: Engine, destination: Engine, position: int) -> Difference | None:
+    """Compare what both know of removed events: all of them are known at the source."""
+    known = {each[:4] for each in source.read_removed(0, position)}
+    for each in destination.read_removed(0, position):
+        if each[:4] not in known:
+            return Difference(each.position, f"removed event {id_text(each.id)} is only in the destination")
+        known.discard(each[:4])
+    unknown = sorted(known)  # removed at the source since they were copied, or unknown
+    for at in range(0, len(unknown), _BATCH_EVENTS):
+        batch = unknown[at : at + _BATCH_EVENTS]
+        found = destination.find_ids([id for _, _, _, id in batch])
+        for place, _, _, id in batch:
+            if found.get(id) != place:
+                return Difference(place, f"removed event {id_text(id)} is not known in the destination")
+    return None
+
+
+# --- merged stores
+
+
+def compare_merged(
+    source: Engine, destination: Engine, to: int, progress: Progress | None = None
+) -> Comparison:
+    """Compare the source, up to a position, with a store that it was merged into: by the events' ids."""
+    digest, pack = sha256(), msgpack.Packer().pack
+    events = 0
+    batch: list[Event] = []
+    difference = None
+
+    def look() -> Difference | None:
+        found = destination.find_ids([event.id_bytes for event in batch])
+        for event in batch:
+            place = found.get(event.id_bytes)
+            copy = None if place is None else _at(destination, place)
+            if place is None or (copy is not None and _content(copy) != _content(event)):
+                what = "is not in the destination" if place is None else "has other content there"
+                return Difference(event[0], f"event {id_text(event[4])} {what}")
+            record = pack(_content(event))
+            digest.update(len(record).to_bytes(4, "little") + record)
+        return None
+
+    for event in _read(source, to):
+        if event.stream.startswith(SYSTEM_PREFIX):
+            continue
+        batch.append(event)
+        if len(batch) == _BATCH_EVENTS:
+            if (difference := look()) is not None:
+                break
+            events += len(batch)
+            batch.clear()
+            if progress is not None:
+                progress(event[0], to)
+    else:
+        difference = look()
+        events += 0 if difference else len(batch)
+    return Comparison(events, 0, to, source.head() - to, digest.hexdigest(), difference)
+
+
+def _at(engine: Engine, position: int) -> Event | None:
+    """Return the event at a position; None if it was removed."""
+    return next(engine.read_all(position - 1, position, EVERYTHING, reverse=False, limit=1), None)
+
+
+def _content(event: Event) -> tuple[object, ...]:
+    return event[2:5] + event[6:8]
