@@ -20,24 +20,24 @@ if TYPE_CHECKING:
 
 HELP: Final = """Copy a store into another one, on any two engines, exactly once.
 
-SOURCE and DESTINATION are directories or URLs. DESTINATION is created, or was made by an earlier run of the
-same mirror, which this one continues: kill it at any time, and run it again. Events keep their ids, versions,
-positions and times; policies, named subscriptions and the ids of removed events are copied, too. Until
---cutover nothing else can be written to DESTINATION. A destination that holds other events is refused (exit
-code 3); --merge appends to it instead. In a pipe the result is one JSON object.
+SOURCE and DESTINATION are directories, or URLs such as postgresql://db.example/shop. DESTINATION is created,
+or was made by an earlier run of the same mirror, which this one continues: kill it at any time, and run it
+again. Events keep their ids, versions, positions and times; policies, named subscriptions and the ids of
+removed events are copied, too. Until --cutover nothing else can be written to DESTINATION. A destination that
+holds other events is refused (exit code 3); --merge appends to it instead. In a pipe the result is one JSON
+object.
 
 \b
-  evlog mirror .evlog /mnt/backup/orders
-  evlog mirror .evlog postgresql://db.example/shop --follow
-  evlog mirror .evlog postgresql://db.example/shop --check
-  evlog mirror .evlog postgresql://db.example/shop --cutover
+  evlog mirror .evlog /var/lib/copy
+  evlog mirror .evlog /var/lib/copy --check
+  evlog mirror .evlog /var/lib/copy --cutover
 
 --check copies nothing. It reads both stores and names the first difference (exit code 4). --cutover moves to
 DESTINATION for good: it ends the appends to SOURCE, whose later writers are told the new address, copies the
 rest, and opens DESTINATION. Where SOURCE is lost, --promote makes its mirror an ordinary store:
 
 \b
-  evlog mirror --promote /mnt/backup/orders
+  evlog mirror orders backup && evlog mirror --promote backup
 """
 
 PARAMETERS: Final = (
