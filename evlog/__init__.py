@@ -44,6 +44,7 @@ if TYPE_CHECKING:
         StoreAccessDenied,
         StoreBusy,
         StoreClosed,
+        StoreDiverged,
         StoreFull,
         StoreIOError,
         StoreIsMirror,
@@ -64,13 +65,21 @@ if TYPE_CHECKING:
         WrongExpectedVersion,
         ZstdNotInstalled,
     )
-    from evlog.files.directory import exists, repair_store, salvage_store, verify_store, wait_for_store
+    from evlog.files.directory import (
+        backup_store,
+        exists,
+        repair_store,
+        salvage_store,
+        verify_store,
+        wait_for_store,
+    )
     from evlog.model.appends import AppendResult, BatchResult, IfVersion
     from evlog.model.checkpoints import ParkedEvent
     from evlog.model.events import idempotency_id
     from evlog.model.filters import EventFilter
     from evlog.model.queries import IfNone, Query, QueryResult
     from evlog.model.reports import (
+        Backup,
         Finding,
         Loss,
         PolicyInfo,
@@ -88,13 +97,21 @@ if TYPE_CHECKING:
 _LATER = {
     "evlog._version": ("__version__",),
     "evlog.engine": ("Capabilities",),
-    "evlog.files.directory": ("exists", "repair_store", "salvage_store", "verify_store", "wait_for_store"),
+    "evlog.files.directory": (
+        "backup_store",
+        "exists",
+        "repair_store",
+        "salvage_store",
+        "verify_store",
+        "wait_for_store",
+    ),
     "evlog.model.appends": ("AppendResult", "BatchResult", "IfVersion"),
     "evlog.model.checkpoints": ("ParkedEvent",),
     "evlog.model.events": ("idempotency_id",),
     "evlog.model.filters": ("EventFilter",),
     "evlog.model.queries": ("IfNone", "Query", "QueryResult"),
     "evlog.model.reports": (
+        "Backup",
         "Finding",
         "Loss",
         "PolicyInfo",
@@ -116,6 +133,7 @@ __all__ = [
     "AppendResult",
     "AppendTooLarge",
     "AppendUnknown",
+    "Backup",
     "BatchResult",
     "Capabilities",
     "ClockError",
@@ -155,6 +173,7 @@ __all__ = [
     "StoreAccessDenied",
     "StoreBusy",
     "StoreClosed",
+    "StoreDiverged",
     "StoreFull",
     "StoreIOError",
     "StoreInfo",
@@ -181,6 +200,7 @@ __all__ = [
     "WrongExpectedVersion",
     "ZstdNotInstalled",
     "__version__",
+    "backup_store",
     "exists",
     "idempotency_id",
     "mirror",

@@ -6,7 +6,7 @@
       WrongExpectedVersion          3  conflict
       ConditionFailed               3
       StreamTombstoned              3
-      MirrorConflict                3
+      MirrorConflict  StoreDiverged  3
       SubscriptionBehind            3
       CorruptionError               4  corrupt
         UnsafeFile
@@ -266,6 +266,21 @@ class StoreReplaced(EvlogError):
             f"the store at {path} was replaced while it was open; nothing was acknowledged: open it again"
         )
         self.path = path
+
+
+class StoreDiverged(EvlogError):
+    """The directory for a backup has events that the store does not have; nothing was changed."""
+
+    exit_code = EXIT_CONFLICT
+
+    def __init__(self, path: str, source: str, position: int) -> None:
+        super().__init__(
+            f"{path} is no longer a copy of {source}: its event at position {position} is not there",
+            "give another directory; what was appended to a copy stays in it",
+        )
+        self.path = path
+        self.source = source
+        self.position = position
 
 
 class NotAStore(EvlogError):

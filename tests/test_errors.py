@@ -66,6 +66,7 @@ SAMPLES: list[tuple[EvlogError, int, dict[str, Any]]] = [
     (errors.Unsupported("e", "o"), 10, {"engine": "e", "operation": "o"}),
     (errors.StoreIsMirror("p", "i"), 10, {"path": "p", "mirror_of": "i"}),
     (errors.StoreMoved("p", "a"), 10, {"path": "p", "moved_to": "a"}),
+    (errors.StoreDiverged("copy", "store", 7), 3, {"path": "copy", "source": "store", "position": 7}),
     (errors.MirrorConflict("s", "d", "r", "a"), 3, {"source": "s", "destination": "d", "reason": "r"}),
     (errors.MirrorLimit(3, "w", "9 events"), 2, {"position": 3, "limit": "9 events"}),
     (errors.MirrorBusy("d"), 6, {"destination": "d"}),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from evlog.cli._support import console, options
+from evlog.cli._support.bar import with_progress
 from evlog.cli._support.parameters import STORE, flag
 
 TYPE_CHECKING = False
@@ -47,12 +48,11 @@ def command(given: Given) -> None:
     """Compact, and print what was done."""
     dry_run, compress = given.dry_run, given.compress
     with options.open_store(given) as store:
-        if dry_run:
-            done = store.compact(dry_run=True, compress=compress)
-        elif console.stderr_is_terminal():
-            done = _with_progress(store.compact, force=given.force, compress=compress)
-        else:
-            done = store.compact(force=given.force, compress=compress)
+        done = with_progress(
+            lambda progress: store.compact(
+                dry_run=dry_run, force=given.force, compress=compress, progress=progress
+            )
+        )
     if console.stdout_is_terminal():
         _write_text(done, dry_run=dry_run, compress=compress)
     else:
@@ -67,22 +67,6 @@ def _write_json(done: Compaction, *, dry_run: bool) -> None:
     if dry_run:
         del summary["segments_after"], summary["bytes_after"]  # not known before it is done
     console.write_object(summary)
-
-
-def _with_progress(compact: Any, *, force: bool, compress: bool) -> Compaction:
-    """Compact under a progress bar on stderr, which is cleared at the end."""
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
-
-    columns = BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("compacting")
-
-        def show(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total)
-
-        result: Compaction = compact(force=force, compress=compress, progress=show)
-        return result
 
 
 def _write_text(done: Compaction, *, dry_run: bool, compress: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from evlog.cli._support import console, options
+from evlog.cli._support.bar import with_progress
 from evlog.cli._support.parameters import PATH, STORE, flag, option
 from evlog.errors import EXIT_CORRUPT, EXIT_OK, InvalidArgument, Unsupported
 
@@ -42,7 +43,6 @@ PARAMETERS: Final = (
     option("--salvage", "OUT", "Copy all undamaged events into a new store.", PATH),
     STORE,
 )
-_DRAW_SECONDS: Final = 0.2  # nothing is drawn for a store that is verified sooner
 _LISTED: Final = 50  # findings on a terminal; a pipe gets all of them
 
 
@@ -58,16 +58,16 @@ def command(given: Given) -> int:
     if given.repair:
         from evlog import repair_store
 
-        done = _with_progress(lambda progress: repair_store(path, progress=progress))
+        done = with_progress(lambda progress: repair_store(path, progress=progress))
         return _print(done.report.ok, *_repair_report(done))
     if given.salvage is not None:
         from evlog import salvage_store
 
-        saved = _with_progress(lambda progress: salvage_store(path, given.salvage, progress=progress))
+        saved = with_progress(lambda progress: salvage_store(path, given.salvage, progress=progress))
         return _print(not saved.losses, *_salvage_report(saved, given.salvage))
     from evlog import verify_store
 
-    report = _with_progress(
+    report = with_progress(
         lambda progress: verify_store(path, quick=given.quick, against=given.against, progress=progress)
     )
     return _print(report.ok, report.as_object(), _readable(report))
@@ -81,42 +81,10 @@ def _verify_url(given: Given, path: str) -> int:
         if given.repair or given.salvage is not None:
             operation = "verify --repair" if given.repair else "verify --salvage"
             raise Unsupported(store.capabilities.engine, operation)
-        report = _with_progress(
+        report = with_progress(
             lambda progress: store.verify(quick=given.quick, against=given.against, progress=progress)
         )
     return _print(report.ok, report.as_object(), _readable(report))
-
-
-def _with_progress(work: Callable[[Progress | None], T]) -> T:
-    """Do the work with a progress bar on stderr if that is a terminal; the bar is removed at its end."""
-    if not console.stderr_is_terminal():
-        return work(None)
-    from time import monotonic
-
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
-
-    screen = Console(stderr=True)
-    if not screen.is_interactive:  # a terminal that cannot move its cursor
-        return work(None)
-    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    # Drawn here, not by a thread of its own: a thread cannot always be started.
-    bar = Progress(*columns, console=screen, transient=True, auto_refresh=False)
-    task = bar.add_task("verify", total=None)
-    due = monotonic() + _DRAW_SECONDS
-
-    def show(done: int, total: int) -> None:
-        nonlocal due
-        bar.update(task, completed=done, total=total)
-        if monotonic() >= due:
-            due = monotonic() + _DRAW_SECONDS
-            bar.start()
-            bar.refresh()
-
-    try:
-        return work(show)
-    finally:
-        bar.stop()
 
 
 def _print(ok: bool, as_object: dict[str, object], lines: list[str]) -> int:
@@ -134,7 +102,7 @@ def _print(ok: bool, as_object: dict[str, object], lines: list[str]) -> int:
 def _repair_report(done: RepairReport) -> tuple[dict[str, object], list[str]]:
     repaired = [finding._asdict() for finding in done.repaired]
     losses = [loss._asdict() for loss in done.losses]
-    lines = [f"repaired {_line(finding)}" for finding in done.repaired]
+    lines = [f"repaired {line_of(finding)}" for finding in done.repaired]
     return (
         done.report.as_object() | {"repaired": repaired, "lost": losses},
         [*lines, *_readable(done.report), *_readable_losses(done.losses)],
@@ -145,31 +113,31 @@ def _salvage_report(done: SalvageReport, out: str) -> tuple[dict[str, object], l
     losses = [loss._asdict() for loss in done.losses]
     return (
         {"store": out, "events": done.events, "segments": done.segments, "lost": losses},
-        [f"{_count(done.events, 'undamaged event')} copied to {out}", *_readable_losses(done.losses)],
+        [f"{count_of(done.events, 'undamaged event')} copied to {out}", *_readable_losses(done.losses)],
     )
 
 
 def _readable(report: evlog.VerifyReport) -> list[str]:
-    lines = [_line(finding) for finding in report.findings[:_LISTED]]
+    lines = [line_of(finding) for finding in report.findings[:_LISTED]]
     if len(report.findings) > _LISTED:
         lines.append(f"and {len(report.findings) - _LISTED:,} more; `evlog verify | cat` prints all of them")
     damages = sum(finding.severity == "damage" for finding in report.findings)
-    found = "ok" if report.ok else f"damaged in {_count(damages, 'place')}"
-    events, segments = _count(report.events, "event"), _count(report.segments, "segment")
+    found = "ok" if report.ok else f"damaged in {count_of(damages, 'place')}"
+    events, segments = count_of(report.events, "event"), count_of(report.segments, "segment")
     lines.append(f"{found}: {events} in {segments}, {report.bytes:,} bytes")
     if report.head_digest is not None:
         lines.append(f"digest {report.head_digest}")
     return lines
 
 
-def _line(finding: evlog.Finding) -> str:
+def line_of(finding: evlog.Finding) -> str:
     place = finding.file if finding.offset is None else f"{finding.file} at offset {finding.offset}"
     if finding.position is not None:
         place += f" (position {finding.position})"
     return f"{finding.severity}: {finding.kind}: {place}: {finding.detail}"
 
 
-def _count(number: int, noun: str) -> str:
+def count_of(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
@@ -177,7 +145,7 @@ def _readable_losses(losses: tuple[evlog.Loss, ...]) -> list[str]:
     lines = []
     for loss in losses:
         span = f"{loss.first_position} to {loss.last_position}"
-        lines.append(f"lost: {_count(loss.events, 'event')} at positions {span} ({loss.file})")
+        lines.append(f"lost: {count_of(loss.events, 'event')} at positions {span} ({loss.file})")
         for name, versions in loss.streams.items():
             lines.append(f"  {name} version {_spans(versions)}")
     return lines

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from evlog.engine import Progress
     from evlog.files.check.repair import RepairReport
     from evlog.files.check.salvage import SalvageReport
-    from evlog.model.reports import VerifyReport
+    from evlog.model.reports import Backup, VerifyReport
 
 
 def exists(path: str | os.PathLike[str]) -> bool:
@@ -75,6 +75,37 @@ def repair_store(
     from evlog.files.check import repair
 
     return repair.repair_store(os.fspath(path), lock_timeout_seconds=lock_timeout, progress=progress)
+
+
+def backup_store(
+    path: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    links: bool = True,
+    progress: Progress | None = None,
+) -> Backup:
+    """Copy a store while others write to it, or bring an earlier copy up to date. Durable on return.
+
+    The copy is the store as it was at one moment of the run, and is used like any store. Writers do not wait.
+    A run that was interrupted leaves what the run before it left, and the next one continues.
+
+    Args:
+        out: a directory that is empty, does not exist, or holds an earlier backup of this store.
+        links: give sealed segments a second name (a hard link) instead of copying them, where the file
+            system allows it. They never change; but a fault of the device would hit both.
+        progress: as in `EventStore.verify`: of the copying, then of the check.
+
+    Raises:
+        StoreDiverged: somebody has appended to the copy.
+        NotAStore: there is something else at `out`.
+        LockTimeout: another backup into `out` is running.
+        StoreBusy: compactions replace segments faster than they can be copied.
+        CorruptionError: the log's end is damaged.
+        StoreFull, StoreIOError, StoreAccessDenied: the disk refuses; running it again continues.
+    """
+    from evlog.files import backup
+
+    return backup.backup_store(os.fspath(path), os.fspath(out), links=links, progress=progress)
 
 
 def salvage_store(

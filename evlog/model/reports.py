@@ -182,6 +182,26 @@ class VerifyReport(NamedTuple):
         }
 
 
+class Backup(NamedTuple):
+    """What a backup holds, and what this run did for it."""
+
+    position: int  # the last one in the copy
+    events: int
+    bytes: int  # of the copy's files
+    copied_bytes: int  # by this run
+    linked_bytes: int  # files of this run that source and copy share
+    findings: tuple[Finding, ...]  # what the check of the copy found
+
+    @property
+    def ok(self) -> bool:
+        """Whether no damage was found in the copy; notes may have been."""
+        return all(finding.severity != DAMAGE for finding in self.findings)
+
+    def as_object(self) -> dict[str, Any]:
+        """Return the report as it is printed in a pipe."""
+        return {"ok": self.ok} | self._asdict() | {"findings": [found._asdict() for found in self.findings]}
+
+
 class Removal(NamedTuple):
     """What a rule removes of one stream: events, and their bytes in the log."""
 

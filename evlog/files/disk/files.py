@@ -200,6 +200,41 @@ class Disk:
         finally:
             self.close(file)
 
+    def link(self, file: ReadFile, path: str) -> bool:
+        """Give an open file another name; False where the file system does not, or has another file there."""
+        try:
+            os.link(file.path, path, follow_symlinks=False)
+        except (OSError, NotImplementedError):
+            return False
+        if os.path.samestat(os.lstat(path), os.fstat(file.fd)):
+            return True
+        self.remove(path)
+        return False
+
+    def copy_file(self, source: ReadFile, path: str, length: int) -> None:
+        """Make a file that holds the first bytes of another one, synced; its name is not durable yet.
+
+        Where the file system can, both share the blocks on the device until one of them is changed.
+
+        Raises:
+            StoreFull, StoreIOError: part of the file may be there.
+        """
+        file = self.open(path, create=True, truncate=True)
+        try:
+            done = 0
+            while done < length:
+                count = _copy_range(source, file, min(_COPY_BYTES, length - done), done)
+                if not count:
+                    piece = source.read(min(_COPY_BYTES, length - done), done)
+                    if not piece:
+                        raise StoreIOError(source.path, f"it ends after {done} bytes instead of {length}")
+                    self.write_at(file, piece, done)
+                    count = len(piece)
+                done += count
+            self.sync(file)
+        finally:
+            self.close(file)
+
     def drop_cache(self, file: WriteFile | ReadFile, offset: int = 0) -> None:
         """Ask that later reads from the offset on come from the device, not from memory; a hint, no promise.
 
@@ -210,6 +245,16 @@ class Disk:
 
 
 DISK: Final = Disk()
+
+
+def _copy_range(source: ReadFile, target: WriteFile, length: int, offset: int) -> int:
+    """Copy within the kernel; return how many bytes were copied, 0 where it cannot."""
+    if not hasattr(os, "copy_file_range"):
+        return 0
+    try:
+        return os.copy_file_range(source.fd, target.fd, length, offset, offset)
+    except OSError:
+        return 0  # between file systems, say; an error of the device comes again
 
 
 def _write_error(error: OSError, path: str) -> EvlogError:
@@ -353,6 +398,7 @@ class ReadFile:
             os.close(self.fd)
 
 
+_COPY_BYTES: Final = 16 << 20
 _SURELY_BYTES: Final = 1 << 20
 _HOLE_BYTES: Final = 1 << 27
 _MAX_EXTENTS: Final = 10_000

@@ -1,0 +1,348 @@
+"""Backup: a consistent copy of a store, made while others write, and brought up to date by the next run.
+
+1. No lock of the source is taken. What is copied never changes: sealed segments, and the active log up to
+   frames that are on the device. A compaction that removes a segment meanwhile sends the run back to the
+   manifest that is there now.
+2. Sealed segments get a second name (a hard link) where the file system allows it: no command changes them,
+   in the source or in the copy. All else is copied.
+3. The copy's manifest is replaced last. Until then the copy is what the run before it left, so a run that was
+   killed anywhere is done again by the next one.
+4. Checkpoints are read before the log, and put in place after the manifest: no subscription of the copy is
+   ahead of its log, whenever the run is killed.
+5. At the end the copy is checked: all of it the first time, later what was new.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Final
+from zlib import crc32
+
+from evlog.engine import Progress
+from evlog.errors import CorruptionError, EvlogError, NotAStore, StoreBusy, StoreDiverged, StoreNotFound
+from evlog.files.check.segments import maybe_check_segment, missing_segment
+from evlog.files.check.task import SegmentTask
+from evlog.files.check.verify import verify_store
+from evlog.files.disk.file_lock import FileLock
+from evlog.files.disk.files import DISK, Disk, ReadFile
+from evlog.files.disk.opening import check_directory
+from evlog.files.format import paths
+from evlog.files.format.entries import ENTRY_BYTES
+from evlog.files.format.hashes import hash_ids
+from evlog.files.format.headers import FILE_HEADER_BYTES, FormatFault, NewerFormat, decode_file_header
+from evlog.files.format.manifest import Manifest, SegmentInfo
+from evlog.files.format.marks import DURABLE_MAGIC, MARK_BYTES, WRITTEN_MAGIC, Mark, encode_mark
+from evlog.files.log.active import ActiveSegment
+from evlog.files.log.crafted import refuses_crafted_content
+from evlog.files.log.log import Log
+from evlog.files.log.manifest_file import read_manifest, replace_manifest
+from evlog.files.log.parts import SegmentMoved
+from evlog.files.write.roll import sync_names
+from evlog.model.reports import Backup
+
+_ATTEMPTS: Final = 20
+_END_BYTES: Final = 4096  # of each end of a sealed file; with the length they tell two apart
+_NEEDED: Final = (paths.LOG, paths.COMPRESSED_LOG, "removed")
+_SUBSCRIPTION_FILES: Final = (".json", ".parked")  # in this order: what is parked must not be missed
+
+
+@refuses_crafted_content
+def backup_store(
+    store: str, out: str, *, links: bool = True, progress: Progress | None = None, disk: Disk = DISK
+) -> Backup:
+    """Copy a store, or bring an earlier copy of it up to date; durable when this returns.
+
+    Raises:
+        NotAStore: there is something else at `out`.
+        StoreDiverged: the copy has events that the store does not have.
+        LockTimeout: another backup into `out` is running.
+        StoreBusy: segments are replaced faster than they can be copied.
+        StoreFull, StoreIOError, CorruptionError: the next run continues.
+    """
+    log = Log(store)
+    is_new = _check_place(log, out)
+    disk.make_dir(out)
+    disk.make_dir(paths.segments_path(out))
+    lock = FileLock(paths.compaction_path(out), 0.0, disk, readable=False)
+    try:
+        with lock:
+            return _Run(log, out, links, progress, disk).run(is_new=is_new)
+    finally:
+        lock.close()
+
+
+class _Run:
+    """One run of a backup."""
+
+    def __init__(self, log: Log, out: str, links: bool, progress: Progress | None, disk: Disk) -> None:
+        self._log = log
+        self._out = out
+        self._links = links
+        self._progress = progress
+        self._disk = disk
+        self._copied = self._linked = 0  # bytes
+        self._fresh: set[int] = set()  # the tags of segments whose log was not there as it is now
+
+    def run(self, *, is_new: bool) -> Backup:
+        """Copy what is missing, make it the copy's content, remove what is not part of it, and check it."""
+        staged = self._stage_subscriptions()
+        manifest = self._copy_log()
+        self._disk.close(self._disk.open(paths.lock_path(self._out), create=True, readable=False))
+        sync_names(self._out, self._disk)  # the manifest must not outlive what it names
+        replace_manifest(self._out, manifest, self._disk)
+        self._put_subscriptions(staged)
+        self._remove_others(manifest)
+        return self._check(manifest, everything=is_new)
+
+    # --- the log
+
+    def _copy_log(self) -> Manifest:
+        for _ in range(_ATTEMPTS):
+            self._log.refresh()
+            try:
+                return self._copy_segments()
+            except (SegmentMoved, FileNotFoundError):
+                continue  # compacted meanwhile; what was copied and still counts is not copied again
+        raise StoreBusy(self._log.store)
+
+    def _copy_segments(self) -> Manifest:
+        log = self._log
+        manifest = log.manifest
+        *sealed, _ = manifest.segments
+        active = log.active.segment
+        end = self._settled_end(active)
+        sizes = [info.compressed_bytes or info.log_bytes for info in sealed]
+        total, done = sum(sizes) + end, 0
+        for info, size in zip(sealed, sizes, strict=True):
+            self._copy_sealed(info)
+            done += size
+            if self._progress is not None:
+                self._progress(done, total)
+        self._copy_active(active, end)
+        self._copy_if_there(paths.filter_path(log.store), paths.filter_path(self._out), link=False)
+        if self._progress is not None:
+            self._progress(total, total)
+        return manifest
+
+    def _settled_end(self, active: ActiveSegment) -> int:
+        """Return up to which offset the active log can be copied: nothing takes back what is before it."""
+        with self._log.mutex:
+            end = active.end
+        marks = self._log.marks()
+        known = max(FILE_HEADER_BYTES, marks.durable_offset, active.durable)
+        if known >= end:
+            return end
+        if marks.suspect is None and active.is_on_device(self._disk, end, known):
+            return end
+        self._log.raise_damage()
+        return min(known, end)
+
+    def _copy_sealed(self, info: SegmentInfo) -> None:
+        for suffix in paths.SUFFIXES:
+            if suffix in _NEEDED:
+                is_there = suffix == info.log_suffix or (suffix == "removed" and info.removed_bytes)
+                if not is_there:
+                    continue
+                if self._copy(_path(self._log.store, info, suffix), _path(self._out, info, suffix)):
+                    self._fresh.add(info.tag)
+            else:
+                self._copy_if_there(_path(self._log.store, info, suffix), _path(self._out, info, suffix))
+
+    def _copy_active(self, active: ActiveSegment, end: int) -> None:
+        """Copy the active log and its entries up to the end of a frame, and note that in the marks."""
+        info, disk = active.info, self._disk
+        count = active.count_before(end)
+        rows = bytes(active.entries[: count * ENTRY_BYTES])
+        entries = ReadFile(active.offsets_path).read(FILE_HEADER_BYTES, 0) + rows
+        path = _path(self._out, info, paths.LOG)
+        disk.copy_file(ReadFile(active.log_path), path + paths.TEMPORARY, end)
+        disk.replace(path + paths.TEMPORARY, path)
+        self._replace(_path(self._out, info, "offsets"), entries)
+        self._replace(paths.durable_path(self._out), _marks(active, rows, count, end))
+        self._copied += end + len(entries)
+        self._fresh.add(info.tag)
+
+    # --- files
+
+    def _copy_if_there(self, source: str, target: str, *, link: bool = True) -> None:
+        """Copy a derived file; without it, it is built again."""
+        try:
+            self._copy(source, target, link=link)
+        except FileNotFoundError:
+            return
+
+    def _copy(self, source: str, target: str, *, link: bool = True) -> bool:
+        """Copy or link a file that never changes; return False if it is there already."""
+        file = ReadFile(source)
+        size = file.size()
+        if link and _is_same(file, target):
+            return False
+        temporary = target + paths.TEMPORARY
+        self._disk.remove(temporary)
+        if link and self._links and self._disk.link(file, temporary):
+            self._linked += size
+        else:
+            self._disk.copy_file(file, temporary, size)
+            self._copied += size
+        self._disk.replace(temporary, target)
+        return True
+
+    def _replace(self, path: str, content: bytes) -> None:
+        self._disk.create_file(path + paths.TEMPORARY, content)
+        self._disk.replace(path + paths.TEMPORARY, path)
+
+    # --- subscriptions
+
+    def _stage_subscriptions(self) -> list[str]:
+        """Copy checkpoints and parked events under temporary names; return the names that they will have."""
+        source, target = paths.subscriptions_path(self._log.store), paths.subscriptions_path(self._out)
+        try:
+            check_directory(f"{source}/")
+            names = os.listdir(source)
+        except FileNotFoundError:
+            return []
+        self._disk.make_dir(target)
+        staged = []
+        for suffix in _SUBSCRIPTION_FILES:
+            for name in sorted(names):
+                if name.endswith(suffix) and paths.maybe_parse_subscription_name(name):
+                    try:
+                        file = ReadFile(f"{source}/{name}")
+                    except FileNotFoundError:
+                        continue  # deleted meanwhile
+                    self._disk.copy_file(file, f"{target}/{name}{paths.TEMPORARY}", file.size())
+                    self._copied += file.size()
+                    staged.append(name)
+        return staged
+
+    def _put_subscriptions(self, staged: list[str]) -> None:
+        directory = paths.subscriptions_path(self._out)
+        for name in reversed(staged):  # what is parked before the checkpoint that counts on it
+            self._disk.replace(f"{directory}/{name}{paths.TEMPORARY}", f"{directory}/{name}")
+        if os.path.isdir(directory):
+            kept = set(staged)
+            for name in os.listdir(directory):
+                if name.endswith((*_SUBSCRIPTION_FILES, paths.TEMPORARY)) and name not in kept:
+                    self._disk.remove(f"{directory}/{name}")
+            self._disk.sync_dir(directory)
+
+    # --- the end
+
+    def _remove_others(self, manifest: Manifest) -> None:
+        """Remove what a compaction of the source has replaced, and what a killed run left."""
+        named = {(info.first_position, info.generation): info for info in manifest.segments}
+        directory = paths.segments_path(self._out)
+        for name in os.listdir(directory):
+            meaning = paths.maybe_parse_segment_name(name)
+            if meaning is None:
+                is_left = name.endswith(paths.TEMPORARY)
+            else:
+                info = named.get(meaning[:2])
+                logs = (paths.LOG, paths.COMPRESSED_LOG)
+                is_left = info is None or (meaning.suffix in logs and meaning.suffix != info.log_suffix)
+            if is_left:
+                self._disk.remove(f"{directory}/{name}")
+
+    def _check(self, manifest: Manifest, *, everything: bool) -> Backup:
+        report = verify_store(self._out, quick=not everything, progress=self._progress)
+        findings = list(report.findings)
+        if not everything:
+            for info in manifest.segments:
+                if info.tag in self._fresh:
+                    size = info.log_bytes or os.stat(_path(self._out, info, info.log_suffix)).st_size
+                    task = SegmentTask(self._out, manifest.store_id_bytes, info, size)
+                    findings += (maybe_check_segment(task) or missing_segment(task)).findings
+        return Backup(
+            report.position, report.events, report.bytes, self._copied, self._linked, tuple(findings)
+        )
+
+
+def _marks(active: ActiveSegment, rows: bytes, count: int, end: int) -> bytes:
+    time_us = active.record(count - 1)[5] if count else 0
+    written = encode_mark(WRITTEN_MAGIC, Mark(active.tag, end, count, crc32(rows), time_us))
+    return written + bytes(MARK_BYTES) + encode_mark(DURABLE_MAGIC, Mark(active.tag, end))
+
+
+def _path(store: str, info: SegmentInfo, suffix: str) -> str:
+    return paths.segment_path(store, info.first_position, info.generation, suffix)
+
+
+def _is_same(file: ReadFile, path: str) -> bool:
+    """Return whether the path has this file, or a copy of it, by its length and its ends.
+
+    Each sealed file begins with a header that names its segment by a random tag.
+    """
+    try:
+        other = ReadFile(path)
+    except (FileNotFoundError, EvlogError):
+        return False
+    if os.path.samestat(os.fstat(file.fd), os.fstat(other.fd)):
+        return True
+    size = file.size()
+    ends = (0, max(0, size - _END_BYTES))
+    return size == other.size() and all(
+        file.read(_END_BYTES, at) == other.read(_END_BYTES, at) for at in ends
+    )
+
+
+# --- the place
+
+
+def _check_place(log: Log, out: str) -> bool:
+    """Return whether `out` can become a backup of the store; False if it is one already.
+
+    Raises:
+        NotAStore, StoreDiverged: it can not.
+    """
+    source, target = os.path.realpath(log.store), os.path.realpath(out)
+    if target == source or target.startswith(f"{source}/"):
+        raise NotAStore(out, "it is the store itself, or in it")
+    try:
+        names = os.listdir(out)
+    except FileNotFoundError:
+        return True
+    except NotADirectoryError:
+        raise NotAStore(out, "it is a file") from None
+    try:
+        found = read_manifest(out)
+    except StoreNotFound:
+        _check_leftovers(log, out, names)
+        return True
+    if found.store_id != log.manifest.store_id:
+        raise NotAStore(out, "it is another store, not a copy of this one")
+    _check_history(log, out)
+    return False
+
+
+def _check_leftovers(log: Log, out: str, names: list[str]) -> None:
+    """Raise NotAStore unless there is only what a killed first run leaves: files of this store."""
+    own = paths.INIT_LEFTOVERS | {paths.COMPACTION, paths.SUBSCRIPTIONS, paths.DURABLE + paths.TEMPORARY}
+    foreign = sorted(set(names) - own)
+    if foreign:
+        raise NotAStore(out, f"the directory holds {foreign[0]!r} and no manifest.json")
+    directory = paths.segments_path(out)
+    for name in os.listdir(directory) if os.path.isdir(directory) else ():
+        meaning = paths.maybe_parse_segment_name(name)
+        if meaning is None or meaning.suffix != paths.LOG:
+            continue
+        try:
+            header = decode_file_header(ReadFile(f"{directory}/{name}").read(FILE_HEADER_BYTES, 0))
+        except (FormatFault, NewerFormat):
+            header = None
+        if header is None or header.store_id != log.manifest.store_id_bytes:
+            raise NotAStore(out, f"it holds {name!r} of another store, and no manifest.json")
+
+
+def _check_history(log: Log, out: str) -> None:
+    """Raise StoreDiverged if the copy was appended to: its last event must be the source's, by its id."""
+    try:
+        parts = [part for part in Log(out).parts() if part.count]
+        if not parts:
+            return
+        last = parts[-1].segment.record(parts[-1].count - 1)
+    except (CorruptionError, FileNotFoundError):
+        return  # what is damaged in the copy is copied again
+    position, id = last[0], last[4]
+    found = log.retry_on_compaction(lambda: log.find_ids([id], hash_ids([id]))).get(0)
+    if found is None or (found[0] if isinstance(found, tuple) else found.position) != position:
+        raise StoreDiverged(out, log.store, position)

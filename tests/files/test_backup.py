@@ -1,0 +1,293 @@
+"""Backup: a copy of one moment, whoever writes meanwhile, and however often a run is killed."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import evlog
+from evlog.errors import LockTimeout, NotAStore, StoreDiverged, UnsafeFile
+from evlog.files.backup import backup_store
+from evlog.files.disk.file_lock import FileLock
+from evlog.files.disk.files import Disk, ReadFile, WriteFile
+from evlog.files.format.paths import compaction_path
+from evlog.store import EventStore
+from tests.support.helpers import new, small_store
+
+
+@pytest.fixture
+def store(memory_path: Path) -> Iterator[EventStore]:
+    """Three sealed segments and an active one, a policy, and a subscription that has parked an event."""
+    with small_store(memory_path / "store", segment_events=5) as store:
+        for number in range(17):
+            store.append(f"s-{number % 3}", [new(number)])
+        store.set_retention("s-0", max_count=2)
+        with store.subscribe("sub", follow=False) as subscription:
+            for event in subscription:
+                if event.position == 3:
+                    subscription.park(event, "wrong", 1)
+                if event.position == 7:
+                    break
+        yield store
+
+
+@pytest.fixture
+def out(memory_path: Path) -> str:
+    return str(memory_path / "out")
+
+
+def content(path: str) -> list[tuple[object, ...]]:
+    with evlog.open(path) as store:
+        events = [
+            (e.position, e.stream, e.version, e.id, e.data, e.time)
+            for e in store.read_all(include_system=True)
+        ]
+        parked = [
+            (name.name, name.position, [parked.position for parked in store.parked(name.name)])
+            for name in store.subscriptions()
+        ]
+    return [*events, *parked]
+
+
+def test_a_copy_has_everything_and_is_a_store(store: EventStore, out: str) -> None:
+    done = evlog.backup_store(store.path, out)
+    assert done.ok
+    assert (done.position, done.events) == (store.head, 18)
+    assert content(out) == content(store.path)
+    assert evlog.verify_store(out).digest == store.verify().digest
+    with evlog.open(out) as copy:
+        assert copy.append("s-1", [new()]).first_position == done.position + 1
+        assert copy.verify().ok
+
+
+def test_the_next_run_copies_what_is_new(store: EventStore, out: str) -> None:
+    first = backup_store(store.path, out)
+    inodes = {name: os.stat(f"{out}/segments/{name}").st_ino for name in os.listdir(f"{out}/segments")}
+    for number in range(4):
+        store.append("more", [new(number)])
+    second = backup_store(store.path, out)
+    assert second.ok
+    assert content(out) == content(store.path)
+    sealed = [name for name in inodes if name.startswith("00000000000000000001.")]
+    assert len(sealed) >= 5
+    assert all(os.stat(f"{out}/segments/{name}").st_ino == inodes[name] for name in sealed)
+    assert 0 < second.linked_bytes < first.linked_bytes
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_what_is_done_to_the_copy_leaves_the_store_alone(store: EventStore, out: str, links: bool) -> None:
+    done = backup_store(store.path, out, links=links)
+    assert bool(done.linked_bytes) == links
+    before = content(store.path)
+    with evlog.open(out) as copy:
+        for number in range(12):
+            copy.append("s-0", [new(number)])
+        copy.compact(force=True)
+        copy.compact(compress=True, force=True)
+        assert copy.verify().ok
+    assert content(store.path) == before
+    assert store.verify().findings == ()
+    store.append("s-0", [new()])
+
+
+def test_it_follows_a_compaction(store: EventStore, out: str) -> None:
+    backup_store(store.path, out)
+    store.compact(force=True)
+    assert backup_store(store.path, out).ok
+    assert content(out) == content(store.path)
+    assert evlog.verify_store(out).findings == ()
+    names = {name for name in os.listdir(f"{store.path}/segments") if name != "filter"}
+    assert names >= {name for name in os.listdir(f"{out}/segments") if name != "filter"}
+
+
+class Interfering(Disk):
+    """Does something once, before the n-th change of the copy."""
+
+    def __init__(self, step: int, act: object) -> None:
+        self.left = step
+        self.act = act
+
+    def _step(self) -> None:
+        self.left -= 1
+        if self.left == 0:
+            self.act()  # type: ignore[operator]
+
+    def write_at(self, file: WriteFile, data: bytes, offset: int) -> None:
+        self._step()
+        super().write_at(file, data, offset)
+
+    def copy_file(self, source: ReadFile, path: str, length: int) -> None:
+        self._step()
+        super().copy_file(source, path, length)
+
+    def link(self, file: ReadFile, path: str) -> bool:
+        self._step()
+        return super().link(file, path)
+
+    def replace(self, source: str, target: str) -> None:
+        self._step()
+        super().replace(source, target)
+
+    def remove(self, path: str) -> None:
+        self._step()
+        super().remove(path)
+
+
+class Killed(BaseException):
+    """The process dies here."""
+
+
+def kill() -> None:
+    raise Killed
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["the first run", "a later run, after a compaction"])
+def test_killed_at_any_step_it_leaves_the_copy_before_or_none_and_the_next_run_is_right(
+    memory_path: Path, store: EventStore, again: bool
+) -> None:
+    first = str(memory_path / "first")
+    backup_store(store.path, first)
+    if again:
+        store.append("s-1", [new(number) for number in range(3)])
+        store.compact(force=True)
+        with store.subscribe("sub", follow=False) as subscription:
+            for event in subscription:
+                if event.position == 11:
+                    break
+    wanted = content(store.path)
+    step = 0
+    while True:
+        step += 1
+        out = str(memory_path / f"out-{step}")
+        if again:
+            backup_store(first, out, links=False)
+        disk = Interfering(step, kill)
+        try:
+            backup_store(store.path, out, disk=disk)
+        except Killed:
+            pass
+        if evlog.exists(out):
+            with evlog.open(out) as copy:
+                for listed in copy.subscriptions():
+                    assert listed.position <= copy.head
+            assert evlog.verify_store(out).ok
+        else:
+            assert not again
+        assert backup_store(store.path, out).ok
+        assert content(out) == wanted
+        assert not [name for name in os.listdir(f"{out}/segments") if name.endswith(".tmp")]
+        if disk.left > 0:
+            assert step > 20
+            return
+
+
+def test_a_compaction_meanwhile_sends_it_back(memory_path: Path, store: EventStore) -> None:
+    step = 0
+    while True:
+        step += 1
+        source = str(memory_path / f"store-{step}")
+        backup_store(store.path, source, links=False)
+        before = content(source)
+        with evlog.open(source) as other:
+            disk = Interfering(step, lambda: other.compact(force=True))
+            out = str(memory_path / f"out-{step}")
+            assert backup_store(source, out, disk=disk).ok
+            assert evlog.verify_store(out).digest is not None
+            assert content(out) in (before, content(source))
+        if disk.left > 0:
+            return
+
+
+def test_writers_and_a_compaction_go_on_and_the_copy_is_a_prefix(memory_path: Path, out: str) -> None:
+    path = str(memory_path / "store")
+    small_store(path, segment_events=20).close()
+    stop = threading.Event()
+
+    def write(name: str) -> None:
+        with evlog.open(path) as store:
+            number = 0
+            while not stop.is_set():
+                number += 1
+                store.append(f"w-{name}", [new(number), new(number)])
+
+    threads = [threading.Thread(target=write, args=(name,)) for name in "abcd"]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(8):
+            assert backup_store(path, out).ok
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    everything, copied = content(path), content(out)
+    assert copied == everything[: len(copied)]
+    assert len(copied) % 2 == 0
+
+
+def test_what_a_writer_without_sync_acknowledged_is_in_the_copy(memory_path: Path, out: str) -> None:
+    with small_store(memory_path / "store", sync="none") as store:
+        store.append("s", [new(), new()])
+        assert backup_store(store.path, out).events == 2
+
+
+def test_a_copy_that_was_appended_to_is_not_touched(store: EventStore, out: str) -> None:
+    backup_store(store.path, out)
+    with evlog.open(out) as copy:
+        copy.append("mine", [new()])
+    before = content(out)
+    with pytest.raises(StoreDiverged) as caught:
+        backup_store(store.path, out)
+    assert caught.value.position == 19
+    store.append("other", [new()])  # at the same position
+    with pytest.raises(StoreDiverged):
+        backup_store(store.path, out)
+    assert content(out) == before
+
+
+def test_a_place_with_anything_else_is_refused(store: EventStore, memory_path: Path, out: str) -> None:
+    for wrong in (store.path, f"{store.path}/segments/x"):
+        with pytest.raises(NotAStore, match="the store itself"):
+            backup_store(store.path, wrong)
+    Path(out).mkdir()
+    Path(out, "thesis.txt").write_text("important")
+    with pytest.raises(NotAStore, match="thesis"):
+        backup_store(store.path, out)
+    other = str(memory_path / "other")
+    small_store(other).close()
+    with pytest.raises(NotAStore, match="another store"):
+        backup_store(store.path, other)
+    os.unlink(f"{other}/manifest.json")
+    with pytest.raises(NotAStore, match="of another store"):
+        backup_store(store.path, other)
+    assert os.listdir(out) == ["thesis.txt"]
+
+
+def test_one_run_at_a_time(store: EventStore, out: str) -> None:
+    backup_store(store.path, out)
+    with FileLock(compaction_path(out), 0.0), pytest.raises(LockTimeout):
+        backup_store(store.path, out)
+
+
+def test_damage_is_found_in_the_copy(store: EventStore, out: str) -> None:
+    log = Path(store.path, "segments/00000000000000000001.0.log")
+    raw = bytearray(log.read_bytes())
+    raw[-5] ^= 1
+    log.write_bytes(raw)
+    done = backup_store(store.path, out)
+    assert not done.ok
+    assert done.findings[0].file == "segments/00000000000000000001.0.log"
+
+
+def test_a_link_in_the_store_is_not_followed(store: EventStore, out: str, memory_path: Path) -> None:
+    secret = memory_path / "secret"
+    secret.write_text("secret")
+    log = Path(store.path, "segments/00000000000000000001.0.log")
+    log.unlink()
+    log.symlink_to(secret)
+    with pytest.raises(UnsafeFile):
+        backup_store(store.path, out)
