@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from evlog.cli._support.parameters import Given
     from evlog.store import EventStore
     from evlog.transfer.compare import Comparison
-    from evlog.transfer.mirror import Mirror, MirrorPlan, MirrorResult
+    from evlog.transfer.mirrors import Mirror, MirrorPlan, MirrorResult
 
 HELP: Final = """Copy a store into another one, on any two engines, exactly once.
 

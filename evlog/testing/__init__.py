@@ -28,6 +28,7 @@ pytest.register_assert_rewrite(
             "conditions",
             "deciding",
             "following",
+            "mirroring",
             "reading",
             "retention",
             "subscriptions",
@@ -43,6 +44,7 @@ from evlog.testing.comparison import Comparison, RandomTests, compare_with_direc
 from evlog.testing.conditions import ConditionTests  # noqa: E402
 from evlog.testing.deciding import DecideTests  # noqa: E402
 from evlog.testing.following import FollowTests  # noqa: E402
+from evlog.testing.mirroring import MirrorTests  # noqa: E402
 from evlog.testing.reading import ReadTests  # noqa: E402
 from evlog.testing.retention import RetentionTests  # noqa: E402
 from evlog.testing.subscriptions import SubscriptionTests  # noqa: E402
@@ -58,6 +60,7 @@ __all__ = [
     "DecideTests",
     "EngineTests",
     "FollowTests",
+    "MirrorTests",
     "NewStore",
     "OpenStore",
     "RandomTests",
@@ -77,6 +80,7 @@ class Conformance(
     FollowTests,
     SubscriptionTests,
     RetentionTests,
+    MirrorTests,
     TagTests,
     ConditionTests,
     DecideTests,

@@ -1,13 +1,13 @@
 """Moving events between stores: mirrors. Built on the public store and the seam of `evlog/engine.py`.
 
-mirror.py          `mirror` and `Mirror`: copies one store into another, exactly once. Read this first
+mirrors.py         `mirror` and `Mirror`: copies one store into another, exactly once. Read this first
 pieces.py          the source's history in pieces, read ahead
 subscriptions.py   what named subscriptions keep, copied
 compare.py         both stores, event by event
 """
 
 from evlog.transfer.compare import Comparison, Difference
-from evlog.transfer.mirror import Mirror, MirrorPlan, MirrorResult, mirror, plan_mirror, promote
+from evlog.transfer.mirrors import Mirror, MirrorPlan, MirrorResult, mirror, plan_mirror, promote
 
 __all__ = [
     "Comparison",

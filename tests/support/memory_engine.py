@@ -356,7 +356,8 @@ def select(
 def matches(event: Event, filter: EventFilter) -> bool:
     """Whether a filter selects an event."""
     return (
-        filter.stream in (None, event.stream)
+        (filter.include_system or filter.stream is not None or not event.stream.startswith("$"))
+        and filter.stream in (None, event.stream)
         and filter.category in (None, event.category)
         and (filter.types is None or event.type in filter.types)
         and set(filter.tags).issubset(event.tags)

@@ -20,6 +20,7 @@ from evlog.errors import MirrorConflict, StoreUnreachable
 from evlog.model.events import (
     CONTENT_TYPES,
     JSON_CODE,
+    TAGS_BEGIN,
     Event,
     category_of,
     check_readable_name,
@@ -38,7 +39,7 @@ _PAGE_ROWS: Final = 2000
 _RETRY_SECONDS: Final = 30.0  # a failover takes some seconds
 _REFUSED_BY_JSON: Final = frozenset({"22P02", "22P05", "54001"})
 _EVENT_COLUMNS: Final = (
-    "id, stream_id, stream_type, event_type, event_data, raw, content_type, metadata, version, "
+    "id, stream_id, stream_type, event_type, event_data, raw, content_type, metadata, tags, version, "
     "global_position, frame, created_at"
 )
 _COPY_HEADER: Final = b"PGCOPY\n\xff\r\n\0" + bytes(8)
@@ -46,7 +47,9 @@ _COPY_END: Final = b"\xff\xff"
 _SIZE: Final = Struct("!i").pack
 _NUMBERS: Final = Struct("!iqiqiqiq").pack  # four columns of 8 bytes, each after its size
 _NULL: Final = _SIZE(-1)
-_ROW_HEAD: Final = Struct("!hi").pack(12, 16)  # twelve columns; the first is an id of 16 bytes
+_ROW_HEAD: Final = Struct("!hi").pack(13, 16)  # thirteen columns; the first is an id of 16 bytes
+_ARRAY_HEAD: Final = Struct("!iiiii").pack  # dimensions, has nulls, type of the items, their number, 1
+_TEXT_TYPE: Final = 25
 _EPOCH_2000_US: Final = 946_684_800_000_000
 _CODES: Final = [_SIZE(len(name)) + name.encode() for name in CONTENT_TYPES]
 
@@ -219,9 +222,16 @@ def _event_rows(piece: HistoryPiece, raw_json: bool) -> bytes:
             sized + _NULL if is_json else _NULL + sized,
             _CODES[code],
             _NULL if metadata is None else _SIZE(len(metadata)) + metadata,
+            _tags(event) if metadata is not None and metadata.startswith(TAGS_BEGIN) else _NULL,
             _NUMBERS(8, version, 8, position, 8, frame, 8, time_us - _EPOCH_2000_US),
         )
     return b"".join(rows)
+
+
+def _tags(event: Event) -> bytes:
+    tags = event.tags
+    raw = _ARRAY_HEAD(1, 0, _TEXT_TYPE, len(tags), 1) + b"".join(map(_text, tags))
+    return _SIZE(len(raw)) + raw
 
 
 def _text(text: str) -> bytes:

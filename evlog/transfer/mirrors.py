@@ -168,18 +168,27 @@ class Mirror:
 
     Args:
         source, destination, merge: as `mirror`.
+        piece_events: this many are appended at once, more only where one append at the source has more.
 
     Raises:
         InvalidArgument: both are the same store.
         MirrorBusy, MirrorConflict: as `mirror`; from entering it.
     """
 
-    def __init__(self, source: EventStore, destination: EventStore, *, merge: bool = False) -> None:
+    def __init__(
+        self,
+        source: EventStore,
+        destination: EventStore,
+        *,
+        merge: bool = False,
+        piece_events: int = PIECE_EVENTS,
+    ) -> None:
         if source.engine.store_id == destination.engine.store_id:
             raise InvalidArgument("source and destination are the same store; name two")
         self._source: Engine = source.engine
         self._destination: Engine = destination.engine
         self._merge = merge
+        self._piece_events = piece_events
         self._lock: CheckpointStore | None = None  # held while it is entered
         self._feed: Feed | None = None
         self._stopped = False  # set by any thread
@@ -335,7 +344,7 @@ class Mirror:
         begin = self._position
         if end <= begin or self._moved:
             return
-        piece_events = min(PIECE_EVENTS, self._most_events() or PIECE_EVENTS)
+        piece_events = min(self._piece_events, self._most_events() or self._piece_events)
         pieces = read_pieces(self._source, begin, end, piece_events)
         if end - begin <= piece_events:
             for piece in pieces:

@@ -1,0 +1,317 @@
+"""Mirrors to and from a directory: nothing changes on the way, nothing comes twice, and both ends know it."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+import evlog
+from evlog import Event, EventStore, NewEvent
+from evlog.model.filters import EVERYTHING
+from evlog.model.history import HistoryPiece, Standing
+from evlog.testing.base import LONG_SECONDS, EngineTests, OpenStore, new, numbers, run_to_end
+from evlog.transfer import plan_mirror, promote
+
+
+def everything(store: EventStore) -> list[Event]:
+    """Return all events, with the store's own."""
+    return list(store.engine.read_all(0, None, EVERYTHING, reverse=False, limit=None))
+
+
+def bad_above_five(event: Event) -> None:
+    """Fail for some numbers: their events are parked."""
+    if int(event.data) > 5:
+        raise ValueError(int(event.data))
+
+
+class MirrorTests(EngineTests):
+    """The other end is a store in a directory."""
+
+    @pytest.fixture
+    def directory(self, tmp_path: os.PathLike[str]) -> Iterator[EventStore]:
+        with evlog.open(f"{tmp_path}/other", create=True, segment_events=16) as opened:
+            yield opened
+
+    @pytest.fixture
+    def varied(self, directory: EventStore) -> EventStore:
+        """Events of every kind, policies, a deleted stream, and gaps where events were removed."""
+        for number in range(30):
+            stream = ("a-0", "a-1", "b-0", "c")[number % 4]
+            directory.append(
+                stream, [new(number, id=UUID(int=2 * number + 1)), new(number, "U", tags=["t:1"])]
+            )
+        directory.append_many([("a-0", [new(100), new(101)]), ("d", [new(102)]), ("a-0", [new(103)])])
+        directory.set_retention("a-0", max_count=4)
+        directory.set_retention(category="b", max_count=2)
+        directory.delete_stream("c")
+        directory.compact()
+        raw = b'{"b":1,"a":1.0e3,"b":2,"n":1e400,"u":"\\u0000"}'
+        directory.append("s", [NewEvent("J", raw, metadata={"$correlationId": "\u00e9"}, tags=["x", 'y"'])])
+        directory.append("s", [NewEvent("T", "line\nline\x00", content_type="text")])
+        directory.append("s-\u00fc", [NewEvent("B", bytes(range(256)), content_type="binary", metadata={})])
+        return directory
+
+    def test_everything_is_the_same_there_and_back(
+        self, varied: EventStore, store: EventStore, tmp_path: os.PathLike[str]
+    ) -> None:
+        there = evlog.mirror(varied, store)
+        assert (there.position, there.events, there.lost) == (varied.head, len(everything(varied)), 0)
+        assert there.removed == varied.head - there.events > 0
+        with evlog.open(f"{tmp_path}/back", create=True) as back:
+            assert evlog.mirror(store, back)[:2] == there[:2]
+            for mirror in (store, back):
+                assert everything(mirror) == everything(varied)
+                assert mirror.head == varied.head
+                assert mirror.verify().ok
+                assert [*mirror.engine.read_removed(0, mirror.head)] == [
+                    *varied.engine.read_removed(0, varied.head)
+                ]
+            names = [info.name for info in varied.streams(include_deleted=True)]
+            assert [back.stream_version(name) for name in names] == [
+                varied.stream_version(name) for name in names
+            ]
+            assert list(back.streams(include_system=True)) == list(varied.streams(include_system=True))
+            assert back.policies() == varied.policies()
+            assert evlog.Mirror(varied, store).check().digest == evlog.Mirror(store, back).check().digest
+
+    def test_what_the_engine_has_written_is_the_same_in_a_directory(
+        self, filled: EventStore, directory: EventStore
+    ) -> None:
+        if filled.capabilities.retention:
+            filled.set_retention("a-0", max_count=1)
+            filled.delete_stream("b-1")
+        if filled.capabilities.compaction:
+            filled.compact()
+        evlog.mirror(filled, directory)
+        assert everything(directory) == everything(filled)
+        assert directory.verify().ok
+        assert evlog.Mirror(filled, directory).check().ok
+        assert directory.engine.find_ids([UUID(int=1).bytes]) == {UUID(int=1).bytes: 1}
+
+    def test_the_next_run_continues_where_the_destination_is(
+        self, filled: EventStore, directory: EventStore
+    ) -> None:
+        assert evlog.mirror(filled, directory).events == 20
+        assert evlog.mirror(filled, directory).events == 0
+        filled.append("a-0", [new(20), new(21)])
+        assert plan_mirror(filled, directory)[:3] == (20, 22, 2)
+        assert evlog.mirror(filled, directory).events == 2
+        assert everything(directory) == everything(filled)
+
+    def test_what_was_appended_together_stays_together(
+        self, directory: EventStore, store: EventStore
+    ) -> None:
+        for count in (1, 3, 1, 2):
+            directory.append("a", [new(n) for n in range(count)])
+        with evlog.Mirror(directory, store, piece_events=2) as mirror:
+            mirror.copy()
+        frames = [frame for frame, _ in store.engine.read_frames(0, store.head)]
+        ends = {position for position in range(1, 7) if frames[position] != frames[position - 1]}
+        assert ends <= {1, 4, 5}
+
+    def test_a_piece_is_appended_at_the_end_of_its_own_mirror_only(
+        self, filled: EventStore, directory: EventStore
+    ) -> None:
+        events = [event for _, event in filled.engine.read_frames(0, 20)]
+        piece = HistoryPiece(filled.engine.store_id, 0, 20, events, [1] * 20)
+        with pytest.raises(evlog.MirrorConflict):
+            directory.engine.append_history(piece)
+        directory.engine.change_standing(Standing(), Standing(mirror_of=filled.engine.store_id))
+        for after, end in ((1, 20), (5, 20)):
+            late = HistoryPiece(filled.engine.store_id, after, end, events[after:end], [1] * (end - after))
+            with pytest.raises(evlog.MirrorConflict):
+                directory.engine.append_history(late)
+        directory.engine.append_history(piece)
+        with pytest.raises(evlog.MirrorConflict):
+            directory.engine.append_history(piece)
+        assert everything(directory) == events
+
+    # --- what a mirror refuses
+
+    def test_a_mirror_refuses_every_other_change(
+        self, directory: EventStore, store: EventStore, other: EventStore
+    ) -> None:
+        directory.append("a-0", [new(-1), new(0)])
+        directory.set_retention("a-0", max_count=1)
+        other.has_stream("a-0")
+        evlog.mirror(directory, store)
+        changes: list[Callable[[], object]] = [
+            lambda: store.append("a-0", [new(1)]),
+            lambda: other.append("b", [new(1)]),
+            lambda: store.subscribe("n"),
+        ]
+        if store.capabilities.retention:
+            changes += [
+                lambda: store.set_retention("a-0", max_count=2),
+                lambda: store.delete_stream("a-0"),
+                store.compact,
+            ]
+        for change in changes:
+            with pytest.raises(evlog.StoreIsMirror) as caught:
+                change()
+            assert caught.value.mirror_of == directory.engine.store_id
+        assert store.standing.mirror_of == directory.engine.store_id
+        assert everything(store) == everything(directory)
+        with store.subscribe(follow=False) as run:
+            assert numbers(run) == [-1, 0]
+        promote(store)
+        assert store.append("a-0", [new(1)]).first_version == 3
+        assert store.standing == Standing()
+
+    def test_a_destination_with_other_events_is_refused(
+        self, filled: EventStore, directory: EventStore, open_store: OpenStore
+    ) -> None:
+        directory.append("x", [new(0)])
+        with pytest.raises(evlog.MirrorConflict):
+            evlog.mirror(filled, directory)
+        with pytest.raises(evlog.MirrorConflict):
+            evlog.mirror(directory, filled)
+        assert (directory.head, filled.head) == (1, 20)
+        with open_store() as same, pytest.raises(evlog.InvalidArgument):
+            evlog.mirror(filled, same)
+
+    def test_two_mirrors_to_one_destination_do_not_run_at_once(
+        self, directory: EventStore, store: EventStore, other: EventStore
+    ) -> None:
+        with evlog.Mirror(directory, store):
+            with pytest.raises(evlog.MirrorBusy):
+                evlog.mirror(directory, other)
+            with pytest.raises(evlog.MirrorBusy):
+                promote(other)
+        evlog.mirror(directory, other)
+
+    # --- merging
+
+    def test_a_merge_appends_what_is_new(self, filled: EventStore, directory: EventStore) -> None:
+        directory.append("a-0", [new(0, "T", id=UUID(int=1)), new(100)])
+        assert plan_mirror(filled, directory, merge=True).events == 20
+        done = evlog.mirror(filled, directory, merge=True)
+        assert (done.events, done.duplicates) == (19, 1)
+        assert sorted(numbers(directory.read_all())) == [*range(20), 100]
+        assert [event.version for event in directory.read("a-0")] == list(range(1, 7))
+        filled.append("a-0", [new(20)])
+        assert evlog.mirror(filled, directory, merge=True)[1:3] == (1, 0)
+        assert evlog.Mirror(filled, directory, merge=True).check().ok
+        directory.append("a-0", [new(101)])
+        assert directory.verify().ok
+
+    def test_a_merge_ends_at_an_id_with_other_content(
+        self, filled: EventStore, directory: EventStore
+    ) -> None:
+        directory.append("a-0", [new(99, "T", id=UUID(int=9))])
+        with pytest.raises(evlog.IdConflict):
+            evlog.mirror(filled, directory, merge=True)
+        found = evlog.Mirror(filled, directory, merge=True).check()
+        assert found.ok  # nothing was copied
+
+    def test_a_directory_is_merged_into_the_engine(self, filled: EventStore, directory: EventStore) -> None:
+        directory.append("a-0", [new(0, "T", id=UUID(int=1)), new(100)])
+        directory.set_retention("a-0", max_count=9)
+        assert evlog.mirror(directory, filled, merge=True)[1:3] == (1, 1)
+        assert evlog.mirror(directory, filled, merge=True)[1:3] == (0, 0)
+        assert numbers(filled.read("a-0")) == [0, 4, 8, 12, 16, 100]
+        assert filled.policies() == []
+
+    # --- subscriptions and moving
+
+    def test_subscriptions_continue_at_the_destination_after_a_cutover(
+        self, filled: EventStore, directory: EventStore
+    ) -> None:
+        filled.consume("n", bad_above_five, follow=False, retries=0, on_failure="park", types=["T"])
+        filled.consume("gone", lambda _: None, follow=False)
+        evlog.mirror(filled, directory)
+        filled.delete_subscription("gone")
+        filled.append("a-0", [new(20), new(21, "U")])
+        evlog.mirror(filled, directory, cutover=True)
+        assert [info.name for info in directory.subscriptions()] == ["n"]
+        assert [place[:7] for place in directory.parked("n")] == [place[:7] for place in filled.parked("n")]
+        with directory.subscribe("n", types=["T"], follow=False) as run:
+            assert numbers(run) == [20]
+
+    def test_a_cutover_ends_the_appends_of_the_source(
+        self, filled: EventStore, other: EventStore, directory: EventStore
+    ) -> None:
+        other.append("x", [new(20)])  # by a writer that stays open
+        done = evlog.mirror(filled, directory, cutover=True)
+        assert done.events == 21
+        for change in (lambda: other.append("x", [new(21)]), lambda: filled.subscribe("n")):
+            with pytest.raises(evlog.StoreMoved) as caught:
+                change()
+            assert caught.value.moved_to == directory.path
+        assert directory.append("x", [new(21)]).first_version == 2
+        assert evlog.mirror(filled, directory, cutover=True).events == 0
+        assert numbers(filled.read_all()) == [*range(21)]
+        promote(filled)
+        assert other.append("x", [new(22)]).first_version == 2
+
+    def test_a_cutover_waits_for_no_running_subscription(
+        self, filled: EventStore, directory: EventStore
+    ) -> None:
+        with filled.subscribe("n"), pytest.raises(evlog.SubscriptionBusy):
+            evlog.mirror(filled, directory, cutover=True)
+        filled.append("x", [new(20)])
+        evlog.mirror(filled, directory, cutover=True)
+        assert run_to_end(directory, "n") == [*range(21)]
+
+    def test_ids_are_known_after_a_move_also_those_of_removed_events(
+        self, varied: EventStore, store: EventStore
+    ) -> None:
+        if not store.capabilities.compaction:
+            pytest.skip("the engine knows no removed events")
+        evlog.mirror(varied, store, cutover=True)
+        for number in (0, 3, 29):
+            stream = ("a-0", "a-1", "b-0", "c")[number % 4]
+            again = store.append(stream, [new(number, id=UUID(int=2 * number + 1))])
+            assert again.duplicate
+        with pytest.raises(evlog.IdConflict):
+            store.append("other", [new(0, id=UUID(int=1))])
+        assert store.append("c", [new(0)]).first_version == varied.stream_version("c") + 1
+
+    # --- following and comparing
+
+    def test_a_mirror_follows_until_it_is_stopped(
+        self, filled: EventStore, other: EventStore, directory: EventStore
+    ) -> None:
+        results: list[Any] = []
+        reached = threading.Condition()
+
+        def progress(_done: int, _total: int) -> None:
+            with reached:
+                reached.notify_all()
+
+        with evlog.Mirror(filled, directory) as mirror:
+            thread = threading.Thread(target=lambda: results.append(mirror.follow(progress)))
+            thread.start()
+            for number in range(20, 25):
+                position = other.append("a-0", [new(number)]).last_position
+                with reached:
+                    assert reached.wait_for(lambda: directory.head >= position, LONG_SECONDS)  # noqa: B023
+            mirror.stop()
+            thread.join(LONG_SECONDS)
+        assert [done.events for done in results] == [25]
+        assert everything(directory) == everything(filled)
+
+    @pytest.mark.parametrize(("field", "name"), [(1, "version"), (5, "time"), (7, "data"), (8, "metadata")])
+    def test_a_comparison_names_the_first_difference(
+        self, directory: EventStore, store: EventStore, field: int, name: str
+    ) -> None:
+        for number in range(9):
+            directory.append(f"s-{number}", [new(number, metadata={"a": 1})])
+        source = directory.engine
+        pairs = [*source.read_frames(0, 9)]
+        events = [event for _, event in pairs]
+        changed = {1: 2, 5: events[5][5] + 1, 7: b"55", 8: b'{"a":2}'}[field]
+        events[5] = Event((*events[5][:field], changed, *events[5][field + 1 :]))
+        store.engine.change_standing(Standing(), Standing(mirror_of=source.store_id))
+        frames = [frame for frame, _ in pairs]
+        store.engine.append_history(HistoryPiece(source.store_id, 0, 9, events, frames))
+        found = evlog.Mirror(directory, store).check()
+        assert not found.ok
+        assert found.difference is not None
+        assert found.difference.position == 6
+        assert found.difference.detail.endswith(f"has another {name}")
