@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         IdConflict,
         InvalidArgument,
         InvalidEvent,
+        InvalidSchema,
         InvalidStreamName,
         LockLost,
         LockTimeout,
@@ -40,6 +41,9 @@ if TYPE_CHECKING:
         MirrorConflict,
         MirrorLimit,
         NotAStore,
+        SchemaNotFound,
+        SchemasNotInstalled,
+        SchemaViolation,
         ServerUnsuitable,
         StoreAccessDenied,
         StoreBusy,
@@ -89,6 +93,7 @@ if TYPE_CHECKING:
         TornTail,
         VerifyReport,
     )
+    from evlog.schemas.registry import Schema
     from evlog.subscriptions.named import ReplayResult, SubscriptionInfo
     from evlog.subscriptions.run import Subscription
     from evlog.transfer import Mirror, mirror
@@ -121,6 +126,7 @@ _LATER = {
         "TornTail",
         "VerifyReport",
     ),
+    "evlog.schemas.registry": ("Schema",),
     "evlog.subscriptions.named": ("ReplayResult", "SubscriptionInfo"),
     "evlog.subscriptions.run": ("Subscription",),
     "evlog.transfer": ("Mirror", "mirror"),
@@ -153,6 +159,7 @@ __all__ = [
     "IfVersion",
     "InvalidArgument",
     "InvalidEvent",
+    "InvalidSchema",
     "InvalidStreamName",
     "LockLost",
     "LockTimeout",
@@ -169,6 +176,10 @@ __all__ = [
     "QueryResult",
     "ReplayResult",
     "Retention",
+    "Schema",
+    "SchemaNotFound",
+    "SchemaViolation",
+    "SchemasNotInstalled",
     "ServerUnsuitable",
     "StoreAccessDenied",
     "StoreBusy",

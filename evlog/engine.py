@@ -182,6 +182,7 @@ class Engine(Protocol):
         conditions: Sequence[IfNone] = (),
         skip_known: bool = False,
         system: bool = False,
+        schemas: int | None = None,
     ) -> BatchResult:
         """Append all events, or none.
 
@@ -189,6 +190,11 @@ class Engine(Protocol):
             conditions: what must not be in the log before the append. An `after` beyond the log's end is
                 refused by InvalidArgument.
             system: evlog itself appends: streams may be the store's own, whose names begin with `$`.
+            schemas: the version of the stream `$schemas` that the events were checked against; None: they
+                need not be checked.
+
+        Raises:
+            SchemasChanged: new events would be written, and `$schemas` is at another version.
         """
 
     def read_stream(
@@ -206,7 +212,10 @@ class Engine(Protocol):
     def read_all(
         self, after: int, to: int | None, filter: EventFilter, *, reverse: bool, limit: int | None
     ) -> Iterator[Event]:
-        """Iterate over the events behind `after` up to and including `to`, by position."""
+        """Iterate over the events behind `after` up to and including `to`, by position.
+
+        The store's own events are left out, unless the filter includes them or names their stream.
+        """
 
     def find_ids(self, ids: Sequence[bytes]) -> dict[bytes, int]:
         """Return the positions of known ids, also of those whose events were removed."""

@@ -3,6 +3,7 @@
     EvlogError                      1  failed
       InvalidArgument               2  usage        also a ValueError
         InvalidStreamName  InvalidEvent  EventTooLarge  AppendTooLarge  MirrorLimit
+        InvalidSchema  SchemaViolation
       WrongExpectedVersion          3  conflict
       ConditionFailed               3
       StreamTombstoned              3
@@ -11,14 +12,14 @@
       CorruptionError               4  corrupt
         UnsafeFile
       StoreNotFound  NotAStore      5  not found
-      StreamNotFound  SubscriptionNotFound
+      StreamNotFound  SubscriptionNotFound  SchemaNotFound
       LockTimeout  LockLost         6  busy
       CompactionRunning  SubscriptionBusy  MirrorBusy
       IdConflict                    7  id conflict
       StoreFull                     9  full
       UnsupportedFormat            10  unsupported
       StoreIsMirror  StoreMoved    10
-      ZstdNotInstalled  EngineNotInstalled  ServerUnsuitable      10
+      ZstdNotInstalled  SchemasNotInstalled  EngineNotInstalled  ServerUnsuitable      10
       StoreUnreachable  AppendUnknown      12  unavailable
       StoreAccessDenied  StoreIOError  SystemCallFailed  StoreClosed  EngineError      1
 
@@ -136,6 +137,44 @@ class MirrorLimit(InvalidArgument):
         )
         self.position = position
         self.limit = limit
+
+
+class InvalidSchema(InvalidArgument):
+    """A JSON Schema that cannot be used.
+
+    Args:
+        pointer: the place in the schema, as a JSON pointer.
+    """
+
+    def __init__(self, type: str, pointer: str, reason: str) -> None:
+        place = f" at {_cut(pointer)}" if pointer else ""
+        super().__init__(f"invalid schema of {_shorten(type)}{place}: {_cut(reason)}", "correct it")
+        self.type = type
+        self.pointer = pointer
+        self.reason = reason
+
+
+class SchemaViolation(InvalidArgument):
+    """An event's data does not fit the JSON Schema of its type; nothing was written.
+
+    Args:
+        version: of the schema.
+        pointer: the place in the data, as a JSON pointer.
+        index: which event of the append it is, from 0.
+    """
+
+    def __init__(self, type: str, version: int, pointer: str, reason: str, index: int) -> None:
+        place = f" at {_cut(pointer)}" if pointer else ""
+        super().__init__(
+            f"the data does not fit version {version} of the schema of {_shorten(type)}{place}: "
+            f"{_cut(reason)}",
+            "correct the data, or set another schema",
+        )
+        self.type = type
+        self.version = version
+        self.pointer = pointer
+        self.reason = reason
+        self.index = index
 
 
 class WrongExpectedVersion(EvlogError):
@@ -314,6 +353,18 @@ class SubscriptionNotFound(EvlogError):
             f"no subscription {_shorten(name)}", "EventStore.subscriptions lists the subscriptions"
         )
         self.name = name
+
+
+class SchemaNotFound(EvlogError):
+    """The event type has no schema, or not that version of one."""
+
+    exit_code = EXIT_NOT_FOUND
+
+    def __init__(self, type: str, version: int | None = None) -> None:
+        which = "no schema" if version is None else f"no version {version} of a schema"
+        super().__init__(f"{which} of {_shorten(type)}", "EventStore.schemas lists the schemas")
+        self.type = type
+        self.version = version
 
 
 class SubscriptionBusy(EvlogError):
@@ -558,6 +609,19 @@ class ZstdNotInstalled(EvlogError):
         self.path = path
 
 
+class SchemasNotInstalled(EvlogError):
+    """The event type has a schema, and the library that checks data is not installed; nothing was written."""
+
+    exit_code = EXIT_UNSUPPORTED
+
+    def __init__(self, type: str) -> None:
+        super().__init__(
+            f"the schema of {_shorten(type)} needs jsonschema-rs, which is not installed",
+            "run pip install 'evlog-store[schemas]'",
+        )
+        self.type = type
+
+
 class EngineNotInstalled(EvlogError):
     """The client library of a server's engine is missing."""
 
@@ -615,6 +679,10 @@ class EngineError(EvlogError):
         super().__init__(f"the server at {address} failed ({reason})", "see its log")
         self.address = address
         self.reason = reason
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= 200 else text[:180] + "…"
 
 
 def _shorten(value: object, length: int = 80) -> str:

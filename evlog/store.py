@@ -12,11 +12,12 @@ from __future__ import annotations
 import os
 from _weakref import ref  # what weakref has too, at the cost of an import
 
-from evlog.errors import IdConflict, InvalidArgument
+from evlog.errors import IdConflict, InvalidArgument, SchemasNotInstalled, SchemaViolation
 from evlog.model.appends import (
     ANY,
     Expectation,
     Results,
+    SchemasChanged,
     check_expected,
     result_of,
     results_by_stream,
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
     from datetime import datetime, timedelta
     from types import TracebackType
-    from typing import Self
+    from typing import Any, Self
     from uuid import UUID
 
     from evlog.engine import Capabilities, Engine, Progress
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
         TornTail,
         VerifyReport,
     )
+    from evlog.schemas.registry import Schema, Schemas
     from evlog.subscriptions.named import ReplayResult, SubscriptionInfo
     from evlog.subscriptions.run import Subscription
 
@@ -127,6 +129,8 @@ class EventStore:
         self.path = engine.address
         self.created = engine.created
         self._closed = False
+        # As last seen; None until the engine says that there are any. Threads replace it whole.
+        self._schemas: Schemas | None = None
         # The subscriptions that were begun, weakly. Threads add to it and copy it, each in one step of C.
         self._runs: set[ref[Subscription]] = set()
 
@@ -180,6 +184,7 @@ class EventStore:
             ConditionFailed: an event matches the query of a condition.
             IdConflict: an id is known with other content, or only some of the ids are known.
             InvalidArgument: a bad name or event, or one that is too large.
+            SchemaViolation: its data does not fit the schema of its type.
             LockTimeout: other writers held the lock for longer than `lock_timeout`.
             StoreFull: the disk is full; the store works again once there is space.
             StoreIOError: the disk failed. The append is not acknowledged and may or may not be there: open
@@ -318,15 +323,32 @@ class EventStore:
         *,
         skip_known: bool = False,
     ) -> BatchResult:
-        """Append by the engine, and have a conflict name the key that its id was made from."""
+        """Append what fits its schemas; have a conflict name the key that its id was made from."""
         queries: Sequence[IfNone] = ()
         if conditions != ():
             versions, queries = split_conditions(conditions)
             expectations = (*expectations, *(Expectation(0, each.stream, each.version) for each in versions))
+        schemas = self._schemas
         try:
-            return self.engine.append(
-                streams, events, expectations, conditions=queries, skip_known=skip_known
-            )
+            while True:
+                try:
+                    if schemas is not None:
+                        schemas.check(self.engine, events)
+                    return self.engine.append(
+                        streams,
+                        events,
+                        expectations,
+                        conditions=queries,
+                        skip_known=skip_known,
+                        schemas=0 if schemas is None else schemas.version,
+                    )
+                except (SchemasChanged, SchemaViolation, SchemasNotInstalled):
+                    from evlog.schemas.registry import maybe_newer
+
+                    schemas = maybe_newer(self.engine, schemas)
+                    if schemas is None:
+                        raise
+                    self._schemas = schemas
         except IdConflict as error:
             from evlog.model.links import key_of
 
@@ -488,6 +510,56 @@ class EventStore:
     def info(self) -> StoreInfo:
         """Return the store in numbers: events, streams, bytes, segments, first and last position and time."""
         return self.engine.info()
+
+    # --- schemas
+
+    def set_schema(self, type: str, schema: dict[str, Any] | bool | str | bytes) -> Schema:
+        """Set the JSON Schema that the data of an event type has to fit from now on; durable on return.
+
+        Appends that begin later are checked, in every process. Events that are there are not. Each schema is
+        an event of the store's own, so earlier versions are kept. Needs the extra `schemas`.
+
+        Args:
+            type: the event type.
+            schema: a JSON Schema, or its JSON text. It must not refer to anything outside itself.
+
+        Returns:
+            The schema with its version; the present one if nothing changes.
+
+        Raises:
+            InvalidSchema: it is no JSON Schema.
+            SchemasNotInstalled: the library that checks data is missing.
+            As `append`.
+        """
+        from evlog.schemas.registry import set_schema
+
+        return set_schema(self.engine, type, schema)
+
+    def schema(self, type: str, version: int | None = None) -> Schema:
+        """Return the schema of an event type, or an earlier version of it, also of a removed one.
+
+        Raises:
+            SchemaNotFound: there is none.
+        """
+        from evlog.schemas.registry import find
+
+        return find(self.engine, type, version)
+
+    def schemas(self) -> list[Schema]:
+        """Return the schemas in force, by type."""
+        from evlog.schemas.registry import load
+
+        return [schema for _, schema in sorted(load(self.engine).current.items())]
+
+    def remove_schema(self, type: str) -> None:
+        """Check an event type no longer; its schema's versions are kept. Durable when this returns.
+
+        Raises:
+            SchemaNotFound: it has none.
+        """
+        from evlog.schemas.registry import remove_schema
+
+        remove_schema(self.engine, type)
 
     # --- following
 

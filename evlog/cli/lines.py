@@ -14,7 +14,15 @@ from evlog.cli._support import console, options
 from evlog.cli._support.event import make_metadata
 from evlog.cli._support.foreign import foreign_decoder
 from evlog.cli._support.stdin import read_lines
-from evlog.errors import EXIT_FAILED, EXIT_OK, EventTooLarge, EvlogError, IdConflict, InvalidArgument
+from evlog.errors import (
+    EXIT_FAILED,
+    EXIT_OK,
+    EventTooLarge,
+    EvlogError,
+    IdConflict,
+    InvalidArgument,
+    SchemaViolation,
+)
 from evlog.model.events import MAX_EVENT_BYTES
 from evlog.model.json_lines import MAX_LINE_BYTES, InvalidLine, encode_results, own_decoder
 from evlog.model.links import KEY
@@ -22,7 +30,7 @@ from evlog.model.links import KEY
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from typing import Final
+    from typing import Any, Final
 
     from evlog.cli._support.parameters import Given
     from evlog.cli._support.progress import Progress
@@ -267,7 +275,10 @@ class _Appender:
         return None
 
     def _bad(self, number: int, error: EvlogError) -> None:
-        reason = str(error) if isinstance(error, InvalidLine) else f"holds no event: {error}"
+        if isinstance(error, SchemaViolation):
+            reason = f"is refused: {error.problem}"
+        else:
+            reason = str(error) if isinstance(error, InvalidLine) else f"holds no event: {error}"
         if self._given.skip_bad:
             self.skipped += 1
             console.report(BadLine(number, reason, None))
@@ -278,14 +289,19 @@ class _Appender:
 
     def _flush(self) -> None:
         """Write what was collected as one frame."""
-        if not self._events:
-            return
         try:
-            self._append(self._streams, self._events)
+            while self._events:
+                try:
+                    self._append(self._streams, self._events)
+                    break
+                except SchemaViolation as error:
+                    self._leave_out(error)
         except IdConflict:
             if self._given.atomic:
                 raise
             self._append_singly()
+        except BadLine:
+            raise
         except EvlogError as error:
             error.appended = self.appended  # type: ignore[attr-defined]  # where a program has to go on
             raise
@@ -293,6 +309,19 @@ class _Appender:
         self._events.clear()
         self._numbers.clear()
         self._pending_bytes = 0
+
+    def _leave_out(self, error: SchemaViolation) -> None:
+        """Write the events before the one that does not fit its schema, and keep those after it."""
+        columns: tuple[list[Any], ...] = (self._streams, self._events, self._numbers)
+        number = self._numbers[error.index]
+        later = [column[error.index + 1 :] for column in columns]
+        for column in columns:
+            del column[error.index :]
+        if not self._given.atomic:
+            self._flush()
+        self._bad(number, error)
+        for column, rest in zip(columns, later, strict=True):
+            column[:] = rest
 
     def _append_singly(self) -> None:
         """Append up to the event whose id is in conflict, and say in which line that is."""

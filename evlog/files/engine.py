@@ -179,10 +179,17 @@ class DirectoryEngine:
         conditions: Sequence[IfNone] = (),
         skip_known: bool = False,
         system: bool = False,
+        schemas: int | None = None,
     ) -> BatchResult:
         """Append all events as one frame, or none; durable when this returns (with `sync`)."""
         return self._open_writer().append(
-            streams, events, expectations, conditions, skip_known=skip_known, system=system
+            streams,
+            events,
+            expectations,
+            conditions,
+            skip_known=skip_known,
+            system=system,
+            schemas=schemas,
         )
 
     @refuses_crafted_content

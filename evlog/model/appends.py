@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from _collections_abc import Sequence  # collections.abc would import the package collections
 
-from evlog.errors import InvalidArgument
+from evlog.errors import EvlogError, InvalidArgument
 from evlog.model.events import check_stream_name, make_ids
 
 TYPE_CHECKING = False
@@ -33,6 +33,13 @@ def check_expected(expected: Any) -> ExpectedVersion:
     if isinstance(expected, int) and not isinstance(expected, bool) and expected >= 0:
         return expected
     raise InvalidArgument(f"expected is {expected!r}; give ANY, NO_STREAM, STREAM_EXISTS or a version")
+
+
+class SchemasChanged(EvlogError):
+    """An engine's answer to a store: the events were checked against other schemas than there are now."""
+
+    def __init__(self) -> None:
+        super().__init__("the schemas have changed", "check the events again")
 
 
 class Expectation:
@@ -103,10 +110,12 @@ class Append:
         conditions: each with the index of the event before which it must hold.
         skip_known: skip events whose id is known with the same content, instead of refusing an append of
             which only a part is known.
+        schemas: the version of the stream of schemas that the events were checked against; None: unchecked.
     """
 
     __slots__ = (
-        "conditions", "events", "expectations", "has_made_ids", "skip_known", "stream_hashes", "streams",
+        "conditions", "events", "expectations", "has_made_ids", "schemas", "skip_known", "stream_hashes",
+        "streams",
     )  # fmt: skip
 
     def __init__(
@@ -118,7 +127,9 @@ class Append:
         conditions: Sequence[tuple[int, IfNone]] = (),
         *,
         skip_known: bool = False,
+        schemas: int | None = None,
     ) -> None:
+        self.schemas = schemas
         self.streams = streams
         self.stream_hashes = stream_hashes
         self.events = events
@@ -158,7 +169,13 @@ class Append:
 
 
 def join(appends: Sequence[Append]) -> Append:
-    """Return several appends as one, in their order."""
+    """Return several appends as one, in their order.
+
+    Raises:
+        SchemasChanged: they were checked against different schemas.
+    """
+    if len({append.schemas for append in appends}) > 1:
+        raise SchemasChanged
     streams: list[str] = []
     hashes: list[int] = []
     events: list[EncodedEvent] = []
@@ -171,7 +188,7 @@ def join(appends: Sequence[Append]) -> Append:
         streams += append.streams
         hashes += append.stream_hashes
         events += append.events
-    return Append(streams, hashes, events, expectations, conditions)
+    return Append(streams, hashes, events, expectations, conditions, schemas=appends[0].schemas)
 
 
 class BatchResult:

@@ -39,8 +39,11 @@ COMPACTIONS_STREAM: Final = "$compactions"
 STARTED_TYPE: Final = "$CompactionStarted"
 FINISHED_TYPE: Final = "$CompactionFinished"
 MIRRORED_TYPE: Final = "$Mirrored"  # up to where a merge of another store has come
+# Schemas of event types (`evlog/schemas`), all in one stream: its version tells whether they have changed.
+SCHEMAS_STREAM: Final = "$schemas"
+SCHEMA_TYPE: Final = "$schema"
 # The store's own events have only these types, so an index by type finds them without reading any event.
-SYSTEM_TYPES: Final = (METADATA_TYPE, STARTED_TYPE, FINISHED_TYPE, MIRRORED_TYPE)
+SYSTEM_TYPES: Final = (METADATA_TYPE, STARTED_TYPE, FINISHED_TYPE, MIRRORED_TYPE, SCHEMA_TYPE)
 
 _SECOND_US: Final = 1_000_000
 _MAX_AGE_SECONDS: Final = 1 << 40  # beyond any clock, and what JSON numbers hold
@@ -220,17 +223,24 @@ def _number(value: Any) -> int | None:
 
 
 class Rules:
-    """The policies of a moment: of streams and of categories, each by its name."""
+    """The policies of a moment: of streams and of categories, each by its name.
 
-    __slots__ = ("categories", "streams")
+    Attributes:
+        schemas: the version of the stream of schemas.
+    """
+
+    __slots__ = ("categories", "schemas", "streams")
 
     def __init__(self) -> None:
+        self.schemas = 0
         self.streams: dict[str, Rule] = {}
         self.categories: dict[str, Rule] = {}
 
     def add(self, record: Record) -> None:
         """Add an event that may be a policy; a policy replaces the one before it."""
         name, type = record[2], record[3]
+        if name == SCHEMAS_STREAM:
+            self.schemas = record[1]
         if type != METADATA_TYPE or not name.startswith(METADATA_PREFIX):
             return
         if name.startswith(CATEGORY_PREFIX):
@@ -240,6 +250,7 @@ class Rules:
 
     def update(self, later: Rules) -> None:
         """Add policies that were made later."""
+        self.schemas = max(self.schemas, later.schemas)
         self.streams.update(later.streams)
         self.categories.update(later.categories)
 

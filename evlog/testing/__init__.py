@@ -31,6 +31,7 @@ pytest.register_assert_rewrite(
             "mirroring",
             "reading",
             "retention",
+            "schemas",
             "subscriptions",
             "tags",
         )
@@ -47,6 +48,7 @@ from evlog.testing.following import FollowTests  # noqa: E402
 from evlog.testing.mirroring import MirrorTests  # noqa: E402
 from evlog.testing.reading import ReadTests  # noqa: E402
 from evlog.testing.retention import RetentionTests  # noqa: E402
+from evlog.testing.schemas import SchemaTests  # noqa: E402
 from evlog.testing.subscriptions import SubscriptionTests  # noqa: E402
 from evlog.testing.tags import TagTests  # noqa: E402
 
@@ -66,6 +68,7 @@ __all__ = [
     "RandomTests",
     "ReadTests",
     "RetentionTests",
+    "SchemaTests",
     "SubscriptionTests",
     "TagTests",
     "compare_with_directory",
@@ -84,6 +87,7 @@ class Conformance(
     TagTests,
     ConditionTests,
     DecideTests,
+    SchemaTests,
     RandomTests,
 ):
     """All tests of the suite. The modules of this package hold one topic each."""

@@ -25,7 +25,7 @@ from evlog.errors import (
     Unsupported,
     WrongExpectedVersion,
 )
-from evlog.model.appends import BatchResult, Expectation, ExpectedVersion
+from evlog.model.appends import BatchResult, Expectation, ExpectedVersion, SchemasChanged
 from evlog.model.checkpoints import Checkpoint, ParkedEvent
 from evlog.model.events import EncodedEvent, Event, category_of, id_text, make_ids
 from evlog.model.filters import EventFilter
@@ -40,6 +40,7 @@ from evlog.model.reports import (
     TornTail,
     VerifyReport,
 )
+from evlog.model.retention import SCHEMAS_STREAM
 
 NAME = "memory"
 CAPABILITIES = Capabilities(
@@ -133,6 +134,7 @@ class MemoryEngine:
         conditions: Sequence[IfNone] = (),
         skip_known: bool = False,
         system: bool = False,
+        schemas: int | None = None,
     ) -> BatchResult:
         database = self._opened()
         if not events:
@@ -147,6 +149,8 @@ class MemoryEngine:
                 if len(known) < len(events) and not Expectation(at, stream, version).is_met(actual):
                     raise WrongExpectedVersion(stream, version, actual)
             if len(known) < len(events):
+                if schemas not in (None, database.version(SCHEMAS_STREAM)):
+                    raise SchemasChanged
                 check_conditions(database, conditions)
             frame = database.head + 1
             result = [
@@ -220,7 +224,10 @@ class MemoryEngine:
     def read_all(
         self, after: int, to: int | None, filter: EventFilter, *, reverse: bool, limit: int | None
     ) -> Iterator[Event]:
-        return select(self._between(after, to), filter, reverse=reverse, limit=limit)
+        events = self._between(after, to)
+        if not filter.include_system and filter.stream is None:
+            events = [event for event in events if not event.stream.startswith("$")]
+        return select(events, filter, reverse=reverse, limit=limit)
 
     def _between(self, after: int, to: int | None) -> list[Event]:
         events = self._opened().events
@@ -238,6 +245,8 @@ class MemoryEngine:
         self, category: str | None, prefix: str | None, *, include_deleted: bool, include_system: bool
     ) -> Iterator[StreamInfo]:
         for name, events in sorted(self._opened().by_stream.items()):
+            if name.startswith("$") and not include_system:
+                continue
             if name.startswith(prefix or "") and category in (None, category_of(name)):
                 yield StreamInfo(name, len(events), events[0].version, events[-1].version, events[-1].time_us)
 
@@ -260,8 +269,8 @@ class MemoryEngine:
             path=self.address,
             id=UUID(self.store_id),
             format=1,
-            events=len(events),
-            streams=len(streams),
+            events=sum(not event.stream.startswith("$") for event in events),
+            streams=sum(not name.startswith("$") for name in streams),
             bytes=sum(len(event.data) for event in events),
             segments=1,
             first_position=first.position if first else 0,

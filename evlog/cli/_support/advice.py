@@ -14,6 +14,8 @@ _ADVICE: Final[dict[type[errors.EvlogError], str]] = {
     errors.StoreNotFound: "create it with `evlog init`, or name another one with --store",
     errors.StreamNotFound: "`evlog streams` lists the streams",
     errors.SubscriptionNotFound: "`evlog subscriptions list` lists the subscriptions",
+    errors.SchemaNotFound: "`evlog schema list` lists the schemas",
+    errors.SchemaViolation: "correct the data, or see `evlog schema show`",
     errors.LockTimeout: "try again, or increase --lock-timeout",
     errors.SubscriptionBehind: "let it catch up, or use --force",
 }

@@ -13,6 +13,7 @@ COMMANDS = {
     "info": "Show what is in the store: counts, bytes, positions and times.",
     "retain": "Set what is kept of a stream or of a category's streams.",
     "delete": "Delete a stream.",
+    "schema": "Set the JSON Schema that the data of an event type has to fit; list and show them.",
     "compact": "Remove the events that retention rules and deletions hide.",
     "mirror": "Copy the store into another one, on any engine, exactly once.",
     "backup": "Copy the store while others write to it, or bring the copy up to date.",

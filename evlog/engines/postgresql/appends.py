@@ -19,9 +19,10 @@ from evlog.errors import (
     StreamTombstoned,
     WrongExpectedVersion,
 )
-from evlog.model.appends import BatchResult, Expectation
+from evlog.model.appends import BatchResult, Expectation, SchemasChanged
 from evlog.model.events import CONTENT_TYPES, JSON_CODE, check_stream_name, id_text, make_ids
 from evlog.model.history import Standing, refusal
+from evlog.model.retention import SCHEMAS_STREAM
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,6 +59,7 @@ class Appender:
         *,
         skip_known: bool = False,
         system: bool = False,
+        schemas: int | None = None,
     ) -> BatchResult:
         """Append all events in one transaction, or none; flushed when this returns (with `sync`)."""
         if not events:
@@ -65,6 +67,8 @@ class Appender:
         if not system:
             for stream in dict.fromkeys(streams):
                 check_stream_name(stream)
+        if schemas is not None:
+            expectations = [*expectations, Expectation(0, SCHEMAS_STREAM, schemas)]
         made = iter(make_ids(sum(event[1] is None for event in events)))
         ids = [event[1] or next(made) for event in events]
         twins = _twins(streams, events, ids, skip_known=skip_known)
@@ -143,6 +147,8 @@ class Appender:
         if kind == "Refused":
             standing = Standing(detail["mirror_of"] or "", detail["moved_to"] or "")
             return refusal(self._connections.address.text, standing)
+        if kind == "WrongExpectedVersion" and stream == SCHEMAS_STREAM and not request.system:
+            return SchemasChanged()
         if kind == "WrongExpectedVersion":
             expected = detail["expected"]
             return WrongExpectedVersion(
@@ -181,6 +187,7 @@ class _Request:
             [each.stream for each in expectations],
             [str(each.version) for each in expectations],
         )
+        self.system = system
         self._flags = (skip_known, system)
 
     def look_up_all_ids(self) -> None:

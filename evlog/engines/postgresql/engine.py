@@ -101,11 +101,14 @@ class PostgresqlEngine:
         conditions: Sequence[IfNone] = (),
         skip_known: bool = False,
         system: bool = False,
+        schemas: int | None = None,
     ) -> BatchResult:
         """Append all events in one transaction, or none; flushed when this returns (with `sync`)."""
         if conditions:
             raise Unsupported("postgresql", "conditions on tags")
-        return self._core.appender.append(streams, events, expectations, skip_known=skip_known, system=system)
+        return self._core.appender.append(
+            streams, events, expectations, skip_known=skip_known, system=system, schemas=schemas
+        )
 
     # --- reading
 

@@ -124,6 +124,11 @@ class PolicyTable:
             return rule_in_force(stream, own, self._look_up(metadata_stream(category=category)))
         return rule_in_force(stream, self._rules.streams.get(stream), self._rules.categories.get(category))
 
+    @property
+    def schemas(self) -> int | None:
+        """The version of the stream of schemas; None if one of the store's own events is damaged."""
+        return self._rules.schemas if self._damaged is None else None
+
     def rules(self) -> Rules:
         """Return all policies, as they are now.
 

@@ -27,10 +27,10 @@ LevelDB's and RocksDB's writers do between threads.
 
 A response: u64 nonce, u64 first position, u32 first version, u32 requests answered together, u32 zero, u32
 CRC of those 28 bytes. Position 0 means: append for yourself. A request: u64 nonce (0: none), u32 length, u32
-CRC of these two and of the payload behind them, a msgpack array [stream, expected version or nil, events,
-conditions], a condition being [[types, tags] of each item of its query, after]. A request waits as long as
-its nonce is not that of the response beside it. A slot belongs to one open file, which holds a lock on a byte
-for it: a request in a slot without a lock is of a process that died.
+CRC of these two and of the payload behind them, a msgpack array [stream, expected version or nil, version of
+the schemas or nil, events, conditions], a condition being [[types, tags] of each item of its query, after]. A
+request waits as long as its nonce is not that of the response beside it. A slot belongs to one open file,
+which holds a lock on a byte for it: a request in a slot without a lock is of a process that died.
 
 Rejected: handing the lock from one waiter to the next (half the throughput: each wake-up delays all behind
 it), a round that a waiter locks (it delays all when it is suspended), named pipes (a backup does not expect
@@ -102,7 +102,7 @@ class Response:
 class Request:
     """An append that another writer waits for."""
 
-    __slots__ = ("conditions", "events", "expected", "nonce", "slot", "stream")
+    __slots__ = ("conditions", "events", "expected", "nonce", "schemas", "slot", "stream")
 
     def __init__(
         self,
@@ -110,9 +110,11 @@ class Request:
         nonce: int,
         stream: str,
         expected: ExpectedVersion | None,
+        schemas: int | None,
         events: Sequence[EncodedEvent],
         conditions: Sequence[tuple[int, IfNone]],
     ) -> None:
+        self.schemas = schemas
         self.slot = slot
         self.nonce = nonce
         self.stream = stream
@@ -159,11 +161,12 @@ class Slot:
         expected: ExpectedVersion | None,
         events: Sequence[EncodedEvent],
         conditions: Sequence[tuple[int, IfNone]] = (),
+        schemas: int | None = None,
     ) -> bool:
         """Write a request for one append, whose events all have ids; return whether that was possible."""
         try:
             packed = [(condition.query.items, condition.after) for _, condition in conditions]
-            payload = self._pack((stream, expected, events, packed))
+            payload = self._pack((stream, expected, schemas, events, packed))
         except (OverflowError, TypeError, ValueError):
             return False  # the append without the queue says what is wrong with it
         if len(payload) > _MAX_PAYLOAD:
@@ -292,11 +295,11 @@ class Slot:
         if not owner.is_taken():
             return None
         try:
-            stream, expected, events, packed = unpack(payload, use_list=False)
+            stream, expected, schemas, events, packed = unpack(payload, use_list=False)
             conditions = [(0, _condition(*each)) for each in packed] if packed else ()
         except NOT_RECORDS:
             return None
-        return Request(slot, nonce, stream, expected, events, conditions)
+        return Request(slot, nonce, stream, expected, schemas, events, conditions)
 
     def close(self) -> None:
         """Leave the queue; the slot and the rounds become free."""

@@ -23,8 +23,9 @@ from evlog.errors import (
 from evlog.files.format.frames import MAX_VERSION
 from evlog.files.format.hashes import hash_ids, hash_stream, hash_type
 from evlog.files.log.read import find_first
-from evlog.model.appends import NO_STREAM, STREAM_EXISTS, BatchResult
+from evlog.model.appends import NO_STREAM, STREAM_EXISTS, BatchResult, SchemasChanged
 from evlog.model.events import check_readable_name, check_stream_name, id_text, make_ids
+from evlog.model.retention import SCHEMAS_STREAM
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from evlog.files.log.log import Log
     from evlog.files.log.policies import PolicyTable
     from evlog.files.log.removed import RemovedEvent
-    from evlog.model.appends import Append, Expectation
+    from evlog.model.appends import Append
     from evlog.model.events import EncodedEvent, Record
     from evlog.model.queries import IfNone
 
@@ -139,10 +140,11 @@ class Planner:
 
         Raises:
             IdConflict, InvalidEvent, StreamTombstoned, WrongExpectedVersion, InvalidArgument: it is refused.
+            SchemasChanged: its events have to be checked against other schemas.
         """
         plan = Plan(append, *self._find_known_locked(append))
         if plan.events:
-            self._check_locked(plan, append.expectations)
+            self._check_locked(plan, append)
             if append.conditions:
                 self._check_queries_locked(plan, append.conditions)
             plan.versions = self.next_versions_locked(plan.streams, plan.stream_hashes)
@@ -187,12 +189,14 @@ class Planner:
 
     # --- conditions
 
-    def _check_locked(self, plan: Plan, expectations: Sequence[Expectation]) -> None:
-        """Raise unless all streams are as the append expects."""
+    def _check_locked(self, plan: Plan, append: Append) -> None:
+        """Raise unless all streams are as the append expects, and the schemas as it was checked against."""
         policies = self._log.policies()
+        if append.schemas is not None and append.schemas != policies.schemas:
+            self._check_schemas_locked(append.schemas, policies.schemas)
         if policies.any:
             _check_tombstones(plan.streams, policies)
-        for expectation in expectations:
+        for expectation in append.expectations:
             stream, expected = expectation.stream, expectation.version
             actual = self._version_locked(stream, self._hashes.get(stream) or hash_stream(stream))
             before = plan.streams[: expectation.at].count(stream) if expectation.at else 0
@@ -218,6 +222,13 @@ class Planner:
                 position = next((n for n, event in new if query.selects(event[0], event[4])), None)
             if position is not None:
                 raise ConditionFailed(str(query), after, position)
+
+    def _check_schemas_locked(self, checked: int, actual: int | None) -> None:
+        """Raise unless the events were checked against the present schemas."""
+        if actual is None:  # damage hides it from the policies
+            actual = self._version_locked(SCHEMAS_STREAM, hash_stream(SCHEMAS_STREAM))
+        if checked != actual:
+            raise SchemasChanged
 
     # --- versions
 

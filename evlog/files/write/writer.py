@@ -33,7 +33,7 @@ from evlog.files.format.manifest import OPEN
 from evlog.files.write.plan import Planner
 from evlog.files.write.sync_marks import SyncMarks
 from evlog.files.write.tail import LogTail
-from evlog.model.appends import Append, BatchResult, Expectation, join
+from evlog.model.appends import Append, BatchResult, Expectation, SchemasChanged, join
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ _REFUSALS: Final = (
     IdConflict,
     StreamTombstoned,
     InvalidArgument,
+    SchemasChanged,
     StoreFull,
     CorruptionError,  # of something that only this append had to read, perhaps
 )
@@ -120,6 +121,7 @@ class Writer:
         *,
         skip_known: bool = False,
         system: bool = False,
+        schemas: int | None = None,
     ) -> BatchResult:
         """Append events as one frame: all of them, or none.
 
@@ -127,10 +129,11 @@ class Writer:
 
         Args:
             system: the store itself appends, to streams of its own.
+            schemas: the version of the schemas that the events were checked against; None: unchecked.
 
         Raises:
-            WrongExpectedVersion, ConditionFailed, StreamTombstoned, IdConflict, InvalidArgument: refused,
-                nothing was written.
+            WrongExpectedVersion, ConditionFailed, StreamTombstoned, IdConflict, InvalidArgument,
+                SchemasChanged: refused, nothing was written.
             LockTimeout, StoreFull, StoreReplaced, StoreClosed, ClockError: not written.
             StoreIOError: not acknowledged; open the store again.
         """
@@ -138,7 +141,7 @@ class Writer:
             raise InvalidArgument("there is nothing to append; give at least one event")
         hashes = self._planner.hashes(streams, system=system)
         before = [(0, condition) for condition in conditions]
-        append = Append(streams, hashes, events, expectations, before, skip_known=skip_known)
+        append = Append(streams, hashes, events, expectations, before, skip_known=skip_known, schemas=schemas)
         if self._sync and not self._closed:
             self._tail.prepare()
         if self._may_ask and not (skip_known or system) and append.is_of_one_stream:
@@ -285,7 +288,7 @@ class Writer:
             return False
         append.give_ids()
         expected = append.expectations[0].version if append.expectations else None
-        return slot.submit(append.streams[0], expected, append.events, append.conditions)
+        return slot.submit(append.streams[0], expected, append.events, append.conditions, append.schemas)
 
     def _served(self, append: Append, response: Response) -> BatchResult:
         self._contended = _CONTENDED_APPENDS
@@ -345,7 +348,9 @@ class Writer:
         expected = request.expected
         expectations = () if expected is None else (Expectation(0, request.stream, expected),)
         hashes = self._planner.hashes(streams)
-        return Append(streams, hashes, request.events, expectations, request.conditions)
+        return Append(
+            streams, hashes, request.events, expectations, request.conditions, schemas=request.schemas
+        )
 
     def _append_all_locked(self, appends: Sequence[Append]) -> list[BatchResult | EvlogError]:
         """Append all as one frame; or each by itself, if one is refused. Return the outcome of each."""
