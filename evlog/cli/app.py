@@ -84,8 +84,9 @@ def _invoke(arguments: list[str]) -> int:
 
 
 def _failed(error: Exception, code: int) -> int:
+    _ended(code)  # what was printed comes first
     console.report(error)
-    return _ended(code)
+    return code
 
 
 def _ended(code: int) -> int:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from evlog.cli._support import console, options
-from evlog.cli._support.bar import with_progress
 from evlog.cli._support.parameters import STORE, flag
+from evlog.cli._support.progress import with_progress
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from typing import Any, Final
 
     from evlog.cli._support.parameters import Given
-    from evlog.cli._support.progress import Progress
+    from evlog.cli._support.progress import LinesProgress
     from evlog.model.appends import Condition
     from evlog.model.events import EncodedEvent
     from evlog.model.json_lines import Decode
@@ -155,8 +155,7 @@ def _append_all(appender: _Appender, *, with_summary: bool) -> int:
         try:
             appender.run(read_lines(fd), progress)
         finally:
-            if progress is not None:
-                progress.close()
+            console.clear_status()
         if with_summary and sys.stdout is not None:
             console.write_now(console.encode_object(appender.summary()))
     except KeyboardInterrupt:
@@ -206,7 +205,7 @@ class _Appender:
             "last_position": self.last_position,
         }
 
-    def run(self, chunks: Iterator[list[bytes] | None], progress: Progress | None) -> None:
+    def run(self, chunks: Iterator[list[bytes] | None], progress: LinesProgress | None) -> None:
         """Append all lines, in frames."""
         atomic = self._given.atomic
         batch = MAX_ATOMIC_EVENTS + 1 if atomic else self._given.batch or BATCH
@@ -356,10 +355,10 @@ class _Appender:
             )
 
 
-def _progress() -> Progress | None:
+def _progress() -> LinesProgress | None:
     """Return a progress line for a terminal, unless the user types the lines on it."""
-    if not console.stderr_is_terminal() or sys.stdin is None or sys.stdin.isatty():
+    if not console.can_show_status() or sys.stdin is None or sys.stdin.isatty():
         return None
-    from evlog.cli._support.progress import Progress
+    from evlog.cli._support.progress import LinesProgress
 
-    return Progress(sys.stdin.fileno())
+    return LinesProgress(sys.stdin.fileno())

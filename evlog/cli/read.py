@@ -80,7 +80,14 @@ def command(given: Given) -> None:
         "limit": given.limit,
     }
     with options.open_store(given) as store:
-        _print(_kept_verdict(_events(store, given, selection)), form, given, names)
+        events = _kept_verdict(_events(store, given, selection))
+        if not console.stdout_is_terminal():
+            _print(events, form, given, names)
+            return
+        from evlog.cli._support.pager import Paged
+
+        with Paged():
+            _print(events, form, given, names)
 
 
 def _check(given: Given) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from evlog.cli._support import console, options
-from evlog.cli._support.bar import with_progress
 from evlog.cli._support.parameters import PATH, STORE, flag, option
+from evlog.cli._support.progress import with_progress
 from evlog.errors import EXIT_CORRUPT, EXIT_OK, InvalidArgument, Unsupported
 
 TYPE_CHECKING = False

@@ -92,7 +92,7 @@ def test_compress_on_a_terminal_is_a_few_lines(wide: Evlog, monkeypatch: pytest.
     done = wide("compact", "--compress").out.decode()
     assert "3 segments compressed: " in done
     assert "nothing to compress" in wide("compact", "--compress").out.decode()
-    assert "3 segments, " in wide("info").out.decode()
+    assert "compressed_segments  3\n" in wide("info").out.decode()
     assert "compress" not in wide("compact").out.decode()
 
 

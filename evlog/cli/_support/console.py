@@ -18,6 +18,7 @@ from evlog.errors import EXIT_OK, EvlogError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any, Final
 
 _BUFFER_BYTES: Final = 64 * 1024
@@ -47,6 +48,8 @@ class OutputFailed(EvlogError):
 
 
 _buffer = bytearray()  # used by the main thread alone
+_redirected: Callable[[bytes], None] | None = None  # by the main thread, to a pager
+_status_shown = False  # whether a status line is on the terminal; the main thread's
 _verdict = EXIT_OK
 
 
@@ -64,6 +67,7 @@ def verdict() -> int:
 def reset() -> None:
     """Forget the output and the verdict of a command that ran before in this process."""
     _buffer.clear()
+    redirect(None)
     set_verdict(EXIT_OK)
 
 
@@ -80,7 +84,7 @@ def write(data: bytes) -> None:
     if not isinstance(data, Styled) and stdout_is_terminal():
         data = _escape_for_terminal(data)
     _buffer.extend(data)
-    if len(_buffer) >= _BUFFER_BYTES:
+    if len(_buffer) >= _BUFFER_BYTES or _redirected is not None:
         flush()
 
 
@@ -113,16 +117,27 @@ def flush() -> None:
     _buffer.clear()
     if sys.stdout is None:
         raise OutputFailed("it is closed")
+    if _status_shown:
+        clear_status()
     try:
+        if _redirected is not None:
+            _redirected(data)
+            return
         sys.stdout.flush()  # what other code printed comes first
-        _write_all(getattr(sys.stdout.buffer, "raw", sys.stdout.buffer), data)
+        write_all(getattr(sys.stdout.buffer, "raw", sys.stdout.buffer), data)
     except BrokenPipeError:
         raise ClosedPipe from None
     except (OSError, ValueError) as error:
         raise OutputFailed(_reason(error)) from None
 
 
-def _write_all(raw: Any, data: bytes) -> None:
+def redirect(to: Callable[[bytes], None] | None) -> None:
+    """Give what is written from here on to a function instead of stdout; None: to stdout again."""
+    global _redirected
+    _redirected = to
+
+
+def write_all(raw: Any, data: bytes) -> None:
     """Write to an unbuffered file, which may accept a part only, or nothing for now if it is non-blocking."""
     rest = memoryview(data)
     while rest:
@@ -170,6 +185,27 @@ def report(error: Exception) -> None:
         _write_stderr(f"evlog: {one_line(message)}\n".encode(errors="backslashreplace"))
 
 
+def can_show_status() -> bool:
+    """Return whether stderr is a terminal on which a line can be drawn again."""
+    return stderr_is_terminal() and os.environ.get("TERM") not in (None, "", "dumb")
+
+
+def show_status(text: str) -> None:
+    """Draw a line on stderr in the place of the last one; any other output removes it first."""
+    global _status_shown
+    clear_status()
+    _write_stderr(text[: columns(2) - 1].encode())
+    _status_shown = True
+
+
+def clear_status() -> None:
+    """Remove the status line."""
+    global _status_shown
+    if _status_shown:
+        _status_shown = False
+        _write_stderr(Styled(b"\r\x1b[K"))
+
+
 def errors_as_json() -> bool:
     """Return whether errors are to be JSON: EVLOG_ERRORS=json."""
     return os.environ.get("EVLOG_ERRORS") == "json"
@@ -190,10 +226,10 @@ def has_colour() -> bool:
     return stdout_is_terminal() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
-def columns() -> int:
+def columns(fd: int = 1) -> int:
     """Return the terminal's width; 80 if it reports none, as terminals without a size do."""
     try:
-        return os.get_terminal_size(1).columns or _DEFAULT_COLUMNS
+        return os.get_terminal_size(fd).columns or _DEFAULT_COLUMNS
     except OSError:
         return _DEFAULT_COLUMNS
 
@@ -237,10 +273,12 @@ def _reason(error: OSError | ValueError) -> str:
 def _write_stderr(data: bytes) -> None:
     if sys.stderr is None:
         return
-    if stderr_is_terminal():
+    if _status_shown:
+        clear_status()
+    if not isinstance(data, Styled) and stderr_is_terminal():
         data = _escape_for_terminal(data)
     try:
         sys.stderr.flush()
-        _write_all(getattr(sys.stderr.buffer, "raw", sys.stderr.buffer), data)
+        write_all(getattr(sys.stderr.buffer, "raw", sys.stderr.buffer), data)
     except _STDERR_FAILED:
         pass  # there is no place left to report it

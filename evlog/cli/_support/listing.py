@@ -12,6 +12,7 @@ from typing import Any
 
 from evlog.cli._support import console
 from evlog.cli._support.clock import readable_time
+from evlog.cli._support.pager import Paged
 from evlog.cli._support.parameters import Given
 from evlog.model.json_lines import encode_time
 
@@ -39,8 +40,10 @@ def print_rows(
         cells: how values are shown to people.
     """
     form = given.output or ("table" if console.stdout_is_terminal() else "json")
-    for chunk in _drawn(form, _chosen(given, known), rows, columns, known, cells or {}, nothing):
-        console.write(chunk)
+    chosen = _chosen(given, known)
+    with Paged():
+        for chunk in _drawn(form, chosen, rows, columns, known, cells or {}, nothing):
+            console.write(chunk)
 
 
 def print_one(given: Given, row: Row, columns: Sequence[str], *, cells: Cells | None = None) -> None:

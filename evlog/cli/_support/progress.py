@@ -1,31 +1,59 @@
-"""The progress line of `append --lines` on a terminal: lines read, events appended, and the rate.
+"""The line on a terminal's stderr that shows how far a long command is.
 
-The appending loop itself draws one line on stderr a few times a second: there is no thread, and a command
-that ends at once draws nothing. If stdin is a file, the line shows how much of it is done.
+The working loop itself draws it, a few times a second: there is no thread, and a command that ends at once
+draws nothing. `console` removes the line before anything else is printed.
 """
 
 from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
 from time import monotonic
-from typing import Final
+from typing import Final, TypeVar
 
-from rich.console import Console
-from rich.live import Live
-from rich.text import Text
+from evlog.cli._support import console
+
+T = TypeVar("T")
 
 _EVERY_SECONDS: Final = 0.2
+_BAR_COLUMNS: Final = 20
 
 
 class Progress:
-    """A line on stderr that shows what the loop has done; `close` clears it."""
+    """Shows how many bytes of all are done, in the shape of the engines' progress functions."""
+
+    def __init__(self) -> None:
+        self._started = monotonic()
+        self._next = self._started + _EVERY_SECONDS
+
+    def __call__(self, done: int, total: int) -> None:
+        """Draw the line, if it is time to."""
+        now = monotonic()
+        if now < self._next:
+            return
+        self._next = now + _EVERY_SECONDS
+        rate = done / (now - self._started)
+        share = done / total if total else 0.0
+        bar = "█" * int(share * _BAR_COLUMNS)
+        parts = [
+            f"{bar:░<{_BAR_COLUMNS}}",
+            f"{share:.0%}",
+            f"{_size(done)} of {_size(total)}",
+            f"{_size(rate)}/s",
+        ]
+        if rate:
+            parts.append(f"{_duration((total - done) / rate)} left")
+        console.show_status("  ".join(parts))
+
+
+class LinesProgress:
+    """Shows how many lines of stdin were read and events appended; of a file also how much is done."""
 
     def __init__(self, fd: int) -> None:
         about = os.fstat(fd)
         self._fd = fd
         self._total_bytes = about.st_size if stat.S_ISREG(about.st_mode) else 0
-        self._live = Live(console=Console(stderr=True), auto_refresh=False, transient=True)
         self._started = monotonic()
         self._next = self._started + _EVERY_SECONDS
 
@@ -35,8 +63,6 @@ class Progress:
         if now < self._next:
             return
         self._next = now + _EVERY_SECONDS
-        if not self._live.is_started:
-            self._live.start()
         parts = [
             f"{lines:,} lines",
             f"{summary['appended']:,} appended",
@@ -45,8 +71,26 @@ class Progress:
         parts += [f"{summary[name]:,} {name}" for name in ("duplicates", "skipped") if summary[name]]
         if self._total_bytes:
             parts.append(f"{os.lseek(self._fd, 0, os.SEEK_CUR) / self._total_bytes:.0%}")
-        self._live.update(Text(" · ".join(parts)), refresh=True)
+        console.show_status(" · ".join(parts))
 
-    def close(self) -> None:
-        """Take the line away."""
-        self._live.stop()
+
+def with_progress(work: Callable[[Callable[[int, int], None] | None], T]) -> T:
+    """Do the work with a function that draws its progress, None without a terminal for that."""
+    try:
+        return work(Progress() if console.can_show_status() else None)
+    finally:
+        console.clear_status()
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" or count >= 10 else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,76 @@
+"""Long output on a terminal goes through the pager, and nothing is lost if there is none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import evlog as library
+from tests.cli.conftest import command, environment
+from tests.support.terminal import CTRL_C, TerminalSession
+
+
+@pytest.fixture
+def store(here: Path) -> Path:
+    with library.open(".evlog", create=True) as opened:
+        opened.append("long", [library.NewEvent("T", {"n": number}) for number in range(3000)])
+        opened.append("short", [library.NewEvent("T", {"n": number}) for number in range(5)])
+    return here
+
+
+def session(*arguments: str, **settings: str) -> TerminalSession:
+    env = environment({"TERM": "xterm", "NO_COLOR": "1"} | settings)
+    return TerminalSession(command(*arguments), env)
+
+
+def shown(*arguments: str, code: int = 0, **settings: str) -> str:
+    with session(*arguments, **settings) as terminal:
+        assert terminal.wait() == code
+        return terminal.shown
+
+
+@pytest.mark.parametrize("form", ["table", "json", "csv", "pretty"])
+def test_output_that_is_longer_than_the_screen_is_paged(store: Path, form: str) -> None:
+    text = shown("read", "-o", form, EVLOG_PAGER="cat -n", PAGER="false")
+    assert text.splitlines()[0].split()[0] == "1"
+    assert int(text.splitlines()[-1].split()[0]) >= 3005
+
+
+def test_short_output_is_not_paged(store: Path) -> None:
+    assert "paged" not in shown("read", "short", EVLOG_PAGER="sed s/^/paged/")
+    assert shown("read", "long", "-n", "100", EVLOG_PAGER="sed s/^/paged/").count("paged") == 101
+
+
+def test_a_pager_that_the_user_leaves_ends_the_command_quietly(store: Path) -> None:
+    assert shown("read", "-o", "json", EVLOG_PAGER="head -n 1").count("\n") == 1
+
+
+@pytest.mark.parametrize("pager", ["no-such-pager", "exec /dev/null", "cat", ""])
+def test_without_a_pager_nothing_is_lost(store: Path, pager: str) -> None:
+    assert shown("read", "-o", "json", EVLOG_PAGER=pager).count('"position":') == 3005
+
+
+def test_damage_is_reported_after_the_pager_has_ended(store: Path) -> None:
+    (log,) = (store / ".evlog" / "segments").glob("*.log")
+    content = bytearray(log.read_bytes())
+    content[content.rindex(b'{"n":4}') + 5] ^= 1
+    log.write_bytes(content)
+    text = shown("read", code=4, EVLOG_PAGER="cat")
+    assert "is damaged" in shown("read", code=4, EVLOG_PAGER="sed s/^/paged/").splitlines()[-1]
+    assert "is damaged" in text.splitlines()[-1]
+
+
+def test_ctrl_c_is_the_pagers(store: Path) -> None:
+    """less ends a search at Ctrl-C, so evlog must not leave it alone on the terminal."""
+    pager = (
+        "trap 'echo got it' INT; echo ready; read answer < /dev/tty; read answer < /dev/tty; cat > /dev/null"
+    )
+    with session(
+        "read", EVLOG_PAGER=f"sh -c '{pager}'".replace("'echo got it'", '"echo got it"')
+    ) as terminal:
+        terminal.wait_for("ready\n")
+        terminal.type(CTRL_C)
+        terminal.wait_for("got it\n")
+        terminal.type("\n\n")
+        assert terminal.wait() == 0
