@@ -23,8 +23,8 @@ Segments that never change again become hard links where the file system allows 
 space. --copy makes real copies, for a disk that may fail. In a pipe the result is one JSON object.
 
 \b
-  evlog backup /backup/orders
-  evlog backup /mnt/other-disk/orders && evlog verify -s /mnt/other-disk/orders
+  evlog backup /var/lib/backup
+  evlog backup copy && evlog verify --store copy
   evlog backup --copy nightly
 """
 

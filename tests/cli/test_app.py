@@ -201,7 +201,7 @@ def test_evlog_alone_and_help_name_every_command(evlog: Evlog) -> None:
 def test_help_shows_examples_that_work(evlog: Evlog, here: Path, arguments: list[str]) -> None:
     text = evlog(*arguments, "--help").out.decode()
     examples = [line.strip() for line in text.split("Options:")[0].splitlines() if EXAMPLE.match(line)]
-    assert 2 <= len(examples) <= 6
+    assert 2 <= len(examples) <= 8
     assert all(len(line) <= 80 for line in text.splitlines())
     if arguments not in ([], ["append"]):  # these begin with an empty store, the others with something to see
         for store in (".evlog", "orders"):
