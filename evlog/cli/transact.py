@@ -31,7 +31,7 @@ No output: nothing is appended, exit code 0. A command that fails: nothing is ap
 --idempotency-key the decision is made once, also across crashes: the n-th event's key is TEXT/n.
 
 \b
-  evlog transact day-1 --exec 'echo "{\\"type\\":\\"Begun\\"}"' --idempotency-key day-1
+  evlog transact t-1 --exec 'echo "{\\"type\\":\\"Done\\"}"' --idempotency-key t-1
   evlog transact seat-7 --exec 'grep -q Taken || echo "{\\"type\\":\\"Taken\\"}"'
 """
 
