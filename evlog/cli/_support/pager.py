@@ -73,15 +73,14 @@ class Paged:
 
     def _start(self) -> None:
         environment = {"LESS": _LESS_OPTIONS, "LV": "-c", **os.environ}
+        # Ctrl-C is the pager's, from its first moment: in less it ends a search.
+        self._former = signal.signal(signal.SIGINT, self._on_interrupt)
         try:
             self._process = subprocess.Popen(  # noqa: S602
                 self._command, shell=True, stdin=subprocess.PIPE, env=environment, bufsize=0
             )
         except OSError:
             self._end()
-            return
-        # Ctrl-C is the pager's: in less it ends a search.
-        self._former = signal.signal(signal.SIGINT, self._on_interrupt)
 
     def _on_interrupt(self, _signum: int, _frame: object) -> None:
         if self._process is not None and self._process.poll() is not None:
@@ -96,6 +95,7 @@ class Paged:
             assert self._process.stdin is not None
             self._process.stdin.close()
             shown = self._process.wait() not in _NOT_STARTED
+        if self._former is not None:
             signal.signal(signal.SIGINT, self._former)
         if not shown:
             console.write_now(console.Styled(self._kept))  # it was escaped when it came
