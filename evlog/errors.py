@@ -12,7 +12,7 @@
       CorruptionError               4  corrupt
         UnsafeFile
       StoreNotFound  NotAStore      5  not found
-      StreamNotFound  SubscriptionNotFound  SchemaNotFound
+      StreamNotFound  EventNotFound  SnapshotNotFound  SubscriptionNotFound  SchemaNotFound
       LockTimeout  LockLost         6  busy
       CompactionRunning  SubscriptionBusy  MirrorBusy
       IdConflict                    7  id conflict
@@ -340,6 +340,34 @@ class StreamNotFound(EvlogError):
 
     def __init__(self, stream: str) -> None:
         super().__init__(f"no stream {_shorten(stream)}", "EventStore.streams lists the streams")
+        self.stream = stream
+
+
+class EventNotFound(EvlogError):
+    """No event has this id or position, or a compaction has removed it.
+
+    `event` is the id, as a text, or the position; `removed` says that the id is known.
+    """
+
+    exit_code = EXIT_NOT_FOUND
+
+    def __init__(self, event: str | int, *, removed: bool = False) -> None:
+        what = f"event {event}" if isinstance(event, str) else f"event at position {event}"
+        problem = f"{what} was removed by a compaction" if removed else f"no {what}"
+        super().__init__(problem, "EventStore.read_all reads the events that are there")
+        self.event = event
+        self.removed = removed
+
+
+class SnapshotNotFound(EvlogError):
+    """There is no snapshot of this name, of the stream or (None) of a selection of events."""
+
+    exit_code = EXIT_NOT_FOUND
+
+    def __init__(self, name: str, stream: str | None = None) -> None:
+        of = "" if stream is None else f" of stream {_shorten(stream)}"
+        super().__init__(f"no snapshot {_shorten(name)}{of}", "EventStore.snapshots lists the snapshots")
+        self.name = name
         self.stream = stream
 
 

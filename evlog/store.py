@@ -12,7 +12,13 @@ from __future__ import annotations
 import os
 from _weakref import ref  # what weakref has too, at the cost of an import
 
-from evlog.errors import IdConflict, InvalidArgument, SchemasNotInstalled, SchemaViolation
+from evlog.errors import (
+    EventNotFound,
+    IdConflict,
+    InvalidArgument,
+    SchemasNotInstalled,
+    SchemaViolation,
+)
 from evlog.model.appends import (
     ANY,
     Expectation,
@@ -25,7 +31,7 @@ from evlog.model.appends import (
 )
 from evlog.model.encoding import encode_events
 from evlog.model.events import NewEvent, check_readable_name, check_stream_name, id_text
-from evlog.model.filters import make_filter
+from evlog.model.filters import EVERYTHING, make_filter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -450,6 +456,29 @@ class EventStore:
             found.update((event[0], event) for event in events)
         ordered = sorted(found) if len(query.items) > 1 else found
         return QueryResult(query, map(found.__getitem__, ordered), position)
+
+    def get(self, event: UUID | str | bytes | int) -> Event:
+        """Return one event: by its id (a UUID, its text, or its 16 bytes), or by its position.
+
+        An event that retention hides is returned until a compaction removes it.
+
+        Raises:
+            EventNotFound: there is none, or it was removed.
+            InvalidArgument: this is neither an id nor a position.
+        """
+        if isinstance(event, int):
+            _check_bounds(position=event)
+            name: str | int = event
+            position: int | None = event
+        else:
+            from evlog.model.encoding import encode_id
+
+            id = encode_id(event)
+            name, position = id_text(id), self.engine.find_ids([id]).get(id)
+        if position:
+            for found in self.engine.read_all(position - 1, position, EVERYTHING, reverse=False, limit=1):
+                return found
+        raise EventNotFound(name, removed=isinstance(name, str) and position is not None)
 
     def stream_version(self, stream: str) -> int:
         """Return the version of the stream's last event, visible or not; 0 if it never had one.

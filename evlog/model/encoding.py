@@ -93,7 +93,7 @@ def _encode_each(events: Sequence[NewEvent]) -> tuple[list[EncodedEvent], Sequen
         if id is not None:
             # By its name: a program that has a UUID has imported the class, others need not.
             is_uuid = id.__class__.__name__ == "UUID"
-            id = id.int.to_bytes(16) if is_uuid else _encode_id(id)  # type: ignore[union-attr]
+            id = id.int.to_bytes(16) if is_uuid else encode_id(id)  # type: ignore[union-attr]
         metadata = event.metadata
         if metadata is not None:
             metadata = _encode_metadata(metadata)
@@ -162,7 +162,8 @@ def without_tags(metadata: bytes) -> bytes:
     return metadata
 
 
-def _encode_id(id: UUID | str | bytes) -> bytes:
+def encode_id(id: UUID | str | bytes) -> bytes:
+    """Return the 16 bytes of an id, or raise InvalidEvent."""
     raw = id if isinstance(id, bytes) else getattr(id, "bytes", None)
     if raw is None:
         from uuid import UUID

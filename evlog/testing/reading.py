@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from uuid import UUID
 
-from evlog import EventStore
+import pytest
+
+from evlog import EventNotFound, EventStore, InvalidArgument
 from evlog.testing.base import EngineTests, OpenStore, new, numbers
 
 
@@ -72,3 +75,17 @@ class ReadTests(EngineTests):
         report = filled.verify()
         assert report.ok
         assert (report.events, report.position) == (20, filled.head)
+
+    def test_one_event_is_got_by_id_or_position(self, filled: EventStore) -> None:
+        event = next(filled.read("b-0", 2))
+        id = UUID(int=7)
+        assert event.id == id
+        for name in (id, str(id), id.hex, id.bytes, event.position):
+            assert filled.get(name) == event
+        for missing in (UUID(int=99), str(UUID(int=99)), 0, filled.head + 1):
+            with pytest.raises(EventNotFound) as caught:
+                filled.get(missing)
+            assert not caught.value.removed
+        for wrong in ("7f", b"7", -1):
+            with pytest.raises(InvalidArgument):
+                filled.get(wrong)

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 _ADVICE: Final[dict[type[errors.EvlogError], str]] = {
     errors.StoreNotFound: "create it with `evlog init`, or name another one with --store",
     errors.StreamNotFound: "`evlog streams` lists the streams",
+    errors.EventNotFound: "`evlog read` prints the events",
+    errors.SnapshotNotFound: "`evlog snapshots` lists the snapshots",
     errors.SubscriptionNotFound: "`evlog subscriptions list` lists the subscriptions",
     errors.SchemaNotFound: "`evlog schema list` lists the schemas",
     errors.SchemaViolation: "correct the data, or see `evlog schema show`",

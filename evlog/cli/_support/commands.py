@@ -7,6 +7,7 @@ COMMANDS = {
     "append": "Append events: one from the arguments, or many from lines of JSON.",
     "transact": "Read a stream, have a command decide, and append what it decided.",
     "read": "Print events, of one stream or of all.",
+    "show": "Print single events, by id or position.",
     "tail": "Print the last events and follow new ones; run a command on each.",
     "subscriptions": "List, show, reset and delete durable subscriptions and what they parked.",
     "streams": "List the streams.",

@@ -1,0 +1,82 @@
+"""`evlog show`: single events, by id or position."""
+
+from __future__ import annotations
+
+from evlog.cli._support import console, options
+from evlog.cli._support.parameters import FIELDS, OUTPUT, STORE, argument
+from evlog.errors import EventNotFound, InvalidArgument
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from typing import Final
+
+    from evlog.cli._support.parameters import Given
+    from evlog.model.events import Event
+    from evlog.store import EventStore
+
+HELP: Final = """Print single events, by id or position.
+
+In a pipe each is one line of JSON; on a terminal a paragraph with all of its data. If one of them does not
+exist, or a compaction has removed it, the others are printed and the exit code is 5.
+
+\b
+  evlog show 17
+  evlog show 019ac5d0-3b1c-7c3e-9a55-0123456789ab -o data
+  evlog show 17 18 19 -o csv --fields position,type,time
+"""
+
+PARAMETERS: Final = (
+    argument("ID", "The event's id, or its position.", required=True, many=True),
+    OUTPUT,
+    FIELDS,
+    STORE,
+)
+_HEX_DIGITS: Final = 32
+
+
+def command(given: Given) -> None:
+    """Print the events in the order in which they are named."""
+    names = [parse_event(text) for text in given.id]
+    form = given.output or ("pretty" if console.stdout_is_terminal() else "json")
+    fields = None
+    if given.fields is not None:
+        if given.output == "data":
+            raise InvalidArgument("-o data prints the data alone", "leave --fields out, or use -o csv")
+        from evlog.cli._support.fields import parse_fields
+
+        fields = parse_fields(given.fields)
+    missing: list[EventNotFound] = []
+    from evlog.cli._support.output import in_batches, make_form
+
+    drawn = make_form(form, fields, one_stream=False)
+    with options.open_store(given) as store:
+        console.write(drawn.begin())
+        for batch in in_batches(_found(store, names, missing), drawn.batch_events):
+            console.write(drawn.draw(batch))
+    for error in missing[:-1]:
+        console.note(error.problem)
+    if missing:
+        raise missing[-1]
+
+
+def parse_event(text: str) -> int | str:
+    """Return a position, or the text of an id; raise InvalidArgument for anything else."""
+    if text.isascii() and text.isdecimal() and len(text) < _HEX_DIGITS:
+        return int(text)
+    from uuid import UUID
+
+    try:
+        return str(UUID(text))
+    except ValueError:
+        raise InvalidArgument(
+            f"invalid event {text!r:.80}", "give its id (a UUID) or its position (a number)"
+        ) from None
+
+
+def _found(store: EventStore, names: Sequence[int | str], missing: list[EventNotFound]) -> Iterator[Event]:
+    for name in names:
+        try:
+            yield store.get(name)
+        except EventNotFound as error:
+            missing.append(error)
