@@ -76,7 +76,7 @@ class PostgresqlServer:
         self.port = free_port()
         self._folder = folder
         self._programs = programs
-        self._user = _user()
+        self._user = server_user()
         self._process: subprocess.Popen[bytes] | None = None
 
     def url(self, database: str = "postgres", **options: str) -> str:
@@ -194,8 +194,8 @@ def serving(folder: Path, programs: Path, **settings: str) -> Iterator[Postgresq
         server.stop()
 
 
-def _user() -> str | None:
-    """Return the user that runs the server, which refuses to be root's."""
+def server_user() -> str | None:
+    """Return the user that runs a server which refuses to be root's."""
     if not can_switch():
         return None
     names = {entry.pw_name for entry in pwd.getpwall()}

@@ -1,15 +1,20 @@
-"""Where a named subscription is kept: rows, and a session's advisory lock that ends with its holder."""
+"""Where a named subscription is kept: rows, and an advisory lock that ends with its holder.
+
+The lock is a session's. A pooler gives no session: there the lock is an open transaction's, which occupies a
+connection of the pool, and other connections save once the first has answered. That transaction keeps no
+snapshot, so it does not delay vacuum.
+"""
 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
 import psycopg
 
 from evlog.engines.postgresql.connections import Connections, translated
-from evlog.errors import CorruptionError, SubscriptionBusy, Unsupported
+from evlog.errors import CorruptionError, SubscriptionBusy
 from evlog.model.checkpoints import Checkpoint, ParkedEvent
 from evlog.model.filters import EventFilter
 
@@ -20,6 +25,14 @@ if TYPE_CHECKING:
     from evlog.model.events import Event
 
 
+_LOCK: Final = b"select pg_try_advisory_lock(hashtextextended(%s, 0))"
+_UNLOCK: Final = b"select pg_advisory_unlock(hashtextextended(%s, 0))"
+_LOCK_TRANSACTION: Final = b"select pg_try_advisory_xact_lock(hashtextextended(%s, 0))"
+_BEGIN: Final = (
+    b"begin isolation level read committed read only; set local idle_in_transaction_session_timeout = 0"
+)
+
+
 class PostgresqlCheckpoint:
     """One named subscription. For one thread at a time."""
 
@@ -27,29 +40,35 @@ class PostgresqlCheckpoint:
         self._connections = connections
         self._name = name
         self._lock = f"{store_id}/{name}"
-        self._holder: Connection | None = None  # its session holds the lock
+        self._is_pooled = not connections.address.listens
+        self._holder: Connection | None = None  # its session, or its transaction, holds the lock
 
     def acquire(self) -> None:
-        """Begin a run or a change. Raises SubscriptionBusy; Unsupported where a pooler splits sessions."""
-        if not self._connections.address.listens:
-            raise Unsupported("postgresql", "named subscriptions with listen=no")
+        """Begin a run or a change. Raises SubscriptionBusy."""
         connection = self._connections.take()
-        with translated(self._connections.address):
-            row = connection.execute(
-                "select pg_try_advisory_lock(hashtextextended(%s, 0))", (self._lock,)
-            ).fetchone()
-        assert row is not None
-        if not row[0]:
-            self._connections.give_back(connection)
-            raise SubscriptionBusy(self._name)
-        self._holder = connection
+        try:
+            with translated(self._connections.address):
+                if self._is_pooled:
+                    connection.execute(_BEGIN)
+                lock = _LOCK_TRANSACTION if self._is_pooled else _LOCK
+                row = connection.execute(lock, (self._lock,)).fetchone()
+            assert row is not None
+            if not row[0]:
+                raise SubscriptionBusy(self._name)
+            self._holder = connection
+        finally:
+            if self._holder is None:
+                self._connections.give_back(connection)  # closed, if it is in a transaction
 
     def release(self) -> None:
         """End what `acquire` began."""
         holder, self._holder = self._holder, None
         if holder is not None:
             try:
-                holder.execute("select pg_advisory_unlock(hashtextextended(%s, 0))", (self._lock,))
+                if self._is_pooled:
+                    holder.rollback()
+                else:
+                    holder.execute(_UNLOCK, (self._lock,))
             except psycopg.Error:
                 holder.close()  # its session has ended, and the lock with it
             self._connections.give_back(holder)
@@ -156,7 +175,9 @@ class PostgresqlCheckpoint:
         sql = self._connections.address.sql(statement)
         if self._holder is not None:
             with translated(self._connections.address):
-                return _run(self._holder, sql, parameters)
+                if not self._is_pooled:
+                    return _run(self._holder, sql, parameters)
+                self._holder.execute("select")  # fails if the lock is lost
         with self._connections.lend() as connection:
             return _run(connection, sql, parameters)
 

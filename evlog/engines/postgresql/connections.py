@@ -63,7 +63,8 @@ class Address:
             raise InvalidArgument(f"invalid schema {self.schema!r}; use lower-case letters, digits and _")
         if own.get("listen", "yes") not in ("yes", "no"):
             raise InvalidArgument(f"invalid listen {own['listen']!r} in the URL; use yes or no")
-        self.listens = own.get("listen", "yes") == "yes"
+        self.listens = own.get("listen", "yes") == "yes"  # whether a connection is a session of the server
+        self.may_be_pooled = "listen" not in own
         query = urlencode(rest, quote_via=quote)  # libpq knows no + for a space
         self.conninfo = urlunsplit(("postgresql", parts.netloc, parts.path, query, ""))
         user, at, host = parts.netloc.rpartition("@")

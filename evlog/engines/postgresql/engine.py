@@ -41,7 +41,8 @@ def open_engine(
 ) -> PostgresqlEngine:
     """Open the store in a PostgreSQL database: `postgresql://[user@]host[:port]/database[?schema=evlog]`.
 
-    The URL is libpq's; `schema` and `listen=no` (poll, for a pooler in transaction mode) are evlog's.
+    The URL is libpq's; `schema` and `listen` are evlog's. With `listen=no`, and behind a pooler, followers
+    poll.
 
     Raises:
         StoreNotFound: there is no such database, or no store in the schema and `create` is false.
@@ -64,6 +65,8 @@ class PostgresqlEngine:
         try:
             with connections.lend() as connection:
                 self.store_id, self.created = open_schema(address, connection, create=create)
+            if not address.listens:
+                connections.forget_idle()  # it was opened as a session's
         except BaseException:
             connections.close()
             raise

@@ -2,9 +2,11 @@
 
 1. The committed position is one that the write-ahead log is flushed beyond. A look notes the end of the
    write-ahead log beside the log's position; the position counts once the flush has passed that end.
-2. Where the server waits for synchronous standbys, its own flush is not enough: a failover takes back what
-   they do not have. The feed then commits a transaction of its own, which waits for them.
-3. After a crash of the server the noted pair means nothing, and the look begins again.
+2. After a crash of the server the noted pair means nothing, and the look begins again. A pooler hides that.
+3. Where the server waits for synchronous standbys, its own flush is not enough: a failover takes back what
+   they do not have.
+4. In the cases 2 and 3, or when the flush is late, the feed reads the position in a transaction of its own
+   that is flushed as an append is. Its answer says that what it read is flushed, and that standbys have it.
 """
 
 from __future__ import annotations
@@ -16,7 +18,6 @@ from typing import TYPE_CHECKING, Final
 
 import psycopg
 
-from evlog.engines.postgresql.appends import FLUSH
 from evlog.engines.postgresql.connections import Connections, leave_to_parent, translated, wait_readable
 from evlog.errors import StoreUnreachable
 from evlog.model.filters import EventFilter
@@ -56,13 +57,17 @@ class PostgresqlFeed:
             "pg_current_wal_flush_lsn() >= %s::pg_lsn, current_setting('synchronous_standby_names') <> '' "
             "from {schema}.log"
         )
+        self._flushed_look_statement = connections.address.sql(
+            "select position, set_config('synchronous_commit', 'on', true), "
+            "pg_logical_emit_message(true, 'evlog', '') from {schema}.log"
+        )
         self.polling = not connections.address.listens
         self._connection: Connection | None = None  # for this feed alone: it listens
         self._process = os.getpid()
         self._committed = 0
         self._pending: tuple[int, str] | None = None  # a position, and the flush that makes it committed
         self._has_standbys = False  # the server waits for synchronous standbys
-        self._is_flushing = False  # the answer of FLUSH is outstanding
+        self._is_flushing = False  # the answer of the flushed look is outstanding
         self._news: list[Notify] = []  # arrived since the last look; no method, which would make a cycle
         self._woken = False  # set by any thread, cleared by the one that waits
         self._wake_out, self._wake_in = socket.socketpair()
@@ -73,7 +78,7 @@ class PostgresqlFeed:
         if self._committed <= after:
             self._look()
             for _ in range(_FLUSH_LOOKS):  # mostly the writer flushes at this moment
-                if self._pending is None or self._has_standbys or self._committed > after:
+                if self._pending is None or self._must_flush() or self._committed > after:
                     break
                 self._sleep(_FLUSH_SECONDS)
                 self._look()
@@ -163,11 +168,11 @@ class PostgresqlFeed:
                 self._sleep(_POLL_SECONDS)
         assert row is not None
         position, inserted, flush, passed, self._has_standbys = row
-        if self._pending is not None and passed and not self._has_standbys:
+        if self._pending is not None and passed and not self._must_flush():
             self._committed = max(self._committed, self._pending[0])
             self._pending = None
         if position > self._committed and self._pending is None:
-            if _lsn(flush) >= _lsn(inserted) and not self._has_standbys:
+            if _lsn(flush) >= _lsn(inserted) and not self._has_standbys:  # in one statement: no crash between
                 self._committed = position
             else:
                 self._pending = (position, inserted)
@@ -177,11 +182,11 @@ class PostgresqlFeed:
         deadline = None if seconds is None else time.monotonic() + seconds
         while self._committed < position and self._pending is not None and self._connection is not None:
             if not self._is_flushing:
-                try:  # the session of the look: the server has not restarted since
-                    self._connection.pgconn.send_query(FLUSH)
+                try:
+                    self._connection.pgconn.send_query(self._flushed_look_statement)
                     self._is_flushing = True
                 except psycopg.Error:
-                    pass  # the next look opens another connection; what was noted may be lost
+                    pass  # the next look opens another connection
             left = _LISTEN_TICK_SECONDS if deadline is None else deadline - time.monotonic()
             if self._woken or left <= 0:
                 return
@@ -189,7 +194,7 @@ class PostgresqlFeed:
             self._look()
 
     def _has_flushed(self, connection: Connection) -> bool:
-        """Take the answer of FLUSH, if it is there; the pending position is then committed."""
+        """Take the answer of the flushed look, if it is there; the position in it is committed."""
         server = connection.pgconn
         server.consume_input()
         if server.is_busy():
@@ -199,9 +204,13 @@ class PostgresqlFeed:
             if result.status != psycopg.pq.ExecStatus.TUPLES_OK:
                 connection.close()
                 raise psycopg.OperationalError(result.get_error_message())
-        if self._pending is not None:
-            self._committed, self._pending = max(self._committed, self._pending[0]), None
+            position = int(result.get_value(0, 0) or 0)
+            self._committed, self._pending = max(self._committed, position), None
         return True
+
+    def _must_flush(self) -> bool:
+        """Whether a noted pair is not enough: see the rules 2 and 3."""
+        return self._has_standbys or self.polling
 
     def _opened(self) -> Connection:
         connection = self._connection
