@@ -10,6 +10,9 @@
    was delivered.
 4. Every append carries its ids. When the connection breaks between sending and the answer, it is sent again:
    what was written is found by the ids.
+5. A pooler in transaction mode gives no session, and hides that the server has restarted. It is found out
+   when the store is opened. An append and its flush are then one transaction, a feed polls and reads the
+   position in a flushed transaction, and the lock of a named subscription is an open transaction's.
 
 Read `engine.py` first, then `schema.sql`.
 """

@@ -45,6 +45,8 @@ class Appender:
     def __init__(self, connections: Connections, *, sync: bool, lock_timeout_seconds: float | None) -> None:
         self._connections = connections
         self._sync = sync
+        # A pooler may hide a crash between two transactions: the flush would be the next server's.
+        self._flushes_apart = sync and connections.address.listens
         self._lock_timeout_seconds = lock_timeout_seconds
         self._statement = connections.address.sql(
             "select o_positions, o_versions, o_duplicates, set_config('synchronous_commit', 'off', true) "
@@ -130,10 +132,11 @@ class Appender:
                 connection.execute("select set_config('lock_timeout', %s, true)", (milliseconds,))
             cursor = connection.cursor(binary=True)
             cursor.execute(self._statement, request.values())
-            pipeline.sync()  # ends the transaction: the flush is another one
+            if self._flushes_apart:
+                pipeline.sync()  # ends the transaction: the flush is another one
             if self._sync:
                 connection.execute(FLUSH)
-                pipeline.sync()
+            pipeline.sync()
             row = cursor.fetchone()
         assert row is not None
         return row[0], row[1], row[2]
