@@ -274,22 +274,22 @@ class EventStore:
 
     def transact(
         self,
-        stream: str,
+        about: str | Query,
         decide: Callable[[list[Event]], Iterable[NewEvent | tuple[str, Iterable[NewEvent]]] | None],
         *,
         retries: int = 10,
         key: str | None = None,
     ) -> Sequence[AppendResult]:
-        """Read a stream, decide, and append what was decided; again if another writer was first.
+        """Read a stream or a query, decide, and append what was decided; again if another writer was first.
 
-        Nothing that was decided is appended unless the stream is still as it was read. Durable when this
-        returns.
+        Nothing that was decided is appended unless the stream is still as it was read, or no event has come
+        that the query selects. Durable when this returns.
 
         Args:
-            stream: what the decision is made from; it need not exist yet.
-            decide: called with the stream's events; it returns new events for the stream, and pairs
-                (stream, events) for other streams, which are appended together. None or nothing: nothing is
-                appended. It may be called several times. What it raises ends the transaction.
+            about: what the decision is made from: the name of a stream, which need not exist yet, or a Query.
+            decide: called with the events; it returns new events for the stream, and pairs (stream, events)
+                for other streams, which are appended together. None or nothing: nothing is appended. It may
+                be called several times. What it raises ends the transaction.
             retries: how often a decision that came too late is made again, after a short pause.
             key: any text that stands for this decision: it is made once, also across crashes. The n-th event
                 has the idempotency key `KEY/n`; when KEY/1 is known, `decide` is not called, and the result
@@ -299,25 +299,31 @@ class EventStore:
             A result for each stream in turn; none if nothing was appended.
 
         Raises:
-            WrongExpectedVersion: other writers were first each time. Nothing was written.
+            WrongExpectedVersion, ConditionFailed: other writers were first each time. Nothing was written.
             As `append`, and what `decide` raises.
         """
         from evlog.decisions.transact import transact
 
-        check_stream_name(stream)
+        if isinstance(about, str):
+            check_stream_name(about)
         _check_bounds(retries=retries)
 
-        def encoded(history: list[Event], _version: int) -> tuple[list[str], list[EncodedEvent]]:
+        def encoded(history: list[Event], _place: int) -> tuple[list[str], list[EncodedEvent]]:
             streams: list[str] = []
             events: list[NewEvent] = []
             for item in decide(history) or ():
-                name, new = item if isinstance(item, tuple) else (stream, (item,))
+                if isinstance(item, tuple):
+                    stream, new = item
+                elif isinstance(about, str):
+                    stream, new = about, (item,)
+                else:
+                    raise InvalidArgument("an event has no stream; return pairs of a stream and its events")
                 before = len(events)
                 events += new
-                streams += [name] * (len(events) - before)
+                streams += [stream] * (len(events) - before)
             return streams, encode_events(events)
 
-        batch = transact(self, stream, encoded, retries=retries, key=key)
+        batch = transact(self, about, encoded, retries=retries, key=key)
         return [] if batch is None else results_by_stream(batch)
 
     def _append(

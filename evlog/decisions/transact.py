@@ -1,7 +1,8 @@
-"""One decision about a stream, made from its events and appended as one.
+"""One decision, made from the events of a stream or of a query, and appended as one.
 
-1. The events are appended on the condition that the stream is at the version that was read. If another writer
-   was first, the decision is made again, from the longer history.
+1. The events are appended on the condition that the stream is at the version that was read, or that nothing
+   has come that the query selects. If another writer was first, the decision is made again, from the longer
+   history.
 2. Between two tries is a pause at random, up to the time that the decision took, doubled at each loss: so
    writers that decide for long do not meet again and again.
 3. With a key, the n-th event of the decision has the idempotency key KEY/n. All of them are one frame, so the
@@ -14,17 +15,18 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final, Protocol
 
-from evlog.errors import IdConflict, InvalidEvent, WrongExpectedVersion
+from evlog.errors import ConditionFailed, IdConflict, InvalidEvent, WrongExpectedVersion
 from evlog.model.events import id_of_key
 from evlog.model.filters import EVERYTHING
 from evlog.model.links import KEY, add_links
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from evlog.engine import Engine
-    from evlog.model.appends import BatchResult, ExpectedVersion
+    from evlog.model.appends import BatchResult, Condition, ExpectedVersion
     from evlog.model.events import EncodedEvent, Event
+    from evlog.model.queries import Query, QueryResult
 
     Decided = tuple[list[str], list[EncodedEvent]]
     """The stream of each new event, and the events."""
@@ -43,18 +45,21 @@ class Store(Protocol):
 
     def stream_version(self, stream: str) -> int: ...
 
+    def query(self, query: Query) -> QueryResult: ...
+
     def append_encoded(
         self,
         streams: Sequence[str],
         events: Sequence[EncodedEvent],
         *,
         expected: Mapping[str, ExpectedVersion] | None = None,
+        conditions: Condition | Iterable[Condition] = (),
     ) -> BatchResult: ...
 
 
 def transact(
     store: Store,
-    stream: str,
+    about: str | Query,
     decide: Callable[[list[Event], int], Decided],
     *,
     retries: int,
@@ -63,14 +68,16 @@ def transact(
     """Decide, and append what was decided; durable when this returns.
 
     Args:
-        decide: called with the stream's events and its version. What it raises ends the transaction.
+        about: a stream's name, or a query.
+        decide: called with the events, and the stream's version or the log's last position. What it raises
+            ends the transaction.
         retries: how often a decision that came too late is made again.
 
     Returns:
         Where the events are, of a decision that was made before, too; None if nothing was decided.
 
     Raises:
-        WrongExpectedVersion: other writers were first each time.
+        WrongExpectedVersion, ConditionFailed: other writers were first each time.
         As `EventStore.append`.
     """
     losses = 0
@@ -78,18 +85,25 @@ def transact(
         if key is not None and (before := _maybe_made_before(store.engine, key)) is not None:
             return before
         began = time.monotonic()
-        version = store.stream_version(stream)  # first: an event that comes in between makes the append fail
-        history = list(store.read(stream))
-        if history:
-            version = history[-1].version
-        streams, events = decide(history, version)
+        expected: dict[str, ExpectedVersion] = {}
+        conditions: tuple[Condition, ...] = ()
+        if isinstance(about, str):
+            place = store.stream_version(about)  # first: an event that comes in between makes the append fail
+            history = list(store.read(about))
+            if history:
+                place = history[-1].version
+            expected[about] = place
+        else:
+            history = found = store.query(about)
+            place, conditions = found.position, (found.unchanged,)
+        streams, events = decide(history, place)
         if not events:
             return None
         if key is not None:
             events = [_with_key(event, f"{key}/{number}") for number, event in enumerate(events, 1)]
         try:
-            result = store.append_encoded(streams, events, expected={stream: version})
-        except WrongExpectedVersion:
+            result = store.append_encoded(streams, events, expected=expected, conditions=conditions)
+        except (WrongExpectedVersion, ConditionFailed):
             losses += 1
             if losses > retries:
                 raise

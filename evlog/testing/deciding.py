@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 import evlog
-from evlog import Event, EventStore, NewEvent
+from evlog import Event, EventStore, NewEvent, Query
 from evlog.testing.base import LONG_SECONDS, EngineTests, new, numbers
+
+COURSE = Query(types=["Enrolled"], tags=["course:c1"])
 
 
 class DecideTests(EngineTests):
@@ -78,6 +80,48 @@ class DecideTests(EngineTests):
         assert calls == [0, 1]
         (a, d) = store.transact("a", lambda _: [new(4), ("d", [new(5)])])
         assert (a.stream, a.first_version, d.stream) == ("a", 2, "d")
+
+    @pytest.fixture
+    def places(self, store: EventStore) -> EventStore:
+        if not store.capabilities.conditions:
+            with pytest.raises(evlog.Unsupported):
+                store.transact(COURSE, lambda _: [("a", [new(1)])])
+            pytest.skip("the engine has no conditions on queries")
+        return store
+
+    def test_a_decision_can_be_made_from_a_query(self, places: EventStore, other: EventStore) -> None:
+        """Ten students want two places."""
+        calls = []
+
+        def enrol(student: int) -> Any:
+            def decide(history: list[Event]) -> list[Any]:
+                calls.append(student)
+                if student == 1 and calls.count(1) == 1:
+                    other.append("s-9", [new(9, "Enrolled", tags=["course:c1"])])
+                if len(history) >= 2:
+                    return []
+                return [(f"s-{student}", [new(student, "Enrolled", tags=["course:c1"])])]
+
+            return decide
+
+        made = [places.transact(COURSE, enrol(student)) for student in range(1, 11)]
+        assert [len(results) for results in made] == [1] + [0] * 9
+        assert calls.count(1) == 2
+        assert numbers(places.query(COURSE)) == [9, 1]
+        other.append("x", [new(0, "Moved", tags=["course:c1"]), new(0, "Enrolled", tags=["course:c2"])])
+        with pytest.raises(evlog.InvalidArgument, match="no stream"):
+            places.transact(COURSE, lambda _: [new(1)])
+
+    def test_a_race_about_a_query_that_is_always_lost_is_an_error(
+        self, places: EventStore, other: EventStore
+    ) -> None:
+        def decide(_: list[Event]) -> list[Any]:
+            other.append("a", [new(0, "Enrolled", tags=["course:c1"])])
+            return [("a", [new(1)])]
+
+        with pytest.raises(evlog.ConditionFailed):
+            places.transact(COURSE, decide, retries=1)
+        assert numbers(places.read_all()) == [0, 0]
 
     def test_a_decision_with_a_key_is_made_once(self, store: EventStore, other: EventStore) -> None:
         made = store.transact("a", lambda _: [new(1), ("b", [new(2), new(3)])], key="k")
