@@ -19,7 +19,8 @@
       StoreFull                     9  full
       UnsupportedFormat            10  unsupported
       StoreIsMirror  StoreMoved    10
-      ZstdNotInstalled  SchemasNotInstalled  EngineNotInstalled  ServerUnsuitable      10
+      ZstdNotInstalled  SchemasNotInstalled  EngineNotInstalled      10
+      ExtraNotInstalled  ServerUnsuitable  10
       StoreUnreachable  AppendUnknown      12  unavailable
       StoreAccessDenied  StoreIOError  SystemCallFailed  StoreClosed  EngineError      1
 
@@ -662,6 +663,20 @@ class EngineNotInstalled(EvlogError):
         )
         self.engine = engine
         self.library = library
+
+
+class ExtraNotInstalled(EvlogError):
+    """A command needs a library that is not installed with evlog by default."""
+
+    exit_code = EXIT_UNSUPPORTED
+
+    def __init__(self, command: str, library: str, extra: str) -> None:
+        super().__init__(
+            f"{command} needs {library}, which is not installed", f"run pip install 'evlog-store[{extra}]'"
+        )
+        self.command = command
+        self.library = library
+        self.extra = extra
 
 
 class ServerUnsuitable(EvlogError):

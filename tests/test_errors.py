@@ -84,6 +84,7 @@ SAMPLES: list[tuple[EvlogError, int, dict[str, Any]]] = [
     (errors.MirrorLimit(3, "w", "9 events"), 2, {"position": 3, "limit": "9 events"}),
     (errors.MirrorBusy("d"), 6, {"destination": "d"}),
     (errors.ZstdNotInstalled("p"), 10, {"path": "p"}),
+    (errors.ExtraNotInstalled("c", "l", "x"), 10, {"command": "c", "library": "l", "extra": "x"}),
     (errors.EngineNotInstalled("e", "l"), 10, {"engine": "e", "library": "l"}),
     (errors.ServerUnsuitable("u", "r", "a"), 10, {"address": "u", "reason": "r"}),
     (errors.StoreUnreachable("u", "r"), 12, {"address": "u", "reason": "r"}),

@@ -29,7 +29,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"files/compaction", "files/check"}),
     frozenset({"files", "engines"}),
     frozenset({"store"}),
-    frozenset({"transfer"}),
+    frozenset({"transfer", "adapters"}),
     frozenset({"cli", "testing"}),
 )
 # The few modules at the root that are not a place of their own, with the place that they belong to.
@@ -40,7 +40,7 @@ LEVEL = {place: level for level, row in enumerate(LAYERS) for place in row}
 PURE = ("errors", "model", "files/format")
 
 # What the library must not cost those who only `import evlog`.
-LAZY = ("typer", "rich", "msgspec", "filelock", "inotify_simple", "zstandard", "ctypes")
+LAZY = ("prometheus_client", "typer", "rich", "msgspec", "filelock", "inotify_simple", "zstandard", "ctypes")
 
 # The calls that change a file system. Only files/disk/files.py makes them; what it promises is said there.
 # The conformance suite makes temporary folders, which hold no user's data.

@@ -1,0 +1,39 @@
+"""`evlog metrics`: the store's numbers for Prometheus."""
+
+from __future__ import annotations
+
+from evlog.cli._support import console, options
+from evlog.cli._support.parameters import STORE
+from evlog.errors import ExtraNotInstalled
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
+
+    from evlog.cli._support.parameters import Given
+
+HELP: Final = """Print the store's numbers as OpenMetrics text, for Prometheus.
+
+The head position, events, bytes and segments of the store; and of each named subscription its position, lag,
+parked events and when its checkpoint was saved. It needs prometheus-client
+(pip install 'evlog-store[metrics]'; exit code 10 without it).
+
+\b
+  evlog metrics
+  evlog metrics > orders.prom.new && mv orders.prom.new /var/lib/node_exporter/orders.prom
+"""
+
+PARAMETERS: Final = (STORE,)
+
+
+def command(given: Given) -> None:
+    """Print the numbers."""
+    try:
+        from evlog.adapters.metrics import openmetrics
+    except ModuleNotFoundError as error:
+        if error.name is None or not error.name.startswith("prometheus_client"):
+            raise
+        raise ExtraNotInstalled("evlog metrics", "prometheus-client", "metrics") from None
+    with options.open_store(given) as store:
+        text = openmetrics(store)
+    console.write(text)
