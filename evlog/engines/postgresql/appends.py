@@ -1,15 +1,23 @@
-"""Appending: one call of the function `append` and one flush, sent again when the connection breaks."""
+"""Appending: one call of the function `append` and one flush, sent again when the connection breaks.
+
+1. Among other writers the flush is a second transaction, sent in the same round trip: the first one commits
+   without it, so that its lock is free while the disk works, and writers share flushes.
+2. A writer whose last two appends followed each other is alone. Its append is one transaction that commits
+   with a flush. A writer that comes meanwhile waits for that flush once.
+"""
 
 from __future__ import annotations
 
 import json
+import threading
 import time
 from bisect import bisect_left
 from typing import TYPE_CHECKING, Final
 
 import psycopg
 
-from evlog.engines.postgresql.connections import Connections, is_broken, translate
+from evlog.engines.postgresql import wire
+from evlog.engines.postgresql.connections import Connections, Statement, is_broken, translate
 from evlog.errors import (
     AppendUnknown,
     IdConflict,
@@ -19,24 +27,59 @@ from evlog.errors import (
     StreamTombstoned,
     WrongExpectedVersion,
 )
-from evlog.model.appends import BatchResult, Expectation, SchemasChanged
+from evlog.files.disk.fork import register_fork_reset
+from evlog.model.appends import NO_STREAM, BatchResult, Expectation, SchemasChanged
 from evlog.model.events import CONTENT_TYPES, JSON_CODE, check_stream_name, id_text, make_ids
 from evlog.model.history import Standing, refusal
-from evlog.model.retention import SCHEMAS_STREAM
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
-    from evlog.engines.postgresql.connections import Connection
+    from psycopg.pq.abc import PGresult
+
+    from evlog.engines.postgresql.connections import Parameters, Session
     from evlog.model.events import EncodedEvent
 
 _RETRY_SECONDS: Final = 30.0  # a failover takes some seconds
 FLUSH: Final = (
     b"select set_config('synchronous_commit', 'on', true), pg_logical_emit_message(true, 'evlog', '')"
 )
+_FLUSH: Final = (Statement(FLUSH), ())
+_LOCK_TIMEOUT: Final = Statement(b"select set_config('lock_timeout', $1, true)")
 _REFUSED_BY_JSON: Final = frozenset({"22P02", "22P05", "54001"})  # also: nested too deeply for its parser
-_SERIALIZATION: Final = frozenset({"40001", "40P01"})  # where the database's default is stricter
+_SERIALIZATION: Final = ("40001", "40P01")  # where the database's default is stricter
+_UNIQUE: Final = "23505"
+
+
+class _Company:
+    """Whether other writers append now. The last appends show it: others take positions between them."""
+
+    def __init__(self) -> None:
+        self._mutex = threading.Lock()  # guards the three below
+        self._running = 0  # appends of this engine
+        self._is_alone = False
+        self._end = -1  # the position of the last event that this engine appended
+        register_fork_reset(self)
+
+    def reset_after_fork(self) -> None:
+        """Begin again in a forked child: its parent is another writer."""
+        self._mutex = threading.Lock()
+        self._running, self._is_alone, self._end = 0, False, -1
+
+    def enter(self) -> bool:
+        """Begin an append; return whether there is no other writer."""
+        with self._mutex:
+            self._running += 1
+            return self._is_alone and self._running == 1
+
+    def leave(self, positions: Sequence[int]) -> None:
+        """End an append to these positions; none if it failed."""
+        with self._mutex:
+            self._running -= 1
+            self._is_alone = bool(positions) and positions[0] == self._end + 1
+            if positions:
+                self._end = positions[-1]
 
 
 class Appender:
@@ -45,13 +88,17 @@ class Appender:
     def __init__(self, connections: Connections, *, sync: bool, lock_timeout_seconds: float | None) -> None:
         self._connections = connections
         self._sync = sync
-        # A pooler may hide a crash between two transactions: the flush would be the next server's.
-        self._flushes_apart = sync and connections.address.listens
+        self._company = _Company()
         self._lock_timeout_seconds = lock_timeout_seconds
-        self._statement = connections.address.sql(
-            "select o_positions, o_versions, o_duplicates, set_config('synchronous_commit', 'off', true) "
-            "from {schema}.append(%s, %s, %s::uuid[], %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
+        self._statement = Statement(
+            connections.address.sql(
+                "select {schema}.append({parameters}), set_config('synchronous_commit', $18, true)",
+                parameters=", ".join(f"${number}" for number in range(1, 18)),
+            )
         )
+        self._before: list[tuple[Statement, Parameters]] = []
+        if lock_timeout_seconds is not None:
+            self._before = [(_LOCK_TIMEOUT, (b"%d" % max(1, int(lock_timeout_seconds * 1000)),))]
 
     def append(
         self,
@@ -69,16 +116,25 @@ class Appender:
         if not system:
             for stream in dict.fromkeys(streams):
                 check_stream_name(stream)
-        if schemas is not None:
-            expectations = [*expectations, Expectation(0, SCHEMAS_STREAM, schemas)]
-        made = iter(make_ids(sum(event[1] is None for event in events)))
+        count = sum(event[1] is None for event in events)
+        made = iter(make_ids(count) if count else ())
         ids = [event[1] or next(made) for event in events]
         twins = _twins(streams, events, ids, skip_known=skip_known)
-        kept = [at for at in range(len(ids)) if at not in twins] if twins else range(len(ids))
-        request = _Request(streams, events, ids, kept, expectations, skip_known, system)
-        positions, versions, duplicates = self._send(request)
         if not twins:
+            request = _Request(streams, events, ids, expectations, schemas, skip_known, system)
+            positions, versions, duplicates = self._send(request)
             return BatchResult(streams, versions, positions, ids, duplicates)
+        kept = [at for at in range(len(ids)) if at not in twins]
+        request = _Request(
+            [streams[at] for at in kept],
+            [events[at] for at in kept],
+            [ids[at] for at in kept],
+            [Expectation(bisect_left(kept, each.at), each.stream, each.version) for each in expectations],
+            schemas,
+            skip_known,
+            system,
+        )
+        positions, versions, duplicates = self._send(request)
         place = {at: number for number, at in enumerate(kept)}
         chosen = [place[twins.get(at, at)] for at in range(len(ids))]
         return BatchResult(
@@ -103,14 +159,10 @@ class Appender:
             try:
                 connection = self._connections.take()
                 sent = True
-                positions, versions, known = self._execute(connection, request)
-                return positions, versions, request.duplicates(known)
+                return self._execute(connection, request)
             except (StoreUnreachable, psycopg.Error) as error:
                 if isinstance(error, psycopg.Error) and not is_broken(error):
-                    if error.sqlstate in _REFUSED_BY_JSON and not request.raw_json:
-                        request.raw_json = True
-                    elif error.sqlstate not in _SERIALIZATION or time.monotonic() >= deadline:
-                        raise self._refusal(error, request) from error
+                    self._change(request, error, deadline)
                     continue
                 self._connections.forget_idle()
                 if time.monotonic() >= deadline:
@@ -118,40 +170,57 @@ class Appender:
                         raise
                     raise AppendUnknown(self._connections.address.text, str(error)) from error
                 if sent:
-                    request.look_up_all_ids()
+                    request.look_up = True
                 time.sleep(pause_seconds)
                 pause_seconds = min(1.0, 2 * pause_seconds)
             finally:
                 if connection is not None:
                     self._connections.give_back(connection)
 
-    def _execute(self, connection: Connection, request: _Request) -> tuple[Any, Any, Any]:
-        with connection.pipeline() as pipeline:
-            if self._lock_timeout_seconds is not None:
-                milliseconds = str(max(1, int(self._lock_timeout_seconds * 1000)))
-                connection.execute("select set_config('lock_timeout', %s, true)", (milliseconds,))
-            cursor = connection.cursor(binary=True)
-            cursor.execute(self._statement, request.values())
-            if self._flushes_apart:
-                pipeline.sync()  # ends the transaction: the flush is another one
-            if self._sync:
-                connection.execute(FLUSH)
-            pipeline.sync()
-            row = cursor.fetchone()
-        assert row is not None
-        return row[0], row[1], row[2]
+    def _execute(self, connection: Session, request: _Request) -> tuple[list[int], list[int], list[bool]]:
+        positions: list[int] = []
+        # What is looked up may be there already, committed by another transaction and not flushed.
+        commits_itself = self._company.enter() and not request.look_up and self._sync
+        try:
+            commit = b"on" if commits_itself else b"off"
+            append = [*self._before, (self._statement, (*request.values(), commit))]
+            if commits_itself or not self._sync:
+                results = connection.run(append)
+            elif self._connections.address.listens:
+                results = connection.run(append, [_FLUSH])
+            else:  # a pooler may hide a crash between two transactions: the flush would be the next server's
+                results = connection.run([*append, _FLUSH])
+            positions, versions, duplicates = request.outcome(results[len(self._before)])
+            return positions, versions, duplicates
+        finally:
+            self._company.leave(positions)
+
+    def _change(self, request: _Request, error: psycopg.Error, deadline: float) -> None:
+        """Change what the server refused so that it can be sent again, or raise the refusal."""
+        state = error.sqlstate
+        if state == _UNIQUE and error.diag.constraint_name != "events_id_key":
+            state = _SERIALIZATION[0]  # in a stricter isolation it took the position of another append
+        if state in _REFUSED_BY_JSON and not request.raw_json:
+            request.raw_json = True
+        elif not request.look_up and (
+            state == _UNIQUE or (state == "EV000" and _detail(error)["error"] == "LookUp")
+        ):
+            request.look_up = True
+        elif state not in _SERIALIZATION or time.monotonic() >= deadline:
+            raise self._refusal(error, request) from error
 
     def _refusal(self, error: psycopg.Error, request: _Request) -> Exception:
         """Return the error for an append that the server refused."""
         if error.sqlstate != "EV000":
             return translate(error, self._connections.address, self._lock_timeout_seconds or 0.0)
-        detail = json.loads(error.diag.message_detail or "{}")
-        kind, stream = detail["error"], detail["stream"]
+        detail = _detail(error)
+        kind = detail["error"]
         if kind == "Refused":
             standing = Standing(detail["mirror_of"] or "", detail["moved_to"] or "")
             return refusal(self._connections.address.text, standing)
-        if kind == "WrongExpectedVersion" and stream == SCHEMAS_STREAM and not request.system:
+        if kind == "SchemasChanged":
             return SchemasChanged()
+        stream = detail["stream"]
         if kind == "WrongExpectedVersion":
             expected = detail["expected"]
             return WrongExpectedVersion(
@@ -167,58 +236,93 @@ class Appender:
         return IdConflict(id_text(request.ids[detail["at"]]), stream, detail["position"], reason)
 
 
+def _detail(error: psycopg.Error) -> dict[str, Any]:
+    """Return what the function `append` says of a refusal."""
+    detail: dict[str, Any] = json.loads(error.diag.message_detail or "{}")
+    return detail
+
+
 class _Request:
-    """The arguments of the function `append`, in columns."""
+    """The arguments of the function `append`, in columns, and what its answer means."""
 
     def __init__(
         self,
         streams: Sequence[str],
         events: Sequence[EncodedEvent],
         ids: Sequence[bytes],
-        kept: Sequence[int],
         expectations: Sequence[Expectation],
+        schemas: int | None,
         skip_known: bool,
         system: bool,
     ) -> None:
         self.raw_json = False  # store JSON as bytes: PostgreSQL's parser refuses some of it
-        self.ids = [ids[at] for at in kept]
-        self._streams = [streams[at] for at in kept]
-        self._events = [events[at] for at in kept]
-        self._given = self._looked_up = [event[1] is not None for event in self._events]
-        self._expected = (
-            [bisect_left(kept, each.at) for each in expectations],
-            [each.stream for each in expectations],
-            [str(each.version) for each in expectations],
+        self.look_up = False  # look for every id: one of them is known, or the append was sent before
+        self.ids = ids
+        self._streams = streams
+        self._types, self._given, self._codes, self._data, self._metadata = zip(*events, strict=True)
+        self._expectations = expectations
+        self._flags = (
+            None if schemas is None else wire.int8(schemas),
+            wire.boolean(skip_known),
+            wire.boolean(system),
         )
-        self.system = system
-        self._flags = (skip_known, system)
 
-    def look_up_all_ids(self) -> None:
-        """Look for every id: the append was sent before."""
-        self._looked_up = [True] * len(self.ids)
-
-    def duplicates(self, known: list[bool] | None) -> list[bool]:
-        """Return which events were there before this append; an id that evlog made was not."""
-        if known is None:
-            return [False] * len(self.ids)
-        return [one and given for one, given in zip(known, self._given, strict=True)]
-
-    def values(self) -> tuple[Any, ...]:
+    def values(self) -> list[bytes | None]:
         """Return the arguments in order."""
-        events = self._events
-        as_json = [event[2] == JSON_CODE and not self.raw_json for event in events]
-        return (
-            self._streams,
-            [event[0] for event in events],
-            [id.hex() for id in self.ids],
-            self._looked_up,
-            [CONTENT_TYPES[event[2]] for event in events],
-            [event[3].decode() if json else None for event, json in zip(events, as_json, strict=True)],
-            [None if json else event[3] for event, json in zip(events, as_json, strict=True)],
-            [None if event[4] is None else event[4].decode() for event in events],
-            *self._expected,
+        streams, codes, data, expectations = self._streams, self._codes, self._data, self._expectations
+        is_quick, version = len(data) == 1 and not self.look_up, None
+        if expectations:
+            (first, *others) = expectations
+            is_quick = is_quick and not others and first.stream == streams[0] and first.version != NO_STREAM
+            version = first.version if isinstance(first.version, int) else None
+        if streams.count(streams[0]) == len(streams) and not any(each.at for each in expectations):
+            streams = streams[:1]
+        json = raw = None
+        if self.raw_json:
+            raw = wire.array(wire.BYTEA, data)
+        elif not any(codes):
+            json = wire.array(wire.JSON, data)
+        else:
+            pairs = list(zip(codes, data, strict=True))
+            json = wire.array(wire.JSON, [value if code == JSON_CODE else None for code, value in pairs])
+            raw = wire.array(wire.BYTEA, [None if code == JSON_CODE else value for code, value in pairs])
+        return [
+            wire.boolean(is_quick),
+            None if version is None else wire.int8(version),
+            wire.texts(streams),
+            wire.texts(self._types),
+            wire.uuids(self.ids),
+            wire.boolean(any(self._given)),
+            wire.boolean(self.look_up),
+            wire.texts([CONTENT_TYPES[code] for code in codes]) if any(codes) else None,
+            json,
+            raw,
+            wire.array(wire.JSON, self._metadata) if any(self._metadata) else None,
+            wire.int4s([each.at for each in expectations]) if expectations else None,
+            wire.texts([each.stream for each in expectations]) if expectations else None,
+            wire.texts([str(each.version) for each in expectations]) if expectations else None,
             *self._flags,
-        )
+        ]
+
+    def outcome(self, result: PGresult) -> tuple[list[int], list[int], list[bool]]:
+        """Return the positions and versions, and which events were there before this append.
+
+        An id that evlog made for it was not.
+        """
+        count = len(self.ids)
+        first, version, versions, positions, known = wire.read_record(result.get_value(0, 0))
+        if known is not None:
+            duplicates = [
+                one and given is not None
+                for one, given in zip(wire.read_booleans(known), self._given, strict=True)
+            ]
+            return wire.read_int8s(positions), wire.read_int8s(versions), duplicates
+        start = int.from_bytes(first or b"")
+        consecutive = list(range(start, start + count))
+        if versions is not None:
+            return consecutive, wire.read_int8s(versions), [False] * count
+        start = int.from_bytes(version or b"")
+        return consecutive, list(range(start, start + count)), [False] * count
 
 
 def _twins(

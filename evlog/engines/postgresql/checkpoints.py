@@ -21,7 +21,7 @@ from evlog.model.filters import EventFilter
 if TYPE_CHECKING:
     from typing import Any
 
-    from evlog.engines.postgresql.connections import Connection, Row
+    from evlog.engines.postgresql.connections import Connection, Row, Session
     from evlog.model.events import Event
 
 
@@ -41,7 +41,7 @@ class PostgresqlCheckpoint:
         self._name = name
         self._lock = f"{store_id}/{name}"
         self._is_pooled = not connections.address.listens
-        self._holder: Connection | None = None  # its session, or its transaction, holds the lock
+        self._holder: Session | None = None  # its session, or its transaction, holds the lock
 
     def acquire(self) -> None:
         """Begin a run or a change. Raises SubscriptionBusy."""

@@ -64,7 +64,7 @@ def _removals(core: Core, connection: Connection) -> list[tuple[Removal, int, da
     now_us = time.time_ns() // 1000
     found = []
     rows = connection.execute(
-        core.sql("select stream_id, version from {schema}.streams where events > 0 order by stream_id")
+        core.sql("select stream_id, version from {schema}.last_versions where events > 0 order by stream_id")
     ).fetchall()
     for stream, version in rows:
         rule = rules.rule_for(stream)

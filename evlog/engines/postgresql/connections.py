@@ -1,11 +1,15 @@
 """Connections to a server: where it is, idle ones to use again, and its errors as evlog's.
 
-A connection is used by one thread at a time. A forked child opens its own: the parent's stay open and unused
-in it, because closing one would end the parent's session.
+1. A connection is used by one thread at a time. A forked child opens its own: the parent's stay open and
+   unused in it, because closing one would end the parent's session.
+2. What has to be quick (an append, a page of events) goes through `Session.run`: statements prepared once,
+   parameters and results in the binary format, one round trip. psycopg's cursors do the rest: they adapt
+   every value, at a price above that of the statement itself.
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
 import re
 import select
@@ -30,15 +34,22 @@ from evlog.files.disk.fork import register_fork_reset
 try:
     import psycopg
     from psycopg.conninfo import conninfo_to_dict
+    from psycopg.errors import error_from_result
+    from psycopg.pq import ConnStatus, ExecStatus, PipelineStatus, TransactionStatus
+    from psycopg.rows import tuple_row
 except ImportError:
     raise EngineNotInstalled("postgresql", "psycopg") from None
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from typing import Any, TypeAlias
+
+    from psycopg.pq.abc import PGconn, PGresult
+    from psycopg.rows import RowFactory
 
     Row = tuple[Any, ...]
     Connection: TypeAlias = psycopg.Connection[Row]
+    Parameters = Sequence[bytes | None]
 
 # In a program that sets up no logging, psycopg's warnings of broken connections would go to stderr.
 logging.getLogger("psycopg").addHandler(logging.NullHandler())
@@ -89,18 +100,105 @@ class Address:
         return text.encode()
 
 
+class Statement:
+    """A statement to prepare once in each session, with `$1`, `$2` … for its parameters."""
+
+    __slots__ = ("name", "text")
+    _numbers = itertools.count()
+
+    def __init__(self, text: bytes) -> None:
+        self.name = b"evlog_%d" % next(self._numbers)
+        self.text = text
+
+
+class Session(psycopg.Connection["Row"]):
+    """A connection with a short way for statements of evlog's own.
+
+    Attributes:
+        prepares: whether statements stay prepared; a pooler may change the session between two of them.
+    """
+
+    def __init__(self, pgconn: PGconn, row_factory: RowFactory[Row] = tuple_row) -> None:
+        super().__init__(pgconn, row_factory)
+        self.prepares = True
+        self._evlog_statements: set[bytes] = set()
+        self._evlog_poll = select.poll()
+        self._evlog_poll.register(pgconn.socket, select.POLLIN)
+
+    def run(self, *transactions: Sequence[tuple[Statement, Parameters]]) -> list[PGresult]:
+        """Send transactions in one go, each of one statement or more, and return the statements' results.
+
+        Parameters and results are in the binary format.
+
+        Raises:
+            psycopg.Error: a statement failed, or the connection. Transactions after it may have been done.
+        """
+        pgconn, prepared = self.pgconn, self._evlog_statements
+        prepares: list[bytes | None] = []  # of each expected result: the name that it prepares
+        pgconn.enter_pipeline_mode()
+        for statements in transactions:
+            for statement, parameters in statements:
+                formats = (1,) * len(parameters)
+                if not self.prepares:
+                    pgconn.send_query_params(statement.text, parameters, None, formats, 1)
+                else:
+                    if statement.name not in prepared:
+                        pgconn.send_prepare(statement.name, statement.text)
+                        prepares.append(statement.name)
+                    pgconn.send_query_prepared(statement.name, parameters, formats, 1)
+                prepares.append(None)
+            pgconn.pipeline_sync()
+        received = self._receive(len(transactions))
+        pgconn.exit_pipeline_mode()
+        results, failure = [], None
+        for name, result in zip(prepares, received, strict=True):
+            if result.status not in (ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK):
+                failure = failure or result
+            elif name is None:
+                results.append(result)
+            else:
+                prepared.add(name)
+        if failure is not None:
+            raise error_from_result(failure)
+        return results
+
+    def _receive(self, syncs: int) -> list[PGresult]:
+        """Wait for the results of so many transactions: one for each statement and each preparation."""
+        pgconn, poll = self.pgconn, self._evlog_poll
+        while pgconn.flush():
+            poll.modify(pgconn.socket, select.POLLIN | select.POLLOUT)
+            for _, event in poll.poll():
+                if event != select.POLLOUT:  # a server that is not read may not read, either
+                    pgconn.consume_input()
+            poll.modify(pgconn.socket, select.POLLIN)
+        results = []
+        while syncs:
+            while pgconn.is_busy():
+                poll.poll()
+                pgconn.consume_input()
+            result = pgconn.get_result()
+            if result is None:  # the end of one statement's results
+                if pgconn.status == ConnStatus.BAD:
+                    raise psycopg.OperationalError(pgconn.get_error_message())
+            elif result.status == ExecStatus.PIPELINE_SYNC:
+                syncs -= 1
+            else:
+                results.append(result)
+        return results
+
+
 class Connections:
     """The open connections of one engine."""
 
     def __init__(self, address: Address) -> None:
         self.address = address
         self._mutex = threading.Lock()  # guards the two below
-        self._idle: list[Connection] = []
+        self._idle: list[Session] = []
         self._closed = False
         register_fork_reset(self)
 
     @contextmanager
-    def lend(self) -> Iterator[Connection]:
+    def lend(self) -> Iterator[Session]:
         """Lend a connection for a `with` block; errors of the server come out as evlog's."""
         connection = self.take()
         try:
@@ -109,7 +207,7 @@ class Connections:
         finally:
             self.give_back(connection)
 
-    def take(self) -> Connection:
+    def take(self) -> Session:
         """Return a connection in autocommit mode that no other thread uses.
 
         Raises:
@@ -127,17 +225,22 @@ class Connections:
                 return connection
             connection.close()  # the server has ended it while it was idle
         with translated(self.address):
-            return psycopg.connect(
+            connection = Session.connect(
                 self.address.conninfo,
                 autocommit=True,
                 application_name="evlog",
-                prepare_threshold=5 if self.address.listens else None,  # a pooler may change the session
+                client_encoding="utf-8",
+                prepare_threshold=5 if self.address.listens else None,
             )
+            connection.prepares = self.address.listens
+            return connection
 
-    def give_back(self, connection: Connection) -> None:
+    def give_back(self, connection: Session) -> None:
         """Keep a connection for the next use, if it is still good for one."""
-        idle = psycopg.pq.TransactionStatus.IDLE
-        usable = not connection.closed and connection.info.transaction_status == idle
+        usable = (
+            connection.pgconn.transaction_status == TransactionStatus.IDLE
+            and connection.pgconn.pipeline_status == PipelineStatus.OFF
+        )
         with self._mutex:
             if usable and not self._closed:
                 self._idle.append(connection)
@@ -177,7 +280,7 @@ def wait_readable(descriptors: list[int], seconds: float) -> list[int]:
     return [descriptor for descriptor, _ in poll.poll(seconds * 1000)]
 
 
-def leave_to_parent(connections: list[Connection]) -> None:
+def leave_to_parent(connections: Sequence[Connection]) -> None:
     """Keep a parent's connections open in a forked child: closing one would end the parent's session."""
     _inherited.extend(connections)
 

@@ -219,8 +219,9 @@ class PostgresqlEngine:
         with self._core.connections.lend() as connection:
             row = connection.execute(
                 self._core.sql(
-                    "select coalesce(sum(events), 0)::bigint, count(*) filter (where version > 0) "
-                    "from {schema}.streams where not starts_with(stream_id, '$')"
+                    "select h.position - removed - lost - (select count(*) from {schema}.events "
+                    "where stream_id >= '$' and stream_id < '%'), (select count(*) from {schema}.streams "
+                    "where not starts_with(stream_id, '$')) from {schema}.log, {schema}.head h"
                 )
             ).fetchone()
             edges = connection.execute(

@@ -55,7 +55,7 @@ class PostgresqlFeed:
         self._look_statement = connections.address.sql(
             "select position, pg_current_wal_insert_lsn()::text, pg_current_wal_flush_lsn()::text, "
             "pg_current_wal_flush_lsn() >= %s::pg_lsn, current_setting('synchronous_standby_names') <> '' "
-            "from {schema}.log"
+            "from {schema}.head"
         )
         self._flushed_look_statement = connections.address.sql(
             "select position, set_config('synchronous_commit', 'on', true), "

@@ -1,7 +1,7 @@
 """Mirrors: reading the tables for another store, and appending a piece of another store's history by COPY.
 
-A piece is one transaction, which holds the row of `log` from its first statement, as `append` does. The
-position in that row says up to where the source was copied, so a piece that is sent again after a lost answer
+A piece is one transaction, which holds the store's lock from its first statement, as `append` does. The
+position in `log` says up to where the source was copied, so a piece that is sent again after a lost answer
 is recognized.
 """
 
@@ -26,7 +26,7 @@ from evlog.model.events import (
     check_readable_name,
 )
 from evlog.model.history import HistoryPiece, RemovedRecord, Standing
-from evlog.model.retention import METADATA_TYPE
+from evlog.model.retention import METADATA_TYPE, SCHEMAS_STREAM
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -110,14 +110,15 @@ def standing(core: Core) -> Standing:
 
 def change_standing(core: Core, before: Standing, after: Standing, head: int | None) -> bool:
     """Replace the standing, durably, if it is `before` and the log ends at `head`; else return False."""
-    with core.connections.lend() as connection:
+    with core.connections.lend() as connection, connection.transaction():
+        connection.execute(core.sql("select {schema}.lock_log()"))
         changed = connection.execute(
             core.sql(
                 "update {schema}.log set mirror_of = nullif(%s, '')::uuid, moved_to = nullif(%s, '') "
                 "where coalesce(mirror_of::text, '') = %s and coalesce(moved_to, '') = %s "
-                "and position = coalesce(%s::bigint, position)"
+                "and (select %s::bigint is null or position = %s from {schema}.head)"
             ),
-            (*after, *before, head),
+            (*after, *before, head, head),
         )
         return changed.rowcount == 1
 
@@ -159,7 +160,10 @@ def append_history(core: Core, piece: HistoryPiece) -> None:
 def _append(core: Core, connection: Connection, piece: HistoryPiece, *, raw_json: bool, sent: bool) -> None:
     sql = core.sql
     with connection.transaction(), connection.cursor() as cursor:
-        row = cursor.execute(sql("select position, mirror_of from {schema}.log for update")).fetchone()
+        cursor.execute(sql("select {schema}.lock_log()"))
+        row = cursor.execute(
+            sql("select h.position, mirror_of from {schema}.log, {schema}.head h")
+        ).fetchone()
         assert row is not None
         if row[0] == piece.end and sent:
             return  # the answer to the last try was lost
@@ -177,16 +181,22 @@ def _append(core: Core, connection: Connection, piece: HistoryPiece, *, raw_json
                 ),
                 [(r.position, r.version, r.stream, UUID(bytes=r.id), r.digest) for r in piece.removed],
             )
-        cursor.execute(sql(_COUNT_STREAMS), _stream_rows(piece))
+        names = {event[2] for event in piece.events} | {removed.stream for removed in piece.removed}
+        cursor.execute(sql(_ADD_STREAMS), (list(names),))
+        if not piece.is_whole:
+            cursor.execute(sql(_RAISE_VERSIONS), _last_removed(piece))
+            cursor.execute(sql(_COUNT_MISSING), (list(names),))
         policies = sum(event[3] == METADATA_TYPE and event[2][0] == "$" for event in piece.events)
+        schemas = max((event[1] for event in piece.events if event[2] == SCHEMAS_STREAM), default=0)
         last_us = piece.events[-1][5] if piece.events else 0
         cursor.execute(
             sql(
                 "update {schema}.log set position = %s, "
                 "last_time = greatest(last_time, timestamptz 'epoch' + %s * interval '1 microsecond'), "
-                "policies = policies + %s, removed = removed + %s, lost = lost + %s"
+                "policies = policies + %s, removed = removed + %s, lost = lost + %s, "
+                "schemas = greatest(schemas, %s)"
             ),
-            (piece.end, last_us, policies, len(piece.removed), piece.lost),
+            (piece.end, last_us, policies, len(piece.removed), piece.lost, schemas),
         )
         cursor.execute(sql("select pg_notify('evlog_{schema}', '')"))
 
@@ -239,32 +249,25 @@ def _text(text: str) -> bytes:
     return _SIZE(len(raw)) + raw
 
 
-_COUNT_STREAMS: Final = """
-    insert into {schema}.streams as s (stream_id, stream_type, version, events, last_time)
-    select stream, category, version, events, timestamptz 'epoch' + time_us * interval '1 microsecond'
-    from unnest(%s::text[], %s::text[], %s::bigint[], %s::bigint[], %s::bigint[])
-         u(stream, category, version, events, time_us)
-    on conflict (stream_id) do update set version = greatest(s.version, excluded.version),
-        events = s.events + excluded.events, last_time = greatest(s.last_time, excluded.last_time)
+_ADD_STREAMS: Final = """
+    insert into {schema}.streams (stream_id, stream_type)
+    select name, split_part(name, '-', 1) from unnest(%s::text[]) name on conflict do nothing
+"""
+_RAISE_VERSIONS: Final = """
+    update {schema}.streams s set version = greatest(s.version, r.version),
+        last_time = greatest(last_time, timestamptz 'epoch' + time_us * interval '1 microsecond')
+    from unnest(%s::text[], %s::bigint[], %s::bigint[]) r(stream, version, time_us) where stream = stream_id
+"""
+_COUNT_MISSING: Final = """
+    update {schema}.streams s set missing = l.version - (
+        select count(*) from {schema}.events e where e.stream_id = s.stream_id)
+    from {schema}.last_versions l where l.stream_id = s.stream_id and s.stream_id = any(%s)
 """
 
 
-def _stream_rows(piece: HistoryPiece) -> tuple[list[Any], ...]:
-    """Return what each stream gains: its last version, how many events, and the time of its last one."""
-    counts: dict[str, int] = {}
+def _last_removed(piece: HistoryPiece) -> tuple[list[Any], ...]:
+    """Return the streams of removed events, and of each the last one's version and time."""
     last: dict[str, tuple[int, int]] = {}
     for removed in piece.removed:
-        counts.setdefault(removed.stream, 0)
         last[removed.stream] = max(last.get(removed.stream, (0, 0)), (removed.version, removed.time_us))
-    for event in piece.events:
-        stream = event[2]
-        counts[stream] = counts.get(stream, 0) + 1
-        last[stream] = event[1], event[5]
-    names = list(counts)
-    return (
-        names,
-        [category_of(name) for name in names],
-        [last[name][0] for name in names],
-        [counts[name] for name in names],
-        [last[name][1] for name in names],
-    )
+    return list(last), [version for version, _ in last.values()], [time_us for _, time_us in last.values()]

@@ -129,7 +129,7 @@ class Reader:
         """Return the last versions, by a connection that the caller has."""
         rows = connection.execute(
             self._connections.address.sql(
-                "select stream_id, version from {schema}.streams where stream_id = any(%s)"
+                "select stream_id, version from {schema}.last_versions where stream_id = any(%s)"
             ),
             (list(streams),),
         ).fetchall()
@@ -145,8 +145,10 @@ class Reader:
             rows = connection.execute(
                 self._connections.address.sql(
                     "select stream_id, version, events, (extract(epoch from last_time) * 1000000)::bigint "
-                    "from {schema}.streams where (%(category)s::text is null or stream_type = %(category)s) "
-                    "and (%(prefix)s::text is null or starts_with(stream_id, %(prefix)s)) order by stream_id"
+                    "from {schema}.last_versions "
+                    "where (%(category)s::text is null or stream_type = %(category)s) "
+                    "and (%(prefix)s::text is null or starts_with(stream_id, %(prefix)s)) "
+                    "order by stream_id"
                 ),
                 {"category": category, "prefix": prefix},
             ).fetchall()
@@ -191,7 +193,7 @@ class Reader:
     def head_in(self, connection: Connection) -> int:
         """Return the last position, by a connection that the caller has."""
         row = connection.execute(
-            self._connections.address.sql("select position from {schema}.log")
+            self._connections.address.sql("select position from {schema}.head")
         ).fetchone()
         assert row is not None
         position: int = row[0]

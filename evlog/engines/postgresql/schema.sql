@@ -1,24 +1,35 @@
 -- The schema of a store in PostgreSQL, format 1. Run with search_path set to the store's schema.
 --
 -- Rules:
--- 1. An append updates the one row of `log` and holds its lock until commit. So commits are in the order of
---    positions, and positions have no gaps. A sequence cannot do that: it gives positions before the commit.
--- 2. `event_data` is json, not jsonb: jsonb changes numbers, drops duplicate keys and refuses \u0000.
--- 3. `append` runs with the rights of the schema's owner, so a role that may only append needs no right on any
+-- 1. An append holds the store's lock (`lock_log`) until its commit, and takes the position after the last
+--    event's. So commits are in the order of positions, and positions have no gaps. A sequence cannot do that:
+--    it gives positions before the commit.
+-- 2. An append updates no row. A row with counters would be the obvious lock, but it leaves a dead version for
+--    every append. While another transaction is open for long (a dump), these cannot be pruned, and each append
+--    has to walk past all of them.
+-- 3. `event_data` is json, not jsonb: jsonb changes numbers, drops duplicate keys and refuses \u0000.
+-- 4. `append` runs with the rights of the schema's owner, so a role that may only append needs no right on any
 --    table: USAGE of the schema, and EXECUTE of `describe` and `append`.
 
 create table log (
     one boolean primary key default true check (one),
     store_id uuid not null,
     format int not null,
-    position bigint not null,
-    last_time timestamptz not null,
+    position bigint not null,      -- the log ends here or at its last event: the view `head`
+    last_time timestamptz not null,    -- the same of the time
     policies bigint not null,      -- how many policy events there are: 0 spares their look-up
     removed bigint not null,       -- how many events were removed: the same
+    schemas bigint not null default 0, -- the version of the stream `$schemas`
     lost bigint not null default 0,    -- of a mirror: how many positions its source had lost
     mirror_of uuid,                -- the store that this one is a mirror of: nothing else may write to it
     moved_to text                  -- the address of the store that has taken this one's place: the same
 );
+
+-- The tags in metadata as evlog writes it, where they come first; null if there are none.
+create function tags_in(metadata text) returns text[] language sql immutable strict parallel safe as $body$
+    select case when starts_with(metadata, '{"$tags":[')
+        then array(select json_array_elements_text(metadata::json->'$tags')) end
+$body$;
 
 create table events (
     id uuid not null unique,
@@ -29,7 +40,7 @@ create table events (
     raw bytea,                                      -- text and binary events, and JSON that PostgreSQL refuses
     content_type text not null default 'json',
     metadata json,
-    tags text[],                                    -- those in the metadata, null if there are none
+    tags text[],                                    -- those in the metadata: tags_in
     version bigint not null,
     global_position bigint primary key,
     frame bigint not null,                          -- the position of the first event of the same append
@@ -43,13 +54,21 @@ create index events_by_tag on events using gin (tags) where tags is not null;
 create index events_by_time on events using brin (created_at);
 create view events_jsonb as select *, event_data::jsonb as data from events where event_data is not null;
 
+create view head as
+    select greatest(position, (select max(global_position) from events)) as position from log;
+
 create table streams (
     stream_id text collate "C" primary key,
     stream_type text collate "C" not null,
-    version bigint not null,                        -- the last one, also of removed events
-    events bigint not null,                         -- rows in `events`
-    last_time timestamptz not null
+    version bigint not null default 0,              -- the last one is this or the last event's: last_versions
+    missing bigint not null default 0,              -- versions up to the last whose events were removed or lost
+    last_time timestamptz                           -- of the event that had `version`
 );
+create view last_versions as
+    select stream_id, stream_type, greatest(s.version, e.version) as version,
+           greatest(s.version, e.version) - missing as events, greatest(s.last_time, e.created_at) as last_time
+    from streams s left join lateral (select version, created_at from events where stream_id = s.stream_id
+                                      order by version desc limit 1) e on true;
 
 create table removed_ids (
     id uuid primary key,
@@ -97,12 +116,6 @@ create function content_digest(stream text, type text, code text, data bytea) re
                   || convert_to(code, 'UTF8') || data)
 $body$;
 
--- The tags in metadata as evlog writes it, where they come first; null if there are none.
-create function tags_in(metadata text) returns text[] language sql immutable parallel safe as $body$
-    select case when starts_with(metadata, '{"$tags":[')
-        then array(select json_array_elements_text(metadata::json->'$tags')) end
-$body$;
-
 -- The words of the policy that a stream has of its own; null if there is none.
 create function policy_of(stream text) returns json language sql stable as $body$
     select event_data from events where stream_id = '$$' || stream order by version desc limit 1
@@ -114,66 +127,107 @@ create function describe(out o_format int, out o_store_id uuid) language sql sta
     select format, store_id from log
 $body$;
 
+-- Take the store's lock until the end of the transaction. Waits as long as `lock_timeout` allows.
+create function lock_log() returns void language sql set search_path from current as $body$
+    select pg_advisory_xact_lock(hashtextextended('evlog ' || current_schema(), 0))
+$body$;
+
 -- Append events, or refuse all of them. Errors have the SQLSTATE EV000; their detail is a JSON object.
+--
+-- 1. Arguments are columns of the events. One stream is the stream of all of them. Null stands for a column
+--    whose values are all the usual one: JSON, no raw data, no metadata, nothing expected.
+-- 2. The usual answer is short: positions and versions count from o_position and o_version. Where there are
+--    several streams, `o_versions` has the version of each event; where an id was known, the arrays have all.
+-- 3. Known ids are found without a look-up: the unique index refuses them (23505), or an error 'LookUp' is
+--    raised before another refusal. The caller then asks again with p_look_up.
+-- 4. One event of a stream that exists, in a store without policies, takes a short way: what an append costs
+--    is the number of its statements and of their tables. p_quick asks for it, with the version or null.
 create function append(
-    p_streams text[], p_types text[], p_ids uuid[], p_given boolean[], p_codes text[],
-    p_json text[], p_raw bytea[], p_metadata text[],
+    p_quick boolean, p_version bigint,
+    p_streams text[], p_types text[], p_ids uuid[], p_given boolean, p_look_up boolean,
+    p_codes text[], p_json json[], p_raw bytea[], p_metadata json[],
     p_expect_at int[], p_expect_stream text[], p_expect text[],
-    p_skip_known boolean, p_system boolean,
-    out o_positions bigint[], out o_versions bigint[], out o_duplicates boolean[]
+    p_schemas bigint, p_skip_known boolean, p_system boolean,
+    out o_position bigint, out o_version bigint,
+    out o_versions bigint[], out o_positions bigint[], out o_duplicates boolean[]
 ) language plpgsql security definer set search_path from current as $body$
 declare
-    v_position bigint;
-    v_time timestamptz;
-    v_policies bigint;
-    v_removed bigint;
-    v_standing text;
-    v_known int := 0;
     v_count int := cardinality(p_ids);
+    v_known int := 0;
+    v_is_one boolean := cardinality(p_streams) = 1;
+    v_is_new boolean := false;
+    v_first text := p_streams[1];
+    v_stream text;
+    v_time timestamptz;
+    v_log log;
     v_actual bigint;
     v_before bigint;
     v_expected text;
-    v_stream text;
     v_policy json;
+    v_refusal json;
     r record;
 begin
+    -- As an expression, which gets by without an executor. The next statement sees what the last holder wrote.
+    if pg_advisory_xact_lock(hashtextextended('evlog ' || current_schema(), 0)) is null then end if;
+    if v_is_one then
+        o_version := (select version from events where stream_id = v_first order by version desc limit 1);
+        if p_quick and coalesce(o_version = p_version, o_version is not null) and not starts_with(v_first, '$') then
+            insert into events (id, stream_id, stream_type, event_type, event_data, raw, content_type, metadata,
+                                tags, version, global_position, frame, created_at)
+                select p_ids[1], v_first, split_part(v_first, '-', 1), p_types[1], p_json[1], p_raw[1],
+                       coalesce(p_codes[1], 'json'), p_metadata[1], tags_in(p_metadata[1]::text), o_version + 1,
+                       e.global_position + 1, e.global_position + 1, greatest(e.created_at, clock_timestamp())
+                from events e
+                where (select policies = 0 and position = 0 and schemas = coalesce(p_schemas, schemas)
+                       and mirror_of is null and moved_to is null from log)
+                order by e.global_position desc limit 1
+                returning global_position into o_position;
+            if found then
+                o_version := o_version + 1;
+                if pg_notify('evlog_' || current_schema(), '') is null then end if;
+                return;
+            end if;
+        end if;
+    end if;
+
     if p_system then
         if not has_table_privilege(session_user, 'log', 'update') then
             raise insufficient_privilege using message = 'permission denied for the store''s own streams';
         end if;
-    elsif exists (select from unnest(p_streams) s where starts_with(s, '$')) then
-        raise insufficient_privilege using message = 'permission denied for the store''s own streams';
+    else
+        foreach v_stream in array p_streams loop
+            if starts_with(v_stream, '$') then
+                raise insufficient_privilege using message = 'permission denied for the store''s own streams';
+            end if;
+        end loop;
     end if;
-    select position, last_time, policies, removed, coalesce(moved_to, mirror_of::text)
-        into strict v_position, v_time, v_policies, v_removed, v_standing from log for update;
-    if v_standing is not null then
-        raise exception 'mirror or moved' using errcode = 'EV000', detail = (
-            select json_build_object('error', 'Refused', 'stream', '', 'mirror_of', mirror_of,
-                                     'moved_to', moved_to) from log)::text;
+    select * into strict v_log from log;
+    if coalesce(v_log.moved_to, v_log.mirror_of::text) is not null then
+        raise exception 'mirror or moved' using errcode = 'EV000', detail = json_build_object(
+            'error', 'Refused', 'mirror_of', v_log.mirror_of, 'moved_to', v_log.moved_to)::text;
     end if;
-    v_time := greatest(clock_timestamp(), v_time);
+    select global_position, created_at into o_position, v_time from events order by global_position desc limit 1;
+    o_position := greatest(o_position, v_log.position);
+    v_time := greatest(v_time, v_log.last_time, clock_timestamp());
 
     -- 1. Duplicates, first: a retry after a lost answer succeeds.
-    if true = any(p_given) then
+    if p_look_up then
         for r in
-            select u.n, e.global_position, e.version, e.stream_id,
-                   (e.stream_id, e.event_type, e.content_type,
-                    coalesce(e.raw, convert_to(e.event_data::text, 'UTF8')))
-                   is not distinct from
-                   (u.stream, u.type, u.code, coalesce(u.raw, convert_to(u.json, 'UTF8'))) as same
-            from unnest(p_ids, p_given, p_streams, p_types, p_codes, p_json, p_raw)
-                 with ordinality u(id, given, stream, type, code, json, raw, n)
-            join events e on e.id = u.id
-            where u.given
+            with given as (
+                select n, coalesce(stream, v_first) as stream, type, id, coalesce(code, 'json') as code,
+                       coalesce(raw, json_send(json)) as data
+                from unnest(p_streams, p_types, p_ids, p_codes, p_json, p_raw)
+                     with ordinality u(stream, type, id, code, json, raw, n)
+            )
+            select n, e.global_position, e.version, e.stream_id,
+                   (e.stream_id, e.event_type, e.content_type, coalesce(e.raw, json_send(e.event_data)))
+                   is not distinct from (g.stream, g.type, g.code, g.data) as same
+            from given g join events e using (id)
             union all
-            select u.n, e.global_position, e.version, e.stream_id,
-                   e.stream_id = u.stream and (length(e.digest) <> 32 or
-                   e.digest = content_digest(u.stream, u.type, u.code,
-                                             coalesce(u.raw, convert_to(u.json, 'UTF8'))))
-            from unnest(p_ids, p_given, p_streams, p_types, p_codes, p_json, p_raw)
-                 with ordinality u(id, given, stream, type, code, json, raw, n)
-            join removed_ids e on e.id = u.id
-            where u.given and v_removed > 0
+            select n, e.global_position, e.version, e.stream_id,
+                   e.stream_id = g.stream and (length(e.digest) <> 32 or
+                                               e.digest = content_digest(g.stream, g.type, g.code, g.data))
+            from given g join removed_ids e using (id)
         loop
             if not r.same then
                 raise exception 'id conflict' using errcode = 'EV000', detail = json_build_object(
@@ -195,93 +249,134 @@ begin
         end if;
         if v_known > 0 and not p_skip_known then
             raise exception 'partly known' using errcode = 'EV000', detail = (
-                select json_build_object('error', 'PartlyKnown', 'at', n - 1, 'stream', p_streams[n],
-                                         'position', o_positions[n])
+                select json_build_object('error', 'PartlyKnown', 'at', n - 1, 'position', o_positions[n],
+                                         'stream', coalesce(p_streams[n], v_first))
                 from generate_subscripts(o_duplicates, 1) n where o_duplicates[n] limit 1)::text;
+        end if;
+        v_is_one := v_is_one and v_known = 0;
+    elsif p_given and v_log.removed > 0 then
+        if exists (select from removed_ids where id = any(p_ids)) then
+            raise exception 'known id' using errcode = 'EV000', detail = '{"error":"LookUp"}';
         end if;
     end if;
 
     -- 2. Conditions.
-    if v_policies > 0 then
-        select s into v_stream from (select distinct s from unnest(p_streams) s) d
-            where policy_of(s)->>'$tombstone' = 'true' limit 1;
-        if found then
-            raise exception 'tombstone' using errcode = 'EV000', detail = json_build_object(
-                'error', 'StreamTombstoned', 'stream', v_stream)::text;
-        end if;
+    if v_is_one and o_version is null then
+        o_version := (select version from streams where stream_id = v_first);
+        v_is_new := o_version is null;
+        o_version := coalesce(o_version, 0);
     end if;
-    for i in 1 .. cardinality(p_expect_at) loop
-        v_stream := p_expect_stream[i];
-        v_expected := p_expect[i];
-        v_actual := coalesce((select version from streams where stream_id = v_stream), 0);
-        v_before := 0;
-        if p_expect_at[i] > 0 then
-            select count(*) into v_before from unnest(p_streams) with ordinality u(s, n)
-                where n <= p_expect_at[i] and s = v_stream
-                  and (v_known = 0 or not o_duplicates[n]);
-        end if;
-        if v_before = 0 and v_policies > 0 and v_expected in ('0', 'exists') then
-            v_policy := policy_of(v_stream);
-            if v_policy->>'$tombstone' = 'true' or (v_policy->>'$deleted')::numeric >= v_actual then
-                v_actual := 0;      -- as in KurrentDB: it does not exist, though its versions continue
+    if v_log.policies > 0 then
+        select json_build_object('error', 'StreamTombstoned', 'stream', s) into v_refusal
+            from (select distinct s from unnest(p_streams) s) d
+            where policy_of(s)->>'$tombstone' = 'true' limit 1;
+    end if;
+    if v_refusal is null and p_expect_at is not null then
+        for i in 1 .. cardinality(p_expect_at) loop
+            v_stream := p_expect_stream[i];
+            v_expected := p_expect[i];
+            if v_is_one and v_stream = v_first then
+                v_actual := o_version;
+            else
+                v_actual := coalesce((select version from last_versions where stream_id = v_stream), 0);
             end if;
-        end if;
-        v_actual := v_actual + v_before;
-        if not (v_expected = 'any' or (v_expected = 'exists' and v_actual > 0)
-                or v_expected = v_actual::text) then
-            raise exception 'wrong expected version' using errcode = 'EV000', detail = json_build_object(
-                'error', 'WrongExpectedVersion', 'stream', v_stream, 'expected', v_expected,
-                'actual', v_actual)::text;
-        end if;
-    end loop;
-
-    -- 3. The events, their streams, and the end of the log.
-    with given as (
-        select split_part(stream, '-', 1) as category, u.*
-        from unnest(p_streams, p_types, p_ids, p_codes, p_json, p_raw, p_metadata)
-            with ordinality u(stream, type, id, code, json, raw, metadata, n)
-        where v_known = 0 or not o_duplicates[n]
-    ), placed as (
-        select g.*, v_position + row_number() over (order by n) as position,
-               coalesce(s.version, 0) + row_number() over (partition by g.stream order by n) as version
-        from given g left join streams s on s.stream_id = g.stream
-    ), written as (
-        insert into events (id, stream_id, stream_type, event_type, event_data, raw, content_type, metadata,
-                            tags, version, global_position, frame, created_at)
-        select id, stream, category, type, json::json, raw, code, metadata::json, tags_in(metadata), version, position,
-               v_position + 1, v_time
-        from placed
-    ), counted as (
-        insert into streams as s (stream_id, stream_type, version, events, last_time)
-        select stream, category, max(version), count(*), v_time from placed group by stream, category
-        on conflict (stream_id) do update set
-            version = excluded.version, events = s.events + excluded.events, last_time = excluded.last_time
-    )
-    select array_agg(position order by n) as positions, array_agg(version order by n) as versions,
-           array_agg(n order by n) as numbers, count(*) as added,
-           count(*) filter (where type = '$metadata' and p_system) as policies
-    into r from placed;
-    if v_known = 0 then
-        o_positions := r.positions;
-        o_versions := r.versions;
-    else
-        for i in 1 .. r.added loop
-            o_positions[r.numbers[i]] := r.positions[i];
-            o_versions[r.numbers[i]] := r.versions[i];
+            v_before := 0;
+            if p_expect_at[i] > 0 then
+                select count(*) into v_before from generate_series(1, p_expect_at[i]) n
+                    where coalesce(p_streams[n], v_first) = v_stream
+                      and (o_duplicates is null or not o_duplicates[n]);
+            end if;
+            if v_log.policies > 0 and v_before = 0 and v_expected in ('0', 'exists') then
+                v_policy := policy_of(v_stream);
+                if v_policy->>'$tombstone' = 'true' or (v_policy->>'$deleted')::numeric >= v_actual then
+                    v_actual := 0;      -- as in KurrentDB: it does not exist, though its versions continue
+                end if;
+            end if;
+            v_actual := v_actual + v_before;
+            if not (v_expected = 'any' or (v_expected = 'exists' and v_actual > 0)
+                    or v_expected = v_actual::text) then
+                v_refusal := json_build_object('error', 'WrongExpectedVersion', 'stream', v_stream,
+                                               'expected', v_expected, 'actual', v_actual);
+                exit;
+            end if;
         end loop;
     end if;
-    update log set position = v_position + r.added, last_time = v_time, policies = v_policies + r.policies;
-    perform pg_notify('evlog_' || current_schema(), '');
+    if v_refusal is null and p_schemas <> v_log.schemas then
+        v_refusal := '{"error":"SchemasChanged"}';
+    end if;
+    if v_refusal is not null then
+        if p_given and not p_look_up and exists (select from events where id = any(p_ids)) then
+            v_refusal := '{"error":"LookUp"}';
+        end if;
+        raise exception 'refused' using errcode = 'EV000', detail = v_refusal::text;
+    end if;
+
+    -- 3. The events.
+    if v_is_one then
+        if v_is_new then
+            insert into streams (stream_id, stream_type) values (v_first, split_part(v_first, '-', 1));
+        end if;
+        insert into events (id, stream_id, stream_type, event_type, event_data, raw, content_type, metadata,
+                            tags, version, global_position, frame, created_at)
+            select id, v_first, split_part(v_first, '-', 1), type, json, raw, coalesce(code, 'json'), metadata,
+                   tags_in(metadata::text), o_version + n, o_position + n, o_position + 1, v_time
+            from unnest(p_types, p_ids, p_codes, p_json, p_raw, p_metadata)
+                 with ordinality u(type, id, code, json, raw, metadata, n);
+        o_version := o_version + 1;
+    else
+        -- Without joins between what is given: their plan would be made for ten rows, and compare all with all.
+        with given as (
+            select coalesce(stream, v_first) as stream, type, id, code, json, raw, metadata, n
+            from unnest(p_streams, p_types, p_ids, p_codes, p_json, p_raw, p_metadata)
+                 with ordinality u(stream, type, id, code, json, raw, metadata, n)
+            where v_known = 0 or not o_duplicates[n]
+        ), numbered as (
+            select *, row_number() over (order by n) as place,
+                   row_number() over (partition by stream order by n) as number
+            from given
+        ), based as materialized (
+            select *, case when number = 1 then coalesce(
+                (select e.version from events e where e.stream_id = numbered.stream order by e.version desc limit 1),
+                (select s.version from streams s where s.stream_id = numbered.stream), -1) end as base
+            from numbered
+        ), added as (
+            insert into streams (stream_id, stream_type)
+            select stream, split_part(stream, '-', 1) from based where base = -1
+        ), placed as materialized (
+            select *, greatest(0, max(base) over (partition by stream)) + number as version from based
+        ), written as (
+            insert into events (id, stream_id, stream_type, event_type, event_data, raw, content_type, metadata,
+                                tags, version, global_position, frame, created_at)
+            select id, stream, split_part(stream, '-', 1), type, json, raw, coalesce(code, 'json'), metadata,
+                   tags_in(metadata::text), version, o_position + place, o_position + 1, v_time
+            from placed order by n
+        )
+        select array_agg(n order by n) as numbers, array_agg(version order by n) as versions into r from placed;
+        if v_known = 0 then
+            o_versions := r.versions;
+        else
+            for i in 1 .. v_count - v_known loop
+                o_positions[r.numbers[i]] := o_position + i;
+                o_versions[r.numbers[i]] := r.versions[i];
+            end loop;
+        end if;
+    end if;
+    if p_system then
+        update log set policies = policies + (select count(*) from unnest(p_types) t where t = '$metadata'),
+            schemas = coalesce((select max(version) from events where stream_id = '$schemas'), schemas);
+    end if;
+    o_position := o_position + 1;
+    if pg_notify('evlog_' || current_schema(), '') is null then end if;
 end $body$;
 
--- Remove the given versions of a stream: their ids stay known. Holds the log's lock until commit.
+-- Remove the given versions of a stream: their ids stay known. Holds the store's lock until commit.
 create function remove_events(p_stream text, p_first bigint, p_before timestamptz, p_limit bigint)
     returns bigint language plpgsql set search_path from current as $body$
 declare
-    v_removed bigint;
+    r record;
 begin
-    perform 1 from log where mirror_of is null and moved_to is null for update;
-    if not found then
+    perform lock_log();
+    if exists (select from log where coalesce(moved_to, mirror_of::text) is not null) then
         raise exception 'a mirror, or a store that has moved, is not compacted';
     end if;
     with removed as (
@@ -289,15 +384,18 @@ begin
             select global_position from events
             where stream_id = p_stream and (version < p_first or created_at < p_before)
             order by version limit p_limit)
-        returning id, stream_id, event_type, content_type, coalesce(raw, convert_to(event_data::text, 'UTF8')) as data,
-                  version, global_position
+        returning id, stream_id, event_type, content_type, coalesce(raw, json_send(event_data)) as data,
+                  version, global_position, created_at
     ), kept as (
         insert into removed_ids (id, digest, stream_id, version, global_position)
         select id, content_digest(stream_id, event_type, content_type, data), stream_id, version,
                global_position from removed
     )
-    select count(*) into v_removed from removed;
-    update streams set events = events - v_removed where stream_id = p_stream;
-    update log set removed = removed + v_removed;
-    return v_removed;
+    select count(*) as n, max(version) as version, max(global_position) as position, max(created_at) as time
+        into r from removed;
+    update streams set missing = missing + r.n, version = greatest(version, r.version),
+                       last_time = greatest(last_time, r.time) where stream_id = p_stream;
+    update log set removed = removed + r.n, position = greatest(position, r.position),
+                   last_time = greatest(last_time, r.time);
+    return r.n;
 end $body$;

@@ -28,21 +28,16 @@ _QUICK_CHECKS: Final = (
     (
         "position",
         """select null, format('positions are missing: the log ends at %s, and %s are accounted for',
-                               l.position, c.n)
-           from {schema}.log l, (select (select count(*) from {schema}.events)
-                                      + (select count(*) from {schema}.removed_ids) as n) c
-           where l.position <> c.n + l.lost""",
-    ),
-    (
-        "position",
-        """select global_position, 'the event is beyond the end of the log'
-           from {schema}.events, {schema}.log l where global_position > l.position or global_position < 1""",
+                               h.position, c.n)
+           from {schema}.log l, {schema}.head h, (select (select count(*) from {schema}.events)
+                                                       + (select count(*) from {schema}.removed_ids) as n) c
+           where h.position <> c.n + l.lost""",
     ),
     (
         "checkpoint",
         """select null, format('subscription %s is at position %s, beyond the end of the log',
                                subscription_id, last_position)
-           from {schema}.subscription_checkpoints, {schema}.log l where last_position > l.position""",
+           from {schema}.subscription_checkpoints, {schema}.head h where last_position > h.position""",
     ),
 )
 _FULL_CHECKS: Final = (
@@ -56,7 +51,7 @@ _FULL_CHECKS: Final = (
         """select null, format('stream %s is at version %s with %s events, but has %s events and %s removed '
                                'ones, the last at version %s', s.stream_id, s.version, s.events,
                                coalesce(e.n, 0), coalesce(r.n, 0), greatest(e.last, r.last))
-           from {schema}.streams s
+           from {schema}.last_versions s
            left join (select stream_id, count(*) n, max(version) last from {schema}.events group by 1) e
                using (stream_id)
            left join (select stream_id, count(*) n, max(version) last from {schema}.removed_ids group by 1) r

@@ -18,6 +18,7 @@ from tests.benchmarks.workloads import (
     memory,
     million,
     one_stream,
+    postgresql,
     resend,
     scan,
     streams,
@@ -41,6 +42,7 @@ WORKLOADS: Final[dict[str, Workload]] = {
     "compact": compact.run,
     "compress": compress.run,
     "growth": growth.run,
+    "postgresql": postgresql.run,
 }
 
 __all__ = ["WORKLOADS"]

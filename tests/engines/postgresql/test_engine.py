@@ -25,8 +25,8 @@ LONG_SECONDS = 60.0
 
 # A call of the function `append` for one event: stream, type, id, JSON, whether it is the store's own.
 APPEND_CALL = (
-    "append(array[%s], array[%s], array[%s::uuid], array[false], array['json'], array[%s], "
-    "array[null]::bytea[], array[null], array[]::int[], array[]::text[], array[]::text[], false, %s)"
+    "append(false, null, array[%s], array[%s], array[%s::uuid], false, false, null, array[%s]::json[], null, "
+    "null, null, null, null, null, false, %s)"
 )
 RACER = """
 import sys, uuid, evlog

@@ -85,7 +85,7 @@ def test_a_follower_gets_only_what_the_standby_has(pair: Pair) -> None:
         late = threading.Thread(target=store.append, args=("a", [NewEvent("T", 1)]))
         with pair.standby.suspended():
             late.start()  # it waits for the standby
-            wait_until(connection, "select position = 2 from evlog.log")
+            wait_until(connection, "select position = 2 from evlog.head")
             connection.execute("set synchronous_commit = local")
             connection.execute("select pg_logical_emit_message(true, 'test', '')")  # the primary flushes it
             assert run.next_event(0) is None
@@ -104,7 +104,7 @@ def test_a_follower_that_waits_for_a_standby_can_be_ended(pair: Pair) -> None:
         follower = threading.Thread(target=lambda: followed.append(list(run)))
         with pair.standby.suspended():
             late.start()
-            wait_until(connection, "select position = 1 from evlog.log")
+            wait_until(connection, "select position = 1 from evlog.head")
             follower.start()
             wait_until(connection, f"{WAITING} > 1")
             run.stop()
