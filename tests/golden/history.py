@@ -18,6 +18,7 @@ FILES = sorted(str(path.relative_to(STORE)) for path in STORE.rglob("*") if path
 FIRST_US = 1_700_000_000_000_000
 
 NONE = b"{}"
+TAGS = {1: ("order:1", 'größe:"XL"'), 2: ("order:1",), 5: ("order:2",)}  # by position
 
 # position, version, stream, type, id, time in µs since FIRST_US, content type, data, metadata
 EVENTS: list[tuple[int, int, str, str, str, int, str, bytes, bytes]] = [
@@ -96,15 +97,19 @@ def write(path: Path, clock: Clock, fixed_random: FixedRandom) -> EventStore:
     assert fixed_random.tags == 0
     clock.us = FIRST_US
     store = small_store(path, segment_events=4)
-    placed = NewEvent("OrderPlaced", {"total": 30}, id=_id(0xA1), metadata={"$correlationId": "c-1"})
+    placed = NewEvent(
+        "OrderPlaced", {"total": 30}, id=_id(0xA1), metadata={"$correlationId": "c-1"}, tags=TAGS[1]
+    )
     store.append("order-1", [placed])
     clock.us = FIRST_US + 1_500_000
     note = NewEvent("Note", "grüß\nGott", id=_id(0xA2), content_type="text")
-    store.append_many([("order-1", [NewEvent("OrderPaid", b'{"amount": 10}')]), ("café", [note])])
+    store.append_many(
+        [("order-1", [NewEvent("OrderPaid", b'{"amount": 10}', tags=TAGS[2])]), ("café", [note])]
+    )
     clock.us = FIRST_US + 2_000_000
     store.append("blob", [NewEvent("Blob", bytes(range(256)), id=_id(0xA3), content_type="binary")])
     clock.us = FIRST_US + 2_500_000
-    store.append("order-2", [NewEvent("OrderPlaced"), NewEvent("OrderPlaced", "two")])
+    store.append("order-2", [NewEvent("OrderPlaced", tags=TAGS[5]), NewEvent("OrderPlaced", "two")])
     clock.us = FIRST_US + 1_000_000  # set back
     store.append("order-1", [NewEvent("OrderShipped", [1, 2], id=_id(0xA4))])
     return store

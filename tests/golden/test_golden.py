@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -18,11 +20,18 @@ import evlog
 from evlog.errors import CorruptionError, NotAStore
 from evlog.files.format.entries import derive_entries
 from evlog.files.format.frames import FRAME_HEADER_BYTES, check_body, decode_body, decode_frame_header
-from evlog.files.format.headers import KIND_IDS, KIND_STREAMS, KIND_TYPES, FormatFault, decode_file_header
+from evlog.files.format.headers import (
+    KIND_IDS,
+    KIND_STREAMS,
+    KIND_TAGS,
+    KIND_TYPES,
+    FormatFault,
+    decode_file_header,
+)
 from evlog.files.format.manifest import decode_manifest
 from evlog.files.format.marks import DURABLE_MAGIC, WRITTEN_MAGIC, Mark, maybe_decode_mark
 from evlog.files.log.index import IndexFault, SortedIndex
-from tests.golden.history import EVENTS, FILES, FIRST_US, STORE, write
+from tests.golden.history import EVENTS, FILES, FIRST_US, STORE, TAGS, write
 from tests.support.helpers import Clock, FixedRandom
 
 if os.environ.get("EVLOG_TEST_HASH_BITS"):
@@ -30,7 +39,7 @@ if os.environ.get("EVLOG_TEST_HASH_BITS"):
 
 SEALED, ACTIVE = "segments/00000000000000000001.0", "segments/00000000000000000005.0"
 MANIFEST = decode_manifest((STORE / "manifest.json").read_bytes())
-TAGS = {SEALED: 3, ACTIVE: 5}
+SEGMENT_TAGS = {SEALED: 3, ACTIVE: 5}
 
 
 def raw(name: str) -> bytes:
@@ -48,6 +57,7 @@ def test_golden_store_has_every_kind_of_file() -> None:
         "streams",
         "types",
         "ids",
+        "tags",
         "segments/filter",
     }
 
@@ -69,6 +79,8 @@ def test_golden_store_reads_back_as_what_was_written() -> None:
             for event in store.read_all()
         ]
         assert found == EVENTS
+        assert {event.position: event.tags for event in store.read_all() if event.tags} == TAGS
+        assert [event.position for event in store.read_all(tags=["order:1"])] == [1, 2]
         assert [event.position for event in store.read("order-1")] == [1, 2, 7]
         assert [event.position for event in store.read_all(types=["OrderPlaced"])] == [1, 5, 6]
         assert store.id == UUID("018bcfe5-6800-7000-9011-121314151617")
@@ -144,17 +156,21 @@ def test_a_dozen_lines_read_a_log(room: int) -> None:
         for name in (SEALED, ACTIVE)
         for p, v, stream, type, id, time, code, data, metadata in read_log(raw(name + ".log") + bytes(room))
     ]
-    assert found == EVENTS
+    assert [event[:8] for event in found] == [event[:8] for event in EVENTS]
+    for event, expected in zip(found, EVENTS, strict=True):
+        tags = {"$tags": list(TAGS[event[0]])} if event[0] in TAGS else {}
+        assert json.loads(event[8]) == tags | json.loads(expected[8])
+        assert event[8].startswith(b'{"$tags":["') == bool(tags)
 
 
 def test_offsets_say_where_records_are_by_the_specification() -> None:
     for name in (SEALED, ACTIVE):
         log, offsets = raw(name + ".log"), raw(name + ".offsets")
         records = list(read_log(log))
-        entries = list(struct.iter_unpack("<QQIIIIII", offsets[64:]))
+        entries = list(struct.iter_unpack("<QIIIIIIII", offsets[64:]))
         assert len(entries) == len(records)
         for entry, record in zip(entries, records, strict=True):
-            _, id_hash, offset, length, crc, frame, version, type_hash = entry
+            _, bits, id_hash, offset, length, crc, frame, version, type_hash = entry
             cut = log[offset : offset + length]
             assert msgpack.unpackb(cut) == record
             assert zlib.crc32(cut) == crc
@@ -162,7 +178,18 @@ def test_offsets_say_where_records_are_by_the_specification() -> None:
             assert frame < offset
             assert version == record[1]
             assert type_hash == zlib.crc32(str(record[3]).encode())
-            assert id_hash == zlib.crc32(record[4]) << 32 | int.from_bytes(record[4][12:], "little")
+            assert id_hash == zlib.crc32(record[4])
+            assert bits == bits_of(TAGS.get(record[0], ()))
+
+
+def bits_of(tags: Sequence[str]) -> int:
+    bits = 0
+    for tag in tags:
+        hash = int.from_bytes(hashlib.blake2b(tag.encode(), digest_size=8).digest(), "little")
+        for _ in range(4):
+            bits |= 1 << hash % 32
+            hash //= 32
+    return bits
 
 
 # --- every flipped bit is found by what decodes it
@@ -187,11 +214,11 @@ def decode_log(content: bytes, tag: int) -> bytes:
 
 
 def check_log(prefix: str) -> Callable[[bytes, Path], object]:
-    return lambda content, path: decode_log(content, TAGS[prefix])
+    return lambda content, path: decode_log(content, SEGMENT_TAGS[prefix])
 
 
 def check_offsets(prefix: str) -> Callable[[bytes, Path], object]:
-    expected = zlib.crc32(decode_log(raw(prefix + ".log"), TAGS[prefix]))
+    expected = zlib.crc32(decode_log(raw(prefix + ".log"), SEGMENT_TAGS[prefix]))
 
     def check(content: bytes, path: Path) -> None:
         decode_file_header(content)
@@ -221,6 +248,7 @@ CHECKS: dict[str, Callable[[bytes, Path], object]] = {
     SEALED + ".streams": check_sorted(KIND_STREAMS),
     SEALED + ".types": check_sorted(KIND_TYPES),
     SEALED + ".ids": check_sorted(KIND_IDS),
+    SEALED + ".tags": check_sorted(KIND_TAGS),
     "manifest.json": lambda content, _: decode_manifest(content),
 }
 
@@ -247,7 +275,7 @@ def test_every_cut_is_found(name: str, memory_path: Path) -> None:
             CHECKS[name](whole[:length], memory_path / "file")
 
 
-WRITTEN = Mark(TAGS[ACTIVE], len(raw(ACTIVE + ".log")), 3, 0x823718EE, FIRST_US + 2_500_000)
+WRITTEN = Mark(SEGMENT_TAGS[ACTIVE], len(raw(ACTIVE + ".log")), 3, 0x1C7E9CFD, FIRST_US + 2_500_000)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ class CollidingMachine(StoreMachine):
     def prepare(self) -> None:
         few: dict[str, Callable[..., Any]] = {
             "hash_stream": lambda stream: (hash_stream(stream) & 1) * ((1 << 32) + 1),
-            "hash_ids": lambda ids: array("Q", [(hash & 3) * ((1 << 32) + 1) for hash in hash_ids(ids)]),
+            "hash_ids": lambda ids: array("I", [hash & 3 for hash in hash_ids(ids)]),
             "hash_type": lambda _: 5,
         }
         for name, module in list(sys.modules.items()):

@@ -22,8 +22,8 @@ from evlog.files.disk.files import map_file
 from evlog.files.format import paths
 from evlog.files.format.entries import ENTRY, ENTRY_BYTES
 from evlog.files.format.filter import MARKS, SEVERAL, Block, decode_blocks
-from evlog.files.format.headers import KIND_STREAMS, FormatFault
-from evlog.files.format.sorted_index import SORTED_SUFFIXES, page_crcs
+from evlog.files.format.headers import KIND_STREAMS, KIND_TAGS, FormatFault
+from evlog.files.format.sorted_index import page_crcs, suffixes_of
 from evlog.model.events import id_text
 from evlog.model.reports import Finding
 
@@ -243,12 +243,13 @@ def check_filter(known: Sequence[Known]) -> list[Finding]:
     found = []
     for segment in known:
         block = blocks.get(segment.task.info[:3])
-        if block is None or not set(SORTED_SUFFIXES).issubset(segment.sound_indexes):
+        suffixes = suffixes_of(segment.task.info.tagged_events)
+        if block is None or not set(suffixes).issubset(segment.sound_indexes):
             continue
         if page_crcs(raw[block.tables_at : block.end]) != bytes(raw[block.crcs_at : block.tables_at]):
             detail = f"a page fails its CRC; {kinds.DERIVED}"
             found.append(kinds.note(kinds.INDEX, name, block.start, None, detail))
-        elif not all(_filter_holds(raw, block, segment.task, kind) for kind in SORTED_SUFFIXES):
+        elif not all(_filter_holds(raw, block, segment.task, kind) for kind in suffixes):
             detail = f"it hides keys of {segment.task.name}, though its CRCs hold: readers miss events"
             found.append(kinds.damage(kinds.INDEX, name, block.start, None, detail))
     return found
@@ -257,7 +258,7 @@ def check_filter(known: Sequence[Known]) -> list[Finding]:
 def _filter_holds(raw: memoryview, block: Block, task: SegmentTask, kind: int) -> bool:
     """Return whether the table of a block has each key of a sorted index."""
     keys = map_sorted(task, kind)[0].tolist()
-    if kind == KIND_STREAMS:
+    if kind in (KIND_STREAMS, KIND_TAGS):
         keys = list(map(rshift, keys, repeat(32)))
     at, slots = block.table(kind)
     if not slots:

@@ -45,7 +45,7 @@ from evlog.files.format.marks import (
     decode_marks,
     maybe_decode_mark,
 )
-from evlog.files.format.sorted_index import SORTED_SUFFIXES
+from evlog.files.format.sorted_index import suffixes_of
 from evlog.files.log.manifest_file import read_manifest
 from evlog.files.log.segment import written_end
 from evlog.files.write.derived import is_running
@@ -293,7 +293,8 @@ def is_being_indexed(snapshot: StoreSnapshot, info: SegmentInfo) -> bool:
     """Wait for the indexes of a segment that was sealed just now; return whether they exist."""
     while (left := snapshot.replaced_at + _INDEXING_SECONDS - time.time()) > 0:
         if all(
-            os.path.exists(_segment_path(snapshot.store, info, suffix)) for suffix in SORTED_SUFFIXES.values()
+            os.path.exists(_segment_path(snapshot.store, info, suffix))
+            for suffix in suffixes_of(info.tagged_events).values()
         ):
             return True
         time.sleep(min(left, 0.02))

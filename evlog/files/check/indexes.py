@@ -1,4 +1,4 @@
-"""Checking a sealed segment's .streams, .types and .ids against its entries, and the entries' versions.
+"""Checking a sealed segment's sorted indexes against its entries, and the entries' versions.
 
 An index is right if its keys rise, every entry is in it exactly once and under its own key, and the entries
 of a key rise: then it is the one that would be built. Whole columns are compared at a time: in a loop, an
@@ -29,7 +29,7 @@ from evlog.files.format.headers import (
 from evlog.files.format.sorted_index import PAGE_BYTES, group_entries, page_crcs, sorted_shape
 from evlog.model.reports import Finding
 
-_COLUMN: Final = {KIND_STREAMS: "stream_hash", KIND_TYPES: "type_hash", KIND_IDS: "id_hash_upper"}
+_COLUMN: Final = {KIND_STREAMS: "stream_hash", KIND_TYPES: "type_hash", KIND_IDS: "id_hash"}
 
 Entries = bytes | bytearray | memoryview
 
@@ -73,13 +73,32 @@ def check_index(
         wrong = IndexWrong(kinds.MISSING, None, "it is missing")
     except IndexWrong as fault:
         wrong = fault
+    return _finding_for(wrong, name), make_postings(entries, expected.kind)
+
+
+def check_tags(path: str, name: str, expected: FileHeader, content: bytes) -> Finding | None:
+    """Check .tags, and return what is wrong with it.
+
+    Args:
+        content: what it must be, as it is built of the records.
+    """
+    try:
+        _read_postings(path, expected)
+        if ReadFile(path).read(len(content) + 1, 0) == content:
+            return None
+        wrong = IndexWrong(kinds.INDEX, None, "it is not the index of these events", believed=True)
+    except FileNotFoundError:
+        wrong = IndexWrong(kinds.MISSING, None, "it is missing")
+    except IndexWrong as fault:
+        wrong = fault
+    return _finding_for(wrong, name)
+
+
+def _finding_for(wrong: IndexWrong, name: str) -> Finding:
     if wrong.believed:
         detail = f"{wrong}, though its CRCs hold: readers miss events; a repair rebuilds it"
-        finding = kinds.damage(wrong.finding_kind, name, wrong.offset, None, detail)
-    else:
-        detail = f"{wrong}; {kinds.DERIVED}"
-        finding = kinds.note(wrong.finding_kind, name, wrong.offset, None, detail)
-    return finding, make_postings(entries, expected.kind)
+        return kinds.damage(wrong.finding_kind, name, wrong.offset, None, detail)
+    return kinds.note(wrong.finding_kind, name, wrong.offset, None, f"{wrong}; {kinds.DERIVED}")
 
 
 def make_postings(entries: Entries, kind: int) -> Postings:

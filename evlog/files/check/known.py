@@ -26,7 +26,7 @@ from evlog.files.format.headers import (
     decode_file_header,
 )
 from evlog.files.format.removed_events import event_column
-from evlog.files.format.sorted_index import SORTED_SUFFIXES, sorted_shape
+from evlog.files.format.sorted_index import WITH_TAGS, sorted_shape
 from evlog.files.log.removed import RemovedEvents
 from evlog.model.events import Record
 
@@ -176,7 +176,7 @@ class Segments:
         segment = self._segments[place]
         if KIND_IDS not in segment.sound_indexes:
             wanted = set(uppers)
-            cells = column(self.entries(place) or b"", "id_hash_upper")
+            cells = column(self.entries(place) or b"", "id_hash")
             yield from compress(range(len(cells)), map(wanted.__contains__, cells))
             return
         keys, _, numbers = map_sorted(segment.task, KIND_IDS)
@@ -225,7 +225,7 @@ class Segments:
 
 def map_sorted(task: SegmentTask, kind: int) -> tuple[memoryview, memoryview, memoryview]:
     """Map a sorted index that is known to be right; its keys, starts and postings."""
-    raw = map_file(f"{task.path}.{SORTED_SUFFIXES[kind]}")
+    raw = map_file(f"{task.path}.{WITH_TAGS[kind]}")
     header = decode_file_header(bytes(raw[:FILE_HEADER_BYTES]))
     shape = sorted_shape(kind, header.keys, header.postings)
     return (

@@ -21,7 +21,7 @@ from evlog.files.format.headers import (
     NewerFormat,
     decode_file_header,
 )
-from evlog.files.format.sorted_index import SORTED_SUFFIXES
+from evlog.files.format.sorted_index import suffixes_of
 from evlog.files.log.log import Log
 from evlog.model.reports import Finding, VerifyReport
 
@@ -87,7 +87,7 @@ def check_sizes(snapshot: StoreSnapshot) -> list[Finding]:
         findings += _check_size(task, ".offsets", header._replace(kind=KIND_OFFSETS), offsets_bytes)
         removed = check_removed_length(task)
         findings += [] if removed is None else [removed]
-        for kind, suffix in SORTED_SUFFIXES.items() if info.sealed else ():
+        for kind, suffix in suffixes_of(info.tagged_events).items() if info.sealed else ():
             name = f"{task.name}.{suffix}"
             try:
                 check_header(f"{task.path}.{suffix}", header._replace(kind=kind, source_crc=info.offsets_crc))

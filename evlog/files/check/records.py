@@ -24,11 +24,21 @@ from evlog.errors import InvalidEvent, InvalidStreamName
 from evlog.files.disk.threads import without_signals
 from evlog.files.format.entries import pack_entries
 from evlog.files.format.frames import FRAME_HEADER_BYTES, MAX_VERSION, NOT_RECORDS, array_head
-from evlog.files.format.hashes import hash_ids, hash_stream, hash_type
+from evlog.files.format.hashes import hash_ids, hash_stream, hash_type, maybe_tag_bits
 from evlog.files.format.headers import FormatFault
 from evlog.model.encoding import check_json
-from evlog.model.events import MAX_NAME_BYTES, METADATA_PREFIX, check_readable_name, check_type
+from evlog.model.events import (
+    MAX_NAME_BYTES,
+    METADATA_PREFIX,
+    TAGS_BEGIN,
+    check_readable_name,
+    check_type,
+    split_tags,
+    tags_of,
+)
+from evlog.model.json_text import encode_json
 from evlog.model.retention import COMPACTIONS_STREAM, METADATA_TYPE, STARTED_TYPE, as_words, from_words
+from evlog.model.tags import check_tags
 
 _MAX_NAMES: Final = 1 << 18
 _SHORT_BYTES: Final = 2048
@@ -122,6 +132,7 @@ class RecordDecoder(local):
             _repeat(frame_offsets, counts),
             array("I", versions),
             array("I", type_hashes),
+            None if (tags := maybe_tag_bits(metadatas)) is None else array("I", tags),
         )
         return Decoded(positions, times, entries)
 
@@ -199,6 +210,14 @@ def _check_contents(codes: Sequence[int], datas: Sequence[bytes], metadatas: Seq
         _check_json(objects, "metadata")
         if not all(metadata.lstrip().startswith(b"{") for metadata in objects):
             raise FormatFault("a record's metadata is not a JSON object")
+        for metadata in objects:
+            if metadata.startswith(TAGS_BEGIN) and not _are_as_written(metadata):
+                raise FormatFault("a record's tags are not as an append writes them")
+
+
+def _are_as_written(metadata: bytes) -> bool:
+    tags = tags_of(metadata)
+    return check_tags(tags) == tags and split_tags(metadata)[0] == encode_json(tags).encode()
 
 
 def _check_own_events(streams: Sequence[str], types: Sequence[str], datas: Sequence[bytes]) -> None:

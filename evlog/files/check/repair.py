@@ -29,7 +29,6 @@ from evlog.files.format.entries import ENTRY_BYTES
 from evlog.files.format.headers import FILE_HEADER_BYTES, KIND_OFFSETS, encode_file_header
 from evlog.files.format.manifest import Manifest, SegmentInfo
 from evlog.files.format.marks import ACKNOWLEDGED_MAGIC, DURABLE_MAGIC, MARKS_BYTES, WRITTEN_MAGIC, Mark
-from evlog.files.format.sorted_index import SORTED_SUFFIXES
 from evlog.files.log.crafted import refuses_crafted_content
 from evlog.files.log.log import Log
 from evlog.files.log.manifest_file import read_manifest
@@ -40,7 +39,7 @@ from evlog.files.write.recovery import recover_locked, write_mark
 from evlog.files.write.roll import sync_names
 from evlog.model.reports import Finding, Loss, VerifyReport
 
-_DERIVED: Final = (".offsets", ".streams", ".types", ".ids")
+_DERIVED: Final = (".offsets", ".streams", ".types", ".ids", ".tags")
 
 
 class RepairReport(NamedTuple):
@@ -202,7 +201,7 @@ def _rebuild_derived(store: str, manifest: Manifest, info: SegmentInfo, lock: Fi
         return
     part = SealedPart(store, manifest.store_id_bytes, info, OpenParts())
     files = {f"{task.path}.offsets": encode_file_header(task.header._replace(kind=KIND_OFFSETS)) + entries}
-    files |= {part.index.path(kind): part.index.build(kind, entries) for kind in SORTED_SUFFIXES}
+    files |= part.index.files(entries)
     part.close()
     with lock:
         if info in read_manifest(store).segments:

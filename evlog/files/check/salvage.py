@@ -28,7 +28,7 @@ from evlog.files.disk.files import DISK, Disk, ReadFile, WriteFile
 from evlog.files.disk.opening import check_directory
 from evlog.files.format import paths
 from evlog.files.format.checkpoints import MAX_PARKED_BYTES
-from evlog.files.format.entries import ENTRY_BYTES, derive_entries
+from evlog.files.format.entries import ENTRY_BYTES, count_tagged, derive_entries
 from evlog.files.format.frames import (
     FRAME_HEADER_BYTES,
     FrameHeader,
@@ -48,9 +48,9 @@ from evlog.files.format.headers import (
 )
 from evlog.files.format.manifest import Manifest, SegmentInfo
 from evlog.files.format.marks import WRITTEN_MAGIC, Mark, encode_mark
-from evlog.files.format.sorted_index import SORTED_SUFFIXES, build_sorted
 from evlog.files.log.crafted import refuses_crafted_content
 from evlog.files.log.manifest_file import replace_manifest
+from evlog.files.log.parts import OpenParts, SealedPart
 from evlog.files.write.create import DEFAULT_SEGMENT_BYTES, DEFAULT_SEGMENT_EVENTS
 from evlog.files.write.roll import create_segment, new_tag, sync_names
 from evlog.model.events import id_text
@@ -223,6 +223,7 @@ def _copy_segment(
         offsets_crc=crc32(check.entries),
         first_time_us=info.first_time_us or check.first_time_us,
         last_time_us=info.last_time_us or check.last_time_us,
+        tagged_events=count_tagged(check.entries),
     )
     path = _path(out, sealed, "log")
     source = task.open_log()
@@ -267,6 +268,7 @@ def _rewrite_segment(segment: SegmentRecords, out: str, disk: Disk) -> SegmentIn
         offsets_crc=crc32(entries),
         first_time_us=old.first_time_us or times[0],
         last_time_us=old.last_time_us or times[-1],
+        tagged_events=count_tagged(entries),
     )
     _finish(file, out, header, sealed, bytes(entries), disk)
     return _copy_removed(segment.task, header, sealed, out, disk)
@@ -309,9 +311,10 @@ def _finish(
     disk.close(file)
     offsets = encode_file_header(header._replace(kind=KIND_OFFSETS)) + entries
     disk.create_file(_path(out, info, "offsets"), offsets)
-    for kind, suffix in SORTED_SUFFIXES.items():
-        expected = header._replace(kind=kind, source_crc=info.offsets_crc)
-        disk.create_file(_path(out, info, suffix), build_sorted(expected, entries))
+    part = SealedPart(out, header.store_id, info, OpenParts())
+    for path, content in part.index.files(entries).items():
+        disk.create_file(path, content)
+    part.close()
 
 
 def _path(out: str, info: SegmentInfo, suffix: str) -> str:

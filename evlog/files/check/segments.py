@@ -19,24 +19,26 @@ from zlib import crc32
 from evlog.errors import EvlogError
 from evlog.files.check import findings as kinds
 from evlog.files.check.digest import LogDigest, hash_log
-from evlog.files.check.indexes import check_index, make_postings, odd_streams, pick
+from evlog.files.check.indexes import check_index, check_tags, make_postings, odd_streams, pick
 from evlog.files.check.logs import LogCheck
 from evlog.files.check.offsets import Unclear
 from evlog.files.check.records import Runs
 from evlog.files.check.task import LogSummary, SegmentTask, Start, sealed_fault
 from evlog.files.disk.files import ReadFile
-from evlog.files.format.entries import ENTRY, ENTRY_BYTES, column
-from evlog.files.format.frames import FRAME_HEADER_BYTES, decode_frame_header
+from evlog.files.format.entries import ENTRY, ENTRY_BYTES, column, count_tagged
+from evlog.files.format.frames import FRAME_HEADER_BYTES, NOT_RECORDS, decode_frame_header
 from evlog.files.format.headers import (
     FILE_HEADER_BYTES,
     KIND_IDS,
     KIND_OFFSETS,
     KIND_STREAMS,
+    KIND_TAGS,
     FormatFault,
     NewerFormat,
     decode_file_header,
 )
-from evlog.files.format.sorted_index import SORTED_SUFFIXES
+from evlog.files.format.sorted_index import SORTED_SUFFIXES, WITH_TAGS
+from evlog.files.log.parts import OpenParts, SealedPart, SegmentMoved
 from evlog.model.reports import Finding
 
 # Small enough that no core idles long at the end, large enough that the fixed costs of a part do not count.
@@ -126,6 +128,14 @@ def check_indexes(task: SegmentTask, entries: bytes) -> IndexCheck:
                 findings.append(finding)
             if kind == KIND_STREAMS:
                 streams = postings
+        tagged = count_tagged(entries) if crc32(entries) == info.offsets_crc else info.tagged_events
+        if tagged != info.tagged_events:
+            detail = f"the manifest says that {info.tagged_events} of its events have tags, not {tagged}"
+            findings.append(kinds.damage(kinds.MANIFEST, task.log_name, None, None, detail))
+        if info.tagged_events:
+            finding, is_sound = _check_tags(task)
+            findings += [] if finding is None else [finding]
+            sound += [KIND_TAGS] if is_sound else []
     streams = streams or make_postings(entries, KIND_STREAMS)
     versions = column(entries, "version")
     odd = odd_streams(streams, versions, gaps=bool(info.lost_events))
@@ -138,9 +148,24 @@ def check_indexes(task: SegmentTask, entries: bytes) -> IndexCheck:
         array("Q", streams.keys).tobytes(),
         array("I", pick(versions, firsts)).tobytes(),
         array("I", pick(versions, lasts)).tobytes(),
-        array("I", sorted(column(entries, "id_hash_upper"))).tobytes(),
+        array("I", sorted(column(entries, "id_hash"))).tobytes(),
     )
     return IndexCheck(findings, sound, hashes, keys)
+
+
+def _check_tags(task: SegmentTask) -> tuple[Finding | None, bool]:
+    """Return what is wrong with .tags, and whether it is known to be right."""
+    part = SealedPart(task.store, task.store_id, task.info, OpenParts())
+    try:
+        content = part.index.build(KIND_TAGS, b"")
+    except (EvlogError, SegmentMoved, FormatFault, *NOT_RECORDS):
+        return None, False  # the log is damaged or gone: that is found by itself
+    finally:
+        part.close()
+    name = f"{task.name}.{WITH_TAGS[KIND_TAGS]}"
+    header = task.header._replace(kind=KIND_TAGS, source_crc=task.info.offsets_crc)
+    finding = check_tags(part.index.path(KIND_TAGS), name, header, content)
+    return finding, finding is None
 
 
 def missing_segment(task: SegmentTask) -> SegmentCheck:

@@ -15,9 +15,9 @@ from zlib import crc32
 from evlog.errors import MirrorConflict
 from evlog.files.compaction.commit import remove_unnamed
 from evlog.files.compaction.rewrite import LogFile, OutputSegment
-from evlog.files.format.entries import encode_entries
+from evlog.files.format.entries import count_tagged, encode_entries
 from evlog.files.format.frames import pack_records
-from evlog.files.format.hashes import hash_ids, hash_stream, hash_type
+from evlog.files.format.hashes import hash_ids, hash_stream, hash_type, maybe_tag_bits
 from evlog.files.format.headers import KIND_OFFSETS, KIND_REMOVED, encode_file_header
 from evlog.files.format.manifest import SegmentInfo
 from evlog.files.format.removed_events import encode_removed, pack_events
@@ -73,6 +73,7 @@ def _append_frame(log: Log, writer: Writer, piece: HistoryPiece) -> SyncPoint:
     plan = Plan(Append(streams, _hash_names(streams), events), {}, ids, hash_ids(ids))
     plan.versions = list(versions)
     plan.type_hashes = _hash_types(types)
+    plan.tags = maybe_tag_bits(metadatas)
     plan.records = records
 
     def put(tail: LogTail, _planner: Planner) -> SyncPoint:
@@ -136,13 +137,19 @@ def _write_segment(log: Log, disk: Disk, piece: HistoryPiece, last_time_us: int)
     output = OutputSegment(log.store, log.manifest.store_id_bytes, info)
     file = LogFile(output, disk)
     if events:
-        _, versions, streams, types, ids, *_ = zip(*events, strict=True)
+        _, versions, streams, types, ids, *_, metadatas = zip(*events, strict=True)
+        tags = maybe_tag_bits(metadatas)
         raws = pack_records(events)
         hashes = _hash_names(streams), hash_ids(ids), versions, _hash_types(types)
-        file.add(b"".join(raws), encode_entries(raws, 0, 0, *hashes))
+        file.add(b"".join(raws), encode_entries(raws, 0, 0, *hashes, tags))
     entries = file.finish()
     disk.create_file(output.path("offsets"), encode_file_header(output.header(KIND_OFFSETS)) + entries)
-    info = info._replace(events=file.events, log_bytes=file.end, offsets_crc=file.index_crc)
+    info = info._replace(
+        events=file.events,
+        log_bytes=file.end,
+        offsets_crc=file.index_crc,
+        tagged_events=count_tagged(entries),
+    )
     if not removed:
         return info
     rows = pack_events(

@@ -23,7 +23,7 @@ from evlog.files.compaction.plan import SegmentPlan
 from evlog.files.disk.files import Disk, WriteFile
 from evlog.files.disk.processes import Workers
 from evlog.files.format import paths
-from evlog.files.format.entries import ENTRY_BYTES, ENTRY_PLACE, column, column_array
+from evlog.files.format.entries import ENTRY_BYTES, ENTRY_PLACE, column, column_array, count_tagged
 from evlog.files.format.frames import FRAME_HEADER_BYTES, FrameHeader, array_head, encode_frame_header, unpack
 from evlog.files.format.headers import (
     FILE_HEADER_BYTES,
@@ -31,6 +31,7 @@ from evlog.files.format.headers import (
     KIND_OFFSETS,
     KIND_REMOVED,
     KIND_STREAMS,
+    KIND_TAGS,
     FileHeader,
     encode_file_header,
 )
@@ -43,7 +44,7 @@ from evlog.files.format.removed_events import (
     pack_events,
 )
 from evlog.files.format.sorted_index import SORTED_SUFFIXES, build_sorted
-from evlog.files.log.parts import SealedPart, open_sealed
+from evlog.files.log.parts import OpenParts, SealedPart, open_sealed
 from evlog.files.log.segment import SealedSegment
 from evlog.model.events import Record
 
@@ -124,7 +125,12 @@ def rewrite(
         progress(result.read_bytes)
     entries = log.finish()
     disk.create_file(output.path("offsets"), encode_file_header(output.header(KIND_OFFSETS)) + entries)
-    info = output.info._replace(events=log.events, log_bytes=log.end, offsets_crc=log.index_crc)
+    info = output.info._replace(
+        events=log.events,
+        log_bytes=log.end,
+        offsets_crc=log.index_crc,
+        tagged_events=count_tagged(entries),
+    )
     # Both take a while, so two processes share them.
     header = output.header(KIND_STREAMS)._replace(source_crc=info.offsets_crc)
     calls: list[tuple[Any, ...]] = [(_build_indexes, header, entries)]
@@ -137,6 +143,10 @@ def rewrite(
         info = info._replace(removed_events=count, removed_bytes=len(raw), removed_crc=crc32(raw))
     for suffix, raw in zip(SORTED_SUFFIXES.values(), indexes, strict=True):
         _write_unsynced(output.path(suffix), raw, disk)
+    if info.tagged_events:
+        part = SealedPart(output.store, output.store_id, info, OpenParts())
+        _write_unsynced(output.path("tags"), part.index.build(KIND_TAGS, entries), disk)
+        part.close()
     return info
 
 

@@ -5,7 +5,7 @@ Each module holds one kind of file, its diagram above its codec. Begin with `hea
     headers.py         the 64 bytes that begin every binary file
     frames.py          .log: frames, and the records in them; a worked example
     entries.py         .offsets: one entry an event
-    sorted_index.py    .streams .types .ids: from a hash to entries
+    sorted_index.py    .streams .types .ids .tags: from a hash to entries
     filter.py          filter: from a hash to the segments that may have it
     removed_events.py  .removed: ids of the events that a compaction removed
     seek_table.py      .log.zst: a compressed log

@@ -2,7 +2,8 @@
 
     offset  size  field
          0     8  stream hash
-         8     8  id hash
+         8     4  bits of the tags' hashes; 0: no tags
+        12     4  id hash
         16     4  offset of the record in the log
         20     4  length of the record
         24     4  CRC of the record
@@ -25,7 +26,7 @@ from zlib import crc32
 import msgpack
 
 from evlog.files.format.frames import FRAME_HEADER_BYTES, NOT_RECORDS, FrameHeader, array_head, decode_body
-from evlog.files.format.hashes import hash_ids, hash_stream, hash_type
+from evlog.files.format.hashes import hash_ids, hash_stream, hash_type, maybe_tag_bits
 from evlog.files.format.headers import FormatFault
 
 TYPE_CHECKING = False
@@ -34,7 +35,8 @@ if TYPE_CHECKING:
     from typing import Final
 
 ENTRY_BYTES: Final = 40
-ENTRY: Final = Struct("<QQIIIIII")
+ENTRY: Final = Struct("<Q4xIIIIIII")  # all but the tags
+_ROW: Final = Struct("<QIIIIIIII")
 ENTRY_PLACE: Final = Struct("<16xIII12x")  # offset, length, CRC of the record
 ENTRY_VERSION: Final = Struct("<32xI4x")
 
@@ -47,22 +49,29 @@ def encode_entries(
     id_hashes: Sequence[int],
     versions: Sequence[int],
     type_hashes: Sequence[int],
+    tags: Sequence[int] | None = None,
 ) -> bytes:
-    """Return the entries of one frame's records; the first record is at offset `body_at` of the log."""
+    """Return the entries of one frame's records; the first record is at offset `body_at` of the log.
+
+    Args:
+        tags: the bits of each record's tags; None: none has any.
+    """
     count = len(records)
     if count == 1:  # the arrays below cost 15 µs before the first event
-        row = (stream_hashes[0], id_hashes[0], body_at, len(records[0]), crc32(records[0]), frame_offset)
-        return ENTRY.pack(*row, versions[0], type_hashes[0])
+        hashes = (stream_hashes[0], 0 if tags is None else tags[0], id_hashes[0])
+        place = (body_at, len(records[0]), crc32(records[0]), frame_offset)
+        return _ROW.pack(*hashes, *place, versions[0], type_hashes[0])
     lengths = array("I", map(len, records))
     return pack_entries(
         array("Q", stream_hashes),
-        array("Q", id_hashes),
+        array("I", id_hashes),
         array("I", accumulate(lengths[:-1], initial=body_at)),
         lengths,
         array("I", map(crc32, records)),
         array("I", (frame_offset,)) * count,
         array("I", versions),
         array("I", type_hashes),
+        None if tags is None else array("I", tags),
     )
 
 
@@ -75,14 +84,16 @@ def pack_entries(
     frames: array[int],
     versions: array[int],
     type_hashes: array[int],
+    tags: array[int] | None = None,
 ) -> bytes:
-    """Return entries made of their columns: the first two of u64, the others of u32."""
+    """Return entries made of their columns: the first of u64, the others of u32."""
     rows = bytearray(ENTRY_BYTES * len(lengths))
     with memoryview(rows) as flat, flat.cast("Q") as wide, flat.cast("I") as narrow:
         wide[0::5] = memoryview(stream_hashes)
-        wide[1::5] = memoryview(id_hashes)
-        for at, cells in enumerate((offsets, lengths, crcs, frames, versions, type_hashes), 4):
+        for at, cells in enumerate((id_hashes, offsets, lengths, crcs, frames, versions, type_hashes), 3):
             narrow[at::10] = memoryview(cells)
+        if tags is not None:
+            narrow[2::10] = memoryview(tags)
     return bytes(rows)
 
 
@@ -125,7 +136,14 @@ def _derive_entries(header: FrameHeader, frame_offset: int, body: bytes | memory
         hash_ids(ids),
         [record[1] for record in decoded],
         [hash_type(record[3]) for record in decoded],
+        maybe_tag_bits([record[8] for record in decoded]),
     )
+
+
+def count_tagged(entries: bytes | bytearray | memoryview) -> int:
+    """Return how many entries are of events with tags."""
+    bits = column(entries, "tags")
+    return len(bits) - bits.count(0)
 
 
 def column(entries: bytes | bytearray | memoryview, name: str) -> list[int]:
@@ -146,8 +164,8 @@ def column_array(entries: bytes | bytearray | memoryview, name: str) -> array[in
 _COLUMNS: Final[dict[str, tuple[str, int, int]]] = {
     "stream_hash": ("Q", 0, 5),
     "stream_hash_lower": ("I", 0, 10),
-    "id_hash": ("Q", 1, 5),
-    "id_hash_upper": ("I", 3, 10),
+    "tags": ("I", 2, 10),
+    "id_hash": ("I", 3, 10),
     "offset": ("I", 4, 10),
     "length": ("I", 5, 10),
     "crc": ("I", 6, 10),

@@ -1,4 +1,4 @@
-"""The file `filter`: which sealed segments may hold a stream, a type or an id.
+"""The file `filter`: which sealed segments may hold a stream, a type, an id or a tag.
 
 One file for all segments, so that a look-up opens it and the few segments that it names. A file header of
 kind 8, then one block a segment, appended when the segment was sealed, in any order:
@@ -9,15 +9,15 @@ kind 8, then one block a segment, appended when the segment was sealed, in any o
          8     8  first position
         16     4  generation
         20     4  tag
-        24    12  slots of the tables of streams, types and ids, u32 each
-        36     4  CRC of bytes 0..35, then of the page CRCs
-        40        page CRCs: u32 for every 4,096 bytes of the tables
-                  tables of streams, types and ids: one byte a slot
+        24    16  slots of the tables of streams, types, ids and tags, u32 each
+        40     4  CRC of bytes 0..39, then of the page CRCs
+        44        page CRCs: u32 for every 4,096 bytes of the tables
+                  tables of streams, types, ids and tags: one byte a slot
 
-A key has 32 bits: the upper half of a stream's or id's hash, or a type's hash. Its slot is that number times
-the number of slots, divided by 2^32. The byte there is 0 if the segment has no key of this slot, 255 if it
-has several, else 1 + key mod 254. Of absent keys, one of 37 is taken for one that may be there in a large
-table (4 slots a key), and one of 450 in a small one (16 slots a key), whose bytes matter less.
+A key has 32 bits: the upper half of a stream's or tag's hash, or a type's or id's hash. Its slot is that
+number times the number of slots, divided by 2^32. The byte there is 0 if the segment has no key of this slot,
+255 if it has several, else 1 + key mod 254. Of absent keys, one of 37 is taken for one that may be there in a
+large table (4 slots a key), and one of 450 in a small one (16 slots a key), whose bytes matter less.
 
 First position, generation and tag identify what a segment holds. A block of another identity is stale and
 ignored; a segment without a block, or with a damaged one, is looked into. The file is derived: damage costs
@@ -35,6 +35,7 @@ from evlog.files.format.headers import (
     FILE_HEADER_BYTES,
     KIND_FILTER,
     KIND_STREAMS,
+    KIND_TAGS,
     KIND_TYPES,
     FileHeader,
     FormatFault,
@@ -53,9 +54,9 @@ if TYPE_CHECKING:
     Identity = tuple[int, int, int]
     """A segment's first position, generation and tag."""
 
-_BLOCK: Final = Struct("<4sIQIIIIII")
+_BLOCK: Final = Struct("<4sIQIIIIIII")
 _MAGIC: Final = b"evFB"
-_CRC_AT: Final = 36
+_CRC_AT: Final = 40
 _SMALL_TABLE_KEYS: Final = 4096
 MARKS: Final = 254
 SEVERAL: Final = 255
@@ -71,10 +72,13 @@ class Block(NamedTuple):
     streams: tuple[int, int]
     types: tuple[int, int]
     ids: tuple[int, int]
+    tags: tuple[int, int]
 
     def table(self, kind: int) -> tuple[int, int]:
-        """Return the offset and the number of slots of the table of streams, types or ids."""
-        return self.streams if kind == KIND_STREAMS else self.types if kind == KIND_TYPES else self.ids
+        """Return the offset and the number of slots of the table of streams, types, ids or tags."""
+        if kind == KIND_STREAMS:
+            return self.streams
+        return self.types if kind == KIND_TYPES else self.tags if kind == KIND_TAGS else self.ids
 
 
 def encode_filter_header(store_id: bytes) -> bytes:
@@ -87,7 +91,7 @@ def encode_block(identity: Identity, *keys: Sequence[int]) -> bytes:
 
     Args:
         identity: first position, generation and tag.
-        keys: of its streams, types and ids, 32 bits each; repetitions do no harm.
+        keys: of its streams, types, ids and tags, 32 bits each; repetitions do no harm.
     """
     tables = list(map(fill_table, keys))
     content = b"".join(tables)
@@ -116,9 +120,9 @@ def decode_blocks(raw: bytes | memoryview, store_id: bytes) -> tuple[dict[Identi
     blocks: dict[Identity, Block] = {}
     at = FILE_HEADER_BYTES
     while at + _BLOCK.size <= len(raw):
-        magic, length, position, generation, tag, streams, types, ids, crc = _BLOCK.unpack_from(raw, at)
+        magic, length, position, generation, tag, streams, types, ids, tags, crc = _BLOCK.unpack_from(raw, at)
         crcs_at = at + _BLOCK.size
-        content_bytes = streams + types + ids
+        content_bytes = streams + types + ids + tags
         tables_at = crcs_at + 4 * -(-content_bytes // PAGE_BYTES)
         if magic != _MAGIC or length != tables_at + content_bytes - at or at + length > len(raw):
             break
@@ -132,6 +136,7 @@ def decode_blocks(raw: bytes | memoryview, store_id: bytes) -> tuple[dict[Identi
             (tables_at, streams),
             (tables_at + streams, types),
             (tables_at + streams + types, ids),
+            (tables_at + streams + types + ids, tags),
         )
         at += length
     return blocks, at

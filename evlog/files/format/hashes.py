@@ -1,20 +1,25 @@
-"""The hashes under which streams, types and ids are looked up.
+"""The hashes under which streams, types, ids and tags are looked up.
 
 A hash only finds candidates: the name or the id in the record decides. Collisions cost time, never
 correctness.
 
     stream  u64  BLAKE2b-64 of the name: an attacker who chooses names cannot make many collide
     type    u32  CRC-32 of the name
-    id      u64  upper half: CRC-32 of all 16 bytes; lower half: bytes 12..15 as they are
+    id      u32  CRC-32 of all 16 bytes: ids that share most of their bytes (UUIDv1, counters, padded
+                 ObjectIds) spread as well as random ones
+    tag     u64  BLAKE2b-64 of the tag
 
-The sorted files keep the upper half of an id's hash. It depends on every byte of the id, so ids that share
-most of their bytes (UUIDv1, counters, padded ObjectIds) spread as well as random ones.
+An entry keeps 32 bits for all tags of an event together, a Bloom filter: each tag sets the bits whose numbers
+are bits 0..4, 5..9, 10..14 and 15..19 of its hash. They are 0 if, and only if, the event has no tag. Of
+events with two tags each, one of 400 seems to have any given tag.
 """
 
 from __future__ import annotations
 
 from array import array
 from zlib import crc32
+
+from evlog.model.events import tags_of
 
 try:
     from _blake2 import blake2b  # hashlib's own, without the 3 ms that importing hashlib costs
@@ -23,7 +28,12 @@ except ImportError:  # pragma: no cover - another interpreter than CPython
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
+    from typing import Final
+
+
+_MAX_KNOWN_TAGS: Final = 1 << 16
+_known_tags: dict[str, int] = {}  # threads share it: two that clear it only compute hashes again
 
 
 def hash_stream(stream: str) -> int:
@@ -37,10 +47,47 @@ def hash_type(type: str) -> int:
 
 
 def hash_ids(ids: Sequence[bytes]) -> array[int]:
-    """Return the 64-bit hash of each id of 16 bytes; 0.13 µs an id in bulk."""
-    if len(ids) == 1:
-        return array("Q", (crc32(ids[0]) << 32 | int.from_bytes(ids[0][12:], "little"),))
-    cells = array("I", bytes(8 * len(ids)))
-    cells[0::2] = array("I", b"".join(ids))[3::4]
-    cells[1::2] = array("I", map(crc32, ids))
-    return array("Q", cells.tobytes())
+    """Return the 32-bit hash of each id of 16 bytes."""
+    return array("I", map(crc32, ids))
+
+
+def hash_tag(tag: str) -> int:
+    """Return the 64-bit hash of a tag."""
+    return int.from_bytes(blake2b(tag.encode(), digest_size=8).digest(), "little")
+
+
+def hash_tags(metadata: bytes | None) -> list[int]:
+    """Return the hashes of an event's tags.
+
+    Raises:
+        ValueError: its metadata is not as evlog writes it.
+    """
+    tags = tags_of(metadata)
+    try:
+        return [_known_tags[tag] for tag in tags]
+    except KeyError:
+        if len(_known_tags) > _MAX_KNOWN_TAGS:
+            _known_tags.clear()
+        hashes = list(map(hash_tag, tags))
+        _known_tags.update(zip(tags, hashes, strict=True))
+        return hashes
+
+
+def tag_bits(hashes: Iterable[int]) -> int:
+    """Return the bits that an entry has for tags with these hashes."""
+    bits = 0
+    for hash in hashes:
+        bits |= 1 << (hash & 31) | 1 << (hash >> 5 & 31) | 1 << (hash >> 10 & 31) | 1 << (hash >> 15 & 31)
+    return bits
+
+
+def maybe_tag_bits(metadatas: Sequence[bytes | None]) -> list[int] | None:
+    """Return the bits for the tags of each event, by its metadata; None if no event has any.
+
+    Raises:
+        ValueError: some metadata is not as evlog writes it.
+    """
+    if metadatas.count(None) == len(metadatas):
+        return None
+    bits = [0 if metadata is None else tag_bits(hash_tags(metadata)) for metadata in metadatas]
+    return bits if any(bits) else None

@@ -4,14 +4,14 @@ r"""The header that begins every binary file, in this and in all later formats.
          0     8  magic  89 65 76 6c 6f 67 0d 0a  ("\x89evlog\r\n")
          8     2  format version (1)
         10     2  kind: 1 log, 2 offsets, 3 streams, 4 types, 5 ids, 6 removed events,
-                  7 compressed log, 8 filter
+                  7 compressed log, 8 filter, 9 tags
         12     4  generation of the segment (0; a compaction increments it)
         16    16  store id, a UUID
         32     8  first position of the segment
         40     4  tag: random, chosen with the segment; its log and indexes carry the same
-        44     4  keys       (kinds 3 to 5: number of keys; others: see the module of the kind)
-        48     4  postings   (kinds 3 to 5: number of postings; others: see the module of the kind)
-        52     4  source CRC (kinds 3 to 5: of the .offsets entries; others: see the module of the kind)
+        44     4  keys       (kinds 3 to 5, 9: number of keys; others: see the module of the kind)
+        48     4  postings   (kinds 3 to 5, 9: number of postings; others: see the module of the kind)
+        52     4  source CRC (kinds 3 to 5, 9: of the .offsets entries; others: see the module of the kind)
         56     4  zero
         60     4  CRC of bytes 0..59
 
@@ -37,6 +37,7 @@ FORMAT_VERSION: Final = 1
 FILE_HEADER_BYTES: Final = 64
 KIND_LOG, KIND_OFFSETS, KIND_STREAMS, KIND_TYPES, KIND_IDS, KIND_REMOVED, KIND_COMPRESSED = range(1, 8)
 KIND_FILTER: Final = 8
+KIND_TAGS: Final = 9
 FILE_MAGIC: Final = b"\x89evlog\r\n"
 _FILE_HEADER: Final = Struct("<8sHHI16sQIIIIII")
 _U32: Final = Struct("<I")

@@ -60,6 +60,7 @@ class SegmentInfo(NamedTuple):
     removed_crc: int = 0
     lost_events: int = 0
     compressed_bytes: int = 0  # of the file that holds the log compressed, 0 if it is not compressed
+    tagged_events: int = 0  # how many events have tags; without any there is no file .tags
 
     @property
     def sealed(self) -> bool:
@@ -202,6 +203,10 @@ def _decode_row(line: bytes) -> SegmentInfo:
         raise FormatFault(f"the segment of position {info.first_position} has a number that is too large")
     if info.sealed and info.last_position - info.first_position + 1 < info.events:
         raise FormatFault(f"the segment of position {info.first_position} has more events than positions")
+    if info.tagged_events > info.events:
+        raise FormatFault(
+            f"the segment of position {info.first_position} has more events with tags than events"
+        )
     if info.sealed and not info.events and not info.removed_bytes:
         raise FormatFault(f"the segment of position {info.first_position} is sealed and empty")
     if _ROW % info == line:

@@ -2,7 +2,8 @@
 
     STORE/manifest.json  lock  durable  compaction  queue
     STORE/segments/filter
-    STORE/segments/<first position, 20 digits>.<generation>.<log|log.zst|offsets|streams|types|ids|removed>
+    STORE/segments/<first position, 20 digits>.<generation>.<suffix>
+                   log  log.zst  offsets  streams  types  ids  tags  removed
     STORE/subscriptions/<name, escaped>.<json|parked|lock>
 
 Names that it did not build parse to None.
@@ -27,7 +28,7 @@ SUBSCRIPTIONS: Final = "subscriptions"
 TEMPORARY: Final = ".tmp"  # appended to a file's name while it is being written
 LOG: Final = "log"
 COMPRESSED_LOG: Final = "log.zst"  # by its name `zstd -d` makes the .log of it
-SUFFIXES: Final = (LOG, COMPRESSED_LOG, "offsets", "streams", "types", "ids", "removed")
+SUFFIXES: Final = (LOG, COMPRESSED_LOG, "offsets", "streams", "types", "ids", "tags", "removed")
 
 # What may lie in a directory that is about to become a store: the leftovers of an interrupted `init`.
 INIT_LEFTOVERS: Final = frozenset({LOCK, DURABLE, SEGMENTS, MANIFEST + TEMPORARY})

@@ -1,14 +1,15 @@
-"""The sorted indexes `.streams`, `.types` and `.ids`: made once, of a sealed segment's entries.
+"""The sorted indexes `.streams`, `.types`, `.ids` and `.tags`: made once, of a sealed segment.
 
 A file header, then
 
-    keys      sorted: u64 stream hashes | u64 type hashes | u32 upper halves of the id hashes
+    keys      sorted: u64 hashes of streams, of types or of tags | u32 hashes of ids
     starts    u32 x (keys + 1), not in .ids: where each key's postings begin; the last: where all end
     postings  u32: entry numbers, rising within a key (in .ids: one a key)
     CRCs      u32 for every 4,096 bytes between the file header and here
 
 The header's source CRC is that of the `.offsets` entries, so an index of other entries is recognized as
-stale.
+stale. `.tags` has a posting for each tag of each event, and is there only if any event has one; the hashes
+are in no entry, so it is made of the records of the events that have tags by their entries.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from evlog.files.format.headers import (
     FILE_HEADER_BYTES,
     KIND_IDS,
     KIND_STREAMS,
+    KIND_TAGS,
     KIND_TYPES,
     FileHeader,
     encode_file_header,
@@ -30,12 +32,18 @@ from evlog.model.named import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from typing import Final
 
 PAGE_BYTES: Final = 4096
 SORTED_SUFFIXES: Final = {KIND_STREAMS: "streams", KIND_TYPES: "types", KIND_IDS: "ids"}
+WITH_TAGS: Final = SORTED_SUFFIXES | {KIND_TAGS: "tags"}
 _COLUMN: Final = {KIND_STREAMS: "stream_hash", KIND_TYPES: "type_hash"}
+
+
+def suffixes_of(tagged_events: int) -> dict[int, str]:
+    """Return the suffixes of a sealed segment's sorted indexes by kind."""
+    return WITH_TAGS if tagged_events else SORTED_SUFFIXES
 
 
 class SortedShape(NamedTuple):
@@ -73,6 +81,16 @@ def build_sorted(header: FileHeader, entries: bytes | bytearray | memoryview) ->
     return encode_sorted(header, keys, starts, postings)
 
 
+def build_tags(header: FileHeader, rows: Iterable[tuple[int, int]]) -> bytes:
+    """Return the file `.tags`, made of hashes of tags, each with the number of its event's entry, rising."""
+    from collections import defaultdict
+
+    groups: defaultdict[int, list[int]] = defaultdict(list)
+    for key, number in rows:
+        groups[key].append(number)
+    return encode_sorted(header._replace(kind=KIND_TAGS), *_flatten(groups))
+
+
 def encode_sorted(
     header: FileHeader, keys: array[int], starts: array[int] | None, postings: array[int]
 ) -> bytes:
@@ -84,7 +102,7 @@ def encode_sorted(
 
 def sort_ids(entries: bytes | bytearray | memoryview) -> tuple[array[int], array[int]]:
     """Return the keys and postings of .ids for a segment's entries."""
-    keys = column(entries, "id_hash_upper")
+    keys = column(entries, "id_hash")
     as_floats = list(map(float, keys))  # exact up to 2**53, and sorted in two thirds of the time
     order = sorted(range(len(keys)), key=as_floats.__getitem__)
     return array("I", map(keys.__getitem__, order)), array("I", order)
@@ -97,6 +115,10 @@ def group_entries(column: Iterable[int]) -> tuple[array[int], array[int], array[
     groups: defaultdict[int, list[int]] = defaultdict(list)
     for number, key in enumerate(column):
         groups[key].append(number)
+    return _flatten(groups)
+
+
+def _flatten(groups: Mapping[int, list[int]]) -> tuple[array[int], array[int], array[int]]:
     keys = sorted(groups)
     lists = [groups[key] for key in keys]
     postings = array("I")

@@ -24,8 +24,8 @@ Entries = bytes | bytearray | memoryview
 # This many look-ups search the bytes (2 ms each for 262,144 entries); then the dict is built (60 ms, once).
 _SEARCHES_BEFORE_DICTS: Final = 8
 _FEW_BYTES: Final = 400 * ENTRY_BYTES
-_KEY_AT: Final = {KIND_STREAMS: 0, KIND_IDS: 8, KIND_TYPES: 36}
-_KEY_BYTES: Final = {KIND_STREAMS: 8, KIND_IDS: 8, KIND_TYPES: 4}
+_KEY_AT: Final = {KIND_STREAMS: 0, KIND_IDS: 12, KIND_TYPES: 36}
+_KEY_BYTES: Final = {KIND_STREAMS: 8, KIND_IDS: 4, KIND_TYPES: 4}
 _COLUMN: Final = {KIND_STREAMS: "stream_hash", KIND_IDS: "id_hash", KIND_TYPES: "type_hash"}
 _NONE: Final[tuple[int, ...]] = ()
 
@@ -54,7 +54,7 @@ class ColumnIndex:
         """Return the numbers of the entries with this key, rising."""
         if not self._worth_dicts(kind):
             return list(self._search(kind, key))[::-1]
-        return _as_numbers(self._dict(kind).get(key, _NONE))
+        return as_numbers(self._dict(kind).get(key, _NONE))
 
     def find_newest_first(self, kind: int, key: int) -> Iterator[int]:
         """Iterate over the same numbers, falling; the search goes only as far as the caller does."""
@@ -65,20 +65,20 @@ class ColumnIndex:
             if groups is not None and 0 < len(self._entries()) - known_bytes <= _FEW_BYTES:
                 # To search a few new entries costs less than to add them.
                 fresh = list(self._search(kind, key, known_bytes))
-                return chain(fresh, reversed(tuple(_as_numbers(groups.get(key, _NONE)))))
-        return reversed(_as_numbers(self._dict(kind).get(key, _NONE)))
+                return chain(fresh, reversed(tuple(as_numbers(groups.get(key, _NONE)))))
+        return reversed(as_numbers(self._dict(kind).get(key, _NONE)))
 
     def candidates(self, keys: Iterable[int]) -> list[tuple[int, Sequence[int]]]:
         """Return each id hash that some entries have, with their numbers, rising."""
         groups = self._dict(KIND_IDS)
         if groups.keys().isdisjoint(keys):
             return []
-        return [(key, _as_numbers(groups[key])) for key in dict.fromkeys(keys) if key in groups]
+        return [(key, as_numbers(groups[key])) for key in dict.fromkeys(keys) if key in groups]
 
     def heads(self) -> tuple[list[int], list[int]]:
         """Return every stream hash, and the number of its last entry."""
         groups = self._dict(KIND_STREAMS)
-        return list(groups), [_as_numbers(numbers)[-1] for numbers in groups.values()]
+        return list(groups), [as_numbers(numbers)[-1] for numbers in groups.values()]
 
     def keys(self, kind: int) -> list[int]:
         """Return every key."""
@@ -104,10 +104,10 @@ class ColumnIndex:
             # A slice of a bytearray is a copy: a writer may extend the original meanwhile.
             fresh = column(entries[known_bytes:end], _COLUMN[kind])
             numbers = range(known_bytes // ENTRY_BYTES, end // ENTRY_BYTES)
-            if kind == KIND_IDS and len(set(fresh)) == len(fresh) and groups.keys().isdisjoint(fresh):
-                groups.update(zip(fresh, numbers, strict=True))
+            if kind == KIND_IDS:
+                _group_ids(groups, fresh, numbers)
             else:
-                _group(groups, fresh, numbers)
+                group_numbers(groups, fresh, numbers)
             self._known[kind] = end
         return groups
 
@@ -124,7 +124,8 @@ class ColumnIndex:
             at += len(needle) - 1  # the next find may overlap this one, but not be it
 
 
-def _group(groups: Groups, keys: list[int], numbers: Iterable[int]) -> None:
+def group_numbers(groups: Groups, keys: Sequence[int], numbers: Iterable[int]) -> None:
+    """Add numbers, which rise, to the groups of their keys."""
     for number, key in zip(numbers, keys, strict=True):
         group = groups.get(key)
         if group is None:
@@ -135,5 +136,18 @@ def _group(groups: Groups, keys: list[int], numbers: Iterable[int]) -> None:
             groups[key] = [group, number]
 
 
-def _as_numbers(group: int | Sequence[int]) -> Sequence[int]:
+def _group_ids(groups: Groups, keys: Sequence[int], numbers: range) -> None:
+    """Do the same for hashes of ids, few of which are equal: in C, but for those."""
+    last = dict(zip(keys, numbers, strict=True))
+    shared = groups.keys() & last.keys()
+    if len(last) < len(keys) or shared:
+        lost = sorted(set(numbers).difference(last.values()))
+        shared.update(keys[number - numbers.start] for number in lost)
+        lost = sorted({*lost, *(last.pop(key) for key in shared)})
+        group_numbers(groups, [keys[number - numbers.start] for number in lost], lost)
+    groups.update(last)
+
+
+def as_numbers(group: int | Sequence[int]) -> Sequence[int]:
+    """Return the numbers of a group."""
     return (group,) if isinstance(group, int) else group

@@ -1,12 +1,11 @@
 """Look-ups in one sealed segment: entry numbers from hashes.
 
-A sealed segment has three sorted files, mapped and bisected in C. Where one is missing, stale or damaged, the
+A sealed segment has sorted files, mapped and bisected in C. Where one is missing, stale or damaged, the
 columns of its entries give the same answers. Answers are candidates: hashes collide, and the record decides.
 """
 
 from __future__ import annotations
 
-from array import array
 from bisect import bisect_left
 from zlib import crc32
 
@@ -16,12 +15,20 @@ from evlog.files.format.headers import (
     FILE_HEADER_BYTES,
     KIND_IDS,
     KIND_STREAMS,
+    KIND_TAGS,
     KIND_TYPES,
     FormatFault,
     NewerFormat,
     decode_file_header,
 )
-from evlog.files.format.sorted_index import PAGE_BYTES, SORTED_SUFFIXES, build_sorted, sorted_shape
+from evlog.files.format.sorted_index import (
+    PAGE_BYTES,
+    WITH_TAGS,
+    build_sorted,
+    build_tags,
+    sorted_shape,
+    suffixes_of,
+)
 from evlog.files.log.column_index import ColumnIndex
 
 TYPE_CHECKING = False
@@ -58,7 +65,9 @@ class SortedIndex:
             header = decode_file_header(bytes(self._file[:FILE_HEADER_BYTES]))
         except (FileNotFoundError, FormatFault, NewerFormat, EvlogError) as error:
             raise IndexFault(f"{path}: {error}") from None
-        if header._replace(keys=0, postings=0) != expected or header.postings != count:
+        if header._replace(keys=0, postings=0) != expected or (
+            header.postings != count and header.kind != KIND_TAGS
+        ):
             raise IndexFault(f"{path} belongs to something else")
         shape = sorted_shape(header.kind, header.keys, header.postings)
         if len(self._file) != shape.file_bytes:
@@ -156,6 +165,8 @@ class SealedIndex:
         count: the number of the segment's entries.
         entries: returns the segment's entries, checked against the manifest.
         on_fault: called when a file is found missing or damaged, so that a writer rebuilds it.
+        tagged_events: how many events have tags.
+        tags: reads the hashes of all tags, with the numbers of their entries.
     """
 
     def __init__(
@@ -165,11 +176,16 @@ class SealedIndex:
         count: int,
         entries: Callable[[], Entries],
         on_fault: Callable[[], None],
+        tagged_events: int = 0,
+        tags: Callable[[], Iterable[tuple[int, int]]] = tuple,
     ) -> None:
         self._prefix = prefix
         self._expected = expected
         self._count = count
         self._on_fault = on_fault
+        self._entries = entries
+        self._suffixes = suffixes_of(tagged_events)
+        self._tags = tags
         self._columns = ColumnIndex(entries)
         self._files: dict[int, SortedIndex | None] = {}  # threads share it: each step is one operation
 
@@ -178,10 +194,24 @@ class SealedIndex:
         index = self._file(kind)
         if index is not None:
             try:
-                return index.find(key >> 32 if kind == KIND_IDS else key)
+                return index.find(key)
             except IndexFault:
                 self._drop(kind)
         return self._columns.find(kind, key)
+
+    def find_tags(self, hashes: Sequence[int]) -> Sequence[int]:
+        """Return the numbers of the entries that may have tags with all these hashes, rising."""
+        if KIND_TAGS not in self._suffixes:
+            return _NONE
+        from evlog.files.log.tags import find_in_entries, in_all
+
+        index = self._file(KIND_TAGS)
+        if index is not None:
+            try:
+                return in_all([index.find(hash) for hash in hashes])
+            except IndexFault:
+                self._drop(KIND_TAGS)
+        return find_in_entries(self._entries(), hashes, 0, self._count)
 
     def find_newest_first(self, kind: int, key: int) -> Iterator[int]:
         """Iterate over the same numbers, falling."""
@@ -219,11 +249,18 @@ class SealedIndex:
         return self._keys(KIND_TYPES)
 
     def id_keys(self) -> Sequence[int]:
-        """Return the upper half of every id hash, in any order."""
+        """Return every id hash, in any order."""
         index = self.maybe_sorted(KIND_IDS)
         if index is not None:
             return index.keys
-        return array("I", (key >> 32 for key in self._columns.keys(KIND_IDS)))
+        return self._columns.keys(KIND_IDS)
+
+    def tag_keys(self) -> Sequence[int]:
+        """Return every hash of a tag, in any order."""
+        if KIND_TAGS not in self._suffixes:
+            return _NONE
+        index = self.maybe_sorted(KIND_TAGS)
+        return index.keys if index is not None else [hash for hash, _ in self._tags()]
 
     def _keys(self, kind: int) -> Sequence[int]:
         index = self.maybe_sorted(kind)
@@ -231,15 +268,21 @@ class SealedIndex:
 
     def missing(self) -> list[int]:
         """Return the kinds whose files have to be built, as far as is known without reading them."""
-        return [kind for kind in SORTED_SUFFIXES if self._file(kind) is None]
+        return [kind for kind in self._suffixes if self._file(kind) is None]
+
+    def files(self, entries: Entries) -> dict[str, bytes]:
+        """Return the content of all files by path."""
+        return {self.path(kind): self.build(kind, entries) for kind in self._suffixes}
 
     def build(self, kind: int, entries: Entries) -> bytes:
         """Return the content of the file of this kind."""
+        if kind == KIND_TAGS:
+            return build_tags(self._expected, self._tags())
         return build_sorted(self._expected._replace(kind=kind), entries)
 
     def path(self, kind: int) -> str:
         """Return the path of the file of this kind."""
-        return f"{self._prefix}.{SORTED_SUFFIXES[kind]}"
+        return f"{self._prefix}.{WITH_TAGS[kind]}"
 
     def forget(self, kind: int) -> None:
         """Open the file of this kind again at the next look-up: it was rebuilt."""

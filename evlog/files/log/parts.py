@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from bisect import bisect_left
 
 from evlog.errors import CorruptionError
 from evlog.files.disk.files import MAPS_KEEP_DESCRIPTORS
@@ -18,15 +19,16 @@ from evlog.files.log.segment import SealedSegment, Segment
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from typing import Final
 
     from evlog.files.format.manifest import SegmentInfo
     from evlog.files.log.active import ActiveSegment
     from evlog.files.log.column_index import Entries
     from evlog.files.log.removed import RemovedEvents
+    from evlog.files.log.tags import ActiveTags
 
-_FILES_A_PART: Final = 6
+_FILES_A_PART: Final = 7
 _SPARE_DESCRIPTORS: Final = 32
 _MAX_OPEN_PARTS: Final = 40 if MAPS_KEEP_DESCRIPTORS else 4096
 # Entries that share a hash are few. Where they are many, somebody chose the ids: then whole ids are kept in
@@ -173,21 +175,23 @@ class SealedPart:
         """Drop the files; a thread that reads from them keeps them until it is done."""
         self._index = self._segment = self._removed = self._crowds = None
 
-    def filter_keys(self) -> tuple[Sequence[int], Sequence[int], Sequence[int]]:
-        """Return what the filter keeps of the segment: 32 bits of the hash of each stream, type and id."""
+    def filter_keys(self) -> tuple[Sequence[int], ...]:
+        """Return what the filter keeps of the segment: 32 bits for each stream, type, id and tag."""
         index, removed = self.index, self.removed
         streams = [key >> 32 for key in index.stream_keys()]
         ids = index.id_keys()
         if removed is not None:
             streams += [key >> 32 for key in removed.stream_hashes()]
-            ids = [*ids, *(key >> 32 for key in hash_ids(removed.ids()))]
-        return streams, index.type_keys(), ids
+            ids = [*ids, *hash_ids(removed.ids())]
+        return streams, index.type_keys(), ids, [key >> 32 for key in index.tag_keys()]
 
     def _open(self) -> SealedIndex:
         info = self.info
         header = Segment(self._store, self._store_id, info).header._replace(source_crc=info.offsets_crc)
         prefix = f"{self._store}/{paths.segment_name(info.first_position, info.generation)}"
-        index = SealedIndex(prefix, header, info.events, self.entries, self._report_fault)
+        index = SealedIndex(
+            prefix, header, info.events, self.entries, self._report_fault, info.tagged_events, self._tags
+        )
         self._index = index
         self._opened.add(self)
         return index
@@ -195,6 +199,16 @@ class SealedPart:
     def entries(self) -> Entries:
         """Return the entries, checked to be those that were sealed."""
         return self.segment.checked_entries()
+
+    def find_tags(self, hashes: Sequence[int], low: int, high: int) -> Sequence[int]:
+        """Return the entries from low to below high that may have tags with all these hashes, rising."""
+        found = self.index.find_tags(hashes)
+        return found[bisect_left(found, low) : bisect_left(found, high)]
+
+    def _tags(self) -> Iterator[tuple[int, int]]:
+        from evlog.files.log.tags import read_tags
+
+        return read_tags(self.segment, self.entries(), 0, self.count)
 
     def _report_fault(self) -> None:
         if self not in self._opened.faulty:
@@ -250,6 +264,7 @@ class ActivePart:
         self.segment = segment
         self.first_position = segment.first_position
         self.index = ColumnIndex(lambda: segment.entries)
+        self._tags: ActiveTags | None = None  # two threads that make one use one each, until the next look-up
         self._crowds = Crowds()
 
     @property
@@ -263,6 +278,15 @@ class ActivePart:
     def entries(self) -> Entries:
         """Return the entries, which grow."""
         return self.segment.entries
+
+    def find_tags(self, hashes: Sequence[int], low: int, high: int) -> Sequence[int]:
+        """Return the entries from low to below high that may have tags with all these hashes, rising."""
+        tags = self._tags
+        if tags is None:
+            from evlog.files.log.tags import ActiveTags  # most stores have no tags
+
+            tags = self._tags = ActiveTags(self.segment)
+        return tags.find(hashes, low, high)
 
     def crowds(self) -> Crowds:
         """Return the whole ids that are kept of this segment."""

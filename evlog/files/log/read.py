@@ -12,8 +12,8 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from itertools import chain, islice
 
-from evlog.files.format.hashes import hash_stream, hash_type
-from evlog.files.format.headers import KIND_STREAMS, KIND_TYPES
+from evlog.files.format.hashes import hash_stream, hash_tag, hash_type
+from evlog.files.format.headers import KIND_STREAMS, KIND_TAGS, KIND_TYPES
 from evlog.files.log.crafted import without_crafted_content
 from evlog.files.log.parts import ActivePart, SealedPart, SegmentMoved
 from evlog.model.events import SYSTEM_PREFIX, Event, category_of
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 _FETCH_SHARE: Final = 4
 # Up to this many entries of the active segment, reading all is faster than searching its columns.
 _SEARCH_MORE_THAN: Final = 2048
+_FEW: Final = 8  # the same, where only bits of the entries are searched
 # Up to this many events, reading one by one is faster than frame by frame, where most frames have one event.
 _RECORDS_AT_MOST: Final = 256
 
@@ -185,7 +186,8 @@ def _view(log: Log, selection: Selection, low: int, high: int) -> list[tuple[Par
         parts: list[Part] = [*sealed[first:last], active]
         if last > first and (keys := _index_keys(selection)) is not None:
             kind, hashes = keys
-            possible = {place for hash in hashes for place in log.filter.places(sealed, kind, hash)}
+            found = [log.filter.places(sealed, kind, hash) for hash in hashes]
+            possible = set(found[0]).intersection(*found) if kind == KIND_TAGS else set(chain(*found))
             parts = [*(sealed[place] for place in range(first, last) if place in possible), active]
         return [(part, part.count, bool(own(part))) for part in parts]
 
@@ -245,9 +247,13 @@ def _entry_bounds(part: Part, count: int, selection: Selection) -> tuple[int, in
 def _maybe_numbers(part: Part, selection: Selection, low: int, high: int) -> Sequence[int] | None:
     """Return the entries from low to high that an index names for the selection, rising; None: read all."""
     keys = _index_keys(selection)
-    if keys is None or (isinstance(part, ActivePart) and high - low <= _SEARCH_MORE_THAN):
+    if keys is None:
         return None
     kind, hashes = keys
+    if isinstance(part, ActivePart) and high - low <= (_FEW if kind == KIND_TAGS else _SEARCH_MORE_THAN):
+        return None
+    if kind == KIND_TAGS:
+        return part.find_tags(hashes, low, high)
     numbers: list[int] = []
     for hash in hashes:
         found = part.index.find(kind, hash)
@@ -259,6 +265,8 @@ def _index_keys(selection: Selection) -> tuple[int, list[int]] | None:
     """Return the index that helps with the selection, and the hashes to look up; None if none helps."""
     if selection.stream is not None:
         return KIND_STREAMS, [hash_stream(selection.stream)]
+    if selection.tags:
+        return KIND_TAGS, list(map(hash_tag, selection.tags))
     if selection.types is not None:
         return KIND_TYPES, list(map(hash_type, selection.types))
     return None

@@ -1,4 +1,4 @@
-"""Which sealed segments may hold a stream, a type or an id, by the file `filter`.
+"""Which sealed segments may hold a stream, a type, an id or a tag, by the file `filter`.
 
 1. The file is derived, and only saves work. A segment that it does not cover is looked into.
 2. A table is used after its pages have been checked. What is damaged counts as not covered.
@@ -16,7 +16,7 @@ from evlog.errors import EvlogError
 from evlog.files.disk.files import map_file
 from evlog.files.format import paths
 from evlog.files.format.filter import MARKS, SEVERAL, LookUp, decode_blocks
-from evlog.files.format.headers import KIND_IDS, KIND_STREAMS, KIND_TYPES, FormatFault
+from evlog.files.format.headers import KIND_IDS, KIND_STREAMS, KIND_TAGS, KIND_TYPES, FormatFault
 from evlog.files.format.sorted_index import PAGE_BYTES
 
 TYPE_CHECKING = False
@@ -151,10 +151,10 @@ class SegmentFilter:
         self._covered: tuple[tuple[int, int], int, frozenset[Identity]] | None = None
 
     def places(self, sealed: Sequence[Sealed], kind: int, hash: int) -> list[int]:
-        """Return the places of the segments that may hold the stream or type with the hash, newest first."""
+        """Return the places of the segments that may hold the stream, type or tag, newest first."""
         if not sealed:
             return []
-        key = hash >> 32 if kind == KIND_STREAMS else hash
+        key = hash >> 32 if kind in (KIND_STREAMS, KIND_TAGS) else hash
         view = self._checked_view(sealed, kind, (key,))
         places = view.uncovered[::-1]
         for table in view.tables(kind):
@@ -178,7 +178,7 @@ class SegmentFilter:
         """
         if not (sealed and hashes):
             return
-        look_up = LookUp([hash >> 32 for hash in hashes])
+        look_up = LookUp(hashes)
         view = self._checked_view(sealed, KIND_IDS, look_up.keys)
         for place in reversed(view.uncovered):
             yield place, range(len(hashes))
@@ -255,5 +255,5 @@ class SegmentFilter:
 
 def check_block(raw: memoryview, identity: Identity, block: Block) -> None:
     """Raise FilterFault if a page of the block is damaged."""
-    for kind in (KIND_STREAMS, KIND_TYPES, KIND_IDS):
+    for kind in (KIND_STREAMS, KIND_TYPES, KIND_IDS, KIND_TAGS):
         _Table(raw, identity, 0, block, kind).check_all()

@@ -21,7 +21,7 @@ from evlog.errors import (
     WrongExpectedVersion,
 )
 from evlog.files.format.frames import MAX_VERSION
-from evlog.files.format.hashes import hash_ids, hash_stream, hash_type
+from evlog.files.format.hashes import hash_ids, hash_stream, hash_type, maybe_tag_bits
 from evlog.files.log.read import find_first
 from evlog.model.appends import NO_STREAM, STREAM_EXISTS, BatchResult, SchemasChanged
 from evlog.model.events import check_readable_name, check_stream_name, id_text, make_ids
@@ -50,7 +50,7 @@ class Plan:
     """The new events of one append with their versions, and what is known of the others."""
 
     __slots__ = (
-        "_append", "_known", "events", "id_hashes", "ids", "records", "stream_hashes", "streams",
+        "_append", "_known", "events", "id_hashes", "ids", "records", "stream_hashes", "streams", "tags",
         "type_hashes", "versions",
     )  # fmt: skip
 
@@ -64,6 +64,7 @@ class Plan:
         self.id_hashes = id_hashes
         self.versions: list[int] = []
         self.type_hashes: list[int] = []
+        self.tags: Sequence[int] | None = None  # the bits of each event's tags; None: none has any
         self.records: Sequence[Record] | None = None  # of a mirror: as they are at the source
         if known:
             new = [at for at in range(len(ids)) if at not in known]
@@ -149,6 +150,7 @@ class Planner:
                 self._check_queries_locked(plan, append.conditions)
             plan.versions = self.next_versions_locked(plan.streams, plan.stream_hashes)
             plan.type_hashes = self._hash_types_locked(plan.events)
+            plan.tags = _hash_tags(plan.events)
         return plan
 
     def _hash_types_locked(self, events: Sequence[EncodedEvent]) -> list[int]:
@@ -281,6 +283,13 @@ class Planner:
         else:
             for stream_hash in self._names.keys() & hashes:
                 self._versions.pop(self._names.pop(stream_hash), None)
+
+
+def _hash_tags(events: Sequence[EncodedEvent]) -> list[int] | None:
+    try:
+        return maybe_tag_bits([event[4] for event in events])
+    except ValueError as error:
+        raise InvalidEvent("metadata", f"is not as `encode_events` makes it: {error}") from None
 
 
 def _find_twins(append: Append, ids: Sequence[bytes], known: Known) -> None:

@@ -11,6 +11,7 @@ import os
 
 from evlog.errors import StoreAccessDenied
 from evlog.files.format import paths
+from evlog.files.format.entries import count_tagged
 from evlog.files.format.headers import KIND_LOG, KIND_OFFSETS, FileHeader, encode_file_header
 from evlog.files.format.manifest import SegmentInfo
 from evlog.files.log.manifest_file import replace_manifest
@@ -46,6 +47,7 @@ def roll_locked(log: Log, disk: Disk) -> None:
         offsets_crc=active.index_crc,
         first_time_us=active.record(0)[5],
         last_time_us=active.record(active.count - 1)[5],
+        tagged_events=count_tagged(active.entries),
     )
     fresh = SegmentInfo(log.head + 1, 0, new_tag())
     create_segment(log.store, manifest.store_id_bytes, fresh, disk)

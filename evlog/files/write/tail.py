@@ -134,6 +134,7 @@ class LogTail:
             plan.id_hashes,
             plan.versions,
             plan.type_hashes,
+            plan.tags,
         )
         synced_tag, synced = self._marks.synced
         header = FrameHeader(

@@ -79,7 +79,7 @@ def hide(store: EventStore) -> None:
     """Write a filter that knows no key of the first segment, its CRCs right."""
     manifest = read_manifest(store.path)
     content = encode_filter_header(manifest.store_id_bytes) + encode_block(
-        manifest.segments[0][:3], [1], [1], [1]
+        manifest.segments[0][:3], [1], [1], [1], []
     )
     Path(filter_path(store.path)).write_bytes(content)
 

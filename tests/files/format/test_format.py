@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 import evlog
 from evlog.errors import CorruptionError, UnsupportedFormat
 from evlog.files.format import frames
-from evlog.files.format.entries import column, derive_entries, encode_entries
+from evlog.files.format.entries import column, count_tagged, derive_entries, encode_entries
 from evlog.files.format.frames import (
     FrameHeader,
     array_head,
@@ -31,7 +31,15 @@ from evlog.files.format.frames import (
     encode_records,
     preallocation_after,
 )
-from evlog.files.format.hashes import hash_ids, hash_stream, hash_type
+from evlog.files.format.hashes import (
+    hash_ids,
+    hash_stream,
+    hash_tag,
+    hash_tags,
+    hash_type,
+    maybe_tag_bits,
+    tag_bits,
+)
 from evlog.files.format.headers import (
     KIND_IDS,
     KIND_LOG,
@@ -155,12 +163,24 @@ def test_type_hash_is_crc32() -> None:
 
 
 @pytest.mark.exact_hashes
-def test_id_hash_is_the_crc_above_the_last_four_bytes() -> None:
+def test_id_hash_is_crc32() -> None:
     assert hash_ids([]).tolist() == []
     ids = [bytes(range(16)), bytes(16), bytes(15) + b"\1"]
-    expected = [crc32(id) << 32 | int.from_bytes(id[12:], "little") for id in ids]
-    assert hash_ids(ids).tolist() == expected
-    assert [hash_ids([id])[0] for id in ids] == expected
+    assert hash_ids(ids).tolist() == list(map(crc32, ids))
+
+
+@pytest.mark.exact_hashes
+def test_tags_have_four_bits_each_of_their_hash() -> None:
+    assert hash_tag("course:c1") == 13849078617631173195
+    assert tag_bits([]) == 0
+    assert tag_bits([0, 1 | 2 << 5 | 3 << 10 | 31 << 15 | 1 << 20]) == 1 | 0b1110 | 1 << 31
+    metadatas = [None, b'{"$tags":["course:c1"],"a":1}', b"{}", b'{"$tags":["course:c1","x"]}']
+    hashes = [hash_tag("course:c1"), hash_tag("x")]
+    assert hash_tags(metadatas[3]) == hashes
+    assert maybe_tag_bits(metadatas) == [0, tag_bits(hashes[:1]), 0, tag_bits(hashes)]
+    assert maybe_tag_bits([None, b'{"a":1}']) is None
+    with pytest.raises(ValueError, match="tags"):
+        maybe_tag_bits([b'{"$tags":[1]}'])
 
 
 @pytest.mark.exact_hashes
@@ -173,7 +193,7 @@ def test_ids_that_differ_in_a_few_bytes_have_different_hashes(varying: int) -> N
         id[varying - 1 : varying + 1] = number.to_bytes(2, "big")
         id[(varying + 7) % 15 : (varying + 7) % 15 + 2] = number.to_bytes(2, "big")
         ids.append(bytes(id[:16]))
-    assert len({hash >> 32 for hash in hash_ids(ids)}) == len(set(ids))
+    assert len(set(hash_ids(ids))) == len(set(ids))
 
 
 @given(st.integers(0, 1 << 17))
@@ -183,13 +203,16 @@ def test_array_head_is_that_of_msgpack(count: int) -> None:
 
 def test_entry_has_its_fields_where_the_specification_says() -> None:
     records = [b"abc", b"defgh"]
-    rows = encode_entries(records, 64, 105, [1, 2**64 - 1], [3, 2**63], [7, 2**32 - 1], [9, 0])
-    assert [struct.unpack("<QQIIIIII", rows[at : at + 40]) for at in (0, 40)] == [
-        (1, 3, 105, 3, crc32(b"abc"), 64, 7, 9),
-        (2**64 - 1, 2**63, 108, 5, crc32(b"defgh"), 64, 2**32 - 1, 0),
+    rows = encode_entries(records, 64, 105, [1, 2**64 - 1], [3, 2**31], [7, 2**32 - 1], [9, 0], [6, 0])
+    assert [struct.unpack("<QIIIIIIII", rows[at : at + 40]) for at in (0, 40)] == [
+        (1, 6, 3, 105, 3, crc32(b"abc"), 64, 7, 9),
+        (2**64 - 1, 0, 2**31, 108, 5, crc32(b"defgh"), 64, 2**32 - 1, 0),
     ]
+    assert encode_entries(records[:1], 64, 105, [1], [3], [7], [9], [6]) == rows[:40]
+    assert count_tagged(rows) == 1
+    assert column(rows, "tags") == [6, 0]
     assert column(rows, "stream_hash") == [1, 2**64 - 1]
-    assert column(rows, "id_hash") == [3, 2**63]
+    assert column(rows, "id_hash") == [3, 2**31]
     assert column(rows, "offset") == [105, 108]
     assert column(rows, "length") == [3, 5]
     assert column(rows, "frame") == [64, 64]

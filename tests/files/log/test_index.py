@@ -34,7 +34,7 @@ from evlog.files.log.column_index import ColumnIndex
 from evlog.files.log.index import IndexFault, SealedIndex, SortedIndex
 
 Row = tuple[int, int, int]
-"""stream hash, id fold, type hash"""
+"""stream hash, id hash, type hash"""
 
 KINDS = (KIND_STREAMS, KIND_TYPES, KIND_IDS)
 FIELD = {KIND_STREAMS: 0, KIND_IDS: 1, KIND_TYPES: 2}
@@ -45,11 +45,12 @@ wide = st.sampled_from([0, 1, 2, 2**32, 2**32 + 1, 2**63, 2**64 - 1, 0x010101010
     0, 2**64 - 1
 )
 narrow = st.sampled_from([0, 1, 0x01010101, 2**32 - 1]) | st.integers(0, 2**32 - 1)
-rows_of_entries = st.lists(st.tuples(wide, wide, narrow), max_size=60)
+rows_of_entries = st.lists(st.tuples(wide, narrow, narrow), max_size=60)
 
 
 def entries_of(rows: list[Row]) -> bytes:
-    return b"".join(struct.pack("<QQIIIIII", s, i, 1, 2, 3, 4, 5, t) for s, i, t in rows)
+    """Entries whose tags' bits look like the ids' hashes."""
+    return b"".join(struct.pack("<QIIIIIIII", s, i, i, 1, 2, 3, 4, 5, t) for s, i, t in rows)
 
 
 def plain(rows: list[Row], kind: int, key: int) -> list[int]:
@@ -90,8 +91,7 @@ def test_sorted_files_answer_as_a_plain_loop(rows: list[Row]) -> None:
         )
         for key in keys_to_ask(rows, kind):
             if kind == KIND_IDS:
-                upper = [number for number, row in enumerate(rows) if row[1] >> 32 == key >> 32]
-                assert sorted(index.find(key >> 32)) == upper
+                assert sorted(index.find(key)) == plain(rows, kind, key)
             else:
                 assert list(index.find(key)) == plain(rows, kind, key)
 
@@ -104,7 +104,7 @@ def test_heads_are_the_last_entry_of_each_stream(rows: list[Row]) -> None:
     assert dict(zip(hashes, last, strict=True)) == expected
 
 
-@given(rows_of_entries, st.lists(wide, max_size=10))
+@given(rows_of_entries, st.lists(narrow, max_size=10))
 def test_candidates_are_the_entries_of_the_keys_that_are_there(rows: list[Row], asked: list[int]) -> None:
     index = ColumnIndex(lambda: entries_of(rows))
     there = {row[1] for row in rows}
@@ -140,11 +140,11 @@ def test_columns_may_grow_between_look_ups(first: list[Row], second: list[Row], 
 
 
 def test_search_is_not_misled_by_keys_across_columns_or_rows() -> None:
-    row = (0x0101010101010101, 0x0101010101010101, 0x01010101)
+    row = (0x0101010101010101, 0x01010101, 0x01010101)
     rows = [row, (1, 1, 1), row]
     index = ColumnIndex(lambda: entries_of(rows))
     assert list(index.find(KIND_STREAMS, 0x0101010101010101)) == [0, 2]
-    assert list(index.find(KIND_IDS, 0x0101010101010101)) == [0, 2]
+    assert list(index.find(KIND_IDS, 0x01010101)) == [0, 2]
     assert list(index.find(KIND_TYPES, 0x01010101)) == [0, 2]
     assert list(index.find(KIND_STREAMS, 0x0101010101010100)) == []
 
@@ -163,7 +163,7 @@ def opened(expected: FileHeader, content: bytes, count: int = 5000) -> SortedInd
 
 def random_rows(count: int) -> list[Row]:
     dice = random.Random(count)
-    return [(dice.randrange(200) << 40, dice.getrandbits(64), dice.randrange(5)) for _ in range(count)]
+    return [(dice.randrange(200) << 40, dice.getrandbits(32), dice.randrange(5)) for _ in range(count)]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -173,7 +173,7 @@ def test_damaged_page_is_never_believed(kind: int) -> None:
     whole = build_sorted(header, entries_of(rows))
     expected: dict[int, list[int]] = {}
     for number, row in enumerate(rows):
-        expected.setdefault(row[1] >> 32 if kind == KIND_IDS else row[FIELD[kind]], []).append(number)
+        expected.setdefault(row[FIELD[kind]], []).append(number)
     dice = random.Random(kind)
     faults = 0
     for _ in range(150):
@@ -201,7 +201,7 @@ def test_zeroed_page_is_never_believed() -> None:
         )
         for number, row in enumerate(rows[::50]):
             try:
-                assert number * 50 in index.find(row[1] >> 32)
+                assert number * 50 in index.find(row[1])
             except IndexFault:
                 pass
         with pytest.raises(IndexFault):
@@ -299,7 +299,7 @@ def check(index: SealedIndex, rows: list[Row]) -> None:
             assert list(index.find_newest_first(kind, key)) == list(index.find(kind, key))[::-1]
     hashes, last = index.heads()
     assert dict(zip(hashes, last, strict=True)) == {row[0]: number for number, row in enumerate(rows)}
-    assert sorted(index.id_keys()) == sorted(row[1] >> 32 for row in rows)
+    assert sorted(index.id_keys()) == sorted(row[1] for row in rows)
 
 
 def test_sealed_index_answers_from_its_files(sealed: tuple[SealedIndex, list[Row], Path]) -> None:

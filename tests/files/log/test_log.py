@@ -217,7 +217,7 @@ def test_contention_is_not_corruption(store: EventStore, monkeypatch: pytest.Mon
 
 
 def test_few_descriptors_leave_room_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    for descriptors, parts in ((64, 5), (20, 2), (256, 37)):
+    for descriptors, parts in ((64, 4), (20, 2), (256, 32)):
         monkeypatch.setattr(os, "sysconf", lambda _, n=descriptors: n)
         assert max_open_parts() == min(parts, parts_module._MAX_OPEN_PARTS)
 

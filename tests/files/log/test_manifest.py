@@ -33,9 +33,9 @@ HEAD = (
     b'{"format":1,"store_id":"018bcfe5-6800-7000-9011-121314151617","segment_bytes":1048576,"segment_events":4,'
     b'"fields":["first_position","generation","tag","last_position","events","log_bytes","offsets_crc",'
     b'"first_time_us","last_time_us","removed_events","removed_bytes","removed_crc","lost_events",'
-    b'"compressed_bytes"],"segments":[\n'
+    b'"compressed_bytes","tagged_events"],"segments":[\n'
 )
-ROWS = b"[1,0,3,4,4,701,744767768,10,20,0,0,0,0,0],\n[5,0,5,0,0,0,0,0,0,0,0,0,0,0]\n]"
+ROWS = b"[1,0,3,4,4,701,744767768,10,20,0,0,0,0,0,0],\n[5,0,5,0,0,0,0,0,0,0,0,0,0,0,0]\n]"
 BYTES = HEAD + ROWS
 
 

@@ -45,7 +45,7 @@ def test_few_absent_keys_are_taken_for_present_ones() -> None:
 def test_blocks_are_found_up_to_the_first_that_is_not_whole() -> None:
     store_id = bytes(range(16))
     head = encode_filter_header(store_id)
-    blocks = [encode_block((at, 0, 7), [at], [1, 2], [3, 4, 5]) for at in range(1, 5)]
+    blocks = [encode_block((at, 0, 7), [at], [1, 2], [3, 4, 5], [6]) for at in range(1, 5)]
     whole = head + b"".join(blocks)
     found, end = decode_blocks(whole, store_id)
     assert (sorted(found), end) == ([(at, 0, 7) for at in range(1, 5)], len(whole))
@@ -199,7 +199,7 @@ def test_many_stale_blocks_are_left_out_of_a_new_file(
     path = filled(memory_path / "store")
     log = Log(path)
     file = Path(log.filter.path)
-    stale = b"".join(encode_block((at, 9, 9), [1], [1], [1]) for at in range(100))
+    stale = b"".join(encode_block((at, 9, 9), [1], [1], [1], []) for at in range(100))
     file.write_bytes(file.read_bytes() + stale)
     extend_filter(log, DISK)
     assert log.filter.load()[1].keys() == {part.info[:3] for part in log.sealed}
@@ -229,7 +229,7 @@ def test_large_tables_are_checked_by_the_page(monkeypatch: pytest.MonkeyPatch, t
     held = [dice.getrandbits(32) for _ in range(30_000)]
     (tmp_path / "segments").mkdir()
     filter = SegmentFilter(str(tmp_path), bytes(16))
-    raw = encode_filter_header(bytes(16)) + encode_block((1, 0, 7), [], [], held)
+    raw = encode_filter_header(bytes(16)) + encode_block((1, 0, 7), [], [], held, [])
     sealed = [Sealed()]
     for damaged in (None, *range(300, len(raw), 20_011)):
         content = bytearray(raw)
@@ -238,8 +238,8 @@ def test_large_tables_are_checked_by_the_page(monkeypatch: pytest.MonkeyPatch, t
         Path(filter.path).write_bytes(content)
         filter.load()
         for key in held[:300]:
-            assert list(filter.candidates(sealed, [key << 32])) == [(0, [0])] or filter.is_due  # type: ignore[arg-type]
-            assert [place for place, _ in filter.candidates(sealed, [key << 32])] == [0]  # type: ignore[arg-type]
+            assert list(filter.candidates(sealed, [key])) == [(0, [0])] or filter.is_due  # type: ignore[arg-type]
+            assert [place for place, _ in filter.candidates(sealed, [key])] == [0]  # type: ignore[arg-type]
 
 
 class Sealed:

@@ -43,14 +43,15 @@ class CutHashes(importlib.abc.MetaPathFinder):
 
 
 def cut(module: ModuleType, bits: int) -> None:
-    """Keep this many bits of each hash, at both ends of the word: some look-ups use the upper half alone."""
+    """Keep this many bits of each hash, at both ends of a long one: look-ups may use one half."""
     mask = (1 << bits) - 1
     spread = (1 << 32) + 1
-    stream, type_, ids = module.hash_stream, module.hash_type, module.hash_ids
+    stream, type_, ids, tag = module.hash_stream, module.hash_type, module.hash_ids, module.hash_tag
     changed = module.__dict__
     changed["hash_stream"] = lambda name: (stream(name) & mask) * spread
     changed["hash_type"] = lambda name: type_(name) & mask
-    changed["hash_ids"] = lambda values: array("Q", [(hash & mask) * spread for hash in ids(values)])
+    changed["hash_ids"] = lambda values: array("I", [hash & mask for hash in ids(values)])
+    changed["hash_tag"] = lambda name: (tag(name) & mask) * spread
 
 
 def install() -> None:

@@ -1,0 +1,131 @@
+"""Look-ups by tags: which entries of a segment may have all of some tags.
+
+1. An entry has a few bits for its event's tags. Searched in C, they name candidates; the record decides. This
+   needs no other file, and serves the active segment, and a sealed one whose .tags cannot be used.
+2. A process that looks up again and again reads the tags of the active segment once, into a dict.
+3. A sealed segment has .tags; entries in the postings of all tags are the candidates.
+"""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_left
+from itertools import chain, compress
+
+from evlog.errors import CorruptionError
+from evlog.files.disk.fork import register_fork_reset
+from evlog.files.format.entries import ENTRY_BYTES, column
+from evlog.files.format.hashes import hash_tags, tag_bits
+from evlog.files.log.column_index import as_numbers, group_numbers
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from typing import Final
+
+    from evlog.files.log.column_index import Entries, Groups
+    from evlog.files.log.segment import Segment
+
+_NONE: Final[tuple[int, ...]] = ()
+# A dict pays when as many entries were searched as this many times the whole segment: to read the tags of an
+# event costs about that much.
+_SEARCHES_BEFORE_DICT: Final = 64
+_TAGS_AT: Final = 2  # the column's place in an entry, in words of 32 bits
+_FEW_TIMES: Final = 16
+_has_bits: dict[int, bytes] = {}  # for some bits of a byte: a table of 1 for each byte that has them all
+
+
+def find_in_entries(entries: Entries, hashes: Sequence[int], low: int, high: int) -> list[int]:
+    """Return the entries from low to below high that may have tags with all these hashes, rising."""
+    bits = tag_bits(hashes)
+    count = high - low
+    # A slice of a bytearray is a copy: a writer may extend the original meanwhile.
+    rows = entries if isinstance(entries, bytearray) else memoryview(entries)
+    part = rows[low * ENTRY_BYTES : high * ENTRY_BYTES]
+    with memoryview(part) as view, view.cast("B") as flat, flat.cast("I") as cells:
+        words = cells[_TAGS_AT :: ENTRY_BYTES // 4].tobytes()
+    found = -1
+    for at in range(4):  # each byte of the words by itself: all are looked at in a few steps of C
+        wanted = bits >> 8 * at & 255
+        if wanted:
+            table = _has_bits.get(wanted)
+            if table is None:
+                table = _has_bits[wanted] = bytes(byte & wanted == wanted for byte in range(256))
+            found &= int.from_bytes(words[at::4].translate(table), "little")
+    flags = (found & ((1 << 8 * count) - 1)).to_bytes(count, "little")
+    numbers = []
+    at = flags.find(1)
+    while at >= 0:
+        numbers.append(low + at)
+        at = flags.find(1, at + 1)
+    return numbers
+
+
+def in_all(lists: Sequence[Sequence[int]]) -> Sequence[int]:
+    """Return the numbers that are in all lists, which rise."""
+    shortest, *others = sorted(lists, key=len)
+    for other in others:
+        if len(shortest) * _FEW_TIMES < len(other):
+            shortest = [number for number in shortest if _holds(other, number)]
+        else:
+            shortest = sorted(set(shortest).intersection(other))
+    return shortest
+
+
+def _holds(numbers: Sequence[int], number: int) -> bool:
+    at = bisect_left(numbers, number)
+    return at < len(numbers) and numbers[at] == number
+
+
+def read_tags(segment: Segment, entries: Entries, low: int, high: int) -> Iterator[tuple[int, int]]:
+    """Iterate over the hashes of the tags of the events from low to below high, with the entry's number.
+
+    Raises:
+        CorruptionError: an event with tags is damaged.
+    """
+    bits = column(entries[low * ENTRY_BYTES : high * ENTRY_BYTES], "tags")
+    numbers = list(compress(range(low, high), bits))
+    if numbers:
+        records = chain.from_iterable(segment.records(numbers))
+        for number, record in zip(numbers, records, strict=True):
+            for hash in set(hash_tags(record[8])):
+                yield hash, number
+
+
+class ActiveTags:
+    """Look-ups by tags in a segment that grows and never shrinks."""
+
+    def __init__(self, segment: Segment) -> None:
+        self._segment = segment
+        self._searched = 0  # entries; a guess is enough: threads count without a lock
+        self._groups: Groups = {}  # by hash; guarded by _mutex while it grows; read without it
+        self._known = 0  # guarded by _mutex: the entries whose tags are in the dict
+        self._mutex = threading.Lock()
+        register_fork_reset(self)
+
+    def reset_after_fork(self) -> None:
+        """Renew the mutex in a forked child, and drop what another thread may have been growing."""
+        self._mutex = threading.Lock()
+        self._groups, self._known = {}, 0
+
+    def find(self, hashes: Sequence[int], low: int, high: int) -> Sequence[int]:
+        """Return the entries from low to below high that may have tags with all these hashes, rising."""
+        if self._known < low or not self._known:
+            self._searched += high - low
+            if self._searched <= _SEARCHES_BEFORE_DICT * high:
+                return find_in_entries(self._segment.entries, hashes, low, high)
+        try:
+            if self._known < high:
+                with self._mutex:
+                    self._grow(high)
+        except CorruptionError:  # of an event that need not be one of those
+            return find_in_entries(self._segment.entries, hashes, low, high)
+        groups = self._groups
+        found = in_all([as_numbers(groups.get(hash, _NONE)) for hash in hashes])
+        return found[bisect_left(found, low) : bisect_left(found, high)]
+
+    def _grow(self, high: int) -> None:
+        if self._known < high:
+            rows = list(read_tags(self._segment, self._segment.entries, self._known, high))
+            group_numbers(self._groups, [hash for hash, _ in rows], [number for _, number in rows])
+            self._known = high
