@@ -4,17 +4,21 @@ mirrors.py         `mirror` and `Mirror`: copies one store into another, exactly
 pieces.py          the source's history in pieces, read ahead
 subscriptions.py   what named subscriptions keep, copied
 compare.py         both stores, event by event
+fork.py            a store of its own that begins with another one's history
 """
 
 from evlog.transfer.compare import Comparison, Difference
+from evlog.transfer.fork import ForkResult, fork
 from evlog.transfer.mirrors import Mirror, MirrorPlan, MirrorResult, mirror, plan_mirror, promote
 
 __all__ = [
     "Comparison",
     "Difference",
+    "ForkResult",
     "Mirror",
     "MirrorPlan",
     "MirrorResult",
+    "fork",
     "mirror",
     "plan_mirror",
     "promote",

@@ -316,6 +316,13 @@ class Mirror:
         self._copy_subscriptions()
         return self.result
 
+    def copy_history(self, to: int, progress: Progress | None = None) -> MirrorResult:
+        """Copy up to a position of the source, without its subscriptions; durable when this returns."""
+        self._entered().end()
+        self._check_limits(self._position, to)
+        self._copy_to(to, progress)
+        return self.result
+
     def follow(self, progress: Progress | None = None) -> MirrorResult:
         """Copy new events as they are committed at the source, until `stop`.
 

@@ -19,6 +19,7 @@ COMMANDS = {
     "mirror": "Copy the store into another one, on any engine, exactly once.",
     "backup": "Copy the store while others write to it, or bring the copy up to date.",
     "metrics": "Print the store's numbers for Prometheus.",
+    "fork": "Make a store of its own that begins with this one's history.",
     "verify": "Check every byte of the store; repair or salvage what is damaged.",
     "help": "Show the guide by topic, or the help of a command.",
     "version": "Show the version.",

@@ -1,0 +1,67 @@
+"""A store of its own that begins with another one's history: for trying things out.
+
+It is an unfinished mirror that is opened: so it can be killed and run again until it is a store.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from evlog.errors import InvalidArgument, MirrorConflict
+from evlog.model.history import Standing
+from evlog.model.named import NamedTuple
+from evlog.store import EventStore
+from evlog.transfer.mirrors import Mirror, promote
+
+if TYPE_CHECKING:
+    from evlog.engine import Progress
+
+
+class ForkResult(NamedTuple):
+    """What a fork begins with."""
+
+    id: str
+    """its own store id"""
+    position: int
+    """the last position that it has of the source"""
+    events: int
+    """copied by this run"""
+
+
+def fork(
+    source: EventStore, destination: EventStore, *, at: int | None = None, progress: Progress | None = None
+) -> ForkResult:
+    """Copy a store's history up to a position into a new store; durable when this returns.
+
+    Events keep their ids, versions, positions and times; policies and the ids of removed events are copied,
+    named subscriptions are not. Of an append that goes beyond `at`, the events up to there are copied. Both
+    stores go their own ways from then on. Killed before its end, it is run again with the same arguments.
+
+    Args:
+        source: it is only read.
+        destination: an empty store, or one that a killed fork of the same source left.
+        at: the last position to copy; None: all that is there now.
+        progress: called with how many positions are copied, and how many there are.
+
+    Raises:
+        InvalidArgument: the source does not reach `at`.
+        MirrorConflict: the destination holds events of its own.
+        MirrorBusy, MirrorLimit: as `mirror`.
+    """
+    head = source.head
+    if at is not None and not 0 <= at <= head:
+        raise InvalidArgument(f"at is {at}, and the log ends at position {head}; give a position of the log")
+    engine = destination.engine
+    if engine.standing == Standing() and destination.head:
+        raise MirrorConflict(
+            source.path, destination.path, "it holds events already", "fork into a new directory"
+        )
+    with Mirror(source, destination) as copying:
+        if at is not None and destination.head > at:
+            raise MirrorConflict(
+                source.path, destination.path, f"it goes beyond position {at}", "fork into a new directory"
+            )
+        copying.copy_history(head if at is None else at, progress)
+        done = copying.result
+    promote(destination)
+    return ForkResult(engine.store_id, done.position, done.events)

@@ -1,0 +1,90 @@
+"""Fork: the same history up to a position, in a store that goes its own way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+
+import evlog
+from evlog.errors import InvalidArgument, MirrorConflict, StoreIsMirror
+from evlog.store import EventStore
+from evlog.transfer import fork
+from evlog.transfer.mirrors import Mirror
+from tests.support.helpers import new, number_id, small_store
+
+
+@pytest.fixture
+def source(memory_path: Path) -> Iterator[EventStore]:
+    """Segments, a policy whose events were compacted away, and a subscription."""
+    with small_store(memory_path / "source", segment_events=5) as store:
+        for number in range(12):
+            store.append(f"s-{number % 2}", [new(number, id=number_id(number))])
+        store.set_retention("s-0", max_count=2)
+        store.compact(force=True)
+        store.append("s-1", [new(20), new(21), new(22)])
+        store.subscribe("sub", follow=False).close()
+        yield store
+
+
+@pytest.fixture
+def out(memory_path: Path) -> Iterator[EventStore]:
+    with small_store(memory_path / "out") as store:
+        yield store
+
+
+def everything(store: EventStore, to: int) -> list[evlog.Event]:
+    return [event for event in store.read_all(include_system=True) if event.position <= to]
+
+
+def test_a_fork_has_the_history_and_nothing_else(source: EventStore, out: EventStore) -> None:
+    done = fork(source, out)
+    assert UUID(done.id) == out.id != source.id
+    assert done.position == source.head
+    assert everything(out, source.head) == everything(source, source.head)
+    assert out.subscriptions() == []
+    assert out.verify().ok
+    assert out.append("own", [new()]).first_position == source.head + 1
+    source.append("other", [new()])
+    assert not source.has_stream("own")
+
+
+def test_the_id_of_a_removed_event_stays_used(source: EventStore, out: EventStore) -> None:
+    fork(source, out)
+    with pytest.raises(evlog.IdConflict):
+        out.append("elsewhere", [new(99, id=number_id(0))])
+
+
+@pytest.mark.parametrize("at", [0, 1, 7, 11])
+def test_a_fork_ends_at_the_position(source: EventStore, out: EventStore, at: int) -> None:
+    assert fork(source, out, at=at).position == at
+    assert everything(out, out.head) == everything(source, at)
+    assert out.append("s-1", [new()]).first_position == at + 1
+    assert out.verify().ok
+
+
+def test_a_part_of_an_append_is_copied(source: EventStore, out: EventStore) -> None:
+    at = source.head - 1
+    fork(source, out, at=at)
+    assert [event.data for event in out.read_all(after=at - 2)] == [b"20", b"21"]
+
+
+def test_a_fork_that_was_killed_is_run_again(source: EventStore, out: EventStore) -> None:
+    with Mirror(source, out, piece_events=2) as copying:
+        copying.copy_history(4)
+    with pytest.raises(StoreIsMirror):
+        out.append("own", [new()])
+    assert fork(source, out, at=9).position == 9
+    assert everything(out, 9) == everything(source, 9)
+    out.append("own", [new()])
+
+
+def test_a_store_with_events_is_refused(source: EventStore, out: EventStore) -> None:
+    out.append("mine", [new()])
+    with pytest.raises(MirrorConflict, match="holds events already; fork into a new directory"):
+        fork(source, out)
+    with pytest.raises(InvalidArgument, match="the log ends at position"):
+        fork(source, out, at=source.head + 1)
+    assert out.head == 1
