@@ -33,11 +33,13 @@ PARAMETERS: Final = (
 def command(given: Given) -> None:
     """Copy, and print what the new store begins with."""
     from evlog.store import open
-    from evlog.transfer.fork import fork
+    from evlog.transfer.fork import fork, last_position
 
-    with options.open_store(given) as store, open(given.out, create=True) as new:
-        done = with_progress(lambda progress: fork(store, new, at=given.at, progress=progress))
-        name = options.printed_name(given.out, new)
+    with options.open_store(given) as store:
+        at = last_position(store, given.at)  # before anything is made
+        with open(given.out, create=True) as new:
+            done = with_progress(lambda progress: fork(store, new, at=at, progress=progress))
+            name = options.printed_name(given.out, new)
     if console.stdout_is_terminal():
         text = f"created the store {console.printable(name)}; it has everything up to {done.position:,}\n"
         console.write(text.encode(errors="backslashreplace"))

@@ -48,20 +48,32 @@ def fork(
         MirrorConflict: the destination holds events of its own.
         MirrorBusy, MirrorLimit: as `mirror`.
     """
-    head = source.head
-    if at is not None and not 0 <= at <= head:
-        raise InvalidArgument(f"at is {at}, and the log ends at position {head}; give a position of the log")
+    to = last_position(source, at)
     engine = destination.engine
     if engine.standing == Standing() and destination.head:
         raise MirrorConflict(
             source.path, destination.path, "it holds events already", "fork into a new directory"
         )
     with Mirror(source, destination) as copying:
-        if at is not None and destination.head > at:
+        if destination.head > to:
             raise MirrorConflict(
-                source.path, destination.path, f"it goes beyond position {at}", "fork into a new directory"
+                source.path, destination.path, f"it goes beyond position {to}", "fork into a new directory"
             )
-        copying.copy_history(head if at is None else at, progress)
+        copying.copy_history(to, progress)
         done = copying.result
     promote(destination)
     return ForkResult(engine.store_id, done.position, done.events)
+
+
+def last_position(source: EventStore, at: int | None) -> int:
+    """Return up to where to copy.
+
+    Raises:
+        InvalidArgument: the source does not reach `at`.
+    """
+    head = source.head
+    if at is None:
+        return head
+    if not 0 <= at <= head:
+        raise InvalidArgument(f"at is {at}, and the log ends at position {head}; give a position of the log")
+    return at

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 from tests.cli.conftest import Evlog
 
@@ -16,3 +17,4 @@ def test_the_command_prints_what_it_made(evlog: Evlog) -> None:
     assert evlog("append", "-s", "what-if", "s", "Other", "-e", "2").code == 0
     assert evlog("fork", "what-if").code == 3
     assert evlog("fork", "other", "--at", "9").code == 2
+    assert not Path("other").exists()
