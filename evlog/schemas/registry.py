@@ -14,7 +14,6 @@
 from __future__ import annotations
 
 from operator import itemgetter
-from typing import TYPE_CHECKING, Final
 
 from evlog.errors import CorruptionError, InvalidSchema, SchemaNotFound, SchemaViolation, WrongExpectedVersion
 from evlog.model.appends import Expectation
@@ -22,13 +21,14 @@ from evlog.model.encoding import encode_events
 from evlog.model.events import JSON_CODE, NewEvent, check_type
 from evlog.model.filters import EVERYTHING
 from evlog.model.json_lines import quote
+from evlog.model.json_text import decode_json
 from evlog.model.retention import SCHEMA_TYPE, SCHEMAS_STREAM
-from evlog.schemas.validation import compile_schema
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
-    from typing import Any
+    from typing import Any, Final
 
     from evlog.engine import Engine
     from evlog.model.events import EncodedEvent, Event
@@ -90,6 +90,8 @@ class Schema:
         if event[2] != JSON_CODE:
             return "", "it is not JSON"
         if self._validate is None:
+            from evlog.schemas.validation import compile_schema
+
             self._validate = compile_schema(self.type, self.text)
         return self._validate(event[3])
 
@@ -168,6 +170,8 @@ def set_schema(engine: Engine, type: str, schema: Any) -> Schema:
         InvalidSchema: it is no JSON Schema.
         SchemasNotInstalled: jsonschema-rs is missing.
     """
+    from evlog.schemas.validation import compile_schema
+
     check_type(type)
     data = schema.encode("utf-8", "surrogatepass") if isinstance(schema, str) else schema
     text = encode_events([NewEvent("schema", data)])[0][3] if data is not None else b""
@@ -212,7 +216,10 @@ def _try_to_append(engine: Engine, content: bytes, version: int) -> bool:
 
 def _decode(event: Event) -> tuple[str, bytes | None]:
     """Return the type and its schema's text; None where the schema was removed."""
-    fields = event.json()
+    try:
+        fields = decode_json(event.data.decode())
+    except (ValueError, RecursionError):
+        fields = None
     type = fields.get("type") if isinstance(fields, dict) else None
     if isinstance(type, str):
         if "schema" not in fields:
