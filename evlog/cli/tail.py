@@ -64,9 +64,10 @@ seconds, or a number with s, m, h, d or w.
 With --name the subscription is durable: it continues where the last run of that name stopped, and starts at
 the first event (or where -n, --after or --since say). --exec runs a shell command on each event, with the
 event's JSON on stdin and EVLOG_POSITION, EVLOG_STREAM, EVLOG_TYPE, EVLOG_VERSION and EVLOG_ID in its
-environment. Exit code 0 acknowledges the event. After --retries failures the run stops with exit code 1, or
-with --on-failure park sets the event aside with the end of the command's stderr; a command that cannot be
-run at all (126, 127) always stops the run. After a crash an event can be delivered again, never left out.
+environment; an `evlog append` in it is linked to the event. Exit code 0 acknowledges the event. After
+--retries failures the run stops with exit code 1, or with --on-failure park sets the event aside with the
+end of the command's stderr; a command that cannot be run at all (126, 127) always stops the run. After a
+crash an event can be delivered again, never left out.
 
 \b
   evlog tail --name copy --exec 'evlog --store /var/lib/copy append --lines'

@@ -8,6 +8,8 @@
 3. With a key, the n-th event of the decision has the idempotency key KEY/n. All of them are one frame, so the
    decision is in the log as soon as KEY/1 is. It is then not made again: another run would perhaps decide
    otherwise, or give another number of events. A decision to append nothing leaves no trace.
+4. Each event of a decision with a key says what it was decided from, in `$decidedFrom` of its metadata. A key
+   that is used for another stream by mistake is a conflict: else it would seem that this was decided, too.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import time
 from typing import TYPE_CHECKING, Final, Protocol
 
 from evlog.errors import ConditionFailed, IdConflict, InvalidEvent, WrongExpectedVersion
-from evlog.model.events import id_of_key
+from evlog.model.events import id_of_key, id_text
 from evlog.model.filters import EVERYTHING
 from evlog.model.links import KEY, add_links
 
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 _FIRST_PAUSE_SECONDS: Final = 0.001
 _LAST_PAUSE_SECONDS: Final = 2.0
 _KEYS_AT_ONCE: Final = 8
+_DECIDED_FROM: Final = "$decidedFrom"
 
 
 class Store(Protocol):
@@ -82,7 +85,7 @@ def transact(
     """
     losses = 0
     while True:
-        if key is not None and (before := _maybe_made_before(store.engine, key)) is not None:
+        if key is not None and (before := _maybe_made_before(store.engine, about, key)) is not None:
             return before
         began = time.monotonic()
         expected: dict[str, ExpectedVersion] = {}
@@ -100,7 +103,7 @@ def transact(
         if not events:
             return None
         if key is not None:
-            events = [_with_key(event, f"{key}/{number}") for number, event in enumerate(events, 1)]
+            events = [_with_key(event, about, f"{key}/{number}") for number, event in enumerate(events, 1)]
         try:
             result = store.append_encoded(streams, events, expected=expected, conditions=conditions)
         except (WrongExpectedVersion, ConditionFailed):
@@ -110,21 +113,21 @@ def transact(
             _pause(time.monotonic() - began, losses)
         except IdConflict:
             # Perhaps another run with the same key was first, and has decided otherwise.
-            before = None if key is None else _maybe_made_before(store.engine, key)
+            before = None if key is None else _maybe_made_before(store.engine, about, key)
             if before is None:
                 raise
             return before
         else:
             if key is not None and any(result.duplicates):  # the other run may have more events
-                return _maybe_made_before(store.engine, key) or result
+                return _maybe_made_before(store.engine, about, key) or result
             return result
 
 
-def _with_key(event: EncodedEvent, key: str) -> EncodedEvent:
+def _with_key(event: EncodedEvent, about: str | Query, key: str) -> EncodedEvent:
     type, id, code, data, metadata = event
     if id is not None:
         raise InvalidEvent("id", "is given together with a key for the decision; leave it out")
-    links: object = add_links(metadata, {KEY: key})
+    links: object = add_links(metadata, {KEY: key, _DECIDED_FROM: str(about)})
     if isinstance(links, dict):
         from evlog.model.encoding import dump_json
 
@@ -133,22 +136,15 @@ def _with_key(event: EncodedEvent, key: str) -> EncodedEvent:
     return (type, id_of_key(key), code, data, links)
 
 
-def _maybe_made_before(engine: Engine, key: str) -> BatchResult | None:
+def _maybe_made_before(engine: Engine, about: str | Query, key: str) -> BatchResult | None:
     """Return where the events of the decision with this key are, durable; None if it was not made.
 
     Events that a compaction has removed are left out. The decision counts as made all the same.
+
+    Raises:
+        IdConflict: the key belongs to something else.
     """
-    positions: list[int] = []
-    while len(positions) % _KEYS_AT_ONCE == 0:
-        first = len(positions) + 1
-        ids = [id_of_key(f"{key}/{number}") for number in range(first, first + _KEYS_AT_ONCE)]
-        known = engine.find_ids(ids)
-        if ids[0] not in known:
-            break
-        for id in ids:
-            if id not in known:
-                break
-            positions.append(known[id])
+    positions = _positions(engine, key)
     if not positions:
         return None
     events = [
@@ -160,8 +156,28 @@ def _maybe_made_before(engine: Engine, key: str) -> BatchResult | None:
         from evlog.model.appends import BatchResult
 
         return BatchResult([], [], [], [], [])
+    first = events[0]
+    source = first.metadata.get(_DECIDED_FROM)
+    if first.idempotency_key is not None and source != str(about):  # without its metadata nothing tells
+        reason = "belongs to no decision" if source is None else f"belongs to a decision about {source!r:.80}"
+        raise IdConflict(id_text(first.id_bytes), first.stream, first.position, reason, key)
     # Appended again as duplicates: the writer that made the decision may have died before it was durable.
     return engine.append([event.stream for event in events], [event[3:5] + event[6:] for event in events])
+
+
+def _positions(engine: Engine, key: str) -> list[int]:
+    """Return the position of KEY/1, KEY/2 and so on, up to the first that is not known."""
+    positions: list[int] = []
+    count = 1  # most keys are new
+    while True:
+        first = len(positions) + 1
+        ids = [id_of_key(f"{key}/{number}") for number in range(first, first + count)]
+        known = engine.find_ids(ids)
+        for id in ids:
+            if id not in known:
+                return positions
+            positions.append(known[id])
+        count = _KEYS_AT_ONCE
 
 
 def _pause(decision_seconds: float, losses: int) -> None:

@@ -137,8 +137,19 @@ class DecideTests(EngineTests):
         assert [event.idempotency_key for event in store.read_all()] == ["k/1", "k/2", "k/3"]
         assert store.transact("a", lambda _: [new(4)], key="other")[0].last_version == 2
 
+    def test_a_key_of_something_else_is_a_conflict(self, store: EventStore) -> None:
+        store.transact("a", lambda _: [("b", [new(1)])], key="k")
+        assert store.transact("a", lambda _: [], key="k")[0].duplicate
+        for about in ("b", "c"):
+            with pytest.raises(evlog.IdConflict, match="belongs to a decision about 'a'") as caught:
+                store.transact(about, lambda _: [new(1)], key="k")
+            assert (caught.value.key, caught.value.stream) == ("k", "b")
+        store.append("a", [new(2, idempotency_key="other/1")])
+        with pytest.raises(evlog.IdConflict, match="belongs to no decision"):
+            store.transact("a", lambda _: [new(2)], key="other")
+
     def test_a_long_decision_is_found_whole(self, store: EventStore) -> None:
-        for count in (7, 8, 9, 17):
+        for count in (1, 8, 9, 10, 17, 18):
             (made,) = store.transact(f"s-{count}", lambda _, count=count: [new(0)] * count, key=f"k{count}")  # type: ignore[misc]
             (again,) = store.transact(f"s-{count}", lambda _: [], key=f"k{count}")
             assert again.duplicate
@@ -162,7 +173,11 @@ class DecideTests(EngineTests):
                 store.transact("a", lambda _, event=event: [event], key="k")  # type: ignore[misc]
         assert store.head == 0
         (result,) = store.transact("a", lambda _: [new(0, metadata={"by": "ann"})], key="k")
-        assert next(store.read("a")).metadata == {"by": "ann", "$idempotencyKey": "k/1"}
+        assert next(store.read("a")).metadata == {
+            "by": "ann",
+            "$idempotencyKey": "k/1",
+            "$decidedFrom": "a",
+        }
         assert not result.duplicate
 
     def test_a_decision_of_which_events_were_removed_counts_as_made(self, store: EventStore) -> None:

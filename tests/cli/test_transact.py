@@ -113,7 +113,12 @@ def test_a_decision_with_a_key_is_made_once(account: Evlog) -> None:
     assert again.code == 0
     assert again.lines == [line | {"duplicate": True} for line in first.lines]
     events = account("read", "a").lines[1:]
-    assert [event["metadata"] for event in events] == [{"$idempotencyKey": f"k/{n}"} for n in (1, 2)]
+    assert [event["metadata"] for event in events] == [
+        {"$idempotencyKey": f"k/{n}", "$decidedFrom": "a"} for n in (1, 2)
+    ]
+    other = account("transact", "b", "--idempotency-key", "k", "--exec", PAID)
+    assert (other.code, other.out) == (7, b"")
+    assert "idempotency key 'k'" in other.err
     assert [event["id"] for event in events] == [str(library.idempotency_id(f"k/{n}")) for n in (1, 2)]
 
 
@@ -125,6 +130,7 @@ def test_what_is_appended_is_linked_to_what_it_reacts_to(account: Evlog) -> None
         "$correlationId": opened["id"],
         "$causationId": opened["id"],
         "$idempotencyKey": f"{opened['id']}/1",
+        "$decidedFrom": "b",
     }
 
 
