@@ -17,7 +17,7 @@ from evlog.model.retention import KEEP_ALL, first_visible_version, visible_since
 
 if TYPE_CHECKING:
     from evlog.engine import Progress
-    from evlog.engines.postgresql.connections import Connection
+    from evlog.engines.postgresql.connections import Connection, Session
     from evlog.engines.postgresql.core import Core
 
 _REMOVE_ROWS: Final = 10_000  # in one transaction
@@ -58,7 +58,7 @@ def compact(core: Core, *, dry_run: bool, force: bool, progress: Progress | None
         return Compaction(position, [], removed, 1, 1, size, core.bytes_in(connection), resumed=False)
 
 
-def _removals(core: Core, connection: Connection) -> list[tuple[Removal, int, datetime]]:
+def _removals(core: Core, connection: Session) -> list[tuple[Removal, int, datetime]]:
     """Return what compaction removes of each stream: how much, before which version, before which time."""
     rules = core.reader.policies.refreshed(connection)
     now_us = time.time_ns() // 1000

@@ -101,13 +101,13 @@ class Address:
 
 
 class Statement:
-    """A statement to prepare once in each session, with `$1`, `$2` … for its parameters."""
+    """A statement with `$1`, `$2` … for its parameters, by default prepared once in each session."""
 
     __slots__ = ("name", "text")
     _numbers = itertools.count()
 
-    def __init__(self, text: bytes) -> None:
-        self.name = b"evlog_%d" % next(self._numbers)
+    def __init__(self, text: bytes, *, is_prepared: bool = True) -> None:
+        self.name = b"evlog_%d" % next(self._numbers) if is_prepared else b""
         self.text = text
 
 
@@ -139,7 +139,7 @@ class Session(psycopg.Connection["Row"]):
         for statements in transactions:
             for statement, parameters in statements:
                 formats = (1,) * len(parameters)
-                if not self.prepares:
+                if not (self.prepares and statement.name):
                     pgconn.send_query_params(statement.text, parameters, None, formats, 1)
                 else:
                     if statement.name not in prepared:

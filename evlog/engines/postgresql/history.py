@@ -14,8 +14,9 @@ from uuid import UUID
 
 import psycopg
 
-from evlog.engines.postgresql.connections import is_broken, translate
-from evlog.engines.postgresql.rows import COLUMNS
+from evlog.engines.postgresql import wire
+from evlog.engines.postgresql.connections import Statement, is_broken, translate
+from evlog.engines.postgresql.rows import COLUMNS, load_rows
 from evlog.errors import MirrorConflict, StoreUnreachable
 from evlog.model.events import (
     CONTENT_TYPES,
@@ -59,16 +60,18 @@ _CODES: Final = [_SIZE(len(name)) + name.encode() for name in CONTENT_TYPES]
 
 def read_frames(core: Core, after: int, to: int) -> Iterator[tuple[int, Event]]:
     """Iterate over all events between two positions, each with the position of the first of its append."""
-    statement = core.sql(
+    text = core.sql(
         "select {columns}, frame from {schema}.events "
-        "where global_position > %s and global_position <= %s order by global_position limit {rows}",
+        "where global_position > $1 and global_position <= $2 order by global_position limit {rows}",
         columns=COLUMNS,
         rows=str(_PAGE_ROWS),
     )
+    statement = Statement(text)
     first = after + 1
     while after < to:
         with core.connections.lend() as connection:
-            rows = connection.cursor(binary=True).execute(statement, (after, to)).fetchall()
+            (result,) = connection.run([(statement, (wire.int8(after), wire.int8(to)))])
+        rows = load_rows(result, tuple)
         for row in rows:
             yield max(row[-1], first), Event(row[:-1])
         if len(rows) < _PAGE_ROWS:

@@ -5,36 +5,53 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
-from evlog.engines.postgresql.rows import COLUMNS
+from evlog.engines.postgresql import wire
+from evlog.engines.postgresql.connections import Statement
+from evlog.engines.postgresql.rows import COLUMNS, load_rows
 from evlog.files.disk.fork import register_fork_reset
 from evlog.model.retention import METADATA_TYPE, Rules
 
 if TYPE_CHECKING:
-    from evlog.engines.postgresql.connections import Address, Connection
+    from psycopg.pq.abc import PGresult
+
+    from evlog.engines.postgresql.connections import Address, Parameters, Session
 
 
 class PolicyCache:
     """The rules as of the last look: a look reads only policies that were made since."""
 
     def __init__(self, address: Address) -> None:
-        self._statement = address.sql(
-            "select {columns} from {schema}.events where event_type = '{type}' "
-            "and stream_id like '$$%%' and global_position > %s order by global_position",
-            columns=COLUMNS,
-            type=METADATA_TYPE,
+        self.question: tuple[Statement, Parameters] = (
+            Statement(address.sql("select policies from {schema}.log")),
+            (),
         )
-        self._mutex = threading.Lock()  # guards the two below; `_rules` is replaced whole
+        self._statement = Statement(
+            address.sql(
+                "select {columns} from {schema}.events where event_type = '{type}' "
+                "and starts_with(stream_id, '$$') and global_position > $1 order by global_position",
+                columns=COLUMNS,
+                type=METADATA_TYPE,
+            )
+        )
+        self._mutex = threading.Lock()  # guards the three below; `_rules` is replaced whole, before the count
         self._rules = Rules()
         self._position = 0
+        self._count = 0  # of the policies that were made before the look
         register_fork_reset(self)
 
     def reset_after_fork(self) -> None:
         """Renew the mutex in a forked child; the rules are replaced whole, so they are right."""
         self._mutex = threading.Lock()
 
-    def refreshed(self, connection: Connection) -> Rules:
+    def current(self, connection: Session, answer: PGresult) -> Rules:
+        """Return the rules in force, given the answer to `question`: how many policies were ever made."""
+        ((count,),) = load_rows(answer, tuple)
+        return self._rules if count == self._count else self.refreshed(connection)
+
+    def refreshed(self, connection: Session) -> Rules:
         """Return the rules in force now."""
-        rows = connection.cursor(binary=True).execute(self._statement, (self._position,)).fetchall()
+        question, new = connection.run([self.question, (self._statement, (wire.int8(self._position),))])
+        ((count,),), rows = load_rows(question, tuple), load_rows(new, tuple)
         with self._mutex:
             if rows and rows[-1][0] > self._position:
                 rules = Rules()
@@ -42,4 +59,5 @@ class PolicyCache:
                 for row in rows:
                     rules.add(row)
                 self._rules, self._position = rules, rows[-1][0]
+            self._count = max(self._count, count)
             return self._rules

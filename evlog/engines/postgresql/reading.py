@@ -5,22 +5,24 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final
 
-from evlog.engines.postgresql.connections import Connections
+from evlog.engines.postgresql import wire
+from evlog.engines.postgresql.connections import Connections, Statement
 from evlog.engines.postgresql.policies import PolicyCache
-from evlog.engines.postgresql.rows import COLUMNS, moment, where_of
+from evlog.engines.postgresql.rows import COLUMNS, Conditions, conditions_of, load_rows, moment
 from evlog.model.events import SYSTEM_PREFIX, Event
 from evlog.model.reports import StreamInfo, retention_of
 from evlog.model.retention import KEEP_ALL, first_visible_version, visible_since_us
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from typing import Any
 
-    from evlog.engines.postgresql.connections import Connection
+    from evlog.engines.postgresql.connections import Connection, Parameters
     from evlog.model.filters import EventFilter
     from evlog.model.retention import Rule
 
 _PAGE_ROWS: Final = 2000
+_FIRST_ROWS: Final = 100
+_PAGE_BYTES: Final = 8 << 20  # a page of large events has fewer rows
 
 
 class Reader:
@@ -29,6 +31,7 @@ class Reader:
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
         self.policies = PolicyCache(connections.address)
+        self._statements: dict[tuple[str, ...], Statement] = {}  # each is made once; threads may race
 
     def read_stream(
         self,
@@ -41,71 +44,76 @@ class Reader:
         limit: int | None,
     ) -> Iterator[Event]:
         """Iterate over the visible events of a stream."""
+        pages = _Pages("version", max(1, first_version), last_version, reverse=reverse, limit=limit)
+        first: list[Event] = []
         with self._connections.lend() as connection:
-            rule = self.policies.refreshed(connection).rule_for(stream)
-            first, since_us = max(1, first_version), filter.since_us
-            if rule is not None:
+            # In one round trip: whether there are policies that are not known here, and the first page.
+            conditions = self._stream_conditions(stream, filter, filter.since_us)
+            known, *results = connection.run(
+                [self.policies.question, *([self._page(pages, conditions)] if pages.rows else [])]
+            )
+            rule = self.policies.current(connection, known).rule_for(stream)
+            if rule is None:
+                first = [event for result in results for event in load_rows(result, Event)]
+                pages.advance(first)
+            else:
                 version = self.versions_in(connection, [stream])[0]
-                first = max(first, first_visible_version(rule, version))
-                hidden_us = visible_since_us(rule, time.time_ns() // 1000)
+                pages.low = max(pages.low, first_visible_version(rule, version))
+                hidden_us, since_us = visible_since_us(rule, time.time_ns() // 1000), filter.since_us
                 since_us = max(since_us or 0, hidden_us) if hidden_us is not None else since_us
-        conditions, values = where_of(filter, since_us=since_us)
-        conditions.append("stream_id = %(stream)s")
-        values["stream"] = stream
-        return self._pages("version", first, last_version, conditions, values, reverse=reverse, limit=limit)
+                conditions = self._stream_conditions(stream, filter, since_us)
+        return self._read(pages, conditions, first)
+
+    def _stream_conditions(self, stream: str, filter: EventFilter, since_us: int | None) -> Conditions:
+        conditions = conditions_of(filter, since_us)
+        conditions.add("stream_id = {}", stream.encode())
+        return conditions
 
     def read_all(
         self, after: int, to: int | None, filter: EventFilter, *, reverse: bool, limit: int | None
     ) -> Iterator[Event]:
         """Iterate over the events behind `after` up to and including `to`."""
-        conditions, values = where_of(filter)
+        conditions = conditions_of(filter)
         if filter.stream is not None:
-            conditions.append("stream_id = %(stream)s")
-            values["stream"] = filter.stream
+            conditions.add("stream_id = {}", filter.stream.encode())
         elif not filter.include_system:
-            conditions.append(f"stream_id not like '{SYSTEM_PREFIX}%%'")
+            conditions.texts.append(f"stream_id not like '{SYSTEM_PREFIX}%'")
         if filter.category is not None:
-            conditions.append("stream_type = %(category)s")
-            values["category"] = filter.category
+            conditions.add("stream_type = {}", filter.category.encode())
         self._connections.check_open()
-        return self._pages("global_position", after + 1, to, conditions, values, reverse=reverse, limit=limit)
+        pages = _Pages("global_position", after + 1, to, reverse=reverse, limit=limit)
+        return self._read(pages, conditions, [])
 
-    def _pages(
-        self,
-        key: str,
-        low: int,
-        high: int | None,
-        conditions: list[str],
-        values: dict[str, Any],
-        *,
-        reverse: bool,
-        limit: int | None,
-    ) -> Iterator[Event]:
-        """Iterate page by page, so that no transaction outlives a page."""
-        number = 1 if key == "version" else 0  # of the key among the columns
-        rows = min(100, _PAGE_ROWS)
-        while limit is None or limit > 0:
-            rows = rows if limit is None else min(rows, limit)
-            bounds = [f"{key} >= {low}"] + ([f"{key} <= {high}"] if high is not None else [])
-            statement = self._connections.address.sql(
-                "select {columns} from {schema}.events where {conditions} order by {key} limit {rows}",
-                columns=COLUMNS,
-                conditions=" and ".join(bounds + conditions),
-                key=f"{key} desc" if reverse else key,
-                rows=str(rows),
-            )
+    def _read(self, pages: _Pages, conditions: Conditions, found: list[Event]) -> Iterator[Event]:
+        """Iterate page by page, so that no transaction outlives a page; the first may have been read."""
+        yield from found
+        while pages.rows:
             with self._connections.lend() as connection:
-                found = connection.cursor(binary=True).execute(statement, values).fetchall()
-            yield from map(Event, found)
-            if len(found) < rows:
-                return
-            if reverse:
-                high = found[-1][number] - 1
-            else:
-                low = found[-1][number] + 1
-            if limit is not None:
-                limit -= len(found)
-            rows = _PAGE_ROWS
+                (result,) = connection.run([self._page(pages, conditions)])
+            found = load_rows(result, Event)
+            pages.advance(found)
+            yield from found
+
+    def _page(self, pages: _Pages, conditions: Conditions) -> tuple[Statement, Parameters]:
+        """Return the statement of the next page, with its parameters."""
+        bounds, values = pages.bounds(len(conditions.values))
+        key = pages.key, "desc" if pages.reverse else "", *bounds, *conditions.texts
+        statement = self._statements.get(key)
+        if statement is None:
+            statement = self._statements[key] = Statement(
+                self._connections.address.sql(
+                    "select {columns} from {schema}.events where {conditions} "
+                    "order by {key} {direction} limit {rows}",
+                    columns=COLUMNS,
+                    conditions=" and ".join((*conditions.texts, *bounds[:-1])),
+                    key=key[0],
+                    direction=key[1],
+                    rows=bounds[-1],
+                ),
+                # The best plan of a selection depends on what is selected.
+                is_prepared=all(text.startswith("stream_id") for text in conditions.texts),
+            )
+        return statement, (*conditions.values, *values)
 
     def find_ids(self, ids: Sequence[bytes]) -> dict[bytes, int]:
         """Return the positions of known ids, also of those whose events were removed."""
@@ -198,3 +206,42 @@ class Reader:
         assert row is not None
         position: int = row[0]
         return position
+
+
+class _Pages:
+    """Where a read is: the bounds of what is left of it, by version or position, and the size of a page.
+
+    Attributes:
+        rows: of the next page; 0 at the end.
+    """
+
+    def __init__(self, key: str, low: int, high: int | None, *, reverse: bool, limit: int | None) -> None:
+        self.key = key
+        self.low = low
+        self.reverse = reverse
+        self._high = high
+        self._left = limit
+        self.rows = min(_FIRST_ROWS, _PAGE_ROWS) if limit is None else min(_FIRST_ROWS, _PAGE_ROWS, limit)
+
+    def bounds(self, number: int) -> tuple[list[str], list[bytes]]:
+        """Return the conditions of the next page and its limit, with parameters behind `number` others."""
+        values = [self.low, self.rows] if self._high is None else [self.low, self._high, self.rows]
+        texts = [f"{self.key} >= ${number + 1}", f"{self.key} <= ${number + 2}", f"${number + len(values)}"]
+        return texts if len(values) == 3 else [texts[0], texts[2]], [wire.int8(value) for value in values]
+
+    def advance(self, found: list[Event]) -> None:
+        """Continue behind a page."""
+        if not found or len(found) < self.rows:
+            self.rows = 0
+            return
+        last = found[-1][1 if self.key == "version" else 0]
+        if self.reverse:
+            self._high = last - 1
+        else:
+            self.low = last + 1
+        sample = found[::16]
+        size = sum(len(event[7]) for event in sample) // len(sample) + 1
+        self.rows = max(1, min(_PAGE_ROWS, _PAGE_BYTES // size))
+        if self._left is not None:
+            self._left -= len(found)
+            self.rows = min(self.rows, self._left)

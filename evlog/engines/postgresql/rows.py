@@ -1,48 +1,102 @@
-"""Events as rows: the columns of a record, and the conditions of a filter."""
+"""Events as rows: the columns of a record, how they are read, and the conditions of a filter.
+
+The columns come as the record needs them, in the binary format: an id is its 16 bytes, a time is a number,
+JSON is bytes. So no object is made of them that evlog would take apart again.
+"""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
+import psycopg
+from psycopg.adapt import AdaptersMap, Transformer
+from psycopg.types.numeric import Int8BinaryLoader
+from psycopg.types.string import ByteaBinaryLoader
+
+from evlog.engines.postgresql import wire
+
 if TYPE_CHECKING:
-    from typing import Any
+    from collections.abc import Callable
+    from typing import Any, TypeVar
+
+    from psycopg.pq.abc import PGresult
 
     from evlog.model.filters import EventFilter
 
+    _Row = TypeVar("_Row")
+
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_EPOCH_2000_US: Final = 946_684_800_000_000
+_FIRST_US: Final = -62_135_596_800_000_000  # the years 1 to 9999, as datetime has them
+_LAST_US: Final = 253_402_300_799_999_999
 
 # In a record's order, so that a row is one: position, version, stream, type, id, time, code, data, metadata.
+# A time counts from the year 2000; the interval makes it count from 1970 (in hours, which no zone changes).
 COLUMNS: Final = (
-    "global_position, version, stream_id, event_type, uuid_send(id), "
-    "(extract(epoch from created_at) * 1000000)::bigint, "
+    "global_position, version, stream_id, event_type, id, created_at + interval '262968 hours', "
     "case content_type when 'json' then 0 when 'text' then 1 else 2 end, "
-    "coalesce(raw, convert_to(event_data::text, 'UTF8')), convert_to(metadata::text, 'UTF8')"
+    "coalesce(raw, json_send(event_data)), metadata"
 )
 
 
-def where_of(filter: EventFilter, since_us: int | None = None) -> tuple[list[str], dict[str, Any]]:
-    """Return the conditions of a filter's types, tags and times, and their values."""
-    conditions: list[str] = []
-    values: dict[str, Any] = {}
+class _Context:
+    """What a Transformer is made with."""
+
+    connection = None  # of no connection: UTF-8, as every connection here has it
+    adapters = AdaptersMap(psycopg.adapters)
+
+
+for _type, _loader in (
+    ("json", ByteaBinaryLoader),
+    ("uuid", ByteaBinaryLoader),
+    ("timestamptz", Int8BinaryLoader),
+):
+    _Context.adapters.register_loader(_type, _loader)
+
+
+def load_rows(result: PGresult, make: Callable[[tuple[Any, ...]], _Row]) -> list[_Row]:
+    """Return the rows of a result in the binary format."""
+    transformer = Transformer(_Context())
+    transformer.set_pgresult(result)
+    return transformer.load_rows(0, result.ntuples, make)  # type: ignore[arg-type]
+
+
+class Conditions:
+    """Conditions of a statement, with their values as parameters in the binary format."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+        self.values: list[bytes] = []
+
+    def add(self, text: str, value: bytes) -> None:
+        """Add a condition, in which `{}` stands for the value."""
+        self.values.append(value)
+        self.texts.append(text.format(f"${len(self.values)}"))
+
+
+def conditions_of(filter: EventFilter, since_us: int | None = None) -> Conditions:
+    """Return the conditions of a filter's types, tags and times."""
+    conditions = Conditions()
     since_us = filter.since_us if since_us is None else since_us
     if filter.types is not None:
-        conditions.append("event_type = any(%(types)s)")
-        values["types"] = list(filter.types)
+        conditions.add("event_type = any({})", wire.texts(filter.types))
     if filter.tags:
-        conditions.append("tags @> %(tags)s")
-        values["tags"] = list(filter.tags)
+        conditions.add("tags @> {}", wire.texts(filter.tags))
     if since_us is not None:
-        conditions.append("created_at >= %(since)s")
-        values["since"] = moment(since_us)
+        conditions.add("created_at >= {}", _time(since_us))
     if filter.until_us is not None:
-        conditions.append("created_at < %(until)s")
-        values["until"] = moment(filter.until_us)
-    return conditions, values
+        conditions.add("created_at < {}", _time(filter.until_us))
+    return conditions
+
+
+def _time(time_us: int) -> bytes:
+    """Return a time as the server takes it; the last or first one beyond the calendar."""
+    return wire.int8(max(_FIRST_US, min(time_us, _LAST_US)) - _EPOCH_2000_US)
 
 
 def moment(time_us: int) -> datetime:
-    """Return a time as the server takes it; the last or first one beyond the calendar."""
+    """Return a time as psycopg takes it; the last or first one beyond the calendar."""
     try:
         return EPOCH + timedelta(microseconds=time_us)
     except OverflowError:
