@@ -33,8 +33,9 @@ Markdown. A topic that is also a command shows the page, then the command's help
 PARAMETERS: Final = (argument("TOPIC", "A page of the guide, or a command."),)
 # The order in which a newcomer reads; pages that are not named here follow by name.
 _READING_ORDER: Final = (
-    *("concepts", "append", "import", "read", "follow", "python", "concurrency", "ci", "cron", "outbox"),
-    *("retention", "compaction", "backup", "verify"),
+    *("concepts", "append", "import", "read", "follow", "terminal", "completion", "python"),
+    *("concurrency", "transact", "links", "schemas", "ci", "cron", "outbox"),
+    *("retention", "compaction", "backup", "mirror", "verify"),
     *("json", "exit-codes", "errors", "limits", "format", "engines", "postgresql", "performance"),
 )
 _END: Final = "Commands: `evlog --help` lists them, `evlog help COMMAND` explains one."
@@ -71,6 +72,11 @@ def _pages() -> dict[str, Traversable]:
     }
     order = {name: number for number, name in enumerate(_READING_ORDER)}
     return {name: found[name] for name in sorted(found, key=lambda name: (order.get(name, len(order)), name))}
+
+
+def summaries() -> dict[str, str]:
+    """Return what each page is about, by topic."""
+    return {name: _summary(page) for name, page in _pages().items()}
 
 
 def _list(pages: dict[str, Traversable]) -> str:

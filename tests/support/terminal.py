@@ -70,7 +70,10 @@ class TerminalSession:
         return self.process.wait()
 
     def _read(self) -> str:
-        try:
-            return os.read(self._master, 4096).decode().replace("\r", "")
-        except OSError:
-            return ""  # so ends a terminal that no process has open
+        piece = b"\r"
+        while piece == b"\r":  # a piece of which nothing is shown is not the end
+            try:
+                piece = os.read(self._master, 4096)
+            except OSError:
+                return ""  # so ends a terminal that no process has open
+        return piece.decode(errors="replace").replace("\r", "")

@@ -22,5 +22,6 @@ COMMANDS = {
     "fork": "Make a store of its own that begins with this one's history.",
     "verify": "Check every byte of the store; repair or salvage what is damaged.",
     "help": "Show the guide by topic, or the help of a command.",
+    "completion": "Print the script that makes a shell complete command lines.",
     "version": "Show the version.",
 }

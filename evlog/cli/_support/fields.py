@@ -93,6 +93,7 @@ _WHOLE: Final[dict[str, tuple[Callable[[Columns], Column], Callable[[Columns], C
     "metadata": (_metadata, None),
     "tags": (lambda columns: map(as_text, _tags(columns)), _tags),
 }
+EVENT_FIELDS: Final = tuple(_WHOLE)
 
 
 class Fields:
