@@ -5,6 +5,7 @@ engine.py       what a store needs of an engine; how another engine is added
 files           the directory engine: a store in files
 transfer        copying a store into another one, on any engines
 subscriptions   following a log, live and by name; written against engine.py
+aio             the store for asyncio; imported by itself
 model           values that all of these pass on: events, appends, policies
 errors.py       every exception
 cli             the command line
@@ -84,18 +85,22 @@ if TYPE_CHECKING:
     from evlog.model.checkpoints import ParkedEvent
     from evlog.model.events import idempotency_id
     from evlog.model.filters import EventFilter
+    from evlog.model.history import Standing
     from evlog.model.queries import IfNone, Query, QueryResult
     from evlog.model.reports import (
         Backup,
+        Compaction,
         Finding,
         Loss,
         PolicyInfo,
+        Removal,
         Retention,
         StoreInfo,
         StreamInfo,
         TornTail,
         VerifyReport,
     )
+    from evlog.model.types import Append, Condition, ContentType, ExpectedVersion, OnFailure, Sync
     from evlog.schemas.registry import Schema
     from evlog.subscriptions.named import ReplayResult, SubscriptionInfo
     from evlog.subscriptions.run import Subscription
@@ -117,18 +122,22 @@ _LATER = {
     "evlog.model.checkpoints": ("ParkedEvent",),
     "evlog.model.events": ("idempotency_id",),
     "evlog.model.filters": ("EventFilter",),
+    "evlog.model.history": ("Standing",),
     "evlog.model.queries": ("IfNone", "Query", "QueryResult"),
     "evlog.model.reports": (
         "Backup",
+        "Compaction",
         "Finding",
         "Loss",
         "PolicyInfo",
+        "Removal",
         "Retention",
         "StoreInfo",
         "StreamInfo",
         "TornTail",
         "VerifyReport",
     ),
+    "evlog.model.types": ("Append", "Condition", "ContentType", "ExpectedVersion", "OnFailure", "Sync"),
     "evlog.schemas.registry": ("Schema",),
     "evlog.subscriptions.named": ("ReplayResult", "SubscriptionInfo"),
     "evlog.subscriptions.run": ("Subscription",),
@@ -139,6 +148,7 @@ __all__ = [
     "ANY",
     "NO_STREAM",
     "STREAM_EXISTS",
+    "Append",
     "AppendResult",
     "AppendTooLarge",
     "AppendUnknown",
@@ -146,8 +156,11 @@ __all__ = [
     "BatchResult",
     "Capabilities",
     "ClockError",
+    "Compaction",
     "CompactionRunning",
+    "Condition",
     "ConditionFailed",
+    "ContentType",
     "CorruptionError",
     "EngineError",
     "EngineNotInstalled",
@@ -157,6 +170,7 @@ __all__ = [
     "EventStore",
     "EventTooLarge",
     "EvlogError",
+    "ExpectedVersion",
     "ExtraNotInstalled",
     "Finding",
     "IdConflict",
@@ -175,10 +189,12 @@ __all__ = [
     "MirrorLimit",
     "NewEvent",
     "NotAStore",
+    "OnFailure",
     "ParkedEvent",
     "PolicyInfo",
     "Query",
     "QueryResult",
+    "Removal",
     "ReplayResult",
     "Retention",
     "Schema",
@@ -187,6 +203,7 @@ __all__ = [
     "SchemasNotInstalled",
     "ServerUnsuitable",
     "SnapshotNotFound",
+    "Standing",
     "StoreAccessDenied",
     "StoreBusy",
     "StoreClosed",
@@ -208,6 +225,7 @@ __all__ = [
     "SubscriptionBusy",
     "SubscriptionInfo",
     "SubscriptionNotFound",
+    "Sync",
     "SystemCallFailed",
     "TornTail",
     "UnsafeFile",

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from evlog.engine import Capabilities, Engine, Progress
-    from evlog.model.appends import AppendResult, BatchResult, Condition, ExpectedVersion
+    from evlog.model.appends import AppendResult, BatchResult
     from evlog.model.checkpoints import ParkedEvent
     from evlog.model.events import EncodedEvent, Event
     from evlog.model.history import Standing
@@ -56,11 +56,10 @@ if TYPE_CHECKING:
         TornTail,
         VerifyReport,
     )
+    from evlog.model.types import Append, Condition, ExpectedVersion, OnFailure, Sync
     from evlog.schemas.registry import Schema, Schemas
     from evlog.subscriptions.named import ReplayResult, SubscriptionInfo
     from evlog.subscriptions.run import Subscription
-
-    Append = tuple[str, Iterable[NewEvent]] | tuple[str, Iterable[NewEvent], ExpectedVersion]
 
 
 def open(
@@ -69,7 +68,7 @@ def open(
     *,
     segment_bytes: int | None = None,
     segment_events: int | None = None,
-    sync: str = "always",
+    sync: Sync = "always",
     lock_timeout: float | None = None,
 ) -> EventStore:
     """Open the store in a directory, or on a server.
@@ -387,10 +386,13 @@ class EventStore:
     ) -> Iterator[Event]:
         """Iterate over the visible events of one stream, in version order; none if it does not exist.
 
-        Events that the stream's retention hides when the iteration begins are left out, see `set_retention`.
+        A stream that does not exist is one without events here, as for `last` and `stream_version`; only what
+        would change it raises StreamNotFound. Events that the stream's retention hides when the iteration
+        begins are left out, see `set_retention`.
 
         Args:
-            from_version, to_version: inclusive.
+            from_version, to_version: inclusive: versions have no gaps, so the next one is known. Positions
+                have gaps; `read_all` and `subscribe` begin behind the last one that was seen, with `after`.
             types: only events of these types.
             tags: only events that have all of these tags.
             since, until: aware datetimes; `since` is inclusive, `until` is not.
@@ -485,6 +487,10 @@ class EventStore:
             for found in self.engine.read_all(position - 1, position, EVERYTHING, reverse=False, limit=1):
                 return found
         raise EventNotFound(name, removed=isinstance(name, str) and position is not None)
+
+    def last(self, stream: str) -> Event | None:
+        """Return the last visible event of a stream; None if it has none, or does not exist."""
+        return next(self.read(stream, reverse=True, limit=1), None)
 
     def stream_version(self, stream: str) -> int:
         """Return the version of the stream's last event, visible or not; 0 if it never had one.
@@ -609,6 +615,7 @@ class EventStore:
         tags: Collection[str] | None = None,
         since: datetime | None = None,
         follow: bool = True,
+        idle: float | None = None,
         timeout: float | None = None,
     ) -> Subscription:
         """Follow the log: every matching event in position order, also those that come later.
@@ -623,7 +630,9 @@ class EventStore:
             stream, category, types, tags: only these events. A name keeps its filter.
             since: the first run begins with the first event written at or after this time.
             follow: wait for more; if false, end at the present end of the log.
-            timeout: seconds; the iteration ends when no event came for this long. None waits without a limit.
+            idle: seconds; the iteration ends when no event came for this long.
+            timeout: seconds; the iteration ends this long after it began, when what is there is delivered.
+                None, of both: wait without a limit. The command line's options have the same names.
 
         Raises:
             SubscriptionBusy: a run of this name is under way.
@@ -637,14 +646,17 @@ class EventStore:
         from evlog.subscriptions.named import begin
 
         _check_bounds(after=after)
-        if timeout is not None and not timeout >= 0:
-            raise InvalidArgument(f"invalid timeout {timeout!r}; use seconds, 0 or more, or None")
+        for option, seconds in (("idle", idle), ("timeout", timeout)):
+            if seconds is not None and not seconds >= 0:
+                raise InvalidArgument(f"invalid {option} {seconds!r}; use seconds, 0 or more, or None")
         if stream is not None:
             check_readable_name(stream)
             if category is not None:
                 raise InvalidArgument("stream and category exclude each other; give one of them")
         filter = make_filter(stream, category, types, since, None, tags)
-        run = begin(self.engine, name, filter, after, follow=follow, timeout_seconds=timeout)
+        run = begin(
+            self.engine, name, filter, after, follow=follow, idle_seconds=idle, timeout_seconds=timeout
+        )
         self._runs.add(ref(run, self._runs.discard))
         if self._closed:  # by another thread, which may not have seen this run
             run.close_with_store()
@@ -662,9 +674,10 @@ class EventStore:
         tags: Collection[str] | None = None,
         since: datetime | None = None,
         follow: bool = True,
+        idle: float | None = None,
         timeout: float | None = None,
         retries: int = 3,
-        on_failure: str = "stop",
+        on_failure: OnFailure = "stop",
     ) -> None:
         """Call the handler with every event of a named subscription: at least once, in order.
 
@@ -675,7 +688,7 @@ class EventStore:
             retries: after this many failures on one event it gives up; the pauses are 0.1 s, 0.2 s … 10 s.
             on_failure: "stop": raise the last error; the next run begins with that event. "park": set the
                 event aside with the error, for `parked` and `replay_parked`, and continue.
-            after, stream, category, types, tags, since, follow, timeout: as `subscribe`.
+            after, stream, category, types, tags, since, follow, idle, timeout: as `subscribe`.
 
         Raises:
             As `subscribe`, and what the handler raised last.
@@ -694,6 +707,7 @@ class EventStore:
             tags=tags,
             since=since,
             follow=follow,
+            idle=idle,
             timeout=timeout,
         ) as subscription:
             consume(subscription, handler, retries=retries, park=on_failure == "park")

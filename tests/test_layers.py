@@ -29,11 +29,11 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"files/compaction", "files/check"}),
     frozenset({"files", "engines"}),
     frozenset({"store"}),
-    frozenset({"transfer", "adapters"}),
+    frozenset({"transfer", "adapters", "aio"}),
     frozenset({"cli", "testing"}),
 )
 # The few modules at the root that are not a place of their own, with the place that they belong to.
-ROOMMATES = {"_version": "errors", "__init__": "transfer", "__main__": "cli"}
+ROOMMATES = {"_version": "errors", "__init__": "transfer", "__main__": "cli", "pytest_plugin": "testing"}
 LEVEL = {place: level for level, row in enumerate(LAYERS) for place in row}
 
 # Values and bytes: no I/O, no clock.

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from typing import Final
 
     from evlog.cli._support.parameters import Given
-    from evlog.model.appends import Condition
     from evlog.model.events import EncodedEvent
+    from evlog.model.types import Condition
     from evlog.store import EventStore
 
 HELP: Final = """Append one event, or with --lines an event for each line of JSON on stdin.

@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 
     from evlog.cli._support.parameters import Given
     from evlog.cli._support.progress import LinesProgress
-    from evlog.model.appends import Condition
     from evlog.model.events import EncodedEvent
     from evlog.model.json_lines import Decode
+    from evlog.model.types import Condition
     from evlog.store import EventStore
 
 BATCH: Final = 1000

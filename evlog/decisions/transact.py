@@ -26,9 +26,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from evlog.engine import Engine
-    from evlog.model.appends import BatchResult, Condition, ExpectedVersion
+    from evlog.model.appends import BatchResult, ExpectedVersion
     from evlog.model.events import EncodedEvent, Event
     from evlog.model.queries import Query, QueryResult
+    from evlog.model.types import Condition
 
     Decided = tuple[list[str], list[EncodedEvent]]
     """The stream of each new event, and the events."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from _collections_abc import Sequence  # collections.abc would import the package collections
 
 from evlog.errors import EvlogError, InvalidArgument
-from evlog.model.events import check_stream_name, make_ids
+from evlog.model.events import check_stream_name, id_text, make_ids
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ ANY: Final = "any"
 STREAM_EXISTS: Final = "exists"
 NO_STREAM: Final = 0
 ExpectedVersion = int | str
+
+_SHOWN_IDS: Final = 3
 
 
 def check_expected(expected: Any) -> ExpectedVersion:
@@ -85,12 +87,8 @@ class IfVersion:
         return f"IfVersion({self.stream!r}, {self.version!r})"
 
 
-if TYPE_CHECKING:
-    Condition = IfNone | IfVersion
-
-
 def split_conditions(
-    conditions: Condition | Iterable[Condition],
+    conditions: IfNone | IfVersion | Iterable[IfNone | IfVersion],
 ) -> tuple[list[IfVersion], list[IfNone]]:
     """Return the two kinds of conditions, or raise InvalidArgument."""
     from evlog.model.queries import IfNone
@@ -295,7 +293,9 @@ class AppendResult(tuple[str, int, int, int, int, bool, tuple[bytes, ...]]):
     def __repr__(self) -> str:
         names = ("stream", "first_position", "last_position", "first_version", "last_version", "duplicate")
         fields = [f"{name}={value!r}" for name, value in zip(names, self[:6], strict=True)]
-        return f"AppendResult({', '.join(fields)}, ids=({', '.join(map(str, self.ids))}))"
+        more = "…" if len(self.id_bytes) > _SHOWN_IDS else ""
+        ids = ", ".join(map(id_text, self.id_bytes[:_SHOWN_IDS]))
+        return f"AppendResult({', '.join(fields)}, ids=({ids}{more}))"
 
 
 def result_of(batch: BatchResult, start: int, end: int) -> AppendResult:

@@ -17,7 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from datetime import datetime
-    from typing import Any, Final
+    from typing import Any, Final, Literal
     from uuid import UUID
 
     _Tuple = tuple[Any, ...]
@@ -45,6 +45,7 @@ TAGS_BEGIN: Final = b'{"$tags":['  # how the metadata of an event with tags begi
 
 _ARRAY_AT: Final = len(TAGS_BEGIN) - 1  # where their array begins
 _CONTROL: Final = frozenset(map(chr, (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029)))
+_SHOWN_CHARACTERS: Final = 200
 _RANDOM_BITS: Final = (1 << 62) - 1
 _TAIL: Final = Struct("8s")
 _VARIANT: Final = bytes(byte & 0x3F | 0x80 for byte in range(256))  # RFC 9562: the two bits 10
@@ -90,7 +91,7 @@ class NewEvent:
         id: UUID | str | bytes | None = None,
         metadata: dict[str, Any] | bytes | None = None,
         tags: Iterable[str] | None = None,
-        content_type: str = "json",
+        content_type: Literal["json", "text", "binary"] = "json",
         idempotency_key: str | None = None,
         correlation_id: UUID | str | None = None,
         causation_id: UUID | str | None = None,
@@ -101,7 +102,7 @@ class NewEvent:
         self.id = id
         self.metadata: dict[str, Any] | bytes | None = metadata
         self.tags = tags
-        self.content_type = content_type
+        self.content_type: str = content_type
         if not (idempotency_key is correlation_id is causation_id is traceparent is None):
             from evlog.model.links import CAUSATION, CORRELATION, KEY, TRACE, add_links
 
@@ -118,7 +119,14 @@ class NewEvent:
             self.metadata = add_links(metadata, links)
 
     def __repr__(self) -> str:
-        return f"NewEvent({self.type!r}, {self.data!r}, id={self.id!r})"
+        data = repr(self.data)
+        shown = [repr(self.type), data if len(data) <= _SHOWN_CHARACTERS else f"{data[:_SHOWN_CHARACTERS]}…"]
+        if self.content_type != "json":
+            shown.append(f"content_type={self.content_type!r}")
+        if self.id is not None:
+            shown.append(f"id={id_text(self.id) if isinstance(self.id, bytes) else str(self.id)}")
+        shown += [f"{name}={value!r}" for name in ("metadata", "tags") if (value := getattr(self, name))]
+        return f"NewEvent({', '.join(shown)})"
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, NewEvent):

@@ -61,12 +61,20 @@ def begin(
     after: int | None,
     *,
     follow: bool,
+    idle_seconds: float | None,
     timeout_seconds: float | None,
 ) -> Subscription:
     """Begin a run. Arguments and errors are those of `EventStore.subscribe`."""
     if name is None:
         start, filter = _start(engine, after, filter)
-        return Subscription(engine, filter, start, follow=follow, timeout_seconds=timeout_seconds)
+        return Subscription(
+            engine,
+            filter,
+            start,
+            follow=follow,
+            idle_seconds=idle_seconds,
+            timeout_seconds=timeout_seconds,
+        )
     checkpoint = engine.checkpoint(check_subscription_name(name))
     _acquire(engine, checkpoint)
     try:
@@ -84,6 +92,7 @@ def begin(
             kept(filter),
             start,
             follow=follow,
+            idle_seconds=idle_seconds,
             timeout_seconds=timeout_seconds,
             checkpoint=checkpoint,
             name=name,

@@ -49,14 +49,16 @@ class Subscription:
         after: int,
         *,
         follow: bool,
-        timeout_seconds: float | None,
+        idle_seconds: float | None = None,
+        timeout_seconds: float | None = None,
         checkpoint: CheckpointStore | None = None,
         name: str | None = None,
     ) -> None:
         self.name = name  # of a named subscription
         self._engine = engine
         self._filter = filter
-        self._timeout_seconds = timeout_seconds
+        self._idle_seconds = idle_seconds
+        self._deadline = _FOREVER if timeout_seconds is None else time.monotonic() + timeout_seconds
         self._checkpoint = checkpoint
         self._process = os.getpid()
         # Held while an event is looked for and while the checkpoint is written; `close` waits for it. The
@@ -88,10 +90,10 @@ class Subscription:
     # --- taking events
 
     def __iter__(self) -> Iterator[Event]:
-        """Iterate until no event came for `timeout`, until `stop`, or without `follow` to the log's end."""
+        """Iterate until `idle`, `timeout` or `stop` ends it, or without `follow` to the log's end."""
         checkpoint = self._checkpoint
         while True:
-            event = self.next_event(self._timeout_seconds)
+            event = self.next_event(self._idle_seconds)
             if event is None:
                 self._exclusively(self._save)  # the loop may be all that the program does with this run
                 return
@@ -114,7 +116,7 @@ class Subscription:
                 raise
 
     def __next__(self) -> Event:
-        event = self.next_event(self._timeout_seconds)
+        event = self.next_event(self._idle_seconds)
         if event is None:
             self._exclusively(self._save)
             raise StopIteration
@@ -147,7 +149,9 @@ class Subscription:
 
     def _next_event(self, timeout_seconds: float | None) -> Event | None:
         self._check_process()
-        deadline = _FOREVER if timeout_seconds is None else time.monotonic() + timeout_seconds
+        deadline = self._deadline
+        if timeout_seconds is not None:
+            deadline = min(deadline, time.monotonic() + timeout_seconds)
         while not self._stopped:
             event = self._next_ready()
             if event is not None:
@@ -185,8 +189,11 @@ class Subscription:
             self._scanned = self._handed[0]
             self._handed = None
 
-    def park(self, event: Event, error: str, attempts: int = 1) -> None:
+    def park(self, event: Event, error: str, attempts: int = 1, *, is_last: bool = True) -> None:
         """Set the last delivered event aside with its error, durably, and continue without it.
+
+        Args:
+            is_last: if false, it may be an earlier one, and those behind it are not handled yet.
 
         Raises:
             InvalidArgument: the run has no name, or it is another event.
@@ -194,7 +201,21 @@ class Subscription:
         if self._checkpoint is None:
             raise InvalidArgument("only a named subscription can park an event; give it a name")
         self._check_process()
-        self._exclusively(self._park, self._checkpoint, event, error, attempts)
+        if is_last:
+            self._exclusively(self._park, self._checkpoint, event, error, attempts)
+        else:
+            self._exclusively(self._as_handed, event, self._park, self._checkpoint, event, error, attempts)
+
+    def _as_handed(self, event: Event, call: Callable[..., object], *arguments: Any) -> None:
+        """Call a method as if the event were the last one delivered, although later ones were taken."""
+        handed, scanned = self._handed, self._scanned
+        self._handed = event
+        try:
+            call(*arguments)
+        finally:
+            self._scanned = max(self._scanned, scanned)
+            if handed is not event:
+                self._handed = handed
 
     def _park(self, checkpoint: CheckpointStore, event: Event, error: str, attempts: int) -> None:
         if self._closed or self._handed is None or self._handed[0] != event[0]:
@@ -210,10 +231,18 @@ class Subscription:
         self._stopped = True
         self._feed.wake()
 
-    def save(self) -> None:
-        """Save the checkpoint now, durable when this returns; a run without a name has none."""
-        if self._checkpoint is not None and self._process == os.getpid():
+    def save(self, undone: Event | None = None) -> None:
+        """Save the checkpoint now, durable when this returns; a run without a name has none.
+
+        Args:
+            undone: as `close`.
+        """
+        if self._checkpoint is None or self._process != os.getpid():
+            return
+        if undone is None:
             self._exclusively(self._save, True)
+        else:
+            self._exclusively(self._as_handed, undone, self._save, True)
 
     def close(self, undone: Event | None = None) -> None:
         """End the run: save the checkpoint without an event that was not acknowledged, and free the name.

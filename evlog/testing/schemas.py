@@ -66,7 +66,9 @@ class SchemaTests(EngineTests):
         assert list(strict.read_all()) == []
 
     @pytest.mark.parametrize("content_type", ["text", "binary"])
-    def test_data_that_is_not_json_does_not_fit(self, strict: EventStore, content_type: str) -> None:
+    def test_data_that_is_not_json_does_not_fit(
+        self, strict: EventStore, content_type: evlog.ContentType
+    ) -> None:
         with pytest.raises(evlog.SchemaViolation):
             strict.append("a", [NewEvent("P", b"1", content_type=content_type)])
 

@@ -169,7 +169,7 @@ def check_ids(store: EventStore, facts: Facts, stride: int) -> None:
         stream, type, id, content_type, data, _ = content
         if stream.startswith("$") or position % stride:
             continue
-        new = NewEvent(type, data, id=id, content_type=content_type)
+        new = NewEvent(type, data, id=id, content_type=content_type)  # type: ignore[arg-type]
         result = store.append(stream, [new])
         assert result.duplicate
         assert (result.first_position, result.first_version) == (position, version)

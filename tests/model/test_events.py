@@ -19,6 +19,7 @@ from evlog.model import encoding as en
 from evlog.model import events as ev
 from evlog.model.encoding import encode_events
 from evlog.model.events import check_stream_name, check_type, make_ids
+from evlog.model.types import ContentType
 from tests.support.helpers import Clock
 
 
@@ -50,7 +51,7 @@ TAKEN: list[tuple[Any, str, bytes]] = [
 
 
 @pytest.mark.parametrize(("data", "content_type", "stored"), TAKEN)
-def test_data_is_stored_as_these_bytes(data: Any, content_type: str, stored: bytes) -> None:
+def test_data_is_stored_as_these_bytes(data: Any, content_type: ContentType, stored: bytes) -> None:
     assert encode(NewEvent("T", data, content_type=content_type))[2:4] == (
         ev.CONTENT_TYPES.index(content_type),
         stored,
@@ -167,7 +168,7 @@ def test_events_of_one_form_are_encoded_as_each_of_them_alone(odd: NewEvent | No
         NewEvent("T", b"{}", id=bytes(15)),
         NewEvent("T", b'"' + bytes(ev.MAX_EVENT_BYTES) + b'"', id=bytes(16)),
         NewEvent("T\n", b"{}", id=bytes(16)),
-        NewEvent("T", b"{}", id=bytes(16), content_type="no"),
+        NewEvent("T", b"{}", id=bytes(16), content_type="no"),  # type: ignore[arg-type]
         NewEvent("T", b"{}", id=bytes(16), metadata=[]),  # type: ignore[arg-type]
     ],
     ids=["data", "id", "size", "type", "content type", "metadata"],

@@ -125,9 +125,9 @@ def test_closing_while_the_checkpoint_is_being_saved_leaves_a_whole_one(
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="open files cannot be counted here")
 def test_a_run_that_waited_leaves_no_file_open(store: EventStore) -> None:
     fill(store, 3)
-    store.subscribe("mail", timeout=0.001).close()
+    store.subscribe("mail", idle=0.001).close()
     before = open_files()
-    with store.subscribe("mail", timeout=0.001) as run:
+    with store.subscribe("mail", idle=0.001) as run:
         assert numbers(run) == [0, 1, 2]
         assert open_files() > before
     assert open_files() == before

@@ -10,7 +10,7 @@ from evlog.model.queries import IfNone, Query
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from evlog.cli._support.parameters import Given
-    from evlog.model.appends import Condition
+    from evlog.model.types import Condition
 
 
 def parse_conditions(given: Given) -> list[Condition]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from evlog.cli._support.parameters import Given
     from evlog.model.events import EncodedEvent
+    from evlog.model.types import ContentType
 
 _ADVICE: Final = {
     "data": "quote JSON for the shell, or give --content-type text (or binary)",
@@ -34,7 +35,7 @@ def make_event(given: Given) -> EncodedEvent:
     key: str | None = given.idempotency_key
     if given.id is not None and key is not None:
         raise InvalidArgument("--id and --idempotency-key both name the event", "give one of them")
-    content_type = given.content_type or "json"
+    content_type: ContentType = given.content_type or "json"
     event = NewEvent(
         given.type,
         read_data(given.data, content_type),

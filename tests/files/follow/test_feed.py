@@ -169,7 +169,7 @@ def test_it_finds_everything_by_polling_too(
 
 @pytest.mark.skipif(sys.platform != "linux", reason="inotify is Linux's")
 def test_on_a_local_disk_it_does_not_poll(store: EventStore) -> None:
-    with store.subscribe(timeout=0.001) as subscription:
+    with store.subscribe(idle=0.001) as subscription:
         assert list(subscription) == []
         assert not subscription.polling
 
@@ -186,7 +186,7 @@ def test_what_comes_between_the_last_look_and_the_wait_is_not_waited_for(
 
 def test_a_wait_ends_after_its_time_and_the_next_goes_on(store: EventStore, script: Script) -> None:
     fill(store, 1)
-    with store.subscribe(timeout=2.5) as subscription:
+    with store.subscribe(idle=2.5) as subscription:
         began = script.now
         assert numbers(subscription) == [0]
         assert script.now - began == 2.5

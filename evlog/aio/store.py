@@ -1,0 +1,248 @@
+"""AsyncStore: an `EventStore` for the tasks of an event loop. Read this first.
+
+1. Appends and reads are calls of the store in threads, a few dozen at most. Appends of several tasks at once
+   share one sync of the log, as those of several threads do.
+2. A subscription has a thread of its own, which waits as `Subscription` does: woken, not polling.
+3. A task that is cancelled stops at once. An append that had begun then goes on: it may or may not be in the
+   log, as after a lost connection, and a retry with the same ids settles it.
+"""
+
+from __future__ import annotations
+
+import os
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from evlog.aio.subscription import AsyncSubscription
+from evlog.aio.workers import Workers
+from evlog.model.appends import ANY
+from evlog.store import EventStore
+from evlog.store import open as open_store
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Sequence
+    from datetime import datetime
+    from types import TracebackType
+    from typing import Self
+
+    from evlog.model.appends import AppendResult
+    from evlog.model.events import Event, NewEvent
+    from evlog.model.queries import Query, QueryResult
+    from evlog.model.types import Append, Condition, ExpectedVersion
+
+_T = TypeVar("_T")
+
+_THREADS: Final = 32
+_FIRST_EVENTS: Final = 32
+_EVENTS_AT_ONCE: Final = 1024
+
+
+async def open(
+    path: str | os.PathLike[str], create: bool = False, *, threads: int = _THREADS, **options: Any
+) -> AsyncStore:
+    """Open a store for the tasks of the running event loop. Arguments and errors are those of `evlog.open`.
+
+    Args:
+        threads: at most so many calls are made at the same time; others wait in line.
+        options: the other arguments of `evlog.open`.
+    """
+    workers = Workers(threads, "evlog")
+    try:
+        store = await workers.submit(open_store, path, create, **options)
+    except BaseException:
+        workers.stop()
+        raise
+    return AsyncStore(store, workers)
+
+
+class AsyncStore:
+    """An open store, for the tasks of one event loop. Made by `evlog.aio.open`; `async with` closes it.
+
+    Attributes:
+        store: the `EventStore`; its other methods are called by `call`.
+    """
+
+    def __init__(self, store: EventStore, workers: Workers) -> None:
+        self.store = store
+        self._workers = workers
+
+    async def call(self, function: Callable[..., _T], /, *arguments: Any, **options: Any) -> _T:
+        """Call anything that blocks in one of the threads, e.g. `await store.call(store.store.info)`."""
+        return await self._workers.submit(function, *arguments, **options)
+
+    # --- appending
+
+    async def append(
+        self,
+        stream: str,
+        events: Iterable[NewEvent],
+        expected: ExpectedVersion = ANY,
+        *,
+        conditions: Condition | Iterable[Condition] = (),
+    ) -> AppendResult:
+        """Append events to one stream, all of them or none; durable when this returns.
+
+        Arguments and errors are those of `EventStore.append`. A task that is cancelled meanwhile does not
+        know whether they were appended: give the events ids, or idempotency keys, where that matters.
+        """
+        append = self.store.append
+        return await self._workers.submit(append, stream, events, expected, conditions=conditions)
+
+    async def append_many(
+        self, appends: Iterable[Append], *, conditions: Condition | Iterable[Condition] = ()
+    ) -> Sequence[AppendResult]:
+        """Append to several streams, all of it or nothing. As `EventStore.append_many`."""
+        return await self._workers.submit(self.store.append_many, appends, conditions=conditions)
+
+    async def transact(
+        self,
+        stream: str,
+        decide: Callable[[list[Event]], Iterable[NewEvent | tuple[str, Iterable[NewEvent]]] | None],
+        *,
+        retries: int = 10,
+        key: str | None = None,
+    ) -> Sequence[AppendResult]:
+        """Read a stream, decide, append. As `EventStore.transact`; `decide` is called in a thread."""
+        return await self._workers.submit(self.store.transact, stream, decide, retries=retries, key=key)
+
+    # --- reading
+
+    def read(
+        self,
+        stream: str,
+        from_version: int = 1,
+        to_version: int | None = None,
+        *,
+        types: Collection[str] | None = None,
+        tags: Collection[str] | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        reverse: bool = False,
+        limit: int | None = None,
+    ) -> AsyncIterator[Event]:
+        """Iterate over the visible events of one stream. As `EventStore.read`; errors come with an event."""
+        return self._iterate(
+            self.store.read,
+            stream,
+            from_version,
+            to_version,
+            types=types,
+            tags=tags,
+            since=since,
+            until=until,
+            reverse=reverse,
+            limit=limit,
+        )
+
+    def read_all(
+        self,
+        after: int = 0,
+        to: int | None = None,
+        *,
+        category: str | None = None,
+        types: Collection[str] | None = None,
+        tags: Collection[str] | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        reverse: bool = False,
+        limit: int | None = None,
+        include_system: bool = False,
+    ) -> AsyncIterator[Event]:
+        """Iterate over the events of all streams. As `EventStore.read_all`; errors come with an event."""
+        return self._iterate(
+            self.store.read_all,
+            after,
+            to,
+            category=category,
+            types=types,
+            tags=tags,
+            since=since,
+            until=until,
+            reverse=reverse,
+            limit=limit,
+            include_system=include_system,
+        )
+
+    async def _iterate(
+        self, read: Callable[..., Iterator[Event]], *arguments: Any, **options: Any
+    ) -> AsyncIterator[Event]:
+        """Read some events at a time, each time in a thread."""
+        events = await self._workers.submit(read, *arguments, **options)
+        count = _FIRST_EVENTS
+        while True:
+            some = await self._workers.submit(_take, events, count)
+            for event in some:
+                yield event
+            if len(some) < count:
+                return
+            count = _EVENTS_AT_ONCE
+
+    async def last(self, stream: str) -> Event | None:
+        """Return the last visible event of a stream. As `EventStore.last`."""
+        return await self._workers.submit(self.store.last, stream)
+
+    async def query(self, query: Query | str) -> QueryResult:
+        """Return the events that a query selects. As `EventStore.query`."""
+        return await self._workers.submit(self.store.query, query)
+
+    # --- following
+
+    def subscribe(
+        self,
+        name: str | None = None,
+        *,
+        after: int | None = None,
+        stream: str | None = None,
+        category: str | None = None,
+        types: Collection[str] | None = None,
+        tags: Collection[str] | None = None,
+        since: datetime | None = None,
+        follow: bool = True,
+        idle: float | None = None,
+        timeout: float | None = None,
+    ) -> AsyncSubscription:
+        """Follow the log. As `EventStore.subscribe`, which is called, and may fail, at the first event.
+
+        Use it in `async with`, or close it: this saves the checkpoint of a name, and frees the name.
+        """
+        store = self.store
+
+        def begin() -> Any:
+            return store.subscribe(
+                name,
+                after=after,
+                stream=stream,
+                category=category,
+                types=types,
+                tags=tags,
+                since=since,
+                follow=follow,
+                idle=idle,
+                timeout=timeout,
+            )
+
+        return AsyncSubscription(begin, name, idle)
+
+    # --- ending
+
+    async def close(self) -> None:
+        """Close the store and end its subscriptions; tasks that wait for events get StoreClosed."""
+        try:
+            await self._workers.submit(self.store.close)
+        finally:
+            self._workers.stop()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        return f"<AsyncStore of {self.store!r}>"
+
+
+def _take(events: Iterator[Event], count: int) -> list[Event]:
+    return list(islice(events, count))

@@ -1,0 +1,201 @@
+"""Following the log from a task: one thread waits for events, and tasks wait for the thread.
+
+1. The thread takes what is there, up to some hundred events at once; the task gets them one by one.
+2. An event is acknowledged when the next one is asked for, as with `Subscription`; a checkpoint never passes
+   an event that was not.
+3. A task that is cancelled while it waits loses nothing: what the thread finds is delivered when it is asked
+   again. `close`, or the end of `async with`, wakes the thread and ends it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Final
+
+from evlog.aio.workers import Workers
+from evlog.errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Self
+
+    from evlog.model.events import Event
+    from evlog.subscriptions.run import Subscription
+
+_EVENTS_AT_ONCE: Final = 256
+_SAVE_SECONDS: Final = 1.0
+
+
+def _take_notice(asked: asyncio.Future[list[Event]]) -> None:
+    """Have asyncio not report an error as lost: the next task that asks gets it."""
+    if not asked.cancelled():
+        asked.exception()
+
+
+class _Follower:
+    """The thread's side: the run, and what was taken of it. Its methods are called in one thread, in turn."""
+
+    def __init__(self, begin: Callable[[], Subscription], idle_seconds: float | None) -> None:
+        self._begin = begin
+        self._idle_seconds = idle_seconds
+        self.run: Subscription | None = None  # set once, by the thread
+        self.stopped = False  # set by any thread, never cleared
+        self._taken: list[Event] = []  # last
+
+    def take(self) -> list[Event]:
+        """Wait for an event; return it and what else is at hand. Nothing at the end, or after `stop`."""
+        self._taken = []
+        run = self.run
+        if run is None:
+            run = self.run = self._begin()
+            if self.stopped:  # meanwhile, by a thread that did not see the run
+                run.stop()
+        event = run.next_event(self._idle_seconds)
+        if event is None:
+            run.save()
+        while event is not None:
+            self._taken.append(event)
+            event = run.next_at_hand() if len(self._taken) < _EVENTS_AT_ONCE else None
+        return self._taken
+
+    def save(self, undone: Event | None) -> None:
+        assert self.run is not None
+        self.run.save(undone)
+
+    def park(self, event: Event, error: str, attempts: int) -> None:
+        assert self.run is not None
+        self.run.park(event, error, attempts, is_last=False)
+
+    def close(self, delivered: Sequence[Event], undone: Event | None) -> None:
+        """Close the run.
+
+        Args:
+            delivered: what `take` returned to the task last.
+            undone: the first of these that was not acknowledged.
+        """
+        if self.run is None:
+            return
+        if self._taken and self._taken is not delivered:  # for a task that was cancelled
+            undone = self._taken[0]
+        elif undone is None:
+            self.run.acknowledge()
+        self.run.close(undone)
+
+    def stop(self) -> None:
+        self.stopped = True
+        if (run := self.run) is not None:
+            run.stop()
+
+
+class AsyncSubscription:
+    """A run over the events that match, live. Made by `AsyncStore.subscribe`.
+
+    An async iterator, and an async context manager that closes it. For one task at a time; `stop` may be
+    called by any thread or signal handler.
+    """
+
+    def __init__(self, begin: Callable[[], Subscription], name: str | None, idle: float | None) -> None:
+        self.name = name
+        # Neither the follower nor its thread knows this object, so it can be collected while they wait.
+        self._follower = _Follower(begin, idle)
+        self._worker = Workers(1, "evlog-subscription")
+        self._taken: Sequence[Event] = ()  # what the thread took last
+        self._next = 0  # the next of these that is delivered
+        self._handed: Event | None = None  # delivered, not acknowledged
+        self._asked: asyncio.Future[list[Event]] | None = None  # what the thread looks for now
+        self._save_due = time.monotonic() + _SAVE_SECONDS
+        self._closed = False
+
+    @property
+    def position(self) -> int:
+        """The last position that was scanned, matched or not, and acknowledged; 0 before the first wait."""
+        undone = self._undone
+        if undone is not None:
+            return undone.position - 1
+        run = self._follower.run
+        return 0 if run is None else run.position
+
+    @property
+    def _undone(self) -> Event | None:
+        """The first event that the thread took and that was not acknowledged."""
+        if self._handed is not None:
+            return self._handed
+        return self._taken[self._next] if self._next < len(self._taken) else None
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Event:
+        """Return the next event; this acknowledges the one before.
+
+        Raises:
+            StopAsyncIteration: at the end, when the time is over, or after `stop` or `close`.
+            As `EventStore.subscribe` and `Subscription.next_event`.
+        """
+        self._handed = None
+        if self._next == len(self._taken) and not self._follower.stopped:
+            await self._take()
+        elif self.name is not None and time.monotonic() >= self._save_due:
+            self._save_due = time.monotonic() + _SAVE_SECONDS
+            await self._worker.submit(self._follower.save, self._undone)
+        if self._follower.stopped or not self._taken:
+            raise StopAsyncIteration
+        event = self._handed = self._taken[self._next]
+        self._next += 1
+        return event
+
+    async def _take(self) -> None:
+        """Wait until the thread has taken events, or has found the end."""
+        self._taken, self._next = (), 0
+        if self._asked is None:
+            self._asked = self._worker.submit(self._follower.take)
+            self._asked.add_done_callback(_take_notice)
+        asked = self._asked
+        await asyncio.wait([asked])  # a task that is cancelled here leaves it to the next one that asks
+        self._asked = None
+        self._taken = asked.result()
+
+    async def park(self, event: Event, error: str, attempts: int = 1) -> None:
+        """Set the last delivered event aside with its error, durably. As `Subscription.park`."""
+        if self._handed is None or self._handed[0] != event[0]:
+            raise InvalidArgument(f"position {event[0]} is not the last delivered event; park that one")
+        await self._worker.submit(self._follower.park, self._handed, error, attempts)
+        self._handed = None
+
+    def acknowledge(self) -> None:
+        """Acknowledge the last delivered event: the checkpoint may pass it."""
+        self._handed = None
+
+    def stop(self) -> None:
+        """End the iteration after the event that is being handled; from any thread or signal handler."""
+        self._follower.stop()
+
+    async def close(self) -> None:
+        """End the run: save the checkpoint without an event that was not acknowledged, and free the name.
+
+        Raises:
+            As `Subscription.close`.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        self.stop()
+        closing = self._worker.submit(self._follower.close, self._taken, self._undone)
+        self._worker.stop()  # after that
+        # Without a name nothing is saved. The kernel takes 10 ms and more to close a watch: a task that was
+        # cancelled does not wait for it.
+        if self.name is not None:
+            await closing
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def __del__(self) -> None:
+        self._follower.stop()  # so that the thread ends: it may wait for an event that nothing will ask for

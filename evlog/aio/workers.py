@@ -1,0 +1,120 @@
+"""Threads that make blocking calls for the tasks of one event loop.
+
+1. A thread starts when a call finds none that is free, up to a limit; further calls wait in line.
+2. A task that is cancelled stops waiting at once. A call that has not begun is dropped, one that has begun
+   goes on to its end, and its result is dropped.
+3. Results of calls that end close together wake the loop once: a pool of `concurrent.futures` wakes it for
+   each, and takes half as much processor time again for an append.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import Any, NamedTuple, TypeVar
+
+from evlog.files.disk.threads import without_signals
+
+_T = TypeVar("_T")
+
+
+class _Call(NamedTuple):
+    future: asyncio.Future[Any]
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    options: dict[str, Any]
+
+
+class Workers:
+    """Threads for the event loop that is running now; every method but `run_all` is called in it.
+
+    Args:
+        limit: how many threads there are at most.
+        name: of the threads, for a debugger.
+    """
+
+    def __init__(self, limit: int, name: str) -> None:
+        self.loop = asyncio.get_running_loop()
+        self._limit = limit
+        self._name = name
+        self._calls: SimpleQueue[_Call | None] = SimpleQueue()
+        self._results = _Results(self.loop)
+        self._threads = 0
+        self._pending: set[asyncio.Future[Any]] = set()
+
+    def submit(self, function: Callable[..., _T], /, *arguments: Any, **options: Any) -> asyncio.Future[_T]:
+        """Have a thread call the function; return the future of its result."""
+        future: asyncio.Future[_T] = self.loop.create_future()
+        pending = self._pending
+        pending.add(future)
+        future.add_done_callback(pending.discard)
+        if len(pending) > self._threads and self._threads < self._limit:
+            self._threads += 1
+            # A thread knows nothing of this object, which can be collected while threads wait. A daemon
+            # thread does not hold up the end of a program that forgot to close its store.
+            thread = threading.Thread(
+                target=_serve, args=(self._calls, self._results), name=self._name, daemon=True
+            )
+            without_signals(thread.start)
+        self._calls.put(_Call(future, function, arguments, options))
+        return future
+
+    def stop(self) -> None:
+        """Have the threads end after the calls that they have."""
+        for _ in range(self._threads):
+            self._calls.put(None)
+        self._threads, self._limit = 0, 0
+
+    def __del__(self) -> None:
+        self.stop()
+
+
+class _Results:
+    """Results on their way from threads to the loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        # Each operation is one step of C. A thread adds its result before it looks at the flag, and the loop
+        # clears the flag before it takes results: none is left behind.
+        self._done: deque[tuple[asyncio.Future[Any], Any, BaseException | None]] = deque()
+        self._is_coming = False
+
+    def add(self, future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
+        self._done.append((future, result, error))
+        if not self._is_coming:
+            self._is_coming = True
+            try:
+                self._loop.call_soon_threadsafe(self._hand_out)
+            except RuntimeError:
+                pass  # the loop is closed, and with it every task that could ask for the result
+
+    def _hand_out(self) -> None:
+        self._is_coming = False
+        while self._done:
+            future, result, error = self._done.popleft()
+            if future.done():  # cancelled
+                continue
+            if error is None:
+                future.set_result(result)
+            else:
+                future.set_exception(error)
+
+
+def _serve(calls: SimpleQueue[_Call | None], results: _Results) -> None:
+    """Make calls until there is a None."""
+    while (call := calls.get()) is not None:
+        future = call.future
+        if future.cancelled():
+            continue
+        try:
+            result = call.function(*call.arguments, **call.options)
+        except BaseException as error:  # noqa: BLE001 - the task that waits for it gets it
+            if isinstance(error, StopIteration):  # which a future refuses
+                error = RuntimeError("a call for asyncio raised StopIteration")
+            results.add(future, None, error)
+        else:
+            results.add(future, result, None)
+        del call, future  # while this waits for the next call, nothing is kept

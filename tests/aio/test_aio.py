@@ -1,0 +1,366 @@
+"""asyncio: appends, reads and subscriptions; what cancelling, stopping and closing leave."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import signal
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+import evlog
+from evlog import (
+    InvalidArgument,
+    NewEvent,
+    StoreClosed,
+    StoreNotFound,
+    SubscriptionBusy,
+    WrongExpectedVersion,
+    aio,
+)
+from evlog.aio.workers import Workers
+
+_T = TypeVar("_T")
+
+LONG_SECONDS = 60.0
+
+
+def run(body: Coroutine[Any, Any, _T]) -> _T:
+    async def bounded() -> _T:
+        async with asyncio.timeout(LONG_SECONDS):
+            return await body
+
+    return asyncio.run(bounded())
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    return str(tmp_path / "store")
+
+
+def new(number: int) -> NewEvent:
+    return NewEvent("T", number)
+
+
+def number_of(event: evlog.Event) -> int:
+    return int(event.data)
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    while not holds():  # noqa: ASYNC110 - threads make it true
+        await asyncio.sleep(0.001)
+
+
+def follower_threads() -> int:
+    return sum(thread.name == "evlog-subscription" for thread in threading.enumerate())
+
+
+async def canceled(task: asyncio.Task[Any]) -> None:
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+def test_it_appends_and_reads_as_a_store_does(path: str) -> None:
+    async def body() -> None:
+        async with await aio.open(path, create=True, sync="none") as store:
+            result = await store.append("a", [new(1), new(2)], evlog.NO_STREAM)
+            assert (result.first_version, result.last_version) == (1, 2)
+            with pytest.raises(WrongExpectedVersion):
+                await store.append("a", [new(3)], 1)
+            one, other = await store.append_many([("b", [new(3)]), ("a", [new(4)], 2)])
+            assert (one.last_position, other.last_position) == (3, 4)
+            [decided] = await store.transact("a", lambda history: [new(len(history))])
+            assert decided.last_version == 4
+            assert [number_of(event) async for event in store.read("a")] == [1, 2, 4, 3]
+            assert [number_of(event) async for event in store.read("a", reverse=True, limit=1)] == [3]
+            assert [number_of(event) async for event in store.read_all(after=2)] == [3, 4, 3]
+            last = await store.last("a")
+            assert last is not None
+            assert number_of(last) == 3
+            assert await store.last("none") is None
+            assert len(await store.query("type=T")) == 5
+            assert (await store.call(store.store.info)).events == 5
+            with pytest.raises(InvalidArgument):
+                await anext(store.read("a", -1))
+        with pytest.raises(StoreClosed):
+            store.store.head  # noqa: B018
+
+    run(body())
+
+
+def test_a_read_is_of_any_length(path: str) -> None:
+    async def body() -> None:
+        async with await aio.open(path, create=True, sync="none") as store:
+            await store.append("a", [new(number) for number in range(5000)])
+            assert [number_of(event) async for event in store.read("a")] == list(range(5000))
+            events = store.read_all()
+            assert [number_of(await anext(events)) for _ in range(40)] == list(range(40))
+
+    run(body())
+
+
+def test_no_store_is_an_error_of_open(path: str) -> None:
+    with pytest.raises(StoreNotFound):
+        run(aio.open(path))
+
+
+def test_tasks_append_at_the_same_time_and_lose_nothing(path: str) -> None:
+    async def body() -> None:
+        async with await aio.open(path, create=True, threads=8) as store:
+
+            async def append(stream: str) -> None:
+                for number in range(10):
+                    await store.append(stream, [new(number)], number)
+
+            await asyncio.gather(*(append(f"s-{number}") for number in range(32)))
+            assert store.store.head == 320
+
+    run(body())
+
+
+def test_the_loop_goes_on_while_a_call_blocks(path: str) -> None:
+    async def body() -> None:
+        async with await aio.open(path, create=True, sync="none") as store:
+            blocked = threading.Event()
+            waiting = asyncio.create_task(store.call(blocked.wait, LONG_SECONDS))
+            await store.append("a", [new(1)])  # by another thread
+            assert not waiting.done()
+            blocked.set()
+            assert await waiting
+
+    run(body())
+
+
+def test_a_canceled_append_that_has_begun_goes_on_and_one_that_waits_is_dropped(path: str) -> None:
+    async def body() -> None:
+        async with await aio.open(path, create=True, threads=1, sync="none") as store:
+            begun, blocked = threading.Event(), threading.Event()
+
+            def decide(_: list[evlog.Event]) -> list[NewEvent]:
+                begun.set()
+                assert blocked.wait(LONG_SECONDS)
+                return [new(1)]
+
+            first = asyncio.create_task(store.transact("first", decide))
+            await until(begun.is_set)
+            second = asyncio.create_task(store.append("second", [new(2)]))
+            await asyncio.sleep(0)
+            await canceled(first)
+            await canceled(second)
+            blocked.set()
+            third = await store.append("third", [new(3)])  # behind both in the only thread
+            assert third.first_position == 2
+            assert [event.stream async for event in store.read_all()] == ["first", "third"]
+
+    run(body())
+
+
+def test_what_a_call_raises_is_raised(path: str) -> None:
+    def stop() -> None:
+        raise StopIteration
+
+    async def body() -> None:
+        workers = Workers(1, "test")
+        with pytest.raises(ZeroDivisionError):
+            await workers.submit(lambda: 1 // 0)
+        with pytest.raises(RuntimeError, match="StopIteration"):
+            await workers.submit(stop)
+        workers.stop()
+
+    run(body())
+
+
+# --- following
+
+
+async def first(events: AsyncIterator[evlog.Event], count: int) -> list[int]:
+    return [number_of(await anext(events)) for _ in range(count)]
+
+
+def test_a_subscription_delivers_what_is_there_and_what_comes(path: str) -> None:
+    async def body() -> None:
+        async with await aio.open(path, create=True, sync="none") as store:
+            await store.append("a", [new(number) for number in range(700)])
+            async with store.subscribe() as events:
+                assert events.position == 0
+                assert await first(events, 700) == list(range(700))
+                waiting = asyncio.create_task(first(events, 1))
+                await asyncio.sleep(0)
+                await store.append("b", [new(700)])
+                assert await waiting == [700]
+                assert events.position == 700  # the last one is not acknowledged
+            assert [number_of(event) async for event in store.subscribe(follow=False, after=699)] == [
+                699,
+                700,
+            ]
+            assert [event async for event in store.subscribe(after=701, idle=0.001)] == []
+            assert [event async for event in store.subscribe(after=701, timeout=0.001)] == []
+
+    run(body())
+
+
+def test_a_canceled_wait_loses_no_event(path: str) -> None:
+    async def body() -> None:
+        async with await aio.open(path, create=True, sync="none") as store:
+            async with store.subscribe("mail") as events:
+                with pytest.raises(TimeoutError):
+                    await asyncio.wait_for(anext(events), 0.001)
+                await store.append("a", [new(1), new(2)])
+                assert await first(events, 1) == [1]
+            async with store.subscribe("mail") as events:
+                assert await first(events, 1) == [1]  # it was not acknowledged
+                events.acknowledge()
+            async with store.subscribe("mail") as events:
+                assert await first(events, 1) == [2]
+                with pytest.raises(TimeoutError):
+                    await asyncio.wait_for(anext(events), 0.001)  # which acknowledged it
+                await store.append("a", [new(3)])
+                # Whether or not the thread has taken it already, it was not delivered.
+            async with store.subscribe("mail") as events:
+                assert await first(events, 1) == [3]
+
+    run(body())
+
+
+def test_a_checkpoint_passes_only_what_was_acknowledged(path: str) -> None:
+    async def body() -> None:
+        async with await aio.open(path, create=True, sync="none") as store:
+            await store.append("a", [new(number) for number in range(1, 10)])
+            async with store.subscribe("mail") as events:
+                assert await first(events, 4) == [1, 2, 3, 4]
+                assert events.position == 3
+                events._save_due = 0.0
+                assert await first(events, 1) == [5]
+                assert store.store.subscription("mail").position == 4
+            assert store.store.subscription("mail").position == 4
+            async for event in (events := store.subscribe("mail")):
+                if event.position == 7:
+                    events.stop()
+            await events.close()
+            await events.close()
+            assert store.store.subscription("mail").position == 7
+
+    run(body())
+
+
+def test_a_parked_event_is_passed_and_those_taken_with_it_are_not(path: str) -> None:
+    async def body() -> None:
+        async with await aio.open(path, create=True, sync="none") as store:
+            await store.append("a", [new(number) for number in range(1, 6)])
+            async with store.subscribe("mail") as events:
+                await first(events, 1)
+                event = await anext(events)
+                await events.park(event, "no")
+                assert store.store.subscription("mail").position == 2
+                with pytest.raises(InvalidArgument):
+                    await events.park(event, "no")
+                assert await first(events, 2) == [3, 4]
+            assert store.store.subscription("mail").position == 3
+            async with store.subscribe("mail", follow=False) as events:
+                async for event in events:
+                    if event.position in (4, 5):
+                        await events.park(event, "no")
+            assert [parked.position for parked in store.store.parked("mail")] == [2, 4, 5]
+            assert store.store.subscription("mail").position == 5
+
+    run(body())
+
+
+def test_a_name_is_free_when_its_run_is_closed(path: str) -> None:
+    async def body() -> None:
+        async with await aio.open(path, create=True, sync="none") as store:
+            await store.append("a", [new(1)])
+            async with store.subscribe("mail") as events:
+                await first(events, 1)
+                with pytest.raises(SubscriptionBusy):
+                    await anext(store.subscribe("mail"))
+            async with store.subscribe("mail") as events:
+                await first(events, 1)
+
+    run(body())
+
+
+@pytest.mark.parametrize("how", ["thread", "signal", "task"])
+def test_stop_wakes_a_waiting_task(path: str, how: str) -> None:
+    async def body() -> None:
+        async with await aio.open(path, create=True, sync="none") as store:
+            events = store.subscribe()
+            waiting = asyncio.create_task(_count(events))
+            await until(lambda: events._follower.run is not None)
+            if how == "thread":
+                threading.Thread(target=events.stop).start()
+            elif how == "signal":
+                before = signal.signal(signal.SIGUSR1, lambda *_: events.stop())
+                try:
+                    signal.raise_signal(signal.SIGUSR1)
+                finally:
+                    signal.signal(signal.SIGUSR1, before)
+            else:
+                await events.close()
+            assert await waiting == 0
+            assert await _count(events) == 0
+
+    run(body())
+
+
+async def _count(events: AsyncIterator[evlog.Event]) -> int:
+    return len([event async for event in events])
+
+
+def test_closing_the_store_ends_a_waiting_task(path: str) -> None:
+    async def body() -> None:
+        store = await aio.open(path, create=True, sync="none")
+        events = store.subscribe("mail")
+        waiting = asyncio.create_task(_count(events))
+        await until(lambda: events._follower.run is not None)
+        await store.close()
+        with pytest.raises(StoreClosed):
+            await waiting
+        await events.close()
+
+    run(body())
+
+
+@pytest.mark.parametrize("forgotten", [True, False])
+def test_a_canceled_task_leaves_no_thread(path: str, forgotten: bool) -> None:
+    async def follow(store: aio.AsyncStore) -> None:
+        if forgotten:
+            async for _ in store.subscribe():
+                pass
+        else:
+            async with store.subscribe("mail") as events:
+                async for _ in events:
+                    pass
+
+    async def body() -> None:
+        async with await aio.open(path, create=True, sync="none") as store:
+            before = follower_threads()
+            tasks = [asyncio.create_task(follow(store)) for _ in range(5 if forgotten else 1)]
+            count = before + len(tasks)
+            await until(lambda: follower_threads() == count)
+            for task in tasks:
+                await canceled(task)
+            del task, tasks
+            gc.collect()
+            await until(lambda: follower_threads() == before)
+
+    run(body())
+
+
+def test_the_end_of_the_loop_does_not_wait_for_calls(path: str) -> None:
+    blocked = threading.Event()
+
+    async def body() -> Workers:
+        workers = Workers(1, "test")
+        workers.submit(blocked.wait, LONG_SECONDS)
+        workers.stop()
+        return workers
+
+    workers = run(body())
+    blocked.set()  # its result finds the loop closed
+    del workers
