@@ -4,6 +4,7 @@ store.py        `open` and `EventStore`, all that a program needs. Read this fir
 engine.py       what a store needs of an engine; how another engine is added
 files           the directory engine: a store in files
 transfer        copying a store into another one, on any engines
+state           states folded from events, and their snapshots
 subscriptions   following a log, live and by name; written against engine.py
 aio             the store for asyncio; imported by itself
 model           values that all of these pass on: events, appends, policies
@@ -102,6 +103,9 @@ if TYPE_CHECKING:
     )
     from evlog.model.types import Append, Condition, ContentType, ExpectedVersion, OnFailure, Sync
     from evlog.schemas.registry import Schema
+    from evlog.state.compute import State
+    from evlog.state.fold import Fold
+    from evlog.state.snapshots import SnapshotInfo
     from evlog.subscriptions.named import ReplayResult, SubscriptionInfo
     from evlog.subscriptions.run import Subscription
     from evlog.transfer import Mirror, mirror
@@ -139,6 +143,9 @@ _LATER = {
     ),
     "evlog.model.types": ("Append", "Condition", "ContentType", "ExpectedVersion", "OnFailure", "Sync"),
     "evlog.schemas.registry": ("Schema",),
+    "evlog.state.compute": ("State",),
+    "evlog.state.fold": ("Fold",),
+    "evlog.state.snapshots": ("SnapshotInfo",),
     "evlog.subscriptions.named": ("ReplayResult", "SubscriptionInfo"),
     "evlog.subscriptions.run": ("Subscription",),
     "evlog.transfer": ("Mirror", "mirror"),
@@ -173,6 +180,7 @@ __all__ = [
     "ExpectedVersion",
     "ExtraNotInstalled",
     "Finding",
+    "Fold",
     "IdConflict",
     "IfNone",
     "IfVersion",
@@ -202,8 +210,10 @@ __all__ = [
     "SchemaViolation",
     "SchemasNotInstalled",
     "ServerUnsuitable",
+    "SnapshotInfo",
     "SnapshotNotFound",
     "Standing",
+    "State",
     "StoreAccessDenied",
     "StoreBusy",
     "StoreClosed",

@@ -150,6 +150,23 @@ class CheckpointStore(Protocol):
         """Remove a parked event from the list; durable when this returns."""
 
 
+class SnapshotStore(Protocol):
+    """Where one snapshot is kept: bytes, which are derived and can be lost."""
+
+    def load(self) -> bytes | None:
+        """Return the content; None if there is no snapshot. Raises CorruptionError."""
+
+    def save(self, content: bytes, before: bytes | None) -> bool:
+        """Replace the content in one step if it is still `before`; else, or while others save, return False.
+
+        Args:
+            before: what `load` returned; None: there was none, or it was damaged.
+        """
+
+    def delete(self) -> bool:
+        """Delete the snapshot, damaged or not; return whether there was one."""
+
+
 class Engine(Protocol):
     """What a store runs on. `EventStore` documents the meaning of arguments that have the same names."""
 
@@ -269,6 +286,17 @@ class Engine(Protocol):
 
     def info(self) -> StoreInfo:
         """Return the store in numbers."""
+
+    # --- snapshots
+
+    def snapshot(self, name: str, stream: str | None) -> SnapshotStore:
+        """Return the place of the snapshot with this checked name, of a stream or of a selection (None)."""
+
+    def snapshot_names(self) -> list[tuple[str, str | None]]:
+        """Return the name and the stream of each snapshot, sorted by name."""
+
+    def removals(self) -> int:
+        """Return how many events compactions have removed; it changes whenever one removes any."""
 
     # --- mirrors
 

@@ -58,6 +58,9 @@ if TYPE_CHECKING:
     )
     from evlog.model.types import Append, Condition, ExpectedVersion, OnFailure, Sync
     from evlog.schemas.registry import Schema, Schemas
+    from evlog.state.compute import State
+    from evlog.state.fold import Fold
+    from evlog.state.snapshots import SnapshotInfo
     from evlog.subscriptions.named import ReplayResult, SubscriptionInfo
     from evlog.subscriptions.run import Subscription
 
@@ -520,6 +523,112 @@ class EventStore:
         return self.engine.streams(
             category, prefix, include_deleted=include_deleted, include_system=include_system
         )
+
+    # --- states
+
+    def state(
+        self,
+        stream: str | None = None,
+        fold: Fold | Callable[[Any, Event], Any] | None = None,
+        initial: Any = None,
+        *,
+        at: int | None = None,
+        until: datetime | None = None,
+        snapshot: str | None = None,
+        category: str | None = None,
+        types: Collection[str] | None = None,
+        tags: Collection[str] | None = None,
+        since: datetime | None = None,
+        query: Query | str | None = None,
+    ) -> State:
+        """Fold events into a state: those of a stream by version, or a selection of the log by position.
+
+        Of a stream, what retention hides is left out; a selection has it until a compaction removes it.
+
+        Args:
+            stream: its events are folded; left out, those of all streams.
+            fold: a function of a state and an event that returns the next state, or a Fold; left out, the
+                data of the events are merged (JSON Merge Patch, RFC 7396).
+            initial: the state before the first event, or a function that makes it; each call gets a copy.
+            at: the state as of this version of the stream, or without one as of this position.
+            until: the state as of this time: only events before it.
+            snapshot: keep the result under this name, and next time fold only what is new. State and position
+                are saved in one step, so a selection's snapshot is a projection that has each event exactly
+                once. The state must be JSON, or what a Fold's `kind` says. A snapshot is rebuilt by itself
+                whenever it is not what all events would give: with another fold or selection, after a
+                restore, deletion, or change of retention.
+            category, types, tags, since: as `read_all`.
+            query: a Query or its text, instead of types and tags; not with a stream.
+
+        Raises:
+            InvalidArgument: arguments that make no sense, or a state that is not JSON for a snapshot.
+            StoreAccessDenied, StoreFull: the snapshot cannot be saved.
+            CorruptionError: an event is damaged. What the fold raises.
+        """
+        from evlog.model.queries import as_query
+        from evlog.state.compute import Selection, compute
+        from evlog.state.fold import as_fold
+
+        _check_bounds(at=at)
+        if stream is not None:
+            check_readable_name(stream)
+            if category is not None or query is not None:
+                raise InvalidArgument("stream excludes category and query; give one of them")
+        if query is not None and (types is not None or tags):
+            raise InvalidArgument("query excludes types and tags; put them into the query")
+        folding = as_fold(fold, initial)
+        filter = make_filter(None, category, types, since, until, tags)
+        selection = Selection(stream, filter, None if query is None else as_query(query), at)
+        state = compute(self.engine, selection, folding, snapshot, None)
+        return state._replace(value=folding.value(state.value))
+
+    def snapshots(self) -> list[SnapshotInfo]:
+        """Return the snapshots that `state` keeps, by name; one that is damaged says so in `damage`."""
+        from evlog.state.snapshots import list_all
+
+        return list_all(self.engine)
+
+    def snapshot(self, name: str, stream: str | None = None) -> SnapshotInfo:
+        """Return a snapshot of a stream, or of a selection of the log, as it was saved last.
+
+        Raises:
+            SnapshotNotFound: there is none. CorruptionError: it is damaged; the next `state` rebuilds it.
+        """
+        from evlog.state.snapshots import describe
+
+        return describe(self.engine, name, stream)
+
+    def delete_snapshot(self, name: str, stream: str | None = None) -> None:
+        """Delete a snapshot, also a damaged one; durable when this returns.
+
+        Raises:
+            SnapshotNotFound: there is none.
+        """
+        from evlog.state.snapshots import delete
+
+        delete(self.engine, name, stream)
+
+    def wait_for(
+        self, name: str, position: int, *, stream: str | None = None, timeout: float | None = None
+    ) -> bool:
+        """Wait until a snapshot has everything up to a position: to read what one has written oneself.
+
+        Another thread or process keeps the snapshot, which may not exist yet.
+
+        Args:
+            name: of the snapshot; with `stream` of that stream's.
+            position: such as the `last_position` of an append.
+            timeout: seconds; None waits without a limit.
+
+        Returns:
+            Whether it came that far; False when the time was over.
+        """
+        from evlog.state.snapshots import wait_for
+
+        _check_bounds(position=position)
+        return wait_for(self.engine, name, stream, position, timeout)
+
+    # --- the store
 
     @property
     def head(self) -> int:

@@ -23,7 +23,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"errors"}),
     frozenset({"model"}),
     frozenset({"engine", "files/format"}),
-    frozenset({"subscriptions", "decisions", "schemas", "files/disk"}),
+    frozenset({"subscriptions", "decisions", "schemas", "state", "files/disk"}),
     frozenset({"files/log"}),
     frozenset({"files/write", "files/follow"}),
     frozenset({"files/compaction", "files/check"}),

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from evlog.files.disk.files import Disk
     from evlog.files.follow.checkpoint_file import SubscriptionFiles
     from evlog.files.follow.feed import CommittedFeed
+    from evlog.files.follow.snapshot_file import SnapshotFile
     from evlog.model.appends import BatchResult, Expectation, ExpectedVersion
     from evlog.model.events import EncodedEvent, Event
     from evlog.model.filters import EventFilter
@@ -280,6 +281,25 @@ class DirectoryEngine:
 
         self._opened()
         return list_names(self.address)
+
+    # --- snapshots
+
+    def snapshot(self, name: str, stream: str | None) -> SnapshotFile:
+        """Return the file of the snapshot with this checked name."""
+        from evlog.files.follow.snapshot_file import SnapshotFile
+
+        return SnapshotFile(self.address, self.store_id, name, stream, self._disk)
+
+    def snapshot_names(self) -> list[tuple[str, str | None]]:
+        """Return the name and the stream of each snapshot, sorted by name."""
+        from evlog.files.follow.snapshot_file import list_snapshots
+
+        self._opened()
+        return list_snapshots(self.address)
+
+    def removals(self) -> int:
+        """Return how many events compactions have removed."""
+        return sum(info.removed_events for info in self._refreshed().manifest.segments)
 
     # --- retention
 

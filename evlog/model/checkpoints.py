@@ -41,12 +41,12 @@ class ParkedEvent(NamedTuple):
     time_us: int  # when it was parked
 
 
-def check_subscription_name(name: str) -> str:
-    """Return the name, or raise InvalidArgument that says what is wrong with it."""
+def check_subscription_name(name: str, kind: str = "subscription") -> str:
+    """Return the name of a subscription or a snapshot, or raise InvalidArgument with what is wrong."""
     reason = maybe_name_fault(name, MAX_SUBSCRIPTION_NAME_BYTES)
     if reason is not None:
         raise InvalidArgument(
-            f"subscription name {name!r:.80} {reason}; "
+            f"{kind} name {name!r:.80} {reason}; "
             f"use 1 to {MAX_SUBSCRIPTION_NAME_BYTES} bytes of printable UTF-8"
         )
     return name

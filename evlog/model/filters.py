@@ -64,6 +64,10 @@ class EventFilter:
             kept["tags"] = list(self.tags)
         return kept
 
+    def replace(self, **changes: Any) -> EventFilter:
+        """Return the filter with some fields changed."""
+        return EventFilter(**{name: getattr(self, name) for name in _FIELDS} | changes)
+
     def _key(self) -> tuple[object, ...]:
         return tuple(getattr(self, name) for name in EventFilter.__slots__)
 

@@ -32,6 +32,7 @@ pytest.register_assert_rewrite(
             "reading",
             "retention",
             "schemas",
+            "states",
             "subscriptions",
             "tags",
         )
@@ -49,6 +50,7 @@ from evlog.testing.mirroring import MirrorTests  # noqa: E402
 from evlog.testing.reading import ReadTests  # noqa: E402
 from evlog.testing.retention import RetentionTests  # noqa: E402
 from evlog.testing.schemas import SchemaTests  # noqa: E402
+from evlog.testing.states import StateTests  # noqa: E402
 from evlog.testing.subscriptions import SubscriptionTests  # noqa: E402
 from evlog.testing.tags import TagTests  # noqa: E402
 
@@ -69,6 +71,7 @@ __all__ = [
     "ReadTests",
     "RetentionTests",
     "SchemaTests",
+    "StateTests",
     "SubscriptionTests",
     "TagTests",
     "compare_with_directory",
@@ -82,6 +85,7 @@ class Conformance(
     CloseTests,
     FollowTests,
     SubscriptionTests,
+    StateTests,
     RetentionTests,
     MirrorTests,
     TagTests,

@@ -75,6 +75,7 @@ class Database:
         self.by_id: dict[bytes, Event] = {}
         self.by_stream: dict[str, list[Event]] = {}
         self.named: dict[str, Named] = {}
+        self.snapshots: dict[tuple[str, str | None], bytes] = {}
         self.changed = threading.Condition(threading.RLock())  # guards all of it
 
     def version(self, stream: str) -> int:
@@ -311,6 +312,15 @@ class MemoryEngine:
     def verify(self, *, quick: bool, against: str | None, progress: Progress | None) -> VerifyReport:
         return VerifyReport(len(self._opened().events), 1, 0, self.head(), None, ())
 
+    def snapshot(self, name: str, stream: str | None) -> MemorySnapshot:
+        return MemorySnapshot(self._opened().snapshots, (name, stream))
+
+    def snapshot_names(self) -> list[tuple[str, str | None]]:
+        return sorted(self._opened().snapshots, key=lambda key: (key[0], key[1] or ""))
+
+    def removals(self) -> int:
+        return len(self._opened().removed)
+
     @property
     def standing(self) -> Standing:
         return self._opened().standing
@@ -463,3 +473,23 @@ class MemoryCheckpoint:
 
     def unpark(self, position: int) -> None:
         self._named.parked.pop(position, None)
+
+
+class MemorySnapshot:
+    """An `evlog.engine.SnapshotStore`."""
+
+    def __init__(self, snapshots: dict[tuple[str, str | None], bytes], key: tuple[str, str | None]) -> None:
+        self._snapshots = snapshots
+        self._key = key
+
+    def load(self) -> bytes | None:
+        return self._snapshots.get(self._key)
+
+    def save(self, content: bytes, before: bytes | None) -> bool:
+        if self.load() != before:
+            return False
+        self._snapshots[self._key] = content
+        return True
+
+    def delete(self) -> bool:
+        return self._snapshots.pop(self._key, None) is not None

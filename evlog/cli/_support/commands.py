@@ -9,6 +9,8 @@ COMMANDS = {
     "read": "Print events, of one stream or of all.",
     "show": "Print single events, by id or position.",
     "tail": "Print the last events and follow new ones; run a command on each.",
+    "state": "Fold events into a state; keep it as a snapshot.",
+    "snapshots": "List, show and delete the states that are kept.",
     "subscriptions": "List, show, reset and delete durable subscriptions and what they parked.",
     "streams": "List the streams.",
     "info": "Show what is in the store: counts, bytes, positions and times.",

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from evlog.engine import Progress
     from evlog.engines.postgresql.checkpoints import PostgresqlCheckpoint
+    from evlog.engines.postgresql.snapshots import PostgresqlSnapshot
     from evlog.model.appends import BatchResult, Expectation, ExpectedVersion
     from evlog.model.events import EncodedEvent, Event
     from evlog.model.filters import EventFilter
@@ -170,6 +171,29 @@ class PostgresqlEngine:
     def checkpoint_names(self) -> list[str]:
         """Return the names of all subscriptions, sorted."""
         return self._core.checkpoint_names()
+
+    # --- snapshots
+
+    def snapshot(self, name: str, stream: str | None) -> PostgresqlSnapshot:
+        """Return the place of the snapshot with this checked name."""
+        from evlog.engines.postgresql.snapshots import PostgresqlSnapshot
+
+        self._core.connections.check_open()
+        return PostgresqlSnapshot(self._core.connections, name, stream)
+
+    def snapshot_names(self) -> list[tuple[str, str | None]]:
+        """Return the name and the stream of each snapshot, sorted by name."""
+        from evlog.engines.postgresql.snapshots import list_snapshots
+
+        return list_snapshots(self._core.connections)
+
+    def removals(self) -> int:
+        """Return how many events compactions have removed."""
+        with self._core.connections.lend() as connection:
+            row = connection.execute(self._core.sql("select removed from {schema}.log")).fetchone()
+        assert row is not None
+        count: int = row[0]
+        return count
 
     # --- retention
 

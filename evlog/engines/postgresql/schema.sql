@@ -80,7 +80,7 @@ create table removed_ids (
 );
 
 create table snapshots (
-    stream_id text collate "C" not null,
+    stream_id text collate "C" not null,            -- empty: of a selection of the log
     name text collate "C" not null,
     snapshot_data bytea not null,
     version bigint not null,

@@ -27,6 +27,7 @@ BLOCK: Final = "block"  # a block of a compressed log, or the table of them, is 
 TAIL: Final = "tail"  # a torn tail: a part of an append that was never acknowledged
 MARK: Final = "mark"  # `durable` does not say how far the log is synced
 CHECKPOINT: Final = "checkpoint"  # a subscription's checkpoint is damaged, or of another log
+SNAPSHOT: Final = "snapshot"  # a snapshot is damaged; the next fold rebuilds it
 GONE: Final = "gone"  # the removed events are not the ones that the log lacks
 DIGEST: Final = "digest"  # history changed since the digest was pinned
 COMPACTED: Final = "compacted"  # the same, and a compaction explains it

@@ -49,6 +49,7 @@ from evlog.files.check.segments import (
     maybe_check_segment,
     missing_segment,
 )
+from evlog.files.check.snapshots import check_snapshots
 from evlog.files.check.task import SegmentTask
 from evlog.files.disk.processes import Call, Workers, core_count
 from evlog.files.format import paths
@@ -117,7 +118,7 @@ def _verify(
     findings += across
     head = max(checks[-1].log.last_position, seen.manifest.segments[-1].first_position - 1)
     findings += check_checkpoints(checkpoints, head, Segments(known).is_at)
-    findings += check_names(seen)
+    findings += check_names(seen) + check_snapshots(store)
     digest = _head_digest(seen, checks)
     if pin is not None:
         findings += _check_pin(seen, checks, pin, head)

@@ -12,6 +12,7 @@ Each module holds one kind of file, its diagram above its codec. Begin with `hea
     marks.py           durable: how far the active log is written and synced
     manifest.py        manifest.json: the settings and the segments of the store
     checkpoints.py     subscriptions/: checkpoints and parked events
+    snapshots.py       snapshots/
     lines.py           JSON lines that end with their CRC
     hashes.py          the hashes of streams, types and ids
     paths.py           file names

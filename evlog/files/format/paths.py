@@ -5,6 +5,7 @@
     STORE/segments/<first position, 20 digits>.<generation>.<suffix>
                    log  log.zst  offsets  streams  types  ids  tags  removed
     STORE/subscriptions/<name, escaped>.<json|parked|lock>
+    STORE/snapshots/<name, escaped>.log  <name, escaped>.<hash of the stream, 16 hex digits>.stream  lock
 
 Names that it did not build parse to None.
 """
@@ -25,6 +26,7 @@ QUEUE: Final = "queue"
 FILTER: Final = "filter"
 SEGMENTS: Final = "segments"
 SUBSCRIPTIONS: Final = "subscriptions"
+SNAPSHOTS: Final = "snapshots"
 TEMPORARY: Final = ".tmp"  # appended to a file's name while it is being written
 LOG: Final = "log"
 COMPRESSED_LOG: Final = "log.zst"  # by its name `zstd -d` makes the .log of it
@@ -124,6 +126,25 @@ def maybe_parse_subscription_name(file_name: str) -> tuple[str, str] | None:
     except ValueError:
         return None
     return (name, suffix) if _escape(name) == escaped else None
+
+
+def snapshots_path(store: str) -> str:
+    return f"{store}/{SNAPSHOTS}"
+
+
+def snapshots_lock_path(store: str) -> str:
+    return f"{store}/{SNAPSHOTS}/lock"
+
+
+def snapshot_path(store: str, name: str, stream_hash: int | None) -> str:
+    """Return the path of the snapshot of a stream, or of a selection of the log (None)."""
+    suffix = "log" if stream_hash is None else f"{stream_hash:016x}.stream"
+    return f"{store}/{SNAPSHOTS}/{_escape(name)}.{suffix}"
+
+
+def is_snapshot_name(file_name: str) -> bool:
+    """Return whether a file in `snapshots/` holds a snapshot."""
+    return file_name.endswith((".log", ".stream"))
 
 
 def _escape(name: str) -> str:

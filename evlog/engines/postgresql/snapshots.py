@@ -1,0 +1,61 @@
+"""Where snapshots are kept: rows of the table `snapshots`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from evlog.engines.postgresql.connections import Connections
+
+
+class PostgresqlSnapshot:
+    """One snapshot. An `evlog.engine.SnapshotStore`."""
+
+    def __init__(self, connections: Connections, name: str, stream: str | None) -> None:
+        self._connections = connections
+        self._sql = connections.address.sql
+        self._key = {"name": name, "stream": stream or ""}
+
+    def load(self) -> bytes | None:
+        """Return the content; None if there is no snapshot."""
+        with self._connections.lend() as connection:
+            row = connection.execute(
+                self._sql(
+                    "select snapshot_data from {schema}.snapshots "
+                    "where stream_id = %(stream)s and name = %(name)s"
+                ),
+                self._key,
+            ).fetchone()
+        return None if row is None else bytes(row[0])
+
+    def save(self, content: bytes, before: bytes | None) -> bool:
+        """Replace the content if it is still `before`; else return False."""
+        if before is None:
+            statement = (
+                "insert into {schema}.snapshots (stream_id, name, snapshot_data, version, created_at) "
+                "values (%(stream)s, %(name)s, %(content)s, 1, clock_timestamp()) on conflict do nothing"
+            )
+        else:
+            statement = (
+                "update {schema}.snapshots set snapshot_data = %(content)s, version = version + 1, "
+                "created_at = clock_timestamp() "
+                "where stream_id = %(stream)s and name = %(name)s and snapshot_data = %(before)s"
+            )
+        values = {**self._key, "content": content, "before": before}
+        with self._connections.lend() as connection:
+            return connection.execute(self._sql(statement), values).rowcount == 1
+
+    def delete(self) -> bool:
+        """Delete the snapshot; return whether there was one."""
+        statement = "delete from {schema}.snapshots where stream_id = %(stream)s and name = %(name)s"
+        with self._connections.lend() as connection:
+            return connection.execute(self._sql(statement), self._key).rowcount == 1
+
+
+def list_snapshots(connections: Connections) -> list[tuple[str, str | None]]:
+    """Return the name and the stream of each snapshot, sorted by name."""
+    with connections.lend() as connection:
+        rows = connection.execute(
+            connections.address.sql("select name, stream_id from {schema}.snapshots")
+        ).fetchall()
+    return [(name, stream or None) for name, stream in sorted(rows)]

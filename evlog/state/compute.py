@@ -1,0 +1,211 @@
+"""A state: events folded from the beginning, or from a snapshot on.
+
+The rules for when a snapshot can be used are in snapshots.py. A state as of an earlier moment uses a snapshot
+from before that moment, and saves none.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from evlog.model.checkpoints import check_subscription_name
+from evlog.model.filters import EVERYTHING, EventFilter
+from evlog.model.named import NamedTuple
+from evlog.state.snapshots import Content, maybe_load, save
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from datetime import datetime
+
+    from evlog.engine import Engine
+    from evlog.model.events import Event
+    from evlog.model.queries import Query
+    from evlog.state.fold import Fold
+
+    Upcast = Callable[[Iterator[Event]], Iterator[Event]]
+
+
+class State(NamedTuple):
+    """A state, and the events that it was folded from."""
+
+    value: Any
+    events: int  # how many, also those whose effect a snapshot had
+    version: int  # of a stream: of its last event folded; 0 if none was, and for a selection
+    position: int  # of a stream: of its last event folded; of a selection: what was looked at ends here
+    time_us: int  # when the last event was written, microseconds since 1970; 0 if there was none
+
+    @property
+    def time(self) -> datetime | None:
+        """When the last event was written; None if there was none."""
+        from datetime import UTC, datetime, timedelta
+
+        if not self.events:
+            return None
+        return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=self.time_us)
+
+
+class Selection:
+    """Which events are folded: those of a stream, or of the log, that a filter or a query selects.
+
+    Args:
+        stream: None: of all streams.
+        filter: what else must match; its `until_us` bounds the fold, and is no part of a snapshot.
+        query: instead of the filter's types and tags; not with a stream.
+        at: the last version of the stream, or the last position; None: the end.
+    """
+
+    def __init__(
+        self, stream: str | None, filter: EventFilter, query: Query | None = None, at: int | None = None
+    ) -> None:
+        self.stream = stream
+        self.filter = filter
+        self.query = query
+        self.at = at
+
+    @property
+    def is_present(self) -> bool:
+        """Whether this is about the present, and not about an earlier moment."""
+        return self.at is None and self.filter.until_us is None
+
+    def as_object(self) -> dict[str, Any]:
+        """Return what a snapshot keeps of it."""
+        kept = {name: value for name, value in self.filter.as_object().items() if value is not None}
+        if self.filter.since_us is not None:
+            kept["since_us"] = self.filter.since_us
+        if self.query is not None:
+            kept["query"] = str(self.query)
+        return kept
+
+    def read(
+        self, engine: Engine, after: int, to: int | None, *, limit: int | None = None
+    ) -> Iterator[Event]:
+        """Iterate over the events behind a version (or position) up to another one."""
+        if self.stream is not None:
+            return engine.read_stream(self.stream, after + 1, to, self.filter, reverse=False, limit=limit)
+        if self.query is None:
+            return engine.read_all(after, to, self.filter, reverse=False, limit=limit)
+        return _merged_by_position(
+            [
+                engine.read_all(
+                    after, to, self.filter.replace(types=types or None, tags=tags), reverse=False, limit=None
+                )
+                for types, tags in self.query.items
+            ]
+        )
+
+
+def _merged_by_position(reads: list[Iterator[Event]]) -> Iterator[Event]:
+    from heapq import merge
+
+    last = 0
+    for event in merge(*reads):  # an event begins with its position
+        if event[0] != last:
+            last = event[0]
+            yield event
+
+
+def compute(
+    engine: Engine, selection: Selection, fold: Fold, snapshot: str | None, upcast: Upcast | None
+) -> State:
+    """Return the state of a selection; its value is what `Fold.value` makes the user's value of.
+
+    Args:
+        snapshot: begin with the snapshot of this name, and keep the result in it; None: no snapshot.
+        upcast: what turns stored events into those that are folded.
+
+    Raises:
+        CorruptionError: an event is damaged. What the fold raises.
+    """
+    if snapshot is None:
+        return _folded(engine, selection, fold, None, selection.at, upcast)[0]
+    check_subscription_name(snapshot, "snapshot")
+    fold.check_named()
+    stream = selection.stream
+    end = selection.at
+    if stream is None:
+        head = engine.head()
+        end = head if end is None else min(end, head)
+    removals = engine.removals() if stream is None else 0  # before the read, for one may come during it
+    raw, base = maybe_load(engine, snapshot, stream)
+    if base is not None and not _is_usable(engine, selection, fold, base, end, removals):
+        base = None
+    state, first_version = _folded(engine, selection, fold, base, end, upcast)
+    if selection.is_present and state.position > (0 if base is None else base.position):
+        last = next(engine.read_all(0, state.position, EVERYTHING, reverse=True, limit=1), None)
+        if last is not None:
+            content = Content(
+                fold=fold.name,
+                fold_version=fold.version,
+                selection=selection.as_object(),
+                position=state.position,
+                event_id=last.id_bytes.hex(),
+                event_position=last.position,
+                state=msgspec.Raw(fold.encode(state.value)),
+                events=state.events,
+                version=state.version,
+                first_version=first_version,
+                removals=removals,
+                time_us=state.time_us,
+            )
+            save(engine, snapshot, stream, content, raw)
+    return state
+
+
+def _folded(
+    engine: Engine,
+    selection: Selection,
+    fold: Fold,
+    base: Content | None,
+    end: int | None,
+    upcast: Upcast | None,
+) -> tuple[State, int]:
+    """Return the state after the events behind a snapshot, and the version of the first event of all."""
+    is_stream = selection.stream is not None
+    start = State(fold.start(), 0, 0, 0, 0)
+    first_version = 0
+    after = 0
+    if base is not None:
+        start = State(fold.decode(bytes(base.state)), base.events, base.version, base.position, base.time_us)
+        first_version = base.first_version
+        after = base.version if is_stream else base.position
+    if not is_stream and end is None:
+        end = engine.head()
+    events = selection.read(engine, after, end)
+    if is_stream and base is None:
+        from itertools import chain
+
+        first = next(events, None)
+        if first is not None:
+            first_version = first.version
+            events = chain((first,), events)
+    if upcast is not None:
+        events = upcast(events)
+    value, count, last = fold.run(start.value, events)
+    state = start._replace(value=value, events=start.events + count)
+    if last is not None:
+        state = state._replace(version=last[1] if is_stream else 0, position=last[0], time_us=last[5])
+    if not is_stream and end is not None:
+        state = state._replace(position=end)
+    return state, first_version
+
+
+def _is_usable(
+    engine: Engine, selection: Selection, fold: Fold, base: Content, end: int | None, removals: int
+) -> bool:
+    """Return whether a snapshot is what all events up to its position would give."""
+    until_us = selection.filter.until_us
+    if (base.fold, base.fold_version) != (fold.name, fold.version) or base.selection != selection.as_object():
+        return False
+    reached = base.version if selection.stream is not None else base.position
+    if (end is not None and reached > end) or (until_us is not None and base.time_us >= until_us):
+        return False
+    before = base.event_position - 1
+    event = next(engine.read_all(before, base.event_position, EVERYTHING, reverse=False, limit=1), None)
+    if event is None or event.id_bytes.hex() != base.event_id:
+        return False
+    if selection.stream is None:
+        return base.removals == removals
+    first = next(selection.read(engine, 0, None, limit=1), None)
+    return first is not None and first.version == base.first_version

@@ -1,0 +1,175 @@
+"""Folds: how a state follows from events, and how it is kept.
+
+1. A fold takes a state and an event and returns the next state. It does nothing else: it may be called again
+   for the same events.
+2. A snapshot carries the name and version of its fold. With another one it is rebuilt, so the version changes
+   with the function's meaning.
+3. A state is kept as JSON. `kind` says what to make of it again: a msgspec Struct, a dataclass, a pydantic
+   model, or any type that msgspec knows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from copy import deepcopy
+from typing import Any, Final
+
+import msgspec
+
+from evlog.errors import EvlogError, InvalidArgument
+from evlog.model.encoding import dump_json
+from evlog.model.events import JSON_CODE, Event
+
+Apply = Callable[[Any, Event], Any]
+
+
+class Fold:
+    """A fold.
+
+    Args:
+        apply: takes the state and an event, and returns the next state. It may change and return the state
+            that it is given.
+        initial: the state before the first event: a value, of which each fold gets a copy, or a function
+            without arguments, such as a class.
+        name: under which snapshots know it; left out, the function's own.
+        version: a number or text, to be changed with the function's meaning: snapshots are then rebuilt.
+        kind: the type of the state, for one that JSON does not give back as it was.
+    """
+
+    def __init__(
+        self,
+        apply: Apply,
+        initial: Any = None,
+        *,
+        name: str | None = None,
+        version: int | str = 1,
+        kind: Any = None,
+    ) -> None:
+        self.apply = apply
+        self.name = name or f"{getattr(apply, '__module__', '')}.{getattr(apply, '__qualname__', '')}"
+        self.version = version
+        self._initial = initial
+        self._kind = kind
+
+    def start(self) -> Any:
+        """Return the state before the first event."""
+        return self._initial() if callable(self._initial) else deepcopy(self._initial)
+
+    def run(self, state: Any, events: Iterable[Event]) -> tuple[Any, int, Event | None]:
+        """Return the state after the events, how many there were, and the last one."""
+        apply = self.apply
+        count, last = 0, None
+        for count, last in enumerate(events, 1):  # noqa: B007 - both are returned
+            state = apply(state, last)
+        return state, count, last
+
+    def value(self, state: Any) -> Any:
+        """Return the state as a user sees it."""
+        return state
+
+    def encode(self, state: Any) -> bytes:
+        """Return the state as JSON, or raise InvalidArgument."""
+        try:
+            return dump_json(state, "state")
+        except InvalidArgument as error:
+            raise InvalidArgument(f"the state cannot be kept as JSON ({error})") from None
+
+    def decode(self, raw: bytes) -> Any:
+        """Return the state that was kept. Raises ValueError if it is not of the fold's kind."""
+        if self._kind is None:
+            return msgspec.json.decode(raw)
+        if hasattr(self._kind, "model_validate_json"):  # pydantic
+            return self._kind.model_validate_json(raw)
+        return msgspec.json.decode(raw, type=self._kind)
+
+    def check_named(self) -> None:
+        """Raise InvalidArgument if snapshots could not tell the fold from another one."""
+        if "<lambda>" in self.name or self.name.strip(".") == "":
+            raise InvalidArgument("a snapshot needs to know its fold; give Fold(…, name=…)")
+
+
+# --- the default
+
+Tree = Any
+"""JSON whose objects are dicts as far as they were merged, and which is raw below and elsewhere."""
+
+_decode_object: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_NULL: Final = b"null"
+_TOO_DEEP: Final = "use another fold than the default"
+
+
+class Merge(Fold):
+    """Merges the data of events into one object, as JSON Merge Patch (RFC 7396) says.
+
+    A member that is null is removed; objects are merged, any other value replaces. Text and binary data
+    change nothing. Numbers stay as they were written.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(_merge_event, name="merge")
+
+    def value(self, state: Tree) -> Any:
+        """Return the state as Python values."""
+        import json
+
+        return None if state is None else json.loads(self.encode(state))
+
+    def encode(self, state: Tree) -> bytes:
+        """Return the state as JSON."""
+        try:
+            return msgspec.json.encode(state)
+        except RecursionError:
+            raise EvlogError("the state is nested too deeply", _TOO_DEEP) from None
+
+    def decode(self, raw: bytes) -> Tree:
+        """Return the state that was kept."""
+        return None if raw == _NULL else msgspec.Raw(raw)
+
+
+def _merge_event(state: Tree, event: Event) -> Tree:
+    if event[6] != JSON_CODE:
+        return state
+    try:
+        return _merged(state, event[7].strip())
+    except RecursionError:
+        raise EvlogError(
+            f"the data of the event at position {event[0]} is nested too deeply to be merged", _TOO_DEEP
+        ) from None
+
+
+def _merged(target: Tree, patch: bytes) -> Tree:
+    """Return the target after a patch, which is raw JSON."""
+    if not patch.startswith(b"{"):
+        return None if patch == _NULL else msgspec.Raw(patch)
+    if not isinstance(target, dict):
+        raw = bytes(target) if target is not None else b""
+        target = _decode_object(raw) if raw.startswith(b"{") else {}
+    for name, value in _decode_object(patch).items():
+        raw = bytes(value)
+        if raw == _NULL:
+            target.pop(name, None)
+        elif raw.startswith(b"{"):
+            target[name] = _merged(target.get(name), raw)
+        else:
+            target[name] = value
+    return target
+
+
+MERGE: Final = Merge()
+
+
+def as_fold(fold: Fold | Apply | None, initial: Any) -> Fold:
+    """Return a fold, also of a function; None: the default."""
+    if isinstance(fold, Fold):
+        if initial is not None:
+            raise InvalidArgument(
+                "initial is given together with a Fold, which has its own; give one of them"
+            )
+        return fold
+    if fold is None:
+        if initial is not None:
+            raise InvalidArgument("initial is given without a fold; give both")
+        return MERGE
+    if not callable(fold):
+        raise InvalidArgument(f"{fold!r:.80} is no fold; give a function of a state and an event")
+    return Fold(fold, initial)

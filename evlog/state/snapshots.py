@@ -1,0 +1,179 @@
+"""What a snapshot holds, and when it can be used.
+
+1. A snapshot gives exactly the state that all events give: deleting it loses only time.
+2. It names its fold, its fold's version and its selection of events. With others it is rebuilt.
+3. It names the event at its position. If the store does not have that event there (an older backup was
+   restored), it is rebuilt.
+4. That of a stream names the first event that was folded; if retention or a deletion hides that one, or shows
+   an earlier one, it is rebuilt. That of a selection names how many events compactions had removed.
+5. State and position are one content, which an engine replaces in one step, and only if nobody else did.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from evlog.errors import CorruptionError, SnapshotNotFound
+from evlog.model.checkpoints import check_subscription_name
+from evlog.model.filters import EVERYTHING
+from evlog.model.named import NamedTuple
+
+if TYPE_CHECKING:
+    from evlog.engine import Engine
+
+
+class Content(msgspec.Struct):
+    """The content of a snapshot, as it is kept."""
+
+    fold: str
+    fold_version: int | str
+    selection: dict[str, Any]
+    position: int
+    """Everything up to here is folded."""
+    event_id: str
+    """Of the last event up to `position`, matching or not: 32 hex digits."""
+    event_position: int
+    state: msgspec.Raw
+    events: int = 0
+    version: int = 0
+    """Of a stream: that of its last event."""
+    first_version: int = 0
+    """Of a stream: that of the first event folded."""
+    removals: int = 0
+    """Of a selection: how many events compactions had removed."""
+    time_us: int = 0
+    """Of the last event folded."""
+    saved_us: int = 0
+
+
+class _Head(msgspec.Struct):
+    """The part of a content that says how far it is."""
+
+    position: int
+
+
+class SnapshotInfo(NamedTuple):
+    """A snapshot: whose state it is, and as of when."""
+
+    name: str
+    stream: str | None  # None: of a selection of the log
+    selection: dict[str, Any]
+    position: int  # everything up to here is folded
+    version: int  # of the stream's last event; 0 for a selection
+    events: int  # how many were folded
+    fold: str
+    fold_version: int | str
+    state: bytes  # JSON
+    saved_us: int  # when it was saved, microseconds since 1970
+    damage: str | None = None  # what is wrong with it; the next fold rebuilds it
+
+
+_decode_content = msgspec.json.Decoder(Content).decode
+_decode_head = msgspec.json.Decoder(_Head).decode
+
+
+def maybe_load(engine: Engine, name: str, stream: str | None) -> tuple[bytes | None, Content | None]:
+    """Return the bytes of a snapshot, and its content; None for what is not there or is damaged."""
+    try:
+        raw = engine.snapshot(name, stream).load()
+        return raw, None if raw is None else _decode_content(raw)
+    except CorruptionError:
+        return None, None
+    except (msgspec.MsgspecError, RecursionError):
+        return raw, None
+
+
+def save(engine: Engine, name: str, stream: str | None, content: Content, before: bytes | None) -> bool:
+    """Replace a snapshot, unless another process did; its events are durable before it is."""
+    feed = engine.follow(EVERYTHING)
+    try:
+        feed.make_durable(content.position)  # a snapshot must not outlive the events that are in it
+    finally:
+        feed.close()
+    content.saved_us = time.time_ns() // 1000
+    return engine.snapshot(name, stream).save(msgspec.json.encode(content), before)
+
+
+def position_of(engine: Engine, name: str, stream: str | None) -> int:
+    """Return the position up to which everything is in a snapshot; 0 if there is none that is sound."""
+    try:
+        raw = engine.snapshot(name, stream).load()
+        return 0 if raw is None else _decode_head(raw).position
+    except (CorruptionError, msgspec.MsgspecError):
+        return 0
+
+
+def list_all(engine: Engine) -> list[SnapshotInfo]:
+    """Return all snapshots, by name and stream."""
+    found = []
+    for name, stream in engine.snapshot_names():
+        try:
+            found.append(describe(engine, name, stream))
+        except SnapshotNotFound:
+            continue  # deleted meanwhile
+        except CorruptionError as error:
+            found.append(SnapshotInfo(name, stream, {}, 0, 0, 0, "", 0, b"null", 0, str(error)))
+    return found
+
+
+def describe(engine: Engine, name: str, stream: str | None) -> SnapshotInfo:
+    """Return one snapshot.
+
+    Raises:
+        SnapshotNotFound: there is none.
+        CorruptionError: it is damaged.
+    """
+    raw = engine.snapshot(check_subscription_name(name, "snapshot"), stream).load()
+    if raw is None:
+        raise SnapshotNotFound(name, stream)
+    try:
+        content = _decode_content(raw)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        detail = f"the snapshot {name!r}: {error}; the next fold rebuilds it"
+        raise CorruptionError(engine.address, None, detail) from None
+    return SnapshotInfo(
+        name,
+        stream,
+        content.selection,
+        content.position,
+        content.version,
+        content.events,
+        content.fold,
+        content.fold_version,
+        bytes(content.state),
+        content.saved_us,
+    )
+
+
+def delete(engine: Engine, name: str, stream: str | None) -> None:
+    """Delete a snapshot, sound or not, durably.
+
+    Raises:
+        SnapshotNotFound: there is none.
+    """
+    if not engine.snapshot(check_subscription_name(name, "snapshot"), stream).delete():
+        raise SnapshotNotFound(name, stream)
+
+
+_FIRST_PAUSE_SECONDS = 0.001
+_LAST_PAUSE_SECONDS = 0.05
+
+
+def wait_for(
+    engine: Engine, name: str, stream: str | None, position: int, timeout_seconds: float | None
+) -> bool:
+    """Wait until everything up to a position is in a snapshot; return False when the time is over."""
+    check_subscription_name(name, "snapshot")
+    deadline = float("inf") if timeout_seconds is None else time.monotonic() + timeout_seconds
+    pause_seconds = _FIRST_PAUSE_SECONDS
+    while position_of(engine, name, stream) < position:
+        left_seconds = deadline - time.monotonic()
+        if left_seconds <= 0:
+            return False
+        # No engine reports that a snapshot was replaced.
+        time.sleep(min(pause_seconds, left_seconds))
+        pause_seconds = min(2 * pause_seconds, _LAST_PAUSE_SECONDS)
+    return True

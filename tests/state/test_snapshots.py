@@ -1,0 +1,168 @@
+"""Snapshots of a store in a directory: damage, copies, older logs, other users, and many processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import evlog
+from evlog import Event, Fold, NewEvent
+from evlog.errors import StoreAccessDenied
+from tests.support.helpers import small_store
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def total(state: int, event: Event) -> int:
+    return state + int(event.data)
+
+
+class Counted(Fold):
+    def __init__(self) -> None:
+        self.calls = 0
+        super().__init__(self._total, 0, name="total")
+
+    def _total(self, state: int, event: Event) -> int:
+        self.calls += 1
+        return total(state, event)
+
+
+@pytest.fixture
+def path(memory_path: Path) -> Path:
+    """A store with the numbers 1 to 10 in the stream s, and its state in two snapshots."""
+    path = memory_path / "store"
+    with small_store(path, segment_events=3) as store:
+        for number in range(1, 11):
+            store.append("s", [NewEvent("T", number)])
+        for stream in ("s", None):
+            assert store.state(stream, Counted(), snapshot="t").value == 55
+    return path
+
+
+def files(path: Path) -> list[Path]:
+    return sorted(file for file in (path / "snapshots").iterdir() if file.name != "lock")
+
+
+def state(path: Path, stream: str | None) -> tuple[int, int]:
+    """Return the state, and how many events were folded for it."""
+    fold = Counted()
+    with evlog.open(path) as store:
+        return store.state(stream, fold, snapshot="t").value, fold.calls
+
+
+def test_any_flipped_bit_is_found_and_rebuilt(path: Path) -> None:
+    for file, stream in zip(files(path), ("s", None), strict=True):
+        raw = file.read_bytes()
+        for at in range(0, len(raw), 7):
+            file.write_bytes(raw[:at] + bytes([raw[at] ^ 4]) + raw[at + 1 :])
+            report = evlog.verify_store(path)
+            assert report.ok
+            assert [finding.kind for finding in report.findings] == ["snapshot"]
+            assert state(path, stream) == (55, 10)
+        assert state(path, stream) == (55, 0)
+    assert evlog.verify_store(path).findings == ()
+
+
+def test_a_cut_or_empty_file_is_rebuilt(path: Path) -> None:
+    for file, stream in zip(files(path), ("s", None), strict=True):
+        raw = file.read_bytes()
+        for length in (0, 1, raw.index(b"\n"), len(raw) - 1):
+            file.write_bytes(raw[:length])
+            assert state(path, stream) == (55, 10)
+
+
+def test_an_older_log_under_a_newer_snapshot(path: Path, tmp_path: Path) -> None:
+    older = tmp_path / "older"
+    shutil.copytree(path, older)
+    with evlog.open(path) as store:
+        store.append("s", [NewEvent("T", 100)])
+    for stream in ("s", None):
+        assert state(path, stream) == (155, 1)
+    shutil.rmtree(older / "snapshots")
+    shutil.copytree(path / "snapshots", older / "snapshots")
+    for stream in ("s", None):
+        assert state(older, stream) == (55, 10)
+    shutil.rmtree(older / "snapshots")
+    shutil.copytree(path / "snapshots", older / "snapshots")
+    with evlog.open(older) as store:  # another event takes the place of the one that was lost
+        store.append("s", [NewEvent("T", 1000)])
+    for stream in ("s", None):
+        assert state(older, stream) == (1055, 11)
+
+
+def test_a_snapshot_of_another_store_counts_as_damaged(path: Path, tmp_path: Path) -> None:
+    with small_store(tmp_path / "other") as store:
+        for number in range(1, 11):
+            store.append("s", [NewEvent("T", 2 * number)])
+    shutil.copytree(path / "snapshots", tmp_path / "other" / "snapshots")
+    assert len(evlog.verify_store(tmp_path / "other").findings) == 2
+    assert state(tmp_path / "other", "s") == (110, 10)
+
+
+def test_a_link_in_the_place_of_a_snapshot_is_not_followed(path: Path, tmp_path: Path) -> None:
+    file = files(path)[0]
+    shutil.move(file, tmp_path / "elsewhere")
+    file.symlink_to(tmp_path / "elsewhere")
+    with evlog.open(path) as store:
+        assert store.state("s", Counted(), snapshot="t").value == 55
+    assert (tmp_path / "elsewhere").exists()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_reader_without_permission_to_write_uses_snapshots_and_saves_none(path: Path) -> None:
+    with evlog.open(path) as store:
+        store.append("s", [NewEvent("T", 1)])
+    (path / "snapshots").chmod(0o500)
+    (path / "snapshots" / "lock").chmod(0o400)
+    try:
+        with evlog.open(path) as store:
+            with pytest.raises(StoreAccessDenied):
+                store.state("s", Counted(), snapshot="t")
+            assert store.state("s", Counted(), at=11, snapshot="t").value == 56
+    finally:
+        (path / "snapshots").chmod(0o700)
+
+
+PROJECT = """
+import sys, evlog
+from evlog import Fold
+
+def total(state, event):
+    return [state[0] + int(event.data), state[1] + 1]
+
+fold = Fold(total, [0, 0], name="total")
+with evlog.open(sys.argv[1]) as store:
+    while True:
+        store.state(None, fold, snapshot="p")
+        print("saved", flush=True)
+"""
+
+
+def test_killed_projections_have_each_event_once(memory_path: Path) -> None:
+    path = memory_path / "killed"
+    with small_store(path) as store:
+        sent = 0
+        for _ in range(6):
+            workers = [
+                subprocess.Popen([sys.executable, "-c", PROJECT, path], cwd=ROOT, stdout=subprocess.PIPE)
+                for _ in range(2)
+            ]
+            for worker in workers:
+                assert worker.stdout
+                for _ in range(3):
+                    assert worker.stdout.readline() == b"saved\n"
+                    sent += 1
+                    store.append("s", [NewEvent("T", sent)])
+            for worker in workers:
+                worker.kill()
+                worker.communicate()
+            if store.snapshots():
+                kept = json.loads(store.snapshot("p").state)
+                assert kept == [sum(range(1, kept[1] + 1)), kept[1]]
+        assert store.verify().ok
