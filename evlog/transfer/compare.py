@@ -121,16 +121,17 @@ def _describe(ours: Event | None, theirs: Event | None) -> Difference:
 
 def _compare_removed(source: Engine, destination: Engine, position: int) -> Difference | None:
     """Compare what both know of removed events: all of them are known at the source."""
-    known = {each[:4] for each in source.read_removed(0, position)}
+    known = {(each.position, each.version, each.id) for each in source.read_removed(0, position)}
     for each in destination.read_removed(0, position):
-        if each[:4] not in known:
+        own = (each.position, each.version, each.id)
+        if own not in known:
             return Difference(each.position, f"removed event {id_text(each.id)} is only in the destination")
-        known.discard(each[:4])
+        known.discard(own)
     unknown = sorted(known)  # removed at the source since they were copied, or unknown
     for at in range(0, len(unknown), _BATCH_EVENTS):
         batch = unknown[at : at + _BATCH_EVENTS]
-        found = destination.find_ids([id for _, _, _, id in batch])
-        for place, _, _, id in batch:
+        found = destination.find_ids([id for _, _, id in batch])
+        for place, _, id in batch:
             if found.get(id) != place:
                 return Difference(place, f"removed event {id_text(id)} is not known in the destination")
     return None

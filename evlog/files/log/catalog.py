@@ -47,7 +47,7 @@ def list_streams(
     include_system: bool = False,
 ) -> Iterator[StreamInfo]:
     """Iterate over the streams in the order of their names: all, or those of a category or with a prefix."""
-    streams = log.retry_on_compaction(lambda: _all_streams(log))
+    streams = log.retry_on_compaction(lambda: all_streams(log))
     chosen = [
         stream
         for stream in sorted(streams)
@@ -122,14 +122,14 @@ def _count_system(log: Log, parts: list[tuple[Part, int]]) -> tuple[int, int]:
 def _count_streams(log: Log, parts: list[tuple[Part, int]]) -> int:
     """Return the number of streams: that of first versions, as long as no compaction removed any."""
     if any(part.info.generation for part, _ in parts):
-        return len(_all_streams(log))
+        return len(all_streams(log))
     total = 0
     for part, count in parts:
         total += column(part.entries()[: count * ENTRY_BYTES], "version").count(1)
     return total
 
 
-def _all_streams(log: Log) -> list[StreamInfo]:
+def all_streams(log: Log) -> list[StreamInfo]:
     """Return all streams, also those of which a compaction kept only the last version."""
     streams = _from_heads(log)
     if streams is None:

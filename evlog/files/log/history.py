@@ -8,7 +8,7 @@ from __future__ import annotations
 from evlog.files.format.entries import ENTRY_BYTES, column
 from evlog.files.format.hashes import hash_stream
 from evlog.files.format.removed_events import EVENT
-from evlog.files.log.catalog import list_streams
+from evlog.files.log.catalog import all_streams
 from evlog.files.log.crafted import without_crafted_content
 from evlog.files.log.parts import SegmentMoved
 from evlog.model.events import Event
@@ -67,25 +67,60 @@ def read_removed(log: Log, after: int, to: int) -> Iterator[RemovedRecord]:
 
 
 def _read_removed(log: Log, after: int, to: int) -> Iterator[RemovedRecord]:
-    streams: dict[int, StreamInfo] = {}
+    owners: _Owners | None = None
     low = after + 1
     while low <= to:
         try:
             for part in log.sealed:
-                if part.last_position < low or part.first_position > to or part.removed is None:
+                if part.first_position > to or part.removed is None:
                     continue
-                if not streams:
-                    found = list_streams(log, None, None, include_deleted=True, include_system=True)
-                    streams = {hash_stream(stream.name): stream for stream in found}
+                if owners is None:
+                    if part.last_position < low and not any(
+                        later.info.removed_events and later.last_position >= low for later in log.sealed
+                    ):
+                        return
+                    owners = _Owners(log)
+                if part.last_position < low and owners.are_plain:
+                    continue
                 rows = EVENT.iter_unpack(part.removed.rows())
                 for id, position, stream_hash, version, crc in sorted(rows, key=lambda row: row[1]):
+                    stream = owners.owner(stream_hash, version)
                     if low <= position <= to:
-                        stream = streams[stream_hash]
-                        is_last = version == stream.last_version
                         digest = crc.to_bytes(4, "little") if crc else b""
-                        time_us = stream.last_time_us if is_last else 0
+                        time_us = stream.last_time_us if version == stream.last_version else 0
                         yield RemovedRecord(position, version, stream.name, id, digest, time_us)
-                low = part.last_position + 1
+                        low = position + 1
             break
         except SegmentMoved:
             log.refresh()
+            owners = None
+
+
+class _Owners:
+    """Which stream a removed event was of: its row has the hash of the stream's name.
+
+    Compactions remove the first versions of a stream. Where streams share a hash, rows are taken by position,
+    and each goes to a stream that lacks just this version; of several, to the one that lacks most, so that
+    there is an owner for every row.
+    """
+
+    def __init__(self, log: Log) -> None:
+        self._streams: dict[int, list[StreamInfo]] = {}
+        self._next: dict[str, int] = {}
+        for stream in log.retry_on_compaction(lambda: all_streams(log)):
+            self._streams.setdefault(hash_stream(stream.name), []).append(stream)
+        self.are_plain = all(len(streams) == 1 for streams in self._streams.values())
+        if not self.are_plain:
+            for streams in self._streams.values():
+                streams.sort(key=lambda stream: -stream.first_version)
+
+    def owner(self, stream_hash: int, version: int) -> StreamInfo:
+        """Return the stream of the next removed event; they are asked for by position, from the first on."""
+        streams = self._streams[stream_hash]
+        if len(streams) == 1:
+            return streams[0]
+        for stream in streams:
+            if self._next.get(stream.name, 1) == version < stream.first_version:
+                self._next[stream.name] = version + 1
+                return stream
+        return streams[0]
