@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 
 from evlog.cli._support import console, options
+from evlog.cli._support.progress import with_progress
 from evlog.cli._support.parameters import PATH, argument, flag
 from evlog.errors import EXIT_CORRUPT, EXIT_OK, InvalidArgument, StoreNotFound
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from types import TracebackType
-    from typing import Any, Final, Self
+    from typing import Any, Final
 
     from evlog.cli._support.parameters import Given
+    from evlog.engine import Progress
     from evlog.store import EventStore
     from evlog.transfer.compare import Comparison
     from evlog.transfer.mirrors import Mirror, MirrorPlan, MirrorResult
@@ -50,7 +51,6 @@ PARAMETERS: Final = (
     flag("--cutover", "Copy the rest, and move to DESTINATION for good."),
     flag("--promote", "Let the mirror SOURCE take appends, without its own source."),
 )
-_DRAW_SECONDS: Final = 0.2  # nothing is drawn for what ends sooner
 
 
 def command(given: Given) -> int:
@@ -69,12 +69,14 @@ def command(given: Given) -> int:
     with open(source) as one, open(_name(given.destination), create=not given.check) as other:
         mirror = Mirror(one, other, merge=given.merge)
         try:
-            with Stops(watch_reader=False), _Bar() as bar:
+            with Stops(watch_reader=False):
                 if given.check:
-                    return _print_comparison(mirror.check(bar.show), one, other)
-                _copy(mirror, bar, given)
+                    return _print_comparison(with_progress(mirror.check, counts_bytes=False), one, other)
+                with_progress(lambda progress: _copy(mirror, progress, given), counts_bytes=False)
         except Stopped as stop:
             stopped = stop
+            if given.check:
+                end_by(stopped)
         _print_result(mirror.result, one, other, moved=given.cutover and stopped is None)
     if stopped is not None:
         end_by(stopped)
@@ -122,14 +124,11 @@ def _plan(given: Given, source: str) -> int:
             return _print_plan(plan_mirror(one, other, merge=given.merge), one.path, other.path)
 
 
-def _copy(mirror: Mirror, bar: _Bar, given: Given) -> None:
+def _copy(mirror: Mirror, progress: Progress | None, given: Given) -> MirrorResult:
     with mirror:
         if given.cutover:
-            mirror.cut_over(bar.show)
-        elif given.follow:
-            mirror.follow(bar.show)
-        else:
-            mirror.copy(bar.show)
+            return mirror.cut_over(progress)
+        return mirror.follow(progress) if given.follow else mirror.copy(progress)
 
 
 def _promote(path: str) -> int:
@@ -203,55 +202,3 @@ def _both(source: EventStore, destination: EventStore) -> dict[str, Any]:
 
 def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
-
-
-class _Bar:
-    """A bar on stderr, if that is a terminal, while there is something to copy; removed at its end."""
-
-    def __init__(self) -> None:
-        self._bar: Any = None
-        self._task: Any = None
-        self._due = 0.0
-
-    def __enter__(self) -> Self:
-        from time import monotonic
-
-        self._due = monotonic() + _DRAW_SECONDS
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._end()
-
-    def show(self, done: int, total: int) -> None:
-        """Draw the bar, if it is time to; take it away when everything is done."""
-        from time import monotonic
-
-        if done >= total:
-            self._end()
-            self._due = monotonic() + _DRAW_SECONDS
-        elif monotonic() >= self._due and console.stderr_is_terminal():
-            self._due = monotonic() + _DRAW_SECONDS
-            self._draw(done, total)
-
-    def _draw(self, done: int, total: int) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
-        if self._bar is None:
-            screen = Console(stderr=True)
-            if not screen.is_interactive:  # a terminal that cannot move its cursor
-                return
-            columns = BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-            # Drawn here, not by a thread of its own: a thread cannot always be started.
-            self._bar = Progress(*columns, console=screen, transient=True, auto_refresh=False)
-            self._task = self._bar.add_task("mirror", total=total)
-            self._bar.start()
-        self._bar.update(self._task, completed=done, total=total)
-        self._bar.refresh()
-
-    def _end(self) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None

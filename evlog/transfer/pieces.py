@@ -109,11 +109,9 @@ class ReadAhead:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._closed = True
-        while self._thread.is_alive():
-            try:
-                self._ready.get(timeout=0.05)  # it may wait for room
-            except queue.Empty:
-                pass
+        while not self._ready.empty():
+            self._ready.get_nowait()  # the thread may wait for room
+        self._thread.join()
 
     def __iter__(self) -> Iterator[HistoryPiece]:
         while (item := self._ready.get()) is not None:

@@ -21,16 +21,20 @@ _BAR_COLUMNS: Final = 20
 
 
 class Progress:
-    """Shows how many bytes of all are done, in the shape of the engines' progress functions."""
+    """Shows how many bytes (or events) of all are done, in the shape of the engines' progress functions."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, counts_bytes: bool = True) -> None:
+        self._text = _size if counts_bytes else _count
         self._started = monotonic()
         self._next = self._started + _EVERY_SECONDS
 
     def __call__(self, done: int, total: int) -> None:
         """Draw the line, if it is time to."""
         now = monotonic()
-        if now < self._next:
+        if done >= total:  # what follows may come much later
+            console.clear_status()
+            self._started = now
+        if now < self._next or done >= total:
             return
         self._next = now + _EVERY_SECONDS
         rate = done / (now - self._started)
@@ -39,8 +43,8 @@ class Progress:
         parts = [
             f"{bar:░<{_BAR_COLUMNS}}",
             f"{share:.0%}",
-            f"{_size(done)} of {_size(total)}",
-            f"{_size(rate)}/s",
+            f"{self._text(done)} of {self._text(total)}",
+            f"{self._text(rate)}/s",
         ]
         if rate:
             parts.append(f"{_duration((total - done) / rate)} left")
@@ -74,12 +78,18 @@ class LinesProgress:
         console.show_status(" · ".join(parts))
 
 
-def with_progress(work: Callable[[Callable[[int, int], None] | None], T]) -> T:
+def with_progress(
+    work: Callable[[Callable[[int, int], None] | None], T], *, counts_bytes: bool = True
+) -> T:
     """Do the work with a function that draws its progress, None without a terminal for that."""
     try:
-        return work(Progress() if console.can_show_status() else None)
+        return work(Progress(counts_bytes=counts_bytes) if console.can_show_status() else None)
     finally:
         console.clear_status()
+
+
+def _count(count: float) -> str:
+    return f"{count:,.0f}"
 
 
 def _size(count: float) -> str:

@@ -21,10 +21,8 @@ from evlog.files.format.hashes import hash_ids, hash_stream, hash_type, maybe_ta
 from evlog.files.format.headers import KIND_OFFSETS, KIND_REMOVED, encode_file_header
 from evlog.files.format.manifest import SegmentInfo
 from evlog.files.format.removed_events import encode_removed, pack_events
-from evlog.files.write.derived import build_indexes
-from evlog.files.write.filter_file import extend_filter
 from evlog.files.write.plan import Plan
-from evlog.files.write.roll import add_sealed_locked, new_tag
+from evlog.files.write.roll import new_tag
 from evlog.model.appends import Append
 from evlog.model.events import check_readable_name
 
@@ -106,19 +104,16 @@ def _add_segment(log: Log, writer: Writer, disk: Disk, piece: HistoryPiece) -> N
         tail.seal_locked()  # the new segment comes in the place of an empty one
         return log.sealed[-1].info.last_time_us if log.sealed else 0
 
-    def name(_tail: LogTail, _planner: Planner) -> SegmentInfo:
+    def name(tail: LogTail, _planner: Planner) -> SegmentInfo:
         _check_locked(log, piece)
         empty = log.active.info
-        add_sealed_locked(log, info, disk)
+        tail.add_sealed_locked(info)
         return empty
 
     info = _write_segment(log, disk, piece, writer.exclusively(seal))
     empty = writer.exclusively(name)
     remove_unnamed(log.store, log.manifest, [empty], disk)
-    for part in log.sealed:
-        if part.info == info:
-            build_indexes(part, disk)
-    extend_filter(log, disk)
+    writer.make_durable(None)  # the manifest is
 
 
 def _write_segment(log: Log, disk: Disk, piece: HistoryPiece, last_time_us: int) -> SegmentInfo:

@@ -47,7 +47,7 @@ from evlog.files.write.derived import build_indexes, remove_leftovers_locked
 from evlog.files.write.filter_file import extend_filter
 from evlog.files.write.log_file import LogFile
 from evlog.files.write.recovery import recover_locked
-from evlog.files.write.roll import roll_locked, sync_names
+from evlog.files.write.roll import add_sealed_locked, roll_locked, sync_names
 from evlog.files.write.sync_marks import SyncPoint
 
 TYPE_CHECKING = False
@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from typing import Final
 
     from evlog.files.disk.files import Disk, WriteFile
+    from evlog.files.format.manifest import SegmentInfo
     from evlog.files.log.log import Log
     from evlog.files.log.parts import SealedPart
     from evlog.files.write.plan import Plan, Planner
@@ -208,6 +209,12 @@ class LogTail:
         return end
 
     # --- rolling
+
+    def add_sealed_locked(self, info: SegmentInfo) -> None:
+        """Name a segment, whose files are synced, in the place of the empty active one."""
+        self._unsure = True
+        add_sealed_locked(self._log, info, self._disk)
+        self._unindexed.append(self._log.sealed[-1])
 
     def seal_locked(self) -> None:
         """Begin the next segment, unless the active one is empty."""

@@ -192,9 +192,9 @@ class Writer:
             self._lock.check_held()  # this process may have been suspended since it took the lock
             return call(self._tail, self._planner)
 
-    def make_durable(self, point: SyncPoint) -> None:
+    def make_durable(self, point: SyncPoint | None) -> None:
         """Return once the log is durable up to the point (with `sync`), and its segments have indexes."""
-        if self._sync:
+        if self._sync and point is not None:
             self._marks.make_durable(point, written=True)
         self._tail.index_sealed()
 

@@ -1,0 +1,194 @@
+"""What a mirror appends to: an identical copy of the source, or a store that it is merged into.
+
+Each says up to which position of the source it has everything, from what the destination holds alone, and
+appends a piece behind it together with that position.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Final
+
+from evlog.errors import MirrorConflict, MirrorLimit
+from evlog.model.events import JSON_CODE, SYSTEM_PREFIX
+from evlog.model.filters import EVERYTHING
+from evlog.model.history import Standing, refusal
+from evlog.model.json_text import decode_json, encode_json
+from evlog.model.named import NamedTuple
+from evlog.model.retention import MIRRORED_TYPE
+from evlog.transfer.compare import compare, compare_merged
+from evlog.transfer.pieces import read_pieces
+
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+    from evlog.engine import Engine, Progress
+    from evlog.model.history import HistoryPiece
+    from evlog.transfer.compare import Comparison
+
+OPEN: Final = Standing()
+_MERGED_STREAM: Final = "$$$mirror-"  # then the source's id: like a policy's, it keeps only its last event
+
+
+class Copied(NamedTuple):
+    """What became of a piece, in events; `lost` are positions."""
+
+    events: int = 0
+    duplicates: int = 0
+    removed: int = 0
+    lost: int = 0
+
+
+class Target:
+    """What both have in common. Of the source, it takes as much in one append as the destination does."""
+
+    _own_events = 0  # that are appended with each piece
+
+    def __init__(self, source: Engine, destination: Engine) -> None:
+        self.source = source
+        self.destination = destination
+        most = destination.capabilities.max_append_events
+        self.most_events = None if most is None else most - self._own_events
+
+    def begin(self, *, claim: bool) -> int:
+        """Return up to which position everything is copied.
+
+        Args:
+            claim: write into an empty destination whose mirror it is.
+
+        Raises:
+            MirrorConflict, StoreIsMirror, StoreMoved: it cannot be continued.
+        """
+        raise NotImplementedError
+
+    def append(self, piece: HistoryPiece) -> Copied:
+        """Append a piece: all of it, or nothing; durable when this returns."""
+        raise NotImplementedError
+
+    def compare(self, progress: Progress | None) -> Comparison:
+        """Compare both stores, up to where the destination has come."""
+        raise NotImplementedError
+
+    def check_limits(self, after: int, to: int) -> None:
+        """Raise MirrorLimit if an append of the source between two positions is over the limits."""
+        if self._has_limits():
+            for piece in read_pieces(self.source, after, to):
+                self.check_piece(piece)
+
+    def check_piece(self, piece: HistoryPiece) -> None:
+        """Raise MirrorLimit if an append in the piece is over the limits."""
+        if not self._has_limits():
+            return
+        most, most_bytes = self.most_events, self.destination.capabilities.max_event_bytes
+        for event in piece.events:
+            size = len(event.data) + len(event[8] or b"")
+            if size > most_bytes:
+                raise MirrorLimit(event.position, f"an event of {size} bytes", f"{most_bytes} bytes")
+        for frame, count in Counter(piece.frames).items():
+            if most is not None and count > most:
+                raise MirrorLimit(frame, f"an append of {count} events", f"{most} events")
+
+    def _has_limits(self) -> bool:
+        ours, theirs = self.source.capabilities, self.destination.capabilities
+        return self.most_events is not None or theirs.max_event_bytes < ours.max_event_bytes
+
+    def conflict(self, reason: str, advice: str) -> NoReturn:
+        """Raise MirrorConflict."""
+        raise MirrorConflict(self.source.address, self.destination.address, reason, advice)
+
+
+class IdenticalTarget(Target):
+    """An identical copy: its own end says up to where the source was copied."""
+
+    def begin(self, *, claim: bool) -> int:
+        """Return the end of the mirror, whose last event must be the source's."""
+        source, destination = self.source, self.destination
+        standing, own = destination.standing, Standing(mirror_of=source.store_id)
+        if standing.moved_to:
+            raise refusal(destination.address, standing)
+        position = destination.head()
+        if standing == OPEN and not position:
+            if not claim:
+                return 0
+            if destination.change_standing(OPEN, own, head=0):
+                standing = own
+        if standing != own:
+            other = f"it is a mirror of store {standing.mirror_of}"
+            self.conflict(
+                other if standing.mirror_of else "it holds other events",
+                "use an empty destination, or merge into it",
+            )
+        last = next(destination.read_all(0, position, EVERYTHING, reverse=True, limit=1), None)
+        if position > source.head() or (last is not None and not knows(source, last.position, last.id_bytes)):
+            self.conflict(
+                f"its last event (position {position}) is not the source's",
+                "use an empty destination; one of the two was restored from an older copy",
+            )
+        return position
+
+    def append(self, piece: HistoryPiece) -> Copied:
+        """Append a piece as it is at the source."""
+        self.destination.append_history(piece)
+        return Copied(len(piece.events), 0, len(piece.removed), piece.lost)
+
+    def compare(self, progress: Progress | None) -> Comparison:
+        """Compare both stores by position."""
+        return compare(self.source, self.destination, progress)
+
+
+class MergeTarget(Target):
+    """A store with events of its own. Each append also writes up to where the source was merged."""
+
+    _own_events = 1
+
+    def __init__(self, source: Engine, destination: Engine) -> None:
+        super().__init__(source, destination)
+        self._stream = _MERGED_STREAM + source.store_id
+
+    def begin(self, *, claim: bool) -> int:  # noqa: ARG002 - the first append writes it
+        """Return up to where the destination says that the source was merged."""
+        standing = self.destination.standing
+        if standing != OPEN:
+            raise refusal(self.destination.address, standing)
+        last = next(
+            self.destination.read_stream(self._stream, 1, None, EVERYTHING, reverse=True, limit=1), None
+        )
+        if last is None:
+            return 0
+        merged = decode_json(last.data.decode())
+        position: int = merged["position"]
+        if position > self.source.head() or not knows(
+            self.source, merged["last"], bytes.fromhex(merged["id"])
+        ):
+            self.conflict(
+                f"the event at position {merged['last']}, which was merged, is not the source's any more",
+                "use another destination; the source was restored from an older copy",
+            )
+        return position
+
+    def append(self, piece: HistoryPiece) -> Copied:
+        """Append a piece's events at the end; those whose ids are known are skipped."""
+        events = [event for event in piece.events if not event.stream.startswith(SYSTEM_PREFIX)]
+        if not events:
+            return Copied()
+        last = events[-1]
+        merged = {"position": piece.end, "last": last.position, "id": last.id_bytes.hex()}
+        done = self.destination.append(
+            [*(event.stream for event in events), self._stream],
+            [
+                *((event.type, event.id_bytes, event[6], event.data, event[8]) for event in events),
+                (MIRRORED_TYPE, None, JSON_CODE, encode_json(merged).encode(), None),
+            ],
+            skip_known=True,
+            system=True,
+        )
+        return Copied(done.appended - 1, done.duplicate_count)
+
+    def compare(self, progress: Progress | None) -> Comparison:
+        """Compare both stores by the ids of what was merged."""
+        return compare_merged(self.source, self.destination, self.begin(claim=False), progress)
+
+
+def knows(engine: Engine, position: int, id: bytes) -> bool:
+    """Return whether a store has, or had, the event with this id at this position."""
+    return engine.find_ids([id]).get(id) == position
