@@ -13,7 +13,7 @@ import pytest
 import evlog
 from evlog import Event, EventStore, NewEvent
 from evlog.model.filters import EVERYTHING
-from evlog.model.history import HistoryPiece, Standing
+from evlog.model.history import HistoryPiece, RemovedRecord, Standing
 from evlog.testing.base import LONG_SECONDS, EngineTests, OpenStore, new, numbers, run_to_end
 from evlog.transfer import plan_mirror, promote
 
@@ -115,21 +115,51 @@ class MirrorTests(EngineTests):
         assert ends <= {1, 4, 5}
 
     def test_a_piece_is_appended_at_the_end_of_its_own_mirror_only(
-        self, filled: EventStore, directory: EventStore
+        self, directory: EventStore, store: EventStore
     ) -> None:
-        events = [event for _, event in filled.engine.read_frames(0, 20)]
-        piece = HistoryPiece(filled.engine.store_id, 0, 20, events, [1] * 20)
+        for number in range(20):
+            directory.append("ab"[number % 2], [new(number)])
+        id = directory.engine.store_id
+        events = [event for _, event in directory.engine.read_frames(0, 20)]
+
+        def piece(after: int, end: int) -> HistoryPiece:
+            return HistoryPiece(id, after, end, events[after:end], [after + 1] * (end - after))
+
         with pytest.raises(evlog.MirrorConflict):
-            directory.engine.append_history(piece)
-        directory.engine.change_standing(Standing(), Standing(mirror_of=filled.engine.store_id))
-        for after, end in ((1, 20), (5, 20)):
-            late = HistoryPiece(filled.engine.store_id, after, end, events[after:end], [1] * (end - after))
+            store.engine.append_history(piece(0, 20))
+        assert not store.engine.change_standing(Standing(mirror_of=id), Standing())
+        assert not store.engine.change_standing(Standing(), Standing(mirror_of=id), head=1)
+        assert store.engine.change_standing(Standing(), Standing(mirror_of=id), head=0)
+        for late in (piece(1, 20), piece(5, 20)):
             with pytest.raises(evlog.MirrorConflict):
-                directory.engine.append_history(late)
-        directory.engine.append_history(piece)
-        with pytest.raises(evlog.MirrorConflict):
-            directory.engine.append_history(piece)
-        assert everything(directory) == events
+                store.engine.append_history(late)
+        store.engine.append_history(piece(0, 7))
+        for wrong in (piece(0, 7), piece(0, 20), piece(6, 20), piece(8, 20)):
+            with pytest.raises(evlog.MirrorConflict):
+                store.engine.append_history(wrong)
+        store.engine.append_history(piece(7, 20))
+        assert everything(store) == events
+        assert store.verify().ok
+
+    def test_a_piece_may_end_with_removed_events(self, directory: EventStore, store: EventStore) -> None:
+        for number in range(6):
+            directory.append("ab"[number % 2], [new(number)])
+        id = directory.engine.store_id
+        events = [event for _, event in directory.engine.read_frames(0, 6)]
+        gone = [RemovedRecord(e.position, e.version, e.stream, e.id_bytes, b"", e.time_us) for e in events]
+        store.engine.change_standing(Standing(), Standing(mirror_of=id))
+        for piece in (
+            HistoryPiece(id, 0, 2, [], [], gone[:2]),
+            HistoryPiece(id, 2, 4, [events[2]], [3], [gone[3]]),
+            HistoryPiece(id, 4, 6, events[4:], [5, 6]),
+        ):
+            store.engine.append_history(piece)
+            assert store.head == piece.end
+            if store.capabilities.compaction:
+                assert store.verify().ok
+        assert [each.position for each in store.engine.read_removed(0, 6)] == [1, 2, 4]
+        assert everything(store) == [events[2], *events[4:]]
+        assert store.engine.find_ids([events[3].id_bytes]) == {events[3].id_bytes: 4}
 
     # --- what a mirror refuses
 

@@ -17,15 +17,17 @@ class TcpProxy:
         self._target = port
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listener.getsockname()[1])
-        self._mutex = threading.Lock()  # guards the two below
+        self._mutex = threading.Lock()  # guards the three below
         self._cut: str | None = None
+        self._passing = 0  # this many of that kind pass before
         self._sockets: list[socket.socket] = []
         self.cuts = 0
 
-    def cut(self, what: str) -> None:
-        """Drop the next REQUEST before the server gets it, or the next ANSWER before the client does."""
+    def cut(self, what: str, passing: int = 0) -> None:
+        """Drop a REQUEST before the server gets it, or an ANSWER before the client does; first some pass."""
         with self._mutex:
             self._cut = what
+            self._passing = passing
 
     def run(self) -> None:
         """Accept connections until `close`."""
@@ -44,7 +46,9 @@ class TcpProxy:
         try:
             while data := source.recv(1 << 16):
                 with self._mutex:
-                    if self._cut == what:
+                    if self._cut == what and self._passing:
+                        self._passing -= 1
+                    elif self._cut == what:
                         self._cut = None
                         self.cuts += 1
                         break
