@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 
 from evlog.cli._support import console, options
-from evlog.cli._support.progress import with_progress
 from evlog.cli._support.parameters import PATH, argument, flag
+from evlog.cli._support.progress import with_progress
 from evlog.errors import EXIT_CORRUPT, EXIT_OK, InvalidArgument, StoreNotFound
 
 TYPE_CHECKING = False

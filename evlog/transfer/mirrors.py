@@ -248,7 +248,7 @@ class Mirror:
     def copy_history(self, to: int, progress: Progress | None = None) -> MirrorResult:
         """Copy up to a position of the source, without its subscriptions; durable when this returns."""
         self._entered().end()
-        self._check_limits(self._position, to)
+        self._target.check_limits(self._position, to)
         self._copy_to(to, progress)
         return self.result
 

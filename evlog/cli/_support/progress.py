@@ -78,9 +78,7 @@ class LinesProgress:
         console.show_status(" · ".join(parts))
 
 
-def with_progress(
-    work: Callable[[Callable[[int, int], None] | None], T], *, counts_bytes: bool = True
-) -> T:
+def with_progress(work: Callable[[Callable[[int, int], None] | None], T], *, counts_bytes: bool = True) -> T:
     """Do the work with a function that draws its progress, None without a terminal for that."""
     try:
         return work(Progress(counts_bytes=counts_bytes) if console.can_show_status() else None)
