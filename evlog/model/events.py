@@ -43,6 +43,7 @@ CATEGORY_PREFIX: Final = "$$$ce-"
 
 TAGS_BEGIN: Final = b'{"$tags":['  # how the metadata of an event with tags begins
 
+_QUOTE: Final = 0x22
 _ARRAY_AT: Final = len(TAGS_BEGIN) - 1  # where their array begins
 _CONTROL: Final = frozenset(map(chr, (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029)))
 _SHOWN_CHARACTERS: Final = 200
@@ -308,6 +309,14 @@ def tags_of(metadata: bytes | None) -> tuple[str, ...]:
     """Return the tags in encoded metadata. Raises as `split_tags`."""
     if metadata is None or not metadata.startswith(TAGS_BEGIN):
         return ()
+    # Where nothing is escaped, only tags have quotes around them: a fifth of the time. A tag that begins
+    # with `]` leaves a quote in the last piece.
+    end = metadata.find(b'"]')
+    text = metadata[_ARRAY_AT + 2 : end]
+    if end > _ARRAY_AT + 2 and b"\\" not in text and metadata[end + 2 : end + 3] in (b",", b"}"):
+        tags = text.decode().split('","')
+        if '"' not in tags[-1] and metadata[_ARRAY_AT + 1] == _QUOTE:
+            return tuple(tags)
     return tuple(_scan(metadata)[2])
 
 

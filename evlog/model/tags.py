@@ -18,11 +18,15 @@ from evlog.model.json_text import encode_json, make_decoder
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from typing import Final
+
+    from evlog.model.events import Record
 
 MAX_TAGS: Final = 64
 _NAME: Final = "$tags"
+_IN_JSON: Final = frozenset(',]"\\')
+_BEFORE_TAG: Final = b"[,"
 _decode_names: Final = make_decoder(str)  # numbers stay text: they may be of any size
 _ADVICE: Final = "use 1 to 255 bytes of printable UTF-8, such as course:c1"
 
@@ -59,8 +63,10 @@ def add_tags(tags: Iterable[str], metadata: bytes | None) -> bytes | None:
     if not checked:
         return metadata
     rest = b"}" if metadata is None else metadata.strip()[1:].lstrip()
-    array = encode_json(checked).encode()
-    return b'{"$tags":%b%b%b' % (array, b"" if rest.startswith(b"}") else b",", rest)
+    array = '["' + '","'.join(checked) + '"]'
+    if "\\" in array or array.count('"') > 2 * len(checked):
+        array = encode_json(checked)
+    return b'{"$tags":%b%b%b' % (array.encode(), b"" if rest.startswith(b"}") else b",", rest)
 
 
 def refuse_name(metadata: bytes) -> None:
@@ -69,22 +75,29 @@ def refuse_name(metadata: bytes) -> None:
         raise InvalidEvent("tags", "are $tags in the metadata; give them by themselves")
 
 
-class TagMatcher:
-    """Whether events have all of some tags.
+def tag_matcher(tags: Iterable[str]) -> Callable[[Record], bool]:
+    """Return whether a record has all of some tags, at least one, as a function.
 
-    Args:
-        tags: at least one.
+    Most answers need no parsing. A tag is written in one way, so metadata without its text does not have it.
+    A text after `[` or `,`, and before the first `"]`, is a tag, unless it has characters that could be a
+    part of the JSON around it.
     """
+    wanted = frozenset(tags)
+    texts = [encode_json(tag).encode() for tag in wanted]
+    is_plain = _IN_JSON.isdisjoint("".join(wanted))
 
-    __slots__ = ("_first", "_wanted")
-
-    def __init__(self, tags: Iterable[str]) -> None:
-        self._wanted = frozenset(tags)
-        # One text, as it is written in the metadata: most events without the tag need no more than this.
-        self._first = encode_json(max(self._wanted, key=len)).encode()
-
-    def __call__(self, metadata: bytes | None) -> bool:
-        """Return whether the metadata of an event has all tags."""
-        if metadata is None or self._first not in metadata or not metadata.startswith(TAGS_BEGIN):
+    def matches(record: Record) -> bool:
+        metadata = record[8]
+        if metadata is None or not metadata.startswith(TAGS_BEGIN):
             return False
-        return self._wanted.issubset(tags_of(metadata))
+        end = metadata.find(b'"]') if is_plain else 0
+        is_sure = True
+        for text in texts:
+            at = metadata.find(text)
+            if at < 0:
+                return False
+            if at > end or metadata[at - 1] not in _BEFORE_TAG:
+                is_sure = False
+        return is_sure or wanted.issubset(tags_of(metadata))
+
+    return matches

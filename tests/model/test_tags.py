@@ -14,10 +14,15 @@ from evlog.model.encoding import encode_events
 from evlog.model.events import split_tags, tags_of
 from evlog.model.filters import make_filter
 from evlog.model.json_lines import encode_lines, own_decoder
-from evlog.model.tags import MAX_TAGS, TagMatcher
+from evlog.model.tags import MAX_TAGS, tag_matcher
 
 texts = st.text(st.characters(exclude_categories=("Cs", "Cc", "Zl", "Zp")), min_size=1, max_size=12)
-tag_lists = st.lists(st.one_of(texts, st.sampled_from(['"', "\\", ']},"', "a", "course:c1"])), max_size=5)
+tag_lists = st.lists(
+    st.one_of(
+        texts, st.sampled_from(['"', "\\", ']},"', "a", "course:c1", ",", "]", "],", ',"', "]}", "x]"])
+    ),
+    max_size=5,
+)
 metadatas = st.none() | st.dictionaries(st.sampled_from(["a", "b", "$tag", "é"]), st.integers(), max_size=3)
 
 
@@ -47,11 +52,20 @@ def test_a_line_goes_back_in_as_it_came_out(tags: list[str], metadata: Any) -> N
     assert own_decoder()(line.rstrip(b"\n"))[1][4] == event[8]
 
 
-@given(tag_lists, st.lists(st.sampled_from(["a", "course:c1", '"', "b"]), min_size=1, max_size=3))
+likely = ["a", "course:c1", '"', "b", ",", "]", '"]', ',"', "]x", "x,", "\\", 'a"]}', "é"]
+
+
+@given(
+    st.lists(st.sampled_from(likely), max_size=5),
+    st.lists(st.sampled_from(likely), min_size=1, max_size=3),
+)
+@example(["]x", "a"], ["a"])
+@example(["x,", "a"], ["a"])
+@example([], ["a"])
 def test_a_matcher_wants_every_tag(tags: list[str], wanted: list[str]) -> None:
-    event = encoded(NewEvent("T", metadata={"course:c1": "a"}, tags=tags))
-    assert TagMatcher(wanted)(event[8]) == set(wanted).issubset(tags)
-    assert not TagMatcher(wanted)(None)
+    event = encoded(NewEvent("T", metadata={"course:c1": ["a", "b", "é"]}, tags=tags))
+    assert tag_matcher(wanted)(event) == set(wanted).issubset(tags)
+    assert not tag_matcher(wanted)(Event((*event[:8], None)))
 
 
 @pytest.mark.parametrize("tag", ["", "a\nb", "x" * 256, 7, "\udc00", "a\x7f"])

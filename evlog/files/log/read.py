@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from evlog.model.filters import EventFilter
     from evlog.model.queries import Item
 
+    Keys = tuple[int, list[int]]
+    """The kind of an index, and the hashes to look up in it."""
+
 # If an index names up to one in this many events of a segment, these are read one by one. With more, reading
 # all is faster.
 _FETCH_SHARE: Final = 4
@@ -85,12 +88,10 @@ class Selection(NamedTuple):
     def _with_tags(self, matches: Callable[[Record], bool] | None) -> Callable[[Record], bool] | None:
         if not self.tags:
             return matches
-        from evlog.model.tags import TagMatcher
+        from evlog.model.tags import tag_matcher
 
-        has_tags = TagMatcher(self.tags)
-        if matches is None:
-            return lambda record: has_tags(record[8])
-        return lambda record: matches(record) and has_tags(record[8])
+        has_tags = tag_matcher(self.tags)
+        return has_tags if matches is None else lambda record: matches(record) and has_tags(record)
 
     def _stream_category_and_types(self) -> Callable[[Record], bool] | None:
         stream, category, types = self.stream, self.category, self.types
@@ -132,17 +133,31 @@ def read_log(log: Log, selection: Selection, *, reverse: bool, limit: int | None
 def find_first(log: Log, items: Sequence[Item], after: int) -> int | None:
     """Return the position of the first event behind another that one of a query's items selects, or None."""
     first: int | None = None
+    if after >= log.head:
+        return first
     for types, tags in items:
-        selection = Selection(
-            after + 1,
-            None if first is None else first - 1,
-            types=frozenset(types) if types else None,
-            tags=tags,
-            newest_singly=True,
-        )
-        for event in read_log(log, selection, reverse=False, limit=1):
-            first = event[0]
+        last = None if first is None else first - 1
+        wanted = frozenset(types) if types else None
+        selection = Selection(after + 1, last, types=wanted, tags=tags, newest_singly=True)
+        if tags and after + 1 >= log.active.first_position:
+            found: Iterable[Record] = _tagged_in_active(log.active, selection)
+        else:
+            found = read_log(log, selection, reverse=False, limit=1)
+        for record in found:
+            first = record[0]
+            break
     return first
+
+
+def _tagged_in_active(active: ActivePart, selection: Selection) -> Iterator[Record]:
+    """Iterate over the selected events of the active segment, in a third of the time of `read_log`."""
+    matches = selection.matcher()
+    low, high = selection.first_position - active.first_position, active.count
+    if selection.last_position is not None:
+        high = min(high, selection.last_position + 1 - active.first_position)
+    numbers = active.find_tags(list(map(hash_tag, selection.tags)), low, high) if low < high else ()
+    for records in active.segment.records(numbers) if numbers else ():
+        yield from filter(matches, records)
 
 
 def _batches(log: Log, selection: Selection, reverse: bool) -> Iterator[Iterable[Record]]:
@@ -155,15 +170,16 @@ def _batches(log: Log, selection: Selection, reverse: bool) -> Iterator[Iterable
         damage = log.damage
     if damage is not None and reverse:
         raise damage
+    keys = _index_keys(selection)
     while low <= high:
         bounded = selection._replace(first_position=low, last_position=high)
         try:
-            parts = _view(log, selection, low, high)
+            parts = _view(log, keys, low, high)
             for part, count, has_system in reversed(parts) if reverse else parts:
                 if part.last_position < low or part.first_position > high or not count:
                     continue
                 matches = bounded.matcher(has_system=has_system)
-                yield from _part_batches(part, count, bounded, matches, reverse)
+                yield from _part_batches(part, count, bounded, keys, matches, reverse)
                 if reverse:
                     high = min(high, part.first_position - 1)
                 else:
@@ -175,7 +191,7 @@ def _batches(log: Log, selection: Selection, reverse: bool) -> Iterator[Iterable
         raise damage
 
 
-def _view(log: Log, selection: Selection, low: int, high: int) -> list[tuple[Part, int, bool]]:
+def _view(log: Log, keys: Keys | None, low: int, high: int) -> list[tuple[Part, int, bool]]:
     """Return the segments to read, each with its number of events and whether some may be the store's."""
     with log.mutex:
         own = log.policies().system_numbers
@@ -184,7 +200,7 @@ def _view(log: Log, selection: Selection, low: int, high: int) -> list[tuple[Par
         first = bisect_left(sealed, low, key=lambda part: part.last_position)
         last = bisect_right(sealed, high, key=lambda part: part.first_position)
         parts: list[Part] = [*sealed[first:last], active]
-        if last > first and (keys := _index_keys(selection)) is not None:
+        if last > first and keys is not None:
             kind, hashes = keys
             found = [log.filter.places(sealed, kind, hash) for hash in hashes]
             possible = set(found[0]).intersection(*found) if kind == KIND_TAGS else set(chain(*found))
@@ -196,6 +212,7 @@ def _part_batches(
     part: Part,
     count: int,
     selection: Selection,
+    keys: Keys | None,
     matches: Callable[[Record], bool] | None,
     reverse: bool,
 ) -> Iterator[Iterable[Record]]:
@@ -205,7 +222,7 @@ def _part_batches(
         return
     low, high = bounds
     segment = part.segment
-    numbers = _maybe_numbers(part, selection, low, high)
+    numbers = _maybe_numbers(part, keys, low, high)
     if numbers is not None and len(numbers) * _FETCH_SHARE <= high - low:
         for records in segment.records(numbers[::-1] if reverse else numbers):
             yield records if matches is None else list(filter(matches, records))
@@ -244,9 +261,8 @@ def _entry_bounds(part: Part, count: int, selection: Selection) -> tuple[int, in
     return (low, high) if low < high else None
 
 
-def _maybe_numbers(part: Part, selection: Selection, low: int, high: int) -> Sequence[int] | None:
-    """Return the entries from low to high that an index names for the selection, rising; None: read all."""
-    keys = _index_keys(selection)
+def _maybe_numbers(part: Part, keys: Keys | None, low: int, high: int) -> Sequence[int] | None:
+    """Return the entries from low to high that an index names for the keys, rising; None: read all."""
     if keys is None:
         return None
     kind, hashes = keys
@@ -261,7 +277,7 @@ def _maybe_numbers(part: Part, selection: Selection, low: int, high: int) -> Seq
     return numbers if len(hashes) == 1 else sorted(set(numbers))
 
 
-def _index_keys(selection: Selection) -> tuple[int, list[int]] | None:
+def _index_keys(selection: Selection) -> Keys | None:
     """Return the index that helps with the selection, and the hashes to look up; None if none helps."""
     if selection.stream is not None:
         return KIND_STREAMS, [hash_stream(selection.stream)]

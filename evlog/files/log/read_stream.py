@@ -84,10 +84,10 @@ def read_stream(
     if types is not None:
         batches = ([record for record in records if record[3] in types] for records in batches)
     if tags:
-        from evlog.model.tags import TagMatcher
+        from evlog.model.tags import tag_matcher
 
-        has_tags = TagMatcher(tags)
-        batches = ([record for record in records if has_tags(record[8])] for records in batches)
+        has_tags = tag_matcher(tags)
+        batches = (list(filter(has_tags, records)) for records in batches)
     return as_events(without_crafted_content(batches, log.store), limit)
 
 

@@ -32,6 +32,8 @@ _NONE: Final[tuple[int, ...]] = ()
 _SEARCHES_BEFORE_DICT: Final = 64
 _TAGS_AT: Final = 2  # the column's place in an entry, in words of 32 bits
 _FEW_TIMES: Final = 16
+_FEW_ENTRIES: Final = 256
+_SHORT: Final = 128  # so many records are read sooner than looked up in another list
 _has_bits: dict[int, bytes] = {}  # for some bits of a byte: a table of 1 for each byte that has them all
 
 
@@ -62,9 +64,9 @@ def find_in_entries(entries: Entries, hashes: Sequence[int], low: int, high: int
 
 
 def in_all(lists: Sequence[Sequence[int]]) -> Sequence[int]:
-    """Return the numbers that are in all lists, which rise."""
+    """Return the numbers that are in all lists, which rise; or all of a short one, as the record decides."""
     shortest, *others = sorted(lists, key=len)
-    for other in others:
+    for other in others if len(shortest) > _SHORT else ():
         if len(shortest) * _FEW_TIMES < len(other):
             shortest = [number for number in shortest if _holds(other, number)]
         else:
@@ -93,7 +95,7 @@ def read_tags(segment: Segment, entries: Entries, low: int, high: int) -> Iterat
 
 
 class ActiveTags:
-    """Look-ups by tags in a segment that grows and never shrinks."""
+    """Look-ups by tags in a segment that grows and never shrinks. Its dict may lack the last few entries."""
 
     def __init__(self, segment: Segment) -> None:
         self._segment = segment
@@ -110,19 +112,24 @@ class ActiveTags:
 
     def find(self, hashes: Sequence[int], low: int, high: int) -> Sequence[int]:
         """Return the entries from low to below high that may have tags with all these hashes, rising."""
-        if self._known < low or not self._known:
+        known = self._known
+        if not known:
             self._searched += high - low
-            if self._searched <= _SEARCHES_BEFORE_DICT * high:
-                return find_in_entries(self._segment.entries, hashes, low, high)
-        try:
-            if self._known < high:
+        if max(known, low) + _FEW_ENTRIES < high and (known or self._searched > _SEARCHES_BEFORE_DICT * high):
+            try:
                 with self._mutex:
                     self._grow(high)
-        except CorruptionError:  # of an event that need not be one of those
+                known = high
+            except CorruptionError:  # of an event that need not be one of those
+                pass
+        if known <= low:
             return find_in_entries(self._segment.entries, hashes, low, high)
         groups = self._groups
         found = in_all([as_numbers(groups.get(hash, _NONE)) for hash in hashes])
-        return found[bisect_left(found, low) : bisect_left(found, high)]
+        found = found[bisect_left(found, low) : bisect_left(found, min(known, high))]
+        if known < high:  # to search a few new entries costs less than to add them
+            found = [*found, *find_in_entries(self._segment.entries, hashes, known, high)]
+        return found
 
     def _grow(self, high: int) -> None:
         if self._known < high:
