@@ -40,11 +40,27 @@ LEVEL = {place: level for level, row in enumerate(LAYERS) for place in row}
 PURE = ("errors", "model", "files/format")
 
 # What the library must not cost those who only `import evlog`.
-LAZY = ("prometheus_client", "typer", "rich", "msgspec", "filelock", "inotify_simple", "zstandard", "ctypes")
+LAZY = (
+    "prometheus_client",
+    "pyarrow",
+    "typer",
+    "rich",
+    "msgspec",
+    "filelock",
+    "inotify_simple",
+    "zstandard",
+    "ctypes",
+)
 
 # The calls that change a file system. Only files/disk/files.py makes them; what it promises is said there.
-# The conformance suite makes temporary folders, which hold no user's data.
-WRITERS = ("files/disk/files", "testing/comparison")
+# An export is a file outside of any store. The conformance suite makes temporary folders.
+WRITERS = (
+    "files/disk/files",
+    "transfer/export",
+    "transfer/formats",
+    "transfer/parquet",
+    "testing/comparison",
+)
 WRITING_OS = re.compile(
     r"f?(chmod|chown|datasync|sync|truncate)|p?writev?|(sym|un)?link|(rm|mk|make|remove)dirs?|remove|mk(fifo|nod)|"
     r"renames?|replace|copy_file_range|posix_fallocate|sendfile|splice|setxattr|utime|O_(WRONLY|RDWR|CREAT|TRUNC|APPEND)"

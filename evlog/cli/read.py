@@ -69,18 +69,14 @@ PARAMETERS: Final = (
 
 def command(given: Given) -> None:
     """Check which options go together, and print."""
-    _check(given)
+    check_selection(given)
+    if given.fields is not None and given.output == "data":
+        raise InvalidArgument("-o data prints the data alone", "leave --fields out, or use -o csv")
     form = given.output or ("table" if console.stdout_is_terminal() else "json")
     names = _fields(given)
-    selection: dict[str, Any] = {
-        "types": given.type or None,
-        "tags": given.tag,
-        **_times(given),
-        "reverse": given.reverse,
-        "limit": given.limit,
-    }
+    selection = selection_of(given)
     with options.open_store(given) as store:
-        events = _kept_verdict(_events(store, given, selection))
+        events = _kept_verdict(select(store, given, selection | {"reverse": given.reverse}))
         if not console.stdout_is_terminal():
             _print(events, form, given, names)
             return
@@ -90,13 +86,12 @@ def command(given: Given) -> None:
             _print(events, form, given, names)
 
 
-def _check(given: Given) -> None:
+def check_selection(given: Given) -> None:
+    """Refuse options that exclude each other."""
     if given.stream is not None and given.category is not None:
         raise InvalidArgument("STREAM and --category both say which streams", "give one of them")
     if given.first is not None and given.after is not None:
         raise InvalidArgument("--from and --after both say where to begin", "give one of them")
-    if given.fields is not None and given.output == "data":
-        raise InvalidArgument("-o data prints the data alone", "leave --fields out, or use -o csv")
     if given.stream is not None and not given.stream.startswith("$"):
         check_stream_name(given.stream)
 
@@ -107,6 +102,11 @@ def _fields(given: Given) -> list[str] | None:
     from evlog.cli._support.fields import parse_fields
 
     return parse_fields(given.fields)
+
+
+def selection_of(given: Given) -> dict[str, Any]:
+    """Return the filters as arguments of `read` and `read_all`."""
+    return {"types": given.type or None, "tags": given.tag, **_times(given), "limit": given.limit}
 
 
 def _times(given: Given) -> dict[str, Any]:
@@ -122,7 +122,12 @@ def _times(given: Given) -> dict[str, Any]:
     return {name: parse_when(text, now) for name, text in texts.items() if text is not None}
 
 
-def _events(store: EventStore, given: Given, selection: dict[str, Any]) -> Iterator[Event]:
+def select(store: EventStore, given: Given, selection: dict[str, Any]) -> Iterator[Event]:
+    """Return the events that the command line selects.
+
+    Raises:
+        StreamNotFound: there is no such stream; the message may name a category.
+    """
     begin = given.after + 1 if given.after is not None else given.first or 1
     if given.stream is None:
         return store.read_all(begin - 1, given.last, category=given.category, **selection)

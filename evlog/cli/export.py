@@ -1,0 +1,85 @@
+"""`evlog export`: write events to a file, in the format of its suffix."""
+
+from __future__ import annotations
+
+from evlog.cli import read
+from evlog.cli._support import console, options
+from evlog.cli._support.parameters import (
+    CATEGORY,
+    COUNT,
+    PATH,
+    SINCE,
+    STORE,
+    TAGS,
+    TYPES,
+    argument,
+    flag,
+    option,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Final
+
+    from evlog.cli._support.parameters import Given
+    from evlog.model.events import Event
+
+HELP: Final = """Write events to FILE, in the format of its suffix:
+
+\b
+  .jsonl  .jsonl.gz  .jsonl.zst   one event a line, as `evlog read` prints it
+  .csv                            with a header
+  .sqlite                         a table `events` with indexes, a view `streams`
+  .parquet                        typed columns; needs pyarrow (the extra parquet)
+  .cloudevents.jsonl              CloudEvents 1.0, also with .gz or .zst
+
+The file takes its name in one step, so an export that is interrupted leaves the one before. --append keeps
+what is in the file and continues behind its last position. Filters are those of `evlog read`. In a pipe the
+result is one JSON object.
+
+\b
+  evlog export orders.parquet --category order
+  evlog export nightly.jsonl.gz --append
+  evlog export shop.sqlite && sqlite3 shop.sqlite 'select * from streams'
+"""
+
+PARAMETERS: Final = (
+    argument("FILE", "The file to write.", PATH, required=True),
+    flag("--append", "Keep the file's events and add what came since."),
+    option("--stream", "STREAM", "Only this stream."),
+    option("--from", "N", "The first position, or version with --stream.", COUNT, name="first"),
+    option("--to", "N", "The last position, or version with --stream.", COUNT, name="last"),
+    option("--after", "N", "Begin behind this one.", COUNT),
+    CATEGORY,
+    TYPES,
+    TAGS,
+    SINCE,
+    option("--until", "WHEN", "Written before then."),
+    option("--limit -n", "N", "At most N events.", COUNT),
+    STORE,
+)
+
+
+def command(given: Given) -> None:
+    """Export, and print what was written."""
+    from evlog.cli._support.progress import with_progress
+    from evlog.transfer.export import check_suffix, export
+
+    check_suffix(given.file)
+    read.check_selection(given)
+    selection = read.selection_of(given)
+    with options.open_store(given) as store:
+
+        def behind(position: int) -> Iterator[Event]:
+            events = read.select(store, given, selection)
+            return events if not position else (event for event in events if event.position > position)
+
+        settings = {"store_id": str(store.id), "append": given.append, "head": store.head}
+        done = with_progress(lambda progress: export(given.file, behind, progress=progress, **settings))
+    if not console.stdout_is_terminal():
+        console.write_object(done._asdict())
+        return
+    count = f"{done.events:,} event{'' if done.events == 1 else 's'}"
+    text = f"{count} written to {console.printable(done.path)}, which ends at position {done.position:,}\n"
+    console.write(text.encode(errors="backslashreplace"))

@@ -1,0 +1,166 @@
+"""Export: events into one file, whose suffix names its format. Read this before the formats.
+
+1. The file is written under another name and takes its own in one step: a run that is killed leaves the file
+   that was there, and at most one with a name that ends in `.tmp`.
+2. To append, the events of the file are kept and those behind its last position are added.
+3. Events come in position order, or in version order of one stream, in batches.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Final, Protocol
+
+from evlog.errors import InvalidArgument, StoreFull, StoreIOError
+from evlog.files.disk.opening import NO_ROOM
+from evlog.model.events import Event
+from evlog.model.named import NamedTuple
+
+if TYPE_CHECKING:
+    from evlog.engine import Progress
+
+_BATCH_EVENTS: Final = 10_000
+
+
+class ExportResult(NamedTuple):
+    """What an export wrote."""
+
+    path: str
+    events: int
+    """written by this run"""
+    position: int
+    """the last one in the file; 0 if it has no events"""
+
+
+class Output(Protocol):
+    """A file that is being written, in one format."""
+
+    @property
+    def position(self) -> int:
+        """The last position in it."""
+
+    def write(self, events: Sequence[Event]) -> None:
+        """Add events, which follow each other by position or in one stream."""
+
+    def close(self) -> None:
+        """Complete the content."""
+
+
+def _lines(path: str, old: str | None, store_id: str) -> Output:
+    from evlog.transfer.formats import Lines
+
+    return Lines(path, old, store_id)
+
+
+def _csv(path: str, old: str | None, store_id: str) -> Output:  # noqa: ARG001
+    from evlog.transfer.formats import Csv
+
+    return Csv(path, old)
+
+
+def _sqlite(path: str, old: str | None, store_id: str) -> Output:  # noqa: ARG001
+    from evlog.transfer.formats import Sqlite
+
+    return Sqlite(path, old)
+
+
+def _parquet(path: str, old: str | None, store_id: str) -> Output:  # noqa: ARG001
+    from evlog.transfer.parquet import Parquet
+
+    return Parquet(path, old)
+
+
+_FORMATS: Final[dict[str, Callable[[str, str | None, str], Output]]] = {
+    ".jsonl": _lines,
+    ".jsonl.gz": _lines,
+    ".jsonl.zst": _lines,
+    ".csv": _csv,
+    ".sqlite": _sqlite,
+    ".parquet": _parquet,
+}
+SUFFIXES: Final = (*_FORMATS, ".cloudevents.jsonl")
+
+
+def check_suffix(path: str) -> None:
+    """Raise InvalidArgument if the file's name does not name a format."""
+    _format_of(path)
+
+
+def _format_of(path: str) -> Callable[[str, str | None, str], Output]:
+    for suffix in sorted(_FORMATS, key=len, reverse=True):
+        if path.endswith(suffix) and os.path.basename(path) != suffix:
+            return _FORMATS[suffix]
+    raise InvalidArgument(f"{path!r} names no format", f"give a name that ends in {', '.join(SUFFIXES)}")
+
+
+def export(
+    path: str | os.PathLike[str],
+    read: Callable[[int], Iterable[Event]],
+    *,
+    store_id: str = "",
+    append: bool = False,
+    head: int = 0,
+    progress: Progress | None = None,
+) -> ExportResult:
+    """Write events to a file, in the format of its suffix; durable when this returns.
+
+    Args:
+        path: the suffix is one of SUFFIXES. A file that is there is replaced in one step at the end.
+        read: is called with the last position in the file, and returns the events behind it.
+        store_id: for a format that names the source of its events.
+        append: keep what the file holds.
+        head: the last position of the store, for `progress`.
+        progress: called with how many positions are done, and how many there are.
+
+    Raises:
+        InvalidArgument: the suffix names no format, or the file to append to is in another one.
+        ExtraNotInstalled: the format needs a library that is not installed.
+        StoreFull, StoreIOError: the file system refuses; the file that was there is unchanged.
+        Whatever `read` raises.
+    """
+    path = os.fspath(path)
+    make = _format_of(path)
+    old = path if append and os.path.lexists(path) else None
+    temporary = f"{path}.{os.urandom(4).hex()}.tmp"
+    count = 0
+    try:
+        output = make(temporary, old, store_id)
+        try:
+            begin = output.position
+            for batch in _batches(read(begin)):
+                output.write(batch)
+                count += len(batch)
+                if progress is not None:
+                    progress(max(0, batch[-1].position - begin), max(1, head - begin))
+        finally:
+            output.close()
+        _put_in_place(temporary, path)
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise (StoreFull if error.errno in NO_ROOM else StoreIOError)(path, reason) from error
+    finally:
+        if os.path.lexists(temporary):
+            os.unlink(temporary)
+    return ExportResult(path, count, output.position)
+
+
+def _batches(events: Iterable[Event]) -> Iterator[list[Event]]:
+    iterator = iter(events)
+    while batch := list(islice(iterator, _BATCH_EVENTS)):
+        yield batch
+
+
+def _put_in_place(temporary: str, path: str) -> None:
+    fd = os.open(temporary, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    os.replace(temporary, path)
+    directory = os.open(os.path.dirname(path) or ".", os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

@@ -1,0 +1,231 @@
+"""Files of events: JSON lines, CSV and SQLite. Each is an `Output` of export.py."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import os
+import shutil
+import sqlite3
+import zlib
+from base64 import b64encode
+from collections.abc import Iterator, Sequence
+from typing import IO, Any, Final
+
+from evlog.errors import ExtraNotInstalled, InvalidArgument
+from evlog.model.events import (
+    BINARY_CODE,
+    CONTENT_TYPES,
+    TAGS_BEGIN,
+    Event,
+    id_text,
+    split_tags,
+)
+from evlog.model.json_lines import encode_lines, encode_time
+from evlog.transfer.cloudevents import encode_cloudevents
+
+try:
+    from zstandard import ZstdError
+except ModuleNotFoundError:  # then no such file is opened
+    _UNREADABLE: tuple[type[Exception], ...] = (gzip.BadGzipFile, EOFError, zlib.error)
+else:
+    _UNREADABLE = (gzip.BadGzipFile, EOFError, zlib.error, ZstdError)
+
+_PIECE_BYTES: Final = 1 << 20
+
+
+class Lines:
+    """JSON lines, plain or compressed, in evlog's own form or as CloudEvents, by the suffix of the file."""
+
+    def __init__(self, path: str, old: str | None, store_id: str) -> None:
+        self._name = path.rpartition(".")[0].rpartition(".")[0]  # without what makes it temporary
+        self._store_id = store_id if self._name.endswith(".cloudevents.jsonl") else None
+        self.position = 0
+        if old is not None:
+            try:
+                line = _last_line(old, self._name)
+            except _UNREADABLE as error:
+                raise _foreign(old, str(error) or "it is cut off") from None
+            self.position = _last_position(line, old)
+            shutil.copyfile(old, path)
+        self._file = _open(path, self._name, "ab")
+
+    def write(self, events: Sequence[Event]) -> None:
+        """Add events."""
+        if self._store_id is None:
+            for chunk in encode_lines(events):
+                self._file.write(chunk)
+        else:
+            self._file.write(b"".join(encode_cloudevents(events, self._store_id)))
+        self.position = events[-1].position
+
+    def close(self) -> None:
+        """Complete the content."""
+        self._file.close()
+
+
+def _open(path: str, name: str, mode: str) -> IO[bytes]:
+    """Open a file, compressed or not as its final name says; what is appended is a member of its own."""
+    if name.endswith(".gz"):
+        return gzip.open(path, mode)  # type: ignore[return-value]
+    if name.endswith(".zst"):
+        try:
+            import zstandard
+        except ModuleNotFoundError:
+            raise ExtraNotInstalled("a file .zst", "zstandard", "zstd") from None
+        file = open(path, mode)  # noqa: SIM115 - closed with what is wrapped around it
+        if mode == "rb":
+            reader = zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True, closefd=True)
+            return io.BufferedReader(reader)
+        return zstandard.ZstdCompressor().stream_writer(file, closefd=True)
+    return open(path, mode)
+
+
+def _last_line(path: str, name: str) -> bytes:
+    """Return the last line that is not empty."""
+    last = b""
+    with _open(path, name, "rb") as file:
+        if name.endswith(".jsonl"):
+            _skip_to_last_lines(file)
+        for line in file:
+            last = line if line.strip() else last
+    return last
+
+
+def _skip_to_last_lines(file: IO[bytes]) -> None:
+    """Go so near to the end of a plain file that a whole line follows."""
+    size = back = file.seek(0, io.SEEK_END)
+    while back > 0:
+        back = max(0, back - _PIECE_BYTES)
+        file.seek(back)
+        if file.read(size - back).rstrip(b"\n").count(b"\n"):
+            break
+    file.seek(back)
+    if back:
+        file.readline()
+
+
+def _last_position(line: bytes, path: str) -> int:
+    if not line:
+        return 0
+    try:
+        fields = json.loads(line)
+        return int(fields["position"] if "position" in fields else fields["sequence"])
+    except (ValueError, TypeError, KeyError):
+        raise _foreign(path, "its last line is not an event") from None
+
+
+def _foreign(path: str, reason: str) -> InvalidArgument:
+    return InvalidArgument(f"cannot append to {path}: {reason}", "export to another file")
+
+
+# --- rows
+
+COLUMNS: Final = (
+    "position", "stream", "version", "id", "type", "time", "content_type", "data", "metadata", "tags",
+)  # fmt: skip
+
+
+def rows_of(events: Sequence[Event]) -> Iterator[tuple[Any, ...]]:
+    """Yield the values of COLUMNS of each event; `data` is a text, or bytes where it is binary."""
+    for position, version, stream, type, id, time_us, code, data, metadata in events:
+        tags, rest = b"[]", metadata or b"{}"
+        if rest.startswith(TAGS_BEGIN):
+            tags, rest = split_tags(rest)
+        yield (
+            position, stream, version, id_text(id), type, encode_time(time_us).decode(), CONTENT_TYPES[code],
+            data if code == BINARY_CODE else data.decode(), rest.decode(), tags.decode(),
+        )  # fmt: skip
+
+
+class Csv:
+    """RFC 4180, with a header; binary data as base64."""
+
+    def __init__(self, path: str, old: str | None) -> None:
+        self.position = 0
+        if old is not None:
+            self.position = _last_csv_position(old)
+            shutil.copyfile(old, path)
+        self._file = open(path, "a", encoding="utf-8", newline="")  # noqa: SIM115 - `close` does it
+        self._rows = csv.writer(self._file)
+        if old is None or not os.path.getsize(path):
+            self._rows.writerow(COLUMNS)
+
+    def write(self, events: Sequence[Event]) -> None:
+        """Add events."""
+        self._rows.writerows(
+            (*row[:7], b64encode(row[7]).decode() if isinstance(row[7], bytes) else row[7], *row[8:])
+            for row in rows_of(events)
+        )
+        self.position = events[-1].position
+
+    def close(self) -> None:
+        """Complete the content."""
+        self._file.close()
+
+
+def _last_csv_position(path: str) -> int:
+    csv.field_size_limit(1 << 30)
+    last: Sequence[str] = ()
+    with open(path, encoding="utf-8", newline="") as file:
+        rows = csv.reader(file)
+        header = next(rows, None)
+        if header is None:
+            return 0
+        if tuple(header) != COLUMNS:
+            raise _foreign(path, "its columns are others")
+        for row in rows:
+            last = row
+    return int(last[0]) if last else 0
+
+
+_SCHEMA: Final = """
+create table if not exists events (
+  position integer primary key, stream text not null, version integer not null, id text not null unique,
+  type text not null, time text not null, content_type text not null, data not null, metadata text not null,
+  tags text not null
+);
+create index if not exists events_by_stream on events (stream, version);
+create index if not exists events_by_type on events (type, position);
+create index if not exists events_by_time on events (time);
+create view if not exists streams as
+  select stream, count(*) as events, min(version) as first_version, max(version) as last_version,
+    max(time) as last_time
+  from events group by stream;
+"""
+
+
+class Sqlite:
+    """A database of SQLite: table `events` with indexes, view `streams`; binary data as blobs."""
+
+    def __init__(self, path: str, old: str | None) -> None:
+        if old is not None:
+            shutil.copyfile(old, path)
+        self._database = sqlite3.connect(path, isolation_level=None)
+        try:
+            # The whole file takes its place at the end, so a journal would protect nothing.
+            self._database.execute("pragma journal_mode = off")
+            self._database.execute("pragma synchronous = off")
+            self._database.executescript(_SCHEMA)
+            found = self._database.execute("select max(position) from events").fetchone()
+        except sqlite3.DatabaseError as error:
+            self._database.close()
+            raise _foreign(old or path, str(error)) from None
+        self.position: int = found[0] or 0
+        self._database.execute("begin")
+
+    def write(self, events: Sequence[Event]) -> None:
+        """Add events."""
+        try:
+            self._database.executemany("insert into events values (?,?,?,?,?,?,?,?,?,?)", rows_of(events))
+        except sqlite3.OperationalError as error:
+            raise OSError(28 if "full" in str(error) else 5, str(error)) from None
+        self.position = max(self.position, events[-1].position)
+
+    def close(self) -> None:
+        """Complete the content."""
+        if self._database.in_transaction:
+            self._database.execute("commit")
+        self._database.close()

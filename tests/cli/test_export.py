@@ -1,0 +1,55 @@
+"""`evlog export`: filters, and what it prints."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Evlog
+
+
+@pytest.fixture
+def filled(evlog: Evlog) -> Evlog:
+    for number in range(6):
+        evlog("append", f"order-{number % 2}", f"T{number % 3}", str(number), "--tag", f"n:{number}")
+    return evlog
+
+
+@pytest.mark.parametrize(
+    "filters",
+    [
+        [],
+        ["--type", "T1"],
+        ["--tag", "n:4"],
+        ["--category", "order", "--after", "3"],
+        ["--from", "2", "--to", "4"],
+        ["--limit", "2"],
+        ["--since", "2001-01-01"],
+    ],
+)
+def test_filters_are_those_of_read(filled: Evlog, filters: list[str]) -> None:
+    done = json.loads(filled("export", "out.jsonl", *filters).out)
+    assert Path("out.jsonl").read_bytes() == filled("read", *filters).out
+    assert done["events"] == len(filled("read", *filters).out.splitlines())
+
+
+def test_one_stream(filled: Evlog) -> None:
+    filled("export", "out.jsonl", "--stream", "order-1", "--from", "2")
+    assert Path("out.jsonl").read_bytes() == filled("read", "order-1", "--from", "2").out
+    assert filled("export", "out.jsonl", "--stream", "order").code == 5
+
+
+def test_append_continues(filled: Evlog) -> None:
+    filled("export", "out.csv", "--category", "order")
+    filled("append", "order-9", "T")
+    filled("append", "other", "T")
+    done = json.loads(filled("export", "out.csv", "--append", "--category", "order").out)
+    assert (done["events"], done["position"]) == (1, 7)
+
+
+def test_a_wrong_suffix_is_a_usage_error_before_the_store_is_looked_for(evlog: Evlog) -> None:
+    result = evlog("export", "events.txt")
+    assert result.code == 2
+    assert ".parquet" in result.err

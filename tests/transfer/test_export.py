@@ -1,0 +1,231 @@
+"""Export: each format read back by what reads it elsewhere, continued, and interrupted."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import gzip
+import io
+import json
+import os
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+from cloudevents.core.formats.json import JSONFormat
+
+from evlog import Event, EventStore, NewEvent
+from evlog.errors import ExtraNotInstalled, InvalidArgument, StoreFull
+from evlog.model.json_lines import encode_lines
+from evlog.transfer.export import SUFFIXES, ExportResult, export
+from tests.support.helpers import small_store
+
+
+@pytest.fixture
+def store(memory_path: Path) -> Iterator[EventStore]:
+    with small_store(memory_path / "store") as store:
+        events = [
+            NewEvent("Json", b'{"b":1,"a":1.0e3,"q":"\\"x\\",y"}', tags=["course:c1", "n:2"]),
+            NewEvent("Text", 'line\n\u2028 \u00e9,"', content_type="text", metadata={"k": [1, None]}),
+            NewEvent("Bin", bytes(range(256)), content_type="binary", correlation_id="c", causation_id="d"),
+            NewEvent("Json", [], metadata={"traceparent": "00-1-2-01"}),
+        ]
+        store.append("s-1", events)
+        store.append("größe", events)
+        yield store
+
+
+def run(store: EventStore, path: Path, **settings: Any) -> ExportResult:
+    return export(path, store.read_all, store_id=str(store.id), **settings)
+
+
+def lines_of(path: Path) -> list[bytes]:
+    raw = path.read_bytes()
+    if path.suffix == ".gz":
+        raw = gzip.decompress(raw)
+    if path.suffix == ".zst":
+        raw = zstandard.ZstdDecompressor().stream_reader(io.BytesIO(raw), read_across_frames=True).read()
+    return raw.splitlines(True)
+
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    if path.suffix == ".csv":
+        with path.open(encoding="utf-8", newline="") as file:
+            return list(csv.DictReader(file))
+    if path.suffix == ".parquet":
+        rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
+        return rows
+    database = sqlite3.connect(path)
+    database.row_factory = sqlite3.Row
+    found = [dict(row) for row in database.execute("select * from events order by position")]
+    database.close()
+    return found
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".jsonl.zst"])
+def test_lines_are_what_read_prints(store: EventStore, memory_path: Path, suffix: str) -> None:
+    path = memory_path / f"out{suffix}"
+    assert run(store, path) == (str(path), 8, 8)
+    assert b"".join(lines_of(path)) == b"".join(encode_lines(store.read_all()))
+
+
+def check_row(row: dict[str, Any], event: Event) -> None:
+    assert (int(row["position"]), row["stream"], int(row["version"])) == (
+        event.position,
+        event.stream,
+        event.version,
+    )
+    assert (row["id"], row["type"], row["content_type"]) == (str(event.id), event.type, event.content_type)
+    assert json.loads(row["metadata"]) == event.metadata
+    assert json.loads(row["tags"]) == list(event.tags)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".sqlite", ".parquet"])
+def test_a_table_has_a_row_for_each_event(store: EventStore, memory_path: Path, suffix: str) -> None:
+    path = memory_path / f"out{suffix}"
+    assert run(store, path).events == 8
+    rows = rows_of(path)
+    events = list(store.read_all())
+    assert len(rows) == len(events)
+    for row, event in zip(rows, events, strict=True):
+        check_row(row, event)
+        if suffix == ".parquet":
+            assert row["time"] == event.time
+            data = row["raw"] if event.content_type == "binary" else row["data"].encode()
+            assert data == event.data
+        elif event.content_type != "binary":
+            assert row["data"].encode() == event.data
+        elif suffix == ".sqlite":
+            assert row["data"] == event.data
+
+
+def test_a_database_counts_the_streams(store: EventStore, memory_path: Path) -> None:
+    path = memory_path / "out.sqlite"
+    run(store, path)
+    database = sqlite3.connect(path)
+    assert database.execute("select stream, events, last_version from streams").fetchall() == [
+        ("größe", 4, 4),
+        ("s-1", 4, 4),
+    ]
+    database.close()
+
+
+def test_parquet_is_typed_and_in_row_groups(
+    store: EventStore, memory_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("evlog.transfer.parquet._GROUP_EVENTS", 3)
+    path = memory_path / "out.parquet"
+    run(store, path)
+    file = pq.ParquetFile(path)
+    groups = [file.metadata.row_group(number).column(0).statistics for number in range(file.num_row_groups)]
+    assert [(group.min, group.max) for group in groups] == [(1, 3), (4, 6), (7, 8)]
+    types = {field.name: str(field.type) for field in file.schema_arrow}
+    assert (types["position"], types["version"], types["time"]) == ("int64", "int64", "timestamp[us, tz=UTC]")
+
+
+def test_cloudevents_are_read_by_their_own_library(store: EventStore, memory_path: Path) -> None:
+    path = memory_path / "out.cloudevents.jsonl"
+    run(store, path)
+    found = [JSONFormat().read(None, line) for line in lines_of(path)]
+    for cloud, event in zip(found, store.read_all(), strict=True):
+        assert (cloud.get_id(), cloud.get_type()) == (str(event.id), event.type)
+        assert cloud.get_subject() == event.stream
+        assert cloud.get_source() == f"urn:evlog:{store.id}"
+        assert cloud.get_time() == event.time
+        assert int(cloud.get_extension("sequence")) == event.position
+        assert cloud.get_extension("evlogversion") == event.version
+        assert cloud.get_extension("correlationid") == event.correlation_id
+        assert cloud.get_extension("causationid") == event.causation_id
+        assert cloud.get_extension("traceparent") == event.metadata.get("traceparent")
+        data = cloud.get_data()
+        if event.content_type == "json":
+            assert data == event.json()
+        else:
+            assert data == (event.data if event.content_type == "binary" else event.data.decode())
+        tags = cloud.get_extension("evlogtags")
+        assert tuple(json.loads(tags or "[]")) == event.tags
+    rest = json.loads(found[1].get_extension("evlogmetadata"))
+    assert rest == {"k": [1, None]}
+
+
+@pytest.mark.parametrize("suffix", [*SUFFIXES, ".cloudevents.jsonl.gz"])
+def test_appending_continues_behind_the_last_position(
+    store: EventStore, memory_path: Path, suffix: str
+) -> None:
+    path, whole = memory_path / f"out{suffix}", memory_path / f"whole{suffix}"
+    assert run(store, path, append=True).events == 8
+    assert run(store, path, append=True) == (str(path), 0, 8)
+    store.append("s-1", [NewEvent("More", 1)])
+    assert run(store, path, append=True) == (str(path), 1, 9)
+    run(store, whole)
+    if ".jsonl" in suffix:
+        assert lines_of(path) == lines_of(whole)
+    else:
+        assert rows_of(path) == rows_of(whole)
+    assert sorted(os.listdir(memory_path)) == sorted(["store", path.name, whole.name])
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_run_that_fails_leaves_the_file_before(store: EventStore, memory_path: Path, suffix: str) -> None:
+    path = memory_path / f"out{suffix}"
+    run(store, path)
+    before = path.read_bytes()
+
+    def fails(after: int) -> Iterator[Event]:
+        yield from list(store.read_all(after))[:2]
+        raise KeyboardInterrupt
+
+    for append in (False, True):
+        with pytest.raises(KeyboardInterrupt):
+            export(path, fails, append=append)
+    assert path.read_bytes() == before
+    assert sorted(os.listdir(memory_path)) == sorted([path.name, "store"])
+
+
+def test_a_full_disk_leaves_the_file_before(
+    store: EventStore, memory_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = memory_path / "out.jsonl"
+    run(store, path)
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    before = path.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(StoreFull):
+            run(store, path)
+    assert path.read_bytes() == before
+    assert len(os.listdir(memory_path)) == 2
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_file_of_something_else_is_not_continued(store: EventStore, memory_path: Path, suffix: str) -> None:
+    path = memory_path / f"out{suffix}"
+    path.write_text("a,b\n1,2\n" if suffix == ".csv" else "something else\n")
+    before = path.read_bytes()
+    with pytest.raises(InvalidArgument, match="cannot append to"):
+        run(store, path, append=True)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["out", "out.txt", ".jsonl", "out.gz", "out.jsonl.xz"])
+def test_a_suffix_without_a_format_is_refused(store: EventStore, memory_path: Path, name: str) -> None:
+    with pytest.raises(InvalidArgument, match="names no format"):
+        run(store, memory_path / name)
+
+
+def test_a_missing_library_names_its_extra(
+    store: EventStore, memory_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import sys
+
+    monkeypatch.delitem(sys.modules, "evlog.transfer.parquet", raising=False)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ExtraNotInstalled, match="pip install 'evlog-store\\[parquet\\]'"):
+        run(store, memory_path / "out.parquet")
