@@ -28,20 +28,20 @@ if TYPE_CHECKING:
 HELP: Final = """Write events to FILE, in the format of its suffix:
 
 \b
-  .jsonl  .jsonl.gz  .jsonl.zst   one event a line, as `evlog read` prints it
-  .csv                            with a header
-  .sqlite                         a table `events` with indexes, a view `streams`
-  .parquet                        typed columns; needs pyarrow (the extra parquet)
-  .cloudevents.jsonl              CloudEvents 1.0, also with .gz or .zst
+  .jsonl .jsonl.gz .jsonl.zst  one event a line, as `evlog read` prints it
+  .csv                         with a header
+  .sqlite                      a table `events` with indexes, a view `streams`
+  .parquet                     typed columns; needs the extra `parquet`
+  .cloudevents.jsonl           CloudEvents 1.0, also with .gz or .zst
 
 The file takes its name in one step, so an export that is interrupted leaves the one before. --append keeps
 what is in the file and continues behind its last position. Filters are those of `evlog read`. In a pipe the
 result is one JSON object.
 
 \b
-  evlog export orders.parquet --category order
+  evlog export orders.csv --category order
   evlog export nightly.jsonl.gz --append
-  evlog export shop.sqlite && sqlite3 shop.sqlite 'select * from streams'
+  evlog export shop.sqlite --since 7d
 """
 
 PARAMETERS: Final = (

@@ -20,7 +20,7 @@ was interrupted is run again with the same arguments. In a pipe the result is on
 
 \b
   evlog fork what-if && evlog append -s what-if order-42 OrderCancelled
-  evlog fork before-the-import --at 17200
+  evlog fork before-the-import --at 1
 """
 
 PARAMETERS: Final = (

@@ -20,7 +20,7 @@ parked events and when its checkpoint was saved. It needs prometheus-client
 
 \b
   evlog metrics
-  evlog metrics > orders.prom.new && mv orders.prom.new /var/lib/node_exporter/orders.prom
+  evlog metrics | grep parked_events
 """
 
 PARAMETERS: Final = (STORE,)

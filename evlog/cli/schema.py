@@ -25,7 +25,7 @@ there already are not checked. A schema is kept in the store; each new one is a 
 can be shown. Without ACTION the schemas are listed.
 
 \b
-  evlog schema set OrderPaid paid.schema.json
+  echo '{"required":["amount"]}' | evlog schema set OrderPaid -
   evlog schema
   evlog schema show OrderPaid --version 1
 """

@@ -21,9 +21,9 @@ In a pipe each is one line of JSON; on a terminal a paragraph with all of its da
 exist, or a compaction has removed it, the others are printed and the exit code is 5.
 
 \b
-  evlog show 17
-  evlog show 019ac5d0-3b1c-7c3e-9a55-0123456789ab -o data
-  evlog show 17 18 19 -o csv --fields position,type,time
+  evlog show 1
+  evlog show 1 -o data
+  evlog show $(evlog read -n 3 -o csv --fields id | tail -n +2)
 """
 
 PARAMETERS: Final = (

@@ -15,7 +15,8 @@ _COMMANDS: Final[dict[str, tuple[str, ...]]] = {
     name: meant
     for names, meant in {
         "ls list dir topics show-streams": ("list", "streams"),
-        "cat log print dump query select get events fetch": ("show", "read"),
+        "cat log print dump query select events fetch": ("read", "show"),
+        "get": ("show", "read"),
         "find search grep filter": ("read",),
         "subs sub subscription consumers groups consumer-groups": ("subscriptions",),
         "add put write push publish produce emit insert record save set post send ingest import": ("append",),
