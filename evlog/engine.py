@@ -19,7 +19,7 @@ group `evlog.engines`: the entry's name is the scheme of its URLs, its value a f
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from evlog.errors import InvalidArgument
 from evlog.model.appends import BatchResult, Expectation, ExpectedVersion
@@ -136,6 +136,19 @@ class CheckpointStore(Protocol):
 
     def sync(self) -> None:
         """Return once the last checkpoint saved is durable."""
+
+    def begin(self, position: int) -> Any:
+        """Begin a transaction of the engine's database, and return the connection of its client.
+
+        What is saved and parked until `end` belongs to it. The caller may write to the same database.
+
+        Raises:
+            SubscriptionBusy: the checkpoint is not at `position`: another run has saved it.
+            Unsupported: the engine has no such transactions.
+        """
+
+    def end(self, error: BaseException | None) -> None:
+        """End the transaction: commit it, durably, or with an error roll it back."""
 
     def delete(self) -> None:
         """Delete the subscription and what it parked, durably."""

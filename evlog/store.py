@@ -774,7 +774,7 @@ class EventStore:
     def consume(
         self,
         name: str,
-        handler: Callable[[Event], object],
+        handler: Callable[..., object],
         *,
         after: int | None = None,
         stream: str | None = None,
@@ -787,6 +787,7 @@ class EventStore:
         timeout: float | None = None,
         retries: int = 3,
         on_failure: OnFailure = "stop",
+        in_transaction: bool = False,
     ) -> None:
         """Call the handler with every event of a named subscription: at least once, in order.
 
@@ -794,6 +795,9 @@ class EventStore:
 
         Args:
             handler: called with the event. It failed if it raises an Exception.
+            in_transaction: call the handler with the event and a connection to the store's database, in a
+                transaction that also saves the checkpoint: what the handler writes by that connection is
+                there exactly once. See `Subscription.transaction`. Only of some engines: PostgreSQL.
             retries: after this many failures on one event it gives up; the pauses are 0.1 s, 0.2 s … 10 s.
             on_failure: "stop": raise the last error; the next run begins with that event. "park": set the
                 event aside with the error, for `parked` and `replay_parked`, and continue.
@@ -801,6 +805,7 @@ class EventStore:
 
         Raises:
             As `subscribe`, and what the handler raised last.
+            Unsupported: in_transaction is not to be had of the engine.
         """
         from evlog.subscriptions.named import consume
 
@@ -819,7 +824,13 @@ class EventStore:
             idle=idle,
             timeout=timeout,
         ) as subscription:
-            consume(subscription, handler, retries=retries, park=on_failure == "park")
+            consume(
+                subscription,
+                handler,
+                retries=retries,
+                park=on_failure == "park",
+                in_transaction=in_transaction,
+            )
 
     def subscriptions(self) -> list[SubscriptionInfo]:
         """Return the named subscriptions, by name; one whose files are damaged says so in `damage`."""

@@ -24,6 +24,8 @@ from evlog.subscriptions.run import Subscription, checkpoint_at, kept
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from evlog.engine import CheckpointStore, Engine
     from evlog.subscriptions.retry import Handler
 
@@ -102,10 +104,25 @@ def begin(
         raise
 
 
-def consume(subscription: Subscription, handler: Handler, *, retries: int, park: bool) -> None:
+def consume(
+    subscription: Subscription,
+    handler: Callable[..., object],
+    *,
+    retries: int,
+    park: bool,
+    in_transaction: bool,
+) -> None:
     """Handle every event of the run. Arguments and errors are those of `EventStore.consume`."""
+
+    def handle(event: Event) -> None:
+        with subscription.transaction() as connection:
+            handler(event, connection)
+
+    if in_transaction:
+        with subscription.transaction():
+            pass  # refused at once where there is none, and not as a failure of the first event
     for event in subscription:
-        failure = attempt(handler, event, retries)
+        failure = attempt(handle if in_transaction else handler, event, retries)
         if failure is None:
             continue
         if not park:

@@ -7,6 +7,7 @@
 3. An event is acknowledged when the next one is asked for. A checkpoint never passes an unacknowledged event.
 4. One thread iterates. Any thread and any signal handler may call `stop` or `close`; both wake a waiting run.
 5. A forked child never writes its parent's checkpoint.
+6. Within a transaction of the caller's (`Subscription.transaction`) the checkpoint is saved by it alone.
 """
 
 from __future__ import annotations
@@ -68,6 +69,8 @@ class Subscription:
         self._save_due = time.monotonic() + _SAVE_SECONDS
         self._handed: Event | None = None  # delivered, not acknowledged
         self._scanned = after
+        # In a transaction of the caller's: `_handed` and `_scanned` at its begin. It holds the mutex.
+        self._transaction: tuple[Event | None, int] | None = None
         self._ready: Iterator[Event] = iter(())  # the events of the piece that is being read
         self._piece_end = after
         # Flags that any thread sets, never cleared.
@@ -224,6 +227,72 @@ class Subscription:
         self.acknowledge()
         self._save()  # what is parked need not be handled again
 
+    def transaction(self) -> Transaction:
+        """Return a transaction of the store's database: it saves the checkpoint with what the caller writes.
+
+            for event in run:
+                with run.transaction() as connection:
+                    connection.execute("update totals set amount = amount + %s", (event.json()["amount"],))
+
+        So the effect of each event is there exactly once, also after a crash. The connection is the engine's
+        client's (psycopg's, for PostgreSQL). At the end of the block every event that was delivered is
+        acknowledged, the transaction is committed, and both are durable; a block may also take several events
+        by `next_event`. If the block raises, nothing of it is kept: the last delivered event is delivered
+        still, and may be tried again in another transaction; if the block took others, they come again.
+
+        Raises:
+            InvalidArgument: the run has no name.
+            Unsupported: the engine has no such transactions: the directory, for example.
+            SubscriptionBusy: the run has lost its name to another one.
+        """
+        if self._checkpoint is None:
+            raise InvalidArgument("only a named subscription has a checkpoint; give it a name")
+        self._check_process()
+        return Transaction(self, self._checkpoint)
+
+    def begin_transaction(self, checkpoint: CheckpointStore) -> Any:
+        """Begin what `transaction` returns: until its end no other thread uses the run."""
+        self._mutex.acquire()
+        try:
+            if self._closed or self._transaction is not None:
+                raise InvalidArgument("the run is closed, or in a transaction already; use one at a time")
+            connection = checkpoint.begin(self._saved)
+        except BaseException:
+            self._mutex.release()
+            raise
+        self._transaction = self._handed, self._scanned
+        return connection
+
+    def end_transaction(self, checkpoint: CheckpointStore, error: BaseException | None) -> None:
+        """End what `transaction` returns, by a commit with the checkpoint, or with an error by a rollback."""
+        assert self._transaction is not None
+        handed, scanned = self._transaction
+        has_taken_none = self._handed is handed
+        is_committed = False
+        try:
+            try:
+                if error is None:
+                    self.acknowledge()
+                    checkpoint.save(checkpoint_at(self._engine, self.position, kept(self._filter)))
+            except BaseException as failure:
+                error = failure
+                raise
+            finally:
+                checkpoint.end(error)
+            is_committed = error is None
+        finally:
+            self._transaction = None
+            if is_committed:
+                self._saved = self.position
+            else:
+                self._handed, self._scanned = handed if has_taken_none else None, scanned
+                if not has_taken_none:
+                    self._leave_piece()
+            try:
+                self._close_if_wanted()
+            finally:
+                self._mutex.release()
+
     # --- ending
 
     def stop(self) -> None:
@@ -263,9 +332,12 @@ class Subscription:
             self._handed = undone
         with self._mutex:
             self._close_wanted = True
-            # A signal handler may have interrupted a method of this thread, which then closes at its end.
-            if not self._inside:
-                self._close()
+            self._close_if_wanted()
+
+    def _close_if_wanted(self) -> None:
+        # A signal handler may have interrupted a method of this thread, which then closes at its end.
+        if self._close_wanted and not self._inside and self._transaction is None:
+            self._close()
 
     def _close(self) -> None:
         if self._closed:
@@ -301,14 +373,13 @@ class Subscription:
                 return call(*arguments)
             finally:
                 self._inside = False
-                if self._close_wanted:
-                    self._close()
+                self._close_if_wanted()
 
     # --- the checkpoint
 
     def _save(self, durably: bool = False) -> None:
         checkpoint, position = self._checkpoint, self.position
-        if checkpoint is None or self._closed:
+        if checkpoint is None or self._closed or self._transaction is not None:
             return
         self._save_due = time.monotonic() + _SAVE_SECONDS
         if position != self._saved:
@@ -371,6 +442,24 @@ class Subscription:
         self._mutex = threading.RLock()  # a thread of the parent may have held it
         self._feed = self._engine.follow(self._filter)
         self._leave_piece()
+
+
+class Transaction:
+    """A transaction that saves a run's checkpoint at its end. Made by `Subscription.transaction`."""
+
+    __slots__ = ("_checkpoint", "_run")
+
+    def __init__(self, run: Subscription, checkpoint: CheckpointStore) -> None:
+        self._run = run
+        self._checkpoint = checkpoint
+
+    def __enter__(self) -> Any:
+        return self._run.begin_transaction(self._checkpoint)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._run.end_transaction(self._checkpoint, error)
 
 
 def kept(filter: EventFilter) -> EventFilter:

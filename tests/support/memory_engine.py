@@ -10,6 +10,7 @@ import time
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NoReturn
 from uuid import UUID, uuid4
 
 from evlog.engine import Capabilities, Progress
@@ -458,6 +459,12 @@ class MemoryCheckpoint:
         self._named.checkpoint = checkpoint._replace(time_us=time.time_ns() // 1000)
 
     def sync(self) -> None:
+        pass
+
+    def begin(self, position: int) -> NoReturn:
+        raise Unsupported("memory", "transactions of a subscription")
+
+    def end(self, error: BaseException | None) -> None:
         pass
 
     def delete(self) -> None:

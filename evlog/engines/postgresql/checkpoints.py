@@ -8,6 +8,7 @@ snapshot, so it does not delay vacuum.
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
@@ -42,6 +43,7 @@ class PostgresqlCheckpoint:
         self._lock = f"{store_id}/{name}"
         self._is_pooled = not connections.address.listens
         self._holder: Session | None = None  # its session, or its transaction, holds the lock
+        self._transaction: tuple[Session, ExitStack] | None = None  # between begin and end
 
     def acquire(self) -> None:
         """Begin a run or a change. Raises SubscriptionBusy."""
@@ -116,6 +118,40 @@ class PostgresqlCheckpoint:
     def sync(self) -> None:
         """Return at once: `save` is durable."""
 
+    def begin(self, position: int) -> Session:
+        """Begin a transaction that the caller writes in, too, and return its connection.
+
+        It is the session that holds the lock: if the lock is lost, so is the transaction. Behind a pooler it
+        is another one, and the row of the checkpoint keeps a second run from saving.
+        """
+        with translated(self._connections.address), ExitStack() as stack:
+            connection = self._connections.take() if self._is_pooled else self._holder
+            assert connection is not None  # acquired
+            if self._is_pooled:
+                stack.callback(self._connections.give_back, connection)
+            stack.enter_context(connection.transaction())
+            row = connection.execute(
+                self._connections.address.sql(
+                    "select last_position from {schema}.subscription_checkpoints "
+                    "where subscription_id = %s for update"
+                ),
+                (self._name,),
+            ).fetchone()
+            if row != (position,):
+                raise SubscriptionBusy(self._name)
+            self._transaction = connection, stack.pop_all()
+        return connection
+
+    def end(self, error: BaseException | None) -> None:
+        """End the transaction: commit it, durably, or with an error roll it back."""
+        assert self._transaction is not None
+        (_, stack), self._transaction = self._transaction, None
+        if error is not None:
+            stack.__exit__(type(error), error, error.__traceback__)
+            return
+        with translated(self._connections.address):
+            stack.close()
+
     def delete(self) -> None:
         """Delete the subscription and what it parked, durably."""
         self._execute(
@@ -173,6 +209,9 @@ class PostgresqlCheckpoint:
 
     def _execute(self, statement: str, parameters: tuple[Any, ...]) -> list[Row]:
         sql = self._connections.address.sql(statement)
+        if self._transaction is not None:
+            with translated(self._connections.address):
+                return _run(self._transaction[0], sql, parameters)
         if self._holder is not None:
             with translated(self._connections.address):
                 if not self._is_pooled:

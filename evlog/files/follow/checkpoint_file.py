@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import time
 
-from evlog.errors import CorruptionError, SubscriptionBusy
+from evlog.errors import CorruptionError, SubscriptionBusy, Unsupported
 from evlog.files.disk.file_lock import FileLock
 from evlog.files.disk.files import ReadFile
 from evlog.files.disk.opening import check_directory, error_for
@@ -33,6 +33,8 @@ from evlog.files.format.headers import FormatFault
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import NoReturn
+
     from evlog.files.disk.files import Disk
     from evlog.model.checkpoints import Checkpoint, ParkedEvent
     from evlog.model.events import Event
@@ -156,6 +158,13 @@ class SubscriptionFiles:
     def sync(self) -> None:
         """Return once the last checkpoint saved is durable."""
         self._disk.sync_dir(self._directory)
+
+    def begin(self, position: int) -> NoReturn:  # noqa: ARG002 - the protocol's
+        """Refuse: files have no transaction that a caller's own data could be in."""
+        raise Unsupported("directory", "transactions of a subscription")
+
+    def end(self, error: BaseException | None) -> None:
+        """Do nothing: `begin` refuses."""
 
     def delete(self) -> None:
         """Remove the subscription with all it parked, durably; the lock's file is removed last."""
