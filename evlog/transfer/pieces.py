@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from evlog.engine import Engine
     from evlog.model.events import Event
 
-PIECE_EVENTS: Final = 4096
-_PIECE_BYTES: Final = 4 << 20
+PIECE_EVENTS: Final = 16384
+_PIECE_BYTES: Final = 3 << 20
 # A piece with gaps becomes a segment of its own in a directory.
 _GAP_PIECE_EVENTS: Final = 1 << 16
 _GAP_PIECE_BYTES: Final = 32 << 20

@@ -44,6 +44,7 @@ _EVENT_COLUMNS: Final = (
     "global_position, frame, created_at"
 )
 _COPY_HEADER: Final = b"PGCOPY\n\xff\r\n\0" + bytes(8)
+_ROWS_AT_ONCE: Final = 256
 _COPY_END: Final = b"\xff\xff"
 _SIZE: Final = Struct("!i").pack
 _NUMBERS: Final = Struct("!iqiqiqiq").pack  # four columns of 8 bytes, each after its size
@@ -175,7 +176,10 @@ def _append(core: Core, connection: Connection, piece: HistoryPiece, *, raw_json
             with cursor.copy(
                 sql("copy {schema}.events ({columns}) from stdin (format binary)", columns=_EVENT_COLUMNS)
             ) as copy:
-                copy.write(_COPY_HEADER + _event_rows(piece, raw_json) + _COPY_END)
+                copy.write(_COPY_HEADER)
+                for rows in _event_rows(piece, raw_json):  # the server takes some in while others are made
+                    copy.write(rows)
+                copy.write(_COPY_END)
         if piece.removed:
             cursor.executemany(
                 sql(
@@ -214,11 +218,11 @@ def _check(core: Core, piece: HistoryPiece, position: int, mirror_of: UUID | Non
     raise MirrorConflict(f"store {piece.source_id}", core.address.text, reason, advice)
 
 
-def _event_rows(piece: HistoryPiece, raw_json: bool) -> bytes:
-    """Return the rows of `_EVENT_COLUMNS` in the binary format of COPY."""
+def _event_rows(piece: HistoryPiece, raw_json: bool) -> Iterator[bytes]:
+    """Iterate over the rows of `_EVENT_COLUMNS` in the binary format of COPY, some at a time."""
     names: dict[str, bytes] = {}  # a stream and its category, a type: each after its size
     rows: list[bytes] = []
-    for event, frame in zip(piece.events, piece.frames, strict=True):
+    for number, (event, frame) in enumerate(zip(piece.events, piece.frames, strict=True), 1):
         position, version, stream, type, id, time_us, code, data, metadata = event
         if (stream_text := names.get(stream)) is None:
             stream_text = _text(check_readable_name(stream)) + _text(category_of(stream))
@@ -238,7 +242,10 @@ def _event_rows(piece: HistoryPiece, raw_json: bool) -> bytes:
             _tags(event) if metadata is not None and metadata.startswith(TAGS_BEGIN) else _NULL,
             _NUMBERS(8, version, 8, position, 8, frame, 8, time_us - _EPOCH_2000_US),
         )
-    return b"".join(rows)
+        if not number % _ROWS_AT_ONCE:
+            yield b"".join(rows)
+            rows = []
+    yield b"".join(rows)
 
 
 def _tags(event: Event) -> bytes:

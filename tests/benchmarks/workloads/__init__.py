@@ -17,6 +17,7 @@ from tests.benchmarks.workloads import (
     live,
     memory,
     million,
+    mirror,
     one_stream,
     postgresql,
     resend,
@@ -43,6 +44,7 @@ WORKLOADS: Final[dict[str, Workload]] = {
     "compress": compress.run,
     "growth": growth.run,
     "postgresql": postgresql.run,
+    "mirror": mirror.run,
 }
 
 __all__ = ["WORKLOADS"]

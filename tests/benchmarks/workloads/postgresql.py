@@ -31,7 +31,7 @@ _STREAM_READS: Final = 100
 _PAGE: Final = 10_000
 _FLUSH_US: Final = 2000
 _DATA: Final = b'{"amount":10,"note":"' + b"x" * 77 + b'"}'
-_SETTINGS: Final = {
+SETTINGS: Final = {
     "fsync": "on",
     "synchronous_commit": "on",
     "wal_sync_method": "fdatasync",
@@ -40,7 +40,7 @@ _SETTINGS: Final = {
     "checkpoint_timeout": "15min",
 }
 _SLOW_FLUSH: Final = {"commit_delay": str(_FLUSH_US), "commit_siblings": "0"}
-_TABLE: Final = """
+TABLE: Final = """
 create table if not exists plain (
     position bigserial primary key,
     stream text not null,
@@ -54,7 +54,7 @@ create table if not exists plain (
 )
 """
 _INSERT: Final = "insert into plain (stream, version, type, id, data) values (%s, %s, %s, %s, %s)"
-_COPY: Final = "copy plain (stream, version, type, id, data) from stdin (format binary)"
+COPY: Final = "copy plain (stream, version, type, id, data) from stdin (format binary)"
 _SELECT: Final = "select position, stream, version, type, id, data::text, metadata::text, time from plain"
 
 
@@ -69,7 +69,7 @@ def run(run: Run) -> Report:
     ahead = Target(1.0, at_least=True, over="psycopg")
     folder = run.fresh_directory("postgresql")
     folder.chmod(0o755)  # the server runs as another user
-    with serving(folder, programs, **_SETTINGS) as server:
+    with serving(folder, programs, **SETTINGS) as server:
         url = server.url(schema="bench")
         with _opened(url) as clients:
             report.figures.append(_batches(run, clients, least))
@@ -78,10 +78,10 @@ def run(run: Run) -> Report:
             report.figures.append(_single(run, clients, least))
         report.figures.append(_together(run, url, least, f"{_WRITERS} processes, single appends"))
         server.stop()
-        server.start(**_SETTINGS, **_SLOW_FLUSH)
+        server.start(**SETTINGS, **_SLOW_FLUSH)
         label = f"{_WRITERS} processes, a flush takes {_FLUSH_US // 1000} ms"
         report.figures.append(_together(run, url, ahead, label))
-    report.settings = {"server": {"version": programs.parts[-2], **_SETTINGS}}
+    report.settings = {"server": {"version": programs.parts[-2], **SETTINGS}}
     return report
 
 
@@ -112,7 +112,7 @@ class _Psycopg:
         import psycopg
 
         self._db: psycopg.Connection[Any] = psycopg.connect(url.partition("?")[0], autocommit=True)
-        self._db.execute(_TABLE)
+        self._db.execute(TABLE)
         self._versions: dict[str, int] = {}
         self.close = self._db.close
 
@@ -122,7 +122,7 @@ class _Psycopg:
             cursor.executemany(_INSERT, rows)
 
     def copy(self, batch: Batch) -> None:
-        with self._db.transaction(), self._db.cursor() as cursor, cursor.copy(_COPY) as copy:
+        with self._db.transaction(), self._db.cursor() as cursor, cursor.copy(COPY) as copy:
             copy.set_types(["text", "int8", "text", "uuid", "json"])
             for row in self._rows(batch):
                 copy.write_row(row)
