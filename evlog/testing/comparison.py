@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable
+from operator import or_
 from typing import Any
 from uuid import UUID
 
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
 import evlog
-from evlog import EventStore, EvlogError, IdConflict, InvalidEvent, NewEvent
+from evlog import EventStore, EvlogError, IdConflict, IfNone, IfVersion, InvalidEvent, NewEvent, Query
 from evlog.testing.base import EngineTests, NewStore
 
 STREAMS = ["a", "a-1", "b-1", "b-ü"]
@@ -36,6 +37,11 @@ filters = st.fixed_dictionaries(
     },
 )
 bounds = st.integers(0, 30)
+one_item = st.builds(Query, st.lists(types, max_size=2), tags)
+queries = one_item | st.builds(or_, one_item, one_item)
+conditions = st.lists(
+    st.builds(IfNone, queries, bounds) | st.builds(IfVersion, streams, st.integers(0, 3)), max_size=2
+)
 maybe_bounds = st.none() | bounds
 
 
@@ -46,7 +52,7 @@ def answer(call: Callable[[], Any]) -> Any:
     except (IdConflict, InvalidEvent):
         return IdConflict  # of several faults of ids, either engine may name another one
     except EvlogError as error:
-        return type(error), getattr(error, "actual", None), getattr(error, "stream", None)
+        return type(error), *(getattr(error, name, None) for name in ("actual", "stream", "position"))
     if isinstance(result, list):
         return [each[:5] + each[6:] for each in result]
     return result
@@ -76,6 +82,20 @@ class Comparison(RuleBasedStateMachine):
     @rule(stream=streams, batch=batches, expected=expected)
     def append(self, stream: str, batch: list[NewEvent], expected: Any) -> None:
         self.compare(lambda store: tuple(store.append(stream, batch, expected)))
+
+    @rule(stream=streams, batch=batches, conditions=conditions)
+    def append_if(self, stream: str, batch: list[NewEvent], conditions: Any) -> None:
+        self.compare(lambda store: tuple(store.append(stream, batch, conditions=conditions)))
+
+    @rule(stream=streams, batch=batches, query=queries, other=batches | st.none())
+    def decide(self, stream: str, batch: list[NewEvent], query: Query, other: list[NewEvent] | None) -> None:
+        def run(store: EventStore) -> tuple[object, ...]:
+            found = store.query(query)
+            if other is not None:
+                store.append("a", other)
+            return tuple(store.append(stream, batch, conditions=found.unchanged))
+
+        self.compare(run)
 
     @rule(appends=st.lists(st.tuples(streams, batches, expected), min_size=1, max_size=3))
     def append_many(self, appends: list[Any]) -> None:

@@ -20,6 +20,7 @@ from evlog.engines.postgresql import wire
 from evlog.engines.postgresql.connections import Connections, Statement, is_broken, translate
 from evlog.errors import (
     AppendUnknown,
+    ConditionFailed,
     IdConflict,
     InvalidArgument,
     InvalidEvent,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
     from evlog.engines.postgresql.connections import Parameters, Session
     from evlog.model.events import EncodedEvent
+    from evlog.model.queries import IfNone
 
 _RETRY_SECONDS: Final = 30.0  # a failover takes some seconds
 FLUSH: Final = (
@@ -92,8 +94,8 @@ class Appender:
         self._lock_timeout_seconds = lock_timeout_seconds
         self._statement = Statement(
             connections.address.sql(
-                "select {schema}.append({parameters}), set_config('synchronous_commit', $18, true)",
-                parameters=", ".join(f"${number}" for number in range(1, 18)),
+                "select {schema}.append({parameters}), set_config('synchronous_commit', $19, true)",
+                parameters=", ".join(f"${number}" for number in range(1, 19)),
             )
         )
         self._before: list[tuple[Statement, Parameters]] = []
@@ -105,6 +107,7 @@ class Appender:
         streams: Sequence[str],
         events: Sequence[EncodedEvent],
         expectations: Sequence[Expectation],
+        conditions: Sequence[IfNone] = (),
         *,
         skip_known: bool = False,
         system: bool = False,
@@ -121,7 +124,7 @@ class Appender:
         ids = [event[1] or next(made) for event in events]
         twins = _twins(streams, events, ids, skip_known=skip_known)
         if not twins:
-            request = _Request(streams, events, ids, expectations, schemas, skip_known, system)
+            request = _Request(streams, events, ids, expectations, conditions, schemas, skip_known, system)
             positions, versions, duplicates = self._send(request)
             return BatchResult(streams, versions, positions, ids, duplicates)
         kept = [at for at in range(len(ids)) if at not in twins]
@@ -130,6 +133,7 @@ class Appender:
             [events[at] for at in kept],
             [ids[at] for at in kept],
             [Expectation(bisect_left(kept, each.at), each.stream, each.version) for each in expectations],
+            conditions,
             schemas,
             skip_known,
             system,
@@ -220,6 +224,13 @@ class Appender:
             return refusal(self._connections.address.text, standing)
         if kind == "SchemasChanged":
             return SchemasChanged()
+        if kind == "ConditionFailed":
+            condition = request.conditions[detail["at"]]
+            return ConditionFailed(str(condition.query), condition.after, detail["position"])
+        if kind == "BeyondEnd":
+            return InvalidArgument(
+                f"position {detail['after']} is beyond the log's end, {detail['head']}; read again"
+            )
         stream = detail["stream"]
         if kind == "WrongExpectedVersion":
             expected = detail["expected"]
@@ -251,6 +262,7 @@ class _Request:
         events: Sequence[EncodedEvent],
         ids: Sequence[bytes],
         expectations: Sequence[Expectation],
+        conditions: Sequence[IfNone],
         schemas: int | None,
         skip_known: bool,
         system: bool,
@@ -261,6 +273,7 @@ class _Request:
         self._streams = streams
         self._types, self._given, self._codes, self._data, self._metadata = zip(*events, strict=True)
         self._expectations = expectations
+        self.conditions = conditions
         self._flags = (
             None if schemas is None else wire.int8(schemas),
             wire.boolean(skip_known),
@@ -270,7 +283,7 @@ class _Request:
     def values(self) -> list[bytes | None]:
         """Return the arguments in order."""
         streams, codes, data, expectations = self._streams, self._codes, self._data, self._expectations
-        is_quick, version = len(data) == 1 and not self.look_up, None
+        is_quick, version = len(data) == 1 and not (self.look_up or self.conditions), None
         if expectations:
             (first, *others) = expectations
             is_quick = is_quick and not others and first.stream == streams[0] and first.version != NO_STREAM
@@ -301,6 +314,7 @@ class _Request:
             wire.int4s([each.at for each in expectations]) if expectations else None,
             wire.texts([each.stream for each in expectations]) if expectations else None,
             wire.texts([str(each.version) for each in expectations]) if expectations else None,
+            _as_json(self.conditions) if self.conditions else None,
             *self._flags,
         ]
 
@@ -323,6 +337,10 @@ class _Request:
             return consecutive, wire.read_int8s(versions), [False] * count
         start = int.from_bytes(version or b"")
         return consecutive, list(range(start, start + count)), [False] * count
+
+
+def _as_json(conditions: Sequence[IfNone]) -> bytes:
+    return json.dumps([{"after": each.after, "items": each.query.items} for each in conditions]).encode()
 
 
 def _twins(

@@ -85,11 +85,7 @@ class PostgresqlEngine:
             else "An append returns when the server has it; a crash of the server can lose the last appends."
         )
         return Capabilities(
-            engine="postgresql",
-            durability=durability,
-            max_event_bytes=MAX_EVENT_BYTES,
-            verify="structure",
-            conditions=False,
+            engine="postgresql", durability=durability, max_event_bytes=MAX_EVENT_BYTES, verify="structure"
         )
 
     def close(self) -> None:
@@ -108,10 +104,8 @@ class PostgresqlEngine:
         schemas: int | None = None,
     ) -> BatchResult:
         """Append all events in one transaction, or none; flushed when this returns (with `sync`)."""
-        if conditions:
-            raise Unsupported("postgresql", "conditions on tags")
         return self._core.appender.append(
-            streams, events, expectations, skip_known=skip_known, system=system, schemas=schemas
+            streams, events, expectations, conditions, skip_known=skip_known, system=system, schemas=schemas
         )
 
     # --- reading

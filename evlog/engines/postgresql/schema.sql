@@ -132,6 +132,45 @@ create function lock_log() returns void language sql set search_path from curren
     select pg_advisory_xact_lock(hashtextextended('evlog ' || current_schema(), 0))
 $body$;
 
+-- The first condition that does not hold: an event behind `after` matches one of its items, which is one of the
+-- types (any, if there are none) and all of the tags. The statements are planned with their values: whether to
+-- look at the tags or at the last positions depends on them. Without `offset 0`, min() walks all positions.
+create function failed_condition(p_conditions json, p_head bigint) returns json
+    language plpgsql set search_path from current as $body$
+declare
+    v_condition json;
+    v_item json;
+    v_after bigint;
+    v_types text[];
+    v_tags text[];
+    v_found bigint;
+    v_first bigint;
+    v_at int := 0;
+begin
+    for v_condition in select json_array_elements(p_conditions) loop
+        v_after := v_condition->>'after';
+        if v_after > p_head then
+            return json_build_object('error', 'BeyondEnd', 'after', v_after, 'head', p_head);
+        end if;
+        v_first := null;
+        for v_item in select json_array_elements(v_condition->'items') loop
+            v_types := array(select json_array_elements_text(v_item->0));
+            v_tags := array(select json_array_elements_text(v_item->1));
+            execute format('select min(global_position) from (select global_position from events '
+                           'where global_position > %L::bigint and not starts_with(stream_id, ''$'')', v_after)
+                || case when v_types <> '{}' then format(' and event_type = any(%L::text[])', v_types) else '' end
+                || case when v_tags <> '{}' then format(' and tags @> %L::text[]', v_tags) else '' end
+                || ' offset 0) found' into v_found;
+            v_first := least(v_first, v_found);
+        end loop;
+        if v_first is not null then
+            return json_build_object('error', 'ConditionFailed', 'at', v_at, 'position', v_first);
+        end if;
+        v_at := v_at + 1;
+    end loop;
+    return null;
+end $body$;
+
 -- Append events, or refuse all of them. Errors have the SQLSTATE EV000; their detail is a JSON object.
 --
 -- 1. Arguments are columns of the events. One stream is the stream of all of them. Null stands for a column
@@ -146,7 +185,7 @@ create function append(
     p_quick boolean, p_version bigint,
     p_streams text[], p_types text[], p_ids uuid[], p_given boolean, p_look_up boolean,
     p_codes text[], p_json json[], p_raw bytea[], p_metadata json[],
-    p_expect_at int[], p_expect_stream text[], p_expect text[],
+    p_expect_at int[], p_expect_stream text[], p_expect text[], p_conditions json,
     p_schemas bigint, p_skip_known boolean, p_system boolean,
     out o_position bigint, out o_version bigint,
     out o_versions bigint[], out o_positions bigint[], out o_duplicates boolean[]
@@ -303,6 +342,9 @@ begin
     end if;
     if v_refusal is null and p_schemas <> v_log.schemas then
         v_refusal := '{"error":"SchemasChanged"}';
+    end if;
+    if v_refusal is null and p_conditions is not null then
+        v_refusal := failed_condition(p_conditions, o_position);
     end if;
     if v_refusal is not null then
         if p_given and not p_look_up and exists (select from events where id = any(p_ids)) then
