@@ -1,5 +1,7 @@
 import json
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,8 +18,10 @@ HERE = [name for name, peer in PEERS.items() if peer.needs_nothing]
 
 
 @pytest.fixture(scope="module")
-def run_(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return Run(TINY, tmp_path_factory.mktemp("benchmarks"), HERE)
+def run_() -> Iterator[Run]:
+    with tempfile.TemporaryDirectory(prefix="evlog-test-") as folder:
+        Path(folder).chmod(0o755)  # a server runs as another user; pytest's own folders are closed to it
+        yield Run(TINY, Path(folder), HERE)
 
 
 @pytest.mark.parametrize("name", list(WORKLOADS))
