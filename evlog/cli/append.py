@@ -9,7 +9,7 @@ import sys
 
 from evlog.cli._support import console, options
 from evlog.cli._support.parameters import COUNT, NUMBER, RAW, STORE, argument, choice, flag, option
-from evlog.errors import InvalidArgument
+from evlog.errors import EXIT_CONFLICT, EvlogError, InvalidArgument
 from evlog.model.events import check_stream_name
 from evlog.model.json_lines import encode_results
 from evlog.store import open
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from typing import Final
 
     from evlog.cli._support.parameters import Given
+    from evlog.model.appends import BatchResult
     from evlog.model.events import EncodedEvent
     from evlog.model.types import Condition
     from evlog.store import EventStore
@@ -30,8 +31,8 @@ The event is on disk when the command ends with exit code 0; the line it prints 
 the append conditional on the stream's version (exit code 3 if it is another one); --if-version does so for
 other streams, and --if-none for events anywhere that match a query: `evlog help tags`. --id or
 --idempotency-key makes a retry harmless: a known event is not written again, and the result says
-"duplicate":true. Other content under a known id ends with exit code 7. A missing store is created, which is
-said on stderr; --no-create ends with exit code 5 instead.
+"duplicate":true; with --new-only the exit code is then 3. Other content under a known id ends with exit
+code 7. A missing store is created, which is said on stderr; --no-create ends with exit code 5 instead.
 
 \b
   evlog append order-42 OrderPlaced '{"total":30}' --expect none
@@ -43,12 +44,13 @@ Lines that `evlog read` printed go in as they are. For lines of any other shape 
 --stream-field and --type-field: a dotted path such as at.host, or for the stream a template such as
 'host-{.at.host}'. The whole line is the data unless --data-field names a part of it. With --stream-field,
 the one argument is the TYPE. What --id-field names is a UUID, or any other text or number: that is an
-idempotency key then.
+idempotency key then. --text takes each line, also an empty one, as the text of an event.
 
 \b
   evlog read | evlog --store copy append --lines
   echo '{"host":"a"}' | evlog append --lines --stream-field 'on-{.host}' Seen
   seq 3 | evlog append --lines numbers Counted
+  date | evlog append --lines --text notes Noted
 """
 
 BATCH: Final = 1000
@@ -71,12 +73,14 @@ PARAMETERS: Final = (
     choice("--content-type", "json|text|binary", "What DATA is; json if left out."),
     choice("--sync", "always|none", "none: faster, but a power failure may lose acknowledged events."),
     option("--lock-timeout", "SECONDS", "How long to wait for other writers; else without limit.", NUMBER),
+    flag("--new-only", "Exit code 3 if the event is known already."),
     flag("--no-create", "Do not create a missing store."),
     flag("--lines", "Append each line of stdin."),
     option("--stream-field", "a.b", "Lines: the stream, or 'host-{.a.b}'."),
     option("--type-field", "a.b", "Lines: the event type."),
     option("--id-field", "a.b", "Lines: a UUID or an idempotency key."),
     option("--data-field", "a.b", "Lines: the data; . is the whole line."),
+    flag("--text", "Lines: each one is an event's text."),
     flag("--atomic", "Lines: all in one append, or none."),
     option("--batch", "N", f"Lines: events a write; {BATCH}.", COUNT, least=1, most=MAX_BATCH),
     flag("--ack", "Lines: print each result when it is durable."),
@@ -85,10 +89,23 @@ PARAMETERS: Final = (
 )
 _FOR_LINES: Final = (
     *("stream_field", "type_field", "id_field", "data_field"),
-    *("atomic", "batch", "ack", "skip_bad"),
+    *("text", "atomic", "batch", "ack", "skip_bad"),
 )
-_FOR_ONE: Final = ("id", "idempotency_key", "content_type")
+_FOR_ONE: Final = ("id", "idempotency_key", "content_type", "new_only")
 _LONGEST_WAIT_SECONDS: Final = 1e8
+
+
+class KnownEvent(EvlogError):
+    """--new-only is given, and the event was appended before."""
+
+    exit_code = EXIT_CONFLICT
+
+    def __init__(self, position: int) -> None:
+        super().__init__(
+            f"the event is known already, at position {position}; nothing was written",
+            "leave --new-only out to take that as success",
+        )
+        self.position = position
 
 
 def command(given: Given) -> int | None:
@@ -101,7 +118,7 @@ def command(given: Given) -> int | None:
         from evlog.cli.lines import append_lines
 
         return append_lines(given, expected, find_conditions(given), open_or_create)
-    _refuse(given, _FOR_LINES, "is for lines of JSON on stdin; add --lines")
+    _refuse(given, _FOR_LINES, "is for lines on stdin; add --lines")
     if given.stream is None or given.type is None:
         missing = "STREAM and TYPE are" if given.stream is None else "TYPE is"
         raise InvalidArgument(f"{missing} missing", "write for example `evlog append order-42 OrderPaid`")
@@ -111,8 +128,10 @@ def command(given: Given) -> int | None:
     event = make_event(given)
     conditions = find_conditions(given)
     with open_or_create(given) as store:
-        _append_one(store, stream, event, expected, conditions)
+        result = _append_one(store, stream, event, expected, conditions)
         options.report_torn_tails(store)
+    if given.new_only and result.duplicate_count:
+        raise KnownEvent(result.positions[0])
     return None
 
 
@@ -122,19 +141,31 @@ def _append_one(
     event: EncodedEvent,
     expected: int | str | None,
     conditions: Sequence[Condition],
-) -> None:
+) -> BatchResult:
     versions = None if expected is None else {stream: expected}
     result = store.append_encoded([stream], [event], expected=versions, conditions=conditions)
     if sys.stdout is None:
-        return  # stdout was closed on purpose; the exit code says that the event is stored
+        return result  # stdout was closed on purpose; the exit code says that the event is stored
     try:
-        console.write_now(
-            encode_results(result.streams, result.versions, result.positions, result.ids, result.duplicates)
-        )
+        print_results(result)
     except console.OutputFailed as error:
         # A user who sees only a failure may append the event again.
         done = f"the event is appended at position {result.positions[0]} all the same"
         raise console.OutputFailed(error.reason, done) from None
+    return result
+
+
+def print_results(result: BatchResult) -> None:
+    """Print where each event of an append is."""
+    columns = result.streams, result.versions, result.positions, result.ids, result.duplicates
+    if not console.stdout_is_terminal():
+        console.write_now(encode_results(*columns))
+        return
+    lines = [
+        f"{'known already in' if known else 'appended to'} {stream}: version {version}, position {position}\n"
+        for stream, version, position, _, known in zip(*columns, strict=True)
+    ]
+    console.write_now("".join(lines).encode())
 
 
 def find_conditions(given: Given) -> Sequence[Condition]:

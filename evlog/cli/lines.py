@@ -23,8 +23,8 @@ from evlog.errors import (
     InvalidArgument,
     SchemaViolation,
 )
-from evlog.model.events import MAX_EVENT_BYTES
-from evlog.model.json_lines import MAX_LINE_BYTES, InvalidLine, encode_results, own_decoder
+from evlog.model.events import MAX_EVENT_BYTES, TEXT_CODE, check_stream_name, check_type
+from evlog.model.json_lines import MAX_LINE_BYTES, InvalidLine, check_size, own_decoder
 from evlog.model.links import KEY
 
 TYPE_CHECKING = False
@@ -50,16 +50,14 @@ _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 class BadLine(InvalidArgument):
     """A line of stdin that holds no event; those before it were appended, unless it is all or nothing."""
 
-    def __init__(self, line: int, reason: str, appended: int | None) -> None:
+    def __init__(self, line: int, reason: str, appended: int | None, hint: str | None = None) -> None:
         if appended is None:
             advice = "skipped"
         elif appended:
-            advice = (
-                f"{appended} events before it were appended: correct the line and send the rest again, "
-                "or use --skip-bad"
-            )
+            hint = hint or "correct the line and send the rest again, or use --skip-bad"
+            advice = f"{appended} events before it were appended: {hint}"
         else:
-            advice = "nothing was appended: correct the line, or use --skip-bad"
+            advice = f"nothing was appended: {hint or 'correct the line, or use --skip-bad'}"
         super().__init__(f"line {line} {reason}", advice)
         self.line = line
         self.reason = reason
@@ -86,6 +84,11 @@ class Shape:
     def check(self, expected: int | str | None) -> None:
         """Raise InvalidArgument for options that exclude each other."""
         given = self._given
+        fields = (given.stream_field, given.type_field, given.id_field, given.data_field)
+        if given.text and (given.type is None or fields != (None,) * 4):
+            raise InvalidArgument(
+                "--text takes whole lines", "give STREAM and TYPE, and none of the --…-field options"
+            )
         if given.atomic and (given.batch is not None or given.skip_bad):
             other = "--skip-bad" if given.skip_bad else "--batch"
             raise InvalidArgument(f"--atomic is all or nothing, {other} is not", "leave one of them out")
@@ -110,6 +113,8 @@ class Shape:
 
     def decoder(self) -> Decode:
         """Return the function that turns a line into an event."""
+        if self._given.text:
+            return _text_decoder(str(self.stream), str(self._type), self._metadata)
         if not self._is_foreign:
             return own_decoder(self.stream, self._metadata)
         given = self._given
@@ -122,6 +127,23 @@ class Shape:
             data_field=given.data_field,
             metadata=self._metadata,
         )
+
+
+def _text_decoder(stream: str, type: str, metadata: bytes | None) -> Decode:
+    """Return a decoder of lines each of which is an event's text, also an empty one."""
+    check_stream_name(stream)
+    check_type(type)
+
+    def decode(line: bytes) -> tuple[str, EncodedEvent]:
+        text = line.removesuffix(b"\r")
+        check_size(len(text) + len(metadata or b""))
+        try:
+            text.decode()
+        except UnicodeDecodeError:
+            raise InvalidLine("is not UTF-8") from None
+        return stream, (type, None, TEXT_CODE, text, metadata)
+
+    return decode
 
 
 def append_lines(
@@ -157,7 +179,7 @@ def _append_all(appender: _Appender, *, with_summary: bool) -> int:
         finally:
             console.clear_status()
         if with_summary and sys.stdout is not None:
-            console.write_now(console.encode_object(appender.summary()))
+            _print_summary(appender.summary())
     except KeyboardInterrupt:
         console.note(f"interrupted; so far {console.encode_object(appender.summary()).decode().strip()}")
         raise
@@ -270,10 +292,10 @@ class _Appender:
                 return self._decode(line.removeprefix(_BYTE_ORDER_MARK))
             except InvalidArgument as second:
                 error = second
-        self._bad(number, error)
+        self._bad(number, error, line)
         return None
 
-    def _bad(self, number: int, error: EvlogError) -> None:
+    def _bad(self, number: int, error: EvlogError, line: bytes = b"") -> None:
         if isinstance(error, SchemaViolation):
             reason = f"is refused: {error.problem}"
         else:
@@ -284,7 +306,8 @@ class _Appender:
             return
         if not self._given.atomic:
             self._flush()
-        raise BadLine(number, reason, self.appended) from None
+        hint = _hint(line) if isinstance(error, InvalidLine) and not self._given.text else None
+        raise BadLine(number, reason, self.appended, hint) from None
 
     def _flush(self) -> None:
         """Write what was collected as one frame."""
@@ -348,11 +371,37 @@ class _Appender:
             if self.first_position is None:
                 self.first_position = result.first_position
         if self._given.ack:
-            console.write_now(
-                encode_results(
-                    result.streams, result.versions, result.positions, result.ids, result.duplicates
-                )
-            )
+            from evlog.cli.append import print_results
+
+            print_results(result)
+
+
+def _hint(line: bytes) -> str | None:
+    """Return what to do about a line that is no event because all of the input has another shape."""
+    begin = line.strip()
+    if begin.startswith(b"["):
+        return "evlog takes one JSON object a line; `jq -c '.[]'` makes lines of an array"
+    if begin.startswith(b"{") and not begin.endswith(b"}"):
+        return "evlog takes one JSON object a line; `jq -c .` makes a line of each"
+    if not begin.startswith(b"{"):
+        return "for lines of plain text use --lines --text STREAM TYPE"
+    return None
+
+
+def _print_summary(summary: dict[str, Any]) -> None:
+    if not console.stdout_is_terminal():
+        console.write_now(console.encode_object(summary))
+        return
+    first, last = summary["first_position"], summary["last_position"]
+    text = f"{summary['appended']:,} events appended"
+    if last is not None:
+        text += f", positions {first} to {last}"
+    text += "".join(
+        f", {summary[name]:,} {what}"
+        for name, what in (("duplicates", "known already"), ("skipped", "lines skipped"))
+        if summary[name]
+    )
+    console.write_now(f"{text}\n".encode())
 
 
 def _progress() -> LinesProgress | None:

@@ -61,6 +61,7 @@ PARAMETERS: Final = (
     option("--until", "WHEN", "Written before then."),
     option("--limit -n", "N", "At most N events.", COUNT),
     flag("--reverse -r", "The last one first."),
+    option("--context -C", "N", "Also N events before and after each one that matches.", COUNT),
     OUTPUT,
     FIELDS,
     STORE,
@@ -72,11 +73,18 @@ def command(given: Given) -> None:
     check_selection(given)
     if given.fields is not None and given.output == "data":
         raise InvalidArgument("-o data prints the data alone", "leave --fields out, or use -o csv")
+    if given.context is not None and given.reverse:
+        raise InvalidArgument("--context is for reading forwards", "leave --reverse out")
     form = given.output or ("table" if console.stdout_is_terminal() else "json")
     names = _fields(given)
     selection = selection_of(given)
     with options.open_store(given) as store:
-        events = _kept_verdict(select(store, given, selection | {"reverse": given.reverse}))
+        events = select(store, given, selection | {"reverse": given.reverse})
+        if given.context:
+            from evlog.cli._support.context import with_context
+
+            events = with_context(store, events, given.context, given.stream, given.category)
+        events = _kept_verdict(events)
         if not console.stdout_is_terminal():
             _print(events, form, given, names)
             return

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     import evlog
     from evlog.cli._support.deliver import Sink
     from evlog.cli._support.parameters import Given
+    from evlog.model.events import Event
 
 HELP: Final = """Print the last events; with -f also new ones, as soon as they are on disk.
 
@@ -97,6 +98,7 @@ PARAMETERS: Final = (
     choice("--on-failure", "stop|park", "After these: stop, or set the event aside and continue."),
     option("--count", "N", "Stop after N events.", COUNT, least=1),
     option("--until-type", "TYPE", "Stop after an event of this type (repeatable).", many=True),
+    option("--fail-type", "TYPE", "Stop with exit code 1 after one of this type (repeatable).", many=True),
     option("--timeout", "DURATION", "Stop after this time: 90, 10m, 2h."),
     option("--idle", "DURATION", "Stop when no event came for this time."),
     OUTPUT,
@@ -126,6 +128,19 @@ class NotInTime(EvlogError):
         self.count = condition.count
 
 
+class FailTypeCame(EvlogError):
+    """An event of a type that --fail-type names came first."""
+
+    def __init__(self, event: Event) -> None:
+        super().__init__(
+            f"{event.type} came at position {event.position}, in {event.stream!r}",
+            f"`evlog show {event.position}` shows it",
+        )
+        self.position = event.position
+        self.stream = event.stream
+        self.type = event.type
+
+
 class ReaderLeft(EvlogError):
     """The reader of stdout left before what was waited for came."""
 
@@ -152,6 +167,8 @@ def command(given: Given) -> None:
         raise
     except Stopped:  # the time is over
         raise NotInTime(condition, "--timeout", given.timeout) from None
+    if condition.failed_by is not None:
+        raise FailTypeCame(condition.failed_by)
     if end is IDLE:
         raise NotInTime(condition, "--idle", given.idle)
     if end is HEAD and condition.until_types:
@@ -166,9 +183,11 @@ class _Plan:
         self.filter = EventFilter(given.stream, given.category, given.type or None, given.tag)
         self.since = _maybe_moment(given.since)
         self.after: int | None = given.after
-        self.condition = StopCondition(given.count, given.until_type)
+        self.condition = StopCondition(given.count, given.until_type, given.fail_type)
         starts = given.after is not None or given.since is not None
-        self.last = _parse_last(given.last, whole=bool(self.name or starts or self.condition))
+        self.last = _parse_last(
+            given.last, whole=bool(self.name or starts or self.condition or given.fail_type)
+        )
         self.follow: bool = given.follow
         self.timeout_seconds = _maybe_seconds(given.timeout)
         self.idle_seconds = _maybe_seconds(given.idle)
@@ -189,13 +208,14 @@ def _check(given: Given) -> None:
         raise InvalidArgument("STREAM and --category both say which streams", "give one of them")
     if given.stream is not None and not given.stream.startswith("$"):
         check_stream_name(given.stream)
-    if "" in [*given.type, *given.until_type]:
+    if "" in [*given.type, *given.until_type, *given.fail_type]:
         raise InvalidArgument("the type of an event cannot be empty", "give its name")
-    left_out = [type for type in given.until_type if given.type and type not in given.type]
-    if left_out:
-        raise InvalidArgument(
-            f"--type leaves out {left_out[0]!r}, which --until-type waits for", f"add --type {left_out[0]}"
-        )
+    for name, types in (("--until-type", given.until_type), ("--fail-type", given.fail_type)):
+        left_out = [type for type in types if given.type and type not in given.type]
+        if left_out:
+            raise InvalidArgument(
+                f"--type leaves out {left_out[0]!r}, which {name} waits for", f"add --type {left_out[0]}"
+            )
     if given.exec is None and (given.retries is not None or given.on_failure is not None):
         raise InvalidArgument("--retries and --on-failure need --exec", "add it, or leave them out")
     if given.on_failure == "park" and given.name is None:

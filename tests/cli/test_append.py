@@ -240,3 +240,18 @@ def test_a_torn_tail_that_was_cut_is_reported(evlog: Evlog, here: Path) -> None:
     assert result.line["position"] == 2
     assert "evlog: cut 12 bytes off the end of" in result.err
     assert len(evlog("read").lines) == 2
+
+
+def test_new_only_says_in_the_exit_code_whether_the_event_was_new(
+    evlog: Evlog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["append", "s", "T", "--idempotency-key", "k", "--new-only"]
+    assert evlog(*arguments).code == 0
+    again = evlog(*arguments)
+    assert (again.code, again.line["duplicate"], again.line["position"]) == (3, True, 1)
+    assert "known already, at position 1; nothing was written" in again.err
+    assert evlog("read", "s").line["version"] == 1
+    assert evlog("append", "--lines", "--new-only", stdin=b"").code == 2
+    monkeypatch.setattr("evlog.cli._support.console.stdout_is_terminal", lambda: True)
+    assert evlog("append", "s", "T").out == b"appended to s: version 2, position 2\n"
+    assert evlog(*arguments[:-1]).out == b"known already in s: version 1, position 1\n"

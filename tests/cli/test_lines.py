@@ -319,3 +319,56 @@ def test_the_advice_for_a_first_try_names_stream_and_type(evlog: Evlog) -> None:
         result = evlog("append", "--lines", stdin=line)
         assert result.code == 2
         assert "STREAM" in result.err
+
+
+@pytest.mark.parametrize(
+    ("text", "advice"),
+    [
+        (b"2026-11-28 started\n", "use --lines --text STREAM TYPE"),
+        (b'{\n  "type": "T"\n}\n', "`jq -c .`"),
+        (b'[{"type":"T"}]\n', "`jq -c '.[]'`"),
+        (b"[\n  1\n]\n", "`jq -c '.[]'`"),
+    ],
+)
+@pytest.mark.parametrize("shape", [[], ["s"], ["s", "T"]])
+def test_input_of_another_shape_is_answered_with_how_to_make_lines_of_it(
+    evlog: Evlog, shape: list[str], text: bytes, advice: str
+) -> None:
+    if shape == ["s", "T"] and text.startswith(b"[{"):
+        return  # an array in one line is data like any other
+    result = evlog("append", "--lines", *shape, stdin=text)
+    assert (result.code, result.out, result.err.count("\n")) == (2, b"", 2)
+    assert "line 1 " in result.err
+    assert advice in result.err
+
+
+def test_lines_of_text_become_events_of_text(evlog: Evlog) -> None:
+    stdin = "a b\n\n[1]\r\n\tü\nend".encode()
+    result = evlog("append", "--lines", "--text", "log", "Line", "--meta", "from=x", stdin=stdin)
+    assert result.line["appended"] == 5
+    events = evlog("read", "log").lines
+    assert [event["data"] for event in events] == ["a b", "", "[1]", "\tü", "end"]
+    assert {(event["content_type"], event["metadata"]["from"]) for event in events} == {("text", "x")}
+
+
+def test_text_that_is_not_utf_8_is_a_bad_line(evlog: Evlog) -> None:
+    result = evlog("append", "--lines", "--text", "log", "Line", stdin=b"a\n\xff\n")
+    assert result.code == 2
+    assert "line 2 is not UTF-8; 1 events before it were appended: correct the line" in result.err
+    assert evlog("append", "--lines", "--text", "log", "Line", "--skip-bad", stdin=b"a\n\xff\n").code == 0
+
+
+@pytest.mark.parametrize("arguments", [[], ["log"], ["log", "Line", "--data-field", "a"]])
+def test_text_needs_a_stream_and_a_type_and_has_no_fields(evlog: Evlog, arguments: list[str]) -> None:
+    result = evlog("append", "--lines", "--text", *arguments, stdin=b"a\n")
+    assert (result.code, result.out) == (2, b"")
+
+
+def test_a_terminal_gets_the_summary_in_words(evlog: Evlog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("evlog.cli._support.console.stdout_is_terminal", lambda: True)
+    assert evlog("append", "--lines", "--text", "s", "T", stdin=b"a\nb\n").out == (
+        b"2 events appended, positions 1 to 2\n"
+    )
+    assert evlog("append", "--lines", "s", "T", stdin=b"").out == b"0 events appended\n"
+    acknowledged = evlog("append", "--lines", "--ack", "s", "T", stdin=b"{}\n").out
+    assert acknowledged == b"appended to s: version 3, position 3\n"

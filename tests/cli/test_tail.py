@@ -287,3 +287,25 @@ def test_damage_is_reported_after_what_is_whole(
     assert "is damaged" in result.err
     log.write_bytes(whole)
     assert [info["position"] for info in filled("subscriptions").lines] == ([7] if name else [])
+
+
+def test_an_event_of_a_fail_type_ends_a_barrier_as_a_failure(evlog: Evlog) -> None:
+    for type in ("Done", "Done", "Failed", "Done"):
+        evlog("append", "jobs", type)
+    barrier = ["tail", "-f", "--timeout", "60", "--fail-type", "Failed"]
+    result = evlog(*barrier, "--count", "4")
+    assert (result.code, len(result.lines)) == (1, 3)
+    assert "Failed came at position 3, in 'jobs'; `evlog show 3` shows it" in result.err
+    assert evlog(*barrier, "--count", "2").code == 0
+    assert evlog(*barrier).code == 1
+    assert evlog("tail", "--fail-type", "Failed").code == 1
+    assert evlog("tail", "--fail-type", "Other").code == 0
+    left_out = evlog(*barrier, "--type", "Done", "--count", "4")
+    assert (left_out.code, left_out.out) == (2, b"")
+
+
+def test_a_subscription_goes_on_behind_the_event_that_failed_it(evlog: Evlog) -> None:
+    for type in ("Done", "Failed", "Done"):
+        evlog("append", "jobs", type)
+    assert evlog("tail", "--name", "barrier", "--fail-type", "Failed").code == 1
+    assert evlog("tail", "--name", "barrier", "--fail-type", "Failed").line["position"] == 3

@@ -50,13 +50,22 @@ HEAD: Final = "there are no more events"
 
 
 class StopCondition:
-    """What a delivery waits for: a number of events, or an event of one of some types; neither: nothing."""
+    """What a delivery waits for: a number of events, or an event of one of some types; neither: nothing.
 
-    __slots__ = ("_missing", "count", "until_types")
+    Attributes:
+        fail_types: an event of one of these ends it, too, as a failure.
+        failed_by: that event, once it came.
+    """
 
-    def __init__(self, count: int | None = None, until_types: Sequence[str] = ()) -> None:
+    __slots__ = ("_missing", "count", "fail_types", "failed_by", "until_types")
+
+    def __init__(
+        self, count: int | None = None, until_types: Sequence[str] = (), fail_types: Sequence[str] = ()
+    ) -> None:
         self.count = count
         self.until_types = tuple(until_types)
+        self.fail_types = tuple(fail_types)
+        self.failed_by: Event | None = None
         self._missing = count
 
     def __bool__(self) -> bool:
@@ -68,7 +77,10 @@ class StopCondition:
         return "one event" if self.count == 1 else f"{self.count} events"
 
     def is_met_by(self, event: Event) -> bool:
-        """Count an event, and return whether it was the last one needed."""
+        """Count an event, and return whether nothing more is waited for."""
+        if event.type in self.fail_types:
+            self.failed_by = event
+            return True
         if self._missing is not None:
             self._missing -= 1
         return self._missing == 0 or event.type in self.until_types

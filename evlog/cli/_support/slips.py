@@ -73,7 +73,6 @@ _OPTIONS: Final[dict[str, tuple[str, ...]]] = {
         "fast": ("--quick",),
         "preview what-if": ("--dry-run",),
         "age ttl": ("--max-age",),
-        "text": ("--content-type",),
     }.items()
     for name in names.split()
 }
