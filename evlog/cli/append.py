@@ -117,7 +117,7 @@ def command(given: Given) -> int | None:
             raise InvalidArgument("--lines takes STREAM and TYPE, not DATA", "give the lines on stdin")
         from evlog.cli.lines import append_lines
 
-        return append_lines(given, expected, find_conditions(given), open_or_create)
+        return append_lines(given, expected, find_conditions(given), open_or_create, print_results)
     _refuse(given, _FOR_LINES, "is for lines on stdin; add --lines")
     if given.stream is None or given.type is None:
         missing = "STREAM and TYPE are" if given.stream is None else "TYPE is"

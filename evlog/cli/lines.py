@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from evlog.cli._support.parameters import Given
     from evlog.cli._support.progress import LinesProgress
+    from evlog.model.appends import BatchResult
     from evlog.model.events import EncodedEvent
     from evlog.model.json_lines import Decode
     from evlog.model.types import Condition
@@ -151,6 +152,7 @@ def append_lines(
     expected: int | str | None,
     conditions: Sequence[Condition],
     open_store: Callable[[Given], EventStore],
+    acknowledge: Callable[[BatchResult], None],
 ) -> int:
     """Append stdin's lines and print the result; return the exit code.
 
@@ -163,7 +165,7 @@ def append_lines(
     decode = shape.decoder()
     versions = None if expected is None else {str(shape.stream): expected}
     with open_store(given) as store:
-        appender = _Appender(store, decode, given, versions, conditions)
+        appender = _Appender(store, decode, given, versions, conditions, acknowledge)
         try:
             return _append_all(appender, with_summary=not given.ack)
         finally:
@@ -203,8 +205,10 @@ class _Appender:
         given: Given,
         versions: dict[str, int | str] | None,
         conditions: Sequence[Condition],
+        acknowledge: Callable[[BatchResult], None],
     ) -> None:
         self._store = store
+        self._acknowledge = acknowledge  # prints results, for --ack
         self._decode = decode
         self._given = given
         self._versions = versions
@@ -371,9 +375,7 @@ class _Appender:
             if self.first_position is None:
                 self.first_position = result.first_position
         if self._given.ack:
-            from evlog.cli.append import print_results
-
-            print_results(result)
+            self._acknowledge(result)
 
 
 def _hint(line: bytes) -> str | None:
