@@ -15,6 +15,7 @@ from bisect import bisect_left
 from typing import TYPE_CHECKING, Final
 
 import psycopg
+from psycopg.pq import TransactionStatus
 
 from evlog.engines.postgresql import wire
 from evlog.engines.postgresql.connections import Connections, Statement, is_broken, translate
@@ -48,6 +49,8 @@ FLUSH: Final = (
     b"select set_config('synchronous_commit', 'on', true), pg_logical_emit_message(true, 'evlog', '')"
 )
 _FLUSH: Final = (Statement(FLUSH), ())
+_BEGIN: Final = (Statement(b"begin"), ())
+_COMMIT: Final = (Statement(b"commit"), ())
 _LOCK_TIMEOUT: Final = Statement(b"select set_config('lock_timeout', $1, true)")
 _REFUSED_BY_JSON: Final = frozenset({"22P02", "22P05", "54001"})  # also: nested too deeply for its parser
 _SERIALIZATION: Final = ("40001", "40P01")  # where the database's default is stricter
@@ -191,11 +194,16 @@ class Appender:
             if commits_itself or not self._sync:
                 results = connection.run(append)
             elif self._connections.address.listens:
-                results = connection.run(append, [_FLUSH])
+                # Not two transactions of the protocol's: the answer to the first would wake this thread.
+                _, *results = connection.run([_BEGIN, *append, _COMMIT, _FLUSH])
             else:  # a pooler may hide a crash between two transactions: the flush would be the next server's
                 results = connection.run([*append, _FLUSH])
             positions, versions, duplicates = request.outcome(results[len(self._before)])
             return positions, versions, duplicates
+        except psycopg.Error:
+            if connection.pgconn.transaction_status == TransactionStatus.INERROR:
+                connection.rollback()
+            raise
         finally:
             self._company.leave(positions)
 

@@ -310,3 +310,62 @@ def test_a_closed_follower_leaves_other_descriptors_alone(postgresql_url: Url) -
             assert os.read(out, 1) == b"x"
             os.close(out)
             os.close(into)
+
+
+def test_an_append_updates_no_row(postgresql_url: Url) -> None:
+    """A dump keeps every version of a row alive: a counter would make each append walk past all of them."""
+    url = postgresql_url()
+    schema = url.partition("schema=")[2]
+    with evlog.open(url, create=True) as store, connect(url) as connection:
+        store.append_many([("a", [NewEvent("T", 0)]), ("b", [NewEvent("T", 1)])])
+
+        def places() -> list[tuple[object, ...]]:
+            query = f"select ctid::text from {schema}.log union all select ctid::text from {schema}.streams"
+            return connection.execute(query.encode()).fetchall()
+
+        before = places()
+        for number in range(5):
+            store.append("a", [NewEvent("T", number)])
+            store.append_many([("a", [NewEvent("T", number)]), ("b", [NewEvent("T", number)])])
+        assert places() == before
+
+
+def test_versions_positions_and_times_continue_behind_what_compactions_removed(postgresql_url: Url) -> None:
+    with evlog.open(postgresql_url(), create=True) as store:
+        result = store.append("a", [NewEvent("T", number) for number in range(3)])
+        last = next(store.read("a", reverse=True))
+        store.set_retention("a", before=4)
+        store.compact()
+        assert list(store.read_all()) == []
+        assert (store.stream_version("a"), next(iter(store.streams())).events) == (3, 0)
+        head = store.head
+        again = store.append("a", [NewEvent("T", 3)], 3)
+        assert (again.first_version, again.first_position) == (4, head + 1)
+        assert next(store.read("a")).time >= last.time
+        assert again.first_position > result.last_position
+        store.compact()
+        assert store.verify().ok
+
+
+@pytest.mark.parametrize("isolation", ["read committed", "repeatable read", "serializable"])
+def test_writers_race_in_every_isolation(
+    postgresql_server: PostgresqlServer, postgresql_url: Url, isolation: str
+) -> None:
+    url = (
+        f"{postgresql_url()}&options=-c%20default_transaction_isolation%3D{isolation.replace(' ', '%5C%20')}"
+    )
+    evlog.open(url, create=True).close()
+
+    def write(me: int) -> None:
+        with evlog.open(url) as store:
+            for number in range(10):
+                store.append(f"s-{me % 2}", [NewEvent("T", number)])
+
+    threads = [threading.Thread(target=write, args=(me,)) for me in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    with evlog.open(url) as store:
+        assert [event.position for event in store.read_all()] == list(range(1, 41))
+        assert store.verify().ok
