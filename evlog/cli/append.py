@@ -84,6 +84,7 @@ PARAMETERS: Final = (
     flag("--atomic", "Lines: all in one append, or none."),
     option("--batch", "N", f"Lines: events a write; {BATCH}.", COUNT, least=1, most=MAX_BATCH),
     flag("--ack", "Lines: print each result when it is durable."),
+    choice("--format", "events|cloudevents", "Lines: their shape; evlog's own if left out."),
     flag("--skip-bad", "Lines: report a bad line and continue."),
     STORE,
 )

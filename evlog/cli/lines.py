@@ -99,6 +99,10 @@ class Shape:
             raise InvalidArgument(
                 "--expect is about one append to one stream", "add --atomic and STREAM, or leave it out"
             )
+        if given.format == "cloudevents" and (self._is_foreign or given.text):
+            raise InvalidArgument(
+                "CloudEvents bring their own type, id and data", "leave TYPE and the field options out"
+            )
         if given.stream_field is not None and given.stream is not None and given.type is not None:
             raise InvalidArgument("STREAM and --stream-field both name the stream", "give one of them")
         if given.type_field is not None and self._type is not None:
@@ -116,6 +120,10 @@ class Shape:
         """Return the function that turns a line into an event."""
         if self._given.text:
             return _text_decoder(str(self.stream), str(self._type), self._metadata)
+        if self._given.format == "cloudevents":
+            from evlog.transfer.cloudevents import cloudevents_decoder
+
+            return cloudevents_decoder(self.stream)
         if not self._is_foreign:
             return own_decoder(self.stream, self._metadata)
         given = self._given

@@ -10,18 +10,38 @@
     evlogmetadata    the rest of the metadata, as JSON text
     evlogtags        the tags, as JSON text
 
-Attributes that evlog does not have are not invented, so a line that evlog wrote comes back as it was.
+Attributes that evlog does not have are not invented, so a line that evlog wrote comes back as it was. Of
+other producers' events everything else goes into the metadata under its own name, `source` and `time` too. An
+`id` that is no UUID becomes an idempotency key, together with the source: the two are unique by the standard.
 """
 
 from __future__ import annotations
 
 import json
-from base64 import b64encode
-from collections.abc import Iterator, Sequence
+from base64 import b64decode, b64encode
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
-from evlog.model.events import BINARY_CODE, JSON_CODE, TAGS_BEGIN, Event, id_text, split_tags
-from evlog.model.json_lines import encode_time, quote
+import msgspec
+
+from evlog.model.encoding import check_json, without_tags
+from evlog.model.events import (
+    BINARY_CODE,
+    JSON_CODE,
+    TAGS_BEGIN,
+    TEXT_CODE,
+    EncodedEvent,
+    Event,
+    check_stream_name,
+    check_type,
+    id_of_key,
+    id_text,
+    split_tags,
+)
+from evlog.model.json_lines import InvalidLine, canonical_uuid, encode_time, quote, refuse
+from evlog.model.json_text import encode_json
+from evlog.model.links import KEY
+from evlog.model.tags import add_tags
 
 _TYPES: Final = {JSON_CODE: b"application/json", BINARY_CODE: b"application/octet-stream"}
 # Metadata that is a CloudEvents attribute of its own: distributed tracing is an extension of the standard.
@@ -74,3 +94,84 @@ def _attributes(metadata: bytes) -> bytes:
         if any(name not in _ATTRIBUTES or not isinstance(value, str) for name, value in fields.items()):
             parts.append(b',"evlogmetadata":' + quote(metadata.decode()))
     return b"".join(parts)
+
+
+# --- coming in
+
+_OWN: Final = frozenset(
+    {"specversion", "id", "type", "subject", "datacontenttype", "data", "data_base64", "evlogtags"}
+)
+_OF_EVLOG: Final = frozenset({"source", "time", "sequence", "evlogversion", "evlogmetadata"})
+_NAMES: Final = {attribute: name for name, attribute in _ATTRIBUTES.items()}
+
+
+def cloudevents_decoder(stream: str | None = None) -> Callable[[bytes], tuple[str, EncodedEvent]]:
+    """Return a function from one line, a CloudEvent in structured JSON, to a stream and an event.
+
+    Args:
+        stream: of all events; None: the subject of each.
+
+    Raises:
+        InvalidLine, InvalidEvent: from the function: it is not such an event.
+    """
+    parse = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+    def decode(line: bytes) -> tuple[str, EncodedEvent]:
+        try:
+            line.decode()
+            fields = parse(line)
+            texts = {name: json.loads(bytes(value)) for name, value in fields.items() if name != "data"}
+        except (ValueError, RecursionError) as error:
+            refuse(line, error)
+        if texts.get("specversion") != "1.0":
+            raise InvalidLine("is not a CloudEvent of specversion 1.0")
+        for name in ("id", "type", "source"):
+            if not isinstance(texts.get(name), str) or not texts[name]:
+                raise InvalidLine(f"has no {name}, which a CloudEvent must have")
+        subject = stream if stream is not None else texts.get("subject")
+        if not isinstance(subject, str):
+            raise InvalidLine("has no subject to be its stream; give STREAM")
+        code, data = _content(fields.get("data"), texts)
+        id, metadata = _id_and_metadata(texts)
+        return check_stream_name(subject), (check_type(texts["type"]), id, code, data, metadata)
+
+    return decode
+
+
+def _content(raw: msgspec.Raw | None, texts: dict[str, Any]) -> tuple[int, bytes]:
+    """Return the code of evlog's content type, and the data."""
+    kind = texts.get("datacontenttype") or "application/json"
+    is_json = kind.partition(";")[0].strip().endswith(("/json", "+json"))
+    if "data_base64" in texts:
+        try:
+            data = b64decode(texts["data_base64"], validate=True)
+        except (ValueError, TypeError):
+            raise InvalidLine("has data_base64 that is not base64") from None
+        if not is_json:
+            return BINARY_CODE, data
+        check_json([data])
+        return JSON_CODE, data
+    if raw is None:
+        return JSON_CODE, b"{}"
+    data = bytes(raw).replace(b"\r", b" ")
+    if not is_json and data.startswith(b'"'):
+        return TEXT_CODE, str(json.loads(data)).encode()
+    return JSON_CODE, data
+
+
+def _id_and_metadata(texts: dict[str, Any]) -> tuple[bytes, bytes | None]:
+    try:
+        rest: dict[str, Any] = dict(json.loads(texts.get("evlogmetadata", "{}")))
+        tags: list[str] = json.loads(texts.get("evlogtags", "[]"))
+    except (ValueError, TypeError):
+        raise InvalidLine("has evlogmetadata or evlogtags that evlog did not write") from None
+    skipped = _OWN | _OF_EVLOG if "evlogversion" in texts else _OWN
+    for name, value in texts.items():
+        if name not in skipped:
+            rest.setdefault(_NAMES.get(name, name), value)
+    id = canonical_uuid(texts["id"])
+    if id is None:
+        key = f"{texts['source']} {texts['id']}"
+        id = id_of_key(key)
+        rest[KEY] = key
+    return id, add_tags(tags, without_tags(encode_json(rest).encode()) if rest else None)

@@ -53,3 +53,16 @@ def test_a_wrong_suffix_is_a_usage_error_before_the_store_is_looked_for(evlog: E
     result = evlog("export", "events.txt")
     assert result.code == 2
     assert ".parquet" in result.err
+
+
+def test_exported_cloudevents_can_be_appended(filled: Evlog) -> None:
+    filled("export", "out.cloudevents.jsonl")
+    lines = Path("out.cloudevents.jsonl").read_bytes()
+    done = filled("append", "-s", "copy", "--lines", "--format", "cloudevents", stdin=lines)
+    assert json.loads(done.out)["appended"] == 6
+    fields = ["-o", "json", "--fields", "stream,version,id,type,data,tags"]
+    assert filled("read", "-s", "copy", *fields).out == filled("read", *fields).out
+    result = filled("append", "--lines", "s", "T", "--format", "cloudevents", stdin=lines)
+    assert result.code == 2
+    result = filled("append", "--lines", "--format", "cloudevents", stdin=b'{"id":"1"}\n')
+    assert (result.code, "line 1 is not a CloudEvent" in result.err) == (2, True)

@@ -20,7 +20,9 @@ from cloudevents.core.formats.json import JSONFormat
 
 from evlog import Event, EventStore, NewEvent
 from evlog.errors import ExtraNotInstalled, InvalidArgument, StoreFull
-from evlog.model.json_lines import encode_lines
+from evlog.model.events import CONTENT_TYPES
+from evlog.model.json_lines import InvalidLine, encode_lines
+from evlog.transfer.cloudevents import cloudevents_decoder
 from evlog.transfer.export import SUFFIXES, ExportResult, export
 from tests.support.helpers import small_store
 
@@ -229,3 +231,50 @@ def test_a_missing_library_names_its_extra(
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(ExtraNotInstalled, match="pip install 'evlog-store\\[parquet\\]'"):
         run(store, memory_path / "out.parquet")
+
+
+def test_cloudevents_come_back_as_they_were(store: EventStore, memory_path: Path) -> None:
+    path = memory_path / "out.cloudevents.jsonl"
+    run(store, path)
+    decode = cloudevents_decoder()
+    for line, event in zip(lines_of(path), store.read_all(), strict=True):
+        stream, (type, id, code, data, metadata) = decode(line)
+        assert (stream, type, id) == (event.stream, event.type, event.id_bytes)
+        assert (CONTENT_TYPES[code], data) == (event.content_type, event.data)
+        again = Event((*event[:8], metadata))
+        assert (again.metadata, again.tags) == (event.metadata, event.tags)
+
+
+def test_an_event_of_another_producer_keeps_everything(store: EventStore) -> None:
+    cloud = {
+        "specversion": "1.0", "id": "A-1", "source": "/shop", "type": "com.paid", "subject": "order-9",
+        "time": "2026-01-02T03:04:05Z", "partitionkey": "p", "traceparent": "00-1", "data": {"n": 1.50},
+    }  # fmt: skip
+    stream, event = cloudevents_decoder()(json.dumps(cloud).encode())
+    store.append(stream, [NewEvent(event[0], event[3], id=event[1], metadata=event[4])])
+    (found,) = store.read("order-9")
+    assert found.metadata == {
+        "source": "/shop", "time": "2026-01-02T03:04:05Z", "partitionkey": "p", "traceparent": "00-1",
+        "$idempotencyKey": "/shop A-1",
+    }  # fmt: skip
+    assert found.idempotency_key == "/shop A-1"
+    assert cloudevents_decoder("mine")(json.dumps(cloud).encode())[0] == "mine"
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"specversion": "0.3"}, "is not a CloudEvent of specversion 1.0"),
+        ({"id": ""}, "has no id"),
+        ({"type": 7}, "has no type"),
+        ({"source": None}, "has no source"),
+        ({"subject": None}, "has no subject"),
+        ({"data_base64": "%"}, "is not base64"),
+        ({"evlogtags": "{"}, "that evlog did not write"),
+        ({"evlogmetadata": "[1]"}, "that evlog did not write"),
+    ],
+)
+def test_a_line_that_is_no_cloudevent_says_why(change: dict[str, Any], reason: str) -> None:
+    cloud = {"specversion": "1.0", "id": "1", "source": "/s", "type": "T", "subject": "s"} | change
+    with pytest.raises(InvalidLine, match=reason):
+        cloudevents_decoder()(json.dumps(cloud).encode())
