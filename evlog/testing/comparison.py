@@ -14,7 +14,7 @@ from uuid import UUID
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
 import evlog
 from evlog import EventStore, EvlogError, IdConflict, IfNone, IfVersion, InvalidEvent, NewEvent, Query
@@ -69,6 +69,7 @@ class Comparison(RuleBasedStateMachine):
         directory = evlog.open(f"{self.directory}/store", create=True, segment_events=8)
         self.stores = (directory, type(self).new_store()())
         self.runs = [store.subscribe() for store in self.stores]
+        self.sent: list[list[Any]] = []
 
     def teardown(self) -> None:
         for store in self.stores:
@@ -81,6 +82,7 @@ class Comparison(RuleBasedStateMachine):
 
     @rule(stream=streams, batch=batches, expected=expected)
     def append(self, stream: str, batch: list[NewEvent], expected: Any) -> None:
+        self.sent.append([(stream, batch, expected)])
         self.compare(lambda store: tuple(store.append(stream, batch, expected)))
 
     @rule(stream=streams, batch=batches, conditions=conditions)
@@ -99,6 +101,15 @@ class Comparison(RuleBasedStateMachine):
 
     @rule(appends=st.lists(st.tuples(streams, batches, expected), min_size=1, max_size=3))
     def append_many(self, appends: list[Any]) -> None:
+        self.sent.append(appends)
+        self.compare(lambda store: tuple(map(tuple, store.append_many(appends))))
+
+    @precondition(lambda self: self.sent)
+    @rule(back=st.integers(1, 9), other=batches | st.just([]))
+    def append_again(self, back: int, other: list[NewEvent]) -> None:
+        """Retry an append, the whole of it or in another one; it may have been refused."""
+        sent = self.sent[-(back % len(self.sent))]
+        appends = [*sent, (sent[0][0], other)] if other else sent
         self.compare(lambda store: tuple(map(tuple, store.append_many(appends))))
 
     @rule(
