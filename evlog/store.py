@@ -736,7 +736,8 @@ class EventStore:
         Args:
             name: a durable subscription (1 to 100 bytes of UTF-8); its next run continues where it ended.
             after: the first run begins behind this position; left out, at the beginning.
-            stream, category, types, tags: only these events. A name keeps its filter.
+            stream, category, types, tags: only these events. A name keeps its filter: its next
+                run need not give one.
             since: the first run begins with the first event written at or after this time.
             follow: wait for more; if false, end at the present end of the log.
             idle: seconds; the iteration ends when no event came for this long.
@@ -786,6 +787,7 @@ class EventStore:
         idle: float | None = None,
         timeout: float | None = None,
         retries: int = 3,
+        retry_delay: float | None = None,
         on_failure: OnFailure = "stop",
         in_transaction: bool = False,
     ) -> None:
@@ -798,7 +800,8 @@ class EventStore:
             in_transaction: call the handler with the event and a connection to the store's database, in a
                 transaction that also saves the checkpoint: what the handler writes by that connection is
                 there exactly once. See `Subscription.transaction`. Only of some engines: PostgreSQL.
-            retries: after this many failures on one event it gives up; the pauses are 0.1 s, 0.2 s … 10 s.
+            retries: after this many failures on one event it gives up.
+            retry_delay: seconds between two tries; None: 0.1 s, 0.2 s … 10 s.
             on_failure: "stop": raise the last error; the next run begins with that event. "park": set the
                 event aside with the error, for `parked` and `replay_parked`, and continue.
             after, stream, category, types, tags, since, follow, idle, timeout: as `subscribe`.
@@ -812,6 +815,8 @@ class EventStore:
         if on_failure not in ("stop", "park"):
             raise InvalidArgument(f"invalid on_failure {on_failure!r}; use 'stop' or 'park'")
         _check_bounds(retries=retries)
+        if retry_delay is not None and not retry_delay >= 0:
+            raise InvalidArgument(f"invalid retry_delay {retry_delay!r}; use seconds, 0 or more, or None")
         with self.subscribe(
             name,
             after=after,
@@ -829,6 +834,7 @@ class EventStore:
                 handler,
                 retries=retries,
                 park=on_failure == "park",
+                delay_seconds=retry_delay,
                 in_transaction=in_transaction,
             )
 
@@ -877,17 +883,36 @@ class EventStore:
 
         return parked(self.engine, name)
 
-    def replay_parked(self, name: str, handler: Callable[[Event], object]) -> ReplayResult:
+    def replay_parked(
+        self,
+        name: str,
+        handler: Callable[[Event], object],
+        positions: Collection[int] | None = None,
+    ) -> ReplayResult:
         """Call the handler with each parked event; those for which it returns leave the list.
 
         Events that a compaction has removed from the log leave the list, too, and are counted.
 
+        Args:
+            positions: only the events at these positions; None: all.
+
         Raises:
             SubscriptionBusy: the subscription is running.
+            InvalidArgument: no event is parked at one of the positions.
         """
         from evlog.subscriptions.named import replay
 
-        return replay(self.engine, name, handler)
+        return replay(self.engine, name, handler, positions)
+
+    def drop_parked(self, name: str, positions: Collection[int]) -> None:
+        """Give up on parked events: they leave the list, and stay in the log; durable when this returns.
+
+        Raises:
+            SubscriptionBusy, InvalidArgument: as `replay_parked`.
+        """
+        from evlog.subscriptions.named import drop
+
+        drop(self.engine, name, positions)
 
     # --- retention
 

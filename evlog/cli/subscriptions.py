@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from evlog.cli._support import console, options
+from evlog.cli._support.lag import check_lag, wait_until_passed
 from evlog.cli._support.listing import print_one, print_rows
 from evlog.cli._support.parameters import COUNT, LISTED_FIELDS, LISTING, STORE, Subcommand, argument, option
 from evlog.errors import EXIT_CORRUPT, EXIT_OK, EvlogError, InvalidArgument
@@ -16,11 +17,11 @@ if TYPE_CHECKING:
     from evlog.cli._support.parameters import Given
     from evlog.model.events import Event
 
-HELP: Final = """List, show, reset and delete durable subscriptions, and handle the events that they parked.
+HELP: Final = """List, check, reset and delete durable subscriptions, and handle the events that they parked.
 
 `evlog tail --name NAME` makes a durable subscription. Without ACTION the subscriptions are listed. While a
-subscription runs, it can be listed and shown, and what it parked can be looked at; the other actions end with
-exit code 6.
+subscription runs, it can be listed, shown, checked and waited for, and what it parked can be looked at; the
+other actions end with exit code 6.
 
 \b
   evlog tail --name audit --exec 'cat >> audit.log'
@@ -52,6 +53,10 @@ class ReplayFailed(EvlogError):
 def _list(given: Given) -> int:
     with options.open_store(given) as store:
         found = store.subscriptions()
+    return _print_all(given, found)
+
+
+def _print_all(given: Given, found: list[evlog.SubscriptionInfo]) -> int:
     damaged = [info.damage for info in found if info.damage is not None]
     console.set_verdict(EXIT_CORRUPT if damaged else EXIT_OK)
     print_rows(
@@ -101,17 +106,28 @@ def _parked(given: Given) -> None:
     )
 
 
+def _drop(given: Given) -> None:
+    with options.open_store(given) as store:
+        store.drop_parked(given.name, given.position)
+        print_one(given, _row(store.subscription(given.name)), _FIELDS[:-1], cells=_CELLS)
+
+
 def _replay(given: Given) -> None:
     with options.open_store(given) as store:
         if given.exec is None:
-            _print_parked(store, given.name)
+            _print_parked(store, given.name, given.position)
         else:
             _run_on_parked(store, given)
 
 
-def _print_parked(store: evlog.EventStore, name: str) -> None:
+def _print_parked(store: evlog.EventStore, name: str, positions: list[int]) -> None:
     """Print the parked events. They stay parked: nothing tells whether the reader has handled them."""
     found = [place.position for place in store.parked(name)]
+    if positions:
+        unknown = set(positions).difference(found)
+        if unknown:
+            raise InvalidArgument(f"no event is parked at position {min(unknown)}")
+        found = [position for position in found if position in positions]
     events = (event for position in found for event in _event_at(store, position))
     from evlog.cli._support.output import in_batches, make_form
 
@@ -145,7 +161,7 @@ def _run_on_parked(store: evlog.EventStore, given: Given) -> None:
             command = Command(
                 given.exec, path if options.is_url(path) else store.path, stops, keeps_stderr=True
             )
-            result = store.replay_parked(given.name, run)
+            result = store.replay_parked(given.name, run, given.position or None)
     except Stopped as stopped:
         end_by(stopped)
     if result.gone:
@@ -171,6 +187,7 @@ def _filter_text(filter: dict[str, Any]) -> str:
     if filter["category"] is not None:
         parts.append(f"--category {filter['category']}")
     parts += [f"--type {type}" for type in filter["types"] or ()]
+    parts += [f"--tag {tag}" for tag in filter.get("tags") or ()]
     return " ".join(parts) or "all"
 
 
@@ -187,6 +204,30 @@ _CELLS: Final[dict[str, Callable[[Any], str]]] = {
     "lag_seconds": _age,
     "running": lambda running: "yes" if running else "no",
 }
+
+
+def _wait(given: Given) -> None:
+    from evlog.cli._support.when import parse_duration
+
+    timeout_seconds = None if given.timeout is None else parse_duration(given.timeout)
+    with options.open_store(given) as store:
+        info = wait_until_passed(store, given.name, given.position, timeout_seconds)
+    print_one(given, _row(info), _FIELDS[:-1], cells=_CELLS)
+
+
+def _check(given: Given) -> int:
+    if given.max_lag is None and given.max_parked is None:
+        raise InvalidArgument("there is nothing to check", "give --max-lag N, --max-parked N or both")
+    with options.open_store(given) as store:
+        found = store.subscriptions() if given.name is None else [store.subscription(given.name)]
+    code = _print_all(given, found)
+    check_lag(found, given.max_lag, given.max_parked)
+    return code
+
+
+_POSITIONS: Final = argument("POSITION", "Only these parked events; all if left out.", COUNT, many=True)
+
+
 SUBCOMMANDS: Final = {
     "list": Subcommand(
         """List the subscriptions: how far each has come, and how much is left.
@@ -252,10 +293,66 @@ parked.
 
 \b
   evlog subscriptions replay audit
-  evlog subscriptions replay audit --exec 'cat >> audit.log'
+  evlog subscriptions replay audit 17 --exec 'cat >> audit.log'
 """,
-        (_NAME, option("--exec", "COMMAND", "Run it on each event, JSON on its stdin.", name="exec"), STORE),
+        (
+            _NAME,
+            _POSITIONS,
+            option("--exec", "COMMAND", "Run it on each event, JSON on its stdin.", name="exec"),
+            STORE,
+        ),
         _replay,
+    ),
+    "drop": Subcommand(
+        """Give up on parked events: they leave the list, and stay in the log.
+
+\b
+  evlog subscriptions drop audit 17
+""",
+        (
+            _NAME,
+            argument("POSITION", "The events to give up.", COUNT, required=True, many=True),
+            LISTING,
+            LISTED_FIELDS,
+            STORE,
+        ),
+        _drop,
+    ),
+    "wait": Subcommand(
+        """Wait until a subscription has come to a position: to the present end, if none is given.
+
+The exit code is 8 if --timeout runs out first.
+
+\b
+  evlog subscriptions wait audit --timeout 1m
+""",
+        (
+            _NAME,
+            option("--position", "N", "Until it has scanned this position; else today's last one.", COUNT),
+            option("--timeout", "DURATION", "How long at most: 90, 10m, 2h."),
+            LISTING,
+            LISTED_FIELDS,
+            STORE,
+        ),
+        _wait,
+    ),
+    "check": Subcommand(
+        """Compare lag and parked events with limits, for monitoring: exit code 11 if one is exceeded.
+
+All subscriptions, or the one that is named.
+
+\b
+  evlog subscriptions check --max-lag 1000 --max-parked 10
+""",
+        (
+            argument("NAME", "The subscription; all if left out."),
+            option("--max-lag", "N", "Positions that are not scanned yet.", COUNT),
+            option("--max-parked", "N", "Parked events.", COUNT),
+            LISTING,
+            LISTED_FIELDS,
+            STORE,
+        ),
+        _check,
     ),
 }
 DEFAULT: Final = "list"

@@ -95,6 +95,8 @@ PARAMETERS: Final = (
     option("--name", "NAME", "A durable subscription: continue where it stopped."),
     option("--exec", "COMMAND", "Run it on each event, JSON on its stdin.", name="exec"),
     option("--retries", "N", f"Failures of --exec on one event; default {_RETRIES}.", COUNT),
+    option("--retry-delay", "DURATION", "Between two tries; else growing pauses, 0.1 s to 10 s."),
+    option("--exec-timeout", "DURATION", "End --exec after this time: it has failed then."),
     choice("--on-failure", "stop|park", "After these: stop, or set the event aside and continue."),
     option("--count", "N", "Stop after N events.", COUNT, least=1),
     option("--until-type", "TYPE", "Stop after an event of this type (repeatable).", many=True),
@@ -195,6 +197,8 @@ class _Plan:
         self.fields = _maybe_fields(given.fields)
         self.exec: str | None = given.exec
         self.retries: int = _RETRIES if given.retries is None else given.retries
+        self.retry_delay_seconds = _maybe_seconds(given.retry_delay)
+        self.exec_timeout_seconds = _maybe_seconds(given.exec_timeout)
         self.parks = given.on_failure == "park"
         if self.timeout_seconds == 0:
             raise InvalidArgument("--timeout 0 leaves no time", "use --idle 0 to take only what is there")
@@ -216,8 +220,10 @@ def _check(given: Given) -> None:
             raise InvalidArgument(
                 f"--type leaves out {left_out[0]!r}, which {name} waits for", f"add --type {left_out[0]}"
             )
-    if given.exec is None and (given.retries is not None or given.on_failure is not None):
-        raise InvalidArgument("--retries and --on-failure need --exec", "add it, or leave them out")
+    for_exec = ("retries", "on_failure", "retry_delay", "exec_timeout")
+    if given.exec is None and any(getattr(given, name) is not None for name in for_exec):
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in for_exec)
+        raise InvalidArgument(f"{names} need --exec", "add it, or leave them out")
     if given.on_failure == "park" and given.name is None:
         raise InvalidArgument("--on-failure park needs a subscription to park events in", "add --name")
     if given.fields is not None and given.output == "data":
@@ -288,9 +294,20 @@ def _make_sink(
         from evlog.cli._support.exec import Command, Runner
 
         command = Command(
-            plan.exec, path if options.is_url(path) else store.path, stops, keeps_stderr=plan.parks
+            plan.exec,
+            path if options.is_url(path) else store.path,
+            stops,
+            keeps_stderr=plan.parks,
+            timeout_seconds=plan.exec_timeout_seconds,
         )
-        return Runner(command, subscription, stops, plan.retries, parks=plan.parks)
+        return Runner(
+            command,
+            subscription,
+            stops,
+            plan.retries,
+            parks=plan.parks,
+            delay_seconds=plan.retry_delay_seconds,
+        )
     if plan.form == "json" and plan.fields is None:
         return Printer(None)
     from evlog.cli._support.output import make_form

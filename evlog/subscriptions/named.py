@@ -17,14 +17,14 @@ from evlog.errors import (
 )
 from evlog.model.checkpoints import Checkpoint, ParkedEvent, check_subscription_name
 from evlog.model.events import Event
-from evlog.model.filters import EVERYTHING, EventFilter
+from evlog.model.filters import ANYTHING, EVERYTHING, EventFilter
 from evlog.model.named import NamedTuple
 from evlog.subscriptions.retry import attempt, describe_error
 from evlog.subscriptions.run import Subscription, checkpoint_at, kept
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from evlog.engine import CheckpointStore, Engine
     from evlog.subscriptions.retry import Handler
@@ -85,6 +85,8 @@ def begin(
             start = _first_start(engine, after, filter)
             checkpoint.create(checkpoint_at(engine, start, kept(filter)))
         else:
+            if known.filter is not None and kept(filter) == ANYTHING:
+                filter = known.filter  # nothing is selected: what the first run has selected
             start = _check_known(engine, name, known, kept(filter))
             if known.filter is None:
                 checkpoint.save(known._replace(filter=kept(filter)))
@@ -110,6 +112,7 @@ def consume(
     *,
     retries: int,
     park: bool,
+    delay_seconds: float | None,
     in_transaction: bool,
 ) -> None:
     """Handle every event of the run. Arguments and errors are those of `EventStore.consume`."""
@@ -122,7 +125,7 @@ def consume(
         with subscription.transaction():
             pass  # refused at once where there is none, and not as a failure of the first event
     for event in subscription:
-        failure = attempt(handle if in_transaction else handler, event, retries)
+        failure = attempt(handle if in_transaction else handler, event, retries, delay_seconds=delay_seconds)
         if failure is None:
             continue
         if not park:
@@ -183,13 +186,15 @@ def parked(engine: Engine, name: str) -> list[ParkedEvent]:
     return checkpoint.parked()
 
 
-def replay(engine: Engine, name: str, handler: Handler) -> ReplayResult:
-    """Call the handler with each parked event; one for which it returns leaves the list."""
+def replay(
+    engine: Engine, name: str, handler: Handler, positions: Collection[int] | None = None
+) -> ReplayResult:
+    """Call the handler with each parked event, or those at some positions; if it returns, one is unparked."""
     checkpoint = _acquire_known(engine, name)
     succeeded = failed = gone = 0
     try:
         _load_known(checkpoint, name)
-        for place in checkpoint.parked():
+        for place in _chosen(checkpoint.parked(), positions, name):
             event = _maybe_read(engine, place.position)
             if event is None:
                 checkpoint.unpark(place.position)
@@ -206,6 +211,30 @@ def replay(engine: Engine, name: str, handler: Handler) -> ReplayResult:
     finally:
         checkpoint.release()
     return ReplayResult(succeeded, failed, gone)
+
+
+def drop(engine: Engine, name: str, positions: Collection[int]) -> None:
+    """Remove parked events from the list, unhandled; durable when this returns."""
+    checkpoint = _acquire_known(engine, name)
+    try:
+        for place in _chosen(checkpoint.parked(), positions, name):
+            checkpoint.unpark(place.position)
+    finally:
+        checkpoint.release()
+
+
+def _chosen(parked: list[ParkedEvent], positions: Collection[int] | None, name: str) -> list[ParkedEvent]:
+    """Return the parked events at some positions, None for all.
+
+    Raises:
+        InvalidArgument: no event is parked at one of them.
+    """
+    if positions is None:
+        return parked
+    unknown = set(positions).difference(place.position for place in parked)
+    if unknown:
+        raise InvalidArgument(f"subscription {name!r} has no parked event at position {min(unknown)}")
+    return [place for place in parked if place.position in positions]
 
 
 def _maybe_read(engine: Engine, position: int) -> Event | None:

@@ -29,18 +29,27 @@ class Failure(NamedTuple):
     attempts: int
 
 
-def attempt(handler: Handler, event: Event, retries: int, on_retry: OnRetry | None = None) -> Failure | None:
-    """Call the handler with the event until it returns, with growing pauses.
+def attempt(
+    handler: Handler,
+    event: Event,
+    retries: int,
+    on_retry: OnRetry | None = None,
+    *,
+    delay_seconds: float | None = None,
+) -> Failure | None:
+    """Call the handler with the event until it returns, with pauses.
 
     Args:
         retries: after this many failures it gives up; 0 counts as 1.
+        delay_seconds: of every pause; None: pauses that grow from a tenth of a second to ten seconds.
         on_retry: called after each failure but the last, with the error, its number, and the pause in
             seconds.
 
     Returns:
         None if the handler returned, else its last failure.
     """
-    pause_seconds, attempts = FIRST_RETRY_SECONDS, 0
+    pause_seconds = FIRST_RETRY_SECONDS if delay_seconds is None else delay_seconds
+    attempts = 0
     while True:
         try:
             handler(event)
@@ -53,7 +62,8 @@ def attempt(handler: Handler, event: Event, retries: int, on_retry: OnRetry | No
         else:
             return None
         time.sleep(pause_seconds)
-        pause_seconds = min(2 * pause_seconds, LAST_RETRY_SECONDS)
+        if delay_seconds is None:
+            pause_seconds = min(2 * pause_seconds, LAST_RETRY_SECONDS)
 
 
 def describe_error(error: Exception) -> str:

@@ -11,6 +11,10 @@ from evlog import Event, EventStore
 from evlog.testing.base import EngineTests, numbers, run_to_end
 
 
+def _refuse(event: Event) -> None:
+    raise ValueError(f"no {event.position}")
+
+
 class SubscriptionTests(EngineTests):
     """What a name keeps."""
 
@@ -32,7 +36,11 @@ class SubscriptionTests(EngineTests):
                 other.subscribe("n", types=["T"])
             assert other.subscription("n").running
         with pytest.raises(evlog.InvalidArgument):
-            other.subscribe("n")
+            other.subscribe("n", types=["T", "U"])
+        run_to_end(other, "n")
+        filled.append("new", [evlog.NewEvent("Other"), evlog.NewEvent("T")])
+        with other.subscribe("n", follow=False) as run:  # with the filter of its first run
+            assert [event.type for event in run] == ["T"]
         assert other.subscription("n").filter == evlog.EventFilter(types=["T"])
 
     def test_a_name_is_reset_and_deleted(self, filled: EventStore) -> None:
@@ -85,3 +93,16 @@ class SubscriptionTests(EngineTests):
         with pytest.raises(ZeroDivisionError):
             filled.consume("n", handler, follow=False, retries=1)
         assert run_to_end(filled, "n") == list(range(4, 20))
+
+    def test_parked_events_are_replayed_and_dropped_by_position(self, filled: EventStore) -> None:
+        filled.consume("n", _refuse, follow=False, retries=1, on_failure="park")
+        first, second, third, *rest = [event.position for event in filled.parked("n")]
+        seen: list[int] = []
+        result = filled.replay_parked("n", lambda event: seen.append(event.position), [third, first])
+        assert (seen, result.succeeded) == ([first, third], 2)
+        filled.drop_parked("n", [second])
+        assert [event.position for event in filled.parked("n")] == rest
+        for call in (filled.drop_parked, lambda name, at: filled.replay_parked(name, _refuse, at)):
+            with pytest.raises(evlog.InvalidArgument):
+                call("n", [rest[0], second])
+        assert [(event.position, event.attempts) for event in filled.parked("n")] == [(at, 1) for at in rest]

@@ -89,4 +89,6 @@ class TagTests(EngineTests):
         with other.subscribe("n", tags=["2:0", "3:0"], follow=False) as run:
             assert numbers(run) == [20]
         with pytest.raises(ValueError, match="filter"):
-            run_to_end(other, "n")
+            other.subscribe("n", tags=["2:0"])
+        tagged.append("c", [new(22, tags=["2:0", "3:0"]), new(23, tags=["2:0"])])
+        assert run_to_end(other, "n") == [22]

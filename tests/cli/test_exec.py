@@ -252,3 +252,22 @@ def test_names_are_utf8_in_every_locale(here: Path, name: str) -> None:
     assert (result.code, result.err) == (0, "")
     assert Path("names").read_bytes() == f"{name}/Größer".encode()
     assert json.loads(Path("line").read_bytes())["stream"] == name
+
+
+def test_a_command_that_takes_too_long_is_ended_and_has_failed(evlog: Evlog) -> None:
+    evlog("append", "s", "T")
+    run = ["tail", "--name", "slow", "--exec", "echo begun >&2; sleep 100", "--exec-timeout", "0.2"]
+    result = run_process(*run, "--retries", "1", "--on-failure", "park")
+    assert (result.code, result.out) == (0, b"")
+    assert "parked position 1 after 1 failures: ended, because it took longer than 0.2 s" in result.err
+    error = evlog("subscriptions", "parked", "slow").line["error"]
+    assert error == "ended, because it took longer than 0.2 s: begun"
+
+
+def test_the_pause_between_two_tries_can_be_chosen(evlog: Evlog) -> None:
+    evlog("append", "s", "T")
+    result = run_process("tail", "--exec", "exit 3", "--retries", "3", "--retry-delay", "0")
+    assert result.code == 1
+    assert result.err.count("next try in 0 s") == 2
+    for option in (["--retry-delay", "1"], ["--exec-timeout", "1"]):
+        assert evlog("tail", *option).code == 2

@@ -12,7 +12,7 @@ import pytest
 import evlog as library
 from evlog.cli import subscriptions
 from evlog.cli._support import console
-from tests.cli.conftest import Evlog, environment
+from tests.cli.conftest import Evlog, environment, start
 
 
 @pytest.fixture
@@ -193,6 +193,7 @@ def test_each_action_has_its_own_help_with_examples_that_work(filled: Evlog, her
     assert all(len(line) <= 80 for line in text.splitlines())
     filled("tail", "--name", "audit", "--exec", "exit 1", "--on-failure", "park", "--retries", "1")
     filled("append", "order-1", "Paid")
+    filled("tail", "--name", "audit")
     for example in examples:
         done = subprocess.run(
             ["sh", "-ec", example.replace("17", "1").replace("evlog", f"{sys.executable} -m evlog", 1)],
@@ -236,3 +237,74 @@ def test_a_damaged_checkpoint_hides_no_other_subscription(filled: Evlog, here: P
     assert "reset the subscription to repair it" in result.err
     assert filled("subscriptions", "reset", "all", "--to", "4").code == 0
     assert [info["position"] for info in filled("subscriptions").lines] == [4, 6]
+
+
+def test_the_filter_is_remembered_with_the_name(filled: Evlog) -> None:
+    filled("append", "order-1", "Paid")
+    filled("append", "order-2", "Paid")
+    again = filled("tail", "--name", "paid")
+    assert again.code == 0
+    assert [event["stream"] for event in again.lines] == ["order-1"]
+    assert filled("tail", "--name", "paid", "--type", "Other").code == 2
+
+
+def park_all(evlog: Evlog) -> list[int]:
+    evlog("subscriptions", "reset", "all", "--to", "0")
+    evlog("tail", "--name", "all", "--exec", "exit 4", "--on-failure", "park", "--retries", "1")
+    return [event["position"] for event in evlog("subscriptions", "parked", "all").lines]
+
+
+def test_parked_events_are_replayed_and_dropped_by_position(filled: Evlog, here: Path) -> None:
+    first, second, third, *rest = park_all(filled)
+    replayed = filled("subscriptions", "replay", "all", str(second), "--exec", "cat >> out")
+    assert replayed.code == 0
+    assert json.loads((here / "out").read_text())["position"] == second
+    assert [event["position"] for event in filled("subscriptions", "replay", "all", str(third)).lines] == [
+        third
+    ]
+    dropped = filled("subscriptions", "drop", "all", str(first), str(third))
+    assert (dropped.code, dropped.line["parked"]) == (0, len(rest))
+    for action in (["drop"], ["replay"], ["replay", "--exec", "true"]):
+        gone = filled("subscriptions", action[0], "all", str(first), *action[1:])
+        assert (gone.code, gone.out) == (2, b"")
+        assert f"at position {first}" in gone.err
+    assert filled("subscriptions", "drop", "all").code == 2
+
+
+@pytest.mark.parametrize(
+    ("limits", "code", "told"),
+    [
+        (["--max-lag", "99", "--max-parked", "99"], 0, ""),
+        (["--max-lag", "1"], 11, "subscription 'all' is 2 behind (at most 1 allowed)"),
+        (["all", "--max-lag", "1"], 11, "subscription 'all' is 2 behind"),
+        (["paid", "--max-lag", "1"], 0, ""),
+        (["--max-parked", "0"], 11, "subscription 'all' has 6 parked (at most 0 allowed)"),
+        (["nothing", "--max-lag", "1"], 5, "nothing"),
+        ([], 2, "give --max-lag N, --max-parked N or both"),
+    ],
+)
+def test_check_says_in_its_exit_code_what_is_behind(
+    filled: Evlog, limits: list[str], code: int, told: str
+) -> None:
+    park_all(filled)
+    filled("append", "order-1", "Paid")
+    filled("append", "order-1", "Paid")
+    filled("tail", "--name", "paid")
+    result = filled("subscriptions", "check", *limits)
+    assert result.code == code
+    assert told in result.err
+    assert (result.out == b"") == (code in {2, 5})
+
+
+def test_wait_ends_when_the_subscription_has_come_there(filled: Evlog, here: Path) -> None:
+    assert filled("subscriptions", "wait", "paid").line["position"] == 6
+    assert filled("subscriptions", "wait", "nothing").code == 5
+    late = filled("subscriptions", "wait", "paid", "--position", "7", "--timeout", "0.01")
+    assert (late.code, late.out) == (8, b"")
+    assert "is at position 6, not yet at 7" in late.err
+    with start("subscriptions", "wait", "paid", "--position", "7") as waiting:
+        filled("append", "order-1", "Paid")
+        filled("tail", "--name", "paid")
+        out, err = waiting.communicate(timeout=60)
+    assert (waiting.returncode, err) == (0, b"")
+    assert json.loads(out)["position"] == 7

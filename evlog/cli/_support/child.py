@@ -38,6 +38,10 @@ class OutputTooLong(Exception):
     """The command writes more to stdout than is kept."""
 
 
+class TookTooLong(Exception):
+    """The command did not end in the time that it has."""
+
+
 class NoTerminal(Exception):
     """The command tried to use a terminal on which evlog itself runs in the background."""
 
@@ -99,12 +103,18 @@ class Child:
         self._stdout = io.FileIO(pipes[1][1]) if 1 in pipes else None
         self._stderr = io.FileIO(pipes[2][1]) if 2 in pipes else None
 
-    def run(self, data: bytes, let_through: AbstractContextManager[None]) -> int:
+    def run(
+        self,
+        data: bytes,
+        let_through: AbstractContextManager[None],
+        timeout_seconds: float | None = None,
+    ) -> int:
         """Give the command its stdin and wait for its end.
 
         Args:
             let_through: entered where a stop may interrupt. Not between the end of the command and the note
                 of its exit code: the command would be waited for again.
+            timeout_seconds: how long it may take; None: without a limit.
 
         Returns:
             Its exit code, or the negative number of the signal that killed it.
@@ -112,7 +122,9 @@ class Child:
         Raises:
             NoTerminal: it waits for a terminal that it cannot get.
             OutputTooLong: it writes more than `max_output_bytes` to stdout.
+            TookTooLong: it has not ended in time; `close` ends it.
         """
+        last_moment = None if timeout_seconds is None else time.monotonic() + timeout_seconds
         rest = memoryview(data)
         while True:
             rest = self._write(rest)
@@ -125,7 +137,10 @@ class Child:
                     self._read_stderr()
                     self._read_stdout()
                     return code
-                self._wait()
+                left_seconds = None if last_moment is None else last_moment - time.monotonic()
+                if left_seconds is not None and left_seconds <= 0:
+                    raise TookTooLong
+                self._wait(left_seconds)
 
     def close(self) -> None:
         """Free what it holds; a command that still runs is ended, with all of its group."""
@@ -178,7 +193,7 @@ class Child:
             self._stderr.close()
             self._stderr = None
 
-    def _wait(self) -> None:
+    def _wait(self, most_seconds: float | None) -> None:
         poll = select.poll()
         poll.register(self._news.fd, select.POLLIN)
         if self._stdin is not None:
@@ -186,7 +201,10 @@ class Child:
         for pipe in (self._stdout, self._stderr):
             if pipe is not None:
                 poll.register(pipe, select.POLLIN)
-        poll.poll(_LOOK_MILLISECONDS)
+        milliseconds = _LOOK_MILLISECONDS
+        if most_seconds is not None:
+            milliseconds = min(milliseconds, int(most_seconds * 1000) + 1)
+        poll.poll(milliseconds)
         self._news.clear()
 
     def _look(self) -> int | None:

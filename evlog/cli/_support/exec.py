@@ -10,7 +10,7 @@ import os
 import signal
 
 from evlog.cli._support import console
-from evlog.cli._support.child import Child, NoTerminal, OutputTooLong
+from evlog.cli._support.child import Child, NoTerminal, OutputTooLong, TookTooLong
 from evlog.cli._support.stops import reader_has_left
 from evlog.errors import EvlogError, InvalidArgument
 from evlog.model.events import id_text
@@ -84,9 +84,19 @@ class Command:
         store_path: the store or its URL, which an `evlog` in the command finds in EVLOG_STORE.
         stops: what may end it early.
         keeps_stderr: have the error of a failure hold the end of what the command wrote to stderr.
+        timeout_seconds: how long it may take; then it is ended, and has failed.
     """
 
-    def __init__(self, command: str, store_path: str, stops: Stops, *, keeps_stderr: bool) -> None:
+    def __init__(
+        self,
+        command: str,
+        store_path: str,
+        stops: Stops,
+        *,
+        keeps_stderr: bool,
+        timeout_seconds: float | None = None,
+    ) -> None:
+        self._timeout_seconds = timeout_seconds
         self._command = command
         self._stops = stops
         self._keeps_stderr = keeps_stderr
@@ -123,18 +133,21 @@ class Command:
             except OSError as error:
                 raise CommandFailed(f"not started: {error.strerror or error}", can_run=False) from None
             try:
-                code = child.run(data, self._stops.let_through)
+                code = child.run(data, self._stops.let_through, self._timeout_seconds)
             except NoTerminal:
                 raise CommandFailed(
                     "stopped, because it used the terminal while evlog runs in the background"
+                ) from None
+            except TookTooLong:
+                raise CommandFailed(
+                    f"ended, because it took longer than {self._timeout_seconds:g} s", _text(child.kept)
                 ) from None
             except OutputTooLong:
                 raise CommandFailed(f"ended, because it wrote more than {max_output_bytes} bytes") from None
             finally:
                 child.close()
         if code:
-            output = child.kept.decode(errors="replace").strip()
-            raise CommandFailed(_reason(code), output, can_run=code not in _CANNOT_RUN)
+            raise CommandFailed(_reason(code), _text(child.kept), can_run=code not in _CANNOT_RUN)
         return bytes(child.output)
 
 
@@ -145,6 +158,7 @@ class Runner:
         command: what is run.
         stops: what must not interrupt the parking of an event.
         retries: how often the command may fail on one event.
+        delay_seconds: between two tries; None: growing pauses.
         parks: park an event on which it failed so often; else the run ends there.
     """
 
@@ -152,8 +166,16 @@ class Runner:
     undone = None
 
     def __init__(
-        self, command: Command, subscription: evlog.Subscription, stops: Stops, retries: int, *, parks: bool
+        self,
+        command: Command,
+        subscription: evlog.Subscription,
+        stops: Stops,
+        retries: int,
+        *,
+        parks: bool,
+        delay_seconds: float | None,
     ) -> None:
+        self._delay_seconds = delay_seconds
         self._command = command
         self._subscription = subscription
         self._stops = stops
@@ -173,7 +195,7 @@ class Runner:
                 f"failure {failures} of {self._retries}, next try in {pause_seconds:g} s"
             )
 
-        failure = attempt(self._command, event, self._retries, on_retry)
+        failure = attempt(self._command, event, self._retries, on_retry, delay_seconds=self._delay_seconds)
         if failure is None:
             return
         error = failure.error
@@ -188,6 +210,10 @@ class Runner:
 
     def flush(self) -> None:
         """Do nothing: no event is kept."""
+
+
+def _text(output: bytearray) -> str:
+    return output.decode(errors="replace").strip()
 
 
 def reason_of(error: Exception) -> str:
