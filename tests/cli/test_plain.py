@@ -148,7 +148,7 @@ def test_tables_are_sound(name: str) -> None:
     flags = [flag for parameter in TABLES[name] for flag in parameter.flags]
     assert len(set(names)) == len(names)
     assert len(set(flags)) == len(flags)
-    assert ("store" in names) == (name not in {"help", "mirror", "version"})
+    assert ("store" in names) == (name not in {"completion", "help", "mirror", "version"})
     assert all(name.isidentifier() for name in names)
     assert all(flag.startswith("--") or len(flag) == 2 for flag in flags)
     places = [parameter for parameter in TABLES[name] if not parameter.flags]
