@@ -17,6 +17,8 @@ import pytest
 import evlog
 from evlog import errors
 from evlog._version import __version__
+from evlog.cli._support.commands import COMMANDS
+from evlog.cli._support.plain import load
 from tests.support.readme import (
     GUIDE,
     README_PAGE,
@@ -146,7 +148,9 @@ def help_of(command: str) -> str:
         check=False,
     )
     assert done.returncode == 0, f"a page names `evlog {command}`: {done.stderr}"
-    return done.stdout
+    actions = getattr(load(command), "SUBCOMMANDS", {}) if command in COMMANDS else {}
+    flags = {flag for action in actions.values() for option in action.PARAMETERS for flag in option.flags}
+    return " ".join([done.stdout, *sorted(flags)])
 
 
 def test_the_readme_names_the_commands() -> None:
