@@ -382,6 +382,9 @@ class EventStore:
         *,
         types: Collection[str] | None = None,
         tags: Collection[str] | None = None,
+        correlation: UUID | str | None = None,
+        metadata: Mapping[str, object] | None = None,
+        grep: str | Collection[str] | None = None,
         since: datetime | None = None,
         until: datetime | None = None,
         reverse: bool = False,
@@ -398,6 +401,11 @@ class EventStore:
                 have gaps; `read_all` and `subscribe` begin behind the last one that was seen, with `after`.
             types: only events of these types.
             tags: only events that have all of these tags.
+            correlation: only events with this correlation id.
+            metadata: only events whose metadata have these fields, e.g. {"user": "ann"}: with this string, or
+                with what is written like this in JSON.
+            grep: only events in whose data or metadata this is found: a text, a regular expression of
+                Python's, or several of them.
             since, until: aware datetimes; `since` is inclusive, `until` is not.
             reverse: from the last to the first.
             limit: at most this many events.
@@ -408,7 +416,9 @@ class EventStore:
         """
         _check_bounds(from_version=from_version, to_version=to_version, limit=limit)
         check_readable_name(stream)
-        filter = make_filter(None, None, types, since, until, tags)
+        filter = make_filter(
+            None, None, types, since, until, tags, correlation=correlation, metadata=metadata, grep=grep
+        )
         return self.engine.read_stream(stream, from_version, to_version, filter, reverse=reverse, limit=limit)
 
     def read_all(
@@ -419,6 +429,9 @@ class EventStore:
         category: str | None = None,
         types: Collection[str] | None = None,
         tags: Collection[str] | None = None,
+        correlation: UUID | str | None = None,
+        metadata: Mapping[str, object] | None = None,
+        grep: str | Collection[str] | None = None,
         since: datetime | None = None,
         until: datetime | None = None,
         reverse: bool = False,
@@ -433,14 +446,25 @@ class EventStore:
         Args:
             after: a position, exclusive: "where I stopped". to: a position, inclusive.
             category: only streams of this category.
-            types, tags, since, until, reverse, limit: as `read`.
+            types, tags, correlation, metadata, grep, since, until, reverse, limit: as `read`.
             include_system: also the store's own events, in streams whose names begin with `$`.
 
         Raises:
             As `read`.
         """
         _check_bounds(after=after, to=to, limit=limit)
-        filter = make_filter(None, category, types, since, until, tags, include_system)
+        filter = make_filter(
+            None,
+            category,
+            types,
+            since,
+            until,
+            tags,
+            include_system,
+            correlation=correlation,
+            metadata=metadata,
+            grep=grep,
+        )
         return self.engine.read_all(after, to, filter, reverse=reverse, limit=limit)
 
     def query(self, query: Query | str) -> QueryResult:
@@ -538,6 +562,9 @@ class EventStore:
         category: str | None = None,
         types: Collection[str] | None = None,
         tags: Collection[str] | None = None,
+        correlation: UUID | str | None = None,
+        metadata: Mapping[str, object] | None = None,
+        grep: str | Collection[str] | None = None,
         since: datetime | None = None,
         query: Query | str | None = None,
     ) -> State:
@@ -557,7 +584,7 @@ class EventStore:
                 once. The state must be JSON, or what a Fold's `kind` says. A snapshot is rebuilt by itself
                 whenever it is not what all events would give: with another fold or selection, after a
                 restore, deletion, or change of retention.
-            category, types, tags, since: as `read_all`.
+            category, types, tags, correlation, metadata, grep, since: as `read_all`.
             query: a Query or its text, instead of types and tags; not with a stream.
 
         Raises:
@@ -577,7 +604,9 @@ class EventStore:
         if query is not None and (types is not None or tags):
             raise InvalidArgument("query excludes types and tags; put them into the query")
         folding = as_fold(fold, initial)
-        filter = make_filter(None, category, types, since, until, tags)
+        filter = make_filter(
+            None, category, types, since, until, tags, correlation=correlation, metadata=metadata, grep=grep
+        )
         selection = Selection(stream, filter, None if query is None else as_query(query), at)
         state = compute(self.engine, selection, folding, snapshot, None)
         return state._replace(value=folding.value(state.value))
@@ -722,6 +751,9 @@ class EventStore:
         category: str | None = None,
         types: Collection[str] | None = None,
         tags: Collection[str] | None = None,
+        correlation: UUID | str | None = None,
+        metadata: Mapping[str, object] | None = None,
+        grep: str | Collection[str] | None = None,
         since: datetime | None = None,
         follow: bool = True,
         idle: float | None = None,
@@ -736,8 +768,8 @@ class EventStore:
         Args:
             name: a durable subscription (1 to 100 bytes of UTF-8); its next run continues where it ended.
             after: the first run begins behind this position; left out, at the beginning.
-            stream, category, types, tags: only these events. A name keeps its filter: its next
-                run need not give one.
+            stream, category, types, tags, correlation, metadata, grep: only these events, as `read_all`. A
+                name keeps its filter: its next run need not give one.
             since: the first run begins with the first event written at or after this time.
             follow: wait for more; if false, end at the present end of the log.
             idle: seconds; the iteration ends when no event came for this long.
@@ -763,7 +795,9 @@ class EventStore:
             check_readable_name(stream)
             if category is not None:
                 raise InvalidArgument("stream and category exclude each other; give one of them")
-        filter = make_filter(stream, category, types, since, None, tags)
+        filter = make_filter(
+            stream, category, types, since, None, tags, correlation=correlation, metadata=metadata, grep=grep
+        )
         run = begin(
             self.engine, name, filter, after, follow=follow, idle_seconds=idle, timeout_seconds=timeout
         )
@@ -782,6 +816,9 @@ class EventStore:
         category: str | None = None,
         types: Collection[str] | None = None,
         tags: Collection[str] | None = None,
+        correlation: UUID | str | None = None,
+        metadata: Mapping[str, object] | None = None,
+        grep: str | Collection[str] | None = None,
         since: datetime | None = None,
         follow: bool = True,
         idle: float | None = None,
@@ -804,7 +841,8 @@ class EventStore:
             retry_delay: seconds between two tries; None: 0.1 s, 0.2 s … 10 s.
             on_failure: "stop": raise the last error; the next run begins with that event. "park": set the
                 event aside with the error, for `parked` and `replay_parked`, and continue.
-            after, stream, category, types, tags, since, follow, idle, timeout: as `subscribe`.
+            after, stream, category, types, tags, correlation, metadata, grep, since, follow, idle, timeout:
+                as `subscribe`.
 
         Raises:
             As `subscribe`, and what the handler raised last.
@@ -824,6 +862,9 @@ class EventStore:
             category=category,
             types=types,
             tags=tags,
+            correlation=correlation,
+            metadata=metadata,
+            grep=grep,
             since=since,
             follow=follow,
             idle=idle,

@@ -20,10 +20,11 @@ from evlog.store import EventStore
 from evlog.store import open as open_store
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
     from datetime import datetime
     from types import TracebackType
     from typing import Self
+    from uuid import UUID
 
     from evlog.model.appends import AppendResult
     from evlog.model.events import Event, NewEvent
@@ -115,6 +116,9 @@ class AsyncStore:
         *,
         types: Collection[str] | None = None,
         tags: Collection[str] | None = None,
+        correlation: UUID | str | None = None,
+        metadata: Mapping[str, object] | None = None,
+        grep: str | Collection[str] | None = None,
         since: datetime | None = None,
         until: datetime | None = None,
         reverse: bool = False,
@@ -128,6 +132,9 @@ class AsyncStore:
             to_version,
             types=types,
             tags=tags,
+            correlation=correlation,
+            metadata=metadata,
+            grep=grep,
             since=since,
             until=until,
             reverse=reverse,
@@ -142,6 +149,9 @@ class AsyncStore:
         category: str | None = None,
         types: Collection[str] | None = None,
         tags: Collection[str] | None = None,
+        correlation: UUID | str | None = None,
+        metadata: Mapping[str, object] | None = None,
+        grep: str | Collection[str] | None = None,
         since: datetime | None = None,
         until: datetime | None = None,
         reverse: bool = False,
@@ -156,6 +166,9 @@ class AsyncStore:
             category=category,
             types=types,
             tags=tags,
+            correlation=correlation,
+            metadata=metadata,
+            grep=grep,
             since=since,
             until=until,
             reverse=reverse,
@@ -196,6 +209,9 @@ class AsyncStore:
         category: str | None = None,
         types: Collection[str] | None = None,
         tags: Collection[str] | None = None,
+        correlation: UUID | str | None = None,
+        metadata: Mapping[str, object] | None = None,
+        grep: str | Collection[str] | None = None,
         since: datetime | None = None,
         follow: bool = True,
         idle: float | None = None,
@@ -215,6 +231,9 @@ class AsyncStore:
                 category=category,
                 types=types,
                 tags=tags,
+                correlation=correlation,
+                metadata=metadata,
+                grep=grep,
                 since=since,
                 follow=follow,
                 idle=idle,

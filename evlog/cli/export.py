@@ -6,7 +6,10 @@ from evlog.cli import read
 from evlog.cli._support import console, options
 from evlog.cli._support.parameters import (
     CATEGORY,
+    CORRELATION,
     COUNT,
+    GREP,
+    META,
     PATH,
     SINCE,
     STORE,
@@ -54,6 +57,9 @@ PARAMETERS: Final = (
     CATEGORY,
     TYPES,
     TAGS,
+    CORRELATION,
+    META,
+    GREP,
     SINCE,
     option("--until", "WHEN", "Written before then."),
     option("--limit -n", "N", "At most N events.", COUNT),

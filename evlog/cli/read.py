@@ -5,8 +5,11 @@ from __future__ import annotations
 from evlog.cli._support import console, options
 from evlog.cli._support.parameters import (
     CATEGORY,
+    CORRELATION,
     COUNT,
     FIELDS,
+    GREP,
+    META,
     OUTPUT,
     SINCE,
     STORE,
@@ -45,6 +48,7 @@ named: '$$order-42'.
   evlog read --type OrderPaid --since 7d -o csv --fields time,data.amount
   evlog read --category order --reverse --limit 5
   evlog read --tag course:c1 --tag student:s9
+  evlog read --meta user=ann --grep 'amount":9[0-9]'
   evlog read --after 17
   evlog read order-42 --reverse -n 1 -o data
 """
@@ -57,6 +61,9 @@ PARAMETERS: Final = (
     CATEGORY,
     TYPES,
     TAGS,
+    CORRELATION,
+    META,
+    GREP,
     SINCE,
     option("--until", "WHEN", "Written before then."),
     option("--limit -n", "N", "At most N events.", COUNT),

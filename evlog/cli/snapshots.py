@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from evlog.cli._support import console, options
-from evlog.cli._support.listing import print_one, print_rows
+from evlog.cli._support.listing import filter_text, print_one, print_rows
 from evlog.cli._support.parameters import LISTED_FIELDS, LISTING, STORE, Subcommand, argument
 
 TYPE_CHECKING = False
@@ -83,17 +83,7 @@ def _row(info: evlog.SnapshotInfo) -> dict[str, object]:
     return row if info.damage is None else row | {"damage": info.damage}
 
 
-def _selection_text(selection: dict[str, Any]) -> str:
-    """Return the selection as the options that make it."""
-    flags = {"types": "type", "tags": "tag"}
-    parts = []
-    for name, value in selection.items():
-        values = value if isinstance(value, list) else [value]
-        parts += [f"--{flags.get(name, name)} {one}" for one in values]
-    return " ".join(parts)
-
-
-_CELLS: Final[dict[str, Callable[[Any], str]]] = {"selection": _selection_text}
+_CELLS: Final[dict[str, Callable[[Any], str]]] = {"selection": filter_text}
 SUBCOMMANDS: Final = {
     "list": Subcommand(
         """List the snapshots: whose state each is, and up to where.

@@ -5,7 +5,10 @@ from __future__ import annotations
 from evlog.cli._support import console, options
 from evlog.cli._support.parameters import (
     CATEGORY,
+    CORRELATION,
     COUNT,
+    GREP,
+    META,
     SINCE,
     STORE,
     TAGS,
@@ -53,6 +56,9 @@ PARAMETERS: Final = (
     CATEGORY,
     TYPES,
     TAGS,
+    CORRELATION,
+    META,
+    GREP,
     SINCE,
     option("--at", "N", "The state as of this version (or position).", COUNT),
     option("--until", "WHEN", "The state as of then."),
@@ -85,7 +91,8 @@ def command(given: Given) -> None:
     if given.stream is not None and not given.stream.startswith("$"):
         check_stream_name(given.stream)
     since, until = (None if text is None else parse_when(text) for text in (given.since, given.until))
-    filter = make_filter(None, given.category, given.type or None, since, until, given.tag)
+    content = options.content_of(given)
+    filter = make_filter(None, given.category, given.type or None, since, until, given.tag, **content)
     selection = Selection(given.stream, filter, at=given.at)
     with options.open_store(given) as store:
         if given.stream is not None and not store.has_stream(given.stream):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from evlog.cli._support import console, options
 from evlog.cli._support.lag import check_lag, wait_until_passed
-from evlog.cli._support.listing import print_one, print_rows
+from evlog.cli._support.listing import filter_text, print_one, print_rows
 from evlog.cli._support.parameters import COUNT, LISTED_FIELDS, LISTING, STORE, Subcommand, argument, option
 from evlog.errors import EXIT_CORRUPT, EXIT_OK, EvlogError, InvalidArgument
 
@@ -181,16 +181,6 @@ def _renamed(row: dict[str, object], name: str, to: str) -> dict[str, object]:
     return {to if key == name else key: value for key, value in row.items()}
 
 
-def _filter_text(filter: dict[str, Any]) -> str:
-    """Return the filter as the options of `tail` that make it."""
-    parts = [filter["stream"]] if filter["stream"] is not None else []
-    if filter["category"] is not None:
-        parts.append(f"--category {filter['category']}")
-    parts += [f"--type {type}" for type in filter["types"] or ()]
-    parts += [f"--tag {tag}" for tag in filter.get("tags") or ()]
-    return " ".join(parts) or "all"
-
-
 def _age(seconds: float) -> str:
     """Return a time span to about two digits."""
     for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
@@ -200,7 +190,7 @@ def _age(seconds: float) -> str:
 
 
 _CELLS: Final[dict[str, Callable[[Any], str]]] = {
-    "filter": _filter_text,
+    "filter": lambda kept: filter_text(kept) or "all",
     "lag_seconds": _age,
     "running": lambda running: "yes" if running else "no",
 }

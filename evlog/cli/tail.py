@@ -14,8 +14,11 @@ from evlog.cli._support import console, options
 from evlog.cli._support.deliver import HEAD, IDLE, Printer, StopCondition, deliver
 from evlog.cli._support.parameters import (
     CATEGORY,
+    CORRELATION,
     COUNT,
     FIELDS,
+    GREP,
+    META,
     OUTPUT,
     SINCE,
     STORE,
@@ -37,7 +40,7 @@ from evlog.errors import (
     SubscriptionNotFound,
 )
 from evlog.model.events import check_stream_name
-from evlog.model.filters import EventFilter
+from evlog.model.filters import make_filter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -91,6 +94,9 @@ PARAMETERS: Final = (
     CATEGORY,
     TYPES,
     TAGS,
+    CORRELATION,
+    META,
+    GREP,
     SINCE,
     option("--name", "NAME", "A durable subscription: continue where it stopped."),
     option("--exec", "COMMAND", "Run it on each event, JSON on its stdin.", name="exec"),
@@ -182,7 +188,8 @@ class _Plan:
 
     def __init__(self, given: Given) -> None:
         self.name: str | None = given.name
-        self.filter = EventFilter(given.stream, given.category, given.type or None, given.tag)
+        content = options.content_of(given)
+        self.filter = make_filter(given.stream, given.category, given.type or None, tags=given.tag, **content)
         self.since = _maybe_moment(given.since)
         self.after: int | None = given.after
         self.condition = StopCondition(given.count, given.until_type, given.fail_type)
@@ -266,6 +273,8 @@ def _deliver(store: evlog.EventStore, path: str, plan: _Plan, stops: Stops) -> s
             category=filter.category,
             types=filter.types,
             tags=filter.tags,
+            metadata=dict(filter.metadata) or None,
+            grep=filter.grep or None,
             since=plan.since if name is None else None,  # it can be in the future
             follow=plan.follow,
         )

@@ -208,7 +208,14 @@ class DirectoryEngine:
         bounds = Bounds(first_version, last_version, filter.since_us, filter.until_us)
         types = None if filter.types is None else frozenset(filter.types)
         return read_stream(
-            self._refreshed(), stream, bounds, types, reverse=reverse, limit=limit, tags=filter.tags
+            self._refreshed(),
+            stream,
+            bounds,
+            types,
+            reverse=reverse,
+            limit=limit,
+            tags=filter.tags,
+            content=filter.make_matcher(),
         )
 
     @refuses_crafted_content

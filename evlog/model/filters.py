@@ -7,9 +7,12 @@ from evlog.model.events import check_type
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection, Iterable, Mapping
     from datetime import datetime
     from typing import Any
+    from uuid import UUID
+
+    from evlog.model.matching import ContentMatcher
 
 
 class EventFilter:
@@ -20,18 +23,25 @@ class EventFilter:
         category: only events of the streams of this category.
         types: only events of these types; None selects all types.
         tags: only events that have all of these tags; none selects all events.
+        metadata: only events whose metadata have these fields: pairs of a name and a text, see
+            `evlog/model/matching.py`; None as the text means any value.
+        grep: only events in whose data or metadata each of these patterns is found.
         since_us: only events written at or after this time, in microseconds since 1970.
         until_us: only events written before this time.
         include_system: also the store's own events, in streams whose names begin with `$`. A filter that
             names such a stream always includes its events.
     """
 
-    __slots__ = ("category", "include_system", "since_us", "stream", "tags", "types", "until_us")
+    __slots__ = (
+        "category", "grep", "include_system", "metadata", "since_us", "stream", "tags", "types", "until_us",
+    )  # fmt: skip
 
     stream: str | None
     category: str | None
     types: tuple[str, ...] | None
     tags: tuple[str, ...]
+    metadata: tuple[tuple[str, str | None], ...]
+    grep: tuple[str, ...]
     since_us: int | None
     until_us: int | None
     include_system: bool
@@ -43,6 +53,8 @@ class EventFilter:
         types: Iterable[str] | None = None,
         tags: Iterable[str] = (),
         *,
+        metadata: Iterable[tuple[str, str | None]] = (),
+        grep: Iterable[str] = (),
         since_us: int | None = None,
         until_us: int | None = None,
         include_system: bool = False,
@@ -52,17 +64,48 @@ class EventFilter:
         put(self, "category", category)
         put(self, "types", None if types is None else tuple(sorted(types)))
         put(self, "tags", tuple(sorted(tags)) if tags else ())
+        put(self, "metadata", tuple(metadata))
+        put(self, "grep", tuple(grep))
         put(self, "since_us", since_us)
         put(self, "until_us", until_us)
         put(self, "include_system", include_system)
 
     def as_object(self) -> dict[str, Any]:
-        """Return what a named subscription keeps of it: all but the times; `tags` only if there are any."""
+        """Return what a named subscription keeps of it: all but the times, and what is not set."""
         types = None if self.types is None else list(self.types)
         kept: dict[str, Any] = {"stream": self.stream, "category": self.category, "types": types}
         if self.tags:
             kept["tags"] = list(self.tags)
+        if self.metadata:
+            kept["metadata"] = dict(self.metadata)
+        if self.grep:
+            kept["grep"] = list(self.grep)
         return kept
+
+    @classmethod
+    def of_object(cls, kept: dict[str, Any]) -> EventFilter:
+        """Return the filter that `as_object` has returned.
+
+        Raises:
+            ValueError, LookupError, TypeError, AttributeError: it is no such object.
+        """
+        stream, category, fields = kept["stream"], kept["category"], kept.get("metadata", {})
+        types, tags, grep = kept["types"], kept.get("tags", []), kept.get("grep", [])
+        texts = [stream, category, *fields.values()]
+        if not all(text is None or isinstance(text, str) for text in texts):
+            raise ValueError(f"{texts!r:.80} are not all texts")
+        for found in ([] if types is None else types, tags, grep):
+            if not (isinstance(found, list) and all(isinstance(one, str) for one in found)):
+                raise ValueError(f"{found!r:.80} is no list of texts")
+        return cls(stream, category, types, tags, metadata=sorted(fields.items()), grep=grep)
+
+    def make_matcher(self) -> ContentMatcher | None:
+        """Return what metadata and data must satisfy; None if nothing."""
+        if not self.metadata and not self.grep:
+            return None
+        from evlog.model.matching import ContentMatcher
+
+        return ContentMatcher(self.metadata, self.grep)
 
     def replace(self, **changes: Any) -> EventFilter:
         """Return the filter with some fields changed."""
@@ -94,29 +137,21 @@ class EventFilter:
     def __str__(self) -> str:
         kept = [
             f"{name} {getattr(self, name)!r}"
-            for name in _FIELDS[:4]
+            for name in _FIELDS[:6]
             if getattr(self, name) not in (None, ()) or (name == "types" and self.types == ())
         ]
         return ", ".join(kept) or "all events"
 
 
-_FIELDS = ("stream", "category", "types", "tags", "since_us", "until_us", "include_system")
+_FIELDS = (
+    *("stream", "category", "types", "tags", "metadata", "grep", "since_us", "until_us", "include_system"),
+)
 ANYTHING = EventFilter()
 EVERYTHING = EventFilter(include_system=True)
 
 
-def _revive(
-    category: str | None,
-    include_system: bool,
-    since_us: int | None,
-    stream: str | None,
-    tags: tuple[str, ...],
-    types: tuple[str, ...] | None,
-    until_us: int | None,
-) -> EventFilter:
-    return EventFilter(
-        stream, category, types, tags, since_us=since_us, until_us=until_us, include_system=include_system
-    )
+def _revive(*values: Any) -> EventFilter:
+    return EventFilter(**dict(zip(EventFilter.__slots__, values, strict=True)))
 
 
 def make_filter(
@@ -127,10 +162,22 @@ def make_filter(
     until: datetime | None = None,
     tags: Collection[str] | None = None,
     include_system: bool = False,
+    *,
+    correlation: UUID | str | None = None,
+    metadata: Mapping[str, object] | None = None,
+    grep: str | Collection[str] | None = None,
 ) -> EventFilter:
     """Return the filter of what a user gives, or raise InvalidArgument that says what is wrong with it."""
     if isinstance(types, str):
         raise InvalidArgument(f"types is the text {types!r}; give a list of event types")
+    if correlation is not None or metadata is not None or grep is not None:
+        from evlog.model.matching import check_fields, check_patterns
+
+        if correlation is not None:
+            metadata = {**(metadata or {}), "$correlationId": correlation}
+        return make_filter(stream, category, types, since, until, tags, include_system).replace(
+            metadata=check_fields(metadata or {}), grep=() if grep is None else check_patterns(grep)
+        )
     if not include_system and not tags and (stream, category, types, since, until) == (None,) * 5:
         return ANYTHING
     if tags:

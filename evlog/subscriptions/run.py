@@ -464,7 +464,9 @@ class Transaction:
 
 def kept(filter: EventFilter) -> EventFilter:
     """Return what a checkpoint keeps of a filter: not the times, which only say where a first run begins."""
-    return EventFilter(filter.stream, filter.category, filter.types, filter.tags)
+    if filter.since_us is filter.until_us is None and not filter.include_system:
+        return filter
+    return filter.replace(since_us=None, until_us=None, include_system=False)
 
 
 def checkpoint_at(engine: Engine, position: int, filter: EventFilter | None) -> Checkpoint:

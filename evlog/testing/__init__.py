@@ -26,6 +26,7 @@ pytest.register_assert_rewrite(
             "closing",
             "comparison",
             "conditions",
+            "content",
             "deciding",
             "following",
             "mirroring",
@@ -44,6 +45,7 @@ from evlog.testing.base import LONG_SECONDS, EngineTests, NewStore, OpenStore, s
 from evlog.testing.closing import CloseTests  # noqa: E402
 from evlog.testing.comparison import Comparison, RandomTests, compare_with_directory  # noqa: E402
 from evlog.testing.conditions import ConditionTests  # noqa: E402
+from evlog.testing.content import ContentTests  # noqa: E402
 from evlog.testing.deciding import DecideTests  # noqa: E402
 from evlog.testing.following import FollowTests  # noqa: E402
 from evlog.testing.mirroring import MirrorTests  # noqa: E402
@@ -61,6 +63,7 @@ __all__ = [
     "Comparison",
     "ConditionTests",
     "Conformance",
+    "ContentTests",
     "DecideTests",
     "EngineTests",
     "FollowTests",
@@ -90,6 +93,7 @@ class Conformance(
     RetentionTests,
     MirrorTests,
     TagTests,
+    ContentTests,
     ConditionTests,
     DecideTests,
     SchemaTests,

@@ -25,7 +25,8 @@ streams = st.sampled_from(STREAMS)
 types = st.sampled_from(["T", "U"])
 ids = st.one_of(st.uuids(), st.integers(1, 12).map(lambda number: UUID(int=number)))
 tags = st.lists(st.sampled_from(["x", "y:1", "y:2"]), max_size=2)
-events = st.builds(NewEvent, types, st.integers(0, 2), id=ids, tags=tags)
+metadata = st.sampled_from([None, {"k": "1"}, {"k": 1, "l": "x"}])
+events = st.builds(NewEvent, types, st.integers(0, 2), id=ids, tags=tags, metadata=metadata)
 batches = st.lists(events, min_size=1, max_size=4)
 expected = st.sampled_from(["any", "exists", 0, 1, 2, 3, 5])
 filters = st.fixed_dictionaries(
@@ -34,6 +35,8 @@ filters = st.fixed_dictionaries(
         "category": st.sampled_from(["a", "b", "c"]),
         "types": st.lists(types, max_size=2),
         "tags": tags,
+        "metadata": st.sampled_from([{"k": "1"}, {"k": 1, "l": "x"}]),
+        "grep": st.sampled_from(["1", "^[02]$"]),
     },
 )
 bounds = st.integers(0, 30)

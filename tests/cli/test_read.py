@@ -262,3 +262,30 @@ def test_damage_is_reported_after_what_is_whole(filled: Evlog, here: Path, form:
     assert result.code == 4
     assert result.out.count(b"\n") == lines
     assert "is damaged" in result.err
+
+
+def test_events_are_selected_by_correlation_metadata_and_pattern(evlog: Evlog) -> None:
+    evlog("append", "s", "A", '{"text": "größe 17"}', "--correlation-id", "story", "--meta", "user=ann")
+    evlog("append", "t", "B", '{"n": 18}', "--metadata", '{"user": "ben", "n": 3}')
+    evlog("append", "t", "C", "--correlation-id", "story")
+
+    def positions(*arguments: str) -> list[int]:
+        return [line["position"] for line in evlog(*arguments).lines]
+
+    for command in ("read", "tail"):
+        assert positions(command, "--correlation", "story") == [1, 3]
+        assert positions(command, "--meta", "user=ben", "--meta", "n=3") == [2]
+        assert positions(command, "-g", "1[78]") == [1, 2]
+        assert positions(command, "--grep", "größe", "--meta", "user=ann") == [1]
+        assert positions(command, "t", "--grep", "ben") == [2]
+        assert positions(command, "--correlation", "other") == []
+        assert evlog(command, "-g", "(").code == 2
+        assert evlog(command, "-g", "").code == 2
+        assert evlog(command, "--meta", "user").code == 2
+        assert evlog(command, "--meta", "user=a", "--meta", "user=b").code == 2
+    assert positions("tail", "-n", "1", "--correlation", "story") == [3]
+    assert positions("tail", "--name", "n", "--correlation", "story", "--grep", "story") == [1, 3]
+    assert evlog("tail", "--name", "n", "--correlation", "story").code == 2
+    table = evlog("subscriptions", "-o", "table").out.decode()
+    assert "--grep story --meta $correlationId=story" in table
+    assert evlog("state", "--correlation", "story").line["events"] == 2

@@ -369,7 +369,9 @@ def select(
     events: Sequence[Event], filter: EventFilter, *, reverse: bool, limit: int | None
 ) -> Iterator[Event]:
     """Iterate over those of the events that a filter selects."""
-    matching = (event for event in (reversed(events) if reverse else events) if matches(event, filter))
+    content = filter.make_matcher() or (lambda _: True)
+    ordered = reversed(events) if reverse else events
+    matching = (event for event in ordered if matches(event, filter) and content(event))
     return (event for _, event in zip(range(limit), matching)) if limit is not None else matching  # noqa: B905
 
 

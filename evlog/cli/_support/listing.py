@@ -138,3 +138,16 @@ def _plain_text(value: Any) -> str:
     if isinstance(value, bool | int | float | dict | list):
         return console.encode_object(value).decode().strip()
     return str(value)
+
+
+_FLAGS = {"category": "--category", "types": "--type", "tags": "--tag", "grep": "--grep", "query": "--query"}
+
+
+def filter_text(filter: Mapping[str, Any]) -> str:
+    """Return a filter, as a subscription or a snapshot keeps it, as the options that make it."""
+    parts = [filter["stream"]] if filter.get("stream") is not None else []
+    for name, flag in _FLAGS.items():
+        value = filter.get(name)
+        parts += [f"{flag} {one}" for one in ([value] if isinstance(value, str) else value or ())]
+    parts += [f"--meta {key}={value}" for key, value in filter.get("metadata", {}).items()]
+    return " ".join(parts)

@@ -10,7 +10,7 @@ from evlog.errors import EvlogError, InvalidArgument, NotAStore, StoreAccessDeni
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Final
+    from typing import Any, Final
 
     import evlog
     from evlog.cli._support.parameters import Given
@@ -132,6 +132,26 @@ def open_store(given: Given) -> evlog.EventStore:
     from evlog.store import open
 
     return open(find_store(given))
+
+
+def content_of(given: Given) -> dict[str, Any]:
+    """Return what --correlation, --meta and --grep select, as arguments of the library."""
+    selected: dict[str, Any] = {}
+    if given.correlation is not None:
+        selected["correlation"] = given.correlation
+    if given.meta:
+        selected["metadata"] = {}
+        for pair in given.meta:
+            key, equals, value = pair.partition("=")
+            if not (key and equals):
+                raise InvalidArgument(
+                    f"--meta {pair!r} is not KEY=VALUE", "write for example --meta user=ann"
+                )
+            if selected["metadata"].setdefault(key, value) != value:
+                raise InvalidArgument(f"--meta asks for two values of {key!r}", "give one of them")
+    if given.grep:
+        selected["grep"] = given.grep
+    return selected
 
 
 def report_torn_tails(store: evlog.EventStore) -> None:

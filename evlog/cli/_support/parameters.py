@@ -107,6 +107,13 @@ STORE: Final = option(
 CATEGORY: Final = option("--category", "NAME", "Streams named NAME or NAME-….")
 TYPES: Final = option("--type", "NAME", "Only this event type (repeatable).", many=True)
 TAGS: Final = option("--tag", "TEXT", "Only with this tag (repeatable: with all of them).", many=True)
+CORRELATION: Final = option("--correlation", "ID", "Only of this correlation id.")
+META: Final = option(
+    "--meta", "KEY=VALUE", "Only with this in the metadata (repeatable: with all of it).", many=True
+)
+GREP: Final = option(
+    "--grep -g", "PATTERN", "Only with this text or regular expression (repeatable).", many=True
+)
 OUTPUT: Final = choice(
     "--output -o", "json|pretty|table|data|csv", "The form; table on a terminal, else json."
 )

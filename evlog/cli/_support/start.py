@@ -10,6 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from datetime import datetime
+    from typing import Any
 
     import evlog
     from evlog.model.events import Event
@@ -33,20 +34,18 @@ def start_position(
     """
 
     def read(limit: int, *, reverse: bool) -> Iterator[Event]:
-        begin, types, tags = after or 0, filter.types, filter.tags
+        chosen: dict[str, Any] = {
+            "types": filter.types,
+            "tags": filter.tags,
+            "metadata": dict(filter.metadata) or None,
+            "grep": filter.grep or None,
+            "since": since,
+            "limit": limit,
+            "reverse": reverse,
+        }
         if filter.stream is None:
-            return store.read_all(
-                begin,
-                category=filter.category,
-                types=types,
-                tags=tags,
-                since=since,
-                limit=limit,
-                reverse=reverse,
-            )
-        return store.read(
-            filter.stream, begin + 1, types=types, tags=tags, since=since, limit=limit, reverse=reverse
-        )
+            return store.read_all(after or 0, category=filter.category, **chosen)
+        return store.read(filter.stream, (after or 0) + 1, **chosen)
 
     head = store.head  # read first: what comes later is delivered anyway
     if last is not None:

@@ -201,9 +201,8 @@ class PostgresqlCheckpoint:
 
     def _filter_of(self, text: str) -> EventFilter:
         try:
-            found = json.loads(text)
-            return EventFilter(found["stream"], found["category"], found["types"], found.get("tags") or ())
-        except (ValueError, TypeError, KeyError) as error:
+            return EventFilter.of_object(json.loads(text))
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
             reason = f"the filter of subscription {self._name!r} cannot be read ({error})"
             raise CorruptionError(self._connections.address.text, None, reason) from None
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from builtins import filter as filter_events
+from itertools import islice
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -121,15 +123,26 @@ class PostgresqlEngine:
         limit: int | None,
     ) -> Iterator[Event]:
         """Iterate over the visible events of a stream."""
-        return self._core.reader.read_stream(
-            stream, first_version, last_version, filter, reverse=reverse, limit=limit
+        content = filter.make_matcher()
+        events = self._core.reader.read_stream(
+            stream,
+            first_version,
+            last_version,
+            filter,
+            reverse=reverse,
+            limit=limit if content is None else None,
         )
+        return events if content is None else islice(filter_events(content, events), limit)
 
     def read_all(
         self, after: int, to: int | None, filter: EventFilter, *, reverse: bool, limit: int | None
     ) -> Iterator[Event]:
         """Iterate over the events behind `after` up to and including `to`."""
-        return self._core.reader.read_all(after, to, filter, reverse=reverse, limit=limit)
+        content = filter.make_matcher()
+        events = self._core.reader.read_all(
+            after, to, filter, reverse=reverse, limit=limit if content is None else None
+        )
+        return events if content is None else islice(filter_events(content, events), limit)
 
     def find_ids(self, ids: Sequence[bytes]) -> dict[bytes, int]:
         """Return the positions of known ids, also of those whose events were removed."""

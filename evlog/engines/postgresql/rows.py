@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from psycopg.pq.abc import PGresult
 
     from evlog.model.filters import EventFilter
+    from evlog.model.matching import ContentMatcher
 
     _Row = TypeVar("_Row")
 
@@ -76,13 +77,16 @@ class Conditions:
 
 
 def conditions_of(filter: EventFilter, since_us: int | None = None) -> Conditions:
-    """Return the conditions of a filter's types, tags and times."""
+    """Return the conditions of a filter's types, tags, content and times."""
     conditions = Conditions()
     since_us = filter.since_us if since_us is None else since_us
     if filter.types is not None:
         conditions.add("event_type = any({})", wire.texts(filter.types))
     if filter.tags:
         conditions.add("tags @> {}", wire.texts(filter.tags))
+    content = filter.make_matcher()
+    if content is not None:
+        _add_content(content, conditions)
     if since_us is not None:
         conditions.add("created_at >= {}", _time(since_us))
     if filter.until_us is not None:
@@ -93,6 +97,28 @@ def conditions_of(filter: EventFilter, since_us: int | None = None) -> Condition
 def _time(time_us: int) -> bytes:
     """Return a time as the server takes it; the last or first one beyond the calendar."""
     return wire.int8(max(_FIRST_US, min(time_us, _LAST_US)) - _EPOCH_2000_US)
+
+
+def _add_content(content: ContentMatcher, conditions: Conditions) -> None:
+    """Add what a row must have to match; then the matcher decides, as it does in every engine.
+
+    The server parses nothing, because it refuses to convert some JSON.
+    """
+    for needle, escape in content.needles:
+        escaped = "\\u" if escape == b"\\u" else "\\"
+        conditions.add(
+            f"(strpos(metadata::text, {{0}}) > 0 or strpos(metadata::text, '{escaped}') > 0)", _text(needle)
+        )
+    for literal in content.literals:
+        conditions.add(
+            "(raw is not null or strpos(event_data::text, {0}) > 0 or strpos(metadata::text, {0}) > 0)",
+            _text(literal),
+        )
+
+
+def _text(needle: bytes) -> bytes:
+    """Return what to search for: up to a NUL, which no text in PostgreSQL holds."""
+    return needle.partition(b"\0")[0]
 
 
 def moment(time_us: int) -> datetime:

@@ -3,10 +3,11 @@
 `subscriptions/NAME.json` is one line:
 
     {"format":1,"store_id":"…","name":"…","filter":{"stream":null,"category":null,"types":null,
-     "tags":["…"]},"position":17,"event_id":"32 hex digits","time_us":…,"crc32":"8 hex digits"}
+     "tags":["…"],"metadata":{"…":"…"},"grep":["…"]},"position":17,"event_id":"32 hex digits",
+     "time_us":…,"crc32":"8 hex digits"}
 
 Everything up to `position` is scanned, and the event there has this id. `filter` is null after a damaged
-checkpoint was reset, and has `tags` only if there are any; `event_id` is null at position 0.
+checkpoint was reset, and has the last three only if they are set; `event_id` is null at position 0.
 
 `subscriptions/NAME.parked` has a line for each event that was parked, or failed again, and one for each that
 was removed from the list since:
@@ -60,7 +61,7 @@ def decode_checkpoint(raw: bytes, path: str, store_id: str, name: str) -> Checkp
             raise UnsupportedFormat(path, line["format"], FORMAT_VERSION)
         if line["name"] != name or line["store_id"] != store_id:
             raise FormatFault("it belongs to another subscription or store")
-        filter = None if line["filter"] is None else _filter(**line["filter"])
+        filter = None if line["filter"] is None else EventFilter.of_object(line["filter"])
         event_id = None if line["event_id"] is None else UUID(line["event_id"]).bytes
         checkpoint = Checkpoint(line["position"], event_id, filter, line["time_us"])
     except FormatFault:
@@ -76,16 +77,6 @@ def decode_checkpoint(raw: bytes, path: str, store_id: str, name: str) -> Checkp
     ):
         raise FormatFault(f"position {position!r} with event id {event_id!r} at {time_us!r} makes no sense")
     return checkpoint
-
-
-def _filter(stream: object, category: object, types: object, tags: object = None) -> EventFilter:
-    for name in (stream, category):
-        if name is not None and not isinstance(name, str):
-            raise FormatFault(f"the filter has {name!r}, not a name")
-    for texts in (types, tags):
-        if texts is not None and not (isinstance(texts, list) and all(isinstance(one, str) for one in texts)):
-            raise FormatFault(f"the filter has {texts!r}, not a list of texts")
-    return EventFilter(stream, category, types, tags or ())  # type: ignore[arg-type]  # checked above
 
 
 def encode_parked(event: Event, error: str, attempts: int, time_us: int) -> bytes:

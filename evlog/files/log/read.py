@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from evlog.files.log.parts import Part
     from evlog.model.events import Record
     from evlog.model.filters import EventFilter
+    from evlog.model.matching import ContentMatcher
     from evlog.model.queries import Item
 
     Keys = tuple[int, list[int]]
@@ -71,6 +72,7 @@ class Selection(NamedTuple):
     stream: str | None = None
     newest_singly: bool = False
     tags: tuple[str, ...] = ()
+    content: ContentMatcher | None = None
 
     def matcher(self, *, has_system: bool = True) -> Callable[[Record], bool] | None:
         """Return what a record must satisfy beyond its place in the log; None if nothing.
@@ -78,12 +80,18 @@ class Selection(NamedTuple):
         Args:
             has_system: whether some of the records may be the store's own.
         """
-        matches = self._with_tags(self._stream_category_and_types())
+        matches = self._with_content(self._with_tags(self._stream_category_and_types()))
         if self.include_system or not has_system or self.stream is not None:
             return matches
         if matches is None:
             return lambda record: record[2][0] != SYSTEM_PREFIX
         return lambda record: matches(record) and record[2][0] != SYSTEM_PREFIX
+
+    def _with_content(self, matches: Callable[[Record], bool] | None) -> Callable[[Record], bool] | None:
+        content = self.content
+        if content is None or matches is None:
+            return matches or content
+        return lambda record: matches(record) and content(record)
 
     def _with_tags(self, matches: Callable[[Record], bool] | None) -> Callable[[Record], bool] | None:
         if not self.tags:
@@ -122,6 +130,7 @@ def selection_of(
         filter.stream,
         newest_singly,
         filter.tags,
+        filter.make_matcher(),
     )
 
 
@@ -227,8 +236,13 @@ def _part_batches(
         for records in segment.records(numbers[::-1] if reverse else numbers):
             yield records if matches is None else list(filter(matches, records))
         return
-    if reverse:
-        batches: Iterator[Sequence[Record]] = segment.scan_back(low, high)
+    batches: Iterator[Sequence[Record]]
+    if selection.content is not None:
+        # By entries: records are searched and skipped in large pieces, however small their frames are.
+        numbers = range(high - 1, low - 1, -1) if reverse else range(low, high)
+        batches = segment.records(numbers, may_hold=selection.content.may_be_in)
+    elif reverse:
+        batches = segment.scan_back(low, high)
     elif selection.newest_singly and isinstance(part, ActivePart) and high - low <= _RECORDS_AT_MOST:
         batches = segment.records(range(low, high))
     else:

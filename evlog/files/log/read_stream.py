@@ -75,9 +75,10 @@ def read_stream(
     reverse: bool,
     limit: int | None,
     tags: Collection[str] = (),
+    content: Callable[[Record], bool] | None = None,
 ) -> Iterator[Event]:
-    """Iterate over the visible events of one stream within the bounds, of these types, with all these tags,
-    in version order.
+    """Iterate over the visible events of one stream within the bounds, of these types, with all these tags
+    and this content, in version order.
     """
     few = _FEW_EVENTS if limit is None else max(1, min(limit, _FEW_EVENTS))
     batches: Iterator[Sequence[Record]] = _stream_batches(log, stream, bounds, reverse, few)
@@ -88,6 +89,8 @@ def read_stream(
 
         has_tags = tag_matcher(tags)
         batches = (list(filter(has_tags, records)) for records in batches)
+    if content is not None:
+        batches = (list(filter(content, records)) for records in batches)
     return as_events(without_crafted_content(batches, log.store), limit)
 
 

@@ -39,7 +39,7 @@ from evlog.files.format.manifest import SegmentInfo
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from typing import Any, Final, Protocol
 
     from evlog.model.events import Record
@@ -138,13 +138,19 @@ class Segment:
         return version
 
     def records(
-        self, numbers: Sequence[int], among: range | None = None, first: int = _FIRST_RECORDS
+        self,
+        numbers: Sequence[int],
+        among: range | None = None,
+        first: int = _FIRST_RECORDS,
+        may_hold: Callable[[bytes], bool] | None = None,
     ) -> Iterator[Sequence[Record]]:
         """Iterate over the records of the entries, checked, in the order given, in batches.
 
         Args:
             among: the indexes in `numbers` that are asked for, in their order; left out, all.
             first: the size of the first batch; the next ones are larger.
+            may_hold: says whether to decode some records, from their bytes; those that it denies are left
+                out, once they are checked.
 
         Raises:
             CorruptionError: one is damaged; those before it were yielded.
@@ -158,7 +164,11 @@ class Segment:
             else:
                 chunk = [numbers[place] for place in among[at : at + step]]
             entries = self.entries
-            places = [place(entries, number * ENTRY_BYTES) for number in chunk]
+            if isinstance(chunk, range) and chunk.step == 1:  # in a third of the time
+                piece = entries[chunk.start * ENTRY_BYTES : chunk.stop * ENTRY_BYTES]
+                places = list(ENTRY_PLACE.iter_unpack(piece))
+            else:
+                places = [place(entries, number * ENTRY_BYTES) for number in chunk]
             _, lengths, crcs = zip(*places, strict=True)
             size = sum(lengths)
             if size > _BYTES_AT_ONCE:
@@ -167,7 +177,9 @@ class Segment:
             raws = self.log_pieces(places)
             if tuple(map(crc32, raws)) == crcs and all(raws):
                 # Put together as one array, they are decoded in one call: twice as fast as one by one.
-                yield unpack(array_head(len(raws)) + b"".join(raws), use_list=False)
+                joined = b"".join(raws)
+                if may_hold is None or may_hold(joined):
+                    yield unpack(array_head(len(raws)) + joined, use_list=False)
             else:
                 for number in chunk:
                     yield (self.record(number),)
