@@ -121,7 +121,8 @@ def _fields(given: Given) -> list[str] | None:
 
 def selection_of(given: Given) -> dict[str, Any]:
     """Return the filters as arguments of `read` and `read_all`."""
-    return {"types": given.type or None, "tags": given.tag, **_times(given), "limit": given.limit}
+    content = options.content_of(given)
+    return {"types": given.type or None, "tags": given.tag, **content, **_times(given), "limit": given.limit}
 
 
 def _times(given: Given) -> dict[str, Any]:
