@@ -202,3 +202,31 @@ class ConditionTests(EngineTests):
             thread.join()
         assert sorted(taken) == list(range(10))
         assert len(course.query("type=Taken")) == 10
+
+    def test_events_that_a_compaction_removed_count_by_their_tags(self, course: EventStore) -> None:
+        if not course.capabilities.compaction:
+            pytest.skip("the engine has no compaction")
+        places = [event.position for event in course.read_all()]
+        course.append("c-1", [new(3, "Closed", tags=["course:1"])])
+        course.set_retention("c-1", before=3)
+        course.compact()
+        course.delete_stream("c-2")
+        course.compact()
+        assert numbers(course.read_all()) == [3]
+        for query, after, first in (
+            ("type=Opened,tag=course:1", 0, 0),
+            ("tag=course:1,tag=student:9", 0, 1),
+            ("type=Enrolled|Opened,tag=course:1", places[0], 1),
+            ("tag=course:2", places[1], 2),
+            ("tag=none;tag=course:2", 0, 2),
+        ):
+            with pytest.raises(evlog.ConditionFailed) as caught:
+                course.append("x", [new(4)], conditions=IfNone(query, after))
+            assert caught.value.position == places[first]
+        met = ("type=Closed,tag=student:9", "tag=course:2,tag=student:9", "type=Moved,tag=course:2")
+        conditions = [
+            *map(IfNone, met),
+            IfNone("tag=course:2", places[2]),
+            IfNone("tag=student:9", places[1]),
+        ]
+        assert course.append("x", [new(4)], conditions=conditions).first_version == 1

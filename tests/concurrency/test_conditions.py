@@ -92,6 +92,46 @@ def test_a_name_that_many_writers_take_belongs_to_one(tmp_path: Path) -> None:
         assert opened.verify().ok
 
 
+def test_killed_writers_take_no_name_twice_and_lose_none(tmp_path: Path) -> None:
+    """Rounds of four writers that all try the same names; each round ends by SIGKILL in the middle."""
+    store = tmp_path / "store"
+    evlog.open(store, create=True, segment_events=64).close()
+    acknowledged: list[int] = []
+    for _ in range(3):
+        runs = [
+            subprocess.Popen(
+                [sys.executable, "-uc", TAKE, str(store), "always", "1000000", str(me)],
+                env=environment(),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for me in range(4)
+        ]
+        for run in runs:
+            assert run.stdin is not None
+            assert run.stdout is not None
+            assert run.stdout.readline() == "ready\n"
+            run.stdin.write("go\n")
+            run.stdin.flush()
+        with evlog.open(store) as opened:
+            enough = len(acknowledged) + 30
+            for event in opened.subscribe(after=opened.head):
+                if event.position >= enough:
+                    break
+        for run in runs:
+            run.kill()
+        for run in runs:
+            # The last line may be cut off by the kill.
+            acknowledged += [int(line) for line in run.communicate()[0].splitlines(keepends=True)[:-1]]
+    with evlog.open(store) as opened:
+        tags = [event.tags for event in opened.query(Query(["Taken"]))]
+        assert len(set(tags)) == len(tags)
+        assert {(f"name:{number}",) for number in acknowledged} <= set(tags)
+        assert len(set(acknowledged)) == len(acknowledged) > 0
+        assert opened.verify().ok
+
+
 def test_a_command_says_which_event_failed_its_condition(tmp_path: Path) -> None:
     with evlog.open(tmp_path / "s", create=True) as store:
         store.append("a", [NewEvent("T", tags=["x"])])

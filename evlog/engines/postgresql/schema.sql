@@ -76,8 +76,11 @@ create table removed_ids (
                                                     -- of another length: another engine's, not compared
     stream_id text collate "C" not null,
     version bigint not null,
-    global_position bigint not null unique
+    global_position bigint not null unique,
+    event_type text collate "C",                    -- of an event with tags: conditions count it
+    tags bytea[]                                    -- SHA-256 of each tag
 );
+create index removed_by_tag on removed_ids using gin (tags) where tags is not null;
 
 create table snapshots (
     stream_id text collate "C" not null,            -- empty: of a selection of the log
@@ -132,8 +135,12 @@ create function lock_log() returns void language sql set search_path from curren
     select pg_advisory_xact_lock(hashtextextended('evlog ' || current_schema(), 0))
 $body$;
 
+create function digests(tags text[]) returns bytea[] language sql immutable strict parallel safe as $body$
+    select array(select sha256(convert_to(t, 'UTF8')) from unnest(tags) t)
+$body$;
+
 -- The first condition that does not hold: an event behind `after` matches one of its items, which is one of the
--- types (any, if there are none) and all of the tags. The statements are planned with their values: whether to
+-- types (any, if there are none) and all of the tags. Removed events count by their tags. The statements are planned with their values: whether to
 -- look at the tags or at the last positions depends on them. Without `offset 0`, min() walks all positions.
 create function failed_condition(p_conditions json, p_head bigint) returns json
     language plpgsql set search_path from current as $body$
@@ -162,6 +169,12 @@ begin
                 || case when v_tags <> '{}' then format(' and tags @> %L::text[]', v_tags) else '' end
                 || ' offset 0) found' into v_found;
             v_first := least(v_first, v_found);
+            if v_tags <> '{}' then
+                select min(global_position) into v_found from removed_ids
+                    where tags @> digests(v_tags) and global_position > v_after
+                      and (v_types = '{}' or event_type = any(v_types));
+                v_first := least(v_first, v_found);
+            end if;
         end loop;
         if v_first is not null then
             return json_build_object('error', 'ConditionFailed', 'at', v_at, 'position', v_first);
@@ -427,11 +440,11 @@ begin
             where stream_id = p_stream and (version < p_first or created_at < p_before)
             order by version limit p_limit)
         returning id, stream_id, event_type, content_type, coalesce(raw, json_send(event_data)) as data,
-                  version, global_position, created_at
+                  version, global_position, created_at, tags
     ), kept as (
-        insert into removed_ids (id, digest, stream_id, version, global_position)
+        insert into removed_ids (id, digest, stream_id, version, global_position, event_type, tags)
         select id, content_digest(stream_id, event_type, content_type, data), stream_id, version,
-               global_position from removed
+               global_position, case when tags is not null then event_type end, digests(tags) from removed
     )
     select count(*) as n, max(version) as version, max(global_position) as position, max(created_at) as time
         into r from removed;

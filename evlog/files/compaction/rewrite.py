@@ -39,9 +39,11 @@ from evlog.files.format.manifest import Manifest, SegmentInfo
 from evlog.files.format.removed_events import (
     EVENT_BYTES,
     EmptyStream,
+    RemovedTag,
     content_crcs,
     encode_removed,
     pack_events,
+    tags_of_removed,
 )
 from evlog.files.format.sorted_index import SORTED_SUFFIXES, build_sorted
 from evlog.files.log.parts import OpenParts, SealedPart, open_sealed
@@ -111,16 +113,19 @@ def rewrite(
     """
     log = LogFile(output, disk)
     removed: list[bytes] = []
+    tags: list[RemovedTag] = []
     emptied: dict[str, EmptyStream] = {}
     for segment in group:  # oldest first: the last version of a stream counts
         assert isinstance(segment.part, SealedPart)
         former = segment.part.removed
         if former is not None:
             removed.append(bytes(former.rows()))
+            tags += former.tags()
             emptied.update((stream[0], stream) for stream in former.streams())
         emptied.update((stream[0], stream) for stream in segment.emptied)
     for result in _read_all(output, group, workers):
         removed.append(result.removed)
+        tags += result.tags
         log.add(result.raws, result.rows)
         progress(result.read_bytes)
     entries = log.finish()
@@ -136,7 +141,8 @@ def rewrite(
     calls: list[tuple[Any, ...]] = [(_build_indexes, header, entries)]
     count = sum(map(len, removed)) // EVENT_BYTES
     if count or emptied:
-        calls.append((encode_removed, output.header(KIND_REMOVED), b"".join(removed), list(emptied.values())))
+        rows = b"".join(removed)
+        calls.append((encode_removed, output.header(KIND_REMOVED), rows, list(emptied.values()), tags))
     indexes, *rest = workers.run_in_order(_call, calls)
     for raw in rest:
         disk.create_file(output.path("removed"), raw)
@@ -184,6 +190,7 @@ class ReadResult(NamedTuple):
     raws: bytes  # the records that stay, one after another
     rows: bytes  # their entries, as they were
     removed: bytes  # the rows of the removed events
+    tags: list[RemovedTag]  # of these
     read_bytes: int  # records and entries
 
 
@@ -223,9 +230,11 @@ def read_range(ref: SegmentRef, low: int, high: int, flags: bytes) -> ReadResult
     rows = bytes(segment.checked_entries()[low * ENTRY_BYTES : high * ENTRY_BYTES])
     read_bytes = len(rows) + sum(column(rows, "length"))
     if 1 not in flags:
-        return ReadResult(_read_raws(segment, rows), rows, b"", read_bytes)
+        return ReadResult(_read_raws(segment, rows), rows, b"", [], read_bytes)
     removed, kept = _pick(rows, flags, _REMOVED), _pick(rows, flags, _KEPT)
     types = column_array(removed, "type_hash")
+    tagged = any(column(removed, "tags"))
+    tags: list[RemovedTag] = []
     ids: list[bytes] = []
     positions, crcs = array("Q"), array("I")
     # Column by column: a step of Python for each event would cost more than all else.
@@ -234,9 +243,11 @@ def read_range(ref: SegmentRef, low: int, high: int, flags: bytes) -> ReadResult
         crcs.extend(content_crcs(types[len(positions) : len(positions) + len(datas)], codes, datas))
         positions.extend(its_positions)
         ids += its_ids
+        if tagged:
+            tags += tags_of_removed(records)
     hashes, versions = column_array(removed, "stream_hash"), column_array(removed, "version")
     events = pack_events(ids, positions, hashes, versions, crcs)
-    return ReadResult(_read_raws(segment, kept), kept, events, read_bytes)
+    return ReadResult(_read_raws(segment, kept), kept, events, tags, read_bytes)
 
 
 _MANY_EVENTS: Final = 16  # smaller frames cost more than their events one by one

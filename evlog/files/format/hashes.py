@@ -56,6 +56,11 @@ def hash_tag(tag: str) -> int:
     return int.from_bytes(blake2b(tag.encode(), digest_size=8).digest(), "little")
 
 
+def hash_again(text: str) -> int:
+    """Return another 64-bit hash of a tag or a type, for where the text itself is not kept."""
+    return int.from_bytes(blake2b(text.encode(), digest_size=8, salt=b"again").digest(), "little")
+
+
 def hash_tags(metadata: bytes | None) -> list[int]:
     """Return the hashes of an event's tags.
 

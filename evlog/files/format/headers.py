@@ -12,7 +12,7 @@ r"""The header that begins every binary file, in this and in all later formats.
         44     4  keys       (kinds 3 to 5, 9: number of keys; others: see the module of the kind)
         48     4  postings   (kinds 3 to 5, 9: number of postings; others: see the module of the kind)
         52     4  source CRC (kinds 3 to 5, 9: of the .offsets entries; others: see the module of the kind)
-        56     4  zero
+        56     4  zero       (kind 6: see its module)
         60     4  CRC of bytes 0..59
 
 The header of a filter names no segment: everything between the store id and the CRC is zero.
@@ -66,14 +66,15 @@ class FileHeader(NamedTuple):
     keys: int = 0
     postings: int = 0
     source_crc: int = 0
+    tags: int = 0
 
 
 def encode_file_header(header: FileHeader) -> bytes:
     """Return the 64 bytes that begin a binary file."""
-    kind, generation, store_id, first_position, tag, keys, postings, source_crc = header
+    kind, generation, store_id, first_position, tag, keys, postings, source_crc, tags = header
     raw = _FILE_HEADER.pack(
         FILE_MAGIC, FORMAT_VERSION, kind, generation, store_id, first_position, tag, keys, postings,
-        source_crc, 0, 0,
+        source_crc, tags, 0,
     )  # fmt: skip
     return raw[:-4] + _U32.pack(crc32(raw[:-4]))
 
@@ -94,4 +95,4 @@ def decode_file_header(raw: bytes) -> FileHeader:
         raise FormatFault("its header fails its CRC")
     if fields[1] > FORMAT_VERSION:
         raise NewerFormat(fields[1])
-    return FileHeader(fields[2], *fields[3:10])
+    return FileHeader(fields[2], *fields[3:11])

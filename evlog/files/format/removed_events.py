@@ -1,6 +1,7 @@
 """The .removed file: what a compaction keeps of the events that it removed from a segment.
 
-    file header   kind 6; keys: number of events, postings: of streams, source CRC: bytes of the names
+    file header   kind 6; keys: number of events, postings: of streams, source CRC: bytes of the names, then
+                  (at 56) the number of tags
 
     event         40 bytes, sorted by id:
          0    16  id
@@ -15,10 +16,17 @@
         16     4  version of its last event
         20     4  where its name ends, in bytes from the first name
 
-    names         UTF-8, in the order of the streams
-    page CRCs     u32 of every 4,096 bytes of the events, streams and names
+    tag           32 bytes, sorted; each tag of a removed event:
+         0     8  hash of the tag
+         8     8  another hash of it (`hash_again`)
+        16     8  position of the event
+        24     8  the other hash of its type
 
-An id must never be written twice, also after its event was removed, so whole ids are kept. The file is not an
+    names         UTF-8, in the order of the streams
+    page CRCs     u32 of every 4,096 bytes between the file header and here
+
+An id must never be written twice, also after its event was removed, so whole ids are kept. Conditions of
+appends count removed events by their tags, so hashes of these are kept, 128 bits each. The file is not an
 index: nothing can derive it again. The manifest names its size and its CRC. The content CRC is that of the
 data, begun with (type hash) XOR (content type).
 A digest of each event could become a further section before the page CRCs.
@@ -33,23 +41,31 @@ from operator import xor
 from struct import Struct, unpack
 from zlib import crc32
 
-from evlog.files.format.hashes import hash_stream
+from evlog.files.format.hashes import hash_again, hash_stream, hash_tag
 from evlog.files.format.headers import FILE_HEADER_BYTES, FileHeader, FormatFault, encode_file_header
 from evlog.files.format.sorted_index import PAGE_BYTES, page_crcs
+from evlog.model.events import tags_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from typing import Final
 
+    from evlog.model.events import Record
+
 EmptyStream = tuple[str, int, int]
 """A stream without events: its name, and version and time (µs) of its last event."""
+
+RemovedTag = tuple[int, int, int, int]
+"""A tag of a removed event: both hashes of the tag, the event's position, the other hash of its type."""
 
 ID_BYTES: Final = 16
 EVENT_BYTES: Final = 40
 STREAM_BYTES: Final = 24
 EVENT: Final = Struct("<16sQQII")
 STREAM: Final = Struct("<QQII")
+TAG_BYTES: Final = 32
+TAG: Final = Struct("<QQQQ")
 _COLUMNS: Final[dict[str, tuple[str, int, int]]] = {
     "position": ("Q", 2, 5),
     "stream_hash": ("Q", 3, 5),
@@ -61,21 +77,25 @@ _COLUMNS: Final[dict[str, tuple[str, int, int]]] = {
 class RemovedShape:
     """Where the parts of a file begin, in bytes from its start."""
 
-    __slots__ = ("crcs_at", "file_bytes", "names_at", "streams_at")
+    __slots__ = ("crcs_at", "file_bytes", "names_at", "streams_at", "tags_at")
 
     def __init__(self, header: FileHeader) -> None:
         self.streams_at = FILE_HEADER_BYTES + EVENT_BYTES * header.keys
-        self.names_at = self.streams_at + STREAM_BYTES * header.postings
+        self.tags_at = self.streams_at + STREAM_BYTES * header.postings
+        self.names_at = self.tags_at + TAG_BYTES * header.tags
         self.crcs_at = self.names_at + header.source_crc
         self.file_bytes = self.crcs_at + 4 * -(-(self.crcs_at - FILE_HEADER_BYTES) // PAGE_BYTES)
 
 
-def encode_removed(header: FileHeader, events: bytes, streams: Iterable[EmptyStream]) -> bytes:
+def encode_removed(
+    header: FileHeader, events: bytes, streams: Iterable[EmptyStream], tags: Iterable[RemovedTag] = ()
+) -> bytes:
     """Return a whole .removed file.
 
     Args:
         header: what the file belongs to; its counts are filled in here.
         events: rows in any order, as `pack_events` makes them.
+        tags: in any order.
     """
     ordered = sorted((hash_stream(name), name.encode(), version, time) for name, version, time in streams)
     ends = accumulate(len(name) for _, name, _, _ in ordered)
@@ -84,8 +104,11 @@ def encode_removed(header: FileHeader, events: bytes, streams: Iterable[EmptyStr
         for (key, _, version, time), end in zip(ordered, ends, strict=True)
     ]
     names = b"".join(name for _, name, _, _ in ordered)
-    content = b"".join([sort_events(events), *rows, names])
-    header = header._replace(keys=len(events) // EVENT_BYTES, postings=len(rows), source_crc=len(names))
+    packed = [TAG.pack(*row) for row in sorted(tags)]
+    content = b"".join([sort_events(events), *rows, *packed, names])
+    header = header._replace(
+        keys=len(events) // EVENT_BYTES, postings=len(rows), source_crc=len(names), tags=len(packed)
+    )
     return encode_file_header(header) + content + page_crcs(content)
 
 
@@ -107,6 +130,15 @@ def pack_events(
         narrow[8::10] = memoryview(array("I", versions))
         narrow[9::10] = memoryview(array("I", content_crcs))
     return bytes(rows)
+
+
+def tags_of_removed(records: Iterable[Record]) -> list[RemovedTag]:
+    """Return what is kept of the tags of events that are removed."""
+    return [
+        (hash_tag(tag), hash_again(tag), record[0], hash_again(record[3]))
+        for record in records
+        for tag in tags_of(record[8])
+    ]
 
 
 def sort_events(events: bytes) -> bytes:

@@ -155,7 +155,22 @@ def find_first(log: Log, items: Sequence[Item], after: int) -> int | None:
         for record in found:
             first = record[0]
             break
+        if tags:
+            first = min(filter(None, (first, _first_removed(log, types, tags, after))), default=None)
     return first
+
+
+def _first_removed(log: Log, types: Sequence[str], tags: Sequence[str], after: int) -> int | None:
+    """Return the position of the first such event that a compaction has removed, or None."""
+    sealed = log.sealed
+    if not sealed or sealed[-1].last_position <= after or not any(part.info.removed_bytes for part in sealed):
+        return None
+    found = [
+        removed.find_first(types, tags, after)
+        for place in log.filter.places(sealed, KIND_TAGS, hash_tag(tags[0]))
+        if sealed[place].last_position > after and (removed := sealed[place].removed) is not None
+    ]
+    return min(filter(None, found), default=None)
 
 
 def _tagged_in_active(active: ActivePart, selection: Selection) -> Iterator[Record]:

@@ -6,12 +6,12 @@ damage is a CorruptionError, wherever it matters.
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from zlib import crc32
 
 from evlog.errors import CorruptionError, UnsupportedFormat
 from evlog.files.disk.files import map_file
-from evlog.files.format.hashes import hash_stream, hash_type
+from evlog.files.format.hashes import hash_again, hash_stream, hash_tag, hash_type
 from evlog.files.format.headers import (
     FILE_HEADER_BYTES,
     FORMAT_VERSION,
@@ -26,6 +26,8 @@ from evlog.files.format.removed_events import (
     ID_BYTES,
     STREAM,
     STREAM_BYTES,
+    TAG,
+    TAG_BYTES,
     RemovedShape,
     content_crcs,
     decode_stream,
@@ -35,7 +37,12 @@ from evlog.files.format.sorted_index import PAGE_BYTES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from evlog.files.format.removed_events import EmptyStream
+    from collections.abc import Sequence
+    from typing import Final
+
+    from evlog.files.format.removed_events import EmptyStream, RemovedTag
+
+_LAST_HASH: Final = (1 << 64) - 1
 
 
 class RemovedEvent:
@@ -78,7 +85,7 @@ class RemovedEvents:
             raise UnsupportedFormat(path, newer.found, FORMAT_VERSION) from None
         except FormatFault as fault:
             raise CorruptionError(path, 0, str(fault)) from None
-        if header._replace(keys=0, postings=0, source_crc=0) != expected:
+        if header._replace(keys=0, postings=0, source_crc=0, tags=0) != expected:
             raise CorruptionError(path, 0, "its header names another segment; was the file swapped?")
         size, shape = len(self._file), RemovedShape(header)
         if size != file_bytes or size != shape.file_bytes:
@@ -86,6 +93,7 @@ class RemovedEvents:
             raise CorruptionError(path, min(size, file_bytes), detail)
         self.events = header.keys
         self._streams = header.postings
+        self._tags = header.tags
         self._shape = shape
         self._crcs = self._file[shape.crcs_at :].cast("I")
         # Threads share it without a lock: a page that two threads check at once is only checked twice.
@@ -133,6 +141,35 @@ class RemovedEvents:
         """Return the streams that lost their last event here: name, last version and its time."""
         return list(map(self._stream, range(self._streams)))
 
+    def tags(self) -> list[RemovedTag]:
+        """Return the tags of all events, sorted."""
+        return list(TAG.iter_unpack(self._bytes(self._shape.tags_at, self._shape.names_at)))
+
+    def find_first(self, types: Sequence[str], tags: Sequence[str], after: int) -> int | None:
+        """Return the position of the first event behind another with one of the types and all of the tags.
+
+        Args:
+            types: none: of any type.
+            tags: at least one.
+        """
+        wanted = set(map(hash_again, types))
+        found: set[int] | None = None
+        for tag in tags:
+            key = hash_tag(tag), hash_again(tag)
+            at = bisect_right(range(self._tags), (*key, after, _LAST_HASH), key=self._tag)
+            places = set[int]()
+            while at < self._tags and (row := self._tag(at))[:2] == key:
+                if not wanted or row[3] in wanted:
+                    places.add(row[2])
+                at += 1
+            found = places if found is None else found & places
+        return min(found, default=None) if found else None
+
+    def _tag(self, number: int) -> RemovedTag:
+        at = self._shape.tags_at + number * TAG_BYTES
+        row: RemovedTag = TAG.unpack(self._bytes(at, at + TAG_BYTES))
+        return row
+
     def _id(self, number: int) -> bytes:
         at = FILE_HEADER_BYTES + number * EVENT_BYTES
         return bytes(self._bytes(at, at + ID_BYTES))
@@ -143,7 +180,7 @@ class RemovedEvents:
         return stream_hash
 
     def _stream_rows(self) -> memoryview:
-        return self._bytes(self._shape.streams_at, self._shape.names_at)
+        return self._bytes(self._shape.streams_at, self._shape.tags_at)
 
     def _stream(self, number: int) -> EmptyStream:
         try:
