@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
 import evlog
-from evlog import ANY, NO_STREAM, STREAM_EXISTS, EventStore
+from evlog import ANY, NO_STREAM, STREAM_EXISTS, EventStore, IfNone, NewEvent
 from evlog.errors import (
+    ConditionFailed,
     InvalidArgument,
     WrongExpectedVersion,
 )
 from evlog.files.write.plan import Planner
-from evlog.model.appends import Append
+from evlog.model.appends import Append, BatchResult
 from evlog.model.encoding import encode_events
-from tests.support.helpers import content, engine_of, fill, new, small_store
+from tests.support.helpers import content, engine_of, fill, new, small_store, writer_of
 
 # existing versions of stream "s", expected, whether it is met
 EXPECTATIONS: list[tuple[int, Any, bool]] = [
@@ -123,3 +125,28 @@ def test_of_two_names_with_one_hash_only_one_version_is_remembered_and_both_are_
     assert planner.next_versions_locked(streams, hashes) == [1, 1]
     planner.remember_locked(plan)
     assert planner.next_versions_locked(streams, hashes) == [1, 1]
+
+
+def test_of_appends_in_one_frame_each_is_checked_against_those_before_it(store: EventStore) -> None:
+    """What a leader does for two writers that wait, each for the same name."""
+    writer = writer_of(store)
+
+    def append(stream: str, tag: str, condition: IfNone) -> Append:
+        event = encode_events([NewEvent("T", id=uuid4(), tags=[tag])])
+        return Append([stream], writer._planner.hashes([stream]), event, (), [(0, condition)])
+
+    def together(*appends: Append) -> list[object]:
+        with writer._lock:
+            writer._catch_up_locked()
+            return list(writer._append_all_locked(appends))
+
+    first, second = together(append("a", "x", IfNone("tag=x")), append("b", "x", IfNone("tag=x")))
+    assert isinstance(first, BatchResult)
+    assert isinstance(second, ConditionFailed)
+    assert second.position == first.positions[0] == store.head == 1
+    late, early = together(append("a", "y", IfNone("tag=x", 1)), append("b", "z", IfNone("tag=y", 1)))
+    assert isinstance(late, BatchResult)
+    assert isinstance(early, ConditionFailed)
+    both = together(append("a", "v", IfNone("tag=w", 2)), append("b", "w", IfNone("tag=x", 1)))
+    assert [type(outcome) for outcome in both] == [BatchResult, BatchResult]
+    assert [event.tags for event in store.read_all()] == [("x",), ("y",), ("v",), ("w",)]
