@@ -106,6 +106,7 @@ if TYPE_CHECKING:
     from evlog.state.compute import State
     from evlog.state.fold import Fold
     from evlog.state.snapshots import SnapshotInfo
+    from evlog.state.trace import TracedEvent
     from evlog.subscriptions.named import ReplayResult, SubscriptionInfo
     from evlog.subscriptions.run import Subscription
     from evlog.transfer import Mirror, mirror
@@ -146,6 +147,7 @@ _LATER = {
     "evlog.state.compute": ("State",),
     "evlog.state.fold": ("Fold",),
     "evlog.state.snapshots": ("SnapshotInfo",),
+    "evlog.state.trace": ("TracedEvent",),
     "evlog.subscriptions.named": ("ReplayResult", "SubscriptionInfo"),
     "evlog.subscriptions.run": ("Subscription",),
     "evlog.transfer": ("Mirror", "mirror"),
@@ -238,6 +240,7 @@ __all__ = [
     "Sync",
     "SystemCallFailed",
     "TornTail",
+    "TracedEvent",
     "UnsafeFile",
     "Unsupported",
     "UnsupportedFormat",

@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from evlog.state.compute import State
     from evlog.state.fold import Fold
     from evlog.state.snapshots import SnapshotInfo
+    from evlog.state.trace import TracedEvent
     from evlog.subscriptions.named import ReplayResult, SubscriptionInfo
     from evlog.subscriptions.run import Subscription
 
@@ -518,6 +519,22 @@ class EventStore:
     def last(self, stream: str) -> Event | None:
         """Return the last visible event of a stream; None if it has none, or does not exist."""
         return next(self.read(stream, reverse=True, limit=1), None)
+
+    def trace(self, event: UUID | str | bytes | int) -> list[TracedEvent]:
+        """Return the story of an event, by position: causes, effects, and all with its correlation id.
+
+        An event without a correlation id is the beginning of a story that has its id. The log is searched, at
+        about a million events a second; the story is in memory.
+
+        Args:
+            event: an id or a position, as `get` takes them.
+
+        Raises:
+            EventNotFound: there is none, or it was removed.
+        """
+        from evlog.state.trace import trace
+
+        return trace(self.engine, self.get(event), self.get)
 
     def stream_version(self, stream: str) -> int:
         """Return the version of the stream's last event, visible or not; 0 if it never had one.

@@ -1,6 +1,7 @@
-"""States that are folded from events, and the snapshots that keep them. Begin with compute.py.
+"""What follows from events: states, the snapshots that keep them, and stories. Begin with compute.py.
 
 fold.py        a fold: a function with a name and a version; the default one merges (RFC 7396)
 compute.py     a state, from events and perhaps a snapshot
+trace.py       the story of an event: its causes and effects
 snapshots.py   what a snapshot holds, and when it can be used
 """

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 from typing import Any
+from uuid import UUID
 
 import pytest
 
 from evlog import (
     Event,
+    EventNotFound,
     EventStore,
     Fold,
     InvalidArgument,
@@ -254,3 +256,36 @@ class StateTests(EngineTests):
         fold = Counted()
         filled.state(None, fold, snapshot="s")
         assert fold.calls == 0
+
+    # --- stories
+
+    def test_a_story_is_told_by_position_with_depths(self, store: EventStore) -> None:
+        def append(number: int, **links: Any) -> UUID:
+            store.append(f"s-{number % 3}", [new(number, id=UUID(int=number + 1), **links)])
+            return UUID(int=number + 1)
+
+        first = append(0)
+        append(1)
+        second = append(2, correlation_id=first, causation_id=first)
+        third = append(3, correlation_id=first, causation_id=first)
+        append(4, correlation_id=second)
+        fourth = append(5, causation_id=second)
+        append(6, correlation_id=first, causation_id=UUID(int=99))
+        append(7, causation_id=fourth)
+        append(8, metadata={"note": f'"$correlationId":"{first}"'})
+        append(9, correlation_id=first)
+        expected = [(0, 0), (2, 1), (3, 1), (5, 2), (6, 0), (7, 3), (9, 0)]
+        for name in (first, second, third, str(fourth), store.get(UUID(int=8)).position):
+            story = store.trace(name)
+            assert [(int(each.event.data), each.depth) for each in story] == expected, name
+        assert [each.caused_by for each in story[:4]] == [None, str(first), str(first), str(second)]
+        assert [int(each.event.data) for each in store.trace(UUID(int=2))] == [1]
+        assert [int(each.event.data) for each in store.trace(UUID(int=5))] == [2, 4, 5, 7]
+
+    def test_a_story_survives_what_is_odd(self, store: EventStore) -> None:
+        ids = [UUID(int=number) for number in (1, 2, 3)]
+        for number, id in enumerate(ids):  # a circle, and an id that is no UUID
+            store.append("s", [new(number, id=id, causation_id=ids[number - 1], correlation_id="order 7")])
+        assert [each.depth for each in store.trace(ids[1])] == [0, 1, 2]
+        with pytest.raises(EventNotFound):
+            store.trace(9)

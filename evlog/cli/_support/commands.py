@@ -8,6 +8,7 @@ COMMANDS = {
     "transact": "Read a stream, have a command decide, and append what it decided.",
     "read": "Print events, of one stream or of all.",
     "show": "Print single events, by id or position.",
+    "trace": "Print what caused an event, and what it caused.",
     "tail": "Print the last events and follow new ones; run a command on each.",
     "state": "Fold events into a state; keep it as a snapshot.",
     "snapshots": "List, show and delete the states that are kept.",
