@@ -53,8 +53,10 @@ LAZY = (
 )
 
 # The calls that change a file system. Only files/disk/files.py makes them; what it promises is said there.
-# An export is a file outside of any store. The conformance suite makes temporary folders.
+# An export is a file outside of any store. The conformance suite makes temporary folders. Completion keeps
+# names in the user's cache folder.
 WRITERS = (
+    "cli/_support/names",
     "files/disk/files",
     "transfer/export",
     "transfer/formats",

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 HELP: Final = """Print the script that makes a shell complete commands, options, streams and types.
 
 Load it once from the shell's own start file, or put it where the shell looks for completions. The names of
-streams, types and categories come from the store that the command line means: of a large one from its last
-events, as many as can be read in a tenth of a second.
+streams, types and categories come from the store that the command line means. Those of a large store are kept
+in the user's cache folder; `evlog help completion` says how.
 
 \b
   evlog completion bash > evlog.bash && . ./evlog.bash
@@ -106,4 +106,6 @@ def command(given: Given) -> None:
     else:
         line, word = [*given.words, "", ""][:2]
         found = complete.candidates_of_line(line, word)
-    console.write("".join(f"{candidate}\n" for candidate in found).encode(errors="surrogateescape"))
+    console.write_now("".join(f"{candidate}\n" for candidate in found).encode(errors="surrogateescape"))
+    while complete.later:
+        complete.later.pop()()

@@ -6,13 +6,14 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import evlog as library
-from evlog.cli._support import complete
+from evlog.cli._support import complete, names
 from evlog.cli._support.commands import COMMANDS
 from tests.cli.conftest import Evlog, environment
 from tests.support.terminal import TerminalSession
@@ -185,3 +186,82 @@ def test_a_shell_completes_files_where_a_file_belongs(shell: TerminalSession, he
     shell.type("evlog --store .evl\t\t info -o csv --fields events; echo e''nd\n")
     shell.wait_for("events\n3\n")
     shell.wait_for("end\n")
+
+
+# --- the names in a large store
+
+
+@pytest.fixture
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    return folder / "evlog"
+
+
+def fill(store: library.EventStore, count: int) -> None:
+    store.append_many([(f"{'ab'[n % 2]}-{n}", [library.NewEvent(f"T{n % 3}")]) for n in range(count)])
+
+
+def test_the_cache_knows_the_names_that_no_time_is_left_for(
+    here: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(names, "_READ_SECONDS", 0)
+    with library.open(".evlog", create=True) as store:
+        fill(store, 3000)
+        found, is_stale = names.find_names(store)
+        assert (found.streams("a-1"), is_stale) == ([], True)
+        names.update(store)
+        found, is_stale = names.find_names(store)
+        assert found.streams() == sorted(f"{'ab'[n % 2]}-{n}" for n in range(3000))
+        assert found.streams("a-299") == ["a-2990", "a-2992", "a-2994", "a-2996", "a-2998"]
+        assert (found.categories, found.types, is_stale) == ({"a", "b"}, {"T0", "T1", "T2"}, False)
+        store.append("ü-1", [library.NewEvent("New")])
+        monkeypatch.setattr(names, "_READ_SECONDS", 60)
+        found, _ = names.find_names(store)
+        assert (found.streams("ü"), "New" in found.types, found.categories) == (
+            ["ü-1"],
+            True,
+            {"a", "b", "ü"},
+        )
+        names.update(store)
+        assert names.find_names(store)[0].streams("ü") == ["ü-1"]
+    (kept,) = cache.glob("*.names")
+    assert kept.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{}", b"\xff\n", b'{"position":99999,"categories":["x"],"types":[]}\nx']
+)
+def test_a_cache_that_makes_no_sense_is_not_used(here: Path, cache: Path, content: bytes) -> None:
+    with library.open(".evlog", create=True) as store:
+        fill(store, 3000)
+        names.update(store)
+        (kept,) = cache.glob("*.names")
+        kept.write_bytes(content)
+        assert names.find_names(store)[0].streams("x") == []
+        names.update(store)
+        assert len(names.find_names(store)[0].streams()) == 3000
+
+
+def test_the_first_tab_has_the_cache_filled(here: Path, cache: Path) -> None:
+    with library.open(".evlog", create=True) as store:
+        fill(store, 3000)
+    done = subprocess.run(
+        [sys.executable, "-m", "evlog", "completion", "words", "--", "read", "a-1"],
+        env=environment(),
+        capture_output=True,
+        check=True,
+    )
+    assert done.stderr == b""
+    last_moment = time.monotonic() + 60
+    while not list(cache.glob("*.names")):
+        assert time.monotonic() < last_moment
+        time.sleep(0.01)
+
+
+def test_without_a_home_there_are_names_all_the_same(evlog: Evlog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null")
+    with library.open(".evlog", create=True) as store:
+        fill(store, 3)
+        names.update(store)
+    assert words(evlog, "read", "") == ["a-0", "a-2", "b-1"]

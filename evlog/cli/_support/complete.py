@@ -3,14 +3,12 @@
 1. A command's table of parameters says where the line is: behind an option that takes a value, or at an
    argument.
 2. Nothing is reported: where something is wrong, there are no candidates.
-3. Names in a store come from its last events, read backwards as long as a person does not notice.
+3. Names in a store come from `names.py`, within a tenth of a second.
 """
 
 from __future__ import annotations
 
-import time
-from itertools import islice
-from operator import itemgetter
+from bisect import bisect_left
 
 from evlog.cli._support import options
 from evlog.cli._support.commands import COMMANDS
@@ -23,16 +21,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from typing import Final
 
+    from evlog.cli._support.names import Names
     from evlog.store import EventStore
 
 FILES: Final = ":files"
-_READ_SECONDS: Final = 0.1
-_STREAM, _TYPE = itemgetter(2), itemgetter(3)  # of an event
-_LOOK_EVENTS: Final = 2000  # read between two looks at the clock
 _MOST: Final = 200  # more names than this are shown by their next part
 _HELP: Final = "--help\tShow how it is used"
 _MOMENTS: Final = ("now", "today", "yesterday", "15m", "1h", "1d", "7d")
 _EXPECTED: Final = ("any", "none", "exists")
+later: list[Callable[[], None]] = []  # what is left to do once the shell has its answer
 
 
 def candidates_of_line(line: str, word: str) -> list[str]:
@@ -171,16 +168,13 @@ class _Line:
     # --- values by the parameter's name
 
     def streams(self, word: str) -> Iterable[str]:
-        with self._open() as store:
-            return _shortened(_names(store, word)[0], word)
+        return _shortened(self._names().streams(word), word)
 
-    def types(self, word: str) -> Iterable[str]:
-        with self._open() as store:
-            return sorted(_names(store, word)[1])
+    def types(self, _word: str) -> Iterable[str]:
+        return sorted(self._names().types)
 
-    def categories(self, word: str) -> Iterable[str]:
-        with self._open() as store:
-            return sorted({stream.partition("-")[0] for stream in _names(store, word)[0]})
+    def categories(self, _word: str) -> Iterable[str]:
+        return sorted(self._names().categories)
 
     def subscriptions(self, _word: str) -> Iterable[str]:
         if self._command not in {"subscriptions", "tail"}:
@@ -205,6 +199,20 @@ class _Line:
             *(f"{name}\t{summary}" for name, summary in COMMANDS.items()),
         ]
 
+    def _names(self) -> Names:
+        from evlog.cli._support.names import find_names
+
+        with self._open() as store:
+            names, is_stale = find_names(store)
+        if is_stale:
+            later.append(self._update)
+        return names
+
+    def _update(self) -> None:
+        from evlog.cli._support.names import update_in_background
+
+        update_in_background(self._open)
+
     def _open(self) -> EventStore:
         return options.open_store(Given({"store": self._store}))
 
@@ -225,25 +233,15 @@ _VALUES: Final[dict[str, Callable[[_Line, str], Iterable[str]]]] = {
 }
 
 
-def _names(store: EventStore, prefix: str) -> tuple[set[str], set[str]]:
-    """Return the names of streams that begin with a prefix, and of types."""
-    streams: set[str] = set()
-    types: set[str] = set()
-    last_moment = time.monotonic() + _READ_SECONDS
-    events = store.read_all(reverse=True)
-    while (part := [*islice(events, _LOOK_EVENTS)]) and time.monotonic() < last_moment:
-        streams.update(map(_STREAM, part))
-        types.update(map(_TYPE, part))
-    return {name for name in streams if name.startswith(prefix)}, types
-
-
-def _shortened(names: Iterable[str], prefix: str) -> list[str]:
-    """Return the names, or if they are very many, how they begin: up to and with the next `-`."""
-    found = sorted(names)
-    if len(found) <= _MOST:
-        return found
-    begins = set()
-    for name in found:
-        at = name.find("-", len(prefix))
-        begins.add(name if at < 0 else name[: at + 1])
-    return sorted(begins)[:_MOST]
+def _shortened(names: list[str], prefix: str) -> list[str]:
+    """Return sorted names, or if they are very many, how they begin: up to and with the next `-`."""
+    if len(names) <= _MOST:
+        return names
+    begins: list[str] = []
+    at = 0
+    while at < len(names) and len(begins) < _MOST:
+        name = names[at]
+        cut = name.find("-", len(prefix)) + 1
+        begins.append(name[:cut] if cut else name)
+        at = bisect_left(names, f"{name[:cut]}\U0010ffff", at) if cut else at + 1
+    return begins
