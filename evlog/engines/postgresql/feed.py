@@ -59,7 +59,7 @@ class PostgresqlFeed:
         )
         self._flushed_look_statement = connections.address.sql(
             "select position, set_config('synchronous_commit', 'on', true), "
-            "pg_logical_emit_message(true, 'evlog', '') from {schema}.log"
+            "pg_logical_emit_message(true, 'evlog', '') from {schema}.head"
         )
         self.polling = not connections.address.listens
         self._connection: Connection | None = None  # for this feed alone: it listens
@@ -184,6 +184,7 @@ class PostgresqlFeed:
             if not self._is_flushing:
                 try:
                     self._connection.pgconn.send_query(self._flushed_look_statement)
+                    self._connection.pgconn.flush()
                     self._is_flushing = True
                 except psycopg.Error:
                     pass  # the next look opens another connection
@@ -196,6 +197,7 @@ class PostgresqlFeed:
     def _has_flushed(self, connection: Connection) -> bool:
         """Take the answer of the flushed look, if it is there; the position in it is committed."""
         server = connection.pgconn
+        server.flush()  # libpq may have kept the question
         server.consume_input()
         if server.is_busy():
             return False
