@@ -26,7 +26,7 @@ LONG_SECONDS = 60.0
 # A call of the function `append` for one event: stream, type, id, JSON, whether it is the store's own.
 APPEND_CALL = (
     "append(false, null, array[%s], array[%s], array[%s::uuid], false, false, null, array[%s]::json[], null, "
-    "null, null, null, null, null, false, %s)"
+    "null, null, null, null, null, null, false, %s)"
 )
 RACER = """
 import sys, uuid, evlog
