@@ -41,6 +41,8 @@ PURE = ("errors", "model", "files/format")
 
 # What the library must not cost those who only `import evlog`.
 LAZY = (
+    "mcp",
+    "pydantic",
     "prometheus_client",
     "pyarrow",
     "typer",

@@ -1,0 +1,41 @@
+"""`evlog mcp`: a server of the Model Context Protocol on stdin and stdout."""
+
+from __future__ import annotations
+
+from evlog.cli._support import options
+from evlog.cli._support.parameters import STORE, flag
+from evlog.errors import ExtraNotInstalled
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
+
+    from evlog.cli._support.parameters import Given
+
+HELP: Final = """Serve the store to an assistant, by the Model Context Protocol on stdin and stdout.
+
+A client starts this command. Its tools list streams and types, read, show and fold events, and tell about
+subscriptions and the store. They only read; --allow-append adds one that appends, with an expected version.
+It ends with stdin. It needs the official SDK (pip install 'evlog-store[mcp]'; exit code 10 without it).
+
+\b
+  evlog mcp < /dev/null
+  evlog mcp --store orders --allow-append < /dev/null
+"""
+
+PARAMETERS: Final = (
+    flag("--allow-append", "Also offer a tool that appends."),
+    STORE,
+)
+
+
+def command(given: Given) -> None:
+    """Serve until stdin ends."""
+    try:
+        from evlog.adapters.mcp import make_server
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] not in {"mcp", "pydantic"}:
+            raise
+        raise ExtraNotInstalled("evlog mcp", "the MCP SDK", "mcp") from None
+    with options.open_store(given) as store:
+        make_server(store, allow_append=given.allow_append).run()

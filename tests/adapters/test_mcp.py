@@ -1,0 +1,155 @@
+"""The server of the Model Context Protocol, used by the SDK's own client as a process."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mcp import Client, StdioServerParameters
+
+import evlog
+from evlog import NewEvent
+from evlog.adapters import mcp as server
+from tests.support.helpers import small_store
+
+READING = {
+    "list_streams", "list_types", "read_events", "show_event", "fold_state", "list_subscriptions",
+    "store_info", "verify_store",
+}  # fmt: skip
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    with small_store(tmp_path / "store") as store:
+        for number in range(5):
+            event = NewEvent(f"T{number % 2}", {"n": number, "last": number}, tags=[f"n:{number}"])
+            store.append(f"order-{number % 2}", [event])
+        store.append("other", [NewEvent("Other", {"x": 1})])
+        store.subscribe("billing", follow=False).close()
+    return str(tmp_path / "store")
+
+
+def asked(path: str, *options: str, ask: Callable[[Client], Coroutine[Any, Any, Any]]) -> Any:
+    """What a client gets from a server that it started."""
+    arguments = ["-m", "evlog", "mcp", "--store", path, *options]
+    root = str(Path(evlog.__file__).parent.parent)
+    parameters = StdioServerParameters(command=sys.executable, args=arguments, env={"PYTHONPATH": root})
+
+    async def run() -> Any:
+        async with Client(parameters, read_timeout_seconds=60) as client:
+            return await ask(client)
+
+    return asyncio.run(run())
+
+
+async def call(client: Client, tool: str, **arguments: Any) -> Any:
+    result = await client.call_tool(tool, arguments)
+    text = "".join(getattr(part, "text", "") for part in result.content)
+    if result.is_error:
+        return text
+    return json.loads(text)
+
+
+def test_a_client_reads_the_store_through_its_tools(path: str) -> None:
+    async def ask(client: Client) -> None:
+        tools = {tool.name: tool for tool in (await client.list_tools()).tools}
+        assert set(tools) == READING
+        assert all(tool.annotations and tool.annotations.read_only_hint for tool in tools.values())
+        assert all(tool.description for tool in tools.values())
+        streams = (await call(client, "list_streams", category="order"))["streams"]
+        assert [(row["stream"], row["events"]) for row in streams] == [("order-0", 3), ("order-1", 2)]
+        assert await call(client, "list_streams", limit=1) == {"streams": streams[:1], "next": "order-0"}
+        assert [s["stream"] for s in (await call(client, "list_streams", after="order-0"))["streams"]] == [
+            "order-1",
+            "other",
+        ]
+        assert await call(client, "list_types") == {"types": {"T0": 3, "T1": 2, "Other": 1}}
+        found = await call(client, "read_events", types=["T0"], limit=2)
+        assert [event["data"]["n"] for event in found["events"]] == [0, 2]
+        found = await call(client, "read_events", types=["T0"], after=found["next"])
+        assert [event["data"]["n"] for event in found["events"]] == [4]
+        assert "next" not in found
+        found = await call(client, "read_events", stream="order-1", newest_first=True, limit=1)
+        assert [event["version"] for event in found["events"]] == [2]
+        assert len((await call(client, "read_events", tags=["n:3"]))["events"]) == 1
+        assert len((await call(client, "read_events", contains='"n":3'))["events"]) == 1
+        event = await call(client, "show_event", event="2")
+        assert event["stream"] == "order-1"
+        assert await call(client, "show_event", event=event["id"]) == event
+        assert (await call(client, "fold_state", stream="order-0", at=2))["state"] == {"n": 2, "last": 2}
+        (subscription,) = (await call(client, "list_subscriptions"))["subscriptions"]
+        assert (subscription["name"], subscription["lag_events"]) == ("billing", 6)
+        assert (await call(client, "store_info"))["events"] == 6
+        assert await call(client, "verify_store") == {"ok": True, "findings": []}
+
+    asked(path, ask=ask)
+
+
+def test_what_evlog_refuses_is_an_error_of_the_tool(path: str) -> None:
+    async def ask(client: Client) -> None:
+        assert "no event at position 99" in await call(client, "show_event", event="99")
+        assert "exclude each other" in await call(client, "read_events", stream="a-1", category="a")
+        assert "append_event" in await call_or_error(client, "append_event", stream="s", type="T", data=1)
+
+    asked(path, ask=ask)
+    with evlog.open(path) as store:
+        assert store.head == 6
+
+
+async def call_or_error(client: Client, tool: str, **arguments: Any) -> str:
+    try:
+        return str(await call(client, tool, **arguments))
+    except Exception as error:  # noqa: BLE001 - the protocol's error, whatever class the SDK gives it
+        return str(error)
+
+
+def test_appending_has_to_be_allowed_and_expects_a_version(path: str) -> None:
+    async def ask(client: Client) -> None:
+        assert {tool.name for tool in (await client.list_tools()).tools} == READING | {"append_event"}
+        event = {"stream": "order-1", "type": "Paid", "data": {"n": 9}, "idempotency_key": "k"}
+        assert "is at version 2, expected 7" in await call(
+            client, "append_event", expected_version=7, **event
+        )
+        done = await call(client, "append_event", expected_version=2, tags=["a:b"], **event)
+        assert done == {"position": 7, "version": 3, "duplicate": False}
+        assert (await call(client, "append_event", expected_version=2, tags=["a:b"], **event))["duplicate"]
+
+    asked(path, "--allow-append", ask=ask)
+
+
+def test_an_answer_is_bounded(memory_path: Path) -> None:
+    with small_store(memory_path / "store") as store:
+        for number in range(5):
+            store.append("s", [NewEvent("T", {"n": number, "x": "y" * (server.MAX_BYTES // 3)})])
+        store.append("s", [NewEvent("T", "z" * (server.MAX_BYTES + 1))])
+        tools = server._Tools(store)
+        seen: list[int] = []
+        after = 0
+        while len(seen) < 5:
+            found = tools.read_events(after=after)
+            assert len(json.dumps(found)) <= server.MAX_BYTES + 100
+            seen += [event["data"]["n"] for event in found["events"]]
+            after = found["next"]
+        assert seen == list(range(5))
+        with pytest.raises(evlog.EvlogError, match="alone is larger"):
+            tools.read_events(after=after)
+
+
+def test_the_server_ends_with_its_stdin(path: str) -> None:
+    import subprocess
+
+    root = str(Path(evlog.__file__).parent.parent)
+    done = subprocess.run(
+        [sys.executable, "-m", "evlog", "mcp", "--store", path],
+        input=b"",
+        capture_output=True,
+        cwd=root,
+        check=False,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
