@@ -224,7 +224,8 @@ class Engine(Protocol):
                 need not be checked.
 
         Raises:
-            SchemasChanged: new events would be written, and `$schemas` is at another version.
+            SchemasChanged: new events would be written, and `$schemas` is at another version. This is found
+                before conditions are checked.
         """
 
     def read_stream(

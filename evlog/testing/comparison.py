@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable
+from importlib.util import find_spec
 from operator import or_
 from typing import Any
 from uuid import UUID
@@ -124,6 +125,21 @@ class Comparison(RuleBasedStateMachine):
     @rule(stream=streams, low=bounds, high=maybe_bounds, reverse=st.booleans())
     def read(self, stream: str, low: int, high: int | None, reverse: bool) -> None:
         self.compare(lambda store: list(store.read(stream, low, high, reverse=reverse, limit=5)))
+
+    @rule(stream=streams, new=st.lists(types, max_size=3), key=st.integers(1, 9))
+    def transact(self, stream: str, new: list[str], key: int) -> None:
+        def decide(history: list[Any]) -> list[NewEvent]:
+            return [NewEvent(type, len(history) % 3) for type in new]
+
+        self.compare(lambda store: tuple(each[:-1] for each in store.transact(stream, decide, key=f"k{key}")))
+
+    @precondition(lambda _: find_spec("jsonschema_rs") is not None)
+    @rule(schema=st.sampled_from([None, True, {"maximum": 1}]))
+    def change_schema(self, schema: Any) -> None:
+        if schema is None:
+            self.compare(lambda store: store.remove_schema("U"))
+        else:
+            self.compare(lambda store: (store.set_schema("U", schema).version, len(store.schemas())))
 
     @rule(stream=streams)
     def look(self, stream: str) -> None:

@@ -145,14 +145,14 @@ class MemoryEngine:
             if database.standing != Standing():
                 raise refusal(self.address, database.standing)
             known = self._known(database, streams, events, skip_known)
+            if len(known) < len(events) and schemas not in (None, database.version(SCHEMAS_STREAM)):
+                raise SchemasChanged
             for at, stream, version in ((e.at, e.stream, e.version) for e in expectations):
                 new = [other for number, other in enumerate(streams[:at]) if number not in known]
                 actual = database.version(stream) + new.count(stream)
                 if len(known) < len(events) and not Expectation(at, stream, version).is_met(actual):
                     raise WrongExpectedVersion(stream, version, actual)
             if len(known) < len(events):
-                if schemas not in (None, database.version(SCHEMAS_STREAM)):
-                    raise SchemasChanged
                 check_conditions(database, conditions)
             frame = database.head + 1
             result = [

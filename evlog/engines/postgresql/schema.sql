@@ -318,7 +318,9 @@ begin
         v_is_new := o_version is null;
         o_version := coalesce(o_version, 0);
     end if;
-    if v_log.policies > 0 then
+    if p_schemas <> v_log.schemas then
+        v_refusal := '{"error":"SchemasChanged"}';
+    elsif v_log.policies > 0 then
         select json_build_object('error', 'StreamTombstoned', 'stream', s) into v_refusal
             from (select distinct s from unnest(p_streams) s) d
             where policy_of(s)->>'$tombstone' = 'true' limit 1;
@@ -352,9 +354,6 @@ begin
                 exit;
             end if;
         end loop;
-    end if;
-    if v_refusal is null and p_schemas <> v_log.schemas then
-        v_refusal := '{"error":"SchemasChanged"}';
     end if;
     if v_refusal is null and p_conditions is not null then
         v_refusal := failed_condition(p_conditions, o_position);
