@@ -230,7 +230,8 @@ class Connections:
                 autocommit=True,
                 application_name="evlog",
                 client_encoding="utf-8",
-                prepare_threshold=5 if self.address.listens else None,
+                # With statements of its own psycopg deallocates all after a rollback, those of `run`, too.
+                prepare_threshold=None,
             )
             connection.prepares = self.address.listens
             return connection

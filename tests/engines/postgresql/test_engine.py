@@ -16,6 +16,7 @@ import pytest
 
 import evlog
 from evlog import NewEvent
+from evlog.engines.postgresql.engine import PostgresqlEngine
 from evlog.model.events import Event
 from tests.support.postgresql import PostgresqlServer
 from tests.support.tcp_proxy import ANSWER, REQUEST, proxying
@@ -369,3 +370,17 @@ def test_writers_race_in_every_isolation(
     with evlog.open(url) as store:
         assert [event.position for event in store.read_all()] == list(range(1, 41))
         assert store.verify().ok
+
+
+def test_statements_stay_prepared_after_a_rollback(postgresql_url: Url) -> None:
+    with evlog.open(postgresql_url(), create=True) as store:
+        store.append("a", [NewEvent("T", 1)])
+        assert len(list(store.read("a"))) == 1
+        assert isinstance(store.engine, PostgresqlEngine)
+        with store.engine._core.connections.lend() as connection:
+            for number in range(10):  # psycopg would prepare it after some times
+                connection.execute("select %s::int", (number,))
+            with pytest.raises(ZeroDivisionError), connection.transaction():
+                raise ZeroDivisionError
+        assert len(list(store.read("a"))) == 1
+        store.append("a", [NewEvent("T", 2)])
