@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from functools import partial
-from typing import Any, Final
+from typing import Any
 
 import evlog
 from evlog import EventStore, NewEvent
@@ -17,8 +17,6 @@ from tests.benchmarks.measure import Figure, Report, Target, seconds_of, take_tu
 from tests.benchmarks.run import Run
 from tests.benchmarks.workloads.postgresql import COPY, SETTINGS, TABLE
 from tests.support.postgresql import binaries, serving
-
-_ROUNDS: Final = 5
 
 
 def run(run: Run) -> Report:
@@ -41,7 +39,7 @@ def run(run: Run) -> Report:
             "mirror": partial(_mirror, source, urls),
             "copy": partial(_copy, source, server.url()),
         }
-        samples = take_turns(_ROUNDS, there)
+        samples = take_turns(run.sizes.rounds, there)
         target = Target(0.5, at_least=True, over="copy")
         report.figures.append(Figure("from a directory to PostgreSQL", "events/s", samples, target))
         with evlog.open(next(urls), create=True) as server_store:
@@ -51,7 +49,7 @@ def run(run: Run) -> Report:
                 ("from PostgreSQL to a directory", server_store),
                 ("directory to directory", source),
             ):
-                rates = take_turns(_ROUNDS, {"mirror": partial(_mirror, origin, paths)})
+                rates = take_turns(run.sizes.rounds, {"mirror": partial(_mirror, origin, paths)})
                 report.figures.append(Figure(label, "events/s", rates))
     report.settings = {"server": {"version": programs.parts[-2], **SETTINGS}}
     return report

@@ -1,0 +1,303 @@
+"""Mirrors between directories, and to an engine with limits: what is refused, and what a failure leaves."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+import evlog
+from evlog import EventStore, NewEvent, salvage_store
+from evlog.engine import Capabilities
+from evlog.model.history import Standing
+from evlog.testing.mirroring import everything
+from evlog.transfer import plan_mirror
+from evlog.transfer.pieces import ReadAhead, read_pieces
+from tests.support import memory_engine
+from tests.support.helpers import new, small_store
+
+NUMBERS = itertools.count()
+
+
+@pytest.fixture
+def source(memory_path: Path) -> Iterator[EventStore]:
+    with small_store(memory_path / "source") as opened:
+        yield opened
+
+
+@pytest.fixture
+def destination(memory_path: Path) -> Iterator[EventStore]:
+    with small_store(memory_path / "destination") as opened:
+        yield opened
+
+
+def limited(monkeypatch: pytest.MonkeyPatch, **limits: Any) -> EventStore:
+    """An empty store in memory whose engine has limits."""
+    values = vars(memory_engine.CAPABILITIES) | limits
+    monkeypatch.setattr(memory_engine.MemoryEngine, "capabilities", Capabilities(**values))
+    return EventStore(memory_engine.open_engine(f"memory://limited-{next(NUMBERS)}", create=True))
+
+
+# --- limits
+
+
+def test_an_append_with_too_many_events_is_named_before_anything_is_written(
+    source: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for count in (1, 3, 2):
+        source.append("a", [new(n) for n in range(count)])
+    with limited(monkeypatch, max_append_events=2) as destination:
+        with pytest.raises(evlog.MirrorLimit, match="3 events at position 2") as caught:
+            evlog.mirror(source, destination)
+        assert (caught.value.position, destination.head) == (2, 0)
+        with pytest.raises(evlog.MirrorLimit):
+            plan_mirror(source, destination)
+    with limited(monkeypatch, max_append_events=3) as destination:
+        evlog.mirror(source, destination)
+        assert everything(destination) == everything(source)
+        source.append("a", [new(n) for n in range(4)])
+        with pytest.raises(evlog.MirrorLimit), evlog.Mirror(source, destination) as mirror:
+            mirror.follow()
+        assert destination.head == 6
+
+
+def test_a_merge_needs_room_for_its_own_event(source: EventStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    source.append("a", [new(0), new(1)])
+    with limited(monkeypatch, max_append_events=2) as destination, pytest.raises(evlog.MirrorLimit):
+        evlog.mirror(source, destination, merge=True)
+    with limited(monkeypatch, max_append_events=3) as destination:
+        for number in range(3):
+            source.append("b", [new(number)])
+        evlog.mirror(source, destination, merge=True)
+        assert len(list(destination.read_all())) == 5
+
+
+def test_an_event_that_is_too_large_is_named(source: EventStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    source.append("a", [new(0)])
+    source.append("a", [NewEvent("T", "x" * 100, content_type="text")])
+    with limited(monkeypatch, max_event_bytes=99) as destination:
+        with pytest.raises(evlog.MirrorLimit, match="100 bytes at position 2"):
+            evlog.mirror(source, destination)
+        assert destination.head == 0
+
+
+# --- gaps
+
+
+def test_what_is_removed_between_two_looks_is_not_lost(source: EventStore, destination: EventStore) -> None:
+    for number in range(40):
+        source.append(f"s-{number % 4}", [new(number)])
+    id = source.engine.store_id
+    destination.engine.change_standing(Standing(), Standing(mirror_of=id))
+    head = source.head
+    pieces = read_pieces(source.engine, 0, head, 8)
+    destination.engine.append_history(next(pieces))
+    source.delete_stream("s-1")
+    source.set_retention("s-2", max_count=1)
+    source.compact(force=True)
+    for piece in pieces:
+        assert piece.lost == 0
+        destination.engine.append_history(piece)
+    assert destination.head == head
+    assert destination.verify().ok
+    evlog.mirror(source, destination)
+    found = evlog.Mirror(source, destination).check()
+    assert (found.ok, found.difference) == (True, None)
+    assert found.removed_since > 0
+
+
+def test_positions_that_the_source_has_lost_stay_lost(memory_path: Path, destination: EventStore) -> None:
+    with small_store(memory_path / "damaged") as damaged:
+        for number in range(30):
+            damaged.append(f"s-{number % 3}", [new(number)])
+    log = sorted((memory_path / "damaged" / "segments").glob("*.log"))[1]
+    content = bytearray(log.read_bytes())
+    content[200] ^= 1
+    log.write_bytes(content)
+    with pytest.raises(evlog.CorruptionError), evlog.open(memory_path / "damaged") as damaged:
+        evlog.mirror(damaged, destination)
+    salvage_store(memory_path / "damaged", memory_path / "salvaged")
+    with (
+        evlog.open(memory_path / "salvaged") as salvaged,
+        small_store(memory_path / "copy") as copy,
+    ):
+        done = evlog.mirror(salvaged, copy)
+        assert (done.lost, done.position) == (1, 30)
+        assert everything(copy) == everything(salvaged)
+        assert evlog.Mirror(salvaged, copy).check().ok
+        assert copy.verify().ok
+
+
+def test_a_stretch_of_removed_events_larger_than_a_piece_is_copied(
+    source: EventStore, destination: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("evlog.transfer.pieces._GAP_PIECE_EVENTS", 7)
+    source.append("a", [new(n, id=UUID(int=n + 1)) for n in range(50)])
+    source.append("b", [new(0)])
+    source.delete_stream("a")
+    source.compact()
+    assert evlog.mirror(source, destination).removed == 50
+    assert everything(destination) == everything(source)
+    assert destination.verify().ok
+    assert len(destination.engine.find_ids([UUID(int=n + 1).bytes for n in range(50)])) == 50
+
+
+# --- the wrong source
+
+
+@pytest.mark.parametrize("merge", [False, True])
+def test_a_source_that_was_restored_from_an_older_copy_is_refused(
+    source: EventStore, destination: EventStore, memory_path: Path, merge: bool
+) -> None:
+    source.append("a", [new(0)])
+    shutil.copytree(memory_path / "source", memory_path / "older")
+    source.append("a", [new(1)])
+    evlog.mirror(source, destination, merge=merge)
+    with small_store(memory_path / "older") as older:
+        for _ in range(2):
+            with pytest.raises(evlog.MirrorConflict, match="position 2"):
+                evlog.mirror(older, destination, merge=merge)
+            older.append("b", [new(7)])
+        assert len(list(destination.read_all())) == 2
+
+
+def test_a_mirror_of_another_store_is_refused(
+    source: EventStore, destination: EventStore, memory_path: Path
+) -> None:
+    source.append("a", [new(0)])
+    evlog.mirror(source, destination)
+    with small_store(memory_path / "third") as third:
+        third.append("a", [new(0)])
+        with pytest.raises(evlog.MirrorConflict, match="is a mirror of store"):
+            evlog.mirror(third, destination)
+        with pytest.raises(evlog.StoreIsMirror):
+            evlog.mirror(third, destination, merge=True)
+
+
+# --- cutover
+
+
+def test_a_cutover_that_fails_gives_the_source_back(
+    source: EventStore, destination: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source.append("a", [new(0)])
+
+    def fail(*_: object) -> int:
+        source.engine.standing.moved_to or pytest.fail("not yet")
+        raise evlog.StoreUnreachable("x", "y")
+
+    with evlog.Mirror(source, destination) as mirror:
+        mirror.copy()
+        with monkeypatch.context() as patch:
+            patch.setattr(type(destination.engine), "change_standing", self_or(fail, source))
+            with pytest.raises(evlog.StoreUnreachable):
+                mirror.cut_over()
+        assert source.standing.moved_to  # it cannot be known whether the destination was opened
+        mirror.cut_over()
+    assert (source.standing.moved_to, destination.standing) == (destination.path, Standing())
+
+
+def self_or(fail: Any, source: EventStore) -> Any:
+    """Return a `change_standing` that fails for every other store."""
+    change = type(source.engine).change_standing
+
+    def changed(engine: Any, *arguments: Any, **named: Any) -> Any:
+        return change(engine, *arguments, **named) if engine is source.engine else fail()
+
+    return changed
+
+
+def test_a_cutover_that_cannot_copy_the_rest_is_taken_back(
+    source: EventStore, destination: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source.append("a", [new(0)])
+    source.consume("n", lambda _: None, follow=False)
+    with evlog.Mirror(source, destination) as mirror:
+
+        def fail(*_: object) -> int:
+            if source.standing.moved_to:
+                raise evlog.StoreFull("x", "y")
+            return 0
+
+        with monkeypatch.context() as patch:
+            patch.setattr("evlog.transfer.mirrors.copy_subscriptions", fail)
+            with pytest.raises(evlog.StoreFull):
+                mirror.cut_over()
+    assert source.append("a", [new(1)]).first_version == 2
+    source.subscribe("n").close()
+    assert evlog.mirror(source, destination, cutover=True).events == 1
+
+
+def test_a_killed_cutover_is_continued(source: EventStore, destination: EventStore) -> None:
+    source.append("a", [new(0)])
+    evlog.mirror(source, destination)
+    source.append("a", [new(1)])
+    source.engine.change_standing(Standing(), Standing(moved_to=destination.path))
+    assert evlog.mirror(source, destination, cutover=True).events == 1
+    assert destination.append("a", [new(2)]).first_version == 3
+
+
+def test_a_mirror_is_not_cut_over_while_it_is_one_itself(
+    source: EventStore, destination: EventStore, memory_path: Path
+) -> None:
+    source.append("a", [new(0)])
+    evlog.mirror(source, destination)
+    with small_store(memory_path / "third") as third:
+        with pytest.raises(evlog.StoreIsMirror):
+            evlog.mirror(destination, third, cutover=True)
+        evlog.mirror(destination, third)
+        assert everything(third) == everything(source)
+
+
+# --- reading ahead
+
+
+def test_an_error_while_reading_ahead_is_raised_behind_what_was_read(source: EventStore) -> None:
+    source.append("a", [new(0), new(1)])
+
+    def pieces() -> Iterator[Any]:
+        yield from read_pieces(source.engine, 0, 2)
+        raise evlog.StoreUnreachable("x", "y")
+
+    seen = []
+    with pytest.raises(evlog.StoreUnreachable), ReadAhead(pieces()) as ahead:
+        for piece in ahead:
+            seen.append(piece.end)
+    assert seen == [2]
+
+
+def test_leaving_early_ends_the_thread(source: EventStore) -> None:
+    for number in range(50):
+        source.append("a", [new(number)])
+    before = threading.active_count()
+    with ReadAhead(read_pieces(source.engine, 0, 50, 1)) as ahead:
+        assert next(iter(ahead)).end == 1
+    assert threading.active_count() == before
+
+
+# --- subscriptions
+
+
+def test_a_subscription_that_is_ahead_of_the_copy_is_copied_later(
+    source: EventStore, destination: EventStore
+) -> None:
+    from evlog.transfer.subscriptions import copy_subscriptions
+
+    for number in range(4):
+        source.append("a", [new(number)])
+    evlog.mirror(source, destination)
+    source.append("a", [new(4)])
+    source.consume("n", lambda _: None, follow=False)
+    copy_subscriptions(source.engine, destination.engine, 4)
+    assert destination.subscriptions() == []
+    evlog.mirror(source, destination)
+    assert destination.subscription("n").position == 5
+    source.reset_subscription("n", 2)
+    evlog.mirror(source, destination)
+    assert destination.subscription("n").position == 2
