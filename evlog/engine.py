@@ -340,6 +340,15 @@ class Engine(Protocol):
             MirrorConflict: the store is no mirror of the source, or does not end where the piece begins.
         """
 
+    def remove_history(self, source_id: str, removed: Sequence[RemovedRecord]) -> None:
+        """Remove what the source's compactions have removed since it was copied; durable on return.
+
+        Events that are not there any more are passed over, so that it can be repeated.
+
+        Raises:
+            MirrorConflict: the store is no mirror of the source.
+        """
+
     def close(self) -> None:
         """Close what is open."""
 

@@ -426,6 +426,20 @@ class DirectoryEngine:
 
         append_history(self._opened(), self._open_writer(), self._disk, piece)
 
+    @refuses_crafted_content
+    def remove_history(self, source_id: str, removed: Sequence[RemovedRecord]) -> None:
+        """Remove what the source's compactions have removed since it was copied; durable on return."""
+        from evlog.files.compaction.history import remove_history
+
+        remove_history(
+            self._refreshed(),
+            self._open_writer(),
+            self._disk,
+            source_id,
+            removed,
+            lock_timeout_seconds=self._lock_timeout_seconds,
+        )
+
     # --- checking
 
     @refuses_crafted_content

@@ -103,6 +103,26 @@ class MirrorTests(EngineTests):
         assert evlog.mirror(filled, directory).events == 2
         assert everything(directory) == everything(filled)
 
+    def test_what_the_source_removes_is_removed(self, directory: EventStore, store: EventStore) -> None:
+        for number in range(30):
+            directory.append("abcd"[number % 4], [new(number, id=UUID(int=number + 1))])
+        evlog.mirror(directory, store)
+        directory.delete_stream("b")
+        directory.set_retention("c", max_count=2)
+        directory.set_retention("d", max_count=2)
+        directory.compact()
+        directory.set_retention("d", max_count=9)
+        assert evlog.Mirror(directory, store).check().removed_since == 18
+        assert evlog.mirror(directory, store).removed == 18
+        assert everything(store) == everything(directory)
+        assert evlog.Mirror(directory, store).check()[:2] == (len(everything(directory)), 0)
+        assert store.verify().ok
+        assert store.engine.find_ids([UUID(int=2).bytes]) == {UUID(int=2).bytes: 2}
+        assert [store.stream_version(name) for name in "abcd"] == [8, 8, 7, 7]
+        with pytest.raises(evlog.MirrorConflict):
+            store.engine.remove_history(store.engine.store_id, [])
+        assert evlog.mirror(directory, store).removed == 0
+
     def test_what_was_appended_together_stays_together(
         self, directory: EventStore, store: EventStore
     ) -> None:

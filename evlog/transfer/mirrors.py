@@ -280,6 +280,7 @@ class Mirror:
         begin = self._position
         if end <= begin or self._moved:
             return
+        self._target.begin_range(begin)
         pieces = read_pieces(self._source, begin, end, self._piece_events)
         if end - begin <= self._piece_events:
             for piece in pieces:

@@ -15,7 +15,7 @@ from evlog.model.filters import EVERYTHING
 from evlog.model.history import Standing, refusal
 from evlog.model.json_text import decode_json, encode_json
 from evlog.model.named import NamedTuple
-from evlog.model.retention import MIRRORED_TYPE
+from evlog.model.retention import FINISHED_TYPE, MIRRORED_TYPE
 from evlog.transfer.compare import compare, compare_merged
 from evlog.transfer.pieces import read_pieces
 
@@ -61,6 +61,9 @@ class Target:
         """
         raise NotImplementedError
 
+    def begin_range(self, after: int) -> None:
+        """Note that the source is read behind a position from now on."""
+
     def append(self, piece: HistoryPiece) -> Copied:
         """Append a piece: all of it, or nothing; durable when this returns."""
         raise NotImplementedError
@@ -98,7 +101,17 @@ class Target:
 
 
 class IdenticalTarget(Target):
-    """An identical copy: its own end says up to where the source was copied."""
+    """An identical copy: its own end says up to where the source was copied.
+
+    What the source's compactions remove is removed here, too, before the event that records the end of the
+    compaction is copied: so a run that is killed in between does it again.
+    """
+
+    _copied_before = 0  # by the present range of positions; 0: nothing of it can have been removed
+
+    def begin_range(self, after: int) -> None:
+        """Note up to where was copied before the source is read again."""
+        self._copied_before = after
 
     def begin(self, *, claim: bool) -> int:
         """Return the end of the mirror, whose last event must be the source's."""
@@ -128,8 +141,20 @@ class IdenticalTarget(Target):
 
     def append(self, piece: HistoryPiece) -> Copied:
         """Append a piece as it is at the source."""
+        removed = len(piece.removed)
+        if self._copied_before and any(event[3] == FINISHED_TYPE for event in piece.events):
+            removed += self._remove(self._copied_before)
+            self._copied_before = 0
         self.destination.append_history(piece)
-        return Copied(len(piece.events), 0, len(piece.removed), piece.lost)
+        return Copied(len(piece.events), 0, removed, piece.lost)
+
+    def _remove(self, to: int) -> int:
+        """Remove what the source has removed up to a position since it was copied; return how many events."""
+        known = {each.position for each in self.destination.read_removed(0, to)}
+        found = [each for each in self.source.read_removed(0, to) if each.position not in known]
+        if found:
+            self.destination.remove_history(self.source.store_id, found)
+        return len(found)
 
     def compare(self, progress: Progress | None) -> Comparison:
         """Compare both stores by position."""

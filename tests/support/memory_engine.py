@@ -343,6 +343,21 @@ class MemoryEngine:
         removed = sorted(self._opened().removed.values())
         return iter([each for each in removed if after < each.position <= to])
 
+    def remove_history(self, source_id: str, removed: Sequence[RemovedRecord]) -> None:
+        database = self._opened()
+        with database.changed:
+            if database.standing != Standing(source_id):
+                raise MirrorConflict(source_id, self.address, "it is no mirror of it", "no")
+            positions = {each.position for each in removed}
+            pairs = zip(database.frames, list(database.events), strict=True)
+            kept = [(frame, event) for frame, event in pairs if event.position not in positions]
+            database.removed.update((each.id, each) for each in removed)
+            head = database.head
+            database.events, database.frames, database.by_stream, database.by_id = [], [], {}, {}
+            for frame, event in kept:
+                database.add(event, frame)
+            database.head = head
+
     def append_history(self, piece: HistoryPiece) -> None:
         database = self._opened()
         with database.changed:

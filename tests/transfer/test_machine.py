@@ -1,6 +1,6 @@
-"""A source lives at random, with policies, deletions and compactions; its mirror is brought up to date at times.
+"""A source lives at random, with policies, deletions and compactions; its mirror follows from time to time.
 
-Whenever that is done, the mirror has what the source has. What it has beyond that, the source has removed.
+Whenever it has, it is what the source is.
 """
 
 from __future__ import annotations
@@ -89,14 +89,11 @@ class Mirroring(RuleBasedStateMachine):
             done = run.copy()
         assert (done.position, done.lost) == (source.head, 0)
         assert mirror.head == source.head
-        there = {event.position: event for event in everything(source)}
-        for event in everything(mirror):
-            assert there.pop(event.position, event) == event
-            if event.position not in there:
-                assert source.engine.find_ids([event.id_bytes])[event.id_bytes] == event.position
-        assert not there
+        assert everything(mirror) == everything(source)
+        assert [*mirror.engine.read_removed(0, mirror.head)] == [*source.engine.read_removed(0, source.head)]
         found = evlog.Mirror(source, mirror).check()
         assert found.ok, found.difference
+        assert found.removed_since == 0
         names = [info.name for info in source.streams(include_deleted=True, include_system=True)]
         assert [mirror.stream_version(name) for name in names] == [
             source.stream_version(name) for name in names
@@ -120,4 +117,4 @@ def parked(store: EventStore) -> list[Any]:
 
 
 TestMirroring = Mirroring.TestCase
-TestMirroring.settings = settings(max_examples=max(10, settings().max_examples // 2))
+TestMirroring.settings = settings(max_examples=max(10, settings().max_examples // 4))

@@ -25,7 +25,7 @@ EVERY = 3  # of the calls that are looked at
 
 @pytest.fixture(scope="module")
 def source() -> Iterator[EventStore]:
-    """Thirty events with gaps, a policy, a deleted stream, and a subscription that has parked events."""
+    """A store with gaps, policies, a deleted stream, and a subscription that has parked events."""
     with scratch() as root, open_store(f"{root}/source", create=True) as store:
         for number in range(10):
             store.append("abc"[number % 3], [NewEvent("T", number, id=UUID(int=number + 1)), NewEvent("U")])
@@ -35,11 +35,18 @@ def source() -> Iterator[EventStore]:
 
         store.consume("n", fail, follow=False, retries=0, on_failure="park", types=["T"])
         store.delete_stream("a")
-        store.set_retention("b", max_count=3)
         store.compact()
-        for number in range(10, 14):
-            store.append("abd"[number % 3], [NewEvent("T", number)])
+        store.append("d", [NewEvent("T", 10)])
         yield store
+
+
+def live_on(source: EventStore) -> None:
+    """Remove events that were copied, in several segments."""
+    source.set_retention("b", max_count=3)
+    source.delete_stream("c")
+    source.compact()
+    for number in range(11, 14):
+        source.append("abd"[number % 3], [NewEvent("T", number)])
 
 
 def copy(source: EventStore, destination: EventStore, world: World | None = None) -> None:
@@ -72,8 +79,12 @@ def test_a_mirror_goes_on_after_a_crash_at_any_call(source: EventStore) -> None:
         with open_store(f"{root}/above/store", create=True, disk=RecordingDisk(world)) as destination:
             world.note("created", 0)
             copy(source, destination, world)
+            ever = set(everything(source))
+            live_on(source)
+            copy(source, destination, world)
             assert everything(destination) == everything(source)
     expected, seen = everything(source), set()
+    ever.update(expected)
     for label, state, acked, created in states(world):
         if (key := (state.digest(), acked)) in seen:
             continue
@@ -81,7 +92,9 @@ def test_a_mirror_goes_on_after_a_crash_at_any_call(source: EventStore) -> None:
         with scratch() as root, open_store(materialise(state, root), create=True) as store:
             head = store.head
             assert head >= acked, label
-            assert everything(store) == [event for event in expected if event.position <= head], label
+            there = everything(store)
+            assert ever.issuperset(there), label
+            assert {event for event in expected if event.position <= head}.issubset(there), label
             assert not created or store.engine.standing.mirror_of or not acked, label
             copy(source, store)
             assert everything(store) == expected, label

@@ -321,3 +321,7 @@ class PostgresqlEngine:
     def append_history(self, piece: HistoryPiece) -> None:
         """Append a piece of the source's history in one transaction, flushed when this returns."""
         history.append_history(self._core, piece)
+
+    def remove_history(self, source_id: str, removed: Sequence[RemovedRecord]) -> None:
+        """Remove what the source's compactions have removed since it was copied; durable on return."""
+        history.remove_history(self._core, source_id, removed)

@@ -30,13 +30,14 @@ from evlog.model.history import HistoryPiece, RemovedRecord, Standing
 from evlog.model.retention import METADATA_TYPE, SCHEMAS_STREAM
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from typing import Any
 
     from evlog.engines.postgresql.connections import Connection
     from evlog.engines.postgresql.core import Core
 
 _PAGE_ROWS: Final = 2000
+_REMOVE_ROWS: Final = 10_000  # in one transaction
 _RETRY_SECONDS: Final = 30.0  # a failover takes some seconds
 _REFUSED_BY_JSON: Final = frozenset({"22P02", "22P05", "54001"})
 _EVENT_COLUMNS: Final = (
@@ -208,14 +209,32 @@ def _append(core: Core, connection: Connection, piece: HistoryPiece, *, raw_json
         cursor.execute(sql("select pg_notify('evlog_{schema}', '')"))
 
 
+def remove_history(core: Core, source_id: str, removed: Sequence[RemovedRecord]) -> None:
+    """Remove events that the source has removed since they were copied; durable when this returns.
+
+    Raises:
+        MirrorConflict: the store is no mirror of the source.
+    """
+    for at in range(0, max(1, len(removed)), _REMOVE_ROWS):
+        positions = [each.position for each in removed[at : at + _REMOVE_ROWS]]
+        with core.connections.lend() as connection, connection.transaction():
+            connection.execute(core.sql("select {schema}.lock_log()"))
+            row = connection.execute(core.sql("select mirror_of from {schema}.log")).fetchone()
+            _check_mirror(core, source_id, row[0] if row is not None else None)
+            connection.execute(core.sql("select {schema}.remove_positions(%s)"), (positions,))
+
+
 def _check(core: Core, piece: HistoryPiece, position: int, mirror_of: UUID | None) -> None:
-    if str(mirror_of) != piece.source_id:
+    _check_mirror(core, piece.source_id, mirror_of)
+    if position != piece.after:
+        reason = f"it ends at position {position}, and not at {piece.after}"
+        raise MirrorConflict(f"store {piece.source_id}", core.address.text, reason, "start the mirror again")
+
+
+def _check_mirror(core: Core, source_id: str, mirror_of: UUID | None) -> None:
+    if str(mirror_of) != source_id:
         reason, advice = "it was not made by this mirror", "use an empty destination"
-    elif position != piece.after:
-        reason, advice = f"it ends at position {position}, and not at {piece.after}", "start the mirror again"
-    else:
-        return
-    raise MirrorConflict(f"store {piece.source_id}", core.address.text, reason, advice)
+        raise MirrorConflict(f"store {source_id}", core.address.text, reason, advice)
 
 
 def _event_rows(piece: HistoryPiece, raw_json: bool) -> Iterator[bytes]:

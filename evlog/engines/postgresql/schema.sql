@@ -453,3 +453,25 @@ begin
                    last_time = greatest(last_time, r.time);
     return r.n;
 end $body$;
+
+-- Remove the events at these positions: their ids stay known. For mirrors, whose source has removed them; the
+-- caller holds the store's lock.
+create function remove_positions(p_positions bigint[]) returns void language sql set search_path from current as $body$
+    with removed as (
+        delete from events where global_position = any(p_positions)
+        returning id, stream_id, event_type, content_type, coalesce(raw, json_send(event_data)) as data,
+                  version, global_position, created_at
+    ), kept as (
+        insert into removed_ids (id, digest, stream_id, version, global_position)
+        select id, content_digest(stream_id, event_type, content_type, data), stream_id, version,
+               global_position from removed
+    ), counted as (
+        update streams s set missing = missing + r.n, version = greatest(s.version, r.version),
+                             last_time = greatest(s.last_time, r.time)
+        from (select stream_id, count(*) as n, max(version) as version, max(created_at) as time
+              from removed group by stream_id) r where r.stream_id = s.stream_id
+    )
+    update log set removed = log.removed + r.n, position = greatest(log.position, r.position),
+                   last_time = greatest(log.last_time, r.time)
+    from (select count(*) as n, max(global_position) as position, max(created_at) as time from removed) r
+$body$;

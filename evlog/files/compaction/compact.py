@@ -124,12 +124,7 @@ def compact(
         CorruptionError: an event is damaged. Steps that were done stay done.
         ZstdNotInstalled: zstandard is needed and not installed.
     """
-    lock = FileLock(paths.compaction_path(log.store), _ASKING_SECONDS, disk, readable=False)
-    try:
-        lock.acquire()
-    except LockTimeout:
-        lock.close()
-        raise CompactionRunning(log.store) from None
+    lock = acquire_lock(log.store, disk)
     try:
         run = _Run(log, writer, disk, lock_timeout_seconds, compress=compress, progress=progress)
         try:
@@ -139,6 +134,17 @@ def compact(
     finally:
         lock.release()
         lock.close()
+
+
+def acquire_lock(store: str, disk: Disk) -> FileLock:
+    """Return the lock of compactions, acquired. Raises CompactionRunning."""
+    lock = FileLock(paths.compaction_path(store), _ASKING_SECONDS, disk, readable=False)
+    try:
+        lock.acquire()
+    except LockTimeout:
+        lock.close()
+        raise CompactionRunning(store) from None
+    return lock
 
 
 class _Run:

@@ -5,17 +5,25 @@
    and its .removed file keeps the ids of what is missing. The manifest that names it is the commit point; a
    crash before that leaves files that mean nothing.
 3. The log's head says up to where the source was copied: a piece that does not begin there is refused.
+4. What the source removes later is removed as a compaction removes it, segment by segment.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
+from itertools import chain
 from typing import TYPE_CHECKING
 from zlib import crc32
 
-from evlog.errors import MirrorConflict
-from evlog.files.compaction.commit import remove_unnamed
-from evlog.files.compaction.rewrite import LogFile, OutputSegment
-from evlog.files.format.entries import count_tagged, encode_entries
+from evlog.errors import EvlogError, MirrorConflict
+from evlog.files.compaction.commit import clear_leftovers, remove_unnamed, replace_segments
+from evlog.files.compaction.compact import acquire_lock
+from evlog.files.compaction.plan import plan_segment
+from evlog.files.compaction.rewrite import LogFile, OutputSegment, rewrite
+from evlog.files.disk.file_lock import FileLock
+from evlog.files.disk.processes import Workers
+from evlog.files.format import paths
+from evlog.files.format.entries import column, count_tagged, encode_entries
 from evlog.files.format.frames import pack_records
 from evlog.files.format.hashes import hash_ids, hash_stream, hash_type, maybe_tag_bits
 from evlog.files.format.headers import KIND_OFFSETS, KIND_REMOVED, encode_file_header
@@ -27,16 +35,18 @@ from evlog.model.appends import Append
 from evlog.model.events import check_readable_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
+    from evlog.files.compaction.plan import SegmentPlan
     from evlog.files.disk.files import Disk
     from evlog.files.format.removed_events import EmptyStream
     from evlog.files.log.log import Log
+    from evlog.files.log.parts import SealedPart
     from evlog.files.write.plan import Planner
     from evlog.files.write.sync_marks import SyncPoint
     from evlog.files.write.tail import LogTail
     from evlog.files.write.writer import Writer
-    from evlog.model.history import HistoryPiece
+    from evlog.model.history import HistoryPiece, RemovedRecord
 
 
 def append_history(log: Log, writer: Writer, disk: Disk, piece: HistoryPiece) -> None:
@@ -55,13 +65,15 @@ def append_history(log: Log, writer: Writer, disk: Disk, piece: HistoryPiece) ->
 
 def _check_locked(log: Log, piece: HistoryPiece) -> None:
     if log.manifest.standing != (piece.source_id, ""):
-        reason, advice = "it was not made by this mirror", "use an empty destination"
-    elif log.head != piece.after:
+        raise _not_a_mirror(log, piece.source_id)
+    if log.head != piece.after:
         reason = f"it ends at position {log.head}, and not at {piece.after}"
-        advice = "start the mirror again"
-    else:
-        return
-    raise MirrorConflict(f"store {piece.source_id}", log.store, reason, advice)
+        raise MirrorConflict(f"store {piece.source_id}", log.store, reason, "start the mirror again")
+
+
+def _not_a_mirror(log: Log, source_id: str) -> MirrorConflict:
+    reason, advice = "it was not made by this mirror", "use an empty destination"
+    return MirrorConflict(f"store {source_id}", log.store, reason, advice)
 
 
 def _append_frame(log: Log, writer: Writer, piece: HistoryPiece) -> SyncPoint:
@@ -93,6 +105,85 @@ def _hash_names(streams: Iterable[str]) -> list[int]:
 def _hash_types(types: Iterable[str]) -> list[int]:
     hashes = {type: hash_type(type) for type in set(types)}
     return [hashes[type] for type in types]
+
+
+# --- what the source has removed since
+
+
+def remove_history(
+    log: Log,
+    writer: Writer,
+    disk: Disk,
+    source_id: str,
+    removed: Sequence[RemovedRecord],
+    *,
+    lock_timeout_seconds: float | None,
+) -> None:
+    """Remove events that the source has removed since they were copied; durable when this returns.
+
+    Raises:
+        MirrorConflict: the store is no mirror of the source.
+        CompactionRunning: another process compacts, or compresses, the store.
+        LockTimeout, StoreFull, StoreIOError: the rest is left to the next call.
+    """
+    positions = sorted(each.position for each in removed)
+
+    def seal(tail: LogTail, _planner: Planner) -> None:
+        if log.manifest.standing != (source_id, ""):
+            raise _not_a_mirror(log, source_id)
+        if positions and log.active.count and positions[-1] >= log.active.first_position:
+            tail.seal_locked()
+
+    lock = FileLock(paths.lock_path(log.store), lock_timeout_seconds, disk, readable=False)
+    compacting = acquire_lock(log.store, disk)
+    try:
+        clear_leftovers(log, lock, disk)
+        writer.exclusively(seal)
+        log.refresh()
+        for part in log.sealed:
+            own = slice(
+                bisect_left(positions, part.first_position), bisect_right(positions, part.last_position)
+            )
+            if (plan := _plan_removal(part, positions[own])) is not None:
+                replace_segments(log, lock, disk, [part.info], _rewrite(log, disk, plan))
+    finally:
+        lock.close()
+        compacting.release()
+        compacting.close()
+
+
+def _plan_removal(part: SealedPart, positions: Sequence[int]) -> SegmentPlan | None:
+    """Return the plan of one segment without the events at these positions; None if it has none of them."""
+    segment = part.segment
+    numbers = sorted({segment.number_of(position) for position in positions}.difference((part.count,)))
+    wanted = set(positions)
+    hidden, gone = bytearray(part.count), []
+    for number, record in zip(numbers, chain.from_iterable(segment.records(numbers)), strict=True):
+        if record[0] in wanted:
+            gone.append(record)
+            hidden[number] = 1
+    if not gone:
+        return None
+    emptied = {record[2]: (record[2], record[1], record[5]) for record in gone}  # the last one counts
+    hashes = {hash_stream(name) for name in emptied}
+    suspects = [
+        number
+        for number, key in enumerate(column(part.entries(), "stream_hash"))
+        if key in hashes and not hidden[number]
+    ]
+    for record in chain.from_iterable(segment.records(suspects)):
+        emptied.pop(record[2], None)
+    return plan_segment(part, bytes(hidden), list(emptied.values()))
+
+
+def _rewrite(log: Log, disk: Disk, plan: SegmentPlan) -> SegmentInfo:
+    output = OutputSegment.of(log.store, log.manifest, [plan.part.info])
+    try:
+        with Workers(1) as workers:
+            return rewrite(output, [plan], disk, workers, lambda _: None)
+    except (EvlogError, KeyboardInterrupt):
+        output.remove_files(disk)  # the disk may be full, and the files take space
+        raise
 
 
 # --- a piece with gaps

@@ -86,7 +86,7 @@ def make_plan(
         parts = [part for part in log.parts() if part.first_position <= cut_off.position]
     rules = rules_at([(part, part.count) for part in parts if part.count], cut_off.position)
     hidden = find_hidden(log, parts, rules, cut_off, workers, resumed=resumed)
-    segments = list(map(_plan_segment, parts, hidden.flags, hidden.emptied))
+    segments = list(map(plan_segment, parts, hidden.flags, hidden.emptied))
     removals = _count_removals(segments, rules) if by_stream else []
     return Plan(cut_off, rules.as_data(), segments, removals, _groups_of(log, segments))
 
@@ -97,13 +97,13 @@ def after_sealing(log: Log, plan: Plan) -> Plan:
     segments = [
         segment
         if isinstance(segment.part, SealedPart)
-        else _plan_segment(sealed[segment.part.first_position], segment.hidden, segment.emptied)
+        else plan_segment(sealed[segment.part.first_position], segment.hidden, segment.emptied)
         for segment in plan.segments
     ]
     return plan._replace(segments=segments, groups=_groups_of(log, segments))
 
 
-def _plan_segment(part: Part, hidden: bytes, emptied: list[EmptyStream]) -> SegmentPlan:
+def plan_segment(part: Part, hidden: bytes, emptied: list[EmptyStream]) -> SegmentPlan:
     """Return the plan of one segment, of which the flags may cover only the first entries."""
     total, already = part.count, part.info.removed_events
     lengths = column(entries_to(part, part.last_position), "length") if total else []
