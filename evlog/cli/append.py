@@ -156,17 +156,23 @@ def _append_one(
     return result
 
 
-def print_results(result: BatchResult) -> None:
-    """Print where each event of an append is."""
+def print_results(result: BatchResult, numbers: Sequence[int] = ()) -> None:
+    """Print where each event of an append is, and for lines the number of each."""
     columns = result.streams, result.versions, result.positions, result.ids, result.duplicates
     if not console.stdout_is_terminal():
-        console.write_now(encode_results(*columns))
+        lines = encode_results(*columns)
+        if numbers:
+            each = zip(lines.split(b"\n"), numbers, strict=False)
+            lines = b"".join(b'%b,"line":%d}\n' % (line[:-1], number) for line, number in each)
+        console.write_now(lines)
         return
-    lines = [
+    shown = [
         f"{'known already in' if known else 'appended to'} {stream}: version {version}, position {position}\n"
         for stream, version, position, _, known in zip(*columns, strict=True)
     ]
-    console.write_now("".join(lines).encode())
+    if numbers:
+        shown = [f"line {number}: {text}" for text, number in zip(shown, numbers, strict=True)]
+    console.write_now("".join(shown).encode())
 
 
 def find_conditions(given: Given) -> Sequence[Condition]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 
+from evlog import errors
 from evlog.cli._support import console, options
 from evlog.cli._support.event import make_metadata
 from evlog.cli._support.foreign import foreign_decoder
@@ -19,7 +20,6 @@ from evlog.errors import (
     EXIT_OK,
     EventTooLarge,
     EvlogError,
-    IdConflict,
     InvalidArgument,
     SchemaViolation,
 )
@@ -62,6 +62,17 @@ class BadLine(InvalidArgument):
         super().__init__(f"line {line} {reason}", advice)
         self.line = line
         self.reason = reason
+        self.appended = appended
+
+
+class IdConflict(errors.IdConflict):
+    """A line with an id that is known with other content; those before it were appended."""
+
+    def __init__(self, error: errors.IdConflict, line: int, appended: int) -> None:
+        super().__init__(error.id, error.stream, error.position, error.reason, error.key)
+        advice = f"{appended} events before it were appended: correct the line, or use --skip-bad"
+        EvlogError.__init__(self, f"line {line}: {self.problem}", advice)
+        self.line = line
         self.appended = appended
 
 
@@ -160,7 +171,7 @@ def append_lines(
     expected: int | str | None,
     conditions: Sequence[Condition],
     open_store: Callable[[Given], EventStore],
-    acknowledge: Callable[[BatchResult], None],
+    acknowledge: Callable[[BatchResult, Sequence[int]], None],
 ) -> int:
     """Append stdin's lines and print the result; return the exit code.
 
@@ -213,7 +224,7 @@ class _Appender:
         given: Given,
         versions: dict[str, int | str] | None,
         conditions: Sequence[Condition],
-        acknowledge: Callable[[BatchResult], None],
+        acknowledge: Callable[[BatchResult, Sequence[int]], None],
     ) -> None:
         self._store = store
         self._acknowledge = acknowledge  # prints results, for --ack
@@ -326,11 +337,11 @@ class _Appender:
         try:
             while self._events:
                 try:
-                    self._append(self._streams, self._events)
+                    self._append(self._streams, self._events, self._numbers)
                     break
                 except SchemaViolation as error:
                     self._leave_out(error)
-        except IdConflict:
+        except errors.IdConflict:
             if self._given.atomic:
                 raise
             self._append_singly()
@@ -361,14 +372,13 @@ class _Appender:
         """Append up to the event whose id is in conflict, and say in which line that is."""
         for stream, event, number in zip(self._streams, self._events, self._numbers, strict=True):
             try:
-                self._append([stream], [event])
-            except IdConflict as error:
+                self._append([stream], [event], [number])
+            except errors.IdConflict as error:
                 if not self._given.skip_bad:
-                    error.line, error.appended = number, self.appended  # type: ignore[attr-defined]
-                    raise
+                    raise IdConflict(error, number, self.appended) from None
                 self._bad(number, error)
 
-    def _append(self, streams: list[str], events: list[EncodedEvent]) -> None:
+    def _append(self, streams: list[str], events: list[EncodedEvent], numbers: list[int]) -> None:
         result = self._store.append_encoded(
             streams,
             events,
@@ -383,7 +393,7 @@ class _Appender:
             if self.first_position is None:
                 self.first_position = result.first_position
         if self._given.ack:
-            self._acknowledge(result)
+            self._acknowledge(result, numbers)
 
 
 def _hint(line: bytes) -> str | None:

@@ -112,7 +112,7 @@ def _repair_report(done: RepairReport) -> tuple[dict[str, object], list[str]]:
 def _salvage_report(done: SalvageReport, out: str) -> tuple[dict[str, object], list[str]]:
     losses = [loss._asdict() for loss in done.losses]
     return (
-        {"store": out, "events": done.events, "segments": done.segments, "lost": losses},
+        {"path": out, "events": done.events, "segments": done.segments, "lost": losses},
         [f"{count_of(done.events, 'undamaged event')} copied to {out}", *_readable_losses(done.losses)],
     )
 

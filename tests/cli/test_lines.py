@@ -13,6 +13,8 @@ from evlog.cli import lines as module
 from evlog.cli._support import stdin as stdin_module
 from tests.cli.conftest import Evlog, as_lines, run_process, start
 
+ID = "2f0a7d0c-6a39-4b55-8a6e-0d3a2f1b9c11"
+
 
 def own(count: int, **changes: Any) -> bytes:
     return as_lines(
@@ -371,4 +373,26 @@ def test_a_terminal_gets_the_summary_in_words(evlog: Evlog, monkeypatch: pytest.
     )
     assert evlog("append", "--lines", "s", "T", stdin=b"").out == b"0 events appended\n"
     acknowledged = evlog("append", "--lines", "--ack", "s", "T", stdin=b"{}\n").out
-    assert acknowledged == b"appended to s: version 3, position 3\n"
+    assert acknowledged == b"line 1: appended to s: version 3, position 3\n"
+
+
+def test_an_acknowledgement_has_the_number_of_its_line(evlog: Evlog) -> None:
+    stdin = b'{"stream":"a","type":"T"}\n\n{"stream":"a","type":"T"}\n'
+    result = evlog("append", "--lines", "--ack", stdin=stdin)
+    assert [(line["line"], line["position"]) for line in result.lines] == [(1, 1), (3, 2)]
+    assert list(result.lines[0])[-1] == "line"
+
+
+def test_an_id_conflict_names_its_line_and_what_went_in_before(
+    evlog: Evlog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = {"stream": "a", "type": "T", "id": ID}
+    evlog("append", "--lines", stdin=as_lines([known]))
+    stdin = as_lines([{"stream": "a", "type": "T"}, known | {"type": "Other"}])
+    told = evlog("append", "--lines", stdin=stdin)
+    assert told.code == 7
+    assert "line 2: event id " in told.err
+    assert "; 1 events before it were appended: correct the line, or use --skip-bad" in told.err
+    monkeypatch.setenv("EVLOG_ERRORS", "json")
+    error = json.loads(evlog("append", "--lines", stdin=stdin).err)
+    assert (error["error"], error["line"], error["appended"], error["position"]) == ("IdConflict", 2, 1, 1)

@@ -83,7 +83,7 @@ def test_salvage_copies_what_is_whole_and_lists_the_rest(evlog: Evlog, path: str
     done = evlog("verify", "-s", path, "--salvage", out)
     assert done.code == 4
     report = json.loads(done.out)
-    assert (report["store"], report["events"]) == (out, 19)
+    assert (report["path"], report["events"]) == (out, 19)
     assert [lost["first_position"] for lost in report["lost"]] == [8]
     assert evlog("verify", "-s", out).code == 0
     with open_store(out) as store:
