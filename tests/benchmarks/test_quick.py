@@ -13,6 +13,7 @@ from tests.benchmarks.peers import PEERS
 from tests.benchmarks.report import print_machine, print_table, to_json
 from tests.benchmarks.run import TINY, Run, run_workload
 from tests.benchmarks.workloads import WORKLOADS
+from tests.support.postgresql import binaries
 
 HERE = [name for name, peer in PEERS.items() if peer.needs_nothing]
 
@@ -28,6 +29,8 @@ def run_() -> Iterator[Run]:
 def test_every_workload_reports_figures_with_their_settings(
     name: str, run_: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    if name == "postgresql" and binaries() is None:
+        pytest.skip("no PostgreSQL is installed")
     report = run_workload(WORKLOADS[name], run_)
     (found,) = json.loads(to_json([report], {}, "tiny"))["workloads"]
     assert found["workload"] == name

@@ -1,11 +1,12 @@
 """A store in PostgreSQL: the whole contract, on a server. Needs the extra `evlog-store[postgresql]`.
 
-1. One row, `log`, is updated by every append and locked until its commit, so positions are in commit order
-   and have no gaps. The tables and the function that appends are in `schema.sql`.
-2. That commit does not wait for the disk (`synchronous_commit=off`): the row is free again at once. A second,
+1. Every append holds the store's advisory lock until its commit and takes the positions after the last event,
+   so positions are in commit order and have no gaps. It updates no row. The tables and the function that
+   appends are in `schema.sql`.
+2. That commit does not wait for the disk (`synchronous_commit=off`): the lock is free again at once. Another,
    empty transaction with `synchronous_commit=on` then flushes the write-ahead log for all writers together,
    and waits for synchronous standbys. Only after it is the append acknowledged. A crash loses a suffix of the
-   log, never a hole.
+   log, never a hole. A writer that is alone commits with a flush at once.
 3. A feed delivers a position only once the write-ahead log is flushed beyond it, so no crash takes back what
    was delivered.
 4. Every append carries its ids. When the connection breaks between sending and the answer, it is sent again:
