@@ -145,7 +145,8 @@ class PostgresqlCheckpoint:
     def end(self, error: BaseException | None) -> None:
         """End the transaction: commit it, durably, or with an error roll it back."""
         assert self._transaction is not None
-        (_, stack), self._transaction = self._transaction, None
+        (connection, stack), self._transaction = self._transaction, None
+        connection.forget_statements()
         if error is not None:
             stack.__exit__(type(error), error, error.__traceback__)
             return

@@ -121,9 +121,15 @@ class Session(psycopg.Connection["Row"]):
     def __init__(self, pgconn: PGconn, row_factory: RowFactory[Row] = tuple_row) -> None:
         super().__init__(pgconn, row_factory)
         self.prepares = True
-        self._evlog_statements: set[bytes] = set()
+        self._evlog_statements: set[bytes] = set()  # the names of those that are prepared
+        self._evlog_generation = 0  # part of the names
         self._evlog_poll = select.poll()
         self._evlog_poll.register(pgconn.socket, select.POLLIN)
+
+    def forget_statements(self) -> None:
+        """Prepare all statements again, by other names: the session was lent, and may have lost them."""
+        self._evlog_generation += 1
+        self._evlog_statements.clear()
 
     def run(self, *transactions: Sequence[tuple[Statement, Parameters]]) -> list[PGresult]:
         """Send transactions in one go, each of one statement or more, and return the statements' results.
@@ -134,6 +140,7 @@ class Session(psycopg.Connection["Row"]):
             psycopg.Error: a statement failed, or the connection. Transactions after it may have been done.
         """
         pgconn, prepared = self.pgconn, self._evlog_statements
+        suffix = b"_%d" % self._evlog_generation if self._evlog_generation else b""
         prepares: list[bytes | None] = []  # of each expected result: the name that it prepares
         pgconn.enter_pipeline_mode()
         for statements in transactions:
@@ -142,22 +149,23 @@ class Session(psycopg.Connection["Row"]):
                 if not (self.prepares and statement.name):
                     pgconn.send_query_params(statement.text, parameters, None, formats, 1)
                 else:
-                    if statement.name not in prepared:
-                        pgconn.send_prepare(statement.name, statement.text)
-                        prepares.append(statement.name)
-                    pgconn.send_query_prepared(statement.name, parameters, formats, 1)
+                    name = statement.name + suffix
+                    if name not in prepared:
+                        pgconn.send_prepare(name, statement.text)
+                        prepares.append(name)
+                    pgconn.send_query_prepared(name, parameters, formats, 1)
                 prepares.append(None)
             pgconn.pipeline_sync()
         received = self._receive(len(transactions))
         pgconn.exit_pipeline_mode()
         results, failure = [], None
-        for name, result in zip(prepares, received, strict=True):
+        for prepare, result in zip(prepares, received, strict=True):
             if result.status not in (ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK):
                 failure = failure or result
-            elif name is None:
+            elif prepare is None:
                 results.append(result)
             else:
-                prepared.add(name)
+                prepared.add(prepare)
         if failure is not None:
             raise error_from_result(failure)
         return results

@@ -211,3 +211,21 @@ def test_only_a_named_subscription_of_a_server_has_transactions(
             consume(store, lambda *_: None)
         with store.subscribe("totals", follow=False) as run:
             assert [event.position for event in run] == [1]  # the mutex is free again
+
+
+def test_a_connection_that_was_lent_can_be_used_again(projection: Projection) -> None:
+    projection.append(2)
+    assert len(list(projection.store.read("a"))) == 2  # the session has prepared statements
+
+    def spoil(connection: psycopg.Connection[Any]) -> None:
+        connection.execute("deallocate all")
+
+    run = projection.store.subscribe("totals")
+    projection.handle(run, take(run), then=spoil)
+    run.close()
+    for _ in range(2):
+        assert len(list(projection.store.read("a"))) == 2
+        with pytest.raises(evlog.WrongExpectedVersion):
+            projection.store.append("a", [NewEvent("T")], 9)
+    projection.append(1)
+    assert projection.store.head == 3
