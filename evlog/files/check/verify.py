@@ -14,10 +14,11 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Final
 
 from evlog.engine import Progress
-from evlog.errors import CorruptionError
+from evlog.errors import CorruptionError, StoreBusy
 from evlog.files.check import findings as kinds
 from evlog.files.check.across import (
     HASHES_AT_ONCE,
@@ -51,6 +52,7 @@ from evlog.files.check.segments import (
 )
 from evlog.files.check.snapshots import check_snapshots
 from evlog.files.check.task import SegmentTask
+from evlog.files.disk.file_lock import SharedLock
 from evlog.files.disk.processes import Call, Workers, core_count
 from evlog.files.format import paths
 from evlog.files.format.entries import ENTRY_BYTES
@@ -60,7 +62,9 @@ from evlog.model.reports import Finding, VerifyReport
 
 # Below this, starting helpers takes longer than they save.
 _BYTES_FOR_HELPERS: Final = 8 << 20
-_ATTEMPTS: Final = 5  # a store compacted this often while it is being checked is checked as it is then
+_ATTEMPTS: Final = 10
+_FREE_ATTEMPTS: Final = 4  # then no compaction begins while the store is checked
+_PAUSE_SECONDS: Final = 2.0  # how long to wait for one that runs
 _STREAMS_LISTED: Final = 100
 
 
@@ -76,17 +80,23 @@ def verify_store(
 
     Raises:
         StoreNotFound, NotAStore, UnsupportedFormat, StoreAccessDenied: there is nothing to be checked.
+        StoreBusy: compactions replace files faster than they can be checked.
     """
-    for attempt in range(1, _ATTEMPTS + 1):
+    report: VerifyReport | None = None
+    replaced: set[str] = set()
+    for attempt in range(_ATTEMPTS):
         try:
-            seen, report = _verify(store, quick=quick, pin=pin, progress=progress)
+            with ExitStack() as held:
+                if attempt >= _FREE_ATTEMPTS:
+                    held.enter_context(SharedLock(paths.compaction_path(store), _PAUSE_SECONDS))
+                seen, report = _verify(store, quick=quick, pin=pin, progress=progress)
         except FileNotFoundError:  # a compaction took a file away: begin again with what there is now
-            if attempt == _ATTEMPTS:
-                raise
             continue
         replaced = set() if seen is None or not report.findings else _replaced_since(seen)
         if not replaced:
             return report
+    if report is None:
+        raise StoreBusy(store)
     # What was found in files that compactions have replaced meanwhile does not count.
     kept = [finding for finding in report.findings if not finding.file.startswith(tuple(replaced))]
     return report._replace(findings=tuple(kept))

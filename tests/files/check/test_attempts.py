@@ -1,0 +1,35 @@
+"""A store that is compacted again and again while it is checked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evlog.errors import StoreBusy
+from evlog.files.check import verify
+from evlog.files.disk.file_lock import FileLock
+from evlog.files.format.paths import compaction_path
+from tests.support.helpers import fill, small_store
+
+
+def test_after_a_few_attempts_no_compaction_begins_and_at_last_the_store_is_busy(
+    memory_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = str(memory_path / "store")
+    with small_store(path) as store:
+        fill(store, 20)
+    lock = FileLock(compaction_path(path), 0.0)
+    free = []
+
+    def compacted(*_args: object, **_options: object) -> Any:
+        free.append(lock.maybe_acquire() is not None)
+        if free[-1]:
+            lock.release()
+        raise FileNotFoundError
+
+    monkeypatch.setattr(verify, "_verify", compacted)
+    with pytest.raises(StoreBusy):
+        verify.verify_store(path)
+    assert free == [True] * 4 + [False] * 6
