@@ -28,6 +28,7 @@ from evlog.model.events import EncodedEvent, Event
 from evlog.model.filters import EventFilter
 from evlog.model.history import HistoryPiece, RemovedRecord, Standing
 from evlog.model.queries import IfNone
+from evlog.model.redaction import RedactionResult
 from evlog.model.reports import (
     Compaction,
     PolicyInfo,
@@ -291,6 +292,13 @@ class Engine(Protocol):
 
     def delete_stream(self, stream: str, *, tombstone: bool, expected: ExpectedVersion) -> int:
         """Hide all events of a stream, durably, and return its last version."""
+
+    def redact(self, events: Sequence[Event], reason: str) -> RedactionResult:
+        """Erase the content of these events, which were read before, for every reader, durably.
+
+        Args:
+            events: those that no redaction names yet. None: only make earlier redactions durable.
+        """
 
     def compact(self, *, dry_run: bool, force: bool, compress: bool, progress: Progress | None) -> Compaction:
         """Remove what policies hide."""

@@ -30,7 +30,7 @@ from evlog.model.appends import (
     split_conditions,
 )
 from evlog.model.encoding import encode_events
-from evlog.model.events import NewEvent, check_readable_name, check_stream_name, id_text
+from evlog.model.events import SYSTEM_PREFIX, NewEvent, check_readable_name, check_stream_name, id_text
 from evlog.model.filters import EVERYTHING, make_filter
 
 TYPE_CHECKING = False
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from evlog.model.events import EncodedEvent, Event
     from evlog.model.history import Standing
     from evlog.model.queries import IfNone, Query, QueryResult
+    from evlog.model.redaction import Redaction, RedactionResult
     from evlog.model.reports import (
         Compaction,
         PolicyInfo,
@@ -1049,6 +1050,51 @@ class EventStore:
         """
         check_stream_name(stream)
         return self.engine.delete_stream(stream, tombstone=tombstone, expected=check_expected(expected))
+
+    def redact(self, *events: UUID | str | bytes | int, reason: str) -> RedactionResult:
+        """Erase the data, metadata and tags of events: an event of the store's own says which, when and why.
+
+        Durable when this returns. From then on every reader, follower, fold, condition and export sees these
+        events without content: `event.redacted` is true, and position, version, stream, type, id and time are
+        as before. An id stays known, and a retry of the append is a duplicate by its id alone. In a directory
+        the next `compact` removes the bytes from every file; on a server they are gone at once. What was
+        copied before, to backups, mirrors, exports and snapshots, must be redacted or deleted there.
+
+        Args:
+            events: positions or ids. Those that are redacted already stay so.
+            reason: kept in the store, for an audit: it should not hold personal data itself.
+
+        Raises:
+            EventNotFound: one of them is not there. Nothing was redacted.
+            InvalidArgument: no event or no reason is given, or one is the store's own.
+            LockTimeout, StoreFull, StoreIOError, CorruptionError: as `append`.
+        """
+        from evlog.model.redaction import MAX_EVENTS, check_reason
+
+        check_reason(reason)
+        if not 0 < len(events) <= MAX_EVENTS:
+            raise InvalidArgument(f"{len(events)} events to redact; give 1 to {MAX_EVENTS} positions or ids")
+        found = {event.position: event for event in map(self.get, events)}
+        for event in found.values():
+            if event.stream.startswith(SYSTEM_PREFIX):
+                raise InvalidArgument(f"position {event.position} is an event of the store's own, not data")
+        named = {position for redaction in self.redactions() for position in redaction.positions}
+        already = tuple(position for position in found if position in named)
+        new = [event for position, event in found.items() if position not in named]
+        result = self.engine.redact(new, reason)._replace(already=already)
+        # A fold that runs now may save what it has read before: `maybe_load` refuses that.
+        deleted = [info for info in self.snapshots() if info.damage or info.position >= min(found)]
+        for info in deleted:
+            self.delete_snapshot(info.name, info.stream)
+        return result._replace(snapshots=tuple(dict.fromkeys(info.name for info in deleted)))
+
+    def redactions(self) -> list[Redaction]:
+        """Return every redaction in its order: the erased events, when and why."""
+        from evlog.model.redaction import maybe_decode_redaction
+        from evlog.model.retention import REDACTIONS_STREAM
+
+        found = map(maybe_decode_redaction, self.read(REDACTIONS_STREAM))
+        return [redaction for redaction in found if redaction is not None]
 
     def compact(
         self,

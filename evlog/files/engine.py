@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from evlog.model.filters import EventFilter
     from evlog.model.history import HistoryPiece, RemovedRecord, Standing
     from evlog.model.queries import IfNone
+    from evlog.model.redaction import RedactionResult
     from evlog.model.reports import (
         Compaction,
         PolicyInfo,
@@ -363,6 +364,13 @@ class DirectoryEngine:
         from evlog.files.write.retention import delete
 
         return delete(self._opened(), self._open_writer(), stream, tombstone=tombstone, expected=expected)
+
+    @refuses_crafted_content
+    def redact(self, events: Sequence[Event], reason: str) -> RedactionResult:
+        """Erase the content of these events for every reader, durably; `compact` erases the bytes."""
+        from evlog.files.write.redaction import redact
+
+        return redact(self._open_writer(), events, reason)
 
     @refuses_crafted_content
     def compact(self, *, dry_run: bool, force: bool, compress: bool, progress: Progress | None) -> Compaction:

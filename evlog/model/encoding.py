@@ -154,11 +154,11 @@ def _encode_metadata(metadata: dict[str, Any] | bytes) -> bytes | None:
 
 
 def without_tags(metadata: bytes) -> bytes:
-    """Return metadata that a user wrote, or raise InvalidEvent if it has the name `$tags`."""
-    if b"$tags" in metadata or b"\\u" in metadata:
-        from evlog.model.tags import refuse_name
+    """Return metadata that a user wrote, or raise InvalidEvent if it has `$tags` or `$redacted`."""
+    if b"$tags" in metadata or b"$redacted" in metadata or b"\\u" in metadata:
+        from evlog.model.tags import refuse_names
 
-        refuse_name(metadata)
+        refuse_names(metadata)
     return metadata
 
 

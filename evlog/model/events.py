@@ -42,6 +42,7 @@ METADATA_PREFIX: Final = "$$"
 CATEGORY_PREFIX: Final = "$$$ce-"
 
 TAGS_BEGIN: Final = b'{"$tags":['  # how the metadata of an event with tags begins
+REDACTED_BEGIN: Final = b'{"$redacted":"'  # and that of a redacted event
 
 _QUOTE: Final = 0x22
 _ARRAY_AT: Final = len(TAGS_BEGIN) - 1  # where their array begins
@@ -190,6 +191,7 @@ class Event(_Tuple):
             metadata = json.loads(self[8]) if self[8] else {}
             if isinstance(metadata, dict):
                 metadata.pop("$tags", None)
+                metadata.pop("$redacted", None)
                 return metadata
             raise ValueError("it is not an object")
         except (TypeError, ValueError, RecursionError) as error:
@@ -202,6 +204,12 @@ class Event(_Tuple):
             return split_tags(self[8])[1]
         except (TypeError, ValueError, LookupError, AttributeError, RecursionError) as error:
             raise self._senseless("metadata", error) from None
+
+    @property
+    def redacted(self) -> bool:
+        """Whether its data, metadata and tags were erased by a redaction; `json()` is None then."""
+        metadata = self[8]
+        return metadata is not None and metadata.startswith(REDACTED_BEGIN)
 
     @property
     def tags(self) -> tuple[str, ...]:
@@ -300,7 +308,8 @@ def split_tags(metadata: bytes | None) -> tuple[bytes, bytes]:
         ValueError: its beginning is not as evlog writes it.
     """
     if metadata is None or not metadata.startswith(TAGS_BEGIN):
-        return b"[]", metadata or b"{}"
+        is_redacted = metadata is not None and metadata.startswith(REDACTED_BEGIN)
+        return b"[]", b"{}" if is_redacted else metadata or b"{}"
     text, end, _ = _scan(metadata)
     return text[_ARRAY_AT:end].encode(), b"{" + text[end + (text[end] == ",") :].encode()
 

@@ -21,6 +21,7 @@ from evlog.model.events import (
     CONTENT_TYPES,
     JSON_CODE,
     MAX_EVENT_BYTES,
+    REDACTED_BEGIN,
     TAGS_BEGIN,
     TEXT_CODE,
     check_stream_name,
@@ -158,9 +159,9 @@ def _encode_batch(batch: Sequence[Event], quoted: _Quoted) -> bytes:
 
 
 def _encode_metadata(metadata: bytes) -> bytes:
-    """Return an event's metadata, and behind it the tags, which are stored in it."""
+    """Return an event's metadata, and behind it what is stored in it: tags, or that it is redacted."""
     if not metadata.startswith(TAGS_BEGIN):
-        return metadata
+        return b'{},"redacted":true' if metadata.startswith(REDACTED_BEGIN) else metadata
     tags, rest = split_tags(metadata)
     return rest + b',"tags":' + tags
 
@@ -250,7 +251,7 @@ def _own_parser(stream: str | None) -> Callable[[bytes], Any]:
             ("tags", list[str] | None, None),
             ("content_type", str | None, None),
             ("data_base64", str | None, None),
-            *((ignored, raw, None) for ignored in ("position", "version", "time")),
+            *((ignored, raw, None) for ignored in ("position", "version", "time", "redacted")),
         ],
         forbid_unknown_fields=True,
         gc=False,

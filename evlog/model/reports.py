@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from typing import Any, Final
     from uuid import UUID
 
+    from evlog.model.redaction import Redaction
     from evlog.model.retention import Rule
 
 # How much a finding matters.
@@ -159,6 +160,8 @@ class VerifyReport(NamedTuple):
     position: int
     digest: str | None
     findings: tuple[Finding, ...]
+    redactions: tuple[Redaction, ...] | None = None
+    """with `against`: what was redacted since of the events up to that position"""
 
     @property
     def ok(self) -> bool:
@@ -179,7 +182,11 @@ class VerifyReport(NamedTuple):
             "bytes": self.bytes,
             "digest": self.head_digest,
             "findings": [finding._asdict() for finding in self.findings],
-        }
+        } | (
+            {}
+            if self.redactions is None
+            else {"redactions": [redaction.as_object() for redaction in self.redactions]}
+        )
 
 
 class Backup(NamedTuple):
@@ -225,3 +232,4 @@ class Compaction(NamedTuple):
     segments_compressed: int = 0  # in a dry run: that would be
     uncompressed_bytes: int = 0  # of their logs before
     compressed_bytes: int = 0  # and after; in a dry run by a sample of them
+    events_erased: int = 0  # redacted ones that lost their content

@@ -41,9 +41,14 @@ FINISHED_TYPE: Final = "$CompactionFinished"
 MIRRORED_TYPE: Final = "$Mirrored"  # up to where a merge of another store has come
 # Schemas of event types (`evlog/schemas`), all in one stream: its version tells whether they have changed.
 SCHEMAS_STREAM: Final = "$schemas"
+# Which events were erased (`redaction.py`).
+REDACTIONS_STREAM: Final = "$redactions"
+REDACTED_TYPE: Final = "$Redacted"
 SCHEMA_TYPE: Final = "$schema"
 # The store's own events have only these types, so an index by type finds them without reading any event.
-SYSTEM_TYPES: Final = (METADATA_TYPE, STARTED_TYPE, FINISHED_TYPE, MIRRORED_TYPE, SCHEMA_TYPE)
+SYSTEM_TYPES: Final = (
+    METADATA_TYPE, STARTED_TYPE, FINISHED_TYPE, MIRRORED_TYPE, SCHEMA_TYPE, REDACTED_TYPE,
+)  # fmt: skip
 
 _SECOND_US: Final = 1_000_000
 _MAX_AGE_SECONDS: Final = 1 << 40  # beyond any clock, and what JSON numbers hold
@@ -227,12 +232,14 @@ class Rules:
 
     Attributes:
         schemas: the version of the stream of schemas.
+        redactions: the events that say what was erased.
     """
 
-    __slots__ = ("categories", "schemas", "streams")
+    __slots__ = ("categories", "redactions", "schemas", "streams")
 
     def __init__(self) -> None:
         self.schemas = 0
+        self.redactions: list[Record] = []
         self.streams: dict[str, Rule] = {}
         self.categories: dict[str, Rule] = {}
 
@@ -241,6 +248,8 @@ class Rules:
         name, type = record[2], record[3]
         if name == SCHEMAS_STREAM:
             self.schemas = record[1]
+        if type == REDACTED_TYPE and name == REDACTIONS_STREAM:
+            self.redactions.append(record)
         if type != METADATA_TYPE or not name.startswith(METADATA_PREFIX):
             return
         if name.startswith(CATEGORY_PREFIX):

@@ -27,6 +27,7 @@ MAX_TAGS: Final = 64
 _NAME: Final = "$tags"
 _IN_JSON: Final = frozenset(',]"\\')
 _BEFORE_TAG: Final = b"[,"
+_REDACTED_NAME: Final = "$redacted"
 _decode_names: Final = make_decoder(str)  # numbers stay text: they may be of any size
 _ADVICE: Final = "use 1 to 255 bytes of printable UTF-8, such as course:c1"
 
@@ -69,10 +70,13 @@ def add_tags(tags: Iterable[str], metadata: bytes | None) -> bytes | None:
     return b'{"$tags":%b%b%b' % (array.encode(), b"" if rest.startswith(b"}") else b",", rest)
 
 
-def refuse_name(metadata: bytes) -> None:
-    """Raise InvalidEvent if encoded metadata has the name `$tags`, written in whatever way."""
-    if _NAME in _decode_names(metadata.decode()):
+def refuse_names(metadata: bytes) -> None:
+    """Raise InvalidEvent if encoded metadata has a name of evlog's own, written in whatever way."""
+    names = _decode_names(metadata.decode())
+    if _NAME in names:
         raise InvalidEvent("tags", "are $tags in the metadata; give them by themselves")
+    if _REDACTED_NAME in names:
+        raise InvalidEvent("metadata", "has the name $redacted, which is evlog's own; use another one")
 
 
 def tag_matcher(tags: Iterable[str]) -> Callable[[Record], bool]:

@@ -31,6 +31,7 @@ pytest.register_assert_rewrite(
             "following",
             "mirroring",
             "reading",
+            "redaction",
             "retention",
             "schemas",
             "states",
@@ -50,6 +51,7 @@ from evlog.testing.deciding import DecideTests  # noqa: E402
 from evlog.testing.following import FollowTests  # noqa: E402
 from evlog.testing.mirroring import MirrorTests  # noqa: E402
 from evlog.testing.reading import ReadTests  # noqa: E402
+from evlog.testing.redaction import RedactionTests  # noqa: E402
 from evlog.testing.retention import RetentionTests  # noqa: E402
 from evlog.testing.schemas import SchemaTests  # noqa: E402
 from evlog.testing.states import StateTests  # noqa: E402
@@ -72,6 +74,7 @@ __all__ = [
     "OpenStore",
     "RandomTests",
     "ReadTests",
+    "RedactionTests",
     "RetentionTests",
     "SchemaTests",
     "StateTests",
@@ -86,6 +89,7 @@ class Conformance(
     RandomTests,  # pytest runs the first base last: a failure of random calls takes long to reduce
     AppendTests,
     ReadTests,
+    RedactionTests,
     CloseTests,
     FollowTests,
     SubscriptionTests,

@@ -33,6 +33,7 @@ def test_compact_prints_a_summary(filled: Evlog) -> None:
         "segments_compressed",
         "uncompressed_bytes",
         "compressed_bytes",
+        "events_erased",
         "dry_run",
     ]
     assert (line["position"], line["events_removed"], line["resumed"]) == (41, 27, False)

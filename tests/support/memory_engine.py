@@ -32,6 +32,7 @@ from evlog.model.events import EncodedEvent, Event, category_of, id_text, make_i
 from evlog.model.filters import EventFilter
 from evlog.model.history import HistoryPiece, RemovedRecord, Standing, refusal
 from evlog.model.queries import IfNone
+from evlog.model.redaction import Redacted, RedactionResult, encode_redaction, maybe_decode_redaction
 from evlog.model.reports import (
     Compaction,
     PolicyInfo,
@@ -41,7 +42,7 @@ from evlog.model.reports import (
     TornTail,
     VerifyReport,
 )
-from evlog.model.retention import SCHEMAS_STREAM
+from evlog.model.retention import REDACTIONS_STREAM, SCHEMAS_STREAM
 
 NAME = "memory"
 CAPABILITIES = Capabilities(
@@ -90,6 +91,14 @@ class Database:
         self.by_stream.setdefault(event.stream, []).append(event)
         self.by_id[event.id_bytes] = event
         self.head = event.position
+
+    def redact(self) -> None:
+        """Apply all redactions."""
+        made = filter(None, map(maybe_decode_redaction, self.by_stream.get(REDACTIONS_STREAM, ())))
+        redacted = Redacted(made)
+        for events in (self.events, *self.by_stream.values()):
+            events[:] = [Event(redacted.record(event)) for event in events]
+        self.by_id = {event.id_bytes: event for event in self.events}
 
 
 DATABASES: dict[str, Database] = {}
@@ -175,7 +184,8 @@ class MemoryEngine:
                 raise Unsupported(NAME, "retries of removed events")
             if id in database.by_id:
                 stored = database.by_id[id]
-                if (stored.stream, stored.type, stored[6], stored.data) != (streams[at], type, code, data):
+                content = (stored.stream, stored.type, stored[6], stored.data)
+                if not stored.redacted and content != (streams[at], type, code, data):
                     raise IdConflict(id_text(id), stored.stream, stored.position, "has other content")
                 known[at] = id
         for at, (type, id, code, data, _) in enumerate(events):
@@ -307,6 +317,17 @@ class MemoryEngine:
     def delete_stream(self, stream: str, *, tombstone: bool, expected: ExpectedVersion) -> int:
         raise Unsupported(NAME, "retention")
 
+    def redact(self, events: Sequence[Event], reason: str) -> RedactionResult:
+        database = self._opened()
+        if not events:
+            return RedactionResult((), (), 0, erased=True)
+        with database.changed:
+            result = self.append([REDACTIONS_STREAM], [encode_redaction(events, reason)], system=True)
+            database.redact()
+        return RedactionResult(
+            tuple(event.position for event in events), (), result.positions[0], erased=True
+        )
+
     def compact(self, *, dry_run: bool, force: bool, compress: bool, progress: Progress | None) -> Compaction:
         raise Unsupported(NAME, "compaction")
 
@@ -367,6 +388,7 @@ class MemoryEngine:
             for event, frame in zip(piece.events, piece.frames, strict=True):
                 database.add(event, frame)
             database.head = piece.end
+            database.redact()
             database.changed.notify_all()
 
 
@@ -393,8 +415,7 @@ def select(
 def matches(event: Event, filter: EventFilter) -> bool:
     """Whether a filter selects an event."""
     return (
-        (filter.include_system or filter.stream is not None or not event.stream.startswith("$"))
-        and filter.stream in (None, event.stream)
+        filter.stream in (None, event.stream)
         and filter.category in (None, event.category)
         and (filter.types is None or event.type in filter.types)
         and set(filter.tags).issubset(event.tags)

@@ -13,7 +13,15 @@ from typing import Any, Final
 
 from evlog.cli._support.foreign import pick_fields, split_path
 from evlog.errors import InvalidArgument
-from evlog.model.events import BINARY_CODE, CONTENT_TYPES, JSON_CODE, TAGS_BEGIN, Event, split_tags
+from evlog.model.events import (
+    BINARY_CODE,
+    CONTENT_TYPES,
+    JSON_CODE,
+    REDACTED_BEGIN,
+    TAGS_BEGIN,
+    Event,
+    split_tags,
+)
 from evlog.model.json_lines import encode_ids, encode_time, quote
 
 Columns = Sequence[Sequence[Any]]
@@ -22,6 +30,7 @@ Column = Iterable[bytes]
 
 _POSITION, _VERSION, _STREAM, _TYPE, _ID, _TIME, _CODE, _DATA, _METADATA = range(9)
 _KINDS: Final = [kind.encode() for kind in CONTENT_TYPES]
+_OWN: Final = (TAGS_BEGIN, REDACTED_BEGIN)  # how metadata begins that holds what is not the user's
 _quoted: Final = b'"%b"'.__mod__
 _number: Final = b"%d".__mod__
 
@@ -49,7 +58,7 @@ def _contents(columns: Columns) -> Column:
 
 def _metadata(columns: Columns) -> Column:
     return [
-        split_tags(metadata)[1] if metadata and metadata.startswith(TAGS_BEGIN) else metadata or b"{}"
+        split_tags(metadata)[1] if metadata and metadata.startswith(_OWN) else metadata or b"{}"
         for metadata in columns[_METADATA]
     ]
 

@@ -15,8 +15,9 @@ from evlog.engines.postgresql.feed import PostgresqlFeed
 from evlog.engines.postgresql.schema import FORMAT, open_schema
 from evlog.errors import Unsupported
 from evlog.model.events import MAX_EVENT_BYTES
+from evlog.model.redaction import RedactionResult, encode_redaction
 from evlog.model.reports import StoreInfo
-from evlog.model.retention import KEEP_ALL
+from evlog.model.retention import KEEP_ALL, REDACTIONS_STREAM
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -236,6 +237,15 @@ class PostgresqlEngine:
     def delete_stream(self, stream: str, *, tombstone: bool, expected: ExpectedVersion) -> int:
         """Hide all events of a stream, durably, and return its last version."""
         return retention.delete_stream(self._core, stream, tombstone=tombstone, expected=expected)
+
+    def redact(self, events: Sequence[Event], reason: str) -> RedactionResult:
+        """Erase the content of these events, durably, in the transaction of the redaction: by a trigger."""
+        if not events:
+            self._core.appender.flush()
+            return RedactionResult((), (), 0, erased=True)
+        event = encode_redaction(events, reason)
+        (position,) = self._core.appender.append([REDACTIONS_STREAM], [event], (), system=True).positions
+        return RedactionResult(tuple(event[0] for event in events), (), position, erased=True)
 
     def compact(self, *, dry_run: bool, force: bool, compress: bool, progress: Progress | None) -> Compaction:
         """Remove what policies hide; each step is a transaction of its own, and durable."""

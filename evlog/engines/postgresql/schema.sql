@@ -31,6 +31,11 @@ create function tags_in(metadata text) returns text[] language sql immutable str
         then array(select json_array_elements_text(metadata::json->'$tags')) end
 $body$;
 
+-- Whether this is the metadata of a redacted event, as evlog writes it.
+create function is_redacted(metadata text) returns boolean language sql immutable parallel safe as $body$
+    select coalesce(starts_with(metadata, '{"$redacted":"'), false)
+$body$;
+
 create table events (
     id uuid not null unique,
     stream_id text collate "C" not null,
@@ -273,7 +278,7 @@ begin
             )
             select n, e.global_position, e.version, e.stream_id,
                    (e.stream_id, e.event_type, e.content_type, coalesce(e.raw, json_send(e.event_data)))
-                   is not distinct from (g.stream, g.type, g.code, g.data) as same
+                   is not distinct from (g.stream, g.type, g.code, g.data) or is_redacted(e.metadata::text) as same
             from given g join events e using (id)
             union all
             select n, e.global_position, e.version, e.stream_id,
@@ -423,6 +428,22 @@ begin
     if pg_notify('evlog_' || current_schema(), '') is null then end if;
 end $body$;
 
+-- A redaction erases the content of the events that it names, in the transaction that writes it: also in a
+-- mirror, which gets it as a part of the history. The digest of each event is in it.
+create function redact_events() returns trigger language plpgsql set search_path from current as $body$
+begin
+    update events e
+        set event_data = 'null', raw = null, content_type = 'json', tags = null,
+            metadata = ('{"$redacted":"' || n.digest || '"}')::json
+        from (select (named->>'position')::bigint as position, (named->>'id')::uuid as id,
+                     named->>'digest' as digest
+              from json_array_elements(new.event_data->'events') named) n
+        where e.global_position = n.position and e.id = n.id and not is_redacted(e.metadata::text);
+    return null;
+end $body$;
+create trigger redaction after insert on events for each row
+    when (new.stream_id = '$redactions' and new.event_type = '$Redacted') execute function redact_events();
+
 -- Remove the given versions of a stream: their ids stay known. Holds the store's lock until commit.
 create function remove_events(p_stream text, p_first bigint, p_before timestamptz, p_limit bigint)
     returns bigint language plpgsql set search_path from current as $body$
@@ -439,11 +460,12 @@ begin
             where stream_id = p_stream and (version < p_first or created_at < p_before)
             order by version limit p_limit)
         returning id, stream_id, event_type, content_type, coalesce(raw, json_send(event_data)) as data,
-                  version, global_position, created_at, tags
+                  is_redacted(metadata::text) as redacted, version, global_position, created_at, tags
     ), kept as (
         insert into removed_ids (id, digest, stream_id, version, global_position, event_type, tags)
-        select id, content_digest(stream_id, event_type, content_type, data), stream_id, version,
-               global_position, case when tags is not null then event_type end, digests(tags) from removed
+        select id, case when redacted then '' else content_digest(stream_id, event_type, content_type, data) end,
+               stream_id, version, global_position, case when tags is not null then event_type end, digests(tags)
+        from removed
     )
     select count(*) as n, max(version) as version, max(global_position) as position, max(created_at) as time
         into r from removed;

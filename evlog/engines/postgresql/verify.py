@@ -1,8 +1,8 @@
 """Verifying a store in PostgreSQL: its tables against each other, and a digest of every event.
 
-The digest of a position is SHA-256 over the store's id and then, for every event up to there, the length and
-the bytes of its record (as msgpack, as in a log). The server's own checks of its files (`data_checksums`,
-`pg_amcheck`) are the server's business.
+The digest of a position is SHA-256 over the store's id and then, for each event up to there, the SHA-256 of
+its record (as msgpack, as in a log), which a redacted event keeps. The server's own checks of its files
+(`data_checksums`, `pg_amcheck`) are the server's business.
 """
 
 from __future__ import annotations
@@ -13,9 +13,12 @@ from uuid import UUID
 
 import msgpack
 
+from evlog.engines.postgresql.history import standing
 from evlog.errors import InvalidArgument
 from evlog.model.filters import EVERYTHING
+from evlog.model.redaction import Redaction, maybe_decode_redaction, record_digest, since
 from evlog.model.reports import DAMAGE, Finding, VerifyReport
+from evlog.model.retention import REDACTIONS_STREAM
 
 if TYPE_CHECKING:
     from evlog.engine import Progress
@@ -103,27 +106,48 @@ def verify(
     for kind, query in _QUICK_CHECKS if quick else _QUICK_CHECKS + _FULL_CHECKS:
         for position, detail in connection.execute(core.sql(query)).fetchall():
             findings.append(Finding(kind, DAMAGE, "", None, position, detail))
-    digest = None
+    digest, redactions = None, list[Redaction]()
     if not quick:
-        digest, pinned = _digest(core, head, pin, progress)
+        redacted: list[int] = []
+        digest, pinned = _digest(core, head, pin, redacted, progress)
+        redactions = _redactions(core)
+        findings += _check_redacted(core, redacted, redactions)
         if pin is not None and pinned != pin[1]:
             findings.append(_changed(core, connection, pin))
-    return VerifyReport(info.events, info.segments, info.bytes, head, digest, tuple(findings))
+    report = VerifyReport(info.events, info.segments, info.bytes, head, digest, tuple(findings))
+    return report if pin is None else report._replace(redactions=since(redactions, pin[0]))
+
+
+def _redactions(core: Core) -> list[Redaction]:
+    events = core.reader.read_stream(REDACTIONS_STREAM, 1, None, EVERYTHING, reverse=False, limit=None)
+    return [found for found in map(maybe_decode_redaction, events) if found is not None]
+
+
+def _check_redacted(core: Core, redacted: list[int], redactions: list[Redaction]) -> list[Finding]:
+    """Check that redactions name all redacted events; those of a mirror may come later."""
+    named = {position for redaction in redactions for position in redaction.positions}
+    unnamed = [position for position in redacted if position not in named]
+    if not unnamed or any(standing(core)):
+        return []
+    detail = f"{len(unnamed)} events are redacted, and no redaction names them"
+    return [Finding("redacted", DAMAGE, "", None, unnamed[0], detail)]
 
 
 def _digest(
-    core: Core, head: int, pin: tuple[int, str] | None, progress: Progress | None
+    core: Core, head: int, pin: tuple[int, str] | None, redacted: list[int], progress: Progress | None
 ) -> tuple[str, str | None]:
-    """Return the digest of the log's end, and of the pinned position."""
+    """Return the digest of the log's end, and of the pinned position; add what is redacted to the list."""
     whole = sha256(UUID(core.store_id).bytes)
     pinned = whole.hexdigest() if pin is not None and pin[0] == 0 else None
     pack = msgpack.Packer().pack
     for event in core.reader.read_all(0, head, EVERYTHING, reverse=False, limit=None):
         if pin is not None and pinned is None and event.position > pin[0]:
             pinned = whole.hexdigest()
-        record = pack(tuple(event))
-        whole.update(len(record).to_bytes(4, "little"))
-        whole.update(record)
+        if event.redacted:
+            redacted.append(event.position)
+            whole.update(bytes.fromhex(record_digest(event)))
+        else:
+            whole.update(sha256(pack(tuple(event))).digest())
         if progress is not None and not event.position % 1000:
             progress(event.position, head)
     if pin is not None and pinned is None and pin[0] == head:

@@ -1,20 +1,18 @@
 """The head digest: one SHA-256 of the whole history up to a position, to pin elsewhere and compare later.
 
-    d(0) = SHA-256(store id)
-    d(k) = SHA-256(d(k-1) || SHA-256(log of segment k))
+    SHA-256(store id || digest of each event's record, by position)
 
-A segment's log is hashed from its first byte to the end of the record at the position (to its own end in
-every segment but the last). So a roll does not change the digest of a position, and `POSITION:DIGEST` shows
-later whether anything before it was rewritten. A compaction rewrites logs, and records in `$compactions` what
-it is about to remove and by which rules: that explains a digest that no longer holds.
+The digest of a record is the SHA-256 of its bytes; that of a redacted one is kept in its place. So neither a
+roll, nor merging or compressing segments, nor a redaction changes the digest of a position, and
+`POSITION:DIGEST` shows later whether anything else did. A compaction that removes events records in
+`$compactions` what and by which rules: that explains a digest that no longer holds.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from bisect import bisect_left
-from collections.abc import Iterable
+from bisect import bisect_right
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Any, Final, NamedTuple
@@ -23,16 +21,19 @@ from evlog.errors import EvlogError, InvalidArgument
 from evlog.files.check.containers import CheckedLog
 from evlog.files.check.task import SegmentTask
 from evlog.files.disk.files import ReadFile
-from evlog.files.format.entries import ENTRY, ENTRY_BYTES
+from evlog.files.format.entries import ENTRY, ENTRY_BYTES, column
 from evlog.files.format.frames import decode_record
 from evlog.files.format.headers import FormatFault
 from evlog.files.log.log import Log
 from evlog.files.log.read_stream import Bounds, read_stream
+from evlog.model.events import REDACTED_BEGIN
+from evlog.model.redaction import is_redacted, record_digest
 from evlog.model.retention import COMPACTIONS_STREAM, STARTED_TYPE
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _PIN: Final = re.compile(r"(\d{1,20}):([0-9a-fA-F]{64})", re.ASCII)
 _PIECE_BYTES: Final = 1 << 20
+DIGEST_BYTES: Final = 32
 
 
 class Pin(NamedTuple):
@@ -43,12 +44,56 @@ class Pin(NamedTuple):
 
 
 class LogDigest(NamedTuple):
-    """The SHA-256 of a log, and the one up to the pinned record (b"" if that is not in it)."""
+    """The digests of a log's records."""
 
-    whole: bytes
-    pinned: bytes
+    records: bytes
+    """32 bytes a record, by position"""
+    pinned: int | None
+    """how many of them are up to the pinned position; None if that is in another segment"""
+    redacted: tuple[int, ...]
+    """the positions of the records that stay in a redacted event's place"""
     sound: bool
-    """whether a compressed log unpacked without a fault"""
+    """whether all was there to be read, and a compressed log unpacked without a fault"""
+
+
+class HeadDigest:
+    """The digest of all segments, made as the digests of their records come, in any order.
+
+    What comes is dropped as soon as it is used: a large store has more records than memory should hold.
+    """
+
+    def __init__(self, store_id: bytes, segments: int) -> None:
+        self._whole = sha256(store_id)
+        self._pinned: str | None = self._whole.hexdigest()
+        self._segments = segments
+        self._waiting: dict[int, LogDigest] = {}
+        self._next = 0
+        self._sound = True
+        self.redacted: list[int] = []
+
+    def add(self, at: int, log: LogDigest) -> None:
+        """Take the digests of one segment's records; the first that came for a segment counts."""
+        if at >= self._next:
+            self._waiting.setdefault(at, log)
+        while (log_ := self._waiting.pop(self._next, None)) is not None:
+            self._sound = self._sound and log_.sound
+            if log_.pinned is not None:
+                pinned = self._whole.copy()
+                pinned.update(log_.records[: DIGEST_BYTES * log_.pinned])
+                self._pinned = pinned.hexdigest() if self._sound else None
+            self._whole.update(log_.records)
+            self.redacted += log_.redacted
+            self._next += 1
+
+    @property
+    def whole(self) -> str | None:
+        """The digest of the log's end; None if a log is not there to be read."""
+        return self._whole.hexdigest() if self._sound and self._next == self._segments else None
+
+    @property
+    def pinned(self) -> str | None:
+        """The digest of the pinned position; None if it is not known."""
+        return self._pinned
 
 
 def parse_pin(text: str) -> Pin:
@@ -65,55 +110,58 @@ def parse_pin(text: str) -> Pin:
     return Pin(int(match[1]), match[2].lower())
 
 
-def chain_digests(store_id: bytes, logs: Iterable[bytes]) -> str:
-    """Return the head digest in hex, from the SHA-256 of each segment's log, oldest first."""
-    digest = sha256(store_id).digest()
-    for log in logs:
-        digest = sha256(digest + log).digest()
-    return digest.hex()
-
-
-def hash_log(task: SegmentTask, end: int, entries: bytes) -> LogDigest:
-    """Hash a log up to an offset; `entries` are those of its .offsets, to find the pinned record by.
+def hash_log(task: SegmentTask, entries: bytes) -> LogDigest:
+    """Hash the records of a log; `entries` are those of its .offsets.
 
     Raises:
         FileNotFoundError: the log is missing.
     """
     log = task.open_log()
-    digest = sha256()
-    pinned = b""
-    edge = _end_of_position(log, entries, task.pin_position) if task.pin_position else 0
-    at = 0
-    while at < end:
-        stop = edge if at < edge <= end else end
-        piece = log.read(min(_PIECE_BYTES, stop - at), at)
-        if not piece:
-            break
-        digest.update(piece)
-        at += len(piece)
-        if at == edge:
-            pinned = digest.copy().digest()
-    return LogDigest(digest.digest(), pinned, not (isinstance(log, CheckedLog) and log.findings))
+    offsets, lengths = column(entries, "offset"), column(entries, "length")
+    records: list[bytes] = []
+    redacted: list[int] = []
+    low, count = 0, len(offsets)
+    while low < count:
+        at = offsets[low]
+        high = max(low + 1, bisect_right(offsets, at + _PIECE_BYTES, low))
+        piece = log.read(offsets[high - 1] + lengths[high - 1] - at, at)
+        places = zip(offsets[low:high], lengths[low:high], strict=True)
+        raws = [piece[offset - at : offset - at + length] for offset, length in places]
+        found = [digest.digest() for digest in map(sha256, raws)]
+        if REDACTED_BEGIN in piece:
+            for number, raw in enumerate(raws):
+                if REDACTED_BEGIN in raw and (kept := _maybe_kept_digest(raw)) is not None:
+                    redacted.append(kept[0])
+                    found[number] = kept[1]
+        records += found
+        low = high
+    pinned = _count_to(log, entries, task.pin_position) if task.pin_position else None
+    sound = not (isinstance(log, CheckedLog) and log.findings)
+    return LogDigest(b"".join(records), pinned, tuple(redacted), sound)
 
 
-def _end_of_position(log: ReadFile | CheckedLog, entries: bytes, position: int) -> int:
-    """Return where the record of a position ends in the log; 0 if it is not there."""
+def _maybe_kept_digest(raw: bytes) -> tuple[int, bytes] | None:
+    """Return position and digest of the event in whose place a record is; None if it is an event itself."""
+    try:
+        record = decode_record(raw)
+        if is_redacted(record):
+            return record[0], bytes.fromhex(record_digest(record))
+    except (FormatFault, LookupError, TypeError, ValueError, AttributeError):
+        pass  # damage, which is found elsewhere
+    return None
 
-    def place(number: int) -> tuple[int, int]:
-        offset, length = ENTRY.unpack_from(entries, number * ENTRY_BYTES)[2:4]
-        return offset, length
+
+def _count_to(log: ReadFile | CheckedLog, entries: bytes, position: int) -> int:
+    """Return how many records are up to a position."""
 
     def position_of(number: int) -> int:
-        offset, length = place(number)
+        offset, length = ENTRY.unpack_from(entries, number * ENTRY_BYTES)[2:4]
         return decode_record(log.read(length, offset))[0]
 
-    count = len(entries) // ENTRY_BYTES
     try:
-        number = bisect_left(range(count), position, key=position_of)
-        found = number < count and position_of(number) == position
+        return bisect_right(range(len(entries) // ENTRY_BYTES), position, key=position_of)
     except FormatFault:  # damage, which is found elsewhere
         return 0
-    return sum(place(number)) if found else 0
 
 
 # --- why a digest does not hold
@@ -127,8 +175,8 @@ def explain_compaction(store: str, pin: Pin) -> str:
         notes = read_stream(log, COMPACTIONS_STREAM, Bounds(), {STARTED_TYPE}, reverse=False, limit=None)
         for event in notes:
             document = _maybe_object(event.data)
-            if document is None:
-                continue
+            if document is None or not document.get("rules"):
+                continue  # it removed nothing
             if document.get("position") == pin.position and document.get("digest") == pin.digest:
                 when = _when(event.time_us)
                 rules = _rules(document)

@@ -29,6 +29,7 @@ MARK: Final = "mark"  # `durable` does not say how far the log is synced
 CHECKPOINT: Final = "checkpoint"  # a subscription's checkpoint is damaged, or of another log
 SNAPSHOT: Final = "snapshot"  # a snapshot is damaged; the next fold rebuilds it
 GONE: Final = "gone"  # the removed events are not the ones that the log lacks
+REDACTED: Final = "redacted"  # what is in a redacted event's place does not fit its redaction
 DIGEST: Final = "digest"  # history changed since the digest was pinned
 COMPACTED: Final = "compacted"  # the same, and a compaction explains it
 

@@ -18,7 +18,7 @@ from zlib import crc32
 
 from evlog.errors import EvlogError
 from evlog.files.check import findings as kinds
-from evlog.files.check.digest import LogDigest, hash_log
+from evlog.files.check.digest import HeadDigest, LogDigest, hash_log
 from evlog.files.check.indexes import check_index, check_tags, make_postings, odd_streams, pick
 from evlog.files.check.logs import LogCheck
 from evlog.files.check.offsets import Unclear
@@ -98,7 +98,7 @@ def check_segment(task: SegmentTask) -> SegmentCheck:
     entries = bytes(check.entries)
     log = check.summary()
     indexes = check_indexes(task, entries) if log.entries_known else NO_INDEXES
-    return SegmentCheck(log, indexes, hash_log(task, log.end, entries))
+    return SegmentCheck(log, indexes, hash_log(task, entries))
 
 
 def maybe_check_segment(task: SegmentTask) -> SegmentCheck | None:
@@ -197,7 +197,7 @@ def missing_segment(task: SegmentTask) -> SegmentCheck:
         offsets_sound=known,
         missing=Runs().packed(),
     )
-    return SegmentCheck(log, NO_INDEXES, LogDigest(b"", b"", sound=False))
+    return SegmentCheck(log, NO_INDEXES, LogDigest(b"", None, (), sound=False))
 
 
 def _read_entries(task: SegmentTask, count: int) -> bytes:
@@ -239,7 +239,7 @@ def maybe_check_indexes(task: SegmentTask, count: int) -> IndexCheck | None:
 def maybe_hash(task: SegmentTask, count: int) -> LogDigest | None:
     """Hash the log of a segment whose .offsets is right; None if it is missing."""
     try:
-        return hash_log(task, task.size, _read_entries(task, count) if task.pin_position else b"")
+        return hash_log(task, _read_entries(task, count))
     except (FileNotFoundError, EvlogError):
         return None
 
@@ -339,10 +339,12 @@ Call = tuple[Callable[..., Any], tuple[Any, ...]]
 class Pieces:
     """The pieces of all segments, and their results as they come."""
 
-    def __init__(self, tasks: Sequence[SegmentTask]) -> None:
+    def __init__(self, tasks: Sequence[SegmentTask], digest: HeadDigest) -> None:
         self._tasks = tasks
+        self._digest = digest
         parts = [plan_parts(task) for task in tasks]
         self._results: list[list[Any]] = [[None] * (2 + len(own)) for own in parts]
+        self._left = [2 + len(own) for own in parts]  # how many results of each segment are still to come
         self._places: list[tuple[int, int]] = []
         self.calls: list[Call] = []
         """what is to be called; first what cannot be shared"""
@@ -361,7 +363,12 @@ class Pieces:
     def take(self, call: int, result: Any) -> None:
         """Keep the result of a call."""
         at, number = self._places[call]
-        self._results[at][number] = result
+        results = self._results[at]
+        results[number] = result
+        self._left[at] -= 1
+        if not self._left[at] and self.maybe_check(at) is not None:  # what was hashed by .offsets is proved
+            self._digest.add(at, results[1])
+            results[1] = results[1]._replace(records=b"")
 
     def maybe_check(self, at: int) -> SegmentCheck | None:
         """Return the check of a segment; None if it has to be checked in one piece."""

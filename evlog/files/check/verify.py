@@ -29,7 +29,7 @@ from evlog.files.check.across import (
     odd_streams_in,
     repeated_hashes,
 )
-from evlog.files.check.digest import Pin, chain_digests, explain_compaction
+from evlog.files.check.digest import HeadDigest, Pin, explain_compaction
 from evlog.files.check.files import (
     NOTHING_KNOWN,
     StoreSnapshot,
@@ -42,6 +42,7 @@ from evlog.files.check.files import (
 )
 from evlog.files.check.known import ID_HASHES, STREAM_HASHES, Known, Segments, ranges
 from evlog.files.check.quick import verify_quickly
+from evlog.files.check.redactions import check_redactions
 from evlog.files.check.removals import check_removals
 from evlog.files.check.segments import (
     Pieces,
@@ -58,6 +59,7 @@ from evlog.files.format import paths
 from evlog.files.format.entries import ENTRY_BYTES
 from evlog.files.format.headers import FILE_HEADER_BYTES
 from evlog.files.format.manifest import SegmentInfo
+from evlog.model.redaction import since
 from evlog.model.reports import Finding, VerifyReport
 
 # Below this, starting helpers takes longer than they save.
@@ -120,7 +122,8 @@ def _verify(
     if quick:
         return seen, verify_quickly(seen, checkpoints_of=lambda head: check_checkpoints(checkpoints, head))
     tasks = seen.tasks(pin.position if pin else 0)
-    checks, known, across = _check_all(tasks, progress)
+    digest = HeadDigest(seen.manifest.store_id_bytes, len(tasks))
+    checks, known, across = _check_all(tasks, digest, progress)
     findings = list(seen.findings)
     for task, check in zip(tasks, checks, strict=True):
         findings += _settled_findings(seen, task, check)
@@ -129,16 +132,18 @@ def _verify(
     head = max(checks[-1].log.last_position, seen.manifest.segments[-1].first_position - 1)
     findings += check_checkpoints(checkpoints, head, Segments(known).is_at)
     findings += check_names(seen) + check_snapshots(store)
-    digest = _head_digest(seen, checks)
+    redactions, found = check_redactions(seen, digest.redacted, damaged=bool(findings))
+    findings += found
     if pin is not None:
-        findings += _check_pin(seen, checks, pin, head)
+        findings += _check_pin(seen, digest.pinned, pin, head)
     return seen, VerifyReport(
         events=sum(check.log.whole_events for check in checks),
         segments=len(tasks),
         bytes=file_bytes(seen),
         position=head,
-        digest=digest,
+        digest=digest.whole,
         findings=tuple(findings),
+        redactions=None if pin is None else since(redactions, pin.position),
     )
 
 
@@ -146,11 +151,11 @@ def _verify(
 
 
 def _check_all(
-    tasks: list[SegmentTask], progress: Progress | None
+    tasks: list[SegmentTask], digest: HeadDigest, progress: Progress | None
 ) -> tuple[list[SegmentCheck], list[Known], list[Finding]]:
     """Check each segment, then what holds across them. A task changes if its log was compressed meanwhile."""
     total = sum(task.size for task in tasks)
-    pieces = Pieces(tasks)
+    pieces = Pieces(tasks, digest)
     with Workers(process_count([task.size for task in tasks])) as workers:
         for done, (at, result) in enumerate(workers.run_all(pieces.calls), 1):
             pieces.take(at, result)
@@ -162,7 +167,8 @@ def _check_all(
             own = again[at]
             if check is None:
                 tasks[own], check = _check_again(tasks[own])
-            checks[own] = check
+            digest.add(own, check.digest)
+            checks[own] = check._replace(digest=check.digest._replace(records=b""))
         if progress is not None:
             progress(total, total)
         ordered = [checks[at] for at in range(len(tasks))]
@@ -299,27 +305,18 @@ def _check_end(seen: StoreSnapshot, task: SegmentTask, check: SegmentCheck) -> l
 # --- digests
 
 
-def _head_digest(seen: StoreSnapshot, checks: Sequence[SegmentCheck]) -> str | None:
-    logs = [check.digest.whole for check in checks if check.log.entry_count or check.log.damaged]
-    return chain_digests(seen.manifest.store_id_bytes, logs) if all(logs) else None
-
-
-def _check_pin(seen: StoreSnapshot, checks: Sequence[SegmentCheck], pin: Pin, head: int) -> list[Finding]:
+def _check_pin(seen: StoreSnapshot, found: str | None, pin: Pin, head: int) -> list[Finding]:
     """Compare a pinned digest with what the log gives now."""
     infos = seen.manifest.segments
-    place = bisect_right(infos, pin.position, key=lambda info: info.first_position) - 1
+    place = max(bisect_right(infos, pin.position, key=lambda info: info.first_position) - 1, 0)
     if pin.position > head:
         detail = f"the log ends at position {head}, before what was pinned"
         return [kinds.damage(kinds.DIGEST, paths.MANIFEST, None, pin.position, detail)]
-    before = checks[: max(place, 0)]
-    logs = [check.digest.whole for check in before if check.log.entry_count or check.log.damaged]
-    if pin.position:
-        logs.append(checks[place].digest.pinned)
-    found = chain_digests(seen.manifest.store_id_bytes, logs) if all(logs) else "unknown"
     if found == pin.digest:
         return []
-    name = f"segments/{infos[max(place, 0)].first_position:020d}"
-    if any(info.generation for info in infos[: place + 1]):
+    name = f"segments/{infos[place].first_position:020d}"
+    if any(info.removed_events for info in infos[: place + 1]):
         return [kinds.damage(kinds.COMPACTED, name, None, pin.position, explain_compaction(seen.store, pin))]
+    found = found or "unknown"
     detail = f"history up to position {pin.position} is not what was pinned: its digest is {found} now"
     return [kinds.damage(kinds.DIGEST, name, None, pin.position, detail)]

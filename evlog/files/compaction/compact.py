@@ -11,6 +11,8 @@ Read this first. The flow of one compaction, `_Run.run`:
    store or the new one, and at any moment the removed events of a stream are its oldest.
 5. Append `$CompactionFinished`.
 
+Events that a redaction names lose their content in step 4. Readers see no difference.
+
 To compress changes no event, so the log does not record it. A segment that was compressed is compressed again
 when it is rewritten: an archive does not grow by the next compaction.
 """
@@ -38,7 +40,7 @@ from evlog.files.compaction.commit import (
 )
 from evlog.files.compaction.compress import compressed_path, maybe_compress, maybe_estimate
 from evlog.files.compaction.hidden import CutOff
-from evlog.files.compaction.plan import Plan, SegmentPlan, after_sealing, make_plan
+from evlog.files.compaction.plan import Plan, SegmentPlan, after_sealing, find_unerased, make_plan
 from evlog.files.compaction.rewrite import OutputSegment, rewrite
 from evlog.files.disk.file_lock import FileLock
 from evlog.files.disk.files import Disk
@@ -48,6 +50,7 @@ from evlog.files.format import paths
 from evlog.files.format.manifest import SegmentInfo
 from evlog.files.log.log import Log
 from evlog.files.log.segment import SealedSegment
+from evlog.files.write.group_commit import clear_requests
 from evlog.files.write.writer import Writer
 from evlog.model.reports import Compaction
 
@@ -94,6 +97,7 @@ def plan_compaction(log: Log, *, compress: bool = False) -> Compaction:
         segments_compressed=saved.segments,
         uncompressed_bytes=saved.bytes_before,
         compressed_bytes=saved.bytes_after,
+        events_erased=plan.events_erased,
     )
 
 
@@ -128,7 +132,17 @@ def compact(
     try:
         run = _Run(log, writer, disk, lock_timeout_seconds, compress=compress, progress=progress)
         try:
-            return run.run(force=force)
+            done = run.run(force=force)
+            if done.resumed and run.has_unerased():  # what was redacted behind the cut-off of the earlier one
+                again = run.run(force=force)
+                done = again._replace(
+                    resumed=True,
+                    events_removed=done.events_removed + again.events_removed,
+                    events_erased=done.events_erased + again.events_erased,
+                    segments_before=done.segments_before,
+                    bytes_before=done.bytes_before,
+                )
+            return done
         finally:
             run.close()
     finally:
@@ -194,6 +208,9 @@ class _Run:
                 self._count_work(plan)
                 for group in plan.groups:
                     self._do_step(group, workers)
+                if plan.events_erased:
+                    with self._lock:  # no writer leads: one that loses its request appends for itself
+                        clear_requests(log.store, self._disk)
                 events, before = events_removed(log) - started.removed_before, started.bytes
                 after = segment_bytes(log.store)
                 append_finished(self._writer, started, events, after)
@@ -213,7 +230,19 @@ class _Run:
             segments_compressed=self._compressed.segments,
             uncompressed_bytes=self._compressed.bytes_before,
             compressed_bytes=self._compressed.bytes_after,
+            events_erased=plan.events_erased,
         )
+
+    def has_unerased(self) -> bool:
+        """Return whether a redacted event still has its content."""
+        log = self._log
+        log.refresh()
+
+        def look() -> bool:
+            redacted = log.policies().redacted
+            return any(find_unerased(part, redacted, log.head) for part in log.parts())
+
+        return log.retry_on_compaction(look)
 
     def close(self) -> None:
         self._lock.close()

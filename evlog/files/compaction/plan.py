@@ -1,8 +1,8 @@
 """What a compaction removes, and which segments it writes again: decided before anything is written.
 
 1. A plan that is made again at the same cut-off, also after a part of the work was done, is the same.
-2. Segments that lose events are written again (hidden.py: which events these are), and small neighbours are
-   merged.
+2. Segments that lose events are written again (hidden.py: which events these are), and so are those that
+   still hold the content of redacted events. Small neighbours are merged.
 
 Nothing here writes.
 """
@@ -22,6 +22,7 @@ from evlog.files.log.log import Log
 from evlog.files.log.parts import Part, SealedPart
 from evlog.files.log.policies import rules_at
 from evlog.model.events import SYSTEM_PREFIX, category_of
+from evlog.model.redaction import Redacted, is_redacted
 from evlog.model.reports import Removal
 from evlog.model.retention import Rules, as_words
 
@@ -34,12 +35,18 @@ class SegmentPlan(NamedTuple):
 
     part: Part
     hidden: bytes  # one byte an entry: 1 if it is removed; empty if all stay
+    redacted: tuple[int, ...]  # the entries whose content is erased
     emptied: list[EmptyStream]  # the streams that lose their last event, which is in this segment
     kept_events: int
     kept_bytes: int
     work_bytes: int  # what there is to read: records and their entries
     removed_events: int  # now and by earlier compactions
     last_hidden: int  # the position of the last event that is removed, 0 if none is
+
+    @property
+    def changes(self) -> bool:
+        """Whether any event is removed or erased."""
+        return bool(self.hidden or self.redacted)
 
     @property
     def size(self) -> int:
@@ -62,9 +69,14 @@ class Plan(NamedTuple):
         return max((segment.last_hidden for segment in self.segments), default=0)
 
     @property
+    def events_erased(self) -> int:
+        """How many redacted events lose their content."""
+        return sum(len(segment.redacted) for segment in self.segments)
+
+    @property
     def seals(self) -> bool:
-        """Whether events are removed that are not in a sealed segment yet."""
-        return any(segment.hidden and not isinstance(segment.part, SealedPart) for segment in self.segments)
+        """Whether events are removed or erased that are not in a sealed segment yet."""
+        return any(segment.changes and not isinstance(segment.part, SealedPart) for segment in self.segments)
 
 
 def make_plan(
@@ -86,7 +98,11 @@ def make_plan(
         parts = [part for part in log.parts() if part.first_position <= cut_off.position]
     rules = rules_at([(part, part.count) for part in parts if part.count], cut_off.position)
     hidden = find_hidden(log, parts, rules, cut_off, workers, resumed=resumed)
-    segments = list(map(plan_segment, parts, hidden.flags, hidden.emptied))
+    redacted = log.policies().redacted
+    segments = [
+        plan_segment(part, flags, emptied, find_unerased(part, redacted, cut_off.position))
+        for part, flags, emptied in zip(parts, hidden.flags, hidden.emptied, strict=True)
+    ]
     removals = _count_removals(segments, rules) if by_stream else []
     return Plan(cut_off, rules.as_data(), segments, removals, _groups_of(log, segments))
 
@@ -97,25 +113,43 @@ def after_sealing(log: Log, plan: Plan) -> Plan:
     segments = [
         segment
         if isinstance(segment.part, SealedPart)
-        else plan_segment(sealed[segment.part.first_position], segment.hidden, segment.emptied)
+        else plan_segment(
+            sealed[segment.part.first_position], segment.hidden, segment.emptied, segment.redacted
+        )
         for segment in plan.segments
     ]
     return plan._replace(segments=segments, groups=_groups_of(log, segments))
 
 
-def plan_segment(part: Part, hidden: bytes, emptied: list[EmptyStream]) -> SegmentPlan:
+def find_unerased(part: Part, redacted: Redacted | None, position: int) -> tuple[int, ...]:
+    """Return the entries up to a position whose events are redacted, and still have their content."""
+    if redacted is None or not part.count:
+        return ()
+    segment, found = part.segment, []
+    for place in redacted.within(part.first_position, min(position, part.last_position)):
+        number = segment.number_of(place)
+        if number < part.count:
+            record = segment.record(number)
+            if record[0] == place and not is_redacted(record):
+                found.append(number)
+    return tuple(found)
+
+
+def plan_segment(
+    part: Part, hidden: bytes, emptied: list[EmptyStream], redacted: tuple[int, ...] = ()
+) -> SegmentPlan:
     """Return the plan of one segment, of which the flags may cover only the first entries."""
     total, already = part.count, part.info.removed_events
     lengths = column(entries_to(part, part.last_position), "length") if total else []
     size = sum(lengths)
     work = size + ENTRY_BYTES * total
     if 1 not in hidden:
-        return SegmentPlan(part, b"", [], total, size, work, already, 0)
+        return SegmentPlan(part, b"", redacted, [], total, size, work, already, 0)
     removed = list(compress(lengths, hidden))
     last_hidden = part.segment.record(hidden.rindex(1))[0]
     flags = hidden + bytes(total - len(hidden))
     return SegmentPlan(
-        part, flags, emptied, total - len(removed), size - sum(removed), work,
+        part, flags, redacted, emptied, total - len(removed), size - sum(removed), work,
         already + len(removed), last_hidden,
     )  # fmt: skip
 
@@ -136,7 +170,7 @@ def make_groups(
                 groups[-1].append(segment)
             else:
                 groups.append([segment])
-    return [group for group in groups if len(group) > 1 or group[0].hidden]
+    return [group for group in groups if len(group) > 1 or group[0].changes]
 
 
 def _may_join(group: Sequence[SegmentPlan], segment_bytes: int, segment_events: int) -> bool:

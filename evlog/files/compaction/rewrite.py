@@ -1,6 +1,7 @@
 """Writing one sealed segment in the place of one or several, without the removed events.
 
-Records that stay are copied byte for byte into frames of many, without being decoded. Each removed event
+Records that stay are copied byte for byte into frames of many, without being decoded; of those whose content
+is erased, what stays is written. Each removed event
 leaves a row in the .removed file. The files are synced, but no manifest names them yet: a crash leaves files
 that mean nothing, and the same work done again writes the same bytes. One segment is open at a time. Nothing
 here takes a lock.
@@ -13,7 +14,7 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
-from itertools import accumulate, compress
+from itertools import accumulate, compress, islice
 from struct import Struct
 from typing import Any, Final, NamedTuple
 from zlib import crc32
@@ -24,7 +25,15 @@ from evlog.files.disk.files import Disk, WriteFile
 from evlog.files.disk.processes import Workers
 from evlog.files.format import paths
 from evlog.files.format.entries import ENTRY_BYTES, ENTRY_PLACE, column, column_array, count_tagged
-from evlog.files.format.frames import FRAME_HEADER_BYTES, FrameHeader, array_head, encode_frame_header, unpack
+from evlog.files.format.frames import (
+    FRAME_HEADER_BYTES,
+    FrameHeader,
+    array_head,
+    decode_record,
+    encode_frame_header,
+    pack_records,
+    unpack,
+)
 from evlog.files.format.headers import (
     FILE_HEADER_BYTES,
     KIND_LOG,
@@ -48,11 +57,14 @@ from evlog.files.format.removed_events import (
 from evlog.files.format.sorted_index import SORTED_SUFFIXES, build_sorted
 from evlog.files.log.parts import OpenParts, SealedPart, open_sealed
 from evlog.files.log.segment import SealedSegment
-from evlog.model.events import Record
+from evlog.model.events import REDACTED_BEGIN, Record
+from evlog.model.redaction import record_digest, redacted_record
 
 _ENTRIES_AT_ONCE: Final = 8192
 _FRAME_BYTES: Final = 128 << 10  # read whole for one event when scanning; less would cost a scan its speed
 _WRITE_BYTES: Final = 1 << 20
+# In an entry, as u32.
+_TAGS_CELL, _LENGTH_CELL, _CRC_CELL = 2, 5, 6
 _TAG: Final = Struct("<16sQI")
 
 Progress = Callable[[int], None]
@@ -196,12 +208,13 @@ class ReadResult(NamedTuple):
 
 def _read_all(output: OutputSegment, group: Sequence[SegmentPlan], workers: Workers) -> Iterator[ReadResult]:
     """Yield what all entries of the group come to, in order."""
-    ranges: list[tuple[SegmentRef, int, int, bytes]] = []
+    ranges: list[tuple[SegmentRef, int, int, bytes, tuple[int, ...]]] = []
     for segment in group:
         ref = SegmentRef(output.store, output.store_id, segment.part.info)
         for low in range(0, segment.part.count, _ENTRIES_AT_ONCE):
             high = min(low + _ENTRIES_AT_ONCE, segment.part.count)
-            ranges.append((ref, low, high, segment.hidden[low:high]))
+            erased = tuple(number for number in segment.redacted if low <= number < high)
+            ranges.append((ref, low, high, segment.hidden[low:high], erased))
     try:
         if workers.count == 1:
             yield from (read_range(*its) for its in ranges)
@@ -220,8 +233,14 @@ def _open(ref: SegmentRef) -> SealedSegment:
         raise CorruptionError(str(error.filename), None, "the file is missing") from None
 
 
-def read_range(ref: SegmentRef, low: int, high: int, flags: bytes) -> ReadResult:
-    """Read some neighbouring entries and their records, of which the flags say which are removed.
+def read_range(
+    ref: SegmentRef, low: int, high: int, flags: bytes, erased: tuple[int, ...] = ()
+) -> ReadResult:
+    """Read some neighbouring entries and their records.
+
+    Args:
+        flags: which are removed; empty if none is.
+        erased: the numbers of those whose content is erased.
 
     Raises:
         CorruptionError: an event is damaged, whether it stays or is removed.
@@ -230,7 +249,8 @@ def read_range(ref: SegmentRef, low: int, high: int, flags: bytes) -> ReadResult
     rows = bytes(segment.checked_entries()[low * ENTRY_BYTES : high * ENTRY_BYTES])
     read_bytes = len(rows) + sum(column(rows, "length"))
     if 1 not in flags:
-        return ReadResult(_read_raws(segment, rows), rows, b"", [], read_bytes)
+        raws, rows = _read_raws(segment, rows, [number - low for number in erased])
+        return ReadResult(raws, rows, b"", [], read_bytes)
     removed, kept = _pick(rows, flags, _REMOVED), _pick(rows, flags, _KEPT)
     types = column_array(removed, "type_hash")
     tagged = any(column(removed, "tags"))
@@ -239,15 +259,32 @@ def read_range(ref: SegmentRef, low: int, high: int, flags: bytes) -> ReadResult
     positions, crcs = array("Q"), array("I")
     # Column by column: a step of Python for each event would cost more than all else.
     for records in _read_removed(segment, low, high, flags, rows):
-        its_positions, _, _, _, its_ids, _, codes, datas, _ = zip(*records, strict=True)
-        crcs.extend(content_crcs(types[len(positions) : len(positions) + len(datas)], codes, datas))
+        at = len(positions)
+        if erased:
+            numbers = compress(range(low, high), flags)
+            records = _erased_among(records, set(erased), islice(numbers, at, None))  # noqa: PLW2901
+        its_positions, _, _, _, its_ids, _, codes, datas, metadatas = zip(*records, strict=True)
+        crcs.extend(content_crcs(types[at : at + len(datas)], codes, datas))
         positions.extend(its_positions)
         ids += its_ids
         if tagged:
             tags += tags_of_removed(records)
+        for place, metadata in enumerate(metadatas, at):
+            if metadata is not None and metadata.startswith(REDACTED_BEGIN):
+                crcs[place] = 0  # of a redacted event the id alone tells a retry
     hashes, versions = column_array(removed, "stream_hash"), column_array(removed, "version")
+    places = [flags.count(0, 0, number - low) for number in erased if not flags[number - low]]
     events = pack_events(ids, positions, hashes, versions, crcs)
-    return ReadResult(_read_raws(segment, kept), kept, events, tags, read_bytes)
+    raws, kept = _read_raws(segment, kept, places)
+    return ReadResult(raws, kept, events, tags, read_bytes)
+
+
+def _erased_among(records: Iterable[Record], erased: set[int], numbers: Iterator[int]) -> list[Record]:
+    """Return records without what is erased of them."""
+    return [
+        redacted_record(record, record_digest(record)) if number in erased else record
+        for record, number in zip(records, numbers, strict=False)
+    ]
 
 
 _MANY_EVENTS: Final = 16  # smaller frames cost more than their events one by one
@@ -279,14 +316,31 @@ def _pick(rows: bytes, flags: bytes, run: re.Pattern[bytes]) -> bytes:
     return b"".join([rows[low * ENTRY_BYTES : high * ENTRY_BYTES] for low, high in spans])
 
 
-def _read_raws(segment: SealedSegment, rows: bytes) -> bytes:
-    """Return the bytes of the records of these entries, checked."""
+def _read_raws(segment: SealedSegment, rows: bytes, erased: Sequence[int]) -> tuple[bytes, bytes]:
+    """Return the bytes of the records of these entries, checked, and the entries.
+
+    Args:
+        erased: the numbers of the entries of which only what stays of a redacted event is returned.
+    """
     lengths, crcs = column(rows, "length"), column(rows, "crc")
     raws = segment.log_pieces(list(zip(column(rows, "offset"), lengths, lengths, strict=True)))
     if list(map(crc32, raws)) != crcs:
         at = next(at for at, raw in enumerate(raws) if crc32(raw) != crcs[at])
         raise CorruptionError(segment.log_path, column(rows, "offset")[at], "a record fails its CRC")
-    return b"".join(raws)
+    return (b"".join(raws), rows) if not erased else _erase(raws, rows, erased)
+
+
+def _erase(raws: list[bytes], rows: bytes, erased: Sequence[int]) -> tuple[bytes, bytes]:
+    """Return the records and the entries with what stays of redacted events."""
+    changed = bytearray(rows)
+    with memoryview(changed) as flat, flat.cast("I") as cells:
+        for number in erased:
+            record = decode_record(raws[number])
+            (raw,) = pack_records([redacted_record(record, record_digest(record))])
+            raws[number] = raw
+            at = number * (ENTRY_BYTES // 4)
+            cells[at + _TAGS_CELL], cells[at + _LENGTH_CELL], cells[at + _CRC_CELL] = 0, len(raw), crc32(raw)
+    return b"".join(raws), bytes(changed)
 
 
 # --- writing

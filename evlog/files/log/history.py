@@ -16,7 +16,7 @@ from evlog.model.history import RemovedRecord
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from evlog.files.log.log import Log
     from evlog.files.log.parts import Part
@@ -33,9 +33,12 @@ def _read_frames(log: Log, after: int, to: int) -> Iterator[tuple[int, Event]]:
     low, high = after + 1, min(to, log.head)
     while low <= high:
         try:
+            redacted = log.policies().redacted
             for part in log.parts():
                 if part.count and part.last_position >= low and part.first_position <= high:
                     for frames, records in _part_frames(part, low, high):
+                        if redacted is not None:
+                            records = redacted.records(records)
                         yield from zip(frames, map(Event, records), strict=True)
                         low = records[-1][0] + 1
             break
@@ -45,7 +48,7 @@ def _read_frames(log: Log, after: int, to: int) -> Iterator[tuple[int, Event]]:
         log.raise_damage()
 
 
-def _part_frames(part: Part, low: int, high: int) -> Iterator[tuple[list[int], tuple[Record, ...]]]:
+def _part_frames(part: Part, low: int, high: int) -> Iterator[tuple[list[int], Sequence[Record]]]:
     """Iterate over the records of one segment in batches, each with the first positions of their frames."""
     segment = part.segment
     number, end = segment.number_of(low), segment.number_of(high + 1)

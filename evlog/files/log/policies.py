@@ -1,4 +1,4 @@
-"""The retention policies of a log: one dict, read by the type index once and extended with the log.
+"""What the store's own events say: policies and redactions, read by the type index, extended with the log.
 
 1. The type index and the filter tell which entries can be the store's own events: policies, and notes of
    compactions. Only their records are read.
@@ -11,12 +11,14 @@ from __future__ import annotations
 from struct import Struct
 
 from evlog.errors import CorruptionError
-from evlog.files.format.entries import ENTRY_BYTES
+from evlog.files.format.entries import ENTRY, ENTRY_BYTES
 from evlog.files.format.hashes import hash_stream, hash_type
 from evlog.files.format.headers import KIND_STREAMS, KIND_TYPES
 from evlog.model.events import category_of
 from evlog.model.retention import (
     METADATA_TYPE,
+    REDACTED_TYPE,
+    REDACTIONS_STREAM,
     SYSTEM_TYPES,
     Rules,
     decode_policy,
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 
     from evlog.files.log.parts import ActivePart, Part, SealedPart
     from evlog.files.log.segment_filter import SegmentFilter
+    from evlog.model.events import Record
+    from evlog.model.redaction import Redacted
     from evlog.model.retention import Rule
 
 _TYPE_AT: Final = 36  # within an entry
@@ -70,6 +74,8 @@ class PolicyTable:
         self._types = frozenset(map(hash_type, SYSTEM_TYPES))
         self._rules = Rules()
         self._damaged: CorruptionError | None = None  # the last one found
+        self._redacted: Redacted | None = None  # replaced whole
+        self._damaged_redaction: CorruptionError | None = None
         self._sealed: Sequence[SealedPart] = []
         self._active: ActivePart | None = None
         self._active_numbers: list[int] = []  # entries that may be the store's own events
@@ -92,12 +98,14 @@ class PolicyTable:
             self._seen_bytes = end  # so it is after nearly every append
             return
         rules, known = self._rules, len(self._sealed)
+        redactions = len(rules.redactions)
         unchanged = sealed[:known] == self._sealed
         if active is not self._active or len(entries) < self._seen_bytes:
             unchanged = unchanged and self._was_sealed(sealed)
             self._active, self._active_numbers, self._seen_bytes = None, [], 0
         if not unchanged:
-            rules, known, self._damaged = Rules(), 0, None
+            rules, known, self._damaged, self._redacted = Rules(), 0, None, None
+            self._damaged_redaction = None
             self._active, self._active_numbers, self._seen_bytes = None, [], 0
         if sealed is not self._sealed:
             self._find_entries(sealed, filter)
@@ -107,6 +115,8 @@ class PolicyTable:
         self._read(active, found, rules)
         self._active_numbers += found
         self._rules = rules
+        if len(rules.redactions) != redactions or self._redacted is None:
+            self._redacted = _redacted_by(rules.redactions)
         self.any = bool(rules.streams or rules.categories or self._damaged)
         self._sealed, self._active, self._seen_bytes = sealed, active, end  # last: now the table is current
 
@@ -123,6 +133,22 @@ class PolicyTable:
             own = self._look_up(metadata_stream(stream=stream))
             return rule_in_force(stream, own, self._look_up(metadata_stream(category=category)))
         return rule_in_force(stream, self._rules.streams.get(stream), self._rules.categories.get(category))
+
+    @property
+    def redacted(self) -> Redacted | None:
+        """The redacted events; None if there are none.
+
+        Raises:
+            CorruptionError: a redaction is damaged, so it is not known what must not be shown.
+        """
+        if self._damaged_redaction is not None:
+            raise self._damaged_redaction
+        return self._redacted
+
+    @property
+    def redactions(self) -> Sequence[Record]:
+        """The events that say what was redacted, in order."""
+        return self._rules.redactions
 
     @property
     def schemas(self) -> int | None:
@@ -181,6 +207,9 @@ class PolicyTable:
                     rules.add(part.segment.record(number))
                 except CorruptionError as error:
                     self._damaged = error
+                    row = ENTRY.unpack_from(part.segment.entries, number * ENTRY_BYTES)
+                    if (row[0], row[-1]) == (hash_stream(REDACTIONS_STREAM), hash_type(REDACTED_TYPE)):
+                        self._damaged_redaction = error
 
     def _look_up(self, name: str) -> Rule | None:
         """Return the newest policy of this name, read now: damage of it must not be hidden by others."""
@@ -194,6 +223,14 @@ class PolicyTable:
                 if record[2] == name and record[3] == METADATA_TYPE:
                     return decode_policy(record[7])
         return None
+
+
+def _redacted_by(redactions: Sequence[Record]) -> Redacted | None:
+    if not redactions:
+        return None
+    from evlog.model.redaction import Redacted, maybe_decode_redaction  # few stores have any
+
+    return Redacted(filter(None, map(maybe_decode_redaction, redactions)))
 
 
 def _find_types(entries: bytearray, start: int, end: int, type_hashes: frozenset[int]) -> list[int]:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from evlog.model.filters import EventFilter
     from evlog.model.matching import ContentMatcher
     from evlog.model.queries import Item
+    from evlog.model.redaction import Redacted
 
     Keys = tuple[int, list[int]]
     """The kind of an index, and the hashes to look up in it."""
@@ -198,12 +199,12 @@ def _batches(log: Log, selection: Selection, reverse: bool) -> Iterator[Iterable
     while low <= high:
         bounded = selection._replace(first_position=low, last_position=high)
         try:
-            parts = _view(log, keys, low, high)
+            parts, redacted = _view(log, keys, low, high)
             for part, count, has_system in reversed(parts) if reverse else parts:
                 if part.last_position < low or part.first_position > high or not count:
                     continue
                 matches = bounded.matcher(has_system=has_system)
-                yield from _part_batches(part, count, bounded, keys, matches, reverse)
+                yield from _part_batches(part, count, bounded, keys, matches, redacted, reverse)
                 if reverse:
                     high = min(high, part.first_position - 1)
                 else:
@@ -215,10 +216,16 @@ def _batches(log: Log, selection: Selection, reverse: bool) -> Iterator[Iterable
         raise damage
 
 
-def _view(log: Log, keys: Keys | None, low: int, high: int) -> list[tuple[Part, int, bool]]:
-    """Return the segments to read, each with its number of events and whether some may be the store's."""
+def _view(
+    log: Log, keys: Keys | None, low: int, high: int
+) -> tuple[list[tuple[Part, int, bool]], Redacted | None]:
+    """Return the segments to read, each with its number of events and whether some may be the store's own.
+
+    Then what is redacted.
+    """
     with log.mutex:
-        own = log.policies().system_numbers
+        policies = log.policies()
+        own, redacted = policies.system_numbers, policies.redacted
         sealed, active = log.view()
         # A follower reads a few events at a time, of a store that may have thousands of segments.
         first = bisect_left(sealed, low, key=lambda part: part.last_position)
@@ -229,7 +236,7 @@ def _view(log: Log, keys: Keys | None, low: int, high: int) -> list[tuple[Part, 
             found = [log.filter.places(sealed, kind, hash) for hash in hashes]
             possible = set(found[0]).intersection(*found) if kind == KIND_TAGS else set(chain(*found))
             parts = [*(sealed[place] for place in range(first, last) if place in possible), active]
-        return [(part, part.count, bool(own(part))) for part in parts]
+        return [(part, part.count, bool(own(part))) for part in parts], redacted
 
 
 def _part_batches(
@@ -238,6 +245,7 @@ def _part_batches(
     selection: Selection,
     keys: Keys | None,
     matches: Callable[[Record], bool] | None,
+    redacted: Redacted | None,
     reverse: bool,
 ) -> Iterator[Iterable[Record]]:
     """Iterate over the selected records of one segment, in batches."""
@@ -248,11 +256,8 @@ def _part_batches(
     segment = part.segment
     numbers = _maybe_numbers(part, keys, low, high)
     if numbers is not None and len(numbers) * _FETCH_SHARE <= high - low:
-        for records in segment.records(numbers[::-1] if reverse else numbers):
-            yield records if matches is None else list(filter(matches, records))
-        return
-    batches: Iterator[Sequence[Record]]
-    if selection.content is not None:
+        batches: Iterator[Sequence[Record]] = segment.records(numbers[::-1] if reverse else numbers)
+    elif selection.content is not None:
         # By entries: records are searched and skipped in large pieces, however small their frames are.
         numbers = range(high - 1, low - 1, -1) if reverse else range(low, high)
         batches = segment.records(numbers, may_hold=selection.content.may_be_in)
@@ -262,6 +267,8 @@ def _part_batches(
         batches = segment.records(range(low, high))
     else:
         batches = segment.scan(low, high)
+    if redacted is not None and redacted.within(part.first_position, part.last_position):
+        batches = map(redacted.records, batches)  # before they are matched: erased tags match nothing
     if matches is None:
         yield from batches
         return

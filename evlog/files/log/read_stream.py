@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from evlog.files.log.log import Log
     from evlog.files.log.parts import Part
     from evlog.model.events import Event, Record
+    from evlog.model.redaction import Redacted
     from evlog.model.retention import Rule
 
 # So few events of a stream are read at once, whichever of them are wanted.
@@ -104,12 +105,14 @@ def _stream_batches(
     if damage is not None and reverse:
         raise damage
     rule_known = False
+    redacted: Redacted | None = None
     while True:
         try:
             if not rule_known:
                 policies = log.policies()
                 if policies.any and (rule := policies.rule_for(stream)) is not None:
                     bounds = _within_rule(log, stream, stream_hash, rule, bounds)
+                redacted = policies.redacted
                 rule_known = True
             parts = [(part, part.count) for part in log.stream_parts(stream_hash)]
             for part, count in parts if reverse else reversed(parts):
@@ -127,7 +130,10 @@ def _stream_batches(
                     continue
                 among = places[::-1] if reverse else places if len(places) < len(numbers) else None
                 for records in part.segment.records(numbers, among, few):
-                    own = [record for record in records if record[2] == stream]  # hashes may collide
+                    # Hashes may collide.
+                    own: Sequence[Record] = [record for record in records if record[2] == stream]
+                    if redacted is not None:
+                        own = redacted.records(own)
                     if own:
                         yield own if bounds.hide_nothing else _within(own, bounds)
                         reached = own[-1][0]
@@ -166,7 +172,7 @@ def _beyond(part: Part, numbers: Sequence[int], places: range, reached: int, rev
     return places[bisect_left(numbers, part.segment.number_of(reached + 1)) :]
 
 
-def _within(records: list[Record], bounds: Bounds) -> list[Record]:
+def _within(records: Sequence[Record], bounds: Bounds) -> list[Record]:
     return [record for record in records if bounds.begun_by(record) and not bounds.passed_by(record)]
 
 

@@ -329,6 +329,23 @@ def maybe_claim_slot(store: str, disk: Disk) -> Slot | None:
     return None
 
 
+def clear_requests(store: str, disk: Disk) -> None:
+    """Overwrite all requests, also answered ones: they hold events. Needs the writers' lock.
+
+    A writer that waits for an answer appends for itself.
+    """
+    path = paths.queue_path(store)
+    if not os.path.exists(path):
+        return
+    file = disk.open(path)
+    try:
+        if (length := end_of(file) - REQUESTS_AT) > 0:
+            disk.write_at(file, bytes(length), REQUESTS_AT)
+            disk.sync(file)
+    finally:
+        disk.close(file)
+
+
 def _condition(items: Sequence[Item], after: int) -> IfNone:
     from evlog.model.queries import IfNone, Query
 

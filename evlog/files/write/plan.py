@@ -180,7 +180,10 @@ class Planner:
         known: Known = {}
         for at, found in self._log.find_ids(ids, id_hashes).items():
             if given[at] is not None:
-                known[at] = _check_same(found, ids[at], append.streams[at], events[at])
+                if isinstance(found, tuple) and self._is_redacted(found):
+                    known[at] = found  # its content is erased: the id alone decides
+                else:
+                    known[at] = _check_same(found, ids[at], append.streams[at], events[at])
         if len(set(ids)) < len(ids):
             _find_twins(append, ids, known)
         if known and not append.skip_known and len(known) < len(events):
@@ -188,6 +191,10 @@ class Planner:
             reason = "is known, but not all ids of its append are"
             raise IdConflict(id_text(record[4]), record[2], record[0], reason)
         return known, ids, id_hashes
+
+    def _is_redacted(self, record: Record) -> bool:
+        redacted = self._log.policies().redacted
+        return redacted is not None and record[0] in redacted
 
     # --- conditions
 

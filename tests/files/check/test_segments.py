@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from evlog import EventStore, NewEvent, VerifyReport
 from evlog.files.check import logs, segments
+from evlog.files.check.digest import HeadDigest
 from evlog.files.check.files import take_snapshot
 from evlog.files.check.segments import Pieces, SegmentCheck, check_segment
 from evlog.files.check.task import LogSummary, SegmentTask
@@ -34,7 +35,7 @@ from tests.support.helpers import fill, new, number_id, segment_files, small_sto
 def in_pieces(store: EventStore) -> list[SegmentCheck | None]:
     """Check each segment in pieces; None for one that has to be checked in one piece."""
     tasks = take_snapshot(store.path).tasks()
-    pieces = Pieces(tasks)
+    pieces = Pieces(tasks, HeadDigest(b"", len(tasks)))
     for at, (function, arguments) in enumerate(pieces.calls):
         pieces.take(at, function(*arguments))
     return [pieces.maybe_check(at) for at in range(len(tasks))]
@@ -108,6 +109,8 @@ def test_pieces_give_the_same_as_one_piece_in_a_sound_store(
         for task, check in zip(tasks, in_pieces(store), strict=True):
             close = check_segment(task)
             assert close.findings == []
+            # The digests of its records are dropped once they are in the head digest.
+            close = close._replace(digest=close.digest._replace(records=b""))
             assert check == close or (check is None and not close.log.entry_count)
         report = store.verify()
         assert report.ok

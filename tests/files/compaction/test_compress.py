@@ -11,6 +11,7 @@ import evlog
 from evlog import EventStore, NewEvent
 from evlog.errors import CorruptionError, StoreFull
 from evlog.files.check import verify
+from evlog.files.check.digest import HeadDigest
 from evlog.files.check.segments import Pieces
 from evlog.files.check.task import SegmentTask
 from evlog.files.compaction import compress as compact_compress
@@ -220,12 +221,12 @@ def test_a_check_that_finds_segments_compressed_meanwhile_goes_on(
     digest = store.verify().digest
     compressed = begun = 0
 
-    def compress_first(tasks: list[SegmentTask]) -> Pieces:
+    def compress_first(tasks: list[SegmentTask], digest: HeadDigest) -> Pieces:
         nonlocal compressed, begun
         if not begun:
             compressed = store.compact(compress=True).segments_compressed
         begun += 1
-        return Pieces(tasks)
+        return Pieces(tasks, digest)
 
     monkeypatch.setattr(verify, "Pieces", compress_first)
     report = store.verify()
