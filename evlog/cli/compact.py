@@ -75,13 +75,21 @@ def _write_text(done: Compaction, *, dry_run: bool, compress: bool) -> None:
         for chunk in _removal_table(done):
             console.write(chunk)
         size = sum(removal.bytes for removal in done.removals)
+        if done.events_erased:
+            lines.append(f"would erase {done.events_erased:,} redacted events")
         lines.append(
             f"would remove {done.events_removed:,} events, {size:,} bytes of the log; nothing was changed"
         )
-    elif done.events_removed or done.segments_before != done.segments_after or done.segments_compressed:
+    elif (
+        done.events_removed
+        or done.events_erased
+        or done.segments_before != done.segments_after
+        or done.segments_compressed
+    ):
         share = f" ({done.bytes_after / done.bytes_before:.0%})" if done.bytes_before else ""
         lines += [
             f"{done.events_removed:,} events removed",
+            *([f"{done.events_erased:,} redacted events erased"] if done.events_erased else ()),
             f"{done.segments_before:,} segments, now {done.segments_after:,}",
             f"{done.bytes_before:,} bytes, now {done.bytes_after:,}{share}",
         ]

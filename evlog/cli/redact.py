@@ -1,8 +1,65 @@
-"""`evlog redact`: erase the content of events."""
+"""`evlog redact`: erase the content of single events."""
 
 from __future__ import annotations
 
-from evlog.cli._support import console
-from evlog.cli._support.options import STORE
-from evlog.cli._support.output import print_object
-from evlog.cli._support.parameters import Argument, Option
+from evlog.cli._support import console, options
+from evlog.cli._support.parameters import STORE, argument, option
+from evlog.cli.show import parse_event
+from evlog.errors import InvalidArgument
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
+
+    from evlog.cli._support.parameters import Given
+    from evlog.model.redaction import RedactionResult
+
+HELP: Final = """Erase the data, metadata and tags of events; all else of them stays.
+
+Readers see no content from then on. In a directory `evlog compact` then removes the bytes from every file; on
+a server they are removed at once. The reason is kept in the stream $redactions, with the positions and the
+time. Copies that were made before are not changed: backups, merged stores, exports. In a pipe the result is
+one JSON object.
+
+\b
+  evlog redact 17 --reason 'erasure request 881' && evlog compact
+  evlog redact 019ac5d0-3b1c-7c3e-9a55-0123456789ab 18 --reason 'password in data'
+  evlog read '$redactions'
+"""
+
+PARAMETERS: Final = (
+    argument("ID", "The event's id, or its position.", required=True, many=True),
+    option("--reason", "TEXT", "Why, in one line without personal data; required."),
+    STORE,
+)
+
+
+def command(given: Given) -> None:
+    """Redact, and print what was done and what is left to do."""
+    if given.reason is None:
+        raise InvalidArgument("--reason is missing", "say why, for example --reason 'erasure request 881'")
+    events = [parse_event(text) for text in given.id]
+    with options.open_store(given) as store:
+        result = store.redact(*events, reason=given.reason)
+    if console.stdout_is_terminal():
+        console.write("".join(f"{console.printable(line)}\n" for line in _lines(result)).encode())
+    else:
+        console.write_object(result._asdict())
+    if result.redacted and not result.erased:
+        console.note("the content is still in files: run `evlog compact` to remove it")
+    console.note("copies made before still hold it: backups, merged stores, exports, parked errors")
+
+
+def _lines(result: RedactionResult) -> list[str]:
+    lines = []
+    if result.redacted:
+        lines.append(f"redacted: {_listed(result.redacted)}")
+    if result.already:
+        lines.append(f"redacted before: {_listed(result.already)}")
+    if result.snapshots:
+        lines.append(f"snapshots deleted: {', '.join(result.snapshots)}")
+    return lines
+
+
+def _listed(positions: tuple[int, ...]) -> str:
+    return ", ".join(map(str, positions))

@@ -125,6 +125,9 @@ def _readable(report: evlog.VerifyReport) -> list[str]:
     found = "ok" if report.ok else f"damaged in {count_of(damages, 'place')}"
     events, segments = count_of(report.events, "event"), count_of(report.segments, "segment")
     lines.append(f"{found}: {events} in {segments}, {report.bytes:,} bytes")
+    for redaction in report.redactions or ():
+        places = ", ".join(map(str, redaction.positions))
+        lines.append(f"redacted since, on {redaction.time:%Y-%m-%dT%H:%M:%SZ}: {places}: {redaction.reason}")
     if report.head_digest is not None:
         lines.append(f"digest {report.head_digest}")
     return lines

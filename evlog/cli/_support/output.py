@@ -203,7 +203,8 @@ class PrettyForm(_Plain):
             self._paint("1;36", event.type),
             readable_time(event.time_us, exact=True),
         )
-        lines = ["  ".join(head), self._paint("2", f"    id {event.id}"), *_indented(_readable(event))]
+        content = "redacted" if event.redacted else _readable(event)
+        lines = ["  ".join(head), self._paint("2", f"    id {event.id}"), *_indented(content)]
         if event.tags:
             lines += _indented(f"tags {', '.join(event.tags)}")
         if event.metadata_bytes != b"{}":
