@@ -262,7 +262,7 @@ def read_range(
         at = len(positions)
         if erased:
             numbers = compress(range(low, high), flags)
-            records = _erased_among(records, set(erased), islice(numbers, at, None))  # noqa: PLW2901
+            records = _erased_among(records, set(erased), islice(numbers, at, None))
         its_positions, _, _, _, its_ids, _, codes, datas, metadatas = zip(*records, strict=True)
         crcs.extend(content_crcs(types[at : at + len(datas)], codes, datas))
         positions.extend(its_positions)
