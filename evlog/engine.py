@@ -351,7 +351,8 @@ class Engine(Protocol):
     def remove_history(self, source_id: str, removed: Sequence[RemovedRecord]) -> None:
         """Remove what the source's compactions have removed since it was copied; durable on return.
 
-        Events that are not there any more are passed over, so that it can be repeated.
+        It also erases the content of redacted events, as a compaction does. Events that are not there any
+        more are passed over, so that it can be repeated.
 
         Raises:
             MirrorConflict: the store is no mirror of the source.

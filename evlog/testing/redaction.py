@@ -249,6 +249,23 @@ class RedactionTests(EngineTests):
         evlog.mirror(directory, store)
         self.check_mirror(directory, store)
 
+    def test_a_mirror_erases_what_its_source_has_erased(
+        self, secrets: EventStore, directory: EventStore
+    ) -> None:
+        if not secrets.capabilities.compaction:
+            pytest.skip("the engine has no compaction")
+        evlog.mirror(secrets, directory)
+        secrets.redact(*range(1, 11), reason="r")
+        secrets.set_retention("none", max_count=1)
+        secrets.append("none", [new(1), new(2)])
+        secrets.compact()
+        evlog.mirror(secrets, directory)
+        assert all(event.redacted for event in directory.read_all(to=10))
+        for folder, _, names in os.walk(directory.path):
+            for name in names:
+                with open(f"{folder}/{name}", "rb") as file:
+                    assert MAIL.encode() not in file.read(), name
+
     def check_mirror(self, source: EventStore, mirror: EventStore) -> None:
         both = [
             list(each.engine.read_all(0, None, EVERYTHING, reverse=False, limit=None))

@@ -141,11 +141,14 @@ class IdenticalTarget(Target):
 
     def append(self, piece: HistoryPiece) -> Copied:
         """Append a piece as it is at the source."""
-        removed = len(piece.removed)
+        removed, compacted = len(piece.removed), False
         if self._copied_before and any(event[3] == FINISHED_TYPE for event in piece.events):
             removed += self._remove(self._copied_before)
             self._copied_before = 0
+            compacted = True
         self.destination.append_history(piece)
+        if compacted:  # redactions came in this piece, too
+            self.destination.remove_history(self.source.store_id, [])
         return Copied(len(piece.events), 0, removed, piece.lost)
 
     def _remove(self, to: int) -> int:

@@ -18,7 +18,7 @@ from zlib import crc32
 from evlog.errors import EvlogError, MirrorConflict
 from evlog.files.compaction.commit import clear_leftovers, remove_unnamed, replace_segments
 from evlog.files.compaction.compact import acquire_lock
-from evlog.files.compaction.plan import plan_segment
+from evlog.files.compaction.plan import find_unerased, plan_segment
 from evlog.files.compaction.rewrite import LogFile, OutputSegment, rewrite
 from evlog.files.disk.file_lock import FileLock
 from evlog.files.disk.processes import Workers
@@ -119,7 +119,7 @@ def remove_history(
     *,
     lock_timeout_seconds: float | None,
 ) -> None:
-    """Remove events that the source has removed since they were copied; durable when this returns.
+    """Remove events that the source has removed since they were copied, and erase what is redacted; durable.
 
     Raises:
         MirrorConflict: the store is no mirror of the source.
@@ -131,7 +131,9 @@ def remove_history(
     def seal(tail: LogTail, _planner: Planner) -> None:
         if log.manifest.standing != (source_id, ""):
             raise _not_a_mirror(log, source_id)
-        if positions and log.active.count and positions[-1] >= log.active.first_position:
+        active = log.active
+        loses = bool(positions) and positions[-1] >= active.first_position
+        if active.count and (loses or find_unerased(active, log.policies().redacted, active.last_position)):
             tail.seal_locked()
 
     lock = FileLock(paths.lock_path(log.store), lock_timeout_seconds, disk, readable=False)
@@ -140,11 +142,13 @@ def remove_history(
         clear_leftovers(log, lock, disk)
         writer.exclusively(seal)
         log.refresh()
+        redacted = log.policies().redacted
         for part in log.sealed:
             own = slice(
                 bisect_left(positions, part.first_position), bisect_right(positions, part.last_position)
             )
-            if (plan := _plan_removal(part, positions[own])) is not None:
+            erased = find_unerased(part, redacted, part.last_position)
+            if (plan := _plan_removal(part, positions[own], erased)) is not None:
                 replace_segments(log, lock, disk, [part.info], _rewrite(log, disk, plan))
     finally:
         lock.close()
@@ -152,8 +156,8 @@ def remove_history(
         compacting.close()
 
 
-def _plan_removal(part: SealedPart, positions: Sequence[int]) -> SegmentPlan | None:
-    """Return the plan of one segment without the events at these positions; None if it has none of them."""
+def _plan_removal(part: SealedPart, positions: Sequence[int], erased: tuple[int, ...]) -> SegmentPlan | None:
+    """Return the plan of one segment without the events at these positions; None if nothing changes."""
     segment = part.segment
     numbers = sorted({segment.number_of(position) for position in positions}.difference((part.count,)))
     wanted = set(positions)
@@ -163,7 +167,7 @@ def _plan_removal(part: SealedPart, positions: Sequence[int]) -> SegmentPlan | N
             gone.append(record)
             hidden[number] = 1
     if not gone:
-        return None
+        return plan_segment(part, b"", [], erased) if erased else None
     emptied = {record[2]: (record[2], record[1], record[5]) for record in gone}  # the last one counts
     hashes = {hash_stream(name) for name in emptied}
     suspects = [
@@ -173,7 +177,7 @@ def _plan_removal(part: SealedPart, positions: Sequence[int]) -> SegmentPlan | N
     ]
     for record in chain.from_iterable(segment.records(suspects)):
         emptied.pop(record[2], None)
-    return plan_segment(part, bytes(hidden), list(emptied.values()))
+    return plan_segment(part, bytes(hidden), list(emptied.values()), erased)
 
 
 def _rewrite(log: Log, disk: Disk, plan: SegmentPlan) -> SegmentInfo:
