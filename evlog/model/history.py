@@ -37,6 +37,8 @@ class RemovedRecord(NamedTuple):
     """of its content, as its engine computes it; one of another engine compares nothing"""
     time_us: int
     """when it was written, if it is the last event of its stream; else 0, not known"""
+    tags: bytes = b""
+    """what its engine keeps of its tags, for conditions; of use to an engine of the same kind only"""
 
 
 class HistoryPiece:

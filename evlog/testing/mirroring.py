@@ -11,10 +11,10 @@ from uuid import UUID
 import pytest
 
 import evlog
-from evlog import Event, EventStore, NewEvent
+from evlog import Event, EventStore, IfNone, NewEvent
 from evlog.model.filters import EVERYTHING
 from evlog.model.history import HistoryPiece, RemovedRecord, Standing
-from evlog.testing.base import LONG_SECONDS, EngineTests, OpenStore, new, numbers, run_to_end
+from evlog.testing.base import LONG_SECONDS, EngineTests, NewStore, OpenStore, new, numbers, run_to_end
 from evlog.transfer import plan_mirror, promote
 
 
@@ -323,6 +323,26 @@ class MirrorTests(EngineTests):
         with pytest.raises(evlog.IdConflict):
             store.append("c", [new(1, id=UUID(int=2))])
         assert store.append("b", [new(0)]).first_version == 5
+
+    def test_removed_events_count_in_conditions_after_a_move(self, new_store: NewStore) -> None:
+        with new_store()() as source, new_store()() as destination:
+            if not (source.capabilities.compaction and source.capabilities.conditions):
+                pytest.skip("the engine knows no removed events, or no conditions")
+            source.append("a", [new(0, tags=["name:x"]), new(1)])
+            source.append("b", [new(2, tags=["name:y"])])
+            source.delete_stream("a")
+            source.compact()
+            evlog.mirror(source, destination)
+            source.delete_stream("b")
+            source.compact()
+            evlog.mirror(source, destination, cutover=True)
+            for name, position in (("x", 1), ("y", 3)):
+                with pytest.raises(evlog.ConditionFailed) as caught:
+                    destination.append("c", [new(3)], conditions=IfNone(f"type=T,tag=name:{name}"))
+                assert caught.value.position == position
+            destination.append("c", [new(3)], conditions=IfNone("tag=name:z"))
+            destination.append("c", [new(3)], conditions=IfNone("type=U,tag=name:x"))
+            assert destination.verify().ok
 
     # --- following and comparing
 

@@ -146,7 +146,7 @@ def test_following_ends_cleanly_at_a_signal(here: Path, signum: int) -> None:
         process.send_signal(signum)
         out, err = process.communicate(timeout=60)
         assert (process.returncode, err) == (-signum, b"")
-        assert 5 <= json.loads(out)["events"] <= 6  # the signal may come before the last one is counted
+        assert 3 <= json.loads(out)["events"] <= 6  # the signal may come before the last ones are counted
         with library.Mirror(source, copy) as mirror:  # the lock is free
             assert mirror.copy().events == 0
 

@@ -86,18 +86,41 @@ def read_removed(core: Core, after: int, to: int) -> Iterator[RemovedRecord]:
     statement = core.sql(
         "select r.global_position, r.version, r.stream_id, uuid_send(r.id), r.digest, "
         "case when s.version = r.version then (extract(epoch from s.last_time) * 1000000)::bigint "
-        "else 0 end from {schema}.removed_ids r left join {schema}.streams s using (stream_id) "
+        "else 0 end, r.event_type, r.tags "
+        "from {schema}.removed_ids r left join {schema}.streams s using (stream_id) "
         "where r.global_position > %s and r.global_position <= %s order by r.global_position limit {rows}",
         rows=str(_PAGE_ROWS),
     )
     while after < to:
         with core.connections.lend() as connection:
             rows = connection.cursor(binary=True).execute(statement, (after, to)).fetchall()
-        for row in rows:
-            yield RemovedRecord(*row)
+        for *place, type, tags in rows:
+            kept = _encode_tags(type, tags) if tags else b""
+            yield RemovedRecord._make((*place, kept))
         if len(rows) < _PAGE_ROWS:
             return
         after = rows[-1][0]
+
+
+_TAGS_MAGIC: Final = b"P"
+_DIGEST_BYTES: Final = 32
+
+
+def _encode_tags(type: str | None, tags: list[bytes]) -> bytes:
+    """Return what is kept of the tags of a removed event, for another store in PostgreSQL."""
+    if type is None:
+        return tags[0]  # another engine's: kept for the way back
+    name = type.encode()
+    return _TAGS_MAGIC + len(name).to_bytes(2, "big") + name + b"".join(tags)
+
+
+def _decode_tags(raw: bytes) -> tuple[str | None, list[bytes] | None]:
+    """Return the type and the digests of the tags; without the type what another engine has made."""
+    if not raw.startswith(_TAGS_MAGIC):
+        return None, [raw] if raw else None
+    end = 3 + int.from_bytes(raw[1:3], "big")
+    digests = [raw[at : at + _DIGEST_BYTES] for at in range(end, len(raw), _DIGEST_BYTES)]
+    return raw[3:end].decode(), digests
 
 
 # --- the standing
@@ -184,10 +207,10 @@ def _append(core: Core, connection: Connection, piece: HistoryPiece, *, raw_json
         if piece.removed:
             cursor.executemany(
                 sql(
-                    "insert into {schema}.removed_ids (global_position, version, stream_id, id, digest) "
-                    "values (%s, %s, %s, %s, %s)"
+                    "insert into {schema}.removed_ids (global_position, version, stream_id, id, digest, "
+                    "event_type, tags) values (%s, %s, %s, %s, %s, %s, %s)"
                 ),
-                [(r.position, r.version, r.stream, UUID(bytes=r.id), r.digest) for r in piece.removed],
+                list(map(_removed_row, piece.removed)),
             )
         names = {event[2] for event in piece.events} | {removed.stream for removed in piece.removed}
         cursor.execute(sql(_ADD_STREAMS), (list(names),))
@@ -265,6 +288,11 @@ def _event_rows(piece: HistoryPiece, raw_json: bool) -> Iterator[bytes]:
             yield b"".join(rows)
             rows = []
     yield b"".join(rows)
+
+
+def _removed_row(removed: RemovedRecord) -> tuple[Any, ...]:
+    place = (removed.position, removed.version, removed.stream)
+    return (*place, UUID(bytes=removed.id), removed.digest, *_decode_tags(removed.tags))
 
 
 def _tags(event: Event) -> bytes:

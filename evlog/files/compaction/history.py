@@ -29,6 +29,7 @@ from evlog.files.format.hashes import hash_ids, hash_stream, hash_type, maybe_ta
 from evlog.files.format.headers import KIND_OFFSETS, KIND_REMOVED, encode_file_header
 from evlog.files.format.manifest import SegmentInfo
 from evlog.files.format.removed_events import encode_removed, pack_events
+from evlog.files.log.history import decode_tags
 from evlog.files.write.plan import Plan
 from evlog.files.write.roll import new_tag
 from evlog.model.appends import Append
@@ -249,7 +250,12 @@ def _write_segment(log: Log, disk: Disk, piece: HistoryPiece, last_time_us: int)
         [event.version for event in removed],
         [int.from_bytes(event.digest, "little") if len(event.digest) == 4 else 0 for event in removed],
     )
-    raw = encode_removed(output.header(KIND_REMOVED), rows, _emptied(piece, last_time_us))
+    removed_tags = [
+        (tag, again, event.position, type)
+        for event in removed
+        for tag, again, type in decode_tags(event.tags)
+    ]
+    raw = encode_removed(output.header(KIND_REMOVED), rows, _emptied(piece, last_time_us), removed_tags)
     disk.create_file(output.path("removed"), raw)
     return info._replace(removed_events=len(removed), removed_bytes=len(raw), removed_crc=crc32(raw))
 

@@ -5,6 +5,8 @@ A segment that was compacted has frames of many appends: these count as appended
 
 from __future__ import annotations
 
+from struct import Struct
+
 from evlog.files.format.entries import ENTRY_BYTES, column
 from evlog.files.format.hashes import hash_stream
 from evlog.files.format.removed_events import EVENT
@@ -17,6 +19,7 @@ from evlog.model.history import RemovedRecord
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from typing import Final
 
     from evlog.files.log.log import Log
     from evlog.files.log.parts import Part
@@ -86,17 +89,36 @@ def _read_removed(log: Log, after: int, to: int) -> Iterator[RemovedRecord]:
                 if part.last_position < low and owners.are_plain:
                     continue
                 rows = EVENT.iter_unpack(part.removed.rows())
+                tags: dict[int, list[tuple[int, int, int]]] = {}
+                for tag, again, place, type in part.removed.tags():
+                    tags.setdefault(place, []).append((tag, again, type))
                 for id, position, stream_hash, version, crc in sorted(rows, key=lambda row: row[1]):
                     stream = owners.owner(stream_hash, version)
                     if low <= position <= to:
                         digest = crc.to_bytes(4, "little") if crc else b""
                         time_us = stream.last_time_us if version == stream.last_version else 0
-                        yield RemovedRecord(position, version, stream.name, id, digest, time_us)
+                        kept = encode_tags(tags[position]) if position in tags else b""
+                        yield RemovedRecord(position, version, stream.name, id, digest, time_us, kept)
                         low = position + 1
             break
         except SegmentMoved:
             log.refresh()
             owners = None
+
+
+_TAGS_MAGIC: Final = b"D"
+_TAG: Final = Struct("<QQQ")
+
+
+def encode_tags(tags: Sequence[tuple[int, int, int]]) -> bytes:
+    """Return what is kept of the tags of a removed event, for another store in a directory."""
+    return _TAGS_MAGIC + b"".join(_TAG.pack(*tag) for tag in tags)
+
+
+def decode_tags(raw: bytes) -> list[tuple[int, int, int]]:
+    """Return both hashes of each tag, and that of the type; nothing if another engine has made it."""
+    is_ours = raw[:1] == _TAGS_MAGIC and len(raw) % _TAG.size == 1
+    return list(_TAG.iter_unpack(raw[1:])) if is_ours else []
 
 
 class _Owners:
