@@ -11,7 +11,7 @@ import pytest
 
 from tests.cli.conftest import ROOT, Evlog
 
-EVLOG = f"PYTHONPATH={shlex.quote(str(ROOT))} {shlex.quote(sys.executable)} -m evlog"
+EVLOG = f"PYTHONPATH={shlex.quote(str(ROOT))}:$PYTHONPATH {shlex.quote(sys.executable)} -m evlog"
 
 
 @pytest.fixture(autouse=True)

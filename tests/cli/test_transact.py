@@ -14,7 +14,7 @@ import pytest
 import evlog as library
 from tests.cli.conftest import ROOT, Evlog, start
 
-EVLOG = f"PYTHONPATH={shlex.quote(str(ROOT))} {shlex.quote(sys.executable)} -m evlog"
+EVLOG = f"PYTHONPATH={shlex.quote(str(ROOT))}:$PYTHONPATH {shlex.quote(sys.executable)} -m evlog"
 PAID = 'echo \'{"type":"Paid","data":{"amount":5}}\''
 
 

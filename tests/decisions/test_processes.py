@@ -28,7 +28,8 @@ def store(tmp_path: Path) -> Iterator[EventStore]:
 
 def start(store: EventStore, name: str, count: int) -> subprocess.Popen[str]:
     arguments = [sys.executable, "-m", "tests.decisions.worker", store.path, name, str(count)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, "PYTHONPATH": path}
     return subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, env=environment)
 
 
