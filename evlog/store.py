@@ -16,6 +16,7 @@ from evlog.errors import (
     EventNotFound,
     IdConflict,
     InvalidArgument,
+    InvalidSchema,
     SchemasNotInstalled,
     SchemaViolation,
 )
@@ -358,7 +359,7 @@ class EventStore:
                         skip_known=skip_known,
                         schemas=0 if schemas is None else schemas.version,
                     )
-                except (SchemasChanged, SchemaViolation, SchemasNotInstalled):
+                except (SchemasChanged, SchemaViolation, InvalidSchema, SchemasNotInstalled):
                     from evlog.schemas.registry import maybe_newer
 
                     schemas = maybe_newer(self.engine, schemas)

@@ -54,7 +54,8 @@ def _show(given: Given) -> None:
     if console.stdout_is_terminal():
         import json
 
-        text = console.printable(json.dumps(schema.schema, indent=2, ensure_ascii=False)).encode()
+        lines = json.dumps(schema.schema, indent=2, ensure_ascii=False).split("\n")
+        text = "\n".join(map(console.printable, lines)).encode(errors="backslashreplace")
     console.write(text + b"\n")
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+
 from evlog.cli._support import console, options
 from evlog.cli._support.event import metadata_of_environment
 from evlog.cli._support.parameters import COUNT, STORE, argument, option
+from evlog.cli.append import print_results
 from evlog.errors import EvlogError, InvalidArgument, WrongExpectedVersion
 from evlog.model.events import check_stream_name, id_of_key
-from evlog.model.json_lines import MAX_LINE_BYTES, InvalidLine, encode_lines, encode_results, own_decoder
+from evlog.model.json_lines import MAX_LINE_BYTES, InvalidLine, encode_lines, own_decoder
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -104,10 +107,15 @@ def command(given: Given) -> None:
     except Stopped as stopped:
         if result is None:
             end_by(stopped)
-    if result is not None:
-        console.write_now(
-            encode_results(result.streams, result.versions, result.positions, result.ids, result.duplicates)
-        )
+    if result is None:
+        if console.stderr_is_terminal():
+            console.note("nothing was decided")
+    elif sys.stdout is not None:  # else it was closed on purpose
+        try:
+            print_results(result)
+        except console.OutputFailed as error:
+            # A user who sees only a failure may decide again.
+            raise console.OutputFailed(error.reason, "the decision is appended all the same") from None
 
 
 def _decide(store: evlog.EventStore, given: Given, runs: Command, decode: Decode) -> BatchResult | None:

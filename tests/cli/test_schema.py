@@ -119,6 +119,21 @@ def test_schemas_are_listed_shown_changed_and_removed(strict: Evlog) -> None:
     assert strict("append", "a", "Paid", "0").code == 0
 
 
+def test_a_schema_on_a_terminal_is_indented_and_cannot_control_it(
+    strict: Evlog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strict("schema", "set", "X", "-", stdin=b'{"title":"\\u001b[31m","type":"object"}')
+    monkeypatch.setattr("evlog.cli._support.console.stdout_is_terminal", lambda: True)
+    assert (
+        strict("schema", "show", "X").out
+        == b"""{
+  "title": "\\u001b[31m",
+  "type": "object"
+}
+"""
+    )
+
+
 @pytest.mark.parametrize(
     ("schema", "message"),
     [

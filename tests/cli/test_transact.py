@@ -134,6 +134,13 @@ def test_what_is_appended_is_linked_to_what_it_reacts_to(account: Evlog) -> None
     }
 
 
+def test_people_are_told_in_words(account: Evlog, monkeypatch: pytest.MonkeyPatch) -> None:
+    for stream in ("stdout", "stderr"):
+        monkeypatch.setattr(f"evlog.cli._support.console.{stream}_is_terminal", lambda: True)
+    assert account("transact", "a", "--exec", PAID).out == b"appended to a: version 2, position 2\n"
+    assert account("transact", "a", "--exec", "true").err == "evlog: nothing was decided\n"
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
