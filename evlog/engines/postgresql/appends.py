@@ -348,7 +348,9 @@ class _Request:
 
 
 def _as_json(conditions: Sequence[IfNone]) -> bytes:
-    return json.dumps([{"after": each.after, "items": each.query.items} for each in conditions]).encode()
+    return json.dumps(
+        [{"after": min(each.after, wire.MAX_INT8), "items": each.query.items} for each in conditions]
+    ).encode()
 
 
 def _twins(

@@ -22,6 +22,7 @@ TEXT: Final = 25
 JSON: Final = 114
 UUID: Final = 2950
 
+MAX_INT8: Final = (1 << 63) - 1
 TRUE: Final = b"\1"
 FALSE: Final = b"\0"
 
@@ -59,8 +60,8 @@ def int4s(values: Sequence[int]) -> bytes:
 
 
 def int8(value: int) -> bytes:
-    """Return a large number."""
-    return value.to_bytes(8, signed=True)
+    """Return a large number; beyond what 8 bytes hold, the last that they hold."""
+    return min(value, MAX_INT8).to_bytes(8, signed=True)
 
 
 def boolean(value: bool) -> bytes:

@@ -384,3 +384,43 @@ def test_statements_stay_prepared_after_a_rollback(postgresql_url: Url) -> None:
                 raise ZeroDivisionError
         assert len(list(store.read("a"))) == 1
         store.append("a", [NewEvent("T", 2)])
+
+
+def test_an_append_waits_no_longer_than_its_lock_timeout(postgresql_url: Url) -> None:
+    url = postgresql_url()
+    schema = url.partition("schema=")[2]
+    with evlog.open(url, create=True) as store, evlog.open(url, lock_timeout=0.2) as limited:
+        for _ in range(3):
+            limited.append("a", [NewEvent("T", 0)])  # alone, and not alone
+            with connect(url) as other, other.transaction():
+                other.execute(f"select {schema}.lock_log()".encode())
+                with pytest.raises(evlog.LockTimeout):
+                    limited.append("a", [NewEvent("T", 1)])
+            store.append("a", [NewEvent("T", 2)])
+        assert [event.data for event in store.read_all()] == [b"0", b"2"] * 3
+
+
+def test_a_refused_append_keeps_its_session(postgresql_url: Url) -> None:
+    url = postgresql_url()
+    query = b"select array_agg(pid order by pid) from pg_stat_activity where application_name = 'evlog'"
+    with evlog.open(url, create=True) as one, evlog.open(url) as two, connect(url) as other:
+        for store in (one, two, one, two):
+            store.append("a", [NewEvent("T", 0, id=uuid4())])
+        before = other.execute(query).fetchone()
+        for store in (one, two, one, one, one):
+            with pytest.raises(evlog.WrongExpectedVersion):
+                store.append("a", [NewEvent("T", 1)], 99)
+            store.append("a", [NewEvent("T", 2)])
+        assert other.execute(query).fetchone() == before
+
+
+def test_numbers_that_the_server_cannot_hold_are_numbers(postgresql_url: Url) -> None:
+    huge = 10**30
+    with evlog.open(postgresql_url(), create=True) as store:
+        store.append("a", [NewEvent("T", 0)])
+        with pytest.raises(evlog.WrongExpectedVersion):
+            store.append("a", [NewEvent("T", 1)], huge)
+        with pytest.raises(evlog.InvalidArgument):
+            store.append("a", [NewEvent("T", 1)], conditions=[evlog.IfNone("*", after=huge)])
+        assert list(store.read("a", huge)) == list(store.read_all(huge)) == []
+        assert len(list(store.read("a", 1, huge, limit=huge))) == len(list(store.read_all(0, huge))) == 1
