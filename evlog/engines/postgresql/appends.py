@@ -189,6 +189,7 @@ class Appender:
         # What is looked up may be there already, committed by another transaction and not flushed.
         commits_itself = self._company.enter() and not request.look_up and self._sync
         try:
+            connection.is_warned = False
             commit = b"on" if commits_itself else b"off"
             append = [*self._before, (self._statement, (*request.values(), commit))]
             if commits_itself or not self._sync:
@@ -198,6 +199,9 @@ class Appender:
                 _, *results = connection.run([_BEGIN, *append, _COMMIT, _FLUSH])
             else:  # a pooler may hide a crash between two transactions: the flush would be the next server's
                 results = connection.run([*append, _FLUSH])
+            if connection.is_warned and self._sync:
+                # Somebody has cancelled the wait for the standby, at which the server calls the commit done.
+                raise psycopg.OperationalError("the server has stopped waiting for its synchronous standby")
             positions, versions, duplicates = request.outcome(results[len(self._before)])
             return positions, versions, duplicates
         except psycopg.Error:

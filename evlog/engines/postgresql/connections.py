@@ -116,15 +116,21 @@ class Session(psycopg.Connection["Row"]):
 
     Attributes:
         prepares: whether statements stay prepared; a pooler may change the session between two of them.
+        is_warned: whether the server has sent a warning since this was set to false.
     """
 
     def __init__(self, pgconn: PGconn, row_factory: RowFactory[Row] = tuple_row) -> None:
         super().__init__(pgconn, row_factory)
         self.prepares = True
+        self.is_warned = False
+        self.add_notice_handler(self._note)
         self._evlog_statements: set[bytes] = set()  # the names of those that are prepared
         self._evlog_generation = 0  # part of the names
         self._evlog_poll = select.poll()
         self._evlog_poll.register(pgconn.socket, select.POLLIN)
+
+    def _note(self, notice: psycopg.errors.Diagnostic) -> None:
+        self.is_warned = self.is_warned or notice.sqlstate == "01000"
 
     def forget_statements(self) -> None:
         """Prepare all statements again, by other names: the session was lent, and may have lost them."""

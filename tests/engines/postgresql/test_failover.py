@@ -17,7 +17,7 @@ import psycopg
 import pytest
 
 import evlog
-from evlog import Event, NewEvent
+from evlog import AppendResult, Event, NewEvent
 from tests.engines.postgresql.load import loading
 from tests.support.postgresql import VERSIONS, PostgresqlServer, serving
 
@@ -113,3 +113,23 @@ def test_a_follower_that_waits_for_a_standby_can_be_ended(pair: Pair) -> None:
             run.close()
             wait_until(connection, f"{WAITING} < 2")  # the server, too, is told that the follower has gone
         late.join(LONG_SECONDS)
+
+
+@NEWEST
+def test_a_cancelled_wait_for_the_standby_acknowledges_nothing(pair: Pair) -> None:
+    cancel = "select pg_cancel_backend(pid) from pg_stat_activity where wait_event = 'SyncRep'"
+    with evlog.open(pair.url(), create=True) as store, pair.connect() as connection:
+        for number in range(3):  # the last of them alone
+            store.append("a", [NewEvent("T", number)])
+        results: list[AppendResult] = []
+        late = threading.Thread(target=lambda: results.append(store.append("a", [NewEvent("T", 3)])))
+        with pair.standby.suspended():
+            late.start()
+            for _ in range(3):  # the append waits again each time
+                wait_until(connection, f"{WAITING} > 0")
+                connection.execute(cancel.encode())
+                wait_until(connection, f"{WAITING} = 0")
+            assert results == []
+        late.join(LONG_SECONDS)
+        assert [result.first_position for result in results] == [4]
+        assert store.head == 4
