@@ -1,7 +1,7 @@
 """Comparing a mirror with its source, from data that is read back on both sides.
 
 An event that the source has removed since it was copied is no difference, but is counted: the source knows
-its id.
+its id. One that it has redacted since is the same by its digest.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ import msgpack
 from evlog.model.events import SYSTEM_PREFIX, Event, id_text
 from evlog.model.filters import EVERYTHING
 from evlog.model.named import NamedTuple
+from evlog.model.redaction import record_digest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from evlog.engine import Engine, Progress
 
+_pack: Final = msgpack.Packer().pack
 _PROGRESS_EVENTS: Final = 1000
 _BATCH_EVENTS: Final = 1000
 
@@ -44,7 +46,7 @@ class Comparison(NamedTuple):
     behind: int
     """how many positions of the source have not been copied yet"""
     digest: str
-    """SHA-256 of the events that are the same: of each the length and the bytes of its record, as in a log"""
+    """of the events that are the same, as `verify` makes it of all events up to there"""
     difference: Difference | None
 
     @property
@@ -57,17 +59,15 @@ def compare(source: Engine, destination: Engine, progress: Progress | None = Non
     """Compare an identical mirror with its source, up to where the mirror has come."""
     position = destination.head()
     head = source.head()
-    digest, pack = sha256(), msgpack.Packer().pack
+    digest = sha256()
     events = removed_since = 0
     difference = None
     if position > head:
         detail = f"the source ends at position {head}, before the destination, which ends at {position}"
         difference = Difference(head, detail)
     for ours, theirs in _pairs(_read(source, position), _read(destination, position)):
-        if ours is not None and ours == theirs:
-            record = pack(tuple(ours))
-            digest.update(len(record).to_bytes(4, "little"))
-            digest.update(record)
+        if ours is not None and theirs is not None and (own := _digest(ours)) == _digest(theirs):
+            digest.update(own)
             events += 1
             if progress is not None and not events % _PROGRESS_EVENTS:
                 progress(ours[0], position)
@@ -80,6 +80,13 @@ def compare(source: Engine, destination: Engine, progress: Progress | None = Non
     return Comparison(
         events, removed_since, position, max(0, head - position), digest.hexdigest(), difference
     )
+
+
+def _digest(event: Event) -> bytes:
+    """Return the digest of an event's record; that of a redacted one is kept in its place."""
+    if event.redacted:
+        return bytes.fromhex(record_digest(event))
+    return sha256(_pack(tuple(event))).digest()
 
 
 def _read(engine: Engine, to: int) -> Iterator[Event]:
@@ -144,7 +151,7 @@ def compare_merged(
     source: Engine, destination: Engine, to: int, progress: Progress | None = None
 ) -> Comparison:
     """Compare the source, up to a position, with a store that it was merged into: by the events' ids."""
-    digest, pack = sha256(), msgpack.Packer().pack
+    digest = sha256()
     events = 0
     batch: list[Event] = []
     difference = None
@@ -157,8 +164,7 @@ def compare_merged(
             if place is None or (copy is not None and _content(copy) != _content(event)):
                 what = "is not in the destination" if place is None else "has other content there"
                 return Difference(event[0], f"event {id_text(event[4])} {what}")
-            record = pack(_content(event))
-            digest.update(len(record).to_bytes(4, "little") + record)
+            digest.update(_digest(event))
         return None
 
     for event in _read(source, to):

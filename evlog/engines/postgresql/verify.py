@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from hashlib import sha256
 from typing import TYPE_CHECKING, Final
-from uuid import UUID
 
 import msgpack
 
@@ -137,7 +136,7 @@ def _digest(
     core: Core, head: int, pin: tuple[int, str] | None, redacted: list[int], progress: Progress | None
 ) -> tuple[str, str | None]:
     """Return the digest of the log's end, and of the pinned position; add what is redacted to the list."""
-    whole = sha256(UUID(core.store_id).bytes)
+    whole = sha256()
     pinned = whole.hexdigest() if pin is not None and pin[0] == 0 else None
     pack = msgpack.Packer().pack
     for event in core.reader.read_all(0, head, EVERYTHING, reverse=False, limit=None):

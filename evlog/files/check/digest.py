@@ -1,11 +1,12 @@
 """The head digest: one SHA-256 of the whole history up to a position, to pin elsewhere and compare later.
 
-    SHA-256(store id || digest of each event's record, by position)
+    SHA-256(digest of each event's record, by position)
 
 The digest of a record is the SHA-256 of its bytes; that of a redacted one is kept in its place. So neither a
 roll, nor merging or compressing segments, nor a redaction changes the digest of a position, and
-`POSITION:DIGEST` shows later whether anything else did. A compaction that removes events records in
-`$compactions` what and by which rules: that explains a digest that no longer holds.
+`POSITION:DIGEST` shows later whether anything else did, also in a mirror, which has the digest of its source.
+A compaction that removes events records in `$compactions` what and by which rules: that explains a digest
+that no longer holds.
 """
 
 from __future__ import annotations
@@ -62,8 +63,8 @@ class HeadDigest:
     What comes is dropped as soon as it is used: a large store has more records than memory should hold.
     """
 
-    def __init__(self, store_id: bytes, segments: int) -> None:
-        self._whole = sha256(store_id)
+    def __init__(self, segments: int) -> None:
+        self._whole = sha256()
         self._pinned: str | None = self._whole.hexdigest()
         self._segments = segments
         self._waiting: dict[int, LogDigest] = {}

@@ -122,7 +122,7 @@ def _verify(
     if quick:
         return seen, verify_quickly(seen, checkpoints_of=lambda head: check_checkpoints(checkpoints, head))
     tasks = seen.tasks(pin.position if pin else 0)
-    digest = HeadDigest(seen.manifest.store_id_bytes, len(tasks))
+    digest = HeadDigest(len(tasks))
     checks, known, across = _check_all(tasks, digest, progress)
     findings = list(seen.findings)
     for task, check in zip(tasks, checks, strict=True):

@@ -35,7 +35,7 @@ from tests.support.helpers import fill, new, number_id, segment_files, small_sto
 def in_pieces(store: EventStore) -> list[SegmentCheck | None]:
     """Check each segment in pieces; None for one that has to be checked in one piece."""
     tasks = take_snapshot(store.path).tasks()
-    pieces = Pieces(tasks, HeadDigest(b"", len(tasks)))
+    pieces = Pieces(tasks, HeadDigest(len(tasks)))
     for at, (function, arguments) in enumerate(pieces.calls):
         pieces.take(at, function(*arguments))
     return [pieces.maybe_check(at) for at in range(len(tasks))]
