@@ -321,7 +321,7 @@ def _make_sink(
         return Printer(None)
     from evlog.cli._support.output import make_form
 
-    form = make_form(plan.form, plan.fields, one_stream=plan.filter.stream is not None, live=True)
+    form = make_form(plan.form, plan.fields, one_stream=plan.filter.stream is not None, live=plan.follow)
     return Printer(form, heading_first=plan.follow and subscription.position >= store.head)
 
 
