@@ -123,6 +123,11 @@ def command(given: Given) -> int | None:
     if given.stream is None or given.type is None:
         missing = "STREAM and TYPE are" if given.stream is None else "TYPE is"
         raise InvalidArgument(f"{missing} missing", "write for example `evlog append order-42 OrderPaid`")
+    if given.data is None and given.type.startswith(("{", "[", "@")):
+        raise InvalidArgument(
+            f"TYPE is missing: {given.type:.40} looks like DATA",
+            "write for example `evlog append order-42 OrderPaid '{\"amount\":10}'`",
+        )
     from evlog.cli._support.event import make_event
 
     stream = check_stream_name(given.stream)

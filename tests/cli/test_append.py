@@ -255,3 +255,12 @@ def test_new_only_says_in_the_exit_code_whether_the_event_was_new(
     monkeypatch.setattr("evlog.cli._support.console.stdout_is_terminal", lambda: True)
     assert evlog("append", "s", "T").out == b"appended to s: version 2, position 2\n"
     assert evlog(*arguments[:-1]).out == b"known already in s: version 1, position 1\n"
+
+
+@pytest.mark.parametrize("data", ['{"a":1}', "[1]", "@file"])
+def test_data_in_the_place_of_the_type_is_a_slip(evlog: Evlog, here: Path, data: str) -> None:
+    result = evlog("append", "order-42", data)
+    assert (result.code, result.out) == (2, b"")
+    assert f"TYPE is missing: {data} looks like DATA" in result.err
+    assert list(here.iterdir()) == []
+    assert evlog("append", "order-42", data, "{}").code == 0
