@@ -104,9 +104,11 @@ if TYPE_CHECKING:
     from evlog.model.types import Append, Condition, ContentType, ExpectedVersion, OnFailure, Sync
     from evlog.schemas.registry import Schema
     from evlog.state.compute import State
+    from evlog.state.event_types import EventTypes
     from evlog.state.fold import Fold
     from evlog.state.snapshots import SnapshotInfo
     from evlog.state.trace import TracedEvent
+    from evlog.state.upcasting import Upcasters
     from evlog.subscriptions.named import ReplayResult, SubscriptionInfo
     from evlog.subscriptions.run import Subscription
     from evlog.transfer import Mirror, mirror
@@ -145,9 +147,11 @@ _LATER = {
     "evlog.model.types": ("Append", "Condition", "ContentType", "ExpectedVersion", "OnFailure", "Sync"),
     "evlog.schemas.registry": ("Schema",),
     "evlog.state.compute": ("State",),
+    "evlog.state.event_types": ("EventTypes",),
     "evlog.state.fold": ("Fold",),
     "evlog.state.snapshots": ("SnapshotInfo",),
     "evlog.state.trace": ("TracedEvent",),
+    "evlog.state.upcasting": ("Upcasters",),
     "evlog.subscriptions.named": ("ReplayResult", "SubscriptionInfo"),
     "evlog.subscriptions.run": ("Subscription",),
     "evlog.transfer": ("Mirror", "mirror"),
@@ -178,6 +182,7 @@ __all__ = [
     "EventNotFound",
     "EventStore",
     "EventTooLarge",
+    "EventTypes",
     "EvlogError",
     "ExpectedVersion",
     "ExtraNotInstalled",
@@ -244,6 +249,7 @@ __all__ = [
     "UnsafeFile",
     "Unsupported",
     "UnsupportedFormat",
+    "Upcasters",
     "VerifyReport",
     "WrongExpectedVersion",
     "ZstdNotInstalled",

@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     from evlog.state.fold import Fold
     from evlog.state.snapshots import SnapshotInfo
     from evlog.state.trace import TracedEvent
+    from evlog.state.upcasting import Upcasters
     from evlog.subscriptions.named import ReplayResult, SubscriptionInfo
     from evlog.subscriptions.run import Subscription
 
@@ -76,6 +77,7 @@ def open(
     segment_events: int | None = None,
     sync: Sync = "always",
     lock_timeout: float | None = None,
+    upcasters: Upcasters | None = None,
 ) -> EventStore:
     """Open the store in a directory, or on a server.
 
@@ -88,6 +90,7 @@ def open(
             it, which survives the process but not a power loss.
         lock_timeout: seconds that an append waits for other writers; None waits without a limit. The lock is
             freed when its holder dies, so only a suspended process can hold it up.
+        upcasters: what turns old events into today's shape whenever this object reads them.
 
     Raises:
         StoreNotFound: there is no store, and `create` is false.
@@ -110,7 +113,8 @@ def open(
             if segment_bytes is not None or segment_events is not None:
                 raise InvalidArgument("segment_bytes and segment_events are for a store in a directory")
             return EventStore(
-                opener(where, create=create, sync=sync == "always", lock_timeout_seconds=lock_timeout)
+                opener(where, create=create, sync=sync == "always", lock_timeout_seconds=lock_timeout),
+                upcasters=upcasters,
             )
     from evlog.files.engine import DirectoryEngine
 
@@ -122,7 +126,8 @@ def open(
             segment_events=segment_events,
             sync=sync == "always",
             lock_timeout_seconds=lock_timeout,
-        )
+        ),
+        upcasters=upcasters,
     )
 
 
@@ -135,8 +140,9 @@ class EventStore:
         created: whether opening it has created the store.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, *, upcasters: Upcasters | None = None) -> None:
         self.engine = engine
+        self._events = engine if upcasters is None else _upcasting(engine, upcasters)  # what reads go to
         self.path = engine.address
         self.created = engine.created
         self._closed = False
@@ -422,7 +428,9 @@ class EventStore:
         filter = make_filter(
             None, None, types, since, until, tags, correlation=correlation, metadata=metadata, grep=grep
         )
-        return self.engine.read_stream(stream, from_version, to_version, filter, reverse=reverse, limit=limit)
+        return self._events.read_stream(
+            stream, from_version, to_version, filter, reverse=reverse, limit=limit
+        )
 
     def read_all(
         self,
@@ -468,7 +476,7 @@ class EventStore:
             metadata=metadata,
             grep=grep,
         )
-        return self.engine.read_all(after, to, filter, reverse=reverse, limit=limit)
+        return self._events.read_all(after, to, filter, reverse=reverse, limit=limit)
 
     def query(self, query: Query | str) -> QueryResult:
         """Return the events that a query selects, in the order of the log: what a decision is based on.
@@ -490,7 +498,7 @@ class EventStore:
         found: dict[int, Event] = {}
         for types, tags in query.items:
             filter = make_filter(None, None, types or None, tags=tags)
-            events = self.engine.read_all(0, position, filter, reverse=False, limit=None)
+            events = self._events.read_all(0, position, filter, reverse=False, limit=None)
             found.update((event[0], event) for event in events)
         ordered = sorted(found) if len(query.items) > 1 else found
         return QueryResult(query, map(found.__getitem__, ordered), position)
@@ -514,7 +522,7 @@ class EventStore:
             id = encode_id(event)
             name, position = id_text(id), self.engine.find_ids([id]).get(id)
         if position:
-            for found in self.engine.read_all(position - 1, position, EVERYTHING, reverse=False, limit=1):
+            for found in self._events.read_all(position - 1, position, EVERYTHING, reverse=False, limit=1):
                 return found
         raise EventNotFound(name, removed=isinstance(name, str) and position is not None)
 
@@ -536,7 +544,7 @@ class EventStore:
         """
         from evlog.state.trace import trace
 
-        return trace(self.engine, self.get(event), self.get)
+        return trace(self._events, self.get(event), self.get)
 
     def stream_version(self, stream: str) -> int:
         """Return the version of the stream's last event, visible or not; 0 if it never had one.
@@ -627,7 +635,7 @@ class EventStore:
             None, category, types, since, until, tags, correlation=correlation, metadata=metadata, grep=grep
         )
         selection = Selection(stream, filter, None if query is None else as_query(query), at)
-        state = compute(self.engine, selection, folding, snapshot, None)
+        state = compute(self._events, selection, folding, snapshot)
         return state._replace(value=folding.value(state.value))
 
     def snapshots(self) -> list[SnapshotInfo]:
@@ -818,7 +826,7 @@ class EventStore:
             stream, category, types, since, None, tags, correlation=correlation, metadata=metadata, grep=grep
         )
         run = begin(
-            self.engine, name, filter, after, follow=follow, idle_seconds=idle, timeout_seconds=timeout
+            self._events, name, filter, after, follow=follow, idle_seconds=idle, timeout_seconds=timeout
         )
         self._runs.add(ref(run, self._runs.discard))
         if self._closed:  # by another thread, which may not have seen this run
@@ -962,7 +970,7 @@ class EventStore:
         """
         from evlog.subscriptions.named import replay
 
-        return replay(self.engine, name, handler, positions)
+        return replay(self._events, name, handler, positions)
 
     def drop_parked(self, name: str, positions: Collection[int]) -> None:
         """Give up on parked events: they leave the list, and stay in the log; durable when this returns.
@@ -1148,6 +1156,12 @@ class EventStore:
 
 
 # --- arguments
+
+
+def _upcasting(engine: Engine, upcasters: Upcasters) -> Engine:
+    from evlog.state.upcasting import upcasting
+
+    return upcasting(engine, upcasters)
 
 
 def _as_list(events: Iterable[NewEvent]) -> list[NewEvent]:

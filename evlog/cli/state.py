@@ -116,7 +116,7 @@ def _fold(store: EventStore, given: Given, selection: Selection) -> tuple[State,
     if given.exec is None:
         from evlog.state.fold import MERGE
 
-        state = compute(store.engine, selection, MERGE, given.snapshot, None)
+        state = compute(store.engine, selection, MERGE, given.snapshot)
         return state, MERGE.encode(state.value)
     from evlog.cli._support.exec import Command, check_command
     from evlog.cli._support.stops import Stopped, Stops, end_by
@@ -129,7 +129,7 @@ def _fold(store: EventStore, given: Given, selection: Selection) -> tuple[State,
                 given.exec, path if options.is_url(path) else store.path, stops, keeps_stderr=False
             )
             fold = _make_fold(given.exec, runs)
-            state = compute(store.engine, selection, fold, given.snapshot, None)
+            state = compute(store.engine, selection, fold, given.snapshot)
     except Stopped as stopped:
         end_by(stopped)
     return state, fold.encode(state.value)

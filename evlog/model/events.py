@@ -64,7 +64,8 @@ class NewEvent:
 
     Args:
         type: what happened, e.g. "OrderPaid": 1 to 255 bytes of UTF-8, no control characters.
-        data: for "json" an object that JSON can express (None is `{}`), or `bytes` that are JSON already
+        data: for "json" an object that JSON can express (None is `{}`), also with dataclasses, msgspec
+            Structs, pydantic models, datetimes, UUIDs and Decimals in it, or `bytes` that are JSON already
             and are kept byte for byte; for "text" a `str` or UTF-8 `bytes`; for "binary" `bytes`.
         id: a UUID (or its text, or its 16 bytes) that makes a retry harmless; left out, the store makes a
             UUIDv7.
@@ -269,13 +270,22 @@ class Event(_Tuple):
         except (TypeError, AttributeError) as error:
             raise self._senseless("stream", error) from None
 
-    def json(self) -> Any:
+    def json(self, kind: Any = None) -> Any:
         """Return the data, parsed as JSON at each call; text comes as a `str`.
 
+        Args:
+            kind: make a value of this type of it: a msgspec Struct, a dataclass, a pydantic model, or any
+                type that msgspec knows.
+
         Raises:
+            InvalidEvent: the data do not fit the type.
             InvalidEvent: the content type is binary.
             CorruptionError: a store from somebody else holds data that is not JSON.
         """
+        if kind is not None and self[6] == JSON_CODE:
+            from evlog.model.typed import from_json
+
+            return from_json(self[7], kind, self[0])
         import json
 
         code = self[6]

@@ -102,4 +102,7 @@ def encode_json(value: Any) -> str:
 
 
 def _refuse_value(value: Any) -> Any:
-    raise TypeError(f"Object of type {value.__class__.__name__} is not JSON serializable")
+    """Return what JSON has in the place of a typed value, or raise TypeError."""
+    from evlog.model.typed import to_json_value
+
+    return to_json_value(value)

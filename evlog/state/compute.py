@@ -16,15 +16,13 @@ from evlog.model.named import NamedTuple
 from evlog.state.snapshots import Content, maybe_load, save
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from datetime import datetime
 
     from evlog.engine import Engine
     from evlog.model.events import Event
     from evlog.model.queries import Query
     from evlog.state.fold import Fold
-
-    Upcast = Callable[[Iterator[Event]], Iterator[Event]]
 
 
 class State(NamedTuple):
@@ -106,20 +104,17 @@ def _merged_by_position(reads: list[Iterator[Event]]) -> Iterator[Event]:
             yield event
 
 
-def compute(
-    engine: Engine, selection: Selection, fold: Fold, snapshot: str | None, upcast: Upcast | None
-) -> State:
+def compute(engine: Engine, selection: Selection, fold: Fold, snapshot: str | None) -> State:
     """Return the state of a selection; its value is what `Fold.value` makes the user's value of.
 
     Args:
         snapshot: begin with the snapshot of this name, and keep the result in it; None: no snapshot.
-        upcast: what turns stored events into those that are folded.
 
     Raises:
         CorruptionError: an event is damaged. What the fold raises.
     """
     if snapshot is None:
-        return _folded(engine, selection, fold, None, selection.at, upcast)[0]
+        return _folded(engine, selection, fold, None, selection.at)[0]
     check_subscription_name(snapshot, "snapshot")
     fold.check_named()
     stream = selection.stream
@@ -131,7 +126,7 @@ def compute(
     raw, base = maybe_load(engine, snapshot, stream)
     if base is not None and not _is_usable(engine, selection, fold, base, end, removals):
         base = None
-    state, first_version = _folded(engine, selection, fold, base, end, upcast)
+    state, first_version = _folded(engine, selection, fold, base, end)
     if selection.is_present and state.position > (0 if base is None else base.position):
         last = next(engine.read_all(0, state.position, EVERYTHING, reverse=True, limit=1), None)
         if last is not None:
@@ -154,12 +149,7 @@ def compute(
 
 
 def _folded(
-    engine: Engine,
-    selection: Selection,
-    fold: Fold,
-    base: Content | None,
-    end: int | None,
-    upcast: Upcast | None,
+    engine: Engine, selection: Selection, fold: Fold, base: Content | None, end: int | None
 ) -> tuple[State, int]:
     """Return the state after the events behind a snapshot, and the version of the first event of all."""
     is_stream = selection.stream is not None
@@ -180,8 +170,6 @@ def _folded(
         if first is not None:
             first_version = first.version
             events = chain((first,), events)
-    if upcast is not None:
-        events = upcast(events)
     value, count, last = fold.run(start.value, events)
     state = start._replace(value=value, events=start.events + count)
     if last is not None:

@@ -34,6 +34,7 @@ pytest.register_assert_rewrite(
             "redaction",
             "retention",
             "schemas",
+            "shapes",
             "states",
             "subscriptions",
             "tags",
@@ -54,6 +55,7 @@ from evlog.testing.reading import ReadTests  # noqa: E402
 from evlog.testing.redaction import RedactionTests  # noqa: E402
 from evlog.testing.retention import RetentionTests  # noqa: E402
 from evlog.testing.schemas import SchemaTests  # noqa: E402
+from evlog.testing.shapes import ShapeTests  # noqa: E402
 from evlog.testing.states import StateTests  # noqa: E402
 from evlog.testing.subscriptions import SubscriptionTests  # noqa: E402
 from evlog.testing.tags import TagTests  # noqa: E402
@@ -77,6 +79,7 @@ __all__ = [
     "RedactionTests",
     "RetentionTests",
     "SchemaTests",
+    "ShapeTests",
     "StateTests",
     "SubscriptionTests",
     "TagTests",
@@ -94,6 +97,7 @@ class Conformance(
     FollowTests,
     SubscriptionTests,
     StateTests,
+    ShapeTests,
     RetentionTests,
     MirrorTests,
     TagTests,

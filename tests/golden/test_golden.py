@@ -275,7 +275,7 @@ def test_every_cut_is_found(name: str, memory_path: Path) -> None:
             CHECKS[name](whole[:length], memory_path / "file")
 
 
-WRITTEN = Mark(SEGMENT_TAGS[ACTIVE], len(raw(ACTIVE + ".log")), 3, 0x1C7E9CFD, FIRST_US + 2_500_000)
+WRITTEN = Mark(SEGMENT_TAGS[ACTIVE], len(raw(ACTIVE + ".log")), 3, 0x195781C9, FIRST_US + 2_500_000)
 
 
 @pytest.mark.parametrize(

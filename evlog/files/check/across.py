@@ -21,7 +21,7 @@ from evlog.files.check.task import SegmentTask
 from evlog.files.disk.files import map_file
 from evlog.files.format import paths
 from evlog.files.format.entries import ENTRY, ENTRY_BYTES
-from evlog.files.format.filter import MARKS, SEVERAL, Block, decode_blocks
+from evlog.files.format.filter import MARKS, SEVERAL, Block, decode_blocks, filter_key
 from evlog.files.format.headers import KIND_STREAMS, KIND_TAGS, FormatFault
 from evlog.files.format.sorted_index import page_crcs, suffixes_of
 from evlog.model.events import id_text
@@ -259,7 +259,7 @@ def _filter_holds(raw: memoryview, block: Block, task: SegmentTask, kind: int) -
     """Return whether the table of a block has each key of a sorted index."""
     keys = map_sorted(task, kind)[0].tolist()
     if kind in (KIND_STREAMS, KIND_TAGS):
-        keys = list(map(rshift, keys, repeat(32)))
+        keys = [filter_key(kind, key) for key in keys]
     at, slots = block.table(kind)
     if not slots:
         return not keys

@@ -235,6 +235,23 @@ def map_sorted(task: SegmentTask, kind: int) -> tuple[memoryview, memoryview, me
     )
 
 
+def stream_ranges(known: Sequence[Known], events: int, least: int) -> list[tuple[int, int]]:
+    """Cut all stream hashes into ranges with about equally many keys: those of a category are neighbours."""
+    parts = max(-(-events // KEYS_AT_ONCE), least)
+    samples: list[int] = []
+    for segment in known:
+        if segment.keys is not None:
+            keys = memoryview(segment.keys.stream_hashes).cast("Q")
+        elif KIND_STREAMS in segment.sound_indexes:
+            keys = map_sorted(segment.task, KIND_STREAMS)[0]
+        else:
+            continue
+        samples += keys[:: max(1, len(keys) // (2 * parts))].tolist()
+    samples.sort()
+    inner = {samples[len(samples) * part // parts] for part in range(1, parts)} if samples else ()
+    return list(pairwise(sorted({0, *inner, STREAM_HASHES})))
+
+
 def ranges(events: int, end: int, least: int) -> list[tuple[int, int]]:
     """Cut 0..end into at least `least` ranges, each with about KEYS_AT_ONCE of evenly spread keys."""
     parts = max(-(-events // KEYS_AT_ONCE), least)

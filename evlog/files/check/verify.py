@@ -40,7 +40,7 @@ from evlog.files.check.files import (
     is_being_indexed,
     take_snapshot,
 )
-from evlog.files.check.known import ID_HASHES, STREAM_HASHES, Known, Segments, ranges
+from evlog.files.check.known import ID_HASHES, Known, Segments, ranges, stream_ranges
 from evlog.files.check.quick import verify_quickly
 from evlog.files.check.redactions import check_redactions
 from evlog.files.check.removals import check_removals
@@ -211,7 +211,7 @@ def _check_across(workers: Workers, known: Sequence[Known], checks: Sequence[Seg
         reached = info.last_position
     events = sum(segment.entry_count + segment.task.info.removed_events for segment in known)
     pieces = 2 * workers.count
-    streams = [(odd_streams_in, (known, *bounds)) for bounds in ranges(events, STREAM_HASHES, pieces)]
+    streams = [(odd_streams_in, (known, *bounds)) for bounds in stream_ranges(known, events, pieces)]
     ids = [(repeated_hashes, (known, *bounds)) for bounds in ranges(events, ID_HASHES, pieces)]
     filters = [
         (check_filter, (known[at : at + SEGMENTS_AT_ONCE],)) for at in range(0, len(known), SEGMENTS_AT_ONCE)

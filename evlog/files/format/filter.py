@@ -14,10 +14,11 @@ kind 8, then one block a segment, appended when the segment was sealed, in any o
         44        page CRCs: u32 for every 4,096 bytes of the tables
                   tables of streams, types, ids and tags: one byte a slot
 
-A key has 32 bits: the upper half of a stream's or tag's hash, or a type's or id's hash. Its slot is that
-number times the number of slots, divided by 2^32. The byte there is 0 if the segment has no key of this slot,
-255 if it has several, else 1 + key mod 254. Of absent keys, one of 37 is taken for one that may be there in a
-large table (4 slots a key), and one of 450 in a small one (16 slots a key), whose bytes matter less.
+A key has 32 bits: the lower half of a stream's hash, the upper half of a tag's, or a type's or id's hash. Its
+slot is that number times the number of slots, divided by 2^32. The byte there is 0 if the segment has no key
+of this slot, 255 if it has several, else 1 + key mod 254. Of absent keys, one of 37 is taken for one that may
+be there in a large table (4 slots a key), and one of 450 in a small one (16 slots a key), whose bytes matter
+less.
 
 First position, generation and tag identify what a segment holds. A block of another identity is stale and
 ignored; a segment without a block, or with a damaged one, is looked into. The file is derived: damage costs
@@ -140,6 +141,11 @@ def decode_blocks(raw: bytes | memoryview, store_id: bytes) -> tuple[dict[Identi
         )
         at += length
     return blocks, at
+
+
+def filter_key(kind: int, hash: int) -> int:
+    """Return the key of a stream's, type's, id's or tag's hash."""
+    return hash & 0xFFFFFFFF if kind == KIND_STREAMS else hash >> 32 if kind == KIND_TAGS else hash
 
 
 def fill_table(keys: Iterable[int]) -> bytearray:

@@ -3,11 +3,15 @@
 A hash only finds candidates: the name or the id in the record decides. Collisions cost time, never
 correctness.
 
-    stream  u64  BLAKE2b-64 of the name: an attacker who chooses names cannot make many collide
+    stream  u64  upper 24 bits: of BLAKE2b-24 of its category; lower 40: of BLAKE2b-40 of the name. An
+                 attacker who chooses names cannot make many collide
     type    u32  CRC-32 of the name
     id      u32  CRC-32 of all 16 bytes: ids that share most of their bytes (UUIDv1, counters, padded
                  ObjectIds) spread as well as random ones
     tag     u64  BLAKE2b-64 of the tag
+
+Streams of one category are neighbours in an index that is sorted by their hashes. So a category is found by a
+range of hashes, without an index of its own.
 
 An entry keeps 32 bits for all tags of an event together, a Bloom filter: each tag sets the bits whose numbers
 are bits 0..4, 5..9, 10..14 and 15..19 of its hash. They are 0 if, and only if, the event has no tag. Of
@@ -32,13 +36,29 @@ if TYPE_CHECKING:
     from typing import Final
 
 
+NAME_BITS: Final = (1 << 40) - 1  # of a stream's hash: those that its category does not determine
+_MAX_KNOWN_CATEGORIES: Final = 1 << 12
+_known_categories: dict[str, int] = {}  # threads share it, as the next one
 _MAX_KNOWN_TAGS: Final = 1 << 16
 _known_tags: dict[str, int] = {}  # threads share it: two that clear it only compute hashes again
 
 
 def hash_stream(stream: str) -> int:
     """Return the 64-bit hash of a stream's name."""
-    return int.from_bytes(blake2b(stream.encode(), digest_size=8).digest(), "little")
+    name = int.from_bytes(blake2b(stream.encode(), digest_size=5).digest(), "little")
+    category = stream.partition("-")[0]
+    try:
+        return _known_categories[category] | name
+    except KeyError:
+        if len(_known_categories) > _MAX_KNOWN_CATEGORIES:
+            _known_categories.clear()
+        known = _known_categories[category] = hash_category(category)
+        return known | name
+
+
+def hash_category(category: str) -> int:
+    """Return the least 64-bit hash that a stream of the category can have; with NAME_BITS, the greatest."""
+    return int.from_bytes(blake2b(category.encode(), digest_size=3).digest(), "little") << 40
 
 
 def hash_type(type: str) -> int:

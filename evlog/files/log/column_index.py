@@ -10,6 +10,7 @@ from itertools import chain
 
 from evlog.files.disk.fork import register_fork_reset
 from evlog.files.format.entries import ENTRY_BYTES, column
+from evlog.files.format.hashes import NAME_BITS
 from evlog.files.format.headers import KIND_IDS, KIND_STREAMS, KIND_TYPES
 
 TYPE_CHECKING = False
@@ -27,6 +28,8 @@ _FEW_BYTES: Final = 400 * ENTRY_BYTES
 _KEY_AT: Final = {KIND_STREAMS: 0, KIND_IDS: 12, KIND_TYPES: 36}
 _KEY_BYTES: Final = {KIND_STREAMS: 8, KIND_IDS: 4, KIND_TYPES: 4}
 _COLUMN: Final = {KIND_STREAMS: "stream_hash", KIND_IDS: "id_hash", KIND_TYPES: "type_hash"}
+_CATEGORY_SHIFT: Final = NAME_BITS.bit_length()
+CATEGORY_SHARE: Final = 4  # a category of more than one in this many events is not looked up: all are read
 _NONE: Final[tuple[int, ...]] = ()
 
 
@@ -55,6 +58,24 @@ class ColumnIndex:
         if not self._worth_dicts(kind):
             return list(self._search(kind, key))[::-1]
         return as_numbers(self._dict(kind).get(key, _NONE))
+
+    def maybe_find_category(self, category_hash: int, low: int, high: int) -> Sequence[int] | None:
+        """Return the entries from low to high with streams of a category, rising; None if they are many."""
+        entries = self._entries()
+        if isinstance(entries, memoryview):
+            entries = bytes(entries[: high * ENTRY_BYTES])
+        needle = (category_hash >> _CATEGORY_SHIFT).to_bytes(3, "little")
+        most = (high - low) // CATEGORY_SHARE
+        found: list[int] = []
+        at, end = low * ENTRY_BYTES, high * ENTRY_BYTES
+        while (at := entries.find(needle, at, end)) >= 0:
+            number, within = divmod(at, ENTRY_BYTES)
+            if within == _CATEGORY_SHIFT // 8:
+                if len(found) == most:
+                    return None
+                found.append(number)
+            at += 1
+        return found
 
     def find_newest_first(self, kind: int, key: int) -> Iterator[int]:
         """Iterate over the same numbers, falling; the search goes only as far as the caller does."""

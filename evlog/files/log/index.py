@@ -6,11 +6,12 @@ columns of its entries give the same answers. Answers are candidates: hashes col
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from zlib import crc32
 
 from evlog.errors import EvlogError
 from evlog.files.disk.files import map_file
+from evlog.files.format.hashes import NAME_BITS
 from evlog.files.format.headers import (
     FILE_HEADER_BYTES,
     KIND_IDS,
@@ -29,7 +30,7 @@ from evlog.files.format.sorted_index import (
     sorted_shape,
     suffixes_of,
 )
-from evlog.files.log.column_index import ColumnIndex
+from evlog.files.log.column_index import CATEGORY_SHARE, ColumnIndex
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -105,6 +106,24 @@ class SortedIndex:
         if self.kind == KIND_IDS:
             return self.postings[at : self._end_of_equal(key, at)]
         return self.postings[self.starts[at] : self.starts[at + 1]]
+
+    def find_between(self, low: int, high: int, most: int) -> Sequence[int] | None:
+        """Return the postings of the keys from low to high, inclusive, by key; None if they are over `most`.
+
+        Raises:
+            IndexFault: a page that the answer rests on is damaged.
+        """
+        first, end = bisect_left(self.keys, low), bisect_right(self.keys, high)
+        if not self._all_checked:
+            at = max(first - 1, 0)
+            self._check(self._shape.keys_at + at * self._key_bytes, (end + 1 - at) * self._key_bytes)
+            self._check(self._shape.starts_at + first * 4, (end - first + 1) * 4)
+        start, stop = self.starts[first], self.starts[end]
+        if stop - start > most:
+            return None
+        if stop > start:
+            self._check(self._shape.postings_at + start * 4, (stop - start) * 4)
+        return self.postings[start:stop]
 
     def _end_of_equal(self, key: int, at: int) -> int:
         while at < len(self.keys) and self.keys[at] == key:
@@ -212,6 +231,23 @@ class SealedIndex:
             except IndexFault:
                 self._drop(KIND_TAGS)
         return find_in_entries(self._entries(), hashes, 0, self._count)
+
+    def maybe_find_category(self, category_hash: int, low: int, high: int) -> Sequence[int] | None:
+        """Return the entries from low to high with streams of a category, rising; None if they are many."""
+        index = self._file(KIND_STREAMS)
+        if index is not None:
+            try:
+                found = index.find_between(
+                    category_hash, category_hash | NAME_BITS, self._count // CATEGORY_SHARE
+                )
+            except IndexFault:
+                self._drop(KIND_STREAMS)
+            else:
+                if found is None:
+                    return None
+                ordered = sorted(found)
+                return ordered[bisect_left(ordered, low) : bisect_left(ordered, high)]
+        return self._columns.maybe_find_category(category_hash, low, high)
 
     def find_newest_first(self, kind: int, key: int) -> Iterator[int]:
         """Iterate over the same numbers, falling."""

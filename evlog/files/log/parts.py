@@ -178,11 +178,11 @@ class SealedPart:
     def filter_keys(self) -> tuple[Sequence[int], ...]:
         """Return what the filter keeps of the segment: 32 bits for each stream, type, id and tag."""
         index, removed = self.index, self.removed
-        streams = [key >> 32 for key in index.stream_keys()]
+        streams = [key & 0xFFFFFFFF for key in index.stream_keys()]
         tags = [key >> 32 for key in index.tag_keys()]
         ids = index.id_keys()
         if removed is not None:
-            streams += [key >> 32 for key in removed.stream_hashes()]
+            streams += [key & 0xFFFFFFFF for key in removed.stream_hashes()]
             ids = [*ids, *hash_ids(removed.ids())]
             tags += [row[0] >> 32 for row in removed.tags()]
         return streams, index.type_keys(), ids, tags

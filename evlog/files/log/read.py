@@ -12,7 +12,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from itertools import chain, islice
 
-from evlog.files.format.hashes import hash_stream, hash_tag, hash_type
+from evlog.files.format.hashes import hash_category, hash_stream, hash_tag, hash_type
 from evlog.files.format.headers import KIND_STREAMS, KIND_TAGS, KIND_TYPES
 from evlog.files.log.crafted import without_crafted_content
 from evlog.files.log.parts import ActivePart, SealedPart, SegmentMoved
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     Keys = tuple[int, list[int]]
     """The kind of an index, and the hashes to look up in it."""
 
+_CATEGORY: Final = -1  # in the place of a kind of index: a range of the streams' hashes
 # If an index names up to one in this many events of a segment, these are read one by one. With more, reading
 # all is faster.
 _FETCH_SHARE: Final = 4
@@ -231,7 +232,7 @@ def _view(
         first = bisect_left(sealed, low, key=lambda part: part.last_position)
         last = bisect_right(sealed, high, key=lambda part: part.first_position)
         parts: list[Part] = [*sealed[first:last], active]
-        if last > first and keys is not None:
+        if last > first and keys is not None and keys[0] != _CATEGORY:
             kind, hashes = keys
             found = [log.filter.places(sealed, kind, hash) for hash in hashes]
             possible = set(found[0]).intersection(*found) if kind == KIND_TAGS else set(chain(*found))
@@ -253,6 +254,27 @@ def _part_batches(
     if bounds is None:
         return
     low, high = bounds
+    is_searched = keys is not None and keys[0] == _CATEGORY and isinstance(part, ActivePart)
+    if not is_searched or high - low <= 2 * _SEARCH_MORE_THAN:
+        yield from _entry_batches(part, low, high, selection, keys, matches, reverse)
+        return
+    # A reader that stops after a few events of a usual category finds them here, without a search.
+    middle = high - _SEARCH_MORE_THAN if reverse else low + _SEARCH_MORE_THAN
+    near, far = ((middle, high), (low, middle)) if reverse else ((low, middle), (middle, high))
+    yield from _entry_batches(part, *near, selection, None, matches, reverse)
+    yield from _entry_batches(part, *far, selection, keys, matches, reverse)
+
+
+def _entry_batches(
+    part: Part,
+    low: int,
+    high: int,
+    selection: Selection,
+    keys: Keys | None,
+    matches: Callable[[Record], bool] | None,
+    reverse: bool,
+) -> Iterator[Iterable[Record]]:
+    """Iterate over the selected records of the entries from low to high, in batches."""
     segment = part.segment
     numbers = _maybe_numbers(part, keys, low, high)
     if numbers is not None and len(numbers) * _FETCH_SHARE <= high - low:
@@ -306,6 +328,8 @@ def _maybe_numbers(part: Part, keys: Keys | None, low: int, high: int) -> Sequen
         return None
     if kind == KIND_TAGS:
         return part.find_tags(hashes, low, high)
+    if kind == _CATEGORY:
+        return part.index.maybe_find_category(hashes[0], low, high)
     numbers: list[int] = []
     for hash in hashes:
         found = part.index.find(kind, hash)
@@ -321,4 +345,6 @@ def _index_keys(selection: Selection) -> Keys | None:
         return KIND_TAGS, list(map(hash_tag, selection.tags))
     if selection.types is not None:
         return KIND_TYPES, list(map(hash_type, selection.types))
+    if selection.category is not None:
+        return _CATEGORY, [hash_category(selection.category)]
     return None

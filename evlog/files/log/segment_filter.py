@@ -15,7 +15,7 @@ from zlib import crc32
 from evlog.errors import EvlogError
 from evlog.files.disk.files import map_file
 from evlog.files.format import paths
-from evlog.files.format.filter import MARKS, SEVERAL, LookUp, decode_blocks
+from evlog.files.format.filter import MARKS, SEVERAL, LookUp, decode_blocks, filter_key
 from evlog.files.format.headers import KIND_IDS, KIND_STREAMS, KIND_TAGS, KIND_TYPES, FormatFault
 from evlog.files.format.sorted_index import PAGE_BYTES
 
@@ -154,7 +154,7 @@ class SegmentFilter:
         """Return the places of the segments that may hold the stream, type or tag, newest first."""
         if not sealed:
             return []
-        key = hash >> 32 if kind in (KIND_STREAMS, KIND_TAGS) else hash
+        key = filter_key(kind, hash)
         view = self._checked_view(sealed, kind, (key,))
         places = view.uncovered[::-1]
         for table in view.tables(kind):

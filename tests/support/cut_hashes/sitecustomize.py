@@ -48,6 +48,7 @@ def cut(module: ModuleType, bits: int) -> None:
     spread = (1 << 32) + 1
     stream, type_, ids, tag = module.hash_stream, module.hash_type, module.hash_ids, module.hash_tag
     changed = module.__dict__
+    changed["hash_category"] = lambda _: 0
     changed["hash_stream"] = lambda name: (stream(name) & mask) * spread
     changed["hash_type"] = lambda name: type_(name) & mask
     changed["hash_ids"] = lambda values: array("I", [hash & mask for hash in ids(values)])

@@ -1,0 +1,141 @@
+"""Upcasting: old events in today's shape, when they are read.
+
+1. Functions are registered by event type. They run in the order in which they were registered, each on the
+   data that the one before returned.
+2. A function may give the event another type. Then those of the new type run.
+3. What is stored never changes. Mirrors, backups and retries have it as it is, and filters ask for the types
+   that are stored: `stored_types` names them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from evlog.errors import InvalidArgument
+from evlog.model.encoding import dump_json
+from evlog.model.events import JSON_CODE, Event, check_type
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from evlog.engine import Engine, Feed
+    from evlog.model.filters import EventFilter
+
+    Function = Callable[[Any, Event], Any]
+
+
+class Upcasters:
+    """Functions that turn the data of old events into today's shape; give them to `evlog.open`.
+
+        upcasters = evlog.Upcasters()
+
+        @upcasters("OrderPlaced")
+        def add_currency(data, event):
+            return {"currency": "EUR", **data}
+
+    A function takes the data, parsed, and the event as it is stored, and returns the data. It is called for
+    every event of its type, old and new, so it has to see which it has.
+    """
+
+    def __init__(self) -> None:
+        self._steps: dict[str, list[tuple[Function, str | None]]] = {}
+
+    def __call__(self, type: str, *, to: str | None = None) -> Callable[[Function], Function]:
+        """Register the function below for an event type; see `register`."""
+
+        def decorate(function: Function) -> Function:
+            self.register(type, function, to=to)
+            return function
+
+        return decorate
+
+    def register(self, type: str, function: Function, *, to: str | None = None) -> None:
+        """Register a function.
+
+        Args:
+            type: of the events that it is called for.
+            to: the type that they have from then on; left out, they keep theirs.
+
+        Raises:
+            InvalidArgument: events of this type get another one before, or types would go in a circle.
+        """
+        if check_type(type) in self._steps and self._steps[type][-1][1] is not None:
+            raise InvalidArgument(f"{type!r} becomes {self._steps[type][-1][1]!r}; register for that type")
+        if to is not None and self.final_type(check_type(to)) == self.final_type(type):
+            raise InvalidArgument(f"{type!r} would become {to!r}, which becomes {type!r}; end the circle")
+        self._steps.setdefault(type, []).append((function, to))
+
+    def final_type(self, type: str) -> str:
+        """Return the type that events of a stored type are read with."""
+        while type in self._steps and (to := self._steps[type][-1][1]) is not None:
+            type = to
+        return type
+
+    def stored_types(self, *types: str) -> list[str]:
+        """Return the stored types of the events that are read with these types: what a filter needs."""
+        known = dict.fromkeys([*types, *self._steps])
+        return [type for type in known if self.final_type(type) in types]
+
+    def upcast(self, event: Event) -> Event:
+        """Return an event in today's shape; the same one, if no function is registered for its type.
+
+        Raises:
+            InvalidArgument: a function returned nothing, or what JSON cannot hold.
+        """
+        type = event[3]
+        if type not in self._steps:
+            return event
+        is_json = event[6] == JSON_CODE
+        data = event.json() if is_json else event.data
+        while type in self._steps:
+            before = type
+            for function, to in self._steps[before]:
+                data = function(data, event)
+                if data is None:
+                    name = getattr(function, "__qualname__", function)
+                    raise InvalidArgument(f"the upcaster {name} returned None; return the data")
+                type = to or type
+            if type == before:
+                break
+        code, raw = (event[6], data) if isinstance(data, bytes) else (JSON_CODE, dump_json(data, "data"))
+        return Event((*event[:3], type, *event[4:6], code, raw, event[8]))
+
+    def apply(self, events: Iterator[Event]) -> Iterator[Event]:
+        """Iterate over events in today's shape."""
+        steps, upcast = self._steps, self.upcast
+        return (upcast(event) if event[3] in steps else event for event in events)
+
+
+def upcasting(engine: Engine, upcasters: Upcasters) -> Engine:
+    """Return an engine whose reads and feeds give events in today's shape."""
+    return _UpcastingEngine(engine, upcasters)  # the rest by __getattr__
+
+
+class _UpcastingEngine:
+    def __init__(self, engine: Engine, upcasters: Upcasters) -> None:
+        self._engine = engine
+        self._upcasters = upcasters
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    def read_stream(self, *arguments: Any, **options: Any) -> Iterator[Event]:
+        return self._upcasters.apply(self._engine.read_stream(*arguments, **options))
+
+    def read_all(self, *arguments: Any, **options: Any) -> Iterator[Event]:
+        return self._upcasters.apply(self._engine.read_all(*arguments, **options))
+
+    def follow(self, filter: EventFilter) -> _UpcastingFeed:
+        return _UpcastingFeed(self._engine.follow(filter), self._upcasters)
+
+
+class _UpcastingFeed:
+    def __init__(self, feed: Feed, upcasters: Upcasters) -> None:
+        self._feed = feed
+        self._upcasters = upcasters
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._feed, name)
+
+    def read(self, after: int, to: int) -> Iterator[Event]:
+        return self._upcasters.apply(self._feed.read(after, to))
