@@ -34,7 +34,19 @@ PARAMETERS: Final = (argument("TOPIC", "A page of the guide, or a command."),)
 # The order in which a newcomer reads; pages that are not named here follow by name.
 _READING_ORDER: Final = (
     *("concepts", "append", "import", "read", "follow", "terminal", "completion", "python"),
-    *("concurrency", "tags", "transact", "links", "schemas", "ci", "cron", "outbox"),
+    *(
+        "trace",
+        "state",
+        "upcasting",
+        "concurrency",
+        "tags",
+        "transact",
+        "links",
+        "schemas",
+        "ci",
+        "cron",
+        "outbox",
+    ),
     *("retention", "compaction", "backup", "mirror", "verify"),
     *("json", "exit-codes", "errors", "limits", "format", "engines", "postgresql", "performance"),
 )
