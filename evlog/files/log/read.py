@@ -256,13 +256,13 @@ def _part_batches(
     low, high = bounds
     is_searched = keys is not None and keys[0] == _CATEGORY and isinstance(part, ActivePart)
     if not is_searched or high - low <= 2 * _SEARCH_MORE_THAN:
-        yield from _entry_batches(part, low, high, selection, keys, matches, reverse)
+        yield from _entry_batches(part, low, high, selection, keys, matches, redacted, reverse)
         return
     # A reader that stops after a few events of a usual category finds them here, without a search.
     middle = high - _SEARCH_MORE_THAN if reverse else low + _SEARCH_MORE_THAN
     near, far = ((middle, high), (low, middle)) if reverse else ((low, middle), (middle, high))
-    yield from _entry_batches(part, *near, selection, None, matches, reverse)
-    yield from _entry_batches(part, *far, selection, keys, matches, reverse)
+    yield from _entry_batches(part, *near, selection, None, matches, redacted, reverse)
+    yield from _entry_batches(part, *far, selection, keys, matches, redacted, reverse)
 
 
 def _entry_batches(
@@ -272,6 +272,7 @@ def _entry_batches(
     selection: Selection,
     keys: Keys | None,
     matches: Callable[[Record], bool] | None,
+    redacted: Redacted | None,
     reverse: bool,
 ) -> Iterator[Iterable[Record]]:
     """Iterate over the selected records of the entries from low to high, in batches."""
