@@ -34,10 +34,10 @@ if TYPE_CHECKING:
 HELP: Final = """Print events: those of STREAM by version, or of the whole store by position.
 
 In a pipe every event is one line of JSON. On a terminal it is a line of a table whose last column is cut to
-fit; -o pretty shows all of it. --from and --to are versions with STREAM, positions without, and both are
-included. WHEN is ISO 8601 (local time if it names no zone), a time of day such as 10:51, now, today,
-yesterday, or an age such as 90s, 15m, 2h or 7d. A STREAM that does not exist, or was deleted, ends with exit
-code 5.
+fit; -o pretty shows all of it. Long output goes through $PAGER. --from and --to are versions with STREAM,
+positions without, and both are included. WHEN is ISO 8601 (local time if it names no zone), a time of day
+such as 10:51, now, today, yesterday, or an age such as 90s, 15m, 2h or 7d. A STREAM that does not exist, or
+was deleted, ends with exit code 5.
 
 With STREAM, events that `evlog retain` hides are left out; without, they are printed until a compaction
 removes them. The store's own events, such as those that `retain` writes, are printed only if their stream is

@@ -24,6 +24,8 @@ SUBSCRIPTIONS = load("subscriptions").SUBCOMMANDS
         ("subs", "`evlog subscriptions`"),
         ("raed", "`evlog read`"),
         ("rm order-1", "`evlog delete`"),
+        ("stats", "`evlog info`"),
+        ("subscriptions stats audit", "`evlog subscriptions show`"),
         ("publish order-1 T", "`evlog append`"),
         ("subscriptions ls", "`evlog subscriptions list`"),
         ("subscriptions rm audit", "`evlog subscriptions delete`"),

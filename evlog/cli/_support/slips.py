@@ -25,7 +25,7 @@ _COMMANDS: Final[dict[str, tuple[str, ...]]] = {
         "check fsck validate integrity repair salvage doctor": ("verify",),
         "gc vacuum prune clean purge optimize trim": ("compact",),
         "rm remove del drop erase": ("delete",),
-        "stat stats status du describe details": ("show", "info"),
+        "stat stats status du describe details": ("info", "show"),
         "keep retention ttl expire policy policies rules": ("retain",),
         "man docs guide manual tutorial": ("help",),
         "seek rewind set-offset offset": ("reset",),
