@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -16,15 +17,18 @@ Columns = Callable[[int], None]
 
 
 @pytest.fixture
-def columns(monkeypatch: pytest.MonkeyPatch) -> Columns:
+def columns(monkeypatch: pytest.MonkeyPatch) -> Iterator[Columns]:
     monkeypatch.setattr(console, "has_colour", lambda: False)
     monkeypatch.setattr(console, "stdout_is_terminal", lambda: True)
-    monkeypatch.setenv("TZ", "UTC")
 
     def set_columns(columns: int) -> None:
         monkeypatch.setattr(os, "get_terminal_size", lambda _fd: os.terminal_size((columns, 24)))
 
-    return set_columns
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "UTC")
+        time.tzset()
+        yield set_columns
+    time.tzset()
 
 
 def event(position: int, stream: str = "order-1", type: str = "Paid", data: bytes = b"{}") -> library.Event:
