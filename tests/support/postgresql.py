@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
+import pytest
 
 from tests.support.server import can_switch, free_port, give_to, group_of
 
@@ -50,6 +51,9 @@ def installed() -> dict[int, Path]:
 
 
 VERSIONS = tuple(installed())
+# For tests that need not run on all of them.
+OLDEST = pytest.mark.parametrize("postgresql_programs", VERSIONS[:1] or [None], indirect=True)
+NEWEST = pytest.mark.parametrize("postgresql_programs", VERSIONS[-1:] or [None], indirect=True)
 
 
 @contextmanager

@@ -19,11 +19,10 @@ import pytest
 import evlog
 from evlog import AppendResult, Event, NewEvent
 from tests.engines.postgresql.load import loading
-from tests.support.postgresql import VERSIONS, PostgresqlServer, serving
+from tests.support.postgresql import NEWEST, PostgresqlServer, serving
 
 LONG_SECONDS = 60.0
 WAITING = "select (select count(*) from pg_stat_activity where wait_event = 'SyncRep')"
-NEWEST = pytest.mark.parametrize("postgresql_programs", VERSIONS[-1:] or [None], indirect=True)
 
 
 class Pair(NamedTuple):

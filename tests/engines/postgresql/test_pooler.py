@@ -22,8 +22,9 @@ from evlog import NewEvent
 from evlog.testing import Conformance
 from tests.engines.postgresql.load import loading
 from tests.support import pgbouncer
-from tests.support.postgresql import VERSIONS, PostgresqlServer, serving
+from tests.support.postgresql import NEWEST, PostgresqlServer, serving
 
+pytestmark = NEWEST
 LONG_SECONDS = 60.0
 CONNECTIONS = 3  # of the pool: fewer than the clients of most tests
 
@@ -160,7 +161,6 @@ def test_sessions_of_a_pooler_are_used_when_the_url_says_so(
                 assert not run.polling
 
 
-@pytest.mark.parametrize("postgresql_programs", VERSIONS[-1:] or [None], indirect=True)
 def test_nothing_is_lost_when_the_server_behind_a_pooler_is_killed(
     needs_pgbouncer: None, postgresql_programs: Path
 ) -> None:
