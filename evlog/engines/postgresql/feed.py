@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from psycopg import Notify
 
-    from evlog.engines.postgresql.connections import Connection
+    from evlog.engines.postgresql.connections import Session
     from evlog.model.events import Event
 
 _FLUSH_SECONDS: Final = 0.001
@@ -62,7 +62,7 @@ class PostgresqlFeed:
             "pg_logical_emit_message(true, 'evlog', '') from {schema}.head"
         )
         self.polling = not connections.address.listens
-        self._connection: Connection | None = None  # for this feed alone: it listens
+        self._connection: Session | None = None  # for this feed alone: it listens
         self._process = os.getpid()
         self._committed = 0
         self._pending: tuple[int, str] | None = None  # a position, and the flush that makes it committed
@@ -183,6 +183,7 @@ class PostgresqlFeed:
         while self._committed < position and self._pending is not None and self._connection is not None:
             if not self._is_flushing:
                 try:
+                    self._connection.is_warned = False
                     self._connection.pgconn.send_query(self._flushed_look_statement)
                     self._connection.pgconn.flush()
                     self._is_flushing = True
@@ -194,7 +195,7 @@ class PostgresqlFeed:
             self._sleep(left)
             self._look()
 
-    def _has_flushed(self, connection: Connection) -> bool:
+    def _has_flushed(self, connection: Session) -> bool:
         """Take the answer of the flushed look, if it is there; the position in it is committed."""
         server = connection.pgconn
         server.flush()  # libpq may have kept the question
@@ -206,6 +207,8 @@ class PostgresqlFeed:
             if result.status != psycopg.pq.ExecStatus.TUPLES_OK:
                 connection.close()
                 raise psycopg.OperationalError(result.get_error_message())
+            if connection.is_warned:  # the wait for a standby was cancelled: the look is made again
+                continue
             position = int(result.get_value(0, 0) or 0)
             self._committed, self._pending = max(self._committed, position), None
         return True
@@ -214,7 +217,7 @@ class PostgresqlFeed:
         """Whether a noted pair is not enough: see the rules 2 and 3."""
         return self._has_standbys or self.polling
 
-    def _opened(self) -> Connection:
+    def _opened(self) -> Session:
         connection = self._connection
         if connection is None or connection.closed:
             self._connection = self._pending = None

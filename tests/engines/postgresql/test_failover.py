@@ -95,6 +95,25 @@ def test_a_follower_gets_only_what_the_standby_has(pair: Pair) -> None:
 
 
 @NEWEST
+def test_a_follower_whose_wait_for_a_standby_is_cancelled_waits_again(pair: Pair) -> None:
+    with evlog.open(pair.url(), create=True) as store, store.subscribe() as run, pair.connect() as connection:
+        late = threading.Thread(target=store.append, args=("a", [NewEvent("T", 0)]))
+        with pair.standby.suspended():
+            late.start()
+            wait_until(connection, "select position = 1 from evlog.head")
+            for _ in range(2):
+                assert run.next_event(0) is None  # its look is under way
+                cancelled = connection.execute(
+                    "select count(pg_cancel_backend(pid)) from pg_stat_activity "
+                    "where wait_event = 'SyncRep' and query like 'select position%'"
+                ).fetchone()
+                assert cancelled == (1,)
+        event = run.next_event(LONG_SECONDS)
+        assert event is not None
+        late.join(LONG_SECONDS)
+
+
+@NEWEST
 def test_a_follower_that_waits_for_a_standby_can_be_ended(pair: Pair) -> None:
     with evlog.open(pair.url(), create=True) as store, pair.connect() as connection:
         run = store.subscribe()
