@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import evlog
-from evlog import NewEvent
+from evlog import IfNone, NewEvent, Query
 from tests.benchmarks.dataset import Batch, Item
 from tests.benchmarks.measure import count
 from tests.benchmarks.peers.base import Peer
@@ -38,6 +38,23 @@ class EvlogStore(Peer):
 
     def append_one(self, item: Item, expected: int) -> None:
         self._store.append(item.stream, [NewEvent(item.type, item.data, id=item.id)], expected)
+
+    def append_tagged(self, events: list[tuple[Item, list[str]]]) -> None:
+        self._store.append_many(
+            [(stream, [NewEvent(type, data, id=id, tags=tags)]) for (stream, type, id, data), tags in events],
+        )
+
+    def append_if(self, item: Item, tags: list[str], unless: list[str], after: int | None) -> int:
+        """Append an event, if no event behind a position has all of some tags; return its position."""
+        event = NewEvent(item.type, item.data, id=item.id, tags=tags)
+        condition = IfNone(Query(tags=unless), after or 0)
+        return self._store.append(item.stream, [event], conditions=condition).last_position
+
+    def read_tagged(self, tags: list[str]) -> int:
+        return count(self._store.read_all(tags=tags))
+
+    def head(self) -> int:
+        return self._store.head
 
     def resend(self, batch: Batch) -> int:
         results = self._store.append_many(

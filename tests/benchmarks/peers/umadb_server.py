@@ -58,6 +58,16 @@ class UmadbServer(Peer):
         condition = self._umadb.AppendCondition(self._tagged(item.stream), after=after)
         self._last[item.stream] = self._client.append([self._event(item)], condition)
 
+    def append_tagged(self, events: list[tuple[Item, list[str]]]) -> None:
+        self._client.append([self._event(item, tags) for item, tags in events])
+
+    def append_if(self, item: Item, tags: list[str], unless: list[str], after: int | None) -> int:
+        """Append an event, if no event behind a position has all of some tags; return its position."""
+        query = self._umadb.Query(items=[self._umadb.QueryItem(tags=unless)])
+        condition = self._umadb.AppendCondition(query, after=after)
+        position: int = self._client.append([self._event(item, tags)], condition)
+        return position
+
     def resend(self, batch: Batch) -> int:
         # The server takes a retry for one when its condition fails on the very events of the append; the one
         # whose answer was lost was sent under the head of that time.
@@ -89,9 +99,9 @@ class UmadbServer(Peer):
     def _tagged(self, stream: str) -> Any:
         return self._umadb.Query(items=[self._umadb.QueryItem(tags=[stream])])
 
-    def _event(self, item: Item) -> Any:
+    def _event(self, item: Item, tags: list[str] | None = None) -> Any:
         stream, type, id, data = item
-        return self._umadb.Event(type, data, tags=[stream], uuid=UUID(bytes=id))
+        return self._umadb.Event(type, data, tags=tags or [stream], uuid=UUID(bytes=id))
 
     def _count(self, response: Any) -> int:
         found = 0

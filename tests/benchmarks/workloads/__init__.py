@@ -10,6 +10,7 @@ from tests.benchmarks.workloads import (
     command,
     compact,
     compress,
+    conditions,
     durable,
     growth,
     latency,
@@ -45,6 +46,7 @@ WORKLOADS: Final[dict[str, Workload]] = {
     "growth": growth.run,
     "postgresql": postgresql.run,
     "mirror": mirror.run,
+    "conditions": conditions.run,
 }
 
 __all__ = ["WORKLOADS"]
