@@ -167,11 +167,15 @@ def _work(
 ) -> None:
     peer = PEERS[name](directory)
     decide = _decider(peer, number)
-    decide()
+    _count(decide, seconds)  # a client of a large store learns the streams of the others, once
     barrier.wait()
+    results.put(_count(decide, seconds))
+    peer.close()
+
+
+def _count(decide: Callable[[], object], seconds: float) -> int:
     count, end = 0, time.perf_counter() + seconds
     while time.perf_counter() < end:
         decide()
         count += 1
-    results.put(count)
-    peer.close()
+    return count
