@@ -54,7 +54,7 @@ class Batch:
 
 
 def content_of(event: Event) -> Content:
-    return (event.stream, event.type, event.id_bytes, event.content_type, event.data, event.metadata_bytes)
+    return (event.stream, event.type, event.id_bytes, event.content_type, event.data, event[8] or b"{}")
 
 
 @dataclass
@@ -114,5 +114,6 @@ def event(number: int, data: object = None, **more: object) -> NewEvent:
         f"Type{number % 3}",
         {"n": number} if data is None else data,
         id=evlog.idempotency_id(f"event {number}"),
+        tags=[f"t:{number % 5}"] if number % 4 else None,
         **more,  # type: ignore[arg-type]
     )

@@ -59,6 +59,7 @@ def batch_of(writer: int, number: int) -> Appends:
             "Written",
             {"writer": writer, "number": number, "part": part, "padding": "x" * (number * 53 % 700)},
             id=evlog.idempotency_id(f"{writer} {number} {part}"),
+            tags=[f"writer:{writer}"] if number % 3 else None,
         )
         for part in range(1 + number % 3)
     ]

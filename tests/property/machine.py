@@ -12,6 +12,7 @@ import os
 import shutil
 import tempfile
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -21,8 +22,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 import evlog
-from evlog import EventStore, NewEvent
+from evlog import EventStore, IfNone, NewEvent, Query
 from evlog.errors import (
+    ConditionFailed,
     EvlogError,
     IdConflict,
     InvalidArgument,
@@ -51,6 +53,14 @@ batches = st.lists(
 )
 
 
+wanted_tags = st.lists(st.sampled_from(["m:0", "m:1", "n:0", "n:2", "none"]), max_size=2)
+
+
+def tags_of_event(number: int) -> list[str]:
+    """The tags of the event whose data is this number."""
+    return [f"m:{number % 3}", f"n:{number % 5}"] if number % 4 else []
+
+
 class Row(NamedTuple):
     """What the list knows of an event."""
 
@@ -65,6 +75,12 @@ class Row(NamedTuple):
     @property
     def is_system(self) -> bool:
         return self.stream.startswith("$")
+
+    def matches(self, kinds: Collection[str], wanted: Collection[str]) -> bool:
+        """Whether it is a user's event of one of the types, if there are any, and with all the tags."""
+        if self.is_system or (kinds and self.type not in kinds):
+            return False
+        return set(wanted) <= set(tags_of_event(int(self.data)))
 
 
 class StoreMachine(RuleBasedStateMachine):
@@ -112,7 +128,8 @@ class StoreMachine(RuleBasedStateMachine):
 
     def event(self, type: str) -> NewEvent:
         self.made += 1
-        return NewEvent(type, self.made, id=UUID(int=self.made * (1 << 100) + 7))
+        id = UUID(int=self.made * (1 << 100) + 7)
+        return NewEvent(type, self.made, id=id, tags=tags_of_event(self.made))
 
     def note(self, sent: list[tuple[str, NewEvent]]) -> None:
         self.sent.append(sent)
@@ -390,13 +407,38 @@ class StoreMachine(RuleBasedStateMachine):
         self.handles[which].close()
         self.handles[which] = self.opened(which)
 
+    @rule(
+        which=handles,
+        stream=st.sampled_from(["a", "a-1"]),
+        kinds=st.lists(types, max_size=2),
+        wanted=wanted_tags,
+        after=st.integers(0, 40),
+    )
+    def append_if(self, which: int, stream: str, kinds: list[str], wanted: list[str], after: int) -> None:
+        """Appended if nothing matches; what a compaction removed counts by its tags."""
+        after = min(after, len(self.rows))
+        matching = [
+            row.position
+            for row in self.rows[after:]
+            if row.matches(kinds, wanted) and (wanted or row.position not in self.gone)
+        ]
+        event = self.event("T")
+        condition = IfNone(Query(kinds, wanted), after)
+        if matching:
+            with pytest.raises(ConditionFailed) as caught:
+                self.handles[which].append(stream, [event], conditions=condition)
+            assert caught.value.position == matching[0]
+        else:
+            self.handles[which].append(stream, [event], conditions=condition)
+            self.note([(stream, event)])
+
     @rule(data=st.data(), how=st.sampled_from(["remove", "empty", "cut", "flip", "zeros", "junk", "longer"]))
     def damage_derived(self, data: st.DataObject, how: str) -> None:
         """Damage a file that can be rebuilt. Handles that have it open keep what they have."""
         files = [
             path
             for path in sorted(Path(self.path).rglob("*"))
-            if path.suffix in (".offsets", ".streams", ".types", ".ids") or path.name == "durable"
+            if path.suffix in (".offsets", ".streams", ".types", ".ids", ".tags") or path.name == "durable"
         ]
         if not files:
             return
@@ -472,6 +514,7 @@ class StoreMachine(RuleBasedStateMachine):
         to=st.none() | st.integers(0, 40),
         category=st.sampled_from([None, None, "a", "b"]),
         kinds=st.none() | st.sets(types, max_size=2),
+        wanted=wanted_tags,
         reverse=st.booleans(),
         limit=st.none() | st.integers(0, 5),
     )
@@ -482,18 +525,19 @@ class StoreMachine(RuleBasedStateMachine):
         to: int | None,
         category: str | None,
         kinds: set[str] | None,
+        wanted: list[str],
         reverse: bool,
         limit: int | None,
     ) -> None:
         events = self.handles[which].read_all(
-            after, to, category=category, types=kinds, reverse=reverse, limit=limit
+            after, to, category=category, types=kinds, tags=wanted, reverse=reverse, limit=limit
         )
         chosen = [
             row
             for row in self.rows[after:to]
             if (category is None or category_of(row.stream) == category)
             and (kinds is None or row.type in kinds)
-            and not row.is_system
+            and row.matches((), wanted)
             and row.position not in self.gone
         ]
         assert [as_row(event) for event in events] == (chosen[::-1] if reverse else chosen)[:limit]

@@ -162,10 +162,17 @@ def _group_ids(groups: Groups, keys: Sequence[int], numbers: range) -> None:
     last = dict(zip(keys, numbers, strict=True))
     shared = groups.keys() & last.keys()
     if len(last) < len(keys) or shared:
-        lost = sorted(set(numbers).difference(last.values()))
-        shared.update(keys[number - numbers.start] for number in lost)
-        lost = sorted({*lost, *(last.pop(key) for key in shared)})
-        group_numbers(groups, [keys[number - numbers.start] for number in lost], lost)
+        is_last = bytearray(len(keys))
+        for number in last.values():
+            is_last[number - numbers.start] = 1
+        lost = set[int]()
+        at = is_last.find(0)
+        while at >= 0:
+            lost.add(numbers.start + at)
+            shared.add(keys[at])
+            at = is_last.find(0, at + 1)
+        several = sorted(lost.union(map(last.pop, shared)))
+        group_numbers(groups, [keys[number - numbers.start] for number in several], several)
     groups.update(last)
 
 

@@ -293,8 +293,11 @@ class Planner:
 
 
 def _hash_tags(events: Sequence[EncodedEvent]) -> list[int] | None:
+    metadatas = [event[4] for event in events]
+    if metadatas.count(None) == len(metadatas):
+        return None
     try:
-        return maybe_tag_bits([event[4] for event in events])
+        return maybe_tag_bits(metadatas)
     except ValueError as error:
         raise InvalidEvent("metadata", f"is not as `encode_events` makes it: {error}") from None
 

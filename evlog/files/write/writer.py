@@ -140,7 +140,7 @@ class Writer:
         if not events:
             raise InvalidArgument("there is nothing to append; give at least one event")
         hashes = self._planner.hashes(streams, system=system)
-        before = [(0, condition) for condition in conditions]
+        before = [(0, condition) for condition in conditions] if conditions else ()
         append = Append(streams, hashes, events, expectations, before, skip_known=skip_known, schemas=schemas)
         if self._sync and not self._closed:
             self._tail.prepare()
