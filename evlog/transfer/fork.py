@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from evlog.errors import InvalidArgument, MirrorConflict
 from evlog.model.history import Standing
 from evlog.model.named import NamedTuple
+from evlog.model.redaction import since
 from evlog.store import EventStore
 from evlog.transfer.mirrors import Mirror, promote
 
@@ -62,7 +63,21 @@ def fork(
         copying.copy_history(to, progress)
         done = copying.result
     promote(destination)
+    _name_redacted(source, destination, to)
     return ForkResult(engine.store_id, done.position, done.events)
+
+
+def _name_redacted(source: EventStore, destination: EventStore, to: int) -> None:
+    """Redact what was redacted at the source behind the copied history: its content was not copied."""
+    for redaction in since(source.redactions(), to):
+        there = [place for place in redaction.positions if _has_event(destination, place)]
+        if there:
+            destination.redact(*there, reason=redaction.reason)
+
+
+def _has_event(store: EventStore, position: int) -> bool:
+    """Return whether there is an event at a position."""
+    return any(True for _ in store.read_all(position - 1, position, limit=1))
 
 
 def last_position(source: EventStore, at: int | None) -> int:

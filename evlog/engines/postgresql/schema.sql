@@ -482,11 +482,12 @@ create function remove_positions(p_positions bigint[]) returns void language sql
     with removed as (
         delete from events where global_position = any(p_positions)
         returning id, stream_id, event_type, content_type, coalesce(raw, json_send(event_data)) as data,
-                  version, global_position, created_at, tags
+                  is_redacted(metadata::text) as redacted, version, global_position, created_at, tags
     ), kept as (
         insert into removed_ids (id, digest, stream_id, version, global_position, event_type, tags)
-        select id, content_digest(stream_id, event_type, content_type, data), stream_id, version,
-               global_position, case when tags is not null then event_type end, digests(tags) from removed
+        select id, case when redacted then '' else content_digest(stream_id, event_type, content_type, data) end,
+               stream_id, version, global_position, case when tags is not null then event_type end, digests(tags)
+        from removed
     ), counted as (
         update streams s set missing = missing + r.n, version = greatest(s.version, r.version),
                              last_time = greatest(s.last_time, r.time)

@@ -1,0 +1,155 @@
+"""Redactions through crashes: an event is visible or redacted, never half, and in the end its bytes are gone.
+
+As with policies: a scenario is recorded, after disk calls the process is killed or the power fails. What is
+seen then must be what was seen after the last step that was acknowledged, or after the one under way. Every
+11th disk call is tried; EVLOG_CRASH_STRIDE=1 tries all of them, which takes minutes.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable, Collection
+from typing import Final
+from uuid import UUID
+
+import evlog
+from evlog import EventStore
+from tests.crash import explore
+from tests.crash.check import materialise, open_store
+from tests.crash.disk import RecordingDisk, World
+from tests.crash.history import History, Knowledge, event
+from tests.crash.recordings import Recording, record, scratch
+from tests.crash.states import crash_states
+
+STRIDE: Final = int(os.environ.get("EVLOG_CRASH_STRIDE", "11"))
+
+Step = Callable[[EventStore], object]
+View = tuple[object, ...]
+
+REDACTED: Final = (1, 4, 2, 7, 9)
+
+
+def id_of(number: int) -> UUID:
+    """The id of the test's event of this number."""
+    return evlog.idempotency_id(f"event {number}")
+
+
+def secret(number: int) -> bytes:
+    """Data that is not found anywhere else."""
+    return b"secret %d is not for ever" % number
+
+
+def hidden(*numbers: int) -> list[evlog.NewEvent]:
+    return [event(number, secret(number), content_type="binary") for number in numbers]
+
+
+# Each may be taken twice in a row: a process that crashed does not know whether it was taken.
+STEPS: Final[tuple[Step, ...]] = (
+    lambda store: store.append("s", hidden(1, 2, 3)),
+    lambda store: store.append_many([("t-1", hidden(4, 5)), ("u", hidden(6))]),
+    lambda store: store.redact(id_of(1), id_of(4), reason="first"),
+    lambda store: store.compact(),
+    lambda store: store.append("s", hidden(7)),
+    lambda store: store.redact(id_of(2), reason="second"),
+    lambda store: store.append("u", hidden(8, 9)),
+    lambda store: store.redact(id_of(7), id_of(9), reason="third"),
+    lambda store: store.set_retention("t-1", before=2),
+    lambda store: store.compact(),
+)
+
+
+def view(store: EventStore) -> View:
+    """What a user can see: each event with its content or without any, and why."""
+    shown = tuple(
+        (event.stream, event.version, event.redacted or event.data)
+        for stream in ("s", "t-1", "u")
+        for event in store.read(stream)
+    )
+    for _, _, content in shown:
+        assert content is True or content.startswith(b"secret ")
+    made = tuple((made.reason, tuple(id for _, id, _ in made.events)) for made in store.redactions())
+    return shown, made, store.retention("t-1")
+
+
+def recorded() -> tuple[Recording, list[View]]:
+    """The scenario, opening the store again for every third step; and what is seen after each step."""
+    with scratch() as root:
+        world = World(root)
+        path = f"{root}/above/store"
+        open_store(path, create=True, disk=RecordingDisk(world)).close()
+        world.note("created", 0)
+        store = open_store(path, disk=RecordingDisk(world))
+        views = [view(store)]
+        for number, step in enumerate(STEPS):
+            if number % 3 == 2:
+                store.close()
+                store = open_store(path, disk=RecordingDisk(world))
+            world.note("sent", number)
+            step(store)
+            world.note("acked", number)
+            views.append(view(store))
+        store.close()
+        check_erased(path)
+        return record(world, History(world), "redaction", Knowledge([])), views
+
+
+def check_erased(path: str) -> None:
+    """No file holds what was redacted, and some file holds everything else."""
+    found = b""
+    for folder, _, names in os.walk(path):
+        for name in names:
+            with open(f"{folder}/{name}", "rb") as file:
+                found += file.read()
+    assert [number for number in range(1, 10) if secret(number) in found] == [
+        number for number in range(1, 10) if number not in REDACTED
+    ]
+
+
+def check(path: str, known: Knowledge, views: list[View], *, thorough: bool) -> None:
+    if not known.created:
+        return
+    with open_store(path) as store:
+        assert view(store) in views[len(known.acked) : len(known.sent) + 1]
+        assert not thorough or store.verify().ok
+        for step in STEPS[len(known.acked) :]:
+            step(store)
+        assert view(store) == views[-1]
+        with open_store(path) as fresh:
+            assert view(fresh) == views[-1]
+            fresh.compact()  # what was acknowledged last may have been it
+            assert view(fresh) == view(store) == views[-1]
+            assert not thorough or fresh.verify().ok
+    check_erased(path)
+
+
+def crashes(recording: Recording, views: list[View], moments: Collection[int]) -> explore.Outcome:
+    """Kill after each of the operations and within the next one, or cut the power."""
+    checked: set[tuple[bytes, int, int]] = set()
+    failures: list[str] = []
+    for moment, system, known in recording.moments():
+        if moment not in moments:
+            continue
+        states = [
+            *explore.killed_states(system, recording.ops[moment : moment + 1], 997, moment % 997),
+            *crash_states(system, random.Random(moment), 2),
+        ]
+        for state in states:
+            key = (state.digest(), len(known.acked), len(known.sent))
+            if key in checked:
+                continue
+            checked.add(key)
+            with scratch() as root:
+                try:
+                    check(materialise(state, root), known, views, thorough=key[0][0] % 4 == 0)
+                except Exception as error:  # noqa: BLE001 - any error is a finding
+                    failures.append(f"after operation {moment}: {error!r}")
+    return explore.Outcome({digest for digest, _, _ in checked}, failures)
+
+
+def test_whatever_a_crash_leaves_an_event_is_visible_or_redacted_and_then_erased() -> None:
+    recording, views = recorded()
+    jobs: list[explore.Job] = [
+        (crashes, (recording, views, share[::STRIDE])) for share in explore.shares(recording)
+    ]
+    explore.expect(explore.run(jobs), 500 // STRIDE)
