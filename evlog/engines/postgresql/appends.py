@@ -57,7 +57,7 @@ _SERIALIZATION: Final = ("40001", "40P01")  # where the database's default is st
 _UNIQUE: Final = "23505"
 
 
-class _Company:
+class _Contention:
     """Whether other writers append now. The last appends show it: others take positions between them."""
 
     def __init__(self) -> None:
@@ -93,7 +93,7 @@ class Appender:
     def __init__(self, connections: Connections, *, sync: bool, lock_timeout_seconds: float | None) -> None:
         self._connections = connections
         self._sync = sync
-        self._company = _Company()
+        self._contention = _Contention()
         self._lock_timeout_seconds = lock_timeout_seconds
         self._statement = Statement(
             connections.address.sql(
@@ -187,7 +187,7 @@ class Appender:
     def _execute(self, connection: Session, request: _Request) -> tuple[list[int], list[int], list[bool]]:
         positions: list[int] = []
         # What is looked up may be there already, committed by another transaction and not flushed.
-        commits_itself = self._company.enter() and not request.look_up and self._sync
+        commits_itself = self._contention.enter() and not request.look_up and self._sync
         try:
             connection.is_warned = False
             commit = b"on" if commits_itself else b"off"
@@ -209,7 +209,7 @@ class Appender:
                 connection.rollback()
             raise
         finally:
-            self._company.leave(positions)
+            self._contention.leave(positions)
 
     def _change(self, request: _Request, error: psycopg.Error, deadline: float) -> None:
         """Change what the server refused so that it can be sent again, or raise the refusal."""

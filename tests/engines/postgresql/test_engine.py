@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from uuid import UUID, uuid4
 
 import psycopg
@@ -16,6 +17,8 @@ import pytest
 
 import evlog
 from evlog import NewEvent
+from evlog.engines.postgresql.appends import FLUSH
+from evlog.engines.postgresql.connections import Session
 from evlog.engines.postgresql.engine import PostgresqlEngine
 from evlog.model.events import Event
 from tests.support.postgresql import PostgresqlServer
@@ -424,3 +427,34 @@ def test_numbers_that_the_server_cannot_hold_are_numbers(postgresql_url: Url) ->
             store.append("a", [NewEvent("T", 1)], conditions=[evlog.IfNone("*", after=huge)])
         assert list(store.read("a", huge)) == list(store.read_all(huge)) == []
         assert len(list(store.read("a", 1, huge, limit=huge))) == len(list(store.read_all(0, huge))) == 1
+
+
+def test_only_a_writer_that_is_alone_commits_with_its_flush(
+    postgresql_url: Url, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = postgresql_url()
+    sent: list[list[bytes]] = []
+    run = Session.run
+
+    def recorded(session: Session, *transactions: Any) -> Any:
+        sent.append([statement.text for statements in transactions for statement, _ in statements])
+        return run(session, *transactions)
+
+    def flushes_apart(store: evlog.EventStore, event: NewEvent) -> bool:
+        del sent[:]
+        store.append("a", [event])
+        return sent[-1][-1] == FLUSH
+
+    with evlog.open(url, create=True) as one, evlog.open(url) as two:
+        monkeypatch.setattr(Session, "run", recorded)
+        assert [flushes_apart(one, NewEvent("T", number)) for number in range(4)] == [
+            True,
+            True,
+            False,
+            False,
+        ]
+        assert flushes_apart(two, NewEvent("T", 4))
+        assert not flushes_apart(one, NewEvent("T", 5))  # it has not noticed yet
+        assert [flushes_apart(one, NewEvent("T", number)) for number in (6, 7)] == [True, False]
+        known = next(one.read("a"))
+        assert flushes_apart(one, NewEvent("T", 0, id=known.id))  # another writer's may not be flushed
