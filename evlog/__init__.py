@@ -6,6 +6,8 @@ files           the directory engine: a store in files
 transfer        copying a store into another one, on any engines
 state           states folded from events, and their snapshots
 subscriptions   following a log, live and by name; written against engine.py
+decisions       read, decide, append, and again if another writer was first
+schemas         JSON Schemas of event types, checked by every append
 aio             the store for asyncio; imported by itself
 model           values that all of these pass on: events, appends, policies
 errors.py       every exception
