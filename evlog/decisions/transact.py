@@ -128,13 +128,9 @@ def _with_key(event: EncodedEvent, about: str | Query, key: str) -> EncodedEvent
     type, id, code, data, metadata = event
     if id is not None:
         raise InvalidEvent("id", "is given together with a key for the decision; leave it out")
-    links: object = add_links(metadata, {KEY: key, _DECIDED_FROM: str(about)})
-    if isinstance(links, dict):
-        from evlog.model.encoding import dump_json
-
-        links = dump_json(links, "metadata")
-    assert isinstance(links, bytes)
-    return (type, id_of_key(key), code, data, links)
+    linked = add_links(metadata or b"{}", {KEY: key, _DECIDED_FROM: str(about)})
+    assert isinstance(linked, bytes)  # as it was before
+    return (type, id_of_key(key), code, data, linked)
 
 
 def _maybe_made_before(engine: Engine, about: str | Query, key: str) -> BatchResult | None:
@@ -157,11 +153,13 @@ def _maybe_made_before(engine: Engine, about: str | Query, key: str) -> BatchRes
         from evlog.model.appends import BatchResult
 
         return BatchResult([], [], [], [], [])
-    first = events[0]
-    source = first.metadata.get(_DECIDED_FROM)
-    if first.idempotency_key is not None and source != str(about):  # without its metadata nothing tells
-        reason = "belongs to no decision" if source is None else f"belongs to a decision about {source!r:.80}"
-        raise IdConflict(id_text(first.id_bytes), first.stream, first.position, reason, key)
+    for event in events:
+        source = event.metadata.get(_DECIDED_FROM)
+        if source != str(about) and event.idempotency_key is not None:  # a redacted one has neither
+            reason = "belongs to no decision"
+            if source is not None:
+                reason = f"belongs to a decision about {source!r:.80}"
+            raise IdConflict(id_text(event.id_bytes), event.stream, event.position, reason, key)
     # Appended again as duplicates: the writer that made the decision may have died before it was durable.
     return engine.append([event.stream for event in events], [event[3:5] + event[6:] for event in events])
 
