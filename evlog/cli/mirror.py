@@ -128,7 +128,17 @@ def _copy(mirror: Mirror, progress: Progress | None, given: Given) -> MirrorResu
     with mirror:
         if given.cutover:
             return mirror.cut_over(progress)
-        return mirror.follow(progress) if given.follow else mirror.copy(progress)
+        if not given.follow:
+            return mirror.copy(progress)
+
+        def show(done: int, total: int) -> None:
+            if progress is not None:
+                progress(done, total)
+                if done >= total:
+                    position = f"{mirror.result.position:,}"
+                    console.show_status(f"copied up to position {position}; waiting, Ctrl-C ends it")
+
+        return mirror.follow(show)
 
 
 def _promote(path: str) -> int:

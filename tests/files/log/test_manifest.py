@@ -50,6 +50,36 @@ def test_manifest_is_these_bytes() -> None:
     assert json.loads(sign(BYTES))["crc32"] == f"{crc32(BYTES):08x}"
 
 
+@pytest.mark.parametrize(
+    ("standing", "fields"),
+    [
+        ((ID, ""), b'"mirror_of":"018bcfe5-6800-7000-9011-121314151617",'),
+        (("", 'postgresql://h/"x"\u00e9'), b'"moved_to":"postgresql://h/\\"x\\"\xc3\xa9",'),
+    ],
+)
+def test_a_manifest_keeps_what_the_store_is_to_others(standing: tuple[str, str], fields: bytes) -> None:
+    manifest = MANIFEST._replace(standing=standing)
+    raw = encode_manifest(manifest)
+    assert raw == sign(BYTES.replace(b'"fields"', fields + b'"fields"'))
+    assert parse_manifest(raw, "m") == manifest
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        b'"mirror_of":"x",',
+        b'"mirror_of":1,',
+        b'"mirror_of":"",',
+        b'"mirror_of":null,',
+        b'"moved_to":["x"],',
+        b'"moved_to":"' + b"x" * 9000 + b'",',
+    ],
+)
+def test_a_standing_that_makes_no_sense_is_damage(fields: bytes) -> None:
+    with pytest.raises(CorruptionError):
+        parse_manifest(sign(BYTES.replace(b'"fields"', fields + b'"fields"')), "m")
+
+
 positive = st.integers(1, 2**32 - 1)
 
 
