@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from zlib import crc32
 
-from evlog.errors import EvlogError
+from evlog.errors import CorruptionError, EvlogError
 from evlog.files.disk.files import map_file
 from evlog.files.format.hashes import NAME_BITS
 from evlog.files.format.headers import (
@@ -307,8 +307,15 @@ class SealedIndex:
         return [kind for kind in self._suffixes if self._file(kind) is None]
 
     def files(self, entries: Entries) -> dict[str, bytes]:
-        """Return the content of all files by path."""
-        return {self.path(kind): self.build(kind, entries) for kind in self._suffixes}
+        """Return the content of the files by path; not of .tags, if an event with tags is damaged."""
+        files = {}
+        for kind in self._suffixes:
+            try:
+                files[self.path(kind)] = self.build(kind, entries)
+            except CorruptionError:
+                if kind != KIND_TAGS:
+                    raise
+        return files
 
     def build(self, kind: int, entries: Entries) -> bytes:
         """Return the content of the file of this kind."""

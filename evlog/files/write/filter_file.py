@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 
-from evlog.errors import EvlogError
+from evlog.errors import CorruptionError, EvlogError
 from evlog.files.disk.file_lock import FileLock
 from evlog.files.format.filter import encode_block, encode_filter_header
 from evlog.files.log.parts import SegmentMoved
@@ -93,7 +93,10 @@ def _blocks_without(log: Log, covered: Collection[Identity], keys_at_once: int) 
         if keys > keys_at_once:
             log.filter.is_due = True
             break
-        parts = part.filter_keys()
+        try:
+            parts = part.filter_keys()
+        except CorruptionError:
+            continue  # a damaged event: the segment is looked into
         keys += sum(map(len, parts))
         fresh[identity] = encode_block(identity, *parts)
     return fresh
