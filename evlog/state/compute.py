@@ -13,6 +13,7 @@ import msgspec
 from evlog.model.checkpoints import check_subscription_name
 from evlog.model.filters import EVERYTHING, EventFilter
 from evlog.model.named import NamedTuple
+from evlog.model.retention import REDACTIONS_STREAM
 from evlog.state.snapshots import Content, maybe_load, save
 
 if TYPE_CHECKING:
@@ -122,9 +123,13 @@ def compute(engine: Engine, selection: Selection, fold: Fold, snapshot: str | No
     if stream is None:
         head = engine.head()
         end = head if end is None else min(end, head)
-    removals = engine.removals() if stream is None else 0  # before the read, for one may come during it
+    # Before the read, for either may come during it.
+    removals = engine.removals() if stream is None else 0
+    redactions = engine.versions([REDACTIONS_STREAM])[0]
     raw, base = maybe_load(engine, snapshot, stream)
-    if base is not None and not _is_usable(engine, selection, fold, base, end, removals):
+    if base is not None and (
+        base.redactions != redactions or not _is_usable(engine, selection, fold, base, end, removals)
+    ):
         base = None
     state, first_version = _folded(engine, selection, fold, base, end)
     if selection.is_present and state.position > (0 if base is None else base.position):
@@ -142,6 +147,7 @@ def compute(engine: Engine, selection: Selection, fold: Fold, snapshot: str | No
                 version=state.version,
                 first_version=first_version,
                 removals=removals,
+                redactions=redactions,
                 time_us=state.time_us,
             )
             save(engine, snapshot, stream, content, raw)

@@ -5,7 +5,8 @@
 3. It names the event at its position. If the store does not have that event there (an older backup was
    restored), it is rebuilt.
 4. That of a stream names the first event that was folded; if retention or a deletion hides that one, or shows
-   an earlier one, it is rebuilt. That of a selection names how many events compactions had removed.
+   an earlier one, it is rebuilt. That of a selection names how many events compactions had removed. Both
+   name how many redactions there were.
 5. State and position are one content, which an engine replaces in one step, and only if nobody else did.
 """
 
@@ -44,6 +45,8 @@ class Content(msgspec.Struct):
     """Of a stream: that of the first event folded."""
     removals: int = 0
     """Of a selection: how many events compactions had removed."""
+    redactions: int = 0
+    """The version of the stream of redactions."""
     time_us: int = 0
     """Of the last event folded."""
     saved_us: int = 0

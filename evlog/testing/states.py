@@ -289,3 +289,21 @@ class StateTests(EngineTests):
         assert [each.depth for each in store.trace(ids[1])] == [0, 1, 2]
         with pytest.raises(EventNotFound):
             store.trace(9)
+
+    @pytest.mark.parametrize("stream", ["a-1", None])
+    def test_redacted_events_leave_the_state_also_during_a_fold(
+        self, filled: EventStore, other: EventStore, stream: str | None
+    ) -> None:
+        def total(state: int, event: Event) -> int:
+            if event.version == 4 and state == 1 + 5 + 9:
+                other.redact(event.position - 8, reason="during the fold")
+            return state if event.redacted else state + int(event.data)
+
+        fold = Fold(total, 0, name="total")
+        types = ["U"]
+        chosen: dict[str, Any] = {} if stream else {"category": "a", "types": types}
+        assert filled.state(stream, fold, snapshot="s", **chosen).value == 45
+        assert filled.state(stream, fold, snapshot="s", **chosen).value == 40
+        last = next(filled.read("a-1", reverse=True))
+        filled.redact(last.position, reason="after it")
+        assert filled.state(stream, fold, snapshot="s", **chosen).value == 23
