@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 
 import evlog
-from evlog import Event, Fold, NewEvent
+from evlog import Event, EventStore, Fold, NewEvent
 from evlog.errors import StoreAccessDenied
+from evlog.files.disk.files import Disk, ReadFile
+from evlog.files.engine import DirectoryEngine
 from tests.support.helpers import small_store
 
 ROOT = Path(__file__).parent.parent.parent
@@ -127,6 +129,30 @@ def test_a_reader_without_permission_to_write_uses_snapshots_and_saves_none(path
             assert store.state("s", Counted(), at=11, snapshot="t").value == 56
     finally:
         (path / "snapshots").chmod(0o700)
+
+
+class RecordingDisk(Disk):
+    """Notes what is synced, and when a file is made."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def sync_seen(self, file: ReadFile) -> None:
+        super().sync_seen(file)
+        self.calls.append(f"sync {Path(file.path).name.rpartition('.')[2]}")
+
+    def create_file(self, path: str, content: bytes) -> None:
+        self.calls.append(f"make {Path(path).name}")
+        super().create_file(path, content)
+
+
+def test_a_snapshot_is_saved_only_when_its_events_are_durable(memory_path: Path) -> None:
+    disk = RecordingDisk()
+    small_store(memory_path / "unsynced").close()
+    with EventStore(DirectoryEngine(str(memory_path / "unsynced"), sync=False, disk=disk)) as store:
+        store.append("s", [NewEvent("T", 1)])
+        store.state(None, Counted(), snapshot="t")
+    assert disk.calls[-2:] == ["sync log", "make t.log.tmp"]
 
 
 PROJECT = """
