@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -135,6 +136,11 @@ class SchemaTests(EngineTests):
             store.set_schema("P", schema)
         assert store.schemas() == []
         store.append("a", [new(0, "P")])
+
+    def test_a_schema_refers_to_nothing_outside_itself(self, store: EventStore, tmp_path: Path) -> None:
+        (tmp_path / "other.json").write_text('{"minimum":1}')
+        with pytest.raises(evlog.InvalidSchema, match="is outside the schema"):
+            store.set_schema("P", {"$ref": (tmp_path / "other.json").as_uri()})
 
     def test_numbers_that_cannot_be_checked_are_refused(self, store: EventStore) -> None:
         store.set_schema("P", {"minimum": 1})

@@ -103,10 +103,12 @@ def flip(path: Path, needle: bytes) -> None:
 
 
 @pytest.mark.parametrize("type", ["P", "Other"])
-def test_damage_of_a_schema_refuses_what_it_cannot_check(tmp_path: Path, type: str) -> None:
+@pytest.mark.parametrize("earlier", [0, 1])
+def test_damage_of_a_schema_refuses_what_it_cannot_check(tmp_path: Path, type: str, earlier: int) -> None:
     """Which type the schema is of, nothing tells: no event is appended unchecked."""
     with evlog.open(tmp_path / "store", create=True) as store:
-        store.set_schema("P", {"minimum": 5})
+        for number in range(earlier):
+            store.set_schema("P", {"minimum": number})
         store.set_schema("P", {"minimum": 7})
         store.append("a", [new(9)])
     flip(tmp_path / "store", b'"minimum":7')
