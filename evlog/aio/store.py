@@ -97,14 +97,14 @@ class AsyncStore:
 
     async def transact(
         self,
-        stream: str,
+        about: str | Query,
         decide: Callable[[list[Event]], Iterable[NewEvent | tuple[str, Iterable[NewEvent]]] | None],
         *,
         retries: int = 10,
         key: str | None = None,
     ) -> Sequence[AppendResult]:
-        """Read a stream, decide, append. As `EventStore.transact`; `decide` is called in a thread."""
-        return await self._workers.submit(self.store.transact, stream, decide, retries=retries, key=key)
+        """Read, decide, append. As `EventStore.transact`; `decide` is called in a thread."""
+        return await self._workers.submit(self.store.transact, about, decide, retries=retries, key=key)
 
     # --- reading
 
