@@ -151,7 +151,7 @@ class Session(psycopg.Connection["Row"]):
         pgconn.enter_pipeline_mode()
         for statements in transactions:
             for statement, parameters in statements:
-                formats = (1,) * len(parameters)
+                formats = [1] * len(parameters)
                 if not (self.prepares and statement.name):
                     pgconn.send_query_params(statement.text, parameters, None, formats, 1)
                 else:
