@@ -265,6 +265,16 @@ class MirrorTests(EngineTests):
         found = evlog.Mirror(filled, directory, merge=True).check()
         assert found.ok  # nothing was copied
 
+    def test_a_merge_leaves_redacted_events_out(self, directory: EventStore, store: EventStore) -> None:
+        for number in range(3):
+            directory.append("a", [new(number)])
+        directory.redact(2, reason="r")
+        assert plan_mirror(directory, store, merge=True).events == 2
+        evlog.mirror(directory, store, merge=True)
+        assert numbers(store.read_all()) == [0, 2]
+        assert evlog.Mirror(directory, store, merge=True).check().ok
+        assert store.verify().ok
+
     def test_a_directory_is_merged_into_the_engine(self, filled: EventStore, directory: EventStore) -> None:
         directory.append("a-0", [new(0, "T", id=UUID(int=1)), new(100)])
         directory.set_retention("a-0", max_count=9)

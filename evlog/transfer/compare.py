@@ -147,6 +147,11 @@ def _compare_removed(source: Engine, destination: Engine, position: int) -> Diff
 # --- merged stores
 
 
+def is_merged(event: Event) -> bool:
+    """Return whether a merge appends an event: not the store's own, and none without its content."""
+    return not (event.stream.startswith(SYSTEM_PREFIX) or event.redacted)
+
+
 def compare_merged(
     source: Engine, destination: Engine, to: int, progress: Progress | None = None
 ) -> Comparison:
@@ -168,7 +173,7 @@ def compare_merged(
         return None
 
     for event in _read(source, to):
-        if event.stream.startswith(SYSTEM_PREFIX):
+        if not is_merged(event):
             continue
         batch.append(event)
         if len(batch) == _BATCH_EVENTS:

@@ -20,11 +20,11 @@ from operator import add
 from typing import TYPE_CHECKING, Final
 
 from evlog.errors import InvalidArgument, MirrorBusy, SubscriptionBusy
-from evlog.model.events import SYSTEM_PREFIX
 from evlog.model.filters import EVERYTHING
 from evlog.model.history import Standing, refusal
 from evlog.model.named import NamedTuple
 from evlog.store import EventStore, open
+from evlog.transfer.compare import is_merged
 from evlog.transfer.pieces import PIECE_EVENTS, ReadAhead, read_pieces
 from evlog.transfer.subscriptions import LOCK_NAME, copy_subscriptions
 from evlog.transfer.targets import OPEN, Copied, IdenticalTarget, MergeTarget
@@ -121,7 +121,7 @@ def plan_mirror(source: EventStore, destination: EventStore | None, *, merge: bo
         target.check_limits(after, head)
     events = removed = 0
     for event in engine.read_all(after, head, EVERYTHING, reverse=False, limit=None):
-        events += not (merge and event.stream.startswith(SYSTEM_PREFIX))
+        events += not merge or is_merged(event)
     if not merge:
         removed = sum(1 for _ in engine.read_removed(after, head))
     return MirrorPlan(after, head, events, removed, 0 if merge else len(engine.checkpoint_names()))

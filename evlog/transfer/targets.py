@@ -10,13 +10,13 @@ from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 from evlog.errors import MirrorConflict, MirrorLimit
-from evlog.model.events import JSON_CODE, SYSTEM_PREFIX
+from evlog.model.events import JSON_CODE
 from evlog.model.filters import EVERYTHING
 from evlog.model.history import Standing, refusal
 from evlog.model.json_text import decode_json, encode_json
 from evlog.model.named import NamedTuple
 from evlog.model.retention import FINISHED_TYPE, MIRRORED_TYPE
-from evlog.transfer.compare import compare, compare_merged
+from evlog.transfer.compare import compare, compare_merged, is_merged
 from evlog.transfer.pieces import read_pieces
 
 if TYPE_CHECKING:
@@ -196,7 +196,7 @@ class MergeTarget(Target):
 
     def append(self, piece: HistoryPiece) -> Copied:
         """Append a piece's events at the end; those whose ids are known are skipped."""
-        events = [event for event in piece.events if not event.stream.startswith(SYSTEM_PREFIX)]
+        events = [event for event in piece.events if is_merged(event)]
         if not events:
             return Copied()
         last = events[-1]

@@ -15,6 +15,7 @@ import pytest
 import evlog
 from evlog import EventStore, NewEvent, salvage_store
 from evlog.engine import Capabilities
+from evlog.files.disk.files import Disk, WriteFile
 from evlog.model.history import Standing
 from evlog.testing.mirroring import everything
 from evlog.transfer import plan_mirror
@@ -147,6 +148,43 @@ def test_a_stretch_of_removed_events_larger_than_a_piece_is_copied(
     assert everything(destination) == everything(source)
     assert destination.verify().ok
     assert len(destination.engine.find_ids([UUID(int=n + 1).bytes for n in range(50)])) == 50
+
+
+class FullDisk(Disk):
+    """A disk that has no room at one of its writes."""
+
+    def __init__(self, number: int) -> None:
+        self.left = number
+
+    def write_at(self, file: WriteFile, data: bytes, offset: int) -> None:
+        self.left -= 1
+        if not self.left:
+            raise evlog.StoreFull(file.path, "no room")
+        super().write_at(file, data, offset)
+
+
+def test_a_full_disk_leaves_a_mirror_that_is_continued(source: EventStore, memory_path: Path) -> None:
+    for number in range(12):
+        source.append("ab"[number % 2], [new(number)])
+    source.delete_stream("a")
+    source.compact()
+    source.append("b", [new(12)])
+    for number in range(1, 100):
+        path = memory_path / f"copy-{number}"
+        small_store(path).close()
+        disk = FullDisk(number)
+        with small_store(path, disk=disk) as copy:
+            try:
+                evlog.mirror(source, copy)
+            except evlog.StoreFull:
+                pass  # else it was a write that an append can do without
+        with small_store(path) as copy:
+            assert copy.verify().ok
+            evlog.mirror(source, copy)
+            assert everything(copy) == everything(source)
+        if disk.left > 0:
+            break
+    assert number > 8
 
 
 # --- the wrong source

@@ -206,43 +206,51 @@ def _add_segment(log: Log, writer: Writer, disk: Disk, piece: HistoryPiece) -> N
         tail.add_sealed_locked(info)
         return empty
 
-    info = _write_segment(log, disk, piece, writer.exclusively(seal))
-    empty = writer.exclusively(name)
-    remove_unnamed(log.store, log.manifest, [empty], disk)
-    writer.make_durable(None)  # the manifest is
-
-
-def _write_segment(log: Log, disk: Disk, piece: HistoryPiece, last_time_us: int) -> SegmentInfo:
-    """Write the files of a sealed segment, which no manifest names yet; return what it has to say of them."""
-    events, removed = piece.events, piece.removed
-    times = (events[0][5], events[-1][5]) if events else (last_time_us, last_time_us)
+    last_time_us = writer.exclusively(seal)
+    events = piece.events
     info = SegmentInfo(
         piece.after + 1,
         1,  # a generation in which positions may be missing
         new_tag(),
         last_position=piece.end,
-        first_time_us=times[0],
-        last_time_us=times[1],
+        first_time_us=events[0][5] if events else last_time_us,
+        last_time_us=events[-1][5] if events else last_time_us,
         lost_events=piece.lost,
     )
     output = OutputSegment(log.store, log.manifest.store_id_bytes, info)
+    try:
+        info = _write_events(output, piece, disk)
+        if piece.removed:
+            info = _write_removed(output._replace(info=info), piece, last_time_us, disk)
+    except (EvlogError, KeyboardInterrupt):
+        output.remove_files(disk)  # the disk may be full, and the files take space
+        raise
+    empty = writer.exclusively(name)
+    remove_unnamed(log.store, log.manifest, [empty], disk)
+    writer.make_durable(None)  # the manifest is
+
+
+def _write_events(output: OutputSegment, piece: HistoryPiece, disk: Disk) -> SegmentInfo:
+    """Write the log and its entries, synced; no manifest names them yet."""
     file = LogFile(output, disk)
-    if events:
-        _, versions, streams, types, ids, *_, metadatas = zip(*events, strict=True)
-        tags = maybe_tag_bits(metadatas)
-        raws = pack_records(events)
+    if piece.events:
+        _, versions, streams, types, ids, *_, metadatas = zip(*piece.events, strict=True)
+        raws = pack_records(piece.events)
         hashes = _hash_names(streams), hash_ids(ids), versions, _hash_types(types)
-        file.add(b"".join(raws), encode_entries(raws, 0, 0, *hashes, tags))
+        file.add(b"".join(raws), encode_entries(raws, 0, 0, *hashes, maybe_tag_bits(metadatas)))
     entries = file.finish()
     disk.create_file(output.path("offsets"), encode_file_header(output.header(KIND_OFFSETS)) + entries)
-    info = info._replace(
+    return output.info._replace(
         events=file.events,
         log_bytes=file.end,
         offsets_crc=file.index_crc,
         tagged_events=count_tagged(entries),
     )
-    if not removed:
-        return info
+
+
+def _write_removed(output: OutputSegment, piece: HistoryPiece, last_time_us: int, disk: Disk) -> SegmentInfo:
+    """Write the file of the removed events, synced."""
+    removed = piece.removed
     rows = pack_events(
         [event.id for event in removed],
         [event.position for event in removed],
@@ -250,14 +258,14 @@ def _write_segment(log: Log, disk: Disk, piece: HistoryPiece, last_time_us: int)
         [event.version for event in removed],
         [int.from_bytes(event.digest, "little") if len(event.digest) == 4 else 0 for event in removed],
     )
-    removed_tags = [
+    tags = [
         (tag, again, event.position, type)
         for event in removed
         for tag, again, type in decode_tags(event.tags)
     ]
-    raw = encode_removed(output.header(KIND_REMOVED), rows, _emptied(piece, last_time_us), removed_tags)
+    raw = encode_removed(output.header(KIND_REMOVED), rows, _emptied(piece, last_time_us), tags)
     disk.create_file(output.path("removed"), raw)
-    return info._replace(removed_events=len(removed), removed_bytes=len(raw), removed_crc=crc32(raw))
+    return output.info._replace(removed_events=len(removed), removed_bytes=len(raw), removed_crc=crc32(raw))
 
 
 def _emptied(piece: HistoryPiece, last_time_us: int) -> Iterable[EmptyStream]:
