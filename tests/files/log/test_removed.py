@@ -22,10 +22,12 @@ from evlog.files.format.removed_events import (
     event_column,
     pack_events,
     sort_events,
+    tags_of_removed,
 )
 from evlog.files.format.sorted_index import page_crcs
 from evlog.files.log.removed import RemovedEvent, RemovedEvents
 from evlog.model.events import make_ids
+from evlog.model.tags import add_tags
 
 HEADER = FileHeader(KIND_REMOVED, 1, bytes(range(16)), 1000, 7)
 Row = tuple[bytes, int, int, int, int]  # id, position, stream hash, version, content CRC
@@ -213,3 +215,40 @@ def test_a_stream_row_that_does_not_fit_its_name_is_damage(
     (tmp_path / "x.removed").write_bytes(raw)
     with pytest.raises(CorruptionError):
         RemovedEvents(str(tmp_path / "x.removed"), HEADER, len(raw)).streams()
+
+
+def test_removed_events_are_found_by_types_and_tags(tmp_path: Path) -> None:
+    dice = random.Random(4)
+    events = [
+        (
+            position,
+            f"T{dice.randrange(3)}",
+            tuple({f"t:{dice.randrange(6)}" for _ in range(dice.randrange(4))}),
+        )
+        for position in range(1, 400)
+    ]
+    records = [
+        (position, 1, "s", type, bytes(16), 0, 0, b"{}", add_tags(tags, None))
+        for position, type, tags in dice.sample(events, len(events))
+    ]
+    raw = encode_removed(HEADER, b"", [("s", 1, 1)], tags_of_removed(records))
+    (tmp_path / "x.removed").write_bytes(raw)
+    removed = RemovedEvents(str(tmp_path / "x.removed"), HEADER, len(raw))
+    assert removed.streams() == [("s", 1, 1)]
+    assert removed.tags() == sorted(removed.tags())
+    for _ in range(300):
+        types = [f"T{number}" for number in dice.sample(range(4), dice.randrange(3))]
+        tags = [f"t:{number}" for number in dice.sample(range(7), dice.randrange(1, 3))]
+        after = dice.randrange(400)
+        matching = [
+            position
+            for position, type, own in events
+            if position > after and (not types or type in types) and set(tags) <= set(own)
+        ]
+        assert removed.find_first(types, tags, after) == (matching[0] if matching else None)
+    for at in range(len(raw) - 40, len(raw) - 4):
+        damaged = bytearray(raw)
+        damaged[at] ^= 1
+        (tmp_path / "y.removed").write_bytes(damaged)
+        with pytest.raises(CorruptionError):
+            RemovedEvents(str(tmp_path / "y.removed"), HEADER, len(raw)).check_all()
