@@ -107,3 +107,28 @@ class FollowTests(EngineTests):
         assert seen == [b"0", evlog.StoreClosed]
         with open_store() as again:
             again.subscribe("n").close()
+
+    def test_idle_and_timeout_end_a_run_after_what_is_there(self, filled: EventStore) -> None:
+        for options in ({"idle": 0.0}, {"idle": 0.01}, {"timeout": 0.0}, {"timeout": 0.01, "idle": 60.0}):
+            with filled.subscribe(**options) as run:  # type: ignore[arg-type]
+                assert numbers(run) == list(range(20))
+        for bad in ({"idle": -1.0}, {"timeout": -1.0}, {"idle": float("nan")}):
+            with pytest.raises(evlog.InvalidArgument):
+                filled.subscribe(**bad)  # type: ignore[arg-type]
+
+    def test_timeout_ends_a_run_to_which_events_keep_coming(self, store: EventStore) -> None:
+        ended = threading.Event()
+
+        def append() -> None:
+            while not ended.is_set():
+                store.append("a", [new(1)])
+
+        thread = threading.Thread(target=append)
+        thread.start()
+        try:
+            with store.subscribe(timeout=0.2, idle=LONG_SECONDS) as run:
+                for _ in run:
+                    pass
+        finally:
+            ended.set()
+            thread.join()

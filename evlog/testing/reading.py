@@ -89,3 +89,11 @@ class ReadTests(EngineTests):
         for wrong in ("7f", b"7", -1):
             with pytest.raises(InvalidArgument):
                 filled.get(wrong)
+
+    def test_the_last_event_of_a_stream(self, filled: EventStore) -> None:
+        last = filled.last("a-0")
+        assert last == list(filled.read("a-0"))[-1]
+        assert filled.last("none") is None
+        if filled.capabilities.retention:
+            filled.delete_stream("a-0")
+            assert filled.last("a-0") is None

@@ -186,6 +186,27 @@ class RedactionTests(EngineTests):
         secrets.redact(*(event.position for event in secrets.read("a-0") if event.position < 11), reason="r")
         assert MAIL not in json.dumps(secrets.state("a-0", snapshot="s").value)
 
+    @pytest.mark.parametrize("selection", [{"stream": "a-1"}, {"category": "a"}], ids=["stream", "category"])
+    def test_a_snapshot_that_was_folded_meanwhile_is_not_used(
+        self, secrets: EventStore, selection: dict[str, str]
+    ) -> None:
+        def redact_meanwhile(state: list[Any], event: Event) -> list[Any]:
+            if event.position == 10 and not secrets.redactions():
+                secrets.redact(2, reason="r")
+            return [*state, event.json()]
+
+        fold = evlog.Fold(redact_meanwhile, list, name="all")
+
+        def folded() -> list[Any]:
+            value: list[Any] = secrets.state(
+                selection.get("stream"), fold, category=selection.get("category"), snapshot="s"
+            ).value
+            return value
+
+        assert None not in folded()  # it had read the event before
+        secrets.append("a-1", [new(1, id=UUID(int=50))])
+        assert folded().count(None) == 1
+
     def test_verify_says_what_was_redacted_since_and_that_nothing_else_changed(
         self, secrets: EventStore
     ) -> None:
@@ -265,6 +286,21 @@ class RedactionTests(EngineTests):
             for name in names:
                 with open(f"{folder}/{name}", "rb") as file:
                     assert MAIL.encode() not in file.read(), name
+
+    def test_a_merge_redacts_what_its_source_has_redacted(
+        self, secrets: EventStore, directory: EventStore
+    ) -> None:
+        directory.append("own", [new(1)])
+        secrets.redact(3, reason="one")
+        evlog.mirror(secrets, directory, merge=True)
+        assert len(list(directory.read_all())) == 10  # without the redacted one
+        secrets.redact(6, reason="two")
+        secrets.append("a-0", [new(5)])
+        for _ in range(2):
+            evlog.mirror(secrets, directory, merge=True)
+            assert [event.id.int for event in directory.read_all() if event.redacted] == [6]
+            assert [made.reason for made in directory.redactions()] == ["two"]
+            assert directory.verify().ok
 
     def check_mirror(self, source: EventStore, mirror: EventStore) -> None:
         both = [

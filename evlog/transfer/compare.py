@@ -165,7 +165,7 @@ def compare_merged(
         found = destination.find_ids([event.id_bytes for event in batch])
         for event in batch:
             place = found.get(event.id_bytes)
-            copy = None if place is None else _at(destination, place)
+            copy = None if place is None else event_at(destination, place)
             if place is None or (copy is not None and _content(copy) != _content(event)):
                 what = "is not in the destination" if place is None else "has other content there"
                 return Difference(event[0], f"event {id_text(event[4])} {what}")
@@ -189,7 +189,7 @@ def compare_merged(
     return Comparison(events, 0, to, source.head() - to, digest.hexdigest(), difference)
 
 
-def _at(engine: Engine, position: int) -> Event | None:
+def event_at(engine: Engine, position: int) -> Event | None:
     """Return the event at a position; None if it was removed."""
     return next(engine.read_all(position - 1, position, EVERYTHING, reverse=False, limit=1), None)
 

@@ -15,8 +15,9 @@ from evlog.model.filters import EVERYTHING
 from evlog.model.history import Standing, refusal
 from evlog.model.json_text import decode_json, encode_json
 from evlog.model.named import NamedTuple
-from evlog.model.retention import FINISHED_TYPE, MIRRORED_TYPE
-from evlog.transfer.compare import compare, compare_merged, is_merged
+from evlog.model.redaction import maybe_decode_redaction
+from evlog.model.retention import FINISHED_TYPE, MIRRORED_TYPE, REDACTIONS_STREAM
+from evlog.transfer.compare import compare, compare_merged, event_at, is_merged
 from evlog.transfer.pieces import read_pieces
 
 if TYPE_CHECKING:
@@ -197,6 +198,7 @@ class MergeTarget(Target):
     def append(self, piece: HistoryPiece) -> Copied:
         """Append a piece's events at the end; those whose ids are known are skipped."""
         events = [event for event in piece.events if is_merged(event)]
+        self._redact(piece)  # first, because the append says that all of the piece is done
         if not events:
             return Copied()
         last = events[-1]
@@ -211,6 +213,20 @@ class MergeTarget(Target):
             system=True,
         )
         return Copied(done.appended - 1, done.duplicate_count)
+
+    def _redact(self, piece: HistoryPiece) -> None:
+        """Redact here what was merged before, and what the redactions in a piece name."""
+        source = [event for event in piece.events if event.stream == REDACTIONS_STREAM]
+        if not source:
+            return
+        read = self.destination.read_stream(REDACTIONS_STREAM, 1, None, EVERYTHING, reverse=False, limit=None)
+        known = [made for made in map(maybe_decode_redaction, read) if made is not None]
+        named = {position for made in known for position in made.positions}
+        for made in filter(None, map(maybe_decode_redaction, source)):
+            places = self.destination.find_ids([id for _, id, _ in made.events])
+            found = (event_at(self.destination, place) for place in places.values() if place not in named)
+            if events := [event for event in found if event is not None]:
+                self.destination.redact(events, made.reason)
 
     def compare(self, progress: Progress | None) -> Comparison:
         """Compare both stores by the ids of what was merged."""

@@ -14,7 +14,15 @@ from uuid import RFC_4122, UUID
 
 import pytest
 
-from evlog import Event, EventTooLarge, InvalidEvent, InvalidStreamName, NewEvent, idempotency_id
+from evlog import (
+    AppendResult,
+    Event,
+    EventTooLarge,
+    InvalidEvent,
+    InvalidStreamName,
+    NewEvent,
+    idempotency_id,
+)
 from evlog.model import encoding as en
 from evlog.model import events as ev
 from evlog.model.encoding import encode_events
@@ -423,3 +431,17 @@ def test_ids_are_distinct_uuids_of_version_7_with_the_present_time(count: int) -
     assert len(set(ids)) == len(ids)
     assert {(id.version, id.variant) for id in ids} == {(7, RFC_4122)}
     assert all(before <= id.int >> 80 <= after for id in ids)
+
+
+def test_what_is_appended_and_its_result_are_shown_in_a_line() -> None:
+    assert repr(NewEvent("T")) == "NewEvent('T', None)"
+    id = UUID(int=1)
+    shown = repr(NewEvent("T", b"x", id=id, metadata={"a": 1}, tags=["t"], content_type="binary"))
+    assert shown == f"NewEvent('T', b'x', content_type='binary', id={id}, metadata={{'a': 1}}, tags=['t'])"
+    assert repr(NewEvent("T", id=id.bytes)) == f"NewEvent('T', None, id={id})"
+    assert len(repr(NewEvent("T", "x" * 10_000))) < 300
+    result = AppendResult(("s", 1, 9, 1, 9, False, (id.bytes,) * 9))
+    assert repr(result) == (
+        "AppendResult(stream='s', first_position=1, last_position=9, first_version=1, last_version=9, "
+        f"duplicate=False, ids=({id}, {id}, {id}…))"
+    )

@@ -13,7 +13,7 @@ from evlog.errors import SubscriptionBehind
 from evlog.model.events import JSON_CODE, METADATA_PREFIX, SYSTEM_PREFIX, category_of
 from evlog.model.history import Standing, refusal
 from evlog.model.reports import Compaction, Removal
-from evlog.model.retention import KEEP_ALL, first_visible_version, visible_since_us
+from evlog.model.retention import KEEP_ALL, REDACTIONS_STREAM, first_visible_version, visible_since_us
 
 if TYPE_CHECKING:
     from evlog.engine import Progress
@@ -54,8 +54,16 @@ def compact(core: Core, *, dry_run: bool, force: bool, progress: Progress | None
         data = {"events": removed, "position": position}
         event = ("$CompactionFinished", None, JSON_CODE, json.dumps(data).encode(), None)
         core.appender.append([_COMPACTIONS], [event], (), system=True)
+    _vacuum_redacted(core)
     with core.connections.lend() as connection:
         return Compaction(position, [], removed, 1, 1, size, core.bytes_in(connection), resumed=False)
+
+
+def _vacuum_redacted(core: Core) -> None:
+    """Have the server free the versions of rows from before redactions, which its files still hold."""
+    with core.connections.lend() as connection:
+        if core.reader.versions_in(connection, [REDACTIONS_STREAM])[0]:
+            connection.execute(core.sql("vacuum {schema}.events"))
 
 
 def _removals(core: Core, connection: Session) -> list[tuple[Removal, int, datetime]]:
