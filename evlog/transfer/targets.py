@@ -138,6 +138,8 @@ class IdenticalTarget(Target):
                 f"its last event (position {position}) is not the source's",
                 "use an empty destination; one of the two was restored from an older copy",
             )
+        if claim and destination.versions([REDACTIONS_STREAM])[0]:
+            destination.remove_history(source.store_id, [])  # a run that was killed may have left it to do
         return position
 
     def append(self, piece: HistoryPiece) -> Copied:

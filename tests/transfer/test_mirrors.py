@@ -150,6 +150,33 @@ def test_a_stretch_of_removed_events_larger_than_a_piece_is_copied(
     assert len(destination.engine.find_ids([UUID(int=n + 1).bytes for n in range(50)])) == 50
 
 
+def test_a_run_that_was_killed_before_it_erased_is_made_up_for(
+    source: EventStore, destination: EventStore, memory_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source.append("a", [NewEvent("T", "secret", content_type="text"), new(1)])
+    source.append("b", [new(2), new(3)])
+    evlog.mirror(source, destination)
+    source.redact(1, reason="r")
+    source.set_retention("b", max_count=1)
+    source.compact()
+
+    def remove(engine: Any, id: str, removed: Any) -> None:
+        if not removed:
+            raise evlog.StoreFull("x", "y")
+        original(engine, id, removed)
+
+    original = type(destination.engine).remove_history
+    with monkeypatch.context() as patch:
+        patch.setattr(type(destination.engine), "remove_history", remove)
+        with pytest.raises(evlog.StoreFull):
+            evlog.mirror(source, destination)
+    assert destination.head == source.head
+    evlog.mirror(source, destination)
+    assert everything(destination) == everything(source)
+    files = [path for path in (memory_path / "destination").rglob("*") if path.is_file()]
+    assert not any(b"secret" in path.read_bytes() for path in files)
+
+
 class FullDisk(Disk):
     """A disk that has no room at one of its writes."""
 
