@@ -28,9 +28,13 @@ Markdown. A topic that is also a command shows the page, then the command's help
   evlog help
   evlog help concepts
   evlog help concepts | grep -i position
+  evlog help subscriptions reset
 """
 
-PARAMETERS: Final = (argument("TOPIC", "A page of the guide, or a command."),)
+PARAMETERS: Final = (
+    argument("TOPIC", "A page of the guide, or a command."),
+    argument("ACTION", "A part of a command, such as reset."),
+)
 # The order in which a newcomer reads; pages that are not named here follow by name.
 _READING_ORDER: Final = (
     *("concepts", "append", "import", "read", "follow", "terminal", "completion", "python"),
@@ -61,6 +65,11 @@ def command(given: Given) -> None:
         show(_list(pages).encode())
         return
     name = given.topic.lower()
+    if given.action is not None:
+        if name not in COMMANDS:
+            raise InvalidArgument(f"there is no command {given.topic!r}", "give one topic")
+        show(f"{_usage(name, given.action)}\n".encode())
+        return
     page = pages[name].read_text("utf-8") if name in pages else None
     if page is None and name not in COMMANDS:
         raise _unknown(given.topic, [*pages, *COMMANDS])
@@ -103,11 +112,11 @@ def _summary(page: Traversable) -> str:
     return lines[1] if len(lines) > 1 else ""
 
 
-def _usage(name: str) -> str:
-    """Return what `evlog NAME --help` prints."""
+def _usage(name: str, action: str | None = None) -> str:
+    """Return what `evlog NAME --help` prints, or `evlog NAME ACTION --help`."""
     from evlog.cli._support.group import help_of
 
-    return help_of(name)
+    return help_of(name, action)
 
 
 def _unknown(topic: str, known: list[str]) -> InvalidArgument:

@@ -103,3 +103,13 @@ def test_a_pager_that_cannot_run_does_not_hide_the_page(here: Path, pager: str) 
 
 def test_a_pager_that_ends_early_is_no_error(here: Path) -> None:
     assert on_terminal("help", "concepts", PAGER="true") == ""
+
+
+def test_an_action_of_a_command_has_help_of_its_own(evlog: Evlog) -> None:
+    shown = evlog("help", "subscriptions", "reset")
+    assert (shown.code, shown.out) == (0, evlog("subscriptions", "reset", "--help").out)
+    slip = evlog("help", "subscriptions", "rset")
+    assert (slip.code, slip.out) == (2, b"")
+    assert "did you mean `evlog subscriptions reset`?" in slip.err
+    assert "`evlog read` has no actions" in evlog("help", "read", "x").err
+    assert evlog("help", "concepts", "x").code == 2

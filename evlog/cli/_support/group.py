@@ -196,15 +196,24 @@ def invoke(arguments: list[str]) -> int:
     return code if isinstance(code, int) else EXIT_OK
 
 
-def help_of(name: str) -> str:
-    """Return what `evlog NAME --help` prints."""
+def help_of(name: str, action: str | None = None) -> str:
+    """Return what `evlog NAME --help` prints, or `evlog NAME ACTION --help`.
+
+    Raises:
+        InvalidArgument: the command has no such action.
+    """
     root = _application()
-    above = root.context_class(root, info_name="evlog")
-    command = _build(name, load(name))
-    names = _SETTINGS["help_option_names"]
-    return command.get_help(
-        command.context_class(command, info_name=name, parent=above, help_option_names=names)
-    )
+    context = root.context_class(root, info_name="evlog")
+    command: Any = root
+    for part in (name, action):
+        if part is not None:
+            if not hasattr(command, "resolve_command"):
+                raise InvalidArgument(f"`evlog {name}` has no actions", f"see `evlog help {name}`")
+            _, command, _ = command.resolve_command(context, [part])
+            context = command.context_class(
+                command, info_name=part, parent=context, help_option_names=_SETTINGS["help_option_names"]
+            )
+    return str(command.get_help(context))
 
 
 def _application() -> TyperGroup:
