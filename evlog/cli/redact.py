@@ -23,7 +23,7 @@ one JSON object.
 
 \b
   evlog redact 17 --reason 'erasure request 881' && evlog compact
-  evlog redact 019ac5d0-3b1c-7c3e-9a55-0123456789ab 18 --reason 'password in data'
+  evlog redact 019ac5d0-3b1c-7c3e-9a55-0123456789ab 18 --reason 'a password'
   evlog read '$redactions'
 """
 

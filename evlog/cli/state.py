@@ -47,7 +47,7 @@ rebuilt by itself when the command, the options or the history are not those tha
 \b
   evlog state order-42
   evlog state order-42 --at 3 -o data
-  evlog state --category order --exec 'jq -n "reduce inputs.data.total as \\$n (input; . + \\$n)"'
+  evlog state --exec 'jq -n "reduce inputs.data.n as \\$n (input; . + \\$n)"'
   evlog state --type OrderPaid --exec ./sales.py --snapshot sales
 """
 

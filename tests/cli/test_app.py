@@ -21,9 +21,10 @@ from evlog import errors
 from evlog.cli import app
 from evlog.cli._support.group import COMMANDS
 from evlog.files.disk.file_lock import FileLock
-from tests.cli.conftest import Evlog, command, environment, run_process, start
+from tests.cli.conftest import Evlog, as_lines, command, environment, run_process, start
 
 EXAMPLE = re.compile(r"    (evlog|date|echo|seq) ")
+EXAMPLE_ID = "019ac5d0-3b1c-7c3e-9a55-0123456789ab"  # as the examples in help have it
 ID = "2f0a7d0c-6a39-4b55-8a6e-0d3a2f1b9c11"
 
 
@@ -206,8 +207,13 @@ def test_help_shows_examples_that_work(evlog: Evlog, here: Path, arguments: list
     if arguments not in ([], ["append"]):  # these begin with an empty store, the others with something to see
         for store in (".evlog", "orders"):
             evlog("append", "--store", store, "order-42", "OrderPaid", '{"amount":1}')
+        known = [{"stream": "order-42", "type": "OrderPaid", "id": EXAMPLE_ID} | {"data": {"n": 1}}]
+        others = [{"stream": "order-42", "type": "OrderPaid", "data": {"n": 1}}] * 20  # 17 is a position
+        evlog("append", "--lines", stdin=as_lines([*known, *others]))
     (here / "evlog").write_text(f'#!/bin/sh\nexec {sys.executable} -m evlog "$@"\n')
     (here / "evlog").chmod(0o755)
+    (here / "sales.py").write_text("#!/bin/sh\ncat > /dev/null\necho 0\n")
+    (here / "sales.py").chmod(0o755)
     (here / "paid.schema.json").write_text('{"type":"object"}')
     script = "\n".join(["set -e -o pipefail", *examples]).replace("/var/lib", str(here))
     script = script.replace("17200", "1")  # a position that the store has
