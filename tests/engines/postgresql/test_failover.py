@@ -6,8 +6,6 @@ a follower has seen.
 
 from __future__ import annotations
 
-import os
-import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +17,7 @@ import pytest
 import evlog
 from evlog import AppendResult, Event, NewEvent
 from tests.engines.postgresql.load import loading
-from tests.support.postgresql import NEWEST, PostgresqlServer, serving
+from tests.support.postgresql import NEWEST, PostgresqlServer, scratch, serving
 
 LONG_SECONDS = 60.0
 WAITING = "select (select count(*) from pg_stat_activity where wait_event = 'SyncRep')"
@@ -40,24 +38,20 @@ class Pair(NamedTuple):
 @pytest.fixture
 def pair(postgresql_programs: Path) -> Iterator[Pair]:
     """A primary that waits for its standby."""
-    with tempfile.TemporaryDirectory(prefix="evlog-test-") as one, tempfile.TemporaryDirectory() as two:
-        for folder in (one, two):
-            os.chmod(folder, 0o755)  # the servers run as another user
-        with serving(Path(one), postgresql_programs, fsync="off") as primary:
-            standby = PostgresqlServer(Path(two), postgresql_programs)
-            standby.create_from(primary)
-            standby.start(fsync="off")
-            pair = Pair(primary, standby)
-            try:
-                with pair.connect() as connection:
-                    connection.execute("alter system set synchronous_standby_names = '*'")
-                    connection.execute("select pg_reload_conf()")
-                    wait_until(
-                        connection, "select count(*) = 1 from pg_stat_replication where sync_state = 'sync'"
-                    )
-                yield pair
-            finally:
-                standby.stop()
+    with (
+        scratch() as one,
+        scratch() as two,
+        serving(one, postgresql_programs, fsync="off") as primary,
+        PostgresqlServer(two, postgresql_programs) as standby,
+    ):
+        standby.create_from(primary)
+        standby.start(fsync="off")
+        pair = Pair(primary, standby)
+        with pair.connect() as connection:
+            connection.execute("alter system set synchronous_standby_names = '*'")
+            connection.execute("select pg_reload_conf()")
+            wait_until(connection, "select count(*) = 1 from pg_stat_replication where sync_state = 'sync'")
+        yield pair
 
 
 def wait_until(connection: psycopg.Connection[tuple[object, ...]], question: str) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -22,7 +21,7 @@ from evlog import NewEvent
 from evlog.testing import Conformance
 from tests.engines.postgresql.load import loading
 from tests.support import pgbouncer
-from tests.support.postgresql import NEWEST, PostgresqlServer, serving
+from tests.support.postgresql import NEWEST, PostgresqlServer, scratch, serving
 
 pytestmark = NEWEST
 LONG_SECONDS = 60.0
@@ -47,12 +46,13 @@ def needs_pgbouncer() -> None:
 
 @pytest.fixture(scope="session")
 def pooler_port(needs_pgbouncer: None, postgresql_server: PostgresqlServer) -> Iterator[int]:
-    with tempfile.TemporaryDirectory(prefix="evlog-test-") as folder:
-        os.chmod(folder, 0o755)  # it runs as another user
-        with pgbouncer.pooling(
-            Path(folder), postgresql_server.port, mode="transaction", connections=CONNECTIONS
-        ) as port:
-            yield port
+    with (
+        scratch() as folder,
+        pgbouncer.pooling(
+            folder, postgresql_server.port, mode="transaction", connections=CONNECTIONS
+        ) as port,
+    ):
+        yield port
 
 
 @pytest.fixture
@@ -148,32 +148,30 @@ def test_more_clients_than_connections_write_and_follow(pooled_url: Url) -> None
 def test_sessions_of_a_pooler_are_used_when_the_url_says_so(
     needs_pgbouncer: None, postgresql_server: PostgresqlServer, postgresql_url: Url
 ) -> None:
-    with tempfile.TemporaryDirectory(prefix="evlog-test-") as folder:
-        os.chmod(folder, 0o755)
-        with pgbouncer.pooling(Path(folder), postgresql_server.port, mode="session", connections=10) as port:
-            url = postgresql_url().replace(f":{postgresql_server.port}/", f":{port}/") + "&listen=yes"
-            with evlog.open(url, create=True) as store, store.subscribe("n") as run, evlog.open(url) as other:
-                with pytest.raises(evlog.SubscriptionBusy):
-                    other.subscribe("n")
-                for number in range(8):
-                    other.append("a", [NewEvent("T", number)])
-                    assert run.next_event(LONG_SECONDS) is not None
-                assert not run.polling
+    port = postgresql_server.port
+    with scratch() as folder, pgbouncer.pooling(folder, port, mode="session", connections=10) as pooler:
+        url = postgresql_url().replace(f":{port}/", f":{pooler}/") + "&listen=yes"
+        with evlog.open(url, create=True) as store, store.subscribe("n") as run, evlog.open(url) as other:
+            with pytest.raises(evlog.SubscriptionBusy):
+                other.subscribe("n")
+            for number in range(8):
+                other.append("a", [NewEvent("T", number)])
+                assert run.next_event(LONG_SECONDS) is not None
+            assert not run.polling
 
 
 def test_nothing_is_lost_when_the_server_behind_a_pooler_is_killed(
     needs_pgbouncer: None, postgresql_programs: Path
 ) -> None:
     settings = {"fsync": "off", "wal_writer_delay": "10s"}  # as in test_crash.py
-    with tempfile.TemporaryDirectory(prefix="evlog-test-") as one, tempfile.TemporaryDirectory() as two:
-        for folder in (one, two):
-            os.chmod(folder, 0o755)
-        with (
-            serving(Path(one), postgresql_programs, **settings) as server,
-            pgbouncer.pooling(Path(two), server.port, mode="transaction", connections=CONNECTIONS) as port,
-            loading(server.url().replace(f":{server.port}/", f":{port}/")) as load,
-        ):
-            load.wait_for_appends(100)
-            server.kill()
-            server.start(**settings)
-            load.wait_for_appends(100)
+    with (
+        scratch() as one,
+        scratch() as two,
+        serving(one, postgresql_programs, **settings) as server,
+        pgbouncer.pooling(two, server.port, mode="transaction", connections=CONNECTIONS) as port,
+        loading(server.url().replace(f":{server.port}/", f":{port}/")) as load,
+    ):
+        load.wait_for_appends(100)
+        server.kill()
+        server.start(**settings)
+        load.wait_for_appends(100)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 
 import psycopg
 
 from tests.engines.postgresql.load import loading
-from tests.support.postgresql import OLDEST, serving
+from tests.support.postgresql import OLDEST, scratch, serving
 
 # Each flush waits 2 ms for others that may share it. That needs fsync.
 SETTINGS = {"fsync": "on", "commit_delay": "2000", "commit_siblings": "0"}
@@ -17,16 +15,15 @@ SETTINGS = {"fsync": "on", "commit_delay": "2000", "commit_siblings": "0"}
 
 @OLDEST
 def test_a_follower_skips_nothing_while_commits_are_slow(postgresql_programs: Path) -> None:
-    with tempfile.TemporaryDirectory(prefix="evlog-test-") as folder:
-        os.chmod(folder, 0o755)  # the server runs as another user
-        with (
-            serving(Path(folder), postgresql_programs, **SETTINGS) as server,
-            loading(server.url(schema="slow")) as load,
-            psycopg.connect(server.url(), autocommit=True) as other,
-        ):
-            for _ in range(5):
-                load.wait_for_appends(40)
-                with other.transaction():  # no writer can commit while this lock is held
-                    other.execute("lock table slow.events in share mode")
-                    other.execute("select pg_sleep(0.05)")
+    with (
+        scratch() as folder,
+        serving(folder, postgresql_programs, **SETTINGS) as server,
+        loading(server.url(schema="slow")) as load,
+        psycopg.connect(server.url(), autocommit=True) as other,
+    ):
+        for _ in range(5):
             load.wait_for_appends(40)
+            with other.transaction():  # no writer can commit while this lock is held
+                other.execute("lock table slow.events in share mode")
+                other.execute("select pg_sleep(0.05)")
+        load.wait_for_appends(40)
