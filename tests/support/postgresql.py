@@ -28,6 +28,7 @@ _SETTINGS = {
     "max_connections": "200",
     "wal_level": "replica",
     "max_wal_senders": "4",
+    "dynamic_shared_memory_type": "mmap",  # in the data folder: a killed server leaves nothing elsewhere
 }
 _START_SECONDS = 60.0
 # Even if the tests are killed, no server is left. The signal comes when the thread that started it ends.
