@@ -73,10 +73,10 @@ def one_round(seed: int) -> Outcome:
     dice = random.Random(seed)
     recording = random_writers(dice, f"soak {seed}")
     jobs: list[Job] = []
-    for share in explore.shares(recording):
+    for share in explore.shares(recording, 1):
         jobs += [(explore.power_losses, (recording, 12, share)), (explore.kills, (recording, 29, share))]
     threads = recordings.threads()
-    jobs += [(explore.power_losses, (threads, 8, share)) for share in explore.shares(threads)]
+    jobs += [(explore.power_losses, (threads, 8, share)) for share in explore.shares(threads, 1)]
     moments = range(dice.randrange(120), len(recording.ops), 120)
     jobs.append((explore_recoveries, (recording, moments)))
     return explore.run(jobs)

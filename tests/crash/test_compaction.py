@@ -28,7 +28,7 @@ from tests.crash.history import Knowledge
 from tests.crash.recordings import Recording, scratch
 from tests.crash.states import State, crash_states, kept_state
 
-MIN_DISTINCT_STATES = 300
+MIN_DISTINCT_STATES = 150
 
 
 def interruptions(

@@ -12,7 +12,7 @@ from tests.crash.model import FileSystem
 from tests.crash.recordings import Recording
 from tests.crash.states import crash_states, kept_state
 
-MIN_DISTINCT_STATES = 5000
+MIN_DISTINCT_STATES = 2500
 
 
 def test_whatever_a_crash_leaves_every_acknowledged_event_is_there() -> None:

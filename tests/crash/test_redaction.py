@@ -150,6 +150,6 @@ def crashes(recording: Recording, views: list[View], moments: Collection[int]) -
 def test_whatever_a_crash_leaves_an_event_is_visible_or_redacted_and_then_erased() -> None:
     recording, views = recorded()
     jobs: list[explore.Job] = [
-        (crashes, (recording, views, share[::STRIDE])) for share in explore.shares(recording)
+        (crashes, (recording, views, share[::STRIDE])) for share in explore.shares(recording, 1)
     ]
     explore.expect(explore.run(jobs), 500 // STRIDE)

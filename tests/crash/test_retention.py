@@ -116,7 +116,7 @@ def test_whatever_a_crash_leaves_every_acknowledged_policy_holds() -> None:
     recording, views = recorded()
     assert len(set(views)) == len(views), "a step that changes nothing tests nothing"
     jobs: list[explore.Job] = [(crashes, (recording, views, share)) for share in explore.shares(recording)]
-    explore.expect(explore.run(jobs), 300)
+    explore.expect(explore.run(jobs), 150)
 
 
 def test_a_policy_that_another_did_not_sync_is_durable_once_it_is_set_again() -> None:
