@@ -146,12 +146,17 @@ def find_first(log: Log, items: Sequence[Item], after: int) -> int | None:
     first: int | None = None
     if after >= log.head:
         return first
+    active = log.active
     for types, tags in items:
-        last = None if first is None else first - 1
+        last = log.head if first is None else first - 1
+        is_recent = tags and after + 1 >= active.first_position
+        if is_recent and not (numbers := _tagged_in_active(active, tags, after, last)):
+            continue  # the common case
         wanted = frozenset(types) if types else None
         selection = Selection(after + 1, last, types=wanted, tags=tags, newest_singly=True)
-        if tags and after + 1 >= log.active.first_position:
-            found: Iterable[Record] = _tagged_in_active(log.active, selection)
+        if is_recent:
+            batches = active.segment.records(numbers)
+            found: Iterable[Record] = filter(selection.matcher(), chain.from_iterable(batches))
         else:
             found = read_log(log, selection, reverse=False, limit=1)
         for record in found:
@@ -160,6 +165,12 @@ def find_first(log: Log, items: Sequence[Item], after: int) -> int | None:
         if tags:
             first = min(filter(None, (first, _first_removed(log, types, tags, after))), default=None)
     return first
+
+
+def _tagged_in_active(active: ActivePart, tags: Sequence[str], after: int, last: int) -> Sequence[int]:
+    """Return the entries behind one position, up to another, that may have all of the tags."""
+    low, high = after + 1 - active.first_position, last + 1 - active.first_position
+    return active.find_tags(list(map(hash_tag, tags)), low, high) if low < high else ()
 
 
 def _first_removed(log: Log, types: Sequence[str], tags: Sequence[str], after: int) -> int | None:
@@ -173,17 +184,6 @@ def _first_removed(log: Log, types: Sequence[str], tags: Sequence[str], after: i
         if sealed[place].last_position > after and (removed := sealed[place].removed) is not None
     ]
     return min(filter(None, found), default=None)
-
-
-def _tagged_in_active(active: ActivePart, selection: Selection) -> Iterator[Record]:
-    """Iterate over the selected events of the active segment, in a third of the time of `read_log`."""
-    matches = selection.matcher()
-    low, high = selection.first_position - active.first_position, active.count
-    if selection.last_position is not None:
-        high = min(high, selection.last_position + 1 - active.first_position)
-    numbers = active.find_tags(list(map(hash_tag, selection.tags)), low, high) if low < high else ()
-    for records in active.segment.records(numbers) if numbers else ():
-        yield from filter(matches, records)
 
 
 def _batches(log: Log, selection: Selection, reverse: bool) -> Iterator[Iterable[Record]]:
