@@ -25,9 +25,9 @@ On a terminal as a tree: each event is below its cause. In a pipe by position, a
 itself.
 
 \b
-  evlog trace 17
-  evlog trace 019ac5d0-3b1c-7c3e-9a55-0123456789ab
-  evlog trace 17 | jq -c '[.depth, .type, .stream]'
+  evlog trace 1
+  evlog trace 1 -o tree
+  evlog trace 1 | wc -l
 """
 
 PARAMETERS: Final = (
