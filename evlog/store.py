@@ -1067,7 +1067,8 @@ class EventStore:
         events without content: `event.redacted` is true, and position, version, stream, type, id and time are
         as before. An id stays known, and a retry of the append is a duplicate by its id alone. In a directory
         the next `compact` removes the bytes from every file; on a server they are gone at once. What was
-        copied before, to backups, mirrors, exports and snapshots, must be redacted or deleted there.
+        copied before, to backups and exports, must be deleted or redacted there; mirrors follow, and
+        snapshots that may hold it are deleted.
 
         Args:
             events: positions or ids. Those that are redacted already stay so.

@@ -18,8 +18,8 @@ HELP: Final = """Erase the data, metadata and tags of events; all else of them s
 
 Readers see no content from then on. In a directory `evlog compact` then removes the bytes from every file; on
 a server they are removed at once. The reason is kept in the stream $redactions, with the positions and the
-time. Copies that were made before are not changed: backups, merged stores, exports. In a pipe the result is
-one JSON object.
+time. Backups and exports that were made before are not changed; mirrors follow. In a pipe the result is one
+JSON object.
 
 \b
   evlog redact 17 --reason 'erasure request 881' && evlog compact
@@ -47,7 +47,7 @@ def command(given: Given) -> None:
         console.write_object(result._asdict())
     if result.redacted and not result.erased:
         console.note("the content is still in files: run `evlog compact` to remove it")
-    console.note("copies made before still hold it: backups, merged stores, exports, parked errors")
+    console.note("copies made before still hold it: backups, exports, parked errors")
 
 
 def _lines(result: RedactionResult) -> list[str]:

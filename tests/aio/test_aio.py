@@ -220,7 +220,8 @@ def test_a_canceled_wait_loses_no_event(path: str) -> None:
                 with pytest.raises(TimeoutError):
                     await asyncio.wait_for(anext(events), 0.001)  # which acknowledged it
                 await store.append("a", [new(3)])
-                # Whether or not the thread has taken it already, it was not delivered.
+                # The thread takes it for the task that was cancelled: it was not delivered.
+                await until(lambda: bool(events._follower._taken))
             async with store.subscribe("mail") as events:
                 assert await first(events, 1) == [3]
 
@@ -266,6 +267,11 @@ def test_a_parked_event_is_passed_and_those_taken_with_it_are_not(path: str) -> 
                     if event.position in (4, 5):
                         await events.park(event, "no")
             assert [parked.position for parked in store.store.parked("mail")] == [2, 4, 5]
+            async with store.subscribe("other") as events:
+                await events.park(await anext(events), "no")
+                assert await first(events, 4) == [2, 3, 4, 5]
+                events.acknowledge()
+            assert store.store.subscription("other").position == 5
             assert store.store.subscription("mail").position == 5
 
     run(body())
