@@ -43,6 +43,7 @@ CATEGORY_PREFIX: Final = "$$$ce-"
 
 TAGS_BEGIN: Final = b'{"$tags":['  # how the metadata of an event with tags begins
 REDACTED_BEGIN: Final = b'{"$redacted":"'  # and that of a redacted event
+OWN_BEGINS: Final = (TAGS_BEGIN, REDACTED_BEGIN)  # of metadata that `split_tags` takes something from
 
 _QUOTE: Final = 0x22
 _ARRAY_AT: Final = len(TAGS_BEGIN) - 1  # where their array begins

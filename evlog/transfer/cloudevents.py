@@ -28,7 +28,7 @@ from evlog.model.encoding import check_json, without_tags
 from evlog.model.events import (
     BINARY_CODE,
     JSON_CODE,
-    TAGS_BEGIN,
+    OWN_BEGINS,
     TEXT_CODE,
     EncodedEvent,
     Event,
@@ -83,9 +83,10 @@ def _data(code: int, data: bytes) -> bytes:
 
 def _attributes(metadata: bytes) -> bytes:
     parts = []
-    if metadata.startswith(TAGS_BEGIN):
+    if metadata.startswith(OWN_BEGINS):
         tags, metadata = split_tags(metadata)
-        parts.append(b',"evlogtags":' + quote(tags.decode()))
+        if tags != b"[]":
+            parts.append(b',"evlogtags":' + quote(tags.decode()))
     if metadata != b"{}":
         fields: dict[str, Any] = json.loads(metadata)
         for name, attribute in _ATTRIBUTES.items():

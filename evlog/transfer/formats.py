@@ -18,7 +18,7 @@ from evlog.errors import ExtraNotInstalled, InvalidArgument
 from evlog.model.events import (
     BINARY_CODE,
     CONTENT_TYPES,
-    TAGS_BEGIN,
+    OWN_BEGINS,
     Event,
     id_text,
     split_tags,
@@ -132,7 +132,7 @@ def rows_of(events: Sequence[Event]) -> Iterator[tuple[Any, ...]]:
     """Yield the values of COLUMNS of each event; `data` is a text, or bytes where it is binary."""
     for position, version, stream, type, id, time_us, code, data, metadata in events:
         tags, rest = b"[]", metadata or b"{}"
-        if rest.startswith(TAGS_BEGIN):
+        if rest.startswith(OWN_BEGINS):
             tags, rest = split_tags(rest)
         yield (
             position, stream, version, id_text(id), type, encode_time(time_us).decode(), CONTENT_TYPES[code],

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from evlog.errors import ExtraNotInstalled, InvalidArgument
-from evlog.model.events import BINARY_CODE, CONTENT_TYPES, TAGS_BEGIN, Event, id_text, split_tags
+from evlog.model.events import BINARY_CODE, CONTENT_TYPES, OWN_BEGINS, Event, id_text, split_tags
 
 try:
     import pyarrow as pa
@@ -67,7 +67,7 @@ class Parquet:
         columns: list[Any] = list(zip(*events, strict=True))
         positions, versions, streams, types, ids, times, codes, datas, metadatas = columns
         split = [
-            split_tags(raw) if raw and raw.startswith(TAGS_BEGIN) else (b"[]", raw or b"{}")
+            split_tags(raw) if raw and raw.startswith(OWN_BEGINS) else (b"[]", raw or b"{}")
             for raw in metadatas
         ]
         binary = [code == BINARY_CODE for code in codes]

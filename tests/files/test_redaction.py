@@ -15,7 +15,9 @@ from evlog.files.disk.processes import Workers
 from evlog.files.format import paths
 from evlog.files.format.removed_events import event_column
 from evlog.model.redaction import record_digest, redacted_record
+from evlog.transfer.export import export
 from evlog.transfer.fork import fork
+from evlog.transfer.formats import rows_of
 from tests.support.forge import DATA, forge, read_frames
 from tests.support.helpers import engine_of, segment_files
 
@@ -179,3 +181,15 @@ def test_a_fork_from_before_a_redaction_has_no_content(secrets: EventStore, tmp_
         assert [(made.reason, made.positions) for made in out.redactions()] == [("request 881", (2,))]
         assert out.verify().ok
     assert holds(str(tmp_path / "out"), 2, 3) == [3]
+
+
+def test_no_form_of_export_shows_more_than_what_stays(secrets: EventStore, tmp_path: Path) -> None:
+    secrets.redact(2, reason="r")
+    for name in ("out.jsonl", "out.csv", "out.cloudevents.jsonl"):
+        export(tmp_path / name, secrets.read_all, store_id=str(secrets.id))
+        line = (tmp_path / name).read_text().splitlines()[1 + name.endswith("csv")]
+        assert str(secrets.get(2).id) in line
+        assert "null" in line
+        assert SECRET not in line
+        assert "$redacted" not in line
+    assert "$redacted" not in "".join(map(str, rows_of(list(secrets.read_all()))))

@@ -17,7 +17,7 @@ from evlog.model.events import (
     BINARY_CODE,
     CONTENT_TYPES,
     JSON_CODE,
-    REDACTED_BEGIN,
+    OWN_BEGINS,
     TAGS_BEGIN,
     Event,
     split_tags,
@@ -30,7 +30,6 @@ Column = Iterable[bytes]
 
 _POSITION, _VERSION, _STREAM, _TYPE, _ID, _TIME, _CODE, _DATA, _METADATA = range(9)
 _KINDS: Final = [kind.encode() for kind in CONTENT_TYPES]
-_OWN: Final = (TAGS_BEGIN, REDACTED_BEGIN)  # how metadata begins that holds what is not the user's
 _quoted: Final = b'"%b"'.__mod__
 _number: Final = b"%d".__mod__
 
@@ -58,7 +57,7 @@ def _contents(columns: Columns) -> Column:
 
 def _metadata(columns: Columns) -> Column:
     return [
-        split_tags(metadata)[1] if metadata and metadata.startswith(_OWN) else metadata or b"{}"
+        split_tags(metadata)[1] if metadata and metadata.startswith(OWN_BEGINS) else metadata or b"{}"
         for metadata in columns[_METADATA]
     ]
 

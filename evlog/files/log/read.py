@@ -277,10 +277,11 @@ def _entry_batches(
 ) -> Iterator[Iterable[Record]]:
     """Iterate over the selected records of the entries from low to high, in batches."""
     segment = part.segment
+    erases = redacted is not None and redacted.within(part.first_position, part.last_position)
     numbers = _maybe_numbers(part, keys, low, high)
     if numbers is not None and len(numbers) * _FETCH_SHARE <= high - low:
         batches: Iterator[Sequence[Record]] = segment.records(numbers[::-1] if reverse else numbers)
-    elif selection.content is not None:
+    elif selection.content is not None and not erases:
         # By entries: records are searched and skipped in large pieces, however small their frames are.
         numbers = range(high - 1, low - 1, -1) if reverse else range(low, high)
         batches = segment.records(numbers, may_hold=selection.content.may_be_in)
@@ -290,7 +291,7 @@ def _entry_batches(
         batches = segment.records(range(low, high))
     else:
         batches = segment.scan(low, high)
-    if redacted is not None and redacted.within(part.first_position, part.last_position):
+    if redacted is not None and erases:
         batches = map(redacted.records, batches)  # before they are matched: erased tags match nothing
     if matches is None:
         yield from batches
