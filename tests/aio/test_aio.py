@@ -55,8 +55,8 @@ async def until(holds: Callable[[], bool]) -> None:
         await asyncio.sleep(0.001)
 
 
-def follower_threads() -> int:
-    return sum(thread.name == "evlog-subscription" for thread in threading.enumerate())
+def follower_threads() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread.name == "evlog-subscription"}
 
 
 async def canceled(task: asyncio.Task[Any]) -> None:
@@ -345,15 +345,15 @@ def test_a_canceled_task_leaves_no_thread(path: str, forgotten: bool) -> None:
 
     async def body() -> None:
         async with await aio.open(path, create=True, sync="none") as store:
-            before = follower_threads()
+            before = follower_threads()  # of a test before this one, perhaps, which are about to end
             tasks = [asyncio.create_task(follow(store)) for _ in range(5 if forgotten else 1)]
-            count = before + len(tasks)
-            await until(lambda: follower_threads() == count)
+            count = len(tasks)
+            await until(lambda: len(follower_threads() - before) == count)
             for task in tasks:
                 await canceled(task)
             del task, tasks
             gc.collect()
-            await until(lambda: follower_threads() == before)
+            await until(lambda: not follower_threads() - before)
 
     run(body())
 

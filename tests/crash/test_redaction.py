@@ -2,7 +2,7 @@
 
 As with policies: a scenario is recorded, after disk calls the process is killed or the power fails. What is
 seen then must be what was seen after the last step that was acknowledged, or after the one under way. Every
-11th disk call is tried; EVLOG_CRASH_STRIDE=1 tries all of them, which takes minutes.
+11th disk call is tried; EVLOG_TEST_STRIDE=1 tries all of them, which takes minutes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tests.crash.history import History, Knowledge, event
 from tests.crash.recordings import Recording, record, scratch
 from tests.crash.states import crash_states
 
-STRIDE: Final = int(os.environ.get("EVLOG_CRASH_STRIDE", "11"))
+STRIDE: Final = int(os.environ.get("EVLOG_TEST_STRIDE", "11"))
 
 Step = Callable[[EventStore], object]
 View = tuple[object, ...]
