@@ -72,6 +72,10 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "evlog", *arguments]
 
 
+NO_BYTECODE = {"PYTHONDONTWRITEBYTECODE": "1"}
+"""For a process with a limit on the size of files: Python does not notice that a .pyc was cut by it."""
+
+
 def environment(changes: Mapping[str, str] | None = None) -> dict[str, str]:
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     return {**os.environ, "PYTHONPATH": path, **(changes or {})}

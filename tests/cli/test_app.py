@@ -21,7 +21,7 @@ from evlog import errors
 from evlog.cli import app
 from evlog.cli._support.group import COMMANDS
 from evlog.files.disk.file_lock import FileLock
-from tests.cli.conftest import Evlog, as_lines, command, environment, run_process, start
+from tests.cli.conftest import NO_BYTECODE, Evlog, as_lines, command, environment, run_process, start
 
 EXAMPLE = re.compile(r"    (evlog|date|echo|seq) ")
 EXAMPLE_ID = "019ac5d0-3b1c-7c3e-9a55-0123456789ab"  # as the examples in help have it
@@ -110,7 +110,9 @@ def test_a_lock_that_is_not_free_in_time_is_busy(evlog: Evlog, here: Path) -> No
 
 def test_a_full_disk_is_full_and_the_store_goes_on_afterwards(here: Path) -> None:
     assert run_process("append", "s", "T").code == 0
-    result = run_process("append", "s", "T", json.dumps("x" * 1000), preexec_fn=fill_the_disk)
+    result = run_process(
+        "append", "s", "T", json.dumps("x" * 1000), env=NO_BYTECODE, preexec_fn=fill_the_disk
+    )
     assert (result.code, result.out) == (9, b"")
     assert result.err.startswith("evlog: no room to write")
     assert result.err.count("\n") == 1

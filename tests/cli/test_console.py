@@ -20,7 +20,7 @@ import pytest
 
 import evlog as library
 from evlog.cli._support import console
-from tests.cli.conftest import Evlog, command, environment, run_process
+from tests.cli.conftest import NO_BYTECODE, Evlog, command, environment, run_process
 
 HOSTILE = '{"x":"\\u001b]0;TITLE\\u0007","c1":"\x9b 31m","bidi":"\u202e","emoji":"\U000e0001","tab":\t1}'
 RAW = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\U000e0000-\U000e007f]")
@@ -59,7 +59,7 @@ def test_a_file_that_takes_only_a_part_is_an_error(large: bytes, here: Path, arg
     with (here / "out").open("wb") as out:
         done = subprocess.run(
             command(*arguments),
-            env=environment(),
+            env=environment(NO_BYTECODE),
             stdout=out,
             stderr=subprocess.PIPE,
             preexec_fn=limit,

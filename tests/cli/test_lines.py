@@ -11,7 +11,7 @@ import pytest
 import evlog as library
 from evlog.cli import lines as module
 from evlog.cli._support import stdin as stdin_module
-from tests.cli.conftest import Evlog, as_lines, run_process, start
+from tests.cli.conftest import NO_BYTECODE, Evlog, as_lines, run_process, start
 
 ID = "2f0a7d0c-6a39-4b55-8a6e-0d3a2f1b9c11"
 
@@ -209,7 +209,7 @@ def test_a_full_disk_says_how_far_it_came(here: Path) -> None:
     result = run_process(
         *("append", "-s", "x", "--lines", "--batch", "10"),
         stdin=own(1000),
-        env={"EVLOG_ERRORS": "json"},
+        env=NO_BYTECODE | {"EVLOG_ERRORS": "json"},
         preexec_fn=limit,
     )
     assert result.code == 9

@@ -7,6 +7,7 @@ import random
 import resource
 import shutil
 import signal
+import sys
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
 
@@ -47,7 +48,10 @@ def fill(store: EventStore, history: History) -> None:
         history.send(store, [("a", [event(number, {"x": "x" * 200})])])
 
 
-def test_a_file_size_limit_is_store_full_until_it_is_lifted(path: str) -> None:
+def test_a_file_size_limit_is_store_full_until_it_is_lifted(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # Python does not notice that a .pyc was cut
     history = History(World(os.path.dirname(path)))
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     with open_store(path, create=True, segment_events=1000) as store:

@@ -6,6 +6,7 @@ from typing import Final
 
 from tests.benchmarks.run import Workload
 from tests.benchmarks.workloads import (
+    backup,
     bulk,
     command,
     compact,
@@ -47,6 +48,7 @@ WORKLOADS: Final[dict[str, Workload]] = {
     "postgresql": postgresql.run,
     "mirror": mirror.run,
     "conditions": conditions.run,
+    "backup": backup.run,
 }
 
 __all__ = ["WORKLOADS"]
