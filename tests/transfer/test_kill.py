@@ -78,7 +78,7 @@ def same(source: EventStore, destination: EventStore) -> None:
     assert report.ok, report.findings
 
 
-@pytest.mark.parametrize("seed", [os.getpid()])
+@pytest.mark.parametrize("seed", [int(os.environ.get("EVLOG_TEST_SEED", "1"))])
 def test_mirrors_that_are_killed_copy_everything_once(
     tmp_path: Path, postgresql_url: Callable[[], str], seed: int
 ) -> None:
