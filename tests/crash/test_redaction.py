@@ -8,19 +8,16 @@ seen then must be what was seen after the last step that was acknowledged, or af
 from __future__ import annotations
 
 import os
-import random
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Final
 from uuid import UUID
 
 import evlog
 from evlog import EventStore
 from tests.crash import explore
-from tests.crash.check import materialise, open_store
-from tests.crash.disk import RecordingDisk, World
-from tests.crash.history import History, Knowledge, event
-from tests.crash.recordings import Recording, record, scratch
-from tests.crash.states import crash_states
+from tests.crash.check import open_store
+from tests.crash.history import Knowledge, event
+from tests.crash.steps import crashes, record_steps
 
 STRIDE: Final = int(os.environ.get("EVLOG_TEST_STRIDE", "11"))
 
@@ -37,7 +34,7 @@ def id_of(number: int) -> UUID:
 
 def secret(number: int) -> bytes:
     """Data that is not found anywhere else."""
-    return b"secret %d is not for ever" % number
+    return b"secret %d does not last" % number
 
 
 def hidden(*numbers: int) -> list[evlog.NewEvent]:
@@ -72,28 +69,6 @@ def view(store: EventStore) -> View:
     return shown, made, store.retention("t-1")
 
 
-def recorded() -> tuple[Recording, list[View]]:
-    """The scenario, opening the store again for every third step; and what is seen after each step."""
-    with scratch() as root:
-        world = World(root)
-        path = f"{root}/above/store"
-        open_store(path, create=True, disk=RecordingDisk(world)).close()
-        world.note("created", 0)
-        store = open_store(path, disk=RecordingDisk(world))
-        views = [view(store)]
-        for number, step in enumerate(STEPS):
-            if number % 3 == 2:
-                store.close()
-                store = open_store(path, disk=RecordingDisk(world))
-            world.note("sent", number)
-            step(store)
-            world.note("acked", number)
-            views.append(view(store))
-        store.close()
-        check_erased(path)
-        return record(world, History(world), "redaction", Knowledge([])), views
-
-
 def check_erased(path: str) -> None:
     """No file holds what was redacted, and some file holds everything else."""
     found = b""
@@ -106,7 +81,7 @@ def check_erased(path: str) -> None:
     ]
 
 
-def check(path: str, known: Knowledge, views: list[View], *, thorough: bool) -> None:
+def check(path: str, known: Knowledge, views: list[View], thorough: bool) -> None:
     if not known.created:
         return
     with open_store(path) as store:
@@ -123,33 +98,10 @@ def check(path: str, known: Knowledge, views: list[View], *, thorough: bool) -> 
     check_erased(path)
 
 
-def crashes(recording: Recording, views: list[View], moments: Collection[int]) -> explore.Outcome:
-    """Kill after each of the operations and within the next one, or cut the power."""
-    checked: set[tuple[bytes, int, int]] = set()
-    failures: list[str] = []
-    for moment, system, known in recording.moments():
-        if moment not in moments:
-            continue
-        states = [
-            *explore.killed_states(system, recording.ops[moment : moment + 1], 997, moment % 997),
-            *crash_states(system, random.Random(moment), 2),
-        ]
-        for state in states:
-            key = (state.digest(), len(known.acked), len(known.sent))
-            if key in checked:
-                continue
-            checked.add(key)
-            with scratch() as root:
-                try:
-                    check(materialise(state, root), known, views, thorough=key[0][0] % 4 == 0)
-                except Exception as error:  # noqa: BLE001 - any error is a finding
-                    failures.append(f"after operation {moment}: {error!r}")
-    return explore.Outcome({digest for digest, _, _ in checked}, failures)
-
-
 def test_whatever_a_crash_leaves_an_event_is_visible_or_redacted_and_then_erased() -> None:
-    recording, views = recorded()
+    recording, views = record_steps("redaction", STEPS, view, check_erased)
     jobs: list[explore.Job] = [
-        (crashes, (recording, views, share[::STRIDE])) for share in explore.shares(recording, 1)
+        (crashes, (recording, views, share[::STRIDE], check, 997, 2))
+        for share in explore.shares(recording, 1)
     ]
     explore.expect(explore.run(jobs), 500 // STRIDE)

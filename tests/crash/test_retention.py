@@ -8,7 +8,7 @@ acknowledged, or after the one that was under way; and going on from there must 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Final
 
 from evlog import EventStore
@@ -16,9 +16,10 @@ from evlog.errors import StreamTombstoned
 from tests.crash import explore
 from tests.crash.check import materialise, open_store
 from tests.crash.disk import RecordingDisk, World
-from tests.crash.history import History, Knowledge, event
-from tests.crash.recordings import Recording, record, scratch
+from tests.crash.history import Knowledge, event
+from tests.crash.recordings import scratch
 from tests.crash.states import crash_states
+from tests.crash.steps import crashes, record_steps
 
 Step = Callable[[EventStore], object]
 View = tuple[object, ...]
@@ -49,28 +50,7 @@ def view(store: EventStore) -> View:
     return shown, kept, versions, len(list(store.read_all(include_system=True)))
 
 
-def recorded() -> tuple[Recording, list[View]]:
-    """The scenario, opening the store again for every third step; and what is seen after each step."""
-    with scratch() as root:
-        world = World(root)
-        path = f"{root}/above/store"
-        open_store(path, create=True, disk=RecordingDisk(world)).close()
-        world.note("created", 0)
-        store = open_store(path, disk=RecordingDisk(world))
-        views = [view(store)]
-        for number, step in enumerate(STEPS):
-            if number % 3 == 2:
-                store.close()
-                store = open_store(path, disk=RecordingDisk(world))
-            world.note("sent", number)
-            step(store)
-            world.note("acked", number)
-            views.append(view(store))
-        store.close()
-        return record(world, History(world), "retention", Knowledge([])), views
-
-
-def check(path: str, known: Knowledge, views: list[View]) -> None:
+def check(path: str, known: Knowledge, views: list[View], _thorough: bool) -> None:
     if not known.created:
         return
     with open_store(path) as store:
@@ -88,34 +68,12 @@ def check(path: str, known: Knowledge, views: list[View]) -> None:
             raise AssertionError("the tombstone is forgotten")
 
 
-def crashes(recording: Recording, views: list[View], moments: Collection[int]) -> explore.Outcome:
-    """Kill after each of the operations and within the next one, or cut the power."""
-    checked: set[tuple[bytes, int, int]] = set()
-    failures: list[str] = []
-    for moment, system, known in recording.moments():
-        if moment not in moments:
-            continue
-        states = [
-            *explore.killed_states(system, recording.ops[moment : moment + 1], 61, moment % 61),
-            *crash_states(system, random.Random(moment), 4),
-        ]
-        for state in states:
-            key = (state.digest(), len(known.acked), len(known.sent))
-            if key in checked:
-                continue
-            checked.add(key)
-            with scratch() as root:
-                try:
-                    check(materialise(state, root), known, views)
-                except Exception as error:  # noqa: BLE001 - any error is a finding
-                    failures.append(f"after operation {moment}: {error!r}")
-    return explore.Outcome({digest for digest, _, _ in checked}, failures)
-
-
 def test_whatever_a_crash_leaves_every_acknowledged_policy_holds() -> None:
-    recording, views = recorded()
+    recording, views = record_steps("retention", STEPS, view)
     assert len(set(views)) == len(views), "a step that changes nothing tests nothing"
-    jobs: list[explore.Job] = [(crashes, (recording, views, share)) for share in explore.shares(recording)]
+    jobs: list[explore.Job] = [
+        (crashes, (recording, views, share, check, 61, 4)) for share in explore.shares(recording)
+    ]
     explore.expect(explore.run(jobs), 150)
 
 
