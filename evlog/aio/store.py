@@ -44,7 +44,7 @@ async def open(
     """Open a store for the tasks of the running event loop. Arguments and errors are those of `evlog.open`.
 
     Args:
-        threads: at most so many calls are made at the same time; others wait in line.
+        threads: the most calls that are made at the same time; others wait in line.
         options: the other arguments of `evlog.open`.
     """
     workers = Workers(threads, "evlog")

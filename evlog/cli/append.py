@@ -155,7 +155,7 @@ def _append_one(
     try:
         print_results(result)
     except console.OutputFailed as error:
-        # A user who sees only a failure may append the event again.
+        # A user that sees only a failure may append the event again.
         done = f"the event is appended at position {result.positions[0]} all the same"
         raise console.OutputFailed(error.reason, done) from None
     return result

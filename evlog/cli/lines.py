@@ -205,7 +205,7 @@ def _append_all(appender: _Appender, *, with_summary: bool) -> int:
         console.note(f"interrupted; so far {console.encode_object(appender.summary()).decode().strip()}")
         raise
     except console.OutputFailed as error:
-        # A user who sees only a failure may append the events again.
+        # A user that sees only a failure may append the events again.
         done = f"{appender.appended} events are appended all the same"
         raise console.OutputFailed(error.reason, done) from None
     except console.ClosedPipe:

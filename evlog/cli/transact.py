@@ -114,7 +114,7 @@ def command(given: Given) -> None:
         try:
             print_results(result)
         except console.OutputFailed as error:
-            # A user who sees only a failure may decide again.
+            # A user that sees only a failure may decide again.
             raise console.OutputFailed(error.reason, "the decision is appended all the same") from None
 
 

@@ -1,4 +1,4 @@
-"""Backup: a copy of one moment, whoever writes meanwhile, and however often a run is killed."""
+"""Backup: a copy of one moment while others write, also after runs that were killed."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 def with_context(
     store: EventStore, matches: Iterator[Event], count: int, stream: str | None, category: str | None
 ) -> Iterator[Event]:
-    """Yield the matches, and around each so many events of the stream, category or store that hold them.
+    """Yield the matches, and around each some events of the stream, category or store that hold them.
 
     Args:
         matches: by version if `stream` is given, else by position.

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _READ_SECONDS: Final = 0.08
 _LOOK_EVENTS: Final = 2000  # read between two looks at the clock
-_STALE_EVENTS: Final = 2000  # so many behind the cache are worth a process
+_STALE_EVENTS: Final = 2000  # this many events behind the cache are worth a process
 _STREAM, _TYPE = itemgetter(2), itemgetter(3)
 
 

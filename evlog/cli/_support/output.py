@@ -77,7 +77,7 @@ def make_form(name: str, fields: Sequence[str] | None, *, one_stream: bool, live
 
 
 def in_batches(events: Iterable[Event], most: int) -> Iterator[list[Event]]:
-    """Yield the events, at most so many at a time; if an error ends them, those before it come first."""
+    """Yield the events, at most `most` at a time; if an error ends them, those before it come first."""
     batch: list[Event] = []
     size_bytes = 0
     try:

@@ -177,7 +177,7 @@ class Session(psycopg.Connection["Row"]):
         return results
 
     def _receive(self, syncs: int) -> list[PGresult]:
-        """Wait for the results of so many transactions: one for each statement and each preparation."""
+        """Wait for the results of this many transactions: one for each statement and each preparation."""
         pgconn, poll = self.pgconn, self._evlog_poll
         while pgconn.flush():
             poll.modify(pgconn.socket, select.POLLIN | select.POLLOUT)

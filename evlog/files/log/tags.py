@@ -33,7 +33,7 @@ _SEARCHES_BEFORE_DICT: Final = 64
 _TAGS_AT: Final = 2  # the column's place in an entry, in words of 32 bits
 _FEW_TIMES: Final = 16
 _FEW_ENTRIES: Final = 256
-_SHORT: Final = 128  # so many records are read sooner than looked up in another list
+_SHORT: Final = 128  # reading this many records is quicker than a look into another list
 _has_bits: dict[int, bytes] = {}  # for some bits of a byte: a table of 1 for each byte that has them all
 
 

@@ -23,7 +23,7 @@ from tests.benchmarks.run import Run
 
 _SLICE: Final = 50
 _READ: Final = 100  # events that a read by tags finds, and events of a stream
-_RECENT: Final = 20  # so many events are behind a recent boundary
+_RECENT: Final = 20  # events behind a recent boundary
 _DATA: Final = b'{"amount":10,"note":"' + b"x" * 77 + b'"}'
 
 

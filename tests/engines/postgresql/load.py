@@ -61,7 +61,7 @@ class Load:
         self._wait_for(lambda: len(self._begun) == WRITERS)
 
     def wait_for_appends(self, count: int) -> None:
-        """Wait until so many more appends are acknowledged."""
+        """Wait until this many more appends are acknowledged."""
         enough = len(self._acknowledged) + count
         self._wait_for(lambda: len(self._acknowledged) >= enough)
 
