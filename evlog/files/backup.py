@@ -143,10 +143,10 @@ class _Run:
                 is_there = suffix == info.log_suffix or (suffix == "removed" and info.removed_bytes)
                 if not is_there:
                     continue
-                if self._copy(_path(self._log.store, info, suffix), _path(self._out, info, suffix)):
+                if self._copy(info.path(self._log.store, suffix), info.path(self._out, suffix)):
                     self._fresh.add(info.tag)
             else:
-                self._copy_if_there(_path(self._log.store, info, suffix), _path(self._out, info, suffix))
+                self._copy_if_there(info.path(self._log.store, suffix), info.path(self._out, suffix))
 
     def _copy_active(self, active: ActiveSegment, end: int) -> None:
         """Copy the active log and its entries up to the end of a frame, and note that in the marks."""
@@ -154,10 +154,10 @@ class _Run:
         count = active.count_before(end)
         rows = bytes(active.entries[: count * ENTRY_BYTES])
         entries = ReadFile(active.offsets_path).read(FILE_HEADER_BYTES, 0) + rows
-        path = _path(self._out, info, paths.LOG)
+        path = info.path(self._out, paths.LOG)
         disk.copy_file(ReadFile(active.log_path), path + paths.TEMPORARY, end)
         disk.replace(path + paths.TEMPORARY, path)
-        self._replace(_path(self._out, info, "offsets"), entries)
+        self._replace(info.path(self._out, "offsets"), entries)
         self._replace(paths.durable_path(self._out), _marks(active, rows, count, end))
         self._copied += end + len(entries)
         self._fresh.add(info.tag)
@@ -249,7 +249,7 @@ class _Run:
         if not everything:
             for info in manifest.segments:
                 if info.tag in self._fresh:
-                    size = info.log_bytes or os.stat(_path(self._out, info, info.log_suffix)).st_size
+                    size = info.log_bytes or os.stat(info.path(self._out, info.log_suffix)).st_size
                     task = SegmentTask(self._out, manifest.store_id_bytes, info, size)
                     findings += (maybe_check_segment(task) or missing_segment(task)).findings
         return Backup(
@@ -261,10 +261,6 @@ def _marks(active: ActiveSegment, rows: bytes, count: int, end: int) -> bytes:
     time_us = active.record(count - 1)[5] if count else 0
     written = encode_mark(WRITTEN_MAGIC, Mark(active.tag, end, count, crc32(rows), time_us))
     return written + bytes(MARK_BYTES) + encode_mark(DURABLE_MAGIC, Mark(active.tag, end))
-
-
-def _path(store: str, info: SegmentInfo, suffix: str) -> str:
-    return paths.segment_path(store, info.first_position, info.generation, suffix)
 
 
 def _is_same(file: ReadFile, path: str) -> bool:

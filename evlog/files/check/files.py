@@ -107,8 +107,8 @@ def take_snapshot(store: str) -> StoreSnapshot:
         manifest = _read_manifest(store)
         replaced_at = os.stat(paths.manifest_path(store)).st_mtime
         active = manifest.segments[-1]
-        active_bytes = _written_size(_segment_path(store, active, "log"))
-        offsets_bytes = _size(_segment_path(store, active, "offsets"))
+        active_bytes = _written_size(active.path(store, "log"))
+        offsets_bytes = _size(active.path(store, "offsets"))
         findings = _check_filter(store, manifest) if idle else []
         marks = _check_marks(store, manifest, active_bytes, findings)
     return StoreSnapshot(store, manifest, replaced_at, active_bytes, offsets_bytes, marks, idle, findings)
@@ -144,10 +144,6 @@ def _read_manifest(store: str) -> Manifest:
             path = paths.manifest_path(store)
             raise CorruptionError(path, None, "it is not a manifest, though there are segments") from None
         raise
-
-
-def _segment_path(store: str, info: SegmentInfo, suffix: str) -> str:
-    return paths.segment_path(store, info.first_position, info.generation, suffix)
 
 
 def _segment_files(store: str) -> Iterator[str]:
@@ -283,7 +279,7 @@ def file_bytes(snapshot: StoreSnapshot) -> int:
     for info in snapshot.manifest.segments:
         for suffix in paths.SUFFIXES:
             try:
-                total += _size(_segment_path(snapshot.store, info, suffix))
+                total += _size(info.path(snapshot.store, suffix))
             except OSError:
                 continue
     return total
@@ -293,7 +289,7 @@ def is_being_indexed(snapshot: StoreSnapshot, info: SegmentInfo) -> bool:
     """Wait for the indexes of a segment that was sealed just now; return whether they exist."""
     while (left := snapshot.replaced_at + _INDEXING_SECONDS - time.time()) > 0:
         if all(
-            os.path.exists(_segment_path(snapshot.store, info, suffix))
+            os.path.exists(info.path(snapshot.store, suffix))
             for suffix in suffixes_of(info.tagged_events).values()
         ):
             return True

@@ -225,7 +225,7 @@ def _copy_segment(
         last_time_us=info.last_time_us or check.last_time_us,
         tagged_events=count_tagged(check.entries),
     )
-    path = _path(out, sealed, "log")
+    path = sealed.path(out, "log")
     source = task.open_log()
     file = disk.open(path, create=True, truncate=True)
     header = check.header._replace(generation=sealed.generation)
@@ -242,7 +242,7 @@ def _rewrite_segment(segment: SegmentRecords, out: str, disk: Disk) -> SegmentIn
     old, check = segment.task.info, segment.check
     info = old._replace(generation=old.generation + 1, tag=new_tag(), compressed_bytes=0)
     header = check.header._replace(generation=info.generation, tag=info.tag)
-    file = disk.open(_path(out, info, "log"), create=True, truncate=True)
+    file = disk.open(info.path(out, "log"), create=True, truncate=True)
     disk.write_at(file, encode_file_header(header), 0)
     end = FILE_HEADER_BYTES
     entries = bytearray()
@@ -259,7 +259,7 @@ def _rewrite_segment(segment: SegmentRecords, out: str, disk: Disk) -> SegmentIn
         end += FRAME_HEADER_BYTES + len(body)
     if not entries and not old.removed_bytes:
         disk.close(file)
-        disk.remove(_path(out, info, "log"))
+        disk.remove(info.path(out, "log"))
         return None
     sealed = info._replace(
         last_position=max(old.last_position, check.last_position),
@@ -285,7 +285,7 @@ def _copy_removed(
     raw = ReadFile(f"{task.path}.removed").read(info.removed_bytes, 0)
     own = decode_file_header(raw[:FILE_HEADER_BYTES])._replace(generation=header.generation, tag=header.tag)
     content = encode_file_header(own) + raw[FILE_HEADER_BYTES:]
-    disk.create_file(_path(out, info, "removed"), content)
+    disk.create_file(info.path(out, "removed"), content)
     return info._replace(removed_crc=crc32(content))
 
 
@@ -310,15 +310,11 @@ def _finish(
     disk.sync(file)
     disk.close(file)
     offsets = encode_file_header(header._replace(kind=KIND_OFFSETS)) + entries
-    disk.create_file(_path(out, info, "offsets"), offsets)
+    disk.create_file(info.path(out, "offsets"), offsets)
     part = SealedPart(out, header.store_id, info, OpenParts())
     for path, content in part.index.files(entries).items():
         disk.create_file(path, content)
     part.close()
-
-
-def _path(out: str, info: SegmentInfo, suffix: str) -> str:
-    return paths.segment_path(out, info.first_position, info.generation, suffix)
 
 
 def _copy_subscriptions(store: str, out: str, disk: Disk) -> None:

@@ -39,7 +39,7 @@ Progress = Callable[[int], None]
 
 def compressed_path(store: str, info: SegmentInfo) -> str:
     """Return where the log of a segment is once it is compressed."""
-    return paths.segment_path(store, info.first_position, info.generation, paths.COMPRESSED_LOG)
+    return info.path(store, paths.COMPRESSED_LOG)
 
 
 def maybe_estimate(segment: SealedSegment) -> int | None:

@@ -100,7 +100,7 @@ class OutputSegment(NamedTuple):
         return FileHeader(kind, info.generation, self.store_id, info.first_position, info.tag)
 
     def path(self, suffix: str) -> str:
-        return paths.segment_path(self.store, self.info.first_position, self.info.generation, suffix)
+        return self.info.path(self.store, suffix)
 
     def remove_files(self, disk: Disk) -> None:
         """Remove what `rewrite` has written."""

@@ -76,6 +76,10 @@ class SegmentInfo(NamedTuple):
         """The meaning of the log's file name. Two logs with one name hold the same bytes."""
         return SegmentFile(self.first_position, self.generation, self.log_suffix)
 
+    def path(self, store: str, suffix: str) -> str:
+        """Return the path of one of its files."""
+        return paths.segment_path(store, self.first_position, self.generation, suffix)
+
 
 class Manifest(NamedTuple):
     """The content of manifest.json."""

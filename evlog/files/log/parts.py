@@ -156,7 +156,7 @@ class SealedPart:
 
             if self._index is None:
                 self._open()
-            path = paths.segment_path(self._store, info.first_position, info.generation, "removed")
+            path = info.path(self._store, "removed")
             header = Segment(self._store, self._store_id, info).header._replace(kind=KIND_REMOVED)
             try:
                 removed = self._removed = RemovedEvents(path, header, info.removed_bytes)

@@ -31,7 +31,7 @@ def create_segment(store: str, store_id: bytes, info: SegmentInfo, disk: Disk) -
     """Make the files of an empty segment, durable, under names that no manifest mentions yet."""
     header = FileHeader(KIND_LOG, info.generation, store_id, info.first_position, info.tag)
     for suffix, kind in (("log", KIND_LOG), ("offsets", KIND_OFFSETS)):
-        path = paths.segment_path(store, info.first_position, info.generation, suffix)
+        path = info.path(store, suffix)
         disk.create_file(path, encode_file_header(header._replace(kind=kind)))
     disk.sync_dir(paths.segments_path(store))  # before the manifest may name them
 
