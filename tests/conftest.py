@@ -46,6 +46,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "exact_hashes: needs the hashes as they are")
+    config.addinivalue_line("markers", "xdist_group(name): in one worker, for they share a server")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
