@@ -19,7 +19,6 @@
       StoreFull                     9  full
       UnsupportedFormat            10  unsupported
       StoreIsMirror  StoreMoved    10
-      ZstdNotInstalled  SchemasNotInstalled  EngineNotInstalled      10
       ExtraNotInstalled  ServerUnsuitable  10
       StoreUnreachable  AppendUnknown      12  unavailable
       StoreAccessDenied  StoreIOError  SystemCallFailed  StoreClosed  EngineError      1
@@ -91,7 +90,7 @@ class InvalidStreamName(InvalidArgument):
     """A stream name outside 1..255 bytes of UTF-8, with control characters, or reserved."""
 
     def __init__(self, stream: object, reason: str) -> None:
-        super().__init__(f"stream name {_shorten(stream)} {reason}", "use 1 to 255 bytes of printable UTF-8")
+        super().__init__(f"stream name {shorten(stream)} {reason}", "use 1 to 255 bytes of printable UTF-8")
         self.stream = stream
         self.reason = reason
 
@@ -150,7 +149,7 @@ class InvalidSchema(InvalidArgument):
 
     def __init__(self, type: str, pointer: str, reason: str) -> None:
         place = f" at {_cut(pointer)}" if pointer else ""
-        super().__init__(f"invalid schema of {_shorten(type)}{place}: {_cut(reason)}", "correct it")
+        super().__init__(f"invalid schema of {shorten(type)}{place}: {_cut(reason)}", "correct it")
         self.type = type
         self.pointer = pointer
         self.reason = reason
@@ -168,7 +167,7 @@ class SchemaViolation(InvalidArgument):
     def __init__(self, type: str, version: int, pointer: str, reason: str, index: int) -> None:
         place = f" at {_cut(pointer)}" if pointer else ""
         super().__init__(
-            f"the data does not fit version {version} of the schema of {_shorten(type)}{place}: "
+            f"the data does not fit version {version} of the schema of {shorten(type)}{place}: "
             f"{_cut(reason)}",
             "correct the data, or set another schema",
         )
@@ -190,7 +189,7 @@ class WrongExpectedVersion(EvlogError):
 
     def __init__(self, stream: str, expected: int | str, actual: int) -> None:
         super().__init__(
-            f"stream {_shorten(stream)} is at version {actual}, expected {expected or 'none'}",
+            f"stream {shorten(stream)} is at version {actual}, expected {expected or 'none'}",
             "read its new events and decide again",
         )
         self.stream = stream
@@ -225,7 +224,7 @@ class StreamTombstoned(EvlogError):
 
     def __init__(self, stream: str) -> None:
         super().__init__(
-            f"stream {_shorten(stream)} was permanently deleted (tombstone)", "append to another stream"
+            f"stream {shorten(stream)} was permanently deleted (tombstone)", "append to another stream"
         )
         self.stream = stream
 
@@ -240,7 +239,7 @@ class IdConflict(EvlogError):
     exit_code = EXIT_ID_CONFLICT
 
     def __init__(self, id: str, stream: str, position: int, reason: str, key: str | None = None) -> None:
-        name = f"event id {id}" if key is None else f"idempotency key {_shorten(key)} (event id {id})"
+        name = f"event id {id}" if key is None else f"idempotency key {shorten(key)} (event id {id})"
         super().__init__(
             f"{name} {reason} (position {position})",
             f"use a new {'id' if key is None else 'key'} for a new event",
@@ -341,7 +340,7 @@ class StreamNotFound(EvlogError):
     exit_code = EXIT_NOT_FOUND
 
     def __init__(self, stream: str) -> None:
-        super().__init__(f"no stream {_shorten(stream)}", "EventStore.streams lists the streams")
+        super().__init__(f"no stream {shorten(stream)}", "EventStore.streams lists the streams")
         self.stream = stream
 
 
@@ -367,8 +366,8 @@ class SnapshotNotFound(EvlogError):
     exit_code = EXIT_NOT_FOUND
 
     def __init__(self, name: str, stream: str | None = None) -> None:
-        of = "" if stream is None else f" of stream {_shorten(stream)}"
-        super().__init__(f"no snapshot {_shorten(name)}{of}", "EventStore.snapshots lists the snapshots")
+        of = "" if stream is None else f" of stream {shorten(stream)}"
+        super().__init__(f"no snapshot {shorten(name)}{of}", "EventStore.snapshots lists the snapshots")
         self.name = name
         self.stream = stream
 
@@ -380,7 +379,7 @@ class SubscriptionNotFound(EvlogError):
 
     def __init__(self, name: str) -> None:
         super().__init__(
-            f"no subscription {_shorten(name)}", "EventStore.subscriptions lists the subscriptions"
+            f"no subscription {shorten(name)}", "EventStore.subscriptions lists the subscriptions"
         )
         self.name = name
 
@@ -392,7 +391,7 @@ class SchemaNotFound(EvlogError):
 
     def __init__(self, type: str, version: int | None = None) -> None:
         which = "no schema" if version is None else f"no version {version} of a schema"
-        super().__init__(f"{which} of {_shorten(type)}", "EventStore.schemas lists the schemas")
+        super().__init__(f"{which} of {shorten(type)}", "EventStore.schemas lists the schemas")
         self.type = type
         self.version = version
 
@@ -404,7 +403,7 @@ class SubscriptionBusy(EvlogError):
 
     def __init__(self, name: str) -> None:
         super().__init__(
-            f"subscription {_shorten(name)} is already running", "stop that run first, or use another name"
+            f"subscription {shorten(name)} is already running", "stop that run first, or use another name"
         )
         self.name = name
 
@@ -497,7 +496,7 @@ class SubscriptionBehind(EvlogError):
 
     def __init__(self, subscription: str, checkpoint: int, position: int) -> None:
         super().__init__(
-            f"subscription {_shorten(subscription)} is at position {checkpoint}, and the compaction would "
+            f"subscription {shorten(subscription)} is at position {checkpoint}, and the compaction would "
             f"remove events up to position {position} that it has not read",
             "let it catch up, or pass force=True",
         )
@@ -513,7 +512,7 @@ class SubscriptionAhead(EvlogError):
 
     def __init__(self, subscription: str, checkpoint: int, head: int) -> None:
         super().__init__(
-            f"subscription {_shorten(subscription)} is at an event (position {checkpoint}) that this log "
+            f"subscription {shorten(subscription)} is at an event (position {checkpoint}) that this log "
             f"(it ends at position {head}) does not have; one of them was restored from another copy: "
             "reset the subscription to the position to continue from (0 delivers every event again)"
         )
@@ -598,7 +597,7 @@ class StoreMoved(EvlogError):
     exit_code = EXIT_UNSUPPORTED
 
     def __init__(self, path: str, moved_to: str) -> None:
-        super().__init__(f"the store {path} has moved", f"use {_shorten(moved_to, 200)}")
+        super().__init__(f"the store {path} has moved", f"use {shorten(moved_to, 200)}")
         self.path = path
         self.moved_to = moved_to
 
@@ -627,55 +626,16 @@ class MirrorBusy(EvlogError):
         self.destination = destination
 
 
-class ZstdNotInstalled(EvlogError):
-    """A segment is compressed, or is to be compressed, and the library for that is not installed."""
-
-    exit_code = EXIT_UNSUPPORTED
-
-    def __init__(self, path: str) -> None:
-        super().__init__(
-            f"{path} needs zstandard, which is not installed", "run pip install 'evlog-store[zstd]'"
-        )
-        self.path = path
-
-
-class SchemasNotInstalled(EvlogError):
-    """The event type has a schema, and the library that checks data is not installed; nothing was written."""
-
-    exit_code = EXIT_UNSUPPORTED
-
-    def __init__(self, type: str) -> None:
-        super().__init__(
-            f"the schema of {_shorten(type)} needs jsonschema-rs, which is not installed",
-            "run pip install 'evlog-store[schemas]'",
-        )
-        self.type = type
-
-
-class EngineNotInstalled(EvlogError):
-    """The client library of a server's engine is missing."""
-
-    exit_code = EXIT_UNSUPPORTED
-
-    def __init__(self, engine: str, library: str) -> None:
-        super().__init__(
-            f"the {engine} engine needs {library}, which is missing",
-            f"run pip install 'evlog-store[{engine}]'",
-        )
-        self.engine = engine
-        self.library = library
-
-
 class ExtraNotInstalled(EvlogError):
-    """A command needs a library that is not installed with evlog by default."""
+    """Something needs a library that is not installed with evlog by default; nothing was written."""
 
     exit_code = EXIT_UNSUPPORTED
 
-    def __init__(self, command: str, library: str, extra: str) -> None:
+    def __init__(self, needed_by: str, library: str, extra: str) -> None:
         super().__init__(
-            f"{command} needs {library}, which is not installed", f"run pip install 'evlog-store[{extra}]'"
+            f"{needed_by} needs {library}, which is not installed", f"run pip install 'evlog-store[{extra}]'"
         )
-        self.command = command
+        self.needed_by = needed_by
         self.library = library
         self.extra = extra
 
@@ -729,6 +689,6 @@ def _cut(text: str) -> str:
     return text if len(text) <= 200 else text[:180] + "…"
 
 
-def _shorten(value: object, length: int = 80) -> str:
+def shorten(value: object, length: int = 80) -> str:
     text = repr(value)
     return text if len(text) <= length else text[: length - 20] + "…" + text[-10:]

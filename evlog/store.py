@@ -14,10 +14,10 @@ from _weakref import ref  # what weakref has too, at the cost of an import
 
 from evlog.errors import (
     EventNotFound,
+    ExtraNotInstalled,
     IdConflict,
     InvalidArgument,
     InvalidSchema,
-    SchemasNotInstalled,
     SchemaViolation,
 )
 from evlog.model.appends import (
@@ -365,7 +365,7 @@ class EventStore:
                         skip_known=skip_known,
                         schemas=0 if schemas is None else schemas.version,
                     )
-                except (SchemasChanged, SchemaViolation, InvalidSchema, SchemasNotInstalled):
+                except (SchemasChanged, SchemaViolation, InvalidSchema, ExtraNotInstalled):
                     from evlog.schemas.registry import maybe_newer
 
                     schemas = maybe_newer(self.engine, schemas)
@@ -734,7 +734,7 @@ class EventStore:
 
         Raises:
             InvalidSchema: it is no JSON Schema.
-            SchemasNotInstalled: the library that checks data is missing.
+            ExtraNotInstalled: the library that checks data is missing.
             As `append`.
         """
         from evlog.schemas.registry import set_schema
@@ -1134,7 +1134,7 @@ class EventStore:
             CompactionRunning: another process is compacting the store.
             LockTimeout, StoreFull, StoreIOError: the next call continues.
             CorruptionError: an event is damaged; it is neither copied, compressed nor removed.
-            ZstdNotInstalled: zstandard is needed and not installed.
+            ExtraNotInstalled: zstandard is needed and not installed.
         """
         return self.engine.compact(dry_run=dry_run, force=force, compress=compress, progress=progress)
 

@@ -85,7 +85,7 @@ class Schema:
         """Return the place in an event's data and what is wrong there; None if it fits.
 
         Raises:
-            SchemasNotInstalled: jsonschema-rs is missing.
+            ExtraNotInstalled: jsonschema-rs is missing.
         """
         if event[2] != JSON_CODE:
             return "", "it is not JSON"
@@ -125,7 +125,7 @@ class Schemas:
         """Raise SchemaViolation for the first event that would be written and does not fit.
 
         Raises:
-            SchemasNotInstalled: a type has a schema, and jsonschema-rs is missing.
+            ExtraNotInstalled: a type has a schema, and jsonschema-rs is missing.
         """
         if self.current.keys().isdisjoint(map(_type_of, events)):
             return
@@ -168,7 +168,7 @@ def set_schema(engine: Engine, type: str, schema: Any) -> Schema:
 
     Raises:
         InvalidSchema: it is no JSON Schema.
-        SchemasNotInstalled: jsonschema-rs is missing.
+        ExtraNotInstalled: jsonschema-rs is missing.
     """
     from evlog.schemas.validation import compile_schema
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from math import isinf
 from typing import TYPE_CHECKING
 
-from evlog.errors import InvalidSchema, SchemasNotInstalled
+from evlog.errors import ExtraNotInstalled, InvalidSchema, shorten
 from evlog.model.json_text import make_decoder
 
 if TYPE_CHECKING:
@@ -25,12 +25,12 @@ def compile_schema(type: str, schema: bytes) -> Validate:
 
     Raises:
         InvalidSchema: it is no JSON Schema, or refers to something outside itself.
-        SchemasNotInstalled: jsonschema-rs is missing.
+        ExtraNotInstalled: jsonschema-rs is missing.
     """
     try:
         import jsonschema_rs
     except ImportError:
-        raise SchemasNotInstalled(type) from None
+        raise ExtraNotInstalled(f"the schema of {shorten(type)}", "jsonschema-rs", "schemas") from None
     try:
         check: Callable[[Any], None] = jsonschema_rs.validator_for(
             schema.decode(), retriever=_refuse_reference

@@ -20,7 +20,7 @@ from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 from evlog.errors import (
     EngineError,
-    EngineNotInstalled,
+    ExtraNotInstalled,
     InvalidArgument,
     LockTimeout,
     StoreAccessDenied,
@@ -38,7 +38,7 @@ try:
     from psycopg.pq import ConnStatus, ExecStatus, PipelineStatus, TransactionStatus
     from psycopg.rows import tuple_row
 except ImportError:
-    raise EngineNotInstalled("postgresql", "psycopg") from None
+    raise ExtraNotInstalled("the postgresql engine", "psycopg", "postgresql") from None
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

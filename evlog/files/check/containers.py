@@ -86,7 +86,7 @@ class Container:
         """Return where the blocks are, as far as anything still tells.
 
         Raises:
-            ZstdNotInstalled: they have to be unpacked for that.
+            ExtraNotInstalled: they have to be unpacked for that.
         """
         return self._table or self._table_by_itself() or self._walk()
 
@@ -223,7 +223,7 @@ def open_log(store: str, store_id: bytes, info: SegmentInfo) -> ReadFile | Check
 
     Raises:
         FileNotFoundError: it is missing.
-        ZstdNotInstalled: it is compressed, and zstandard is not installed.
+        ExtraNotInstalled: it is compressed, and zstandard is not installed.
     """
     if info.compressed_bytes:
         require_zstandard(Segment(store, store_id, info).log_path)

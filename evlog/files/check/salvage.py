@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 from zlib import crc32
 
 from evlog.engine import Progress
-from evlog.errors import CorruptionError, EvlogError, NotAStore, ZstdNotInstalled
+from evlog.errors import CorruptionError, EvlogError, ExtraNotInstalled, NotAStore
 from evlog.files.check.containers import Container, written_header
 from evlog.files.check.files import take_snapshot
 from evlog.files.check.logs import LogCheck
@@ -186,7 +186,7 @@ def _maybe_header(path: str, name: str, compressed_bytes: int) -> FileHeader | N
         if compressed_bytes:
             return written_header(Container(path, name, None, None, compressed_bytes))
         header = decode_file_header(ReadFile(path).read(FILE_HEADER_BYTES, 0))
-    except ZstdNotInstalled:
+    except ExtraNotInstalled:
         raise  # nothing may be left out for want of a package
     except (FileNotFoundError, FormatFault, NewerFormat, EvlogError):
         return None

@@ -77,7 +77,7 @@ def plan_compaction(log: Log, *, compress: bool = False) -> Compaction:
 
     Raises:
         CorruptionError: the log is damaged.
-        ZstdNotInstalled: zstandard is needed and not installed.
+        ExtraNotInstalled: zstandard is needed and not installed.
     """
     log.raise_damage()
     started = log.retry_on_compaction(lambda: find_unfinished(log))
@@ -126,7 +126,7 @@ def compact(
         SubscriptionBehind: a named subscription has yet to deliver hidden events. Nothing was changed.
         LockTimeout, StoreFull, StoreIOError: the rest is left to the next call.
         CorruptionError: an event is damaged. Steps that were done stay done.
-        ZstdNotInstalled: zstandard is needed and not installed.
+        ExtraNotInstalled: zstandard is needed and not installed.
     """
     lock = acquire_lock(log.store, disk)
     try:

@@ -46,7 +46,7 @@ def maybe_estimate(segment: SealedSegment) -> int | None:
     """Estimate the bytes that a segment would take compressed; None if that saves too little.
 
     Raises:
-        ZstdNotInstalled: zstandard is not installed.
+        ExtraNotInstalled: zstandard is not installed.
     """
     require_zstandard(segment.log_path)
     log_bytes = segment.info.log_bytes
@@ -73,7 +73,7 @@ def maybe_compress(path: str, segment: SealedSegment, disk: Disk, progress: Prog
 
     Raises:
         CorruptionError: the log is damaged.
-        ZstdNotInstalled: zstandard is not installed.
+        ExtraNotInstalled: zstandard is not installed.
         StoreFull, StoreIOError: the disk fails.
     """
     if maybe_estimate(segment) is None:

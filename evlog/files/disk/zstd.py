@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from typing import Any, Final
 
-from evlog.errors import ZstdNotInstalled
+from evlog.errors import ExtraNotInstalled
 
 # Measured on blocks of 16 KiB of small JSON events: levels 1 to 3 pack 0.22 at 470 MB/s, 6 packs 0.20 at
 # 110 MB/s, 9 the same at 50. A dictionary made of the segment's own blocks gave 0.24, which is worse.
@@ -36,14 +36,14 @@ def require_zstandard(path: str) -> None:
     """Import zstandard for this thread.
 
     Raises:
-        ZstdNotInstalled: it is missing, and is needed for what is at the path.
+        ExtraNotInstalled: it is missing, and is needed for what is at the path.
     """
     if _local.library is not None:
         return
     try:
         import zstandard
     except ImportError:
-        raise ZstdNotInstalled(path) from None
+        raise ExtraNotInstalled(path, "zstandard", "zstd") from None
     # With size and checksum a block can be verified without the table of blocks.
     _local.packer = zstandard.ZstdCompressor(level=_LEVEL, write_checksum=True, write_content_size=True)
     _local.unpacker = zstandard.ZstdDecompressor()

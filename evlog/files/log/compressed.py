@@ -91,7 +91,7 @@ class BlockLog:
 
         Raises:
             CorruptionError: it is damaged.
-            ZstdNotInstalled: zstandard is not there.
+            ExtraNotInstalled: zstandard is not there.
         """
         key = self._number, number
         content = _cache.get(key)
