@@ -131,7 +131,7 @@ def _times(given: Given) -> dict[str, Any]:
         return {}
     from datetime import UTC, datetime
 
-    from evlog.cli._support.when import parse_when
+    from evlog.model.when import parse_when
 
     now = datetime.now(UTC)
     texts = {"since": given.since, "until": given.until}

@@ -127,7 +127,7 @@ def _maybe_age(seconds: Any) -> str:
 
 
 def _parse_age(text: str) -> int:
-    from evlog.cli._support.when import parse_duration
+    from evlog.model.when import parse_duration
 
     seconds = parse_duration(text)
     if seconds < 1 or seconds % 1:

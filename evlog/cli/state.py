@@ -82,8 +82,8 @@ class FoldFailed(EvlogError):
 
 def command(given: Given) -> None:
     """Check which options go together, fold, and print."""
-    from evlog.cli._support.when import parse_when
     from evlog.model.filters import make_filter
+    from evlog.model.when import parse_when
     from evlog.state.compute import Selection
 
     if given.stream is not None and given.category is not None:

@@ -197,7 +197,7 @@ _CELLS: Final[dict[str, Callable[[Any], str]]] = {
 
 
 def _wait(given: Given) -> None:
-    from evlog.cli._support.when import parse_duration
+    from evlog.model.when import parse_duration
 
     timeout_seconds = None if given.timeout is None else parse_duration(given.timeout)
     with options.open_store(given) as store:

@@ -381,7 +381,7 @@ def _maybe_fields(text: str | None) -> list[str] | None:
 def _maybe_moment(text: str | None) -> datetime | None:
     if text is None:
         return None
-    from evlog.cli._support.when import parse_when
+    from evlog.model.when import parse_when
 
     return parse_when(text)
 
@@ -389,6 +389,6 @@ def _maybe_moment(text: str | None) -> datetime | None:
 def _maybe_seconds(text: str | None) -> float | None:
     if text is None:
         return None
-    from evlog.cli._support.when import parse_duration
+    from evlog.model.when import parse_duration
 
     return parse_duration(text)

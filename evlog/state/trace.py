@@ -34,32 +34,60 @@ class TracedEvent(NamedTuple):
     caused_by: str | None  # the id of its cause, known or not
 
 
+class Story:
+    """The story of an event, searched piece by piece: a log may be long, and its reader in a hurry.
+
+    Pieces may be searched in any order, but only one pass from `first` on is sure to find every effect.
+
+    Args:
+        engine: the log.
+        event: what the story is of.
+        get: finds the causes.
+
+    Attributes:
+        found: the events of the story that are known, by position.
+        first: the position of the first cause; nothing before it was caused by anything of the story.
+    """
+
+    def __init__(self, engine: Engine, event: Event, get: Get) -> None:
+        ancestors = [event]
+        seen = {id_text(event.id_bytes)}
+        while (cause := _maybe_get(get, ancestors[-1].causation_id)) is not None:
+            if id_text(cause.id_bytes) in seen:
+                break  # a circle, which only foreign metadata can have
+            seen.add(id_text(cause.id_bytes))
+            ancestors.append(cause)
+        root = ancestors[-1]
+        self._engine = engine
+        self._correlation = event.correlation_id or root.correlation_id or id_text(root.id_bytes)
+        head = _maybe_get(get, self._correlation)
+        self.found = {each[0]: each for each in (*ancestors, *([head] if head is not None else ()))}
+        self.first = min(self.found)
+        self._members = {id_text(each.id_bytes) for each in self.found.values()}
+
+    def search(self, after: int, to: int | None) -> list[Event]:
+        """Return what is found behind `after` up to and including `to`, and was not known."""
+        correlated = EventFilter(metadata=[("$correlationId", self._correlation)])
+        reads = [self._engine.read_all(after, to, correlated, reverse=False, limit=None)]
+        if to is None or to >= self.first:
+            caused = EventFilter(metadata=[("$causationId", None)])
+            begin = max(after, self.first - 1)
+            reads.append(self._engine.read_all(begin, to, caused, reverse=False, limit=None))
+        new = []
+        for each in merge(*reads):
+            if each.correlation_id == self._correlation or each.causation_id in self._members:
+                self._members.add(id_text(each.id_bytes))
+                if each[0] not in self.found:
+                    self.found[each[0]] = each
+                    new.append(each)
+        return new
+
+
 def trace(engine: Engine, event: Event, get: Get) -> list[TracedEvent]:
     """Return the story of an event, by position."""
-    ancestors = [event]
-    seen = {id_text(event.id_bytes)}
-    while (cause := _maybe_get(get, ancestors[-1].causation_id)) is not None:
-        if id_text(cause.id_bytes) in seen:
-            break  # a circle, which only foreign metadata can have
-        seen.add(id_text(cause.id_bytes))
-        ancestors.append(cause)
-    root = ancestors[-1]
-    correlation = event.correlation_id or root.correlation_id or id_text(root.id_bytes)
-    head = _maybe_get(get, correlation)
-    known = {each[0]: each for each in (*ancestors, *([head] if head is not None else ()))}
-    found = dict(known)
-    members = {id_text(each.id_bytes) for each in known.values()}
-    correlated = EventFilter(metadata=[("$correlationId", correlation)])
-    caused = EventFilter(metadata=[("$causationId", None)])
-    reads = [
-        engine.read_all(0, None, correlated, reverse=False, limit=None),
-        engine.read_all(min(known) - 1, None, caused, reverse=False, limit=None),
-    ]
-    for each in merge(*reads):
-        if each.correlation_id == correlation or each.causation_id in members:
-            found[each[0]] = each
-            members.add(id_text(each.id_bytes))
-    return _with_depths([found[position] for position in sorted(found)])
+    story = Story(engine, event, get)
+    story.search(0, None)
+    return _with_depths([story.found[position] for position in sorted(story.found)])
 
 
 def _maybe_get(get: Get, id: str | None) -> Event | None:

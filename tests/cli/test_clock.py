@@ -10,7 +10,7 @@ import pytest
 
 from evlog.cli._support import console
 from evlog.cli._support.clock import readable_time
-from evlog.cli._support.when import parse_when
+from evlog.model.when import parse_when
 
 WINTER_US = 1_800_000_000_123_456  # 2027-01-15 08:00:00 UTC
 SUMMER_US = 1_815_638_400_000_000  # 2027-07-15 08:00:00 UTC

@@ -1,4 +1,4 @@
-"""Times on a command line: WHEN (ISO 8601, `10:51`, `today`, an age such as `-15m`) and durations (`10m`).
+"""Times as people write them: WHEN (ISO 8601, `10:51`, `today`, an age such as `-15m`) and durations (`10m`).
 
 A time without a zone is local time; a date alone is its midnight. Pure: the present is an argument, so that
 one command sees one present.

@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from evlog.cli._support.when import parse_duration, parse_when
 from evlog.errors import InvalidArgument
+from evlog.model.when import parse_duration, parse_when
 
 NOW = datetime(2026, 11, 23, 10, 51, 0, 123456, tzinfo=UTC)
 
