@@ -286,7 +286,7 @@ for _ in range(5):
 assert [os.waitpid(pid, 0)[1] for pid in children] == [0, 0, 0]
 append("parent")
 assert store.head == 22, store.head
-assert sorted((s.name, s.events) for s in store.streams()) == [
+assert sorted((s.stream, s.events) for s in store.streams()) == [
     ("child-0", 5), ("child-1", 5), ("child-2", 5), ("parent", 7)]
 assert [e.position for e in store.read_all()] == list(range(1, 23))
 """
@@ -371,7 +371,7 @@ def test_colliding_hashes_change_nothing(memory_path: Path, monkeypatch: pytest.
                 )
             for type in ("T0", "T3"):
                 assert numbers(subject.read_all(types=[type])) == [row[3] for row in plain if row[2] == type]
-            found = {stream.name: stream.events for stream in subject.streams()}
+            found = {info.stream: info.events for info in subject.streams()}
             assert found == {
                 name: sum(1 for row in plain if row[0] == name) for name in {r[0] for r in plain}
             }

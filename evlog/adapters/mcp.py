@@ -97,10 +97,10 @@ class _Tools:
         limit: Limit = 100,
     ) -> dict[str, Any]:
         """List streams by name: how many events each has, its versions, and when it was written last."""
-        found = (info for info in self._store.streams(category=category) if info.name > after)
+        found = (info for info in self._store.streams(category=category) if info.stream > after)
         rows = (
             {
-                "stream": i.name,
+                "stream": i.stream,
                 "events": i.events,
                 "last_version": i.last_version,
                 "last_time": str(i.last_time),

@@ -63,7 +63,7 @@ class StreamInfo(NamedTuple):
     `retention` is what was set for it or its category, None if nothing was.
     """
 
-    name: str
+    stream: str
     events: int
     first_version: int
     last_version: int

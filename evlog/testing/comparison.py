@@ -149,7 +149,7 @@ class Comparison(RuleBasedStateMachine):
     @rule(stream=streams)
     def look(self, stream: str) -> None:
         self.compare(lambda store: (store.head, store.stream_version(stream), store.has_stream(stream)))
-        self.compare(lambda store: tuple((info.name, info.events) for info in store.streams()))
+        self.compare(lambda store: tuple((info.stream, info.events) for info in store.streams()))
 
     @rule(most=st.integers(0, 9))
     def follow(self, most: int) -> None:

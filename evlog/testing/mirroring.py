@@ -78,7 +78,7 @@ class MirrorTests(EngineTests):
                 if mirror.capabilities.verify != "versions":
                     assert mirror.verify().head_digest == pinned
                     assert mirror.verify(against=pinned).ok
-            names = [info.name for info in varied.streams(include_deleted=True)]
+            names = [info.stream for info in varied.streams(include_deleted=True)]
             assert [back.stream_version(name) for name in names] == [
                 varied.stream_version(name) for name in names
             ]

@@ -55,9 +55,9 @@ class ReadTests(EngineTests):
 
     def test_streams_are_listed_by_name(self, filled: EventStore) -> None:
         filled.append("ä", [new(20)])
-        assert [stream.name for stream in filled.streams()] == ["a-0", "a-1", "b-0", "b-1", "ä"]
-        assert [stream.name for stream in filled.streams(category="b")] == ["b-0", "b-1"]
-        assert [stream.name for stream in filled.streams(prefix="a")] == ["a-0", "a-1"]
+        assert [info.stream for info in filled.streams()] == ["a-0", "a-1", "b-0", "b-1", "ä"]
+        assert [info.stream for info in filled.streams(category="b")] == ["b-0", "b-1"]
+        assert [info.stream for info in filled.streams(prefix="a")] == ["a-0", "a-1"]
         info = next(filled.streams(prefix="a-1"))
         assert (info.events, info.first_version, info.last_version) == (5, 1, 5)
         assert info.last_time == next(filled.read("a-1", reverse=True)).time

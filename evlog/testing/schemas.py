@@ -152,7 +152,7 @@ class SchemaTests(EngineTests):
     def test_schemas_are_the_stores_own_events(self, strict: EventStore) -> None:
         strict.append("a", [new(1, "P")])
         assert numbers(strict.read_all()) == [1]
-        assert [info.name for info in strict.streams()] == ["a"]
+        assert [info.stream for info in strict.streams()] == ["a"]
         assert strict.info().events == 1
         assert strict.stream_version("$schemas") == 1
         assert strict.verify().ok

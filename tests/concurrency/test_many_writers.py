@@ -75,7 +75,7 @@ def check(path: Path, recorded: list[list[Record]], readers: int) -> list[evlog.
         counted: dict[str, int] = {}
         for event in events:
             counted[event.stream] = counted.get(event.stream, 0) + 1
-        assert {info.name: info.events for info in store.streams()} == counted
+        assert {info.stream: info.events for info in store.streams()} == counted
         assert [event for name in sorted(counted) for event in store.read(name)] == sorted(
             events, key=lambda event: (event.stream, event.version)
         )

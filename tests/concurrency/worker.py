@@ -101,7 +101,7 @@ def look(store: EventStore, record: Recorder, number: int, share: int) -> None:
         after = store.stream_version(stream)
         assert versions == list(range(1, len(versions) + 1))
         assert before <= len(versions) <= after
-        listed = {info.name: info.events for info in store.streams()}
+        listed = {info.stream: info.events for info in store.streams()}
         assert listed.get(stream, 0) >= after
         assert store.info().events >= sum(listed.values())
         head = store.head

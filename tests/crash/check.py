@@ -130,7 +130,7 @@ def check_reads(store: EventStore, known: Knowledge, *, thorough: bool = True) -
     assert all(before.time_us <= after.time_us for before, after in pairwise(events))
     if not thorough:
         return events
-    assert [info.name for info in store.streams()] == sorted(streams)
+    assert [info.stream for info in store.streams()] == sorted(streams)
     some = {"Type1"}
     assert list(store.read_all(types=some)) == [event for event in events if event.type in some]
     assert list(store.read_all(reverse=True)) == events[::-1]

@@ -148,7 +148,7 @@ def check_events(store: EventStore, facts: Facts, known: Knowledge, *, compacted
     streams: dict[str, list[Event]] = {}
     for event in events:
         streams.setdefault(event.stream, []).append(event)
-    infos = {info.name: info for info in store.streams(include_deleted=True, include_system=True)}
+    infos = {info.stream: info for info in store.streams(include_deleted=True, include_system=True)}
     for stream, its in streams.items():
         first = its[0].version
         assert [event.version for event in its] == list(range(first, first + len(its))), f"a gap in {stream}"

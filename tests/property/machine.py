@@ -548,7 +548,7 @@ class StoreMachine(RuleBasedStateMachine):
         rows = self.user_rows()
         every = sorted({row.stream for row in rows})
         names = [name for name in every if not self.is_deleted(name)]
-        assert [stream.name for stream in handle.streams()] == names
+        assert [info.stream for info in handle.streams()] == names
         assert [stream[:4] for stream in handle.streams(include_deleted=True)] == [
             (name, count, self.version(name) - count + 1, self.version(name))
             for name in every

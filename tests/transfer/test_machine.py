@@ -94,7 +94,7 @@ class Mirroring(RuleBasedStateMachine):
         found = evlog.Mirror(source, mirror).check()
         assert found.ok, found.difference
         assert found.removed_since == 0
-        names = [info.name for info in source.streams(include_deleted=True, include_system=True)]
+        names = [info.stream for info in source.streams(include_deleted=True, include_system=True)]
         assert [mirror.stream_version(name) for name in names] == [
             source.stream_version(name) for name in names
         ]

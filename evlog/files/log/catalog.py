@@ -49,23 +49,23 @@ def list_streams(
     """Iterate over the streams in the order of their names: all, or those of a category or with a prefix."""
     streams = log.retry_on_compaction(lambda: all_streams(log))
     chosen = [
-        stream
-        for stream in sorted(streams)
-        if (prefix is None or stream.name.startswith(prefix))
-        and (category is None or category_of(stream.name) == category)
-        and (include_system or not stream.name.startswith(SYSTEM_PREFIX))
+        info
+        for info in sorted(streams)
+        if (prefix is None or info.stream.startswith(prefix))
+        and (category is None or category_of(info.stream) == category)
+        and (include_system or not info.stream.startswith(SYSTEM_PREFIX))
     ]
     if not log.policies().any:
         yield from chosen
         return
-    visible = VisibleCounts(log, [stream.name for stream in streams])
-    for stream in chosen:
-        name, events, first_version, last_version, last_time_us, _ = stream
+    visible = VisibleCounts(log, [info.stream for info in streams])
+    for info in chosen:
+        name, events, first_version, last_version, last_time_us, _ = info
         kept = log.retry_on_compaction(
             partial(visible.count, name, events, first_version, last_version, last_time_us)
         )
         if kept is None:
-            yield stream
+            yield info
         elif include_deleted or not kept.retention.deleted:
             yield StreamInfo(
                 name, kept.events, kept.first_version, last_version, last_time_us, kept.retention
@@ -140,8 +140,8 @@ def all_streams(log: Log) -> list[StreamInfo]:
         for name, version, time_us in removed.streams() if removed is not None else ():
             emptied[name] = StreamInfo(name, 0, version + 1, version, time_us)
     if emptied:
-        for stream in streams:
-            emptied.pop(stream.name, None)
+        for info in streams:
+            emptied.pop(info.stream, None)
         streams += emptied.values()
     return streams
 

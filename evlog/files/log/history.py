@@ -93,12 +93,12 @@ def _read_removed(log: Log, after: int, to: int) -> Iterator[RemovedRecord]:
                 for tag, again, place, type in part.removed.tags():
                     tags.setdefault(place, []).append((tag, again, type))
                 for id, position, stream_hash, version, crc in sorted(rows, key=lambda row: row[1]):
-                    stream = owners.owner(stream_hash, version)
+                    info = owners.owner(stream_hash, version)
                     if low <= position <= to:
                         digest = crc.to_bytes(4, "little") if crc else b""
-                        time_us = stream.last_time_us if version == stream.last_version else 0
+                        time_us = info.last_time_us if version == info.last_version else 0
                         kept = encode_tags(tags[position]) if position in tags else b""
-                        yield RemovedRecord(position, version, stream.name, id, digest, time_us, kept)
+                        yield RemovedRecord(position, version, info.stream, id, digest, time_us, kept)
                         low = position + 1
             break
         except SegmentMoved:
@@ -132,20 +132,20 @@ class _Owners:
     def __init__(self, log: Log) -> None:
         self._streams: dict[int, list[StreamInfo]] = {}
         self._next: dict[str, int] = {}
-        for stream in log.retry_on_compaction(lambda: all_streams(log)):
-            self._streams.setdefault(hash_stream(stream.name), []).append(stream)
+        for info in log.retry_on_compaction(lambda: all_streams(log)):
+            self._streams.setdefault(hash_stream(info.stream), []).append(info)
         self.are_plain = all(len(streams) == 1 for streams in self._streams.values())
         if not self.are_plain:
             for streams in self._streams.values():
-                streams.sort(key=lambda stream: -stream.first_version)
+                streams.sort(key=lambda info: -info.first_version)
 
     def owner(self, stream_hash: int, version: int) -> StreamInfo:
         """Return the stream of the next removed event; they are asked for by position, from the first on."""
         streams = self._streams[stream_hash]
         if len(streams) == 1:
             return streams[0]
-        for stream in streams:
-            if self._next.get(stream.name, 1) == version < stream.first_version:
-                self._next[stream.name] = version + 1
-                return stream
+        for info in streams:
+            if self._next.get(info.stream, 1) == version < info.first_version:
+                self._next[info.stream] = version + 1
+                return info
         return streams[0]

@@ -31,7 +31,9 @@ from tests.support.helpers import Clock, engine_of, facts, fill, new, number_id,
 
 def visible(store: EventStore) -> list[evlog.Event]:
     """What reading every stream gives, in the order of positions."""
-    names = [info.name for info in store.streams(include_system=True) if not info.name.startswith("$comp")]
+    names = [
+        info.stream for info in store.streams(include_system=True) if not info.stream.startswith("$comp")
+    ]
     return sorted((event for name in names for event in store.read(name)), key=lambda event: event.position)
 
 
@@ -137,7 +139,7 @@ def test_a_deleted_stream_is_listed_after_its_events_went(store: EventStore) -> 
     listed, info = list(store.streams(include_deleted=True)), store.info()
     store.compact()
     assert list(store.streams(include_deleted=True)) == listed
-    assert [stream.name for stream in store.streams()] == ["s-0", "s-2"]
+    assert [info.stream for info in store.streams()] == ["s-0", "s-2"]
     after = store.info()
     assert (after.streams, after.deleted_streams) == (info.streams, info.deleted_streams) == (2, 1)
 

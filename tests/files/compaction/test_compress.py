@@ -312,8 +312,8 @@ def test_helpers_read_compressed_segments(store: EventStore, monkeypatch: pytest
     store.compact(compress=True)
     wanted = facts(store.read_all())[-2:]
     for info in store.streams():
-        store.set_retention(info.name, max_count=1)
-    kept = [event for info in store.streams() for event in store.read(info.name)]
+        store.set_retention(info.stream, max_count=1)
+    kept = [event for info in store.streams() for event in store.read(info.stream)]
     assert store.compact().events_removed == 30 - len(kept)
     assert facts(store.read_all()) == facts(sorted(kept, key=lambda event: event.position))
     assert facts(store.read_all())[-2:] == wanted

@@ -48,9 +48,9 @@ def test_streams_come_by_name_with_their_counts(store: EventStore, clock: Clock)
         version = store.append(name, [new(number)]).last_version
         expected[name] = StreamInfo(name, version, 1, version, clock.us)
     assert list(store.streams()) == [expected[name] for name in sorted(expected)]
-    for stream in store.streams():
-        assert stream.last_time == EPOCH + timedelta(microseconds=stream.last_time_us)
-        assert store.stream_version(stream.name) == stream.last_version
+    for info in store.streams():
+        assert info.last_time == EPOCH + timedelta(microseconds=info.last_time_us)
+        assert store.stream_version(info.stream) == info.last_version
 
 
 FILTERS: list[tuple[dict[str, Any], list[str]]] = [
@@ -73,7 +73,7 @@ def test_streams_of_a_category_or_with_a_prefix(
 ) -> None:
     for name in ("b-a-1", "é-1", "a-2", "ab-1", "a", "a-1"):
         store.append(name, [new(), new()])
-    assert [stream.name for stream in store.streams(**arguments)] == names
+    assert [info.stream for info in store.streams(**arguments)] == names
 
 
 @pytest.mark.parametrize("suffix", ["streams", "offsets", "types", "ids"])

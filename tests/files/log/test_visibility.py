@@ -15,11 +15,11 @@ SECOND = 1_000_000
 
 def check_streams(store: EventStore) -> None:
     """Every stream's figures are those of a read."""
-    for stream in store.streams(include_deleted=True):
-        versions = [event.version for event in store.read(stream.name)]
-        assert stream.events == len(versions)
-        assert stream.last_version == store.stream_version(stream.name)
-        assert stream.first_version == (versions[0] if versions else stream.last_version + 1)
+    for info in store.streams(include_deleted=True):
+        versions = [event.version for event in store.read(info.stream)]
+        assert info.events == len(versions)
+        assert info.last_version == store.stream_version(info.stream)
+        assert info.first_version == (versions[0] if versions else info.last_version + 1)
 
 
 def test_what_is_hidden_does_not_count(store: EventStore, clock: Clock) -> None:
@@ -51,7 +51,7 @@ def test_deleted_streams_are_listed_when_asked_for(store: EventStore) -> None:
     fill(store, 6)
     store.delete_stream("s-1")
     store.delete_stream("s-2", tombstone=True)
-    assert [stream.name for stream in store.streams()] == ["s-0"]
+    assert [info.stream for info in store.streams()] == ["s-0"]
     every = list(store.streams(include_deleted=True))
     assert [stream[:4] for stream in every] == [("s-0", 2, 1, 2), ("s-1", 0, 3, 2), ("s-2", 0, 3, 2)]
     assert [stream.retention and stream.retention.tombstone for stream in every] == [None, False, True]

@@ -327,7 +327,7 @@ def test_hiding_all_events_does_not_delete_the_stream(ten: EventStore) -> None:
     assert numbers(ten.read("s")) == []
     assert ten.has_stream("s")
     assert ten.info().deleted_streams == 0
-    assert [info.name for info in ten.streams()] == ["s"]
+    assert [info.stream for info in ten.streams()] == ["s"]
     with pytest.raises(WrongExpectedVersion):
         ten.append("s", [new(11)], expected=NO_STREAM)
     assert ten.append("s", [new(11)], expected=STREAM_EXISTS).first_version == 11
@@ -495,8 +495,8 @@ def test_the_stores_own_events_are_left_out_unless_asked_for(store: EventStore) 
     assert list(store.read_all(category="$$s")) == []
     assert [e.position for e in store.read_all(category="$$s", include_system=True)] == [4]
     assert [event.json() for event in store.read("$$s-1")] == [{"$maxCount": 1}]
-    assert [stream.name for stream in store.streams()] == ["s-0", "s-1", "s-2"]
-    assert [stream.name for stream in store.streams(include_system=True)] == ["$$s-1", "s-0", "s-1", "s-2"]
+    assert [info.stream for info in store.streams()] == ["s-0", "s-1", "s-2"]
+    assert [info.stream for info in store.streams(include_system=True)] == ["$$s-1", "s-0", "s-1", "s-2"]
     assert store.head == 6
 
 
