@@ -1,4 +1,4 @@
-"""`python -m tests.benchmarks [WORKLOAD …] [--quick] [--json] [--plot FILE] [--peers …]`; see `--help`."""
+"""`python -m tests.benchmarks [WORKLOAD …|table] [--quick] [--json] [--plot FILE] …`; see `--help`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import shutil
 import signal
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from tests.benchmarks import plot
@@ -15,7 +17,10 @@ from tests.benchmarks.measure import Report, describe_machine
 from tests.benchmarks.peers import PEERS
 from tests.benchmarks.report import print_machine, print_table, to_json
 from tests.benchmarks.run import FULL, QUICK, Run, Sizes, run_workload
+from tests.benchmarks.table import outcomes_json, print_outcomes, run_table
 from tests.benchmarks.workloads import WORKLOADS
+
+TABLE = "table"
 
 
 def main() -> None:
@@ -32,7 +37,11 @@ def main() -> None:
         machine = describe_machine(directory)
         if not options.json:
             print_machine(machine, size, skipped, file)
-        run = Run(_sizes(options), directory, [name for name in options.peers if name not in skipped])
+        peers = [name for name in options.peers if name not in skipped]
+        if options.workloads == [TABLE]:
+            _compare_with_goals(options, partial(Run, _sizes(options), peers=peers), directory, machine)
+            return
+        run = Run(_sizes(options), directory, peers)
         reports = []
         for name in options.workloads or WORKLOADS:
             try:
@@ -55,6 +64,19 @@ def main() -> None:
         sys.exit(1)
 
 
+def _compare_with_goals(
+    options: argparse.Namespace,
+    make_run: Callable[[Path], Run],
+    directory: Path,
+    machine: dict[str, str],
+) -> None:
+    outcomes = run_table(make_run, directory, 1 if options.quick else options.repetitions)
+    if options.json:
+        print(outcomes_json(outcomes, machine, "quick" if options.quick else "full"))
+    else:
+        print_outcomes(outcomes, None if sys.stdout.isatty() else sys.stdout)
+
+
 def _sizes(options: argparse.Namespace) -> Sizes:
     sizes = QUICK if options.quick else FULL
     if options.events:
@@ -72,7 +94,10 @@ def _parse() -> argparse.Namespace:
         prog="python -m tests.benchmarks", description=sys.modules[__package__].__doc__
     )
     parser.add_argument(
-        "workloads", nargs="*", metavar="WORKLOAD", help=f"of {', '.join(WORKLOADS)}; default: all"
+        "workloads",
+        nargs="*",
+        metavar="WORKLOAD",
+        help=f"of {', '.join(WORKLOADS)}; default: all; `{TABLE}` alone compares with the goals",
     )
     parser.add_argument("--quick", action="store_true", help="small sizes: less than a minute")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
@@ -85,9 +110,16 @@ def _parse() -> argparse.Namespace:
         "--large", type=int, metavar="N", help="events of the large store of command and growth"
     )
     parser.add_argument("--peers", nargs="+", choices=list(PEERS), default=list(PEERS), help="default: all")
+    parser.add_argument(
+        "--repetitions",
+        type=int,
+        default=3,
+        metavar="N",
+        help="how often `table` runs everything (default: 3)",
+    )
     parser.add_argument("--keep", action="store_true", help="leave the data and say where it is")
     options = parser.parse_args()
-    unknown = [name for name in options.workloads if name not in WORKLOADS]
+    unknown = [name for name in options.workloads if name not in WORKLOADS and options.workloads != [TABLE]]
     if unknown:
         parser.error(f"no workload {', '.join(unknown)}; there are {', '.join(WORKLOADS)}")
     if options.plot and options.plot.suffix not in plot.FORMATS:

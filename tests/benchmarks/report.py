@@ -41,7 +41,7 @@ def print_machine(
     machine: dict[str, str], size: str, skipped: dict[str, str], file: IO[str] | None = None
 ) -> None:
     """Where and how fast, and which peers are not there: one line for each."""
-    console = _console(file)
+    console = console_for(file)
     console.print(f"size: {size}; medians of repeated runs, the columns measured in turns")
     for name, value in machine.items():
         console.print(f"{name}: {value}", style="dim")
@@ -51,7 +51,7 @@ def print_machine(
 
 def print_table(reports: list[Report], file: IO[str] | None = None) -> None:
     """All of a run: the table, what evlog alone was measured for, and the settings of everything."""
-    console = _console(file)
+    console = console_for(file)
     shared = [figure for report in reports for figure in report.figures if _is_shared(figure)]
     if shared:
         console.print(_shared_table(reports))
@@ -61,7 +61,7 @@ def print_table(reports: list[Report], file: IO[str] | None = None) -> None:
     _print_settings(console, reports)
 
 
-def _console(file: IO[str] | None) -> Console:
+def console_for(file: IO[str] | None) -> Console:
     width = None if file is None else _PIPE_WIDTH
     return Console(file=file, highlight=False, markup=False, width=width)  # `.[bench]` is no colour
 

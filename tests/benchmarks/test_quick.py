@@ -12,6 +12,7 @@ from tests.benchmarks.measure import BEST, Figure, Report, Target
 from tests.benchmarks.peers import PEERS
 from tests.benchmarks.report import print_machine, print_table, to_json
 from tests.benchmarks.run import TINY, Run, run_workload
+from tests.benchmarks.table import LAST, ROWS, Outcome, Row, outcomes_json, print_outcomes
 from tests.benchmarks.workloads import WORKLOADS
 from tests.support.postgresql import binaries
 
@@ -39,6 +40,9 @@ def test_every_workload_reports_figures_with_their_settings(
     for figure in found["figures"]:
         assert set(figure) == {"label", "unit", "ratios", "asked", "medians", "samples"}
         assert figure["medians"]
+    for row in ROWS:
+        if row.workload == name:
+            assert any(map(row.is_about, report.figures)), row
     print_table([report])
     out = capsys.readouterr().out
     assert report.workload in out
@@ -90,6 +94,38 @@ def test_the_best_peer_is_none_of_the_floors() -> None:
     figure = Figure("x", "events/s", samples, asked, Target(0.6, at_least=True, over="json-lines"))
     assert figure.is_met(asked)
     assert not figure.is_met()
+
+
+def test_a_row_is_the_worst_of_its_figures_beside_the_best_other_peer() -> None:
+    figures = [
+        Figure(
+            "scan, forwards", "events/s", {"evlog": [6.0], "sqlite": [2.0], "lmdb": [3.0], "rocksdb": [9.0]}
+        ),
+        Figure("scan, backwards", "events/s", {"evlog": [8.0], "sqlite": [2.0], "lmdb": [2.0]}),
+        Figure("other", "events/s", {"evlog": [1.0], "sqlite": [2.0]}),
+    ]
+    reports = [Report("scan", "all", figures)]
+    assert Row("x", "scan", "scan, ", 2, but="rocksdb").measured(reports) == (2.0, "lmdb")
+    assert Row("x", "scan", "forwards", 1, "rocksdb").measured(reports) == (6.0 / 9.0, "rocksdb")
+    assert Row("x", "scan", "forwards", 1, LAST).measured(reports) == (6.0 / 9.0, "rocksdb")
+    assert Row("x", "scan", "forwards", 1, None).measured(reports) == (6.0, "")
+    assert Row("x", "streams", "forwards", 1).measured(reports) is None
+
+
+def test_the_table_says_what_is_reached(capsys: pytest.CaptureFixture[str]) -> None:
+    outcomes = [
+        Outcome(Row("quick enough", "scan", "", 1.5), [1.4, 1.6, 1.7], "lmdb"),
+        Outcome(Row("too slow", "scan", "", 1.5), [1.4], "lmdb"),
+        Outcome(Row("held long", "compact", "", 10, None, most=True), [11.0], ""),
+        Outcome(Row("not there", "scan", "", 1), [], ""),
+    ]
+    assert [outcome.is_reached for outcome in outcomes] == [True, False, False, None]
+    assert json.loads(outcomes_json(outcomes, {}, "tiny"))["table"][0]["values"] == [1.4, 1.6, 1.7]
+    print_outcomes(outcomes, sys.stdout)
+    out = capsys.readouterr().out
+    assert "1.4…1.7" in out
+    assert "not measured" in out
+    assert "1 of 4 reached" in out
 
 
 def test_the_plot_is_drawn_where_matplotlib_is(tmp_path: Path) -> None:

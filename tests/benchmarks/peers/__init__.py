@@ -15,6 +15,7 @@ from tests.benchmarks.peers.lmdb_environment import LmdbEnvironment
 from tests.benchmarks.peers.nats_jetstream import NatsJetStream
 from tests.benchmarks.peers.postgres_table import PostgresTable
 from tests.benchmarks.peers.redis_streams import RedisStreams
+from tests.benchmarks.peers.rocksdb import RocksDb
 from tests.benchmarks.peers.sqlite_table import SqliteNormal, SqliteTable
 from tests.benchmarks.peers.umadb_server import UmadbServer
 
@@ -25,6 +26,7 @@ PEERS: Final[dict[str, type[Peer]]] = {
         SqliteTable,
         SqliteNormal,
         LmdbEnvironment,
+        RocksDb,
         EventsourcingRecorder,
         UmadbServer,
         PostgresTable,

@@ -24,7 +24,7 @@ class Peer:
     weaker: ClassVar[str] = ""
     """Which of evlog's guarantees it lacks as it is used here, in words for the reader of the table."""
     lacks: ClassVar[frozenset[str]] = frozenset()
-    """Which of the methods below it has no counterpart of."""
+    """Which of the methods below it has no counterpart of; "processes": it is for one process at a time."""
     needs_nothing: ClassVar[bool] = False
     """Whether it can be used wherever evlog can."""
 

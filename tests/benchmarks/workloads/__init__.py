@@ -8,6 +8,7 @@ from tests.benchmarks.run import Workload
 from tests.benchmarks.workloads import (
     backup,
     bulk,
+    cold,
     command,
     compact,
     compress,
@@ -45,6 +46,7 @@ WORKLOADS: Final[dict[str, Workload]] = {
     "compact": compact.run,
     "compress": compress.run,
     "growth": growth.run,
+    "cold": cold.run,
     "postgresql": postgresql.run,
     "mirror": mirror.run,
     "conditions": conditions.run,

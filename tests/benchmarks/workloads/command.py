@@ -29,13 +29,13 @@ def run(run: Run) -> Report:
     """Time the commands of evlog on a small and a large store, beside Typer's and those of others."""
     directory = run.fresh_directory("command")
     programs = Programs(directory)
-    large = run.large_store()
+    large = run.aged_store(run.sizes.growth[-1])
     small = directory / "small"
     for _ in range(10):
         _evlog_append(programs, small, "order-42")
     rng = random.Random(5)
     rounds = run.sizes.commands
-    report = Report("command", f"one shell command; the large store has {run.sizes.large:,} events")
+    report = Report("command", f"one shell command; the large store has {run.sizes.growth[-1]:,} events")
 
     def key() -> float:
         return _evlog_append(
@@ -48,6 +48,7 @@ def run(run: Run) -> Report:
         "append, large store": lambda: _evlog_append(programs, large.path, large.dataset.local_stream(rng)),
         "append with a key, large store": key,
         "read the last 10, small store": lambda: _evlog_read(programs, small),
+        "read the last 10, large store": lambda: _evlog_read(programs, large.path),
         "read a stream, large store": lambda: (
             1e3 * programs.evlog("read", large.dataset.local_stream(rng), "--store", str(large.path))
         ),

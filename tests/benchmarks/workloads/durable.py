@@ -45,14 +45,16 @@ def run(run: Run) -> Report:
         single = take_turns(max(1, run.sizes.single // _SLICE), columns)
     target = Target(1.2, at_least=False, over="json-lines")
     report.figures.append(Figure("1 process, each append", "µs", single, target))
-    with run.served(run.fresh("many", run.peers)):
-        worst: dict[str, list[float]] = {name: [] for name in run.peers}
+    names = run.having("processes")
+    directories = run.fresh("many", names)
+    with run.served(directories):
+        worst: dict[str, list[float]] = {name: [] for name in names}
 
         def many(name: str, round_: list[int]) -> float:
             round_[0] += 1
             rate, wait_ms = _many(
                 name,
-                run.directory / f"many-{name}-1",
+                directories[name],
                 round_[0] * run.sizes.processes,
                 run.sizes.processes,
                 run.sizes.concurrent_seconds,
@@ -60,9 +62,7 @@ def run(run: Run) -> Report:
             worst[name].append(wait_ms)
             return rate
 
-        rates = take_turns(
-            run.sizes.concurrent_rounds, {name: partial(many, name, [0]) for name in run.peers}
-        )
+        rates = take_turns(run.sizes.concurrent_rounds, {name: partial(many, name, [0]) for name in names})
     label = f"{run.sizes.processes} processes, together"
     targets = Target(1.0, at_least=True, over=BEST), Target(0.6, at_least=True, over="json-lines")
     report.figures.append(Figure(label, "appends/s", rates, *targets))
