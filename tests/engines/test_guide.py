@@ -78,8 +78,12 @@ def test_an_installed_engine_runs_the_suite(site: Path) -> None:
 @pytest.mark.parametrize(
     ("right", "wrong", "test"),
     [
-        ("is_met(actual)", "is_met(actual + 1)", "the_expected_version_decides"),
-        ("id in database.by_id", "False", "a_retry_is_a_duplicate"),
+        (
+            "self._database.version(stream) for",
+            "1 + self._database.version(stream) for",
+            "the_expected_version_decides",
+        ),
+        ("if id in found}", "if False}", "a_retry_is_a_duplicate"),
         ("event.version <= last_version", "event.version < last_version", "read_by_version"),
         ('raise Unsupported(NAME, "retention")', "return None", "retention_hides"),
     ],

@@ -6,31 +6,24 @@ It proves the seam: it passes the conformance suite with everything but retentio
 from __future__ import annotations
 
 import threading
-import time
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import NoReturn
+from collections.abc import Iterator, Mapping, Sequence
 from uuid import UUID, uuid4
 
 from evlog.engine import Capabilities, Progress
-from evlog.errors import (
-    ConditionFailed,
-    IdConflict,
-    InvalidArgument,
-    InvalidEvent,
-    MirrorConflict,
-    StoreClosed,
-    StoreNotFound,
-    SubscriptionBusy,
-    Unsupported,
-    WrongExpectedVersion,
+from evlog.engines.deciding import Request, decide, removed_matches
+from evlog.engines.keyed import (
+    KeyedCheckpoint,
+    KeyedSnapshot,
+    Record,
+    checkpoint_names,
+    snapshot_names,
 )
-from evlog.model.appends import BatchResult, Expectation, ExpectedVersion, SchemasChanged
-from evlog.model.checkpoints import Checkpoint, ParkedEvent
-from evlog.model.events import EncodedEvent, Event, category_of, id_text, make_ids
+from evlog.errors import MirrorConflict, StoreClosed, StoreNotFound, Unsupported
+from evlog.model.appends import BatchResult, Expectation, ExpectedVersion
+from evlog.model.events import EncodedEvent, Event, category_of
 from evlog.model.filters import EventFilter
-from evlog.model.history import HistoryPiece, RemovedRecord, Standing, refusal
+from evlog.model.history import HistoryPiece, RemovedRecord, Standing
 from evlog.model.queries import IfNone
 from evlog.model.redaction import Redacted, RedactionResult, encode_redaction, maybe_decode_redaction
 from evlog.model.reports import (
@@ -42,7 +35,7 @@ from evlog.model.reports import (
     TornTail,
     VerifyReport,
 )
-from evlog.model.retention import REDACTIONS_STREAM, SCHEMAS_STREAM
+from evlog.model.retention import REDACTIONS_STREAM, SCHEMAS_STREAM, Rules
 
 NAME = "memory"
 CAPABILITIES = Capabilities(
@@ -53,15 +46,6 @@ CAPABILITIES = Capabilities(
     compaction=False,
     verify="versions",
 )
-
-
-@dataclass
-class Named:
-    """One subscription."""
-
-    checkpoint: Checkpoint | None = None
-    parked: dict[int, ParkedEvent] = field(default_factory=dict)
-    running: bool = False
 
 
 class Database:
@@ -76,8 +60,7 @@ class Database:
         self.removed: dict[bytes, RemovedRecord] = {}
         self.by_id: dict[bytes, Event] = {}
         self.by_stream: dict[str, list[Event]] = {}
-        self.named: dict[str, Named] = {}
-        self.snapshots: dict[tuple[str, str | None], bytes] = {}
+        self.records = MemoryRecords()
         self.changed = threading.Condition(threading.RLock())  # guards all of it
 
     def version(self, stream: str) -> int:
@@ -148,73 +131,21 @@ class MemoryEngine:
         schemas: int | None = None,
     ) -> BatchResult:
         database = self._opened()
-        if not events:
-            raise InvalidArgument("no events to append; give at least one")
+        request = Request(
+            streams,
+            events,
+            expectations,
+            conditions=conditions,
+            skip_known=skip_known,
+            system=system,
+            schemas=schemas,
+        )
         with database.changed:
-            if database.standing != Standing():
-                raise refusal(self.address, database.standing)
-            known = self._known(database, streams, events, skip_known)
-            if len(known) < len(events) and schemas not in (None, database.version(SCHEMAS_STREAM)):
-                raise SchemasChanged
-            for at, stream, version in ((e.at, e.stream, e.version) for e in expectations):
-                new = [other for number, other in enumerate(streams[:at]) if number not in known]
-                actual = database.version(stream) + new.count(stream)
-                if len(known) < len(events) and not Expectation(at, stream, version).is_met(actual):
-                    raise WrongExpectedVersion(stream, version, actual)
-            if len(known) < len(events):
-                check_conditions(database, conditions)
-            frame = database.head + 1
-            result = [
-                self._store(database, streams[at], event, known.get(at), frame)
-                for at, event in enumerate(events)
-            ]
+            decision = decide(View(self.address, database), request)
+            for event in decision.new:
+                database.add(event, decision.new[0].position)
             database.changed.notify_all()
-        versions, positions = [event.version for event in result], [event.position for event in result]
-        ids = [event.id_bytes for event in result]
-        return BatchResult(streams, versions, positions, ids, [at in known for at in range(len(events))])
-
-    def _known(
-        self, database: Database, streams: Sequence[str], events: Sequence[EncodedEvent], skip_known: bool
-    ) -> dict[int, bytes]:
-        """Return, by index, the ids of events that are stored already, or earlier in this append."""
-        known: dict[int, bytes] = {}
-        first: dict[bytes, int] = {}
-        for at, (type, id, code, data, _) in enumerate(events):
-            if id in database.removed:
-                raise Unsupported(NAME, "retries of removed events")
-            if id in database.by_id:
-                stored = database.by_id[id]
-                content = (stored.stream, stored.type, stored[6], stored.data)
-                if not stored.redacted and content != (streams[at], type, code, data):
-                    raise IdConflict(id_text(id), stored.stream, stored.position, "has other content")
-                known[at] = id
-        for at, (type, id, code, data, _) in enumerate(events):
-            twin = at if id is None or at in known else first.setdefault(id, at)
-            if twin == at or id is None:
-                continue
-            if not skip_known:
-                raise InvalidEvent("id", f"{id_text(id)} is given twice in one append")
-            if (streams[twin], events[twin][0], *events[twin][2:4]) != (streams[at], type, code, data):
-                raise IdConflict(id_text(id), streams[at], 0, "is given twice with different content")
-            known[at] = id
-        if known and len(known) < len(events) and not skip_known:
-            event = database.by_id[next(iter(known.values()))]
-            raise IdConflict(str(event.id), event.stream, event.position, "is known, others are not")
-        return known
-
-    def _store(
-        self, database: Database, stream: str, event: EncodedEvent, known: bytes | None, frame: int
-    ) -> Event:
-        if known is not None:
-            return database.by_id[known]
-        type, id, code, data, metadata = event
-        last_us = database.events[-1].time_us if database.events else 0
-        time_us = max(last_us, time.time_ns() // 1000)
-        id = id or make_ids(1)[0]
-        place = (database.head + 1, database.version(stream) + 1)
-        stored = Event((*place, stream, type, id, time_us, code, data, metadata))
-        database.add(stored, frame)
-        return stored
+        return decision.result
 
     def read_stream(
         self,
@@ -268,11 +199,11 @@ class MemoryEngine:
     def follow(self, filter: EventFilter) -> MemoryFeed:
         return MemoryFeed(self, self._opened(), filter)
 
-    def checkpoint(self, name: str) -> MemoryCheckpoint:
-        return MemoryCheckpoint(name, self._opened().named)
+    def checkpoint(self, name: str) -> KeyedCheckpoint:
+        return KeyedCheckpoint(self._opened().records, name)
 
     def checkpoint_names(self) -> list[str]:
-        return sorted(name for name, named in self._opened().named.items() if named.checkpoint)
+        return checkpoint_names(self._opened().records)
 
     def info(self) -> StoreInfo:
         events, streams = self._opened().events, self._opened().by_stream
@@ -334,11 +265,11 @@ class MemoryEngine:
     def verify(self, *, quick: bool, against: str | None, progress: Progress | None) -> VerifyReport:
         return VerifyReport(len(self._opened().events), 1, 0, self.head(), None, ())
 
-    def snapshot(self, name: str, stream: str | None) -> MemorySnapshot:
-        return MemorySnapshot(self._opened().snapshots, (name, stream))
+    def snapshot(self, name: str, stream: str | None) -> KeyedSnapshot:
+        return KeyedSnapshot(self._opened().records, name, stream)
 
     def snapshot_names(self) -> list[tuple[str, str | None]]:
-        return sorted(self._opened().snapshots, key=lambda key: (key[0], key[1] or ""))
+        return snapshot_names(self._opened().records)
 
     def removals(self) -> int:
         return len(self._opened().removed)
@@ -392,14 +323,34 @@ class MemoryEngine:
             database.changed.notify_all()
 
 
-def check_conditions(database: Database, conditions: Sequence[IfNone]) -> None:
-    """Raise the error for the first condition that does not hold."""
-    for condition in conditions:
-        if condition.after > database.head:
-            raise InvalidArgument(f"position {condition.after} is beyond the end of the log")
-        for event in database.events:
-            if event.position > condition.after and condition.query.matches(event):
-                raise ConditionFailed(str(condition.query), condition.after, event.position)
+class View:
+    """A database as decisions see it: `evlog.engines.deciding.LogView`. The caller holds its lock."""
+
+    def __init__(self, address: str, database: Database) -> None:
+        self.address = address
+        self.head = database.head
+        self.time_us = database.events[-1].time_us if database.events else 0
+        self.standing = database.standing
+        self.rules = Rules()
+        self.rules.schemas = database.version(SCHEMAS_STREAM)
+        self._database = database
+
+    def known(self, ids: Sequence[bytes]) -> Mapping[bytes, Event | RemovedRecord]:
+        found = self._database.removed | self._database.by_id
+        return {id: found[id] for id in ids if id in found}
+
+    def versions(self, streams: Sequence[str]) -> Mapping[str, int]:
+        return {stream: self._database.version(stream) for stream in streams}
+
+    def first_match(self, condition: IfNone) -> int | None:
+        found = [
+            event.position
+            for event in self._database.events
+            if event.position > condition.after and condition.query.matches(event)
+        ]
+        removed = self._database.removed.values()
+        found += [each.position for each in removed if removed_matches(condition, each)]
+        return min(found, default=None)
 
 
 def select(
@@ -464,77 +415,36 @@ class MemoryFeed:
         pass
 
 
-class MemoryCheckpoint:
-    """An `evlog.engine.CheckpointStore`."""
+class MemoryRecords:
+    """Records by key: `evlog.engines.keyed.KeyValue`."""
 
-    def __init__(self, name: str, all_named: dict[str, Named]) -> None:
-        self._name = name
-        self._all_named = all_named
+    engine = NAME
+    address = "memory"
 
-    @property
-    def _named(self) -> Named:
-        return self._all_named.setdefault(self._name, Named())
+    def __init__(self) -> None:
+        self._records: dict[tuple[str, ...], Record] = {}
+        self._revision = 0
+        self._mutex = threading.Lock()  # guards both
 
-    def acquire(self) -> None:
-        if self._named.running:
-            raise SubscriptionBusy(self._name)
-        self._named.running = True
+    def get(self, key: tuple[str, ...]) -> Record | None:
+        return self._records.get(key)
 
-    def release(self) -> None:
-        self._named.running = False
+    def put(self, key: tuple[str, ...], value: bytes, revision: int | None) -> int | None:
+        with self._mutex:
+            if self._present(key) != revision:
+                return None
+            self._revision += 1
+            self._records[key] = Record(value, self._revision)
+            return self._revision
 
-    def is_running(self) -> bool:
-        return self._named.running
+    def delete(self, key: tuple[str, ...], revision: int) -> bool:
+        with self._mutex:
+            return self._present(key) == revision and self._records.pop(key, None) is not None
 
-    def load(self) -> Checkpoint | None:
-        return self._named.checkpoint
+    def list(self, prefix: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Record]]:
+        with self._mutex:
+            return iter([pair for pair in self._records.items() if pair[0][: len(prefix)] == prefix])
 
-    def create(self, checkpoint: Checkpoint) -> None:
-        self._named.parked.clear()
-        self.save(checkpoint)
-
-    def save(self, checkpoint: Checkpoint) -> None:
-        self._named.checkpoint = checkpoint._replace(time_us=time.time_ns() // 1000)
-
-    def sync(self) -> None:
-        pass
-
-    def begin(self, position: int) -> NoReturn:
-        raise Unsupported("memory", "transactions of a subscription")
-
-    def end(self, error: BaseException | None) -> None:
-        pass
-
-    def delete(self) -> None:
-        self._named.checkpoint = None
-        self._named.parked.clear()
-
-    def parked(self) -> list[ParkedEvent]:
-        return list(self._named.parked.values())
-
-    def park(self, event: Event, error: str, attempts: int) -> None:
-        place = (event.position, event.stream, event.version, event.type, event.id)
-        self._named.parked[event.position] = ParkedEvent(*place, error, attempts, time.time_ns() // 1000)
-
-    def unpark(self, position: int) -> None:
-        self._named.parked.pop(position, None)
-
-
-class MemorySnapshot:
-    """An `evlog.engine.SnapshotStore`."""
-
-    def __init__(self, snapshots: dict[tuple[str, str | None], bytes], key: tuple[str, str | None]) -> None:
-        self._snapshots = snapshots
-        self._key = key
-
-    def load(self) -> bytes | None:
-        return self._snapshots.get(self._key)
-
-    def save(self, content: bytes, before: bytes | None) -> bool:
-        if self.load() != before:
-            return False
-        self._snapshots[self._key] = content
-        return True
-
-    def delete(self) -> bool:
-        return self._snapshots.pop(self._key, None) is not None
+    def _present(self, key: tuple[str, ...]) -> int | None:
+        record = self._records.get(key)
+        return None if record is None else record.revision

@@ -1,0 +1,335 @@
+"""Subscriptions and snapshots as records by key, for engines that have records with compare-and-set.
+
+1. A record has a revision, which changes when the record does. Whatever replaces one names the revision that
+   it has read, so of two that change a record, one is refused.
+2. The checkpoint of a subscription and the lease of its run are one record. A run renews its lease; another
+   run may begin once the lease has ended. It then changes the record, so the first run cannot save any more:
+   two runs never both save, whatever their clocks say.
+3. A snapshot too large for one record is refused: it is derived, and the next fold reads all events.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn, Protocol
+from uuid import UUID
+
+from evlog.errors import CorruptionError, EvlogError, SubscriptionBusy, Unsupported
+from evlog.files.disk.fork import register_fork_reset
+from evlog.files.disk.threads import without_signals
+from evlog.model.checkpoints import Checkpoint, ParkedEvent
+from evlog.model.events import id_text, make_ids
+from evlog.model.filters import EventFilter
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    from evlog.model.events import Event
+
+LEASE_SECONDS: Final = 10.0
+"""How long the name of a run that was killed stays taken, at most."""
+
+SUBSCRIPTION: Final = "subscription"
+PARKED: Final = "parked"
+SNAPSHOT: Final = "snapshot"
+
+
+class Record(NamedTuple):
+    """What is stored under a key."""
+
+    value: bytes
+    revision: int
+
+
+class KeyValue(Protocol):
+    """Records by key. A key is a tuple of texts, each any text that is not empty."""
+
+    @property
+    def address(self) -> str:
+        """The store's, for errors."""
+
+    @property
+    def engine(self) -> str:
+        """The engine's name, for errors."""
+
+    def get(self, key: tuple[str, ...]) -> Record | None:
+        """Return the last record of a key, never one that was replaced before the call."""
+
+    def put(self, key: tuple[str, ...], value: bytes, revision: int | None) -> int | None:
+        """Write a record durably if the present one has this revision (None: there is none).
+
+        When the answer is lost, the engine finds out whether the record was written.
+
+        Returns:
+            the new revision; None if the present one is another.
+        """
+
+    def delete(self, key: tuple[str, ...], revision: int) -> bool:
+        """Delete a record durably if it has this revision; return whether it had."""
+
+    def list(self, prefix: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Record]]:
+        """Iterate over all records whose keys begin with these parts."""
+
+
+# --- subscriptions
+
+
+class KeyedCheckpoint:
+    """One named subscription. An `evlog.engine.CheckpointStore`."""
+
+    def __init__(self, records: KeyValue, name: str, lease_seconds: float = LEASE_SECONDS) -> None:
+        self._records = records
+        self._name = name
+        self._key = (SUBSCRIPTION, name)
+        self._lease_seconds = lease_seconds
+        self._mutex = threading.Lock()  # guards the four below: a thread renews the lease
+        self._document: dict[str, Any] = {}
+        self._revision: int | None = None
+        self._holder = ""  # this run's; "": there is none
+        self._is_lost = False
+        self._pid = 0
+        self._ended: threading.Event | None = None
+        self._renewal: threading.Thread | None = None
+        register_fork_reset(self)
+
+    def reset_after_fork(self) -> None:
+        """Leave the run to the parent: a forked child saves nothing of it."""
+        self._mutex = threading.Lock()
+        self._is_lost = True
+
+    def acquire(self) -> None:
+        """Begin a run or a change. Raises SubscriptionBusy."""
+        record = self._records.get(self._key)
+        document = {} if record is None else self._parse(record)
+        if self._is_held(document):
+            raise SubscriptionBusy(self._name)
+        with self._mutex:
+            for name in ("holder", "until_us"):
+                document.pop(name, None)  # another run's, which has ended
+            self._document, self._revision = document, None if record is None else record.revision
+            self._holder, self._pid, self._is_lost = make_ids(1)[0].hex(), os.getpid(), False
+            try:
+                self._write(document)
+            except BaseException:
+                self._holder = ""
+                raise
+        self._ended = threading.Event()
+        self._renewal = threading.Thread(
+            target=self._renew, args=(self._ended,), name=f"evlog lease {self._name}", daemon=True
+        )
+        without_signals(self._renewal.start)
+
+    def release(self) -> None:
+        """End what `acquire` began."""
+        ended, self._ended = self._ended, None
+        if ended is None or self._pid != os.getpid():
+            return
+        ended.set()
+        assert self._renewal is not None
+        self._renewal.join()
+        with self._mutex:
+            self._holder = ""
+            if self._is_lost:
+                return
+            if "position" in self._document:
+                self._records.put(self._key, _encode(self._document), self._revision)
+            elif self._revision is not None:
+                self._records.delete(self._key, self._revision)
+
+    def is_running(self) -> bool:
+        """Whether a run holds it now, here or elsewhere."""
+        record = self._records.get(self._key)
+        return record is not None and self._is_held(self._parse(record))
+
+    def load(self) -> Checkpoint | None:
+        """Return the checkpoint; None if there is no such subscription. Raises CorruptionError."""
+        record = self._records.get(self._key)
+        if record is None:
+            return None
+        document = self._parse(record)
+        if "position" not in document:
+            return None
+        try:
+            kept, id = document["filter"], document["id"]
+            return Checkpoint(
+                int(document["position"]),
+                None if id is None else UUID(id).bytes,
+                None if kept is None else EventFilter.of_object(kept),
+                int(document["time_us"]),
+            )
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise self._unreadable(error) from None
+
+    def create(self, checkpoint: Checkpoint) -> None:
+        """Add the subscription, durably, with nothing parked."""
+        self._drop_parked()
+        self.save(checkpoint)
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Replace the checkpoint, durably. Raises SubscriptionBusy: another run has taken the name."""
+        filter, id = checkpoint.filter, checkpoint.event_id
+        document = {
+            "position": checkpoint.position,
+            "id": None if id is None else id_text(id),
+            "filter": None if filter is None else filter.as_object(),
+            "time_us": time.time_ns() // 1000,
+        }
+        with self._mutex:
+            if self._is_lost:
+                raise SubscriptionBusy(self._name)
+            self._write(document)
+
+    def sync(self) -> None:
+        """Return at once: `save` is durable."""
+
+    def begin(self, position: int) -> NoReturn:  # noqa: ARG002
+        """Refuse: there are no transactions that a caller could write in, too."""
+        raise Unsupported(self._records.engine, "transactions of a subscription")
+
+    def end(self, error: BaseException | None) -> None:
+        """Do nothing: no transaction begins."""
+
+    def delete(self) -> None:
+        """Delete the subscription and what it parked, durably."""
+        self._drop_parked()
+        with self._mutex:
+            self._write({})
+
+    def parked(self) -> list[ParkedEvent]:
+        """Return the parked events in the order in which they were parked first."""
+        found = [json.loads(record.value) for _, record in self._records.list((PARKED, self._name))]
+        found.sort(key=lambda each: (each["first_us"], each["position"]))
+        return [
+            ParkedEvent(
+                each["position"],
+                each["stream"],
+                each["version"],
+                each["type"],
+                UUID(each["id"]),
+                each["error"],
+                each["attempts"],
+                each["time_us"],
+            )
+            for each in found
+        ]
+
+    def park(self, event: Event, error: str, attempts: int) -> None:
+        """Park an event, or update its error; durable when this returns."""
+        key, now_us = (PARKED, self._name, str(event.position)), time.time_ns() // 1000
+        while True:
+            before = self._records.get(key)
+            document = {
+                "position": event.position,
+                "stream": event.stream,
+                "version": event.version,
+                "type": event.type,
+                "id": id_text(event.id_bytes),
+                "error": error,
+                "attempts": attempts,
+                "time_us": now_us,
+                "first_us": now_us if before is None else json.loads(before.value)["first_us"],
+            }
+            revision = None if before is None else before.revision
+            if self._records.put(key, _encode(document), revision) is not None:
+                return
+
+    def unpark(self, position: int) -> None:
+        """Remove a parked event from the list; durable when this returns."""
+        key = (PARKED, self._name, str(position))
+        while (record := self._records.get(key)) is not None:
+            if self._records.delete(key, record.revision):
+                return
+
+    def _drop_parked(self) -> None:
+        for key, _ in list(self._records.list((PARKED, self._name))):
+            self.unpark(int(key[2]))
+
+    def _is_held(self, document: dict[str, Any]) -> bool:
+        return bool(document.get("holder")) and document["until_us"] > time.time_ns() // 1000
+
+    def _write(self, document: dict[str, Any]) -> None:
+        """Replace the record, with the lease of this run. The caller has the mutex."""
+        until_us = time.time_ns() // 1000 + int(self._lease_seconds * 1_000_000)
+        value = _encode(document | {"holder": self._holder, "until_us": until_us})
+        revision = self._records.put(self._key, value, self._revision)
+        if revision is None:
+            self._is_lost = True
+            raise SubscriptionBusy(self._name)
+        self._document, self._revision = document, revision
+
+    def _renew(self, ended: threading.Event) -> None:
+        """Renew the lease until the run ends. While the server cannot be reached, it is tried again."""
+        while not ended.wait(self._lease_seconds / 4):
+            with self._mutex:
+                try:
+                    self._write(self._document)
+                except SubscriptionBusy:
+                    return  # the run finds it out when it saves
+                except EvlogError:
+                    pass  # tried again; the lease ends by itself if this goes on
+
+    def _parse(self, record: Record) -> dict[str, Any]:
+        try:
+            document = json.loads(record.value)
+            return {**document}
+        except (ValueError, TypeError) as error:
+            raise self._unreadable(error) from None
+
+    def _unreadable(self, error: Exception) -> CorruptionError:
+        reason = f"the record of subscription {self._name!r} cannot be read ({error})"
+        return CorruptionError(self._records.address, None, reason)
+
+
+def checkpoint_names(records: KeyValue) -> list[str]:
+    """Return the names of all subscriptions, sorted."""
+    found = records.list((SUBSCRIPTION,))
+    return sorted(key[1] for key, record in found if b'"position":' in record.value)
+
+
+def _encode(document: dict[str, Any]) -> bytes:
+    return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+# --- snapshots
+
+
+class KeyedSnapshot:
+    """One snapshot. An `evlog.engine.SnapshotStore`."""
+
+    def __init__(self, records: KeyValue, name: str, stream: str | None) -> None:
+        self._records = records
+        self._key = (SNAPSHOT, name) if stream is None else (SNAPSHOT, name, stream)
+
+    def load(self) -> bytes | None:
+        """Return the content; None if there is no snapshot."""
+        record = self._records.get(self._key)
+        return None if record is None else record.value
+
+    def save(self, content: bytes, before: bytes | None) -> bool:
+        """Replace the content if it is still `before`; else return False."""
+        record = self._records.get(self._key)
+        if (None if record is None else record.value) != before:
+            return False
+        return self._records.put(self._key, content, None if record is None else record.revision) is not None
+
+    def delete(self) -> bool:
+        """Delete the snapshot; return whether there was one."""
+        was_there = False
+        while (record := self._records.get(self._key)) is not None:
+            was_there = True
+            if self._records.delete(self._key, record.revision):
+                break
+        return was_there
+
+
+def snapshot_names(records: KeyValue) -> list[tuple[str, str | None]]:
+    """Return the name and the stream of each snapshot, sorted by name."""
+    keys = [key for key, _ in records.list((SNAPSHOT,))]
+    return sorted(
+        ((key[1], key[2] if len(key) > 2 else None) for key in keys),
+        key=lambda pair: (pair[0], pair[1] or ""),
+    )

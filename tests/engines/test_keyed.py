@@ -1,0 +1,152 @@
+"""Subscriptions and snapshots as records: leases, and what is saved when two runs hold a name."""
+
+from __future__ import annotations
+
+import os
+import time
+from uuid import UUID
+
+import pytest
+
+from evlog.engines.keyed import KeyedCheckpoint, KeyedSnapshot, checkpoint_names, snapshot_names
+from evlog.errors import CorruptionError, SubscriptionBusy, Unsupported
+from evlog.model.checkpoints import Checkpoint
+from evlog.model.events import Event
+from evlog.model.filters import EventFilter
+from tests.support.memory_engine import MemoryRecords
+
+FIRST = Checkpoint(7, UUID(int=7).bytes, EventFilter(category="a", types=["T"]))
+LONG_SECONDS = 60.0
+
+
+def event(position: int) -> Event:
+    return Event((position, 1, "s", "T", UUID(int=position).bytes, 5, 0, b"{}", None))
+
+
+def held(records: MemoryRecords, name: str = "n", lease_seconds: float = LONG_SECONDS) -> KeyedCheckpoint:
+    checkpoint = KeyedCheckpoint(records, name, lease_seconds)
+    checkpoint.acquire()
+    return checkpoint
+
+
+def test_a_run_excludes_others_until_it_ends() -> None:
+    records = MemoryRecords()
+    one, other = held(records), KeyedCheckpoint(records, "n")
+    assert other.is_running()
+    with pytest.raises(SubscriptionBusy):
+        other.acquire()
+    one.release()
+    assert not other.is_running()
+    other.acquire()
+    other.release()
+    assert list(records.list(())) == []
+
+
+def test_a_run_that_renews_its_lease_keeps_the_name() -> None:
+    records = MemoryRecords()
+    one = held(records, lease_seconds=0.5)
+    first = records.get(("subscription", "n"))
+    deadline = time.monotonic() + LONG_SECONDS
+    while records.get(("subscription", "n")) == first:
+        assert time.monotonic() < deadline
+    one.release()
+
+
+def test_a_run_that_was_killed_frees_the_name_and_can_save_nothing_any_more() -> None:
+    records = MemoryRecords()
+    dead = KeyedCheckpoint(records, "n", -1.0)  # its lease has ended when it begins
+    dead._renew = lambda _: None  # type: ignore[assignment]
+    dead.acquire()
+    dead.create(FIRST)
+    one = held(records)
+    assert one.load() is not None
+    with pytest.raises(SubscriptionBusy):
+        dead.save(FIRST._replace(position=8))
+    one.save(FIRST._replace(position=9))
+    dead.release()
+    one.release()
+    assert (one.load() or FIRST).position == 9
+
+
+def test_a_forked_child_saves_nothing() -> None:
+    records = MemoryRecords()
+    one = held(records)
+    one.create(FIRST)
+    pid = os.fork()
+    if not pid:
+        try:
+            one.save(FIRST)
+        except SubscriptionBusy:
+            os._exit(7)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+    one.save(FIRST._replace(position=8))
+    one.release()
+
+
+def test_a_checkpoint_comes_back_and_only_checkpoints_are_listed() -> None:
+    records = MemoryRecords()
+    one, empty = held(records), held(records, "empty")
+    one.create(FIRST)
+    found = one.load()
+    assert found is not None
+    assert found[:3] == FIRST[:3]
+    assert found.time_us > 0
+    assert empty.load() is None
+    assert checkpoint_names(records) == ["n"]
+    one.delete()
+    assert one.load() is None
+    one.release()
+    empty.release()
+
+
+def test_parked_events_keep_their_order_and_go_with_the_subscription() -> None:
+    records = MemoryRecords()
+    one, other = held(records), held(records, "n2")
+    one.create(FIRST)
+    for position in (9, 3, 12):
+        one.park(event(position), "first", 1)
+    one.park(event(9), "again", 2)
+    other.park(event(4), "other", 1)
+    assert [(each.position, each.error, each.attempts) for each in one.parked()] == [
+        (9, "again", 2),
+        (3, "first", 1),
+        (12, "first", 1),
+    ]
+    one.unpark(3)
+    one.unpark(3)
+    assert [each.position for each in one.parked()] == [9, 12]
+    one.delete()
+    assert one.parked() == []
+    assert len(other.parked()) == 1
+    one.release()
+    other.release()
+
+
+def test_a_record_that_cannot_be_read_is_damage() -> None:
+    records = MemoryRecords()
+    for value in (b"x", b"[]", b'{"position":1}', b'{"position":1,"filter":3,"id":null,"time_us":1}'):
+        records = MemoryRecords()
+        records.put(("subscription", "n"), value, None)
+        with pytest.raises(CorruptionError):
+            KeyedCheckpoint(records, "n").load()
+
+
+def test_there_are_no_transactions() -> None:
+    with pytest.raises(Unsupported):
+        KeyedCheckpoint(MemoryRecords(), "n").begin(0)
+
+
+def test_a_snapshot_is_replaced_if_it_is_as_it_was_read() -> None:
+    records = MemoryRecords()
+    one, of_stream = KeyedSnapshot(records, "n", None), KeyedSnapshot(records, "n", "s")
+    assert one.load() is None
+    assert one.save(b"1", None)
+    assert not one.save(b"2", None)
+    assert not one.save(b"2", b"0")
+    assert one.save(b"2", b"1")
+    assert of_stream.save(b"3", None)
+    assert snapshot_names(records) == [("n", None), ("n", "s")]
+    assert one.delete()
+    assert not one.delete()
+    assert (one.load(), of_stream.load()) == (None, b"3")
