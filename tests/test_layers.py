@@ -41,6 +41,7 @@ PURE = ("errors", "model", "files/format")
 
 # What the library must not cost those who only `import evlog`.
 LAZY = (
+    "eventsourcing",
     "mcp",
     "pydantic",
     "prometheus_client",

@@ -2,4 +2,5 @@
 
 metrics.py      a store's numbers as OpenMetrics text
 mcp.py          a server of the Model Context Protocol
+eventsourcing/  recorders for the `eventsourcing` library
 """
