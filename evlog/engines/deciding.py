@@ -325,7 +325,7 @@ _TAG_BYTES: Final = 16
 def encode_tags(event: Event) -> bytes:
     """Return what is kept of a removed event's type and tags, for conditions: digests, not the texts."""
     tags = event.tags
-    return _TAGS_MAGIC + b"".join(map(_tag_digest, (event.type, *tags))) if tags else b""
+    return _TAGS_MAGIC + b"".join(map(tag_digest, (event.type, *tags))) if tags else b""
 
 
 def removed_matches(condition: IfNone, removed: RemovedRecord) -> bool:
@@ -334,15 +334,22 @@ def removed_matches(condition: IfNone, removed: RemovedRecord) -> bool:
         return False
     if removed.stream.startswith("$"):
         return False
-    digests = [removed.tags[at : at + _TAG_BYTES] for at in range(1, len(removed.tags), _TAG_BYTES)]
-    type, own = digests[0], set(digests[1:])
+    type, own = removed.tags[1 : 1 + _TAG_BYTES], set(tag_digests(removed.tags))
     return any(
-        tags and (not types or type in map(_tag_digest, types)) and own.issuperset(map(_tag_digest, tags))
+        tags and (not types or type in map(tag_digest, types)) and own.issuperset(map(tag_digest, tags))
         for types, tags in condition.query.items
     )
 
 
-def _tag_digest(text: str) -> bytes:
+def tag_digests(tags: bytes) -> list[bytes]:
+    """Return the digests of the tags in what is kept of them; none of those of another engine."""
+    if not tags.startswith(_TAGS_MAGIC):
+        return []
+    return [tags[at : at + _TAG_BYTES] for at in range(1 + _TAG_BYTES, len(tags), _TAG_BYTES)]
+
+
+def tag_digest(text: str) -> bytes:
+    """Return the digest of a tag, or of a type."""
     from hashlib import blake2b
 
     return blake2b(text.encode(), digest_size=_TAG_BYTES).digest()

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from evlog.engine import Capabilities
-from evlog.engines.postgresql import compaction, history, retention, verify
+from evlog.engines import retention
+from evlog.engines.postgresql import compaction, history, verify
 from evlog.engines.postgresql.connections import Address, Connections
 from evlog.engines.postgresql.core import Core
 from evlog.engines.postgresql.feed import PostgresqlFeed
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
         TornTail,
         VerifyReport,
     )
+    from evlog.model.retention import Rules
 
 
 def open_engine(
@@ -205,6 +207,15 @@ class PostgresqlEngine:
 
     # --- retention
 
+    def rules(self) -> Rules:
+        """Return the policies in force."""
+        with self._core.connections.lend() as connection:
+            return self._core.reader.policies.refreshed(connection)
+
+    def flush(self) -> None:
+        """Return once everything that is committed is flushed."""
+        self._core.appender.flush()
+
     def set_retention(
         self,
         stream: str | None,
@@ -217,7 +228,7 @@ class PostgresqlEngine:
     ) -> None:
         """Set the given parts of a policy, durably."""
         retention.set_retention(
-            self._core,
+            self,
             stream,
             category,
             max_count=max_count,
@@ -228,15 +239,15 @@ class PostgresqlEngine:
 
     def retention(self, stream: str | None, category: str | None) -> Retention:
         """Return what is kept of a stream or of a category's streams."""
-        return retention.retention(self._core, stream, category)
+        return retention.retention(self, stream, category)
 
     def policies(self) -> list[PolicyInfo]:
         """Return every policy in force."""
-        return retention.policies(self._core)
+        return retention.policies(self)
 
     def delete_stream(self, stream: str, *, tombstone: bool, expected: ExpectedVersion) -> int:
         """Hide all events of a stream, durably, and return its last version."""
-        return retention.delete_stream(self._core, stream, tombstone=tombstone, expected=expected)
+        return retention.delete_stream(self, stream, tombstone=tombstone, expected=expected)
 
     def redact(self, events: Sequence[Event], reason: str) -> RedactionResult:
         """Erase the content of these events, durably, in the transaction of the redaction: by a trigger."""

@@ -1,21 +1,17 @@
 """Verifying a store in PostgreSQL: its tables against each other, and a digest of every event.
 
-The digest of a position is SHA-256 over the store's id and then, for each event up to there, the SHA-256 of
-its record (as msgpack, as in a log), which a redacted event keeps. The server's own checks of its files
-(`data_checksums`, `pg_amcheck`) are the server's business.
+The server's own checks of its files (`data_checksums`, `pg_amcheck`) are the server's business.
 """
 
 from __future__ import annotations
 
-from hashlib import sha256
 from typing import TYPE_CHECKING, Final
 
-import msgpack
-
+from evlog.engines.digest import LogDigest, changed_finding, check_redacted, parse_pin
 from evlog.engines.postgresql.history import standing
 from evlog.errors import InvalidArgument
 from evlog.model.filters import EVERYTHING
-from evlog.model.redaction import Redaction, maybe_decode_redaction, record_digest, since
+from evlog.model.redaction import Redaction, maybe_decode_redaction, since
 from evlog.model.reports import DAMAGE, Finding, VerifyReport
 from evlog.model.retention import REDACTIONS_STREAM
 
@@ -97,7 +93,7 @@ def verify(
     progress: Progress | None,
 ) -> VerifyReport:
     """Check a store. `quick` leaves out the digest and what reads every event."""
-    pin = None if against is None else _parse_pin(against)
+    pin = None if against is None else parse_pin(against)
     if quick and pin is not None:
         raise InvalidArgument("against needs every event, and quick reads few; give one of them")
     head = core.reader.head_in(connection)
@@ -107,11 +103,10 @@ def verify(
             findings.append(Finding(kind, DAMAGE, "", None, position, detail))
     digest, redactions = None, list[Redaction]()
     if not quick:
-        redacted: list[int] = []
-        digest, pinned = _digest(core, head, pin, redacted, progress)
+        whole, digest = _digest(core, head, pin, progress)
         redactions = _redactions(core)
-        findings += _check_redacted(core, redacted, redactions)
-        if pin is not None and pinned != pin[1]:
+        findings += check_redacted(whole.redacted, redactions, standing(core))
+        if pin is not None and not whole.is_pin_met():
             findings.append(_changed(core, connection, pin))
     report = VerifyReport(info.events, info.segments, info.bytes, head, digest, tuple(findings))
     return report if pin is None else report._replace(redactions=since(redactions, pin[0]))
@@ -122,51 +117,20 @@ def _redactions(core: Core) -> list[Redaction]:
     return [found for found in map(maybe_decode_redaction, events) if found is not None]
 
 
-def _check_redacted(core: Core, redacted: list[int], redactions: list[Redaction]) -> list[Finding]:
-    """Check that redactions name all redacted events; those of a mirror may come later."""
-    named = {position for redaction in redactions for position in redaction.positions}
-    unnamed = [position for position in redacted if position not in named]
-    if not unnamed or any(standing(core)):
-        return []
-    detail = f"{len(unnamed)} events are redacted, and no redaction names them"
-    return [Finding("redacted", DAMAGE, "", None, unnamed[0], detail)]
-
-
 def _digest(
-    core: Core, head: int, pin: tuple[int, str] | None, redacted: list[int], progress: Progress | None
-) -> tuple[str, str | None]:
-    """Return the digest of the log's end, and of the pinned position; add what is redacted to the list."""
-    whole = sha256()
-    pinned = whole.hexdigest() if pin is not None and pin[0] == 0 else None
-    pack = msgpack.Packer().pack
+    core: Core, head: int, pin: tuple[int, str] | None, progress: Progress | None
+) -> tuple[LogDigest, str]:
+    """Return the digest of the log's end, with what was found on the way there."""
+    digest = LogDigest(pin)
     for event in core.reader.read_all(0, head, EVERYTHING, reverse=False, limit=None):
-        if pin is not None and pinned is None and event.position > pin[0]:
-            pinned = whole.hexdigest()
-        if event.redacted:
-            redacted.append(event.position)
-            whole.update(bytes.fromhex(record_digest(event)))
-        else:
-            whole.update(sha256(pack(tuple(event))).digest())
+        digest.add(event)
         if progress is not None and not event.position % 1000:
             progress(event.position, head)
-    if pin is not None and pinned is None and pin[0] == head:
-        pinned = whole.hexdigest()
-    return whole.hexdigest(), pinned
+    return digest, digest.end(head)
 
 
 def _changed(core: Core, connection: Connection, pin: tuple[int, str]) -> Finding:
     row = connection.execute(
         core.sql("select count(*) from {schema}.removed_ids where global_position <= %s"), (pin[0],)
     ).fetchone()
-    removed = row[0] if row is not None else 0
-    detail = f"history up to position {pin[0]} is not what was pinned" + (
-        f"; compactions have removed {removed} of its events: pin a new digest" if removed else ""
-    )
-    return Finding("against", DAMAGE, "", None, pin[0], detail)
-
-
-def _parse_pin(text: str) -> tuple[int, str]:
-    position, colon, digest = text.partition(":")
-    if not (colon and position.isdigit() and len(digest) == 64):
-        raise InvalidArgument(f"invalid digest {text!r}; give POSITION:DIGEST as verify prints it")
-    return int(position), digest.lower()
+    return changed_finding(pin, row[0] if row is not None else 0)

@@ -1,9 +1,13 @@
-"""Changing retention policies, which are events of the store's own, and telling what they are."""
+"""Retention policies, which are events of the store's own: changing them, and telling what they are.
+
+For engines that keep policies as events and know the rules that these make: the directory has its own.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
+from evlog.engine import Engine
 from evlog.errors import InvalidArgument, StreamNotFound, StreamTombstoned, WrongExpectedVersion
 from evlog.model.appends import ANY, NO_STREAM, STREAM_EXISTS, Expectation
 from evlog.model.events import JSON_CODE
@@ -14,14 +18,23 @@ from evlog.model.retention import KEEP_ALL, METADATA_TYPE, decode_policy, encode
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from evlog.engines.postgresql.core import Core
     from evlog.model.appends import ExpectedVersion
     from evlog.model.reports import Retention
-    from evlog.model.retention import Rule
+    from evlog.model.retention import Rule, Rules
+
+
+class PolicyEngine(Engine, Protocol):
+    """An engine that keeps policies as events."""
+
+    def rules(self) -> Rules:
+        """Return the rules in force now."""
+
+    def flush(self) -> None:
+        """Return once all that was appended is durable."""
 
 
 def set_retention(
-    core: Core,
+    engine: PolicyEngine,
     stream: str | None,
     category: str | None,
     *,
@@ -37,7 +50,7 @@ def set_retention(
             if rule.tombstone:
                 raise StreamTombstoned(stream)
             if before is not None and before > 1:
-                after_last = core.reader.versions([stream])[0] + 1
+                after_last = engine.versions([stream])[0] + 1
                 if before > after_last:
                     raise InvalidArgument(
                         f"before is {before}, but the next event of {stream!r} has version {after_last}; "
@@ -50,24 +63,22 @@ def set_retention(
             truncate_before=rule.truncate_before if before is None else before,
         )
 
-    _change_policy(core, stream, category, change)
+    _change_policy(engine, stream, category, change)
 
 
-def retention(core: Core, stream: str | None, category: str | None) -> Retention:
+def retention(engine: PolicyEngine, stream: str | None, category: str | None) -> Retention:
     """Return what is kept of a stream, by its and its category's policy, or of a category's streams."""
-    with core.connections.lend() as connection:
-        rules = core.reader.policies.refreshed(connection)
-        if stream is None:
-            return retention_of(rules.categories.get(category or ""), 0)
-        return retention_of(rules.rule_for(stream), core.reader.versions_in(connection, [stream])[0])
+    rules = engine.rules()
+    if stream is None:
+        return retention_of(rules.categories.get(category or ""), 0)
+    return retention_of(rules.rule_for(stream), engine.versions([stream])[0])
 
 
-def policies(core: Core) -> list[PolicyInfo]:
+def policies(engine: PolicyEngine) -> list[PolicyInfo]:
     """Return every policy in force."""
-    with core.connections.lend() as connection:
-        rules = core.reader.policies.refreshed(connection)
-        names = sorted(rules.streams)
-        versions = dict(zip(names, core.reader.versions_in(connection, names), strict=True))
+    rules = engine.rules()
+    names = sorted(rules.streams)
+    versions = dict(zip(names, engine.versions(names), strict=True))
     own = [
         PolicyInfo(name, None, retention_of(rule, versions[name]))
         for name, rule in sorted(rules.streams.items())
@@ -81,13 +92,13 @@ def policies(core: Core) -> list[PolicyInfo]:
     return own + common
 
 
-def delete_stream(core: Core, stream: str, *, tombstone: bool, expected: ExpectedVersion) -> int:
+def delete_stream(engine: PolicyEngine, stream: str, *, tombstone: bool, expected: ExpectedVersion) -> int:
     """Hide all events of a stream, durably, and return its last version."""
     last_version = 0
 
     def change(rule: Rule) -> Rule:
         nonlocal last_version
-        last_version = core.reader.versions([stream])[0]
+        last_version = engine.versions([stream])[0]
         if not last_version and not (tombstone and expected == NO_STREAM):
             raise StreamNotFound(stream)
         if rule.is_deleted(last_version):
@@ -99,12 +110,12 @@ def delete_stream(core: Core, stream: str, *, tombstone: bool, expected: Expecte
         return rule.replace(deleted=last_version, tombstone=tombstone)
 
     expectations = () if expected == ANY else (Expectation(0, stream, expected),)
-    _change_policy(core, stream, None, change, expectations)
+    _change_policy(engine, stream, None, change, expectations)
     return last_version
 
 
 def _change_policy(
-    core: Core,
+    engine: PolicyEngine,
     stream: str | None,
     category: str | None,
     change: Callable[[Rule], Rule],
@@ -113,16 +124,16 @@ def _change_policy(
     """Append the changed policy to its stream, again if another change was first."""
     name = metadata_stream(stream=stream, category=category)
     while True:
-        last = next(core.reader.read_stream(name, 1, None, EVERYTHING, reverse=True, limit=1), None)
+        last = next(engine.read_stream(name, 1, None, EVERYTHING, reverse=True, limit=1), None)
         rule = KEEP_ALL if last is None else decode_policy(last.data)
         changed = change(rule)
         if changed == rule:
-            core.appender.flush()
+            engine.flush()
             return
         event = (METADATA_TYPE, None, JSON_CODE, encode_policy(changed), None)
         here = Expectation(0, name, NO_STREAM if last is None else last.version)
         try:
-            core.appender.append([name], [event], (here, *expectations), system=True)
+            engine.append([name], [event], (here, *expectations), system=True)
         except WrongExpectedVersion as error:
             if error.stream != name:
                 raise
