@@ -10,8 +10,9 @@
 3. An event's type is its topic. Its data is its state, byte for byte: as JSON where it is JSON, else binary.
 4. Everything that one call inserts is one append: all or nothing, and durable when the call returns.
 
-    versions.py    how versions of aggregates are kept and checked
     recorders.py   aggregates, applications, processes, tracking
+    insertion.py   what one call inserts, as one append; how versions are kept and checked
+    selection.py   the events of an aggregate by their versions
     decisions.py   dynamic consistency boundaries
     errors.py      evlog's errors as the library's
 """

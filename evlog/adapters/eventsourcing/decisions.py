@@ -20,8 +20,8 @@ from eventsourcing.dcb.api import (
 from eventsourcing.persistence import ProgrammingError
 
 from evlog.adapters.eventsourcing.errors import as_persistence_error, translated
+from evlog.adapters.eventsourcing.insertion import are_json
 from evlog.adapters.eventsourcing.recorders import EvlogRecorder
-from evlog.adapters.eventsourcing.versions import are_json
 from evlog.errors import ConditionFailed, EvlogError
 from evlog.model.encoding import encode_events
 from evlog.model.events import Event, NewEvent

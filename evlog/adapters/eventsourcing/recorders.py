@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterable, Sequence
 from threading import Event as Flag
@@ -12,7 +11,6 @@ from uuid import UUID
 from eventsourcing.persistence import (
     AggregateRecorder,
     ApplicationRecorder,
-    IntegrityError,
     Notification,
     ProcessRecorder,
     Recorder,
@@ -24,23 +22,28 @@ from eventsourcing.persistence import (
 )
 
 from evlog.adapters.eventsourcing.errors import translated
-from evlog.adapters.eventsourcing.versions import (
-    Insertion,
+from evlog.adapters.eventsourcing.insertion import (
+    Others,
+    Part,
+    Processed,
     Sparse,
     Successive,
+    append,
+    notification_id_of,
+)
+from evlog.adapters.eventsourcing.selection import (
     originator_id_of,
     select_sparse,
     select_successive,
     version_of,
 )
-from evlog.errors import WrongExpectedVersion
-from evlog.model.appends import ExpectedVersion
 from evlog.model.encoding import encode_events
-from evlog.model.events import JSON_CODE, EncodedEvent, Event, NewEvent
+from evlog.model.events import Event, NewEvent
 from evlog.store import EventStore
 
 EVENTS: Final = "events"
-_TRACKED: Final = "Tracked"
+_PAGE: Final = 1000
+_RECENT: Final = 16
 _MOST_IDS: Final = 1 << 16
 _INTERRUPT_SECONDS: Final = 0.05
 
@@ -89,18 +92,20 @@ class EvlogAggregateRecorder(EvlogRecorder, AggregateRecorder):
         return None
 
     def _insert(self, stored_events: Sequence[StoredEvent], **kwargs: Any) -> Sequence[int]:
-        del kwargs  # for subclasses
-        return self._append(stored_events, None) if stored_events else []
+        """Append the events as one; return their positions. Subclasses append more together with them."""
+        del kwargs
+        return append(self.store, [self._part_of(stored_events)]) if stored_events else []
 
-    def _append(self, stored: Sequence[StoredEvent], tracking: _Tracking | None) -> Sequence[int]:
-        """Append the events, and what was processed with them; return the positions of the events."""
-        insertion: Insertion | None = None
-        if stored:
-            streams = [f"{self.category}-{event.originator_id}" for event in stored]
-            kind = Successive if self.purpose == EVENTS else Sparse
-            insertion = kind(self.store, streams, stored)
-        result = append(self.store, insertion, tracking)
-        return result[: len(stored)]
+    def _part_of(self, stored: Sequence[StoredEvent]) -> Part:
+        names: dict[UUID | str, str] = {}
+        streams: list[str] = []
+        for event in stored:
+            originator_id = event.originator_id
+            name = names.get(originator_id)
+            if name is None:
+                name = names[originator_id] = f"{self.category}-{originator_id}"
+            streams.append(name)
+        return (Successive if self.purpose == EVENTS else Sparse)(self.store, streams, stored)
 
     @translated
     def select_events(
@@ -124,17 +129,8 @@ class EvlogAggregateRecorder(EvlogRecorder, AggregateRecorder):
 class EvlogApplicationRecorder(EvlogAggregateRecorder, ApplicationRecorder):
     """Also gives the events of all aggregates in their order; a notification's id is a position."""
 
-    def __init__(
-        self,
-        store: EventStore,
-        *,
-        application: str = "",
-        purpose: str = EVENTS,
-        originator_id_type: OriginatorIdType = "uuid",
-    ) -> None:
-        super().__init__(
-            store, application=application, purpose=purpose, originator_id_type=originator_id_type
-        )
+    def __init__(self, store: EventStore, **options: Any) -> None:
+        super().__init__(store, **options)
         self._ids: dict[str, UUID | str] = {}  # by stream; not guarded: threads may add the same pairs twice
 
     @translated
@@ -154,14 +150,25 @@ class EvlogApplicationRecorder(EvlogAggregateRecorder, ApplicationRecorder):
     ) -> Sequence[Notification]:
         """Return events from one position to another, both inclusive unless said otherwise."""
         after = 0 if start is None else max(start - inclusive_of_start, 0)
-        events = self.store.read_all(after, stop, category=self.category, types=topics or None, limit=limit)
-        return list(map(self.notification_of, events))
+        store, category = self.store, self.category
+        found: list[Event] = []
+        if not topics and limit <= _PAGE and (stop is None or after + limit < stop):
+            # As a rule all positions there are the application's: what is behind the page is not looked at.
+            found += store.read_all(after, after + limit, category=category)
+            after += limit
+        if len(found) < limit:
+            left = limit - len(found)
+            found += store.read_all(after, stop, category=category, types=topics or None, limit=left)
+        return list(map(self.notification_of, found))
 
     @translated
     def max_notification_id(self) -> int | None:
         """Return the position of the last event; None if there is none."""
-        events = self.store.read_all(category=self.category, reverse=True, limit=1)
-        return next((event.position for event in events), None)
+        store, category = self.store, self.category
+        for after in (max(store.head - _RECENT, 0), 0):  # as a rule one of the last events is it
+            for event in store.read_all(after, category=category, reverse=True, limit=1):
+                return event.position
+        return None
 
     @translated
     def subscribe(self, gt: int | None = None, topics: Sequence[str] = ()) -> EvlogSubscription:
@@ -206,70 +213,12 @@ class EvlogSubscription(Subscription[EvlogApplicationRecorder]):
 # --- what was processed
 
 
-class _Tracking:
-    """What an append says to have processed of another application, and the stream that has it."""
-
-    def __init__(self, stream: str, tracking: Tracking) -> None:
-        self.stream = stream
-        self.notification_id = tracking.notification_id
-        self.application_name = tracking.application_name
-
-    def expected(self, store: EventStore) -> int:
-        """Return the version that the stream must have; raise IntegrityError if that was processed before."""
-        last = store.last(self.stream)
-        if last is None:
-            return store.stream_version(self.stream)
-        processed = _notification_id_of(last)
-        if processed >= self.notification_id:
-            raise IntegrityError(
-                f"notification {self.notification_id} of {self.application_name!r} is not after {processed}, "
-                "which was processed last"
-            )
-        return last.version
-
-    def event(self) -> EncodedEvent:
-        return _TRACKED, None, JSON_CODE, b'{"notification_id":%d}' % self.notification_id, None
-
-
-def _notification_id_of(event: Event) -> int:
-    return int(json.loads(event.data)["notification_id"])
-
-
-def append(
-    store: EventStore,
-    insertion: Insertion | None,
-    tracking: _Tracking | None,
-    more: tuple[list[str], list[EncodedEvent]] = ([], []),
-) -> list[int]:
-    """Append all of it as one, or nothing; return the positions.
-
-    Raises:
-        IntegrityError: it conflicts with what is there.
-    """
-    streams = [*(insertion.streams if insertion else ()), *more[0]]
-    if tracking is not None:
-        streams.append(tracking.stream)
-    while True:
-        events = [*(insertion.events() if insertion else ()), *more[1]]
-        expected: dict[str, ExpectedVersion] = dict(insertion.expected) if insertion else {}
-        if tracking is not None:
-            events.append(tracking.event())
-            expected[tracking.stream] = tracking.expected(store)
-        try:
-            result = store.append_encoded(streams, events, expected=expected)
-        except WrongExpectedVersion as error:
-            if insertion is not None and error.stream in insertion.expected:
-                insertion.correct(error)
-            elif tracking is None or error.stream != tracking.stream:
-                raise
-            continue  # what was processed is looked up again
-        if any(result.duplicates):
-            raise IntegrityError(f"a snapshot of {streams[0]!r} with this version is there already")
-        return result.positions
-
-
 class EvlogTrackingRecorder(EvlogRecorder, TrackingRecorder):
     """Records how far another application's events were processed, with what came of it."""
+
+    def __init__(self, store: EventStore, **options: Any) -> None:
+        super().__init__(store, **options)
+        self._known: dict[str, tuple[int, int]] = {}  # see Processed; threads replace whole items
 
     @translated
     def insert_tracking(self, tracking: Tracking, appends: Appends = ()) -> None:
@@ -289,10 +238,14 @@ class EvlogTrackingRecorder(EvlogRecorder, TrackingRecorder):
             before = len(events)
             events += new
             streams += [stream] * (len(events) - before)
-        append(self.store, None, self._tracking_of(tracking), (streams, encode_events(events)))
+        self._append_processed([Others(streams, encode_events(events))], tracking)
 
-    def _tracking_of(self, tracking: Tracking) -> _Tracking:
-        return _Tracking(self._tracking_stream(tracking.application_name), tracking)
+    def _append_processed(self, parts: Sequence[Part], tracking: Tracking) -> Sequence[int]:
+        stream = self._tracking_stream(tracking.application_name)
+        processed = Processed(self.store, stream, tracking, self._known)
+        positions = append(self.store, [*parts, processed])
+        processed.done()
+        return positions[:-1]
 
     def _tracking_stream(self, application_name: str) -> str:
         return f"{self._application}.tracking-{application_name}"
@@ -301,7 +254,7 @@ class EvlogTrackingRecorder(EvlogRecorder, TrackingRecorder):
     def max_tracking_id(self, application_name: str) -> int | None:
         """Return the last notification of an application that was processed; None if there is none."""
         last = self.store.last(self._tracking_stream(application_name))
-        return None if last is None else _notification_id_of(last)
+        return None if last is None else notification_id_of(last)
 
     @translated
     def wait(
@@ -342,4 +295,5 @@ class EvlogProcessRecorder(EvlogTrackingRecorder, EvlogApplicationRecorder, Proc
     ) -> Sequence[int]:
         if tracking is None:
             return super()._insert(stored_events, **kwargs)
-        return self._append(stored_events, self._tracking_of(tracking))
+        parts = [self._part_of(stored_events)] if stored_events else []
+        return self._append_processed(parts, tracking)

@@ -23,7 +23,7 @@ from __future__ import annotations
 from array import array
 from zlib import crc32
 
-from evlog.model.events import tags_of
+from evlog.model.events import TAGS_BEGIN, tags_of
 
 try:
     from _blake2 import blake2b  # hashlib's own, without the 3 ms that importing hashlib costs
@@ -114,5 +114,9 @@ def maybe_tag_bits(metadatas: Sequence[bytes | None]) -> list[int] | None:
     """
     if metadatas.count(None) == len(metadatas):
         return None
-    bits = [0 if metadata is None else tag_bits(hash_tags(metadata)) for metadata in metadatas]
-    return bits if any(bits) else None
+    has_tags = [metadata is not None and metadata.startswith(TAGS_BEGIN) for metadata in metadatas]
+    if not any(has_tags):
+        return None
+    return [
+        tag_bits(hash_tags(metadata)) if has else 0 for metadata, has in zip(metadatas, has_tags, strict=True)
+    ]

@@ -44,6 +44,7 @@ _SEARCH_MORE_THAN: Final = 2048
 _FEW: Final = 8  # the same, where only bits of the entries are searched
 # Up to this many events, reading one by one is faster than frame by frame, where most frames have one event.
 _RECORDS_AT_MOST: Final = 256
+_FEW_RECORDS: Final = 64  # the same, of frames of any size
 
 
 def as_events(batches: Iterable[Iterable[Record]], limit: int | None) -> Iterator[Event]:
@@ -285,6 +286,8 @@ def _entry_batches(
         # By entries: records are searched and skipped in large pieces, however small their frames are.
         numbers = range(high - 1, low - 1, -1) if reverse else range(low, high)
         batches = segment.records(numbers, may_hold=selection.content.may_be_in)
+    elif high - low <= _FEW_RECORDS:  # their frame may hold a thousand
+        batches = segment.records(range(high - 1, low - 1, -1) if reverse else range(low, high))
     elif reverse:
         batches = segment.scan_back(low, high)
     elif selection.newest_singly and isinstance(part, ActivePart) and high - low <= _RECORDS_AT_MOST:
