@@ -384,6 +384,8 @@ def check_type(type: str) -> str:
 
 def maybe_name_fault(name: object, max_bytes: int = MAX_NAME_BYTES) -> str | None:
     """Return what is wrong with a name that has to be short, printable UTF-8; None if nothing."""
+    if isinstance(name, str) and name.isascii() and name.isprintable() and 0 < len(name) <= max_bytes:
+        return None  # the common case, in a third of the time
     if not isinstance(name, str):
         return f"is a {name.__class__.__name__}, not a str"
     if not name:

@@ -146,6 +146,7 @@ class EventFilter:
 _FIELDS = (
     *("stream", "category", "types", "tags", "metadata", "grep", "since_us", "until_us", "include_system"),
 )
+_NOTHING = (None,) * 8
 ANYTHING = EventFilter()
 EVERYTHING = EventFilter(include_system=True)
 
@@ -168,6 +169,9 @@ def make_filter(
     grep: str | Collection[str] | None = None,
 ) -> EventFilter:
     """Return the filter of what a user gives, or raise InvalidArgument that says what is wrong with it."""
+    asked = stream, category, types, since, until, correlation, metadata, grep
+    if asked == _NOTHING and not tags and not include_system:
+        return ANYTHING  # the common case, in a tenth of the time
     if isinstance(types, str):
         raise InvalidArgument(f"types is the text {types!r}; give a list of event types")
     if correlation is not None or metadata is not None or grep is not None:
@@ -178,8 +182,6 @@ def make_filter(
         return make_filter(stream, category, types, since, until, tags, include_system).replace(
             metadata=check_fields(metadata or {}), grep=() if grep is None else check_patterns(grep)
         )
-    if not include_system and not tags and (stream, category, types, since, until) == (None,) * 5:
-        return ANYTHING
     if tags:
         from evlog.model.tags import check_wanted
 

@@ -133,10 +133,9 @@ class ActiveSegment(Segment):
             durable_offset: how far the log is known to be synced; 0 if that is not known.
             suspicious: compare even if the log has not grown.
         """
-        size = self._log.size()
-        looked = self._looked and not self.torn_bytes and not suspicious
-        if looked and size >= self.end and self._is_unchanged():
+        if not suspicious and self.is_unchanged():
             return True
+        size = self._log.size()
         # Only a power loss takes bytes from within a whole frame. So once the log was checked, entries are
         # used without their frames, except where the tail was found torn.
         check_frames = not self._looked or self.torn_bytes > 0
@@ -310,15 +309,19 @@ class ActiveSegment(Segment):
 
     # --- from the log
 
-    def _is_unchanged(self) -> bool:
-        """Return whether the last known frame is still the last one; mostly by one read."""
-        frame_bytes = self.end - self._last_at
-        if not self.count or frame_bytes > _FRAME_READ_BYTES:
-            return not self._goes_on() and (not self.count or self._holds_last_frame())
-        raw = self._log.read(frame_bytes + FRAME_HEADER_BYTES, self._last_at)
-        if len(raw) < frame_bytes or FRAME_INDEX_CRC.unpack_from(raw)[0] != self.index_crc:
+    def is_unchanged(self) -> bool:
+        """Return whether the log was looked at, and its last known frame is still the last one."""
+        if not self._looked or self.torn_bytes:
             return False
-        return not raw[frame_bytes:].strip(b"\0")
+        # From the last byte before `end`, which is there unless the log was cut.
+        last, after = self._log.read_many(
+            [(self._last_at, FRAME_HEADER_BYTES, 0), (self.end - 1, 1 + FRAME_HEADER_BYTES, 0)]
+        )
+        return (
+            len(after) > 0
+            and not after[1:].strip(b"\0")
+            and (not self.count or FRAME_INDEX_CRC.unpack_from(last)[0] == self.index_crc)
+        )
 
     def _goes_on(self) -> bool:
         """Return whether there is anything but preallocation right after `end`."""

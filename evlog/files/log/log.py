@@ -1,7 +1,7 @@
 """The whole log: the segments that the manifest names, in order, and look-ups across them. Read this first.
 
-1. `refresh` takes in what other processes did: a stat of the manifest and one of the active log when they did
-   nothing. It takes no lock between processes.
+1. `refresh` takes in what other processes did: a stat of the manifest and two short reads of the active log
+   when they did nothing. It takes no lock between processes.
 2. Manifest and segments are one value, replaced whole. Sealed segments are opened when first asked for.
 3. A reader keeps what it has open readable, whatever happens to the names of the files meanwhile. Where a
    file is missing because a compaction replaced it, `retry_on_compaction` looks again.
@@ -122,6 +122,8 @@ class Log:
             StoreBusy: the manifest is being replaced faster than it can be read.
         """
         with self.mutex:
+            if not suspicious and self._is_unchanged():
+                return  # the common case
             for _ in range(_ATTEMPTS):
                 state = self._state
                 changed = read_stamp(self.store) != state.stamp
@@ -139,6 +141,17 @@ class Log:
                     return
                 self.reset()
             raise StoreBusy(self.store)
+
+    def _is_unchanged(self) -> bool:
+        """Return whether nothing seems to have happened since the last refresh."""
+        active = self.active.segment
+        return (
+            not self._stale
+            and self.damage is None
+            and active.count > 0
+            and self.is_current()
+            and active.is_unchanged()
+        )
 
     def is_current(self) -> bool:
         """Return whether the store still has the manifest that was read last."""

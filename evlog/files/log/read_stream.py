@@ -9,13 +9,14 @@
 from __future__ import annotations
 
 import time
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 
 from evlog.files.format.hashes import hash_stream
 from evlog.files.format.headers import KIND_STREAMS
 from evlog.files.log.crafted import without_crafted_content
 from evlog.files.log.parts import ActivePart, SealedPart, SegmentMoved
 from evlog.files.log.read import as_events
+from evlog.files.log.segment import read_together
 from evlog.model.retention import first_visible_version, visible_since_us
 
 TYPE_CHECKING = False
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from evlog.files.log.log import Log
     from evlog.files.log.parts import Part
+    from evlog.files.log.segment import Segment
     from evlog.model.events import Event, Record
     from evlog.model.redaction import Redacted
     from evlog.model.retention import Rule
@@ -54,6 +56,13 @@ class Bounds:
     def hide_nothing(self) -> bool:
         """Whether every event is within."""
         return self.first_version <= 1 and self.last_version is self.since_us is self.until_us is None
+
+    def include(self, records: Sequence[Record]) -> bool:
+        """Return whether all of these neighbours are within, by the first one and the last one."""
+        if self.hide_nothing:
+            return True
+        ends = records[0], records[-1]
+        return all(map(self.begun_by, ends)) and not any(map(self.passed_by, ends))
 
     def begun_by(self, record: Record) -> bool:
         """Return whether the record is not before the first; once true, it is true for all that follow."""
@@ -114,34 +123,50 @@ def _stream_batches(
                     bounds = _within_rule(log, stream, stream_hash, rule, bounds)
                 redacted = policies.redacted
                 rule_known = True
-            parts = [(part, part.count) for part in log.stream_parts(stream_hash)]
-            for part, count in parts if reverse else reversed(parts):
-                if not count or (reached is not None and _is_passed(part, reached, reverse)):
-                    continue
-                numbers = part.index.find(KIND_STREAMS, stream_hash)
-                is_growing = isinstance(part, ActivePart)
-                # A range, because a slice of many numbers would be a copy.
-                places = range(bisect_left(numbers, count) if is_growing else len(numbers))
-                if reached is not None:
-                    places = _beyond(part, numbers, places, reached, reverse)
-                if not bounds.hide_nothing:
-                    places = _narrowed(part, numbers, places, stream, bounds)
-                if not places:
-                    continue
-                among = places[::-1] if reverse else places if len(places) < len(numbers) else None
-                for records in part.segment.records(numbers, among, few):
-                    # Hashes may collide.
-                    own: Sequence[Record] = [record for record in records if record[2] == stream]
-                    if redacted is not None:
-                        own = redacted.records(own)
-                    if own:
-                        yield own if bounds.hide_nothing else _within(own, bounds)
-                        reached = own[-1][0]
+            segments = _segments(log, stream, stream_hash, bounds, reverse)
+            for records in _records(segments, reached, reverse, few):
+                # Hashes may collide.
+                own: Sequence[Record] = [record for record in records if record[2] == stream]
+                if redacted is not None:
+                    own = redacted.records(own)
+                if own:
+                    yield own if bounds.include(own) else _within(own, bounds)
+                    reached = own[-1][0]
             break
         except SegmentMoved:
             log.refresh()
     if damage is not None:
         raise damage
+
+
+def _records(
+    segments: Iterator[tuple[Part, Sequence[int], range]], reached: int | None, reverse: bool, few: int
+) -> Iterator[Sequence[Record]]:
+    """Iterate over the records at the places in the segments, in batches; few of many segments are one."""
+    waiting: list[tuple[Segment, Sequence[int]]] = []
+    count = 0
+    for part, numbers, places in segments:
+        if reached is not None:
+            places = _beyond(part, numbers, places, reached, reverse)
+        if not places:
+            continue
+        if reverse:
+            places = places[::-1]
+        if len(places) <= _FEW_EVENTS:
+            waiting.append((part.segment, [numbers[place] for place in places]))
+            count += len(places)
+            if count >= few:
+                yield from read_together(waiting)
+                waiting, count = [], 0
+        else:
+            if waiting:
+                yield from read_together(waiting)
+                waiting, count = [], 0
+            yield from part.segment.records(
+                numbers, places if len(places) < len(numbers) or reverse else None, few
+            )
+    if waiting:
+        yield from read_together(waiting)
 
 
 def _within_rule(log: Log, stream: str, stream_hash: int, rule: Rule, bounds: Bounds) -> Bounds:
@@ -159,17 +184,61 @@ def _within_rule(log: Log, stream: str, stream_hash: int, rule: Rule, bounds: Bo
     return Bounds(max(first, first_visible_version(rule, last_version)), last, since_us, until_us)
 
 
-def _is_passed(part: Part, reached: int, reverse: bool) -> bool:
-    return part.first_position >= reached if reverse else part.last_position <= reached
+def _segments(
+    log: Log, stream: str, stream_hash: int, bounds: Bounds, reverse: bool
+) -> Iterator[tuple[Part, Sequence[int], range]]:
+    """Iterate over the segments that may hold events within the bounds, in order.
+
+    Yields:
+        A segment, its entries of streams with the hash, and the places among these to read.
+    """
+    parts = [(part, part.count) for part in log.stream_parts(stream_hash)]  # the newest one first
+    if reverse:
+        for part, count in parts:
+            numbers, places = _select(part, count, stream, stream_hash, bounds)
+            yield part, numbers, places
+            if places.start > 0:
+                return  # some are before the bounds: so are those of earlier segments
+        return
+    known = {}
+    at, step = 0, 1
+    if bounds.first_version > 1 or bounds.since_us is not None:
+        # Back in growing steps: of a thousand segments, a page needs a few.
+        while True:
+            known[at] = _select(*parts[at], stream, stream_hash, bounds)
+            if known[at][1].start > 0 or at == len(parts) - 1:
+                break
+            at, step = min(at + step, len(parts) - 1), 2 * step
+    else:
+        at = len(parts) - 1
+    for place in range(at, -1, -1):
+        part, count = parts[place]
+        numbers, places = known.get(place) or _select(part, count, stream, stream_hash, bounds)
+        yield part, numbers, places
+        if places.stop < len(numbers):
+            return  # some are after the bounds: so are those of later segments
+
+
+def _select(
+    part: Part, count: int, stream: str, stream_hash: int, bounds: Bounds
+) -> tuple[Sequence[int], range]:
+    """Return a segment's entries of streams with the hash, and the places of those within the bounds."""
+    numbers = part.index.find(KIND_STREAMS, stream_hash)
+    # A range, because a slice of many numbers would be a copy.
+    places = range(bisect_left(numbers, count) if isinstance(part, ActivePart) else len(numbers))
+    if not places or bounds.hide_nothing:
+        return numbers, places
+    return numbers, _narrowed(part, numbers, places, stream, bounds)
 
 
 def _beyond(part: Part, numbers: Sequence[int], places: range, reached: int, reverse: bool) -> range:
-    """Return the places that were not yielded yet, where a compaction has merged segments meanwhile."""
+    """Return the places that were not yielded yet, where a compaction has replaced segments meanwhile."""
     if not part.first_position <= reached <= part.last_position:
-        return places
-    if reverse:
-        return places[: bisect_left(numbers, part.segment.number_of(reached))]
-    return places[bisect_left(numbers, part.segment.number_of(reached + 1)) :]
+        is_passed = part.first_position > reached if reverse else part.last_position < reached
+        return range(0) if is_passed else places
+    number = part.segment.number_of(reached if reverse else reached + 1)
+    at = bisect_left(places, number, key=numbers.__getitem__)
+    return places[:at] if reverse else places[at:]
 
 
 def _within(records: Sequence[Record], bounds: Bounds) -> list[Record]:
@@ -177,14 +246,18 @@ def _within(records: Sequence[Record], bounds: Bounds) -> list[Record]:
 
 
 def _narrowed(part: Part, numbers: Sequence[int], places: range, stream: str, bounds: Bounds) -> range:
-    """Return the places without most of those outside the bounds, by bisection; all, if hashes collide."""
+    """Return the places without most of those outside the bounds, by bisection; all, if hashes collide.
+
+    Where some are left out, a record has confirmed it.
+    """
+    by_version = bounds.since_us is None and bounds.until_us is None
     if isinstance(part, SealedPart):
         since_us, until_us = bounds.since_us, bounds.until_us
         if since_us is not None and part.info.last_time_us < since_us:
-            return range(0)
+            return places[len(places) :]
         if until_us is not None and part.info.first_time_us >= until_us:
-            return range(0)
-    if len(places) <= _FEW_EVENTS:
+            return places[:0]
+    if len(places) <= _FEW_EVENTS and not by_version:
         return places
 
     def begun(place: int) -> bool:
@@ -200,36 +273,30 @@ def _narrowed(part: Part, numbers: Sequence[int], places: range, stream: str, bo
         return record
 
     try:
-        if bounds.since_us is None and bounds.until_us is None:
-            low, high = _guessed(part, numbers, places, bounds)
-            is_end = bounds.last_version is None  # then nothing is passed
-            if _turns_at(low, places, begun) and (is_end or _turns_at(high, places, passed)):
-                return range(low, high)
+        if by_version:
+            # The version in an entry is a guess. Versions rise, so one record on each side confirms it.
+            low, high = 0, len(places)
+            if bounds.first_version > 1:
+                low = _guessed_place(part, numbers, places, bounds.first_version)
+            if bounds.last_version is not None:
+                high = max(low, _guessed_place(part, numbers, places, bounds.last_version + 1))
+            if (low == 0 or not begun(places[low - 1])) and (high == len(places) or passed(places[high])):
+                return places[low:high]
         low = bisect_left(places, True, key=begun)
-        return range(low, bisect_left(places, True, low, key=passed))
+        return places[low : bisect_left(places, True, low, key=passed)]
     except _MixedStreams:
         return places
 
 
-def _guessed(part: Part, numbers: Sequence[int], places: range, bounds: Bounds) -> tuple[int, int]:
-    """Return the bounds by the versions in entries. Records confirm them: four are read instead of forty."""
+def _guessed_place(part: Part, numbers: Sequence[int], places: range, version: int) -> int:
+    """Return the index of the first place whose entry has this version or a later one."""
     version_in = part.segment.version_in_entry
-    first, last = bounds.first_version, bounds.last_version
-
-    def version(place: int) -> int:
-        return version_in(numbers[place])
-
-    low, high = 0, len(places)
-    if first > 1:
-        low = high if version(high - 1) < first else bisect_left(places, first, key=version)
-    if last is not None and low < high and version(high - 1) > last:
-        high = bisect_right(places, last, low, key=version)
-    return low, high
-
-
-def _turns_at(at: int, places: range, holds: Callable[[int], bool]) -> bool:
-    """Return whether what holds from some place on begins to hold at `at`."""
-    return (at == 0 or not holds(at - 1)) and (at == len(places) or holds(at))
+    at = version - version_in(numbers[places[0]])
+    if at >= len(places) and version_in(numbers[places[-1]]) < version:
+        return len(places)
+    if 0 <= at < len(places) and version_in(numbers[places[at]]) == version:
+        return at  # versions have no gaps, but where hashes collide
+    return bisect_left(places, version, key=lambda place: version_in(numbers[place]))
 
 
 class _MixedStreams(Exception):

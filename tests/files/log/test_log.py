@@ -213,7 +213,7 @@ def test_contention_is_not_corruption(store: EventStore, monkeypatch: pytest.Mon
         log.retry_on_compaction(moves)
     monkeypatch.setattr(type(log.active.segment), "refresh", lambda *_, **__: False)
     with pytest.raises(StoreBusy):
-        log.refresh()
+        log.refresh(suspicious=True)
 
 
 def test_few_descriptors_leave_room_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
