@@ -219,6 +219,17 @@ class MirrorTests(EngineTests):
         assert store.append("a-0", [new(1)]).first_version == 3
         assert store.standing == Standing()
 
+    def test_versions_continue_where_others_append_to_what_was_a_mirror(
+        self, directory: EventStore, store: EventStore, open_store: OpenStore
+    ) -> None:
+        directory.append("a", [new(0)])
+        evlog.mirror(directory, store)
+        promote(store)
+        with open_store() as late:
+            assert late.append("a", [new(1)], 1).first_version == 2
+        assert store.append("a", [new(2)]).first_version == 3
+        assert [event.version for event in store.read("a")] == [1, 2, 3]
+
     def test_a_destination_with_other_events_is_refused(
         self, filled: EventStore, directory: EventStore, open_store: OpenStore
     ) -> None:

@@ -277,6 +277,10 @@ class Planner:
         if len(self._versions) > _MAX_REMEMBERED:
             self.forget_locked(None)
             return
+        if plan.records is not None:  # a mirror's versions were not looked up, so no hash has a name yet
+            for stream, stream_hash in zip(plan.streams, plan.stream_hashes, strict=True):
+                if self._names.setdefault(stream_hash, stream) != stream:
+                    self._second.add(stream)
         self._versions.update(zip(plan.streams, plan.versions, strict=True))
         for stream in self._second.intersection(plan.streams) if self._second else ():
             del self._versions[stream]
