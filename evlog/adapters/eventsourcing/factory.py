@@ -18,9 +18,17 @@ from evlog.adapters.eventsourcing.recorders import (
     EvlogTrackingRecorder,
     OriginatorIdType,
 )
+from evlog.store import EventStore
 from evlog.store import open as open_store
 
 _R = TypeVar("_R", bound=EvlogRecorder)
+
+
+class _CollectedStore(EventStore):
+    """A store closed when nothing refers to it: the library drops factories whose recorders it keeps."""
+
+    def __del__(self) -> None:
+        self.close()
 
 
 class EvlogFactory(
@@ -68,9 +76,10 @@ class EvlogFactory(
             raise self._bad(self.EVLOG_LOCK_TIMEOUT, timeout, "seconds") from None
         self.originator_id_type: OriginatorIdType = "uuid" if id_type == "uuid" else "text"
         creates = strtobool(self.env.get(self.CREATE_TABLE) or "yes")
-        self.store = open_store(
+        opened = open_store(
             where, create=creates, sync="none" if sync == "none" else "always", lock_timeout=lock_timeout
         )
+        self.store: EventStore = _CollectedStore(opened.engine)
 
     @staticmethod
     def _bad(name: str, value: str, use: str) -> OSError:

@@ -46,7 +46,7 @@ class Stores:
 
 class OnDirectory(Stores):
     @pytest.fixture(autouse=True)
-    def _directory(self, memory_path: Path) -> None:
+    def _addresses(self, memory_path: Path) -> None:
         self.new_address = lambda: str(memory_path / uuid4().hex)
 
 
@@ -127,7 +127,7 @@ class InEnvironment(Stores):
     """The process's environment says where applications are kept."""
 
     @pytest.fixture(autouse=True)
-    def _environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def _environment(self, _addresses: None, monkeypatch: pytest.MonkeyPatch) -> None:
         for name, value in self.environment().items():
             monkeypatch.setenv(name, value)
 
