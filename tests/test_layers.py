@@ -29,7 +29,8 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"files/compaction", "files/check"}),
     frozenset({"files", "engines"}),
     frozenset({"store"}),
-    frozenset({"transfer", "adapters", "aio"}),
+    frozenset({"transfer", "aio"}),
+    frozenset({"adapters"}),
     frozenset({"cli", "testing"}),
 )
 # The few modules at the root that are not a place of their own, with the place that they belong to.
@@ -45,6 +46,7 @@ LAZY = (
     "mcp",
     "pydantic",
     "prometheus_client",
+    "duckdb",
     "pyarrow",
     "typer",
     "rich",

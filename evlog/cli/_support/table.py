@@ -11,7 +11,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final
 
 from rich.cells import cell_len, set_cell_size
@@ -39,12 +39,21 @@ class Table:
 
     Args:
         names: the columns.
+        numbers: those that hold numbers.
         wide_only: columns that are shown only where there is room for them.
         roomy: see above.
     """
 
-    def __init__(self, names: Sequence[str], *, wide_only: Sequence[str] = (), roomy: bool = False) -> None:
+    def __init__(
+        self,
+        names: Sequence[str],
+        *,
+        numbers: Collection[str] = _NUMBERS,
+        wide_only: Sequence[str] = (),
+        roomy: bool = False,
+    ) -> None:
         self._all = tuple(names)
+        self._numbers = numbers
         self._wide_only = wide_only
         self._roomy = roomy
         self._coloured = console.has_colour()
@@ -65,7 +74,8 @@ class Table:
             if longest > self._wanted[name]:
                 spare = _SPARE_COLUMNS if self._roomy and name not in _TIMES | _NUMBERS else 0
                 self._wanted[name] = longest + spare
-        widths = _fitted({name: self._wanted[name] for name in self._names}, self._columns)
+        wanted = {name: self._wanted[name] for name in self._names}
+        widths = _fitted(wanted, self._columns, self._numbers)
         moved |= [*widths.values()][:-1] != [*self._widths.values()][:-1]
         self._widths = widths
         lines = [self._line(row) for row in texts]
@@ -97,8 +107,8 @@ class Table:
                 text, free = set_cell_size(text, width - 1) + "…", 0
             if painted and self._coloured and name in _PAINT and text:
                 text = f"\x1b[{_PAINT[name]}m{text}\x1b[0m"
-            padding = " " * free if name != last or name in _NUMBERS else ""
-            cells.append(padding + text if name in _NUMBERS else text + padding)
+            padding = " " * free if name != last or name in self._numbers else ""
+            cells.append(padding + text if name in self._numbers else text + padding)
         return _GAP.join(cells).rstrip()
 
 
@@ -106,9 +116,11 @@ def _width(text: str) -> int:
     return len(text) if text.isascii() else cell_len(text)
 
 
-def draw_table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterable[bytes]:
+def draw_table(
+    names: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: Collection[str] = _NUMBERS
+) -> Iterable[bytes]:
     """Draw a table in parts. Nothing is drawn without rows."""
-    table = Table(names)
+    table = Table(names, numbers=numbers)
     part: list[Sequence[str]] = []
     for row in rows:
         part.append(row)
@@ -119,13 +131,15 @@ def draw_table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterable[
         yield table.draw(part)
 
 
-def _fitted(widths: Mapping[str, int], columns: int | None) -> dict[str, int]:
+def _fitted(
+    widths: Mapping[str, int], columns: int | None, numbers: Collection[str] = _NUMBERS
+) -> dict[str, int]:
     """Return the widths of columns that fit a terminal."""
     if columns is None:
         return dict(widths)
     fitted = {name: min(width, max(columns, 1)) for name, width in widths.items()}
     over = sum(fitted.values()) + len(_GAP) * (len(fitted) - 1) - columns
-    texts = [name for name in fitted if name not in _NUMBERS | _TIMES]
+    texts = [name for name in fitted if name not in numbers and name not in _TIMES]
     if texts and texts[-1] == [*fitted][-1]:
         cut = max(0, min(over, fitted[texts[-1]] - _LAST_WIDTH))
         fitted[texts[-1]] -= cut

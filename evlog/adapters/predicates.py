@@ -1,0 +1,137 @@
+"""What a filter of pyarrow leaves to be read: bounds that the store's indexes know.
+
+DuckDB hands a query's conditions to a data set as an expression. Its text is parsed here, because pyarrow has
+no other way into one. Only comparisons of one column with constants, joined by AND, make a bound; a condition
+that is not understood makes none. So more may be read than is asked for, never less: the expression itself is
+applied to what was read.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, NamedTuple
+
+_PIECES: Final = re.compile(r'"(?:[^"\\]|\\.)*"|[()\[\]{}]| (?:and|or) ', re.DOTALL)
+_COMPARISON: Final = re.compile(r"\((\w+) (==|<=|>=|<|>) (.+)\)", re.DOTALL)
+_IS_IN: Final = re.compile(
+    r"(?:if_else\(is_valid\(\w+\), )?is_in\((\w+), \{value_set=\w+:\[\n(.*)\n\], [^\[\]]*\}\)"
+    r"(?:, null\[bool\]\))?",
+    re.DOTALL,
+)
+_NAMES: Final = frozenset({"stream", "category", "type"})
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Bounds(NamedTuple):
+    """Which events have to be read. Positions and times are inclusive; a set of names, None: all."""
+
+    first: int | None = None
+    last: int | None = None
+    first_us: int | None = None
+    last_us: int | None = None
+    stream: frozenset[str] | None = None
+    category: frozenset[str] | None = None
+    type: frozenset[str] | None = None
+
+    def narrowed(self, other: Bounds) -> Bounds:
+        """Return the bounds of what is within both."""
+        return Bounds(
+            _met(max, self.first, other.first),
+            _met(min, self.last, other.last),
+            _met(max, self.first_us, other.first_us),
+            _met(min, self.last_us, other.last_us),
+            _met(frozenset.intersection, self.stream, other.stream),
+            _met(frozenset.intersection, self.category, other.category),
+            _met(frozenset.intersection, self.type, other.type),
+        )
+
+
+def bounds_of(text: str) -> Bounds:
+    """Return the bounds of a filter, given as the text of its expression."""
+    bounds = Bounds()
+    for conjunct in _conjuncts(text):
+        bounds = bounds.narrowed(_maybe_bound(conjunct) or Bounds())
+    return bounds
+
+
+def _met(choose: Any, mine: Any, theirs: Any) -> Any:
+    return theirs if mine is None else mine if theirs is None else choose(mine, theirs)
+
+
+def _conjuncts(text: str) -> Iterator[str]:
+    operands = _operands(text, " and ")
+    if operands is None:
+        yield text
+        return
+    for operand in operands:
+        yield from _conjuncts(operand)
+
+
+def _operands(text: str, operator: str) -> list[str] | None:
+    """Return both sides of `(left operator right)`; None if the text is something else."""
+    depth = 0
+    for piece in _PIECES.finditer(text):
+        if piece[0] in "([{":
+            depth += 1
+        elif piece[0] in ")]}":
+            depth -= 1
+        elif depth == 1 and piece[0][0] == " ":
+            is_whole = piece[0] == operator and text[0] == "(" and text[-1] == ")"
+            return [text[1 : piece.start()], text[piece.end() : -1]] if is_whole else None
+    return None
+
+
+def _maybe_bound(text: str) -> Bounds | None:
+    alternatives = _operands(text, " or ")
+    if alternatives is not None:
+        return _maybe_union([_maybe_bound(each) for each in alternatives])
+    found = _IS_IN.fullmatch(text)
+    if found is not None:
+        items = [line.strip().removesuffix(",") for line in found[2].split("\n")]
+        return _maybe_union([_maybe_compared(found[1], "==", item) for item in items])
+    found = _COMPARISON.fullmatch(text)
+    return None if found is None else _maybe_compared(found[1], found[2], found[3])
+
+
+def _maybe_union(alternatives: list[Bounds | None]) -> Bounds | None:
+    """Return the bounds of alternatives about the names of one column; None for others."""
+    joined: frozenset[str] = frozenset()
+    columns = set()
+    for bounds in alternatives:
+        if bounds is None or bounds[:4] != (None,) * 4:
+            return None
+        for column in _NAMES:
+            names = getattr(bounds, column)
+            if names is not None:
+                columns.add(column)
+                joined |= names
+    return _named(columns.pop(), joined) if len(columns) == 1 else None
+
+
+def _maybe_compared(column: str, operator: str, literal: str) -> Bounds | None:
+    """Return the bounds of a comparison with a constant; None if it makes none."""
+    try:
+        if column in _NAMES:
+            name = json.loads(literal) if operator == "==" else None
+            return _named(column, frozenset({name})) if isinstance(name, str) else None
+        if column == "position":
+            return Bounds(*_range(operator, int(literal)))
+        if column == "time":
+            since = datetime.fromisoformat(literal) - _EPOCH
+            return Bounds(None, None, *_range(operator, since // timedelta(microseconds=1)))
+    except (ValueError, OverflowError, TypeError):
+        pass  # a constant that no event has, such as a time in the year 10000
+    return None
+
+
+def _named(column: str, names: frozenset[str]) -> Bounds:
+    return Bounds()._replace(**{column: names})  # type: ignore[arg-type]
+
+
+def _range(operator: str, value: int) -> tuple[int | None, int | None]:
+    """Return the first and the last number that compare so with another."""
+    first = {"==": value, ">=": value, ">": value + 1}.get(operator)
+    return first, {"==": value, "<=": value, "<": value - 1}.get(operator)

@@ -1,0 +1,300 @@
+"""SQL over a store, by DuckDB: the views `events`, `streams`, and one for each event type.
+
+1. DuckDB says which columns a query names and which conditions it has on them. Only those columns are made,
+   and conditions on position, time, stream, category and type choose what is read, by the store's indexes.
+2. Every scan of one object sees the events up to the position at which it was made.
+3. Nothing is written and nothing is fetched: DuckDB's database is in memory, it may open no file and load no
+   extension.
+
+Events are as they are stored: what retention hides is there until a compaction removes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
+
+from evlog.adapters.predicates import Bounds, bounds_of
+from evlog.errors import EvlogError, ExtraNotInstalled, InvalidArgument
+from evlog.model.events import SYSTEM_PREFIX, Event, category_of, maybe_name_fault
+from evlog.model.filters import EventFilter
+
+try:
+    import duckdb
+    import pyarrow as pa
+    import pyarrow.dataset as ds
+except ModuleNotFoundError as error:
+    raise ExtraNotInstalled("SQL", str(error.name).partition(".")[0], "sql") from None
+
+from evlog.transfer import arrow
+
+if TYPE_CHECKING:
+    from evlog.model.reports import StreamInfo
+    from evlog.store import EventStore
+
+_BATCH: Final = 2048  # events: as many as DuckDB works on at a time
+_MAX_US: Final = 253_402_300_800_000_000  # the year 10000
+_JSON: Final = {"ARROW:extension:name": "arrow.json", "ARROW:extension:metadata": ""}
+_UUID: Final = {"ARROW:extension:name": "arrow.uuid", "ARROW:extension:metadata": ""}
+_SETTINGS: Final = {
+    "allow_community_extensions": "false",
+    "autoinstall_known_extensions": "false",
+    "autoload_known_extensions": "false",
+    "enable_external_access": "false",  # no files, no attached databases, no network
+    "lock_configuration": "true",
+    "python_enable_replacements": "false",  # a name in a query is a view, never a variable of Python's
+    "temp_directory": "",
+}
+
+Columns = dict[str, tuple[pa.Field, Callable[[Any], pa.Array]]]
+
+
+def _columns(*columns: tuple[str, Any, Callable[[Any], Any], dict[str, str] | None]) -> Columns:
+    return {name: (pa.field(name, type, metadata=about), make) for name, type, make, about in columns}
+
+
+_EVENTS: Final = _columns(
+    ("position", pa.int64(), arrow.positions, None),
+    ("stream", pa.string(), arrow.streams, None),
+    ("version", pa.int64(), arrow.versions, None),
+    ("id", pa.binary(16), arrow.ids, _UUID),
+    ("type", pa.string(), arrow.types, None),
+    ("time", arrow.TIME, arrow.times, None),
+    ("data", pa.string(), arrow.json_contents, _JSON),
+    ("metadata", pa.string(), arrow.metadatas, _JSON),
+    ("tags", pa.list_(pa.string()), arrow.tag_lists, None),
+    ("category", pa.string(), arrow.categories, None),
+    ("content_type", pa.string(), arrow.content_types, None),
+    ("raw", pa.binary(), arrow.raws, None),
+)
+_STREAMS: Final = _columns(
+    ("stream", pa.string(), lambda rows: pa.array([row[0] for row in rows], pa.string()), None),
+    (
+        "category",
+        pa.string(),
+        lambda rows: pa.array([category_of(row[0]) for row in rows], pa.string()),
+        None,
+    ),
+    ("events", pa.int64(), lambda rows: pa.array([row[1] for row in rows], pa.int64()), None),
+    ("first_version", pa.int64(), lambda rows: pa.array([row[2] for row in rows], pa.int64()), None),
+    ("last_version", pa.int64(), lambda rows: pa.array([row[3] for row in rows], pa.int64()), None),
+    (
+        "last_time",
+        arrow.TIME,
+        lambda rows: pa.array([row[4] for row in rows], pa.int64()).cast(arrow.TIME),
+        None,
+    ),
+)
+
+
+class InvalidQuery(InvalidArgument):
+    """DuckDB refuses a query, or it fails at a value."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason, "see `evlog help sql`")
+        self.reason = reason
+
+
+class Result(NamedTuple):
+    """What a query gives."""
+
+    names: list[str]
+    """of the columns; none: the statement was no query"""
+    types: list[str]
+    """as DuckDB calls them"""
+    batches: Iterable[Any]
+    """`pyarrow.RecordBatch`, made as they are taken; they raise what `query` raises"""
+
+
+class Database:
+    """A database of DuckDB with the views of a store. A context manager that closes it, not the store.
+
+    Attributes:
+        connection: DuckDB's own, for what `query` does not offer.
+    """
+
+    def __init__(self, store: EventStore) -> None:
+        self._store = store
+        self._head = store.head
+        self._failed: list[
+            BaseException
+        ] = []  # a thread of DuckDB adds to it; read once the query has failed
+        self.connection = duckdb.connect(":memory:", config=dict(_SETTINGS))
+        self.connection.register("events", _Source(_EVENTS, self._read, self._failed))
+        self.connection.register("streams", _Source(_STREAMS, self._list, self._failed))
+        self._types: set[str] = set()  # those that have a view
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the database; a query under way ends."""
+        self.connection.close()
+
+    def query(self, sql: str) -> Result:
+        """Run a query, or several with `;` between them, and return the last one's result.
+
+        Raises:
+            InvalidQuery: DuckDB refuses it.
+            What reading the store raises.
+        """
+        with self._own_errors():
+            statements = self.connection.extract_statements(sql)
+            if not statements:
+                raise InvalidQuery("there is no query")
+            for statement in statements:
+                self._add_types(statement.query)
+                relation = self.connection.sql(statement.query)
+            if relation is None:
+                return Result([], [], [])
+            reader = relation.to_arrow_reader(_BATCH)
+            return Result(relation.columns, list(map(str, relation.types)), self._batches(reader))
+
+    def _batches(self, reader: Any) -> Iterator[Any]:
+        while True:
+            with self._own_errors():
+                batch = next(reader, None)
+            if batch is None:
+                return
+            yield batch
+
+    @contextmanager
+    def _own_errors(self) -> Iterator[None]:
+        """Raise the errors of DuckDB, and those of the store that DuckDB has seen, as evlog's own."""
+        try:
+            yield
+        except (duckdb.Error, pa.ArrowException, OSError) as error:
+            if self._failed:
+                raise self._failed[0] from None
+            if isinstance(error, duckdb.InterruptException):
+                raise KeyboardInterrupt from None
+            raise InvalidQuery(_reason(error)) from None
+
+    def _add_types(self, sql: str) -> None:
+        """Make a view of each event type that a statement names as a table."""
+        try:
+            names = self.connection.get_table_names(sql)
+        except duckdb.Error:
+            return  # no query
+        known = {name.casefold() for name in ("events", "streams", *self._types)}
+        for name in sorted(names):
+            if name.casefold() in known or maybe_name_fault(name) is not None:
+                continue
+            if next(self._store.read_all(to=self._head, types=[name], limit=1), None) is None:
+                continue
+            quoted, text = name.replace('"', '""'), name.replace("'", "''")
+            self.connection.execute(f"create view \"{quoted}\" as from events where type = '{text}'")
+            known.add(name.casefold())
+            self._types.add(name)
+
+    def _read(self, bounds: Bounds) -> Iterator[Event]:
+        """Iterate over the events within bounds; those of several streams or categories one after another."""
+        after = max(0, (bounds.first or 1) - 1)
+        to = self._head if bounds.last is None else min(bounds.last, self._head)
+        if after >= to:
+            return
+        until_us = None if bounds.last_us is None else bounds.last_us + 1
+        filter = EventFilter(
+            types=_possible(bounds.type),
+            since_us=bounds.first_us if bounds.first_us is not None and bounds.first_us > 0 else None,
+            until_us=until_us if until_us is not None and until_us < _MAX_US else None,
+        )
+        filters: Iterable[EventFilter] = [filter]
+        if bounds.stream is not None:
+            filters = [filter.replace(stream=name) for name in _possible(bounds.stream) or ()]
+        elif bounds.category is not None:
+            filters = [filter.replace(category=name) for name in _possible(bounds.category) or ()]
+        for each in filters:
+            if each.types != ():
+                yield from self._store.engine.read_all(after, to, each, reverse=False, limit=None)
+
+    def _list(self, bounds: Bounds) -> Iterator[StreamInfo]:
+        categories: Iterable[str | None] = [None]
+        if bounds.category is not None:
+            categories = _possible(bounds.category) or ()
+        for category in categories:
+            yield from self._store.streams(category)
+
+
+class _Source(ds.Dataset):  # type: ignore[misc]  # DuckDB offers conditions only to this class
+    """What a view is made from: rows that are read when DuckDB asks for them."""
+
+    def __init__(
+        self, columns: Columns, read: Callable[[Bounds], Iterable[Any]], failed: list[EvlogError]
+    ) -> None:
+        self._columns = columns
+        self._read = read
+        self._failed = failed
+
+    @property
+    def schema(self) -> Any:
+        """The columns that there are."""
+        return pa.schema([field for field, _ in self._columns.values()])
+
+    def scanner(self, columns: Sequence[str] | None = None, filter: Any = None, **_: Any) -> _Scan:
+        """Return a scan, as DuckDB calls it for each part of a query that reads the view."""
+        names = list(self._columns) if columns is None else columns
+        return _Scan(self._columns, names, filter, self._batches)
+
+    def _batches(self, bounds: Bounds) -> Iterator[list[Any]]:
+        try:
+            rows = iter(self._read(bounds))
+            while batch := list(islice(rows, _BATCH)):
+                yield batch
+        except EvlogError as error:  # DuckDB would make an error of its own of it
+            self._failed.append(error)
+            raise
+
+
+class _Scan:
+    """One scan. `to_reader` is what DuckDB needs of a scanner of pyarrow."""
+
+    def __init__(
+        self,
+        columns: Columns,
+        names: Sequence[str],
+        filter: Any,
+        read: Callable[[Bounds], Iterator[list[Any]]],
+    ) -> None:
+        self._columns = columns
+        self._names = names
+        self._filter = filter
+        self._read = read
+
+    def to_reader(self) -> Any:
+        """Return the batches that DuckDB reads."""
+        schema = pa.schema([self._columns[name][0] for name in self._names])
+        return pa.RecordBatchReader.from_batches(schema, self._made(schema))
+
+    def _made(self, schema: Any) -> Iterator[Any]:
+        if self._filter is None:
+            for rows in self._read(Bounds()):
+                yield pa.record_batch([self._columns[name][1](rows) for name in self._names], schema=schema)
+            return
+        text = str(self._filter)
+        tested = {name for name in self._columns if name in text}
+        names = [name for name in self._columns if name in tested or name in self._names]
+        for rows in self._read(bounds_of(text)):
+            found = [self._columns[name][1](rows) for name in names]
+            table = pa.table(found, schema=pa.schema([self._columns[name][0] for name in names]))
+            yield from table.filter(self._filter).select(self._names).combine_chunks().to_batches()
+
+
+def _possible(names: frozenset[str] | None) -> list[str] | None:
+    """Return the names that streams or types of users can have; None for all."""
+    if names is None:
+        return None
+    return sorted(
+        name for name in names if maybe_name_fault(name) is None and not name.startswith(SYSTEM_PREFIX)
+    )
+
+
+def _reason(error: Exception) -> str:
+    """Return what DuckDB says, without its drawing of the place."""
+    lines = [line.strip() for line in str(error).split("\n") if line[:1].isalnum()]
+    return " ".join(line for line in lines if not line.startswith("LINE ")) or str(error)
