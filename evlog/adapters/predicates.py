@@ -1,9 +1,9 @@
 """What a filter of pyarrow leaves to be read: bounds that the store's indexes know.
 
-DuckDB hands a query's conditions to a data set as an expression. Its text is parsed here, because pyarrow has
-no other way into one. Only comparisons of one column with constants, joined by AND, make a bound; a condition
-that is not understood makes none. So more may be read than is asked for, never less: the expression itself is
-applied to what was read.
+DuckDB hands a query's conditions to a data set as an expression. pyarrow has no other way into one than its
+text, which is parsed here. Only comparisons of one column with constants, joined by AND, make a bound; a
+condition that is not understood makes none. So more may be read than is asked for, never less: the expression
+itself is applied to what was read.
 """
 
 from __future__ import annotations
@@ -14,7 +14,11 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NamedTuple
 
+import pyarrow as pa
+
 _PIECES: Final = re.compile(r'"(?:[^"\\]|\\.)*"|[()\[\]{}]| (?:and|or) ', re.DOTALL)
+_TEXTS: Final = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_AMBIGUOUS: Final = re.compile(r'["\\\n]')
 _COMPARISON: Final = re.compile(r"\((\w+) (==|<=|>=|<|>) (.+)\)", re.DOTALL)
 _IS_IN: Final = re.compile(
     r"(?:if_else\(is_valid\(\w+\), )?is_in\((\w+), \{value_set=\w+:\[\n(.*)\n\], [^\[\]]*\}\)"
@@ -49,12 +53,39 @@ class Bounds(NamedTuple):
         )
 
 
+def is_plain(expression: Any) -> bool:
+    """Return whether the text of an expression is unambiguous: pyarrow does not escape what is in a list.
+
+    The constants are in what pyarrow pickles of an expression, each in a column of its own.
+    """
+    try:
+        batch = pa.ipc.open_file(expression.__reduce__()[1][0]).get_batch(0)
+        return not any(map(_has_ambiguous, batch.columns))
+    except (pa.ArrowException, AttributeError, LookupError, TypeError):
+        return False  # pyarrow pickles it in another way
+
+
+def _has_ambiguous(value: Any) -> bool:
+    if isinstance(value, str):
+        return _AMBIGUOUS.search(value) is not None
+    if isinstance(value, dict):
+        return any(map(_has_ambiguous, value.values()))
+    if isinstance(value, pa.Array):
+        return any(map(_has_ambiguous, value.to_pylist()))
+    return isinstance(value, list) and any(map(_has_ambiguous, value))
+
+
 def bounds_of(text: str) -> Bounds:
-    """Return the bounds of a filter, given as the text of its expression."""
+    """Return the bounds of a plain filter, given as the text of its expression."""
     bounds = Bounds()
     for conjunct in _conjuncts(text):
         bounds = bounds.narrowed(_maybe_bound(conjunct) or Bounds())
     return bounds
+
+
+def words_of(text: str) -> set[str]:
+    """Return the words of an expression's text outside of its constants: the columns are among them."""
+    return set(re.findall(r"\w+", _TEXTS.sub("", text)))
 
 
 def _met(choose: Any, mine: Any, theirs: Any) -> Any:

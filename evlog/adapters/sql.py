@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
-from evlog.adapters.predicates import Bounds, bounds_of
+from evlog.adapters.predicates import Bounds, bounds_of, is_plain, words_of
 from evlog.errors import EvlogError, ExtraNotInstalled, InvalidArgument
 from evlog.model.events import SYSTEM_PREFIX, Event, category_of, maybe_name_fault
 from evlog.model.filters import EventFilter
@@ -118,9 +118,7 @@ class Database:
     def __init__(self, store: EventStore) -> None:
         self._store = store
         self._head = store.head
-        self._failed: list[
-            BaseException
-        ] = []  # a thread of DuckDB adds to it; read once the query has failed
+        self._failed: list[EvlogError] = []  # a thread of DuckDB adds to it; read once the query has failed
         self.connection = duckdb.connect(":memory:", config=dict(_SETTINGS))
         self.connection.register("events", _Source(_EVENTS, self._read, self._failed))
         self.connection.register("streams", _Source(_STREAMS, self._list, self._failed))
@@ -176,13 +174,12 @@ class Database:
             raise InvalidQuery(_reason(error)) from None
 
     def _add_types(self, sql: str) -> None:
-        """Make a view of each event type that a statement names as a table."""
-        try:
-            names = self.connection.get_table_names(sql)
-        except duckdb.Error:
-            return  # no query
+        """Make a view of each event type that a statement names, as a table or otherwise.
+
+        DuckDB tells the names of its tables only if it finds all of them.
+        """
         known = {name.casefold() for name in ("events", "streams", *self._types)}
-        for name in sorted(names):
+        for name in _words(sql):
             if name.casefold() in known or maybe_name_fault(name) is not None:
                 continue
             if next(self._store.read_all(to=self._head, types=[name], limit=1), None) is None:
@@ -276,13 +273,28 @@ class _Scan:
             for rows in self._read(Bounds()):
                 yield pa.record_batch([self._columns[name][1](rows) for name in self._names], schema=schema)
             return
-        text = str(self._filter)
-        tested = {name for name in self._columns if name in text}
-        names = [name for name in self._columns if name in tested or name in self._names]
-        for rows in self._read(bounds_of(text)):
+        bounds, names = Bounds(), list(self._columns)
+        if is_plain(self._filter):
+            text = str(self._filter)
+            needed = words_of(text).union(self._names)
+            bounds, names = bounds_of(text), [name for name in names if name in needed]
+        for rows in self._read(bounds):
             found = [self._columns[name][1](rows) for name in names]
             table = pa.table(found, schema=pa.schema([self._columns[name][0] for name in names]))
             yield from table.filter(self._filter).select(self._names).combine_chunks().to_batches()
+
+
+def _words(sql: str) -> list[str]:
+    """Return the names in a statement, each once."""
+    raw = sql.encode()
+    tokens = duckdb.tokenize(sql)
+    ends = [*(at for at, _ in tokens[1:]), len(raw)]
+    found = []
+    for (at, kind), end in zip(tokens, ends, strict=True):
+        if kind in {duckdb.token_type.identifier, duckdb.token_type.keyword}:
+            word = raw[at:end].decode().strip()
+            found.append(word[1:-1].replace('""', '"') if word[:1] == '"' else word)
+    return list(dict.fromkeys(found))
 
 
 def _possible(names: frozenset[str] | None) -> list[str] | None:

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import duckdb
-import pyarrow as pa
 import pyarrow.dataset as ds
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evlog import EventStore, NewEvent
+from evlog import Event, EventStore, NewEvent
 from evlog.adapters.predicates import Bounds, bounds_of
 from evlog.adapters.sql import Database, InvalidQuery
 from evlog.errors import CorruptionError
 from evlog.model.filters import EventFilter
 from tests.support.helpers import small_store
-from tests.support.memory_engine import MemoryEngine
+from tests.support.memory_engine import MemoryEngine, open_engine
 
-NAMES = ["order-1", "order-2", "order", "größe-1", "it's \"q\"", "back\\slash", "a, b"]
+NUMBERS = itertools.count()
+NAMES = ["order-1", "order-2", "order", "größe-1", 'it\'s "q"', "back\\slash", "a, b"]
 TYPES = ["Paid", "Placed", 'odd "type"', "back\\slash\\"]
 
 
@@ -35,13 +36,18 @@ def fill(store: EventStore) -> EventStore:
         )
     store.append("order-1", [NewEvent("Text", 'line\n"q"', content_type="text", metadata={"k": 1})])
     store.append("order-1", [NewEvent("Bin", b"\x00\xff", content_type="binary")])
-    store.set_retention("order-2", max_count=1)  # hides; and writes an event of the store's own
+    if store.capabilities.retention:
+        store.set_retention("order-2", max_count=1)  # hides; and writes an event of the store's own
     return store
+
+
+def memory_store() -> EventStore:
+    return EventStore(open_engine(f"memory://sql{next(NUMBERS)}", create=True))
 
 
 @pytest.fixture(params=["directory", "memory"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[EventStore]:
-    made = small_store(tmp_path / "store") if request.param == "directory" else EventStore(MemoryEngine())
+    made = small_store(tmp_path / "store") if request.param == "directory" else memory_store()
     with made as store:
         yield fill(store)
 
@@ -49,8 +55,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[EventStore
 def rows(store: EventStore, sql: str) -> list[dict[str, Any]]:
     with Database(store) as database:
         result = database.query(sql)
-        found: list[dict[str, Any]] = pa.Table.from_batches(result.batches).to_pylist()
-        return found
+        return [row for batch in result.batches for row in batch.to_pylist()]
 
 
 def values(store: EventStore, sql: str) -> list[Any]:
@@ -74,7 +79,9 @@ def test_events_are_what_read_all_returns(store: EventStore) -> None:
 
 
 def test_data_is_json(store: EventStore) -> None:
-    assert rows(store, "select data->>'who' who, sum((data->'amount')::int)::int n from events group by 1") == [
+    assert rows(
+        store, "select data->>'who' who, sum((data->'amount')::int)::int n from events group by 1"
+    ) == [
         {"who": "ann", "n": sum(range(40))},
         {"who": None, "n": None},
     ]
@@ -102,6 +109,11 @@ def test_a_type_is_a_view(store: EventStore) -> None:
     assert values(store, 'select count(*) from "odd ""type""" where position > 20') == [5]
     joined = "select count(*) from Paid join Placed on Placed.position = Paid.position + 1"
     assert values(store, joined) == [10]
+    named = (
+        "with größe as (select 1 as n) select count(*) from Paid a join Placed b using (content_type), größe"
+    )
+    assert values(store, named) == [100]
+    assert values(store, 'select /* größe */ count(*) from "back\\slash\\"') == [10]
     with pytest.raises(InvalidQuery, match="Nothing"):
         rows(store, "select * from Nothing")
 
@@ -123,13 +135,14 @@ class Spy:
         read_all = store.engine.read_all
 
         def spied(after: int, to: int | None, filter: EventFilter, **settings: Any) -> Any:
-            self.asked.append((after, to, filter))
+            if settings["limit"] is None:  # else whether there is such a type
+                self.asked.append((after, to, filter))
             return read_all(after, to, filter, **settings)
 
         monkeypatch.setattr(store.engine, "read_all", spied)
 
 
-HEAD = 43
+HEAD = -1  # stands for the end of the log
 
 
 @pytest.mark.parametrize(
@@ -143,9 +156,13 @@ HEAD = 43
         ("category = 'order' and type = 'Paid'", [(0, HEAD, EventFilter(None, "order", ["Paid"]))]),
         ("type in ('Paid', 'Placed')", [(0, HEAD, EventFilter(types=["Paid", "Placed"]))]),
         ("type = 'Paid' or type = 'Placed'", [(0, HEAD, EventFilter(types=["Paid", "Placed"]))]),
-        ("stream in ('order-1', 'order-2')", [(0, HEAD, EventFilter("order-1")), (0, HEAD, EventFilter("order-2"))]),
-        ("stream = 'back\\slash'", [(0, HEAD, EventFilter("back\\slash"))]),
-        ("stream = 'it''s \"q\"'", [(0, HEAD, EventFilter('it\'s "q"'))]),
+        (
+            "stream in ('order-1', 'order-2')",
+            [(0, HEAD, EventFilter("order-1")), (0, HEAD, EventFilter("order-2"))],
+        ),
+        ("stream = 'it''s'", [(0, HEAD, EventFilter("it's"))]),
+        ("stream = 'back\\slash'", [(0, HEAD, EventFilter())]),
+        ("stream = 'it''s \"q\"'", [(0, HEAD, EventFilter())]),
         (
             "time >= '2020-01-01T00:00:00Z' and time < '2020-01-02T00:00:00Z'",
             [(0, HEAD, EventFilter(since_us=1_577_836_800_000_000, until_us=1_577_923_200_000_000))],
@@ -163,7 +180,8 @@ def test_conditions_choose_what_is_read(
 ) -> None:
     spy = Spy(store, monkeypatch)
     rows(store, f"select position from events where {condition}")
-    assert spy.asked == expected
+    asked = [(after, HEAD if to == store.head else to, filter) for after, to, filter in spy.asked]
+    assert asked == expected
 
 
 def test_only_named_columns_are_made(store: EventStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,7 +190,9 @@ def test_only_named_columns_are_made(store: EventStore, monkeypatch: pytest.Monk
     def refuse(_: Any) -> Any:
         raise AssertionError("made")
 
-    refused = {name: (field, refuse) for name, (field, _) in sql._EVENTS.items() if name not in {"type", "data"}}
+    refused = {
+        name: (field, refuse) for name, (field, _) in sql._EVENTS.items() if name not in {"type", "data"}
+    }
     monkeypatch.setattr(sql, "_EVENTS", sql._EVENTS | refused)
     assert values(store, "select data->>'amount' from events where type = 'Paid' limit 1") == ["0"]
 
@@ -205,17 +225,17 @@ CONDITION = st.recursive(
 
 @pytest.fixture(scope="module")
 def timed() -> EventStore:
-    """A store with an event each second, and its events in a table of DuckDB's own."""
-    engine = MemoryEngine()
-    store = EventStore(engine)
-    fill(store)
-    first = datetime(2026, 1, 1, tzinfo=UTC)
-    engine.move_times(lambda position: first + timedelta(seconds=position % 8))
+    """A store with five events a second."""
+    store = fill(memory_store())
+    assert isinstance(store.engine, MemoryEngine)
+    events = store.engine._database.events
+    first_us = int(datetime(2026, 1, 1, tzinfo=UTC).timestamp()) * 1_000_000
+    events[:] = [Event((*event[:5], first_us + event[0] // 5 * 1_000_000, *event[6:])) for event in events]
     return store
 
 
 @given(condition=CONDITION)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_a_query_gives_what_it_gives_on_a_table(timed: EventStore, condition: str) -> None:
     with Database(timed) as database:
         database.connection.execute("create table copy as select * from events")
@@ -223,7 +243,7 @@ def test_a_query_gives_what_it_gives_on_a_table(timed: EventStore, condition: st
             database.connection.sql(f"select position from {name} where {condition} order by 1").fetchall()
             for name in ("events", "copy")
         ]
-    assert found[0] == found[1]
+    assert found[0] == found[1], condition
 
 
 def test_a_condition_that_is_not_understood_makes_no_bound() -> None:
@@ -281,4 +301,4 @@ def test_a_scan_ends_where_the_database_was_made(store: EventStore) -> None:
     with Database(store) as database:
         store.append("order-1", [NewEvent("Late")])
         counted = database.query("select count(*) from events")
-        assert pa.Table.from_batches(counted.batches).to_pylist() == [{"count_star()": 42}]
+        assert [batch.to_pylist() for batch in counted.batches] == [[{"count_star()": 42}]]
