@@ -1,12 +1,13 @@
 """Look-ups in the columns of a segment's entries, for the active segment and where a sorted file is unusable.
 
-The first few look-ups search the bytes. After that dicts are built, which grow with the entries.
+The first few look-ups search the bytes. After that dicts are built, which grow with the entries. Of ids only
+a set is built, until many of them are found: almost every id that is looked up is new.
 """
 
 from __future__ import annotations
 
 import threading
-from itertools import chain
+from itertools import chain, repeat
 
 from evlog.files.disk.fork import register_fork_reset
 from evlog.files.format.entries import ENTRY_BYTES, column
@@ -15,14 +16,16 @@ from evlog.files.format.headers import KIND_IDS, KIND_STREAMS, KIND_TYPES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+    from collections.abc import Set as AbstractSet
     from typing import Final
 
     Groups = dict[int, int | list[int]]
 
 Entries = bytes | bytearray | memoryview
 
-# This many look-ups search the bytes (2 ms each for 262,144 entries); then the dict is built (60 ms, once).
+# This many look-ups search the bytes (2 ms each for 262,144 entries); then a dict is built (60 ms, once), or
+# of ids a set (20 ms).
 _SEARCHES_BEFORE_DICTS: Final = 8
 _FEW_BYTES: Final = 400 * ENTRY_BYTES
 _KEY_AT: Final = {KIND_STREAMS: 0, KIND_IDS: 12, KIND_TYPES: 36}
@@ -45,6 +48,8 @@ class ColumnIndex:
         self._searches = 0  # a guess is enough: threads count without a lock
         self._dicts: dict[int, Groups] = {}  # guarded by _mutex while they grow; read without it
         self._known: dict[int, int] = {}  # guarded by _mutex: bytes of entries that are in the dict
+        self._ids: set[int] = set()  # guarded by _mutex while it grows; read without it
+        self._known_ids = 0  # guarded by _mutex: bytes of entries that are in the set
         self._mutex = threading.Lock()
         register_fork_reset(self)
 
@@ -52,6 +57,7 @@ class ColumnIndex:
         """Renew the mutex in a forked child, and drop what another thread may have been growing."""
         self._mutex = threading.Lock()
         self._dicts, self._known = {}, {}
+        self._ids, self._known_ids = set(), 0
 
     def find(self, kind: int, key: int) -> Sequence[int]:
         """Return the numbers of the entries with this key, rising."""
@@ -89,12 +95,23 @@ class ColumnIndex:
                 return chain(fresh, reversed(tuple(as_numbers(groups.get(key, _NONE)))))
         return reversed(as_numbers(self._dict(kind).get(key, _NONE)))
 
-    def candidates(self, keys: Iterable[int]) -> list[tuple[int, Sequence[int]]]:
+    def candidates(self, keys: Collection[int]) -> list[tuple[int, Sequence[int]]]:
         """Return each id hash that some entries have, with their numbers, rising."""
-        groups = self._dict(KIND_IDS)
-        if groups.keys().isdisjoint(keys):
+        if len(keys) == 1 and not self._known_ids and not self._worth_dicts(KIND_IDS):
+            (key,) = keys
+            numbers = list(self._search(KIND_IDS, key))[::-1]
+            return [(key, numbers)] if numbers else []
+        known = self._id_set()
+        if known.isdisjoint(keys):
             return []
-        return [(key, as_numbers(groups[key])) for key in dict.fromkeys(keys) if key in groups]
+        found = [key for key in dict.fromkeys(keys) if key in known]
+        self._searches += len(found) - 1  # `find` counts one
+        return [(key, self.find(KIND_IDS, key)) for key in found]
+
+    def last_numbers(self, kind: int, keys: Iterable[int]) -> list[int]:
+        """Return the number of the last entry with each key; -1 if none has it."""
+        groups = map(self._dict(kind).get, keys, repeat(-1))
+        return [group if isinstance(group, int) else group[-1] for group in groups]
 
     def heads(self) -> tuple[list[int], list[int]]:
         """Return every stream hash, and the number of its last entry."""
@@ -104,6 +121,19 @@ class ColumnIndex:
     def keys(self, kind: int) -> list[int]:
         """Return every key."""
         return list(self._dict(kind))
+
+    def _id_set(self) -> AbstractSet[int]:
+        """Return the hashes of all ids."""
+        if KIND_IDS in self._dicts:
+            return self._dict(KIND_IDS).keys()
+        if self._known_ids != len(self._entries()):
+            with self._mutex:
+                entries = self._entries()
+                end = len(entries)
+                # A slice of a bytearray is a copy: a writer may extend the original meanwhile.
+                self._ids.update(column(entries[self._known_ids : end], "id_hash"))
+                self._known_ids = end
+        return self._ids
 
     def _worth_dicts(self, kind: int) -> bool:
         self._searches += 1
@@ -127,6 +157,7 @@ class ColumnIndex:
             numbers = range(known_bytes // ENTRY_BYTES, end // ENTRY_BYTES)
             if kind == KIND_IDS:
                 _group_ids(groups, fresh, numbers)
+                self._ids, self._known_ids = set(), 0  # the dict has them all
             else:
                 group_numbers(groups, fresh, numbers)
             self._known[kind] = end

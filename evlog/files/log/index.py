@@ -257,6 +257,10 @@ class SealedIndex:
         """Return each id hash that some entries may have, with their numbers, rising."""
         return [(key, numbers) for key in dict.fromkeys(keys) if (numbers := self.find(KIND_IDS, key))]
 
+    def last_numbers(self, kind: int, keys: Iterable[int]) -> list[int]:
+        """Return the number of the last entry that may have each key; -1 if none has it."""
+        return [numbers[-1] if (numbers := self.find(kind, key)) else -1 for key in keys]
+
     def maybe_sorted(self, kind: int) -> SortedIndex | None:
         """Return the sorted file with every page checked, or None if it has to be rebuilt."""
         index = self._file(kind)

@@ -19,7 +19,7 @@ from evlog.errors import CorruptionError, StoreBusy, StoreReplaced
 from evlog.files.disk.files import ReadFile
 from evlog.files.disk.fork import register_fork_reset
 from evlog.files.format import paths
-from evlog.files.format.headers import KIND_STREAMS
+from evlog.files.format.headers import KIND_IDS, KIND_STREAMS
 from evlog.files.format.marks import MARK_BYTES, MARKS_BYTES, Marks, decode_marks
 from evlog.files.log.active import ActiveSegment
 from evlog.files.log.manifest_file import has_stamp, open_manifest, read_stamp
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
     _T = TypeVar("_T")
 
+_MANY: Final = 16  # streams whose versions are looked up together
 _ATTEMPTS: Final = 100  # after this many replacements during one call, the caller is told to try again
 
 
@@ -265,6 +266,27 @@ class Log:
                     return version
         return 0
 
+    def find_versions(self, streams: dict[str, int]) -> dict[str, int]:
+        """Return what `find_version` does of each stream, by name, at a fraction of its cost for many.
+
+        Args:
+            streams: the hash of each name.
+        """
+        if len(streams) < _MANY:
+            return {stream: self.find_version(stream, hash) for stream, hash in streams.items()}
+        sealed, active = self.view()
+        left, found = list(streams), dict.fromkeys(streams, 0)
+        _find_versions_in(active, streams, left, found)
+        left = [stream for stream in left if not found[stream]]
+        for place, suspects in self.filter.candidates(sealed, KIND_STREAMS, [streams[name] for name in left]):
+            unknown = [name for at in suspects if not found[name := left[at]]]
+            part = sealed[place]
+            _find_versions_in(part, streams, unknown, found)
+            if (removed := part.removed) is not None:
+                for name in unknown:
+                    found[name] = found[name] or removed.version_of(name, streams[name])
+        return found
+
     def find_ids(self, ids: Sequence[bytes], hashes: Sequence[int]) -> dict[int, Record | RemovedEvent]:
         """Find the events that have one of the ids, also those that a compaction removed.
 
@@ -277,7 +299,7 @@ class Log:
         wanted = set(ids)
         found: dict[bytes, Record | RemovedEvent] = {}
         _find_in(active, hashes, wanted, found)
-        for place, suspects in self.filter.candidates(sealed, hashes):
+        for place, suspects in self.filter.candidates(sealed, KIND_IDS, hashes):
             if len(found) == len(wanted):
                 break
             part = sealed[place]
@@ -363,6 +385,18 @@ def _find_in(
     for record in chain.from_iterable(part.segment.records(numbers)):
         if record[4] in wanted:
             found[record[4]] = record
+
+
+def _find_versions_in(part: Part, streams: dict[str, int], names: list[str], found: dict[str, int]) -> None:
+    """Note the last version of each of the named streams that has an event in the segment."""
+    numbers = part.index.last_numbers(KIND_STREAMS, [streams[name] for name in names])
+    wanted = [(name, number) for name, number in zip(names, numbers, strict=True) if number >= 0]
+    records = chain.from_iterable(part.segment.records([number for _, number in wanted]))
+    for (name, _), record in zip(wanted, records, strict=True):
+        if record[2] == name:
+            found[name] = record[1]
+        elif (older := _last_of(part, name, streams[name])) is not None:  # another stream has this hash, too
+            found[name] = older[1]
 
 
 def _last_of(part: Part, stream: str, stream_hash: int) -> Record | None:

@@ -166,25 +166,25 @@ class SegmentFilter:
         return places
 
     def candidates(
-        self, sealed: Sequence[Sealed], hashes: Sequence[int]
+        self, sealed: Sequence[Sealed], kind: int, hashes: Sequence[int]
     ) -> Iterator[tuple[int, Sequence[int]]]:
-        """Iterate over the segments that may hold some of the ids with these hashes.
-
-        Those without a block come first, then the others, newest first: a caller that has found all ids
-        looks no further.
+        """Iterate over the segments that may hold some of the streams or ids with these hashes, newest first.
 
         Yields:
-            A segment's place, and the indexes in `hashes` of the ids that it may hold.
+            A segment's place, and the indexes in `hashes` of what it may hold.
         """
         if not (sealed and hashes):
             return
-        look_up = LookUp(hashes)
-        view = self._checked_view(sealed, KIND_IDS, look_up.keys)
-        for place in reversed(view.uncovered):
-            yield place, range(len(hashes))
-        for table in reversed(view.tables(KIND_IDS)):
+        look_up = LookUp(hashes if kind == KIND_IDS else [filter_key(kind, hash) for hash in hashes])
+        view = self._checked_view(sealed, kind, look_up.keys)
+        uncovered = view.uncovered[:]
+        for table in reversed(view.tables(kind)):
+            while uncovered and uncovered[-1] > table.place:
+                yield uncovered.pop(), range(len(hashes))
             if found := look_up.find(table.cells):
                 yield table.place, found
+        for place in reversed(uncovered):
+            yield place, range(len(hashes))
 
     def load(self) -> tuple[memoryview, dict[Identity, Block], int]:
         """Map the file as it is now, and use it from the next look-up on.

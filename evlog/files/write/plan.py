@@ -247,16 +247,15 @@ class Planner:
         Raises:
             InvalidArgument: a stream is full.
         """
-        heads: dict[str, int] = {}
+        heads: dict[str, int] = dict(zip(streams, map(self._versions.get, streams), strict=True))  # type: ignore[arg-type]
+        if None in heads.values():
+            missing = {
+                stream: hash for stream, hash in zip(streams, hashes, strict=True) if heads[stream] is None
+            }
+            heads.update(self._look_up_locked(missing))
         versions = []
-        remembered = self._versions.get
-        for stream, stream_hash in zip(streams, hashes, strict=True):
-            version = heads.get(stream)
-            if version is None:
-                version = remembered(stream)
-                if version is None:
-                    version = self._version_locked(stream, stream_hash)
-            heads[stream] = version = version + 1
+        for stream in streams:
+            heads[stream] = version = heads[stream] + 1
             versions.append(version)
         if max(versions) > MAX_VERSION:
             raise InvalidArgument(f"a stream holds at most {MAX_VERSION} events; begin another stream")
@@ -264,13 +263,17 @@ class Planner:
 
     def _version_locked(self, stream: str, stream_hash: int) -> int:
         version = self._versions.get(stream)
-        if version is None:
-            version = self._log.find_version(stream, stream_hash)
+        return self._look_up_locked({stream: stream_hash})[stream] if version is None else version
+
+    def _look_up_locked(self, streams: dict[str, int]) -> dict[str, int]:
+        """Return the last version of each stream, by name, and remember it."""
+        found = self._log.find_versions(streams)
+        for stream, stream_hash in streams.items():
             if self._names.setdefault(stream_hash, stream) == stream:
-                self._versions[stream] = version
+                self._versions[stream] = found[stream]
             else:
                 self._second.add(stream)
-        return version
+        return found
 
     def remember_locked(self, plan: Plan) -> None:
         """Remember the versions that a written plan gave its events."""

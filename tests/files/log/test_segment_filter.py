@@ -238,8 +238,8 @@ def test_large_tables_are_checked_by_the_page(monkeypatch: pytest.MonkeyPatch, t
         Path(filter.path).write_bytes(content)
         filter.load()
         for key in held[:300]:
-            assert list(filter.candidates(sealed, [key])) == [(0, [0])] or filter.is_due  # type: ignore[arg-type]
-            assert [place for place, _ in filter.candidates(sealed, [key])] == [0]  # type: ignore[arg-type]
+            assert list(filter.candidates(sealed, KIND_IDS, [key])) == [(0, [0])] or filter.is_due  # type: ignore[arg-type]
+            assert [place for place, _ in filter.candidates(sealed, KIND_IDS, [key])] == [0]  # type: ignore[arg-type]
 
 
 class Sealed:
@@ -250,4 +250,4 @@ def test_kind_of_ids_is_what_candidates_are(store: EventStore) -> None:
     fill(store, 30)
     log = Log(store.path)
     assert log.filter.places([], KIND_IDS, 5) == []
-    assert list(log.filter.candidates([], [5])) == []
+    assert list(log.filter.candidates([], KIND_IDS, [5])) == []
