@@ -1,7 +1,10 @@
 """Look-ups in the columns of a segment's entries, for the active segment and where a sorted file is unusable.
 
-The first few look-ups search the bytes. After that dicts are built, which grow with the entries. Of ids only
-a set is built, until many of them are found: almost every id that is looked up is new.
+1. The first look-ups search the bytes: 2 ms each for 262,144 entries, less for a key of a recent entry.
+2. A writer asks for ids that are new, and for the last event of a stream. So next there is a set of all ids,
+   and a dict of the last entry of each stream or type: 20 ms, once each.
+3. Where more is found, a dict of all entries of each key is built: 60 ms, once. All of them grow with the
+   entries.
 """
 
 from __future__ import annotations
@@ -24,9 +27,9 @@ if TYPE_CHECKING:
 
 Entries = bytes | bytearray | memoryview
 
-# This many look-ups search the bytes (2 ms each for 262,144 entries); then a dict is built (60 ms, once), or
-# of ids a set (20 ms).
-_SEARCHES_BEFORE_DICTS: Final = 8
+# As many times all entries are searched before the second step, and before the third.
+_SEARCHES_BEFORE_LASTS: Final = 8
+_SEARCHES_BEFORE_DICTS: Final = 24
 _FEW_BYTES: Final = 400 * ENTRY_BYTES
 _KEY_AT: Final = {KIND_STREAMS: 0, KIND_IDS: 12, KIND_TYPES: 36}
 _KEY_BYTES: Final = {KIND_STREAMS: 8, KIND_IDS: 4, KIND_TYPES: 4}
@@ -45,11 +48,14 @@ class ColumnIndex:
 
     def __init__(self, entries: Callable[[], Entries]) -> None:
         self._entries = entries
-        self._searches = 0  # a guess is enough: threads count without a lock
+        self._searched = 0  # bytes; a guess is enough: threads count without a lock
         self._dicts: dict[int, Groups] = {}  # guarded by _mutex while they grow; read without it
         self._known: dict[int, int] = {}  # guarded by _mutex: bytes of entries that are in the dict
-        self._ids: set[int] = set()  # guarded by _mutex while it grows; read without it
-        self._known_ids = 0  # guarded by _mutex: bytes of entries that are in the set
+        # Guarded by _mutex while they grow; read without it. Of each the bytes of entries that are in it.
+        self._ids: set[int] = set()
+        self._in_ids = 0
+        self._lasts: dict[int, dict[int, int]] = {}
+        self._in_lasts: dict[int, int] = {}
         self._mutex = threading.Lock()
         register_fork_reset(self)
 
@@ -57,11 +63,12 @@ class ColumnIndex:
         """Renew the mutex in a forked child, and drop what another thread may have been growing."""
         self._mutex = threading.Lock()
         self._dicts, self._known = {}, {}
-        self._ids, self._known_ids = set(), 0
+        self._ids, self._in_ids = set(), 0
+        self._lasts, self._in_lasts = {}, {}
 
     def find(self, kind: int, key: int) -> Sequence[int]:
         """Return the numbers of the entries with this key, rising."""
-        if not self._worth_dicts(kind):
+        if not (kind in self._dicts or self._has_searched(_SEARCHES_BEFORE_LASTS)):
             return list(self._search(kind, key))[::-1]
         return as_numbers(self._dict(kind).get(key, _NONE))
 
@@ -85,8 +92,11 @@ class ColumnIndex:
 
     def find_newest_first(self, kind: int, key: int) -> Iterator[int]:
         """Iterate over the same numbers, falling; the search goes only as far as the caller does."""
-        if not self._worth_dicts(kind):
-            return self._search(kind, key)
+        if not (kind in self._dicts or self._has_searched(_SEARCHES_BEFORE_DICTS)):
+            if not self._has_searched(_SEARCHES_BEFORE_LASTS):
+                return self._search(kind, key)
+            last = self._last(kind).get(key)
+            return iter(()) if last is None else self._search(kind, key, end=(last + 1) * ENTRY_BYTES)
         with self._mutex:
             groups, known_bytes = self._dicts.get(kind), self._known.get(kind, 0)
             if groups is not None and 0 < len(self._entries()) - known_bytes <= _FEW_BYTES:
@@ -97,47 +107,59 @@ class ColumnIndex:
 
     def candidates(self, keys: Collection[int]) -> list[tuple[int, Sequence[int]]]:
         """Return each id hash that some entries have, with their numbers, rising."""
-        if len(keys) == 1 and not self._known_ids and not self._worth_dicts(KIND_IDS):
-            (key,) = keys
-            numbers = list(self._search(KIND_IDS, key))[::-1]
-            return [(key, numbers)] if numbers else []
-        known = self._id_set()
+        size = len(self._entries())
+        if KIND_IDS in self._dicts:
+            known: AbstractSet[int] = self._dict(KIND_IDS).keys()
+        elif self._in_ids or self._searched + len(keys) * size > _SEARCHES_BEFORE_LASTS * size:
+            known = self._id_set()
+        else:
+            return [(key, numbers) for key in keys if (numbers := self.find(KIND_IDS, key))]
         if known.isdisjoint(keys):
             return []
         found = [key for key in dict.fromkeys(keys) if key in known]
-        self._searches += len(found) - 1  # `find` counts one
+        if len(found) > 1:
+            self._searched += len(found) * size  # rather than search for each
         return [(key, self.find(KIND_IDS, key)) for key in found]
 
     def last_numbers(self, kind: int, keys: Iterable[int]) -> list[int]:
         """Return the number of the last entry with each key; -1 if none has it."""
-        groups = map(self._dict(kind).get, keys, repeat(-1))
-        return [group if isinstance(group, int) else group[-1] for group in groups]
+        return list(map(self._last(kind).get, keys, repeat(-1)))
 
     def heads(self) -> tuple[list[int], list[int]]:
         """Return every stream hash, and the number of its last entry."""
-        groups = self._dict(KIND_STREAMS)
-        return list(groups), [as_numbers(numbers)[-1] for numbers in groups.values()]
+        lasts = self._last(KIND_STREAMS)
+        return list(lasts), list(lasts.values())
 
     def keys(self, kind: int) -> list[int]:
         """Return every key."""
-        return list(self._dict(kind))
+        return list(self._id_set() if kind == KIND_IDS else self._last(kind))
 
-    def _id_set(self) -> AbstractSet[int]:
+    def _id_set(self) -> set[int]:
         """Return the hashes of all ids."""
-        if KIND_IDS in self._dicts:
-            return self._dict(KIND_IDS).keys()
-        if self._known_ids != len(self._entries()):
+        if self._in_ids != len(self._entries()):
             with self._mutex:
-                entries = self._entries()
-                end = len(entries)
-                # A slice of a bytearray is a copy: a writer may extend the original meanwhile.
-                self._ids.update(column(entries[self._known_ids : end], "id_hash"))
-                self._known_ids = end
+                end = len(self._entries())
+                self._ids.update(self._column(KIND_IDS, self._in_ids, end))
+                self._in_ids = end
         return self._ids
 
-    def _worth_dicts(self, kind: int) -> bool:
-        self._searches += 1
-        return kind in self._dicts or self._searches > _SEARCHES_BEFORE_DICTS
+    def _last(self, kind: int) -> dict[int, int]:
+        """Return the number of each key's last entry."""
+        if self._in_lasts.get(kind) != len(self._entries()):
+            with self._mutex:
+                start, end = self._in_lasts.get(kind, 0), len(self._entries())
+                numbers = range(start // ENTRY_BYTES, end // ENTRY_BYTES)
+                lasts = self._lasts.setdefault(kind, {})
+                lasts.update(zip(self._column(kind, start, end), numbers, strict=True))
+                self._in_lasts[kind] = end
+        return self._lasts[kind]
+
+    def _column(self, kind: int, start: int, end: int) -> list[int]:
+        # A slice of a bytearray is a copy: a writer may extend the original meanwhile.
+        return column(self._entries()[start:end], _COLUMN[kind])
+
+    def _has_searched(self, times: int) -> bool:
+        return self._searched > times * len(self._entries())
 
     def _dict(self, kind: int) -> Groups:
         """Return a dict from each key to its entry's number, or to several: most keys have one."""
@@ -149,31 +171,30 @@ class ColumnIndex:
     def _grow_dict(self, kind: int) -> Groups:
         groups = self._dicts.setdefault(kind, {})
         known_bytes = self._known.get(kind, 0)
-        entries = self._entries()
-        end = len(entries)
+        end = len(self._entries())
         if known_bytes < end:
-            # A slice of a bytearray is a copy: a writer may extend the original meanwhile.
-            fresh = column(entries[known_bytes:end], _COLUMN[kind])
+            fresh = self._column(kind, known_bytes, end)
             numbers = range(known_bytes // ENTRY_BYTES, end // ENTRY_BYTES)
             if kind == KIND_IDS:
                 _group_ids(groups, fresh, numbers)
-                self._ids, self._known_ids = set(), 0  # the dict has them all
             else:
                 group_numbers(groups, fresh, numbers)
             self._known[kind] = end
         return groups
 
-    def _search(self, kind: int, key: int, start: int = 0) -> Iterator[int]:
+    def _search(self, kind: int, key: int, start: int = 0, end: int | None = None) -> Iterator[int]:
         entries = self._entries()
         if isinstance(entries, memoryview):
             entries = bytes(entries)  # a memoryview cannot be searched
         needle = key.to_bytes(_KEY_BYTES[kind], "little")
-        at = len(entries)
+        at = before = len(entries) if end is None else end
         while (at := entries.rfind(needle, start, at)) >= 0:
+            self._searched += before - at
             number, within = divmod(at, ENTRY_BYTES)
             if within == _KEY_AT[kind]:
                 yield number
-            at += len(needle) - 1  # the next find may overlap this one, but not be it
+            at = before = at + len(needle) - 1  # the next find may overlap this one, but not be it
+        self._searched += before - start
 
 
 def group_numbers(groups: Groups, keys: Sequence[int], numbers: Iterable[int]) -> None:
