@@ -31,6 +31,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"store"}),
     frozenset({"transfer", "aio"}),
     frozenset({"adapters"}),
+    frozenset({"web"}),
     frozenset({"cli", "testing"}),
 )
 # The few modules at the root that are not a place of their own, with the place that they belong to.
@@ -48,6 +49,8 @@ LAZY = (
     "prometheus_client",
     "duckdb",
     "pyarrow",
+    "starlette",
+    "uvicorn",
     "typer",
     "rich",
     "msgspec",

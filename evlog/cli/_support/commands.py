@@ -24,6 +24,7 @@ COMMANDS = {
     "backup": "Copy the store while others write to it, or bring the copy up to date.",
     "export": "Write events to a file: JSON lines, CSV, SQLite, Parquet, CloudEvents.",
     "sql": "Run a query of SQL over the store.",
+    "web": "Serve a page over the store to the browser on this machine.",
     "mcp": "Serve the store to an assistant, by the Model Context Protocol.",
     "metrics": "Print the store's numbers for Prometheus.",
     "fork": "Make a store of its own that begins with this one's history.",

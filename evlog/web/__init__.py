@@ -1,0 +1,17 @@
+"""The page that `evlog web` serves: a store to look at, in a browser on the same machine. `evlog help web`.
+
+1. It only reads. Every request is a GET; nothing that it can ask for changes the store.
+2. It is for one user: it listens on the loopback interface, and every path begins with a random token.
+3. A request reads a bounded piece, for a bounded time. A search that needs longer is continued by the page,
+   so that it ends when the page turns to something else.
+4. What a store holds is text to the page, never markup: `static/` makes nodes, no HTML.
+
+server.py   the socket, and the loop until Ctrl-C. Read this first
+guard.py    which requests are let through, and the headers of every answer
+app.py      the paths, and what each answers
+reading.py  pages of events, forwards and backwards
+shown.py    events as the page shows them
+streams.py  the names of all streams, in order
+live.py     news of the log, and long answers that end with the browser
+static/     the page: HTML, CSS and JavaScript as they are, without a build
+"""

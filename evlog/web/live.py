@@ -1,0 +1,216 @@
+"""News of the log for the pages that are open, and answers that are sent piece by piece.
+
+1. All pages share one follower of the log. It exists only while a page is open, and uses no processor time
+   while the log is idle.
+2. A page is told where the log ends, nothing else, and asks for what it shows. So a slow page holds nothing
+   up and lets nothing pile up: what it missed is one number.
+3. An answer ends when the browser has left, also while it waits for news, and when the browser has taken
+   nothing for a while.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from evlog.aio.workers import Workers
+from evlog.errors import EvlogError
+from evlog.model.filters import EVERYTHING
+from evlog.state.trace import Story
+from evlog.web.shown import as_rows
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from starlette.types import Receive, Scope, Send
+
+    from evlog.engine import Feed
+    from evlog.store import EventStore
+
+STALLED_SECONDS: Final = 20.0
+FOLLOWER: Final = "evlog-web-follower"
+_PAUSE_SECONDS: Final = 0.03  # between two messages to one page
+_QUIET_SECONDS: Final = 15.0  # after which a message without meaning finds out if the browser is there
+_WAIT_SECONDS: Final = 60.0
+_STORY_SECONDS: Final = 1.0
+_STORY_EVENTS: Final = 500
+_PIECE_SECONDS: Final = 0.05
+_FIRST_PIECE: Final = 4096
+
+
+class Heads:
+    """Where the log ends, for any number of pages. Used in one event loop.
+
+    Attributes:
+        head: the last position that is committed.
+        problem: why there will be no more news; None while there may be.
+    """
+
+    def __init__(self, store: EventStore) -> None:
+        self.head = 0
+        self.problem: str | None = None
+        self._store = store
+        self._pages: set[asyncio.Event] = set()
+        self._following: asyncio.Task[None] | None = None
+
+    def join(self) -> asyncio.Event:
+        """Return what is set whenever there are news; `leave` has to follow."""
+        news = asyncio.Event()
+        self._pages.add(news)
+        if self._following is None or self._following.done():
+            self.problem = None
+            self._following = asyncio.create_task(self._follow())
+        elif self.head:
+            news.set()
+        return news
+
+    def leave(self, news: asyncio.Event) -> None:
+        """End what `join` began; the follower ends with the last page."""
+        self._pages.discard(news)
+        if not self._pages and self._following is not None:
+            self._following.cancel()
+            self._following = None
+
+    async def _follow(self) -> None:
+        workers = Workers(1, FOLLOWER)
+        feed: Feed | None = None
+        try:
+            feed = await workers.submit(self._store.engine.follow, EVERYTHING)
+            self.head = await workers.submit(feed.committed, 0)
+            while True:
+                self._tell()
+                self.head = await workers.submit(_next_head, feed, self.head)
+        except EvlogError as error:
+            self.problem = str(error)
+            self._tell()
+        finally:
+            if feed is not None:
+                feed.wake()
+                workers.submit(feed.close)  # after the wait that was woken, in the same thread
+            workers.stop()
+
+    def _tell(self) -> None:
+        for news in self._pages:
+            news.set()
+
+
+def _next_head(feed: Feed, head: int) -> int:
+    """Wait for news in the follower's thread, and return where the log ends then."""
+    feed.wait(head, _WAIT_SECONDS)
+    return feed.committed(head)
+
+
+async def heads_of(heads: Heads) -> AsyncIterator[bytes]:
+    """Yield where the log ends, now and whenever it has grown."""
+    news = heads.join()
+    try:
+        yield b"retry: 1000\n\n"
+        while True:
+            try:
+                async with asyncio.timeout(_QUIET_SECONDS):
+                    await news.wait()
+            except TimeoutError:
+                yield b": quiet\n\n"
+                continue
+            news.clear()
+            if heads.problem is not None:
+                yield message("problem", heads.problem)
+                return
+            yield message("head", heads.head)
+            await asyncio.sleep(_PAUSE_SECONDS)
+    finally:
+        heads.leave(news)
+
+
+async def story_of(
+    store: EventStore, workers: Workers, position: int, *, to_the_end: bool
+) -> AsyncIterator[bytes]:
+    """Yield the story of an event as it is found: its causes, then its effects.
+
+    Args:
+        to_the_end: search the whole log; else stop after a second.
+    """
+    try:
+        story = await workers.submit(_begin_story, store, position)
+        yield message("found", as_rows(story.found.values()))
+        head, piece, begin = store.head, _FIRST_PIECE, time.monotonic()
+        pieces = [(story.first - 1, head), (0, story.first - 1)]  # effects come after their causes
+        for after, last in pieces:
+            while after < last:
+                if len(story.found) > _STORY_EVENTS or not (
+                    to_the_end or time.monotonic() - begin < _STORY_SECONDS
+                ):
+                    yield message(
+                        "end", {"complete": False, "from": after, "first": story.first, "head": head}
+                    )
+                    return
+                piece_begin, end = time.monotonic(), min(last, after + piece)
+                new = await workers.submit(story.search, after, end)
+                after = end
+                piece = piece * 2 if time.monotonic() - piece_begin < _PIECE_SECONDS else max(1, piece // 2)
+                if new:
+                    yield message("found", as_rows(new[:_STORY_EVENTS]))
+                else:
+                    yield message("searched", {"searched": after, "head": head})
+        yield message("end", {"complete": True})
+    except EvlogError as error:
+        yield message("problem", str(error))
+
+
+def _begin_story(store: EventStore, position: int) -> Story:
+    return Story(store.engine, store.get(position), store.get)
+
+
+def message(name: str, content: Any) -> bytes:
+    """Return a server-sent event; its data is JSON."""
+    return f"event: {name}\ndata: {json.dumps(content)}\n\n".encode()
+
+
+class Messages:
+    """An answer of server-sent events, an ASGI application.
+
+    Args:
+        messages: closed at the end.
+        stalled_seconds: for how long the browser may take nothing.
+    """
+
+    def __init__(self, messages: AsyncIterator[bytes], stalled_seconds: float = STALLED_SECONDS) -> None:
+        self._messages = messages
+        self._stalled_seconds = stalled_seconds
+
+    async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the messages until they end, or the browser has left or stalled."""
+        left = asyncio.ensure_future(_wait_until_left(receive))
+        sending = asyncio.ensure_future(self._send(send))
+        try:
+            await asyncio.wait({left, sending}, return_when=asyncio.FIRST_COMPLETED)
+            if sending.done():
+                sending.result()
+        finally:
+            left.cancel()
+            sending.cancel()
+            await asyncio.wait({left, sending})
+
+    async def _send(self, send: Send) -> None:
+        start = {
+            "type": "http.response.start",
+            "status": 200,
+            "headers": [(b"content-type", b"text/event-stream; charset=utf-8")],
+        }
+        await send(start)
+        try:
+            async for each in self._messages:
+                async with asyncio.timeout(self._stalled_seconds):
+                    await send({"type": "http.response.body", "body": each, "more_body": True})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        except (TimeoutError, OSError):
+            pass  # the browser takes nothing, or has left: nothing is held for it any longer
+        finally:
+            await self._messages.aclose()  # type: ignore[attr-defined]
+
+
+async def _wait_until_left(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,196 @@
+"""Pages of events: so many that match, forwards or backwards, found within a bounded time.
+
+1. A page is a range of numbers: versions where one stream is selected, positions otherwise.
+2. The log is searched piece by piece. The pieces grow while they are searched quickly, so a selection that an
+   index answers needs few, and a pattern that occurs nowhere can be given up after each.
+3. An answer says how far it came. A page asks again from there, or stops.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from evlog.errors import EvlogError, InvalidArgument
+from evlog.model.when import parse_when
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from starlette.datastructures import QueryParams
+
+    from evlog.model.events import Event
+    from evlog.store import EventStore
+
+SEARCH_SECONDS: Final = 0.15
+_PIECE_SECONDS: Final = 0.05
+_FIRST_PIECE: Final = 2048
+_MOST_EVENTS: Final = 500
+
+
+class Page(NamedTuple):
+    """Some events, the newest first, and how far the search for them came."""
+
+    events: list[Event]
+    bound: int
+    """where to go on: before this number when it was searched backwards, after it otherwise"""
+    more: bool
+    """whether there is anything to go on with"""
+    top: int
+    """the last number that there was when the search began"""
+    problem: str | None = None
+    """the damage that ended the search"""
+
+
+class Selection(NamedTuple):
+    """Which events a page is about."""
+
+    stream: str | None
+    options: dict[str, Any]
+    """as `EventStore.read` and `read_all` take them"""
+
+    def top(self, store: EventStore) -> int:
+        """Return the last number."""
+        return store.head if self.stream is None else store.stream_version(self.stream)
+
+    def number(self, event: Event) -> int:
+        """Return the number of an event."""
+        return event.position if self.stream is None else event.version
+
+    def read(self, store: EventStore, after: int, to: int, *, reverse: bool, limit: int) -> Iterator[Event]:
+        """Iterate over the events whose number is behind `after`, up to and including `to`."""
+        if self.stream is None:
+            return store.read_all(after, to, reverse=reverse, limit=limit, **self.options)
+        return store.read(self.stream, after + 1, to, reverse=reverse, limit=limit, **self.options)
+
+
+def selection_of(query: QueryParams) -> Selection:
+    """Return what a page asks for.
+
+    Raises:
+        InvalidArgument: a filter makes no sense.
+    """
+    now = datetime.now(UTC)
+    given = {name: query[name].strip() for name in query if query[name].strip()}
+    options: dict[str, Any] = {
+        name: parse_when(given[name], now) for name in ("since", "until") if name in given
+    }
+    if "text" in given:
+        options["grep"] = as_pattern(given["text"])
+    if "correlation" in given:
+        options["correlation"] = given["correlation"]
+    for name, option in (("type", "types"), ("tag", "tags")):
+        if texts := [text.strip() for text in query.getlist(name) if text.strip()]:
+            options[option] = texts
+    stream, category = given.get("stream"), given.get("category")
+    if category is not None:
+        if stream is not None:
+            raise InvalidArgument("stream and category both say which streams", "leave one of them empty")
+        options["category"] = category
+    return Selection(stream, options)
+
+
+def as_pattern(text: str) -> str:
+    """Return a search text as a pattern: `/…/` is a regular expression, `/…/i` one that ignores case."""
+    found = re.fullmatch(r"/(.+)/(i?)", text)
+    if found is None:
+        return re.sub(r"([][\\.^$*+?{}()|])", r"\\\1", text)
+    return ("(?i)" if found[2] else "") + found[1]
+
+
+def number_of(query: QueryParams, name: str, most: int | None = None) -> int | None:
+    """Return a whole number that a request gives; None if it gives none.
+
+    Raises:
+        InvalidArgument: it is no such number.
+    """
+    text = query.get(name)
+    if not text:
+        return None
+    if not (text.isascii() and text.isdecimal() and len(text) < 19 and (most is None or int(text) <= most)):
+        raise InvalidArgument(f"invalid {name} {text[:40]!r}", "use a whole number")
+    return int(text)
+
+
+def read_page(store: EventStore, query: QueryParams) -> Page:
+    """Return a page.
+
+    Args:
+        query: the filters; `before` and `after`, both exclusive; `limit`; and `order`: the page begins at
+            the upper bound and goes back (`older`), or at the lower one and goes on (`newer`).
+
+    Raises:
+        InvalidArgument: it makes no sense. As `EventStore.read`, but damage is in the page.
+    """
+    selection = selection_of(query)
+    top = selection.top(store)
+    after, before = number_of(query, "after") or 0, number_of(query, "before")
+    limit = number_of(query, "limit", _MOST_EVENTS) or 1
+    high = top if before is None else max(0, min(top, before - 1))
+    search = _search_older if query.get("order") != "newer" else _search_newer
+    events: list[Event] = []
+    try:
+        bound, more = search(store, selection, min(after, high), high, limit, events)
+        problem = None
+    except EvlogError as error:
+        if isinstance(error, ValueError):  # the request's fault
+            raise
+        bound, more, problem = 0, False, str(error)
+    if search is _search_newer:
+        events.reverse()
+    return Page(events, bound, more, top, problem)
+
+
+def _search_older(
+    store: EventStore, selection: Selection, low: int, high: int, limit: int, found: list[Event]
+) -> tuple[int, bool]:
+    """Add the last events in (low, high] to `found`; return before which to go on, and whether to."""
+    clock = _Clock()
+    while high > low and len(found) <= limit and not clock.is_over():
+        begin = max(low, high - clock.piece)
+        wanted = limit + 1 - len(found)  # one more, which says that there is one
+        found += selection.read(store, begin, high, reverse=True, limit=wanted)
+        high = begin
+        clock.end_piece()
+    if len(found) > limit:
+        del found[limit:]
+        return selection.number(found[-1]), True
+    return high + 1, high > low
+
+
+def _search_newer(
+    store: EventStore, selection: Selection, low: int, high: int, limit: int, found: list[Event]
+) -> tuple[int, bool]:
+    """Add the first events in (low, high] to `found`; return behind which to go on, and whether to."""
+    clock = _Clock()
+    while low < high and len(found) <= limit and not clock.is_over():
+        end = min(high, low + clock.piece)
+        found += selection.read(store, low, end, reverse=False, limit=limit + 1 - len(found))
+        low = end
+        clock.end_piece()
+    if len(found) > limit:
+        del found[limit:]
+        return selection.number(found[-1]), True
+    return low, low < high
+
+
+class _Clock:
+    """How long a search has taken, and how long its next piece may be.
+
+    Attributes:
+        piece: a number of positions or versions.
+    """
+
+    def __init__(self) -> None:
+        self.piece = _FIRST_PIECE
+        self._begin = self._piece_begin = time.monotonic()
+
+    def end_piece(self) -> None:
+        now = time.monotonic()
+        self.piece = self.piece * 2 if now - self._piece_begin < _PIECE_SECONDS else max(1, self.piece // 2)
+        self._piece_begin = now
+
+    def is_over(self) -> bool:
+        return self._piece_begin - self._begin > SEARCH_SECONDS

@@ -1,0 +1,101 @@
+"""The names of all streams, in order, for pages of them and for a search by prefix.
+
+A store has no index of its streams by name, so the names are collected once, and brought up to date from the
+events that came since. They take about 100 bytes of memory each. What is shown of a stream is read for each
+page.
+"""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_left, bisect_right
+from collections import Counter
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, Final
+
+from evlog.model.events import SYSTEM_PREFIX, category_of
+
+if TYPE_CHECKING:
+    from evlog.store import EventStore
+
+_LAST: Final = "\U0010ffff"
+_CATEGORIES: Final = 12
+
+
+class StreamNames:
+    """The names of a store's streams."""
+
+    def __init__(self, store: EventStore) -> None:
+        self._store = store
+        self._mutex = threading.Lock()  # guards all that follows
+        self._position = 0
+        self._names: list[str] = []
+        self._categories: Counter[str] = Counter()
+
+    def page(self, prefix: str, after: str | None, before: str | None, limit: int) -> dict[str, Any]:
+        """Return some streams whose names begin with a prefix.
+
+        Args:
+            after, before: names, exclusive; with `before` the last ones before it.
+        """
+        with self._mutex:
+            self._update()
+            names = self._names
+            low, high = bisect_left(names, prefix), bisect_left(names, prefix + _LAST)
+            if before:
+                end = max(low, min(high, bisect_left(names, before)))
+                begin = max(low, end - limit)
+            else:
+                begin = max(low, bisect_right(names, after)) if after else low
+                end = min(high, begin + limit)
+            shown = names[begin:end]
+            categories = self._categories.most_common(_CATEGORIES)
+        return {
+            "streams": self._rows(shown),
+            "first": begin - low + 1,
+            "last": end - low,
+            "count": high - low,
+            "categories": categories,
+        }
+
+    def _update(self) -> None:
+        """Take in the streams that are new since the last call."""
+        store, head = self._store, self._store.head
+        if not self._position:
+            new = [info.name for info in store.streams()]
+        else:
+            written = set(map(itemgetter(2), store.read_all(self._position, head)))
+            new = [name for name in written if not self._knows(name)]
+        self._position = head
+        if new:
+            self._names = sorted(self._names + new)
+            self._categories.update(map(category_of, new))
+
+    def _knows(self, name: str) -> bool:
+        at = bisect_left(self._names, name)
+        return at < len(self._names) and self._names[at] == name
+
+    def _rows(self, names: list[str]) -> list[dict[str, Any]]:
+        store = self._store
+        rows = []
+        for name, version in zip(names, store.engine.versions(names), strict=True):
+            last = store.last(name)
+            row = {"stream": name, "version": version, "type": None, "time_us": None, "position": None}
+            if last is not None:
+                row |= {"type": last.type, "time_us": last.time_us, "position": last.position}
+            rows.append(row)
+        return rows
+
+
+def recent_names(store: EventStore, limit: int) -> dict[str, list[str]]:
+    """Return the streams, categories, types and tags of the last events, the most frequent first."""
+    events = [
+        event for event in store.read_all(reverse=True, limit=limit) if event.stream[0] != SYSTEM_PREFIX
+    ]
+    found = {
+        "stream": (event.stream for event in events),
+        "category": (event.category for event in events),
+        "type": (event.type for event in events),
+        "tag": (tag for event in events for tag in event.tags),
+    }
+    return {name: [text for text, _ in Counter(texts).most_common(100)] for name, texts in found.items()}
