@@ -42,9 +42,10 @@ def command(given: Given) -> None:
     try:
         from evlog.web.server import serve
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] not in {"starlette", "uvicorn"}:
+        missing = (error.name or "").partition(".")[0]
+        if missing not in {"starlette", "uvicorn"}:
             raise
-        raise ExtraNotInstalled("evlog web", "Starlette and uvicorn", "web") from None
+        raise ExtraNotInstalled("evlog web", missing, "web") from None
 
     def announce(url: str) -> None:
         if console.stdout_is_terminal():

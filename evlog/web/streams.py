@@ -62,7 +62,7 @@ class StreamNames:
         """Take in the streams that are new since the last call."""
         store, head = self._store, self._store.head
         if not self._position:
-            new = [info.name for info in store.streams()]
+            new = [info.stream for info in store.streams()]
         else:
             written = set(map(itemgetter(2), store.read_all(self._position, head)))
             new = [name for name in written if not self._knows(name)]
