@@ -74,6 +74,8 @@ def test_every_block_of_a_page_prints_what_it_shows(
         make_repository(folder, environment)
     if "evlog schema set" in page.text:
         pytest.importorskip("jsonschema_rs")
+    if "PERSISTENCE_MODULE" in page.text:
+        pytest.importorskip("eventsourcing")
     run(page, folder, environment, monkeypatch)
 
 
