@@ -25,6 +25,11 @@ if TYPE_CHECKING:
     """Names of fields, and what each must be; None: anything."""
 
 _SPECIAL: Final = frozenset("\\.^$*+?{}[]|()")
+# An escaped or plain character; then a class, a set, a repetition, any character, an anchor.
+_SIMPLE: Final = (
+    r"\\([^\w\s])|([^\\[(){|.^$*+?]|\{(?!\d*,?\d*\}))"
+    r"|\\[dDwWsSbBAZ]|\[\^?\]?[^]\\[]*\]|\{\d*,?\d*\}|[.^$*+?]"
+)
 _ESCAPED: Final = frozenset('"\\/')
 
 
@@ -78,6 +83,31 @@ def _is_plain(pattern: str) -> bool:
     return _SPECIAL.isdisjoint(pattern)
 
 
+def needed_text(pattern: str) -> str:
+    """Return the longest text that is in all that a pattern matches, as far as that is easily seen.
+
+    A search for it in the bytes of many events at once leaves out most of them, in a tenth of the time.
+    """
+    if _is_plain(pattern):
+        return pattern
+    if not pattern.isascii():
+        return ""
+    import re
+
+    found, run, at = "", "", 0
+    for token in re.finditer(_SIMPLE, pattern):
+        if token.start() != at:
+            return ""  # a group, a branch, or something rarer
+        at = token.end()
+        if token.lastindex:
+            run += token[token.lastindex]
+            continue
+        if token[0][0] in "*?{":
+            run = run[:-1]  # what is before it may be missing
+        found, run = max(found, run, key=len), ""
+    return max(found, run, key=len) if at == len(pattern) else ""
+
+
 def _compiled(pattern: str) -> Callable[[str], object]:
     import re
 
@@ -103,7 +133,7 @@ class ContentMatcher:
         """Of the fields: bytes that metadata must have, each with what says that JSON may hide it."""
         # What says most of many records: the values, or where anything will do the names.
         self._values = [_needles(name, text)[-1] for name, text in fields]
-        self.literals = [pattern.encode() for pattern in patterns if _is_plain(pattern)]
+        self.literals = [text.encode() for pattern in patterns if (text := needed_text(pattern))]
         self._searches = [_compiled(pattern) for pattern in patterns if not _is_plain(pattern)]
 
     def __call__(self, record: Record) -> bool:
@@ -115,8 +145,11 @@ class ContentMatcher:
             if literal not in data and (metadata is None or literal not in metadata):
                 return False
         if self._searches:
-            texts = [raw.decode(errors="replace") for raw in (data, metadata) if raw]
-            return all(any(map(search, texts)) for search in self._searches)
+            text = data.decode("utf-8", "replace")
+            more = metadata.decode("utf-8", "replace") if metadata else ""
+            for search in self._searches:
+                if not (data and search(text)) and not (more and search(more)):
+                    return False
         return True
 
     def may_be_in(self, raw: bytes) -> bool:

@@ -283,9 +283,11 @@ def _entry_batches(
     if numbers is not None and len(numbers) * _FETCH_SHARE <= high - low:
         batches: Iterator[Sequence[Record]] = segment.records(numbers[::-1] if reverse else numbers)
     elif selection.content is not None and not erases:
-        # By entries: records are searched and skipped in large pieces, however small their frames are.
-        numbers = range(high - 1, low - 1, -1) if reverse else range(low, high)
-        batches = segment.records(numbers, may_hold=selection.content.may_be_in)
+        may_hold = selection.content.may_be_in
+        if reverse:
+            batches = segment.records(range(high - 1, low - 1, -1), may_hold=may_hold)
+        else:
+            batches = segment.scan(low, high, may_hold)
     elif high - low <= _FEW_RECORDS:  # their frame may hold a thousand
         batches = segment.records(range(high - 1, low - 1, -1) if reverse else range(low, high))
     elif reverse:

@@ -20,6 +20,7 @@ from evlog.files.format.frames import (
     FRAME_HEADER_BYTES,
     FrameHeader,
     array_head,
+    check_body,
     decode_body,
     decode_frame_header,
     decode_record,
@@ -53,6 +54,9 @@ if TYPE_CHECKING:
 # A frame with a larger body is read record by record, so that reading takes the same memory for any frame.
 _WHOLE_BODY_BYTES: Final = 4 << 20
 _RECORDS_AT_ONCE: Final = 256
+_MANY_EVENTS: Final = (
+    16  # a search asks once of each frame with this many; records of others are put together
+)
 _BYTES_AT_ONCE: Final = 1 << 20
 _WINDOW_BYTES: Final = 1 << 16
 _FIRST_RECORDS: Final = 32  # so that one page, or one event, does not cost more
@@ -64,6 +68,11 @@ def _are_neighbours(numbers: Sequence[int]) -> bool:
     return end - first == len(numbers) and (
         isinstance(numbers, range) or list(numbers) == list(range(first, end))
     )
+
+
+def _is_taken_apart(header: FrameHeader, may_hold: Callable[[bytes], bool] | None) -> bool:
+    """Return whether a frame is read record by record: a large one, or a small one that is searched."""
+    return header.length > _WHOLE_BODY_BYTES or (may_hold is not None and header.events < _MANY_EVENTS)
 
 
 def check_file_header(raw: bytes, path: str, expected: FileHeader) -> None:
@@ -151,7 +160,7 @@ class Segment:
         among: range | None = None,
         first: int = _FIRST_RECORDS,
         may_hold: Callable[[bytes], bool] | None = None,
-    ) -> Iterator[Sequence[Record]]:
+    ) -> Iterator[tuple[Record, ...]]:
         """Iterate over the records of the entries, checked, in the order given, in batches.
 
         Args:
@@ -233,22 +242,28 @@ class Segment:
 
     # --- in order
 
-    def scan(self, low: int, high: int) -> Iterator[tuple[Record, ...]]:
+    def scan(
+        self, low: int, high: int, may_hold: Callable[[bytes], bool] | None = None
+    ) -> Iterator[tuple[Record, ...]]:
         """Iterate over the records of entries low..high-1, a frame (or a part of a large one) at a time.
+
+        Args:
+            may_hold: as `records`. Of frames with many events it is asked once.
 
         Raises:
             CorruptionError: a frame is damaged; those before it were yielded.
         """
         while low < high:
             header, offset, first = self._frame_of(low)
-            after = first + header.events
-            if header.length > _WHOLE_BODY_BYTES:
-                for records in self.records(range(low, min(after, high))):
-                    yield tuple(records)
+            if _is_taken_apart(header, may_hold):
+                after = first + header.events
+                if may_hold is not None and header.events < _MANY_EVENTS:
+                    after = low + _RECORDS_AT_ONCE  # over small frames, whatever comes after them
+                yield from self.records(range(low, min(after, high)), None, _RECORDS_AT_ONCE, may_hold)
                 low = after
                 continue
-            for records in self._whole_frames(low, high, header, offset, first):
-                low += len(records)
+            for after, records in self._whole_frames(low, high, header, offset, first, may_hold):
+                low = after
                 yield records
 
     def scan_back(self, low: int, high: int) -> Iterator[tuple[Record, ...]]:
@@ -257,32 +272,46 @@ class Segment:
             header, offset, first = self._frame_of(high - 1)
             start = max(low, first)
             if header.length > _WHOLE_BODY_BYTES:
-                for records in self.records(range(high - 1, start - 1, -1)):
-                    yield tuple(records)
+                yield from self.records(range(high - 1, start - 1, -1))
             else:
                 yield self._decode(header, offset, None)[start - first : high - first][::-1]
             high = start
 
     def _whole_frames(
-        self, low: int, high: int, header: FrameHeader, offset: int, first: int
-    ) -> Iterator[tuple[Record, ...]]:
-        """Iterate over frames that follow each other in the log, without using the entries."""
+        self,
+        low: int,
+        high: int,
+        header: FrameHeader,
+        offset: int,
+        first: int,
+        may_hold: Callable[[bytes], bool] | None,
+    ) -> Iterator[tuple[int, tuple[Record, ...]]]:
+        """Iterate over frames that follow each other in the log, without using the entries.
+
+        Yields:
+            The number of the entry after those of a frame, and the frame's records.
+        """
         window, window_at = self.window(offset, FRAME_HEADER_BYTES + header.length)
         while True:
             body_at = offset + FRAME_HEADER_BYTES - window_at
-            records = self._decode(header, offset, window[body_at : body_at + header.length])
-            if low > first or first + header.events > high:
-                yield records[low - first : high - first]
+            body = window[body_at : body_at + header.length]
+            after = first + header.events
+            records: tuple[Record, ...] = ()
+            if may_hold is None or may_hold(bytes(body)):
+                records = self._decode(header, offset, body)
+                if low > first or after > high:
+                    records = records[low - first : high - first]
             else:
-                yield records
-            low = first = first + header.events
+                self._check(header, offset, body)
+            yield after, records
+            low = first = after
             offset += FRAME_HEADER_BYTES + header.length
             if low >= high:
                 return
             if offset + FRAME_HEADER_BYTES > window_at + len(window):
                 window, window_at = self.window(offset, FRAME_HEADER_BYTES)
             header = self._header(window, offset - window_at, offset)
-            if header.length > _WHOLE_BODY_BYTES:
+            if _is_taken_apart(header, may_hold):
                 return
             if offset + FRAME_HEADER_BYTES + header.length > window_at + len(window):
                 window, window_at = self.window(offset, FRAME_HEADER_BYTES + header.length)
@@ -322,6 +351,12 @@ class Segment:
         except FormatFault as fault:
             raise CorruptionError(self.log_path, offset, str(fault)) from None
 
+    def _check(self, header: FrameHeader, offset: int, body: bytes | memoryview) -> None:
+        try:
+            check_body(header, body)
+        except FormatFault as fault:
+            raise CorruptionError(self.log_path, offset, str(fault), header.first_position) from None
+
     def _decode(
         self, header: FrameHeader, offset: int, body: bytes | memoryview | None
     ) -> tuple[Record, ...]:
@@ -333,7 +368,7 @@ class Segment:
             raise CorruptionError(self.log_path, offset, str(fault), header.first_position) from None
 
 
-def read_together(chunks: Sequence[tuple[Segment, Sequence[int]]]) -> Iterator[Sequence[Record]]:
+def read_together(chunks: Sequence[tuple[Segment, Sequence[int]]]) -> Iterator[tuple[Record, ...]]:
     """Iterate over the records of a few entries in several segments, as `Segment.records` does.
 
     They are checked and decoded in one call: of a stream in ten segments, in half the time.

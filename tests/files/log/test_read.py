@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import tracemalloc
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
@@ -14,10 +15,10 @@ import pytest
 
 import evlog
 from evlog import Event, EventStore, NewEvent
-from evlog.errors import InvalidArgument, InvalidStreamName
+from evlog.errors import CorruptionError, InvalidArgument, InvalidStreamName
 from evlog.files.format.entries import ENTRY_BYTES
 from evlog.model.filters import _microseconds
-from tests.support.helpers import Clock, engine_of, facts, fill, new, numbers, small_store
+from tests.support.helpers import Clock, engine_of, facts, fill, new, numbers, segment_files, small_store
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 FIRST_US = 1_700_000_000_000_000
@@ -341,3 +342,59 @@ def test_page_is_right_whatever_versions_the_entries_name(tmp_path: Path, sealed
                 assert found == every[first - 1 : last], (number, first, last)
                 back = store.read("long-1", first, last, reverse=True, limit=3)
                 assert [event.version for event in back] == found[::-1][:3]
+
+
+def test_every_page_of_a_stream_in_many_segments_is_right(tmp_path: Path) -> None:
+    """Where it begins is found in growing steps; segments without the stream are among those looked at."""
+    with small_store(tmp_path / "store", segment_events=7, sync="none") as store:
+        for number in range(60):
+            names = ["long-1"] * (number % 4) + ["other-1"] * (number % 3)
+            store.append_many([(name, [new(number)]) for name in names or ["third-1"] * 9])
+        assert store.info().segments > 20
+        versions = [event.version for event in store.read("long-1")]
+        assert versions == list(range(1, 91))
+        for first in range(1, 92):
+            for limit in (1, 5, 40):
+                page = store.read("long-1", first, limit=limit)
+                assert [event.version for event in page] == versions[first - 1 :][:limit]
+                back = store.read("long-1", to_version=first, limit=limit, reverse=True)
+                assert [event.version for event in back] == versions[:first][::-1][:limit]
+            both = store.read("long-1", first, first + 30)
+            assert [event.version for event in both] == versions[first - 1 : first + 30]
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_page_goes_on_after_a_compaction_has_merged_its_segments(tmp_path: Path, reverse: bool) -> None:
+    with small_store(tmp_path / "store", segment_events=50, sync="none") as store:
+        for _ in range(16):
+            store.append_many([("long-1", [new()] * 10), ("short-1", [new()] * 40)])
+        wanted = list(range(11, 151))[:: -1 if reverse else 1]
+        store.set_retention("short-1", max_count=1)
+        others = [evlog.open(store.path) for _ in range(8)]  # each has opened what it has read
+        reads = [other.read("long-1", 11, 150, reverse=reverse) for other in others]
+        seen = [[next(read).version for _ in range(19 * at + 1)] for at, read in enumerate(reads)]
+        with evlog.open(tmp_path / "store") as other:
+            assert other.compact().segments_after < 10
+        for begun, read in zip(seen, reads, strict=True):
+            assert begun + [event.version for event in read] == wanted
+
+
+def test_search_finds_what_is_in_frames_of_any_size_and_passes_no_damage(tmp_path: Path) -> None:
+    sizes = (1, 2, 40, 1, 15, 16, 17, 300, 3)
+    with small_store(tmp_path / "store", segment_events=200, sync="none") as store:
+        number = 0
+        for _ in range(3):
+            for size in sizes:
+                store.append_many([(f"s-{at % 5}", [new(number + at)]) for at in range(size)])
+                number += size
+        for text in ("7", "99", "1000", "10.*4$", "x"):
+            for after, to in ((0, None), (33, 900), (399, 401)):
+                wanted = [place for place in range(after, to or number) if re.search(text, str(place))]
+                assert numbers(store.read_all(after, to, grep=text)) == wanted
+                assert numbers(store.read_all(after, to, grep=text, reverse=True)) == wanted[::-1]
+        log = segment_files(store, "log")[1]
+        content = bytearray(log.read_bytes())
+        content[len(content) // 2] ^= 1
+        log.write_bytes(content)
+    with evlog.open(tmp_path / "store") as store, pytest.raises(CorruptionError):
+        list(store.read_all(grep="nowhere"))
