@@ -365,7 +365,11 @@ class Engine(Protocol):
 # --- engines by URL
 
 _IN_SCHEMES = {ord(mark): "x" for mark in "+-."}
-_OWN_ENGINES = {"postgresql": "evlog.engines.postgresql", "postgres": "evlog.engines.postgresql"}
+_OWN_ENGINES = {
+    "postgresql": "evlog.engines.postgresql",
+    "postgres": "evlog.engines.postgresql",
+    "nats": "evlog.engines.nats",
+}
 
 
 def scheme_of(where: str) -> str | None:

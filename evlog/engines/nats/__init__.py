@@ -1,0 +1,18 @@
+"""A store in NATS JetStream: the whole contract, on one server or a cluster. Needs no client library.
+
+1. A store is one JetStream stream of events, and a key-value bucket of subscriptions and snapshots. What the
+   messages are is in `layout.py`.
+2. An append decides on the client (`evlog/engines/deciding.py`) and is stored as one atomic batch, on the
+   condition that the stream still ends where the writer has looked. So ids, versions, conditions and
+   positions are exact, whatever writers do at the same time.
+3. The leader of the stream acknowledges once a majority of the replicas has the batch. An answer that is
+   lost is settled by deciding again with the same ids.
+4. Reads ask the leader what the last message is, and any replica for the messages up to there.
+5. A retention policy hides; a compaction purges messages, after it has stored what has to be remembered.
+
+Read `engine.py` first, then `layout.py` and `appends.py`.
+"""
+
+from evlog.engines.nats.engine import open_engine
+
+__all__ = ["open_engine"]

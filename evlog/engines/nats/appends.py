@@ -1,0 +1,314 @@
+"""Appends: look, decide, and store on the condition that the stream ends where it was looked at.
+
+1. While nobody else appends, what was known of the stream's end stays true, and an append is one request.
+   Another writer makes the server refuse it; then the writer looks and decides again.
+2. When an answer is lost, the append may be stored, or stored later. It is decided again with the same ids:
+   either they are found, or the stream still ends where it did, and of two such batches one can be stored.
+3. With more messages than one batch takes, the index of ids is stored first. An entry whose event does not
+   come points to another one or to none, which a look-up notices.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections import OrderedDict
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from evlog.engines.deciding import Decision, Request, decide, removed_matches
+from evlog.engines.messages import POSITION, TIME
+from evlog.engines.nats.connections import ANSWER_SECONDS, Connections, Pause
+from evlog.engines.nats.jetstream import BATCH, JetStream, Outgoing, Stored, WrongSequence
+from evlog.engines.nats.layout import (
+    Control,
+    Subjects,
+    encode_control,
+    encode_event,
+    encode_id,
+    make_sequence_ids,
+    place_headers,
+    sequence_in,
+    tail_place,
+)
+from evlog.engines.nats.session import Lost, NoResponder, NotConnected
+from evlog.errors import AppendUnknown, EventTooLarge, InvalidArgument, LockTimeout, StoreUnreachable
+from evlog.files.disk.fork import register_fork_reset
+from evlog.model.events import METADATA_PREFIX
+from evlog.model.filters import ANYTHING
+from evlog.model.retention import REDACTIONS_STREAM, SCHEMAS_STREAM
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from evlog.engines.nats.reading import Reader, State
+    from evlog.model.appends import BatchResult
+    from evlog.model.events import Event
+    from evlog.model.history import RemovedRecord, Standing
+    from evlog.model.queries import IfNone, Item
+    from evlog.model.retention import Rules
+
+_HEADERS_BYTES: Final = 2048  # of an event's message, beside its metadata, at most
+_REMEMBERED: Final = 10_000
+_QUERIES: Final = 256
+_LOOKED_UP: Final = 300  # ids or streams in one look
+_CONTENTION_SECONDS: Final = 0.004
+
+
+class Moved(Exception):
+    """The stream does not end any more where the view saw it."""
+
+
+class View:
+    """The log as of the stream's end: `evlog.engines.deciding.LogView`. Raises Moved."""
+
+    def __init__(self, appender: Appender, tail: Stored, state: State, versions: dict[str, int]) -> None:
+        self.address = appender.connections.address.text
+        self.head = tail.number(POSITION)
+        self.time_us = tail.number(TIME)
+        self.tail = tail
+        self.state = state
+        self.remembered = versions
+        self._appender = appender
+
+    @property
+    def standing(self) -> Standing:
+        """What the store is to others."""
+        return self.state.control.standing
+
+    @property
+    def rules(self) -> Rules:
+        """The policies in force."""
+        return self.state.rules
+
+    def known(self, ids: Sequence[bytes]) -> Mapping[bytes, Event | RemovedRecord]:
+        """Return the events that have these ids, those removed too."""
+        subjects = self._appender.subjects
+        names = [name for id in ids for name in (subjects.id(id), subjects.removed_id(id))]
+        found = self._look(names)
+        if not found and not self.state.stubs and not any(map(sequence_in, ids)):
+            return {}
+        return self._appender.reader.known(ids, found, self.tail.sequence)
+
+    def versions(self, streams: Sequence[str]) -> Mapping[str, int]:
+        """Return the last version of each stream."""
+        remembered, reader = self.remembered, self._appender.reader
+        missing = [stream for stream in streams if stream not in remembered]
+        if missing:
+            found = self._look([name for stream in missing for name in reader.version_subjects(stream)])
+            if len(remembered) > _REMEMBERED:
+                remembered.clear()
+                missing = list(streams) if len(missing) < len(streams) else missing
+                found = self._look([name for each in missing for name in reader.version_subjects(each)])
+            remembered.update((stream, reader.version_in(found, stream)) for stream in missing)
+        return {stream: remembered[stream] for stream in streams}
+
+    def first_match(self, condition: IfNone) -> int | None:
+        """Return the position of the first event, also a removed one, that breaks a condition."""
+        found = self._appender.scan_query(condition, self.head)
+        if self.state.control.removed and any(tags for _, tags in condition.query.items):
+            removed = self._appender.reader.removed(condition.after)
+            places = [each.position for each in removed if removed_matches(condition, each)]
+            found = min(filter(None, (found, *places)), default=None)
+        return found
+
+    def _look(self, subjects: Sequence[str]) -> dict[str, Stored]:
+        """Return the last messages of subjects, as of the stream's end."""
+        jetstream, control = self._appender.jetstream, self._appender.subjects.control
+        found: dict[str, Stored] = {}
+        for at in range(0, len(subjects), _LOOKED_UP):
+            tail, some, up_to = jetstream.look([control, *subjects[at : at + _LOOKED_UP]])
+            if tail.sequence != self.tail.sequence or up_to != tail.sequence:
+                raise Moved
+            found |= some
+        found.pop(control, None)
+        return found
+
+
+class Appender:
+    """Appends of one engine, one at a time. Any thread may use it."""
+
+    def __init__(
+        self,
+        connections: Connections,
+        jetstream: JetStream,
+        subjects: Subjects,
+        reader: Reader,
+        lock_timeout_seconds: float | None,
+        max_payload: int,
+    ) -> None:
+        self.connections = connections
+        self.jetstream = jetstream
+        self.subjects = subjects
+        self.reader = reader
+        self.max_event_bytes = max_payload - _HEADERS_BYTES
+        self._lock_timeout_seconds = lock_timeout_seconds
+        self._mutex = threading.Lock()  # guards the two below, and holds during an append
+        self._view: View | None = None  # as of the last append of this engine
+        self._scanned: OrderedDict[tuple[Item, ...], tuple[int, int]] = OrderedDict()
+        register_fork_reset(self)
+
+    def reset_after_fork(self) -> None:
+        """Look again in a forked child."""
+        self._mutex = threading.Lock()
+        self._view = None
+
+    def forget(self) -> None:
+        """Look again before the next append: something else was stored."""
+        with self._mutex:
+            self._view = None
+
+    def append(self, request: Request, control: Control | None = None) -> BatchResult:
+        """Append all events, or none; stored by a majority of the replicas when this returns.
+
+        Args:
+            control: what the message of `c` is to say after it; None: as before.
+        """
+        for _, _, _, data, metadata in request.events:
+            size = len(data) + len(metadata or b"")
+            if size > self.max_event_bytes:
+                raise EventTooLarge(size, self.max_event_bytes)
+        if len(request.events) > BATCH:
+            count = len(request.events)
+            raise InvalidArgument(
+                f"one append of {count} events is over the limit of {BATCH}; use smaller ones"
+            )
+        given = sum(event[1] is not None for event in request.events)
+        early = given if len(request.events) + given + 1 > BATCH else 0
+        if not self._mutex.acquire(
+            timeout=-1 if self._lock_timeout_seconds is None else self._lock_timeout_seconds
+        ):
+            raise LockTimeout(self.connections.address.text, self._lock_timeout_seconds or 0.0)
+        try:
+            return self._append_locked(request, control, early)
+        except BaseException:
+            self._view = None
+            raise
+        finally:
+            self._mutex.release()
+
+    def _append_locked(self, request: Request, control: Control | None, early: int) -> BatchResult:
+        begin = time.monotonic()
+        pause = Pause(begin + self.connections.address.timeout_seconds)
+        sent: Exception | None = None  # an answer was lost
+        tries = 0
+        while True:
+            try:
+                view = self._view or self._look_locked()
+                self._view = None
+                decision = decide(view, request, partial(_make_ids, view.tail.sequence + 1 + early))
+                if not decision.new:
+                    self._view = view
+                    return decision.result
+            except Moved:
+                tries += 1
+                self._wait_for_others(begin, tries)
+                continue
+            except StoreUnreachable as error:
+                if sent is None:
+                    raise
+                raise AppendUnknown(self.connections.address.text, str(sent)) from error
+            try:
+                self._store(view, decision, request, control, early)
+            except WrongSequence:
+                tries += 1
+                self._wait_for_others(begin, tries)
+            except (Lost, NoResponder) as error:
+                if not isinstance(error, NoResponder | NotConnected):
+                    sent = error
+                    request.give_ids(decision.result.ids)
+                if pause.take():
+                    continue
+                if sent is None:
+                    raise self.connections.unreachable(error) from None
+                raise AppendUnknown(self.connections.address.text, str(sent)) from None
+            else:
+                return decision.result
+
+    def _look_locked(self) -> View:
+        while True:
+            tail, found, up_to = self.jetstream.look([self.subjects.control])
+            if up_to == tail.sequence:
+                return View(self, tail, self.reader.state_at(found[self.subjects.control]), {})
+
+    def _store(
+        self, view: View, decision: Decision, request: Request, control: Control | None, early: int
+    ) -> None:
+        """Store the events of a decision, and note where the stream ends then."""
+        subjects, new = self.subjects, decision.new
+        frame, sequence = new[0].position, view.tail.sequence
+        last = new[-1]
+        place = place_headers(last.position, last.time_us)
+        named = {event[1] for event in request.events if event[1] is not None} - request.made
+        index = [
+            encode_id(subjects, event.id_bytes, number, tail_place(view.tail) if early else place)
+            for number, event in enumerate(new, sequence + 1 + early)
+            if event.id_bytes in named
+        ]
+        messages = [encode_event(subjects, event, frame) for event in new]
+        concerns_all = control is not None or any(map(_concerns_all, new))
+        if concerns_all:
+            control = control or view.state.control
+            index_last = [encode_control(subjects, control, last.position, last.time_us)]
+        else:
+            index_last = []
+        if early:
+            # Fewer are written than were counted if some ids are known: sequences must be what was said.
+            index += [index[0]] * (early - len(index)) if index else []
+            sequence = self.publish_all(index, sequence)
+            index = []
+        sequence = self.publish_all([*messages, *index, *index_last], sequence)
+        if concerns_all:
+            return
+        tail = Stored(sequence, "", {POSITION: b"%d" % last.position, TIME: b"%d" % last.time_us}, b"")
+        view.remembered.update((event.stream, event.version) for event in new)
+        self._view = View(self, tail, view.state, view.remembered)
+
+    def publish_all(self, messages: Sequence[Outgoing], sequence: int) -> int:
+        """Store messages behind a sequence, at most `BATCH` of them at once; return the last one's sequence.
+
+        Raises:
+            WrongSequence, Lost, NoResponder: see `JetStream.publish`.
+        """
+        for at in range(0, len(messages), BATCH):
+            with self.connections.lend() as session:
+                sequence = self.jetstream.publish(
+                    messages[at : at + BATCH], sequence, session, time.monotonic() + ANSWER_SECONDS
+                )
+        return sequence
+
+    def _wait_for_others(self, begin: float, tries: int) -> None:
+        """Wait a moment, longer after more lost races, so that one of many writers is first."""
+        timeout = self._lock_timeout_seconds
+        if timeout is not None and time.monotonic() - begin > timeout:
+            raise LockTimeout(self.connections.address.text, timeout)
+        if tries > 1:
+            share = random.random() * min(tries, 8) / 8  # noqa: S311 - no secret
+            time.sleep(share * _CONTENTION_SECONDS)
+
+    def scan_query(self, condition: IfNone, head: int) -> int | None:
+        """Return the position of the first event up to `head` that a query selects, behind a position.
+
+        Up to where a query has selected nothing is remembered.
+        """
+        items, after = condition.query.items, condition.after
+        low, high = self._scanned.pop(items, (after, after))
+        if not low <= after <= high:
+            low = high = after
+        for event in self.reader.read_log(high, head, ANYTHING, reverse=False, limit=None):
+            if condition.query.matches(event):
+                return event.position
+        self._scanned[items] = (low, head)
+        if len(self._scanned) > _QUERIES:
+            self._scanned.popitem(last=False)
+        return None
+
+
+def _make_ids(first_sequence: int, _: int, count: int) -> list[bytes]:
+    return make_sequence_ids(first_sequence, count)
+
+
+def _concerns_all(event: Event) -> bool:
+    stream = event.stream
+    return stream.startswith(METADATA_PREFIX) or stream in (SCHEMAS_STREAM, REDACTIONS_STREAM)

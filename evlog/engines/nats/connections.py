@@ -1,0 +1,170 @@
+"""The connections of an open store, and what is tried again when a server ends or a leader is elected.
+
+1. A connection is used by one thread at a time. A forked child opens its own.
+2. A read is sent again, to any server, until the address's time-out is over. An append is not: `Appender`
+   finds out first whether it was made.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from evlog.engines.nats.session import Denied, Lost, NoResponder, NotConnected, Session
+from evlog.errors import StoreAccessDenied, StoreClosed, StoreUnreachable
+from evlog.files.disk.fork import register_fork_reset
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from evlog.engines.nats.address import Address
+
+Result = TypeVar("Result")
+
+ANSWER_SECONDS: Final = 4.0
+"""How long one answer is waited for. A cluster elects a leader in a second or two."""
+_FIRST_PAUSE_SECONDS: Final = 0.02
+_LAST_PAUSE_SECONDS: Final = 0.5
+
+
+class Connections:
+    """Connections to any of the servers."""
+
+    def __init__(self, address: Address) -> None:
+        self.address = address
+        self._mutex = threading.Lock()  # guards the three below
+        self._idle: list[Session] = []
+        self._servers = list(address.servers)  # the one that answered last is first
+        self._closed = False
+        register_fork_reset(self)
+
+    def reset_after_fork(self) -> None:
+        """Leave the connections to the parent."""
+        self._mutex = threading.Lock()
+        self._idle = []
+
+    def close(self) -> None:
+        """Close what is idle; what is used is closed when it is given back."""
+        with self._mutex:
+            self._closed = True
+            idle, self._idle = self._idle, []
+        for session in idle:
+            session.close()
+
+    def check_open(self) -> None:
+        """Raise StoreClosed after `close`."""
+        if self._closed:
+            raise StoreClosed(self.address.text)
+
+    def take(self) -> Session:
+        """Return a connection, which the caller gives back. Raises NotConnected."""
+        self.check_open()
+        with self._mutex:
+            if self._idle:
+                return self._idle.pop()
+            servers = list(self._servers)
+        reasons = []
+        for server in servers:
+            try:
+                session = Session(self.address, *server)
+            except Lost as error:
+                reasons.append(str(error))
+                continue
+            except Denied as error:
+                raise self.denied(error) from None
+            with self._mutex:
+                self._servers = [server, *(other for other in self._servers if other != server)]
+                self._learn(session)
+            return session
+        raise NotConnected("; ".join(reasons))
+
+    def give_back(self, session: Session) -> None:
+        """Keep a connection for the next user, unless it is broken or belongs to a parent."""
+        if session.pid != os.getpid():
+            return
+        with self._mutex:
+            if not self._closed and not session.is_broken:
+                session.forget()
+                self._idle.append(session)
+                return
+        session.close()
+
+    @contextmanager
+    def lend(self) -> Iterator[Session]:
+        """Give a connection; after a failure it is closed, and so are those that were idle meanwhile."""
+        session = self.take()
+        try:
+            yield session
+        except Denied as error:
+            raise self.denied(error) from None
+        except Lost:
+            session.close()
+            self._forget_idle()
+            raise
+        except BaseException:
+            session.close()  # an answer may still come
+            raise
+        finally:
+            self.give_back(session)
+
+    def retry(self, operation: Callable[[Session, float], Result]) -> Result:
+        """Return what an operation returns, which is called again while servers cannot answer.
+
+        Args:
+            operation: gets a connection, and until when an answer is waited for.
+
+        Raises:
+            StoreUnreachable: the time is over.
+        """
+        end = time.monotonic() + self.address.timeout_seconds
+        pause = Pause(end)
+        while True:
+            try:
+                with self.lend() as session:
+                    return operation(session, min(end, time.monotonic() + ANSWER_SECONDS))
+            except (Lost, NoResponder) as error:
+                if not pause.take():
+                    raise self.unreachable(error) from None
+
+    def unreachable(self, error: Exception) -> StoreUnreachable:
+        """Return the error for servers that do not answer."""
+        reason = str(error) or "no server leads the stream; too few are running"
+        return StoreUnreachable(self.address.text, reason)
+
+    def denied(self, error: Exception) -> StoreAccessDenied:
+        """Return the error for what a server refuses to its user."""
+        return StoreAccessDenied(self.address.text, str(error))
+
+    def _forget_idle(self) -> None:
+        with self._mutex:
+            idle, self._idle = self._idle, []
+        for session in idle:
+            session.close()
+
+    def _learn(self, session: Session) -> None:
+        """Add the servers that a cluster tells of. The caller has the mutex."""
+        for url in session.info.get("connect_urls", ()):
+            host, _, port = url.rpartition(":")
+            server = (host.strip("[]"), int(port))
+            if server not in self._servers and len(self._servers) < 32:
+                self._servers.append(server)
+
+
+class Pause:
+    """Longer and longer pauses between tries, until a moment."""
+
+    def __init__(self, end: float) -> None:
+        self._end = end
+        self._seconds = _FIRST_PAUSE_SECONDS
+
+    def take(self) -> bool:
+        """Wait before the next try; False if the time is over."""
+        left = self._end - time.monotonic()
+        if left <= 0:
+            return False
+        time.sleep(min(self._seconds, left))
+        self._seconds = min(2 * self._seconds, _LAST_PAUSE_SECONDS)
+        return True

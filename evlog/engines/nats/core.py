@@ -1,0 +1,222 @@
+"""What the parts of the engine share, and opening or creating a store's streams."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from typing import TYPE_CHECKING, Final
+from uuid import UUID
+
+from evlog.engines.messages import POSITION
+from evlog.engines.nats.appends import Appender
+from evlog.engines.nats.connections import Connections
+from evlog.engines.nats.jetstream import JetStream, NoStream, WrongSequence
+from evlog.engines.nats.layout import Control, Subjects, encode_control
+from evlog.engines.nats.reading import Reader
+from evlog.engines.nats.records import Records
+from evlog.engines.nats.session import Lost, NoResponder
+from evlog.errors import EngineError, NotAStore, ServerUnsuitable, StoreNotFound, UnsupportedFormat
+from evlog.model.events import id_text, make_ids
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from evlog.engines.nats.address import Address
+    from evlog.engines.nats.session import Session
+
+FORMAT: Final = 1
+OLDEST: Final = (2, 15)
+"""The first version whose checks of an atomic batch are right (nats-server issue 8376)."""
+
+_ID: Final = "evlog.id"
+_FORMAT: Final = "evlog.format"
+_IN_USE: Final = (10058, 10052)
+_NO_JETSTREAM: Final = (10039, 10076)
+
+
+class Core:
+    """An open store."""
+
+    def __init__(self, address: Address, *, create: bool, lock_timeout_seconds: float | None) -> None:
+        self.address = address
+        self.connections = Connections(address)
+        try:
+            self.max_payload = _check_server(self.connections)
+            self.jetstream = JetStream(self.connections, address.stream)
+            self.subjects = Subjects(address.name)
+            self.created = False
+            self.config = self._open(create=create)
+            self.store_id = _store_id(address, self.config)
+            self.reader = Reader(self.jetstream, self.subjects)
+            self.appender = Appender(
+                self.connections,
+                self.jetstream,
+                self.subjects,
+                self.reader,
+                lock_timeout_seconds,
+                self.max_payload,
+            )
+            bucket = JetStream(self.connections, address.bucket)
+            self.records = Records(self.connections, bucket, self.max_payload)
+            self._begin(bucket)
+        except BaseException:
+            self.connections.close()
+            raise
+        self.erased: set[int] = set()  # positions of redactions whose events have no messages any more
+
+    def _open(self, *, create: bool) -> dict[str, Any]:
+        try:
+            config: dict[str, Any] = self.jetstream.call("STREAM.INFO", {})["config"]
+        except NoStream:
+            if not create:
+                raise StoreNotFound(self.address.text) from None
+            config = self._create()
+        _check_config(self.address, config)
+        return config
+
+    def _create(self) -> dict[str, Any]:
+        store_id = id_text(make_ids(1)[0])
+        config = {
+            "name": self.address.stream,
+            "description": "an event store of evlog",
+            "subjects": [self.subjects.all],
+            "storage": "file",
+            "retention": "limits",
+            "discard": "new",
+            "num_replicas": self._replicas(),
+            "allow_direct": True,
+            "allow_atomic": True,
+            "duplicate_window": 1_000_000_000,  # unused: evlog knows ids itself
+            "metadata": {_ID: store_id, _FORMAT: str(FORMAT)},
+        }
+        answer = _create_stream(self.jetstream, config)
+        self.created = answer is not None
+        if answer is None:  # another process was first
+            answer = self.jetstream.call("STREAM.INFO", {})
+        made: dict[str, Any] = answer["config"]
+        self.created = made.get("metadata", {}).get(_ID) == store_id
+        return made
+
+    def _replicas(self) -> int:
+        if self.address.replicas is not None:
+            return self.address.replicas
+        with self.connections.lend() as session:
+            return 3 if session.info.get("cluster") else 1
+
+    def _begin(self, bucket: JetStream) -> None:
+        """Store the first message, and make the bucket of records, if that was not done."""
+        if self.jetstream.last(">") is None:
+            while True:
+                try:
+                    self.appender.publish_all([encode_control(self.subjects, Control(), 0, 0)], 0)
+                    break
+                except WrongSequence:
+                    break  # another process was first
+                except (Lost, NoResponder):
+                    if self.jetstream.last(">") is not None:
+                        break
+        try:
+            bucket.call("STREAM.INFO", {})
+        except NoStream:
+            config = {
+                "name": self.address.bucket,
+                "description": "subscriptions and snapshots of an event store of evlog",
+                "subjects": [f"$KV.{self.address.bucket.removeprefix('KV_')}.>"],
+                "storage": "file",
+                "retention": "limits",
+                "discard": "new",
+                "max_msgs_per_subject": 1,
+                "num_replicas": self.config.get("num_replicas", 1),
+                "allow_direct": True,
+                "allow_rollup_hdrs": True,
+                "deny_delete": True,
+                "duplicate_window": 1_000_000_000,
+            }
+            _create_stream(bucket, config)
+
+    def head(self) -> int:
+        """Return the last position."""
+        return self.reader.tail().number(POSITION)
+
+
+def _create_stream(jetstream: JetStream, config: dict[str, Any]) -> dict[str, Any] | None:
+    """Make a stream; None if there is one."""
+    subject, data = f"$JS.API.STREAM.CREATE.{jetstream.stream}", json.dumps(config).encode()
+    address = jetstream.connections.address
+    end = time.monotonic() + address.timeout_seconds
+
+    def ask(session: Session, deadline: float) -> dict[str, Any]:
+        answer: dict[str, Any] = json.loads(session.request(subject, data, deadline).data)
+        error = answer.get("error", {})
+        is_beginning = time.monotonic() < end - address.timeout_seconds / 2
+        if error.get("err_code") in (10008, 10009, 10005, 10074) and is_beginning:
+            raise Lost(str(error.get("description")))  # a cluster that has just begun finds its servers
+        return answer
+
+    answer = jetstream.connections.retry(ask)
+    if "error" not in answer:
+        return answer
+    code, text = answer["error"].get("err_code"), str(answer["error"].get("description"))
+    if code in _IN_USE:
+        return None
+    if code in (10005, 10074) or "replicas" in text:
+        raise ServerUnsuitable(address.text, text, "run more servers, or use ?replicas=1")
+    raise jetstream.failure(answer["error"])
+
+
+def _check_server(connections: Connections) -> int:
+    """Return the largest payload that the server takes, or raise ServerUnsuitable."""
+
+    def ask(session: Session, deadline: float) -> tuple[dict[str, Any], dict[str, Any]]:
+        answer: dict[str, Any] = json.loads(session.request("$JS.API.INFO", b"", deadline).data)
+        if answer.get("error", {}).get("err_code") in (10008, 10009):
+            raise Lost(str(answer["error"].get("description")))
+        return session.info, answer
+
+    where = connections.address.text
+    first = connections.retry(lambda session, _: session.info)
+    version = str(first.get("version", "0"))
+    numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
+    if numbers < OLDEST:
+        reason = f"its NATS server is {version}"
+        raise ServerUnsuitable(where, reason, "use NATS server 2.15 or newer")
+    if not first.get("jetstream"):
+        raise ServerUnsuitable(where, "its NATS server runs without JetStream", "enable JetStream")
+    info, answer = connections.retry(ask)
+    if answer.get("error", {}).get("err_code") in _NO_JETSTREAM:
+        raise ServerUnsuitable(where, "its account has no JetStream", "enable JetStream for the account")
+    if "error" in answer:
+        raise EngineError(where, str(answer["error"].get("description")))
+    return int(info.get("max_payload", 1 << 20))
+
+
+def _check_config(address: Address, config: dict[str, Any]) -> None:
+    """Raise ServerUnsuitable if the stream may lose events, or lacks what an append needs."""
+    metadata = config.get("metadata", {})
+    if _ID not in metadata:
+        raise NotAStore(address.text, "its stream was not made by evlog")
+    found = metadata.get(_FORMAT, "0")
+    if not found.isdigit() or int(found) > FORMAT:
+        raise UnsupportedFormat(address.text, int(found) if found.isdigit() else 0, FORMAT)
+    wanted = {
+        "storage": "file",
+        "retention": "limits",
+        "discard": "new",
+        "max_age": 0,
+        "max_msgs": -1,
+        "max_msgs_per_subject": -1,
+        "allow_direct": True,
+        "allow_atomic": True,
+    }
+    for name, value in wanted.items():
+        if config.get(name) != value:
+            reason = f"{name} of stream {address.stream} is {config.get(name)!r}"
+            raise ServerUnsuitable(address.text, reason, f"set it to {value!r}")
+
+
+def _store_id(address: Address, config: dict[str, Any]) -> str:
+    try:
+        return str(UUID(config["metadata"][_ID]))
+    except ValueError:
+        raise NotAStore(address.text, "its id is no UUID") from None

@@ -1,0 +1,337 @@
+"""The NATS engine: implements `evlog.engine.Engine` on a stream of JetStream."""
+
+from __future__ import annotations
+
+from builtins import filter as filter_events
+from datetime import UTC, datetime, timedelta
+from itertools import islice
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from evlog.engine import Capabilities
+from evlog.engines import retention
+from evlog.engines.deciding import Request
+from evlog.engines.keyed import KeyedCheckpoint, KeyedSnapshot, checkpoint_names, snapshot_names
+from evlog.engines.messages import POSITION, TIME
+from evlog.engines.nats import compaction, history, verify
+from evlog.engines.nats.address import Address
+from evlog.engines.nats.core import FORMAT, Core
+from evlog.engines.nats.feed import NatsFeed
+from evlog.engines.nats.jetstream import BATCH
+from evlog.errors import Unsupported
+from evlog.model.redaction import RedactionResult, encode_redaction
+from evlog.model.reports import StoreInfo
+from evlog.model.retention import KEEP_ALL, REDACTIONS_STREAM
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from evlog.engine import Progress
+    from evlog.model.appends import BatchResult, Expectation, ExpectedVersion
+    from evlog.model.events import EncodedEvent, Event
+    from evlog.model.filters import EventFilter
+    from evlog.model.history import HistoryPiece, RemovedRecord, Standing
+    from evlog.model.queries import IfNone
+    from evlog.model.reports import (
+        Compaction,
+        PolicyInfo,
+        Retention,
+        StreamInfo,
+        TornTail,
+        VerifyReport,
+    )
+    from evlog.model.retention import Rules
+
+NAME = "nats"
+DEFAULT_PAYLOAD_BYTES = 1 << 20
+
+
+def open_engine(
+    url: str,
+    *,
+    create: bool,
+    sync: bool,  # noqa: ARG001 - servers decide when they sync
+    lock_timeout_seconds: float | None,
+) -> NatsEngine:
+    """Open the store in NATS: `nats://[user:password@]host[:port][,host…]/NAME[?replicas=3]`.
+
+    Raises:
+        StoreNotFound: there is no such store, and `create` is false.
+        StoreUnreachable, StoreAccessDenied: no server can be reached, or it refuses.
+        UnsupportedFormat, ServerUnsuitable: the store is newer, or the server cannot keep one.
+    """
+    return NatsEngine(Address(url), create=create, lock_timeout_seconds=lock_timeout_seconds)
+
+
+def capabilities_of(max_event_bytes: int, replicas: int) -> Capabilities:
+    """Return what a store can do on servers with a largest payload, with so many replicas."""
+    kept = "the server has it" if replicas == 1 else f"a majority of its {replicas} servers has it"
+    durability = (
+        f"An append returns when {kept}; a power cut of all of them can lose the last two minutes, "
+        "unless the servers run with sync_interval: always."
+    )
+    return Capabilities(
+        engine=NAME,
+        durability=durability,
+        max_event_bytes=max_event_bytes,
+        max_append_events=BATCH,
+        verify="structure",
+    )
+
+
+class NatsEngine:
+    """A store in NATS JetStream."""
+
+    def __init__(self, address: Address, *, create: bool, lock_timeout_seconds: float | None) -> None:
+        self.address = address.text
+        self.torn_tails: Sequence[TornTail] = ()
+        self._core = Core(address, create=create, lock_timeout_seconds=lock_timeout_seconds)
+        self.store_id, self.created = self._core.store_id, self._core.created
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What a store in NATS can do."""
+        core = self._core
+        return capabilities_of(core.appender.max_event_bytes, int(core.config.get("num_replicas", 1)))
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._core.connections.close()
+
+    def append(
+        self,
+        streams: Sequence[str],
+        events: Sequence[EncodedEvent],
+        expectations: Sequence[Expectation] = (),
+        *,
+        conditions: Sequence[IfNone] = (),
+        skip_known: bool = False,
+        system: bool = False,
+        schemas: int | None = None,
+    ) -> BatchResult:
+        """Append all events in one atomic batch, or none; a majority has them when this returns."""
+        request = Request(
+            streams,
+            events,
+            expectations,
+            conditions=conditions,
+            skip_known=skip_known,
+            system=system,
+            schemas=schemas,
+        )
+        return self._core.appender.append(request)
+
+    # --- reading
+
+    def read_stream(
+        self,
+        stream: str,
+        first_version: int,
+        last_version: int | None,
+        filter: EventFilter,
+        *,
+        reverse: bool,
+        limit: int | None,
+    ) -> Iterator[Event]:
+        """Iterate over the visible events of a stream."""
+        content = filter.make_matcher()
+        events = self._core.reader.read_stream(
+            stream,
+            first_version,
+            last_version,
+            filter,
+            reverse=reverse,
+            limit=limit if content is None else None,
+        )
+        return events if content is None else islice(filter_events(content, events), limit)
+
+    def read_all(
+        self, after: int, to: int | None, filter: EventFilter, *, reverse: bool, limit: int | None
+    ) -> Iterator[Event]:
+        """Iterate over the events behind `after` up to and including `to`."""
+        content = filter.make_matcher()
+        events = self._core.reader.read_log(
+            after, to, filter, reverse=reverse, limit=limit if content is None else None
+        )
+        return events if content is None else islice(filter_events(content, events), limit)
+
+    def find_ids(self, ids: Sequence[bytes]) -> dict[bytes, int]:
+        """Return the positions of known ids, also of those whose events were removed."""
+        return self._core.reader.find_ids(ids)
+
+    def versions(self, streams: Sequence[str]) -> list[int]:
+        """Return the last version of each stream, visible or not."""
+        return self._core.reader.versions(streams)
+
+    def streams(
+        self, category: str | None, prefix: str | None, *, include_deleted: bool, include_system: bool
+    ) -> Iterator[StreamInfo]:
+        """Iterate over the streams by name."""
+        return self._core.reader.streams(
+            category, prefix, include_deleted=include_deleted, include_system=include_system
+        )
+
+    def head(self) -> int:
+        """Return the last position."""
+        return self._core.head()
+
+    def follow(self, filter: EventFilter) -> NatsFeed:
+        """Return a feed of the events that the filter selects."""
+        core = self._core
+        core.connections.check_open()
+        return NatsFeed(core.jetstream, core.reader, core.subjects.all, filter, self.read_all)
+
+    # --- records by key
+
+    def checkpoint(self, name: str) -> KeyedCheckpoint:
+        """Return the place of the subscription with this checked name."""
+        self._core.connections.check_open()
+        return KeyedCheckpoint(self._core.records, name)
+
+    def checkpoint_names(self) -> list[str]:
+        """Return the names of all subscriptions, sorted."""
+        return checkpoint_names(self._core.records)
+
+    def snapshot(self, name: str, stream: str | None) -> KeyedSnapshot:
+        """Return the place of the snapshot with this checked name."""
+        self._core.connections.check_open()
+        return KeyedSnapshot(self._core.records, name, stream)
+
+    def snapshot_names(self) -> list[tuple[str, str | None]]:
+        """Return the name and the stream of each snapshot, sorted by name."""
+        return snapshot_names(self._core.records)
+
+    def removals(self) -> int:
+        """Return how many events compactions have removed."""
+        return self._core.reader.state().control.removed
+
+    # --- retention
+
+    def rules(self) -> Rules:
+        """Return the rules in force now."""
+        return self._core.reader.state().rules
+
+    def flush(self) -> None:
+        """Return at once: what was appended is with a majority."""
+        self._core.connections.check_open()
+
+    def set_retention(
+        self,
+        stream: str | None,
+        category: str | None,
+        *,
+        max_count: int | None,
+        max_age_seconds: int | None,
+        before: int | None,
+        clear: bool,
+    ) -> None:
+        """Set the given parts of a policy, durably."""
+        retention.set_retention(
+            self,
+            stream,
+            category,
+            max_count=max_count,
+            max_age_seconds=max_age_seconds,
+            before=before,
+            clear=clear,
+        )
+
+    def retention(self, stream: str | None, category: str | None) -> Retention:
+        """Return what is kept of a stream or of a category's streams."""
+        return retention.retention(self, stream, category)
+
+    def policies(self) -> list[PolicyInfo]:
+        """Return every policy in force."""
+        return retention.policies(self)
+
+    def delete_stream(self, stream: str, *, tombstone: bool, expected: ExpectedVersion) -> int:
+        """Hide all events of a stream, durably, and return its last version."""
+        return retention.delete_stream(self, stream, tombstone=tombstone, expected=expected)
+
+    def redact(self, events: Sequence[Event], reason: str) -> RedactionResult:
+        """Erase the content of these events: for readers by one append, and then their messages."""
+        position = 0
+        if events:
+            event = encode_redaction(events, reason)
+            request = Request([REDACTIONS_STREAM], [event], system=True)
+            (position,) = self._core.appender.append(request).positions
+        history.finish_redactions(self._core)
+        return RedactionResult(tuple(event.position for event in events), (), position, erased=True)
+
+    def compact(self, *, dry_run: bool, force: bool, compress: bool, progress: Progress | None) -> Compaction:
+        """Remove what policies hide, stream by stream, durably."""
+        if compress:
+            raise Unsupported(NAME, "compression")
+        names = self.checkpoint_names()
+        return compaction.compact(self._core, names, dry_run=dry_run, force=force, progress=progress)
+
+    # --- the whole store
+
+    def info(self) -> StoreInfo:
+        """Return the store in numbers."""
+        core = self._core
+        reader, state = core.reader, core.reader.state()
+        counts = reader.counts(core.subjects.user_events)
+        stubs = [event.stream for _, event in state.stubs if not event.stream.startswith("$")]
+        every = list(reader.streams(None, None, include_deleted=True, include_system=False))
+        deleted = sum(info.retention is not None and info.retention.deleted for info in every)
+        rules = state.rules
+        policies = sum(
+            (rule.replace(deleted=0, tombstone=False) if rule.deleted or rule.tombstone else rule) != KEEP_ALL
+            for rule in (*rules.streams.values(), *rules.categories.values())
+        )
+        first = core.jetstream.next(core.subjects.events, 1)
+        last = core.jetstream.last(core.subjects.events)
+        edges = [None if each is None else _moment(each.number(TIME)) for each in (first, last)]
+        return StoreInfo(
+            path=self.address,
+            id=UUID(self.store_id),
+            format=FORMAT,
+            events=sum(counts.values()) + len(stubs),
+            streams=len(every) - deleted,
+            bytes=compaction.bytes_of(core),
+            segments=1,
+            first_position=0 if first is None else first.number(POSITION),
+            last_position=0 if last is None else last.number(POSITION),
+            first_time=edges[0],
+            last_time=edges[1],
+            policies=policies,
+            deleted_streams=deleted,
+            compressed_segments=0,
+            saved_bytes=0,
+        )
+
+    def verify(self, *, quick: bool, against: str | None, progress: Progress | None) -> VerifyReport:
+        """Check all messages, and compute the digest of all events."""
+        return verify.verify(self._core, self.info(), quick=quick, against=against, progress=progress)
+
+    # --- mirrors
+
+    @property
+    def standing(self) -> Standing:
+        """What the store is to others now."""
+        return self._core.reader.state().control.standing
+
+    def change_standing(self, before: Standing, after: Standing, *, head: int | None = None) -> bool:
+        """Replace the standing, durably, if it is `before` and the log ends at `head`; else return False."""
+        return history.change_standing(self._core, before, after, head)
+
+    def read_frames(self, after: int, to: int) -> Iterator[tuple[int, Event]]:
+        """Iterate over all events behind `after` up to `to`, each with the number of its append."""
+        return self._core.reader.read_frames(after, to)
+
+    def read_removed(self, after: int, to: int) -> Iterator[RemovedRecord]:
+        """Iterate over the events behind `after` up to `to` that compactions have removed."""
+        return iter(self._core.reader.removed(after, to))
+
+    def append_history(self, piece: HistoryPiece) -> None:
+        """Append a piece of the source's history; a majority has it when this returns."""
+        history.append_history(self._core, piece)
+
+    def remove_history(self, source_id: str, removed: Sequence[RemovedRecord]) -> None:
+        """Remove what the source's compactions have removed since it was copied; durable on return."""
+        history.remove_history(self._core, source_id, removed)
+
+
+def _moment(time_us: int) -> datetime:
+    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=time_us)

@@ -1,0 +1,183 @@
+"""Following a store in NATS: a consumer that pushes the headers of new messages, and a look now and then.
+
+1. A consumer delivers what is stored by a majority, so nothing that it delivers is taken back.
+2. It lives in one server's memory. When that server ends, it is made again; until then, and if a message was
+   lost, the look at the leader every second finds what is new.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from typing import TYPE_CHECKING, Final
+
+from evlog.engines.messages import POSITION
+from evlog.engines.nats.connections import ANSWER_SECONDS
+from evlog.engines.nats.session import Lost, NoResponder, Session
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from evlog.engines.nats.jetstream import JetStream
+    from evlog.engines.nats.reading import Reader
+    from evlog.model.events import Event
+    from evlog.model.filters import EventFilter
+
+_LOOK_SECONDS: Final = 1.0
+_INACTIVE_NANOSECONDS: Final = 30_000_000_000  # the server removes a consumer whose client is gone
+_LONG_SECONDS: Final = 1e6
+
+
+class NatsFeed:
+    """One follower's view of the log. For one thread at a time, except `wake`."""
+
+    polling = False
+
+    def __init__(
+        self,
+        jetstream: JetStream,
+        reader: Reader,
+        subject: str,
+        filter: EventFilter,
+        read_all: Callable[..., Iterator[Event]],
+    ) -> None:
+        self._jetstream = jetstream
+        self._reader = reader
+        self._subject = subject
+        self._filter = filter
+        self._read_all = read_all
+        self._committed = 0
+        self._session: Session | None = None
+        self._inbox = b""
+        self._wake_reader, self._wake_writer = os.pipe()
+        os.set_blocking(self._wake_writer, False)
+        os.set_blocking(self._wake_reader, False)
+        self._is_closed = False
+
+    def committed(self, after: int) -> int:
+        """Return the last position that may be delivered now."""
+        if self._committed <= after:
+            self._look()
+        return self._committed
+
+    def end(self) -> int:
+        """Return the last position of the log."""
+        self._look()
+        return self._committed
+
+    def read(self, after: int, to: int) -> Iterator[Event]:
+        """Iterate over the feed's events behind `after`, up to and including `to`."""
+        return self._read_all(after, to, self._filter, reverse=False, limit=None)
+
+    def wait(self, after: int, timeout_seconds: float) -> bool:
+        """Wait until `committed` is beyond `after`; False when the time is over or `wake` was called."""
+        deadline = time.monotonic() + min(timeout_seconds, _LONG_SECONDS)
+        if self._session is None or self._session.is_broken or self._session.pid != os.getpid():
+            self._begin()
+            self._look()  # what came before the consumer did
+        while self._committed <= after:
+            now = time.monotonic()
+            if now >= deadline:
+                return False
+            if self._listen(min(deadline, now + _LOOK_SECONDS)):
+                return False
+            if self._committed <= after and time.monotonic() - now >= _LOOK_SECONDS * 0.9:
+                self._check(after)
+        return True
+
+    def wake(self) -> None:
+        """End the present or the next wait."""
+        if not self._is_closed:
+            with contextlib.suppress(BlockingIOError):
+                os.write(self._wake_writer, b"w")
+
+    def make_durable(self, position: int) -> None:
+        """Return at once: what a feed shows is stored by a majority."""
+
+    def close(self) -> None:
+        """Close the connection, with which the consumer ends."""
+        self._is_closed = True
+        session, self._session = self._session, None
+        if session is not None and session.pid == os.getpid():
+            session.close()
+        for descriptor in (self._wake_reader, self._wake_writer):
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+
+    def _look(self) -> None:
+        self._committed = max(self._committed, self._reader.tail().number(POSITION))
+
+    def _listen(self, deadline: float) -> bool:
+        """Take in what is pushed until a moment, or until there is news; return whether `wake` was called."""
+        session = self._session
+        if session is None or session.is_broken:
+            self._begin()
+            return False
+        try:
+            message = session.poll(self._inbox, deadline, self._wake_reader)
+        except Lost:
+            session.close()
+            return False
+        try:
+            if os.read(self._wake_reader, 4096):
+                return True
+        except BlockingIOError:
+            pass
+        if message is not None and POSITION in message.headers:
+            self._committed = max(self._committed, int(message.headers[POSITION]))
+        return False
+
+    def _check(self, after: int) -> None:
+        """Look at the leader. If there is news that was not pushed, make the consumer again."""
+        self._look()
+        if self._committed > after and self._session is not None:
+            self._session.close()
+
+    def _begin(self) -> None:
+        """Connect, and make a consumer of what comes from now on."""
+        if self._session is not None and self._session.pid == os.getpid():
+            self._session.close()
+        connections = self._jetstream.connections
+        pause_until = time.monotonic() + connections.address.timeout_seconds
+        while True:
+            connections.check_open()
+            session = None
+            try:
+                session = connections.take()
+                self._inbox = b"_INBOX.evlog." + os.urandom(12).hex().encode()
+                session.subscribe(self._inbox)
+                self._make_consumer(session)
+            except (Lost, NoResponder) as error:
+                if session is not None:
+                    session.close()
+                if time.monotonic() > pause_until:
+                    raise connections.unreachable(error) from None
+                time.sleep(0.05)
+            else:
+                self._session = session
+                return
+
+    def _make_consumer(self, session: Session) -> None:
+        stream, name = self._jetstream.stream, os.urandom(8).hex()
+        question = {
+            "stream_name": stream,
+            "action": "create",
+            "config": {
+                "name": name,
+                "deliver_subject": self._inbox.decode(),
+                "deliver_policy": "new",
+                "ack_policy": "none",
+                "filter_subject": self._subject,
+                "headers_only": True,
+                "mem_storage": True,
+                "num_replicas": 1,
+                "inactive_threshold": _INACTIVE_NANOSECONDS,
+            },
+        }
+        subject = f"$JS.API.CONSUMER.CREATE.{stream}.{name}.{self._subject}"
+        raw = session.request(subject, json.dumps(question).encode(), time.monotonic() + ANSWER_SECONDS).data
+        answer = json.loads(raw)
+        if "error" in answer:
+            raise Lost(str(answer["error"].get("description")))

@@ -1,0 +1,279 @@
+"""Mirrors: the standing of a store, and a piece of another store's history as messages.
+
+A piece is stored in batches that end where an append of the source ended. Each batch leaves a store that is a
+mirror up to some position, which is what a mirror that is started again asks for.
+"""
+
+from __future__ import annotations
+
+import time
+from itertools import groupby
+from typing import TYPE_CHECKING, Final
+
+from evlog.engines.deciding import removed_record
+from evlog.engines.messages import POSITION, TIME
+from evlog.engines.nats.connections import Pause
+from evlog.engines.nats.jetstream import BATCH, Outgoing, Stored, WrongSequence
+from evlog.engines.nats.layout import (
+    decode_event,
+    encode_control,
+    encode_event,
+    encode_id,
+    encode_last,
+    encode_redacted,
+    encode_removed,
+    place_headers,
+    sequence_in,
+    tail_place,
+)
+from evlog.engines.nats.session import Lost, NoResponder
+from evlog.errors import MirrorConflict
+from evlog.model.events import Event
+from evlog.model.history import HistoryPiece, RemovedRecord, Standing
+from evlog.model.redaction import maybe_decode_redaction
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from evlog.engines.nats.core import Core
+    from evlog.engines.nats.layout import Control
+    from evlog.engines.nats.reading import State
+
+_MOST_EVENTS: Final = 450  # in one batch, but for a larger append: each may have an entry in the index of ids
+
+
+def change_standing(core: Core, before: Standing, after: Standing, head: int | None) -> bool:
+    """Replace the standing if it is `before` and the log ends at `head`; else return False."""
+
+    def make(tail: Stored, state: State, was_sent: bool) -> list[Outgoing] | None:
+        if was_sent and state.control.standing == after:
+            return []
+        if state.control.standing != before or head not in (None, tail.number(POSITION)):
+            return None
+        return [encode_control(core.subjects, state.control._replace(standing=after), *place_of(tail))]
+
+    return write(core, make)
+
+
+def write(core: Core, make: Callable[[Stored, State, bool], list[Outgoing] | None]) -> bool:
+    """Store what is made of the stream's end and of the state there; again if another writer was first.
+
+    Args:
+        make: returns messages; None: nothing is to be stored, and the answer is False. It is told whether
+            what it returned before may be stored, though no answer came. What does not fit into one batch
+            is stored before, in batches of its own: the last `BATCH` messages are stored together.
+    """
+    pause = Pause(time.monotonic() + core.connections.address.timeout_seconds)
+    was_sent = False
+    while True:
+        tail, found, up_to = core.jetstream.look([core.subjects.control])
+        if up_to != tail.sequence:
+            continue
+        messages = make(tail, core.reader.state_at(found[core.subjects.control]), was_sent)
+        if messages is None:
+            return False
+        try:
+            early = max(0, len(messages) - BATCH)
+            sequence = core.appender.publish_all(messages[:early], tail.sequence)
+            core.appender.publish_all(messages[early:], sequence)
+        except WrongSequence:
+            continue
+        except (Lost, NoResponder) as error:
+            was_sent = was_sent or isinstance(error, Lost)
+            if not pause.take():
+                raise core.connections.unreachable(error) from None
+        else:
+            core.appender.forget()
+            return True
+
+
+# --- a piece of history
+
+
+class Part:
+    """A part of a piece that is stored together: its events and removed events, and where it ends."""
+
+    def __init__(self, after: int) -> None:
+        self.after = self.end = after
+        self.events: list[tuple[Event, int]] = []  # each with its frame
+        self.removed: list[RemovedRecord] = []
+
+    def __len__(self) -> int:
+        return len(self.events) + len(self.removed)
+
+
+def append_history(core: Core, piece: HistoryPiece) -> None:
+    """Append a piece of the source's history; stored by a majority when this returns.
+
+    Raises:
+        MirrorConflict: the store is no mirror of the source, or does not end where the piece begins.
+    """
+    for part in _parts(piece):
+        _append_part(core, piece.source_id, part)
+    finish_redactions(core)
+
+
+def _parts(piece: HistoryPiece) -> list[Part]:
+    """Return a piece in parts that are small enough. Each ends where an append of the source ended."""
+    rows: list[tuple[int, int, Event | RemovedRecord]] = [
+        (event.position, frame, event) for event, frame in zip(piece.events, piece.frames, strict=True)
+    ]
+    rows += [(each.position, each.position, each) for each in piece.removed]
+    rows.sort(key=lambda row: row[0])
+    parts = [Part(piece.after)]
+    for frame, items in groupby(rows, key=lambda row: row[1]):
+        together = list(items)
+        if parts[-1] and len(parts[-1]) + len(together) > _MOST_EVENTS:
+            parts.append(Part(parts[-1].end))
+        part = parts[-1]
+        for position, _, item in together:
+            part.end = position
+            if isinstance(item, RemovedRecord):
+                part.removed.append(item)
+            else:
+                part.events.append((item, frame))
+    if parts[-1].end < piece.end and len(parts[-1]) > _MOST_EVENTS:
+        parts.append(Part(parts[-1].end))
+    parts[-1].end = piece.end
+    return parts
+
+
+def _append_part(core: Core, source_id: str, part: Part) -> None:
+    def make(tail: Stored, state: State, was_sent: bool) -> list[Outgoing]:
+        _check_mirror(core, source_id, state.control.standing)
+        position = tail.number(POSITION)
+        if was_sent and position == part.end:
+            return []
+        if position != part.after:
+            where, reason = core.address.text, f"it ends at position {position}, and not at {part.after}"
+            raise MirrorConflict(f"store {source_id}", where, reason, "start the mirror again")
+        return _messages(core, tail, state.control, part)
+
+    write(core, make)
+
+
+def _messages(core: Core, tail: Stored, before: Control, part: Part) -> list[Outgoing]:
+    """Return the messages of a part. The index of ids comes first if not all fit into one batch."""
+    subjects, events = core.subjects, part.events
+    is_early = len(events) > _MOST_EVENTS
+    time_us = max(tail.number(TIME), events[-1][0].time_us if events else 0)
+    place = place_headers(part.end, time_us)
+    first = tail.sequence + 1 + (len(events) if is_early else 0)
+    index = [
+        encode_id(subjects, event.id_bytes, sequence, tail_place(tail) if is_early else place)
+        for sequence, (event, _) in enumerate(events, first)
+        if is_early or sequence_in(event.id_bytes) != sequence
+    ]
+    made = [encode_event(subjects, event, frame) for event, frame in events]
+    made = index + made if is_early else made + index
+    made += [encode_removed(subjects, each, place) for each in part.removed]
+    lasts = {each.stream: each for each in part.removed}
+    made += [encode_last(subjects, each.stream, each.version, each.time_us, place) for each in lasts.values()]
+    lost = part.end - part.after - len(part)
+    control = before._replace(removed=before.removed + len(part.removed), lost=before.lost + lost)
+    if control != before or not made or any(event.stream.startswith("$") for event, _ in events):
+        made.append(encode_control(subjects, control, part.end, time_us))
+    return made
+
+
+def _check_mirror(core: Core, source_id: str, standing: Standing) -> None:
+    if standing != Standing(source_id):
+        reason, advice = "it was not made by this mirror", "use an empty destination"
+        raise MirrorConflict(f"store {source_id}", core.address.text, reason, advice)
+
+
+# --- removing and erasing
+
+
+def remove_history(core: Core, source_id: str, removed: Sequence[RemovedRecord]) -> None:
+    """Remove what the source's compactions have removed since it was copied.
+
+    Raises:
+        MirrorConflict: the store is no mirror of the source.
+    """
+    _check_mirror(core, source_id, core.reader.state().control.standing)
+    wanted = {each.position: each for each in removed}
+    if wanted:
+        found = [
+            (event, wanted[event.position])
+            for _, event in core.reader.read_frames(min(wanted) - 1, max(wanted))
+            if event.position in wanted
+        ]
+        by_stream: dict[str, list[tuple[Event, RemovedRecord]]] = {}
+        for pair in found:
+            by_stream.setdefault(pair[0].stream, []).append(pair)
+        for stream, pairs in by_stream.items():
+            remove_events(core, stream, [event for event, _ in pairs], [record for _, record in pairs])
+    finish_redactions(core)
+
+
+def remove_events(
+    core: Core, stream: str, events: Sequence[Event], records: Sequence[RemovedRecord] | None = None
+) -> None:
+    """Remove the first events of a stream: what is kept of them is stored first.
+
+    Args:
+        records: what is kept; None: it is made here.
+    """
+    last, last_version = events[-1], core.reader.versions([stream])[0]
+    if records is None:
+        records = [removed_record(each, is_last=each.version == last_version) for each in events]
+    subject = core.subjects.stream(stream)
+    sequence = core.reader.sequence_up_to(subject, last.version)
+    stubs = {event.position for _, event in core.reader.state().stubs}
+    for at in range(0, len(records), _MOST_EVENTS):
+        part = records[at : at + _MOST_EVENTS]
+
+        def make(tail: Stored, state: State, _: bool, part: Sequence[RemovedRecord] = part) -> list[Outgoing]:
+            place = tail_place(tail)
+            messages = [encode_removed(core.subjects, each, place) for each in part]
+            messages += [
+                encode_redacted(core.subjects, each.position, None, place)
+                for each in part
+                if each.position in stubs
+            ]
+            if part[-1].position == last.position and last.version == last_version:
+                messages.append(encode_last(core.subjects, stream, last.version, last.time_us, place))
+            control = state.control._replace(removed=state.control.removed + len(part))
+            return [*messages, encode_control(core.subjects, control, *place_of(tail))]
+
+        write(core, make)
+    if sequence:
+        core.jetstream.purge(subject, sequence + 1)
+
+
+def finish_redactions(core: Core) -> None:
+    """Erase the messages of redacted events, once what stays of them is stored."""
+    state = core.reader.state()
+    kept = {event.position for _, event in state.stubs}
+    for redaction in filter(None, map(maybe_decode_redaction, state.rules.redactions)):
+        if redaction.position in core.erased:
+            continue
+        for position in redaction.positions:
+            stored = core.reader.message_at(position)
+            if stored is None:
+                continue
+            frame, event = decode_event(stored)
+            if event.redacted:
+                continue  # it came so from a mirror's source
+            if position not in kept:
+                _keep(core, position, frame, Event(state.redacted.record(event)))
+            core.jetstream.erase(stored.sequence)
+        core.erased.add(redaction.position)
+
+
+def _keep(core: Core, position: int, frame: int, stub: Event) -> None:
+    """Store what stays of a redacted event."""
+
+    def make(tail: Stored, state: State, _: bool) -> list[Outgoing]:
+        return [
+            encode_redacted(core.subjects, position, (frame, stub), tail_place(tail)),
+            encode_control(core.subjects, state.control, *place_of(tail)),
+        ]
+
+    write(core, make)
+
+
+def place_of(tail: Stored) -> tuple[int, int]:
+    """Return the position and the time of the last event."""
+    return tail.number(POSITION), tail.number(TIME)

@@ -1,0 +1,296 @@
+"""JetStream's requests, as the engine needs them. Sequences are JetStream's: places of messages in a stream.
+
+1. The leader of a stream answers a get of one message; any replica answers batches, and may be behind. So the
+   leader says which message is the last one of a filter, and batches are asked for until it has come.
+2. A get of the last messages of several subjects is one replica's view of one moment: its answer says up to
+   which sequence that replica was.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from base64 import b64decode
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from evlog.engines.nats.connections import ANSWER_SECONDS, Connections, Pause
+from evlog.engines.nats.session import Lost, Session, parse_headers
+from evlog.errors import EngineError, StoreAccessDenied, StoreFull
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from typing import Any
+
+BATCH: Final = 1000
+"""The most messages in an atomic batch, and in one answer."""
+
+_NOT_FOUND: Final = (b"404", 10037)
+_NO_STREAM: Final = 10059
+_WRONG_SEQUENCE: Final = (10070, 10071, 10164)
+_FULL: Final = (10023, 10047, 10077, 10028, 10002)
+# Nothing is wrong with what was asked: a leader is missing or was just elected, or too much is going on.
+_TRANSIENT: Final = (10008, 10009, 10167, 10176, 10210)
+_SEQUENCE: Final = "Nats-Sequence"
+
+
+class WrongSequence(Exception):
+    """A stream does not end where a message expected it; nothing was written."""
+
+
+class NoStream(Exception):
+    """There is no such stream."""
+
+
+class Stored(NamedTuple):
+    """A message as it is stored."""
+
+    sequence: int
+    subject: str
+    headers: dict[str, bytes]
+    data: bytes
+
+    def number(self, header: str) -> int:
+        """Return a header that is a number; 0 if it is not there."""
+        return int(self.headers.get(header, b"0"))
+
+
+class Outgoing(NamedTuple):
+    """A message that is to be stored."""
+
+    subject: bytes
+    headers: bytes  # lines, each with its end
+    data: bytes
+
+
+class JetStream:
+    """One stream of JetStream."""
+
+    def __init__(self, connections: Connections, stream: str) -> None:
+        self.connections = connections
+        self.stream = stream
+        self._batches = 0
+
+    # --- the stream
+
+    def call(self, operation: str, question: dict[str, Any]) -> dict[str, Any]:
+        """Return the answer to a request of JetStream's API about this stream. Raises NoStream."""
+        subject, data = f"$JS.API.{operation}.{self.stream}", json.dumps(question).encode()
+
+        def ask(session: Session, deadline: float) -> dict[str, Any]:
+            answer: dict[str, Any] = json.loads(session.request(subject, data, deadline).data)
+            if answer.get("error", {}).get("err_code") in _TRANSIENT:
+                raise Lost(answer["error"]["description"])
+            return answer
+
+        answer = self.connections.retry(ask)
+        if "error" in answer:
+            raise self.failure(answer["error"])
+        return answer
+
+    def failure(self, error: dict[str, Any]) -> Exception:
+        """Return the error for what a server says."""
+        code, text, where = (
+            error.get("err_code"),
+            str(error.get("description")),
+            self.connections.address.text,
+        )
+        if code == _NO_STREAM:
+            return NoStream(text)
+        if code in _FULL or "insufficient" in text or "exceeded" in text:
+            return StoreFull(where, text)
+        if "not authorized" in text or error.get("code") == 403:
+            return StoreAccessDenied(where, text)
+        return EngineError(where, text)
+
+    # --- reading
+
+    def last(self, filter: str) -> Stored | None:
+        """Return the last message whose subject matches a filter, as the leader has it."""
+        return self._get({"last_by_subj": filter})
+
+    def get(self, sequence: int) -> Stored | None:
+        """Return the message with a sequence, as the leader has it."""
+        return self._get({"seq": sequence})
+
+    def next(self, filter: str, sequence: int) -> Stored | None:
+        """Return the first message of a filter from a sequence on, as the leader has it."""
+        return self._get({"seq": max(1, sequence), "next_by_subj": filter})
+
+    def _get(self, question: dict[str, Any]) -> Stored | None:
+        data = json.dumps(question).encode()
+        subject = f"$JS.API.STREAM.MSG.GET.{self.stream}"
+
+        def ask(session: Session, deadline: float) -> Stored | None:
+            return self._stored(session.request(subject, data, deadline).data)
+
+        return self.connections.retry(ask)
+
+    def _stored(self, raw: bytes) -> Stored | None:
+        answer = json.loads(raw)
+        if "error" in answer:
+            if answer["error"].get("err_code") in _NOT_FOUND:
+                return None
+            if answer["error"].get("err_code") in _TRANSIENT:
+                raise Lost(answer["error"]["description"])
+            raise self.failure(answer["error"])
+        found = answer["message"]
+        headers = parse_headers(b64decode(found["hdrs"]))[1] if "hdrs" in found else {}
+        return Stored(found["seq"], found["subject"], headers, b64decode(found.get("data", "")))
+
+    def scan(self, filter: str, first: int, last: int) -> Iterator[Stored]:
+        """Iterate over the messages of a filter between two sequences; see `chunks`."""
+        for found in self.chunks(filter, first, last):
+            yield from found
+
+    def chunks(self, filter: str, first: int, last: int) -> Iterator[list[Stored]]:
+        """Iterate over the messages of a filter between two sequences, many at a time.
+
+        Args:
+            last: of a message that the leader has shown. Replicas that do not have it are asked again.
+        """
+        at = first
+        pause = None
+        while at <= last:
+            found = self.connections.retry(
+                lambda session, deadline, at=at: self._batch(  # type: ignore[misc]
+                    session, {"seq": max(1, at), "next_by_subj": filter, "batch": BATCH}, deadline
+                )
+            )[0]
+            if found:
+                at, pause = found[-1].sequence + 1, None
+                while found and found[-1].sequence > last:
+                    found.pop()
+                if found:
+                    yield found
+                continue
+            following = self.next(filter, at)  # the replica is behind, or what was last is removed
+            if following is None or following.sequence > last:
+                return
+            pause = pause or Pause(time.monotonic() + self.connections.address.timeout_seconds)
+            if not pause.take():
+                raise self.connections.unreachable(Lost("a replica does not catch up"))
+
+    def look(self, subjects: Sequence[str]) -> tuple[Stored, dict[str, Stored], int]:
+        """Return the stream's last message, the last ones of subjects, and the sequence these are as of.
+
+        Args:
+            subjects: without wildcards, at most `BATCH`; the first one always has a message.
+        """
+        questions = (
+            (f"$JS.API.STREAM.MSG.GET.{self.stream}", {"last_by_subj": ">"}),
+            (f"$JS.API.DIRECT.GET.{self.stream}", {"multi_last": list(subjects)}),
+        )
+
+        def ask(session: Session, deadline: float) -> tuple[Stored, dict[str, Stored], int]:
+            one, other = [session.ask(subject, json.dumps(data).encode()) for subject, data in questions]
+            tail = self._stored(session.receive(one, deadline).data)
+            found, up_to = self._receive(session, other, deadline)
+            assert tail is not None  # a store has at least one message
+            return tail, {each.subject: each for each in found}, up_to
+
+        return self.connections.retry(ask)
+
+    def last_of_each(self, anchor: str, subjects: Sequence[str]) -> dict[str, Stored]:
+        """Return the last messages of subjects without wildcards, from a replica that is not behind.
+
+        Args:
+            anchor: a subject that has a message.
+        """
+        found: dict[str, Stored] = {}
+        for at in range(0, len(subjects), BATCH - 1):
+            some = [anchor, *subjects[at : at + BATCH - 1]]
+            least = up_to = 0
+            while not up_to or up_to < least:
+                tail, last, up_to = self.look(some)
+                least = least or tail.sequence
+            found |= last
+        return found
+
+    def _batch(self, session: Session, question: dict[str, Any], deadline: float) -> tuple[list[Stored], int]:
+        data = json.dumps(question).encode()
+        return self._receive(session, session.ask(f"$JS.API.DIRECT.GET.{self.stream}", data), deadline)
+
+    def _receive(self, session: Session, inbox: bytes, deadline: float) -> tuple[list[Stored], int]:
+        """Return the messages of a batch, and up to which sequence they were looked for, if that is said."""
+        found: list[Stored] = []
+        while True:
+            message = session.receive(inbox, deadline)
+            headers = message.headers
+            if message.status or _SEQUENCE not in headers:
+                if message.status not in (b"204", b"404"):
+                    raise EngineError(self.connections.address.text, f"status {message.status.decode()}")
+                return found, int(headers.get("Nats-UpTo-Sequence", b"0"))
+            found.append(
+                Stored(int(headers[_SEQUENCE]), headers["Nats-Subject"].decode(), headers, message.data)
+            )
+
+    # --- writing
+
+    def publish(self, messages: Sequence[Outgoing], expected: int, session: Session, deadline: float) -> int:
+        """Store messages, all or none, if the stream ends at a sequence; return the last one's.
+
+        Raises:
+            WrongSequence: it does not.
+            Lost: they may be stored or not.
+            NoResponder: they are not.
+        """
+        inbox = session.new_inbox()
+        session.send(self._encode(messages, b"Nats-Expected-Last-Sequence: %d\r\n" % expected, inbox))
+        return self.acknowledged(session.receive(inbox, deadline).data)
+
+    def acknowledged(self, raw: bytes) -> int:
+        """Return the sequence that the server answers with."""
+        answer = json.loads(raw)
+        if "error" not in answer:
+            return int(answer["seq"])
+        error = answer["error"]
+        if error.get("err_code") in _WRONG_SEQUENCE:
+            raise WrongSequence(str(error.get("description")))
+        if error.get("err_code") in _TRANSIENT:
+            raise Lost(str(error.get("description")))
+        raise self.failure(error)
+
+    def _encode(self, messages: Sequence[Outgoing], condition: bytes, inbox: bytes) -> bytes:
+        if len(messages) == 1:
+            ((subject, headers, data),) = messages
+            lines = b"NATS/1.0\r\n%b%b\r\n" % (condition, headers)
+            sizes = (len(lines), len(lines) + len(data))
+            return b"HPUB %b %b %d %d\r\n%b%b\r\n" % (subject, inbox, *sizes, lines, data)
+        batch = b"%b" % os.urandom(12).hex().encode()
+        parts = []
+        last = len(messages)
+        for number, (subject, headers, data) in enumerate(messages, 1):
+            own = condition if number == 1 else b"Nats-Batch-Commit: 1\r\n" if number == last else b""
+            lines = b"NATS/1.0\r\nNats-Batch-Id: %b\r\nNats-Batch-Sequence: %d\r\n%b%b\r\n" % (
+                batch, number, own, headers,
+            )  # fmt: skip
+            reply = inbox + b" " if number == last else b""
+            parts.append(
+                b"HPUB %b %b%d %d\r\n%b%b\r\n"
+                % (subject, reply, len(lines), len(lines) + len(data), lines, data)
+            )
+        return b"".join(parts)
+
+    def purge(self, subject: str, before: int) -> None:
+        """Remove the messages of a subject with sequences below another."""
+        self.call("STREAM.PURGE", {"filter": subject, "seq": before})
+
+    def erase(self, sequence: int) -> None:
+        """Remove a message, and overwrite its bytes."""
+        try:
+            self.call("STREAM.MSG.DELETE", {"seq": sequence})
+        except EngineError as error:
+            if "not found" not in error.reason and "no message" not in error.reason:
+                raise
+
+
+def publish_one(jetstream: JetStream, subject: str, data: bytes, headers: bytes) -> int:
+    """Store one message, on the conditions in its headers, and return its sequence. Raises as `publish`."""
+    lines = b"NATS/1.0\r\n%b\r\n" % headers
+    with jetstream.connections.lend() as session:
+        inbox = session.new_inbox()
+        sizes = (len(lines), len(lines) + len(data))
+        session.send(b"HPUB %b %b %d %d\r\n%b%b\r\n" % (subject.encode(), inbox, *sizes, lines, data))
+        answer = session.receive(inbox, time.monotonic() + ANSWER_SECONDS).data
+    return jetstream.acknowledged(answer)

@@ -1,0 +1,233 @@
+"""What is in the JetStream stream of a store: subjects, and messages that are not events.
+
+    evlog.NAME.e.u.CATEGORY.STREAM   an event; its headers are those of `evlog/engines/messages.py`
+    evlog.NAME.e.s.CATEGORY.STREAM   an event of the store's own, whose stream begins with $
+    evlog.NAME.i.ID                  an id that was given: the sequence of its event
+    evlog.NAME.r.ID                  a removed event: its `RemovedRecord`, as msgpack
+    evlog.NAME.l.CATEGORY.STREAM     the version and time of the last event of a stream, when it is removed
+    evlog.NAME.x                     what stays of a redacted event: its record, as msgpack
+    evlog.NAME.c                     control: what the store is to others, and how much was removed
+
+1. Categories, streams and ids are percent-encoded tokens: letters, digits, - _ ~ $ stay as they are.
+2. Every message has `Evlog-Position` and `Evlog-Time`. Of one that is not an event, they are those of the
+   last event before it. So both never fall from message to message, and the last one says where the log ends.
+3. No message is removed while it is the last one: what removes writes a message first.
+4. Event and index messages of an append are one atomic batch, which the server stores only if the stream
+   ends where the writer has looked. An id that evlog makes needs no index: the sequence is in it.
+5. A message of `c` comes with every change of what all appends depend on: policies, schemas, redactions.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from typing import Any, Final, NamedTuple
+from urllib.parse import quote, unquote_to_bytes
+
+import msgpack
+
+from evlog.engines.messages import POSITION, TIME, decode_message, encode_headers
+from evlog.engines.nats.jetstream import Outgoing, Stored
+from evlog.errors import CorruptionError
+from evlog.model.events import Event, category_of
+from evlog.model.history import RemovedRecord, Standing
+
+_SAFE: Final = "-_~$"
+_ESCAPED: Final = re.compile(rb"[\x00-\x1f\x7f%]|^ | $")
+_SEQUENCE_BITS: Final = 40
+_MAX_CACHED: Final = 10_000
+
+
+def token(text: str) -> str:
+    """Return a text as one token of a subject."""
+    return quote(text, safe=_SAFE).replace(".", "%2E")
+
+
+def of_token(text: str) -> str:
+    """Return the text of a token."""
+    return unquote_to_bytes(text).decode()
+
+
+class Subjects:
+    """The subjects of one store."""
+
+    def __init__(self, name: str) -> None:
+        self.prefix = f"evlog.{name}."
+        self.all = f"{self.prefix}>"
+        self.control = f"{self.prefix}c"
+        self.redacted = f"{self.prefix}x"
+        self.events = f"{self.prefix}e.>"
+        self.user_events = f"{self.prefix}e.u.>"
+        self.own_events = f"{self.prefix}e.s.>"
+        self.removed = f"{self.prefix}r.>"
+        self.lasts = f"{self.prefix}l.>"
+        self._streams: dict[str, str] = {}  # cache; threads may add the same pairs twice
+
+    def stream(self, stream: str) -> str:
+        """Return the subject of a stream's events."""
+        subject = self._streams.get(stream)
+        if subject is None:
+            kind = "s" if stream.startswith("$") else "u"
+            subject = f"{self.prefix}e.{kind}.{token(category_of(stream))}.{token(stream)}"
+            if len(self._streams) >= _MAX_CACHED:
+                self._streams.clear()
+            self._streams[stream] = subject
+        return subject
+
+    def last(self, stream: str) -> str:
+        """Return the subject of what is kept of a stream whose last event is removed."""
+        return f"{self.prefix}l.{token(category_of(stream))}.{token(stream)}"
+
+    def category(self, category: str) -> str:
+        """Return the filter of the events of a category."""
+        kind = "s" if category.startswith("$") else "u"
+        return f"{self.prefix}e.{kind}.{token(category)}.*"
+
+    def id(self, id: bytes) -> str:
+        """Return the subject of an id that was given."""
+        return f"{self.prefix}i.{id.hex()}"
+
+    def removed_id(self, id: bytes) -> str:
+        """Return the subject of a removed event."""
+        return f"{self.prefix}r.{id.hex()}"
+
+
+# --- events
+
+
+def encode_event(subjects: Subjects, event: Event, frame: int) -> Outgoing:
+    """Return the message of an event."""
+    lines = b"".join(
+        b"%b: %b\r\n" % (name.encode(), _ESCAPED.sub(_escape, value))
+        for name, value in encode_headers(event, frame).items()
+    )
+    return Outgoing(subjects.stream(event.stream).encode(), lines, event.data)
+
+
+def decode_event(stored: Stored) -> tuple[int, Event]:
+    """Return the frame and the event of a message. Raises CorruptionError."""
+    headers = stored.headers
+    if any(b"%" in value for value in headers.values()):
+        headers = {name: unquote_to_bytes(value) for name, value in headers.items()}
+    return decode_message(headers, stored.data, f"message {stored.sequence}")
+
+
+def _escape(match: re.Match[bytes]) -> bytes:
+    return b"%%%02X" % match[0][0]
+
+
+# --- other messages
+
+
+class Control(NamedTuple):
+    """What a message of `c` says."""
+
+    standing: Standing = Standing()
+    removed: int = 0
+    """how many events compactions have removed"""
+    lost: int = 0
+    """how many positions are of no event, and of no removed one: of a mirror whose source has lost them"""
+
+
+def place_headers(position: int, time_us: int) -> bytes:
+    """Return the headers of a message that is no event."""
+    return b"%b: %d\r\n%b: %d\r\n" % (POSITION.encode(), position, TIME.encode(), time_us)
+
+
+def encode_control(subjects: Subjects, control: Control, position: int, time_us: int) -> Outgoing:
+    """Return a message of `c`."""
+    data = msgpack.packb((*control.standing, control.removed, control.lost))
+    return Outgoing(subjects.control.encode(), place_headers(position, time_us), data)
+
+
+def decode_control(stored: Stored) -> Control:
+    """Return what a message of `c` says."""
+    mirror_of, moved_to, removed, lost = _unpack(stored, 4)
+    return Control(Standing(mirror_of, moved_to), removed, lost)
+
+
+def encode_id(subjects: Subjects, id: bytes, sequence: int, place: bytes) -> Outgoing:
+    """Return the message that says where the event with an id is."""
+    return Outgoing(subjects.id(id).encode(), place, b"%d" % sequence)
+
+
+def encode_removed(subjects: Subjects, removed: RemovedRecord, place: bytes) -> Outgoing:
+    """Return the message for a removed event."""
+    return Outgoing(subjects.removed_id(removed.id).encode(), place, msgpack.packb(tuple(removed)))
+
+
+def decode_removed(stored: Stored) -> RemovedRecord:
+    """Return the removed event that a message stands for."""
+    return RemovedRecord._make(_unpack(stored, len(RemovedRecord._fields)))
+
+
+def encode_last(subjects: Subjects, stream: str, version: int, time_us: int, place: bytes) -> Outgoing:
+    """Return the message for a stream whose last event is removed."""
+    return Outgoing(subjects.last(stream).encode(), place, msgpack.packb((version, time_us)))
+
+
+def decode_last(stored: Stored) -> tuple[int, int]:
+    """Return the version and the time of the last event of a stream."""
+    version, time_us = _unpack(stored, 2)
+    return version, time_us
+
+
+def encode_redacted(
+    subjects: Subjects, position: int, kept: tuple[int, Event] | None, place: bytes
+) -> Outgoing:
+    """Return the message for what stays of a redacted event, with its frame; None: it is removed."""
+    document = None if kept is None else (kept[0], tuple(kept[1]))
+    return Outgoing(subjects.redacted.encode(), place, msgpack.packb((position, document)))
+
+
+def decode_redacted(stored: Stored) -> tuple[int, tuple[int, Event] | None]:
+    """Return the position of a redacted event, and what stays of it, with its frame."""
+    position, document = _unpack(stored, 2)
+    return position, None if document is None else (document[0], Event(document[1]))
+
+
+def _unpack(stored: Stored, count: int) -> tuple[Any, ...]:
+    try:
+        values = msgpack.unpackb(stored.data, use_list=False, strict_map_key=False)
+        if isinstance(values, tuple) and len(values) == count:
+            return values
+        raise ValueError(f"not {count} values")
+    except (ValueError, msgpack.UnpackException) as error:
+        raise CorruptionError(
+            stored.subject, None, f"message {stored.sequence} is damaged ({error})"
+        ) from None
+
+
+# --- ids
+
+
+def make_sequence_ids(first_sequence: int, count: int) -> list[bytes]:
+    """Return new UUIDv7s in which the sequences of their messages are, or of messages shortly before."""
+    ms = time.time_ns() // 1_000_000
+    random = os.urandom(5 * count)
+    made = []
+    for number in range(count):
+        sequence = (first_sequence + number) & ((1 << _SEQUENCE_BITS) - 1)
+        chance = int.from_bytes(random[5 * number : 5 * number + 5]) & ((1 << 34) - 1)
+        bits = ms << 80 | 7 << 76 | (sequence >> 28) << 64 | 2 << 62 | (sequence & ((1 << 28) - 1)) << 34
+        made.append((bits | chance).to_bytes(16))
+    return made
+
+
+def sequence_in(id: bytes) -> int | None:
+    """Return the sequence in an id that `make_sequence_ids` may have made; None if it has not."""
+    bits = int.from_bytes(id)
+    if bits >> 76 & 15 != 7 or bits >> 62 & 3 != 2:
+        return None
+    return (bits >> 64 & 0xFFF) << 28 | bits >> 34 & ((1 << 28) - 1)
+
+
+def tail_place(tail: Stored) -> bytes:
+    """Return the headers of a message that follows the last one, and is no event."""
+    return place_headers(tail.number(POSITION), tail.number(TIME))
+
+
+def is_event(subjects: Subjects, stored: Stored) -> bool:
+    """Return whether a message is an event."""
+    return stored.subject.startswith(f"{subjects.prefix}e.")

@@ -1,0 +1,480 @@
+"""Reading a store in NATS: its rules and redactions as of now, streams, the log, ids.
+
+1. Redacted events are no messages of their streams any more: what stays of them is kept in memory, and
+   merged into what is read. Which they are is asked after a piece was read, so none is missed whose message
+   has just been erased.
+2. A position or a version is not a sequence. A read finds the sequence to begin at by looking at some
+   messages: positions and times never fall, nor do versions in a stream.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from itertools import islice
+from typing import TYPE_CHECKING, Final
+
+from evlog.engines.messages import ID, POSITION, TIME, VERSION
+from evlog.engines.nats.jetstream import BATCH, JetStream, Stored
+from evlog.engines.nats.layout import (
+    Control,
+    Subjects,
+    decode_control,
+    decode_event,
+    decode_last,
+    decode_redacted,
+    decode_removed,
+    is_event,
+    of_token,
+    sequence_in,
+)
+from evlog.files.disk.fork import register_fork_reset
+from evlog.model.events import Event, id_text
+from evlog.model.filters import EVERYTHING
+from evlog.model.redaction import Redacted, maybe_decode_redaction
+from evlog.model.reports import StreamInfo, retention_of
+from evlog.model.retention import KEEP_ALL, Rules, first_visible_version, visible_since_us
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from evlog.model.filters import EventFilter
+    from evlog.model.history import RemovedRecord
+
+_NEAR: Final = 256  # so many messages are read rather than looked for
+_PROBES: Final = 40
+_ANCHORS: Final = 256
+_FIRST_WINDOW: Final = 512
+_FIELDS: Final = {POSITION: 0, VERSION: 1}  # of a record
+_END: Final = 1 << 62
+Framed = tuple[int, Event]
+
+
+class State:
+    """What the control messages and the store's own events come to, as of a sequence. Replaced whole."""
+
+    def __init__(self) -> None:
+        self.sequence = 0  # of the last message of `c` that was read
+        self.control = Control()
+        self.rules = Rules()
+        self.redacted = Redacted(())
+        self.stubs: list[Framed] = []  # what stays of redacted events, by position
+
+
+class Reader:
+    """Reads of one engine. Any thread may use it."""
+
+    def __init__(self, jetstream: JetStream, subjects: Subjects) -> None:
+        self._jetstream = jetstream
+        self._subjects = subjects
+        self._mutex = threading.Lock()  # guards the two below
+        self._state = State()
+        self._anchors: OrderedDict[int, int] = OrderedDict()  # sequences of events, by position
+        register_fork_reset(self)
+
+    def reset_after_fork(self) -> None:
+        """Renew the mutex in a forked child."""
+        self._mutex = threading.Lock()
+        self._anchors = OrderedDict()
+
+    # --- the state
+
+    def state(self) -> State:
+        """Return the state as it is now."""
+        control = self._jetstream.last(self._subjects.control)
+        assert control is not None
+        return self.state_at(control)
+
+    def state_at(self, control: Stored) -> State:
+        """Return the state as of the message of `c` that is the last one."""
+        state = self._state
+        if state.sequence >= control.sequence:
+            return state
+        new = State()
+        new.sequence, new.control = control.sequence, decode_control(control)
+        new.rules.update(state.rules)
+        new.rules.redactions = list(state.rules.redactions)
+        first, last = state.sequence + 1, control.sequence
+        for stored in self._jetstream.scan(self._subjects.own_events, first, last):
+            new.rules.add(decode_event(stored)[1])
+        stubs: dict[int, Framed | None] = {framed[1].position: framed for framed in state.stubs}
+        for stored in self._jetstream.scan(self._subjects.redacted, first, last):
+            position, kept = decode_redacted(stored)
+            stubs[position] = kept
+        new.redacted = Redacted(filter(None, map(maybe_decode_redaction, new.rules.redactions)))
+        new.stubs = [kept for _, kept in sorted(stubs.items()) if kept is not None]
+        with self._mutex:
+            if new.sequence > self._state.sequence:
+                self._state = new
+            return self._state
+
+    # --- events
+
+    def read_log(
+        self, after: int, to: int | None, filter: EventFilter, *, reverse: bool, limit: int | None
+    ) -> Iterator[Event]:
+        """Iterate over the events behind `after` up to `to`, by position."""
+        subject = self._filter_subject(filter)
+        found = self._framed(subject, POSITION, after, to, filter.since_us, reverse=reverse)
+        if filter.until_us is not None and not reverse:
+            found = _before(found, filter.until_us)
+        events = (event for _, event in found if selects(filter, event))
+        return islice(events, limit)
+
+    def read_stream(
+        self,
+        stream: str,
+        first: int,
+        last: int | None,
+        filter: EventFilter,
+        *,
+        reverse: bool,
+        limit: int | None,
+    ) -> Iterator[Event]:
+        """Iterate over the visible events of a stream, by version."""
+        state = self.state()
+        rule = state.rules.rule_for(stream)
+        since_us = None
+        if rule is not None and rule != KEEP_ALL:
+            first = max(first, first_visible_version(rule, self.versions([stream])[0]))
+            since_us = visible_since_us(rule, time.time_ns() // 1000)
+        subject = self._subjects.stream(stream)
+        found = self._framed(subject, VERSION, first - 1, last, filter.since_us, reverse=reverse)
+        events = (
+            event
+            for _, event in found
+            if (since_us is None or event.time_us >= since_us) and selects(filter, event)
+        )
+        return islice(events, limit)
+
+    def read_whole(self, stream: str) -> Iterator[Event]:
+        """Iterate over all events of a stream, visible or not."""
+        found = self._framed(self._subjects.stream(stream), VERSION, 0, None, None, reverse=False)
+        return (event for _, event in found)
+
+    def read_frames(self, after: int, to: int) -> Iterator[Framed]:
+        """Iterate over all events between two positions, each with the first position of its append."""
+        found = self._framed(self._subjects.events, POSITION, after, to, None, reverse=False)
+        return ((max(frame, after + 1), event) for frame, event in found)
+
+    def _filter_subject(self, filter: EventFilter) -> str:
+        if filter.stream is not None:
+            return self._subjects.stream(filter.stream)
+        if filter.category is not None:
+            return self._subjects.category(filter.category)
+        return self._subjects.events if filter.include_system else self._subjects.user_events
+
+    def _framed(
+        self,
+        subject: str,
+        by: str,
+        after: int,
+        to: int | None,
+        since_us: int | None,
+        *,
+        reverse: bool,
+    ) -> Iterator[Framed]:
+        """Iterate over the events of a filter whose position or version is between two others."""
+        if to is not None and to <= after:
+            return iter(())
+        last = self._jetstream.last(subject)
+        if reverse:
+            return self._backwards(subject, by, after, to, last)
+        return self._forwards(subject, by, after, to, since_us, last)
+
+    def _forwards(
+        self, subject: str, by: str, after: int, to: int | None, since_us: int | None, last: Stored | None
+    ) -> Iterator[Framed]:
+        at, end = _FIELDS[by], _END if to is None else to
+        if last is not None:
+            first = self._seek(subject, by, after, last)
+            if since_us is not None:
+                first = max(first, self._seek(subject, TIME, since_us - 1, last))
+            for found in self._jetstream.chunks(subject, first, last.sequence):
+                framed = [decode_event(stored) for stored in found]
+                reached = framed[-1][1][at]
+                if reached <= after:
+                    continue
+                if found[-1].sequence >= last.sequence or reached >= end:
+                    break
+                yield from self._merged(subject, at, after, reached, framed)
+                self._remember(found[-1])
+                after = reached
+            else:
+                found, framed = [], []
+        else:
+            found, framed = [], []
+        yield from self._merged(subject, at, after, end, framed)
+        if found and framed[-1][1][at] <= end:
+            self._remember(found[-1])
+
+    def _backwards(
+        self, subject: str, by: str, after: int, to: int | None, last: Stored | None
+    ) -> Iterator[Framed]:
+        """Read windows of sequences, each twice as long as the one before."""
+        at, top = _FIELDS[by], _END if to is None else to
+        end = 0 if last is None else last.sequence  # what is behind it was read, or is not asked for
+        if to is not None and last is not None and last.number(by) > to + _NEAR:
+            end = self._seek_end(subject, by, to, last)
+        window = _FIRST_WINDOW
+        while end > 0:
+            begin = max(1, end - window + 1)
+            framed = [decode_event(stored) for stored in self._jetstream.scan(subject, begin, end)]
+            if framed:
+                low = max(after, framed[0][1][at] - 1)
+                yield from reversed(self._merged(subject, at, low, top, framed))
+                top = low
+                if low <= after:
+                    return
+            end, window = begin - 1, min(2 * window, 1 << 16)
+        yield from reversed(self._merged(subject, at, after, top, []))
+
+    def _merged(self, subject: str, at: int, after: int, to: int, found: list[Framed]) -> list[Framed]:
+        """Return those of a piece of what was read that are between two numbers, with redacted events."""
+        state = self.state()
+        framed = [each for each in found if after < each[1][at] <= to]
+        if not state.stubs and not state.rules.redactions:
+            return framed
+        stubs = [
+            stub
+            for stub in state.stubs
+            if after < stub[1][at] <= to
+            and stub[1].position in state.redacted
+            and _subject_matches(subject, self._subjects.stream(stub[1].stream))
+        ]
+        places = {stub[1].position for stub in stubs}
+        rest = [each for each in framed if each[1].position not in places]
+        merged = sorted(stubs + rest, key=lambda each: each[1].position)
+        return [(frame, Event(state.redacted.record(event))) for frame, event in merged]
+
+    # --- finding the sequence to begin at
+
+    def _seek(self, subject: str, by: str, target: int, last: Stored) -> int:
+        """Return a sequence before which no message of a filter has a number above the target."""
+        if target <= 0:
+            return 1
+        low, low_number = 0, 0
+        if by == POSITION:
+            with self._mutex:
+                exact = self._anchors.get(target)
+            if exact is not None:
+                return exact + 1
+        high, high_number = last.sequence + 1, last.number(by) + 1
+        for probe in range(_PROBES):
+            if target - low_number <= _NEAR or high - low <= _NEAR:
+                break
+            middle = (low + high) // 2
+            if not probe % 2:  # as if the numbers rose evenly
+                share = (target - low_number) / max(1, high_number - low_number)
+                middle = low + int((high - low) * min(1.0, share)) - _NEAR // 4
+            middle = min(max(middle, low + 1), high - 1)
+            found = self._jetstream.next(subject, middle)
+            if found is None or found.sequence >= high or found.number(by) > target:
+                high = middle
+                high_number = high_number if found is None else min(high_number, found.number(by))
+            else:
+                low, low_number = found.sequence, found.number(by)
+        return low + 1
+
+    def _seek_end(self, subject: str, by: str, target: int, last: Stored) -> int:
+        """Return a sequence behind which every message of a filter has a number above the target."""
+        begin = self._seek(subject, by, target, last)
+        for stored in self._jetstream.scan(subject, begin, last.sequence):
+            if stored.number(by) > target:
+                return stored.sequence - 1
+        return last.sequence
+
+    def sequence_up_to(self, subject: str, version: int) -> int:
+        """Return the sequence of the last message of a stream up to a version; 0 if there is none."""
+        last = self._jetstream.last(subject)
+        if last is None:
+            return 0
+        end = self._seek_end(subject, VERSION, version, last)
+        first = self._jetstream.next(subject, 1)
+        return end if first is not None and first.sequence <= end else 0
+
+    def message_at(self, position: int) -> Stored | None:
+        """Return the message of the event at a position; None if there is none."""
+        last = self._jetstream.last(self._subjects.events)
+        if last is None:
+            return None
+        first = self._seek(self._subjects.events, POSITION, position - 1, last)
+        for stored in self._jetstream.scan(self._subjects.events, first, last.sequence):
+            if stored.number(POSITION) >= position:
+                return stored if stored.number(POSITION) == position else None
+        return None
+
+    def _remember(self, stored: Stored) -> None:
+        """Remember where an event is: reads often begin where one has ended."""
+        with self._mutex:
+            self._anchors[stored.number(POSITION)] = stored.sequence
+            if len(self._anchors) > _ANCHORS:
+                self._anchors.popitem(last=False)
+
+    # --- look-ups
+
+    def tail(self) -> Stored:
+        """Return the last message of the store."""
+        found = self._jetstream.last(">")
+        assert found is not None
+        return found
+
+    def known(
+        self, ids: Sequence[bytes], found: Mapping[str, Stored], tail_sequence: int
+    ) -> dict[bytes, Event | RemovedRecord]:
+        """Return the events with these ids.
+
+        Args:
+            found: the last messages of the ids' subjects.
+            tail_sequence: as of which sequence.
+        """
+        stubs = {framed[1].id_bytes: framed[1] for framed in self._state.stubs}
+        known: dict[bytes, Event | RemovedRecord] = {}
+        for id in ids:
+            removed = found.get(self._subjects.removed_id(id))
+            index = found.get(self._subjects.id(id))
+            event = None if index is None else self._event_at(id, int(index.data), 1)
+            if event is None:
+                event = stubs.get(id)
+            if event is None and (made := sequence_in(id)) and made <= tail_sequence:
+                event = self._event_at(id, made, BATCH)
+            if event is not None:
+                known[id] = Event(self._state.redacted.record(event))
+            elif removed is not None:
+                known[id] = decode_removed(removed)
+        return known
+
+    def _event_at(self, id: bytes, sequence: int, within: int) -> Event | None:
+        """Return the event with an id, if it is at a sequence, or in the same append shortly behind."""
+        text = id_text(id).encode()
+        stored = self._jetstream.get(sequence)
+        if stored is None or not is_event(self._subjects, stored):
+            return None
+        if stored.headers.get(ID) == text:
+            return decode_event(stored)[1]
+        if within > 1:
+            frame = decode_event(stored)[0]
+            for each in self._jetstream.scan(self._subjects.events, sequence, sequence + within):
+                other, event = decode_event(each)
+                if other != frame:
+                    break
+                if event.id_bytes == id:
+                    return event
+        return None
+
+    def find_ids(self, ids: Sequence[bytes]) -> dict[bytes, int]:
+        """Return the positions of known ids."""
+        self.state()
+        subjects = [name for id in ids for name in (self._subjects.id(id), self._subjects.removed_id(id))]
+        found = self._jetstream.last_of_each(self._subjects.control, subjects)
+        known = self.known(ids, found, self.tail().sequence)
+        return {id: known[id][0] for id in ids if id in known}
+
+    def versions(self, streams: Sequence[str]) -> list[int]:
+        """Return the last version of each stream; 0 if it never had an event."""
+        subjects = [name for stream in streams for name in self.version_subjects(stream)]
+        found = self._jetstream.last_of_each(self._subjects.control, subjects)
+        return [self.version_in(found, stream) for stream in streams]
+
+    def version_subjects(self, stream: str) -> tuple[str, str]:
+        """Return the subjects whose last messages have the last version of a stream."""
+        return self._subjects.stream(stream), self._subjects.last(stream)
+
+    def version_in(self, found: Mapping[str, Stored], stream: str) -> int:
+        """Return the last version of a stream, by the last messages of its subjects."""
+        event, gone = (found.get(subject) for subject in self.version_subjects(stream))
+        version = 0 if event is None else event.number(VERSION)
+        stubs = [framed[1].version for framed in self._state.stubs if framed[1].stream == stream]
+        return max(version, 0 if gone is None else decode_last(gone)[0], *stubs, 0)
+
+    def removed(self, after: int = 0, to: int | None = None) -> list[RemovedRecord]:
+        """Return the removed events between two positions, by position."""
+        last = self._jetstream.last(self._subjects.removed)
+        if last is None:
+            return []
+        found = {}
+        for stored in self._jetstream.scan(self._subjects.removed, 1, last.sequence):
+            record = decode_removed(stored)
+            if record.position > after and (to is None or record.position <= to):
+                found[record.position] = record
+        return [found[position] for position in sorted(found)]
+
+    # --- streams
+
+    def counts(self, filter: str) -> dict[str, int]:
+        """Return how many messages each subject of a filter has, as the leader has it."""
+        found: dict[str, int] = {}
+        while True:
+            answer = self._jetstream.call("STREAM.INFO", {"subjects_filter": filter, "offset": len(found)})
+            page = answer["state"].get("subjects") or {}
+            found |= page
+            if not page or len(found) >= answer.get("total", 0):
+                return found
+
+    def streams(
+        self, category: str | None, prefix: str | None, *, include_deleted: bool, include_system: bool
+    ) -> Iterator[StreamInfo]:
+        """Iterate over the streams by name."""
+        state, now_us = self.state(), time.time_ns() // 1000
+        subject = self._subjects.events if include_system else self._subjects.user_events
+        counts = {of_token(name.rpartition(".")[2]): n for name, n in self.counts(subject).items()}
+        for name in self.counts(self._subjects.lasts):
+            counts.setdefault(of_token(name.rpartition(".")[2]), 0)
+        for _, event in state.stubs:
+            counts[event.stream] = counts.get(event.stream, 0) + 1
+        names = [
+            name
+            for name in sorted(counts, key=lambda name: name.encode())
+            if name.startswith(prefix or "")
+            and (include_system or not name.startswith("$"))
+            and category in (None, name.partition("-")[0])
+        ]
+        subjects = [name for stream in names for name in self.version_subjects(stream)]
+        found = self._jetstream.last_of_each(self._subjects.control, subjects)
+        for name in names:
+            rule = state.rules.rule_for(name)
+            version = self.version_in(found, name)
+            if rule is not None and rule.is_deleted(version) and not include_deleted:
+                continue
+            there, gone = (found.get(subject) for subject in self.version_subjects(name))
+            time_us = max(
+                0 if there is None else there.number(TIME),
+                0 if gone is None else decode_last(gone)[1],
+                *(framed[1].time_us for framed in state.stubs if framed[1].stream == name),
+                0,
+            )
+            first = max(version - counts[name] + 1, first_visible_version(rule, version))
+            since_us = visible_since_us(rule, now_us)
+            if since_us is not None and first <= version:
+                visible = self.read_stream(name, first, None, EVERYTHING, reverse=False, limit=1)
+                first = next((each.version for each in visible), version + 1)
+            retention = None if rule is None or rule == KEEP_ALL else retention_of(rule, version)
+            yield StreamInfo(name, version - first + 1, first, version, time_us, retention)
+
+
+def selects(filter: EventFilter, event: Event) -> bool:
+    """Return whether a filter selects an event, but for what content is asked for."""
+    return (
+        filter.stream in (None, event.stream)
+        and filter.category in (None, event.category)
+        and (filter.types is None or event.type in filter.types)
+        and (not filter.tags or set(filter.tags).issubset(event.tags))
+        and (filter.since_us is None or event.time_us >= filter.since_us)
+        and (filter.until_us is None or event.time_us < filter.until_us)
+    )
+
+
+def _before(found: Iterator[Framed], until_us: int) -> Iterator[Framed]:
+    for framed in found:
+        if framed[1].time_us >= until_us:
+            return
+        yield framed
+
+
+def _subject_matches(filter: str, subject: str) -> bool:
+    if filter.endswith(".>"):
+        return subject.startswith(filter[:-1])
+    if filter.endswith(".*"):
+        return subject.rpartition(".")[0] == filter[:-2]
+    return subject == filter
