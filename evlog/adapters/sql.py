@@ -48,7 +48,7 @@ _SETTINGS: Final = {
     "temp_directory": "",
 }
 
-Columns = dict[str, tuple[pa.Field, Callable[[Any], pa.Array]]]
+Columns = dict[str, tuple[pa.Field, Callable[[arrow.Items], pa.Array]]]
 
 
 def _columns(*columns: tuple[str, Any, Callable[[Any], Any], dict[str, str] | None]) -> Columns:
@@ -70,22 +70,12 @@ _EVENTS: Final = _columns(
     ("raw", pa.binary(), arrow.raws, None),
 )
 _STREAMS: Final = _columns(
-    ("stream", pa.string(), lambda rows: pa.array([row[0] for row in rows], pa.string()), None),
-    (
-        "category",
-        pa.string(),
-        lambda rows: pa.array([category_of(row[0]) for row in rows], pa.string()),
-        None,
-    ),
-    ("events", pa.int64(), lambda rows: pa.array([row[1] for row in rows], pa.int64()), None),
-    ("first_version", pa.int64(), lambda rows: pa.array([row[2] for row in rows], pa.int64()), None),
-    ("last_version", pa.int64(), lambda rows: pa.array([row[3] for row in rows], pa.int64()), None),
-    (
-        "last_time",
-        arrow.TIME,
-        lambda rows: pa.array([row[4] for row in rows], pa.int64()).cast(arrow.TIME),
-        None,
-    ),
+    ("stream", pa.string(), lambda items: pa.array(items[0], pa.string()), None),
+    ("category", pa.string(), lambda items: pa.array(list(map(category_of, items[0])), pa.string()), None),
+    ("events", pa.int64(), lambda items: pa.array(items[1], pa.int64()), None),
+    ("first_version", pa.int64(), lambda items: pa.array(items[2], pa.int64()), None),
+    ("last_version", pa.int64(), lambda items: pa.array(items[3], pa.int64()), None),
+    ("last_time", arrow.TIME, lambda items: pa.array(items[4], pa.int64()).cast(arrow.TIME), None),
 )
 
 
@@ -238,11 +228,11 @@ class _Source(ds.Dataset):  # type: ignore[misc]  # DuckDB offers conditions onl
         names = list(self._columns) if columns is None else columns
         return _Scan(self._columns, names, filter, self._batches)
 
-    def _batches(self, bounds: Bounds) -> Iterator[list[Any]]:
+    def _batches(self, bounds: Bounds) -> Iterator[arrow.Items]:
         try:
             rows = iter(self._read(bounds))
             while batch := list(islice(rows, _BATCH)):
-                yield batch
+                yield arrow.Picked(batch)
         except EvlogError as error:  # DuckDB would make an error of its own of it
             self._failed.append(error)
             raise
@@ -256,7 +246,7 @@ class _Scan:
         columns: Columns,
         names: Sequence[str],
         filter: Any,
-        read: Callable[[Bounds], Iterator[list[Any]]],
+        read: Callable[[Bounds], Iterator[arrow.Items]],
     ) -> None:
         self._columns = columns
         self._names = names
@@ -270,16 +260,16 @@ class _Scan:
 
     def _made(self, schema: Any) -> Iterator[Any]:
         if self._filter is None:
-            for rows in self._read(Bounds()):
-                yield pa.record_batch([self._columns[name][1](rows) for name in self._names], schema=schema)
+            for items in self._read(Bounds()):
+                yield pa.record_batch([self._columns[name][1](items) for name in self._names], schema=schema)
             return
         bounds, names = Bounds(), list(self._columns)
         if is_plain(self._filter):
             text = str(self._filter)
             needed = words_of(text).union(self._names)
             bounds, names = bounds_of(text), [name for name in names if name in needed]
-        for rows in self._read(bounds):
-            found = [self._columns[name][1](rows) for name in names]
+        for items in self._read(bounds):
+            found = [self._columns[name][1](items) for name in names]
             table = pa.table(found, schema=pa.schema([self._columns[name][0] for name in names]))
             yield from table.filter(self._filter).select(self._names).combine_chunks().to_batches()
 

@@ -38,18 +38,20 @@ HELP: Final = """Write events to FILE, in the format of its suffix:
   .cloudevents.jsonl           CloudEvents 1.0, also with .gz or .zst
 
 The file takes its name in one step, so an export that is interrupted leaves the one before. --append keeps
-what is in the file and continues behind its last position. Filters are those of `evlog read`. In a pipe the
-result is one JSON object.
+what is in the file and continues behind its last position. --fields makes columns of values in the data, of
+the type that holds them all. Filters are those of `evlog read`. In a pipe the result is one JSON object.
 
 \b
   evlog export orders.csv --category order
   evlog export nightly.jsonl.gz --append
   evlog export shop.sqlite --since 7d
+  evlog export paid.parquet --type OrderPaid --fields position,time,data.amount
 """
 
 PARAMETERS: Final = (
     argument("FILE", "The file to write.", PATH, required=True),
     flag("--append", "Keep the file's events and add what came since."),
+    option("--fields", "a,b,data.c", "Only these columns; .parquet alone."),
     option("--stream", "STREAM", "Only this stream."),
     option("--from", "N", "The first position, or version with --stream.", COUNT, name="first"),
     option("--to", "N", "The last position, or version with --stream.", COUNT, name="last"),
@@ -69,10 +71,12 @@ PARAMETERS: Final = (
 
 def command(given: Given) -> None:
     """Export, and print what was written."""
+    from evlog.cli._support.fields import parse_fields
     from evlog.cli._support.progress import with_progress
     from evlog.transfer.export import check_suffix, export
 
     check_suffix(given.file)
+    fields = None if given.fields is None else parse_fields(given.fields)
     read.check_selection(given)
     selection = read.selection_of(given)
     with options.open_store(given) as store:
@@ -81,7 +85,7 @@ def command(given: Given) -> None:
             events = read.select(store, given, selection)
             return events if not position else (event for event in events if event.position > position)
 
-        settings = {"store_id": str(store.id), "append": given.append, "head": store.head}
+        settings = {"store_id": str(store.id), "append": given.append, "fields": fields, "head": store.head}
         done = with_progress(lambda progress: export(given.file, behind, progress=progress, **settings))
     if not console.stdout_is_terminal():
         console.write_object(done._asdict())

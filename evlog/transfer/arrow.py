@@ -1,14 +1,16 @@
 """Events as columns of Arrow, by pyarrow: what Parquet files and SQL queries are made from.
 
-A column is made from the items of the events' records that it needs, and from nothing else: a query that
-names two columns pays for two.
+Each function makes a column from `Items`: the items of some events' records, a sequence for each place in
+them (see `model.events.Record`). A query that names two columns takes no others out of the records.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from array import array
+from binascii import hexlify
+from collections.abc import Sequence
 from operator import itemgetter
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import pyarrow as pa
 
@@ -23,105 +25,136 @@ from evlog.model.events import (
     split_tags,
     tags_of,
 )
-from evlog.model.json_lines import encode_ids, quote
+from evlog.model.json_lines import quote
 
 TIME: Final = pa.timestamp("us", tz="UTC")
-_POSITION, _VERSION, _STREAM, _TYPE, _ID, _TIME, _CODE, _DATA, _METADATA = map(itemgetter, range(9))
-
-Events = Sequence[Event]
-
-
-def texts(values: Sequence[bytes | None]) -> Any:
-    """Return bytes as a column of texts; they must be UTF-8."""
-    return pa.array(values, pa.binary()).cast(pa.string())
+_POSITION, _VERSION, _STREAM, _TYPE, _ID, _TIME, _CODE, _DATA, _METADATA = range(9)
+_GETTERS: Final = tuple(map(itemgetter, range(9)))
+_UUID_BYTES: Final = 36
+_DASHES: Final = (8, 13, 18, 23)
+_DIGITS: Final = [at for at in range(_UUID_BYTES) if at not in _DASHES]
 
 
-def positions(events: Events) -> Any:
-    return pa.array(list(map(_POSITION, events)), pa.int64())
+class Items(Protocol):
+    """The items of some events' records: all positions, all versions, and so on."""
+
+    def __getitem__(self, place: int, /) -> Sequence[Any]: ...
 
 
-def versions(events: Events) -> Any:
-    return pa.array(list(map(_VERSION, events)), pa.int64())
+class Picked(dict[int, Sequence[Any]]):
+    """The items of events, taken out of the records when they are asked for."""
+
+    def __init__(self, events: Sequence[Event]) -> None:
+        self._events = events
+
+    def __missing__(self, place: int) -> Sequence[Any]:
+        found = self[place] = list(map(_GETTERS[place], self._events))
+        return found
 
 
-def streams(events: Events) -> Any:
-    return pa.array(list(map(_STREAM, events)), pa.string())
+def positions(items: Items) -> Any:
+    return pa.array(items[_POSITION], pa.int64())
 
 
-def categories(events: Events) -> Any:
-    return pa.array([category_of(stream) for stream in map(_STREAM, events)], pa.string())
+def versions(items: Items) -> Any:
+    return pa.array(items[_VERSION], pa.int64())
 
 
-def types(events: Events) -> Any:
-    return pa.array(list(map(_TYPE, events)), pa.string())
+def streams(items: Items) -> Any:
+    return pa.array(items[_STREAM], pa.string())
 
 
-def ids(events: Events) -> Any:
+def categories(items: Items) -> Any:
+    return pa.array(list(map(category_of, items[_STREAM])), pa.string())
+
+
+def types(items: Items) -> Any:
+    return pa.array(items[_TYPE], pa.string())
+
+
+def ids(items: Items) -> Any:
     """Return the ids' 16 bytes."""
-    return pa.array(list(map(_ID, events)), pa.binary(16))
+    return pa.array(items[_ID], pa.binary(16))
 
 
-def id_texts(events: Events) -> Any:
-    """Return the ids as UUIDs are written."""
-    return texts(list(encode_ids(list(map(_ID, events)))))
+def id_texts(items: Items) -> Any:
+    """Return the ids as UUIDs are written: all first digits, then all second ones, and so on."""
+    count = len(items[_ID])
+    digits = hexlify(b"".join(items[_ID]))
+    text = bytearray(b"-") * (count * _UUID_BYTES)
+    for place, at in enumerate(_DIGITS):
+        text[at::_UUID_BYTES] = digits[place::32]
+    offsets = array("i", range(0, (count + 1) * _UUID_BYTES, _UUID_BYTES))
+    return pa.StringArray.from_buffers(count, pa.py_buffer(offsets), pa.py_buffer(text))
 
 
-def times(events: Events) -> Any:
-    return pa.array(list(map(_TIME, events)), pa.int64()).cast(TIME)
+def times(items: Items) -> Any:
+    return pa.array(items[_TIME], pa.int64()).cast(TIME)
 
 
-def content_types(events: Events) -> Any:
-    return pa.array([CONTENT_TYPES[code] for code in map(_CODE, events)], pa.string())
+def content_types(items: Items) -> Any:
+    codes = items[_CODE]
+    if not any(codes):
+        return pa.repeat(CONTENT_TYPES[JSON_CODE], len(codes))
+    return pa.array(list(map(CONTENT_TYPES.__getitem__, codes)), pa.string())
 
 
-def contents(events: Events) -> Any:
+def contents(items: Items) -> Any:
     """Return JSON and text as they are; null where the data is binary."""
-    return texts(_with_codes(events, BINARY_CODE, lambda _: None))
+    codes, datas = items[_CODE], items[_DATA]
+    if any(codes):
+        datas = [None if code == BINARY_CODE else data for code, data in zip(codes, datas, strict=True)]
+    return _texts(datas)
 
 
-def json_contents(events: Events) -> Any:
+def json_contents(items: Items) -> Any:
     """Return the data as JSON: text as a string; null where the data is binary."""
-    found = _with_codes(events, BINARY_CODE, lambda _: None)
-    return texts(_with_codes(events, TEXT_CODE, lambda data: quote(data.decode()), found))
+    codes, datas = items[_CODE], items[_DATA]
+    if any(codes):
+        datas = list(map(_maybe_json, codes, datas))
+    return _texts(datas)
 
 
-def _with_codes(
-    events: Events, code: int, made: Callable[[bytes], bytes | None], datas: Sequence[Any] | None = None
-) -> Sequence[bytes | None]:
-    """Return the events' data, or what is made of it where its content type has this code."""
-    datas = list(map(_DATA, events)) if datas is None else datas
-    codes = list(map(_CODE, events))
-    if code not in codes:
-        return datas
-    return [made(data) if own == code else data for own, data in zip(codes, datas, strict=True)]
+def _maybe_json(code: int, data: bytes) -> bytes | None:
+    return data if code == JSON_CODE else quote(data.decode()) if code == TEXT_CODE else None
 
 
-def raws(events: Events) -> Any:
+def raws(items: Items) -> Any:
     """Return binary data; null where it is JSON or text."""
-    found = _with_codes(events, JSON_CODE, lambda _: None)
-    return pa.array(_with_codes(events, TEXT_CODE, lambda _: None, found), pa.binary())
+    codes = items[_CODE]
+    if BINARY_CODE not in codes:
+        return pa.nulls(len(codes), pa.binary())
+    found = [data if code == BINARY_CODE else None for code, data in zip(codes, items[_DATA], strict=True)]
+    return pa.array(found, pa.binary())
 
 
-def metadatas(events: Events) -> Any:
+def metadatas(items: Items) -> Any:
     """Return the metadata without tags, as JSON."""
-    return texts(
-        [
-            split_tags(raw)[1] if raw and raw.startswith(OWN_BEGINS) else raw or b"{}"
-            for raw in map(_METADATA, events)
-        ]
-    )
+    if not any(items[_METADATA]):
+        return pa.repeat("{}", len(items[_METADATA]))
+    return _texts(plain_metadatas(items))
 
 
-def tag_texts(events: Events) -> Any:
+def plain_metadatas(items: Items) -> list[bytes]:
+    """Return the metadata without tags, as JSON."""
+    return [
+        split_tags(raw)[1] if raw and raw.startswith(OWN_BEGINS) else raw or b"{}" for raw in items[_METADATA]
+    ]
+
+
+def tag_texts(items: Items) -> Any:
     """Return the tags as JSON arrays."""
-    return texts(
-        [
-            split_tags(raw)[0] if raw and raw.startswith(OWN_BEGINS) else b"[]"
-            for raw in map(_METADATA, events)
-        ]
+    if not any(items[_METADATA]):
+        return pa.repeat("[]", len(items[_METADATA]))
+    return _texts(
+        [split_tags(raw)[0] if raw and raw.startswith(OWN_BEGINS) else b"[]" for raw in items[_METADATA]]
     )
 
 
-def tag_lists(events: Events) -> Any:
+def tag_lists(items: Items) -> Any:
     """Return the tags as lists of texts."""
-    return pa.array([tags_of(raw) for raw in map(_METADATA, events)], pa.list_(pa.string()))
+    return pa.array(list(map(tags_of, items[_METADATA])), pa.list_(pa.string()))
+
+
+def _texts(values: Sequence[bytes | None]) -> Any:
+    return pa.array(values, pa.binary()).cast(pa.string())  # which checks that they are UTF-8

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import islice, takewhile
 from typing import TYPE_CHECKING, Final, Protocol
 
 from evlog.errors import InvalidArgument, StoreFull, StoreIOError
@@ -21,7 +21,7 @@ from evlog.model.named import NamedTuple
 if TYPE_CHECKING:
     from evlog.engine import Progress
 
-_BATCH_EVENTS: Final = 10_000
+_BATCH_EVENTS: Final = 2000  # with more, the processor's caches no longer hold them
 
 
 class ExportResult(NamedTuple):
@@ -101,6 +101,7 @@ def export(
     *,
     store_id: str = "",
     append: bool = False,
+    fields: Sequence[str] | None = None,
     head: int = 0,
     progress: Progress | None = None,
 ) -> ExportResult:
@@ -111,11 +112,14 @@ def export(
         read: is called with the last position in the file, and returns the events behind it.
         store_id: for a format that names the source of its events.
         append: keep what the file holds.
+        fields: the columns of a Parquet file, instead of all that an event has; also values in it, such as
+            `data.amount`, whose types come from all events that are written, which are read twice.
         head: the last position of the store, for `progress`.
         progress: called with how many positions are done, and how many there are.
 
     Raises:
-        InvalidArgument: the suffix names no format, or the file to append to is in another one.
+        InvalidArgument: the suffix names no format, the file to append to is in another one, or a name in
+            `fields` is not a field.
         ExtraNotInstalled: the format needs a library that is not installed.
         StoreFull, StoreIOError: the file system refuses; the file that was there is unchanged.
         Whatever `read` raises.
@@ -123,6 +127,8 @@ def export(
     path = os.fspath(path)
     make = _format_of(path)
     old = path if append and os.path.lexists(path) else None
+    if fields is not None:
+        make, read = _with_fields(path, old, fields, read)
     temporary = f"{path}.{os.urandom(4).hex()}.tmp"
     count = 0
     try:
@@ -144,6 +150,24 @@ def export(
         if os.path.lexists(temporary):
             os.unlink(temporary)
     return ExportResult(path, count, output.position)
+
+
+def _with_fields(
+    path: str, old: str | None, fields: Sequence[str], read: Callable[[int], Iterable[Event]]
+) -> tuple[Callable[[str, str | None, str], Output], Callable[[int], Iterable[Event]]]:
+    """Return what makes a Parquet file with these columns, and what reads the events that decided on them."""
+    if not path.endswith(".parquet"):
+        raise InvalidArgument(
+            "fields are for a file .parquet", "for CSV use `evlog read -o csv --fields`, which prints it"
+        )
+    from evlog.transfer.parquet import Parquet, choose_columns
+
+    columns, last = choose_columns(fields, old, lambda position: _batches(read(position)))
+
+    def read_again(position: int) -> Iterator[Event]:
+        return takewhile(lambda event: event.position <= last, read(position))
+
+    return lambda temporary, old, _: Parquet(temporary, old, columns), read_again
 
 
 def _batches(events: Iterable[Event]) -> Iterator[list[Event]]:

@@ -1,15 +1,22 @@
 """Parquet files of events, by pyarrow: typed columns, row groups in position order.
 
 Readers skip row groups by the smallest and largest position and time in them.
+
+A column can also be a value in the data or the metadata, such as `data.customer.name`. Its type is the one
+that holds all of its values: BOOLEAN, INT64, DOUBLE or text, in which all but strings are JSON.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import isfinite
 from typing import Any, Final
 
+import msgspec
+
 from evlog.errors import ExtraNotInstalled, InvalidArgument
-from evlog.model.events import BINARY_CODE, CONTENT_TYPES, OWN_BEGINS, Event, id_text, split_tags
+from evlog.model.events import JSON_CODE, Event
+from evlog.model.paths import pick_present, split_path
 
 try:
     import pyarrow as pa
@@ -17,84 +24,205 @@ try:
 except ModuleNotFoundError:
     raise ExtraNotInstalled("a file .parquet", "pyarrow", "parquet") from None
 
+from evlog.transfer import arrow
+
 _GROUP_EVENTS: Final = 100_000
-_SCHEMA: Final = pa.schema(
-    [
-        pa.field("position", pa.int64(), nullable=False),
-        pa.field("stream", pa.string(), nullable=False),
-        pa.field("version", pa.int64(), nullable=False),
-        pa.field("id", pa.string(), nullable=False),
-        pa.field("type", pa.dictionary(pa.int32(), pa.string()), nullable=False),
-        pa.field("time", pa.timestamp("us", tz="UTC"), nullable=False),
-        pa.field("content_type", pa.dictionary(pa.int32(), pa.string()), nullable=False),
-        pa.field("data", pa.string()),  # JSON or text
-        pa.field("raw", pa.binary()),  # where the data is binary
-        pa.field("metadata", pa.string(), nullable=False),
-        pa.field("tags", pa.string(), nullable=False),  # a JSON array
-    ]
-)
+_MAX_INT: Final = 1 << 63
+_LONGEST_INT: Final = 21  # digits; Python refuses to convert very long ones
+_EXACT_INT: Final = 1 << 53  # beyond, a DOUBLE is not every number
+
+Make = Callable[[arrow.Items], Any]
+Columns = Mapping[str, tuple[Any, Make]]
+"""The columns of a file: of each its field and what makes it of events' items."""
+
+
+def _column(name: str, kind: Any, make: Make, *, nullable: bool = False) -> tuple[Any, Make]:
+    return pa.field(name, kind, nullable=nullable), make
+
+
+COLUMNS: Final[Columns] = {
+    field.name: (field, make)
+    for field, make in (
+        _column("position", pa.int64(), arrow.positions),
+        _column("stream", pa.string(), arrow.streams),
+        _column("version", pa.int64(), arrow.versions),
+        _column("id", pa.string(), arrow.id_texts),
+        _column("type", pa.string(), arrow.types),
+        _column("time", arrow.TIME, arrow.times),
+        _column("content_type", pa.string(), arrow.content_types),
+        _column("data", pa.string(), arrow.contents, nullable=True),  # JSON or text
+        _column("raw", pa.binary(), arrow.raws, nullable=True),  # where the data is binary
+        _column("metadata", pa.string(), arrow.metadatas),
+        _column("tags", pa.string(), arrow.tag_texts),  # a JSON array
+    )
+}
+_OTHERS: Final[Columns] = {"category": _column("category", pa.string(), arrow.categories)}
 
 
 class Parquet:
-    """A Parquet file, compressed with zstandard, which pyarrow brings."""
+    """A Parquet file, compressed with zstandard, which pyarrow brings.
 
-    def __init__(self, path: str, old: str | None) -> None:
+    Args:
+        old: the file that it begins with; its columns must be these.
+    """
+
+    def __init__(self, path: str, old: str | None, columns: Columns = COLUMNS) -> None:
         self.position = 0
+        self._makers = [make for _, make in columns.values()]
+        self._schema = pa.schema([field for field, _ in columns.values()])
         before = None if old is None else _open(old)
-        self._writer = pq.ParquetWriter(path, _SCHEMA, compression="zstd")
-        self._waiting: list[Event] = []
+        if before is not None:
+            _check_columns(str(old), before.schema_arrow, self._schema)
+        self._writer = pq.ParquetWriter(path, self._schema, compression="zstd")
+        self._waiting: list[Any] = []
+        self._rows = 0
         if before is not None:
             for number in range(before.num_row_groups):
                 table = before.read_row_group(number)
-                self._writer.write_table(table.cast(_SCHEMA))
+                self._writer.write_table(table.cast(self._schema))
                 self.position = table.column("position")[-1].as_py()
 
     def write(self, events: Sequence[Event]) -> None:
         """Add events; a row group is written when it is full."""
-        self._waiting += events
         self.position = events[-1].position
-        while len(self._waiting) >= _GROUP_EVENTS:
-            self._write_group(self._waiting[:_GROUP_EVENTS])
-            del self._waiting[:_GROUP_EVENTS]
+        items = list(zip(*events, strict=True))
+        arrays = [make(items) for make in self._makers]
+        self._waiting.append(pa.RecordBatch.from_arrays(arrays, schema=self._schema))
+        self._rows += len(events)
+        if self._rows >= _GROUP_EVENTS:
+            self._write_groups(all=False)
 
     def close(self) -> None:
         """Complete the content."""
-        if self._waiting:
-            self._write_group(self._waiting)
+        if self._rows:
+            self._write_groups(all=True)
         self._writer.close()
 
-    def _write_group(self, events: Sequence[Event]) -> None:
-        columns: list[Any] = list(zip(*events, strict=True))
-        positions, versions, streams, types, ids, times, codes, datas, metadatas = columns
-        split = [
-            split_tags(raw) if raw and raw.startswith(OWN_BEGINS) else (b"[]", raw or b"{}")
-            for raw in metadatas
-        ]
-        binary = [code == BINARY_CODE for code in codes]
-        texts = [None if is_raw else data for data, is_raw in zip(datas, binary, strict=True)]
-        raws = [data if is_raw else None for data, is_raw in zip(datas, binary, strict=True)]
-        arrays = [
-            pa.array(positions, pa.int64()),
-            pa.array(streams, pa.string()),
-            pa.array(versions, pa.int64()),
-            pa.array(map(id_text, ids), pa.string()),
-            pa.array(types, pa.string()).dictionary_encode(),
-            pa.array(times, pa.int64()).cast(pa.timestamp("us", tz="UTC")),
-            pa.array([CONTENT_TYPES[code] for code in codes], pa.string()).dictionary_encode(),
-            pa.array(texts, pa.binary()).cast(pa.string()),
-            pa.array(raws, pa.binary()),
-            pa.array([rest for _, rest in split], pa.binary()).cast(pa.string()),
-            pa.array([tags for tags, _ in split], pa.binary()).cast(pa.string()),
-        ]
-        self._writer.write_table(pa.Table.from_arrays(arrays, schema=_SCHEMA), row_group_size=_GROUP_EVENTS)
+    def _write_groups(self, *, all: bool) -> None:
+        table = pa.Table.from_batches(self._waiting)
+        whole = table.num_rows if all else table.num_rows // _GROUP_EVENTS * _GROUP_EVENTS
+        self._writer.write_table(table.slice(0, whole), row_group_size=_GROUP_EVENTS)
+        self._waiting = table.slice(whole).to_batches()
+        self._rows = table.num_rows - whole
 
 
 def _open(path: str) -> Any:
+    """Open a file to which events will be added."""
     try:
         file = pq.ParquetFile(path)
-        if file.schema_arrow.names == _SCHEMA.names:
-            return file
-        reason = "its columns are others"
     except (pa.ArrowInvalid, OSError) as error:
-        reason = str(error).splitlines()[0]
-    raise InvalidArgument(f"cannot append to {path}: {reason}", "export to another file")
+        raise _foreign(path, str(error).splitlines()[0]) from None
+    if "position" not in file.schema_arrow.names:
+        raise _foreign(path, "it has no column position")
+    return file
+
+
+def _check_columns(path: str, own: Any, schema: Any) -> None:
+    for field in schema:
+        if field.name not in own.names or own.field(field.name) != field:
+            raise _foreign(path, f"its column {field.name} is missing, or has another type")
+    if own.names != schema.names:
+        raise _foreign(path, "its columns are others")
+
+
+def _foreign(path: str, reason: str) -> InvalidArgument:
+    return InvalidArgument(f"cannot append to {path}: {reason}", "export to another file")
+
+
+# --- values in the data
+
+
+class _Value:
+    """A column of what is at a path in the data or the metadata."""
+
+    def __init__(self, name: str) -> None:
+        first, _, rest = name.partition(".")
+        if first not in {"data", "metadata"} or not rest or rest.startswith("."):
+            names = ", ".join((*COLUMNS, *_OTHERS))
+            raise InvalidArgument(f"unknown field {name!r}", f"use {names}, data.x or metadata.x")
+        self.name = name
+        self.kinds: set[str] = set()
+        self._of_data = first == "data"
+        self._pick = pick_present([split_path(rest)])
+
+    def find(self, items: arrow.Items) -> list[bytes | None]:
+        """Return the JSON of each event's value; None for null and where there is none."""
+        if self._of_data:
+            texts = [
+                data if code == JSON_CODE else b"{}" for code, data in zip(items[6], items[7], strict=True)
+            ]
+        else:
+            texts = arrow.plain_metadatas(items)
+        found = [None if raw is None else bytes(raw) for (raw,) in map(self._pick, texts)]
+        return [None if raw == b"null" else raw for raw in found]
+
+    def column(self) -> tuple[Any, Make]:
+        """Return the column of the type that holds all values of these kinds."""
+        kind, as_value = _TYPES[_common(self.kinds)]
+        return pa.field(self.name, kind), lambda items: pa.array(
+            [None if raw is None else as_value(raw) for raw in self.find(items)], kind
+        )
+
+
+def _kind_of(raw: bytes) -> str:
+    if raw in {b"true", b"false"}:
+        return "bool"
+    if raw[:1] in b'"{[':
+        return "text"
+    if b"." in raw or b"e" in raw or b"E" in raw:
+        return "double" if isfinite(float(raw)) else "text"
+    number = int(raw) if len(raw) < _LONGEST_INT else _MAX_INT
+    return "int" if abs(number) <= _EXACT_INT else "big" if -_MAX_INT <= number < _MAX_INT else "text"
+
+
+def _common(kinds: set[str]) -> str:
+    """Return the kind of a column that holds values of all of these."""
+    for kind, held in (("bool", {"bool"}), ("int", {"int", "big"}), ("double", {"int", "double"})):
+        if kinds and kinds <= held:
+            return kind
+    return "text"
+
+
+def _as_text(raw: bytes) -> str:
+    """Return a string's content, and any other value as JSON."""
+    return str(msgspec.json.decode(raw)) if raw[:1] == b'"' else raw.decode()
+
+
+_TYPES: Final[Mapping[str, tuple[Any, Callable[[bytes], Any]]]] = {
+    "bool": (pa.bool_(), b"true".__eq__),
+    "int": (pa.int64(), int),
+    "double": (pa.float64(), float),
+    "text": (pa.string(), _as_text),
+}
+
+
+def choose_columns(
+    names: Sequence[str], old: str | None, read: Callable[[int], Iterable[Sequence[Event]]]
+) -> tuple[Columns, int]:
+    """Return the columns with these names, and the position up to which events decided about their types.
+
+    Args:
+        old: the file to which events will be added.
+        read: returns the events behind a position, in batches.
+
+    Raises:
+        InvalidArgument: one of the names is not a field.
+    """
+    known = {**COLUMNS, **_OTHERS}
+    values = {name: _Value(name) for name in names if name not in known}
+    position = 0
+    if old is not None:
+        file = _open(old)
+        for name, value in values.items():
+            if name in file.schema_arrow.names:
+                own = file.schema_arrow.field(name).type
+                value.kinds.update(kind for kind, (type, _) in _TYPES.items() if type == own)
+        if file.num_row_groups:
+            last = file.read_row_group(file.num_row_groups - 1, ["position"])
+            position = last.column(0)[-1].as_py()
+    for events in read(position):
+        position = events[-1].position
+        items = arrow.Picked(events)
+        for value in values.values():
+            value.kinds.update(_kind_of(raw) for raw in value.find(items) if raw is not None)
+    return {name: values[name].column() if name in values else known[name] for name in names}, position

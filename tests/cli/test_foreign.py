@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evlog.cli._support.foreign import foreign_decoder, pick_fields, split_path
+from evlog.cli._support.foreign import foreign_decoder
 from evlog.errors import EvlogError, InvalidArgument, InvalidStreamName
 from evlog.model.events import idempotency_id
 from evlog.model.json_lines import InvalidLine
+from evlog.model.paths import pick_fields, split_path
 
 LINE = b'{"host":"h1","at":{"kind":"up","n":1.50,"on":true,"none":null},"id":"k-1","list":[1]}'
 

@@ -129,6 +129,78 @@ def test_parquet_is_typed_and_in_row_groups(
     assert (types["position"], types["version"], types["time"]) == ("int64", "int64", "timestamp[us, tz=UTC]")
 
 
+VALUES = [
+    ([1, 2, None], "int64", [1, 2, None]),
+    ([1, 2.5], "double", [1.0, 2.5]),
+    ([True, False], "bool", [True, False]),
+    (["a\u2028", "b"], "string", ["a\u2028", "b"]),
+    ([1, "a", [2], {"b": 3}, True], "string", ["1", "a", "[2]", '{"b":3}', "true"]),
+    ([2**63 - 1], "int64", [2**63 - 1]),
+    ([2**63], "string", [str(2**63)]),
+    ([2**53 + 1, 0.5], "string", [str(2**53 + 1), "0.5"]),
+    ([10**4000], "string", [str(10**4000)]),
+    ([-(2**63), 3], "int64", [-(2**63), 3]),
+    ([None], "string", [None]),
+]
+
+
+@pytest.mark.parametrize(("values", "type", "expected"), VALUES)
+def test_a_value_becomes_a_column_of_the_type_that_holds_all(
+    store: EventStore, memory_path: Path, values: list[Any], type: str, expected: list[Any]
+) -> None:
+    store.append("typed-1", [NewEvent("Typed", {"a": {"b.c": value}}) for value in values])
+    path = memory_path / "out.parquet"
+    done = export(
+        path,
+        lambda position: store.read_all(position, types=["Typed", "Bin", "Text"]),
+        fields=["position", "category", "data.a.b\\.c", "metadata.k"],
+    )
+    table = pq.read_table(path)
+    assert [str(field.type) for field in table.schema] == ["int64", "string", type, "string"]
+    assert table.column(2).to_pylist() == [None] * 4 + expected
+    assert table.column(3).to_pylist()[:2] == ["[1,null]", None]
+    assert done.events == len(values) + 4
+
+
+def test_columns_of_values_are_continued(store: EventStore, memory_path: Path) -> None:
+    path = memory_path / "out.parquet"
+    settings: dict[str, Any] = {"append": True, "fields": ["position", "data.n"]}
+    for number in (1, 2):
+        store.append("n-1", [NewEvent("N", {"n": number})])
+        assert run(store, path, **settings).position == store.head
+    assert pq.read_table(path).column("data.n").to_pylist() == [None] * 8 + [1, 2]
+    store.append("n-1", [NewEvent("N", {"n": "text"})])
+    before = path.read_bytes()
+    with pytest.raises(InvalidArgument, match=r"data\.n .* another type"):
+        run(store, path, **settings)
+    with pytest.raises(InvalidArgument, match="its columns are others"):
+        run(store, path, append=True, fields=["position"])
+    assert path.read_bytes() == before
+    run(store, memory_path / "other.parquet", fields=["data.n"])
+    with pytest.raises(InvalidArgument, match="no column position"):
+        run(store, memory_path / "other.parquet", append=True, fields=["data.n"])
+    assert sorted(memory_path.glob("*.tmp")) == []
+
+
+def test_events_that_come_while_types_are_chosen_wait_for_the_next_export(
+    store: EventStore, memory_path: Path
+) -> None:
+    path = memory_path / "out.parquet"
+
+    def read(position: int) -> Iterator[Event]:
+        yield from store.read_all(position)
+        store.append("late-1", [NewEvent("Late", {"n": "text"})])
+
+    assert export(path, read, fields=["position", "data.n"]).position == 8
+
+
+def test_fields_are_known_and_for_parquet(store: EventStore, memory_path: Path) -> None:
+    with pytest.raises(InvalidArgument, match="unknown field 'nosuch'"):
+        run(store, memory_path / "out.parquet", fields=["nosuch"])
+    with pytest.raises(InvalidArgument, match="evlog read -o csv"):
+        run(store, memory_path / "out.csv", fields=["position"])
+
+
 def test_cloudevents_are_read_by_their_own_library(store: EventStore, memory_path: Path) -> None:
     path = memory_path / "out.cloudevents.jsonl"
     run(store, path)

@@ -11,7 +11,6 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
-from evlog.cli._support.foreign import pick_fields, split_path
 from evlog.errors import InvalidArgument
 from evlog.model.events import (
     BINARY_CODE,
@@ -23,6 +22,7 @@ from evlog.model.events import (
     split_tags,
 )
 from evlog.model.json_lines import encode_ids, encode_time, quote
+from evlog.model.paths import pick_present, split_path
 
 Columns = Sequence[Sequence[Any]]
 """The items of some events' records: all positions, all versions, and so on; see `model.events.Record`."""
@@ -122,7 +122,7 @@ class Fields:
             at, path = _split_name(name)
             self._places.append((at, len(paths[at])))
             paths[at].append(path)
-        self._picks = {at: (_safe_pick(found), len(found)) for at, found in paths.items() if found}
+        self._picks = {at: (pick_present(found), len(found)) for at, found in paths.items() if found}
 
     def as_json(self, events: Sequence[Event]) -> list[Column]:
         """Return a column of JSON values for each field."""
@@ -189,41 +189,6 @@ def _split_name(name: str) -> tuple[int, tuple[str, ...]]:
     return _DATA if first == "data" else _METADATA, split_path(rest)
 
 
-def _safe_pick(paths: list[tuple[str, ...]]) -> Callable[[bytes], Sequence[bytes | None]]:
-    """Return a function from JSON to what is at each path in it, None where nothing is."""
-    import msgspec
-
-    unset = msgspec.UNSET
-    pick = pick_fields(paths)
-
-    def picked(data: bytes) -> Sequence[bytes | None]:
-        try:
-            found = pick(data)
-        except (ValueError, RecursionError):  # a path leads through what is not an object
-            return [find(data, path) for path in paths]
-        return [None if raw is unset else bytes(raw) for raw in found] if unset in found else found
-
-    return picked
-
-
-def find(data: bytes, path: tuple[str, ...]) -> bytes | None:
-    """Return the raw JSON at a path in an object, None if there is nothing."""
-    import msgspec
-
-    global _parse_object
-    if _parse_object is None:
-        _parse_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-    raw: Any = data
-    for name in path:
-        try:
-            raw = _parse_object(raw).get(name)
-        except (ValueError, RecursionError):
-            return None  # not an object, so nothing is in it
-        if raw is None:
-            return None
-    return bytes(raw)
-
-
 def as_text(value: bytes) -> bytes:
     """Return JSON as a text: a string's content, nothing for null, any other JSON as it is."""
     if value[:1] == b'"':
@@ -243,6 +208,3 @@ def content(code: int, data: bytes) -> bytes:
 
         return b'"%b"' % b2a_base64(data, newline=False)
     return quote(data.decode())
-
-
-_parse_object: Any = None
