@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import socket
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -48,13 +49,13 @@ class NatsFeed:
         self._subject = subject
         self._filter = filter
         self._read_all = read_all
+        self._is_closed = False
         self._committed = 0
         self._session: Session | None = None
         self._inbox = b""
-        self._wake_reader, self._wake_writer = os.pipe()
-        os.set_blocking(self._wake_writer, False)
-        os.set_blocking(self._wake_reader, False)
-        self._is_closed = False
+        self._wake_reader, self._wake_writer = socket.socketpair()
+        self._wake_reader.setblocking(False)
+        self._wake_writer.setblocking(False)
 
     def committed(self, after: int) -> int:
         """Return the last position that may be delivered now."""
@@ -90,8 +91,8 @@ class NatsFeed:
     def wake(self) -> None:
         """End the present or the next wait."""
         if not self._is_closed:
-            with contextlib.suppress(BlockingIOError):
-                os.write(self._wake_writer, b"w")
+            with contextlib.suppress(OSError):  # it is full, or was closed meanwhile
+                self._wake_writer.send(b"w")
 
     def make_durable(self, position: int) -> None:
         """Return at once: what a feed shows is stored by a majority."""
@@ -102,9 +103,13 @@ class NatsFeed:
         session, self._session = self._session, None
         if session is not None and session.pid == os.getpid():
             session.close()
-        for descriptor in (self._wake_reader, self._wake_writer):
-            with contextlib.suppress(OSError):
-                os.close(descriptor)
+        self._wake_reader.close()
+        self._wake_writer.close()
+
+    def __del__(self) -> None:
+        """Close a feed that its user has left open."""
+        if not self._is_closed:
+            self.close()
 
     def _look(self) -> None:
         self._committed = max(self._committed, self._reader.tail().number(POSITION))
@@ -116,12 +121,12 @@ class NatsFeed:
             self._begin()
             return False
         try:
-            message = session.poll(self._inbox, deadline, self._wake_reader)
+            message = session.poll(self._inbox, deadline, self._wake_reader.fileno())
         except Lost:
             session.close()
             return False
         try:
-            if os.read(self._wake_reader, 4096):
+            if self._wake_reader.recv(4096):
                 return True
         except BlockingIOError:
             pass

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from tests.engines.postgresql.load import loading
+from tests.engines.load import loading
 from tests.support.postgresql import scratch, serving
 
 KILLS = int(os.environ.get("EVLOG_TEST_KILLS", "3"))

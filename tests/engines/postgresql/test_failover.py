@@ -16,7 +16,7 @@ import pytest
 
 import evlog
 from evlog import AppendResult, Event, NewEvent
-from tests.engines.postgresql.load import loading
+from tests.engines.load import loading
 from tests.support.postgresql import NEWEST, PostgresqlServer, scratch, serving
 
 LONG_SECONDS = 60.0

@@ -19,7 +19,7 @@ import pytest
 import evlog
 from evlog import NewEvent
 from evlog.testing import Conformance
-from tests.engines.postgresql.load import loading
+from tests.engines.load import loading
 from tests.support import pgbouncer
 from tests.support.postgresql import NEWEST, PostgresqlServer, scratch, serving
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import psycopg
 
-from tests.engines.postgresql.load import loading
+from tests.engines.load import loading
 from tests.support.postgresql import OLDEST, scratch, serving
 
 # Each flush waits 2 ms for others that may share it. That needs fsync.
