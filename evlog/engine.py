@@ -369,6 +369,7 @@ _OWN_ENGINES = {
     "postgresql": "evlog.engines.postgresql",
     "postgres": "evlog.engines.postgresql",
     "nats": "evlog.engines.nats",
+    "dynamodb": "evlog.engines.dynamodb",
 }
 
 

@@ -14,7 +14,7 @@
       StoreNotFound  NotAStore      5  not found
       StreamNotFound  EventNotFound  SnapshotNotFound  SubscriptionNotFound  SchemaNotFound
       LockTimeout  LockLost         6  busy
-      CompactionRunning  SubscriptionBusy  MirrorBusy
+      CompactionRunning  SubscriptionBusy  MirrorBusy  StoreThrottled
       IdConflict                    7  id conflict
       StoreFull                     9  full
       UnsupportedFormat            10  unsupported
@@ -658,6 +658,19 @@ class StoreUnreachable(EvlogError):
 
     def __init__(self, address: str, reason: str) -> None:
         super().__init__(f"cannot reach {address} ({reason})", "check the address and the server")
+        self.address = address
+        self.reason = reason
+
+
+class StoreThrottled(EvlogError):
+    """The service takes no more calls for now: a limit of its own, or of the table; nothing was written."""
+
+    exit_code = EXIT_BUSY
+
+    def __init__(self, address: str, reason: str) -> None:
+        super().__init__(
+            f"{address} is throttled ({reason})", "try again later, or raise the service's limits"
+        )
         self.address = address
         self.reason = reason
 

@@ -85,6 +85,7 @@ SAMPLES: list[tuple[EvlogError, int, dict[str, Any]]] = [
     (errors.ExtraNotInstalled("c", "l", "x"), 10, {"needed_by": "c", "library": "l", "extra": "x"}),
     (errors.ServerUnsuitable("u", "r", "a"), 10, {"address": "u", "reason": "r"}),
     (errors.StoreUnreachable("u", "r"), 12, {"address": "u", "reason": "r"}),
+    (errors.StoreThrottled("u", "r"), 6, {"address": "u", "reason": "r"}),
     (errors.AppendUnknown("u", "r"), 12, {"address": "u", "reason": "r"}),
     (errors.EngineError("u", "r"), 1, {"address": "u", "reason": "r"}),
 ]

@@ -46,6 +46,7 @@ LAZY = (
     "eventsourcing",
     "mcp",
     "pydantic",
+    "botocore",
     "prometheus_client",
     "duckdb",
     "pyarrow",

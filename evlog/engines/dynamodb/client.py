@@ -1,0 +1,377 @@
+"""The service's client: where a store is, calls of botocore, and its errors as evlog's.
+
+1. Credentials come from AWS's own chain (environment, profile, SSO, role), never from the URL.
+2. Every read is strongly consistent, but those of an index, which cannot be.
+3. A forked child makes a client of its own: connections of the parent's pool stay with the parent.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from typing import TYPE_CHECKING, Final
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+from evlog.errors import (
+    EngineError,
+    ExtraNotInstalled,
+    InvalidArgument,
+    StoreAccessDenied,
+    StoreClosed,
+    StoreNotFound,
+    StoreThrottled,
+    StoreUnreachable,
+)
+from evlog.files.disk.fork import register_fork_reset
+
+try:
+    import botocore.session
+    from botocore import exceptions
+    from botocore.config import Config
+    from botocore.loaders import create_loader
+except ImportError:
+    raise ExtraNotInstalled("the dynamodb engine", "botocore", "dynamodb") from None
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from typing import Any
+
+    Item = dict[str, dict[str, Any]]
+    Key = tuple[str, str]
+
+_TABLE: Final = re.compile(r"[a-zA-Z0-9_.-]{3,255}", re.ASCII)
+_REGION: Final = re.compile(r"[a-z0-9-]{2,40}", re.ASCII)
+_BATCH_READ: Final = 100  # the service's limits
+_BATCH_WRITE: Final = 25
+_ATTEMPTS: Final = 4  # of botocore at a call that is throttled or fails, with growing pauses
+_BATCH_SECONDS: Final = 30.0  # for the rest of a batch that the service did not take at once
+_DENIED: Final = frozenset(
+    {
+        "AccessDeniedException",
+        "UnrecognizedClientException",
+        "InvalidSignatureException",
+        "IncompleteSignatureException",
+        "ExpiredTokenException",
+        "MissingAuthenticationTokenException",
+        "InvalidClientTokenId",
+        "OptInRequired",
+    }
+)
+_THROTTLED: Final = frozenset(
+    {
+        "ProvisionedThroughputExceededException",
+        "ThrottlingException",
+        "RequestLimitExceeded",
+        "LimitExceededException",
+    }
+)
+# The descriptions of services, parsed once: with them a second client is made in a fifth of the time.
+_models: Final = create_loader()
+_CONTENDED: Final = frozenset({"TransactionConflictException", "TransactionInProgressException"})
+
+
+class Refused(Exception):
+    """Conditions of a write did not hold, or another write was at the same items.
+
+    Attributes:
+        reasons: of each item of a transaction, the service's code; "None" where nothing was wrong.
+    """
+
+    def __init__(self, reasons: Sequence[str] = ()) -> None:
+        super().__init__()
+        self.reasons = reasons
+
+
+class Address:
+    """Where a store is: region, table, profile and endpoint, and a text that shows no secret."""
+
+    def __init__(self, url: str) -> None:
+        try:
+            parts = urlsplit(url)
+            options = dict(parse_qsl(parts.query, keep_blank_values=True))
+        except ValueError as error:
+            raise InvalidArgument(f"invalid URL for DynamoDB ({error})") from None
+        shown = dict(options)
+        self.endpoint = options.pop("endpoint", None)
+        if self.endpoint is not None:
+            there = urlsplit(self.endpoint)
+            if there.scheme not in ("http", "https") or not there.hostname:
+                raise InvalidArgument("invalid endpoint in the URL; use http://HOST:PORT or https://HOST")
+            shown["endpoint"] = urlunsplit(there._replace(netloc=there.netloc.rpartition("@")[2]))
+        self.profile = options.pop("profile", None)
+        self.region, self.table = parts.netloc.rpartition("@")[2], parts.path.strip("/")
+        self.text = urlunsplit(("dynamodb", self.region, f"/{self.table}", urlencode(shown, safe=":/"), ""))
+        if options:
+            raise InvalidArgument(
+                f"unknown option {next(iter(options))!r} in the URL; use profile and endpoint"
+            )
+        if not _REGION.fullmatch(self.region) or not _TABLE.fullmatch(self.table):
+            raise InvalidArgument(f"invalid URL {self.text}; use dynamodb://REGION/TABLE")
+
+
+class Client:
+    """Calls for one table. Any thread may use it."""
+
+    def __init__(self, address: Address) -> None:
+        self.address = address
+        self._mutex = threading.Lock()  # guards the two below
+        self._client: Any = None
+        self._closed = False
+        register_fork_reset(self)
+
+    def reset_after_fork(self) -> None:
+        """Begin without connections in a forked child."""
+        self._mutex = threading.Lock()
+        self._client = None
+
+    def close(self) -> None:
+        """Close the connections; later calls raise StoreClosed."""
+        with self._mutex:
+            self._closed = True
+            client, self._client = self._client, None
+        if client is not None:
+            client.close()
+
+    def check_open(self) -> None:
+        """Raise StoreClosed after `close`."""
+        if self._closed:
+            raise StoreClosed(self.address.text)
+
+    def call(self, operation: str, **arguments: Any) -> Any:
+        """Call an operation on the table.
+
+        Raises:
+            Refused: a condition of the write did not hold.
+            StoreUnreachable: there was no answer; a write may have been done.
+            StoreNotFound, StoreAccessDenied, StoreThrottled, EngineError: the service refused.
+        """
+        return self._batch(operation, TableName=self.address.table, **arguments)
+
+    def _batch(self, operation: str, **arguments: Any) -> Any:
+        """Call an operation that names its tables itself."""
+        client = self._opened()
+        try:
+            return getattr(client, operation)(**arguments)
+        except exceptions.ClientError as error:
+            raise self._translate(error) from error
+        except exceptions.BotoCoreError as error:
+            self.check_open()  # the pool of a client that is closed meanwhile fails somehow
+            raise translate_local(error, self.address) from error
+
+    def _opened(self) -> Any:
+        with self._mutex:
+            if self._closed:
+                raise StoreClosed(self.address.text)
+            if self._client is None:
+                self._client = self._connect()
+            return self._client
+
+    def _connect(self) -> Any:
+        config = Config(
+            connect_timeout=3,
+            read_timeout=10,
+            retries={"mode": "standard", "total_max_attempts": _ATTEMPTS},
+            max_pool_connections=50,
+            parameter_validation=False,  # evlog makes the parameters; it costs a third of a batch
+        )
+        try:
+            session = botocore.session.Session(profile=self.address.profile)
+            session.register_component("data_loader", _models)
+            return session.create_client(
+                "dynamodb", region_name=self.address.region, endpoint_url=self.address.endpoint, config=config
+            )
+        except exceptions.BotoCoreError as error:
+            raise translate_local(error, self.address) from error
+
+    def _translate(self, error: Any) -> Exception:
+        """Return evlog's error for one of the service's."""
+        detail = error.response.get("Error", {})
+        code, where = detail.get("Code", ""), self.address.text
+        text = " ".join(f"{code}: {detail.get('Message', '')}".split())[:300]
+        if code == "TransactionCanceledException":
+            reasons = [reason.get("Code", "None") for reason in error.response.get("CancellationReasons", ())]
+            if _THROTTLED.intersection(reasons) or "ThrottlingError" in reasons:
+                return StoreThrottled(where, text)
+            return Refused(reasons)
+        if code == "ConditionalCheckFailedException" or code in _CONTENDED:
+            return Refused()
+        if code == "ResourceNotFoundException":
+            return StoreNotFound(where)
+        if code in _DENIED:
+            return StoreAccessDenied(where, text)
+        if code in _THROTTLED:
+            return StoreThrottled(where, text)
+        if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) >= 500:
+            return StoreUnreachable(where, text)
+        return EngineError(where, text)
+
+    # --- reading
+
+    def get(self, key: Key) -> Item | None:
+        """Return an item; None if there is none."""
+        answer = self.call("get_item", Key=key_of(key), ConsistentRead=True)
+        item: Item | None = answer.get("Item")
+        return item
+
+    def get_many(self, keys: Sequence[Key]) -> dict[Key, Item]:
+        """Return the items that are there, by their keys."""
+        found: dict[Key, Item] = {}
+        distinct = list(dict.fromkeys(keys))
+        table, deadline = self.address.table, time.monotonic() + _BATCH_SECONDS
+        for at in range(0, len(distinct), _BATCH_READ):
+            left: Any = [key_of(key) for key in distinct[at : at + _BATCH_READ]]
+            pause_seconds = 0.01
+            while left:
+                answer = self._batch(
+                    "batch_get_item", RequestItems={table: {"Keys": left, "ConsistentRead": True}}
+                )
+                items = answer["Responses"].get(table, ())
+                found.update(((item["PK"]["S"], item["SK"]["S"]), item) for item in items)
+                left = answer.get("UnprocessedKeys", {}).get(table, {}).get("Keys")
+                if left and not items:  # else the answer was full
+                    pause_seconds = self._pause(pause_seconds, deadline)
+        return found
+
+    def query(
+        self,
+        partition: str,
+        first: str = "",
+        last: str = "\U0010ffff",
+        *,
+        reverse: bool = False,
+        limit: int | None = None,
+        page: int | None = None,
+    ) -> Iterator[Item]:
+        """Iterate over the items of a partition between two sort keys, inclusive, by sort key.
+
+        Args:
+            limit: of items, in all; `page`: of the first page.
+        """
+        if first > last:
+            return
+        start: Any = {}
+        while True:
+            size = {} if limit is None and page is None else {"Limit": page if limit is None else limit}
+            answer = self.call(
+                "query",
+                KeyConditionExpression="PK = :k AND SK BETWEEN :a AND :b",
+                ExpressionAttributeValues={
+                    ":k": {"S": partition},
+                    ":a": {"S": first or "\0"},
+                    ":b": {"S": last},
+                },
+                ScanIndexForward=not reverse,
+                ConsistentRead=True,
+                **size,
+                **start,
+            )
+            page = None
+            yield from answer["Items"]
+            if "LastEvaluatedKey" not in answer:
+                return
+            if limit is not None:
+                limit -= len(answer["Items"])
+                if limit <= 0:
+                    return
+            start = {"ExclusiveStartKey": answer["LastEvaluatedKey"]}
+
+    # --- writing
+
+    def transact(self, actions: Sequence[dict[str, Any]]) -> None:
+        """Do all actions, or none. botocore adds a token, so that a call that it repeats is done once.
+
+        Raises:
+            Refused: a condition did not hold; of each action, `reasons` has the service's word.
+        """
+        named = [
+            {kind: {"TableName": self.address.table, **action} for kind, action in each.items()}
+            for each in actions
+        ]
+        self._batch("transact_write_items", TransactItems=named)
+
+    def put(
+        self,
+        item: Item,
+        condition: str | None = None,
+        values: Item | None = None,
+        names: dict[str, str] | None = None,
+    ) -> None:
+        """Put an item, if a condition holds. Raises Refused if it does not."""
+        self.call("put_item", Item=item, **_given(ConditionExpression=condition), **_terms(values, names))
+
+    def update(
+        self,
+        key: Key,
+        change: str,
+        condition: str | None = None,
+        values: Item | None = None,
+        names: dict[str, str] | None = None,
+    ) -> None:
+        """Change an item, if a condition holds. Raises Refused if it does not."""
+        given = _given(UpdateExpression=change, ConditionExpression=condition)
+        self.call("update_item", Key=key_of(key), **given, **_terms(values, names))
+
+    def delete(
+        self,
+        key: Key,
+        condition: str | None = None,
+        values: Item | None = None,
+        names: dict[str, str] | None = None,
+    ) -> None:
+        """Delete an item, if a condition holds. Raises Refused if it does not."""
+        given = _given(ConditionExpression=condition)
+        self.call("delete_item", Key=key_of(key), **given, **_terms(values, names))
+
+    def write_many(self, puts: Sequence[Item], deletes: Sequence[Key] = ()) -> None:
+        """Put and delete items, each for itself; all are durable when this returns."""
+        requests = [{"PutRequest": {"Item": item}} for item in puts]
+        requests += [{"DeleteRequest": {"Key": key_of(key)}} for key in deletes]
+        table, deadline = self.address.table, time.monotonic() + _BATCH_SECONDS
+        for at in range(0, len(requests), _BATCH_WRITE):
+            left: Any = requests[at : at + _BATCH_WRITE]
+            pause_seconds = 0.01
+            while left:
+                answer = self._batch("batch_write_item", RequestItems={table: left})
+                left = answer.get("UnprocessedItems", {}).get(table)
+                if left:
+                    pause_seconds = self._pause(pause_seconds, deadline)
+
+    def _pause(self, seconds: float, deadline: float) -> float:
+        """Wait before the rest of a batch is sent again, and return the next pause."""
+        if time.monotonic() >= deadline:
+            raise StoreThrottled(self.address.text, "the service takes only a part of each batch")
+        time.sleep(seconds)
+        return min(1.0, 2 * seconds)
+
+
+def key_of(key: Key) -> Item:
+    """Return a key as the service takes it."""
+    return {"PK": {"S": key[0]}, "SK": {"S": key[1]}}
+
+
+def _given(**arguments: Any) -> dict[str, Any]:
+    return {name: value for name, value in arguments.items() if value is not None}
+
+
+def _terms(values: Item | None, names: dict[str, str] | None) -> dict[str, Any]:
+    return _given(ExpressionAttributeValues=values or None, ExpressionAttributeNames=names or None)
+
+
+def translate_local(error: Exception, address: Address) -> Exception:
+    """Return evlog's error for one of botocore's own."""
+    text = " ".join(str(error).split())[:300]
+    if isinstance(error, exceptions.ProfileNotFound | exceptions.InvalidRegionError):
+        return InvalidArgument(f"cannot open {address.text} ({text})")
+    credentials = (
+        exceptions.NoCredentialsError,
+        exceptions.PartialCredentialsError,
+        exceptions.CredentialRetrievalError,
+        exceptions.SSOError,
+        exceptions.TokenRetrievalError,
+    )
+    if isinstance(error, credentials):
+        return StoreAccessDenied(address.text, text)
+    if isinstance(error, exceptions.HTTPClientError | exceptions.ConnectionError):
+        return StoreUnreachable(address.text, text)
+    return EngineError(address.text, text)

@@ -1,0 +1,216 @@
+"""Removing what policies hide, and erasing what redactions name.
+
+1. A step removes some events of one stream in one transaction, which also lists their positions as gaps. Ids
+   and tags stay: they are known by digests. So a compaction that is killed leaves nothing half removed.
+2. Readers show a redacted event without its content from the redaction on, whatever the table holds. Erasing
+   repeats until it is done: first the tags, which only the event tells, then the event and its id's digest.
+"""
+
+from __future__ import annotations
+
+import time
+from itertools import islice
+from typing import TYPE_CHECKING, Final
+
+from evlog.engines.deciding import encode_tags, removed_record
+from evlog.engines.dynamodb.client import Refused, key_of
+from evlog.engines.dynamodb.core import MAX_ACTIONS, Change
+from evlog.engines.dynamodb.items import (
+    POLICIES,
+    decode_event,
+    encode_event,
+    encode_removed,
+    event_key,
+    id_key,
+    is_policy,
+    number,
+    tag_items,
+)
+from evlog.engines.keyed import KeyedCheckpoint, checkpoint_names
+from evlog.errors import SubscriptionBehind
+from evlog.model.events import METADATA_PREFIX, SYSTEM_PREFIX, Event, category_of
+from evlog.model.history import Standing, refusal
+from evlog.model.named import NamedTuple
+from evlog.model.reports import Compaction, Removal
+from evlog.model.retention import KEEP_ALL, hides
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from evlog.engine import Progress
+    from evlog.engines.dynamodb.core import Core, Moment
+    from evlog.engines.dynamodb.items import LogState
+    from evlog.engines.dynamodb.reading import Reader
+    from evlog.engines.dynamodb.records import Records
+    from evlog.model.history import RemovedRecord
+
+_STEP_EVENTS: Final = (MAX_ACTIONS - 2) // 3  # the log, the head; of an event: itself, its gap, its policy
+_STEP_OF_STREAMS: Final = (MAX_ACTIONS - 1) // 4  # each may have a head of its own
+
+
+class _Hidden(NamedTuple):
+    """What compaction removes of a stream."""
+
+    removal: Removal
+    last_version: int
+    """of those removed"""
+    last_positions: dict[str, int]
+    """the last position of each type"""
+
+
+def find_hidden(core: Core, reader: Reader, state: LogState) -> list[_Hidden]:
+    """Return what compaction removes, by stream."""
+    rules, now_us = core.policies.rules(state), time.time_ns() // 1000
+    found = []
+    for stream, head in reader.heads(state):
+        rule = rules.rule_for(stream)
+        if rule is None or rule == KEEP_ALL or not head.events:
+            continue
+        events = size = last_version = 0
+        last_positions: dict[str, int] = {}
+        for event in reader.stream_events(state, stream, 1, None):
+            if not hides(rule, event, head.version, now_us):
+                break  # every rule hides the oldest events
+            events, last_version = events + 1, event.version
+            size += len(event.data) + len(event[8] or b"")
+            last_positions[event.type] = event.position
+        if events:
+            has_own = stream in rules.streams or stream.startswith(METADATA_PREFIX)
+            name = {"stream": stream} if has_own else {"category": category_of(stream)}
+            found.append(_Hidden(Removal(name, stream, events, size), last_version, last_positions))
+    return found
+
+
+def check_subscriptions(records: Records, hidden: Sequence[_Hidden]) -> None:
+    """Raise SubscriptionBehind if a subscription's filter selects an event that would be removed unread."""
+    for name in checkpoint_names(records):
+        known = KeyedCheckpoint(records, name).load()
+        if known is None or known.filter is None:
+            continue
+        filter = known.filter
+        for removal, _, last_positions in hidden:
+            if removal.stream.startswith(SYSTEM_PREFIX) or filter.stream not in (None, removal.stream):
+                continue
+            if filter.category not in (None, category_of(removal.stream)):
+                continue
+            last = max(
+                (at for type, at in last_positions.items() if filter.types is None or type in filter.types),
+                default=0,
+            )
+            if last > known.position:
+                raise SubscriptionBehind(name, known.position, last)
+
+
+def compact(
+    core: Core, reader: Reader, records: Records, *, dry_run: bool, force: bool, progress: Progress | None
+) -> Compaction:
+    """Remove what policies hide; each step is a transaction of its own, and durable."""
+    state = core.state()
+    hidden = find_hidden(core, reader, state)
+    events = sum(each.removal.events for each in hidden)
+    if dry_run:
+        shown = sorted((each.removal for each in hidden), key=lambda each: -each.events)
+        return Compaction(state.position, shown, events, 1, 0, state.size, 0, resumed=False)
+    standing = Standing(state.mirror_of, state.moved_to)
+    if standing != Standing():
+        raise refusal(core.address.text, standing)
+    if not force:
+        check_subscriptions(records, hidden)
+    erase(core)  # before a removed event takes with it what tells its tags
+    removed = 0
+    for each in hidden:
+        while True:
+            count = _remove_step(core, reader, each)
+            removed += count
+            if progress is not None and count:
+                progress(removed, events)
+            if count < _STEP_EVENTS:
+                break
+    return Compaction(state.position, [], removed, 1, 1, state.size, core.state().size, resumed=False)
+
+
+def _remove_step(core: Core, reader: Reader, hidden: _Hidden) -> int:
+    """Remove the first events of a stream; return how many. Fewer than a step: it was the last."""
+    stream = hidden.removal.stream
+
+    def plan(moment: Moment) -> Change:
+        found = reader.stream_events(moment.state, stream, 1, hidden.last_version, limit=_STEP_EVENTS)
+        return remove_events(moment, list(islice(found, _STEP_EVENTS)))
+
+    count: int = core.change(plan)
+    return count
+
+
+def remove_events(moment: Moment, events: Sequence[Event]) -> Change:
+    """Return the change that removes some events, and results in their number."""
+    if not events:
+        return Change(moment.state, {}, None, 0)
+    heads = moment.heads(event.stream for event in events)
+    own = size = 0
+    actions = []
+    for event in events:
+        head = heads[event.stream]
+        heads[event.stream] = head._replace(events=head.events - 1)
+        own += not event.stream.startswith(SYSTEM_PREFIX)
+        size += len(event.data) + len(event[8] or b"")
+        removed = removed_record(event, is_last=True)  # whether it is the last is known when it is asked for
+        actions.append({"Put": {"Item": encode_removed(removed)}})
+        keys = [event_key(event.stream, event.version)]
+        keys += [(POLICIES, number(event.position))] if is_policy(event) else []
+        actions += [{"Delete": {"Key": key_of(key)}} for key in keys]
+    state = moment.state._replace(
+        events=moment.state.events - own,
+        size=moment.state.size - size,
+        removed=moment.state.removed + len(events),
+    )
+    return Change(state, heads, actions, len(events))
+
+
+def remove_history(core: Core, source_id: str, removed: Sequence[RemovedRecord]) -> None:
+    """Remove from a mirror what its source has removed, and erase what is redacted."""
+    from evlog.engines.dynamodb.history import check_mirror
+
+    check_mirror(core, core.state(), source_id)
+    erase(core)  # before a removed event takes with it what tells its tags
+    for at in range(0, len(removed), _STEP_OF_STREAMS):
+        keys = [event_key(each.stream, each.version) for each in removed[at : at + _STEP_OF_STREAMS]]
+
+        def plan(moment: Moment, keys: list[tuple[str, str]] = keys) -> Change:
+            check_mirror(core, moment.state, source_id)
+            redacted = core.redacted(moment.state)
+            found = core.client.get_many(keys)
+            events = [Event(redacted.record(decode_event(found[key]))) for key in keys if key in found]
+            return remove_events(moment, events)
+
+        core.change(plan, by_mirror=True)
+
+
+def erase(core: Core) -> None:
+    """Erase the content of all redacted events from the table; durable when this returns."""
+    state = core.state()
+    if state.erased == state.redactions:
+        return
+    client, redacted = core.client, core.redacted(state)
+    new = core.redactions(state)[state.erased :]
+    for position, id, _ in (event for redaction in new for event in redaction.events):
+        known = client.get(id_key(id))
+        if known is None or int(known["at"]["N"]) != position:
+            continue
+        key = event_key(known["stream"]["S"], int(known["version"]["N"]))
+        item = client.get(key)
+        event = None if item is None else decode_event(item)
+        if item is not None and event is not None and not event.redacted:
+            tags = tag_items(position, event.stream, event.version, encode_tags(event))
+            client.write_many((), [(each["PK"]["S"], each["SK"]["S"]) for each in tags])
+            left = encode_event(Event(redacted.record(event)), int(item["frame"]["N"]))
+            try:
+                client.put(left, "#p = :p", {":p": {"N": str(position)}}, {"#p": "position"})
+            except Refused:
+                pass  # a compaction has removed it
+        if known["digest"]["B"]:
+            client.put(known | {"digest": {"B": b""}})
+
+    def plan(moment: Moment) -> Change:
+        return Change(moment.state._replace(erased=max(moment.state.erased, state.redactions)), {}, [])
+
+    core.change(plan, by_mirror=True)

@@ -1,0 +1,349 @@
+"""What the parts of the engine share: the log's state, policies and redactions, and how the store is changed.
+
+1. Every change replaces the item of the log, on the condition that nothing has changed since it was read.
+   So all that was read after it (versions, ids, tags) still holds when the transaction is done: expected
+   versions and conditions are exact, and positions have no gaps.
+2. A writer decides with what it knows from its last append. Only a refusal, by the service or by the
+   decision, makes it read. So a writer that is alone needs one call an append.
+3. Writers that collide twice take turns by a lease, which is an item that expires. It only saves work: rule 1
+   holds without it, so clocks that differ do no harm.
+4. A transaction that is not answered is sent again by botocore with the same token, which the service knows
+   for ten minutes. When there is no answer even so, the next try looks for the ids of the first.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from typing import TYPE_CHECKING, Final
+from uuid import uuid4
+
+from evlog.engines.dynamodb.client import Refused, key_of
+from evlog.engines.dynamodb.items import (
+    HEADS,
+    LEASE_KEY,
+    LOG_KEY,
+    POLICIES,
+    Head,
+    decode_event,
+    decode_head,
+    decode_log,
+    encode_head,
+    encode_log,
+    number,
+    raw_of,
+    version_key,
+)
+from evlog.errors import (
+    AppendUnknown,
+    EvlogError,
+    LockTimeout,
+    StoreNotFound,
+    StoreReplaced,
+    StoreUnreachable,
+)
+from evlog.files.disk.fork import register_fork_reset
+from evlog.model.history import Standing, refusal
+from evlog.model.redaction import Redacted, Redaction, maybe_decode_redaction
+from evlog.model.retention import METADATA_TYPE, REDACTIONS_STREAM, Rules
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from typing import Any, NoReturn
+
+    from evlog.engines.dynamodb.client import Client
+    from evlog.engines.dynamodb.items import LogState
+
+MAX_ACTIONS: Final = 100  # of one transaction: the service's limit
+_RETRY_SECONDS: Final = 30.0  # of a service that does not answer
+_PAUSE_SECONDS: Final = 0.2
+_TRIES: Final = 2  # before a writer takes the lease
+_TURNS: Final = 3  # changes that begin with the lease after one that had to wait
+_LEASE_SECONDS: Final = 3.0
+_LEASE_PAUSE_SECONDS: Final = 0.02
+_MAX_HEADS: Final = 10_000
+
+
+class Moment:
+    """The log at one revision, and what was read after it.
+
+    Attributes:
+        is_fresh: the log was read for this very try; else it is what the last append has left.
+        is_unsure: an earlier try may have been done: look for its ids.
+        is_sent: a transaction was sent that may have been done.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        state: LogState,
+        heads: dict[str, Head],
+        *,
+        is_fresh: bool,
+        is_unsure: bool = False,
+    ) -> None:
+        self._client = client
+        self.state = state
+        self._heads = heads
+        self.is_fresh = is_fresh
+        self.is_unsure = is_unsure
+        self.is_sent = False
+
+    def heads(self, streams: Iterable[str]) -> dict[str, Head]:
+        """Return the given streams as they are."""
+        wanted = dict.fromkeys(streams)
+        missing = [stream for stream in wanted if stream not in self._heads]
+        if missing:
+            self._heads.update(read_heads(self._client, missing, self.state.position))
+        return {stream: self._heads[stream] for stream in wanted}
+
+    def after(self, state: LogState, changed: dict[str, Head]) -> Moment:
+        """Return what is known once the log has another state, and some heads have changed."""
+        heads = {} if len(self._heads) > _MAX_HEADS else self._heads
+        heads.update(changed)
+        return Moment(self._client, state, heads, is_fresh=False)
+
+
+class Change:
+    """What a transaction does: it replaces the log's state and some heads, and does other actions.
+
+    Args:
+        actions: None: nothing is to be done.
+    """
+
+    def __init__(
+        self,
+        state: LogState,
+        heads: dict[str, Head],
+        actions: Sequence[dict[str, Any]] | None,
+        result: Any = None,
+    ) -> None:
+        self.state = state
+        self.heads = heads
+        self.actions = actions
+        self.result = result
+
+
+class Core:
+    """An open store."""
+
+    def __init__(self, client: Client, store_id: str, *, lock_timeout_seconds: float | None) -> None:
+        self.client = client
+        self.address = client.address
+        self.store_id = store_id
+        self.policies = _Policies(client)
+        self._lock_timeout_seconds = lock_timeout_seconds
+        self._redacted: tuple[list[Redaction], Redacted] = ([], Redacted(()))  # replaced whole
+        self._writer = threading.Lock()  # held during a change; guards the two below
+        self._last: Moment | None = None
+        self._turns = 0  # how many changes begin with the lease
+        register_fork_reset(self)
+
+    def reset_after_fork(self) -> None:
+        """Begin again in a forked child."""
+        self._writer = threading.Lock()
+        self._last, self._turns = None, 0
+
+    def state(self) -> LogState:
+        """Return the state of the log now."""
+        item = self.client.get(LOG_KEY)
+        if item is None:
+            raise StoreNotFound(self.address.text)
+        state = decode_log(item)
+        if state.store_id != self.store_id:
+            raise StoreReplaced(self.address.text)
+        return state
+
+    def redacted(self, state: LogState) -> Redacted:
+        """Return which events are redacted."""
+        self.redactions(state)
+        return self._redacted[1]
+
+    def redactions(self, state: LogState) -> list[Redaction]:
+        """Return all redactions, in order."""
+        known = self._redacted[0]
+        if len(known) < state.redactions:
+            items = self.client.query(f"STREAM#{REDACTIONS_STREAM}", version_key(len(known) + 1))
+            events = [event for event in map(decode_event, items) if event.position <= state.position]
+            known = [*known, *filter(None, map(maybe_decode_redaction, events))]
+            self._redacted = known, Redacted(known)
+        return known
+
+    # --- changing
+
+    def change(
+        self, plan: Callable[[Moment], Change], *, by_mirror: bool = False, is_quick: bool = False
+    ) -> Any:
+        """Do what a plan says, once nothing has changed since it was made, and return its result.
+
+        Args:
+            plan: called for each try. What it raises with a fresh moment ends the change.
+            by_mirror: also where the store's standing refuses other changes.
+            is_quick: the first try may be made with what the last change has left.
+
+        Raises:
+            LockTimeout: other writers were faster for as long as this one could wait.
+            AppendUnknown: the service has not answered; the change may have been done.
+        """
+        turn = _Turn(self.client, self._lock_timeout_seconds)
+        if not self._writer.acquire(timeout=turn.seconds_left()):
+            turn.give_up()
+        try:
+            moment, self._last = self._last, None  # a failure leaves nothing
+            if self._turns:
+                turn.take()
+            if self._turns or not is_quick:
+                moment = None
+            deadline, is_unsure = time.monotonic() + _RETRY_SECONDS, False
+            while True:
+                try:
+                    if moment is None:
+                        state = self.state()
+                        moment = Moment(self.client, state, {}, is_fresh=True, is_unsure=is_unsure)
+                    change = self._plan(plan, moment, by_mirror=by_mirror)
+                    if change is not None:
+                        self._last = self._do(moment, change)
+                        return change.result
+                except Refused:
+                    turn.lose()
+                except StoreUnreachable as error:
+                    is_unsure = is_unsure or (moment is not None and moment.is_sent)
+                    if time.monotonic() >= deadline:
+                        raise (
+                            AppendUnknown(self.address.text, error.reason) if is_unsure else error
+                        ) from None
+                    time.sleep(_PAUSE_SECONDS)
+                moment = None
+        finally:
+            self._turns = _TURNS if turn.has_waited else max(0, self._turns - 1)
+            turn.end()
+            self._writer.release()
+
+    def _plan(self, plan: Callable[[Moment], Change], moment: Moment, *, by_mirror: bool) -> Change | None:
+        """Return what is to be done; None if a fresh moment is needed to say so."""
+        try:
+            standing = Standing(moment.state.mirror_of, moment.state.moved_to)
+            if standing != Standing() and not by_mirror:
+                raise refusal(self.address.text, standing)
+            return plan(moment)
+        except StoreUnreachable:
+            raise
+        except EvlogError:
+            if moment.is_fresh:
+                raise
+            return None
+
+    def _do(self, moment: Moment, change: Change) -> Moment:
+        """Send the transaction, and return what is known after it. Raises Refused."""
+        if change.actions is None:
+            return moment
+        before = moment.state
+        state = change.state._replace(revision=before.revision + 1)
+        log = {
+            "Item": encode_log(state),
+            "ConditionExpression": "revision = :r",
+            "ExpressionAttributeValues": {":r": {"N": str(before.revision)}},
+        }
+        heads = [{"Put": {"Item": encode_head(stream, head)}} for stream, head in change.heads.items()]
+        moment.is_sent = True
+        self.client.transact([{"Put": log}, *heads, *change.actions])
+        return moment.after(state, change.heads)
+
+
+class _Turn:
+    """A writer among others: tries, and the lease once it has lost two."""
+
+    def __init__(self, client: Client, timeout_seconds: float | None) -> None:
+        self._client = client
+        self._timeout_seconds = timeout_seconds
+        self._end = None if timeout_seconds is None else time.monotonic() + timeout_seconds
+        self._owner: str | None = None
+        self._lost = 0
+        self.has_waited = False
+
+    def seconds_left(self) -> float:
+        """Return for how long to wait; -1: for ever."""
+        return -1.0 if self._end is None else max(0.0, self._end - time.monotonic())
+
+    def give_up(self) -> NoReturn:
+        """Raise LockTimeout."""
+        raise LockTimeout(self._client.address.text, self._timeout_seconds or 0.0)
+
+    def lose(self) -> None:
+        """Note that another writer was faster. Raises LockTimeout."""
+        self._lost += 1
+        if not self.seconds_left():
+            self.give_up()
+        if self._lost >= _TRIES:
+            self.has_waited = True
+            self.take()
+
+    def take(self) -> None:
+        """Wait for the lease, and take it or prolong it. Raises LockTimeout."""
+        owner = self._owner or uuid4().hex
+        while True:
+            now = time.time()
+            item = {**key_of(LEASE_KEY), "owner": {"S": owner}, "until": {"N": f"{now + _LEASE_SECONDS:.3f}"}}
+            try:
+                self._client.put(
+                    item,
+                    "attribute_not_exists(PK) OR #u < :now OR #o = :me",
+                    {":now": {"N": f"{now:.3f}"}, ":me": {"S": owner}},
+                    {"#u": "until", "#o": "owner"},
+                )
+            except Refused:
+                self.has_waited = True
+                if not self.seconds_left():
+                    self.give_up()
+                time.sleep(random.uniform(0.5, 1.5) * _LEASE_PAUSE_SECONDS)  # noqa: S311 - no secret
+            else:
+                self._owner = owner
+                return
+
+    def end(self) -> None:
+        """Leave the lease to the next."""
+        if self._owner is not None:
+            try:
+                self._client.delete(LEASE_KEY, "#o = :me", {":me": {"S": self._owner}}, {"#o": "owner"})
+            except (EvlogError, Refused):
+                pass  # it expires, or is another writer's by now
+
+
+class _Policies:
+    """The retention policies: a look reads only those that were made since the last one."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._mutex = threading.Lock()  # guards the three below; the rules are replaced whole
+        self._rules = Rules()
+        self._position = 0
+        self._count = 0
+        register_fork_reset(self)
+
+    def reset_after_fork(self) -> None:
+        """Renew the mutex in a forked child; the rules are replaced whole, so they are right."""
+        self._mutex = threading.Lock()
+
+    def rules(self, state: LogState) -> Rules:
+        """Return the rules in force."""
+        with self._mutex:
+            if state.policies > self._count:
+                rules = Rules()
+                rules.update(self._rules)
+                items = self._client.query(POLICIES, number(self._position + 1), number(state.position))
+                for item in items:
+                    position = int(item["SK"]["S"])
+                    data = raw_of(item["data"])
+                    rules.add((position, 0, item["stream"]["S"], METADATA_TYPE, b"", 0, 0, data, None))
+                self._rules, self._position, self._count = rules, state.position, state.policies
+            return self._rules
+
+
+def read_heads(client: Client, streams: Sequence[str], position: int) -> dict[str, Head]:
+    """Return streams as they are in a log that ends at a position."""
+    found = client.get_many([(HEADS, stream) for stream in streams])
+    return {
+        stream: decode_head(found[HEADS, stream], position) if (HEADS, stream) in found else Head()
+        for stream in streams
+    }

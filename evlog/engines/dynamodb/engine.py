@@ -1,0 +1,335 @@
+"""The DynamoDB engine: implements `evlog.engine.Engine` with the items of `items.py`."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Final
+from uuid import UUID
+
+from evlog.engine import Capabilities
+from evlog.engines import retention
+from evlog.engines.deciding import Request
+from evlog.engines.dynamodb import compaction, history, verify
+from evlog.engines.dynamodb.appends import MAX_EVENT_BYTES, MAX_EVENTS, append
+from evlog.engines.dynamodb.client import Address, Client
+from evlog.engines.dynamodb.core import Core, read_heads
+from evlog.engines.dynamodb.feed import DynamodbFeed
+from evlog.engines.dynamodb.items import FORMAT
+from evlog.engines.dynamodb.reading import Reader
+from evlog.engines.dynamodb.records import Records
+from evlog.engines.dynamodb.table import open_table
+from evlog.engines.keyed import KeyedCheckpoint, KeyedSnapshot, checkpoint_names, snapshot_names
+from evlog.errors import Unsupported
+from evlog.model.events import JSON_CODE
+from evlog.model.filters import EVERYTHING
+from evlog.model.history import Standing
+from evlog.model.redaction import RedactionResult, encode_redaction
+from evlog.model.reports import StoreInfo
+from evlog.model.retention import COMPACTIONS_STREAM, FINISHED_TYPE, KEEP_ALL, REDACTIONS_STREAM, Rules
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from evlog.engine import Progress
+    from evlog.model.appends import BatchResult, Expectation, ExpectedVersion
+    from evlog.model.events import EncodedEvent, Event
+    from evlog.model.filters import EventFilter
+    from evlog.model.history import HistoryPiece, RemovedRecord
+    from evlog.model.queries import IfNone
+    from evlog.model.reports import (
+        Compaction,
+        PolicyInfo,
+        Retention,
+        StreamInfo,
+        TornTail,
+        VerifyReport,
+    )
+
+CAPABILITIES: Final = Capabilities(
+    engine="dynamodb",
+    durability=(
+        "An append returns when DynamoDB has committed its transaction, which it stores in several zones of "
+        "the region."
+    ),
+    max_event_bytes=MAX_EVENT_BYTES,
+    max_append_events=MAX_EVENTS,
+    verify="structure",
+)
+
+
+def open_engine(url: str, *, create: bool, sync: bool, lock_timeout_seconds: float | None) -> DynamodbEngine:
+    """Open the store in a table: `dynamodb://region/table[?profile=…&endpoint=…]`.
+
+    Credentials come from AWS's own chain: the environment, a profile, a role. With `create` the table is
+    created, too, billed by requests. `sync` makes no difference: what is committed is durable.
+
+    Raises:
+        StoreNotFound: there is no such table, or no store in it, and `create` is false.
+        StoreUnreachable, StoreAccessDenied: the service cannot be reached, or refuses.
+        UnsupportedFormat, ServerUnsuitable: the store's format is newer, or the table has other keys.
+    """
+    del sync
+    return DynamodbEngine(Address(url), create=create, lock_timeout_seconds=lock_timeout_seconds)
+
+
+class DynamodbEngine:
+    """A store in a table of DynamoDB."""
+
+    capabilities = CAPABILITIES
+
+    def __init__(self, address: Address, *, create: bool, lock_timeout_seconds: float | None) -> None:
+        self.address = address.text
+        self.torn_tails: Sequence[TornTail] = ()
+        client = Client(address)
+        try:
+            self.store_id, self.created = open_table(client, create=create)
+        except BaseException:
+            client.close()
+            raise
+        self._client = client
+        self._core = Core(client, self.store_id, lock_timeout_seconds=lock_timeout_seconds)
+        self._reader = Reader(self._core)
+        self._records = Records(client)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+    def append(
+        self,
+        streams: Sequence[str],
+        events: Sequence[EncodedEvent],
+        expectations: Sequence[Expectation] = (),
+        *,
+        conditions: Sequence[IfNone] = (),
+        skip_known: bool = False,
+        system: bool = False,
+        schemas: int | None = None,
+    ) -> BatchResult:
+        """Append all events in one transaction, or none; durable when this returns."""
+        self._client.check_open()
+        request = Request(
+            streams,
+            events,
+            expectations,
+            conditions=conditions,
+            skip_known=skip_known,
+            system=system,
+            schemas=schemas,
+        )
+        return append(self._core, self._reader, request)
+
+    # --- reading
+
+    def read_stream(
+        self,
+        stream: str,
+        first_version: int,
+        last_version: int | None,
+        filter: EventFilter,
+        *,
+        reverse: bool,
+        limit: int | None,
+    ) -> Iterator[Event]:
+        """Iterate over the visible events of a stream."""
+        return self._reader.read_stream(
+            stream, first_version, last_version, filter, reverse=reverse, limit=limit
+        )
+
+    def read_all(
+        self, after: int, to: int | None, filter: EventFilter, *, reverse: bool, limit: int | None
+    ) -> Iterator[Event]:
+        """Iterate over the events behind `after` up to and including `to`."""
+        return self._reader.read_all(after, to, filter, reverse=reverse, limit=limit)
+
+    def find_ids(self, ids: Sequence[bytes]) -> dict[bytes, int]:
+        """Return the positions of known ids, also of those whose events were removed."""
+        return {id: known[0] for id, known in self._reader.known(self._core.state(), ids).items()}
+
+    def versions(self, streams: Sequence[str]) -> list[int]:
+        """Return the last version of each stream, visible or not."""
+        heads = read_heads(self._client, list(dict.fromkeys(streams)), self._core.state().position)
+        return [heads[stream].version for stream in streams]
+
+    def streams(
+        self, category: str | None, prefix: str | None, *, include_deleted: bool, include_system: bool
+    ) -> Iterator[StreamInfo]:
+        """Iterate over the streams by name."""
+        return self._reader.streams(
+            category, prefix, include_deleted=include_deleted, include_system=include_system
+        )
+
+    def head(self) -> int:
+        """Return the last position."""
+        return self._core.state().position
+
+    # --- following
+
+    def follow(self, filter: EventFilter) -> DynamodbFeed:
+        """Return a feed of the events that the filter selects."""
+        self._client.check_open()
+        return DynamodbFeed(self._core, filter, self.read_all)
+
+    def checkpoint(self, name: str) -> KeyedCheckpoint:
+        """Return the place of the subscription with this checked name."""
+        self._client.check_open()
+        return KeyedCheckpoint(self._records, name)
+
+    def checkpoint_names(self) -> list[str]:
+        """Return the names of all subscriptions, sorted."""
+        return checkpoint_names(self._records)
+
+    # --- snapshots
+
+    def snapshot(self, name: str, stream: str | None) -> KeyedSnapshot:
+        """Return the place of the snapshot with this checked name."""
+        self._client.check_open()
+        return KeyedSnapshot(self._records, name, stream)
+
+    def snapshot_names(self) -> list[tuple[str, str | None]]:
+        """Return the name and the stream of each snapshot, sorted by name."""
+        return snapshot_names(self._records)
+
+    def removals(self) -> int:
+        """Return how many events compactions have removed."""
+        return self._core.state().removed
+
+    # --- retention
+
+    def rules(self) -> Rules:
+        """Return the policies in force."""
+        return self._core.policies.rules(self._core.state())
+
+    def flush(self) -> None:
+        """Return at once: what was appended is durable."""
+
+    def set_retention(
+        self,
+        stream: str | None,
+        category: str | None,
+        *,
+        max_count: int | None,
+        max_age_seconds: int | None,
+        before: int | None,
+        clear: bool,
+    ) -> None:
+        """Set the given parts of a policy, durably."""
+        retention.set_retention(
+            self,
+            stream,
+            category,
+            max_count=max_count,
+            max_age_seconds=max_age_seconds,
+            before=before,
+            clear=clear,
+        )
+
+    def retention(self, stream: str | None, category: str | None) -> Retention:
+        """Return what is kept of a stream or of a category's streams."""
+        return retention.retention(self, stream, category)
+
+    def policies(self) -> list[PolicyInfo]:
+        """Return every policy in force."""
+        return retention.policies(self)
+
+    def delete_stream(self, stream: str, *, tombstone: bool, expected: ExpectedVersion) -> int:
+        """Hide all events of a stream, durably, and return its last version."""
+        return retention.delete_stream(self, stream, tombstone=tombstone, expected=expected)
+
+    def redact(self, events: Sequence[Event], reason: str) -> RedactionResult:
+        """Erase the content of these events, durably: for readers by an event, then from the table."""
+        position = 0
+        if events:
+            event = encode_redaction(events, reason)
+            (position,) = self.append([REDACTIONS_STREAM], [event], system=True).positions
+        compaction.erase(self._core)
+        return RedactionResult(tuple(event.position for event in events), (), position, erased=True)
+
+    def compact(self, *, dry_run: bool, force: bool, compress: bool, progress: Progress | None) -> Compaction:
+        """Remove what policies hide; each step is a transaction of its own, and durable."""
+        if compress:
+            raise Unsupported("dynamodb", "compression")
+        done = compaction.compact(
+            self._core, self._reader, self._records, dry_run=dry_run, force=force, progress=progress
+        )
+        if done.events_removed and not dry_run:
+            data = {"events": done.events_removed, "position": done.position}
+            event = (FINISHED_TYPE, None, JSON_CODE, json.dumps(data).encode(), None)
+            self.append([COMPACTIONS_STREAM], [event], system=True)
+        return done
+
+    # --- the whole store
+
+    def info(self) -> StoreInfo:
+        """Return the store in numbers; bytes are those of data and metadata."""
+        state = self._core.state()
+        edges = [
+            next(self.read_all(0, state.position, EVERYTHING, reverse=reverse, limit=1), None)
+            for reverse in (False, True)
+        ]
+        first, last = edges
+        rules = self._core.policies.rules(state)
+        heads = read_heads(self._client, list(rules.streams), state.position)
+        deleted = policies = 0
+        for stream, rule in rules.streams.items():
+            is_deleted = rule.is_deleted(heads[stream].version)
+            deleted += is_deleted and heads[stream].version > 0
+            policies += (rule.replace(deleted=0, tombstone=False) if is_deleted else rule) != KEEP_ALL
+        policies += sum(rule != KEEP_ALL for rule in rules.categories.values())
+        return StoreInfo(
+            path=self.address,
+            id=UUID(self.store_id),
+            format=FORMAT,
+            events=state.events,
+            streams=state.streams - deleted,
+            bytes=state.size,
+            segments=1,
+            first_position=0 if first is None else first.position,
+            last_position=0 if last is None else last.position,
+            first_time=None if first is None else first.time,
+            last_time=None if last is None else last.time,
+            policies=policies,
+            deleted_streams=deleted,
+            compressed_segments=0,
+            saved_bytes=0,
+        )
+
+    def verify(self, *, quick: bool, against: str | None, progress: Progress | None) -> VerifyReport:
+        """Check events, ids and streams against each other, and compute the digest of all events."""
+        return verify.verify(
+            self._core,
+            self._reader,
+            self._records,
+            self.info(),
+            quick=quick,
+            against=against,
+            progress=progress,
+        )
+
+    # --- mirrors
+
+    @property
+    def standing(self) -> Standing:
+        """What the store is to others now."""
+        state = self._core.state()
+        return Standing(state.mirror_of, state.moved_to)
+
+    def change_standing(self, before: Standing, after: Standing, *, head: int | None = None) -> bool:
+        """Replace the standing, durably, if it is `before` and the log ends at `head`; else return False."""
+        return history.change_standing(self._core, before, after, head)
+
+    def read_frames(self, after: int, to: int) -> Iterator[tuple[int, Event]]:
+        """Iterate over all events behind `after` up to `to`, each with the number of its append."""
+        return self._reader.read_frames(after, to)
+
+    def read_removed(self, after: int, to: int) -> Iterator[RemovedRecord]:
+        """Iterate over the events behind `after` up to `to` that compactions have removed."""
+        return self._reader.removed(after, to)
+
+    def append_history(self, piece: HistoryPiece) -> None:
+        """Append a piece of the source's history: all of it, or nothing; durable when this returns."""
+        history.append_history(self._core, piece)
+
+    def remove_history(self, source_id: str, removed: Sequence[RemovedRecord]) -> None:
+        """Remove what the source's compactions have removed, and erase what is redacted."""
+        compaction.remove_history(self._core, source_id, removed)

@@ -1,0 +1,192 @@
+"""Mirrors: what the store is to others, and appending pieces of another store's history.
+
+A piece may be longer than a transaction. Its items are put behind the end of the log, where nobody sees them,
+and one transaction then moves the end. Nobody else writes to a mirror meanwhile.
+
+1. Before, the keys of these items are noted, and that a piece is being written. If the mirror is killed, the
+   next piece, or what makes the store one of its own, deletes them first.
+2. The head of a stream keeps what it was until the end of the log has reached the piece's.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import msgpack
+
+from evlog.engines.dynamodb.appends import add_events, event_items
+from evlog.engines.dynamodb.core import Change, read_heads
+from evlog.engines.dynamodb.items import (
+    HEADS,
+    LOG_KEY,
+    STAGED,
+    Head,
+    decode_head,
+    encode_head,
+    encode_id,
+    encode_lost,
+    encode_removed,
+    tag_items,
+)
+from evlog.errors import MirrorConflict
+from evlog.model.events import SYSTEM_PREFIX
+from evlog.model.history import Standing
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from evlog.engines.dynamodb.client import Item
+    from evlog.engines.dynamodb.core import Core, Moment
+    from evlog.engines.dynamodb.items import LogState
+    from evlog.model.history import HistoryPiece
+
+_NOTED: Final = 500  # keys in one item
+
+
+def change_standing(core: Core, before: Standing, after: Standing, head: int | None) -> bool:
+    """Replace the standing, durably, if it is `before` and the log ends at `head`; else return False."""
+    _discard_staged(core)
+
+    def plan(moment: Moment) -> Change:
+        state = moment.state
+        now = Standing(state.mirror_of, state.moved_to)
+        if moment.is_unsure and now == after:
+            return Change(state, {}, None, True)
+        if now != before or head not in (None, state.position) or state.staged:
+            return Change(state, {}, None, False)
+        return Change(state._replace(mirror_of=after.mirror_of, moved_to=after.moved_to), {}, [], True)
+
+    is_changed: bool = core.change(plan, by_mirror=True)
+    return is_changed
+
+
+def check_mirror(core: Core, state: LogState, source_id: str) -> None:
+    """Raise MirrorConflict unless the store is a mirror of the source."""
+    if Standing(state.mirror_of, state.moved_to) != Standing(source_id):
+        reason, advice = "it was not made by this mirror", "use an empty destination"
+        raise MirrorConflict(f"store {source_id}", core.address.text, reason, advice)
+
+
+def append_history(core: Core, piece: HistoryPiece) -> None:
+    """Append a piece of the source's history: all of it, or nothing; durable when this returns.
+
+    Raises:
+        MirrorConflict: the store is no mirror of the source, or does not end where the piece begins.
+    """
+    _check(core, core.state(), piece)
+    _discard_staged(core)
+    before = core.state()
+    _check(core, before, piece)
+    names = {event.stream for event in piece.events} | {removed.stream for removed in piece.removed}
+    old = read_heads(core.client, list(names), before.position)
+    state, heads = _add(before, old, piece)
+    items = event_items(piece.events, piece.frames)
+    for removed in piece.removed:
+        items += [encode_removed(removed), encode_id(removed)]
+        items += tag_items(removed.position, removed.stream, removed.version, removed.tags)
+    items += [encode_lost(first, last) for first, last in _lost(piece)]
+    items += [encode_head(stream, head, old[stream], piece.end) for stream, head in heads.items()]
+    notes = [(item["PK"]["S"], item["SK"]["S"]) for item in items]
+    core.client.write_many(
+        [
+            {"PK": {"S": LOG_KEY[0]}, "SK": {"S": f"{STAGED}{at:06d}"}, "keys": {"B": msgpack.packb(keys)}}
+            for at, keys in enumerate(_pages(notes))
+        ]
+    )
+
+    def begin(moment: Moment) -> Change:
+        _check(core, moment.state, piece)
+        return Change(moment.state._replace(staged=piece.end), {}, [])
+
+    def end(moment: Moment) -> Change:
+        if moment.is_unsure and moment.state.position == piece.end:
+            return Change(moment.state, {}, None)
+        _check(core, moment.state, piece)
+        return Change(state, {}, [])
+
+    core.change(begin, by_mirror=True)
+    core.client.write_many(items)
+    core.change(end, by_mirror=True)
+    core.client.write_many((), [(LOG_KEY[0], f"{STAGED}{at:06d}") for at, _ in enumerate(_pages(notes))])
+
+
+def _pages(keys: list[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:
+    return (keys[at : at + _NOTED] for at in range(0, len(keys), _NOTED))
+
+
+def _check(core: Core, state: LogState, piece: HistoryPiece) -> None:
+    check_mirror(core, state, piece.source_id)
+    if state.position != piece.after:
+        reason = f"it ends at position {state.position}, and not at {piece.after}"
+        raise MirrorConflict(f"store {piece.source_id}", core.address.text, reason, "start the mirror again")
+
+
+def _add(before: LogState, old: Mapping[str, Head], piece: HistoryPiece) -> tuple[LogState, dict[str, Head]]:
+    """Return the log's state and its streams once a piece is added."""
+    state, heads = add_events(before, old, piece.events)
+    streams = 0
+    for removed in piece.removed:
+        head = heads[removed.stream]
+        streams += not head.version and not removed.stream.startswith(SYSTEM_PREFIX)
+        is_later = removed.version > head.version
+        heads[removed.stream] = head._replace(
+            version=max(head.version, removed.version),
+            time_us=max(head.time_us, removed.time_us) if is_later else head.time_us,
+        )
+    return state._replace(
+        position=piece.end,
+        time_us=max((removed.time_us for removed in piece.removed), default=0)
+        if not piece.events
+        else state.time_us,
+        streams=state.streams + streams,
+        removed=state.removed + len(piece.removed),
+        lost=state.lost + piece.lost,
+        staged=0,
+    ), heads
+
+
+def _lost(piece: HistoryPiece) -> Iterator[tuple[int, int]]:
+    """Iterate over the ranges of positions that the source has lost."""
+    there = sorted([event.position for event in piece.events] + [each.position for each in piece.removed])
+    before = piece.after
+    for position in (*there, piece.end + 1):
+        if position > before + 1:
+            yield before + 1, position - 1
+        before = position
+
+
+def _discard_staged(core: Core) -> None:
+    """Delete what a piece has left that was not committed, if there is any."""
+    state = core.state()
+    if not state.staged:
+        return
+    client, position = core.client, state.position
+    for note in client.query(LOG_KEY[0], STAGED, STAGED + "\U0010ffff"):
+        keys = [(partition, sort) for partition, sort in msgpack.unpackb(note["keys"]["B"])]
+        found = client.get_many(keys)
+        heads = {key: item for key, item in found.items() if key[0] == HEADS}
+        uncommitted = [
+            key for key, item in found.items() if key not in heads and _position_of(key, item) > position
+        ]
+        kept = []
+        for key, item in heads.items():
+            if "at" in item and int(item["at"]["N"]) > position:
+                head = decode_head(item, position)
+                if head.version:
+                    kept.append(encode_head(key[1], head))
+                else:
+                    uncommitted.append(key)
+        client.write_many(kept, uncommitted)
+
+    def plan(moment: Moment) -> Change:
+        return Change(moment.state._replace(staged=0), {}, [])
+
+    core.change(plan, by_mirror=True)
+
+
+def _position_of(key: tuple[str, str], item: Item) -> int:
+    """Return the position that an item belongs to; of lost positions the first."""
+    for name in ("position", "at", "first"):
+        if name in item:
+            return int(item[name]["N"])
+    return int(key[1])

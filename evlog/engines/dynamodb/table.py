@@ -1,0 +1,109 @@
+"""Opening the table: creating it, and making a store of it."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Final
+from uuid import uuid4
+
+from evlog.engines.dynamodb.client import Refused
+from evlog.engines.dynamodb.items import FORMAT, INDEX, LOG_KEY, LogState, decode_log, encode_log
+from evlog.errors import EngineError, ServerUnsuitable, StoreNotFound, StoreUnreachable, UnsupportedFormat
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from evlog.engines.dynamodb.client import Client
+
+_CREATE_SECONDS: Final = 120.0
+_KEYS: Final = [("PK", "HASH"), ("SK", "RANGE")]
+_INDEX_KEYS: Final = [("log", "HASH"), ("position", "RANGE")]
+
+
+def open_table(client: Client, *, create: bool) -> tuple[str, bool]:
+    """Return the store's id, and whether it was created.
+
+    Raises:
+        StoreNotFound: there is no such table, or no store in it, and `create` is false.
+        UnsupportedFormat, ServerUnsuitable: its format is newer, or the table has other keys.
+    """
+    try:
+        item = client.get(LOG_KEY)
+    except StoreNotFound:
+        if not create:
+            raise
+        item = None
+        _create(client)
+    except EngineError as error:
+        if "ValidationException" in error.reason:  # a table of somebody else's, with other keys
+            raise _unsuitable(client) from None
+        raise
+    if item is None:
+        if not create:
+            raise StoreNotFound(client.address.text)
+        _check_keys(client)
+        state = LogState(str(uuid4()))
+        try:
+            client.put(encode_log(state), "attribute_not_exists(PK)")
+        except Refused:
+            return open_table(client, create=False)[0], False
+        return state.store_id, True
+    found = int(item["format"]["N"])
+    if found > FORMAT:
+        raise UnsupportedFormat(client.address.text, found, FORMAT)
+    return decode_log(item).store_id, False
+
+
+def _create(client: Client) -> None:
+    """Create the table, and wait until it and its index can be used; another process may be faster."""
+    types = {"PK": "S", "SK": "S", "log": "S", "position": "N"}
+    try:
+        client.call(
+            "create_table",
+            BillingMode="PAY_PER_REQUEST",
+            AttributeDefinitions=[
+                {"AttributeName": name, "AttributeType": type} for name, type in types.items()
+            ],
+            KeySchema=_schema(_KEYS),
+            GlobalSecondaryIndexes=[
+                {
+                    "IndexName": INDEX,
+                    "KeySchema": _schema(_INDEX_KEYS),
+                    "Projection": {"ProjectionType": "ALL"},
+                }
+            ],
+        )
+    except EngineError as error:
+        if "ResourceInUseException" not in error.reason:
+            raise
+    deadline = time.monotonic() + _CREATE_SECONDS
+    while not _is_ready(client):
+        if time.monotonic() >= deadline:
+            raise StoreUnreachable(client.address.text, "the table is still being created")
+        time.sleep(0.2)
+
+
+def _schema(keys: list[tuple[str, str]]) -> list[dict[str, str]]:
+    return [{"AttributeName": name, "KeyType": kind} for name, kind in keys]
+
+
+def _describe(client: Client) -> Any:
+    return client.call("describe_table")["Table"]
+
+
+def _is_ready(client: Client) -> bool:
+    table = _describe(client)
+    states = [table["TableStatus"], *(index["IndexStatus"] for index in table["GlobalSecondaryIndexes"])]
+    return set(states) == {"ACTIVE"}
+
+
+def _check_keys(client: Client) -> None:
+    table = _describe(client)
+    indexes = {index["IndexName"]: index["KeySchema"] for index in table.get("GlobalSecondaryIndexes", ())}
+    if table["KeySchema"] != _schema(_KEYS) or indexes.get(INDEX) != _schema(_INDEX_KEYS):
+        raise _unsuitable(client)
+
+
+def _unsuitable(client: Client) -> ServerUnsuitable:
+    reason = "the table has other keys than evlog's"
+    return ServerUnsuitable(client.address.text, reason, "name a table that does not exist yet")
