@@ -56,6 +56,7 @@ class Capabilities:
         retention: hides by count, age and version; deletes streams.
         compaction: removes what retention hides.
         conditions: appends can have conditions on types and tags.
+        redaction: erases the content of single events.
         verify: what verify checks: "bytes", "structure", "digest" or "versions".
     """
 
@@ -71,6 +72,7 @@ class Capabilities:
         retention: bool = True,
         compaction: bool = True,
         conditions: bool = True,
+        redaction: bool = True,
         verify: str = "bytes",
     ) -> None:
         self.engine = engine
@@ -82,6 +84,7 @@ class Capabilities:
         self.retention = retention
         self.compaction = compaction
         self.conditions = conditions
+        self.redaction = redaction
         self.verify = verify
 
 
@@ -370,6 +373,7 @@ _OWN_ENGINES = {
     "postgres": "evlog.engines.postgresql",
     "nats": "evlog.engines.nats",
     "dynamodb": "evlog.engines.dynamodb",
+    "kafka": "evlog.engines.kafka",
 }
 
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from evlog.files.follow.checkpoint_file import SubscriptionFiles
     from evlog.files.follow.feed import CommittedFeed
     from evlog.files.follow.snapshot_file import SnapshotFile
+    from evlog.files.write.plan import Plan
     from evlog.model.appends import BatchResult, Expectation, ExpectedVersion
     from evlog.model.events import EncodedEvent, Event
     from evlog.model.filters import EventFilter
@@ -185,6 +186,33 @@ class DirectoryEngine:
     ) -> BatchResult:
         """Append all events as one frame, or none; durable when this returns (with `sync`)."""
         return self._open_writer().append(
+            streams,
+            events,
+            expectations,
+            conditions,
+            skip_known=skip_known,
+            system=system,
+            schemas=schemas,
+        )
+
+    @refuses_crafted_content
+    def plan(
+        self,
+        streams: Sequence[str],
+        events: Sequence[EncodedEvent],
+        expectations: Sequence[Expectation] = (),
+        *,
+        conditions: Sequence[IfNone] = (),
+        skip_known: bool = False,
+        system: bool = False,
+        schemas: int | None = None,
+    ) -> Plan:
+        """Return what `append` would write, and write nothing: for an engine that has its index here.
+
+        Raises:
+            What `append` raises to refuse it; a mirror does not.
+        """
+        return self._open_writer().plan(
             streams,
             events,
             expectations,

@@ -142,6 +142,7 @@ class Comparison(RuleBasedStateMachine):
         else:
             self.compare(lambda store: (store.set_schema("U", schema).version, len(store.schemas())))
 
+    @precondition(lambda self: self.stores[1].capabilities.redaction)
     @rule(positions=st.lists(bounds, min_size=1, max_size=3))
     def redact(self, positions: list[int]) -> None:
         self.compare(lambda store: tuple(store.redact(*positions, reason="r")[:3]))

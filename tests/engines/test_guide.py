@@ -11,6 +11,8 @@ import pytest
 
 import evlog
 from evlog.engine import Capabilities
+from evlog.engines.kafka.client import Topic
+from evlog.engines.kafka.engine import capabilities_of
 from evlog.engines.postgresql.engine import PostgresqlEngine
 from tests.support import memory_engine
 from tests.support.readme import GUIDE, ROOT
@@ -33,9 +35,11 @@ def test_the_table_shows_the_capabilities(tmp_path: Path) -> None:
         directory = store.capabilities
     server = object.__new__(PostgresqlEngine)
     server._sync = True
-    engines: list[Capabilities] = [directory, server.capabilities]
+    topic = capabilities_of(Topic("", 1, max_message_bytes=1048588, replicas=3, min_in_sync=2))
+    engines: list[Capabilities] = [directory, server.capabilities, topic]
     names = [name for name in vars(directory) if name not in ("engine", "durability")]
-    rows = ["| capability | " + " | ".join(each.engine for each in engines) + " |", "|---|---|---|"]
+    rows = ["| capability | " + " | ".join(each.engine for each in engines) + " |"]
+    rows.append("|---" * (len(engines) + 1) + "|")
     rows += [
         f"| `{name}` | " + " | ".join(cell(getattr(each, name)) for each in engines) + " |" for name in names
     ]

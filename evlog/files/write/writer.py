@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from evlog.files.disk.files import Disk
     from evlog.files.log.log import Log
     from evlog.files.write.group_commit import Request, Response, Slot
+    from evlog.files.write.plan import Plan
     from evlog.files.write.sync_marks import SyncPoint
     from evlog.model.events import EncodedEvent
     from evlog.model.queries import IfNone
@@ -137,11 +138,7 @@ class Writer:
             LockTimeout, StoreFull, StoreReplaced, StoreClosed, ClockError: not written.
             StoreIOError: not acknowledged; open the store again.
         """
-        if not events:
-            raise InvalidArgument("there is nothing to append; give at least one event")
-        hashes = self._planner.hashes(streams, system=system)
-        before = [(0, condition) for condition in conditions] if conditions else ()
-        append = Append(streams, hashes, events, expectations, before, skip_known=skip_known, schemas=schemas)
+        append = self._asked(streams, events, expectations, conditions, skip_known, system, schemas)
         if self._sync and not self._closed:
             self._tail.prepare()
         if self._may_ask and not (skip_known or system) and append.is_of_one_stream:
@@ -180,6 +177,41 @@ class Writer:
             from evlog.model.history import Standing, refusal
 
             raise refusal(self._log.store, Standing(*standing))
+
+    def plan(
+        self,
+        streams: Sequence[str],
+        events: Sequence[EncodedEvent],
+        expectations: Sequence[Expectation] = (),
+        conditions: Sequence[IfNone] = (),
+        *,
+        skip_known: bool = False,
+        system: bool = False,
+        schemas: int | None = None,
+    ) -> Plan:
+        """Return what `append` would write to the log as it is now; nothing is written.
+
+        Raises:
+            What `append` raises to refuse it. The standing is not looked at.
+        """
+        append = self._asked(streams, events, expectations, conditions, skip_known, system, schemas)
+        return self.exclusively(lambda _tail, planner: planner.plan_locked(append))
+
+    def _asked(
+        self,
+        streams: Sequence[str],
+        events: Sequence[EncodedEvent],
+        expectations: Sequence[Expectation],
+        conditions: Sequence[IfNone],
+        skip_known: bool,
+        system: bool,
+        schemas: int | None,
+    ) -> Append:
+        if not events:
+            raise InvalidArgument("there is nothing to append; give at least one event")
+        hashes = self._planner.hashes(streams, system=system)
+        before = [(0, condition) for condition in conditions] if conditions else ()
+        return Append(streams, hashes, events, expectations, before, skip_known=skip_known, schemas=schemas)
 
     def exclusively(self, call: Callable[[LogTail, Planner], _T]) -> _T:
         """Call with the writers' lock held and everything taken in, also where appends are refused."""

@@ -1,0 +1,144 @@
+"""What the reader of a store's topic fills: the local index, and what the store is to others."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from confluent_kafka import TopicPartition
+
+from evlog.engines.kafka.client import translate
+from evlog.engines.kafka.index import Place, last_event, load_place, open_index, remove_index, save_place
+from evlog.engines.kafka.records import Assembler, maybe_identify
+from evlog.errors import CorruptionError, MirrorConflict, StoreUnreachable
+from evlog.model.history import HistoryPiece, Standing
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+    from evlog.engines.kafka.client import Client
+    from evlog.files.engine import DirectoryEngine
+
+_SAVE_RECORDS: Final = 500  # read again at most, when the index is opened the next time
+_LOOK_SECONDS: Final = 10.0
+
+
+class Applying:
+    """An `evlog.engines.kafka.topic.Applied`. Its reader's thread writes; the attributes may be read by any.
+
+    Attributes:
+        index: the local index.
+        head: the last position that is applied.
+        time_us: the last event's time.
+        standing: what the store is to others.
+    """
+
+    def __init__(self, client: Client, store_id: str) -> None:
+        self._client = client
+        self._topic = client.address.topic
+        self._store_id = store_id
+        self.index: DirectoryEngine = open_index(store_id)
+        self.head = 0
+        self.time_us = 0
+        self.standing = Standing()
+        self._assembler = Assembler(client.address.text, store_id, 0)
+        self._place = Place()
+        self._unsaved = 0  # records
+        self._is_saved = False
+
+    def begin(self) -> int:
+        """Return the offset of the last event that is in the index; build it again where it does not fit."""
+        place = load_place(self.index)
+        if place.id and self.index.find_ids([place.id]).get(place.id) != place.position:
+            place = Place()  # a power loss took the end of the index
+        if place.id and not self._is_in_topic(place):
+            self.index.close()
+            remove_index(self._store_id)
+            self.index, place = open_index(self._store_id), Place()
+        last = last_event(self.index)
+        self.standing = Standing(place.mirror_of, place.moved_to)
+        self.time_us = 0 if last is None else last.time_us
+        self.head = self.index.head()
+        self._assembler = Assembler(self._client.address.text, self._store_id, self.head, last)
+        self._place, self._unsaved, self._is_saved = place, 0, bool(place.id)
+        return place.offset
+
+    def _is_in_topic(self, place: Place) -> bool:
+        """Whether the event that was applied last is where it was: else the brokers have lost records."""
+        if self._client.ends(self._topic)[0] <= place.offset:
+            return False
+        consumer = self._client.make_consumer()
+        try:
+            consumer.assign([TopicPartition(self._topic, 0, place.offset)])
+            message = consumer.poll(_LOOK_SECONDS)
+            while message is not None and message.error() is not None and message.error().retriable():
+                message = consumer.poll(_LOOK_SECONDS)
+            if message is None:
+                raise StoreUnreachable(self._client.address.text, "no answer in time")
+            if message.error() is not None:
+                raise translate(message.error(), self._client.address.text)
+            found = maybe_identify(message.key(), dict(message.headers() or ()))
+            return message.offset() == place.offset and found == (place.position, place.id)
+        finally:
+            consumer.close()
+
+    def apply(self, messages: Sequence[Any]) -> None:
+        """Apply records in order: what is whole, with as few writes to the index as possible."""
+        whole: list[HistoryPiece] = []
+        feed = self._assembler.feed
+        place = self._place
+        for message in messages:
+            done = feed(message.offset(), message.key(), message.value(), dict(message.headers() or ()))
+            if done is None:
+                continue
+            if isinstance(done, HistoryPiece):
+                if done.events:
+                    last = done.events[-1]
+                    place = Place(message.offset(), last[0], last[4], *self.standing)
+                if done.is_whole:
+                    whole.append(done)
+                    continue
+            self._append(whole)
+            whole = []
+            if isinstance(done, HistoryPiece):
+                self._append([done])
+            elif isinstance(done, Standing):
+                self.standing = done
+                place = place._replace(mirror_of=done.mirror_of, moved_to=done.moved_to)
+            else:
+                self.index.remove_history(self._store_id, done)
+        self._append(whole)
+        self.head = self._assembler.head
+        self._place = place
+        self._unsaved += len(messages)
+        is_due = self._unsaved >= _SAVE_RECORDS or not self._is_saved
+        if is_due and place.id and self._assembler.is_between:
+            save_place(self.index, place)
+            self._unsaved, self._is_saved = 0, True
+
+    def _append(self, pieces: list[HistoryPiece]) -> None:
+        """Append pieces to the index, as one; another process may have appended some of it."""
+        if not pieces:
+            return
+        first, last = pieces[0], pieces[-1]
+        piece = first if first is last else _join(pieces)
+        if piece.events:
+            self.time_us = piece.events[-1][5]
+        while (head := self.index.head()) < last.end:
+            if head < piece.after:
+                raise CorruptionError(self.index.address, None, "the local index has lost its end")
+            if head > piece.after:
+                kept = head - piece.after  # only pieces without gaps are joined, or found in part
+                piece = HistoryPiece(
+                    piece.source_id, head, piece.end, piece.events[kept:], piece.frames[kept:]
+                )
+            try:
+                self.index.append_history(piece)
+            except MirrorConflict:
+                continue  # another process was faster
+
+
+def _join(pieces: list[HistoryPiece]) -> HistoryPiece:
+    events = [event for piece in pieces for event in piece.events]
+    frames = [frame for piece in pieces for frame in piece.frames]
+    return HistoryPiece(pieces[0].source_id, pieces[0].after, pieces[-1].end, events, frames)

@@ -1,0 +1,421 @@
+"""The Kafka engine: implements `evlog.engine.Engine` with a topic and its local index."""
+
+from __future__ import annotations
+
+from time import time_ns
+from typing import TYPE_CHECKING, NoReturn
+from uuid import UUID
+
+from evlog.engine import Capabilities
+from evlog.engines.kafka.address import Address
+from evlog.engines.kafka.applying import Applying
+from evlog.engines.kafka.client import Client, Topic
+from evlog.engines.kafka.feed import KafkaFeed
+from evlog.engines.kafka.index import snapshot_names, turn_lock
+from evlog.engines.kafka.keyed import TopicRecords
+from evlog.engines.kafka.partitions import PartitionedTopic, refuse_redactions
+from evlog.engines.kafka.records import encode_event, encode_forget, encode_piece, encode_standing
+from evlog.engines.kafka.topic import Decision, Reader, Writer
+from evlog.engines.keyed import KeyedCheckpoint, checkpoint_names
+from evlog.errors import EventTooLarge, MirrorConflict, ServerUnsuitable, StoreNotFound, Unsupported
+from evlog.model.events import MAX_EVENT_BYTES, Event
+from evlog.model.history import Standing, refusal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from evlog.engine import Progress
+    from evlog.files.engine import DirectoryEngine
+    from evlog.files.follow.snapshot_file import SnapshotFile
+    from evlog.model.appends import BatchResult, Expectation, ExpectedVersion
+    from evlog.model.events import EncodedEvent
+    from evlog.model.filters import EventFilter
+    from evlog.model.history import HistoryPiece, RemovedRecord
+    from evlog.model.queries import IfNone
+    from evlog.model.redaction import RedactionResult
+    from evlog.model.reports import (
+        Compaction,
+        PolicyInfo,
+        Retention,
+        StoreInfo,
+        StreamInfo,
+        TornTail,
+        VerifyReport,
+    )
+
+NAME = "kafka"
+_HEADER_BYTES = 4096  # of a record beside the event's data and metadata, at most
+
+
+def open_engine(
+    url: str,
+    *,
+    create: bool,
+    sync: bool,  # noqa: ARG001 - all replicas in sync have every append
+    lock_timeout_seconds: float | None,
+) -> KafkaEngine | PartitionedTopic:
+    """Open the store in a topic: `kafka://host[:port][,host…]/topic[?setting=value…]`.
+
+    Raises:
+        StoreNotFound: there is no such topic, and `create` is false.
+        StoreUnreachable, StoreAccessDenied: no broker answers, or the brokers refuse.
+        ServerUnsuitable: the topic may lose records.
+    """
+    address = Address(url)
+    client = Client(address)
+    found, created = client.describe(address.topic), False
+    if found is None:
+        if not create:
+            raise StoreNotFound(address.text)
+        forever = {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"}
+        created = client.create(address.topic, address.partitions or 1, **forever)
+        while found is None:  # the brokers hear of it one after another
+            found = client.describe(address.topic)
+    if address.partitions not in (None, found.partitions):
+        reason = (
+            f"topic {address.topic} has {found.partitions} partitions, and the URL says {address.partitions}"
+        )
+        raise ServerUnsuitable(address.text, reason, "correct the URL")
+    kind: type[KafkaEngine | PartitionedTopic] = KafkaEngine if found.partitions == 1 else PartitionedTopic
+    return kind(
+        client, found, capabilities_of(found), created=created, lock_timeout_seconds=lock_timeout_seconds
+    )
+
+
+def capabilities_of(topic: Topic) -> Capabilities:
+    """Return what a store in a topic can do."""
+    copies = f"all replicas in sync have its events, at least {topic.min_in_sync} of {topic.replicas}"
+    return Capabilities(
+        engine=NAME,
+        durability=f"An append returns when {copies}. Brokers write to their disks later: what a power loss "
+        "takes from all of them at once is lost.",
+        max_event_bytes=min(topic.max_message_bytes - _HEADER_BYTES, MAX_EVENT_BYTES),
+        retention=False,
+        compaction=False,
+        redaction=False,
+        verify="digest",
+    )
+
+
+class KafkaEngine:
+    """A store in a topic of one partition."""
+
+    def __init__(
+        self,
+        client: Client,
+        topic: Topic,
+        capabilities: Capabilities,
+        *,
+        created: bool,
+        lock_timeout_seconds: float | None,
+    ) -> None:
+        self.address = client.address.text
+        self.store_id = topic.id
+        self.created = created
+        self.torn_tails: Sequence[TornTail] = ()
+        self.capabilities = capabilities
+        self._client = client
+        self._applying = Applying(client, topic.id)
+        self._reader = Reader(client, client.address.topic, self._applying)
+        self._writer = Writer(
+            client,
+            self._reader,
+            client.address.topic,
+            turn_lock(topic.id, "turn"),
+            lock_timeout_seconds=lock_timeout_seconds,
+            max_message_bytes=topic.max_message_bytes,
+        )
+        self._records = TopicRecords(
+            client,
+            topic.id,
+            turn_lock(topic.id, "keyed"),
+            lock_timeout_seconds=lock_timeout_seconds,
+        )
+
+    def close(self) -> None:
+        """Close what is open."""
+        self._client.close()
+        self._writer.close()
+        self._records.close()
+        self._applying.index.close()
+
+    def _index(self) -> DirectoryEngine:
+        """Return the local index, with everything that was committed before the call."""
+        self._client.check_open()
+        self._reader.catch_up()
+        return self._applying.index
+
+    # --- appending
+
+    def append(
+        self,
+        streams: Sequence[str],
+        events: Sequence[EncodedEvent],
+        expectations: Sequence[Expectation] = (),
+        *,
+        conditions: Sequence[IfNone] = (),
+        skip_known: bool = False,
+        system: bool = False,
+        schemas: int | None = None,
+    ) -> BatchResult:
+        """Append all events in one transaction, or none; all replicas in sync have them when this returns."""
+        self._client.check_open()
+        most = self.capabilities.max_event_bytes
+        for event in events:
+            if (size := len(event[3]) + len(event[4] or b"")) > most:
+                raise EventTooLarge(size, most)
+        state, own = self._applying, events
+        sent_after: int | None = None  # the log's end before the first try
+
+        def decide() -> Decision[BatchResult]:
+            nonlocal own, sent_after
+            if state.standing != Standing():
+                raise refusal(self.address, state.standing)
+            plan = state.index.plan(
+                streams,
+                own,
+                expectations,
+                conditions=conditions,
+                skip_known=skip_known,
+                system=system,
+                schemas=schemas,
+            )
+            head = state.index.head()
+            result = plan.result(head + 1)
+            if sent_after is not None:  # what was written since is what was sent
+                result.duplicates = [
+                    known and position <= sent_after
+                    for known, position in zip(result.duplicates, result.positions, strict=True)
+                ]
+            if not plan.events:
+                return Decision(result)
+            if sent_after is None:
+                sent_after = head
+            own = [
+                (event[0], id, *event[2:]) for event, id in zip(own, result.ids, strict=True)
+            ]  # found when it is tried again
+            now_us = max(state.time_us, time_ns() // 1000)
+            last = b"%d" % (head + len(plan.events))
+            rows = zip(plan.events, plan.ids, plan.streams, plan.versions, strict=True)
+            return Decision(
+                result,
+                [
+                    encode_event(
+                        Event((position, version, stream, type, id, now_us, code, data, metadata)),
+                        head + 1,
+                        last,
+                    )
+                    for position, ((type, _, code, data, metadata), id, stream, version) in enumerate(
+                        rows, head + 1
+                    )
+                ],
+            )
+
+        return self._writer.write(decide)
+
+    # --- reading
+
+    def read_stream(
+        self,
+        stream: str,
+        first_version: int,
+        last_version: int | None,
+        filter: EventFilter,
+        *,
+        reverse: bool,
+        limit: int | None,
+    ) -> Iterator[Event]:
+        """Iterate over the events of a stream."""
+        return self._index().read_stream(
+            stream, first_version, last_version, filter, reverse=reverse, limit=limit
+        )
+
+    def read_all(
+        self, after: int, to: int | None, filter: EventFilter, *, reverse: bool, limit: int | None
+    ) -> Iterator[Event]:
+        """Iterate over the events behind `after` up to and including `to`."""
+        return self._index().read_all(after, to, filter, reverse=reverse, limit=limit)
+
+    def find_ids(self, ids: Sequence[bytes]) -> dict[bytes, int]:
+        """Return the positions of known ids, also of those whose events were removed."""
+        return self._index().find_ids(ids)
+
+    def versions(self, streams: Sequence[str]) -> list[int]:
+        """Return the last version of each stream."""
+        return self._index().versions(streams)
+
+    def streams(
+        self, category: str | None, prefix: str | None, *, include_deleted: bool, include_system: bool
+    ) -> Iterator[StreamInfo]:
+        """Iterate over the streams by name."""
+        return self._index().streams(
+            category, prefix, include_deleted=include_deleted, include_system=include_system
+        )
+
+    def head(self) -> int:
+        """Return the last position."""
+        return self._index().head()
+
+    def info(self) -> StoreInfo:
+        """Return the store in numbers; `bytes` are those of the local index."""
+        return self._index().info()._replace(path=self.address, id=UUID(self.store_id))
+
+    def removals(self) -> int:
+        """Return how many events the source of a mirror has removed."""
+        return self._index().removals()
+
+    # --- following
+
+    def follow(self, filter: EventFilter) -> KafkaFeed:
+        """Return a feed of the events that the filter selects."""
+        index = self._index()
+        return KafkaFeed(self._reader, filter, index.read_all, lambda: self._applying.head, self.head)
+
+    def checkpoint(self, name: str) -> KeyedCheckpoint:
+        """Return the place of the subscription with this checked name."""
+        self._client.check_open()
+        return KeyedCheckpoint(self._records, name)
+
+    def checkpoint_names(self) -> list[str]:
+        """Return the names of all subscriptions, sorted."""
+        return checkpoint_names(self._records)
+
+    # --- snapshots
+
+    def snapshot(self, name: str, stream: str | None) -> SnapshotFile:
+        """Return the place of the snapshot with this checked name, in the local index."""
+        self._client.check_open()
+        return self._applying.index.snapshot(name, stream)
+
+    def snapshot_names(self) -> list[tuple[str, str | None]]:
+        """Return the name and the stream of each snapshot in the local index, sorted by name."""
+        self._client.check_open()
+        return snapshot_names(self._applying.index)
+
+    # --- what a topic cannot do
+
+    def set_retention(
+        self,
+        stream: str | None,  # noqa: ARG002
+        category: str | None,  # noqa: ARG002
+        *,
+        max_count: int | None,  # noqa: ARG002
+        max_age_seconds: int | None,  # noqa: ARG002
+        before: int | None,  # noqa: ARG002
+        clear: bool,  # noqa: ARG002
+    ) -> None:
+        """Refuse: a topic keeps what it was given."""
+        self._refuse("retention")
+
+    def delete_stream(
+        self,
+        stream: str,  # noqa: ARG002
+        *,
+        tombstone: bool,  # noqa: ARG002
+        expected: ExpectedVersion,  # noqa: ARG002
+    ) -> int:
+        """Refuse: a topic keeps what it was given."""
+        self._refuse("deleting a stream")
+
+    def redact(self, events: Sequence[Event], reason: str) -> RedactionResult:  # noqa: ARG002
+        """Refuse: a record of a topic cannot be erased."""
+        self._refuse("redaction")
+
+    def compact(
+        self,
+        *,
+        dry_run: bool,  # noqa: ARG002
+        force: bool,  # noqa: ARG002
+        compress: bool,  # noqa: ARG002
+        progress: Progress | None,  # noqa: ARG002
+    ) -> Compaction:
+        """Refuse: a topic keeps what it was given."""
+        self._refuse("compaction")
+
+    def _refuse(self, operation: str) -> NoReturn:
+        self._client.check_open()
+        raise Unsupported(NAME, operation)
+
+    def retention(self, stream: str | None, category: str | None) -> Retention:
+        """Return what is kept; in a mirror by the policies of its source."""
+        return self._index().retention(stream, category)
+
+    def policies(self) -> list[PolicyInfo]:
+        """Return every policy that the source of a mirror has."""
+        return self._index().policies()
+
+    def verify(self, *, quick: bool, against: str | None, progress: Progress | None) -> VerifyReport:
+        """Check the local index, and compare each event in the topic with it."""
+        from evlog.engines.kafka.verify import verify
+
+        return verify(
+            self._client, self._index(), self.store_id, quick=quick, against=against, progress=progress
+        )
+
+    # --- mirrors
+
+    @property
+    def standing(self) -> Standing:
+        """What the store is to others now."""
+        self._index()
+        return self._applying.standing
+
+    def change_standing(self, before: Standing, after: Standing, *, head: int | None = None) -> bool:
+        """Replace the standing, durably, if it is `before` and the log ends at `head`; else return False."""
+        self._client.check_open()
+        state, is_sent = self._applying, False
+
+        def decide() -> Decision[bool]:
+            nonlocal is_sent
+            if is_sent and state.standing == after:
+                return Decision(True)
+            if state.standing != before or head not in (None, state.index.head()):
+                return Decision(False)
+            is_sent = True
+            return Decision(True, [] if before == after else [encode_standing(after)])
+
+        return self._writer.write(decide, fence=True)
+
+    def read_frames(self, after: int, to: int) -> Iterator[tuple[int, Event]]:
+        """Iterate over all events behind `after` up to `to`, each with the number of its append."""
+        return self._index().read_frames(after, to)
+
+    def read_removed(self, after: int, to: int) -> Iterator[RemovedRecord]:
+        """Iterate over the events behind `after` up to `to` that the source of a mirror has removed."""
+        return self._index().read_removed(after, to)
+
+    def append_history(self, piece: HistoryPiece) -> None:
+        """Append a piece of the source's history in one transaction; all replicas in sync have it then."""
+        self._client.check_open()
+        refuse_redactions(piece)
+        state, is_sent = self._applying, False
+
+        def decide() -> Decision[None]:
+            nonlocal is_sent
+            head = state.index.head()
+            if state.standing != Standing(piece.source_id):
+                reason, advice = "it was not made by this mirror", "use an empty destination"
+                raise MirrorConflict(f"store {piece.source_id}", self.address, reason, advice)
+            if is_sent and head == piece.end:
+                return Decision(None)
+            if head != piece.after:
+                reason = f"it ends at position {head}, and not at {piece.after}"
+                raise MirrorConflict(
+                    f"store {piece.source_id}", self.address, reason, "start the mirror again"
+                )
+            is_sent = True
+            return Decision(None, encode_piece(piece))
+
+        self._writer.write(decide)
+
+    def remove_history(self, source_id: str, removed: Sequence[RemovedRecord]) -> None:
+        """Forget what the source's compactions have removed: it stays in the topic, unread."""
+        self._client.check_open()
+
+        def decide() -> Decision[None]:
+            if self._applying.standing != Standing(source_id):
+                reason, advice = "it was not made by this mirror", "use an empty destination"
+                raise MirrorConflict(f"store {source_id}", self.address, reason, advice)
+            return Decision(None, encode_forget(removed))
+
+        self._writer.write(decide)

@@ -1,0 +1,154 @@
+"""Subscriptions as records by key, in a compacted topic beside the store's: `<topic>.evlog`.
+
+1. The key is a JSON array of texts, the value a JSON object; a record without a value deletes. Kafka's
+   compaction keeps the last record of each key.
+2. The revision of a record is its offset. A record is replaced by the writer whose turn it is (`topic.py`),
+   so it compares with what it has read up to the end.
+3. All records are held in memory: there is one for each subscription and each parked event.
+4. The topic is made with the first record. A store without one has no subscriptions.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Final
+
+from evlog.engines.kafka import records
+from evlog.engines.kafka.topic import Decision, Reader, Writer
+from evlog.engines.keyed import Record
+from evlog.errors import CorruptionError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from typing import Any
+
+    from evlog.engines.kafka.client import Client
+    from evlog.files.disk.file_lock import FileLock
+
+    Key = tuple[str, ...]
+
+_STORE: Final = (
+    "Evlog-Store"  # the header that names the store's id: a new topic of the name is another store
+)
+
+
+class TopicRecords:
+    """An `evlog.engines.keyed.KeyValue`."""
+
+    engine = "kafka"
+
+    def __init__(
+        self, client: Client, store_id: str, turn: FileLock, *, lock_timeout_seconds: float | None
+    ) -> None:
+        self.address = client.address.text
+        self._client = client
+        self._store_id = store_id.encode()
+        self._topic = client.address.own_topic
+        self._is_there = False  # the topic; it stays
+        self._found: dict[Key, Record] = {}  # replaced by the reader's thread only
+        self.reader = Reader(client, self._topic, self)
+        self._writer = Writer(
+            client,
+            self.reader,
+            self._topic,
+            turn,
+            lock_timeout_seconds=lock_timeout_seconds,
+            max_message_bytes=0,
+        )
+
+    # --- what the reader fills
+
+    def begin(self) -> int:
+        """Read from the beginning."""
+        self._found = {}
+        return 0
+
+    def apply(self, messages: Sequence[Any]) -> None:
+        """Take records in order."""
+        found = dict(self._found)
+        for message in messages:
+            if dict(message.headers() or ()).get(_STORE) != self._store_id:
+                continue
+            try:
+                key = tuple(map(str, json.loads(message.key())))
+            except (ValueError, TypeError) as error:
+                where = f"{self._topic}, offset {message.offset()}"
+                raise CorruptionError(where, None, f"its key makes no sense ({error})") from None
+            if message.value() is None:
+                found.pop(key, None)
+            else:
+                found[key] = Record(message.value(), message.offset())
+        self._found = found
+
+    # --- records by key
+
+    def find(self, key: Key) -> Record | None:
+        """Return a record as it was read last, for what has caught up."""
+        return self._found.get(key)
+
+    def get(self, key: Key) -> Record | None:
+        """Return the last record of a key, never one that was replaced before the call."""
+        return self._current().get(key)
+
+    def list(self, prefix: Key) -> Iterator[tuple[Key, Record]]:
+        """Iterate over all records whose keys begin with these parts."""
+        return iter([item for item in self._current().items() if item[0][: len(prefix)] == prefix])
+
+    def put(self, key: Key, value: bytes, revision: int | None) -> int | None:
+        """Write a record durably if the present one has this revision; return the new one, else None."""
+        self.make_topic()
+
+        def decide() -> Decision[bool]:
+            present = self._found.get(key)
+            if present is not None and present.value == value and present.revision != revision and is_sent:
+                return Decision(True)  # sent before, and the answer was lost
+            if (None if present is None else present.revision) != revision:
+                return Decision(False)
+            is_sent.append(True)
+            return Decision(True, [self.encode(key, value)])
+
+        is_sent: list[bool] = []
+        return self._found[key].revision if self._writer.write(decide) else None
+
+    def delete(self, key: Key, revision: int) -> bool:
+        """Delete a record durably if it has this revision; return whether it had."""
+
+        def decide() -> Decision[bool]:
+            present = self._found.get(key)
+            if present is None and is_sent:
+                return Decision(True)
+            if present is None or present.revision != revision:
+                return Decision(False)
+            is_sent.append(True)
+            return Decision(True, [self.encode(key, None)])
+
+        is_sent: list[bool] = []
+        return self._exists() and self._writer.write(decide)
+
+    def close(self) -> None:
+        """Free what it holds."""
+        self._writer.close()
+
+    def encode(self, key: Key, value: bytes | None) -> records.Record:
+        """Return the record of a topic for one by key."""
+        name = json.dumps(key, ensure_ascii=False, separators=(",", ":")).encode()
+        return records.Record(name, value, {_STORE: self._store_id}, topic=self._topic)
+
+    def _current(self) -> dict[Key, Record]:
+        self._client.check_open()
+        if not self._exists():
+            return {}
+        self.reader.catch_up()
+        return self._found
+
+    def _exists(self) -> bool:
+        if not self._is_there:
+            self._is_there = self._client.describe(self._topic) is not None
+        return self._is_there
+
+    def make_topic(self) -> None:
+        """Make the topic, if it is not there."""
+        if not self._exists():
+            self._client.create(self._topic, 1, **{"cleanup.policy": "compact"})
+            while not self._exists():
+                pass  # brokers hear of it one after another

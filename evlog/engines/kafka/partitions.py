@@ -1,0 +1,232 @@
+"""A topic of many partitions: a mirror's destination, and nothing else.
+
+1. The stream's name is the key and decides about the partition, so a stream's events are in order. Nothing
+   orders the events of two partitions, so evlog does not read such a topic. Other consumers do.
+2. Up to where the source is copied is a record in the compacted topic beside it, written in the transaction
+   of the events: a restart finds it there.
+3. The transactional id is the topic's, as in `topic.py`: of two mirrors, one is fenced.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, NoReturn
+from uuid import UUID
+
+from evlog.engines.kafka.index import turn_lock
+from evlog.engines.kafka.keyed import TopicRecords
+from evlog.engines.kafka.records import encode_events
+from evlog.engines.kafka.topic import Decision, Writer
+from evlog.engines.keyed import KeyedCheckpoint, checkpoint_names
+from evlog.errors import MirrorConflict, Unsupported
+from evlog.model.events import SYSTEM_PREFIX, Event
+from evlog.model.history import Standing
+from evlog.model.reports import Retention, StoreInfo
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from evlog.engine import Capabilities
+    from evlog.engines.kafka.client import Client, Topic
+    from evlog.model.filters import EventFilter
+    from evlog.model.history import HistoryPiece, RemovedRecord
+    from evlog.model.reports import PolicyInfo, TornTail
+
+_COPIED = ("copied",)  # the key of the record that says how far the source is copied
+
+
+class PartitionedTopic:
+    """An `evlog.engine.Engine` that takes a mirror, and refuses everything else."""
+
+    def __init__(
+        self,
+        client: Client,
+        topic: Topic,
+        capabilities: Capabilities,
+        *,
+        created: bool,
+        lock_timeout_seconds: float | None,
+    ) -> None:
+        self.address = client.address.text
+        self.store_id = topic.id
+        self.created = created
+        self.torn_tails: Sequence[TornTail] = ()
+        self.capabilities = capabilities
+        self._client = client
+        self._partitions = topic.partitions
+        turn = turn_lock(topic.id, "keyed")
+        self._records = TopicRecords(client, topic.id, turn, lock_timeout_seconds=lock_timeout_seconds)
+        self._records.make_topic()
+        self._writer = Writer(
+            client,
+            self._records.reader,
+            client.address.topic,
+            turn_lock(topic.id, "turn"),
+            lock_timeout_seconds=lock_timeout_seconds,
+            max_message_bytes=topic.max_message_bytes,
+            partition=-1,
+        )
+
+    def close(self) -> None:
+        """Close what is open."""
+        self._client.close()
+        self._writer.close()
+        self._records.close()
+
+    # --- up to where the source is copied
+
+    def _copied(self, *, current: bool = True) -> dict[str, Any]:
+        record = self._records.get(_COPIED) if current else self._records.find(_COPIED)
+        copied: dict[str, Any] = {"mirror_of": "", "moved_to": "", "last": None, "position": 0}
+        return copied if record is None else copied | json.loads(record.value)
+
+    def head(self) -> int:
+        """Return the last position that was copied."""
+        position: int = self._copied()["position"]
+        return position
+
+    @property
+    def standing(self) -> Standing:
+        """What the topic is to others now."""
+        copied = self._copied()
+        return Standing(copied["mirror_of"], copied["moved_to"])
+
+    def change_standing(self, before: Standing, after: Standing, *, head: int | None = None) -> bool:
+        """Replace the standing, durably, if it is `before` and the source was copied up to `head`."""
+        is_sent = False
+
+        def decide() -> Decision[bool]:
+            nonlocal is_sent
+            copied = self._copied(current=False)
+            standing = Standing(copied["mirror_of"], copied["moved_to"])
+            if standing == after and (is_sent or before == after):
+                return Decision(True)
+            if standing != before or head not in (None, copied["position"]):
+                return Decision(False)
+            is_sent = True
+            value = copied | after._asdict()
+            return Decision(True, [self._records.encode(_COPIED, json.dumps(value).encode())])
+
+        return self._writer.write(decide, fence=True)
+
+    def append_history(self, piece: HistoryPiece) -> None:
+        """Append the events of a piece, and up to where the source is copied, in one transaction."""
+        self._client.check_open()
+        refuse_redactions(piece)
+        is_sent = False
+
+        def decide() -> Decision[None]:
+            nonlocal is_sent
+            copied = self._copied(current=False)
+            if (copied["mirror_of"], copied["moved_to"]) != (piece.source_id, ""):
+                reason, advice = "it was not made by this mirror", "use an empty destination"
+                raise MirrorConflict(f"store {piece.source_id}", self.address, reason, advice)
+            if is_sent and copied["position"] == piece.end:
+                return Decision(None)
+            if copied["position"] != piece.after:
+                reason = f"it ends at position {copied['position']}, and not at {piece.after}"
+                raise MirrorConflict(
+                    f"store {piece.source_id}", self.address, reason, "start the mirror again"
+                )
+            is_sent = True
+            copied["position"] = piece.end
+            if piece.events:
+                last = piece.events[-1]
+                copied["last"] = [*last[:4], last.id_bytes.hex(), last.time_us]
+            value = json.dumps(copied, ensure_ascii=False).encode()
+            return Decision(None, [*encode_events(piece), self._records.encode(_COPIED, value)])
+
+        self._writer.write(decide)
+
+    def remove_history(self, source_id: str, removed: Sequence[RemovedRecord]) -> None:
+        """Do nothing: a topic keeps what it was given, and evlog does not read this one."""
+
+    def read_all(
+        self, after: int, to: int | None, filter: EventFilter, *, reverse: bool, limit: int | None
+    ) -> Iterator[Event]:
+        """Iterate over the last event, without its content; a mirror asks for no other."""
+        del after, to, filter
+        if not reverse or limit != 1:
+            self._refuse()
+        last = self._copied()["last"]
+        if last is not None:
+            position, version, stream, type, id, time_us = last
+            yield Event((position, version, stream, type, bytes.fromhex(id), time_us, 0, b"", None))
+
+    def versions(self, streams: Sequence[str]) -> list[int]:
+        """Return 0 for the store's own streams, which nothing is read from here."""
+        if not all(stream.startswith(SYSTEM_PREFIX) for stream in streams):
+            self._refuse()
+        return [0] * len(streams)
+
+    def read_removed(self, after: int, to: int) -> Iterator[RemovedRecord]:  # noqa: ARG002
+        """Iterate over nothing: which events were removed is not kept."""
+        return iter(())
+
+    def checkpoint(self, name: str) -> KeyedCheckpoint:
+        """Return the place of the subscription with this checked name."""
+        self._client.check_open()
+        return KeyedCheckpoint(self._records, name)
+
+    def checkpoint_names(self) -> list[str]:
+        """Return the names of all subscriptions, sorted."""
+        return checkpoint_names(self._records)
+
+    def info(self) -> StoreInfo:
+        """Return the topic in numbers, as far as they are known."""
+        position = self.head()
+        return StoreInfo(
+            path=self.address,
+            id=UUID(self.store_id),
+            format=1,
+            events=position,
+            streams=0,
+            bytes=0,
+            segments=self._partitions,
+            first_position=min(1, position),
+            last_position=position,
+            first_time=None,
+            last_time=None,
+            policies=0,
+            deleted_streams=0,
+            compressed_segments=0,
+            saved_bytes=0,
+        )
+
+    def policies(self) -> list[PolicyInfo]:
+        """Return none: which policies the source has is not looked at."""
+        return []
+
+    def retention(self, stream: str | None, category: str | None) -> Retention:  # noqa: ARG002
+        """Return that everything is kept."""
+        return Retention()
+
+    def removals(self) -> int:
+        """Return 0: which events were removed is not kept."""
+        return 0
+
+    def snapshot_names(self) -> list[tuple[str, str | None]]:
+        """Return none."""
+        return []
+
+    # --- everything else
+
+    def _refuse(self, *_: Any, **__: Any) -> NoReturn:
+        self._client.check_open()
+        raise Unsupported(
+            "kafka", f"this in a topic of {self._partitions} partitions, which only takes a mirror"
+        )
+
+    append = read_stream = find_ids = streams = follow = snapshot = set_retention = _refuse
+    delete_stream = redact = compact = verify = read_frames = _refuse
+
+
+def refuse_redactions(piece: HistoryPiece) -> None:
+    """Raise Unsupported if a piece redacts events that were copied with their content before it."""
+    from evlog.model.redaction import maybe_decode_redaction
+
+    for event in piece.events:
+        made = maybe_decode_redaction(event)
+        if made is not None and any(position <= piece.after for position in made.positions):
+            operation = f"the redaction at position {event.position}: what it erases was copied before"
+            raise Unsupported("kafka", operation)

@@ -1,0 +1,414 @@
+"""What the suite for all engines does not ask: the records that others read, the local index, refusals."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import confluent_kafka
+import pytest
+from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic
+
+import evlog
+from evlog import NewEvent
+from evlog.engines.kafka.address import Address
+from evlog.engines.kafka.engine import KafkaEngine
+from evlog.engines.kafka.index import index_path
+from evlog.testing.mirroring import everything
+
+pytestmark = pytest.mark.xdist_group("kafka")
+
+LONG_SECONDS = 60.0
+
+
+def topic_of(url: str) -> str:
+    return Address(url).topic
+
+
+def server_of(url: str) -> str:
+    return str(Address(url).settings["bootstrap.servers"])
+
+
+def read_topic(url: str, partitions: int = 1) -> list[Any]:
+    """Return everything in a topic, as a consumer reads it that knows nothing of evlog."""
+    consumer = Consumer(
+        {
+            "bootstrap.servers": server_of(url),
+            "group.id": "another program",
+            "isolation.level": "read_committed",
+            "auto.offset.reset": "earliest",
+            "enable.partition.eof": True,
+        }
+    )
+    consumer.assign([TopicPartition(topic_of(url), number, 0) for number in range(partitions)])
+    found, ended = [], 0
+    while ended < partitions:
+        message = consumer.poll(LONG_SECONDS)
+        assert message is not None
+        if message.error() is None:
+            found.append(message)
+        else:
+            assert message.error().code() == -191, message.error()
+            ended += 1
+    consumer.close()
+    return found
+
+
+def make_topic(url: str, partitions: int = 1, **settings: str) -> None:
+    admin = AdminClient({"bootstrap.servers": server_of(url)})
+    config = {name.replace("_", "."): value for name, value in settings.items()}
+    new = NewTopic(topic_of(url), partitions, 1, config=config)
+    admin.create_topics([new])[topic_of(url)].result(LONG_SECONDS)
+
+
+FOREVER = {"retention_ms": "-1", "retention_bytes": "-1"}
+
+
+# --- what others read
+
+
+@pytest.mark.parametrize("partitions", [1, 3])
+def test_a_plain_consumer_reads_keys_headers_and_payloads(
+    kafka_url: Callable[[], str], tmp_path: Path, partitions: int
+) -> None:
+    url = kafka_url()
+    make_topic(url, partitions, **FOREVER)
+    with evlog.open(tmp_path / "source", create=True) as source:
+        source.append_many(
+            [
+                ("order-1", [NewEvent("Paid", {"a": 1}, id=UUID(int=1), tags=["x:1"], metadata={"by": "é"})]),
+                ("order-2", [NewEvent("Text", "line\n", id=UUID(int=2), content_type="text")]),
+            ]
+        )
+        source.append("ü", [NewEvent("Bytes", b"\0\xff", id=UUID(int=3), content_type="binary")])
+        source.append("ü", [NewEvent("Empty", b"", id=UUID(int=4), content_type="binary")])
+        with evlog.open(url) as topic:
+            assert evlog.mirror(source, topic).events == 4
+        events = everything(source)
+    messages = [message for message in read_topic(url, partitions) if message.key() is not None]
+    messages.sort(key=lambda message: int(dict(message.headers())["Evlog-Position"]))
+    assert [message.key().decode() for message in messages] == ["order-1", "order-2", "ü", "ü"]
+    assert [message.value() for message in messages] == [b'{"a":1}', b"line\n", b"\0\xff", b""]
+    assert [message.timestamp()[1] for message in messages] == [event.time_us // 1000 for event in events]
+    headers = [{name: value.decode() for name, value in message.headers()} for message in messages]
+    first = headers[0]
+    assert json.loads(first.pop("Evlog-Metadata")) == {"$tags": ["x:1"], "by": "é"}
+    assert first == {
+        "Evlog-Position": "1",
+        "Evlog-Version": "1",
+        "Evlog-Stream": "order-1",
+        "Evlog-Type": "Paid",
+        "Evlog-Id": str(UUID(int=1)),
+        "Evlog-Time": str(events[0].time_us),
+        "Evlog-Frame": "1",
+        "Evlog-Frame-Last": "2",
+        "Evlog-Content-Type": "json",
+    }
+    assert [each["Evlog-Content-Type"] for each in headers] == ["json", "text", "binary", "binary"]
+    assert [each["Evlog-Frame-Last"] for each in headers] == ["2", "2", "3", "4"]
+    assert "Evlog-Metadata" not in headers[1]
+    by_stream: dict[bytes, set[int]] = {}
+    for message in messages:
+        by_stream.setdefault(message.key(), set()).add(message.partition())
+    assert all(len(found) == 1 for found in by_stream.values())
+
+
+def test_records_of_other_programs_mean_nothing(kafka_url: Callable[[], str]) -> None:
+    url = kafka_url()
+    with evlog.open(url, create=True) as store:
+        store.append("a", [NewEvent("T", 1)])
+        producer = Producer({"bootstrap.servers": server_of(url)})
+        producer.produce(topic_of(url), b"x", b"a")
+        producer.produce(topic_of(url), None, None)
+        assert producer.flush(LONG_SECONDS) == 0
+        assert store.append("a", [NewEvent("T", 2)], 1).first_position == 2
+        assert store.verify().ok
+
+
+# --- many partitions
+
+
+def test_many_partitions_take_a_mirror_exactly_once_and_nothing_else(
+    kafka_url: Callable[[], str], tmp_path: Path
+) -> None:
+    url = kafka_url() + "?partitions=3"
+    with evlog.open(tmp_path / "source", create=True) as source:
+        for number in range(30):
+            source.append(f"s-{number % 7}", [NewEvent("T", number)])
+        source.consume("n", lambda _: None, follow=False)
+        source.delete_stream("s-6")
+        source.compact()
+        with evlog.open(url, create=True) as topic:
+            assert evlog.mirror(source, topic).position == source.head
+            assert evlog.mirror(source, topic).events == 0
+            for refused in (
+                lambda: topic.append("a", [NewEvent("T", 1)]),
+                lambda: list(topic.read("s-1")),
+                lambda: list(topic.read_all()),
+                topic.verify,
+                topic.subscribe,
+            ):
+                with pytest.raises((evlog.Unsupported, evlog.StoreIsMirror)):
+                    refused()
+        source.append("s-1", [NewEvent("T", 30)])
+        with evlog.open(url) as topic:
+            assert evlog.mirror(source, topic).events == 1
+            assert topic.head == source.head
+            assert topic.engine.checkpoint_names() == ["n"]
+        events = everything(source)
+    found = {int(dict(m.headers())["Evlog-Position"]): m.value() for m in read_topic(url, 3)}
+    assert found == {event.position: event.data for event in events}
+    with evlog.open(tmp_path / "other", create=True) as other:
+        other.append("a", [NewEvent("T", 1)])
+        with evlog.open(url) as topic, pytest.raises(evlog.MirrorConflict):
+            evlog.mirror(other, topic)
+
+
+# --- what is refused
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"retention_ms": "1000", "retention_bytes": "-1"},
+        {"retention_ms": "-1", "retention_bytes": "1000000"},
+        {**FOREVER, "cleanup_policy": "compact"},
+        {**FOREVER, "unclean_leader_election_enable": "true"},
+    ],
+)
+def test_a_topic_that_can_lose_records_is_refused(
+    kafka_url: Callable[[], str], settings: dict[str, str]
+) -> None:
+    url = kafka_url()
+    make_topic(url, 1, **settings)
+    for create in (False, True):
+        with pytest.raises(evlog.ServerUnsuitable):
+            evlog.open(url, create=create)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "kafka:///t",
+        "kafka://h",
+        "kafka://h/",
+        "kafka://h/a/b",
+        "kafka://h/..",
+        "kafka://h/t?partitions=0",
+        "kafka://h/t?partitions=x",
+        "kafka://h/t?acks=1",
+        "kafka://h/t?transactional.id=x",
+        "kafka://h/t?config=/does/not/exist",
+        "kafka://[h/t",
+    ],
+)
+def test_a_url_that_makes_no_sense_is_refused(url: str) -> None:
+    with pytest.raises(evlog.InvalidArgument):
+        evlog.open(url)
+
+
+def test_a_setting_that_the_client_does_not_know_is_refused(kafka_url: Callable[[], str]) -> None:
+    with pytest.raises(evlog.InvalidArgument, match=r"no\.such\.setting"):
+        evlog.open(kafka_url() + "?no.such.setting=1")
+
+
+def test_no_secret_of_a_url_is_shown(tmp_path: Path) -> None:
+    settings = tmp_path / "client.properties"
+    settings.write_text("# ours\nsasl.mechanism = SCRAM-SHA-256\n\nsasl.password=hidden\n")
+    address = Address(f"kafka://me:hunter2@h1,h2:9/t?ssl.key.password=abc&client.id=x&config={settings}")
+    assert address.text == f"kafka://me@h1,h2:9/t?ssl.key.password=***&client.id=x&config={settings}"
+    assert address.settings["sasl.username"] == "me"
+    assert address.settings["sasl.password"] == "hunter2"
+    assert address.settings["sasl.mechanism"] == "SCRAM-SHA-256"
+    assert address.settings["bootstrap.servers"] == "h1,h2:9"
+
+
+def test_a_broker_that_is_not_there_is_unreachable() -> None:
+    with pytest.raises(evlog.StoreUnreachable):
+        evlog.open("kafka://127.0.0.1:9/t")
+
+
+def test_a_missing_topic_is_not_found(kafka_url: Callable[[], str]) -> None:
+    with pytest.raises(evlog.StoreNotFound):
+        evlog.open(kafka_url())
+
+
+def test_an_event_over_the_limit_is_refused_before_anything_is_written(kafka_url: Callable[[], str]) -> None:
+    with evlog.open(kafka_url(), create=True) as store:
+        most = store.capabilities.max_event_bytes
+        name = "n" * 255
+        store.append(name, [NewEvent("t" * 255, b"x" * most, content_type="binary")])
+        with pytest.raises(evlog.EventTooLarge):
+            store.append("a", [NewEvent("T", 1), NewEvent("T", b"x" * (most + 1), content_type="binary")])
+        assert store.head == 1
+
+
+# --- the local index
+
+
+def test_a_lost_or_foreign_index_is_built_again(kafka_url: Callable[[], str]) -> None:
+    url = kafka_url()
+    with evlog.open(url, create=True) as store:
+        for number in range(20):
+            store.append(f"s-{number % 3}", [NewEvent("T", number, id=UUID(int=number + 1))])
+        store.consume("n", lambda _: None, follow=False)
+        before, id = everything(store), store.engine.store_id
+    shutil.rmtree(index_path(id))
+    with evlog.open(url) as store:
+        assert everything(store) == before
+        assert store.append("s-0", [NewEvent("T", 0, id=UUID(int=1))]).duplicate
+        assert store.append("s-0", [NewEvent("T", 20)], 7).first_position == 21
+        assert [info.name for info in store.subscriptions()] == ["n"]
+    other = kafka_url()
+    with evlog.open(other, create=True) as store:
+        for number in range(30):
+            store.append("other", [NewEvent("T", number)])
+        other_id = store.engine.store_id
+    # An index that has another history than the topic, as where brokers have lost records.
+    shutil.rmtree(index_path(other_id))
+    shutil.copytree(index_path(id), index_path(other_id))
+    with evlog.open(other) as store:
+        assert {event.stream for event in everything(store)} == {"other"}
+        assert store.verify().ok
+
+
+def test_a_damaged_index_is_built_again(kafka_url: Callable[[], str]) -> None:
+    url = kafka_url()
+    with evlog.open(url, create=True) as store:
+        for data in ("secret", "other"):
+            store.append("a", [NewEvent("T", data)])
+        id, before = store.engine.store_id, everything(store)
+    (log,) = Path(index_path(id)).glob("segments/*.log")
+    log.write_bytes(log.read_bytes().replace(b"secret", b"sEcret"))
+    with evlog.open(url) as store:
+        assert everything(store) == before
+        assert store.verify().ok
+
+
+def test_verify_compares_the_topic_with_the_index(kafka_url: Callable[[], str]) -> None:
+    urls = [kafka_url() for _ in range(2)]
+    for number, url in enumerate(urls):
+        with evlog.open(url, create=True) as store:
+            store.append("a", [NewEvent("T", 0, id=UUID(int=1))])
+            store.append("a", [NewEvent("T", number, id=UUID(int=2))])
+    with evlog.open(urls[0]) as store, evlog.open(urls[1]) as other:
+        assert store.verify().ok
+        assert other.verify().ok
+        assert isinstance(store.engine, KafkaEngine)
+        assert isinstance(other.engine, KafkaEngine)
+        store.engine._applying.index, other.engine._applying.index = (
+            other.engine._applying.index,
+            store.engine._applying.index,
+        )
+        for each in (store, other):
+            (finding,) = each.verify().findings
+            assert (finding.kind, finding.position) == ("record", 1)  # their times are not the same
+
+
+def test_an_aborted_transaction_at_the_end_delays_nobody(kafka_url: Callable[[], str]) -> None:
+    url = kafka_url()
+    with evlog.open(url, create=True) as store:
+        store.append("a", [NewEvent("T", 1)])
+        producer = Producer(
+            {"bootstrap.servers": server_of(url), "transactional.id": f"evlog.{topic_of(url)}"}
+        )
+        producer.list_topics(timeout=LONG_SECONDS)
+        producer.init_transactions(LONG_SECONDS)
+        producer.begin_transaction()
+        producer.produce(topic_of(url), b"x", b"a")
+        producer.flush(LONG_SECONDS)
+        assert store.head == 1  # it is open
+        producer.abort_transaction(LONG_SECONDS)
+        assert store.head == 1
+        assert store.append("a", [NewEvent("T", 2)], 1).first_position == 2
+
+
+# --- turns
+
+
+def test_two_writers_that_fence_each_other_lose_nothing(kafka_url: Callable[[], str]) -> None:
+    url = kafka_url()
+    evlog.open(url, create=True).close()
+    errors: list[BaseException] = []
+
+    def work(me: int) -> None:
+        try:
+            with evlog.open(url) as store:
+                # As if on another machine: nothing but the brokers is between the two.
+                engine = store.engine
+                assert isinstance(engine, KafkaEngine)
+                engine._writer._turn.path += f".{me}"
+                for number in range(10):
+                    store.append(f"s-{me}", [NewEvent("T", number)], number)
+        except BaseException as error:  # noqa: BLE001 - looked at below
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(me,)) for me in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(LONG_SECONDS)
+    assert errors == []
+    with evlog.open(url) as store:
+        for me in range(2):
+            assert [int(event.data) for event in store.read(f"s-{me}")] == list(range(10))
+        assert [event.position for event in store.read_all()] == list(range(1, 21))
+
+
+def test_the_same_id_raced_by_processes_is_stored_once(kafka_url: Callable[[], str]) -> None:
+    url = kafka_url()
+    evlog.open(url, create=True).close()
+    program = """
+import sys, evlog
+with evlog.open(sys.argv[1]) as store:
+    sys.stdin.readline()
+    for n in range(1, 6):
+        print(store.append("a", [evlog.NewEvent("T", n, idempotency_key=str(n))]).first_position)
+"""
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", program, url], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(3)
+    ]
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    answers = {process.communicate(timeout=LONG_SECONDS)[0] for process in processes}
+    assert answers == {"1\n2\n3\n4\n5\n"}
+
+
+def test_a_forked_child_uses_the_store(kafka_url: Callable[[], str]) -> None:
+    url = kafka_url()
+    program = """
+import os, sys, evlog
+with evlog.open(sys.argv[1], create=True) as store:
+    store.append("a", [evlog.NewEvent("T", 1)])
+    pid = os.fork()
+    if not pid:
+        print(store.append("a", [evlog.NewEvent("T", 2)], 1).first_position, store.head, flush=True)
+        os._exit(0)
+    os.waitpid(pid, 0)
+    print(store.append("a", [evlog.NewEvent("T", 3)], 2).first_position, store.head)
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program, url],
+        capture_output=True,
+        text=True,
+        timeout=LONG_SECONDS,
+        check=False,
+    )
+    assert (done.stdout, done.returncode) == ("2 2\n3 3\n", 0), done.stderr
+
+
+def test_the_client_is_new_enough() -> None:
+    assert confluent_kafka.libversion()[1] >= 0x02060000

@@ -1,0 +1,174 @@
+"""An Apache Kafka of the tests' own, in KRaft mode: on loopback, with free ports, its data in a temporary
+folder.
+
+Its jars come from `tests/engines/kafka/pom.xml`, by Maven, into a folder in the user's cache.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import functools
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from base64 import urlsafe_b64encode
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Self
+from uuid import uuid4
+
+from tests.support.server import accepts, free_port
+
+_POM = Path(__file__).parents[1] / "engines" / "kafka" / "pom.xml"
+_START_SECONDS = 120.0
+# Quick to start, small, and one of each thread.
+_JAVA = ["java", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xshare:auto", "-Xmx512m"]
+_SETTINGS = {
+    "process.roles": "broker,controller",
+    "node.id": "1",
+    "controller.listener.names": "CONTROLLER",
+    "inter.broker.listener.name": "PLAINTEXT",
+    "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+    "auto.create.topics.enable": "false",
+    "offsets.topic.replication.factor": "1",
+    "offsets.topic.num.partitions": "1",
+    "transaction.state.log.replication.factor": "1",
+    "transaction.state.log.min.isr": "1",
+    "transaction.state.log.num.partitions": "1",
+    "share.coordinator.state.topic.replication.factor": "1",
+    "group.initial.rebalance.delay.ms": "0",
+    "num.network.threads": "1",
+    "num.io.threads": "2",
+    "num.recovery.threads.per.data.dir": "1",
+    "log.cleaner.dedupe.buffer.size": "4000000",
+    "log.segment.bytes": "16777216",
+}
+# Even if the tests are killed, no server is left. The signal comes when the thread that started it ends.
+_DIES_WITH_US = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
+
+
+@functools.cache
+def maybe_jars() -> str | None:
+    """Return the class path of the server, fetched the first time; None without Java or Maven."""
+    if not (shutil.which("java") and shutil.which("mvn")):
+        return None
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    name = hashlib.sha256(_POM.read_bytes()).hexdigest()[:16]
+    folder = root / "evlog-tests" / f"kafka-{name}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            fetched = Path(tempfile.mkdtemp(dir=folder.parent))
+            subprocess.run(
+                [
+                    *("mvn", "-q", "-B", "-f", str(_POM), "dependency:copy-dependencies"),
+                    f"-DoutputDirectory={fetched}",
+                ],
+                check=True,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+            )
+            fetched.rename(folder)
+    return os.pathsep.join(map(str, sorted(folder.glob("*.jar"))))
+
+
+class KafkaServer:
+    """A broker that can be killed and started again. Made by `serving`."""
+
+    def __init__(self, folder: Path, jars: str) -> None:
+        self.port = free_port()
+        self._folder = folder
+        self._jars = jars
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def url(self, topic: str, **settings: object) -> str:
+        """Return the URL of a store in a topic."""
+        words = "&".join(f"{name.replace('_', '.')}={value}" for name, value in settings.items())
+        return f"kafka://127.0.0.1:{self.port}/{topic}" + (f"?{words}" if words else "")
+
+    def create(self, **settings: str) -> None:
+        """Make the data folder."""
+        controller = free_port()
+        all_settings = {
+            **_SETTINGS,
+            "listeners": f"PLAINTEXT://127.0.0.1:{self.port},CONTROLLER://127.0.0.1:{controller}",
+            "controller.quorum.voters": f"1@127.0.0.1:{controller}",
+            "log.dirs": str(self._folder / "data"),
+            **settings,
+        }
+        text = "".join(f"{name}={value}\n" for name, value in all_settings.items())
+        self._settings_path.write_text(text)
+        cluster = urlsafe_b64encode(uuid4().bytes).decode().rstrip("=")
+        done = subprocess.run(
+            [*self._java("kafka.tools.StorageTool"), "format", "-t", cluster, "-c", str(self._settings_path)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    @property
+    def _settings_path(self) -> Path:
+        return self._folder / "server.properties"
+
+    def _java(self, program: str) -> list[str]:
+        return [*_DIES_WITH_US, *_JAVA, "-cp", self._jars, program]
+
+    def start(self) -> None:
+        """Start it and wait until it takes connections, which is when it has its data."""
+        with (self._folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [*self._java("kafka.Kafka"), str(self._settings_path)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self._folder,
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + _START_SECONDS
+        while not accepts(self.port):
+            assert self._process.poll() is None, (self._folder / "log").read_text(errors="replace")[-2000:]
+            assert time.monotonic() < deadline, "the broker did not start"
+            time.sleep(0.05)
+
+    @contextmanager
+    def suspended(self) -> Iterator[None]:
+        """Suspend it inside the block."""
+        assert self._process is not None
+        os.kill(self._process.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(self._process.pid, signal.SIGCONT)
+
+    def kill(self) -> None:
+        """Kill it with SIGKILL."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()  # its data are of no use afterwards
+
+
+@contextmanager
+def serving(jars: str, **settings: str) -> Iterator[KafkaServer]:
+    """Run a new broker inside the block."""
+    place = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    with (
+        tempfile.TemporaryDirectory(dir=place, prefix="evlog-test-") as name,
+        KafkaServer(Path(name), jars) as server,
+    ):
+        server.create(**settings)
+        server.start()
+        yield server
