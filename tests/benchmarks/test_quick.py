@@ -10,6 +10,7 @@ from tests.benchmarks import plot
 from tests.benchmarks.__main__ import main
 from tests.benchmarks.measure import BEST, Figure, Report, Target
 from tests.benchmarks.peers import PEERS
+from tests.benchmarks.peers.nats_jetstream import NatsJetStream
 from tests.benchmarks.report import print_machine, print_table, to_json
 from tests.benchmarks.run import TINY, Run, run_workload
 from tests.benchmarks.table import LAST, ROWS, Outcome, Row, outcomes_json, print_outcomes
@@ -32,6 +33,8 @@ def test_every_workload_reports_figures_with_their_settings(
 ) -> None:
     if name == "postgresql" and binaries() is None:
         pytest.skip("no PostgreSQL is installed")
+    if name == "nats" and NatsJetStream.how_to_get() is not None:
+        pytest.skip("no NATS server or client is installed")
     report = run_workload(WORKLOADS[name], run_)
     (found,) = json.loads(to_json([report], {}, "tiny"))["workloads"]
     assert found["workload"] == name

@@ -1,6 +1,7 @@
 """A cluster of three servers of which leaders and followers are killed under eight writers and a follower.
 
-Nothing acknowledged is lost or doubled, positions and versions have no gaps, and what the follower saw is there.
+Nothing acknowledged is lost or doubled, positions and versions have no gaps, and what the follower saw is
+there.
 `EVLOG_TEST_KILLS=20` kills more often.
 """
 
