@@ -27,16 +27,41 @@ from urllib.parse import quote, unquote_to_bytes
 
 import msgpack
 
-from evlog.engines.messages import POSITION, TIME, decode_message, encode_headers
+from evlog.engines.messages import (
+    CONTENT_TYPE,
+    FRAME,
+    ID,
+    METADATA,
+    POSITION,
+    STREAM,
+    TIME,
+    TYPE,
+    VERSION,
+    decode_message,
+)
 from evlog.engines.nats.jetstream import Outgoing, Stored
 from evlog.errors import CorruptionError
-from evlog.model.events import Event, category_of
+from evlog.model.events import CONTENT_TYPES, Event, category_of, id_text
 from evlog.model.history import RemovedRecord, Standing
 
 _SAFE: Final = "-_~$"
 _ESCAPED: Final = re.compile(rb"[\x00-\x1f\x7f%]|^ | $")
 _SEQUENCE_BITS: Final = 40
 _MAX_CACHED: Final = 10_000
+_LINES: Final = b"".join(
+    b"%b: %%%b\r\n" % (name.encode(), kind)
+    for name, kind in (
+        (POSITION, b"d"),
+        (VERSION, b"d"),
+        (STREAM, b"b"),
+        (TYPE, b"b"),
+        (ID, b"b"),
+        (TIME, b"d"),
+        (FRAME, b"d"),
+        (CONTENT_TYPE, b"b"),
+    )
+)
+_CONTENT_TYPES: Final = [name.encode() for name in CONTENT_TYPES]
 
 
 def token(text: str) -> str:
@@ -62,7 +87,9 @@ class Subjects:
         self.own_events = f"{self.prefix}e.s.>"
         self.removed = f"{self.prefix}r.>"
         self.lasts = f"{self.prefix}l.>"
-        self._streams: dict[str, str] = {}  # cache; threads may add the same pairs twice
+        # Caches; threads may add the same pairs twice.
+        self._streams: dict[str, str] = {}
+        self._escaped: dict[str, bytes] = {}
 
     def stream(self, stream: str) -> str:
         """Return the subject of a stream's events."""
@@ -74,6 +101,16 @@ class Subjects:
                 self._streams.clear()
             self._streams[stream] = subject
         return subject
+
+    def escaped(self, name: str) -> bytes:
+        """Return the name of a stream or a type as the value of a header."""
+        value = self._escaped.get(name)
+        if value is None:
+            value = _ESCAPED.sub(_escape, name.encode())
+            if len(self._escaped) >= _MAX_CACHED:
+                self._escaped.clear()
+            self._escaped[name] = value
+        return value
 
     def last(self, stream: str) -> str:
         """Return the subject of what is kept of a stream whose last event is removed."""
@@ -97,12 +134,21 @@ class Subjects:
 
 
 def encode_event(subjects: Subjects, event: Event, frame: int) -> Outgoing:
-    """Return the message of an event."""
-    lines = b"".join(
-        b"%b: %b\r\n" % (name.encode(), _ESCAPED.sub(_escape, value))
-        for name, value in encode_headers(event, frame).items()
+    """Return the message of an event: its headers are those of `messages.encode_headers`, escaped."""
+    position, version, stream, type, id, time_us, code, data, metadata = event
+    lines = _LINES % (
+        position,
+        version,
+        subjects.escaped(stream),
+        subjects.escaped(type),
+        id_text(id).encode(),
+        time_us,
+        frame,
+        _CONTENT_TYPES[code],
     )
-    return Outgoing(subjects.stream(event.stream).encode(), lines, event.data)
+    if metadata is not None:
+        lines += b"%b: %b\r\n" % (METADATA.encode(), _ESCAPED.sub(_escape, metadata))
+    return Outgoing(subjects.stream(stream).encode(), lines, data)
 
 
 def decode_event(stored: Stored) -> tuple[int, Event]:
