@@ -54,11 +54,12 @@ def serve(
         PortNotFree: another process has the port, or this one may not have it.
         KeyboardInterrupt: at SIGINT.
     """
-    with _listen(port) as listening:
+    with listen(port) as listening:
         asyncio.run(_serve(store, listening, announce, launch))
 
 
-def _listen(port: int) -> socket.socket:
+def listen(port: int) -> socket.socket:
+    """Return a socket that listens on a port of the loopback interface; raises PortNotFree."""
     listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -78,6 +79,15 @@ async def _serve(
 ) -> None:
     guard = Guard(make_app(store))
     address = f"http://{_HOST}:{listening.getsockname()[1]}/"
+    announce(f"{address}{guard.token}/")
+    if launch is not None:
+        thread = threading.Thread(target=launch, args=(address + guard.code,), daemon=True)
+        without_signals(thread.start)
+    await make_server(guard).serve(sockets=[listening])
+
+
+def make_server(guard: Guard) -> uvicorn.Server:
+    """Return what answers connections until its `should_exit` is set, or a signal comes."""
     config = uvicorn.Config(
         guard,
         http="h11",
@@ -89,8 +99,4 @@ async def _serve(
         server_header=False,
         timeout_graceful_shutdown=0,
     )
-    announce(f"{address}{guard.token}/")
-    if launch is not None:
-        thread = threading.Thread(target=launch, args=(address + guard.code,), daemon=True)
-        without_signals(thread.start)
-    await uvicorn.Server(config).serve(sockets=[listening])
+    return uvicorn.Server(config)

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
 import signal
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import pytest
+import uvicorn
 
 import evlog
 from evlog import EventStore, NewEvent
+from evlog.web.app import make_app
+from evlog.web.guard import Guard
+from evlog.web.server import listen, make_server
 from tests.cli.conftest import start
 
 LONG_SECONDS = 60
@@ -69,6 +76,28 @@ def serving(store: EventStore, *options: str) -> Iterator[Served]:
     finally:
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=LONG_SECONDS)
+
+
+@contextmanager
+def serving_here(store: EventStore) -> Iterator[Served]:
+    """Serve the page by a thread of this process, which takes a tenth of the time of a process."""
+    addresses: SimpleQueue[tuple[str, uvicorn.Server]] = SimpleQueue()
+
+    async def run() -> None:
+        guard = Guard(make_app(store))
+        server = make_server(guard)
+        addresses.put((f"http://127.0.0.1:{listening.getsockname()[1]}/{guard.token}/", server))
+        await server.serve(sockets=[listening])
+
+    with listen(0) as listening:
+        thread = threading.Thread(target=lambda: asyncio.run(run()))
+        thread.start()
+        url, server = addresses.get()
+        try:
+            yield Served(url, store)
+        finally:
+            server.should_exit = True
+            thread.join()
 
 
 def chromium() -> str | None:

@@ -23,6 +23,7 @@ let isNewest = false;  // whether new events belong on top
 let ended = null;      // the last answer of the search
 let waiting = [];      // new events while the reader is further down
 let isAsking = false;  // whether new events are being asked for
+let isStale = false;   // whether there was news meanwhile
 
 const numberOf = (event) => (here().stream ? event.version : event.position);
 const filtersOf = (place) => Object.fromEntries(FILTERS.map((name) => [name, place[name]]));
@@ -108,7 +109,6 @@ async function load(place) {
     draw();
     note(ended.problem ?? (events.length ? "" : nothing(place)));
     foot(place);
-    if (isNewest) lookForNew();
   } catch (error) {
     if (isAbort(error)) return;
     list.replaceChildren();
@@ -116,7 +116,10 @@ async function load(place) {
     foot(place);
   } finally {
     clearTimeout(slow);
-    if (search === mine) search = null;
+    if (search === mine) {
+      search = null;
+      if (isStale) lookForNew();
+    }
   }
 }
 
@@ -161,8 +164,10 @@ const turns = {
 
 async function lookForNew() {
   const place = here();
+  isStale = true;
   if (place.view !== "log" || !isNewest || !live.following || isAsking || search !== null) return;
   isAsking = true;
+  isStale = false;
   const key = shown;
   try {
     const answer = await ask("events", {...filtersOf(place), after: top, limit: PAGE});
@@ -181,6 +186,7 @@ async function lookForNew() {
     note(error.message);
   } finally {
     isAsking = false;
+    if (isStale) lookForNew();
   }
 }
 
@@ -216,7 +222,7 @@ function showFilters(place) {
   let set = 0;
   for (const name of FILTERS) {
     const value = place[name] ?? "";
-    if (document.activeElement !== fields[name]) fields[name].value = value;
+    fields[name].value = value;
     fields[name].classList.toggle("set", value !== "");
     set += value !== "";
   }
