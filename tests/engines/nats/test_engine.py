@@ -1,0 +1,388 @@
+"""What only a store in NATS can get wrong: servers that refuse, limits, lost answers, foreign streams."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from uuid import UUID, uuid4
+
+import pytest
+
+import evlog
+from evlog import NewEvent
+from evlog.engines.nats.address import Address
+from evlog.engines.nats.engine import NatsEngine
+from evlog.engines.nats.layout import Subjects, encode_id, tail_place
+from evlog.errors import NotAStore, ServerUnsuitable, StoreAccessDenied, StoreNotFound, StoreUnreachable
+from tests.support import nats
+from tests.support.postgresql import scratch
+from tests.support.server import free_port
+from tests.support.tcp_proxy import ANSWER, REQUEST, proxying
+
+pytestmark = pytest.mark.xdist_group("nats")
+NewUrl = Callable[[], str]
+LONG_SECONDS = 120.0
+
+
+def engine_of(store: evlog.EventStore) -> NatsEngine:
+    assert isinstance(store.engine, NatsEngine)
+    return store.engine
+
+
+def numbered(count: int, first: int = 1) -> list[NewEvent]:
+    return [NewEvent("T", n, id=UUID(int=n)) for n in range(first, first + count)]
+
+
+# --- addresses
+
+
+@pytest.mark.parametrize(
+    ("url", "servers"),
+    [
+        ("nats://h/n", [("h", 4222)]),
+        ("nats://a:1,b,[::1]:3/n", [("a", 1), ("b", 4222), ("::1", 3)]),
+    ],
+)
+def test_an_address_names_servers(url: str, servers: list[tuple[str, int]]) -> None:
+    assert Address(url).servers == servers
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "nats://h",
+        "nats://h/",
+        "nats://h/a/b",
+        "nats://h/a.b",
+        "nats:///n",
+        "nats://h:x/n",
+        "nats://h/n?replicas=2",
+        "nats://h/n?what=1",
+        "nats://h/n?tls=maybe",
+        "nats://h/n?timeout=0",
+        "nats://h/n?timeout=x",
+    ],
+)
+def test_an_invalid_address_is_refused(url: str) -> None:
+    with pytest.raises(evlog.InvalidArgument, match=r"nats://|URL"):
+        evlog.open(url, create=True)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown", "user", "password", "token"),
+    [
+        ("nats://me:secret@h/n", "nats://me@h/n", "me", "secret", None),
+        ("nats://me:se%40cret@h/n", "nats://me@h/n", "me", "se@cret", None),
+        ("nats://secret@h/n", "nats://***@h/n", None, None, "secret"),
+    ],
+)
+def test_secrets_are_not_shown(
+    url: str, shown: str, user: str | None, password: str | None, token: str | None
+) -> None:
+    address = Address(url)
+    assert (address.text, address.user, address.password, address.token) == (shown, user, password, token)
+
+
+def test_credentials_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NATS_USER", "me")
+    monkeypatch.setenv("NATS_PASSWORD", "secret")
+    assert (Address("nats://h/n").user, Address("nats://h/n").password) == ("me", "secret")
+    assert Address("nats://other:x@h/n").user == "other"
+
+
+# --- servers
+
+
+def test_a_server_that_does_not_answer_is_unreachable() -> None:
+    with pytest.raises(StoreUnreachable) as caught:
+        evlog.open(f"nats://127.0.0.1:{free_port()}/n?timeout=0.1")
+    assert caught.value.exit_code == 12
+
+
+def test_a_store_that_is_not_there_is_not_found(nats_url: NewUrl) -> None:
+    with pytest.raises(StoreNotFound):
+        evlog.open(nats_url())
+
+
+@pytest.fixture
+def closed_server() -> Iterator[nats.Cluster]:
+    """A server that asks for a password."""
+    settings = "authorization { user: me, password: right }\nmax_payload: 65536"
+    with scratch() as folder:
+        cluster = nats.Cluster(folder, 1, settings)
+        try:
+            cluster.start(0)
+            yield cluster
+        finally:
+            cluster.stop()
+
+
+def test_a_password_is_needed_and_not_shown(closed_server: nats.Cluster) -> None:
+    with evlog.open(closed_server.url("n", "me:right"), create=True) as store:
+        assert "right" not in f"{store.path} {store.info()} {store!r}"
+        assert store.append("a", [NewEvent("T")]).first_position == 1
+        with pytest.raises(evlog.EventTooLarge) as too_large:
+            store.append("a", [NewEvent("T", b"x" * 65536, content_type="binary")])
+        assert too_large.value.limit_bytes == store.capabilities.max_event_bytes < 65536
+        store.append("a", [NewEvent("T", b"x" * too_large.value.limit_bytes, content_type="binary")])
+    for user in ("me:wrong", "token", ""):
+        with pytest.raises(StoreAccessDenied) as caught:
+            evlog.open(closed_server.url("n", user))
+        assert "wrong" not in str(caught.value)
+        assert caught.value.exit_code == 1
+
+
+def test_an_older_server_is_refused() -> None:
+    """It only has to say that it is one: nothing else is asked of it."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.sendall(b'INFO {"version":"2.14.9","jetstream":true}\r\nPONG\r\n')
+                while connection.recv(65536):
+                    pass
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        with pytest.raises(ServerUnsuitable, match=r"2\.14\.9") as caught:
+            evlog.open(f"nats://127.0.0.1:{listener.getsockname()[1]}/n", create=True)
+        thread.join()
+    assert caught.value.exit_code == 10
+
+
+def test_a_stream_of_another_program_is_not_a_store(nats_server: nats.Cluster) -> None:
+    config = {"name": "evlog-foreign", "subjects": ["foreign.>"]}
+    port = nats_server.ports[0]
+    assert nats_server.ask(port, "$JS.API.STREAM.CREATE.evlog-foreign", json.dumps(config).encode())
+    with pytest.raises(NotAStore):
+        evlog.open(nats_server.url("foreign"), create=True)
+
+
+def test_a_stream_that_forgets_events_is_refused(nats_server: nats.Cluster, nats_url: NewUrl) -> None:
+    url = nats_url()
+    with evlog.open(url, create=True) as store:
+        config = engine_of(store)._core.config | {"max_age": 10**18}
+    assert nats_server.ask(
+        nats_server.ports[0], f"$JS.API.STREAM.UPDATE.{config['name']}", json.dumps(config).encode()
+    )
+    with pytest.raises(ServerUnsuitable, match="max_age"):
+        evlog.open(url)
+
+
+# --- appends
+
+
+@pytest.mark.parametrize("has_ids", [True, False])
+def test_a_thousand_events_are_one_append_and_more_are_refused(nats_url: NewUrl, has_ids: bool) -> None:
+    events = numbered(1001) if has_ids else [NewEvent("T", n) for n in range(1001)]
+    with evlog.open(nats_url(), create=True) as store:
+        with pytest.raises(evlog.InvalidArgument, match="1000"):
+            store.append("a", events)
+        assert store.head == 0
+        made = store.append("a", events[:1000])
+        assert (made.first_position, made.last_position) == (1, 1000)
+        assert {frame for frame, _ in store.engine.read_frames(0, 1000)} == {1}
+        assert store.engine.find_ids(made.id_bytes) == {id: n for n, id in enumerate(made.id_bytes, 1)}
+        if has_ids:
+            assert store.append("a", events[:1000]).duplicate
+        assert store.verify().ok
+
+
+def test_an_index_entry_whose_event_did_not_come_is_no_known_id(nats_url: NewUrl) -> None:
+    """With many ids the index is stored first: a writer may die before it stores the events."""
+    with evlog.open(nats_url(), create=True) as store:
+        store.append("a", numbered(3, 10))
+        core = engine_of(store)._core
+        tail = core.reader.tail()
+        for sequence in (tail.sequence + 2, 3, 10**6):
+            message = encode_id(core.subjects, UUID(int=99).bytes, sequence, tail_place(tail))
+            core.appender.publish_all([message], core.reader.tail().sequence)
+            core.appender.forget()
+            assert store.engine.find_ids([UUID(int=99).bytes]) == {}
+        assert not store.append("b", numbered(1, 99)).duplicate
+        assert store.append("b", numbered(1, 99)).duplicate
+
+
+def test_ids_that_evlog_made_are_known(nats_url: NewUrl, tmp_path: os.PathLike[str]) -> None:
+    """Without an index, also in a mirror and in a store where other messages come between."""
+    with evlog.open(nats_url(), create=True) as store, evlog.open(f"{tmp_path}/m", create=True) as copy:
+        made = []
+        for number in range(5):
+            made.append(store.append("a", [NewEvent("T", n) for n in range(3)]))
+            store.append(
+                "a", [*numbered(1, 10 * number + 1), NewEvent("T", 5), *numbered(1, 10 * number + 2)]
+            )
+        ids = [event.id for event in store.read_all()]
+        assert store.engine.find_ids([id.bytes for id in ids]) == {id.bytes: n for n, id in enumerate(ids, 1)}
+        with pytest.raises(evlog.IdConflict):
+            store.append("b", [NewEvent("T", 0, id=made[0].ids[0])])
+        assert store.append("a", [NewEvent("T", n, id=made[2].ids[n]) for n in range(3)]).duplicate
+        evlog.mirror(store, copy)
+        with evlog.open(nats_url(), create=True) as back:
+            evlog.mirror(copy, back)
+            assert back.engine.find_ids([id.bytes for id in ids]) == {
+                id.bytes: n for n, id in enumerate(ids, 1)
+            }
+
+
+@pytest.mark.parametrize("what", [REQUEST, ANSWER])
+def test_an_append_whose_connection_is_cut_is_stored_once(
+    nats_server: nats.Cluster, nats_url: NewUrl, what: str
+) -> None:
+    name = nats_url().rpartition("/")[2]
+    with proxying(nats_server.ports[0]) as proxy:
+        url = f"nats://127.0.0.1:{proxy.port}/{name}"
+        with evlog.open(url, create=True) as store:
+            for number in range(12):
+                before = proxy.cuts
+                proxy.cut(what, passing=number % 4)
+                result = store.append("a", [NewEvent("T", number)] * (1 + number % 2))
+                assert not result.duplicate
+                while proxy.cuts == before:
+                    store.stream_version("a")
+            events = list(store.read("a"))
+            assert [int(event.data) for event in events] == [n for n in range(12) for _ in range(1 + n % 2)]
+            assert store.verify().ok
+
+
+APPEND_ALL = """
+import sys, evlog
+with evlog.open(sys.argv[1]) as store:
+    for number in range(1, 41):
+        result = store.append("a", [evlog.NewEvent("T", number, id=evlog.UUID(int=number))])
+        print(result.first_position, int(result.duplicate), flush=True)
+""".replace("evlog.UUID", "__import__('uuid').UUID")
+
+
+def test_ids_that_eight_processes_race_for_are_stored_once(nats_url: NewUrl) -> None:
+    url = nats_url()
+    evlog.open(url, create=True).close()
+    racers = [
+        subprocess.Popen([sys.executable, "-c", APPEND_ALL, url], stdout=subprocess.PIPE, text=True)
+        for _ in range(8)
+    ]
+    outputs = [racer.communicate(timeout=LONG_SECONDS)[0].split("\n") for racer in racers]
+    places = {tuple(line.split()[0] for line in lines if line) for lines in outputs}
+    assert places == {tuple(str(number) for number in range(1, 41))}
+    assert sum(line.endswith(" 0") for lines in outputs for line in lines) == 40
+
+
+def test_a_child_of_a_fork_uses_the_store(nats_url: NewUrl) -> None:
+    with evlog.open(nats_url(), create=True) as store:
+        store.append("a", [NewEvent("T", 1)])
+        pid = os.fork()
+        if not pid:
+            try:
+                store.append("a", [NewEvent("T", 2)])
+            finally:
+                os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        store.append("a", [NewEvent("T", 3)])
+        assert [int(event.data) for event in store.read("a")] == [1, 2, 3]
+
+
+def test_a_name_of_a_killed_run_is_free_after_its_lease(nats_url: NewUrl) -> None:
+    url = nats_url()
+    program = (
+        "import sys, time, evlog, evlog.engines.keyed as keyed\n"
+        "keyed.KeyedCheckpoint.__init__.__defaults__ = (1.0,)\n"
+        "store = evlog.open(sys.argv[1])\n"
+        "run = store.subscribe('n')\n"
+        "print(run.next_event(60).position, flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    with evlog.open(url, create=True) as store:
+        store.append("a", [NewEvent("T", 1), NewEvent("T", 2)])
+        with subprocess.Popen(
+            [sys.executable, "-c", program, url], stdout=subprocess.PIPE, text=True
+        ) as holder:
+            assert holder.stdout is not None
+            assert holder.stdout.readline() == "1\n"
+            with pytest.raises(evlog.SubscriptionBusy):
+                store.subscribe("n")
+            holder.kill()
+        while True:
+            try:
+                run = store.subscribe("n", follow=False)
+                break
+            except evlog.SubscriptionBusy:
+                pass
+        with run:
+            assert [event.position for event in run] == [1, 2]
+
+
+# --- reads
+
+
+def test_another_client_reads_events_and_their_headers(nats_url: NewUrl) -> None:
+    nats_py = pytest.importorskip("nats")
+    import asyncio
+
+    url = nats_url()
+    with evlog.open(url, create=True) as store:
+        store.append("order-1", [NewEvent("Paid", {"a": 1}, tags=["t"], id=UUID(int=7))])
+        name = engine_of(store)._core.address.name
+
+    async def get() -> object:
+        client = await nats_py.connect(url.rpartition("/")[0])
+        try:
+            return await client.jetstream().get_msg(
+                f"evlog-{name}", subject=f"evlog.{name}.e.u.order.order-1"
+            )
+        finally:
+            await client.close()
+
+    message = asyncio.run(get())
+    headers = message.headers  # type: ignore[attr-defined]
+    assert message.data == b'{"a":1}'  # type: ignore[attr-defined]
+    assert {key: headers[f"Evlog-{key}"] for key in ("Type", "Stream", "Version", "Position", "Id")} == {
+        "Type": "Paid",
+        "Stream": "order-1",
+        "Version": "1",
+        "Position": "1",
+        "Id": str(UUID(int=7)),
+    }
+    assert json.loads(headers["Evlog-Metadata"]) == {"$tags": ["t"]}
+
+
+def test_reads_begin_and_end_anywhere_in_a_long_log(nats_url: NewUrl) -> None:
+    """Sequences run ahead of positions, unevenly."""
+    with evlog.open(nats_url(), create=True) as store:
+        number = 0
+        for batch in range(12):
+            for stream in ("a", "b"):
+                events = [NewEvent("T", number + n, id=uuid4() if batch % 3 else None) for n in range(150)]
+                store.append(stream, events)
+                number += 150
+        with evlog.open(store.path) as other:
+            for after in (0, 1, 149, 150, 151, 1777, 3000, 3599, 3600):
+                got = [event.position for event in other.read_all(after=after, limit=5)]
+                assert got == list(range(after + 1, min(3600, after + 5) + 1)), after
+                got = [event.position for event in other.read_all(to=after, reverse=True, limit=5)]
+                assert got == list(range(after, max(0, after - 5), -1)), after
+            for version in (1, 2, 700, 1799, 1800):
+                (event,) = other.read("a", version, version)
+                assert event.version == version
+                got = [each.version for each in other.read("b", to_version=version, reverse=True, limit=3)]
+                assert got == list(range(version, max(0, version - 3), -1))
+            middle = next(other.read_all(after=1799, limit=1))
+            assert next(other.read_all(since=middle.time)).time == middle.time
+            assert len(list(other.read_all())) == 3600
+
+
+def test_subjects_of_two_stores_do_not_meet(nats_server: nats.Cluster) -> None:
+    with (
+        evlog.open(nats_server.url("near"), create=True) as one,
+        evlog.open(nats_server.url("near-2"), create=True) as other,
+    ):
+        one.append("a", [NewEvent("T", 1)])
+        other.append("a", [NewEvent("T", 2)])
+        assert [int(event.data) for event in one.read_all()] == [1]
+        assert one.id != other.id
+        assert Subjects("near").prefix not in Subjects("near-2").prefix
