@@ -34,7 +34,9 @@ from evlog.files.format.headers import (
     encode_file_header,
 )
 
-BLOCK_BYTES: Final = 1 << 14
+# Of 500,000 events of 100 bytes: 16 KiB leave 35.4 % and take 22 µs to unpack, 8 KiB 36.2 % and 14 µs, 4 KiB
+# 38.4 % and 9 µs. A stream whose events are spread pays for a block an event, a scan for each block once.
+BLOCK_BYTES: Final = 1 << 13
 MAX_BLOCK_BYTES: Final = 1 << 16
 
 _SKIPPABLE: Final = Struct("<II")  # magic, length

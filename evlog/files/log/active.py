@@ -34,7 +34,7 @@ from evlog.files.format.headers import (
 )
 from evlog.files.format.manifest import SegmentInfo
 from evlog.files.format.marks import Mark
-from evlog.files.log.segment import Segment, check_file_header, written_end
+from evlog.files.log.segment import Segment, check_file_header, pieces_of, written_end
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -92,16 +92,7 @@ class ActiveSegment(Segment):
 
     def _pieces(self, places: Sequence[tuple[int, int, int]]) -> list[bytes]:
         """Return the same from blocks in memory; a piece that they do not hold whole is read by itself."""
-        block = self._blocks.get
-        pieces = [
-            block(offset >> _BLOCK_BITS, b"")[(at := offset & _BLOCK_MASK) : at + length]
-            for offset, length, _ in places
-        ]
-        if list(map(len, pieces)) != [length for _, length, _ in places]:
-            for number, (offset, length, _) in enumerate(places):
-                if len(pieces[number]) != length:
-                    pieces[number] = self._piece(offset, length)
-        return pieces
+        return pieces_of(self._blocks, 1 << _BLOCK_BITS, places, self._piece)
 
     def _piece(self, offset: int, length: int) -> bytes:
         """Return a piece of the log from a block in memory: a quarter of the time of a system call."""

@@ -2,14 +2,14 @@
 
 `BlockLog` returns the bytes of the log by their offsets in it, so everything above reads frames and records
 as in a plain log. A block is checked before it is unpacked; a failure is a CorruptionError with the offset in
-the file. A few megabytes of blocks stay in memory, for all logs of the process together.
+the file. Blocks that records were read from stay in memory, up to 64 MiB for all logs of the process: without
+them, a stream whose events are spread costs the unpacking of a block for each.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import deque
 from collections.abc import Sequence
-from itertools import count as counter
 from typing import Any, Final
 from zlib import crc32
 
@@ -26,15 +26,15 @@ from evlog.files.format.seek_table import (
     log_header,
     tail_bytes,
 )
-from evlog.files.log.segment import SealedSegment
+from evlog.files.log.segment import SealedSegment, pieces_of
 
-_MAX_CACHED: Final = 256  # blocks, of 16 KiB as evlog makes them and 64 KiB at most
+_CACHE_BYTES: Final = 64 << 20  # as much as is kept of an active log
 _AHEAD_BYTES: Final = 1 << 16  # a reader of frames in order gets at least this many
 
-_numbers: Final = counter()
-# Threads share it without a lock: each step is one operation, and a thread that loses a race unpacks a block
-# again.
-_cache: Final[OrderedDict[tuple[int, int], bytes]] = OrderedDict()
+_SKIPPED: Final = 61  # fewer than this many blocks are passed over when one is dropped: a prime
+# The blocks in memory: each log's own, and a number in it. Threads share it without a lock:
+# each step is one operation, and a thread that loses a race unpacks a block again.
+_kept: Final[deque[tuple[dict[int, bytes], int]]] = deque()
 
 
 class BlockLog:
@@ -50,7 +50,11 @@ class BlockLog:
         self.path = path
         self._raw = raw
         self._table = table
-        self._number = next(_numbers)
+        self._blocks: dict[int, bytes] = {}
+        self._last = -1, b""  # the last block of the last window, with its number; replaced whole
+
+    def __del__(self) -> None:
+        self._blocks.clear()  # `_kept` refers to it for a while
 
     def size(self) -> int:
         """Return the length of the log in bytes."""
@@ -62,28 +66,27 @@ class BlockLog:
 
     def read_many(self, places: Sequence[tuple[int, int, int]]) -> list[bytes]:
         """Return what is at each (offset, length, …); a result is short only at the end of the log."""
-        block_bytes, size = self._table.block_bytes, self._table.log_bytes
-        found = []
-        number, block = -1, b""
-        for offset, length, _ in places:
-            first, at = divmod(offset, block_bytes)
-            end = at + length
-            if end > block_bytes or offset + length >= size:
-                window, window_at = self.window(offset, length)
-                found.append(window[offset - window_at : offset - window_at + length])
-                continue
-            if first != number:
-                block = self.block(first)
-                number = first
-            found.append(block[at:end])
-        return found
+        return pieces_of(self._blocks, self._table.block_bytes, places, self._piece)
+
+    def _piece(self, offset: int, length: int) -> bytes:
+        block_bytes = self._table.block_bytes
+        first, at = divmod(offset, block_bytes)
+        end = min(-(-(offset + length) // block_bytes), self._table.blocks)
+        return b"".join(map(self.block, range(first, end)))[at : at + length]
 
     def window(self, offset: int, length: int) -> tuple[bytes, int]:
         """Return the blocks that hold `length` bytes at the offset, and the offset at which they begin."""
         block_bytes = self._table.block_bytes
         first = offset // block_bytes
         end = min(-(-(offset + length) // block_bytes), self._table.blocks)
-        blocks = [self.block(number) for number in range(first, end)]
+        # A scan unpacks each block once: it must not drive out what others look up.
+        known, last = self._blocks.get, self._last
+        blocks = [
+            known(number) or (last[1] if number == last[0] else self._unpack(number))
+            for number in range(first, end)
+        ]
+        if blocks:
+            self._last = end - 1, blocks[-1]  # where the next window begins
         return (blocks[0] if len(blocks) == 1 else b"".join(blocks)), first * block_bytes
 
     def block(self, number: int) -> bytes:
@@ -93,17 +96,16 @@ class BlockLog:
             CorruptionError: it is damaged.
             ExtraNotInstalled: zstandard is not there.
         """
-        key = self._number, number
-        content = _cache.get(key)
+        content = self._blocks.get(number)
         if content is None:
-            content = _cache[key] = self._unpack(number)
-            if len(_cache) > _MAX_CACHED:
-                _cache.popitem(last=False)
-        else:
-            try:
-                _cache.move_to_end(key)
-            except KeyError:
-                pass  # another thread has just evicted it
+            content = self._blocks[number] = self._unpack(number)
+            _kept.append((self._blocks, number))
+            while len(_kept) * self._table.block_bytes > _CACHE_BYTES:
+                # In no order: of readers that come round, more than memory holds, the oldest first would drop
+                # just what is read next.
+                _kept.rotate(-(number % _SKIPPED))
+                blocks, dropped = _kept.popleft()
+                blocks.pop(dropped, None)
         return content
 
     def _unpack(self, number: int) -> bytes:

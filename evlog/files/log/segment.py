@@ -40,7 +40,7 @@ from evlog.files.format.manifest import SegmentInfo
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from typing import Any, Final, Protocol
 
     from evlog.model.events import Record
@@ -91,6 +91,30 @@ def check_file_header(raw: bytes, path: str, expected: FileHeader) -> None:
         raise NotAStore(path, "the file belongs to another store")
     if found != expected:
         raise CorruptionError(path, 0, "its header names another segment; was the file swapped?")
+
+
+def pieces_of(
+    blocks: Mapping[int, bytes],
+    block_bytes: int,
+    places: Sequence[tuple[int, int, int]],
+    read: Callable[[int, int], bytes],
+) -> list[bytes]:
+    """Return what is at each (offset, length, …) of a log, from blocks in memory as far as they are there.
+
+    Args:
+        blocks: by their numbers.
+        read: returns the bytes at an offset, for those that are not whole in one of the blocks.
+    """
+    block = blocks.get
+    pieces = [
+        block(offset // block_bytes, b"")[(at := offset % block_bytes) : at + length]
+        for offset, length, _ in places
+    ]
+    if list(map(len, pieces)) != [length for _, length, _ in places]:
+        for number, (offset, length, _) in enumerate(places):
+            if len(pieces[number]) != length:
+                pieces[number] = read(offset, length)
+    return pieces
 
 
 def written_end(log: Readable, low: int, high: int) -> int:

@@ -86,10 +86,32 @@ def test_only_the_blocks_that_a_read_touches_are_unpacked(monkeypatch: pytest.Mo
     assert unpacked == [50, 1, 2]
 
 
-def test_so_many_blocks_stay_in_memory_and_no_more() -> None:
-    for log in (block_log(bytes(4000), 10), block_log(bytes(4000), 10)):
-        log.read(4000, 0)
-        assert len(compressed._cache) == compressed._MAX_CACHED
+def test_so_many_blocks_stay_in_memory_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compressed, "_CACHE_BYTES", 500)
+    logs = [block_log(bytes(4000), 10) for _ in range(2)]
+    for log in (*logs, logs[0]):
+        for at in range(0, 4000, 10):
+            log.read(5, at)
+            assert sum(len(log._blocks) for log in logs) <= 50
+        assert 399 in log._blocks
+        assert sum(len(log._blocks) for log in logs) == 50
+
+
+def test_scan_leaves_what_was_looked_up_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    log = block_log(bytes(4000), 10)
+    log.read(5, 1230)
+    unpacked: list[int] = []
+    unpack = log._unpack
+
+    def note(number: int) -> bytes:
+        unpacked.append(number)
+        return unpack(number)
+
+    monkeypatch.setattr(log, "_unpack", note)
+    for at in range(0, 4000, 25):
+        log.window(at, 30)
+    assert sorted(unpacked) == [number for number in range(400) if number != 123]
+    assert list(log._blocks) == [123]
 
 
 def test_threads_may_read_one_log() -> None:
