@@ -1173,7 +1173,11 @@ def _as_list(events: Iterable[NewEvent]) -> list[NewEvent]:
     return list(events)
 
 
+_MOST = (1 << 63) - 1  # what every engine can count to
+
+
 def _check_bounds(**bounds: int | None) -> None:
     for name, value in bounds.items():
-        if value is not None and value < 0:
-            raise InvalidArgument(f"invalid {name} {value!r}; use a whole number, 0 or more")
+        if value is not None and not 0 <= value <= _MOST:
+            allowed = "0 or more" if value < 0 else f"at most {_MOST}"
+            raise InvalidArgument(f"invalid {name} {value!r}; use a whole number, {allowed}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from _collections_abc import Sequence  # collections.abc would import the package collections
 
-from evlog.errors import EvlogError, InvalidArgument
+from evlog.errors import CorruptionError, EvlogError, InvalidArgument
 from evlog.model.events import check_stream_name, id_text, make_ids
 
 TYPE_CHECKING = False
@@ -42,6 +42,12 @@ class SchemasChanged(EvlogError):
 
     def __init__(self) -> None:
         super().__init__("the schemas have changed", "check the events again")
+
+
+def damaged_schema(error: CorruptionError) -> CorruptionError:
+    """Return the error of an append that cannot be checked, because an event with a schema is damaged."""
+    detail = f"{error.detail}; it holds a schema, and nothing is appended that cannot be checked"
+    return CorruptionError(error.path, error.offset, detail, error.position)
 
 
 class Expectation:

@@ -16,7 +16,7 @@ from __future__ import annotations
 from operator import itemgetter
 
 from evlog.errors import CorruptionError, InvalidSchema, SchemaNotFound, SchemaViolation, WrongExpectedVersion
-from evlog.model.appends import Expectation
+from evlog.model.appends import Expectation, damaged_schema
 from evlog.model.encoding import encode_events
 from evlog.model.events import JSON_CODE, NewEvent, check_type
 from evlog.model.filters import EVERYTHING
@@ -144,7 +144,10 @@ def load(engine: Engine) -> Schemas:
 
 def maybe_newer(engine: Engine, known: Schemas | None) -> Schemas | None:
     """Return the schemas as they are now; None if those are what is known."""
-    found = load(engine)
+    try:
+        found = load(engine)
+    except CorruptionError as error:
+        raise damaged_schema(error) from None
     return None if known is not None and found.version == known.version else found
 
 

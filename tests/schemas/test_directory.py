@@ -113,11 +113,15 @@ def test_damage_of_a_schema_refuses_what_it_cannot_check(tmp_path: Path, type: s
         store.append("a", [new(9)])
     flip(tmp_path / "store", b'"minimum":7')
     with evlog.open(tmp_path / "store") as store:
-        with pytest.raises(CorruptionError):
+        with pytest.raises(CorruptionError, match="nothing is appended that cannot be checked") as caught:
             store.append("a", [new(6, type)])
+        assert "--salvage OUT" in str(caught.value)
         with pytest.raises(CorruptionError):
             store.schema("P")
         assert not store.verify().ok
+    evlog.salvage_store(tmp_path / "store", tmp_path / "out")
+    with evlog.open(tmp_path / "out") as store:
+        store.append("a", [new(9, type)])  # what the damage left over is appended to again
 
 
 @pytest.mark.exact_hashes

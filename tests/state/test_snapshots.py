@@ -66,6 +66,8 @@ def test_any_flipped_bit_is_found_and_rebuilt(path: Path) -> None:
             report = evlog.verify_store(path)
             assert report.ok
             assert [finding.kind for finding in report.findings] == ["snapshot"]
+            quick = evlog.verify_store(path, quick=True)
+            assert len(quick.findings) == (at <= raw.index(b"\n"))  # only its first line is read
             assert state(path, stream) == (55, 10)
         assert state(path, stream) == (55, 0)
     assert evlog.verify_store(path).findings == ()

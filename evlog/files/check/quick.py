@@ -1,4 +1,4 @@
-"""The quick check of a store: lengths and headers of all files, and the end of the log."""
+"""The quick check of a store: lengths and headers, the first lines of snapshots, and the end of the log."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from evlog.files.check.containers import open_container
 from evlog.files.check.files import StoreSnapshot, check_names, file_bytes, is_being_indexed
 from evlog.files.check.indexes import IndexWrong, check_header
 from evlog.files.check.removals import check_removed_length
+from evlog.files.check.snapshots import check_snapshots
 from evlog.files.check.task import SegmentTask
 from evlog.files.disk.files import ReadFile
 from evlog.files.format import paths
@@ -45,7 +46,7 @@ def verify_quickly(snapshot: StoreSnapshot, checkpoints_of: Callable[[int], list
     except CorruptionError as damage:
         findings.append(_as_finding(snapshot.store, damage))
     findings += checkpoints_of(head)
-    findings += check_names(snapshot)
+    findings += check_names(snapshot) + check_snapshots(snapshot.store, contents=False)
     return VerifyReport(events, len(infos), file_bytes(snapshot), head, None, tuple(findings))
 
 

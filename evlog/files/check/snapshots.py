@@ -11,8 +11,12 @@ from evlog.files.log.manifest_file import read_manifest
 from evlog.model.reports import Finding
 
 
-def check_snapshots(store: str) -> list[Finding]:
-    """Find snapshots that are damaged, in a file of another name, or of another store."""
+def check_snapshots(store: str, *, contents: bool = True) -> list[Finding]:
+    """Find snapshots that are damaged, in a file of another name, or of another store.
+
+    Args:
+        contents: read them whole, not only their first lines.
+    """
     found = []
     try:
         store_id = read_manifest(store).store_id
@@ -25,7 +29,7 @@ def check_snapshots(store: str) -> list[Finding]:
             try:
                 if not snapshot.path.endswith(f"/{file}"):
                     found.append(_finding(where, "its file has another snapshot's name"))
-                else:
+                elif contents:
                     snapshot.load()
             except CorruptionError as error:
                 found.append(_finding(where, error.detail))

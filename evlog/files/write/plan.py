@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from evlog.errors import (
     ConditionFailed,
+    CorruptionError,
     IdConflict,
     InvalidArgument,
     InvalidEvent,
@@ -23,7 +24,7 @@ from evlog.errors import (
 from evlog.files.format.frames import MAX_VERSION
 from evlog.files.format.hashes import hash_ids, hash_stream, hash_type, maybe_tag_bits
 from evlog.files.log.read import find_first
-from evlog.model.appends import NO_STREAM, STREAM_EXISTS, BatchResult, SchemasChanged
+from evlog.model.appends import NO_STREAM, STREAM_EXISTS, BatchResult, SchemasChanged, damaged_schema
 from evlog.model.events import check_readable_name, check_stream_name, id_text, make_ids
 from evlog.model.retention import SCHEMAS_STREAM
 
@@ -235,7 +236,10 @@ class Planner:
     def _check_schemas_locked(self, checked: int, actual: int | None) -> None:
         """Raise unless the events were checked against the present schemas."""
         if actual is None:  # damage hides it from the policies
-            actual = self._version_locked(SCHEMAS_STREAM, hash_stream(SCHEMAS_STREAM))
+            try:
+                actual = self._version_locked(SCHEMAS_STREAM, hash_stream(SCHEMAS_STREAM))
+            except CorruptionError as error:
+                raise damaged_schema(error) from None
         if checked != actual:
             raise SchemasChanged
 
