@@ -23,7 +23,7 @@ from typing import Final, Protocol
 
 from eventsourcing.persistence import IntegrityError, StoredEvent, Tracking
 
-from evlog.adapters.eventsourcing.selection import HIGHEST, VERSION_BEGINS, highest_of, version_of
+from evlog.adapters.eventsourcing.selection import SPARSE_METADATA, VERSION_METADATA, highest_of, version_of
 from evlog.errors import EventTooLarge, InvalidEvent, WrongExpectedVersion
 from evlog.model.appends import ExpectedVersion
 from evlog.model.encoding import check_json
@@ -119,12 +119,17 @@ class Successive:
                 (event.topic, None, code, event.state, None)
                 for event, code in zip(self._stored, codes, strict=True)
             ]
-        rows: list[EncodedEvent] = []
-        for stream, event, code in zip(self.streams, self._stored, codes, strict=True):
-            is_explicit = stream in self._explicit
-            metadata = b"%b%d}" % (VERSION_BEGINS, event.originator_version) if is_explicit else None
-            rows.append((event.topic, None, code, event.state, metadata))
-        return rows
+        explicit = self._explicit
+        return [
+            (
+                event.topic,
+                None,
+                code,
+                event.state,
+                VERSION_METADATA % event.originator_version if stream in explicit else None,
+            )
+            for stream, event, code in zip(self.streams, self._stored, codes, strict=True)
+        ]
 
     def correct(self, error: WrongExpectedVersion) -> None:
         stream = error.stream
@@ -157,7 +162,7 @@ class Sparse:
         for stream, event, code in zip(self.streams, self._stored, _codes(self._stored), strict=True):
             version = event.originator_version
             highest[stream] = max(highest[stream], version)
-            metadata = b'%b%d,"%b":%d}' % (VERSION_BEGINS, version, HIGHEST.encode(), highest[stream])
+            metadata = SPARSE_METADATA % (version, highest[stream])
             rows.append((event.topic, id_of_key(f"{stream}/{version}"), code, event.state, metadata))
         return rows
 

@@ -97,13 +97,14 @@ class EvlogAggregateRecorder(EvlogRecorder, AggregateRecorder):
         return append(self.store, [self._part_of(stored_events)]) if stored_events else []
 
     def _part_of(self, stored: Sequence[StoredEvent]) -> Part:
-        names: dict[UUID | str, str] = {}
         streams: list[str] = []
+        before: object = None
         for event in stored:
             originator_id = event.originator_id
-            name = names.get(originator_id)
-            if name is None:
-                name = names[originator_id] = f"{self.category}-{originator_id}"
+            if (
+                originator_id is not before
+            ):  # mostly one aggregate's events, each of which has the same object
+                before, name = originator_id, f"{self.category}-{originator_id}"
             streams.append(name)
         return (Successive if self.purpose == EVENTS else Sparse)(self.store, streams, stored)
 

@@ -11,9 +11,9 @@ from uuid import UUID
 from evlog.model.events import Event
 from evlog.store import EventStore
 
-VERSION: Final = "originator_version"
-HIGHEST: Final = "highest_version"
-VERSION_BEGINS: Final = b'{"originator_version":'  # metadata as they are written here
+VERSION_METADATA: Final = b'{"originator_version":%d}'
+SPARSE_METADATA: Final = b'{"originator_version":%d,"highest_version":%d}'
+_BEGINS: Final = VERSION_METADATA.partition(b"%")[0]
 
 
 def version_of(event: Event) -> int:
@@ -21,15 +21,15 @@ def version_of(event: Event) -> int:
     metadata = event[8]
     if metadata is None:
         return event.version
-    digits = metadata[len(VERSION_BEGINS) : -1]
-    if metadata.startswith(VERSION_BEGINS) and digits.isdigit():
+    digits = metadata[len(_BEGINS) : -1]
+    if metadata.startswith(_BEGINS) and digits.isdigit():
         return int(digits)
-    return _number(metadata, VERSION, event.version)
+    return _number(metadata, "originator_version", event.version)
 
 
 def highest_of(event: Event) -> int:
     """Return the highest version up to this event, of events in any order."""
-    return _number(event[8] or b"{}", HIGHEST, version_of(event))
+    return _number(event[8] or b"{}", "highest_version", version_of(event))
 
 
 def _number(metadata: bytes, name: str, default: int) -> int:

@@ -44,7 +44,6 @@ _SEARCH_MORE_THAN: Final = 2048
 _FEW: Final = 8  # the same, where only bits of the entries are searched
 # Up to this many events, reading one by one is faster than frame by frame, where most frames have one event.
 _RECORDS_AT_MOST: Final = 256
-_FEW_RECORDS: Final = 64  # the same, of frames of any size
 
 
 def as_events(batches: Iterable[Iterable[Record]], limit: int | None) -> Iterator[Event]:
@@ -288,8 +287,6 @@ def _entry_batches(
             batches = segment.records(range(high - 1, low - 1, -1), may_hold=may_hold)
         else:
             batches = segment.scan(low, high, may_hold)
-    elif high - low <= _FEW_RECORDS:  # their frame may hold a thousand
-        batches = segment.records(range(high - 1, low - 1, -1) if reverse else range(low, high))
     elif reverse:
         batches = segment.scan_back(low, high)
     elif selection.newest_singly and isinstance(part, ActivePart) and high - low <= _RECORDS_AT_MOST:

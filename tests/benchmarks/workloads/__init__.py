@@ -25,6 +25,7 @@ from tests.benchmarks.workloads import (
     nats,
     one_stream,
     postgresql,
+    recorders,
     resend,
     scan,
     streams,
@@ -55,6 +56,7 @@ WORKLOADS: Final[dict[str, Workload]] = {
     "mirror": mirror.run,
     "conditions": conditions.run,
     "backup": backup.run,
+    "recorders": recorders.run,
 }
 
 __all__ = ["WORKLOADS"]
