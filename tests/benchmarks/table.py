@@ -86,6 +86,7 @@ ROWS: Final = (
     Row("bulk, uuid7 ids", "bulk", "append, uuid7 ids", 2),
     Row("full scan", "scan", "full scan", 1.5),
     Row("random whole streams", "streams", "random streams", 1.3),
+    Row("streams of 20, call by call", "short_streams", "a whole stream", 1.2, "sqlite"),
     Row("a million-event stream: first page", "one_stream", "its first page", 1),
     Row("a million-event stream: last page", "one_stream", "its last page", 1),
     Row("a million-event stream: middle page", "one_stream", "pages from its middle", 1),
@@ -107,6 +108,7 @@ ROWS: Final = (
     Row("compact, small events, MB/s", "compact", " a stream, MB/s", 200, None),
     Row("compact, the lock's longest hold, ms", "compact", "longest hold", 10, None, most=True),
     Row("compressed: streams at random, of plain", "compress", "streams at random", 0.4, LAST),
+    Row("csv output, of JSON output", "forms", "-o csv", 0.5, LAST),
     Row("memory, of SQLite's", "memory", "memory of the process", 1.3, "sqlite"),
 )
 
