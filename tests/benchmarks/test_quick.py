@@ -15,6 +15,7 @@ from tests.benchmarks.report import print_machine, print_table, to_json
 from tests.benchmarks.run import TINY, Run, run_workload
 from tests.benchmarks.table import LAST, ROWS, Outcome, Row, outcomes_json, print_outcomes
 from tests.benchmarks.workloads import WORKLOADS
+from tests.benchmarks.workloads.web import find_browser
 from tests.support.postgresql import binaries
 
 HERE = [name for name, peer in PEERS.items() if peer.needs_nothing]
@@ -33,6 +34,8 @@ def test_every_workload_reports_figures_with_their_settings(
 ) -> None:
     if name == "postgresql" and binaries() is None:
         pytest.skip("no PostgreSQL is installed")
+    if name == "web" and find_browser() is None:
+        pytest.skip("no Chromium is installed")
     if name == "nats" and NatsJetStream.how_to_get() is not None:
         pytest.skip("no NATS server or client is installed")
     report = run_workload(WORKLOADS[name], run_)

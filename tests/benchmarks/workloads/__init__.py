@@ -32,6 +32,7 @@ from tests.benchmarks.workloads import (
     short_streams,
     streams,
     verify,
+    web,
 )
 
 WORKLOADS: Final[dict[str, Workload]] = {
@@ -61,6 +62,7 @@ WORKLOADS: Final[dict[str, Workload]] = {
     "conditions": conditions.run,
     "backup": backup.run,
     "recorders": recorders.run,
+    "web": web.run,
 }
 
 __all__ = ["WORKLOADS"]
