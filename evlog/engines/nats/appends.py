@@ -53,7 +53,11 @@ _HEADERS_BYTES: Final = 2048  # of an event's message, beside its metadata, at m
 _REMEMBERED: Final = 10_000
 _QUERIES: Final = 256
 _LOOKED_UP: Final = 300  # ids or streams in one look
-_CONTENTION_SECONDS: Final = 0.004
+_FIRST_WAIT_SECONDS: Final = 0.001
+_LAST_WAIT_SECONDS: Final = 0.016
+_IN_A_ROW: Final = 8
+_YIELD_SECONDS: Final = 0.004
+_RECENT_SECONDS: Final = 1.0
 
 
 class Moved(Exception):
@@ -63,13 +67,21 @@ class Moved(Exception):
 class View:
     """The log as of the stream's end: `evlog.engines.deciding.LogView`. Raises Moved."""
 
-    def __init__(self, appender: Appender, tail: Stored, state: State, versions: dict[str, int]) -> None:
+    def __init__(
+        self,
+        appender: Appender,
+        tail: Stored,
+        state: State,
+        versions: dict[str, int],
+        found: Mapping[str, Stored | None],
+    ) -> None:
         self.address = appender.connections.address.text
         self.head = tail.number(POSITION)
         self.time_us = tail.number(TIME)
         self.tail = tail
         self.state = state
         self.remembered = versions
+        self._found = found  # the last messages of some subjects, or that there are none
         self._appender = appender
 
     @property
@@ -116,6 +128,8 @@ class View:
     def _look(self, subjects: Sequence[str]) -> dict[str, Stored]:
         """Return the last messages of subjects, as of the stream's end."""
         jetstream, control = self._appender.jetstream, self._appender.subjects.control
+        if all(subject in self._found for subject in subjects):
+            return {name: there for name in subjects if (there := self._found[name]) is not None}
         found: dict[str, Stored] = {}
         for at in range(0, len(subjects), _LOOKED_UP):
             tail, some, up_to = jetstream.look([control, *subjects[at : at + _LOOKED_UP]])
@@ -144,7 +158,9 @@ class Appender:
         self.reader = reader
         self.max_event_bytes = max_payload - _HEADERS_BYTES
         self._lock_timeout_seconds = lock_timeout_seconds
-        self._mutex = threading.Lock()  # guards the two below, and holds during an append
+        self._mutex = threading.Lock()  # guards the four below, and is held during an append
+        self._lost = float("-inf")  # when another writer was last known to be first
+        self._won = 0  # appends since then
         self._view: View | None = None  # as of the last append of this engine
         self._scanned: OrderedDict[tuple[Item, ...], tuple[int, int]] = OrderedDict()
         register_fork_reset(self)
@@ -195,7 +211,7 @@ class Appender:
         tries = 0
         while True:
             try:
-                view = self._view or self._look_locked()
+                view = self._view or self._look_locked(request)
                 self._view = None
                 decision = decide(view, request, partial(_make_ids, view.tail.sequence + 1 + early))
                 if not decision.new:
@@ -224,13 +240,23 @@ class Appender:
                     raise self.connections.unreachable(error) from None
                 raise AppendUnknown(self.connections.address.text, str(sent)) from None
             else:
+                self._let_others_in()
                 return decision.result
 
-    def _look_locked(self) -> View:
+    def _look_locked(self, request: Request) -> View:
+        """Look at the stream's end, and at what a request is about, if that is not much."""
+        control = self.subjects.control
+        streams = dict.fromkeys([*request.streams, *(each.stream for each in request.expectations)])
+        about = [name for stream in streams for name in self.reader.version_subjects(stream)]
+        ids = [event[1] for event in request.events if event[1] is not None]
+        about += [name for id in ids for name in (self.subjects.id(id), self.subjects.removed_id(id))]
+        if len(about) > _LOOKED_UP:
+            about = []
         while True:
-            tail, found, up_to = self.jetstream.look([self.subjects.control])
+            tail, found, up_to = self.jetstream.look([control, *about])
             if up_to == tail.sequence:
-                return View(self, tail, self.reader.state_at(found[self.subjects.control]), {})
+                known = {name: found.get(name) for name in about}
+                return View(self, tail, self.reader.state_at(found[control]), {}, known)
 
     def _store(
         self, view: View, decision: Decision, request: Request, control: Control | None, early: int
@@ -263,7 +289,7 @@ class Appender:
             return
         tail = Stored(sequence, "", {POSITION: b"%d" % last.position, TIME: b"%d" % last.time_us}, b"")
         view.remembered.update((event.stream, event.version) for event in new)
-        self._view = View(self, tail, view.state, view.remembered)
+        self._view = View(self, tail, view.state, view.remembered, {})
 
     def publish_all(self, messages: Sequence[Outgoing], sequence: int) -> int:
         """Store messages behind a sequence, at most `BATCH` of them at once; return the last one's sequence.
@@ -279,13 +305,21 @@ class Appender:
         return sequence
 
     def _wait_for_others(self, begin: float, tries: int) -> None:
-        """Wait a moment, longer after more lost races, so that one of many writers is first."""
-        timeout = self._lock_timeout_seconds
-        if timeout is not None and time.monotonic() - begin > timeout:
+        """Wait a moment, longer after more lost races: of many writers, few may try at a time."""
+        now, timeout = time.monotonic(), self._lock_timeout_seconds
+        if timeout is not None and now - begin > timeout:
             raise LockTimeout(self.connections.address.text, timeout)
-        if tries > 1:
-            share = random.random() * min(tries, 8) / 8  # noqa: S311 - no secret
-            time.sleep(share * _CONTENTION_SECONDS)
+        self._lost, self._won = now, 0
+        seconds = min(_FIRST_WAIT_SECONDS * 2**tries, _LAST_WAIT_SECONDS)
+        time.sleep(seconds * (0.5 + random.random() / 2))  # noqa: S311 - no secret
+
+    def _let_others_in(self) -> None:
+        """Pause after some appends in a row, if there are other writers: who has just appended is quicker."""
+        self._won += 1
+        if self._won >= _IN_A_ROW:
+            self._won = 0
+            if time.monotonic() - self._lost < _RECENT_SECONDS:
+                time.sleep(_YIELD_SECONDS)
 
     def scan_query(self, condition: IfNone, head: int) -> int | None:
         """Return the position of the first event up to `head` that a query selects, behind a position.

@@ -16,7 +16,7 @@ from evlog.engines.nats.layout import Control, Subjects, encode_control
 from evlog.engines.nats.reading import Reader
 from evlog.engines.nats.records import Records
 from evlog.engines.nats.session import Lost, NoResponder
-from evlog.errors import EngineError, NotAStore, ServerUnsuitable, StoreNotFound, UnsupportedFormat
+from evlog.errors import NotAStore, ServerUnsuitable, StoreNotFound, UnsupportedFormat
 from evlog.model.events import id_text, make_ids
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Core:
             self.max_payload = _check_server(self.connections)
             self.jetstream = JetStream(self.connections, address.stream)
             self.subjects = Subjects(address.name)
-            self.created = False
+            self.created = self._has_begun = False
             self.config = self._open(create=create)
             self.store_id = _store_id(address, self.config)
             self.reader = Reader(self.jetstream, self.subjects)
@@ -58,8 +58,9 @@ class Core:
                 self.max_payload,
             )
             bucket = JetStream(self.connections, address.bucket)
-            self.records = Records(self.connections, bucket, self.max_payload)
-            self._begin(bucket)
+            self.records = Records(self.connections, bucket, self.max_payload, self.make_bucket)
+            if not self._has_begun:
+                self._begin()
         except BaseException:
             self.connections.close()
             raise
@@ -67,8 +68,11 @@ class Core:
 
     def _open(self, *, create: bool) -> dict[str, Any]:
         try:
-            config: dict[str, Any] = self.jetstream.call("STREAM.INFO", {})["config"]
+            answer = self.jetstream.call("STREAM.INFO", {})
+            config: dict[str, Any] = answer["config"]
+            self._has_begun = bool(answer["state"]["last_seq"])
         except NoStream:
+            _check_account(self.connections)
             if not create:
                 raise StoreNotFound(self.address.text) from None
             config = self._create()
@@ -104,36 +108,31 @@ class Core:
         with self.connections.lend() as session:
             return 3 if session.info.get("cluster") else 1
 
-    def _begin(self, bucket: JetStream) -> None:
-        """Store the first message, and make the bucket of records, if that was not done."""
-        if self.jetstream.last(">") is None:
-            while True:
-                try:
-                    self.appender.publish_all([encode_control(self.subjects, Control(), 0, 0)], 0)
-                    break
-                except WrongSequence:
-                    break  # another process was first
-                except (Lost, NoResponder):
-                    if self.jetstream.last(">") is not None:
-                        break
-        try:
-            bucket.call("STREAM.INFO", {})
-        except NoStream:
-            config = {
-                "name": self.address.bucket,
-                "description": "subscriptions and snapshots of an event store of evlog",
-                "subjects": [f"$KV.{self.address.bucket.removeprefix('KV_')}.>"],
-                "storage": "file",
-                "retention": "limits",
-                "discard": "new",
-                "max_msgs_per_subject": 1,
-                "num_replicas": self.config.get("num_replicas", 1),
-                "allow_direct": True,
-                "allow_rollup_hdrs": True,
-                "deny_delete": True,
-                "duplicate_window": 1_000_000_000,
-            }
-            _create_stream(bucket, config)
+    def _begin(self) -> None:
+        """Store the first message, if that was not done."""
+        while self.jetstream.last(">") is None:
+            try:
+                self.appender.publish_all([encode_control(self.subjects, Control(), 0, 0)], 0)
+            except (WrongSequence, Lost, NoResponder):
+                pass  # another process was first, or the look tells whether it is there
+
+    def make_bucket(self) -> None:
+        """Make the bucket of records."""
+        config = {
+            "name": self.address.bucket,
+            "description": "subscriptions and snapshots of an event store of evlog",
+            "subjects": [f"$KV.{self.address.bucket.removeprefix('KV_')}.>"],
+            "storage": "file",
+            "retention": "limits",
+            "discard": "new",
+            "max_msgs_per_subject": 1,
+            "num_replicas": self.config.get("num_replicas", 1),
+            "allow_direct": True,
+            "allow_rollup_hdrs": True,
+            "deny_delete": True,
+            "duplicate_window": 1_000_000_000,
+        }
+        _create_stream(self.records.jetstream, config)
 
     def head(self) -> int:
         """Return the last position."""
@@ -167,28 +166,26 @@ def _create_stream(jetstream: JetStream, config: dict[str, Any]) -> dict[str, An
 
 def _check_server(connections: Connections) -> int:
     """Return the largest payload that the server takes, or raise ServerUnsuitable."""
-
-    def ask(session: Session, deadline: float) -> tuple[dict[str, Any], dict[str, Any]]:
-        answer: dict[str, Any] = json.loads(session.request("$JS.API.INFO", b"", deadline).data)
-        if answer.get("error", {}).get("err_code") in (10008, 10009):
-            raise Lost(str(answer["error"].get("description")))
-        return session.info, answer
-
-    where = connections.address.text
-    first = connections.retry(lambda session, _: session.info)
-    version = str(first.get("version", "0"))
-    numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
-    if numbers < OLDEST:
-        reason = f"its NATS server is {version}"
-        raise ServerUnsuitable(where, reason, "use NATS server 2.15 or newer")
-    if not first.get("jetstream"):
+    where, info = connections.address.text, connections.retry(lambda session, _: session.info)
+    version = str(info.get("version", "0"))
+    if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < OLDEST:
+        raise ServerUnsuitable(where, f"its NATS server is {version}", "use NATS server 2.15 or newer")
+    if not info.get("jetstream"):
         raise ServerUnsuitable(where, "its NATS server runs without JetStream", "enable JetStream")
-    info, answer = connections.retry(ask)
-    if answer.get("error", {}).get("err_code") in _NO_JETSTREAM:
-        raise ServerUnsuitable(where, "its account has no JetStream", "enable JetStream for the account")
-    if "error" in answer:
-        raise EngineError(where, str(answer["error"].get("description")))
     return int(info.get("max_payload", 1 << 20))
+
+
+def _check_account(connections: Connections) -> None:
+    """Raise ServerUnsuitable if the user's account has no JetStream."""
+
+    def ask(session: Session, deadline: float) -> dict[str, Any]:
+        answer: dict[str, Any] = json.loads(session.request("$JS.API.INFO", b"", deadline).data)
+        return answer
+
+    answer = connections.retry(ask)
+    if answer.get("error", {}).get("err_code") in _NO_JETSTREAM:
+        where = connections.address.text
+        raise ServerUnsuitable(where, "its account has no JetStream", "enable JetStream for the account")
 
 
 def _check_config(address: Address, config: dict[str, Any]) -> None:

@@ -121,7 +121,7 @@ class NatsFeed:
             self._begin()
             return False
         try:
-            message = session.poll(self._inbox, deadline, self._wake_reader.fileno())
+            message = session.poll(deadline, self._wake_reader.fileno())
         except Lost:
             session.close()
             return False
@@ -130,8 +130,12 @@ class NatsFeed:
                 return True
         except BlockingIOError:
             pass
-        if message is not None and POSITION in message.headers:
-            self._committed = max(self._committed, int(message.headers[POSITION]))
+        try:
+            while message is not None:  # and all others that have come
+                self._committed = max(self._committed, int(message.headers.get(POSITION, b"0")))
+                message = session.poll(0.0, self._wake_reader.fileno())
+        except Lost:
+            session.close()
         return False
 
     def _check(self, after: int) -> None:

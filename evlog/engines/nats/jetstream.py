@@ -109,6 +109,17 @@ class JetStream:
         """Return the last message whose subject matches a filter, as the leader has it."""
         return self._get({"last_by_subj": filter})
 
+    def lasts(self, *filters: str) -> list[Stored | None]:
+        """Return the last message of each filter, as the leader has it; of later filters not earlier."""
+        subject = f"$JS.API.STREAM.MSG.GET.{self.stream}"
+
+        def ask(session: Session, deadline: float) -> list[Stored | None]:
+            data = [json.dumps({"last_by_subj": filter}).encode() for filter in filters]
+            inboxes = [session.ask(subject, each) for each in data]
+            return [self._stored(session.receive(inbox, deadline).data) for inbox in inboxes]
+
+        return self.connections.retry(ask)
+
     def get(self, sequence: int) -> Stored | None:
         """Return the message with a sequence, as the leader has it."""
         return self._get({"seq": sequence})

@@ -49,6 +49,9 @@ _FIRST_WINDOW: Final = 512
 _FIELDS: Final = {POSITION: 0, VERSION: 1}  # of a record
 _END: Final = 1 << 62
 Framed = tuple[int, Event]
+"""An event, after the position of the first one of its append."""
+Begun = tuple["Stored | None", "State"]
+"""What a read begins with: the last message that it may give, and the state."""
 
 
 class State:
@@ -116,7 +119,8 @@ class Reader:
     ) -> Iterator[Event]:
         """Iterate over the events behind `after` up to `to`, by position."""
         subject = self._filter_subject(filter)
-        found = self._framed(subject, POSITION, after, to, filter.since_us, reverse=reverse)
+        begun = self._begin(subject)
+        found = self._framed(begun, subject, POSITION, after, to, filter.since_us, reverse=reverse)
         if filter.until_us is not None and not reverse:
             found = _before(found, filter.until_us)
         events = (event for _, event in found if selects(filter, event))
@@ -133,14 +137,14 @@ class Reader:
         limit: int | None,
     ) -> Iterator[Event]:
         """Iterate over the visible events of a stream, by version."""
-        state = self.state()
-        rule = state.rules.rule_for(stream)
+        subject = self._subjects.stream(stream)
+        begun = self._begin(subject)
+        rule = begun[1].rules.rule_for(stream)
         since_us = None
         if rule is not None and rule != KEEP_ALL:
             first = max(first, first_visible_version(rule, self.versions([stream])[0]))
             since_us = visible_since_us(rule, time.time_ns() // 1000)
-        subject = self._subjects.stream(stream)
-        found = self._framed(subject, VERSION, first - 1, last, filter.since_us, reverse=reverse)
+        found = self._framed(begun, subject, VERSION, first - 1, last, filter.since_us, reverse=reverse)
         events = (
             event
             for _, event in found
@@ -150,12 +154,14 @@ class Reader:
 
     def read_whole(self, stream: str) -> Iterator[Event]:
         """Iterate over all events of a stream, visible or not."""
-        found = self._framed(self._subjects.stream(stream), VERSION, 0, None, None, reverse=False)
+        subject = self._subjects.stream(stream)
+        found = self._framed(self._begin(subject), subject, VERSION, 0, None, None, reverse=False)
         return (event for _, event in found)
 
     def read_frames(self, after: int, to: int) -> Iterator[Framed]:
         """Iterate over all events between two positions, each with the first position of its append."""
-        found = self._framed(self._subjects.events, POSITION, after, to, None, reverse=False)
+        subject = self._subjects.events
+        found = self._framed(self._begin(subject), subject, POSITION, after, to, None, reverse=False)
         return ((max(frame, after + 1), event) for frame, event in found)
 
     def _filter_subject(self, filter: EventFilter) -> str:
@@ -165,8 +171,15 @@ class Reader:
             return self._subjects.category(filter.category)
         return self._subjects.events if filter.include_system else self._subjects.user_events
 
+    def _begin(self, subject: str) -> Begun:
+        """Return the last message of a filter, and the state, as they are now."""
+        last, control = self._jetstream.lasts(subject, self._subjects.control)
+        assert control is not None
+        return last, self.state_at(control)
+
     def _framed(
         self,
+        begun: Begun,
         subject: str,
         by: str,
         after: int,
@@ -178,13 +191,20 @@ class Reader:
         """Iterate over the events of a filter whose position or version is between two others."""
         if to is not None and to <= after:
             return iter(())
-        last = self._jetstream.last(subject)
+        last, state = begun
         if reverse:
-            return self._backwards(subject, by, after, to, last)
-        return self._forwards(subject, by, after, to, since_us, last)
+            return self._backwards(state, subject, by, after, to, last)
+        return self._forwards(state, subject, by, after, to, since_us, last)
 
     def _forwards(
-        self, subject: str, by: str, after: int, to: int | None, since_us: int | None, last: Stored | None
+        self,
+        state: State,
+        subject: str,
+        by: str,
+        after: int,
+        to: int | None,
+        since_us: int | None,
+        last: Stored | None,
     ) -> Iterator[Framed]:
         at, end = _FIELDS[by], _END if to is None else to
         if last is not None:
@@ -198,19 +218,20 @@ class Reader:
                     continue
                 if found[-1].sequence >= last.sequence or reached >= end:
                     break
-                yield from self._merged(subject, at, after, reached, framed)
+                yield from self._merged(state, subject, at, after, reached, framed)
                 self._remember(found[-1])
                 after = reached
             else:
                 found, framed = [], []
+                state = self.state()  # the last message was erased meanwhile
         else:
             found, framed = [], []
-        yield from self._merged(subject, at, after, end, framed)
+        yield from self._merged(state, subject, at, after, end, framed)
         if found and framed[-1][1][at] <= end:
             self._remember(found[-1])
 
     def _backwards(
-        self, subject: str, by: str, after: int, to: int | None, last: Stored | None
+        self, state: State, subject: str, by: str, after: int, to: int | None, last: Stored | None
     ) -> Iterator[Framed]:
         """Read windows of sequences, each twice as long as the one before."""
         at, top = _FIELDS[by], _END if to is None else to
@@ -223,17 +244,26 @@ class Reader:
             framed = [decode_event(stored) for stored in self._jetstream.scan(subject, begin, end)]
             if framed:
                 low = max(after, framed[0][1][at] - 1)
-                yield from reversed(self._merged(subject, at, low, top, framed))
+                if top == (_END if to is None else to) and last is not None:
+                    state = self.state()
+                yield from reversed(self._merged(state, subject, at, low, top, framed))
                 top = low
                 if low <= after:
                     return
             end, window = begin - 1, min(2 * window, 1 << 16)
-        yield from reversed(self._merged(subject, at, after, top, []))
+        yield from reversed(self._merged(state, subject, at, after, top, []))
 
-    def _merged(self, subject: str, at: int, after: int, to: int, found: list[Framed]) -> list[Framed]:
-        """Return those of a piece of what was read that are between two numbers, with redacted events."""
-        state = self.state()
+    def _merged(
+        self, state: State, subject: str, at: int, after: int, to: int, found: list[Framed]
+    ) -> list[Framed]:
+        """Return those of a piece of what was read that are between two numbers, with redacted events.
+
+        Args:
+            state: as of the read's begin. Where numbers are missing, it is looked at again.
+        """
         framed = [each for each in found if after < each[1][at] <= to]
+        if framed and framed[-1][1][at] - after != len(framed):
+            state = self.state()
         if not state.stubs and not state.rules.redactions:
             return framed
         stubs = [

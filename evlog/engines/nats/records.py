@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Final
 
 from evlog.engines.keyed import Record
 from evlog.engines.nats.connections import Connections, Pause
-from evlog.engines.nats.jetstream import JetStream, WrongSequence, publish_one
+from evlog.engines.nats.jetstream import JetStream, NoStream, WrongSequence, publish_one
 from evlog.engines.nats.session import Lost, NoResponder
 from evlog.errors import EventTooLarge
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from evlog.engines.nats.jetstream import Stored
 
@@ -26,15 +26,19 @@ class Records:
 
     engine = "nats"
 
-    def __init__(self, connections: Connections, jetstream: JetStream, max_payload: int) -> None:
+    def __init__(
+        self, connections: Connections, jetstream: JetStream, max_payload: int, make: Callable[[], None]
+    ) -> None:
         self.address = connections.address.text
-        self._jetstream = jetstream
+        self.jetstream = jetstream
+        self._make = make  # makes the bucket: most stores never need one
+        self._is_made = False
         self._prefix = f"$KV.{jetstream.stream.removeprefix('KV_')}."
         self._max_bytes = max_payload - 1024
 
     def get(self, key: tuple[str, ...]) -> Record | None:
         """Return the last record of a key."""
-        stored = self._jetstream.last(self._subject(key))
+        stored = self._last(self._subject(key))
         return None if stored is None or _is_deleted(stored) else Record(stored.data, stored.sequence)
 
     def put(self, key: tuple[str, ...], value: bytes, revision: int | None) -> int | None:
@@ -50,10 +54,10 @@ class Records:
     def list(self, prefix: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Record]]:
         """Iterate over all records whose keys begin with these parts."""
         filter = f"{self._subject(prefix)}.>"
-        last = self._jetstream.last(filter)
+        last = self._last(filter)
         if last is None:
             return
-        for stored in self._jetstream.scan(filter, 1, last.sequence):
+        for stored in self.jetstream.scan(filter, 1, last.sequence):
             if not _is_deleted(stored):
                 parts = stored.subject.removeprefix(self._prefix).split(".")
                 key = (parts[0], *(bytes.fromhex(part[1:]).decode() for part in parts[1:]))
@@ -63,10 +67,13 @@ class Records:
         self, key: tuple[str, ...], value: bytes, revision: int | None, headers: bytes
     ) -> int | None:
         subject = self._subject(key)
-        pause = Pause(time.monotonic() + self._jetstream.connections.address.timeout_seconds)
+        if revision is None and not self._is_made:
+            self._make()
+            self._is_made = True
+        pause = Pause(time.monotonic() + self.jetstream.connections.address.timeout_seconds)
         sent = False
         while True:
-            present = self._jetstream.last(subject) if revision is None or sent else None
+            present = self._last(subject) if revision is None or sent else None
             if sent and present is not None and present.data == value and present.sequence != revision:
                 return present.sequence  # the answer to the last try was lost
             expected = revision
@@ -76,17 +83,24 @@ class Records:
                 expected = 0 if present is None else present.sequence
             condition = b"Nats-Expected-Last-Subject-Sequence: %d\r\n" % expected
             try:
-                return publish_one(self._jetstream, subject, value, condition + headers)
+                return publish_one(self.jetstream, subject, value, condition + headers)
             except WrongSequence:
                 if not sent:
                     return None
-                present = self._jetstream.last(subject)
+                present = self._last(subject)
                 is_ours = present is not None and present.data == value and present.sequence > expected
                 return present.sequence if present is not None and is_ours else None
             except (Lost, NoResponder) as error:
                 sent = sent or isinstance(error, Lost)
                 if not pause.take():
-                    raise self._jetstream.connections.unreachable(error) from None
+                    raise self.jetstream.connections.unreachable(error) from None
+
+    def _last(self, filter: str) -> Stored | None:
+        """Return the last record of a filter; None also if there is no bucket."""
+        try:
+            return self.jetstream.last(filter)
+        except NoStream:
+            return None
 
     def _subject(self, key: tuple[str, ...]) -> str:
         return self._prefix + ".".join((key[0], *(_HEX + part.encode().hex() for part in key[1:])))

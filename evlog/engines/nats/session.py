@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _RECEIVE_BYTES: Final = 1 << 18
 _CONNECT_SECONDS: Final = 5.0
+_PUSHED: Final = b"2"
 _STATUS_LINE: Final = b"NATS/1.0"
 
 
@@ -45,6 +46,7 @@ class Message(NamedTuple):
     """What was received."""
 
     subject: bytes
+    subscription: bytes  # b"1": an answer in this connection's inbox
     status: bytes  # of a message without content: b"404", b"503"; else empty
     headers: dict[str, bytes]
     data: bytes
@@ -148,14 +150,17 @@ class Session:
 
     def subscribe(self, subject: bytes) -> None:
         """Receive the messages of a subject, too."""
-        self.send(b"SUB %b 2\r\n" % subject)
+        self.send(b"SUB %b %b\r\n" % (subject, _PUSHED))
 
-    def poll(self, subject: bytes, deadline: float, wake: int) -> Message | None:
-        """Return the next message of a subject; None if the time is over or `wake` becomes readable."""
+    def poll(self, deadline: float, wake: int) -> Message | None:
+        """Return the next message that `subscribe` brings; None if the time is over or `wake` is readable.
+
+        What a consumer pushes has the subject that it was stored with, or the consumer's: the servers decide.
+        """
         while True:
             if self._has_message():
-                message = self._next(deadline)
-                if message.subject == subject:
+                message = self._next(time.monotonic() + _CONNECT_SECONDS)  # the rest of it is on its way
+                if message.subscription == _PUSHED:
                     return message
                 continue
             waiter = select.poll()
@@ -165,7 +170,7 @@ class Session:
             ready = [number for number, _ in waiter.poll(max(0.0, min(left, 1e6)) * 1000)]
             if wake in ready or not ready:
                 return None
-            self._fill(deadline)
+            self._fill(time.monotonic() + _CONNECT_SECONDS)
 
     # --- parsing
 
@@ -180,11 +185,11 @@ class Session:
                 header, total = int(words[-2]), int(words[-1])
                 raw = self._take(total + 2, deadline)
                 status, headers = parse_headers(raw[:header])
-                return Message(words[1], status, headers, raw[header:total])
+                return Message(words[1], words[2], status, headers, raw[header:total])
             if line[:4] == b"MSG ":
                 words = line.split(b" ")
                 raw = self._take(int(words[-1]) + 2, deadline)
-                return Message(words[1], b"", {}, raw[:-2])
+                return Message(words[1], words[2], b"", {}, raw[:-2])
 
     def _line(self, deadline: float) -> bytes:
         """Return the next line, without what the server says of itself."""
