@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from evlog.engines.kafka.client import Client
     from evlog.files.engine import DirectoryEngine
+    from evlog.model.history import RemovedRecord
 
 _SAVE_RECORDS: Final = 500  # read again at most, when the index is opened the next time
 _LOOK_SECONDS: Final = 10.0
@@ -31,6 +32,8 @@ class Applying:
         head: the last position that is applied.
         time_us: the last event's time.
         standing: what the store is to others.
+        expected: what this process is sending: the piece, and the headers of its first and last record. Its
+            records, with nothing in between, need not be decoded.
     """
 
     def __init__(self, client: Client, store_id: str) -> None:
@@ -41,6 +44,7 @@ class Applying:
         self.head = 0
         self.time_us = 0
         self.standing = Standing()
+        self.expected: tuple[HistoryPiece, dict[str, bytes], dict[str, bytes]] | None = None
         self._assembler = Assembler(client.address.text, store_id, 0)
         self._place = Place()
         self._unsaved = 0  # records
@@ -85,36 +89,54 @@ class Applying:
     def apply(self, messages: Sequence[Any]) -> None:
         """Apply records in order: what is whole, with as few writes to the index as possible."""
         whole: list[HistoryPiece] = []
-        feed = self._assembler.feed
-        place = self._place
-        for message in messages:
-            done = feed(message.offset(), message.key(), message.value(), dict(message.headers() or ()))
-            if done is None:
-                continue
-            if isinstance(done, HistoryPiece):
-                if done.events:
-                    last = done.events[-1]
-                    place = Place(message.offset(), last[0], last[4], *self.standing)
-                if done.is_whole:
-                    whole.append(done)
-                    continue
-            self._append(whole)
-            whole = []
-            if isinstance(done, HistoryPiece):
-                self._append([done])
-            elif isinstance(done, Standing):
-                self.standing = done
-                place = place._replace(mirror_of=done.mirror_of, moved_to=done.moved_to)
+        at = 0
+        while at < len(messages):
+            message = messages[at]
+            headers = dict(message.headers() or ())
+            piece = self._maybe_take_expected(messages, at, headers)
+            if piece is None:
+                done = self._assembler.feed(message.offset(), message.key(), message.value(), headers)
+                at += 1
             else:
-                self.index.remove_history(self._store_id, done)
+                done = piece
+                at += len(piece.events)
+            if isinstance(done, HistoryPiece) and done.events:
+                last = done.events[-1]
+                self._place = Place(messages[at - 1].offset(), last[0], last[4], *self.standing)
+            if isinstance(done, HistoryPiece) and done.is_whole:
+                whole.append(done)
+            elif done is not None:
+                self._append(whole)
+                whole = []
+                self._apply_other(done)
         self._append(whole)
         self.head = self._assembler.head
-        self._place = place
         self._unsaved += len(messages)
         is_due = self._unsaved >= _SAVE_RECORDS or not self._is_saved
-        if is_due and place.id and self._assembler.is_between:
-            save_place(self.index, place)
+        if is_due and self._place.id and self._assembler.is_between:
+            save_place(self.index, self._place)
             self._unsaved, self._is_saved = 0, True
+
+    def _apply_other(self, done: HistoryPiece | Standing | list[RemovedRecord]) -> None:
+        if isinstance(done, HistoryPiece):
+            self._append([done])
+        elif isinstance(done, Standing):
+            self.standing = done
+            self._place = self._place._replace(mirror_of=done.mirror_of, moved_to=done.moved_to)
+        else:
+            self.index.remove_history(self._store_id, done)
+
+    def _maybe_take_expected(
+        self, messages: Sequence[Any], at: int, headers: dict[str, bytes]
+    ) -> HistoryPiece | None:
+        """Return the piece that this process has sent, if these are its records."""
+        if self.expected is None or headers != self.expected[1]:
+            return None
+        piece, _, last = self.expected
+        end = at + len(piece.events) - 1
+        if end >= len(messages) or dict(messages[end].headers() or ()) != last:
+            return None
+        return piece if self._assembler.take_whole(piece) else None
 
     def _append(self, pieces: list[HistoryPiece]) -> None:
         """Append pieces to the index, as one; another process may have appended some of it."""

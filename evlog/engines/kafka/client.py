@@ -66,12 +66,12 @@ _FENCED: Final = _codes(
 (_BAD_SETTING,) = _codes("_INVALID_ARG")
 _END: Final = _codes("_PARTITION_EOF")
 _NO_OFFSET: Final = _codes("_AUTO_OFFSET_RESET OFFSET_OUT_OF_RANGE")
-_FAILED: Final = _codes(
-    "_TRANSPORT _ALL_BROKERS_DOWN _RESOLVE _TIMED_OUT _MSG_TIMED_OUT _TIMED_OUT_QUEUE "
-    "_WAIT_COORD _RETRY _STATE _PURGE_QUEUE _PURGE_INFLIGHT _DESTROY_BROKER REQUEST_TIMED_OUT "
-    "NETWORK_EXCEPTION BROKER_NOT_AVAILABLE LEADER_NOT_AVAILABLE NOT_LEADER_FOR_PARTITION "
-    "COORDINATOR_NOT_AVAILABLE COORDINATOR_LOAD_IN_PROGRESS NOT_COORDINATOR NOT_ENOUGH_REPLICAS "
-    "NOT_ENOUGH_REPLICAS_AFTER_APPEND OFFSET_NOT_AVAILABLE KAFKA_STORAGE_ERROR"
+# What another try cannot change. All else is a broker that restarts, a leader that moves, or no answer.
+_REFUSED: Final = _codes(
+    "MSG_SIZE_TOO_LARGE RECORD_LIST_TOO_LARGE INVALID_RECORD POLICY_VIOLATION INVALID_CONFIG "
+    "INVALID_REPLICATION_FACTOR INVALID_PARTITIONS INVALID_REQUEST UNSUPPORTED_VERSION "
+    "UNSUPPORTED_FOR_MESSAGE_FORMAT TOPIC_EXCEPTION INVALID_REQUIRED_ACKS INVALID_TIMESTAMP "
+    "_UNSUPPORTED_FEATURE _NOT_IMPLEMENTED _CRIT_SYS_RESOURCE _READ_ONLY"
 )
 
 
@@ -165,7 +165,7 @@ class Client:
                         request_timeout=max(1.0, min(ANSWER_SECONDS, deadline - time.monotonic())),
                     )
                     return [answers[each].result(ANSWER_SECONDS + 1).offset for each in wanted]
-            except StoreUnreachable:
+            except (StoreUnreachable, StoreNotFound):  # a broker that starts may not know its topics yet
                 if time.monotonic() >= deadline:
                     raise
                 time.sleep(0.02)
@@ -212,7 +212,7 @@ class Client:
             try:
                 self.admin.list_topics(self.address.topic, timeout=max(0.1, deadline - time.monotonic()))
             except KafkaException as error:
-                if error.args[0].code() not in _FAILED or time.monotonic() >= deadline:
+                if not is_transient(error.args[0]) or time.monotonic() >= deadline:
                     raise
             else:
                 return
@@ -310,9 +310,12 @@ def translate(error: Any, address: str) -> EvlogError:
         return StoreAccessDenied(address, text)
     if code in _MISSING:
         return StoreNotFound(address)
-    if code in _FAILED or error.retriable():
-        return StoreUnreachable(address, text)
-    return EngineError(address, text)
+    return EngineError(address, text) if code in _REFUSED else StoreUnreachable(address, text)
+
+
+def is_transient(error: Any) -> bool:
+    """Return whether the same call may succeed a moment later, in a topic that was there."""
+    return isinstance(translate(error, ""), StoreUnreachable | StoreNotFound)
 
 
 def is_fencing(error: Any) -> bool:

@@ -19,7 +19,7 @@ from evlog.engines.kafka.topic import Decision, Reader, Writer
 from evlog.engines.keyed import KeyedCheckpoint, checkpoint_names
 from evlog.errors import EventTooLarge, MirrorConflict, ServerUnsuitable, StoreNotFound, Unsupported
 from evlog.model.events import MAX_EVENT_BYTES, Event
-from evlog.model.history import Standing, refusal
+from evlog.model.history import HistoryPiece, Standing, refusal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from evlog.model.appends import BatchResult, Expectation, ExpectedVersion
     from evlog.model.events import EncodedEvent
     from evlog.model.filters import EventFilter
-    from evlog.model.history import HistoryPiece, RemovedRecord
+    from evlog.model.history import RemovedRecord
     from evlog.model.queries import IfNone
     from evlog.model.redaction import RedactionResult
     from evlog.model.reports import (
@@ -197,19 +197,17 @@ class KafkaEngine:
             now_us = max(state.time_us, time_ns() // 1000)
             last = b"%d" % (head + len(plan.events))
             rows = zip(plan.events, plan.ids, plan.streams, plan.versions, strict=True)
-            return Decision(
-                result,
-                [
-                    encode_event(
-                        Event((position, version, stream, type, id, now_us, code, data, metadata)),
-                        head + 1,
-                        last,
-                    )
-                    for position, ((type, _, code, data, metadata), id, stream, version) in enumerate(
-                        rows, head + 1
-                    )
-                ],
-            )
+            written = [
+                Event((position, version, stream, type, id, now_us, code, data, metadata))
+                for position, ((type, _, code, data, metadata), id, stream, version) in enumerate(
+                    rows, head + 1
+                )
+            ]
+            sent = [encode_event(event, head + 1, last) for event in written]
+            frames = [head + 1] * len(written)
+            piece = HistoryPiece(self.store_id, head, head + len(written), written, frames)
+            state.expected = piece, sent[0][2], sent[-1][2]
+            return Decision(result, sent)
 
         return self._writer.write(decide)
 

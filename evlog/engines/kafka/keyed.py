@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Final
 
-from evlog.engines.kafka import records
 from evlog.engines.kafka.topic import Decision, Reader, Writer
 from evlog.engines.keyed import Record
 from evlog.errors import CorruptionError
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from evlog.engines.kafka.client import Client
+    from evlog.engines.kafka.records import Record as TopicRecord
     from evlog.files.disk.file_lock import FileLock
 
     Key = tuple[str, ...]
@@ -129,10 +129,10 @@ class TopicRecords:
         """Free what it holds."""
         self._writer.close()
 
-    def encode(self, key: Key, value: bytes | None) -> records.Record:
+    def encode(self, key: Key, value: bytes | None) -> TopicRecord:
         """Return the record of a topic for one by key."""
         name = json.dumps(key, ensure_ascii=False, separators=(",", ":")).encode()
-        return records.Record(name, value, {_STORE: self._store_id}, topic=self._topic)
+        return name, value, {_STORE: self._store_id}, 0, self._topic
 
     def _current(self) -> dict[Key, Record]:
         self._client.check_open()

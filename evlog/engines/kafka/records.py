@@ -28,7 +28,6 @@ import msgpack
 from evlog.engines.messages import POSITION, decode_message, encode_headers
 from evlog.errors import CorruptionError
 from evlog.model.history import HistoryPiece, RemovedRecord, Standing
-from evlog.model.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -41,16 +40,8 @@ CONTROL: Final = "Evlog-Control"
 _ROWS: Final = 1000  # in one record: at most 700 KB
 
 
-class Record(NamedTuple):
-    """What a producer is given."""
-
-    key: bytes | None
-    value: bytes | None
-    headers: dict[str, bytes]
-    time_ms: int = 0
-    """milliseconds since 1970; 0: when it is sent"""
-    topic: str = ""
-    """empty: the writer's own"""
+Record = tuple[bytes | None, bytes | None, dict[str, bytes], int, str]
+"""For a producer: key, value, headers, time in ms (0: now), topic (empty: the writer's own)."""
 
 
 def encode_event(event: Event, frame: int, last: bytes) -> Record:
@@ -62,7 +53,7 @@ def encode_event(event: Event, frame: int, last: bytes) -> Record:
     """
     headers = encode_headers(event, frame)
     headers[FRAME_LAST] = last
-    return Record(event[2].encode(), event[7], headers, max(0, event[5] // 1000))
+    return event[2].encode(), event[7], headers, max(0, event[5] // 1000), ""
 
 
 def encode_standing(standing: Standing) -> Record:
@@ -94,7 +85,7 @@ def encode_events(piece: HistoryPiece) -> Iterator[Record]:
 
 
 def _encode_control(kind: str, value: object) -> Record:
-    return Record(None, msgpack.packb(value), {CONTROL: kind.encode()})
+    return None, msgpack.packb(value), {CONTROL: kind.encode()}, 0, ""
 
 
 def _in_rows(removed: Sequence[RemovedRecord]) -> Iterator[list[tuple[object, ...]]]:
@@ -127,6 +118,13 @@ class Assembler:
     def is_between(self) -> bool:
         """Whether nothing is begun: what follows can be understood without what was before."""
         return self._gap is None and not self._events
+
+    def take_whole(self, piece: HistoryPiece) -> bool:
+        """Pass over a piece that needs no decoding; return False if it does not follow what was fed."""
+        if not self.is_between or piece.after != self.head:
+            return False
+        self.head = piece.end
+        return True
 
     def feed(
         self, offset: int, key: bytes | None, value: bytes | None, headers: dict[str, bytes]

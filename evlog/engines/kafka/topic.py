@@ -26,6 +26,7 @@ from evlog.engines.kafka.client import (
     is_end,
     is_fencing,
     is_lost,
+    is_transient,
     leave_to_parent,
     translate,
 )
@@ -166,7 +167,7 @@ class Reader:
                 end = message.offset() + 1
             elif is_end(error):
                 end = max(end, message.offset())
-            elif is_lost(error) or not isinstance(translate(error, ""), StoreUnreachable):
+            elif is_lost(error) or not is_transient(error):
                 raise KafkaException(error)
         if records:
             self._applied.apply(records)
@@ -326,12 +327,12 @@ class Writer:
             if state.fenced > 1:
                 longest = min(_LONGEST_PAUSE_SECONDS, 0.01 * 2.0**state.fenced)
                 time.sleep(random.uniform(0.0, longest))  # noqa: S311 - so that two do not meet again
-        elif not isinstance(found, StoreUnreachable):
+        elif not (cause is None or is_transient(cause)):
             raise found from error
         elif time.monotonic() < state.deadline:
             time.sleep(0.02)
         elif state.is_sent:
-            raise AppendUnknown(self._client.address.text, found.reason) from error
+            raise AppendUnknown(self._client.address.text, found.problem) from error
         else:
             raise found from error
 
@@ -369,13 +370,14 @@ class Writer:
             sent.append((failure, message))
 
         producer.begin_transaction()
-        last = len(records) - 1
-        for at, (key, value, headers, time_ms, topic) in enumerate(records):
+        left = len(records)
+        for key, value, headers, time_ms, topic in records:
             to, partition = (topic, 0) if topic else (self._topic, self._partition)
-            more = {"on_delivery": note} if at == last else {}
+            left -= 1
+            told = None if left else note  # of the last record
             while True:
                 try:
-                    producer.produce(to, value, key, partition, timestamp=time_ms, headers=headers, **more)
+                    producer.produce(to, value, key, partition, told, told, time_ms, headers)
                     break
                 except BufferError:
                     producer.poll(0.01)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from confluent_kafka import TopicPartition
 
-from evlog.engines.kafka.client import RETRY_SECONDS, is_end, translate
+from evlog.engines.kafka.client import RETRY_SECONDS, is_end, is_transient, translate
 from evlog.engines.kafka.records import Assembler
 from evlog.errors import CorruptionError, StoreUnreachable
 from evlog.model.filters import EVERYTHING
@@ -79,7 +79,7 @@ def _read_topic(client: Client, store_id: str) -> Iterator[Event]:
             if message is None or (error := message.error()) is not None:
                 if message is not None and is_end(error):
                     offset = message.offset()
-                elif message is not None and not isinstance(translate(error, ""), StoreUnreachable):
+                elif message is not None and not is_transient(error):
                     raise translate(error, client.address.text)
                 elif time.monotonic() >= deadline:
                     raise StoreUnreachable(client.address.text, "no answer in time")
