@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import Self
 from uuid import uuid4
 
+import pytest
+
 from tests.support.server import accepts, free_port
 
 _POM = Path(__file__).parents[1] / "engines" / "kafka" / "pom.xml"
@@ -42,6 +44,9 @@ _SETTINGS = {
     "transaction.state.log.num.partitions": "1",
     "share.coordinator.state.topic.replication.factor": "1",
     "group.initial.rebalance.delay.ms": "0",
+    # A broker that was killed is let in again once its old session is over.
+    "broker.session.timeout.ms": "3000",
+    "broker.heartbeat.interval.ms": "500",
     "num.network.threads": "1",
     "num.io.threads": "2",
     "num.recovery.threads.per.data.dir": "1",
@@ -104,7 +109,7 @@ class KafkaServer:
         }
         text = "".join(f"{name}={value}\n" for name, value in all_settings.items())
         self._settings_path.write_text(text)
-        cluster = urlsafe_b64encode(uuid4().bytes).decode().rstrip("=")
+        cluster = "A" + urlsafe_b64encode(uuid4().bytes).decode()[1:22]  # no option: it could begin with -
         done = subprocess.run(
             [*self._java("kafka.tools.StorageTool"), "format", "-t", cluster, "-c", str(self._settings_path)],
             capture_output=True,
@@ -162,13 +167,25 @@ class KafkaServer:
 
 
 @contextmanager
-def serving(jars: str, **settings: str) -> Iterator[KafkaServer]:
-    """Run a new broker inside the block."""
-    place = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+def serving(jars: str, place: Path | None = None, **settings: str) -> Iterator[KafkaServer]:
+    """Run a new broker inside the block.
+
+    Args:
+        place: the folder for its data; None: in memory, where there is such a place.
+    """
+    memory = Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else None
     with (
-        tempfile.TemporaryDirectory(dir=place, prefix="evlog-test-") as name,
+        tempfile.TemporaryDirectory(dir=place or memory, prefix="evlog-test-") as name,
         KafkaServer(Path(name), jars) as server,
     ):
         server.create(**settings)
         server.start()
         yield server
+
+
+@contextmanager
+def indexes_in(folder: Path) -> Iterator[None]:
+    """Keep the local indexes of topics there inside the block, also those of child processes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder))
+        yield

@@ -20,7 +20,7 @@ import evlog
 from evlog import EventStore, NewEvent
 from tests.benchmarks.measure import Figure, Report, count, seconds_of
 from tests.benchmarks.run import Run
-from tests.support import nats, postgresql
+from tests.support import kafka, nats, postgresql
 
 NewUrl = Callable[[], str]
 Samples = dict[str, float]
@@ -61,12 +61,27 @@ def _nats(servers: int) -> Callable[[Path], Any]:
     return serve
 
 
+@contextmanager
+def _kafka(folder: Path) -> Iterator[NewUrl | None]:
+    jars = kafka.maybe_jars()
+    if jars is None:
+        yield None
+        return
+    numbers = itertools.count()
+    with (
+        kafka.indexes_in(folder / "cache"),
+        kafka.serving(jars, folder, **{"log.flush.interval.messages": "1"}) as server,
+    ):
+        yield lambda: server.url(f"bench{next(numbers)}")
+
+
 # Each gives a function that names a new store, or None where its server is not installed.
 ENGINES: Final[dict[str, Callable[[Path], Any]]] = {
     "directory": _directory,
     "postgresql": _postgresql,
     "nats, 1 server": _nats(1),
     "nats, 3 servers": _nats(3),
+    "kafka, 1 broker": _kafka,
 }
 UNITS: Final = {
     "1 process, single appends": "appends/s",

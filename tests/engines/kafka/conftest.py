@@ -33,8 +33,7 @@ def kafka_server(kafka_jars: str) -> Iterator[kafka.KafkaServer]:
 @pytest.fixture(autouse=True, scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keep local indexes away from the user's cache."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+    with kafka.indexes_in(tmp_path_factory.mktemp("cache")):
         yield
 
 
