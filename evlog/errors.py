@@ -408,6 +408,21 @@ class SubscriptionBusy(EvlogError):
         self.name = name
 
 
+class ShardsApart(EvlogError):
+    """A subscription cannot be shared by another number of consumers: the present ones are not level."""
+
+    exit_code = EXIT_CONFLICT
+
+    def __init__(self, name: str, positions: dict[str, int]) -> None:
+        found = ", ".join(f"{each} is at {position}" for each, position in positions.items())
+        super().__init__(
+            f"subscription {shorten(name)} is shared by another number of consumers: {found}",
+            "run each of them to the same position first, the end of the log for example",
+        )
+        self.name = name
+        self.positions = positions
+
+
 class LockTimeout(EvlogError):
     """Another writer held the store's lock for longer than this writer could wait."""
 

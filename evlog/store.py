@@ -785,6 +785,7 @@ class EventStore:
         follow: bool = True,
         idle: float | None = None,
         timeout: float | None = None,
+        shard: tuple[int, int] | None = None,
     ) -> Subscription:
         """Follow the log: every matching event in position order, also those that come later.
 
@@ -802,9 +803,13 @@ class EventStore:
             idle: seconds; the iteration ends when no event came for this long.
             timeout: seconds; the iteration ends this long after it began, when what is there is delivered.
                 None, of both: wait without a limit. The command line's options have the same names.
+            shard: (K, N): N runs share the name, and this one takes the streams whose hash is K, from 1 to N.
+                Each has a checkpoint of its own, `NAME#K/N`; the first to run makes those of all. Another N
+                continues where all of the former N are, once they are at the same position.
 
         Raises:
-            SubscriptionBusy: a run of this name is under way.
+            SubscriptionBusy: a run of this name and shard is under way, or with another N, one of any shard.
+            ShardsApart: the N of a name changes, and its shards are not at the same position.
             InvalidArgument: a bad name or bound, another filter than the name has, or for the first run of a
                 name a beginning that is not in the log yet.
             SubscriptionAhead: the log does not have the event at which the subscription is: one of them was
@@ -826,7 +831,14 @@ class EventStore:
             stream, category, types, since, None, tags, correlation=correlation, metadata=metadata, grep=grep
         )
         run = begin(
-            self._events, name, filter, after, follow=follow, idle_seconds=idle, timeout_seconds=timeout
+            self._events,
+            name,
+            filter,
+            after,
+            follow=follow,
+            idle_seconds=idle,
+            timeout_seconds=timeout,
+            shard=shard,
         )
         self._runs.add(ref(run, self._runs.discard))
         if self._closed:  # by another thread, which may not have seen this run
@@ -850,6 +862,7 @@ class EventStore:
         follow: bool = True,
         idle: float | None = None,
         timeout: float | None = None,
+        shard: tuple[int, int] | None = None,
         retries: int = 3,
         retry_delay: float | None = None,
         on_failure: OnFailure = "stop",
@@ -868,8 +881,8 @@ class EventStore:
             retry_delay: seconds between two tries; None: 0.1 s, 0.2 s … 10 s.
             on_failure: "stop": raise the last error; the next run begins with that event. "park": set the
                 event aside with the error, for `parked` and `replay_parked`, and continue.
-            after, stream, category, types, tags, correlation, metadata, grep, since, follow, idle, timeout:
-                as `subscribe`.
+            after, stream, category, types, tags, correlation, metadata, grep, since, follow, idle, timeout,
+                shard: as `subscribe`.
 
         Raises:
             As `subscribe`, and what the handler raised last.
@@ -896,6 +909,7 @@ class EventStore:
             follow=follow,
             idle=idle,
             timeout=timeout,
+            shard=shard,
         ) as subscription:
             consume(
                 subscription,

@@ -216,6 +216,7 @@ class AsyncStore:
         follow: bool = True,
         idle: float | None = None,
         timeout: float | None = None,
+        shard: tuple[int, int] | None = None,
     ) -> AsyncSubscription:
         """Follow the log. As `EventStore.subscribe`, which is called, and may fail, at the first event.
 
@@ -238,6 +239,7 @@ class AsyncStore:
                 follow=follow,
                 idle=idle,
                 timeout=timeout,
+                shard=shard,
             )
 
         return AsyncSubscription(begin, name, idle)

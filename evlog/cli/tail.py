@@ -73,13 +73,18 @@ environment; an `evlog append` in it is linked to the event. Exit code 0 acknowl
 end of the command's stderr; a command that cannot be run at all (126, 127) always stops the run. After a
 crash an event can be delivered again, never left out.
 
+With --shard K/N, N consumers share the name by stream: each takes the streams whose hash is its own, in
+order, and has its own checkpoint. Another N is refused until all have come to the same position.
+
 \b
   evlog tail --name copy --exec 'evlog --store /var/lib/copy append --lines'
   evlog tail --name paid --type OrderPaid --exec 'echo paid: "$EVLOG_STREAM"'
+  evlog tail --name mail --shard 2/3 -f --exec ./send
 """
 
 _LAST: Final = 10
 _RETRIES: Final = 3
+_LONGEST_SHARD: Final = 20
 
 PARAMETERS: Final = (
     argument("STREAM", "One stream; all if left out."),
@@ -99,6 +104,7 @@ PARAMETERS: Final = (
     GREP,
     SINCE,
     option("--name", "NAME", "A durable subscription: continue where it stopped."),
+    option("--shard", "K/N", "With --name: share it by N consumers; this one takes a Kth of the streams."),
     option("--exec", "COMMAND", "Run it on each event, JSON on its stdin.", name="exec"),
     option("--retries", "N", f"Failures of --exec on one event; default {_RETRIES}.", COUNT),
     option("--retry-delay", "DURATION", "Between two tries; else growing pauses, 0.1 s to 10 s."),
@@ -188,6 +194,7 @@ class _Plan:
 
     def __init__(self, given: Given) -> None:
         self.name: str | None = given.name
+        self.shard = _maybe_shard(given.shard)
         content = options.content_of(given)
         self.filter = make_filter(given.stream, given.category, given.type or None, tags=given.tag, **content)
         self.since = _maybe_moment(given.since)
@@ -231,6 +238,8 @@ def _check(given: Given) -> None:
     if given.exec is None and any(getattr(given, name) is not None for name in for_exec):
         names = ", ".join(f"--{name.replace('_', '-')}" for name in for_exec)
         raise InvalidArgument(f"{names} need --exec", "add it, or leave them out")
+    if given.shard is not None and given.name is None:
+        raise InvalidArgument("--shard needs a subscription to share", "add --name")
     if given.on_failure == "park" and given.name is None:
         raise InvalidArgument("--on-failure park needs a subscription to park events in", "add --name")
     if given.fields is not None and given.output == "data":
@@ -277,6 +286,7 @@ def _deliver(store: evlog.EventStore, path: str, plan: _Plan, stops: Stops) -> s
             grep=filter.grep or None,
             since=plan.since if name is None else None,  # it can be in the future
             follow=plan.follow,
+            shard=plan.shard,
         )
         sink: Sink | None = None
         try:
@@ -362,6 +372,15 @@ def _parse_last(text: str | None, *, whole: bool) -> int | None:
     if not (text.isascii() and text.isdecimal()):
         raise InvalidArgument(f"invalid value {text!r} for -n", 'use a whole number or "all"')
     return sys.maxsize if len(text) > len(str(sys.maxsize)) else min(int(text), sys.maxsize)
+
+
+def _maybe_shard(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    number, _, count = text.partition("/")
+    if not (text.isascii() and number.isdecimal() and count.isdecimal() and len(text) < _LONGEST_SHARD):
+        raise InvalidArgument(f"invalid value {text!r} for --shard", "use for example 1/3, 2/3 and 3/3")
+    return int(number), int(count)
 
 
 def _is_ahead(moment: datetime) -> bool:

@@ -15,12 +15,14 @@ from evlog.errors import (
     SubscriptionNotFound,
     UnsupportedFormat,
 )
-from evlog.model.checkpoints import Checkpoint, ParkedEvent, check_subscription_name
+from evlog.model.checkpoints import Checkpoint, ParkedEvent
 from evlog.model.events import Event
 from evlog.model.filters import ANYTHING, EVERYTHING, EventFilter
 from evlog.model.named import NamedTuple
+from evlog.subscriptions import shards
 from evlog.subscriptions.retry import attempt, describe_error
 from evlog.subscriptions.run import Subscription, checkpoint_at, kept
+from evlog.subscriptions.shards import as_shard
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -65,9 +67,12 @@ def begin(
     follow: bool,
     idle_seconds: float | None,
     timeout_seconds: float | None,
+    shard: tuple[int, int] | None = None,
 ) -> Subscription:
     """Begin a run. Arguments and errors are those of `EventStore.subscribe`."""
     if name is None:
+        if shard is not None:
+            raise InvalidArgument("only a named subscription is shared by shards; give it a name")
         start, filter = _start(engine, after, filter)
         return Subscription(
             engine,
@@ -77,20 +82,27 @@ def begin(
             idle_seconds=idle_seconds,
             timeout_seconds=timeout_seconds,
         )
-    checkpoint = engine.checkpoint(check_subscription_name(name))
-    _acquire(engine, checkpoint)
+    part = as_shard(shard)
+
+    begun: list[
+        tuple[int, Checkpoint]
+    ] = []  # where the name's first run begins; its checkpoint is at an event
+
+    def first() -> Checkpoint:
+        start = _first_start(engine, after, filter)
+        begun.append((start, checkpoint_at(engine, start, kept(filter))))
+        return begun[0][1]
+
+    checkpoint, known = shards.acquire(engine, name, part, first, lambda place: _acquire(engine, place))
     try:
-        known = checkpoint.load()
-        if known is None:
-            start = _first_start(engine, after, filter)
-            checkpoint.create(checkpoint_at(engine, start, kept(filter)))
-        else:
-            if known.filter is not None and kept(filter) == ANYTHING:
-                filter = known.filter  # nothing is selected: what the first run has selected
-            start = _check_known(engine, name, known, kept(filter))
-            if known.filter is None:
-                checkpoint.save(known._replace(filter=kept(filter)))
-                checkpoint.sync()
+        if known.filter is not None and kept(filter) == ANYTHING:
+            filter = known.filter  # nothing is selected: what the first run has selected
+        start = _check_known(engine, name, known, kept(filter))
+        if begun and known.position == begun[0][1].position:
+            start = begun[0][0]
+        if known.filter is None:
+            checkpoint.save(known._replace(filter=kept(filter)))
+            checkpoint.sync()
         return Subscription(
             engine,
             kept(filter),
@@ -99,7 +111,8 @@ def begin(
             idle_seconds=idle_seconds,
             timeout_seconds=timeout_seconds,
             checkpoint=checkpoint,
-            name=name,
+            name=shards.name_of(name, part),
+            takes=None if part is None else part.takes,
         )
     except BaseException:
         checkpoint.release()
@@ -141,60 +154,66 @@ def list_all(engine: Engine) -> list[SubscriptionInfo]:
 
 
 def describe(engine: Engine, name: str) -> SubscriptionInfo:
-    """Return one subscription.
+    """Return one subscription; of one that is shared by shards, the least of them all.
 
     Raises:
         SubscriptionNotFound: there is none of this name.
         CorruptionError: its checkpoint is damaged.
     """
-    checkpoint = engine.checkpoint(check_subscription_name(name))
-    known = _load_known(checkpoint, name)
-    return _describe(engine, name, checkpoint, known, engine.head())
+    head = engine.head()
+    found = []
+    for each in shards.members(engine, name):
+        checkpoint = engine.checkpoint(each)
+        found.append(_describe(engine, each, checkpoint, _load_known(checkpoint, each), head))
+    last = min(found, key=lambda info: info.position)
+    return last._replace(
+        name=name,
+        parked=sum(info.parked for info in found),
+        running=any(info.running for info in found),
+        saved_us=min(info.saved_us for info in found),
+    )
 
 
 def reset(engine: Engine, name: str, to: int) -> None:
     """Let the next run begin after position `to`; durable when this returns. Repairs a damaged checkpoint."""
-    checkpoint = _acquire_known(engine, name)
-    try:
-        filter: EventFilter | None
-        try:
-            filter = _load_known(checkpoint, name).filter
-        except CorruptionError:
-            filter = None  # not known any more: the next run sets it
+    with _acquired(engine, name) as places:
         head = engine.head()
         if not 0 <= to <= head:
             raise InvalidArgument(f"cannot reset to position {to}; give one from 0 to {head}")
-        checkpoint.save(checkpoint_at(engine, to, filter))
-        checkpoint.sync()
-    finally:
-        checkpoint.release()
+        for each, checkpoint in places:
+            filter: EventFilter | None
+            try:
+                filter = _load_known(checkpoint, each).filter
+            except CorruptionError:
+                filter = None  # not known any more: the next run sets it
+            checkpoint.save(checkpoint_at(engine, to, filter))
+            checkpoint.sync()
 
 
 def delete(engine: Engine, name: str) -> None:
     """Delete the subscription and all it parked; durable when this returns."""
-    checkpoint = _acquire_known(engine, name)
-    try:
-        checkpoint.delete()
-    finally:
-        checkpoint.release()
+    with _acquired(engine, name) as places:
+        for _, checkpoint in places:
+            checkpoint.delete()
 
 
 def parked(engine: Engine, name: str) -> list[ParkedEvent]:
-    """Return what is parked, in the order in which it was parked first."""
-    checkpoint = engine.checkpoint(check_subscription_name(name))
-    _load_known(checkpoint, name)
-    return checkpoint.parked()
+    """Return what is parked, in the order in which it was parked first; shard by shard."""
+    found: list[ParkedEvent] = []
+    for each in shards.members(engine, name):
+        checkpoint = engine.checkpoint(each)
+        _load_known(checkpoint, each)
+        found += checkpoint.parked()
+    return found
 
 
 def replay(
     engine: Engine, name: str, handler: Handler, positions: Collection[int] | None = None
 ) -> ReplayResult:
     """Call the handler with each parked event, or those at some positions; if it returns, one is unparked."""
-    checkpoint = _acquire_known(engine, name)
     succeeded = failed = gone = 0
-    try:
-        _load_known(checkpoint, name)
-        for place in _chosen(checkpoint.parked(), positions, name):
+    with _acquired(engine, name) as places:
+        for checkpoint, place in _chosen(places, positions, name):
             event = _maybe_read(engine, place.position)
             if event is None:
                 checkpoint.unpark(place.position)
@@ -208,33 +227,33 @@ def replay(
             else:
                 checkpoint.unpark(place.position)
                 succeeded += 1
-    finally:
-        checkpoint.release()
     return ReplayResult(succeeded, failed, gone)
 
 
 def drop(engine: Engine, name: str, positions: Collection[int]) -> None:
     """Remove parked events from the list, unhandled; durable when this returns."""
-    checkpoint = _acquire_known(engine, name)
-    try:
-        for place in _chosen(checkpoint.parked(), positions, name):
+    with _acquired(engine, name) as places:
+        for checkpoint, place in _chosen(places, positions, name):
             checkpoint.unpark(place.position)
-    finally:
-        checkpoint.release()
 
 
-def _chosen(parked: list[ParkedEvent], positions: Collection[int] | None, name: str) -> list[ParkedEvent]:
-    """Return the parked events at some positions, None for all.
+def _chosen(
+    places: list[tuple[str, CheckpointStore]], positions: Collection[int] | None, name: str
+) -> list[tuple[CheckpointStore, ParkedEvent]]:
+    """Return the parked events at some positions, None for all, each with where it is parked.
 
     Raises:
         InvalidArgument: no event is parked at one of them.
     """
+    for each, checkpoint in places:
+        _load_known(checkpoint, each)
+    parked = [(checkpoint, place) for _, checkpoint in places for place in checkpoint.parked()]
     if positions is None:
         return parked
-    unknown = set(positions).difference(place.position for place in parked)
+    unknown = set(positions).difference(place.position for _, place in parked)
     if unknown:
         raise InvalidArgument(f"subscription {name!r} has no parked event at position {min(unknown)}")
-    return [place for place in parked if place.position in positions]
+    return [(checkpoint, place) for checkpoint, place in parked if place.position in positions]
 
 
 def _maybe_read(engine: Engine, position: int) -> Event | None:
@@ -242,13 +261,28 @@ def _maybe_read(engine: Engine, position: int) -> Event | None:
     return next(engine.read_all(position - 1, position, EVERYTHING, reverse=False, limit=1), None)
 
 
-def _acquire_known(engine: Engine, name: str) -> CheckpointStore:
-    """Return the acquired checkpoint of a subscription that has one, sound or not."""
-    checkpoint = engine.checkpoint(check_subscription_name(name))
-    if name not in engine.checkpoint_names():  # nothing is created for a mistyped name
-        raise SubscriptionNotFound(name)
-    _acquire(engine, checkpoint)
-    return checkpoint
+class _acquired:  # noqa: N801 - used as a function
+    """A block in which a subscription's checkpoints are acquired, sound or not; each with its name."""
+
+    def __init__(self, engine: Engine, name: str) -> None:
+        self._engine = engine
+        self._names = shards.members(engine, name)  # nothing is created for a mistyped name
+        self._places: list[tuple[str, CheckpointStore]] = []
+
+    def __enter__(self) -> list[tuple[str, CheckpointStore]]:
+        try:
+            for each in self._names:
+                checkpoint = self._engine.checkpoint(each)
+                _acquire(self._engine, checkpoint)
+                self._places.append((each, checkpoint))
+        except BaseException:
+            self.__exit__()
+            raise
+        return self._places
+
+    def __exit__(self, *_error: object) -> None:
+        for _, checkpoint in self._places:
+            checkpoint.release()
 
 
 def _acquire(engine: Engine, checkpoint: CheckpointStore) -> None:

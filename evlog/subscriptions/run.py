@@ -54,8 +54,10 @@ class Subscription:
         timeout_seconds: float | None = None,
         checkpoint: CheckpointStore | None = None,
         name: str | None = None,
+        takes: Callable[[Event], bool] | None = None,
     ) -> None:
-        self.name = name  # of a named subscription
+        self.name = name  # of a named subscription; with its shard
+        self._takes = takes  # which events of the filter are the run's; None: all
         self._engine = engine
         self._filter = filter
         self._idle_seconds = idle_seconds
@@ -425,6 +427,8 @@ class Subscription:
             return False
         self._piece_end = high
         self._ready = self._feed.read(self._scanned, high)
+        if self._takes is not None:
+            self._ready = filter(self._takes, self._ready)
         return True
 
     def _leave_piece(self) -> None:

@@ -106,3 +106,93 @@ class SubscriptionTests(EngineTests):
             with pytest.raises(evlog.InvalidArgument):
                 call("n", [rest[0], second])
         assert [(event.position, event.attempts) for event in filled.parked("n")] == [(at, 1) for at in rest]
+
+    def test_shards_share_a_name_by_stream(self, filled: EventStore, other: EventStore) -> None:
+        expected = {event.position: event.stream for event in filled.read_all()}
+        found: dict[int, list[Event]] = {}
+        runs = [
+            store.subscribe("n", shard=(k, 3), follow=False)
+            for k, store in ((1, filled), (2, other), (3, filled))
+        ]
+        for number, run in enumerate(runs):
+            with run:
+                found[number] = list(run)
+        taken = [event for events in found.values() for event in events]
+        assert {event.position: event.stream for event in taken} == expected
+        assert len(taken) == len(expected)
+        for events in found.values():
+            assert [event.position for event in events] == sorted(event.position for event in events)
+        streams = [{event.stream for event in events} for events in found.values()]
+        assert sum(map(len, streams)) == len(set(expected.values()))
+        assert [info.name for info in other.subscriptions()] == ["n#1/3", "n#2/3", "n#3/3"]
+        assert other.subscription("n").position == other.head
+
+    def test_shards_begin_together_and_run_once_each(self, filled: EventStore, other: EventStore) -> None:
+        with filled.subscribe("n", types=["T"], shard=(2, 3), after=filled.head - 1):
+            assert {info.position for info in filled.subscriptions()} == {filled.head - 1}
+            with pytest.raises(evlog.SubscriptionBusy):
+                other.subscribe("n", shard=(2, 3))
+            with pytest.raises(evlog.SubscriptionBusy):
+                other.subscribe("n", shard=(1, 2))
+            with pytest.raises(evlog.SubscriptionBusy):
+                other.subscribe("n")
+            with pytest.raises(evlog.InvalidArgument):
+                other.subscribe("n", types=["U"], shard=(1, 3))
+            with other.subscribe("n", shard=(1, 3)):
+                assert [info.running for info in filled.subscriptions()] == [True, True, False]
+            assert other.subscription("n").running
+
+    def test_the_number_of_shards_changes_where_all_are_level(
+        self, filled: EventStore, other: EventStore
+    ) -> None:
+        run_to_end(filled, "n")
+        filled.append("a-1", [evlog.NewEvent("T", 20)])
+        for shard in ((1, 2), (2, 2)):
+            with filled.subscribe("n", shard=shard, follow=False) as run:  # where the only one was
+                assert numbers(run) in ([], [20])
+        assert [info.name for info in filled.subscriptions()] == ["n#1/2", "n#2/2"]
+        filled.append("a-1", [evlog.NewEvent("T", 21)])
+        filled.consume("n", lambda _: None, shard=(1, 2), follow=False)
+        for count in (1, 3):
+            with pytest.raises(evlog.ShardsApart):
+                other.subscribe("n", shard=(1, count))
+        other.consume("n", lambda _: None, shard=(2, 2), follow=False)
+        assert run_to_end(other, "n") == []
+        assert [info.name for info in filled.subscriptions()] == ["n"]
+
+    def test_what_shards_have_parked_moves_along(self, filled: EventStore, other: EventStore) -> None:
+        for shard in ((1, 2), (2, 2)):
+            filled.consume("n", _refuse, shard=shard, follow=False, retries=1, on_failure="park")
+        positions = [event.position for event in filled.read_all()]
+        assert sorted(place.position for place in other.parked("n")) == positions
+        filled.drop_parked("n", positions[:2])
+        assert other.subscription("n").parked == len(positions) - 2
+        with pytest.raises(evlog.InvalidArgument):
+            filled.drop_parked("n", positions[:1])
+        assert run_to_end(filled, "n") == []
+        assert sorted(place.position for place in other.parked("n")) == positions[2:]
+        assert other.parked("n")[0].error.startswith("ValueError")
+        result = other.replay_parked("n", lambda _: None)
+        assert (result.succeeded, other.parked("n")) == (len(positions) - 2, [])
+
+    def test_shards_are_reset_and_deleted_together(self, filled: EventStore, other: EventStore) -> None:
+        for shard in ((1, 2), (2, 2)):
+            filled.consume("n", lambda _: None, shard=shard, follow=False)
+        filled.reset_subscription("n#2/2", 0)
+        assert [info.position for info in other.subscriptions()] == [filled.head, 0]
+        assert other.subscription("n").position == 0
+        filled.reset_subscription("n", 3)
+        assert {info.position for info in other.subscriptions()} == {3}
+        filled.delete_subscription("n")
+        assert other.subscriptions() == []
+        with pytest.raises(evlog.SubscriptionNotFound):
+            other.subscription("n")
+
+    @pytest.mark.parametrize("shard", [(0, 3), (4, 3), (1, 0), (-1, -1), (1, 1_000_000)])
+    def test_a_shard_is_one_of_its_number(self, filled: EventStore, shard: tuple[int, int]) -> None:
+        with pytest.raises(evlog.InvalidArgument):
+            filled.subscribe("n", shard=shard)
+        for name in (None, "n#1/3"):
+            with pytest.raises(evlog.InvalidArgument):
+                filled.subscribe(name, shard=(1, 3))
+        assert filled.subscriptions() == []

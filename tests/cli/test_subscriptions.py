@@ -308,3 +308,31 @@ def test_wait_ends_when_the_subscription_has_come_there(filled: Evlog, here: Pat
         out, err = waiting.communicate(timeout=60)
     assert (waiting.returncode, err) == (0, b"")
     assert json.loads(out)["position"] == 7
+
+
+def test_shards_share_a_name(evlog: Evlog) -> None:
+    for number in range(6):
+        evlog("append", f"order-{number}", "T", str(number))
+    parts = [evlog("tail", "--name", "n", "--shard", f"{k}/3").lines for k in (1, 2, 3)]
+    assert sorted(event["data"] for part in parts for event in part) == list(range(6))
+    assert [line["name"] for line in evlog("subscriptions").lines] == ["n#1/3", "n#2/3", "n#3/3"]
+    evlog("append", "order-1", "T", "6")  # a stream of n#2/3
+    evlog("tail", "--name", "n", "--shard", "2/3")
+    refused = evlog("tail", "--name", "n", "--shard", "1/2")
+    assert refused.code == 3
+    assert "n#1/3 is at 6, n#2/3 is at 7" in refused.err
+    assert evlog("subscriptions", "show", "n").line["lag_events"] == 1
+    assert evlog("subscriptions", "check", "n", "--max-lag", "0").code == 11
+    assert evlog("subscriptions", "wait", "n", "--timeout", "0.1").code == 8
+    assert evlog("subscriptions", "delete", "n").code == 0
+    assert evlog("subscriptions").lines == []
+
+
+@pytest.mark.parametrize(
+    "shard", ["", "1", "1/", "/3", "0/3", "4/3", "a/b", "-1/3", "1/3/3", "²/3", "1/" + "9" * 5000]
+)
+def test_a_shard_is_one_of_n(evlog: Evlog, shard: str) -> None:
+    evlog("append", "s", "T")
+    assert evlog("tail", "--name", "n", f"--shard={shard}").code == 2
+    assert evlog("tail", "--shard", "1/3").code == 2
+    assert evlog("subscriptions").lines == []

@@ -1,0 +1,233 @@
+"""Shards: N consumers that share a subscription, each with the streams whose hash is its own.
+
+1. Consumer K of N is kept under the name `NAME#K/N`, with a checkpoint and parked events like any other.
+   Without shards there is one, under NAME.
+2. A stream always belongs to the same K of N, so its events stay in order: by the CRC-32 of its name.
+3. The first run makes the checkpoints of all N, so that all begin at the same place.
+4. Another N begins where the one before stands. So all of that must be at the same position, and none of them
+   may run; what they parked moves along. The new checkpoints are made before the old ones are deleted: a run
+   that dies in between leaves both, at one position, and the next one finishes.
+5. Who makes or deletes checkpoints holds the lock of NAME.
+"""
+
+from __future__ import annotations
+
+import time
+from zlib import crc32
+
+from evlog.errors import InvalidArgument, ShardsApart, SubscriptionBusy, SubscriptionNotFound
+from evlog.model.checkpoints import check_subscription_name
+from evlog.model.filters import EVERYTHING
+from evlog.model.named import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Final
+
+    from evlog.engine import CheckpointStore, Engine
+    from evlog.model.checkpoints import Checkpoint
+    from evlog.model.events import Event
+
+MAX_SHARDS: Final = 1000
+_ATTEMPTS: Final = 500
+_AGAIN_SECONDS: Final = 0.02
+
+
+class Shard(NamedTuple):
+    """Consumer `number` of `total`, from 1."""
+
+    number: int
+    total: int
+
+    def takes(self, event: Event) -> bool:
+        """Return whether the event's stream is the consumer's."""
+        return shard_of(event[2], self.total) == self.number
+
+
+def shard_of(stream: str, count: int) -> int:
+    """Return which of so many consumers has a stream, from 1."""
+    return crc32(stream.encode()) % count + 1
+
+
+def as_shard(shard: tuple[int, int] | None) -> Shard | None:
+    """Return a checked shard; None for the only one.
+
+    Raises:
+        InvalidArgument: it is not a number of at least 1 and a count of at least that number.
+    """
+    if shard is None:
+        return None
+    number, count = shard
+    if not (isinstance(number, int) and isinstance(count, int) and 1 <= number <= count <= MAX_SHARDS):
+        raise InvalidArgument(
+            f"invalid shard {number!r} of {count!r}",
+            f"give a number from 1 to the count, which is at most {MAX_SHARDS}",
+        )
+    return Shard(number, count) if count > 1 else None
+
+
+def name_of(name: str, shard: Shard | None) -> str:
+    """Return the name under which a consumer is kept."""
+    return name if shard is None else f"{name}#{shard.number}/{shard.total}"
+
+
+def maybe_parse(name: str) -> tuple[str, Shard] | None:
+    """Return the subscription and the shard in a consumer's name; None if it has no shard."""
+    base, found, rest = name.rpartition("#")
+    number, slash, count = rest.partition("/")
+    if not (base and found and slash and number.isdecimal() and count.isdecimal() and rest.isascii()):
+        return None
+    shard = Shard(int(number), int(count))
+    return (base, shard) if name_of(base, shard) == name else None
+
+
+def check_name(name: str, shard: Shard | None) -> str:
+    """Return the name under which a consumer is kept.
+
+    Raises:
+        InvalidArgument: it cannot be one.
+    """
+    check_subscription_name(name)
+    if maybe_parse(name) is not None:
+        raise InvalidArgument(f"{name!r} is the name of a shard", "give the name before the # and the shard")
+    return check_subscription_name(name_of(name, shard))
+
+
+def members(engine: Engine, name: str) -> list[str]:
+    """Return the consumers of a subscription that have a checkpoint, by number; or the one that is named.
+
+    Raises:
+        SubscriptionNotFound: there is none.
+    """
+    check_subscription_name(name)
+    found = _members(engine, name)
+    if not found:
+        raise SubscriptionNotFound(name)
+    return found
+
+
+def _members(engine: Engine, name: str) -> list[str]:
+    found: list[tuple[int, int, str]] = []
+    for each in engine.checkpoint_names():
+        if each == name:
+            found.append((0, 0, each))
+        elif each.startswith(name) and (parsed := maybe_parse(each)) is not None and parsed[0] == name:
+            found.append((parsed[1].total, parsed[1].number, each))
+    return [each for _, _, each in sorted(found)]
+
+
+def acquire(
+    engine: Engine,
+    name: str,
+    shard: Shard | None,
+    first: Callable[[], Checkpoint],
+    acquire_one: Callable[[CheckpointStore], None],
+) -> tuple[CheckpointStore, Checkpoint]:
+    """Return a consumer's checkpoint, acquired, and what is in it; the checkpoints of all are there then.
+
+    Args:
+        first: returns what the first run of the name begins with.
+        acquire_one: acquires a checkpoint; raises SubscriptionBusy.
+
+    Raises:
+        SubscriptionBusy: a consumer runs that must not run.
+        ShardsApart: the number of consumers changes, and they are not level.
+    """
+    own = check_name(name, shard)
+    targets = (
+        [own] if shard is None else [name_of(name, Shard(k + 1, shard.total)) for k in range(shard.total)]
+    )
+    while True:
+        if set(_members(engine, name)) != set(targets):
+            _settle(engine, name, targets, first, acquire_one)
+        place = engine.checkpoint(own)
+        if shard is None:
+            acquire_one(place)
+        else:
+            _acquire_shard(engine, name, place, acquire_one)
+        try:
+            known = place.load()
+        except BaseException:
+            place.release()
+            raise
+        if known is not None:
+            return place, known
+        place.release()  # another number of consumers came in between
+
+
+def _acquire_shard(
+    engine: Engine, name: str, place: CheckpointStore, acquire_one: Callable[[CheckpointStore], None]
+) -> None:
+    """Acquire a consumer's checkpoint; wait while another one holds it to make the checkpoints of all."""
+    lock = engine.checkpoint(name)
+    for _ in range(_ATTEMPTS):
+        try:
+            return acquire_one(place)
+        except SubscriptionBusy:
+            if not lock.is_running():
+                break
+        time.sleep(_AGAIN_SECONDS)
+    return acquire_one(place)
+
+
+def _settle(
+    engine: Engine,
+    name: str,
+    targets: Sequence[str],
+    first: Callable[[], Checkpoint],
+    acquire_one: Callable[[CheckpointStore], None],
+) -> None:
+    """Make the checkpoints of these consumers, where those of all others stand, and delete the others."""
+    held = {name: _lock(engine, name, acquire_one)}
+
+    def hold(each: str) -> CheckpointStore:
+        if each not in held:
+            place = engine.checkpoint(each)
+            acquire_one(place)
+            held[each] = place
+        return held[each]
+
+    try:
+        present = _members(engine, name)
+        if set(present) == set(targets):
+            return  # another run has done it
+        found = {each: known for each in present if (known := hold(each).load()) is not None}
+        positions = {each: known.position for each, known in found.items()}
+        if len(set(positions.values())) > 1:
+            raise ShardsApart(name, positions)
+        begin = next(iter(found.values())) if found else first()
+        for each in targets:
+            if each not in found:
+                hold(each).create(begin)
+        leaving = [each for each in found if each not in targets]
+        for each in leaving:
+            _move_parked(engine, held[each], [hold(target) for target in targets])
+        for each in leaving:
+            held[each].delete()
+    finally:
+        for place in reversed(held.values()):  # the lock of NAME is the last
+            place.release()
+
+
+def _lock(engine: Engine, name: str, acquire_one: Callable[[CheckpointStore], None]) -> CheckpointStore:
+    """Return the checkpoint of NAME, acquired; wait while another consumer makes checkpoints."""
+    place = engine.checkpoint(name)
+    for _ in range(_ATTEMPTS):
+        try:
+            acquire_one(place)
+        except SubscriptionBusy:
+            if place.load() is not None:
+                raise  # it runs
+        else:
+            return place
+        time.sleep(_AGAIN_SECONDS)
+    raise SubscriptionBusy(name)
+
+
+def _move_parked(engine: Engine, source: CheckpointStore, targets: Sequence[CheckpointStore]) -> None:
+    for parked in source.parked():
+        position = parked.position
+        for event in engine.read_all(position - 1, position, EVERYTHING, reverse=False, limit=1):
+            target = targets[shard_of(event[2], len(targets)) - 1]
+            target.park(event, parked.error, parked.attempts)
