@@ -44,7 +44,8 @@ Lines that `evlog read` printed go in as they are. For lines of any other shape 
 --stream-field and --type-field: a dotted path such as at.host, or for the stream a template such as
 'host-{.at.host}'. The whole line is the data unless --data-field names a part of it. With --stream-field,
 the one argument is the TYPE. What --id-field names is a UUID, or any other text or number: that is an
-idempotency key then. --text takes each line, also an empty one, as the text of an event.
+idempotency key then, which can also be a template. --data-is-text is for JSON within a string, as kcat -J
+prints it. --text takes each line, also an empty one, as the text of an event.
 
 \b
   evlog read | evlog --store copy append --lines
@@ -78,8 +79,9 @@ PARAMETERS: Final = (
     flag("--lines", "Append each line of stdin."),
     option("--stream-field", "a.b", "Lines: the stream, or 'host-{.a.b}'."),
     option("--type-field", "a.b", "Lines: the event type."),
-    option("--id-field", "a.b", "Lines: a UUID or an idempotency key."),
+    option("--id-field", "a.b", "Lines: a UUID or an idempotency key, or '{.a}/{.b}'."),
     option("--data-field", "a.b", "Lines: the data; . is the whole line."),
+    flag("--data-is-text", "Lines: --data-field names a string that holds JSON."),
     flag("--text", "Lines: each one is an event's text."),
     flag("--atomic", "Lines: all in one append, or none."),
     option("--batch", "N", f"Lines: events a write; {BATCH}.", COUNT, least=1, most=MAX_BATCH),
@@ -89,7 +91,7 @@ PARAMETERS: Final = (
     STORE,
 )
 _FOR_LINES: Final = (
-    *("stream_field", "type_field", "id_field", "data_field"),
+    *("stream_field", "type_field", "id_field", "data_field", "data_is_text"),
     *("text", "atomic", "batch", "ack", "skip_bad"),
 )
 _FOR_ONE: Final = ("id", "idempotency_key", "content_type", "new_only")

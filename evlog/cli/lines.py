@@ -124,6 +124,8 @@ class Shape:
                 "lines of evlog's own shape bring their own metadata and tags",
                 "give TYPE, or leave --meta and --tag out",
             )
+        if given.data_is_text and given.data_field is None:
+            raise InvalidArgument("--data-is-text needs a field that has the text", "add --data-field")
         if given.id_field is not None and KEY.encode() in (self._metadata or b""):
             raise InvalidArgument(f"--id-field sets {KEY} in the metadata", "leave it out there")
 
@@ -145,6 +147,7 @@ class Shape:
             type_field=given.type_field,
             id_field=given.id_field,
             data_field=given.data_field,
+            data_is_text=given.data_is_text,
             metadata=self._metadata,
         )
 

@@ -4,15 +4,18 @@
    Without shards there is one, under NAME.
 2. A stream always belongs to the same K of N, so its events stay in order: by the CRC-32 of its name.
 3. The first run makes the checkpoints of all N, so that all begin at the same place.
-4. Another N begins where the one before stands. So all of that must be at the same position, and none of them
-   may run; what they parked moves along. The new checkpoints are made before the old ones are deleted: a run
-   that dies in between leaves both, at one position, and the next one finishes.
-5. Who makes or deletes checkpoints holds the lock of NAME.
+4. Another N begins where the former N are. So all of these must be at the same position, and none of them may
+   run; what they parked moves along.
+5. A consumer runs only while its N are the only ones. The new checkpoints are made first: from then on none
+   of the former begins, and one that has begun is seen by its lock. A process that dies in between leaves
+   both, at one position, and the next run finishes.
+6. Who makes or deletes checkpoints holds the lock of NAME.
 """
 
 from __future__ import annotations
 
 import time
+from contextlib import contextmanager
 from zlib import crc32
 
 from evlog.errors import InvalidArgument, ShardsApart, SubscriptionBusy, SubscriptionNotFound
@@ -22,11 +25,11 @@ from evlog.model.named import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from typing import Final
 
     from evlog.engine import CheckpointStore, Engine
-    from evlog.model.checkpoints import Checkpoint
+    from evlog.model.checkpoints import Checkpoint, ParkedEvent
     from evlog.model.events import Event
 
 MAX_SHARDS: Final = 1000
@@ -148,11 +151,11 @@ def acquire(
             _acquire_shard(engine, name, place, acquire_one)
         try:
             known = place.load()
+            if known is not None and set(_members(engine, name)) == set(targets):
+                return place, known
         except BaseException:
             place.release()
             raise
-        if known is not None:
-            return place, known
         place.release()  # another number of consumers came in between
 
 
@@ -178,36 +181,62 @@ def _settle(
     first: Callable[[], Checkpoint],
     acquire_one: Callable[[CheckpointStore], None],
 ) -> None:
-    """Make the checkpoints of these consumers, where those of all others stand, and delete the others."""
-    held = {name: _lock(engine, name, acquire_one)}
+    """Make the checkpoints of these consumers, where those of all others are, and delete the others."""
+    lock = _lock(engine, name, acquire_one)
 
-    def hold(each: str) -> CheckpointStore:
-        if each not in held:
-            place = engine.checkpoint(each)
+    @contextmanager
+    def held(each: str) -> Iterator[CheckpointStore]:
+        place = lock if each == name else engine.checkpoint(each)
+        if place is not lock:
             acquire_one(place)
-            held[each] = place
-        return held[each]
+        try:
+            yield place
+        finally:
+            if place is not lock:
+                place.release()
 
     try:
         present = _members(engine, name)
         if set(present) == set(targets):
             return  # another run has done it
-        found = {each: known for each in present if (known := hold(each).load()) is not None}
+        found = {each: known for each in present if (known := engine.checkpoint(each).load()) is not None}
         positions = {each: known.position for each, known in found.items()}
-        if len(set(positions.values())) > 1:
-            raise ShardsApart(name, positions)
+        _check_level(name, positions)
         begin = next(iter(found.values())) if found else first()
-        for each in targets:
-            if each not in found:
-                hold(each).create(begin)
         leaving = [each for each in found if each not in targets]
+        missing = [each for each in targets if each not in found]
+        for each in missing:
+            with held(each) as place:
+                place.create(begin)
+        try:
+            for each in leaving:
+                with held(each) as place:  # it does not run, and cannot any more
+                    known = place.load()
+                    positions[each] = 0 if known is None else known.position
+            _check_level(name, positions)
+        except (SubscriptionBusy, ShardsApart):
+            for each in missing:
+                with held(each) as place:
+                    place.delete()
+            raise
+        parked = [event for each in leaving for event in engine.checkpoint(each).parked()]
+        for number, each in enumerate(targets, 1):
+            with held(each) as place:
+                _park(
+                    engine,
+                    place,
+                    [event for event in parked if shard_of(event.stream, len(targets)) == number],
+                )
         for each in leaving:
-            _move_parked(engine, held[each], [hold(target) for target in targets])
-        for each in leaving:
-            held[each].delete()
+            with held(each) as place:
+                place.delete()
     finally:
-        for place in reversed(held.values()):  # the lock of NAME is the last
-            place.release()
+        lock.release()
+
+
+def _check_level(name: str, positions: dict[str, int]) -> None:
+    if len(set(positions.values())) > 1:
+        raise ShardsApart(name, positions)
 
 
 def _lock(engine: Engine, name: str, acquire_one: Callable[[CheckpointStore], None]) -> CheckpointStore:
@@ -225,9 +254,7 @@ def _lock(engine: Engine, name: str, acquire_one: Callable[[CheckpointStore], No
     raise SubscriptionBusy(name)
 
 
-def _move_parked(engine: Engine, source: CheckpointStore, targets: Sequence[CheckpointStore]) -> None:
-    for parked in source.parked():
-        position = parked.position
-        for event in engine.read_all(position - 1, position, EVERYTHING, reverse=False, limit=1):
-            target = targets[shard_of(event[2], len(targets)) - 1]
-            target.park(event, parked.error, parked.attempts)
+def _park(engine: Engine, place: CheckpointStore, parked: Sequence[ParkedEvent]) -> None:
+    for each in parked:
+        for event in engine.read_all(each.position - 1, each.position, EVERYTHING, reverse=False, limit=1):
+            place.park(event, each.error, each.attempts)

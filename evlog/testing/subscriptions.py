@@ -110,12 +110,8 @@ class SubscriptionTests(EngineTests):
     def test_shards_share_a_name_by_stream(self, filled: EventStore, other: EventStore) -> None:
         expected = {event.position: event.stream for event in filled.read_all()}
         found: dict[int, list[Event]] = {}
-        runs = [
-            store.subscribe("n", shard=(k, 3), follow=False)
-            for k, store in ((1, filled), (2, other), (3, filled))
-        ]
-        for number, run in enumerate(runs):
-            with run:
+        for number, store in ((1, filled), (2, other), (3, filled)):
+            with store.subscribe("n", shard=(number, 3), follow=False) as run:
                 found[number] = list(run)
         taken = [event for events in found.values() for event in events]
         assert {event.position: event.stream for event in taken} == expected
@@ -188,7 +184,7 @@ class SubscriptionTests(EngineTests):
         with pytest.raises(evlog.SubscriptionNotFound):
             other.subscription("n")
 
-    @pytest.mark.parametrize("shard", [(0, 3), (4, 3), (1, 0), (-1, -1), (1, 1_000_000)])
+    @pytest.mark.parametrize("shard", [(0, 3), (4, 3), (1, 0), (-1, -1), (1, 1_001)])
     def test_a_shard_is_one_of_its_number(self, filled: EventStore, shard: tuple[int, int]) -> None:
         with pytest.raises(evlog.InvalidArgument):
             filled.subscribe("n", shard=shard)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import uuid
 from typing import Any
 
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from evlog.cli._support.foreign import foreign_decoder
 from evlog.errors import EvlogError, InvalidArgument, InvalidStreamName
-from evlog.model.events import idempotency_id
+from evlog.model.events import id_of_key, idempotency_id
 from evlog.model.json_lines import InvalidLine
 from evlog.model.paths import pick_fields, split_path
 
@@ -164,3 +165,40 @@ def test_paths_are_picked_in_the_order_in_which_they_are_asked_for() -> None:
         b"3",
         b"1",
     ]
+
+
+TEXT: dict[str, Any] = {"data_field": "p", "data_is_text": True}
+
+
+@pytest.mark.parametrize(
+    ("text", "data"),
+    [
+        ('{"a":1.0e3}', b'{"a":1.0e3}'),
+        ('{\r\n "a": "\u2028"\n}\n', '{   "a": "\u2028" }'.encode()),
+        ("7", b"7"),
+        ("null", b"null"),
+        ('"text"', b'"text"'),
+    ],
+)
+def test_json_in_a_string_becomes_the_data(text: str, data: bytes) -> None:
+    assert decode(json.dumps({"p": text}).encode(), **TEXT)[1][3] == data
+
+
+def test_data_that_is_json_already_is_kept() -> None:
+    assert decode(b'{"p":{"a":1}}', **TEXT)[1][3] == b'{"a":1}'
+    assert decode(b'{"p":null}', **TEXT)[1][3] == b"null"
+
+
+@pytest.mark.parametrize("text", ["", "{", "NaN", "a", '{"a":"\n"}'])
+def test_a_string_without_json_is_a_bad_line(text: str) -> None:
+    with pytest.raises(InvalidLine, match="has no JSON text in `p`"):
+        decode(json.dumps({"p": text}).encode(), **TEXT)
+
+
+def test_an_id_can_be_a_template() -> None:
+    both: dict[str, Any] = {"id_field": "{.topic}/{.partition}"}
+    _, (_, id, _, _, metadata) = decode(b'{"topic":"a","partition":3}', **both)
+    assert id == id_of_key("a/3")
+    assert metadata == b'{"$idempotencyKey":"a/3"}'
+    with pytest.raises(InvalidLine, match="no field `partition`"):
+        decode(b'{"topic":"a"}', **both)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from evlog import Event, EventStore, NewEvent, ShardsApart, SubscriptionBusy
+from evlog import Event, EventStore, NewEvent, ShardsApart, Subscription, SubscriptionBusy
 from evlog.subscriptions.shards import Shard, maybe_parse, name_of, shard_of
 from tests.support.helpers import small_store
 from tests.support.memory_engine import open_engine
@@ -124,6 +124,38 @@ def test_a_change_that_is_cut_short_is_finished_by_the_next_run(
             ["n"] if next_count == 1 else [f"n#{number + 1}/{next_count}" for number in range(next_count)]
         )
         assert {place.stream for place in store.parked("n")} == {"order-3"}
+
+
+def test_a_consumer_that_begins_during_a_change_undoes_it(
+    store: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in (1, 2):
+        store.consume("n", str, shard=(number, 2), follow=False)
+    runs: list[Subscription] = []
+    made = store.engine.checkpoint
+
+    def checkpoint(name: str) -> Any:
+        place = made(name)
+        create = place.create
+
+        def begin_first(known: Any) -> None:
+            if not runs:
+                monkeypatch.setattr(store.engine, "checkpoint", made)
+                runs.append(store.subscribe("n", shard=(1, 2)))
+            create(known)
+
+        monkeypatch.setattr(place, "create", begin_first)
+        return place
+
+    monkeypatch.setattr(store.engine, "checkpoint", checkpoint)
+    with pytest.raises(SubscriptionBusy):
+        store.subscribe("n", shard=(1, 3))
+    assert [(info.name, info.running) for info in store.subscriptions()] == [
+        ("n#1/2", True),
+        ("n#2/2", False),
+    ]
+    runs[0].close()
+    store.subscribe("n", shard=(1, 3)).close()
 
 
 def fail_on_order_3(event: Event) -> None:

@@ -13,6 +13,8 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+from evlog.errors import InvalidEvent
+from evlog.model.encoding import check_json
 from evlog.model.events import (
     JSON_CODE,
     MAX_EVENT_BYTES,
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from evlog.model.json_lines import Decode
 
 _BACKSLASH: Final = 0x5C
+_TEMPLATE: Final = re.compile(r"\{(\.[^{}]+)\}")
 
 
 def foreign_decoder(
@@ -48,6 +51,7 @@ def foreign_decoder(
     type_field: str | None = None,
     id_field: str | None = None,
     data_field: str | None = None,
+    data_is_text: bool = False,
     metadata: bytes | None = None,
 ) -> Decode:
     r"""Return a decoder of lines of any shape.
@@ -60,8 +64,9 @@ def foreign_decoder(
         stream_field: the field with the stream's name, or a template such as `host-{.host}`.
         type_field: the field with the event type.
         id_field: a field with a UUID (8-4-4-4-12 digits), or any other text or number: an idempotency key,
-            which is also kept in the metadata.
+            which is also kept in the metadata. Or a template of an idempotency key.
         data_field: the field that becomes the data; `.` or None is the whole line.
+        data_is_text: the data field is a string that holds JSON.
         metadata: every event's metadata, encoded and checked.
     """
     paths: list[tuple[str, ...]] = []
@@ -76,6 +81,8 @@ def foreign_decoder(
         found = pick(line)
         id, own_metadata = identify(found)
         data = line.strip() if data_at is None else bytes(found[data_at])
+        if data_is_text and data[:1] == b'"':
+            data = _unquoted(data, str(data_field))
         if CARRIAGE_RETURN in data:
             data = data.replace(b"\r", b" ")  # it is between tokens: in a string it would not be valid JSON
         if len(line) > MAX_EVENT_BYTES:
@@ -83,6 +90,16 @@ def foreign_decoder(
         return streams[stream_of(found)], (types[type_of(found)], id, JSON_CODE, data, own_metadata)
 
     return decode
+
+
+def _unquoted(data: bytes, field: str) -> bytes:
+    """Return the JSON in a JSON string, on one line."""
+    text: bytes = json.loads(data).encode(errors="surrogatepass")
+    try:
+        check_json([text])
+    except InvalidEvent:
+        raise InvalidLine(f"has no JSON text in `{field}`") from None
+    return text.replace(b"\n", b" ").strip()  # line breaks are between tokens: JSON allows none in a string
 
 
 def _checked_pick(paths: Sequence[tuple[str, ...]]) -> Callable[[bytes], Sequence[Any]]:
@@ -114,6 +131,14 @@ def _identifier(
     """Return a function from what was picked to the event's id and metadata."""
     if field is None:
         return lambda _found: (None, metadata)
+    if _TEMPLATE.search(field):
+        key_of = _text_reader(None, field, paths, template=True)
+
+        def identify_by_key(found: Sequence[Any]) -> tuple[bytes, bytes | None]:
+            key = key_of(found)
+            return id_of_key(key), _with_key(metadata, key)
+
+        return identify_by_key
     at = _place(field, paths)
 
     def identify(found: Sequence[Any]) -> tuple[bytes, bytes | None]:
@@ -137,7 +162,7 @@ def _text_reader(
     """Return a function from what was picked to a name; the paths that it needs are added to `paths`."""
     if constant is not None:
         return lambda _found: constant
-    parts = re.split(r"\{(\.[^{}]+)\}", field) if template else [field]
+    parts = _TEMPLATE.split(field) if template else [field]
     if len(parts) == 1:
         parts = ["", field, ""]
     literals = parts[::2]

@@ -25,7 +25,7 @@ from tests.support.postgresql import NEWEST, PostgresqlServer, scratch, serving
 
 pytestmark = NEWEST
 LONG_SECONDS = 60.0
-CONNECTIONS = 3  # of the pool: fewer than the clients of most tests
+CONNECTIONS = 5  # of the pool: fewer than the clients of most tests
 
 Url = Callable[[], str]
 
