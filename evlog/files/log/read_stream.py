@@ -152,10 +152,10 @@ def _records(
             continue
         if reverse:
             places = places[::-1]
-        if len(places) <= _FEW_EVENTS:
+        if count + len(places) <= few:
             waiting.append((part.segment, [numbers[place] for place in places]))
             count += len(places)
-            if count >= few:
+            if count == few:
                 yield from read_together(waiting)
                 waiting, count = [], 0
         else:
