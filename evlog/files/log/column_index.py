@@ -1,8 +1,8 @@
 """Look-ups in the columns of a segment's entries, for the active segment and where a sorted file is unusable.
 
 1. The first look-ups search the bytes: 2 ms each for 262,144 entries, less for a key of a recent entry.
-2. A writer asks for ids that are new, and for the last event of a stream. So next there is a set of all ids,
-   and a dict of the last entry of each stream or type: 20 ms, once each.
+2. A writer asks for ids that are new, and for the last event of a stream. So next there is a dict of the last
+   entry of each key: 20 ms, once for each kind of key.
 3. Where more is found, a dict of all entries of each key is built: 60 ms, once. All of them grow with the
    entries.
 """
@@ -20,7 +20,6 @@ from evlog.files.format.headers import KIND_IDS, KIND_STREAMS, KIND_TYPES
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-    from collections.abc import Set as AbstractSet
     from typing import Final
 
     Groups = dict[int, int | list[int]]
@@ -51,11 +50,8 @@ class ColumnIndex:
         self._searched = 0  # bytes; a guess is enough: threads count without a lock
         self._dicts: dict[int, Groups] = {}  # guarded by _mutex while they grow; read without it
         self._known: dict[int, int] = {}  # guarded by _mutex: bytes of entries that are in the dict
-        # Guarded by _mutex while they grow; read without it. Of each the bytes of entries that are in it.
-        self._ids: set[int] = set()
-        self._in_ids = 0
-        self._lasts: dict[int, dict[int, int]] = {}
-        self._in_lasts: dict[int, int] = {}
+        self._lasts: dict[int, dict[int, int]] = {}  # guarded by _mutex while they grow; read without it
+        self._in_lasts: dict[int, int] = {}  # guarded by _mutex: bytes of entries that are in `_lasts`
         self._mutex = threading.Lock()
         register_fork_reset(self)
 
@@ -63,7 +59,6 @@ class ColumnIndex:
         """Renew the mutex in a forked child, and drop what another thread may have been growing."""
         self._mutex = threading.Lock()
         self._dicts, self._known = {}, {}
-        self._ids, self._in_ids = set(), 0
         self._lasts, self._in_lasts = {}, {}
 
     def find(self, kind: int, key: int) -> Sequence[int]:
@@ -107,19 +102,13 @@ class ColumnIndex:
 
     def candidates(self, keys: Collection[int]) -> list[tuple[int, Sequence[int]]]:
         """Return each id hash that some entries have, with their numbers, rising."""
-        size = len(self._entries())
-        if KIND_IDS in self._dicts:
-            known: AbstractSet[int] = self._dict(KIND_IDS).keys()
-        elif self._in_ids or self._searched + len(keys) * size > _SEARCHES_BEFORE_LASTS * size:
-            known = self._id_set()
-        else:
+        if KIND_IDS not in self._lasts and not self._has_searched(_SEARCHES_BEFORE_LASTS - len(keys)):
             return [(key, numbers) for key in keys if (numbers := self.find(KIND_IDS, key))]
-        if known.isdisjoint(keys):
+        lasts = self._last(KIND_IDS)
+        if lasts.keys().isdisjoint(keys):
             return []
-        found = [key for key in dict.fromkeys(keys) if key in known]
-        if len(found) > 1:
-            self._searched += len(found) * size  # rather than search for each
-        return [(key, self.find(KIND_IDS, key)) for key in found]
+        groups = self._dict(KIND_IDS)
+        return [(key, as_numbers(groups[key])) for key in dict.fromkeys(keys) if key in groups]
 
     def last_numbers(self, kind: int, keys: Iterable[int]) -> list[int]:
         """Return the number of the last entry with each key; -1 if none has it."""
@@ -132,16 +121,7 @@ class ColumnIndex:
 
     def keys(self, kind: int) -> list[int]:
         """Return every key."""
-        return list(self._id_set() if kind == KIND_IDS else self._last(kind))
-
-    def _id_set(self) -> set[int]:
-        """Return the hashes of all ids."""
-        if self._in_ids != len(self._entries()):
-            with self._mutex:
-                end = len(self._entries())
-                self._ids.update(self._column(KIND_IDS, self._in_ids, end))
-                self._in_ids = end
-        return self._ids
+        return list(self._last(kind))
 
     def _last(self, kind: int) -> dict[int, int]:
         """Return the number of each key's last entry."""

@@ -179,12 +179,21 @@ class Planner:
         ids = [id or next(unused) for id in given]
         id_hashes = hash_ids(ids)
         known: Known = {}
-        for at, found in self._log.find_ids(ids, id_hashes).items():
-            if given[at] is not None:
-                if isinstance(found, tuple) and self._is_redacted(found):
-                    known[at] = found  # its content is erased: the id alone decides
+        found = self._log.find_ids(ids, id_hashes)
+        if found:
+            redacted = self._log.policies().redacted or ()
+            for at, record in found.items():
+                type, id, code, data, _ = events[at]
+                if id is None:
+                    continue
+                stream = append.streams[at]
+                if isinstance(record, tuple) and (
+                    record[2:4] + record[6:8] == (stream, type, code, data)
+                    or (redacted and record[0] in redacted)  # its content is erased: the id alone decides
+                ):
+                    known[at] = record
                 else:
-                    known[at] = _check_same(found, ids[at], append.streams[at], events[at])
+                    known[at] = _check_same(record, id, stream, events[at])
         if len(set(ids)) < len(ids):
             _find_twins(append, ids, known)
         if known and not append.skip_known and len(known) < len(events):
@@ -192,10 +201,6 @@ class Planner:
             reason = "is known, but not all ids of its append are"
             raise IdConflict(id_text(record[4]), record[2], record[0], reason)
         return known, ids, id_hashes
-
-    def _is_redacted(self, record: Record) -> bool:
-        redacted = self._log.policies().redacted
-        return redacted is not None and record[0] in redacted
 
     # --- conditions
 
@@ -334,7 +339,7 @@ def _content(event: EncodedEvent) -> tuple[str, int, bytes]:
 
 
 def _check_same(found: Record | RemovedEvent, id: bytes, stream: str, event: EncodedEvent) -> Record:
-    """Return the event that has the id, once its content is known to be the same.
+    """Return the removed event that has the id, once its content is known to be the same; else raise.
 
     Of a removed event only a CRC of the content is kept; where not even that is, the id decides.
     """
@@ -344,8 +349,6 @@ def _check_same(found: Record | RemovedEvent, id: bytes, stream: str, event: Enc
             reason = "is known with different content, of an event that was compacted away"
             raise IdConflict(id_text(id), stream, found.position, reason)
         return (found.position, found.version, stream, type, id, 0, code, data, metadata)
-    if found[7] == data and found[2] == stream and found[3] == type and found[6] == code:
-        return found
     raise IdConflict(id_text(id), found[2], found[0], "is known with different content")
 
 

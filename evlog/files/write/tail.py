@@ -295,7 +295,7 @@ class LogTail:
     # --- catching up
 
     def prepare(self) -> None:
-        """Open the log, before the first append, and read from the device what is not known to be synced.
+        """Open the log, before the first append, and sync its names and what is not known to be synced.
 
         Needs no lock: else each of many new writers would sync under the lock. Frames that are written after
         the opening need no such look, because the kernel reports their failed sync to this descriptor, too.
@@ -314,9 +314,21 @@ class LogTail:
             if active.end > known and not active.is_on_device(self._disk, active.end, known):
                 return  # recovery decides, under the lock
             if active.tag == tag:
+                self._sync_names()
                 self._prepared = tag, file
         except (EvlogError, FileNotFoundError):
             pass  # the same happens under the lock, or it has passed
+
+    def _sync_names(self) -> None:
+        """Make the names of the active segment durable: the writer that made it may have died before it did.
+
+        Nothing may be acknowledged in it until they are. Needs no lock.
+        """
+        try:
+            sync_names(self._log.store, self._disk)
+        except StoreIOError as error:
+            self._marks.failed = error
+            raise
 
     def catch_up_locked(self) -> None:
         """Take in what other writers did, and have recovery repair what a dead one left.
@@ -373,13 +385,8 @@ class LogTail:
         if new:
             if not self._tag and log.sealed:
                 log.faulty.append(log.sealed[-1])  # its writer may have died before building the indexes
-            try:
-                # The writer that made this segment may have died before its names were durable. Nothing may
-                # be acknowledged in it until they are.
-                sync_names(log.store, self._disk)
-            except StoreIOError as error:
-                self._marks.failed = error
-                raise
+            if self._prepared is None or self._prepared[0] != active.tag:
+                self._sync_names()
             self._open_files_locked()
         assert self._log_file is not None
         if not (self._log_file.is_in_place() and active.is_file(*self._log_file.identity)):

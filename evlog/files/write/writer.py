@@ -69,7 +69,7 @@ _MANY = 4
 _MAX_ROUNDS: Final = 16  # of one leader, whose own append is durable after the first
 _LEAD_SECONDS: Final = 0.03  # after which a leader begins no other round
 _CONTENDED_APPENDS: Final = 32  # without any request, before a writer stops looking for them
-_MAX_TRIES: Final = 12  # after each round, or a pause where no writer leads, before it waits for the lock
+_MAX_TRIES: Final = 64  # after each round, or a pause where no writer leads, before it waits for the lock
 _FIRST_PAUSE_SECONDS: Final = 0.0001
 _LAST_PAUSE_SECONDS: Final = 0.002
 
