@@ -6,8 +6,9 @@
    notifications report both; where they cannot be relied on, the feed polls.
 3. If a writer dies between writing an event and updating `durable`, the feed syncs the log itself after one
    second.
-4. While a log is busy, a feed looks at it every 10 ms, so that many followers do not slow the writers. The
-   first event after an idle period is never delayed.
+4. While a log is busy, a feed looks at it every 10 ms, so that many followers do not slow the writers. Where
+   the processors are busy too, it rests ten times as long as its last events took, at most 50 ms. The first
+   event after an idle period is never delayed.
 """
 
 from __future__ import annotations
@@ -30,8 +31,11 @@ if TYPE_CHECKING:
     from evlog.model.filters import EventFilter
 
 _PATIENCE_SECONDS: Final = 1.0  # how long a writer has to acknowledge what it wrote
-_BUSY_SECONDS: Final = 0.002  # a log with news at shorter intervals is busy
+_BUSY_SECONDS: Final = 0.002  # a log whose news comes after shorter waits is busy,
+_QUIET_SECONDS: Final = 0.020  # unless the events before took this long
 _BUSY_PAUSE_SECONDS: Final = 0.010
+_LAST_PAUSE_SECONDS: Final = 0.050
+_PAUSE_SHARE: Final = 10
 
 
 class CommittedFeed:
@@ -99,10 +103,13 @@ class CommittedFeed:
         Raises:
             As `committed`.
         """
-        now = time.monotonic()
-        deadline = now + timeout_seconds
+        began = time.monotonic()
+        deadline = began + timeout_seconds
         self._watch.begin()
-        pause_seconds = min(_BUSY_PAUSE_SECONDS, timeout_seconds) if self._busy else 0.0
+        pause_seconds = 0.0
+        if self._busy:
+            rest_seconds = max(_BUSY_PAUSE_SECONDS, _PAUSE_SHARE * (began - self._news_at))
+            pause_seconds = min(rest_seconds, _LAST_PAUSE_SECONDS, timeout_seconds)
         if pause_seconds > 0:
             time.sleep(pause_seconds)
         while not self._look(after):  # the first look finds what came before the watch began
@@ -112,9 +119,10 @@ class CommittedFeed:
                 return False
             self._watch.wait(left)
         self._watch.has_news()
-        now = time.monotonic()
-        self._busy = now - self._news_at - pause_seconds < _BUSY_SECONDS
-        self._news_at = now
+        handled_seconds = began - self._news_at
+        self._news_at = time.monotonic()
+        waited_seconds = self._news_at - began - pause_seconds
+        self._busy = waited_seconds < _BUSY_SECONDS and handled_seconds < _QUIET_SECONDS
         return True
 
     def wake(self) -> None:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
         def info(self) -> SegmentInfo: ...
 
 
-_CHECKED_AT_ONCE: Final = 4 * PAGE_BYTES  # a table up to this size is checked whole when it is first used
+_CHECKED_AT_ONCE: Final = PAGE_BYTES  # a table up to this size is checked whole when it is first used
 _LOOKS_BEFORE_CHECKING_ALL: Final = 64
 _MAX_UNCOVERED: Final = 2  # and one in 64 segments
 
