@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 import struct
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from zlib import crc32
 
@@ -30,6 +31,7 @@ from evlog.files.format.sorted_index import (
     encode_sorted,
     sorted_shape,
 )
+from evlog.files.log import column_index as column_index_module
 from evlog.files.log.column_index import ColumnIndex
 from evlog.files.log.index import IndexFault, SealedIndex, SortedIndex
 
@@ -39,6 +41,9 @@ Row = tuple[int, int, int]
 KINDS = (KIND_STREAMS, KIND_TYPES, KIND_IDS)
 FIELD = {KIND_STREAMS: 0, KIND_IDS: 1, KIND_TYPES: 2}
 HEADER = FileHeader(KIND_OFFSETS, 0, bytes(16), 1, 7, 0, 0, 99)
+
+# How many searches come before a dict of the last entries, and before one of all entries.
+STEPS = {"searches": (1 << 30, 1 << 30), "last entries": (-1, 1 << 30), "all entries": (-1, -1)}
 
 # Few values, so that keys repeat; bytes that look like the neighbours' when shifted; the extremes.
 wide = st.sampled_from([0, 1, 2, 2**32, 2**32 + 1, 2**63, 2**64 - 1, 0x0101010101010101]) | st.integers(
@@ -62,25 +67,40 @@ def keys_to_ask(rows: list[Row], kind: int) -> list[int]:
     return [*keys, *(key ^ 1 for key in keys), 0, 2**32 - 1]
 
 
-@given(rows_of_entries)
-def test_searched_columns_answer_as_a_plain_loop(rows: list[Row]) -> None:
+@contextmanager
+def column_index(step: str, entries: Callable[[], bytes | bytearray | memoryview]) -> Iterator[ColumnIndex]:
+    """Yield an index that does all look-ups by one of its steps."""
+    with pytest.MonkeyPatch.context() as patch:
+        before_lasts, before_dicts = STEPS[step]
+        patch.setattr(column_index_module, "_SEARCHES_BEFORE_LASTS", before_lasts)
+        patch.setattr(column_index_module, "_SEARCHES_BEFORE_DICTS", before_dicts)
+        yield ColumnIndex(entries)
+
+
+@pytest.mark.parametrize("step", STEPS)
+@given(rows=rows_of_entries)
+def test_columns_answer_as_a_plain_loop_at_each_step(step: str, rows: list[Row]) -> None:
     entries = entries_of(rows)
     for kind in KINDS:
-        for key in keys_to_ask(rows, kind):
-            index = ColumnIndex(lambda: entries)  # too few look-ups for dicts
-            assert list(index.find(kind, key)) == plain(rows, kind, key)
-            assert list(index.find_newest_first(kind, key)) == plain(rows, kind, key)[::-1]
+        with column_index(step, lambda: memoryview(entries)) as index:
+            for key in keys_to_ask(rows, kind):
+                expected = plain(rows, kind, key)
+                assert list(index.find_newest_first(kind, key)) == expected[::-1]
+                assert list(index.find(kind, key)) == expected
+                assert index.last_numbers(kind, [key]) == [expected[-1] if expected else -1]
+            assert sorted(index.keys(kind)) == sorted({row[FIELD[kind]] for row in rows})
 
 
-@given(rows_of_entries)
-def test_dicts_answer_as_a_plain_loop(rows: list[Row]) -> None:
-    index = ColumnIndex(lambda: memoryview(entries_of(rows)))
-    for kind in KINDS:
-        index.keys(kind)  # makes the dict
-        for key in keys_to_ask(rows, kind):
-            assert list(index.find(kind, key)) == plain(rows, kind, key)
-            assert list(index.find_newest_first(kind, key)) == plain(rows, kind, key)[::-1]
-        assert sorted(index.keys(kind)) == sorted({row[FIELD[kind]] for row in rows})
+def test_only_searches_that_go_far_lead_to_the_next_step() -> None:
+    entries = entries_of([(number, number, number) for number in range(1, 1001)])
+    index = ColumnIndex(lambda: entries)
+    for _ in range(100):
+        assert next(index.find_newest_first(KIND_STREAMS, 1000)) == 999
+    assert not index._lasts
+    for _ in range(100):
+        assert list(index.find_newest_first(KIND_STREAMS, 5000)) == []
+    assert index._lasts
+    assert not index._dicts
 
 
 @given(rows_of_entries)
@@ -104,13 +124,17 @@ def test_heads_are_the_last_entry_of_each_stream(rows: list[Row]) -> None:
     assert dict(zip(hashes, last, strict=True)) == expected
 
 
-@given(rows_of_entries, st.lists(narrow, max_size=10))
-def test_candidates_are_the_entries_of_the_keys_that_are_there(rows: list[Row], asked: list[int]) -> None:
-    index = ColumnIndex(lambda: entries_of(rows))
+@pytest.mark.parametrize("step", STEPS)
+@given(rows=rows_of_entries, asked=st.lists(narrow, max_size=10))
+def test_candidates_are_the_entries_of_the_keys_that_are_there(
+    step: str, rows: list[Row], asked: list[int]
+) -> None:
     there = {row[1] for row in rows}
     keys = dict.fromkeys([*asked, *list(there)[:3]])
-    found = {key: list(numbers) for key, numbers in index.candidates(keys)}
-    assert found == {key: plain(rows, KIND_IDS, key) for key in keys if key in there}
+    with column_index(step, lambda: entries_of(rows)) as index:
+        for _ in range(2):
+            found = {key: list(numbers) for key, numbers in index.candidates(keys)}
+            assert found == {key: plain(rows, KIND_IDS, key) for key in keys if key in there}
 
 
 def test_posting_beyond_the_entries_is_a_fault() -> None:
@@ -124,19 +148,21 @@ def test_posting_beyond_the_entries_is_a_fault() -> None:
         opened(header, forged, 4)
 
 
-@given(rows_of_entries, rows_of_entries, st.booleans())
-def test_columns_may_grow_between_look_ups(first: list[Row], second: list[Row], as_dicts: bool) -> None:
+@pytest.mark.parametrize("step", STEPS)
+@given(first=rows_of_entries, second=rows_of_entries)
+def test_columns_may_grow_between_look_ups(step: str, first: list[Row], second: list[Row]) -> None:
     entries = bytearray(entries_of(first))
-    index = ColumnIndex(lambda: entries)
-    if as_dicts:
+    with column_index(step, lambda: entries) as index:
         for kind in KINDS:
-            index.keys(kind)
-    entries += entries_of(second)
-    for kind in KINDS:
-        for row in first + second:
-            expected = plain(first + second, kind, row[FIELD[kind]])
-            assert list(index.find_newest_first(kind, row[FIELD[kind]])) == expected[::-1]
-            assert list(index.find(kind, row[FIELD[kind]])) == expected
+            index.last_numbers(kind, [0])
+            index.find(kind, 0)
+        entries += entries_of(second)
+        for kind in KINDS:
+            for row in first + second:
+                expected = plain(first + second, kind, row[FIELD[kind]])
+                assert list(index.find_newest_first(kind, row[FIELD[kind]])) == expected[::-1]
+                assert list(index.find(kind, row[FIELD[kind]])) == expected
+                assert index.last_numbers(kind, [row[FIELD[kind]]]) == expected[-1:]
 
 
 def test_search_is_not_misled_by_keys_across_columns_or_rows() -> None:
