@@ -52,7 +52,8 @@ _READING_ORDER: Final = (
         "outbox",
     ),
     *("retention", "compaction", "backup", "mirror", "verify"),
-    *("json", "exit-codes", "errors", "limits", "format", "engines", "postgresql", "kafka", "performance"),
+    *("json", "exit-codes", "errors", "limits", "format", "engines"),
+    *("postgresql", "nats", "kafka", "performance"),
 )
 _END: Final = "Commands: `evlog --help` lists them, `evlog help COMMAND` explains one."
 _WIDEST_COLUMNS: Final = 100  # longer lines are hard to read

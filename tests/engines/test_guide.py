@@ -13,6 +13,8 @@ import evlog
 from evlog.engine import Capabilities
 from evlog.engines.kafka.client import Topic
 from evlog.engines.kafka.engine import capabilities_of
+from evlog.engines.nats.appends import largest_event_bytes
+from evlog.engines.nats.engine import capabilities_of as nats_capabilities
 from evlog.engines.postgresql.engine import PostgresqlEngine
 from tests.support import memory_engine
 from tests.support.readme import GUIDE, ROOT
@@ -36,7 +38,8 @@ def test_the_table_shows_the_capabilities(tmp_path: Path) -> None:
     server = object.__new__(PostgresqlEngine)
     server._sync = True
     topic = capabilities_of(Topic("", 1, max_message_bytes=1048588, replicas=3, min_in_sync=2))
-    engines: list[Capabilities] = [directory, server.capabilities, topic]
+    cluster = nats_capabilities(largest_event_bytes(1 << 20), 3)
+    engines: list[Capabilities] = [directory, server.capabilities, cluster, topic]
     names = [name for name in vars(directory) if name not in ("engine", "durability")]
     rows = ["| capability | " + " | ".join(each.engine for each in engines) + " |"]
     rows.append("|---" * (len(engines) + 1) + "|")

@@ -158,7 +158,7 @@ class Appender:
         self.jetstream = jetstream
         self.subjects = subjects
         self.reader = reader
-        self.max_event_bytes = max_payload - _HEADERS_BYTES
+        self.max_event_bytes = largest_event_bytes(max_payload)
         self._lock_timeout_seconds = lock_timeout_seconds
         self._mutex = threading.Lock()  # guards the four below, and is held during an append
         self._lost = float("-inf")  # when another writer was last known to be first
@@ -339,6 +339,11 @@ class Appender:
         if len(self._scanned) > _QUERIES:
             self._scanned.popitem(last=False)
         return None
+
+
+def largest_event_bytes(max_payload: int) -> int:
+    """Return the most bytes of an event's data and metadata where a server takes such payloads."""
+    return max_payload - _HEADERS_BYTES
 
 
 def _make_ids(first_sequence: int, _: int, count: int) -> list[bytes]:

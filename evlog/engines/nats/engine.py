@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from evlog.model.retention import Rules
 
 NAME = "nats"
-DEFAULT_PAYLOAD_BYTES = 1 << 20
 
 
 def open_engine(
