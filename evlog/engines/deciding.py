@@ -25,7 +25,7 @@ from evlog.model.events import Event, check_readable_name, check_stream_name, id
 from evlog.model.history import RemovedRecord, Standing, refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Container, Mapping, Sequence
 
     from evlog.model.events import EncodedEvent
     from evlog.model.queries import IfNone
@@ -72,7 +72,7 @@ class Request:
     """One append as it was asked for: the arguments of `Engine.append`.
 
     Raises:
-        InvalidArgument, InvalidEvent, InvalidStreamName: it can never be made.
+        InvalidArgument, InvalidStreamName: it can never be made.
     """
 
     def __init__(
@@ -97,7 +97,6 @@ class Request:
         self.skip_known = skip_known
         self.schemas = schemas
         self.made: frozenset[bytes] = frozenset()  # ids that evlog made: finding one is no duplicate
-        self.twins = _find_twins(streams, events, skip_known=skip_known)
 
     def give_ids(self, ids: Sequence[bytes] | None = None) -> None:
         """Give each event its id, so that an append that may have been made is found when it is sent again.
@@ -141,15 +140,16 @@ def decide(
 
     Raises:
         StoreIsMirror, StoreMoved, IdConflict, SchemasChanged, StreamTombstoned, WrongExpectedVersion,
-        ConditionFailed, InvalidArgument: it is refused.
+        ConditionFailed, InvalidArgument, InvalidEvent: it is refused.
     """
     if view.standing != Standing():
         raise refusal(view.address, view.standing)
     streams, events = request.streams, request.events
     known = _find_known(view, request)
-    new = [at for at in range(len(events)) if at not in known and at not in request.twins]
+    twins = _find_twins(request, known)
+    new = [at for at in range(len(events)) if at not in known and at not in twins]
     if not new:
-        return Decision([], _result(request, known, {}))
+        return Decision([], _result(request, known, twins, {}))
     if known and not request.skip_known:
         found = next(iter(known.values()))
         reason = "is known, but not all ids of its append are"
@@ -171,7 +171,7 @@ def decide(
         written[at] = Event(
             (position, version, stream, type, id or next(made), time_us, code, data, metadata)
         )
-    return Decision(list(written.values()), _result(request, known, written))
+    return Decision(list(written.values()), _result(request, known, twins, written))
 
 
 def content_digest(stream: str, type: str, code: int, data: bytes) -> bytes:
@@ -235,16 +235,15 @@ def _id_text(stored: Event | RemovedRecord) -> str:
     return id_text(stored.id if isinstance(stored, RemovedRecord) else stored.id_bytes)
 
 
-def _find_twins(
-    streams: Sequence[str], events: Sequence[EncodedEvent], *, skip_known: bool
-) -> dict[int, int]:
-    """Return the events whose id was given before in the same append, with the index of the first."""
+def _find_twins(request: Request, known: Container[int]) -> dict[int, int]:
+    """Return the new events whose id was given before in the same append, with the index of the first."""
+    streams, events = request.streams, request.events
     first: dict[bytes, int] = {}
     twins = {}
     for at, (type, id, code, data, _) in enumerate(events):
-        if id is None or (twin := first.setdefault(id, at)) == at:
+        if id is None or at in known or (twin := first.setdefault(id, at)) == at:
             continue
-        if not skip_known:
+        if not request.skip_known:
             raise InvalidEvent("id", f"{id_text(id)} is in one append twice; give each event its own id")
         other = events[twin]
         if (streams[twin], other[0], other[2], other[3]) != (streams[at], type, code, data):
@@ -292,13 +291,16 @@ def _check_condition(view: LogView, condition: IfNone) -> None:
 
 
 def _result(
-    request: Request, known: dict[int, Event | RemovedRecord], written: dict[int, Event]
+    request: Request,
+    known: dict[int, Event | RemovedRecord],
+    twins: dict[int, int],
+    written: dict[int, Event],
 ) -> BatchResult:
     places: list[Event | RemovedRecord] = []
     duplicates = []
     for at in range(len(request.events)):
         stored = known.get(at)
-        twin = request.twins.get(at)
+        twin = twins.get(at)
         is_new = at in written
         places.append(places[twin] if twin is not None else written[at] if stored is None else stored)
         duplicates.append(not is_new and (stored is None or _id_of(stored) not in request.made))

@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 
 from evlog.engines.deciding import Request, content_digest, decide, removed_matches, removed_record
-from evlog.errors import IdConflict, StreamTombstoned, WrongExpectedVersion
+from evlog.errors import IdConflict, InvalidEvent, StreamTombstoned, WrongExpectedVersion
 from evlog.model.appends import Expectation, SchemasChanged
 from evlog.model.events import EncodedEvent, Event
 from evlog.model.history import RemovedRecord, Standing
@@ -80,6 +80,18 @@ def test_a_retry_of_a_removed_event_is_a_duplicate_by_its_digest(is_last: bool) 
             decide(View(removed), Request([stream], [other]))
     foreign = removed._replace(digest=b"another engine's")
     assert decide(View(foreign), Request(["s"], [event(1, "U")])).result.duplicates == [True]
+
+
+def test_an_id_that_is_given_twice_is_refused_unless_it_is_known() -> None:
+    twice = Request(["s", "s"], [event(1), event(1)])
+    assert decide(View(STORED), twice).result.duplicates == [True, True]
+    with pytest.raises(InvalidEvent):
+        decide(View(), twice)
+    skipping = Request(["s", "s"], [event(1), event(1)], skip_known=True)
+    result = decide(View(), skipping).result
+    assert (result.positions, result.duplicates) == ([10, 10], [False, True])
+    with pytest.raises(IdConflict):
+        decide(View(), Request(["s", "s"], [event(1), event(1, "U")], skip_known=True))
 
 
 def test_a_content_digest_tells_its_fields_apart() -> None:
