@@ -118,7 +118,6 @@ class Client:
     def make_producer(self, **settings: Any) -> Any:
         """Return a producer whose records are acknowledged by all replicas in sync."""
         given = {
-            "linger.ms": 0,
             **self.address.settings,
             "acks": "all",
             "enable.idempotence": True,

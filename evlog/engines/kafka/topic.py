@@ -46,6 +46,7 @@ _POLL_SECONDS: Final = 0.1
 _MANY_RECORDS: Final = 10_000  # taken at once
 _LONGEST_PAUSE_SECONDS: Final = 0.25  # between two tries of a writer that is fenced again and again
 _TURN_SECONDS: Final = 2.0  # how long a writer waits for another one of this machine, before it fences it
+_STUCK_SECONDS: Final = 30.0  # and for how long it then does not wait again
 
 Result = TypeVar("Result")
 
@@ -225,7 +226,8 @@ class Writer:
         register_fork_reset(self)
 
     def _start(self) -> None:
-        self._mutex = threading.Lock()  # guards the two below
+        self._mutex = threading.Lock()  # guards the three below
+        self._stuck_until = 0.0  # until when no other wait for the turn is worth it; 0: it is
         self._producer: Any = None  # with the turn, as far as it knows
         self._spare: Any = None  # connected already; made once another writer was met
 
@@ -264,12 +266,17 @@ class Writer:
                     self._turn.release()
 
     def _take_turn(self) -> bool:
-        """Wait for the writers of this machine, but not for one that is suspended."""
+        """Wait for the writers of this machine, but not for one that is suspended: it is fenced."""
         deadline = time.monotonic() + _TURN_SECONDS
         while self._turn.maybe_acquire() is None:
-            if time.monotonic() >= deadline:
+            now = time.monotonic()
+            if now < self._stuck_until:
+                return False
+            if now >= deadline:
+                self._stuck_until = now + _STUCK_SECONDS
                 return False
             time.sleep(0.001)
+        self._stuck_until = 0.0
         return True
 
     def _write_locked(self, decide: Callable[[], Decision[Result]], *, fence: bool) -> Result:

@@ -363,6 +363,44 @@ def test_two_writers_that_fence_each_other_lose_nothing(kafka_url: Callable[[], 
         assert [event.position for event in store.read_all()] == list(range(1, 21))
 
 
+def test_a_suspended_writer_is_fenced(kafka_url: Callable[[], str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("evlog.engines.kafka.topic._TURN_SECONDS", 0.1)
+    url = kafka_url()
+    with evlog.open(url, create=True) as store, evlog.open(url) as other:
+        assert isinstance(store.engine, KafkaEngine)
+        store.append("a", [NewEvent("T", 1)])
+        assert store.engine._writer._take_turn()  # as if it was suspended in the middle of an append
+        for version in range(1, 4):
+            other.append("a", [NewEvent("T", 2)], version)
+        store.engine._writer._turn.release()
+        with pytest.raises(evlog.WrongExpectedVersion):
+            store.append("a", [NewEvent("T", 3)], 1)
+        assert store.append("a", [NewEvent("T", 3)], 4).first_position == 5
+
+
+def test_a_killed_writer_delays_nobody(kafka_url: Callable[[], str]) -> None:
+    url = kafka_url()
+    program = """
+import os, signal, sys, evlog
+from confluent_kafka import Producer
+with evlog.open(sys.argv[1], create=True) as store:
+    store.append("a", [evlog.NewEvent("T", 1)])
+    writer = store.engine._writer
+    assert writer._take_turn()
+    writer._producer.begin_transaction()
+    writer._producer.produce(store.engine._client.address.topic, b"never", b"a")
+    writer._producer.flush()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    done = subprocess.run([sys.executable, "-c", program, url], timeout=LONG_SECONDS, check=False)
+    assert done.returncode == -9
+    with evlog.open(url) as store:
+        assert store.head == 1
+        assert store.append("a", [NewEvent("T", 2)], 1).first_position == 2
+        assert store.verify().ok
+    assert [message.value() for message in read_topic(url)] == [b"1", b"2"]
+
+
 def test_the_same_id_raced_by_processes_is_stored_once(kafka_url: Callable[[], str]) -> None:
     url = kafka_url()
     evlog.open(url, create=True).close()
