@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from confluent_kafka import TopicPartition
 
-from evlog.engines.kafka.client import translate
+from evlog.engines.kafka.client import is_lost, lost_records, translate
 from evlog.engines.kafka.index import Place, last_event, load_place, open_index, remove_index, save_place
 from evlog.engines.kafka.records import Assembler, maybe_identify
 from evlog.errors import CorruptionError, MirrorConflict, StoreUnreachable
@@ -79,6 +79,8 @@ class Applying:
                 message = consumer.poll(_LOOK_SECONDS)
             if message is None:
                 raise StoreUnreachable(self._client.address.text, "no answer in time")
+            if message.error() is not None and is_lost(message.error()):
+                raise CorruptionError(self._client.address.text, None, lost_records(self._topic))
             if message.error() is not None:
                 raise translate(message.error(), self._client.address.text)
             found = maybe_identify(message.key(), dict(message.headers() or ()))

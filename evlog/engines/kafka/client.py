@@ -312,6 +312,11 @@ def translate(error: Any, address: str) -> EvlogError:
     return EngineError(address, text) if code in _REFUSED else StoreUnreachable(address, text)
 
 
+def lost_records(topic: str) -> str:
+    """Return what is wrong with such a topic."""
+    return f"topic {topic} lacks its first records; other programs must not delete any"
+
+
 def is_transient(error: Any) -> bool:
     """Return whether the same call may succeed a moment later, in a topic that was there."""
     return isinstance(translate(error, ""), StoreUnreachable | StoreNotFound)

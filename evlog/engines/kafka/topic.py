@@ -28,9 +28,17 @@ from evlog.engines.kafka.client import (
     is_lost,
     is_transient,
     leave_to_parent,
+    lost_records,
     translate,
 )
-from evlog.errors import AppendUnknown, EvlogError, LockTimeout, StoreClosed, StoreUnreachable
+from evlog.errors import (
+    AppendUnknown,
+    CorruptionError,
+    EvlogError,
+    LockTimeout,
+    StoreClosed,
+    StoreUnreachable,
+)
 from evlog.files.disk.fork import register_fork_reset
 from evlog.files.disk.threads import without_signals
 
@@ -168,7 +176,9 @@ class Reader:
                 end = message.offset() + 1
             elif is_end(error):
                 end = max(end, message.offset())
-            elif is_lost(error) or not is_transient(error):
+            elif is_lost(error):
+                raise CorruptionError(self._client.address.text, None, lost_records(self._topic))
+            elif not is_transient(error):
                 raise KafkaException(error)
         if records:
             self._applied.apply(records)

@@ -7,7 +7,8 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -21,8 +22,11 @@ import evlog
 from evlog import NewEvent
 from evlog.engines.kafka.address import Address
 from evlog.engines.kafka.engine import KafkaEngine
-from evlog.engines.kafka.index import index_path
+from evlog.engines.kafka.index import Place, index_path, save_place
+from evlog.engines.kafka.records import encode_event
+from evlog.files.engine import DirectoryEngine
 from evlog.testing.mirroring import everything
+from tests.support import kafka
 
 pytestmark = pytest.mark.xdist_group("kafka")
 
@@ -67,6 +71,15 @@ def make_topic(url: str, partitions: int = 1, **settings: str) -> None:
     config = {name.replace("_", "."): value for name, value in settings.items()}
     new = NewTopic(topic_of(url), partitions, 1, config=config)
     admin.create_topics([new])[topic_of(url)].result(LONG_SECONDS)
+
+
+@contextmanager
+def on_another_machine(url: str, folder: Path) -> Iterator[evlog.EventStore]:
+    """Open a store as on another machine: with a local index of its own, and nobody else's turns."""
+    with kafka.indexes_in(folder):
+        store = evlog.open(url)
+    with store:
+        yield store
 
 
 FOREVER = {"retention_ms": "-1", "retention_bytes": "-1"}
@@ -293,6 +306,48 @@ def test_a_damaged_index_is_built_again(kafka_url: Callable[[], str]) -> None:
         assert store.verify().ok
 
 
+@pytest.mark.parametrize(("offset", "known"), [(4, 1), (4, 3), (0, 3), (1_000_000, 3)])
+def test_a_place_that_is_not_the_index_s_or_the_topic_s_is_not_used(
+    kafka_url: Callable[[], str], tmp_path: Path, offset: int, known: int
+) -> None:
+    """As after a power loss that took the end of the index, or brokers that have lost records."""
+    url = kafka_url()
+    with evlog.open(url, create=True) as store:
+        path = index_path(store.engine.store_id)
+        for number in range(3):
+            store.append("a", [NewEvent("T", number)])
+            assert store.head == number + 1
+            if number + 1 == known:
+                shutil.copytree(path, tmp_path / "copy")
+        events = everything(store)
+    shutil.rmtree(path)
+    shutil.copytree(tmp_path / "copy", path)
+    index = DirectoryEngine(path)
+    save_place(index, Place(offset, 3, events[2].id_bytes))  # each event is a transaction of two records
+    index.close()
+    with evlog.open(url) as store:
+        assert everything(store) == events
+        assert store.append("a", [NewEvent("T", 3)], 3).first_position == 4
+        assert store.verify().ok
+
+
+def test_a_topic_without_its_beginning_is_damaged(kafka_url: Callable[[], str]) -> None:
+    url = kafka_url()
+    with evlog.open(url, create=True) as store:
+        for number in range(3):
+            store.append("a", [NewEvent("T", number)])
+        path = index_path(store.engine.store_id)
+    admin = AdminClient({"bootstrap.servers": server_of(url)})
+    until = TopicPartition(topic_of(url), 0, 2)
+    admin.delete_records([until])[until].result(LONG_SECONDS)
+    with evlog.open(url) as store, pytest.raises(evlog.CorruptionError):
+        assert store.head
+    assert DirectoryEngine(path).head() == 3  # which may be all that is left of them
+    shutil.rmtree(path)
+    with evlog.open(url) as store, pytest.raises(evlog.CorruptionError):
+        assert store.head
+
+
 def test_verify_compares_the_topic_with_the_index(kafka_url: Callable[[], str]) -> None:
     urls = [kafka_url() for _ in range(2)]
     for number, url in enumerate(urls):
@@ -323,44 +378,94 @@ def test_an_aborted_transaction_at_the_end_delays_nobody(kafka_url: Callable[[],
         producer.list_topics(timeout=LONG_SECONDS)
         producer.init_transactions(LONG_SECONDS)
         producer.begin_transaction()
-        producer.produce(topic_of(url), b"x", b"a")
+        _, value, headers, _, _ = encode_event(next(store.read("a")), 1, b"1")
+        for position in (b"2", b"3"):
+            changed = headers | {"Evlog-Position": position, "Evlog-Frame": b"2", "Evlog-Frame-Last": b"3"}
+            producer.produce(topic_of(url), value, b"a", headers=changed)
         producer.flush(LONG_SECONDS)
         assert store.head == 1  # it is open
         producer.abort_transaction(LONG_SECONDS)
         assert store.head == 1
         assert store.append("a", [NewEvent("T", 2)], 1).first_position == 2
+        assert store.verify().ok
 
 
 # --- turns
 
 
-def test_two_writers_that_fence_each_other_lose_nothing(kafka_url: Callable[[], str]) -> None:
+def test_two_writers_that_fence_each_other_lose_nothing(kafka_url: Callable[[], str], tmp_path: Path) -> None:
     url = kafka_url()
-    evlog.open(url, create=True).close()
     errors: list[BaseException] = []
 
-    def work(me: int) -> None:
+    def work(store: evlog.EventStore, me: int) -> None:
         try:
-            with evlog.open(url) as store:
-                # As if on another machine: nothing but the brokers is between the two.
-                engine = store.engine
-                assert isinstance(engine, KafkaEngine)
-                engine._writer._turn.path += f".{me}"
-                for number in range(10):
-                    store.append(f"s-{me}", [NewEvent("T", number)], number)
+            for number in range(10):
+                store.append(f"s-{me}", [NewEvent("T", number)], number)
         except BaseException as error:  # noqa: BLE001 - looked at below
             errors.append(error)
 
-    threads = [threading.Thread(target=work, args=(me,)) for me in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(LONG_SECONDS)
-    assert errors == []
-    with evlog.open(url) as store:
+    with evlog.open(url, create=True) as store, on_another_machine(url, tmp_path) as other:
+        threads = [threading.Thread(target=work, args=(each, me)) for me, each in enumerate((store, other))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(LONG_SECONDS)
+        assert errors == []
+        assert everything(store) == everything(other)
         for me in range(2):
             assert [int(event.data) for event in store.read(f"s-{me}")] == list(range(10))
         assert [event.position for event in store.read_all()] == list(range(1, 21))
+
+
+def test_a_refusal_is_of_the_log_as_it_is_now(
+    kafka_url: Callable[[], str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A writer that does not know yet that it was fenced decides again before it refuses."""
+    url = kafka_url()
+    with evlog.open(url, create=True) as store, on_another_machine(url, tmp_path) as other:
+        store.append("a", [NewEvent("T", 1)])
+        assert isinstance(store.engine, KafkaEngine)
+        reader, applying, asked = store.engine._reader, store.engine._applying, threading.Event()
+        apply, catch_up = applying.apply, reader.catch_up
+
+        def apply_late(messages: Any) -> None:
+            assert asked.wait(LONG_SECONDS)
+            apply(messages)
+
+        def ask(seconds: float) -> None:
+            asked.set()
+            catch_up(seconds)
+
+        monkeypatch.setattr(applying, "apply", apply_late)
+        monkeypatch.setattr(reader, "catch_up", ask)
+        other.append("a", [NewEvent("T", 2)], 1)
+        assert store.append("a", [NewEvent("T", 3)], 2).first_position == 3
+
+
+def test_a_fenced_writer_reads_to_the_end_before_it_decides_again(
+    kafka_url: Callable[[], str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    url = kafka_url()
+    with evlog.open(url, create=True) as store, on_another_machine(url, tmp_path) as other:
+        store.append("a", [NewEvent("T", 1)])
+        assert isinstance(store.engine, KafkaEngine)
+        reader, applying, waited = store.engine._reader, store.engine._applying, threading.Event()
+        apply, wait_for = applying.apply, reader.wait_for
+
+        def apply_late(messages: Any) -> None:
+            assert waited.wait(LONG_SECONDS)
+            apply(messages)
+
+        def wait(offset: int, deadline: float) -> None:
+            waited.set()
+            wait_for(offset, deadline)
+
+        monkeypatch.setattr(applying, "apply", apply_late)
+        monkeypatch.setattr(reader, "wait_for", wait)
+        other.append("a", [NewEvent("T", 2)], 1)
+        with pytest.raises(evlog.WrongExpectedVersion):
+            store.append("a", [NewEvent("T", 3)], 1)
+        assert [event.version for event in other.read("a")] == [1, 2]
 
 
 def test_a_suspended_writer_is_fenced(kafka_url: Callable[[], str], monkeypatch: pytest.MonkeyPatch) -> None:
