@@ -92,6 +92,16 @@ def test_every_answer_has_the_headers(served: Served) -> None:
         assert "access-control-allow-origin" not in answer.headers
 
 
+def test_the_policy_lets_in_nothing_but_files_of_the_page(served: Served) -> None:
+    answer, _ = served.request("")
+    policy = dict(
+        rule.strip().split(" ", 1) for rule in str(answer.headers["content-security-policy"]).split(";")
+    )
+    assert policy["default-src"] == policy["form-action"] == policy["frame-ancestors"] == "'none'"
+    assert policy["require-trusted-types-for"] == "'script'"
+    assert {policy[name] for name in policy if name.endswith("-src")} == {"'none'", "'self'"}
+
+
 def test_it_listens_on_the_loopback_address_only(served: Served) -> None:
     with pytest.raises(ConnectionRefusedError):  # also loopback, but another address
         socket.create_connection(("127.0.0.2", served.port), timeout=LONG_SECONDS)

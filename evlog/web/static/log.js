@@ -249,6 +249,7 @@ export function show(place) {
   showFilters(place);
   if (key === shown && events.length) {
     draw();
+    if (isStale) lookForNew();
     return;
   }
   shown = key;
@@ -256,6 +257,7 @@ export function show(place) {
 }
 
 export function hide() {
+  if (search !== null) shown = null;  // it begins again when it is looked at again
   search?.abort();
 }
 
