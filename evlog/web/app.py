@@ -50,13 +50,16 @@ def make_app(store: EventStore) -> Starlette:
         store: open as long as the application runs.
     """
     workers = Workers(_READERS, "evlog-web-reader")
+    listing = Workers(1, "evlog-web-lister")  # names are collected for seconds: nothing else waits for it
     heads = Heads(store)
     answers = _Answers(store)
 
     def reading(answer: Callable[[QueryParams], Response]) -> Callable[[Request], Awaitable[Response]]:
+        threads = listing if answer == answers.streams else workers
+
         async def call(request: Request) -> Response:
             try:
-                return await workers.submit(answer, request.query_params)
+                return await threads.submit(answer, request.query_params)
             except EvlogError as error:
                 return _refusal(error)
 

@@ -15,7 +15,7 @@ let view = null;
 
 function show() {
   const place = here();
-  if (!(place.view in VIEWS)) place.view = "log";
+  if (!Object.hasOwn(VIEWS, place.view)) place.view = "log";
   if (view !== place.view) {
     if (view !== null) VIEWS[view].hide?.();
     view = place.view;

@@ -44,25 +44,23 @@ function lineOf(event, place, isNew = false) {
   return make("li", {}, line);
 }
 
-function daysOf(lines) {
-  // A heading where the day changes, and on the first line.
+// Lines, with a heading before the first one and wherever the day changes.
+function withDays(shown, lineOf) {
   const nodes = [];
   let before = null;
-  for (const event of lines) {
+  for (const event of shown) {
     const of = date(event.time_us);
     if (of !== before) nodes.push(make("li", {className: "day"}, day(event.time_us)));
     before = of;
-    nodes.push(event);
+    nodes.push(lineOf(event));
   }
   return nodes;
 }
 
-function draw(fresh = new Set()) {
+function draw() {
   const place = here();
-  const focused = document.activeElement?.dataset?.position;
-  list.replaceChildren(...daysOf(events).map((each) => (each.position ? lineOf(each, place, fresh.has(each.position)) : each)));
+  list.replaceChildren(...withDays(events, (event) => lineOf(event, place)));
   mark(place);
-  if (focused) list.querySelector(`a[data-position="${focused}"]`)?.focus({preventScroll: true});
 }
 
 // Mark the line of the event that is open.
@@ -96,7 +94,10 @@ async function load(place) {
       if (newer) found.unshift(...answer.events);
       else found.push(...answer.events);
       events = found;
-      if (answer.events.length || !answer.more) draw();
+      if (answer.events.length || !answer.more) {
+        clearTimeout(slow);
+        draw();
+      }
       if (answer.more && found.length < PAGE) note(`Searching… ${newer ? "up" : "down"} to ${count(bound)} of ${count(answer.top)}. Esc stops.`);
       foot(place);
     } while (ended.more && found.length < PAGE);
@@ -106,7 +107,6 @@ async function load(place) {
       return;
     }
     isNewest = !newer && place.before === undefined;
-    draw();
     note(ended.problem ?? (events.length ? "" : nothing(place)));
     foot(place);
   } catch (error) {
@@ -177,7 +177,7 @@ async function lookForNew() {
       else waiting = null;
     } else if (answer.events.length) {
       if (scroll.scrollTop < 8) put(answer.events);
-      else if (waiting !== null) waiting.unshift(...answer.events);
+      else if (waiting !== null && waiting.length <= MOST_LINES) waiting.unshift(...answer.events);
     }
     top = answer.top;
     showWaiting();
@@ -190,10 +190,18 @@ async function lookForNew() {
   }
 }
 
+// Put new events on top. The other lines stay the nodes that they are, with the focus and what is selected.
 function put(more) {
-  events = [...more, ...events].slice(0, MOST_LINES);
+  const place = here();
+  if (events.length && date(events[0].time_us) === date(more.at(-1).time_us)) list.firstElementChild.remove();
+  list.prepend(...withDays(more, (event) => lineOf(event, place, true)));
+  events = [...more, ...events];
+  for (; events.length > MOST_LINES; events.pop()) {
+    list.lastElementChild.remove();
+    if (list.lastElementChild.className === "day") list.lastElementChild.remove();
+  }
+  mark(place);
   note("");
-  draw(new Set(more.map((event) => event.position)));
 }
 
 function showWaiting() {
@@ -248,7 +256,7 @@ export function show(place) {
   const key = link({view: "log", ...filtersOf(place), before: place.before, after: place.after});
   showFilters(place);
   if (key === shown && events.length) {
-    draw();
+    mark(place);
     if (isStale) lookForNew();
     return;
   }
@@ -269,7 +277,7 @@ function jump(event) {
 
 function step(by) {
   const line = keys.step(list, by);
-  if (line && here().event) line.click();
+  if (line && here().event) replace({...here(), event: line.dataset.position});
 }
 
 function search_() {
