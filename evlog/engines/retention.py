@@ -33,85 +33,85 @@ class PolicyEngine(Engine, Protocol):
         """Return once all that was appended is durable."""
 
 
-def set_retention(
-    engine: PolicyEngine,
-    stream: str | None,
-    category: str | None,
-    *,
-    max_count: int | None,
-    max_age_seconds: int | None,
-    before: int | None,
-    clear: bool,
-) -> None:
-    """Set the given parts of a policy, durably."""
+class KeepsPolicies:
+    """The methods of an engine that keeps policies as events. A base class of engines, without state."""
 
-    def change(rule: Rule) -> Rule:
-        if stream is not None:
-            if rule.tombstone:
-                raise StreamTombstoned(stream)
-            if before is not None and before > 1:
-                after_last = engine.versions([stream])[0] + 1
-                if before > after_last:
-                    raise InvalidArgument(
-                        f"before is {before}, but the next event of {stream!r} has version {after_last}; "
-                        f"give at most {after_last}"
-                    )
-        rule = KEEP_ALL if clear else rule
-        return rule.replace(
-            max_count=rule.max_count if max_count is None else max_count,
-            max_age_us=rule.max_age_us if max_age_seconds is None else max_age_seconds * 1_000_000,
-            truncate_before=rule.truncate_before if before is None else before,
-        )
+    def set_retention(
+        self: PolicyEngine,
+        stream: str | None,
+        category: str | None,
+        *,
+        max_count: int | None,
+        max_age_seconds: int | None,
+        before: int | None,
+        clear: bool,
+    ) -> None:
+        """Set the given parts of a policy, durably."""
 
-    _change_policy(engine, stream, category, change)
+        def change(rule: Rule) -> Rule:
+            if stream is not None:
+                if rule.tombstone:
+                    raise StreamTombstoned(stream)
+                if before is not None and before > 1:
+                    after_last = self.versions([stream])[0] + 1
+                    if before > after_last:
+                        raise InvalidArgument(
+                            f"before is {before}, but the next event of {stream!r} has version {after_last}; "
+                            f"give at most {after_last}"
+                        )
+            rule = KEEP_ALL if clear else rule
+            return rule.replace(
+                max_count=rule.max_count if max_count is None else max_count,
+                max_age_us=rule.max_age_us if max_age_seconds is None else max_age_seconds * 1_000_000,
+                truncate_before=rule.truncate_before if before is None else before,
+            )
 
+        _change_policy(self, stream, category, change)
 
-def retention(engine: PolicyEngine, stream: str | None, category: str | None) -> Retention:
-    """Return what is kept of a stream, by its and its category's policy, or of a category's streams."""
-    rules = engine.rules()
-    if stream is None:
-        return retention_of(rules.categories.get(category or ""), 0)
-    return retention_of(rules.rule_for(stream), engine.versions([stream])[0])
+    def retention(self: PolicyEngine, stream: str | None, category: str | None) -> Retention:
+        """Return what is kept of a stream, by its and its category's policy, or of a category's streams."""
+        rules = self.rules()
+        if stream is None:
+            return retention_of(rules.categories.get(category or ""), 0)
+        return retention_of(rules.rule_for(stream), self.versions([stream])[0])
 
+    def policies(self: PolicyEngine) -> list[PolicyInfo]:
+        """Return every policy in force."""
+        rules = self.rules()
+        names = sorted(rules.streams)
+        versions = dict(zip(names, self.versions(names), strict=True))
+        own = [
+            PolicyInfo(name, None, retention_of(rule, versions[name]))
+            for name, rule in sorted(rules.streams.items())
+            if rule != KEEP_ALL
+        ]
+        common = [
+            PolicyInfo(None, name, retention_of(rule, 0))
+            for name, rule in sorted(rules.categories.items())
+            if rule != KEEP_ALL
+        ]
+        return own + common
 
-def policies(engine: PolicyEngine) -> list[PolicyInfo]:
-    """Return every policy in force."""
-    rules = engine.rules()
-    names = sorted(rules.streams)
-    versions = dict(zip(names, engine.versions(names), strict=True))
-    own = [
-        PolicyInfo(name, None, retention_of(rule, versions[name]))
-        for name, rule in sorted(rules.streams.items())
-        if rule != KEEP_ALL
-    ]
-    common = [
-        PolicyInfo(None, name, retention_of(rule, 0))
-        for name, rule in sorted(rules.categories.items())
-        if rule != KEEP_ALL
-    ]
-    return own + common
+    def delete_stream(self: PolicyEngine, stream: str, *, tombstone: bool, expected: ExpectedVersion) -> int:
+        """Hide all events of a stream, durably, and return its last version."""
+        last_version = 0
 
+        def change(rule: Rule) -> Rule:
+            nonlocal last_version
+            last_version = self.versions([stream])[0]
+            if not last_version and not (tombstone and expected == NO_STREAM):
+                raise StreamNotFound(stream)
+            if rule.is_deleted(last_version):
+                if expected == STREAM_EXISTS:
+                    raise WrongExpectedVersion(stream, expected, 0)
+                if expected not in (ANY, NO_STREAM, last_version):
+                    raise WrongExpectedVersion(stream, expected, last_version)
+                return rule.replace(tombstone=rule.tombstone or tombstone)
+            return rule.replace(deleted=last_version, tombstone=tombstone)
 
-def delete_stream(engine: PolicyEngine, stream: str, *, tombstone: bool, expected: ExpectedVersion) -> int:
-    """Hide all events of a stream, durably, and return its last version."""
-    last_version = 0
-
-    def change(rule: Rule) -> Rule:
-        nonlocal last_version
-        last_version = engine.versions([stream])[0]
-        if not last_version and not (tombstone and expected == NO_STREAM):
-            raise StreamNotFound(stream)
-        if rule.is_deleted(last_version):
-            if expected == STREAM_EXISTS:
-                raise WrongExpectedVersion(stream, expected, 0)
-            if expected not in (ANY, NO_STREAM, last_version):
-                raise WrongExpectedVersion(stream, expected, last_version)
-            return rule.replace(tombstone=rule.tombstone or tombstone)
-        return rule.replace(deleted=last_version, tombstone=tombstone)
-
-    expectations = () if expected == ANY else (Expectation(0, stream, expected),)
-    _change_policy(engine, stream, None, change, expectations)
-    return last_version
+        expectations = () if expected == ANY else (Expectation(0, stream, expected),)
+        _change_policy(self, stream, None, change, expectations)
+        return last_version
 
 
 def _change_policy(

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
 from evlog.engine import Capabilities
-from evlog.engines import retention
 from evlog.engines.deciding import Request
 from evlog.engines.dynamodb import compaction, history, verify
 from evlog.engines.dynamodb.appends import MAX_EVENT_BYTES, MAX_EVENTS, append
@@ -19,6 +18,7 @@ from evlog.engines.dynamodb.reading import Reader
 from evlog.engines.dynamodb.records import Records
 from evlog.engines.dynamodb.table import open_table
 from evlog.engines.keyed import KeyedCheckpoint, KeyedSnapshot, checkpoint_names, snapshot_names
+from evlog.engines.retention import KeepsPolicies
 from evlog.errors import Unsupported
 from evlog.model.events import JSON_CODE
 from evlog.model.filters import EVERYTHING
@@ -31,15 +31,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from evlog.engine import Progress
-    from evlog.model.appends import BatchResult, Expectation, ExpectedVersion
+    from evlog.model.appends import BatchResult, Expectation
     from evlog.model.events import EncodedEvent, Event
     from evlog.model.filters import EventFilter
     from evlog.model.history import HistoryPiece, RemovedRecord
     from evlog.model.queries import IfNone
     from evlog.model.reports import (
         Compaction,
-        PolicyInfo,
-        Retention,
         StreamInfo,
         TornTail,
         VerifyReport,
@@ -72,7 +70,7 @@ def open_engine(url: str, *, create: bool, sync: bool, lock_timeout_seconds: flo
     return DynamodbEngine(Address(url), create=create, lock_timeout_seconds=lock_timeout_seconds)
 
 
-class DynamodbEngine:
+class DynamodbEngine(KeepsPolicies):
     """A store in a table of DynamoDB."""
 
     capabilities = CAPABILITIES
@@ -202,39 +200,6 @@ class DynamodbEngine:
 
     def flush(self) -> None:
         """Return at once: what was appended is durable."""
-
-    def set_retention(
-        self,
-        stream: str | None,
-        category: str | None,
-        *,
-        max_count: int | None,
-        max_age_seconds: int | None,
-        before: int | None,
-        clear: bool,
-    ) -> None:
-        """Set the given parts of a policy, durably."""
-        retention.set_retention(
-            self,
-            stream,
-            category,
-            max_count=max_count,
-            max_age_seconds=max_age_seconds,
-            before=before,
-            clear=clear,
-        )
-
-    def retention(self, stream: str | None, category: str | None) -> Retention:
-        """Return what is kept of a stream or of a category's streams."""
-        return retention.retention(self, stream, category)
-
-    def policies(self) -> list[PolicyInfo]:
-        """Return every policy in force."""
-        return retention.policies(self)
-
-    def delete_stream(self, stream: str, *, tombstone: bool, expected: ExpectedVersion) -> int:
-        """Hide all events of a stream, durably, and return its last version."""
-        return retention.delete_stream(self, stream, tombstone=tombstone, expected=expected)
 
     def redact(self, events: Sequence[Event], reason: str) -> RedactionResult:
         """Erase the content of these events, durably: for readers by an event, then from the table."""

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from evlog.engine import Capabilities
-from evlog.engines import retention
 from evlog.engines.deciding import Request
 from evlog.engines.keyed import KeyedCheckpoint, KeyedSnapshot, checkpoint_names, snapshot_names
 from evlog.engines.messages import POSITION, TIME
@@ -18,6 +17,7 @@ from evlog.engines.nats.address import Address
 from evlog.engines.nats.core import FORMAT, Core
 from evlog.engines.nats.feed import NatsFeed
 from evlog.engines.nats.jetstream import BATCH
+from evlog.engines.retention import KeepsPolicies
 from evlog.errors import Unsupported
 from evlog.model.redaction import RedactionResult, encode_redaction
 from evlog.model.reports import StoreInfo
@@ -27,15 +27,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from evlog.engine import Progress
-    from evlog.model.appends import BatchResult, Expectation, ExpectedVersion
+    from evlog.model.appends import BatchResult, Expectation
     from evlog.model.events import EncodedEvent, Event
     from evlog.model.filters import EventFilter
     from evlog.model.history import HistoryPiece, RemovedRecord, Standing
     from evlog.model.queries import IfNone
     from evlog.model.reports import (
         Compaction,
-        PolicyInfo,
-        Retention,
         StreamInfo,
         TornTail,
         VerifyReport,
@@ -78,7 +76,7 @@ def capabilities_of(max_event_bytes: int, replicas: int) -> Capabilities:
     )
 
 
-class NatsEngine:
+class NatsEngine(KeepsPolicies):
     """A store in NATS JetStream."""
 
     def __init__(self, address: Address, *, create: bool, lock_timeout_seconds: float | None) -> None:
@@ -213,39 +211,6 @@ class NatsEngine:
     def flush(self) -> None:
         """Return at once: what was appended is with a majority."""
         self._core.connections.check_open()
-
-    def set_retention(
-        self,
-        stream: str | None,
-        category: str | None,
-        *,
-        max_count: int | None,
-        max_age_seconds: int | None,
-        before: int | None,
-        clear: bool,
-    ) -> None:
-        """Set the given parts of a policy, durably."""
-        retention.set_retention(
-            self,
-            stream,
-            category,
-            max_count=max_count,
-            max_age_seconds=max_age_seconds,
-            before=before,
-            clear=clear,
-        )
-
-    def retention(self, stream: str | None, category: str | None) -> Retention:
-        """Return what is kept of a stream or of a category's streams."""
-        return retention.retention(self, stream, category)
-
-    def policies(self) -> list[PolicyInfo]:
-        """Return every policy in force."""
-        return retention.policies(self)
-
-    def delete_stream(self, stream: str, *, tombstone: bool, expected: ExpectedVersion) -> int:
-        """Hide all events of a stream, durably, and return its last version."""
-        return retention.delete_stream(self, stream, tombstone=tombstone, expected=expected)
 
     def redact(self, events: Sequence[Event], reason: str) -> RedactionResult:
         """Erase the content of these events: for readers by one append, and then their messages."""

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from evlog.engine import Capabilities
-from evlog.engines import retention
 from evlog.engines.postgresql import compaction, history, verify
 from evlog.engines.postgresql.connections import Address, Connections
 from evlog.engines.postgresql.core import Core
 from evlog.engines.postgresql.feed import PostgresqlFeed
 from evlog.engines.postgresql.schema import FORMAT, open_schema
+from evlog.engines.retention import KeepsPolicies
 from evlog.errors import Unsupported
 from evlog.model.events import MAX_EVENT_BYTES
 from evlog.model.redaction import RedactionResult, encode_redaction
@@ -26,15 +26,13 @@ if TYPE_CHECKING:
     from evlog.engine import Progress
     from evlog.engines.postgresql.checkpoints import PostgresqlCheckpoint
     from evlog.engines.postgresql.snapshots import PostgresqlSnapshot
-    from evlog.model.appends import BatchResult, Expectation, ExpectedVersion
+    from evlog.model.appends import BatchResult, Expectation
     from evlog.model.events import EncodedEvent, Event
     from evlog.model.filters import EventFilter
     from evlog.model.history import HistoryPiece, RemovedRecord, Standing
     from evlog.model.queries import IfNone
     from evlog.model.reports import (
         Compaction,
-        PolicyInfo,
-        Retention,
         StreamInfo,
         TornTail,
         VerifyReport,
@@ -58,7 +56,7 @@ def open_engine(
     return PostgresqlEngine(Address(url), create=create, sync=sync, lock_timeout_seconds=lock_timeout_seconds)
 
 
-class PostgresqlEngine:
+class PostgresqlEngine(KeepsPolicies):
     """A store in a schema of a PostgreSQL database."""
 
     def __init__(
@@ -215,39 +213,6 @@ class PostgresqlEngine:
     def flush(self) -> None:
         """Return once everything that is committed is flushed."""
         self._core.appender.flush()
-
-    def set_retention(
-        self,
-        stream: str | None,
-        category: str | None,
-        *,
-        max_count: int | None,
-        max_age_seconds: int | None,
-        before: int | None,
-        clear: bool,
-    ) -> None:
-        """Set the given parts of a policy, durably."""
-        retention.set_retention(
-            self,
-            stream,
-            category,
-            max_count=max_count,
-            max_age_seconds=max_age_seconds,
-            before=before,
-            clear=clear,
-        )
-
-    def retention(self, stream: str | None, category: str | None) -> Retention:
-        """Return what is kept of a stream or of a category's streams."""
-        return retention.retention(self, stream, category)
-
-    def policies(self) -> list[PolicyInfo]:
-        """Return every policy in force."""
-        return retention.policies(self)
-
-    def delete_stream(self, stream: str, *, tombstone: bool, expected: ExpectedVersion) -> int:
-        """Hide all events of a stream, durably, and return its last version."""
-        return retention.delete_stream(self, stream, tombstone=tombstone, expected=expected)
 
     def redact(self, events: Sequence[Event], reason: str) -> RedactionResult:
         """Erase the content of these events, durably, in the transaction of the redaction: by a trigger."""
