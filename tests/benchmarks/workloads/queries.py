@@ -37,6 +37,11 @@ def run(run: Run) -> Report:
     events = run.sizes.large
     directory = run.fresh_directory("queries")
     report = Report("queries", f"SQL and exports of {events:,} events of 100 bytes, within a process")
+    report.settings = {
+        "evlog": {"query": _QUERY.format("events"), "columns": "of Parquet: all"},
+        "duckdb": {"version": duckdb.__version__},
+        "pyarrow": {"version": pa.__version__, "compression": "zstd, as the export"},
+    }
     with evlog.open(directory / "store", create=True, sync="none") as store:
         for batch in Dataset(events, run.sizes.bulk_streams).batches():
             encoded = encode_events([evlog.NewEvent(item.type, item.data, id=item.id) for item in batch])
