@@ -30,7 +30,7 @@ file and no connection.
 
 \b
   evlog sql "select type, count(*) from events group by type"
-  evlog sql "select stream, sum((data->>'amount')::int) as paid from OrderPaid group by all"
+  evlog sql "select sum((data->>'amount')::int) as paid from OrderPaid"
   evlog sql @report.sql -o csv > report.csv
 """
 

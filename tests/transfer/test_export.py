@@ -9,6 +9,8 @@ import io
 import json
 import os
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -350,3 +352,43 @@ def test_a_line_that_is_no_cloudevent_says_why(change: dict[str, Any], reason: s
     cloud = {"specversion": "1.0", "id": "1", "source": "/s", "type": "T", "subject": "s"} | change
     with pytest.raises(InvalidLine, match=reason):
         cloudevents_decoder()(json.dumps(cloud).encode())
+
+
+KILLED = """
+import os, signal, sys, evlog
+from evlog.transfer.export import export
+
+def run(path, kill_at=0, append=False):
+    child = os.fork()
+    if child:
+        return os.waitpid(child, 0)[1]
+    with evlog.open(sys.argv[2]) as store:
+        def read(position):
+            for event in store.read_all(position):
+                if event.position == kill_at:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                yield event
+        export(path, read, store_id=str(store.id), append=append)
+    os._exit(0)
+
+for suffix in sys.argv[3:]:
+    path = f"{sys.argv[1]}/out{suffix}"
+    assert run(path) == 0
+    before = open(path, "rb").read()
+    for kill_at in (1, 5, 8):
+        assert run(path, kill_at) == signal.SIGKILL
+        assert open(path, "rb").read() == before, suffix
+    assert run(path, append=True) == 0
+"""
+
+
+def test_an_export_that_is_killed_leaves_the_file_that_was_there(
+    store: EventStore, memory_path: Path
+) -> None:
+    folder = memory_path / "killed"
+    folder.mkdir()
+    command = [sys.executable, "-c", KILLED, str(folder), store.path, *SUFFIXES]
+    done = subprocess.run(command, capture_output=True, timeout=120, check=False)
+    assert (done.returncode, done.stderr.decode()) == (0, "")
+    left = [name for name in os.listdir(folder) if not name.endswith(".tmp")]
+    assert sorted(left) == sorted(f"out{suffix}" for suffix in SUFFIXES)
