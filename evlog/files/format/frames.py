@@ -78,6 +78,10 @@ NOT_RECORDS: Final = (
 )
 
 
+_SMALL_EVENTS: Final = 16
+_SMALL_BYTES: Final = 1 << 14
+
+
 class FrameHeader:
     """The 40 bytes before a frame's body."""
 
@@ -212,6 +216,56 @@ def decode_body(header: FrameHeader, body: bytes | memoryview) -> tuple[Record, 
     except NOT_RECORDS as error:
         raise FormatFault(f"a frame's body is not msgpack records: {error}") from None
     raise FormatFault("a frame's body is not what its header says")
+
+
+def decode_run(
+    raw: bytes | memoryview, at: int, offset: int, tag: int, most_events: int
+) -> tuple[list[Record], int]:
+    """Decode small frames that follow each other, in half the time that it takes one by one.
+
+    Args:
+        at, offset, tag: as `decode_frame_header`.
+        most_events: the frames have at most so many, all together.
+
+    Returns:
+        Their records, and the bytes that they take; none where something is wrong: `decode_frame_header` and
+        `decode_body` say what.
+    """
+    bodies: list[bytes | memoryview] = []
+    heads: list[tuple[int, int]] = []
+    begin, last = offset, len(raw) - FRAME_HEADER_BYTES
+    while at <= last:
+        magic, length, count, durable, position, _, body_crc, own_tag, header_crc = _FRAME_HEADER.unpack_from(
+            raw, at
+        )
+        body_at = at + FRAME_HEADER_BYTES
+        most_events -= count
+        if not 0 < count <= length <= _SMALL_BYTES or count > _SMALL_EVENTS or most_events < 0:
+            break
+        body = raw[body_at : body_at + length]
+        if (
+            header_crc != crc32(raw[at : body_at - 4], crc32(_U64.pack(offset)))
+            or body_crc != crc32(body)
+            or len(body) < length
+            or magic != FRAME_MAGIC
+            or own_tag != tag
+            or durable > offset
+        ):
+            break
+        bodies.append(body)
+        heads.append((count, position))
+        at = body_at + length
+        offset += FRAME_HEADER_BYTES + length
+    try:
+        frames = unpack(array_head(len(bodies)) + b"".join(bodies), use_list=False)
+        records: list[Record] = []
+        for (count, position), its in zip(heads, frames, strict=True):
+            if len(its) != count or its[0][0] != position or len(its[-1]) != 9:
+                return [], 0
+            records += its
+    except NOT_RECORDS:
+        return [], 0
+    return records, offset - begin
 
 
 def decode_record(raw: bytes | memoryview) -> Record:

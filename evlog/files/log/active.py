@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from typing import Final
 
 _WINDOW_BYTES: Final = 1 << 20
+_AHEAD_BYTES: Final = 1 << 16  # a reader of one page does not pay for more
 # After this many records one by one, reading continues in blocks of 256 KiB, of which 64 MiB are kept.
 _PIECES_BEFORE_BLOCKS: Final = 4096
 # Pieces this close to each other are read together: more bytes, and one system call.
@@ -111,7 +112,7 @@ class ActiveSegment(Segment):
 
     def window(self, offset: int, length: int) -> tuple[bytes, int]:
         """Return bytes up to `end`, and beyond only what is asked for: there may be half a frame."""
-        length = max(length, min(_WINDOW_BYTES, self.end - offset))
+        length = max(length, min(_AHEAD_BYTES, self.end - offset))
         return self._log.read(length, offset), offset
 
     def refresh(self, durable_offset: int, *, suspicious: bool = False) -> bool:

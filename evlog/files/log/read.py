@@ -292,7 +292,7 @@ def _entry_batches(
     elif selection.newest_singly and isinstance(part, ActivePart) and high - low <= _RECORDS_AT_MOST:
         batches = segment.records(range(low, high))
     else:
-        batches = segment.scan(low, high)
+        batches = segment.scan(low, high, joins_small=True)
     if redacted is not None and erases:
         batches = map(redacted.records, batches)  # before they are matched: erased tags match nothing
     if matches is None:

@@ -24,6 +24,7 @@ from evlog.files.format.frames import (
     decode_body,
     decode_frame_header,
     decode_record,
+    decode_run,
     unpack,
 )
 from evlog.files.format.headers import (
@@ -267,12 +268,18 @@ class Segment:
     # --- in order
 
     def scan(
-        self, low: int, high: int, may_hold: Callable[[bytes], bool] | None = None
-    ) -> Iterator[tuple[Record, ...]]:
+        self,
+        low: int,
+        high: int,
+        may_hold: Callable[[bytes], bool] | None = None,
+        *,
+        joins_small: bool = False,
+    ) -> Iterator[Sequence[Record]]:
         """Iterate over the records of entries low..high-1, a frame (or a part of a large one) at a time.
 
         Args:
             may_hold: as `records`. Of frames with many events it is asked once.
+            joins_small: several small frames may come at a time, in two thirds of the time.
 
         Raises:
             CorruptionError: a frame is damaged; those before it were yielded.
@@ -286,7 +293,8 @@ class Segment:
                 yield from self.records(range(low, min(after, high)), None, _RECORDS_AT_ONCE, may_hold)
                 low = after
                 continue
-            for after, records in self._whole_frames(low, high, header, offset, first, may_hold):
+            joins = joins_small and may_hold is None
+            for after, records in self._whole_frames(low, high, header, offset, first, may_hold, joins):
                 low = after
                 yield records
 
@@ -309,27 +317,37 @@ class Segment:
         offset: int,
         first: int,
         may_hold: Callable[[bytes], bool] | None,
-    ) -> Iterator[tuple[int, tuple[Record, ...]]]:
+        joins_small: bool,
+    ) -> Iterator[tuple[int, Sequence[Record]]]:
         """Iterate over frames that follow each other in the log, without using the entries.
 
         Yields:
-            The number of the entry after those of a frame, and the frame's records.
+            The number of the entry after those of a frame, or of a few small ones, and their records.
         """
+        run = _FIRST_RECORDS
         window, window_at = self.window(offset, FRAME_HEADER_BYTES + header.length)
         while True:
-            body_at = offset + FRAME_HEADER_BYTES - window_at
-            body = window[body_at : body_at + header.length]
-            after = first + header.events
-            records: tuple[Record, ...] = ()
-            if may_hold is None or may_hold(bytes(body)):
-                records = self._decode(header, offset, body)
-                if low > first or after > high:
-                    records = records[low - first : high - first]
+            records: Sequence[Record] = ()
+            if joins_small and low == first:
+                most = min(run, high - low)
+                records, size = decode_run(window, offset - window_at, offset, self.tag, most)
+                run = min(4 * run, _RECORDS_AT_ONCE)
+            if records:
+                after = first + len(records)
             else:
-                self._check(header, offset, body)
+                size = FRAME_HEADER_BYTES + header.length
+                after = first + header.events
+                body_at = offset + FRAME_HEADER_BYTES - window_at
+                body = window[body_at : body_at + header.length]
+                if may_hold is None or may_hold(bytes(body)):
+                    records = self._decode(header, offset, body)
+                    if low > first or after > high:
+                        records = records[low - first : high - first]
+                else:
+                    self._check(header, offset, body)
             yield after, records
             low = first = after
-            offset += FRAME_HEADER_BYTES + header.length
+            offset += size
             if low >= high:
                 return
             if offset + FRAME_HEADER_BYTES > window_at + len(window):

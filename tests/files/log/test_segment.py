@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from zlib import crc32
 
@@ -14,7 +14,7 @@ import evlog
 from evlog.errors import CorruptionError, NotAStore, UnsupportedFormat
 from evlog.files.format.entries import column
 from evlog.files.format.frames import FRAME_HEADER_BYTES
-from evlog.files.format.headers import encode_file_header
+from evlog.files.format.headers import FILE_HEADER_BYTES, encode_file_header
 from evlog.files.log.log import Log
 from evlog.files.log.segment import SealedSegment, Segment
 from evlog.model.events import Record
@@ -46,7 +46,7 @@ def sealed(path: Path) -> SealedSegment:
     return SealedSegment(str(path), log.manifest.store_id_bytes, log.manifest.segments[0])
 
 
-def positions(batches: Iterator[tuple[Record, ...]]) -> list[int]:
+def positions(batches: Iterable[Sequence[Record]]) -> list[int]:
     return [record[0] for records in batches for record in records]
 
 
@@ -68,6 +68,7 @@ def test_scan_is_every_slice_in_both_directions(
     for low in range(segment.count + 1):
         for high in range(segment.count + 1):
             assert positions(segment.scan(low, high)) == every[low:high]
+            assert positions(segment.scan(low, high, joins_small=True)) == every[low:high]
             assert positions(segment.scan_back(low, high)) == every[low:high][::-1]
 
 
@@ -155,14 +156,35 @@ def test_damaged_record_is_named_and_the_rest_stays_readable(store_path: Path) -
         segment.record(9)
     assert (caught.value.path, caught.value.offset, caught.value.position) == (str(log), offset, 10)
     assert [segment.record(number)[0] for number in (0, 8, 10, 15)] == [1, 9, 11, 16]
-    scan = segment.scan(0, COUNT)
-    assert positions(next(scan) for _ in range(4)) == [1, 2, 3, 4, 5, 6, 7]
-    with pytest.raises(CorruptionError) as caught:
-        next(scan)
-    assert caught.value.path == str(log)
+    for joins_small, batches in ((False, 4), (True, 1)):
+        scan = segment.scan(0, COUNT, joins_small=joins_small)
+        assert positions(next(scan) for _ in range(batches)) == [1, 2, 3, 4, 5, 6, 7]
+        with pytest.raises(CorruptionError) as caught:
+            next(scan)
+        assert caught.value.path == str(log)
     assert positions(segment.scan(12, COUNT)) == [13, 14, 15, 16]
     with pytest.raises(CorruptionError):
         list(segment.scan_back(0, COUNT))
+
+
+def test_small_frames_together_say_of_each_flipped_bit_what_they_say_one_by_one(store_path: Path) -> None:
+    log = segment_files(evlog.open(store_path), "log")[0]
+    content = bytearray(log.read_bytes())
+
+    def outcome(*, joins_small: bool) -> tuple[list[int], str]:
+        found: list[int] = []
+        try:
+            for records in sealed(store_path).scan(0, COUNT, joins_small=joins_small):
+                found += positions([records])
+        except CorruptionError as error:
+            return found, str(error)
+        return found, ""
+
+    for at in range(FILE_HEADER_BYTES, len(content), 3):
+        content[at] ^= 1 << at % 8
+        log.write_bytes(content)
+        content[at] ^= 1 << at % 8
+        assert outcome(joins_small=True) == outcome(joins_small=False), at
 
 
 def test_damaged_frame_header_is_named_and_its_records_stay_readable(store_path: Path) -> None:
