@@ -43,6 +43,9 @@ Progress = Callable[[int, int], None]
 """Called now and then with the bytes that are done and all the bytes there are."""
 
 
+_LEFT_OUT = -1
+
+
 class Capabilities:
     """What an engine can do, and how.
 
@@ -51,6 +54,7 @@ class Capabilities:
         durability: one sentence: what a returned append survives.
         max_event_bytes: of an event's data and metadata.
         max_append_events: of several streams in one append; None: no limit, 1: none.
+        max_mirrored_events: of one append of a mirror's source; left out, as `max_append_events`.
         ids: how long ids are remembered: "log": always, "window", or per "stream".
         positions: "gap-free" or "increasing".
         retention: hides by count, age and version; deletes streams.
@@ -67,6 +71,7 @@ class Capabilities:
         durability: str,
         max_event_bytes: int,
         max_append_events: int | None = None,
+        max_mirrored_events: int | None = _LEFT_OUT,
         ids: str = "log",
         positions: str = "gap-free",
         retention: bool = True,
@@ -79,6 +84,8 @@ class Capabilities:
         self.durability = durability
         self.max_event_bytes = max_event_bytes
         self.max_append_events = max_append_events
+        is_left_out = max_mirrored_events == _LEFT_OUT
+        self.max_mirrored_events = max_append_events if is_left_out else max_mirrored_events
         self.ids = ids
         self.positions = positions
         self.retention = retention

@@ -2,7 +2,7 @@
 
     EvlogError                      1  failed
       InvalidArgument               2  usage        also a ValueError
-        InvalidStreamName  InvalidEvent  EventTooLarge  AppendTooLarge  MirrorLimit
+        InvalidStreamName  InvalidEvent  EventTooLarge  AppendTooLarge  TooManyEvents  MirrorLimit
         InvalidSchema  SchemaViolation
       WrongExpectedVersion          3  conflict
       ConditionFailed               3
@@ -126,6 +126,18 @@ class AppendTooLarge(InvalidArgument):
         )
         self.size_bytes = size_bytes
         self.limit_bytes = limit_bytes
+
+
+class TooManyEvents(InvalidArgument):
+    """One append with more events than the store's engine takes at once; nothing was written."""
+
+    def __init__(self, events: int, limit: str) -> None:
+        super().__init__(
+            f"one append of {events} events is over the engine's limit of {limit}",
+            "append fewer events at once",
+        )
+        self.events = events
+        self.limit = limit
 
 
 class MirrorLimit(InvalidArgument):

@@ -81,6 +81,7 @@ SAMPLES: list[tuple[EvlogError, int, dict[str, Any]]] = [
     (errors.StoreMoved("p", "a"), 10, {"path": "p", "moved_to": "a"}),
     (errors.StoreDiverged("copy", "store", 7), 3, {"path": "copy", "source": "store", "position": 7}),
     (errors.MirrorConflict("s", "d", "r", "a"), 3, {"source": "s", "destination": "d", "reason": "r"}),
+    (errors.TooManyEvents(50, "49 events"), 2, {"events": 50, "limit": "49 events"}),
     (errors.MirrorLimit(3, "w", "9 events"), 2, {"position": 3, "limit": "9 events"}),
     (errors.MirrorBusy("d"), 6, {"destination": "d"}),
     (errors.ExtraNotInstalled("c", "l", "x"), 10, {"needed_by": "c", "library": "l", "extra": "x"}),

@@ -236,6 +236,7 @@ class _Appender:
         self._versions = versions
         self._conditions = conditions
         self._streams: list[str] = []
+        self._most_events = store.capabilities.max_append_events or MAX_ATOMIC_EVENTS + 1
         self._events: list[EncodedEvent] = []
         self._numbers: list[int] = []  # the line of each event
         self._pending_bytes = 0
@@ -336,14 +337,22 @@ class _Appender:
         raise BadLine(number, reason, self.appended, hint) from None
 
     def _flush(self) -> None:
-        """Write what was collected as one frame."""
+        """Write what was collected as one frame, or as few as the store's engine takes it in."""
         try:
             while self._events:
+                count = len(self._events) if self._given.atomic else self._most_events
+                columns: tuple[list[Any], ...] = (self._streams, self._events, self._numbers)
                 try:
-                    self._append(self._streams, self._events, self._numbers)
-                    break
+                    self._append(*(column[:count] for column in columns))
                 except SchemaViolation as error:
                     self._leave_out(error)
+                except (errors.TooManyEvents, errors.AppendTooLarge):
+                    if self._given.atomic or min(count, len(self._events)) == 1:
+                        raise
+                    self._most_events = min(count, len(self._events)) // 2
+                else:
+                    for column in columns:
+                        del column[:count]
         except errors.IdConflict:
             if self._given.atomic:
                 raise

@@ -23,7 +23,7 @@ from evlog.transfer.pieces import read_pieces
 if TYPE_CHECKING:
     from typing import NoReturn
 
-    from evlog.engine import Engine, Progress
+    from evlog.engine import Capabilities, Engine, Progress
     from evlog.model.history import HistoryPiece
     from evlog.transfer.compare import Comparison
 
@@ -43,13 +43,14 @@ class Copied(NamedTuple):
 class Target:
     """What both have in common. Of the source, it takes as much in one append as the destination does."""
 
-    _own_events = 0  # that are appended with each piece
-
     def __init__(self, source: Engine, destination: Engine) -> None:
         self.source = source
         self.destination = destination
-        most = destination.capabilities.max_append_events
-        self.most_events = None if most is None else most - self._own_events
+        self.most_events = self._most_events(destination.capabilities)
+
+    def _most_events(self, capabilities: Capabilities) -> int | None:
+        """Return how many events one append can have; None: any number."""
+        return capabilities.max_mirrored_events
 
     def begin(self, *, claim: bool) -> int:
         """Return up to which position everything is copied.
@@ -170,7 +171,10 @@ class IdenticalTarget(Target):
 class MergeTarget(Target):
     """A store with events of its own. Each append also writes up to where the source was merged."""
 
-    _own_events = 1
+    def _most_events(self, capabilities: Capabilities) -> int | None:
+        """Return one less than an append takes: where the merge is, is an event, too."""
+        most = capabilities.max_append_events
+        return None if most is None else most - 1
 
     def __init__(self, source: Engine, destination: Engine) -> None:
         super().__init__(source, destination)

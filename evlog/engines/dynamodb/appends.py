@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from evlog.engines.deciding import Request, decide
 from evlog.engines.dynamodb.core import MAX_ACTIONS, Change
 from evlog.engines.dynamodb.items import Head, derived_items, encode_event, is_policy
-from evlog.errors import AppendTooLarge, EventTooLarge, InvalidArgument
+from evlog.errors import AppendTooLarge, EventTooLarge, TooManyEvents
 from evlog.model.events import SYSTEM_PREFIX
 from evlog.model.history import RemovedRecord, Standing
 from evlog.model.retention import REDACTIONS_STREAM, SCHEMAS_STREAM, Rules
@@ -37,7 +37,7 @@ def append(core: Core, reader: Reader, request: Request) -> BatchResult:
     """Append all events of a request in one transaction, or none; durable on return.
 
     Raises:
-        EventTooLarge, AppendTooLarge, InvalidArgument: it is over the service's limits.
+        EventTooLarge, AppendTooLarge, TooManyEvents: it is over the service's limits.
     """
     _check_size(request)
     request.give_ids()
@@ -156,7 +156,5 @@ def _check_size(request: Request) -> None:
 def check_count(actions: int, events: int) -> None:
     """Raise if a transaction has too many items."""
     if actions > MAX_ACTIONS:
-        raise InvalidArgument(
-            f"one append of {events} events needs {actions} items, and a transaction of DynamoDB has at most "
-            f"{MAX_ACTIONS}; append at most {MAX_EVENTS} events at once, fewer with tags or several streams"
-        )
+        limit = f"{MAX_EVENTS} events, and {MAX_ACTIONS} items with their streams, ids and tags"
+        raise TooManyEvents(events, limit)

@@ -51,6 +51,7 @@ CAPABILITIES: Final = Capabilities(
     ),
     max_event_bytes=MAX_EVENT_BYTES,
     max_append_events=MAX_EVENTS,
+    max_mirrored_events=None,
     verify="structure",
 )
 
