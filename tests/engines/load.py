@@ -20,7 +20,7 @@ WRITER = """
 import sys, evlog
 url, me = sys.argv[1:]
 with evlog.open(url) as store:
-    version = 0
+    version = store.stream_version(f"s-{me}")  # of a writer that was killed before this one
     while True:
         if version % 4 == 3:
             result = store.append("shared", [evlog.NewEvent("S", version)])
@@ -42,19 +42,33 @@ class Load:
         self._followed: list[tuple[int, UUID]] = []
         self._errors: list[object] = []
         self._ended = threading.Event()
-        self._writers = [
-            subprocess.Popen(
-                [sys.executable, "-c", WRITER, url, str(me)],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            for me in range(WRITERS)
-        ]
-        self._threads = [threading.Thread(target=self._listen, args=(writer,)) for writer in self._writers]
-        self._threads.append(threading.Thread(target=self._follow))
-        for thread in self._threads:
-            thread.start()
+        self._writers = [self._start_writer(me) for me in range(WRITERS)]
+        self._killed: list[subprocess.Popen[str]] = []
+        self._threads: list[threading.Thread] = []
+        for writer in self._writers:
+            self._start_thread(self._listen, writer)
+        self._start_thread(self._follow)
+
+    def _start_writer(self, me: int) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-c", WRITER, self.url, str(me)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def _start_thread(self, target: Callable[..., None], *arguments: object) -> None:
+        self._threads.append(threading.Thread(target=target, args=arguments))
+        self._threads[-1].start()
+
+    def replace_writer(self, number: int) -> None:
+        """Kill a writer in the middle of its work, and have another continue its stream."""
+        me = number % WRITERS
+        self._killed.append(self._writers[me])
+        self._writers[me].kill()
+        self._writers[me].wait()
+        self._writers[me] = self._start_writer(me)
+        self._start_thread(self._listen, self._writers[me])
 
     def wait_until_all_write(self) -> None:
         """Wait until each writer has acknowledged an append."""
@@ -77,7 +91,7 @@ class Load:
             writer.kill()
         for thread in self._threads:
             thread.join(LONG_SECONDS)
-        for writer in self._writers:
+        for writer in (*self._writers, *self._killed):
             writer.wait()
             assert writer.stderr is not None
             writer.stderr.close()
@@ -111,7 +125,7 @@ class Load:
                         self._begun.add(writer.pid)
                         self._acknowledged[UUID(id)] = int(position)
                         self._changed.notify_all()
-        if not self._ended.is_set():
+        if not self._ended.is_set() and writer not in self._killed:
             self._fail(writer.stderr.read())
 
     def _follow(self) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 import evlog
 from evlog.engine import Capabilities
+from evlog.engines.dynamodb import engine as dynamodb
 from evlog.engines.kafka.client import Topic
 from evlog.engines.kafka.engine import capabilities_of
 from evlog.engines.nats.appends import largest_event_bytes
@@ -39,7 +40,7 @@ def test_the_table_shows_the_capabilities(tmp_path: Path) -> None:
     server._sync = True
     topic = capabilities_of(Topic("", 1, max_message_bytes=1048588, replicas=3, min_in_sync=2))
     cluster = nats_capabilities(largest_event_bytes(1 << 20), 3)
-    engines: list[Capabilities] = [directory, server.capabilities, cluster, topic]
+    engines: list[Capabilities] = [directory, server.capabilities, cluster, topic, dynamodb.CAPABILITIES]
     names = [name for name in vars(directory) if name not in ("engine", "durability")]
     rows = ["| capability | " + " | ".join(each.engine for each in engines) + " |"]
     rows.append("|---" * (len(engines) + 1) + "|")

@@ -307,10 +307,11 @@ class Client:
         condition: str | None = None,
         values: Item | None = None,
         names: dict[str, str] | None = None,
-    ) -> None:
-        """Change an item, if a condition holds. Raises Refused if it does not."""
-        given = _given(UpdateExpression=change, ConditionExpression=condition)
-        self.call("update_item", Key=key_of(key), **given, **_terms(values, names))
+    ) -> Item:
+        """Change an item, if a condition holds, and return it. Raises Refused if it does not."""
+        given = _given(UpdateExpression=change, ConditionExpression=condition, ReturnValues="ALL_NEW")
+        item: Item = self.call("update_item", Key=key_of(key), **given, **_terms(values, names))["Attributes"]
+        return item
 
     def delete(
         self,

@@ -5,8 +5,10 @@
    versions and conditions are exact, and positions have no gaps.
 2. A writer decides with what it knows from its last append. Only a refusal, by the service or by the
    decision, makes it read. So a writer that is alone needs one call an append.
-3. Writers that collide twice take turns by a lease, which is an item that expires. It only saves work: rule 1
-   holds without it, so clocks that differ do no harm.
+3. A writer that has collided twice takes a lease, which is in that item, too, and expires. So whoever
+   remembers the item from before is refused, reads it, and waits. The change ends the lease. After its turn
+   a writer waits for half as long as it has waited before, so that each has one. The lease only saves work:
+   rule 1 holds without it, so clocks that differ do no harm.
 4. A transaction that is not answered is sent again by botocore with the same token, which the service knows
    for ten minutes. When there is no answer even so, the next try looks for the ids of the first.
 """
@@ -19,10 +21,9 @@ import time
 from typing import TYPE_CHECKING, Final
 from uuid import uuid4
 
-from evlog.engines.dynamodb.client import Refused, key_of
+from evlog.engines.dynamodb.client import Refused
 from evlog.engines.dynamodb.items import (
     HEADS,
-    LEASE_KEY,
     LOG_KEY,
     POLICIES,
     Head,
@@ -52,7 +53,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from typing import Any, NoReturn
 
-    from evlog.engines.dynamodb.client import Client
+    from evlog.engines.dynamodb.client import Client, Item
     from evlog.engines.dynamodb.items import LogState
 
 MAX_ACTIONS: Final = 100  # of one transaction: the service's limit
@@ -60,8 +61,9 @@ _RETRY_SECONDS: Final = 30.0  # of a service that does not answer
 _PAUSE_SECONDS: Final = 0.2
 _TRIES: Final = 2  # before a writer takes the lease
 _TURNS: Final = 3  # changes that begin with the lease after one that had to wait
-_LEASE_SECONDS: Final = 3.0
-_LEASE_PAUSE_SECONDS: Final = 0.02
+_LEASE_US: Final = 3_000_000
+_LEASE_PAUSE_SECONDS: Final = 0.04
+_MAX_PAUSE_SECONDS: Final = 0.5
 _MAX_HEADS: Final = 10_000
 
 
@@ -135,9 +137,10 @@ class Core:
         self.policies = _Policies(client)
         self._lock_timeout_seconds = lock_timeout_seconds
         self._redacted: tuple[list[Redaction], Redacted] = ([], Redacted(()))  # replaced whole
-        self._writer = threading.Lock()  # held during a change; guards the two below
+        self._writer = threading.Lock()  # held during a change; guards the three below
         self._last: Moment | None = None
         self._turns = 0  # how many changes begin with the lease
+        self._due = 0.0  # before then, others have their turn first
         register_fork_reset(self)
 
     def reset_after_fork(self) -> None:
@@ -147,7 +150,13 @@ class Core:
 
     def state(self) -> LogState:
         """Return the state of the log now."""
-        item = self.client.get(LOG_KEY)
+        return self._state_of(self.client.get(LOG_KEY))
+
+    def update(self, change: str, condition: str, values: Item) -> LogState:
+        """Change fields of the log's item if a condition holds, and return its state. Raises Refused."""
+        return self._state_of(self.client.update(LOG_KEY, change, condition, values, {"#o": "owner"}))
+
+    def _state_of(self, item: Item | None) -> LogState:
         if item is None:
             raise StoreNotFound(self.address.text)
         state = decode_log(item)
@@ -186,24 +195,25 @@ class Core:
             LockTimeout: other writers were faster for as long as this one could wait.
             AppendUnknown: the service has not answered; the change may have been done.
         """
-        turn = _Turn(self.client, self._lock_timeout_seconds)
+        turn, is_done = _Turn(self, self._lock_timeout_seconds), False
         if not self._writer.acquire(timeout=turn.seconds_left()):
             turn.give_up()
         try:
             moment, self._last = self._last, None  # a failure leaves nothing
             if self._turns:
-                turn.take()
+                time.sleep(max(0.0, self._due - time.monotonic()))
             if self._turns or not is_quick:
                 moment = None
             deadline, is_unsure = time.monotonic() + _RETRY_SECONDS, False
             while True:
                 try:
                     if moment is None:
-                        state = self.state()
+                        state = turn.state(is_contended=self._turns > 0)
                         moment = Moment(self.client, state, {}, is_fresh=True, is_unsure=is_unsure)
                     change = self._plan(plan, moment, by_mirror=by_mirror)
                     if change is not None:
                         self._last = self._do(moment, change)
+                        is_done = change.actions is not None
                         return change.result
                 except Refused:
                     turn.lose()
@@ -217,7 +227,8 @@ class Core:
                 moment = None
         finally:
             self._turns = _TURNS if turn.has_waited else max(0, self._turns - 1)
-            turn.end()
+            turn.end(is_done=is_done)
+            self._due = time.monotonic() + min(_MAX_PAUSE_SECONDS, turn.waited_seconds / 2)
             self._writer.release()
 
     def _plan(self, plan: Callable[[Moment], Change], moment: Moment, *, by_mirror: bool) -> Change | None:
@@ -239,7 +250,7 @@ class Core:
         if change.actions is None:
             return moment
         before = moment.state
-        state = change.state._replace(revision=before.revision + 1)
+        state = change.state._replace(revision=before.revision + 1, owner="", until_us=0)
         log = {
             "Item": encode_log(state),
             "ConditionExpression": "revision = :r",
@@ -252,15 +263,17 @@ class Core:
 
 
 class _Turn:
-    """A writer among others: tries, and the lease once it has lost two."""
+    """A writer among others: its tries, and the lease once it has lost two."""
 
-    def __init__(self, client: Client, timeout_seconds: float | None) -> None:
-        self._client = client
+    def __init__(self, core: Core, timeout_seconds: float | None) -> None:
+        self._core = core
         self._timeout_seconds = timeout_seconds
         self._end = None if timeout_seconds is None else time.monotonic() + timeout_seconds
-        self._owner: str | None = None
+        self._owner = uuid4().hex
+        self._is_holder = False
         self._lost = 0
         self.has_waited = False
+        self.waited_seconds = 0.0
 
     def seconds_left(self) -> float:
         """Return for how long to wait; -1: for ever."""
@@ -268,44 +281,60 @@ class _Turn:
 
     def give_up(self) -> NoReturn:
         """Raise LockTimeout."""
-        raise LockTimeout(self._client.address.text, self._timeout_seconds or 0.0)
+        raise LockTimeout(self._core.address.text, self._timeout_seconds or 0.0)
 
     def lose(self) -> None:
         """Note that another writer was faster. Raises LockTimeout."""
         self._lost += 1
+        self._is_holder = False  # its lease has expired
         if not self.seconds_left():
             self.give_up()
-        if self._lost >= _TRIES:
-            self.has_waited = True
-            self.take()
 
-    def take(self) -> None:
-        """Wait for the lease, and take it or prolong it. Raises LockTimeout."""
-        owner = self._owner or uuid4().hex
+    def state(self, *, is_contended: bool) -> LogState:
+        """Return the log's state once no other writer holds the lease. Raises LockTimeout.
+
+        A writer that has lost, or that others were in the way of before, takes the lease with it.
+        """
+        takes, begun = is_contended or self._lost >= _TRIES, time.monotonic()
+        self.has_waited |= self._lost >= _TRIES
         while True:
-            now = time.time()
-            item = {**key_of(LEASE_KEY), "owner": {"S": owner}, "until": {"N": f"{now + _LEASE_SECONDS:.3f}"}}
-            try:
-                self._client.put(
-                    item,
-                    "attribute_not_exists(PK) OR #u < :now OR #o = :me",
-                    {":now": {"N": f"{now:.3f}"}, ":me": {"S": owner}},
-                    {"#u": "until", "#o": "owner"},
-                )
-            except Refused:
-                self.has_waited = True
-                if not self.seconds_left():
-                    self.give_up()
-                time.sleep(random.uniform(0.5, 1.5) * _LEASE_PAUSE_SECONDS)  # noqa: S311 - no secret
-            else:
-                self._owner = owner
-                return
+            state = self._core.state()  # not by a write, which would get in the holder's way
+            if not state.owner or state.until_us < time.time_ns() // 1000:
+                if not takes:
+                    return state
+                leased = self._maybe_take()
+                if leased is not None:
+                    self.waited_seconds += time.monotonic() - begun
+                    return leased
+            if not self.seconds_left():
+                self.give_up()
+            time.sleep(random.uniform(0.5, 1.5) * _LEASE_PAUSE_SECONDS)  # noqa: S311 - no secret
+            takes = self.has_waited = True
 
-    def end(self) -> None:
-        """Leave the lease to the next."""
-        if self._owner is not None:
+    def _maybe_take(self) -> LogState | None:
+        """Take the lease, and return the log's state with it; None if another writer has it."""
+        now_us = time.time_ns() // 1000
+        values = {
+            ":me": {"S": self._owner},
+            ":none": {"S": ""},
+            ":one": {"N": "1"},
+            ":now": {"N": str(now_us)},
+            ":until": {"N": str(now_us + _LEASE_US)},
+        }
+        change = "SET #o = :me, until_us = :until ADD revision :one"
+        try:
+            leased = self._core.update(change, "#o IN (:none, :me) OR until_us < :now", values)
+        except Refused:
+            return None
+        self._is_holder = True
+        return leased
+
+    def end(self, *, is_done: bool) -> None:
+        """Leave the lease to the next writer; a change that was done has done so."""
+        if self._is_holder and not is_done:
             try:
-                self._client.delete(LEASE_KEY, "#o = :me", {":me": {"S": self._owner}}, {"#o": "owner"})
+                values = {":me": {"S": self._owner}, ":none": {"S": ""}}
+                self._core.update("SET #o = :none", "#o = :me", values)
             except (EvlogError, Refused):
                 pass  # it expires, or is another writer's by now
 

@@ -266,7 +266,6 @@ class DynamodbEngine(KeepsPolicies):
             self._core,
             self._reader,
             self._records,
-            self.info(),
             quick=quick,
             against=against,
             progress=progress,

@@ -2,7 +2,6 @@
 
     PK              SK                    what
     LOG             HEAD                  where the log ends, and counters: `LogState`, replaced whole
-    LOG             LEASE                 which writer may append first, when several collide
     LOG             STAGED#n              keys of a mirror's items that are not committed yet: `history.py`
     STREAM#name     VERSION#version       an event; the index `by_position` has it in the order of the log
     HEADS           name                  the last version of a stream, and how many events are there: `Head`
@@ -40,7 +39,6 @@ if TYPE_CHECKING:
 FORMAT: Final = 1
 INDEX: Final = "by_position"
 LOG_KEY: Final = ("LOG", "HEAD")
-LEASE_KEY: Final = ("LOG", "LEASE")
 HEADS: Final = "HEADS"
 POLICIES: Final = "POLICIES"
 GAPS: Final = "GAPS"
@@ -293,6 +291,10 @@ class LogState(NamedTuple):
     """of a mirror: the end of the piece that is being written; 0: none is"""
     mirror_of: str = ""
     moved_to: str = ""
+    owner: str = ""
+    """the writer that holds the lease"""
+    until_us: int = 0
+    """when the lease ends, µs since 1970"""
 
     @property
     def has_gaps(self) -> bool:
@@ -300,7 +302,7 @@ class LogState(NamedTuple):
         return bool(self.removed or self.lost)
 
 
-_TEXTS: Final = frozenset({"store_id", "mirror_of", "moved_to"})
+_TEXTS: Final = frozenset({"store_id", "mirror_of", "moved_to", "owner"})
 
 
 def encode_log(state: LogState) -> Item:

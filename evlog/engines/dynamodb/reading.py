@@ -59,6 +59,10 @@ _LARGE_PAGE: Final = 1000
 _LOOKED_UP: Final = 100  # at once
 
 
+class IndexBehind(StoreUnreachable):
+    """The index does not show what the table must have."""
+
+
 class Reader:
     """Reads of one engine. Any thread may use it."""
 
@@ -306,7 +310,7 @@ class LogPages:
                 return first, last, items
             if time.monotonic() >= deadline:
                 reason = f"its index {INDEX} does not show all events from position {first} to {last}"
-                raise StoreUnreachable(self._core.address.text, reason)
+                raise IndexBehind(self._core.address.text, reason)
             time.sleep(pause_seconds)
             pause_seconds = min(0.2, 2 * pause_seconds)
             self._state = self._core.state()._replace(position=self._state.position)  # of a compaction

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Final
 from evlog.engines.deciding import content_digest
 from evlog.engines.digest import LogDigest, changed_finding, check_redacted, parse_pin
 from evlog.engines.dynamodb.items import decode_id, id_key
+from evlog.engines.dynamodb.reading import IndexBehind
 from evlog.engines.keyed import KeyedCheckpoint, checkpoint_names
-from evlog.errors import InvalidArgument, StoreUnreachable
+from evlog.errors import InvalidArgument
 from evlog.model.filters import EVERYTHING
 from evlog.model.history import Standing
 from evlog.model.redaction import since
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from evlog.engines.dynamodb.reading import Reader
     from evlog.engines.dynamodb.records import Records
     from evlog.model.events import Event
-    from evlog.model.reports import StoreInfo
 
 _BATCH: Final = 500
 
@@ -32,7 +32,6 @@ def verify(
     core: Core,
     reader: Reader,
     records: Records,
-    info: StoreInfo,
     *,
     quick: bool,
     against: str | None,
@@ -50,15 +49,13 @@ def verify(
         try:
             findings += _check_events(core, reader, state, whole, progress)
             digest = whole.end(state.position)
-        except StoreUnreachable as error:
-            if "index" not in error.reason:
-                raise
+        except IndexBehind as error:
             findings.append(_damage("position", None, f"{error.reason}; nothing says that they were removed"))
         standing = Standing(state.mirror_of, state.moved_to)
         findings += check_redacted(whole.redacted, redactions, standing)
         if pin is not None and digest is not None and not whole.is_pin_met():
             findings.append(changed_finding(pin, sum(1 for _ in reader.removed(0, pin[0]))))
-    report = VerifyReport(info.events, info.segments, info.bytes, state.position, digest, tuple(findings))
+    report = VerifyReport(state.events, 1, state.size, state.position, digest, tuple(findings))
     return report if pin is None else report._replace(redactions=since(redactions, pin[0]))
 
 

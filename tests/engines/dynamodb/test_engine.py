@@ -1,0 +1,415 @@
+"""What is DynamoDB's own: limits, the address, refusals of the service, the lease, what a mirror leaves."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+import evlog
+from evlog import EventStore, IfNone, NewEvent
+from evlog.engines.dynamodb.client import Address, Client, Refused
+from evlog.engines.dynamodb.core import Core
+from evlog.engines.dynamodb.engine import DynamodbEngine
+from evlog.engines.dynamodb.items import STAGED, encode_log, event_key, id_key
+from evlog.model.filters import EVERYTHING
+from evlog.model.history import Standing
+from evlog.testing.base import LONG_SECONDS, new, numbers
+from evlog.transfer import promote
+from tests.support.ministack import Ministack
+from tests.support.readme import ROOT
+from tests.support.refusing import refusing
+
+pytestmark = pytest.mark.xdist_group("dynamodb")
+
+
+@pytest.fixture
+def store(dynamodb_url: Callable[[], str]) -> Any:
+    with evlog.open(dynamodb_url(), create=True) as opened:
+        yield opened
+
+
+def client_of(store: EventStore) -> Client:
+    assert isinstance(store.engine, DynamodbEngine)
+    return store.engine._client
+
+
+def core_of(store: EventStore) -> Core:
+    assert isinstance(store.engine, DynamodbEngine)
+    return store.engine._core
+
+
+def run_cli(*words: str, input: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "evlog", *words],
+        cwd=ROOT,
+        input=input,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def everything(store: EventStore) -> list[evlog.Event]:
+    return list(store.engine.read_all(0, None, EVERYTHING, reverse=False, limit=None))
+
+
+def all_items(store: EventStore) -> list[dict[str, Any]]:
+    items: list[dict[str, Any]] = client_of(store).call("scan")["Items"]
+    return items
+
+
+# --- limits
+
+
+def test_what_is_over_a_limit_is_refused_before_anything_is_written(store: EventStore) -> None:
+    before = all_items(store)
+    tags = ["a", "b", "c"]
+    text = {"content_type": "text"}
+    refused: list[tuple[list[NewEvent], type[Exception]]] = [
+        ([new(number) for number in range(50)], evlog.TooManyEvents),
+        ([new(number, tags=tags) for number in range(20)], evlog.TooManyEvents),
+        ([NewEvent("T", "x" * 390_001, **text)], evlog.EventTooLarge),  # type: ignore[arg-type]
+        ([NewEvent("T", "x" * 380_000, **text) for _ in range(11)], evlog.AppendTooLarge),  # type: ignore[arg-type]
+    ]
+    for events, error in refused:
+        with pytest.raises(error) as caught:
+            store.append("a", events)
+        assert caught.value.exit_code == 2  # type: ignore[attr-defined]
+    with pytest.raises(evlog.TooManyEvents):
+        store.append_many([(f"s-{number}", [new(number)]) for number in range(34)])
+    assert all_items(store) == before
+    assert store.append("a", [new(number) for number in range(49)]).last_version == 49
+    assert store.append_many([(f"s-{n}", [new(n)]) for n in range(33)])[-1].last_position == 82
+    largest = NewEvent("T", "é" * 194_000, tags=["t" * 255] * 1, content_type="text")
+    store.append("b" * 255, [largest])
+    (event,) = store.read("b" * 255)
+    assert event.json() == largest.data
+    assert store.verify().ok
+
+
+def test_lines_are_cut_to_what_a_transaction_takes(
+    dynamodb_url: Callable[[], str],
+) -> None:
+    url = dynamodb_url()
+    lines = "".join(f'{{"stream":"a","type":"T","data":{n},"tags":["n:{n}"]}}\n' for n in range(60))
+    done = run_cli("append", "-s", url, "--lines", input=lines)
+    assert done.returncode == 0, done.stderr
+    assert '"appended":60' in done.stdout
+    with evlog.open(url) as store:
+        assert numbers(store.read("a")) == list(range(60))
+        assert numbers(store.read_all(tags=["n:7"])) == [7]
+    refused = run_cli("append", "-s", url, "--lines", "--atomic", input=lines)
+    assert refused.returncode == 2
+    assert "60 events" in refused.stderr
+
+
+# --- the address and the service's refusals
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "dynamodb://eu-central-1",
+        "dynamodb://eu-central-1/x",
+        "dynamodb://EU/table",
+        "dynamodb://eu-central-1/table/more",
+        "dynamodb://eu-central-1/table?schema=x",
+        "dynamodb://eu-central-1/table?endpoint=x",
+        "dynamodb://[/table",
+    ],
+)
+def test_a_url_that_names_no_table_is_refused(url: str) -> None:
+    with pytest.raises(evlog.InvalidArgument):
+        evlog.open(url)
+
+
+def test_no_secret_of_an_endpoint_is_shown() -> None:
+    address = Address(
+        "dynamodb://key:secret@eu-central-1/table?endpoint=http://u:secret@127.0.0.1:1&profile=p"
+    )
+    assert address.text == "dynamodb://eu-central-1/table?endpoint=http://127.0.0.1:1&profile=p"
+
+
+def test_what_is_not_there_has_its_exit_code(dynamodb_server: Ministack, tmp_path: Any) -> None:
+    with pytest.raises(evlog.StoreNotFound) as missing:
+        evlog.open(dynamodb_server.url("no-such-table"))
+    assert missing.value.exit_code == 5
+    server = Ministack(tmp_path)  # never started
+    with pytest.raises(evlog.StoreUnreachable) as unreachable:
+        evlog.open(server.url("table"), create=True)
+    assert unreachable.value.exit_code == 12
+    with pytest.raises(evlog.InvalidArgument, match="nobody"):
+        evlog.open(dynamodb_server.url("table") + "&profile=nobody")
+
+
+def test_a_table_of_somebody_else_is_left_alone(dynamodb_server: Ministack) -> None:
+    client = Client(Address(dynamodb_server.url("other")))
+    client.call(
+        "create_table",
+        BillingMode="PAY_PER_REQUEST",
+        AttributeDefinitions=[{"AttributeName": "id", "AttributeType": "S"}],
+        KeySchema=[{"AttributeName": "id", "KeyType": "HASH"}],
+    )
+    with pytest.raises(evlog.ServerUnsuitable) as caught:
+        evlog.open(dynamodb_server.url("other"), create=True)
+    assert caught.value.exit_code == 10
+    assert client.call("scan")["Count"] == 0
+    client.close()
+
+
+@pytest.mark.parametrize(
+    ("code", "error", "exit_code"),
+    [
+        ("AccessDeniedException", evlog.StoreAccessDenied, 1),
+        ("ExpiredTokenException", evlog.StoreAccessDenied, 1),
+        ("ThrottlingException", evlog.StoreThrottled, 6),
+        ("ProvisionedThroughputExceededException", evlog.StoreThrottled, 6),
+        ("InternalServerError", evlog.StoreUnreachable, 12),
+        ("SomethingNew", evlog.EngineError, 1),
+    ],
+)
+def test_a_refusal_of_the_service_is_one_of_evlogs_errors(
+    code: str, error: type[evlog.EvlogError], exit_code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("evlog.engines.dynamodb.client._ATTEMPTS", 1)
+    monkeypatch.setattr(os, "environ", os.environ | {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"})
+    with refusing(code) as port, pytest.raises(error) as caught:
+        evlog.open(f"dynamodb://eu-central-1/table?endpoint=http://127.0.0.1:{port}")
+    assert caught.value.exit_code == exit_code
+    assert "\n" not in str(caught.value)
+
+
+def test_without_credentials_access_is_denied(
+    dynamodb_server: Ministack, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    with pytest.raises(evlog.StoreAccessDenied) as caught:
+        evlog.open(dynamodb_server.url("table"))
+    assert caught.value.exit_code == 1
+
+
+# --- writers among others
+
+
+def test_a_writer_that_was_beaten_takes_the_lease_and_leaves_it(
+    store: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = client_of(store)
+    transact, seen = client.transact, []
+
+    def beaten(actions: Any) -> None:
+        seen.append(bool(core_of(store).state().owner))
+        if len(seen) < 4:
+            raise Refused(["ConditionalCheckFailed"])
+        transact(actions)
+
+    monkeypatch.setattr(client, "transact", beaten)
+    assert store.append("a", [new(1)]).first_position == 1
+    assert seen == [False, False, True, True]
+    assert not core_of(store).state().owner
+
+
+def test_a_lease_of_a_killed_writer_ends_by_itself(
+    dynamodb_url: Callable[[], str],
+) -> None:
+    with evlog.open(dynamodb_url(), create=True, lock_timeout=0.5) as store:
+        client = client_of(store)
+        store.append("a", [new(0)])
+
+        def lease(seconds: float) -> None:
+            state = core_of(store).state()
+            until_us = int((time.time() + seconds) * 1_000_000)
+            leased = state._replace(revision=state.revision + 1, owner="killed", until_us=until_us)
+            client.put(encode_log(leased))
+
+        lease(1000)
+        with pytest.raises(evlog.LockTimeout) as caught:
+            store.append("a", [new(1)])
+        assert caught.value.exit_code == 6
+        lease(0.1)
+        assert store.append("a", [new(1)]).first_version == 2
+        lease(-1)
+        assert store.append("a", [new(1)], 2).first_version == 3
+        with pytest.raises(evlog.WrongExpectedVersion):
+            store.append("a", [new(1)], 2)
+        assert not core_of(store).state().owner
+
+
+def test_what_another_writer_did_is_seen_by_one_that_remembers(
+    store: EventStore, dynamodb_url: Callable[[], str]
+) -> None:
+    del dynamodb_url
+    with evlog.open(store.path) as other:
+        store.append("a", [new(0, id=UUID(int=1))])
+        other.append("a", [new(1)])
+        with pytest.raises(evlog.WrongExpectedVersion):
+            store.append("a", [new(2)], 1)
+        other.append("b", [new(3, tags=["x"])])
+        with pytest.raises(evlog.ConditionFailed):
+            store.append("a", [new(2)], conditions=IfNone("tag=x"))
+        assert other.append("a", [new(0, id=UUID(int=1))]).duplicate
+        other.set_retention("a", max_count=1)
+        other.delete_stream("a", tombstone=True)
+        with pytest.raises(evlog.StreamTombstoned):
+            store.append("a", [new(2)])
+
+
+def test_threads_of_one_store_and_a_forked_child_append(store: EventStore) -> None:
+    threads = [
+        threading.Thread(target=lambda: [store.append("a", [new(n)]) for n in range(5)]) for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(LONG_SECONDS)
+    child = os.fork()
+    if not child:
+        try:
+            os._exit(0 if store.append("a", [new(9)]).last_version == 21 else 1)
+        finally:
+            os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert store.append("a", [new(9)]).last_version == 22
+
+
+# --- what is in the table
+
+
+def test_a_redaction_leaves_nothing_in_the_table(store: EventStore) -> None:
+    secret = "frieda@example.org"
+    event = NewEvent("T", {"mail": secret}, metadata={"by": secret}, tags=[secret, "other"])
+    store.append("a", [event, new(1, tags=[secret])])
+    assert secret in repr(all_items(store))
+    store.redact(1, 2, reason="r")
+    items = repr(all_items(store))
+    assert secret not in items
+    assert "TAG#" not in items
+    assert store.verify().ok
+
+
+def test_verify_finds_what_was_changed_by_other_tools(store: EventStore) -> None:
+    store.append("a", [new(n) for n in range(4)])
+    client = client_of(store)
+    ids = [event.id_bytes for event in store.read("a")]
+    pin = store.verify().head_digest
+    assert pin is not None
+    item = client.get(event_key("a", 2))
+    assert item is not None
+    client.put(item | {"data": {"S": "7"}})
+    client.delete(id_key(ids[2]))
+    report = store.verify(against=pin)
+    assert {(each.kind, each.position) for each in report.findings} == {
+        ("content", 2),
+        ("id", 3),
+        ("against", 4),
+    }
+    client.put(item)
+    client.delete(event_key("a", 4))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("evlog.engines.dynamodb.reading._HOLE_SECONDS", 0.1)
+        assert "position" in {each.kind for each in store.verify().findings}
+        with pytest.raises(evlog.StoreUnreachable, match="index"):
+            list(store.read_all())
+
+
+# --- mirrors
+
+
+@pytest.fixture
+def source(tmp_path: Any) -> Any:
+    """A directory with an append that is larger than a transaction."""
+    with evlog.open(tmp_path / "source", create=True) as opened:
+        opened.append("a", [new(n, id=UUID(int=n + 1), tags=["t"]) for n in range(120)])
+        opened.append_many([(f"s-{n}", [new(n)]) for n in range(60)])
+        yield opened
+
+
+def test_an_append_of_any_size_is_mirrored_there_and_back(
+    source: EventStore, store: EventStore, tmp_path: Any
+) -> None:
+    evlog.mirror(source, store)
+    assert everything(store) == everything(source)
+    assert {frame for frame, _ in store.engine.read_frames(0, 120)} == {1}
+    with evlog.open(tmp_path / "back", create=True) as back:
+        evlog.mirror(store, back)
+        assert everything(back) == everything(source)
+        assert back.verify().head_digest == source.verify().head_digest == store.verify().head_digest
+
+
+@pytest.mark.parametrize("is_promoted", [True, False])
+@pytest.mark.parametrize("puts", [0, 100, 300])
+def test_a_mirror_that_was_killed_leaves_nothing_that_counts(
+    source: EventStore, store: EventStore, monkeypatch: pytest.MonkeyPatch, puts: int, is_promoted: bool
+) -> None:
+    engine = store.engine
+    id = source.engine.store_id
+    assert engine.change_standing(Standing(), Standing(mirror_of=id))
+    source.append("a", [new(200)])
+    client = client_of(store)
+    write_many, calls = client.write_many, []
+
+    def killed(items: Any, keys: Any = ()) -> None:
+        calls.append(len(items))
+        if len(calls) == 2:  # the first one notes the keys
+            write_many(items[:puts], keys)
+            raise KeyboardInterrupt
+        write_many(items, keys)
+
+    monkeypatch.setattr(client, "write_many", killed)
+    with pytest.raises(KeyboardInterrupt):
+        evlog.mirror(source, store)
+    monkeypatch.setattr(client, "write_many", write_many)
+    assert (store.head, everything(store), list(store.streams())) == (0, [], [])
+    assert store.stream_version("a") == 0
+    assert store.engine.find_ids([UUID(int=1).bytes]) == {}
+    if is_promoted:
+        promote(store)
+        assert len(all_items(store)) <= 1 + 2  # the log, and what only notes keys
+        for number in range(3):
+            store.append("a", [new(number, id=UUID(int=number + 1))], number)
+        assert list(store.read_all(tags=["t"])) == []
+        store.append("b", [new(4)], conditions=IfNone("tag=t"))
+        assert store.stream_version("s-1") == 0
+    else:
+        evlog.mirror(source, store)
+        assert everything(store) == everything(source)
+    assert store.verify().ok
+
+
+def test_nothing_of_a_piece_is_seen_before_all_of_it(
+    source: EventStore, store: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evlog.mirror(source, store)
+    source.append("a", [new(n, tags=["t"]) for n in range(3)])
+    source.append("new", [new(0)])
+    client = client_of(store)
+    write_many = client.write_many
+    looked: list[bool] = []
+
+    def look(items: Any, keys: Any = ()) -> None:
+        write_many(items, keys)
+        if len(items) > 10:
+            before = everything(source)[:180]
+            looked.append(everything(store) == before)
+            looked.append(list(store.read("a")) == before[:120])
+            looked.append(len(list(store.read_all(tags=["t"]))) == 120)
+            looked.append(store.stream_version("new") == 0)
+            looked.append(store.stream_version("a") == 120)
+            looked.append(store.has_stream("new") is False)
+
+    monkeypatch.setattr(client, "write_many", look)
+    evlog.mirror(source, store)
+    assert looked == [True] * 6
+    assert everything(store) == everything(source)
+    assert STAGED not in repr(all_items(store))
