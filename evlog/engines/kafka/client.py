@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from evlog.errors import EvlogError
 
 ANSWER_SECONDS: Final = 10.0  # of one question to the brokers
-RETRY_SECONDS: Final = 30.0  # a broker restarts, or another one takes its partitions over
+RETRY_SECONDS: Final = 60.0  # a broker restarts, or another one takes its partitions over
 _ABSENT_SECONDS: Final = 2.0  # no broker has answered for so long when a store is opened: there is none
 _CREATE_SECONDS: Final = 30.0
 _MOST_REPLICAS: Final = 3

@@ -398,13 +398,7 @@ class Writer:
                     break
                 except BufferError:
                     producer.poll(0.01)
-        while True:
-            try:
-                producer.commit_transaction(_left(deadline))
-                break
-            except KafkaException as error:
-                if not error.args[0].retriable() or time.monotonic() >= deadline:
-                    raise
+        producer.commit_transaction(_left(deadline))
         failure, message = sent[-1]
         if failure is not None:
             raise KafkaException(failure)

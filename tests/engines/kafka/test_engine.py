@@ -331,6 +331,46 @@ def test_a_place_that_is_not_the_index_s_or_the_topic_s_is_not_used(
         assert store.verify().ok
 
 
+def test_a_standing_is_kept_where_its_record_is_not_read_again(
+    kafka_url: Callable[[], str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("evlog.engines.kafka.applying._SAVE_RECORDS", 1)
+    url = kafka_url()
+    with evlog.open(tmp_path / "source", create=True) as source:
+        source.append("a", [NewEvent("T", 1)])
+        source.append("a", [NewEvent("T", 2)])
+        with evlog.open(url, create=True) as store, evlog.Mirror(source, store, piece_events=1) as mirror:
+            mirror.copy()
+            standing = store.standing
+            assert standing.mirror_of == source.engine.store_id
+    for _ in range(2):
+        with evlog.open(url) as store:
+            assert store.standing == standing
+            with pytest.raises(evlog.StoreIsMirror):
+                store.append("a", [NewEvent("T", 3)])
+
+
+def test_a_record_by_key_is_replaced_only_where_it_was_read(kafka_url: Callable[[], str]) -> None:
+    url = kafka_url()
+    with evlog.open(url, create=True) as store, evlog.open(url) as other:
+        assert isinstance(store.engine, KafkaEngine)
+        assert isinstance(other.engine, KafkaEngine)
+        one, two = store.engine._records, other.engine._records
+        assert one.get(("k",)) is None
+        first = one.put(("k",), b"1", None)
+        assert first is not None
+        assert two.put(("k",), b"2", None) is None
+        second = two.put(("k",), b"2", first)
+        assert second is not None
+        assert one.put(("k",), b"3", first) is None
+        assert not one.delete(("k",), first)
+        assert one.get(("k",)) == (b"2", second)
+        assert [key for key, _ in two.list(("k",))] == [("k",)]
+        assert one.delete(("k",), second)
+        assert two.get(("k",)) is None
+        assert not two.delete(("k",), second)
+
+
 def test_a_topic_without_its_beginning_is_damaged(kafka_url: Callable[[], str]) -> None:
     url = kafka_url()
     with evlog.open(url, create=True) as store:
