@@ -124,7 +124,6 @@ class Applying:
             self._append([done])
         elif isinstance(done, Standing):
             self.standing = done
-            self._place = self._place._replace(mirror_of=done.mirror_of, moved_to=done.moved_to)
         else:
             self.index.remove_history(self._store_id, done)
 

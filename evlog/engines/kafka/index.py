@@ -41,6 +41,7 @@ class Place(NamedTuple):
     """that event's; empty: none was"""
     mirror_of: str = ""
     moved_to: str = ""
+    """the standing before that record; a later one is read again"""
 
 
 def index_path(store_id: str) -> str:

@@ -325,8 +325,11 @@ def test_a_place_that_is_not_the_index_s_or_the_topic_s_is_not_used(
     index = DirectoryEngine(path)
     save_place(index, Place(offset, 3, events[2].id_bytes))  # each event is a transaction of two records
     index.close()
+    mark = Path(path) / "snapshots" / "mark"
+    mark.touch()
     with evlog.open(url) as store:
         assert everything(store) == events
+        assert mark.exists() == (offset == 4)  # else the index is of another history, and is built again
         assert store.append("a", [NewEvent("T", 3)], 3).first_position == 4
         assert store.verify().ok
 
