@@ -75,25 +75,34 @@ class Heads:
 
     async def _follow(self) -> None:
         workers = Workers(1, FOLLOWER)
-        feed: Feed | None = None
+        feeds: list[Feed] = []  # of its one thread, which closes what it has opened, also after a cancel
         try:
-            feed = await workers.submit(self._store.engine.follow, EVERYTHING)
-            self.head = await workers.submit(feed.committed, 0)
+            self.head = await workers.submit(_first_head, self._store, feeds)
             while True:
                 self._tell()
-                self.head = await workers.submit(_next_head, feed, self.head)
-        except EvlogError as error:
-            self.problem = str(error)
+                self.head = await workers.submit(_next_head, feeds[0], self.head)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the pages are told
+            self.problem = str(error) if isinstance(error, EvlogError) else repr(error)
             self._tell()
         finally:
-            if feed is not None:
+            for feed in feeds:
                 feed.wake()
-                workers.submit(feed.close)  # after the wait that was woken, in the same thread
+            workers.submit(_close, feeds)
             workers.stop()
 
     def _tell(self) -> None:
         for news in self._pages:
             news.set()
+
+
+def _first_head(store: EventStore, feeds: list[Feed]) -> int:
+    feeds.append(store.engine.follow(EVERYTHING))
+    return feeds[0].committed(0)
+
+
+def _close(feeds: list[Feed]) -> None:
+    for feed in feeds:
+        feed.close()
 
 
 def _next_head(feed: Feed, head: int) -> int:

@@ -132,7 +132,7 @@ function tell(toTheEnd) {
     else if (from < first) end(`Positions ${count(first)} to ${count(head)} were searched. `, true);
     else end(`Positions ${count(first)} to ${count(from)} of ${count(head)} were searched. `, true);
   });
-  source.addEventListener("error", () => source.close());
+  source.addEventListener("error", () => end("The search broke off. ", true));
 }
 
 function drawStory(found, text, more = false) {

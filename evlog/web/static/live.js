@@ -33,9 +33,11 @@ function connect() {
   source = new EventSource("live");
   source.addEventListener("open", () => {
     show("open");
-    complain("");
   });
-  source.addEventListener("head", () => listeners.forEach((listener) => listener()));
+  source.addEventListener("head", () => {
+    complain("");
+    listeners.forEach((listener) => listener());
+  });
   source.addEventListener("problem", (event) => complain(JSON.parse(event.data)));
   source.addEventListener("error", () => {
     show("lost");
