@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from evlog import Event, EventStore, NewEvent, ShardsApart, Subscription, SubscriptionBusy
-from evlog.subscriptions.shards import Shard, maybe_parse, name_of, shard_of
+from evlog.subscriptions.shards import _AGAIN_SECONDS, Shard, maybe_parse, name_of, shard_of
 from tests.support.helpers import small_store
 from tests.support.memory_engine import open_engine
 
@@ -156,6 +156,54 @@ def test_a_consumer_that_begins_during_a_change_undoes_it(
     ]
     runs[0].close()
     store.subscribe("n", shard=(1, 3)).close()
+
+
+def test_a_consumer_sees_a_change_that_began_before_it_had_its_name(
+    store: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in (1, 2):
+        store.consume("n", str, shard=(number, 2), follow=False)
+    made = store.engine.checkpoint
+    known = made("n#1/2").load()
+    assert known is not None
+
+    def checkpoint(name: str) -> Any:
+        place = made(name)
+        acquire = place.acquire
+
+        def change_first() -> None:
+            monkeypatch.setattr(store.engine, "checkpoint", made)
+            other = made("n#1/3")
+            other.acquire()
+            other.create(known)
+            other.release()
+            acquire()
+
+        monkeypatch.setattr(place, "acquire", change_first)
+        return place
+
+    monkeypatch.setattr(store.engine, "checkpoint", checkpoint)
+    with store.subscribe("n", shard=(1, 2)):
+        assert [info.name for info in store.subscriptions()] == ["n#1/2", "n#2/2"]
+
+
+def test_a_consumer_waits_while_another_makes_the_checkpoints(
+    store: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in (1, 2):
+        store.consume("n", str, shard=(number, 2), follow=False)
+    held = [store.engine.checkpoint(name) for name in ("n#1/2", "n")]
+    for place in held:
+        place.acquire()
+
+    def release(seconds: float) -> None:
+        if seconds == _AGAIN_SECONDS:
+            for place in held:
+                place.release()
+
+    monkeypatch.setattr("evlog.subscriptions.shards.time.sleep", release)
+    with store.subscribe("n", shard=(1, 2)) as run:
+        assert run.position == store.head
 
 
 def fail_on_order_3(event: Event) -> None:
