@@ -33,7 +33,7 @@ from evlog.engines.nats.layout import (
     tail_place,
 )
 from evlog.engines.nats.session import Lost, NoResponder, NotConnected
-from evlog.errors import AppendUnknown, EventTooLarge, InvalidArgument, LockTimeout, StoreUnreachable
+from evlog.errors import AppendUnknown, EventTooLarge, LockTimeout, StoreUnreachable, TooManyEvents
 from evlog.files.disk.fork import register_fork_reset
 from evlog.model.events import METADATA_PREFIX
 from evlog.model.filters import ANYTHING
@@ -188,8 +188,7 @@ class Appender:
             if size > self.max_event_bytes:
                 raise EventTooLarge(size, self.max_event_bytes)
         if len(request.events) > BATCH:
-            count = len(request.events)
-            raise InvalidArgument(
+            raise TooManyEvents(len(request.events), f"{BATCH} events")
                 f"one append of {count} events is over the limit of {BATCH}; use smaller ones"
             )
         given = sum(event[1] is not None for event in request.events)

@@ -72,6 +72,7 @@ def capabilities_of(max_event_bytes: int, replicas: int) -> Capabilities:
         durability=durability,
         max_event_bytes=max_event_bytes,
         max_append_events=BATCH,
+        max_mirrored_events=None,
         verify="structure",
     )
 

@@ -1,7 +1,8 @@
 """Mirrors: the standing of a store, and a piece of another store's history as messages.
 
-A piece is stored in batches that end where an append of the source ended. Each batch leaves a store that is a
-mirror up to some position, which is what a mirror that is started again asks for.
+A piece is stored in batches that end where an append of the source ended, or inside one of more than a
+thousand events. Each batch leaves a store that is a mirror up to some position, which is what a mirror that
+is started again asks for.
 """
 
 from __future__ import annotations
@@ -90,6 +91,10 @@ def write(core: Core, make: Callable[[Stored, State, bool], list[Outgoing] | Non
 # --- a piece of history
 
 
+Row = tuple[int, int, Event | RemovedRecord]
+"""A position, the first position of its append, and what is there."""
+
+
 class Part:
     """A part of a piece that is stored together: its events and removed events, and where it ends."""
 
@@ -100,6 +105,15 @@ class Part:
 
     def __len__(self) -> int:
         return len(self.events) + len(self.removed)
+
+    def add(self, frame: int, rows: Sequence[Row]) -> None:
+        """Add what follows: all of one append, or of a larger one a part."""
+        for position, _, item in rows:
+            self.end = position
+            if isinstance(item, RemovedRecord):
+                self.removed.append(item)
+            else:
+                self.events.append((item, frame))
 
 
 def append_history(core: Core, piece: HistoryPiece) -> None:
@@ -114,8 +128,8 @@ def append_history(core: Core, piece: HistoryPiece) -> None:
 
 
 def _parts(piece: HistoryPiece) -> list[Part]:
-    """Return a piece in parts that are small enough. Each ends where an append of the source ended."""
-    rows: list[tuple[int, int, Event | RemovedRecord]] = [
+    """Return a piece in parts that are small enough. One ends inside an append only if that is too large."""
+    rows: list[Row] = [
         (event.position, frame, event) for event, frame in zip(piece.events, piece.frames, strict=True)
     ]
     rows += [(each.position, each.position, each) for each in piece.removed]
@@ -123,15 +137,12 @@ def _parts(piece: HistoryPiece) -> list[Part]:
     parts = [Part(piece.after)]
     for frame, items in groupby(rows, key=lambda row: row[1]):
         together = list(items)
-        if parts[-1] and len(parts[-1]) + len(together) > _MOST_EVENTS:
-            parts.append(Part(parts[-1].end))
-        part = parts[-1]
-        for position, _, item in together:
-            part.end = position
-            if isinstance(item, RemovedRecord):
-                part.removed.append(item)
-            else:
-                part.events.append((item, frame))
+        step = len(together) if len(together) <= BATCH else _MOST_EVENTS
+        for at in range(0, len(together), step):
+            some = together[at : at + step]
+            if parts[-1] and len(parts[-1]) + len(some) > _MOST_EVENTS:
+                parts.append(Part(parts[-1].end))
+            parts[-1].add(frame, some)
     if parts[-1].end < piece.end and len(parts[-1]) > _MOST_EVENTS:
         parts.append(Part(parts[-1].end))
     parts[-1].end = piece.end
