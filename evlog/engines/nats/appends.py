@@ -189,8 +189,6 @@ class Appender:
                 raise EventTooLarge(size, self.max_event_bytes)
         if len(request.events) > BATCH:
             raise TooManyEvents(len(request.events), f"{BATCH} events")
-                f"one append of {count} events is over the limit of {BATCH}; use smaller ones"
-            )
         given = sum(event[1] is not None for event in request.events)
         early = given if len(request.events) + given + 1 > BATCH else 0
         if not self._mutex.acquire(
