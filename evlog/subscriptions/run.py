@@ -420,7 +420,10 @@ class Subscription:
 
     def _begin_piece(self) -> bool:
         """Begin with the next piece of the log; False if nothing is committed beyond what was scanned."""
-        high = min(self._feed.committed(self._scanned), self._scanned + _PIECE_EVENTS)
+        committed = self._feed.committed(self._scanned)
+        if self._end is None and time.monotonic() >= self._deadline:
+            self._end = committed  # writers may be faster than this run for ever
+        high = min(committed, self._scanned + _PIECE_EVENTS)
         if self._end is not None:
             high = min(high, self._end)
         if high <= self._scanned:
