@@ -16,7 +16,7 @@ from tests.benchmarks.run import TINY, Run, run_workload
 from tests.benchmarks.table import LAST, ROWS, Outcome, Row, outcomes_json, print_outcomes
 from tests.benchmarks.workloads import WORKLOADS
 from tests.benchmarks.workloads.web import find_browser
-from tests.support import kafka
+from tests.support import kafka, ministack
 from tests.support.postgresql import binaries
 
 HERE = [name for name, peer in PEERS.items() if peer.needs_nothing]
@@ -39,6 +39,8 @@ def test_every_workload_reports_figures_with_their_settings(
         pytest.skip("no Chromium is installed")
     if name == "nats" and NatsJetStream.how_to_get() is not None:
         pytest.skip("no NATS server or client is installed")
+    if name == "dynamodb" and not ministack.IS_INSTALLED:
+        pytest.skip("no stand-in for DynamoDB is installed")
     if name == "kafka" and kafka.maybe_jars() is None:
         pytest.skip("no Java or Maven is installed")
     report = run_workload(WORKLOADS[name], run_)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ import evlog
 from evlog import EventStore, NewEvent
 from tests.benchmarks.measure import Figure, Report, count, seconds_of
 from tests.benchmarks.run import Run
-from tests.support import kafka, nats, postgresql
+from tests.support import kafka, ministack, nats, postgresql
 
 NewUrl = Callable[[], str]
 Samples = dict[str, float]
@@ -75,6 +76,18 @@ def _kafka(folder: Path) -> Iterator[NewUrl | None]:
         yield lambda: server.url(f"bench{next(numbers)}")
 
 
+@contextmanager
+def _dynamodb(folder: Path) -> Iterator[NewUrl | None]:
+    del folder  # the stand-in keeps its data in memory
+    if not ministack.IS_INSTALLED:
+        yield None
+        return
+    numbers = itertools.count()
+    os.environ.update(ministack.CREDENTIALS)
+    with ministack.serving() as server:
+        yield lambda: server.url(f"bench{next(numbers)}")
+
+
 # Each gives a function that names a new store, or None where its server is not installed.
 ENGINES: Final[dict[str, Callable[[Path], Any]]] = {
     "directory": _directory,
@@ -82,6 +95,7 @@ ENGINES: Final[dict[str, Callable[[Path], Any]]] = {
     "nats, 1 server": _nats(1),
     "nats, 3 servers": _nats(3),
     "kafka, 1 broker": _kafka,
+    "dynamodb, a stand-in": _dynamodb,
 }
 UNITS: Final = {
     "1 process, single appends": "appends/s",
@@ -127,7 +141,7 @@ def _alone(run: Run, store: EventStore) -> Samples:
     samples["scan of all"] = events[0] / seconds
     names = [f"order-{number}" for number in range(run.sizes.stream_reads)]
     for name in names:
-        store.append(name, [NewEvent("T", _DATA)] * _STREAM_EVENTS)
+        _append(store, name, _STREAM_EVENTS)
     seconds = seconds_of(lambda: [count(store.read(name)) for name in names])
     samples[f"read of a stream of {_STREAM_EVENTS}"] = seconds / len(names) * 1e6
     samples["append returned → event delivered"] = _latency_ms(store, run.sizes.live)
@@ -145,9 +159,21 @@ def _single(store: EventStore, appends: int) -> float:
 
 
 def _batches(store: EventStore, events: int, size: int) -> float:
-    batch = [NewEvent("T", _DATA)] * size
     times = max(1, events // size)
-    return times * size / seconds_of(lambda: [store.append(f"batch-{n}", batch) for n in range(times)])
+
+    def work() -> None:
+        for number in range(times):
+            _append(store, f"batch-{number}", size)
+
+    return times * size / seconds_of(work)
+
+
+def _append(store: EventStore, stream: str, events: int) -> None:
+    """Append events together, or in as few appends as the engine takes."""
+    most = store.capabilities.max_append_events or events
+    batch = [NewEvent("T", _DATA)] * events
+    for at in range(0, events, most):
+        store.append(stream, batch[at : at + most])
 
 
 def _latency_ms(store: EventStore, appends: int) -> float:
