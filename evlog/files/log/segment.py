@@ -415,6 +415,10 @@ def read_together(chunks: Sequence[tuple[Segment, Sequence[int]]]) -> Iterator[t
 
     They are checked and decoded in one call: of a stream in ten segments, in half the time.
     """
+    if len(chunks) == 1:
+        segment, numbers = chunks[0]
+        yield from segment.records(numbers)
+        return
     found = [(segment, segment.places(numbers)) for segment, numbers in chunks]
     _, lengths, crcs = zip(*[place for _, places in found for place in places], strict=True)
     if sum(lengths) <= _BYTES_AT_ONCE:
