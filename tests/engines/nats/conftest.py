@@ -20,13 +20,6 @@ def nats_server() -> Iterator[nats.Cluster]:
         yield cluster
 
 
-@pytest.fixture(scope="session")
-def nats_cluster() -> Iterator[nats.Cluster]:
-    """Three servers that a test may kill, if it starts them again."""
-    with scratch() as folder, nats.serving(folder, 3) as cluster:
-        yield cluster
-
-
 @pytest.fixture
 def nats_url(nats_server: nats.Cluster) -> Callable[[], str]:
     """Make the URL of a store that is not there yet."""
