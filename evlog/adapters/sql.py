@@ -29,6 +29,7 @@ except ModuleNotFoundError as error:
     raise ExtraNotInstalled("SQL", str(error.name).partition(".")[0], "sql") from None
 
 from evlog.transfer import arrow
+from evlog.transfer.export import in_batches
 
 if TYPE_CHECKING:
     from evlog.model.reports import StreamInfo
@@ -179,8 +180,8 @@ class Database:
             known.add(name.casefold())
             self._types.add(name)
 
-    def _read(self, bounds: Bounds) -> Iterator[Event]:
-        """Iterate over the events within bounds; those of several streams or categories one after another."""
+    def _read(self, bounds: Bounds) -> Iterator[list[Event]]:
+        """Yield the events within bounds in batches; those of several streams or categories in turn."""
         after = max(0, (bounds.first or 1) - 1)
         to = self._head if bounds.last is None else min(bounds.last, self._head)
         if after >= to:
@@ -198,21 +199,24 @@ class Database:
             filters = [filter.replace(category=name) for name in _possible(bounds.category) or ()]
         for each in filters:
             if each.types != ():
-                yield from self._store.engine.read_all(after, to, each, reverse=False, limit=None)
+                found = self._store.engine.read_all(after, to, each, reverse=False, limit=None)
+                yield from in_batches(found, _BATCH)
 
-    def _list(self, bounds: Bounds) -> Iterator[StreamInfo]:
+    def _list(self, bounds: Bounds) -> Iterator[list[StreamInfo]]:
         categories: Iterable[str | None] = [None]
         if bounds.category is not None:
             categories = _possible(bounds.category) or ()
         for category in categories:
-            yield from self._store.streams(category)
+            streams = self._store.streams(category)
+            while batch := list(islice(streams, _BATCH)):
+                yield batch
 
 
 class _Source(ds.Dataset):  # type: ignore[misc]  # DuckDB offers conditions only to this class
     """What a view is made from: rows that are read when DuckDB asks for them."""
 
     def __init__(
-        self, columns: Columns, read: Callable[[Bounds], Iterable[Any]], failed: list[EvlogError]
+        self, columns: Columns, read: Callable[[Bounds], Iterator[list[Any]]], failed: list[EvlogError]
     ) -> None:
         self._columns = columns
         self._read = read
@@ -230,9 +234,7 @@ class _Source(ds.Dataset):  # type: ignore[misc]  # DuckDB offers conditions onl
 
     def _batches(self, bounds: Bounds) -> Iterator[arrow.Items]:
         try:
-            rows = iter(self._read(bounds))
-            while batch := list(islice(rows, _BATCH)):
-                yield arrow.Picked(batch)
+            yield from map(arrow.Picked, self._read(bounds))
         except EvlogError as error:  # DuckDB would make an error of its own of it
             self._failed.append(error)
             raise

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice, takewhile
+from operator import itemgetter
 from typing import TYPE_CHECKING, Final, Protocol
 
 from evlog.errors import InvalidArgument, StoreFull, StoreIOError
@@ -21,7 +22,10 @@ from evlog.model.named import NamedTuple
 if TYPE_CHECKING:
     from evlog.engine import Progress
 
-_BATCH_EVENTS: Final = 2000  # with more, the processor's caches no longer hold them
+_PIECE_EVENTS: Final = 64  # `most` is a multiple of it
+_BATCH_BYTES: Final = 64 << 20  # of data
+_DATA: Final = itemgetter(7)
+_BATCH_EVENTS: Final = 2048  # with more, the processor's caches no longer hold them
 
 
 class ExportResult(NamedTuple):
@@ -135,7 +139,7 @@ def export(
         output = make(temporary, old, store_id)
         try:
             begin = output.position
-            for batch in _batches(read(begin)):
+            for batch in in_batches(read(begin), _BATCH_EVENTS):
                 output.write(batch)
                 count += len(batch)
                 if progress is not None:
@@ -162,7 +166,7 @@ def _with_fields(
         )
     from evlog.transfer.parquet import Parquet, choose_columns
 
-    columns, last = choose_columns(fields, old, lambda position: _batches(read(position)))
+    columns, last = choose_columns(fields, old, lambda position: in_batches(read(position), _BATCH_EVENTS))
 
     def read_again(position: int) -> Iterator[Event]:
         return takewhile(lambda event: event.position <= last, read(position))
@@ -170,9 +174,19 @@ def _with_fields(
     return lambda temporary, old, _: Parquet(temporary, old, columns), read_again
 
 
-def _batches(events: Iterable[Event]) -> Iterator[list[Event]]:
+def in_batches(events: Iterable[Event], most: int) -> Iterator[list[Event]]:
+    """Yield the events, at most `most` at a time, and fewer where they are large."""
     iterator = iter(events)
-    while batch := list(islice(iterator, _BATCH_EVENTS)):
+    batch: list[Event] = []
+    size_bytes = 0
+    while piece := list(islice(iterator, _PIECE_EVENTS)):
+        batch += piece
+        size_bytes += sum(map(len, map(_DATA, piece)))
+        if len(batch) >= most or size_bytes >= _BATCH_BYTES:
+            yield batch
+            batch = []
+            size_bytes = 0
+    if batch:
         yield batch
 
 

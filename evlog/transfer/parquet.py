@@ -27,6 +27,7 @@ except ModuleNotFoundError:
 from evlog.transfer import arrow
 
 _GROUP_EVENTS: Final = 100_000
+_GROUP_BYTES: Final = 256 << 20  # a row group is in memory until it is written
 _MAX_INT: Final = 1 << 63
 _LONGEST_INT: Final = 21  # digits; Python refuses to convert very long ones
 _EXACT_INT: Final = 1 << 53  # beyond, a DOUBLE is not every number
@@ -76,6 +77,7 @@ class Parquet:
         self._writer = pq.ParquetWriter(path, self._schema, compression="zstd")
         self._waiting: list[Any] = []
         self._rows = 0
+        self._bytes = 0  # of what waits
         if before is not None:
             for number in range(before.num_row_groups):
                 table = before.read_row_group(number)
@@ -87,10 +89,12 @@ class Parquet:
         self.position = events[-1].position
         items = list(zip(*events, strict=True))
         arrays = [make(items) for make in self._makers]
-        self._waiting.append(pa.RecordBatch.from_arrays(arrays, schema=self._schema))
+        batch = pa.RecordBatch.from_arrays(arrays, schema=self._schema)
+        self._waiting.append(batch)
         self._rows += len(events)
-        if self._rows >= _GROUP_EVENTS:
-            self._write_groups(all=False)
+        self._bytes += batch.nbytes
+        if self._rows >= _GROUP_EVENTS or self._bytes >= _GROUP_BYTES:
+            self._write_groups(all=self._bytes >= _GROUP_BYTES)
 
     def close(self) -> None:
         """Complete the content."""
@@ -104,6 +108,7 @@ class Parquet:
         self._writer.write_table(table.slice(0, whole), row_group_size=_GROUP_EVENTS)
         self._waiting = table.slice(whole).to_batches()
         self._rows = table.num_rows - whole
+        self._bytes = sum(batch.nbytes for batch in self._waiting)
 
 
 def _open(path: str) -> Any:

@@ -25,7 +25,7 @@ from evlog.errors import ExtraNotInstalled, InvalidArgument, StoreFull
 from evlog.model.events import CONTENT_TYPES
 from evlog.model.json_lines import InvalidLine, encode_lines
 from evlog.transfer.cloudevents import cloudevents_decoder
-from evlog.transfer.export import SUFFIXES, ExportResult, export
+from evlog.transfer.export import SUFFIXES, ExportResult, export, in_batches
 from tests.support.helpers import small_store
 
 
@@ -201,6 +201,21 @@ def test_fields_are_known_and_for_parquet(store: EventStore, memory_path: Path) 
         run(store, memory_path / "out.parquet", fields=["nosuch"])
     with pytest.raises(InvalidArgument, match="evlog read -o csv"):
         run(store, memory_path / "out.csv", fields=["position"])
+
+
+def test_large_events_make_small_batches_and_row_groups(
+    store: EventStore, memory_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.append("large-1", [NewEvent("Large", "x" * 2000) for _ in range(200)])
+    monkeypatch.setattr("evlog.transfer.export._BATCH_BYTES", 100_000)
+    monkeypatch.setattr("evlog.transfer.parquet._GROUP_BYTES", 200_000)
+    sizes = [len(batch) for batch in in_batches(store.read_all(), 2048)]
+    assert (max(sizes), sum(sizes)) == (64, 208)
+    path = memory_path / "out.parquet"
+    run(store, path)
+    file = pq.ParquetFile(path)
+    assert [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)] == [128, 80]
+    assert file.read().column("position").to_pylist() == list(range(1, 209))
 
 
 def test_cloudevents_are_read_by_their_own_library(store: EventStore, memory_path: Path) -> None:
