@@ -46,6 +46,7 @@ ANSWER_SECONDS: Final = 10.0  # of one question to the brokers
 RETRY_SECONDS: Final = 60.0  # a broker restarts, or another one takes its partitions over
 _ABSENT_SECONDS: Final = 2.0  # no broker has answered for so long when a store is opened: there is none
 _CREATE_SECONDS: Final = 30.0
+_RETRY_PAUSE_SECONDS: Final = 0.2
 _MOST_REPLICAS: Final = 3
 
 
@@ -98,13 +99,15 @@ class Client:
     @property
     def admin(self) -> Any:
         """The client that asks; one for each process."""
-        if self._admin is None or self._process != os.getpid():
-            if self._admin is not None:
-                leave_to_parent(self._admin)
+        admin = self._admin
+        if admin is not None and self._process != os.getpid():
+            leave_to_parent(admin)
+            admin = None
+        if admin is None:
             with translated(self.address.text):
-                self._admin = without_signals(lambda: AdminClient(self.address.settings))
+                admin = self._admin = without_signals(lambda: AdminClient(self.address.settings))
             self._process = os.getpid()
-        return self._admin
+        return admin
 
     def check_open(self) -> None:
         """Raise StoreClosed after `close`."""
@@ -156,9 +159,10 @@ class Client:
         deadline = time.monotonic() + seconds
         while True:
             self.check_open()
+            admin = self.admin
             try:
                 with translated(self.address.text):
-                    answers = self.admin.list_offsets(
+                    answers = admin.list_offsets(
                         wanted,
                         isolation_level=IsolationLevel.READ_COMMITTED,
                         request_timeout=max(1.0, min(ANSWER_SECONDS, deadline - time.monotonic())),
@@ -167,7 +171,9 @@ class Client:
             except (StoreUnreachable, StoreNotFound):  # a broker that starts may not know its topics yet
                 if time.monotonic() >= deadline:
                     raise
-                time.sleep(0.02)
+                if self._admin is admin:
+                    self._admin = None  # one that has seen a partition without a leader may not look again
+                time.sleep(_RETRY_PAUSE_SECONDS)
 
     def describe(self, topic: str) -> Topic | None:
         """Return what a topic is, and None if there is none.
