@@ -37,23 +37,13 @@ PARAMETERS: Final = (
 )
 # The order in which a newcomer reads; pages that are not named here follow by name.
 _READING_ORDER: Final = (
-    *("concepts", "append", "import", "read", "follow", "terminal", "completion", "python"),
-    *(
-        "trace",
-        "state",
-        "upcasting",
-        "concurrency",
-        "tags",
-        "transact",
-        "links",
-        "schemas",
-        "ci",
-        "cron",
-        "outbox",
-    ),
-    *("retention", "compaction", "backup", "mirror", "verify"),
-    *("json", "exit-codes", "errors", "limits", "format", "engines"),
-    *("postgresql", "nats", "kafka", "performance"),
+    *("concepts", "append", "import", "read", "follow", "state", "transact", "tags", "links", "schemas"),
+    *("upcasting", "trace", "export", "sql", "web", "terminal", "completion"),
+    *("python", "asyncio", "concurrency", "testing", "eventsourcing"),
+    *("ci", "cron", "outbox", "metrics", "mcp"),
+    *("retention", "compaction", "redaction", "backup", "verify", "mirror"),
+    *("engines", "postgresql", "nats", "kafka", "dynamodb"),
+    *("json", "exit-codes", "errors", "limits", "performance", "format"),
 )
 _END: Final = "Commands: `evlog --help` lists them, `evlog help COMMAND` explains one."
 _WIDEST_COLUMNS: Final = 100  # longer lines are hard to read
