@@ -251,6 +251,8 @@ class Reader:
                 if low <= after:
                     return
             end, window = begin - 1, min(2 * window, 1 << 16)
+        if last is not None:
+            state = self.state()  # what was there first may be erased
         yield from reversed(self._merged(state, subject, at, after, top, []))
 
     def _merged(

@@ -300,6 +300,20 @@ def test_a_child_of_a_fork_uses_the_store(nats_url: NewUrl) -> None:
         assert [int(event.data) for event in store.read("a")] == [1, 2, 3]
 
 
+def test_a_child_of_a_fork_leaves_connections_to_its_parent(nats_url: NewUrl) -> None:
+    with evlog.open(nats_url(), create=True) as store:
+        connections = engine_of(store)._core.connections
+        session = connections.take()
+        pid = os.fork()
+        if not pid:
+            connections.give_back(session)
+            os._exit(7 if connections.take() is not session else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+        connections.give_back(session)
+        assert connections.take() is session
+        connections.give_back(session)
+
+
 def test_a_name_of_a_killed_run_is_free_after_its_lease(nats_url: NewUrl) -> None:
     url = nats_url()
     program = (
@@ -387,6 +401,21 @@ def test_reads_begin_and_end_anywhere_in_a_long_log(nats_url: NewUrl) -> None:
             middle = next(other.read_all(after=1799, limit=1))
             assert next(other.read_all(since=middle.time)).time == middle.time
             assert len(list(other.read_all())) == 3600
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_read_that_has_begun_misses_no_event_that_is_erased_meanwhile(
+    nats_url: NewUrl, reverse: bool
+) -> None:
+    with evlog.open(nats_url(), create=True) as store, evlog.open(store.path) as other:
+        for number in range(6):
+            store.append("ab"[number % 2], [NewEvent("T", number)])
+        begun = [store.read_all(reverse=reverse), store.read("b", reverse=reverse), store.read_all(to=4)]
+        other.redact(2, 4, 6, reason="r")
+        log, stream, part = ([(event.position, event.redacted) for event in found] for found in begun)
+        assert sorted(log) == [(n, n % 2 == 0) for n in range(1, 7)]
+        assert sorted(stream) == [(2, True), (4, True), (6, True)]
+        assert part == [(1, False), (2, True), (3, False), (4, True)]
 
 
 def test_subjects_of_two_stores_do_not_meet(nats_server: nats.Cluster) -> None:
