@@ -25,8 +25,8 @@ The address is printed: on a terminal as it is, in a pipe as JSON, {"url":…}. 
 (pip install 'evlog-store[web]'; exit code 10 without them).
 
 \b
-  evlog web
-  evlog web --port 8123 --no-browser
+  evlog web --no-browser
+  evlog --store orders web --no-browser
   ssh -L 8123:127.0.0.1:8123 host evlog -s /srv/orders web --port 8123
 """
 
