@@ -255,10 +255,12 @@ def test_what_another_writer_did_is_seen_by_one_that_remembers(
         other.append("a", [new(1)])
         with pytest.raises(evlog.WrongExpectedVersion):
             store.append("a", [new(2)], 1)
+        store.append("c", [new(4)])  # from here on it remembers the log
         other.append("b", [new(3, tags=["x"])])
         with pytest.raises(evlog.ConditionFailed):
             store.append("a", [new(2)], conditions=IfNone("tag=x"))
         assert other.append("a", [new(0, id=UUID(int=1))]).duplicate
+        assert sorted(event.position for name in "abc" for event in store.read(name)) == [1, 2, 3, 4]
         other.set_retention("a", max_count=1)
         other.delete_stream("a", tombstone=True)
         with pytest.raises(evlog.StreamTombstoned):
