@@ -211,23 +211,27 @@ def _together(url: str, seconds: float) -> float:
     context.set_forkserver_preload([__name__])
     barrier = context.Barrier(_WRITERS + 1)
     results = context.SimpleQueue()
+    environment = dict(os.environ)  # the workers' server may be older than what is in it
     workers = [
-        context.Process(target=_work, args=(url, number, seconds, barrier, results), daemon=True)
+        context.Process(target=_work, args=(url, number, seconds, barrier, results, environment), daemon=True)
         for number in range(_WRITERS)
     ]
     for worker in workers:
         worker.start()
-    barrier.wait()
+    barrier.wait(_LONG_SECONDS)
     appends: int = sum(results.get() for _ in workers)
     for worker in workers:
         worker.join()
     return appends / seconds
 
 
-def _work(url: str, number: int, seconds: float, barrier: Barrier, results: Any) -> None:
+def _work(
+    url: str, number: int, seconds: float, barrier: Barrier, results: Any, environment: dict[str, str]
+) -> None:
+    os.environ.update(environment)
     with evlog.open(url) as store:
         store.append(f"own-{number}", [NewEvent("T", _DATA)])
-        barrier.wait()
+        barrier.wait(_LONG_SECONDS)
         end, done = time.perf_counter() + seconds, 0
         while time.perf_counter() < end:
             store.append(f"own-{number}", [NewEvent("T", _DATA)], done + 1)
