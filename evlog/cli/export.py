@@ -45,7 +45,7 @@ the type that holds them all. Filters are those of `evlog read`. In a pipe the r
   evlog export orders.csv --category order
   evlog export nightly.jsonl.gz --append
   evlog export shop.sqlite --since 7d
-  evlog export paid.parquet --type OrderPaid --fields position,time,data.amount
+  evlog export paid.parquet --type OrderPaid --fields position,data.amount
 """
 
 PARAMETERS: Final = (

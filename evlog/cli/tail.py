@@ -79,7 +79,7 @@ order, and has its own checkpoint. Another N is refused until all have come to t
 \b
   evlog tail --name copy --exec 'evlog --store /var/lib/copy append --lines'
   evlog tail --name paid --type OrderPaid --exec 'echo paid: "$EVLOG_STREAM"'
-  evlog tail --name mail --shard 2/3 -f --exec ./send
+  evlog tail --name mail --shard 2/3 --exec ./send
 """
 
 _LAST: Final = 10

@@ -214,8 +214,10 @@ def test_help_shows_examples_that_work(evlog: Evlog, here: Path, arguments: list
         evlog("append", "--lines", stdin=as_lines([*known, *others]))
     (here / "evlog").write_text(f'#!/bin/sh\nexec {sys.executable} -m evlog "$@"\n')
     (here / "evlog").chmod(0o755)
-    (here / "sales.py").write_text("#!/bin/sh\ncat > /dev/null\necho 0\n")
-    (here / "sales.py").chmod(0o755)
+    for name in ("sales.py", "send"):
+        (here / name).write_text("#!/bin/sh\ncat > /dev/null\necho 0\n")
+        (here / name).chmod(0o755)
+    (here / "report.sql").write_text("select count(*) from events")
     (here / "paid.schema.json").write_text('{"type":"object"}')
     script = "\n".join(["set -e -o pipefail", *examples]).replace("/var/lib", str(here))
     # A server runs until it is stopped, with exit code 124 of timeout: its other exit codes are failures.
