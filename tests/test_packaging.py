@@ -8,9 +8,13 @@ from __future__ import annotations
 import ast
 import importlib
 import re
+import shlex
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
+
+import pytest
 
 import evlog
 from tests.support.readme import ROOT
@@ -73,3 +77,33 @@ def test_the_public_names_are_listed() -> None:
     assert all(hasattr(evlog, name) for name in evlog.__all__)
     assert {"open", "EventStore", "NewEvent", "Event", "EvlogError", "ANY", "NO_STREAM"} <= set(evlog.__all__)
     assert (ROOT / "evlog" / "py.typed").exists()
+
+
+@pytest.mark.parametrize(
+    ("module", "extra", "arguments"),
+    [
+        ("prometheus_client", "metrics", "metrics"),
+        ("mcp", "mcp", "mcp"),
+        ("duckdb", "sql", "sql 'select 1'"),
+        ("pyarrow", "sql", "sql 'select 1'"),
+        ("pyarrow", "parquet", "export events.parquet"),
+        ("zstandard", "zstd", "export events.jsonl.zst"),
+        ("uvicorn", "web", "web --no-browser"),
+        ("starlette", "web", "web --no-browser"),
+        ("jsonschema_rs", "schemas", "schema set T -"),
+        ("psycopg", "postgresql", "info --store postgresql://127.0.0.1:1/x"),
+        ("confluent_kafka", "kafka", "info --store kafka://127.0.0.1:1/x"),
+        ("botocore", "dynamodb", "info --store dynamodb://eu-west-1/x"),
+    ],
+)
+def test_a_missing_library_is_a_line_that_names_its_extra(
+    tmp_path: Path, module: str, extra: str, arguments: str
+) -> None:
+    hide = f"import sys; sys.modules[{module!r}] = None; from evlog.cli.app import main; main()"
+    words = [sys.executable, "-c", hide, *shlex.split(arguments)]
+    with evlog.open(tmp_path / ".evlog", create=True) as store:
+        store.append("s", [evlog.NewEvent("T")])
+    done = subprocess.run(words, cwd=tmp_path, input="{}", capture_output=True, text=True, check=False)
+    assert done.returncode == 10, done.stderr
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.endswith(f"which is not installed; run pip install 'evlog-store[{extra}]'\n")

@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
-from evlog.adapters.predicates import Bounds, bounds_of, is_plain, words_of
 from evlog.errors import EvlogError, ExtraNotInstalled, InvalidArgument
 from evlog.model.events import SYSTEM_PREFIX, Event, category_of, maybe_name_fault
 from evlog.model.filters import EventFilter
@@ -28,6 +27,7 @@ try:
 except ModuleNotFoundError as error:
     raise ExtraNotInstalled("SQL", str(error.name).partition(".")[0], "sql") from None
 
+from evlog.adapters.predicates import Bounds, bounds_of, is_plain, words_of
 from evlog.transfer import arrow
 from evlog.transfer.export import in_batches
 

@@ -12,6 +12,13 @@
 Read `items.py` for the table, then `core.py` for how it is changed.
 """
 
+from evlog.errors import ExtraNotInstalled
+
+try:
+    import botocore  # noqa: F401 - only to see whether it is there
+except ImportError:
+    raise ExtraNotInstalled("a store in DynamoDB", "botocore", "dynamodb") from None
+
 from evlog.engines.dynamodb.engine import open_engine
 
 __all__ = ["open_engine"]

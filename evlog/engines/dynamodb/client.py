@@ -13,9 +13,13 @@ import time
 from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
+import botocore.session
+from botocore import exceptions
+from botocore.config import Config
+from botocore.loaders import create_loader
+
 from evlog.errors import (
     EngineError,
-    ExtraNotInstalled,
     InvalidArgument,
     StoreAccessDenied,
     StoreClosed,
@@ -24,14 +28,6 @@ from evlog.errors import (
     StoreUnreachable,
 )
 from evlog.files.disk.fork import register_fork_reset
-
-try:
-    import botocore.session
-    from botocore import exceptions
-    from botocore.config import Config
-    from botocore.loaders import create_loader
-except ImportError:
-    raise ExtraNotInstalled("the dynamodb engine", "botocore", "dynamodb") from None
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

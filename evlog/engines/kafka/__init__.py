@@ -14,6 +14,13 @@
 Read `engine.py` first, then `topic.py`, then `records.py`.
 """
 
+from evlog.errors import ExtraNotInstalled
+
+try:
+    import confluent_kafka  # noqa: F401 - only to see whether it is there
+except ImportError:
+    raise ExtraNotInstalled("a store in Kafka", "confluent-kafka", "kafka") from None
+
 from evlog.engines.kafka.engine import open_engine
 
 __all__ = ["open_engine"]

@@ -8,9 +8,19 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
+from confluent_kafka import (
+    Consumer,
+    IsolationLevel,
+    KafkaError,
+    KafkaException,
+    Producer,
+    TopicCollection,
+    TopicPartition,
+)
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetSpec, ResourceType
+
 from evlog.errors import (
     EngineError,
-    ExtraNotInstalled,
     InvalidArgument,
     ServerUnsuitable,
     StoreAccessDenied,
@@ -20,20 +30,6 @@ from evlog.errors import (
 )
 from evlog.files.disk.threads import without_signals
 from evlog.model.named import NamedTuple
-
-try:
-    from confluent_kafka import (
-        Consumer,
-        IsolationLevel,
-        KafkaError,
-        KafkaException,
-        Producer,
-        TopicCollection,
-        TopicPartition,
-    )
-    from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetSpec, ResourceType
-except ImportError:
-    raise ExtraNotInstalled("a store in Kafka", "confluent-kafka", "kafka") from None
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -18,6 +18,13 @@
 Read `engine.py` first, then `schema.sql`.
 """
 
+from evlog.errors import ExtraNotInstalled
+
+try:
+    import psycopg  # noqa: F401 - only to see whether it is there
+except ImportError:
+    raise ExtraNotInstalled("a store in PostgreSQL", "psycopg", "postgresql") from None
+
 from evlog.engines.postgresql.engine import open_engine
 
 __all__ = ["open_engine"]

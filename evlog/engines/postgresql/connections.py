@@ -18,9 +18,14 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+from psycopg.errors import error_from_result
+from psycopg.pq import ConnStatus, ExecStatus, PipelineStatus, TransactionStatus
+from psycopg.rows import tuple_row
+
 from evlog.errors import (
     EngineError,
-    ExtraNotInstalled,
     InvalidArgument,
     LockTimeout,
     StoreAccessDenied,
@@ -30,15 +35,6 @@ from evlog.errors import (
     StoreUnreachable,
 )
 from evlog.files.disk.fork import register_fork_reset
-
-try:
-    import psycopg
-    from psycopg.conninfo import conninfo_to_dict
-    from psycopg.errors import error_from_result
-    from psycopg.pq import ConnStatus, ExecStatus, PipelineStatus, TransactionStatus
-    from psycopg.rows import tuple_row
-except ImportError:
-    raise ExtraNotInstalled("the postgresql engine", "psycopg", "postgresql") from None
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
