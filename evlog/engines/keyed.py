@@ -17,15 +17,15 @@ import time
 from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn, Protocol
 from uuid import UUID
 
-from evlog.errors import CorruptionError, EvlogError, SubscriptionBusy, Unsupported
+from evlog.errors import CorruptionError, EvlogError, SubscriptionBehind, SubscriptionBusy, Unsupported
 from evlog.files.disk.fork import register_fork_reset
 from evlog.files.disk.threads import without_signals
 from evlog.model.checkpoints import Checkpoint, ParkedEvent
-from evlog.model.events import id_text, make_ids
+from evlog.model.events import SYSTEM_PREFIX, category_of, id_text, make_ids
 from evlog.model.filters import EventFilter
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from typing import Any
 
     from evlog.model.events import Event
@@ -288,6 +288,26 @@ def checkpoint_names(records: KeyValue) -> list[str]:
     """Return the names of all subscriptions, sorted."""
     found = records.list((SUBSCRIPTION,))
     return sorted(key[1] for key, record in found if b'"position":' in record.value)
+
+
+def check_subscriptions(records: KeyValue, hidden: Iterable[tuple[str, Iterable[tuple[str, int]]]]) -> None:
+    """Raise SubscriptionBehind if a subscription's filter selects an event that would be removed unread.
+
+    Args:
+        hidden: by stream, the types and positions of what is to be removed.
+    """
+    hidden = [(stream, list(events)) for stream, events in hidden if not stream.startswith(SYSTEM_PREFIX)]
+    for name in checkpoint_names(records):
+        known = KeyedCheckpoint(records, name).load()
+        if known is None or known.filter is None:
+            continue
+        filter = known.filter
+        for stream, events in hidden:
+            if filter.stream not in (None, stream) or filter.category not in (None, category_of(stream)):
+                continue
+            last = max((at for type, at in events if filter.types is None or type in filter.types), default=0)
+            if last > known.position:
+                raise SubscriptionBehind(name, known.position, last)
 
 
 def _encode(document: dict[str, Any]) -> bytes:

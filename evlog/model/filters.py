@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from typing import Any
     from uuid import UUID
 
+    from evlog.model.events import Event
     from evlog.model.matching import ContentMatcher
 
 
@@ -98,6 +99,17 @@ class EventFilter:
             if not (isinstance(found, list) and all(isinstance(one, str) for one in found)):
                 raise ValueError(f"{found!r:.80} is no list of texts")
         return cls(stream, category, types, tags, metadata=sorted(fields.items()), grep=grep)
+
+    def selects(self, event: Event) -> bool:
+        """Return whether the filter selects an event, but for what `make_matcher` checks."""
+        return (
+            self.stream in (None, event.stream)
+            and self.category in (None, event.category)
+            and (self.types is None or event.type in self.types)
+            and (not self.tags or set(self.tags).issubset(event.tags))
+            and (self.since_us is None or event.time_us >= self.since_us)
+            and (self.until_us is None or event.time_us < self.until_us)
+        )
 
     def make_matcher(self) -> ContentMatcher | None:
         """Return what metadata and data must satisfy; None if nothing."""

@@ -13,6 +13,7 @@ from collections import Counter
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final
 
+from evlog.files.disk.fork import register_fork_reset
 from evlog.model.events import SYSTEM_PREFIX, category_of
 
 if TYPE_CHECKING:
@@ -27,6 +28,11 @@ class StreamNames:
 
     def __init__(self, store: EventStore) -> None:
         self._store = store
+        self.reset_after_fork()
+        register_fork_reset(self)
+
+    def reset_after_fork(self) -> None:
+        """Begin again in a forked child: what the mutex guards may have been half changed."""
         self._mutex = threading.Lock()  # guards all that follows
         self._position = 0
         self._names: list[str] = []

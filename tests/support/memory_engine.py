@@ -359,20 +359,8 @@ def select(
     """Iterate over those of the events that a filter selects."""
     content = filter.make_matcher() or (lambda _: True)
     ordered = reversed(events) if reverse else events
-    matching = (event for event in ordered if matches(event, filter) and content(event))
+    matching = (event for event in ordered if filter.selects(event) and content(event))
     return (event for _, event in zip(range(limit), matching)) if limit is not None else matching  # noqa: B905
-
-
-def matches(event: Event, filter: EventFilter) -> bool:
-    """Whether a filter selects an event."""
-    return (
-        filter.stream in (None, event.stream)
-        and filter.category in (None, event.category)
-        and (filter.types is None or event.type in filter.types)
-        and set(filter.tags).issubset(event.tags)
-        and (filter.since_us is None or event.time_us >= filter.since_us)
-        and (filter.until_us is None or event.time_us < filter.until_us)
-    )
 
 
 class MemoryFeed:

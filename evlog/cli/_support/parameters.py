@@ -25,6 +25,7 @@ COUNT: Final = "count"  # a whole number; one beyond any count is taken for the 
 NUMBER: Final = "number"  # seconds and the like
 FLAG: Final = "flag"
 _LONGEST_NUMBER: Final = 4000  # digits; int() refuses more than 4300
+_LARGEST: Final = sys.maxsize - 1  # what follows it can be counted, too: the version behind it
 
 
 class Parameter:
@@ -199,7 +200,7 @@ def _count(parameter: Parameter, text: str) -> int:
     least, most = parameter.least or 0, parameter.most
     found = -1
     if text.isascii() and text.isdecimal():
-        found = min(int(text), sys.maxsize) if len(text) < _LONGEST_NUMBER else sys.maxsize
+        found = min(int(text), _LARGEST) if len(text) < _LONGEST_NUMBER else _LARGEST
     if found < least or (most is not None and found > most):
         bounds = f"of at least {least}" if most is None else f"from {least} to {most}"
         raise InvalidArgument(f"invalid value {text!r} for {parameter.title}", f"use a whole number {bounds}")

@@ -26,8 +26,7 @@ from evlog.engines.dynamodb.items import (
     number,
     tag_items,
 )
-from evlog.engines.keyed import KeyedCheckpoint, checkpoint_names
-from evlog.errors import SubscriptionBehind
+from evlog.engines.keyed import check_subscriptions
 from evlog.model.events import METADATA_PREFIX, SYSTEM_PREFIX, Event, category_of
 from evlog.model.history import Standing, refusal
 from evlog.model.named import NamedTuple
@@ -81,26 +80,6 @@ def find_hidden(core: Core, reader: Reader, state: LogState) -> list[_Hidden]:
     return found
 
 
-def check_subscriptions(records: Records, hidden: Sequence[_Hidden]) -> None:
-    """Raise SubscriptionBehind if a subscription's filter selects an event that would be removed unread."""
-    for name in checkpoint_names(records):
-        known = KeyedCheckpoint(records, name).load()
-        if known is None or known.filter is None:
-            continue
-        filter = known.filter
-        for removal, _, last_positions in hidden:
-            if removal.stream.startswith(SYSTEM_PREFIX) or filter.stream not in (None, removal.stream):
-                continue
-            if filter.category not in (None, category_of(removal.stream)):
-                continue
-            last = max(
-                (at for type, at in last_positions.items() if filter.types is None or type in filter.types),
-                default=0,
-            )
-            if last > known.position:
-                raise SubscriptionBehind(name, known.position, last)
-
-
 def compact(
     core: Core, reader: Reader, records: Records, *, dry_run: bool, force: bool, progress: Progress | None
 ) -> Compaction:
@@ -115,7 +94,7 @@ def compact(
     if standing != Standing():
         raise refusal(core.address.text, standing)
     if not force:
-        check_subscriptions(records, hidden)
+        check_subscriptions(records, ((each.removal.stream, each.last_positions.items()) for each in hidden))
     erase(core)  # before a removed event takes with it what tells its tags
     removed = 0
     for each in hidden:

@@ -380,16 +380,4 @@ def _terms(filter: EventFilter | None) -> dict[str, Any]:
 def select(events: Iterable[Event], filter: EventFilter, limit: int | None) -> Iterator[Event]:
     """Iterate over those of the events that a filter selects."""
     content = filter.make_matcher() or (lambda _: True)
-    return islice((event for event in events if matches(event, filter) and content(event)), limit)
-
-
-def matches(event: Event, filter: EventFilter) -> bool:
-    """Whether a filter's stream, category, types, tags and times select an event."""
-    return (
-        filter.stream in (None, event.stream)
-        and filter.category in (None, event.category)
-        and (filter.types is None or event.type in filter.types)
-        and (not filter.tags or set(filter.tags).issubset(event.tags))
-        and (filter.since_us is None or event.time_us >= filter.since_us)
-        and (filter.until_us is None or event.time_us < filter.until_us)
-    )
+    return islice((event for event in events if filter.selects(event) and content(event)), limit)

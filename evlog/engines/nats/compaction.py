@@ -7,9 +7,9 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from evlog.engines.deciding import Request
+from evlog.engines.keyed import check_subscriptions
 from evlog.engines.nats.history import finish_redactions, remove_events
-from evlog.errors import SubscriptionBehind
-from evlog.model.events import JSON_CODE, METADATA_PREFIX, SYSTEM_PREFIX, category_of
+from evlog.model.events import JSON_CODE, METADATA_PREFIX, category_of
 from evlog.model.history import Standing, refusal
 from evlog.model.reports import Compaction, Removal
 from evlog.model.retention import (
@@ -28,14 +28,8 @@ if TYPE_CHECKING:
 _OVERHEAD_BYTES: Final = 300  # of a message's headers, about
 
 
-def compact(
-    core: Core, names: list[str], *, dry_run: bool, force: bool, progress: Progress | None
-) -> Compaction:
-    """Remove what policies hide; each stream is removed durably, one after the other.
-
-    Args:
-        names: of all subscriptions.
-    """
+def compact(core: Core, *, dry_run: bool, force: bool, progress: Progress | None) -> Compaction:
+    """Remove what policies hide; each stream is removed durably, one after the other."""
     position, size = core.head(), bytes_of(core)
     removals = _removals(core)
     events = sum(len(hidden) for _, hidden in removals)
@@ -46,7 +40,10 @@ def compact(
     if standing != Standing():
         raise refusal(core.address.text, standing)
     if not force:
-        _check_subscriptions(core, names, removals)
+        check_subscriptions(
+            core.records,
+            ((each.stream, [(event.type, event.position) for event in gone]) for each, gone in removals),
+        )
     removed = 0
     for removal, hidden in removals:
         remove_events(core, removal.stream, hidden)
@@ -89,27 +86,3 @@ def _removals(core: Core) -> list[tuple[Removal, list[Event]]]:
             size = sum(len(event.data) + len(event[8] or b"") + _OVERHEAD_BYTES for event in hidden)
             found.append((Removal(name, stream, len(hidden), size), hidden))
     return found
-
-
-def _check_subscriptions(core: Core, names: list[str], removals: list[tuple[Removal, list[Event]]]) -> None:
-    """Raise SubscriptionBehind if a subscription's filter selects an event that would be removed unread."""
-    from evlog.engines.keyed import KeyedCheckpoint
-
-    for name in names:
-        known = KeyedCheckpoint(core.records, name).load()
-        if known is None or known.filter is None:
-            continue
-        filter = known.filter
-        for removal, hidden in removals:
-            stream = removal.stream
-            if stream.startswith(SYSTEM_PREFIX) or filter.stream not in (None, stream):
-                continue
-            if filter.category not in (None, category_of(stream)):
-                continue
-            unread = [
-                event.position
-                for event in hidden
-                if event.position > known.position and (filter.types is None or event.type in filter.types)
-            ]
-            if unread:
-                raise SubscriptionBehind(name, known.position, max(unread))

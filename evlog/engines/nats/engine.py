@@ -227,8 +227,7 @@ class NatsEngine(KeepsPolicies):
         """Remove what policies hide, stream by stream, durably."""
         if compress:
             raise Unsupported(NAME, "compression")
-        names = self.checkpoint_names()
-        return compaction.compact(self._core, names, dry_run=dry_run, force=force, progress=progress)
+        return compaction.compact(self._core, dry_run=dry_run, force=force, progress=progress)
 
     # --- the whole store
 

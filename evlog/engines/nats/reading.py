@@ -123,7 +123,7 @@ class Reader:
         found = self._framed(begun, subject, POSITION, after, to, filter.since_us, reverse=reverse)
         if filter.until_us is not None and not reverse:
             found = _before(found, filter.until_us)
-        events = (event for _, event in found if selects(filter, event))
+        events = (event for _, event in found if filter.selects(event))
         return islice(events, limit)
 
     def read_stream(
@@ -148,7 +148,7 @@ class Reader:
         events = (
             event
             for _, event in found
-            if (since_us is None or event.time_us >= since_us) and selects(filter, event)
+            if (since_us is None or event.time_us >= since_us) and filter.selects(event)
         )
         return islice(events, limit)
 
@@ -483,18 +483,6 @@ class Reader:
                 first = next((each.version for each in visible), version + 1)
             retention = None if rule is None or rule == KEEP_ALL else retention_of(rule, version)
             yield StreamInfo(name, version - first + 1, first, version, time_us, retention)
-
-
-def selects(filter: EventFilter, event: Event) -> bool:
-    """Return whether a filter selects an event, but for what content is asked for."""
-    return (
-        filter.stream in (None, event.stream)
-        and filter.category in (None, event.category)
-        and (filter.types is None or event.type in filter.types)
-        and (not filter.tags or set(filter.tags).issubset(event.tags))
-        and (filter.since_us is None or event.time_us >= filter.since_us)
-        and (filter.until_us is None or event.time_us < filter.until_us)
-    )
 
 
 def _before(found: Iterator[Framed], until_us: int) -> Iterator[Framed]:
