@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,16 @@ import pytest
 import evlog as library
 from tests.cli.conftest import command, environment
 from tests.support.terminal import CTRL_C, TerminalSession
+
+# It waits for a Ctrl-C, and takes the rest of the output after it.
+PATIENT_PAGER = """\
+import signal, sys
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+print("ready", flush=True)
+signal.sigwait([signal.SIGINT])
+print("got it", flush=True)
+sys.stdin.buffer.read()
+"""
 
 
 @pytest.fixture
@@ -63,14 +74,9 @@ def test_damage_is_reported_after_the_pager_has_ended(store: Path) -> None:
 
 def test_ctrl_c_is_the_pagers(store: Path) -> None:
     """less ends a search at Ctrl-C, so evlog must not leave it alone on the terminal."""
-    pager = (
-        "trap 'echo got it' INT; echo ready; read answer < /dev/tty; read answer < /dev/tty; cat > /dev/null"
-    )
-    with session(
-        "read", EVLOG_PAGER=f"sh -c '{pager}'".replace("'echo got it'", '"echo got it"')
-    ) as terminal:
+    (store / "pager.py").write_text(PATIENT_PAGER)
+    with session("read", EVLOG_PAGER=f"exec {sys.executable} pager.py") as terminal:
         terminal.wait_for("ready\n")
         terminal.type(CTRL_C)
         terminal.wait_for("got it\n")
-        terminal.type("\n\n")
         assert terminal.wait() == 0
