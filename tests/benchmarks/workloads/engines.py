@@ -91,7 +91,7 @@ def _dynamodb(folder: Path) -> Iterator[NewUrl | None]:
 # Each gives a function that names a new store, or None where its server is not installed.
 ENGINES: Final[dict[str, Callable[[Path], Any]]] = {
     "directory": _directory,
-    "postgresql": _postgresql,
+    "postgresql, 1 server": _postgresql,
     "nats, 1 server": _nats(1),
     "nats, 3 servers": _nats(3),
     "kafka, 1 broker": _kafka,
