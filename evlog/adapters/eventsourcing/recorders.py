@@ -55,7 +55,7 @@ class EvlogRecorder(Recorder):
     """What all recorders have.
 
     Args:
-        store: an open store; who opened it closes it.
+        store: an open store, which the caller closes.
         application: the name of the application or projection that it belongs to; it begins the names of all
             streams.
         purpose: what is recorded of aggregates: "events", or for example "snapshots".

@@ -5,9 +5,9 @@
    versions and conditions are exact, and positions have no gaps.
 2. A writer decides with what it knows from its last append. Only a refusal, by the service or by the
    decision, makes it read. So a writer that is alone needs one call an append.
-3. A writer that has collided twice takes a lease, which is in that item, too, and expires. So whoever
-   remembers the item from before is refused, reads it, and waits. The change ends the lease. After its turn
-   a writer waits for half as long as it has waited before, so that each has one. The lease only saves work:
+3. A writer that has collided twice takes a lease, which is in that item, too, and expires. So a writer that
+   remembers the item from before is refused, reads it, and waits. The change ends the lease. After its turn a
+   writer waits for half as long as it has waited before, so that each has one. The lease only saves work:
    rule 1 holds without it, so clocks that differ do no harm.
 4. A transaction that is not answered is sent again by botocore with the same token, which the service knows
    for ten minutes. When there is no answer even so, the next try looks for the ids of the first.

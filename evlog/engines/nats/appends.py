@@ -313,7 +313,7 @@ class Appender:
         time.sleep(seconds * (0.5 + random.random() / 2))  # noqa: S311 - no secret
 
     def _let_others_in(self) -> None:
-        """Pause after some appends in a row, if there are other writers: who has just appended is quicker."""
+        """Pause after some appends in a row, for other writers: one that has just appended is quicker."""
         self._won += 1
         if self._won >= _IN_A_ROW:
             self._won = 0
