@@ -30,9 +30,11 @@ if HASHES_ARE_CUT:  # before anything of evlog is imported
 from evlog import EventStore  # noqa: E402
 from tests.support.helpers import Clock, FixedRandom, content, small_store  # noqa: E402
 
-# A job in a shell's background ignores Ctrl-C, and all that it starts: no test of it would end.
+# What a shell starts in the background ignores Ctrl-C; what nohup starts, SIGHUP: no test of them would end.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 _COMMON = {
     "deadline": None,  # a slow machine is no failure
