@@ -50,12 +50,15 @@ class Runner:
     values: dict[str, str] = field(default_factory=dict)
     program: str = ""  # what a checkout brings
 
-    def run(self, job: str) -> bool:
-        """Run a job; whether all of its steps were successful."""
+    def __post_init__(self) -> None:
+        """Write the program before other threads fork: what a child holds open cannot be run."""
         self.folder.mkdir()
         program = self.folder / "run-tests"
         program.write_text(self.program)
         program.chmod(0o755)
+
+    def run(self, job: str) -> bool:
+        """Run a job; whether all of its steps were successful."""
         files = {name: str(self.folder / name) for name in ("GITHUB_OUTPUT", "GITHUB_STEP_SUMMARY")}
         good = True
         for step in steps_of(job):

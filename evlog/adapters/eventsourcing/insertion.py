@@ -170,8 +170,8 @@ class Sparse:
         self._look(error.stream)
 
     def _look(self, stream: str) -> None:
-        last = self._store.last(stream)
-        self.expected[stream] = self._store.stream_version(stream) if last is None else last.version
+        version, last = _end_of(self._store, stream)
+        self.expected[stream] = version
         self._highest[stream] = -1 if last is None else highest_of(last)
 
 
@@ -209,10 +209,8 @@ class Processed:
         self._known[self._stream] = version + 1, self._tracking.notification_id
 
     def _look(self) -> tuple[int, int]:
-        last = self._store.last(self._stream)
-        if last is None:
-            return self._store.stream_version(self._stream), -1
-        return last.version, notification_id_of(last)
+        version, last = _end_of(self._store, self._stream)
+        return version, -1 if last is None else notification_id_of(last)
 
     def _expect(self, version: int, processed: int) -> None:
         self.expected[self._stream] = version
@@ -222,6 +220,17 @@ class Processed:
                 f"notification {tracking.notification_id} of {tracking.application_name!r} is not after "
                 f"{processed}, which was processed last"
             )
+
+
+def _end_of(store: EventStore, stream: str) -> tuple[int, Event | None]:
+    """Return a stream's version, and its event there; None if there is none that can be seen."""
+    last = store.last(stream)
+    if last is None:
+        version = store.stream_version(stream)
+        last = store.last(stream)  # again: one may have come before the version was read
+        if last is None:
+            return version, None
+    return last.version, last
 
 
 def notification_id_of(event: Event) -> int:

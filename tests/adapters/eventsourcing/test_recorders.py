@@ -293,6 +293,23 @@ def test_each_notification_is_processed_once_by_however_many(store: EventStore) 
     assert max(done) == recorders[0].max_tracking_id("Shop") == 30
 
 
+def test_what_is_processed_between_two_looks_is_not_processed_again(
+    store: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = (EvlogProcessRecorder(store, application="Billing") for _ in range(2))
+    stream_version = EventStore.stream_version
+
+    def overtaken(store: EventStore, stream: str) -> int:
+        monkeypatch.undo()
+        other.insert_events(stored(uuid4(), 1), tracking=Tracking("Shop", 1))
+        return stream_version(store, stream)
+
+    monkeypatch.setattr(EventStore, "stream_version", overtaken)
+    with pytest.raises(IntegrityError):
+        one.insert_events(stored(uuid4(), 1), tracking=Tracking("Shop", 1))
+    assert len(one.select_notifications(1, 100)) == 1
+
+
 def test_a_wait_ends_when_another_recorder_has_processed(store: EventStore) -> None:
     reader, writer = (EvlogTrackingRecorder(store, application="View") for _ in range(2))
     thread = threading.Thread(target=reader.wait, args=("Shop", 2, 60.0))
