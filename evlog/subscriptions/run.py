@@ -422,7 +422,7 @@ class Subscription:
         """Begin with the next piece of the log; False if nothing is committed beyond what was scanned."""
         committed = self._feed.committed(self._scanned)
         if self._end is None and time.monotonic() >= self._deadline:
-            self._end = committed  # writers may be faster than this run for ever
+            self._end = committed  # else a run that is slower than the writers would never come to an end
         high = min(committed, self._scanned + _PIECE_EVENTS)
         if self._end is not None:
             high = min(high, self._end)

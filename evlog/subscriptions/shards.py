@@ -49,7 +49,7 @@ class Shard(NamedTuple):
 
 
 def shard_of(stream: str, count: int) -> int:
-    """Return which of so many consumers has a stream, from 1."""
+    """Return the number, from 1, of the consumer that has a stream."""
     return crc32(stream.encode()) % count + 1
 
 

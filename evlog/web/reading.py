@@ -1,4 +1,4 @@
-"""Pages of events: so many that match, forwards or backwards, found within a bounded time.
+"""Pages of events that match, forwards or backwards; each is searched for a bounded time.
 
 1. A page is a range of numbers: versions where one stream is selected, positions otherwise.
 2. The log is searched piece by piece. The pieces grow while they are searched quickly, so a selection that an

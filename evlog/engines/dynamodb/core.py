@@ -276,7 +276,7 @@ class _Turn:
         self.waited_seconds = 0.0
 
     def seconds_left(self) -> float:
-        """Return for how long to wait; -1: for ever."""
+        """Return the seconds to wait at most; -1: without a limit."""
         return -1.0 if self._end is None else max(0.0, self._end - time.monotonic())
 
     def give_up(self) -> NoReturn:

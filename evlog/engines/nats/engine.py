@@ -61,7 +61,7 @@ def open_engine(
 
 
 def capabilities_of(max_event_bytes: int, replicas: int) -> Capabilities:
-    """Return what a store can do on servers with a largest payload, with so many replicas."""
+    """Return what a store can do on servers that take events of this size, with this number of replicas."""
     kept = "the server has it" if replicas == 1 else f"a majority of its {replicas} servers has it"
     durability = (
         f"An append returns when {kept}; a power cut of all of them can lose the last two minutes, "

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from evlog.model.filters import EventFilter
     from evlog.model.history import RemovedRecord
 
-_NEAR: Final = 256  # so many messages are read rather than looked for
+_NEAR: Final = 256  # messages; a shorter way is read through instead of looking for its end
 _PROBES: Final = 40
 _ANCHORS: Final = 256
 _FIRST_WINDOW: Final = 512

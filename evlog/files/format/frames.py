@@ -225,7 +225,7 @@ def decode_run(
 
     Args:
         at, offset, tag: as `decode_frame_header`.
-        most_events: the frames have at most so many, all together.
+        most_events: the largest number of events in all the frames together.
 
     Returns:
         Their records, and the bytes that they take; none where something is wrong: `decode_frame_header` and
