@@ -329,7 +329,7 @@ class Appender:
         low, high = self._scanned.pop(items, (after, after))
         if not low <= after <= high:
             low = high = after
-        for event in self.reader.read_log(high, head, ANYTHING, reverse=False, limit=None):
+        for event in self.reader.read_all(high, head, ANYTHING, reverse=False, limit=None):
             if condition.query.matches(event):
                 return event.position
         self._scanned[items] = (low, head)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from builtins import filter as filter_events
 from datetime import UTC, datetime, timedelta
-from itertools import islice
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -17,6 +15,7 @@ from evlog.engines.nats.address import Address
 from evlog.engines.nats.core import FORMAT, Core
 from evlog.engines.nats.feed import NatsFeed
 from evlog.engines.nats.jetstream import BATCH
+from evlog.engines.reading import ReadsByReader
 from evlog.engines.retention import KeepsPolicies
 from evlog.errors import Unsupported
 from evlog.model.redaction import RedactionResult, encode_redaction
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from evlog.engine import Progress
+    from evlog.engines.nats.reading import Reader
     from evlog.model.appends import BatchResult, Expectation
     from evlog.model.events import EncodedEvent, Event
     from evlog.model.filters import EventFilter
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from evlog.model.queries import IfNone
     from evlog.model.reports import (
         Compaction,
-        StreamInfo,
         TornTail,
         VerifyReport,
     )
@@ -77,7 +76,7 @@ def capabilities_of(max_event_bytes: int, replicas: int) -> Capabilities:
     )
 
 
-class NatsEngine(KeepsPolicies):
+class NatsEngine(ReadsByReader, KeepsPolicies):
     """A store in NATS JetStream."""
 
     def __init__(self, address: Address, *, create: bool, lock_timeout_seconds: float | None) -> None:
@@ -121,53 +120,10 @@ class NatsEngine(KeepsPolicies):
 
     # --- reading
 
-    def read_stream(
-        self,
-        stream: str,
-        first_version: int,
-        last_version: int | None,
-        filter: EventFilter,
-        *,
-        reverse: bool,
-        limit: int | None,
-    ) -> Iterator[Event]:
-        """Iterate over the visible events of a stream."""
-        content = filter.make_matcher()
-        events = self._core.reader.read_stream(
-            stream,
-            first_version,
-            last_version,
-            filter,
-            reverse=reverse,
-            limit=limit if content is None else None,
-        )
-        return events if content is None else islice(filter_events(content, events), limit)
-
-    def read_all(
-        self, after: int, to: int | None, filter: EventFilter, *, reverse: bool, limit: int | None
-    ) -> Iterator[Event]:
-        """Iterate over the events behind `after` up to and including `to`."""
-        content = filter.make_matcher()
-        events = self._core.reader.read_log(
-            after, to, filter, reverse=reverse, limit=limit if content is None else None
-        )
-        return events if content is None else islice(filter_events(content, events), limit)
-
-    def find_ids(self, ids: Sequence[bytes]) -> dict[bytes, int]:
-        """Return the positions of known ids, also of those whose events were removed."""
-        return self._core.reader.find_ids(ids)
-
-    def versions(self, streams: Sequence[str]) -> list[int]:
-        """Return the last version of each stream, visible or not."""
-        return self._core.reader.versions(streams)
-
-    def streams(
-        self, category: str | None, prefix: str | None, *, include_deleted: bool, include_system: bool
-    ) -> Iterator[StreamInfo]:
-        """Iterate over the streams by name."""
-        return self._core.reader.streams(
-            category, prefix, include_deleted=include_deleted, include_system=include_system
-        )
+    @property
+    def reader(self) -> Reader:
+        """What reads the store."""
+        return self._core.reader
 
     def head(self) -> int:
         """Return the last position."""

@@ -114,7 +114,7 @@ class Reader:
 
     # --- events
 
-    def read_log(
+    def read_all(
         self, after: int, to: int | None, filter: EventFilter, *, reverse: bool, limit: int | None
     ) -> Iterator[Event]:
         """Iterate over the events behind `after` up to `to`, by position."""

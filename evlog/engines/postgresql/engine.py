@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from builtins import filter as filter_events
-from itertools import islice
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -13,6 +11,7 @@ from evlog.engines.postgresql.connections import Address, Connections
 from evlog.engines.postgresql.core import Core
 from evlog.engines.postgresql.feed import PostgresqlFeed
 from evlog.engines.postgresql.schema import FORMAT, open_schema
+from evlog.engines.reading import ReadsByReader
 from evlog.engines.retention import KeepsPolicies
 from evlog.errors import Unsupported
 from evlog.model.events import MAX_EVENT_BYTES
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
 
     from evlog.engine import Progress
     from evlog.engines.postgresql.checkpoints import PostgresqlCheckpoint
+    from evlog.engines.postgresql.reading import Reader
     from evlog.engines.postgresql.snapshots import PostgresqlSnapshot
     from evlog.model.appends import BatchResult, Expectation
     from evlog.model.events import EncodedEvent, Event
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from evlog.model.queries import IfNone
     from evlog.model.reports import (
         Compaction,
-        StreamInfo,
         TornTail,
         VerifyReport,
     )
@@ -56,7 +55,7 @@ def open_engine(
     return PostgresqlEngine(Address(url), create=create, sync=sync, lock_timeout_seconds=lock_timeout_seconds)
 
 
-class PostgresqlEngine(KeepsPolicies):
+class PostgresqlEngine(ReadsByReader, KeepsPolicies):
     """A store in a schema of a PostgreSQL database."""
 
     def __init__(
@@ -113,53 +112,10 @@ class PostgresqlEngine(KeepsPolicies):
 
     # --- reading
 
-    def read_stream(
-        self,
-        stream: str,
-        first_version: int,
-        last_version: int | None,
-        filter: EventFilter,
-        *,
-        reverse: bool,
-        limit: int | None,
-    ) -> Iterator[Event]:
-        """Iterate over the visible events of a stream."""
-        content = filter.make_matcher()
-        events = self._core.reader.read_stream(
-            stream,
-            first_version,
-            last_version,
-            filter,
-            reverse=reverse,
-            limit=limit if content is None else None,
-        )
-        return events if content is None else islice(filter_events(content, events), limit)
-
-    def read_all(
-        self, after: int, to: int | None, filter: EventFilter, *, reverse: bool, limit: int | None
-    ) -> Iterator[Event]:
-        """Iterate over the events behind `after` up to and including `to`."""
-        content = filter.make_matcher()
-        events = self._core.reader.read_all(
-            after, to, filter, reverse=reverse, limit=limit if content is None else None
-        )
-        return events if content is None else islice(filter_events(content, events), limit)
-
-    def find_ids(self, ids: Sequence[bytes]) -> dict[bytes, int]:
-        """Return the positions of known ids, also of those whose events were removed."""
-        return self._core.reader.find_ids(ids)
-
-    def versions(self, streams: Sequence[str]) -> list[int]:
-        """Return the last version of each stream, visible or not."""
-        return self._core.reader.versions(streams)
-
-    def streams(
-        self, category: str | None, prefix: str | None, *, include_deleted: bool, include_system: bool
-    ) -> Iterator[StreamInfo]:
-        """Iterate over the streams by name."""
-        return self._core.reader.streams(
-            category, prefix, include_deleted=include_deleted, include_system=include_system
-        )
+    @property
+    def reader(self) -> Reader:
+        """What reads the store."""
+        return self._core.reader
 
     def head(self) -> int:
         """Return the last position."""
