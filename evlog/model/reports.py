@@ -71,6 +71,11 @@ class StreamInfo(NamedTuple):
     retention: Retention | None = None
 
     @property
+    def name(self) -> str:
+        """The same as `stream`, for programs that were written when it was called so."""
+        return self.stream
+
+    @property
     def last_time(self) -> datetime:
         """When its last event was written, UTC."""
         from datetime import UTC, datetime, timedelta

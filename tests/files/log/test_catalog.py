@@ -51,6 +51,7 @@ def test_streams_come_by_name_with_their_counts(store: EventStore, clock: Clock)
     for info in store.streams():
         assert info.last_time == EPOCH + timedelta(microseconds=info.last_time_us)
         assert store.stream_version(info.stream) == info.last_version
+        assert info.name == info.stream
 
 
 FILTERS: list[tuple[dict[str, Any], list[str]]] = [
