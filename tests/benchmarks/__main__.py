@@ -75,6 +75,8 @@ def _compare_with_goals(
         print(outcomes_json(outcomes, machine, "quick" if options.quick else "full"))
     else:
         print_outcomes(outcomes, None if sys.stdout.isatty() else sys.stdout)
+    if options.plot:
+        options.plot.write_text(plot.goals_chart(outcomes), encoding="utf-8")
 
 
 def _sizes(options: argparse.Namespace) -> Sizes:
@@ -101,7 +103,12 @@ def _parse() -> argparse.Namespace:
     )
     parser.add_argument("--quick", action="store_true", help="small sizes: less than a minute")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the ratios into FILE.png or FILE.svg")
+    parser.add_argument(
+        "--plot",
+        type=Path,
+        metavar="FILE",
+        help="draw the ratios into FILE.png or FILE.svg; those of `table` into FILE.txt",
+    )
     parser.add_argument(
         "--dir", type=Path, help="where data goes (default: the system's temporary directory)"
     )
@@ -122,9 +129,10 @@ def _parse() -> argparse.Namespace:
     unknown = [name for name in options.workloads if name not in WORKLOADS and options.workloads != [TABLE]]
     if unknown:
         parser.error(f"no workload {', '.join(unknown)}; there are {', '.join(WORKLOADS)}")
-    if options.plot and options.plot.suffix not in plot.FORMATS:
-        parser.error(f"--plot {options.plot}: give a name that ends in {' or '.join(plot.FORMATS)}")
-    if options.plot and (how := plot.how_to_get_plots()):
+    formats = (plot.TEXT_FORMAT,) if options.workloads == [TABLE] else plot.FORMATS
+    if options.plot and options.plot.suffix not in formats:
+        parser.error(f"--plot {options.plot}: give a name that ends in {' or '.join(formats)}")
+    if options.plot and formats == plot.FORMATS and (how := plot.how_to_get_plots()):
         parser.error(f"--plot needs matplotlib: {how}")
     # evlog comes first, whatever the order given: the ratios are about it.
     options.peers = [name for name in PEERS if name in options.peers or name == next(iter(PEERS))]

@@ -139,6 +139,22 @@ def test_the_table_says_what_is_reached(capsys: pytest.CaptureFixture[str]) -> N
     assert "1 of 4 reached" in out
 
 
+def test_the_chart_of_goals_shows_what_was_reached_beside_what_was_asked() -> None:
+    outcomes = [
+        Outcome(Row("ahead", "scan", "", 1), [9.0, 10.0, 400.0], "lmdb"),
+        Outcome(Row("as asked", "scan", "", 0.5), [0.5], "lmdb"),
+        Outcome(Row("far behind", "scan", "", 1.5), [0.01], "lmdb"),
+        Outcome(Row("no ratio", "compact", "", 10, None, most=True), [11.0], ""),
+        Outcome(Row("not there", "scan", "", 1), [], ""),
+    ]
+    assert plot.goals_chart(outcomes).splitlines() == [
+        "                 0.1         1           10",
+        "ahead      10.00             ○           ●",
+        "as asked    0.50         ◉   │".rstrip(),
+        "far behind  0.01 ●           │ ○",
+    ]
+
+
 def test_the_plot_is_drawn_where_matplotlib_is(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason=plot.how_to_get_plots() or "")
     figure = Figure("full scan", "events/s", {"evlog": [2.0], "sqlite": [1.0], "lmdb": [4.0]})
