@@ -118,14 +118,12 @@ class Append:
     """
 
     __slots__ = (
-        "conditions", "events", "expectations", "has_made_ids", "schemas", "skip_known", "stream_hashes",
-        "streams",
+        "conditions", "events", "expectations", "has_made_ids", "schemas", "skip_known", "streams",
     )  # fmt: skip
 
     def __init__(
         self,
         streams: Sequence[str],
-        stream_hashes: Sequence[int],
         events: Sequence[EncodedEvent],
         expectations: Sequence[Expectation] = (),
         conditions: Sequence[tuple[int, IfNone]] = (),
@@ -135,7 +133,6 @@ class Append:
     ) -> None:
         self.schemas = schemas
         self.streams = streams
-        self.stream_hashes = stream_hashes
         self.events = events
         self.expectations = expectations
         self.conditions = conditions
@@ -181,7 +178,6 @@ def join(appends: Sequence[Append]) -> Append:
     if len({append.schemas for append in appends}) > 1:
         raise SchemasChanged
     streams: list[str] = []
-    hashes: list[int] = []
     events: list[EncodedEvent] = []
     expectations: list[Expectation] = []
     conditions: list[tuple[int, IfNone]] = []
@@ -190,9 +186,8 @@ def join(appends: Sequence[Append]) -> Append:
         expectations += [Expectation(at + e.at, e.stream, e.version) for e in append.expectations]
         conditions += [(at + before, condition) for before, condition in append.conditions]
         streams += append.streams
-        hashes += append.stream_hashes
         events += append.events
-    return Append(streams, hashes, events, expectations, conditions, schemas=appends[0].schemas)
+    return Append(streams, events, expectations, conditions, schemas=appends[0].schemas)
 
 
 class BatchResult:

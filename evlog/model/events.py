@@ -15,7 +15,7 @@ from evlog.errors import CorruptionError, InvalidEvent, InvalidStreamName
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from datetime import datetime
     from typing import Any, Final, Literal
     from uuid import UUID
@@ -49,6 +49,7 @@ _QUOTE: Final = 0x22
 _ARRAY_AT: Final = len(TAGS_BEGIN) - 1  # where their array begins
 _CONTROL: Final = frozenset(map(chr, (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029)))
 _SHOWN_CHARACTERS: Final = 200
+_MANY_NAMES: Final = 16
 _RANDOM_BITS: Final = (1 << 62) - 1
 _TAIL: Final = Struct("8s")
 _VARIANT: Final = bytes(byte & 0x3F | 0x80 for byte in range(256))  # RFC 9562: the two bits 10
@@ -361,6 +362,23 @@ def check_stream_name(stream: str) -> str:
     if check_readable_name(stream).startswith(SYSTEM_PREFIX):
         raise InvalidStreamName(stream, "begins with $, which is reserved for the store's own streams")
     return stream
+
+
+def check_stream_names(streams: Sequence[str]) -> None:
+    """Raise InvalidStreamName if there is a name among these that no stream can have."""
+    if len(streams) >= _MANY_NAMES and set(map(type, streams)) == {str}:
+        joined = " ".join(streams)
+        lengths = set(map(len, streams))
+        if (
+            joined.isascii()
+            and joined.isprintable()
+            and 0 < min(lengths) <= max(lengths) <= MAX_NAME_BYTES
+            and " $" not in joined
+            and joined[0] != SYSTEM_PREFIX
+        ):
+            return  # the common case of a batch, in a tenth of the time
+    for stream in streams:
+        check_stream_name(stream)
 
 
 def check_readable_name(stream: str) -> str:

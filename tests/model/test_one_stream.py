@@ -26,5 +26,5 @@ def test_an_append_is_of_one_stream_if_its_condition_is_too(
 ) -> None:
     events = encode_events([new(number) for number in range(len(streams))])
     found = [Expectation(*expectation) for expectation in expectations]
-    append = Append(list(streams), [0] * len(streams), events, found)
+    append = Append(list(streams), events, found)
     assert append.is_of_one_stream is simple

@@ -81,14 +81,17 @@ def _append_frame(log: Log, writer: Writer, piece: HistoryPiece) -> SyncPoint:
     records = piece.events
     _, versions, streams, types, ids, _, codes, datas, metadatas = zip(*records, strict=True)
     events = list(zip(types, ids, codes, datas, metadatas, strict=True))
-    plan = Plan(Append(streams, _hash_names(streams), events), {}, ids, hash_ids(ids))
+    for name in set(streams):
+        check_readable_name(name)
+    plan = Plan(Append(streams, events), {}, ids, hash_ids(ids))
     plan.versions = list(versions)
     plan.type_hashes = _hash_types(types)
     plan.tags = maybe_tag_bits(metadatas)
     plan.records = records
 
-    def put(tail: LogTail, _planner: Planner) -> SyncPoint:
+    def put(tail: LogTail, planner: Planner) -> SyncPoint:
         _check_locked(log, piece)
+        planner.name_streams_locked(plan)
         tail.put_locked(plan)
         return tail.end_locked()
 

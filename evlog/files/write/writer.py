@@ -34,6 +34,7 @@ from evlog.files.write.plan import Planner
 from evlog.files.write.sync_marks import SyncMarks
 from evlog.files.write.tail import LogTail
 from evlog.model.appends import Append, BatchResult, Expectation, SchemasChanged, join
+from evlog.model.events import check_stream_name, check_stream_names
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -209,9 +210,10 @@ class Writer:
     ) -> Append:
         if not events:
             raise InvalidArgument("there is nothing to append; give at least one event")
-        hashes = self._planner.hashes(streams, system=system)
+        if not system:
+            check_stream_names(streams)
         before = [(0, condition) for condition in conditions] if conditions else ()
-        return Append(streams, hashes, events, expectations, before, skip_known=skip_known, schemas=schemas)
+        return Append(streams, events, expectations, before, skip_known=skip_known, schemas=schemas)
 
     def exclusively(self, call: Callable[[LogTail, Planner], _T]) -> _T:
         """Call with the writers' lock held and everything taken in, also where appends are refused."""
@@ -376,13 +378,10 @@ class Writer:
         return outcome
 
     def _append_of(self, request: Request) -> Append:
-        streams = [request.stream] * len(request.events)
+        streams = [check_stream_name(request.stream)] * len(request.events)
         expected = request.expected
         expectations = () if expected is None else (Expectation(0, request.stream, expected),)
-        hashes = self._planner.hashes(streams)
-        return Append(
-            streams, hashes, request.events, expectations, request.conditions, schemas=request.schemas
-        )
+        return Append(streams, request.events, expectations, request.conditions, schemas=request.schemas)
 
     def _append_all_locked(self, appends: Sequence[Append]) -> list[BatchResult | EvlogError]:
         """Append all as one frame; or each by itself, if one is refused. Return the outcome of each."""

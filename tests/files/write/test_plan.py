@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from typing import Any
 from uuid import uuid4
 
@@ -111,20 +112,37 @@ def test_another_writers_events_count(store: EventStore) -> None:
 
 
 def test_of_two_names_with_one_hash_only_one_version_is_remembered_and_both_are_forgotten(
-    store: EventStore,
+    store: EventStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("evlog.files.write.plan.hash_stream", lambda _name: 1)
     planner = Planner(engine_of(store)._opened())
-    streams, hashes = ["a", "b"], [1, 1]  # neither is in the log, so a look-up finds version 0
-    plan = planner.plan_locked(Append(streams, hashes, encode_events([new(), new()])))
-    planner.remember_locked(plan)
-    assert plan.versions == [1, 1]
-    assert planner.next_versions_locked(streams, hashes) == [2, 1]
-    planner.remember_locked(plan)
+    streams = ["a", "b"]  # neither is in the log, so a look-up finds version 0
+    append = Append(streams, encode_events([new(), new()]))
+
+    def plan() -> list[int]:
+        plan = planner.plan_locked(append)
+        planner.remember_locked(plan)
+        assert plan.stream_hashes == [1, 1]
+        return plan.versions
+
+    assert plan() == [1, 1]
+    assert plan() == [2, 1]
+    assert plan() == [3, 1]
+    planner.forget_locked([2])
+    assert plan() == [4, 1]
     planner.forget_locked([1])
-    assert planner.next_versions_locked(["b"], [1]) == [1]  # now this one may be remembered
-    assert planner.next_versions_locked(streams, hashes) == [1, 1]
-    planner.remember_locked(plan)
-    assert planner.next_versions_locked(streams, hashes) == [1, 1]
+    assert plan() == [1, 1]
+    planner.forget_locked(None)
+    assert plan() == [1, 1]
+
+
+def test_a_name_that_hashes_unlike_its_text_is_the_same_stream(store: EventStore) -> None:
+    class Name(str, Enum):  # noqa: UP042 - hashed by the name of the member
+        A = "stream-a"
+
+    store.append_many([("stream-a", [new()]), (Name.A, [new()]), ("stream-a", [new()])])
+    store.append(Name.A, [new()])
+    assert [event.version for event in store.read("stream-a")] == [1, 2, 3, 4]
 
 
 def test_of_appends_in_one_frame_each_is_checked_against_those_before_it(store: EventStore) -> None:
@@ -133,7 +151,7 @@ def test_of_appends_in_one_frame_each_is_checked_against_those_before_it(store: 
 
     def append(stream: str, tag: str, condition: IfNone) -> Append:
         event = encode_events([NewEvent("T", id=uuid4(), tags=[tag])])
-        return Append([stream], writer._planner.hashes([stream]), event, (), [(0, condition)])
+        return Append([stream], event, (), [(0, condition)])
 
     def together(*appends: Append) -> list[object]:
         with writer._lock:
