@@ -96,29 +96,13 @@ class Subscription:
 
     def __iter__(self) -> Iterator[Event]:
         """Iterate until `idle`, `timeout` or `stop` ends it, or without `follow` to the log's end."""
-        checkpoint = self._checkpoint
         while True:
             event = self.next_event(self._idle_seconds)
             if event is None:
                 self._exclusively(self._save)  # the loop may be all that the program does with this run
                 return
             yield event
-            try:
-                for event in self._ready:  # the rest of the piece, at the price of a loop
-                    self._handed = event
-                    yield event
-                    # Acknowledged, parked or stopped meanwhile.
-                    if self._handed is not event or self._stopped:
-                        break
-                    self._scanned = event[0]
-                    self._handed = None
-                    if checkpoint is not None and time.monotonic() >= self._save_due:
-                        self._exclusively(self._save)
-            except GeneratorExit:
-                raise
-            except BaseException:
-                self._leave_piece()
-                raise
+            yield from self.events_at_hand(saves=True)
 
     def __next__(self) -> Event:
         event = self.next_event(self._idle_seconds)
@@ -187,6 +171,35 @@ class Subscription:
             return None
         event = self._handed = self._next_ready()
         return event
+
+    def events_at_hand(self, *, saves: bool = False) -> Iterator[Event]:
+        """Iterate over what `next_at_hand` returns, at the price of a loop.
+
+        Args:
+            saves: save the checkpoint about once a second.
+
+        Raises:
+            CorruptionError: as `next_event`.
+        """
+        self.acknowledge()
+        saves = saves and self._checkpoint is not None
+        try:
+            while not self._stopped:
+                event = self._handed = next(self._ready, None)
+                if event is None:
+                    return
+                yield event
+                if self._handed is not event:  # acknowledged or parked meanwhile
+                    return
+                self._scanned = event[0]
+                self._handed = None
+                if saves and time.monotonic() >= self._save_due:
+                    self._exclusively(self._save)
+        except GeneratorExit:
+            raise
+        except BaseException:  # damage, or a signal's handler: the rest of the piece is not scanned
+            self._leave_piece()
+            raise
 
     def acknowledge(self) -> None:
         """Acknowledge the last delivered event: the checkpoint may pass it."""

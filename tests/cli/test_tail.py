@@ -205,7 +205,7 @@ def test_a_wrong_command_line_is_one_line(filled: Evlog, arguments: list[str]) -
             "--idle 0 ran out before an event of type 'Gone' or 'Lost' came; ",
         ),
         (["-f", "--idle", "0s", "--count", "99"], "--idle 0s ran out before 99 events came; "),
-        (["-f", "--timeout", "0.01"], "--timeout 0.01 ran out; "),
+        (["-f", "--timeout", "1"], "--timeout 1 ran out; "),
         (["--until-type", "Gone"], "an event of type 'Gone' not found; use -f to wait for it"),
     ],
 )

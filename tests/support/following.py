@@ -29,6 +29,7 @@ class Script:
         self.sleeps: list[float] = []
         self.during_sleep: Callable[[float], object] = lambda _: None
         self.now = 1000.0
+        self.thread_seconds = 0.0  # of processor time
         script = self
 
         class ScriptedWatch:
@@ -60,6 +61,9 @@ class Script:
         class Time:
             def monotonic(self) -> float:
                 return script.now
+
+            def thread_time(self) -> float:
+                return script.thread_seconds
 
             def sleep(self, seconds: float) -> None:
                 script.sleeps.append(seconds)

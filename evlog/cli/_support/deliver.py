@@ -6,13 +6,15 @@ checkpoint is saved while some are gathered, so an event that was not written is
 
 from __future__ import annotations
 
+from itertools import chain
+
 from evlog.cli._support import console
 from evlog.errors import EvlogError
 from evlog.model.json_lines import encode_lines
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from typing import Final, Protocol
 
     import evlog
@@ -33,8 +35,8 @@ if TYPE_CHECKING:
         @property
         def undone(self) -> Event | None: ...
 
-        def take(self, event: Event) -> None:
-            """Deal with an event, or keep it until `flush`."""
+        def take(self, events: Iterable[Event]) -> None:
+            """Deal with events, or keep them until `flush`."""
 
         def flush(self) -> None:
             """Deal with what was kept."""
@@ -55,9 +57,10 @@ class StopCondition:
     Attributes:
         fail_types: an event of one of these ends it, too, as a failure.
         failed_by: that event, once it came.
+        is_met: whether nothing more is waited for.
     """
 
-    __slots__ = ("_missing", "count", "fail_types", "failed_by", "until_types")
+    __slots__ = ("_missing", "count", "fail_types", "failed_by", "is_met", "until_types")
 
     def __init__(
         self, count: int | None = None, until_types: Sequence[str] = (), fail_types: Sequence[str] = ()
@@ -66,6 +69,7 @@ class StopCondition:
         self.until_types = tuple(until_types)
         self.fail_types = tuple(fail_types)
         self.failed_by: Event | None = None
+        self.is_met = False
         self._missing = count
 
     def __bool__(self) -> bool:
@@ -76,14 +80,17 @@ class StopCondition:
             return f"an event of type {' or '.join(map(repr, self.until_types))}"
         return "one event" if self.count == 1 else f"{self.count} events"
 
-    def is_met_by(self, event: Event) -> bool:
-        """Count an event, and return whether nothing more is waited for."""
-        if event.type in self.fail_types:
-            self.failed_by = event
-            return True
-        if self._missing is not None:
-            self._missing -= 1
-        return self._missing == 0 or event.type in self.until_types
+    def until_met(self, events: Iterable[Event]) -> Iterator[Event]:
+        """Iterate over the events, counting them, up to the last one that is waited for."""
+        for event in events:
+            yield event
+            if event.type in self.fail_types:
+                self.failed_by = event
+            elif self._missing is not None:
+                self._missing -= 1
+            self.is_met = self.failed_by is event or self._missing == 0 or event.type in self.until_types
+            if self.is_met:
+                return
 
 
 class Printer:
@@ -99,7 +106,6 @@ class Printer:
     def __init__(self, form: Form | None, *, heading_first: bool = False) -> None:
         self._draw = _as_lines if form is None else form.draw
         self._events: list[Event] = []
-        self._bytes = 0
         if form is not None:
             console.write_now(form.heading() if heading_first else form.begin())
 
@@ -107,17 +113,19 @@ class Printer:
     def undone(self) -> Event | None:
         return self._events[0] if self._events else None
 
-    def take(self, event: Event) -> None:
-        self._events.append(event)
-        self._bytes += len(event.data)
-        if len(self._events) >= _GATHERED or self._bytes >= _GATHERED_BYTES:
-            self.flush()
+    def take(self, events: Iterable[Event]) -> None:
+        gathered, size_bytes = self._events, 0
+        for event in events:
+            gathered.append(event)
+            size_bytes += len(event[7])
+            if size_bytes >= _GATHERED_BYTES or len(gathered) >= _GATHERED:
+                self.flush()
+                size_bytes = 0
 
     def flush(self) -> None:
         if self._events:
             console.write_now(self._draw(self._events))
             self._events.clear()
-            self._bytes = 0
 
 
 def _as_lines(events: Sequence[Event]) -> bytes:
@@ -141,6 +149,7 @@ def deliver(
         follow: wait for new events; else stop after the last one there is.
         idle_seconds: how long to wait for the next one; None: without a limit.
     """
+    is_watching = bool(condition) or bool(condition.fail_types)
     try:
         while True:
             stops.waiting = True
@@ -148,15 +157,16 @@ def deliver(
             stops.waiting = False
             if event is None:
                 return IDLE if follow else HEAD
-            while event is not None:
-                if event.version > after_version:
-                    sink.take(event)
-                    if condition.is_met_by(event):
-                        sink.flush()
-                        subscription.acknowledge()
-                        return REACHED
-                event = subscription.next_at_hand() if sink.gathers else None
+            events: Iterable[Event] = (event,)
+            if sink.gathers:
+                events = chain(events, subscription.events_at_hand())
+            if after_version:
+                events = (event for event in events if event.version > after_version)
+            sink.take(condition.until_met(events) if is_watching else events)
             sink.flush()
+            if condition.is_met:
+                subscription.acknowledge()
+                return REACHED
     except EvlogError:
         sink.flush()  # the events before the damage
         raise

@@ -19,7 +19,7 @@ from evlog.subscriptions.retry import attempt
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from typing import Final
 
     import evlog
@@ -182,7 +182,11 @@ class Runner:
         self._retries = retries
         self._parks = parks
 
-    def take(self, event: Event) -> None:
+    def take(self, events: Iterable[Event]) -> None:
+        for event in events:
+            self._handle(event)
+
+    def _handle(self, event: Event) -> None:
         """Run the command on the event until it succeeds or has failed too often.
 
         Raises:

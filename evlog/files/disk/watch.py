@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from struct import Struct
 from typing import Any, Final
 
 from evlog.files.disk.fork import register_fork_reset
@@ -35,6 +36,7 @@ _IN_MODIFY, _IN_MOVED_TO, _IN_CREATE, _IN_DELETE_SELF, _IN_MOVE_SELF = 0x2, 0x80
 _IN_UNMOUNT, _IN_IGNORED = 0x2000, 0x8000
 _INTERESTING: Final = _IN_MODIFY | _IN_MOVED_TO | _IN_CREATE | _IN_DELETE_SELF | _IN_MOVE_SELF
 _READ_BYTES: Final = 1 << 14
+_NOTICE: Final = Struct("@4xI4xI")  # the mask, and the length of the name that follows: inotify(7)
 _ESCAPED: Final = re.compile(r"\\([0-7]{3})")
 
 
@@ -123,11 +125,12 @@ class Watch:
 
     def _take_notice(self) -> None:
         """Read the notifications, so that they end no later wait; poll if there will be no more."""
-        from inotify_simple import parse_events
-
-        notices = parse_events(os.read(self._inotify.fileno(), _READ_BYTES))
-        if any(notice.mask & (_IN_UNMOUNT | _IN_IGNORED) for notice in notices):
-            self.polling = True
+        notices, at = os.read(self._inotify.fileno(), _READ_BYTES), 0
+        while at < len(notices):
+            mask, name_bytes = _NOTICE.unpack_from(notices, at)
+            at += _NOTICE.size + name_bytes
+            if mask & (_IN_UNMOUNT | _IN_IGNORED):
+                self.polling = True
 
 
 def _maybe_watch(directory: str) -> Any:

@@ -80,11 +80,6 @@ class Marks:
         """How far the log is known to be synced, in bytes; 0 if that is not known."""
         return self.durable.offset if self.durable else 0
 
-    @property
-    def acknowledged_offset(self) -> int:
-        """How far the log is known to be acknowledged, in bytes; 0 if that is not known."""
-        return max(self.durable_offset, self.acknowledged.offset if self.acknowledged else 0)
-
 
 def encode_mark(magic: bytes, mark: Mark) -> bytes:
     """Return the 40 bytes of a mark."""
@@ -106,3 +101,14 @@ def decode_marks(raw: bytes, tag: int) -> Marks:
     """Return what the content of `durable` says of the segment with the tag."""
     marks = [maybe_decode_mark(magic, raw[at : at + MARK_BYTES]) for magic, at in MARK_AT.items()]
     return Marks(*[mark if mark is not None and mark.tag == tag else None for mark in marks])
+
+
+def acknowledged_offset(raw: bytes, tag: int) -> int:
+    """Return how far the segment is known to be acknowledged, in bytes, by the content of `durable`."""
+    offset = 0
+    for magic in (DURABLE_MAGIC, ACKNOWLEDGED_MAGIC):
+        at = MARK_AT[magic]
+        mark = maybe_decode_mark(magic, raw[at : at + MARK_BYTES])
+        if mark is not None and mark.tag == tag:
+            offset = max(offset, mark.offset)
+    return offset

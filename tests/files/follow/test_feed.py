@@ -210,33 +210,56 @@ def test_a_first_event_after_a_quiet_time_goes_out_at_once(store: EventStore, sc
         assert script.sleeps == []
 
 
-def test_under_a_busy_writer_it_looks_every_ten_milliseconds(store: EventStore, script: Script) -> None:
-    count = 0
-
+def test_a_quick_exchange_after_a_quiet_time_is_never_delayed(store: EventStore, script: Script) -> None:
     def append() -> None:
-        nonlocal count
-        count += 1
-        fill_from(store, count)
+        script.now += 0.001
+        script.thread_seconds += 0.0003
+        fill_from(store, store.head + 1)
 
     with store.subscribe() as subscription:
-        script.steps = [append] * 1000
-        for _ in range(3):  # news upon news
-            assert subscription.next_event(LONG_SECONDS) is not None
+        for _ in range(3):
+            for _ in range(15):
+                script.steps = [append]
+                assert subscription.next_event(LONG_SECONDS) is not None
+            script.now += 0.5
+        assert script.sleeps == []
 
-        def append_every_millisecond(seconds: float) -> None:
-            for _ in range(max(1, int(seconds * 1000))):
-                append()
 
-        script.during_sleep = append_every_millisecond
-        script.sleeps.clear()
-        while script.now < 1000.5:
+def test_a_hundred_events_a_second_are_each_given_out_at_once(store: EventStore, script: Script) -> None:
+    def append() -> None:
+        script.now += 0.01
+        script.thread_seconds += 0.0004
+        fill_from(store, store.head + 1)
+
+    with store.subscribe() as subscription:
+        for _ in range(200):
+            script.steps = [append]
             assert subscription.next_event(LONG_SECONDS) is not None
-        assert set(script.sleeps) == {0.01}
-        assert len(script.sleeps) < 60
+        assert script.sleeps == []
+
+
+@pytest.mark.parametrize(("look_seconds", "share"), [(0.0002, 1 / 40), (0.001, 1 / 40), (0.003, 1 / 15)])
+def test_under_a_busy_writer_a_feed_rests_by_what_its_looks_cost(
+    store: EventStore, script: Script, look_seconds: float, share: float
+) -> None:
+    def append(seconds: float = 0.001) -> None:
+        for _ in range(max(1, int(seconds * 1000))):
+            fill_from(store, store.head + 1)
+
+    with store.subscribe() as subscription:
+        script.steps = [append] * 10000
+        script.during_sleep = append
+        while script.now < 1004.0:
+            if subscription.next_at_hand() is None:
+                script.now += look_seconds
+                script.thread_seconds += look_seconds
+                assert subscription.next_event(LONG_SECONDS) is not None
+        assert script.thread_seconds < 4.0 * share
+        assert 0.0 < max(script.sleeps) <= 0.05
         script.during_sleep = lambda _: None
         script.steps = []
         drain(subscription)
-        assert subscription.next_event(0.2) is None  # and quiet again
+        assert subscription.next_event(0.5) is None  # and quiet again
         script.sleeps.clear()
         script.steps = [append]
         assert subscription.next_event(LONG_SECONDS) is not None
