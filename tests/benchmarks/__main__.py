@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import compileall
 import shutil
 import signal
 import sys
@@ -12,6 +13,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import evlog
 from tests.benchmarks import plot
 from tests.benchmarks.measure import Report, describe_machine
 from tests.benchmarks.peers import PEERS
@@ -31,6 +33,8 @@ def main() -> None:
         options.dir.mkdir(parents=True, exist_ok=True)
     directory = Path(tempfile.mkdtemp(prefix="evlog-benchmarks-", dir=options.dir))
     directory.chmod(0o711)
+    # As after any installation: a process that compiles what it imports late is 10 ms slower.
+    compileall.compile_dir(Path(evlog.__file__).parent, quiet=2)
     failed = False
     file = None if sys.stdout.isatty() else sys.stdout
     try:

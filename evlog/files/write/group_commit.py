@@ -25,8 +25,8 @@ LevelDB's and RocksDB's writers do between threads.
         64      256 x 32  responses
     12,288   256 x 2,048  requests
 
-A response: u64 nonce, u64 first position, u32 first version, u32 requests answered together, u32 zero, u32
-CRC of those 28 bytes. Position 0 means: append for yourself. A request: u64 nonce (0: none), u32 length, u32
+A response: u64 nonce, u64 first position, u32 first version, u64 zero, u32 CRC of those 28 bytes. Position 0
+means: append for yourself. A request: u64 nonce (0: none), u32 length, u32
 CRC of these two and of the payload behind them, a msgpack array [stream, expected version or nil, version of
 the schemas or nil, events, conditions], a condition being [[types, tags] of each item of its query, after]. A
 request waits as long as its nonce is not that of the response beside it. A slot belongs to one open file,
@@ -62,6 +62,9 @@ if TYPE_CHECKING:
     from evlog.model.events import EncodedEvent
     from evlog.model.queries import IfNone, Item
 
+    Place = tuple[int, int]
+    """The first position and the first version of a request's events; they are durable."""
+
 SLOTS: Final = 256
 SLOT_BYTES: Final = 2048
 RESPONSES_AT: Final = 64
@@ -70,8 +73,8 @@ REQUESTS_AT: Final = 12288
 _MAGIC: Final = b"evQUEUE2"
 _ROUND_AT: Final = 8
 _U64: Final = Struct("<Q")
-_RESPONSE: Final = Struct("<QQII4xI")
-_RESPONSE_FIELDS: Final = Struct("<QQII4x")
+_RESPONSE: Final = Struct("<QQI8xI")
+_RESPONSE_FIELDS: Final = Struct("<QQI8x")
 _REQUEST: Final = Struct("<QII")
 _REQUEST_FIELDS: Final = Struct("<QI")
 _MAX_PAYLOAD: Final = SLOT_BYTES - _REQUEST.size
@@ -88,17 +91,6 @@ _SLOT_LOCKS_AT: Final = 1 << 41
 _FAILURES: Final = (EvlogError, NoByteLocks)
 
 
-class Response:
-    """Where the events of a request are, one after the other; they are durable."""
-
-    __slots__ = ("first_position", "first_version", "together")
-
-    def __init__(self, first_position: int, first_version: int, together: int) -> None:
-        self.first_position = first_position
-        self.first_version = first_version
-        self.together = together  # how many requests were answered at the same time
-
-
 class Request:
     """An append that another writer waits for."""
 
@@ -112,7 +104,7 @@ class Request:
         expected: ExpectedVersion | None,
         schemas: int | None,
         events: Sequence[EncodedEvent],
-        conditions: Sequence[tuple[int, IfNone]],
+        conditions: Sequence[IfNone],
     ) -> None:
         self.schemas = schemas
         self.slot = slot
@@ -134,7 +126,7 @@ class Slot:
         self._response_at = RESPONSES_AT + number * _RESPONSE.size
         self._request_at = REQUESTS_AT + number * SLOT_BYTES
         self._pack = msgpack.Packer(buf_size=SLOT_BYTES).pack  # threads cannot share msgpack's in pure Python
-        self._owners: dict[int, ByteLock] = {}
+        self._alive: set[int] = set()  # slots whose owner was seen alive since this writer leads
         self._area = bytearray(REQUESTS_AT + SLOTS * SLOT_BYTES)  # takes no memory before it is written to
         self._rounds: list[ByteLock] = []  # that this writer has locked, oldest first
         self._requested = False  # a request is in the slot that may have no response
@@ -150,10 +142,12 @@ class Slot:
     @staticmethod
     def may_fit(events: Sequence[EncodedEvent]) -> bool:
         """Return whether a request with the events may be short enough; without packing it."""
-        if len(events) * _ID_BYTES > _MAX_PAYLOAD:
+        left = _MAX_PAYLOAD - len(events) * _ID_BYTES
+        if left < 0:
             return False
-        sizes = (_ID_BYTES + len(data) + len(metadata or b"") for *_, data, metadata in events)
-        return sum(sizes) <= _MAX_PAYLOAD
+        for event in events:
+            left -= len(event[3]) + len(event[4] or b"")
+        return left >= 0
 
     def submit(
         self,
@@ -165,7 +159,9 @@ class Slot:
     ) -> bool:
         """Write a request for one append, whose events all have ids; return whether that was possible."""
         try:
-            packed = [(condition.query.items, condition.after) for _, condition in conditions]
+            packed: Sequence[tuple[Sequence[Item], int]] = ()
+            if conditions:
+                packed = [(condition.query.items, condition.after) for _, condition in conditions]
             payload = self._pack((stream, expected, schemas, events, packed))
         except (OverflowError, TypeError, ValueError):
             return False  # the append without the queue says what is wrong with it
@@ -174,8 +170,9 @@ class Slot:
         self._nonce = nonce = (self._nonce + 1) % (1 << 64) or 1
         try:
             self._requested = True
-            request = _REQUEST.pack(nonce, len(payload), _crc_of(nonce, payload)) + payload
-            self._disk.write_at(self._file, request, self._request_at)
+            fields = _REQUEST_FIELDS.pack(nonce, len(payload))
+            crc = crc32(payload, crc32(fields)).to_bytes(4, "little")
+            self._disk.write_at(self._file, fields + crc + payload, self._request_at)
         except _FAILURES:
             self.failed = True
         return not self.failed
@@ -191,7 +188,7 @@ class Slot:
             self.failed = True
         return not self.failed
 
-    def maybe_response(self) -> Response | None:
+    def maybe_response(self) -> Place | None:
         """Return where the request's events are; None if there is no response, or it says to append alone."""
         if not self._requested:
             return None
@@ -200,11 +197,11 @@ class Slot:
         except _FAILURES:
             self.failed = True
             return None
-        nonce, position, version, together, crc = _RESPONSE.unpack(raw)
+        nonce, position, version, crc = _RESPONSE.unpack(raw)
         if nonce != self._nonce or crc != crc32(raw[: _RESPONSE_FIELDS.size]):
             return None
         self._requested = False
-        return Response(position, version, together) if position else None
+        return (position, version) if position else None
 
     def cancel(self) -> None:
         """Take the request back, unless a leader has read it already, and end all rounds."""
@@ -225,6 +222,7 @@ class Slot:
 
         `cancel` ends it.
         """
+        self._alive.clear()
         try:
             self._begin_round()
         except _FAILURES:
@@ -239,21 +237,22 @@ class Slot:
             self.failed = True
             return []
 
-    def respond_locked(self, responses: Iterable[tuple[Request, Response | None]]) -> None:
+    def respond_locked(self, requests: Sequence[Request], places: Iterable[Place | None]) -> None:
         """Tell the waiters where their events are, durable, and end the round that they wait for.
 
-        None tells a waiter to append for itself.
+        Args:
+            requests: as they were taken, all of them.
+            places: of each request; None tells its writer to append for itself.
         """
         try:
-            last = 0
-            for request, response in responses:
-                r = response or Response(0, 0, 0)
-                fields = _RESPONSE_FIELDS.pack(request.nonce, r.first_position, r.first_version, r.together)
+            for request, place in zip(requests, places, strict=True):
+                position, version = place or (0, 0)
+                fields = _RESPONSE_FIELDS.pack(request.nonce, position, version)
                 at = RESPONSES_AT + request.slot * _RESPONSE.size
                 self._area[at : at + _RESPONSE.size] = fields + crc32(fields).to_bytes(4, "little")
-                last = max(last, at + _RESPONSE.size)
-            if last:
-                self._disk.write_at(self._file, bytes(self._area[RESPONSES_AT:last]), RESPONSES_AT)
+            if requests:
+                end = RESPONSES_AT + (requests[-1].slot + 1) * _RESPONSE.size
+                self._disk.write_at(self._file, bytes(self._area[RESPONSES_AT:end]), RESPONSES_AT)
             self._rounds[0].release()
             del self._rounds[0]
         except _FAILURES:
@@ -287,16 +286,15 @@ class Slot:
         nonce, length, crc = _REQUEST.unpack_from(self._area, at)
         at += _REQUEST.size
         payload = bytes(self._area[at : at + min(length, _MAX_PAYLOAD)])
-        if len(payload) != length or _crc_of(nonce, payload) != crc:
+        if len(payload) != length or crc32(payload, crc32(_REQUEST_FIELDS.pack(nonce, length))) != crc:
             return None
-        owner = self._owners.get(slot)
-        if owner is None:
-            owner = self._owners[slot] = ByteLock(self._file.fd, _SLOT_LOCKS_AT + slot)
-        if not owner.is_taken():
-            return None
+        if slot not in self._alive:
+            if not ByteLock(self._file.fd, _SLOT_LOCKS_AT + slot).is_taken():
+                return None
+            self._alive.add(slot)
         try:
             stream, expected, schemas, events, packed = unpack(payload, use_list=False)
-            conditions = [(0, _condition(*each)) for each in packed] if packed else ()
+            conditions = [_condition(*each) for each in packed] if packed else ()
         except NOT_RECORDS:
             return None
         return Request(slot, nonce, stream, expected, schemas, events, conditions)
@@ -350,11 +348,6 @@ def _condition(items: Sequence[Item], after: int) -> IfNone:
     from evlog.model.queries import IfNone, Query
 
     return IfNone(Query.of_items(items), after)
-
-
-def _crc_of(nonce: int, payload: bytes) -> int:
-    """Return the CRC of a request, its nonce in it: half a request must not pass for the one before."""
-    return crc32(payload, crc32(_REQUEST_FIELDS.pack(nonce, len(payload))))
 
 
 def _read(file: WriteFile, length: int, offset: int) -> bytes:

@@ -13,7 +13,6 @@ refused append harms no other: its writer does it again alone and gets the error
 from __future__ import annotations
 
 import time
-from itertools import accumulate, pairwise
 
 from evlog.errors import (
     ConditionFailed,
@@ -34,7 +33,7 @@ from evlog.files.write.plan import Planner
 from evlog.files.write.sync_marks import SyncMarks
 from evlog.files.write.tail import LogTail
 from evlog.model.appends import Append, BatchResult, Expectation, SchemasChanged, join
-from evlog.model.events import check_stream_name, check_stream_names
+from evlog.model.events import check_stream_names
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,7 +42,7 @@ if TYPE_CHECKING:
 
     from evlog.files.disk.files import Disk
     from evlog.files.log.log import Log
-    from evlog.files.write.group_commit import Request, Response, Slot
+    from evlog.files.write.group_commit import Place, Request, Slot
     from evlog.files.write.plan import Plan
     from evlog.files.write.sync_marks import SyncPoint
     from evlog.model.events import EncodedEvent
@@ -97,6 +96,7 @@ class Writer:
         self._may_ask = sync and lock_timeout_seconds is None
         # Not guarded, hints only: an older value costs time, nothing else.
         self._contended = 0  # for how many more appends others are likely to wait for the lock, too
+        self._was_served = False  # another writer made the last append: it is likely to make the next, too
         self._slots: list[Slot] = []  # every slot; not guarded: only `append` is used
         # Not guarded: a thread takes one by `pop` and gives it back by `append`.
         self._free_slots: list[Slot] = []
@@ -280,7 +280,8 @@ class Writer:
         slot = self._maybe_slot()
         held = waited = False
         try:
-            held = self._lock.maybe_acquire(wait_for_threads=not self._contended) is not None
+            if slot is None or not self._was_served:
+                held = self._lock.maybe_acquire(wait_for_threads=not self._contended) is not None
             if not held:
                 waited = True
                 self._contended = _CONTENDED_APPENDS
@@ -288,16 +289,18 @@ class Writer:
                     slot = self._maybe_claim_slot()
                 if slot is not None and self._submit(slot, append):
                     for tries in range(_MAX_TRIES):
-                        if not slot.wait_for_round():
-                            time.sleep(min(_FIRST_PAUSE_SECONDS * 2**tries, _LAST_PAUSE_SECONDS))
-                        response = slot.maybe_response()
-                        if response is not None:
-                            return self._served(append, response)
+                        has_ended = slot.wait_for_round()
+                        place = slot.maybe_response()
+                        if place is not None:
+                            return self._served(append, place)
                         held = self._lock.maybe_acquire() is not None
                         if held or not slot.is_pending:
                             break
+                        if not has_ended:
+                            time.sleep(min(_FIRST_PAUSE_SECONDS * 2**tries, _LAST_PAUSE_SECONDS))
                 if not held:
                     held = self._lock.acquire() is not None
+            self._was_served = False
             if slot is not None and (waited or self._contended):
                 result, point = self._append_with_slot_locked(append, slot)
             else:
@@ -324,9 +327,10 @@ class Writer:
         expected = append.expectations[0].version if append.expectations else None
         return slot.submit(append.streams[0], expected, append.events, append.conditions, append.schemas)
 
-    def _served(self, append: Append, response: Response) -> BatchResult:
+    def _served(self, append: Append, place: Place) -> BatchResult:
         self._contended = _CONTENDED_APPENDS
-        return append.result_at(response.first_position, response.first_version)
+        self._was_served = True
+        return append.result_at(*place)
 
     def _append_with_slot_locked(self, append: Append, slot: Slot) -> tuple[BatchResult, SyncPoint | None]:
         """Append, also for those that wait in the queue, if they are many.
@@ -334,9 +338,9 @@ class Writer:
         Returns:
             The result, and up to where the log has to be synced for it, if it is not durable.
         """
-        response = slot.maybe_response()
-        if response is not None:  # before anything else can fail: another writer has appended it
-            return self._served(append, response), None
+        place = slot.maybe_response()
+        if place is not None:  # before anything else can fail: another writer has appended it
+            return self._served(append, place), None
         slot.lead_locked()
         self._catch_up_locked()
         requests = slot.take_requests_locked()
@@ -354,48 +358,74 @@ class Writer:
         outcome: BatchResult | EvlogError | None = None
         end = time.monotonic() + _LEAD_SECONDS
         for _ in range(_MAX_ROUNDS):
-            appends = [self._append_of(request) for request in requests]
             try:
-                outcomes = self._append_all_locked([*appends, own] if outcome is None else appends)
+                places, found = self._append_all_locked(requests, own if outcome is None else None)
                 self._marks.make_durable(self._tail.end_locked(), written=True)
             except EvlogError:
                 if outcome is None:
                     raise
                 break  # what this writer appended is durable; the others find out by themselves
-            together = len(outcomes)
-            slot.respond_locked(
-                (request, _maybe_response(found, together))
-                for request, found in zip(requests, outcomes, strict=False)
-            )
+            slot.respond_locked(requests, places)
             if outcome is None:
-                outcome = outcomes[-1]
+                outcome = found
             if time.monotonic() > end or not (requests := slot.take_requests_locked()):
                 break
-        slot.cancel()
         assert outcome is not None
         if isinstance(outcome, EvlogError):
             raise outcome
         return outcome
 
-    def _append_of(self, request: Request) -> Append:
-        streams = [check_stream_name(request.stream)] * len(request.events)
-        expected = request.expected
-        expectations = () if expected is None else (Expectation(0, request.stream, expected),)
-        return Append(streams, request.events, expectations, request.conditions, schemas=request.schemas)
+    def _append_all_locked(
+        self, requests: Sequence[Request], own: Append | None
+    ) -> tuple[list[Place | None], BatchResult | EvlogError | None]:
+        """Append all as one frame; or each by itself, if one is refused.
 
-    def _append_all_locked(self, appends: Sequence[Append]) -> list[BatchResult | EvlogError]:
-        """Append all as one frame; or each by itself, if one is refused. Return the outcome of each."""
+        Returns:
+            Where the events of each request are, None where its writer has to append them; and the outcome of
+            `own`.
+        """
         try:
-            whole = self._append_locked(join(appends))
+            append = self._joined(requests)
+            whole = self._append_locked(append if own is None else join([append, own]))
         except _REFUSALS:
-            return [self._try_to_append_locked(append) for append in appends]
-        ends = accumulate((len(append.events) for append in appends), initial=0)
-        return [whole.part(start, end) for start, end in pairwise(ends)]
+            outcomes = [self._try_to_append_locked(request) for request in requests]
+            places = [_maybe_place(outcome, 0, None) for outcome in outcomes]
+            return places, None if own is None else self._try_to_append_locked(own)
+        at = 0
+        places = []
+        for request in requests:
+            end = at + len(request.events)
+            places.append(_maybe_place(whole, at, end))
+            at = end
+        return places, None if own is None else whole.part(at, len(whole.streams))
 
-    def _try_to_append_locked(self, append: Append) -> BatchResult | EvlogError:
+    def _joined(self, requests: Sequence[Request]) -> Append:
+        """Return the appends of several requests as one, in their order.
+
+        Raises:
+            SchemasChanged: they were checked against different schemas.
+        """
+        streams: list[str] = []
+        events: list[EncodedEvent] = []
+        expectations: list[Expectation] = []
+        conditions: list[tuple[int, IfNone]] = []
+        schemas = requests[0].schemas
+        for request in requests:
+            at = len(events)
+            if request.expected is not None:
+                expectations.append(Expectation(at, request.stream, request.expected))
+            conditions += [(at, condition) for condition in request.conditions]
+            if request.schemas != schemas:
+                raise SchemasChanged
+            events += request.events
+            streams += [request.stream] * len(request.events)
+        check_stream_names(streams)
+        return Append(streams, events, expectations, conditions, schemas=schemas)
+
+    def _try_to_append_locked(self, asked: Append | Request) -> BatchResult | EvlogError:
         try:
             self._catch_up_locked()
-            return self._append_locked(append)
+            return self._append_locked(asked if isinstance(asked, Append) else self._joined([asked]))
         except _REFUSALS as refusal:
             return refusal
 
@@ -425,10 +455,8 @@ class Writer:
                 self._free_slots.append(slot)
 
 
-def _maybe_response(outcome: BatchResult | EvlogError, together: int) -> Response | None:
+def _maybe_place(outcome: BatchResult | EvlogError, start: int, end: int | None) -> Place | None:
     """Return what to tell a waiter; one that was refused, or sent a duplicate, has to append for itself."""
-    from evlog.files.write.group_commit import Response
-
-    if isinstance(outcome, EvlogError) or any(outcome.duplicates):
+    if isinstance(outcome, EvlogError) or any(outcome.duplicates[start:end]):
         return None
-    return Response(outcome.positions[0], outcome.versions[0], together)
+    return outcome.positions[start], outcome.versions[start]

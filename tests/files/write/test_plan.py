@@ -15,6 +15,7 @@ from evlog.errors import (
     InvalidArgument,
     WrongExpectedVersion,
 )
+from evlog.files.write.group_commit import Request
 from evlog.files.write.plan import Planner
 from evlog.model.appends import Append, BatchResult
 from evlog.model.encoding import encode_events
@@ -149,22 +150,25 @@ def test_of_appends_in_one_frame_each_is_checked_against_those_before_it(store: 
     """What a leader does for two writers that wait, each for the same name."""
     writer = writer_of(store)
 
-    def append(stream: str, tag: str, condition: IfNone) -> Append:
+    def append(stream: str, tag: str, condition: IfNone) -> Request:
         event = encode_events([NewEvent("T", id=uuid4(), tags=[tag])])
-        return Append([stream], event, (), [(0, condition)])
+        return Request(0, 1, stream, None, None, event, [condition])
 
-    def together(*appends: Append) -> list[object]:
+    def together(other: Request, own: Request) -> tuple[tuple[int, int] | None, object]:
+        """Append both; return where the events of the one are, and what the writer itself gets."""
         with writer._lock:
             writer._catch_up_locked()
-            return list(writer._append_all_locked(appends))
+            (place,), outcome = writer._append_all_locked([other], writer._joined([own]))
+            return place, outcome
 
     first, second = together(append("a", "x", IfNone("tag=x")), append("b", "x", IfNone("tag=x")))
-    assert isinstance(first, BatchResult)
     assert isinstance(second, ConditionFailed)
-    assert second.position == first.positions[0] == store.head == 1
+    assert first == (1, 1)
+    assert second.position == store.head == 1
     late, early = together(append("a", "y", IfNone("tag=x", 1)), append("b", "z", IfNone("tag=y", 1)))
-    assert isinstance(late, BatchResult)
+    assert late == (2, 2)
     assert isinstance(early, ConditionFailed)
     both = together(append("a", "v", IfNone("tag=w", 2)), append("b", "w", IfNone("tag=x", 1)))
-    assert [type(outcome) for outcome in both] == [BatchResult, BatchResult]
+    assert both[0] == (3, 3)
+    assert isinstance(both[1], BatchResult)
     assert [event.tags for event in store.read_all()] == [("x",), ("y",), ("v",), ("w",)]

@@ -21,7 +21,6 @@ from evlog.files.write.group_commit import (
     RESPONSES_AT,
     SLOT_BYTES,
     SLOTS,
-    Response,
     Slot,
     maybe_claim_slot,
 )
@@ -47,10 +46,6 @@ def slots(tmp_path: Path) -> Iterator[list[Slot]]:
         slot.close()
 
 
-def place(response: Response | None) -> tuple[int, int, int] | None:
-    return None if response is None else (response.first_position, response.first_version, response.together)
-
-
 def damage(path: Path, offset: int) -> None:
     with open(path / "queue", "r+b") as file:
         file.seek(offset)
@@ -70,8 +65,8 @@ def test_a_request_arrives_whole_and_so_does_its_response(slots: list[Slot]) -> 
         ("b-ü", None, (EVENT, EVENT)),
     ]
     assert one.maybe_response() is None
-    leader.respond_locked([(requests[0], Response(8, 4, 2)), (requests[1], None)])
-    assert place(one.maybe_response()) == (8, 4, 2)
+    leader.respond_locked(requests, [(8, 4), None])
+    assert one.maybe_response() == (8, 4)
     assert two.maybe_response() is None
     assert not two.is_pending  # it was told to append for itself
     assert leader.take_requests_locked() == []
@@ -82,7 +77,7 @@ def test_a_response_is_to_one_request(slots: list[Slot]) -> None:
     one.submit("a", None, [EVENT])
     leader.lead_locked()
     (request,) = leader.take_requests_locked()
-    leader.respond_locked([(request, Response(8, 4, 2))])
+    leader.respond_locked([request], [(8, 4)])
     one.maybe_response()
     one.submit("a", None, [EVENT])
     assert one.maybe_response() is None
@@ -117,7 +112,7 @@ def test_a_waiter_waits_for_the_round_that_takes_its_request(
     requests = leader.take_requests_locked()
     two.submit("b", None, [EVENT])  # too late for this round
     second = wait_in_thread(two, monkeypatch)
-    leader.respond_locked([(requests[0], Response(1, 1, 1))])
+    leader.respond_locked(requests, [(1, 1)])
     first.join(20)
     assert not first.is_alive()
     assert second.is_alive()
@@ -185,7 +180,7 @@ def test_a_damaged_response_is_none(slots: list[Slot], tmp_path: Path, at: int) 
     one.submit("a", None, [EVENT])
     leader.lead_locked()
     (request,) = leader.take_requests_locked()
-    leader.respond_locked([(request, Response(8, 4, 2))])
+    leader.respond_locked([request], [(8, 4)])
     damage(tmp_path, RESPONSES_AT + one._number * 32 + at)
     assert one.maybe_response() is None
 
