@@ -17,7 +17,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 from evlog.errors import EvlogError, ExtraNotInstalled, InvalidArgument
-from evlog.model.events import SYSTEM_PREFIX, Event, category_of, maybe_name_fault
+from evlog.model.events import SYSTEM_PREFIX, category_of, maybe_name_fault
 from evlog.model.filters import EventFilter
 
 try:
@@ -32,6 +32,7 @@ from evlog.transfer import arrow
 from evlog.transfer.export import in_batches
 
 if TYPE_CHECKING:
+    from evlog.model.events import Record
     from evlog.model.reports import StreamInfo
     from evlog.store import EventStore
 
@@ -180,7 +181,7 @@ class Database:
             known.add(name.casefold())
             self._types.add(name)
 
-    def _read(self, bounds: Bounds) -> Iterator[list[Event]]:
+    def _read(self, bounds: Bounds) -> Iterator[Sequence[Record]]:
         """Yield the events within bounds in batches; those of several streams or categories in turn."""
         after = max(0, (bounds.first or 1) - 1)
         to = self._head if bounds.last is None else min(bounds.last, self._head)
@@ -216,7 +217,7 @@ class _Source(ds.Dataset):  # type: ignore[misc]  # DuckDB offers conditions onl
     """What a view is made from: rows that are read when DuckDB asks for them."""
 
     def __init__(
-        self, columns: Columns, read: Callable[[Bounds], Iterator[list[Any]]], failed: list[EvlogError]
+        self, columns: Columns, read: Callable[[Bounds], Iterator[Sequence[Any]]], failed: list[EvlogError]
     ) -> None:
         self._columns = columns
         self._read = read

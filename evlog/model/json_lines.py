@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from typing import Any, Final, NoReturn
 
-    from evlog.model.events import EncodedEvent, Event
+    from evlog.model.events import EncodedEvent, Event, Record
 
     Decode = Callable[[bytes], tuple[str, EncodedEvent]]
     """Turns one line, without its line break, into a stream's name and an event."""
@@ -72,7 +72,7 @@ class InvalidLine(InvalidArgument):
 # ---- Going out
 
 
-class _Quoted(dict[str, bytes]):
+class Quoted(dict[str, bytes]):
     """Texts as JSON strings in bytes, remembered because names repeat."""
 
     def __missing__(self, text: str) -> bytes:
@@ -124,7 +124,7 @@ def encode_lines(events: Iterable[Event], chunk_bytes: int = CHUNK_BYTES) -> Ite
         events: what to print, in this order.
         chunk_bytes: a chunk is yielded as soon as it has this many bytes.
     """
-    quoted = _Quoted()
+    quoted = Quoted()
     batch: list[Event] = []
     size_bytes = 0
     try:
@@ -132,17 +132,17 @@ def encode_lines(events: Iterable[Event], chunk_bytes: int = CHUNK_BYTES) -> Ite
             batch.append(event)
             size_bytes += len(event[7]) + _LINE_OVERHEAD_BYTES
             if size_bytes >= chunk_bytes:
-                yield _encode_batch(batch, quoted)
+                yield encode_batch(batch, quoted)
                 batch.clear()
                 size_bytes = 0
     except EvlogError:
-        yield _encode_batch(batch, quoted)  # the events before the damage
+        yield encode_batch(batch, quoted)  # the events before the damage
         raise
     if batch:
-        yield _encode_batch(batch, quoted)
+        yield encode_batch(batch, quoted)
 
 
-def _encode_batch(batch: Sequence[Event], quoted: _Quoted) -> bytes:
+def encode_batch(batch: Sequence[Record], quoted: Quoted) -> bytes:
     """Return the lines of some events, made column by column: a third faster than line by line."""
     if not batch:
         return b""
@@ -187,7 +187,7 @@ def encode_results(
     duplicates: Sequence[bool],
 ) -> bytes:
     """Return the result lines of an append, one for each event, from columns of equal length."""
-    quoted = _Quoted()
+    quoted = Quoted()
     lines: list[bytes] = []
     for stream, version, position, id, known in zip(
         streams, versions, positions, ids, duplicates, strict=True

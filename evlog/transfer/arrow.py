@@ -10,7 +10,7 @@ from array import array
 from binascii import hexlify
 from collections.abc import Sequence
 from operator import itemgetter
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import pyarrow as pa
 
@@ -20,12 +20,14 @@ from evlog.model.events import (
     JSON_CODE,
     OWN_BEGINS,
     TEXT_CODE,
-    Event,
     category_of,
     split_tags,
     tags_of,
 )
 from evlog.model.json_lines import quote
+
+if TYPE_CHECKING:
+    from evlog.model.events import Record
 
 TIME: Final = pa.timestamp("us", tz="UTC")
 _POSITION, _VERSION, _STREAM, _TYPE, _ID, _TIME, _CODE, _DATA, _METADATA = range(9)
@@ -44,7 +46,7 @@ class Items(Protocol):
 class Picked(dict[int, Sequence[Any]]):
     """The items of events, taken out of the records when they are asked for."""
 
-    def __init__(self, events: Sequence[Event]) -> None:
+    def __init__(self, events: Sequence[Record]) -> None:
         self._events = events
 
     def __missing__(self, place: int) -> Sequence[Any]:

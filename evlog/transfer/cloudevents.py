@@ -31,7 +31,7 @@ from evlog.model.events import (
     OWN_BEGINS,
     TEXT_CODE,
     EncodedEvent,
-    Event,
+    Record,
     check_stream_name,
     check_type,
     id_of_key,
@@ -52,7 +52,7 @@ _ATTRIBUTES: Final = {
 }
 
 
-def encode_cloudevents(events: Sequence[Event], store_id: str) -> Iterator[bytes]:
+def encode_cloudevents(events: Sequence[Record], store_id: str) -> Iterator[bytes]:
     """Yield each event as one line.
 
     Args:

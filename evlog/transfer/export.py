@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from evlog.errors import InvalidArgument, StoreFull, StoreIOError
 from evlog.files.disk.opening import NO_ROOM
-from evlog.model.events import Event
+from evlog.model.events import BatchedEvents, Event
 from evlog.model.named import NamedTuple
 
 if TYPE_CHECKING:
     from evlog.engine import Progress
+    from evlog.model.events import Record
 
-_PIECE_EVENTS: Final = 64  # `most` is a multiple of it
+_PIECE_EVENTS: Final = 64
 _BATCH_BYTES: Final = 64 << 20  # of data
 _DATA: Final = itemgetter(7)
 _BATCH_EVENTS: Final = 2048  # with more, the processor's caches no longer hold them
@@ -45,7 +46,7 @@ class Output(Protocol):
     def position(self) -> int:
         """The last position in it."""
 
-    def write(self, events: Sequence[Event]) -> None:
+    def write(self, events: Sequence[Record]) -> None:
         """Add events, which follow each other by position or in one stream."""
 
     def close(self) -> None:
@@ -143,7 +144,7 @@ def export(
                 output.write(batch)
                 count += len(batch)
                 if progress is not None:
-                    progress(max(0, batch[-1].position - begin), max(1, head - begin))
+                    progress(max(0, batch[-1][0] - begin), max(1, head - begin))
         finally:
             output.close()
         _put_in_place(temporary, path)
@@ -174,12 +175,14 @@ def _with_fields(
     return lambda temporary, old, _: Parquet(temporary, old, columns), read_again
 
 
-def in_batches(events: Iterable[Event], most: int) -> Iterator[list[Event]]:
-    """Yield the events, at most `most` at a time, and fewer where they are large."""
-    iterator = iter(events)
-    batch: list[Event] = []
+def in_batches(events: Iterable[Event], most: int) -> Iterator[Sequence[Record]]:
+    """Yield the events' records, about `most` at a time, and fewer where they are large."""
+    batch: list[Record] = []
     size_bytes = 0
-    while piece := list(islice(iterator, _PIECE_EVENTS)):
+    for piece in events.batches if isinstance(events, BatchedEvents) else _pieces(events):
+        if not batch and len(piece) >= most // 2:  # a large frame: not copied
+            yield piece
+            continue
         batch += piece
         size_bytes += sum(map(len, map(_DATA, piece)))
         if len(batch) >= most or size_bytes >= _BATCH_BYTES:
@@ -188,6 +191,12 @@ def in_batches(events: Iterable[Event], most: int) -> Iterator[list[Event]]:
             size_bytes = 0
     if batch:
         yield batch
+
+
+def _pieces(events: Iterable[Event]) -> Iterator[Sequence[Record]]:
+    iterator = iter(events)
+    while piece := list(islice(iterator, _PIECE_EVENTS)):
+        yield piece
 
 
 def _put_in_place(temporary: str, path: str) -> None:

@@ -19,11 +19,11 @@ from evlog.model.events import (
     BINARY_CODE,
     CONTENT_TYPES,
     OWN_BEGINS,
-    Event,
+    Record,
     id_text,
     split_tags,
 )
-from evlog.model.json_lines import encode_lines, encode_time
+from evlog.model.json_lines import Quoted, encode_batch, encode_time
 from evlog.transfer.cloudevents import encode_cloudevents
 
 try:
@@ -42,6 +42,7 @@ class Lines:
     def __init__(self, path: str, old: str | None, store_id: str) -> None:
         self._name = path.rpartition(".")[0].rpartition(".")[0]  # without what makes it temporary
         self._store_id = store_id if self._name.endswith(".cloudevents.jsonl") else None
+        self._quoted = Quoted()
         self.position = 0
         if old is not None:
             try:
@@ -52,14 +53,13 @@ class Lines:
             shutil.copyfile(old, path)
         self._file = _open(path, self._name, "ab")
 
-    def write(self, events: Sequence[Event]) -> None:
+    def write(self, events: Sequence[Record]) -> None:
         """Add events."""
         if self._store_id is None:
-            for chunk in encode_lines(events):
-                self._file.write(chunk)
+            self._file.write(encode_batch(events, self._quoted))
         else:
             self._file.write(b"".join(encode_cloudevents(events, self._store_id)))
-        self.position = events[-1].position
+        self.position = events[-1][0]
 
     def close(self) -> None:
         """Complete the content."""
@@ -128,7 +128,7 @@ COLUMNS: Final = (
 )  # fmt: skip
 
 
-def rows_of(events: Sequence[Event]) -> Iterator[tuple[Any, ...]]:
+def rows_of(events: Sequence[Record]) -> Iterator[tuple[Any, ...]]:
     """Yield the values of COLUMNS of each event; `data` is a text, or bytes where it is binary."""
     for position, version, stream, type, id, time_us, code, data, metadata in events:
         tags, rest = b"[]", metadata or b"{}"
@@ -153,13 +153,13 @@ class Csv:
         if old is None or not os.path.getsize(path):
             self._rows.writerow(COLUMNS)
 
-    def write(self, events: Sequence[Event]) -> None:
+    def write(self, events: Sequence[Record]) -> None:
         """Add events."""
         self._rows.writerows(
             (*row[:7], b64encode(row[7]).decode() if isinstance(row[7], bytes) else row[7], *row[8:])
             for row in rows_of(events)
         )
-        self.position = events[-1].position
+        self.position = events[-1][0]
 
     def close(self) -> None:
         """Complete the content."""
@@ -216,13 +216,13 @@ class Sqlite:
         self.position: int = found[0] or 0
         self._database.execute("begin")
 
-    def write(self, events: Sequence[Event]) -> None:
+    def write(self, events: Sequence[Record]) -> None:
         """Add events."""
         try:
             self._database.executemany("insert into events values (?,?,?,?,?,?,?,?,?,?)", rows_of(events))
         except sqlite3.OperationalError as error:
             raise OSError(28 if "full" in str(error) else 5, str(error)) from None
-        self.position = max(self.position, events[-1].position)
+        self.position = max(self.position, events[-1][0])
 
     def close(self) -> None:
         """Complete the content."""

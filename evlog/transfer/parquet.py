@@ -15,7 +15,7 @@ from typing import Any, Final
 import msgspec
 
 from evlog.errors import ExtraNotInstalled, InvalidArgument
-from evlog.model.events import JSON_CODE, Event
+from evlog.model.events import JSON_CODE, Record
 from evlog.model.paths import pick_present, split_path
 
 try:
@@ -84,9 +84,9 @@ class Parquet:
                 self._writer.write_table(table.cast(self._schema))
                 self.position = table.column("position")[-1].as_py()
 
-    def write(self, events: Sequence[Event]) -> None:
+    def write(self, events: Sequence[Record]) -> None:
         """Add events; a row group is written when it is full."""
-        self.position = events[-1].position
+        self.position = events[-1][0]
         items = list(zip(*events, strict=True))
         arrays = [make(items) for make in self._makers]
         batch = pa.RecordBatch.from_arrays(arrays, schema=self._schema)
@@ -202,7 +202,7 @@ _TYPES: Final[Mapping[str, tuple[Any, Callable[[bytes], Any]]]] = {
 
 
 def choose_columns(
-    names: Sequence[str], old: str | None, read: Callable[[int], Iterable[Sequence[Event]]]
+    names: Sequence[str], old: str | None, read: Callable[[int], Iterable[Sequence[Record]]]
 ) -> tuple[Columns, int]:
     """Return the columns with these names, and the position up to which events decided about their types.
 
@@ -226,7 +226,7 @@ def choose_columns(
             last = file.read_row_group(file.num_row_groups - 1, ["position"])
             position = last.column(0)[-1].as_py()
     for events in read(position):
-        position = events[-1].position
+        position = events[-1][0]
         items = arrow.Picked(events)
         for value in values.values():
             value.kinds.update(_kind_of(raw) for raw in value.find(items) if raw is not None)

@@ -16,7 +16,7 @@ from evlog.files.format.hashes import hash_category, hash_stream, hash_tag, hash
 from evlog.files.format.headers import KIND_STREAMS, KIND_TAGS, KIND_TYPES
 from evlog.files.log.crafted import without_crafted_content
 from evlog.files.log.parts import ActivePart, SealedPart, SegmentMoved
-from evlog.model.events import SYSTEM_PREFIX, Event, category_of
+from evlog.model.events import SYSTEM_PREFIX, BatchedEvents, Event, category_of
 from evlog.model.named import NamedTuple
 
 TYPE_CHECKING = False
@@ -138,7 +138,12 @@ def selection_of(
 
 def read_log(log: Log, selection: Selection, *, reverse: bool, limit: int | None) -> Iterator[Event]:
     """Iterate over the selected events in global order."""
-    return as_events(without_crafted_content(_batches(log, selection, reverse), log.store), limit)
+    batches = without_crafted_content(_batches(log, selection, reverse), log.store)
+    if limit is not None:
+        return as_events(batches, limit)
+    events: BatchedEvents = BatchedEvents.from_iterable(map(_named, batches))  # type: ignore[assignment]
+    events.batches = batches
+    return events
 
 
 def find_first(log: Log, items: Sequence[Item], after: int) -> int | None:
@@ -186,7 +191,7 @@ def _first_removed(log: Log, types: Sequence[str], tags: Sequence[str], after: i
     return min(filter(None, found), default=None)
 
 
-def _batches(log: Log, selection: Selection, reverse: bool) -> Iterator[Iterable[Record]]:
+def _batches(log: Log, selection: Selection, reverse: bool) -> Iterator[Sequence[Record]]:
     """Iterate over the selected records in batches; where segments are replaced meanwhile, continue."""
     low, high = selection.first_position, log.head
     if selection.last_position is not None and selection.last_position <= high:
@@ -248,7 +253,7 @@ def _part_batches(
     matches: Callable[[Record], bool] | None,
     redacted: Redacted | None,
     reverse: bool,
-) -> Iterator[Iterable[Record]]:
+) -> Iterator[Sequence[Record]]:
     """Iterate over the selected records of one segment, in batches."""
     bounds = _entry_bounds(part, count, selection)
     if bounds is None:
@@ -274,7 +279,7 @@ def _entry_batches(
     matches: Callable[[Record], bool] | None,
     redacted: Redacted | None,
     reverse: bool,
-) -> Iterator[Iterable[Record]]:
+) -> Iterator[Sequence[Record]]:
     """Iterate over the selected records of the entries from low to high, in batches."""
     segment = part.segment
     erases = redacted is not None and redacted.within(part.first_position, part.last_position)
