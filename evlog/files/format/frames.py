@@ -45,7 +45,7 @@ from evlog.files.format.headers import FormatFault
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from typing import Final
 
     from evlog.model.events import EncodedEvent, Record
@@ -117,27 +117,22 @@ class FrameHeader:
         return FrameHeader(**{name: changes.get(name, getattr(self, name)) for name in self.__slots__})
 
 
-def encode_records(
+def make_records(
     events: Sequence[EncodedEvent],
     ids: Sequence[bytes],
     streams: Sequence[str],
     versions: Sequence[int],
     first_position: int,
     time_us: int,
-) -> list[bytes]:
-    """Encode one record an event; positions run on from the first, the time is that of all."""
-    if len(events) == 1:
-        type, _, code, data, metadata = events[0]
-        row = (first_position, versions[0], streams[0], type, ids[0], time_us, code, data, metadata)
-        return [_pack_record(row)]
+) -> Iterator[Record]:
+    """Iterate over one record an event; positions run on from the first, the time is that of all."""
     types, _, codes, datas, metadatas = zip(*events, strict=True)
     positions = range(first_position, first_position + len(events))
-    rows = zip(positions, versions, streams, types, ids, repeat(time_us), codes, datas, metadatas)
-    return list(map(_pack_record, rows))
+    return zip(positions, versions, streams, types, ids, repeat(time_us), codes, datas, metadatas)
 
 
-def pack_records(records: Sequence[Record]) -> list[bytes]:
-    """Encode records that are whole already."""
+def pack_records(records: Iterable[Record]) -> list[bytes]:
+    """Encode each record."""
     return list(map(_pack_record, records))
 
 

@@ -1,8 +1,8 @@
 """Look-ups in the columns of a segment's entries, for the active segment and where a sorted file is unusable.
 
 1. The first look-ups search the bytes: 2 ms each for 262,144 entries, less for a key of a recent entry.
-2. A writer asks for ids that are new, and for the last event of a stream. So next there is a dict of the last
-   entry of each key: 20 ms, once for each kind of key.
+2. A writer asks for ids that are new, and for the last event of a stream. So next there is a set of the ids'
+   hashes, and a dict of the last entry of each key: 10 and 20 ms, once for each kind of key.
 3. Where more is found, a dict of all entries of each key is built: 60 ms, once. All of them grow with the
    entries.
 """
@@ -52,6 +52,8 @@ class ColumnIndex:
         self._known: dict[int, int] = {}  # guarded by _mutex: bytes of entries that are in the dict
         self._lasts: dict[int, dict[int, int]] = {}  # guarded by _mutex while they grow; read without it
         self._in_lasts: dict[int, int] = {}  # guarded by _mutex: bytes of entries that are in `_lasts`
+        self._ids: set[int] = set()  # guarded by _mutex while it grows; read without it
+        self._in_ids = 0  # guarded by _mutex: bytes of entries that are in `_ids`
         self._mutex = threading.Lock()
         register_fork_reset(self)
 
@@ -60,6 +62,7 @@ class ColumnIndex:
         self._mutex = threading.Lock()
         self._dicts, self._known = {}, {}
         self._lasts, self._in_lasts = {}, {}
+        self._ids, self._in_ids = set(), 0
 
     def find(self, kind: int, key: int) -> Sequence[int]:
         """Return the numbers of the entries with this key, rising."""
@@ -102,13 +105,24 @@ class ColumnIndex:
 
     def candidates(self, keys: Collection[int]) -> list[tuple[int, Sequence[int]]]:
         """Return each id hash that some entries have, with their numbers, rising."""
-        if KIND_IDS not in self._lasts and not self._has_searched(_SEARCHES_BEFORE_LASTS - len(keys)):
+        if not (self._ids or self._has_searched(_SEARCHES_BEFORE_LASTS - len(keys))):
             return [(key, numbers) for key in keys if (numbers := self.find(KIND_IDS, key))]
-        lasts = self._last(KIND_IDS)
-        if lasts.keys().isdisjoint(keys):
+        if self._known_ids().isdisjoint(keys):
             return []
         groups = self._dict(KIND_IDS)
         return [(key, as_numbers(groups[key])) for key in dict.fromkeys(keys) if key in groups]
+
+    def maybe_run(self, keys: Sequence[int]) -> range | None:
+        """Return the entries with these id hashes if they follow each other, in this order."""
+        if keys[0] not in self._known_ids():
+            return None
+        if self._has_searched(_SEARCHES_BEFORE_DICTS):
+            first = as_numbers(self._dict(KIND_IDS)[keys[0]])[-1]
+        else:
+            first = next(self._search(KIND_IDS, keys[0]))
+        numbers = range(first, first + len(keys))
+        rows = self._entries()[numbers.start * ENTRY_BYTES : numbers.stop * ENTRY_BYTES]
+        return numbers if column(rows, "id_hash") == list(keys) else None
 
     def last_numbers(self, kind: int, keys: Iterable[int]) -> list[int]:
         """Return the number of the last entry with each key; -1 if none has it."""
@@ -133,6 +147,15 @@ class ColumnIndex:
                 lasts.update(zip(self._column(kind, start, end), numbers, strict=True))
                 self._in_lasts[kind] = end
         return self._lasts[kind]
+
+    def _known_ids(self) -> set[int]:
+        """Return the hashes of all ids."""
+        if self._in_ids != len(self._entries()):
+            with self._mutex:
+                end = len(self._entries())
+                self._ids.update(self._column(KIND_IDS, self._in_ids, end))
+                self._in_ids = end
+        return self._ids
 
     def _column(self, kind: int, start: int, end: int) -> list[int]:
         # A slice of a bytearray is a copy: a writer may extend the original meanwhile.

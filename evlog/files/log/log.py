@@ -327,9 +327,7 @@ class Log:
         sealed, active = self.view()
         wanted = set(ids)
         found: dict[bytes, Record | RemovedEvent] = {}
-        _find_again(active, hashes, ids, found)
-        if len(found) < len(wanted):
-            _find_in(active, hashes, wanted, found)
+        _find_in(active, hashes, wanted, found)
         for place, suspects in self.filter.candidates(sealed, KIND_IDS, hashes):
             if len(found) == len(wanted):
                 break
@@ -403,21 +401,6 @@ def _is_replaced(segment: ActiveSegment) -> bool:
     except OSError:
         return True
     return not segment.is_file(status.st_dev, status.st_ino)
-
-
-def _find_again(
-    active: ActivePart,
-    hashes: Sequence[int],
-    ids: Sequence[bytes],
-    found: dict[bytes, Record | RemovedEvent],
-) -> None:
-    """Find ids whose events follow each other, as they do where a batch is sent again: in half the time."""
-    count = len(ids)
-    if count < _MANY or (first := active.index.last_numbers(KIND_IDS, hashes[:1])[0]) < 0:
-        return
-    if active.index.last_numbers(KIND_IDS, hashes) == list(numbers := range(first, first + count)):
-        records = chain.from_iterable(active.segment.records(numbers))
-        found.update((id, record) for id, record in zip(ids, records, strict=True) if record[4] == id)
 
 
 def _find_in(

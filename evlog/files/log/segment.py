@@ -15,7 +15,7 @@ from zlib import crc32
 from evlog.errors import CorruptionError, EvlogError, NotAStore, UnsupportedFormat
 from evlog.files.disk.files import map_file
 from evlog.files.format import paths
-from evlog.files.format.entries import ENTRY, ENTRY_BYTES, ENTRY_PLACE, ENTRY_VERSION, derive_entries
+from evlog.files.format.entries import ENTRY, ENTRY_BYTES, ENTRY_PLACE, ENTRY_VERSION, column, derive_entries
 from evlog.files.format.frames import (
     FRAME_HEADER_BYTES,
     FrameHeader,
@@ -178,6 +178,15 @@ class Segment:
         """Return the version in entry `number`: a guess until its record confirms it."""
         version: int = ENTRY_VERSION.unpack_from(self.entries, number * ENTRY_BYTES)[0]
         return version
+
+    def versions_in_entries(self, numbers: range) -> list[int]:
+        """Return the versions in entries that follow each other: guesses, too."""
+        return column(self.entries[numbers.start * ENTRY_BYTES : numbers.stop * ENTRY_BYTES], "version")
+
+    def raw_records(self, numbers: range) -> bytes:
+        """Return the bytes of the log from the first to the last of these records, not checked."""
+        (offset, _, _), (last, length, _) = self.places((numbers[0], numbers[-1]))
+        return self.log_bytes(offset, last + length - offset)
 
     def records(
         self,

@@ -23,7 +23,7 @@ from evlog.errors import (
     StreamTombstoned,
     WrongExpectedVersion,
 )
-from evlog.files.format.frames import MAX_VERSION
+from evlog.files.format.frames import MAX_VERSION, make_records, pack_records
 from evlog.files.format.hashes import hash_ids, hash_stream, hash_type, maybe_tag_bits
 from evlog.files.log.read import find_first
 from evlog.model.appends import NO_STREAM, STREAM_EXISTS, BatchResult, SchemasChanged, damaged_schema
@@ -47,14 +47,15 @@ if TYPE_CHECKING:
 
 _MAX_REMEMBERED: Final = 1 << 20  # streams; with more the memory is cleared
 _MAX_REMEMBERED_TYPES: Final = 1 << 16
+_MANY: Final = 16  # events; fewer are looked up one by one
 
 
 class Plan:
     """The new events of one append with their versions, and what is known of the others."""
 
     __slots__ = (
-        "_append", "_known", "events", "id_hashes", "ids", "numbers", "records", "stream_hashes", "streams",
-        "tags", "type_hashes", "versions",
+        "_append", "_known", "events", "id_hashes", "ids", "numbers", "records", "retried", "stream_hashes",
+        "streams", "tags", "type_hashes", "versions",
     )  # fmt: skip
 
     def __init__(self, append: Append, known: Known, ids: Sequence[bytes], id_hashes: Sequence[int]) -> None:
@@ -70,6 +71,7 @@ class Plan:
         self.type_hashes: list[int] = []
         self.tags: Sequence[int] | None = None  # the bits of each event's tags; None: none has any
         self.records: Sequence[Record] | None = None  # of a mirror: as they are at the source
+        self.retried: BatchResult | None = None  # of an append that was found in the log as a whole
         if known:
             new = [at for at in range(len(ids)) if at not in known]
             self.streams = [self.streams[at] for at in new]
@@ -79,6 +81,8 @@ class Plan:
 
     def result(self, first_position: int) -> BatchResult:
         """Return the result of the whole append, once its new events are written from this position on."""
+        if self.retried is not None:
+            return self.retried
         append, known = self._append, self._known
         new = range(first_position, first_position + len(self.events))
         if not known:
@@ -151,7 +155,7 @@ class Planner:
             IdConflict, InvalidEvent, StreamTombstoned, WrongExpectedVersion, InvalidArgument: it is refused.
             SchemasChanged: its events have to be checked against other schemas.
         """
-        plan = Plan(append, *self._find_known_locked(append))
+        plan = self._find_known_locked(append)
         if plan.events:
             self.name_streams_locked(plan)
             self._check_locked(plan, append)
@@ -175,17 +179,23 @@ class Planner:
 
     # --- deduplication
 
-    def _find_known_locked(self, append: Append) -> tuple[Known, Sequence[bytes], Sequence[int]]:
-        """Return the events that are known already; all ids, made where missing; the ids' hashes."""
+    def _find_known_locked(self, append: Append) -> Plan:
+        """Return a plan of the events that are not known already, with their ids, made where missing."""
         events = append.events
         given = [event[1] for event in events]
         missing = given.count(None)
         if missing == len(given):
             ids = make_ids(missing)
-            return {}, ids, hash_ids(ids)
+            return Plan(append, {}, ids, hash_ids(ids))
         unused = iter(make_ids(missing) if missing else ())
         ids = [id or next(unused) for id in given]
         id_hashes = hash_ids(ids)
+        if len(ids) >= _MANY and not missing:
+            retried = self._maybe_find_retried(append, ids, id_hashes)
+            if retried is not None:
+                plan = Plan(append, {}, (), ())
+                plan.events, plan.retried = (), retried
+                return plan
         known: Known = {}
         found = self._log.find_ids(ids, id_hashes)
         if found:
@@ -208,7 +218,26 @@ class Planner:
             record = next(record for record in known.values() if not isinstance(record, int))
             reason = "is known, but not all ids of its append are"
             raise IdConflict(id_text(record[4]), record[2], record[0], reason)
-        return known, ids, id_hashes
+        return Plan(append, known, ids, id_hashes)
+
+    def _maybe_find_retried(
+        self, append: Append, ids: Sequence[bytes], id_hashes: Sequence[int]
+    ) -> BatchResult | None:
+        """Return the result of an append whose events follow each other in the active segment, as they are.
+
+        Its records are encoded again and compared with the log: in a third of the time that decoding takes.
+        """
+        active = self._log.active
+        numbers = active.index.maybe_run(id_hashes)
+        if numbers is None:
+            return None
+        segment, first_position = active.segment, active.first_position + numbers.start
+        versions, time_us = segment.versions_in_entries(numbers), segment.record(numbers.start)[5]
+        records = make_records(append.events, ids, append.streams, versions, first_position, time_us)
+        if b"".join(pack_records(records)) != segment.raw_records(numbers):
+            return None
+        positions = list(range(first_position, first_position + len(ids)))
+        return BatchResult(append.streams, versions, positions, ids, [True] * len(ids))
 
     # --- conditions
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 import evlog
 from evlog import EventStore, NewEvent
 from evlog.errors import (
+    CorruptionError,
     IdConflict,
     InvalidEvent,
     WrongExpectedVersion,
@@ -149,3 +151,52 @@ def test_every_id_is_known_for_ever(store: EventStore) -> None:
                 number + 1, number + 1, number // 3 + 1, number // 3 + 1, True,
             )  # fmt: skip
         assert subject.head == 100
+
+
+def test_batch_sent_again_is_known_whatever_lies_around_and_between_its_events(store: EventStore) -> None:
+    """Large enough to be compared with the log as a whole, where it is there as a whole."""
+    batch = [new(number, id=number_id(number)) for number in range(40)]
+    store.append("before", [new()])
+    store.append("a", batch[:20])
+    store.append_many([("b" if number % 3 else "c", [batch[number]]) for number in range(20, 40)])
+    store.append("after", [new()])
+    before = content(store)
+    again = store.append("a", batch[:20])
+    assert again[1:6] == (2, 21, 1, 20, True)
+    assert again.ids == tuple(number_id(number) for number in range(20))
+    results = store.append_many([("b" if number % 3 else "c", [batch[number]]) for number in range(20, 40)])
+    assert [(result.first_position, result.duplicate) for result in results] == [
+        (position, True) for position in range(22, 42)
+    ]
+    assert [result.first_version for result in results if result.stream == "c"] == list(range(1, 8))
+    assert store.append("a", batch[19::-1]).duplicate  # in another order
+    assert store.append("a", batch[1:18]).duplicate  # a part of the frame
+    both = [("a", batch[:20]), *(("b" if number % 3 else "c", [batch[number]]) for number in range(20, 40))]
+    assert all(result.duplicate for result in store.append_many(both))  # two frames
+    noted = [NewEvent(e.type, e.data, id=e.id, metadata={"try": 2}) for e in batch[:20]]
+    assert store.append("a", noted).duplicate
+    assert content(store) == before
+
+
+@pytest.mark.parametrize("at", [0, 7, 19])
+def test_batch_sent_again_with_one_other_event_is_a_conflict(store: EventStore, at: int) -> None:
+    batch = [new(number, id=number_id(number)) for number in range(20)]
+    store.append("a", batch)
+    before = content(store)
+    for other in (new(99, id=number_id(at)), new(at, "U", id=number_id(at)), new(99, id=number_id(99))):
+        with pytest.raises(IdConflict):
+            store.append("a", [*batch[:at], other, *batch[at + 1 :]])
+    with pytest.raises(IdConflict):
+        store.append("b", batch)
+    assert content(store) == before
+
+
+def test_damage_in_a_batch_that_is_sent_again_is_found(store: EventStore) -> None:
+    batch = [new(number, id=number_id(number)) for number in range(20)]
+    store.append("a", batch)
+    log = next(Path(store.path).glob("segments/*.log"))
+    raw = bytearray(log.read_bytes())
+    raw[raw.index(number_id(9).bytes) + 20] ^= 1
+    log.write_bytes(raw)
+    with evlog.open(store.path) as opened, pytest.raises(CorruptionError):
+        opened.append("a", batch)
