@@ -22,12 +22,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 from evlog.errors import InvalidArgument
-from evlog.model.appends import BatchResult, Expectation, ExpectedVersion
+from evlog.model.appends import AppendRequest, BatchResult, ExpectedVersion
 from evlog.model.checkpoints import Checkpoint, ParkedEvent
-from evlog.model.events import EncodedEvent, Event
-from evlog.model.filters import EventFilter
+from evlog.model.events import Event
+from evlog.model.filters import EventFilter, LogSelection, StreamSelection
 from evlog.model.history import HistoryPiece, RemovedRecord, Standing
-from evlog.model.queries import IfNone
 from evlog.model.redaction import RedactionResult
 from evlog.model.reports import (
     Compaction,
@@ -214,50 +213,19 @@ class Engine(Protocol):
     def torn_tails(self) -> Sequence[TornTail]:
         """What this object removed from the end of a log: appends that a crash left unfinished."""
 
-    def append(
-        self,
-        streams: Sequence[str],
-        events: Sequence[EncodedEvent],
-        expectations: Sequence[Expectation] = (),
-        *,
-        conditions: Sequence[IfNone] = (),
-        skip_known: bool = False,
-        system: bool = False,
-        schemas: int | None = None,
-    ) -> BatchResult:
+    def append(self, request: AppendRequest) -> BatchResult:
         """Append all events, or none.
-
-        Args:
-            conditions: what must not be in the log before the append. An `after` beyond the log's end is
-                refused by InvalidArgument.
-            system: evlog itself appends: streams may be the store's own, whose names begin with `$`.
-            schemas: the version of the stream `$schemas` that the events were checked against; None: they
-                need not be checked.
 
         Raises:
             SchemasChanged: new events would be written, and `$schemas` is at another version. This is found
                 before conditions are checked.
         """
 
-    def read_stream(
-        self,
-        stream: str,
-        first_version: int,
-        last_version: int | None,
-        filter: EventFilter,
-        *,
-        reverse: bool,
-        limit: int | None,
-    ) -> Iterator[Event]:
-        """Iterate over the visible events of a stream; of the filter, types, tags and times count."""
+    def read_stream(self, selection: StreamSelection) -> Iterator[Event]:
+        """Iterate over the selected events of a stream."""
 
-    def read_all(
-        self, after: int, to: int | None, filter: EventFilter, *, reverse: bool, limit: int | None
-    ) -> Iterator[Event]:
-        """Iterate over the events behind `after` up to and including `to`, by position.
-
-        The store's own events are left out, unless the filter includes them or names their stream.
-        """
+    def read_all(self, selection: LogSelection) -> Iterator[Event]:
+        """Iterate over the selected events of the log."""
 
     def find_ids(self, ids: Sequence[bytes]) -> dict[bytes, int]:
         """Return the positions of known ids, also of those whose events were removed."""

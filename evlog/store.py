@@ -22,6 +22,7 @@ from evlog.errors import (
 )
 from evlog.model.appends import (
     ANY,
+    AppendRequest,
     Expectation,
     Results,
     SchemasChanged,
@@ -32,7 +33,7 @@ from evlog.model.appends import (
 )
 from evlog.model.encoding import encode_events
 from evlog.model.events import SYSTEM_PREFIX, NewEvent, check_readable_name, check_stream_name, id_text
-from evlog.model.filters import EVERYTHING, make_filter
+from evlog.model.filters import LogSelection, StreamSelection, make_filter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -357,13 +358,9 @@ class EventStore:
                 try:
                     if schemas is not None:
                         schemas.check(self.engine, events)
+                    version = 0 if schemas is None else schemas.version
                     return self.engine.append(
-                        streams,
-                        events,
-                        expectations,
-                        conditions=queries,
-                        skip_known=skip_known,
-                        schemas=0 if schemas is None else schemas.version,
+                        AppendRequest(streams, events, expectations, queries, skip_known, version)
                     )
                 except (SchemasChanged, SchemaViolation, InvalidSchema, ExtraNotInstalled):
                     from evlog.schemas.registry import maybe_newer
@@ -429,7 +426,7 @@ class EventStore:
             None, None, types, since, until, tags, correlation=correlation, metadata=metadata, grep=grep
         )
         return self._events.read_stream(
-            stream, from_version, to_version, filter, reverse=reverse, limit=limit
+            StreamSelection(stream, from_version, to_version, filter, limit, reverse)
         )
 
     def read_all(
@@ -476,7 +473,7 @@ class EventStore:
             metadata=metadata,
             grep=grep,
         )
-        return self._events.read_all(after, to, filter, reverse=reverse, limit=limit)
+        return self._events.read_all(LogSelection(after, to, filter, limit, reverse))
 
     def query(self, query: Query | str) -> QueryResult:
         """Return the events that a query selects, in the order of the log: what a decision is based on.
@@ -498,7 +495,7 @@ class EventStore:
         found: dict[int, Event] = {}
         for types, tags in query.items:
             filter = make_filter(None, None, types or None, tags=tags)
-            events = self._events.read_all(0, position, filter, reverse=False, limit=None)
+            events = self._events.read_all(LogSelection(0, position, filter))
             found.update((event[0], event) for event in events)
         ordered = sorted(found) if len(query.items) > 1 else found
         return QueryResult(query, map(found.__getitem__, ordered), position)
@@ -522,7 +519,7 @@ class EventStore:
             id = encode_id(event)
             name, position = id_text(id), self.engine.find_ids([id]).get(id)
         if position:
-            for found in self._events.read_all(position - 1, position, EVERYTHING, reverse=False, limit=1):
+            for found in self._events.read_all(LogSelection.at(position)):
                 return found
         raise EventNotFound(name, removed=isinstance(name, str) and position is not None)
 

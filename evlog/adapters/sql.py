@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 from evlog.errors import EvlogError, ExtraNotInstalled, InvalidArgument
 from evlog.model.events import SYSTEM_PREFIX, category_of, maybe_name_fault
-from evlog.model.filters import EventFilter
+from evlog.model.filters import EventFilter, LogSelection
 
 try:
     import duckdb
@@ -200,7 +200,7 @@ class Database:
             filters = [filter.replace(category=name) for name in _possible(bounds.category) or ()]
         for each in filters:
             if each.types != ():
-                found = self._store.engine.read_all(after, to, each, reverse=False, limit=None)
+                found = self._store.engine.read_all(LogSelection(after, to, each))
                 yield from in_batches(found, _BATCH)
 
     def _list(self, bounds: Bounds) -> Iterator[list[StreamInfo]]:

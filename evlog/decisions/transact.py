@@ -18,8 +18,9 @@ import time
 from typing import TYPE_CHECKING, Final, Protocol
 
 from evlog.errors import ConditionFailed, IdConflict, InvalidEvent, WrongExpectedVersion
+from evlog.model.appends import AppendRequest
 from evlog.model.events import id_of_key, id_text
-from evlog.model.filters import EVERYTHING
+from evlog.model.filters import LogSelection
 from evlog.model.links import KEY, add_links
 
 if TYPE_CHECKING:
@@ -144,11 +145,7 @@ def _maybe_made_before(engine: Engine, about: str | Query, key: str) -> BatchRes
     positions = _positions(engine, key)
     if not positions:
         return None
-    events = [
-        event
-        for position in positions
-        for event in engine.read_all(position - 1, position, EVERYTHING, reverse=False, limit=1)
-    ]
+    events = [event for position in positions for event in engine.read_all(LogSelection.at(position))]
     if not events:
         from evlog.model.appends import BatchResult
 
@@ -161,7 +158,8 @@ def _maybe_made_before(engine: Engine, about: str | Query, key: str) -> BatchRes
                 reason = f"belongs to a decision about {source!r:.80}"
             raise IdConflict(id_text(event.id_bytes), event.stream, event.position, reason, key)
     # Appended again as duplicates: the writer that made the decision may have died before it was durable.
-    return engine.append([event.stream for event in events], [event[3:5] + event[6:] for event in events])
+    encoded = [event[3:5] + event[6:] for event in events]
+    return engine.append(AppendRequest([event.stream for event in events], encoded))
 
 
 def _positions(engine: Engine, key: str) -> list[int]:

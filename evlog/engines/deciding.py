@@ -20,13 +20,14 @@ from evlog.errors import (
     StreamTombstoned,
     WrongExpectedVersion,
 )
-from evlog.model.appends import NO_STREAM, STREAM_EXISTS, BatchResult, Expectation, SchemasChanged
+from evlog.model.appends import NO_STREAM, STREAM_EXISTS, BatchResult, SchemasChanged
 from evlog.model.events import Event, check_readable_name, check_stream_name, id_text, make_ids
 from evlog.model.history import RemovedRecord, Standing, refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Mapping, Sequence
 
+    from evlog.model.appends import AppendRequest
     from evlog.model.events import EncodedEvent
     from evlog.model.queries import IfNone
     from evlog.model.retention import Rules
@@ -68,34 +69,24 @@ class LogView(Protocol):
         """Return the position of the first event, also a removed one, that breaks a condition."""
 
 
-class Request:
-    """One append as it was asked for: the arguments of `Engine.append`.
+class PendingAppend:
+    """An append that may be tried several times: what was asked for, and the ids that evlog made for it.
 
     Raises:
         InvalidArgument, InvalidStreamName: it can never be made.
     """
 
-    def __init__(
-        self,
-        streams: Sequence[str],
-        events: Sequence[EncodedEvent],
-        expectations: Sequence[Expectation] = (),
-        *,
-        conditions: Sequence[IfNone] = (),
-        skip_known: bool = False,
-        system: bool = False,
-        schemas: int | None = None,
-    ) -> None:
-        if not events:
+    def __init__(self, request: AppendRequest) -> None:
+        if not request.events:
             raise InvalidArgument("no events to append; give at least one")
-        for stream in dict.fromkeys(streams):
-            (check_readable_name if system else check_stream_name)(stream)
-        self.streams = streams
-        self.events = events
-        self.expectations = expectations
-        self.conditions = conditions
-        self.skip_known = skip_known
-        self.schemas = schemas
+        for stream in dict.fromkeys(request.streams):
+            (check_readable_name if request.system else check_stream_name)(stream)
+        self.streams = request.streams
+        self.events = request.events
+        self.expectations = request.expectations
+        self.conditions = request.conditions
+        self.skip_known = request.skip_known
+        self.schemas = request.schemas
         self.made: frozenset[bytes] = frozenset()  # ids that evlog made: finding one is no duplicate
 
     def give_ids(self, ids: Sequence[bytes] | None = None) -> None:
@@ -113,11 +104,11 @@ class Request:
 
 
 class Decision:
-    """What to write for a request, and what it returns once that is written.
+    """What to write for an append, and what it returns once that is written.
 
     Attributes:
         new: the events to write, in order; empty for a retry. They are one frame.
-        result: of the whole request.
+        result: of the whole append.
     """
 
     __slots__ = ("new", "result")
@@ -129,7 +120,7 @@ class Decision:
 
 def decide(
     view: LogView,
-    request: Request,
+    pending: PendingAppend,
     make: Callable[[int, int], list[bytes]] | None = None,
     now_us: int | None = None,
 ) -> Decision:
@@ -144,21 +135,21 @@ def decide(
     """
     if view.standing != Standing():
         raise refusal(view.address, view.standing)
-    streams, events = request.streams, request.events
-    known = _find_known(view, request)
-    twins = _find_twins(request, known)
+    streams, events = pending.streams, pending.events
+    known = _find_known(view, pending)
+    twins = _find_twins(pending, known)
     new = [at for at in range(len(events)) if at not in known and at not in twins]
     if not new:
-        return Decision([], _result(request, known, twins, {}))
-    if known and not request.skip_known:
+        return Decision([], _result(pending, known, twins, {}))
+    if known and not pending.skip_known:
         found = next(iter(known.values()))
         reason = "is known, but not all ids of its append are"
         raise IdConflict(_id_text(found), found.stream, found.position, reason)
     names = [streams[at] for at in new] if len(new) < len(events) else streams
-    expected = [each.stream for each in request.expectations]
+    expected = [each.stream for each in pending.expectations]
     versions = dict(view.versions(list(dict.fromkeys([*names, *expected]))))
-    _check(view, request, names, new, versions)
-    for condition in request.conditions:
+    _check(view, pending, names, new, versions)
+    for condition in pending.conditions:
         _check_condition(view, condition)
     first = view.head + 1
     missing = sum(events[at][1] is None for at in new)
@@ -171,7 +162,7 @@ def decide(
         written[at] = Event(
             (position, version, stream, type, id or next(made), time_us, code, data, metadata)
         )
-    return Decision(list(written.values()), _result(request, known, twins, written))
+    return Decision(list(written.values()), _result(pending, known, twins, written))
 
 
 def content_digest(stream: str, type: str, code: int, data: bytes) -> bytes:
@@ -197,14 +188,14 @@ def removed_record(event: Event, *, is_last: bool) -> RemovedRecord:
 # --- ids
 
 
-def _find_known(view: LogView, request: Request) -> dict[int, Event | RemovedRecord]:
+def _find_known(view: LogView, pending: PendingAppend) -> dict[int, Event | RemovedRecord]:
     """Return by index what is stored under the ids that were given, once the contents are compared."""
-    given = list(dict.fromkeys(event[1] for event in request.events if event[1] is not None))
+    given = list(dict.fromkeys(event[1] for event in pending.events if event[1] is not None))
     found = view.known(given) if given else {}
     if not found:
         return {}
     known = {}
-    for at, (stream, event) in enumerate(zip(request.streams, request.events, strict=True)):
+    for at, (stream, event) in enumerate(zip(pending.streams, pending.events, strict=True)):
         stored = None if event[1] is None else found.get(event[1])
         if stored is None:
             continue
@@ -235,15 +226,15 @@ def _id_text(stored: Event | RemovedRecord) -> str:
     return id_text(stored.id if isinstance(stored, RemovedRecord) else stored.id_bytes)
 
 
-def _find_twins(request: Request, known: Container[int]) -> dict[int, int]:
+def _find_twins(pending: PendingAppend, known: Container[int]) -> dict[int, int]:
     """Return the new events whose id was given before in the same append, with the index of the first."""
-    streams, events = request.streams, request.events
+    streams, events = pending.streams, pending.events
     first: dict[bytes, int] = {}
     twins = {}
     for at, (type, id, code, data, _) in enumerate(events):
         if id is None or at in known or (twin := first.setdefault(id, at)) == at:
             continue
-        if not request.skip_known:
+        if not pending.skip_known:
             raise InvalidEvent("id", f"{id_text(id)} is in one append twice; give each event its own id")
         other = events[twin]
         if (streams[twin], other[0], other[2], other[3]) != (streams[at], type, code, data):
@@ -256,11 +247,11 @@ def _find_twins(request: Request, known: Container[int]) -> dict[int, int]:
 
 
 def _check(
-    view: LogView, request: Request, names: Sequence[str], new: list[int], versions: dict[str, int]
+    view: LogView, pending: PendingAppend, names: Sequence[str], new: list[int], versions: dict[str, int]
 ) -> None:
     """Raise unless all streams are as the append expects, and the schemas as it was checked against."""
     rules = view.rules
-    if request.schemas not in (None, rules.schemas):
+    if pending.schemas not in (None, rules.schemas):
         raise SchemasChanged
     has_rules = bool(rules.streams)
     if has_rules:
@@ -268,10 +259,10 @@ def _check(
             rule = rules.rule_for(name)
             if rule is not None and rule.tombstone:
                 raise StreamTombstoned(name)
-    for expectation in request.expectations:
+    for expectation in pending.expectations:
         stream, expected = expectation.stream, expectation.version
         actual = versions.get(stream, 0)
-        before = sum(at < expectation.at and request.streams[at] == stream for at in new)
+        before = sum(at < expectation.at and pending.streams[at] == stream for at in new)
         if has_rules and not before and expected in (NO_STREAM, STREAM_EXISTS):
             rule = rules.rule_for(stream)
             if rule is not None and rule.is_deleted(actual):
@@ -291,21 +282,21 @@ def _check_condition(view: LogView, condition: IfNone) -> None:
 
 
 def _result(
-    request: Request,
+    pending: PendingAppend,
     known: dict[int, Event | RemovedRecord],
     twins: dict[int, int],
     written: dict[int, Event],
 ) -> BatchResult:
     places: list[Event | RemovedRecord] = []
     duplicates = []
-    for at in range(len(request.events)):
+    for at in range(len(pending.events)):
         stored = known.get(at)
         twin = twins.get(at)
         is_new = at in written
         places.append(places[twin] if twin is not None else written[at] if stored is None else stored)
-        duplicates.append(not is_new and (stored is None or _id_of(stored) not in request.made))
+        duplicates.append(not is_new and (stored is None or _id_of(stored) not in pending.made))
     return BatchResult(
-        request.streams,
+        pending.streams,
         [place[1] for place in places],
         [place[0] for place in places],
         list(map(_id_of, places)),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from builtins import filter as filter_events
 from itertools import islice
 from typing import TYPE_CHECKING, Protocol
 
@@ -10,27 +9,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from evlog.model.events import Event
-    from evlog.model.filters import EventFilter
+    from evlog.model.filters import LogSelection, StreamSelection
     from evlog.model.reports import StreamInfo
 
 
 class ServerReader(Protocol):
     """What reads a store; of filters, all but the content of events counts."""
 
-    def read_stream(
-        self,
-        stream: str,
-        first_version: int,
-        last_version: int | None,
-        filter: EventFilter,
-        *,
-        reverse: bool,
-        limit: int | None,
-    ) -> Iterator[Event]: ...
+    def read_stream(self, selection: StreamSelection) -> Iterator[Event]: ...
 
-    def read_all(
-        self, after: int, to: int | None, filter: EventFilter, *, reverse: bool, limit: int | None
-    ) -> Iterator[Event]: ...
+    def read_all(self, selection: LogSelection) -> Iterator[Event]: ...
 
     def find_ids(self, ids: Sequence[bytes]) -> dict[bytes, int]: ...
 
@@ -49,37 +37,21 @@ class ReadsByReader:
         """What reads the store."""
         raise NotImplementedError
 
-    def read_stream(
-        self,
-        stream: str,
-        first_version: int,
-        last_version: int | None,
-        filter: EventFilter,
-        *,
-        reverse: bool,
-        limit: int | None,
-    ) -> Iterator[Event]:
-        """Iterate over the visible events of a stream."""
-        content = filter.make_matcher()
-        events = self.reader.read_stream(
-            stream,
-            first_version,
-            last_version,
-            filter,
-            reverse=reverse,
-            limit=limit if content is None else None,
-        )
-        return events if content is None else islice(filter_events(content, events), limit)
+    def read_stream(self, selection: StreamSelection) -> Iterator[Event]:
+        """Iterate over the selected events of a stream."""
+        content = selection.filter.make_matcher()
+        if content is None:
+            return self.reader.read_stream(selection)
+        events = self.reader.read_stream(selection._replace(limit=None))
+        return islice(filter(content, events), selection.limit)
 
-    def read_all(
-        self, after: int, to: int | None, filter: EventFilter, *, reverse: bool, limit: int | None
-    ) -> Iterator[Event]:
-        """Iterate over the events behind `after` up to and including `to`."""
-        content = filter.make_matcher()
-        events = self.reader.read_all(
-            after, to, filter, reverse=reverse, limit=limit if content is None else None
-        )
-        return events if content is None else islice(filter_events(content, events), limit)
+    def read_all(self, selection: LogSelection) -> Iterator[Event]:
+        """Iterate over the selected events of the log."""
+        content = selection.filter.make_matcher()
+        if content is None:
+            return self.reader.read_all(selection)
+        events = self.reader.read_all(selection._replace(limit=None))
+        return islice(filter(content, events), selection.limit)
 
     def find_ids(self, ids: Sequence[bytes]) -> dict[bytes, int]:
         """Return the positions of known ids, also of those whose events were removed."""

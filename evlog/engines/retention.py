@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Protocol
 
 from evlog.engine import Engine
 from evlog.errors import InvalidArgument, StreamNotFound, StreamTombstoned, WrongExpectedVersion
-from evlog.model.appends import ANY, NO_STREAM, STREAM_EXISTS, Expectation
+from evlog.model.appends import ANY, NO_STREAM, STREAM_EXISTS, AppendRequest, Expectation
 from evlog.model.events import JSON_CODE
-from evlog.model.filters import EVERYTHING
+from evlog.model.filters import StreamSelection
 from evlog.model.reports import PolicyInfo, retention_of
 from evlog.model.retention import KEEP_ALL, METADATA_TYPE, decode_policy, encode_policy, metadata_stream
 
@@ -124,7 +124,7 @@ def _change_policy(
     """Append the changed policy to its stream, again if another change was first."""
     name = metadata_stream(stream=stream, category=category)
     while True:
-        last = next(engine.read_stream(name, 1, None, EVERYTHING, reverse=True, limit=1), None)
+        last = next(engine.read_stream(StreamSelection(name, limit=1, reverse=True)), None)
         rule = KEEP_ALL if last is None else decode_policy(last.data)
         changed = change(rule)
         if changed == rule:
@@ -133,7 +133,7 @@ def _change_policy(
         event = (METADATA_TYPE, None, JSON_CODE, encode_policy(changed), None)
         here = Expectation(0, name, NO_STREAM if last is None else last.version)
         try:
-            engine.append([name], [event], (here, *expectations), system=True)
+            engine.append(AppendRequest([name], [event], (here, *expectations), system=True))
         except WrongExpectedVersion as error:
             if error.stream != name:
                 raise

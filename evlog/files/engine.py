@@ -33,11 +33,10 @@ if TYPE_CHECKING:
     from evlog.files.follow.feed import CommittedFeed
     from evlog.files.follow.snapshot_file import SnapshotFile
     from evlog.files.write.plan import Plan
-    from evlog.model.appends import BatchResult, Expectation, ExpectedVersion
-    from evlog.model.events import EncodedEvent, Event
-    from evlog.model.filters import EventFilter
+    from evlog.model.appends import AppendRequest, BatchResult, ExpectedVersion
+    from evlog.model.events import Event
+    from evlog.model.filters import EventFilter, LogSelection, StreamSelection
     from evlog.model.history import HistoryPiece, RemovedRecord, Standing
-    from evlog.model.queries import IfNone
     from evlog.model.redaction import RedactionResult
     from evlog.model.reports import (
         Compaction,
@@ -173,67 +172,23 @@ class DirectoryEngine:
     # --- appending and reading
 
     @refuses_crafted_content
-    def append(
-        self,
-        streams: Sequence[str],
-        events: Sequence[EncodedEvent],
-        expectations: Sequence[Expectation] = (),
-        *,
-        conditions: Sequence[IfNone] = (),
-        skip_known: bool = False,
-        system: bool = False,
-        schemas: int | None = None,
-    ) -> BatchResult:
+    def append(self, request: AppendRequest) -> BatchResult:
         """Append all events as one frame, or none; durable when this returns (with `sync`)."""
-        return self._open_writer().append(
-            streams,
-            events,
-            expectations,
-            conditions,
-            skip_known=skip_known,
-            system=system,
-            schemas=schemas,
-        )
+        return self._open_writer().append(request)
 
     @refuses_crafted_content
-    def plan(
-        self,
-        streams: Sequence[str],
-        events: Sequence[EncodedEvent],
-        expectations: Sequence[Expectation] = (),
-        *,
-        conditions: Sequence[IfNone] = (),
-        skip_known: bool = False,
-        system: bool = False,
-        schemas: int | None = None,
-    ) -> Plan:
+    def plan(self, request: AppendRequest) -> Plan:
         """Return what `append` would write, and write nothing: for an engine that has its index here.
 
         Raises:
             What `append` raises to refuse it; a mirror does not.
         """
-        return self._open_writer().plan(
-            streams,
-            events,
-            expectations,
-            conditions,
-            skip_known=skip_known,
-            system=system,
-            schemas=schemas,
-        )
+        return self._open_writer().plan(request)
 
     @refuses_crafted_content
-    def read_stream(
-        self,
-        stream: str,
-        first_version: int,
-        last_version: int | None,
-        filter: EventFilter,
-        *,
-        reverse: bool,
-        limit: int | None,
-    ) -> Iterator[Event]:
-        """Iterate over the visible events of a stream."""
+    def read_stream(self, selection: StreamSelection) -> Iterator[Event]:
+        """Iterate over the selected events of a stream."""
+        stream, first_version, last_version, filter, limit, reverse = selection
         bounds = Bounds(first_version, last_version, filter.since_us, filter.until_us)
         types = None if filter.types is None else frozenset(filter.types)
         return read_stream(
@@ -248,12 +203,10 @@ class DirectoryEngine:
         )
 
     @refuses_crafted_content
-    def read_all(
-        self, after: int, to: int | None, filter: EventFilter, *, reverse: bool, limit: int | None
-    ) -> Iterator[Event]:
-        """Iterate over the events behind `after` up to and including `to`."""
-        selection = selection_of(filter, after + 1, to)
-        return read_log(self._refreshed(), selection, reverse=reverse, limit=limit)
+    def read_all(self, selection: LogSelection) -> Iterator[Event]:
+        """Iterate over the selected events of the log."""
+        after, to, filter, limit, reverse = selection
+        return read_log(self._refreshed(), selection_of(filter, after + 1, to), reverse=reverse, limit=limit)
 
     @refuses_crafted_content
     def find_ids(self, ids: Sequence[bytes]) -> dict[bytes, int]:

@@ -10,6 +10,7 @@ from _collections_abc import Sequence  # collections.abc would import the packag
 
 from evlog.errors import CorruptionError, EvlogError, InvalidArgument
 from evlog.model.events import check_stream_name, id_text, make_ids
+from evlog.model.named import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -107,14 +108,35 @@ def split_conditions(
     return versions, queries
 
 
+class AppendRequest(NamedTuple):
+    """What `Engine.append` is asked for: events, all of them or none, and what must be true before.
+
+    Args:
+        streams: the stream of each event.
+        conditions: what must not be in the log before the append. An `after` beyond the log's end is refused
+            by InvalidArgument.
+        skip_known: skip events whose id is known with the same content, instead of refusing an append of
+            which only a part is known.
+        schemas: the version of the stream `$schemas` that the events were checked against; None: they need
+            not be checked.
+        system: evlog itself appends: streams may be the store's own, whose names begin with `$`.
+    """
+
+    streams: Sequence[str]
+    events: Sequence[EncodedEvent]
+    expectations: Sequence[Expectation] = ()
+    conditions: Sequence[IfNone] = ()
+    skip_known: bool = False
+    schemas: int | None = None
+    system: bool = False
+
+
 class Append:
-    """One append as it was asked for.
+    """One append in a directory: a request, or several that their writers have joined.
 
     Args:
         conditions: each with the index of the event before which it must hold.
-        skip_known: skip events whose id is known with the same content, instead of refusing an append of
-            which only a part is known.
-        schemas: the version of the stream of schemas that the events were checked against; None: unchecked.
+        streams, events, expectations, skip_known, schemas: as in AppendRequest.
     """
 
     __slots__ = (

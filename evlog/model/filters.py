@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from evlog.errors import InvalidArgument
 from evlog.model.events import check_type
+from evlog.model.named import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
     from datetime import datetime
-    from typing import Any
+    from typing import Any, Self
     from uuid import UUID
 
     from evlog.model.events import Event
@@ -161,6 +162,43 @@ _FIELDS = (
 _NOTHING = (None,) * 8
 ANYTHING = EventFilter()
 EVERYTHING = EventFilter(include_system=True)
+
+
+class StreamSelection(NamedTuple):
+    """What `Engine.read_stream` is asked for: visible events of one stream, in the order of their versions.
+
+    Versions are inclusive. Of the filter, types, tags, times and content count.
+    """
+
+    stream: str
+    first_version: int = 1
+    last_version: int | None = None  # None: to the end
+    filter: EventFilter = ANYTHING
+    limit: int | None = None
+    reverse: bool = False
+
+
+class LogSelection(NamedTuple):
+    """What `Engine.read_all` is asked for: events behind `after` up to and including `to`, by position.
+
+    The store's own events are left out, unless the filter includes them or names their stream.
+    """
+
+    after: int = 0
+    to: int | None = None  # None: to the end
+    filter: EventFilter = EVERYTHING
+    limit: int | None = None
+    reverse: bool = False
+
+    @classmethod
+    def at(cls, position: int) -> Self:
+        """Return the selection of the event at a position."""
+        return cls(position - 1, position, EVERYTHING, 1)
+
+    @classmethod
+    def last(cls, to: int | None = None) -> Self:
+        """Return the selection of the last event up to a position; None: of all."""
+        return cls(0, to, EVERYTHING, 1, reverse=True)
 
 
 def _revive(*values: Any) -> EventFilter:

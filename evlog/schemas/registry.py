@@ -16,10 +16,10 @@ from __future__ import annotations
 from operator import itemgetter
 
 from evlog.errors import CorruptionError, InvalidSchema, SchemaNotFound, SchemaViolation, WrongExpectedVersion
-from evlog.model.appends import Expectation, damaged_schema
+from evlog.model.appends import AppendRequest, Expectation, damaged_schema
 from evlog.model.encoding import encode_events
 from evlog.model.events import JSON_CODE, NewEvent, check_type
-from evlog.model.filters import EVERYTHING
+from evlog.model.filters import StreamSelection
 from evlog.model.json_lines import quote
 from evlog.model.json_text import decode_json
 from evlog.model.retention import SCHEMA_TYPE, SCHEMAS_STREAM
@@ -139,7 +139,7 @@ class Schemas:
 
 def load(engine: Engine) -> Schemas:
     """Return the schemas as they are now."""
-    return Schemas(list(engine.read_stream(SCHEMAS_STREAM, 1, None, EVERYTHING, reverse=False, limit=None)))
+    return Schemas(list(engine.read_stream(StreamSelection(SCHEMAS_STREAM))))
 
 
 def maybe_newer(engine: Engine, known: Schemas | None) -> Schemas | None:
@@ -187,7 +187,7 @@ def set_schema(engine: Engine, type: str, schema: Any) -> Schema:
         present = schemas.current.get(type)
         if present is not None and present.text == text:
             # Appended again as a duplicate: the process that set it may have died before it was durable.
-            engine.append([SCHEMAS_STREAM], [present.event], system=True)
+            engine.append(AppendRequest([SCHEMAS_STREAM], [present.event], system=True))
             return present
         if _try_to_append(engine, content, schemas.version):
             return find(engine, type, len(schemas.all.get(type, ())) + 1)
@@ -210,8 +210,9 @@ def remove_schema(engine: Engine, type: str) -> None:
 def _try_to_append(engine: Engine, content: bytes, version: int) -> bool:
     """Append to `$schemas` if it is at this version; return whether it is."""
     event: EncodedEvent = (SCHEMA_TYPE, None, JSON_CODE, content, None)
+    here = Expectation(0, SCHEMAS_STREAM, version)
     try:
-        engine.append([SCHEMAS_STREAM], [event], [Expectation(0, SCHEMAS_STREAM, version)], system=True)
+        engine.append(AppendRequest([SCHEMAS_STREAM], [event], [here], system=True))
     except WrongExpectedVersion:
         return False
     return True

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from evlog.model.checkpoints import check_subscription_name
-from evlog.model.filters import EVERYTHING, EventFilter
+from evlog.model.filters import EventFilter, LogSelection, StreamSelection
 from evlog.model.named import NamedTuple
 from evlog.model.retention import REDACTIONS_STREAM
 from evlog.state.snapshots import Content, maybe_load, save
@@ -82,14 +82,12 @@ class Selection:
     ) -> Iterator[Event]:
         """Iterate over the events behind a version (or position) up to another one."""
         if self.stream is not None:
-            return engine.read_stream(self.stream, after + 1, to, self.filter, reverse=False, limit=limit)
+            return engine.read_stream(StreamSelection(self.stream, after + 1, to, self.filter, limit))
         if self.query is None:
-            return engine.read_all(after, to, self.filter, reverse=False, limit=limit)
+            return engine.read_all(LogSelection(after, to, self.filter, limit))
         return _merged_by_position(
             [
-                engine.read_all(
-                    after, to, self.filter.replace(types=types or None, tags=tags), reverse=False, limit=None
-                )
+                engine.read_all(LogSelection(after, to, self.filter.replace(types=types or None, tags=tags)))
                 for types, tags in self.query.items
             ]
         )
@@ -133,7 +131,7 @@ def compute(engine: Engine, selection: Selection, fold: Fold, snapshot: str | No
         base = None
     state, first_version = _folded(engine, selection, fold, base, end)
     if selection.is_present and state.position > (0 if base is None else base.position):
-        last = next(engine.read_all(0, state.position, EVERYTHING, reverse=True, limit=1), None)
+        last = next(engine.read_all(LogSelection.last(state.position)), None)
         if last is not None:
             content = Content(
                 fold=fold.name,
@@ -195,8 +193,7 @@ def _is_usable(
     reached = base.version if selection.stream is not None else base.position
     if (end is not None and reached > end) or (until_us is not None and base.time_us >= until_us):
         return False
-    before = base.event_position - 1
-    event = next(engine.read_all(before, base.event_position, EVERYTHING, reverse=False, limit=1), None)
+    event = next(engine.read_all(LogSelection.at(base.event_position)), None)
     if event is None or event.id_bytes.hex() != base.event_id:
         return False
     if selection.stream is None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from evlog.errors import EventNotFound
 from evlog.model.events import id_text
-from evlog.model.filters import EventFilter
+from evlog.model.filters import EventFilter, LogSelection
 from evlog.model.named import NamedTuple
 
 if TYPE_CHECKING:
@@ -68,11 +68,11 @@ class Story:
     def search(self, after: int, to: int | None) -> list[Event]:
         """Return what is found behind `after` up to and including `to`, and was not known."""
         correlated = EventFilter(metadata=[("$correlationId", self._correlation)])
-        reads = [self._engine.read_all(after, to, correlated, reverse=False, limit=None)]
+        reads = [self._engine.read_all(LogSelection(after, to, correlated))]
         if to is None or to >= self.first:
             caused = EventFilter(metadata=[("$causationId", None)])
             begin = max(after, self.first - 1)
-            reads.append(self._engine.read_all(begin, to, caused, reverse=False, limit=None))
+            reads.append(self._engine.read_all(LogSelection(begin, to, caused)))
         new = []
         for each in merge(*reads):
             if each.correlation_id == self._correlation or each.causation_id in self._members:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from evlog.engine import Engine, Feed
-    from evlog.model.filters import EventFilter
+    from evlog.model.filters import EventFilter, LogSelection, StreamSelection
 
     Function = Callable[[Any, Event], Any]
 
@@ -119,11 +119,11 @@ class _UpcastingEngine:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine, name)
 
-    def read_stream(self, *arguments: Any, **options: Any) -> Iterator[Event]:
-        return self._upcasters.apply(self._engine.read_stream(*arguments, **options))
+    def read_stream(self, selection: StreamSelection) -> Iterator[Event]:
+        return self._upcasters.apply(self._engine.read_stream(selection))
 
-    def read_all(self, *arguments: Any, **options: Any) -> Iterator[Event]:
-        return self._upcasters.apply(self._engine.read_all(*arguments, **options))
+    def read_all(self, selection: LogSelection) -> Iterator[Event]:
+        return self._upcasters.apply(self._engine.read_all(selection))
 
     def follow(self, filter: EventFilter) -> _UpcastingFeed:
         return _UpcastingFeed(self._engine.follow(filter), self._upcasters)

@@ -17,7 +17,7 @@ from evlog.errors import (
 )
 from evlog.model.checkpoints import Checkpoint, ParkedEvent
 from evlog.model.events import Event
-from evlog.model.filters import ANYTHING, EVERYTHING, EventFilter
+from evlog.model.filters import ANYTHING, EventFilter, LogSelection
 from evlog.model.named import NamedTuple
 from evlog.subscriptions import shards
 from evlog.subscriptions.retry import attempt, describe_error
@@ -258,7 +258,7 @@ def _chosen(
 
 def _maybe_read(engine: Engine, position: int) -> Event | None:
     """Return the event at a position; None if a compaction has removed it."""
-    return next(engine.read_all(position - 1, position, EVERYTHING, reverse=False, limit=1), None)
+    return next(engine.read_all(LogSelection.at(position)), None)
 
 
 class _acquired:  # noqa: N801 - used as a function
@@ -317,7 +317,7 @@ def _describe(
 ) -> SubscriptionInfo:
     lag_seconds = 0.0
     if known.position < head:
-        following = next(engine.read_all(known.position, head, EVERYTHING, reverse=False, limit=1), None)
+        following = next(engine.read_all(LogSelection(known.position, head, limit=1)), None)
         if following is not None:
             lag_seconds = max(0.0, time.time() - following.time_us / 1e6)
     return SubscriptionInfo(
@@ -339,7 +339,7 @@ def _start(engine: Engine, after: int | None, filter: EventFilter) -> tuple[int,
         return after, filter
     head = engine.head()
     first = next(
-        engine.read_all(0, None, EventFilter(since_us=since_us, include_system=True), reverse=False, limit=1),
+        engine.read_all(LogSelection(filter=EventFilter(since_us=since_us, include_system=True), limit=1)),
         None,
     )
     if first is not None:

@@ -19,7 +19,7 @@ import time
 from evlog.errors import InvalidArgument, StoreClosed, StoreFull, SubscriptionBusy
 from evlog.model.checkpoints import Checkpoint
 from evlog.model.events import Event
-from evlog.model.filters import EVERYTHING, EventFilter
+from evlog.model.filters import EventFilter, LogSelection
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -495,7 +495,7 @@ def checkpoint_at(engine: Engine, position: int, filter: EventFilter | None) -> 
     A compaction leaves gaps; without an event at its position a checkpoint could not tell its own log from an
     older copy that has grown since.
     """
-    event = next(engine.read_all(0, position, EVERYTHING, reverse=True, limit=1), None)
+    event = next(engine.read_all(LogSelection.last(position)), None)
     if event is None:
         return Checkpoint(0, None, filter)
     return Checkpoint(event.position, event.id_bytes, filter)

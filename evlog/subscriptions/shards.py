@@ -20,7 +20,7 @@ from zlib import crc32
 
 from evlog.errors import InvalidArgument, ShardsApart, SubscriptionBusy, SubscriptionNotFound
 from evlog.model.checkpoints import check_subscription_name
-from evlog.model.filters import EVERYTHING
+from evlog.model.filters import LogSelection
 from evlog.model.named import NamedTuple
 
 TYPE_CHECKING = False
@@ -256,5 +256,5 @@ def _lock(engine: Engine, name: str, acquire_one: Callable[[CheckpointStore], No
 
 def _park(engine: Engine, place: CheckpointStore, parked: Sequence[ParkedEvent]) -> None:
     for each in parked:
-        for event in engine.read_all(each.position - 1, each.position, EVERYTHING, reverse=False, limit=1):
+        for event in engine.read_all(LogSelection.at(each.position)):
             place.park(event, each.error, each.attempts)

@@ -12,7 +12,7 @@ import pytest
 
 import evlog
 from evlog import Event, EventStore, IfNone, NewEvent
-from evlog.model.filters import EVERYTHING
+from evlog.model.filters import LogSelection
 from evlog.model.history import HistoryPiece, RemovedRecord, Standing
 from evlog.testing.base import LONG_SECONDS, EngineTests, NewStore, OpenStore, new, numbers, run_to_end
 from evlog.transfer import plan_mirror, promote
@@ -20,7 +20,7 @@ from evlog.transfer import plan_mirror, promote
 
 def everything(store: EventStore) -> list[Event]:
     """Return all events, with the store's own."""
-    return list(store.engine.read_all(0, None, EVERYTHING, reverse=False, limit=None))
+    return list(store.engine.read_all(LogSelection()))
 
 
 def bad_above_five(event: Event) -> None:

@@ -23,7 +23,7 @@ from evlog import (
     Query,
     Unsupported,
 )
-from evlog.model.filters import EVERYTHING
+from evlog.model.filters import LogSelection
 from evlog.model.json_lines import encode_lines
 from evlog.testing.base import LONG_SECONDS, EngineTests, new, numbers
 from evlog.transfer import promote
@@ -321,10 +321,7 @@ class RedactionTests(EngineTests):
             assert directory.verify().ok
 
     def check_mirror(self, source: EventStore, mirror: EventStore) -> None:
-        both = [
-            list(each.engine.read_all(0, None, EVERYTHING, reverse=False, limit=None))
-            for each in (source, mirror)
-        ]
+        both = [list(each.engine.read_all(LogSelection())) for each in (source, mirror)]
         assert both[0] == both[1]
         assert [event.position for event in both[1] if event.redacted] == [3, 6]
         assert mirror.redactions() == source.redactions()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 import msgpack
 
 from evlog.model.events import SYSTEM_PREFIX, Event, id_text
-from evlog.model.filters import EVERYTHING
+from evlog.model.filters import LogSelection
 from evlog.model.named import NamedTuple
 from evlog.model.redaction import record_digest
 
@@ -90,7 +90,7 @@ def _digest(event: Event) -> bytes:
 
 
 def _read(engine: Engine, to: int) -> Iterator[Event]:
-    return engine.read_all(0, to, EVERYTHING, reverse=False, limit=None)
+    return engine.read_all(LogSelection(to=to))
 
 
 def _pairs(ours: Iterator[Event], theirs: Iterator[Event]) -> Iterator[tuple[Event | None, Event | None]]:
@@ -191,7 +191,7 @@ def compare_merged(
 
 def event_at(engine: Engine, position: int) -> Event | None:
     """Return the event at a position; None if it was removed."""
-    return next(engine.read_all(position - 1, position, EVERYTHING, reverse=False, limit=1), None)
+    return next(engine.read_all(LogSelection.at(position)), None)
 
 
 def _content(event: Event) -> tuple[object, ...]:

@@ -20,7 +20,7 @@ from operator import add
 from typing import TYPE_CHECKING, Final
 
 from evlog.errors import InvalidArgument, MirrorBusy, SubscriptionBusy
-from evlog.model.filters import EVERYTHING
+from evlog.model.filters import EVERYTHING, LogSelection
 from evlog.model.history import Standing, refusal
 from evlog.model.named import NamedTuple
 from evlog.store import EventStore, open
@@ -120,7 +120,7 @@ def plan_mirror(source: EventStore, destination: EventStore | None, *, merge: bo
         after = target.begin(claim=False)
         target.check_limits(after, head)
     events = removed = 0
-    for event in engine.read_all(after, head, EVERYTHING, reverse=False, limit=None):
+    for event in engine.read_all(LogSelection(after, head)):
         events += not merge or is_merged(event)
     if not merge:
         removed = sum(1 for _ in engine.read_removed(after, head))

@@ -10,8 +10,9 @@ from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 from evlog.errors import MirrorConflict, MirrorLimit
+from evlog.model.appends import AppendRequest
 from evlog.model.events import JSON_CODE
-from evlog.model.filters import EVERYTHING
+from evlog.model.filters import LogSelection, StreamSelection
 from evlog.model.history import Standing, refusal
 from evlog.model.json_text import decode_json, encode_json
 from evlog.model.named import NamedTuple
@@ -133,7 +134,7 @@ class IdenticalTarget(Target):
                 other if standing.mirror_of else "it holds other events",
                 "use an empty destination, or merge into it",
             )
-        last = next(destination.read_all(0, position, EVERYTHING, reverse=True, limit=1), None)
+        last = next(destination.read_all(LogSelection.last(position)), None)
         if position > source.head() or (last is not None and not knows(source, last.position, last.id_bytes)):
             self.conflict(
                 f"its last event (position {position}) is not the source's",
@@ -185,9 +186,8 @@ class MergeTarget(Target):
         standing = self.destination.standing
         if standing != OPEN:
             raise refusal(self.destination.address, standing)
-        last = next(
-            self.destination.read_stream(self._stream, 1, None, EVERYTHING, reverse=True, limit=1), None
-        )
+        merges = self.destination.read_stream(StreamSelection(self._stream, limit=1, reverse=True))
+        last = next(merges, None)
         if last is None:
             return 0
         merged = decode_json(last.data.decode())
@@ -210,13 +210,15 @@ class MergeTarget(Target):
         last = events[-1]
         merged = {"position": piece.end, "last": last.position, "id": last.id_bytes.hex()}
         done = self.destination.append(
-            [*(event.stream for event in events), self._stream],
-            [
-                *((event.type, event.id_bytes, event[6], event.data, event[8]) for event in events),
-                (MIRRORED_TYPE, None, JSON_CODE, encode_json(merged).encode(), None),
-            ],
-            skip_known=True,
-            system=True,
+            AppendRequest(
+                [*(event.stream for event in events), self._stream],
+                [
+                    *((event.type, event.id_bytes, event[6], event.data, event[8]) for event in events),
+                    (MIRRORED_TYPE, None, JSON_CODE, encode_json(merged).encode(), None),
+                ],
+                skip_known=True,
+                system=True,
+            )
         )
         return Copied(done.appended - 1, done.duplicate_count)
 
@@ -225,7 +227,7 @@ class MergeTarget(Target):
         source = [event for event in piece.events if event.stream == REDACTIONS_STREAM]
         if not source:
             return
-        read = self.destination.read_stream(REDACTIONS_STREAM, 1, None, EVERYTHING, reverse=False, limit=None)
+        read = self.destination.read_stream(StreamSelection(REDACTIONS_STREAM))
         known = [made for made in map(maybe_decode_redaction, read) if made is not None]
         named = {position for made in known for position in made.positions}
         for made in filter(None, map(maybe_decode_redaction, source)):

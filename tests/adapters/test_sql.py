@@ -19,7 +19,7 @@ from evlog import Event, EventStore, NewEvent
 from evlog.adapters.predicates import Bounds, bounds_of
 from evlog.adapters.sql import Database, InvalidQuery
 from evlog.errors import CorruptionError
-from evlog.model.filters import EventFilter
+from evlog.model.filters import EventFilter, LogSelection
 from tests.support.helpers import small_store
 from tests.support.memory_engine import MemoryEngine, open_engine
 
@@ -134,10 +134,10 @@ class Spy:
         self.asked: list[tuple[int, int | None, EventFilter]] = []
         read_all = store.engine.read_all
 
-        def spied(after: int, to: int | None, filter: EventFilter, **settings: Any) -> Any:
-            if settings["limit"] is None:  # else whether there is such a type
-                self.asked.append((after, to, filter))
-            return read_all(after, to, filter, **settings)
+        def spied(selection: LogSelection) -> Any:
+            if selection.limit is None:  # else whether there is such a type
+                self.asked.append((selection.after, selection.to, selection.filter))
+            return read_all(selection)
 
         monkeypatch.setattr(store.engine, "read_all", spied)
 

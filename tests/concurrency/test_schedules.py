@@ -13,7 +13,7 @@ from evlog.errors import EvlogError, StoreClosed, StoreIOError
 from evlog.files.disk.file_lock import FileLock
 from evlog.files.disk.files import Disk, WriteFile
 from evlog.files.format.paths import lock_path
-from evlog.model.appends import AppendResult, BatchResult
+from evlog.model.appends import AppendRequest, AppendResult, BatchResult
 from evlog.model.encoding import encode_events
 from tests.support.contention import claim_slot, current_round
 from tests.support.helpers import new, number_id, small_store, writer_of
@@ -125,7 +125,8 @@ def test_a_store_that_is_closed_while_a_thread_appends_says_so(memory_path: Path
             store.append("a", [new(number, id=number_id(number))])
         events = encode_events([new(id=number_id(3 + at)) for at in range(1 + line % 2)])
         writer = writer_of(store)  # not through the engine, which would hide a wrong error
-        thread = Stopped(lambda: writer.append(["a"] * len(events), events), line, WRITE)  # noqa: B023
+        request = AppendRequest(["a"] * len(events), events)
+        thread = Stopped(lambda: writer.append(request), line, WRITE)  # noqa: B023
         thread.armed.set()
         stopped = thread.start_and_stop()
         store.close()

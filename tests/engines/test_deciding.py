@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 from uuid import UUID
 
 import pytest
 
-from evlog.engines.deciding import Request, content_digest, decide, removed_matches, removed_record
+from evlog.engines.deciding import PendingAppend, content_digest, decide, removed_matches, removed_record
 from evlog.errors import IdConflict, InvalidEvent, StreamTombstoned, WrongExpectedVersion
-from evlog.model.appends import Expectation, SchemasChanged
+from evlog.model.appends import AppendRequest, Expectation, SchemasChanged
 from evlog.model.events import EncodedEvent, Event
 from evlog.model.history import RemovedRecord, Standing
 from evlog.model.queries import IfNone
@@ -46,11 +47,15 @@ class View:
         return None
 
 
+def append(*arguments: Any, **options: Any) -> PendingAppend:
+    return PendingAppend(AppendRequest(*arguments, **options))
+
+
 STORED = Event((3, 2, "s", "T", UUID(int=1).bytes, 5, 0, b"1", b'{"$tags":["x","y"]}'))
 
 
 def test_positions_versions_and_times_follow_the_log() -> None:
-    decision = decide(View(), Request(["s", "t", "s"], [event(1), ("U", None, 0, b"2", None), event(3)]))
+    decision = decide(View(), append(["s", "t", "s"], [event(1), ("U", None, 0, b"2", None), event(3)]))
     assert [each[:4] for each in decision.new] == [(10, 5, "s", "T"), (11, 1, "t", "U"), (12, 6, "s", "T")]
     assert {each.time_us for each in decision.new} == {1 << 60}
     assert (decision.result.positions, decision.result.versions) == ([10, 11, 12], [5, 1, 6])
@@ -58,7 +63,7 @@ def test_positions_versions_and_times_follow_the_log() -> None:
 
 
 def test_ids_are_made_for_their_positions() -> None:
-    request = Request(["s", "s"], [event(1), ("U", None, 0, b"2", None)])
+    request = append(["s", "s"], [event(1), ("U", None, 0, b"2", None)])
     asked = []
 
     def make(first: int, count: int) -> list[bytes]:
@@ -73,25 +78,25 @@ def test_ids_are_made_for_their_positions() -> None:
 def test_a_retry_of_a_removed_event_is_a_duplicate_by_its_digest(is_last: bool) -> None:
     removed = removed_record(STORED, is_last=is_last)
     assert removed.time_us == (5 if is_last else 0)
-    result = decide(View(removed), Request(["s"], [event(1)], [Expectation(0, "s", 0)])).result
+    result = decide(View(removed), append(["s"], [event(1)], [Expectation(0, "s", 0)])).result
     assert (result.positions, result.versions, result.duplicates) == ([3], [2], [True])
     for stream, other in (("t", event(1)), ("s", event(1, "U")), ("s", event(1, data=b"2"))):
         with pytest.raises(IdConflict):
-            decide(View(removed), Request([stream], [other]))
+            decide(View(removed), append([stream], [other]))
     foreign = removed._replace(digest=b"another engine's")
-    assert decide(View(foreign), Request(["s"], [event(1, "U")])).result.duplicates == [True]
+    assert decide(View(foreign), append(["s"], [event(1, "U")])).result.duplicates == [True]
 
 
 def test_an_id_that_is_given_twice_is_refused_unless_it_is_known() -> None:
-    twice = Request(["s", "s"], [event(1), event(1)])
+    twice = append(["s", "s"], [event(1), event(1)])
     assert decide(View(STORED), twice).result.duplicates == [True, True]
     with pytest.raises(InvalidEvent):
         decide(View(), twice)
-    skipping = Request(["s", "s"], [event(1), event(1)], skip_known=True)
+    skipping = append(["s", "s"], [event(1), event(1)], skip_known=True)
     result = decide(View(), skipping).result
     assert (result.positions, result.duplicates) == ([10, 10], [False, True])
     with pytest.raises(IdConflict):
-        decide(View(), Request(["s", "s"], [event(1), event(1, "U")], skip_known=True))
+        decide(View(), append(["s", "s"], [event(1), event(1, "U")], skip_known=True))
 
 
 def test_a_content_digest_tells_its_fields_apart() -> None:
@@ -100,10 +105,10 @@ def test_a_content_digest_tells_its_fields_apart() -> None:
 
 
 def test_what_was_made_by_evlog_is_no_duplicate_when_it_is_found() -> None:
-    request = Request(["s"], [("T", None, 0, b"1", None)])
+    request = append(["s"], [("T", None, 0, b"1", None)])
     request.give_ids([STORED.id_bytes])
     assert decide(View(STORED), request).result.duplicates == [False]
-    given = Request(["s"], [event(1)])
+    given = append(["s"], [event(1)])
     given.give_ids()
     assert decide(View(STORED), given).result.duplicates == [True]
 
@@ -111,17 +116,17 @@ def test_what_was_made_by_evlog_is_no_duplicate_when_it_is_found() -> None:
 def test_a_deleted_stream_does_not_exist_and_a_tombstone_refuses() -> None:
     for version in ("exists", 3):
         with pytest.raises(WrongExpectedVersion):
-            decide(View(rule=Rule(deleted=4)), Request(["s"], [event(1)], [Expectation(0, "s", version)]))
+            decide(View(rule=Rule(deleted=4)), append(["s"], [event(1)], [Expectation(0, "s", version)]))
     for version in (0, 4, "any"):
-        request = Request(["s"], [event(1)], [Expectation(0, "s", version)])
+        request = append(["s"], [event(1)], [Expectation(0, "s", version)])
         assert decide(View(rule=Rule(deleted=4)), request).new[0].version == 5
     with pytest.raises(StreamTombstoned):
-        decide(View(rule=Rule(tombstone=True)), Request(["s"], [event(1)]))
+        decide(View(rule=Rule(tombstone=True)), append(["s"], [event(1)]))
 
 
 def test_other_schemas_are_answered_before_conditions() -> None:
     with pytest.raises(SchemasChanged):
-        decide(View(), Request(["s"], [event(1)], [Expectation(0, "s", 0)], schemas=1))
+        decide(View(), append(["s"], [event(1)], [Expectation(0, "s", 0)], schemas=1))
 
 
 @pytest.mark.parametrize(

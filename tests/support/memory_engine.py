@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from uuid import UUID, uuid4
 
 from evlog.engine import Capabilities, Progress
-from evlog.engines.deciding import Request, decide, removed_matches
+from evlog.engines.deciding import PendingAppend, decide, removed_matches
 from evlog.engines.keyed import (
     KeyedCheckpoint,
     KeyedSnapshot,
@@ -20,9 +20,9 @@ from evlog.engines.keyed import (
     snapshot_names,
 )
 from evlog.errors import MirrorConflict, StoreClosed, StoreNotFound, Unsupported
-from evlog.model.appends import BatchResult, Expectation, ExpectedVersion
-from evlog.model.events import EncodedEvent, Event, category_of
-from evlog.model.filters import EventFilter
+from evlog.model.appends import AppendRequest, BatchResult, ExpectedVersion
+from evlog.model.events import Event, category_of
+from evlog.model.filters import EventFilter, LogSelection, StreamSelection
 from evlog.model.history import HistoryPiece, RemovedRecord, Standing
 from evlog.model.queries import IfNone
 from evlog.model.redaction import Redacted, RedactionResult, encode_redaction, maybe_decode_redaction
@@ -119,58 +119,30 @@ class MemoryEngine:
             raise StoreClosed(self.address)
         return self._database
 
-    def append(
-        self,
-        streams: Sequence[str],
-        events: Sequence[EncodedEvent],
-        expectations: Sequence[Expectation] = (),
-        *,
-        conditions: Sequence[IfNone] = (),
-        skip_known: bool = False,
-        system: bool = False,
-        schemas: int | None = None,
-    ) -> BatchResult:
-        database = self._opened()
-        request = Request(
-            streams,
-            events,
-            expectations,
-            conditions=conditions,
-            skip_known=skip_known,
-            system=system,
-            schemas=schemas,
-        )
+    def append(self, request: AppendRequest) -> BatchResult:
+        database, pending = self._opened(), PendingAppend(request)
         with database.changed:
-            decision = decide(View(self.address, database), request)
+            decision = decide(View(self.address, database), pending)
             for event in decision.new:
                 database.add(event, decision.new[0].position)
             database.changed.notify_all()
         return decision.result
 
-    def read_stream(
-        self,
-        stream: str,
-        first_version: int,
-        last_version: int | None,
-        filter: EventFilter,
-        *,
-        reverse: bool,
-        limit: int | None,
-    ) -> Iterator[Event]:
+    def read_stream(self, selection: StreamSelection) -> Iterator[Event]:
+        stream, first_version, last_version, filter, limit, reverse = selection
         found = [
             event
             for event in self._opened().by_stream.get(stream, ())
             if first_version <= event.version and (last_version is None or event.version <= last_version)
         ]
-        return select(found, filter, reverse=reverse, limit=limit)
+        return select(found, filter, limit, reverse=reverse)
 
-    def read_all(
-        self, after: int, to: int | None, filter: EventFilter, *, reverse: bool, limit: int | None
-    ) -> Iterator[Event]:
+    def read_all(self, selection: LogSelection) -> Iterator[Event]:
+        after, to, filter, limit, reverse = selection
         events = self._between(after, to)
         if not filter.include_system and filter.stream is None:
             events = [event for event in events if not event.stream.startswith("$")]
-        return select(events, filter, reverse=reverse, limit=limit)
+        return select(events, filter, limit, reverse=reverse)
 
     def _between(self, after: int, to: int | None) -> list[Event]:
         events = self._opened().events
@@ -253,7 +225,8 @@ class MemoryEngine:
         if not events:
             return RedactionResult((), (), 0, erased=True)
         with database.changed:
-            result = self.append([REDACTIONS_STREAM], [encode_redaction(events, reason)], system=True)
+            event = encode_redaction(events, reason)
+            result = self.append(AppendRequest([REDACTIONS_STREAM], [event], system=True))
             database.redact()
         return RedactionResult(
             tuple(event.position for event in events), (), result.positions[0], erased=True
@@ -354,7 +327,7 @@ class View:
 
 
 def select(
-    events: Sequence[Event], filter: EventFilter, *, reverse: bool, limit: int | None
+    events: Sequence[Event], filter: EventFilter, limit: int | None, *, reverse: bool
 ) -> Iterator[Event]:
     """Iterate over those of the events that a filter selects."""
     content = filter.make_matcher() or (lambda _: True)
@@ -381,7 +354,7 @@ class MemoryFeed:
         return self._database.head
 
     def read(self, after: int, to: int) -> Iterator[Event]:
-        return self._engine.read_all(after, to, self._filter, reverse=False, limit=None)
+        return self._engine.read_all(LogSelection(after, to, self._filter))
 
     def wait(self, after: int, timeout_seconds: float) -> bool:
         changed = self._database.changed

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from evlog.engines.deciding import Request, decide
+from evlog.engines.deciding import PendingAppend, decide
 from evlog.engines.dynamodb.core import MAX_ACTIONS, Change
 from evlog.engines.dynamodb.items import Head, derived_items, encode_event, is_policy
 from evlog.errors import AppendTooLarge, EventTooLarge, TooManyEvents
@@ -33,17 +33,17 @@ _MAX_BYTES: Final = 4_000_000  # of a transaction, with some room for what evlog
 _EVENT_OVERHEAD: Final = 1_500
 
 
-def append(core: Core, reader: Reader, request: Request) -> BatchResult:
-    """Append all events of a request in one transaction, or none; durable on return.
+def append(core: Core, reader: Reader, pending: PendingAppend) -> BatchResult:
+    """Append all events in one transaction, or none; durable on return.
 
     Raises:
         EventTooLarge, AppendTooLarge, TooManyEvents: it is over the service's limits.
     """
-    _check_size(request)
-    request.give_ids()
+    _check_size(pending)
+    pending.give_ids()
 
     def plan(moment: Moment) -> Change:
-        decision = decide(_View(core, reader, moment, request), request)
+        decision = decide(_View(core, reader, moment, pending), pending)
         if not decision.new:
             return Change(moment.state, {}, None, decision.result)
         state, heads = add_events(
@@ -63,11 +63,11 @@ def append(core: Core, reader: Reader, request: Request) -> BatchResult:
 class _View:
     """The log as a decision sees it: `evlog.engines.deciding.LogView`."""
 
-    def __init__(self, core: Core, reader: Reader, moment: Moment, request: Request) -> None:
+    def __init__(self, core: Core, reader: Reader, moment: Moment, pending: PendingAppend) -> None:
         self._core = core
         self._reader = reader
         self._moment = moment
-        self._request = request
+        self._pending = pending
         self.address = core.address.text
         self.head = moment.state.position
         self.time_us = moment.state.time_us
@@ -88,7 +88,7 @@ class _View:
 
         A known id refuses the transaction, and then it is looked up.
         """
-        made = () if self._moment.is_unsure else self._request.made
+        made = () if self._moment.is_unsure else self._pending.made
         wanted = [id for id in ids if id not in made] if self._moment.is_fresh else []
         return self._reader.known(self._moment.state, wanted) if wanted else {}
 
@@ -141,16 +141,16 @@ def add_events(
     ), heads
 
 
-def _check_size(request: Request) -> None:
+def _check_size(pending: PendingAppend) -> None:
     """Raise if an append can never fit into a transaction."""
-    sizes = [len(event[3]) + len(event[4] or b"") for event in request.events]
+    sizes = [len(event[3]) + len(event[4] or b"") for event in pending.events]
     if max(sizes) > MAX_EVENT_BYTES:
         raise EventTooLarge(max(sizes), MAX_EVENT_BYTES)
     total = sum(sizes) + _EVENT_OVERHEAD * len(sizes)
-    if not request.skip_known and total > _MAX_BYTES:
+    if not pending.skip_known and total > _MAX_BYTES:
         raise AppendTooLarge(total, _MAX_BYTES)
-    if not request.skip_known:
-        check_count(2 * len(sizes) + len(set(request.streams)) + 1, len(sizes))
+    if not pending.skip_known:
+        check_count(2 * len(sizes) + len(set(pending.streams)) + 1, len(sizes))
 
 
 def check_count(actions: int, events: int) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
 from evlog.engine import Capabilities
-from evlog.engines.deciding import Request
+from evlog.engines.deciding import PendingAppend
 from evlog.engines.dynamodb import compaction, history, verify
 from evlog.engines.dynamodb.appends import MAX_EVENT_BYTES, MAX_EVENTS, append
 from evlog.engines.dynamodb.client import Address, Client
@@ -20,8 +20,9 @@ from evlog.engines.dynamodb.table import open_table
 from evlog.engines.keyed import KeyedCheckpoint, KeyedSnapshot, checkpoint_names, snapshot_names
 from evlog.engines.retention import KeepsPolicies
 from evlog.errors import Unsupported
+from evlog.model.appends import AppendRequest
 from evlog.model.events import JSON_CODE
-from evlog.model.filters import EVERYTHING
+from evlog.model.filters import LogSelection
 from evlog.model.history import Standing
 from evlog.model.redaction import RedactionResult, encode_redaction
 from evlog.model.reports import StoreInfo
@@ -31,11 +32,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from evlog.engine import Progress
-    from evlog.model.appends import BatchResult, Expectation
-    from evlog.model.events import EncodedEvent, Event
-    from evlog.model.filters import EventFilter
+    from evlog.model.appends import BatchResult
+    from evlog.model.events import Event
+    from evlog.model.filters import EventFilter, StreamSelection
     from evlog.model.history import HistoryPiece, RemovedRecord
-    from evlog.model.queries import IfNone
     from evlog.model.reports import (
         Compaction,
         StreamInfo,
@@ -94,52 +94,20 @@ class DynamodbEngine(KeepsPolicies):
         """Close the connections."""
         self._client.close()
 
-    def append(
-        self,
-        streams: Sequence[str],
-        events: Sequence[EncodedEvent],
-        expectations: Sequence[Expectation] = (),
-        *,
-        conditions: Sequence[IfNone] = (),
-        skip_known: bool = False,
-        system: bool = False,
-        schemas: int | None = None,
-    ) -> BatchResult:
+    def append(self, request: AppendRequest) -> BatchResult:
         """Append all events in one transaction, or none; durable when this returns."""
         self._client.check_open()
-        request = Request(
-            streams,
-            events,
-            expectations,
-            conditions=conditions,
-            skip_known=skip_known,
-            system=system,
-            schemas=schemas,
-        )
-        return append(self._core, self._reader, request)
+        return append(self._core, self._reader, PendingAppend(request))
 
     # --- reading
 
-    def read_stream(
-        self,
-        stream: str,
-        first_version: int,
-        last_version: int | None,
-        filter: EventFilter,
-        *,
-        reverse: bool,
-        limit: int | None,
-    ) -> Iterator[Event]:
-        """Iterate over the visible events of a stream."""
-        return self._reader.read_stream(
-            stream, first_version, last_version, filter, reverse=reverse, limit=limit
-        )
+    def read_stream(self, selection: StreamSelection) -> Iterator[Event]:
+        """Iterate over the selected events of a stream."""
+        return self._reader.read_stream(selection)
 
-    def read_all(
-        self, after: int, to: int | None, filter: EventFilter, *, reverse: bool, limit: int | None
-    ) -> Iterator[Event]:
-        """Iterate over the events behind `after` up to and including `to`."""
-        return self._reader.read_all(after, to, filter, reverse=reverse, limit=limit)
+    def read_all(self, selection: LogSelection) -> Iterator[Event]:
+        """Iterate over the selected events of the log."""
+        return self._reader.read_all(selection)
 
     def find_ids(self, ids: Sequence[bytes]) -> dict[bytes, int]:
         """Return the positions of known ids, also of those whose events were removed."""
@@ -207,7 +175,8 @@ class DynamodbEngine(KeepsPolicies):
         position = 0
         if events:
             event = encode_redaction(events, reason)
-            (position,) = self.append([REDACTIONS_STREAM], [event], system=True).positions
+            request = AppendRequest([REDACTIONS_STREAM], [event], system=True)
+            (position,) = self.append(request).positions
         compaction.erase(self._core)
         return RedactionResult(tuple(event.position for event in events), (), position, erased=True)
 
@@ -221,7 +190,7 @@ class DynamodbEngine(KeepsPolicies):
         if done.events_removed and not dry_run:
             data = {"events": done.events_removed, "position": done.position}
             event = (FINISHED_TYPE, None, JSON_CODE, json.dumps(data).encode(), None)
-            self.append([COMPACTIONS_STREAM], [event], system=True)
+            self.append(AppendRequest([COMPACTIONS_STREAM], [event], system=True))
         return done
 
     # --- the whole store
@@ -230,7 +199,7 @@ class DynamodbEngine(KeepsPolicies):
         """Return the store in numbers; bytes are those of data and metadata."""
         state = self._core.state()
         edges = [
-            next(self.read_all(0, state.position, EVERYTHING, reverse=reverse, limit=1), None)
+            next(self.read_all(LogSelection(0, state.position, limit=1, reverse=reverse)), None)
             for reverse in (False, True)
         ]
         first, last = edges

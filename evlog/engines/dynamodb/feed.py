@@ -11,6 +11,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from evlog.errors import StoreUnreachable
+from evlog.model.filters import LogSelection
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -51,7 +52,7 @@ class DynamodbFeed:
 
     def read(self, after: int, to: int) -> Iterator[Event]:
         """Iterate over the feed's events behind `after`, up to and including `to`."""
-        return self._read_all(after, to, self._filter, reverse=False, limit=None)
+        return self._read_all(LogSelection(after, to, self._filter))
 
     def wait(self, after: int, timeout_seconds: float) -> bool:
         """Wait until `committed` is beyond `after`; False when the time is over or `wake` was called."""

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from evlog.engines.dynamodb.client import Item
     from evlog.engines.dynamodb.core import Core
     from evlog.engines.dynamodb.items import Head, LogState
-    from evlog.model.filters import EventFilter
+    from evlog.model.filters import EventFilter, LogSelection, StreamSelection
     from evlog.model.redaction import Redacted
     from evlog.model.retention import Rule
 
@@ -72,17 +72,9 @@ class Reader:
 
     # --- events
 
-    def read_stream(
-        self,
-        stream: str,
-        first_version: int,
-        last_version: int | None,
-        filter: EventFilter,
-        *,
-        reverse: bool,
-        limit: int | None,
-    ) -> Iterator[Event]:
-        """Iterate over the visible events of a stream."""
+    def read_stream(self, selection: StreamSelection) -> Iterator[Event]:
+        """Iterate over the selected events of a stream."""
+        stream, first_version, last_version, filter, limit, reverse = selection
         state = self._core.state()
         rule = self._core.policies.rules(state).rule_for(stream) if state.policies else None
         now_us, last = time.time_ns() // 1000, 0
@@ -111,10 +103,9 @@ class Reader:
             if event.position <= state.position:
                 yield event
 
-    def read_all(
-        self, after: int, to: int | None, filter: EventFilter, *, reverse: bool, limit: int | None
-    ) -> Iterator[Event]:
-        """Iterate over the events behind `after` up to and including `to`, by position."""
+    def read_all(self, selection: LogSelection) -> Iterator[Event]:
+        """Iterate over the selected events of the log."""
+        after, to, filter, limit, reverse = selection
         state = self._core.state()
         after, to = max(0, after), state.position if to is None else min(to, state.position)
         events: Iterable[Event]

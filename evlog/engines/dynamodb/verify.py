@@ -10,7 +10,7 @@ from evlog.engines.dynamodb.items import decode_id, id_key
 from evlog.engines.dynamodb.reading import IndexBehind
 from evlog.engines.keyed import KeyedCheckpoint, checkpoint_names
 from evlog.errors import InvalidArgument
-from evlog.model.filters import EVERYTHING
+from evlog.model.filters import LogSelection
 from evlog.model.history import Standing
 from evlog.model.redaction import since
 from evlog.model.reports import DAMAGE, Finding, VerifyReport
@@ -83,7 +83,7 @@ def _check_events(
     versions: dict[str, int] = {}
     last_us = 0
     batch: list[Event] = []
-    for event in reader.read_all(0, state.position, EVERYTHING, reverse=False, limit=None):
+    for event in reader.read_all(LogSelection(to=state.position)):
         whole.add(event)
         if event.time_us < last_us:
             findings.append(_damage("time", event.position, "the event is older than the one before it"))

@@ -27,11 +27,9 @@ if TYPE_CHECKING:
     from evlog.engine import Progress
     from evlog.files.engine import DirectoryEngine
     from evlog.files.follow.snapshot_file import SnapshotFile
-    from evlog.model.appends import BatchResult, Expectation, ExpectedVersion
-    from evlog.model.events import EncodedEvent
-    from evlog.model.filters import EventFilter
+    from evlog.model.appends import AppendRequest, BatchResult, ExpectedVersion
+    from evlog.model.filters import EventFilter, LogSelection, StreamSelection
     from evlog.model.history import RemovedRecord
-    from evlog.model.queries import IfNone
     from evlog.model.redaction import RedactionResult
     from evlog.model.reports import (
         Compaction,
@@ -147,39 +145,21 @@ class KafkaEngine:
 
     # --- appending
 
-    def append(
-        self,
-        streams: Sequence[str],
-        events: Sequence[EncodedEvent],
-        expectations: Sequence[Expectation] = (),
-        *,
-        conditions: Sequence[IfNone] = (),
-        skip_known: bool = False,
-        system: bool = False,
-        schemas: int | None = None,
-    ) -> BatchResult:
+    def append(self, request: AppendRequest) -> BatchResult:
         """Append all events in one transaction, or none; all replicas in sync have them when this returns."""
         self._client.check_open()
         most = self.capabilities.max_event_bytes
-        for event in events:
+        for event in request.events:
             if (size := len(event[3]) + len(event[4] or b"")) > most:
                 raise EventTooLarge(size, most)
-        state, own = self._applying, events
+        state, own = self._applying, request.events
         sent_after: int | None = None  # the log's end before the first try
 
         def decide() -> Decision[BatchResult]:
             nonlocal own, sent_after
             if state.standing != Standing():
                 raise refusal(self.address, state.standing)
-            plan = state.index.plan(
-                streams,
-                own,
-                expectations,
-                conditions=conditions,
-                skip_known=skip_known,
-                system=system,
-                schemas=schemas,
-            )
+            plan = state.index.plan(request._replace(events=own))
             head = state.index.head()
             result = plan.result(head + 1)
             if sent_after is not None:  # what was written since is what was sent
@@ -213,26 +193,13 @@ class KafkaEngine:
 
     # --- reading
 
-    def read_stream(
-        self,
-        stream: str,
-        first_version: int,
-        last_version: int | None,
-        filter: EventFilter,
-        *,
-        reverse: bool,
-        limit: int | None,
-    ) -> Iterator[Event]:
-        """Iterate over the events of a stream."""
-        return self._index().read_stream(
-            stream, first_version, last_version, filter, reverse=reverse, limit=limit
-        )
+    def read_stream(self, selection: StreamSelection) -> Iterator[Event]:
+        """Iterate over the selected events of a stream."""
+        return self._index().read_stream(selection)
 
-    def read_all(
-        self, after: int, to: int | None, filter: EventFilter, *, reverse: bool, limit: int | None
-    ) -> Iterator[Event]:
-        """Iterate over the events behind `after` up to and including `to`."""
-        return self._index().read_all(after, to, filter, reverse=reverse, limit=limit)
+    def read_all(self, selection: LogSelection) -> Iterator[Event]:
+        """Iterate over the selected events of the log."""
+        return self._index().read_all(selection)
 
     def find_ids(self, ids: Sequence[bytes]) -> dict[bytes, int]:
         """Return the positions of known ids, also of those whose events were removed."""

@@ -20,7 +20,7 @@ import msgpack
 from evlog.errors import CorruptionError, EvlogError, StoreNotFound
 from evlog.files.disk.file_lock import FileLock
 from evlog.files.engine import DirectoryEngine
-from evlog.model.filters import EVERYTHING
+from evlog.model.filters import LogSelection
 from evlog.model.history import Standing
 from evlog.model.named import NamedTuple
 
@@ -109,4 +109,4 @@ def snapshot_names(index: DirectoryEngine) -> list[tuple[str, str | None]]:
 
 def last_event(index: DirectoryEngine) -> Event | None:
     """Return the last event, the store's own included."""
-    return next(index.read_all(0, None, EVERYTHING, reverse=True, limit=1), None)
+    return next(index.read_all(LogSelection.last()), None)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from evlog.engine import Capabilities
     from evlog.engines.kafka.client import Client, Topic
-    from evlog.model.filters import EventFilter
+    from evlog.model.filters import LogSelection
     from evlog.model.history import HistoryPiece, RemovedRecord
     from evlog.model.reports import PolicyInfo, TornTail
 
@@ -141,12 +141,9 @@ class PartitionedTopic:
     def remove_history(self, source_id: str, removed: Sequence[RemovedRecord]) -> None:
         """Do nothing: a topic keeps what it was given, and evlog does not read this one."""
 
-    def read_all(
-        self, after: int, to: int | None, filter: EventFilter, *, reverse: bool, limit: int | None
-    ) -> Iterator[Event]:
+    def read_all(self, selection: LogSelection) -> Iterator[Event]:
         """Iterate over the last event, without its content; a mirror asks for no other."""
-        del after, to, filter
-        if not reverse or limit != 1:
+        if not selection.reverse or selection.limit != 1:
             self._refuse()
         last = self._copied()["last"]
         if last is not None:

@@ -10,7 +10,7 @@ from confluent_kafka import TopicPartition
 from evlog.engines.kafka.client import RETRY_SECONDS, is_end, is_transient, translate
 from evlog.engines.kafka.records import Assembler
 from evlog.errors import CorruptionError, StoreUnreachable
-from evlog.model.filters import EVERYTHING
+from evlog.model.filters import LogSelection
 from evlog.model.history import HistoryPiece
 from evlog.model.reports import DAMAGE, Finding
 
@@ -46,7 +46,7 @@ def verify(
 
 def _compare(client: Client, index: DirectoryEngine, store_id: str, to: int) -> Finding | None:
     """Return the first difference; what the source of a mirror has removed since is none."""
-    indexed = index.read_all(0, to, EVERYTHING, reverse=False, limit=None)
+    indexed = index.read_all(LogSelection(to=to))
     ours = next(indexed, None)
     for event in _read_topic(client, store_id):
         if event.position > to:

@@ -17,7 +17,7 @@ from collections import OrderedDict
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from evlog.engines.deciding import Decision, Request, decide, removed_matches
+from evlog.engines.deciding import Decision, PendingAppend, decide, removed_matches
 from evlog.engines.messages import POSITION, TIME
 from evlog.engines.nats.connections import ANSWER_SECONDS, Connections, Pause
 from evlog.engines.nats.jetstream import BATCH, JetStream, Outgoing, Stored, WrongSequence
@@ -36,7 +36,7 @@ from evlog.engines.nats.session import Lost, NoResponder, NotConnected
 from evlog.errors import AppendUnknown, EventTooLarge, LockTimeout, StoreUnreachable, TooManyEvents
 from evlog.files.disk.fork import register_fork_reset
 from evlog.model.events import METADATA_PREFIX
-from evlog.model.filters import ANYTHING
+from evlog.model.filters import ANYTHING, LogSelection
 from evlog.model.retention import REDACTIONS_STREAM, SCHEMAS_STREAM
 
 if TYPE_CHECKING:
@@ -177,42 +177,42 @@ class Appender:
         with self._mutex:
             self._view = None
 
-    def append(self, request: Request, control: Control | None = None) -> BatchResult:
+    def append(self, pending: PendingAppend, control: Control | None = None) -> BatchResult:
         """Append all events, or none; stored by a majority of the replicas when this returns.
 
         Args:
             control: what the message of `c` is to say after it; None: as before.
         """
-        for _, _, _, data, metadata in request.events:
+        for _, _, _, data, metadata in pending.events:
             size = len(data) + len(metadata or b"")
             if size > self.max_event_bytes:
                 raise EventTooLarge(size, self.max_event_bytes)
-        if len(request.events) > BATCH:
-            raise TooManyEvents(len(request.events), f"{BATCH} events")
-        given = sum(event[1] is not None for event in request.events)
-        early = given if len(request.events) + given + 1 > BATCH else 0
+        if len(pending.events) > BATCH:
+            raise TooManyEvents(len(pending.events), f"{BATCH} events")
+        given = sum(event[1] is not None for event in pending.events)
+        early = given if len(pending.events) + given + 1 > BATCH else 0
         if not self._mutex.acquire(
             timeout=-1 if self._lock_timeout_seconds is None else self._lock_timeout_seconds
         ):
             raise LockTimeout(self.connections.address.text, self._lock_timeout_seconds or 0.0)
         try:
-            return self._append_locked(request, control, early)
+            return self._append_locked(pending, control, early)
         except BaseException:
             self._view = None
             raise
         finally:
             self._mutex.release()
 
-    def _append_locked(self, request: Request, control: Control | None, early: int) -> BatchResult:
+    def _append_locked(self, pending: PendingAppend, control: Control | None, early: int) -> BatchResult:
         begin = time.monotonic()
         pause = Pause(begin + self.connections.address.timeout_seconds)
         sent: Exception | None = None  # an answer was lost
         tries = 0
         while True:
             try:
-                view = self._view or self._look_locked(request)
+                view = self._view or self._look_locked(pending)
                 self._view = None
-                decision = decide(view, request, partial(_make_ids, view.tail.sequence + 1 + early))
+                decision = decide(view, pending, partial(_make_ids, view.tail.sequence + 1 + early))
                 if not decision.new:
                     self._view = view
                     return decision.result
@@ -225,14 +225,14 @@ class Appender:
                     raise
                 raise AppendUnknown(self.connections.address.text, str(sent)) from error
             try:
-                self._store(view, decision, request, control, early)
+                self._store(view, decision, pending, control, early)
             except WrongSequence:
                 tries += 1
                 self._wait_for_others(begin, tries)
             except (Lost, NoResponder) as error:
                 if not isinstance(error, NoResponder | NotConnected):
                     sent = error
-                    request.give_ids(decision.result.ids)
+                    pending.give_ids(decision.result.ids)
                 if pause.take():
                     continue
                 if sent is None:
@@ -242,12 +242,12 @@ class Appender:
                 self._let_others_in()
                 return decision.result
 
-    def _look_locked(self, request: Request) -> View:
-        """Look at the stream's end, and at what a request is about, if that is not much."""
+    def _look_locked(self, pending: PendingAppend) -> View:
+        """Look at the stream's end, and at what an append is about, if that is not much."""
         control = self.subjects.control
-        streams = dict.fromkeys([*request.streams, *(each.stream for each in request.expectations)])
+        streams = dict.fromkeys([*pending.streams, *(each.stream for each in pending.expectations)])
         about = [name for stream in streams for name in self.reader.version_subjects(stream)]
-        ids = [event[1] for event in request.events if event[1] is not None]
+        ids = [event[1] for event in pending.events if event[1] is not None]
         about += [name for id in ids for name in (self.subjects.id(id), self.subjects.removed_id(id))]
         if len(about) > _LOOKED_UP:
             about = []
@@ -258,14 +258,14 @@ class Appender:
                 return View(self, tail, self.reader.state_at(found[control]), {}, known)
 
     def _store(
-        self, view: View, decision: Decision, request: Request, control: Control | None, early: int
+        self, view: View, decision: Decision, pending: PendingAppend, control: Control | None, early: int
     ) -> None:
         """Store the events of a decision, and note where the stream ends then."""
         subjects, new = self.subjects, decision.new
         frame, sequence = new[0].position, view.tail.sequence
         last = new[-1]
         place = place_headers(last.position, last.time_us)
-        named = {event[1] for event in request.events if event[1] is not None} - request.made
+        named = {event[1] for event in pending.events if event[1] is not None} - pending.made
         index = [
             encode_id(subjects, event.id_bytes, number, tail_place(view.tail) if early else place)
             for number, event in enumerate(new, sequence + 1 + early)
@@ -329,7 +329,7 @@ class Appender:
         low, high = self._scanned.pop(items, (after, after))
         if not low <= after <= high:
             low = high = after
-        for event in self.reader.read_all(high, head, ANYTHING, reverse=False, limit=None):
+        for event in self.reader.read_all(LogSelection(high, head, ANYTHING)):
             if condition.query.matches(event):
                 return event.position
         self._scanned[items] = (low, head)

@@ -6,9 +6,10 @@ import json
 import time
 from typing import TYPE_CHECKING, Final
 
-from evlog.engines.deciding import Request
+from evlog.engines.deciding import PendingAppend
 from evlog.engines.keyed import check_subscriptions
 from evlog.engines.nats.history import finish_redactions, remove_events
+from evlog.model.appends import AppendRequest
 from evlog.model.events import JSON_CODE, METADATA_PREFIX, category_of
 from evlog.model.history import Standing, refusal
 from evlog.model.reports import Compaction, Removal
@@ -53,7 +54,8 @@ def compact(core: Core, *, dry_run: bool, force: bool, progress: Progress | None
     if removed:
         data = json.dumps({"events": removed, "position": position}).encode()
         event = (FINISHED_TYPE, None, JSON_CODE, data, None)
-        core.appender.append(Request([COMPACTIONS_STREAM], [event], system=True))
+        request = AppendRequest([COMPACTIONS_STREAM], [event], system=True)
+        core.appender.append(PendingAppend(request))
     finish_redactions(core)
     return Compaction(position, [], removed, 1, 1, size, bytes_of(core), resumed=False)
 

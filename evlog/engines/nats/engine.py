@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from evlog.engine import Capabilities
-from evlog.engines.deciding import Request
+from evlog.engines.deciding import PendingAppend
 from evlog.engines.keyed import KeyedCheckpoint, KeyedSnapshot, checkpoint_names, snapshot_names
 from evlog.engines.messages import POSITION, TIME
 from evlog.engines.nats import compaction, history, verify
@@ -18,6 +18,7 @@ from evlog.engines.nats.jetstream import BATCH
 from evlog.engines.reading import ReadsByReader
 from evlog.engines.retention import KeepsPolicies
 from evlog.errors import Unsupported
+from evlog.model.appends import AppendRequest
 from evlog.model.redaction import RedactionResult, encode_redaction
 from evlog.model.reports import StoreInfo
 from evlog.model.retention import KEEP_ALL, REDACTIONS_STREAM
@@ -27,11 +28,10 @@ if TYPE_CHECKING:
 
     from evlog.engine import Progress
     from evlog.engines.nats.reading import Reader
-    from evlog.model.appends import BatchResult, Expectation
-    from evlog.model.events import EncodedEvent, Event
+    from evlog.model.appends import BatchResult
+    from evlog.model.events import Event
     from evlog.model.filters import EventFilter
     from evlog.model.history import HistoryPiece, RemovedRecord, Standing
-    from evlog.model.queries import IfNone
     from evlog.model.reports import (
         Compaction,
         TornTail,
@@ -95,28 +95,9 @@ class NatsEngine(ReadsByReader, KeepsPolicies):
         """Close the connections."""
         self._core.connections.close()
 
-    def append(
-        self,
-        streams: Sequence[str],
-        events: Sequence[EncodedEvent],
-        expectations: Sequence[Expectation] = (),
-        *,
-        conditions: Sequence[IfNone] = (),
-        skip_known: bool = False,
-        system: bool = False,
-        schemas: int | None = None,
-    ) -> BatchResult:
+    def append(self, request: AppendRequest) -> BatchResult:
         """Append all events in one atomic batch, or none; a majority has them when this returns."""
-        request = Request(
-            streams,
-            events,
-            expectations,
-            conditions=conditions,
-            skip_known=skip_known,
-            system=system,
-            schemas=schemas,
-        )
-        return self._core.appender.append(request)
+        return self._core.appender.append(PendingAppend(request))
 
     # --- reading
 
@@ -174,8 +155,8 @@ class NatsEngine(ReadsByReader, KeepsPolicies):
         position = 0
         if events:
             event = encode_redaction(events, reason)
-            request = Request([REDACTIONS_STREAM], [event], system=True)
-            (position,) = self._core.appender.append(request).positions
+            request = AppendRequest([REDACTIONS_STREAM], [event], system=True)
+            (position,) = self.append(request).positions
         history.finish_redactions(self._core)
         return RedactionResult(tuple(event.position for event in events), (), position, erased=True)
 

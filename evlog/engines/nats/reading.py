@@ -31,7 +31,7 @@ from evlog.engines.nats.layout import (
 )
 from evlog.files.disk.fork import register_fork_reset
 from evlog.model.events import Event, id_text
-from evlog.model.filters import EVERYTHING
+from evlog.model.filters import StreamSelection
 from evlog.model.redaction import Redacted, maybe_decode_redaction
 from evlog.model.reports import StreamInfo, retention_of
 from evlog.model.retention import KEEP_ALL, Rules, first_visible_version, visible_since_us
@@ -39,7 +39,7 @@ from evlog.model.retention import KEEP_ALL, Rules, first_visible_version, visibl
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from evlog.model.filters import EventFilter
+    from evlog.model.filters import EventFilter, LogSelection
     from evlog.model.history import RemovedRecord
 
 _NEAR: Final = 256  # messages; a shorter way is read through instead of looking for its end
@@ -114,10 +114,9 @@ class Reader:
 
     # --- events
 
-    def read_all(
-        self, after: int, to: int | None, filter: EventFilter, *, reverse: bool, limit: int | None
-    ) -> Iterator[Event]:
-        """Iterate over the events behind `after` up to `to`, by position."""
+    def read_all(self, selection: LogSelection) -> Iterator[Event]:
+        """Iterate over the selected events of the log."""
+        after, to, filter, limit, reverse = selection
         subject = self._filter_subject(filter)
         begun = self._begin(subject)
         found = self._framed(begun, subject, POSITION, after, to, filter.since_us, reverse=reverse)
@@ -126,17 +125,9 @@ class Reader:
         events = (event for _, event in found if filter.selects(event))
         return islice(events, limit)
 
-    def read_stream(
-        self,
-        stream: str,
-        first: int,
-        last: int | None,
-        filter: EventFilter,
-        *,
-        reverse: bool,
-        limit: int | None,
-    ) -> Iterator[Event]:
-        """Iterate over the visible events of a stream, by version."""
+    def read_stream(self, selection: StreamSelection) -> Iterator[Event]:
+        """Iterate over the selected events of a stream."""
+        stream, first, last, filter, limit, reverse = selection
         subject = self._subjects.stream(stream)
         begun = self._begin(subject)
         rule = begun[1].rules.rule_for(stream)
@@ -479,7 +470,7 @@ class Reader:
             first = max(version - counts[name] + 1, first_visible_version(rule, version))
             since_us = visible_since_us(rule, now_us)
             if since_us is not None and first <= version:
-                visible = self.read_stream(name, first, None, EVERYTHING, reverse=False, limit=1)
+                visible = self.read_stream(StreamSelection(name, first, limit=1))
                 first = next((each.version for each in visible), version + 1)
             retention = None if rule is None or rule == KEEP_ALL else retention_of(rule, version)
             yield StreamInfo(name, version - first + 1, first, version, time_us, retention)

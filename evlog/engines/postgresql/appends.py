@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from psycopg.pq.abc import PGresult
 
     from evlog.engines.postgresql.connections import Parameters, Session
+    from evlog.model.appends import AppendRequest
     from evlog.model.events import EncodedEvent
     from evlog.model.queries import IfNone
 
@@ -105,43 +106,31 @@ class Appender:
         if lock_timeout_seconds is not None:
             self._before = [(_LOCK_TIMEOUT, (b"%d" % max(1, int(lock_timeout_seconds * 1000)),))]
 
-    def append(
-        self,
-        streams: Sequence[str],
-        events: Sequence[EncodedEvent],
-        expectations: Sequence[Expectation],
-        conditions: Sequence[IfNone] = (),
-        *,
-        skip_known: bool = False,
-        system: bool = False,
-        schemas: int | None = None,
-    ) -> BatchResult:
+    def append(self, request: AppendRequest) -> BatchResult:
         """Append all events in one transaction, or none; flushed when this returns (with `sync`)."""
+        streams, events = request.streams, request.events
         if not events:
             raise InvalidArgument("no events to append; give at least one")
-        if not system:
+        if not request.system:
             for stream in dict.fromkeys(streams):
                 check_stream_name(stream)
         count = sum(event[1] is None for event in events)
         made = iter(make_ids(count) if count else ())
         ids = [event[1] or next(made) for event in events]
-        twins = _twins(streams, events, ids, skip_known=skip_known)
+        twins = _twins(streams, events, ids, skip_known=request.skip_known)
         if not twins:
-            request = _Request(streams, events, ids, expectations, conditions, schemas, skip_known, system)
-            positions, versions, duplicates = self._send(request)
+            positions, versions, duplicates = self._send(_Call(request, ids))
             return BatchResult(streams, versions, positions, ids, duplicates)
         kept = [at for at in range(len(ids)) if at not in twins]
-        request = _Request(
-            [streams[at] for at in kept],
-            [events[at] for at in kept],
-            [ids[at] for at in kept],
-            [Expectation(bisect_left(kept, each.at), each.stream, each.version) for each in expectations],
-            conditions,
-            schemas,
-            skip_known,
-            system,
+        rest = request._replace(
+            streams=[streams[at] for at in kept],
+            events=[events[at] for at in kept],
+            expectations=[
+                Expectation(bisect_left(kept, each.at), each.stream, each.version)
+                for each in request.expectations
+            ],
         )
-        positions, versions, duplicates = self._send(request)
+        positions, versions, duplicates = self._send(_Call(rest, [ids[at] for at in kept]))
         place = {at: number for number, at in enumerate(kept)}
         chosen = [place[twins.get(at, at)] for at in range(len(ids))]
         return BatchResult(
@@ -157,7 +146,7 @@ class Appender:
         with self._connections.lend() as connection:
             connection.execute(FLUSH)
 
-    def _send(self, request: _Request) -> tuple[list[int], list[int], list[bool]]:
+    def _send(self, call: _Call) -> tuple[list[int], list[int], list[bool]]:
         """Send an append, again with the same ids after a broken connection, and return its outcome."""
         deadline = time.monotonic() + _RETRY_SECONDS
         pause_seconds, sent = 0.05, False
@@ -166,10 +155,10 @@ class Appender:
             try:
                 connection = self._connections.take()
                 sent = True
-                return self._execute(connection, request)
+                return self._execute(connection, call)
             except (StoreUnreachable, psycopg.Error) as error:
                 if isinstance(error, psycopg.Error) and not is_broken(error):
-                    self._change(request, error, deadline)
+                    self._change(call, error, deadline)
                     continue
                 self._connections.forget_idle()
                 if time.monotonic() >= deadline:
@@ -177,21 +166,21 @@ class Appender:
                         raise
                     raise AppendUnknown(self._connections.address.text, str(error)) from error
                 if sent:
-                    request.look_up = True
+                    call.look_up = True
                 time.sleep(pause_seconds)
                 pause_seconds = min(1.0, 2 * pause_seconds)
             finally:
                 if connection is not None:
                     self._connections.give_back(connection)
 
-    def _execute(self, connection: Session, request: _Request) -> tuple[list[int], list[int], list[bool]]:
+    def _execute(self, connection: Session, call: _Call) -> tuple[list[int], list[int], list[bool]]:
         positions: list[int] = []
         # What is looked up may be there already, committed by another transaction and not flushed.
-        commits_itself = self._contention.enter() and not request.look_up and self._sync
+        commits_itself = self._contention.enter() and not call.look_up and self._sync
         try:
             connection.is_warned = False
             commit = b"on" if commits_itself else b"off"
-            append = [*self._before, (self._statement, (*request.values(), commit))]
+            append = [*self._before, (self._statement, (*call.values(), commit))]
             if commits_itself or not self._sync:
                 results = connection.run(append)
             elif self._connections.address.listens:
@@ -202,7 +191,7 @@ class Appender:
             if connection.is_warned and self._sync:
                 # Somebody has cancelled the wait for the standby, at which the server calls the commit done.
                 raise psycopg.OperationalError("the server has stopped waiting for its synchronous standby")
-            positions, versions, duplicates = request.outcome(results[len(self._before)])
+            positions, versions, duplicates = call.outcome(results[len(self._before)])
             return positions, versions, duplicates
         except psycopg.Error:
             if connection.pgconn.transaction_status == TransactionStatus.INERROR:
@@ -211,21 +200,21 @@ class Appender:
         finally:
             self._contention.leave(positions)
 
-    def _change(self, request: _Request, error: psycopg.Error, deadline: float) -> None:
+    def _change(self, call: _Call, error: psycopg.Error, deadline: float) -> None:
         """Change what the server refused so that it can be sent again, or raise the refusal."""
         state = error.sqlstate
         if state == _UNIQUE and error.diag.constraint_name != "events_id_key":
             state = _SERIALIZATION[0]  # in a stricter isolation it took the position of another append
-        if state in _REFUSED_BY_JSON and not request.raw_json:
-            request.raw_json = True
-        elif not request.look_up and (
+        if state in _REFUSED_BY_JSON and not call.raw_json:
+            call.raw_json = True
+        elif not call.look_up and (
             state == _UNIQUE or (state == "EV000" and _detail(error)["error"] == "LookUp")
         ):
-            request.look_up = True
+            call.look_up = True
         elif state not in _SERIALIZATION or time.monotonic() >= deadline:
-            raise self._refusal(error, request) from error
+            raise self._refusal(error, call) from error
 
-    def _refusal(self, error: psycopg.Error, request: _Request) -> Exception:
+    def _refusal(self, error: psycopg.Error, call: _Call) -> Exception:
         """Return the error for an append that the server refused."""
         if error.sqlstate != "EV000":
             return translate(error, self._connections.address, self._lock_timeout_seconds or 0.0)
@@ -237,7 +226,7 @@ class Appender:
         if kind == "SchemasChanged":
             return SchemasChanged()
         if kind == "ConditionFailed":
-            condition = request.conditions[detail["at"]]
+            condition = call.conditions[detail["at"]]
             return ConditionFailed(str(condition.query), condition.after, detail["position"])
         if kind == "BeyondEnd":
             return InvalidArgument(
@@ -256,7 +245,7 @@ class Appender:
             if kind == "IdConflict"
             else "is known, but not all ids of its append are"
         )
-        return IdConflict(id_text(request.ids[detail["at"]]), stream, detail["position"], reason)
+        return IdConflict(id_text(call.ids[detail["at"]]), stream, detail["position"], reason)
 
 
 def _detail(error: psycopg.Error) -> dict[str, Any]:
@@ -265,31 +254,21 @@ def _detail(error: psycopg.Error) -> dict[str, Any]:
     return detail
 
 
-class _Request:
-    """The arguments of the function `append`, in columns, and what its answer means."""
+class _Call:
+    """A call of the function `append`: its arguments, in columns, and what its answer means."""
 
-    def __init__(
-        self,
-        streams: Sequence[str],
-        events: Sequence[EncodedEvent],
-        ids: Sequence[bytes],
-        expectations: Sequence[Expectation],
-        conditions: Sequence[IfNone],
-        schemas: int | None,
-        skip_known: bool,
-        system: bool,
-    ) -> None:
+    def __init__(self, request: AppendRequest, ids: Sequence[bytes]) -> None:
         self.raw_json = False  # store JSON as bytes: PostgreSQL's parser refuses some of it
         self.look_up = False  # look for every id: one of them is known, or the append was sent before
         self.ids = ids
-        self._streams = streams
-        self._types, self._given, self._codes, self._data, self._metadata = zip(*events, strict=True)
-        self._expectations = expectations
-        self.conditions = conditions
+        self._streams = request.streams
+        self._types, self._given, self._codes, self._data, self._metadata = zip(*request.events, strict=True)
+        self._expectations = request.expectations
+        self.conditions = request.conditions
         self._flags = (
-            None if schemas is None else wire.int8(schemas),
-            wire.boolean(skip_known),
-            wire.boolean(system),
+            None if request.schemas is None else wire.int8(request.schemas),
+            wire.boolean(request.skip_known),
+            wire.boolean(request.system),
         )
 
     def values(self) -> list[bytes | None]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from evlog.engines.postgresql.history import standing
 from evlog.engines.postgresql.rows import moment
 from evlog.errors import SubscriptionBehind
+from evlog.model.appends import AppendRequest
 from evlog.model.events import JSON_CODE, METADATA_PREFIX, SYSTEM_PREFIX, category_of
 from evlog.model.history import Standing, refusal
 from evlog.model.reports import Compaction, Removal
@@ -53,7 +54,7 @@ def compact(core: Core, *, dry_run: bool, force: bool, progress: Progress | None
     if removed:
         data = {"events": removed, "position": position}
         event = ("$CompactionFinished", None, JSON_CODE, json.dumps(data).encode(), None)
-        core.appender.append([_COMPACTIONS], [event], (), system=True)
+        core.appender.append(AppendRequest([_COMPACTIONS], [event], system=True))
     _vacuum_redacted(core)
     with core.connections.lend() as connection:
         return Compaction(position, [], removed, 1, 1, size, core.bytes_in(connection), resumed=False)

@@ -14,6 +14,7 @@ from evlog.engines.postgresql.schema import FORMAT, open_schema
 from evlog.engines.reading import ReadsByReader
 from evlog.engines.retention import KeepsPolicies
 from evlog.errors import Unsupported
+from evlog.model.appends import AppendRequest
 from evlog.model.events import MAX_EVENT_BYTES
 from evlog.model.redaction import RedactionResult, encode_redaction
 from evlog.model.reports import StoreInfo
@@ -26,11 +27,10 @@ if TYPE_CHECKING:
     from evlog.engines.postgresql.checkpoints import PostgresqlCheckpoint
     from evlog.engines.postgresql.reading import Reader
     from evlog.engines.postgresql.snapshots import PostgresqlSnapshot
-    from evlog.model.appends import BatchResult, Expectation
-    from evlog.model.events import EncodedEvent, Event
+    from evlog.model.appends import BatchResult
+    from evlog.model.events import Event
     from evlog.model.filters import EventFilter
     from evlog.model.history import HistoryPiece, RemovedRecord, Standing
-    from evlog.model.queries import IfNone
     from evlog.model.reports import (
         Compaction,
         TornTail,
@@ -94,21 +94,9 @@ class PostgresqlEngine(ReadsByReader, KeepsPolicies):
         """Close the connections."""
         self._core.connections.close()
 
-    def append(
-        self,
-        streams: Sequence[str],
-        events: Sequence[EncodedEvent],
-        expectations: Sequence[Expectation] = (),
-        *,
-        conditions: Sequence[IfNone] = (),
-        skip_known: bool = False,
-        system: bool = False,
-        schemas: int | None = None,
-    ) -> BatchResult:
+    def append(self, request: AppendRequest) -> BatchResult:
         """Append all events in one transaction, or none; flushed when this returns (with `sync`)."""
-        return self._core.appender.append(
-            streams, events, expectations, conditions, skip_known=skip_known, system=system, schemas=schemas
-        )
+        return self._core.appender.append(request)
 
     # --- reading
 
@@ -176,7 +164,8 @@ class PostgresqlEngine(ReadsByReader, KeepsPolicies):
             self._core.appender.flush()
             return RedactionResult((), (), 0, erased=True)
         event = encode_redaction(events, reason)
-        (position,) = self._core.appender.append([REDACTIONS_STREAM], [event], (), system=True).positions
+        request = AppendRequest([REDACTIONS_STREAM], [event], system=True)
+        (position,) = self._core.appender.append(request).positions
         return RedactionResult(tuple(event[0] for event in events), (), position, erased=True)
 
     def compact(self, *, dry_run: bool, force: bool, compress: bool, progress: Progress | None) -> Compaction:

@@ -20,7 +20,7 @@ import psycopg
 
 from evlog.engines.postgresql.connections import Connections, leave_to_parent, translated, wait_readable
 from evlog.errors import StoreUnreachable
-from evlog.model.filters import EventFilter
+from evlog.model.filters import EventFilter, LogSelection
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -94,7 +94,7 @@ class PostgresqlFeed:
 
     def read(self, after: int, to: int) -> Iterator[Event]:
         """Iterate over the feed's events behind `after`, up to and including `to`."""
-        return self._read_all(after, to, self._filter, reverse=False, limit=None)
+        return self._read_all(LogSelection(after, to, self._filter))
 
     def wait(self, after: int, timeout_seconds: float) -> bool:
         """Wait until `committed` is beyond `after`; False when the time is over or `wake` was called."""

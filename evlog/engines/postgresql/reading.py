@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from evlog.engines.postgresql.connections import Connection, Parameters
-    from evlog.model.filters import EventFilter
+    from evlog.model.filters import EventFilter, LogSelection, StreamSelection
     from evlog.model.retention import Rule
 
 _PAGE_ROWS: Final = 2000
@@ -33,17 +33,9 @@ class Reader:
         self.policies = PolicyCache(connections.address)
         self._statements: dict[tuple[str, ...], Statement] = {}  # each is made once; threads may race
 
-    def read_stream(
-        self,
-        stream: str,
-        first_version: int,
-        last_version: int | None,
-        filter: EventFilter,
-        *,
-        reverse: bool,
-        limit: int | None,
-    ) -> Iterator[Event]:
-        """Iterate over the visible events of a stream."""
+    def read_stream(self, selection: StreamSelection) -> Iterator[Event]:
+        """Iterate over the selected events of a stream."""
+        stream, first_version, last_version, filter, limit, reverse = selection
         pages = _Pages("version", max(1, first_version), last_version, reverse=reverse, limit=limit)
         first: list[Event] = []
         with self._connections.lend() as connection:
@@ -69,10 +61,9 @@ class Reader:
         conditions.add("stream_id = {}", stream.encode())
         return conditions
 
-    def read_all(
-        self, after: int, to: int | None, filter: EventFilter, *, reverse: bool, limit: int | None
-    ) -> Iterator[Event]:
-        """Iterate over the events behind `after` up to and including `to`."""
+    def read_all(self, selection: LogSelection) -> Iterator[Event]:
+        """Iterate over the selected events of the log."""
+        after, to, filter, limit, reverse = selection
         conditions = conditions_of(filter)
         if filter.stream is not None:
             conditions.add("stream_id = {}", filter.stream.encode())

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from evlog.engines.digest import LogDigest, changed_finding, check_redacted, parse_pin
 from evlog.engines.postgresql.history import standing
 from evlog.errors import InvalidArgument
-from evlog.model.filters import EVERYTHING
+from evlog.model.filters import LogSelection, StreamSelection
 from evlog.model.redaction import Redaction, maybe_decode_redaction, since
 from evlog.model.reports import DAMAGE, Finding, VerifyReport
 from evlog.model.retention import REDACTIONS_STREAM
@@ -113,7 +113,7 @@ def verify(
 
 
 def _redactions(core: Core) -> list[Redaction]:
-    events = core.reader.read_stream(REDACTIONS_STREAM, 1, None, EVERYTHING, reverse=False, limit=None)
+    events = core.reader.read_stream(StreamSelection(REDACTIONS_STREAM))
     return [found for found in map(maybe_decode_redaction, events) if found is not None]
 
 
@@ -122,7 +122,7 @@ def _digest(
 ) -> tuple[LogDigest, str]:
     """Return the digest of the log's end, with what was found on the way there."""
     digest = LogDigest(pin)
-    for event in core.reader.read_all(0, head, EVERYTHING, reverse=False, limit=None):
+    for event in core.reader.read_all(LogSelection(to=head)):
         digest.add(event)
         if progress is not None and not event.position % 1000:
             progress(event.position, head)

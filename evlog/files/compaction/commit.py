@@ -28,6 +28,7 @@ from evlog.files.log.log import Log
 from evlog.files.log.manifest_file import replace_manifest
 from evlog.files.write.roll import sync_names
 from evlog.files.write.writer import Writer
+from evlog.model.appends import AppendRequest
 from evlog.model.events import JSON_CODE, SYSTEM_PREFIX, Record, category_of
 from evlog.model.filters import EventFilter
 from evlog.model.retention import COMPACTIONS_STREAM, FINISHED_TYPE, STARTED_TYPE
@@ -185,7 +186,7 @@ def append_finished(writer: Writer, started: Started, events: int, bytes_after: 
 def _append(writer: Writer, type: str, data: dict[str, Any]) -> int:
     raw = json.dumps(data, separators=(",", ":"), ensure_ascii=False).encode()
     event = (type, None, JSON_CODE, raw, None)
-    return writer.append([COMPACTIONS_STREAM], [event], system=True).positions[0]
+    return writer.append(AppendRequest([COMPACTIONS_STREAM], [event], system=True)).positions[0]
 
 
 def events_removed(log: Log) -> int:

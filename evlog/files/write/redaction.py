@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from evlog.model.appends import AppendRequest
 from evlog.model.redaction import RedactionResult, encode_redaction
 from evlog.model.retention import REDACTIONS_STREAM
 
@@ -19,5 +20,5 @@ def redact(writer: Writer, events: Sequence[Event], reason: str) -> RedactionRes
         writer.make_durable(writer.exclusively(lambda tail, _planner: tail.end_locked()))
         return RedactionResult((), (), 0, erased=False)
     event = encode_redaction(events, reason)
-    (position,) = writer.append([REDACTIONS_STREAM], [event], system=True).positions
+    (position,) = writer.append(AppendRequest([REDACTIONS_STREAM], [event], system=True)).positions
     return RedactionResult(tuple(event[0] for event in events), (), position, erased=False)

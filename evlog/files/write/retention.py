@@ -10,7 +10,7 @@ from __future__ import annotations
 from evlog.errors import InvalidArgument, StreamNotFound, StreamTombstoned, WrongExpectedVersion
 from evlog.files.format.hashes import hash_stream
 from evlog.files.log.parts import SegmentMoved
-from evlog.model.appends import ANY, NO_STREAM, STREAM_EXISTS, Expectation
+from evlog.model.appends import ANY, NO_STREAM, STREAM_EXISTS, AppendRequest, Expectation
 from evlog.model.events import JSON_CODE
 from evlog.model.retention import KEEP_ALL, METADATA_TYPE, decode_policy, encode_policy, metadata_stream
 
@@ -131,7 +131,7 @@ def _change_policy(
         else:
             return
         try:
-            writer.append([name], [event], (here, *expectations), system=True)
+            writer.append(AppendRequest([name], [event], (here, *expectations), system=True))
         except WrongExpectedVersion as error:
             if error.stream != name:
                 raise

@@ -32,7 +32,7 @@ from evlog.files.format.manifest import OPEN
 from evlog.files.write.plan import Planner
 from evlog.files.write.sync_marks import SyncMarks
 from evlog.files.write.tail import LogTail
-from evlog.model.appends import Append, BatchResult, Expectation, SchemasChanged, join
+from evlog.model.appends import Append, Expectation, SchemasChanged, join
 from evlog.model.events import check_stream_names
 
 TYPE_CHECKING = False
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from evlog.files.write.group_commit import Place, Request, Slot
     from evlog.files.write.plan import Plan
     from evlog.files.write.sync_marks import SyncPoint
+    from evlog.model.appends import AppendRequest, BatchResult
     from evlog.model.events import EncodedEvent
     from evlog.model.queries import IfNone
     from evlog.model.reports import TornTail
@@ -114,24 +115,10 @@ class Writer:
         """What this writer cut from the end of the log: appends that a crash had left unfinished."""
         return self._tail.torn_tails
 
-    def append(
-        self,
-        streams: Sequence[str],
-        events: Sequence[EncodedEvent],
-        expectations: Sequence[Expectation] = (),
-        conditions: Sequence[IfNone] = (),
-        *,
-        skip_known: bool = False,
-        system: bool = False,
-        schemas: int | None = None,
-    ) -> BatchResult:
+    def append(self, request: AppendRequest) -> BatchResult:
         """Append events as one frame: all of them, or none.
 
         Durable when this returns (with `sync`), also when everything in it was a duplicate.
-
-        Args:
-            system: the store itself appends, to streams of its own.
-            schemas: the version of the schemas that the events were checked against; None: unchecked.
 
         Raises:
             WrongExpectedVersion, ConditionFailed, StreamTombstoned, IdConflict, InvalidArgument,
@@ -139,10 +126,10 @@ class Writer:
             LockTimeout, StoreFull, StoreReplaced, StoreClosed, ClockError: not written.
             StoreIOError: not acknowledged; open the store again.
         """
-        append = self._asked(streams, events, expectations, conditions, skip_known, system, schemas)
+        append = self._prepared(request)
         if self._sync and not self._closed:
             self._tail.prepare()
-        if self._may_ask and not (skip_known or system) and append.is_of_one_stream:
+        if self._may_ask and not (request.skip_known or request.system) and append.is_of_one_stream:
             return self._append_among_others(append)
         with self._lock:
             result, point = self._append_alone_locked(append)
@@ -179,35 +166,17 @@ class Writer:
 
             raise refusal(self._log.store, Standing(*standing))
 
-    def plan(
-        self,
-        streams: Sequence[str],
-        events: Sequence[EncodedEvent],
-        expectations: Sequence[Expectation] = (),
-        conditions: Sequence[IfNone] = (),
-        *,
-        skip_known: bool = False,
-        system: bool = False,
-        schemas: int | None = None,
-    ) -> Plan:
+    def plan(self, request: AppendRequest) -> Plan:
         """Return what `append` would write to the log as it is now; nothing is written.
 
         Raises:
             What `append` raises to refuse it. The standing is not looked at.
         """
-        append = self._asked(streams, events, expectations, conditions, skip_known, system, schemas)
+        append = self._prepared(request)
         return self.exclusively(lambda _tail, planner: planner.plan_locked(append))
 
-    def _asked(
-        self,
-        streams: Sequence[str],
-        events: Sequence[EncodedEvent],
-        expectations: Sequence[Expectation],
-        conditions: Sequence[IfNone],
-        skip_known: bool,
-        system: bool,
-        schemas: int | None,
-    ) -> Append:
+    def _prepared(self, request: AppendRequest) -> Append:
+        streams, events, expectations, conditions, skip_known, schemas, system = request
         if not events:
             raise InvalidArgument("there is nothing to append; give at least one event")
         if not system:

@@ -19,7 +19,7 @@ from evlog.engines.dynamodb.client import Address, Client, Refused
 from evlog.engines.dynamodb.core import Core
 from evlog.engines.dynamodb.engine import DynamodbEngine
 from evlog.engines.dynamodb.items import STAGED, encode_log, event_key, id_key
-from evlog.model.filters import EVERYTHING
+from evlog.model.filters import LogSelection
 from evlog.model.history import Standing
 from evlog.testing.base import LONG_SECONDS, new, numbers
 from evlog.transfer import promote
@@ -58,7 +58,7 @@ def run_cli(*words: str, input: str) -> subprocess.CompletedProcess[str]:
 
 
 def everything(store: EventStore) -> list[evlog.Event]:
-    return list(store.engine.read_all(0, None, EVERYTHING, reverse=False, limit=None))
+    return list(store.engine.read_all(LogSelection()))
 
 
 def all_items(store: EventStore) -> list[dict[str, Any]]:
