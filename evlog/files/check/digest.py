@@ -14,26 +14,28 @@ from __future__ import annotations
 import json
 import re
 from bisect import bisect_right
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
+from itertools import chain
 from typing import Any, Final, NamedTuple
+
+from msgspec import Raw
 
 from evlog.errors import EvlogError, InvalidArgument
 from evlog.files.check.containers import CheckedLog
-from evlog.files.check.task import SegmentTask
 from evlog.files.disk.files import ReadFile
-from evlog.files.format.entries import ENTRY, ENTRY_BYTES, column
+from evlog.files.format.entries import column
 from evlog.files.format.frames import decode_record
 from evlog.files.format.headers import FormatFault
 from evlog.files.log.log import Log
 from evlog.files.log.read_stream import Bounds, read_stream
 from evlog.model.events import REDACTED_BEGIN
-from evlog.model.redaction import is_redacted, record_digest
+from evlog.model.redaction import digest_in
 from evlog.model.retention import COMPACTIONS_STREAM, STARTED_TYPE
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _PIN: Final = re.compile(r"(\d{1,20}):([0-9a-fA-F]{64})", re.ASCII)
-_PIECE_BYTES: Final = 1 << 20
 DIGEST_BYTES: Final = 32
 
 
@@ -55,6 +57,9 @@ class LogDigest(NamedTuple):
     """the positions of the records that stay in a redacted event's place"""
     sound: bool
     """whether all was there to be read, and a compressed log unpacked without a fault"""
+
+
+NO_DIGEST: Final = LogDigest(b"", None, (), sound=False)
 
 
 class HeadDigest:
@@ -111,58 +116,68 @@ def parse_pin(text: str) -> Pin:
     return Pin(int(match[1]), match[2].lower())
 
 
-def hash_log(task: SegmentTask, entries: bytes) -> LogDigest:
-    """Hash the records of a log; `entries` are those of its .offsets.
+class RecordDigests:
+    """The digests of a log's records, made while its check decodes them.
 
-    Raises:
-        FileNotFoundError: the log is missing.
+    Args:
+        pin_position: a position for which the digest is wanted as well, 0 if none.
     """
-    log = task.open_log()
-    offsets, lengths = column(entries, "offset"), column(entries, "length")
-    records: list[bytes] = []
-    redacted: list[int] = []
-    low, count = 0, len(offsets)
-    while low < count:
-        at = offsets[low]
-        high = max(low + 1, bisect_right(offsets, at + _PIECE_BYTES, low))
-        piece = log.read(offsets[high - 1] + lengths[high - 1] - at, at)
-        places = zip(offsets[low:high], lengths[low:high], strict=True)
-        raws = [piece[offset - at : offset - at + length] for offset, length in places]
+
+    def __init__(self, pin_position: int) -> None:
+        self._pin_position = pin_position
+        self._records: list[bytes] = []
+        self._pinned = 0
+        self._redacted: list[int] = []
+
+    def add(
+        self,
+        raws: Sequence[bytes | Raw],
+        positions: Sequence[int],
+        metadatas: Sequence[bytes | None],
+    ) -> None:
+        """Add records that follow each other: their bytes, positions and metadata."""
         found = [digest.digest() for digest in map(sha256, raws)]
-        if REDACTED_BEGIN in piece:
-            for number, raw in enumerate(raws):
-                if REDACTED_BEGIN in raw and (kept := _maybe_kept_digest(raw)) is not None:
-                    redacted.append(kept[0])
-                    found[number] = kept[1]
-        records += found
-        low = high
-    pinned = _count_to(log, entries, task.pin_position) if task.pin_position else None
-    sound = not (isinstance(log, CheckedLog) and log.findings)
-    return LogDigest(b"".join(records), pinned, tuple(redacted), sound)
+        if metadatas.count(None) < len(metadatas):
+            for at, metadata in enumerate(metadatas):
+                if metadata is not None and metadata.startswith(REDACTED_BEGIN):
+                    self._take_kept(found, at, positions[at], metadata)
+        self._records += found
+        if self._pin_position:
+            self._pinned += bisect_right(positions, self._pin_position)
+
+    def _take_kept(self, found: list[bytes], at: int, position: int, metadata: bytes) -> None:
+        """Put the digest of the event in whose place a record is in the place of the record's own."""
+        try:
+            found[at] = bytes.fromhex(digest_in(metadata))
+        except ValueError:
+            return  # damage, which is found elsewhere
+        self._redacted.append(position)
+
+    def add_damaged(self, log: ReadFile | CheckedLog, entries: bytes) -> None:
+        """Add the records of these entries, as far as they can be read, from a damaged part of a log."""
+        for offset, length in zip(column(entries, "offset"), column(entries, "length"), strict=True):
+            raw = log.read(length, offset)
+            try:
+                record = decode_record(raw)
+                self.add([raw], record[:1], record[8:])
+            except (FormatFault, TypeError, AttributeError):
+                self._records.append(sha256(raw).digest())
+
+    def finish(self, *, sound: bool) -> LogDigest:
+        """Return all of them."""
+        pinned = self._pinned if self._pin_position else None
+        return LogDigest(b"".join(self._records), pinned, tuple(self._redacted), sound)
 
 
-def _maybe_kept_digest(raw: bytes) -> tuple[int, bytes] | None:
-    """Return position and digest of the event in whose place a record is; None if it is an event itself."""
-    try:
-        record = decode_record(raw)
-        if is_redacted(record):
-            return record[0], bytes.fromhex(record_digest(record))
-    except (FormatFault, LookupError, TypeError, ValueError, AttributeError):
-        pass  # damage, which is found elsewhere
-    return None
-
-
-def _count_to(log: ReadFile | CheckedLog, entries: bytes, position: int) -> int:
-    """Return how many records are up to a position."""
-
-    def position_of(number: int) -> int:
-        offset, length = ENTRY.unpack_from(entries, number * ENTRY_BYTES)[2:4]
-        return decode_record(log.read(length, offset))[0]
-
-    try:
-        return bisect_right(range(len(entries) // ENTRY_BYTES), position, key=position_of)
-    except FormatFault:  # damage, which is found elsewhere
-        return 0
+def join_digests(parts: Sequence[LogDigest]) -> LogDigest:
+    """Return the digests of a log whose parts were checked by themselves."""
+    pinned = [part.pinned for part in parts if part.pinned is not None]
+    return LogDigest(
+        b"".join([part.records for part in parts]),
+        sum(pinned) if pinned else None,
+        tuple(chain.from_iterable(part.redacted for part in parts)),
+        all(part.sound for part in parts),
+    )
 
 
 # --- why a digest does not hold

@@ -50,7 +50,8 @@ def decode_headers(window: bytes, base: int, offsets: Sequence[int], tag: int) -
         FormatFault: something is wrong with one of them.
     """
     headers = b"".join([window[at - base : at - base + FRAME_HEADER_BYTES] for at in offsets[:-1]])
-    bodies = [window[low - base + FRAME_HEADER_BYTES : high - base] for low, high in pairwise(offsets)]
+    view = memoryview(window)
+    bodies = [view[low - base + FRAME_HEADER_BYTES : high - base] for low, high in pairwise(offsets)]
     cells = memoryview(headers).cast("I")
     counts: list[int] = cells[2::10].tolist()
     durable: list[int] = cells[3::10].tolist()

@@ -21,6 +21,7 @@ from zlib import crc32
 
 from evlog.files.check import findings as kinds
 from evlog.files.check.containers import CheckedLog
+from evlog.files.check.digest import RecordDigests
 from evlog.files.check.frames import Frames, decode_headers, entries_crcs_hold, frame_offsets
 from evlog.files.check.offsets import OffsetsCheck, Unclear
 from evlog.files.check.records import RECORDS, Decoded, Runs
@@ -94,6 +95,7 @@ class LogCheck:
         if not info.sealed and end is None:
             self._size = written_end(self._log, min(FILE_HEADER_BYTES, self._size), self._size)
         self._offsets = OffsetsCheck(task, None if self._is_part else self.findings)
+        self._digests = RecordDigests(task.pin_position)
         self._crc: int | None = start.entries_crc  # of all entries so far; None: not known after damage
         self._durable_later: int | None = None
 
@@ -144,6 +146,7 @@ class LogCheck:
             entries_known=self.entries_known,
             offsets_sound=self._offsets.sound,
             missing=self.missing.packed(),
+            digest=self._digests.finish(sound=not (isinstance(self._log, CheckedLog) and self._log.findings)),
         )
 
     # --- frames
@@ -212,7 +215,7 @@ class LogCheck:
         Raises:
             FormatFault: their positions are wrong; nothing of them is counted in.
         """
-        positions, times, rows = decoded
+        positions, times, rows, raws, metadatas = decoded
         before = positions[0] - 1 if self.last_position < 0 else self.last_position
         if positions != tuple(range(before + 1, before + 1 + len(positions))):
             gaps = self.info.generation or (self.damages and not self.damages[-1].events)
@@ -244,6 +247,7 @@ class LogCheck:
         self.durable = max(self.durable, *frames.durable)
         self._crc = frames.index_crcs[-1]
         self._offsets.compare(rows, self.count)
+        self._digests.add(raws, positions, metadatas)
         self.entries += rows
         self.count += len(positions)
         self.whole_events += len(positions)
@@ -311,6 +315,7 @@ class LogCheck:
             events = len(rows) // ENTRY_BYTES
         known = bool(events) and len(rows) == events * ENTRY_BYTES
         if known:
+            self._digests.add_damaged(self._log, rows)
             self.entries += rows
             self._crc = None if self._crc is None else crc32(rows, self._crc)
         else:

@@ -28,7 +28,6 @@ from evlog.files.format.hashes import hash_ids, hash_stream, hash_type, maybe_ta
 from evlog.files.format.headers import FormatFault
 from evlog.model.encoding import check_json
 from evlog.model.events import (
-    MAX_NAME_BYTES,
     METADATA_PREFIX,
     TAGS_BEGIN,
     check_readable_name,
@@ -72,14 +71,17 @@ class Decoded(NamedTuple):
     positions: tuple[int, ...]
     times: tuple[int, ...]
     entries: bytes
+    raws: Sequence[msgspec.Raw]
+    """the bytes of each record"""
+    metadatas: tuple[bytes | None, ...]
 
 
 class RecordDecoder(local):
     """Decodes and checks records; remembers the hashes of names from one call to the next, in each thread."""
 
     def __init__(self) -> None:
-        self._stream_hashes: dict[str, int] = {}
-        self._type_hashes: dict[str, int] = {}
+        self._stream_hashes = _Hashes(check_readable_name, hash_stream, 8)
+        self._type_hashes = _Hashes(check_type, hash_type, 4)
 
     def decode(
         self, frame_offsets: Sequence[int], counts: Sequence[int], bodies: Sequence[bytes | memoryview]
@@ -118,13 +120,13 @@ class RecordDecoder(local):
         records = _decode_records(content)
         positions, versions, streams, types, ids, times, codes, datas, metadatas = zip(*records, strict=True)
         _check_contents(codes, datas, metadatas)
-        type_hashes = _hash_names(self._type_hashes, types, check_type, hash_type)
+        type_hashes = self._type_hashes.of(types)
         if not _OWN_TYPES.isdisjoint(types):
             _check_own_events(streams, types, datas)
         raws = _decode_raws(content)
         lengths = array("I", list(map(len, raws)))
         entries = pack_entries(
-            array("Q", _hash_names(self._stream_hashes, streams, check_readable_name, hash_stream)),
+            array("Q", self._stream_hashes.of(streams)),
             hash_ids(ids),
             _record_offsets(frame_offsets, heads, counts, lengths),
             lengths,
@@ -134,7 +136,7 @@ class RecordDecoder(local):
             array("I", type_hashes),
             None if (tags := maybe_tag_bits(metadatas)) is None else array("I", tags),
         )
-        return Decoded(positions, times, entries)
+        return Decoded(positions, times, entries, raws, metadatas)
 
 
 def _named(error: str) -> str:
@@ -146,29 +148,25 @@ def _named(error: str) -> str:
     return f"{head} as its {_FIELDS[int(field)]} (record {int(number) + 1} of its frame)"
 
 
-def _hash_names(
-    known: dict[str, int],
-    names: Sequence[str],
-    check_name: Callable[[str], object],
-    hash_name: Callable[[str], int],
-) -> list[int]:
-    """Return the hash of each name; each distinct name is checked and hashed once."""
-    try:
-        return list(map(known.__getitem__, names))
-    except KeyError:
-        if len(known) > _MAX_NAMES:
-            known.clear()
-        fresh = list(set(names).difference(known))
-        # Short names of printable ASCII are right; so most are checked together.
-        if not (all(fresh) and max(map(len, fresh)) < MAX_NAME_BYTES and _is_plain("".join(fresh))):
-            for name in fresh:
-                check_name(name)
-        known.update(zip(fresh, map(hash_name, fresh), strict=True))
-        return [known[name] for name in names]
+class _Hashes(dict[str, bytes]):
+    """The hashes of names, as they are in entries; each distinct name is checked and hashed once."""
 
+    def __init__(self, check: Callable[[str], object], hash: Callable[[str], int], size: int) -> None:
+        super().__init__()
+        self._check = check
+        self._hash = hash
+        self._bytes = size
 
-def _is_plain(text: str) -> bool:
-    return text.isascii() and text.isprintable()
+    def __missing__(self, name: str) -> bytes:
+        self._check(name)
+        if len(self) > _MAX_NAMES:
+            self.clear()
+        packed = self[name] = self._hash(name).to_bytes(self._bytes, "little")
+        return packed
+
+    def of(self, names: Sequence[str]) -> bytes:
+        """Return the hash of each name."""
+        return b"".join(map(self.__getitem__, names))
 
 
 def _repeat(frame_offsets: Sequence[int], counts: Sequence[int]) -> array[int]:

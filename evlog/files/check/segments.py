@@ -1,7 +1,7 @@
 """Checking one segment: its log, its .offsets, its sorted indexes, the versions within it.
 
-1. What is to be done comes in pieces for all cores: the SHA-256 of the log, its sorted indexes, and parts of
-   the log. .offsets says where a part begins; the parts prove it.
+1. What is to be done comes in pieces for all cores: its sorted indexes, and parts of the log. .offsets says
+   where a part begins; the parts prove it.
 2. If all parts are right and meet, the segment is; otherwise `check_segment` checks it again in one piece,
    and names what is wrong.
 3. A `SegmentCheck` says what the checks across segments need: which of its derived files are right.
@@ -18,7 +18,7 @@ from zlib import crc32
 
 from evlog.errors import EvlogError
 from evlog.files.check import findings as kinds
-from evlog.files.check.digest import HeadDigest, LogDigest, hash_log
+from evlog.files.check.digest import NO_DIGEST, HeadDigest, join_digests
 from evlog.files.check.indexes import check_index, check_tags, make_postings, odd_streams, pick
 from evlog.files.check.logs import LogCheck
 from evlog.files.check.offsets import Unclear
@@ -75,11 +75,14 @@ class SegmentCheck(NamedTuple):
 
     log: LogSummary
     indexes: IndexCheck
-    digest: LogDigest
 
     @property
     def findings(self) -> list[Finding]:
         return self.log.findings + self.indexes.findings
+
+    def without_digests(self) -> SegmentCheck:
+        """Return the same without 32 bytes for each record, once they are in the head digest."""
+        return self._replace(log=self.log._replace(digest=self.log.digest._replace(records=b"")))
 
 
 NO_INDEXES: Final = IndexCheck([], [], [], None)
@@ -98,7 +101,7 @@ def check_segment(task: SegmentTask) -> SegmentCheck:
     entries = bytes(check.entries)
     log = check.summary()
     indexes = check_indexes(task, entries) if log.entries_known else NO_INDEXES
-    return SegmentCheck(log, indexes, hash_log(task, entries))
+    return SegmentCheck(log, indexes)
 
 
 def maybe_check_segment(task: SegmentTask) -> SegmentCheck | None:
@@ -196,8 +199,9 @@ def missing_segment(task: SegmentTask) -> SegmentCheck:
         entries_known=known,
         offsets_sound=known,
         missing=Runs().packed(),
+        digest=NO_DIGEST,
     )
-    return SegmentCheck(log, NO_INDEXES, LogDigest(b"", None, (), sound=False))
+    return SegmentCheck(log, NO_INDEXES)
 
 
 def _read_entries(task: SegmentTask, count: int) -> bytes:
@@ -234,14 +238,6 @@ def maybe_check_indexes(task: SegmentTask, count: int) -> IndexCheck | None:
     """Check the sorted indexes of a segment whose .offsets is right; None where that is too short."""
     entries = _read_entries(task, count)
     return check_indexes(task, entries) if len(entries) == count * ENTRY_BYTES else None
-
-
-def maybe_hash(task: SegmentTask, count: int) -> LogDigest | None:
-    """Hash the log of a segment whose .offsets is right; None if it is missing."""
-    try:
-        return hash_log(task, _read_entries(task, count))
-    except (FileNotFoundError, EvlogError):
-        return None
 
 
 def plan_parts(task: SegmentTask) -> list[Part]:
@@ -327,6 +323,7 @@ def maybe_join(task: SegmentTask, parts: Sequence[LogSummary | None]) -> LogSumm
         crc_before=0,
         durable=max(part.durable for part in own),
         missing=missing.packed(),
+        digest=join_digests([part.digest for part in own]),
     )
     if (first.start, first.crc_before, last.end) != (FILE_HEADER_BYTES, 0, task.size):
         return None
@@ -343,17 +340,17 @@ class Pieces:
         self._tasks = tasks
         self._digest = digest
         parts = [plan_parts(task) for task in tasks]
-        self._results: list[list[Any]] = [[None] * (2 + len(own)) for own in parts]
-        self._left = [2 + len(own) for own in parts]  # how many results of each segment are still to come
+        self._results: list[list[Any]] = [[None] * (1 + len(own)) for own in parts]
+        self._left = [1 + len(own) for own in parts]  # how many results of each segment are still to come
+        self._checks: dict[int, SegmentCheck] = {}
         self._places: list[tuple[int, int]] = []
         self.calls: list[Call] = []
         """what is to be called; first what cannot be shared"""
         for at, own in enumerate(parts):
             if own:
                 self._add((maybe_check_indexes, (tasks[at], own[-1].high)), at, 0)
-                self._add((maybe_hash, (tasks[at], own[-1].high)), at, 1)
         for at, own in enumerate(parts):
-            for number, part in enumerate(own, 2):
+            for number, part in enumerate(own, 1):
                 self._add((maybe_check_part, (part,)), at, number)
 
     def _add(self, call: Call, at: int, number: int) -> None:
@@ -366,14 +363,15 @@ class Pieces:
         results = self._results[at]
         results[number] = result
         self._left[at] -= 1
-        if not self._left[at] and self.maybe_check(at) is not None:  # what was hashed by .offsets is proved
-            self._digest.add(at, results[1])
-            results[1] = results[1]._replace(records=b"")
+        if self._left[at]:
+            return
+        indexes, *parts = results
+        results.clear()
+        log = maybe_join(self._tasks[at], parts)
+        if log is not None and indexes is not None and log.digest.sound:
+            self._digest.add(at, log.digest)
+            self._checks[at] = SegmentCheck(log, indexes).without_digests()
 
     def maybe_check(self, at: int) -> SegmentCheck | None:
         """Return the check of a segment; None if it has to be checked in one piece."""
-        indexes, digest, *parts = self._results[at]
-        log = maybe_join(self._tasks[at], parts)
-        if log is None or indexes is None or digest is None or not digest.sound:
-            return None
-        return SegmentCheck(log, indexes, digest)
+        return self._checks.get(at)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 from evlog.files.check.containers import CheckedLog, open_log
+from evlog.files.check.digest import LogDigest
 from evlog.files.disk.files import ReadFile
 from evlog.files.format import paths
 from evlog.files.format.headers import FILE_HEADER_BYTES, KIND_REMOVED, FileHeader
@@ -100,6 +101,7 @@ class LogSummary(NamedTuple):
     offsets_sound: bool
     missing: tuple[bytes, bytes]
     """the runs of positions that it lacks before its last event, as `Runs` packs them"""
+    digest: LogDigest
 
 
 def sealed_fault(info: SegmentInfo, log: LogSummary) -> str:

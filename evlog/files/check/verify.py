@@ -167,8 +167,8 @@ def _check_all(
             own = again[at]
             if check is None:
                 tasks[own], check = _check_again(tasks[own])
-            digest.add(own, check.digest)
-            checks[own] = check._replace(digest=check.digest._replace(records=b""))
+            digest.add(own, check.log.digest)
+            checks[own] = check.without_digests()
         if progress is not None:
             progress(total, total)
         ordered = [checks[at] for at in range(len(tasks))]
