@@ -7,15 +7,16 @@ entry would cost more than all other checks of it. Nothing here opens a log.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
-from itertools import chain, compress, pairwise, repeat
+from itertools import chain, compress, islice, pairwise, repeat
 from operator import eq, ge, itemgetter, lt, sub
 from typing import Final, NamedTuple
 
 from evlog.errors import EvlogError
 from evlog.files.check import findings as kinds
 from evlog.files.disk.files import ReadFile
-from evlog.files.format.entries import column
+from evlog.files.format.entries import column, column_array
 from evlog.files.format.headers import (
     FILE_HEADER_BYTES,
     KIND_IDS,
@@ -67,7 +68,7 @@ def check_index(
     """
     try:
         postings = _read_postings(path, expected)
-        _check_postings(postings, expected.kind, column(entries, _COLUMN[expected.kind]))
+        _check_postings(postings, expected.kind, column_array(entries, _COLUMN[expected.kind]))
         return None, postings
     except FileNotFoundError:
         wrong = IndexWrong(kinds.MISSING, None, "it is missing")
@@ -156,7 +157,7 @@ def _read_postings(path: str, expected: FileHeader) -> Postings:
     )
 
 
-def _check_postings(postings: Postings, kind: int, cells: list[int]) -> None:
+def _check_postings(postings: Postings, kind: int, cells: array[int]) -> None:
     """Raise IndexWrong unless each of the column's cells is found under its own key, once and in order."""
     keys, starts, numbers = postings
     count = len(cells)
@@ -173,21 +174,23 @@ def _check_postings(postings: Postings, kind: int, cells: list[int]) -> None:
     if kind == KIND_IDS:
         if own != tuple(keys):
             raise IndexWrong(kinds.INDEX, None, "a posting is under another event's key", believed=True)
-        for at in compress(range(count), map(ge, keys, keys[1:])):  # a few ties by chance
-            if keys[at] > keys[at + 1] or numbers[at] >= numbers[at + 1]:
-                raise IndexWrong(kinds.INDEX, None, "its keys or postings do not rise", believed=True)
+        # `sorted` passes over what rises in a tenth of the time of a comparison of neighbours.
+        ties = compress(range(count), map(eq, keys, islice(keys, 1, None)))  # a few by chance
+        if keys != sorted(keys) or any(numbers[at] >= numbers[at + 1] for at in ties):
+            raise IndexWrong(kinds.INDEX, None, "its keys or postings do not rise", believed=True)
         return
     if not _rises(keys) or not _rises(starts) or starts[0] or starts[-1] != count:
         raise IndexWrong(kinds.INDEX, None, "its keys or starts do not rise", believed=True)
-    if not all(map(eq, own, chain.from_iterable(map(repeat, keys, _lengths(starts))))):
+    if own != tuple(chain.from_iterable(map(repeat, keys, _lengths(starts)))):
         raise IndexWrong(kinds.INDEX, None, "a posting is under another event's key", believed=True)
-    if not set(compress(range(1, count), map(ge, numbers, numbers[1:]))).issubset(starts):
+    falls = compress(range(1, count), map(ge, numbers, islice(numbers, 1, None)))
+    if not set(falls).issubset(starts):
         raise IndexWrong(kinds.INDEX, None, "the postings of a key do not rise", believed=True)
 
 
 def _rises(values: list[int]) -> bool:
     """Return whether each is greater than the one before it."""
-    return all(map(lt, values, values[1:]))
+    return all(map(lt, values, islice(values, 1, None)))
 
 
 def pick(values: Sequence[int], numbers: Sequence[int]) -> tuple[int, ...]:
@@ -201,7 +204,7 @@ def pick(values: Sequence[int], numbers: Sequence[int]) -> tuple[int, ...]:
 
 
 def _lengths(starts: Sequence[int]) -> map[int]:
-    return map(sub, starts[1:], starts)
+    return map(sub, islice(starts, 1, None), starts)
 
 
 def odd_streams(streams: Postings, versions: Sequence[int], *, gaps: bool) -> list[int]:

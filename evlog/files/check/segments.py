@@ -25,7 +25,7 @@ from evlog.files.check.offsets import Unclear
 from evlog.files.check.records import Runs
 from evlog.files.check.task import LogSummary, SegmentTask, Start, sealed_fault
 from evlog.files.disk.files import ReadFile
-from evlog.files.format.entries import ENTRY, ENTRY_BYTES, column, count_tagged
+from evlog.files.format.entries import ENTRY, ENTRY_BYTES, column, column_array, count_tagged
 from evlog.files.format.frames import FRAME_HEADER_BYTES, NOT_RECORDS, decode_frame_header
 from evlog.files.format.headers import (
     FILE_HEADER_BYTES,
@@ -140,7 +140,7 @@ def check_indexes(task: SegmentTask, entries: bytes) -> IndexCheck:
             findings += [] if finding is None else [finding]
             sound += [KIND_TAGS] if is_sound else []
     streams = streams or make_postings(entries, KIND_STREAMS)
-    versions = column(entries, "version")
+    versions = column_array(entries, "version")
     odd = odd_streams(streams, versions, gaps=bool(info.lost_events))
     hashes = [ENTRY.unpack_from(entries, number * ENTRY_BYTES)[0] for number in odd]
     if KIND_STREAMS in sound and KIND_IDS in sound:
