@@ -9,7 +9,7 @@ from uuid import uuid4
 import pytest
 
 import evlog
-from evlog import ANY, NO_STREAM, STREAM_EXISTS, EventStore, IfNone, NewEvent
+from evlog import ANY, NO_STREAM, STREAM_EXISTS, EventStore, IfNone, NewEvent, Query
 from evlog.errors import (
     ConditionFailed,
     InvalidArgument,
@@ -172,3 +172,15 @@ def test_of_appends_in_one_frame_each_is_checked_against_those_before_it(store: 
     assert both[0] == (3, 3)
     assert isinstance(both[1], BatchResult)
     assert [event.tags for event in store.read_all()] == [("x",), ("y",), ("v",), ("w",)]
+    either = Query(types=["T"]) | Query(tags=["z"])
+    for query in (either, Query(tags=["z"]) | Query(types=["T"], tags=["u"])):
+        head = store.head
+        other, error = together(append("a", "u", IfNone("tag=z", 4)), append("b", "z", IfNone(query, head)))
+        assert isinstance(error, ConditionFailed)
+        assert other is not None
+        assert error.position == other[0] == store.head
+    place, outcome = together(
+        append("a", "u", IfNone("tag=z", 4)), append("b", "z", IfNone("type=U,tag=u", store.head))
+    )
+    assert place == (store.head - 1, 6)
+    assert isinstance(outcome, BatchResult)
