@@ -477,8 +477,8 @@ class StoreFull(EvlogError):
 
     exit_code = EXIT_FULL
 
-    def __init__(self, path: str, reason: str) -> None:
-        super().__init__(f"no room to write {path} ({reason})", "free some space and append again")
+    def __init__(self, path: str, reason: str, again: str = "append again") -> None:
+        super().__init__(f"no room to write {path} ({reason})", f"free some space and {again}")
         self.path = path
         self.reason = reason
 

@@ -70,6 +70,7 @@ _EVENTS: Final = _columns(
     ("category", pa.string(), arrow.categories, None),
     ("content_type", pa.string(), arrow.content_types, None),
     ("raw", pa.binary(), arrow.raws, None),
+    ("redacted", pa.bool_(), arrow.redacted, None),
 )
 _STREAMS: Final = _columns(
     ("stream", pa.string(), lambda items: pa.array(items[0], pa.string()), None),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
 from evlog.cli import read
 from evlog.cli._support import console, options
 from evlog.cli._support.parameters import (
@@ -82,8 +84,13 @@ def command(given: Given) -> None:
     with options.open_store(given) as store:
 
         def behind(position: int) -> Iterator[Event]:
-            events = read.select(store, given, selection)
-            return events if not position else (event for event in events if event.position > position)
+            if not position:
+                return read.select(store, given, selection)
+            if given.stream is None:
+                after = max(position, given.after or 0, (given.first or 1) - 1)
+                return store.read_all(after, given.last, category=given.category, **selection)
+            events = read.select(store, given, selection | {"limit": None})
+            return islice((event for event in events if event.position > position), given.limit)
 
         settings = {"store_id": str(store.id), "append": given.append, "fields": fields, "head": store.head}
         done = with_progress(lambda progress: export(given.file, behind, progress=progress, **settings))

@@ -19,6 +19,7 @@ from evlog.model.events import (
     CONTENT_TYPES,
     JSON_CODE,
     OWN_BEGINS,
+    REDACTED_BEGIN,
     TEXT_CODE,
     category_of,
     split_tags,
@@ -156,6 +157,14 @@ def tag_texts(items: Items) -> Any:
 def tag_lists(items: Items) -> Any:
     """Return the tags as lists of texts."""
     return pa.array(list(map(tags_of, items[_METADATA])), pa.list_(pa.string()))
+
+
+def redacted(items: Items) -> Any:
+    """Return whether the content was erased."""
+    metadatas = items[_METADATA]
+    if not any(metadatas):
+        return pa.repeat(False, len(metadatas))
+    return pa.array([bool(raw) and raw.startswith(REDACTED_BEGIN) for raw in metadatas], pa.bool_())
 
 
 def _texts(values: Sequence[bytes | None]) -> Any:

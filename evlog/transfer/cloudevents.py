@@ -9,6 +9,7 @@
     evlogversion     the version in the stream
     evlogmetadata    the rest of the metadata, as JSON text
     evlogtags        the tags, as JSON text
+    evlogredacted    true where the content was erased
 
 Attributes that evlog does not have are not invented, so a line that evlog wrote comes back as it was. Of
 other producers' events everything else goes into the metadata under its own name, `source` and `time` too. An
@@ -29,6 +30,7 @@ from evlog.model.events import (
     BINARY_CODE,
     JSON_CODE,
     OWN_BEGINS,
+    REDACTED_BEGIN,
     TEXT_CODE,
     EncodedEvent,
     Record,
@@ -81,12 +83,14 @@ def _data(code: int, data: bytes) -> bytes:
     return b',"data":' + quote(data.decode())
 
 
-def _attributes(metadata: bytes) -> bytes:
-    parts = []
-    if metadata.startswith(OWN_BEGINS):
-        tags, metadata = split_tags(metadata)
+def _attributes(raw: bytes) -> bytes:
+    parts, metadata = [], raw
+    if raw.startswith(OWN_BEGINS):
+        tags, metadata = split_tags(raw)
         if tags != b"[]":
             parts.append(b',"evlogtags":' + quote(tags.decode()))
+        if raw.startswith(REDACTED_BEGIN):
+            parts.append(b',"evlogredacted":true')
     if metadata != b"{}":
         fields: dict[str, Any] = json.loads(metadata)
         for name, attribute in _ATTRIBUTES.items():
@@ -102,7 +106,7 @@ def _attributes(metadata: bytes) -> bytes:
 _OWN: Final = frozenset(
     {"specversion", "id", "type", "subject", "datacontenttype", "data", "data_base64", "evlogtags"}
 )
-_OF_EVLOG: Final = frozenset({"source", "time", "sequence", "evlogversion", "evlogmetadata"})
+_OF_EVLOG: Final = frozenset({"source", "time", "sequence", "evlogversion", "evlogmetadata", "evlogredacted"})
 _NAMES: Final = {attribute: name for name, attribute in _ATTRIBUTES.items()}
 
 

@@ -8,13 +8,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice, takewhile
 from operator import itemgetter
 from typing import TYPE_CHECKING, Final, Protocol
 
-from evlog.errors import InvalidArgument, StoreFull, StoreIOError
+from evlog.errors import EvlogError, InvalidArgument, StoreAccessDenied, StoreFull, SystemCallFailed
 from evlog.files.disk.opening import NO_ROOM
 from evlog.model.events import BatchedEvents, Event
 from evlog.model.named import NamedTuple
@@ -45,6 +47,10 @@ class Output(Protocol):
     @property
     def position(self) -> int:
         """The last position in it."""
+
+    @property
+    def last_id(self) -> str | None:
+        """The id of the last event of the file that it continues; None if there is none, or it has no ids."""
 
     def write(self, events: Sequence[Record]) -> None:
         """Add events, which follow each other by position or in one stream."""
@@ -107,7 +113,7 @@ def export(
     store_id: str = "",
     append: bool = False,
     fields: Sequence[str] | None = None,
-    head: int = 0,
+    head: int | None = None,
     progress: Progress | None = None,
 ) -> ExportResult:
     """Write events to a file, in the format of its suffix; durable when this returns.
@@ -119,18 +125,21 @@ def export(
         append: keep what the file holds.
         fields: the columns of a Parquet file, instead of all that an event has; also values in it, such as
             `data.amount`, whose types come from all events that are written, which are read twice.
-        head: the last position of the store, for `progress`.
+        head: the last position of the store; a file that ends behind it is not continued.
         progress: called with how many positions are done, and how many there are.
 
     Raises:
-        InvalidArgument: the suffix names no format, the file to append to is in another one, or a name in
-            `fields` is not a field.
+        InvalidArgument: the suffix names no format, the file to append to is in another one or from another
+            store, the path is that of a folder or device, or a name in `fields` is not a field.
         ExtraNotInstalled: the format needs a library that is not installed.
-        StoreFull, StoreIOError: the file system refuses; the file that was there is unchanged.
+        StoreFull, StoreAccessDenied, SystemCallFailed: the file system refuses; the file that was there is
+            unchanged.
         Whatever `read` raises.
     """
     path = os.fspath(path)
     make = _format_of(path)
+    if os.path.exists(path) and not stat.S_ISREG(os.stat(path).st_mode):
+        raise InvalidArgument(f"{path!r} is not a file", "give the name of a file")
     old = path if append and os.path.lexists(path) else None
     if fields is not None:
         make, read = _with_fields(path, old, fields, read)
@@ -140,21 +149,49 @@ def export(
         output = make(temporary, old, store_id)
         try:
             begin = output.position
+            if begin:
+                _check_same_log(path, begin, output.last_id, head, read)
             for batch in in_batches(read(begin), _BATCH_EVENTS):
                 output.write(batch)
                 count += len(batch)
                 if progress is not None:
-                    progress(max(0, batch[-1][0] - begin), max(1, head - begin))
+                    progress(max(0, batch[-1][0] - begin), max(1, (head or 0) - begin))
         finally:
             output.close()
         _put_in_place(temporary, path)
     except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else str(error)
-        raise (StoreFull if error.errno in NO_ROOM else StoreIOError)(path, reason) from error
+        raise _refusal(path, error) from error
     finally:
         if os.path.lexists(temporary):
             os.unlink(temporary)
     return ExportResult(path, count, output.position)
+
+
+def _check_same_log(
+    path: str, position: int, id: str | None, head: int | None, read: Callable[[int], Iterable[Event]]
+) -> None:
+    """Raise InvalidArgument if the last event of a file is not the store's at that position."""
+    fault = None
+    if head is not None and position > head:
+        fault = f"it ends at position {position}, the store at {head}"
+    elif id is not None:
+        event = next(iter(read(position - 1)), None)
+        if event is not None and event.position == position and str(event.id) != id:
+            fault = f"its event at position {position} is not the store's"
+    if fault is not None:
+        raise InvalidArgument(
+            f"cannot append to {path}: {fault}; it is of another store, or the store was restored",
+            "export to another file",
+        )
+
+
+def _refusal(path: str, error: OSError) -> EvlogError:
+    reason = os.strerror(error.errno) if error.errno else str(error)
+    if error.errno in NO_ROOM:
+        return StoreFull(path, reason, "export again")
+    if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
+        return StoreAccessDenied(path, reason)
+    return SystemCallFailed(path, reason, "check the folder; a file that was there is unchanged")
 
 
 def _with_fields(

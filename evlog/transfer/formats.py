@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import gzip
 import io
 import json
@@ -19,6 +20,7 @@ from evlog.model.events import (
     BINARY_CODE,
     CONTENT_TYPES,
     OWN_BEGINS,
+    REDACTED_BEGIN,
     Record,
     id_text,
     split_tags,
@@ -44,12 +46,14 @@ class Lines:
         self._store_id = store_id if self._name.endswith(".cloudevents.jsonl") else None
         self._quoted = Quoted()
         self.position = 0
+        self.last_id: str | None = None
         if old is not None:
             try:
                 line = _last_line(old, self._name)
             except _UNREADABLE as error:
                 raise _foreign(old, str(error) or "it is cut off") from None
-            self.position = _last_position(line, old)
+            if line:
+                self.position, self.last_id = _end_of(line, old)
             shutil.copyfile(old, path)
         self._file = _open(path, self._name, "ab")
 
@@ -107,12 +111,11 @@ def _skip_to_last_lines(file: IO[bytes]) -> None:
         file.readline()
 
 
-def _last_position(line: bytes, path: str) -> int:
-    if not line:
-        return 0
+def _end_of(line: bytes, path: str) -> tuple[int, str | None]:
+    """Return an event's position and id."""
     try:
         fields = json.loads(line)
-        return int(fields["position"] if "position" in fields else fields["sequence"])
+        return int(fields["position"] if "position" in fields else fields["sequence"]), fields.get("id")
     except (ValueError, TypeError, KeyError):
         raise _foreign(path, "its last line is not an event") from None
 
@@ -125,6 +128,7 @@ def _foreign(path: str, reason: str) -> InvalidArgument:
 
 COLUMNS: Final = (
     "position", "stream", "version", "id", "type", "time", "content_type", "data", "metadata", "tags",
+    "redacted",
 )  # fmt: skip
 
 
@@ -137,6 +141,7 @@ def rows_of(events: Sequence[Record]) -> Iterator[tuple[Any, ...]]:
         yield (
             position, stream, version, id_text(id), type, encode_time(time_us).decode(), CONTENT_TYPES[code],
             data if code == BINARY_CODE else data.decode(), rest.decode(), tags.decode(),
+            (metadata or b"").startswith(REDACTED_BEGIN),
         )  # fmt: skip
 
 
@@ -144,9 +149,8 @@ class Csv:
     """RFC 4180, with a header; binary data as base64."""
 
     def __init__(self, path: str, old: str | None) -> None:
-        self.position = 0
+        self.position, self.last_id = (0, None) if old is None else _end_of_csv(old)
         if old is not None:
-            self.position = _last_csv_position(old)
             shutil.copyfile(old, path)
         self._file = open(path, "a", encoding="utf-8", newline="")  # noqa: SIM115 - `close` does it
         self._rows = csv.writer(self._file)
@@ -156,7 +160,12 @@ class Csv:
     def write(self, events: Sequence[Record]) -> None:
         """Add events."""
         self._rows.writerows(
-            (*row[:7], b64encode(row[7]).decode() if isinstance(row[7], bytes) else row[7], *row[8:])
+            (
+                *row[:7],
+                b64encode(row[7]).decode() if isinstance(row[7], bytes) else row[7],
+                *row[8:-1],
+                "true" if row[-1] else "false",
+            )
             for row in rows_of(events)
         )
         self.position = events[-1][0]
@@ -166,26 +175,27 @@ class Csv:
         self._file.close()
 
 
-def _last_csv_position(path: str) -> int:
+def _end_of_csv(path: str) -> tuple[int, str | None]:
     csv.field_size_limit(1 << 30)
     last: Sequence[str] = ()
     with open(path, encoding="utf-8", newline="") as file:
         rows = csv.reader(file)
-        header = next(rows, None)
-        if header is None:
-            return 0
-        if tuple(header) != COLUMNS:
-            raise _foreign(path, "its columns are others")
-        for row in rows:
-            last = row
-    return int(last[0]) if last else 0
+        try:
+            header = next(rows, None)
+            if header is not None and tuple(header) != COLUMNS:
+                raise _foreign(path, "its columns are others")
+            for row in rows:
+                last = row or last
+            return (int(last[0]), last[3]) if last else (0, None)
+        except (ValueError, LookupError, csv.Error) as error:
+            raise _foreign(path, str(error)) from None
 
 
 _SCHEMA: Final = """
 create table if not exists events (
   position integer primary key, stream text not null, version integer not null, id text not null unique,
   type text not null, time text not null, content_type text not null, data not null, metadata text not null,
-  tags text not null
+  tags text not null, redacted integer not null
 );
 create index if not exists events_by_stream on events (stream, version);
 create index if not exists events_by_type on events (type, position);
@@ -209,23 +219,41 @@ class Sqlite:
             self._database.execute("pragma journal_mode = off")
             self._database.execute("pragma synchronous = off")
             self._database.executescript(_SCHEMA)
-            found = self._database.execute("select max(position) from events").fetchone()
+            names = self._database.execute("select name from pragma_table_info('events')").fetchall()
+            if tuple(name for (name,) in names) != COLUMNS:
+                raise sqlite3.DatabaseError("the columns of its table events are others")
+            query = "select position, id from events order by position desc limit 1"
+            found = self._database.execute(query).fetchone()
         except sqlite3.DatabaseError as error:
             self._database.close()
-            raise _foreign(old or path, str(error)) from None
-        self.position: int = found[0] or 0
+            raise _error_of(error) if old is None else _foreign(old, str(error)) from None
+        end: tuple[int, str | None] = found or (0, None)
+        self.position, self.last_id = end
         self._database.execute("begin")
 
     def write(self, events: Sequence[Record]) -> None:
         """Add events."""
         try:
-            self._database.executemany("insert into events values (?,?,?,?,?,?,?,?,?,?)", rows_of(events))
+            self._database.executemany("insert into events values (?,?,?,?,?,?,?,?,?,?,?)", rows_of(events))
         except sqlite3.OperationalError as error:
-            raise OSError(28 if "full" in str(error) else 5, str(error)) from None
+            raise _error_of(error) from None
+        except sqlite3.IntegrityError:
+            raise InvalidArgument(
+                "the file has an event with the same id: it is of another store", "export to another file"
+            ) from None
         self.position = max(self.position, events[-1][0])
 
     def close(self) -> None:
         """Complete the content."""
-        if self._database.in_transaction:
-            self._database.execute("commit")
-        self._database.close()
+        try:
+            if self._database.in_transaction:
+                self._database.execute("commit")
+        except sqlite3.OperationalError as error:
+            raise _error_of(error) from None
+        finally:
+            self._database.close()
+
+
+def _error_of(error: sqlite3.Error) -> OSError:
+    """Return what the file system refused, of which SQLite tells only whether it is full."""
+    return OSError(errno.ENOSPC if "full" in str(error) else errno.EIO, str(error))

@@ -55,6 +55,7 @@ COLUMNS: Final[Columns] = {
         _column("raw", pa.binary(), arrow.raws, nullable=True),  # where the data is binary
         _column("metadata", pa.string(), arrow.metadatas),
         _column("tags", pa.string(), arrow.tag_texts),  # a JSON array
+        _column("redacted", pa.bool_(), arrow.redacted),
     )
 }
 _OTHERS: Final[Columns] = {"category": _column("category", pa.string(), arrow.categories)}
@@ -69,6 +70,7 @@ class Parquet:
 
     def __init__(self, path: str, old: str | None, columns: Columns = COLUMNS) -> None:
         self.position = 0
+        self.last_id: str | None = None
         self._makers = [make for _, make in columns.values()]
         self._schema = pa.schema([field for field, _ in columns.values()])
         before = None if old is None else _open(old)
@@ -83,6 +85,7 @@ class Parquet:
                 table = before.read_row_group(number)
                 self._writer.write_table(table.cast(self._schema))
                 self.position = table.column("position")[-1].as_py()
+                self.last_id = table.column("id")[-1].as_py() if "id" in columns else None
 
     def write(self, events: Sequence[Record]) -> None:
         """Add events; a row group is written when it is full."""

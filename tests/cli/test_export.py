@@ -49,6 +49,12 @@ def test_append_continues(filled: Evlog) -> None:
     assert (done["events"], done["position"]) == (1, 7)
 
 
+@pytest.mark.parametrize("more", [[], ["--stream", "order-1"]])
+def test_a_limit_counts_what_is_added(filled: Evlog, more: list[str]) -> None:
+    ends = [json.loads(filled("export", "out.csv", "--append", "-n", "2", *more).out) for _ in range(3)]
+    assert [end["position"] for end in ends] == ([4, 6, 6] if more else [2, 4, 6])
+
+
 def test_a_wrong_suffix_is_a_usage_error_before_the_store_is_looked_for(evlog: Evlog) -> None:
     result = evlog("export", "events.txt")
     assert result.code == 2

@@ -12,6 +12,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from cloudevents.core.formats.json import JSONFormat
 
 import evlog
 from evlog import Event, EventStore, NewEvent
-from evlog.errors import ExtraNotInstalled, InvalidArgument, StoreFull
+from evlog.errors import ExtraNotInstalled, InvalidArgument, StoreFull, SystemCallFailed
 from evlog.model.events import CONTENT_TYPES
 from evlog.model.json_lines import InvalidLine, encode_lines
 from evlog.transfer.cloudevents import cloudevents_decoder
@@ -87,11 +88,13 @@ def check_row(row: dict[str, Any], event: Event) -> None:
     assert (row["id"], row["type"], row["content_type"]) == (str(event.id), event.type, event.content_type)
     assert json.loads(row["metadata"]) == event.metadata
     assert json.loads(row["tags"]) == list(event.tags)
+    assert row["redacted"] in ((True, 1, "true") if event.redacted else (False, 0, "false"))
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".sqlite", ".parquet"])
 def test_a_table_has_a_row_for_each_event(store: EventStore, memory_path: Path, suffix: str) -> None:
     path = memory_path / f"out{suffix}"
+    store.redact(5, reason="a test")
     assert run(store, path).events == 8
     rows = rows_of(path)
     events = list(store.read_all())
@@ -320,7 +323,7 @@ def test_a_full_disk_leaves_the_file_before(
     before = path.read_bytes()
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        with pytest.raises(StoreFull):
+        with pytest.raises(StoreFull, match="free some space and export again"):
             run(store, path)
     assert path.read_bytes() == before
     assert len(os.listdir(memory_path)) == 2
@@ -334,6 +337,69 @@ def test_a_file_of_something_else_is_not_continued(store: EventStore, memory_pat
     with pytest.raises(InvalidArgument, match="cannot append to"):
         run(store, path, append=True)
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_file_of_another_store_is_not_continued(store: EventStore, memory_path: Path, suffix: str) -> None:
+    path = memory_path / f"out{suffix}"
+    run(store, path)
+    before = path.read_bytes()
+    with small_store(memory_path / "other") as other:
+        with pytest.raises(InvalidArgument, match="ends at position 8, the store at 0"):
+            run(other, path, append=True, head=other.head)
+        other.append("s-1", [NewEvent("Other") for _ in range(9)])
+        with pytest.raises(InvalidArgument, match="position 8 is not the store's"):
+            run(other, path, append=True, head=other.head)
+    assert path.read_bytes() == before
+    assert run(store, path, append=True, head=store.head).events == 0
+
+
+_HEADER = b"position,stream,version,id,type,time,content_type,data,metadata,tags,redacted\n"
+
+
+@pytest.mark.parametrize(
+    ("suffix", "content"),
+    [
+        (".csv", b"\x7fELF\xd0\xff"),
+        (".csv", _HEADER + b"x\n"),
+        (".csv", _HEADER + b"1\n"),
+        (".jsonl", b"[]\n"),
+        (".jsonl", b'{"position":"x"}\n'),
+    ],
+)
+def test_bytes_of_something_else_are_not_continued(
+    store: EventStore, memory_path: Path, suffix: str, content: bytes
+) -> None:
+    path = memory_path / f"out{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(InvalidArgument, match="cannot append to"):
+        run(store, path, append=True)
+    assert path.read_bytes() == content
+
+
+def test_a_database_with_another_table_events_is_not_continued(store: EventStore, memory_path: Path) -> None:
+    path = memory_path / "out.sqlite"
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("create table events (position text, stream text)")
+    with pytest.raises(InvalidArgument, match="cannot append to"):
+        run(store, path, append=True)
+
+
+@pytest.mark.parametrize("append", [False, True])
+def test_what_is_not_a_file_is_refused_and_kept(store: EventStore, memory_path: Path, append: bool) -> None:
+    folder, pipe = memory_path / "folder.jsonl", memory_path / "pipe.jsonl"
+    folder.mkdir()
+    os.mkfifo(pipe)
+    for path in (folder, pipe):
+        with pytest.raises(InvalidArgument, match="is not a file"):
+            run(store, path, append=append)
+    assert folder.is_dir()
+    assert pipe.is_fifo()
+
+
+def test_a_missing_folder_is_named(store: EventStore, memory_path: Path) -> None:
+    with pytest.raises(SystemCallFailed, match="check the folder"):
+        run(store, memory_path / "nosuch" / "out.jsonl")
 
 
 @pytest.mark.parametrize("name", ["out", "out.txt", ".jsonl", "out.gz", "out.jsonl.xz"])

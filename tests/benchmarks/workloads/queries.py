@@ -100,8 +100,8 @@ def _query(store: evlog.EventStore) -> None:
 
 def _row(row: tuple[Any, ...]) -> tuple[Any, ...]:
     """Return a row of COLUMNS of Parquet, as a program has it in memory."""
-    position, stream, version, id, type, _, content_type, data, metadata, tags = row
-    return position, stream, version, id, type, position, content_type, data, None, metadata, tags
+    position, stream, version, id, type, _, content_type, data, *rest = row
+    return position, stream, version, id, type, position, content_type, data, None, *rest
 
 
 def _write(rows: list[tuple[Any, ...]], path: Path) -> None:
