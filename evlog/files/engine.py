@@ -144,8 +144,9 @@ class DirectoryEngine:
             raise StoreClosed(self.address)
         return log
 
+    @refuses_crafted_content
     def _refreshed(self) -> Log:
-        log = self._opened()
+        log = self._log or self._opened()
         log.refresh()
         return log
 
@@ -185,7 +186,6 @@ class DirectoryEngine:
         """
         return self._open_writer().plan(request)
 
-    @refuses_crafted_content
     def read_stream(self, selection: StreamSelection) -> Iterator[Event]:
         """Iterate over the selected events of a stream."""
         stream, first_version, last_version, filter, limit, reverse = selection
@@ -202,7 +202,6 @@ class DirectoryEngine:
             content=filter.make_matcher(),
         )
 
-    @refuses_crafted_content
     def read_all(self, selection: LogSelection) -> Iterator[Event]:
         """Iterate over the selected events of the log."""
         after, to, filter, limit, reverse = selection

@@ -426,6 +426,11 @@ MAPS_KEEP_DESCRIPTORS: Final = sys.version_info < (3, 13)
 _MAP_OPTIONS: Final[dict[str, bool]] = {} if MAPS_KEEP_DESCRIPTORS else {"trackfd": False}
 
 
+def memory(length: int) -> mmap.mmap:
+    """Return zeros, of which slices are bytes; only those that are written to take room."""
+    return mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+
+
 def map_file(path: str, limit_bytes: int = sys.maxsize) -> memoryview:
     """Map a file that never changes, to be read like bytes. An empty file maps to nothing.
 

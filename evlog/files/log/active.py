@@ -15,7 +15,7 @@ from bisect import bisect_left
 from zlib import crc32
 
 from evlog.errors import CorruptionError, EvlogError
-from evlog.files.disk.files import Disk, ReadFile
+from evlog.files.disk.files import Disk, ReadFile, memory
 from evlog.files.format.entries import ENTRY, ENTRY_BYTES, derive_entries
 from evlog.files.format.frames import (
     FRAME_HEADER_BYTES,
@@ -34,22 +34,23 @@ from evlog.files.format.headers import (
 )
 from evlog.files.format.manifest import SegmentInfo
 from evlog.files.format.marks import Mark
-from evlog.files.log.segment import Segment, check_file_header, pieces_of, written_end
+from evlog.files.log.segment import Segment, check_file_header, written_end
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from mmap import mmap
     from typing import Final
 
 _WINDOW_BYTES: Final = 1 << 20
 _AHEAD_BYTES: Final = 1 << 16  # a reader of one page does not pay for more
-# After this many records one by one, reading continues in blocks of 256 KiB, of which 64 MiB are kept.
-_PIECES_BEFORE_BLOCKS: Final = 4096
+# After this many records one by one, each in a system call, the log is kept in memory, if it is not longer
+# than this: a record costs a sixth then. Each read adds a part of it, so that none waits for all.
+_PIECES_BEFORE_HOLDING: Final = 4096
+_MAX_HELD_BYTES: Final = 1 << 27
+_HELD_AT_ONCE: Final = 1 << 20
 # Pieces this close to each other are read together: more bytes, and one system call.
 _NEAR_BYTES: Final = 1 << 11
-_BLOCK_BITS: Final = 18
-_BLOCK_MASK: Final = (1 << _BLOCK_BITS) - 1
-_MAX_BLOCKS: Final = 256
 _FRAME_READ_BYTES: Final = 1 << 14  # one read gets a frame of this size with its header
 
 
@@ -76,9 +77,10 @@ class ActiveSegment(Segment):
         self.entries_on_disk = 0  # entries that .offsets is known to hold as they are here
         self._looked = False
         self._pieces_read = 0
-        self._blocks: dict[int, bytes] = {}
+        # The log in memory, and up to where; replaced whole. Threads that add to it at once write the same.
+        self._held: tuple[mmap, int] | None = None
 
-    def log_pieces(self, places: Sequence[tuple[int, int, int]]) -> list[bytes]:
+    def _read_pieces(self, places: Sequence[tuple[int, int, int]]) -> list[bytes]:
         near = len(places) * _NEAR_BYTES
         if len(places) > 1 and abs(places[-1][0] - places[0][0]) <= near:
             first = min(places)[0]
@@ -87,28 +89,29 @@ class ActiveSegment(Segment):
                 raw = self._log.read(span, first)
                 return [raw[offset - first : offset - first + length] for offset, length, _ in places]
         self._pieces_read += len(places)
-        if self._pieces_read < _PIECES_BEFORE_BLOCKS:
-            return self._log.read_many(places)
-        return self._pieces(places)
+        return self._log.read_many(places)
 
-    def _pieces(self, places: Sequence[tuple[int, int, int]]) -> list[bytes]:
-        """Return the same from blocks in memory; a piece that they do not hold whole is read by itself."""
-        return pieces_of(self._blocks, 1 << _BLOCK_BITS, places, self._piece)
-
-    def _piece(self, offset: int, length: int) -> bytes:
-        """Return a piece of the log from a block in memory: a quarter of the time of a system call."""
-        number, at = offset >> _BLOCK_BITS, offset & _BLOCK_MASK
-        block = self._blocks.get(number, b"")
-        if at + length > len(block):
-            if at + length > 1 << _BLOCK_BITS or offset + length > self.end:  # in no one block
-                return self._log.read(length, offset)
-            if len(self._blocks) >= _MAX_BLOCKS:
-                self._blocks.clear()
+    def _maybe_in_memory(self) -> mmap | None:
+        if self._pieces_read < _PIECES_BEFORE_HOLDING:
+            return None
+        end = self.end
+        held, at = self._held or (None, 0)
+        if at < end:
+            if end > _MAX_HELD_BYTES:
+                return None
+            if held is None:
+                held = memory(_MAX_HELD_BYTES)
             # Only up to `end`: other processes may be writing after it.
-            start = number << _BLOCK_BITS
-            block = self._log.read(min(1 << _BLOCK_BITS, self.end - start), start)
-            self._blocks[number] = block
-        return block[at : at + length]
+            piece = self._log.read(min(_HELD_AT_ONCE, end - at), at)
+            held[at : at + len(piece)] = piece
+            at += len(piece)
+            self._held = held, at
+        return held if at >= end else None
+
+    def repair_entries(self) -> bool:
+        """Forget what is in memory of the log; return whether there was anything."""
+        held, self._held = self._held, None
+        return held is not None
 
     def window(self, offset: int, length: int) -> tuple[bytes, int]:
         """Return bytes up to `end`, and beyond only what is asked for: there may be half a frame."""

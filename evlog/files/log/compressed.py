@@ -26,7 +26,7 @@ from evlog.files.format.seek_table import (
     log_header,
     tail_bytes,
 )
-from evlog.files.log.segment import SealedSegment, pieces_of
+from evlog.files.log.segment import SealedSegment
 
 _CACHE_BYTES: Final = 64 << 20  # as much as is kept of an active log
 _AHEAD_BYTES: Final = 1 << 16  # a reader of frames in order gets at least this many
@@ -66,7 +66,16 @@ class BlockLog:
 
     def read_many(self, places: Sequence[tuple[int, int, int]]) -> list[bytes]:
         """Return what is at each (offset, length, …); a result is short only at the end of the log."""
-        return pieces_of(self._blocks, self._table.block_bytes, places, self._piece)
+        block, block_bytes = self._blocks.get, self._table.block_bytes
+        pieces = [
+            block(offset // block_bytes, b"")[(at := offset % block_bytes) : at + length]
+            for offset, length, _ in places
+        ]
+        if list(map(len, pieces)) != [length for _, length, _ in places]:
+            for number, (offset, length, _) in enumerate(places):
+                if len(pieces[number]) != length:
+                    pieces[number] = self._piece(offset, length)
+        return pieces
 
     def _piece(self, offset: int, length: int) -> bytes:
         block_bytes = self._table.block_bytes
@@ -169,7 +178,10 @@ class CompressedSegment(SealedSegment):
     def _open_log(self) -> None:
         self._blocks = open_blocks(self.log_path, self.header, self.info)
 
-    def log_pieces(self, places: Sequence[tuple[int, int, int]]) -> list[bytes]:
+    def _maybe_in_memory(self) -> None:
+        return None
+
+    def _read_pieces(self, places: Sequence[tuple[int, int, int]]) -> list[bytes]:
         return self._blocks.read_many(places)
 
     def window(self, offset: int, length: int) -> tuple[bytes | memoryview, int]:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 SENSELESS: Final = (*NOT_RECORDS, struct.error, MemoryError, FormatFault, NewerFormat, AssertionError)
 
 
-def _senseless(error: BaseException, path: str) -> EvlogError:
+def senseless(error: BaseException, path: str) -> EvlogError:
     """Return the error to raise for a failure over the content of the store at the path."""
     if isinstance(error, OSError):
         place = str(error.filename or path)
@@ -48,7 +48,7 @@ def refuses_crafted_content(function: Function) -> Function:
         except (OSError, *SENSELESS) as error:
             if getattr(first, "is_closed", False):  # by another thread, meanwhile
                 raise StoreClosed(first.address) from None
-            raise _senseless(error, getattr(first, "address", first)) from error
+            raise senseless(error, getattr(first, "address", first)) from error
 
     guarded.__doc__, guarded.__name__ = function.__doc__, function.__name__
     return guarded  # type: ignore[return-value]
@@ -61,4 +61,4 @@ def without_crafted_content(items: Iterable[Item], path: str) -> Iterator[Item]:
     except EvlogError:
         raise
     except (OSError, *SENSELESS) as error:
-        raise _senseless(error, path) from error
+        raise senseless(error, path) from error

@@ -131,7 +131,9 @@ class Log:
             StoreBusy: the manifest is being replaced faster than it can be read.
         """
         with self.mutex:
-            if not suspicious and self._is_unchanged():
+            active = self._state.active.segment
+            is_usual = not suspicious and not self._stale and self.damage is None and active.count
+            if is_usual and self.is_current() and active.is_unchanged():
                 return  # the common case
             for _ in range(_ATTEMPTS):
                 state = self._state
@@ -150,17 +152,6 @@ class Log:
                     return
                 self.reset()
             raise StoreBusy(self.store)
-
-    def _is_unchanged(self) -> bool:
-        """Return whether nothing seems to have happened since the last refresh."""
-        active = self.active.segment
-        return (
-            not self._stale
-            and self.damage is None
-            and active.count > 0
-            and self.is_current()
-            and active.is_unchanged()
-        )
 
     def is_current(self) -> bool:
         """Return whether the store still has the manifest that was read last."""
@@ -344,7 +335,8 @@ class Log:
         """Return the policies as of the last `refresh`."""
         table = self._policies
         for _ in range(_ATTEMPTS):
-            if table.is_current(*self.view()):
+            state = self._state
+            if table.is_current(state.sealed, state.active):
                 return table
             with self.mutex:
                 try:

@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left
+from itertools import chain, islice
 
+from evlog.errors import CorruptionError, EvlogError
+from evlog.files.format.frames import unpack_records
 from evlog.files.format.hashes import hash_stream
 from evlog.files.format.headers import KIND_STREAMS
-from evlog.files.log.crafted import without_crafted_content
-from evlog.files.log.parts import ActivePart, SealedPart, SegmentMoved
-from evlog.files.log.read import as_events
-from evlog.files.log.segment import read_together
+from evlog.files.log.crafted import SENSELESS, senseless
+from evlog.files.log.parts import SealedPart, SegmentMoved
+from evlog.files.log.segment import BYTES_AT_ONCE, RECORDS_AT_ONCE
+from evlog.model.events import Event
 from evlog.model.retention import first_visible_version, visible_since_us
 
 TYPE_CHECKING = False
@@ -26,19 +29,20 @@ if TYPE_CHECKING:
 
     from evlog.files.log.log import Log
     from evlog.files.log.parts import Part
-    from evlog.files.log.segment import Segment
-    from evlog.model.events import Event, Record
-    from evlog.model.redaction import Redacted
+    from evlog.model.events import Record
     from evlog.model.retention import Rule
 
-# So few events of a stream are read at once, whichever of them are wanted.
-_FEW_EVENTS: Final = 32
+_FIRST_EVENTS: Final = 64  # read at once before anybody has asked for the second one; later more
+_FEW_EVENTS: Final = 32  # so few events of a segment are read at once, whichever of them are wanted
 
 
 class Bounds:
-    """Which events of a stream a read is about. Versions are inclusive, `until_us` is exclusive."""
+    """Which events of a stream a read is about. Versions are inclusive, `until_us` is exclusive.
 
-    __slots__ = ("first_version", "last_version", "since_us", "until_us")
+    `hide_nothing`: every event is within.
+    """
+
+    __slots__ = ("first_version", "hide_nothing", "last_version", "since_us", "until_us")
 
     def __init__(
         self,
@@ -51,18 +55,13 @@ class Bounds:
         self.last_version = last_version
         self.since_us = since_us
         self.until_us = until_us
+        self.hide_nothing = first_version <= 1 and last_version is since_us is until_us is None
 
-    @property
-    def hide_nothing(self) -> bool:
-        """Whether every event is within."""
-        return self.first_version <= 1 and self.last_version is self.since_us is self.until_us is None
-
-    def include(self, records: Sequence[Record]) -> bool:
-        """Return whether all of these neighbours are within, by the first one and the last one."""
-        if self.hide_nothing:
-            return True
-        ends = records[0], records[-1]
-        return all(map(self.begun_by, ends)) and not any(map(self.passed_by, ends))
+    def of(self, records: Sequence[Record]) -> Sequence[Record]:
+        """Return those of these neighbours that are within: mostly all, as the first and the last one say."""
+        if all(self.begun_by(end) and not self.passed_by(end) for end in (records[0], records[-1])):
+            return records
+        return [record for record in records if self.begun_by(record) and not self.passed_by(record)]
 
     def begun_by(self, record: Record) -> bool:
         """Return whether the record is not before the first; once true, it is true for all that follow."""
@@ -90,83 +89,126 @@ def read_stream(
     """Iterate over the visible events of one stream within the bounds, of these types, with all these tags
     and this content, in version order.
     """
-    few = _FEW_EVENTS if limit is None else max(1, min(limit, _FEW_EVENTS))
-    batches: Iterator[Sequence[Record]] = _stream_batches(log, stream, bounds, reverse, few)
+    wanted: list[Callable[[Record], bool]] = []
     if types is not None:
-        batches = ([record for record in records if record[3] in types] for records in batches)
+        wanted.append(lambda record: record[3] in types)
     if tags:
         from evlog.model.tags import tag_matcher
 
-        has_tags = tag_matcher(tags)
-        batches = (list(filter(has_tags, records)) for records in batches)
+        wanted.append(tag_matcher(tags))
     if content is not None:
-        batches = (list(filter(content, records)) for records in batches)
-    return as_events(without_crafted_content(batches, log.store), limit)
+        wanted.append(content)
+    return chain.from_iterable(_batches(log, stream, bounds, wanted, reverse, limit))
 
 
-def _stream_batches(
-    log: Log, stream: str, bounds: Bounds, reverse: bool, few: int
-) -> Iterator[Sequence[Record]]:
-    """Iterate over a stream's records by version, in batches that grow, mostly of those in the bounds."""
-    stream_hash = hash_stream(stream)
-    reached: int | None = None  # everything up to (in reverse: down to) this position was yielded
-    damage = log.damage
-    if damage is not None and reverse:
-        raise damage
-    rule_known = False
-    redacted: Redacted | None = None
-    while True:
-        try:
-            if not rule_known:
-                policies = log.policies()
-                if policies.any and (rule := policies.rule_for(stream)) is not None:
-                    bounds = _within_rule(log, stream, stream_hash, rule, bounds)
-                redacted = policies.redacted
-                rule_known = True
-            segments = _segments(log, stream, stream_hash, bounds, reverse)
-            for records in _records(segments, reached, reverse, few):
-                # Hashes may collide.
-                own: Sequence[Record] = [record for record in records if record[2] == stream]
-                if redacted is not None:
-                    own = redacted.records(own)
-                if own:
-                    yield own if bounds.include(own) else _within(own, bounds)
-                    reached = own[-1][0]
-            break
-        except SegmentMoved:
-            log.refresh()
-    if damage is not None:
-        raise damage
+def _batches(
+    log: Log,
+    stream: str,
+    asked: Bounds,
+    wanted: Sequence[Callable[[Record], bool]],
+    reverse: bool,
+    limit: int | None,
+) -> Iterator[Iterator[Event]]:
+    """Iterate over the events in batches; no Python code runs between two events of a batch."""
+    if limit == 0:
+        return
+    try:
+        damage = log.damage
+        if damage is not None and reverse:
+            raise damage
+        stream_hash = hash_stream(stream)
+        bounds, policies = asked, log.policies()
+        if policies.any and (rule := policies.rule_for(stream)) is not None:
+            bounds = log.retry_on_compaction(lambda: _within_rule(log, stream, stream_hash, rule, asked))
+        redacted = policies.redacted
+        few = _FIRST_EVENTS if limit is None or limit > _FIRST_EVENTS else limit
+        guesses = bounds.first_version > 1 and bounds.since_us is None and not reverse
+        find = _guessed_records if guesses else _records
+        for records in find(log, stream, stream_hash, bounds, reverse, few):
+            # Hashes may collide.
+            own: Sequence[Record] = [record for record in records if record[2] == stream]
+            if redacted is not None:
+                own = redacted.records(own)
+            if own and not bounds.hide_nothing:
+                own = bounds.of(own)
+            for matches in wanted:
+                own = list(filter(matches, own))
+            if limit is not None:
+                own = own[:limit]
+                limit -= len(own)
+            yield map(Event, own)
+            if limit == 0:
+                return
+        if damage is not None:
+            raise damage
+    except EvlogError:
+        raise
+    except (OSError, *SENSELESS) as error:
+        raise senseless(error, log.store) from error
+
+
+def _guessed_records(
+    log: Log, stream: str, stream_hash: int, bounds: Bounds, reverse: bool, few: int
+) -> Iterator[tuple[Record, ...]]:
+    """Iterate over the same records as `_records`, without a look at what is before the first version."""
+    found = _records(log, stream, stream_hash, bounds, reverse, few, guesses=True)
+    for records in found:
+        if records[0][2] == stream and records[0][1] == bounds.first_version:  # all before it are less
+            yield records
+            yield from found
+            return
+        break
+    yield from _records(log, stream, stream_hash, bounds, reverse, few)
 
 
 def _records(
-    segments: Iterator[tuple[Part, Sequence[int], range]], reached: int | None, reverse: bool, few: int
-) -> Iterator[Sequence[Record]]:
-    """Iterate over the records at the places in the segments, in batches; few of many segments are one."""
-    waiting: list[tuple[Segment, Sequence[int]]] = []
-    count = 0
-    for part, numbers, places in segments:
-        if reached is not None:
-            places = _beyond(part, numbers, places, reached, reverse)
-        if not places:
-            continue
-        if reverse:
-            places = places[::-1]
-        if count + len(places) <= few:
-            waiting.append((part.segment, [numbers[place] for place in places]))
-            count += len(places)
-            if count == few:
-                yield from read_together(waiting)
-                waiting, count = [], 0
-        else:
-            if waiting:
-                yield from read_together(waiting)
-                waiting, count = [], 0
-            yield from part.segment.records(
-                numbers, places if len(places) < len(numbers) or reverse else None, few
-            )
-    if waiting:
-        yield from read_together(waiting)
+    log: Log,
+    stream: str,
+    stream_hash: int,
+    bounds: Bounds,
+    reverse: bool,
+    few: int,
+    *,
+    guesses: bool = False,
+) -> Iterator[tuple[Record, ...]]:
+    """Iterate over records of the stream, and of others with its hash, in batches, the first one of a few.
+
+    Of a stream in ten segments, a batch is decoded in half the time of ten.
+    """
+    raws: list[bytes] = []
+    step = few
+    reached: int | None = None  # everything up to (in reverse: down to) this position was yielded
+    while True:
+        try:
+            for part, numbers, places in _segments(log, stream, stream_hash, bounds, reverse, guesses):
+                if reached is not None:
+                    places = _beyond(part, numbers, places, reached, reverse)
+                low, high = places.start, places.stop
+                while low < high:
+                    room = step - len(raws)
+                    if reverse:
+                        chunk = numbers[max(low, high - room) : high][::-1]
+                        high -= len(found := part.segment.raws(chunk))
+                    else:
+                        chunk = numbers[low : min(low + room, high)]
+                        low += len(found := part.segment.raws(chunk))
+                    raws += found
+                    is_whole = len(raws) == step or len(found) < len(chunk)
+                    if is_whole or (len(raws) > len(found) and sum(map(len, raws)) > BYTES_AT_ONCE):
+                        records = unpack_records(raws)
+                        reached = records[-1][0]
+                        yield records
+                        raws, step = [], RECORDS_AT_ONCE
+            break
+        except SegmentMoved:
+            raws, guesses = [], False
+            log.refresh()
+        except CorruptionError:
+            if raws:
+                yield unpack_records(raws)
+            raise
+    if raws:
+        yield unpack_records(raws)
 
 
 def _within_rule(log: Log, stream: str, stream_hash: int, rule: Rule, bounds: Bounds) -> Bounds:
@@ -185,49 +227,62 @@ def _within_rule(log: Log, stream: str, stream_hash: int, rule: Rule, bounds: Bo
 
 
 def _segments(
-    log: Log, stream: str, stream_hash: int, bounds: Bounds, reverse: bool
+    log: Log, stream: str, stream_hash: int, bounds: Bounds, reverse: bool, guesses: bool
 ) -> Iterator[tuple[Part, Sequence[int], range]]:
     """Iterate over the segments that may hold events within the bounds, in order.
 
     Yields:
-        A segment, its entries of streams with the hash, and the places among these to read.
+        A segment, its entries of streams with the hash, and the places among these to read. If it `guesses`,
+        the first record has to confirm where these begin.
     """
-    parts = [(part, part.count) for part in log.stream_parts(stream_hash)]  # the newest one first
+    newest_first = log.stream_parts(stream_hash)
     if reverse:
-        for part, count in parts:
-            numbers, places = _select(part, count, stream, stream_hash, bounds)
+        for part in newest_first:
+            numbers, places = _select(part, part.count, stream, stream_hash, bounds, guesses)
             yield part, numbers, places
             if places.start > 0:
                 return  # some are before the bounds: so are those of earlier segments
         return
+    parts = [(part, part.count) for part in islice(newest_first, 1)]
     known = {}
-    at, step = 0, 1
+    at = 0
     if bounds.first_version > 1 or bounds.since_us is not None:
-        # Back in growing steps: of a thousand segments, a page needs a few.
+        # Back in growing steps: of a thousand segments, a page needs a few; mostly the newest one.
+        step = 1
         while True:
-            known[at] = _select(*parts[at], stream, stream_hash, bounds)
-            if known[at][1].start > 0 or at == len(parts) - 1:
+            known[at] = _select(*parts[at], stream, stream_hash, bounds, guesses)
+            if known[at][1].start > 0:
+                break
+            if at == 0:
+                parts += [(part, part.count) for part in newest_first]
+            if at == len(parts) - 1:
                 break
             at, step = min(at + step, len(parts) - 1), 2 * step
     else:
+        parts += [(part, part.count) for part in newest_first]
         at = len(parts) - 1
     for place in range(at, -1, -1):
         part, count = parts[place]
-        numbers, places = known.get(place) or _select(part, count, stream, stream_hash, bounds)
+        numbers, places = known.get(place) or _select(part, count, stream, stream_hash, bounds, guesses)
         yield part, numbers, places
         if places.stop < len(numbers):
             return  # some are after the bounds: so are those of later segments
 
 
 def _select(
-    part: Part, count: int, stream: str, stream_hash: int, bounds: Bounds
+    part: Part, count: int, stream: str, stream_hash: int, bounds: Bounds, guesses: bool
 ) -> tuple[Sequence[int], range]:
     """Return a segment's entries of streams with the hash, and the places of those within the bounds."""
     numbers = part.index.find(KIND_STREAMS, stream_hash)
     # A range, because a slice of many numbers would be a copy.
-    places = range(bisect_left(numbers, count) if isinstance(part, ActivePart) else len(numbers))
+    has_newer = numbers and numbers[-1] >= count
+    places = range(bisect_left(numbers, count) if has_newer else len(numbers))
     if not places or bounds.hide_nothing:
         return numbers, places
+    if guesses and bounds.last_version is bounds.until_us is None:
+        low = _guessed_place(part, numbers, places, bounds.first_version)
+        if low < len(places):
+            return numbers, places[low:]
     return numbers, _narrowed(part, numbers, places, stream, bounds)
 
 
@@ -241,30 +296,20 @@ def _beyond(part: Part, numbers: Sequence[int], places: range, reached: int, rev
     return places[:at] if reverse else places[at:]
 
 
-def _within(records: Sequence[Record], bounds: Bounds) -> list[Record]:
-    return [record for record in records if bounds.begun_by(record) and not bounds.passed_by(record)]
-
-
 def _narrowed(part: Part, numbers: Sequence[int], places: range, stream: str, bounds: Bounds) -> range:
     """Return the places without most of those outside the bounds, by bisection; all, if hashes collide.
 
     Where some are left out, a record has confirmed it.
     """
-    by_version = bounds.since_us is None and bounds.until_us is None
+    since_us, until_us = bounds.since_us, bounds.until_us
+    by_version = since_us is until_us is None
     if isinstance(part, SealedPart):
-        since_us, until_us = bounds.since_us, bounds.until_us
         if since_us is not None and part.info.last_time_us < since_us:
             return places[len(places) :]
         if until_us is not None and part.info.first_time_us >= until_us:
             return places[:0]
     if len(places) <= _FEW_EVENTS and not by_version:
         return places
-
-    def begun(place: int) -> bool:
-        return bounds.begun_by(own_record(place))
-
-    def passed(place: int) -> bool:
-        return bounds.passed_by(own_record(place))
 
     def own_record(place: int) -> Record:
         record = part.segment.record(numbers[place])
@@ -275,26 +320,31 @@ def _narrowed(part: Part, numbers: Sequence[int], places: range, stream: str, bo
     try:
         if by_version:
             # The version in an entry is a guess. Versions rise, so one record on each side confirms it.
+            first, last = bounds.first_version, bounds.last_version
             low, high = 0, len(places)
-            if bounds.first_version > 1:
-                low = _guessed_place(part, numbers, places, bounds.first_version)
-            if bounds.last_version is not None:
-                high = max(low, _guessed_place(part, numbers, places, bounds.last_version + 1))
-            if (low == 0 or not begun(places[low - 1])) and (high == len(places) or passed(places[high])):
+            if first > 1:
+                low = _guessed_place(part, numbers, places, first)
+            if last is not None:
+                high = max(low, _guessed_place(part, numbers, places, last + 1))
+            if (low == 0 or own_record(low - 1)[1] < first) and (
+                last is None or high == len(places) or own_record(high)[1] > last
+            ):
                 return places[low:high]
-        low = bisect_left(places, True, key=begun)
-        return places[low : bisect_left(places, True, low, key=passed)]
+        low = bisect_left(places, True, key=lambda place: bounds.begun_by(own_record(place)))
+        return places[
+            low : bisect_left(places, True, low, key=lambda place: bounds.passed_by(own_record(place)))
+        ]
     except _MixedStreams:
         return places
 
 
 def _guessed_place(part: Part, numbers: Sequence[int], places: range, version: int) -> int:
-    """Return the index of the first place whose entry has this version or a later one."""
+    """Return the first of the places, which begin with 0, whose entry has this version or a later one."""
     version_in = part.segment.version_in_entry
-    at = version - version_in(numbers[places[0]])
-    if at >= len(places) and version_in(numbers[places[-1]]) < version:
-        return len(places)
-    if 0 <= at < len(places) and version_in(numbers[places[at]]) == version:
+    at, count = version - version_in(numbers[0]), len(places)
+    if at >= count and version_in(numbers[count - 1]) < version:
+        return count
+    if 0 <= at < count and version_in(numbers[at]) == version:
         return at  # versions have no gaps, but where hashes collide
     return bisect_left(places, version, key=lambda place: version_in(numbers[place]))
 

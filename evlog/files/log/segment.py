@@ -19,13 +19,12 @@ from evlog.files.format.entries import ENTRY, ENTRY_BYTES, ENTRY_PLACE, ENTRY_VE
 from evlog.files.format.frames import (
     FRAME_HEADER_BYTES,
     FrameHeader,
-    array_head,
     check_body,
     decode_body,
     decode_frame_header,
-    decode_record,
     decode_run,
     unpack,
+    unpack_records,
 )
 from evlog.files.format.headers import (
     FILE_HEADER_BYTES,
@@ -41,8 +40,9 @@ from evlog.files.format.manifest import SegmentInfo
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
-    from typing import Any, Final, Protocol
+    from collections.abc import Callable, Iterator, Sequence
+    from mmap import mmap
+    from typing import Final, Protocol
 
     from evlog.model.events import Record
 
@@ -54,11 +54,11 @@ if TYPE_CHECKING:
 
 # A frame with a larger body is read record by record, so that reading takes the same memory for any frame.
 _WHOLE_BODY_BYTES: Final = 4 << 20
-_RECORDS_AT_ONCE: Final = 256
+RECORDS_AT_ONCE: Final = 256
 _MANY_EVENTS: Final = (
     16  # a search asks once of each frame with this many; records of others are put together
 )
-_BYTES_AT_ONCE: Final = 1 << 20
+BYTES_AT_ONCE: Final = 1 << 20
 _WINDOW_BYTES: Final = 1 << 16
 _FIRST_RECORDS: Final = 32  # so that one page, or one event, does not cost more
 
@@ -92,30 +92,6 @@ def check_file_header(raw: bytes, path: str, expected: FileHeader) -> None:
         raise NotAStore(path, "the file belongs to another store")
     if found != expected:
         raise CorruptionError(path, 0, "its header names another segment; was the file swapped?")
-
-
-def pieces_of(
-    blocks: Mapping[int, bytes],
-    block_bytes: int,
-    places: Sequence[tuple[int, int, int]],
-    read: Callable[[int, int], bytes],
-) -> list[bytes]:
-    """Return what is at each (offset, length, …) of a log, from blocks in memory as far as they are there.
-
-    Args:
-        blocks: by their numbers.
-        read: returns the bytes at an offset, for those that are not whole in one of the blocks.
-    """
-    block = blocks.get
-    pieces = [
-        block(offset // block_bytes, b"")[(at := offset % block_bytes) : at + length]
-        for offset, length, _ in places
-    ]
-    if list(map(len, pieces)) != [length for _, length, _ in places]:
-        for number, (offset, length, _) in enumerate(places):
-            if len(pieces[number]) != length:
-                pieces[number] = read(offset, length)
-    return pieces
 
 
 def written_end(log: Readable, low: int, high: int) -> int:
@@ -153,6 +129,17 @@ class Segment:
 
     def log_pieces(self, places: Sequence[tuple[int, int, int]]) -> list[bytes]:
         """Return the bytes at many (offset, length, …) in one call: calls cost as much as the bytes."""
+        log = self._maybe_in_memory()
+        if log is None:
+            return self._read_pieces(places)
+        return [log[offset : offset + length] for offset, length, _ in places]
+
+    def _maybe_in_memory(self) -> mmap | None:
+        """Return the whole log, of which slices are bytes; None if it has to be read."""
+        return None
+
+    def _read_pieces(self, places: Sequence[tuple[int, int, int]]) -> list[bytes]:
+        """Return what `log_pieces` does, of a log that has to be read."""
         raise NotImplementedError
 
     def repair_entries(self) -> bool:
@@ -170,7 +157,7 @@ class Segment:
         offset, length, crc = ENTRY_PLACE.unpack_from(self.entries, number * ENTRY_BYTES)
         raw = self.log_bytes(offset, length)
         if crc32(raw) != crc or not length:
-            return self._record_again(number)
+            raw = self._raw_again(number)
         record: Record = unpack(raw, use_list=False)
         return record
 
@@ -188,17 +175,39 @@ class Segment:
         (offset, _, _), (last, length, _) = self.places((numbers[0], numbers[-1]))
         return self.log_bytes(offset, last + length - offset)
 
+    def raws(self, numbers: Sequence[int]) -> list[bytes]:
+        """Return the bytes of the records of the entries, checked; of some, if one is long or damaged.
+
+        Raises:
+            CorruptionError: the first one is damaged.
+        """
+        places = self.places(numbers)
+        size = sum([length for _, length, _ in places])
+        if size > BYTES_AT_ONCE:
+            places = places[: max(1, len(places) * BYTES_AT_ONCE // size)]
+        log = self._maybe_in_memory()
+        if log is None:
+            pieces = zip(self._read_pieces(places), places, strict=True)
+            raws = [raw for raw, (_, length, crc) in pieces if crc32(raw) == crc and length]
+        else:  # in three quarters of the time
+            raws = [
+                raw for at, length, crc in places if crc32(raw := log[at : at + length]) == crc and length
+            ]
+        if len(raws) == len(places):
+            return raws
+        if len(places) > 1:
+            return self.raws(numbers[: len(places) // 2])
+        return [self._raw_again(numbers[0])]
+
     def records(
         self,
         numbers: Sequence[int],
-        among: range | None = None,
         first: int = _FIRST_RECORDS,
         may_hold: Callable[[bytes], bool] | None = None,
     ) -> Iterator[tuple[Record, ...]]:
         """Iterate over the records of the entries, checked, in the order given, in batches.
 
         Args:
-            among: the indexes in `numbers` that are asked for, in their order; left out, all.
             first: the size of the first batch; the next ones are larger.
             may_hold: says whether to decode some records, from their bytes; those that it denies are left
                 out, once they are checked.
@@ -207,30 +216,12 @@ class Segment:
             CorruptionError: one is damaged; those before it were yielded.
         """
         at, step = 0, first
-        count = len(numbers if among is None else among)
-        while at < count:
-            if among is None:
-                chunk = numbers[at : at + step]
-            else:
-                its = among[at : at + step]
-                chunk = numbers[its.start : its.stop if its.stop >= 0 else None : its.step]
-            places = self.places(chunk)
-            _, lengths, crcs = zip(*places, strict=True)
-            size = sum(lengths)
-            if size > _BYTES_AT_ONCE:
-                chunk = chunk[: max(1, len(chunk) * _BYTES_AT_ONCE // size)]
-                places, crcs = places[: len(chunk)], crcs[: len(chunk)]
-            raws = self.log_pieces(places)
-            if tuple(map(crc32, raws)) == crcs and all(raws):
-                # Put together as one array, they are decoded in one call: twice as fast as one by one.
-                joined = b"".join(raws)
-                if may_hold is None or may_hold(joined):
-                    yield unpack(array_head(len(raws)) + joined, use_list=False)
-            else:
-                for number in chunk:
-                    yield (self.record(number),)
-            at += len(chunk)
-            step = _RECORDS_AT_ONCE
+        while at < len(numbers):
+            raws = self.raws(numbers[at : at + step])
+            if may_hold is None or may_hold(b"".join(raws)):
+                yield unpack_records(raws)
+            at += len(raws)
+            step = RECORDS_AT_ONCE
 
     def places(self, numbers: Sequence[int]) -> list[tuple[int, int, int]]:
         """Return offset, length and CRC of the records of some entries."""
@@ -241,13 +232,13 @@ class Segment:
             return list(ENTRY_PLACE.iter_unpack(rows))
         return [place(entries, number * ENTRY_BYTES) for number in numbers]
 
-    def _record_again(self, number: int) -> Record:
-        """Derive the entries again and return the record, or raise the error for a damaged one."""
+    def _raw_again(self, number: int) -> bytes:
+        """Derive the entries again and return the record's bytes, or raise the error for a damaged one."""
         if self.repair_entries():
             offset, length, crc = ENTRY_PLACE.unpack_from(self.entries, number * ENTRY_BYTES)
             raw = self.log_bytes(offset, length)
             if crc32(raw) == crc:
-                return decode_record(raw)
+                return raw
         offset = ENTRY_PLACE.unpack_from(self.entries, number * ENTRY_BYTES)[0]
         raise CorruptionError(self.log_path, offset, "a record fails its CRC", self._position_of(number))
 
@@ -298,8 +289,8 @@ class Segment:
             if _is_taken_apart(header, may_hold):
                 after = first + header.events
                 if may_hold is not None and header.events < _MANY_EVENTS:
-                    after = low + _RECORDS_AT_ONCE  # over small frames, whatever comes after them
-                yield from self.records(range(low, min(after, high)), None, _RECORDS_AT_ONCE, may_hold)
+                    after = low + RECORDS_AT_ONCE  # over small frames, whatever comes after them
+                yield from self.records(range(low, min(after, high)), RECORDS_AT_ONCE, may_hold)
                 low = after
                 continue
             joins = joins_small and may_hold is None
@@ -340,7 +331,7 @@ class Segment:
             if joins_small and low == first:
                 most = min(run, high - low)
                 records, size = decode_run(window, offset - window_at, offset, self.tag, most)
-                run = min(4 * run, _RECORDS_AT_ONCE)
+                run = min(4 * run, RECORDS_AT_ONCE)
             if records:
                 after = first + len(records)
             else:
@@ -419,26 +410,6 @@ class Segment:
             raise CorruptionError(self.log_path, offset, str(fault), header.first_position) from None
 
 
-def read_together(chunks: Sequence[tuple[Segment, Sequence[int]]]) -> Iterator[tuple[Record, ...]]:
-    """Iterate over the records of a few entries in several segments, as `Segment.records` does.
-
-    They are checked and decoded in one call: of a stream in ten segments, in half the time.
-    """
-    if len(chunks) == 1:
-        segment, numbers = chunks[0]
-        yield from segment.records(numbers)
-        return
-    found = [(segment, segment.places(numbers)) for segment, numbers in chunks]
-    _, lengths, crcs = zip(*[place for _, places in found for place in places], strict=True)
-    if sum(lengths) <= _BYTES_AT_ONCE:
-        raws = [raw for segment, places in found for raw in segment.log_pieces(places)]
-        if tuple(map(crc32, raws)) == crcs and all(raws):
-            yield unpack(array_head(len(raws)) + b"".join(raws), use_list=False)
-            return
-    for segment, numbers in chunks:
-        yield from segment.records(numbers)
-
-
 class SealedSegment(Segment):
     """A segment that never changes: mapped, and checked against what the manifest says of it.
 
@@ -459,7 +430,7 @@ class SealedSegment(Segment):
     def _open_log(self) -> None:
         log_bytes = self.info.log_bytes
         self._log = map_file(self.log_path)
-        self._map: Any = self._log.obj  # slices of the map itself are bytes, made in one step
+        self._map: mmap | None = self._log.obj  # type: ignore[assignment]  # slices of it are bytes
         check_file_header(bytes(self._log[:FILE_HEADER_BYTES]), self.log_path, self.header)
         if len(self._log) != log_bytes:
             raise CorruptionError(
@@ -468,9 +439,8 @@ class SealedSegment(Segment):
                 f"the file has {len(self._log)} bytes, {log_bytes} were sealed",
             )
 
-    def log_pieces(self, places: Sequence[tuple[int, int, int]]) -> list[bytes]:
-        log = self._map
-        return [log[offset : offset + length] for offset, length, _ in places]
+    def _maybe_in_memory(self) -> mmap | None:
+        return self._map
 
     def window(self, offset: int, length: int) -> tuple[bytes | memoryview, int]:  # noqa: ARG002 - all of it
         return self._log, 0

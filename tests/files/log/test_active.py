@@ -13,6 +13,7 @@ from evlog import EventStore, NewEvent
 from evlog.errors import CorruptionError
 from evlog.files.format.entries import ENTRY_BYTES
 from evlog.files.format.frames import FRAME_MAGIC
+from evlog.files.format.headers import FILE_HEADER_BYTES
 from evlog.files.log import active as active_module
 from evlog.files.log.active import ActiveSegment
 from evlog.files.log.log import Log
@@ -234,27 +235,47 @@ def test_large_active_segment_is_read_in_windows(memory_path: Path, monkeypatch:
         assert segment.later_frames_durable(64) > 64
 
 
-@pytest.mark.parametrize("block_bits", [5, 8, 12])
-def test_blocks_in_memory_give_what_the_file_has(
-    memory_path: Path, monkeypatch: pytest.MonkeyPatch, block_bits: int
+@pytest.mark.parametrize("held_at_once", [50, 1 << 20])
+def test_the_log_in_memory_is_what_the_file_has(
+    memory_path: Path, monkeypatch: pytest.MonkeyPatch, held_at_once: int
 ) -> None:
-    monkeypatch.setattr(active_module, "_PIECES_BEFORE_BLOCKS", 0)
-    monkeypatch.setattr(active_module, "_BLOCK_BITS", block_bits)
-    monkeypatch.setattr(active_module, "_BLOCK_MASK", (1 << block_bits) - 1)
-    monkeypatch.setattr(active_module, "_MAX_BLOCKS", 3)
+    monkeypatch.setattr(active_module, "_PIECES_BEFORE_HOLDING", 0)
+    monkeypatch.setattr(active_module, "_HELD_AT_ONCE", held_at_once)
     with small_store(memory_path / "store", segment_events=1000) as store:
         segment = engine_of(store)._log.active.segment  # type: ignore[union-attr]
-        dice = random.Random(block_bits)
+        dice = random.Random(held_at_once)
         for number in range(40):
             store.append("s", [new(number), NewEvent("T", b"x" * dice.randrange(300), content_type="binary")])
             raw = Path(segment.log_path).read_bytes()
-            places = []
-            for _ in range(30):
-                offset = dice.randrange(len(raw) + 20)
-                places.append((offset, dice.randrange(400), 0))
+            offsets = [dice.randrange(segment.end) for _ in range(30)]
+            places = [(offset, min(dice.randrange(400), segment.end - offset), 0) for offset in offsets]
             assert segment.log_pieces(places) == [raw[at : at + length] for at, length, _ in places]
-            assert len(segment._blocks) <= 3
+        while segment._maybe_in_memory() is None:
+            assert held_at_once == 50
         assert [event.version for event in store.read("s")] == list(range(1, 81))
+
+
+def test_a_log_that_is_too_long_is_not_kept_in_memory(
+    store: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(active_module, "_PIECES_BEFORE_HOLDING", 0)
+    monkeypatch.setattr(active_module, "_MAX_HELD_BYTES", 5000)
+    segment = engine_of(store)._log.active.segment  # type: ignore[union-attr]
+    before = len(list(store.read("s-1")))
+    assert segment._maybe_in_memory() is not None
+    store.append("s-1", [NewEvent("T", b"x" * 5000, content_type="binary")])
+    assert len(list(store.read("s-1"))) == before + 1
+    assert segment._maybe_in_memory() is None
+
+
+def test_what_is_wrong_in_memory_is_read_again(store: EventStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(active_module, "_PIECES_BEFORE_HOLDING", 0)
+    segment = engine_of(store)._log.active.segment  # type: ignore[union-attr]
+    there = list(store.read("s-1"))
+    held = segment._maybe_in_memory()
+    assert held is not None
+    held[FILE_HEADER_BYTES : segment.end] = bytes(segment.end - FILE_HEADER_BYTES)
+    assert list(store.read("s-1")) == there != []
 
 
 def test_what_a_mark_speaks_of_is_taken_in_by_its_entries(store: EventStore) -> None:

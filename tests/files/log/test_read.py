@@ -162,7 +162,7 @@ def test_every_event_of_a_large_frame_is_read_one_by_one(
 ) -> None:
     store, events = history
     monkeypatch.setattr("evlog.files.log.segment._WHOLE_BODY_BYTES", 150)  # frames of more than two events
-    monkeypatch.setattr("evlog.files.log.segment._RECORDS_AT_ONCE", 2)
+    monkeypatch.setattr("evlog.files.log.segment.RECORDS_AT_ONCE", 2)
     for after, to in itertools.product(range(0, 45, 3), range(0, 45, 4)):
         assert list(store.read_all(after, to)) == events[after:to]
         assert list(store.read_all(after, to, reverse=True)) == events[after:to][::-1]

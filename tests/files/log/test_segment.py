@@ -76,7 +76,7 @@ def test_scan_is_every_slice_in_both_directions(
 def test_records_come_in_the_order_asked_for(
     segment: Segment, monkeypatch: pytest.MonkeyPatch, bytes_at_once: int
 ) -> None:
-    monkeypatch.setattr("evlog.files.log.segment._BYTES_AT_ONCE", bytes_at_once)
+    monkeypatch.setattr("evlog.files.log.segment.BYTES_AT_ONCE", bytes_at_once)
     for asked in (
         [],
         [3],
