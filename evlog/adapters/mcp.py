@@ -25,6 +25,7 @@ from evlog.errors import EvlogError, InvalidArgument
 from evlog.model.appends import ANY
 from evlog.model.events import Event, NewEvent
 from evlog.model.json_lines import encode_lines
+from evlog.model.matching import pattern_of_text
 from evlog.store import EventStore
 
 MAX_BYTES: Final = 64 * 1024
@@ -120,7 +121,9 @@ class _Tools:
         category: Category = None,
         types: Types = None,
         tags: Tags = None,
-        contains: Annotated[str | None, Field(description="A pattern that the data has to match.")] = None,
+        contains: Annotated[
+            str | None, Field(min_length=1, description="A text in the data or metadata, as it is stored.")
+        ] = None,
         since: Annotated[datetime | None, Field(description="Written then or later.")] = None,
         until: Annotated[datetime | None, Field(description="Written before then.")] = None,
         after: Annotated[int, Field(ge=0, description="Behind this position, or version of the stream.")] = 0,
@@ -130,8 +133,9 @@ class _Tools:
         """Read events in the order in which they were written: of one stream, or of the whole store."""
         if stream is not None and category is not None:
             raise InvalidArgument("stream and category exclude each other; give one of them")
+        grep = None if contains is None else pattern_of_text(contains)  # no pattern that never ends
         selection: dict[str, Any] = {
-            "types": types, "tags": tags, "grep": contains, "since": since, "until": until,
+            "types": types, "tags": tags, "grep": grep, "since": since, "until": until,
         }  # fmt: skip
         if stream is None:
             events = self._store.read_all(after, category=category, reverse=newest_first, **selection)

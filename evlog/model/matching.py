@@ -79,6 +79,11 @@ def _checked_text(text: object, what: str) -> str:
     return text
 
 
+def pattern_of_text(text: str) -> str:
+    """Return a pattern that finds just this text, in time that grows with the data alone."""
+    return "".join(f"\\{character}" if character in _SPECIAL else character for character in text)
+
+
 def _is_plain(pattern: str) -> bool:
     return _SPECIAL.isdisjoint(pattern)
 

@@ -4,16 +4,18 @@
 2. The log is searched piece by piece. The pieces grow while they are searched quickly, so a selection that an
    index answers needs few, and a pattern that occurs nowhere can be given up after each.
 3. An answer says how far it came. A page asks again from there, or stops.
+4. A text is searched as it is. A regular expression that backtracks without end would hold the interpreter's
+   lock, and with it every request and Ctrl-C, until the process is killed.
 """
 
 from __future__ import annotations
 
-import re
 import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from evlog.errors import EvlogError, InvalidArgument
+from evlog.model.matching import pattern_of_text
 from evlog.model.when import parse_when
 
 if TYPE_CHECKING:
@@ -78,7 +80,7 @@ def selection_of(query: QueryParams) -> Selection:
         name: parse_when(given[name], now) for name in ("since", "until") if name in given
     }
     if "text" in given:
-        options["grep"] = as_pattern(given["text"])
+        options["grep"] = pattern_of_text(given["text"])  # see rule 4
     if "correlation" in given:
         options["correlation"] = given["correlation"]
     for name, option in (("type", "types"), ("tag", "tags")):
@@ -90,14 +92,6 @@ def selection_of(query: QueryParams) -> Selection:
             raise InvalidArgument("stream and category both say which streams", "leave one of them empty")
         options["category"] = category
     return Selection(stream, options)
-
-
-def as_pattern(text: str) -> str:
-    """Return a search text as a pattern: `/…/` is a regular expression, `/…/i` one that ignores case."""
-    found = re.fullmatch(r"/(.+)/(i?)", text)
-    if found is None:
-        return re.sub(r"([][\\.^$*+?{}()|])", r"\\\1", text)
-    return ("(?i)" if found[2] else "") + found[1]
 
 
 def number_of(query: QueryParams, name: str, most: int | None = None) -> int | None:

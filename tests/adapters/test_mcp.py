@@ -78,6 +78,7 @@ def test_a_client_reads_the_store_through_its_tools(path: str) -> None:
         assert [event["version"] for event in found["events"]] == [2]
         assert len((await call(client, "read_events", tags=["n:3"]))["events"]) == 1
         assert len((await call(client, "read_events", contains='"n":3'))["events"]) == 1
+        assert (await call(client, "read_events", contains="(x+x+)+y|n"))["events"] == []
         event = await call(client, "show_event", event="2")
         assert event["stream"] == "order-1"
         assert await call(client, "show_event", event=event["id"]) == event
