@@ -36,6 +36,22 @@ def test_asking_for_what_is_at_hand_acknowledges_the_event_before(store: EventSt
         assert subscription.position == 1
 
 
+def test_a_loop_over_what_is_at_hand_acknowledges_what_it_went_on_from(store: EventStore) -> None:
+    fill(store, 9)
+    with store.subscribe() as subscription:
+        assert list(subscription.events_at_hand()) == []  # nothing has looked yet
+        subscription.next_event(0)
+        for event in subscription.events_at_hand():
+            assert subscription.position == event.position - 1
+            if event.position == 5:
+                break
+        assert subscription.position == 4
+        assert numbers(subscription.events_at_hand()) == [5, 6, 7, 8]
+        assert subscription.position == 9
+        subscription.stop()
+        assert list(subscription.events_at_hand()) == []
+
+
 def test_what_was_not_dealt_with_after_all_comes_again(store: EventStore) -> None:
     fill(store, 9)
     subscription = store.subscribe("a")

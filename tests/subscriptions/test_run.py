@@ -234,7 +234,11 @@ def test_an_error_while_reading_leaves_nothing_out_afterwards(
         rest = numbers(iter(subscription.next_at_hand, None))
         return rest if first is None else [int(first.data), *rest]
 
-    for take in (drain, numbers, at_hand):
+    def in_a_loop(subscription: Subscription) -> list[int]:
+        first = subscription.next_event(0)
+        return [] if first is None else [int(first.data), *numbers(subscription.events_at_hand())]
+
+    for take in (drain, numbers, at_hand, in_a_loop):
         failing[:] = [True]
         with store.subscribe(timeout=0) as subscription:
             with pytest.raises(KeyboardInterrupt):

@@ -49,6 +49,11 @@ class Script:
                 else:
                     step()
 
+            def rest(self, seconds: float) -> None:
+                script.sleeps.append(seconds)
+                script.now += seconds
+                script.during_sleep(seconds)
+
             def has_news(self) -> None:
                 pass
 
@@ -64,11 +69,6 @@ class Script:
 
             def thread_time(self) -> float:
                 return script.thread_seconds
-
-            def sleep(self, seconds: float) -> None:
-                script.sleeps.append(seconds)
-                script.now += seconds
-                script.during_sleep(seconds)
 
         monkeypatch.setattr(feed, "Watch", ScriptedWatch)
         for module in (follow, feed):

@@ -97,8 +97,17 @@ class Watch:
                 else:
                     self._take_notice()
 
+    def rest(self, seconds: float) -> None:
+        """Return after the time, whatever changes meanwhile; sooner only after `wake`."""
+        if self._wake_fd is None:
+            time.sleep(seconds)
+            return
+        woken = select.poll()
+        woken.register(self._wake_fd, select.POLLIN)
+        woken.poll(1000 * seconds)  # it is read by the next wait
+
     def wake(self) -> None:
-        """End the present or the next wait; from any thread or signal handler.
+        """End the present or the next wait or rest; from any thread or signal handler.
 
         Where it polls without notifications, the wait ends by itself a moment later.
         """

@@ -277,6 +277,20 @@ def test_a_wake_ends_the_present_wait_or_the_next_but_no_later_one(watch: Watch)
 
 
 @linux
+def test_a_rest_is_ended_by_a_wake_alone(watch: Watch, memory_path: Path) -> None:
+    watch.begin()
+    (memory_path / "file").write_bytes(b"x")
+    began = time.monotonic()
+    watch.rest(0.02)
+    assert time.monotonic() - began >= 0.02  # the change ended nothing
+    timer = threading.Timer(0.01, watch.wake)
+    timer.start()
+    watch.rest(LONG_SECONDS)
+    timer.join()
+    assert time.monotonic() - began < LONG_SECONDS
+
+
+@linux
 @pytest.mark.usefixtures("no_ticks")
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_a_forked_child_takes_no_notification_of_its_parent(watch: Watch, memory_path: Path) -> None:

@@ -218,7 +218,7 @@ def test_a_quick_exchange_after_a_quiet_time_is_never_delayed(store: EventStore,
 
     with store.subscribe() as subscription:
         for _ in range(3):
-            for _ in range(15):
+            for _ in range(10):
                 script.steps = [append]
                 assert subscription.next_event(LONG_SECONDS) is not None
             script.now += 0.5
@@ -238,7 +238,7 @@ def test_a_hundred_events_a_second_are_each_given_out_at_once(store: EventStore,
         assert script.sleeps == []
 
 
-@pytest.mark.parametrize(("look_seconds", "share"), [(0.0002, 1 / 40), (0.001, 1 / 40), (0.003, 1 / 15)])
+@pytest.mark.parametrize(("look_seconds", "share"), [(0.0002, 1 / 40), (0.001, 1 / 40), (0.003, 1 / 25)])
 def test_under_a_busy_writer_a_feed_rests_by_what_its_looks_cost(
     store: EventStore, script: Script, look_seconds: float, share: float
 ) -> None:
@@ -255,7 +255,7 @@ def test_under_a_busy_writer_a_feed_rests_by_what_its_looks_cost(
                 script.thread_seconds += look_seconds
                 assert subscription.next_event(LONG_SECONDS) is not None
         assert script.thread_seconds < 4.0 * share
-        assert 0.0 < max(script.sleeps) <= 0.05
+        assert 0.0 < max(script.sleeps) <= 0.1
         script.during_sleep = lambda _: None
         script.steps = []
         drain(subscription)

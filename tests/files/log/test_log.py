@@ -340,3 +340,37 @@ def test_records_read_to_find_ids_do_not_multiply(
         again = store.append("s", [new(n, id=make(n)) for n in range(1, 200)])
         assert again.duplicate
         assert read <= 3050 + 200
+
+
+def test_what_the_mark_says_was_written_is_taken_in(store: EventStore) -> None:
+    fill(store, 3)
+    log = Log(store.path)
+    store.append_many([("s", [new(3), new(4)]), ("t", [new(5)])])
+    stamp, marks = log.stamp_and_marks()
+    assert log.follow(stamp, marks)
+    assert log.head == log.acknowledged_position(marks) == 6
+    assert log.follow(stamp, marks)  # nothing more
+
+
+def test_a_mark_that_is_not_what_is_there_is_not_followed(store: EventStore) -> None:
+    fill(store, 3)
+    log = Log(store.path)
+    before = log.stamp_and_marks()[1]
+    store.append("s", [new(3)])
+    stamp, marks = log.stamp_and_marks()
+    flipped = bytes([marks[0] ^ 1]) + marks[1:]
+    for other in (b"", flipped, marks[:39] + bytes([marks[39] ^ 1]) + marks[40:]):
+        assert not log.follow(stamp, other)
+    assert not log.follow(stamp._replace(inode=stamp.inode + 1), marks)
+    offsets = segment_files(store, "offsets")[-1]
+    raw = offsets.read_bytes()
+    offsets.write_bytes(raw[:-1] + bytes([raw[-1] ^ 1]))
+    assert not log.follow(stamp, marks)
+    offsets.write_bytes(raw[:-1])
+    assert not log.follow(stamp, marks)
+    assert log.head == 3
+    log.refresh()
+    assert log.head == 4
+    assert not log.follow(stamp, before)  # the log is ahead of it
+    fill(store, 20)
+    assert not log.follow(stamp, log.stamp_and_marks()[1])  # another segment's
