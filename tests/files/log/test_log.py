@@ -369,6 +369,9 @@ def test_a_mark_that_is_not_what_is_there_is_not_followed(store: EventStore) -> 
     offsets.write_bytes(raw[:-1])
     assert not log.follow(stamp, marks)
     assert log.head == 3
+    offsets.write_bytes(raw)
+    log.reset()
+    assert not log.follow(stamp, marks)  # everything is to be read again
     log.refresh()
     assert log.head == 4
     assert not log.follow(stamp, before)  # the log is ahead of it
