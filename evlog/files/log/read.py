@@ -295,7 +295,7 @@ def _entry_batches(
     elif reverse:
         batches = segment.scan_back(low, high)
     elif selection.newest_singly and isinstance(part, ActivePart) and high - low <= _RECORDS_AT_MOST:
-        batches = segment.records(range(low, high), None, _RECORDS_AT_MOST)
+        batches = segment.records(range(low, high), _RECORDS_AT_MOST)
     else:
         batches = segment.scan(low, high, joins_small=True)
     if redacted is not None and erases:
