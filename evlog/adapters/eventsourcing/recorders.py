@@ -32,6 +32,7 @@ from evlog.adapters.eventsourcing.insertion import (
     notification_id_of,
 )
 from evlog.adapters.eventsourcing.selection import (
+    Pages,
     originator_id_of,
     select_sparse,
     select_successive,
@@ -42,7 +43,6 @@ from evlog.model.events import Event, NewEvent
 from evlog.store import EventStore
 
 EVENTS: Final = "events"
-_PAGE: Final = 1000
 _RECENT: Final = 16
 _MOST_IDS: Final = 1 << 16
 _INTERRUPT_SECONDS: Final = 0.05
@@ -133,6 +133,7 @@ class EvlogApplicationRecorder(EvlogAggregateRecorder, ApplicationRecorder):
     def __init__(self, store: EventStore, **options: Any) -> None:
         super().__init__(store, **options)
         self._ids: dict[str, UUID | str] = {}  # by stream; not guarded: threads may add the same pairs twice
+        self._pages = Pages(self.store, self.category)
 
     @translated
     def insert_events(self, stored_events: Sequence[StoredEvent], **kwargs: Any) -> Sequence[int] | None:
@@ -151,15 +152,13 @@ class EvlogApplicationRecorder(EvlogAggregateRecorder, ApplicationRecorder):
     ) -> Sequence[Notification]:
         """Return events from one position to another, both inclusive unless said otherwise."""
         after = 0 if start is None else max(start - inclusive_of_start, 0)
-        store, category = self.store, self.category
-        found: list[Event] = []
-        if not topics and limit <= _PAGE and (stop is None or after + limit < stop):
-            # As a rule all positions there are the application's: what is behind the page is not looked at.
-            found += store.read_all(after, after + limit, category=category)
-            after += limit
-        if len(found) < limit:
-            left = limit - len(found)
-            found += store.read_all(after, stop, category=category, types=topics or None, limit=left)
+        found: Iterable[Event]
+        if topics or stop is not None:
+            found = self.store.read_all(
+                after, stop, category=self.category, types=topics or None, limit=limit
+            )
+        else:
+            found = self._pages.read(after, limit)
         return list(map(self.notification_of, found))
 
     @translated

@@ -120,6 +120,57 @@ def test_pages_of_notifications_have_every_event_once(store: EventStore) -> None
         assert found == ids
 
 
+def test_what_was_read_ahead_does_not_hide_what_happened_since(store: EventStore) -> None:
+    recorder = EvlogApplicationRecorder(store, application="Kennel")
+    recorder.insert_events(stored(uuid4(), *range(1, 41)))
+
+    def page(start: int) -> dict[int, bytes]:
+        return {found.id: found.state for found in recorder.select_notifications(start, 10)}
+
+    assert [*page(1), *page(11)] == list(range(1, 21))
+    store.redact(25, reason="a test")
+    assert (page(21)[24], page(21)[25]) == (b'{"a":1}', b"null")
+    assert list(page(31)) == list(range(31, 41))
+    assert page(41) == {}
+    recorder.insert_events(stored(uuid4(), 1))
+    assert list(page(41)) == [42]
+
+
+def test_pages_of_large_events_are_whole_though_little_is_read_ahead(
+    store: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("evlog.adapters.eventsourcing.selection._AHEAD_BYTES", 1000)
+    recorder = EvlogApplicationRecorder(store, application="Kennel")
+    for _ in range(7):
+        recorder.insert_events(stored(uuid4(), 1, 2, 3, 4, 5, state=b"x" * 300))
+    for limit in (2, 3, 10):
+        starts = range(1, 36, limit)
+        pages = [[n.id for n in recorder.select_notifications(start, limit)] for start in starts]
+        assert pages == [list(range(start, min(36, start + limit))) for start in starts]
+        assert len(recorder._pages._kept.events) <= max(limit, 5)
+
+
+def test_read_ahead_counts_for_a_while(store: EventStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder = EvlogApplicationRecorder(store, application="Kennel")
+    recorder.insert_events(stored(uuid4(), *range(1, 41)))
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    reads: list[int] = []
+    read_all = store.read_all
+
+    def counted(after: int, *arguments: Any, **options: Any) -> Iterator[Event]:
+        reads.append(after)
+        return read_all(after, *arguments, **options)
+
+    monkeypatch.setattr(store, "read_all", counted)
+    for start in (1, 11, 21, 31):
+        assert len(recorder.select_notifications(start, 10)) == 10
+    assert reads == [0, 10]
+    now[0] = 1.0
+    assert len(recorder.select_notifications(21, 10)) == 10
+    assert reads == [0, 10, 20]
+
+
 # --- versions
 
 
