@@ -333,7 +333,7 @@ class EventStore:
                 before = len(events)
                 events += new
                 streams += [stream] * (len(events) - before)
-            return streams, encode_events(events)
+            return streams, list(encode_events(events))
 
         batch = transact(self, about, encoded, retries=retries, key=key)
         return [] if batch is None else results_by_stream(batch)

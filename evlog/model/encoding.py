@@ -8,11 +8,19 @@ tokens become spaces: so one event is one line of output.
 from __future__ import annotations
 
 import sys
-from itertools import repeat
-from operator import attrgetter, itemgetter
+from operator import attrgetter
 
 from evlog.errors import EventTooLarge, InvalidEvent
-from evlog.model.events import CONTENT_TYPES, JSON_CODE, MAX_EVENT_BYTES, TEXT_CODE, NewEvent, check_type
+from evlog.model.events import (
+    CONTENT_TYPES,
+    JSON_CODE,
+    MAX_EVENT_BYTES,
+    TEXT_CODE,
+    EncodedEvents,
+    NewEvent,
+    check_type,
+    column_of,
+)
 from evlog.model.json_text import encode_json, make_decoder
 
 TYPE_CHECKING = False
@@ -36,18 +44,20 @@ _SINGLES_BEFORE_BULK: Final = 2000
 _checked_types: set[str] = set()  # names that passed the check: a program has few types
 
 
-def encode_events(events: Sequence[NewEvent]) -> list[EncodedEvent]:
+def encode_events(events: Sequence[NewEvent]) -> Sequence[EncodedEvent]:
     """Check events and return what a record holds of each.
 
     Raises:
         InvalidEvent, EventTooLarge: the first event that cannot be stored.
     """
     alike = _encode_alike(events) if len(events) >= _BULK_EVENTS else None
+    encoded: Sequence[EncodedEvent]
     encoded, unchecked = alike or _encode_each(events)
+    types: Iterable[Any] = column_of(encoded, 0)
     try:
-        types: Iterable[Any] = set(map(itemgetter(0), encoded)) - _checked_types
+        types = set(types) - _checked_types
     except TypeError:  # one cannot be hashed, so it is not a text
-        types = map(itemgetter(0), encoded)
+        pass
     for type in types:
         if len(_checked_types) >= _MAX_CHECKED_TYPES:
             _checked_types.clear()
@@ -61,7 +71,7 @@ def encode_events(events: Sequence[NewEvent]) -> list[EncodedEvent]:
     return encoded
 
 
-def _encode_alike(events: Sequence[NewEvent]) -> tuple[list[EncodedEvent], Sequence[bytes]] | None:
+def _encode_alike(events: Sequence[NewEvent]) -> tuple[EncodedEvents, Sequence[bytes]] | None:
     """Encode a bulk load by columns, in C; None if some event is not JSON in bytes with an id in bytes."""
     if set(map(_class_of, events)) != {NewEvent}:
         return None
@@ -73,7 +83,7 @@ def _encode_alike(events: Sequence[NewEvent]) -> tuple[list[EncodedEvent], Seque
         and set(map(len, ids)) == {16}
         and max(map(len, datas)) <= MAX_EVENT_BYTES
     )
-    return (list(zip(types, ids, repeat(JSON_CODE), datas, metadatas)), datas) if alike else None
+    return (EncodedEvents(types, ids, [JSON_CODE] * len(ids), datas, metadatas), datas) if alike else None
 
 
 def _encode_each(events: Sequence[NewEvent]) -> tuple[list[EncodedEvent], Sequence[bytes]]:

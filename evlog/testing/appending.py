@@ -100,6 +100,25 @@ class AppendTests(EngineTests):
         assert list(result.duplicates) == [True, False]
         assert list(result.versions) == [1, 2]
 
+    def test_a_bulk_load_is_stored_and_known_again_as_a_whole(self, store: EventStore) -> None:
+        events = [NewEvent(f"T{n % 2}", b'{"n":%d}' % n, id=UUID(int=n + 1).bytes) for n in range(20)]
+        first = store.append("a", events, NO_STREAM)
+        assert (first.first_version, first.last_version, first.duplicate) == (1, 20, False)
+        assert [(event.type, event.data, event.id_bytes) for event in store.read("a")] == [
+            (event.type, event.data, event.id) for event in events
+        ]
+        again = store.append("a", events, NO_STREAM)
+        assert again[:5] == first[:5]
+        assert (again.duplicate, again.ids, store.head) == (True, first.ids, first.last_position)
+        events[13] = NewEvent("T1", b"{}", id=events[13].id)
+        with pytest.raises(evlog.IdConflict):
+            store.append("a", events)
+        events[13] = NewEvent("T1", b"{}", id=UUID(int=99).bytes)
+        with pytest.raises(evlog.IdConflict):
+            store.append("a", events)
+        assert store.append_encoded(["a"] * 20, encode_events(events), skip_known=True).appended == 1
+        assert [event.data for event in store.read("a", from_version=20)] == [b'{"n":19}', b"{}"]
+
     def test_an_id_given_twice_in_one_append_is_refused(self, store: EventStore) -> None:
         with pytest.raises(evlog.InvalidArgument):
             store.append("a", [new(0, id=UUID(int=1)), new(1, id=UUID(int=1))])

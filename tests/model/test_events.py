@@ -166,7 +166,19 @@ def test_events_of_one_form_are_encoded_as_each_of_them_alone(odd: NewEvent | No
         events[at] = odd
     encoded, unchecked = en._encode_each(events)
     assert encode_events(events) == encoded
-    assert (en._encode_alike(events) == (encoded, unchecked)) is (odd is None)
+    alike = en._encode_alike(events)
+    assert (alike is None) is (odd is not None)
+    if alike is not None:
+        columns, datas = alike
+        assert columns == encoded
+        assert datas == unchecked
+        assert columns[3] == encoded[3]
+        assert columns[2:5] == encoded[2:5]
+        assert [*columns] == encoded
+        assert len(columns) == len(encoded)
+        assert [*ev.columns_of(columns)] == [list(column) for column in ev.columns_of(encoded)]
+        assert [ev.column_of(columns, at) for at in range(5)] == [*columns.columns]
+        assert [ev.column_of(encoded, at) for at in range(5)] == [*columns.columns]
 
 
 @pytest.mark.parametrize(

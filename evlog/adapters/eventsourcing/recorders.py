@@ -238,7 +238,7 @@ class EvlogTrackingRecorder(EvlogRecorder, TrackingRecorder):
             before = len(events)
             events += new
             streams += [stream] * (len(events) - before)
-        self._append_processed([Others(streams, encode_events(events))], tracking)
+        self._append_processed([Others(streams, list(encode_events(events)))], tracking)
 
     def _append_processed(self, parts: Sequence[Part], tracking: Tracking) -> Sequence[int]:
         stream = self._tracking_stream(tracking.application_name)

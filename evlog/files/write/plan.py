@@ -28,7 +28,7 @@ from evlog.files.format.frames import MAX_VERSION, make_records, pack_records
 from evlog.files.format.hashes import hash_ids, hash_stream, hash_type, maybe_tag_bits
 from evlog.files.log.read import find_first
 from evlog.model.appends import NO_STREAM, STREAM_EXISTS, BatchResult, SchemasChanged, damaged_schema
-from evlog.model.events import id_text, make_ids, tags_of
+from evlog.model.events import column_of, id_text, make_ids, tags_of
 from evlog.model.retention import SCHEMAS_STREAM
 
 TYPE_CHECKING = False
@@ -169,27 +169,28 @@ class Planner:
 
     def _hash_types_locked(self, events: Sequence[EncodedEvent]) -> list[int]:
         cache = self._type_hashes
+        types = column_of(events, 0)
         try:
-            return [cache[event[0]] for event in events]
+            return list(map(cache.__getitem__, types))
         except KeyError:
             if len(cache) > _MAX_REMEMBERED_TYPES:
                 cache = self._type_hashes = {}
-            for type in {event[0] for event in events}:
+            for type in set(types):
                 cache[type] = hash_type(type)
-            return [cache[event[0]] for event in events]
+            return list(map(cache.__getitem__, types))
 
     # --- deduplication
 
     def _find_known_locked(self, append: Append) -> Plan:
         """Return a plan of the events that are not known already, with their ids, made where missing."""
         events = append.events
-        given = [event[1] for event in events]
+        given: Sequence[bytes | None] = column_of(events, 1)
         missing = given.count(None)
         if missing == len(given):
-            ids = make_ids(missing)
-            return Plan(append, {}, ids, hash_ids(ids))
+            made = make_ids(missing)
+            return Plan(append, {}, made, hash_ids(made))
         unused = iter(make_ids(missing) if missing else ())
-        ids = [id or next(unused) for id in given]
+        ids: Sequence[bytes] = [id or next(unused) for id in given] if missing else given  # type: ignore[assignment]
         id_hashes = hash_ids(ids)
         if len(ids) >= _MANY and not missing:
             retried = self._maybe_find_retried(append, ids, id_hashes)
@@ -360,7 +361,7 @@ def _maybe_selected(
 
 
 def _hash_tags(events: Sequence[EncodedEvent]) -> list[int] | None:
-    metadatas = [event[4] for event in events]
+    metadatas = column_of(events, 4)
     if metadatas.count(None) == len(metadatas):
         return None
     try:

@@ -294,7 +294,9 @@ class Writer:
             return False
         append.give_ids()
         expected = append.expectations[0].version if append.expectations else None
-        return slot.submit(append.streams[0], expected, append.events, append.conditions, append.schemas)
+        return slot.submit(
+            append.streams[0], expected, list(append.events), append.conditions, append.schemas
+        )
 
     def _served(self, append: Append, place: Place) -> BatchResult:
         self._contended = _CONTENDED_APPENDS
