@@ -11,17 +11,16 @@ from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import compress, pairwise, repeat
-from operator import eq, lt, mod, mul, ne, rshift, sub
+from operator import eq, lt, sub
 from typing import Final, NamedTuple
 
 from evlog.files.check import findings as kinds
-from evlog.files.check.indexes import pick
 from evlog.files.check.known import Known, Segments, map_sorted
 from evlog.files.check.task import SegmentTask
 from evlog.files.disk.files import map_file
 from evlog.files.format import paths
 from evlog.files.format.entries import ENTRY, ENTRY_BYTES
-from evlog.files.format.filter import MARKS, SEVERAL, Block, decode_blocks, filter_key
+from evlog.files.format.filter import Block, LookUp, decode_blocks, filter_key, identity_of
 from evlog.files.format.headers import KIND_STREAMS, KIND_TAGS, FormatFault
 from evlog.files.format.sorted_index import page_crcs, suffixes_of
 from evlog.model.events import id_text
@@ -30,7 +29,6 @@ from evlog.model.reports import Finding
 HASHES_AT_ONCE: Final = 1 << 16
 SEGMENTS_AT_ONCE: Final = 16  # for whose blocks the filter is read
 _KEYS_AT_ONCE: Final = 4096  # columns of few stay in the processor's cache
-_MARK_OF: Final = bytes(range(1, 256)) + b"\0"  # of a key's rest by MARKS
 
 
 # --- versions
@@ -242,34 +240,37 @@ def check_filter(known: Sequence[Known]) -> list[Finding]:
         blocks = decode_blocks(raw, first.store_id)[0]
     except (FileNotFoundError, FormatFault):
         return []  # there is none, or that is found already
-    found = []
+    found, is_sound = [], dict[int, bool]()
+    last = {member: (block, place) for block in blocks for place, member in enumerate(block.members)}
     for segment in known:
-        block = blocks.get(segment.task.info[:3])
+        block, place = last.get(identity_of(segment.task.info), (None, 0))
         suffixes = suffixes_of(segment.task.info.tagged_events)
         if block is None or not set(suffixes).issubset(segment.sound_indexes):
             continue
-        if page_crcs(raw[block.tables_at : block.end]) != bytes(raw[block.crcs_at : block.tables_at]):
-            detail = f"a page fails its CRC; {kinds.DERIVED}"
-            found.append(kinds.note(kinds.INDEX, name, block.start, None, detail))
-        elif not all(_filter_holds(raw, block, segment.task, kind) for kind in suffixes):
+        if block.start not in is_sound:
+            crcs = page_crcs(raw[block.tables_at : block.end])
+            is_sound[block.start] = crcs == bytes(raw[block.crcs_at : block.tables_at])
+            if not is_sound[block.start]:
+                detail = f"a page fails its CRC; {kinds.DERIVED}"
+                found.append(kinds.note(kinds.INDEX, name, block.start, None, detail))
+        if is_sound[block.start] and not all(
+            _filter_holds(raw, block, place, segment.task, kind) for kind in suffixes
+        ):
             detail = f"it hides keys of {segment.task.name}, though its CRCs hold: readers miss events"
             found.append(kinds.damage(kinds.INDEX, name, block.start, None, detail))
     return found
 
 
-def _filter_holds(raw: memoryview, block: Block, task: SegmentTask, kind: int) -> bool:
-    """Return whether the table of a block has each key of a sorted index."""
-    at, slots = block.table(kind)
-    table = bytes(raw[at : at + slots])
+def _filter_holds(raw: memoryview, block: Block, place: int, task: SegmentTask, kind: int) -> bool:
+    """Return whether the table of a block has each key that a sorted index of one of its segments has."""
+    at, slots = block.tables[kind]
+    count = len(block.members)
+    table = bytes(raw[at + place : at + slots * count : count])
     every = map_sorted(task, kind)[0]
     for low in range(0, len(every), _KEYS_AT_ONCE):
         keys = every[low : low + _KEYS_AT_ONCE].tolist()
         if kind in (KIND_STREAMS, KIND_TAGS):
             keys = [filter_key(kind, key) for key in keys]
-        if not slots:
-            return False
-        marks = pick(table, list(map(rshift, map(mul, keys, repeat(slots)), repeat(32))))
-        wanted = bytes(map(mod, keys, repeat(MARKS))).translate(_MARK_OF)
-        if bytes(marks) != wanted and not {SEVERAL}.issuperset(compress(marks, map(ne, marks, wanted))):
+        if not slots or len(LookUp(keys).find(table)) < len(keys):
             return False
     return True

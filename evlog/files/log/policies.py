@@ -185,7 +185,7 @@ class PolicyTable:
 
     def _find_entries(self, sealed: Sequence[SealedPart], filter: SegmentFilter) -> None:
         """Look up the store's own events in the segments where that was not done yet."""
-        possible = {place for key in self._types for place in filter.places(sealed, KIND_TYPES, key)}
+        possible = set(filter.places(sealed, KIND_TYPES, *self._types))
         for place, part in enumerate(sealed):
             if part.system_numbers is None:
                 found = set[int]()

@@ -1,7 +1,7 @@
 """Which sealed segments may hold a stream, a type, an id or a tag, by the file `filter`.
 
 1. The file is derived, and only saves work. A segment that it does not cover is looked into.
-2. A table is used after its pages have been checked. What is damaged counts as not covered.
+2. A table is used after its pages have been checked. A damaged block counts as not there.
 3. The file is mapped again only when enough segments are not covered: a process that rolls has just sealed
    those itself, and looks into them quickly.
 4. What is known for one list of sealed segments is one value, replaced whole, so threads need no lock.
@@ -9,14 +9,25 @@
 
 from __future__ import annotations
 
-import os
+from itertools import compress, repeat
 from zlib import crc32
 
 from evlog.errors import EvlogError
 from evlog.files.disk.files import map_file
 from evlog.files.format import paths
-from evlog.files.format.filter import MARKS, SEVERAL, LookUp, decode_blocks, filter_key
-from evlog.files.format.headers import KIND_IDS, KIND_STREAMS, KIND_TAGS, KIND_TYPES, FormatFault
+from evlog.files.format.filter import (
+    LookUp,
+    check_filter_header,
+    filter_key,
+    find_blocks,
+    identity_of,
+    mask_of,
+    match_of,
+    maybe_decode_block,
+    members_at,
+    shift_of,
+)
+from evlog.files.format.headers import KIND_IDS, FormatFault
 from evlog.files.format.sorted_index import PAGE_BYTES
 
 TYPE_CHECKING = False
@@ -35,101 +46,117 @@ if TYPE_CHECKING:
 
 
 _CHECKED_AT_ONCE: Final = PAGE_BYTES  # a table up to this size is checked whole when it is first used
-_LOOKS_BEFORE_CHECKING_ALL: Final = 64
+_MANY_KEYS: Final = 64  # for so many at once a table is checked whole
 _MAX_UNCOVERED: Final = 2  # and one in 64 segments
+STALE: Final = -1
 
 
 class FilterFault(Exception):
-    """A damaged page of a segment's block."""
+    """A damaged page of a block."""
 
-    def __init__(self, identity: Identity) -> None:
-        super().__init__(f"the filter's block of the segment {identity} is damaged")
-        self.identity = identity
+    def __init__(self, start: int) -> None:
+        super().__init__(f"the filter's block at offset {start} is damaged")
+        self.start = start
 
 
-class _Table:
-    """One table of one block, and which of its pages are checked."""
+class UsedBlock:
+    """A block that is used for some segments, and which of its pages are checked."""
 
-    __slots__ = ("_block", "_first", "_looks", "_raw", "cells", "identity", "place", "unchecked")
+    __slots__ = ("_checked", "_whole", "block", "places", "raw", "top")
 
-    def __init__(self, raw: memoryview, identity: Identity, place: int, block: Block, kind: int) -> None:
-        at, slots = block.table(kind)
-        self.place = place  # in the list of sealed segments
-        self.identity = identity
-        self.cells = raw[at : at + slots]
-        self.unchecked = True
-        self._raw = raw
-        self._block = block
-        self._first = at - block.tables_at
-        self._looks = 0
-        if slots <= _CHECKED_AT_ONCE:
-            self.check_all()
+    def __init__(self, raw: memoryview, block: Block, places: list[int]) -> None:
+        self.block = block
+        self.places = places  # of its segments in the list of sealed ones; STALE: another block is used
+        self.top = max(places)
+        self.raw = raw
+        # Threads share these without a lock: a page that two of them check at once is only checked twice.
+        self._checked = bytearray(-(-(block.end - block.tables_at) // PAGE_BYTES))
+        self._whole: set[int] = set()  # the tables that are checked
 
-    def check(self, keys: Sequence[int]) -> None:
+    def table(self, kind: int) -> memoryview:
+        """Return one of its tables."""
+        at, slots = self.block.tables[kind]
+        return self.raw[at : at + slots * len(self.places)]
+
+    def check(self, kind: int, keys: Sequence[int]) -> None:
         """Check the pages that an answer for these keys rests on.
 
         Raises:
             FilterFault: one is damaged.
         """
-        self._looks += len(keys)
-        if self._looks > _LOOKS_BEFORE_CHECKING_ALL:
-            self.check_all()
+        if kind in self._whole:
             return
-        slots = len(self.cells)
-        for key in keys:
-            self._check_page((self._first + (key * slots >> 32)) // PAGE_BYTES)
+        at, slots = self.block.tables[kind]
+        count = len(self.places)
+        first = at - self.block.tables_at
+        if len(keys) > _MANY_KEYS or slots * count <= _CHECKED_AT_ONCE:
+            end = first + slots * count
+            self._check_pages(range(first // PAGE_BYTES, -(-end // PAGE_BYTES)))
+            self._whole.add(kind)
+        elif slots:
+            shift = shift_of(slots)
+            self._check_pages([(first + (key >> shift) * count) // PAGE_BYTES for key in keys])
 
     def check_all(self) -> None:
-        """Check the whole table. Raises as `check`."""
-        end = self._first + len(self.cells)
-        for page in range(self._first // PAGE_BYTES, -(-end // PAGE_BYTES)):
-            self._check_page(page)
-        self.unchecked = False
+        """Check all tables. Raises as `check`."""
+        self._check_pages(range(len(self._checked)))
 
-    def _check_page(self, page: int) -> None:
-        block = self._block
-        at = block.tables_at + page * PAGE_BYTES
-        end = min(at + PAGE_BYTES, block.end)
-        crc = self._raw[block.crcs_at + 4 * page : block.crcs_at + 4 * page + 4]
-        if crc32(self._raw[at:end]) != int.from_bytes(crc, "little"):
-            raise FilterFault(self.identity)
+    def _check_pages(self, pages: Sequence[int]) -> None:
+        raw, block, checked = self.raw, self.block, self._checked
+        for page in pages:
+            if not checked[page]:
+                at, crc_at = block.tables_at + page * PAGE_BYTES, block.crcs_at + 4 * page
+                crc = int.from_bytes(raw[crc_at : crc_at + 4], "little")
+                if crc32(raw[at : min(at + PAGE_BYTES, block.end)]) != crc:
+                    raise FilterFault(block.start)
+                checked[page] = 1
+
+    def find(self, kind: int, look_up: LookUp) -> dict[int, list[int]]:
+        """Return the indexes of the keys that may be in each segment, by its place; `check` comes before."""
+        places = self.places
+        if len(places) == 1:
+            own = look_up.find(self.table(kind))
+            return {places[0]: own} if own else {}
+        found: dict[int, list[int]] = {}
+        for at, marks in look_up.find_in_group(self.table(kind), len(places)):
+            for place in compress(places, marks):
+                found.setdefault(place, []).append(at)
+        found.pop(STALE, None)
+        return found
 
 
-class _View:
+class FilterView:
     """What the filter says of one list of sealed segments."""
 
-    __slots__ = ("blocks", "by_kind", "raw", "sealed", "uncovered")
+    __slots__ = ("_by_kind", "blocks", "sealed", "uncovered")
 
-    def __init__(
-        self, raw: memoryview, blocks: dict[Identity, Block], sealed: Sequence[Sealed], uncovered: list[int]
-    ) -> None:
-        self.raw = raw
-        self.blocks = blocks
+    def __init__(self, blocks: list[UsedBlock], sealed: Sequence[Sealed], uncovered: list[int]) -> None:
+        self.blocks = blocks  # those of the newest segments first
         self.sealed = sealed
         self.uncovered = uncovered  # the places of the segments without a block, rising
-        self.by_kind: dict[int, list[_Table]] = {}  # made when first asked for
+        # By kind, made when first asked for: the blocks that have any key of it, each with the shift to a
+        # slot, the table and the places.
+        self._by_kind: dict[int, list[tuple[UsedBlock, int, memoryview, list[int]]]] = {}
 
-    def tables(self, kind: int) -> list[_Table]:
-        """Return the tables of the covered segments that have any key of this kind."""
-        tables = self.by_kind.get(kind)
+    def tables(self, kind: int) -> list[tuple[UsedBlock, int, memoryview, list[int]]]:
+        """Return the tables of the blocks that have any key of this kind."""
+        tables = self._by_kind.get(kind)
         if tables is None:
-            blocks = self.blocks
-            tables = [
-                _Table(self.raw, identity, place, block, kind)
-                for place, part in enumerate(self.sealed)
-                if (block := blocks.get(identity := part.info[:3])) is not None and block.table(kind)[1]
+            tables = self._by_kind[kind] = [
+                (used, shift_of(slots), used.table(kind), used.places)
+                for used in self.blocks
+                if (slots := used.block.tables[kind][1])
             ]
-            self.by_kind[kind] = tables
         return tables
 
-    def grown(self, sealed: Sequence[Sealed]) -> _View | None:
+    def grown(self, sealed: Sequence[Sealed]) -> FilterView | None:
         """Return the same for a list that has later segments, too; None if those are too many."""
         known = len(self.sealed)
         uncovered = [*self.uncovered, *range(known, len(sealed))]
         if sealed[:known] != self.sealed or len(uncovered) > _MAX_UNCOVERED + len(sealed) // 64:
             return None
-        view = _View(self.raw, self.blocks, sealed, uncovered)
-        view.by_kind = self.by_kind
+        view = FilterView(self.blocks, sealed, uncovered)
+        view._by_kind = self._by_kind
         return view
 
 
@@ -146,24 +173,28 @@ class SegmentFilter:
         # Set by look-ups, cleared by a writer: blocks should be added; a block is damaged.
         self.is_due = self.is_damaged = False
         self._store_id = store_id
-        self._view: _View | None = None  # replaced whole
-        # Replaced whole: device and inode of the file, where its last whole block ends, whose blocks it has.
-        self._covered: tuple[tuple[int, int], int, frozenset[Identity]] | None = None
+        self._view: FilterView | None = None  # replaced whole
 
-    def places(self, sealed: Sequence[Sealed], kind: int, hash: int) -> list[int]:
-        """Return the places of the segments that may hold the stream, type or tag, newest first."""
+    def places(self, sealed: Sequence[Sealed], kind: int, *hashes: int) -> list[int]:
+        """Return the places of the segments that may hold one of the streams, types or tags, newest first."""
         if not sealed:
             return []
-        key = filter_key(kind, hash)
-        view = self._checked_view(sealed, kind, (key,))
-        own = SEVERAL, key % MARKS + 1
-        places = view.uncovered + [
-            table.place
-            for table in view.tables(kind)
-            if (cells := table.cells)[key * len(cells) >> 32] in own
-        ]
-        places.sort(reverse=True)
-        return places
+        keys = [filter_key(kind, hash) for hash in hashes]
+        view = self._checked_view(sealed, kind, keys)
+        found = set(view.uncovered)
+        for key in keys:
+            mask, match = mask_of(key), match_of(key)
+            for _, shift, table, places in view.tables(kind):
+                slot = key >> shift
+                if len(places) == 1:
+                    if table[slot] & mask == mask:
+                        found.add(places[0])
+                else:
+                    count = len(places)
+                    marks = bytes(table[slot * count : slot * count + count]).translate(match)
+                    found.update(compress(places, marks))
+        found.discard(STALE)
+        return sorted(found, reverse=True)
 
     def candidates(
         self, sealed: Sequence[Sealed], kind: int, hashes: Sequence[int]
@@ -177,83 +208,67 @@ class SegmentFilter:
             return
         look_up = LookUp(hashes if kind == KIND_IDS else [filter_key(kind, hash) for hash in hashes])
         view = self._checked_view(sealed, kind, look_up.keys)
-        uncovered = view.uncovered[:]
-        for table in reversed(view.tables(kind)):
-            while uncovered and uncovered[-1] > table.place:
-                yield uncovered.pop(), range(len(hashes))
-            if found := look_up.find(table.cells):
-                yield table.place, found
-        for place in reversed(uncovered):
-            yield place, range(len(hashes))
+        found: dict[int, Sequence[int]] = dict.fromkeys(view.uncovered, range(len(hashes)))
+        for used, _, _, _ in view.tables(kind):
+            for place in sorted([place for place in found if place > used.top], reverse=True):
+                yield place, found.pop(place)
+            found.update(used.find(kind, look_up))
+        for place in sorted(found, reverse=True):
+            yield place, found[place]
 
-    def load(self) -> tuple[memoryview, dict[Identity, Block], int]:
+    def load(self, sealed: Sequence[Sealed], damaged: frozenset[int] = frozenset()) -> FilterView:
         """Map the file as it is now, and use it from the next look-up on.
 
-        Returns:
-            Its content, its blocks, and where the last whole one ends (0 if it is not the filter of this
-            store).
+        Args:
+            damaged: where blocks begin that are not used.
         """
-        self._view = self._covered = None
+        place_of: dict[Identity, int] = {identity_of(part.info): at for at, part in enumerate(sealed)}
+        blocks = []
         try:
-            status = os.stat(self.path)
             raw = map_file(self.path)
-            blocks, end = decode_blocks(raw, self._store_id)
-        except (OSError, EvlogError, FormatFault):
-            return memoryview(b""), {}, 0
-        self._covered = (status.st_dev, status.st_ino), end, frozenset(blocks)
-        return raw, blocks, end
+            check_filter_header(raw, self._store_id)
+            ends = find_blocks(raw)
+            for number in range(len(ends) - 2, -1, -1):
+                at = ends[number]
+                if place_of.keys().isdisjoint(members_at(raw, at)) or at in damaged:
+                    continue  # stale, or its segments have a later block
+                block = maybe_decode_block(raw, at, ends[number + 1])
+                if block is not None:
+                    places = list(map(place_of.pop, block.members, repeat(STALE)))
+                    blocks.append(UsedBlock(raw, block, places))
+        except (FileNotFoundError, FormatFault, EvlogError):
+            pass
+        blocks.sort(key=lambda used: used.top, reverse=True)
+        self.is_due = bool(place_of) or any(STALE in used.places for used in blocks)
+        view = self._view = FilterView(blocks, sealed, list(place_of.values()))
+        return view
 
-    def covered_by(self, status: os.stat_result) -> frozenset[Identity] | None:
-        """Return whose blocks the file with this status has; None if it must be loaded to know that."""
-        covered = self._covered
-        if covered is None or covered[:2] != ((status.st_dev, status.st_ino), status.st_size):
-            return None
-        return covered[2]
-
-    def note_appended(self, status: os.stat_result, identities: frozenset[Identity]) -> None:
-        """Remember that the file, which has this status now, has these blocks, too."""
-        covered = self._covered
-        if covered is not None:
-            self._covered = covered[0], status.st_size, covered[2] | identities
+    def note_extended(self) -> None:
+        """Have the next look-up map the file again, if blocks that are now in it are worth that."""
         view = self._view
         if view is None or len(view.uncovered) > len(view.sealed) // 64:
-            self._view = None  # the next look-up maps the file again
+            self._view = None
 
-    def _view_of(self, sealed: Sequence[Sealed]) -> _View:
+    def _view_of(self, sealed: Sequence[Sealed]) -> FilterView:
         view = self._view
         if view is not None:
             if view.sealed is sealed:
                 return view
             view = view.grown(sealed)
-        if view is None:
-            raw, blocks, _ = self.load()
-            uncovered = [place for place, part in enumerate(sealed) if part.info[:3] not in blocks]
-            self.is_due = bool(uncovered)
-            view = _View(raw, blocks, sealed, uncovered)
-        self._view = view
-        return view
+            self._view = view
+        return view or self.load(sealed)
 
-    def _checked_view(self, sealed: Sequence[Sealed], kind: int, keys: Sequence[int]) -> _View:
+    def _checked_view(self, sealed: Sequence[Sealed], kind: int, keys: Sequence[int]) -> FilterView:
         """Return the view of these segments, with every page checked that an answer for the keys rests on."""
+        damaged: frozenset[int] = frozenset()
         while True:
             view = self._view_of(sealed)
             try:
-                for table in view.tables(kind):
-                    if table.unchecked:
-                        table.check(keys)
+                for used, _, _, _ in view.tables(kind):
+                    used.check(kind, keys)
                 return view
             except FilterFault as fault:
-                self._forget(view, fault.identity)
-
-    def _forget(self, view: _View, identity: Identity) -> None:
-        """Treat a segment as one without a block: its block is damaged."""
-        blocks = {key: block for key, block in view.blocks.items() if key != identity}
-        uncovered = [place for place, part in enumerate(view.sealed) if part.info[:3] not in blocks]
-        self._view = _View(view.raw, blocks, view.sealed, uncovered)
-        self.is_due = self.is_damaged = True
-
-
-def check_block(raw: memoryview, identity: Identity, block: Block) -> None:
-    """Raise FilterFault if a page of the block is damaged."""
-    for kind in (KIND_STREAMS, KIND_TYPES, KIND_IDS, KIND_TAGS):
-        _Table(raw, identity, 0, block, kind).check_all()
+                self.is_damaged = True
+                damaged |= {fault.start}
+                self.load(sealed, damaged)
+                self.is_due = True

@@ -2,33 +2,46 @@
 
 1. Blocks are appended by one process at a time, under a lock on the file itself. No process waits for
    it: one that does not get it leaves its segments to the next one.
-2. What readers may have mapped is never changed or cut. If anything but whole blocks is in the file, or
-   mostly stale ones, another file replaces it.
-3. Nothing is synced: every byte is under a CRC, and what a power loss takes is added again.
+2. Where 16 segments in a row have blocks of their own, a block of all 16 takes their place. Where a
+   compaction replaced some of the 16, each of the others gets a block of its own again.
+3. What readers may have mapped is never changed or cut. If anything but whole blocks is in the file, or
+   too many that are not used, another file replaces it.
+4. Nothing is synced: every byte is under a CRC, and what a power loss takes is added again.
 """
 
 from __future__ import annotations
 
-import os
-
 from evlog.errors import CorruptionError, EvlogError
 from evlog.files.disk.file_lock import FileLock
-from evlog.files.format.filter import encode_block, encode_filter_header
+from evlog.files.disk.files import map_file
+from evlog.files.format.filter import (
+    GROUP,
+    decode_blocks,
+    encode_block,
+    encode_filter_header,
+    identity_of,
+    join_blocks,
+    joined_size,
+    maybe_decode_block,
+    single_block,
+)
+from evlog.files.format.headers import FormatFault
 from evlog.files.log.parts import SegmentMoved
-from evlog.files.log.segment_filter import FilterFault, check_block
+from evlog.files.log.segment_filter import STALE, FilterFault, UsedBlock
 from evlog.files.write.derived import replace_derived
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterator, Sequence
     from typing import Final
 
     from evlog.files.disk.files import Disk, WriteFile
-    from evlog.files.format.filter import Identity
     from evlog.files.log.log import Log
 
 _KEYS_AT_ONCE: Final = 1 << 18  # a tenth of a second; the next call continues
-_MANY: Final = 64
+_MAX_UNUSED: Final = 64  # blocks; a reader spends 0.7 µs on each
+_MAX_JOINED_BYTES: Final = 1 << 26  # at once
+_MAX_GROWTH: Final = 4  # of the tables, which in a group have the size of the largest
 
 
 def extend_filter(log: Log, disk: Disk, keys_at_once: int = _KEYS_AT_ONCE) -> None:
@@ -54,49 +67,100 @@ def extend_filter(log: Log, disk: Disk, keys_at_once: int = _KEYS_AT_ONCE) -> No
 
 
 def _extend_locked(log: Log, file: WriteFile, disk: Disk, keys_at_once: int) -> None:
-    filter, sealed = log.filter, log.sealed
-    covered = None if filter.is_damaged else filter.covered_by(os.fstat(file.fd))
-    if covered is not None and len(covered) <= 2 * len(sealed) + _MANY:
-        fresh = _blocks_without(log, covered, keys_at_once)
-        if fresh:
-            disk.write_at(file, b"".join(fresh.values()), os.fstat(file.fd).st_size)
-            filter.note_appended(os.fstat(file.fd), frozenset(fresh))
+    filter, store_id = log.filter, log.manifest.store_id_bytes
+    raw = map_file(filter.path)
+    try:
+        blocks, end = decode_blocks(raw, store_id)
+    except FormatFault:
+        blocks, end = [], 0
+    is_whole = 0 < end == len(raw) and not filter.is_damaged
+    kept, fresh = [], []
+    for used in filter.load(log.sealed).blocks:
+        if not is_whole and not _is_sound(used):
+            continue
+        if STALE in used.places:
+            fresh += _split(used)
+        else:
+            kept.append(used)
+    filter.is_due = filter.is_damaged = False
+    covered = {place for used in (*kept, *fresh) for place in used.places}
+    fresh += _blocks_without(log, covered, keys_at_once)
+    for group in _groups(log, [*kept, *fresh]):
+        kept = [used for used in kept if used.top not in group.places]
+        fresh = [used for used in fresh if used.top not in group.places] + [group]
+    content = [used.raw[used.block.start : used.block.end] for used in fresh]
+    if not is_whole or len(blocks) - len(kept) > _MAX_UNUSED:
+        content = [used.raw[used.block.start : used.block.end] for used in kept] + content
+        replace_derived(filter.path, b"".join((encode_filter_header(store_id), *content)), disk)
+    elif content:
+        disk.write_at(file, b"".join(content), end)
+    else:
         return
-    raw, blocks, end = filter.load()
-    is_whole = (
-        end == len(raw) and end and not filter.is_damaged and filter.covered_by(os.fstat(file.fd)) is not None
-    )
-    if is_whole and len(blocks) <= 2 * len(sealed) + _MANY:
-        _extend_locked(log, file, disk, keys_at_once)
-        return
-    kept = {part.info[:3]: b"" for part in sealed if part.info[:3] in blocks}
-    for identity in list(kept):
-        try:
-            check_block(raw, identity, blocks[identity])
-            kept[identity] = bytes(raw[blocks[identity].start : blocks[identity].end])
-        except FilterFault:
-            del kept[identity]
-    filter.is_damaged = False
-    kept |= _blocks_without(log, kept.keys(), keys_at_once)
-    content = [encode_filter_header(log.manifest.store_id_bytes), *kept.values()]
-    replace_derived(filter.path, b"".join(content), disk)
+    filter.note_extended()
 
 
-def _blocks_without(log: Log, covered: Collection[Identity], keys_at_once: int) -> dict[Identity, bytes]:
-    """Return blocks for sealed segments that have none, newest first, until they hold `keys_at_once` keys."""
-    fresh: dict[Identity, bytes] = {}
+def _is_sound(used: UsedBlock) -> bool:
+    try:
+        used.check_all()
+    except FilterFault:
+        return False
+    return True
+
+
+def _new(content: bytes, places: list[int]) -> UsedBlock:
+    block = maybe_decode_block(content, 0, len(content))
+    assert block is not None
+    return UsedBlock(memoryview(content), block, places)
+
+
+def _split(used: UsedBlock) -> list[UsedBlock]:
+    """Return blocks of one segment each in the place of one of which some segments were replaced."""
+    if not _is_sound(used):
+        return []
+    return [
+        _new(single_block(used.raw, used.block, at), [place])
+        for at, place in enumerate(used.places)
+        if place != STALE
+    ]
+
+
+def _groups(log: Log, blocks: Sequence[UsedBlock]) -> Iterator[UsedBlock]:
+    """Iterate over blocks of many segments in a row, made of their blocks of one segment."""
+    singles = {used.top: used for used in blocks if len(used.places) == 1}
+    run: list[int] = []
+    joined_bytes = 0
+    for place in sorted(singles):
+        if run and run[-1] != place - 1:
+            run.clear()
+        run.append(place)
+        if len(run) < GROUP:
+            continue
+        members = [singles[each] for each in run]
+        size = sum(used.block.end - used.block.start for used in members)
+        joined_bytes += size
+        if joined_bytes > _MAX_JOINED_BYTES:
+            log.filter.is_due = True
+            return
+        if not all(map(_is_sound, members)):
+            log.filter.is_due = log.filter.is_damaged = True
+        elif joined_size([used.block for used in members]) <= _MAX_GROWTH * size:
+            yield _new(join_blocks([(used.raw, used.block) for used in members]), run[:])
+        run.clear()
+
+
+def _blocks_without(log: Log, covered: Collection[int], keys_at_once: int) -> Iterator[UsedBlock]:
+    """Make blocks for sealed segments that have none, newest first, until they hold `keys_at_once` keys."""
     keys = 0
-    for part in reversed(log.sealed):
-        identity = part.info[:3]
-        if identity in covered:
+    for place in range(len(log.sealed) - 1, -1, -1):
+        if place in covered:
             continue
         if keys > keys_at_once:
             log.filter.is_due = True
             break
+        part = log.sealed[place]
         try:
             parts = part.filter_keys()
         except CorruptionError:
             continue  # a damaged event: the segment is looked into
         keys += sum(map(len, parts))
-        fresh[identity] = encode_block(identity, *parts)
-    return fresh
+        yield _new(encode_block(identity_of(part.info), *parts), [place])

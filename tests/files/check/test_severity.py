@@ -11,7 +11,7 @@ import pytest
 import evlog
 from evlog import CorruptionError, EventStore
 from evlog.files.format.entries import ENTRY_BYTES
-from evlog.files.format.filter import encode_block, encode_filter_header
+from evlog.files.format.filter import encode_block, encode_filter_header, identity_of
 from evlog.files.format.headers import FILE_HEADER_BYTES
 from evlog.files.format.paths import filter_path
 from evlog.files.format.sorted_index import page_crcs
@@ -79,7 +79,7 @@ def hide(store: EventStore) -> None:
     """Write a filter that knows no key of the first segment, its CRCs right."""
     manifest = read_manifest(store.path)
     content = encode_filter_header(manifest.store_id_bytes) + encode_block(
-        manifest.segments[0][:3], [1], [1], [1], []
+        identity_of(manifest.segments[0]), [1], [1], [1], []
     )
     Path(filter_path(store.path)).write_bytes(content)
 
