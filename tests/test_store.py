@@ -20,9 +20,9 @@ import evlog
 from evlog import EventStore, NewEvent
 from evlog.errors import StoreClosed, WrongExpectedVersion
 from evlog.files.disk.files import Disk, WriteFile
-from evlog.files.log.log import Log
+from evlog.files.log.parts import SealedParts
 from evlog.model.encoding import encode_events
-from tests.support.helpers import fill, new, number_id, numbers, small_store
+from tests.support.helpers import engine_of, fill, new, number_id, numbers, small_store
 
 # --- closing
 
@@ -216,14 +216,15 @@ def test_thread_that_looks_while_another_takes_in_a_roll_counts_nothing_twice(
     with evlog.open(store.path) as reader:
         assert reader.info().events == 8
         store.append("s-2", [new(8, "T0")])  # rolls
-        real = Log._seal
+        log = engine_of(reader)._opened()
+        real = SealedParts.__init__
         counts: list[Any] = []
 
-        def look_meanwhile(log: Log, *arguments: Any) -> Any:
+        def look_meanwhile(sealed: SealedParts, *arguments: Any) -> Any:
             counts.append((log.head, sum(part.count for part in log.parts())))
-            return real(log, *arguments)
+            return real(sealed, *arguments)
 
-        monkeypatch.setattr(Log, "_seal", look_meanwhile)
+        monkeypatch.setattr(SealedParts, "__init__", look_meanwhile)
         assert reader.info().events == 9
         assert counts == [(8, 8)]
 

@@ -98,7 +98,7 @@ def compacting(*, compress: bool = False) -> tuple[Recording, Facts]:
             done = store.compact(compress=compress, progress=append)
             assert (done.segments_compressed > 5) == compress
         recording = record(world, log, "compacting", Knowledge([], created=True))
-        segments = read_manifest(path).segments
+        segments = tuple(read_manifest(path).segments)
     events = {found.position: (found.version, content_of(found)) for found in before}
     versions = {found.stream: found.version for found in before}
     return recording, Facts(compress, events, frozenset(events.keys() - visible), versions, segments)

@@ -65,7 +65,7 @@ def replace_segments(
     with lock:
         log.refresh()
         manifest = log.manifest
-        after = manifest._replace(segments=_replaced(manifest.segments, old, new))
+        after = manifest._replace(segments=_replaced(manifest.segments[:], old, new))
         try:
             replace_manifest(log.store, after, disk)
         except StoreFull:  # raised before the new manifest was in place

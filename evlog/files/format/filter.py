@@ -9,11 +9,11 @@ each 16 segments in a row, made of their blocks:
          4     4  length of the block in bytes
          8     4  number of its segments, 1 or 16
         12     4  length of their names in bytes
-        16    16  slots of the tables of streams, types, ids and tags, u32 each: a power of two, or 0
+        16    16  slots of the tables of types, streams, ids and tags, u32 each: a power of two, or 0
         32     4  CRC of bytes 0..31, of the names and of the page CRCs
         36        names: what the manifest has as first position, generation and tag, one segment a line
                   page CRCs: u32 for every 4,096 bytes of the tables
-                  tables of streams, types, ids and tags: one byte for each slot and segment; slot by slot
+                  tables of types, streams, ids and tags: one byte for each slot and segment, slot by slot
 
 A key has 32 bits: the lower half of a stream's hash, the upper half of a tag's, or a type's or id's hash.
 Its first bits are its slot. Its last six choose three bits of the slot's byte, which are set if the segment
@@ -62,7 +62,7 @@ _START: Final = Struct("<4sI")
 _MAGIC: Final = b"evFB"
 _CRC_AT: Final = 32
 GROUP: Final = 16
-_KINDS: Final = (KIND_STREAMS, KIND_TYPES, KIND_IDS, KIND_TAGS)
+_KINDS: Final = (KIND_TYPES, KIND_STREAMS, KIND_IDS, KIND_TAGS)
 _SMALL_TABLE_KEYS: Final = 4096
 _MIN_SLOTS: Final = 256
 _MAX_SLOTS: Final = 1 << 28
@@ -93,13 +93,11 @@ def encode_filter_header(store_id: bytes) -> bytes:
     return encode_file_header(FileHeader(KIND_FILTER, 0, store_id, 0, 0))
 
 
-def encode_block(identity: Identity, *keys: Sequence[int]) -> bytes:
-    """Return the block of a segment.
-
-    Args:
-        keys: of its streams, types, ids and tags, 32 bits each; repetitions do no harm.
-    """
-    return _encode([identity], [fill_table(each) for each in keys])
+def encode_block(
+    identity: Identity, streams: Sequence[int], types: Sequence[int], ids: Sequence[int], tags: Sequence[int]
+) -> bytes:
+    """Return the block of a segment with these keys, of 32 bits each; repetitions do no harm."""
+    return _encode([identity], list(map(fill_table, (types, streams, ids, tags))))
 
 
 def join_blocks(blocks: Sequence[tuple[memoryview, Block]]) -> bytes:
@@ -170,22 +168,26 @@ def members_at(raw: bytes | memoryview, at: int) -> list[Identity]:
 
 def maybe_decode_block(raw: bytes | memoryview, at: int, end: int) -> Block | None:
     """Decode a block. Its tables are not checked, all else is: None if it is damaged."""
-    _, _, count, names_bytes, *slots, crc = _BLOCK.unpack_from(raw, at)
-    crcs_at = at + _BLOCK.size + names_bytes
-    content_bytes = sum(slots) * count
+    _, _, count, names_bytes, types, streams, ids, tags, crc = _BLOCK.unpack_from(raw, at)
+    names_at = at + _BLOCK.size
+    crcs_at = names_at + names_bytes
+    content_bytes = (types + streams + ids + tags) * count
     tables_at = crcs_at + 4 * -(-content_bytes // PAGE_BYTES)
     if tables_at + content_bytes != end:
         return None
-    if crc32(raw[at + _BLOCK.size : tables_at], crc32(raw[at : at + _CRC_AT])) != crc:
+    if crc32(raw[names_at:tables_at], crc32(raw[at : at + _CRC_AT])) != crc:
         return None
-    members = members_at(raw, at)
-    if len(members) != count or any(each & (each - 1) or each > _MAX_SLOTS for each in slots):
+    members = bytes(raw[names_at:crcs_at]).split(b"\n")
+    if len(members) != count or types & types - 1 | streams & streams - 1 | ids & ids - 1 | tags & tags - 1:
         return None
-    tables = {}
-    start = tables_at
-    for kind, each in zip(_KINDS, slots, strict=True):
-        tables[kind] = start, each
-        start += each * count
+    streams_at = tables_at + types * count
+    ids_at = streams_at + streams * count
+    tables = {
+        KIND_TYPES: (tables_at, types),
+        KIND_STREAMS: (streams_at, streams),
+        KIND_IDS: (ids_at, ids),
+        KIND_TAGS: (ids_at + ids * count, tags),
+    }
     return Block(at, end, members, crcs_at, tables_at, tables)
 
 

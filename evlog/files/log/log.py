@@ -2,7 +2,8 @@
 
 1. `refresh` takes in what other processes did: a stat of the manifest and two short reads of the active log
    when they did nothing. It takes no lock between processes.
-2. Manifest and segments are one value, replaced whole. Sealed segments are opened when first asked for.
+2. Manifest and segments are one value, replaced whole. Sealed segments are made and opened when first asked
+   for: in a store of a thousand, most never are.
 3. A reader keeps what it has open readable, whatever happens to the names of the files meanwhile. Where a
    file is missing because a compaction replaced it, `retry_on_compaction` looks again.
 4. Where a segment may hold what is asked for, the filter says so; the hash finds candidates in its index; the
@@ -31,7 +32,7 @@ from evlog.files.format.marks import (
 )
 from evlog.files.log.active import ActiveSegment
 from evlog.files.log.manifest_file import has_stamp, open_manifest, read_stamp
-from evlog.files.log.parts import ActivePart, OpenParts, Part, SealedPart, SegmentMoved, missing
+from evlog.files.log.parts import ActivePart, OpenParts, Part, SealedPart, SealedParts, SegmentMoved, missing
 from evlog.files.log.policies import PolicyTable
 from evlog.files.log.segment_filter import SegmentFilter
 from evlog.model.named import NamedTuple
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from typing import Final, TypeVar
 
-    from evlog.files.format.manifest import Manifest, SegmentInfo
+    from evlog.files.format.manifest import Manifest
     from evlog.files.log.manifest_file import Stamp
     from evlog.files.log.removed import RemovedEvent
     from evlog.model.events import Record
@@ -58,7 +59,7 @@ class LogState(NamedTuple):
     manifest: Manifest
     stamp: Stamp
     file: ReadFile  # the manifest's: as long as it is open, no other file can get its inode
-    sealed: list[SealedPart]  # the segments that never change, oldest first
+    sealed: SealedParts  # the segments that never change, oldest first
     active: ActivePart  # the one that is being written
 
 
@@ -96,7 +97,7 @@ class Log:
         return self._state.manifest
 
     @property
-    def sealed(self) -> list[SealedPart]:
+    def sealed(self) -> SealedParts:
         """The segments that never change, oldest first."""
         return self._state.sealed
 
@@ -110,7 +111,7 @@ class Log:
         """The last position; 0 in an empty store."""
         return self._state.active.last_position
 
-    def view(self) -> tuple[list[SealedPart], ActivePart]:
+    def view(self) -> tuple[SealedParts, ActivePart]:
         """Return the sealed segments and the active one, of one moment."""
         state = self._state
         return state.sealed, state.active
@@ -351,10 +352,11 @@ class Log:
         manifest, stamp, file = open_manifest(self.store)
         if before is not None and manifest.store_id != before.manifest.store_id:
             raise StoreReplaced(self.store)
-        known = before is not None and not self._stale
-        *infos, active_info = manifest.segments
-        sealed = self._seal(manifest, infos, before.sealed if before is not None and known else [])
-        active = before.active if before is not None and known else None
+        known = before if not self._stale else None
+        made = known.sealed.made if known is not None else None
+        sealed = SealedParts(self.store, manifest, self._opened, made)
+        active_info = manifest.segments[-1]
+        active = known.active if known is not None else None
         if active is None or active.info != active_info or _is_replaced(active.segment):
             try:
                 active = ActivePart(ActiveSegment(self.store, manifest.store_id_bytes, active_info))
@@ -362,28 +364,13 @@ class Log:
                 raise missing(self.store, active_info, error) from None
         self._state = LogState(manifest, stamp, file, sealed, active)
         self._stale = False
-        if before is not None and before.sealed != sealed[: len(before.sealed)]:
-            kept = set(map(id, sealed))
-            for part in before.sealed:
-                if id(part) not in kept:
+        if before is not None and not sealed.begins_with(before.sealed):
+            kept = set(sealed.rows) if made is not None else ()
+            for row, part in list(before.sealed.made.items()):
+                if row not in kept:
+                    del before.sealed.made[row]
                     self._opened.forget(part)
         return manifest
-
-    def _seal(
-        self, manifest: Manifest, infos: Sequence[SegmentInfo], known: list[SealedPart]
-    ) -> list[SealedPart]:
-        """Return the sealed segments; those that are known already are kept."""
-        count = len(known)
-        if [part.info for part in known] == infos[:count]:
-            kept = known[:]  # a roll: only what follows is new
-            infos = infos[count:]
-            by_info: dict[SegmentInfo, SealedPart] = {}
-        else:
-            kept = []
-            by_info = {part.info: part for part in known}
-        store, store_id, opened = self.store, manifest.store_id_bytes, self._opened
-        kept += [by_info.get(info) or SealedPart(store, store_id, info, opened) for info in infos]
-        return kept
 
 
 def _is_replaced(segment: ActiveSegment) -> bool:

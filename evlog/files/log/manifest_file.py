@@ -41,22 +41,33 @@ def read_manifest(store: str) -> Manifest:
         CorruptionError: it is damaged.
         UnsupportedFormat: it is of a later format.
     """
-    return open_manifest(store)[0]
+    file = _open(store)
+    return parse_manifest(file.read_whole(_MAX_BYTES), file.path)
 
 
 def open_manifest(store: str) -> tuple[Manifest, Stamp, ReadFile]:
-    """Read the manifest, and return it with the open file and its stamp. Raises as `read_manifest`."""
-    path = paths.manifest_path(store)
+    """Read the manifest, and return it with the open file and its stamp.
+
+    Raises:
+        as `read_manifest`; CorruptionError also when a segment of it is asked for.
+    """
+    file = _open(store)
+    manifest = parse_manifest(file.read_whole(_MAX_BYTES), file.path, lazily=True)
+    return manifest, _stamp_of(os.fstat(file.fd)), file
+
+
+def _open(store: str) -> ReadFile:
     try:
-        file = ReadFile(path)
+        return ReadFile(paths.manifest_path(store))
     except FileNotFoundError:
         raise StoreNotFound(store) from None
-    stamp = _stamp_of(os.fstat(file.fd))
-    return parse_manifest(file.read_whole(_MAX_BYTES), path), stamp, file
 
 
-def parse_manifest(raw: bytes, path: str) -> Manifest:
+def parse_manifest(raw: bytes, path: str, *, lazily: bool = False) -> Manifest:
     """Decode the bytes of a manifest.
+
+    Args:
+        lazily: decode its segments when they are asked for.
 
     Raises:
         NotAStore: the file was never evlog's.
@@ -64,7 +75,7 @@ def parse_manifest(raw: bytes, path: str) -> Manifest:
         UnsupportedFormat: it is of a later format.
     """
     try:
-        return decode_manifest(raw)
+        return decode_manifest(raw, path if lazily else None)
     except NewerFormat as newer:
         raise UnsupportedFormat(path, newer.found, FORMAT_VERSION) from None
     except FormatFault as fault:

@@ -12,6 +12,7 @@ from evlog.files.disk.fork import register_fork_reset
 from evlog.files.format import paths
 from evlog.files.format.hashes import hash_ids
 from evlog.files.format.headers import KIND_REMOVED
+from evlog.files.format.manifest import SegmentRows
 from evlog.files.log.column_index import ColumnIndex
 from evlog.files.log.index import SealedIndex
 from evlog.files.log.manifest_file import read_manifest
@@ -20,9 +21,10 @@ from evlog.files.log.segment import SealedSegment, Segment
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
-    from typing import Final
+    from typing import Any, Final, overload
 
-    from evlog.files.format.manifest import SegmentInfo
+    from evlog.files.format.filter import Identity
+    from evlog.files.format.manifest import Manifest, SegmentInfo
     from evlog.files.log.active import ActiveSegment
     from evlog.files.log.column_index import Entries
     from evlog.files.log.removed import RemovedEvents
@@ -215,6 +217,62 @@ class SealedPart:
     def _report_fault(self) -> None:
         if self not in self._opened.faulty:
             self._opened.faulty.append(self)
+
+
+class SealedParts:
+    """The sealed segments of one manifest, oldest first, each made when it is asked for.
+
+    Args:
+        made: the segments that were made, by their line in the manifest. Those of the manifests that follow
+            share it, as long as what was known stays right.
+    """
+
+    def __init__(
+        self, store: str, manifest: Manifest, opened: OpenParts, made: dict[bytes, SealedPart] | None = None
+    ) -> None:
+        segments = manifest.segments
+        assert isinstance(segments, SegmentRows)
+        self.rows = segments.rows[:-1]
+        self.made: dict[bytes, SealedPart] = {} if made is None else made
+        self._decode = segments.decode
+        self._store = store
+        self._store_id = manifest.store_id_bytes
+        self._opened = opened
+        self._all: list[SealedPart] | None = None
+
+    def identities(self) -> list[Identity]:
+        """Return the first position, generation and tag of each."""
+        return [b",".join(row.split(b",", 3)[:3]) for row in self.rows]
+
+    def begins_with(self, other: SealedParts) -> bool:
+        """Return whether the others are the first of these, and what is known of them is still right."""
+        return self.made is other.made and self.rows[: len(other.rows)] == other.rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    if TYPE_CHECKING:
+
+        @overload
+        def __getitem__(self, at: int) -> SealedPart: ...
+        @overload
+        def __getitem__(self, at: slice) -> list[SealedPart]: ...
+
+    def __getitem__(self, at: Any) -> Any:
+        rows = self.rows[at]
+        if isinstance(rows, list):
+            return [self.made.get(row) or self._make(row) for row in rows]
+        return self.made.get(rows) or self._make(rows)
+
+    def __iter__(self) -> Iterator[SealedPart]:
+        parts = self._all
+        if parts is None:
+            parts = self._all = self[:]
+        return iter(parts)
+
+    def _make(self, row: bytes) -> SealedPart:
+        part = SealedPart(self._store, self._store_id, self._decode(row), self._opened)
+        return self.made.setdefault(row, part)  # of two threads that make one, both use the first
 
 
 class OpenParts:

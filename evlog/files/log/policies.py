@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from typing import Final
 
-    from evlog.files.log.parts import ActivePart, Part, SealedPart
+    from evlog.files.log.parts import ActivePart, Part, SealedParts
     from evlog.files.log.segment_filter import SegmentFilter
     from evlog.model.events import Record
     from evlog.model.redaction import Redacted
@@ -76,12 +76,12 @@ class PolicyTable:
         self._damaged: CorruptionError | None = None  # the last one found
         self._redacted: Redacted | None = None  # replaced whole
         self._damaged_redaction: CorruptionError | None = None
-        self._sealed: Sequence[SealedPart] = []
+        self._sealed: SealedParts | None = None
         self._active: ActivePart | None = None
         self._active_numbers: list[int] = []  # entries that may be the store's own events
         self._seen_bytes = 0  # of the active segment's entries
 
-    def is_current(self, sealed: Sequence[SealedPart], active: ActivePart) -> bool:
+    def is_current(self, sealed: SealedParts, active: ActivePart) -> bool:
         """Return whether the table holds everything that these segments hold."""
         return (
             sealed is self._sealed
@@ -89,7 +89,7 @@ class PolicyTable:
             and len(active.segment.entries) == self._seen_bytes
         )
 
-    def update(self, sealed: Sequence[SealedPart], active: ActivePart, filter: SegmentFilter) -> None:
+    def update(self, sealed: SealedParts, active: ActivePart, filter: SegmentFilter) -> None:
         """Read the policies that are new; all of them, if a compaction or recovery changed the log."""
         entries = active.segment.entries
         end = len(entries)
@@ -97,20 +97,21 @@ class PolicyTable:
         if grown and not _find_types(entries, self._seen_bytes, end, self._types):
             self._seen_bytes = end  # so it is after nearly every append
             return
-        rules, known = self._rules, len(self._sealed)
+        before = self._sealed
+        rules, known = self._rules, len(before) if before is not None else 0
         redactions = len(rules.redactions)
-        unchanged = sealed[:known] == self._sealed
+        unchanged = before is not None and sealed.begins_with(before)
         if active is not self._active or len(entries) < self._seen_bytes:
-            unchanged = unchanged and self._was_sealed(sealed)
+            unchanged = unchanged and self._was_sealed(sealed, known)
             self._active, self._active_numbers, self._seen_bytes = None, [], 0
         if not unchanged:
             rules, known, self._damaged, self._redacted = Rules(), 0, None, None
             self._damaged_redaction = None
             self._active, self._active_numbers, self._seen_bytes = None, [], 0
         if sealed is not self._sealed:
-            self._find_entries(sealed, filter)
-            for part in sealed[known:]:
-                self._read(part, part.system_numbers or (), rules)
+            for place in self._find_entries(sealed, filter):
+                if place >= known:
+                    self._read(sealed[place], sealed[place].system_numbers or (), rules)
         found = _find_types(entries, self._seen_bytes, end, self._types)
         self._read(active, found, rules)
         self._active_numbers += found
@@ -171,9 +172,9 @@ class PolicyTable:
         """Return the entries of a segment that may be the store's own events."""
         return self._active_numbers if part is self._active else getattr(part, "system_numbers", None) or ()
 
-    def _was_sealed(self, sealed: Sequence[SealedPart]) -> bool:
+    def _was_sealed(self, sealed: SealedParts, known: int) -> bool:
         """Return whether the next sealed segment is the active one that is known: then its policies stay."""
-        known, active = len(self._sealed), self._active
+        active = self._active
         if active is None or len(sealed) <= known:
             return False
         part = sealed[known]
@@ -183,15 +184,17 @@ class PolicyTable:
             part.system_numbers = self._active_numbers
         return True
 
-    def _find_entries(self, sealed: Sequence[SealedPart], filter: SegmentFilter) -> None:
-        """Look up the store's own events in the segments where that was not done yet."""
-        possible = set(filter.places(sealed, KIND_TYPES, *self._types))
-        for place, part in enumerate(sealed):
+    def _find_entries(self, sealed: SealedParts, filter: SegmentFilter) -> list[int]:
+        """Look up the store's own events where that was not done yet; return which segments may have any."""
+        places = filter.places(sealed, KIND_TYPES, *self._types)[::-1]
+        for place in places:
+            part = sealed[place]
             if part.system_numbers is None:
                 found = set[int]()
-                for key in self._types if place in possible else ():
+                for key in self._types:
                     found.update(part.index.find(KIND_TYPES, key))
                 part.system_numbers = sorted(found)
+        return places
 
     def _read(self, part: Part, numbers: Sequence[int], rules: Rules) -> None:
         """Add the policies among these entries."""
@@ -214,7 +217,9 @@ class PolicyTable:
     def _look_up(self, name: str) -> Rule | None:
         """Return the newest policy of this name, read now: damage of it must not be hidden by others."""
         name_hash = hash_stream(name)
-        parts: list[Part] = [*self._sealed] if self._active is None else [*self._sealed, self._active]
+        parts: list[Part] = [*self._sealed] if self._sealed is not None else []
+        if self._active is not None:
+            parts.append(self._active)
         for part in reversed(parts):
             if not self.system_numbers(part):
                 continue

@@ -20,7 +20,6 @@ from evlog.files.format.filter import (
     check_filter_header,
     filter_key,
     find_blocks,
-    identity_of,
     mask_of,
     match_of,
     maybe_decode_block,
@@ -33,17 +32,10 @@ from evlog.files.format.sorted_index import PAGE_BYTES
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from typing import Final, Protocol
+    from typing import Final
 
     from evlog.files.format.filter import Block, Identity
-    from evlog.files.format.manifest import SegmentInfo
-
-    class Sealed(Protocol):
-        """What is needed of a sealed segment."""
-
-        @property
-        def info(self) -> SegmentInfo: ...
-
+    from evlog.files.log.parts import SealedParts
 
 _CHECKED_AT_ONCE: Final = PAGE_BYTES  # a table up to this size is checked whole when it is first used
 _MANY_KEYS: Final = 64  # for so many at once a table is checked whole
@@ -130,7 +122,7 @@ class FilterView:
 
     __slots__ = ("_by_kind", "blocks", "sealed", "uncovered")
 
-    def __init__(self, blocks: list[UsedBlock], sealed: Sequence[Sealed], uncovered: list[int]) -> None:
+    def __init__(self, blocks: list[UsedBlock], sealed: SealedParts, uncovered: list[int]) -> None:
         self.blocks = blocks  # those of the newest segments first
         self.sealed = sealed
         self.uncovered = uncovered  # the places of the segments without a block, rising
@@ -149,11 +141,11 @@ class FilterView:
             ]
         return tables
 
-    def grown(self, sealed: Sequence[Sealed]) -> FilterView | None:
+    def grown(self, sealed: SealedParts) -> FilterView | None:
         """Return the same for a list that has later segments, too; None if those are too many."""
         known = len(self.sealed)
         uncovered = [*self.uncovered, *range(known, len(sealed))]
-        if sealed[:known] != self.sealed or len(uncovered) > _MAX_UNCOVERED + len(sealed) // 64:
+        if not sealed.begins_with(self.sealed) or len(uncovered) > _MAX_UNCOVERED + len(sealed) // 64:
             return None
         view = FilterView(self.blocks, sealed, uncovered)
         view._by_kind = self._by_kind
@@ -175,7 +167,7 @@ class SegmentFilter:
         self._store_id = store_id
         self._view: FilterView | None = None  # replaced whole
 
-    def places(self, sealed: Sequence[Sealed], kind: int, *hashes: int) -> list[int]:
+    def places(self, sealed: SealedParts, kind: int, *hashes: int) -> list[int]:
         """Return the places of the segments that may hold one of the streams, types or tags, newest first."""
         if not sealed:
             return []
@@ -192,12 +184,13 @@ class SegmentFilter:
                 else:
                     count = len(places)
                     marks = bytes(table[slot * count : slot * count + count]).translate(match)
-                    found.update(compress(places, marks))
+                    if 1 in marks:
+                        found.update(compress(places, marks))
         found.discard(STALE)
         return sorted(found, reverse=True)
 
     def candidates(
-        self, sealed: Sequence[Sealed], kind: int, hashes: Sequence[int]
+        self, sealed: SealedParts, kind: int, hashes: Sequence[int]
     ) -> Iterator[tuple[int, Sequence[int]]]:
         """Iterate over the segments that may hold some of the streams or ids with these hashes, newest first.
 
@@ -216,13 +209,13 @@ class SegmentFilter:
         for place in sorted(found, reverse=True):
             yield place, found[place]
 
-    def load(self, sealed: Sequence[Sealed], damaged: frozenset[int] = frozenset()) -> FilterView:
+    def load(self, sealed: SealedParts, damaged: frozenset[int] = frozenset()) -> FilterView:
         """Map the file as it is now, and use it from the next look-up on.
 
         Args:
             damaged: where blocks begin that are not used.
         """
-        place_of: dict[Identity, int] = {identity_of(part.info): at for at, part in enumerate(sealed)}
+        place_of: dict[Identity, int] = dict(zip(sealed.identities(), range(len(sealed)), strict=True))
         blocks = []
         try:
             raw = map_file(self.path)
@@ -230,11 +223,14 @@ class SegmentFilter:
             ends = find_blocks(raw)
             for number in range(len(ends) - 2, -1, -1):
                 at = ends[number]
-                if place_of.keys().isdisjoint(members_at(raw, at)) or at in damaged:
-                    continue  # stale, or its segments have a later block
+                members = members_at(raw, at)
+                places = list(map(place_of.get, members, repeat(STALE)))
+                if max(places) == STALE or at in damaged:
+                    continue  # its segments were replaced, or have a later block
                 block = maybe_decode_block(raw, at, ends[number + 1])
                 if block is not None:
-                    places = list(map(place_of.pop, block.members, repeat(STALE)))
+                    for member in members:
+                        place_of.pop(member, STALE)
                     blocks.append(UsedBlock(raw, block, places))
         except (FileNotFoundError, FormatFault, EvlogError):
             pass
@@ -249,7 +245,7 @@ class SegmentFilter:
         if view is None or len(view.uncovered) > len(view.sealed) // 64:
             self._view = None
 
-    def _view_of(self, sealed: Sequence[Sealed]) -> FilterView:
+    def _view_of(self, sealed: SealedParts) -> FilterView:
         view = self._view
         if view is not None:
             if view.sealed is sealed:
@@ -258,7 +254,7 @@ class SegmentFilter:
             self._view = view
         return view or self.load(sealed)
 
-    def _checked_view(self, sealed: Sequence[Sealed], kind: int, keys: Sequence[int]) -> FilterView:
+    def _checked_view(self, sealed: SealedParts, kind: int, keys: Sequence[int]) -> FilterView:
         """Return the view of these segments, with every page checked that an answer for the keys rests on."""
         damaged: frozenset[int] = frozenset()
         while True:

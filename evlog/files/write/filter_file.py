@@ -150,17 +150,16 @@ def _groups(log: Log, blocks: Sequence[UsedBlock]) -> Iterator[UsedBlock]:
 
 def _blocks_without(log: Log, covered: Collection[int], keys_at_once: int) -> Iterator[UsedBlock]:
     """Make blocks for sealed segments that have none, newest first, until they hold `keys_at_once` keys."""
-    keys = 0
-    for place in range(len(log.sealed) - 1, -1, -1):
+    keys, sealed = 0, log.sealed
+    for place in range(len(sealed) - 1, -1, -1):
         if place in covered:
             continue
         if keys > keys_at_once:
             log.filter.is_due = True
             break
-        part = log.sealed[place]
         try:
-            parts = part.filter_keys()
+            parts = sealed[place].filter_keys()
         except CorruptionError:
             continue  # a damaged event: the segment is looked into
         keys += sum(map(len, parts))
-        yield _new(encode_block(identity_of(part.info), *parts), [place])
+        yield _new(encode_block(identity_of(sealed[place].info), *parts), [place])

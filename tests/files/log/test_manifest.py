@@ -283,7 +283,7 @@ def test_replaced_manifest_has_another_stamp_and_leaves_no_other_file(tmp_path: 
         manifest = Manifest(ID, 10, 10, (SegmentInfo(1, 0, tag),))
         replace_manifest(str(tmp_path), manifest, DISK)
         found, stamp, _ = open_manifest(str(tmp_path))
-        assert found == manifest
+        assert found._replace(segments=tuple(found.segments)) == manifest
         assert stamp == read_stamp(str(tmp_path))
         stamps.add(stamp)
     assert len(stamps) == 19

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -315,6 +315,7 @@ def test_what_was_found_is_not_looked_up_again_when_a_later_segment_has_moved(st
     log = Log(store.path)
     sealed, active = log.view()
     looked: list[int] = []
+    firsts = [part.first_position for part in sealed]
 
     class Moving:
         """A segment that is replaced while it is looked into, the first time."""
@@ -334,13 +335,14 @@ def test_what_was_found_is_not_looked_up_again_when_a_later_segment_has_moved(st
             looked.append(self.part.first_position)
             return self.part.index
 
-    parts: list[Any] = [Moving(part, moves=part is sealed[-1]) for part in sealed]
+    for row, part in zip(sealed.rows, sealed, strict=True):
+        sealed.made[row] = cast(Any, Moving(part, moves=row == sealed.rows[-1]))
     table = PolicyTable()
     everywhere = SegmentFilter("nowhere", bytes(16))
     with pytest.raises(SegmentMoved):
-        table.update(parts, active, everywhere)
-    assert set(looked) == {part.first_position for part in sealed[:-1]}
+        table.update(sealed, active, everywhere)
+    assert set(looked) == set(firsts[:-1])
     looked.clear()
-    table.update(parts, active, everywhere)
-    assert set(looked) == {sealed[-1].first_position}
+    table.update(sealed, active, everywhere)
+    assert set(looked) == {firsts[-1]}
     assert table.rules().streams == {"s-1": Rule(1)}

@@ -6,6 +6,7 @@ import os
 import random
 from collections.abc import Callable
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 from hypothesis import given
@@ -23,8 +24,10 @@ from evlog.files.format.filter import (
     identity_of,
 )
 from evlog.files.format.headers import KIND_IDS, FormatFault
+from evlog.files.format.manifest import Manifest, SegmentRows
 from evlog.files.log import segment_filter as module
 from evlog.files.log.log import Log
+from evlog.files.log.parts import OpenParts, SealedParts
 from evlog.files.log.segment_filter import SegmentFilter
 from evlog.files.write.filter_file import extend_filter
 from tests.support.helpers import fill, new, number_id, numbers, small_store
@@ -243,24 +246,28 @@ def test_large_tables_are_checked_by_the_page(monkeypatch: pytest.MonkeyPatch, t
     (tmp_path / "segments").mkdir()
     filter = SegmentFilter(str(tmp_path), bytes(16))
     raw = encode_filter_header(bytes(16)) + encode_block(b"1,0,7", [], [], held, [])
-    sealed = [Sealed()]
+    sealed = sealed_parts("1,0,7")
     for damaged in (None, *range(300, len(raw), 20_011)):
         content = bytearray(raw)
         if damaged is not None:
             content[damaged] = 0
         Path(filter.path).write_bytes(content)
-        filter.load(sealed)  # type: ignore[arg-type]
+        filter.load(sealed)
         for key in held[:300]:
-            assert list(filter.candidates(sealed, KIND_IDS, [key])) == [(0, [0])] or filter.is_due  # type: ignore[arg-type]
-            assert [place for place, _ in filter.candidates(sealed, KIND_IDS, [key])] == [0]  # type: ignore[arg-type]
+            assert list(filter.candidates(sealed, KIND_IDS, [key])) == [(0, [0])] or filter.is_due
+            assert [place for place, _ in filter.candidates(sealed, KIND_IDS, [key])] == [0]
 
 
-class Sealed:
-    info = (1, 0, 7)
+def sealed_parts(*identities: str) -> SealedParts:
+    """Return sealed segments of which only the identity is told."""
+    rows = [f"{each},{each.partition(',')[0]}".encode() for each in identities]
+    segments = SegmentRows([*rows, b"99999,0,7,0"], "manifest.json")
+    return SealedParts("nowhere", Manifest(str(UUID(int=0)), 1, 1, segments), OpenParts())
 
 
 def test_kind_of_ids_is_what_candidates_are(store: EventStore) -> None:
     fill(store, 30)
     log = Log(store.path)
-    assert log.filter.places([], KIND_IDS, 5) == []
-    assert list(log.filter.candidates([], KIND_IDS, [5])) == []
+    nothing = sealed_parts()
+    assert log.filter.places(nothing, KIND_IDS, 5) == []
+    assert list(log.filter.candidates(nothing, KIND_IDS, [5])) == []
