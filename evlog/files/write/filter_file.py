@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from evlog.files.log.log import Log
 
 _KEYS_AT_ONCE: Final = 1 << 18  # a tenth of a second; the next call continues
-_MAX_UNUSED: Final = 64  # blocks; a reader spends 0.7 µs on each
+_MAX_UNUSED: Final = 64  # blocks, of which each costs a reader 0.7 µs, and at most a third of the bytes
 _MAX_JOINED_BYTES: Final = 1 << 26  # at once
 _MAX_GROWTH: Final = 4  # of the tables, which in a group have the size of the largest
 
@@ -88,15 +88,20 @@ def _extend_locked(log: Log, file: WriteFile, disk: Disk, keys_at_once: int) -> 
     for group in _groups(log, [*kept, *fresh]):
         kept = [used for used in kept if used.top not in group.places]
         fresh = [used for used in fresh if used.top not in group.places] + [group]
-    content = [used.raw[used.block.start : used.block.end] for used in fresh]
-    if not is_whole or len(blocks) - len(kept) > _MAX_UNUSED:
-        content = [used.raw[used.block.start : used.block.end] for used in kept] + content
-        replace_derived(filter.path, b"".join((encode_filter_header(store_id), *content)), disk)
-    elif content:
-        disk.write_at(file, b"".join(content), end)
+    added = b"".join(_contents(fresh))
+    used_bytes = len(added) + sum(used.block.end - used.block.start for used in kept)
+    if not is_whole or len(blocks) - len(kept) > _MAX_UNUSED or end + len(added) > 1.5 * used_bytes:
+        content = b"".join((encode_filter_header(store_id), *_contents(kept), added))
+        replace_derived(filter.path, content, disk)
+    elif added:
+        disk.write_at(file, added, end)
     else:
         return
     filter.note_extended()
+
+
+def _contents(blocks: Sequence[UsedBlock]) -> list[memoryview]:
+    return [used.raw[used.block.start : used.block.end] for used in blocks]
 
 
 def _is_sound(used: UsedBlock) -> bool:

@@ -260,8 +260,8 @@ def test_large_tables_are_checked_by_the_page(monkeypatch: pytest.MonkeyPatch, t
 
 def sealed_parts(*identities: str) -> SealedParts:
     """Return sealed segments of which only the identity is told."""
-    rows = [f"{each},{each.partition(',')[0]}".encode() for each in identities]
-    segments = SegmentRows([*rows, b"99999,0,7,0"], "manifest.json")
+    rows = [f"{each},{each.partition(',')[0]},1".encode() for each in identities]
+    segments = SegmentRows([*rows, b"99999,0,7,0,0"], "manifest.json")
     return SealedParts("nowhere", Manifest(str(UUID(int=0)), 1, 1, segments), OpenParts())
 
 
