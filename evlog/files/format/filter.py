@@ -257,7 +257,7 @@ class LookUp:
 
     def __init__(self, keys: Sequence[int]) -> None:
         self.keys = keys
-        self._masks = list(map(mask_of, keys))
+        self._masks = list(map(_MASKS.__getitem__, map(and_, keys, repeat(63))))
         self._matches: list[bytes] = []
         self._fetchers: dict[tuple[int, int], Callable[[Any], Sequence[Any]]] = {}
 

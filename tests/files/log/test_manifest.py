@@ -266,6 +266,18 @@ def test_any_bytes_are_a_documented_error(raw: bytes, signed: bool) -> None:
         parse_manifest(sign(raw) if signed else raw, "m")
 
 
+@pytest.mark.parametrize("number", [b"-1", b"007", b"1e3", b"99999999999999999999", b" 7", b""])
+def test_segment_that_cannot_be_is_found_when_it_is_asked_for(number: bytes) -> None:
+    raw = rows(row().rpartition(b",")[0] + b"," + number + b"]", ACTIVE)
+    with pytest.raises(CorruptionError):
+        parse_manifest(raw, "m")
+    manifest = parse_manifest(raw, "m", lazily=True)
+    assert manifest.segments[-1] == SegmentInfo(5, 0, 5)
+    with pytest.raises(CorruptionError) as caught:
+        manifest.segments[0]
+    assert caught.value.path == "m"
+
+
 # --- files
 
 
