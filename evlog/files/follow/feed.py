@@ -17,6 +17,7 @@ import os
 import time
 from bisect import bisect_left
 
+from evlog.errors import EvlogError
 from evlog.files.disk.watch import TICK_SECONDS, Watch
 from evlog.files.format.marks import MARK_BYTES
 from evlog.files.log.read import read_log, selection_of
@@ -39,6 +40,7 @@ _WAITED_PRICE: Final = 20  # of a look that had to wait this long for its news:
 _WAITED_SECONDS: Final = 0.005
 _CREDIT_SECONDS: Final = 0.2  # what a feed that was idle may owe before it rests: a dozen looks or more
 _LAST_REST_SECONDS: Final = 0.1
+_AHEAD_EVENTS: Final = 8
 
 
 class CommittedFeed:
@@ -57,6 +59,10 @@ class CommittedFeed:
         self._committed = 0  # as of the last look
         self._synced = (0, 0, 0)  # segment's tag, position and offset: made durable by this feed
         self._pulse: object = None
+        self._marks = b""  # as of the last look
+        self._ahead: tuple[object, list[Event]] | None = (
+            None  # events that were read before they were committed
+        )
         self._look_due = 0.0  # when to look at everything, even if the pulse is the same
         self._stale: tuple[int, float] | None = None  # since when this committed position has events after it
         self._spent_seconds = time.thread_time()
@@ -91,9 +97,33 @@ class CommittedFeed:
 
     def read(self, after: int, to: int) -> Iterator[Event]:
         """Iterate over the feed's events behind `after`, up to and including `to`."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None and ahead[0] == self._content(after, to):
+            return iter(ahead[1])
         self._release(after + 1)
+        return self._read(after, to)
+
+    def _read(self, after: int, to: int) -> Iterator[Event]:
         selection = selection_of(self._filter, after + 1, to, newest_singly=True)
         return read_log(self._log, selection, reverse=False, limit=None)
+
+    def _read_ahead(self, after: int) -> None:
+        """Read a few events while their writer syncs them; `read` gives them out once they are committed.
+
+        It takes 0.1 ms off the time from the end of an append to its event in another process.
+        """
+        head = self._log.head
+        if after < head <= after + _AHEAD_EVENTS:
+            content = self._content(after, head)
+            try:
+                self._ahead = content, list(self._read(after, head))
+            except EvlogError:
+                self._ahead = None  # if they are committed, `read` raises it
+
+    def _content(self, after: int, to: int) -> object:
+        """Return what differs if other events are, or come to be, between the two positions."""
+        active = self._log.active.segment
+        return after, to, self._log.head, active.tag, active.index_crc
 
     def make_durable(self, position: int) -> None:
         """Return once every event up to the position, which is committed, is on the device."""
@@ -146,12 +176,16 @@ class CommittedFeed:
         pulse = stamp, marks[MARK_BYTES:]  # all but how far it is written
         if pulse == self._pulse and now < self._look_due:
             log.raise_damage()
+            if marks != self._marks:  # a writer has written, and syncs now
+                self._marks = marks
+                if log.follow(stamp, marks):
+                    self._read_ahead(after)
             return False
         is_due = now >= self._look_due
         self._look_due = now + _PATIENCE_SECONDS
         if is_due or not log.follow(stamp, marks):
             log.refresh()
-        self._pulse = pulse
+        self._pulse, self._marks = pulse, marks
         self._committed = max(log.acknowledged_position(marks), self._own_position())
         if self._committed <= after:
             log.raise_damage()

@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 
 from evlog import EventStore, wait_for_store
-from evlog.errors import StoreIOError
+from evlog.errors import CorruptionError, StoreIOError
 from evlog.files.disk.files import ReadFile
 from evlog.files.disk.watch import TICK_SECONDS
+from evlog.files.follow import feed
 from evlog.files.format import paths
-from evlog.files.format.marks import MARK_AT, SUSPECT_MAGIC, Mark, encode_mark
+from evlog.files.format.marks import DURABLE_MAGIC, MARK_AT, SUSPECT_MAGIC, Mark, encode_mark
 from tests.support.following import LONG_SECONDS, Script, drain, fill_from, write_unacknowledged
 from tests.support.helpers import engine_of, fill, frames_of, new, numbers, segment_files, small_store
 
@@ -33,6 +34,15 @@ def other(store: EventStore) -> Iterator[EventStore]:
     """Another writer's handle of the same store."""
     with small_store(store.path) as opened:
         yield opened
+
+
+def acknowledge(store: EventStore) -> None:
+    """Write the durable mark for all that the log holds, as the writer does after its sync."""
+    assert store.head
+    active = engine_of(store)._log.active.segment  # type: ignore[union-attr]
+    with open(paths.durable_path(store.path), "r+b") as marks:
+        marks.seek(MARK_AT[DURABLE_MAGIC])
+        marks.write(encode_mark(DURABLE_MAGIC, Mark(active.tag, active.end)))
 
 
 # --- only what is acknowledged
@@ -127,6 +137,38 @@ def test_a_tail_that_is_cut_and_written_anew_is_given_out_as_it_is_now(
             writer.append("other", [new(4)])
             assert len(writer.torn_tails) == 1
         assert drain(subscription) == [4]
+
+
+def test_an_event_is_read_while_its_writer_syncs_it(
+    store: EventStore, other: EventStore, script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(store, 3)
+    with store.subscribe() as subscription:
+        assert drain(subscription) == [0, 1, 2]
+        write_unacknowledged(store, 3)
+        assert drain(subscription) == []
+        monkeypatch.setattr(feed, "read_log", lambda *_, **__: pytest.fail("it was read before"))
+        acknowledge(store)
+        assert drain(subscription) == [3]
+        monkeypatch.undo()
+        other.append("s", [new(4)])
+        assert drain(subscription) == [4]
+
+
+def test_damage_that_is_read_ahead_is_raised_once_it_is_committed(store: EventStore, script: Script) -> None:
+    fill(store, 3)
+    with store.subscribe() as subscription:
+        assert drain(subscription) == [0, 1, 2]
+        write_unacknowledged(store, 3)
+        assert store.head == 4
+        end = engine_of(store)._log.active.segment.end  # type: ignore[union-attr]
+        with segment_files(store, "log")[-1].open("r+b") as log:
+            log.seek(end - 3)
+            log.write(b"\xff")
+        assert drain(subscription) == []
+        acknowledge(store)
+        with pytest.raises(CorruptionError):
+            drain(subscription)
 
 
 def test_what_a_writer_without_sync_acknowledges_is_given_out_at_once(
