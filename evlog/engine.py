@@ -27,6 +27,7 @@ from evlog.model.checkpoints import Checkpoint, ParkedEvent
 from evlog.model.events import Event
 from evlog.model.filters import EventFilter, LogSelection, StreamSelection
 from evlog.model.history import HistoryPiece, RemovedRecord, Standing
+from evlog.model.policy_changes import PolicyChange
 from evlog.model.redaction import RedactionResult
 from evlog.model.reports import (
     Compaction,
@@ -250,16 +251,7 @@ class Engine(Protocol):
     def checkpoint_names(self) -> list[str]:
         """Return the names of all subscriptions, sorted."""
 
-    def set_retention(
-        self,
-        stream: str | None,
-        category: str | None,
-        *,
-        max_count: int | None,
-        max_age_seconds: int | None,
-        before: int | None,
-        clear: bool,
-    ) -> None:
+    def set_retention(self, change: PolicyChange) -> None:
         """Set the given parts of a policy, durably."""
 
     def retention(self, stream: str | None, category: str | None) -> Retention:

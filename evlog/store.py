@@ -1028,18 +1028,14 @@ class EventStore:
             InvalidArgument: nothing is given, or a setting makes no sense.
             LockTimeout, StoreFull, StoreIOError, CorruptionError: as `append`.
         """
-        from evlog.model.retention import check_settings, check_target
+        from evlog.model.policy_changes import check_change
 
-        check_target(stream, category)
-        max_age_seconds = check_settings(category, max_count, max_age, before, clear=clear)
-        self.engine.set_retention(
-            stream, category, max_count=max_count, max_age_seconds=max_age_seconds, before=before, clear=clear
-        )
+        self.engine.set_retention(check_change(stream, category, max_count, max_age, before, clear=clear))
         return self.engine.retention(stream, category)
 
     def retention(self, stream: str | None = None, *, category: str | None = None) -> Retention:
         """Return what is kept of a stream, by its and its category's settings, or of a category's streams."""
-        from evlog.model.retention import check_target
+        from evlog.model.policy_changes import check_target
 
         check_target(stream, category)
         return self.engine.retention(stream, category)

@@ -353,3 +353,35 @@ def snapshot_names(records: KeyValue) -> list[tuple[str, str | None]]:
         ((key[1], key[2] if len(key) > 2 else None) for key in keys),
         key=lambda pair: (pair[0], pair[1] or ""),
     )
+
+
+# --- the methods of engines
+
+
+class KeepsSubscriptions:
+    """The methods of an engine that keeps its subscriptions as records. A base class, without state."""
+
+    @property
+    def records(self) -> KeyValue:
+        """The records of the store. Raises StoreClosed."""
+        raise NotImplementedError
+
+    def checkpoint(self, name: str) -> KeyedCheckpoint:
+        """Return the place of the subscription with this checked name."""
+        return KeyedCheckpoint(self.records, name)
+
+    def checkpoint_names(self) -> list[str]:
+        """Return the names of all subscriptions, sorted."""
+        return checkpoint_names(self.records)
+
+
+class KeepsRecords(KeepsSubscriptions):
+    """The same for an engine that keeps its snapshots as records, too."""
+
+    def snapshot(self, name: str, stream: str | None) -> KeyedSnapshot:
+        """Return the place of the snapshot with this checked name."""
+        return KeyedSnapshot(self.records, name, stream)
+
+    def snapshot_names(self) -> list[tuple[str, str | None]]:
+        """Return the name and the stream of each snapshot, sorted by name."""
+        return snapshot_names(self.records)

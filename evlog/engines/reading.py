@@ -1,20 +1,24 @@
-"""Reading for engines that have a reader, which knows the server and nothing of what events contain."""
+"""Reading for engines that have a reader, which knows the server."""
 
 from __future__ import annotations
 
+from functools import wraps
 from itertools import islice
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from evlog.model.events import Event
     from evlog.model.filters import LogSelection, StreamSelection
     from evlog.model.reports import StreamInfo
 
+    _Reader = TypeVar("_Reader")
+    _Selection = TypeVar("_Selection", StreamSelection, LogSelection)
+
 
 class ServerReader(Protocol):
-    """What reads a store; of filters, all but the content of events counts."""
+    """What reads a store. Its methods are those of `evlog.engine.Engine`."""
 
     def read_stream(self, selection: StreamSelection) -> Iterator[Event]: ...
 
@@ -39,19 +43,11 @@ class ReadsByReader:
 
     def read_stream(self, selection: StreamSelection) -> Iterator[Event]:
         """Iterate over the selected events of a stream."""
-        content = selection.filter.make_matcher()
-        if content is None:
-            return self.reader.read_stream(selection)
-        events = self.reader.read_stream(selection._replace(limit=None))
-        return islice(filter(content, events), selection.limit)
+        return self.reader.read_stream(selection)
 
     def read_all(self, selection: LogSelection) -> Iterator[Event]:
         """Iterate over the selected events of the log."""
-        content = selection.filter.make_matcher()
-        if content is None:
-            return self.reader.read_all(selection)
-        events = self.reader.read_all(selection._replace(limit=None))
-        return islice(filter(content, events), selection.limit)
+        return self.reader.read_all(selection)
 
     def find_ids(self, ids: Sequence[bytes]) -> dict[bytes, int]:
         """Return the positions of known ids, also of those whose events were removed."""
@@ -68,3 +64,19 @@ class ReadsByReader:
         return self.reader.streams(
             category, prefix, include_deleted=include_deleted, include_system=include_system
         )
+
+
+def matching_content(
+    read: Callable[[_Reader, _Selection], Iterator[Event]],
+) -> Callable[[_Reader, _Selection], Iterator[Event]]:
+    """Decorate a reader's method that passes over what a filter says of the content of events."""
+
+    @wraps(read)
+    def matched(reader: _Reader, selection: _Selection) -> Iterator[Event]:
+        content = selection.filter.make_matcher()
+        if content is None:
+            return read(reader, selection)
+        events = read(reader, selection._replace(limit=None))
+        return islice(filter(content, events), selection.limit)
+
+    return matched

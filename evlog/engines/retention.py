@@ -8,10 +8,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from evlog.engine import Engine
-from evlog.errors import InvalidArgument, StreamNotFound, StreamTombstoned, WrongExpectedVersion
-from evlog.model.appends import ANY, NO_STREAM, STREAM_EXISTS, AppendRequest, Expectation
+from evlog.errors import WrongExpectedVersion
+from evlog.model.appends import ANY, NO_STREAM, AppendRequest, Expectation
 from evlog.model.events import JSON_CODE
 from evlog.model.filters import StreamSelection
+from evlog.model.policy_changes import delete
 from evlog.model.reports import PolicyInfo, retention_of
 from evlog.model.retention import KEEP_ALL, METADATA_TYPE, decode_policy, encode_policy, metadata_stream
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from evlog.model.appends import ExpectedVersion
+    from evlog.model.policy_changes import PolicyChange
     from evlog.model.reports import Retention
     from evlog.model.retention import Rule, Rules
 
@@ -36,37 +38,13 @@ class PolicyEngine(Engine, Protocol):
 class KeepsPolicies:
     """The methods of an engine that keeps policies as events. A base class of engines, without state."""
 
-    def set_retention(
-        self: PolicyEngine,
-        stream: str | None,
-        category: str | None,
-        *,
-        max_count: int | None,
-        max_age_seconds: int | None,
-        before: int | None,
-        clear: bool,
-    ) -> None:
+    def set_retention(self: PolicyEngine, change: PolicyChange) -> None:
         """Set the given parts of a policy, durably."""
 
-        def change(rule: Rule) -> Rule:
-            if stream is not None:
-                if rule.tombstone:
-                    raise StreamTombstoned(stream)
-                if before is not None and before > 1:
-                    after_last = self.versions([stream])[0] + 1
-                    if before > after_last:
-                        raise InvalidArgument(
-                            f"before is {before}, but the next event of {stream!r} has version {after_last}; "
-                            f"give at most {after_last}"
-                        )
-            rule = KEEP_ALL if clear else rule
-            return rule.replace(
-                max_count=rule.max_count if max_count is None else max_count,
-                max_age_us=rule.max_age_us if max_age_seconds is None else max_age_seconds * 1_000_000,
-                truncate_before=rule.truncate_before if before is None else before,
-            )
+        def version_of(stream: str) -> int:
+            return self.versions([stream])[0]
 
-        _change_policy(self, stream, category, change)
+        _change_policy(self, change.stream, change.category, lambda rule: change.apply(rule, version_of))
 
     def retention(self: PolicyEngine, stream: str | None, category: str | None) -> Retention:
         """Return what is kept of a stream, by its and its category's policy, or of a category's streams."""
@@ -99,15 +77,7 @@ class KeepsPolicies:
         def change(rule: Rule) -> Rule:
             nonlocal last_version
             last_version = self.versions([stream])[0]
-            if not last_version and not (tombstone and expected == NO_STREAM):
-                raise StreamNotFound(stream)
-            if rule.is_deleted(last_version):
-                if expected == STREAM_EXISTS:
-                    raise WrongExpectedVersion(stream, expected, 0)
-                if expected not in (ANY, NO_STREAM, last_version):
-                    raise WrongExpectedVersion(stream, expected, last_version)
-                return rule.replace(tombstone=rule.tombstone or tombstone)
-            return rule.replace(deleted=last_version, tombstone=tombstone)
+            return delete(rule, stream, last_version, tombstone=tombstone, expected=expected)
 
         expectations = () if expected == ANY else (Expectation(0, stream, expected),)
         _change_policy(self, stream, None, change, expectations)

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from evlog.model.events import Event
     from evlog.model.filters import EventFilter, LogSelection, StreamSelection
     from evlog.model.history import HistoryPiece, RemovedRecord, Standing
+    from evlog.model.policy_changes import PolicyChange
     from evlog.model.redaction import RedactionResult
     from evlog.model.reports import (
         Compaction,
@@ -292,29 +293,11 @@ class DirectoryEngine:
     # --- retention
 
     @refuses_crafted_content
-    def set_retention(
-        self,
-        stream: str | None,
-        category: str | None,
-        *,
-        max_count: int | None,
-        max_age_seconds: int | None,
-        before: int | None,
-        clear: bool,
-    ) -> None:
+    def set_retention(self, change: PolicyChange) -> None:
         """Set the given parts of a policy, durably."""
-        from evlog.files.write.retention import set_words
+        from evlog.files.write.retention import set_policy
 
-        set_words(
-            self._opened(),
-            self._open_writer(),
-            stream,
-            category,
-            max_count=max_count,
-            max_age_seconds=max_age_seconds,
-            before=before,
-            clear=clear,
-        )
+        set_policy(self._opened(), self._open_writer(), change)
 
     @refuses_crafted_content
     def retention(self, stream: str | None, category: str | None) -> Retention:
@@ -341,9 +324,11 @@ class DirectoryEngine:
     @refuses_crafted_content
     def delete_stream(self, stream: str, *, tombstone: bool, expected: ExpectedVersion) -> int:
         """Hide all events of a stream, durably, and return its last version."""
-        from evlog.files.write.retention import delete
+        from evlog.files.write.retention import delete_stream
 
-        return delete(self._opened(), self._open_writer(), stream, tombstone=tombstone, expected=expected)
+        return delete_stream(
+            self._opened(), self._open_writer(), stream, tombstone=tombstone, expected=expected
+        )
 
     @refuses_crafted_content
     def redact(self, events: Sequence[Event], reason: str) -> RedactionResult:

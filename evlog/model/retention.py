@@ -17,18 +17,10 @@ the category NAME. Its data holds KurrentDB's words and two of evlog's own. A po
 
 from __future__ import annotations
 
-from evlog.errors import InvalidArgument
-from evlog.model.events import (
-    CATEGORY_PREFIX,
-    METADATA_PREFIX,
-    SYSTEM_PREFIX,
-    category_of,
-    check_stream_name,
-)
+from evlog.model.events import CATEGORY_PREFIX, METADATA_PREFIX, SYSTEM_PREFIX, category_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from datetime import timedelta
     from typing import Any, Final
 
     from evlog.model.events import Record
@@ -51,8 +43,6 @@ SYSTEM_TYPES: Final = (
 )  # fmt: skip
 
 _SECOND_US: Final = 1_000_000
-_MAX_AGE_SECONDS: Final = 1 << 40  # beyond any clock, and what JSON numbers hold
-_MAX_VERSION: Final = (1 << 32) - 1
 _MAX_REMEMBERED: Final = 4096
 
 
@@ -278,44 +268,3 @@ class Rules:
 
 
 # --- what users give
-
-
-def check_target(stream: str | None, category: str | None) -> None:
-    """Raise InvalidArgument unless one stream or one category is given, with a valid name."""
-    if (stream is None) == (category is None):
-        raise InvalidArgument("give either a stream or a category")
-    if stream is not None:
-        check_stream_name(stream)
-    elif category_of(check_stream_name(category or "")) != category:
-        raise InvalidArgument(
-            f"invalid category {category!r}; use the part of a stream's name before its first -"
-        )
-
-
-def check_settings(
-    category: str | None,
-    max_count: int | None,
-    max_age: timedelta | int | None,
-    before: int | None,
-    *,
-    clear: bool,
-) -> int | None:
-    """Return max_age in whole seconds; raise InvalidArgument if a setting is invalid, or nothing is set."""
-    for name, value in (("max_count", max_count), ("before", before)):
-        if value is not None and not (type(value) is int and 1 <= value <= _MAX_VERSION):
-            raise InvalidArgument(f"{name} is {value!r}; give a whole number, 1 or more")
-    seconds: object = max_age
-    if max_age is not None and not isinstance(max_age, int):
-        from datetime import timedelta
-
-        if isinstance(max_age, timedelta) and not max_age.microseconds:
-            seconds = max_age // timedelta(seconds=1)
-    if seconds is not None and not (type(seconds) is int and 1 <= seconds <= _MAX_AGE_SECONDS):
-        raise InvalidArgument(
-            f"max_age is {max_age!r}; give whole seconds, 1 or more, or a timedelta of them"
-        )
-    if (max_count, seconds, before) == (None, None, None) and not clear:
-        raise InvalidArgument("nothing is set; give max_count, max_age, before or clear")
-    if category is not None and before is not None:
-        raise InvalidArgument("before is a version of one stream; give max_count or max_age for a category")
-    return seconds

@@ -24,6 +24,7 @@ from evlog.model.appends import AppendRequest, BatchResult, ExpectedVersion
 from evlog.model.events import Event, category_of
 from evlog.model.filters import EventFilter, LogSelection, StreamSelection
 from evlog.model.history import HistoryPiece, RemovedRecord, Standing
+from evlog.model.policy_changes import PolicyChange
 from evlog.model.queries import IfNone
 from evlog.model.redaction import Redacted, RedactionResult, encode_redaction, maybe_decode_redaction
 from evlog.model.reports import (
@@ -205,16 +206,7 @@ class MemoryEngine:
     def policies(self) -> list[PolicyInfo]:
         return []
 
-    def set_retention(
-        self,
-        stream: str | None,
-        category: str | None,
-        *,
-        max_count: int | None,
-        max_age_seconds: int | None,
-        before: int | None,
-        clear: bool,
-    ) -> None:
+    def set_retention(self, change: PolicyChange) -> None:
         raise Unsupported(NAME, "retention")
 
     def delete_stream(self, stream: str, *, tombstone: bool, expected: ExpectedVersion) -> int:

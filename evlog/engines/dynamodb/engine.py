@@ -17,7 +17,8 @@ from evlog.engines.dynamodb.items import FORMAT
 from evlog.engines.dynamodb.reading import Reader
 from evlog.engines.dynamodb.records import Records
 from evlog.engines.dynamodb.table import open_table
-from evlog.engines.keyed import KeyedCheckpoint, KeyedSnapshot, checkpoint_names, snapshot_names
+from evlog.engines.keyed import KeepsRecords
+from evlog.engines.reading import ReadsByReader
 from evlog.engines.retention import KeepsPolicies
 from evlog.errors import Unsupported
 from evlog.model.appends import AppendRequest
@@ -34,11 +35,10 @@ if TYPE_CHECKING:
     from evlog.engine import Progress
     from evlog.model.appends import BatchResult
     from evlog.model.events import Event
-    from evlog.model.filters import EventFilter, StreamSelection
+    from evlog.model.filters import EventFilter
     from evlog.model.history import HistoryPiece, RemovedRecord
     from evlog.model.reports import (
         Compaction,
-        StreamInfo,
         TornTail,
         VerifyReport,
     )
@@ -71,7 +71,7 @@ def open_engine(url: str, *, create: bool, sync: bool, lock_timeout_seconds: flo
     return DynamodbEngine(Address(url), create=create, lock_timeout_seconds=lock_timeout_seconds)
 
 
-class DynamodbEngine(KeepsPolicies):
+class DynamodbEngine(ReadsByReader, KeepsPolicies, KeepsRecords):
     """A store in a table of DynamoDB."""
 
     capabilities = CAPABILITIES
@@ -101,30 +101,10 @@ class DynamodbEngine(KeepsPolicies):
 
     # --- reading
 
-    def read_stream(self, selection: StreamSelection) -> Iterator[Event]:
-        """Iterate over the selected events of a stream."""
-        return self._reader.read_stream(selection)
-
-    def read_all(self, selection: LogSelection) -> Iterator[Event]:
-        """Iterate over the selected events of the log."""
-        return self._reader.read_all(selection)
-
-    def find_ids(self, ids: Sequence[bytes]) -> dict[bytes, int]:
-        """Return the positions of known ids, also of those whose events were removed."""
-        return {id: known[0] for id, known in self._reader.known(self._core.state(), ids).items()}
-
-    def versions(self, streams: Sequence[str]) -> list[int]:
-        """Return the last version of each stream, visible or not."""
-        heads = read_heads(self._client, list(dict.fromkeys(streams)), self._core.state().position)
-        return [heads[stream].version for stream in streams]
-
-    def streams(
-        self, category: str | None, prefix: str | None, *, include_deleted: bool, include_system: bool
-    ) -> Iterator[StreamInfo]:
-        """Iterate over the streams by name."""
-        return self._reader.streams(
-            category, prefix, include_deleted=include_deleted, include_system=include_system
-        )
+    @property
+    def reader(self) -> Reader:
+        """What reads the store."""
+        return self._reader
 
     def head(self) -> int:
         """Return the last position."""
@@ -137,25 +117,13 @@ class DynamodbEngine(KeepsPolicies):
         self._client.check_open()
         return DynamodbFeed(self._core, filter, self.read_all)
 
-    def checkpoint(self, name: str) -> KeyedCheckpoint:
-        """Return the place of the subscription with this checked name."""
-        self._client.check_open()
-        return KeyedCheckpoint(self._records, name)
-
-    def checkpoint_names(self) -> list[str]:
-        """Return the names of all subscriptions, sorted."""
-        return checkpoint_names(self._records)
-
     # --- snapshots
 
-    def snapshot(self, name: str, stream: str | None) -> KeyedSnapshot:
-        """Return the place of the snapshot with this checked name."""
+    @property
+    def records(self) -> Records:
+        """The records of the store."""
         self._client.check_open()
-        return KeyedSnapshot(self._records, name, stream)
-
-    def snapshot_names(self) -> list[tuple[str, str | None]]:
-        """Return the name and the stream of each snapshot, sorted by name."""
-        return snapshot_names(self._records)
+        return self._records
 
     def removals(self) -> int:
         """Return how many events compactions have removed."""

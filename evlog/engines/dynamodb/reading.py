@@ -146,6 +146,15 @@ class Reader:
 
     # --- look-ups
 
+    def find_ids(self, ids: Sequence[bytes]) -> dict[bytes, int]:
+        """Return the positions of known ids, also of those whose events were removed."""
+        return {id: known[0] for id, known in self.known(self._core.state(), ids).items()}
+
+    def versions(self, streams: Sequence[str]) -> list[int]:
+        """Return the last version of each stream, visible or not."""
+        heads = read_heads(self._client, list(dict.fromkeys(streams)), self._core.state().position)
+        return [heads[stream].version for stream in streams]
+
     def known(self, state: LogState, ids: Sequence[bytes]) -> dict[bytes, Event | RemovedRecord]:
         """Return what is known of ids: of a redacted event that it is one, else its place and digest."""
         found = self._client.get_many([id_key(id) for id in ids])

@@ -16,7 +16,8 @@ from evlog.engines.kafka.keyed import TopicRecords
 from evlog.engines.kafka.partitions import PartitionedTopic, refuse_redactions
 from evlog.engines.kafka.records import encode_event, encode_forget, encode_piece, encode_standing
 from evlog.engines.kafka.topic import Decision, Reader, Writer
-from evlog.engines.keyed import KeyedCheckpoint, checkpoint_names
+from evlog.engines.keyed import KeepsSubscriptions
+from evlog.engines.reading import ReadsByReader
 from evlog.errors import EventTooLarge, MirrorConflict, ServerUnsuitable, StoreNotFound, Unsupported
 from evlog.model.events import MAX_EVENT_BYTES, Event
 from evlog.model.history import HistoryPiece, Standing, refusal
@@ -28,15 +29,15 @@ if TYPE_CHECKING:
     from evlog.files.engine import DirectoryEngine
     from evlog.files.follow.snapshot_file import SnapshotFile
     from evlog.model.appends import AppendRequest, BatchResult, ExpectedVersion
-    from evlog.model.filters import EventFilter, LogSelection, StreamSelection
+    from evlog.model.filters import EventFilter
     from evlog.model.history import RemovedRecord
+    from evlog.model.policy_changes import PolicyChange
     from evlog.model.redaction import RedactionResult
     from evlog.model.reports import (
         Compaction,
         PolicyInfo,
         Retention,
         StoreInfo,
-        StreamInfo,
         TornTail,
         VerifyReport,
     )
@@ -95,7 +96,7 @@ def capabilities_of(topic: Topic) -> Capabilities:
     )
 
 
-class KafkaEngine:
+class KafkaEngine(ReadsByReader, KeepsSubscriptions):
     """A store in a topic of one partition."""
 
     def __init__(
@@ -136,6 +137,17 @@ class KafkaEngine:
         self._writer.close()
         self._records.close()
         self._applying.index.close()
+
+    @property
+    def reader(self) -> DirectoryEngine:
+        """What reads the store: the local index."""
+        return self._index()
+
+    @property
+    def records(self) -> TopicRecords:
+        """The records of the store's subscriptions."""
+        self._client.check_open()
+        return self._records
 
     def _index(self) -> DirectoryEngine:
         """Return the local index, with everything that was committed before the call."""
@@ -193,30 +205,6 @@ class KafkaEngine:
 
     # --- reading
 
-    def read_stream(self, selection: StreamSelection) -> Iterator[Event]:
-        """Iterate over the selected events of a stream."""
-        return self._index().read_stream(selection)
-
-    def read_all(self, selection: LogSelection) -> Iterator[Event]:
-        """Iterate over the selected events of the log."""
-        return self._index().read_all(selection)
-
-    def find_ids(self, ids: Sequence[bytes]) -> dict[bytes, int]:
-        """Return the positions of known ids, also of those whose events were removed."""
-        return self._index().find_ids(ids)
-
-    def versions(self, streams: Sequence[str]) -> list[int]:
-        """Return the last version of each stream."""
-        return self._index().versions(streams)
-
-    def streams(
-        self, category: str | None, prefix: str | None, *, include_deleted: bool, include_system: bool
-    ) -> Iterator[StreamInfo]:
-        """Iterate over the streams by name."""
-        return self._index().streams(
-            category, prefix, include_deleted=include_deleted, include_system=include_system
-        )
-
     def head(self) -> int:
         """Return the last position."""
         return self._index().head()
@@ -236,15 +224,6 @@ class KafkaEngine:
         index = self._index()
         return KafkaFeed(self._reader, filter, index.read_all, lambda: self._applying.head, self.head)
 
-    def checkpoint(self, name: str) -> KeyedCheckpoint:
-        """Return the place of the subscription with this checked name."""
-        self._client.check_open()
-        return KeyedCheckpoint(self._records, name)
-
-    def checkpoint_names(self) -> list[str]:
-        """Return the names of all subscriptions, sorted."""
-        return checkpoint_names(self._records)
-
     # --- snapshots
 
     def snapshot(self, name: str, stream: str | None) -> SnapshotFile:
@@ -259,16 +238,7 @@ class KafkaEngine:
 
     # --- what a topic cannot do
 
-    def set_retention(
-        self,
-        stream: str | None,  # noqa: ARG002
-        category: str | None,  # noqa: ARG002
-        *,
-        max_count: int | None,  # noqa: ARG002
-        max_age_seconds: int | None,  # noqa: ARG002
-        before: int | None,  # noqa: ARG002
-        clear: bool,  # noqa: ARG002
-    ) -> None:
+    def set_retention(self, change: PolicyChange) -> None:  # noqa: ARG002
         """Refuse: a topic keeps what it was given."""
         self._refuse("retention")
 

@@ -17,7 +17,7 @@ from evlog.engines.kafka.index import turn_lock
 from evlog.engines.kafka.keyed import TopicRecords
 from evlog.engines.kafka.records import encode_events
 from evlog.engines.kafka.topic import Decision, Writer
-from evlog.engines.keyed import KeyedCheckpoint, checkpoint_names
+from evlog.engines.keyed import KeepsSubscriptions
 from evlog.errors import MirrorConflict, Unsupported
 from evlog.model.events import SYSTEM_PREFIX, Event
 from evlog.model.history import Standing
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 _COPIED = ("copied",)  # the key of the record that says how far the source is copied
 
 
-class PartitionedTopic:
+class PartitionedTopic(KeepsSubscriptions):
     """An `evlog.engine.Engine` that takes a mirror, and refuses everything else."""
 
     def __init__(
@@ -72,6 +72,12 @@ class PartitionedTopic:
         self._client.close()
         self._writer.close()
         self._records.close()
+
+    @property
+    def records(self) -> TopicRecords:
+        """The records of the store's subscriptions."""
+        self._client.check_open()
+        return self._records
 
     # --- up to where the source is copied
 
@@ -159,15 +165,6 @@ class PartitionedTopic:
     def read_removed(self, after: int, to: int) -> Iterator[RemovedRecord]:  # noqa: ARG002
         """Iterate over nothing: which events were removed is not kept."""
         return iter(())
-
-    def checkpoint(self, name: str) -> KeyedCheckpoint:
-        """Return the place of the subscription with this checked name."""
-        self._client.check_open()
-        return KeyedCheckpoint(self._records, name)
-
-    def checkpoint_names(self) -> list[str]:
-        """Return the names of all subscriptions, sorted."""
-        return checkpoint_names(self._records)
 
     def info(self) -> StoreInfo:
         """Return the topic in numbers, as far as they are known."""

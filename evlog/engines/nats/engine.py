@@ -8,7 +8,7 @@ from uuid import UUID
 
 from evlog.engine import Capabilities
 from evlog.engines.deciding import PendingAppend
-from evlog.engines.keyed import KeyedCheckpoint, KeyedSnapshot, checkpoint_names, snapshot_names
+from evlog.engines.keyed import KeepsRecords
 from evlog.engines.messages import POSITION, TIME
 from evlog.engines.nats import compaction, history, verify
 from evlog.engines.nats.address import Address
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from evlog.engine import Progress
     from evlog.engines.nats.reading import Reader
+    from evlog.engines.nats.records import Records
     from evlog.model.appends import BatchResult
     from evlog.model.events import Event
     from evlog.model.filters import EventFilter
@@ -76,7 +77,7 @@ def capabilities_of(max_event_bytes: int, replicas: int) -> Capabilities:
     )
 
 
-class NatsEngine(ReadsByReader, KeepsPolicies):
+class NatsEngine(ReadsByReader, KeepsPolicies, KeepsRecords):
     """A store in NATS JetStream."""
 
     def __init__(self, address: Address, *, create: bool, lock_timeout_seconds: float | None) -> None:
@@ -110,6 +111,12 @@ class NatsEngine(ReadsByReader, KeepsPolicies):
         """Return the last position."""
         return self._core.head()
 
+    @property
+    def records(self) -> Records:
+        """The records of the store."""
+        self._core.connections.check_open()
+        return self._core.records
+
     def follow(self, filter: EventFilter) -> NatsFeed:
         """Return a feed of the events that the filter selects."""
         core = self._core
@@ -117,24 +124,6 @@ class NatsEngine(ReadsByReader, KeepsPolicies):
         return NatsFeed(core.jetstream, core.reader, core.subjects.all, filter, self.read_all)
 
     # --- records by key
-
-    def checkpoint(self, name: str) -> KeyedCheckpoint:
-        """Return the place of the subscription with this checked name."""
-        self._core.connections.check_open()
-        return KeyedCheckpoint(self._core.records, name)
-
-    def checkpoint_names(self) -> list[str]:
-        """Return the names of all subscriptions, sorted."""
-        return checkpoint_names(self._core.records)
-
-    def snapshot(self, name: str, stream: str | None) -> KeyedSnapshot:
-        """Return the place of the snapshot with this checked name."""
-        self._core.connections.check_open()
-        return KeyedSnapshot(self._core.records, name, stream)
-
-    def snapshot_names(self) -> list[tuple[str, str | None]]:
-        """Return the name and the stream of each snapshot, sorted by name."""
-        return snapshot_names(self._core.records)
 
     def removals(self) -> int:
         """Return how many events compactions have removed."""

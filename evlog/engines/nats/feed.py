@@ -7,17 +7,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import socket
 import time
 from typing import TYPE_CHECKING, Final
 
+from evlog.engines.following import ServerFeed
 from evlog.engines.messages import POSITION
 from evlog.engines.nats.connections import ANSWER_SECONDS
 from evlog.engines.nats.session import Lost, NoResponder, Session
-from evlog.model.filters import LogSelection
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -25,17 +23,15 @@ if TYPE_CHECKING:
     from evlog.engines.nats.jetstream import JetStream
     from evlog.engines.nats.reading import Reader
     from evlog.model.events import Event
-    from evlog.model.filters import EventFilter
+    from evlog.model.filters import EventFilter, LogSelection
 
 _LOOK_SECONDS: Final = 1.0
 _INACTIVE_NANOSECONDS: Final = 30_000_000_000  # the server removes a consumer whose client is gone
 _LONG_SECONDS: Final = 1e6
 
 
-class NatsFeed:
+class NatsFeed(ServerFeed):
     """One follower's view of the log. For one thread at a time, except `wake`."""
-
-    polling = False
 
     def __init__(
         self,
@@ -43,20 +39,15 @@ class NatsFeed:
         reader: Reader,
         subject: str,
         filter: EventFilter,
-        read_all: Callable[..., Iterator[Event]],
+        read_all: Callable[[LogSelection], Iterator[Event]],
     ) -> None:
+        self._session: Session | None = None
+        super().__init__(filter, read_all)
         self._jetstream = jetstream
         self._reader = reader
         self._subject = subject
-        self._filter = filter
-        self._read_all = read_all
-        self._is_closed = False
         self._committed = 0
-        self._session: Session | None = None
         self._inbox = b""
-        self._wake_reader, self._wake_writer = socket.socketpair()
-        self._wake_reader.setblocking(False)
-        self._wake_writer.setblocking(False)
 
     def committed(self, after: int) -> int:
         """Return the last position that may be delivered now."""
@@ -68,10 +59,6 @@ class NatsFeed:
         """Return the last position of the log."""
         self._look()
         return self._committed
-
-    def read(self, after: int, to: int) -> Iterator[Event]:
-        """Iterate over the feed's events behind `after`, up to and including `to`."""
-        return self._read_all(LogSelection(after, to, self._filter))
 
     def wait(self, after: int, timeout_seconds: float) -> bool:
         """Wait until `committed` is beyond `after`; False when the time is over or `wake` was called."""
@@ -89,28 +76,12 @@ class NatsFeed:
                 self._check(after)
         return True
 
-    def wake(self) -> None:
-        """End the present or the next wait."""
-        if not self._is_closed:
-            with contextlib.suppress(OSError):  # it is full, or was closed meanwhile
-                self._wake_writer.send(b"w")
-
-    def make_durable(self, position: int) -> None:
-        """Return at once: what a feed shows is stored by a majority."""
-
     def close(self) -> None:
         """Close the connection, with which the consumer ends."""
-        self._is_closed = True
         session, self._session = self._session, None
         if session is not None and session.pid == os.getpid():
             session.close()
-        self._wake_reader.close()
-        self._wake_writer.close()
-
-    def __del__(self) -> None:
-        """Close a feed that its user has left open."""
-        if not self._is_closed:
-            self.close()
+        super().close()
 
     def _look(self) -> None:
         self._committed = max(self._committed, self._reader.tail().number(POSITION))
@@ -122,19 +93,17 @@ class NatsFeed:
             self._begin()
             return False
         try:
-            message = session.poll(deadline, self._wake_reader.fileno())
+            message = session.poll(deadline, self._waking.fileno())
         except Lost:
             session.close()
             return False
-        try:
-            if self._wake_reader.recv(4096):
-                return True
-        except BlockingIOError:
-            pass
+        self._waking.drain()
+        if self._waking.take():
+            return True
         try:
             while message is not None:  # and all others that have come
                 self._committed = max(self._committed, int(message.headers.get(POSITION, b"0")))
-                message = session.poll(0.0, self._wake_reader.fileno())
+                message = session.poll(0.0, self._waking.fileno())
         except Lost:
             session.close()
         return False

@@ -29,6 +29,7 @@ from evlog.engines.nats.layout import (
     of_token,
     sequence_in,
 )
+from evlog.engines.reading import matching_content
 from evlog.files.disk.fork import register_fork_reset
 from evlog.model.events import Event, id_text
 from evlog.model.filters import StreamSelection
@@ -114,6 +115,7 @@ class Reader:
 
     # --- events
 
+    @matching_content
     def read_all(self, selection: LogSelection) -> Iterator[Event]:
         """Iterate over the selected events of the log."""
         after, to, filter, limit, reverse = selection
@@ -125,6 +127,7 @@ class Reader:
         events = (event for _, event in found if filter.selects(event))
         return islice(events, limit)
 
+    @matching_content
     def read_stream(self, selection: StreamSelection) -> Iterator[Event]:
         """Iterate over the selected events of a stream."""
         stream, first, last, filter, limit, reverse = selection

@@ -12,15 +12,14 @@
 from __future__ import annotations
 
 import os
-import socket
 import time
 from typing import TYPE_CHECKING, Final
 
 import psycopg
 
-from evlog.engines.postgresql.connections import Connections, leave_to_parent, translated, wait_readable
+from evlog.engines.following import ServerFeed
+from evlog.engines.postgresql.connections import Connections, leave_to_parent, translated
 from evlog.errors import StoreUnreachable
-from evlog.model.filters import EventFilter, LogSelection
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
 
     from evlog.engines.postgresql.connections import Session
     from evlog.model.events import Event
+    from evlog.model.filters import EventFilter, LogSelection
 
 _FLUSH_SECONDS: Final = 0.001
 _FLUSH_LOOKS: Final = 5
@@ -38,19 +38,19 @@ _POLL_SECONDS: Final = 0.05
 _RETRY_SECONDS: Final = 30.0  # of a server that restarts or fails over
 
 
-class PostgresqlFeed:
+class PostgresqlFeed(ServerFeed):
     """One follower's view of the log. For one thread at a time, except `wake`."""
 
     def __init__(
         self,
         connections: Connections,
         filter: EventFilter,
-        read_all: Callable[..., Iterator[Event]],
+        read_all: Callable[[LogSelection], Iterator[Event]],
         flush: Callable[[], None],
     ) -> None:
+        self._connection: Session | None = None  # for this feed alone: it listens
+        super().__init__(filter, read_all)
         self._connections = connections
-        self._filter = filter
-        self._read_all = read_all
         self._flush = flush
         self._look_statement = connections.address.sql(
             "select position, pg_current_wal_insert_lsn()::text, pg_current_wal_flush_lsn()::text, "
@@ -62,16 +62,12 @@ class PostgresqlFeed:
             "pg_logical_emit_message(true, 'evlog', '') from {schema}.head"
         )
         self.polling = not connections.address.listens
-        self._connection: Session | None = None  # for this feed alone: it listens
         self._process = os.getpid()
         self._committed = 0
         self._pending: tuple[int, str] | None = None  # a position, and the flush that makes it committed
         self._has_standbys = False  # the server waits for synchronous standbys
         self._is_flushing = False  # the answer of the flushed look is outstanding
         self._news: list[Notify] = []  # arrived since the last look; no method, which would make a cycle
-        self._woken = False  # set by any thread, cleared by the one that waits
-        self._wake_out, self._wake_in = socket.socketpair()
-        self._wake_in.setblocking(False)
 
     def committed(self, after: int) -> int:
         """Return the last position that may be delivered now."""
@@ -92,10 +88,6 @@ class PostgresqlFeed:
             self._finish_flush(self._pending[0], None)
         return self._committed
 
-    def read(self, after: int, to: int) -> Iterator[Event]:
-        """Iterate over the feed's events behind `after`, up to and including `to`."""
-        return self._read_all(LogSelection(after, to, self._filter))
-
     def wait(self, after: int, timeout_seconds: float) -> bool:
         """Wait until `committed` is beyond `after`; False when the time is over or `wake` was called."""
         deadline = time.monotonic() + timeout_seconds
@@ -104,19 +96,10 @@ class PostgresqlFeed:
             if self.committed(after) > after:
                 return True
             left = deadline - time.monotonic()
-            if self._woken or left <= 0:
-                self._woken = False
+            if self._waking.take() or left <= 0:
                 return False
             if not self._news:
                 self._sleep(min(left, self._tick()))
-
-    def wake(self) -> None:
-        """End the present or the next wait; from any thread or signal handler."""
-        self._woken = True
-        try:
-            self._wake_in.send(b"x")
-        except OSError:
-            pass  # full of wakes, or closed
 
     def make_durable(self, position: int) -> None:
         """Return once the position is flushed."""
@@ -133,23 +116,15 @@ class PostgresqlFeed:
                 connection.close()
             else:
                 leave_to_parent([connection])
-        self._wake_in.close()
-        self._wake_out.close()
-
-    def __del__(self) -> None:
-        """Close it: a loop may be all that a program does with a subscription."""
-        self.close()
+        super().close()
 
     def _tick(self) -> float:
         return _POLL_SECONDS if self.polling else _LISTEN_TICK_SECONDS
 
     def _sleep(self, seconds: float) -> None:
-        waited = [self._wake_out.fileno()]
-        if self._connection is not None and not self._connection.closed:
-            waited.append(self._connection.fileno())
-        ready = wait_readable(waited, seconds)
-        if waited[0] in ready:
-            self._wake_out.recv(4096)
+        connection = self._connection
+        others = [] if connection is None or connection.closed else [connection.fileno()]
+        self._waking.wait(seconds, *others)
 
     def _look(self) -> None:
         deadline = time.monotonic() + _RETRY_SECONDS
@@ -163,7 +138,7 @@ class PostgresqlFeed:
                     row = connection.execute(self._look_statement, (flushed,)).fetchone()
                 break
             except StoreUnreachable:
-                if self._woken or time.monotonic() >= deadline:
+                if self._waking.is_set() or time.monotonic() >= deadline:
                     raise
                 self._sleep(_POLL_SECONDS)
         assert row is not None
@@ -190,7 +165,7 @@ class PostgresqlFeed:
                 except psycopg.Error:
                     pass  # the next look opens another connection
             left = _LISTEN_TICK_SECONDS if deadline is None else deadline - time.monotonic()
-            if self._woken or left <= 0:
+            if self._waking.is_set() or left <= 0:
                 return
             self._sleep(left)
             self._look()

@@ -9,6 +9,7 @@ from evlog.engines.postgresql import wire
 from evlog.engines.postgresql.connections import Connections, Statement
 from evlog.engines.postgresql.policies import PolicyCache
 from evlog.engines.postgresql.rows import COLUMNS, Conditions, conditions_of, load_rows, moment
+from evlog.engines.reading import matching_content
 from evlog.model.events import SYSTEM_PREFIX, Event
 from evlog.model.reports import StreamInfo, retention_of
 from evlog.model.retention import KEEP_ALL, first_visible_version, visible_since_us
@@ -33,6 +34,7 @@ class Reader:
         self.policies = PolicyCache(connections.address)
         self._statements: dict[tuple[str, ...], Statement] = {}  # each is made once; threads may race
 
+    @matching_content
     def read_stream(self, selection: StreamSelection) -> Iterator[Event]:
         """Iterate over the selected events of a stream."""
         stream, first_version, last_version, filter, limit, reverse = selection
@@ -61,6 +63,7 @@ class Reader:
         conditions.add("stream_id = {}", stream.encode())
         return conditions
 
+    @matching_content
     def read_all(self, selection: LogSelection) -> Iterator[Event]:
         """Iterate over the selected events of the log."""
         after, to, filter, limit, reverse = selection

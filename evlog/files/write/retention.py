@@ -7,11 +7,12 @@ policy durable.
 
 from __future__ import annotations
 
-from evlog.errors import InvalidArgument, StreamNotFound, StreamTombstoned, WrongExpectedVersion
+from evlog.errors import WrongExpectedVersion
 from evlog.files.format.hashes import hash_stream
 from evlog.files.log.parts import SegmentMoved
-from evlog.model.appends import ANY, NO_STREAM, STREAM_EXISTS, AppendRequest, Expectation
+from evlog.model.appends import ANY, NO_STREAM, AppendRequest, Expectation
 from evlog.model.events import JSON_CODE
+from evlog.model.policy_changes import PolicyChange, delete
 from evlog.model.retention import KEEP_ALL, METADATA_TYPE, decode_policy, encode_policy, metadata_stream
 
 TYPE_CHECKING = False
@@ -28,42 +29,23 @@ if TYPE_CHECKING:
 _SECOND_US: Final = 1_000_000
 
 
-def set_words(
-    log: Log,
-    writer: Writer,
-    stream: str | None,
-    category: str | None,
-    *,
-    max_count: int | None,
-    max_age_seconds: int | None,
-    before: int | None,
-    clear: bool,
-) -> None:
-    """Set the given words of the policy of a stream or a category; with `clear` forget all others.
-
-    A deletion stays, unless `clear` takes it back.
+def set_policy(log: Log, writer: Writer, change: PolicyChange) -> None:
+    """Set the given parts of a policy.
 
     Raises:
-        StreamTombstoned: the stream has a tombstone.
-        InvalidArgument: `before` is beyond the next event of the stream.
+        What `PolicyChange.apply` raises.
     """
 
-    def change(rule: Rule) -> Rule:
-        if stream is not None:
-            if rule.tombstone:
-                raise StreamTombstoned(stream)
-            _check_before(log, stream, before)
-        rule = KEEP_ALL if clear else rule
-        return rule.replace(
-            max_count=rule.max_count if max_count is None else max_count,
-            max_age_us=rule.max_age_us if max_age_seconds is None else max_age_seconds * _SECOND_US,
-            truncate_before=rule.truncate_before if before is None else before,
-        )
+    def version_of(stream: str) -> int:
+        return log.find_version(stream, hash_stream(stream))
 
-    _change_policy(log, writer, metadata_stream(stream=stream, category=category), change)
+    name = metadata_stream(stream=change.stream, category=change.category)
+    _change_policy(log, writer, name, lambda rule: change.apply(rule, version_of))
 
 
-def delete(log: Log, writer: Writer, stream: str, *, tombstone: bool, expected: ExpectedVersion) -> int:
+def delete_stream(
+    log: Log, writer: Writer, stream: str, *, tombstone: bool, expected: ExpectedVersion
+) -> int:
     """Delete a stream, and with a tombstone forbid its name; return its last version.
 
     Raises:
@@ -75,35 +57,11 @@ def delete(log: Log, writer: Writer, stream: str, *, tombstone: bool, expected: 
     def change(rule: Rule) -> Rule:
         nonlocal last_version
         last_version = log.find_version(stream, hash_stream(stream))
-        if not last_version and not (tombstone and expected == NO_STREAM):
-            raise StreamNotFound(stream)
-        if rule.is_deleted(last_version):
-            _check_deleted(stream, expected, last_version)
-            return rule.replace(tombstone=rule.tombstone or tombstone)
-        return rule.replace(deleted=last_version, tombstone=tombstone)
+        return delete(rule, stream, last_version, tombstone=tombstone, expected=expected)
 
     expectations = () if expected == ANY else (Expectation(0, stream, expected),)
     _change_policy(log, writer, metadata_stream(stream=stream), change, expectations)
     return last_version
-
-
-def _check_deleted(stream: str, expected: ExpectedVersion, last_version: int) -> None:
-    """Check what the writer would check, for a deletion that may have nothing to write."""
-    if expected == STREAM_EXISTS:
-        raise WrongExpectedVersion(stream, expected, 0)
-    if expected not in (ANY, NO_STREAM, last_version):
-        raise WrongExpectedVersion(stream, expected, last_version)
-
-
-def _check_before(log: Log, stream: str, before: int | None) -> None:
-    if before is None or before == 1:
-        return
-    last_version = log.find_version(stream, hash_stream(stream))
-    if before > last_version + 1:
-        raise InvalidArgument(
-            f"before is {before}, but the next event of {stream!r} has version {last_version + 1}; "
-            f"give at most {last_version + 1}"
-        )
 
 
 def _change_policy(

@@ -1,0 +1,104 @@
+"""Following for engines: what the feeds of all servers have in common, and what ends their waits."""
+
+from __future__ import annotations
+
+import select
+import socket
+from typing import TYPE_CHECKING
+
+from evlog.model.filters import LogSelection
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from evlog.model.events import Event
+    from evlog.model.filters import EventFilter
+
+
+class ServerFeed:
+    """A base class of feeds: all of `evlog.engine.Feed` but `committed`, `end` and `wait`.
+
+    Args:
+        read_all: reads the log, as `Engine.read_all`.
+    """
+
+    polling = False
+
+    def __init__(self, filter: EventFilter, read_all: Callable[[LogSelection], Iterator[Event]]) -> None:
+        self._filter = filter
+        self._read_all = read_all
+        self._waking = Waking()
+
+    def read(self, after: int, to: int) -> Iterator[Event]:
+        """Iterate over the feed's events behind `after`, up to and including `to`."""
+        return self._read_all(LogSelection(after, to, self._filter))
+
+    def wake(self) -> None:
+        """End the present or the next wait; from any thread or signal handler."""
+        self._waking.set()
+
+    def make_durable(self, position: int) -> None:
+        """Return at once: what this server shows as committed is durable."""
+
+    def close(self) -> None:
+        """Free what wakes it."""
+        self._waking.close()
+
+    def __del__(self) -> None:
+        """Close it: a loop may be all that a program does with a subscription."""
+        self.close()
+
+
+class Waking:
+    """Ends a wait, from any thread or signal handler. The wait is on a socket, beside others."""
+
+    def __init__(self) -> None:
+        self._is_set = False  # set by any thread, cleared by the one that waits
+        self._out, self._in = socket.socketpair()
+        self._out.setblocking(False)
+        self._in.setblocking(False)
+
+    def fileno(self) -> int:
+        """Return the descriptor that can be read once there is something to look at."""
+        return self._out.fileno()
+
+    def notify(self) -> None:
+        """Let a wait look again."""
+        try:
+            self._in.send(b"x")
+        except OSError:
+            pass  # full of wakes, or closed
+
+    def set(self) -> None:
+        """End a wait for good, until `take`."""
+        self._is_set = True
+        self.notify()
+
+    def is_set(self) -> bool:
+        """Return whether a wait has to end."""
+        return self._is_set
+
+    def take(self) -> bool:
+        """Return whether a wait has to end, once."""
+        was_set, self._is_set = self._is_set, False
+        return was_set
+
+    def wait(self, seconds: float, *others: int) -> None:
+        """Wait until there is something to look at, or one of the other descriptors can be read."""
+        poll = select.poll()  # select(2) takes no number above 1,023
+        for descriptor in (self.fileno(), *others):
+            poll.register(descriptor, select.POLLIN)
+        if poll.poll(seconds * 1000):
+            self.drain()
+
+    def drain(self) -> None:
+        """Take what was notified off the socket."""
+        try:
+            self._out.recv(4096)
+        except BlockingIOError:
+            pass
+
+    def close(self) -> None:
+        """Close the sockets."""
+        self._in.close()
+        self._out.close()
