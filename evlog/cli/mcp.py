@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from evlog.cli._support import options
+from evlog.cli._support.extras import NeedsExtra
 from evlog.cli._support.parameters import STORE, flag
-from evlog.errors import ExtraNotInstalled
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,11 +31,7 @@ PARAMETERS: Final = (
 
 def command(given: Given) -> None:
     """Serve until stdin ends."""
-    try:
+    with NeedsExtra("mcp", mcp="the MCP SDK", pydantic="the MCP SDK"):
         from evlog.adapters.mcp import make_server
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] not in {"mcp", "pydantic"}:
-            raise
-        raise ExtraNotInstalled("evlog mcp", "the MCP SDK", "mcp") from None
     with options.open_store(given) as store:
         make_server(store, allow_append=given.allow_append).run()

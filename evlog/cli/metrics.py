@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from evlog.cli._support import console, options
+from evlog.cli._support.extras import NeedsExtra
 from evlog.cli._support.parameters import STORE
-from evlog.errors import ExtraNotInstalled
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,12 +28,8 @@ PARAMETERS: Final = (STORE,)
 
 def command(given: Given) -> None:
     """Print the numbers."""
-    try:
+    with NeedsExtra("metrics", prometheus_client="prometheus-client"):
         from evlog.adapters.metrics import openmetrics
-    except ModuleNotFoundError as error:
-        if error.name is None or not error.name.startswith("prometheus_client"):
-            raise
-        raise ExtraNotInstalled("evlog metrics", "prometheus-client", "metrics") from None
     with options.open_store(given) as store:
         text = openmetrics(store)
     console.write(text)

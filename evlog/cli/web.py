@@ -6,8 +6,8 @@ import os
 import sys
 
 from evlog.cli._support import console, options
+from evlog.cli._support.extras import NeedsExtra
 from evlog.cli._support.parameters import COUNT, STORE, flag, option
-from evlog.errors import ExtraNotInstalled
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,13 +39,8 @@ PARAMETERS: Final = (
 
 def command(given: Given) -> None:
     """Serve until a signal comes."""
-    try:
+    with NeedsExtra("web", starlette="starlette", uvicorn="uvicorn"):
         from evlog.web.server import serve
-    except ModuleNotFoundError as error:
-        missing = (error.name or "").partition(".")[0]
-        if missing not in {"starlette", "uvicorn"}:
-            raise
-        raise ExtraNotInstalled("evlog web", missing, "web") from None
 
     def announce(url: str) -> None:
         if console.stdout_is_terminal():

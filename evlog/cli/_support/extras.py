@@ -1,0 +1,34 @@
+"""Commands that need an extra: a missing library is a line that names it."""
+
+from __future__ import annotations
+
+from evlog.errors import ExtraNotInstalled
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import TracebackType
+
+
+class NeedsExtra:
+    """While it is entered, a library of the extra that is missing raises ExtraNotInstalled.
+
+    Args:
+        extra: its name, and that of the command.
+        libraries: the modules that come with it, each with the name of its library.
+    """
+
+    def __init__(self, extra: str, **libraries: str) -> None:
+        self._extra = extra
+        self._libraries = libraries
+
+    def __enter__(self) -> None:
+        """Begin to import."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Raise ExtraNotInstalled instead of the import's own error."""
+        if isinstance(error, ModuleNotFoundError):
+            library = self._libraries.get((error.name or "").partition(".")[0])
+            if library is not None:
+                raise ExtraNotInstalled(f"evlog {self._extra}", library, self._extra) from None
