@@ -230,7 +230,7 @@ def remove_events(
     if records is None:
         records = [removed_record(each, is_last=each.version == last_version) for each in events]
     subject = core.subjects.stream(stream)
-    sequence = core.reader.sequence_up_to(subject, last.version)
+    sequence = core.reader.seeker.sequence_up_to(subject, last.version)
     stubs = {event.position for _, event in core.reader.state().stubs}
     for at in range(0, len(records), _MOST_EVENTS):
         part = records[at : at + _MOST_EVENTS]
@@ -261,7 +261,7 @@ def finish_redactions(core: Core) -> None:
         if redaction.position in core.erased:
             continue
         for position in redaction.positions:
-            stored = core.reader.message_at(position)
+            stored = core.reader.seeker.message_at(position)
             if stored is None:
                 continue
             frame, event = decode_event(stored)

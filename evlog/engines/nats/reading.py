@@ -3,15 +3,13 @@
 1. Redacted events are no messages of their streams any more: what stays of them is kept in memory, and
    merged into what is read. Which they are is asked after a piece was read, so none is missed whose message
    has just been erased.
-2. A position or a version is not a sequence. A read finds the sequence to begin at by looking at some
-   messages: positions and times never fall, nor do versions in a stream.
+2. Where in the stream a read begins is found by `seeking.py`.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections import OrderedDict
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
@@ -29,6 +27,7 @@ from evlog.engines.nats.layout import (
     of_token,
     sequence_in,
 )
+from evlog.engines.nats.seeking import NEAR, Seeker
 from evlog.engines.reading import matching_content
 from evlog.files.disk.fork import register_fork_reset
 from evlog.model.events import Event, id_text
@@ -43,9 +42,6 @@ if TYPE_CHECKING:
     from evlog.model.filters import EventFilter, LogSelection
     from evlog.model.history import RemovedRecord
 
-_NEAR: Final = 256  # messages; a shorter way is read through instead of looking for its end
-_PROBES: Final = 40
-_ANCHORS: Final = 256
 _FIRST_WINDOW: Final = 512
 _FIELDS: Final = {POSITION: 0, VERSION: 1}  # of a record
 _END: Final = 1 << 62
@@ -72,15 +68,14 @@ class Reader:
     def __init__(self, jetstream: JetStream, subjects: Subjects) -> None:
         self._jetstream = jetstream
         self._subjects = subjects
-        self._mutex = threading.Lock()  # guards the two below
+        self.seeker = Seeker(jetstream, subjects)
+        self._mutex = threading.Lock()  # guards what is below
         self._state = State()
-        self._anchors: OrderedDict[int, int] = OrderedDict()  # sequences of events, by position
         register_fork_reset(self)
 
     def reset_after_fork(self) -> None:
         """Renew the mutex in a forked child."""
         self._mutex = threading.Lock()
-        self._anchors = OrderedDict()
 
     # --- the state
 
@@ -202,9 +197,9 @@ class Reader:
     ) -> Iterator[Framed]:
         at, end = _FIELDS[by], _END if to is None else to
         if last is not None:
-            first = self._seek(subject, by, after, last)
+            first = self.seeker.seek(subject, by, after, last)
             if since_us is not None:
-                first = max(first, self._seek(subject, TIME, since_us - 1, last))
+                first = max(first, self.seeker.seek(subject, TIME, since_us - 1, last))
             for found in self._jetstream.chunks(subject, first, last.sequence):
                 framed = [decode_event(stored) for stored in found]
                 reached = framed[-1][1][at]
@@ -213,7 +208,7 @@ class Reader:
                 if found[-1].sequence >= last.sequence or reached >= end:
                     break
                 yield from self._merged(state, subject, at, after, reached, framed)
-                self._remember(found[-1])
+                self.seeker.remember(found[-1])
                 after = reached
             else:
                 found, framed = [], []
@@ -222,7 +217,7 @@ class Reader:
             found, framed = [], []
         yield from self._merged(state, subject, at, after, end, framed)
         if found and framed[-1][1][at] <= end:
-            self._remember(found[-1])
+            self.seeker.remember(found[-1])
 
     def _backwards(
         self, state: State, subject: str, by: str, after: int, to: int | None, last: Stored | None
@@ -230,8 +225,8 @@ class Reader:
         """Read windows of sequences, each twice as long as the one before."""
         at, top = _FIELDS[by], _END if to is None else to
         end = 0 if last is None else last.sequence  # what is behind it was read, or is not asked for
-        if to is not None and last is not None and last.number(by) > to + _NEAR:
-            end = self._seek_end(subject, by, to, last)
+        if to is not None and last is not None and last.number(by) > to + NEAR:
+            end = self.seeker.seek_end(subject, by, to, last)
         window = _FIRST_WINDOW
         while end > 0:
             begin = max(1, end - window + 1)
@@ -273,70 +268,6 @@ class Reader:
         rest = [each for each in framed if each[1].position not in places]
         merged = sorted(stubs + rest, key=lambda each: each[1].position)
         return [(frame, Event(state.redacted.record(event))) for frame, event in merged]
-
-    # --- finding the sequence to begin at
-
-    def _seek(self, subject: str, by: str, target: int, last: Stored) -> int:
-        """Return a sequence before which no message of a filter has a number above the target."""
-        if target <= 0:
-            return 1
-        low, low_number = 0, 0
-        if by == POSITION:
-            with self._mutex:
-                exact = self._anchors.get(target)
-            if exact is not None:
-                return exact + 1
-        high, high_number = last.sequence + 1, last.number(by) + 1
-        for probe in range(_PROBES):
-            if target - low_number <= _NEAR or high - low <= _NEAR:
-                break
-            middle = (low + high) // 2
-            if not probe % 2:  # as if the numbers rose evenly
-                share = (target - low_number) / max(1, high_number - low_number)
-                middle = low + int((high - low) * min(1.0, share)) - _NEAR // 4
-            middle = min(max(middle, low + 1), high - 1)
-            found = self._jetstream.next(subject, middle)
-            if found is None or found.sequence >= high or found.number(by) > target:
-                high = middle
-                high_number = high_number if found is None else min(high_number, found.number(by))
-            else:
-                low, low_number = found.sequence, found.number(by)
-        return low + 1
-
-    def _seek_end(self, subject: str, by: str, target: int, last: Stored) -> int:
-        """Return a sequence behind which every message of a filter has a number above the target."""
-        begin = self._seek(subject, by, target, last)
-        for stored in self._jetstream.scan(subject, begin, last.sequence):
-            if stored.number(by) > target:
-                return stored.sequence - 1
-        return last.sequence
-
-    def sequence_up_to(self, subject: str, version: int) -> int:
-        """Return the sequence of the last message of a stream up to a version; 0 if there is none."""
-        last = self._jetstream.last(subject)
-        if last is None:
-            return 0
-        end = self._seek_end(subject, VERSION, version, last)
-        first = self._jetstream.next(subject, 1)
-        return end if first is not None and first.sequence <= end else 0
-
-    def message_at(self, position: int) -> Stored | None:
-        """Return the message of the event at a position; None if there is none."""
-        last = self._jetstream.last(self._subjects.events)
-        if last is None:
-            return None
-        first = self._seek(self._subjects.events, POSITION, position - 1, last)
-        for stored in self._jetstream.scan(self._subjects.events, first, last.sequence):
-            if stored.number(POSITION) >= position:
-                return stored if stored.number(POSITION) == position else None
-        return None
-
-    def _remember(self, stored: Stored) -> None:
-        """Remember where an event is: reads often begin where one has ended."""
-        with self._mutex:
-            self._anchors[stored.number(POSITION)] = stored.sequence
-            if len(self._anchors) > _ANCHORS:
-                self._anchors.popitem(last=False)
 
     # --- look-ups
 
