@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple
 
-PAYLOAD_BYTES: Final = 100
 BATCH_EVENTS: Final = 1000
 TYPES: Final = ("OrderPlaced", "OrderPaid", "OrderPacked", "OrderShipped", "OrderClosed")
 

@@ -3,7 +3,7 @@
 1. The log is one partition. Each append is a transaction; what is committed is never taken back, and it is
    read in one order. Positions and versions are in headers, because a topic's offsets have holes.
 2. Kafka cannot refuse a record because another writer was faster. So writers have turns: one that begins
-   fences the one before it, reads to the end, and decides. `topic.py` says why that is exact.
+   fences the one before it, reads to the end, and decides. `writing.py` says why that is exact.
 3. Everything but the tail is read from the local index, an ordinary evlog store in the user's cache, which is
    an identical mirror of the topic. `index.py`.
 4. Named subscriptions are records by key in a second, compacted topic. Snapshots are derived, so they are
@@ -11,7 +11,7 @@
 5. A topic keeps what it was given. Retention, deletion, redaction and compaction are refused.
 6. A topic of many partitions is a mirror's destination only: `partitions.py`.
 
-Read `engine.py` first, then `topic.py`, then `records.py`.
+Read `engine.py` first, then `writing.py`, then `records.py`.
 """
 
 from evlog.errors import ExtraNotInstalled

@@ -25,7 +25,7 @@ _LOOK_SECONDS: Final = 10.0
 
 
 class Applying:
-    """An `evlog.engines.kafka.topic.Applied`. Its reader's thread writes; the attributes may be read by any.
+    """An `evlog.engines.kafka.reading.Applied`. Its reader's thread writes; any may read the attributes.
 
     Attributes:
         index: the local index.

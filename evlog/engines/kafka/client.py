@@ -255,17 +255,6 @@ class Client:
                 return False
         return True
 
-    def groups_members(self, group: str) -> int:
-        """Return how many members a consumer group has now."""
-        with translated(self.address.text):
-            answers = self.admin.describe_consumer_groups([group], request_timeout=ANSWER_SECONDS)
-            try:
-                return len(answers[group].result(ANSWER_SECONDS + 1).members)
-            except KafkaException as error:
-                if error.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND:
-                    return 0
-                raise
-
 
 def _uuid_of(text: str) -> UUID | None:
     """Return the UUID of a topic, which Kafka writes in base64."""

@@ -14,8 +14,9 @@ from evlog.engines.kafka.feed import KafkaFeed
 from evlog.engines.kafka.index import snapshot_names, turn_lock
 from evlog.engines.kafka.keyed import TopicRecords
 from evlog.engines.kafka.partitions import PartitionedTopic, refuse_redactions
+from evlog.engines.kafka.reading import Reader
 from evlog.engines.kafka.records import encode_event, encode_forget, encode_piece, encode_standing
-from evlog.engines.kafka.topic import Decision, Reader, Writer
+from evlog.engines.kafka.writing import Decision, Writer
 from evlog.engines.keyed import KeepsSubscriptions
 from evlog.engines.reading import ReadsByReader
 from evlog.errors import EventTooLarge, MirrorConflict, ServerUnsuitable, StoreNotFound, Unsupported

@@ -10,7 +10,7 @@ from evlog.engines.following import ServerFeed
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from evlog.engines.kafka.topic import Reader
+    from evlog.engines.kafka.reading import Reader
     from evlog.model.events import Event
     from evlog.model.filters import EventFilter, LogSelection
 

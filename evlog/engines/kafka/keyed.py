@@ -2,7 +2,7 @@
 
 1. The key is a JSON array of texts, the value a JSON object; a record without a value deletes. Kafka's
    compaction keeps the last record of each key.
-2. The revision of a record is its offset. A record is replaced by the writer whose turn it is (`topic.py`),
+2. The revision of a record is its offset. A record is replaced by the writer whose turn it is (`writing.py`),
    so it compares with what it has read up to the end.
 3. All records are held in memory: there is one for each subscription and each parked event.
 4. The topic is made with the first record. A store without one has no subscriptions.
@@ -13,7 +13,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Final
 
-from evlog.engines.kafka.topic import Decision, Reader, Writer
+from evlog.engines.kafka.reading import Reader
+from evlog.engines.kafka.writing import Decision, Writer
 from evlog.engines.keyed import Record
 from evlog.errors import CorruptionError
 

@@ -4,7 +4,7 @@
    orders the events of two partitions, so evlog does not read such a topic. Other consumers do.
 2. Up to where the source is copied is a record in the compacted topic beside it, written in the transaction
    of the events: a restart finds it there.
-3. The transactional id is the topic's, as in `topic.py`: of two mirrors, one is fenced.
+3. The transactional id is the topic's, as in `writing.py`: of two mirrors, one is fenced.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from uuid import UUID
 from evlog.engines.kafka.index import turn_lock
 from evlog.engines.kafka.keyed import TopicRecords
 from evlog.engines.kafka.records import encode_events
-from evlog.engines.kafka.topic import Decision, Writer
+from evlog.engines.kafka.writing import Decision, Writer
 from evlog.engines.keyed import KeepsSubscriptions
 from evlog.errors import MirrorConflict, Unsupported
 from evlog.model.events import SYSTEM_PREFIX, Event

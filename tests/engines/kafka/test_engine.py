@@ -512,7 +512,7 @@ def test_a_fenced_writer_reads_to_the_end_before_it_decides_again(
 
 
 def test_a_suspended_writer_is_fenced(kafka_url: Callable[[], str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("evlog.engines.kafka.topic._TURN_SECONDS", 0.1)
+    monkeypatch.setattr("evlog.engines.kafka.writing._TURN_SECONDS", 0.1)
     url = kafka_url()
     with evlog.open(url, create=True) as store, evlog.open(url) as other:
         assert isinstance(store.engine, KafkaEngine)

@@ -1,0 +1,168 @@
+"""Reading one partition of a topic, in a thread.
+
+A reader gives each committed record to `apply`, in order. `catch_up` returns once everything is applied that
+was committed before the call.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING, Final, Protocol
+
+from confluent_kafka import KafkaException, TopicPartition
+
+from evlog.engines.kafka.client import (
+    RETRY_SECONDS,
+    is_end,
+    is_lost,
+    is_transient,
+    leave_to_parent,
+    lost_records,
+    translate,
+)
+from evlog.errors import CorruptionError, EvlogError, StoreClosed, StoreUnreachable
+from evlog.files.disk.fork import register_fork_reset
+from evlog.files.disk.threads import without_signals
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any
+
+    from evlog.engines.kafka.client import Client
+
+_POLL_SECONDS: Final = 0.1
+_MANY_RECORDS: Final = 10_000  # taken at once
+
+
+class Applied(Protocol):
+    """What a reader fills."""
+
+    def begin(self) -> int:
+        """Return the offset to read from."""
+
+    def apply(self, messages: Sequence[Any]) -> None:
+        """Take records in order."""
+
+
+class Reader:
+    """Reads a partition from an offset on. Everything in it may be called from any thread."""
+
+    def __init__(self, client: Client, topic: str, applied: Applied) -> None:
+        self._client = client
+        self._topic = topic
+        self._applied = applied
+        self._start()
+        register_fork_reset(self)
+
+    def _start(self) -> None:
+        self.changed = threading.Condition()  # guards all below
+        self._thread: threading.Thread | None = None
+        self._end = 0  # everything before this offset is applied
+        self._error: EvlogError | None = None
+        self._listeners: list[Callable[[], None]] = []
+        self._consumer: Any = None
+
+    def reset_after_fork(self) -> None:
+        """Begin again in a forked child, which has no thread of this kind."""
+        if self._consumer is not None:
+            leave_to_parent(self._consumer)
+        self._start()
+
+    def catch_up(self, seconds: float = RETRY_SECONDS) -> None:
+        """Return once everything is applied that was committed before the call.
+
+        Raises:
+            StoreUnreachable, StoreNotFound, StoreAccessDenied, StoreClosed, CorruptionError.
+        """
+        deadline = time.monotonic() + seconds
+        (end,) = self._client.ends(self._topic, seconds=seconds)
+        # The last record is the end of a transaction, which no consumer is given.
+        self.wait_for(end - 1, deadline)
+
+    def wait_for(self, offset: int, deadline: float) -> None:
+        """Return once every record before this offset is applied. Raises as `catch_up`."""
+        with self.changed:
+            self._begin_locked()
+            while self._end < offset:
+                if self._error is not None:
+                    raise self._error
+                self._client.check_open()
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise StoreUnreachable(self._client.address.text, "no answer in time")
+                self.changed.wait(min(left, 1.0))
+
+    def listen(self, call: Callable[[], None]) -> None:
+        """Call from now on when something was applied, or the reader has ended."""
+        with self.changed:
+            self._begin_locked()
+            if call not in self._listeners:
+                self._listeners.append(call)
+
+    def forget(self, call: Callable[[], None]) -> None:
+        """End what `listen` began."""
+        with self.changed:
+            if call in self._listeners:
+                self._listeners.remove(call)
+
+    def check(self) -> None:
+        """Raise what has ended the reader."""
+        if self._error is not None:
+            raise self._error
+
+    def _begin_locked(self) -> None:
+        if self._thread is None and self._error is None:
+            self._client.check_open()
+            self._thread = threading.Thread(target=self._run, name="evlog-kafka-reader", daemon=True)
+            without_signals(self._thread.start)
+
+    def _run(self) -> None:
+        consumer = None
+        try:
+            self._end = self._applied.begin()
+            consumer = self._consumer = self._client.make_consumer()
+            consumer.assign([TopicPartition(self._topic, 0, self._end)])
+            while not self._client.is_closed:
+                first = consumer.poll(_POLL_SECONDS)
+                if first is not None:
+                    self._take([first, *consumer.consume(_MANY_RECORDS, 0)])
+        except KafkaException as error:
+            self._fail(translate(error.args[0], self._client.address.text))
+        except EvlogError as error:
+            self._fail(error)
+        finally:
+            if consumer is not None:
+                consumer.close()
+            with self.changed:
+                self._consumer = None
+                self._error = self._error or StoreClosed(self._client.address.text)
+                self._tell_locked()
+
+    def _fail(self, error: EvlogError) -> None:
+        with self.changed:
+            self._error = error
+
+    def _take(self, messages: Sequence[Any]) -> None:
+        records, end = [], self._end
+        for message in messages:
+            error = message.error()
+            if error is None:
+                records.append(message)
+                end = message.offset() + 1
+            elif is_end(error):
+                end = max(end, message.offset())
+            elif is_lost(error):
+                raise CorruptionError(self._client.address.text, None, lost_records(self._topic))
+            elif not is_transient(error):
+                raise KafkaException(error)
+        if records:
+            self._applied.apply(records)
+        with self.changed:
+            self._end = end
+            self._tell_locked()
+
+    def _tell_locked(self) -> None:
+        self.changed.notify_all()
+        for call in self._listeners:
+            call()
