@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from evlog.model.events import EncodedEvent
 
 _CONTENT_CODES: Final = {name: code for code, name in enumerate(CONTENT_TYPES)}
-_class_of: Final = attrgetter("__class__")
 _FIELDS: Final = tuple(map(attrgetter, ("type", "id", "data", "metadata", "tags", "content_type")))
 _LINE_BREAKS_TO_SPACES: Final = bytes.maketrans(b"\r\n", b"  ")
 _MAX_CHECKED_TYPES: Final = 1 << 14
@@ -73,12 +72,12 @@ def encode_events(events: Sequence[NewEvent]) -> Sequence[EncodedEvent]:
 
 def _encode_alike(events: Sequence[NewEvent]) -> tuple[EncodedEvents, Sequence[bytes]] | None:
     """Encode a bulk load by columns, in C; None if some event is not JSON in bytes with an id in bytes."""
-    if set(map(_class_of, events)) != {NewEvent}:
+    if set(map(type, events)) != {NewEvent}:
         return None
     # A list for each field, rather than a tuple for each event, which the garbage collector would look at.
     types, ids, datas, metadatas, tags, content_types = ([*map(field, events)] for field in _FIELDS)
     alike = (
-        set(map(_class_of, datas)) == set(map(_class_of, ids)) == {bytes}
+        set(map(type, datas)) == set(map(type, ids)) == {bytes}
         and metadatas.count(None) == tags.count(None) == content_types.count("json") == len(ids)
         and set(map(len, ids)) == {16}
         and max(map(len, datas)) <= MAX_EVENT_BYTES

@@ -112,17 +112,13 @@ class ColumnIndex:
         groups = self._dict(KIND_IDS)
         return [(key, as_numbers(groups[key])) for key in dict.fromkeys(keys) if key in groups]
 
-    def maybe_run(self, keys: Sequence[int]) -> range | None:
-        """Return the entries with these id hashes if they follow each other, in this order."""
-        if keys[0] not in self._known_ids():
+    def maybe_last_id(self, key: int) -> int | None:
+        """Return the number of the last entry with this id hash; None if there is none."""
+        if key not in self._known_ids():
             return None
         if self._has_searched(_SEARCHES_BEFORE_DICTS):
-            first = as_numbers(self._dict(KIND_IDS)[keys[0]])[-1]
-        else:
-            first = next(self._search(KIND_IDS, keys[0]))
-        numbers = range(first, first + len(keys))
-        rows = self._entries()[numbers.start * ENTRY_BYTES : numbers.stop * ENTRY_BYTES]
-        return numbers if column(rows, "id_hash") == list(keys) else None
+            return as_numbers(self._dict(KIND_IDS)[key])[-1]
+        return next(self._search(KIND_IDS, key))
 
     def last_numbers(self, kind: int, keys: Iterable[int]) -> list[int]:
         """Return the number of the last entry with each key; -1 if none has it."""

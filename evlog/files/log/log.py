@@ -317,15 +317,14 @@ class Log:
             The events by the id's index.
         """
         sealed, active = self.view()
-        wanted = set(ids)
         found: dict[bytes, Record | RemovedEvent] = {}
-        _find_in(active, hashes, wanted, found)
+        _find_in(active, hashes, ids, found)
         for place, suspects in self.filter.candidates(sealed, KIND_IDS, hashes):
-            if len(found) == len(wanted):
+            if len(found) == len(ids):
                 break
             part = sealed[place]
             unknown = [at for at in suspects if ids[at] not in found]
-            _find_in(part, [hashes[at] for at in unknown], wanted, found)
+            _find_in(part, [hashes[at] for at in unknown], ids, found)
             if (removed := part.removed) is not None:
                 for at in unknown:
                     if ids[at] not in found and (event := removed.find(ids[at])) is not None:
@@ -383,12 +382,13 @@ def _is_replaced(segment: ActiveSegment) -> bool:
 
 
 def _find_in(
-    part: Part, hashes: Sequence[int], wanted: set[bytes], found: dict[bytes, Record | RemovedEvent]
+    part: Part, hashes: Sequence[int], ids: Sequence[bytes], found: dict[bytes, Record | RemovedEvent]
 ) -> None:
-    """Add the events of a segment that have one of the wanted ids, of which these are the hashes."""
+    """Add the events of a segment that have one of the ids with these hashes."""
     candidates = part.index.candidates(hashes)
     if not candidates:  # the common case: only a retry reaches the code below
         return
+    wanted = set(ids)
     numbers = part.crowds().numbers(part.segment, candidates, wanted)
     for record in chain.from_iterable(part.segment.records(numbers)):
         if record[4] in wanted:

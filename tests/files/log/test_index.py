@@ -88,6 +88,8 @@ def test_columns_answer_as_a_plain_loop_at_each_step(step: str, rows: list[Row])
                 assert list(index.find_newest_first(kind, key)) == expected[::-1]
                 assert list(index.find(kind, key)) == expected
                 assert index.last_numbers(kind, [key]) == [expected[-1] if expected else -1]
+                if kind == KIND_IDS:
+                    assert index.maybe_last_id(key) == (expected[-1] if expected else None)
             assert sorted(index.keys(kind)) == sorted({row[FIELD[kind]] for row in rows})
 
 
@@ -156,6 +158,8 @@ def test_columns_may_grow_between_look_ups(step: str, first: list[Row], second: 
         for kind in KINDS:
             index.last_numbers(kind, [0])
             index.find(kind, 0)
+            index.maybe_last_id(0)
+            index.candidates([0])
         entries += entries_of(second)
         for kind in KINDS:
             for row in first + second:
@@ -163,6 +167,8 @@ def test_columns_may_grow_between_look_ups(step: str, first: list[Row], second: 
                 assert list(index.find_newest_first(kind, row[FIELD[kind]])) == expected[::-1]
                 assert list(index.find(kind, row[FIELD[kind]])) == expected
                 assert index.last_numbers(kind, [row[FIELD[kind]]]) == expected[-1:]
+                if kind == KIND_IDS:
+                    assert index.maybe_last_id(row[1]) == expected[-1]
 
 
 def test_search_is_not_misled_by_keys_across_columns_or_rows() -> None:

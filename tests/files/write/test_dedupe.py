@@ -188,6 +188,8 @@ def test_batch_sent_again_with_one_other_event_is_a_conflict(store: EventStore, 
             store.append("a", [*batch[:at], other, *batch[at + 1 :]])
     with pytest.raises(IdConflict):
         store.append("b", batch)
+    with pytest.raises(IdConflict):  # the first is the last in the log
+        store.append("a", [batch[19], *(new(number, id=number_id(number)) for number in range(50, 70))])
     assert content(store) == before
 
 
