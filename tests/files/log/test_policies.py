@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -17,7 +18,7 @@ from evlog.files.format.entries import ENTRY, ENTRY_BYTES
 from evlog.files.log.log import Log
 from evlog.files.log.manifest_file import replace_manifest
 from evlog.files.log.parts import SegmentMoved
-from evlog.files.log.policies import PolicyTable, rules_at
+from evlog.files.log.policies import PolicyTable, _find_types, rules_at
 from evlog.files.log.segment_filter import SegmentFilter
 from evlog.model.events import Record
 from evlog.model.retention import Rule, Rules
@@ -26,6 +27,22 @@ from tests.support.helpers import fill, new, numbers, segment_files, small_store
 
 def rules_of(path: Path | str) -> Rules:
     return Log(str(path)).policies().rules()
+
+
+@pytest.mark.parametrize("count", [3, 16, 17, 1000])
+def test_types_are_found_among_others_whose_hashes_share_bytes_with_theirs(count: int) -> None:
+    rng = random.Random(count)
+    wanted = [rng.randbytes(4) for _ in range(4)]
+    hashes = frozenset(int.from_bytes(one, "little") for one in wanted)
+    alike = [wanted[at][: at + 1] + rng.randbytes(3 - at) for at in range(3)]
+    alike += [rng.randbytes(4 - at) + wanted[at][4 - at :] for at in range(1, 4)]
+    for types in ([rng.randbytes(4)], alike[:1], alike, [*alike, *wanted], wanted[:1]):
+        chosen = [rng.choice(types) for _ in range(count)]
+        entries = bytearray(b"".join(rng.randbytes(ENTRY_BYTES - 4) + type for type in chosen))
+        for first in (0, 1, count // 2):
+            expected = [at for at in range(first, count) if chosen[at] in wanted]
+            found = _find_types(entries, first * ENTRY_BYTES, len(entries), hashes)
+            assert found == expected
 
 
 def test_a_store_without_policies_has_none(store: EventStore) -> None:
