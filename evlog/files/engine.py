@@ -206,7 +206,12 @@ class DirectoryEngine:
     def read_all(self, selection: LogSelection) -> Iterator[Event]:
         """Iterate over the selected events of the log."""
         after, to, filter, limit, reverse = selection
-        return read_log(self._refreshed(), selection_of(filter, after + 1, to), reverse=reverse, limit=limit)
+        return read_log(
+            self._refreshed(),
+            selection_of(filter, after + 1, to, limit=limit),
+            reverse=reverse,
+            limit=limit,
+        )
 
     @refuses_crafted_content
     def find_ids(self, ids: Sequence[bytes]) -> dict[bytes, int]:

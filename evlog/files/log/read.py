@@ -62,6 +62,8 @@ class Selection(NamedTuple):
     `include_system`: also the store's own events, those of streams that begin with `$`.
     `newest_singly`: a few of the newest events are read each by its own CRC, without their frames' headers.
     That suffices for a follower: no power loss came since they were written, milliseconds ago.
+    `few`: so many of each segment are read in this way before others: a page of twenty takes a tenth of the
+    time that a frame of a thousand events takes.
     """
 
     first_position: int = 1
@@ -75,6 +77,7 @@ class Selection(NamedTuple):
     newest_singly: bool = False
     tags: tuple[str, ...] = ()
     content: ContentMatcher | None = None
+    few: int = 0
 
     def matcher(self, *, has_system: bool = True) -> Callable[[Record], bool] | None:
         """Return what a record must satisfy beyond its place in the log; None if nothing.
@@ -118,9 +121,18 @@ class Selection(NamedTuple):
 
 
 def selection_of(
-    filter: EventFilter, first: int, last: int | None, *, newest_singly: bool = False
+    filter: EventFilter,
+    first: int,
+    last: int | None,
+    *,
+    limit: int | None = None,
+    newest_singly: bool = False,
 ) -> Selection:
-    """Return the selection of a filter's events between two positions, inclusive."""
+    """Return the selection of a filter's events between two positions, inclusive.
+
+    Args:
+        limit: how many of them are wanted.
+    """
     return Selection(
         first,
         last,
@@ -133,6 +145,7 @@ def selection_of(
         newest_singly,
         filter.tags,
         filter.make_matcher(),
+        limit if limit is not None and limit <= _RECORDS_AT_MOST else 0,
     )
 
 
@@ -293,11 +306,13 @@ def _entry_batches(
         else:
             batches = segment.scan(low, high, may_hold)
     elif reverse:
-        batches = segment.scan_back(low, high)
+        first = max(low, high - selection.few)
+        batches = chain(segment.records(range(high - 1, first - 1, -1)), segment.scan_back(low, first))
     elif selection.newest_singly and isinstance(part, ActivePart) and high - low <= _RECORDS_AT_MOST:
         batches = segment.records(range(low, high), _RECORDS_AT_MOST)
     else:
-        batches = segment.scan(low, high, joins_small=True)
+        first = min(low + selection.few, high)
+        batches = chain(segment.records(range(low, first)), segment.scan(first, high, joins_small=True))
     if redacted is not None and erases:
         batches = map(redacted.records, batches)  # before they are matched: erased tags match nothing
     if matches is None:

@@ -400,3 +400,41 @@ def test_search_finds_what_is_in_frames_of_any_size_and_passes_no_damage(tmp_pat
         log.write_bytes(content)
     with evlog.open(tmp_path / "store") as store, pytest.raises(CorruptionError):
         list(store.read_all(grep="nowhere"))
+
+
+@pytest.mark.parametrize("sealed", [True, False], ids=["sealed", "active"])
+def test_a_damaged_event_hides_no_other_one_of_its_append(tmp_path: Path, sealed: bool) -> None:
+    with small_store(tmp_path / "store", segment_events=20, sync="none") as store:
+        store.append("s-1", [new(number) for number in range(20 if sealed else 19)])
+        if sealed:
+            store.append("s-1", [new(20)])
+    with evlog.open(tmp_path / "store") as store:
+        log = segment_files(store, "log")[0]
+        content = bytearray(log.read_bytes())
+        content[content.index(b"\x00\xc4\x017\xc0") + 3] ^= 1  # the data, 7
+        with log.open("r+b") as file:  # the same file, which the store has open
+            file.write(content)
+        for position in range(1, 20):
+            if position != 8:
+                assert store.get(position).json() == position - 1
+        with pytest.raises(CorruptionError):
+            store.get(8)
+        assert numbers(store.read_all(limit=7)) == list(range(7))
+        assert numbers(store.read_all(8, 19, reverse=True, limit=11)) == list(range(18, 7, -1))
+        found: list[Event] = []
+        with pytest.raises(CorruptionError):
+            found.extend(store.read_all(limit=10))
+        assert numbers(found) == list(range(7))
+
+
+def test_pages_of_the_log_are_right_in_frames_of_any_size(memory_path: Path) -> None:
+    with small_store(memory_path / "store", segment_events=25, sync="none") as store:
+        for number, count in enumerate((1, 1, 3, 40, 1, 1, 1, 60, 2, 1)):
+            store.append(f"s-{number % 3}", [new(at) for at in range(count)])
+        store.set_retention("s-1", max_count=1000)
+        everything = list(store.read_all())
+        for after in range(0, len(everything) + 2, 3):
+            for limit in (1, 2, 10, 30, 100):
+                assert list(store.read_all(after, limit=limit)) == everything[after:][:limit]
+                back = list(store.read_all(to=after, reverse=True, limit=limit))
+                assert back == everything[:after][::-1][:limit]
