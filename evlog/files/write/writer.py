@@ -328,7 +328,7 @@ class Writer:
         """Append for all that wait, in rounds; everything is durable when this returns."""
         outcome: BatchResult | EvlogError | None = None
         end = time.monotonic() + _LEAD_SECONDS
-        for _ in range(_MAX_ROUNDS):
+        for left in reversed(range(_MAX_ROUNDS)):
             try:
                 places, found = self._append_all_locked(requests, own if outcome is None else None)
                 self._marks.make_durable(self._tail.end_locked(), written=True)
@@ -339,7 +339,7 @@ class Writer:
             slot.respond_locked(requests, places)
             if outcome is None:
                 outcome = found
-            if time.monotonic() > end or not (requests := slot.take_requests_locked()):
+            if not left or time.monotonic() > end or not (requests := slot.take_requests_locked()):
                 break
         assert outcome is not None
         if isinstance(outcome, EvlogError):
