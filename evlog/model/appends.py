@@ -7,6 +7,7 @@ then a handful of passes in C instead of a loop in Python.
 from __future__ import annotations
 
 from _collections_abc import Sequence  # collections.abc would import the package collections
+from operator import itemgetter
 
 from evlog.errors import CorruptionError, EvlogError, InvalidArgument
 from evlog.model.events import check_stream_name, id_text, make_ids
@@ -27,6 +28,7 @@ NO_STREAM: Final = 0
 ExpectedVersion = int | str
 
 _SHOWN_IDS: Final = 3
+_id_of = itemgetter(1)  # of an encoded event
 
 
 def check_expected(expected: Any) -> ExpectedVersion:
@@ -173,9 +175,10 @@ class Append:
 
     def give_ids(self) -> None:
         """Give an id to each event without one, so that the append can be tried again."""
-        missing = sum(event[1] is None for event in self.events)
+        ids = list(map(_id_of, self.events))
+        missing = ids.count(None)
         if missing:
-            self.has_made_ids = missing == len(self.events)
+            self.has_made_ids = missing == len(ids)
             made = iter(make_ids(missing))
             self.events = [(e[0], e[1] or next(made), e[2], e[3], e[4]) for e in self.events]
 
@@ -186,30 +189,9 @@ class Append:
             self.streams,
             list(range(first_version, first_version + count)),
             list(range(first_position, first_position + count)),
-            [event[1] or b"" for event in self.events],
+            list(map(_id_of, self.events)),
             [False] * count,
         )
-
-
-def join(appends: Sequence[Append]) -> Append:
-    """Return several appends as one, in their order.
-
-    Raises:
-        SchemasChanged: they were checked against different schemas.
-    """
-    if len({append.schemas for append in appends}) > 1:
-        raise SchemasChanged
-    streams: list[str] = []
-    events: list[EncodedEvent] = []
-    expectations: list[Expectation] = []
-    conditions: list[tuple[int, IfNone]] = []
-    for append in appends:
-        at = len(streams)
-        expectations += [Expectation(at + e.at, e.stream, e.version) for e in append.expectations]
-        conditions += [(at + before, condition) for before, condition in append.conditions]
-        streams += append.streams
-        events += append.events
-    return Append(streams, events, expectations, conditions, schemas=appends[0].schemas)
 
 
 class BatchResult:

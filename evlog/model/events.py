@@ -441,7 +441,15 @@ def check_stream_names(streams: Sequence[str]) -> None:
         ):
             return  # the common case of a batch, in a tenth of the time
     for stream in streams:
-        check_stream_name(stream)
+        # The common case of a single append, in a sixth of the steps.
+        if not (
+            stream.__class__ is str
+            and stream.isascii()
+            and stream.isprintable()
+            and 0 < len(stream) <= MAX_NAME_BYTES
+            and stream[0] != SYSTEM_PREFIX
+        ):
+            check_stream_name(stream)
 
 
 def check_readable_name(stream: str) -> str:

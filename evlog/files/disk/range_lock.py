@@ -9,18 +9,22 @@ from __future__ import annotations
 
 import sys
 from struct import Struct
-from typing import Final
 
 try:
     import fcntl
 except ImportError:  # pragma: no cover - no POSIX
     fcntl = None  # type: ignore[assignment]
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
+
 # The layout below is that of 64-bit Linux, the only system on which this was tested.
 AVAILABLE: Final = sys.platform == "linux" and sys.maxsize > 1 << 32 and hasattr(fcntl, "F_OFD_SETLK")
 
 # struct flock: type, whence (from the file's beginning), start, length, pid (0, as OFD locks want it)
 _FLOCK: Final = Struct("hhqqi4x")
+_UNLOCKED: Final = b"" if fcntl is None else fcntl.F_UNLCK.to_bytes(2, sys.byteorder)
 
 
 class NoByteLocks(Exception):
@@ -30,18 +34,16 @@ class NoByteLocks(Exception):
 class ByteLock:
     """A lock on the byte at an offset, held by the open file of this descriptor."""
 
-    __slots__ = ("_exclusive", "_fd", "_shared", "_unlock")
+    __slots__ = ("_at", "_fd")
 
     def __init__(self, fd: int, at: int) -> None:
         self._fd = fd
-        self._exclusive = _FLOCK.pack(fcntl.F_WRLCK, 0, at, 1, 0)
-        self._shared = _FLOCK.pack(fcntl.F_RDLCK, 0, at, 1, 0)
-        self._unlock = _FLOCK.pack(fcntl.F_UNLCK, 0, at, 1, 0)
+        self._at = at
 
     def try_acquire(self) -> bool:
         """Take the lock if it is free now; return whether that succeeded."""
         try:
-            self._do(fcntl.F_OFD_SETLK, self._exclusive)
+            self._do(fcntl.F_OFD_SETLK, fcntl.F_WRLCK)
         except (BlockingIOError, PermissionError):  # POSIX allows both, EAGAIN and EACCES
             return False
         return True
@@ -49,22 +51,21 @@ class ByteLock:
     def wait(self) -> None:
         """Wait until no file holds it. All waits end at the same time, and none of them takes the lock."""
         try:
-            self._do(fcntl.F_OFD_SETLKW, self._shared)
+            self._do(fcntl.F_OFD_SETLKW, fcntl.F_RDLCK)
         finally:  # an interrupt may come when it is just had
-            self._do(fcntl.F_OFD_SETLK, self._unlock)
+            self._do(fcntl.F_OFD_SETLK, fcntl.F_UNLCK)
 
     def release(self) -> None:
         """Give the lock back."""
-        self._do(fcntl.F_OFD_SETLK, self._unlock)
+        self._do(fcntl.F_OFD_SETLK, fcntl.F_UNLCK)
 
     def is_taken(self) -> bool:
         """Return whether another open file holds it."""
-        answer = self._do(fcntl.F_OFD_GETLK, self._exclusive)
-        return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)
+        return not self._do(fcntl.F_OFD_GETLK, fcntl.F_WRLCK).startswith(_UNLOCKED)
 
-    def _do(self, command: int, lock: bytes) -> bytes:
+    def _do(self, command: int, kind: int) -> bytes:
         try:
-            return fcntl.fcntl(self._fd, command, lock)
+            return fcntl.fcntl(self._fd, command, _FLOCK.pack(kind, 0, self._at, 1, 0))
         except OSError as error:
             # What is more special is a lock that is taken, or a signal handler's: TimeoutError, say.
             if type(error) is OSError and error.errno is not None:

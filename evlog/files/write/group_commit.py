@@ -41,6 +41,7 @@ from __future__ import annotations
 
 import os
 from struct import Struct
+from struct import error as struct_error
 from zlib import crc32
 
 import msgpack
@@ -88,7 +89,7 @@ _ROUNDS: Final = 1 << 32
 _SLOT_LOCKS_AT: Final = 1 << 41
 
 # Errors after which the queue is not used any more.
-_FAILURES: Final = (EvlogError, NoByteLocks)
+_FAILURES: Final = (EvlogError, NoByteLocks, struct_error)
 
 
 class Request:
@@ -142,12 +143,12 @@ class Slot:
     @staticmethod
     def may_fit(events: Sequence[EncodedEvent]) -> bool:
         """Return whether a request with the events may be short enough; without packing it."""
-        left = _MAX_PAYLOAD - len(events) * _ID_BYTES
-        if left < 0:
-            return False
+        left = _MAX_PAYLOAD
         for event in events:
-            left -= len(event[3]) + len(event[4] or b"")
-        return left >= 0
+            left -= _ID_BYTES + len(event[3]) + len(event[4] or b"")
+            if left < 0:
+                return False
+        return True
 
     def submit(
         self,
@@ -193,11 +194,11 @@ class Slot:
         if not self._requested:
             return None
         try:
-            raw = _read(self._file, _RESPONSE.size, self._response_at)
+            raw = read_back(self._file, _RESPONSE.size, self._response_at)
+            nonce, position, version, crc = _RESPONSE.unpack(raw)
         except _FAILURES:
             self.failed = True
             return None
-        nonce, position, version, crc = _RESPONSE.unpack(raw)
         if nonce != self._nonce or crc != crc32(raw[: _RESPONSE_FIELDS.size]):
             return None
         self._requested = False
@@ -266,7 +267,7 @@ class Slot:
         self._disk.write_at(self._file, _U64.pack(number), _ROUND_AT)
 
     def _current_round(self) -> int:
-        number: int = _U64.unpack(_read(self._file, _U64.size, _ROUND_AT))[0]
+        number: int = _U64.unpack(read_back(self._file, _U64.size, _ROUND_AT))[0]
         return number % _ROUNDS
 
     def _waiting(self, length: int) -> list[Request]:
@@ -284,9 +285,12 @@ class Slot:
         """Return a request, if it is whole and its writer is alive."""
         at = REQUESTS_AT + slot * SLOT_BYTES
         nonce, length, crc = _REQUEST.unpack_from(self._area, at)
+        if length > _MAX_PAYLOAD:
+            return None
         at += _REQUEST.size
-        payload = bytes(self._area[at : at + min(length, _MAX_PAYLOAD)])
-        if len(payload) != length or crc32(payload, crc32(_REQUEST_FIELDS.pack(nonce, length))) != crc:
+        payload = bytes(self._area[at : at + length])
+        # Its nonce is in the CRC: half a request must not pass for the one before.
+        if crc32(payload, crc32(_REQUEST_FIELDS.pack(nonce, length))) != crc:
             return None
         if slot not in self._alive:
             if not ByteLock(self._file.fd, _SLOT_LOCKS_AT + slot).is_taken():
@@ -348,10 +352,3 @@ def _condition(items: Sequence[Item], after: int) -> IfNone:
     from evlog.model.queries import IfNone, Query
 
     return IfNone(Query.of_items(items), after)
-
-
-def _read(file: WriteFile, length: int, offset: int) -> bytes:
-    raw = read_back(file, length, offset)
-    if len(raw) < length:
-        raise NoByteLocks("the queue was truncated")
-    return raw

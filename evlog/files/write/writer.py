@@ -32,7 +32,7 @@ from evlog.files.format.manifest import OPEN
 from evlog.files.write.plan import Planner
 from evlog.files.write.sync_marks import SyncMarks
 from evlog.files.write.tail import LogTail
-from evlog.model.appends import Append, Expectation, SchemasChanged, join
+from evlog.model.appends import Append, Expectation, SchemasChanged
 from evlog.model.events import check_stream_names
 
 TYPE_CHECKING = False
@@ -356,8 +356,7 @@ class Writer:
             `own`.
         """
         try:
-            append = self._joined(requests)
-            whole = self._append_locked(append if own is None else join([append, own]))
+            whole = self._append_locked(self._joined(requests, own))
         except _REFUSALS:
             outcomes = [self._try_to_append_locked(request) for request in requests]
             places = [_maybe_place(outcome, 0, None) for outcome in outcomes]
@@ -370,8 +369,8 @@ class Writer:
             at = end
         return places, None if own is None else whole.part(at, len(whole.streams))
 
-    def _joined(self, requests: Sequence[Request]) -> Append:
-        """Return the appends of several requests as one, in their order.
+    def _joined(self, requests: Sequence[Request], own: Append | None = None) -> Append:
+        """Return the appends of several requests, and this writer's own, as one, in their order.
 
         Raises:
             SchemasChanged: they were checked against different schemas.
@@ -385,12 +384,23 @@ class Writer:
             at = len(events)
             if request.expected is not None:
                 expectations.append(Expectation(at, request.stream, request.expected))
-            conditions += [(at, condition) for condition in request.conditions]
+            if request.conditions:
+                conditions += [(at, condition) for condition in request.conditions]
             if request.schemas != schemas:
                 raise SchemasChanged
             events += request.events
             streams += [request.stream] * len(request.events)
         check_stream_names(streams)
+        if own is not None:
+            at = len(events)
+            if own.schemas != schemas:
+                raise SchemasChanged
+            expectations += [
+                Expectation(at + each.at, each.stream, each.version) for each in own.expectations
+            ]
+            conditions += [(at + before, condition) for before, condition in own.conditions]
+            events += own.events
+            streams += own.streams
         return Append(streams, events, expectations, conditions, schemas=schemas)
 
     def _try_to_append_locked(self, asked: Append | Request) -> BatchResult | EvlogError:
