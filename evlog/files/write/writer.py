@@ -69,6 +69,9 @@ _REFUSALS: Final = (
 _MANY = 4
 _MAX_ROUNDS: Final = 16  # of one leader, whose own append is durable after the first
 _LEAD_SECONDS: Final = 0.03  # after which a leader begins no other round
+# A leader's pause between rounds, in which the writers that it has answered ask again. With 16 writers rounds
+# are of 13 appends instead of 8, and two cores make 1.15 times the appends. A longer one gains no more.
+_GATHER_SECONDS: Final = 0.00005
 _CONTENDED_APPENDS: Final = 32  # without any request, before a writer stops looking for them
 _MAX_TRIES: Final = 64  # after each round, or a pause where no writer leads, before it waits for the lock
 _FIRST_PAUSE_SECONDS: Final = 0.0001
@@ -339,7 +342,11 @@ class Writer:
             slot.respond_locked(requests, places)
             if outcome is None:
                 outcome = found
-            if not left or time.monotonic() > end or not (requests := slot.take_requests_locked()):
+            if not left or time.monotonic() > end:
+                break
+            time.sleep(_GATHER_SECONDS)
+            requests = slot.take_requests_locked()
+            if not requests:
                 break
         assert outcome is not None
         if isinstance(outcome, EvlogError):
