@@ -6,21 +6,7 @@ from itertools import islice
 
 from evlog.cli import read
 from evlog.cli._support import console, options
-from evlog.cli._support.parameters import (
-    CATEGORY,
-    CORRELATION,
-    COUNT,
-    GREP,
-    META,
-    PATH,
-    SINCE,
-    STORE,
-    TAGS,
-    TYPES,
-    argument,
-    flag,
-    option,
-)
+from evlog.cli._support.parameters import COUNT, FILTER, PATH, STORE, argument, flag, option
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -58,13 +44,7 @@ PARAMETERS: Final = (
     option("--from", "N", "The first position, or version with --stream.", COUNT, name="first"),
     option("--to", "N", "The last position, or version with --stream.", COUNT, name="last"),
     option("--after", "N", "Begin behind this one.", COUNT),
-    CATEGORY,
-    TYPES,
-    TAGS,
-    CORRELATION,
-    META,
-    GREP,
-    SINCE,
+    *FILTER,
     option("--until", "WHEN", "Written before then."),
     option("--limit -n", "N", "At most N events.", COUNT),
     STORE,

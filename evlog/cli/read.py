@@ -3,22 +3,7 @@
 from __future__ import annotations
 
 from evlog.cli._support import console, options
-from evlog.cli._support.parameters import (
-    CATEGORY,
-    CORRELATION,
-    COUNT,
-    FIELDS,
-    GREP,
-    META,
-    OUTPUT,
-    SINCE,
-    STORE,
-    TAGS,
-    TYPES,
-    argument,
-    flag,
-    option,
-)
+from evlog.cli._support.parameters import COUNT, FIELDS, FILTER, OUTPUT, STORE, argument, flag, option
 from evlog.errors import EvlogError, InvalidArgument
 from evlog.model.events import check_stream_name
 
@@ -58,13 +43,7 @@ PARAMETERS: Final = (
     option("--from", "N", "The first version (or position).", COUNT, name="first"),
     option("--to", "N", "The last version (or position).", COUNT, name="last"),
     option("--after", "N", "Where I stopped: begin behind it.", COUNT),
-    CATEGORY,
-    TYPES,
-    TAGS,
-    CORRELATION,
-    META,
-    GREP,
-    SINCE,
+    *FILTER,
     option("--until", "WHEN", "Written before then."),
     option("--limit -n", "N", "At most N events.", COUNT),
     flag("--reverse -r", "The last one first."),

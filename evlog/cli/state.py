@@ -3,20 +3,7 @@
 from __future__ import annotations
 
 from evlog.cli._support import console, options
-from evlog.cli._support.parameters import (
-    CATEGORY,
-    CORRELATION,
-    COUNT,
-    GREP,
-    META,
-    SINCE,
-    STORE,
-    TAGS,
-    TYPES,
-    argument,
-    choice,
-    option,
-)
+from evlog.cli._support.parameters import COUNT, FILTER, STORE, argument, choice, option
 from evlog.errors import EvlogError, InvalidArgument
 from evlog.model.events import check_stream_name
 from evlog.model.json_lines import encode_lines, encode_time
@@ -53,13 +40,7 @@ rebuilt by itself when the command, the options or the history are not those tha
 
 PARAMETERS: Final = (
     argument("STREAM", "One stream; all if left out."),
-    CATEGORY,
-    TYPES,
-    TAGS,
-    CORRELATION,
-    META,
-    GREP,
-    SINCE,
+    *FILTER,
     option("--at", "N", "The state as of this version (or position).", COUNT),
     option("--until", "WHEN", "The state as of then."),
     option("--exec", "COMMAND", "Folds: state and events on stdin, the state on stdout.", name="exec"),

@@ -12,23 +12,7 @@ import sys
 
 from evlog.cli._support import console, options
 from evlog.cli._support.deliver import HEAD, IDLE, Printer, StopCondition, deliver
-from evlog.cli._support.parameters import (
-    CATEGORY,
-    CORRELATION,
-    COUNT,
-    FIELDS,
-    GREP,
-    META,
-    OUTPUT,
-    SINCE,
-    STORE,
-    TAGS,
-    TYPES,
-    argument,
-    choice,
-    flag,
-    option,
-)
+from evlog.cli._support.parameters import COUNT, FIELDS, FILTER, OUTPUT, STORE, argument, choice, flag, option
 from evlog.cli._support.start import start_position
 from evlog.cli._support.stops import Stopped, Stops, end_by
 from evlog.errors import (
@@ -96,13 +80,7 @@ PARAMETERS: Final = (
     ),
     flag("--follow -f", "Continue with new events."),
     option("--after", "N", "Start after this position (with STREAM: version).", COUNT),
-    CATEGORY,
-    TYPES,
-    TAGS,
-    CORRELATION,
-    META,
-    GREP,
-    SINCE,
+    *FILTER,
     option("--name", "NAME", "A durable subscription: continue where it stopped."),
     option("--shard", "K/N", "With --name: share it by N consumers; this one takes a Kth of the streams."),
     option("--exec", "COMMAND", "Run it on each event, JSON on its stdin.", name="exec"),

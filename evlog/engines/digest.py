@@ -61,8 +61,12 @@ class LogDigest:
         return self._pin is None or self._pinned == self._pin[1]
 
 
-def parse_pin(text: str) -> tuple[int, str]:
-    """Return the position and the digest that verify printed."""
+def parse_pin(text: str | None, *, quick: bool) -> tuple[int, str] | None:
+    """Return the position and the digest that verify printed and now is given; None if nothing is."""
+    if text is None:
+        return None
+    if quick:
+        raise InvalidArgument("against needs every event, and quick reads few; give one of them")
     position, colon, digest = text.partition(":")
     if not (colon and position.isdigit() and len(digest) == 64):
         raise InvalidArgument(f"invalid digest {text!r}; give POSITION:DIGEST as verify prints it")

@@ -103,7 +103,7 @@ def _change_policy(
         event = (METADATA_TYPE, None, JSON_CODE, encode_policy(changed), None)
         here = Expectation(0, name, NO_STREAM if last is None else last.version)
         try:
-            engine.append(AppendRequest([name], [event], (here, *expectations), system=True))
+            engine.append(AppendRequest.own(name, event, (here, *expectations)))
         except WrongExpectedVersion as error:
             if error.stream != name:
                 raise

@@ -16,7 +16,7 @@ from evlog.model.named import NamedTuple
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from typing import Any, Final, overload
+    from typing import Any, Final, Self, overload
     from uuid import UUID
 
     from evlog.model.events import EncodedEvent
@@ -131,6 +131,11 @@ class AppendRequest(NamedTuple):
     skip_known: bool = False
     schemas: int | None = None
     system: bool = False
+
+    @classmethod
+    def own(cls, stream: str, event: EncodedEvent, expectations: Sequence[Expectation] = ()) -> Self:
+        """Return the append of one of the store's own events."""
+        return cls([stream], [event], expectations, system=True)
 
 
 class Append:

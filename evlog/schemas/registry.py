@@ -187,7 +187,7 @@ def set_schema(engine: Engine, type: str, schema: Any) -> Schema:
         present = schemas.current.get(type)
         if present is not None and present.text == text:
             # Appended again as a duplicate: the process that set it may have died before it was durable.
-            engine.append(AppendRequest([SCHEMAS_STREAM], [present.event], system=True))
+            engine.append(AppendRequest.own(SCHEMAS_STREAM, present.event))
             return present
         if _try_to_append(engine, content, schemas.version):
             return find(engine, type, len(schemas.all.get(type, ())) + 1)
@@ -212,7 +212,7 @@ def _try_to_append(engine: Engine, content: bytes, version: int) -> bool:
     event: EncodedEvent = (SCHEMA_TYPE, None, JSON_CODE, content, None)
     here = Expectation(0, SCHEMAS_STREAM, version)
     try:
-        engine.append(AppendRequest([SCHEMAS_STREAM], [event], [here], system=True))
+        engine.append(AppendRequest.own(SCHEMAS_STREAM, event, [here]))
     except WrongExpectedVersion:
         return False
     return True

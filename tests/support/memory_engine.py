@@ -218,7 +218,7 @@ class MemoryEngine:
             return RedactionResult((), (), 0, erased=True)
         with database.changed:
             event = encode_redaction(events, reason)
-            result = self.append(AppendRequest([REDACTIONS_STREAM], [event], system=True))
+            result = self.append(AppendRequest.own(REDACTIONS_STREAM, event))
             database.redact()
         return RedactionResult(
             tuple(event.position for event in events), (), result.positions[0], erased=True

@@ -106,14 +106,14 @@ STORE: Final = option(
     PATH,
 )
 CATEGORY: Final = option("--category", "NAME", "Streams named NAME or NAME-….")
-TYPES: Final = option("--type", "NAME", "Only this event type (repeatable).", many=True)
-TAGS: Final = option("--tag", "TEXT", "Only with this tag (repeatable: with all of them).", many=True)
-CORRELATION: Final = option("--correlation", "ID", "Only of this correlation id.")
-META: Final = option(
-    "--meta", "KEY=VALUE", "Only with this in the metadata (repeatable: with all of it).", many=True
-)
-GREP: Final = option(
-    "--grep -g", "PATTERN", "Only with this text or regular expression (repeatable).", many=True
+FILTER: Final = (
+    CATEGORY,
+    option("--type", "NAME", "Only this event type (repeatable).", many=True),
+    option("--tag", "TEXT", "Only with this tag (repeatable: with all of them).", many=True),
+    option("--correlation", "ID", "Only of this correlation id."),
+    option("--meta", "KEY=VALUE", "Only with this in the metadata (repeatable: with all of it).", many=True),
+    option("--grep -g", "PATTERN", "Only with this text or regular expression (repeatable).", many=True),
+    option("--since", "WHEN", "Written then or later."),
 )
 OUTPUT: Final = choice(
     "--output -o", "json|pretty|table|data|csv", "The form; table on a terminal, else json."
@@ -121,7 +121,6 @@ OUTPUT: Final = choice(
 LISTING: Final = choice("--output -o", "json|pretty|table|csv", "The form; table on a terminal, else json.")
 FIELDS: Final = option("--fields", "a,b,data.c", "Only these fields, in this order.")
 LISTED_FIELDS: Final = option("--fields", "a,b,c", "Only these fields, in this order.")
-SINCE: Final = option("--since", "WHEN", "Written then or later.")
 
 
 class Subcommand:

@@ -143,7 +143,7 @@ class DynamodbEngine(ReadsByReader, KeepsPolicies, KeepsRecords):
         position = 0
         if events:
             event = encode_redaction(events, reason)
-            request = AppendRequest([REDACTIONS_STREAM], [event], system=True)
+            request = AppendRequest.own(REDACTIONS_STREAM, event)
             (position,) = self.append(request).positions
         compaction.erase(self._core)
         return RedactionResult(tuple(event.position for event in events), (), position, erased=True)
@@ -158,7 +158,7 @@ class DynamodbEngine(ReadsByReader, KeepsPolicies, KeepsRecords):
         if done.events_removed and not dry_run:
             data = {"events": done.events_removed, "position": done.position}
             event = (FINISHED_TYPE, None, JSON_CODE, json.dumps(data).encode(), None)
-            self.append(AppendRequest([COMPACTIONS_STREAM], [event], system=True))
+            self.append(AppendRequest.own(COMPACTIONS_STREAM, event))
         return done
 
     # --- the whole store

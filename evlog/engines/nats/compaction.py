@@ -54,7 +54,7 @@ def compact(core: Core, *, dry_run: bool, force: bool, progress: Progress | None
     if removed:
         data = json.dumps({"events": removed, "position": position}).encode()
         event = (FINISHED_TYPE, None, JSON_CODE, data, None)
-        request = AppendRequest([COMPACTIONS_STREAM], [event], system=True)
+        request = AppendRequest.own(COMPACTIONS_STREAM, event)
         core.appender.append(PendingAppend(request))
     finish_redactions(core)
     return Compaction(position, [], removed, 1, 1, size, bytes_of(core), resumed=False)

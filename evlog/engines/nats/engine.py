@@ -144,7 +144,7 @@ class NatsEngine(ReadsByReader, KeepsPolicies, KeepsRecords):
         position = 0
         if events:
             event = encode_redaction(events, reason)
-            request = AppendRequest([REDACTIONS_STREAM], [event], system=True)
+            request = AppendRequest.own(REDACTIONS_STREAM, event)
             (position,) = self.append(request).positions
         history.finish_redactions(self._core)
         return RedactionResult(tuple(event.position for event in events), (), position, erased=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from evlog.engines.digest import LogDigest, changed_finding, check_redacted, parse_pin
-from evlog.errors import InvalidArgument
 from evlog.model.redaction import Redaction, maybe_decode_redaction, since
 from evlog.model.reports import DAMAGE, Finding, VerifyReport
 
@@ -23,9 +22,7 @@ def verify(
     core: Core, info: StoreInfo, *, quick: bool, against: str | None, progress: Progress | None
 ) -> VerifyReport:
     """Check a store. `quick` only counts positions."""
-    pin = None if against is None else parse_pin(against)
-    if quick and pin is not None:
-        raise InvalidArgument("against needs every event, and quick reads few; give one of them")
+    pin = parse_pin(against, quick=quick)
     head, state = core.head(), core.reader.state()
     findings, digest = list[Finding](), None
     redactions = list[Redaction]()

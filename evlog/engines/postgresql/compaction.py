@@ -54,7 +54,7 @@ def compact(core: Core, *, dry_run: bool, force: bool, progress: Progress | None
     if removed:
         data = {"events": removed, "position": position}
         event = ("$CompactionFinished", None, JSON_CODE, json.dumps(data).encode(), None)
-        core.appender.append(AppendRequest([_COMPACTIONS], [event], system=True))
+        core.appender.append(AppendRequest.own(_COMPACTIONS, event))
     _vacuum_redacted(core)
     with core.connections.lend() as connection:
         return Compaction(position, [], removed, 1, 1, size, core.bytes_in(connection), resumed=False)

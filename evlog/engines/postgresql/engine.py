@@ -164,7 +164,7 @@ class PostgresqlEngine(ReadsByReader, KeepsPolicies):
             self._core.appender.flush()
             return RedactionResult((), (), 0, erased=True)
         event = encode_redaction(events, reason)
-        request = AppendRequest([REDACTIONS_STREAM], [event], system=True)
+        request = AppendRequest.own(REDACTIONS_STREAM, event)
         (position,) = self._core.appender.append(request).positions
         return RedactionResult(tuple(event[0] for event in events), (), position, erased=True)
 

@@ -186,7 +186,7 @@ def append_finished(writer: Writer, started: Started, events: int, bytes_after: 
 def _append(writer: Writer, type: str, data: dict[str, Any]) -> int:
     raw = json.dumps(data, separators=(",", ":"), ensure_ascii=False).encode()
     event = (type, None, JSON_CODE, raw, None)
-    return writer.append(AppendRequest([COMPACTIONS_STREAM], [event], system=True)).positions[0]
+    return writer.append(AppendRequest.own(COMPACTIONS_STREAM, event)).positions[0]
 
 
 def events_removed(log: Log) -> int:

@@ -20,5 +20,5 @@ def redact(writer: Writer, events: Sequence[Event], reason: str) -> RedactionRes
         writer.make_durable(writer.exclusively(lambda tail, _planner: tail.end_locked()))
         return RedactionResult((), (), 0, erased=False)
     event = encode_redaction(events, reason)
-    (position,) = writer.append(AppendRequest([REDACTIONS_STREAM], [event], system=True)).positions
+    (position,) = writer.append(AppendRequest.own(REDACTIONS_STREAM, event)).positions
     return RedactionResult(tuple(event[0] for event in events), (), position, erased=False)

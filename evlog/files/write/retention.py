@@ -89,7 +89,7 @@ def _change_policy(
         else:
             return
         try:
-            writer.append(AppendRequest([name], [event], (here, *expectations), system=True))
+            writer.append(AppendRequest.own(name, event, (here, *expectations)))
         except WrongExpectedVersion as error:
             if error.stream != name:
                 raise

@@ -319,7 +319,7 @@ def test_a_resumed_compaction_removes_only_what_old_and_present_rules_hide(
 def test_a_start_that_makes_no_sense_is_damage(store: EventStore, data: bytes) -> None:
     fill(store, 30)
     event = ("$CompactionStarted", None, 0, data, None)
-    engine_of(store)._open_writer().append(AppendRequest(["$compactions"], [event], system=True))
+    engine_of(store)._open_writer().append(AppendRequest.own("$compactions", event))
     for dry_run in (True, False):
         with pytest.raises(CorruptionError) as raised:
             store.compact(dry_run=dry_run)
