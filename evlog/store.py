@@ -1073,7 +1073,7 @@ class EventStore:
         Durable when this returns. From then on every reader, follower, fold, condition and export sees these
         events without content: `event.redacted` is true, and position, version, stream, type, id and time are
         as before. An id stays known, and a retry of the append is a duplicate by its id alone. In a directory
-        the next `compact` removes the bytes from every file; on a server they are gone at once. What was
+        the next `compact` removes the bytes from every file; a server removes them at once. What was
         copied before, to backups and exports, must be deleted or redacted there; mirrors follow, and
         snapshots that may hold it are deleted.
 

@@ -74,7 +74,7 @@ def parse_pin(text: str | None, *, quick: bool) -> tuple[int, str] | None:
 
 
 def changed_finding(pin: tuple[int, str], removed: int) -> Finding:
-    """Return the finding for a pin that is not met; `removed` events up to it are gone."""
+    """Return the finding for a pin that is not met; `removed`: how many events before it were removed."""
     detail = f"history up to position {pin[0]} is not what was pinned" + (
         f"; compactions have removed {removed} of its events: pin a new digest" if removed else ""
     )

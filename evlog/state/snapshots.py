@@ -4,10 +4,10 @@
 2. It names its fold, its fold's version and its selection of events. With others it is rebuilt.
 3. It names the event at its position. If the store does not have that event there (an older backup was
    restored), it is rebuilt.
-4. That of a stream names the first event that was folded; if retention or a deletion hides that one, or shows
-   an earlier one, it is rebuilt. That of a selection names how many events compactions had removed. Both
-   name how many redactions there were.
-5. State and position are one content, which an engine replaces in one step, and only if nobody else did.
+4. A snapshot of a stream names the first event that was folded. If retention or a deletion hides that event,
+   or shows an earlier one, the snapshot is rebuilt. A snapshot of a selection names how many events
+   compactions had removed. Both name how many redactions there were.
+5. State and position are one content. An engine replaces it in one step, and only if no other process did.
 """
 
 from __future__ import annotations

@@ -7,9 +7,9 @@
 4. Another N begins where the former N are. So all of these must be at the same position, and none of them may
    run; what they parked moves along.
 5. A consumer runs only while its N are the only ones. The new checkpoints are made first: from then on none
-   of the former begins, and one that has begun is seen by its lock. A process that dies in between leaves
+   of the former begins, and a run that has begun is found by its lock. A process that dies in between leaves
    both, at one position, and the next run finishes.
-6. Who makes or deletes checkpoints holds the lock of NAME.
+6. A process that makes or deletes checkpoints holds the lock of NAME.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Mirrors: what the store is to others, and appending pieces of another store's history.
 
-A piece may be longer than a transaction. Its items are put behind the end of the log, where nobody sees them,
-and one transaction then moves the end. Nobody else writes to a mirror meanwhile.
+A piece may be longer than a transaction. Its items are put behind the end of the log, where no reader looks,
+and one transaction then moves the end. A mirror takes no other appends meanwhile.
 
-1. Before, the keys of these items are noted, and that a piece is being written. If the mirror is killed, the
-   next piece, or what makes the store one of its own, deletes them first.
+1. Before, the keys of these items are noted, and that a piece is being written. If the process is killed, the
+   next piece, or the change that ends the mirror, deletes these items first.
 2. The head of a stream keeps what it was until the end of the log has reached the piece's.
 """
 

@@ -5,8 +5,8 @@
 3. The index `by_position` follows the table after a while, and may show a position before an earlier one. But
    positions have no gaps, and what was removed is listed. So a page in which a position is missing is asked
    for again, and nothing is skipped.
-4. An index by category or type would have gaps that nobody could tell from events that it does not show yet.
-   So such reads go through the log; the service filters it, and says of each page how many it looked at.
+4. In an index by category or type a reader could not tell a gap from an event that is not shown yet. So such
+   reads go through the log; the service filters it, and says of each page how many it looked at.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ def open_table(client: Client, *, create: bool) -> tuple[str, bool]:
         item = None
         _create(client)
     except EngineError as error:
-        if "ValidationException" in error.reason:  # a table of somebody else's, with other keys
+        if "ValidationException" in error.reason:  # another program's table, with other keys
             raise _unsuitable(client) from None
         raise
     if item is None:

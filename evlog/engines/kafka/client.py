@@ -168,7 +168,7 @@ class Client:
                 if time.monotonic() >= deadline:
                     raise
                 if self._admin is admin:
-                    self._admin = None  # one that has seen a partition without a leader may not look again
+                    self._admin = None  # after a partition without a leader it may not look again
                 time.sleep(_RETRY_PAUSE_SECONDS)
 
     def describe(self, topic: str) -> Topic | None:

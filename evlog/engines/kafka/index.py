@@ -1,7 +1,7 @@
 """The local index: an ordinary store in a directory, an identical mirror of the topic. Derived.
 
 1. It is in the user's cache (`$XDG_CACHE_HOME/evlog/kafka/<topic's id>`), shared by the user's processes.
-   Each applies what it reads; the one that is first does it, the others find it done.
+   Each process applies what it reads. The first one adds an event, and the others find it there.
 2. It serves every read but following. What is in it is committed in the topic.
 3. It also keeps how far the topic was read, as a snapshot, which may be older than the index: what is read
    again is passed over. If the last event applied is not at its offset, the index is of another history

@@ -2,8 +2,8 @@
 
 1. The key is a JSON array of texts, the value a JSON object; a record without a value deletes. Kafka's
    compaction keeps the last record of each key.
-2. The revision of a record is its offset. A record is replaced by the writer whose turn it is (`writing.py`),
-   so it compares with what it has read up to the end.
+2. The revision of a record is its offset. Only the writer whose turn it is replaces a record (`writing.py`).
+   It has read the topic to its end, so the revision that it compares with is the present one.
 3. All records are held in memory: there is one for each subscription and each parked event.
 4. The topic is made with the first record. A store without one has no subscriptions.
 """

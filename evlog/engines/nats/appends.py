@@ -1,6 +1,6 @@
 """Appends: look, decide, and store on the condition that the stream ends where it was looked at.
 
-1. While nobody else appends, what was known of the stream's end stays true, and an append is one request.
+1. While no other writer appends, what was known of the stream's end stays true, and an append is one request.
    Another writer makes the server refuse it; then the writer looks and decides again.
 2. When an answer is lost, the append may be stored, or stored later. It is decided again with the same ids:
    either they are found, or the stream still ends where it did, and of two such batches one can be stored.

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from evlog.model.filters import EventFilter, LogSelection
 
 _LOOK_SECONDS: Final = 1.0
-_INACTIVE_NANOSECONDS: Final = 30_000_000_000  # the server removes a consumer whose client is gone
+_INACTIVE_NANOSECONDS: Final = 30_000_000_000  # the server removes a consumer whose client has left
 _LONG_SECONDS: Final = 1e6
 
 

@@ -189,7 +189,7 @@ class Appender:
             else:  # a pooler may hide a crash between two transactions: the flush would be the next server's
                 results = connection.run([*append, _FLUSH])
             if connection.is_warned and self._sync:
-                # Somebody has cancelled the wait for the standby, at which the server calls the commit done.
+                # The wait for the standby was cancelled. The server then reports the commit as done.
                 raise psycopg.OperationalError("the server has stopped waiting for its synchronous standby")
             positions, versions, duplicates = call.outcome(results[len(self._before)])
             return positions, versions, duplicates
