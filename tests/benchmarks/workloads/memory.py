@@ -1,16 +1,16 @@
 """Memory: what a process holds at most that appends and then scans, and what its server held at most.
 
-Each peer has a process to itself. Mapped files count while their pages are in memory. A server's memory is
-looked at after every few batches.
+Each peer has a process to itself (see filling.py). Mapped files count while their pages are in memory. A
+server's memory is looked at after every few batches.
 """
 
 from __future__ import annotations
 
 import multiprocessing
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 from tests.benchmarks.dataset import Dataset
+from tests.benchmarks.filling import fill_and_scan
 from tests.benchmarks.measure import Figure, Report
 from tests.benchmarks.peers import PEERS
 from tests.benchmarks.run import Run
@@ -36,7 +36,7 @@ def run(run: Run) -> Report:
 def _peak_mb(name: str, directory: Path, dataset: Dataset, server: Server | None) -> tuple[float, float]:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    worker = context.Process(target=_work, args=(name, directory, dataset, theirs))
+    worker = context.Process(target=fill_and_scan, args=(name, directory, dataset, theirs))
     worker.start()
     highest = 0
     while (message := ours.recv()) < 0:
@@ -44,28 +44,3 @@ def _peak_mb(name: str, directory: Path, dataset: Dataset, server: Server | None
         ours.send(0)
     worker.join()
     return message / 1e6, highest / 1e6
-
-
-def _work(name: str, directory: Path, dataset: Dataset, pipe: Connection) -> None:
-    peer = PEERS[name](directory)
-    for number, batch in enumerate(dataset.batches()):
-        peer.append(batch)
-        if number % 50 == 0:
-            _let_look(pipe)
-    peer.settle()
-    _let_look(pipe)
-    peer.scan()
-    _let_look(pipe)
-    peer.close()
-    pipe.send(_peak_bytes())
-
-
-def _peak_bytes() -> int:
-    """The most that this process held; what `getrusage` says began with the parent's."""
-    rows = Path("/proc/self/status").read_text().splitlines()
-    return sum(1024 * int(row.split()[1]) for row in rows if row.startswith("VmHWM:"))
-
-
-def _let_look(pipe: Connection) -> None:
-    pipe.send(-1)
-    pipe.recv()
