@@ -42,8 +42,8 @@ from evlog.files.log.parts import OpenParts, SealedPart, SegmentMoved
 from evlog.model.reports import Finding
 
 # Small enough that no core idles long at the end, large enough that the fixed costs of a part do not count.
-_PART_BYTES: Final = 16 << 20
-_PART_EVENTS: Final = 1 << 16
+_PART_BYTES: Final = 8 << 20
+_PART_EVENTS: Final = 1 << 15
 _UNREADABLE: Final = (FileNotFoundError, FormatFault, NewerFormat, EvlogError)
 
 
