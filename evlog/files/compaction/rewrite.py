@@ -50,8 +50,10 @@ from evlog.files.format.removed_events import (
     EmptyStream,
     RemovedTag,
     content_crcs,
-    encode_removed,
+    encode_ordered,
     pack_events,
+    sort_events,
+    split_events,
     tags_of_removed,
 )
 from evlog.files.format.sorted_index import SORTED_SUFFIXES, build_sorted
@@ -124,14 +126,14 @@ def rewrite(
         StoreFull, StoreIOError: the files may be there in part; `remove_files` removes them.
     """
     log = LogFile(output, disk)
-    removed: list[bytes] = []
+    removed: list[tuple[bytes, bytes]] = []
     tags: list[RemovedTag] = []
     emptied: dict[str, EmptyStream] = {}
     for segment in group:  # oldest first: the last version of a stream counts
         assert isinstance(segment.part, SealedPart)
         former = segment.part.removed
         if former is not None:
-            removed.append(bytes(former.rows()))
+            removed.append(split_events(bytes(former.rows())))
             tags += former.tags()
             emptied.update((stream[0], stream) for stream in former.streams())
         emptied.update((stream[0], stream) for stream in segment.emptied)
@@ -148,17 +150,16 @@ def rewrite(
         offsets_crc=log.index_crc,
         tagged_events=count_tagged(entries),
     )
-    # Both take a while, so two processes share them.
     header = output.header(KIND_STREAMS)._replace(source_crc=info.offsets_crc)
-    calls: list[tuple[Any, ...]] = [(_build_indexes, header, entries)]
-    count = sum(map(len, removed)) // EVENT_BYTES
-    if count or emptied:
-        rows = b"".join(removed)
-        calls.append((encode_removed, output.header(KIND_REMOVED), rows, list(emptied.values()), tags))
-    indexes, *rest = workers.run_in_order(_call, calls)
-    for raw in rest:
+    # All three take a while, so two processes share them.
+    halves = [(sort_events, b"".join(rows)) for rows in zip(*removed, strict=True)]
+    indexes, *ordered = workers.run_in_order(_call, [(_build_indexes, header, entries), *halves])
+    rows = b"".join(ordered)
+    if rows or emptied:
+        raw = encode_ordered(output.header(KIND_REMOVED), rows, emptied.values(), tags)
         disk.create_file(output.path("removed"), raw)
-        info = info._replace(removed_events=count, removed_bytes=len(raw), removed_crc=crc32(raw))
+        events = len(rows) // EVENT_BYTES
+        info = info._replace(removed_events=events, removed_bytes=len(raw), removed_crc=crc32(raw))
     for suffix, raw in zip(SORTED_SUFFIXES.values(), indexes, strict=True):
         _write_unsynced(output.path(suffix), raw, disk)
     if info.tagged_events:
@@ -201,7 +202,7 @@ class ReadResult(NamedTuple):
 
     raws: bytes  # the records that stay, one after another
     rows: bytes  # their entries, as they were
-    removed: bytes  # the rows of the removed events
+    removed: tuple[bytes, bytes]  # the rows of the removed events, by halves of all ids
     tags: list[RemovedTag]  # of these
     read_bytes: int  # records and entries
 
@@ -250,7 +251,7 @@ def read_range(
     read_bytes = len(rows) + sum(column(rows, "length"))
     if 1 not in flags:
         raws, rows = _read_raws(segment, rows, [number - low for number in erased])
-        return ReadResult(raws, rows, b"", [], read_bytes)
+        return ReadResult(raws, rows, (b"", b""), [], read_bytes)
     removed, kept = _pick(rows, flags, _REMOVED), _pick(rows, flags, _KEPT)
     types = column_array(removed, "type_hash")
     tagged = any(column(removed, "tags"))
@@ -269,14 +270,15 @@ def read_range(
         ids += its_ids
         if tagged:
             tags += tags_of_removed(records)
-        for place, metadata in enumerate(metadatas, at):
-            if metadata is not None and metadata.startswith(REDACTED_BEGIN):
-                crcs[place] = 0  # of a redacted event the id alone tells a retry
+        if metadatas.count(None) < len(metadatas):
+            for place, metadata in enumerate(metadatas, at):
+                if metadata is not None and metadata.startswith(REDACTED_BEGIN):
+                    crcs[place] = 0  # of a redacted event the id alone tells a retry
     hashes, versions = column_array(removed, "stream_hash"), column_array(removed, "version")
     places = [flags.count(0, 0, number - low) for number in erased if not flags[number - low]]
     events = pack_events(ids, positions, hashes, versions, crcs)
     raws, kept = _read_raws(segment, kept, places)
-    return ReadResult(raws, kept, events, tags, read_bytes)
+    return ReadResult(raws, kept, split_events(events), tags, read_bytes)
 
 
 def _erased_among(records: Iterable[Record], erased: set[int], numbers: Iterator[int]) -> list[Record]:

@@ -36,7 +36,7 @@ from __future__ import annotations
 
 from array import array
 from collections import deque
-from itertools import accumulate, chain
+from itertools import accumulate, chain, compress
 from operator import xor
 from struct import Struct, unpack
 from zlib import crc32
@@ -66,6 +66,8 @@ EVENT: Final = Struct("<16sQQII")
 STREAM: Final = Struct("<QQII")
 TAG_BYTES: Final = 32
 TAG: Final = Struct("<QQQQ")
+_LOWER: Final = b"\1" * 128 + bytes(128)
+_UPPER: Final = bytes(128) + b"\1" * 128
 _COLUMNS: Final[dict[str, tuple[str, int, int]]] = {
     "position": ("Q", 2, 5),
     "stream_hash": ("Q", 3, 5),
@@ -97,6 +99,13 @@ def encode_removed(
         events: rows in any order, as `pack_events` makes them.
         tags: in any order.
     """
+    return encode_ordered(header, sort_events(events), streams, tags)
+
+
+def encode_ordered(
+    header: FileHeader, events: bytes, streams: Iterable[EmptyStream], tags: Iterable[RemovedTag] = ()
+) -> bytes:
+    """Return the same, of rows that are sorted by id already."""
     ordered = sorted((hash_stream(name), name.encode(), version, time) for name, version, time in streams)
     ends = accumulate(len(name) for _, name, _, _ in ordered)
     rows = [
@@ -105,7 +114,7 @@ def encode_removed(
     ]
     names = b"".join(name for _, name, _, _ in ordered)
     packed = [TAG.pack(*row) for row in sorted(tags)]
-    content = b"".join([sort_events(events), *rows, *packed, names])
+    content = b"".join([events, *rows, *packed, names])
     header = header._replace(
         keys=len(events) // EVENT_BYTES, postings=len(rows), source_crc=len(names), tags=len(packed)
     )
@@ -139,6 +148,14 @@ def tags_of_removed(records: Iterable[Record]) -> list[RemovedTag]:
         for record in records
         for tag in tags_of(record[8])
     ]
+
+
+def split_events(events: bytes) -> tuple[bytes, bytes]:
+    """Return the rows of the lower half of all ids and those of the upper half, for two processes to sort."""
+    rows = unpack(f"{EVENT_BYTES}s" * (len(events) // EVENT_BYTES), events)
+    firsts = events[::EVENT_BYTES]
+    lower, upper = (b"".join(compress(rows, firsts.translate(half))) for half in (_LOWER, _UPPER))
+    return lower, upper
 
 
 def sort_events(events: bytes) -> bytes:
