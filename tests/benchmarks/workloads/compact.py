@@ -33,7 +33,7 @@ def run(run: Run) -> Report:
         speed, left = _compact(run, path, _ROUNDS)
         label = f"{events:,} events, {per_stream} a stream"
         report.figures += [
-            Figure(label, "MB/s", {"evlog": speed}, Target(150, at_least=True)),
+            Figure(label, "MB/s", {"evlog": speed}, Target(200, at_least=True)),
             Figure(f"{label}: left", "% of bytes", {"evlog": left}, Target(15, at_least=False)),
         ]
         if per_stream == 10:
