@@ -59,7 +59,9 @@ class Bounds:
 
     def of(self, records: Sequence[Record]) -> Sequence[Record]:
         """Return those of these neighbours that are within: mostly all, as the first and the last one say."""
-        if all(self.begun_by(end) and not self.passed_by(end) for end in (records[0], records[-1])):
+        one, other = records[0], records[-1]
+        is_begun = self.begun_by(one) and self.begun_by(other)
+        if is_begun and not (self.passed_by(one) or self.passed_by(other)):
             return records
         return [record for record in records if self.begun_by(record) and not self.passed_by(record)]
 
