@@ -2,8 +2,8 @@
 
 DuckDB hands a query's conditions to a data set as an expression. pyarrow has no other way into one than its
 text, which is parsed here. Only comparisons of one column with constants, joined by AND, make a bound; a
-condition that is not understood makes none. So more may be read than is asked for, never less: the expression
-itself is applied to what was read.
+condition that is not understood makes none. So more may be read than is asked for, never less: then the
+expression itself is applied to what was read, which takes longer than reading it.
 """
 
 from __future__ import annotations
@@ -75,12 +75,13 @@ def _has_ambiguous(value: Any) -> bool:
     return isinstance(value, list) and any(map(_has_ambiguous, value))
 
 
-def bounds_of(text: str) -> Bounds:
-    """Return the bounds of a plain filter, given as the text of its expression."""
+def bounds_of(text: str) -> tuple[Bounds, bool]:
+    """Return the bounds of a plain filter, by its expression's text, and whether they say all of it."""
+    found = list(map(_maybe_bound, _conjuncts(text)))
     bounds = Bounds()
-    for conjunct in _conjuncts(text):
-        bounds = bounds.narrowed(_maybe_bound(conjunct) or Bounds())
-    return bounds
+    for each in found:
+        bounds = bounds.narrowed(each or Bounds())
+    return bounds, None not in found
 
 
 def words_of(text: str) -> set[str]:

@@ -11,9 +11,12 @@ Events are as they are stored: what retention hides is there until a compaction 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
+from heapq import merge
 from itertools import islice
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 from evlog.errors import EvlogError, ExtraNotInstalled, InvalidArgument
@@ -28,6 +31,7 @@ except ModuleNotFoundError as error:
     raise ExtraNotInstalled("SQL", str(error.name).partition(".")[0], "sql") from None
 
 from evlog.adapters.predicates import Bounds, bounds_of, is_plain, words_of
+from evlog.adapters.rewriting import NEWEST_FIRST, rewritten
 from evlog.transfer import arrow
 from evlog.transfer.export import in_batches
 
@@ -113,9 +117,11 @@ class Database:
         self._head = store.head
         self._failed: list[EvlogError] = []  # a thread of DuckDB adds to it; read once the query has failed
         self.connection = duckdb.connect(":memory:", config=dict(_SETTINGS))
+        newest_first = partial(self._read, reverse=True)
         self.connection.register("events", _Source(_EVENTS, self._read, self._failed))
-        self.connection.register("streams", _Source(_STREAMS, self._list, self._failed))
-        self._types: set[str] = set()  # those that have a view
+        self.connection.register(NEWEST_FIRST, _Source(_EVENTS, newest_first, self._failed))
+        self.connection.register("streams", _Source(_STREAMS, self._list, self._failed, ("category",)))
+        self._views: dict[str, str | None] = {"events": None, "streams": None}  # the type of each
 
     def __enter__(self) -> Self:
         return self
@@ -141,10 +147,21 @@ class Database:
             for statement in statements:
                 self._add_types(statement.query)
                 relation = self.connection.sql(statement.query)
+                relation = self._sooner(statement.query, relation)
             if relation is None:
                 return Result([], [], [])
             reader = relation.to_arrow_reader(_BATCH)
             return Result(relation.columns, list(map(str, relation.types)), self._batches(reader))
+
+    def _sooner(self, sql: str, relation: Any) -> Any:
+        """Return a relation that gives the same without reading all; without one, the statement's own."""
+        try:
+            new = None if relation is None else rewritten(self.connection, sql, self._views)
+            found = relation if new is None else self.connection.sql(new)
+        except duckdb.Error:
+            return relation
+        is_same = found is relation or (found.columns, found.types) == (relation.columns, relation.types)
+        return found if is_same else relation
 
     def _batches(self, reader: Any) -> Iterator[Any]:
         while True:
@@ -171,19 +188,22 @@ class Database:
 
         DuckDB tells the names of its tables only if it finds all of them.
         """
-        known = {name.casefold() for name in ("events", "streams", *self._types)}
         for name in _words(sql):
-            if name.casefold() in known or maybe_name_fault(name) is not None:
+            former = self._views.get(name.casefold(), "")
+            if former in (None, name) or maybe_name_fault(name) is not None:
                 continue
             if next(self._store.read_all(to=self._head, types=[name], limit=1), None) is None:
                 continue
+            if former:
+                raise InvalidQuery(
+                    f"the types {former} and {name} would be one table; select from events by type"
+                )
             quoted, text = name.replace('"', '""'), name.replace("'", "''")
             self.connection.execute(f"create view \"{quoted}\" as from events where type = '{text}'")
-            known.add(name.casefold())
-            self._types.add(name)
+            self._views[name.casefold()] = name
 
-    def _read(self, bounds: Bounds) -> Iterator[Sequence[Record]]:
-        """Yield the events within bounds in batches; those of several streams or categories in turn."""
+    def _read(self, bounds: Bounds, *, reverse: bool = False) -> Iterator[Sequence[Record]]:
+        """Yield the events within bounds in batches, by position."""
         after = max(0, (bounds.first or 1) - 1)
         to = self._head if bounds.last is None else min(bounds.last, self._head)
         if after >= to:
@@ -196,13 +216,20 @@ class Database:
         )
         filters: Iterable[EventFilter] = [filter]
         if bounds.stream is not None:
-            filters = [filter.replace(stream=name) for name in _possible(bounds.stream) or ()]
+            names, categories = _possible(bounds.stream) or (), bounds.category
+            filters = [
+                filter.replace(stream=name)
+                for name in names
+                if categories is None or category_of(name) in categories
+            ]
         elif bounds.category is not None:
             filters = [filter.replace(category=name) for name in _possible(bounds.category) or ()]
-        for each in filters:
-            if each.types != ():
-                found = self._store.engine.read_all(LogSelection(after, to, each))
-                yield from in_batches(found, _BATCH)
+        if filter.types == ():
+            return
+        selections = [LogSelection(after, to, each, reverse=reverse) for each in filters]
+        found = [self._store.engine.read_all(each) for each in selections]
+        events = found[0] if len(found) == 1 else merge(*found, key=itemgetter(0), reverse=reverse)
+        yield from in_batches(events, _BATCH)
 
     def _list(self, bounds: Bounds) -> Iterator[list[StreamInfo]]:
         categories: Iterable[str | None] = [None]
@@ -218,11 +245,16 @@ class _Source(ds.Dataset):  # type: ignore[misc]  # DuckDB offers conditions onl
     """What a view is made from: rows that are read when DuckDB asks for them."""
 
     def __init__(
-        self, columns: Columns, read: Callable[[Bounds], Iterator[Sequence[Any]]], failed: list[EvlogError]
+        self,
+        columns: Columns,
+        read: Callable[[Bounds], Iterator[Sequence[Any]]],
+        failed: list[EvlogError],
+        applied: Collection[str] = Bounds._fields,
     ) -> None:
         self._columns = columns
         self._read = read
         self._failed = failed
+        self._applied = applied  # the bounds that `read` applies; it may give rows outside of others
 
     @property
     def schema(self) -> Any:
@@ -232,7 +264,7 @@ class _Source(ds.Dataset):  # type: ignore[misc]  # DuckDB offers conditions onl
     def scanner(self, columns: Sequence[str] | None = None, filter: Any = None, **_: Any) -> _Scan:
         """Return a scan, as DuckDB calls it for each part of a query that reads the view."""
         names = list(self._columns) if columns is None else columns
-        return _Scan(self._columns, names, filter, self._batches)
+        return _Scan(self._columns, names, filter, self._batches, self._applied)
 
     def _batches(self, bounds: Bounds) -> Iterator[arrow.Items]:
         try:
@@ -251,8 +283,10 @@ class _Scan:
         names: Sequence[str],
         filter: Any,
         read: Callable[[Bounds], Iterator[arrow.Items]],
+        applied: Collection[str],
     ) -> None:
         self._columns = columns
+        self._applied = applied
         self._names = names
         self._filter = filter
         self._read = read
@@ -262,16 +296,25 @@ class _Scan:
         schema = pa.schema([self._columns[name][0] for name in self._names])
         return pa.RecordBatchReader.from_batches(schema, self._made(schema))
 
+    def _unfiltered(self, bounds: Bounds, schema: Any) -> Iterator[Any]:
+        for items in self._read(bounds):
+            yield pa.record_batch([self._columns[name][1](items) for name in self._names], schema=schema)
+
     def _made(self, schema: Any) -> Iterator[Any]:
         if self._filter is None:
-            for items in self._read(Bounds()):
-                yield pa.record_batch([self._columns[name][1](items) for name in self._names], schema=schema)
+            yield from self._unfiltered(Bounds(), schema)
             return
         bounds, names = Bounds(), list(self._columns)
         if is_plain(self._filter):
             text = str(self._filter)
+            bounds, is_exact = bounds_of(text)
+            if is_exact and all(
+                bound is None or name in self._applied for name, bound in bounds._asdict().items()
+            ):
+                yield from self._unfiltered(bounds, schema)
+                return
             needed = words_of(text).union(self._names)
-            bounds, names = bounds_of(text), [name for name in names if name in needed]
+            names = [name for name in names if name in needed]
         for items in self._read(bounds):
             found = [self._columns[name][1](items) for name in names]
             table = pa.table(found, schema=pa.schema([self._columns[name][0] for name in names]))

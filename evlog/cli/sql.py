@@ -23,7 +23,8 @@ HELP: Final = """Run a query of DuckDB's SQL over the store, which it cannot cha
 
 There is a view `events`, a view `streams`, and a view for each event type, named as the type. `data` is
 JSON: data->>'amount' is a text, (data->>'amount')::double a number. Conditions on position, time, stream,
-category and type read only what they select. `evlog help sql` has the columns and more examples.
+category and type read only what they select, and so does `order by position desc limit N`. Events are as
+they are stored: upcasters do not change them. `evlog help sql` has the columns and more examples.
 
 It needs duckdb and pyarrow (pip install 'evlog-store[sql]'; exit code 10 without them). A query opens no
 file and no connection.

@@ -17,9 +17,11 @@ from hypothesis import strategies as st
 
 from evlog import Event, EventStore, NewEvent
 from evlog.adapters.predicates import Bounds, bounds_of
+from evlog.adapters.rewriting import rewritten
 from evlog.adapters.sql import Database, InvalidQuery
 from evlog.errors import CorruptionError
 from evlog.model.filters import EventFilter, LogSelection
+from evlog.transfer import arrow
 from tests.support.helpers import small_store
 from tests.support.memory_engine import MemoryEngine, open_engine
 
@@ -247,14 +249,113 @@ def test_a_query_gives_what_it_gives_on_a_table(timed: EventStore, condition: st
 
 
 def test_a_condition_that_is_not_understood_makes_no_bound() -> None:
-    assert bounds_of("((position > 3) and (position + 1 < 9))") == Bounds(first=4)
-    assert bounds_of("(stream > 3)") == Bounds()
-    assert bounds_of("(position == 99999999999999999999999999)").first == 99999999999999999999999999
-    assert bounds_of('((type == "a") or (stream == "b"))') == Bounds()
-    assert bounds_of('invert((type == "a"))') == Bounds()
-    assert bounds_of("(time > 10000-01-01 00:00:00.000000Z)") == Bounds()
+    assert bounds_of("((position > 3) and (position + 1 < 9))") == (Bounds(first=4), False)
+    assert bounds_of("((position > 3) and (position < 9))") == (Bounds(first=4, last=8), True)
+    assert bounds_of("(stream > 3)") == (Bounds(), False)
+    assert bounds_of("(position == 99999999999999999999999999)")[0].first == 99999999999999999999999999
+    assert bounds_of('((type == "a") or (stream == "b"))') == (Bounds(), False)
+    assert bounds_of('invert((type == "a"))') == (Bounds(), False)
+    assert bounds_of("(time > 10000-01-01 00:00:00.000000Z)") == (Bounds(), False)
     many = ds.field("type").isin([f"T{number}" for number in range(40)])
-    assert bounds_of(str(many)) == Bounds()  # its text leaves some out
+    assert bounds_of(str(many)) == (Bounds(), False)  # its text leaves some out
+
+
+def test_types_that_differ_only_in_case_are_not_mixed_up(tmp_path: Path) -> None:
+    with small_store(tmp_path / "store") as store:
+        store.append("s", [NewEvent("Order"), NewEvent("order"), NewEvent("order")])
+        assert [values(store, f'select count(*) from "{name}"') for name in ("Order", "order")] == [[1], [2]]
+        assert values(store, "select count(*) from \"order\" where type = 'Order' or true") == [2]
+        with pytest.raises(InvalidQuery, match="would be one table"):
+            rows(store, 'select * from "Order", "order"')
+
+
+# --- queries that are rewritten
+
+NEWEST = "select stream, position from {} order by position desc limit 3"
+REWRITTEN = [
+    NEWEST.format("events"),
+    NEWEST.format("Happened"),
+    NEWEST.format('"odd type"'),
+    NEWEST.format("events where stream in ('order-1', 'user-2', 'order-3')"),
+    NEWEST.format("events where type = 'Happened' and data->>'who' > 'b'"),
+    "select e.position as position, data from events e order by E.Position desc limit 2 offset 3",
+    "select * from Happened as h where h.stream like 'order-1%' order by h.position limit 4",
+    "select position from events order by position asc nulls first limit 2 offset 1",
+    "select sum(position) from (select position from events order by position desc limit 4)",
+    "with last as (select * from events order by position desc limit 4) select max(version) from last",
+    "select count(*) from events where stream like 'order-%'",
+    "select count(*), min(position) from Happened where stream like 'order-1%' and position > 5",
+    "select count(*) from streams where stream like 'user-%'",
+    "select stream from events where stream like 'nosuch-%' order by position desc limit 1",
+]
+LEFT = [
+    "select -position as position from events order by position limit 1",
+    "select * replace (-position as position) from events order by position limit 1",
+    "with events as (select 7 as position) select position from events order by position desc limit 1",
+    "select count(*) from events where stream like 'order-1_' or stream like 'user-2%'",
+    "select * exclude (metadata) from events order by position desc limit 2",
+    "select row_number() over () as n, position from events order by position desc limit 2",
+    "select type, count(*) as n from events group by type order by n desc, type limit 1",
+    "select distinct type from events order by type limit 2",
+    "select position from events order by position desc, type limit 2",
+    "select a.position from events a, streams b where b.stream like 'order-%' order by 1 desc limit 1",
+    "select count(*) from events where stream like 'order%'",
+    "select count(*) from events where stream like '-%'",
+    "select count(*) from events where not (stream like 'order-1%')",
+    "select count(*) from events where stream like 'order-1%' or position = 1",
+    "select max(position) from events tablesample 100 percent where position > 1",
+]
+
+
+@pytest.fixture(scope="module")
+def various() -> EventStore:
+    """A store of several categories, types and batches."""
+    store = memory_store()
+    for number in range(60):
+        stream = f"{('order', 'user', 'user', '')[number % 4]}-{number % 13}"
+        store.append(stream, [NewEvent(("Happened", "odd type")[number % 2], {"who": "abc"[number % 3]})])
+    return store
+
+
+@pytest.mark.parametrize("sql", REWRITTEN + LEFT)
+def test_a_query_that_is_rewritten_gives_the_same(
+    various: EventStore, monkeypatch: pytest.MonkeyPatch, sql: str
+) -> None:
+    new: list[str | None] = []
+
+    def noting(*arguments: Any) -> str | None:
+        new.append(rewritten(*arguments))
+        return new[0]
+
+    def answer() -> tuple[list[str], list[dict[str, Any]]]:
+        with Database(various) as database:
+            result = database.query(sql)
+            return result.names, [row for batch in result.batches for row in batch.to_pylist()]
+
+    monkeypatch.setattr("evlog.adapters.sql.rewritten", noting)
+    found = answer()
+    monkeypatch.setattr("evlog.adapters.sql.rewritten", lambda *_: None)
+    assert found == answer()
+    assert (new[0] is None) == (sql in LEFT), new
+
+
+@pytest.mark.parametrize("order", ["desc", ""])
+def test_the_first_rows_are_read_without_the_rest(
+    store: EventStore, monkeypatch: pytest.MonkeyPatch, order: str
+) -> None:
+    for _ in range(30):
+        store.append("many-1", [NewEvent("Many") for _ in range(1000)])
+    read = 0
+
+    class Counted(arrow.Picked):
+        def __init__(self, records: Any) -> None:
+            nonlocal read
+            read += len(records)
+            super().__init__(records)
+
+    monkeypatch.setattr(arrow, "Picked", Counted)
+    assert len(rows(store, f"select position from Many order by position {order} limit 5")) == 5
+    assert 0 < read <= 15_000
 
 
 # --- what it cannot do
