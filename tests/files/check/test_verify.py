@@ -17,7 +17,7 @@ from evlog.files.disk.files import DISK
 from evlog.files.format.checkpoints import encode_checkpoint
 from evlog.files.format.hashes import hash_ids
 from evlog.files.log.manifest_file import read_manifest, replace_manifest
-from evlog.files.write.plan import Planner
+from evlog.files.write.plan import Plan, Planner
 from evlog.model.checkpoints import Checkpoint
 from evlog.model.filters import EventFilter
 from tests.golden.history import STORE as GOLDEN
@@ -106,9 +106,9 @@ def test_two_streams_with_one_hash_are_no_finding(store: EventStore, monkeypatch
 def test_an_id_that_was_written_twice_is_found(
     store: EventStore, monkeypatch: pytest.MonkeyPatch, events: int
 ) -> None:
-    def know_nothing(_: Any, append: Any) -> tuple[Any, ...]:
+    def know_nothing(_: Any, append: Any) -> Plan:
         ids = [event[1] for event in append.events]
-        return {}, ids, hash_ids(ids)
+        return Plan(append, {}, ids, hash_ids(ids))
 
     fill(store, events)
     monkeypatch.setattr(Planner, "_find_known_locked", know_nothing)
