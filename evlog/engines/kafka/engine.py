@@ -12,12 +12,11 @@ from evlog.engines.kafka.applying import Applying
 from evlog.engines.kafka.client import Client, Topic
 from evlog.engines.kafka.feed import KafkaFeed
 from evlog.engines.kafka.index import snapshot_names, turn_lock
-from evlog.engines.kafka.keyed import TopicRecords
+from evlog.engines.kafka.keyed import TopicEngine
 from evlog.engines.kafka.partitions import PartitionedTopic, refuse_redactions
 from evlog.engines.kafka.reading import Reader
 from evlog.engines.kafka.records import encode_event, encode_forget, encode_piece, encode_standing
 from evlog.engines.kafka.writing import Decision, Writer
-from evlog.engines.keyed import KeepsSubscriptions
 from evlog.engines.reading import ReadsByReader
 from evlog.errors import EventTooLarge, MirrorConflict, ServerUnsuitable, StoreNotFound, Unsupported
 from evlog.model.events import MAX_EVENT_BYTES, Event
@@ -39,7 +38,6 @@ if TYPE_CHECKING:
         PolicyInfo,
         Retention,
         StoreInfo,
-        TornTail,
         VerifyReport,
     )
 
@@ -97,7 +95,7 @@ def capabilities_of(topic: Topic) -> Capabilities:
     )
 
 
-class KafkaEngine(ReadsByReader, KeepsSubscriptions):
+class KafkaEngine(TopicEngine, ReadsByReader):
     """A store in a topic of one partition."""
 
     def __init__(
@@ -109,12 +107,9 @@ class KafkaEngine(ReadsByReader, KeepsSubscriptions):
         created: bool,
         lock_timeout_seconds: float | None,
     ) -> None:
-        self.address = client.address.text
-        self.store_id = topic.id
-        self.created = created
-        self.torn_tails: Sequence[TornTail] = ()
-        self.capabilities = capabilities
-        self._client = client
+        super().__init__(
+            client, topic, capabilities, created=created, lock_timeout_seconds=lock_timeout_seconds
+        )
         self._applying = Applying(client, topic.id)
         self._reader = Reader(client, client.address.topic, self._applying)
         self._writer = Writer(
@@ -124,12 +119,6 @@ class KafkaEngine(ReadsByReader, KeepsSubscriptions):
             turn_lock(topic.id, "turn"),
             lock_timeout_seconds=lock_timeout_seconds,
             max_message_bytes=topic.max_message_bytes,
-        )
-        self._records = TopicRecords(
-            client,
-            topic.id,
-            turn_lock(topic.id, "keyed"),
-            lock_timeout_seconds=lock_timeout_seconds,
         )
 
     def close(self) -> None:
@@ -143,12 +132,6 @@ class KafkaEngine(ReadsByReader, KeepsSubscriptions):
     def reader(self) -> DirectoryEngine:
         """What reads the store: the local index."""
         return self._index()
-
-    @property
-    def records(self) -> TopicRecords:
-        """The records of the store's subscriptions."""
-        self._client.check_open()
-        return self._records
 
     def _index(self) -> DirectoryEngine:
         """Return the local index, with everything that was committed before the call."""

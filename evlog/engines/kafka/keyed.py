@@ -13,18 +13,21 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Final
 
+from evlog.engines.kafka.index import turn_lock
 from evlog.engines.kafka.reading import Reader
 from evlog.engines.kafka.writing import Decision, Writer
-from evlog.engines.keyed import Record
+from evlog.engines.keyed import KeepsSubscriptions, Record
 from evlog.errors import CorruptionError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from typing import Any
 
-    from evlog.engines.kafka.client import Client
+    from evlog.engine import Capabilities
+    from evlog.engines.kafka.client import Client, Topic
     from evlog.engines.kafka.records import Record as TopicRecord
     from evlog.files.disk.file_lock import FileLock
+    from evlog.model.reports import TornTail
 
     Key = tuple[str, ...]
 
@@ -153,3 +156,32 @@ class TopicRecords:
             self._client.create(self._topic, 1, **{"cleanup.policy": "compact"})
             while not self._exists():
                 pass  # brokers hear of it one after another
+
+
+class TopicEngine(KeepsSubscriptions):
+    """What an engine on a topic has, whatever the number of its partitions. A base class."""
+
+    def __init__(
+        self,
+        client: Client,
+        topic: Topic,
+        capabilities: Capabilities,
+        *,
+        created: bool,
+        lock_timeout_seconds: float | None,
+    ) -> None:
+        self.address = client.address.text
+        self.store_id = topic.id
+        self.created = created
+        self.torn_tails: Sequence[TornTail] = ()
+        self.capabilities = capabilities
+        self._client = client
+        self._records = TopicRecords(
+            client, topic.id, turn_lock(topic.id, "keyed"), lock_timeout_seconds=lock_timeout_seconds
+        )
+
+    @property
+    def records(self) -> TopicRecords:
+        """The records of the store's subscriptions."""
+        self._client.check_open()
+        return self._records

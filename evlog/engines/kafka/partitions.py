@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from uuid import UUID
 
 from evlog.engines.kafka.index import turn_lock
-from evlog.engines.kafka.keyed import TopicRecords
+from evlog.engines.kafka.keyed import TopicEngine
 from evlog.engines.kafka.records import encode_events
 from evlog.engines.kafka.writing import Decision, Writer
-from evlog.engines.keyed import KeepsSubscriptions
 from evlog.errors import MirrorConflict, Unsupported
 from evlog.model.events import SYSTEM_PREFIX, Event
 from evlog.model.history import Standing
@@ -30,12 +29,12 @@ if TYPE_CHECKING:
     from evlog.engines.kafka.client import Client, Topic
     from evlog.model.filters import LogSelection
     from evlog.model.history import HistoryPiece, RemovedRecord
-    from evlog.model.reports import PolicyInfo, TornTail
+    from evlog.model.reports import PolicyInfo
 
 _COPIED = ("copied",)  # the key of the record that says how far the source is copied
 
 
-class PartitionedTopic(KeepsSubscriptions):
+class PartitionedTopic(TopicEngine):
     """An `evlog.engine.Engine` that takes a mirror, and refuses everything else."""
 
     def __init__(
@@ -47,15 +46,10 @@ class PartitionedTopic(KeepsSubscriptions):
         created: bool,
         lock_timeout_seconds: float | None,
     ) -> None:
-        self.address = client.address.text
-        self.store_id = topic.id
-        self.created = created
-        self.torn_tails: Sequence[TornTail] = ()
-        self.capabilities = capabilities
-        self._client = client
+        super().__init__(
+            client, topic, capabilities, created=created, lock_timeout_seconds=lock_timeout_seconds
+        )
         self._partitions = topic.partitions
-        turn = turn_lock(topic.id, "keyed")
-        self._records = TopicRecords(client, topic.id, turn, lock_timeout_seconds=lock_timeout_seconds)
         self._records.make_topic()
         self._writer = Writer(
             client,
@@ -72,12 +66,6 @@ class PartitionedTopic(KeepsSubscriptions):
         self._client.close()
         self._writer.close()
         self._records.close()
-
-    @property
-    def records(self) -> TopicRecords:
-        """The records of the store's subscriptions."""
-        self._client.check_open()
-        return self._records
 
     # --- up to where the source is copied
 
