@@ -28,6 +28,7 @@ if HASHES_ARE_CUT:  # before anything of evlog is imported
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_CUT), os.environ.get("PYTHONPATH")]))
 
 from evlog import EventStore  # noqa: E402
+from tests.support.following import Script  # noqa: E402
 from tests.support.helpers import Clock, FixedRandom, content, small_store  # noqa: E402
 
 # What a shell starts in the background ignores Ctrl-C; what nohup starts, SIGHUP: no test of them would end.
@@ -96,3 +97,16 @@ def fixed_random(monkeypatch: pytest.MonkeyPatch) -> FixedRandom:
     fixed = FixedRandom()
     monkeypatch.setattr(os, "urandom", fixed)
     return fixed
+
+
+@pytest.fixture
+def other(store: EventStore) -> Iterator[EventStore]:
+    """Another writer's handle of the same store."""
+    with small_store(store.path) as opened:
+        yield opened
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Script:
+    """Notifications and time as a test says."""
+    return Script(monkeypatch)

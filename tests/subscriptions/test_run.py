@@ -23,19 +23,6 @@ from evlog.subscriptions.run import Subscription
 from tests.support.following import LONG_SECONDS, Script, drain, fill_from
 from tests.support.helpers import Clock, engine_of, fill, frames_of, new, numbers, segment_files, small_store
 
-
-@pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> Script:
-    return Script(monkeypatch)
-
-
-@pytest.fixture
-def other(store: EventStore) -> Iterator[EventStore]:
-    """Another writer's handle of the same store."""
-    with small_store(store.path) as opened:
-        yield opened
-
-
 # --- what is there
 
 

@@ -6,7 +6,6 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -22,18 +21,6 @@ from evlog.files.format import paths
 from evlog.files.format.marks import DURABLE_MAGIC, MARK_AT, SUSPECT_MAGIC, Mark, encode_mark
 from tests.support.following import LONG_SECONDS, Script, drain, fill_from, write_unacknowledged
 from tests.support.helpers import engine_of, fill, frames_of, new, numbers, segment_files, small_store
-
-
-@pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> Script:
-    return Script(monkeypatch)
-
-
-@pytest.fixture
-def other(store: EventStore) -> Iterator[EventStore]:
-    """Another writer's handle of the same store."""
-    with small_store(store.path) as opened:
-        yield opened
 
 
 def acknowledge(store: EventStore) -> None:
