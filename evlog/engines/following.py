@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class ServerFeed:
-    """A base class of feeds: all of `evlog.engine.Feed` but `committed`, `end` and `wait`.
+    """A base class of feeds: all of `evlog.engine.Feed` but `wait`, where `_look` is defined.
 
     Args:
         read_all: reads the log, as `Engine.read_all`.
@@ -28,6 +28,22 @@ class ServerFeed:
         self._filter = filter
         self._read_all = read_all
         self._waking = Waking()
+        self._committed = 0
+
+    def _look(self) -> None:
+        """Find out what is committed now."""
+        raise NotImplementedError
+
+    def committed(self, after: int) -> int:
+        """Return the last position that may be delivered now."""
+        if self._committed <= after:
+            self._look()
+        return self._committed
+
+    def end(self) -> int:
+        """Return the last position of the log."""
+        self._look()
+        return self._committed
 
     def read(self, after: int, to: int) -> Iterator[Event]:
         """Iterate over the feed's events behind `after`, up to and including `to`."""

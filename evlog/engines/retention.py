@@ -1,4 +1,4 @@
-"""Retention policies, which are events of the store's own: changing them, and telling what they are.
+"""Retention policies and redactions, which are events of the store's own: changing and telling them.
 
 For engines that keep policies as events and know the rules that these make: the directory has its own.
 """
@@ -13,13 +13,22 @@ from evlog.model.appends import ANY, NO_STREAM, AppendRequest, Expectation
 from evlog.model.events import JSON_CODE
 from evlog.model.filters import StreamSelection
 from evlog.model.policy_changes import delete
+from evlog.model.redaction import RedactionResult, encode_redaction
 from evlog.model.reports import PolicyInfo, retention_of
-from evlog.model.retention import KEEP_ALL, METADATA_TYPE, decode_policy, encode_policy, metadata_stream
+from evlog.model.retention import (
+    KEEP_ALL,
+    METADATA_TYPE,
+    REDACTIONS_STREAM,
+    decode_policy,
+    encode_policy,
+    metadata_stream,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from evlog.model.appends import ExpectedVersion
+    from evlog.model.events import Event
     from evlog.model.policy_changes import PolicyChange
     from evlog.model.reports import Retention
     from evlog.model.retention import Rule, Rules
@@ -33,6 +42,9 @@ class PolicyEngine(Engine, Protocol):
 
     def flush(self) -> None:
         """Return once all that was appended is durable."""
+
+    def erase(self) -> None:
+        """Erase the content of every redacted event; durable when this returns."""
 
 
 class KeepsPolicies:
@@ -69,6 +81,15 @@ class KeepsPolicies:
             if rule != KEEP_ALL
         ]
         return own + common
+
+    def redact(self: PolicyEngine, events: Sequence[Event], reason: str) -> RedactionResult:
+        """Erase the content of these events, durably: for readers by the redaction, then where it is kept."""
+        position = 0
+        if events:
+            request = AppendRequest.own(REDACTIONS_STREAM, encode_redaction(events, reason))
+            (position,) = self.append(request).positions
+        self.erase()
+        return RedactionResult(tuple(event.position for event in events), (), position, erased=True)
 
     def delete_stream(self: PolicyEngine, stream: str, *, tombstone: bool, expected: ExpectedVersion) -> int:
         """Hide all events of a stream, durably, and return its last version."""

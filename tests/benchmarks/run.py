@@ -213,9 +213,6 @@ class Run:
     def small_store(self) -> AgedStore:
         return self.aged_store(self.sizes.small)
 
-    def large_store(self) -> AgedStore:
-        return self.aged_store(self.sizes.large)
-
 
 Workload = Callable[[Run], Report]
 

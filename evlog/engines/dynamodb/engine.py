@@ -25,9 +25,8 @@ from evlog.model.appends import AppendRequest
 from evlog.model.events import JSON_CODE
 from evlog.model.filters import LogSelection
 from evlog.model.history import Standing
-from evlog.model.redaction import RedactionResult, encode_redaction
 from evlog.model.reports import StoreInfo
-from evlog.model.retention import COMPACTIONS_STREAM, FINISHED_TYPE, KEEP_ALL, REDACTIONS_STREAM, Rules
+from evlog.model.retention import COMPACTIONS_STREAM, FINISHED_TYPE, KEEP_ALL, Rules
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -138,15 +137,9 @@ class DynamodbEngine(ReadsByReader, KeepsPolicies, KeepsRecords):
     def flush(self) -> None:
         """Return at once: what was appended is durable."""
 
-    def redact(self, events: Sequence[Event], reason: str) -> RedactionResult:
-        """Erase the content of these events, durably: for readers by an event, then from the table."""
-        position = 0
-        if events:
-            event = encode_redaction(events, reason)
-            request = AppendRequest.own(REDACTIONS_STREAM, event)
-            (position,) = self.append(request).positions
+    def erase(self) -> None:
+        """Erase redacted events from the table."""
         compaction.erase(self._core)
-        return RedactionResult(tuple(event.position for event in events), (), position, erased=True)
 
     def compact(self, *, dry_run: bool, force: bool, compress: bool, progress: Progress | None) -> Compaction:
         """Remove what policies hide; each step is a transaction of its own, and durable."""

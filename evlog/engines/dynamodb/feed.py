@@ -33,18 +33,6 @@ class DynamodbFeed(ServerFeed):
     ) -> None:
         super().__init__(filter, read_all)
         self._core = core
-        self._committed = 0
-
-    def committed(self, after: int) -> int:
-        """Return the last position that may be delivered now."""
-        if self._committed <= after:
-            self._look()
-        return self._committed
-
-    def end(self) -> int:
-        """Return the last position of the log."""
-        self._look()
-        return self._committed
 
     def wait(self, after: int, timeout_seconds: float) -> bool:
         """Wait until `committed` is beyond `after`; False when the time is over or `wake` was called."""

@@ -19,9 +19,8 @@ from evlog.engines.reading import ReadsByReader
 from evlog.engines.retention import KeepsPolicies
 from evlog.errors import Unsupported
 from evlog.model.appends import AppendRequest
-from evlog.model.redaction import RedactionResult, encode_redaction
 from evlog.model.reports import StoreInfo
-from evlog.model.retention import KEEP_ALL, REDACTIONS_STREAM
+from evlog.model.retention import KEEP_ALL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -139,15 +138,9 @@ class NatsEngine(ReadsByReader, KeepsPolicies, KeepsRecords):
         """Return at once: what was appended is with a majority."""
         self._core.connections.check_open()
 
-    def redact(self, events: Sequence[Event], reason: str) -> RedactionResult:
-        """Erase the content of these events: for readers by one append, and then their messages."""
-        position = 0
-        if events:
-            event = encode_redaction(events, reason)
-            request = AppendRequest.own(REDACTIONS_STREAM, event)
-            (position,) = self.append(request).positions
+    def erase(self) -> None:
+        """Erase the messages of redacted events."""
         history.finish_redactions(self._core)
-        return RedactionResult(tuple(event.position for event in events), (), position, erased=True)
 
     def compact(self, *, dry_run: bool, force: bool, compress: bool, progress: Progress | None) -> Compaction:
         """Remove what policies hide, stream by stream, durably."""

@@ -16,9 +16,8 @@ from evlog.engines.retention import KeepsPolicies
 from evlog.errors import Unsupported
 from evlog.model.appends import AppendRequest
 from evlog.model.events import MAX_EVENT_BYTES
-from evlog.model.redaction import RedactionResult, encode_redaction
 from evlog.model.reports import StoreInfo
-from evlog.model.retention import KEEP_ALL, REDACTIONS_STREAM
+from evlog.model.retention import KEEP_ALL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -158,15 +157,9 @@ class PostgresqlEngine(ReadsByReader, KeepsPolicies):
         """Return once everything that is committed is flushed."""
         self._core.appender.flush()
 
-    def redact(self, events: Sequence[Event], reason: str) -> RedactionResult:
-        """Erase the content of these events, durably, in the transaction of the redaction: by a trigger."""
-        if not events:
-            self._core.appender.flush()
-            return RedactionResult((), (), 0, erased=True)
-        event = encode_redaction(events, reason)
-        request = AppendRequest.own(REDACTIONS_STREAM, event)
-        (position,) = self._core.appender.append(request).positions
-        return RedactionResult(tuple(event[0] for event in events), (), position, erased=True)
+    def erase(self) -> None:
+        """Return once earlier redactions are durable: a trigger erases in the transaction of each."""
+        self.flush()
 
     def compact(self, *, dry_run: bool, force: bool, compress: bool, progress: Progress | None) -> Compaction:
         """Remove what policies hide; each step is a transaction of its own, and durable."""

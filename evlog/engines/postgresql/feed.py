@@ -63,7 +63,6 @@ class PostgresqlFeed(ServerFeed):
         )
         self.polling = not connections.address.listens
         self._process = os.getpid()
-        self._committed = 0
         self._pending: tuple[int, str] | None = None  # a position, and the flush that makes it committed
         self._has_standbys = False  # the server waits for synchronous standbys
         self._is_flushing = False  # the answer of the flushed look is outstanding
