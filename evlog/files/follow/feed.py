@@ -7,8 +7,8 @@
 3. If a writer dies between writing an event and updating `durable`, the feed syncs the log itself after one
    second.
 4. A feed that was idle looks at once. One that a busy log floods rests between its looks, up to 0.1 s, so
-   that many followers do not slow the writers: with what it delivers it uses a sixtieth of a processor. What
-   counts is this thread's processor time, which is more where the caches of busy processors are fought for.
+   that many followers do not slow the writers: with what it delivers it uses about a sixtieth of a processor.
+   What counts is this thread's processor time, which grows where other processes empty the caches.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ if TYPE_CHECKING:
 
 _PATIENCE_SECONDS: Final = 1.0  # how long a writer has to acknowledge what it wrote
 # What a look costs, in multiples of its processor time, until the next may follow at once. With these prices
-# twenty followers on two busy processors left one writer 0.8 of its rate; with rests of 10 to 50 ms, 0.4.
+# twenty followers left one writer 0.82 of its rate on two busy processors; with rests of 10 to 50 ms, 0.4.
 _PRICE: Final = 60
-_WAITED_PRICE: Final = 20  # of a look that had to wait this long for its news:
+_ONE_PRICE: Final = 20  # of a look that found one event, or had to wait this long for its news:
 _WAITED_SECONDS: Final = 0.005
-_CREDIT_SECONDS: Final = 0.2  # what a feed that was idle may owe before it rests: a dozen looks or more
+_CREDIT_SECONDS: Final = 0.1  # what a feed that was idle may owe before it rests: a dozen looks
 _LAST_REST_SECONDS: Final = 0.1
 _AHEAD_EVENTS: Final = 8
 
@@ -65,7 +65,7 @@ class CommittedFeed:
         )
         self._look_due = 0.0  # when to look at everything, even if the pulse is the same
         self._stale: tuple[int, float] | None = None  # since when this committed position has events after it
-        self._spent_seconds = time.thread_time()
+        self._spent_seconds: float | None = None  # this thread's processor time when it found the last news
         self._owed_until = 0.0  # when the looks so far are paid
         self._released = 0  # the segments up to this position are closed
         self._woken = False  # set by any thread, cleared by the one that waits
@@ -78,13 +78,15 @@ class CommittedFeed:
     def committed(self, after: int) -> int:
         """Return the last position that may be delivered now; looks only if nothing behind `after` is known.
 
+        A flooded feed leaves the look to `wait`, which rests first.
+
         Raises:
             StoreNotFound: the store is gone.
             StoreReplaced: another store is in its place.
             CorruptionError: all sound events are scanned, and what follows was acknowledged and is damaged.
             StoreIOError: the disk failed.
         """
-        if self._committed <= after:
+        if self._committed <= after and self._owed_until - time.monotonic() <= _CREDIT_SECONDS:
             self._look(after)
         return self._committed
 
@@ -149,15 +151,16 @@ class CommittedFeed:
                 return False
             self._watch.wait(left)
         self._watch.has_news()
-        self._owe(time.monotonic() - began - max(rest_seconds, 0.0))
+        waited_seconds = time.monotonic() - began - max(rest_seconds, 0.0)
+        self._owe(_PRICE if self._committed > after + 1 and waited_seconds < _WAITED_SECONDS else _ONE_PRICE)
         return True
 
-    def _owe(self, waited_seconds: float) -> None:
+    def _owe(self, price: int) -> None:
         """Charge a look that found something, with the handling of what the one before it had found."""
-        spent_seconds, self._spent_seconds = self._spent_seconds, time.thread_time()
-        price = _PRICE if waited_seconds < _WAITED_SECONDS else _WAITED_PRICE
-        owed_seconds = min(price * (self._spent_seconds - spent_seconds), _LAST_REST_SECONDS)
-        self._owed_until = max(self._owed_until, time.monotonic()) + owed_seconds
+        before, self._spent_seconds = self._spent_seconds, time.thread_time()
+        if before is not None:  # the first look imports what it needs
+            owed_seconds = min(price * (self._spent_seconds - before), _LAST_REST_SECONDS)
+            self._owed_until = max(self._owed_until, time.monotonic()) + owed_seconds
 
     def wake(self) -> None:
         """End the present or the next wait; from any thread or signal handler."""

@@ -17,6 +17,7 @@ from evlog.errors import CorruptionError, StoreIOError
 from evlog.files.disk.files import ReadFile
 from evlog.files.disk.watch import TICK_SECONDS
 from evlog.files.follow import feed
+from evlog.files.follow.feed import CommittedFeed
 from evlog.files.format import paths
 from evlog.files.format.marks import DURABLE_MAGIC, MARK_AT, SUSPECT_MAGIC, Mark, encode_mark
 from tests.support.following import LONG_SECONDS, Script, drain, fill_from, write_unacknowledged
@@ -267,10 +268,34 @@ def test_a_hundred_events_a_second_are_each_given_out_at_once(store: EventStore,
         assert script.sleeps == []
 
 
+def test_an_exchange_that_goes_on_is_delayed_little(store: EventStore, script: Script) -> None:
+    def append() -> None:
+        script.now += 0.001
+        script.thread_seconds += 0.0003
+        fill_from(store, store.head + 1)
+
+    with store.subscribe() as subscription:
+        for _ in range(100):
+            script.steps = [append]
+            assert subscription.next_event(LONG_SECONDS) is not None
+        assert script.sleeps
+        assert max(script.sleeps) < 0.01
+
+
 @pytest.mark.parametrize(("look_seconds", "share"), [(0.0002, 1 / 40), (0.001, 1 / 40), (0.003, 1 / 25)])
 def test_under_a_busy_writer_a_feed_rests_by_what_its_looks_cost(
-    store: EventStore, script: Script, look_seconds: float, share: float
+    store: EventStore, script: Script, look_seconds: float, share: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    looks = 0
+    look = CommittedFeed._look
+
+    def counted(feed: CommittedFeed, after: int) -> bool:
+        nonlocal looks
+        looks += 1
+        return look(feed, after)
+
+    monkeypatch.setattr(CommittedFeed, "_look", counted)
+
     def append(seconds: float = 0.001) -> None:
         for _ in range(max(1, int(seconds * 1000))):
             fill_from(store, store.head + 1)
@@ -285,6 +310,7 @@ def test_under_a_busy_writer_a_feed_rests_by_what_its_looks_cost(
                 assert subscription.next_event(LONG_SECONDS) is not None
         assert script.thread_seconds < 4.0 * share
         assert 0.0 < max(script.sleeps) <= 0.1
+        assert looks < 1.2 * len(script.sleeps) + 30  # none but after a rest, once it owes
         script.during_sleep = lambda _: None
         script.steps = []
         drain(subscription)
