@@ -40,7 +40,8 @@ if TYPE_CHECKING:
     from evlog.files.format.headers import FileHeader
     from evlog.files.log.column_index import Entries
 
-_FINDS_BEFORE_CHECKING_ALL: Final = 64  # then every page is checked at once: a few milliseconds
+_FINDS_BEFORE_CHECKING_ALL: Final = 256  # then every page is checked at once: a millisecond
+_FEW: Final = 64  # numbers of one key; where there are more, all in the file are compared at once
 _NONE: Final[tuple[int, ...]] = ()
 
 
@@ -85,6 +86,7 @@ class SortedIndex:
         # Threads share these without a lock: a page that two of them check at once is only checked twice.
         self._checked = bytearray(len(self._crcs))
         self._all_checked = False
+        self._all_compared = False  # whether every number is that of an entry
         self._finds = 0
 
     def find(self, key: int) -> Sequence[int]:
@@ -104,8 +106,8 @@ class SortedIndex:
         if at == len(keys) or keys[at] != key:
             return _NONE
         if self.kind == KIND_IDS:
-            return self.postings[at : self._end_of_equal(key, at)]
-        return self.postings[self.starts[at] : self.starts[at + 1]]
+            return self._compared(at, self._end_of_equal(key, at))
+        return self._compared(self.starts[at], self.starts[at + 1])
 
     def find_between(self, low: int, high: int, most: int) -> Sequence[int] | None:
         """Return the postings of the keys from low to high, inclusive, by key; None if they are over `most`.
@@ -123,7 +125,22 @@ class SortedIndex:
             return None
         if stop > start:
             self._check(self._shape.postings_at + start * 4, (stop - start) * 4)
-        return self.postings[start:stop]
+        return self._compared(start, stop)
+
+    def _compared(self, start: int, end: int) -> Sequence[int]:
+        """Return some of the numbers. A crafted file may name entries that are not there: IndexFault."""
+        numbers = self.postings[start:end]
+        if not self._all_compared:
+            if end - start > _FEW:
+                self._compare_all()
+            elif max(numbers, default=0) >= self._count:
+                raise IndexFault(f"{self.path} names an entry that is not there")
+        return numbers
+
+    def _compare_all(self) -> None:
+        if not self._all_compared and max(self.postings, default=0) >= self._count:
+            raise IndexFault(f"{self.path} names an entry that is not there")
+        self._all_compared = True
 
     def _end_of_equal(self, key: int, at: int) -> int:
         while at < len(self.keys) and self.keys[at] == key:
@@ -151,7 +168,7 @@ class SortedIndex:
             self._check(self._shape.postings_at + start * 4, (end - start) * 4)
 
     def check_all(self) -> None:
-        """Check every page, before the file is used as a whole.
+        """Check every page.
 
         Raises:
             IndexFault: one is damaged.
@@ -159,6 +176,11 @@ class SortedIndex:
         if not self._all_checked:
             self._check(FILE_HEADER_BYTES, self._shape.crcs_at - FILE_HEADER_BYTES)
             self._all_checked = True
+
+    def check_as_whole(self) -> None:
+        """Check every page and number, before the file is used as a whole. Raises as `check_all`."""
+        self.check_all()
+        self._compare_all()
 
     def _check(self, at: int, length: int) -> None:
         first = (at - FILE_HEADER_BYTES) // PAGE_BYTES
@@ -169,9 +191,6 @@ class SortedIndex:
                 end = min(start + PAGE_BYTES, self._shape.crcs_at)
                 if crc32(self._file[start:end]) != self._crcs[page]:
                     raise IndexFault(f"{self.path} is damaged at offset {start}")
-                start = max(start, self._shape.postings_at)
-                if start < end and max(self._file[start:end].cast("I")) >= self._count:
-                    raise IndexFault(f"{self.path} names an entry that is not there")
                 self._checked[page] = 1
 
 
@@ -266,7 +285,7 @@ class SealedIndex:
         index = self._file(kind)
         if index is not None:
             try:
-                index.check_all()
+                index.check_as_whole()
             except IndexFault:
                 index = None
                 self._drop(kind)
