@@ -1,13 +1,13 @@
 """The file `filter`: which sealed segments may hold a stream, a type, an id or a tag.
 
 One file for all segments, so that a look-up opens it and the few segments that it names. A file header of
-kind 8, then blocks, in any order: one for each segment, appended when the segment was sealed, and one for
-each 16 segments in a row, made of their blocks:
+kind 8, then blocks, in any order: one for each segment, appended when the segment was sealed; one for each 4
+segments in a row, made of their blocks; and one for each 16, made of four of those:
 
     offset  size  block
          0     4  magic  "evFB"
          4     4  length of the block in bytes
-         8     4  number of its segments, 1 or 16
+         8     4  number of its segments
         12     4  length of their names in bytes
         16    16  slots of the tables of types, streams, ids and tags, u32 each: a power of two, or 0
         32     4  CRC of bytes 0..31, of the names and of the page CRCs
@@ -61,7 +61,7 @@ _BLOCK: Final = Struct("<4s8I")
 _START: Final = Struct("<4sI")
 _MAGIC: Final = b"evFB"
 _CRC_AT: Final = 32
-GROUP: Final = 16
+JOINED: Final = 4  # blocks, twice: fewer than 4 of 1, 4 of 4 and one for each 16 cost a look-up least
 _KINDS: Final = (KIND_TYPES, KIND_STREAMS, KIND_IDS, KIND_TAGS)
 _SMALL_TABLE_KEYS: Final = 4096
 _MIN_SLOTS: Final = 256
@@ -101,23 +101,28 @@ def encode_block(
 
 
 def join_blocks(blocks: Sequence[tuple[memoryview, Block]]) -> bytes:
-    """Return the block of several segments, made of the block of each and what that is a part of."""
-    tables, count = [], len(blocks)
+    """Return the block of all segments of several blocks, each with what it is a part of."""
+    tables, count = [], sum(len(block.members) for _, block in blocks)
     for kind in _KINDS:
         slots = max(block.tables[kind][1] for _, block in blocks)
         table = bytearray(slots * count)
-        for place, (raw, block) in enumerate(blocks):
+        place = 0
+        for raw, block in blocks:
             at, fewer = block.tables[kind]
+            own = len(block.members)
             times = slots // fewer if fewer else 0  # a slot of a smaller table stands for so many
-            for first in range(times):
-                table[first * count + place :: times * count] = raw[at : at + fewer]
+            for start in range(at, at + own):
+                for first in range(times):
+                    table[first * count + place :: times * count] = raw[start : at + fewer * own : own]
+                place += 1
         tables.append(table)
-    return _encode([block.members[0] for _, block in blocks], tables)
+    return _encode([member for _, block in blocks for member in block.members], tables)
 
 
 def joined_size(blocks: Sequence[Block]) -> int:
     """Return the size of the tables of the block that `join_blocks` makes."""
-    return len(blocks) * sum(max(block.tables[kind][1] for block in blocks) for kind in _KINDS)
+    count = sum(len(block.members) for block in blocks)
+    return count * sum(max(block.tables[kind][1] for block in blocks) for kind in _KINDS)
 
 
 def single_block(raw: memoryview, block: Block, place: int) -> bytes:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from evlog.files.log.parts import SealedParts
 
 _CHECKED_AT_ONCE: Final = PAGE_BYTES  # a table up to this size is checked whole when it is first used
-_MANY_KEYS: Final = 64  # for so many at once a table is checked whole
+_MANY_KEYS: Final = 64  # after so many look-ups all tables are checked whole
 _MAX_UNCOVERED: Final = 2  # and one in 64 segments
 STALE: Final = -1
 
@@ -70,8 +70,8 @@ class UsedBlock:
         at, slots = self.block.tables[kind]
         return self.raw[at : at + slots * len(self.places)]
 
-    def check(self, kind: int, keys: Sequence[int]) -> None:
-        """Check the pages that an answer for these keys rests on.
+    def check(self, kind: int, keys: Sequence[int] | None) -> None:
+        """Check the pages that an answer for these keys rests on; None: the whole table.
 
         Raises:
             FilterFault: one is damaged.
@@ -81,7 +81,7 @@ class UsedBlock:
         at, slots = self.block.tables[kind]
         count = len(self.places)
         first = at - self.block.tables_at
-        if len(keys) > _MANY_KEYS or slots * count <= _CHECKED_AT_ONCE:
+        if keys is None or slots * count <= _CHECKED_AT_ONCE:
             end = first + slots * count
             self._check_pages(range(first // PAGE_BYTES, -(-end // PAGE_BYTES)))
             self._whole.add(kind)
@@ -120,7 +120,7 @@ class UsedBlock:
 class FilterView:
     """What the filter says of one list of sealed segments."""
 
-    __slots__ = ("_by_kind", "blocks", "sealed", "uncovered")
+    __slots__ = ("_by_kind", "_looks", "blocks", "sealed", "uncovered")
 
     def __init__(self, blocks: list[UsedBlock], sealed: SealedParts, uncovered: list[int]) -> None:
         self.blocks = blocks  # those of the newest segments first
@@ -129,6 +129,7 @@ class FilterView:
         # By kind, made when first asked for: the blocks that have any key of it, each with the shift to a
         # slot, the table and the places.
         self._by_kind: dict[int, list[tuple[UsedBlock, int, memoryview, list[int]]]] = {}
+        self._looks: dict[int, int] = {}  # by kind: how many keys were looked up
 
     def tables(self, kind: int) -> list[tuple[UsedBlock, int, memoryview, list[int]]]:
         """Return the tables of the blocks that have any key of this kind."""
@@ -141,6 +142,19 @@ class FilterView:
             ]
         return tables
 
+    def check(self, kind: int, keys: Sequence[int]) -> None:
+        """Check every page that an answer for the keys rests on.
+
+        Raises:
+            FilterFault: one is damaged.
+        """
+        looks = self._looks.get(kind, 0)
+        if looks < _MANY_KEYS:
+            looks += len(keys)
+            for used, _, _, _ in self.tables(kind):
+                used.check(kind, keys if looks < _MANY_KEYS else None)
+            self._looks[kind] = looks
+
     def grown(self, sealed: SealedParts) -> FilterView | None:
         """Return the same for a list that has later segments, too; None if those are too many."""
         known = len(self.sealed)
@@ -148,7 +162,7 @@ class FilterView:
         if not sealed.begins_with(self.sealed) or len(uncovered) > _MAX_UNCOVERED + len(sealed) // 64:
             return None
         view = FilterView(self.blocks, sealed, uncovered)
-        view._by_kind = self._by_kind
+        view._by_kind, view._looks = self._by_kind, self._looks
         return view
 
 
@@ -260,8 +274,7 @@ class SegmentFilter:
         while True:
             view = self._view_of(sealed)
             try:
-                for used, _, _, _ in view.tables(kind):
-                    used.check(kind, keys)
+                view.check(kind, keys)
                 return view
             except FilterFault as fault:
                 self.is_damaged = True

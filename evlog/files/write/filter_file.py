@@ -2,8 +2,8 @@
 
 1. Blocks are appended by one process at a time, under a lock on the file itself. No process waits for
    it: one that does not get it leaves its segments to the next one.
-2. Where 16 segments in a row have blocks of their own, a block of all 16 takes their place. Where a
-   compaction replaced some of the 16, each of the others gets a block of its own again.
+2. Where 4 segments in a row have blocks of their own, a block of all 4 takes their place, and one of 16 that
+   of four such. Where a compaction replaced some of these, the others get blocks of their own again.
 3. What readers may have mapped is never changed or cut. If anything but whole blocks is in the file, or
    too many that are not used, another file replaces it.
 4. Nothing is synced: every byte is under a CRC, and what a power loss takes is added again.
@@ -15,7 +15,7 @@ from evlog.errors import CorruptionError, EvlogError
 from evlog.files.disk.file_lock import FileLock
 from evlog.files.disk.files import map_file
 from evlog.files.format.filter import (
-    GROUP,
+    JOINED,
     decode_blocks,
     encode_block,
     encode_filter_header,
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 _KEYS_AT_ONCE: Final = 1 << 18  # a tenth of a second; the next call continues
 _MAX_UNUSED: Final = 64  # blocks, of which each costs a reader 0.7 µs, and at most a third of the bytes
 _MAX_JOINED_BYTES: Final = 1 << 26  # at once
-_MAX_GROWTH: Final = 4  # of the tables, which in a group have the size of the largest
+_MAX_GROWTH: Final = 2  # of the tables, which in a group have the size of the largest
 
 
 def extend_filter(log: Log, disk: Disk, keys_at_once: int = _KEYS_AT_ONCE) -> None:
@@ -85,9 +85,10 @@ def _extend_locked(log: Log, file: WriteFile, disk: Disk, keys_at_once: int) -> 
     filter.is_due = filter.is_damaged = False
     covered = {place for used in (*kept, *fresh) for place in used.places}
     fresh += _blocks_without(log, covered, keys_at_once)
-    for group in _groups(log, [*kept, *fresh]):
-        kept = [used for used in kept if used.top not in group.places]
-        fresh = [used for used in fresh if used.top not in group.places] + [group]
+    for width in (1, JOINED):
+        for group in _groups(log, [*kept, *fresh], width):
+            kept = [used for used in kept if used.top not in group.places]
+            fresh = [used for used in fresh if used.top not in group.places] + [group]
     added = b"".join(_contents(fresh))
     used_bytes = len(added) + sum(used.block.end - used.block.start for used in kept)
     if not is_whole or len(blocks) - len(kept) > _MAX_UNUSED or end + len(added) > 1.5 * used_bytes:
@@ -129,27 +130,26 @@ def _split(used: UsedBlock) -> list[UsedBlock]:
     ]
 
 
-def _groups(log: Log, blocks: Sequence[UsedBlock]) -> Iterator[UsedBlock]:
-    """Iterate over blocks of many segments in a row, made of their blocks of one segment."""
-    singles = {used.top: used for used in blocks if len(used.places) == 1}
-    run: list[int] = []
+def _groups(log: Log, blocks: Sequence[UsedBlock], width: int) -> Iterator[UsedBlock]:
+    """Iterate over blocks that are each made of several of `width` segments, which follow each other."""
+    run: list[UsedBlock] = []
     joined_bytes = 0
-    for place in sorted(singles):
-        if run and run[-1] != place - 1:
+    for used in sorted([used for used in blocks if len(used.places) == width], key=lambda used: used.top):
+        if run and run[-1].top + 1 != used.places[0]:
             run.clear()
-        run.append(place)
-        if len(run) < GROUP:
+        run.append(used)
+        if len(run) < JOINED:
             continue
-        members = [singles[each] for each in run]
-        size = sum(used.block.end - used.block.start for used in members)
+        size = sum(each.block.end - each.block.start for each in run)
         joined_bytes += size
         if joined_bytes > _MAX_JOINED_BYTES:
             log.filter.is_due = True
             return
-        if not all(map(_is_sound, members)):
+        if not all(map(_is_sound, run)):
             log.filter.is_due = log.filter.is_damaged = True
-        elif joined_size([used.block for used in members]) <= _MAX_GROWTH * size:
-            yield _new(join_blocks([(used.raw, used.block) for used in members]), run[:])
+        elif joined_size([each.block for each in run]) <= _MAX_GROWTH * size:
+            places = [place for each in run for place in each.places]
+            yield _new(join_blocks([(each.raw, each.block) for each in run]), places)
         run.clear()
 
 

@@ -141,9 +141,9 @@ def members(path: str) -> list[int]:
     return [len(used.places) for used in log.filter.load(log.sealed).blocks]
 
 
-def test_sixteen_segments_in_a_row_share_a_block(memory_path: Path) -> None:
+def test_segments_in_a_row_share_a_block(memory_path: Path) -> None:
     path = filled(memory_path / "store", 300)
-    assert members(path) == [1, 1, 1, 1, 1, 16, 16]
+    assert members(path) == [1, 4, 16, 16]
     check_whole(Log(path))
     check(path, 300)
 
