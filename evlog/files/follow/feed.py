@@ -78,15 +78,13 @@ class CommittedFeed:
     def committed(self, after: int) -> int:
         """Return the last position that may be delivered now; looks only if nothing behind `after` is known.
 
-        A flooded feed leaves the look to `wait`, which rests first.
-
         Raises:
             StoreNotFound: the store is gone.
             StoreReplaced: another store is in its place.
             CorruptionError: all sound events are scanned, and what follows was acknowledged and is damaged.
             StoreIOError: the disk failed.
         """
-        if self._committed <= after and self._owed_until - time.monotonic() <= _CREDIT_SECONDS:
+        if self._committed <= after:
             self._look(after)
         return self._committed
 
