@@ -16,7 +16,7 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 from evlog.aio.workers import Workers
-from evlog.errors import EvlogError
+from evlog.errors import EXIT_NOT_FOUND, EvlogError
 from evlog.model.filters import EVERYTHING
 from evlog.state.trace import Story
 from evlog.web.shown import as_rows
@@ -165,7 +165,7 @@ async def story_of(
                     yield message("searched", {"searched": after, "head": head})
         yield message("end", {"complete": True})
     except EvlogError as error:
-        yield message("problem", str(error))
+        yield message("problem", error.problem if error.exit_code == EXIT_NOT_FOUND else str(error))
 
 
 def _begin_story(store: EventStore, position: int) -> Story:

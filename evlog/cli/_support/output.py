@@ -161,21 +161,27 @@ class CsvForm(_Plain):
 
     def draw(self, events: Sequence[Event]) -> bytes:
         columns = [
-            column if name in _PLAIN_IN_CSV else _csv_cells(column)
+            column if name in _PLAIN_IN_CSV else csv_cells(column)
             for name, column in zip(self._fields.names, self._fields.as_text(events), strict=True)
         ]
-        if len(columns) == 1:
-            return b"".join([(cell or b'""') + b"\n" for cell in columns[0]])
-        return b"\n".join([*map(b",".join, zip(*columns, strict=True)), b""])
+        return csv_rows(columns)
+
+
+def csv_rows(columns: Sequence[Iterable[bytes]]) -> bytes:
+    """Return lines of csv, from columns of cells."""
+    if len(columns) == 1:
+        return b"".join([(cell or b'""') + b"\n" for cell in columns[0]])
+    return b"\n".join([*map(b",".join, zip(*columns, strict=True)), b""])
 
 
 def csv_row(texts: Sequence[str]) -> bytes:
     """Return a line of csv."""
-    cells = _csv_cells([text.encode(errors="backslashreplace") for text in texts])
+    cells = csv_cells([text.encode(errors="backslashreplace") for text in texts])
     return (b",".join(cells) if cells != [b""] else b'""') + b"\n"
 
 
-def _csv_cells(texts: Iterable[bytes]) -> Sequence[bytes]:
+def csv_cells(texts: Iterable[bytes]) -> Sequence[bytes]:
+    """Return the cells of texts: of a row, or of a column, which costs less."""
     texts = list(texts)
     if _needs_quotes(b" ".join(texts)) is None:
         return texts

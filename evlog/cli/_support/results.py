@@ -11,7 +11,7 @@ import msgspec
 import pyarrow as pa
 
 from evlog.cli._support.clock import readable_time
-from evlog.cli._support.output import csv_row
+from evlog.cli._support.output import csv_cells, csv_rows
 from evlog.model.json_lines import encode_time, quote
 
 if TYPE_CHECKING:
@@ -50,8 +50,10 @@ class Rows:
 
     def csv_lines(self, batch: Any) -> bytes:
         """Return the rows as lines of csv: texts and times without quotes, a null as nothing."""
-        columns = [list(map(_text, column)) for column in self._json_columns(batch)]
-        return b"".join(map(csv_row, zip(*columns, strict=True)))
+        columns = map(_as_texts, self._types, batch.columns)
+        return csv_rows(
+            [csv_cells([text.encode(errors="backslashreplace") for text in texts]) for texts in columns]
+        )
 
     def cells(self, batch: Any) -> Iterable[Sequence[str]]:
         """Return the rows as people read them."""
@@ -73,6 +75,15 @@ def _as_json(type: str, column: Any) -> Iterable[bytes]:
         return [b"null" if at is None else b'"%b"' % encode_time(at) for at in _microseconds(column)]
     make = _MAKERS.get(type, _encode)
     return [b"null" if value is None else make(value) for value in column.to_pylist()]
+
+
+def _as_texts(type: str, column: Any) -> Iterable[str]:
+    """Return a column's values as texts: what JSON makes of them, without the way through JSON for most."""
+    if type == "VARCHAR":
+        return ["" if text is None else text for text in column.to_pylist()]
+    if type == "BIGINT":
+        return ["" if number is None else str(number) for number in column.to_pylist()]
+    return map(_text, _as_json(type, column))
 
 
 def _microseconds(column: Any) -> Sequence[int | None]:
