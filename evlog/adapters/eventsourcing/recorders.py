@@ -11,6 +11,7 @@ from uuid import UUID
 from eventsourcing.persistence import (
     AggregateRecorder,
     ApplicationRecorder,
+    DataError,
     Notification,
     ProcessRecorder,
     Recorder,
@@ -118,10 +119,20 @@ class EvlogAggregateRecorder(EvlogRecorder, AggregateRecorder):
         desc: bool = False,
         limit: int | None = None,
     ) -> Sequence[StoredEvent]:
-        """Return the events of an aggregate, by version."""
+        """Return the events of an aggregate, by version.
+
+        Raises:
+            DataError: one of them was redacted.
+        """
         stream = f"{self.category}-{originator_id}"
         select = select_successive if self.purpose == EVENTS else select_sparse
-        found = select(self.store, stream, gt, lte, desc=desc, limit=limit)
+        found = list(select(self.store, stream, gt, lte, desc=desc, limit=limit))
+        for version, event in found:
+            if event[7] == b"null" and event.redacted:
+                raise DataError(
+                    f"version {version} of {stream!r} was redacted, so it cannot be rebuilt from its events; "
+                    "take a snapshot before events are redacted"
+                )
         if self.originator_id_type == "text" or not isinstance(originator_id, UUID):
             originator_id = originator_id_of(stream, as_uuid=self.originator_id_type == "uuid")
         return [StoredEvent(originator_id, version, event[3], event[7]) for version, event in found]

@@ -136,6 +136,16 @@ def test_what_was_read_ahead_does_not_hide_what_happened_since(store: EventStore
     assert list(page(41)) == [42]
 
 
+def test_an_aggregate_with_a_redacted_event_is_rebuilt_only_from_behind_it(store: EventStore) -> None:
+    recorder = EvlogApplicationRecorder(store, application="Kennel")
+    id = uuid4()
+    recorder.insert_events(stored(id, 1, 2, 3, 4))
+    store.redact(2, reason="a test")
+    with pytest.raises(DataError, match=r"version 2 of 'Kennel-.* was redacted"):
+        recorder.select_events(id)
+    assert versions(recorder, id, gt=2) == [3, 4]
+
+
 def test_pages_of_large_events_are_whole_though_little_is_read_ahead(
     store: EventStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
