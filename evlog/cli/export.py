@@ -53,12 +53,13 @@ PARAMETERS: Final = (
 
 def command(given: Given) -> None:
     """Export, and print what was written."""
-    from evlog.cli._support.fields import parse_fields
+    from evlog.cli._support.fields import EVENT_FIELDS, parse_fields
     from evlog.cli._support.progress import with_progress
     from evlog.transfer.export import check_suffix, export
 
     check_suffix(given.file)
-    fields = None if given.fields is None else parse_fields(given.fields)
+    known = (*EVENT_FIELDS, "raw", "redacted")
+    fields = None if given.fields is None else parse_fields(given.fields, known)
     read.check_selection(given)
     selection = read.selection_of(given)
     with options.open_store(given) as store:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
+from evlog.transfer.parquet import COLUMNS
 from tests.cli.conftest import Evlog
 
 
@@ -47,6 +49,14 @@ def test_append_continues(filled: Evlog) -> None:
     filled("append", "other", "T")
     done = json.loads(filled("export", "out.csv", "--append", "--category", "order").out)
     assert (done["events"], done["position"]) == (1, 7)
+
+
+def test_all_columns_of_a_parquet_file_can_be_chosen(filled: Evlog) -> None:
+    columns = [*COLUMNS, "category", "data.x"]
+    assert filled("export", "out.parquet", "--fields", ",".join(columns)).code == 0
+    assert pq.read_schema("out.parquet").names == columns
+    for wrong in ("nosuch", "position.x", "data.", "", "raw,raw"):
+        assert filled("export", "out.parquet", "--fields", wrong).code == 2
 
 
 @pytest.mark.parametrize("more", [[], ["--stream", "order-1"]])
