@@ -32,13 +32,14 @@ class NoByteLocks(Exception):
 
 
 class ByteLock:
-    """A lock on the byte at an offset, held by the open file of this descriptor."""
+    """A lock on the byte at an offset, or on some from there on, held by the open file of this descriptor."""
 
-    __slots__ = ("_at", "_fd")
+    __slots__ = ("_at", "_count", "_fd")
 
-    def __init__(self, fd: int, at: int) -> None:
+    def __init__(self, fd: int, at: int, count: int = 1) -> None:
         self._fd = fd
         self._at = at
+        self._count = count
 
     def try_acquire(self) -> bool:
         """Take the lock if it is free now; return whether that succeeded."""
@@ -65,7 +66,7 @@ class ByteLock:
 
     def _do(self, command: int, kind: int) -> bytes:
         try:
-            return fcntl.fcntl(self._fd, command, _FLOCK.pack(kind, 0, self._at, 1, 0))
+            return fcntl.fcntl(self._fd, command, _FLOCK.pack(kind, 0, self._at, self._count, 0))
         except OSError as error:
             # What is more special is a lock that is taken, or a signal handler's: TimeoutError, say.
             if type(error) is OSError and error.errno is not None:

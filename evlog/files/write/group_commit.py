@@ -3,11 +3,12 @@
 Without it each of many writers pays for a wake-up, cold caches, a write, a mark and a sync. This is what
 LevelDB's and RocksDB's writers do between threads.
 
-1. A writer that finds the lock taken writes a request into its slot of the file `queue`, reads the number of
-   the current round, and waits until that round ends.
+1. A writer that finds the lock taken, or had its last append made by another writer, writes a request into
+   its slot of the file `queue`, reads the number of the current round, and waits until that round ends.
 2. The writer that has the lock leads. It locks a round and makes it the current one. Then, for each round, it
    locks the next one and makes that current, reads the requests, appends them as one frame, syncs, writes the
-   responses, and unlocks the round before. It goes on while many requests wait, up to a limit.
+   responses, and unlocks the round before. It goes on while requests wait, up to a limit, and pauses shortly
+   before each further round.
 3. A waiter that wakes without a response tries the lock; it leads then, or waits for another round. After a
    few rounds, or pauses where no round is locked, it waits for the lock like any writer.
 4. A round is a lock on a byte. Only the writer that has the writers' lock holds it, and gives it up first. So
@@ -30,7 +31,8 @@ means: append for yourself. A request: u64 nonce (0: none), u32 length, u32
 CRC of these two and of the payload behind them, a msgpack array [stream, expected version or nil, version of
 the schemas or nil, events, conditions], a condition being [[types, tags] of each item of its query, after]. A
 request waits as long as its nonce is not that of the response beside it. A slot belongs to one open file,
-which holds a lock on a byte for it: a request in a slot without a lock is of a process that died.
+which holds a lock on a byte for it: a request in a slot without a lock is of a process that died. A leader
+looks at each lock once.
 
 Rejected: handing the lock from one waiter to the next (half the throughput: each wake-up delays all behind
 it), a round that a waiter locks (it delays all when it is suspended), named pipes (a backup does not expect
@@ -210,9 +212,9 @@ class Slot:
             if self._requested:
                 self._disk.write_at(self._file, bytes(_REQUEST.size), self._request_at)
                 self._requested = False
-            while self._rounds:
-                self._rounds[-1].release()
-                self._rounds.pop()
+            if self._rounds:
+                ByteLock(self._file.fd, ROUNDS_AT, _ROUNDS).release()
+                self._rounds.clear()
         except _FAILURES:
             self.failed = True
 
