@@ -27,12 +27,11 @@ LevelDB's and RocksDB's writers do between threads.
     12,288   256 x 2,048  requests
 
 A response: u64 nonce, u64 first position, u32 first version, u64 zero, u32 CRC of those 28 bytes. Position 0
-means: append for yourself. A request: u64 nonce (0: none), u32 length, u32
-CRC of these two and of the payload behind them, a msgpack array [stream, expected version or nil, version of
-the schemas or nil, events, conditions], a condition being [[types, tags] of each item of its query, after]. A
-request waits as long as its nonce is not that of the response beside it. A slot belongs to one open file,
-which holds a lock on a byte for it: a request in a slot without a lock is of a process that died. A leader
-looks at each lock once.
+means: append for yourself. A request: u64 nonce (0: none), u32 length, u32 CRC of these two and of the
+payload behind them, a msgpack array [stream, expected version or nil, version of the schemas or nil, events,
+conditions], a condition being [[types, tags] of each item of its query, after]. A request waits as long as
+its nonce is not that of the response beside it. A slot belongs to one open file, which holds a lock on a byte
+for it: a request in a slot without a lock is of a process that died. A leader looks at each lock once.
 
 Rejected: handing the lock from one waiter to the next (half the throughput: each wake-up delays all behind
 it), a round that a waiter locks (it delays all when it is suspended), named pipes (a backup does not expect

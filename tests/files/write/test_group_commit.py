@@ -11,6 +11,7 @@ import pytest
 import evlog
 from evlog import CorruptionError, IdConflict, LockTimeout, NewEvent, WrongExpectedVersion
 from evlog.errors import StoreFull, StoreIOError, StreamTombstoned
+from evlog.files.disk.file_lock import FileLock
 from evlog.files.disk.files import DISK, Disk, WriteFile
 from evlog.files.write.group_commit import RESPONSES_AT, Slot
 from evlog.model.appends import AppendResult
@@ -119,6 +120,33 @@ def test_they_go_on_so_whoever_leads(four: Crowd, tmp_path: Path) -> None:
         assert [version for _, version in places(outcomes)] == [turn + 1] * 4
     for n in range(4):
         assert [e.version for e in check(tmp_path, 21) if e.stream == f"s-{n}"] == [1, 2, 3, 4, 5]
+
+
+def test_a_writer_that_was_served_asks_before_it_tries_the_lock(
+    four: Crowd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And appends for itself where nobody leads."""
+    places(four.together(*(append(f"s-{n}", n) for n in range(4))))
+    writer = writer_of(four.stores[1])
+    tried: list[str] = []
+    submit, acquire = Slot.submit, FileLock.maybe_acquire
+
+    def watched_submit(slot: Slot, *request: Any) -> bool:
+        tried.append("queue")
+        return submit(slot, *request)
+
+    def watched_acquire(lock: FileLock, *, wait_for_threads: bool = False) -> WriteFile | None:
+        if lock is writer._lock:
+            tried.append("lock")
+        return acquire(lock, wait_for_threads=wait_for_threads)
+
+    monkeypatch.setattr(Slot, "submit", watched_submit)
+    monkeypatch.setattr(FileLock, "maybe_acquire", watched_acquire)
+    for number in (4, 5):
+        four.stores[1].append("s-1", [new(number)])
+    assert tried == ["queue", "lock", "lock"]
+    assert waiting_requests(four.path) == 0
+    check(tmp_path, 7)
 
 
 def test_where_few_wait_each_appends_for_itself(tmp_path: Path, disks: list[CountingDisk]) -> None:

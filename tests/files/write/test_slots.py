@@ -164,6 +164,22 @@ def test_a_dead_writers_request_is_not_appended(slots: list[Slot], tmp_path: Pat
     heir.close()
 
 
+def test_a_writer_that_died_since_the_last_lead_is_found_dead(slots: list[Slot]) -> None:
+    """A leader looks at the lock of each slot once, not once for ever."""
+    leader, one, two = slots
+    for slot in (one, two):
+        slot.submit("first", None, [EVENT])
+    leader.lead_locked()
+    leader.respond_locked(leader.take_requests_locked(), [(8, 1), (9, 1)])
+    leader.cancel()
+    for slot in (one, two):
+        slot.maybe_response()
+        slot.submit("second", None, [EVENT])
+    one.close()
+    leader.lead_locked()
+    assert [request.slot for request in leader.take_requests_locked()] == [two._number]
+
+
 @pytest.mark.parametrize("at", [0, 8, 12, 16, 30])
 def test_a_damaged_request_is_left_to_its_writer(slots: list[Slot], tmp_path: Path, at: int) -> None:
     leader, one, _ = slots
