@@ -125,8 +125,9 @@ class Planner:
     def name_streams_locked(self, plan: Plan) -> None:
         """Set the numbers and hashes of the streams in a plan."""
         if len(self._numbers) > _MAX_REMEMBERED:
-            self._numbers, self._owners, self._second = {}, {}, set()
-            self._hashes, self._versions = [], array("q")
+            self.forget_locked(None)  # first: what an interrupt leaves has no versions
+            self._numbers, self._owners, self._second, self._hashes = {}, {}, set(), []
+            self._versions = array("q")
         plan.numbers = self._numbers_locked(plan.streams)
         plan.stream_hashes = list(map(self._hashes.__getitem__, plan.numbers))
 
@@ -139,15 +140,19 @@ class Planner:
         for stream in streams:
             if stream not in numbers:
                 # Equal texts need not have equal hashes: a member of an Enum is a `str`, too.
-                number = numbers.setdefault(str.__str__(stream), len(self._hashes))
-                numbers[stream] = number
-                if number == len(self._hashes):
-                    hash = hash_stream(stream)
-                    self._hashes.append(hash)
-                    self._versions.append(-1)
-                    if self._owners.setdefault(hash, number) != number:
-                        self._second.add(number)
+                name = str.__str__(stream)
+                number = numbers[name] if name in numbers else self._add_locked(name)
+                numbers[name] = numbers[stream] = number
         return [numbers[stream] for stream in streams]
+
+    def _add_locked(self, name: str) -> int:
+        """Return a number for a stream, which has it once its name is noted: an interrupt may come before."""
+        number, hash = len(self._hashes), hash_stream(name)
+        self._versions.append(-1)
+        self._hashes.append(hash)
+        if self._owners.setdefault(hash, number) != number:
+            self._second.add(number)
+        return number
 
     def plan_locked(self, append: Append) -> Plan:
         """Return what to write for an append, once it may be written.
@@ -326,11 +331,10 @@ class Planner:
         self._remember_locked(plan.numbers, plan.versions)
 
     def _remember_locked(self, numbers: Collection[int], versions: Collection[int]) -> None:
-        remembered = self._versions
+        remembered, second = self._versions, self._second
         for number, version in zip(numbers, versions, strict=True):
-            remembered[number] = version
-        for number in self._second.intersection(numbers) if self._second else ():
-            remembered[number] = -1
+            if number not in second:
+                remembered[number] = version
 
     def forget_locked(self, hashes: Iterable[int] | None) -> None:
         """Look up again the streams with these hashes, or all of them: another process wrote to them."""

@@ -137,6 +137,38 @@ def test_of_two_names_with_one_hash_only_one_version_is_remembered_and_both_are_
     assert plan() == [1, 1]
 
 
+def test_versions_stay_right_when_there_are_more_streams_than_are_remembered(
+    store: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("evlog.files.write.plan._MAX_REMEMBERED", 3)
+    for turn in range(1, 4):
+        for number in range(8):
+            assert store.append(f"s-{number}", [new()]).first_version == turn
+        results = store.append_many([(f"t-{number % 5}", [new()]) for number in range(15)])
+        assert [result.first_version for result in results] == [
+            3 * turn - 2 + number // 5 for number in range(15)
+        ]
+        assert len(writer_of(store)._planner._numbers) <= 8
+
+
+def test_streams_are_numbered_right_after_an_interrupt(
+    store: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C may come between any two steps of a planner that notes a stream."""
+    planner = writer_of(store)._planner
+
+    class Interrupting(dict[int, int]):
+        def setdefault(self, key: int, default: int = 0) -> int:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(planner, "_owners", Interrupting())
+        with pytest.raises(KeyboardInterrupt):
+            store.append("a", [new()])
+    assert store.append_many([("b", [new()]), ("a", [new()]), ("b", [new()])])[2].first_version == 2
+    assert [store.append(name, [new()]).first_version for name in ("a", "b", "c")] == [2, 3, 1]
+
+
 def test_a_name_that_hashes_unlike_its_text_is_the_same_stream(store: EventStore) -> None:
     class Name(str, Enum):  # noqa: UP042 - hashed by the name of the member
         A = "stream-a"
