@@ -183,13 +183,13 @@ class Subscription:
         """
         self.acknowledge()
         saves = saves and self._checkpoint is not None
+        if self._stopped:
+            return
         try:
-            while not self._stopped:
-                event = self._handed = next(self._ready, None)
-                if event is None:
-                    return
+            for event in self._ready:
+                self._handed = event
                 yield event
-                if self._handed is not event:  # acknowledged or parked meanwhile
+                if self._handed is not event or self._stopped:  # acknowledged, parked or stopped meanwhile
                     return
                 self._scanned = event[0]
                 self._handed = None
