@@ -116,6 +116,35 @@ def test_pieces_give_the_same_as_one_piece_in_a_sound_store(
         assert in_one_piece(store) == report
 
 
+@pytest.mark.usefixtures("shape")
+def test_a_pin_at_each_position_holds_after_a_redaction_whatever_the_parts(store: EventStore) -> None:
+    pins = []
+    for at in range(17):
+        store.append(f"s-{at % 3}", [new(at)])
+        pins.append(store.verify().head_digest)
+    store.redact(4, 9, reason="a test")
+    assert all(store.verify(against=pin).ok for pin in pins)
+    store.compact()
+    assert all(store.verify(against=pin).ok for pin in pins)
+    assert in_one_piece(store) == store.verify()
+    wrong = f"9:{(pins[7] or '').partition(':')[2]}"
+    assert {finding.kind for finding in store.verify(against=wrong).findings} == {"digest"}
+
+
+def test_a_damaged_frame_whose_records_are_whole_keeps_the_digest(batches: EventStore) -> None:
+    before = batches.verify()
+    path = segment_files(batches, "log")[0]
+    raw = bytearray(path.read_bytes())
+    raw[64 + 28] ^= 1  # of the first frame's header
+    path.write_bytes(raw)
+    after = batches.verify()
+    assert not after.ok
+    assert after.digest == before.digest
+    raw[64 + 40 + 30] ^= 1  # in its first record
+    path.write_bytes(raw)
+    assert batches.verify().digest != before.digest
+
+
 # --- damage
 
 

@@ -22,6 +22,7 @@ from evlog.files.format.removed_events import (
     event_column,
     pack_events,
     sort_events,
+    split_events,
     tags_of_removed,
 )
 from evlog.files.format.sorted_index import page_crcs
@@ -92,6 +93,8 @@ def test_rows_are_the_same_by_columns_and_one_by_one() -> None:
     packed = pack_events(*zip(*rows, strict=True))
     assert packed == b"".join(EVENT.pack(*row) for row in rows)
     assert sort_events(packed) == b"".join(EVENT.pack(*row) for row in sorted(rows))
+    every = packed + b"".join(EVENT.pack(bytes([first]) * 16, 1, 1, 1, 1) for first in range(256))
+    assert b"".join(map(sort_events, split_events(every))) == sort_events(every)
     for at, name in enumerate(["position", "stream_hash", "version", "content_crc"], 1):
         assert event_column(packed, name) == [row[at] for row in rows]
 
