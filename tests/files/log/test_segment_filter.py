@@ -160,6 +160,29 @@ def test_a_damaged_byte_of_a_shared_block_hides_nothing(memory_path: Path) -> No
         assert len(Log(path).find_ids(ids, module_hashes(ids))) == 150, at
 
 
+def test_candidates_come_newest_first_whatever_block_they_are_in(tmp_path: Path) -> None:
+    """A compaction may replace a segment between two others that share a block."""
+    (tmp_path / "segments").mkdir()
+    singles = [encode_block(b"%d,0,7" % at, [5], [5], [5], []) for at in (1, 2, 3, 4)]
+    raw = memoryview(encode_filter_header(bytes(16)) + b"".join(singles))
+    blocks = decode_blocks(raw, bytes(16))[0]
+    joined = join_blocks([(raw, blocks[0]), (raw, blocks[2])])
+    filter = SegmentFilter(str(tmp_path), bytes(16))
+    Path(filter.path).write_bytes(encode_filter_header(bytes(16)) + joined + singles[1])  # 4 has none
+    sealed = sealed_parts("1,0,7", "2,0,7", "3,0,7", "4,0,7")
+    assert [place for place, _ in filter.candidates(sealed, KIND_IDS, [5, 6])] == [3, 2, 1, 0]
+    assert filter.places(sealed, KIND_IDS, 5) == [3, 2, 1, 0]
+
+
+def test_names_of_a_block_are_under_its_crc(memory_path: Path) -> None:
+    path = filled(memory_path / "store", 150)
+    file, log = memory_path / "store" / "segments" / "filter", Log(path)
+    first, second = (identity_of(part.info) for part in log.sealed[:2])
+    swapped = file.read_bytes().replace(first, b"*").replace(second, first).replace(b"*", second)
+    file.write_bytes(swapped)
+    assert Log(path).find_ids([number_id(1).bytes], module_hashes([number_id(1).bytes]))
+
+
 @pytest.mark.parametrize("grows", [True, False])
 def test_a_compaction_of_one_of_sixteen_segments_leaves_the_others_covered(
     memory_path: Path, monkeypatch: pytest.MonkeyPatch, grows: bool
