@@ -457,3 +457,16 @@ def test_what_is_appended_and_its_result_are_shown_in_a_line() -> None:
         "AppendResult(stream='s', first_position=1, last_position=9, first_version=1, last_version=9, "
         f"duplicate=False, ids=({id}, {id}, {id}…))"
     )
+
+
+@pytest.mark.parametrize("at", [0, 9, 19])
+def test_stream_names_of_a_batch_are_checked_as_each_of_them_alone(at: int) -> None:
+    batch: list[Any] = [f"order-{number}" for number in range(20)]
+    for name in [*GOOD_NAMES, "a $b"]:
+        batch[at] = name
+        ev.check_stream_names(batch)
+    for bad in [*BAD_NAMES, "$x"]:
+        batch[at] = bad
+        with pytest.raises(InvalidStreamName) as caught:
+            ev.check_stream_names(batch)
+        assert caught.value.stream == bad
