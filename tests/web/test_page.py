@@ -196,7 +196,7 @@ def test_a_server_that_has_ended_is_said(tab: Page, store: EventStore) -> None:
         ("category", "order", 100, 300),
         ("tag", "customer:2", 10, 291),
         ("text", '"at":9', 30, 300),
-        ("text", '/number":1[0-9],"at":0/', 10, 191),
+        ("text", '{"number":19,"at":0', 1, 191),
         ("text", "occurs nowhere", 0, 0),
         ("since", "1h", 100, 300),
         ("until", "2020-01-01", 0, 0),
