@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 _PATIENCE_SECONDS: Final = 1.0  # how long a writer has to acknowledge what it wrote
 # What a look costs, in multiples of its processor time, until the next may follow at once. With these prices
-# twenty followers left one writer 0.82 of its rate on two busy processors; with rests of 10 to 50 ms, 0.4.
+# twenty followers left one writer 0.77 of its rate on two busy processors; with rests of 10 to 50 ms, 0.4.
 _PRICE: Final = 60
 _ONE_PRICE: Final = 20  # of a look that found one event, or had to wait this long for its news:
 _WAITED_SECONDS: Final = 0.005
