@@ -53,6 +53,7 @@ _ARRAY_AT: Final = len(TAGS_BEGIN) - 1  # where their array begins
 _CONTROL: Final = frozenset(map(chr, (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029)))
 _SHOWN_CHARACTERS: Final = 200
 _MANY_NAMES: Final = 16
+_PRINTABLE: Final = bytes(range(0x20, 0x7F))
 _RANDOM_BITS: Final = (1 << 62) - 1
 _TAIL: Final = Struct("8s")
 _VARIANT: Final = bytes(byte & 0x3F | 0x80 for byte in range(256))  # RFC 9562: the two bits 10
@@ -429,17 +430,19 @@ def check_stream_name(stream: str) -> str:
 
 def check_stream_names(streams: Sequence[str]) -> None:
     """Raise InvalidStreamName if there is a name among these that no stream can have."""
-    if len(streams) >= _MANY_NAMES and set(map(type, streams)) == {str}:
-        joined = " ".join(streams)
-        lengths = set(map(len, streams))
+    if len(streams) >= _MANY_NAMES:
+        try:
+            joined = " ".join(streams)
+        except TypeError:  # one is not a text
+            joined = "\n"  # refused below
         if (
             joined.isascii()
-            and joined.isprintable()
-            and 0 < min(lengths) <= max(lengths) <= MAX_NAME_BYTES
+            and not joined.encode().translate(None, _PRINTABLE)
             and " $" not in joined
-            and joined[0] != SYSTEM_PREFIX
+            and joined[:1] != SYSTEM_PREFIX
+            and 0 < min(lengths := set(map(len, streams))) <= max(lengths) <= MAX_NAME_BYTES
         ):
-            return  # the common case of a batch, in a tenth of the time
+            return  # the common case of a batch, in a fifth of the time
     for stream in streams:
         # The common case of a single append, in a sixth of the steps.
         if not (
