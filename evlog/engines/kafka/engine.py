@@ -11,12 +11,12 @@ from evlog.engines.kafka.address import Address
 from evlog.engines.kafka.applying import Applying
 from evlog.engines.kafka.client import Client, Topic
 from evlog.engines.kafka.feed import KafkaFeed
-from evlog.engines.kafka.index import snapshot_names, turn_lock
+from evlog.engines.kafka.index import snapshot_names
 from evlog.engines.kafka.keyed import TopicEngine
 from evlog.engines.kafka.partitions import PartitionedTopic, refuse_redactions
 from evlog.engines.kafka.reading import Reader
 from evlog.engines.kafka.records import encode_event, encode_forget, encode_piece, encode_standing
-from evlog.engines.kafka.writing import Decision, Writer
+from evlog.engines.kafka.writing import Decision
 from evlog.engines.reading import ReadsByReader
 from evlog.errors import EventTooLarge, MirrorConflict, ServerUnsuitable, StoreNotFound, Unsupported
 from evlog.model.events import MAX_EVENT_BYTES, Event
@@ -98,34 +98,14 @@ def capabilities_of(topic: Topic) -> Capabilities:
 class KafkaEngine(TopicEngine, ReadsByReader):
     """A store in a topic of one partition."""
 
-    def __init__(
-        self,
-        client: Client,
-        topic: Topic,
-        capabilities: Capabilities,
-        *,
-        created: bool,
-        lock_timeout_seconds: float | None,
-    ) -> None:
-        super().__init__(
-            client, topic, capabilities, created=created, lock_timeout_seconds=lock_timeout_seconds
-        )
-        self._applying = Applying(client, topic.id)
-        self._reader = Reader(client, client.address.topic, self._applying)
-        self._writer = Writer(
-            client,
-            self._reader,
-            client.address.topic,
-            turn_lock(topic.id, "turn"),
-            lock_timeout_seconds=lock_timeout_seconds,
-            max_message_bytes=topic.max_message_bytes,
-        )
+    def _open_reader(self) -> Reader:
+        self._applying = Applying(self._client, self.store_id)
+        self._reader = Reader(self._client, self._client.address.topic, self._applying)
+        return self._reader
 
     def close(self) -> None:
         """Close what is open."""
-        self._client.close()
-        self._writer.close()
-        self._records.close()
+        super().close()
         self._applying.index.close()
 
     @property

@@ -179,6 +179,26 @@ class TopicEngine(KeepsSubscriptions):
         self._records = TopicRecords(
             client, topic.id, turn_lock(topic.id, "keyed"), lock_timeout_seconds=lock_timeout_seconds
         )
+        self._partitions = topic.partitions
+        self._writer = Writer(
+            client,
+            self._open_reader(),
+            client.address.topic,
+            turn_lock(topic.id, "turn"),
+            lock_timeout_seconds=lock_timeout_seconds,
+            max_message_bytes=topic.max_message_bytes,
+            partition=0 if topic.partitions == 1 else -1,
+        )
+
+    def _open_reader(self) -> Reader:
+        """Open and return what reads the topic that the last record of every append goes to."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Close what is open."""
+        self._client.close()
+        self._writer.close()
+        self._records.close()
 
     @property
     def records(self) -> TopicRecords:

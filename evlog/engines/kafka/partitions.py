@@ -13,10 +13,9 @@ import json
 from typing import TYPE_CHECKING, Any, NoReturn
 from uuid import UUID
 
-from evlog.engines.kafka.index import turn_lock
 from evlog.engines.kafka.keyed import TopicEngine
 from evlog.engines.kafka.records import encode_events
-from evlog.engines.kafka.writing import Decision, Writer
+from evlog.engines.kafka.writing import Decision
 from evlog.errors import MirrorConflict, Unsupported
 from evlog.model.events import SYSTEM_PREFIX, Event
 from evlog.model.history import Standing
@@ -25,8 +24,7 @@ from evlog.model.reports import Retention, StoreInfo
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from evlog.engine import Capabilities
-    from evlog.engines.kafka.client import Client, Topic
+    from evlog.engines.kafka.reading import Reader
     from evlog.model.filters import LogSelection
     from evlog.model.history import HistoryPiece, RemovedRecord
     from evlog.model.reports import PolicyInfo
@@ -37,35 +35,9 @@ _COPIED = ("copied",)  # the key of the record that says how far the source is c
 class PartitionedTopic(TopicEngine):
     """An `evlog.engine.Engine` that takes a mirror, and refuses everything else."""
 
-    def __init__(
-        self,
-        client: Client,
-        topic: Topic,
-        capabilities: Capabilities,
-        *,
-        created: bool,
-        lock_timeout_seconds: float | None,
-    ) -> None:
-        super().__init__(
-            client, topic, capabilities, created=created, lock_timeout_seconds=lock_timeout_seconds
-        )
-        self._partitions = topic.partitions
+    def _open_reader(self) -> Reader:
         self._records.make_topic()
-        self._writer = Writer(
-            client,
-            self._records.reader,
-            client.address.topic,
-            turn_lock(topic.id, "turn"),
-            lock_timeout_seconds=lock_timeout_seconds,
-            max_message_bytes=topic.max_message_bytes,
-            partition=-1,
-        )
-
-    def close(self) -> None:
-        """Close what is open."""
-        self._client.close()
-        self._writer.close()
-        self._records.close()
+        return self._records.reader
 
     # --- up to where the source is copied
 
