@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -239,12 +240,21 @@ def test_a_first_event_after_a_quiet_time_goes_out_at_once(store: EventStore, sc
         assert script.sleeps == []
 
 
-def test_a_quick_exchange_after_a_quiet_time_is_never_delayed(store: EventStore, script: Script) -> None:
+def append_after(
+    store: EventStore, script: Script, *, seconds: float, thread_seconds: float
+) -> Callable[[], None]:
+    """Return what passes the time, also that of the follower's thread, and then appends an event."""
+
     def append() -> None:
-        script.now += 0.001
-        script.thread_seconds += 0.0003
+        script.now += seconds
+        script.thread_seconds += thread_seconds
         fill_from(store, store.head + 1)
 
+    return append
+
+
+def test_a_quick_exchange_after_a_quiet_time_is_never_delayed(store: EventStore, script: Script) -> None:
+    append = append_after(store, script, seconds=0.001, thread_seconds=0.0003)
     with store.subscribe() as subscription:
         for _ in range(3):
             for _ in range(10):
@@ -255,11 +265,7 @@ def test_a_quick_exchange_after_a_quiet_time_is_never_delayed(store: EventStore,
 
 
 def test_a_hundred_events_a_second_are_each_given_out_at_once(store: EventStore, script: Script) -> None:
-    def append() -> None:
-        script.now += 0.01
-        script.thread_seconds += 0.0004
-        fill_from(store, store.head + 1)
-
+    append = append_after(store, script, seconds=0.01, thread_seconds=0.0004)
     with store.subscribe() as subscription:
         for _ in range(200):
             script.steps = [append]
@@ -268,11 +274,7 @@ def test_a_hundred_events_a_second_are_each_given_out_at_once(store: EventStore,
 
 
 def test_an_exchange_that_goes_on_is_delayed_little(store: EventStore, script: Script) -> None:
-    def append() -> None:
-        script.now += 0.001
-        script.thread_seconds += 0.0003
-        fill_from(store, store.head + 1)
-
+    append = append_after(store, script, seconds=0.001, thread_seconds=0.0003)
     with store.subscribe() as subscription:
         for _ in range(100):
             script.steps = [append]
