@@ -60,9 +60,8 @@ class CommittedFeed:
         self._synced = (0, 0, 0)  # segment's tag, position and offset: made durable by this feed
         self._pulse: object = None
         self._marks = b""  # as of the last look
-        self._ahead: tuple[object, list[Event]] | None = (
-            None  # events that were read before they were committed
-        )
+        # Events that were read before they were committed, and what must still be so when they are given out.
+        self._ahead: tuple[object, list[Event]] | None = None
         self._look_due = 0.0  # when to look at everything, even if the pulse is the same
         self._stale: tuple[int, float] | None = None  # since when this committed position has events after it
         self._spent_seconds: float | None = None  # this thread's processor time when it found the last news

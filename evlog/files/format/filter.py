@@ -110,7 +110,7 @@ def join_blocks(blocks: Sequence[tuple[memoryview, Block]]) -> bytes:
         for raw, block in blocks:
             at, fewer = block.tables[kind]
             own = len(block.members)
-            times = slots // fewer if fewer else 0  # a slot of a smaller table stands for so many
+            times = slots // fewer if fewer else 0  # slots of this table for one of the smaller
             for start in range(at, at + own):
                 for first in range(times):
                     table[first * count + place :: times * count] = raw[start : at + fewer * own : own]

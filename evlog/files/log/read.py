@@ -62,8 +62,8 @@ class Selection(NamedTuple):
     `include_system`: also the store's own events, those of streams that begin with `$`.
     `newest_singly`: a few of the newest events are read each by its own CRC, without their frames' headers.
     That suffices for a follower: no power loss came since they were written, milliseconds ago.
-    `few`: so many of each segment are read in this way before others: a page of twenty takes a tenth of the
-    time that a frame of a thousand events takes.
+    `few`: how many events of each segment are read singly before whole frames are: a page of twenty takes a
+    tenth of the time that a frame of a thousand events takes.
     """
 
     first_position: int = 1

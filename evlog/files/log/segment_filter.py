@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from evlog.files.log.parts import SealedParts
 
 _CHECKED_AT_ONCE: Final = PAGE_BYTES  # a table up to this size is checked whole when it is first used
-_MANY_KEYS: Final = 64  # after so many look-ups all tables are checked whole
+_MANY_KEYS: Final = 64  # look-ups, after which all tables are checked whole
 _MAX_UNCOVERED: Final = 2  # and one in 64 segments
 STALE: Final = -1
 

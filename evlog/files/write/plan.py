@@ -236,11 +236,8 @@ class Planner:
         first = active.index.maybe_last_id(hash_ids(ids[:1])[0])
         if first is None or first + count > active.count:
             return None
-        segment, numbers, first_position = (
-            active.segment,
-            range(first, first + count),
-            active.first_position + first,
-        )
+        segment, numbers = active.segment, range(first, first + count)
+        first_position = active.first_position + first
         versions, time_us = segment.versions_in_entries(numbers), segment.record(first)[5]
         records = make_records(append.events, ids, append.streams, versions, first_position, time_us)
         if b"".join(pack_records(records)) != segment.raw_records(numbers):

@@ -165,7 +165,7 @@ def test_a_dead_writers_request_is_not_appended(slots: list[Slot], tmp_path: Pat
 
 
 def test_a_writer_that_died_since_the_last_lead_is_found_dead(slots: list[Slot]) -> None:
-    """A leader looks at the lock of each slot once, not once for ever."""
+    """A leader looks at the locks again each time it leads."""
     leader, one, two = slots
     for slot in (one, two):
         slot.submit("first", None, [EVENT])
