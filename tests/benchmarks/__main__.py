@@ -43,8 +43,10 @@ def main() -> None:
             print_machine(machine, size, skipped, file)
         peers = [name for name in options.peers if name not in skipped]
         if options.workloads == [TABLE]:
-            _compare_with_goals(options, partial(Run, _sizes(options), peers=peers), directory, machine)
-            return
+            failed = _compare_with_goals(
+                options, partial(Run, _sizes(options), peers=peers), directory, machine
+            )
+            sys.exit(int(failed))
         run = Run(_sizes(options), directory, peers)
         reports = []
         for name in options.workloads or WORKLOADS:
@@ -73,14 +75,17 @@ def _compare_with_goals(
     make_run: Callable[[Path], Run],
     directory: Path,
     machine: dict[str, str],
-) -> None:
-    outcomes = run_table(make_run, directory, 1 if options.quick else options.repetitions)
+) -> bool:
+    """Run and show the table; return whether a value is missing in it."""
+    repetitions = 1 if options.quick else options.repetitions
+    outcomes = run_table(make_run, directory, repetitions, lambda line: print(line, file=sys.stderr))
     if options.json:
         print(outcomes_json(outcomes, machine, "quick" if options.quick else "full"))
     else:
         print_outcomes(outcomes, None if sys.stdout.isatty() else sys.stdout)
     if options.plot:
         options.plot.write_text(plot.goals_chart(outcomes), encoding="utf-8")
+    return any(len(outcome.values) < repetitions for outcome in outcomes)
 
 
 def _sizes(options: argparse.Namespace) -> Sizes:

@@ -126,20 +126,33 @@ class Outcome:
         return self.row.is_reached(median(self.values)) if self.values else None
 
 
-def run_table(make_run: Callable[[Path], Run], directory: Path, repetitions: int) -> list[Outcome]:
-    """Run the workloads of the rows, each `repetitions` times, and return what each row reached."""
+def run_table(
+    make_run: Callable[[Path], Run], directory: Path, repetitions: int, say: Callable[[str], None]
+) -> list[Outcome]:
+    """Run the workloads of the rows, each `repetitions` times, and return what each row reached.
+
+    Args:
+        say: is told each value as soon as it is measured, and which workload failed: its rows have one
+            value less.
+    """
     outcomes = [Outcome(row, [], row.over or "") for row in ROWS]
     names = dict.fromkeys(name for name in WORKLOADS if any(row.workload == name for row in ROWS))
-    for number in range(repetitions):
-        folder = directory / f"repetition-{number + 1}"
+    for number in range(1, repetitions + 1):
+        folder = directory / f"repetition-{number}"
         folder.mkdir(mode=0o711)
         run = make_run(folder)
-        reports = [run_workload(WORKLOADS[name], run) for name in names]
-        for outcome in outcomes:
-            found = outcome.row.measured(reports)
-            if found is not None:
-                value, outcome.beside = found
-                outcome.values.append(value)
+        for name in names:
+            try:
+                report = run_workload(WORKLOADS[name], run)
+            except Exception as error:  # noqa: BLE001 - what was measured until then is not thrown away
+                say(f"{number}/{repetitions} {name}: failed: {error!r}")
+                continue
+            for outcome in outcomes:
+                found = outcome.row.measured([report])
+                if found is not None:
+                    value, outcome.beside = found
+                    outcome.values.append(value)
+                    say(f"{number}/{repetitions} {outcome.row.title}: {value:.3g} {outcome.beside}")
         shutil.rmtree(folder)
     return outcomes
 

@@ -1,19 +1,19 @@
 import json
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.benchmarks import plot
+from tests.benchmarks import plot, table
 from tests.benchmarks.__main__ import main
 from tests.benchmarks.measure import BEST, Figure, Report, Target
 from tests.benchmarks.peers import PEERS
 from tests.benchmarks.peers.nats_jetstream import NatsJetStream
 from tests.benchmarks.report import print_machine, print_table, to_json
 from tests.benchmarks.run import TINY, Run, run_workload
-from tests.benchmarks.table import LAST, ROWS, Outcome, Row, outcomes_json, print_outcomes
+from tests.benchmarks.table import LAST, ROWS, Outcome, Row, outcomes_json, print_outcomes, run_table
 from tests.benchmarks.workloads import WORKLOADS
 from tests.benchmarks.workloads.web import find_browser
 from tests.support import kafka, ministack
@@ -137,6 +137,28 @@ def test_the_table_says_what_is_reached(capsys: pytest.CaptureFixture[str]) -> N
     assert "1.4…1.7" in out
     assert "not measured" in out
     assert "1 of 4 reached" in out
+
+
+def test_the_table_keeps_what_was_measured_before_a_workload_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def run_workload(workload: Callable[[Run], Report], _: Run) -> Report:
+        if workload is not WORKLOADS["scan"]:
+            raise RuntimeError("no server")
+        asked.append("scan")
+        if len(asked) == 2:
+            raise RuntimeError("no server")
+        return Report("scan", "all", [Figure("full scan", "events/s", {"evlog": [3.0], "lmdb": [2.0]})])
+
+    monkeypatch.setattr(table, "run_workload", run_workload)
+    said: list[str] = []
+    outcomes = run_table(lambda folder: Run(TINY, folder, ["evlog"]), tmp_path, 2, said.append)
+    assert [outcome.values for outcome in outcomes if outcome.values] == [[1.5]]
+    assert "1/2 full scan: 1.5 lmdb" in said
+    assert "2/2 scan: failed: RuntimeError('no server')" in said
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_chart_of_goals_shows_what_was_reached_beside_what_was_asked() -> None:
