@@ -234,7 +234,7 @@ class SealedParts:
         assert isinstance(segments, SegmentRows)
         self.rows = segments.rows[:-1]
         self.made: dict[bytes, SealedPart] = {} if made is None else made
-        self._decode = segments.decode
+        self._segments = segments
         self._store = store
         self._store_id = manifest.store_id_bytes
         self._opened = opened
@@ -242,7 +242,7 @@ class SealedParts:
 
     def identities(self) -> list[Identity]:
         """Return the first position, generation and tag of each."""
-        return [b",".join(row.split(b",", 3)[:3]) for row in self.rows]
+        return [row[: -len(row.split(b",", 3)[3]) - 1] for row in self.rows]
 
     def begins_with(self, other: SealedParts) -> bool:
         """Return whether the others are the first of these, and what is known of them is still right."""
@@ -259,10 +259,8 @@ class SealedParts:
         def __getitem__(self, at: slice) -> list[SealedPart]: ...
 
     def __getitem__(self, at: Any) -> Any:
-        rows = self.rows[at]
-        if isinstance(rows, list):
-            return [self.made.get(row) or self._make(row) for row in rows]
-        return self.made.get(rows) or self._make(rows)
+        places = range(len(self.rows))[at]
+        return list(map(self._part, places)) if isinstance(places, range) else self._part(places)
 
     def __iter__(self) -> Iterator[SealedPart]:
         parts = self._all
@@ -270,9 +268,13 @@ class SealedParts:
             parts = self._all = self[:]
         return iter(parts)
 
-    def _make(self, row: bytes) -> SealedPart:
-        part = SealedPart(self._store, self._store_id, self._decode(row), self._opened)
-        return self.made.setdefault(row, part)  # of two threads that make one, both use the first
+    def _part(self, place: int) -> SealedPart:
+        row = self.rows[place]
+        part = self.made.get(row)
+        if part is None:
+            part = SealedPart(self._store, self._store_id, self._segments[place], self._opened)
+            part = self.made.setdefault(row, part)  # of two threads that make one, both use the first
+        return part
 
 
 class OpenParts:

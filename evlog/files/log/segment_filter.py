@@ -238,13 +238,11 @@ class SegmentFilter:
             for number in range(len(ends) - 2, -1, -1):
                 at = ends[number]
                 members = members_at(raw, at)
-                places = list(map(place_of.get, members, repeat(STALE)))
-                if max(places) == STALE or at in damaged:
+                if place_of.keys().isdisjoint(members) or at in damaged:
                     continue  # its segments were replaced, or have a later block
                 block = maybe_decode_block(raw, at, ends[number + 1])
                 if block is not None:
-                    for member in members:
-                        place_of.pop(member, STALE)
+                    places = list(map(place_of.pop, members, repeat(STALE)))
                     blocks.append(UsedBlock(raw, block, places))
         except (FileNotFoundError, FormatFault, EvlogError):
             pass

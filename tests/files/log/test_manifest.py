@@ -278,6 +278,20 @@ def test_segment_that_cannot_be_is_found_when_it_is_asked_for(number: bytes) -> 
     assert caught.value.path == "m"
 
 
+@pytest.mark.parametrize("nonsense", ["two active", "positions overlap"])
+def test_segment_that_the_next_one_does_not_follow_is_found_when_it_is_asked_for(nonsense: str) -> None:
+    manifest = parse_manifest(NONSENSE[nonsense], "m", lazily=True)
+    assert manifest.segments[-1] == SegmentInfo(5, 0, 5)
+    for ask in (lambda: manifest.segments[0], lambda: manifest.segments[:1], lambda: list(manifest.segments)):
+        with pytest.raises(CorruptionError):
+            ask()
+
+
+def test_manifest_without_an_active_segment_is_found_at_once() -> None:
+    with pytest.raises(CorruptionError):
+        parse_manifest(NONSENSE["no active segment"], "m", lazily=True)
+
+
 # --- files
 
 
