@@ -5,7 +5,7 @@ kind 8, then blocks, in any order: one for each segment, appended when the segme
 segments in a row, made of their blocks; and one for each 16, made of four of those:
 
     offset  size  block
-         0     4  magic  "evFB"
+         0     4  magic  "evFC"
          4     4  length of the block in bytes
          8     4  number of its segments
         12     4  length of their names in bytes
@@ -13,12 +13,13 @@ segments in a row, made of their blocks; and one for each 16, made of four of th
         32     4  CRC of bytes 0..31, of the names and of the page CRCs
         36        names: what the manifest has as first position, generation and tag, one segment a line
                   page CRCs: u32 for every 4,096 bytes of the tables
-                  tables of types, streams, ids and tags: one byte for each slot and segment, slot by slot
+                  tables of types, streams, ids and tags: a u16 for each slot and segment, slot by slot
 
 A key has 32 bits: the lower half of a stream's hash, the upper half of a tag's, or a type's or id's hash.
-Its first bits are its slot. Its last six choose three bits of the slot's byte, which are set if the segment
-has the key. Of absent keys, one of 110 is taken for one that may be there in a large table (at least 4 slots
-a key), and one of 300 in a small one (at least 8). One read and the check of one page answer for 16 segments.
+Its first bits are its slot. Its last ten choose two bits of each byte of the slot's u16, which are set if the
+segment has the key. Of absent keys, one of 230 is taken for one that may be there in a large table (at least
+2 slots a key), and one of 800 in a small one (at least 4). One read and the check of one page answer for 16
+segments.
 
 A segment is looked up in the last block that names it. A name says what a segment holds: a block of another
 is stale and ignored. A segment without a block, or with a damaged one, is looked into. The file is derived:
@@ -28,8 +29,9 @@ map it.
 
 from __future__ import annotations
 
-from itertools import compress, pairwise, repeat
-from operator import and_, eq, itemgetter, rshift
+from array import array
+from itertools import pairwise
+from operator import itemgetter
 from struct import Struct
 from zlib import crc32
 
@@ -59,17 +61,19 @@ if TYPE_CHECKING:
 
 _BLOCK: Final = Struct("<4s8I")
 _START: Final = Struct("<4sI")
-_MAGIC: Final = b"evFB"
+_MAGIC: Final = b"evFC"
 _CRC_AT: Final = 32
 JOINED: Final = 4  # blocks, twice: fewer than 4 of 1, 4 of 4 and one for each 16 cost a look-up least
 _KINDS: Final = (KIND_TYPES, KIND_STREAMS, KIND_IDS, KIND_TAGS)
 _SMALL_TABLE_KEYS: Final = 4096
 _MIN_SLOTS: Final = 256
 _MAX_SLOTS: Final = 1 << 28
-_THREE_BITS: Final = [byte for byte in range(256) if byte.bit_count() == 3]
-_MASKS: Final = (_THREE_BITS * 2)[:64]
-_EACH_BYTE: Final = ~int.from_bytes(bytes(range(256)), "little")
-_matches: Final[dict[int, bytes]] = {}  # threads share it: two that make the same make it twice
+CELL_BYTES: Final = 2
+_TWO_BITS: Final = ([byte for byte in range(256) if byte.bit_count() == 2] * 2)[:32]
+_MASKS: Final = [low | high << 8 for high in _TWO_BITS for low in _TWO_BITS]
+_LOWEST_BITS: Final = int.from_bytes(b"\1\0" * JOINED * JOINED, "little")
+_FIRST: Final = (0,)
+_ALL_SET: Final = bytes(CELL_BYTES)  # what a cell lacks that has all bits of a key
 
 
 class Block(NamedTuple):
@@ -105,38 +109,44 @@ def join_blocks(blocks: Sequence[tuple[memoryview, Block]]) -> bytes:
     tables, count = [], sum(len(block.members) for _, block in blocks)
     for kind in _KINDS:
         slots = max(block.tables[kind][1] for _, block in blocks)
-        table = bytearray(slots * count)
+        table = memoryview(bytearray(CELL_BYTES * slots * count)).cast("H")
         place = 0
         for raw, block in blocks:
             at, fewer = block.tables[kind]
             own = len(block.members)
+            cells = raw[at : at + CELL_BYTES * fewer * own].cast("H")
             times = slots // fewer if fewer else 0  # slots of this table for one of the smaller
-            for start in range(at, at + own):
+            for start in range(own):
                 for first in range(times):
-                    table[first * count + place :: times * count] = raw[start : at + fewer * own : own]
+                    table[first * count + place :: times * count] = cells[start::own]
                 place += 1
-        tables.append(table)
+        tables.append(table.tobytes())
     return _encode([member for _, block in blocks for member in block.members], tables)
 
 
 def joined_size(blocks: Sequence[Block]) -> int:
     """Return the size of the tables of the block that `join_blocks` makes."""
     count = sum(len(block.members) for block in blocks)
-    return count * sum(max(block.tables[kind][1] for block in blocks) for kind in _KINDS)
+    return CELL_BYTES * count * sum(max(block.tables[kind][1] for block in blocks) for kind in _KINDS)
 
 
 def single_block(raw: memoryview, block: Block, place: int) -> bytes:
     """Return the block that one segment of a block would have alone."""
+    return _encode([block.members[place]], [single_table(raw, block, place, kind) for kind in _KINDS])
+
+
+def single_table(raw: memoryview, block: Block, place: int, kind: int) -> bytes:
+    """Return one of the tables that one segment of a block would have alone."""
     count = len(block.members)
-    tables = [raw[at + place : at + slots * count : count] for at, slots in block.tables.values()]
-    return _encode([block.members[place]], [bytes(table) for table in tables])
+    at, slots = block.tables[kind]
+    return raw[at : at + CELL_BYTES * slots * count].cast("H")[place::count].tobytes()
 
 
-def _encode(members: Sequence[Identity], tables: Sequence[bytes | bytearray]) -> bytes:
+def _encode(members: Sequence[Identity], tables: Sequence[bytes]) -> bytes:
     content = b"".join(tables)
     names, crcs = b"\n".join(members), page_crcs(content)
     length = _BLOCK.size + len(names) + len(crcs) + len(content)
-    slots = [len(table) // len(members) for table in tables]
+    slots = [len(table) // (CELL_BYTES * len(members)) for table in tables]
     head = _BLOCK.pack(_MAGIC, length, len(members), len(names), *slots, 0)[:_CRC_AT]
     crc = crc32(crcs, crc32(names, crc32(head)))
     return b"".join((head, crc.to_bytes(4, "little"), names, crcs, content))
@@ -176,7 +186,8 @@ def maybe_decode_block(raw: bytes | memoryview, at: int, end: int) -> Block | No
     _, _, count, names_bytes, types, streams, ids, tags, crc = _BLOCK.unpack_from(raw, at)
     names_at = at + _BLOCK.size
     crcs_at = names_at + names_bytes
-    content_bytes = (types + streams + ids + tags) * count
+    width = CELL_BYTES * count
+    content_bytes = (types + streams + ids + tags) * width
     tables_at = crcs_at + 4 * -(-content_bytes // PAGE_BYTES)
     if tables_at + content_bytes != end:
         return None
@@ -185,13 +196,13 @@ def maybe_decode_block(raw: bytes | memoryview, at: int, end: int) -> Block | No
     members = bytes(raw[names_at:crcs_at]).split(b"\n")
     if len(members) != count or types & types - 1 | streams & streams - 1 | ids & ids - 1 | tags & tags - 1:
         return None
-    streams_at = tables_at + types * count
-    ids_at = streams_at + streams * count
+    streams_at = tables_at + types * width
+    ids_at = streams_at + streams * width
     tables = {
         KIND_TYPES: (tables_at, types),
         KIND_STREAMS: (streams_at, streams),
         KIND_IDS: (ids_at, ids),
-        KIND_TAGS: (ids_at + ids * count, tags),
+        KIND_TAGS: (ids_at + ids * width, tags),
     }
     return Block(at, end, members, crcs_at, tables_at, tables)
 
@@ -223,73 +234,84 @@ def shift_of(slots: int) -> int:
     return 33 - slots.bit_length()
 
 
-def mask_of(key: int) -> int:
-    """Return the three bits of a key."""
-    return _MASKS[key & 63]
+def find_key(key: int, table: memoryview, shift: int, count: int) -> Sequence[int]:
+    """Return the numbers of the segments that may have one key, of the `count` that a table is for."""
+    mask, slot, width = _MASKS[key & 1023], key >> shift, CELL_BYTES * count
+    if count == 1:
+        return _FIRST if (table[2 * slot] | table[2 * slot + 1] << 8) & mask == mask else ()
+    wanted = mask * (_LOWEST_BITS & (1 << 8 * width) - 1)
+    return _find_cells(table[width * slot : width * slot + width], wanted)
 
 
-def match_of(key: int) -> bytes:
-    """Return the table for `bytes.translate` that makes bytes with the key's bits 1, and all others 0."""
-    mask = mask_of(key)
-    try:
-        return _matches[mask]
-    except KeyError:
-        lacking = _EACH_BYTE & int.from_bytes(bytes((mask,)) * 256, "little")
-        match = _matches[mask] = lacking.to_bytes(256, "little").translate(b"\1" + bytes(255))
-        return match
+def _find_cells(cells: bytes | memoryview, wanted: int) -> list[int]:
+    """Return the numbers of the cells that have all of their wanted bits."""
+    lacking = ((int.from_bytes(cells, "little") & wanted) ^ wanted).to_bytes(len(cells), "little")
+    found = []
+    at = lacking.find(_ALL_SET)
+    while at >= 0:
+        if at % CELL_BYTES:  # the end of a cell and the start of the next one
+            at = lacking.find(_ALL_SET, at + 1)
+        else:
+            found.append(at // CELL_BYTES)
+            at = lacking.find(_ALL_SET, at + CELL_BYTES)
+    return found
 
 
-def fill_table(keys: Iterable[int]) -> bytearray:
+def fill_table(keys: Iterable[int]) -> bytes:
     """Return the table of these keys."""
     keys = list(keys)
     if not keys:
-        return bytearray()
-    wanted = len(keys) * (8 if len(keys) <= _SMALL_TABLE_KEYS else 4)
+        return b""
+    wanted = len(keys) * (4 if len(keys) <= _SMALL_TABLE_KEYS else 2)
     slots = min(max(1 << (wanted - 1).bit_length(), _MIN_SLOTS), _MAX_SLOTS)
-    table, shift, masks = bytearray(slots), shift_of(slots), _MASKS
+    table, shift, masks = array("H", bytes(CELL_BYTES * slots)), shift_of(slots), _MASKS
     for key in keys:
-        table[key >> shift] |= masks[key & 63]
-    return table
+        table[key >> shift] |= masks[key & 1023]
+    return table.tobytes()
 
 
 class LookUp:
     """Looks the same keys up in one block after another, in C: 0.1 to 0.2 µs for a key and block.
 
-    Tables of one size have a key in the same slot: so the slots are computed once for each size.
+    Tables of one shape have a key in the same slot: so the slots are computed once for each shape. The cells
+    of all keys are compared as one number: in a third of the time of comparing those of each key.
     """
 
-    __slots__ = ("_fetchers", "_masks", "_matches", "keys")
+    __slots__ = ("_fetchers", "_masks", "_wanted", "keys")
 
     def __init__(self, keys: Sequence[int]) -> None:
         self.keys = keys
-        self._masks = list(map(_MASKS.__getitem__, map(and_, keys, repeat(63))))
-        self._matches: list[bytes] = []
+        self._masks = array("H", [_MASKS[key & 1023] for key in keys])
+        self._wanted: dict[int, int] = {}
         self._fetchers: dict[tuple[int, int], Callable[[Any], Sequence[Any]]] = {}
 
-    def find(self, table: bytes | bytearray | memoryview) -> list[int]:
-        """Return the indexes of the keys that may be in the table of one segment."""
-        if not (len(table) and self.keys):
-            return []
-        held = map(and_, self._fetcher(len(table), 1)(table), self._masks)
-        return list(compress(range(len(self.keys)), map(eq, held, self._masks)))
+    def find(self, table: bytes | memoryview, count: int = 1) -> list[int]:
+        """Return in which cells of a table for `count` segments the keys may be.
 
-    def find_in_group(self, table: bytes | memoryview, count: int) -> list[tuple[int, bytes]]:
-        """Return the indexes of the keys that some of `count` segments may have; for each segment 1 or 0."""
+        A cell is the index of its key, times `count`, plus the number of its segment.
+        """
         if not (len(table) and self.keys):
             return []
-        matches = self._matches
-        if not matches:
-            matches = self._matches = list(map(match_of, self.keys))
-        cells = map(bytes, self._fetcher(len(table) // count, count)(table))
-        found = list(map(bytes.translate, cells, matches))
-        return list(compress(enumerate(found), map(bytes.count, found, repeat(1))))
+        cells = b"".join(self._fetcher(len(table) // (CELL_BYTES * count), count)(table)[: len(self.keys)])
+        return _find_cells(cells, self._wanted_bits(count))
+
+    def _wanted_bits(self, count: int) -> int:
+        """Return the bits of each key, once for each of `count` segments, as one number."""
+        bits = self._wanted.get(count)
+        if bits is None:
+            cells = array("H", bytes(CELL_BYTES * count * len(self.keys)))
+            with memoryview(cells) as view, memoryview(self._masks) as masks:
+                for number in range(count):
+                    view[number::count] = masks
+            bits = self._wanted[count] = int.from_bytes(cells.tobytes(), "little")
+        return bits
 
     def _fetcher(self, slots: int, count: int) -> Callable[[Any], Sequence[Any]]:
         fetcher = self._fetchers.get((slots, count))
         if fetcher is None:
-            places: list[Any] = list(map(rshift, self.keys, repeat(shift_of(slots))))
-            if count > 1:
-                places = [slice(place * count, place * count + count) for place in places]
+            shift, width = shift_of(slots), CELL_BYTES * count
+            starts = [(key >> shift) * width for key in self.keys]
+            slices = [slice(start, start + width) for start in starts]
             # With one item only, it would return no tuple.
-            fetcher = self._fetchers[slots, count] = itemgetter(*places, places[0])
+            fetcher = self._fetchers[slots, count] = itemgetter(*slices, slices[0])
         return fetcher
