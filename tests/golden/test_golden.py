@@ -167,13 +167,15 @@ def test_offsets_say_where_records_are_by_the_specification() -> None:
     for name in (SEALED, ACTIVE):
         log, offsets = raw(name + ".log"), raw(name + ".offsets")
         records = list(read_log(log))
-        entries = list(struct.iter_unpack("<QIIIIIIII", offsets[64:]))
+        entries = list(struct.iter_unpack("<QIIIIIIIIII", offsets[64:]))
         assert len(entries) == len(records)
         for entry, record in zip(entries, records, strict=True):
-            _, bits, id_hash, offset, length, crc, frame, version, type_hash = entry
+            _, bits, id_hash, offset, length, before, after, frame, version, type_hash, zero = entry
             cut = log[offset : offset + length]
             assert msgpack.unpackb(cut) == record
-            assert zlib.crc32(cut) == crc
+            body = frame + 40
+            assert (zlib.crc32(log[body:offset]), zlib.crc32(log[body : offset + length])) == (before, after)
+            assert zero == 0
             assert log[frame : frame + 4] == b"\xe5EVF"
             assert frame < offset
             assert version == record[1]
@@ -275,7 +277,7 @@ def test_every_cut_is_found(name: str, memory_path: Path) -> None:
             CHECKS[name](whole[:length], memory_path / "file")
 
 
-WRITTEN = Mark(SEGMENT_TAGS[ACTIVE], len(raw(ACTIVE + ".log")), 3, 0x195781C9, FIRST_US + 2_500_000)
+WRITTEN = Mark(SEGMENT_TAGS[ACTIVE], len(raw(ACTIVE + ".log")), 3, 0x496775AE, FIRST_US + 2_500_000)
 
 
 @pytest.mark.parametrize(

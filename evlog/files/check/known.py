@@ -15,7 +15,7 @@ from evlog.files.check.logs import LogCheck
 from evlog.files.check.segments import Keys
 from evlog.files.check.task import SegmentTask
 from evlog.files.disk.files import ReadFile, map_file
-from evlog.files.format.entries import ENTRY, ENTRY_BYTES, column
+from evlog.files.format.entries import ENTRY_BYTES, ENTRY_PLACE, column
 from evlog.files.format.frames import decode_record
 from evlog.files.format.hashes import hash_stream
 from evlog.files.format.headers import (
@@ -107,7 +107,7 @@ class Segments:
         if first == end:
             return Heads([], [], [])
         edges = starts[first : end + 1].tolist()
-        versions = memoryview(entries).cast("B").cast("I")[8::10]
+        versions = memoryview(entries).cast("B").cast("I")[9::12]
         firsts_at, lasts_at = pick(numbers, edges[:-1]), pick(numbers, [edge - 1 for edge in edges[1:]])
         return Heads(keys[first:end].tolist(), pick(versions, firsts_at), pick(versions, lasts_at))
 
@@ -211,14 +211,14 @@ class Segments:
         entries = self.entries(place)
         if entries is None:
             return None
-        offset, length, crc = ENTRY.unpack_from(entries, number * ENTRY_BYTES)[2:5]
+        offset, length, before, after = ENTRY_PLACE.unpack_from(entries, number * ENTRY_BYTES)
         try:
             if place not in self._logs:
                 if len(self._logs) >= _MAX_OPEN:
                     self._logs.clear()
                 self._logs[place] = self._segments[place].task.open_log()
             raw = self._logs[place].read(length, offset)
-            return (decode_record(raw), offset) if crc32(raw) == crc else None
+            return (decode_record(raw), offset) if crc32(raw, before) == after else None
         except (FileNotFoundError, FormatFault):
             return None
 

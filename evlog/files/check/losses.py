@@ -16,7 +16,7 @@ from evlog.files.check.records import RECORDS
 from evlog.files.check.segments import missing_segment
 from evlog.files.check.task import SegmentTask
 from evlog.files.disk.files import ReadFile
-from evlog.files.format.entries import ENTRY, ENTRY_BYTES, column
+from evlog.files.format.entries import ENTRY, ENTRY_BYTES, ENTRY_PLACE, column
 from evlog.files.format.frames import array_head, decode_record
 from evlog.files.format.hashes import hash_stream
 from evlog.files.format.headers import FILE_HEADER_BYTES, FormatFault
@@ -47,9 +47,9 @@ class SegmentRecords:
     def whole_records(self) -> Iterator[tuple[int, int, bytes]]:
         """Yield number, offset of the frame and bytes of each record that is as it was written."""
         for number, row in self._rows():
-            offset, length, crc, frame = row[2:6]
+            offset, length, before, after, frame = row[2:7]
             raw = self._log.read(length, offset)
-            if length and len(raw) == length and crc32(raw) == crc and _is_record(raw):
+            if length and len(raw) == length and crc32(raw, before) == after and _is_record(raw):
                 yield number, frame, raw
 
     def lost(self) -> list[Lost]:
@@ -65,7 +65,7 @@ class SegmentRecords:
             for number in numbers:
                 if number not in whole:
                     row = rows[number]
-                    found.append(Lost(number, 1, [(row[0], row[6])]))
+                    found.append(Lost(number, 1, [(row[0], row[7])]))
         return found
 
     def _rows(self) -> Iterator[tuple[int, tuple[int, ...]]]:
@@ -113,7 +113,7 @@ def _all_of(task: SegmentTask) -> Lost:
     entries = []
     if known.log.entries_known:
         rows = ReadFile(f"{task.path}.offsets").read(task.info.events * ENTRY_BYTES, FILE_HEADER_BYTES)
-        entries = [(row[0], row[6]) for row in ENTRY.iter_unpack(rows)]
+        entries = [(row[0], row[7]) for row in ENTRY.iter_unpack(rows)]
     return Lost(0, task.info.events, entries)
 
 
@@ -145,9 +145,9 @@ def _names_of(hashes: set[int], tasks: Sequence[SegmentTask]) -> dict[int, str]:
         rows = rows[: len(rows) // ENTRY_BYTES * ENTRY_BYTES]
         for number, stream_hash in enumerate(column(rows, "stream_hash")):
             if stream_hash in hashes:
-                offset, length, crc = ENTRY.unpack_from(rows, number * ENTRY_BYTES)[2:5]
+                offset, length, before, after = ENTRY_PLACE.unpack_from(rows, number * ENTRY_BYTES)
                 raw = log.read(length, offset)
-                if crc32(raw) == crc and _is_record(raw):
+                if crc32(raw, before) == after and _is_record(raw):
                     name = decode_record(raw)[2]
                     if hash_stream(name) == stream_hash:
                         names[stream_hash] = name

@@ -9,7 +9,7 @@ from evlog.errors import EvlogError
 from evlog.files.check import findings as kinds
 from evlog.files.check.task import SegmentTask
 from evlog.files.disk.files import ReadFile
-from evlog.files.format.entries import ENTRY, ENTRY_BYTES
+from evlog.files.format.entries import ENTRY_BYTES, ENTRY_FRAME
 from evlog.files.format.headers import (
     FILE_HEADER_BYTES,
     KIND_OFFSETS,
@@ -79,7 +79,7 @@ class OffsetsCheck:
         rows = bytearray()
         at = FILE_HEADER_BYTES + number * ENTRY_BYTES
         while row := self._file.read(ENTRY_BYTES, at + len(rows)):
-            if len(row) < ENTRY_BYTES or not start <= ENTRY.unpack(row)[5] < end:
+            if len(row) < ENTRY_BYTES or not start <= ENTRY_FRAME.unpack(row)[0] < end:
                 break
             rows += row
         return bytes(rows)

@@ -22,7 +22,7 @@ from msgspec import Meta
 
 from evlog.errors import InvalidEvent, InvalidStreamName
 from evlog.files.disk.threads import without_signals
-from evlog.files.format.entries import pack_entries
+from evlog.files.format.entries import pack_entries, running_crcs
 from evlog.files.format.frames import FRAME_HEADER_BYTES, MAX_VERSION, NOT_RECORDS, array_head
 from evlog.files.format.hashes import hash_ids, hash_stream, hash_type, maybe_tag_bits
 from evlog.files.format.headers import FormatFault
@@ -130,7 +130,7 @@ class RecordDecoder(local):
             hash_ids(ids),
             _record_offsets(frame_offsets, heads, counts, lengths),
             lengths,
-            array("I", list(map(crc32, raws))),
+            *_running_crcs(raws, heads, counts),
             _repeat(frame_offsets, counts),
             array("I", versions),
             array("I", type_hashes),
@@ -189,6 +189,23 @@ def _record_offsets(
     for at, head in zip(accumulate(counts[:-1]), heads[1:], strict=True):
         gaps[at - 1] = FRAME_HEADER_BYTES + len(head)
     return array("I", list(accumulate(map(add, lengths, gaps), initial=first)))
+
+
+def _running_crcs(
+    raws: Sequence[msgspec.Raw], heads: Sequence[bytes], counts: Sequence[int]
+) -> tuple[array[int], array[int]]:
+    """Return the CRC of its frame's body before and after each record."""
+    if len(counts) == len(raws):
+        before = array("I", map(crc32, heads))
+        return before, array("I", map(crc32, raws, before))
+    before, after = array("I"), array("I")
+    low = 0
+    for head, count in zip(heads, counts, strict=True):
+        crcs = running_crcs(raws[low : low + count], crc32(head))
+        before.extend(crcs[:-1])
+        after.extend(crcs[1:])
+        low += count
+    return before, after
 
 
 RECORDS: Final = RecordDecoder()

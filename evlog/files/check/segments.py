@@ -13,6 +13,7 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from struct import Struct
 from typing import Any, Final, NamedTuple
 from zlib import crc32
 
@@ -25,7 +26,15 @@ from evlog.files.check.offsets import Unclear
 from evlog.files.check.records import Runs
 from evlog.files.check.task import LogSummary, SegmentTask, Start, sealed_fault
 from evlog.files.disk.files import ReadFile
-from evlog.files.format.entries import ENTRY, ENTRY_BYTES, column, column_array, count_tagged
+from evlog.files.format.entries import (
+    ENTRY,
+    ENTRY_BYTES,
+    ENTRY_FRAME,
+    ENTRY_PLACE,
+    column,
+    column_array,
+    count_tagged,
+)
 from evlog.files.format.frames import FRAME_HEADER_BYTES, NOT_RECORDS, decode_frame_header
 from evlog.files.format.headers import (
     FILE_HEADER_BYTES,
@@ -254,15 +263,16 @@ def plan_parts(task: SegmentTask) -> list[Part]:
     ):
         return []
 
-    def entry(number: int) -> tuple[int, ...]:
+    def cell(number: int, of: Struct) -> int:
         row = offsets.read(ENTRY_BYTES, FILE_HEADER_BYTES + number * ENTRY_BYTES)
-        return ENTRY.unpack(row.ljust(ENTRY_BYTES, b"\0"))
+        value: int = of.unpack(row.ljust(ENTRY_BYTES, b"\0"))[0]
+        return value
 
     def frame(number: int) -> int:
-        return entry(number)[5]
+        return cell(number, ENTRY_FRAME)
 
     if not info.sealed:  # writers may be appending
-        count = bisect_left(range(count), task.size, key=lambda number: entry(number)[2])
+        count = bisect_left(range(count), task.size, key=lambda number: cell(number, ENTRY_PLACE))
     edges = [0]
     step = max(1, min(_PART_EVENTS, count * _PART_BYTES // max(task.size, 1)))
     numbers = range(count)
@@ -286,7 +296,7 @@ def _start_of(task: SegmentTask, number: int) -> Start:
     rows = offsets.read(2 * ENTRY_BYTES, FILE_HEADER_BYTES + (number - 1) * ENTRY_BYTES)
     if len(rows) < 2 * ENTRY_BYTES:
         raise Unclear
-    before, frame = ENTRY.unpack_from(rows)[5], ENTRY.unpack_from(rows, ENTRY_BYTES)[5]
+    (before,), (frame,) = ENTRY_FRAME.iter_unpack(rows)
     raw = task.open_log().read(FRAME_HEADER_BYTES, before)
     return Start(frame, number, decode_frame_header(raw, 0, before, task.info.tag).index_crc)
 

@@ -240,7 +240,7 @@ def _write_events(output: OutputSegment, piece: HistoryPiece, disk: Disk) -> Seg
         _, versions, streams, types, ids, *_, metadatas = zip(*piece.events, strict=True)
         raws = pack_records(piece.events)
         hashes = _hash_names(streams), hash_ids(ids), versions, _hash_types(types)
-        file.add(b"".join(raws), encode_entries(raws, 0, 0, *hashes, maybe_tag_bits(metadatas)))
+        file.add(b"".join(raws), encode_entries(raws, 0, *hashes, maybe_tag_bits(metadatas)))
     entries = file.finish()
     disk.create_file(output.path("offsets"), encode_file_header(output.header(KIND_OFFSETS)) + entries)
     return output.info._replace(

@@ -14,7 +14,7 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
-from itertools import accumulate, compress, islice
+from itertools import accumulate, compress, islice, pairwise
 from struct import Struct
 from typing import Any, Final, NamedTuple
 from zlib import crc32
@@ -24,7 +24,15 @@ from evlog.files.compaction.plan import SegmentPlan
 from evlog.files.disk.files import Disk, WriteFile
 from evlog.files.disk.processes import Workers
 from evlog.files.format import paths
-from evlog.files.format.entries import ENTRY_BYTES, ENTRY_PLACE, column, column_array, count_tagged
+from evlog.files.format.entries import (
+    ENTRY_BYTES,
+    ENTRY_PLACE,
+    body_crc,
+    column,
+    column_array,
+    count_tagged,
+    running_crcs,
+)
 from evlog.files.format.frames import (
     FRAME_HEADER_BYTES,
     FrameHeader,
@@ -66,7 +74,8 @@ _ENTRIES_AT_ONCE: Final = 8192
 _FRAME_BYTES: Final = 128 << 10  # read whole for one event when scanning; less would cost a scan its speed
 _WRITE_BYTES: Final = 1 << 20
 # In an entry, as u32.
-_TAGS_CELL, _LENGTH_CELL, _CRC_CELL = 2, 5, 6
+_TAGS_CELL, _OFFSET_CELL, _LENGTH_CELL, _BEFORE_CELL, _AFTER_CELL, _FRAME_CELL = 2, 4, 5, 6, 7, 8
+_CELLS: Final = ENTRY_BYTES // 4
 _TAG: Final = Struct("<16sQI")
 
 Progress = Callable[[int], None]
@@ -324,10 +333,10 @@ def _read_raws(segment: SealedSegment, rows: bytes, erased: Sequence[int]) -> tu
     Args:
         erased: the numbers of the entries of which only what stays of a redacted event is returned.
     """
-    lengths, crcs = column(rows, "length"), column(rows, "crc")
-    raws = segment.log_pieces(list(zip(column(rows, "offset"), lengths, lengths, strict=True)))
-    if list(map(crc32, raws)) != crcs:
-        at = next(at for at, raw in enumerate(raws) if crc32(raw) != crcs[at])
+    befores, afters = column(rows, "crc_before"), column(rows, "crc_after")
+    raws = segment.log_pieces(list(ENTRY_PLACE.iter_unpack(rows)))
+    if list(map(crc32, raws, befores)) != afters:
+        at = next(at for at, raw in enumerate(raws) if crc32(raw, befores[at]) != afters[at])
         raise CorruptionError(segment.log_path, column(rows, "offset")[at], "a record fails its CRC")
     return (b"".join(raws), rows) if not erased else _erase(raws, rows, erased)
 
@@ -340,8 +349,8 @@ def _erase(raws: list[bytes], rows: bytes, erased: Sequence[int]) -> tuple[bytes
             record = decode_record(raws[number])
             (raw,) = pack_records([redacted_record(record, record_digest(record))])
             raws[number] = raw
-            at = number * (ENTRY_BYTES // 4)
-            cells[at + _TAGS_CELL], cells[at + _LENGTH_CELL], cells[at + _CRC_CELL] = 0, len(raw), crc32(raw)
+            cells[number * _CELLS + _TAGS_CELL] = 0
+            cells[number * _CELLS + _LENGTH_CELL] = len(raw)
     return b"".join(raws), bytes(changed)
 
 
@@ -390,7 +399,7 @@ class LogFile:
         count = len(rows) // ENTRY_BYTES
         head = array_head(count)
         body = head + raws
-        moved = _move_entries(rows, self.end, self.end + FRAME_HEADER_BYTES + len(head))
+        moved = _move_entries(rows, raws, head, self.end)
         self.index_crc = crc32(moved, self.index_crc)
         header = FrameHeader(
             len(body),
@@ -398,7 +407,7 @@ class LogFile:
             FILE_HEADER_BYTES,  # "synced up to" has no meaning for a log that is named only when it is whole
             unpack(raws[: ENTRY_PLACE.unpack_from(rows)[1]])[0],
             self.index_crc,
-            crc32(body),
+            body_crc(moved),
             self._tag,
         )
         self._unwritten += (encode_frame_header(header, self.end), body)
@@ -413,12 +422,15 @@ class LogFile:
         self._unwritten, self._written = [], self.end
 
 
-def _move_entries(rows: bytes, frame_offset: int, body_at: int) -> bytes:
-    """Return the entries of records that are one after another in a new frame."""
+def _move_entries(rows: bytes, raws: bytes, head: bytes, frame_offset: int) -> bytes:
+    """Return the entries of records that are one after another in a new frame, after its head."""
     moved = bytearray(rows)
     count = len(rows) // ENTRY_BYTES
-    lengths = column(rows, "length")
-    with memoryview(moved) as flat, flat.cast("I") as cells:
-        cells[4::10] = memoryview(array("I", accumulate(lengths[:-1], initial=body_at)))
-        cells[7::10] = memoryview(array("I", (frame_offset,)) * count)
+    ends = list(accumulate(column(rows, "length"), initial=0))
+    crcs = array("I", running_crcs([raws[low:high] for low, high in pairwise(ends)], crc32(head)))
+    body_at = frame_offset + FRAME_HEADER_BYTES + len(head)
+    with memoryview(moved) as flat, flat.cast("I") as cells, memoryview(crcs) as known:
+        cells[_OFFSET_CELL::_CELLS] = memoryview(array("I", map(body_at.__add__, ends[:-1])))
+        cells[_BEFORE_CELL::_CELLS], cells[_AFTER_CELL::_CELLS] = known[:-1], known[1:]
+        cells[_FRAME_CELL::_CELLS] = memoryview(array("I", (frame_offset,)) * count)
     return bytes(moved)

@@ -381,11 +381,11 @@ class ReadFile:
         del data[done:]
         return data
 
-    def read_many(self, places: Iterable[tuple[int, int, int]]) -> list[bytes]:
+    def read_many(self, places: Iterable[tuple[int, int, int, int]]) -> list[bytes]:
         """Read what is at each (offset, length, …); a result is short only at the end of the file."""
         pread, fd = os.pread, self.fd
         try:
-            return [pread(fd, length, offset) for offset, length, _ in places]
+            return [pread(fd, length, offset) for offset, length, _, _ in places]
         except OSError as error:
             raise error_for(error, self.path) from error
 

@@ -1,4 +1,4 @@
-"""The global offset index `.offsets`: a file header, then one entry of 40 bytes an event, in position order.
+"""The global offset index `.offsets`: a file header, then one entry of 48 bytes an event, in position order.
 
     offset  size  field
          0     8  stream hash
@@ -6,13 +6,19 @@
         12     4  id hash
         16     4  offset of the record in the log
         20     4  length of the record
-        24     4  CRC of the record
-        28     4  offset of the frame that holds it
-        32     4  version
-        36     4  type hash
+        24     4  CRC of the body of its frame, up to the record
+        28     4  CRC of the body of its frame, up to the end of the record
+        32     4  offset of the frame that holds it
+        36     4  version
+        40     4  type hash
+        44     4  zero
 
 `hashes.py` defines the hashes. In a segment that was never compacted the entry of position p is number
 p - first position.
+
+One call checks a record by its own entry, and records that follow each other in one frame by the entries of
+the first and the last one: `crc32(raw, before) == after`. The second CRC of a frame's last record is the CRC
+of the frame's body.
 """
 
 from __future__ import annotations
@@ -34,42 +40,48 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Final
 
-ENTRY_BYTES: Final = 40
-ENTRY: Final = Struct("<Q4xIIIIIII")  # all but the tags
-_ROW: Final = Struct("<QIIIIIIII")
-ENTRY_PLACE: Final = Struct("<16xIII12x")  # offset, length, CRC of the record
-ENTRY_VERSION: Final = Struct("<32xI4x")
+ENTRY_BYTES: Final = 48
+ENTRY: Final = Struct("<Q4xIIIIIIII4x")  # all but the tags
+_ROW: Final = Struct("<QIIIIIIIII4x")
+ENTRY_PLACE: Final = Struct("<16xIIII16x")  # offset and length of the record, CRC before and after it
+ENTRY_FRAME: Final = Struct("<32xI12x")
+ENTRY_VERSION: Final = Struct("<36xI8x")
+TYPE_HASH_AT: Final = 40
+_BODY_CRC: Final = Struct("<28xI16x")
 
 
 def encode_entries(
     records: Sequence[bytes],
     frame_offset: int,
-    body_at: int,
     stream_hashes: Sequence[int],
     id_hashes: Sequence[int],
     versions: Sequence[int],
     type_hashes: Sequence[int],
     tags: Sequence[int] | None = None,
 ) -> bytes:
-    """Return the entries of one frame's records; the first record is at offset `body_at` of the log.
+    """Return the entries of one frame's records.
 
     Args:
         tags: the bits of each record's tags; None: none has any.
     """
     count = len(records)
+    head = array_head(count)
+    crc, body_at = crc32(head), frame_offset + FRAME_HEADER_BYTES + len(head)
     if count == 1:  # the arrays below cost 15 µs before the first event
         raw, bits = records[0], 0 if tags is None else tags[0]
         return _ROW.pack(
-            stream_hashes[0], bits, id_hashes[0], body_at, len(raw), crc32(raw), frame_offset, versions[0],
-            type_hashes[0],
+            stream_hashes[0], bits, id_hashes[0], body_at, len(raw), crc, crc32(raw, crc), frame_offset,
+            versions[0], type_hashes[0],
         )  # fmt: skip
     lengths = array("I", map(len, records))
+    crcs = array("I", running_crcs(records, crc))
     return pack_entries(
         array("Q", stream_hashes),
         array("I", id_hashes),
         array("I", accumulate(lengths[:-1], initial=body_at)),
         lengths,
-        array("I", map(crc32, records)),
+        crcs[:-1],
+        crcs[1:],
         array("I", (frame_offset,)) * count,
         array("I", versions),
         array("I", type_hashes),
@@ -82,7 +94,8 @@ def pack_entries(
     id_hashes: array[int],
     offsets: array[int],
     lengths: array[int],
-    crcs: array[int],
+    crcs_before: array[int],
+    crcs_after: array[int],
     frames: array[int],
     versions: array[int],
     type_hashes: array[int],
@@ -90,13 +103,25 @@ def pack_entries(
 ) -> bytes:
     """Return entries made of their columns: the first of u64, the others of u32."""
     rows = bytearray(ENTRY_BYTES * len(lengths))
+    columns = (id_hashes, offsets, lengths, crcs_before, crcs_after, frames, versions, type_hashes)
     with memoryview(rows) as flat, flat.cast("Q") as wide, flat.cast("I") as narrow:
-        wide[0::5] = memoryview(stream_hashes)
-        for at, cells in enumerate((id_hashes, offsets, lengths, crcs, frames, versions, type_hashes), 3):
-            narrow[at::10] = memoryview(cells)
+        wide[0::6] = memoryview(stream_hashes)
+        for at, cells in enumerate(columns, 3):
+            narrow[at::12] = memoryview(cells)
         if tags is not None:
-            narrow[2::10] = memoryview(tags)
+            narrow[2::12] = memoryview(tags)
     return bytes(rows)
+
+
+def running_crcs(records: Sequence[bytes], crc: int) -> list[int]:
+    """Return the CRC before the first record, which is given, and that after each of them."""
+    return [crc, *[crc := crc32(raw, crc) for raw in records]]
+
+
+def body_crc(entries: bytes) -> int:
+    """Return the CRC of a frame's body, from the entries of the frame."""
+    crc: int = _BODY_CRC.unpack_from(entries, len(entries) - ENTRY_BYTES)[0]
+    return crc
 
 
 def derive_entries(header: FrameHeader, frame_offset: int, body: bytes | memoryview) -> bytes:
@@ -133,7 +158,6 @@ def _derive_entries(header: FrameHeader, frame_offset: int, body: bytes | memory
     return encode_entries(
         raws,
         frame_offset,
-        frame_offset + FRAME_HEADER_BYTES + head_bytes,
         [hashes[record[2]] for record in decoded],
         hash_ids(ids),
         [record[1] for record in decoded],
@@ -164,14 +188,15 @@ def column_array(entries: bytes | bytearray | memoryview, name: str) -> array[in
 
 
 _COLUMNS: Final[dict[str, tuple[str, int, int]]] = {
-    "stream_hash": ("Q", 0, 5),
-    "stream_hash_lower": ("I", 0, 10),
-    "tags": ("I", 2, 10),
-    "id_hash": ("I", 3, 10),
-    "offset": ("I", 4, 10),
-    "length": ("I", 5, 10),
-    "crc": ("I", 6, 10),
-    "frame": ("I", 7, 10),
-    "version": ("I", 8, 10),
-    "type_hash": ("I", 9, 10),
+    "stream_hash": ("Q", 0, 6),
+    "stream_hash_lower": ("I", 0, 12),
+    "tags": ("I", 2, 12),
+    "id_hash": ("I", 3, 12),
+    "offset": ("I", 4, 12),
+    "length": ("I", 5, 12),
+    "crc_before": ("I", 6, 12),
+    "crc_after": ("I", 7, 12),
+    "frame": ("I", 8, 12),
+    "version": ("I", 9, 12),
+    "type_hash": ("I", 10, 12),
 }

@@ -26,7 +26,7 @@ faster where the file keeps its length. A sealed log has none.
 Worked example: position 1, version 1 of stream "a", type "T", id 000102…0f, time 1, json, data `{}`, no
 metadata, as the first frame of a log with the tag 7 (offset 64, durable 64):
 
-    e5455646 21000000 01000000 40000000 0100000000000000 0ff50171 1de4a924 07000000 c768c9c9
+    e5455646 21000000 01000000 40000000 0100000000000000 23b12eb9 1de4a924 07000000 de6d2a0f
     91 99 01 01 a161 a154 c410 000102030405060708090a0b0c0d0e0f 01 00 c4027b7d c0
 
 Limits that follow: a log under 4 GiB, a frame's body at most 1 GiB, 4,294,967,295 events in a stream.

@@ -16,7 +16,7 @@ from zlib import crc32
 
 from evlog.errors import CorruptionError, EvlogError
 from evlog.files.disk.files import Disk, ReadFile, memory
-from evlog.files.format.entries import ENTRY, ENTRY_BYTES, derive_entries
+from evlog.files.format.entries import ENTRY_BYTES, ENTRY_FRAME, ENTRY_PLACE, derive_entries
 from evlog.files.format.frames import (
     FRAME_HEADER_BYTES,
     FRAME_INDEX_CRC,
@@ -34,7 +34,7 @@ from evlog.files.format.headers import (
 )
 from evlog.files.format.manifest import SegmentInfo
 from evlog.files.format.marks import Mark
-from evlog.files.log.segment import Segment, check_file_header, written_end
+from evlog.files.log.segment import Place, Segment, check_file_header, written_end
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -80,14 +80,14 @@ class ActiveSegment(Segment):
         # The log in memory, and up to where; replaced whole. Threads that add to it at once write the same.
         self._held: tuple[mmap, int] | None = None
 
-    def _read_pieces(self, places: Sequence[tuple[int, int, int]]) -> list[bytes]:
+    def _read_pieces(self, places: Sequence[Place]) -> list[bytes]:
         near = len(places) * _NEAR_BYTES
         if len(places) > 1 and abs(places[-1][0] - places[0][0]) <= near:
             first = min(places)[0]
-            span = max([offset + length for offset, length, _ in places]) - first
+            span = max([offset + length for offset, length, _, _ in places]) - first
             if span <= near:  # for example what was appended last
                 raw = self._log.read(span, first)
-                return [raw[offset - first : offset - first + length] for offset, length, _ in places]
+                return [raw[offset - first : offset - first + length] for offset, length, _, _ in places]
         self._pieces_read += len(places)
         return self._log.read_many(places)
 
@@ -249,7 +249,7 @@ class ActiveSegment(Segment):
         """Return header (if it is there) and offset of the frame that the last of `count` entries names."""
         if not count:
             return None, 0
-        frame = ENTRY.unpack_from(loaded, (count - 1) * ENTRY_BYTES)[5]
+        frame = ENTRY_FRAME.unpack_from(loaded, (count - 1) * ENTRY_BYTES)[0]
         if not self.end <= frame < size:
             return None, frame
         try:
@@ -295,11 +295,11 @@ class ActiveSegment(Segment):
         return bisect_left(range(self.count), offset, key=self._record_offset)
 
     def _record_offset(self, number: int) -> int:
-        offset: int = ENTRY.unpack_from(self.entries, number * ENTRY_BYTES)[2]
+        offset: int = ENTRY_PLACE.unpack_from(self.entries, number * ENTRY_BYTES)[0]
         return offset
 
     def _frame_offset(self, number: int) -> int:
-        offset: int = ENTRY.unpack_from(self.entries, number * ENTRY_BYTES)[5]
+        offset: int = ENTRY_FRAME.unpack_from(self.entries, number * ENTRY_BYTES)[0]
         return offset
 
     # --- from the log
@@ -310,7 +310,7 @@ class ActiveSegment(Segment):
             return False
         # From the last byte before `end`, which is there unless the log was cut.
         last, after = self._log.read_many(
-            [(self._last_at, FRAME_HEADER_BYTES, 0), (self.end - 1, 1 + FRAME_HEADER_BYTES, 0)]
+            [(self._last_at, FRAME_HEADER_BYTES, 0, 0), (self.end - 1, 1 + FRAME_HEADER_BYTES, 0, 0)]
         )
         return (
             len(after) > 0

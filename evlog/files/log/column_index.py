@@ -13,7 +13,7 @@ import threading
 from itertools import chain, repeat
 
 from evlog.files.disk.fork import register_fork_reset
-from evlog.files.format.entries import ENTRY_BYTES, column
+from evlog.files.format.entries import ENTRY_BYTES, TYPE_HASH_AT, column
 from evlog.files.format.hashes import NAME_BITS
 from evlog.files.format.headers import KIND_IDS, KIND_STREAMS, KIND_TYPES
 
@@ -30,7 +30,7 @@ Entries = bytes | bytearray | memoryview
 _SEARCHES_BEFORE_LASTS: Final = 8
 _SEARCHES_BEFORE_DICTS: Final = 24
 _FEW_BYTES: Final = 400 * ENTRY_BYTES
-_KEY_AT: Final = {KIND_STREAMS: 0, KIND_IDS: 12, KIND_TYPES: 36}
+_KEY_AT: Final = {KIND_STREAMS: 0, KIND_IDS: 12, KIND_TYPES: TYPE_HASH_AT}
 _KEY_BYTES: Final = {KIND_STREAMS: 8, KIND_IDS: 4, KIND_TYPES: 4}
 _COLUMN: Final = {KIND_STREAMS: "stream_hash", KIND_IDS: "id_hash", KIND_TYPES: "type_hash"}
 _CATEGORY_SHIFT: Final = NAME_BITS.bit_length()

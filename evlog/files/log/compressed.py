@@ -26,7 +26,7 @@ from evlog.files.format.seek_table import (
     log_header,
     tail_bytes,
 )
-from evlog.files.log.segment import SealedSegment
+from evlog.files.log.segment import Place, SealedSegment
 
 _CACHE_BYTES: Final = 64 << 20  # as much as is kept of an active log
 _AHEAD_BYTES: Final = 1 << 16  # a reader of frames in order gets at least this many
@@ -62,17 +62,17 @@ class BlockLog:
 
     def read(self, length: int, offset: int) -> bytes:
         """Return up to `length` bytes of the log at the offset; fewer only at its end."""
-        return self.read_many([(offset, length, 0)])[0]
+        return self.read_many([(offset, length, 0, 0)])[0]
 
-    def read_many(self, places: Sequence[tuple[int, int, int]]) -> list[bytes]:
+    def read_many(self, places: Sequence[Place]) -> list[bytes]:
         """Return what is at each (offset, length, …); a result is short only at the end of the log."""
         block, block_bytes = self._blocks.get, self._table.block_bytes
         pieces = [
             block(offset // block_bytes, b"")[(at := offset % block_bytes) : at + length]
-            for offset, length, _ in places
+            for offset, length, _, _ in places
         ]
-        if list(map(len, pieces)) != [length for _, length, _ in places]:
-            for number, (offset, length, _) in enumerate(places):
+        if list(map(len, pieces)) != [length for _, length, _, _ in places]:
+            for number, (offset, length, _, _) in enumerate(places):
                 if len(pieces[number]) != length:
                     pieces[number] = self._piece(offset, length)
         return pieces
@@ -181,7 +181,7 @@ class CompressedSegment(SealedSegment):
     def _maybe_in_memory(self) -> None:
         return None
 
-    def _read_pieces(self, places: Sequence[tuple[int, int, int]]) -> list[bytes]:
+    def _read_pieces(self, places: Sequence[Place]) -> list[bytes]:
         return self._blocks.read_many(places)
 
     def window(self, offset: int, length: int) -> tuple[bytes | memoryview, int]:

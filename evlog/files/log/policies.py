@@ -11,7 +11,7 @@ from __future__ import annotations
 from struct import Struct
 
 from evlog.errors import CorruptionError
-from evlog.files.format.entries import ENTRY, ENTRY_BYTES
+from evlog.files.format.entries import ENTRY, ENTRY_BYTES, TYPE_HASH_AT
 from evlog.files.format.hashes import hash_stream, hash_type
 from evlog.files.format.headers import KIND_STREAMS, KIND_TYPES
 from evlog.model.events import category_of
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from evlog.model.redaction import Redacted
     from evlog.model.retention import Rule
 
-_TYPE_AT: Final = 36  # within an entry
 _TYPE: Final = Struct("<I")
 _FEW_ENTRIES: Final = 16
 
@@ -244,7 +243,7 @@ def _find_types(entries: bytearray, start: int, end: int, type_hashes: frozenset
         type_of = _TYPE.unpack_from
         return [
             at // ENTRY_BYTES
-            for at in range(start + _TYPE_AT, end, ENTRY_BYTES)
+            for at in range(start + TYPE_HASH_AT, end, ENTRY_BYTES)
             if type_of(entries, at)[0] in type_hashes
         ]
     # By the one byte of the hash that few entries share with these types: a tenth of the time of a search for
@@ -252,7 +251,7 @@ def _find_types(entries: bytearray, start: int, end: int, type_hashes: frozenset
     needles = [_TYPE.pack(type_hash) for type_hash in type_hashes]
     candidates: list[tuple[int, bytearray, bytes]] = []
     for byte in range(_TYPE.size):
-        column = entries[start + _TYPE_AT + byte : end : ENTRY_BYTES]
+        column = entries[start + TYPE_HASH_AT + byte : end : ENTRY_BYTES]
         wanted = bytes({needle[byte] for needle in needles})
         candidates.append((len(column) - len(column.translate(None, wanted)), column, wanted))
         if candidates[-1][0] * _FEW_ENTRIES < len(column):
@@ -262,7 +261,7 @@ def _find_types(entries: bytearray, start: int, end: int, type_hashes: frozenset
     return [
         number
         for number in sorted(first + at for value in wanted for at in _places(column, value))
-        if _TYPE.unpack_from(entries, number * ENTRY_BYTES + _TYPE_AT)[0] in type_hashes
+        if _TYPE.unpack_from(entries, number * ENTRY_BYTES + TYPE_HASH_AT)[0] in type_hashes
     ]
 
 

@@ -15,7 +15,14 @@ from zlib import crc32
 from evlog.errors import CorruptionError, EvlogError, NotAStore, UnsupportedFormat
 from evlog.files.disk.files import map_file
 from evlog.files.format import paths
-from evlog.files.format.entries import ENTRY, ENTRY_BYTES, ENTRY_PLACE, ENTRY_VERSION, column, derive_entries
+from evlog.files.format.entries import (
+    ENTRY_BYTES,
+    ENTRY_FRAME,
+    ENTRY_PLACE,
+    ENTRY_VERSION,
+    column,
+    derive_entries,
+)
 from evlog.files.format.frames import (
     FRAME_HEADER_BYTES,
     FrameHeader,
@@ -51,6 +58,9 @@ if TYPE_CHECKING:
 
         def read(self, length: int, offset: int) -> bytes: ...
 
+
+Place = tuple[int, int, int, int]
+"""Of a record: its offset and length, and the CRC before and after it."""
 
 # A frame with a larger body is read record by record, so that reading takes the same memory for any frame.
 _WHOLE_BODY_BYTES: Final = 4 << 20
@@ -125,20 +135,20 @@ class Segment:
 
     def log_bytes(self, offset: int, length: int) -> bytes:
         """Return bytes of the log, fewer at its end."""
-        return self.log_pieces([(offset, length, 0)])[0]
+        return self.log_pieces([(offset, length, 0, 0)])[0]
 
-    def log_pieces(self, places: Sequence[tuple[int, int, int]]) -> list[bytes]:
-        """Return the bytes at many (offset, length, …) in one call: calls cost as much as the bytes."""
+    def log_pieces(self, places: Sequence[Place]) -> list[bytes]:
+        """Return the bytes at many places in one call: calls cost as much as the bytes."""
         log = self._maybe_in_memory()
         if log is None:
             return self._read_pieces(places)
-        return [log[offset : offset + length] for offset, length, _ in places]
+        return [log[offset : offset + length] for offset, length, _, _ in places]
 
     def _maybe_in_memory(self) -> mmap | None:
         """Return the whole log, of which slices are bytes; None if it has to be read."""
         return None
 
-    def _read_pieces(self, places: Sequence[tuple[int, int, int]]) -> list[bytes]:
+    def _read_pieces(self, places: Sequence[Place]) -> list[bytes]:
         """Return what `log_pieces` does, of a log that has to be read."""
         raise NotImplementedError
 
@@ -154,9 +164,9 @@ class Segment:
         Raises:
             CorruptionError: it is damaged.
         """
-        offset, length, crc = ENTRY_PLACE.unpack_from(self.entries, number * ENTRY_BYTES)
+        offset, length, before, after = ENTRY_PLACE.unpack_from(self.entries, number * ENTRY_BYTES)
         raw = self.log_bytes(offset, length)
-        if crc32(raw) != crc or not length:
+        if crc32(raw, before) != after or not length:
             raw = self._raw_again(number)
         record: Record = unpack(raw, use_list=False)
         return record
@@ -172,7 +182,7 @@ class Segment:
 
     def raw_records(self, numbers: range) -> bytes:
         """Return the bytes of the log from the first to the last of these records, not checked."""
-        (offset, _, _), (last, length, _) = self.places((numbers[0], numbers[-1]))
+        (offset, _, _, _), (last, length, _, _) = self.places((numbers[0], numbers[-1]))
         return self.log_bytes(offset, last + length - offset)
 
     def raws(self, numbers: Sequence[int]) -> list[bytes]:
@@ -182,16 +192,20 @@ class Segment:
             CorruptionError: the first one is damaged.
         """
         places = self.places(numbers)
-        size = sum([length for _, length, _ in places])
+        size = sum([length for _, length, _, _ in places])
         if size > BYTES_AT_ONCE:
             places = places[: max(1, len(places) * BYTES_AT_ONCE // size)]
         log = self._maybe_in_memory()
         if log is None:
             pieces = zip(self._read_pieces(places), places, strict=True)
-            raws = [raw for raw, (_, length, crc) in pieces if crc32(raw) == crc and length]
+            raws = [
+                raw for raw, (_, length, before, after) in pieces if crc32(raw, before) == after and length
+            ]
         else:  # in three quarters of the time
             raws = [
-                raw for at, length, crc in places if crc32(raw := log[at : at + length]) == crc and length
+                raw
+                for at, length, before, after in places
+                if crc32(raw := log[at : at + length], before) == after and length
             ]
         if len(raws) == len(places):
             return raws
@@ -223,8 +237,8 @@ class Segment:
             at += len(raws)
             step = RECORDS_AT_ONCE
 
-    def places(self, numbers: Sequence[int]) -> list[tuple[int, int, int]]:
-        """Return offset, length and CRC of the records of some entries."""
+    def places(self, numbers: Sequence[int]) -> list[Place]:
+        """Return where the records of some entries are."""
         entries = self.entries
         place = ENTRY_PLACE.unpack_from
         if len(numbers) > 1 and _are_neighbours(numbers):  # in a third of the time
@@ -235,9 +249,9 @@ class Segment:
     def _raw_again(self, number: int) -> bytes:
         """Derive the entries again and return the record's bytes, or raise the error for a damaged one."""
         if self.repair_entries():
-            offset, length, crc = ENTRY_PLACE.unpack_from(self.entries, number * ENTRY_BYTES)
+            offset, length, before, after = ENTRY_PLACE.unpack_from(self.entries, number * ENTRY_BYTES)
             raw = self.log_bytes(offset, length)
-            if crc32(raw) == crc:
+            if crc32(raw, before) == after:
                 return raw
         offset = ENTRY_PLACE.unpack_from(self.entries, number * ENTRY_BYTES)[0]
         raise CorruptionError(self.log_path, offset, "a record fails its CRC", self._position_of(number))
@@ -374,7 +388,7 @@ class Segment:
         """Return header and offset of the frame that holds an entry, and the number of its first entry."""
         offset, fault = 0, ""
         for attempt in range(2):
-            offset = ENTRY.unpack_from(self.entries, number * ENTRY_BYTES)[5]
+            offset = ENTRY_FRAME.unpack_from(self.entries, number * ENTRY_BYTES)[0]
             try:
                 header = decode_frame_header(self.log_bytes(offset, FRAME_HEADER_BYTES), 0, offset, self.tag)
                 first = self.number_of(header.first_position)

@@ -20,7 +20,7 @@ from zlib import crc32
 from evlog.errors import AppendTooLarge, ClockError, EvlogError, StoreFull, StoreIOError, StoreReplaced
 from evlog.files.disk.file_lock import FileLock
 from evlog.files.format import paths
-from evlog.files.format.entries import ENTRY_BYTES, column, encode_entries
+from evlog.files.format.entries import ENTRY_BYTES, body_crc, column, encode_entries
 from evlog.files.format.frames import (
     FRAME_HEADER_BYTES,
     MAX_BODY_BYTES,
@@ -130,7 +130,6 @@ class LogTail:
         rows = encode_entries(
             records,
             offset,
-            offset + FRAME_HEADER_BYTES + len(body) - sum(map(len, records)),
             plan.stream_hashes,
             plan.id_hashes,
             plan.versions,
@@ -144,7 +143,7 @@ class LogTail:
             max(segment.durable, synced) if synced_tag == segment.tag else segment.durable,
             first_position,
             crc32(rows, segment.index_crc),
-            crc32(body),
+            body_crc(rows),
             segment.tag,
         )
         frame = encode_frame_header(header, offset) + body

@@ -13,6 +13,7 @@ from evlog import EventStore, Loss
 from evlog.files.check import repair
 from evlog.files.check.repair import find_losses, repair_store
 from evlog.files.check.task import SegmentTask
+from evlog.files.format.entries import ENTRY_BYTES
 from evlog.files.format.headers import FILE_HEADER_BYTES
 from evlog.files.format.sorted_index import page_crcs
 from tests.support.forge import DATA, forge, read_frames
@@ -148,7 +149,7 @@ def test_repairing_a_sound_store_changes_nothing(filled: EventStore) -> None:
 def event_at(filled: EventStore, place: int, number: int) -> int:
     """The offset of an event's last byte in a segment's log."""
     offsets = segment_files(filled, "offsets")[place].read_bytes()
-    entry = offsets[64 + 40 * number : 104 + 40 * number]
+    entry = offsets[64 + ENTRY_BYTES * number :][:ENTRY_BYTES]
     return int.from_bytes(entry[16:20], "little") + int.from_bytes(entry[20:24], "little") - 1
 
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 import evlog
 from evlog.errors import CorruptionError, UnsupportedFormat
 from evlog.files.format import frames
-from evlog.files.format.entries import column, count_tagged, derive_entries, encode_entries
+from evlog.files.format.entries import body_crc, column, count_tagged, derive_entries, encode_entries
 from evlog.files.format.frames import (
     FrameHeader,
     array_head,
@@ -122,7 +122,7 @@ def test_worked_example_of_the_specification_is_what_encode_gives() -> None:
     records = pack_records(make_records([event], [bytes(range(16))], ["a"], [1], 1, 1))
     body = encode_body(records)
     hashes, folds = [hash_stream("a")], hash_ids([bytes(range(16))])
-    rows = encode_entries(records, 64, 64 + 40 + 1, hashes, folds, [1], [hash_type("T")])
+    rows = encode_entries(records, 64, hashes, folds, [1], [hash_type("T")])
     header = FrameHeader(len(body), 1, 64, 1, crc32(rows), crc32(body), 7)
     assert encode_frame_header(header, 64) + body == written
     assert decode_frame_header(written, 0, 64, 7) == header
@@ -204,12 +204,16 @@ def test_array_head_is_that_of_msgpack(count: int) -> None:
 
 def test_entry_has_its_fields_where_the_specification_says() -> None:
     records = [b"abc", b"defgh"]
-    rows = encode_entries(records, 64, 105, [1, 2**64 - 1], [3, 2**31], [7, 2**32 - 1], [9, 0], [6, 0])
-    assert [struct.unpack("<QIIIIIIII", rows[at : at + 40]) for at in (0, 40)] == [
-        (1, 6, 3, 105, 3, crc32(b"abc"), 64, 7, 9),
-        (2**64 - 1, 0, 2**31, 108, 5, crc32(b"defgh"), 64, 2**32 - 1, 0),
+    rows = encode_entries(records, 64, [1, 2**64 - 1], [3, 2**31], [7, 2**32 - 1], [9, 0], [6, 0])
+    crcs = [crc32(b"\x92"), crc32(b"\x92abc"), crc32(b"\x92abcdefgh")]
+    assert [struct.unpack("<QIIIIIIIIII", rows[at : at + 48]) for at in (0, 48)] == [
+        (1, 6, 3, 105, 3, crcs[0], crcs[1], 64, 7, 9, 0),
+        (2**64 - 1, 0, 2**31, 108, 5, crcs[1], crcs[2], 64, 2**32 - 1, 0, 0),
     ]
-    assert encode_entries(records[:1], 64, 105, [1], [3], [7], [9], [6]) == rows[:40]
+    assert body_crc(rows) == crcs[2] == crc32(encode_body(records))
+    one = encode_entries(records[:1], 64, [1], [3], [7], [9], [6])
+    assert one == rows[:24] + struct.pack("<II", crc32(b"\x91"), crc32(b"\x91abc")) + rows[32:48]
+    assert body_crc(one) == crc32(encode_body(records[:1]))
     assert count_tagged(rows) == 1
     assert column(rows, "tags") == [6, 0]
     assert column(rows, "stream_hash") == [1, 2**64 - 1]
@@ -276,11 +280,9 @@ def test_frame_decodes_to_the_events_that_were_encoded(
             metadata,
         )
         assert record == expected
-    head = len(body) - sum(map(len, records))
     rows = encode_entries(
         records,
         500,
-        500 + 40 + head,
         [hash_stream(stream) for stream in streams],
         hash_ids(ids),
         versions,

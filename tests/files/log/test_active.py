@@ -248,8 +248,8 @@ def test_the_log_in_memory_is_what_the_file_has(
             store.append("s", [new(number), NewEvent("T", b"x" * dice.randrange(300), content_type="binary")])
             raw = Path(segment.log_path).read_bytes()
             offsets = [dice.randrange(segment.end) for _ in range(30)]
-            places = [(offset, min(dice.randrange(400), segment.end - offset), 0) for offset in offsets]
-            assert segment.log_pieces(places) == [raw[at : at + length] for at, length, _ in places]
+            places = [(offset, min(dice.randrange(400), segment.end - offset), 0, 0) for offset in offsets]
+            assert segment.log_pieces(places) == [raw[at : at + length] for at, length, _, _ in places]
         while segment._maybe_in_memory() is None:
             assert held_at_once == 50
         assert [event.version for event in store.read("s")] == list(range(1, 81))

@@ -55,7 +55,7 @@ rows_of_entries = st.lists(st.tuples(wide, narrow, narrow), max_size=60)
 
 def entries_of(rows: list[Row]) -> bytes:
     """Entries whose tags' bits look like the ids' hashes."""
-    return b"".join(struct.pack("<QIIIIIIII", s, i, i, 1, 2, 3, 4, 5, t) for s, i, t in rows)
+    return b"".join(struct.pack("<QIIIIIIIIII", s, i, i, 1, 2, 3, 4, 5, 6, t, 0) for s, i, t in rows)
 
 
 def plain(rows: list[Row], kind: int, key: int) -> list[int]:
@@ -372,5 +372,5 @@ def test_sealed_index_answers_without_a_file_that_is_not_sound(
     check(index, rows)
 
 
-def test_entry_is_forty_bytes() -> None:
-    assert len(entries_of([(1, 2, 3)])) == ENTRY_BYTES == 40
+def test_entry_is_48_bytes() -> None:
+    assert len(entries_of([(1, 2, 3)])) == ENTRY_BYTES == 48

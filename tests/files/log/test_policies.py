@@ -14,7 +14,7 @@ import evlog
 from evlog import EventStore, NewEvent
 from evlog.errors import CorruptionError
 from evlog.files.disk.files import DISK
-from evlog.files.format.entries import ENTRY, ENTRY_BYTES
+from evlog.files.format.entries import ENTRY, ENTRY_BYTES, TYPE_HASH_AT
 from evlog.files.log.log import Log
 from evlog.files.log.manifest_file import replace_manifest
 from evlog.files.log.parts import SegmentMoved
@@ -38,7 +38,9 @@ def test_types_are_found_among_others_whose_hashes_share_bytes_with_theirs(count
     alike += [rng.randbytes(4 - at) + wanted[at][4 - at :] for at in range(1, 4)]
     for types in ([rng.randbytes(4)], alike[:1], alike, [*alike, *wanted], wanted[:1]):
         chosen = [rng.choice(types) for _ in range(count)]
-        entries = bytearray(b"".join(rng.randbytes(ENTRY_BYTES - 4) + type for type in chosen))
+        entries = bytearray(
+            b"".join(rng.randbytes(TYPE_HASH_AT) + type + rng.randbytes(4) for type in chosen)
+        )
         for first in (0, 1, count // 2):
             expected = [at for at in range(first, count) if chosen[at] in wanted]
             found = _find_types(entries, first * ENTRY_BYTES, len(entries), hashes)
@@ -112,7 +114,7 @@ def test_type_hashes_are_found_only_in_their_column(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("evlog.files.log.policies.hash_type", lambda _: 0x04030201)
     hashes = [0, 0x02010000, 0x00000403, 0x04030201, *range(100)]
     entries = bytearray(
-        b"".join(ENTRY.pack(0x0403020104030201, 0, 0, 0, 0, 0, 0x04030201, own) for own in hashes)
+        b"".join(ENTRY.pack(0x0403020104030201, 0, 0, 0, 0, 0, 0, 0x04030201, own) for own in hashes)
     )
     for end in (5, len(hashes)):
         table, part = PolicyTable(), FakePart(entries[: end * ENTRY_BYTES])

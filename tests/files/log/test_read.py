@@ -337,7 +337,7 @@ def test_page_is_right_whatever_versions_the_entries_name(tmp_path: Path, sealed
             assert log is not None
             part = log.parts()[0]
             entries = bytearray(part.segment.entries)
-            entries[number * ENTRY_BYTES + 32 : number * ENTRY_BYTES + 36] = wrong.to_bytes(4, "little")
+            entries[number * ENTRY_BYTES + 36 : number * ENTRY_BYTES + 40] = wrong.to_bytes(4, "little")
             part.segment.entries = entries
             for first, last in ((1, 31), (31, 50), (50, None), (51, 52), (100, None), (101, None), (1, 99)):
                 found = [event.version for event in store.read("long-1", first, last)]

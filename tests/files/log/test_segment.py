@@ -12,7 +12,7 @@ import pytest
 
 import evlog
 from evlog.errors import CorruptionError, NotAStore, UnsupportedFormat
-from evlog.files.format.entries import column
+from evlog.files.format.entries import ENTRY_BYTES, column
 from evlog.files.format.frames import FRAME_HEADER_BYTES
 from evlog.files.format.headers import FILE_HEADER_BYTES, encode_file_header
 from evlog.files.log.log import Log
@@ -131,7 +131,7 @@ def test_entries_are_made_anew_from_the_log(store_path: Path) -> None:
 def test_damaged_entry_never_leads_to_a_wrong_record(store_path: Path) -> None:
     offsets = segment_files(evlog.open(store_path), "offsets")[0]
     content = offsets.read_bytes()
-    for bit in range(64 * 8, (64 + 3 * 40) * 8):
+    for bit in range(64 * 8, (64 + 3 * ENTRY_BYTES) * 8):
         flipped = bytearray(content)
         flipped[bit // 8] ^= 1 << bit % 8
         offsets.write_bytes(flipped)
@@ -147,7 +147,8 @@ def test_damaged_entry_never_leads_to_a_wrong_record(store_path: Path) -> None:
 def test_damaged_record_is_named_and_the_rest_stays_readable(store_path: Path) -> None:
     log = segment_files(evlog.open(store_path), "log")[0]
     whole = sealed(store_path)
-    offset, length = struct.unpack_from("<II", whole.entries, 9 * 40 + 16)  # of frame 5: entries 7 to 11
+    place = 9 * ENTRY_BYTES + 16  # of frame 5
+    offset, length = struct.unpack_from("<II", whole.entries, place)
     content = bytearray(log.read_bytes())
     content[offset + length - 2] ^= 4  # a digit of its data: still a record, but another
     log.write_bytes(content)
@@ -189,7 +190,7 @@ def test_small_frames_together_say_of_each_flipped_bit_what_they_say_one_by_one(
 
 def test_damaged_frame_header_is_named_and_its_records_stay_readable(store_path: Path) -> None:
     log = segment_files(evlog.open(store_path), "log")[0]
-    frame: int = struct.unpack_from("<I", sealed(store_path).entries, 9 * 40 + 28)[0]
+    frame: int = struct.unpack_from("<I", sealed(store_path).entries, 9 * ENTRY_BYTES + 32)[0]
     content = bytearray(log.read_bytes())
     content[frame + FRAME_HEADER_BYTES - 1] ^= 1
     log.write_bytes(content)
