@@ -89,6 +89,7 @@ if TYPE_CHECKING:
     from evlog.model.events import idempotency_id
     from evlog.model.filters import EventFilter
     from evlog.model.history import Standing
+    from evlog.model.new_events import NewEvents
     from evlog.model.queries import IfNone, Query, QueryResult
     from evlog.model.reports import (
         Backup,
@@ -132,6 +133,7 @@ _LATER = {
     "evlog.model.events": ("idempotency_id",),
     "evlog.model.filters": ("EventFilter",),
     "evlog.model.history": ("Standing",),
+    "evlog.model.new_events": ("NewEvents",),
     "evlog.model.queries": ("IfNone", "Query", "QueryResult"),
     "evlog.model.reports": (
         "Backup",
@@ -204,6 +206,7 @@ __all__ = [
     "MirrorConflict",
     "MirrorLimit",
     "NewEvent",
+    "NewEvents",
     "NotAStore",
     "OnFailure",
     "ParkedEvent",

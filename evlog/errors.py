@@ -96,24 +96,42 @@ class InvalidStreamName(InvalidArgument):
 
 
 class InvalidEvent(InvalidArgument):
-    """An event whose type, id, data, metadata or content type is invalid."""
+    """An event whose type, id, data, metadata or content type is invalid.
 
-    def __init__(self, field: str, reason: str) -> None:
-        super().__init__(f"event {field}: {reason}" if field else f"event: {reason}")
+    Args:
+        index: which event of a `NewEvents` it is, from 0; None: the event was given by itself.
+    """
+
+    index: int | None = None
+
+    def __init__(self, field: str, reason: str, index: int | None = None) -> None:
+        number = "" if index is None else f"[{index}]"
+        super().__init__(f"event{number} {field}: {reason}" if field else f"event{number}: {reason}")
         self.field = field
         self.reason = reason
+        if index is not None:
+            self.index = index
 
 
 class EventTooLarge(InvalidArgument):
-    """An event whose data and metadata exceed the limit for one event."""
+    """An event whose data and metadata exceed the limit for one event.
 
-    def __init__(self, size_bytes: int, limit_bytes: int) -> None:
+    Args:
+        index: as in InvalidEvent.
+    """
+
+    index: int | None = None
+
+    def __init__(self, size_bytes: int, limit_bytes: int, index: int | None = None) -> None:
+        event = "an event" if index is None else f"event[{index}]"
         super().__init__(
-            f"an event of {size_bytes} bytes is over the limit of {limit_bytes}",
+            f"{event} of {size_bytes} bytes is over the limit of {limit_bytes}",
             "store the content elsewhere and append a reference to it",
         )
         self.size_bytes = size_bytes
         self.limit_bytes = limit_bytes
+        if index is not None:
+            self.index = index
 
 
 class AppendTooLarge(InvalidArgument):

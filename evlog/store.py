@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from evlog.model.checkpoints import ParkedEvent
     from evlog.model.events import EncodedEvent, Event
     from evlog.model.history import Standing
+    from evlog.model.new_events import NewEvents
     from evlog.model.queries import IfNone, Query, QueryResult
     from evlog.model.redaction import Redaction, RedactionResult
     from evlog.model.reports import (
@@ -216,21 +217,26 @@ class EventStore:
         return result_of(batch, 0, len(encoded))
 
     def append_many(
-        self, appends: Iterable[Append], *, conditions: Condition | Iterable[Condition] = ()
+        self, appends: Iterable[Append] | NewEvents, *, conditions: Condition | Iterable[Condition] = ()
     ) -> Sequence[AppendResult]:
         """Append to several streams in one atomic frame: all of it, or nothing.
 
         Args:
             appends: (stream, events) or (stream, events, expected); the versions are checked in order, each
-                after what comes before it in the same call.
+                after what comes before it in the same call. Or NewEvents: each of its events is an append.
             conditions: as `append`; they are about the log before this call.
 
         Returns:
             One result for each append, in order.
 
         Raises:
-            As `append`.
+            As `append`. An InvalidEvent or EventTooLarge says by `index` which of NewEvents it is.
         """
+        from evlog.model.new_events import NewEvents  # few programs use it
+
+        if isinstance(appends, NewEvents):
+            batch = self._append(appends.streams, appends.encode(), (), conditions)
+            return Results(batch, range(1, len(appends) + 1))
         streams: list[str] = []
         events: list[NewEvent] = []
         expectations: list[Expectation] = []

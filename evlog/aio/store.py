@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from evlog.model.appends import AppendResult
     from evlog.model.events import Event, NewEvent
+    from evlog.model.new_events import NewEvents
     from evlog.model.queries import Query, QueryResult
     from evlog.model.types import Append, Condition, ExpectedVersion
 
@@ -90,7 +91,7 @@ class AsyncStore:
         return await self._workers.submit(append, stream, events, expected, conditions=conditions)
 
     async def append_many(
-        self, appends: Iterable[Append], *, conditions: Condition | Iterable[Condition] = ()
+        self, appends: Iterable[Append] | NewEvents, *, conditions: Condition | Iterable[Condition] = ()
     ) -> Sequence[AppendResult]:
         """Append to several streams, all of it or nothing. As `EventStore.append_many`."""
         return await self._workers.submit(self.store.append_many, appends, conditions=conditions)

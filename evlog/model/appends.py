@@ -335,7 +335,7 @@ class Results(Sequence[AppendResult]):
     __slots__ = ("_batch", "_ends")
     __hash__ = None  # type: ignore[assignment]
 
-    def __init__(self, batch: BatchResult, ends: list[int]) -> None:
+    def __init__(self, batch: BatchResult, ends: Sequence[int]) -> None:
         self._batch = batch
         self._ends = ends
 

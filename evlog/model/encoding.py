@@ -49,18 +49,13 @@ def encode_events(events: Sequence[NewEvent]) -> Sequence[EncodedEvent]:
     Raises:
         InvalidEvent, EventTooLarge: the first event that cannot be stored.
     """
-    alike = _encode_alike(events) if len(events) >= _BULK_EVENTS else None
-    encoded: Sequence[EncodedEvent]
-    encoded, unchecked = alike or _encode_each(events)
-    types: Iterable[Any] = column_of(encoded, 0)
-    try:
-        types = set(types) - _checked_types
-    except TypeError:  # one cannot be hashed, so it is not a text
-        pass
-    for type in types:
-        if len(_checked_types) >= _MAX_CHECKED_TYPES:
-            _checked_types.clear()
-        _checked_types.add(check_type(type))
+    if len(events) >= _BULK_EVENTS and set(map(type, events)) == {NewEvent}:
+        # A list for each field, not a tuple for each event, which the garbage collector would look at.
+        columns = maybe_encode_columns(*([*map(field, events)] for field in _FIELDS))
+        if columns is not None:
+            return columns
+    encoded, unchecked = _encode_each(events)
+    _check_types(column_of(encoded, 0))
     if unchecked and check_json(unchecked):
         # Valid JSON has no raw line break inside a string: all of them are between tokens.
         encoded = [
@@ -70,19 +65,46 @@ def encode_events(events: Sequence[NewEvent]) -> Sequence[EncodedEvent]:
     return encoded
 
 
-def _encode_alike(events: Sequence[NewEvent]) -> tuple[EncodedEvents, Sequence[bytes]] | None:
-    """Encode a bulk load by columns, in C; None if some event is not JSON in bytes with an id in bytes."""
-    if set(map(type, events)) != {NewEvent}:
+def maybe_encode_columns(
+    types: Sequence[Any],
+    ids: Sequence[Any],
+    datas: Sequence[Any],
+    metadatas: Sequence[Any],
+    tags: Sequence[Any],
+    content_types: Sequence[Any],
+) -> EncodedEvents | None:
+    """Check and encode a bulk load by columns, in C.
+
+    Returns:
+        None if an event has metadata or tags, is not JSON in bytes, or has an id that is not 16 bytes.
+
+    Raises:
+        InvalidEvent: the first event that cannot be stored.
+    """
+    count = len(datas)
+    if (
+        set(map(type, datas)) != {bytes}
+        or not metadatas.count(None) == tags.count(None) == content_types.count("json") == count
+        or not (ids.count(None) == count or (set(map(type, ids)) == {bytes} and set(map(len, ids)) == {16}))
+        or max(map(len, datas)) > MAX_EVENT_BYTES
+    ):
         return None
-    # A list for each field, rather than a tuple for each event, which the garbage collector would look at.
-    types, ids, datas, metadatas, tags, content_types = ([*map(field, events)] for field in _FIELDS)
-    alike = (
-        set(map(type, datas)) == set(map(type, ids)) == {bytes}
-        and metadatas.count(None) == tags.count(None) == content_types.count("json") == len(ids)
-        and set(map(len, ids)) == {16}
-        and max(map(len, datas)) <= MAX_EVENT_BYTES
-    )
-    return (EncodedEvents(types, ids, [JSON_CODE] * len(ids), datas, metadatas), datas) if alike else None
+    _check_types(types)
+    if check_json(datas):
+        datas = [data.translate(_LINE_BREAKS_TO_SPACES) for data in datas]
+    return EncodedEvents(types, ids, [JSON_CODE] * count, datas, metadatas)
+
+
+def _check_types(types: Iterable[Any]) -> None:
+    """Raise InvalidEvent if there is a type among these that no event can have."""
+    try:
+        types = set(types) - _checked_types
+    except TypeError:  # one cannot be hashed, so it is not a text
+        pass
+    for type in types:
+        if len(_checked_types) >= _MAX_CHECKED_TYPES:
+            _checked_types.clear()
+        _checked_types.add(check_type(type))
 
 
 def _encode_each(events: Sequence[NewEvent]) -> tuple[list[EncodedEvent], Sequence[bytes]]:

@@ -9,7 +9,7 @@ from uuid import UUID
 import pytest
 
 import evlog
-from evlog import ANY, NO_STREAM, STREAM_EXISTS, EventStore, NewEvent
+from evlog import ANY, NO_STREAM, STREAM_EXISTS, EventStore, NewEvent, NewEvents
 from evlog.model.encoding import encode_events
 from evlog.testing.base import EngineTests, OpenStore, new, numbers
 
@@ -133,8 +133,45 @@ class AppendTests(EngineTests):
         third, fourth = store.append_many([("a", [new(3)], 2), ("a", [new(4)], 3)])  # one after the other
         assert (third.first_version, fourth.first_version) == (3, 4)
 
+    def test_columns_are_appended_as_their_events(self, store: EventStore) -> None:
+        streams, ids = ["a", "b"] * 10, [UUID(int=n + 1).bytes for n in range(20)]
+        data = [b'{"n":%d}' % n for n in range(20)]
+        for again in (False, True):
+            results = store.append_many(NewEvents(streams, "T", data, ids=ids))
+            assert [(each.stream, each.first_version, each.ids[0].bytes) for each in results] == [
+                (streams[n], n // 2 + 1, ids[n]) for n in range(20)
+            ]
+            assert {each.duplicate for each in results} == {again}
+        for column in (
+            {"metadata": [{"n": n} for n in range(3)]},
+            {"tags": [["t"], None, ()]},
+            {"ids": None},
+        ):
+            store.append_many(NewEvents("c", ("T", "U", "V"), [0, None, "x"], **column))
+        stored = [(event.type, event.json(), event.metadata, event.tags) for event in store.read("c")]
+        rows = [("T", 0), ("U", {}), ("V", "x")]
+        assert stored == [
+            *((*row, {"n": n}, ()) for n, row in enumerate(rows)),
+            *((*row, {}, ("t",) * (n == 0)) for n, row in enumerate(rows)),
+            *((*row, {}, ()) for row in rows),
+        ]
+        assert [event.data for event in store.read_all(limit=20)] == data
+
+    def test_nothing_of_columns_is_appended_if_one_event_is_bad(self, store: EventStore) -> None:
+        ids = [UUID(int=n + 1).bytes for n in range(20)]
+        with pytest.raises(evlog.InvalidEvent) as caught:
+            store.append_many(NewEvents("a", "T", [b"{}"] * 17 + [b"{", b"}", b"{}"], ids=ids))
+        assert (caught.value.field, caught.value.index) == ("data", 17)
+        with pytest.raises(evlog.InvalidStreamName):
+            store.append_many(NewEvents(["a"] * 19 + ["a\n"], "T", [b"{}"] * 20, ids=ids))
+        assert store.head == 0
+
     def test_nothing_can_be_appended_that_is_nothing(self, store: EventStore) -> None:
-        for call in (lambda: store.append("a", []), lambda: store.append_many([("a", [])])):
+        for call in (
+            lambda: store.append("a", []),
+            lambda: store.append_many([("a", [])]),
+            lambda: store.append_many(NewEvents("a", "T", [])),
+        ):
             with pytest.raises(evlog.InvalidArgument):
                 call()
 

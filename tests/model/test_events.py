@@ -164,14 +164,11 @@ def test_events_of_one_form_are_encoded_as_each_of_them_alone(odd: NewEvent | No
     events = [NewEvent("T", b'{"n":%d}' % number, id=os.urandom(16)) for number in range(en._BULK_EVENTS)]
     if odd is not None:
         events[at] = odd
-    encoded, unchecked = en._encode_each(events)
-    assert encode_events(events) == encoded
-    alike = en._encode_alike(events)
-    assert (alike is None) is (odd is not None)
-    if alike is not None:
-        columns, datas = alike
-        assert columns == encoded
-        assert datas == unchecked
+    encoded, _ = en._encode_each(events)
+    columns = encode_events(events)
+    assert columns == encoded
+    assert isinstance(columns, ev.EncodedEvents) is (odd is None)
+    if isinstance(columns, ev.EncodedEvents):
         assert columns[3] == encoded[3]
         assert columns[2:5] == encoded[2:5]
         assert [*columns] == encoded

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import evlog
-from evlog import IfNone, NewEvent, Query
+from evlog import IfNone, NewEvent, NewEvents, Query
 from tests.benchmarks.dataset import Batch, Item
 from tests.benchmarks.measure import count
 from tests.benchmarks.peers.base import Peer
@@ -32,9 +32,7 @@ class EvlogStore(Peer):
         }
 
     def append(self, batch: Batch) -> None:
-        self._store.append_many(
-            [(stream, [NewEvent(type, data, id=id)]) for stream, type, id, data in batch],
-        )
+        self._store.append_many(_columns(batch))
 
     def append_one(self, item: Item, expected: int) -> None:
         self._store.append(item.stream, [NewEvent(item.type, item.data, id=item.id)], expected)
@@ -57,9 +55,7 @@ class EvlogStore(Peer):
         return self._store.head
 
     def resend(self, batch: Batch) -> int:
-        results = self._store.append_many(
-            [(stream, [NewEvent(type, data, id=id)]) for stream, type, id, data in batch],
-        )
+        results = self._store.append_many(_columns(batch))
         return len(results) if results[-1].duplicate else 0  # all of an append is known, or nothing
 
     def scan(self) -> int:
@@ -78,3 +74,8 @@ class EvlogStore(Peer):
 
     def close(self) -> None:
         self._store.close()
+
+
+def _columns(batch: Batch) -> NewEvents:
+    streams, types, ids, data = zip(*batch, strict=True)
+    return NewEvents(streams, types, data, ids=ids)
