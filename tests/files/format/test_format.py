@@ -18,7 +18,14 @@ from hypothesis import strategies as st
 import evlog
 from evlog.errors import CorruptionError, UnsupportedFormat
 from evlog.files.format import frames
-from evlog.files.format.entries import body_crc, column, count_tagged, derive_entries, encode_entries
+from evlog.files.format.entries import (
+    body_crc,
+    column,
+    count_tagged,
+    derive_entries,
+    encode_entries,
+    pack_entries,
+)
 from evlog.files.format.frames import (
     FrameHeader,
     array_head,
@@ -53,7 +60,7 @@ from evlog.files.format.headers import (
 )
 from evlog.files.format.manifest import decode_manifest
 from evlog.files.format.marks import DURABLE_MAGIC, WRITTEN_MAGIC, Mark, encode_mark, maybe_decode_mark
-from evlog.files.format.sorted_index import encode_sorted, page_crcs, sorted_shape
+from evlog.files.format.sorted_index import encode_sorted, page_crcs, sort_ids, sorted_shape
 from tests.support.helpers import engine_of, fill, numbers, segment_files, small_store
 
 STORE_ID = bytes(range(16))
@@ -233,6 +240,26 @@ def test_sorted_index_is_laid_out_as_the_specification_says() -> None:
     assert content[64:] == middle + struct.pack("<I", crc32(middle))
     shape = sorted_shape(KIND_STREAMS, 2, 3)
     assert shape == (64, 80, 92, 104, len(content))
+
+
+@pytest.mark.parametrize(
+    "hashes",
+    [
+        [],
+        [7],
+        [0, 0xFFFFFFFF, 1, 0xFFFFFFFE, 0, 0xFFFFFFFF],
+        [0x7FF00000, 0xFFF80001, 0x80000000, 0x7FFFFFFF, 0x3FF, 0xFFC00000, 0x00000003, 0x00100000],
+        [5] * 300 + [4] * 300,
+        [crc32(b"%d" % number) for number in range(5000)],
+    ],
+)
+def test_id_hashes_are_sorted_with_rising_numbers(hashes: list[int]) -> None:
+    zeros = array("I", bytes(4 * len(hashes)))
+    streams = array("Q", bytes(8 * len(hashes)))
+    entries = pack_entries(streams, array("I", hashes), *[zeros] * 7)
+    order = sorted(range(len(hashes)), key=lambda number: (hashes[number], number))
+    keys, postings = sort_ids(entries)
+    assert (list(keys), list(postings)) == ([hashes[number] for number in order], order)
 
 
 def test_sorted_index_has_a_crc_for_every_page() -> None:
