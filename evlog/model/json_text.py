@@ -49,15 +49,23 @@ def make_decoder(number: Callable[[str], Any] | None = None) -> Callable[[str], 
 
     def decode(text: str) -> Any:
         begin = len(text) - len(text.lstrip(" \t\n\r"))
-        try:
-            value, end = scan(text, begin)
-        except StopIteration as stop:
-            raise _error("Expecting value", text, stop.value) from None
+        value, end = _scan_with(scan, text, begin)
         if text[end:].strip(" \t\n\r"):
             raise _error("Extra data", text, end)
         return value
 
     return decode
+
+
+def _scan_with(scan: Callable[[str, int], tuple[Any, int]], text: str, at: int) -> tuple[Any, int]:
+    try:
+        return scan(text, at)
+    except StopIteration as stop:
+        raise _error("Expecting value", text, stop.value) from None
+    except SystemError:  # the scanner of Python 3.11 and 3.12 raises this until json.decoder is imported
+        import json.decoder  # noqa: F401
+
+        return scan(text, at)
 
 
 def _error(reason: str, text: str, at: int) -> ValueError:
@@ -79,11 +87,7 @@ def scan_json(text: str, at: int) -> tuple[Any, int]:
         import json
 
         return json.JSONDecoder().raw_decode(text, at)
-    try:
-        value, end = make_scanner(_Options(None))(text, at)  # type: ignore[arg-type]
-    except StopIteration as stop:
-        raise _error("Expecting value", text, stop.value) from None
-    return value, end
+    return _scan_with(make_scanner(_Options(None)), text, at)  # type: ignore[arg-type]
 
 
 def encode_json(value: Any) -> str:

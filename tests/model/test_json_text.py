@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -39,3 +41,23 @@ def test_values_that_json_cannot_represent_are_refused_each_time(value: Any) -> 
         with pytest.raises((ValueError, TypeError)) as expected:
             json.dumps(value, ensure_ascii=False, allow_nan=False)
         assert str(refused.value).startswith(str(expected.value)[:30])
+
+
+@pytest.mark.parametrize("text", ["{", "[1", '{"a"', '{"a":1', '"a', '"\\x"'])
+def test_bad_json_is_refused_in_a_process_that_never_imported_json(text: str) -> None:
+    program = """
+import sys
+from evlog.model.json_text import decode_json, scan_json
+assert "json" not in sys.modules
+for decode in (decode_json, lambda text: scan_json(text, 0)):
+    try:
+        decode(sys.argv[1])
+    except ValueError as error:
+        print(error)
+    for name in [name for name in sys.modules if name.startswith("json")]:
+        del sys.modules[name]
+"""
+    done = subprocess.run([sys.executable, "-c", program, text], capture_output=True, text=True, check=True)
+    with pytest.raises(ValueError) as expected:
+        json.loads(text)
+    assert done.stdout == f"{expected.value}\n" * 2
