@@ -18,6 +18,7 @@ from botocore import exceptions
 from botocore.config import Config
 from botocore.loaders import create_loader
 
+from evlog.engine import make_url
 from evlog.errors import (
     EngineError,
     InvalidArgument,
@@ -97,13 +98,16 @@ class Address:
             shown["endpoint"] = urlunsplit(there._replace(netloc=there.netloc.rpartition("@")[2]))
         self.profile = options.pop("profile", None)
         self.region, self.table = parts.netloc.rpartition("@")[2], parts.path.strip("/")
-        self.text = urlunsplit(("dynamodb", self.region, f"/{self.table}", urlencode(shown, safe=":/"), ""))
+        self.text = make_url("dynamodb", self.region, f"/{self.table}", urlencode(shown, safe=":/"))
         if options:
             raise InvalidArgument(
                 f"unknown option {next(iter(options))!r} in the URL; use profile and endpoint"
             )
         if not _REGION.fullmatch(self.region) or not _TABLE.fullmatch(self.table):
-            raise InvalidArgument(f"invalid URL {self.text}; use dynamodb://REGION/TABLE")
+            raise InvalidArgument(
+                f"invalid URL {self.text}; use dynamodb://REGION/TABLE, with a TABLE of "
+                "3 to 255 letters, digits, _, - and ., such as dynamodb://eu-central-1/shop"
+            )
 
 
 class Client:

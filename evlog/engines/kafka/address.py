@@ -7,6 +7,7 @@ import re
 from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
+from evlog.engine import make_url
 from evlog.errors import InvalidArgument
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class Address:
         options = parse_qsl(parts.query, keep_blank_values=True)
         shown = [(key, "***" if _SECRET.search(key) else value) for key, value in options]
         query = urlencode(shown, safe="*,/:", quote_via=quote)
-        self.text = f"kafka://{name}{at}{hosts}/{parts.path.removeprefix('/')}" + (query and f"?{query}")
+        self.text = make_url("kafka", name + at + hosts, parts.path, query)
         if not hosts or not _TOPIC.fullmatch(self.topic) or self.topic in (".", ".."):
             raise InvalidArgument(f"invalid URL {self.text}; use kafka://HOST[:PORT][,HOST…]/TOPIC")
         given = dict(options)

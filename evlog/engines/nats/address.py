@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import re
 from typing import Final
-from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
+from evlog.engine import make_url
 from evlog.errors import InvalidArgument
 
 PORT: Final = 4222
@@ -35,9 +36,7 @@ class Address:
         user, at, hosts = parts.netloc.rpartition("@")
         name, colon, secret = user.partition(":")
         shown = name if colon else "***" if user else ""  # a user alone is a token
-        self.text = urlunsplit(
-            ("nats", shown + at + hosts, parts.path, urlencode({**options}, safe="/~"), "")
-        )
+        self.text = make_url("nats", shown + at + hosts, parts.path, urlencode(options, safe="/~"))
         self.name = parts.path.strip("/")
         if not _NAME.fullmatch(self.name):
             raise InvalidArgument(

@@ -16,7 +16,7 @@ import select
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
-from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
@@ -24,6 +24,7 @@ from psycopg.errors import error_from_result
 from psycopg.pq import ConnStatus, ExecStatus, PipelineStatus, TransactionStatus
 from psycopg.rows import tuple_row
 
+from evlog.engine import make_url
 from evlog.errors import (
     EngineError,
     InvalidArgument,
@@ -73,17 +74,16 @@ class Address:
         self.listens = own.get("listen", "yes") == "yes"  # whether a connection is a session of the server
         self.may_be_pooled = "listen" not in own
         query = urlencode(rest, quote_via=quote)  # libpq knows no + for a space
-        self.conninfo = urlunsplit(("postgresql", parts.netloc, parts.path, query, ""))
+        self.conninfo = make_url("postgresql", parts.netloc, parts.path, query)
         user, at, host = parts.netloc.rpartition("@")
         shown = [(name, "***" if "password" in name else value) for name, value in options]
-        self.text = urlunsplit(
-            ("postgresql", user.partition(":")[0] + at + host, parts.path, urlencode(shown, safe="*"), "")
+        self.text = make_url(
+            "postgresql", user.partition(":")[0] + at + host, parts.path, urlencode(shown, safe="*")
         )
-
         try:
             conninfo_to_dict(self.conninfo)
         except psycopg.ProgrammingError as error:
-            reason = str(error).strip().replace(parts.netloc, "***")
+            reason = str(error).strip().replace(parts.netloc or "***", "***")
             raise InvalidArgument(f"invalid URL {self.text} ({reason})") from None
 
     def sql(self, text: str, **parts: str) -> bytes:
