@@ -55,6 +55,7 @@ def command(given: Given) -> None:
     """Export, and print what was written."""
     from evlog.cli._support.fields import EVENT_FIELDS, parse_fields
     from evlog.cli._support.progress import with_progress
+    from evlog.cli._support.stops import Stopped, Stops, end_by
     from evlog.transfer.export import check_suffix, export
 
     check_suffix(given.file)
@@ -74,10 +75,16 @@ def command(given: Given) -> None:
             return islice((event for event in events if event.position > position), given.limit)
 
         settings = {"store_id": str(store.id), "append": given.append, "fields": fields, "head": store.head}
-        done = with_progress(lambda progress: export(given.file, behind, progress=progress, **settings))
+        try:
+            with Stops(watch_reader=False):  # the unfinished file is removed, also after SIGTERM
+                done = with_progress(
+                    lambda progress: export(given.file, behind, progress=progress, **settings)
+                )
+        except Stopped as stopped:
+            end_by(stopped)
     if not console.stdout_is_terminal():
         console.write_object(done._asdict())
         return
-    count = f"{done.events:,} event{'' if done.events == 1 else 's'}"
-    text = f"{count} written to {console.printable(done.path)}, which ends at position {done.position:,}\n"
+    count, path = console.count_of(done.events, "event"), console.printable(done.path)
+    text = f"{count} written to {path}, which ends at position {done.position:,}\n"
     console.write(text.encode(errors="backslashreplace"))

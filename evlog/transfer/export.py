@@ -188,7 +188,7 @@ def _check_same_log(
 def _refusal(path: str, error: OSError) -> EvlogError:
     reason = os.strerror(error.errno) if error.errno else str(error)
     if error.errno in NO_ROOM:
-        return StoreFull(path, reason, "export again")
+        return StoreFull(path, reason)
     if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
         return StoreAccessDenied(path, reason)
     return SystemCallFailed(path, reason, "check the folder; a file that was there is unchanged")

@@ -213,6 +213,7 @@ class Sqlite:
     def __init__(self, path: str, old: str | None) -> None:
         if old is not None:
             shutil.copyfile(old, path)
+        open(path, "ab").close()  # its error says why there can be no file; SQLite's does not
         self._database = sqlite3.connect(path, isolation_level=None)
         try:
             # The whole file takes its place at the end, so a journal would protect nothing.

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
 from evlog.transfer.parquet import COLUMNS
-from tests.cli.conftest import Evlog
+from tests.cli.conftest import Evlog, environment, run_process
 
 
 @pytest.fixture
@@ -82,3 +85,35 @@ def test_exported_cloudevents_can_be_appended(filled: Evlog) -> None:
     assert result.code == 2
     result = filled("append", "--lines", "--format", "cloudevents", stdin=b'{"id":"1"}\n')
     assert (result.code, "line 1 is not a CloudEvent" in result.err) == (2, True)
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".sqlite", ".parquet"])
+def test_a_file_that_cannot_be_made_is_reported_with_the_reason(filled: Evlog, suffix: str) -> None:
+    result = filled("export", f"missing/x{suffix}")
+    assert result.code == 1
+    assert f"cannot use missing/x{suffix} (No such file or directory)" in result.err
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_export_that_a_signal_ends_leaves_no_file(here: Path, signum: int) -> None:
+    program = """
+import os, sys
+from evlog.cli import app
+from evlog.transfer import formats
+write = formats.Lines.write
+def hold(self, events):
+    write(self, events)
+    os.kill(os.getpid(), signum)
+formats.Lines.write = hold
+signum = int(sys.argv.pop())
+app.main()
+"""
+    run_process("append", "a", "T", "-s", "x")
+    done = subprocess.run(
+        [sys.executable, "-c", program, "export", "out.jsonl", "-s", "x", str(int(signum))],
+        env=environment(),
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == -signum
+    assert not list(here.glob("out*"))
