@@ -491,12 +491,12 @@ class StoreBusy(EvlogError):
 
 
 class StoreFull(EvlogError):
-    """The disk is full, or a quota or file size limit is reached; the append left nothing behind."""
+    """The disk is full, or a quota or file size limit is reached; nothing is left of what was written."""
 
     exit_code = EXIT_FULL
 
-    def __init__(self, path: str, reason: str, again: str = "append again") -> None:
-        super().__init__(f"no room to write {path} ({reason})", f"free some space and {again}")
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"no room to write {path} ({reason})", "free some space and try again")
         self.path = path
         self.reason = reason
 

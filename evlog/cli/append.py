@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 
 from evlog.cli._support import console, options
-from evlog.cli._support.parameters import COUNT, NUMBER, RAW, STORE, argument, choice, flag, option
+from evlog.cli._support.parameters import COUNT, DURATION, RAW, STORE, argument, choice, flag, option
 from evlog.errors import EXIT_CONFLICT, EvlogError, InvalidArgument
 from evlog.model.events import check_stream_name
 from evlog.model.json_lines import encode_results
@@ -73,7 +73,12 @@ PARAMETERS: Final = (
     option("--causation-id", "TEXT", "Metadata: what caused it; else $EVLOG_CAUSATION_ID."),
     choice("--content-type", "json|text|binary", "What DATA is; json if left out."),
     choice("--sync", "always|none", "none: faster, but a power failure may lose acknowledged events."),
-    option("--lock-timeout", "SECONDS", "How long to wait for other writers; else without limit.", NUMBER),
+    option(
+        "--lock-timeout",
+        "DURATION",
+        "How long to wait for other writers: 30, 2m; else without limit.",
+        DURATION,
+    ),
     flag("--new-only", "Exit code 3 if the event is known already."),
     flag("--no-create", "Do not create a missing store."),
     flag("--lines", "Append each line of stdin."),

@@ -51,10 +51,12 @@ def command(given: Given) -> int:
     if not console.stdout_is_terminal():
         console.write_object(done.as_object())
         return code
-    from evlog.cli.verify import count_of, line_of
+    from evlog.cli.verify import line_of
 
     lines = [line_of(finding) for finding in done.findings]
-    lines.append(f"{'ok' if done.ok else 'damaged'}: {count_of(done.events, 'event')}, {done.bytes:,} bytes")
+    lines.append(
+        f"{'ok' if done.ok else 'damaged'}: {console.count_of(done.events, 'event')}, {done.bytes:,} bytes"
+    )
     lines.append(f"{done.copied_bytes:,} bytes copied, {done.linked_bytes:,} linked")
     console.write("".join(f"{console.printable(line)}\n" for line in lines).encode(errors="backslashreplace"))
     return code

@@ -56,7 +56,7 @@ class BadLine(InvalidArgument):
             advice = "skipped"
         elif appended:
             hint = hint or "correct the line and send the rest again, or use --skip-bad"
-            advice = f"{appended} events before it were appended: {hint}"
+            advice = f"{_appended_before(appended)}: {hint}"
         else:
             advice = f"nothing was appended: {hint or 'correct the line, or use --skip-bad'}"
         super().__init__(f"line {line} {reason}", advice)
@@ -70,10 +70,14 @@ class IdConflict(errors.IdConflict):
 
     def __init__(self, error: errors.IdConflict, line: int, appended: int) -> None:
         super().__init__(error.id, error.stream, error.position, error.reason, error.key)
-        advice = f"{appended} events before it were appended: correct the line, or use --skip-bad"
+        advice = f"{_appended_before(appended)}: correct the line, or use --skip-bad"
         EvlogError.__init__(self, f"line {line}: {self.problem}", advice)
         self.line = line
         self.appended = appended
+
+
+def _appended_before(count: int) -> str:
+    return f"{console.count_of(count, 'event before it was', 'events before it were')} appended"
 
 
 class Shape:
@@ -195,8 +199,8 @@ def append_lines(
 
 
 def _append_all(appender: _Appender, *, with_summary: bool) -> int:
-    progress = _progress()
     fd = os.open(os.devnull, os.O_RDONLY) if sys.stdin is None else sys.stdin.fileno()
+    progress = _maybe_progress(fd)
     try:
         try:
             appender.run(read_lines(fd), progress)
@@ -205,16 +209,26 @@ def _append_all(appender: _Appender, *, with_summary: bool) -> int:
         if with_summary and sys.stdout is not None:
             _print_summary(appender.summary())
     except KeyboardInterrupt:
-        console.note(f"interrupted; so far {console.encode_object(appender.summary()).decode().strip()}")
+        _note_summary("interrupted", appender)
         raise
+    except (BadLine, IdConflict):
+        raise  # their messages say how many events were appended
     except console.OutputFailed as error:
         # A user that sees only a failure may append the events again.
-        done = f"{appender.appended} events are appended all the same"
+        done = f"{console.count_of(appender.appended, 'event is', 'events are')} appended all the same"
         raise console.OutputFailed(error.reason, done) from None
     except console.ClosedPipe:
         # Without --ack everything is appended. With it, no reader learns of the last events.
         return EXIT_OK if with_summary else EXIT_FAILED
+    except EvlogError:
+        if appender.appended and not console.errors_as_json():  # as JSON the error has the number
+            _note_summary("failed", appender)
+        raise
     return EXIT_OK
+
+
+def _note_summary(how: str, appender: _Appender) -> None:
+    console.note(f"{how}; so far {console.encode_object(appender.summary()).decode().strip()}")
 
 
 class _Appender:
@@ -436,10 +450,10 @@ def _print_summary(summary: dict[str, Any]) -> None:
     console.write_now(f"{text}\n".encode())
 
 
-def _progress() -> LinesProgress | None:
+def _maybe_progress(fd: int) -> LinesProgress | None:
     """Return a progress line for a terminal, unless the user types the lines on it."""
-    if not console.can_show_status() or sys.stdin is None or sys.stdin.isatty():
+    if not console.can_show_status() or os.isatty(fd):
         return None
     from evlog.cli._support.progress import LinesProgress
 
-    return LinesProgress(sys.stdin.fileno())
+    return LinesProgress(fd)

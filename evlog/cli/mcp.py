@@ -5,6 +5,7 @@ from __future__ import annotations
 from evlog.cli._support import options
 from evlog.cli._support.extras import NeedsExtra
 from evlog.cli._support.parameters import STORE, flag
+from evlog.cli._support.stdin import stdin_descriptor
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ PARAMETERS: Final = (
 
 def command(given: Given) -> None:
     """Serve until stdin ends."""
+    stdin_descriptor()  # the SDK would fail on a stdin that is closed
     with NeedsExtra("mcp", mcp="the MCP SDK", pydantic="the MCP SDK"):
         from evlog.adapters.mcp import make_server
     with options.open_store(given) as store:

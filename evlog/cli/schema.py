@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 
 from evlog.cli._support import console, options
 from evlog.cli._support.listing import print_rows
@@ -75,14 +74,16 @@ def _remove(given: Given) -> None:
 
 def _read(path: str) -> bytes:
     """Return a file's content, or stdin's for -."""
-    from evlog.cli._support.stdin import read_all
+    from evlog.cli._support.stdin import read_all, stdin_descriptor
 
     try:
-        if path == "-" and sys.stdin is not None:
-            text = read_all(sys.stdin.fileno(), MAX_SCHEMA_BYTES + 1)
+        if path == "-":
+            text = read_all(stdin_descriptor(), MAX_SCHEMA_BYTES + 1)
         else:
             with open(os.fsencode(path), "rb") as file:
                 text = file.read(MAX_SCHEMA_BYTES + 1)
+    except InvalidArgument:
+        raise
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise InvalidArgument(f"cannot read {path!r} ({reason})", "give the path of a file, or -") from None

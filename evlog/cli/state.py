@@ -172,7 +172,7 @@ def _as_paragraph(state: State, raw: bytes, stream: str | None) -> bytes:
     """Return the state for people: where it comes from, then its JSON, indented."""
     from evlog.cli._support.clock import readable_time
 
-    parts = [f"{state.events} event{'' if state.events == 1 else 's'}", f"position {state.position}"]
+    parts = [console.count_of(state.events, "event"), f"position {state.position}"]
     if stream is not None:
         parts[:0] = [stream, f"version {state.version}"]
     if state.events:

@@ -5,7 +5,16 @@ from __future__ import annotations
 from evlog.cli._support import console, options
 from evlog.cli._support.lag import check_lag, wait_until_passed
 from evlog.cli._support.listing import filter_text, print_one, print_rows
-from evlog.cli._support.parameters import COUNT, LISTED_FIELDS, LISTING, STORE, Subcommand, argument, option
+from evlog.cli._support.parameters import (
+    COUNT,
+    DURATION,
+    LISTED_FIELDS,
+    LISTING,
+    STORE,
+    Subcommand,
+    argument,
+    option,
+)
 from evlog.errors import EXIT_CORRUPT, EXIT_OK, EvlogError, InvalidArgument
 
 TYPE_CHECKING = False
@@ -126,7 +135,9 @@ def _print_parked(store: evlog.EventStore, name: str, positions: list[int]) -> N
     if positions:
         unknown = set(positions).difference(found)
         if unknown:
-            raise InvalidArgument(f"no event is parked at position {min(unknown)}")
+            from evlog.subscriptions.named import not_parked
+
+            raise not_parked(name, min(unknown))
         found = [position for position in found if position in positions]
     events = (event for position in found for event in _event_at(store, position))
     from evlog.cli._support.output import in_batches, make_form
@@ -135,7 +146,8 @@ def _print_parked(store: evlog.EventStore, name: str, positions: list[int]) -> N
     for batch in in_batches(events, form.batch_events):
         console.write(form.draw(batch))
     if found:
-        console.note(f"{len(found)} events stay parked; use --exec COMMAND to handle them")
+        stay = console.count_of(len(found), "event stays", "events stay")
+        console.note(f"{stay} parked; use --exec COMMAND to handle them")
 
 
 def _event_at(store: evlog.EventStore, position: int) -> Iterator[Event]:
@@ -165,7 +177,9 @@ def _run_on_parked(store: evlog.EventStore, given: Given) -> None:
     except Stopped as stopped:
         end_by(stopped)
     if result.gone:
-        console.note(f"{result.gone} parked events are no longer in the log; they were removed from the list")
+        console.note(
+            f"removed {console.count_of(result.gone, 'event')} from the list that the log no longer has"
+        )
     if result.failed:
         raise ReplayFailed(given.name, result.failed, result.succeeded)
 
@@ -197,11 +211,8 @@ _CELLS: Final[dict[str, Callable[[Any], str]]] = {
 
 
 def _wait(given: Given) -> None:
-    from evlog.model.when import parse_duration
-
-    timeout_seconds = None if given.timeout is None else parse_duration(given.timeout)
     with options.open_store(given) as store:
-        info = wait_until_passed(store, given.name, given.position, timeout_seconds)
+        info = wait_until_passed(store, given.name, given.position, given.timeout)
     print_one(given, _row(info), _FIELDS[:-1], cells=_CELLS)
 
 
@@ -319,7 +330,7 @@ The exit code is 8 if --timeout runs out first.
         (
             _NAME,
             option("--position", "N", "Until it has scanned this position; else today's last one.", COUNT),
-            option("--timeout", "DURATION", "How long at most: 90, 10m, 2h."),
+            option("--timeout", "DURATION", "How long at most: 90, 10m, 2h.", DURATION),
             LISTING,
             LISTED_FIELDS,
             STORE,

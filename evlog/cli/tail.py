@@ -12,7 +12,18 @@ import sys
 
 from evlog.cli._support import console, options
 from evlog.cli._support.deliver import HEAD, IDLE, Printer, StopCondition, deliver
-from evlog.cli._support.parameters import COUNT, FIELDS, FILTER, OUTPUT, STORE, argument, choice, flag, option
+from evlog.cli._support.parameters import (
+    COUNT,
+    DURATION,
+    FIELDS,
+    FILTER,
+    OUTPUT,
+    STORE,
+    argument,
+    choice,
+    flag,
+    option,
+)
 from evlog.cli._support.start import start_position
 from evlog.cli._support.stops import Stopped, Stops, end_by
 from evlog.errors import (
@@ -85,8 +96,8 @@ PARAMETERS: Final = (
     option("--shard", "K/N", "With --name: share it by N consumers; this one takes a Kth of the streams."),
     option("--exec", "COMMAND", "Run it on each event, JSON on its stdin.", name="exec"),
     option("--retries", "N", f"Failures of --exec on one event; default {_RETRIES}.", COUNT),
-    option("--retry-delay", "DURATION", "Between two tries; else growing pauses, 0.1 s to 10 s."),
-    option("--exec-timeout", "DURATION", "End --exec after this time: it has failed then."),
+    option("--retry-delay", "DURATION", "Between two tries; else growing pauses, 0.1 s to 10 s.", DURATION),
+    option("--exec-timeout", "DURATION", "End --exec after this time: it has failed then.", DURATION),
     choice("--on-failure", "stop|park", "After these: stop, or set the event aside and continue."),
     option("--count", "N", "Stop after N events.", COUNT, least=1),
     option("--until-type", "TYPE", "Stop after an event of this type (repeatable).", many=True),
@@ -189,11 +200,13 @@ class _Plan:
         self.fields = _maybe_fields(given.fields)
         self.exec: str | None = given.exec
         self.retries: int = _RETRIES if given.retries is None else given.retries
-        self.retry_delay_seconds = _maybe_seconds(given.retry_delay)
-        self.exec_timeout_seconds = _maybe_seconds(given.exec_timeout)
+        self.retry_delay_seconds: float | None = given.retry_delay
+        self.exec_timeout_seconds: float | None = given.exec_timeout
         self.parks = given.on_failure == "park"
         if self.timeout_seconds == 0:
             raise InvalidArgument("--timeout 0 leaves no time", "use --idle 0 to take only what is there")
+        if self.exec_timeout_seconds == 0:
+            raise InvalidArgument("--exec-timeout 0 leaves no time", "give a longer time, or leave it out")
         if self.name is not None and self.since is not None and _is_ahead(self.since):
             raise InvalidArgument("--since must be in the past when --name is used", "give an earlier time")
 

@@ -113,7 +113,10 @@ def _salvage_report(done: SalvageReport, out: str) -> tuple[dict[str, object], l
     losses = [loss._asdict() for loss in done.losses]
     return (
         {"path": out, "events": done.events, "segments": done.segments, "lost": losses},
-        [f"{count_of(done.events, 'undamaged event')} copied to {out}", *_readable_losses(done.losses)],
+        [
+            f"{console.count_of(done.events, 'undamaged event')} copied to {out}",
+            *_readable_losses(done.losses),
+        ],
     )
 
 
@@ -122,8 +125,8 @@ def _readable(report: evlog.VerifyReport) -> list[str]:
     if len(report.findings) > _LISTED:
         lines.append(f"and {len(report.findings) - _LISTED:,} more; `evlog verify | cat` prints all of them")
     damages = sum(finding.severity == "damage" for finding in report.findings)
-    found = "ok" if report.ok else f"damaged in {count_of(damages, 'place')}"
-    events, segments = count_of(report.events, "event"), count_of(report.segments, "segment")
+    found = "ok" if report.ok else f"damaged in {console.count_of(damages, 'place')}"
+    events, segments = console.count_of(report.events, "event"), console.count_of(report.segments, "segment")
     lines.append(f"{found}: {events} in {segments}, {report.bytes:,} bytes")
     for redaction in report.redactions or ():
         places = ", ".join(map(str, redaction.positions))
@@ -140,15 +143,11 @@ def line_of(finding: evlog.Finding) -> str:
     return f"{finding.severity}: {finding.kind}: {place}: {finding.detail}"
 
 
-def count_of(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
-
-
 def _readable_losses(losses: tuple[evlog.Loss, ...]) -> list[str]:
     lines = []
     for loss in losses:
         span = f"{loss.first_position} to {loss.last_position}"
-        lines.append(f"lost: {count_of(loss.events, 'event')} at positions {span} ({loss.file})")
+        lines.append(f"lost: {console.count_of(loss.events, 'event')} at positions {span} ({loss.file})")
         for name, versions in loss.streams.items():
             lines.append(f"  {name} version {_spans(versions)}")
     return lines

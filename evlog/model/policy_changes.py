@@ -103,7 +103,7 @@ def check_change(
     check_target(stream, category)
     for name, value in (("max_count", max_count), ("before", before)):
         if value is not None and not (type(value) is int and 1 <= value <= _MAX_VERSION):
-            raise InvalidArgument(f"{name} is {value!r}; give a whole number, 1 or more")
+            raise InvalidArgument(f"{name} is {value!r}; give a whole number from 1 to {_MAX_VERSION}")
     seconds: object = max_age
     if max_age is not None and not isinstance(max_age, int):
         from datetime import timedelta

@@ -15,7 +15,14 @@ from __future__ import annotations
 
 from operator import itemgetter
 
-from evlog.errors import CorruptionError, InvalidSchema, SchemaNotFound, SchemaViolation, WrongExpectedVersion
+from evlog.errors import (
+    CorruptionError,
+    InvalidEvent,
+    InvalidSchema,
+    SchemaNotFound,
+    SchemaViolation,
+    WrongExpectedVersion,
+)
 from evlog.model.appends import AppendRequest, Expectation, damaged_schema
 from evlog.model.encoding import encode_events
 from evlog.model.events import JSON_CODE, NewEvent, check_type
@@ -177,7 +184,10 @@ def set_schema(engine: Engine, type: str, schema: Any) -> Schema:
 
     check_type(type)
     data = schema.encode("utf-8", "surrogatepass") if isinstance(schema, str) else schema
-    text = encode_events([NewEvent("schema", data)])[0][3] if data is not None else b""
+    try:
+        text = encode_events([NewEvent("schema", data)])[0][3] if data is not None else b""
+    except InvalidEvent as error:
+        raise InvalidSchema(type, "", error.reason) from None
     if not text:
         raise InvalidSchema(type, "", "there is none")
     compile_schema(type, text)

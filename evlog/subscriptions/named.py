@@ -252,8 +252,16 @@ def _chosen(
         return parked
     unknown = set(positions).difference(place.position for _, place in parked)
     if unknown:
-        raise InvalidArgument(f"subscription {name!r} has no parked event at position {min(unknown)}")
+        raise not_parked(name, min(unknown))
     return [(checkpoint, place) for checkpoint, place in parked if place.position in positions]
+
+
+def not_parked(name: str, position: int) -> InvalidArgument:
+    """Return the error for a position at which a subscription has no parked event."""
+    return InvalidArgument(
+        f"subscription {name!r} has no parked event at position {position}",
+        "`evlog subscriptions parked` lists the parked events",
+    )
 
 
 def _maybe_read(engine: Engine, position: int) -> Event | None:

@@ -106,6 +106,7 @@ def test_a_lock_that_is_not_free_in_time_is_busy(evlog: Evlog, here: Path) -> No
     assert result.code == 6
     assert "was locked by another writer" in result.err
     assert evlog("append", "s", "T", "--lock-timeout", "0").code == 0
+    assert evlog("append", "s", "T", "--lock-timeout", "1m30s").code == 0
 
 
 def test_a_full_disk_is_full_and_the_store_goes_on_afterwards(here: Path) -> None:

@@ -155,6 +155,7 @@ WRONG = [
     ["append", "s", "T", "--sync", "sometimes"],
     ["append", "s", "T", "--lock-timeout", "-1"],
     ["append", "s", "T", "--lock-timeout", "nan"],
+    ["append", "s", "T", "--lock-timeout", "5M"],
     ["append", "s", "T", "--batch", "10"],
     ["append", "s", "T", "--atomic"],
     ["append", "s", "T", "--skip-bad"],

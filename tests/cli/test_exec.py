@@ -259,7 +259,7 @@ def test_a_command_that_takes_too_long_is_ended_and_has_failed(evlog: Evlog) -> 
     run = ["tail", "--name", "slow", "--exec", "echo begun >&2; sleep 100", "--exec-timeout", "0.2"]
     result = run_process(*run, "--retries", "1", "--on-failure", "park")
     assert (result.code, result.out) == (0, b"")
-    assert "parked position 1 after 1 failures: ended, because it took longer than 0.2 s" in result.err
+    assert "parked position 1 after 1 failure: ended, because it took longer than 0.2 s" in result.err
     error = evlog("subscriptions", "parked", "slow").line["error"]
     assert error == "ended, because it took longer than 0.2 s: begun"
 
@@ -271,3 +271,9 @@ def test_the_pause_between_two_tries_can_be_chosen(evlog: Evlog) -> None:
     assert result.err.count("next try in 0 s") == 2
     for option in (["--retry-delay", "1"], ["--exec-timeout", "1"]):
         assert evlog("tail", *option).code == 2
+
+
+def test_an_exec_timeout_of_0_is_refused(evlog: Evlog) -> None:
+    evlog("append", "s", "T")
+    result = evlog("tail", "--exec", "true", "--exec-timeout", "0")
+    assert (result.code, result.err[:37]) == (2, "evlog: --exec-timeout 0 leaves no tim")

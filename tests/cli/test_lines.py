@@ -11,6 +11,7 @@ import pytest
 import evlog as library
 from evlog.cli import lines as module
 from evlog.cli._support import stdin as stdin_module
+from evlog.cli._support.console import count_of
 from tests.cli.conftest import NO_BYTECODE, Evlog, as_lines, run_process, start
 
 ID = "2f0a7d0c-6a39-4b55-8a6e-0d3a2f1b9c11"
@@ -219,6 +220,22 @@ def test_a_full_disk_says_how_far_it_came(here: Path) -> None:
     assert len(run_process("read", "-s", "x").lines) == error["appended"]
 
 
+def test_a_full_disk_is_reported_with_what_is_appended(here: Path) -> None:
+    def limit() -> None:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+
+    run_process("init", "-s", "x")
+    result = run_process(
+        *("append", "-s", "x", "--lines", "--batch", "10"), stdin=own(1000), env=NO_BYTECODE, preexec_fn=limit
+    )
+    appended = len(run_process("read", "-s", "x").lines)
+    told, error = result.err.splitlines()
+    assert told.startswith(f'evlog: failed; so far {{"appended":{appended},')
+    assert error.endswith("free some space and try again")
+
+
 def test_what_arrives_slowly_is_durable_at_once(here: Path) -> None:
     with start("append", "-s", "x", "--lines", "--ack", "s", "T") as process:
         assert process.stdin is not None
@@ -313,7 +330,7 @@ def test_output_that_fails_says_what_is_appended(here: Path, arguments: list[str
         _, errors = process.communicate(b"1\n2\n3\n")
     appended = len(run_process("read", "-s", "x").lines)
     assert process.returncode == 1
-    assert f"{appended} events are appended all the same".encode() in errors
+    assert f"{count_of(appended, 'event is', 'events are')} appended all the same".encode() in errors
 
 
 def test_the_advice_for_a_first_try_names_stream_and_type(evlog: Evlog) -> None:
@@ -356,7 +373,7 @@ def test_lines_of_text_become_events_of_text(evlog: Evlog) -> None:
 def test_text_that_is_not_utf_8_is_a_bad_line(evlog: Evlog) -> None:
     result = evlog("append", "--lines", "--text", "log", "Line", stdin=b"a\n\xff\n")
     assert result.code == 2
-    assert "line 2 is not UTF-8; 1 events before it were appended: correct the line" in result.err
+    assert "line 2 is not UTF-8; 1 event before it was appended: correct the line" in result.err
     assert evlog("append", "--lines", "--text", "log", "Line", "--skip-bad", stdin=b"a\n\xff\n").code == 0
 
 
@@ -392,7 +409,7 @@ def test_an_id_conflict_names_its_line_and_what_went_in_before(
     told = evlog("append", "--lines", stdin=stdin)
     assert told.code == 7
     assert "line 2: event id " in told.err
-    assert "; 1 events before it were appended: correct the line, or use --skip-bad" in told.err
+    assert "; 1 event before it was appended: correct the line, or use --skip-bad" in told.err
     monkeypatch.setenv("EVLOG_ERRORS", "json")
     error = json.loads(evlog("append", "--lines", stdin=stdin).err)
     assert (error["error"], error["line"], error["appended"], error["position"]) == ("IdConflict", 2, 1, 1)

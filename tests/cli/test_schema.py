@@ -58,7 +58,7 @@ def test_a_line_that_does_not_fit_is_a_bad_line(strict: Evlog) -> None:
     assert (
         "line 2 is refused: the data does not fit version 1 of the schema of 'Paid' at /amount" in result.err
     )
-    assert "1 events before it were appended" in result.err
+    assert "1 event before it was appended" in result.err
     assert amounts(strict) == [1]
 
 
@@ -137,8 +137,8 @@ def test_a_schema_on_a_terminal_is_indented_and_cannot_control_it(
 @pytest.mark.parametrize(
     ("schema", "message"),
     [
-        (b"{", "event data: is not JSON"),
-        (b"", "event data: is not JSON"),
+        (b"{", "invalid schema of 'Paid': is not JSON"),
+        (b"", "invalid schema of 'Paid': is not JSON"),
         (b'{"type":"nope"}', "invalid schema of 'Paid' at /type: "),
         (b'{"$ref":"file:///etc/hostname"}', "file:///etc/hostname is outside the schema; put it into $defs"),
     ],

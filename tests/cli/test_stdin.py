@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
 from evlog.cli._support.stdin import read_lines
+from tests.cli.conftest import run_process
 
 
 def chunks_of(data: list[bytes]) -> list[list[bytes] | None]:
@@ -42,3 +44,15 @@ def test_lines_are_whole_however_they_arrive(pieces: list[bytes], lines: list[by
     found = chunks_of(pieces)
     assert [line for chunk in found for line in chunk or ()] == lines
     assert found.count(None) == len(pieces) + 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["append", "a", "T", "-"], ["schema", "set", "T", "-"], ["sql", "-"], ["mcp"]],
+    ids=" ".join,
+)
+def test_a_closed_stdin_is_refused(here: Path, arguments: list[str]) -> None:
+    run_process("init", "-s", "x")
+    result = run_process("-s", "x", *arguments, preexec_fn=lambda: os.close(0))
+    message = "evlog: stdin is closed; redirect it from a file, or from /dev/null for no input\n"
+    assert (result.code, result.err) == (2, message)

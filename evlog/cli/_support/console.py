@@ -241,9 +241,14 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() or char == " " else _escape(char) for char in text)
 
 
+def count_of(number: int, one: str, several: str = "") -> str:
+    """Return for example `1 event` or `1,000 events`; `several` is for what only an s does not make."""
+    return f"{number:,} {one if number == 1 else several or f'{one}s'}"
+
+
 def one_line(text: str) -> str:
     """Return the text as one printable line."""
-    return printable(" ".join(text.split("\n")))
+    return printable(" ".join(line.strip() for line in text.split("\n")))
 
 
 def _escape(char: str) -> str:

@@ -7,10 +7,9 @@ or created.
 from __future__ import annotations
 
 import os
-import sys
 
 from evlog.cli._support import console
-from evlog.cli._support.stdin import read_all
+from evlog.cli._support.stdin import read_all, stdin_descriptor
 from evlog.errors import EventTooLarge, InvalidArgument, InvalidEvent
 from evlog.model.encoding import encode_events
 from evlog.model.events import MAX_EVENT_BYTES, NewEvent, id_of_key
@@ -126,11 +125,10 @@ def _utf8(text: str) -> bytes:
 
 
 def _read_stdin() -> bytes:
-    if sys.stdin is None:
-        raise InvalidArgument("stdin is closed", "give DATA as an argument or as @FILE")
-    if sys.stdin.isatty():
+    fd = stdin_descriptor()
+    if os.isatty(fd):
         console.note("reading the data from the terminal; end it with Ctrl-D")
-    return _check_limit(read_all(sys.stdin.fileno(), 2 * MAX_EVENT_BYTES))
+    return _check_limit(read_all(fd, 2 * MAX_EVENT_BYTES))
 
 
 def _read_file(path: str) -> bytes:

@@ -210,7 +210,8 @@ class Runner:
             raise ExecFailed(event, error, failure.attempts, reader_left=reader_left)
         with self._stops.held:
             self._subscription.park(event, str(error), failure.attempts)
-        console.note(f"parked position {event.position} after {failure.attempts} failures: {error.reason}")
+        failures = console.count_of(failure.attempts, "failure")
+        console.note(f"parked position {event.position} after {failures}: {error.reason}")
 
     def flush(self) -> None:
         """Do nothing: no event is kept."""

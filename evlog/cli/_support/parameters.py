@@ -22,7 +22,7 @@ TEXT: Final = "text"  # must be UTF-8
 RAW: Final = "raw"  # any bytes: DATA
 PATH: Final = "path"  # any bytes: the name of a file
 COUNT: Final = "count"  # a whole number; one beyond any count is taken for the largest
-NUMBER: Final = "number"  # seconds and the like
+DURATION: Final = "duration"  # seconds, or for example 15m
 FLAG: Final = "flag"
 _LONGEST_NUMBER: Final = 4000  # digits; int() refuses more than 4300
 _LARGEST: Final = sys.maxsize - 1  # what follows it can be counted, too: the version behind it
@@ -181,8 +181,12 @@ def _convert(parameter: Parameter, text: str) -> Any:
         return text
     if kind is COUNT:
         return _count(parameter, text)
-    if kind is NUMBER:
-        return _number(parameter, text)
+    if kind is DURATION:
+        from evlog.model.when import parse_duration
+
+        return parse_duration(text)
+    if kind is PATH and not text:
+        raise InvalidArgument(f"{parameter.title} is empty", "give a path")
     if kind is PATH and sys.getfilesystemencoding() != "utf-8":
         return os.fsdecode(text.encode("utf-8", "surrogateescape"))  # see app.py: arguments are UTF-8
     return text
@@ -203,17 +207,4 @@ def _count(parameter: Parameter, text: str) -> int:
     if found < least or (most is not None and found > most):
         bounds = f"of at least {least}" if most is None else f"from {least} to {most}"
         raise InvalidArgument(f"invalid value {text!r} for {parameter.title}", f"use a whole number {bounds}")
-    return found
-
-
-def _number(parameter: Parameter, text: str) -> float:
-    try:
-        found = float(text)
-    except ValueError:
-        found = -1.0
-    if not found >= (parameter.least or 0):  # also NaN
-        raise InvalidArgument(
-            f"invalid value {text!r} for {parameter.title}",
-            f"use a number of at least {parameter.least or 0}",
-        )
     return found

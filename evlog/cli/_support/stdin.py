@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import os
 import select
+import sys
 
+from evlog.errors import InvalidArgument
 from evlog.model.json_lines import MAX_LINE_BYTES
 
 TYPE_CHECKING = False
@@ -16,6 +18,17 @@ if TYPE_CHECKING:
     from typing import Final
 
 _READ_BYTES: Final = 256 * 1024
+
+
+def stdin_descriptor() -> int:
+    """Return the descriptor of stdin.
+
+    Raises:
+        InvalidArgument: stdin is closed, which is more often a mistake than an empty input.
+    """
+    if sys.stdin is None:
+        raise InvalidArgument("stdin is closed", "redirect it from a file, or from /dev/null for no input")
+    return sys.stdin.fileno()
 
 
 def read_lines(fd: int) -> Iterator[list[bytes] | None]:
