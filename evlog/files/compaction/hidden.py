@@ -14,12 +14,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
-from itertools import chain, repeat
+from itertools import chain, islice, repeat
 from operator import lt, or_
 from typing import Final, NamedTuple
 
 from evlog.files.disk.processes import Workers
 from evlog.files.format.entries import ENTRY_BYTES, column, column_array
+from evlog.files.format.frames import MAX_VERSION
 from evlog.files.format.hashes import hash_stream
 from evlog.files.format.manifest import SegmentInfo
 from evlog.files.format.removed_events import EmptyStream
@@ -66,16 +67,46 @@ def find_hidden(
     return found or _hide_by_name(parts, limits, cut_off.position)
 
 
+class _Limit(NamedTuple):
+    """From where on a rule lets the events of a stream stay."""
+
+    rule: Rule
+    first_version: int  # the first that may stay, whatever the last one is
+    most_events: int  # that may stay, counted from the last one
+    since_us: int
+
+
+class _LimitsOfCategories(dict[str, "_Limit | None"]):
+    """The limits by category of streams that have no rule of their own, made when they are asked for."""
+
+    def __init__(self, rules: Rules, now_us: int) -> None:
+        self._rules = rules
+        self._now_us = now_us
+
+    def __missing__(self, category: str) -> _Limit | None:
+        # The store's own streams have only the rule of their prefix, which is their category's, too.
+        rule = rule_in_force(category, None, self._rules.categories.get(category))
+        limit = self[category] = _limit_of(rule, self._now_us)
+        return limit
+
+
+def _limit_of(rule: Rule | None, now_us: int) -> _Limit | None:
+    if rule is None:
+        return None
+    most = 0 if rule.tombstone else MAX_VERSION if rule.max_count is None else rule.max_count
+    first, since_us = max(rule.truncate_before, rule.deleted + 1), visible_since_us(rule, now_us) or 0
+    return _Limit(rule, first, most, since_us)
+
+
 class _Limits:
     """What the rules hide of each stream at the cut-off; of a resumed compaction, and hide now, too."""
 
     def __init__(self, log: Log, rules: Rules, cut_off: CutOff, *, resumed: bool) -> None:
         self._log = log
         self._rules = rules
-        self._time_us = cut_off.time_us
         self._present = log.policies() if resumed else None
-        self._own = {name: rules.rule_for(name) for name in rules.streams}
-        self._common: dict[str, Rule | None] = {}  # by category: the rule of streams that have no own
+        self._own = {name: _limit_of(rules.rule_for(name), cut_off.time_us) for name in rules.streams}
+        self._common = _LimitsOfCategories(rules, cut_off.time_us)
 
     def hashes(self) -> set[int] | None:
         """Return the hashes of the streams that may lose events; None: any stream may."""
@@ -84,32 +115,31 @@ class _Limits:
         names = {*self._rules.streams, *(metadata_stream(stream=name) for name in self._rules.streams)}
         return set(map(hash_stream, names))
 
+    def maybe_count(self, names: Sequence[str]) -> int | None:
+        """Return how many events of each of these streams stay, if nothing but one number decides that."""
+        categories = {name.partition("-")[0] for name in names}
+        if len(categories) > 1 or self._present is not None or not self._own.keys().isdisjoint(names):
+            return None
+        limit = self._common[categories.pop()]
+        return limit.most_events if limit is not None and limit.first_version == 1 > limit.since_us else None
+
     def of(self, name: str, version: int) -> tuple[int, int] | None:
         """Return the first version and the time from which events stay; None if all stay.
 
         Args:
             version: the stream's last one at the cut-off.
         """
-        rule = self._own[name] if name in self._own else self._rule_of_category(category_of(name))
-        if rule is None:
+        limit = self._own[name] if name in self._own else self._common[category_of(name)]
+        if limit is None:
             return None
-        first, since_us = first_visible_version(rule, version), visible_since_us(rule, self._time_us) or 0
+        first, since_us = max(limit.first_version, version - limit.most_events + 1), limit.since_us
         if self._present is not None:
             now = self._present.rule_for(name)
-            if now != rule:
+            if now != limit.rule:
                 version = self._log.find_version(name, hash_stream(name))
                 first = min(first, first_visible_version(now, version))
             since_us = min(since_us, visible_since_us(now, time.time_ns() // 1000) or 0)
         return (first, since_us) if first > 1 or since_us > 0 else None
-
-    def _rule_of_category(self, category: str) -> Rule | None:
-        # The store's own streams have only the rule of their prefix, which is their category's, too.
-        try:
-            return self._common[category]
-        except KeyError:
-            rule = rule_in_force(category, None, self._rules.categories.get(category))
-            self._common[category] = rule
-            return rule
 
 
 # --- by hash: all segments column by column, on several processes
@@ -142,19 +172,32 @@ def _maybe_hide_by_hash(
         numbers = sorted(numbers if wanted is None else map(last.__getitem__, fresh & wanted))
         hashes = iter(list(map(column_array(entries, "stream_hash").__getitem__, numbers)))
         for records in part.segment.records(numbers, first=_RECORDS_AT_ONCE):
-            for (_, version, name, _, _, time_us, _, _, _), stream_hash in zip(records, hashes, strict=False):
-                limit = limits.of(name, version)
-                if limit is None:
-                    continue
-                first, since_us = limit
-                found.first_versions[stream_hash] = first
-                if since_us:
-                    found.since_us.setdefault(since_us, set()).add(stream_hash)
-                if version < first or time_us < since_us:
-                    emptied[at].append((name, version, time_us))
+            emptied[at] += _limit_streams(records, list(islice(hashes, len(records))), limits, found)
     if versions + _sum_emptied(parts, seen) != position:
         return None
     return Hidden(_find_all_hidden(log, parts, found, position, workers), emptied)
+
+
+def _limit_streams(
+    records: Sequence[Record], hashes: Sequence[int], limits: _Limits, found: HashLimits
+) -> Iterator[EmptyStream]:
+    """Note what is removed of some streams, given the record of the last event of each; yield the emptied."""
+    _, versions, names, *_ = zip(*records, strict=True)
+    count = limits.maybe_count(names)
+    if count:  # in a fifth of the time, and no stream is emptied
+        firsts = [version - count + 1 for version in versions]
+        found.first_versions.update(zip(hashes, firsts, strict=True))
+        return
+    for (_, version, name, _, _, time_us, _, _, _), stream_hash in zip(records, hashes, strict=True):
+        limit = limits.of(name, version)
+        if limit is None:
+            continue
+        first, since_us = limit
+        found.first_versions[stream_hash] = first
+        if since_us:
+            found.since_us.setdefault(since_us, set()).add(stream_hash)
+        if version < first or time_us < since_us:
+            yield name, version, time_us
 
 
 def _last_entries(part: Part, position: int, entries: Entries, seen: set[int]) -> dict[int, int]:
