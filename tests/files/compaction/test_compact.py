@@ -120,6 +120,33 @@ def test_old_events_go_by_age(store: EventStore, clock: Clock) -> None:
     assert store.append("s-0", [new()]).first_version == 21
 
 
+RULES_BESIDE_A_COUNT: dict[str, Callable[[EventStore], object]] = {
+    "none": lambda store: None,
+    "its own count": lambda store: store.set_retention("s-300", max_count=1),
+    "a deleted stream": lambda store: store.delete_stream("s-300"),
+    "a tombstone": lambda store: store.delete_stream("s-300", tombstone=True),
+    "an age": lambda store: store.set_retention(category="s", max_count=2, max_age=1),
+    "another category": lambda store: store.append("t-1", [new(), new(), new()]),
+}
+
+
+@pytest.mark.parametrize("rule", RULES_BESIDE_A_COUNT)
+def test_a_count_for_many_streams_leaves_other_rules_in_force(
+    memory_path: Path, clock: Clock, rule: str
+) -> None:
+    names = [f"s-{number}" for number in range(600)]
+    with small_store(memory_path / "large", segment_events=10_000) as store:
+        for _ in range(3):
+            clock.us += 2_000_000
+            store.append_many(evlog.NewEvents(names, "T", [b"{}"] * len(names)))
+        store.set_retention(category="s", max_count=2)
+        RULES_BESIDE_A_COUNT[rule](store)
+        before = visible(store)
+        store.compact()
+        assert all_events(store) == before
+        assert len(before) >= 600
+
+
 def test_a_stream_that_lost_all_events_goes_on_counting(store: EventStore) -> None:
     fill(store, 30)
     last = store.delete_stream("s-1")
