@@ -7,7 +7,8 @@ records    the records of frames, every field, and the entries that they must ha
 indexes    the sorted indexes of a segment
 removals   the removed events of a segment
 across     versions, ids and the filter, across segments (`known`: what is known of each)
-digest     the head digest, and why one does not hold any more
+digest     the head digest
+compacted  why a pinned digest does not hold any more
 quick      `--quick`
 containers compressed logs, read past damage
 losses     which events are lost for good

@@ -11,30 +11,24 @@ that no longer holds.
 
 from __future__ import annotations
 
-import json
 import re
 from bisect import bisect_right
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from itertools import chain
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from msgspec import Raw
 
-from evlog.errors import EvlogError, InvalidArgument
+from evlog.errors import InvalidArgument
 from evlog.files.check.containers import CheckedLog
 from evlog.files.disk.files import ReadFile
 from evlog.files.format.entries import column
 from evlog.files.format.frames import decode_record
 from evlog.files.format.headers import FormatFault
-from evlog.files.log.log import Log
-from evlog.files.log.read_stream import Bounds, read_stream
 from evlog.model.events import REDACTED_BEGIN
 from evlog.model.redaction import digest_in
-from evlog.model.retention import COMPACTIONS_STREAM, STARTED_TYPE
 
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _PIN: Final = re.compile(r"(\d{1,20}):([0-9a-fA-F]{64})", re.ASCII)
 DIGEST_BYTES: Final = 32
 
@@ -178,53 +172,3 @@ def join_digests(parts: Sequence[LogDigest]) -> LogDigest:
         tuple(chain.from_iterable(part.redacted for part in parts)),
         all(part.sound for part in parts),
     )
-
-
-# --- why a digest does not hold
-
-
-def explain_compaction(store: str, pin: Pin) -> str:
-    """Return why the digest of a position does not hold: the last compaction that reached it."""
-    started = None
-    try:
-        log = Log(store)
-        notes = read_stream(log, COMPACTIONS_STREAM, Bounds(), {STARTED_TYPE}, reverse=False, limit=None)
-        for event in notes:
-            document = _maybe_object(event.data)
-            if document is None or not document.get("rules"):
-                continue  # it removed nothing
-            if document.get("position") == pin.position and document.get("digest") == pin.digest:
-                when = _when(event.time_us)
-                rules = _rules(document)
-                return f"history was as pinned until it was compacted on {when} {rules}; pin a new digest"
-            started = started or (event.time_us, document)
-    except EvlogError:
-        pass  # damage that is reported already
-    if started is None:
-        return f"history up to position {pin.position} was compacted; pin a new digest"
-    time_us, document = started
-    return (
-        f"history up to position {pin.position} was compacted, first on {_when(time_us)} {_rules(document)}; "
-        "pin a new digest"
-    )
-
-
-def _maybe_object(data: bytes) -> dict[str, Any] | None:
-    try:
-        document = json.loads(data)
-    except (ValueError, RecursionError):
-        return None
-    return document if isinstance(document, dict) else None
-
-
-def _when(time_us: int) -> str:
-    return (_EPOCH + timedelta(microseconds=time_us)).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _rules(document: dict[str, Any]) -> str:
-    rules = document.get("rules")
-    if not isinstance(rules, list) or not rules:
-        return "by rules that it does not name"
-    shown = [json.dumps(rule, ensure_ascii=True, separators=(",", ":")) for rule in rules[:5]]
-    more = f" and {len(rules) - 5} more" if len(rules) > 5 else ""
-    return f"by {', '.join(shown)}{more}"

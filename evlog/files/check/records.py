@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate, chain, compress, repeat
 from operator import add, lt, sub
 from threading import local
@@ -277,6 +276,8 @@ def _check_json(texts: Sequence[bytes], field: str) -> None:
     except (ValueError, RecursionError):
         found = []
     if found != lengths:
+        from concurrent.futures import ThreadPoolExecutor  # a helper starts sooner without it
+
         # A new thread's stack is empty, so that this accepts whatever depth of nesting an append accepted.
         with ThreadPoolExecutor(1) as thread:
             checks = without_signals(lambda: thread.map(lambda text: check_json([text], field), texts))

@@ -29,7 +29,8 @@ from evlog.files.check.across import (
     odd_streams_in,
     repeated_hashes,
 )
-from evlog.files.check.digest import HeadDigest, Pin, explain_compaction
+from evlog.files.check.compacted import explain_compaction
+from evlog.files.check.digest import HeadDigest, Pin
 from evlog.files.check.files import (
     NOTHING_KNOWN,
     StoreSnapshot,
