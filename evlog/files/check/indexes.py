@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
-from itertools import chain, compress, islice, pairwise, repeat
+from itertools import chain, compress, islice, repeat
 from operator import eq, ge, itemgetter, lt, sub
 from typing import Final, NamedTuple
 
@@ -27,7 +27,7 @@ from evlog.files.format.headers import (
     NewerFormat,
     decode_file_header,
 )
-from evlog.files.format.sorted_index import PAGE_BYTES, group_entries, page_crcs, sorted_shape
+from evlog.files.format.sorted_index import PAGE_BYTES, page_crcs, sorted_shape
 from evlog.model.reports import Finding
 
 _COLUMN: Final = {KIND_STREAMS: "stream_hash", KIND_TYPES: "type_hash", KIND_IDS: "id_hash"}
@@ -56,10 +56,8 @@ class IndexWrong(Exception):
         self.believed = believed
 
 
-def check_index(
-    path: str, name: str, expected: FileHeader, entries: Entries
-) -> tuple[Finding | None, Postings]:
-    """Check one sorted index; return what is wrong with it, and its content as it must be.
+def check_index(path: str, name: str, expected: FileHeader, entries: Entries) -> Finding | None:
+    """Check one sorted index, and return what is wrong with it.
 
     Args:
         path: the file. name: its path below the store, for the finding.
@@ -69,12 +67,12 @@ def check_index(
     try:
         postings = _read_postings(path, expected)
         _check_postings(postings, expected.kind, column_array(entries, _COLUMN[expected.kind]))
-        return None, postings
+        return None
     except FileNotFoundError:
         wrong = IndexWrong(kinds.MISSING, None, "it is missing")
     except IndexWrong as fault:
         wrong = fault
-    return _finding_for(wrong, name), make_postings(entries, expected.kind)
+    return _finding_for(wrong, name)
 
 
 def check_tags(path: str, name: str, expected: FileHeader, content: bytes) -> Finding | None:
@@ -100,14 +98,6 @@ def _finding_for(wrong: IndexWrong, name: str) -> Finding:
         detail = f"{wrong}, though its CRCs hold: readers miss events; a repair rebuilds it"
         return kinds.damage(wrong.finding_kind, name, wrong.offset, None, detail)
     return kinds.note(wrong.finding_kind, name, wrong.offset, None, f"{wrong}; {kinds.DERIVED}")
-
-
-def make_postings(entries: Entries, kind: int) -> Postings:
-    """Return what the index of these entries must hold; of ids nothing."""
-    if kind == KIND_IDS:
-        return Postings([], [], [])
-    keys, starts, numbers = group_entries(column(entries, _COLUMN[kind]))
-    return Postings(keys.tolist(), starts.tolist(), numbers.tolist())
 
 
 def check_header(path: str, expected: FileHeader) -> None:
@@ -207,25 +197,29 @@ def _lengths(starts: Sequence[int]) -> map[int]:
     return map(sub, islice(starts, 1, None), starts)
 
 
-def odd_streams(streams: Postings, versions: Sequence[int], *, gaps: bool) -> list[int]:
-    """Return the numbers of the first entries, one a stream hash, whose versions do not rise by one.
+class StreamVersions(NamedTuple):
+    """The versions that a segment's streams have in it, by the streams' hashes."""
+
+    first: dict[int, int]
+    last: dict[int, int]
+    odd: set[int]
+    """hashes of the streams whose versions do not rise by one, or of several streams that share one"""
+
+
+def check_versions(entries: Entries, *, gaps: bool) -> StreamVersions:
+    """Check the versions in entries, in the order of the log.
 
     Args:
         gaps: a salvage was here, so versions need only rise.
     """
-    _, starts, numbers = streams
-    if not numbers:
-        return []
-    own = pick(versions, numbers)
-    firsts = [own[start] for start in starts[:-1]]
-    ends = map(sum, zip(firsts, _lengths(starts), strict=False))
-    if own == tuple(chain.from_iterable(map(range, firsts, ends))):
-        return []
-    odd = []
-    for start, end in pairwise(starts):
-        its = own[start:end]
-        for at in range(1, len(its)):
-            if its[at] <= its[at - 1] or (not gaps and its[at] != its[at - 1] + 1):
-                odd.append(numbers[start + at])
-                break
-    return odd
+    first: dict[int, int] = {}
+    last: dict[int, int] = {}
+    odd: set[int] = set()
+    for stream_hash, version in zip(column(entries, "stream_hash"), column(entries, "version"), strict=True):
+        before = last.get(stream_hash)
+        if before is None:
+            first[stream_hash] = version
+        elif version != before + 1 and not (gaps and version > before):
+            odd.add(stream_hash)
+        last[stream_hash] = version
+    return StreamVersions(first, last, odd)

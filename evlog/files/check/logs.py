@@ -13,7 +13,6 @@ Files are read with `pread`, so that nothing that happens to them meanwhile can 
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Iterator
 from itertools import accumulate
 from operator import le, lt
@@ -44,7 +43,6 @@ from evlog.files.log.segment import written_end
 from evlog.model.reports import Finding
 
 _WINDOW_BYTES: Final = 1 << 20  # a tenth faster than 256 KiB: a frame at the end is seldom read twice
-_BATCH_BYTES: Final = 1 << 17  # their records and columns stay in the processor's cache: twice as fast as a window
 _MAX_FINDINGS: Final = 1000  # of one log: enough to see the extent, and bounded where every frame is damaged
 
 _STOP: Final = -1  # in the place of an offset: nothing of what follows was acknowledged
@@ -114,7 +112,7 @@ class LogCheck:
                 continue
             offsets = frame_offsets(window, at)
             if len(offsets) > 1:
-                at, wanted = self._check_window(window, at, offsets), _WINDOW_BYTES
+                at, wanted = self._check(window, at, offsets), _WINDOW_BYTES
                 continue
             fault = ""
             try:
@@ -169,17 +167,6 @@ class LogCheck:
             self._find(kinds.HEADER, 0, None, fault)
         if self._is_part and self.info.sealed and self._log.size() != self.info.log_bytes:
             raise Unclear
-
-    def _check_window(self, window: bytes, base: int, offsets: list[int]) -> int:
-        """Check the frames at these offsets in batches; return where to continue."""
-        first = 0
-        while first < len(offsets) - 1:
-            after = bisect_right(offsets, offsets[first] + _BATCH_BYTES, first + 2)
-            reached = self._check(window, base, offsets[first:after])
-            if reached != offsets[after - 1]:
-                return reached
-            first = after - 1
-        return offsets[-1]
 
     def _check(self, window: bytes, base: int, offsets: list[int]) -> int:
         """Check the frames at these offsets, the last of which is their end; return where to continue."""

@@ -20,21 +20,13 @@ from zlib import crc32
 from evlog.errors import EvlogError
 from evlog.files.check import findings as kinds
 from evlog.files.check.digest import NO_DIGEST, HeadDigest, join_digests
-from evlog.files.check.indexes import check_index, check_tags, make_postings, odd_streams, pick
+from evlog.files.check.indexes import check_index, check_tags, check_versions
 from evlog.files.check.logs import LogCheck
 from evlog.files.check.offsets import Unclear
 from evlog.files.check.records import Runs
 from evlog.files.check.task import LogSummary, SegmentTask, Start, sealed_fault
 from evlog.files.disk.files import ReadFile
-from evlog.files.format.entries import (
-    ENTRY,
-    ENTRY_BYTES,
-    ENTRY_FRAME,
-    ENTRY_PLACE,
-    column,
-    column_array,
-    count_tagged,
-)
+from evlog.files.format.entries import ENTRY_BYTES, ENTRY_FRAME, ENTRY_PLACE, column, count_tagged
 from evlog.files.format.frames import FRAME_HEADER_BYTES, NOT_RECORDS, decode_frame_header
 from evlog.files.format.headers import (
     FILE_HEADER_BYTES,
@@ -126,20 +118,15 @@ def check_indexes(task: SegmentTask, entries: bytes) -> IndexCheck:
     info = task.info
     findings: list[Finding] = []
     sound: list[int] = []
-    streams = None
     if info.sealed:
         header = task.header._replace(source_crc=info.offsets_crc)
         for kind, suffix in SORTED_SUFFIXES.items():
             name = f"{task.name}.{suffix}"
-            finding, postings = check_index(
-                f"{task.path}.{suffix}", name, header._replace(kind=kind), entries
-            )
+            finding = check_index(f"{task.path}.{suffix}", name, header._replace(kind=kind), entries)
             if finding is None:
                 sound.append(kind)
             else:
                 findings.append(finding)
-            if kind == KIND_STREAMS:
-                streams = postings
         tagged = count_tagged(entries) if crc32(entries) == info.offsets_crc else info.tagged_events
         if tagged != info.tagged_events:
             detail = f"the manifest says that {info.tagged_events} of its events have tags, not {tagged}"
@@ -148,21 +135,17 @@ def check_indexes(task: SegmentTask, entries: bytes) -> IndexCheck:
             finding, is_sound = _check_tags(task)
             findings += [] if finding is None else [finding]
             sound += [KIND_TAGS] if is_sound else []
-    streams = streams or make_postings(entries, KIND_STREAMS)
-    versions = column_array(entries, "version")
-    odd = odd_streams(streams, versions, gaps=bool(info.lost_events))
-    hashes = [ENTRY.unpack_from(entries, number * ENTRY_BYTES)[0] for number in odd]
-    if KIND_STREAMS in sound and KIND_IDS in sound:
-        return IndexCheck(findings, sound, hashes, None)
-    firsts = pick(streams.numbers, streams.starts[:-1])
-    lasts = pick(streams.numbers, [end - 1 for end in streams.starts[1:]])
-    keys = Keys(
-        array("Q", streams.keys).tobytes(),
-        array("I", pick(versions, firsts)).tobytes(),
-        array("I", pick(versions, lasts)).tobytes(),
-        array("I", sorted(column(entries, "id_hash"))).tobytes(),
-    )
-    return IndexCheck(findings, sound, hashes, keys)
+    versions = check_versions(entries, gaps=bool(info.lost_events))
+    keys = None
+    if KIND_STREAMS not in sound or KIND_IDS not in sound:
+        streams = sorted(versions.first)
+        keys = Keys(
+            array("Q", streams).tobytes(),
+            array("I", map(versions.first.__getitem__, streams)).tobytes(),
+            array("I", map(versions.last.__getitem__, streams)).tobytes(),
+            array("I", sorted(column(entries, "id_hash"))).tobytes(),
+        )
+    return IndexCheck(findings, sound, sorted(versions.odd), keys)
 
 
 def _check_tags(task: SegmentTask) -> tuple[Finding | None, bool]:
