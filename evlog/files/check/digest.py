@@ -31,6 +31,7 @@ from evlog.model.redaction import digest_in
 
 _PIN: Final = re.compile(r"(\d{1,20}):([0-9a-fA-F]{64})", re.ASCII)
 DIGEST_BYTES: Final = 32
+_digest: Final = type(sha256()).digest  # called by `map`, without a turn of a loop
 
 
 class Pin(NamedTuple):
@@ -110,6 +111,11 @@ def parse_pin(text: str) -> Pin:
     return Pin(int(match[1]), match[2].lower())
 
 
+def digests_of(raws: Sequence[bytes | Raw]) -> list[bytes]:
+    """Return the digest of each record, by the records' bytes."""
+    return list(map(_digest, map(sha256, raws)))
+
+
 class RecordDigests:
     """The digests of a log's records, made while its check decodes them.
 
@@ -125,12 +131,11 @@ class RecordDigests:
 
     def add(
         self,
-        raws: Sequence[bytes | Raw],
+        found: list[bytes],
         positions: Sequence[int],
         metadatas: Sequence[bytes | None],
     ) -> None:
-        """Add records that follow each other: their bytes, positions and metadata."""
-        found = [digest.digest() for digest in map(sha256, raws)]
+        """Add records that follow each other: the digests of their bytes, their positions and metadata."""
         if metadatas.count(None) < len(metadatas):
             for at, metadata in enumerate(metadatas):
                 if metadata is not None and metadata.startswith(REDACTED_BEGIN):
@@ -153,9 +158,9 @@ class RecordDigests:
             raw = log.read(length, offset)
             try:
                 record = decode_record(raw)
-                self.add([raw], record[:1], record[8:])
+                self.add(digests_of([raw]), record[:1], record[8:])
             except (FormatFault, TypeError, AttributeError):
-                self._records.append(sha256(raw).digest())
+                self._records += digests_of([raw])
 
     def finish(self, *, sound: bool) -> LogDigest:
         """Return all of them."""

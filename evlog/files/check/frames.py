@@ -10,7 +10,7 @@ from struct import Struct
 from typing import Final, NamedTuple
 from zlib import crc32
 
-from evlog.files.format.entries import ENTRY_BYTES
+from evlog.files.format.entries import ENTRY_BYTES, column_array
 from evlog.files.format.frames import FRAME_HEADER_BYTES, FRAME_MAGIC, MAX_BODY_BYTES
 from evlog.files.format.headers import FormatFault
 
@@ -27,6 +27,7 @@ class Frames(NamedTuple):
     durable: Sequence[int]
     first_positions: Sequence[int]
     index_crcs: Sequence[int]
+    body_crcs: Sequence[int]
     bodies: Sequence[bytes | memoryview]
 
 
@@ -44,7 +45,7 @@ def frame_offsets(window: bytes, base: int) -> list[int]:
 
 
 def decode_headers(window: bytes, base: int, offsets: Sequence[int], tag: int) -> Frames:
-    """Do what `decode_frame_header` and a CRC of the body do, for many frames by columns.
+    """Do what `decode_frame_header` does, for many frames by columns.
 
     Raises:
         FormatFault: something is wrong with one of them.
@@ -62,12 +63,18 @@ def decode_headers(window: bytes, base: int, offsets: Sequence[int], tag: int) -
         or set(cells[8::10].tolist()) != {tag}
         or 0 in counts
         or not all(map(le, durable, offsets))
-        or cells[7::10].tolist() != list(map(crc32, bodies))
         or max(map(len, bodies)) > MAX_BODY_BYTES
     ):
         raise FormatFault("a frame is damaged")
     first_positions: list[int] = memoryview(headers).cast("Q")[2::5].tolist()
-    return Frames(offsets, counts, durable, first_positions, cells[6::10].tolist(), bodies)
+    index_crcs, body_crcs = cells[6::10].tolist(), cells[7::10].tolist()
+    return Frames(offsets, counts, durable, first_positions, index_crcs, body_crcs, bodies)
+
+
+def body_crcs_hold(frames: Frames, rows: bytes) -> bool:
+    """Return whether each frame's body has the CRC that its header names, by the entries of its records."""
+    crcs = column_array(rows, "crc_after")
+    return [crcs[end - 1] for end in accumulate(frames.counts)] == frames.body_crcs
 
 
 def entries_crcs_hold(frames: Frames, rows: bytes, crc: int) -> bool:

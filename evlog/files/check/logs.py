@@ -22,7 +22,7 @@ from zlib import crc32
 from evlog.files.check import findings as kinds
 from evlog.files.check.containers import CheckedLog
 from evlog.files.check.digest import RecordDigests
-from evlog.files.check.frames import Frames, decode_headers, entries_crcs_hold, frame_offsets
+from evlog.files.check.frames import Frames, body_crcs_hold, decode_headers, entries_crcs_hold, frame_offsets
 from evlog.files.check.offsets import OffsetsCheck, Unclear
 from evlog.files.check.records import RECORDS, Decoded, Runs
 from evlog.files.check.task import BEGINNING, LogSummary, SegmentTask, Start, sealed_fault
@@ -170,12 +170,15 @@ class LogCheck:
 
     def _check(self, window: bytes, base: int, offsets: list[int]) -> int:
         """Check the frames at these offsets, the last of which is their end; return where to continue."""
-        if len(offsets) == 2:
-            return self._check_one(window, base, offsets[0])
         try:
             frames = decode_headers(window, base, offsets, self.info.tag)
-            self._accept(frames, RECORDS.decode(offsets[:-1], frames.counts, frames.bodies), strict=True)
+            decoded = RECORDS.decode(offsets[:-1], frames.counts, frames.bodies)
+            if not body_crcs_hold(frames, decoded.entries):
+                raise FormatFault("a frame's body fails its CRC")
+            self._accept(frames, decoded, strict=True)
         except FormatFault:
+            if len(offsets) == 2:
+                return self._check_one(window, base, offsets[0])
             middle = len(offsets) // 2
             reached = self._check(window, base, offsets[: middle + 1])
             return reached if reached != offsets[middle] else self._check(window, base, offsets[middle:])
@@ -198,7 +201,7 @@ class LogCheck:
             self._account_for_damage(offset, end, header)
             return end
         columns = [header.events], [header.durable], [header.first_position], [header.index_crc]
-        frames = Frames([offset, end], *columns, [body])
+        frames = Frames([offset, end], *columns, [header.body_crc], [body])
         try:
             self._accept(frames, RECORDS.decode([offset], frames.counts, frames.bodies), strict=False)
         except FormatFault as fault:
@@ -215,9 +218,9 @@ class LogCheck:
         Raises:
             FormatFault: their positions are wrong; nothing of them is counted in.
         """
-        positions, times, rows, raws, metadatas = decoded
+        positions, times, rows, digests, metadatas = decoded
         before = positions[0] - 1 if self.last_position < 0 else self.last_position
-        if positions != tuple(range(before + 1, before + 1 + len(positions))):
+        if positions != list(range(before + 1, before + 1 + len(positions))):
             gaps = self.info.generation or (self.damages and not self.damages[-1].events)
             if positions[0] <= before or not gaps or not all(map(lt, positions, positions[1:])):
                 raise FormatFault(f"positions do not continue after {before}")
@@ -247,7 +250,7 @@ class LogCheck:
         self.durable = max(self.durable, *frames.durable)
         self._crc = frames.index_crcs[-1]
         self._offsets.compare(rows, self.count)
-        self._digests.add(raws, positions, metadatas)
+        self._digests.add(digests, positions, metadatas)
         self.entries += rows
         self.count += len(positions)
         self.whole_events += len(positions)
