@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evlog import EventStore, NewEvent, VerifyReport
-from evlog.files.check import logs, segments
+from evlog.files.check import logs, records, segments
 from evlog.files.check.digest import HeadDigest
 from evlog.files.check.files import take_snapshot
 from evlog.files.check.segments import Pieces, SegmentCheck, check_segment
@@ -48,9 +48,13 @@ def in_one_piece(store: EventStore) -> VerifyReport:
         return store.verify()
 
 
-@pytest.fixture(params=["at once", "frame by frame", "in parts", "in parts, frame by frame"])
+@pytest.fixture(
+    params=["at once", "record by record", "frame by frame", "in parts", "in parts, frame by frame"]
+)
 def shape(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """How much is checked at a time."""
+    if "record by record" in request.param:
+        monkeypatch.setattr(records, "_BATCH_BYTES", 1)
     if "frame by frame" in request.param:
         monkeypatch.setattr(logs, "_WINDOW_BYTES", 1)
     if "in parts" in request.param:
