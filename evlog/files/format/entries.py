@@ -46,6 +46,7 @@ _ROW: Final = Struct("<QIIIIIIIII4x")
 ENTRY_PLACE: Final = Struct("<16xIIII16x")  # offset and length of the record, CRC before and after it
 ENTRY_FRAME: Final = Struct("<32xI12x")
 ENTRY_VERSION: Final = Struct("<36xI8x")
+ENTRY_VERSION_PLACE: Final = Struct("<16xI16xI8x")  # offset of the record, version
 TYPE_HASH_AT: Final = 40
 _BODY_CRC: Final = Struct("<28xI16x")
 

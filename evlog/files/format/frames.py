@@ -78,7 +78,8 @@ NOT_RECORDS: Final = (
     msgpack.exceptions.UnpackException,
 )
 
-
+_UINT_BYTES: Final = {b"\xcc": 2, b"\xcd": 3, b"\xce": 5, b"\xcf": 9}  # by the first byte; else 1
+HEAD_AT_MOST: Final = 1 + 9  # bytes of a record before its version: the array's head, the position
 _SMALL_EVENTS: Final = 16
 _SMALL_BYTES: Final = 1 << 14
 
@@ -138,6 +139,16 @@ def make_records(
 def pack_records(records: Iterable[Record]) -> list[bytes]:
     """Encode each record."""
     return list(map(_pack_record, records))
+
+
+def pack_heads(versions: Iterable[int], streams: Iterable[str]) -> list[bytes]:
+    """Return what records have of their versions and streams, right after the position."""
+    return [raw[1:] for raw in map(_pack_record, zip(versions, streams, strict=True))]
+
+
+def has_head(raw: bytes, head: bytes) -> bool:
+    """Return whether a record begins with a position and then this head; `HEAD_AT_MOST` more bytes tell."""
+    return raw.startswith(head, 1 + _UINT_BYTES.get(raw[1:2], 1))
 
 
 def encode_body(records: Sequence[bytes]) -> bytes:

@@ -109,6 +109,23 @@ class SortedIndex:
             return self._compared(at, self._end_of_equal(key, at))
         return self._compared(self.starts[at], self.starts[at + 1])
 
+    def last_numbers(self, keys: Iterable[int]) -> list[int]:
+        """Return the last posting of each key, -1 if there is none: in half the time of `find`.
+
+        Raises:
+            IndexFault: as `find`.
+        """
+        if not self._all_checked:
+            return [numbers[-1] if (numbers := self.find(key)) else -1 for key in keys]
+        own, starts, postings, found = self.keys, self.starts, self.postings, []
+        count = len(own)
+        for key in keys:
+            at = bisect_left(own, key)
+            found.append(postings[starts[at + 1] - 1] if at < count and own[at] == key else -1)
+        if max(found, default=0) >= self._count:
+            raise IndexFault(f"{self.path} names an entry that is not there")
+        return found
+
     def find_between(self, low: int, high: int, most: int) -> Sequence[int] | None:
         """Return the postings of the keys from low to high, inclusive, by key; None if they are over `most`.
 
@@ -276,9 +293,15 @@ class SealedIndex:
         """Return each id hash that some entries may have, with their numbers, rising."""
         return [(key, numbers) for key in dict.fromkeys(keys) if (numbers := self.find(KIND_IDS, key))]
 
-    def last_numbers(self, kind: int, keys: Iterable[int]) -> list[int]:
-        """Return the number of the last entry that may have each key; -1 if none has it."""
-        return [numbers[-1] if (numbers := self.find(kind, key)) else -1 for key in keys]
+    def last_numbers(self, kind: int, keys: Sequence[int]) -> list[int]:
+        """Return the number of the last entry that may have each stream or type hash; -1 if none has it."""
+        index = self._file(kind)
+        if index is not None:
+            try:
+                return index.last_numbers(keys)
+            except IndexFault:
+                self._drop(kind)
+        return self._columns.last_numbers(kind, keys)
 
     def maybe_sorted(self, kind: int) -> SortedIndex | None:
         """Return the sorted file with every page checked, or None if it has to be rebuilt."""

@@ -296,15 +296,16 @@ class Log:
         if len(streams) < _MANY:
             return {stream: self.find_version(stream, hash) for stream, hash in streams.items()}
         sealed, active = self.view()
-        left, found = list(streams), dict.fromkeys(streams, 0)
-        _find_versions_in(active, streams, left, found)
-        left = [stream for stream in left if not found[stream]]
-        for place, suspects in self.filter.candidates(sealed, KIND_STREAMS, [streams[name] for name in left]):
-            unknown = [name for at in suspects if not found[name := left[at]]]
-            part = sealed[place]
-            _find_versions_in(part, streams, unknown, found)
+        found = dict.fromkeys(streams, 0)
+        _find_versions_in(active, list(streams), list(streams.values()), found)
+        left = [name for name, version in found.items() if not version]
+        hashes = [streams[name] for name in left]
+        for place, suspects in self.filter.candidates(sealed, KIND_STREAMS, hashes):
+            unknown = [at for at in suspects if not found[left[at]]]
+            names, part = [left[at] for at in unknown], sealed[place]
+            _find_versions_in(part, names, [hashes[at] for at in unknown], found)
             if (removed := part.removed) is not None:
-                for name in unknown:
+                for name in names:
                     found[name] = found[name] or removed.version_of(name, streams[name])
         return found
 
@@ -395,16 +396,18 @@ def _find_in(
             found[record[4]] = record
 
 
-def _find_versions_in(part: Part, streams: dict[str, int], names: list[str], found: dict[str, int]) -> None:
-    """Note the last version of each of the named streams that has an event in the segment."""
-    numbers = part.index.last_numbers(KIND_STREAMS, [streams[name] for name in names])
-    wanted = [(name, number) for name, number in zip(names, numbers, strict=True) if number >= 0]
-    records = chain.from_iterable(part.segment.records([number for _, number in wanted]))
-    for (name, _), record in zip(wanted, records, strict=True):
-        if record[2] == name:
+def _find_versions_in(part: Part, names: list[str], hashes: list[int], found: dict[str, int]) -> None:
+    """Note the last version of each of the streams, with these hashes, that has an event in the segment."""
+    numbers = part.index.last_numbers(KIND_STREAMS, hashes)
+    if max(numbers, default=-1) < 0:
+        return
+    rows = [row for row in zip(numbers, names, hashes, strict=True) if row[0] >= 0]
+    versions = part.segment.confirmed_versions([row[0] for row in rows], [row[1] for row in rows])
+    for (_, name, hash), version in zip(rows, versions, strict=True):
+        if version:
+            found[name] = version
+        elif (record := _last_of(part, name, hash)) is not None:  # another stream has this hash, or damage
             found[name] = record[1]
-        elif (older := _last_of(part, name, streams[name])) is not None:  # another stream has this hash, too
-            found[name] = older[1]
 
 
 def _last_of(part: Part, stream: str, stream_hash: int) -> Record | None:

@@ -54,6 +54,28 @@ def test_look_up_is_decided_by_the_name_and_the_id_and_not_by_the_hash(store: Ev
     assert log.find_ids([number_id(4).bytes], [fold]) == {}
 
 
+@pytest.mark.exact_hashes
+def test_each_bit_that_versions_of_many_streams_rest_on_is_checked(store: EventStore) -> None:
+    fill(store, 24, streams=24)
+    hashes = {f"s-{stream}": hash_stream(f"s-{stream}") for stream in range(24)}
+    right = dict.fromkeys(hashes, 1)
+    (log_path, *_), (offsets_path, *_) = (segment_files(store, suffix) for suffix in ("log", "offsets"))
+    for path, first, size, is_found in ((log_path, 64 + 40 + 1 + 2, 5, True), (offsets_path, 64, 48, False)):
+        content = path.read_bytes()
+        for bit in range(8 * first, 8 * (first + size)):
+            flipped = bytearray(content)
+            flipped[bit // 8] ^= 1 << bit % 8
+            path.write_bytes(flipped)
+            log = Log(store.path)
+            if is_found:
+                with pytest.raises(CorruptionError):
+                    log.find_versions(hashes)
+            else:
+                assert log.find_versions(hashes) == right
+        path.write_bytes(content)
+    assert Log(store.path).find_versions(hashes) == right
+
+
 def test_versions_of_many_streams_are_those_of_each(store: EventStore) -> None:
     fill(store, 150, streams=40)
     store.set_retention(category="s", max_count=1)
