@@ -7,8 +7,8 @@ LevelDB's and RocksDB's writers do between threads.
    its slot of the file `queue`, reads the number of the current round, and waits until that round ends.
 2. The writer that has the lock leads. It locks a round and makes it the current one. Then, for each round, it
    locks the next one and makes that current, reads the requests, appends them as one frame, syncs, writes the
-   responses, and unlocks the round before. It goes on while requests wait, up to a limit, and pauses shortly
-   before each further round.
+   responses, and unlocks the round before. It goes on while requests wait, for a limited time, and pauses
+   shortly before each further round. After its last requests no other round begins.
 3. A waiter that wakes without a response tries the lock; it leads then, or waits for another round. After a
    few rounds, or pauses where no round is locked, it waits for the lock like any writer.
 4. A round is a lock on a byte. Only the writer that has the writers' lock holds it, and gives it up first. So
@@ -131,6 +131,7 @@ class Slot:
         self._alive: set[int] = set()  # slots whose owner was seen alive since this writer leads
         self._area = bytearray(REQUESTS_AT + SLOTS * SLOT_BYTES)  # takes no memory before it is written to
         self._rounds: list[ByteLock] = []  # that this writer has locked, oldest first
+        self._ended_round = -1  # the last one that this writer has waited for
         self._requested = False  # a request is in the slot that may have no response
         self.failed = False
 
@@ -180,12 +181,13 @@ class Slot:
         return not self.failed
 
     def wait_for_round(self) -> bool:
-        """Wait until the current round ends; return False at once if no writer leads."""
+        """Wait until the current round ends; return False if this writer has seen it end: no writer leads."""
         try:
-            lock = ByteLock(self._file.fd, ROUNDS_AT + self._current_round())
-            if not lock.is_taken():
+            number = self._current_round()
+            if number == self._ended_round:
                 return False
-            lock.wait()
+            ByteLock(self._file.fd, ROUNDS_AT + number).wait()
+            self._ended_round = number
         except _FAILURES:
             self.failed = True
         return not self.failed
@@ -230,10 +232,16 @@ class Slot:
         except _FAILURES:
             self.failed = True
 
-    def take_requests_locked(self) -> list[Request]:
-        """Begin the next round and return the requests that came before it. `respond_locked` answers them."""
+    def take_requests_locked(self, *, is_last: bool = False) -> list[Request]:
+        """Begin the next round and return the requests that came before it. `respond_locked` answers them.
+
+        Args:
+            is_last: begin no other round. Else those that wait for it wake when this writer ceases to lead,
+                and all of them try the lock.
+        """
         try:
-            self._begin_round()
+            if not is_last:
+                self._begin_round()
             return self._waiting(read_back_into(self._file, self._area, 0))
         except _FAILURES:
             self.failed = True

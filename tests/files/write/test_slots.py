@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -105,7 +106,8 @@ def test_a_waiter_waits_for_the_round_that_takes_its_request(
     slots: list[Slot], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     leader, one, two = slots
-    assert not one.wait_for_round()  # no writer leads
+    assert one.wait_for_round()  # at once: no writer leads
+    assert not one.wait_for_round()
     one.submit("a", None, [EVENT])
     leader.lead_locked()
     first = wait_in_thread(one, monkeypatch)
@@ -119,6 +121,40 @@ def test_a_waiter_waits_for_the_round_that_takes_its_request(
     leader.cancel()
     second.join(20)
     assert not second.is_alive()
+
+
+def test_a_round_that_has_ended_is_not_waited_for_again(
+    slots: list[Slot], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each waiter that wakes has the lock for a moment. The others must not take it for a leader."""
+    leader, one, two = slots
+    leader.lead_locked()
+    waiter = wait_in_thread(one, monkeypatch)
+    leader.cancel()
+    waiter.join(20)
+    number = (1 << 40) + two._current_round()
+    shared = struct.pack("hhqqi4x", fcntl.F_RDLCK, 0, number, 1, 0)
+    fcntl.fcntl(two._file.fd, fcntl.F_OFD_SETLK, shared)
+    assert not one.wait_for_round()
+
+
+def test_the_last_requests_of_a_leader_begin_no_round(
+    slots: list[Slot], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A writer that asks too late wakes with the others, and not a second time for nothing."""
+    leader, one, two = slots
+    one.submit("a", None, [EVENT])
+    leader.lead_locked()
+    requests = leader.take_requests_locked(is_last=True)
+    two.submit("b", None, [EVENT])  # too late
+    late = wait_in_thread(two, monkeypatch)
+    leader.respond_locked(requests, [(1, 1)])
+    late.join(20)
+    assert not late.is_alive()
+    assert one.maybe_response() == (1, 1)
+    assert two.maybe_response() is None
+    assert two.is_pending
+    assert not two.wait_for_round()
 
 
 def test_a_leader_that_is_gone_frees_its_rounds(slots: list[Slot], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -287,7 +323,7 @@ def test_a_queue_that_fails_is_not_used(tmp_path: Path, error: Callable[[str], E
         assert not use()
         assert slot.failed
     slot.close()
-    assert not other.wait_for_round()
+    assert other.wait_for_round()  # at once: the failed leader has ended its rounds
     other.close()
 
 
