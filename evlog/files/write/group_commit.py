@@ -16,7 +16,10 @@ LevelDB's and RocksDB's writers do between threads.
    round's number is used once: a waiter that wakes late must not wait for a later leader.
 5. A waiter without a response appends for itself, with the same ids: what a leader wrote before it died is
    found, and not written twice.
-6. The queue is optional. Where it fails, or the system has no such locks, every writer waits for the lock.
+6. A writer whose append cannot be a request (of several streams, or too large) waits for the writers' lock.
+   Meanwhile it holds a lock on a byte, so that a leader ends its rounds sooner. If that writer is suspended,
+   leaders change more often; no writer waits for it.
+7. The queue is optional. Where it fails, or the system has no such locks, every writer waits for the lock.
 
 `queue` outlives no process that uses it, and may be removed while none runs:
 
@@ -88,6 +91,7 @@ _REQUEST_NONCES: Final = range(REQUESTS_AT // 8, (REQUESTS_AT + SLOTS * SLOT_BYT
 ROUNDS_AT: Final = 1 << 40
 _ROUNDS: Final = 1 << 32
 _SLOT_LOCKS_AT: Final = 1 << 41
+_WANTED_AT: Final = 1 << 42
 
 # Errors after which the queue is not used any more.
 _FAILURES: Final = (EvlogError, NoByteLocks, struct_error)
@@ -131,6 +135,8 @@ class Slot:
         self._alive: set[int] = set()  # slots whose owner was seen alive since this writer leads
         self._area = bytearray(REQUESTS_AT + SLOTS * SLOT_BYTES)  # takes no memory before it is written to
         self._rounds: list[ByteLock] = []  # that this writer has locked, oldest first
+        self._wanted = ByteLock(file.fd, _WANTED_AT + number)
+        self._wants_lock = False
         self._ended_round = -1  # the last one that this writer has waited for
         self._requested = False  # a request is in the slot that may have no response
         self.failed = False
@@ -207,9 +213,20 @@ class Slot:
         self._requested = False
         return (position, version) if position else None
 
+    def want_lock(self) -> None:
+        """Have a leader end its rounds soon: this writer waits for the writers' lock itself."""
+        try:
+            self._wants_lock = True
+            self._wanted.try_acquire()
+        except _FAILURES:
+            self.failed = True
+
     def cancel(self) -> None:
         """Take the request back, unless a leader has read it already, and end all rounds."""
         try:
+            if self._wants_lock:
+                self._wanted.release()
+                self._wants_lock = False
             if self._requested:
                 self._disk.write_at(self._file, bytes(_REQUEST.size), self._request_at)
                 self._requested = False
@@ -231,6 +248,14 @@ class Slot:
             self._begin_round()
         except _FAILURES:
             self.failed = True
+
+    def is_lock_wanted_locked(self) -> bool:
+        """Return whether a writer waits for the writers' lock that cannot have others append for it."""
+        try:
+            return ByteLock(self._file.fd, _WANTED_AT, SLOTS).is_taken()
+        except _FAILURES:
+            self.failed = True
+            return False
 
     def take_requests_locked(self, *, is_last: bool = False) -> list[Request]:
         """Begin the next round and return the requests that came before it. `respond_locked` answers them.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,9 @@ from evlog import CorruptionError, IdConflict, LockTimeout, NewEvent, WrongExpec
 from evlog.errors import StoreFull, StoreIOError, StreamTombstoned
 from evlog.files.disk.file_lock import FileLock
 from evlog.files.disk.files import DISK, Disk, WriteFile
-from evlog.files.write.group_commit import RESPONSES_AT, Slot
+from evlog.files.write.group_commit import RESPONSES_AT, Request, Slot
 from evlog.model.appends import AppendResult
-from tests.support.contention import Crowd, Job, Outcome, claim_slot, waiting_requests
+from tests.support.contention import Crowd, Job, Outcome, claim_slot, wait_until, waiting_requests
 from tests.support.helpers import facts, new, number_id, writer_of
 
 
@@ -379,6 +380,43 @@ def test_what_is_too_large_for_the_queue_waits_for_the_lock(four: Crowd, tmp_pat
     writer_of(four.stores[1])._contended = 9
     assert four.stores[1].append("s", [new()]).first_position == 3
     check(tmp_path, 3)
+
+
+@pytest.mark.parametrize(
+    "job",
+    [
+        lambda store: store.append_many([("a", [new()]), ("b", [new()])]),
+        lambda store: store.append("s", [NewEvent("T", {"text": "x" * 5000})]),
+    ],
+    ids=["several streams", "too large"],
+)
+def test_a_writer_that_waits_for_the_lock_itself_says_so(four: Crowd, job: Job) -> None:
+    waiter = threading.Thread(target=lambda: job(four.stores[1]))
+    with four.lock:
+        waiter.start()
+        wait_until(four._spare.is_lock_wanted_locked)
+    waiter.join(20)
+    assert not waiter.is_alive()
+    assert not four._spare.is_lock_wanted_locked()
+
+
+@pytest.mark.parametrize("wanted", [False, True])
+def test_a_leader_ends_its_rounds_sooner_for_a_writer_that_waits_for_the_lock_itself(
+    four: Crowd, monkeypatch: pytest.MonkeyPatch, *, wanted: bool
+) -> None:
+    rounds: list[bool] = []
+    take = Slot.take_requests_locked
+
+    def watched_take(slot: Slot, *, is_last: bool = False) -> list[Request]:
+        rounds.append(is_last)
+        return take(slot, is_last=is_last)
+
+    monkeypatch.setattr(Slot, "take_requests_locked", watched_take)
+    monkeypatch.setattr("evlog.files.write.writer._LEAD_SECONDS", 60.0)
+    monkeypatch.setattr("evlog.files.write.writer._WANTED_LEAD_SECONDS", 0.0)
+    jobs = [append(f"s-{number}", number) for number in range(4)]
+    places(four.together(*jobs, meanwhile=four._spare.want_lock if wanted else lambda: None))
+    assert rounds[:2] == [False, wanted]
 
 
 def test_segments_roll_under_a_group(tmp_path: Path) -> None:

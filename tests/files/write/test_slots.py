@@ -157,6 +157,19 @@ def test_the_last_requests_of_a_leader_begin_no_round(
     assert not two.wait_for_round()
 
 
+@pytest.mark.parametrize("end", [Slot.cancel, Slot.close])
+def test_a_leader_sees_that_others_want_the_lock(slots: list[Slot], end: Callable[[Slot], None]) -> None:
+    leader, one, two = slots
+    leader.want_lock()  # its own does not count
+    assert not leader.is_lock_wanted_locked()
+    for slot in (one, two):
+        slot.want_lock()
+    end(one)
+    assert leader.is_lock_wanted_locked()
+    end(two)
+    assert not leader.is_lock_wanted_locked()
+
+
 def test_a_leader_that_is_gone_frees_its_rounds(slots: list[Slot], monkeypatch: pytest.MonkeyPatch) -> None:
     leader, one, _ = slots
     leader.lead_locked()
