@@ -574,6 +574,7 @@ class EventStore:
             include_deleted: also streams that were deleted; nothing of them is visible.
             include_system: also the store's own, whose names begin with `$`.
         """
+        _check_texts(category=category, prefix=prefix)
         return self.engine.streams(
             category, prefix, include_deleted=include_deleted, include_system=include_system
         )
@@ -1140,7 +1141,8 @@ class EventStore:
             compress: then also compress the logs of sealed segments with zstandard, if that makes them
                 smaller. They are read as before, and stay compressed when a later compaction rewrites them.
                 No event, position or digest changes.
-            progress: called every few milliseconds with the bytes that are done, and all that there are.
+            progress: called every few milliseconds with how much is done, and how much there is: bytes, or
+                events on a server.
 
         Raises:
             SubscriptionBehind: a named subscription has not read events that would be removed.
@@ -1160,12 +1162,13 @@ class EventStore:
             quick: only lengths, headers and the end of the log: a moment, whatever the size.
             against: a `POSITION:DIGEST` that an earlier report gave as `head_digest`: whether history up to
                 there is what it was.
-            progress: called with the bytes checked so far and their total.
+            progress: called with how much is checked, and how much there is: bytes, or events on a server.
 
         Raises:
             InvalidArgument: `against` is not such a text, or is given together with `quick`.
             StoreNotFound, NotAStore, UnsupportedFormat, StoreAccessDenied: there is nothing to check.
         """
+        _check_texts(against=against)
         return self.engine.verify(quick=quick, against=against, progress=progress)
 
 
@@ -1186,11 +1189,20 @@ def _as_list(events: Iterable[NewEvent]) -> list[NewEvent]:
     return list(events)
 
 
+def _check_texts(**texts: str | None) -> None:
+    for name, text in texts.items():
+        if text is not None and not isinstance(text, str):
+            raise InvalidArgument(f"{name} is {text!r}; give a text")
+
+
 _MOST = (1 << 63) - 1  # what every engine can count to
 
 
 def _check_bounds(**bounds: int | None) -> None:
     for name, value in bounds.items():
-        if value is not None and not 0 <= value <= _MOST:
-            allowed = "0 or more" if value < 0 else f"at most {_MOST}"
+        if value is None:
+            continue
+        is_whole = hasattr(value, "__index__")  # an int, or for example numpy's
+        if not is_whole or not 0 <= value <= _MOST:
+            allowed = f"at most {_MOST}" if is_whole and value > 0 else "0 or more"
             raise InvalidArgument(f"invalid {name} {value!r}; use a whole number, {allowed}")

@@ -395,3 +395,29 @@ def test_results_of_an_append_to_many_streams_are_read_like_a_list(memory_path: 
         assert [len(result.ids) for result in results] == [1, 2, 1, 2, 1]
         with pytest.raises(IndexError):
             results[5]
+
+
+# --- wrong arguments
+
+
+@pytest.mark.parametrize(
+    ("use", "message"),
+    [
+        (lambda store: list(store.read("s", 1.5)), "invalid from_version 1.5; use a whole number, 0 or more"),
+        (lambda store: list(store.read("s", limit="1")), "invalid limit '1'; use a whole number, 0 or more"),
+        (lambda store: list(store.read_all("1")), "invalid after '1'; use a whole number, 0 or more"),
+        (lambda store: list(store.read_all(category=5)), "category is 5; give a text"),
+        (lambda store: list(store.read_all(since="today")), "'today' is not a datetime; give one"),
+        (lambda store: store.streams(5), "category is 5; give a text"),
+        (lambda store: store.streams(prefix=5), "prefix is 5; give a text"),
+        (lambda store: store.verify(against=5), "against is 5; give a text"),
+    ],
+)
+def test_an_argument_of_a_wrong_type_is_not_taken_for_damage(
+    tmp_path: Path, use: Callable[[EventStore], object], message: str
+) -> None:
+    with small_store(tmp_path / "store") as store:
+        fill(store, 3)
+        with pytest.raises(evlog.InvalidArgument) as refused:
+            use(store)
+        assert str(refused.value).startswith(message)

@@ -222,6 +222,8 @@ def make_filter(
     asked = stream, category, types, since, until, correlation, metadata, grep
     if asked == _NOTHING and not tags and not include_system:
         return ANYTHING  # the common case, in a tenth of the time
+    if category is not None and not isinstance(category, str):
+        raise InvalidArgument(f"category is {category!r}; give a text")
     if isinstance(types, str):
         raise InvalidArgument(f"types is the text {types!r}; give a list of event types")
     if correlation is not None or metadata is not None or grep is not None:
@@ -251,10 +253,12 @@ def _microseconds(moment: datetime | None) -> int | None:
     """Return a moment as microseconds since 1970, or raise InvalidArgument if it has no time zone."""
     if moment is None:
         return None
-    if moment.tzinfo is None:
-        raise InvalidArgument(f"{moment.isoformat()} has no time zone; give an aware datetime")
     from datetime import UTC, datetime
 
+    if not isinstance(moment, datetime):
+        raise InvalidArgument(f"{moment!r} is not a datetime; give one with a time zone")
+    if moment.tzinfo is None:
+        raise InvalidArgument(f"{moment.isoformat()} has no time zone; give an aware datetime")
     # In UTC: within one zone Python subtracts clock faces.
     difference = moment - datetime(1970, 1, 1, tzinfo=UTC)
     return (difference.days * 86_400 + difference.seconds) * 1_000_000 + difference.microseconds
