@@ -104,7 +104,7 @@ class _Tools:
                 "stream": i.stream,
                 "events": i.events,
                 "last_version": i.last_version,
-                "last_time": str(i.last_time),
+                "last_time": _text_of(i.last_time),
             }
             for i in found
         )
@@ -196,8 +196,8 @@ class _Tools:
             "streams": info.streams,
             "bytes": info.bytes,
             "last_position": info.last_position,
-            "first_time": str(info.first_time),
-            "last_time": str(info.last_time),
+            "first_time": _text_of(info.first_time),
+            "last_time": _text_of(info.last_time),
         }
 
     def verify_store(self) -> dict[str, Any]:
@@ -228,6 +228,11 @@ class _Tools:
             "version": result.last_version,
             "duplicate": result.duplicate,
         }
+
+
+def _text_of(moment: datetime | None) -> str | None:
+    """Return a time as events have it; None for that of an empty store."""
+    return None if moment is None else f"{moment:%Y-%m-%dT%H:%M:%S.%fZ}"
 
 
 def _objects(events: Iterable[Event]) -> Iterator[dict[str, Any]]:

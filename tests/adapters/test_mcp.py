@@ -81,6 +81,9 @@ def test_a_client_reads_the_store_through_its_tools(path: str) -> None:
         assert (await call(client, "read_events", contains="(x+x+)+y|n"))["events"] == []
         event = await call(client, "show_event", event="2")
         assert event["stream"] == "order-1"
+        last = (await call(client, "show_event", event="6"))["time"]
+        assert (await call(client, "store_info"))["last_time"] == last
+        assert last in [row["last_time"] for row in (await call(client, "list_streams"))["streams"]]
         assert await call(client, "show_event", event=event["id"]) == event
         assert (await call(client, "fold_state", stream="order-0", at=2))["state"] == {"n": 2, "last": 2}
         (subscription,) = (await call(client, "list_subscriptions"))["subscriptions"]
