@@ -51,7 +51,8 @@ def command(given: Given) -> None:
         done = with_progress(
             lambda progress: store.compact(
                 dry_run=dry_run, force=given.force, compress=compress, progress=progress
-            )
+            ),
+            counts_bytes=not options.is_url(store.path),
         )
     if console.stdout_is_terminal():
         _write_text(done, dry_run=dry_run, compress=compress)

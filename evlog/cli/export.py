@@ -78,7 +78,8 @@ def command(given: Given) -> None:
         try:
             with Stops(watch_reader=False):  # the unfinished file is removed, also after SIGTERM
                 done = with_progress(
-                    lambda progress: export(given.file, behind, progress=progress, **settings)
+                    lambda progress: export(given.file, behind, progress=progress, **settings),
+                    counts_bytes=False,
                 )
         except Stopped as stopped:
             end_by(stopped)

@@ -38,7 +38,9 @@ def command(given: Given) -> None:
     with options.open_store(given) as store:
         at = last_position(store, given.at)  # before anything is made
         with open(given.out, create=True) as new:
-            done = with_progress(lambda progress: fork(store, new, at=at, progress=progress))
+            done = with_progress(
+                lambda progress: fork(store, new, at=at, progress=progress), counts_bytes=False
+            )
             name = options.printed_name(given.out, new)
     if console.stdout_is_terminal():
         text = f"created the store {console.printable(name)}; it has everything up to {done.position:,}\n"

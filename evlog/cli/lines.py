@@ -14,7 +14,7 @@ from evlog import errors
 from evlog.cli._support import console, options
 from evlog.cli._support.event import make_metadata
 from evlog.cli._support.foreign import foreign_decoder
-from evlog.cli._support.stdin import read_lines
+from evlog.cli._support.stdin import read_lines, stdin_descriptor
 from evlog.errors import (
     EXIT_FAILED,
     EXIT_OK,
@@ -199,7 +199,7 @@ def append_lines(
 
 
 def _append_all(appender: _Appender, *, with_summary: bool) -> int:
-    fd = os.open(os.devnull, os.O_RDONLY) if sys.stdin is None else sys.stdin.fileno()
+    fd = os.open(os.devnull, os.O_RDONLY) if sys.stdin is None else stdin_descriptor()
     progress = _maybe_progress(fd)
     try:
         try:

@@ -82,7 +82,8 @@ def _verify_url(given: Given, path: str) -> int:
             operation = "verify --repair" if given.repair else "verify --salvage"
             raise Unsupported(store.capabilities.engine, operation)
         report = with_progress(
-            lambda progress: store.verify(quick=given.quick, against=given.against, progress=progress)
+            lambda progress: store.verify(quick=given.quick, against=given.against, progress=progress),
+            counts_bytes=False,
         )
     return _print(report.ok, report.as_object(), _readable(report))
 

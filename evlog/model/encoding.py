@@ -202,7 +202,7 @@ def encode_id(id: UUID | str | bytes) -> bytes:
         try:
             raw = UUID(id).bytes  # type: ignore[arg-type]
         except (ValueError, AttributeError, TypeError):
-            raise InvalidEvent("id", f"{id!r} is not a UUID; use idempotency_id for other texts") from None
+            raise InvalidEvent("id", f"{id!r} is not a UUID; an idempotency key can be any text") from None
     if not isinstance(raw, bytes) or len(raw) != 16:
         raise InvalidEvent("id", "must be a UUID of 16 bytes")
     return raw

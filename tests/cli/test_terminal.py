@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -117,3 +118,31 @@ def test_a_terminal_without_a_sensible_width_shows_the_rows(
         assert terminal.wait() == 0
         assert "unexpectedly" not in terminal.shown
         assert terminal.shown.count("\n") >= 3
+
+
+DRAWS_AT_ONCE = """
+from evlog.cli import app
+from evlog.cli._support import progress
+progress._EVERY_SECONDS = 0
+app.main()
+"""
+
+
+def test_an_export_shows_its_progress_in_events(store: library.EventStore, env: dict[str, str]) -> None:
+    for _ in range(3):
+        store.append("s", [library.NewEvent("T")] * 3000)
+    with TerminalSession([sys.executable, "-c", DRAWS_AT_ONCE, "export", "x.csv"], env) as terminal:
+        terminal.wait_for(" of 9,002  ")
+        assert terminal.wait() == 0
+
+
+@pytest.mark.parametrize(
+    "arguments", [["append", "s", "T", "-"], ["append", "--lines", "s", "T"], ["schema", "set", "T", "-"]]
+)
+def test_a_command_that_reads_the_terminal_says_how_the_input_ends(
+    store: library.EventStore, env: dict[str, str], arguments: list[str]
+) -> None:
+    with TerminalSession(command(*arguments), env) as terminal:
+        terminal.wait_for("end it with Ctrl-D\n")
+        terminal.type("{}\n\x04")
+        assert terminal.wait() == 0

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 
-from evlog.cli._support import console
 from evlog.cli._support.stdin import read_all, stdin_descriptor
 from evlog.errors import EventTooLarge, InvalidArgument, InvalidEvent
 from evlog.model.encoding import encode_events
@@ -125,10 +124,7 @@ def _utf8(text: str) -> bytes:
 
 
 def _read_stdin() -> bytes:
-    fd = stdin_descriptor()
-    if os.isatty(fd):
-        console.note("reading the data from the terminal; end it with Ctrl-D")
-    return _check_limit(read_all(fd, 2 * MAX_EVENT_BYTES))
+    return _check_limit(read_all(stdin_descriptor(), 2 * MAX_EVENT_BYTES))
 
 
 def _read_file(path: str) -> bytes:

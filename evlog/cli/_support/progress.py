@@ -21,7 +21,7 @@ _BAR_COLUMNS: Final = 20
 
 
 class Progress:
-    """Shows how many bytes (or events) of all are done, in the shape of the engines' progress functions."""
+    """Shows how many bytes, or events, of all are done, in the shape of the engines' progress functions."""
 
     def __init__(self, *, counts_bytes: bool = True) -> None:
         self._text = _size if counts_bytes else _count

@@ -9,6 +9,7 @@ import os
 import select
 import sys
 
+from evlog.cli._support import console
 from evlog.errors import InvalidArgument
 from evlog.model.json_lines import MAX_LINE_BYTES
 
@@ -21,14 +22,17 @@ _READ_BYTES: Final = 256 * 1024
 
 
 def stdin_descriptor() -> int:
-    """Return the descriptor of stdin.
+    """Return the descriptor of stdin, and say how to end the input if that is typed.
 
     Raises:
         InvalidArgument: stdin is closed, which is more often a mistake than an empty input.
     """
     if sys.stdin is None:
         raise InvalidArgument("stdin is closed", "redirect it from a file, or from /dev/null for no input")
-    return sys.stdin.fileno()
+    fd = sys.stdin.fileno()
+    if os.isatty(fd):
+        console.note("reading stdin from the terminal; end it with Ctrl-D")
+    return fd
 
 
 def read_lines(fd: int) -> Iterator[list[bytes] | None]:
