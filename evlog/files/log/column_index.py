@@ -107,10 +107,15 @@ class ColumnIndex:
         """Return each id hash that some entries have, with their numbers, rising."""
         if not (self._ids or self._has_searched(_SEARCHES_BEFORE_LASTS - len(keys))):
             return [(key, numbers) for key in keys if (numbers := self.find(KIND_IDS, key))]
-        if self._known_ids().isdisjoint(keys):
+        known = self._known_ids()
+        if known.isdisjoint(keys):
             return []
-        groups = self._dict(KIND_IDS)
-        return [(key, as_numbers(groups[key])) for key in dict.fromkeys(keys) if key in groups]
+        found = [key for key in dict.fromkeys(keys) if key in known]
+        # Eight new ids in a full segment have the hash of another one. To search costs less than the dict.
+        if self._has_searched(_SEARCHES_BEFORE_DICTS - len(found)):
+            groups = self._dict(KIND_IDS)
+            return [(key, as_numbers(groups[key])) for key in found]
+        return [(key, list(self._search(KIND_IDS, key))[::-1]) for key in found]
 
     def maybe_last_id(self, key: int) -> int | None:
         """Return the number of the last entry with this id hash; None if there is none."""

@@ -33,7 +33,7 @@ from evlog.model.retention import SCHEMAS_STREAM
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
+    from collections.abc import Collection, Sequence
     from typing import Final
 
     from evlog.files.log.log import Log
@@ -46,6 +46,9 @@ if TYPE_CHECKING:
     Known = dict[int, Record | int]
     """By index in the append: the event that already has the id, or the index of its twin in the append."""
 
+# Of streams whose version has to be looked up: everywhere, or only in the sealed segments.
+_UNKNOWN: Final = -1
+_NOT_ACTIVE: Final = -2
 _MAX_REMEMBERED: Final = 1 << 20  # streams; with more the memory is cleared
 _MAX_REMEMBERED_TYPES: Final = 1 << 16
 _MANY: Final = 16  # events; fewer are looked up one by one
@@ -118,7 +121,10 @@ class Planner:
         # that over arrays take half the time of passes over dicts by name.
         self._numbers: dict[str, int] = {}  # by name
         self._hashes: list[int] = []  # by number
-        self._versions = array("q")  # by number: the last version; -1: it has to be looked up
+        self._versions = array(
+            "q"
+        )  # by number: the last version; _UNKNOWN, _NOT_ACTIVE: it has to be looked up
+        self._all_numbered = False  # each event of the active segment is of a stream that has a number
         self._owners: dict[int, int] = {}  # by hash: the first number that has it
         self._second: set[int] = set()  # the other numbers: their versions are looked up each time
 
@@ -148,10 +154,12 @@ class Planner:
     def _add_locked(self, name: str) -> int:
         """Return a number for a stream, which has it once its name is noted: an interrupt may come before."""
         number, hash = len(self._hashes), hash_stream(name)
-        self._versions.append(-1)
+        self._versions.append(_UNKNOWN)
         self._hashes.append(hash)
         if self._owners.setdefault(hash, number) != number:
             self._second.add(number)
+        elif self._all_numbered:
+            self._versions[number] = _NOT_ACTIVE
         return number
 
     def plan_locked(self, append: Append) -> Plan:
@@ -300,7 +308,7 @@ class Planner:
             InvalidArgument: a stream is full.
         """
         heads = dict(zip(numbers, map(self._versions.__getitem__, numbers), strict=True))
-        if -1 in heads.values():
+        if min(heads.values()) < 0:
             pairs = zip(numbers, streams, strict=True)
             heads |= self._look_up_locked({number: name for number, name in pairs if heads[number] < 0})
         versions = []
@@ -318,7 +326,9 @@ class Planner:
 
     def _look_up_locked(self, names: dict[int, str]) -> dict[int, int]:
         """Return the last version of each stream, by number, and remember it."""
-        found = self._log.find_versions({name: self._hashes[number] for number, name in names.items()})
+        in_active = any(self._versions[number] != _NOT_ACTIVE for number in names)
+        hashes = {name: self._hashes[number] for number, name in names.items()}
+        found = self._log.find_versions(hashes, in_active=in_active)
         versions = {number: found[name] for number, name in names.items()}
         self._remember_locked(versions.keys(), versions.values())
         return versions
@@ -333,13 +343,19 @@ class Planner:
             if number not in second:
                 remembered[number] = version
 
-    def forget_locked(self, hashes: Iterable[int] | None) -> None:
+    def begin_segment_locked(self) -> None:
+        """Take note that the active segment is empty."""
+        self._all_numbered = True
+
+    def forget_locked(self, hashes: Collection[int] | None) -> None:
         """Look up again the streams with these hashes, or all of them: another process wrote to them."""
+        if hashes is None or hashes:
+            self._all_numbered = False
         if hashes is None:
-            self._versions = array("q", (-1,)) * len(self._versions)
+            self._versions = array("q", (_UNKNOWN,)) * len(self._versions)
         else:
             for hash in self._owners.keys() & hashes:
-                self._versions[self._owners[hash]] = -1
+                self._versions[self._owners[hash]] = _UNKNOWN
 
 
 def _places_by_tag(events: Sequence[EncodedEvent]) -> dict[str, list[int]]:

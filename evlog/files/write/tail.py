@@ -258,6 +258,7 @@ class LogTail:
         self._unindexed.append(self._log.sealed[-1])
         self._open_files_locked()
         self._seen_count = 0  # of the new segment: the versions that are remembered are still right
+        self._planner.begin_segment_locked()
         self._set_end_locked()
         self._unsure = False
 
@@ -434,6 +435,8 @@ class LogTail:
             self._planner.forget_locked(column(fresh, "stream_hash"))
         else:
             self._planner.forget_locked(None)
+            if not active.count:
+                self._planner.begin_segment_locked()
         self._seen_count = active.count
 
     def _time_of_last(self) -> int:

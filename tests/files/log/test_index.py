@@ -105,6 +105,16 @@ def test_only_searches_that_go_far_lead_to_the_next_step() -> None:
     assert not index._dicts
 
 
+def test_few_ids_with_a_known_hash_are_searched_for_and_no_dict_is_built() -> None:
+    index = ColumnIndex(lambda: entries_of([(number, number % 900, 0) for number in range(1000)]))
+    for _ in range(10):
+        assert index.candidates(range(5000, 5100)) == []
+        assert index.candidates([*range(5000, 5100), 7]) == [(7, [7, 907])]
+    assert not index._dicts
+    assert index.candidates(range(50, 2000)) == [(key, index.find(KIND_IDS, key)) for key in range(50, 900)]
+    assert index._dicts
+
+
 @given(rows_of_entries)
 def test_sorted_files_answer_as_a_plain_loop(rows: list[Row]) -> None:
     for kind in KINDS:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from enum import Enum
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -15,6 +17,7 @@ from evlog.errors import (
     InvalidArgument,
     WrongExpectedVersion,
 )
+from evlog.files.format.headers import KIND_STREAMS
 from evlog.files.write.group_commit import Request
 from evlog.files.write.plan import Planner
 from evlog.model.appends import Append, BatchResult
@@ -135,6 +138,53 @@ def test_of_two_names_with_one_hash_only_one_version_is_remembered_and_both_are_
     assert plan() == [1, 1]
     planner.forget_locked(None)
     assert plan() == [1, 1]
+
+
+@pytest.fixture
+def large(memory_path: Path) -> Iterator[EventStore]:
+    """A store whose first segment has room for all events of a test."""
+    with evlog.open(memory_path / "large", create=True) as store:
+        yield store
+
+
+def append_to(store: EventStore, streams: list[str]) -> list[int]:
+    return [result.first_version for result in store.append_many([(name, [new()]) for name in streams])]
+
+
+def test_new_streams_are_looked_up_in_a_segment_only_if_others_wrote_to_it(large: EventStore) -> None:
+    first, second, third, fourth = ([f"{letter}-{number}" for number in range(20)] for letter in "abcd")
+    columns = engine_of(large)._opened().active.index
+    assert append_to(large, first) == [1] * 20
+    assert append_to(large, second) == [1] * 20
+    assert KIND_STREAMS not in columns._lasts
+    with evlog.open(large.path) as other:
+        assert append_to(other, third) == [1] * 20
+        assert append_to(large, third) == [2] * 20
+        assert append_to(other, fourth[:1]) == [1]
+        assert append_to(large, fourth) == [2] + [1] * 19
+
+
+def test_a_stream_that_another_writer_began_after_a_refused_append_is_looked_up(large: EventStore) -> None:
+    names = [f"s-{number}" for number in range(20)]
+    append_to(large, ["begin"])
+    with pytest.raises(WrongExpectedVersion):
+        large.append_many([*((name, [new()]) for name in names), ("s-0", [new()], 7)])
+    with evlog.open(large.path) as other:
+        assert append_to(other, names) == [1] * 20
+    assert append_to(large, names) == [2] * 20
+
+
+@pytest.mark.parametrize("rolls", [0, 1, 2])
+def test_streams_of_sealed_segments_are_found_by_a_writer_that_began_the_next_one(
+    store: EventStore, rolls: int
+) -> None:
+    names = [f"s-{number}" for number in range(20)]
+    append_to(store, names)
+    with small_store(store.path) as later:
+        for _ in range(rolls):
+            writer_of(later).seal()
+            append_to(later, ["begin"])
+        assert append_to(later, names) == [2] * 20
 
 
 def test_versions_stay_right_when_there_are_more_streams_than_are_remembered(
