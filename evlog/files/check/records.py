@@ -113,8 +113,6 @@ class RecordDecoder(local):
         """
         try:
             return self._decode(frame_offsets, counts, bodies)
-        except msgspec.ValidationError as error:
-            raise FormatFault(f"a record makes no sense: {_named(str(error))}") from None
         except (InvalidEvent, InvalidStreamName) as error:
             raise FormatFault(f"a record makes no sense: {error}") from None
         except FormatFault:
@@ -133,7 +131,7 @@ class RecordDecoder(local):
             content = bodies[0]
         else:
             inner = [body[len(head) :] for body, head in zip(bodies, heads, strict=True)]
-            content = array_head(sum(counts)) + b"".join(inner)
+            content = memoryview(array_head(sum(counts)) + b"".join(inner))
         raws = _decode_raws(content)
         lengths = array("I", list(map(len, raws)))
         columns = _Columns()
@@ -142,7 +140,10 @@ class RecordDecoder(local):
         for low in range(0, len(raws), step):
             its = raws[low : low + step]
             end = at + sum(lengths[low : low + step])
-            self._add_batch(columns, b"".join((array_head(len(its)), content[at:end])))
+            try:
+                self._add_batch(columns, b"".join((array_head(len(its)), content[at:end])))
+            except msgspec.ValidationError as error:
+                raise FormatFault(f"a record makes no sense: {_named(str(error), low)}") from None
             columns.digests += digests_of(its)
             at = end
         entries = pack_entries(
@@ -175,13 +176,17 @@ class RecordDecoder(local):
         columns.tags.extend(maybe_tag_bits(metadatas) or repeat(0, len(records)))
 
 
-def _named(error: str) -> str:
-    """Replace msgspec's path of a field (`$[3][5]`) by the field's name."""
+def _named(error: str, first: int) -> str:
+    """Replace msgspec's path of a field (`$[3][5]`) by the field's name and the record's number in its frame.
+
+    Args:
+        first: the number of the first record of the batch, from 0.
+    """
     head, separator, path = error.partition(" - at `$[")
     number, _, field = path.removesuffix("]`").partition("][")
     if not separator or not number.isdigit() or not field.isdigit() or int(field) >= len(_FIELDS):
         return error
-    return f"{head} as its {_FIELDS[int(field)]} (record {int(number) + 1} of its frame)"
+    return f"{head} as its {_FIELDS[int(field)]} (record {first + int(number) + 1} of its frame)"
 
 
 class _Hashes(dict[str, bytes]):

@@ -26,7 +26,7 @@ from evlog.files.check.offsets import Unclear
 from evlog.files.check.records import Runs
 from evlog.files.check.task import LogSummary, SegmentTask, Start, sealed_fault
 from evlog.files.disk.files import ReadFile
-from evlog.files.format.entries import ENTRY_BYTES, ENTRY_FRAME, ENTRY_PLACE, column, count_tagged
+from evlog.files.format.entries import ENTRY_BYTES, ENTRY_FRAME, ENTRY_PLACE, count_tagged
 from evlog.files.format.frames import FRAME_HEADER_BYTES, NOT_RECORDS, decode_frame_header
 from evlog.files.format.headers import (
     FILE_HEADER_BYTES,
@@ -38,7 +38,7 @@ from evlog.files.format.headers import (
     NewerFormat,
     decode_file_header,
 )
-from evlog.files.format.sorted_index import SORTED_SUFFIXES, WITH_TAGS
+from evlog.files.format.sorted_index import SORTED_SUFFIXES, WITH_TAGS, sort_ids
 from evlog.files.log.parts import OpenParts, SealedPart, SegmentMoved
 from evlog.model.reports import Finding
 
@@ -143,7 +143,7 @@ def check_indexes(task: SegmentTask, entries: bytes) -> IndexCheck:
             array("Q", streams).tobytes(),
             array("I", map(versions.first.__getitem__, streams)).tobytes(),
             array("I", map(versions.last.__getitem__, streams)).tobytes(),
-            array("I", sorted(column(entries, "id_hash"))).tobytes(),
+            sort_ids(entries)[0].tobytes(),
         )
     return IndexCheck(findings, sound, sorted(versions.odd), keys)
 

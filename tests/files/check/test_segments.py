@@ -330,6 +330,15 @@ def test_content_that_is_wrong_is_found(batches: EventStore, name: str) -> None:
     assert report == in_one_piece(batches)
 
 
+@pytest.mark.usefixtures("shape")
+def test_a_finding_names_the_field_and_the_record_in_its_frame(batches: EventStore) -> None:
+    frames = frames_in(batches, 0)
+    put(0, 1, VERSION, 0)(frames)
+    forge(batches, 0, frames)
+    details = [finding.detail for finding in batches.verify().findings if finding.kind == "record"]
+    assert "as its version (record 2 of its frame)" in details[0]
+
+
 ODD_CONTENTS = [
     b" 1 ",
     b'{"a":1} ',
