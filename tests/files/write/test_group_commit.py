@@ -400,6 +400,26 @@ def test_a_writer_that_waits_for_the_lock_itself_says_so(four: Crowd, job: Job) 
     assert not four._spare.is_lock_wanted_locked()
 
 
+def test_a_writer_that_finds_no_leader_looks_less_and_less_often(
+    four: Crowd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+
+    def watched_sleep(seconds: float) -> None:
+        if threading.current_thread() is waiter:
+            pauses.append(seconds)
+
+    monkeypatch.setattr("evlog.files.write.writer.time.sleep", watched_sleep)
+    waiter = threading.Thread(target=lambda: four.stores[1].append("s", [new()]))
+    with four.lock:
+        waiter.start()
+        wait_until(four._spare.is_lock_wanted_locked)  # then it waits for the lock itself
+    waiter.join(20)
+    assert pauses[:3] == [0.0001, 0.0002, 0.0004]
+    assert pauses[-2:] == [0.016, 0.016]
+    assert sum(pauses) < 0.25
+
+
 @pytest.mark.parametrize("wanted", [False, True])
 def test_a_leader_ends_its_rounds_sooner_for_a_writer_that_waits_for_the_lock_itself(
     four: Crowd, monkeypatch: pytest.MonkeyPatch, *, wanted: bool
