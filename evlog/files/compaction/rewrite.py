@@ -163,9 +163,12 @@ def rewrite(
         tagged_events=count_tagged(entries),
     )
     header = output.header(KIND_STREAMS)._replace(source_crc=info.offsets_crc)
-    # All three take a while, so two processes share them.
-    halves = [(sort_events, b"".join(rows)) for rows in zip(*removed, strict=True)]
-    indexes, *ordered = workers.run_in_order(_call, [(_build_indexes, header, entries), *halves])
+    # All of these take a while, so the processes share them: the longest ones come first.
+    calls: list[tuple[Any, ...]] = [(sort_events, b"".join(rows)) for rows in zip(*removed, strict=True)]
+    halves = len(calls)
+    calls += [(build_sorted, header._replace(kind=kind), entries) for kind in SORTED_SUFFIXES]
+    built = list(workers.run_in_order(_call, calls))
+    ordered, indexes = built[:halves], built[halves:]
     rows = b"".join(ordered)
     if rows or emptied:
         raw = encode_ordered(output.header(KIND_REMOVED), rows, emptied.values(), tags)
@@ -179,10 +182,6 @@ def rewrite(
         _write_unsynced(output.path("tags"), part.index.build(KIND_TAGS, entries), disk)
         part.close()
     return info
-
-
-def _build_indexes(header: FileHeader, entries: bytes) -> list[bytes]:
-    return [build_sorted(header._replace(kind=kind), entries) for kind in SORTED_SUFFIXES]
 
 
 def _call(function: Callable[..., Any], *arguments: Any) -> Any:

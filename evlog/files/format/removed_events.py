@@ -119,7 +119,7 @@ def encode_ordered(
     header = header._replace(
         keys=len(events) // EVENT_BYTES, postings=len(rows), source_crc=len(names), tags=len(packed)
     )
-    return encode_file_header(header) + content + page_crcs(content)
+    return b"".join((encode_file_header(header), content, page_crcs(content)))
 
 
 def pack_events(
