@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
     from datetime import datetime, timedelta
     from types import TracebackType
-    from typing import Any, Self
+    from typing import Any, Self, TypeVar
     from uuid import UUID
 
     from evlog.engine import Capabilities, Engine, Progress
@@ -69,6 +69,8 @@ if TYPE_CHECKING:
     from evlog.state.upcasting import Upcasters
     from evlog.subscriptions.named import ReplayResult, SubscriptionInfo
     from evlog.subscriptions.run import Subscription
+
+    _Item = TypeVar("_Item")
 
 
 def open(
@@ -329,11 +331,12 @@ class EventStore:
         def encoded(history: list[Event], _place: int) -> tuple[list[str], list[EncodedEvent]]:
             streams: list[str] = []
             events: list[NewEvent] = []
-            for item in decide(history) or ():
+            for item in _as_list(decide(history) or ()):
                 if isinstance(item, tuple):
-                    stream, new = item
+                    stream, given = item
+                    new = _as_list(given)
                 elif isinstance(about, str):
-                    stream, new = about, (item,)
+                    stream, new = about, [item]
                 else:
                     raise InvalidArgument("an event has no stream; return pairs of a stream and its events")
                 before = len(events)
@@ -1181,7 +1184,7 @@ def _upcasting(engine: Engine, upcasters: Upcasters) -> Engine:
     return upcasting(engine, upcasters)
 
 
-def _as_list(events: Iterable[NewEvent]) -> list[NewEvent]:
+def _as_list(events: Iterable[_Item]) -> list[_Item]:
     if isinstance(events, list):
         return events
     if isinstance(events, NewEvent):

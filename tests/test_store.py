@@ -411,6 +411,8 @@ def test_results_of_an_append_to_many_streams_are_read_like_a_list(memory_path: 
         (lambda store: store.streams(5), "category is 5; give a text"),
         (lambda store: store.streams(prefix=5), "prefix is 5; give a text"),
         (lambda store: store.verify(against=5), "against is 5; give a text"),
+        (lambda store: store.transact("s", lambda _: new()), "events must be a list of NewEvent; put the"),
+        (lambda store: store.transact("s", lambda _: [("t", new())]), "events must be a list of NewEvent"),
     ],
 )
 def test_an_argument_of_a_wrong_type_is_not_taken_for_damage(
