@@ -1,4 +1,4 @@
-"""Redactions: what they name is seen by nobody any more, and everything else stays as it was."""
+"""Redactions: no read shows what they name any more, and everything else stays as it was."""
 
 from __future__ import annotations
 

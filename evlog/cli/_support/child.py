@@ -29,7 +29,7 @@ _LOOK_AGAIN_SECONDS: Final = 0.01
 _PIECE_BYTES: Final = 64 * 1024
 _PIECES: Final = 16  # at one time: more than a pipe holds, and an end, however fast the writer is
 _KEPT_BYTES: Final = 2000  # of the end of what the command writes to stderr
-# If SIGCHLD is blocked (a parent can have done that), the end of a command is found so often.
+# How often the end of a command is looked for where a parent process has blocked SIGCHLD.
 _LOOK_MILLISECONDS: Final = 500
 _WANTS_TERMINAL: Final = (signal.SIGTTIN, signal.SIGTTOU)
 
@@ -208,7 +208,7 @@ class Child:
         self._news.clear()
 
     def _look(self) -> int | None:
-        """Return the exit code if the command has ended; deal with one that has stopped."""
+        """Return the exit code if the command has ended; let a stopped one continue."""
         pid, status = os.waitpid(self.pid, os.WNOHANG | os.WUNTRACED)
         if pid == 0:
             return None

@@ -1,6 +1,6 @@
 """The names of streams and types in a store, for completion: a person waits for them after each Tab.
 
-1. The newest events are read, for as long as nobody notices. That is all of a small store.
+1. The newest events are read, for a time too short to notice. Of a small store that is all of them.
 2. Of a large one the names are also in the user's cache (`$XDG_CACHE_HOME/evlog`), up to a position. A
    process of its own brings it up to date while the shell has its answer, so the next Tab knows every name.
 3. The cache is derived: what cannot be read is built again, and a user without a home has none.
