@@ -44,6 +44,7 @@ ENTRY_BYTES: Final = 48
 ENTRY: Final = Struct("<Q4xIIIIIIII4x")  # all but the tags
 _ROW: Final = Struct("<QIIIIIIIII4x")
 ENTRY_PLACE: Final = Struct("<16xIIII16x")  # offset and length of the record, CRC before and after it
+ENTRY_RUN: Final = Struct("<16xIIIII12x")  # the same, and the offset of the frame
 ENTRY_FRAME: Final = Struct("<32xI12x")
 ENTRY_VERSION: Final = Struct("<36xI8x")
 ENTRY_VERSION_PLACE: Final = Struct("<16xI16xI8x")  # offset of the record, version

@@ -278,9 +278,9 @@ def decode_run(
     return records, offset - begin
 
 
-def unpack_records(raws: Sequence[bytes]) -> tuple[Record, ...]:
-    """Decode records whose CRCs have been checked: as one array, twice as fast as one by one."""
-    records: tuple[Record, ...] = unpack(array_head(len(raws)) + b"".join(raws), use_list=False)
+def unpack_records(pieces: Sequence[bytes], count: int) -> tuple[Record, ...]:
+    """Decode `count` records whose CRCs have been checked: as one array, twice as fast as one by one."""
+    records: tuple[Record, ...] = unpack(array_head(count) + b"".join(pieces), use_list=False)
     return records
 
 

@@ -298,10 +298,6 @@ class ActiveSegment(Segment):
         offset: int = ENTRY_PLACE.unpack_from(self.entries, number * ENTRY_BYTES)[0]
         return offset
 
-    def _frame_offset(self, number: int) -> int:
-        offset: int = ENTRY_FRAME.unpack_from(self.entries, number * ENTRY_BYTES)[0]
-        return offset
-
     # --- from the log
 
     def is_unchanged(self) -> bool:

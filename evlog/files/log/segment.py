@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from zlib import crc32
 
 from evlog.errors import CorruptionError, EvlogError, NotAStore, UnsupportedFormat
@@ -19,6 +19,7 @@ from evlog.files.format.entries import (
     ENTRY_BYTES,
     ENTRY_FRAME,
     ENTRY_PLACE,
+    ENTRY_RUN,
     ENTRY_VERSION,
     ENTRY_VERSION_PLACE,
     column,
@@ -73,16 +74,9 @@ _MANY_EVENTS: Final = (
     16  # a search asks once of each frame with this many; records of others are put together
 )
 BYTES_AT_ONCE: Final = 1 << 20
+_LEAST_RUN: Final = 4  # more neighbours than these are read as one
 _WINDOW_BYTES: Final = 1 << 16
 _FIRST_RECORDS: Final = 32  # so that one page, or one event, does not cost more
-
-
-def _are_neighbours(numbers: Sequence[int]) -> bool:
-    """Return whether each number is the one before it plus 1."""
-    first, end = numbers[0], numbers[-1] + 1
-    return end - first == len(numbers) and (
-        isinstance(numbers, range) or list(numbers) == list(range(first, end))
-    )
 
 
 def _is_taken_apart(header: FrameHeader, may_hold: Callable[[bytes], bool] | None) -> bool:
@@ -204,7 +198,59 @@ class Segment:
         (offset, _, _, _), (last, length, _, _) = self.places((numbers[0], numbers[-1]))
         return self.log_bytes(offset, last + length - offset)
 
-    def raws(self, numbers: Sequence[int]) -> list[bytes]:
+    def pieces(self, numbers: Sequence[int]) -> tuple[list[bytes], int]:
+        """Return the bytes of the records of the first of these entries, checked, and how many these are.
+
+        Args:
+            numbers: rising or falling.
+
+        Raises:
+            CorruptionError: the first one is damaged.
+        """
+        count, first, last = len(numbers), numbers[0], numbers[-1]
+        if last - first == count - 1 >= _LEAST_RUN:
+            run, events = self._run(first, last)
+            if run:
+                return [run], events
+        log = self._maybe_in_memory()
+        if log is not None:
+            entries, place, most = self.entries, ENTRY_PLACE.unpack_from, BYTES_AT_ONCE // count
+            raws = [
+                raw
+                for number in numbers
+                for at, length, before, after in (place(entries, number * ENTRY_BYTES),)
+                if 0 < length <= most and crc32(raw := log[at : at + length], before) == after
+            ]
+            if len(raws) == count:
+                return raws, count
+        raws = self._raws(numbers)
+        return raws, len(raws)
+
+    def _run(self, first: int, last: int) -> tuple[bytes, int]:
+        """Return records that follow each other in one frame, checked by one CRC, and how many they are.
+
+        Nothing where that does not pay, or one is damaged: they are read one by one then.
+        """
+        entries = self.entries
+        offset, _, before, _, frame = ENTRY_RUN.unpack_from(entries, first * ENTRY_BYTES)
+        last_at, length, _, after, last_frame = ENTRY_RUN.unpack_from(entries, last * ENTRY_BYTES)
+        if frame != last_frame:  # up to the end of the first one's frame
+            last = bisect_right(range(last), frame, first, key=self._frame_offset) - 1
+            if last - first < _LEAST_RUN:
+                return b"", 0
+            last_at, length, _, after = ENTRY_PLACE.unpack_from(entries, last * ENTRY_BYTES)
+        size = last_at + length - offset
+        if not 0 < size <= BYTES_AT_ONCE:
+            return b"", 0
+        log = self._maybe_in_memory()
+        run = log[offset : offset + size] if log is not None else self.log_bytes(offset, size)
+        return (run, last - first + 1) if crc32(run, before) == after else (b"", 0)
+
+    def _frame_offset(self, number: int) -> int:
+        offset: int = ENTRY_FRAME.unpack_from(self.entries, number * ENTRY_BYTES)[0]
+        return offset
+
+    def _raws(self, numbers: Sequence[int]) -> list[bytes]:
         """Return the bytes of the records of the entries, checked; of some, if one is long or damaged.
 
         Raises:
@@ -214,22 +260,12 @@ class Segment:
         size = sum([length for _, length, _, _ in places])
         if size > BYTES_AT_ONCE:
             places = places[: max(1, len(places) * BYTES_AT_ONCE // size)]
-        log = self._maybe_in_memory()
-        if log is None:
-            pieces = zip(self._read_pieces(places), places, strict=True)
-            raws = [
-                raw for raw, (_, length, before, after) in pieces if crc32(raw, before) == after and length
-            ]
-        else:  # in three quarters of the time
-            raws = [
-                raw
-                for at, length, before, after in places
-                if crc32(raw := log[at : at + length], before) == after and length
-            ]
+        pieces = zip(self.log_pieces(places), places, strict=True)
+        raws = [raw for raw, (_, length, before, after) in pieces if crc32(raw, before) == after and length]
         if len(raws) == len(places):
             return raws
         if len(places) > 1:
-            return self.raws(numbers[: len(places) // 2])
+            return self._raws(numbers[: len(places) // 2])
         return [self._raw_again(numbers[0])]
 
     def records(
@@ -250,19 +286,16 @@ class Segment:
         """
         at, step = 0, first
         while at < len(numbers):
-            raws = self.raws(numbers[at : at + step])
-            if may_hold is None or may_hold(b"".join(raws)):
-                yield unpack_records(raws)
-            at += len(raws)
+            pieces, count = self.pieces(numbers[at : at + step])
+            if may_hold is None or may_hold(b"".join(pieces)):
+                yield unpack_records(pieces, count)
+            at += count
             step = RECORDS_AT_ONCE
 
     def places(self, numbers: Sequence[int]) -> list[Place]:
         """Return where the records of some entries are."""
         entries = self.entries
         place = ENTRY_PLACE.unpack_from
-        if len(numbers) > 1 and _are_neighbours(numbers):  # in a third of the time
-            rows = entries[numbers[0] * ENTRY_BYTES : (numbers[-1] + 1) * ENTRY_BYTES]
-            return list(ENTRY_PLACE.iter_unpack(rows))
         return [place(entries, number * ENTRY_BYTES) for number in numbers]
 
     def _raw_again(self, number: int) -> bytes:
@@ -407,7 +440,7 @@ class Segment:
         """Return header and offset of the frame that holds an entry, and the number of its first entry."""
         offset, fault = 0, ""
         for attempt in range(2):
-            offset = ENTRY_FRAME.unpack_from(self.entries, number * ENTRY_BYTES)[0]
+            offset = self._frame_offset(number)
             try:
                 header = decode_frame_header(self.log_bytes(offset, FRAME_HEADER_BYTES), 0, offset, self.tag)
                 first = self.number_of(header.first_position)

@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from evlog import Event
+import evlog
+from evlog import Event, EventStore
 from evlog.errors import CorruptionError
+from evlog.files.format.frames import unpack_records
+from evlog.files.log.log import Log
 from tests.support.helpers import new, numbers, segment_files, small_store
 
 
@@ -57,3 +60,52 @@ def test_a_log_that_is_missing_hides_nothing_before_it(memory_path: Path, *, rev
         with pytest.raises(CorruptionError):
             found.extend(store.read("s", reverse=reverse))
         assert numbers(found) == ([10, 9, 8] if reverse else [0, 1, 2, 3])
+
+
+# --- neighbours in a frame, which are read and checked as one
+
+
+@pytest.fixture(params=["sealed", "active"])
+def long_stream(request: pytest.FixtureRequest, memory_path: Path) -> EventStore:
+    """Versions 1 to 90 of one stream, in frames of 30, 3, 27 and 30 events."""
+    with small_store(memory_path / "store", segment_events=90) as store:
+        for count in (30, 3, 27, 30):
+            store.append("long-1", [new(number) for number in range(count)])
+        if request.param == "sealed":
+            store.append("other-1", [new()])
+        return store
+
+
+def test_pages_of_neighbours_are_right_across_frames(long_stream: EventStore) -> None:
+    with evlog.open(long_stream.path) as store:
+        for first in range(1, 91):
+            for limit in (1, 4, 5, 6, 20, 64, 90):
+                found = [event.version for event in store.read("long-1", first, limit=limit)]
+                assert found == list(range(first, min(first + limit, 91))), (first, limit)
+
+
+def test_neighbours_in_a_frame_are_one_piece_up_to_its_end(long_stream: EventStore) -> None:
+    log = Log(long_stream.path)
+    segment = log.parts()[0].segment
+    for low, high, pieces, count in ((0, 20, 1, 20), (5, 60, 1, 25), (31, 50, 19, 19), (33, 90, 1, 27)):
+        found, taken = segment.pieces(range(low, high))
+        assert (len(found), taken) == (pieces, count), (low, high)
+        assert [record[1] for record in unpack_records(found, taken)] == list(range(low + 1, low + count + 1))
+
+
+def test_a_flipped_bit_among_neighbours_is_found_and_those_before_it_are_read(
+    long_stream: EventStore,
+) -> None:
+    segment = Log(long_stream.path).parts()[0].segment
+    whole = Path(segment.log_path).read_bytes()
+    for number in (5, 6, 24, 29, 31, 40):
+        offset, length, _, _ = segment.places([number])[0]
+        for at in range(offset, offset + length, 7):
+            damaged = bytearray(whole)
+            damaged[at] ^= 1 << at % 8
+            Path(segment.log_path).write_bytes(damaged)
+            found: list[int] = []
+            with evlog.open(long_stream.path) as store, pytest.raises(CorruptionError) as caught:
+                found.extend(event.version for event in store.read("long-1", 6, limit=50))
+            assert found == list(range(6, number + 1))
+            assert (caught.value.offset, caught.value.position) == (offset, number + 1)
