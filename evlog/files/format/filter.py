@@ -72,6 +72,7 @@ CELL_BYTES: Final = 2
 _TWO_BITS: Final = ([byte for byte in range(256) if byte.bit_count() == 2] * 2)[:32]
 _MASKS: Final = [low | high << 8 for high in _TWO_BITS for low in _TWO_BITS]
 _LOWEST_BITS: Final = int.from_bytes(b"\1\0" * JOINED * JOINED, "little")
+_CODES: Final = {CELL_BYTES: "H", CELL_BYTES * JOINED: "Q"}  # of `array`
 _FIRST: Final = (0,)
 _ALL_SET: Final = bytes(CELL_BYTES)  # what a cell lacks that has all bits of a key
 
@@ -274,7 +275,8 @@ class LookUp:
     """Looks the same keys up in one block after another, in C: 0.1 to 0.2 µs for a key and block.
 
     Tables of one shape have a key in the same slot: so the slots are computed once for each shape. The cells
-    of all keys are compared as one number: in a third of the time of comparing those of each key.
+    of all keys are compared as one number: in a third of the time of comparing those of each key. The cells
+    of a slot are fetched as one number where there is such a type, else as a slice, whose making costs more.
     """
 
     __slots__ = ("_fetchers", "_masks", "_wanted", "keys")
@@ -292,8 +294,24 @@ class LookUp:
         """
         if not (len(table) and self.keys):
             return []
-        cells = b"".join(self._fetcher(len(table) // (CELL_BYTES * count), count)(table)[: len(self.keys)])
-        return _find_cells(cells, self._wanted_bits(count))
+        return _find_cells(self._cells(table, CELL_BYTES * count), self._wanted_bits(count))
+
+    def _cells(self, table: bytes | memoryview, width: int) -> bytes:
+        """Return the cells of the slots of all keys; those of a slot have `width` bytes together."""
+        slots, code = len(table) // width, _CODES.get(width)
+        shape = slots, 1 if code else width
+        fetcher = self._fetchers.get(shape)
+        if fetcher is None:
+            shift = shift_of(slots)
+            places: list[Any] = [key >> shift for key in self.keys]
+            if not code:
+                places = [slice(at, at + width) for at in [place * width for place in places]]
+            # With one item only, it would return no tuple.
+            fetcher = self._fetchers[shape] = itemgetter(*places, places[0])
+        if code:
+            numbers = memoryview(table).cast(code)  # type: ignore[call-overload]
+            return array(code, fetcher(numbers)[:-1]).tobytes()
+        return b"".join(fetcher(table)[:-1])
 
     def _wanted_bits(self, count: int) -> int:
         """Return the bits of each key, once for each of `count` segments, as one number."""
@@ -305,13 +323,3 @@ class LookUp:
                     view[number::count] = masks
             bits = self._wanted[count] = int.from_bytes(cells.tobytes(), "little")
         return bits
-
-    def _fetcher(self, slots: int, count: int) -> Callable[[Any], Sequence[Any]]:
-        fetcher = self._fetchers.get((slots, count))
-        if fetcher is None:
-            shift, width = shift_of(slots), CELL_BYTES * count
-            starts = [(key >> shift) * width for key in self.keys]
-            slices = [slice(start, start + width) for start in starts]
-            # With one item only, it would return no tuple.
-            fetcher = self._fetchers[slots, count] = itemgetter(*slices, slices[0])
-        return fetcher

@@ -297,19 +297,16 @@ class Log:
         if in_active and len(streams) < _MANY:
             return {stream: self.find_version(stream, hash) for stream, hash in streams.items()}
         sealed, active = self.view()
-        found = dict.fromkeys(streams, 0)
+        names, hashes, found = list(streams), list(streams.values()), [0] * len(streams)
         if in_active:
-            _find_versions_in(active, list(streams), list(streams.values()), found)
-        left = [name for name, version in found.items() if not version]
-        hashes = [streams[name] for name in left]
-        for place, suspects in self.filter.candidates(sealed, KIND_STREAMS, hashes):
-            unknown = [at for at in suspects if not found[left[at]]]
-            names, part = [left[at] for at in unknown], sealed[place]
-            _find_versions_in(part, names, [hashes[at] for at in unknown], found)
+            _find_versions_in(active, range(len(names)), names, hashes, found)
+        for place, suspects in self.filter.candidates(sealed, KIND_STREAMS, hashes, found):
+            unknown, part = [at for at in suspects if not found[at]], sealed[place]
+            _find_versions_in(part, unknown, names, hashes, found)
             if (removed := part.removed) is not None:
-                for name in names:
-                    found[name] = found[name] or removed.version_of(name, streams[name])
-        return found
+                for at in unknown:
+                    found[at] = found[at] or removed.version_of(names[at], hashes[at])
+        return dict(zip(names, found, strict=True))
 
     def find_ids(self, ids: Sequence[bytes], hashes: Sequence[int]) -> dict[int, Record | RemovedEvent]:
         """Find the events that have one of the ids, also those that a compaction removed.
@@ -398,18 +395,21 @@ def _find_in(
             found[record[4]] = record
 
 
-def _find_versions_in(part: Part, names: list[str], hashes: list[int], found: dict[str, int]) -> None:
-    """Note the last version of each of the streams, with these hashes, that has an event in the segment."""
-    numbers = part.index.last_numbers(KIND_STREAMS, hashes)
-    if max(numbers, default=-1) < 0:
+def _find_versions_in(
+    part: Part, wanted: Sequence[int], names: list[str], hashes: list[int], found: list[int]
+) -> None:
+    """Note the last version of each of the wanted streams, by index, that has an event in the segment."""
+    numbers = part.index.last_numbers(KIND_STREAMS, [hashes[at] for at in wanted])
+    held = [at for at, number in zip(wanted, numbers, strict=True) if number >= 0]
+    if not held:
         return
-    rows = [row for row in zip(numbers, names, hashes, strict=True) if row[0] >= 0]
-    versions = part.segment.confirmed_versions([row[0] for row in rows], [row[1] for row in rows])
-    for (_, name, hash), version in zip(rows, versions, strict=True):
+    numbers = [number for number in numbers if number >= 0]
+    versions = part.segment.confirmed_versions(numbers, [names[at] for at in held])
+    for at, version in zip(held, versions, strict=True):
         if version:
-            found[name] = version
-        elif (record := _last_of(part, name, hash)) is not None:  # another stream has this hash, or damage
-            found[name] = record[1]
+            found[at] = version
+        elif (record := _last_of(part, names[at], hashes[at])) is not None:  # of one hash, or damaged
+            found[at] = record[1]
 
 
 def _last_of(part: Part, stream: str, stream_hash: int) -> Record | None:

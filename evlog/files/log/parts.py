@@ -259,8 +259,11 @@ class SealedParts:
         def __getitem__(self, at: slice) -> list[SealedPart]: ...
 
     def __getitem__(self, at: Any) -> Any:
-        places = range(len(self.rows))[at]
-        return list(map(self._part, places)) if isinstance(places, range) else self._part(places)
+        row = self.rows[at]
+        places = range(len(self.rows))
+        if isinstance(row, list):
+            return [self.made.get(self.rows[place]) or self._make(place) for place in places[at]]
+        return self.made.get(row) or self._make(places[at])
 
     def __iter__(self) -> Iterator[SealedPart]:
         parts = self._all
@@ -268,13 +271,10 @@ class SealedParts:
             parts = self._all = self[:]
         return iter(parts)
 
-    def _part(self, place: int) -> SealedPart:
-        row = self.rows[place]
-        part = self.made.get(row)
-        if part is None:
-            part = SealedPart(self._store, self._store_id, self._segments[place], self._opened)
-            part = self.made.setdefault(row, part)  # of two threads that make one, both use the first
-        return part
+    def _make(self, place: int) -> SealedPart:
+        part = SealedPart(self._store, self._store_id, self._segments[place], self._opened)
+        # Of two threads that make one, both use the first.
+        return self.made.setdefault(self.rows[place], part)
 
 
 class OpenParts:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from evlog.files.log.parts import SealedParts
 
 _CHECKED_AT_ONCE: Final = PAGE_BYTES  # a table up to this size is checked whole when it is first used
+_WORTH_LESS: Final = 0.75  # of the keys, for which a look-up of fewer is prepared
 _MANY_KEYS: Final = 64  # look-ups, after which all tables are checked whole
 _MAX_UNCOVERED: Final = 2  # and one in 64 segments
 STALE: Final = -1
@@ -103,13 +104,13 @@ class UsedBlock:
                     raise FilterFault(block.start)
                 checked[page] = 1
 
-    def find(self, kind: int, look_up: LookUp) -> dict[int, list[int]]:
+    def find(self, kind: int, look_up: LookUp, indexes: Sequence[int]) -> dict[int, list[int]]:
         """Return the indexes of the keys that may be in each segment, by its place; `check` comes before."""
         places = self.places
         count = len(places)
         found: dict[int, list[int]] = {}
         for cell in look_up.find(self.table(kind), count):
-            found.setdefault(places[cell % count], []).append(cell // count)
+            found.setdefault(places[cell % count], []).append(indexes[cell // count])
         found.pop(STALE, None)
         return found
 
@@ -193,9 +194,12 @@ class SegmentFilter:
         return sorted(found, reverse=True)
 
     def candidates(
-        self, sealed: SealedParts, kind: int, hashes: Sequence[int]
+        self, sealed: SealedParts, kind: int, hashes: Sequence[int], known: Sequence[int] = ()
     ) -> Iterator[tuple[int, Sequence[int]]]:
         """Iterate over the segments that may hold some of the streams or ids with these hashes, newest first.
+
+        Args:
+            known: a number for each hash, or none; those that the caller has set need not be looked up.
 
         Yields:
             A segment's place, and the indexes in `hashes` of what it may hold.
@@ -206,13 +210,17 @@ class SegmentFilter:
             for place in self.places(sealed, kind, hashes[0]):
                 yield place, [0]
             return
-        look_up = LookUp(hashes if kind == KIND_IDS else [filter_key(kind, hash) for hash in hashes])
-        view = self._checked_view(sealed, kind, look_up.keys)
-        found: dict[int, Sequence[int]] = dict.fromkeys(view.uncovered, range(len(hashes)))
+        keys = hashes if kind == KIND_IDS else [filter_key(kind, hash) for hash in hashes]
+        view = self._checked_view(sealed, kind, keys)
+        look_up, asked = LookUp(keys), range(len(keys))  # type: LookUp, Sequence[int]
+        found: dict[int, Sequence[int]] = dict.fromkeys(view.uncovered, asked)
         for used, _, _, _ in view.tables(kind):
             for place in sorted([place for place in found if place > used.top], reverse=True):
                 yield place, found.pop(place)
-            found.update(used.find(kind, look_up))
+            left = [at for at in asked if not known[at]] if known else asked
+            if len(left) < _WORTH_LESS * len(asked):
+                look_up, asked = LookUp([keys[at] for at in left]), left
+            found.update(used.find(kind, look_up, asked))
         for place in sorted(found, reverse=True):
             yield place, found[place]
 
