@@ -20,7 +20,15 @@ from evlog.files.check.task import SegmentTask
 from evlog.files.disk.files import map_file
 from evlog.files.format import paths
 from evlog.files.format.entries import ENTRY, ENTRY_BYTES
-from evlog.files.format.filter import Block, LookUp, decode_blocks, filter_key, identity_of, single_table
+from evlog.files.format.filter import (
+    Block,
+    LookUp,
+    decode_blocks,
+    fill_table,
+    filter_key,
+    identity_of,
+    single_table,
+)
 from evlog.files.format.headers import KIND_STREAMS, KIND_TAGS, FormatFault
 from evlog.files.format.sorted_index import page_crcs, suffixes_of
 from evlog.model.events import id_text
@@ -264,11 +272,13 @@ def check_filter(known: Sequence[Known]) -> list[Finding]:
 def _filter_holds(raw: memoryview, block: Block, place: int, task: SegmentTask, kind: int) -> bool:
     """Return whether the table of a block has each key that a sorted index of one of its segments has."""
     table = single_table(raw, block, place, kind)
-    every = map_sorted(task, kind)[0]
-    for low in range(0, len(every), _KEYS_AT_ONCE):
-        keys = every[low : low + _KEYS_AT_ONCE].tolist()
-        if kind in (KIND_STREAMS, KIND_TAGS):
-            keys = [filter_key(kind, key) for key in keys]
-        if not table or len(LookUp(keys).find(table)) < len(keys):
+    keys: list[int] = map_sorted(task, kind)[0].tolist()
+    if kind in (KIND_STREAMS, KIND_TAGS):
+        keys = [filter_key(kind, key) for key in keys]
+    if table == fill_table(keys):  # in a fifth of the time of looking each key up
+        return True
+    for low in range(0, len(keys), _KEYS_AT_ONCE):  # it has keys of removed events, too
+        own = keys[low : low + _KEYS_AT_ONCE]
+        if not table or len(LookUp(own).find(table)) < len(own):
             return False
     return True
