@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import msgpack
 
-from evlog.errors import InvalidArgument
 from evlog.model.redaction import record_digest
 from evlog.model.reports import DAMAGE, Finding
 
@@ -59,18 +58,6 @@ class LogDigest:
     def is_pin_met(self) -> bool:
         """Whether the pinned position has the digest that was given; true if nothing is pinned."""
         return self._pin is None or self._pinned == self._pin[1]
-
-
-def parse_pin(text: str | None, *, quick: bool) -> tuple[int, str] | None:
-    """Return the position and the digest that verify printed and now is given; None if nothing is."""
-    if text is None:
-        return None
-    if quick:
-        raise InvalidArgument("against needs every event, and quick reads few; give one of them")
-    position, colon, digest = text.partition(":")
-    if not (colon and position.isdigit() and len(digest) == 64):
-        raise InvalidArgument(f"invalid digest {text!r}; give POSITION:DIGEST as verify prints it")
-    return int(position), digest.lower()
 
 
 def changed_finding(pin: tuple[int, str], removed: int) -> Finding:

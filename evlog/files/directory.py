@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 
-from evlog.errors import InvalidArgument
 from evlog.files.format.paths import manifest_path
 
 TYPE_CHECKING = False
@@ -45,11 +44,9 @@ def verify_store(
         As `EventStore.verify`.
     """
     from evlog.files.check import verify
-    from evlog.files.check.digest import parse_pin
+    from evlog.model.pins import maybe_parse_pin
 
-    if quick and against is not None:
-        raise InvalidArgument("against needs every byte, and quick reads few; give one of them")
-    pin = None if against is None else parse_pin(against)
+    pin = maybe_parse_pin(against, quick=quick)
     return verify.verify_store(os.fspath(path), quick=quick, pin=pin, progress=progress)
 
 

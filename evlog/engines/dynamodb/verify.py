@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from evlog.engines.deciding import content_digest
-from evlog.engines.digest import LogDigest, changed_finding, check_redacted, parse_pin
+from evlog.engines.digest import LogDigest, changed_finding, check_redacted
 from evlog.engines.dynamodb.items import decode_id, id_key
 from evlog.engines.dynamodb.reading import IndexBehind
 from evlog.engines.keyed import KeyedCheckpoint, checkpoint_names
 from evlog.model.filters import LogSelection
 from evlog.model.history import Standing
+from evlog.model.pins import maybe_parse_pin
 from evlog.model.redaction import since
 from evlog.model.reports import DAMAGE, Finding, VerifyReport
 
@@ -37,7 +38,7 @@ def verify(
     progress: Progress | None,
 ) -> VerifyReport:
     """Check a store. `quick` leaves out what reads every event."""
-    pin = parse_pin(against, quick=quick)
+    pin = maybe_parse_pin(against, quick=quick)
     state = core.state()
     findings = _check_counts(core, reader, records, state)
     digest, redactions = None, core.redactions(state)

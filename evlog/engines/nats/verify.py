@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from evlog.engines.digest import LogDigest, changed_finding, check_redacted, parse_pin
+from evlog.engines.digest import LogDigest, changed_finding, check_redacted
+from evlog.model.pins import maybe_parse_pin
 from evlog.model.redaction import Redaction, maybe_decode_redaction, since
 from evlog.model.reports import DAMAGE, Finding, VerifyReport
 
@@ -22,7 +23,7 @@ def verify(
     core: Core, info: StoreInfo, *, quick: bool, against: str | None, progress: Progress | None
 ) -> VerifyReport:
     """Check a store. `quick` only counts positions."""
-    pin = parse_pin(against, quick=quick)
+    pin = maybe_parse_pin(against, quick=quick)
     head, state = core.head(), core.reader.state()
     findings, digest = list[Finding](), None
     redactions = list[Redaction]()

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from evlog.engines.digest import LogDigest, changed_finding, check_redacted, parse_pin
+from evlog.engines.digest import LogDigest, changed_finding, check_redacted
 from evlog.engines.postgresql.history import standing
 from evlog.model.filters import LogSelection, StreamSelection
+from evlog.model.pins import maybe_parse_pin
 from evlog.model.redaction import Redaction, maybe_decode_redaction, since
 from evlog.model.reports import DAMAGE, Finding, VerifyReport
 from evlog.model.retention import REDACTIONS_STREAM
@@ -92,7 +93,7 @@ def verify(
     progress: Progress | None,
 ) -> VerifyReport:
     """Check a store. `quick` leaves out the digest and what reads every event."""
-    pin = parse_pin(against, quick=quick)
+    pin = maybe_parse_pin(against, quick=quick)
     head = core.reader.head_in(connection)
     findings = []
     for kind, query in _QUICK_CHECKS if quick else _QUICK_CHECKS + _FULL_CHECKS:

@@ -7,9 +7,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from evlog.errors import EvlogError
-from evlog.files.check.digest import Pin
 from evlog.files.log.log import Log
 from evlog.files.log.read_stream import Bounds, read_stream
+from evlog.model.pins import Pin
 from evlog.model.retention import COMPACTIONS_STREAM, STARTED_TYPE
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)

@@ -11,7 +11,6 @@ that no longer holds.
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_right
 from collections.abc import Sequence
 from hashlib import sha256
@@ -20,7 +19,6 @@ from typing import Final, NamedTuple
 
 from msgspec import Raw
 
-from evlog.errors import InvalidArgument
 from evlog.files.check.containers import CheckedLog
 from evlog.files.disk.files import ReadFile
 from evlog.files.format.entries import column
@@ -29,16 +27,8 @@ from evlog.files.format.headers import FormatFault
 from evlog.model.events import REDACTED_BEGIN
 from evlog.model.redaction import digest_in
 
-_PIN: Final = re.compile(r"(\d{1,20}):([0-9a-fA-F]{64})", re.ASCII)
 DIGEST_BYTES: Final = 32
 _digest: Final = type(sha256()).digest  # called by `map`, without a turn of a loop
-
-
-class Pin(NamedTuple):
-    """A head digest that an earlier report gave."""
-
-    position: int
-    digest: str
 
 
 class LogDigest(NamedTuple):
@@ -95,20 +85,6 @@ class HeadDigest:
     def pinned(self) -> str | None:
         """The digest of the pinned position; None if it is not known."""
         return self._pinned
-
-
-def parse_pin(text: str) -> Pin:
-    """Return the pin that `verify` prints as `POSITION:DIGEST`.
-
-    Raises:
-        InvalidArgument: it is something else.
-    """
-    match = _PIN.fullmatch(text.strip())
-    if match is None:
-        raise InvalidArgument(
-            f"invalid digest {text!r}; pass POSITION:DIGEST, as an earlier verify printed it as digest"
-        )
-    return Pin(int(match[1]), match[2].lower())
 
 
 def digests_of(raws: Sequence[bytes | Raw]) -> list[bytes]:

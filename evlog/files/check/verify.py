@@ -30,7 +30,7 @@ from evlog.files.check.across import (
     repeated_hashes,
 )
 from evlog.files.check.compacted import explain_compaction
-from evlog.files.check.digest import HeadDigest, Pin
+from evlog.files.check.digest import HeadDigest
 from evlog.files.check.files import (
     NOTHING_KNOWN,
     StoreSnapshot,
@@ -60,6 +60,7 @@ from evlog.files.format import paths
 from evlog.files.format.entries import ENTRY_BYTES
 from evlog.files.format.headers import FILE_HEADER_BYTES
 from evlog.files.format.manifest import SegmentInfo
+from evlog.model.pins import Pin
 from evlog.model.redaction import since
 from evlog.model.reports import Finding, VerifyReport
 
