@@ -204,15 +204,18 @@ class SegmentFilter:
         Yields:
             A segment's place, and the indexes in `hashes` of what it may hold.
         """
-        if not (sealed and hashes):
+        asked: Sequence[int] = range(len(hashes))
+        if known:
+            asked = [at for at in asked if not known[at]]
+        if not (sealed and asked):
             return
         if len(hashes) == 1:  # a third of the time
             for place in self.places(sealed, kind, hashes[0]):
                 yield place, [0]
             return
         keys = hashes if kind == KIND_IDS else [filter_key(kind, hash) for hash in hashes]
-        view = self._checked_view(sealed, kind, keys)
-        look_up, asked = LookUp(keys), range(len(keys))  # type: LookUp, Sequence[int]
+        look_up = LookUp([keys[at] for at in asked] if known else keys)
+        view = self._checked_view(sealed, kind, look_up.keys)
         found: dict[int, Sequence[int]] = dict.fromkeys(view.uncovered, asked)
         for used, _, _, _ in view.tables(kind):
             for place in sorted([place for place in found if place > used.top], reverse=True):
