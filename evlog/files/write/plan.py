@@ -159,7 +159,7 @@ class Planner:
         if self._owners.setdefault(hash, number) != number:
             self._second.add(number)
         elif self._all_numbered:
-            self._versions[number] = _NOT_ACTIVE
+            self._versions[number] = _NOT_ACTIVE if self._log.sealed else 0
         return number
 
     def plan_locked(self, append: Append) -> Plan:

@@ -18,6 +18,7 @@ from evlog.errors import (
     WrongExpectedVersion,
 )
 from evlog.files.format.headers import KIND_STREAMS
+from evlog.files.log.log import Log
 from evlog.files.write.group_commit import Request
 from evlog.files.write.plan import Planner
 from evlog.model.appends import Append, BatchResult
@@ -162,6 +163,14 @@ def test_new_streams_are_looked_up_in_a_segment_only_if_others_wrote_to_it(large
         assert append_to(large, third) == [2] * 20
         assert append_to(other, fourth[:1]) == [1]
         assert append_to(large, fourth) == [2] + [1] * 19
+
+
+def test_nothing_is_looked_up_for_new_streams_of_a_new_store(
+    large: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Log, "find_versions", lambda *_, **__: pytest.fail("looked up"))
+    assert append_to(large, ["a", "b", "a"]) == [1, 1, 2]
+    assert append_to(large, ["c", "b"]) == [1, 2]
 
 
 def test_a_stream_that_another_writer_began_after_a_refused_append_is_looked_up(large: EventStore) -> None:
