@@ -23,7 +23,7 @@ from tests.crash.disk import World
 from tests.crash.history import History, all_known, event
 from tests.crash.storm import Storm
 from tests.crash.worker import Child
-from tests.support.helpers import engine_of
+from tests.support.helpers import engine_of, expire_look
 
 STORM_SECONDS = 5.0
 
@@ -86,6 +86,7 @@ def test_a_store_that_goes_away_is_not_found_and_not_made_again(path: str, how: 
             os.rename(path, f"{path}-elsewhere")
         with pytest.raises(StoreNotFound):
             store.append("a", [event(7)])
+        expire_look(reader)
         with pytest.raises(StoreNotFound):
             list(reader.read_all())
         with pytest.raises(StoreNotFound):

@@ -277,7 +277,9 @@ def test_every_cut_is_found(name: str, memory_path: Path) -> None:
             CHECKS[name](whole[:length], memory_path / "file")
 
 
-WRITTEN = Mark(SEGMENT_TAGS[ACTIVE], len(raw(ACTIVE + ".log")), 3, 0x496775AE, FIRST_US + 2_500_000)
+WRITTEN = Mark(
+    SEGMENT_TAGS[ACTIVE], len(raw(ACTIVE + ".log")), 3, 0x496775AE, FIRST_US + 2_500_000, 0x379B79E6
+)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 from zlib import crc32
 
@@ -20,9 +21,12 @@ from evlog.files.format.headers import (
     decode_file_header,
     encode_file_header,
 )
+from evlog.files.format.lines import crc_of_line
 from evlog.files.format.manifest import SegmentInfo
+from evlog.files.format.marks import MARK_BYTES, WRITTEN_MAGIC, maybe_decode_mark
 from evlog.files.format.sorted_index import SORTED_SUFFIXES, build_sorted, page_crcs, sorted_shape
 from evlog.files.log.manifest_file import read_manifest, replace_manifest
+from evlog.files.log.marks_file import leave_mark
 from evlog.files.log.parts import SealedPart
 from tests.support.helpers import engine_of
 
@@ -97,7 +101,11 @@ def replace_info(store: EventStore, place: int, info: SegmentInfo) -> None:
     """Have the manifest say something else of a segment."""
     manifest = read_manifest(store.path)
     segments = (*manifest.segments[:place], info, *manifest.segments[place + 1 :])
+    mark = maybe_decode_mark(WRITTEN_MAGIC, Path(store.path, "durable").read_bytes()[:MARK_BYTES])
     replace_manifest(store.path, manifest._replace(segments=segments), DISK)
+    if mark is not None:
+        mark.manifest_crc = crc_of_line(Path(store.path, "manifest.json").read_bytes())
+        leave_mark(store.path, WRITTEN_MAGIC, mark, DISK)
 
 
 def _entries(header: FrameHeader, offset: int, body: bytes, records: list[list[Any]]) -> bytes:

@@ -135,10 +135,7 @@ def _repair_end_locked(store: str, lock_timeout_seconds: float | None, disk: Dis
             disk.sync(log_file)  # then the mark may say so
             write_mark(marks_file, DURABLE_MAGIC, Mark(active.tag, active.end), disk)
             write_mark(marks_file, ACKNOWLEDGED_MAGIC, None, disk)  # it says no more than the one before
-            time_us = log.sealed[-1].info.last_time_us if log.sealed else 0
-            time_us = active.record(active.count - 1)[5] if active.count else time_us
-            written = Mark(active.tag, active.end, active.count, active.index_crc, time_us)
-            write_mark(marks_file, WRITTEN_MAGIC, written, disk)
+            write_mark(marks_file, WRITTEN_MAGIC, log.written_mark(), disk)
         marks_lock.close()
     except CorruptionError:
         return  # real damage: nothing was changed, and it is reported

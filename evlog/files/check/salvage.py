@@ -110,11 +110,11 @@ def salvage_store(
     fresh = SegmentInfo(head + 1, int(renumber), new_tag())
     create_segment(out, manifest.store_id_bytes, fresh, disk)
     mark = Mark(fresh.tag, FILE_HEADER_BYTES, time_us=head_time_us)
-    disk.create_file(paths.durable_path(out), encode_mark(WRITTEN_MAGIC, mark))
     disk.create_file(paths.lock_path(out), b"")
     _copy_subscriptions(store, out, disk)
     sync_names(out, disk)
     replace_manifest(out, manifest._replace(segments=_with_losses([*kept, fresh])), disk)
+    disk.create_file(paths.durable_path(out), encode_mark(WRITTEN_MAGIC, mark))
     return SalvageReport(sum(info.events for info in kept), len(kept) + 1, tuple(losses))
 
 

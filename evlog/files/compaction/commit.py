@@ -25,8 +25,7 @@ from evlog.files.format.headers import KIND_STREAMS
 from evlog.files.format.manifest import Manifest, SegmentInfo
 from evlog.files.format.paths import SegmentFile
 from evlog.files.log.log import Log
-from evlog.files.log.manifest_file import replace_manifest
-from evlog.files.write.roll import sync_names
+from evlog.files.write.roll import replace_manifest_locked, sync_names
 from evlog.files.write.writer import Writer
 from evlog.model.appends import AppendRequest
 from evlog.model.events import JSON_CODE, SYSTEM_PREFIX, Record, category_of
@@ -67,14 +66,13 @@ def replace_segments(
         manifest = log.manifest
         after = manifest._replace(segments=_replaced(manifest.segments[:], old, new))
         try:
-            replace_manifest(log.store, after, disk)
+            replace_manifest_locked(log, after, disk)
         except StoreFull:  # raised before the new manifest was in place
             remove_unnamed(log.store, manifest, [new], disk)
             raise
         # A process that has these files open or mapped keeps them; one that opens them by name finds the
         # manifest replaced. Under the lock, so that a backup that holds it sees no name disappear.
         remove_unnamed(log.store, after, old, disk)
-    log.refresh()
 
 
 def remove_unnamed(store: str, manifest: Manifest, infos: Iterable[SegmentInfo], disk: Disk) -> None:

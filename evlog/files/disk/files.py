@@ -358,6 +358,17 @@ class ReadFile:
             raise error_for(error, self.path) from error
         return data
 
+    def begins_with(self, content: bytes) -> bool:
+        """Return whether the file begins with these bytes; False if it cannot be read."""
+        try:
+            return os.pread(self.fd, len(content), 0) == content
+        except OSError:
+            return False
+
+    def has_name(self) -> bool:
+        """Return whether the file has a name: not if it was removed, or another file took its place."""
+        return os.fstat(self.fd).st_nlink > 0
+
     def read_whole(self, limit_bytes: int) -> bytes:
         """Read the whole file.
 

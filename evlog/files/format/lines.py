@@ -45,6 +45,11 @@ def decode_line(raw: bytes) -> dict[str, Any]:
     return document
 
 
+def crc_of_line(raw: bytes) -> int:
+    """Return the CRC that a line ends with, which was checked before."""
+    return int(raw[-len('01234567"}\n') : -len('"}\n')], 16)
+
+
 def check_line(raw: bytes) -> bytes:
     """Return what the CRC at the end of a line covers.
 

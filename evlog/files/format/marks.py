@@ -1,9 +1,9 @@
 """The file `durable`: how far the active log is written and synced, and whether a sync of it failed.
 
 It holds four marks of 40 bytes, each zeros where nothing is known. It is never synced: a missing, damaged or
-old mark is safe, because it only understates.
+old mark is safe. What is acknowledged and synced is only understated.
 
-     0  written       how far the active log is written, for the next writer
+     0  written       the manifest, and how far its active log is written or being written
     40  acknowledged  how far writers with sync="none" have acknowledged it
     80  durable       how far it is synced
    120  suspect       a write or sync failed here: read the tail back from the device
@@ -17,8 +17,14 @@ offset  size  field
     12     4  events up to there             (written; else 0)
     16     4  CRC of their .offsets entries  (written; else 0)
     20     8  time of the last of them, µs   (written; else 0)
-    28     8  zero
+    28     4  the CRC in the manifest      (written; else 0)
+    32     4  zero
     36     4  CRC of bytes 0..35
+
+The written mark comes first: a writer leaves it before it writes the frame, and removes it before it replaces
+the manifest. So a reader that has taken in all that the mark names need not look at anything else until the
+mark changes. A writer that is killed in between leaves a mark that names what is not there: then readers look
+at manifest and log each time, until the next writer leaves a mark.
 """
 
 from __future__ import annotations
@@ -39,22 +45,31 @@ DURABLE_MAGIC: Final = b"evDU"
 SUSPECT_MAGIC: Final = b"evSU"
 MARK_AT: Final = {WRITTEN_MAGIC: 0, ACKNOWLEDGED_MAGIC: 40, DURABLE_MAGIC: 80, SUSPECT_MAGIC: 120}
 NO_MARK: Final = bytes(MARK_BYTES)
-_MARK: Final = Struct("<4sIIIIQ8xI")
-_MARK_FIELDS: Final = Struct("<4sIIIIQ8x")
+_MARK: Final = Struct("<4sIIIIQI4xI")
+_MARK_FIELDS: Final = Struct("<4sIIIIQI4x")
 MARK_PLACE: Final = Struct("<4sII")  # magic, tag and offset, for a reader that need not check the CRC
 
 
 class Mark:
     """How far a log is written or synced; only a mark of what is written has the fields after `offset`."""
 
-    __slots__ = ("events", "index_crc", "offset", "tag", "time_us")
+    __slots__ = ("events", "index_crc", "manifest_crc", "offset", "tag", "time_us")
 
-    def __init__(self, tag: int, offset: int, events: int = 0, index_crc: int = 0, time_us: int = 0) -> None:
+    def __init__(
+        self,
+        tag: int,
+        offset: int,
+        events: int = 0,
+        index_crc: int = 0,
+        time_us: int = 0,
+        manifest_crc: int = 0,
+    ) -> None:
         self.tag = tag
         self.offset = offset
         self.events = events
         self.index_crc = index_crc
         self.time_us = time_us
+        self.manifest_crc = manifest_crc
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Mark) and encode_mark(b"", self) == encode_mark(b"", other)
@@ -83,7 +98,9 @@ class Marks:
 
 def encode_mark(magic: bytes, mark: Mark) -> bytes:
     """Return the 40 bytes of a mark."""
-    raw = _MARK_FIELDS.pack(magic, mark.tag, mark.offset, mark.events, mark.index_crc, mark.time_us)
+    raw = _MARK_FIELDS.pack(
+        magic, mark.tag, mark.offset, mark.events, mark.index_crc, mark.time_us, mark.manifest_crc
+    )
     return raw + _U32.pack(crc32(raw))
 
 
@@ -91,10 +108,10 @@ def maybe_decode_mark(magic: bytes, raw: bytes) -> Mark | None:
     """Return the mark, or None where there is none or it is damaged."""
     if len(raw) != MARK_BYTES:
         return None
-    found, tag, offset, events, index_crc, time_us, crc = _MARK.unpack(raw)
+    found, tag, offset, events, index_crc, time_us, manifest_crc, crc = _MARK.unpack(raw)
     if found != magic or crc != crc32(raw[:-4]):
         return None
-    return Mark(tag, offset, events, index_crc, time_us)
+    return Mark(tag, offset, events, index_crc, time_us, manifest_crc)
 
 
 def decode_marks(raw: bytes, tag: int) -> Marks:

@@ -1,19 +1,22 @@
 """The whole log: the segments that the manifest names, in order, and look-ups across them. Read this first.
 
-1. `refresh` takes in what other processes did: a stat of the manifest and two short reads of the active log
-   when they did nothing. It takes no lock between processes.
+1. `refresh` takes in what other processes did. When they did nothing, that is one short read: of the written
+   mark, which every writer changes before it changes anything else. It takes no lock between processes.
 2. Manifest and segments are one value, replaced whole. Sealed segments are made and opened when first asked
    for: in a store of a thousand, most never are.
 3. A reader keeps what it has open readable, whatever happens to the names of the files meanwhile. Where a
    file is missing because a compaction replaced it, `retry_on_compaction` looks again.
 4. Where a segment may hold what is asked for, the filter says so; the hash finds candidates in its index; the
    name or id in the record decides.
+5. A read sees every append that was acknowledged before it began. That the store was removed, or another one
+   put in its place, a reader sees within 10 ms; a writer before it acknowledges anything.
 """
 
 from __future__ import annotations
 
 import os
 import threading
+import time
 from itertools import chain
 
 from evlog.errors import CorruptionError, StoreBusy, StoreReplaced
@@ -25,13 +28,14 @@ from evlog.files.format.marks import (
     MARK_BYTES,
     MARKS_BYTES,
     WRITTEN_MAGIC,
+    Mark,
     Marks,
     acknowledged_offset,
     decode_marks,
     maybe_decode_mark,
 )
 from evlog.files.log.active import ActiveSegment
-from evlog.files.log.manifest_file import has_stamp, open_manifest, read_stamp
+from evlog.files.log.manifest_file import OpenManifest, has_stamp, open_manifest, read_stamp
 from evlog.files.log.parts import ActivePart, OpenParts, Part, SealedPart, SealedParts, SegmentMoved, missing
 from evlog.files.log.policies import PolicyTable
 from evlog.files.log.segment_filter import SegmentFilter
@@ -50,15 +54,14 @@ if TYPE_CHECKING:
     _T = TypeVar("_T")
 
 _MANY: Final = 16  # streams whose versions are looked up together
+_IN_PLACE_SECONDS: Final = 0.01  # for which a store that was seen in its place is taken to be there
 _ATTEMPTS: Final = 100  # after this many replacements during one call, the caller is told to try again
 
 
 class LogState(NamedTuple):
     """The segments of one manifest."""
 
-    manifest: Manifest
-    stamp: Stamp
-    file: ReadFile  # the manifest's: as long as it is open, no other file can get its inode
+    opened: OpenManifest
     sealed: SealedParts  # the segments that never change, oldest first
     active: ActivePart  # the one that is being written
 
@@ -80,10 +83,14 @@ class Log:
         self._manifest_path = paths.manifest_path(store)
         self._stale = True  # guarded by mutex: read everything again
         self._marks_file: ReadFile | None = None  # opened on demand, by any thread
+        # The written mark that names exactly what is in memory, and its file; None where there is none.
+        # Replaced whole, with the mutex; read without it.
+        self._known: tuple[ReadFile, bytes] | None = None
+        self._look_due = 0.0  # until when the store needs no look whether it is in its place; not guarded
         self._opened = OpenParts()
         self._policies = PolicyTable()
         register_fork_reset(self)
-        manifest = self._load(None)
+        manifest = self._load_first()
         self.filter = SegmentFilter(store, manifest.store_id_bytes)
         self.refresh()
 
@@ -91,10 +98,11 @@ class Log:
         """Renew the mutex in a forked child: another thread of the parent may have held it."""
         self.mutex = threading.RLock()
         self._stale = True  # what that thread was loading is loaded again
+        self._known = None
 
     @property
     def manifest(self) -> Manifest:
-        return self._state.manifest
+        return self._state.opened.manifest
 
     @property
     def sealed(self) -> SealedParts:
@@ -124,6 +132,9 @@ class Log:
     def refresh(self, *, suspicious: bool = False) -> None:
         """Take in what any process wrote since the last call.
 
+        The common case is one read: the written mark is the one that names what is in memory, or says which
+        entries come after it.
+
         Args:
             suspicious: compare what is known even where nothing seems to have happened.
 
@@ -131,14 +142,37 @@ class Log:
             StoreNotFound, StoreReplaced: the store is not there any more, or another store is.
             StoreBusy: the manifest is being replaced faster than it can be read.
         """
+        known = self._known
+        if known is not None and not suspicious:
+            file, mark = known
+            is_known = file.begins_with(mark) or self.maybe_follow(file.read(MARK_BYTES, 0)) is not None
+            if is_known and (time.monotonic() < self._look_due or self._is_in_place(file)):
+                return
+        self._look(suspicious=suspicious)
+
+    def _is_in_place(self, marks_file: ReadFile) -> bool:
+        """Return whether manifest and marks are still the store's; then that needs no look for some time."""
+        if not (self.is_current() and marks_file.has_name()):
+            return False
+        self._look_due = time.monotonic() + _IN_PLACE_SECONDS
+        return True
+
+    def _look(self, *, suspicious: bool) -> None:
+        """Look at the manifest and at the end of the log."""
         with self.mutex:
+            self._look_due = 0.0
+            file = self._marks_file
+            if file is not None and not file.has_name():
+                self._marks_file = None
+            marks = self._read_marks()  # before the rest: whatever is written later has another mark
             active = self._state.active.segment
             is_usual = not suspicious and not self._stale and self.damage is None and active.count
             if is_usual and self.is_current() and active.is_unchanged():
-                return  # the common case
+                self._note_known(marks)
+                return
             for _ in range(_ATTEMPTS):
                 state = self._state
-                changed = read_stamp(self.store) != state.stamp
+                changed = read_stamp(self.store) != state.opened.stamp
                 try:
                     if changed or self._stale:
                         self._load(state)
@@ -150,13 +184,37 @@ class Log:
                 if active.refresh(self.durable_offset() if loading else 0, suspicious=changed or suspicious):
                     if loading or active.torn_bytes or self.damage is not None:
                         self.damage = self._find_damage()
+                    self._note_known(marks)
                     return
                 self.reset()
             raise StoreBusy(self.store)
 
+    def _note_known(self, marks: bytes) -> None:
+        """Note the written mark after a look, if it names what is in memory.
+
+        One that a writer has just left may name a frame that is not there yet; the one before holds then.
+        """
+        known, self._known = self._known, None
+        file = self._marks_file
+        if file is None or self.damage is not None or self.active.segment.torn_bytes:
+            return
+        for written in (marks[:MARK_BYTES], known[1] if known is not None else b""):
+            mark = maybe_decode_mark(WRITTEN_MAGIC, written)
+            if mark is not None and self._names_all(mark):
+                self._known = file, written
+                self._look_due = time.monotonic() + _IN_PLACE_SECONDS
+                return
+
+    def _names_all(self, mark: Mark) -> bool:
+        """Return whether the mark names this manifest and all that is known of the active log."""
+        state = self._state
+        active = state.active.segment
+        known = active.tag, active.end, active.index_crc, state.opened.crc
+        return (mark.tag, mark.offset, mark.index_crc, mark.manifest_crc) == known
+
     def is_current(self) -> bool:
         """Return whether the store still has the manifest that was read last."""
-        return has_stamp(self._manifest_path, self._state.stamp)
+        return has_stamp(self._manifest_path, self._state.opened.stamp)
 
     @property
     def faulty(self) -> list[SealedPart]:
@@ -170,6 +228,7 @@ class Log:
     def reset(self) -> None:
         """Have the next refresh read everything again."""
         self._stale = True
+        self._known = None
         self._marks_file = None
 
     def raise_damage(self) -> None:
@@ -199,19 +258,45 @@ class Log:
         """
         return read_stamp(self.store), self._read_marks()
 
-    def follow(self, stamp: Stamp, marks: bytes) -> bool:
-        """Take in what the written mark says; False where only `refresh` can tell what is there.
+    def maybe_follow(self, written: bytes) -> Mark | None:
+        """Take in what the written mark names; None where only a look at the files can tell what is there.
 
-        For a log that was read before: a third of a refresh's time. The mark's running CRC proves that all
-        which is known is there.
+        The mark's running CRC proves that all which is known is there.
         """
         with self.mutex:
-            active = self.active.segment
-            if self._stale or self.damage is not None or stamp != self._state.stamp:
-                return False
-            mark = maybe_decode_mark(WRITTEN_MAGIC, marks[:MARK_BYTES])
-            is_known = active.count > 0 and not active.torn_bytes
-            return is_known and mark is not None and mark.tag == active.tag and active.follow(mark)
+            known, state = self._known, self._state
+            mark = maybe_decode_mark(WRITTEN_MAGIC, written)
+            if known is None or mark is None or mark.manifest_crc != state.opened.crc:
+                return None
+            active = state.active.segment
+            if mark.tag != active.tag or not active.follow(mark):
+                return None
+            self._known = known[0], written
+            return mark
+
+    def note_written(self, written: bytes) -> None:
+        """Note the mark that this process has left for what is in memory; needs the lock and the mutex."""
+        if self._marks_file is None:
+            self._read_marks()
+        if self._marks_file is not None:
+            self._known = self._marks_file, written
+
+    def written_mark(self) -> Mark:
+        """Return the mark that names what is in memory: all that is written, if the caller has the lock."""
+        active = self.active.segment
+        return self.mark_of(active.end, active.count, active.index_crc, self.last_time_us())
+
+    def mark_of(self, end: int, count: int, index_crc: int, time_us: int) -> Mark:
+        """Return the written mark for an end of the active log."""
+        state = self._state
+        return Mark(state.active.segment.tag, end, count, index_crc, time_us, state.opened.crc)
+
+    def last_time_us(self) -> int:
+        """Return the time of the last event; no other may have an earlier one."""
+        active = self.active.segment
+        if active.count:
+            return active.record(active.count - 1)[5]
+        return self.sealed[-1].info.last_time_us if self.sealed else 0
 
     def _read_marks(self) -> bytes:
         file = self._marks_file
@@ -347,9 +432,18 @@ class Log:
 
     # --- loading
 
+    def _load_first(self) -> Manifest:
+        for _ in range(_ATTEMPTS):
+            try:
+                return self._load(None)
+            except SegmentMoved:
+                continue  # the manifest was replaced between the opening of two files
+        raise StoreBusy(self.store)
+
     def _load(self, before: LogState | None) -> Manifest:
-        manifest, stamp, file = open_manifest(self.store)
-        if before is not None and manifest.store_id != before.manifest.store_id:
+        opened = open_manifest(self.store)
+        manifest = opened.manifest
+        if before is not None and manifest.store_id != before.opened.manifest.store_id:
             raise StoreReplaced(self.store)
         known = before if not self._stale else None
         made = known.sealed.made if known is not None else None
@@ -361,7 +455,7 @@ class Log:
                 active = ActivePart(ActiveSegment(self.store, manifest.store_id_bytes, active_info))
             except FileNotFoundError as error:
                 raise missing(self.store, active_info, error) from None
-        self._state = LogState(manifest, stamp, file, sealed, active)
+        self._state = LogState(opened, sealed, active)
         self._stale = False
         if before is not None and not sealed.begins_with(before.sealed):
             kept = set(sealed.rows) if made is not None else ()

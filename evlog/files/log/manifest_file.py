@@ -9,7 +9,10 @@ from evlog.files.disk.files import Disk, ReadFile
 from evlog.files.disk.opening import error_for
 from evlog.files.format import paths
 from evlog.files.format.headers import FORMAT_VERSION, FormatFault, NewerFormat
+from evlog.files.format.lines import crc_of_line
 from evlog.files.format.manifest import Manifest, decode_manifest, encode_manifest
+from evlog.files.format.marks import WRITTEN_MAGIC
+from evlog.files.log.marks_file import leave_mark
 from evlog.model.named import NamedTuple
 
 TYPE_CHECKING = False
@@ -32,6 +35,15 @@ class Stamp(NamedTuple):
     size: int
 
 
+class OpenManifest(NamedTuple):
+    """A manifest that was read, with the file, which is still open."""
+
+    manifest: Manifest
+    crc: int  # its own: what a written mark names it by
+    stamp: Stamp
+    file: ReadFile  # as long as it is open, no other file can get its inode
+
+
 def read_manifest(store: str) -> Manifest:
     """Read the manifest of a store.
 
@@ -45,15 +57,16 @@ def read_manifest(store: str) -> Manifest:
     return parse_manifest(file.read_whole(_MAX_BYTES), file.path)
 
 
-def open_manifest(store: str) -> tuple[Manifest, Stamp, ReadFile]:
-    """Read the manifest, and return it with the open file and its stamp.
+def open_manifest(store: str) -> OpenManifest:
+    """Read the manifest, and keep its file open.
 
     Raises:
         as `read_manifest`; CorruptionError also when a segment of it is asked for.
     """
     file = _open(store)
-    manifest = parse_manifest(file.read_whole(_MAX_BYTES), file.path, lazily=True)
-    return manifest, _stamp_of(os.fstat(file.fd)), file
+    raw = file.read_whole(_MAX_BYTES)
+    manifest = parse_manifest(raw, file.path, lazily=True)
+    return OpenManifest(manifest, crc_of_line(raw), _stamp_of(os.fstat(file.fd)), file)
 
 
 def _open(store: str) -> ReadFile:
@@ -110,9 +123,13 @@ def _stamp_of(status: os.stat_result) -> Stamp:
 
 
 def replace_manifest(store: str, manifest: Manifest, disk: Disk) -> None:
-    """Make this the store's manifest, in one step; durable when this returns."""
+    """Make this the store's manifest, in one step; durable when this returns.
+
+    The written mark is removed first: until a writer leaves another, every reader looks at the manifest.
+    """
     path = paths.manifest_path(store)
     temporary = path + paths.TEMPORARY
     disk.create_file(temporary, encode_manifest(manifest))  # synced: the name must never show a torn file
+    leave_mark(store, WRITTEN_MAGIC, None, disk)
     disk.replace(temporary, path)
     disk.sync_dir(store)  # the commit: what it names is trusted, and old files may go, only from here on

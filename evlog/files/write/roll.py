@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import os
 
-from evlog.errors import StoreAccessDenied
+from evlog.errors import StoreAccessDenied, StoreFull
 from evlog.files.format import paths
 from evlog.files.format.entries import count_tagged
 from evlog.files.format.headers import KIND_LOG, KIND_OFFSETS, FileHeader, encode_file_header
 from evlog.files.format.manifest import SegmentInfo
+from evlog.files.format.marks import WRITTEN_MAGIC
 from evlog.files.log.manifest_file import replace_manifest
+from evlog.files.log.marks_file import leave_mark
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from evlog.files.disk.files import Disk
+    from evlog.files.format.manifest import Manifest
     from evlog.files.log.log import Log
 
 
@@ -52,8 +55,7 @@ def roll_locked(log: Log, disk: Disk) -> None:
     fresh = SegmentInfo(log.head + 1, 0, new_tag())
     create_segment(log.store, manifest.store_id_bytes, fresh, disk)
     segments = (*manifest.segments[:-1], sealed, fresh)
-    replace_manifest(log.store, manifest._replace(segments=segments), disk)
-    log.refresh()
+    replace_manifest_locked(log, manifest._replace(segments=segments), disk)
 
 
 def add_sealed_locked(log: Log, sealed: SegmentInfo, disk: Disk) -> None:
@@ -62,8 +64,17 @@ def add_sealed_locked(log: Log, sealed: SegmentInfo, disk: Disk) -> None:
     fresh = SegmentInfo(sealed.last_position + 1, 0, new_tag())
     create_segment(log.store, manifest.store_id_bytes, fresh, disk)  # syncs the names of both
     segments = (*manifest.segments[:-1], sealed, fresh)
-    replace_manifest(log.store, manifest._replace(segments=segments), disk)
+    replace_manifest_locked(log, manifest._replace(segments=segments), disk)
+
+
+def replace_manifest_locked(log: Log, manifest: Manifest, disk: Disk) -> None:
+    """Replace the manifest, durably, take it in, and leave a mark that names it."""
+    replace_manifest(log.store, manifest, disk)
     log.refresh()
+    try:
+        leave_mark(log.store, WRITTEN_MAGIC, log.written_mark(), disk)
+    except StoreFull:
+        pass  # without it readers and writers look at everything, until the next append
 
 
 def sync_names(store: str, disk: Disk) -> None:

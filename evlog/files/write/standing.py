@@ -6,7 +6,7 @@ before the change and acknowledged, or after it and refused.
 
 from __future__ import annotations
 
-from evlog.files.log.manifest_file import replace_manifest
+from evlog.files.write.roll import replace_manifest_locked
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,8 +28,7 @@ def change_standing(
         if manifest.standing != before or head not in (None, log.head):
             return False
         if before != after:
-            replace_manifest(log.store, manifest._replace(standing=after), disk)
-            log.refresh()
+            replace_manifest_locked(log, manifest._replace(standing=after), disk)
         return True
 
     return writer.exclusively(change)

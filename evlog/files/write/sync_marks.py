@@ -96,9 +96,9 @@ class SyncMarks:
         """Return the content of `durable`."""
         return read_back(self.lock.open(), MARKS_BYTES, 0)
 
-    def write_locked(self, marks: bytes) -> None:
-        """Write the marks that begin the file; the writers' lock is held."""
-        self._disk.write_at(self.lock.open(), marks, 0)
+    def write_locked(self, mark: bytes, magic: bytes) -> None:
+        """Write a mark that its encoding, with this magic, is; the writers' lock is held."""
+        self._disk.write_at(self.lock.open(), mark, MARK_AT[magic])
 
     def check_sound(self, marks: bytes, file: WriteFile, tag: int) -> None:
         """Raise StoreIOError, now and at every later append, if another writer's sync has failed."""

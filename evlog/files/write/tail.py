@@ -40,7 +40,6 @@ from evlog.files.format.marks import (
     WRITTEN_MAGIC,
     Mark,
     encode_mark,
-    maybe_decode_mark,
 )
 from evlog.files.log.active import ActiveSegment
 from evlog.files.write.derived import build_indexes, remove_leftovers_locked
@@ -147,16 +146,20 @@ class LogTail:
             segment.tag,
         )
         frame = encode_frame_header(header, offset) + body
+        count, end = segment.count + len(records), offset + len(frame)
+        mark = self._log.mark_of(end, count, header.index_crc, now_us)
         self._unsure = True  # until memory agrees with the disk: an interrupt may come between any two lines
+        self._mark_written_locked(mark)
         with self._log.mutex:  # a reading thread must not take the frame in from the disk meanwhile
             on_disk = self._write_locked(segment, frame, rows)
             segment.extend(rows, header, on_disk=on_disk)
+            self._log.note_written(self._written)
         self._seen_count = segment.count
         self._last_time_us = now_us
         self._planner.remember_locked(plan)
         self._set_end_locked()
-        if on_disk:
-            self._leave_mark_locked(segment)
+        if not self._sync:
+            self._mark_acknowledged_locked(mark)
         self._unsure = False
         return first_position
 
@@ -183,18 +186,27 @@ class LogTail:
             raise
         return True
 
-    def _leave_mark_locked(self, segment: ActiveSegment) -> None:
-        """Tell the next writer how far the log is written; and followers, if no sync will."""
-        mark = Mark(segment.tag, segment.end, segment.count, segment.index_crc, self._last_time_us)
-        written = encode_mark(WRITTEN_MAGIC, mark)
-        acknowledged = b"" if self._sync else encode_mark(ACKNOWLEDGED_MAGIC, mark)
+    def _mark_written_locked(self, mark: Mark) -> None:
+        """Tell readers and the next writer how far the log will be written.
+
+        Before the frame: so no reader that trusts the mark can miss a frame, also one whose writer is killed.
+        """
+        self._written = encode_mark(WRITTEN_MAGIC, mark)
+        self._write_mark_locked(self._written, WRITTEN_MAGIC, mark)
+
+    def _mark_acknowledged_locked(self, mark: Mark) -> None:
+        """Tell followers how far the log is acknowledged, because no sync will."""
+        acknowledged = encode_mark(ACKNOWLEDGED_MAGIC, Mark(mark.tag, mark.offset))
         try:
-            self._marks.write_locked(written + acknowledged)
-            self._written = written
+            self._write_mark_locked(acknowledged, ACKNOWLEDGED_MAGIC, mark)
         except StoreFull:
-            self._written = b""  # without it the next writer looks at everything
+            pass  # followers make the log durable themselves, after a while
+
+    def _write_mark_locked(self, raw: bytes, magic: bytes, mark: Mark) -> None:
+        try:
+            self._marks.write_locked(raw, magic)
         except StoreIOError as error:
-            self._marks.fail(error, segment.tag, segment.end)
+            self._marks.fail(error, mark.tag, mark.offset)
             raise
 
     def _set_end_locked(self) -> None:
@@ -357,12 +369,9 @@ class LogTail:
             return False
         written = marks[:MARK_BYTES]
         if written != self._written:
-            mark = maybe_decode_mark(WRITTEN_MAGIC, written)
-            if mark is None or mark.tag != self._tag:
+            mark = self._log.maybe_follow(written)
+            if mark is None:
                 return False
-            with self._log.mutex:
-                if not active.follow(mark):
-                    return False
             self._account_locked()
             self._last_time_us = mark.time_us
             self._written = written
@@ -422,10 +431,15 @@ class LogTail:
         if torn is not None:
             self.torn_tails.append(torn)
         self._account_locked()
-        self._last_time_us = self._time_of_last()
+        self._last_time_us = log.last_time_us()
         self._log_file.is_in_place()
         self._set_end_locked()
-        self._leave_mark_locked(log.active.segment)
+        mark = log.written_mark()
+        self._mark_written_locked(mark)
+        with log.mutex:
+            log.note_written(self._written)
+        if not self._sync:
+            self._mark_acknowledged_locked(mark)
 
     def _account_locked(self) -> None:
         """Forget the versions of the streams that others appended to."""
@@ -438,10 +452,3 @@ class LogTail:
             if not active.count:
                 self._planner.begin_segment_locked()
         self._seen_count = active.count
-
-    def _time_of_last(self) -> int:
-        """Return the time of the last event; no other may have an earlier one."""
-        active = self._log.active.segment
-        if active.count:
-            return active.record(active.count - 1)[5]
-        return self._log.sealed[-1].info.last_time_us if self._log.sealed else 0

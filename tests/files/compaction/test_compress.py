@@ -269,7 +269,7 @@ def test_a_full_disk_leaves_the_plain_log(store: EventStore, monkeypatch: pytest
         raise StoreFull(store.path, "no space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("evlog.files.compaction.commit.replace_manifest", no_room)
+        patch.setattr("evlog.files.compaction.commit.replace_manifest_locked", no_room)
         with pytest.raises(StoreFull):
             store.compact(compress=True)
     with monkeypatch.context() as patch:

@@ -105,8 +105,8 @@ MARKS = [
     ),
     (
         WRITTEN_MAGIC,
-        Mark(0xDEADBEEF, 2**32 - 1, 262_144, 2**32 - 1, 1_700_000_000_000_000),
-        "65765752 efbeadde ffffffff 00000400 ffffffff 00401e18 240a0600 00000000 00000000 363dcecd",
+        Mark(0xDEADBEEF, 2**32 - 1, 262_144, 2**32 - 1, 1_700_000_000_000_000, 0x01020304),
+        "65765752 efbeadde ffffffff 00000400 ffffffff 00401e18 240a0600 04030201 00000000 eaa1c408",
     ),
     (
         DURABLE_MAGIC,

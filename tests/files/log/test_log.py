@@ -17,10 +17,11 @@ from evlog import EventStore
 from evlog.errors import CorruptionError, StoreBusy, StoreNotFound, StoreReplaced
 from evlog.files.format.hashes import hash_ids, hash_stream
 from evlog.files.format.manifest import encode_manifest
+from evlog.files.format.marks import MARK_BYTES, WRITTEN_MAGIC, encode_mark, maybe_decode_mark
 from evlog.files.log import log as log_module
 from evlog.files.log import parts as parts_module
 from evlog.files.log.log import Log
-from evlog.files.log.manifest_file import read_manifest
+from evlog.files.log.manifest_file import open_manifest, read_manifest
 from evlog.files.log.parts import SegmentMoved, max_open_parts
 from evlog.files.log.removed import RemovedEvent
 from evlog.files.log.segment import Segment
@@ -259,8 +260,22 @@ def test_reader_follows_a_copy_that_was_put_in_place(memory_path: Path) -> None:
         assert log.head == 7
         path.rename(memory_path / "old")
         (memory_path / "copy").rename(path)
+        log._look_due = 0.0  # the time is over
         log.refresh()
         assert log.head == 5
+
+
+def test_opening_begins_again_where_a_compaction_replaces_the_active_log(
+    store: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(store, 3)
+    read = [open_manifest(store.path)]
+    fill(store, 20)
+    store.delete_stream("s-0")
+    store.compact()
+    monkeypatch.setattr(log_module, "open_manifest", lambda path: (read or [open_manifest(path)]).pop())
+    assert Log(store.path).head == store.head
+    assert not read
 
 
 def test_contention_is_not_corruption(store: EventStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -368,34 +383,37 @@ def test_what_the_mark_says_was_written_is_taken_in(store: EventStore) -> None:
     fill(store, 3)
     log = Log(store.path)
     store.append_many([("s", [new(3), new(4)]), ("t", [new(5)])])
-    stamp, marks = log.stamp_and_marks()
-    assert log.follow(stamp, marks)
+    marks = log.stamp_and_marks()[1]
+    assert log.maybe_follow(marks[:MARK_BYTES])
     assert log.head == log.acknowledged_position(marks) == 6
-    assert log.follow(stamp, marks)  # nothing more
+    assert log.maybe_follow(marks[:MARK_BYTES])  # nothing more
 
 
 def test_a_mark_that_is_not_what_is_there_is_not_followed(store: EventStore) -> None:
     fill(store, 3)
     log = Log(store.path)
-    before = log.stamp_and_marks()[1]
+    before = log.stamp_and_marks()[1][:MARK_BYTES]
     store.append("s", [new(3)])
-    stamp, marks = log.stamp_and_marks()
+    marks = log.stamp_and_marks()[1][:MARK_BYTES]
     flipped = bytes([marks[0] ^ 1]) + marks[1:]
     for other in (b"", flipped, marks[:39] + bytes([marks[39] ^ 1]) + marks[40:]):
-        assert not log.follow(stamp, other)
-    assert not log.follow(stamp._replace(inode=stamp.inode + 1), marks)
+        assert not log.maybe_follow(other)
+    of_other_manifest = maybe_decode_mark(WRITTEN_MAGIC, marks)
+    assert of_other_manifest is not None
+    of_other_manifest.manifest_crc ^= 1
+    assert not log.maybe_follow(encode_mark(WRITTEN_MAGIC, of_other_manifest))
     offsets = segment_files(store, "offsets")[-1]
     raw = offsets.read_bytes()
     offsets.write_bytes(raw[:-1] + bytes([raw[-1] ^ 1]))
-    assert not log.follow(stamp, marks)
+    assert not log.maybe_follow(marks)
     offsets.write_bytes(raw[:-1])
-    assert not log.follow(stamp, marks)
+    assert not log.maybe_follow(marks)
     assert log.head == 3
     offsets.write_bytes(raw)
     log.reset()
-    assert not log.follow(stamp, marks)  # everything is to be read again
+    assert not log.maybe_follow(marks)  # everything is to be read again
     log.refresh()
     assert log.head == 4
-    assert not log.follow(stamp, before)  # the log is ahead of it
+    assert not log.maybe_follow(before)  # the log is ahead of it
     fill(store, 20)
-    assert not log.follow(stamp, log.stamp_and_marks()[1])  # another segment's
+    assert not log.maybe_follow(log.stamp_and_marks()[1][:MARK_BYTES])  # another segment's

@@ -308,7 +308,7 @@ def test_replaced_manifest_has_another_stamp_and_leaves_no_other_file(tmp_path: 
     for tag in range(1, 20):
         manifest = Manifest(ID, 10, 10, (SegmentInfo(1, 0, tag),))
         replace_manifest(str(tmp_path), manifest, DISK)
-        found, stamp, _ = open_manifest(str(tmp_path))
+        found, _, stamp, _ = open_manifest(str(tmp_path))
         assert found._replace(segments=tuple(found.segments)) == manifest
         assert stamp == read_stamp(str(tmp_path))
         stamps.add(stamp)
@@ -320,7 +320,7 @@ def test_no_other_manifest_has_the_stamp_of_one_that_is_open(tmp_path: Path) -> 
     """File systems give a freed inode to the next file, and their clocks tick at some milliseconds."""
     store = str(tmp_path)
     replace_manifest(store, MANIFEST, DISK)
-    _, first, kept = open_manifest(store)
+    _, _, first, kept = open_manifest(store)
     for tag in range(100, 300):
         replace_manifest(store, Manifest(ID, 10, 10, (SegmentInfo(1, 0, tag),)), DISK)
         os.utime(tmp_path / "manifest.json", ns=(first.modified_ns, first.modified_ns))
