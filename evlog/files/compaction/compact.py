@@ -49,7 +49,7 @@ from evlog.files.disk.zstd import require_zstandard
 from evlog.files.format import paths
 from evlog.files.format.manifest import SegmentInfo
 from evlog.files.log.log import Log
-from evlog.files.log.segment import SealedSegment
+from evlog.files.log.sealed_segment import SealedSegment
 from evlog.files.write.group_commit import clear_requests
 from evlog.files.write.writer import Writer
 from evlog.model.reports import Compaction

@@ -26,7 +26,7 @@ from evlog.files.format.seek_table import (
     make_table,
     tail_bytes,
 )
-from evlog.files.log.segment import SealedSegment
+from evlog.files.log.sealed_segment import SealedSegment
 
 _WORTH: Final = 0.95  # a log that compresses to a larger share than this stays plain
 _SAMPLES: Final = 64  # blocks, spread over a log: an estimate within some percent

@@ -67,7 +67,7 @@ from evlog.files.format.removed_events import (
 )
 from evlog.files.format.sorted_index import SORTED_SUFFIXES, build_sorted
 from evlog.files.log.parts import OpenParts, SealedPart, open_sealed
-from evlog.files.log.segment import SealedSegment
+from evlog.files.log.sealed_segment import SealedSegment
 from evlog.model.events import REDACTED_BEGIN, Record
 from evlog.model.redaction import record_digest, redacted_record
 

@@ -26,7 +26,8 @@ from evlog.files.format.seek_table import (
     log_header,
     tail_bytes,
 )
-from evlog.files.log.segment import Place, SealedSegment
+from evlog.files.log.sealed_segment import SealedSegment
+from evlog.files.log.segment import Place
 
 _CACHE_BYTES: Final = 64 << 20  # as much as is kept of an active log
 _AHEAD_BYTES: Final = 1 << 16  # a reader of frames in order gets at least this many

@@ -16,7 +16,8 @@ from evlog.files.format.manifest import SegmentRows
 from evlog.files.log.column_index import ColumnIndex
 from evlog.files.log.index import SealedIndex
 from evlog.files.log.manifest_file import read_manifest
-from evlog.files.log.segment import SealedSegment, Segment
+from evlog.files.log.sealed_segment import SealedSegment
+from evlog.files.log.segment import Segment
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -1,10 +1,8 @@
 """Reading one segment: records by entry number, frames in order. Never returns bytes that fail their CRC.
 
 1. `Segment` is what sealed and active segments share: entries (a buffer of rows), and a way to get the log's
-   bytes.
-2. A sealed segment is mapped. If its .offsets is missing or damaged, its entries are derived from the log,
-   silently.
-3. Damage of the log itself is a CorruptionError that names file and offset; everything else stays readable.
+   bytes. Each says how: `SealedSegment` (sealed_segment.py), `CompressedSegment`, `ActiveSegment`.
+2. Damage of the log itself is a CorruptionError that names file and offset; everything else stays readable.
 """
 
 from __future__ import annotations
@@ -12,8 +10,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from zlib import crc32
 
-from evlog.errors import CorruptionError, EvlogError, NotAStore, UnsupportedFormat
-from evlog.files.disk.files import map_file
+from evlog.errors import CorruptionError, NotAStore, UnsupportedFormat
 from evlog.files.format import paths
 from evlog.files.format.entries import (
     ENTRY_BYTES,
@@ -23,7 +20,6 @@ from evlog.files.format.entries import (
     ENTRY_VERSION,
     ENTRY_VERSION_PLACE,
     column,
-    derive_entries,
 )
 from evlog.files.format.frames import (
     FRAME_HEADER_BYTES,
@@ -42,7 +38,6 @@ from evlog.files.format.headers import (
     FILE_HEADER_BYTES,
     FORMAT_VERSION,
     KIND_LOG,
-    KIND_OFFSETS,
     FileHeader,
     FormatFault,
     NewerFormat,
@@ -474,90 +469,3 @@ class Segment:
             return decode_body(header, body)
         except FormatFault as fault:
             raise CorruptionError(self.log_path, offset, str(fault), header.first_position) from None
-
-
-class SealedSegment(Segment):
-    """A segment that never changes: mapped, and checked against what the manifest says of it.
-
-    Raises:
-        FileNotFoundError: its log is not there; the manifest may have moved on.
-        CorruptionError: its log is shorter or longer than it was, or belongs to something else.
-    """
-
-    def __init__(self, store: str, store_id: bytes, info: SegmentInfo) -> None:
-        super().__init__(store, store_id, info)
-        self._open_log()
-        self.count = info.events
-        self.end = info.log_bytes
-        self._entries_checked = False
-        self._entries_rebuilt = False
-        self.entries = self._map_entries()
-
-    def _open_log(self) -> None:
-        log_bytes = self.info.log_bytes
-        self._log = map_file(self.log_path)
-        self._map: mmap | None = self._log.obj  # type: ignore[assignment]  # slices of it are bytes
-        check_file_header(bytes(self._log[:FILE_HEADER_BYTES]), self.log_path, self.header)
-        if len(self._log) != log_bytes:
-            raise CorruptionError(
-                self.log_path,
-                min(len(self._log), log_bytes),
-                f"the file has {len(self._log)} bytes, {log_bytes} were sealed",
-            )
-
-    def _maybe_in_memory(self) -> mmap | None:
-        return self._map
-
-    def window(self, offset: int, length: int) -> tuple[bytes | memoryview, int]:  # noqa: ARG002 - all of it
-        return self._log, 0
-
-    def checked_entries(self) -> bytes | bytearray | memoryview:
-        """Return the entries, checked to be those that were sealed."""
-        if not self._entries_checked:
-            if crc32(self.entries) != self.info.offsets_crc:
-                self.entries = self._derive_entries()
-            self._entries_checked = True
-        return self.entries
-
-    @property
-    def entries_damaged(self) -> bool:
-        """Whether .offsets was found missing or damaged, and was replaced in memory."""
-        return self._entries_rebuilt
-
-    def repair_entries(self) -> bool:
-        if self._entries_checked:
-            return False
-        before = self.entries
-        return self.checked_entries() is not before
-
-    def _map_entries(self) -> bytes | memoryview:
-        try:
-            raw = map_file(self.offsets_path)
-            header = decode_file_header(bytes(raw[:FILE_HEADER_BYTES]))
-        except (FileNotFoundError, FormatFault, NewerFormat, EvlogError):
-            return self._derive_entries()
-        entries = raw[FILE_HEADER_BYTES:]
-        if header != self.header._replace(kind=KIND_OFFSETS) or len(entries) != self.count * ENTRY_BYTES:
-            return self._derive_entries()
-        return entries
-
-    def _derive_entries(self) -> bytes:
-        """Derive all entries from the log; the CRCs of its frames prove them."""
-        parts = []
-        offset = FILE_HEADER_BYTES
-        while offset < self.end:
-            header, body = self.frame(offset)
-            try:
-                parts.append(derive_entries(header, offset, body))
-            except FormatFault as fault:
-                raise CorruptionError(self.log_path, offset, str(fault), header.first_position) from None
-            offset += FRAME_HEADER_BYTES + header.length
-        entries = b"".join(parts)
-        if len(entries) != self.count * ENTRY_BYTES:
-            raise CorruptionError(
-                self.log_path,
-                None,
-                f"it holds {len(entries) // ENTRY_BYTES} events, {self.count} were sealed",
-            )
-        self._entries_checked = self._entries_rebuilt = True
-        return entries

@@ -16,7 +16,8 @@ from evlog.files.format.entries import ENTRY_BYTES, column
 from evlog.files.format.frames import FRAME_HEADER_BYTES
 from evlog.files.format.headers import FILE_HEADER_BYTES, encode_file_header
 from evlog.files.log.log import Log
-from evlog.files.log.segment import SealedSegment, Segment
+from evlog.files.log.sealed_segment import SealedSegment
+from evlog.files.log.segment import Segment
 from evlog.model.events import Record
 from tests.support.helpers import fill, frames_of, new, segment_files, small_store
 

@@ -17,7 +17,7 @@ from evlog.files.format.frames import FRAME_MAGIC
 from evlog.files.format.marks import DURABLE_MAGIC, Mark, encode_mark
 from evlog.files.format.sorted_index import SORTED_SUFFIXES
 from evlog.files.log.log import Log
-from evlog.files.log.segment import SealedSegment
+from evlog.files.log.sealed_segment import SealedSegment
 from evlog.files.write.derived import build_indexes, remove_leftovers_locked
 from evlog.model.reports import TornTail
 from tests.support.helpers import facts, fill, frames_of, new, numbers, segment_files, small_store
