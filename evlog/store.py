@@ -245,7 +245,12 @@ class EventStore:
         ends: list[int] = []
         end = 0
         for append in appends:
-            stream, new = append[0], append[1]
+            try:
+                stream, new = append[0], append[1]
+            except (TypeError, LookupError):
+                raise InvalidArgument(
+                    f"invalid append {append!r}; give (stream, events) or (stream, events, expected)"
+                ) from None
             if len(append) > 2 and (expected := check_expected(append[2])) != ANY:
                 expectations.append(Expectation(end, check_stream_name(stream), expected))
             events += new if new.__class__ is list else _as_list(new)

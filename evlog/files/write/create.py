@@ -33,7 +33,7 @@ def create_store(
 
     Raises:
         InvalidArgument: a setting is out of bounds.
-        NotAStore: the path is a file, or a directory with other files in it.
+        NotAStore: the path is a file, a directory with other files in it, or in another store.
         StoreAccessDenied, StoreFull: the file system refuses.
     """
     _check_setting("segment_bytes", segment_bytes, MAX_SEGMENT_BYTES)
@@ -68,12 +68,17 @@ def _check_setting(name: str, value: int, highest: int) -> None:
 
 
 def _check_place(path: str) -> None:
+    above = os.path.realpath(path)
+    while above != (above := os.path.dirname(above)):
+        if os.path.lexists(paths.manifest_path(above)) and os.path.lexists(paths.segments_path(above)):
+            raise NotAStore(path, f"it is in the store {above}")
     try:
         names = os.listdir(path)
     except FileNotFoundError:
         return
     except NotADirectoryError:
-        raise NotAStore(path, "it is a file") from None
+        what = "it" if os.path.isfile(path) else "a part of its path"
+        raise NotAStore(path, f"{what} is a file") from None
     except PermissionError:
         return  # making the store reports it
     _check_leftovers(path)

@@ -64,6 +64,18 @@ def test_directory_with_something_else_in_it_is_left_alone(tmp_path: Path, forei
     assert os.listdir(tmp_path) == [foreign]
 
 
+def test_a_store_is_not_made_in_another_one(tmp_path: Path) -> None:
+    outer = tmp_path / "outer"
+    evlog.open(outer, create=True).close()
+    (tmp_path / "link").symlink_to(outer / "segments")
+    for path in (outer / "inner", outer / "segments" / "a" / "b", tmp_path / "link" / "inner"):
+        with pytest.raises(NotAStore, match="it is in the store"):
+            evlog.open(path, create=True)
+        assert not path.exists()
+    with evlog.open(outer) as store:
+        assert store.verify().findings == ()
+
+
 @pytest.mark.parametrize("create", [False, True])
 def test_file_in_the_place_of_a_store_is_left_alone(tmp_path: Path, create: bool) -> None:
     (tmp_path / "file").write_bytes(b"content")
@@ -71,6 +83,7 @@ def test_file_in_the_place_of_a_store_is_left_alone(tmp_path: Path, create: bool
         with pytest.raises(EvlogError) as caught:
             evlog.open(tmp_path / place, create=create)
         assert caught.value.exit_code == 5
+        assert ("it is a file" in str(caught.value)) == (place == "file")
     assert (tmp_path / "file").read_bytes() == b"content"
 
 

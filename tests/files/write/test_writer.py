@@ -63,6 +63,13 @@ def test_append_many_is_one_frame_with_a_result_for_each_append(store: EventStor
     assert segment_files(store, "log")[0].read_bytes().count(b"\xe5EVF") == 1
 
 
+@pytest.mark.parametrize("appends", [{"a": []}, ["a"], [("a",)], [None], [5]])
+def test_what_is_no_pair_of_a_stream_and_events_is_refused(store: EventStore, appends: Any) -> None:
+    with pytest.raises(InvalidArgument, match=r"give \(stream, events\)"):
+        store.append_many([("a", [new(1)]), *appends])
+    assert store.head == 0
+
+
 def test_events_may_come_from_a_generator(store: EventStore) -> None:
     store.append("a", (new(number) for number in range(5)))
     store.append_many((name, iter([new(5)])) for name in ("b", "c"))
