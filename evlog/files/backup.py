@@ -30,13 +30,12 @@ from evlog.files.format import paths
 from evlog.files.format.entries import ENTRY_BYTES
 from evlog.files.format.hashes import hash_ids
 from evlog.files.format.headers import FILE_HEADER_BYTES, FormatFault, NewerFormat, decode_file_header
-from evlog.files.format.lines import crc_of_line
-from evlog.files.format.manifest import Manifest, SegmentInfo, encode_manifest
+from evlog.files.format.manifest import Manifest, SegmentInfo
 from evlog.files.format.marks import DURABLE_MAGIC, MARK_BYTES, WRITTEN_MAGIC, Mark, encode_mark
 from evlog.files.log.active import ActiveSegment
 from evlog.files.log.crafted import refuses_crafted_content
 from evlog.files.log.log import Log
-from evlog.files.log.manifest_file import read_manifest, replace_manifest
+from evlog.files.log.manifest_file import manifest_crc, read_manifest, replace_manifest
 from evlog.files.log.parts import SegmentMoved
 from evlog.files.write.roll import sync_names
 from evlog.model.reports import Backup
@@ -82,7 +81,6 @@ class _Run:
         self._progress = progress
         self._disk = disk
         self._copied = self._linked = 0  # bytes
-        self._end: Mark | None = None  # of the active log, as it was copied
         self._fresh: set[int] = set()  # the tags of segments whose log was not there as it is now
 
     def run(self, *, is_new: bool) -> Backup:
@@ -91,9 +89,7 @@ class _Run:
         manifest = self._copy_log()
         self._disk.close(self._disk.open(paths.lock_path(self._out), create=True, readable=False))
         sync_names(self._out, self._disk)  # the manifest must not outlive what it names
-        replace_manifest(self._out, manifest, self._disk)
-        assert self._end is not None
-        self._replace(paths.durable_path(self._out), _marks(self._end, manifest))
+        replace_manifest(self._out, manifest, self._disk, is_marked=True)
         self._put_subscriptions(staged)
         self._remove_others(manifest)
         return self._check(manifest, everything=is_new)
@@ -122,7 +118,7 @@ class _Run:
             done += size
             if self._progress is not None:
                 self._progress(done, total)
-        self._copy_active(active, end)
+        self._copy_active(active, end, manifest)
         self._copy_if_there(paths.filter_path(log.store), paths.filter_path(self._out), link=False)
         if self._progress is not None:
             self._progress(total, total)
@@ -152,8 +148,8 @@ class _Run:
             else:
                 self._copy_if_there(info.path(self._log.store, suffix), info.path(self._out, suffix))
 
-    def _copy_active(self, active: ActiveSegment, end: int) -> None:
-        """Copy the active log and its entries up to the end of a frame, which the marks will name."""
+    def _copy_active(self, active: ActiveSegment, end: int, manifest: Manifest) -> None:
+        """Copy the active log and its entries up to the end of a frame, and note that in the marks."""
         info, disk = active.info, self._disk
         count = active.count_before(end)
         rows = bytes(active.entries[: count * ENTRY_BYTES])
@@ -163,7 +159,8 @@ class _Run:
         disk.replace(path + paths.TEMPORARY, path)
         self._replace(info.path(self._out, "offsets"), entries)
         time_us = active.record(count - 1)[5] if count else 0
-        self._end = Mark(active.tag, end, count, crc32(rows), time_us)
+        mark = Mark(active.tag, end, count, crc32(rows), time_us, manifest_crc(manifest))
+        self._replace(paths.durable_path(self._out), _marks(mark))
         self._copied += end + len(entries)
         self._fresh.add(info.tag)
 
@@ -262,8 +259,7 @@ class _Run:
         )
 
 
-def _marks(end: Mark, manifest: Manifest) -> bytes:
-    end.manifest_crc = crc_of_line(encode_manifest(manifest))
+def _marks(end: Mark) -> bytes:
     written = encode_mark(WRITTEN_MAGIC, end)
     return written + bytes(MARK_BYTES) + encode_mark(DURABLE_MAGIC, Mark(end.tag, end.offset))
 

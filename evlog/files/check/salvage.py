@@ -49,7 +49,7 @@ from evlog.files.format.headers import (
 from evlog.files.format.manifest import Manifest, SegmentInfo
 from evlog.files.format.marks import WRITTEN_MAGIC, Mark, encode_mark
 from evlog.files.log.crafted import refuses_crafted_content
-from evlog.files.log.manifest_file import replace_manifest
+from evlog.files.log.manifest_file import manifest_crc, replace_manifest
 from evlog.files.log.parts import OpenParts, SealedPart
 from evlog.files.write.create import DEFAULT_SEGMENT_BYTES, DEFAULT_SEGMENT_EVENTS
 from evlog.files.write.roll import create_segment, new_tag, sync_names
@@ -109,12 +109,13 @@ def salvage_store(
             progress(done, total)
     fresh = SegmentInfo(head + 1, int(renumber), new_tag())
     create_segment(out, manifest.store_id_bytes, fresh, disk)
-    mark = Mark(fresh.tag, FILE_HEADER_BYTES, time_us=head_time_us)
+    salvaged = manifest._replace(segments=_with_losses([*kept, fresh]))
+    mark = Mark(fresh.tag, FILE_HEADER_BYTES, time_us=head_time_us, manifest_crc=manifest_crc(salvaged))
+    disk.create_file(paths.durable_path(out), encode_mark(WRITTEN_MAGIC, mark))
     disk.create_file(paths.lock_path(out), b"")
     _copy_subscriptions(store, out, disk)
     sync_names(out, disk)
-    replace_manifest(out, manifest._replace(segments=_with_losses([*kept, fresh])), disk)
-    disk.create_file(paths.durable_path(out), encode_mark(WRITTEN_MAGIC, mark))
+    replace_manifest(out, salvaged, disk, is_marked=True)
     return SalvageReport(sum(info.events for info in kept), len(kept) + 1, tuple(losses))
 
 

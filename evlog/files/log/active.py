@@ -145,10 +145,10 @@ class ActiveSegment(Segment):
         return True
 
     def follow(self, mark: Mark) -> bool:
-        """Take in what a writer's mark says it has written after `end`; False if that is not what is there.
+        """Take in what a writer's mark names after `end`; False if that is not there, or not yet.
 
-        Its entries suffice: they are whole if their running CRC is the mark's, and their frames were written
-        before the mark. Only a power loss could have separated them since.
+        Its entries suffice: they are whole if their running CRC is the mark's, and a writer writes a frame
+        before its entries. Only a power loss could have separated them since.
         """
         fresh = mark.events - self.count
         if fresh > 0:

@@ -126,14 +126,22 @@ def _stamp_of(status: os.stat_result) -> Stamp:
     return Stamp(status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size)
 
 
-def replace_manifest(store: str, manifest: Manifest, disk: Disk) -> None:
+def manifest_crc(manifest: Manifest) -> int:
+    """Return the CRC that the file of a manifest has: what a written mark names it by."""
+    return crc_of_line(encode_manifest(manifest))
+
+
+def replace_manifest(store: str, manifest: Manifest, disk: Disk, *, is_marked: bool = False) -> None:
     """Make this the store's manifest, in one step; durable when this returns.
 
-    The written mark is removed first: until a writer leaves another, every reader looks at the manifest.
+    Args:
+        is_marked: the written mark names this manifest already. Else the mark is removed first: until a
+            writer leaves another, every reader looks at the manifest.
     """
     path = paths.manifest_path(store)
     temporary = path + paths.TEMPORARY
     disk.create_file(temporary, encode_manifest(manifest))  # synced: the name must never show a torn file
-    leave_mark(store, WRITTEN_MAGIC, None, disk)
+    if not is_marked:
+        leave_mark(store, WRITTEN_MAGIC, None, disk)
     disk.replace(temporary, path)
     disk.sync_dir(store)  # the commit: what it names is trusted, and old files may go, only from here on

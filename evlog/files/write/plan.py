@@ -121,9 +121,8 @@ class Planner:
         # that over arrays take half the time of passes over dicts by name.
         self._numbers: dict[str, int] = {}  # by name
         self._hashes: list[int] = []  # by number
-        self._versions = array(
-            "q"
-        )  # by number: the last version; _UNKNOWN, _NOT_ACTIVE: it has to be looked up
+        # By number: the last version; _UNKNOWN or _NOT_ACTIVE: it has to be looked up.
+        self._versions = array("q")
         self._all_numbered = False  # each event of the active segment is of a stream that has a number
         self._owners: dict[int, int] = {}  # by hash: the first number that has it
         self._second: set[int] = set()  # the other numbers: their versions are looked up each time
