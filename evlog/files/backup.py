@@ -98,7 +98,7 @@ class _Run:
 
     def _copy_log(self) -> Manifest:
         for _ in range(_ATTEMPTS):
-            self._log.refresh()
+            self._log.look()
             try:
                 return self._copy_segments()
             except (SegmentMoved, FileNotFoundError):

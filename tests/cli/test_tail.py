@@ -145,7 +145,7 @@ def test_a_file_is_no_store_and_will_not_become_one(evlog: Evlog, here: Path) ->
     (here / "file").touch()
     result = evlog("tail", "-f", "--store", "file")
     assert (result.code, result.out) == (5, b"")
-    assert "not a directory" in result.err
+    assert "it is a file" in result.err
 
 
 @pytest.mark.parametrize(

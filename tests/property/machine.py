@@ -36,7 +36,7 @@ from evlog.errors import (
 from evlog.files.format.frames import FRAME_MAGIC
 from evlog.model.encoding import encode_events
 from evlog.model.events import category_of
-from tests.support.helpers import Clock, compress_all, small_store
+from tests.support.helpers import Clock, compress_all, expire_look, small_store
 
 PLACE = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 HANDLES = 3
@@ -444,6 +444,9 @@ class StoreMachine(RuleBasedStateMachine):
             return
         path = data.draw(st.sampled_from(files))
         content = bytearray(path.read_bytes())
+        if path.name == "durable":
+            for handle in self.handles:
+                expire_look(handle)  # a file in its place is noticed within 10 ms
         if how == "remove":
             path.unlink()
             return

@@ -323,7 +323,7 @@ def test_a_full_disk_leaves_the_file_before(
     before = path.read_bytes()
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        with pytest.raises(StoreFull, match="free some space and export again"):
+        with pytest.raises(StoreFull, match="free some space and try again"):
             run(store, path)
     assert path.read_bytes() == before
     assert len(os.listdir(memory_path)) == 2

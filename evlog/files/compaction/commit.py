@@ -40,7 +40,7 @@ _MAX_RULES: Final = 1000  # that a started event names; the log has all of them
 def clear_leftovers(log: Log, lock: FileLock, disk: Disk) -> None:
     """Remove what an interrupted compaction or roll has left; no other process compacts meanwhile."""
     with lock:
-        log.refresh()
+        log.look()
         # A killed process may have replaced the manifest without syncing its name. Until that is durable, a
         # power loss can bring the old manifest back, and the files that only it names must stay.
         sync_names(log.store, disk)
@@ -62,7 +62,7 @@ def replace_segments(
     """
     disk.sync_dir(paths.segments_path(log.store))  # before the manifest may name them
     with lock:
-        log.refresh()
+        log.look()
         manifest = log.manifest
         after = manifest._replace(segments=_replaced(manifest.segments[:], old, new))
         try:

@@ -185,7 +185,7 @@ class _Run:
 
     def run(self, *, force: bool) -> Compaction:
         log = self._log
-        log.refresh()
+        log.look()
         log.raise_damage()
         clear_leftovers(log, self._lock, self._disk)
         size = sum(part.segment.end for part in log.parts())
@@ -214,7 +214,7 @@ class _Run:
                 events, before = events_removed(log) - started.removed_before, started.bytes
                 after = segment_bytes(log.store)
                 append_finished(self._writer, started, events, after)
-                log.refresh()
+                log.look()
         if self._compress:
             self._compress_all(_plain_segments(log))
             after = segment_bytes(log.store)
@@ -236,7 +236,7 @@ class _Run:
     def has_unerased(self) -> bool:
         """Return whether a redacted event still has its content."""
         log = self._log
-        log.refresh()
+        log.look()
 
         def look() -> bool:
             redacted = log.policies().redacted
@@ -250,10 +250,10 @@ class _Run:
     def _seal(self, plan: Plan, started: Started, seen: int, workers: Workers) -> Plan:
         """Seal the active segment if it loses events; return the plan for what is sealed then."""
         log, position = self._log, plan.cut_off.position
-        log.refresh()
+        log.look()
         if plan.seals and log.active.first_position <= position:
             self._writer.seal()
-            log.refresh()
+            log.look()
         # After a failed sync a writer may have cut the last events off, and others may be in their place.
         if seen != log.retry_on_compaction(lambda: entries_crc(log, position)):
             return log.retry_on_compaction(lambda: _plan(log, started, workers))

@@ -145,7 +145,7 @@ def remove_history(
     try:
         clear_leftovers(log, lock, disk)
         writer.exclusively(seal)
-        log.refresh()
+        log.look()
         redacted = log.policies().redacted
         for part in log.sealed:
             own = slice(

@@ -88,6 +88,14 @@ class FileLock:
                 self._file = self._disk.open(self.path, create=True, readable=self._readable)
             return self._file
 
+    def open_named(self) -> WriteFile:
+        """Return the lock file, opened again if the one that was open was removed or replaced."""
+        file = self._file or self.open()
+        if os.fstat(file.fd).st_nlink:
+            return file
+        self._forget(file)
+        return self.open()
+
     def acquire(self) -> WriteFile:
         """Take the lock and return the locked file.
 

@@ -365,9 +365,12 @@ class ReadFile:
         except OSError:
             return False
 
-    def has_name(self) -> bool:
-        """Return whether the file has a name: not if it was removed, or another file took its place."""
-        return os.fstat(self.fd).st_nlink > 0
+    def is_in_place(self) -> bool:
+        """Return whether its path still names the file: not if it was removed, moved or replaced."""
+        try:
+            return os.path.samestat(os.fstat(self.fd), os.lstat(self.path))
+        except OSError:
+            return False
 
     def read_whole(self, limit_bytes: int) -> bytes:
         """Read the whole file.

@@ -178,13 +178,13 @@ class CommittedFeed:
             log.raise_damage()
             if marks != self._marks:  # a writer has written, and syncs now
                 self._marks = marks
-                if log.maybe_follow(marks[:MARK_BYTES]) is not None:
+                if log.follow(stamp, marks):
                     self._read_ahead(after)
             return False
         is_due = now >= self._look_due
         self._look_due = now + _PATIENCE_SECONDS
-        if is_due or log.maybe_follow(marks[:MARK_BYTES]) is None:
-            log.refresh()
+        if is_due or not log.follow(stamp, marks):
+            log.look()
         self._pulse, self._marks = pulse, marks
         self._committed = max(log.acknowledged_position(marks), self._own_position())
         if self._committed <= after:

@@ -46,7 +46,7 @@ def _read_frames(log: Log, after: int, to: int) -> Iterator[tuple[int, Event]]:
                         low = records[-1][0] + 1
             break
         except SegmentMoved:  # by a compaction: continue behind what was yielded
-            log.refresh()
+            log.look()
     if to > log.head:
         log.raise_damage()
 
@@ -102,7 +102,7 @@ def _read_removed(log: Log, after: int, to: int) -> Iterator[RemovedRecord]:
                         low = position + 1
             break
         except SegmentMoved:
-            log.refresh()
+            log.look()
             owners = None
 
 

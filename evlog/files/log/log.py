@@ -148,21 +148,24 @@ class Log:
             is_known = file.begins_with(mark) or self.maybe_follow(file.read(MARK_BYTES, 0)) is not None
             if is_known and (time.monotonic() < self._look_due or self._is_in_place(file)):
                 return
-        self._look(suspicious=suspicious)
+        self.look(suspicious=suspicious)
 
     def _is_in_place(self, marks_file: ReadFile) -> bool:
         """Return whether manifest and marks are still the store's; then that needs no look for some time."""
-        if not (self.is_current() and marks_file.has_name()):
+        if not (self.is_current() and marks_file.is_in_place()):
             return False
         self._look_due = time.monotonic() + _IN_PLACE_SECONDS
         return True
 
-    def _look(self, *, suspicious: bool) -> None:
-        """Look at the manifest and at the end of the log."""
+    def look(self, *, suspicious: bool = False) -> None:
+        """Look at the manifest and at the end of the log, whatever the marks say. As `refresh` otherwise.
+
+        For what must not rest on marks: `durable` may have been removed or replaced a moment ago.
+        """
         with self.mutex:
             self._look_due = 0.0
             file = self._marks_file
-            if file is not None and not file.has_name():
+            if file is not None and not file.is_in_place():
                 self._marks_file = None
             marks = self._read_marks()  # before the rest: whatever is written later has another mark
             active = self._state.active.segment
@@ -258,6 +261,10 @@ class Log:
         """
         return read_stamp(self.store), self._read_marks()
 
+    def follow(self, stamp: Stamp, marks: bytes) -> bool:
+        """Take in what marks name, read with the stamp; False where only a look at the files can tell."""
+        return stamp == self._state.opened.stamp and self.maybe_follow(marks[:MARK_BYTES]) is not None
+
     def maybe_follow(self, written: bytes) -> Mark | None:
         """Take in what the written mark names; None where only a look at the files can tell what is there.
 
@@ -342,7 +349,7 @@ class Log:
             try:
                 return look()
             except SegmentMoved:
-                self.refresh()
+                self.look()
         raise StoreBusy(self.store)
 
     def stream_parts(self, stream_hash: int) -> Iterator[Part]:
@@ -427,7 +434,7 @@ class Log:
                 try:
                     table.update(*self.view(), self.filter)
                 except SegmentMoved:
-                    self.refresh()
+                    self.look()
         raise StoreBusy(self.store)
 
     # --- loading

@@ -230,7 +230,7 @@ def _batches(log: Log, selection: Selection, reverse: bool) -> Iterator[Sequence
                     low = max(low, part.last_position + 1)
             break
         except SegmentMoved:
-            log.refresh()
+            log.look()
     if damage is not None:
         raise damage
 

@@ -185,7 +185,7 @@ def _records(
                 yield _decode(pieces, count, guess)
             return
         except SegmentMoved:
-            log.refresh()
+            log.look()
         except _WrongGuess:
             pass
         except CorruptionError:

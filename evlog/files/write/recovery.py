@@ -70,7 +70,7 @@ def recover_locked(
         disk.drop_cache(log_file, known_synced)
     if active.torn_bytes or marks.suspect is not None or unsynced:
         log.reset()  # memory may hold what another process has cut: read the file again
-        log.refresh()
+        log.look()
     active = log.active.segment
     synced = max(marks.durable_offset, active.durable)
     if active.torn_bytes:
@@ -85,7 +85,7 @@ def recover_locked(
         disk.cut(log_file, active.end)
         # Synced before anything is written after it: else a power loss could bring the old tail back.
         disk.sync(log_file)
-        log.refresh()
+        log.look()
     if marks.suspect is not None:
         write_mark(marks_file, DURABLE_MAGIC, Mark(active.tag, synced), disk)
     # Also if it is that of an older segment.

@@ -73,7 +73,7 @@ def _change_policy(
 ) -> None:
     """Append the changed policy to the metadata stream; durable when this returns."""
     while True:
-        log.refresh()
+        log.look()
         log.raise_damage()
         try:
             record = log.find_last(name, hash_stream(name))

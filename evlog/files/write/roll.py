@@ -70,7 +70,7 @@ def add_sealed_locked(log: Log, sealed: SegmentInfo, disk: Disk) -> None:
 def replace_manifest_locked(log: Log, manifest: Manifest, disk: Disk) -> None:
     """Replace the manifest, durably, take it in, and leave a mark that names it."""
     replace_manifest(log.store, manifest, disk)
-    log.refresh()
+    log.look()
     try:
         leave_mark(log.store, WRITTEN_MAGIC, log.written_mark(), disk)
     except StoreFull:

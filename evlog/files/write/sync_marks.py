@@ -94,11 +94,11 @@ class SyncMarks:
 
     def read(self) -> bytes:
         """Return the content of `durable`."""
-        return read_back(self.lock.open(), MARKS_BYTES, 0)
+        return _read_marks(self.lock.open())
 
     def write_locked(self, mark: bytes, magic: bytes) -> None:
-        """Write a mark that its encoding, with this magic, is; the writers' lock is held."""
-        self._disk.write_at(self.lock.open(), mark, MARK_AT[magic])
+        """Write an encoded mark into the file that readers have, or will open; the writers' lock is held."""
+        self._disk.write_at(self.lock.open_named(), mark, MARK_AT[magic])
 
     def check_sound(self, marks: bytes, file: WriteFile, tag: int) -> None:
         """Raise StoreIOError, now and at every later append, if another writer's sync has failed."""
@@ -169,7 +169,7 @@ class SyncMarks:
 
     def _mark_durable(self, point: SyncPoint) -> None:
         with self.lock as marks_file:
-            marks = read_back(marks_file, MARKS_BYTES, 0)
+            marks = _read_marks(marks_file)
             self.check_sound(marks, point.file, point.tag)
             if self.lock.is_mine() and _is_due(marks, point):
                 try:
@@ -190,6 +190,7 @@ class MarksLock:
         self._lock = FileLock(path, _PATIENCE_SECONDS, disk, exact=False)
         self._owner = 0  # guarded by the lock itself: the thread that has it
         self.open = self._lock.open
+        self.open_named = self._lock.open_named
         self.close = self._lock.close
 
     def is_mine(self) -> bool:
@@ -213,6 +214,10 @@ class MarksLock:
         if self.is_mine():
             self._owner = 0
             self._lock.release()
+
+
+def _read_marks(file: WriteFile) -> bytes:
+    return read_back(file, MARKS_BYTES, 0).ljust(MARKS_BYTES, b"\0")  # it may just have been made, or cut
 
 
 def _is_due(marks: bytes, point: SyncPoint) -> bool:

@@ -299,7 +299,7 @@ class LogTail:
 
     def _index_moved(self, part: SealedPart) -> None:
         """Build the indexes of a segment that was compressed meanwhile: its other files are the same."""
-        self._log.refresh()
+        self._log.look()
         for present in self._log.sealed:
             if present.info.tag == part.info.tag:
                 build_indexes(present, self._disk)

@@ -158,7 +158,7 @@ def test_a_reader_sees_what_recovery_finds_lost(store: EventStore, disk: Steppin
 
 def test_an_unchanged_log_costs_one_read(store: EventStore, monkeypatch: pytest.MonkeyPatch) -> None:
     log = Log(store.path)
-    monkeypatch.setattr(log, "_look", None)
+    monkeypatch.setattr(log, "look", None)
     monkeypatch.setattr(log, "mutex", None)
     monkeypatch.setattr(os, "stat", None)
     log.refresh()
@@ -169,7 +169,7 @@ def test_what_others_append_is_taken_in_by_the_mark(
     store: EventStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log = Log(store.path)
-    monkeypatch.setattr(log, "_look", None)
+    monkeypatch.setattr(log, "look", None)
     for number in range(4):
         store.append("s-1", [new(number)])
         log.refresh()
@@ -179,7 +179,7 @@ def test_what_others_append_is_taken_in_by_the_mark(
 def test_what_this_process_appends_needs_no_look(store: EventStore, monkeypatch: pytest.MonkeyPatch) -> None:
     log = engine_of(store)._log
     assert log is not None
-    monkeypatch.setattr(log, "_look", None)
+    monkeypatch.setattr(log, "look", None)
     monkeypatch.setattr(log, "maybe_follow", None)
     for number in range(4):
         assert store.append("s-1", [new(number)]).first_position == store.head == 4 + number
@@ -246,12 +246,32 @@ def test_marks_that_are_not_those_of_the_store_hide_nothing(store: EventStore, h
             assert log.head == number
 
 
+@pytest.mark.parametrize("harm", ["remove", "empty", "copy"])
+def test_an_open_writer_leaves_its_marks_where_readers_look(store: EventStore, harm: str) -> None:
+    """Also across segments: a writer that rolls must not rest on the marks of a removed file."""
+    log = Log(store.path)
+    path = Path(store.path, "durable")
+    other = path.with_suffix(".other")
+    other.write_bytes(b"" if harm == "empty" else path.read_bytes())
+    if harm == "remove":
+        path.unlink()
+    else:
+        other.rename(path)
+    log._look_due = 0.0
+    log.refresh()
+    for number in range(4, 40):
+        store.append("s-1", [new(number)])
+        log.refresh()
+        assert log.head == number
+    assert len(log.sealed) > 2
+
+
 def test_a_reader_that_cannot_read_the_marks_looks_at_the_log(
     store: EventStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log = Log(store.path)
     monkeypatch.setattr(ReadFile, "begins_with", lambda *_: False)
-    monkeypatch.setattr(ReadFile, "has_name", lambda *_: False)
+    monkeypatch.setattr(ReadFile, "is_in_place", lambda *_: False)
     store.append("s-1", [new()])
     log.refresh()
     assert log.head == 4
