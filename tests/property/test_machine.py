@@ -18,6 +18,7 @@ class CollidingMachine(StoreMachine):
     def prepare(self) -> None:
         few: dict[str, Callable[..., Any]] = {
             "hash_stream": lambda stream: (hash_stream(stream) & 1) * ((1 << 32) + 1),
+            "hash_category": lambda _: 0,  # both of these are in its range
             "hash_ids": lambda ids: array("I", [hash & 3 for hash in hash_ids(ids)]),
             "hash_type": lambda _: 5,
             "hash_tag": lambda tag: (hash_tag(tag) & 1) * ((1 << 32) + 1),

@@ -40,7 +40,9 @@ def test_what_is_in_all_lists_is_in_each(lists: list[list[int]]) -> None:
 def test_bits_are_found_as_a_plain_loop_finds_them(
     cells: list[int], hash: int, low: int, high: int, kind: type
 ) -> None:
-    entries = kind(b"".join(bytes(8) + bits.to_bytes(4, "little") + bytes(ENTRY_BYTES - 12) for bits in cells))
+    entries = kind(
+        b"".join(bytes(8) + bits.to_bytes(4, "little") + bytes(ENTRY_BYTES - 12) for bits in cells)
+    )
     low, high = min(low, high, len(cells)), min(max(low, high), len(cells))
     mask = tag_bits([hash])
     expected = [number for number in range(low, high) if cells[number] & mask == mask]
