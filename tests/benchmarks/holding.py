@@ -52,14 +52,22 @@ def _compact(store: str) -> list[float]:
     path = paths.lock_path(store)
 
     class TimedLock(FileLock):
+        began = 0.0
+
         def acquire(self) -> WriteFile:
             file = super().acquire()
             self.began = time.perf_counter()
             return file
 
+        def maybe_acquire(self, *, wait_for_threads: bool = False) -> WriteFile | None:
+            file = super().maybe_acquire(wait_for_threads=wait_for_threads)
+            if file is not None:
+                self.began = time.perf_counter()
+            return file
+
         def release(self) -> None:
             super().release()
-            if self.path == path and hasattr(self, "began"):
+            if self.path == path:
                 holds.append(1000 * (time.perf_counter() - self.began))
 
         __enter__ = acquire
