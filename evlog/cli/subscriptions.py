@@ -176,10 +176,8 @@ def _run_on_parked(store: evlog.EventStore, given: Given) -> None:
             result = store.replay_parked(given.name, run, given.position or None)
     except Stopped as stopped:
         end_by(stopped)
-    if result.gone:
-        console.note(
-            f"removed {console.count_of(result.gone, 'event')} from the list that the log no longer has"
-        )
+    if result.removed:
+        console.note(f"{console.count_of(result.removed, 'event')} left the list: the log no longer has them")
     if result.failed:
         raise ReplayFailed(given.name, result.failed, result.succeeded)
 

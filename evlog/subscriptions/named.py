@@ -48,14 +48,14 @@ class SubscriptionInfo(NamedTuple):
 
 
 class ReplayResult(NamedTuple):
-    """What became of the parked events: handled, failed again, or no longer in the log.
-
-    Those that were handled, and those that are no longer in the log, have left the list.
-    """
+    """How many parked events were handled, and how many not."""
 
     succeeded: int
+    """handled; they have left the list"""
     failed: int
-    gone: int
+    """failed again; they stay in the list, with the new error"""
+    removed: int
+    """removed from the log by a compaction; they have left the list"""
 
 
 def begin(
@@ -211,13 +211,13 @@ def replay(
     engine: Engine, name: str, handler: Handler, positions: Collection[int] | None = None
 ) -> ReplayResult:
     """Call the handler with each parked event, or those at some positions; if it returns, one is unparked."""
-    succeeded = failed = gone = 0
+    succeeded = failed = removed = 0
     with _acquired(engine, name) as places:
         for checkpoint, place in _chosen(places, positions, name):
             event = _maybe_read(engine, place.position)
             if event is None:
                 checkpoint.unpark(place.position)
-                gone += 1
+                removed += 1
                 continue
             try:
                 handler(event)
@@ -227,7 +227,7 @@ def replay(
             else:
                 checkpoint.unpark(place.position)
                 succeeded += 1
-    return ReplayResult(succeeded, failed, gone)
+    return ReplayResult(succeeded, failed, removed)
 
 
 def drop(engine: Engine, name: str, positions: Collection[int]) -> None:
