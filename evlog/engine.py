@@ -315,7 +315,7 @@ class Engine(Protocol):
         """Append a piece of the source's history as it is there: all of it, or nothing; durable on return.
 
         Raises:
-            MirrorConflict: the store is no mirror of the source, or does not end where the piece begins.
+            MirrorConflict: the store is not a mirror of the source, or does not end where the piece begins.
         """
 
     def remove_history(self, source_id: str, removed: Sequence[RemovedRecord]) -> None:
@@ -325,7 +325,7 @@ class Engine(Protocol):
         more are passed over, so that it can be repeated.
 
         Raises:
-            MirrorConflict: the store is no mirror of the source.
+            MirrorConflict: the store is not a mirror of the source.
         """
 
     def close(self) -> None:

@@ -316,7 +316,7 @@ class EventStore:
                 for other streams, which are appended together. None or nothing: nothing is appended. It may
                 be called several times. What it raises ends the transaction.
             retries: how often a decision that came too late is made again, after a short pause.
-            key: any text that stands for this decision: it is made once, also across crashes. The n-th event
+            key: any text that names this decision: it is made once, also across crashes. The n-th event
                 has the idempotency key `KEY/n`; when KEY/1 is known, `decide` is not called, and the result
                 is that of the first time. A decision to append nothing is not remembered.
 
@@ -424,7 +424,7 @@ class EventStore:
             correlation: only events with this correlation id.
             metadata: only events whose metadata have these fields, e.g. {"user": "ann"}: with this string, or
                 with what is written like this in JSON.
-            grep: only events in whose data or metadata this is found: a text, a regular expression of
+            grep: only events in whose data, metadata or tags this is found: a text, a regular expression of
                 Python's, or several of them.
             since, until: aware datetimes; `since` is inclusive, `until` is not.
             reverse: from the last to the first.
@@ -745,7 +745,7 @@ class EventStore:
             The schema with its version; the present one if nothing changes.
 
         Raises:
-            InvalidSchema: it is no JSON Schema.
+            InvalidSchema: it is not a JSON Schema.
             ExtraNotInstalled: the library that checks data is missing.
             As `append`.
         """
@@ -898,7 +898,7 @@ class EventStore:
 
         Raises:
             As `subscribe`, and what the handler raised last.
-            Unsupported: in_transaction is not to be had of the engine.
+            Unsupported: the engine has no transactions of a handler.
         """
         from evlog.subscriptions.named import consume
 
@@ -1164,7 +1164,7 @@ class EventStore:
     def verify(
         self, *, quick: bool = False, against: str | None = None, progress: Progress | None = None
     ) -> VerifyReport:
-        """Check everything that is stored against everything else; writers may go on meanwhile.
+        """Check everything that is stored against everything else; others can write meanwhile.
 
         Args:
             quick: only lengths, headers and the end of the log: a moment, whatever the size.

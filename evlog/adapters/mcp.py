@@ -1,7 +1,7 @@
 """A server of the Model Context Protocol over one store, by the official SDK.
 
 1. Every tool reads, unless appending was allowed. Each call works on the store as it is at that moment.
-2. An answer is bounded: it ends before `MAX_BYTES`, and says from where to go on.
+2. An answer is bounded: it ends before `MAX_BYTES`, and says from where to continue.
 3. What evlog refuses is an error of the tool, with evlog's own text.
 """
 
@@ -37,7 +37,7 @@ _APPENDS: Final = ToolAnnotations(
 )
 _INSTRUCTIONS: Final = """An event store: immutable events, in order. Each event has a position in the whole
 store and a version in its stream; a stream, such as order-42, is one thing's history, and its category is the
-part before the first "-". Answers are bounded; "next" is what to pass to go on. Times are UTC."""
+part before the first "-". Answers are bounded; "next" is what to pass to continue. Times are UTC."""
 
 _P = ParamSpec("_P")
 Stream = Annotated[str | None, Field(description="Only this stream, such as order-42.")]
@@ -144,7 +144,7 @@ class _Tools:
         number = "position" if stream is None else "version"
         answer = _bounded("events", _objects(events), limit, lambda event: event[number])
         if newest_first:
-            answer.pop("next", None)  # going on backwards needs a bound from above
+            answer.pop("next", None)  # backwards, it would be an upper bound
         return answer
 
     def show_event(
@@ -244,7 +244,7 @@ def _objects(events: Iterable[Event]) -> Iterator[dict[str, Any]]:
 def _bounded(
     name: str, rows: Iterable[dict[str, Any]], limit: int, key: Callable[[dict[str, Any]], Any]
 ) -> dict[str, Any]:
-    """Return the first rows, and behind which one to go on if there are more."""
+    """Return the first rows, and after which one to continue if there are more."""
     taken: list[dict[str, Any]] = []
     size = 0
     iterator = iter(rows)

@@ -43,7 +43,7 @@ _SUBSCRIPTION: Final[tuple[tuple[str, str, Callable[[SubscriptionInfo], float]],
         "Age of the first event that was not scanned; 0 if there is none.",
         lambda sub: sub.lag_seconds,
     ),
-    ("evlog_subscription_parked_events", "Events that were given up.", lambda sub: sub.parked),
+    ("evlog_subscription_parked_events", "Events that were set aside.", lambda sub: sub.parked),
     ("evlog_subscription_running", "1 while a run holds the subscription.", lambda sub: sub.running),
     (
         "evlog_subscription_checkpoint_timestamp_seconds",

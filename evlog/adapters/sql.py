@@ -98,7 +98,7 @@ class Result(NamedTuple):
     """What a query gives."""
 
     names: list[str]
-    """of the columns; none: the statement was no query"""
+    """of the columns; none if the statement was not a query"""
     types: list[str]
     """as DuckDB calls them"""
     batches: Iterable[Any]

@@ -3,7 +3,7 @@
 1. Appends and reads are calls of the store in threads, a few dozen at most. Appends of several tasks at once
    share one sync of the log, as those of several threads do.
 2. A subscription has a thread of its own, which waits as `Subscription` does: woken, not polling.
-3. A task that is cancelled stops at once. An append that had begun then goes on: it may or may not be in the
+3. A task that is cancelled stops at once. An append that had begun continues: it may or may not be in the
    log, as after a lost connection, and a retry with the same ids settles it.
 """
 

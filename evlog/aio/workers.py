@@ -2,7 +2,7 @@
 
 1. A thread starts when a call finds none that is free, up to a limit; further calls wait in line.
 2. A task that is cancelled stops waiting at once. A call that has not begun is dropped, one that has begun
-   goes on to its end, and its result is dropped.
+   runs to its end, and its result is dropped.
 3. Results of calls that end close together wake the loop once: a pool of `concurrent.futures` wakes it for
    each, and takes half as much processor time again for an append.
 """

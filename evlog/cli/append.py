@@ -66,7 +66,7 @@ PARAMETERS: Final = (
     option("--after", "N", "With --if-none: only events after position N count.", COUNT),
     option("--tag", "TEXT", "A tag of the event, such as course:c1 (repeatable).", many=True),
     option("--id", "UUID", "The event's id."),
-    option("--idempotency-key", "TEXT", "Any text that stands for this event."),
+    option("--idempotency-key", "TEXT", "Any text that names this event."),
     option("--meta", "KEY=VALUE", "A text in the metadata (repeatable).", many=True),
     option("--metadata", "JSON", "The metadata, an object."),
     option("--correlation-id", "TEXT", "Metadata: what it belongs to; else $EVLOG_CORRELATION_ID."),

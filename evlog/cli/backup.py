@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 HELP: Final = """Copy the store to the directory OUT, or bring an earlier copy there up to date.
 
-Writers go on meanwhile. The copy is the store as it was at one moment, with its subscriptions; to restore it,
+Others can write meanwhile. The copy is the store as it was at one moment, with subscriptions; to restore it,
 use it. It is checked at the end: all of it the first time, later what was new (exit code 4 if it is damaged).
 A backup that is interrupted leaves what the one before it left; run it again.
 

@@ -374,7 +374,7 @@ class _Appender:
         except BadLine:
             raise
         except EvlogError as error:
-            error.appended = self.appended  # type: ignore[attr-defined]  # where a program has to go on
+            error.appended = self.appended  # type: ignore[attr-defined]  # where a program has to continue
             raise
         self._streams.clear()
         self._events.clear()
@@ -423,7 +423,7 @@ class _Appender:
 
 
 def _hint(line: bytes) -> str | None:
-    """Return what to do about a line that is no event because all of the input has another shape."""
+    """Return what to do about a line that is not an event because all of the input has another shape."""
     begin = line.strip()
     if begin.startswith(b"["):
         return "evlog takes one JSON object a line; `jq -c '.[]'` makes lines of an array"

@@ -44,7 +44,7 @@ PARAMETERS: Final = (
     argument("STREAM", "What the decision is made from.", required=True),
     option("--exec", "COMMAND", "Decides: events on stdin, new events on stdout.", name="exec"),
     option("--retries", "N", f"How often a lost race is decided again; {RETRIES}.", COUNT),
-    option("--idempotency-key", "TEXT", "Any text that stands for this decision."),
+    option("--idempotency-key", "TEXT", "Any text that names this decision."),
     STORE,
 )
 
@@ -93,7 +93,7 @@ def command(given: Given) -> None:
     check_command(given.exec, "which decides nothing")
     key: str | None = given.idempotency_key
     if key is not None:
-        id_of_key(key)  # raises for a text that is no key, before anything is opened
+        id_of_key(key)  # raises if the text cannot be a key, before anything is opened
     metadata = metadata_of_environment()
     path = options.find_store(given)
     result = None

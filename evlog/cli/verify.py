@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 HELP: Final = """Check every byte of the store: logs, indexes, order, versions, ids, checkpoints.
 
 The exit code is 4 if there is damage. What a crash left behind, and the next writer removes by itself, is
-only a note. Nothing is written, and writers can continue. The digest that is printed stands for the whole
+only a note. Nothing is written, and writers can continue. The digest that is printed covers the whole
 history up to a position: keep it elsewhere, and --against tells later whether anything before that position
 was changed. --repair does only what loses nothing (it rebuilds indexes, cuts a torn tail, removes leftovers
 of crashes), and lists the events that are lost; --salvage copies all undamaged events into a new store. In a

@@ -1,4 +1,4 @@
-"""What an append comes to, decided by the client: for engines whose servers cannot decide it.
+"""The result of an append, decided by the client: for engines whose servers cannot decide it.
 
 1. An engine looks at the log as of one moment (`LogView`), decides, and writes on the condition that nothing
    was appended since. Where something was, it looks and decides again. So a decision is exact.
@@ -87,7 +87,7 @@ class PendingAppend:
         self.conditions = request.conditions
         self.skip_known = request.skip_known
         self.schemas = request.schemas
-        self.made: frozenset[bytes] = frozenset()  # ids that evlog made: finding one is no duplicate
+        self.made: frozenset[bytes] = frozenset()  # ids that evlog made: one that is found is not a duplicate
 
     def give_ids(self, ids: Sequence[bytes] | None = None) -> None:
         """Give each event its id, so that an append that may have been made is found when it is sent again.
@@ -124,7 +124,7 @@ def decide(
     make: Callable[[int, int], list[bytes]] | None = None,
     now_us: int | None = None,
 ) -> Decision:
-    """Return what an append comes to.
+    """Return the result of an append.
 
     Args:
         make: makes ids, given the position of the first event to write and how many are needed.

@@ -270,7 +270,7 @@ class KeyedCheckpoint:
                 except SubscriptionBusy:
                     return  # the run finds it out when it saves
                 except EvlogError:
-                    pass  # tried again; the lease ends by itself if this goes on
+                    pass  # tried again; the lease ends by itself if this continues
 
     def _parse(self, record: Record) -> dict[str, Any]:
         try:

@@ -62,7 +62,7 @@ def decode_message(headers: Mapping[str, bytes], data: bytes, where: str) -> tup
         where: what the message is called in an error.
 
     Raises:
-        CorruptionError: it is no event's.
+        CorruptionError: it is not an event's.
     """
     try:
         id = bytes.fromhex(headers[ID].replace(b"-", b"").decode("ascii"))

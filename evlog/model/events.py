@@ -128,7 +128,7 @@ class NewEvent:
         tags: short texts such as "course:c1", by which events are found and conditions are checked: each 1 to
             255 bytes of UTF-8 without control characters, at most 64.
         content_type: "json", "text" or "binary".
-        idempotency_key: any text that stands for this event: its id is made from it, and a conflict names
+        idempotency_key: any text that names this event: its id is made from it, and a conflict names
             it. Kept in the metadata as `$idempotencyKey`.
         correlation_id: a text or UUID shared by all events of one story; in the metadata `$correlationId`,
             which is KurrentDB's name.
@@ -136,7 +136,7 @@ class NewEvent:
         traceparent: W3C's text for a trace, kept under this name.
 
     Raises:
-        InvalidEvent: an id is given together with a key, or a link is no text or is in the metadata, too.
+        InvalidEvent: an id is given together with a key, or a link is not a text or is in the metadata, too.
     """
 
     __slots__ = ("content_type", "data", "id", "metadata", "tags", "type")
@@ -195,7 +195,7 @@ class NewEvent:
 
 
 class Event(_Tuple):
-    """An event as it stands in the log: immutable, equal to another when every field is.
+    """An event as it is in the log: immutable, equal to another when every field is.
 
     `position` and `version` count from 1; `data` is exactly what was appended.
     """

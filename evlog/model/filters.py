@@ -89,7 +89,7 @@ class EventFilter:
         """Return the filter that `as_object` has returned.
 
         Raises:
-            ValueError, LookupError, TypeError, AttributeError: it is no such object.
+            ValueError, LookupError, TypeError, AttributeError: it is not such an object.
         """
         stream, category, fields = kept["stream"], kept["category"], kept.get("metadata", {})
         types, tags, grep = kept["types"], kept.get("tags", []), kept.get("grep", [])
@@ -98,7 +98,7 @@ class EventFilter:
             raise ValueError(f"{texts!r:.80} are not all texts")
         for found in ([] if types is None else types, tags, grep):
             if not (isinstance(found, list) and all(isinstance(one, str) for one in found)):
-                raise ValueError(f"{found!r:.80} is no list of texts")
+                raise ValueError(f"{found!r:.80} is not a list of texts")
         return cls(stream, category, types, tags, metadata=sorted(fields.items()), grep=grep)
 
     def selects(self, event: Event) -> bool:

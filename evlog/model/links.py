@@ -38,7 +38,7 @@ def add_links(
         defaults: the same; the metadata's own fields and `links` are used instead of them.
 
     Raises:
-        InvalidEvent: a link is no text, or the metadata has another one already.
+        InvalidEvent: a link is not a text, or the metadata already has another one.
     """
     named = _fields_of(metadata)
     added = {name: _text(name, value) for name, value in links.items() if value is not None}

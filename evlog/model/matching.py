@@ -65,7 +65,7 @@ def check_patterns(patterns: str | Iterable[str]) -> tuple[str, ...]:
 
 def _checked_name(name: object) -> str:
     if not isinstance(name, str) or not name:
-        raise InvalidArgument(f"{name!r:.80} is no field of the metadata; give its name")
+        raise InvalidArgument(f"invalid field of the metadata {name!r:.80}; give its name")
     return _checked_text(name, "metadata")
 
 
@@ -187,7 +187,7 @@ def _needles(name: str, text: str | None) -> list[tuple[bytes, bytes]]:
 
 
 def _parse(metadata: bytes) -> dict[str, bytes]:
-    """Return the raw fields of metadata; none, if it is no JSON object."""
+    """Return the raw fields of metadata; none if it is not a JSON object."""
     import msgspec
 
     global _decode

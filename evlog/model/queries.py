@@ -122,7 +122,7 @@ def as_query(query: Query | str) -> Query:
     if isinstance(query, str):
         return Query.parse(query)
     if not isinstance(query, Query):
-        raise InvalidArgument(f"{query!r:.80} is no query; give a Query, or its text")
+        raise InvalidArgument(f"invalid query {query!r:.80}; give a Query, or its text")
     return query
 
 

@@ -177,7 +177,7 @@ def set_schema(engine: Engine, type: str, schema: Any) -> Schema:
     """Set the schema of a type; durable when this returns, also if it is the present one.
 
     Raises:
-        InvalidSchema: it is no JSON Schema.
+        InvalidSchema: it is not a JSON Schema.
         ExtraNotInstalled: jsonschema-rs is missing.
     """
     from evlog.schemas.validation import compile_schema

@@ -24,7 +24,7 @@ def compile_schema(type: str, schema: bytes) -> Validate:
     """Return a function that checks data.
 
     Raises:
-        InvalidSchema: it is no JSON Schema, or refers to something outside itself.
+        InvalidSchema: it is not a JSON Schema, or refers to something outside itself.
         ExtraNotInstalled: jsonschema-rs is missing.
     """
     try:

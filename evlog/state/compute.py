@@ -50,7 +50,7 @@ class Selection:
 
     Args:
         stream: None: of all streams.
-        filter: what else must match; its `until_us` bounds the fold, and is no part of a snapshot.
+        filter: what else must match; its `until_us` bounds the fold, and is not part of a snapshot.
         query: instead of the filter's types and tags; not with a stream.
         at: the last version of the stream, or the last position; None: the end.
     """

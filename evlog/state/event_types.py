@@ -31,7 +31,7 @@ class EventTypes:
         return type in self._kinds
 
     def new(self, data: Any, **options: Any) -> NewEvent:
-        """Return an event with this data, of the type that its class stands for.
+        """Return an event with this data, of the type that is registered for its class.
 
         Args:
             options: as `NewEvent`.

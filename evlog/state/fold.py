@@ -171,5 +171,5 @@ def as_fold(fold: Fold | Apply | None, initial: Any) -> Fold:
             raise InvalidArgument("initial is given without a fold; give both")
         return MERGE
     if not callable(fold):
-        raise InvalidArgument(f"{fold!r:.80} is no fold; give a function of a state and an event")
+        raise InvalidArgument(f"invalid fold {fold!r:.80}; give a function of a state and an event")
     return Fold(fold, initial)

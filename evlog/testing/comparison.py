@@ -204,7 +204,7 @@ def compare_with_directory(new_store: NewStore, *, runs: int | None = None, step
             present,
             max_examples=runs or present.max_examples,
             stateful_step_count=steps or present.stateful_step_count,
-            deadline=None,  # a slow server is no failure
+            deadline=None,  # a slow server is not a failure
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
         ),
     )

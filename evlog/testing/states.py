@@ -284,7 +284,7 @@ class StateTests(EngineTests):
 
     def test_a_story_survives_what_is_odd(self, store: EventStore) -> None:
         ids = [UUID(int=number) for number in (1, 2, 3)]
-        for number, id in enumerate(ids):  # a circle, and an id that is no UUID
+        for number, id in enumerate(ids):  # a circle, and an id that is not a UUID
             store.append("s", [new(number, id=id, causation_id=ids[number - 1], correlation_id="order 7")])
         assert [each.depth for each in store.trace(ids[1])] == [0, 1, 2]
         with pytest.raises(EventNotFound):

@@ -13,7 +13,7 @@
 
 Attributes that evlog does not have are not invented, so a line that evlog wrote comes back as it was. Of
 other producers' events everything else goes into the metadata under its own name, `source` and `time` too. An
-`id` that is no UUID becomes an idempotency key, together with the source: the two are unique by the standard.
+`id` that is not a UUID becomes an idempotency key, together with the source: by the standard both are unique.
 """
 
 from __future__ import annotations

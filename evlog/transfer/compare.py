@@ -1,6 +1,6 @@
 """Comparing a mirror with its source, from data that is read back on both sides.
 
-An event that the source has removed since it was copied is no difference, but is counted: the source knows
+An event that the source has removed since it was copied is not a difference, but is counted: the source knows
 its id. One that it has redacted since is the same by its digest.
 """
 

@@ -4,7 +4,7 @@
 2. Only with a Host header that names this machine: a site whose name was rebound to 127.0.0.1 has its own.
 3. A browser is started with a code that is good for one request, because its command line can be read by
    other users. The code leads to the token.
-4. A browser loads scripts and styles from here only, runs none that stands in a page, and turns no text into
+4. A browser loads scripts and styles from here only, runs none that is inside a page, and turns no text into
    markup. It shows the page in no frame, sends no address elsewhere and stores nothing.
 """
 

@@ -37,9 +37,9 @@ class Page(NamedTuple):
 
     events: list[Event]
     bound: int
-    """where to go on: before this number when it was searched backwards, after it otherwise"""
+    """where to continue: before this number if it was searched backwards, else after it"""
     more: bool
-    """whether there is anything to go on with"""
+    """whether there is more to search"""
     top: int
     """the last number that there was when the search began"""
     problem: str | None = None
@@ -98,7 +98,7 @@ def number_of(query: QueryParams, name: str, most: int | None = None) -> int | N
     """Return a whole number that a request gives; None if it gives none.
 
     Raises:
-        InvalidArgument: it is no such number.
+        InvalidArgument: it is not such a number.
     """
     text = query.get(name)
     if not text:
@@ -113,7 +113,7 @@ def read_page(store: EventStore, query: QueryParams) -> Page:
 
     Args:
         query: the filters; `before` and `after`, both exclusive; `limit`; and `order`: the page begins at
-            the upper bound and goes back (`older`), or at the lower one and goes on (`newer`).
+            the upper bound and reads backwards (`older`), or at the lower one and reads forwards (`newer`).
 
     Raises:
         InvalidArgument: it makes no sense. As `EventStore.read`, but damage is in the page.
@@ -140,7 +140,7 @@ def read_page(store: EventStore, query: QueryParams) -> Page:
 def _search_older(
     store: EventStore, selection: Selection, low: int, high: int, limit: int, found: list[Event]
 ) -> tuple[int, bool]:
-    """Add the last events in (low, high] to `found`; return before which to go on, and whether to."""
+    """Add the last events in (low, high] to `found`; return before which to continue, and whether to."""
     clock = _Clock()
     while high > low and len(found) <= limit and not clock.is_over():
         begin = max(low, high - clock.piece)
@@ -157,7 +157,7 @@ def _search_older(
 def _search_newer(
     store: EventStore, selection: Selection, low: int, high: int, limit: int, found: list[Event]
 ) -> tuple[int, bool]:
-    """Add the first events in (low, high] to `found`; return behind which to go on, and whether to."""
+    """Add the first events in (low, high] to `found`; return after which to continue, and whether to."""
     clock = _Clock()
     while low < high and len(found) <= limit and not clock.is_over():
         end = min(high, low + clock.piece)

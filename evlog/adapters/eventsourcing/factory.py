@@ -118,7 +118,7 @@ class EvlogFactory(
         topic = self.env.get(topic_name)
         kind: type[_R] = given or (resolve_topic(topic) if topic else base)
         if not issubclass(kind, base):
-            raise TypeError(f"{kind.__qualname__} is no {base.__qualname__}; give a subclass of it")
+            raise TypeError(f"{kind.__qualname__} is not a {base.__qualname__}; give a subclass of it")
         return kind(self.store, application=self.env.name, originator_id_type=self.originator_id_type)
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
 """Bytes to stdout, notes and errors to stderr, and what kind of files these are.
 
 1. All output goes through `write`, into one buffer that only this module empties. So a closed pipe, a full
-   disk, a short write and a non-blocking descriptor are dealt with in one place, and neither the locale nor
+   disk, a short write and a non-blocking descriptor are handled in one place, and neither the locale nor
    PYTHONUNBUFFERED changes which bytes come out.
 2. On a terminal `write` escapes every control character, except in `Styled` bytes: those hold evlog's own
    styles, and everything else in them was made `printable` before.

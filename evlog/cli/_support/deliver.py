@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
         Attributes:
             gathers: whether it keeps events until `flush`.
-            undone: the first event that it took and has not dealt with, if it gathers.
+            undone: the first event that it took and has not handled, if it gathers.
         """
 
         gathers: bool

@@ -250,7 +250,7 @@ def _typer_parameter(parameter: Parameter) -> TyperArgument | TyperOption:
 
 
 def _refuse_twice(parser: _OptionParser, arguments: list[str]) -> list[str]:
-    """Refuse an option that is given twice; return the arguments that are no options."""
+    """Refuse an option that is given twice; return the arguments that are not options."""
     _, rest, order = parser.parse_args(list(arguments))
     single = [found for found in order if isinstance(found, TyperOption) and not found.multiple]
     for option in single:

@@ -129,7 +129,7 @@ def update(store: EventStore) -> None:
 
 
 def _load(store: EventStore, head: int) -> Names:
-    """Return what the cache holds; nothing if it is of a copy of the store that has gone further."""
+    """Return what the cache holds; nothing if it is of a copy of the store that was ahead of this one."""
     import json
 
     try:

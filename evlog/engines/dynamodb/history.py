@@ -71,7 +71,7 @@ def append_history(core: Core, piece: HistoryPiece) -> None:
     """Append a piece of the source's history: all of it, or nothing; durable when this returns.
 
     Raises:
-        MirrorConflict: the store is no mirror of the source, or does not end where the piece begins.
+        MirrorConflict: the store is not a mirror of the source, or does not end where the piece begins.
     """
     _check(core, core.state(), piece)
     _discard_staged(core)

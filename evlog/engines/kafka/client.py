@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 ANSWER_SECONDS: Final = 10.0  # of one question to the brokers
 RETRY_SECONDS: Final = 60.0  # a broker restarts, or another one takes its partitions over
-_ABSENT_SECONDS: Final = 2.0  # no broker has answered for so long when a store is opened: there is none
+_ABSENT_SECONDS: Final = 2.0  # when a store is opened and no broker answers for this time, there is none
 _CREATE_SECONDS: Final = 30.0
 _RETRY_PAUSE_SECONDS: Final = 0.2
 _MOST_REPLICAS: Final = 3

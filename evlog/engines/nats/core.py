@@ -216,4 +216,4 @@ def _store_id(address: Address, config: dict[str, Any]) -> str:
     try:
         return str(UUID(config["metadata"][_ID]))
     except ValueError:
-        raise NotAStore(address.text, "its id is no UUID") from None
+        raise NotAStore(address.text, "its id is not a UUID") from None

@@ -120,7 +120,7 @@ def append_history(core: Core, piece: HistoryPiece) -> None:
     """Append a piece of the source's history; stored by a majority when this returns.
 
     Raises:
-        MirrorConflict: the store is no mirror of the source, or does not end where the piece begins.
+        MirrorConflict: the store is not a mirror of the source, or does not end where the piece begins.
     """
     for part in _parts(piece):
         _append_part(core, piece.source_id, part)
@@ -200,7 +200,7 @@ def remove_history(core: Core, source_id: str, removed: Sequence[RemovedRecord])
     """Remove what the source's compactions have removed since it was copied.
 
     Raises:
-        MirrorConflict: the store is no mirror of the source.
+        MirrorConflict: the store is not a mirror of the source.
     """
     _check_mirror(core, source_id, core.reader.state().control.standing)
     wanted = {each.position: each for each in removed}

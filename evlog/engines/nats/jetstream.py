@@ -29,7 +29,7 @@ _NOT_FOUND: Final = (b"404", 10037)
 _NO_STREAM: Final = 10059
 _WRONG_SEQUENCE: Final = (10070, 10071, 10164)
 _FULL: Final = (10023, 10047, 10077, 10028, 10002)
-# Nothing is wrong with what was asked: a leader is missing or was just elected, or too much is going on.
+# Nothing is wrong with what was asked: a leader is missing or was just elected, or the server is overloaded.
 _TRANSIENT: Final = (10008, 10009, 10167, 10176, 10210)
 _SEQUENCE: Final = "Nats-Sequence"
 

@@ -177,7 +177,7 @@ class Control(NamedTuple):
 
 
 def place_headers(position: int, time_us: int) -> bytes:
-    """Return the headers of a message that is no event."""
+    """Return the headers of a message that is not an event."""
     return b"%b: %d\r\n%b: %d\r\n" % (POSITION.encode(), position, TIME.encode(), time_us)
 
 
@@ -270,7 +270,7 @@ def sequence_in(id: bytes) -> int | None:
 
 
 def tail_place(tail: Stored) -> bytes:
-    """Return the headers of a message that follows the last one, and is no event."""
+    """Return the headers of a message that follows the last one and is not an event."""
     return place_headers(tail.number(POSITION), tail.number(TIME))
 
 

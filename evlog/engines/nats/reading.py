@@ -1,6 +1,6 @@
 """Reading a store in NATS: its rules and redactions as of now, streams, the log, ids.
 
-1. Redacted events are no messages of their streams any more: what stays of them is kept in memory, and
+1. Redacted events are no longer messages of their streams: what stays of them is kept in memory, and
    merged into what is read. Which they are is asked after a piece was read, so none is missed whose message
    has just been erased.
 2. Where in the stream a read begins is found by `seeking.py`.

@@ -82,7 +82,7 @@ class Session:
         deadline = time.monotonic() + _CONNECT_SECONDS
         line = self._line(deadline)
         if not line.startswith(b"INFO "):
-            raise Lost(f"{host} is no NATS server")
+            raise Lost(f"{host} is not a NATS server")
         self.info = json.loads(line[5:])
         if address.uses_tls or self.info.get("tls_required"):
             import ssl

@@ -158,7 +158,7 @@ def append_history(core: Core, piece: HistoryPiece) -> None:
     """Append a piece of the source's history in one transaction, flushed when this returns.
 
     Raises:
-        MirrorConflict: the store is no mirror of the source, or does not end where the piece begins.
+        MirrorConflict: the store is not a mirror of the source, or does not end where the piece begins.
     """
     deadline = time.monotonic() + _RETRY_SECONDS
     pause_seconds, sent, raw_json = 0.05, False, False
@@ -236,7 +236,7 @@ def remove_history(core: Core, source_id: str, removed: Sequence[RemovedRecord])
     """Remove events that the source has removed since they were copied; durable when this returns.
 
     Raises:
-        MirrorConflict: the store is no mirror of the source.
+        MirrorConflict: the store is not a mirror of the source.
     """
     for at in range(0, max(1, len(removed)), _REMOVE_ROWS):
         positions = [each.position for each in removed[at : at + _REMOVE_ROWS]]

@@ -71,7 +71,7 @@ class Conditions:
         self.values: list[bytes] = []
 
     def add(self, text: str, value: bytes) -> None:
-        """Add a condition, in which `{}` stands for the value."""
+        """Add a condition, in which `{}` is replaced by the value."""
         self.values.append(value)
         self.texts.append(text.format(f"${len(self.values)}"))
 

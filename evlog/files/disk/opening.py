@@ -63,7 +63,7 @@ OWN_DIRECTORIES: Final = ("/segments", "/subscriptions", "/snapshots")
 _SAFE: Final = os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
 
-# Directories that are known to be no links, until when: a look costs 5 µs, and a look-up may open many files.
+# Directories that are known not to be links, until when: a look costs 5 µs, and a look-up can open many.
 _checked: dict[str, float] = {}
 _CHECKED_SECONDS: Final = 0.05
 _MAX_CHECKED: Final = 100

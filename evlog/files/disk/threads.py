@@ -1,7 +1,7 @@
 """Threads that no signal is delivered to.
 
 The kernel gives a process's signal to any thread that does not block it. Python runs the handlers in the main
-thread only: where another thread got the signal, a sleep or a wait of the main thread goes on to its own end,
+thread only: where another thread got the signal, a sleep or a wait of the main thread runs to its end,
 and a Ctrl-C seems lost. So a new thread blocks them all, and every signal interrupts the main thread.
 """
 

@@ -100,7 +100,7 @@ class SubscriptionFiles:
                     return
             except FileNotFoundError:
                 pass
-            # `delete` removed the name after the file was opened: this lock excludes nobody.
+            # `delete` removed the name after the file was opened: this lock excludes no other process.
             self._lock.release()
             self._lock.close()
         self._lock.close()

@@ -78,7 +78,7 @@ class CommittedFeed:
         """Return the last position that may be delivered now; looks only if nothing behind `after` is known.
 
         Raises:
-            StoreNotFound: the store is gone.
+            StoreNotFound: the store was removed.
             StoreReplaced: another store is in its place.
             CorruptionError: all sound events are scanned, and what follows was acknowledged and is damaged.
             StoreIOError: the disk failed.
