@@ -18,7 +18,7 @@ import mmap
 import os
 import sys
 
-from evlog.errors import CorruptionError, StoreIOError, UnsafeFile
+from evlog.errors import CorruptionError, StoreAccessDenied, StoreIOError, UnsafeFile
 from evlog.files.disk.opening import NO_ROOM, OWN_DIRECTORIES, check_directory, error_for, open_file
 
 TYPE_CHECKING = False
@@ -56,10 +56,10 @@ class Disk:
 
         One of the store's own directories takes owner, group and mode from the store.
         """
+        if not path.endswith(OWN_DIRECTORIES):
+            _make_dirs(path)
+            return
         try:
-            if not path.endswith(OWN_DIRECTORIES):
-                os.makedirs(path, exist_ok=True)
-                return
             above = os.stat(os.path.dirname(path))
             os.mkdir(path)
             _take_over(path, os.lstat(path), above, above.st_mode & 0o7777)
@@ -358,13 +358,6 @@ class ReadFile:
             raise error_for(error, self.path) from error
         return data
 
-    def begins_with(self, content: bytes) -> bool:
-        """Return whether the file begins with these bytes; False if it cannot be read."""
-        try:
-            return os.pread(self.fd, len(content), 0) == content
-        except OSError:
-            return False
-
     def is_in_place(self) -> bool:
         """Return whether its path still names the file: not if it was removed, moved or replaced."""
         try:
@@ -449,6 +442,16 @@ def memory(length: int) -> mmap.mmap:
         except OSError:
             pass  # a kernel without them
     return zeros
+
+
+def _make_dirs(path: str) -> None:
+    try:
+        os.makedirs(path, exist_ok=True)
+    except (FileExistsError, FileNotFoundError) as error:
+        # A file, or a link to nothing, is in the way; or a file system such as /proc makes no directories.
+        raise StoreAccessDenied(path, "no directory can be made there") from error
+    except OSError as error:
+        raise error_for(error, path) from error
 
 
 def map_file(path: str, limit_bytes: int = sys.maxsize) -> memoryview:

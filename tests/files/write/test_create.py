@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 import evlog
-from evlog.errors import EvlogError, InvalidArgument, NotAStore, StoreNotFound
+from evlog.errors import EvlogError, InvalidArgument, NotAStore, StoreAccessDenied, StoreNotFound
 from evlog.files.write import create
 from evlog.files.write.create import MAX_SEGMENT_BYTES, MAX_SEGMENT_EVENTS
 from tests.support.helpers import new, small_store
@@ -85,6 +86,18 @@ def test_file_in_the_place_of_a_store_is_left_alone(tmp_path: Path, create: bool
         assert caught.value.exit_code == 5
         assert ("it is a file" in str(caught.value)) == (place == "file")
     assert (tmp_path / "file").read_bytes() == b"content"
+
+
+def test_a_place_where_no_directory_can_be_made_is_named(tmp_path: Path) -> None:
+    """What the file system refuses is not an absent store: the advice would be to create it."""
+    (tmp_path / "link").symlink_to(tmp_path / "missing" / "store")
+    places = [tmp_path / "link", tmp_path / "link" / "below"]
+    if sys.platform == "linux":
+        places.append(Path("/proc/store"))  # there mkdir fails with ENOENT
+    for place in places:
+        with pytest.raises(StoreAccessDenied, match="no directory can be made there") as caught:
+            evlog.open(place, create=True)
+        assert caught.value.path == str(place)
 
 
 @pytest.mark.parametrize("create", [False, True])
