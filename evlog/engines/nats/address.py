@@ -14,6 +14,8 @@ PORT: Final = 4222
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,60}", re.ASCII)
 _OPTIONS: Final = ("replicas", "timeout", "tls", "ca")
 _REPLICAS: Final = ("1", "3", "5")
+_TIMEOUT_SECONDS: Final = 30.0
+_OPEN_TIMEOUT_SECONDS: Final = 3.0  # a wrong address is the usual reason
 
 
 class Address:
@@ -24,6 +26,7 @@ class Address:
         name: the store's; `stream` is JetStream's name for its events, `bucket` for its records by key.
         replicas: of a stream that is made; None: three in a cluster, else one.
         timeout_seconds: for how long what a failover interrupts is tried again.
+        open_timeout_seconds: for how long a server is looked for when the store is opened.
         text: the URL without secrets.
     """
 
@@ -51,7 +54,8 @@ class Address:
             raise InvalidArgument(f"invalid tls {options['tls']!r} in the URL; use yes or no")
         try:
             self.servers = [_host(host) for host in hosts.split(",")]
-            self.timeout_seconds = float(options.get("timeout", "30"))
+            self.timeout_seconds = float(options.get("timeout", _TIMEOUT_SECONDS))
+            self.open_timeout_seconds = float(options.get("timeout", _OPEN_TIMEOUT_SECONDS))
             if not 0 < self.timeout_seconds < 1e6:
                 raise ValueError("the timeout is not more than 0 seconds")
         except ValueError as error:

@@ -110,16 +110,21 @@ class Connections:
         finally:
             self.give_back(session)
 
-    def retry(self, operation: Callable[[Session, float], Result]) -> Result:
+    def retry(
+        self, operation: Callable[[Session, float], Result], timeout_seconds: float | None = None
+    ) -> Result:
         """Return what an operation returns, which is called again while servers cannot answer.
 
         Args:
             operation: gets a connection, and until when an answer is waited for.
+            timeout_seconds: for how long; None: the address's.
 
         Raises:
             StoreUnreachable: the time is over.
         """
-        end = time.monotonic() + self.address.timeout_seconds
+        if timeout_seconds is None:
+            timeout_seconds = self.address.timeout_seconds
+        end = time.monotonic() + timeout_seconds
         pause = Pause(end)
         while True:
             try:

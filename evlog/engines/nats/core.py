@@ -166,7 +166,8 @@ def _create_stream(jetstream: JetStream, config: dict[str, Any]) -> dict[str, An
 
 def _check_server(connections: Connections) -> int:
     """Return the largest payload that the server takes, or raise ServerUnsuitable."""
-    where, info = connections.address.text, connections.retry(lambda session, _: session.info)
+    where, seconds = connections.address.text, connections.address.open_timeout_seconds
+    info = connections.retry(lambda session, _: session.info, seconds)
     version = str(info.get("version", "0"))
     if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < OLDEST:
         raise ServerUnsuitable(where, f"its NATS server is {version}", "use NATS server 2.15 or newer")

@@ -16,6 +16,7 @@ import pytest
 import evlog
 from evlog import NewEvent
 from evlog.engines.nats.address import Address
+from evlog.engines.nats.connections import Connections
 from evlog.engines.nats.engine import NatsEngine
 from evlog.engines.nats.layout import Subjects, encode_id, tail_place
 from evlog.errors import NotAStore, ServerUnsuitable, StoreAccessDenied, StoreNotFound, StoreUnreachable
@@ -102,6 +103,29 @@ def test_a_server_that_does_not_answer_is_unreachable() -> None:
     with pytest.raises(StoreUnreachable) as caught:
         evlog.open(f"nats://127.0.0.1:{free_port()}/n?timeout=0.1")
     assert caught.value.exit_code == 12
+
+
+@pytest.mark.parametrize(
+    ("options", "seconds", "seconds_to_open"), [("", 30, 3), ("?timeout=7", 7, 7), ("?timeout=60", 60, 60)]
+)
+def test_opening_waits_less_than_a_failover_unless_the_url_says_how_long(
+    options: str, seconds: float, seconds_to_open: float
+) -> None:
+    address = Address("nats://h/n" + options)
+    assert (address.timeout_seconds, address.open_timeout_seconds) == (seconds, seconds_to_open)
+
+
+def test_opening_gives_up_after_its_own_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[float | None] = []
+
+    def retry(_: Connections, __: object, timeout_seconds: float | None = None) -> object:
+        asked.append(timeout_seconds)
+        raise StoreUnreachable("nats://h/n", "refused")
+
+    monkeypatch.setattr(Connections, "retry", retry)
+    with pytest.raises(StoreUnreachable):
+        evlog.open("nats://h/n")
+    assert asked == [3.0]
 
 
 def test_a_store_that_is_not_there_is_not_found(nats_url: NewUrl) -> None:
