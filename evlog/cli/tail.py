@@ -8,7 +8,6 @@ and new.
 from __future__ import annotations
 
 import os
-import sys
 
 from evlog.cli._support import console, options
 from evlog.cli._support.deliver import HEAD, IDLE, Printer, StopCondition, deliver
@@ -22,6 +21,7 @@ from evlog.cli._support.parameters import (
     argument,
     choice,
     flag,
+    maybe_number,
     option,
 )
 from evlog.cli._support.start import start_position
@@ -360,9 +360,10 @@ def _parse_last(text: str | None, *, whole: bool) -> int | None:
         return None if whole else _LAST
     if text == "all":
         return None
-    if not (text.isascii() and text.isdecimal()):
+    number = maybe_number(text)
+    if number is None:
         raise InvalidArgument(f"invalid value {text!r} for -n", 'use a whole number or "all"')
-    return sys.maxsize if len(text) > len(str(sys.maxsize)) else min(int(text), sys.maxsize)
+    return number
 
 
 def _maybe_shard(text: str | None) -> tuple[int, int] | None:

@@ -58,14 +58,13 @@ def numbers(evlog: Evlog, *arguments: str) -> list[int]:
         (["--category", "order", "--type", "Placed", "-n", "1"], [1]),
         (["--limit", "2"], [1, 2]),
         (["-n", "0"], []),
-        (["-n", "9223372036854775808"], [1, 2, 3, 4, 5, 6, 7]),
-        (["-n", "9" * 5000], [1, 2, 3, 4, 5, 6, 7]),
+        (["-n", "9223372036854775807"], [1, 2, 3, 4, 5, 6, 7]),
         (["--from", "9223372036854775807"], []),
-        (["--after", "9223372036854775808"], []),
-        (["--to", "9223372036854775808"], [1, 2, 3, 4, 5, 6, 7]),
-        (["order-1", "--from", "9223372036854775808"], []),
+        (["--after", "9223372036854775807"], []),
+        (["--to", "9223372036854775807"], [1, 2, 3, 4, 5, 6, 7]),
+        (["order-1", "--from", "9223372036854775807"], []),
         (["order-1", "--after", "9223372036854775807"], []),
-        (["order-1", "--to", "9223372036854775808", "-r"], [7, 5, 3, 1]),
+        (["order-1", "--to", "9223372036854775807", "-r"], [7, 5, 3, 1]),
         (["--reverse"], [7, 6, 5, 4, 3, 2, 1]),
         (["-r", "-n", "2"], [7, 6]),
         (["order-1", "-r", "-n", "2"], [7, 5]),
@@ -158,8 +157,33 @@ def test_csv_is_read_back_by_a_csv_reader(mixed: Evlog) -> None:
     assert (rows[2]["content_type"], rows[2]["data"]) == ("binary", "AP8=")
     assert list(rows[0]) == [
         *("position", "stream", "version", "id", "type"),
-        *("time", "content_type", "data", "metadata", "tags"),
+        *("time", "content_type", "data", "metadata", "tags", "redacted"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "number"),
+    [
+        (["read", "-n", "9223372036854775808"], "'9223372036854775808'"),
+        (["read", "--from", "9" * 5000], "'" + "9" * 59 + "…" + "9" * 9 + "'"),
+        (["tail", "-n", "9" * 30], "'" + "9" * 30 + "'"),
+        (["append", "s", "T", "-e", "9" * 30], "'" + "9" * 30 + "'"),
+        (["init", "--segment-bytes", "9" * 30], "'" + "9" * 30 + "'"),
+    ],
+)
+def test_a_number_beyond_every_position_is_refused(evlog: Evlog, arguments: list[str], number: str) -> None:
+    result = evlog(*arguments)
+    assert result.code == 2
+    assert result.err == f"evlog: the number {number} is too large; use at most 9223372036854775807\n"
+
+
+def test_csv_and_fields_tell_a_redacted_event(mixed: Evlog) -> None:
+    mixed("append", "order-9", "T", "{}", "--tag", "a:b")
+    mixed("redact", "1", "4", "--reason", "erasure")
+    rows = mixed("read", "--to", "4", "-o", "csv", "--fields", "position,tags,redacted").out
+    assert rows == b"position,tags,redacted\n1,,true\n2,,false\n3,,false\n4,,true\n"
+    lines = mixed("read", "--to", "2", "--fields", "redacted").lines
+    assert lines == [{"redacted": True}, {"redacted": False}]
 
 
 def test_csv_quotes_a_bare_carriage_return(evlog: Evlog) -> None:

@@ -17,6 +17,7 @@ from evlog.model.events import (
     CONTENT_TYPES,
     JSON_CODE,
     OWN_BEGINS,
+    REDACTED_BEGIN,
     TAGS_BEGIN,
     Event,
     split_tags,
@@ -69,6 +70,13 @@ def _tags(columns: Columns) -> Column:
     ]
 
 
+def _redacted(columns: Columns) -> Column:
+    return [
+        b"true" if metadata and metadata.startswith(REDACTED_BEGIN) else b"false"
+        for metadata in columns[_METADATA]
+    ]
+
+
 # Each field as a text and as JSON. Without a second function, the text is JSON, too.
 _WHOLE: Final[dict[str, tuple[Callable[[Columns], Column], Callable[[Columns], Column] | None]]] = {
     "position": (lambda columns: map(_number, columns[_POSITION]), None),
@@ -100,6 +108,7 @@ _WHOLE: Final[dict[str, tuple[Callable[[Columns], Column], Callable[[Columns], C
     ),
     "metadata": (_metadata, None),
     "tags": (lambda columns: map(as_text, _tags(columns)), _tags),
+    "redacted": (_redacted, None),
 }
 EVENT_FIELDS: Final = tuple(_WHOLE)
 

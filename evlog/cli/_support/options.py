@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import sys
 
 from evlog.cli._support import console
+from evlog.cli._support.parameters import maybe_number
 from evlog.errors import EvlogError, InvalidArgument, NotAStore, StoreAccessDenied, StoreNotFound
 
 TYPE_CHECKING = False
@@ -166,8 +166,9 @@ def parse_version(text: str, option: str) -> int | str:
     """Return what the library takes for an option's text: any, none, exists or a version."""
     if text in _EXPECTED:
         return _EXPECTED[text]
-    if text.isascii() and text.isdecimal():
-        return min(int(text[:20]), sys.maxsize)
-    raise InvalidArgument(
-        f"invalid value {text!r} for {option}", "use any, none, exists or a version such as 3"
-    )
+    version = maybe_number(text)
+    if version is None:
+        raise InvalidArgument(
+            f"invalid value {text!r} for {option}", "use any, none, exists or a version such as 3"
+        )
+    return version

@@ -30,9 +30,10 @@ _CSV_FIELDS: Final = (
     "data",
     "metadata",
     "tags",
+    "redacted",
 )
 # These texts never need quotes in csv.
-_PLAIN_IN_CSV: Final = frozenset({"position", "version", "id", "time", "content_type"})
+_PLAIN_IN_CSV: Final = frozenset({"position", "version", "id", "time", "content_type", "redacted"})
 _BATCH_EVENTS: Final = 1000
 _TABLE_ROWS: Final = 200  # of a batch, from which the widths of a table's columns come
 _BATCH_BYTES: Final = CHUNK_BYTES

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import sys
 
-from evlog.errors import InvalidArgument
+from evlog.errors import InvalidArgument, shorten
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 TEXT: Final = "text"  # must be UTF-8
 RAW: Final = "raw"  # any bytes: DATA
 PATH: Final = "path"  # any bytes: the name of a file
-COUNT: Final = "count"  # a whole number; one beyond any count is taken for the largest
+COUNT: Final = "count"  # a whole number
 DURATION: Final = "duration"  # seconds, or for example 15m
 FLAG: Final = "flag"
+LARGEST: Final = 2**63 - 1
 _LONGEST_NUMBER: Final = 4000  # digits; int() refuses more than 4300
-_LARGEST: Final = sys.maxsize - 1  # what follows it can be counted, too: the version behind it
 
 
 class Parameter:
@@ -201,10 +201,21 @@ def _check_unicode(parameter: Parameter, text: str) -> None:
 
 def _count(parameter: Parameter, text: str) -> int:
     least, most = parameter.least or 0, parameter.most
-    found = -1
-    if text.isascii() and text.isdecimal():
-        found = min(int(text), _LARGEST) if len(text) < _LONGEST_NUMBER else _LARGEST
-    if found < least or (most is not None and found > most):
+    found = maybe_number(text)
+    if found is None or found < least or (most is not None and found > most):
         bounds = f"of at least {least}" if most is None else f"from {least} to {most}"
         raise InvalidArgument(f"invalid value {text!r} for {parameter.title}", f"use a whole number {bounds}")
-    return found
+    return min(found, LARGEST - 1)  # what follows it can be counted, too: the version behind it
+
+
+def maybe_number(text: str) -> int | None:
+    """Return a whole number; None for any other text.
+
+    Raises:
+        InvalidArgument: it is larger than any position or version.
+    """
+    if not (text.isascii() and text.isdecimal()):
+        return None
+    if len(text) > _LONGEST_NUMBER or int(text) > LARGEST:
+        raise InvalidArgument(f"the number {shorten(text)} is too large", f"use at most {LARGEST}")
+    return int(text)
