@@ -145,7 +145,8 @@ class Log:
         known = self._known
         if known is not None and not suspicious:
             file, mark = known
-            is_known = file.begins_with(mark) or self.maybe_follow(file.read(MARK_BYTES, 0)) is not None
+            written = file.read(MARK_BYTES, 0)
+            is_known = written == mark or self.maybe_follow(written) is not None
             if is_known and (time.monotonic() < self._look_due or self._is_in_place(file)):
                 return
         self.look(suspicious=suspicious)

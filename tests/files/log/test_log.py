@@ -352,6 +352,7 @@ def test_colliding_ids_do_collide() -> None:
     assert len(set(hash_ids([colliding(number) for number in range(1, 500)]))) == 1
 
 
+@pytest.mark.exact_hashes  # with cut ones, too few entries share a hash to be kept in memory
 @pytest.mark.parametrize("make", [uuid1_like, sequential, alike_halves, object_id, colliding])
 def test_records_read_to_find_ids_do_not_multiply(
     memory_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[int], bytes]

@@ -270,7 +270,6 @@ def test_a_reader_that_cannot_read_the_marks_looks_at_the_log(
     store: EventStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log = Log(store.path)
-    monkeypatch.setattr(ReadFile, "begins_with", lambda *_: False)
     monkeypatch.setattr(ReadFile, "is_in_place", lambda *_: False)
     store.append("s-1", [new()])
     log.refresh()
