@@ -51,7 +51,7 @@ def run(path: Path, jobs: list[tuple[str, int]], segment_events: int) -> list[li
             assert process.stdin is not None
             process.stdin.write("\n")
             process.stdin.flush()
-        ended = [process.communicate(timeout=100) for process in processes]
+        ended = [process.communicate(timeout=600) for process in processes]
         assert [errors for _, errors in ended if errors] == []
         assert {process.returncode for process in processes} == {0}
     finally:

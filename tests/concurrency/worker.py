@@ -140,7 +140,7 @@ JOBS: dict[str, Callable[..., None]] = {
 
 def main(job: str, path: str, output: str, number: str, share: str) -> None:
     # Who has no time limit may have its appends written by another, and writes others'; who has one, may not.
-    lock_timeout = 60.0 if int(number) % 4 == 3 else None
+    lock_timeout = 600.0 if int(number) % 4 == 3 else None
     with (
         Path(output).open("w", encoding="utf-8") as file,
         evlog.open(path, lock_timeout=lock_timeout) as store,
