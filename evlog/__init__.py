@@ -11,7 +11,11 @@ schemas         JSON Schemas of event types, checked by every append
 aio             the store for asyncio; imported by itself
 model           values that all of these pass on: events, appends, policies
 errors.py       every exception
+engines         stores on servers: PostgreSQL, NATS, Kafka, DynamoDB
+adapters        what other systems read: SQL, Prometheus, assistants, `eventsourcing`
+web             the page that `evlog web` serves
 cli             the command line
+testing         the tests that every engine must pass (pytest_plugin.py: a store for the tests of programs)
 guide           the pages that `evlog help` shows
 """
 

@@ -1,27 +1,22 @@
 """Every exception that evlog raises, each with its data in attributes and its exit code.
 
-    EvlogError                      1  failed
-      InvalidArgument               2  usage        also a ValueError
-        InvalidStreamName  InvalidEvent  EventTooLarge  AppendTooLarge  TooManyEvents  MirrorLimit
-        InvalidSchema  SchemaViolation
-      WrongExpectedVersion          3  conflict
-      ConditionFailed               3
-      StreamTombstoned              3
-      MirrorConflict  StoreDiverged  3
-      SubscriptionBehind            3
-      CorruptionError               4  corrupt
-        UnsafeFile
-      StoreNotFound  NotAStore      5  not found
-      StreamNotFound  EventNotFound  SnapshotNotFound  SubscriptionNotFound  SchemaNotFound
-      LockTimeout  LockLost         6  busy
-      CompactionRunning  SubscriptionBusy  MirrorBusy  StoreThrottled
-      IdConflict                    7  id conflict
-      StoreFull                     9  full
-      UnsupportedFormat            10  unsupported
-      StoreIsMirror  StoreMoved    10
-      ExtraNotInstalled  ServerUnsuitable  10
-      StoreUnreachable  AppendUnknown      12  unavailable
-      StoreAccessDenied  StoreIOError  SystemCallFailed  StoreClosed  EngineError      1
+     1  failed       EvlogError, the base of all  StoreAccessDenied  StoreIOError  SystemCallFailed
+                     StoreClosed  ClockError  EngineError
+     2  usage        InvalidArgument, also a ValueError, and its subclasses:
+                     InvalidStreamName  InvalidEvent  EventTooLarge  AppendTooLarge  TooManyEvents
+                     MirrorLimit  InvalidSchema  SchemaViolation
+     3  conflict     WrongExpectedVersion  ConditionFailed  StreamTombstoned  SubscriptionBehind
+                     ShardsApart  MirrorConflict  StoreDiverged
+     4  corrupt      CorruptionError and its subclass UnsafeFile  SubscriptionAhead
+     5  not-found    StoreNotFound  StoreReplaced  NotAStore  StreamNotFound  EventNotFound
+                     SubscriptionNotFound  SnapshotNotFound  SchemaNotFound
+     6  busy         LockTimeout  LockLost  StoreBusy  SubscriptionBusy  CompactionRunning  MirrorBusy
+                     StoreThrottled
+     7  id-conflict  IdConflict
+     9  full         StoreFull
+    10  unsupported  UnsupportedFormat  Unsupported  StoreIsMirror  StoreMoved  ExtraNotInstalled
+                     ServerUnsuitable
+    12  unavailable  StoreUnreachable  AppendUnknown
 
 A message is one line: what is wrong; what to do. A program reads the attributes, never the text:
 `attributes()` returns them by name, as EVLOG_ERRORS=json prints them. Any other exception is a bug in evlog

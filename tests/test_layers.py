@@ -80,6 +80,9 @@ WRITING_OS = re.compile(
 )
 WRITING_MODULES = frozenset({"pathlib", "shutil", "tempfile"})
 
+# Packages of which each module is the same kind of thing, and a table in code lists them.
+LISTED_IN_CODE = ("cli", "testing")
+
 MODULES = sorted(path.relative_to(PACKAGE).with_suffix("").as_posix() for path in PACKAGE.rglob("*.py"))
 
 
@@ -145,6 +148,23 @@ def test_a_module_imports_only_from_below(module: str) -> None:
 @pytest.mark.parametrize("module", [module for module in MODULES if layer_of(module) in PURE])
 def test_pure_modules_know_only_pure_ones(module: str) -> None:
     assert {layer_of(other) for other in imported_modules(module)} <= set(PURE)
+
+
+@pytest.mark.parametrize(
+    "package",
+    sorted(
+        package
+        for package, _, name in (module.rpartition("/") for module in MODULES)
+        if name == "__init__" and package not in LISTED_IN_CODE
+    ),
+)
+def test_a_package_names_its_modules(package: str) -> None:
+    docstring = ast.get_docstring(tree_of(f"{package}/__init__" if package else "__init__")) or ""
+    begin = f"{package}/" if package else ""
+    inside = {module.removeprefix(begin).split("/")[0] for module in MODULES if module.startswith(begin)}
+    inside = {name for name in inside if not name.startswith("__") and name != "_version"}
+    named = set(re.findall(r"^ *(\w+)\b|\b(\w+)\.py\b|`(\w+)`|\b(\w+)/", docstring, re.MULTILINE))
+    assert not inside - {name for names in named for name in names}
 
 
 def test_imports_make_no_circle() -> None:

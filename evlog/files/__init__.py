@@ -8,5 +8,6 @@ follow       waiting for committed events; checkpoint files
 compaction   removing what policies hide, merging and compressing segments
 check        verify, repair, salvage
 
-A package imports only from those above it. directory.py has the functions for a store that is not open.
+A package imports only from those above it. directory.py has the functions for a store that is not open;
+backup.py copies one.
 """

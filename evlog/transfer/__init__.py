@@ -5,7 +5,8 @@ targets.py         what is appended to: an identical copy, or a store to merge i
 pieces.py          the source's history in pieces, read ahead
 subscriptions.py   what named subscriptions keep, copied
 compare.py         both stores, event by event
-export.py          events into a file: JSON lines, CSV, SQLite, Parquet, CloudEvents
+export.py          events into a file (formats.py: JSON lines, CSV, SQLite; cloudevents.py)
+parquet.py         Parquet files (arrow.py: events as columns)
 fork.py            a store of its own that begins with another one's history
 """
 

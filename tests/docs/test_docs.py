@@ -190,6 +190,13 @@ def test_every_exception_is_listed_beside_its_exit_code() -> None:
     assert listed == {each.__name__: each.exit_code for each in error_classes()}
 
 
+def test_the_module_of_errors_begins_with_a_table_of_all() -> None:
+    rows = re.findall(r"^ +(\d+)  ([\w-]+) +((?:.+\n)(?: {10,}.+\n)*)", errors.__doc__ or "", re.MULTILINE)
+    listed = {name: int(code) for code, _, names in rows for name in re.findall(r"\b[A-Z]\w+", names)}
+    listed = {name: code for name, code in listed.items() if name != "ValueError"}
+    assert listed == {each.__name__: each.exit_code for each in error_classes()}
+
+
 def test_every_exit_code_is_listed_by_its_name() -> None:
     codes = {
         value: name.removeprefix("EXIT_").lower().replace("_", "-")

@@ -10,6 +10,7 @@
 3. An event's type is its topic. Its data is its state, byte for byte: as JSON where it is JSON, else binary.
 4. Everything that one call inserts is one append: all or nothing, and durable when the call returns.
 
+    factory.py     makes the recorders, by the environment
     recorders.py   aggregates, applications, processes, tracking
     insertion.py   what one call inserts, as one append; how versions are kept and checked
     selection.py   the events of an aggregate by their versions

@@ -9,7 +9,14 @@
    an index, which is not: a reader stops before the first position that it does not show yet.
 4. A follower polls that one item.
 
-Read `items.py` for the table, then `core.py` for how it is changed.
+items.py       the items of the table. Read this first (records.py: those of subscriptions and snapshots)
+core.py        how the store is changed
+engine.py      the engine's methods (table.py: opens or creates the table)
+appends.py     one append (history.py: a piece of a mirror)
+reading.py     streams, the log, ids, tags
+feed.py        following
+compaction.py  removing what policies hide, and erasing (verify.py: checking)
+client.py      the calls of botocore, and its errors
 """
 
 from evlog.errors import ExtraNotInstalled

@@ -11,7 +11,13 @@
 5. A topic keeps what it was given. Retention, deletion, redaction and compaction are refused.
 6. A topic of many partitions is a mirror's destination only: `partitions.py`.
 
-Read `engine.py` first, then `writing.py`, then `records.py`.
+engine.py      the engine's methods. Read this first, then `writing.py`
+writing.py     appends, in turns with other writers
+records.py     what the records of the topic mean (keyed.py: those of subscriptions)
+reading.py     reads a partition in a thread (applying.py: into the index; feed.py: tells followers)
+index.py       the local index
+partitions.py  a mirror of many partitions
+client.py      the calls of librdkafka (address.py: the URL; verify.py)
 """
 
 from evlog.errors import ExtraNotInstalled

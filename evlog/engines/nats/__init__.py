@@ -10,7 +10,13 @@
 4. Reads ask the leader what the last message is, and any replica for the messages up to there.
 5. A retention policy hides; a compaction purges messages, after it has stored what has to be remembered.
 
-Read `engine.py` first, then `layout.py` and `appends.py`.
+engine.py      the engine's methods, on what `core.py` opens. Read this first
+layout.py      subjects and messages of the stream (records.py: of the bucket; address.py: its URL)
+appends.py     look, decide, store
+reading.py     streams, the log, ids (seeking.py: where a read begins)
+feed.py        following
+compaction.py  purging what policies hide (history.py: mirrors; verify.py)
+jetstream.py   JetStream's requests (connections.py: retried; session.py: the protocol)
 """
 
 from evlog.engines.nats.engine import open_engine

@@ -52,7 +52,7 @@ Begun = tuple["Stored | None", "State"]
 
 
 class State:
-    """What the control messages and the store's own events come to, as of a sequence. Replaced whole."""
+    """The control messages and the store's own events, folded up to a sequence. Replaced whole."""
 
     def __init__(self) -> None:
         self.sequence = 0  # of the last message of `c` that was read

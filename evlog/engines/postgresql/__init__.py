@@ -15,7 +15,14 @@
    when the store is opened. An append and its flush are then one transaction, a feed polls and reads the
    position in a flushed transaction, and the lock of a named subscription is an open transaction's.
 
-Read `engine.py` first, then `schema.sql`.
+engine.py       the engine's methods, on what `core.py` opens. Read this first, then `schema.sql`
+schema.py       opens or creates the schema
+appends.py      one append (wire.py: its values in the server's binary format)
+reading.py      streams, the log, ids (rows.py: an event as a row)
+feed.py         following (checkpoints.py: named subscriptions; snapshots.py)
+policies.py     retention policies in memory
+compaction.py   removing what policies hide (history.py: mirrors; verify.py)
+connections.py  connections, and the server's errors
 """
 
 from evlog.errors import ExtraNotInstalled

@@ -5,11 +5,13 @@ segments   one segment, in pieces for all cores; `task` says what to check
 logs       a log, frame by frame (`frames`: by columns), and what damage costs; `offsets` compares .offsets
 records    the records of frames, every field, and the entries that they must have
 indexes    the sorted indexes of a segment
-removals   the removed events of a segment
+removals   the removed events of a segment (`redactions`: the redacted ones)
+snapshots  the files of snapshots
 across     versions, ids and the filter, across segments (`known`: what is known of each)
 digest     the head digest
 compacted  why a pinned digest does not hold any more
 quick      `--quick`
 containers compressed logs, read past damage
 losses     which events are lost for good
+findings   the kinds of findings
 """

@@ -8,7 +8,8 @@ sealed_segment.py   a segment that never changes (compressed.py: with a compress
 active.py           the segment that is being written: what of it is whole
 index.py            from hashes to entries in a sealed segment (column_index.py: without its index files)
 segment_filter.py   which segments to look into
-read.py             reading all streams (read_stream.py: one stream)
+tags.py             which entries may have all of some tags
+read.py             reading all streams (read_stream.py: one stream; history.py: for another store)
 policies.py         retention policies in force
 catalog.py          streams, sizes and policies, in numbers
 removed.py          events that a compaction removed

@@ -8,5 +8,5 @@ recovery.py       what the next writer does with a torn tail
 roll.py           begin a segment; what a crash in a roll leaves, and what clears it
 derived.py        indexes of sealed segments (filter_file.py: which segments to look into)
 create.py         make a store
-retention.py      change what is kept
+retention.py      change what is kept (redaction.py: erase events; standing.py: become a mirror)
 """
