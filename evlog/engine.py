@@ -109,7 +109,7 @@ class Feed(Protocol):
         """Return the last position of the log, once everything up to it may be delivered."""
 
     def read(self, after: int, to: int) -> Iterator[Event]:
-        """Iterate over the feed's events behind `after`, up to and including `to`."""
+        """Iterate over the feed's events after position `after`, up to and including `to`."""
 
     def wait(self, after: int, timeout_seconds: float) -> bool:
         """Wait until `committed` is beyond `after`; False when the time is over or `wake` was called."""
@@ -303,13 +303,13 @@ class Engine(Protocol):
         """
 
     def read_frames(self, after: int, to: int) -> Iterator[tuple[int, Event]]:
-        """Iterate over all events behind `after` up to `to`, each with the number of its append.
+        """Iterate over all events after position `after` up to `to`, each with the number of its append.
 
         The number is the position of the first event that was appended together with it, of those asked for.
         """
 
     def read_removed(self, after: int, to: int) -> Iterator[RemovedRecord]:
-        """Iterate over the events behind `after` up to `to` that compactions have removed, by position."""
+        """Iterate over the events after position `after` up to `to` that compactions removed, in order."""
 
     def append_history(self, piece: HistoryPiece) -> None:
         """Append a piece of the source's history as it is there: all of it, or nothing; durable on return.

@@ -225,16 +225,16 @@ class WrongExpectedVersion(EvlogError):
 class ConditionFailed(EvlogError):
     """An event matches the query of an append's condition; nothing was written.
 
-    `query` is the query's text, which `Query.parse` takes; `position` is that of the first event behind
+    `query` is the query's text, which `Query.parse` takes; `position` is that of the first event after
     `after` that matches.
     """
 
     exit_code = EXIT_CONFLICT
 
     def __init__(self, query: str, after: int, position: int) -> None:
-        behind = f" behind position {after}" if after else ""
+        later = f" after position {after}" if after else ""
         super().__init__(
-            f"the event at position {position} matches {query}, and none{behind} may",
+            f"the event at position {position} matches {query}, and none{later} may",
             "read the events again and decide again",
         )
         self.query = query

@@ -418,7 +418,7 @@ class EventStore:
 
         Args:
             from_version, to_version: inclusive: versions have no gaps, so the next one is known. Positions
-                have gaps; `read_all` and `subscribe` begin behind the last one that was seen, with `after`.
+                have gaps; `read_all` and `subscribe` begin after the last one that was seen, with `after`.
             types: only events of these types.
             tags: only events that have all of these tags.
             correlation: only events with this correlation id.
@@ -807,7 +807,7 @@ class EventStore:
 
         Args:
             name: a durable subscription (1 to 100 bytes of UTF-8); its next run continues where it ended.
-            after: the first run begins behind this position; left out, at the beginning.
+            after: the first run begins after this position; left out, at the beginning.
             stream, category, types, tags, correlation, metadata, grep: only these events, as `read_all`. A
                 name keeps its filter: its next run need not give one.
             since: the first run begins with the first event written at or after this time.
@@ -949,7 +949,7 @@ class EventStore:
         return describe(self.engine, name)
 
     def reset_subscription(self, name: str, to: int) -> None:
-        """Let the next run begin behind position `to` (0: with the first event); durable when this returns.
+        """Let the next run begin after position `to` (0: with the first event); durable when this returns.
 
         It also repairs a damaged checkpoint, whose filter is lost: the next run sets it.
 

@@ -94,7 +94,7 @@ class _Tools:
     def list_streams(
         self,
         category: Category = None,
-        after: Annotated[str, Field(description="Begin behind this name.")] = "",
+        after: Annotated[str, Field(description="Begin after this name.")] = "",
         limit: Limit = 100,
     ) -> dict[str, Any]:
         """List streams by name: how many events each has, its versions, and when it was written last."""

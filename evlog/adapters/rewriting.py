@@ -118,7 +118,7 @@ def _take_in_order(node: Node, views: Mapping[str, str | None]) -> bool:
 
 
 def _keeps_position(expression: Node, table: Node) -> bool:
-    """Return whether `position` still means the view's column behind this one of the result."""
+    """Return whether `position` still means the view's column after this one of the result."""
     if expression["class"] == "STAR":
         return not any(expression.get(name) for name in _SIMPLE_COLUMNS)
     if expression["alias"].casefold() == "position":

@@ -1,7 +1,7 @@
 """`evlog completion`: the script that has a shell complete evlog's command lines, and the answers to it.
 
 The scripts call `evlog completion words -- WORD…` (bash: `evlog completion line -- LINE WORD`). That prints a
-candidate a line, with a tab and a description behind some of them; the line `:files` asks the shell for the
+candidate a line, with a tab and a description after some of them; the line `:files` asks the shell for the
 names of files.
 """
 

@@ -26,7 +26,7 @@ HELP: Final = """Write events to FILE, in the format of its suffix:
   .cloudevents.jsonl           CloudEvents 1.0, also with .gz or .zst
 
 The file takes its name in one step, so an export that is interrupted leaves the one before. --append keeps
-what is in the file and continues behind its last position. --fields makes columns of values in the data, of
+what is in the file and continues after its last position. --fields makes columns of values in the data, of
 the type that holds them all. Filters are those of `evlog read`. In a pipe the result is one JSON object.
 
 \b
@@ -43,7 +43,7 @@ PARAMETERS: Final = (
     option("--stream", "STREAM", "Only this stream."),
     option("--from", "N", "The first position, or version with --stream.", COUNT, name="first"),
     option("--to", "N", "The last position, or version with --stream.", COUNT, name="last"),
-    option("--after", "N", "Begin behind this one.", COUNT),
+    option("--after", "N", "Begin after this one.", COUNT),
     *FILTER,
     option("--until", "WHEN", "Written before then."),
     option("--limit -n", "N", "At most N events.", COUNT),
@@ -65,7 +65,7 @@ def command(given: Given) -> None:
     selection = read.selection_of(given)
     with options.open_store(given) as store:
 
-        def behind(position: int) -> Iterator[Event]:
+        def later(position: int) -> Iterator[Event]:
             if not position:
                 return read.select(store, given, selection)
             if given.stream is None:
@@ -78,7 +78,7 @@ def command(given: Given) -> None:
         try:
             with Stops(watch_reader=False):  # the unfinished file is removed, also after SIGTERM
                 done = with_progress(
-                    lambda progress: export(given.file, behind, progress=progress, **settings),
+                    lambda progress: export(given.file, later, progress=progress, **settings),
                     counts_bytes=False,
                 )
         except Stopped as stopped:

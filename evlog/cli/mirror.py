@@ -167,7 +167,7 @@ def _print(as_object: dict[str, Any], lines: list[str]) -> None:
 
 def _print_plan(plan: MirrorPlan, source: str, destination: str) -> int:
     lines = [
-        f"would copy {_count(plan.events, 'event')} behind position {plan.after:,}, up to {plan.position:,}",
+        f"would copy {_count(plan.events, 'event')} after position {plan.after:,}, up to {plan.position:,}",
         f"{_count(plan.removed, 'id')} of removed events, {_count(plan.subscriptions, 'subscription')}",
     ]
     both = {"source": source, "destination": destination}

@@ -42,7 +42,7 @@ PARAMETERS: Final = (
     argument("STREAM", "One stream; all if left out."),
     option("--from", "N", "The first version (or position).", COUNT, name="first"),
     option("--to", "N", "The last version (or position).", COUNT, name="last"),
-    option("--after", "N", "Where I stopped: begin behind it.", COUNT),
+    option("--after", "N", "Where I stopped: begin after it.", COUNT),
     *FILTER,
     option("--until", "WHEN", "Written before then."),
     option("--limit -n", "N", "At most N events.", COUNT),

@@ -46,7 +46,7 @@ class ServerFeed:
         return self._committed
 
     def read(self, after: int, to: int) -> Iterator[Event]:
-        """Iterate over the feed's events behind `after`, up to and including `to`."""
+        """Iterate over the feed's events after position `after`, up to and including `to`."""
         return self._read_all(LogSelection(after, to, self._filter))
 
     def wake(self) -> None:

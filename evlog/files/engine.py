@@ -385,14 +385,14 @@ class DirectoryEngine:
 
     @refuses_crafted_content
     def read_frames(self, after: int, to: int) -> Iterator[tuple[int, Event]]:
-        """Iterate over all events behind `after` up to `to`, each with the number of its append."""
+        """Iterate over all events after position `after` up to `to`, each with the number of its append."""
         from evlog.files.log.history import read_frames
 
         return read_frames(self._refreshed(), after, to)
 
     @refuses_crafted_content
     def read_removed(self, after: int, to: int) -> Iterator[RemovedRecord]:
-        """Iterate over the events behind `after` up to `to` that compactions have removed."""
+        """Iterate over the events after position `after` up to `to` that compactions have removed."""
         from evlog.files.log.history import read_removed
 
         return read_removed(self._refreshed(), after, to)

@@ -329,7 +329,7 @@ class Results(Sequence[AppendResult]):
     A bulk load asks for none of its million. It compares like a list.
 
     Args:
-        ends: for each append of the call, the index behind its last event.
+        ends: for each append of the call, the index after its last event.
     """
 
     __slots__ = ("_batch", "_ends")

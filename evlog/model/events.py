@@ -406,7 +406,7 @@ def tags_of(metadata: bytes | None) -> tuple[str, ...]:
 
 
 def _scan(metadata: bytes) -> tuple[str, int, list[str]]:
-    """Return metadata that begins with tags as a text, the index behind the tags, and the tags."""
+    """Return metadata that begins with tags as a text, the index after the tags, and the tags."""
     from evlog.model.json_text import scan_json
 
     text = metadata.decode()

@@ -179,7 +179,7 @@ class StreamSelection(NamedTuple):
 
 
 class LogSelection(NamedTuple):
-    """What `Engine.read_all` is asked for: events behind `after` up to and including `to`, by position.
+    """What `Engine.read_all` is asked for: the events after position `after`, up to and including `to`.
 
     The store's own events are left out, unless the filter includes them or names their stream.
     """

@@ -42,7 +42,7 @@ class RemovedRecord(NamedTuple):
 
 
 class HistoryPiece:
-    """The history of a store behind position `after`, up to and including `end`, in position order.
+    """The history of a store after position `after`, up to and including `end`, in position order.
 
     Args:
         source_id: the id of the store that it is from.

@@ -167,7 +167,7 @@ def encode_batch(batch: Sequence[Record], quoted: Quoted) -> bytes:
 
 
 def _encode_metadata(metadata: bytes) -> bytes:
-    """Return an event's metadata, and behind it what is stored in it: tags, or that it is redacted."""
+    """Return an event's metadata, and after it what is stored in it: tags, or that it is redacted."""
     if not metadata.startswith(TAGS_BEGIN):
         return b'{},"redacted":true' if metadata.startswith(REDACTED_BEGIN) else metadata
     tags, rest = split_tags(metadata)

@@ -78,7 +78,7 @@ decode_json = make_decoder()
 
 
 def scan_json(text: str, at: int) -> tuple[Any, int]:
-    """Return the JSON value that begins at an index of a text, and the index behind it.
+    """Return the JSON value that begins at an index of a text, and the index after it.
 
     Raises:
         ValueError: there is none.

@@ -127,11 +127,11 @@ def as_query(query: Query | str) -> Query:
 
 
 class IfNone:
-    """A condition of an append: no event behind a position matches a query.
+    """A condition of an append: no event after a position matches a query.
 
     Args:
         query: a Query, or its text.
-        after: only events behind this position count. Left out, all events that the log ever had count: so
+        after: only events after this position count. Left out, all events that the log ever had count: so
             what the query selects is unique.
     """
 
@@ -207,7 +207,7 @@ def _parse(text: str) -> list[tuple[list[str], list[str]]]:
 
 
 def _parse_values(text: str, at: int, values: list[str], *, several: bool) -> int:
-    """Add the values that begin at an index of a text to a list; return the index behind them."""
+    """Add the values that begin at an index of a text to a list; return the index after them."""
     while True:
         if text[at : at + 1] == '"':
             try:

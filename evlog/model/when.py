@@ -27,7 +27,7 @@ def parse_when(text: str, now: datetime | None = None) -> datetime:
     """Return the moment that a WHEN names, in UTC.
 
     Args:
-        text: ISO 8601; `now`; `today` or `yesterday`, also with a time of day behind it; a time of day alone;
+        text: ISO 8601; `now`; `today` or `yesterday`, also with a time of day after it; a time of day alone;
             `@` and seconds since 1970; or an age such as `-1h30m`, with or without its minus sign.
         now: the present, aware; if left out, the clock's.
 

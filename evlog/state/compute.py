@@ -80,7 +80,7 @@ class Selection:
     def read(
         self, engine: Engine, after: int, to: int | None, *, limit: int | None = None
     ) -> Iterator[Event]:
-        """Iterate over the events behind a version (or position) up to another one."""
+        """Iterate over the events after a version (or position) up to another one."""
         if self.stream is not None:
             return engine.read_stream(StreamSelection(self.stream, after + 1, to, self.filter, limit))
         if self.query is None:
@@ -155,7 +155,7 @@ def compute(engine: Engine, selection: Selection, fold: Fold, snapshot: str | No
 def _folded(
     engine: Engine, selection: Selection, fold: Fold, base: Content | None, end: int | None
 ) -> tuple[State, int]:
-    """Return the state after the events behind a snapshot, and the version of the first event of all."""
+    """Return the state after the events that follow a snapshot, and the version of the first event of all."""
     is_stream = selection.stream is not None
     start = State(fold.start(), 0, 0, 0, 0)
     first_version = 0

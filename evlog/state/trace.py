@@ -66,7 +66,7 @@ class Story:
         self._members = {id_text(each.id_bytes) for each in self.found.values()}
 
     def search(self, after: int, to: int | None) -> list[Event]:
-        """Return what is found behind `after` up to and including `to`, and was not known."""
+        """Return what is found after position `after` up to and including `to`, and was not known."""
         correlated = EventFilter(metadata=[("$correlationId", self._correlation)])
         reads = [self._engine.read_all(LogSelection(after, to, correlated))]
         if to is None or to >= self.first:

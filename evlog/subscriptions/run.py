@@ -2,7 +2,7 @@
 
 1. A run delivers only committed events: no failure takes back what was delivered, and no other event gets its
    position.
-2. It reads a bounded piece of the log, delivers its events one by one, and continues behind it; at the end it
+2. It reads a bounded piece of the log, delivers its events one by one, and continues after it; at the end it
    waits. What counts is the position that was scanned, whether or not its event matched.
 3. An event is acknowledged when the next one is asked for. A checkpoint never passes an unacknowledged event.
 4. One thread iterates. Any thread and any signal handler may call `stop` or `close`; both wake a waiting run.
@@ -211,7 +211,7 @@ class Subscription:
         """Set the last delivered event aside with its error, durably, and continue without it.
 
         Args:
-            is_last: if false, it may be an earlier one, and those behind it are not handled yet.
+            is_last: if false, it may be an earlier one, and those after it are not handled yet.
 
         Raises:
             InvalidArgument: the run has no name, or it is another event.

@@ -2,7 +2,7 @@
 
 1. The file is written under another name and takes its own in one step: a run that is killed leaves the file
    that was there, and at most one with a name that ends in `.tmp`.
-2. To append, the events of the file are kept and those behind its last position are added.
+2. To append, the events of the file are kept and those after its last position are added.
 3. Events come in position order, or in version order of one stream, in batches.
 """
 
@@ -120,12 +120,12 @@ def export(
 
     Args:
         path: the suffix is one of SUFFIXES. A file that is there is replaced in one step at the end.
-        read: is called with the last position in the file, and returns the events behind it.
+        read: is called with the last position in the file, and returns the events after it.
         store_id: for a format that names the source of its events.
         append: keep what the file holds.
         fields: the columns of a Parquet file, instead of all that an event has; also values in it, such as
             `data.amount`, whose types come from all events that are written, which are read twice.
-        head: the last position of the store; a file that ends behind it is not continued.
+        head: the last position of the store; a file that ends after it is not continued.
         progress: called with how many positions are done, and how many there are.
 
     Raises:

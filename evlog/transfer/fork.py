@@ -68,7 +68,7 @@ def fork(
 
 
 def _name_redacted(source: EventStore, destination: EventStore, to: int) -> None:
-    """Redact what was redacted at the source behind the copied history: its content was not copied."""
+    """Redact what was redacted at the source after the copied history: its content was not copied."""
     for redaction in since(source.redactions(), to):
         there = [place for place in redaction.positions if _has_event(destination, place)]
         if there:

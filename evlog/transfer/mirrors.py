@@ -1,7 +1,7 @@
 """Copying one store into another, on any two engines, exactly once. Read this first.
 
 1. An identical mirror has the source's positions, so its own end says up to where the source was copied. A
-   piece is appended only behind that end: nothing comes twice, and nothing is left out, whenever a run is
+   piece is appended only after that end: nothing comes twice, and nothing is left out, whenever a run is
    killed. A restart asks the destination alone.
 2. The destination keeps whose mirror it is, and refuses every other change until `cutover`.
 3. A merge gives new positions, versions and times. Each of its appends also writes, into a stream of the

@@ -211,7 +211,7 @@ def choose_columns(
 
     Args:
         old: the file to which events will be added.
-        read: returns the events behind a position, in batches.
+        read: returns the events after a position, in batches.
 
     Raises:
         InvalidArgument: one of the names is not a field.

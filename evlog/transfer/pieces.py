@@ -34,7 +34,7 @@ _AHEAD: Final = 2
 def read_pieces(
     source: Engine, after: int, to: int, piece_events: int = PIECE_EVENTS
 ) -> Iterator[HistoryPiece]:
-    """Iterate over the history behind `after`, up to and including `to`, in pieces that follow each other.
+    """Iterate over the history after position `after`, up to and including `to`, in pieces.
 
     Args:
         piece_events: how many events a piece has at most, where no single append has more.

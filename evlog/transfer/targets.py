@@ -1,7 +1,7 @@
 """What a mirror appends to: an identical copy of the source, or a store that it is merged into.
 
 Each says up to which position of the source it has everything, from what the destination holds alone, and
-appends a piece behind it together with that position.
+appends a piece after it together with that position.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Target:
         raise NotImplementedError
 
     def begin_range(self, after: int) -> None:
-        """Note that the source is read behind a position from now on."""
+        """Note that the source is read from after a position from now on."""
 
     def append(self, piece: HistoryPiece) -> Copied:
         """Append a piece: all of it, or nothing; durable when this returns."""

@@ -68,7 +68,7 @@ class EvlogDCBRecorder(EvlogRecorder, DCBRecorder):
         """Append events as one, durable when this returns; return the position of the last.
 
         Raises:
-            IntegrityError: an event that the condition's query selects is behind `condition.after`.
+            IntegrityError: an event that the condition's query selects is after `condition.after`.
         """
         if not events:
             raise ProgrammingError("no events to append; give at least one")

@@ -183,7 +183,7 @@ class EvlogApplicationRecorder(EvlogAggregateRecorder, ApplicationRecorder):
 
     @translated
     def subscribe(self, gt: int | None = None, topics: Sequence[str] = ()) -> EvlogSubscription:
-        """Return an iterator over the events behind a position that waits for more."""
+        """Return an iterator over the events after a position, which waits for more."""
         return EvlogSubscription(self, gt, topics)
 
     def notification_of(self, event: Event) -> Notification:

@@ -91,13 +91,13 @@ def select_sparse(
 
 
 def originator_id_of(stream: str, *, as_uuid: bool) -> UUID | str:
-    """Return the id of the aggregate that a stream is of: what is behind its category."""
+    """Return the id of the aggregate that a stream is of: what follows its category."""
     text = stream.partition("-")[2]
     return UUID(text) if as_uuid else text
 
 
 class _Kept(NamedTuple):
-    """The events behind `after`, in a log that ended at `head`."""
+    """The events after position `after`, in a log that ended at `head`."""
 
     after: int
     head: int
@@ -123,7 +123,7 @@ class Pages:
         self._next = -1
 
     def read(self, after: int, limit: int) -> list[Event]:
-        """Return the first events behind a position, at most `limit`."""
+        """Return the first events after a position, at most `limit`."""
         head, kept = self._store.head, self._kept
         at = bisect_right(kept.events, after, key=_POSITION)
         is_there = kept.is_all or at + limit <= len(kept.events)
@@ -151,7 +151,7 @@ class Pages:
         return _Kept(after, head, events, is_all=len(events) < _AHEAD_EVENTS, until=until)
 
     def _read(self, after: int, head: int, limit: int) -> list[Event]:
-        # As a rule all positions there are the category's: what is behind the page is not looked at.
+        # As a rule all positions there are the category's: what is after the page is not looked at.
         found = list(self._store.read_all(after, min(head, after + limit), category=self._category))
         if len(found) < limit and after + limit < head:
             left = limit - len(found)

@@ -1,6 +1,6 @@
 """What can follow a command line that is not finished. A shell asks after every press of Tab.
 
-1. A command's table of parameters says where the line is: behind an option that takes a value, or at an
+1. A command's table of parameters says where the line is: after an option that takes a value, or at an
    argument.
 2. Nothing is reported: where something is wrong, there are no candidates.
 3. Names in a store come from `names.py`, within a tenth of a second.
@@ -49,7 +49,7 @@ def candidates(words: Sequence[str]) -> list[str]:
     """Return what the last word can become, or FILES.
 
     Args:
-        words: those behind `evlog`; the last one is not finished, and can be empty.
+        words: those after `evlog`; the last one is not finished, and can be empty.
     """
     try:
         found = _candidates(list(words[:-1]), words[-1])
@@ -98,7 +98,7 @@ def _candidates(before: list[str], word: str) -> Iterable[str]:
 
 
 class _Line:
-    """The rest of a command line, behind the command's name."""
+    """The rest of a command line, after the command's name."""
 
     def __init__(
         self, command: str, table: Sequence[Parameter], before: list[str], word: str, store: str | None

@@ -29,5 +29,5 @@ def parse_conditions(given: Given) -> list[Condition]:
             query |= Query.parse(text)
         conditions.append(IfNone(query, given.after or 0))
     elif given.after is not None:
-        raise InvalidArgument("--after says behind which position --if-none counts", "add --if-none QUERY")
+        raise InvalidArgument("--after says after which position --if-none counts", "add --if-none QUERY")
     return conditions

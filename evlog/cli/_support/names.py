@@ -107,7 +107,7 @@ def update_in_background(open_store: Callable[[], EventStore]) -> None:
 
 
 def update(store: EventStore) -> None:
-    """Read all events behind the cache, and replace it, unless another process does so already."""
+    """Read all events that the cache does not have, and replace it, unless another process already does."""
     import fcntl
 
     path = _path(store)

@@ -205,7 +205,7 @@ def _count(parameter: Parameter, text: str) -> int:
     if found is None or found < least or (most is not None and found > most):
         bounds = f"of at least {least}" if most is None else f"from {least} to {most}"
         raise InvalidArgument(f"invalid value {text!r} for {parameter.title}", f"use a whole number {bounds}")
-    return min(found, LARGEST - 1)  # what follows it can be counted, too: the version behind it
+    return min(found, LARGEST - 1)  # what follows it can be counted, too: the version after it
 
 
 def maybe_number(text: str) -> int | None:

@@ -26,7 +26,7 @@ class Rows:
     """What draws the batches of a result.
 
     Attributes:
-        names: of the columns; one that comes twice has a number behind it.
+        names: of the columns; one that comes twice has a number after it.
         numbers: the names of those that hold numbers.
     """
 

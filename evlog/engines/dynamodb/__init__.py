@@ -3,7 +3,7 @@
 1. One item says where the log ends. An append is one transaction that replaces it, on the condition that it
    is as it was read, and puts the events with their ids and tags. So positions have no gaps, and what the
    writer has read still holds.
-2. No reader looks behind that position. So a mirror can write a long piece of history item by item, and then
+2. No reader looks beyond that position. So a mirror can write a long piece of history item by item, and then
    commit it by replacing that one item.
 3. Streams, ids and tags are keys of the table, whose reads are strongly consistent. The order of the log is
    an index, which is not: a reader stops before the first position that it does not show yet.

@@ -214,11 +214,11 @@ class DynamodbEngine(ReadsByReader, KeepsPolicies, KeepsRecords):
         return history.change_standing(self._core, before, after, head)
 
     def read_frames(self, after: int, to: int) -> Iterator[tuple[int, Event]]:
-        """Iterate over all events behind `after` up to `to`, each with the number of its append."""
+        """Iterate over all events after position `after` up to `to`, each with the number of its append."""
         return self._reader.read_frames(after, to)
 
     def read_removed(self, after: int, to: int) -> Iterator[RemovedRecord]:
-        """Iterate over the events behind `after` up to `to` that compactions have removed."""
+        """Iterate over the events after position `after` up to `to` that compactions have removed."""
         return self._reader.removed(after, to)
 
     def append_history(self, piece: HistoryPiece) -> None:

@@ -1,6 +1,6 @@
 """Mirrors: what the store is to others, and appending pieces of another store's history.
 
-A piece may be longer than a transaction. Its items are put behind the end of the log, where no reader looks,
+A piece may be longer than a transaction. Its items are put beyond the end of the log, where no reader looks,
 and one transaction then moves the end. A mirror takes no other appends meanwhile.
 
 1. Before, the keys of these items are noted, and that a piece is being written. If the process is killed, the

@@ -146,7 +146,7 @@ class Client:
     # --- questions
 
     def ends(self, topic: str, partitions: int = 1, *, seconds: float = RETRY_SECONDS) -> list[int]:
-        """Return the offset behind the last committed record of each partition.
+        """Return the offset after the last committed record of each partition.
 
         Raises:
             StoreUnreachable: the brokers did not answer in time. StoreClosed.

@@ -276,11 +276,11 @@ class KafkaEngine(TopicEngine, ReadsByReader):
         return self._writer.write(decide, fence=True)
 
     def read_frames(self, after: int, to: int) -> Iterator[tuple[int, Event]]:
-        """Iterate over all events behind `after` up to `to`, each with the number of its append."""
+        """Iterate over all events after position `after` up to `to`, each with the number of its append."""
         return self._index().read_frames(after, to)
 
     def read_removed(self, after: int, to: int) -> Iterator[RemovedRecord]:
-        """Iterate over the events behind `after` up to `to` that the source of a mirror has removed."""
+        """Iterate over the events after position `after` up to `to` that a mirror's source has removed."""
         return self._index().read_removed(after, to)
 
     def append_history(self, piece: HistoryPiece) -> None:

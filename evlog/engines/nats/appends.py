@@ -291,7 +291,7 @@ class Appender:
         self._view = View(self, tail, view.state, view.remembered, {})
 
     def publish_all(self, messages: Sequence[Outgoing], sequence: int) -> int:
-        """Store messages behind a sequence, at most `BATCH` of them at once; return the last one's sequence.
+        """Store messages after a sequence, at most `BATCH` of them at once; return the last one's sequence.
 
         Raises:
             WrongSequence, Lost, NoResponder: see `JetStream.publish`.
@@ -321,7 +321,7 @@ class Appender:
                 time.sleep(_YIELD_SECONDS)
 
     def scan_query(self, condition: IfNone, head: int) -> int | None:
-        """Return the position of the first event up to `head` that a query selects, behind a position.
+        """Return the position of the first event up to `head` that a query selects, after a position.
 
         Up to where a query has selected nothing is remembered.
         """

@@ -224,7 +224,7 @@ class Reader:
     ) -> Iterator[Framed]:
         """Read windows of sequences, each twice as long as the one before."""
         at, top = _FIELDS[by], _END if to is None else to
-        end = 0 if last is None else last.sequence  # what is behind it was read, or is not asked for
+        end = 0 if last is None else last.sequence  # what is after it was read, or is not asked for
         if to is not None and last is not None and last.number(by) > to + NEAR:
             end = self.seeker.seek_end(subject, by, to, last)
         window = _FIRST_WINDOW
@@ -303,7 +303,7 @@ class Reader:
         return known
 
     def _event_at(self, id: bytes, sequence: int, within: int) -> Event | None:
-        """Return the event with an id, if it is at a sequence, or in the same append shortly behind."""
+        """Return the event with an id, if it is at a sequence, or in the same append shortly after it."""
         text = id_text(id).encode()
         stored = self._jetstream.get(sequence)
         if stored is None or not is_event(self._subjects, stored):

@@ -66,7 +66,7 @@ class Seeker:
         return low + 1
 
     def seek_end(self, subject: str, by: str, target: int, last: Stored) -> int:
-        """Return a sequence behind which every message of a filter has a number above the target."""
+        """Return a sequence after which every message of a filter has a number above the target."""
         begin = self.seek(subject, by, target, last)
         for stored in self._jetstream.scan(subject, begin, last.sequence):
             if stored.number(by) > target:

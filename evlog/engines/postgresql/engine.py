@@ -235,11 +235,11 @@ class PostgresqlEngine(ReadsByReader, KeepsPolicies):
         return history.change_standing(self._core, before, after, head)
 
     def read_frames(self, after: int, to: int) -> Iterator[tuple[int, Event]]:
-        """Iterate over all events behind `after` up to `to`, each with the number of its append."""
+        """Iterate over all events after position `after` up to `to`, each with the number of its append."""
         return history.read_frames(self._core, after, to)
 
     def read_removed(self, after: int, to: int) -> Iterator[RemovedRecord]:
-        """Iterate over the events behind `after` up to `to` that compactions have removed."""
+        """Iterate over the events after position `after` up to `to` that compactions have removed."""
         return history.read_removed(self._core, after, to)
 
     def append_history(self, piece: HistoryPiece) -> None:

@@ -218,13 +218,13 @@ class _Pages:
         self.rows = min(_FIRST_ROWS, _PAGE_ROWS) if limit is None else min(_FIRST_ROWS, _PAGE_ROWS, limit)
 
     def bounds(self, number: int) -> tuple[list[str], list[bytes]]:
-        """Return the conditions of the next page and its limit, with parameters behind `number` others."""
+        """Return the conditions of the next page and its limit, with parameters after `number` others."""
         values = [self.low, self.rows] if self._high is None else [self.low, self._high, self.rows]
         texts = [f"{self.key} >= ${number + 1}", f"{self.key} <= ${number + 2}", f"${number + len(values)}"]
         return texts if len(values) == 3 else [texts[0], texts[2]], [wire.int8(value) for value in values]
 
     def advance(self, found: list[Event]) -> None:
-        """Continue behind a page."""
+        """Continue after a page."""
         if not found or len(found) < self.rows:
             self.rows = 0
             return

@@ -144,7 +144,7 @@ create function digests(tags text[]) returns bytea[] language sql immutable stri
     select array(select sha256(convert_to(t, 'UTF8')) from unnest(tags) t)
 $body$;
 
--- The first condition that does not hold: an event behind `after` matches one of its items, which is one of the
+-- The first condition that does not hold: an event after position `after` matches one of its items, which is one of the
 -- types (any, if there are none) and all of the tags. Removed events count by their tags. The statements are planned with their values: whether to
 -- look at the tags or at the last positions depends on them. Without `offset 0`, min() walks all positions.
 create function failed_condition(p_conditions json, p_head bigint) returns json

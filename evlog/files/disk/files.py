@@ -418,7 +418,7 @@ def _data_end(fd: int, size: int) -> int:
         for _ in range(_MAX_EXTENTS):
             end = os.lseek(fd, os.lseek(fd, end, os.SEEK_DATA), os.SEEK_HOLE)
     except (OSError, AttributeError) as error:
-        return end if getattr(error, "errno", None) == errno.ENXIO else size  # ENXIO: no data behind `end`
+        return end if getattr(error, "errno", None) == errno.ENXIO else size  # ENXIO: no data after `end`
     return size
 
 

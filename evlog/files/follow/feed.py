@@ -75,7 +75,7 @@ class CommittedFeed:
         return self._watch.polling
 
     def committed(self, after: int) -> int:
-        """Return the last position that may be delivered now; looks only if nothing behind `after` is known.
+        """Return the last position that may be delivered now; looks only if none after `after` is known.
 
         Raises:
             StoreNotFound: the store was removed.
@@ -95,7 +95,7 @@ class CommittedFeed:
         return self._committed
 
     def read(self, after: int, to: int) -> Iterator[Event]:
-        """Iterate over the feed's events behind `after`, up to and including `to`."""
+        """Iterate over the feed's events after position `after`, up to and including `to`."""
         ahead, self._ahead = self._ahead, None
         if ahead is not None and ahead[0] == self._content(after, to):
             return iter(ahead[1])
@@ -169,7 +169,7 @@ class CommittedFeed:
         self._watch.close()
 
     def _look(self, after: int) -> bool:
-        """Take in what the log has now, and return whether something behind `after` is committed."""
+        """Take in what the log has now, and return whether something after position `after` is committed."""
         log = self._log
         now = time.monotonic()
         stamp, marks = log.stamp_and_marks()
