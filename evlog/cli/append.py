@@ -163,7 +163,7 @@ def _append_one(
         print_results(result)
     except console.OutputFailed as error:
         # A user that sees only a failure may append the event again.
-        done = f"the event is appended at position {result.positions[0]} all the same"
+        done = f"but the event is appended, at position {result.positions[0]}"
         raise console.OutputFailed(error.reason, done) from None
     return result
 

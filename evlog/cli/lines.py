@@ -215,7 +215,7 @@ def _append_all(appender: _Appender, *, with_summary: bool) -> int:
         raise  # their messages say how many events were appended
     except console.OutputFailed as error:
         # A user that sees only a failure may append the events again.
-        done = f"{console.count_of(appender.appended, 'event is', 'events are')} appended all the same"
+        done = f"but {console.count_of(appender.appended, 'event is', 'events are')} appended"
         raise console.OutputFailed(error.reason, done) from None
     except console.ClosedPipe:
         # Without --ack everything is appended. With it, no reader learns of the last events.

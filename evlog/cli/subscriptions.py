@@ -318,7 +318,7 @@ parked.
         _drop,
     ),
     "wait": Subcommand(
-        """Wait until a subscription has come to a position: to the present end, if none is given.
+        """Wait until a subscription has scanned a position: by default today's last one.
 
 The exit code is 8 if --timeout runs out first.
 

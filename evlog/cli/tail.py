@@ -69,7 +69,7 @@ end of the command's stderr; a command that cannot be run at all (126, 127) alwa
 crash an event can be delivered again, never left out.
 
 With --shard K/N, N consumers share the name by stream: each takes the streams whose hash is its own, in
-order, and has its own checkpoint. Another N is refused until all have come to the same position.
+order, and has its own checkpoint. Another N is refused until all are at the same position.
 
 \b
   evlog tail --name copy --exec 'evlog --store /var/lib/copy append --lines'

@@ -115,7 +115,7 @@ def command(given: Given) -> None:
             print_results(result)
         except console.OutputFailed as error:
             # A user that sees only a failure may decide again.
-            raise console.OutputFailed(error.reason, "the decision is appended all the same") from None
+            raise console.OutputFailed(error.reason, "but the decision is appended") from None
 
 
 def _decide(store: evlog.EventStore, given: Given, runs: Command, decode: Decode) -> BatchResult | None:

@@ -130,7 +130,7 @@ def hides(rule: Rule | None, record: Record, last_version: int, now_us: int) -> 
 
 
 def rule_in_force(stream: str, own: Rule | None, common: Rule | None) -> Rule | None:
-    """Return what a stream's own policy and that of its category come to; None if neither says anything."""
+    """Return the rule made of a stream's own policy and its category's; None if neither says anything."""
     if stream.startswith(SYSTEM_PREFIX):
         return _OF_METADATA if stream.startswith(METADATA_PREFIX) else None
     if common is None:

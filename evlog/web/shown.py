@@ -1,7 +1,7 @@
 """Events as the page shows them: JSON objects of texts and numbers, each of a bounded size.
 
-A row of a list has the beginning of the data; an event by itself has up to `SHOWN_BYTES` of it. All of it is
-to be had as a file.
+A row of a list has the beginning of the data; an event by itself has up to `SHOWN_BYTES` of it. All of it can
+be downloaded as a file.
 """
 
 from __future__ import annotations

@@ -330,7 +330,7 @@ def test_output_that_fails_says_what_is_appended(here: Path, arguments: list[str
         _, errors = process.communicate(b"1\n2\n3\n")
     appended = len(run_process("read", "-s", "x").lines)
     assert process.returncode == 1
-    assert f"{count_of(appended, 'event is', 'events are')} appended all the same".encode() in errors
+    assert f"(but {count_of(appended, 'event is', 'events are')} appended".encode() in errors
 
 
 def test_the_advice_for_a_first_try_names_stream_and_type(evlog: Evlog) -> None:

@@ -225,7 +225,7 @@ class EvlogSubscription(Subscription[EvlogApplicationRecorder]):
 
 
 class EvlogTrackingRecorder(EvlogRecorder, TrackingRecorder):
-    """Records how far another application's events were processed, with what came of it."""
+    """Records how far another application's events were processed, together with the results."""
 
     def __init__(self, store: EventStore, **options: Any) -> None:
         super().__init__(store, **options)

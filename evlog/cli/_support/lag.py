@@ -18,7 +18,7 @@ _LOOK_AGAIN_SECONDS: Final = 0.1  # nothing tells when another process saves a c
 
 
 class NotPassed(EvlogError):
-    """--timeout ran out before the subscription had come to the position."""
+    """--timeout ran out before the subscription had scanned the position."""
 
     exit_code = EXIT_TIMEOUT
 

@@ -1,4 +1,4 @@
-"""Following a store in PostgreSQL: LISTEN where it is to be had, polling elsewhere.
+"""Following a store in PostgreSQL: by LISTEN where the server offers it, else by polling.
 
 1. The committed position is one that the write-ahead log is flushed beyond. A look notes the end of the
    write-ahead log beside the log's position; the position counts once the flush has passed that end.
