@@ -93,7 +93,7 @@ def backup_store(
         progress: as in `EventStore.verify`: of the copying, then of the check.
 
     Raises:
-        StoreDiverged: somebody has appended to the copy.
+        StoreDiverged: events were appended to the copy.
         NotAStore: there is something else at `out`.
         LockTimeout: another backup into `out` is running.
         StoreBusy: compactions replace segments faster than they can be copied.

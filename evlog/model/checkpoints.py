@@ -29,7 +29,13 @@ class Checkpoint(NamedTuple):
 
 
 class ParkedEvent(NamedTuple):
-    """An event that was set aside because its handler failed: its place in the log, and the error."""
+    """An event that was set aside because its handler failed: its place in the log, and the error.
+
+    Attributes:
+        error: the last error, as a text.
+        attempts: how many times its handler was called.
+        time_us: when it was parked, microseconds since 1970.
+    """
 
     position: int
     stream: str
@@ -38,7 +44,7 @@ class ParkedEvent(NamedTuple):
     id: UUID
     error: str
     attempts: int
-    time_us: int  # when it was parked
+    time_us: int
 
 
 def check_subscription_name(name: str, kind: str = "subscription") -> str:

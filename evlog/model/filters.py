@@ -27,7 +27,7 @@ class EventFilter:
         tags: only events that have all of these tags; none selects all events.
         metadata: only events whose metadata have these fields: pairs of a name and a text, see
             `evlog/model/matching.py`; None as the text means any value.
-        grep: only events in whose data or metadata each of these patterns is found.
+        grep: only events in whose data, metadata or tags each of these patterns is found.
         since_us: only events written at or after this time, in microseconds since 1970.
         until_us: only events written before this time.
         include_system: also the store's own events, in streams whose names begin with `$`. A filter that

@@ -59,8 +59,12 @@ def retention_of(rule: Rule | None, last_version: int) -> Retention:
 class StreamInfo(NamedTuple):
     """One stream: how many events it has, its first and last version, and when the last was written.
 
-    Only what is visible is counted. Where nothing is, `first_version` is the one after `last_version`.
-    `retention` is what was set for it or its category, None if nothing was.
+    Attributes:
+        events: how many are visible.
+        first_version: of the visible ones; if none is visible, the version after `last_version`.
+        last_version: of the stream, visible or not.
+        last_time_us: when the last event was written, microseconds since 1970.
+        retention: what was set for the stream or its category; None if nothing was.
     """
 
     stream: str
@@ -86,11 +90,18 @@ class StreamInfo(NamedTuple):
 class StoreInfo(NamedTuple):
     """A store in numbers; positions are 0 and times None while it is empty.
 
-    `events` counts what `read_all` gives, hidden events too; `streams` those that exist, without the deleted
-    ones; `policies` the streams and categories for which something is set, deletions apart. `saved_bytes`
-    is by how much the files of the `compressed_segments` are smaller than their logs. `clock_ahead_seconds`
-    is by how much the last event's time is ahead of the clock, 0 if it is not: every later event gets that
-    time, because time never decreases.
+    Attributes:
+        path: the directory, or the URL without a password.
+        format: the version of the format of its files.
+        events: as many as `read_all` gives, so hidden events count.
+        streams: how many exist; deleted ones do not.
+        bytes: of all files.
+        first_time, last_time: when the first and the last event were written, UTC.
+        policies: for how many streams and categories something is set, other than a deletion.
+        compressed_segments: segments whose logs are compressed.
+        saved_bytes: by how much these logs are smaller than before.
+        clock_ahead_seconds: by how much the last event's time is ahead of the clock; 0 if it is not. Every
+            later event gets at least that time, because time never decreases.
     """
 
     path: str
@@ -120,7 +131,13 @@ class PolicyInfo(NamedTuple):
 
 
 class TornTail(NamedTuple):
-    """The end of a log that was cut: an append that was never acknowledged."""
+    """The end of a log that was cut: an append that was never acknowledged.
+
+    Attributes:
+        path: of the log.
+        offset: where it was cut, in bytes.
+        cut_bytes: how many bytes were removed.
+    """
 
     path: str
     offset: int
@@ -128,7 +145,16 @@ class TornTail(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """One thing that is not as it must be; `file` is a path below the store, `severity` DAMAGE or NOTE."""
+    """One thing that is not as it must be.
+
+    Attributes:
+        kind: a word for it, such as "tail"; programs may depend on it.
+        severity: DAMAGE or NOTE.
+        file: a path below the store.
+        offset: in the file, in bytes; None: the file as a whole.
+        position: of the event; None: no single event.
+        detail: a sentence.
+    """
 
     kind: str
     severity: str
@@ -195,14 +221,22 @@ class VerifyReport(NamedTuple):
 
 
 class Backup(NamedTuple):
-    """What a backup holds, and what this run did for it."""
+    """What a backup holds, and what this run did for it.
 
-    position: int  # the last one in the copy
+    Attributes:
+        position: the last one in the copy.
+        bytes: of all files of the copy.
+        copied_bytes: of files that this run copied.
+        linked_bytes: of files to which this run gave a second name: source and copy share them.
+        findings: of the check of the copy.
+    """
+
+    position: int
     events: int
-    bytes: int  # of the copy's files
-    copied_bytes: int  # by this run
-    linked_bytes: int  # files of this run that source and copy share
-    findings: tuple[Finding, ...]  # what the check of the copy found
+    bytes: int
+    copied_bytes: int
+    linked_bytes: int
+    findings: tuple[Finding, ...]
 
     @property
     def ok(self) -> bool:
@@ -215,7 +249,7 @@ class Backup(NamedTuple):
 
 
 class Removal(NamedTuple):
-    """What a rule removes of one stream: events, and their bytes in the log."""
+    """What a rule removes of one stream: how many events, and their bytes in the log."""
 
     rule: dict[str, Any]
     stream: str
@@ -224,17 +258,27 @@ class Removal(NamedTuple):
 
 
 class Compaction(NamedTuple):
-    """What a compaction did, or with `dry_run` would do."""
+    """What a compaction did, or with `dry_run` would do.
 
-    position: int  # what it looked at: the log up to here
-    removals: list[Removal]  # in a dry run: what would go of each stream, most events first
+    Attributes:
+        position: the last position that it looked at.
+        removals: of a dry run: what would be removed of each stream, most events first. Else empty.
+        bytes_before, bytes_after: of all files of segments; `bytes_after` is 0 in a dry run.
+        resumed: whether it continued one that was interrupted.
+        segments_compressed: how many logs were compressed, or would be.
+        uncompressed_bytes, compressed_bytes: of these logs, before and after; estimated in a dry run.
+        events_erased: redacted events whose content was removed from the files.
+    """
+
+    position: int
+    removals: list[Removal]
     events_removed: int
     segments_before: int
     segments_after: int
-    bytes_before: int  # of all files of segments
-    bytes_after: int  # 0 in a dry run
-    resumed: bool  # whether it took up one that was interrupted
-    segments_compressed: int = 0  # in a dry run: that would be
-    uncompressed_bytes: int = 0  # of their logs before
-    compressed_bytes: int = 0  # and after; in a dry run by a sample of them
-    events_erased: int = 0  # redacted ones that lost their content
+    bytes_before: int
+    bytes_after: int
+    resumed: bool
+    segments_compressed: int = 0
+    uncompressed_bytes: int = 0
+    compressed_bytes: int = 0
+    events_erased: int = 0

@@ -27,13 +27,21 @@ if TYPE_CHECKING:
 
 
 class State(NamedTuple):
-    """A state, and the events that it was folded from."""
+    """A state, and the events that it was folded from.
+
+    Attributes:
+        value: the state.
+        events: how many were folded, also those that a snapshot had in it.
+        version: of a stream, that of its last folded event; 0 if there was none, and for a selection.
+        position: of a stream, that of its last folded event; of a selection, the last one scanned.
+        time_us: when the last event was written, microseconds since 1970; 0 if there was none.
+    """
 
     value: Any
-    events: int  # how many, also those whose effect a snapshot had
-    version: int  # of a stream: of its last event folded; 0 if none was, and for a selection
-    position: int  # of a stream: of its last event folded; of a selection: what was looked at ends here
-    time_us: int  # when the last event was written, microseconds since 1970; 0 if there was none
+    events: int
+    version: int
+    position: int
+    time_us: int
 
     @property
     def time(self) -> datetime | None:

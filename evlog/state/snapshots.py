@@ -59,19 +59,31 @@ class _Head(msgspec.Struct):
 
 
 class SnapshotInfo(NamedTuple):
-    """A snapshot: whose state it is, and as of when."""
+    """A snapshot: whose state it is, and as of when.
+
+    Attributes:
+        stream: None: the state is of a selection of the log.
+        selection: which events were folded; an empty dict: all of the stream, or of the log.
+        position: everything up to and including it is folded.
+        version: of the stream's last event that was folded; 0 for a selection.
+        events: how many were folded.
+        fold, fold_version: the name and version of the fold.
+        state: the state, as JSON.
+        saved_us: when it was saved, microseconds since 1970.
+        damage: what is wrong with it; the next fold rebuilds it. None if nothing is.
+    """
 
     name: str
-    stream: str | None  # None: of a selection of the log
+    stream: str | None
     selection: dict[str, Any]
-    position: int  # everything up to here is folded
-    version: int  # of the stream's last event; 0 for a selection
-    events: int  # how many were folded
+    position: int
+    version: int
+    events: int
     fold: str
     fold_version: int | str
-    state: bytes  # JSON
-    saved_us: int  # when it was saved, microseconds since 1970
-    damage: str | None = None  # what is wrong with it; the next fold rebuilds it
+    state: bytes
+    saved_us: int
+    damage: str | None = None
 
 
 _decode_content = msgspec.json.Decoder(Content).decode

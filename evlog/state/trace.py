@@ -27,11 +27,16 @@ if TYPE_CHECKING:
 
 
 class TracedEvent(NamedTuple):
-    """An event in its story."""
+    """An event in its story.
+
+    Attributes:
+        depth: 0 if its cause is not in the story; else one more than that of its cause.
+        caused_by: the id of its cause, in the story or not; None if it names none.
+    """
 
     event: Event
-    depth: int  # 0: its cause is unknown; else one more than that of its cause
-    caused_by: str | None  # the id of its cause, known or not
+    depth: int
+    caused_by: str | None
 
 
 class Story:

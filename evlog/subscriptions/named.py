@@ -33,29 +33,42 @@ if TYPE_CHECKING:
 
 
 class SubscriptionInfo(NamedTuple):
-    """A named subscription: its filter, its position, and how far it is behind."""
+    """A named subscription: its filter, its position, and how far it is behind.
+
+    Attributes:
+        position: everything up to and including it was scanned.
+        lag_events: positions after it, matching or not.
+        lag_seconds: the age of the first event that was not scanned; 0 if all were.
+        parked: how many events are parked.
+        running: whether a run holds the name, here or in another process.
+        saved_us: when the checkpoint was saved, microseconds since 1970.
+        damage: what is wrong with its checkpoint, which `reset_subscription` repairs, or with its parked
+            events; None if nothing is.
+    """
 
     name: str
     filter: EventFilter
-    position: int  # everything up to and including it is scanned
-    lag_events: int  # positions after it, matching or not
-    lag_seconds: float  # the age of the first event that was not scanned; 0 if all were
+    position: int
+    lag_events: int
+    lag_seconds: float
     parked: int
     running: bool
-    saved_us: int  # when the checkpoint was saved, microseconds since 1970
+    saved_us: int
     damage: str | None = None
-    """what is wrong with its checkpoint, which `reset` repairs, or with its parked events"""
 
 
 class ReplayResult(NamedTuple):
-    """How many parked events were handled, and how many not."""
+    """How many parked events were handled, and how many not.
+
+    Attributes:
+        succeeded: handled; they have left the list.
+        failed: failed again; they stay in the list, with the new error.
+        removed: removed from the log by a compaction; they have left the list.
+    """
 
     succeeded: int
-    """handled; they have left the list"""
     failed: int
-    """failed again; they stay in the list, with the new error"""
     removed: int
-    """removed from the log by a compaction; they have left the list"""
 
 
 def begin(

@@ -264,7 +264,6 @@ class TableForm(_Plain):
 
         chosen = names or [name for name in EVENT_COLUMNS if not (one_stream and name == "stream")]
         self._fields = Fields(chosen)
-        self._live = live
         left_out = ["version"] if names is None and not one_stream else []
         self._table = Table(chosen, wide_only=left_out, roomy=live)
 

@@ -43,7 +43,7 @@ def compact(core: Core, *, dry_run: bool, force: bool, progress: Progress | None
     if not force:
         check_subscriptions(
             core.records,
-            ((each.stream, [(event.type, event.position) for event in gone]) for each, gone in removals),
+            ((each.stream, [(event.type, event.position) for event in hidden]) for each, hidden in removals),
         )
     removed = 0
     for removal, hidden in removals:

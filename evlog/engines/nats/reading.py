@@ -340,10 +340,10 @@ class Reader:
 
     def version_in(self, found: Mapping[str, Stored], stream: str) -> int:
         """Return the last version of a stream, by the last messages of its subjects."""
-        event, gone = (found.get(subject) for subject in self.version_subjects(stream))
+        event, kept = (found.get(subject) for subject in self.version_subjects(stream))
         version = 0 if event is None else event.number(VERSION)
         stubs = [framed[1].version for framed in self._state.stubs if framed[1].stream == stream]
-        return max(version, 0 if gone is None else decode_last(gone)[0], *stubs, 0)
+        return max(version, 0 if kept is None else decode_last(kept)[0], *stubs, 0)
 
     def removed(self, after: int = 0, to: int | None = None) -> list[RemovedRecord]:
         """Return the removed events between two positions, by position."""
@@ -394,10 +394,10 @@ class Reader:
             version = self.version_in(found, name)
             if rule is not None and rule.is_deleted(version) and not include_deleted:
                 continue
-            there, gone = (found.get(subject) for subject in self.version_subjects(name))
+            there, kept = (found.get(subject) for subject in self.version_subjects(name))
             time_us = max(
                 0 if there is None else there.number(TIME),
-                0 if gone is None else decode_last(gone)[1],
+                0 if kept is None else decode_last(kept)[1],
                 *(framed[1].time_us for framed in state.stubs if framed[1].stream == name),
                 0,
             )
