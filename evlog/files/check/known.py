@@ -112,7 +112,7 @@ class Segments:
         return Heads(keys[first:end].tolist(), pick(versions, firsts_at), pick(versions, lasts_at))
 
     def numbers_of_stream(self, place: int, stream_hash: int) -> Sequence[int | None]:
-        """Return the entries of the streams with this hash; None among them stands for unknown ones."""
+        """Return the entries of the streams with this hash; None among them means unknown ones."""
         segment = self._segments[place]
         entries = self.entries(place)
         if entries is None:

@@ -154,7 +154,7 @@ def _check_tags(task: SegmentTask) -> tuple[Finding | None, bool]:
     try:
         content = part.index.build(KIND_TAGS, b"")
     except (EvlogError, SegmentMoved, FormatFault, *NOT_RECORDS):
-        return None, False  # the log is damaged or gone: that is found by itself
+        return None, False  # the log is damaged or missing: that is found by itself
     finally:
         part.close()
     name = f"{task.name}.{WITH_TAGS[KIND_TAGS]}"

@@ -45,7 +45,7 @@ def _read_frames(log: Log, after: int, to: int) -> Iterator[tuple[int, Event]]:
                         yield from zip(frames, map(Event, records), strict=True)
                         low = records[-1][0] + 1
             break
-        except SegmentMoved:  # by a compaction: continue behind what was yielded
+        except SegmentMoved:  # by a compaction: continue after what was yielded
             log.look()
     if to > log.head:
         log.raise_damage()

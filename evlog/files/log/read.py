@@ -160,7 +160,7 @@ def read_log(log: Log, selection: Selection, *, reverse: bool, limit: int | None
 
 
 def find_first(log: Log, items: Sequence[Item], after: int) -> int | None:
-    """Return the position of the first event behind another that one of a query's items selects, or None."""
+    """Return the position of the first event after another that one of a query's items selects, or None."""
     first: int | None = None
     if after >= log.head:
         return first
@@ -186,7 +186,7 @@ def find_first(log: Log, items: Sequence[Item], after: int) -> int | None:
 
 
 def _tagged_in_active(active: ActivePart, tags: Sequence[str], after: int, last: int) -> Sequence[int]:
-    """Return the entries behind one position, up to another, that may have all of the tags."""
+    """Return the entries after one position, up to another, that may have all of the tags."""
     low, high = after + 1 - active.first_position, last + 1 - active.first_position
     return active.find_tags(list(map(hash_tag, tags)), low, high) if low < high else ()
 

@@ -7,7 +7,7 @@ LevelDB's and RocksDB's writers do between threads.
    its slot of the file `queue`, reads the number of the current round, and waits until that round ends.
 2. The writer that has the lock leads. It locks a round and makes it the current one. Then, for each round, it
    locks the next one and makes that current, reads the requests, appends them as one frame, syncs, writes the
-   responses, and unlocks the round before. It goes on while requests wait, for a limited time, and pauses
+   responses, and unlocks the round before. It continues while requests wait, for a limited time, and pauses
    shortly before each further round. After its last requests no other round begins.
 3. A waiter that wakes without a response tries the lock; it leads then, or waits for another round. After a
    few rounds, or pauses where no round is locked, it waits for the lock like any writer.
@@ -31,7 +31,7 @@ LevelDB's and RocksDB's writers do between threads.
 
 A response: u64 nonce, u64 first position, u32 first version, u64 zero, u32 CRC of those 28 bytes. Position 0
 means: append for yourself. A request: u64 nonce (0: none), u32 length, u32 CRC of these two and of the
-payload behind them, a msgpack array [stream, expected version or nil, version of the schemas or nil, events,
+payload after them, a msgpack array [stream, expected version or nil, version of the schemas or nil, events,
 conditions], a condition being [[types, tags] of each item of its query, after]. A request waits as long as
 its nonce is not that of the response beside it. A slot belongs to one open file, which holds a lock on a byte
 for it: a request in a slot without a lock is of a process that died. A leader looks at each lock once.

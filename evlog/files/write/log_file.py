@@ -1,6 +1,6 @@
-"""The active log, open for writing, and the zeros behind its last frame.
+"""The active log, open for writing, and the zeros after its last frame.
 
-A frame that lengthens the file is written with zeros behind it. The frames after it are written over those:
+A frame that lengthens the file is written with zeros after it. The frames after it are written over those:
 their sync takes two thirds of the time, because the length of the file does not change.
 """
 
@@ -76,7 +76,7 @@ class LogFile:
                 self._bytes = end + zeros
                 return
             except StoreFull:
-                pass  # perhaps there is room for the frame alone
+                pass  # there may be room for the frame alone
         try:
             self._disk.write_at(self.file, frame, offset)
         except StoreFull:
