@@ -609,7 +609,8 @@ class EventStore:
     ) -> State:
         """Fold events into a state: those of a stream by version, or a selection of the log by position.
 
-        Of a stream, what retention hides is left out; a selection has it until a compaction removes it.
+        The events of a stream that retention hides are left out; a selection has them until a compaction
+        removes them.
 
         Args:
             stream: its events are folded; left out, those of all streams.

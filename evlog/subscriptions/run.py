@@ -3,7 +3,7 @@
 1. A run delivers only committed events: no failure takes back what was delivered, and no other event gets its
    position.
 2. It reads a bounded piece of the log, delivers its events one by one, and continues after it; at the end it
-   waits. What counts is the position that was scanned, whether or not its event matched.
+   waits. Its place is the last position that was scanned, matched or not.
 3. An event is acknowledged when the next one is asked for. A checkpoint never passes an unacknowledged event.
 4. One thread iterates. Any thread and any signal handler may call `stop` or `close`; both wake a waiting run.
 5. A forked child never writes its parent's checkpoint.

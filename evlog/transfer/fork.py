@@ -35,7 +35,7 @@ def fork(
     """Copy a store's history up to a position into a new store; durable when this returns.
 
     Events keep their ids, versions, positions and times; policies and the ids of removed events are copied,
-    named subscriptions are not. Of an append that goes beyond `at`, the events up to there are copied. Both
+    named subscriptions are not. If an append goes beyond `at`, its events up to there are copied. Both
     stores go their own ways from then on. Killed before its end, it is run again with the same arguments.
 
     Args:

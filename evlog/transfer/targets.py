@@ -42,7 +42,7 @@ class Copied(NamedTuple):
 
 
 class Target:
-    """What both have in common. Of the source, it takes as much in one append as the destination does."""
+    """What both have in common. An append takes as much of the source at once as the destination allows."""
 
     def __init__(self, source: Engine, destination: Engine) -> None:
         self.source = source

@@ -4,7 +4,7 @@
 2. It is for one user: it listens on the loopback interface, and every path begins with a random token.
 3. A request reads a bounded piece, for a bounded time. A search that needs longer is continued by the page,
    so that it ends when the page turns to something else.
-4. What a store holds is text to the page, never markup: `static/` makes nodes, no HTML.
+4. The page shows the content of a store as text, never as markup: `static/` makes nodes, no HTML.
 
 server.py   the socket, and the loop until Ctrl-C. Read this first
 guard.py    which requests are let through, and the headers of every answer

@@ -1,8 +1,8 @@
 """The names of all streams, in order, for pages of them and for a search by prefix.
 
 A store has no index of its streams by name, so the names are collected once, and brought up to date from the
-events that came since. They take about 100 bytes of memory each. What is shown of a stream is read for each
-page.
+events that came since. They take about 100 bytes of memory each. The figures of a stream are read for
+each page.
 """
 
 from __future__ import annotations

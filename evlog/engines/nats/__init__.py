@@ -1,7 +1,7 @@
 """A store in NATS JetStream: the whole contract, on one server or a cluster. Needs no client library.
 
-1. A store is one JetStream stream of events, and a key-value bucket of subscriptions and snapshots. What the
-   messages are is in `layout.py`.
+1. A store is one JetStream stream of events, and a bucket of subscriptions and snapshots. `layout.py`
+   describes the messages.
 2. An append decides on the client (`evlog/engines/deciding.py`) and is stored as one atomic batch, on the
    condition that the stream still ends where the writer has looked. So ids, versions, conditions and
    positions are exact, whatever writers do at the same time.

@@ -1,8 +1,8 @@
 """Reading a store in NATS: its rules and redactions as of now, streams, the log, ids.
 
-1. Redacted events are no longer messages of their streams: what stays of them is kept in memory, and
-   merged into what is read. Which they are is asked after a piece was read, so none is missed whose message
-   has just been erased.
+1. Redacted events are no longer messages of their streams. The part of them that stays is kept in memory and
+   merged into each piece that is read. The list of redacted events is read after the piece, so an event whose
+   message was erased meanwhile is not missed.
 2. Where in the stream a read begins is found by `seeking.py`.
 """
 

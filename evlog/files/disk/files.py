@@ -173,7 +173,7 @@ class Disk:
     def replace(self, source: str, target: str) -> None:
         """Rename over the target in one step: every reader sees the old file or the new one, whole.
 
-        Which of them a power loss leaves is open until `sync_dir`; the source must be synced before.
+        Until `sync_dir` a power loss may leave either of them; the source must be synced before.
         """
         check_directory(target)
         try:
