@@ -1,8 +1,10 @@
-"""The one module that writes. Each method says what it promises when it returns, and what it does not.
+"""Files: writing them, which no other module does, and reading them at offsets.
+
+Each method that writes says what it promises when it returns, and what it does not.
 
 1. Every failure leaves here as an evlog error with the path: no room, no permission, a limit, a failing disk.
-2. A store may come from a stranger (see opening.py). A file with other names (hard links) may be somebody
-   else's: it is read, but never written. Replacing and removing act on the name, not on a link's target.
+2. A store may come from a stranger (see opening.py). A file with other names (hard links) may belong to
+   another user: it is read, but never written. Replacing and removing act on names, not on targets of links.
 3. A new file takes owner, group and mode from its directory, so that every user that may write
    to the directory can use the store, whatever user and umask made the file.
 4. `Disk` is a class so that a test can take its place, forget what was not synced, and fail on demand.
@@ -29,6 +31,15 @@ if TYPE_CHECKING:
     from evlog.errors import EvlogError
 
 _NO_DIRECTORY_SYNC: Final = frozenset({errno.EINVAL, errno.EBADF, errno.EOPNOTSUPP, errno.ENOTSUP})
+_COPY_BYTES: Final = 16 << 20
+_UNCHECKED_READ_BYTES: Final = 1 << 20  # a longer read looks at the file's size first
+_HOLE_BYTES: Final = 1 << 27  # a file that is so much longer than its blocks has a hole at its end
+_MAX_EXTENTS: Final = 10_000  # of data, in a file with holes
+# From Python 3.13 on a map need not keep its file's descriptor, of which a process has few.
+MAPS_KEEP_DESCRIPTORS: Final = sys.version_info < (3, 13)
+_MAP_OPTIONS: Final[dict[str, bool]] = {} if MAPS_KEEP_DESCRIPTORS else {"trackfd": False}
+
+# --- writing
 
 
 class WriteFile:
@@ -247,6 +258,16 @@ class Disk:
 DISK: Final = Disk()
 
 
+def _make_dirs(path: str) -> None:
+    try:
+        os.makedirs(path, exist_ok=True)
+    except (FileExistsError, FileNotFoundError) as error:
+        # A file, or a link to nothing, is in the way; or a file system such as /proc makes no directories.
+        raise StoreAccessDenied(path, "no directory can be made there") from error
+    except OSError as error:
+        raise error_for(error, path) from error
+
+
 def _copy_range(source: ReadFile, target: WriteFile, length: int, offset: int) -> int:
     """Copy within the kernel; return how many bytes were copied, 0 where it cannot."""
     if not hasattr(os, "copy_file_range"):
@@ -324,6 +345,9 @@ def end_of(file: WriteFile) -> int:
         raise error_for(error, file.path) from error
 
 
+# --- reading
+
+
 class ReadFile:
     """A file open for reading at offsets; closed when nothing refers to it any more.
 
@@ -348,9 +372,9 @@ class ReadFile:
     def read(self, length: int, offset: int) -> bytes:
         """Read up to `length` bytes at the offset; fewer only at the end of the file."""
         try:
-            data = os.pread(self.fd, self._there(length, offset), offset)
+            data = os.pread(self.fd, self._available(length, offset), offset)
             while 0 < len(data) < length:
-                more = os.pread(self.fd, self._there(length - len(data), offset), offset + len(data))
+                more = os.pread(self.fd, self._available(length - len(data), offset), offset + len(data))
                 if not more:
                     break
                 data += more
@@ -377,7 +401,7 @@ class ReadFile:
 
     def read_array(self, length: int, offset: int) -> bytearray:
         """Read the same as bytes that may grow."""
-        data = bytearray(self._there(length, offset))
+        data = bytearray(self._available(length, offset))
         done = 0
         try:
             with memoryview(data) as view:
@@ -396,19 +420,13 @@ class ReadFile:
         except OSError as error:
             raise error_for(error, self.path) from error
 
-    def _there(self, length: int, offset: int) -> int:
+    def _available(self, length: int, offset: int) -> int:
         """Return how much of a long read the file can give: its memory is allocated beforehand."""
-        return length if length <= _SURELY_BYTES else max(0, min(length, self.size() - offset))
+        return length if length <= _UNCHECKED_READ_BYTES else max(0, min(length, self.size() - offset))
 
     def __del__(self) -> None:
         if self.fd >= 0:
             os.close(self.fd)
-
-
-_COPY_BYTES: Final = 16 << 20
-_SURELY_BYTES: Final = 1 << 20
-_HOLE_BYTES: Final = 1 << 27
-_MAX_EXTENTS: Final = 10_000
 
 
 def _data_end(fd: int, size: int) -> int:
@@ -428,11 +446,6 @@ def check_size(path: str, size: int, limit_bytes: int) -> None:
         raise CorruptionError(path, None, f"it has {size} bytes, at most {limit_bytes} are possible")
 
 
-# From Python 3.13 on a map need not keep its file's descriptor, of which a process has few.
-MAPS_KEEP_DESCRIPTORS: Final = sys.version_info < (3, 13)
-_MAP_OPTIONS: Final[dict[str, bool]] = {} if MAPS_KEEP_DESCRIPTORS else {"trackfd": False}
-
-
 def memory(length: int) -> mmap.mmap:
     """Return zeros, of which slices are bytes; only those that are written to take room."""
     zeros = mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
@@ -442,16 +455,6 @@ def memory(length: int) -> mmap.mmap:
         except OSError:
             pass  # a kernel without them
     return zeros
-
-
-def _make_dirs(path: str) -> None:
-    try:
-        os.makedirs(path, exist_ok=True)
-    except (FileExistsError, FileNotFoundError) as error:
-        # A file, or a link to nothing, is in the way; or a file system such as /proc makes no directories.
-        raise StoreAccessDenied(path, "no directory can be made there") from error
-    except OSError as error:
-        raise error_for(error, path) from error
 
 
 def map_file(path: str, limit_bytes: int = sys.maxsize) -> memoryview:
