@@ -2,6 +2,8 @@
 
 An `Event` is its record, the tuple that one msgpack call decodes, with names for its items. Making one costs
 a single call in C. What costs more (UUID, datetime, JSON) is made when asked for.
+
+In this order: encoded events, `NewEvent`, `Event`, tags in metadata, names, ids.
 """
 
 from __future__ import annotations
@@ -56,6 +58,7 @@ _MANY_NAMES: Final = 16
 _PRINTABLE: Final = bytes(range(0x20, 0x7F))
 _RANDOM_BITS: Final = (1 << 62) - 1
 _TAIL: Final = Struct("8s")
+_MAX_ID_MS: Final = (1 << 48) - 1  # a clock outside these years is refused when the event is written
 _VARIANT: Final = bytes(byte & 0x3F | 0x80 for byte in range(256))  # RFC 9562: the two bits 10
 
 Record = tuple[int, int, str, str, bytes, int, int, bytes, bytes | None]
@@ -377,6 +380,9 @@ class BatchedEvents(_Chain):
     batches: Iterator[Sequence[Record]]
 
 
+# --- tags in metadata
+
+
 def split_tags(metadata: bytes | None) -> tuple[bytes, bytes]:
     """Return the tags of encoded metadata as a JSON array, and the metadata without them.
 
@@ -414,6 +420,9 @@ def _scan(metadata: bytes) -> tuple[str, int, list[str]]:
     if set(map(type, tags)) != {str} or text[end : end + 1] not in (",", "}"):
         raise ValueError("its tags are not a list of texts")
     return text, end, tags
+
+
+# --- names
 
 
 def category_of(stream: str) -> str:
@@ -494,6 +503,11 @@ def maybe_name_fault(name: object, max_bytes: int = MAX_NAME_BYTES) -> str | Non
     return None
 
 
+# --- ids
+
+_sha1: Any = None  # made at the first use; two threads set it to the same
+
+
 def idempotency_id(key: str) -> UUID:
     """Return the event id of an idempotency key: a UUIDv5 in evlog's own namespace."""
     import uuid  # `from` would cost a third of all
@@ -502,10 +516,10 @@ def idempotency_id(key: str) -> UUID:
 
 
 def id_of_key(key: str) -> bytes:
-    """Return the id of an idempotency key, 16 bytes: in a sixth of the time of `uuid.uuid5`, and exactly its.
+    """Return the id of an idempotency key, 16 bytes: what `uuid.uuid5` makes, in a sixth of its time.
 
     Raises:
-        InvalidEvent: the key is empty, or no text.
+        InvalidEvent: the key is empty, or not a text.
     """
     global _sha1
     if not isinstance(key, str) or not key:
@@ -521,12 +535,6 @@ def id_of_key(key: str) -> bytes:
     except UnicodeEncodeError:
         raise InvalidEvent("idempotency key", "is not valid Unicode (a lone surrogate)") from None
     return (digest & _UUID5_MASK | _UUID5_BITS).to_bytes(16)
-
-
-_sha1: Any = None  # set twice to the same by two threads: harmless
-
-
-_MAX_ID_MS: Final = (1 << 48) - 1  # a clock outside these years is refused when the event is written
 
 
 def make_ids(count: int) -> list[bytes]:
