@@ -94,6 +94,8 @@ class InvalidEvent(InvalidArgument):
     """An event whose type, id, data, metadata or content type is invalid.
 
     Args:
+        field: what is invalid, such as "data"; "": all of it.
+        reason: continues a sentence that begins with the field.
         index: which event of a `NewEvents` it is, from 0; None: the event was given by itself.
     """
 
@@ -101,7 +103,7 @@ class InvalidEvent(InvalidArgument):
 
     def __init__(self, field: str, reason: str, index: int | None = None) -> None:
         number = "" if index is None else f"[{index}]"
-        super().__init__(f"event{number} {field}: {reason}" if field else f"event{number}: {reason}")
+        super().__init__(f"event{number} {field} {reason}" if field else f"event{number}: {reason}")
         self.field = field
         self.reason = reason
         if index is not None:

@@ -142,7 +142,7 @@ def _encode_data(content_type: str, data: Any) -> tuple[int, bytes]:
     """Return the code of the content type, and the payload's bytes."""
     code = _CONTENT_CODES.get(content_type)
     if code is None:
-        raise InvalidEvent("content type", f"{content_type!r} is none of {', '.join(CONTENT_TYPES)}")
+        raise InvalidEvent("content type", f"{content_type!r} is unknown; use {', '.join(CONTENT_TYPES)}")
     if isinstance(data, bytearray | memoryview):
         data = bytes(data)
     if code == JSON_CODE:

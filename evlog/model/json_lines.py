@@ -350,7 +350,9 @@ def _other_content(content_type: str | None, data: bytes | None, base64: str | N
         except (Error, ValueError):
             raise InvalidEvent("data_base64", "is not base64") from None
     if content_type is not None and content_type not in CONTENT_TYPES:
-        raise InvalidEvent("content type", f"invalid {content_type[:80]!r}; use {', '.join(CONTENT_TYPES)}")
+        raise InvalidEvent(
+            "content type", f"{content_type[:80]!r} is unknown; use {', '.join(CONTENT_TYPES)}"
+        )
     raise InvalidEvent("data", "must be `data_base64` for content type binary and `data` for the others")
 
 

@@ -65,7 +65,7 @@ def test_a_stream_need_not_exist_and_its_name_is_the_default(evlog: Evlog) -> No
         ("no-such-program 2> /dev/null", 1, "--exec failed on 'a': exit code 127: command not found"),
         (f"{PAID}; echo x", 2, "line 2 of what --exec printed is not JSON"),
         ("echo '{}'", 2, "line 1 of what --exec printed has no field `type`; nothing was appended"),
-        ('echo \'{"type":""}\'', 2, "line 1 of what --exec printed holds no event: event type: is empty"),
+        ('echo \'{"type":""}\'', 2, "line 1 of what --exec printed holds no event: event type is empty"),
         ('echo \'{"type":"T","x":1}\'', 2, "line 1 of what --exec printed has the unknown field `x`"),
         (
             'echo \'{"type":"T","stream":"$x"}\'',
