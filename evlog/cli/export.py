@@ -6,7 +6,7 @@ from itertools import islice
 
 from evlog.cli import read
 from evlog.cli._support import console, options
-from evlog.cli._support.parameters import COUNT, FILTER, PATH, STORE, argument, flag, option
+from evlog.cli._support.parameters import BOUND, FILTER, PATH, STORE, argument, flag, option
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,12 +41,12 @@ PARAMETERS: Final = (
     flag("--append", "Keep the file's events and add what came since."),
     option("--fields", "a,b,data.c", "Only these columns; .parquet alone."),
     option("--stream", "STREAM", "Only this stream."),
-    option("--from", "N", "The first position, or version with --stream.", COUNT, name="first"),
-    option("--to", "N", "The last position, or version with --stream.", COUNT, name="last"),
-    option("--after", "N", "Begin after this one.", COUNT),
+    option("--from", "N", "The first position, or version with --stream.", BOUND, name="first"),
+    option("--to", "N", "The last position, or version with --stream.", BOUND, name="last"),
+    option("--after", "N", "Begin after this one.", BOUND),
     *FILTER,
     option("--until", "WHEN", "Written before then."),
-    option("--limit -n", "N", "At most N events.", COUNT),
+    option("--limit -n", "N", "At most N events.", BOUND),
     STORE,
 )
 

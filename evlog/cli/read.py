@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from evlog.cli._support import console, options
-from evlog.cli._support.parameters import COUNT, FIELDS, FILTER, OUTPUT, STORE, argument, flag, option
+from evlog.cli._support.parameters import BOUND, FIELDS, FILTER, OUTPUT, STORE, argument, flag, option
 from evlog.errors import EvlogError, InvalidArgument
 from evlog.model.events import check_stream_name
 
@@ -40,14 +40,14 @@ named: '$$order-42'.
 
 PARAMETERS: Final = (
     argument("STREAM", "One stream; all if left out."),
-    option("--from", "N", "The first version (or position).", COUNT, name="first"),
-    option("--to", "N", "The last version (or position).", COUNT, name="last"),
-    option("--after", "N", "Where I stopped: begin after it.", COUNT),
+    option("--from", "N", "The first version (or position).", BOUND, name="first"),
+    option("--to", "N", "The last version (or position).", BOUND, name="last"),
+    option("--after", "N", "Where I stopped: begin after it.", BOUND),
     *FILTER,
     option("--until", "WHEN", "Written before then."),
-    option("--limit -n", "N", "At most N events.", COUNT),
+    option("--limit -n", "N", "At most N events.", BOUND),
     flag("--reverse -r", "The last one first."),
-    option("--context -C", "N", "Also N events before and after each one that matches.", COUNT),
+    option("--context -C", "N", "Also N events before and after each one that matches.", BOUND),
     OUTPUT,
     FIELDS,
     STORE,

@@ -6,6 +6,7 @@ from evlog.cli._support import console, options
 from evlog.cli._support.lag import check_lag, wait_until_passed
 from evlog.cli._support.listing import filter_text, print_one, print_rows
 from evlog.cli._support.parameters import (
+    BOUND,
     COUNT,
     DURATION,
     LISTED_FIELDS,
@@ -345,8 +346,8 @@ All subscriptions, or the one that is named.
 """,
         (
             argument("NAME", "The subscription; all if left out."),
-            option("--max-lag", "N", "Positions that are not scanned yet.", COUNT),
-            option("--max-parked", "N", "Parked events.", COUNT),
+            option("--max-lag", "N", "Positions that are not scanned yet.", BOUND),
+            option("--max-parked", "N", "Parked events.", BOUND),
             LISTING,
             LISTED_FIELDS,
             STORE,

@@ -12,7 +12,7 @@ import os
 from evlog.cli._support import console, options
 from evlog.cli._support.deliver import HEAD, IDLE, Printer, StopCondition, deliver
 from evlog.cli._support.parameters import (
-    COUNT,
+    BOUND,
     DURATION,
     FIELDS,
     FILTER,
@@ -90,16 +90,16 @@ PARAMETERS: Final = (
         name="last",
     ),
     flag("--follow -f", "Continue with new events."),
-    option("--after", "N", "Start after this position (with STREAM: version).", COUNT),
+    option("--after", "N", "Start after this position (with STREAM: version).", BOUND),
     *FILTER,
     option("--name", "NAME", "A durable subscription: continue where it stopped."),
     option("--shard", "K/N", "With --name: share it by N consumers; this one takes a Kth of the streams."),
     option("--exec", "COMMAND", "Run it on each event, JSON on its stdin.", name="exec"),
-    option("--retries", "N", f"Failures of --exec on one event; default {_RETRIES}.", COUNT),
+    option("--retries", "N", f"Failures of --exec on one event; default {_RETRIES}.", BOUND),
     option("--retry-delay", "DURATION", "Between two tries; else growing pauses, 0.1 s to 10 s.", DURATION),
     option("--exec-timeout", "DURATION", "End --exec after this time: it has failed then.", DURATION),
     choice("--on-failure", "stop|park", "After these: stop, or set the event aside and continue."),
-    option("--count", "N", "Stop after N events.", COUNT, least=1),
+    option("--count", "N", "Stop after N events.", BOUND, least=1),
     option("--until-type", "TYPE", "Stop after an event of this type (repeatable).", many=True),
     option("--fail-type", "TYPE", "Stop with exit code 1 after one of this type (repeatable).", many=True),
     option("--timeout", "DURATION", "Stop after this time: 90, 10m, 2h."),
@@ -360,7 +360,7 @@ def _parse_last(text: str | None, *, whole: bool) -> int | None:
         return None if whole else _LAST
     if text == "all":
         return None
-    number = maybe_number(text)
+    number = maybe_number(text, cut=True)
     if number is None:
         raise InvalidArgument(f"invalid value {text!r} for -n", 'use a whole number or "all"')
     return number

@@ -6,7 +6,7 @@ import sys
 
 from evlog.cli._support import console, options
 from evlog.cli._support.event import metadata_of_environment
-from evlog.cli._support.parameters import COUNT, STORE, argument, option
+from evlog.cli._support.parameters import BOUND, STORE, argument, option
 from evlog.cli.append import print_results
 from evlog.errors import EvlogError, InvalidArgument, WrongExpectedVersion
 from evlog.model.events import check_stream_name, id_of_key
@@ -43,7 +43,7 @@ MAX_OUTPUT_BYTES: Final = MAX_LINE_BYTES
 PARAMETERS: Final = (
     argument("STREAM", "What the decision is made from.", required=True),
     option("--exec", "COMMAND", "Decides: events on stdin, new events on stdout.", name="exec"),
-    option("--retries", "N", f"How often a lost race is decided again; {RETRIES}.", COUNT),
+    option("--retries", "N", f"How often a lost race is decided again; {RETRIES}.", BOUND),
     option("--idempotency-key", "TEXT", "Any text that names this decision."),
     STORE,
 )

@@ -125,7 +125,7 @@ def test_both_readers_read_every_command_line_alike(arguments: list[str]) -> Non
         (["read", "-rn", "5", "--", "-5"], {"reverse": True, "limit": 5, "stream": "-5"}),
         (["-s", "x", "read", "--type=A", "--type", "B"], {"store": "x", "type": ["A", "B"]}),
         (["-s", "x", "read", "-sy"], {"store": "y"}),
-        (["read", "--limit", "9223372036854775807"], {"limit": 2**63 - 2}),
+        (["read", "--limit", "9" * 5000], {"limit": 2**63 - 2}),
     ],
 )
 def test_the_usual_forms_are_plain(arguments: list[str], values: dict[str, Any]) -> None:

@@ -22,6 +22,7 @@ TEXT: Final = "text"  # must be UTF-8
 RAW: Final = "raw"  # any bytes: DATA
 PATH: Final = "path"  # any bytes: the name of a file
 COUNT: Final = "count"  # a whole number
+BOUND: Final = "bound"  # the same; one beyond every position, such as a limit, has the effect of the largest
 DURATION: Final = "duration"  # seconds, or for example 15m
 FLAG: Final = "flag"
 LARGEST: Final = 2**63 - 1
@@ -179,7 +180,7 @@ def _convert(parameter: Parameter, text: str) -> Any:
                 f"invalid value {text!r} for {parameter.title}", f"use one of {', '.join(parameter.choices)}"
             )
         return text
-    if kind is COUNT:
+    if kind is COUNT or kind is BOUND:
         return _count(parameter, text)
     if kind is DURATION:
         from evlog.model.when import parse_duration
@@ -201,15 +202,18 @@ def _check_unicode(parameter: Parameter, text: str) -> None:
 
 def _count(parameter: Parameter, text: str) -> int:
     least, most = parameter.least or 0, parameter.most
-    found = maybe_number(text)
+    found = maybe_number(text, cut=parameter.kind is BOUND)
     if found is None or found < least or (most is not None and found > most):
         bounds = f"of at least {least}" if most is None else f"from {least} to {most}"
         raise InvalidArgument(f"invalid value {text!r} for {parameter.title}", f"use a whole number {bounds}")
     return min(found, LARGEST - 1)  # what follows it can be counted, too: the version after it
 
 
-def maybe_number(text: str) -> int | None:
+def maybe_number(text: str, *, cut: bool = False) -> int | None:
     """Return a whole number; None for any other text.
+
+    Args:
+        cut: return the largest number for a larger one.
 
     Raises:
         InvalidArgument: it is larger than any position or version.
@@ -217,5 +221,7 @@ def maybe_number(text: str) -> int | None:
     if not (text.isascii() and text.isdecimal()):
         return None
     if len(text) > _LONGEST_NUMBER or int(text) > LARGEST:
+        if cut:
+            return LARGEST
         raise InvalidArgument(f"the number {shorten(text)} is too large", f"use at most {LARGEST}")
     return int(text)
