@@ -32,7 +32,14 @@ from evlog.model.appends import (
     split_conditions,
 )
 from evlog.model.encoding import encode_events
-from evlog.model.events import SYSTEM_PREFIX, NewEvent, check_readable_name, check_stream_name, id_text
+from evlog.model.events import (
+    SYSTEM_PREFIX,
+    NewEvent,
+    check_readable_name,
+    check_seconds,
+    check_stream_name,
+    id_text,
+)
 from evlog.model.filters import LogSelection, StreamSelection, make_filter
 
 TYPE_CHECKING = False
@@ -107,8 +114,7 @@ def open(
     where = os.fspath(path)
     if sync not in ("always", "none"):
         raise InvalidArgument(f"invalid sync {sync!r}; use 'always' or 'none'")
-    if lock_timeout is not None and not lock_timeout >= 0:
-        raise InvalidArgument(f"invalid lock_timeout {lock_timeout!r}; use seconds, 0 or more, or None")
+    check_seconds(lock_timeout=lock_timeout)
     if isinstance(path, str) and "://" in path:
         from evlog.engine import maybe_find_opener
 
@@ -291,6 +297,8 @@ class EventStore:
             raise InvalidArgument(
                 f"{len(events)} events for {len(streams)} streams; give one stream an event"
             )
+        if expected is not None and not hasattr(expected, "items"):
+            raise InvalidArgument(f"expected cannot be {expected!r:.80}; give a dict of versions by stream")
         expectations = [
             Expectation(0, check_stream_name(stream), check_expected(version))
             for stream, version in (expected or {}).items()
@@ -665,6 +673,7 @@ class EventStore:
         """
         from evlog.state.snapshots import describe
 
+        _check_stream(stream)
         return describe(self.engine, name, stream)
 
     def delete_snapshot(self, name: str, stream: str | None = None) -> None:
@@ -675,6 +684,7 @@ class EventStore:
         """
         from evlog.state.snapshots import delete
 
+        _check_stream(stream)
         delete(self.engine, name, stream)
 
     def wait_for(
@@ -695,6 +705,8 @@ class EventStore:
         from evlog.state.snapshots import wait_for
 
         _check_bounds(position=position)
+        check_seconds(timeout=timeout)
+        _check_stream(stream)
         return wait_for(self.engine, name, stream, position, timeout)
 
     # --- the store
@@ -762,6 +774,7 @@ class EventStore:
         """
         from evlog.schemas.registry import find
 
+        _check_bounds(version=version)
         return find(self.engine, type, version)
 
     def schemas(self) -> list[Schema]:
@@ -833,9 +846,7 @@ class EventStore:
         from evlog.subscriptions.named import begin
 
         _check_bounds(after=after)
-        for option, seconds in (("idle", idle), ("timeout", timeout)):
-            if seconds is not None and not seconds >= 0:
-                raise InvalidArgument(f"invalid {option} {seconds!r}; use seconds, 0 or more, or None")
+        check_seconds(idle=idle, timeout=timeout)
         if stream is not None:
             check_readable_name(stream)
             if category is not None:
@@ -906,8 +917,7 @@ class EventStore:
         if on_failure not in ("stop", "park"):
             raise InvalidArgument(f"invalid on_failure {on_failure!r}; use 'stop' or 'park'")
         _check_bounds(retries=retries)
-        if retry_delay is not None and not retry_delay >= 0:
-            raise InvalidArgument(f"invalid retry_delay {retry_delay!r}; use seconds, 0 or more, or None")
+        check_seconds(retry_delay=retry_delay)
         with self.subscribe(
             name,
             after=after,
@@ -1202,6 +1212,11 @@ def _check_texts(**texts: str | None) -> None:
     for name, text in texts.items():
         if text is not None and not isinstance(text, str):
             raise InvalidArgument(f"{name} is {text!r}; give a text")
+
+
+def _check_stream(stream: str | None) -> None:
+    if stream is not None:
+        check_readable_name(stream)
 
 
 _MOST = (1 << 63) - 1  # what every engine can count to

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from evlog.files.format.paths import manifest_path
+from evlog.files.format.paths import check_path, manifest_path
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def exists(path: str | os.PathLike[str]) -> bool:
     """Return whether there is a store in the directory."""
-    return os.path.lexists(manifest_path(os.fspath(path)))
+    return os.path.lexists(manifest_path(check_path(path)))
 
 
 def wait_for_store(path: str | os.PathLike[str], timeout_seconds: float | None = None) -> bool:
@@ -27,8 +27,10 @@ def wait_for_store(path: str | os.PathLike[str], timeout_seconds: float | None =
         timeout_seconds: None waits without a limit.
     """
     from evlog.files.follow.feed import wait_for_file
+    from evlog.model.events import check_seconds
 
-    return wait_for_file(manifest_path(os.fspath(path)), timeout_seconds)
+    check_seconds(timeout_seconds=timeout_seconds)
+    return wait_for_file(manifest_path(check_path(path)), timeout_seconds)
 
 
 def verify_store(
@@ -47,7 +49,7 @@ def verify_store(
     from evlog.model.pins import maybe_parse_pin
 
     pin = maybe_parse_pin(against, quick=quick)
-    return verify.verify_store(os.fspath(path), quick=quick, pin=pin, progress=progress)
+    return verify.verify_store(check_path(path), quick=quick, pin=pin, progress=progress)
 
 
 def repair_store(
@@ -70,8 +72,10 @@ def repair_store(
         As `EventStore.verify`.
     """
     from evlog.files.check import repair
+    from evlog.model.events import check_seconds
 
-    return repair.repair_store(os.fspath(path), lock_timeout_seconds=lock_timeout, progress=progress)
+    check_seconds(lock_timeout=lock_timeout)
+    return repair.repair_store(check_path(path), lock_timeout_seconds=lock_timeout, progress=progress)
 
 
 def backup_store(
@@ -102,7 +106,7 @@ def backup_store(
     """
     from evlog.files import backup
 
-    return backup.backup_store(os.fspath(path), os.fspath(out), links=links, progress=progress)
+    return backup.backup_store(check_path(path), check_path(out), links=links, progress=progress)
 
 
 def salvage_store(
@@ -126,4 +130,4 @@ def salvage_store(
     """
     from evlog.files.check import salvage
 
-    return salvage.salvage_store(os.fspath(path), os.fspath(out), progress=progress)
+    return salvage.salvage_store(check_path(path), check_path(out), progress=progress)

@@ -13,10 +13,11 @@ from __future__ import annotations
 import os
 import threading
 
-from evlog.errors import InvalidArgument, StoreClosed, StoreNotFound
+from evlog.errors import StoreClosed, StoreNotFound
 from evlog.files.disk.files import DISK
 from evlog.files.disk.fork import register_fork_reset
 from evlog.files.format.hashes import hash_ids, hash_stream
+from evlog.files.format.paths import check_path
 from evlog.files.log.crafted import refuses_crafted_content, without_crafted_content
 from evlog.files.log.log import Log
 from evlog.files.log.read import read_log, selection_of
@@ -441,9 +442,7 @@ def absolute(path: str) -> str:
         InvalidArgument: it cannot be a path.
         StoreNotFound: it is relative, and the working directory was removed.
     """
-    if not path or "\0" in path:
-        raise InvalidArgument(f"invalid path {path!r}; give the store's directory")
     try:
-        return os.path.abspath(path)
+        return os.path.abspath(check_path(path))
     except FileNotFoundError:
         raise StoreNotFound(path) from None

@@ -35,6 +35,8 @@ _ESCAPED: Final = frozenset('"\\/')
 
 def check_fields(fields: Mapping[str, object]) -> Fields:
     """Return what a user asks of the metadata, sorted, or raise InvalidArgument."""
+    if not hasattr(fields, "items"):
+        raise InvalidArgument(f"metadata cannot be {fields!r:.80}; give a dict of fields")
     return tuple(sorted((_checked_name(name), field_text(value)) for name, value in fields.items()))
 
 

@@ -27,7 +27,7 @@ def maybe_parse_pin(against: str | None, *, quick: bool) -> Pin | None:
         return None
     if quick:
         raise InvalidArgument("against needs every event, and quick reads few; give one of them")
-    match = _PIN.fullmatch(against.strip())
+    match = _PIN.fullmatch(against.strip()) if isinstance(against, str) else None
     if match is None:
         raise InvalidArgument(
             f"invalid digest {against!r}; pass POSITION:DIGEST, as an earlier verify printed it as digest"

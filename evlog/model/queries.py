@@ -69,6 +69,8 @@ class Query:
     @classmethod
     def parse(cls, text: str) -> Query:
         """Return the query that a text stands for, or raise InvalidArgument."""
+        if not isinstance(text, str):
+            raise InvalidArgument(f"a query cannot be {text!r:.80}; give a text such as type=Paid")
         parts = [cls(types, tags) for types, tags in _parse(text)]
         query = parts[0]
         for part in parts[1:]:

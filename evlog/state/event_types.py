@@ -17,7 +17,7 @@ class EventTypes:
     """
 
     def __init__(self, types: Mapping[str, type] | Iterable[type]) -> None:
-        pairs = types.items() if isinstance(types, Mapping) else [(each.__name__, each) for each in types]
+        pairs = types.items() if isinstance(types, Mapping) else [(_name_of(each), each) for each in types]
         self._kinds: dict[str, type] = {}
         self._names: dict[type, str] = {}
         for name, kind in pairs:
@@ -56,3 +56,11 @@ class EventTypes:
         if kind is None:
             raise InvalidArgument(f"event type {event[3]!r:.80} has no class; add it to the types")
         return event.json(kind)
+
+
+def _name_of(kind: type) -> str:
+    if not isinstance(kind, type):
+        raise InvalidArgument(
+            f"types cannot hold {kind!r:.80}; give classes, or a dict of them by event type"
+        )
+    return kind.__name__

@@ -61,6 +61,8 @@ def as_shard(shard: tuple[int, int] | None) -> Shard | None:
     """
     if shard is None:
         return None
+    if not isinstance(shard, tuple) or len(shard) != 2:
+        raise InvalidArgument(f"invalid shard {shard!r:.80}", "give a number and a count, such as (1, 3)")
     number, count = shard
     if not (isinstance(number, int) and isinstance(count, int) and 1 <= number <= count <= MAX_SHARDS):
         raise InvalidArgument(

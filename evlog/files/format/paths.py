@@ -12,6 +12,9 @@ Names that it did not build parse to None.
 
 from __future__ import annotations
 
+import os
+
+from evlog.errors import InvalidArgument
 from evlog.model.named import NamedTuple
 
 TYPE_CHECKING = False
@@ -52,6 +55,18 @@ class SegmentFile(NamedTuple):
     first_position: int
     generation: int
     suffix: str
+
+
+def check_path(store: str | os.PathLike[str]) -> str:
+    """Return the path of a store as a text, or raise InvalidArgument for what cannot be one."""
+    path = os.fspath(store)
+    if not isinstance(path, str) or not path or "\0" in path:
+        raise InvalidArgument(f"invalid path {path!r}; give the store's directory")
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:
+        raise InvalidArgument(f"invalid path {path!r}; the file system cannot have this name") from None
+    return path
 
 
 def manifest_path(store: str) -> str:

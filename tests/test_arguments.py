@@ -1,0 +1,161 @@
+"""Whatever an argument is, a public method answers, or raises an EvlogError or a TypeError."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from itertools import islice
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+import evlog
+from evlog import EventFilter, EventStore, EventTypes, NewEvent, Query
+from evlog.errors import EvlogError, InvalidArgument
+from tests.support.helpers import small_store
+
+WRONG: list[Any] = [
+    *(None, True, -1, 10**30, 1.5, math.nan, Decimal("NaN"), object(), int, lambda *_: None),
+    *("", "x", "a\0b", "\ud800", "x" * 5000, b"x", UUID(int=7)),
+    *([], [None], ["\ud800"], (), (1,), (1, 2, 3), {}, {1: 2}, {"a": object()}, iter([1])),
+    *(
+        datetime.min.replace(tzinfo=UTC),
+        datetime.max.replace(tzinfo=UTC),
+        timedelta.max,
+        NewEvent("T"),
+        [NewEvent("T")],
+    ),
+]
+"""What each argument is in turn; some of these are right for some of them."""
+
+RIGHT: dict[str, Any] = {
+    "about": "s-1",
+    "appends": [("s-1", [NewEvent("T")])],
+    "data": [b"1"],
+    "decide": lambda _: [],
+    "destination": "none://",
+    "event": 1,
+    "events": [NewEvent("T")],
+    "fold": lambda state, _: state,
+    "handler": lambda _: None,
+    "key": "k",
+    "name": "n",
+    "path": "none",
+    "position": 1,
+    "positions": [1],
+    "query": "type=T",
+    "reason": "r",
+    "schema": {},
+    "text": "type=T",
+    "stream": "s-1",
+    "streams": ["s-1"],
+    "timeout": 0,
+    "timeout_seconds": 0,
+    "to": 1,
+    "type": "T",
+    "types": ["T"],
+}
+METHODS = [
+    name
+    for name, found in inspect.getmembers(EventStore, inspect.isfunction)
+    if name[0] != "_" and name != "close"
+]
+FUNCTIONS = [
+    evlog.exists,
+    evlog.open,
+    evlog.repair_store,
+    evlog.verify_store,
+    evlog.wait_for_store,
+    EventFilter,
+    EventTypes,
+    NewEvent,
+    Query,
+    Query.parse,
+]
+LONG: Any = (None, True, 10**30, 1.5)
+LEFT_OUT: dict[str, Any] = {
+    "timeout": LONG,
+    "timeout_seconds": LONG,
+    "progress": (int,),
+}  # these wait, or are called
+
+
+def calls(function: Callable[..., Any]) -> Iterator[dict[str, Any]]:
+    """Yield the arguments of calls, each with one that is wrong."""
+    parameters = [
+        found
+        for found in inspect.signature(function).parameters.values()
+        if found.kind not in (found.VAR_KEYWORD, found.VAR_POSITIONAL) and found.name != "self"
+    ]
+    needed = {found.name: RIGHT[found.name] for found in parameters if found.default is found.empty}
+    names = [found.name for found in parameters]
+    ending = {name: 0 for name in ("timeout", "timeout_seconds") if name in names}
+    for name in names:
+        for value in WRONG:
+            if not any(value is other for other in LEFT_OUT.get(name, ())):
+                yield needed | ending | {name: value}
+
+
+def check(function: Callable[..., Any], arguments: dict[str, Any]) -> None:
+    try:
+        result = function(**arguments)
+        if isinstance(result, Iterator):
+            list(islice(result, 3))
+    except (EvlogError, TypeError):
+        pass
+    except Exception as error:
+        raise AssertionError(f"{function.__name__}({arguments!r:.200}) raised {error!r:.200}") from error
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_wrong_argument_of_a_method_is_refused(memory_path: Path, name: str) -> None:
+    with small_store(memory_path / "store", sync="none") as store:
+        store.append(
+            "s-1", [NewEvent("T", {"a": 1}, tags=("a:b",)), NewEvent("U", b"x", content_type="binary")]
+        )
+        for arguments in calls(getattr(EventStore, name)):
+            check(getattr(store, name), arguments)
+        assert store.verify().ok
+
+
+@pytest.mark.parametrize("function", FUNCTIONS, ids=lambda function: function.__qualname__)
+def test_a_wrong_argument_of_a_function_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: Callable[..., Any]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for arguments in calls(function):
+        check(function, arguments)
+
+
+@pytest.mark.parametrize("path", ["", "a\0b", "\ud800", b"store"], ids=repr)
+@pytest.mark.parametrize(
+    "function",
+    [evlog.exists, evlog.wait_for_store, evlog.open, evlog.verify_store, evlog.repair_store],
+    ids=lambda function: function.__name__,
+)
+def test_what_cannot_be_a_path_is_refused(function: Callable[..., Any], path: Any) -> None:
+    with pytest.raises(InvalidArgument, match="invalid path"):
+        function(path)
+
+
+@pytest.mark.parametrize("seconds", [-1, math.nan, Decimal("NaN"), "1"], ids=repr)
+def test_what_cannot_be_a_duration_is_refused(memory_path: Path, seconds: Any) -> None:
+    """A wait until NaN would never end."""
+    with small_store(memory_path / "store") as store:
+        uses: list[Callable[[], object]] = [
+            lambda: evlog.open(store.path, lock_timeout=seconds),
+            lambda: evlog.repair_store(store.path, lock_timeout=seconds),
+            lambda: evlog.wait_for_store("missing", seconds),
+            lambda: store.wait_for("n", 1, timeout=seconds),
+            lambda: store.subscribe(timeout=seconds),
+            lambda: store.subscribe(idle=seconds),
+            lambda: store.consume("n", print, retry_delay=seconds),
+        ]
+        for use in uses:
+            with pytest.raises(InvalidArgument, match="use seconds, 0 or more, or None"):
+                use()
