@@ -97,9 +97,8 @@ def begin(
         )
     part = as_shard(shard)
 
-    begun: list[
-        tuple[int, Checkpoint]
-    ] = []  # where the name's first run begins; its checkpoint is at an event
+    # If this is the first run of the name: where it begins, and its checkpoint, which is at an event before.
+    begun: list[tuple[int, Checkpoint]] = []
 
     def first() -> Checkpoint:
         start = _first_start(engine, after, filter)
@@ -109,7 +108,7 @@ def begin(
     checkpoint, known = shards.acquire(engine, name, part, first, lambda place: _acquire(engine, place))
     try:
         if known.filter is not None and kept(filter) == ANYTHING:
-            filter = known.filter  # nothing is selected: what the first run has selected
+            filter = known.filter  # this run gives no filter, so the name's is used
         start = _check_known(engine, name, known, kept(filter))
         if begun and known.position == begun[0][1].position:
             start = begun[0][0]
