@@ -10,7 +10,7 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from itertools import compress
-from operator import eq, ge, gt, sub
+from operator import eq, gt, sub
 from zlib import crc32
 
 from evlog.errors import CorruptionError, EvlogError
@@ -58,16 +58,16 @@ def check_removed(task: SegmentTask) -> Finding | None:
         if removed is None:
             return None
         removed.check_all()
-        ids, hashes, tags = removed.ids(), removed.stream_hashes(), removed.tags()
+        hashes, tags, grouped = removed.stream_hashes(), removed.tags(), removed.is_grouped()
         removed.streams()
     except CorruptionError as damage:
         return kinds.damage(kinds.GONE, name, damage.offset, None, damage.detail)
     if removed.events != info.removed_events:
         detail = f"it holds {removed.events} events, not {info.removed_events}, as the manifest says"
         return kinds.damage(kinds.GONE, name, None, None, detail)
-    if any(map(ge, ids, ids[1:])) or any(map(gt, hashes, hashes[1:])) or any(map(gt, tags, tags[1:])):
+    if not grouped or any(map(gt, hashes, hashes[1:])) or any(map(gt, tags, tags[1:])):
         return kinds.damage(
-            kinds.GONE, name, None, None, "its rows are not sorted: a reader misses some of them"
+            kinds.GONE, name, None, None, "its rows are not in order: a reader misses some of them"
         )
     return None
 

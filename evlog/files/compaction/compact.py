@@ -8,7 +8,8 @@ Read this first. The flow of one compaction, `_Run.run`:
    interrupted, the next compaction resumes at the same cut-off.
 4. For each group of segments, oldest first: write one segment in their place (rewrite), perhaps compressed
    (compress), sync it, and replace the manifest under the writers' lock (commit). A crash leaves the old
-   store or the new one, and at any moment the removed events of a stream are its oldest.
+   store or the new one, and at any moment the removed events of a stream are its oldest. Helper processes
+   read the next groups meanwhile.
 5. Append `$CompactionFinished`.
 
 Events that a redaction names lose their content in step 4. Readers see no difference.
@@ -21,6 +22,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from typing import Final, NamedTuple
 
 from evlog.engine import Progress
@@ -41,7 +43,7 @@ from evlog.files.compaction.commit import (
 from evlog.files.compaction.compress import compressed_path, maybe_compress, maybe_estimate
 from evlog.files.compaction.hidden import CutOff
 from evlog.files.compaction.plan import Plan, SegmentPlan, after_sealing, find_unerased, make_plan
-from evlog.files.compaction.rewrite import OutputSegment, rewrite
+from evlog.files.compaction.rewrite import OutputSegment, ReadResults, read_groups, rewrite
 from evlog.files.disk.file_lock import FileLock
 from evlog.files.disk.files import Disk
 from evlog.files.disk.processes import Workers, core_count, without_collector
@@ -206,8 +208,9 @@ class _Run:
             if started is not None:
                 plan = self._seal(plan, started, seen, workers)
                 self._count_work(plan)
-                for group in plan.groups:
-                    self._do_step(group, workers)
+                with closing(read_groups(log, plan.groups, workers)) as results:
+                    for group in plan.groups:
+                        self._do_step(group, results, workers)
                 if plan.events_erased:
                     with self._lock:  # no writer leads: one that loses its request appends for itself
                         clear_requests(log.store, self._disk)
@@ -259,13 +262,13 @@ class _Run:
             return log.retry_on_compaction(lambda: _plan(log, started, workers))
         return log.retry_on_compaction(lambda: after_sealing(log, plan)) if plan.seals else plan
 
-    def _do_step(self, group: Sequence[SegmentPlan], workers: Workers) -> None:
+    def _do_step(self, group: Sequence[SegmentPlan], results: ReadResults, workers: Workers) -> None:
         """Write one segment in the place of a group, and have the manifest name it."""
         log, disk = self._log, self._disk
         infos = [segment.part.info for segment in group]
         output = OutputSegment.of(log.store, log.manifest, infos)
         try:
-            info = rewrite(output, group, disk, workers, self._step_on)
+            info = rewrite(output, group, results, disk, workers, self._step_on)
             if self._compress or any(old.compressed_bytes for old in infos):
                 plain = SealedSegment(log.store, output.store_id, info)
                 info = self._write_compressed(plain, lambda _: self._step_on(0)) or info

@@ -19,7 +19,7 @@ from evlog.errors import EvlogError, MirrorConflict
 from evlog.files.compaction.commit import clear_leftovers, remove_unnamed, replace_segments
 from evlog.files.compaction.compact import acquire_lock
 from evlog.files.compaction.plan import find_unerased, plan_segment
-from evlog.files.compaction.rewrite import LogFile, OutputSegment, rewrite
+from evlog.files.compaction.rewrite import LogFile, OutputSegment, read_groups, rewrite
 from evlog.files.disk.file_lock import FileLock
 from evlog.files.disk.processes import Workers
 from evlog.files.format import paths
@@ -188,7 +188,7 @@ def _rewrite(log: Log, disk: Disk, plan: SegmentPlan) -> SegmentInfo:
     output = OutputSegment.of(log.store, log.manifest, [plan.part.info])
     try:
         with Workers(1) as workers:
-            return rewrite(output, [plan], disk, workers, lambda _: None)
+            return rewrite(output, [plan], read_groups(log, [[plan]], workers), disk, workers, lambda _: None)
     except (EvlogError, KeyboardInterrupt):
         output.remove_files(disk)  # the disk may be full, and the files take space
         raise

@@ -12,12 +12,12 @@ from __future__ import annotations
 import re
 from array import array
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import accumulate, compress, islice, pairwise
 from operator import itemgetter
 from struct import Struct
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 from zlib import crc32
 
 from evlog.errors import CorruptionError
@@ -43,6 +43,7 @@ from evlog.files.format.frames import (
     pack_records,
     unpack,
 )
+from evlog.files.format.hashes import hash_ids
 from evlog.files.format.headers import (
     FILE_HEADER_BYTES,
     KIND_LOG,
@@ -57,21 +58,25 @@ from evlog.files.format.manifest import Manifest, SegmentInfo
 from evlog.files.format.removed_events import (
     EVENT_BYTES,
     EmptyStream,
+    GroupedEvents,
     RemovedTag,
     content_crcs,
-    encode_ordered,
+    encode_grouped,
+    group_bits,
+    group_events,
+    join_groups,
     pack_events,
-    sort_events,
-    split_events,
     tags_of_removed,
 )
 from evlog.files.format.sorted_index import SORTED_SUFFIXES, build_sorted
+from evlog.files.log.log import Log
 from evlog.files.log.parts import OpenParts, SealedPart, open_sealed
 from evlog.files.log.sealed_segment import SealedSegment
 from evlog.model.events import REDACTED_BEGIN, Record
 from evlog.model.redaction import record_digest, redacted_record
 
 _ENTRIES_AT_ONCE: Final = 8192
+_BYTES_AT_ONCE: Final = 2 << 20
 _FRAME_BYTES: Final = 128 << 10  # read whole for one event when scanning; less would cost a scan its speed
 _WRITE_BYTES: Final = 1 << 20
 # In an entry, as u32.
@@ -123,11 +128,17 @@ class OutputSegment(NamedTuple):
 
 
 def rewrite(
-    output: OutputSegment, group: Sequence[SegmentPlan], disk: Disk, workers: Workers, progress: Progress
+    output: OutputSegment,
+    group: Sequence[SegmentPlan],
+    results: ReadResults,
+    disk: Disk,
+    workers: Workers,
+    progress: Progress,
 ) -> SegmentInfo:
     """Write what stays of some neighbouring segments as one; its files are synced, their names are not.
 
     Args:
+        results: what `read_groups` yields of this group, and then of later ones.
         workers: the processes that read; only this one writes.
 
     Returns:
@@ -138,18 +149,25 @@ def rewrite(
         StoreFull, StoreIOError: the files may be there in part; `remove_files` removes them.
     """
     log = LogFile(output, disk)
-    removed: list[tuple[bytes, bytes]] = []
+    removed: list[GroupedEvents] = []
     tags: list[RemovedTag] = []
     emptied: dict[str, EmptyStream] = {}
+    bits = _group_bits_of(group)
     for segment in group:  # oldest first: the last version of a stream counts
         assert isinstance(segment.part, SealedPart)
         former = segment.part.removed
         if former is not None:
-            removed.append(split_events(bytes(former.rows())))
+            if former.events != segment.part.info.removed_events:  # the groups are chosen by this number
+                raise CorruptionError(
+                    former.path, None, "it does not hold as many events as the manifest says"
+                )
+            removed.append(group_events(bytes(former.rows()), hash_ids(former.ids()), bits))
             tags += former.tags()
             emptied.update((stream[0], stream) for stream in former.streams())
         emptied.update((stream[0], stream) for stream in segment.emptied)
-    for result in _read_all(output, group, workers):
+    for result in islice(results, sum(len(_ranges_of(segment)) for segment in group)):
+        if isinstance(result, CorruptionError):
+            raise result
         removed.append(result.removed)
         tags += result.tags
         log.add(result.raws, result.rows)
@@ -163,18 +181,15 @@ def rewrite(
         tagged_events=count_tagged(entries),
     )
     header = output.header(KIND_STREAMS)._replace(source_crc=info.offsets_crc)
-    # All of these take a while, so the processes share them: the longest ones come first.
-    calls: list[tuple[Any, ...]] = [(sort_events, b"".join(rows)) for rows in zip(*removed, strict=True)]
-    halves = len(calls)
-    calls += [(build_sorted, header._replace(kind=kind), entries) for kind in SORTED_SUFFIXES]
-    built = list(workers.run_in_order(_call, calls))
-    ordered, indexes = built[:halves], built[halves:]
-    rows = b"".join(ordered)
-    if rows or emptied:
-        raw = encode_ordered(output.header(KIND_REMOVED), rows, emptied.values(), tags)
+    # While helpers read what comes next, this process makes them all; after the last group they share them.
+    calls = [(header._replace(kind=kind), entries) for kind in SORTED_SUFFIXES]
+    indexes = list(workers.run_in_order(build_sorted, calls))
+    events = join_groups(removed) if removed else group_events(b"", (), 0)
+    if events.rows or emptied:
+        raw = encode_grouped(output.header(KIND_REMOVED), events, emptied.values(), tags)
         disk.create_file(output.path("removed"), raw)
-        events = len(rows) // EVENT_BYTES
-        info = info._replace(removed_events=events, removed_bytes=len(raw), removed_crc=crc32(raw))
+        count = len(events.rows) // EVENT_BYTES
+        info = info._replace(removed_events=count, removed_bytes=len(raw), removed_crc=crc32(raw))
     for suffix, raw in zip(SORTED_SUFFIXES.values(), indexes, strict=True):
         _write_unsynced(output.path(suffix), raw, disk)
     if info.tagged_events:
@@ -182,10 +197,6 @@ def rewrite(
         _write_unsynced(output.path("tags"), part.index.build(KIND_TAGS, entries), disk)
         part.close()
     return info
-
-
-def _call(function: Callable[..., Any], *arguments: Any) -> Any:
-    return function(*arguments)
 
 
 def _write_unsynced(path: str, content: bytes, disk: Disk) -> None:
@@ -213,27 +224,45 @@ class ReadResult(NamedTuple):
 
     raws: bytes  # the records that stay, one after another
     rows: bytes  # their entries, as they were
-    removed: tuple[bytes, bytes]  # the rows of the removed events, by halves of all ids
+    removed: GroupedEvents  # the rows of the removed events
     tags: list[RemovedTag]  # of these
     read_bytes: int  # records and entries
 
 
-def _read_all(output: OutputSegment, group: Sequence[SegmentPlan], workers: Workers) -> Iterator[ReadResult]:
-    """Yield what all entries of the group come to, in order."""
-    ranges: list[tuple[SegmentRef, int, int, bytes, tuple[int, ...]]] = []
-    for segment in group:
-        ref = SegmentRef(output.store, output.store_id, segment.part.info)
-        for low in range(0, segment.part.count, _ENTRIES_AT_ONCE):
-            high = min(low + _ENTRIES_AT_ONCE, segment.part.count)
-            erased = tuple(number for number in segment.redacted if low <= number < high)
-            ranges.append((ref, low, high, segment.hidden[low:high], erased))
+ReadResults = Generator["ReadResult | CorruptionError", None, None]
+
+
+def read_groups(log: Log, groups: Sequence[Sequence[SegmentPlan]], workers: Workers) -> ReadResults:
+    """Yield what all entries of the groups come to, in order: while one group is written, others are read.
+
+    An error comes in the place of what could not be read, so that the groups before can still be written.
+    """
+    calls = []
+    for group in groups:
+        bits = _group_bits_of(group)
+        for segment in group:
+            ref = SegmentRef(log.store, log.manifest.store_id_bytes, segment.part.info)
+            for low, high in _ranges_of(segment):
+                erased = tuple(number for number in segment.redacted if low <= number < high)
+                calls.append((ref, low, high, bits, segment.hidden[low:high], erased))
     try:
         if workers.count == 1:
-            yield from (read_range(*its) for its in ranges)
+            yield from (_try_to_read(*call) for call in calls)
         else:
-            yield from workers.run_in_order(read_range, ranges, ahead=2)
+            yield from workers.run_in_order(_try_to_read, calls, ahead=4)
     finally:
         _open.cache_clear()
+
+
+def _group_bits_of(group: Sequence[SegmentPlan]) -> int:
+    return group_bits(sum(segment.removed_events for segment in group))
+
+
+def _ranges_of(segment: SegmentPlan) -> list[tuple[int, int]]:
+    """Return the entries that are read at once: few enough for several results to wait in memory."""
+    count = segment.part.count
+    step = max(1, min(_ENTRIES_AT_ONCE, count * _BYTES_AT_ONCE // max(1, segment.work_bytes)))
+    return [(low, min(low + step, count)) for low in range(0, count, step)]
 
 
 @lru_cache(maxsize=1)
@@ -245,12 +274,22 @@ def _open(ref: SegmentRef) -> SealedSegment:
         raise CorruptionError(str(error.filename), None, "the file is missing") from None
 
 
+def _try_to_read(
+    ref: SegmentRef, low: int, high: int, bits: int, flags: bytes, erased: tuple[int, ...]
+) -> ReadResult | CorruptionError:
+    try:
+        return read_range(ref, low, high, bits, flags, erased)
+    except CorruptionError as damage:
+        return damage
+
+
 def read_range(
-    ref: SegmentRef, low: int, high: int, flags: bytes, erased: tuple[int, ...] = ()
+    ref: SegmentRef, low: int, high: int, bits: int, flags: bytes, erased: tuple[int, ...] = ()
 ) -> ReadResult:
     """Read some neighbouring entries and their records.
 
     Args:
+        bits: how many tell the group of an id in the file of the removed events.
         flags: which are removed; empty if none is.
         erased: the numbers of those whose content is erased.
 
@@ -262,7 +301,7 @@ def read_range(
     read_bytes = len(rows) + sum(column(rows, "length"))
     if 1 not in flags:
         raws, rows = _read_raws(segment, rows, [number - low for number in erased])
-        return ReadResult(raws, rows, (b"", b""), [], read_bytes)
+        return ReadResult(raws, rows, group_events(b"", (), bits), [], read_bytes)
     removed, kept = _pick(rows, flags, _REMOVED), _pick(rows, flags, _KEPT)
     types = column_array(removed, "type_hash")
     tagged = any(column(removed, "tags"))
@@ -289,7 +328,8 @@ def read_range(
     places = [flags.count(0, 0, number - low) for number in erased if not flags[number - low]]
     events = pack_events(ids, positions, hashes, versions, crcs)
     raws, kept = _read_raws(segment, kept, places)
-    return ReadResult(raws, kept, split_events(events), tags, read_bytes)
+    grouped = group_events(events, column(removed, "id_hash"), bits)
+    return ReadResult(raws, kept, grouped, tags, read_bytes)
 
 
 def _erased_among(records: Iterable[Record], erased: set[int], numbers: Iterator[int]) -> list[Record]:

@@ -6,12 +6,15 @@ damage is a CorruptionError, wherever it matters.
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_left, bisect_right
+from itertools import accumulate
+from struct import Struct
 from zlib import crc32
 
 from evlog.errors import CorruptionError, UnsupportedFormat
 from evlog.files.disk.files import map_file
-from evlog.files.format.hashes import hash_again, hash_stream, hash_tag, hash_type
+from evlog.files.format.hashes import hash_again, hash_ids, hash_stream, hash_tag, hash_type
 from evlog.files.format.headers import (
     FILE_HEADER_BYTES,
     FORMAT_VERSION,
@@ -23,7 +26,6 @@ from evlog.files.format.headers import (
 from evlog.files.format.removed_events import (
     EVENT,
     EVENT_BYTES,
-    ID_BYTES,
     STREAM,
     STREAM_BYTES,
     TAG,
@@ -32,6 +34,7 @@ from evlog.files.format.removed_events import (
     content_crcs,
     decode_stream,
     event_ids,
+    group_events,
 )
 from evlog.files.format.sorted_index import PAGE_BYTES
 
@@ -42,6 +45,7 @@ if TYPE_CHECKING:
 
     from evlog.files.format.removed_events import EmptyStream, RemovedTag
 
+_GROUP: Final = Struct("<II")  # where a group begins and ends
 _LAST_HASH: Final = (1 << 64) - 1
 
 
@@ -101,22 +105,39 @@ class RemovedEvents:
 
     def find(self, id: bytes) -> RemovedEvent | None:
         """Return the removed event with this id."""
-        at = bisect_left(range(self.events), id, key=self._id)  # `_id` checks the page
-        if at == self.events or self._id(at) != id:
-            return None
-        row = EVENT.unpack_from(self._file, FILE_HEADER_BYTES + at * EVENT_BYTES)
-        return RemovedEvent(*row[1:])
+        shape = self._shape
+        at = shape.starts_at + 4 * (hash_ids([id])[0] >> 32 - shape.group_bits)
+        low, high = _GROUP.unpack(self._bytes(at, at + _GROUP.size))
+        if not low <= high <= self.events:
+            raise CorruptionError(self.path, at, "a group of removed events is not where it can be")
+        low, high = (FILE_HEADER_BYTES + EVENT_BYTES * number for number in (low, high))
+        rows = bytes(self._bytes(low, high))
+        at = rows.find(id)
+        while at >= 0 and at % EVENT_BYTES:  # by chance, in another column
+            at = rows.find(id, at + 1)
+        return RemovedEvent(*EVENT.unpack_from(rows, at)[1:]) if at >= 0 else None
+
+    def is_grouped(self) -> bool:
+        """Return whether `find` finds every event: each is in its group, and no id is there twice."""
+        shape, rows, ids = self._shape, bytes(self.rows()), self.ids()
+        right, counts = group_events(rows, hash_ids(ids), shape.group_bits)
+        starts = array("I", accumulate(counts, initial=0))
+        return (
+            len(set(ids)) == len(ids)
+            and rows == right
+            and starts.tobytes() == self._bytes(shape.starts_at, shape.streams_at)
+        )
 
     def check_all(self) -> None:
         """Raise CorruptionError if a page is damaged."""
         self._bytes(FILE_HEADER_BYTES, self._shape.crcs_at)
 
     def rows(self) -> memoryview:
-        """Return the rows of all events, sorted by id; `event_column` reads them."""
-        return self._bytes(FILE_HEADER_BYTES, self._shape.streams_at)
+        """Return the rows of all events, by group; `event_column` reads them."""
+        return self._bytes(FILE_HEADER_BYTES, self._shape.starts_at)
 
     def ids(self) -> tuple[bytes, ...]:
-        """Return the ids of all events, sorted."""
+        """Return the ids of all events, by group."""
         return event_ids(self.rows())
 
     def version_of(self, stream: str, stream_hash: int) -> int:
@@ -169,10 +190,6 @@ class RemovedEvents:
         at = self._shape.tags_at + number * TAG_BYTES
         row: RemovedTag = TAG.unpack(self._bytes(at, at + TAG_BYTES))
         return row
-
-    def _id(self, number: int) -> bytes:
-        at = FILE_HEADER_BYTES + number * EVENT_BYTES
-        return bytes(self._bytes(at, at + ID_BYTES))
 
     def _stream_hash(self, number: int) -> int:
         at = self._shape.streams_at + number * STREAM_BYTES

@@ -26,7 +26,9 @@ from evlog.files.disk.file_lock import FileLock
 from evlog.files.disk.processes import Workers
 from evlog.files.format.paths import compaction_path
 from evlog.files.log.log import Log
+from evlog.files.log.manifest_file import read_manifest
 from evlog.model.appends import AppendRequest
+from tests.support.forge import replace_info
 from tests.support.helpers import Clock, engine_of, facts, fill, new, number_id, segment_files, small_store
 
 
@@ -593,6 +595,40 @@ def test_a_damaged_event_is_neither_copied_nor_removed(store: EventStore) -> Non
         store.compact()
     assert path.read_bytes() == raw
     with pytest.raises(CorruptionError):
+        store.compact()
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_segments_before_a_damaged_event_are_compacted(
+    memory_path: Path, monkeypatch: pytest.MonkeyPatch, processes: int
+) -> None:
+    """Though later segments are read while earlier ones are written."""
+    monkeypatch.setattr("evlog.files.compaction.compact._BYTES_WORTH_HELPERS", 0)
+    monkeypatch.setattr("evlog.files.compaction.compact.core_count", lambda: processes)
+    with small_store(memory_path / "store", segment_events=100) as store:
+        fill(store, 500)
+        store.set_retention("s-0", max_count=1)
+        path = segment_files(store, "log")[1]
+        raw = bytearray(path.read_bytes())
+        raw[-3] ^= 1
+        path.write_bytes(raw)
+        with pytest.raises(CorruptionError) as caught:
+            store.compact()
+        assert caught.value.path == str(path)
+        assert [file.name[20:] for file in segment_files(store, "removed")] == [".1.removed"]
+        assert segment_files(store, "log")[1] == path
+
+
+def test_removed_events_that_the_manifest_counts_otherwise_are_damage(store: EventStore) -> None:
+    fill(store, 30)
+    store.set_retention("s-0", max_count=3)
+    store.compact()
+    place = next(at for at, info in enumerate(read_manifest(store.path).segments) if info.removed_events)
+    info = read_manifest(store.path).segments[place]
+    replace_info(store, place, info._replace(removed_events=info.removed_events + 1))
+    store.set_retention("s-0", max_count=1)
+    store.delete_stream("s-1")
+    with pytest.raises(CorruptionError, match="as many events as the manifest says"):
         store.compact()
 
 

@@ -12,7 +12,7 @@ from zlib import crc32
 import pytest
 
 from evlog.errors import CorruptionError, EvlogError
-from evlog.files.format.hashes import hash_stream, hash_type
+from evlog.files.format.hashes import hash_ids, hash_stream, hash_type
 from evlog.files.format.headers import FILE_HEADER_BYTES, KIND_REMOVED, FileHeader, encode_file_header
 from evlog.files.format.removed_events import (
     EVENT,
@@ -20,9 +20,10 @@ from evlog.files.format.removed_events import (
     content_crcs,
     encode_removed,
     event_column,
+    group_bits,
+    group_events,
+    join_groups,
     pack_events,
-    sort_events,
-    split_events,
     tags_of_removed,
 )
 from evlog.files.format.sorted_index import page_crcs
@@ -69,7 +70,8 @@ def test_every_event_is_found_by_its_id_and_no_other_is(tmp_path: Path, count: i
         assert found(events, id[:-1] + bytes([id[-1] ^ 1])) is None
     for id in [bytes(16), b"\xff" * 16, *make_ids(300)]:
         assert found(events, id) is None
-    assert events.ids() == tuple(sorted(id for id, *_ in rows))
+    assert sorted(events.ids()) == sorted(id for id, *_ in rows)
+    assert events.is_grouped()
 
 
 @pytest.mark.parametrize(
@@ -92,23 +94,95 @@ def test_rows_are_the_same_by_columns_and_one_by_one() -> None:
     rows = sample(300)
     packed = pack_events(*zip(*rows, strict=True))
     assert packed == b"".join(EVENT.pack(*row) for row in rows)
-    assert sort_events(packed) == b"".join(EVENT.pack(*row) for row in sorted(rows))
-    every = packed + b"".join(EVENT.pack(bytes([first]) * 16, 1, 1, 1, 1) for first in range(256))
-    assert b"".join(map(sort_events, split_events(every))) == sort_events(every)
     for at, name in enumerate(["position", "stream_hash", "version", "content_crc"], 1):
         assert event_column(packed, name) == [row[at] for row in rows]
 
 
+@pytest.mark.parametrize(
+    ("events", "bits"),
+    [
+        (0, 0),
+        (1, 0),
+        (512, 0),
+        (513, 1),
+        (1024, 1),
+        (1025, 2),
+        (1 << 20, 11),
+        ((1 << 20) + 1, 12),
+        (1 << 40, 12),
+    ],
+)
+def test_groups_grow_with_the_events(events: int, bits: int) -> None:
+    assert group_bits(events) == bits
+
+
+@pytest.mark.exact_hashes
+@pytest.mark.parametrize("bits", [0, 1, 5])
+def test_pieces_that_are_grouped_one_by_one_give_the_same_file(bits: int) -> None:
+    rows = sample(700)
+    pieces = [rows[:300], [], rows[300:301], rows[301:]]
+    packed = [b"".join(EVENT.pack(*row) for row in piece) for piece in pieces]
+    grouped = [
+        group_events(raw, hash_ids([row[0] for row in piece]), bits)
+        for raw, piece in zip(packed, pieces, strict=True)
+    ]
+    whole = group_events(b"".join(packed), hash_ids([row[0] for row in rows]), bits)
+    assert join_groups(grouped) == whole
+    groups = [crc32(row[0]) >> 32 - bits for row in rows]
+    assert whole.counts.tolist() == [groups.count(group) for group in range(1 << bits)]
+    ordered = sorted(rows, key=lambda row: (crc32(row[0]) >> 32 - bits, row[1]))
+    assert whole.rows == b"".join(EVENT.pack(*row) for row in ordered)
+
+
+@pytest.mark.exact_hashes
+def test_an_event_in_another_group_or_an_id_twice_or_a_wrong_start_is_noticed(tmp_path: Path) -> None:
+    rows = sample(1500)
+    raw = encode_removed(HEADER, b"".join(EVENT.pack(*row) for row in rows), [])
+    starts_at = 64 + 40 * len(rows)
+    first, second = rows[0], next(row for row in rows if crc32(row[0]) >> 30 != crc32(rows[0][0]) >> 30)
+    swapped = raw.replace(first[0], bytes(16)).replace(second[0], first[0]).replace(bytes(16), second[0])
+    moved = bytearray(raw)
+    moved[starts_at + 4] ^= 1
+    path = tmp_path / "x.removed"
+    for changed in (swapped, raw.replace(first[0], second[0]), bytes(moved)):
+        content = changed[64 : starts_at + 4 * 5]
+        path.write_bytes(changed[:64] + content + page_crcs(content))
+        assert not RemovedEvents(str(path), HEADER, len(raw)).is_grouped()
+
+
+def test_a_group_that_ends_after_the_last_event_is_damage(tmp_path: Path) -> None:
+    rows = sample(10)
+    raw = encode_removed(HEADER, b"".join(EVENT.pack(*row) for row in rows), [])
+    content = raw[64:464] + struct.pack("<II", 0, 11)
+    (tmp_path / "x.removed").write_bytes(raw[:64] + content + page_crcs(content))
+    with pytest.raises(CorruptionError):
+        RemovedEvents(str(tmp_path / "x.removed"), HEADER, len(raw)).find(rows[0][0])
+
+
+def test_an_id_that_other_columns_hold_by_chance_is_not_found_there(tmp_path: Path) -> None:
+    row = (bytes(range(16)), 0x0F0E0D0C0B0A0908, 0x1716151413121110, 1, 1)
+    events = written(tmp_path / "x.removed", [row, (bytes(range(8, 24)), 2, 3, 4, 5)])
+    assert found(events, bytes(range(8, 24))) == (2, 4, 5)
+    assert found(events, bytes(range(9, 25))) is None
+
+
+@pytest.mark.exact_hashes
 def test_a_dozen_lines_read_the_file(tmp_path: Path) -> None:
-    rows, streams = sample(200), [("é" * 100, 7, 10**15), ("s-1", 2, 3)]
+    rows, streams = sample(2000), [("é" * 100, 7, 10**15), ("s-1", 2, 3)]
     written(tmp_path / "x.removed", rows, streams)
     raw = (tmp_path / "x.removed").read_bytes()
     count, empty, names_bytes = struct.unpack_from("<III", raw, 44)
     events_end = 64 + 40 * count
-    names_at = events_end + 24 * empty
-    assert list(struct.iter_unpack("<16sQQII", raw[64:events_end])) == sorted(rows)
+    groups = 4  # of 2,000 events
+    streams_at = events_end + 4 * (groups + 1)
+    names_at = streams_at + 24 * empty
+    events = list(struct.iter_unpack("<16sQQII", raw[64:events_end]))
+    assert sorted(events) == sorted(rows)
+    starts = struct.unpack(f"<{groups + 1}I", raw[events_end:streams_at])
+    for group in range(groups):
+        assert {crc32(id) >> 30 for id, *_ in events[starts[group] : starts[group + 1]]} == {group}
     names, start = {}, 0
-    for stream_hash, time, version, end in struct.iter_unpack("<QQII", raw[events_end:names_at]):
+    for stream_hash, time, version, end in struct.iter_unpack("<QQII", raw[streams_at:names_at]):
         name = raw[names_at + start : names_at + end].decode()
         names[name] = (stream_hash, version, time)
         start = end
@@ -212,8 +286,8 @@ def test_a_file_that_is_not_this_segments_is_refused(tmp_path: Path, change: str
 def test_a_stream_row_that_does_not_fit_its_name_is_damage(
     tmp_path: Path, row: tuple[int, int, int, int]
 ) -> None:
-    content = STREAM.pack(*row) + b"b"
-    header = HEADER._replace(postings=1, source_crc=len(content) - STREAM.size)
+    content = bytes(8) + STREAM.pack(*row) + b"b"  # after where the only group begins and ends
+    header = HEADER._replace(postings=1, source_crc=1)
     raw = encode_file_header(header) + content + page_crcs(content)
     (tmp_path / "x.removed").write_bytes(raw)
     with pytest.raises(CorruptionError):
