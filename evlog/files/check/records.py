@@ -133,7 +133,7 @@ class RecordDecoder(local):
             inner = [body[len(head) :] for body, head in zip(bodies, heads, strict=True)]
             content = memoryview(array_head(sum(counts)) + b"".join(inner))
         raws = _decode_raws(content)
-        lengths = array("I", list(map(len, raws)))
+        lengths = list(map(len, raws))
         columns = _Columns()
         at = len(content) - sum(lengths)
         step = max(1, len(raws) * _BATCH_BYTES // len(content))
@@ -150,7 +150,7 @@ class RecordDecoder(local):
             columns.stream_hashes,
             columns.id_hashes,
             _record_offsets(frame_offsets, heads, counts, lengths),
-            lengths,
+            array("I", lengths),
             *_running_crcs(raws, heads, counts),
             _repeat(frame_offsets, counts),
             columns.versions,
@@ -169,11 +169,11 @@ class RecordDecoder(local):
         columns.positions += positions
         columns.times += times
         columns.metadatas += metadatas
-        columns.versions.extend(versions)
+        columns.versions.fromlist(list(versions))
         columns.stream_hashes.frombytes(self._stream_hashes.of(streams))
         columns.id_hashes.extend(hash_ids(ids))
         columns.type_hashes.frombytes(self._type_hashes.of(types))
-        columns.tags.extend(maybe_tag_bits(metadatas) or repeat(0, len(records)))
+        columns.tags.fromlist(maybe_tag_bits(metadatas) or [0] * len(records))
 
 
 def _named(error: str, first: int) -> str:
@@ -212,39 +212,44 @@ class _Hashes(dict[str, bytes]):
 
 def _repeat(frame_offsets: Sequence[int], counts: Sequence[int]) -> array[int]:
     """Return the offset of its frame for each record."""
-    if len(counts) == 1:
-        return array("I", frame_offsets) * counts[0]
     if len(counts) == sum(counts):
         return array("I", frame_offsets)
-    return array("I", list(chain.from_iterable(map(repeat, frame_offsets, counts))))
+    cells = array("I")
+    for offset, count in zip(frame_offsets, counts, strict=True):
+        cells += array("I", (offset,)) * count
+    return cells
 
 
 def _record_offsets(
-    frame_offsets: Sequence[int], heads: Sequence[bytes], counts: Sequence[int], lengths: array[int]
+    frame_offsets: Sequence[int], heads: Sequence[bytes], counts: Sequence[int], lengths: list[int]
 ) -> array[int]:
     """Return the offset of each record: after the one before it, or after the head of its frame."""
-    first = frame_offsets[0] + FRAME_HEADER_BYTES + len(heads[0])
-    if len(frame_offsets) == 1:
-        return array("I", list(accumulate(lengths[:-1], initial=first)))
-    gaps = [0] * (len(lengths) - 1)
-    for at, head in zip(accumulate(counts[:-1]), heads[1:], strict=True):
-        gaps[at - 1] = FRAME_HEADER_BYTES + len(head)
-    return array("I", list(accumulate(map(add, lengths, gaps), initial=first)))
+    firsts = [
+        offset + FRAME_HEADER_BYTES + len(head) for offset, head in zip(frame_offsets, heads, strict=True)
+    ]
+    if len(counts) == len(lengths):
+        return array("I", firsts)
+    cells = array("I")
+    low = 0
+    for first, count in zip(firsts, counts, strict=True):
+        cells.fromlist(list(accumulate(lengths[low : low + count - 1], initial=first)))
+        low += count
+    return cells
 
 
 def _running_crcs(
     raws: Sequence[msgspec.Raw], heads: Sequence[bytes], counts: Sequence[int]
 ) -> tuple[array[int], array[int]]:
     """Return the CRC of its frame's body before and after each record."""
+    firsts = list(map(crc32, heads))
     if len(counts) == len(raws):
-        before = array("I", map(crc32, heads))
-        return before, array("I", map(crc32, raws, before))
+        return array("I", firsts), array("I", list(map(crc32, raws, firsts)))
     before, after = array("I"), array("I")
     low = 0
-    for head, count in zip(heads, counts, strict=True):
-        crcs = running_crcs(raws[low : low + count], crc32(head))
-        before.extend(crcs[:-1])
-        after.extend(crcs[1:])
+    for first, count in zip(firsts, counts, strict=True):
+        crcs = running_crcs(raws[low : low + count], first)
+        before.fromlist(crcs[:-1])
+        after.fromlist(crcs[1:])
         low += count
     return before, after
 

@@ -68,7 +68,7 @@ def hash_type(type: str) -> int:
 
 def hash_ids(ids: Sequence[bytes]) -> array[int]:
     """Return the 32-bit hash of each id of 16 bytes."""
-    return array("I", map(crc32, ids))
+    return array("I", list(map(crc32, ids)))
 
 
 def hash_tag(tag: str) -> int:
