@@ -10,7 +10,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 from itertools import chain, compress, islice, repeat
-from operator import eq, ge, itemgetter, lt, sub
+from operator import add, eq, ge, itemgetter, lt, sub
 from typing import Final, NamedTuple
 
 from evlog.errors import EvlogError
@@ -56,8 +56,8 @@ class IndexWrong(Exception):
         self.believed = believed
 
 
-def check_index(path: str, name: str, expected: FileHeader, entries: Entries) -> Finding | None:
-    """Check one sorted index, and return what is wrong with it.
+def check_index(path: str, name: str, expected: FileHeader, entries: Entries) -> Postings | Finding:
+    """Check one sorted index; return what it says, or what is wrong with it.
 
     Args:
         path: the file. name: its path below the store, for the finding.
@@ -67,7 +67,7 @@ def check_index(path: str, name: str, expected: FileHeader, entries: Entries) ->
     try:
         postings = _read_postings(path, expected)
         _check_postings(postings, expected.kind, column_array(entries, _COLUMN[expected.kind]))
-        return None
+        return postings
     except FileNotFoundError:
         wrong = IndexWrong(kinds.MISSING, None, "it is missing")
     except IndexWrong as fault:
@@ -204,6 +204,18 @@ class StreamVersions(NamedTuple):
     last: dict[int, int]
     odd: set[int]
     """hashes of the streams whose versions do not rise by one, or of several streams that share one"""
+
+
+def versions_rise_by_one(by_stream: Postings, entries: Entries) -> bool:
+    """Return whether each stream's versions rise by one, by a .streams that is right.
+
+    It costs a third of what `check_versions` does, which names the streams whose versions do not.
+    """
+    _, starts, numbers = by_stream
+    own = pick(column_array(entries, "version"), numbers)
+    firsts = pick(own, starts[:-1])
+    wanted = map(range, firsts, map(add, firsts, _lengths(starts)))
+    return own == tuple(chain.from_iterable(wanted))
 
 
 def check_versions(entries: Entries, *, gaps: bool) -> StreamVersions:

@@ -20,7 +20,7 @@ from zlib import crc32
 from evlog.errors import EvlogError
 from evlog.files.check import findings as kinds
 from evlog.files.check.digest import NO_DIGEST, HeadDigest, join_digests
-from evlog.files.check.indexes import check_index, check_tags, check_versions
+from evlog.files.check.indexes import Postings, check_index, check_tags, check_versions, versions_rise_by_one
 from evlog.files.check.logs import LogCheck
 from evlog.files.check.offsets import Unclear
 from evlog.files.check.records import Runs
@@ -118,15 +118,17 @@ def check_indexes(task: SegmentTask, entries: bytes) -> IndexCheck:
     info = task.info
     findings: list[Finding] = []
     sound: list[int] = []
+    by_stream: Postings | None = None
     if info.sealed:
         header = task.header._replace(source_crc=info.offsets_crc)
         for kind, suffix in SORTED_SUFFIXES.items():
             name = f"{task.name}.{suffix}"
-            finding = check_index(f"{task.path}.{suffix}", name, header._replace(kind=kind), entries)
-            if finding is None:
-                sound.append(kind)
+            index = check_index(f"{task.path}.{suffix}", name, header._replace(kind=kind), entries)
+            if isinstance(index, Finding):
+                findings.append(index)
             else:
-                findings.append(finding)
+                sound.append(kind)
+                by_stream = index if kind == KIND_STREAMS else by_stream
         tagged = count_tagged(entries) if crc32(entries) == info.offsets_crc else info.tagged_events
         if tagged != info.tagged_events:
             detail = f"the manifest says that {info.tagged_events} of its events have tags, not {tagged}"
@@ -135,9 +137,11 @@ def check_indexes(task: SegmentTask, entries: bytes) -> IndexCheck:
             finding, is_sound = _check_tags(task)
             findings += [] if finding is None else [finding]
             sound += [KIND_TAGS] if is_sound else []
+    if by_stream is not None and KIND_IDS in sound and versions_rise_by_one(by_stream, entries):
+        return IndexCheck(findings, sound, [], None)
     versions = check_versions(entries, gaps=bool(info.lost_events))
     keys = None
-    if KIND_STREAMS not in sound or KIND_IDS not in sound:
+    if by_stream is None or KIND_IDS not in sound:
         streams = sorted(versions.first)
         keys = Keys(
             array("Q", streams).tobytes(),
