@@ -42,9 +42,10 @@ from evlog.files.format.sorted_index import SORTED_SUFFIXES, WITH_TAGS, sort_ids
 from evlog.files.log.parts import OpenParts, SealedPart, SegmentMoved
 from evlog.model.reports import Finding
 
-# Small enough that no core idles long at the end, large enough that the fixed costs of a part do not count.
+# Small enough that no core idles long at the end and a pipe holds the digests of a part, 32 bytes an event;
+# large enough that the fixed costs of a part do not count.
 _PART_BYTES: Final = 8 << 20
-_PART_EVENTS: Final = 1 << 15
+_PART_EVENTS: Final = 1 << 14
 _UNREADABLE: Final = (FileNotFoundError, FormatFault, NewerFormat, EvlogError)
 
 

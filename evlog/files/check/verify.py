@@ -159,7 +159,7 @@ def _check_all(
     total = sum(task.size for task in tasks)
     pieces = Pieces(tasks, digest)
     with Workers(process_count([task.size for task in tasks])) as workers:
-        for done, (at, result) in enumerate(workers.run_all(pieces.calls), 1):
+        for done, (at, result) in enumerate(workers.run_all(pieces.calls, ahead=2), 1):
             pieces.take(at, result)
             if progress is not None:
                 progress(total * done // (len(pieces.calls) + 1), total)
