@@ -64,6 +64,7 @@ _START: Final = Struct("<4sI")
 _MAGIC: Final = b"evFC"
 _CRC_AT: Final = 32
 JOINED: Final = 4  # blocks, twice: fewer than 4 of 1, 4 of 4 and one for each 16 cost a look-up least
+MAX_MEMBERS: Final = JOINED * JOINED
 _KINDS: Final = (KIND_TYPES, KIND_STREAMS, KIND_IDS, KIND_TAGS)
 _SMALL_TABLE_KEYS: Final = 4096
 _MIN_SLOTS: Final = 256
@@ -71,7 +72,7 @@ _MAX_SLOTS: Final = 1 << 28
 CELL_BYTES: Final = 2
 _TWO_BITS: Final = ([byte for byte in range(256) if byte.bit_count() == 2] * 2)[:32]
 _MASKS: Final = [low | high << 8 for high in _TWO_BITS for low in _TWO_BITS]
-_LOWEST_BITS: Final = int.from_bytes(b"\1\0" * JOINED * JOINED, "little")
+_LOWEST_BITS: Final = [int.from_bytes(b"\1\0" * count, "little") for count in range(MAX_MEMBERS + 1)]
 _CODES: Final = {CELL_BYTES: "H", CELL_BYTES * JOINED: "Q"}  # of `array`
 _FIRST: Final = (0,)
 _ALL_SET: Final = bytes(CELL_BYTES)  # what a cell lacks that has all bits of a key
@@ -195,7 +196,9 @@ def maybe_decode_block(raw: bytes | memoryview, at: int, end: int) -> Block | No
     if crc32(raw[names_at:tables_at], crc32(raw[at : at + _CRC_AT])) != crc:
         return None
     members = bytes(raw[names_at:crcs_at]).split(b"\n")
-    if len(members) != count or types & types - 1 | streams & streams - 1 | ids & ids - 1 | tags & tags - 1:
+    if types & types - 1 | streams & streams - 1 | ids & ids - 1 | tags & tags - 1:
+        return None
+    if len(members) != count or count > MAX_MEMBERS:
         return None
     streams_at = tables_at + types * width
     ids_at = streams_at + streams * width
@@ -237,11 +240,11 @@ def shift_of(slots: int) -> int:
 
 def find_key(key: int, table: memoryview, shift: int, count: int) -> Sequence[int]:
     """Return the numbers of the segments that may have one key, of the `count` that a table is for."""
-    mask, slot, width = _MASKS[key & 1023], key >> shift, CELL_BYTES * count
+    mask, width = _MASKS[key & 1023], CELL_BYTES * count
+    at = (key >> shift) * width
     if count == 1:
-        return _FIRST if (table[2 * slot] | table[2 * slot + 1] << 8) & mask == mask else ()
-    wanted = mask * (_LOWEST_BITS & (1 << 8 * width) - 1)
-    return _find_cells(table[width * slot : width * slot + width], wanted)
+        return _FIRST if (table[at] | table[at + 1] << 8) & mask == mask else ()
+    return _find_cells(table[at : at + width], mask * _LOWEST_BITS[count])
 
 
 def _find_cells(cells: bytes | memoryview, wanted: int) -> list[int]:

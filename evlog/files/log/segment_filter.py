@@ -41,6 +41,7 @@ _CHECKED_AT_ONCE: Final = PAGE_BYTES  # a table up to this size is checked whole
 _WORTH_LESS: Final = 0.75  # of the keys, for which a look-up of fewer is prepared
 _MANY_KEYS: Final = 64  # look-ups, after which all tables are checked whole
 _MAX_UNCOVERED: Final = 2  # and one in 64 segments
+_MAX_FOUND: Final = 256  # answers that are kept: a page of a stream in 38 segments takes 6 µs less
 STALE: Final = -1
 
 
@@ -118,7 +119,7 @@ class UsedBlock:
 class FilterView:
     """What the filter says of one list of sealed segments."""
 
-    __slots__ = ("_by_kind", "_looks", "blocks", "sealed", "uncovered")
+    __slots__ = ("_by_kind", "_looks", "blocks", "found", "sealed", "uncovered")
 
     def __init__(self, blocks: list[UsedBlock], sealed: SealedParts, uncovered: list[int]) -> None:
         self.blocks = blocks  # those of the newest segments first
@@ -128,6 +129,7 @@ class FilterView:
         # slot, the table and the places.
         self._by_kind: dict[int, list[tuple[UsedBlock, int, memoryview, list[int]]]] = {}
         self._looks: dict[int, int] = {}  # by kind: how many keys were looked up
+        self.found: dict[tuple[int, tuple[int, ...]], list[int]] = {}  # the last answers, by kind and hashes
 
     def tables(self, kind: int) -> list[tuple[UsedBlock, int, memoryview, list[int]]]:
         """Return the tables of the blocks that have any key of this kind."""
@@ -183,6 +185,10 @@ class SegmentFilter:
         """Return the places of the segments that may hold one of the streams, types or tags, newest first."""
         if not sealed:
             return []
+        view = self._view
+        known = view.found.get((kind, hashes)) if view is not None and view.sealed is sealed else None
+        if known is not None:
+            return known
         keys = [filter_key(kind, hash) for hash in hashes]
         view = self._checked_view(sealed, kind, keys)
         found = set(view.uncovered)
@@ -191,7 +197,10 @@ class SegmentFilter:
                 for number in find_key(key, table, shift, len(places)):
                     found.add(places[number])
         found.discard(STALE)
-        return sorted(found, reverse=True)
+        if len(view.found) >= _MAX_FOUND:
+            view.found.clear()
+        known = view.found[kind, hashes] = sorted(found, reverse=True)
+        return known
 
     def candidates(
         self, sealed: SealedParts, kind: int, hashes: Sequence[int], known: Sequence[int] = ()

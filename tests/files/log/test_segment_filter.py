@@ -71,6 +71,9 @@ def test_blocks_are_found_up_to_the_first_that_is_not_whole() -> None:
     for wrong in (b"", head[:-1], bytes(64), encode_filter_header(bytes(16))):
         with pytest.raises(FormatFault):
             decode_blocks(wrong, store_id)
+    many = [(memoryview(whole), block) for block in decode_blocks(whole, store_id)[0]] * 5
+    assert len(decode_blocks(head + join_blocks(many[:16]), store_id)[0][0].members) == 16
+    assert decode_blocks(head + join_blocks(many), store_id)[0] == []
 
 
 @given(st.lists(keys, min_size=2, max_size=5), st.integers(0, 4))
@@ -175,6 +178,27 @@ def test_candidates_come_newest_first_whatever_block_they_are_in(tmp_path: Path)
     assert filter.places(sealed, KIND_IDS, 5) == [3, 2, 1, 0]
 
 
+def test_an_answer_is_kept_as_long_as_the_sealed_segments_are_the_same(
+    memory_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_MAX_FOUND", 7)
+    path = filled(memory_path / "store", 60)
+    log, hashes = Log(path), [hash_stream(f"s-{number}") for number in range(9)]
+    before = [log.filter.places(log.sealed, KIND_STREAMS, hash) for hash in (*hashes, *hashes[:3])][-3:]
+    assert log.filter._view is not None
+    assert len(log.filter._view.found) <= 7
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "find_key", lambda *_: pytest.fail("looked up"))
+        assert [log.filter.places(log.sealed, KIND_STREAMS, hash) for hash in hashes[:3]] == before
+    filled(memory_path / "store", 12, first=60)
+    log.refresh()
+    for hash in (hashes[3], *hashes[:3]):
+        held = {at for at, part in enumerate(log.sealed) if part.index.find(KIND_STREAMS, hash)}
+        assert bool(held - set(range(before[0][0] + 1))) == (hash != hashes[3])
+        assert held <= set(log.filter.places(log.sealed, KIND_STREAMS, hash))
+    check(path, 72)
+
+
 def test_names_of_a_block_are_under_its_crc(memory_path: Path) -> None:
     path = filled(memory_path / "store", 150)
     file, log = memory_path / "store" / "segments" / "filter", Log(path)
@@ -245,9 +269,9 @@ def check_whole(log: Log) -> None:
         used.check_all()
 
 
-def filled(path: Path, events: int = 60, streams: int = 3) -> str:
+def filled(path: Path, events: int = 60, streams: int = 3, first: int = 0) -> str:
     with small_store(path) as store:
-        for number in range(events):
+        for number in range(first, first + events):
             store.append(f"s-{number % streams}", [new(number, id=number_id(number))])
     return str(path)
 
