@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from evlog.files.format.headers import FileHeader
     from evlog.files.log.column_index import Entries
 
-_FINDS_BEFORE_CHECKING_ALL: Final = 256  # then every page is checked at once: a millisecond
+_FINDS_BEFORE_CHECKING_ALL: Final = 128  # then every page is checked at once: a millisecond, as these cost
 _FEW: Final = 64  # numbers of one key; where there are more, all in the file are compared at once
 _NONE: Final[tuple[int, ...]] = ()
 

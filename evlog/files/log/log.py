@@ -380,17 +380,20 @@ class Log:
                     return version
         return 0
 
-    def find_versions(self, streams: dict[str, int], *, in_active: bool = True) -> dict[str, int]:
-        """Return what `find_version` does of each stream, by name, at a fraction of its cost for many.
+    def find_versions(
+        self, names: Sequence[str], hashes: Sequence[int], *, in_active: bool = True
+    ) -> list[int]:
+        """Return what `find_version` does of each stream, at a fraction of its cost for many.
 
         Args:
-            streams: the hash of each name.
+            names: of the streams, each once.
+            hashes: of these names.
             in_active: False: the active segment is known to have none of them.
         """
-        if in_active and len(streams) < _MANY:
-            return {stream: self.find_version(stream, hash) for stream, hash in streams.items()}
+        if in_active and len(names) < _MANY:
+            return list(map(self.find_version, names, hashes))
         sealed, active = self.view()
-        names, hashes, found = list(streams), list(streams.values()), [0] * len(streams)
+        found = [0] * len(names)
         if in_active:
             _find_versions_in(active, range(len(names)), names, hashes, found)
         for place, suspects in self.filter.candidates(sealed, KIND_STREAMS, hashes, found):
@@ -399,7 +402,7 @@ class Log:
             if (removed := part.removed) is not None:
                 for at in unknown:
                     found[at] = found[at] or removed.version_of(names[at], hashes[at])
-        return dict(zip(names, found, strict=True))
+        return found
 
     def find_ids(self, ids: Sequence[bytes], hashes: Sequence[int]) -> dict[int, Record | RemovedEvent]:
         """Find the events that have one of the ids, also those that a compaction removed.
@@ -498,16 +501,17 @@ def _find_in(
 
 
 def _find_versions_in(
-    part: Part, wanted: Sequence[int], names: list[str], hashes: list[int], found: list[int]
+    part: Part, wanted: Sequence[int], names: Sequence[str], hashes: Sequence[int], found: list[int]
 ) -> None:
     """Note the last version of each of the wanted streams, by index, that has an event in the segment."""
     numbers = part.index.last_numbers(KIND_STREAMS, [hashes[at] for at in wanted])
-    held = [at for at, number in zip(wanted, numbers, strict=True) if number >= 0]
-    if not held:
-        return
-    numbers = [number for number in numbers if number >= 0]
-    versions = part.segment.confirmed_versions(numbers, [names[at] for at in held])
-    for at, version in zip(held, versions, strict=True):
+    if min(numbers, default=-1) < 0:
+        wanted = [at for at, number in zip(wanted, numbers, strict=True) if number >= 0]
+        numbers = [number for number in numbers if number >= 0]
+        if not numbers:
+            return
+    versions = part.segment.confirmed_versions(numbers, [names[at] for at in wanted])
+    for at, version in zip(wanted, versions, strict=True):
         if version:
             found[at] = version
         elif (record := _last_of(part, names[at], hashes[at])) is not None:  # of one hash, or damaged

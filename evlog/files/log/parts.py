@@ -260,11 +260,9 @@ class SealedParts:
         def __getitem__(self, at: slice) -> list[SealedPart]: ...
 
     def __getitem__(self, at: Any) -> Any:
-        row = self.rows[at]
-        places = range(len(self.rows))
-        if isinstance(row, list):
-            return [self.made.get(self.rows[place]) or self._make(place) for place in places[at]]
-        return self.made.get(row) or self._make(places[at])
+        if isinstance(at, slice):
+            return [self[place] for place in range(len(self.rows))[at]]
+        return self.made.get(self.rows[at]) or self._make(range(len(self.rows))[at])
 
     def __iter__(self) -> Iterator[SealedPart]:
         parts = self._all

@@ -156,7 +156,7 @@ def _records(
     Of a stream in ten segments, a batch is decoded in half the time of ten.
     """
     pieces: list[bytes] = []
-    count, step = 0, few
+    count, size, step = 0, 0, few
     # Where entries tell the first version, nothing before it is read if the first record confirms it.
     guesses = bounds.first_version > 1 and bounds.since_us is None and not reverse
     guess = (bounds.first_version, stream) if guesses else None
@@ -176,11 +176,12 @@ def _records(
                         low += taken
                     pieces += found
                     count += taken
-                    if count == step or (len(pieces) > len(found) and sum(map(len, pieces)) > BYTES_AT_ONCE):
+                    size += len(found[0]) if len(found) == 1 else sum(map(len, found))
+                    if count == step or (len(pieces) > len(found) and size > BYTES_AT_ONCE):
                         records = _decode(pieces, count, guess)
                         reached, guess = records[-1][0], None
                         yield records
-                        pieces, count, step = [], 0, RECORDS_AT_ONCE
+                        pieces, count, size, step = [], 0, 0, RECORDS_AT_ONCE
             if pieces:
                 yield _decode(pieces, count, guess)
             return
@@ -193,7 +194,7 @@ def _records(
             if guess is None or not records or records[0][1:3] == guess:
                 yield records
                 raise
-        pieces, count, guesses, guess = [], 0, False, None
+        pieces, count, size, guesses, guess = [], 0, 0, False, None
 
 
 def _decode(pieces: Sequence[bytes], count: int, guess: tuple[int, str] | None) -> tuple[Record, ...]:

@@ -210,6 +210,10 @@ class Segment:
         log = self._maybe_in_memory()
         if log is not None:
             entries, place, most = self.entries, ENTRY_PLACE.unpack_from, BYTES_AT_ONCE // count
+            if count == 1:
+                at, length, before, after = place(entries, first * ENTRY_BYTES)
+                if 0 < length <= most and crc32(raw := log[at : at + length], before) == after:
+                    return [raw], 1
             raws = [
                 raw
                 for number in numbers

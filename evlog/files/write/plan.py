@@ -142,17 +142,17 @@ class Planner:
             return list(map(numbers.__getitem__, streams))
         except KeyError:
             pass
-        for stream in streams:
-            if stream not in numbers:
-                # Equal texts need not have equal hashes: a member of an Enum is a `str`, too.
-                name = str.__str__(stream)
-                number = numbers[name] if name in numbers else self._add_locked(name)
-                numbers[name] = numbers[stream] = number
+        new = [stream for stream in dict.fromkeys(streams) if stream not in numbers]
+        for stream, hash in zip(new, map(hash_stream, new), strict=True):
+            # Equal texts need not have equal hashes: a member of an Enum is a `str`, too.
+            name = str.__str__(stream)
+            number = numbers[name] if name in numbers else self._add_locked(hash)
+            numbers[name] = numbers[stream] = number
         return [numbers[stream] for stream in streams]
 
-    def _add_locked(self, name: str) -> int:
+    def _add_locked(self, hash: int) -> int:
         """Return a number for a stream, which has it once its name is noted: an interrupt may come before."""
-        number, hash = len(self._hashes), hash_stream(name)
+        number = len(self._hashes)
         self._versions.append(_UNKNOWN)
         self._hashes.append(hash)
         if self._owners.setdefault(hash, number) != number:
@@ -326,11 +326,10 @@ class Planner:
     def _look_up_locked(self, names: dict[int, str]) -> dict[int, int]:
         """Return the last version of each stream, by number, and remember it."""
         in_active = any(self._versions[number] != _NOT_ACTIVE for number in names)
-        hashes = {name: self._hashes[number] for number, name in names.items()}
-        found = self._log.find_versions(hashes, in_active=in_active)
-        versions = {number: found[name] for number, name in names.items()}
-        self._remember_locked(versions.keys(), versions.values())
-        return versions
+        hashes = [self._hashes[number] for number in names]
+        found = self._log.find_versions(list(names.values()), hashes, in_active=in_active)
+        self._remember_locked(names, found)
+        return dict(zip(names, found, strict=True))
 
     def remember_locked(self, plan: Plan) -> None:
         """Remember the versions that a written plan gave its events."""

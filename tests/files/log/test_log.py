@@ -58,8 +58,8 @@ def test_look_up_is_decided_by_the_name_and_the_id_and_not_by_the_hash(store: Ev
 @pytest.mark.exact_hashes
 def test_each_bit_that_versions_of_many_streams_rest_on_is_checked(store: EventStore) -> None:
     fill(store, 24, streams=24)
-    hashes = {f"s-{stream}": hash_stream(f"s-{stream}") for stream in range(24)}
-    right = dict.fromkeys(hashes, 1)
+    names = [f"s-{stream}" for stream in range(24)]
+    hashes, right = list(map(hash_stream, names)), [1] * 24
     (log_path, *_), (offsets_path, *_) = (segment_files(store, suffix) for suffix in ("log", "offsets"))
     for path, first, size, is_found in ((log_path, 64 + 40 + 1 + 2, 5, True), (offsets_path, 64, 48, False)):
         content = path.read_bytes()
@@ -70,11 +70,11 @@ def test_each_bit_that_versions_of_many_streams_rest_on_is_checked(store: EventS
             log = Log(store.path)
             if is_found:
                 with pytest.raises(CorruptionError):
-                    log.find_versions(hashes)
+                    log.find_versions(names, hashes)
             else:
-                assert log.find_versions(hashes) == right
+                assert log.find_versions(names, hashes) == right
         path.write_bytes(content)
-    assert Log(store.path).find_versions(hashes) == right
+    assert Log(store.path).find_versions(names, hashes) == right
 
 
 def test_versions_of_many_streams_are_those_of_each(store: EventStore) -> None:
@@ -86,20 +86,19 @@ def test_versions_of_many_streams_are_those_of_each(store: EventStore) -> None:
         store.append(f"s-{number}", [new(number)])
     log = Log(store.path)
     names = [f"s-{number}" for number in range(50)]
-    streams = {name: hash_stream(name) for name in names}
-    found = log.find_versions(streams)
-    assert found == {name: log.find_version(name, streams[name]) for name in names}
-    assert (found["s-0"], found["s-38"], found["s-39"], found["s-49"]) == (5, 3, 3, 0)
+    hashes = list(map(hash_stream, names))
+    found = log.find_versions(names, hashes)
+    assert found == list(map(log.find_version, names, hashes))
+    assert (found[0], found[38], found[39], found[49]) == (5, 3, 3, 0)
 
 
 @pytest.mark.exact_hashes
 def test_versions_of_names_with_one_hash_are_told_apart(store: EventStore) -> None:
     fill(store, 100, streams=40)
     log = Log(store.path)
-    streams = {f"s-{number}": hash_stream("s-7") for number in range(40)}
-    found = log.find_versions(streams)
-    assert found.pop("s-7") == 3
-    assert set(found.values()) == {0}
+    names = [f"s-{number}" for number in range(40)]
+    found = log.find_versions(names, [hash_stream("s-7")] * 40)
+    assert found == [3 if name == "s-7" else 0 for name in names]
 
 
 @pytest.mark.parametrize("order", [range(30), range(29, -1, -1), [*range(15), *range(16, 30), 15]])
