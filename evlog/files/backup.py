@@ -110,7 +110,7 @@ class _Run:
         manifest = log.manifest
         *sealed, _ = manifest.segments
         active = log.active.segment
-        end = self._settled_end(active)
+        end = self._durable_end(active)
         sizes = [info.compressed_bytes or info.log_bytes for info in sealed]
         total, done = sum(sizes) + end, 0
         for info, size in zip(sealed, sizes, strict=True):
@@ -124,8 +124,8 @@ class _Run:
             self._progress(total, total)
         return manifest
 
-    def _settled_end(self, active: ActiveSegment) -> int:
-        """Return up to which offset the active log can be copied: nothing takes back what is before it."""
+    def _durable_end(self, active: ActiveSegment) -> int:
+        """Return up to which offset the active log is on the device: nothing takes back what is before it."""
         with self._log.mutex:
             end = active.end
         marks = self._log.marks()

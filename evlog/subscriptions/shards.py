@@ -145,7 +145,11 @@ def acquire(
     )
     while True:
         if set(_members(engine, name)) != set(targets):
-            _settle(engine, name, targets, first, acquire_one)
+            lock = _lock(engine, name, acquire_one)
+            try:
+                _Change(engine, name, lock, acquire_one).run(targets, first)
+            finally:
+                lock.release()
         place = engine.checkpoint(own)
         if shard is None:
             acquire_one(place)
@@ -176,64 +180,76 @@ def _acquire_shard(
     return acquire_one(place)
 
 
-def _settle(
-    engine: Engine,
-    name: str,
-    targets: Sequence[str],
-    first: Callable[[], Checkpoint],
-    acquire_one: Callable[[CheckpointStore], None],
-) -> None:
-    """Make the checkpoints of these consumers, where those of all others are, and delete the others."""
-    lock = _lock(engine, name, acquire_one)
+class _Change:
+    """A change of the consumers of a subscription, by a process that holds the lock of its name."""
 
-    @contextmanager
-    def held(each: str) -> Iterator[CheckpointStore]:
-        place = lock if each == name else engine.checkpoint(each)
-        if place is not lock:
-            acquire_one(place)
-        try:
-            yield place
-        finally:
-            if place is not lock:
-                place.release()
+    def __init__(
+        self,
+        engine: Engine,
+        name: str,
+        lock: CheckpointStore,
+        acquire_one: Callable[[CheckpointStore], None],
+    ) -> None:
+        self._engine = engine
+        self._name = name
+        self._lock = lock
+        self._acquire_one = acquire_one
 
-    try:
-        present = _members(engine, name)
+    def run(self, targets: Sequence[str], first: Callable[[], Checkpoint]) -> None:
+        """Make the checkpoints of these consumers, where those of all others are, and delete the others."""
+        present = _members(self._engine, self._name)
         if set(present) == set(targets):
             return  # another run has done it
-        found = {each: known for each in present if (known := engine.checkpoint(each).load()) is not None}
-        positions = {each: known.position for each, known in found.items()}
-        _check_level(name, positions)
+        places = ((each, self._engine.checkpoint(each).load()) for each in present)
+        found = {each: known for each, known in places if known is not None}
+        _check_level(self._name, {each: known.position for each, known in found.items()})
         begin = next(iter(found.values())) if found else first()
         leaving = [each for each in found if each not in targets]
         missing = [each for each in targets if each not in found]
         for each in missing:
-            with held(each) as place:
+            with self._held(each) as place:
                 place.create(begin)
         try:
-            for each in leaving:
-                with held(each) as place:  # it does not run, and cannot any more
-                    known = place.load()
-                    positions[each] = 0 if known is None else known.position
-            _check_level(name, positions)
+            self._check_ended(found, leaving)
         except (SubscriptionBusy, ShardsApart):
-            for each in missing:
-                with held(each) as place:
-                    place.delete()
+            self._delete(missing)
             raise
-        parked = [event for each in leaving for event in engine.checkpoint(each).parked()]
-        for number, each in enumerate(targets, 1):
-            with held(each) as place:
-                _park(
-                    engine,
-                    place,
-                    [event for event in parked if shard_of(event.stream, len(targets)) == number],
-                )
+        self._move_parked(leaving, targets)
+        self._delete(leaving)
+
+    @contextmanager
+    def _held(self, each: str) -> Iterator[CheckpointStore]:
+        if each == self._name:
+            yield self._lock
+            return
+        place = self._engine.checkpoint(each)
+        self._acquire_one(place)
+        try:
+            yield place
+        finally:
+            place.release()
+
+    def _check_ended(self, found: dict[str, Checkpoint], leaving: Sequence[str]) -> None:
+        """Raise SubscriptionBusy if one that leaves is running, ShardsApart if one has moved on meanwhile."""
+        positions = {each: known.position for each, known in found.items()}
         for each in leaving:
-            with held(each) as place:
+            with self._held(each) as place:  # it does not run, and cannot any more
+                known = place.load()
+                positions[each] = 0 if known is None else known.position
+        _check_level(self._name, positions)
+
+    def _move_parked(self, leaving: Sequence[str], targets: Sequence[str]) -> None:
+        """Give the events that the former consumers parked to those that have their streams now."""
+        parked = [event for each in leaving for event in self._engine.checkpoint(each).parked()]
+        for number, each in enumerate(targets, 1):
+            own = [event for event in parked if shard_of(event.stream, len(targets)) == number]
+            with self._held(each) as place:
+                _park(self._engine, place, own)
+
+    def _delete(self, consumers: Sequence[str]) -> None:
+        for each in consumers:
+            with self._held(each) as place:
                 place.delete()
-    finally:
-        lock.release()
 
 
 def _check_level(name: str, positions: dict[str, int]) -> None:
