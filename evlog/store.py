@@ -690,7 +690,7 @@ class EventStore:
     def wait_for(
         self, name: str, position: int, *, stream: str | None = None, timeout: float | None = None
     ) -> bool:
-        """Wait until a snapshot has everything up to a position: to read what one has written oneself.
+        """Wait until a snapshot has everything up to a position, so that a program reads its own writes.
 
         Another thread or process keeps the snapshot, which may not exist yet.
 
@@ -700,7 +700,7 @@ class EventStore:
             timeout: seconds; None waits without a limit.
 
         Returns:
-            Whether it came that far; False when the time was over.
+            Whether the snapshot came that far in time.
         """
         from evlog.state.snapshots import wait_for
 
@@ -827,8 +827,8 @@ class EventStore:
             since: the first run begins with the first event written at or after this time.
             follow: wait for more; if false, end at the present end of the log.
             idle: seconds; the iteration ends when no event came for this long.
-            timeout: seconds; the iteration ends this long after it began, when what is there is delivered.
-                None, of both: wait without a limit. The command line's options have the same names.
+            timeout: seconds; this long after its begin the iteration delivers what is committed by then, and
+                ends. None, of both: wait without a limit. The command line's options have the same names.
             shard: (K, N): N runs share the name, and this one takes the streams whose hash is K, from 1 to N.
                 Each has a checkpoint of its own, `NAME#K/N`; the first to run makes those of all. Another N
                 continues where all of the former N are, once they are at the same position.
@@ -897,11 +897,11 @@ class EventStore:
         The checkpoint passes an event after the handler has returned. Returns when the subscription ends.
 
         Args:
-            handler: called with the event. It failed if it raises an Exception.
+            handler: called with the event. If it raises an Exception, it has failed.
             in_transaction: call the handler with the event and a connection to the store's database, in a
                 transaction that also saves the checkpoint: what the handler writes by that connection is
-                there exactly once. See `Subscription.transaction`. Only of some engines: PostgreSQL.
-            retries: after this many failures on one event it gives up.
+                there exactly once. See `Subscription.transaction`. Only PostgreSQL offers it.
+            retries: how many times the handler fails on one event before `on_failure` decides; 0 counts as 1.
             retry_delay: seconds between two tries; None: 0.1 s, 0.2 s … 10 s.
             on_failure: "stop": raise the last error; the next run begins with that event. "park": set the
                 event aside with the error, for `parked` and `replay_parked`, and continue.
@@ -910,7 +910,7 @@ class EventStore:
 
         Raises:
             As `subscribe`, and what the handler raised last.
-            Unsupported: the engine has no transactions of a handler.
+            Unsupported: the engine does not offer `in_transaction`.
         """
         from evlog.subscriptions.named import consume
 

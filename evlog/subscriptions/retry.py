@@ -40,7 +40,7 @@ def attempt(
     """Call the handler with the event until it returns, with pauses.
 
     Args:
-        retries: after this many failures it gives up; 0 counts as 1.
+        retries: return after this many failures; 0 counts as 1.
         delay_seconds: of every pause; None: pauses that grow from a tenth of a second to ten seconds.
         on_retry: called after each failure but the last, with the error, its number, and the pause in
             seconds.
