@@ -6,7 +6,16 @@ import os
 
 from evlog.cli._support import console, options
 from evlog.cli._support.listing import print_rows
-from evlog.cli._support.parameters import COUNT, LISTED_FIELDS, LISTING, STORE, Subcommand, argument, option
+from evlog.cli._support.parameters import (
+    COUNT,
+    LISTED_FIELDS,
+    LISTING,
+    PATH,
+    STORE,
+    Subcommand,
+    argument,
+    option,
+)
 from evlog.errors import InvalidArgument
 from evlog.model.json_lines import encode_time
 
@@ -134,7 +143,7 @@ The schema must not refer to anything outside itself ($defs are in it). The same
   evlog schema set OrderPaid paid.schema.json
   echo '{"required":["amount"]}' | evlog schema set OrderPaid -
 """,
-        (_TYPE, argument("FILE", "A JSON Schema; - for stdin.", required=True), STORE),
+        (_TYPE, argument("FILE", "A JSON Schema; - for stdin.", PATH, required=True), STORE),
         _set,
     ),
     "remove": Subcommand(

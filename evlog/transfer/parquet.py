@@ -8,6 +8,7 @@ that holds all of its values: BOOLEAN, INT64, DOUBLE or text, in which all but s
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import isfinite
 from typing import Any, Final
@@ -76,7 +77,8 @@ class Parquet:
         before = None if old is None else _open(old)
         if before is not None:
             _check_columns(str(old), before.schema_arrow, self._schema)
-        self._writer = pq.ParquetWriter(path, self._schema, compression="zstd")
+        self._file = pa.OSFile(os.fsencode(path), "wb")  # a path as text would have to be UTF-8
+        self._writer = pq.ParquetWriter(self._file, self._schema, compression="zstd")
         self._waiting: list[Any] = []
         self._rows = 0
         self._bytes = 0  # of what waits
@@ -104,6 +106,7 @@ class Parquet:
         if self._rows:
             self._write_groups(all=True)
         self._writer.close()
+        self._file.close()
 
     def _write_groups(self, *, all: bool) -> None:
         table = pa.Table.from_batches(self._waiting)
@@ -117,7 +120,7 @@ class Parquet:
 def _open(path: str) -> Any:
     """Open a file to which events will be added."""
     try:
-        file = pq.ParquetFile(path)
+        file = pq.ParquetFile(pa.OSFile(os.fsencode(path)))
     except (pa.ArrowInvalid, OSError) as error:
         raise _foreign(path, str(error).splitlines()[0]) from None
     if "position" not in file.schema_arrow.names:

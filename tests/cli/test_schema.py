@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -148,6 +149,15 @@ def test_what_is_no_schema_is_exit_2(strict: Evlog, schema: bytes, message: str)
     assert result.code == 2
     assert message in result.err
     assert strict("schema").line["version"] == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="not every file system takes such a name")
+def test_a_file_may_have_a_name_that_is_not_utf8(evlog: Evlog, here: Path) -> None:
+    name = os.fsdecode(b"\xff.json")
+    (here / name).write_text('{"required":["a"]}')
+    evlog("init")
+    assert evlog("schema", "set", "T", name).code == 0
+    assert evlog("append", "s", "T").code == 2
 
 
 def test_a_file_that_cannot_be_read_is_exit_2(strict: Evlog) -> None:

@@ -79,6 +79,16 @@ def test_lines_are_what_read_prints(store: EventStore, memory_path: Path, suffix
     assert b"".join(lines_of(path)) == b"".join(encode_lines(store.read_all()))
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="not every file system takes such a name")
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_file_may_have_a_name_that_is_not_utf8(store: EventStore, memory_path: Path, suffix: str) -> None:
+    path = memory_path / os.fsdecode(b"out\xff" + suffix.encode())
+    assert run(store, path).events == 8
+    store.append("s-9", [NewEvent("T")])
+    assert run(store, path, append=True) == (str(path), 1, 9)
+    assert os.listdir(os.fsencode(memory_path)).count(os.fsencode(path.name)) == 1
+
+
 def check_row(row: dict[str, Any], event: Event) -> None:
     assert (int(row["position"]), row["stream"], int(row["version"])) == (
         event.position,
