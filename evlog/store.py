@@ -1224,8 +1224,8 @@ _MOST = (1 << 63) - 1  # what every engine can count to
 
 def _check_bounds(**bounds: int | None) -> None:
     for name, value in bounds.items():
-        if value is None:
-            continue
+        if value is None or (value.__class__ is int and 0 <= value <= _MOST):
+            continue  # the common case
         is_whole = hasattr(value, "__index__")  # an int, or for example numpy's
         if not is_whole or not 0 <= value <= _MOST:
             allowed = f"at most {_MOST}" if is_whole and value > 0 else "0 or more"

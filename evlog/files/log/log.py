@@ -23,6 +23,7 @@ from evlog.errors import CorruptionError, StoreBusy, StoreReplaced
 from evlog.files.disk.files import ReadFile
 from evlog.files.disk.fork import register_fork_reset
 from evlog.files.format import paths
+from evlog.files.format.hashes import hash_stream
 from evlog.files.format.headers import KIND_IDS, KIND_STREAMS
 from evlog.files.format.marks import (
     MARK_BYTES,
@@ -36,7 +37,16 @@ from evlog.files.format.marks import (
 )
 from evlog.files.log.active import ActiveSegment
 from evlog.files.log.manifest_file import OpenManifest, has_stamp, open_manifest, read_stamp
-from evlog.files.log.parts import ActivePart, OpenParts, Part, SealedPart, SealedParts, SegmentMoved, missing
+from evlog.files.log.parts import (
+    ActivePart,
+    OpenParts,
+    Part,
+    SealedPart,
+    SealedParts,
+    SegmentMoved,
+    StreamEntries,
+    missing,
+)
 from evlog.files.log.policies import PolicyTable
 from evlog.files.log.segment_filter import SegmentFilter
 from evlog.model.named import NamedTuple
@@ -89,6 +99,7 @@ class Log:
         self._look_due = 0.0  # until when the store needs no look whether it is in its place; not guarded
         self._opened = OpenParts()
         self._policies = PolicyTable()
+        self._entries: StreamEntries | None = None  # replaced whole, with the mutex; read without it
         register_fork_reset(self)
         manifest = self._load_first()
         self.filter = SegmentFilter(store, manifest.store_id_bytes)
@@ -227,6 +238,8 @@ class Log:
 
     def close(self) -> None:
         """Drop the sealed segments' files."""
+        with self.mutex:
+            self._entries = None
         self._opened.close()
 
     def reset(self) -> None:
@@ -360,6 +373,25 @@ class Log:
         for place in self.filter.places(sealed, KIND_STREAMS, stream_hash):
             yield sealed[place]
 
+    def stream_entries(self, stream: str) -> StreamEntries:
+        """Return where the entries of a stream are now. Of the stream that was read last, this is known."""
+        entries = self._entries
+        if entries is None or not entries.are_of(stream, *self.view()):
+            stream_hash = hash_stream(stream)
+            with self.mutex:  # policies and segments are of one moment
+                policies = self.policies()
+                sealed, active = self.view()
+                entries = self._entries = StreamEntries(
+                    stream,
+                    stream_hash,
+                    sealed,
+                    active,
+                    self.filter.places(sealed, KIND_STREAMS, stream_hash)[::-1],
+                    policies.redacted,
+                    has_rule=policies.any and policies.rule_for(stream) is not None,
+                )
+        return entries
+
     def find_last(self, stream: str, stream_hash: int) -> Record | None:
         """Return the stream's last event, None if it has none."""
         for part in self.stream_parts(stream_hash):
@@ -467,6 +499,7 @@ class Log:
             except FileNotFoundError as error:
                 raise missing(self.store, active_info, error) from None
         self._state = LogState(opened, sealed, active)
+        self._entries = None  # it keeps files mapped that may have been removed
         self._stale = False
         if before is not None and not sealed.begins_with(before.sealed):
             kept = set(sealed.rows) if made is not None else ()

@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from bisect import bisect_left
 from itertools import chain
+from operator import countOf, itemgetter
 
 from evlog.errors import CorruptionError, EvlogError
 from evlog.files.format.frames import unpack_records
@@ -28,12 +29,13 @@ if TYPE_CHECKING:
     from typing import Final
 
     from evlog.files.log.log import Log
-    from evlog.files.log.parts import Part
+    from evlog.files.log.parts import Part, StreamEntries
     from evlog.model.events import Record
     from evlog.model.retention import Rule
 
 _FIRST_EVENTS: Final = 64  # read at once before anybody has asked for the second one; later more
 _FEW_EVENTS: Final = 32  # so few events of a segment are read at once, whichever of them are wanted
+_stream_of: Final = itemgetter(2)
 
 
 class Bounds:
@@ -102,6 +104,81 @@ def read_stream(
     if content is not None:
         wanted.append(content)
     return chain.from_iterable(_batches(log, stream, bounds, wanted, reverse, limit))
+
+
+def maybe_read_few(
+    log: Log, stream: str, first: int, last: int | None, *, reverse: bool, limit: int | None
+) -> Iterator[Event] | None:
+    """Return at most 64 events, selected by version alone, as `read_stream` does; None: ask that.
+
+    In half the time, for a page: without generators, and what is known of the stream is kept for the next.
+    Whatever is unusual is left to `read_stream`: a policy, a guess that a record does not confirm, hashes
+    that collide, damage, a segment that a compaction replaces meanwhile.
+    """
+    most = limit
+    if last is not None:
+        between = last - max(first, 1) + 1
+        most = between if limit is None else min(limit, between)
+    if (most is not None and not 0 < most <= _FIRST_EVENTS) or (reverse and (first > 1 or last is not None)):
+        return None
+    try:
+        log.refresh()
+        entries = log.stream_entries(stream)
+        if entries.has_rule or log.damage is not None:
+            return None
+        number, low = entries.find_version(first) if first > 1 else (0, 0)
+        if most is None:
+            most = entries.count_from(number, low, _FIRST_EVENTS + 1)
+            if most > _FIRST_EVENTS:
+                return None
+        if reverse:
+            number, low = entries.find_last(most)
+        records = _read_from(entries, number, low, most)
+        if records:
+            is_bounded = first > 1 or last is not None
+            if is_bounded and records[0][1] != max(first, 1):
+                return None
+            if countOf(map(_stream_of, records), stream) < len(records):
+                return None
+        elif first > 1 and not _ends_before(entries, number, stream, first):
+            return None
+    except (EvlogError, OSError, SegmentMoved, _TooLong, *SENSELESS):
+        return None
+    if entries.redacted is not None:
+        records = entries.redacted.records(records)
+    return map(Event, records[::-1] if reverse else records)
+
+
+def _read_from(entries: StreamEntries, number: int, low: int, most: int) -> Sequence[Record]:
+    """Return at most so many records, from an entry of a segment on.
+
+    Raises:
+        _TooLong: they have more bytes than are read at once.
+    """
+    pieces: list[bytes] = []
+    count = 0
+    while True:
+        part, numbers, size = entries.within(number)
+        high = min(size, low + most - count)
+        while low < high:
+            found, taken = part.segment.pieces(numbers[low:high])
+            pieces += found
+            count += taken
+            low += taken
+            if low < high and sum(map(len, pieces)) > BYTES_AT_ONCE:
+                raise _TooLong
+        if count == most or number == entries.last:
+            return unpack_records(pieces, count) if count else ()
+        number, low = number + 1, 0
+
+
+def _ends_before(entries: StreamEntries, number: int, stream: str, version: int) -> bool:
+    """Return whether the last event of the segment is of the stream and before the version."""
+    part, numbers, size = entries.within(number)
+    if not size:
+        return False
+    record = part.segment.record(numbers[size - 1])
+    return record[2] == stream and record[1] < version
 
 
 def _batches(
@@ -346,6 +423,10 @@ def _guessed_place(part: Part, numbers: Sequence[int], size: int, version: int) 
 
 class _WrongGuess(Exception):
     """The first record is not the one that its entry promised."""
+
+
+class _TooLong(Exception):
+    """So many bytes are not read at once."""
 
 
 class _MixedStreams(Exception):

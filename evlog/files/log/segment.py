@@ -128,7 +128,10 @@ class Segment:
 
     def log_bytes(self, offset: int, length: int) -> bytes:
         """Return bytes of the log, fewer at its end."""
-        return self.log_pieces([(offset, length, 0, 0)])[0]
+        log = self._maybe_in_memory()
+        if log is not None:
+            return log[offset : offset + length]
+        return self._read_pieces([(offset, length, 0, 0)])[0]
 
     def log_pieces(self, places: Sequence[Place]) -> list[bytes]:
         """Return the bytes at many places in one call: calls cost as much as the bytes."""
@@ -241,8 +244,7 @@ class Segment:
         size = last_at + length - offset
         if not 0 < size <= BYTES_AT_ONCE:
             return b"", 0
-        log = self._maybe_in_memory()
-        run = log[offset : offset + size] if log is not None else self.log_bytes(offset, size)
+        run = self.log_bytes(offset, size)
         return (run, last - first + 1) if crc32(run, before) == after else (b"", 0)
 
     def _frame_offset(self, number: int) -> int:

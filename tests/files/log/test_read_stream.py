@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 
 import pytest
 
 import evlog
-from evlog import Event, EventStore
+from evlog import Event, EventStore, NewEvent
 from evlog.errors import CorruptionError
 from evlog.files.format.frames import unpack_records
 from evlog.files.log.log import Log
+from evlog.files.log.read_stream import Bounds, maybe_read_few, read_stream
 from tests.support.helpers import new, numbers, segment_files, small_store
 
 
@@ -109,3 +111,95 @@ def test_a_flipped_bit_among_neighbours_is_found_and_those_before_it_are_read(
                 found.extend(event.version for event in store.read("long-1", 6, limit=50))
             assert found == list(range(6, number + 1))
             assert (caught.value.offset, caught.value.position) == (offset, number + 1)
+
+
+# --- a few events, which are read in one go
+
+
+@pytest.fixture
+def short_streams(memory_path: Path) -> EventStore:
+    """Streams of 30, 12 and 1 events over six segments; the last segment has events of one stream only."""
+    with small_store(memory_path / "store", segment_events=7) as store:
+        for number in range(1, 31):
+            store.append("a", [new(number)])
+            if number % 3 == 0 and number < 25:
+                store.append("b", [new(number // 3)])
+        store.append("c", [new(1)])
+        store.append("b", [new(number) for number in range(9, 13)])
+        assert len(segment_files(store, "log")) > 5
+        return store
+
+
+def test_a_few_events_are_read_in_one_go_and_are_those_that_a_general_read_finds(
+    short_streams: EventStore,
+) -> None:
+    log = Log(short_streams.path)
+    for stream, first, last, limit, reverse in product(
+        ("a", "b", "c", "none"), (0, 1, 2, 8, 12, 13, 31), (None, 1, 8, 40), (None, 1, 7, 64), (False, True)
+    ):
+        found = maybe_read_few(log, stream, first, last, reverse=reverse, limit=limit)
+        general = read_stream(log, stream, Bounds(first, last), None, reverse=reverse, limit=limit)
+        is_empty = last is not None and last < first
+        if (reverse and (first > 1 or last is not None)) or is_empty or (first > 1 and stream == "none"):
+            assert found is None
+        else:
+            assert found is not None
+            assert list(found) == list(general), (stream, first, last, limit, reverse)
+
+
+def test_many_events_and_unusual_ones_are_left_to_a_general_read(memory_path: Path) -> None:
+    def is_left(stream: str, first: int = 1, last: int | None = None, limit: int | None = None) -> bool:
+        return maybe_read_few(log, stream, first, last, reverse=False, limit=limit) is None
+
+    with small_store(memory_path / "store", segment_events=50) as store:
+        store.append("many", [new(number) for number in range(65)])
+        store.append("large", [NewEvent("T", {"x": "x" * 700_000}) for _ in range(4)])
+        store.append("kept-1", [new(number) for number in range(9)])
+        store.set_retention("kept-1", max_count=5)
+        log = Log(store.path)
+        assert is_left("many")
+        assert not is_left("many", 2)
+        assert is_left("many", limit=65)
+        assert is_left("many", last=65)
+        assert not is_left("many", last=64)
+        assert is_left("large")
+        assert not is_left("large", limit=1)
+        assert is_left("kept-1")
+        assert [event.version for event in store.read("kept-1")] == [5, 6, 7, 8, 9]
+
+
+def test_what_is_known_of_a_stream_follows_other_writers(short_streams: EventStore) -> None:
+    with evlog.open(short_streams.path) as reader, evlog.open(short_streams.path) as writer:
+        for number in range(31, 60):  # over several rolls
+            assert numbers(reader.read("a", limit=3, reverse=True)) == [number - 1, number - 2, number - 3]
+            assert numbers(reader.read("a", number)) == []
+            writer.append("a", [new(number)])
+            assert numbers(reader.read("a", number)) == [number]
+        writer.redact(reader.get(1).position, reason="asked")
+        assert next(reader.read("a", limit=1)).redacted
+        writer.set_retention("a", max_count=2)
+        assert numbers(reader.read("a", limit=3)) == [58, 59]
+        writer.set_retention("a", clear=True)
+        assert numbers(reader.read("a", 2, limit=3)) == [2, 3, 4]
+        writer.set_retention("b", before=9)
+        assert numbers(reader.read("b")) == [9, 10, 11, 12]
+        writer.compact()
+        writer.set_retention("b", clear=True)
+        assert numbers(reader.read("a", 2, limit=3)) == [2, 3, 4]
+        for first, last, versions in (
+            (1, None, [9, 10, 11, 12]),
+            (1, 8, []),
+            (1, 9, [9]),
+            (10, 11, [10, 11]),
+        ):
+            assert [event.version for event in reader.read("b", first, last)] == versions
+
+
+def test_files_of_replaced_segments_are_not_kept_for_the_next_page(short_streams: EventStore) -> None:
+    with evlog.open(short_streams.path) as store:
+        assert len(list(store.read("b"))) == 12
+        store.delete_stream("b")
+        store.compact()
+        assert store.head  # this looks at the log, and reads no stream
+        maps = Path("/proc/self/maps").read_text()
+        assert not [line for line in maps.splitlines() if short_streams.path in line and "(deleted)" in line]
