@@ -14,6 +14,7 @@ const KEYS = [
   ["[ ]", "Previous, next event of the same stream"],
   ["f", "Follow new events, or pause"],
   ["x", "Remove all filters"],
+  ["v", "Check the store quickly"],
   ["?", "These keys"],
 ];
 const NAMES = {ArrowDown: "j", ArrowUp: "k"};
