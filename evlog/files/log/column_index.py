@@ -138,6 +138,11 @@ class ColumnIndex:
         """Return every key."""
         return list(self._last(kind))
 
+    def prepare(self) -> None:
+        """Build now what a writer of many appends soon asks for, or extend it: the second step, 30 ms."""
+        self._known_ids()
+        self._last(KIND_STREAMS)
+
     def _last(self, kind: int) -> dict[int, int]:
         """Return the number of each key's last entry."""
         if self._in_lasts.get(kind) != len(self._entries()):

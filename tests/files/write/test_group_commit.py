@@ -14,6 +14,7 @@ from evlog import CorruptionError, IdConflict, LockTimeout, NewEvent, WrongExpec
 from evlog.errors import StoreFull, StoreIOError, StreamTombstoned
 from evlog.files.disk.file_lock import FileLock
 from evlog.files.disk.files import DISK, Disk, WriteFile
+from evlog.files.format.headers import KIND_STREAMS
 from evlog.files.write.group_commit import RESPONSES_AT, Request, Slot
 from evlog.model.appends import AppendResult
 from tests.support.contention import Crowd, Job, Outcome, claim_slot, wait_until, waiting_requests
@@ -148,6 +149,17 @@ def test_a_writer_that_was_served_asks_before_it_tries_the_lock(
     assert tried == ["queue", "lock", "lock"]
     assert waiting_requests(four.path) == 0
     check(tmp_path, 7)
+
+
+def test_a_writer_that_is_served_again_prepares_to_lead_before_it_has_the_lock(four: Crowd) -> None:
+    """Under the lock it would delay all others, by the time that its look-ups in a full segment take once."""
+    places(four.together(*(append(f"s-{n}", n) for n in range(4))))
+    assert four.stores[1].head == 5
+    index = writer_of(four.stores[1])._log.active.index
+    assert not index._ids
+    places(four.together(*(append(f"s-{n}", 4 + n) for n in range(4))))
+    assert len(index._ids) == 5
+    assert len(index._lasts[KIND_STREAMS]) == 5
 
 
 def test_where_few_wait_each_appends_for_itself(tmp_path: Path, disks: list[CountingDisk]) -> None:
