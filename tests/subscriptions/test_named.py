@@ -18,6 +18,8 @@ from evlog.errors import (
     InvalidArgument,
     StoreAccessDenied,
     StoreFull,
+    StoreNotFound,
+    StoreReplaced,
     StreamNotFound,
     SubscriptionAhead,
     SubscriptionBusy,
@@ -177,6 +179,46 @@ def test_the_checkpoint_is_saved_about_once_a_second_and_at_the_end(
                 now[0] += 0.125
         assert sorted(saved) == list(range(0, 60, 8))
         assert store.subscription(taking).position == 60
+
+
+def test_a_run_whose_store_was_moved_ends_with_that(memory_path: Path) -> None:
+    store = small_store(memory_path / "store", sync="none")
+    fill(store, 3)
+    run = store.subscribe("mail", timeout=0)
+    assert numbers([event for event in (run.next_event(), run.next_event()) if event]) == [0, 1]
+    os.rename(store.path, memory_path / "elsewhere")
+    uses: list[Callable[[], object]] = [
+        lambda: store.append("s-1", [new()]),
+        run.close,  # it has a checkpoint to save
+        lambda: store.subscribe("mail"),
+        store.compact,
+    ]
+    for use in uses:
+        with pytest.raises(StoreNotFound) as caught:
+            use()
+        assert caught.value.path == store.path
+    store.close()
+
+
+def test_a_run_whose_store_was_replaced_ends_with_that(memory_path: Path) -> None:
+    with small_store(memory_path / "store", sync="none") as store:
+        fill(store, 3)
+        run = store.subscribe("mail", timeout=0)
+        assert numbers([event for event in (run.next_event(), run.next_event()) if event]) == [0, 1]
+        os.rename(store.path, memory_path / "elsewhere")
+        small_store(store.path).close()
+        with pytest.raises(StoreReplaced):
+            run.close()
+
+
+def test_a_run_ends_well_after_a_compaction_has_replaced_the_active_segment(memory_path: Path) -> None:
+    with small_store(memory_path / "store", sync="none") as store:
+        fill(store, 3)
+        with small_store(memory_path / "store") as other, store.subscribe("mail", timeout=0) as run:
+            assert numbers([event for event in (run.next_event(), run.next_event()) if event]) == [0, 1]
+            other.delete_stream("s-2")
+            assert other.compact(force=True).events_removed
+        assert store.subscription("mail").position == 1
 
 
 def test_no_room_for_a_checkpoint_stops_nobody_but_is_told_at_the_end(

@@ -60,6 +60,7 @@ _KINDS: Final = {
 }
 # The directories that evlog makes inside a store. The store itself may be behind a link: its user named it.
 OWN_DIRECTORIES: Final = ("/segments", "/subscriptions", "/snapshots")
+_OWN_FILES: Final = ("manifest.json", "lock", "durable", "compaction", "queue")
 _SAFE: Final = os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
 
@@ -78,12 +79,20 @@ def error_for(error: OSError, path: str) -> EvlogError:
     if number in _NO_ACCESS:
         return StoreAccessDenied(path, reason)
     if number in _MISSING:
-        return StoreNotFound(path)
+        return StoreNotFound(_store_of(path))
     if number in _NO_FILE:
         return UnsafeFile(path, _NO_FILE[number])
     if number in _ADVICE:
         return SystemCallFailed(path, reason, _ADVICE[number])
     return StoreIOError(path, reason)
+
+
+def _store_of(path: str) -> str:
+    """Return the store that a file or directory of this path would be in, or the path."""
+    above, name = os.path.split(path)
+    if above.endswith(OWN_DIRECTORIES):
+        return os.path.dirname(above)
+    return above if f"/{name}" in OWN_DIRECTORIES or name in _OWN_FILES else path
 
 
 def open_file(path: str, flags: int, mode: int = 0) -> tuple[int, os.stat_result]:

@@ -17,7 +17,7 @@ import os
 import time
 from bisect import bisect_left
 
-from evlog.errors import EvlogError
+from evlog.errors import EvlogError, NotAStore
 from evlog.files.disk.watch import TICK_SECONDS, Watch
 from evlog.files.format.marks import MARK_BYTES
 from evlog.files.log.read import read_log, selection_of
@@ -218,7 +218,14 @@ class CommittedFeed:
             return  # the next writer decides what is there
         tag, _, synced = self._synced
         known = max(marks.durable_offset, active.durable, synced if tag == active.tag else 0)
-        if active.is_on_device(self._disk, end, known):
+        try:
+            is_there = active.is_on_device(self._disk, end, known)
+        except (FileNotFoundError, NotAStore) as error:
+            log.look()  # raises if the store was removed or replaced
+            if isinstance(error, NotAStore):
+                raise
+            return  # a compaction has replaced the segment, which was synced before
+        if is_there:
             self._synced = (active.tag, head, end)
             self._committed = max(self._committed, head)
 
