@@ -47,6 +47,7 @@ from evlog.model.events import columns_of
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+    from re import Pattern
     from typing import Final
 
     from evlog.model.events import EncodedEvent, Record
@@ -149,6 +150,19 @@ def pack_heads(versions: Iterable[int], streams: Iterable[str]) -> list[bytes]:
 def has_head(raw: bytes, head: bytes) -> bool:
     """Return whether a record begins with a position and then this head; `HEAD_AT_MOST` more bytes tell."""
     return raw.startswith(head, 1 + _UINT_BYTES.get(raw[1:2], 1))
+
+
+def category_head(category: str) -> tuple[Pattern[bytes], int]:
+    """Return what matches the beginning of a record of a stream in the category, and for how many bytes.
+
+    Of names without `-` it matches none.
+    """
+    import re
+
+    uint = b"(?:[\x00-\x7f]|\xcc.|\xcd.{2}|\xce.{4}|\xcf.{8})"
+    name = f"{category}-".encode()
+    head = b"\x99" + uint + uint + b"(?:[\xa0-\xbf]|\xd9.)" + re.escape(name)
+    return re.compile(head, re.DOTALL), HEAD_AT_MOST + 5 + 2 + len(name)
 
 
 def encode_body(records: Sequence[bytes]) -> bytes:

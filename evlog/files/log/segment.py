@@ -25,6 +25,7 @@ from evlog.files.format.frames import (
     FRAME_HEADER_BYTES,
     HEAD_AT_MOST,
     FrameHeader,
+    category_head,
     check_body,
     decode_body,
     decode_frame_header,
@@ -186,6 +187,17 @@ class Segment:
         wanted = [(at, HEAD_AT_MOST + len(head), 0, 0) for (at, _), head in zip(places, heads, strict=True)]
         pieces = zip(self.log_pieces(wanted), heads, versions, strict=True)
         return [version if has_head(raw, head) else 0 for raw, head, version in pieces]
+
+    def are_in_category(self, numbers: Sequence[int], category: str) -> bool:
+        """Return whether all of these records are of streams in the category with a `-` in their names.
+
+        A third of the time of decoding the records, whose CRCs are not looked at either. What is told from
+        this is told from the hashes in the entries as well.
+        """
+        begins, most_bytes = category_head(category)
+        entries, place = self.entries, ENTRY_PLACE.unpack_from
+        places = [(place(entries, number * ENTRY_BYTES)[0], most_bytes, 0, 0) for number in numbers]
+        return all(map(begins.match, self.log_pieces(places)))
 
     def versions_in_entries(self, numbers: range) -> list[int]:
         """Return the versions in entries that follow each other: guesses, too."""

@@ -709,6 +709,25 @@ def test_streams_that_share_a_hash_lose_exactly_what_is_hidden(
         assert store.append("dd", [new()]).first_version == 21
 
 
+def test_a_category_that_shares_its_hash_with_another_loses_alone_what_is_hidden(
+    memory_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, module in list(sys.modules.items()):
+        if name.startswith("evlog.") and hasattr(module, "hash_category"):
+            monkeypatch.setattr(module, "hash_category", lambda _: 7 << 40)
+    monkeypatch.setattr("evlog.files.format.hashes._known_categories", {})
+    names = [f"{category}-{number}" for category in ("s", "t", "ss") for number in range(300)]
+    names += ["s", "t", f"s-{'x' * 200}", f"t-{'x' * 200}", "s-é", "t-s-1"]
+    with small_store(memory_path / "store", segment_events=10_000) as store:
+        for _ in range(4):
+            store.append_many(evlog.NewEvents(names, "T", [b"{}"] * len(names)))
+        store.set_retention(category="s", max_count=3)
+        before = visible(store)
+        removed = store.compact().events_removed
+        assert removed == sum(name.partition("-")[0] == "s" for name in names)
+        assert all_events(store) == before
+
+
 def test_a_stream_that_was_emptied_before_does_not_hide_a_shared_hash(
     memory_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -29,6 +29,7 @@ from evlog.files.format.entries import (
 from evlog.files.format.frames import (
     FrameHeader,
     array_head,
+    category_head,
     check_body,
     decode_body,
     decode_frame_header,
@@ -497,3 +498,13 @@ def test_header_that_claims_a_gigabyte_allocates_nothing(memory_path: Path) -> N
     assert peak < 4 << 20
     with pytest.raises(FormatFault):
         check_body(header, b"x" * 100)
+
+
+@pytest.mark.parametrize("position", [1, 127, 128, 255, 256, 65_536, 1 << 32, (1 << 64) - 1])
+@pytest.mark.parametrize("version", [1, 127, 128, 256, 65_536, (1 << 32) - 1])
+def test_the_head_of_a_record_tells_its_category(position: int, version: int) -> None:
+    begins, most_bytes = category_head("ör.er")
+    inside = ["ör.er-1", "ör.er-" + "x" * 200, "ör.er-"]
+    for stream in [*inside, "ör.er", "örxer-1", "a-ör.er-1", "ör.er1-1", "x" * 200]:
+        (raw,) = pack_records([(position, version, stream, "T", bytes(16), 1, 0, b"{}", None)])
+        assert (begins.match(raw[:most_bytes]) is not None) == (stream in inside)
