@@ -33,6 +33,7 @@ from evlog.files.format.entries import (
     column_array,
     count_tagged,
     running_crcs,
+    with_columns,
 )
 from evlog.files.format.frames import (
     FRAME_HEADER_BYTES,
@@ -79,9 +80,6 @@ _ENTRIES_AT_ONCE: Final = 8192
 _BYTES_AT_ONCE: Final = 2 << 20
 _FRAME_BYTES: Final = 128 << 10  # read whole for one event when scanning; less would cost a scan its speed
 _WRITE_BYTES: Final = 1 << 20
-# In an entry, as u32.
-_TAGS_CELL, _OFFSET_CELL, _LENGTH_CELL, _BEFORE_CELL, _AFTER_CELL, _FRAME_CELL = 2, 4, 5, 6, 7, 8
-_CELLS: Final = ENTRY_BYTES // 4
 _TAG: Final = Struct("<16sQI")
 # Fields of records; to take each of many records costs half of turning all nine into columns.
 _POSITION, _ID, *_CONTENT = map(itemgetter, (0, 4, 6, 7, 8))
@@ -385,15 +383,13 @@ def _read_raws(segment: SealedSegment, rows: bytes, erased: Sequence[int]) -> tu
 
 def _erase(raws: list[bytes], rows: bytes, erased: Sequence[int]) -> tuple[bytes, bytes]:
     """Return the records and the entries with what stays of redacted events."""
-    changed = bytearray(rows)
-    with memoryview(changed) as flat, flat.cast("I") as cells:
-        for number in erased:
-            record = decode_record(raws[number])
-            (raw,) = pack_records([redacted_record(record, record_digest(record))])
-            raws[number] = raw
-            cells[number * _CELLS + _TAGS_CELL] = 0
-            cells[number * _CELLS + _LENGTH_CELL] = len(raw)
-    return b"".join(raws), bytes(changed)
+    tags, lengths = column_array(rows, "tags"), column_array(rows, "length")
+    for number in erased:
+        record = decode_record(raws[number])
+        (raw,) = pack_records([redacted_record(record, record_digest(record))])
+        raws[number] = raw
+        tags[number], lengths[number] = 0, len(raw)
+    return b"".join(raws), with_columns(rows, tags=tags, length=lengths)
 
 
 # --- writing
@@ -466,13 +462,13 @@ class LogFile:
 
 def _move_entries(rows: bytes, raws: bytes, head: bytes, frame_offset: int) -> bytes:
     """Return the entries of records that are one after another in a new frame, after its head."""
-    moved = bytearray(rows)
-    count = len(rows) // ENTRY_BYTES
     ends = list(accumulate(column(rows, "length"), initial=0))
     crcs = array("I", running_crcs([raws[low:high] for low, high in pairwise(ends)], crc32(head)))
     body_at = frame_offset + FRAME_HEADER_BYTES + len(head)
-    with memoryview(moved) as flat, flat.cast("I") as cells, memoryview(crcs) as known:
-        cells[_OFFSET_CELL::_CELLS] = memoryview(array("I", map(body_at.__add__, ends[:-1])))
-        cells[_BEFORE_CELL::_CELLS], cells[_AFTER_CELL::_CELLS] = known[:-1], known[1:]
-        cells[_FRAME_CELL::_CELLS] = memoryview(array("I", (frame_offset,)) * count)
-    return bytes(moved)
+    return with_columns(
+        rows,
+        offset=array("I", map(body_at.__add__, ends[:-1])),
+        crc_before=crcs[:-1],
+        crc_after=crcs[1:],
+        frame=array("I", (frame_offset,)) * (len(ends) - 1),
+    )

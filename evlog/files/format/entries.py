@@ -189,6 +189,17 @@ def column_array(entries: bytes | bytearray | memoryview, name: str) -> array[in
         return array(code, cells[at::step].tobytes())
 
 
+def with_columns(entries: bytes, **columns: array[int]) -> bytes:
+    """Return entries with other values in these columns, given a cell for each entry."""
+    changed = bytearray(entries)
+    with memoryview(changed) as flat:
+        for name, cells in columns.items():
+            code, at, step = _COLUMNS[name]
+            with flat.cast(code) as view:  # type: ignore[call-overload]
+                view[at::step] = memoryview(cells)
+    return bytes(changed)
+
+
 _COLUMNS: Final[dict[str, tuple[str, int, int]]] = {
     "stream_hash": ("Q", 0, 6),
     "stream_hash_lower": ("I", 0, 12),

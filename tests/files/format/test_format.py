@@ -21,10 +21,12 @@ from evlog.files.format import frames
 from evlog.files.format.entries import (
     body_crc,
     column,
+    column_array,
     count_tagged,
     derive_entries,
     encode_entries,
     pack_entries,
+    with_columns,
 )
 from evlog.files.format.frames import (
     FrameHeader,
@@ -508,3 +510,17 @@ def test_the_head_of_a_record_tells_its_category(position: int, version: int) ->
     for stream in [*inside, "ör.er", "örxer-1", "a-ör.er-1", "ör.er1-1", "x" * 200]:
         (raw,) = pack_records([(position, version, stream, "T", bytes(16), 1, 0, b"{}", None)])
         assert (begins.match(raw[:most_bytes]) is not None) == (stream in inside)
+
+
+def test_other_values_in_some_columns_leave_the_others_as_they_were() -> None:
+    entries = bytes(range(96))
+    lengths, hashes = array("I", (7, 1 << 31)), array("Q", (1, 1 << 63))
+    changed = with_columns(entries, length=lengths, stream_hash=hashes)
+    assert column(changed, "length") == lengths.tolist()
+    assert column(changed, "stream_hash") == hashes.tolist()
+    assert (
+        with_columns(
+            changed, length=column_array(entries, "length"), stream_hash=column_array(entries, "stream_hash")
+        )
+        == entries
+    )
