@@ -213,6 +213,15 @@ def test_files_that_a_page_links_to_exist(page: Page) -> None:
     assert not [link for link in links if "://" not in link and not (folder / link).exists()]
 
 
+def test_the_keys_of_the_page_are_those_of_the_guide() -> None:
+    (guide,) = (page.text for page in GUIDE if page.name.endswith("/web.md"))
+    rows = re.findall(r"^\| (`.+?) \| ", guide.partition("## Keys")[2], re.MULTILINE)
+    named = {key for row in rows for key in re.findall(r"`(.+?)`", row)} - {"↓", "↑"}
+    script = (ROOT / "evlog" / "web" / "static" / "keys.js").read_text("utf-8")
+    listed = re.findall(r'^  \["(.+?)", "', script, re.MULTILINE)
+    assert {key for keys in listed for key in keys.split()} - {"Enter"} == named
+
+
 def changelog_sections() -> dict[str, str]:
     """Heading → text of each version's section."""
     parts = re.split(r"^## (.+)$", CHANGELOG, flags=re.MULTILINE)
