@@ -37,6 +37,7 @@ from evlog.files.log.crafted import refuses_crafted_content
 from evlog.files.log.log import Log
 from evlog.files.log.manifest_file import manifest_crc, read_manifest, replace_manifest
 from evlog.files.log.parts import SegmentMoved
+from evlog.files.write.create import check_outside
 from evlog.files.write.roll import sync_names
 from evlog.model.reports import Backup
 
@@ -297,6 +298,7 @@ def _check_place(log: Log, out: str) -> bool:
     try:
         names = os.listdir(out)
     except FileNotFoundError:
+        check_outside(out)
         return True
     except NotADirectoryError:
         raise NotAStore(out, "it is a file") from None

@@ -261,6 +261,8 @@ def test_a_place_with_anything_else_is_refused(store: EventStore, memory_path: P
     small_store(other).close()
     with pytest.raises(NotAStore, match="another store"):
         backup_store(store.path, other)
+    with pytest.raises(NotAStore, match="in the store"):
+        backup_store(store.path, f"{other}/copy")
     os.unlink(f"{other}/manifest.json")
     with pytest.raises(NotAStore, match="of another store"):
         backup_store(store.path, other)

@@ -51,7 +51,7 @@ from evlog.files.format.marks import WRITTEN_MAGIC, Mark, encode_mark
 from evlog.files.log.crafted import refuses_crafted_content
 from evlog.files.log.manifest_file import manifest_crc, replace_manifest
 from evlog.files.log.parts import OpenParts, SealedPart
-from evlog.files.write.create import DEFAULT_SEGMENT_BYTES, DEFAULT_SEGMENT_EVENTS
+from evlog.files.write.create import DEFAULT_SEGMENT_BYTES, DEFAULT_SEGMENT_EVENTS, check_outside
 from evlog.files.write.roll import create_segment, new_tag, sync_names
 from evlog.model.events import id_text
 from evlog.model.reports import Loss
@@ -84,11 +84,12 @@ def salvage_store(
     """Copy all whole events into a new store; it is durable when this returns.
 
     Raises:
-        NotAStore: there is something at `out`, or nothing to salvage.
+        NotAStore: there is something at `out`, it is in a store, or there is nothing to salvage.
         StoreAccessDenied, StoreFull, StoreIOError: the file system refuses.
     """
     if os.path.lexists(out) and (not os.path.isdir(out) or os.listdir(out)):
         raise NotAStore(out, "something is there already, and a salvage writes a new store")
+    check_outside(out, store)
     manifest, tasks = _find_segments(store)
     disk.make_dir(out)
     disk.make_dir(paths.segments_path(out))

@@ -68,10 +68,7 @@ def _check_setting(name: str, value: int, highest: int) -> None:
 
 
 def _check_place(path: str) -> None:
-    above = os.path.realpath(path)
-    while above != (above := os.path.dirname(above)):
-        if os.path.lexists(paths.manifest_path(above)) and os.path.lexists(paths.segments_path(above)):
-            raise NotAStore(path, f"it is in the store {above}")
+    check_outside(path)
     try:
         names = os.listdir(path)
     except FileNotFoundError:
@@ -85,6 +82,18 @@ def _check_place(path: str) -> None:
     foreign = sorted(set(names) - paths.INIT_LEFTOVERS)
     if foreign:
         raise NotAStore(path, f"the directory holds {foreign[0]!r} and no manifest.json")
+
+
+def check_outside(path: str, store: str | None = None) -> None:
+    """Raise NotAStore if the path is in a store; `store` is one that may have no manifest any more."""
+    damaged = None if store is None else os.path.realpath(store)
+    above = os.path.realpath(path)
+    while above != (above := os.path.dirname(above)):
+        has_names = os.path.lexists(paths.manifest_path(above)) and os.path.lexists(
+            paths.segments_path(above)
+        )
+        if has_names or above == damaged:
+            raise NotAStore(path, f"it is in the store {above}")
 
 
 def _check_leftovers(path: str) -> None:

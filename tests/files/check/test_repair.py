@@ -17,7 +17,7 @@ from evlog.files.format.entries import ENTRY_BYTES
 from evlog.files.format.headers import FILE_HEADER_BYTES
 from evlog.files.format.sorted_index import page_crcs
 from tests.support.forge import DATA, forge, read_frames
-from tests.support.helpers import facts, fill, frames_of, segment_files
+from tests.support.helpers import facts, fill, frames_of, segment_files, small_store
 
 DERIVED = ("offsets", "streams", "types", "ids")
 
@@ -287,6 +287,17 @@ def test_salvage_never_writes_where_something_is(filled: EventStore, memory_path
     for place in (out, out / "x", Path(filled.path)):
         with pytest.raises(evlog.NotAStore):
             evlog.salvage_store(filled.path, place)
+
+
+@pytest.mark.parametrize("has_manifest", [True, False])
+def test_a_salvage_is_not_made_in_a_store(filled: EventStore, memory_path: Path, has_manifest: bool) -> None:
+    small_store(memory_path / "other").close()
+    if not has_manifest:
+        os.unlink(f"{filled.path}/manifest.json")
+    for out in (f"{filled.path}/out", f"{filled.path}/a/b", str(memory_path / "other" / "out")):
+        with pytest.raises(evlog.NotAStore, match="it is in the store"):
+            evlog.salvage_store(filled.path, out)
+        assert not os.path.lexists(out)
 
 
 def test_of_senseless_records_the_rest_is_salvaged(filled: EventStore, memory_path: Path) -> None:
