@@ -372,7 +372,8 @@ class ReadFile:
     def read(self, length: int, offset: int) -> bytes:
         """Read up to `length` bytes at the offset; fewer only at the end of the file."""
         try:
-            data = os.pread(self.fd, self._available(length, offset), offset)
+            at_once = length if length <= _UNCHECKED_READ_BYTES else self._available(length, offset)
+            data = os.pread(self.fd, at_once, offset)
             while 0 < len(data) < length:
                 more = os.pread(self.fd, self._available(length - len(data), offset), offset + len(data))
                 if not more:

@@ -81,8 +81,11 @@ class ActiveSegment(Segment):
         self._held: tuple[mmap, int] | None = None
 
     def _read_pieces(self, places: Sequence[Place]) -> list[bytes]:
+        if len(places) == 1:  # a page of neighbours
+            self._pieces_read += 1
+            return [self._log.read(places[0][1], places[0][0])]
         near = len(places) * _NEAR_BYTES
-        if len(places) > 1 and abs(places[-1][0] - places[0][0]) <= near:
+        if abs(places[-1][0] - places[0][0]) <= near:
             first = min(places)[0]
             span = max([offset + length for offset, length, _, _ in places]) - first
             if span <= near:  # for example what was appended last

@@ -36,9 +36,10 @@ from evlog.files.format.marks import (
     maybe_decode_mark,
 )
 from evlog.files.log.active import ActiveSegment
-from evlog.files.log.manifest_file import OpenManifest, has_stamp, open_manifest, read_stamp
+from evlog.files.log.manifest_file import has_stamp, open_manifest, read_stamp
 from evlog.files.log.parts import (
     ActivePart,
+    LogState,
     OpenParts,
     Part,
     SealedPart,
@@ -49,7 +50,6 @@ from evlog.files.log.parts import (
 )
 from evlog.files.log.policies import PolicyTable
 from evlog.files.log.segment_filter import SegmentFilter
-from evlog.model.named import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -66,14 +66,6 @@ if TYPE_CHECKING:
 _MANY: Final = 16  # streams whose versions are looked up together
 _IN_PLACE_SECONDS: Final = 0.01  # for which a store that was seen in its place is taken to be there
 _ATTEMPTS: Final = 100  # after this many replacements during one call, the caller is told to try again
-
-
-class LogState(NamedTuple):
-    """The segments of one manifest."""
-
-    opened: OpenManifest
-    sealed: SealedParts  # the segments that never change, oldest first
-    active: ActivePart  # the one that is being written
 
 
 class Log:
@@ -375,18 +367,17 @@ class Log:
 
     def stream_entries(self, stream: str) -> StreamEntries:
         """Return where the entries of a stream are now. Of the stream that was read last, this is known."""
-        entries = self._entries
-        if entries is None or not entries.are_of(stream, *self.view()):
+        entries, state = self._entries, self._state
+        if entries is None or not entries.are_of(stream, state):
             stream_hash = hash_stream(stream)
             with self.mutex:  # policies and segments are of one moment
                 policies = self.policies()
-                sealed, active = self.view()
+                state = self._state
                 entries = self._entries = StreamEntries(
                     stream,
                     stream_hash,
-                    sealed,
-                    active,
-                    self.filter.places(sealed, KIND_STREAMS, stream_hash)[::-1],
+                    state,
+                    self.filter.places(state.sealed, KIND_STREAMS, stream_hash)[::-1],
                     policies.redacted,
                     has_rule=policies.any and policies.rule_for(stream) is not None,
                 )

@@ -18,6 +18,7 @@ from evlog.files.log.index import SealedIndex
 from evlog.files.log.manifest_file import read_manifest
 from evlog.files.log.sealed_segment import SealedSegment
 from evlog.files.log.segment import Segment
+from evlog.model.named import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from evlog.files.format.manifest import Manifest, SegmentInfo
     from evlog.files.log.active import ActiveSegment
     from evlog.files.log.column_index import Entries
+    from evlog.files.log.manifest_file import OpenManifest
     from evlog.files.log.removed import RemovedEvents
     from evlog.files.log.tags import ActiveTags
     from evlog.model.redaction import Redacted
@@ -359,6 +361,14 @@ class ActivePart:
 Part = SealedPart | ActivePart
 
 
+class LogState(NamedTuple):
+    """The segments of one manifest."""
+
+    opened: OpenManifest
+    sealed: SealedParts  # the segments that never change, oldest first
+    active: ActivePart  # the one that is being written
+
+
 class StreamEntries:
     """Where the entries of one stream are, and of others with its hash, as of one state of the log.
 
@@ -367,7 +377,7 @@ class StreamEntries:
     """
 
     __slots__ = (
-        "_active", "_count", "_found", "_hash", "_places", "_sealed", "_versions",
+        "_count", "_found", "_hash", "_places", "_state", "_versions",
         "has_rule", "redacted", "stream",
     )  # fmt: skip
 
@@ -375,8 +385,7 @@ class StreamEntries:
         self,
         stream: str,
         stream_hash: int,
-        sealed: SealedParts,
-        active: ActivePart,
+        state: LogState,
         places: list[int],
         redacted: Redacted | None,
         *,
@@ -386,21 +395,15 @@ class StreamEntries:
         self.redacted = redacted
         self.has_rule = has_rule
         self._hash = stream_hash
-        self._sealed = sealed
-        self._active = active
-        self._count = active.count
+        self._state = state
+        self._count = state.active.count
         self._places = places  # of the sealed ones, rising
         self._found: dict[int, tuple[Part, Sequence[int], int]] = {}
         self._versions: dict[int, int] = {}
 
-    def are_of(self, stream: str, sealed: SealedParts, active: ActivePart) -> bool:
+    def are_of(self, stream: str, state: LogState) -> bool:
         """Return whether these are the entries of the stream, and nothing has changed since."""
-        return (
-            stream == self.stream
-            and sealed is self._sealed
-            and active is self._active
-            and active.segment.count == self._count
-        )
+        return stream == self.stream and state is self._state and state.active.segment.count == self._count
 
     @property
     def last(self) -> int:
@@ -412,7 +415,8 @@ class StreamEntries:
         known = self._found.get(number)
         if known is None:
             is_sealed = number < len(self._places)
-            part: Part = self._sealed[self._places[number]] if is_sealed else self._active
+            state = self._state
+            part: Part = state.sealed[self._places[number]] if is_sealed else state.active
             entries = part.index.find(KIND_STREAMS, self._hash)
             size = len(entries)
             if size and not is_sealed and entries[-1] >= self._count:
@@ -428,15 +432,18 @@ class StreamEntries:
         Back in growing steps: of a thousand segments, a few are looked into, and mostly only the newest.
         """
         low, high, step = self.last, self.last + 1, 1
-        while low and not 0 < self._first_version(low) <= version:
+        first = self._first_version(low)
+        while low and not 0 < first <= version:
             low, high, step = max(low - step, 0), low, 2 * step
+            first = self._first_version(low)
         while high - low > 1:
             middle = (low + high) // 2
-            if self._first_version(middle) <= version:
-                low = middle
+            first_there = self._first_version(middle)
+            if first_there <= version:
+                low, first = middle, first_there
             else:
                 high = middle
-        return low, max(version - self._first_version(low), 0)
+        return low, max(version - first, 0)
 
     def _first_version(self, number: int) -> int:
         """Return the version in the first entry of a segment; 0 if there is none."""
