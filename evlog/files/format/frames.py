@@ -35,6 +35,7 @@ Accepted downsides: 41 bytes of frame for a single event; a frame's body is read
 
 from __future__ import annotations
 
+import sys
 from itertools import repeat
 from struct import Struct
 from zlib import crc32
@@ -42,7 +43,7 @@ from zlib import crc32
 import msgpack
 
 from evlog.files.format.headers import FormatFault
-from evlog.model.events import columns_of
+from evlog.model.events import EncodedEvents, columns_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -140,6 +141,31 @@ def make_records(
 def pack_records(records: Iterable[Record]) -> list[bytes]:
     """Encode each record."""
     return list(map(_pack_record, records))
+
+
+def encode_records(
+    events: Sequence[EncodedEvent],
+    ids: Sequence[bytes],
+    streams: Sequence[str],
+    versions: Sequence[int],
+    first_position: int,
+    time_us: int,
+) -> list[bytes]:
+    """Return the encoded records of `make_records`.
+
+    Those of a bulk load are made by msgspec, which has checked its data: the same bytes in 0.1 instead of 0.2
+    µs an event. Texts must be plain ones: of an Enum's member it would encode the value.
+    """
+    records = make_records(events, ids, streams, versions, first_position, time_us)
+    if (
+        events.__class__ is EncodedEvents
+        and "msgspec" in sys.modules
+        and {*map(type, streams), *map(type, events.columns[0])} == {str}
+    ):
+        from msgspec.msgpack import Encoder
+
+        return list(map(Encoder().encode, records))
+    return pack_records(records)
 
 
 def pack_heads(versions: Iterable[int], streams: Iterable[str]) -> list[bytes]:

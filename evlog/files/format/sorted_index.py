@@ -15,7 +15,7 @@ are in no entry, so it is made of the records of the events that have tags by th
 from __future__ import annotations
 
 from array import array
-from itertools import accumulate
+from itertools import accumulate, count
 from zlib import crc32
 
 from evlog.files.format.entries import column, column_array
@@ -32,7 +32,7 @@ from evlog.model.named import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
     from typing import Final
 
 PAGE_BYTES: Final = 4096
@@ -85,12 +85,9 @@ def build_sorted(header: FileHeader, entries: bytes | bytearray | memoryview) ->
 
 def build_tags(header: FileHeader, rows: Iterable[tuple[int, int]]) -> bytes:
     """Return the file `.tags`, made of hashes of tags, each with the number of its event's entry, rising."""
-    from collections import defaultdict
-
-    groups: defaultdict[int, list[int]] = defaultdict(list)
-    for key, number in rows:
-        groups[key].append(number)
-    return encode_sorted(header._replace(kind=KIND_TAGS), *_flatten(groups))
+    pairs = list(rows)
+    grouped = _group((key for key, _ in pairs), (number for _, number in pairs))
+    return encode_sorted(header._replace(kind=KIND_TAGS), *grouped)
 
 
 def encode_sorted(
@@ -135,18 +132,17 @@ def _narrowed(rows: int, size: int) -> array[int]:
 
 def group_entries(column: Iterable[int]) -> tuple[array[int], array[int], array[int]]:
     """Return the keys, starts and postings of .streams or .types for one column of a segment's entries."""
-    from collections import defaultdict
-
-    groups: defaultdict[int, list[int]] = defaultdict(list)
-    for number, key in enumerate(column):
-        groups[key].append(number)
-    return _flatten(groups)
+    return _group(column, count())
 
 
-def _flatten(groups: Mapping[int, list[int]]) -> tuple[array[int], array[int], array[int]]:
-    keys = sorted(groups)
-    lists = [groups[key] for key in keys]
-    postings = array("I")
-    for numbers in lists:
-        postings.fromlist(numbers)
-    return array("Q", keys), array("I", accumulate(map(len, lists), initial=0)), postings
+def _group(keys: Iterable[int], numbers: Iterable[int]) -> tuple[array[int], array[int], array[int]]:
+    """Return the same for keys, each with a number, rising: in C, in half the time of a loop."""
+    from collections import defaultdict, deque
+    from functools import partial
+
+    groups: defaultdict[int, array[int]] = defaultdict(partial(array, "I"))
+    deque(map(array.append, map(groups.__getitem__, keys), numbers), maxlen=0)
+    order = sorted(groups)
+    lists = [groups[key] for key in order]
+    starts = array("I", accumulate(map(len, lists), initial=0))
+    return array("Q", order), starts, array("I", b"".join(lists))

@@ -7,13 +7,14 @@
 3. Then number the new events. Nothing is written here, so a refused append leaves nothing behind.
 
 Stream versions that were looked up are remembered, until another process writes to a stream with the hash of
-the name. Of two names with one hash, only one's version is remembered.
+the name. They are advanced as events are numbered; if the plan is not written, they are looked up again.
 """
 
 from __future__ import annotations
 
 from array import array
 from itertools import chain
+from operator import itemgetter
 
 from evlog.errors import (
     ConditionFailed,
@@ -24,7 +25,7 @@ from evlog.errors import (
     StreamTombstoned,
     WrongExpectedVersion,
 )
-from evlog.files.format.frames import MAX_VERSION, make_records, pack_records
+from evlog.files.format.frames import MAX_VERSION, encode_records
 from evlog.files.format.hashes import hash_ids, hash_stream, hash_type, maybe_tag_bits
 from evlog.files.log.read import find_first
 from evlog.model.appends import NO_STREAM, STREAM_EXISTS, BatchResult, SchemasChanged, damaged_schema
@@ -33,8 +34,8 @@ from evlog.model.retention import SCHEMAS_STREAM
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
-    from typing import Final
+    from collections.abc import Callable, Collection, Sequence
+    from typing import Any, Final
 
     from evlog.files.log.log import Log
     from evlog.files.log.policies import PolicyTable
@@ -72,7 +73,7 @@ class Plan:
         self.numbers: Sequence[int] = ()  # of the streams, as `Planner` counts them
         self.stream_hashes: Sequence[int] = ()
         self.versions: list[int] = []
-        self.type_hashes: list[int] = []
+        self.type_hashes: Sequence[int] = ()
         self.tags: Sequence[int] | None = None  # the bits of each event's tags; None: none has any
         self.records: Sequence[Record] | None = None  # of a mirror: as they are at the source
         self.retried: BatchResult | None = None  # of an append that was found in the log as a whole
@@ -118,37 +119,24 @@ class Planner:
         # All below is guarded by the writers' lock.
         self._type_hashes: dict[str, int] = {}  # by name
         # Streams are numbered as they come. Of each event of a batch one name is looked up; the passes after
-        # that over arrays take half the time of passes over dicts by name.
-        self._numbers: dict[str, int] = {}  # by name
-        self._hashes: list[int] = []  # by number
+        # that over arrays and lists take half the time of passes over dicts by name.
+        self._numbers = _Numbers(self._add_locked)  # by name
+        self._hashes = array("Q")  # by number
         # By number: the last version; _UNKNOWN or _NOT_ACTIVE: it has to be looked up.
-        self._versions = array("q")
+        self._versions: list[int] = []
+        self._planned: Sequence[int] = ()  # the numbers of a plan that is not written yet
         self._all_numbered = False  # each event of the active segment is of a stream that has a number
         self._owners: dict[int, int] = {}  # by hash: the first number that has it
-        self._second: set[int] = set()  # the other numbers: their versions are looked up each time
+        self._second: set[int] = set()  # the other numbers, forgotten together: hashes are rarely equal
 
     def name_streams_locked(self, plan: Plan) -> None:
         """Set the numbers and hashes of the streams in a plan."""
         if len(self._numbers) > _MAX_REMEMBERED:
             self.forget_locked(None)  # first: what an interrupt leaves has no versions
-            self._numbers, self._owners, self._second, self._hashes = {}, {}, set(), []
-            self._versions = array("q")
-        plan.numbers = self._numbers_locked(plan.streams)
-        plan.stream_hashes = list(map(self._hashes.__getitem__, plan.numbers))
-
-    def _numbers_locked(self, streams: Sequence[str]) -> list[int]:
-        numbers = self._numbers
-        try:
-            return list(map(numbers.__getitem__, streams))
-        except KeyError:
-            pass
-        new = [stream for stream in dict.fromkeys(streams) if stream not in numbers]
-        for stream, hash in zip(new, map(hash_stream, new), strict=True):
-            # Equal texts need not have equal hashes: a member of an Enum is a `str`, too.
-            name = str.__str__(stream)
-            number = numbers[name] if name in numbers else self._add_locked(hash)
-            numbers[name] = numbers[stream] = number
-        return [numbers[stream] for stream in streams]
+            self._numbers, self._owners, self._second = _Numbers(self._add_locked), {}, set()
+            self._hashes, self._versions, self._planned = array("Q"), [], ()
+        plan.numbers = _items(self._numbers, plan.streams)
+        plan.stream_hashes = array("Q", _items(self._hashes, plan.numbers))
 
     def _add_locked(self, hash: int) -> int:
         """Return a number for a stream, which has it once its name is noted: an interrupt may come before."""
@@ -168,6 +156,9 @@ class Planner:
             IdConflict, InvalidEvent, StreamTombstoned, WrongExpectedVersion, InvalidArgument: it is refused.
             SchemasChanged: its events have to be checked against other schemas.
         """
+        for number in self._planned:  # and not written
+            self._versions[number] = _UNKNOWN
+        self._planned = ()
         plan = self._find_known_locked(append)
         if plan.events:
             self.name_streams_locked(plan)
@@ -179,17 +170,17 @@ class Planner:
             plan.tags = _hash_tags(plan.events)
         return plan
 
-    def _hash_types_locked(self, events: Sequence[EncodedEvent]) -> list[int]:
+    def _hash_types_locked(self, events: Sequence[EncodedEvent]) -> Sequence[int]:
         cache = self._type_hashes
         types = column_of(events, 0)
         try:
-            return list(map(cache.__getitem__, types))
+            return _items(cache, types)
         except KeyError:
             if len(cache) > _MAX_REMEMBERED_TYPES:
                 cache = self._type_hashes = {}
             for type in set(types):
                 cache[type] = hash_type(type)
-            return list(map(cache.__getitem__, types))
+            return _items(cache, types)
 
     # --- deduplication
 
@@ -226,7 +217,7 @@ class Planner:
                     known[at] = record
                 else:
                     known[at] = _check_same(record, id, stream, events[at])
-        if len(set(ids)) < len(ids):
+        if len(set(id_hashes)) < len(ids) and len(set(ids)) < len(ids):
             _find_twins(append, ids, known)
         if known and not append.skip_known and len(known) < len(events):
             record = next(record for record in known.values() if not isinstance(record, int))
@@ -246,8 +237,8 @@ class Planner:
         segment, numbers = active.segment, range(first, first + count)
         first_position = active.first_position + first
         versions, time_us = segment.versions_in_entries(numbers), segment.record(first)[5]
-        records = make_records(append.events, ids, append.streams, versions, first_position, time_us)
-        if b"".join(pack_records(records)) != segment.raw_records(numbers):
+        records = encode_records(append.events, ids, append.streams, versions, first_position, time_us)
+        if b"".join(records) != segment.raw_records(numbers):
             return None
         positions = list(range(first_position, first_position + count))
         return BatchResult(append.streams, versions, positions, ids, [True] * count)
@@ -306,40 +297,40 @@ class Planner:
         Raises:
             InvalidArgument: a stream is full.
         """
-        heads = dict(zip(numbers, map(self._versions.__getitem__, numbers), strict=True))
-        if min(heads.values()) < 0:
-            pairs = zip(numbers, streams, strict=True)
-            heads |= self._look_up_locked({number: name for number, name in pairs if heads[number] < 0})
-        versions = []
+        self._planned = numbers
+        remembered, versions = self._versions, []
         for number in numbers:
-            heads[number] = version = heads[number] + 1
+            version = remembered[number] + 1
+            if version <= 0:
+                pairs = zip(numbers, streams, strict=True)
+                self._look_up_locked({number: name for number, name in pairs if remembered[number] < 0})
+                version = remembered[number] + 1
+            remembered[number] = version
             versions.append(version)
         if max(versions) > MAX_VERSION:
             raise InvalidArgument(f"a stream holds at most {MAX_VERSION} events; begin another stream")
         return versions
 
     def _version_locked(self, stream: str) -> int:
-        number = self._numbers_locked((stream,))[0]
-        version = self._versions[number]
-        return self._look_up_locked({number: stream})[number] if version < 0 else version
+        number = self._numbers[stream]
+        if self._versions[number] < 0:
+            self._look_up_locked({number: stream})
+        return self._versions[number]
 
-    def _look_up_locked(self, names: dict[int, str]) -> dict[int, int]:
-        """Return the last version of each stream, by number, and remember it."""
+    def _look_up_locked(self, names: dict[int, str]) -> None:
+        """Look up the last version of each stream, by number, and remember it."""
         in_active = any(self._versions[number] != _NOT_ACTIVE for number in names)
         hashes = [self._hashes[number] for number in names]
         found = self._log.find_versions(list(names.values()), hashes, in_active=in_active)
-        self._remember_locked(names, found)
-        return dict(zip(names, found, strict=True))
+        for number, version in zip(names, found, strict=True):
+            self._versions[number] = version
 
     def remember_locked(self, plan: Plan) -> None:
         """Remember the versions that a written plan gave its events."""
-        self._remember_locked(plan.numbers, plan.versions)
-
-    def _remember_locked(self, numbers: Collection[int], versions: Collection[int]) -> None:
-        remembered, second = self._versions, self._second
-        for number, version in zip(numbers, versions, strict=True):
-            if number not in second:
-                remembered[number] = version
+        if plan.numbers is not self._planned:  # of a mirror, with versions of its source
+            for number, version in zip(plan.numbers, plan.versions, strict=True):
+                self._versions[number] = version
+        self._planned = ()
 
     def begin_segment_locked(self) -> None:
         """Take note that the active segment is empty."""
@@ -350,10 +341,31 @@ class Planner:
         if hashes is None or hashes:
             self._all_numbered = False
         if hashes is None:
-            self._versions = array("q", (_UNKNOWN,)) * len(self._versions)
-        else:
-            for hash in self._owners.keys() & hashes:
-                self._versions[self._owners[hash]] = _UNKNOWN
+            self._versions = [_UNKNOWN] * len(self._versions)
+        elif known := self._owners.keys() & hashes:
+            for number in chain(map(self._owners.__getitem__, known), self._second):
+                self._versions[number] = _UNKNOWN
+
+
+class _Numbers(dict[str, int]):
+    """Streams by number, which is given when it is first asked for: a batch is looked up in one pass of C."""
+
+    def __init__(self, add: Callable[[int], int]) -> None:
+        self._add = add
+
+    def __missing__(self, stream: str) -> int:
+        # Equal texts need not have equal hashes: a member of an Enum is a `str`, too.
+        name = str.__str__(stream)
+        is_new = name is stream or name not in self
+        number = self._add(hash_stream(name)) if is_new else self[name]
+        self[name] = self[stream] = number
+        return number
+
+
+def _items(cells: Any, keys: Sequence[Any]) -> tuple[Any, ...]:
+    """Return the items at these keys or indexes, in two thirds of the time of a `map`."""
+    # With one key only, it would return no tuple.
+    return itemgetter(*keys, keys[0])(cells)[:-1]  # type: ignore[no-any-return]
 
 
 def _places_by_tag(events: Sequence[EncodedEvent]) -> dict[str, list[int]]:

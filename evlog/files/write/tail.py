@@ -27,7 +27,7 @@ from evlog.files.format.frames import (
     FrameHeader,
     encode_body,
     encode_frame_header,
-    make_records,
+    encode_records,
     pack_records,
 )
 from evlog.files.format.headers import FILE_HEADER_BYTES
@@ -115,8 +115,8 @@ class LogTail:
         first_position = active.first_position + active.segment.count
         if plan.records is None:
             now_us = self._now_us()
-            records = pack_records(
-                make_records(plan.events, plan.ids, plan.streams, plan.versions, first_position, now_us)
+            records = encode_records(
+                plan.events, plan.ids, plan.streams, plan.versions, first_position, now_us
             )
         else:
             now_us, records = plan.records[-1][5], pack_records(plan.records)

@@ -7,10 +7,13 @@ import struct
 import tracemalloc
 from array import array
 from collections.abc import Callable
+from enum import Enum
 from pathlib import Path
+from typing import Self
 from zlib import crc32
 
 import msgpack
+import msgspec  # noqa: F401 - used by `encode_records` where it is imported already
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -38,6 +41,7 @@ from evlog.files.format.frames import (
     decode_record,
     encode_body,
     encode_frame_header,
+    encode_records,
     make_records,
     pack_records,
     preallocation_after,
@@ -64,6 +68,7 @@ from evlog.files.format.headers import (
 from evlog.files.format.manifest import decode_manifest
 from evlog.files.format.marks import DURABLE_MAGIC, WRITTEN_MAGIC, Mark, encode_mark, maybe_decode_mark
 from evlog.files.format.sorted_index import encode_sorted, page_crcs, sort_ids, sorted_shape
+from evlog.model.events import EncodedEvents
 from tests.support.helpers import engine_of, fill, numbers, segment_files, small_store
 
 STORE_ID = bytes(range(16))
@@ -319,6 +324,35 @@ def test_frame_decodes_to_the_events_that_were_encoded(
         [hash_type(event[0]) for event in encoded],
     )
     assert derive_entries(header, 500, body) == rows
+
+
+class Text(str):
+    """A text that msgspec refuses."""
+
+    __slots__ = ()
+
+
+class Upper(str, Enum):  # noqa: UP042 - one whose text is not its value, which msgspec would encode
+    A = "a"
+
+    def __new__(cls, value: str) -> Self:
+        made = str.__new__(cls, value.upper())
+        made._value_ = value
+        return made
+
+
+@pytest.mark.parametrize("odd", ["x", Text("y"), Upper.A], ids=["plain", "subclass", "enum"])
+def test_records_of_a_bulk_load_have_the_bytes_of_any_others(odd: str) -> None:
+    sizes = [0, 1, 31, 32, 200, 255, 256, 65_535, 65_536]
+    types = ["T", *("t" * size for size in sizes[1:6]), "é" * 100, "T", odd]
+    datas: list[bytes] = [b"1" * size for size in sizes]
+    ids = [number.to_bytes(16, "big") for number in range(9)]
+    streams = ["s", "s" * 31, "s" * 32, "s", odd, "s" * 255, "é", "s", "s"]
+    versions = [1, 127, 128, 255, 256, 65_535, 65_536, 2**32 - 1, 3]
+    columns = EncodedEvents(types, ids, [0] * 9, datas, [None] * 9)
+    for first, time_us in ((1, 0), (250, 1), (2**32 - 4, 2**62), (2**63, 2**40)):
+        rest = ids, streams, versions, first, time_us
+        assert encode_records(columns, *rest) == pack_records(make_records(list(columns), *rest))
 
 
 # --- what may never parse

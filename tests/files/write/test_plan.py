@@ -13,6 +13,7 @@ import pytest
 import evlog
 from evlog import ANY, NO_STREAM, STREAM_EXISTS, EventStore, IfNone, NewEvent, Query
 from evlog.errors import (
+    AppendTooLarge,
     ConditionFailed,
     InvalidArgument,
     WrongExpectedVersion,
@@ -116,7 +117,7 @@ def test_another_writers_events_count(store: EventStore) -> None:
     assert [event.version for event in store.read("s")] == list(range(1, 41))
 
 
-def test_of_two_names_with_one_hash_only_one_version_is_remembered_and_both_are_forgotten(
+def test_of_two_names_with_one_hash_both_versions_are_remembered_and_both_are_forgotten(
     store: EventStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("evlog.files.write.plan.hash_stream", lambda _name: 1)
@@ -127,18 +128,40 @@ def test_of_two_names_with_one_hash_only_one_version_is_remembered_and_both_are_
     def plan() -> list[int]:
         plan = planner.plan_locked(append)
         planner.remember_locked(plan)
-        assert plan.stream_hashes == [1, 1]
+        assert list(plan.stream_hashes) == [1, 1]
         return plan.versions
 
     assert plan() == [1, 1]
-    assert plan() == [2, 1]
-    assert plan() == [3, 1]
+    assert plan() == [2, 2]
     planner.forget_locked([2])
-    assert plan() == [4, 1]
+    assert plan() == [3, 3]
     planner.forget_locked([1])
     assert plan() == [1, 1]
     planner.forget_locked(None)
     assert plan() == [1, 1]
+
+
+def test_versions_of_a_plan_that_is_not_written_are_given_again(store: EventStore) -> None:
+    planner = Planner(engine_of(store)._opened())
+    names = ["a", "b", "a"]
+    append = Append(names, encode_events([new(), new(), new()]))
+    store.append("b", [new()])
+    for _ in range(3):
+        assert planner.plan_locked(append).versions == [1, 2, 2]
+    assert planner.plan_locked(Append(["a"], encode_events([new()]))).versions == [1]
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_a_frame_that_cannot_be_written_uses_no_version(
+    store: EventStore, monkeypatch: pytest.MonkeyPatch, many: bool
+) -> None:
+    names = [f"s-{number}" for number in range(20 if many else 1)]
+    append_to(store, names)
+    with monkeypatch.context() as patch:
+        patch.setattr("evlog.files.write.tail.MAX_BODY_BYTES", 10)
+        with pytest.raises(AppendTooLarge):
+            append_to(store, names * 2)
+    assert append_to(store, names) == [2] * len(names)
 
 
 @pytest.fixture
