@@ -92,6 +92,7 @@ def _store_of(path: str) -> str:
     above, name = os.path.split(path)
     if above.endswith(OWN_DIRECTORIES):
         return os.path.dirname(above)
+    name = name.removesuffix(".tmp")
     return above if f"/{name}" in OWN_DIRECTORIES or name in _OWN_FILES else path
 
 

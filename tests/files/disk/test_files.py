@@ -359,3 +359,16 @@ def test_a_store_behind_a_link_that_is_named_like_a_directory_of_a_store_is_foll
     (tmp_path / "manifest.json").write_bytes(b"{}")  # now it is a directory of the store here
     with pytest.raises(UnsafeFile):
         ReadFile(f"{tmp_path}/segments/manifest.json")
+
+
+@pytest.mark.parametrize(
+    "missing",
+    [
+        *("lock", "durable", "manifest.json", "manifest.json.tmp", "segments", "subscriptions/n.json"),
+        "segments/00000000000000000001.0.log",
+    ],
+)
+def test_the_error_for_a_missing_file_names_the_store(missing: str) -> None:
+    error = error_for(FileNotFoundError(errno.ENOENT, ""), f"/x/store/{missing}")
+    assert isinstance(error, StoreNotFound)
+    assert error.path == "/x/store"
