@@ -439,7 +439,7 @@ class Log:
         found: dict[bytes, Record | RemovedEvent] = {}
         _find_in(active, hashes, ids, found)
         for place, suspects in self.filter.candidates(sealed, KIND_IDS, hashes):
-            if len(found) == len(ids):
+            if found and len(found) == len(set(ids)):
                 break
             part = sealed[place]
             unknown = [at for at in suspects if ids[at] not in found]

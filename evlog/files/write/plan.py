@@ -13,6 +13,7 @@ the name. They are advanced as events are numbered; if the plan is not written, 
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_left
 from itertools import chain
 from operator import itemgetter
 
@@ -34,7 +35,7 @@ from evlog.model.retention import SCHEMAS_STREAM
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
     from typing import Any, Final
 
     from evlog.files.log.log import Log
@@ -252,10 +253,16 @@ class Planner:
             self._check_schemas_locked(append.schemas, policies.schemas)
         if policies.any:
             _check_tombstones(plan.streams, policies)
-        for expectation in append.expectations:
+        expectations = append.expectations
+        self._look_up_locked([expectation.stream for expectation in expectations])
+        places: dict[str, list[int]] = {}  # of each stream's events in this append
+        if any(expectation.at for expectation in expectations):
+            for at, stream in enumerate(plan.streams):
+                places.setdefault(stream, []).append(at)
+        for expectation in expectations:
             stream, expected = expectation.stream, expectation.version
-            actual = self._version_locked(stream)
-            before = plan.streams[: expectation.at].count(stream) if expectation.at else 0
+            actual = self._versions[self._numbers[stream]]
+            before = bisect_left(places.get(stream, ()), expectation.at)
             if not before and expected in (NO_STREAM, STREAM_EXISTS) and policies.any:
                 rule = policies.rule_for(stream)
                 if rule is not None and rule.is_deleted(actual):
@@ -302,8 +309,7 @@ class Planner:
         for number in numbers:
             version = remembered[number] + 1
             if version <= 0:
-                pairs = zip(numbers, streams, strict=True)
-                self._look_up_locked({number: name for number, name in pairs if remembered[number] < 0})
+                self._look_up_locked(streams)
                 version = remembered[number] + 1
             remembered[number] = version
             versions.append(version)
@@ -312,13 +318,14 @@ class Planner:
         return versions
 
     def _version_locked(self, stream: str) -> int:
-        number = self._numbers[stream]
-        if self._versions[number] < 0:
-            self._look_up_locked({number: stream})
-        return self._versions[number]
+        self._look_up_locked((stream,))
+        return self._versions[self._numbers[stream]]
 
-    def _look_up_locked(self, names: dict[int, str]) -> None:
-        """Look up the last version of each stream, by number, and remember it."""
+    def _look_up_locked(self, streams: Iterable[str]) -> None:
+        """Look up the last version of each stream, together, where it is not remembered."""
+        names = {n: name for name in streams if self._versions[n := self._numbers[name]] < 0}
+        if not names:
+            return
         in_active = any(self._versions[number] != _NOT_ACTIVE for number in names)
         hashes = [self._hashes[number] for number in names]
         found = self._log.find_versions(list(names.values()), hashes, in_active=in_active)

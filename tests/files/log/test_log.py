@@ -22,7 +22,7 @@ from evlog.files.log import log as log_module
 from evlog.files.log import parts as parts_module
 from evlog.files.log.log import Log
 from evlog.files.log.manifest_file import open_manifest, read_manifest
-from evlog.files.log.parts import SegmentMoved, max_open_parts
+from evlog.files.log.parts import Part, SegmentMoved, max_open_parts
 from evlog.files.log.removed import RemovedEvent
 from evlog.files.log.segment import Segment
 from tests.support.helpers import fill, new, number_id, numbers, segment_files, small_store
@@ -113,6 +113,25 @@ def test_ids_are_found_whatever_their_order(store: EventStore, order: Sequence[i
         ids[20] = number_id(1000).bytes
         assert log.find_ids(ids, hash_ids(ids)).keys() == set(range(30)) - {20}
         assert log.find_ids(ids, hashes).keys() == set(range(30)) - {20}
+
+
+def test_an_id_that_is_asked_for_twice_is_looked_for_no_further(
+    store: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(store, 40)
+    log = Log(store.path)
+    os.remove(log.filter.path)  # any segment may have the id
+    looked: list[object] = []
+    find_in = log_module._find_in
+
+    def noting(part: Part, *rest: Any) -> None:
+        looked.append(part)
+        find_in(part, *rest)
+
+    monkeypatch.setattr(log_module, "_find_in", noting)
+    ids = [number_id(39).bytes] * 2
+    assert log.find_ids(ids, hash_ids(ids)).keys() == {0, 1}
+    assert looked == [log.active]
 
 
 def test_refresh_takes_in_rolls_of_others_and_keeps_what_is_open(store: EventStore) -> None:

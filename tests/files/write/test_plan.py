@@ -11,7 +11,7 @@ from uuid import uuid4
 import pytest
 
 import evlog
-from evlog import ANY, NO_STREAM, STREAM_EXISTS, EventStore, IfNone, NewEvent, Query
+from evlog import ANY, NO_STREAM, STREAM_EXISTS, EventStore, IfNone, IfVersion, NewEvent, Query
 from evlog.errors import (
     AppendTooLarge,
     ConditionFailed,
@@ -162,6 +162,28 @@ def test_a_frame_that_cannot_be_written_uses_no_version(
         with pytest.raises(AppendTooLarge):
             append_to(store, names * 2)
     assert append_to(store, names) == [2] * len(names)
+
+
+def test_the_expected_versions_of_many_streams_are_looked_up_together(
+    store: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"s-{number}" for number in range(20)]
+    append_to(store, names)
+    look_ups = []
+    find_versions = Log.find_versions
+
+    def counting(log: Log, streams: list[str], *rest: Any, **options: Any) -> list[int]:
+        look_ups.append(len(streams))
+        return find_versions(log, streams, *rest, **options)
+
+    monkeypatch.setattr(Log, "find_versions", counting)
+    with evlog.open(store.path) as other:
+        appends = [(name, [new()], 1) for name in names] + [("s-3", [new()], 2), ("s-3", [new()], 3)]
+        versions = IfVersion("s-3", 1), IfVersion("s-4", 1)  # they are about the log before this call
+        other.append_many(appends, conditions=versions)
+        with pytest.raises(WrongExpectedVersion):
+            other.append_many([("s-5", [new()], 2), ("s-5", [new()], 2)])
+    assert look_ups == [20]
 
 
 @pytest.fixture
