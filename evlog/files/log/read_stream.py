@@ -16,7 +16,6 @@ from operator import countOf, itemgetter
 from evlog.errors import CorruptionError, EvlogError
 from evlog.files.format.frames import unpack_records
 from evlog.files.format.hashes import hash_stream
-from evlog.files.format.headers import KIND_STREAMS
 from evlog.files.log.crafted import SENSELESS, senseless
 from evlog.files.log.parts import SealedPart, SegmentMoved
 from evlog.files.log.segment import BYTES_AT_ONCE, RECORDS_AT_ONCE
@@ -202,7 +201,7 @@ def _batches(
             bounds = log.retry_on_compaction(lambda: _within_rule(log, stream, stream_hash, rule, asked))
         redacted = policies.redacted
         few = _FIRST_EVENTS if limit is None or limit > _FIRST_EVENTS else limit
-        for records in _records(log, stream, stream_hash, bounds, reverse, few):
+        for records in _records(log, stream, bounds, reverse, few):
             # Hashes may collide.
             own: Sequence[Record] = [record for record in records if record[2] == stream]
             if redacted is not None:
@@ -225,9 +224,7 @@ def _batches(
         raise senseless(error, log.store) from error
 
 
-def _records(
-    log: Log, stream: str, stream_hash: int, bounds: Bounds, reverse: bool, few: int
-) -> Iterator[tuple[Record, ...]]:
+def _records(log: Log, stream: str, bounds: Bounds, reverse: bool, few: int) -> Iterator[tuple[Record, ...]]:
     """Iterate over records of the stream, and of others with its hash, in batches, the first one of a few.
 
     Of a stream in ten segments, a batch is decoded in half the time of ten.
@@ -240,7 +237,7 @@ def _records(
     reached: int | None = None  # everything up to (in reverse: down to) this position was yielded
     while True:
         try:
-            for part, numbers, low, high in _segments(log, stream, stream_hash, bounds, reverse, guesses):
+            for part, numbers, low, high in _segments(log, stream, bounds, reverse, guesses):
                 if reached is not None:
                     low, high = _beyond(part, numbers, low, high, reached, reverse)
                 while low < high:
@@ -297,7 +294,7 @@ def _within_rule(log: Log, stream: str, stream_hash: int, rule: Rule, bounds: Bo
 
 
 def _segments(
-    log: Log, stream: str, stream_hash: int, bounds: Bounds, reverse: bool, guesses: bool
+    log: Log, stream: str, bounds: Bounds, reverse: bool, guesses: bool
 ) -> Iterator[tuple[Part, Sequence[int], int, int]]:
     """Iterate over the segments that may hold events within the bounds, in order.
 
@@ -305,56 +302,43 @@ def _segments(
         A segment, its entries of streams with the hash, and from which to below which of these to read. If it
         `guesses`, the first record has to confirm where these begin.
     """
-    newest_first = log.stream_parts(stream_hash)
+    entries = log.stream_entries(stream)
     if reverse:
-        for part in newest_first:
-            numbers, low, high = _select(part, part.count, stream, stream_hash, bounds, guesses)
+        for number in range(entries.last, -1, -1):
+            part, numbers, size = entries.within(number)
+            low, high = _select(part, numbers, size, stream, bounds, guesses)
             yield part, numbers, low, high
             if low > 0:
                 return  # some are before the bounds: so are those of earlier segments
         return
-    active = next(newest_first)
-    parts = [(active, active.count)]
-    known = {}
-    at = 0
+    begin, known = 0, {}
     if bounds.first_version > 1 or bounds.since_us is not None:
         # Back in growing steps: of a thousand segments, a page needs a few; mostly the newest one.
-        step = 1
+        begin, step = entries.last, 1
         while True:
-            known[at] = _select(*parts[at], stream, stream_hash, bounds, guesses)
-            if known[at][1] > 0:
+            known[begin] = _select(*entries.within(begin), stream, bounds, guesses)
+            if known[begin][0] > 0 or not begin:
                 break
-            if at == 0:
-                parts += [(part, part.count) for part in newest_first]
-            if at == len(parts) - 1:
-                break
-            at, step = min(at + step, len(parts) - 1), 2 * step
-    else:
-        parts += [(part, part.count) for part in newest_first]
-        at = len(parts) - 1
-    for place in range(at, -1, -1):
-        part, count = parts[place]
-        numbers, low, high = known.get(place) or _select(part, count, stream, stream_hash, bounds, guesses)
+            begin, step = max(begin - step, 0), 2 * step
+    for number in range(begin, entries.last + 1):
+        part, numbers, size = entries.within(number)
+        low, high = known.get(number) or _select(part, numbers, size, stream, bounds, guesses)
         yield part, numbers, low, high
-        if high < len(numbers):
+        if high < size:
             return  # some are after the bounds: so are those of later segments
 
 
 def _select(
-    part: Part, count: int, stream: str, stream_hash: int, bounds: Bounds, guesses: bool
-) -> tuple[Sequence[int], int, int]:
-    """Return a segment's entries of streams with the hash, and where those within the bounds are in it."""
-    numbers = part.index.find(KIND_STREAMS, stream_hash)
-    size = len(numbers)
-    if size and numbers[-1] >= count:
-        size = bisect_left(numbers, count)
+    part: Part, numbers: Sequence[int], size: int, stream: str, bounds: Bounds, guesses: bool
+) -> tuple[int, int]:
+    """Return where those within the bounds are among a segment's first entries of streams with the hash."""
     if not size or bounds.hide_nothing:
-        return numbers, 0, size
+        return 0, size
     if guesses and bounds.last_version is bounds.until_us is None:
         low = _guessed_place(part, numbers, size, bounds.first_version)
         if low < size:
-            return numbers, low, size
-    return numbers, *_narrowed(part, numbers, size, stream, bounds)
+            return low, size
+    return _narrowed(part, numbers, size, stream, bounds)
 
 
 def _beyond(
