@@ -308,7 +308,7 @@ def translated(address: Address) -> Iterator[None]:
 def translate(error: psycopg.Error, address: Address, lock_timeout_seconds: float = 0.0) -> Exception:
     """Return evlog's error for one of psycopg's."""
     state, where = error.sqlstate or "", address.text
-    text = (error.diag.message_primary or str(error)).strip().replace("\n", " ")
+    text = " ".join((error.diag.message_primary or str(error)).split())
     if state.startswith("28") or state == "42501" or "authentication failed" in text or "pg_hba" in text:
         return StoreAccessDenied(where, text)
     if state in {"3D000", "3F000", "42P01", "42883"} or re.search(r'database "[^"]*" does not exist', text):

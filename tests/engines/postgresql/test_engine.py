@@ -22,6 +22,7 @@ from evlog.engines.postgresql.connections import Session
 from evlog.engines.postgresql.engine import PostgresqlEngine
 from evlog.model.events import Event
 from tests.support.postgresql import PostgresqlServer
+from tests.support.server import free_port
 from tests.support.tcp_proxy import ANSWER, REQUEST, proxying
 
 Url = Callable[[], str]
@@ -236,6 +237,12 @@ def test_each_failure_to_open_has_its_error(
         assert caught.value.exit_code == code, where
         assert "secret" not in f"{caught.value} {caught.value!r} {caught.value.attributes()}"
         assert "\n" not in str(caught.value)
+
+
+def test_an_unreachable_server_is_reported_in_one_printable_line() -> None:
+    with pytest.raises(evlog.StoreUnreachable) as caught:
+        evlog.open(f"postgresql://evlog@127.0.0.1:{free_port()}/evlog")
+    assert str(caught.value).isprintable()  # libpq gives several lines, with tabs
 
 
 def test_a_password_is_never_shown(postgresql_url: Url) -> None:
