@@ -126,7 +126,8 @@ class Planner:
         # By number: the last version; _UNKNOWN or _NOT_ACTIVE: it has to be looked up.
         self._versions: list[int] = []
         self._planned: Sequence[int] = ()  # the numbers of a plan that is not written yet
-        self._all_numbered = False  # each event of the active segment is of a stream that has a number
+        # Of a stream without a number: known while all in the active segment have one.
+        self._version_of_new = _UNKNOWN
         self._owners: dict[int, int] = {}  # by hash: the first number that has it
         self._second: set[int] = set()  # the other numbers, forgotten together: hashes are rarely equal
 
@@ -146,8 +147,8 @@ class Planner:
         self._hashes.append(hash)
         if self._owners.setdefault(hash, number) != number:
             self._second.add(number)
-        elif self._all_numbered:
-            self._versions[number] = _NOT_ACTIVE if self._log.sealed else 0
+        else:
+            self._versions[number] = self._version_of_new
         return number
 
     def plan_locked(self, append: Append) -> Plan:
@@ -341,12 +342,12 @@ class Planner:
 
     def begin_segment_locked(self) -> None:
         """Take note that the active segment is empty."""
-        self._all_numbered = True
+        self._version_of_new = _NOT_ACTIVE if self._log.sealed else 0
 
     def forget_locked(self, hashes: Collection[int] | None) -> None:
         """Look up again the streams with these hashes, or all of them: another process wrote to them."""
         if hashes is None or hashes:
-            self._all_numbered = False
+            self._version_of_new = _UNKNOWN
         if hashes is None:
             self._versions = [_UNKNOWN] * len(self._versions)
         elif known := self._owners.keys() & hashes:
