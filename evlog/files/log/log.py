@@ -91,7 +91,7 @@ class Log:
         self._look_due = 0.0  # until when the store needs no look whether it is in its place; not guarded
         self._opened = OpenParts()
         self._policies = PolicyTable()
-        self._entries: StreamEntries | None = None  # replaced whole, with the mutex; read without it
+        self._entries: StreamEntries | None = None  # replaced whole; read without the mutex
         register_fork_reset(self)
         manifest = self._load_first()
         self.filter = SegmentFilter(store, manifest.store_id_bytes)
@@ -230,8 +230,7 @@ class Log:
 
     def close(self) -> None:
         """Drop the sealed segments' files."""
-        with self.mutex:
-            self._entries = None
+        self._entries = None  # without the mutex, which a thread in the middle of an append may have
         self._opened.close()
 
     def reset(self) -> None:

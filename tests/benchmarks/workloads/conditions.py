@@ -7,12 +7,10 @@ the same operations: no event that has these tags is behind a position.
 from __future__ import annotations
 
 import itertools
-import multiprocessing
 import os
 import time
 from collections.abc import Callable
 from functools import partial
-from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,6 +18,7 @@ from tests.benchmarks.dataset import BATCH_EVENTS, Item
 from tests.benchmarks.measure import BEST, Figure, Report, Target, seconds_of, take_turns
 from tests.benchmarks.peers import PEERS
 from tests.benchmarks.run import Run
+from tests.benchmarks.together import run_together
 
 _SLICE: Final = 50
 _READ: Final = 100  # events that a read by tags finds, and events of a stream
@@ -137,23 +136,9 @@ def _slice_rate(append: Callable[[], object]) -> float:
 
 def _many(run: Run, name: str, directory: Path, first: int) -> float:
     """Return the conditional appends per second of all processes together."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    barrier = context.Barrier(run.sizes.processes + 1)
-    results = context.SimpleQueue()
     seconds = run.sizes.concurrent_seconds
-    workers = [
-        context.Process(
-            target=_work, args=(name, directory, first + n, seconds, barrier, results), daemon=True
-        )
-        for n in range(run.sizes.processes)
-    ]
-    for worker in workers:
-        worker.start()
-    barrier.wait()
-    counts: list[int] = [results.get() for _ in workers]
-    for worker in workers:
-        worker.join()
+    arguments = [(name, directory, first + n, seconds) for n in range(run.sizes.processes)]
+    counts = run_together(_work, arguments)
     return sum(counts) / seconds
 
 
@@ -162,16 +147,16 @@ def _work(
     directory: Path,
     number: int,
     seconds: float,
-    barrier: Barrier,
-    results: multiprocessing.queues.SimpleQueue[int],
-) -> None:
+    wait: Callable[[], object],
+) -> int:
     peer = PEERS[name](directory)
     decide = _decider(peer, number)
     # A client of a large store learns its keys, once: a tenth of a second each, one after the other.
     _count(decide, 2 * seconds)
-    barrier.wait()
-    results.put(_count(decide, seconds))
+    wait()
+    count = _count(decide, seconds)
     peer.close()
+    return count
 
 
 def _count(decide: Callable[[], object], seconds: float) -> int:

@@ -7,12 +7,10 @@ a process does once (imports, connections) is no part of a rate or of the worst 
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import time
 from collections.abc import Callable
 from functools import partial
-from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +18,7 @@ from tests.benchmarks.dataset import Item
 from tests.benchmarks.measure import BEST, Figure, Report, Target, seconds_of, take_turns
 from tests.benchmarks.peers import PEERS, Peer
 from tests.benchmarks.run import Run
+from tests.benchmarks.together import run_together
 
 _SLICE: Final = 50
 _DATA: Final = b'{"amount":10,"note":"' + b"x" * 77 + b'"}'
@@ -83,23 +82,9 @@ def _slice_us(append: Appender) -> float:
 
 def _many(name: str, directory: Path, first: int, processes: int, seconds: float) -> tuple[float, float]:
     """Appends per second of all processes together, and the longest that any of them waited, in ms."""
-    context = multiprocessing.get_context("forkserver")  # which has imported everything already, and no more
-    context.set_forkserver_preload([__name__])
-    barrier = context.Barrier(processes + 1)
-    results = context.SimpleQueue()
-    workers = [
-        context.Process(
-            target=_work, args=(name, directory, first + number, seconds, barrier, results), daemon=True
-        )
-        for number in range(processes)
-    ]
     PEERS[name](directory).close()  # make the files, so that nobody measures that
-    for worker in workers:
-        worker.start()
-    barrier.wait()
-    outcomes = [results.get() for _ in workers]
-    for worker in workers:
-        worker.join()
+    arguments = [(name, directory, first + number, seconds) for number in range(processes)]
+    outcomes = run_together(_work, arguments)
     return sum(count for count, _ in outcomes) / seconds, max(wait for _, wait in outcomes) * 1e3
 
 
@@ -108,15 +93,14 @@ def _work(
     directory: Path,
     number: int,
     seconds: float,
-    barrier: Barrier,
-    results: multiprocessing.queues.SimpleQueue[tuple[int, float]],
-) -> None:
+    wait: Callable[[], object],
+) -> tuple[int, float]:
     peer = PEERS[name](directory)
     append = _appender(peer, number)
     warm = time.perf_counter() + seconds / 2
     while time.perf_counter() < warm:
         append()
-    barrier.wait()
+    wait()
     count, worst, now = 0, 0.0, time.perf_counter()
     end = now + seconds
     while now < end:
@@ -125,5 +109,5 @@ def _work(
         now = time.perf_counter()
         count += 1
         worst = max(worst, now - before)
-    results.put((count, worst))
     peer.close()
+    return count, worst

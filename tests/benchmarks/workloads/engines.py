@@ -7,13 +7,11 @@ own. An engine whose server is not installed is left out, with a note.
 from __future__ import annotations
 
 import itertools
-import multiprocessing
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,6 +19,7 @@ import evlog
 from evlog import EventStore, NewEvent
 from tests.benchmarks.measure import Figure, Report, count, seconds_of
 from tests.benchmarks.run import Run
+from tests.benchmarks.together import run_together
 from tests.support import kafka, ministack, nats, postgresql
 
 NewUrl = Callable[[], str]
@@ -207,33 +206,21 @@ def _latency_ms(store: EventStore, appends: int) -> float:
 
 def _together(url: str, seconds: float) -> float:
     """Appends per second of all processes together, each to a stream of its own."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    barrier = context.Barrier(_WRITERS + 1)
-    results = context.SimpleQueue()
     environment = dict(os.environ)  # the workers' server may be older than what is in it
-    workers = [
-        context.Process(target=_work, args=(url, number, seconds, barrier, results, environment), daemon=True)
-        for number in range(_WRITERS)
-    ]
-    for worker in workers:
-        worker.start()
-    barrier.wait(_LONG_SECONDS)
-    appends: int = sum(results.get() for _ in workers)
-    for worker in workers:
-        worker.join()
+    arguments = [(url, number, seconds, environment) for number in range(_WRITERS)]
+    appends = sum(run_together(_work, arguments))
     return appends / seconds
 
 
 def _work(
-    url: str, number: int, seconds: float, barrier: Barrier, results: Any, environment: dict[str, str]
-) -> None:
+    url: str, number: int, seconds: float, environment: dict[str, str], wait: Callable[[], object]
+) -> int:
     os.environ.update(environment)
     with evlog.open(url) as store:
         store.append(f"own-{number}", [NewEvent("T", _DATA)])
-        barrier.wait(_LONG_SECONDS)
+        wait()
         end, done = time.perf_counter() + seconds, 0
         while time.perf_counter() < end:
             store.append(f"own-{number}", [NewEvent("T", _DATA)], done + 1)
             done += 1
-        results.put(done)
+        return done

@@ -8,13 +8,11 @@ client counts the versions. Both get the same events with ids, and both are dura
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from multiprocessing.synchronize import Barrier
 from typing import Any, Final
 from uuid import UUID
 
@@ -23,6 +21,7 @@ from evlog import NewEvent
 from tests.benchmarks.dataset import Batch, Dataset, Item
 from tests.benchmarks.measure import Figure, Report, Target, count, seconds_of, take_turns
 from tests.benchmarks.run import Run
+from tests.benchmarks.together import run_together
 from tests.support.postgresql import binaries, serving
 
 _WRITERS: Final = 8
@@ -232,32 +231,19 @@ def _together(run: Run, url: str, target: Target, label: str) -> Figure:
 
 def _many(name: str, url: str, seconds: float) -> float:
     """Appends per second of all processes together."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    barrier = context.Barrier(_WRITERS + 1)
-    results = context.SimpleQueue()
-    workers = [
-        context.Process(target=_work, args=(name, url, number, seconds, barrier, results), daemon=True)
-        for number in range(_WRITERS)
-    ]
-    for worker in workers:
-        worker.start()
-    barrier.wait()
-    appends: int = sum(results.get() for _ in workers)
-    for worker in workers:
-        worker.join()
+    appends = sum(run_together(_work, [(name, url, number, seconds) for number in range(_WRITERS)]))
     return appends / seconds
 
 
-def _work(name: str, url: str, number: int, seconds: float, barrier: Barrier, results: Any) -> None:
+def _work(name: str, url: str, number: int, seconds: float, wait: Callable[[], object]) -> int:
     client = _CLIENTS[name](url)
     append = _appender(client, number)
     _repeat(append, 10)
-    barrier.wait()
+    wait()
     end = time.perf_counter() + seconds
     done = 0
     while time.perf_counter() < end:
         append()
         done += 1
-    results.put(done)
     client.close()
+    return done
