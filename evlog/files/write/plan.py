@@ -132,11 +132,14 @@ class Planner:
         self._second: set[int] = set()  # the other numbers, forgotten together: hashes are rarely equal
 
     def name_streams_locked(self, plan: Plan) -> None:
-        """Set the numbers and hashes of the streams in a plan."""
+        """Set the numbers and hashes of the streams in a plan, and forget one that was not written."""
+        for number in self._planned:
+            self._versions[number] = _UNKNOWN
+        self._planned = ()
         if len(self._numbers) > _MAX_REMEMBERED:
             self.forget_locked(None)  # first: what an interrupt leaves has no versions
             self._numbers, self._owners, self._second = _Numbers(self._add_locked), {}, set()
-            self._hashes, self._versions, self._planned = array("Q"), [], ()
+            self._hashes, self._versions = array("Q"), []
         plan.numbers = _items(self._numbers, plan.streams)
         plan.stream_hashes = array("Q", _items(self._hashes, plan.numbers))
 
@@ -158,9 +161,6 @@ class Planner:
             IdConflict, InvalidEvent, StreamTombstoned, WrongExpectedVersion, InvalidArgument: it is refused.
             SchemasChanged: its events have to be checked against other schemas.
         """
-        for number in self._planned:  # and not written
-            self._versions[number] = _UNKNOWN
-        self._planned = ()
         plan = self._find_known_locked(append)
         if plan.events:
             self.name_streams_locked(plan)

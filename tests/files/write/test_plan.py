@@ -22,8 +22,9 @@ from evlog.files.format.headers import KIND_STREAMS
 from evlog.files.log.log import Log
 from evlog.files.write.group_commit import Request
 from evlog.files.write.plan import Planner
-from evlog.model.appends import Append, BatchResult
+from evlog.model.appends import Append, AppendRequest, BatchResult
 from evlog.model.encoding import encode_events
+from evlog.model.history import HistoryPiece, Standing
 from tests.support.helpers import content, engine_of, fill, new, small_store, writer_of
 
 # existing versions of stream "s", expected, whether it is met
@@ -149,6 +150,21 @@ def test_versions_of_a_plan_that_is_not_written_are_given_again(store: EventStor
     for _ in range(3):
         assert planner.plan_locked(append).versions == [1, 2, 2]
     assert planner.plan_locked(Append(["a"], encode_events([new()]))).versions == [1]
+
+
+def test_a_plan_that_is_not_written_uses_no_version_where_history_is_appended_next(
+    store: EventStore, tmp_path: Path
+) -> None:
+    """What an engine does whose index is a mirror: it plans, and another writer of the log is faster."""
+    store.append("other", [new(), new()])
+    events = list(store.read_all())
+    with evlog.open(tmp_path / "index", create=True) as index:
+        assert index.engine.change_standing(Standing(), Standing(mirror_of=str(store.id)))
+        plan = engine_of(index).plan
+        index.engine.append_history(HistoryPiece(str(store.id), 0, 1, events[:1], [1]))
+        assert plan(AppendRequest(["a"], encode_events([new()]))).versions == [1]
+        index.engine.append_history(HistoryPiece(str(store.id), 1, 2, events[1:], [2]))
+        assert plan(AppendRequest(["a", "other"], encode_events([new(), new()]))).versions == [1, 3]
 
 
 @pytest.mark.parametrize("many", [False, True])
