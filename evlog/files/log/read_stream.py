@@ -137,6 +137,8 @@ def maybe_read_few(
             is_bounded = first > 1 or last is not None
             if is_bounded and records[0][1] != max(first, 1):
                 return None
+            if last is not None and records[-1][1] > last:  # versions are missing in between
+                return None
             if countOf(map(_stream_of, records), stream) < len(records):
                 return None
         elif first > 1 and not _ends_before(entries, number, stream, first):

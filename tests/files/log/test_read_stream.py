@@ -168,6 +168,22 @@ def test_many_events_and_unusual_ones_are_left_to_a_general_read(memory_path: Pa
         assert [event.version for event in store.read("kept-1")] == [5, 6, 7, 8, 9]
 
 
+def test_a_salvaged_stream_with_versions_missing_in_its_middle_is_read_within_bounds(
+    memory_path: Path,
+) -> None:
+    whole = small_store(memory_path / "store", segment_events=4)
+    for number in range(20):
+        whole.append("a", [new(number)])
+    segment_files(whole, "log")[1].unlink()
+    assert evlog.salvage_store(whole.path, memory_path / "out").losses
+    salvaged = small_store(memory_path / "out")
+    there = [event.version for event in salvaged.read_all()]
+    assert there == [*range(1, 5), *range(9, 21)]
+    for first, last, limit in product(range(1, 22), range(1, 22), (None, 1, 3)):
+        wanted = [version for version in there if first <= version <= last][:limit]
+        assert [event.version for event in salvaged.read("a", first, last, limit=limit)] == wanted
+
+
 def test_what_is_known_of_a_stream_follows_other_writers(short_streams: EventStore) -> None:
     with evlog.open(short_streams.path) as reader, evlog.open(short_streams.path) as writer:
         for number in range(31, 60):  # over several rolls
