@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import pickle
@@ -51,18 +52,33 @@ def test_closed_store_says_so(store: EventStore, use: Callable[[EventStore], obj
     assert "closed" in repr(store)
 
 
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="open files cannot be seen here")
 def test_store_is_closed_at_the_end_of_its_block_and_its_files_with_it(memory_path: Path) -> None:
-    def open_files() -> int:
-        gc.collect()
-        return len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+    """At once: a file system is unmounted only once nothing waits for the garbage collector."""
+    path = memory_path / "store"
+    gc.disable()
+    try:
+        with small_store(path) as store:
+            fill(store, 30)
+            assert len(list(store.read_all())) == 30
+            assert len(list(store.read("s-0"))) == 10
+            assert not store.append("s-0", [new()]).duplicate
+            assert open_files_below(path)
+        with pytest.raises(StoreClosed):
+            store.head  # noqa: B018 - asked for its error
+        assert open_files_below(path) == []
+    finally:
+        gc.enable()
 
-    before = open_files()
-    with small_store(memory_path / "store") as store:
-        fill(store, 30)
-        assert len(list(store.read_all())) == 30
-    with pytest.raises(StoreClosed):
-        store.head  # noqa: B018 - asked for its error
-    assert open_files() == before
+
+def open_files_below(path: Path) -> list[str]:
+    """The files in a directory that this process has open or mapped."""
+    opened = []
+    for descriptor in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):  # the one of this list
+            opened.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+    mapped = [line.split(maxsplit=5)[-1] for line in Path("/proc/self/maps").read_text().splitlines()]
+    return sorted({name for name in [*opened, *mapped] if name.startswith(f"{path}/")})
 
 
 def test_path_may_be_a_path_object_or_relative(memory_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -343,7 +343,7 @@ def test_output_that_cannot_be_written_is_an_error(large: Path, arguments: list[
     assert result.returncode == 1
     assert b"No space left on device" in result.stderr
     assert result.stderr.count(b"\n") == 1
-    assert (b"appended at position 1501" in result.stderr) == (arguments[0] == "append")
+    assert (b"the event is appended, at position 1501" in result.stderr) == (arguments[0] == "append")
 
 
 @pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1, 2)])

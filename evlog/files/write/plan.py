@@ -35,7 +35,7 @@ from evlog.model.retention import SCHEMAS_STREAM
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
     from typing import Any, Final
 
     from evlog.files.log.log import Log
@@ -119,40 +119,18 @@ class Planner:
         self._log = log
         # All below is guarded by the writers' lock.
         self._type_hashes: dict[str, int] = {}  # by name
-        # Streams are numbered as they come. Of each event of a batch one name is looked up; the passes after
-        # that over arrays and lists take half the time of passes over dicts by name.
-        self._numbers = _Numbers(self._add_locked)  # by name
-        self._hashes = array("Q")  # by number
-        # By number: the last version; _UNKNOWN or _NOT_ACTIVE: it has to be looked up.
-        self._versions: list[int] = []
+        self._streams = _Streams()
         self._planned: Sequence[int] = ()  # the numbers of a plan that is not written yet
-        # Of a stream without a number: known while all in the active segment have one.
-        self._version_of_new = _UNKNOWN
-        self._owners: dict[int, int] = {}  # by hash: the first number that has it
-        self._second: set[int] = set()  # the other numbers, forgotten together: hashes are rarely equal
 
     def name_streams_locked(self, plan: Plan) -> None:
         """Set the numbers and hashes of the streams in a plan, and forget one that was not written."""
         for number in self._planned:
-            self._versions[number] = _UNKNOWN
+            self._streams.versions[number] = _UNKNOWN
         self._planned = ()
-        if len(self._numbers) > _MAX_REMEMBERED:
-            self.forget_locked(None)  # first: what an interrupt leaves has no versions
-            self._numbers, self._owners, self._second = _Numbers(self._add_locked), {}, set()
-            self._hashes, self._versions = array("Q"), []
-        plan.numbers = _items(self._numbers, plan.streams)
-        plan.stream_hashes = array("Q", _items(self._hashes, plan.numbers))
-
-    def _add_locked(self, hash: int) -> int:
-        """Return a number for a stream, which has it once its name is noted: an interrupt may come before."""
-        number = len(self._hashes)
-        self._versions.append(_UNKNOWN)
-        self._hashes.append(hash)
-        if self._owners.setdefault(hash, number) != number:
-            self._second.add(number)
-        else:
-            self._versions[number] = self._version_of_new
-        return number
+        if len(self._streams) > _MAX_REMEMBERED:
+            self._streams = _Streams()
+        plan.numbers = _items(self._streams, plan.streams)
+        plan.stream_hashes = array("Q", _items(self._streams.hashes, plan.numbers))
 
     def plan_locked(self, append: Append) -> Plan:
         """Return what to write for an append, once it may be written.
@@ -262,7 +240,7 @@ class Planner:
                 places.setdefault(stream, []).append(at)
         for expectation in expectations:
             stream, expected = expectation.stream, expectation.version
-            actual = self._versions[self._numbers[stream]]
+            actual = self._streams.version_of(stream)
             before = bisect_left(places.get(stream, ()), expectation.at)
             if not before and expected in (NO_STREAM, STREAM_EXISTS) and policies.any:
                 rule = policies.rule_for(stream)
@@ -306,7 +284,7 @@ class Planner:
             InvalidArgument: a stream is full.
         """
         self._planned = numbers
-        remembered, versions = self._versions, []
+        remembered, versions = self._streams.versions, []
         for number in numbers:
             version = remembered[number] + 1
             if version <= 0:
@@ -320,46 +298,50 @@ class Planner:
 
     def _version_locked(self, stream: str) -> int:
         self._look_up_locked((stream,))
-        return self._versions[self._numbers[stream]]
+        return self._streams.version_of(stream)
 
     def _look_up_locked(self, streams: Iterable[str]) -> None:
         """Look up the last version of each stream, together, where it is not remembered."""
-        names = {n: name for name in streams if self._versions[n := self._numbers[name]] < 0}
+        numbers = self._streams
+        names = {n: name for name in streams if numbers.versions[n := numbers[name]] < 0}
         if not names:
             return
-        in_active = any(self._versions[number] != _NOT_ACTIVE for number in names)
-        hashes = [self._hashes[number] for number in names]
+        in_active = any(numbers.versions[number] != _NOT_ACTIVE for number in names)
+        hashes = [numbers.hashes[number] for number in names]
         found = self._log.find_versions(list(names.values()), hashes, in_active=in_active)
         for number, version in zip(names, found, strict=True):
-            self._versions[number] = version
+            numbers.versions[number] = version
 
     def remember_locked(self, plan: Plan) -> None:
         """Remember the versions that a written plan gave its events."""
         if plan.numbers is not self._planned:  # of a mirror, with versions of its source
             for number, version in zip(plan.numbers, plan.versions, strict=True):
-                self._versions[number] = version
+                self._streams.versions[number] = version
         self._planned = ()
 
     def begin_segment_locked(self) -> None:
         """Take note that the active segment is empty."""
-        self._version_of_new = _NOT_ACTIVE if self._log.sealed else 0
+        self._streams.version_of_new = _NOT_ACTIVE if self._log.sealed else 0
 
     def forget_locked(self, hashes: Collection[int] | None) -> None:
         """Look up again the streams with these hashes, or all of them: another process wrote to them."""
-        if hashes is None or hashes:
-            self._version_of_new = _UNKNOWN
-        if hashes is None:
-            self._versions = [_UNKNOWN] * len(self._versions)
-        elif known := self._owners.keys() & hashes:
-            for number in chain(map(self._owners.__getitem__, known), self._second):
-                self._versions[number] = _UNKNOWN
+        self._streams.forget(hashes)
 
 
-class _Numbers(dict[str, int]):
-    """Streams by number, which is given when it is first asked for: a batch is looked up in one pass of C."""
+class _Streams(dict[str, int]):
+    """Streams, numbered as they are first asked for, with what is remembered of each by its number.
 
-    def __init__(self, add: Callable[[int], int]) -> None:
-        self._add = add
+    So each event's name is looked up once, a batch of them in one pass of C. The passes after that over
+    arrays and lists take half the time of passes over dicts by name.
+    """
+
+    def __init__(self) -> None:
+        self.hashes = array("Q")
+        self.versions: list[int] = []  # the last one; _UNKNOWN or _NOT_ACTIVE: it has to be looked up
+        # Of a stream without a number: known while all in the active segment have one.
+        self.version_of_new = _UNKNOWN
+        self._owners: dict[int, int] = {}  # by hash: the first number that has it
+        self._second: set[int] = set()  # the other numbers, forgotten together: hashes are rarely equal
 
     def __missing__(self, stream: str) -> int:
         # Equal texts need not have equal hashes: a member of an Enum is a `str`, too.
@@ -368,6 +350,30 @@ class _Numbers(dict[str, int]):
         number = self._add(hash_stream(name)) if is_new else self[name]
         self[name] = self[stream] = number
         return number
+
+    def _add(self, hash: int) -> int:
+        """Return a number for a stream, which has it once its name is noted: an interrupt may come before."""
+        number = len(self.hashes)
+        self.versions.append(_UNKNOWN)
+        self.hashes.append(hash)
+        if self._owners.setdefault(hash, number) != number:
+            self._second.add(number)
+        else:
+            self.versions[number] = self.version_of_new
+        return number
+
+    def version_of(self, stream: str) -> int:
+        return self.versions[self[stream]]
+
+    def forget(self, hashes: Collection[int] | None) -> None:
+        """As `Planner.forget_locked`."""
+        if hashes is None or hashes:
+            self.version_of_new = _UNKNOWN
+        if hashes is None:
+            self.versions = [_UNKNOWN] * len(self.versions)
+        elif known := self._owners.keys() & hashes:
+            for number in chain(map(self._owners.__getitem__, known), self._second):
+                self.versions[number] = _UNKNOWN
 
 
 def _items(cells: Any, keys: Sequence[Any]) -> tuple[Any, ...]:

@@ -268,7 +268,7 @@ def test_versions_stay_right_when_there_are_more_streams_than_are_remembered(
         assert [result.first_version for result in results] == [
             3 * turn - 2 + number // 5 for number in range(15)
         ]
-        assert len(writer_of(store)._planner._numbers) <= 8
+        assert len(writer_of(store)._planner._streams) <= 8
 
 
 def test_streams_are_numbered_right_after_an_interrupt(
@@ -282,7 +282,7 @@ def test_streams_are_numbered_right_after_an_interrupt(
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(planner, "_owners", Interrupting())
+        patch.setattr(planner._streams, "_owners", Interrupting())
         with pytest.raises(KeyboardInterrupt):
             store.append("a", [new()])
     assert store.append_many([("b", [new()]), ("a", [new()]), ("b", [new()])])[2].first_version == 2
