@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from contextlib import closing
 from itertools import chain
 from typing import TYPE_CHECKING
 from zlib import crc32
@@ -187,8 +188,8 @@ def _plan_removal(part: SealedPart, positions: Sequence[int], erased: tuple[int,
 def _rewrite(log: Log, disk: Disk, plan: SegmentPlan) -> SegmentInfo:
     output = OutputSegment.of(log.store, log.manifest, [plan.part.info])
     try:
-        with Workers(1) as workers:
-            return rewrite(output, [plan], read_groups(log, [[plan]], workers), disk, workers, lambda _: None)
+        with Workers(1) as workers, closing(read_groups(log, [[plan]], workers)) as results:
+            return rewrite(output, [plan], results, disk, workers, lambda _: None)
     except (EvlogError, KeyboardInterrupt):
         output.remove_files(disk)  # the disk may be full, and the files take space
         raise

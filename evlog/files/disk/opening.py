@@ -21,6 +21,7 @@ from evlog.errors import (
     SystemCallFailed,
     UnsafeFile,
 )
+from evlog.files.format import paths
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -59,8 +60,8 @@ _KINDS: Final = {
     stat.S_IFDIR: "a directory",
 }
 # The directories that evlog makes inside a store. The store itself may be behind a link: its user named it.
-OWN_DIRECTORIES: Final = ("/segments", "/subscriptions", "/snapshots")
-_OWN_FILES: Final = ("manifest.json", "lock", "durable", "compaction", "queue")
+OWN_DIRECTORIES: Final = tuple(f"/{name}" for name in (paths.SEGMENTS, paths.SUBSCRIPTIONS, paths.SNAPSHOTS))
+_OWN_FILES: Final = (paths.MANIFEST, paths.LOCK, paths.DURABLE, paths.COMPACTION, paths.QUEUE)
 _SAFE: Final = os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
 
@@ -92,7 +93,7 @@ def _store_of(path: str) -> str:
     above, name = os.path.split(path)
     if above.endswith(OWN_DIRECTORIES):
         return os.path.dirname(above)
-    name = name.removesuffix(".tmp")
+    name = name.removesuffix(paths.TEMPORARY)
     return above if f"/{name}" in OWN_DIRECTORIES or name in _OWN_FILES else path
 
 

@@ -47,7 +47,7 @@ from evlog.model.events import EncodedEvents, columns_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Sequence
     from re import Pattern
     from typing import Final
 
@@ -121,28 +121,6 @@ class FrameHeader:
         return FrameHeader(**{name: changes.get(name, getattr(self, name)) for name in self.__slots__})
 
 
-def make_records(
-    events: Sequence[EncodedEvent],
-    ids: Sequence[bytes],
-    streams: Sequence[str],
-    versions: Sequence[int],
-    first_position: int,
-    time_us: int,
-) -> Iterator[Record]:
-    """Iterate over one record an event; positions run on from the first, the time is that of all."""
-    if len(events) == 1:  # in a quarter of the time
-        type, _, code, data, metadata = events[0]
-        return iter(((first_position, versions[0], streams[0], type, ids[0], time_us, code, data, metadata),))
-    types, _, codes, datas, metadatas = columns_of(events)
-    positions = range(first_position, first_position + len(events))
-    return zip(positions, versions, streams, types, ids, repeat(time_us), codes, datas, metadatas)
-
-
-def pack_records(records: Iterable[Record]) -> list[bytes]:
-    """Encode each record."""
-    return list(map(_pack_record, records))
-
-
 def encode_records(
     events: Sequence[EncodedEvent],
     ids: Sequence[bytes],
@@ -151,21 +129,32 @@ def encode_records(
     first_position: int,
     time_us: int,
 ) -> list[bytes]:
-    """Return the encoded records of `make_records`.
+    """Return one encoded record an event; positions run on from the first, the time is that of all.
 
     Those of a bulk load are made by msgspec, which has checked its data: the same bytes in 0.1 instead of 0.2
     µs an event. Texts must be plain ones: of an Enum's member it would encode the value.
     """
-    records = make_records(events, ids, streams, versions, first_position, time_us)
+    if len(events) == 1:  # in a quarter of the time
+        type_, _, code, data, metadata = events[0]
+        record = first_position, versions[0], streams[0], type_, ids[0], time_us, code, data, metadata
+        return [_pack_record(record)]
+    types, _, codes, datas, metadatas = columns_of(events)
+    positions = range(first_position, first_position + len(events))
+    records = zip(positions, versions, streams, types, ids, repeat(time_us), codes, datas, metadatas)
     if (
         events.__class__ is EncodedEvents
         and "msgspec" in sys.modules
-        and {*map(type, streams), *map(type, events.columns[0])} == {str}
+        and {*map(type, streams), *map(type, types)} == {str}
     ):
         from msgspec.msgpack import Encoder
 
         return list(map(Encoder().encode, records))
     return pack_records(records)
+
+
+def pack_records(records: Iterable[Record]) -> list[bytes]:
+    """Encode each record."""
+    return list(map(_pack_record, records))
 
 
 def pack_heads(versions: Iterable[int], streams: Iterable[str]) -> list[bytes]:

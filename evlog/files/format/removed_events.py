@@ -72,7 +72,7 @@ EVENT: Final = Struct("<16sQQII")
 STREAM: Final = Struct("<QQII")
 TAG_BYTES: Final = 32
 TAG: Final = Struct("<QQQQ")
-_GROUP_EVENTS: Final = 512  # of a group at most, with at most that many groups: 20 KB to search for an id
+_GROUP_EVENTS: Final = 512  # of a group, on average at most: 20 KB to search for an id
 _MAX_GROUP_BITS: Final = 12
 _COLUMNS: Final[dict[str, tuple[str, int, int]]] = {
     "position": ("Q", 2, 5),
@@ -105,7 +105,7 @@ class GroupedEvents(NamedTuple):
 
 
 def group_bits(events: int) -> int:
-    """Return how many bits of its hash tell the group of an id, in a file of so many events."""
+    """Return how many bits of an id's hash choose its group, given the number of events in the file."""
     return min(max(0, events - 1) // _GROUP_EVENTS, (1 << _MAX_GROUP_BITS) - 1).bit_length()
 
 

@@ -454,7 +454,7 @@ class StreamEntries:
         return version
 
     def find_last(self, events: int) -> tuple[int, int]:
-        """Return where the last so many entries begin: their segment, and which of its entries."""
+        """Return the segment of the first of the last `events` entries, and its index among that one's."""
         number = self.last
         total = self.within(number)[2]
         while number and total < events:

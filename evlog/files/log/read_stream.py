@@ -151,7 +151,7 @@ def maybe_read_few(
 
 
 def _read_from(entries: StreamEntries, number: int, low: int, most: int) -> Sequence[Record]:
-    """Return at most so many records, from an entry of a segment on.
+    """Return at most `most` records: those from the entry `low` of a segment on.
 
     Raises:
         _TooLong: they have more bytes than are read at once.
@@ -252,7 +252,7 @@ def _records(log: Log, stream: str, bounds: Bounds, reverse: bool, few: int) -> 
                         low += taken
                     pieces += found
                     count += taken
-                    size += len(found[0]) if len(found) == 1 else sum(map(len, found))
+                    size += sum(map(len, found))
                     if count == step or (len(pieces) > len(found) and size > BYTES_AT_ONCE):
                         records = _decode(pieces, count, guess)
                         reached, guess = records[-1][0], None
@@ -412,7 +412,7 @@ class _WrongGuess(Exception):
 
 
 class _TooLong(Exception):
-    """So many bytes are not read at once."""
+    """The records have more bytes than are read at once."""
 
 
 class _MixedStreams(Exception):

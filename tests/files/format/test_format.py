@@ -42,7 +42,6 @@ from evlog.files.format.frames import (
     encode_body,
     encode_frame_header,
     encode_records,
-    make_records,
     pack_records,
     preallocation_after,
 )
@@ -134,7 +133,7 @@ def test_worked_example_of_the_specification_is_what_encode_gives() -> None:
     assert example is not None
     written = bytes.fromhex(example[1])
     event = ("T", bytes(range(16)), 0, b"{}", None)
-    records = pack_records(make_records([event], [bytes(range(16))], ["a"], [1], 1, 1))
+    records = encode_records([event], [bytes(range(16))], ["a"], [1], 1, 1)
     body = encode_body(records)
     hashes, folds = [hash_stream("a")], hash_ids([bytes(range(16))])
     rows = encode_entries(records, 64, hashes, folds, [1], [hash_type("T")])
@@ -295,7 +294,7 @@ def test_frame_decodes_to_the_events_that_were_encoded(
     encoded = [event for _, event in batch]
     ids = [number.to_bytes(16, "big") for number in range(len(batch))]
     versions = list(range(1, len(batch) + 1))
-    records = pack_records(make_records(encoded, ids, streams, versions, first, time_us))
+    records = encode_records(encoded, ids, streams, versions, first, time_us)
     body = encode_body(records)
     assert body == msgpack.packb([msgpack.unpackb(record) for record in records])
     header = FrameHeader(len(body), len(batch), 0, first, 0, crc32(body), 7)
@@ -352,7 +351,7 @@ def test_records_of_a_bulk_load_have_the_bytes_of_any_others(odd: str) -> None:
     columns = EncodedEvents(types, ids, [0] * 9, datas, [None] * 9)
     for first, time_us in ((1, 0), (250, 1), (2**32 - 4, 2**62), (2**63, 2**40)):
         rest = ids, streams, versions, first, time_us
-        assert encode_records(columns, *rest) == pack_records(make_records(list(columns), *rest))
+        assert encode_records(columns, *rest) == encode_records(list(columns), *rest)
 
 
 # --- what may never parse
