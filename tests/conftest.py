@@ -27,6 +27,11 @@ if HASHES_ARE_CUT:  # before anything of evlog is imported
     sys.path.append(str(_CUT))  # tests give it to the processes that they start
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_CUT), os.environ.get("PYTHONPATH")]))
 
+# A failed `assert` of these shows what differs, as one in a test's own module does.
+pytest.register_assert_rewrite(
+    *(f"tests.{name}" for name in ("concurrency", "crash", "engines", "golden", "property", "support"))
+)
+
 from evlog import EventStore  # noqa: E402
 from tests.support.following import Script  # noqa: E402
 from tests.support.helpers import Clock, FixedRandom, content, small_store  # noqa: E402
