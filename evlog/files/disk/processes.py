@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from queue import Empty, SimpleQueue
 from threading import Semaphore, Thread
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import IO, Any, Final, Self, TypeVar
 
 from evlog.files.disk.fork import register_fork_reset
 from evlog.files.disk.helper import READY, serve
@@ -42,6 +42,7 @@ MAX_PROCESSES: Final = 4  # each takes some 100 MB; the work is bound by memory 
 # Between two reads of a pipe the thread that reads waits for the interpreter's lock, often 5 ms, and the
 # helper for space in the pipe: so it should hold a whole answer.
 _PIPE_BYTES: Final = 1 << 20
+_LEAST_PIPE_BYTES: Final = 1 << 12  # on any system
 _RESULTS_WAITING: Final = 4  # for each helper: the results that a slow caller has not taken are in memory
 
 _T = TypeVar("_T")
@@ -119,9 +120,8 @@ class Workers:
         Args:
             calls: functions that a helper can import by their names, and their arguments; what these take and
                 give can be pickled.
-            ahead: how many calls a helper is given at once, so that it need not wait for the next while this
-                process makes its own. More than one only for calls so small that a pipe holds them all (a few
-                KiB): two processes that send each other more than the pipes hold block each other.
+            ahead: how many calls a helper is given at once, as far as a pipe holds them, so that it need not
+                wait for the next while this process makes its own.
             first: what only this process can do; it does it while the helpers start.
         """
         run = _Run(calls, ahead, _RESULTS_WAITING * len(self._helpers))
@@ -204,7 +204,11 @@ class _Run:
 
 
 class _Helper:
-    """A helper process, the pipes to it and from it, and the thread that gives it work."""
+    """A helper process, the pipes to it and from it, and the thread that gives it work.
+
+    The thread sends a further call only if a pipe holds all that are not answered: else it would wait for the
+    helper to read, and the helper, which may be writing an answer that no pipe holds, for it.
+    """
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         assert process.stdin is not None
@@ -214,6 +218,8 @@ class _Helper:
         self.runs: SimpleQueue[_Run | None] = SimpleQueue()
         self.process = process
         self.tasks, self.answers = process.stdin, process.stdout
+        self._ahead_bytes = _widen(self.tasks) // 2  # each call may leave a part of a page unused
+        _widen(self.answers)
         self._thread = Thread(target=self._feed, name="evlog-feeder", daemon=True)
         without_signals(self._thread.start)
 
@@ -224,20 +230,23 @@ class _Helper:
         except (OSError, ValueError):
             self.alive = False
         while self.alive and (run := self.runs.get()) is not None:
-            sent: deque[int] = deque()
+            sent: deque[tuple[int, int]] = deque()  # calls that are not answered, each with its size
             while self.alive:
                 while len(sent) < run.ahead and (at := run.maybe_take()) is not None:
-                    sent.append(at)
-                    self._send(run.calls[at])
+                    call = pickle.dumps(run.calls[at], pickle.HIGHEST_PROTOCOL)
+                    while sent and len(call) + sum(size for _, size in sent) > self._ahead_bytes:
+                        run.results.put((sent.popleft()[0], *self._receive()))
+                    sent.append((at, len(call)))
+                    self._send(call)
                 if not sent:
                     break
-                run.results.put((sent.popleft(), *self._receive()))
-            for at in sent:
+                run.results.put((sent.popleft()[0], *self._receive()))
+            for at, _ in sent:
                 run.results.put((at, False, None))
 
-    def _send(self, call: Call) -> None:
+    def _send(self, call: bytes) -> None:
         try:
-            self.tasks.write(pickle.dumps(call, pickle.HIGHEST_PROTOCOL))
+            self.tasks.write(call)
             self.tasks.flush()
         except (OSError, ValueError):
             self.alive = False
@@ -290,18 +299,22 @@ def _maybe_start(module: str) -> _Helper | None:
         )
     except OSError:
         return None
-    if sys.platform == "linux":
-        assert process.stdout is not None
-        try:
-            fcntl.fcntl(process.stdout.fileno(), fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
-        except OSError:
-            pass  # this user has many pipes already; it works as well, but slower
     try:
         return _Helper(process)
     except RuntimeError:  # no thread can be started
         process.kill()
         process.communicate()
         return None
+
+
+def _widen(pipe: IO[bytes]) -> int:
+    """Have a pipe hold a whole answer, where that is possible; return how many bytes it holds."""
+    if sys.platform != "linux":
+        return _LEAST_PIPE_BYTES
+    try:
+        return fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+    except OSError:  # this user has many pipes already; it works as well, but slower
+        return fcntl.fcntl(pipe, fcntl.F_GETPIPE_SZ)
 
 
 def without_collector(function: Callable[..., _T], *arguments: Any) -> _T:

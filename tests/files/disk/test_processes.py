@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -52,6 +53,19 @@ def test_results_that_no_pipe_holds_come_whole() -> None:
         assert list(results) == [bytes((byte,)) * size for byte, size in sizes]
 
 
+def test_calls_and_results_that_no_pipe_holds_do_not_block_each_other() -> None:
+    call = (bytes(_PIPE_BYTES), 2)
+    with Workers(2) as workers:
+        helper = workers._helpers[0]
+        wait_until(lambda: helper.ready)
+        end = threading.Timer(60, helper.process.kill)  # what it had to do is done here then
+        end.start()
+        for result in workers.run_in_order(bytes.__mul__, [call] * 12, ahead=4):
+            assert len(result) == 2 * _PIPE_BYTES
+        assert workers.count == 2
+        end.cancel()
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a pipe is as large as it is")
 def test_a_pipe_holds_a_whole_result() -> None:
     with Workers(2) as workers:
@@ -77,8 +91,12 @@ def test_what_a_dead_helper_had_to_do_is_done_here() -> None:
     with Workers(3) as workers:
         for helper in workers._helpers:
             helper.process.kill()
-        assert dict(workers.run(divmod, TASKS, ahead=2)) == dict(enumerate(RESULTS))
-        wait_until(lambda: workers.count == 1)
+
+        def is_noticed() -> bool:
+            assert dict(workers.run(divmod, TASKS, ahead=2)) == dict(enumerate(RESULTS))
+            return workers.count == 1
+
+        wait_until(is_noticed)  # one that was ready may be killed before it is sent anything
 
 
 def test_a_helper_that_dies_under_way_is_not_missed() -> None:
