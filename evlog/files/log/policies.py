@@ -11,7 +11,7 @@ from __future__ import annotations
 from struct import Struct
 
 from evlog.errors import CorruptionError
-from evlog.files.format.entries import ENTRY, ENTRY_BYTES, TYPE_HASH_AT
+from evlog.files.format.entries import ENTRY_BYTES, TYPE_HASH_AT
 from evlog.files.format.hashes import hash_stream, hash_type
 from evlog.files.format.headers import KIND_STREAMS, KIND_TYPES
 from evlog.model.events import category_of
@@ -204,13 +204,15 @@ class PolicyTable:
                 for record in records:
                     rules.add(record)
         except CorruptionError:
+            # By the index: the log may be missing.
+            redactions = set(part.index.find(KIND_STREAMS, hash_stream(REDACTIONS_STREAM)))
+            redactions.intersection_update(part.index.find(KIND_TYPES, hash_type(REDACTED_TYPE)))
             for number in numbers:
                 try:
                     rules.add(part.segment.record(number))
                 except CorruptionError as error:
                     self._damaged = error
-                    row = ENTRY.unpack_from(part.segment.entries, number * ENTRY_BYTES)
-                    if (row[0], row[-1]) == (hash_stream(REDACTIONS_STREAM), hash_type(REDACTED_TYPE)):
+                    if number in redactions:
                         self._damaged_redaction = error
 
     def _look_up(self, name: str) -> Rule | None:

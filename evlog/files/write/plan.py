@@ -234,14 +234,14 @@ class Planner:
             _check_tombstones(plan.streams, policies)
         expectations = append.expectations
         self._look_up_locked([expectation.stream for expectation in expectations])
-        places: dict[str, list[int]] = {}  # of each stream's events in this append
+        places: dict[int, list[int]] = {}  # of each stream's events in this append, by the stream's number
         if any(expectation.at for expectation in expectations):
-            for at, stream in enumerate(plan.streams):
-                places.setdefault(stream, []).append(at)
+            for at, number in enumerate(plan.numbers):
+                places.setdefault(number, []).append(at)
         for expectation in expectations:
             stream, expected = expectation.stream, expectation.version
             actual = self._streams.version_of(stream)
-            before = bisect_left(places.get(stream, ()), expectation.at)
+            before = bisect_left(places.get(self._streams[stream], ()), expectation.at)
             if not before and expected in (NO_STREAM, STREAM_EXISTS) and policies.any:
                 rule = policies.rule_for(stream)
                 if rule is not None and rule.is_deleted(actual):
@@ -344,7 +344,7 @@ class _Streams(dict[str, int]):
         self._second: set[int] = set()  # the other numbers, forgotten together: hashes are rarely equal
 
     def __missing__(self, stream: str) -> int:
-        # Equal texts need not have equal hashes: a member of an Enum is a `str`, too.
+        # Equal texts need not have equal hashes: a subclass of `str` may have its own.
         name = str.__str__(stream)
         is_new = name is stream or name not in self
         number = self._add(hash_stream(name)) if is_new else self[name]
@@ -358,8 +358,7 @@ class _Streams(dict[str, int]):
         self.hashes.append(hash)
         if self._owners.setdefault(hash, number) != number:
             self._second.add(number)
-        else:
-            self.versions[number] = self.version_of_new
+        self.versions[number] = self.version_of_new
         return number
 
     def version_of(self, stream: str) -> int:

@@ -178,6 +178,7 @@ def test_candidates_come_newest_first_whatever_block_they_are_in(tmp_path: Path)
     assert filter.places(sealed, KIND_IDS, 5) == [3, 2, 1, 0]
 
 
+@pytest.mark.exact_hashes
 def test_an_answer_is_kept_as_long_as_the_sealed_segments_are_the_same(
     memory_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -151,6 +151,7 @@ def test_a_writer_that_was_served_asks_before_it_tries_the_lock(
     check(tmp_path, 7)
 
 
+@pytest.mark.exact_hashes
 def test_a_writer_that_is_served_again_prepares_to_lead_before_it_has_the_lock(four: Crowd) -> None:
     """Under the lock it would delay all others, by the time that its look-ups in a full segment take once."""
     places(four.together(*(append(f"s-{n}", n) for n in range(4))))
