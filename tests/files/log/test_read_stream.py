@@ -166,6 +166,12 @@ def test_many_events_and_unusual_ones_are_left_to_a_general_read(memory_path: Pa
         assert not is_left("large", limit=1)
         assert is_left("kept-1")
         assert [event.version for event in store.read("kept-1")] == [5, 6, 7, 8, 9]
+    with small_store(memory_path / "spread", segment_events=1) as store:
+        for _ in range(4):
+            store.append("large", [NewEvent("T", {"x": "x" * 700_000})])
+        log = Log(store.path)
+        assert not is_left("large", limit=2)
+        assert is_left("large", limit=3)
 
 
 def test_a_salvaged_stream_with_versions_missing_in_its_middle_is_read_within_bounds(
