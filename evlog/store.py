@@ -31,15 +31,9 @@ from evlog.model.appends import (
     results_by_stream,
     split_conditions,
 )
+from evlog.model.arguments import check_numbers, check_seconds, check_texts
 from evlog.model.encoding import encode_events
-from evlog.model.events import (
-    SYSTEM_PREFIX,
-    NewEvent,
-    check_readable_name,
-    check_seconds,
-    check_stream_name,
-    id_text,
-)
+from evlog.model.events import SYSTEM_PREFIX, NewEvent, check_readable_name, check_stream_name, id_text
 from evlog.model.filters import LogSelection, StreamSelection, make_filter
 
 TYPE_CHECKING = False
@@ -339,7 +333,7 @@ class EventStore:
 
         if isinstance(about, str):
             check_stream_name(about)
-        _check_bounds(retries=retries)
+        check_numbers(retries=retries)
 
         def encoded(history: list[Event], _place: int) -> tuple[list[str], list[EncodedEvent]]:
             streams: list[str] = []
@@ -442,7 +436,7 @@ class EventStore:
             CorruptionError: while iterating, when an event is damaged; those before it were right.
             InvalidArgument: a bound is negative or a datetime has no time zone.
         """
-        _check_bounds(from_version=from_version, to_version=to_version, limit=limit)
+        check_numbers(from_version=from_version, to_version=to_version, limit=limit)
         check_readable_name(stream)
         filter = make_filter(
             None, None, types, since, until, tags, correlation=correlation, metadata=metadata, grep=grep
@@ -482,7 +476,7 @@ class EventStore:
         Raises:
             As `read`.
         """
-        _check_bounds(after=after, to=to, limit=limit)
+        check_numbers(after=after, to=to, limit=limit)
         filter = make_filter(
             None,
             category,
@@ -532,7 +526,7 @@ class EventStore:
             InvalidArgument: this is neither an id nor a position.
         """
         if isinstance(event, int):
-            _check_bounds(position=event)
+            check_numbers(position=event)
             name: str | int = event
             position: int | None = event
         else:
@@ -590,7 +584,7 @@ class EventStore:
             include_deleted: also streams that were deleted; nothing of them is visible.
             include_system: also the store's own, whose names begin with `$`.
         """
-        _check_texts(category=category, prefix=prefix)
+        check_texts(category=category, prefix=prefix)
         return self.engine.streams(
             category, prefix, include_deleted=include_deleted, include_system=include_system
         )
@@ -644,7 +638,7 @@ class EventStore:
         from evlog.state.compute import Selection, compute
         from evlog.state.fold import as_fold
 
-        _check_bounds(at=at)
+        check_numbers(at=at)
         if stream is not None:
             check_readable_name(stream)
             if category is not None or query is not None:
@@ -704,7 +698,7 @@ class EventStore:
         """
         from evlog.state.snapshots import wait_for
 
-        _check_bounds(position=position)
+        check_numbers(position=position)
         check_seconds(timeout=timeout)
         _check_stream(stream)
         return wait_for(self.engine, name, stream, position, timeout)
@@ -774,7 +768,7 @@ class EventStore:
         """
         from evlog.schemas.registry import find
 
-        _check_bounds(version=version)
+        check_numbers(version=version)
         return find(self.engine, type, version)
 
     def schemas(self) -> list[Schema]:
@@ -845,7 +839,7 @@ class EventStore:
         """
         from evlog.subscriptions.named import begin
 
-        _check_bounds(after=after)
+        check_numbers(after=after)
         check_seconds(idle=idle, timeout=timeout)
         if stream is not None:
             check_readable_name(stream)
@@ -916,7 +910,7 @@ class EventStore:
 
         if on_failure not in ("stop", "park"):
             raise InvalidArgument(f"invalid on_failure {on_failure!r}; use 'stop' or 'park'")
-        _check_bounds(retries=retries)
+        check_numbers(retries=retries)
         check_seconds(retry_delay=retry_delay)
         with self.subscribe(
             name,
@@ -969,7 +963,7 @@ class EventStore:
         """
         from evlog.subscriptions.named import reset
 
-        _check_bounds(to=to)
+        check_numbers(to=to)
         reset(self.engine, name, to)
 
     def delete_subscription(self, name: str) -> None:
@@ -1187,7 +1181,7 @@ class EventStore:
             InvalidArgument: `against` is not such a text, or is given together with `quick`.
             StoreNotFound, NotAStore, UnsupportedFormat, StoreAccessDenied: there is nothing to check.
         """
-        _check_texts(against=against)
+        check_texts(against=against)
         return self.engine.verify(quick=quick, against=against, progress=progress)
 
 
@@ -1208,25 +1202,6 @@ def _as_list(events: Iterable[_Item]) -> list[_Item]:
     return list(events)
 
 
-def _check_texts(**texts: str | None) -> None:
-    for name, text in texts.items():
-        if text is not None and not isinstance(text, str):
-            raise InvalidArgument(f"{name} is {text!r}; give a text")
-
-
 def _check_stream(stream: str | None) -> None:
     if stream is not None:
         check_readable_name(stream)
-
-
-_MOST = (1 << 63) - 1  # what every engine can count to
-
-
-def _check_bounds(**bounds: int | None) -> None:
-    for name, value in bounds.items():
-        if value is None or (value.__class__ is int and 0 <= value <= _MOST):
-            continue  # the common case
-        is_whole = hasattr(value, "__index__")  # an int, or for example numpy's
-        if not is_whole or not 0 <= value <= _MOST:
-            allowed = f"at most {_MOST}" if is_whole and value > 0 else "0 or more"
-            raise InvalidArgument(f"invalid {name} {value!r}; use a whole number, {allowed}")

@@ -20,7 +20,7 @@ from evlog.errors import EvlogError, InvalidArgument
 from tests.support.helpers import small_store
 
 WRONG: list[Any] = [
-    *(None, True, -1, 10**30, 1.5, math.nan, Decimal("NaN"), object(), int, lambda *_: None),
+    *(None, True, -1, 10**30, 10**400, 1.5, math.nan, Decimal("NaN"), object(), int, lambda *_: None),
     *("", "x", "a\0b", "\ud800", "x" * 5000, b"x", UUID(int=7)),
     *([], [None], ["\ud800"], (), (1,), (1, 2, 3), {}, {1: 2}, {"a": object()}, iter([1])),
     *(
@@ -143,7 +143,11 @@ def test_what_cannot_be_a_path_is_refused(function: Callable[..., Any], path: An
         function(path)
 
 
-@pytest.mark.parametrize("seconds", [-1, math.nan, Decimal("NaN"), "1"], ids=repr)
+@pytest.mark.parametrize(
+    "seconds",
+    [-1, math.nan, Decimal("NaN"), Decimal("sNaN"), pytest.param(10**400, id="10**400"), "1"],
+    ids=repr,
+)
 def test_what_cannot_be_a_duration_is_refused(memory_path: Path, seconds: Any) -> None:
     """A wait until NaN would never end."""
     with small_store(memory_path / "store") as store:

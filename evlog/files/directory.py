@@ -27,7 +27,7 @@ def wait_for_store(path: str | os.PathLike[str], timeout_seconds: float | None =
         timeout_seconds: None waits without a limit.
     """
     from evlog.files.follow.feed import wait_for_file
-    from evlog.model.events import check_seconds
+    from evlog.model.arguments import check_seconds
 
     check_seconds(timeout_seconds=timeout_seconds)
     return wait_for_file(manifest_path(check_path(path)), timeout_seconds)
@@ -72,7 +72,7 @@ def repair_store(
         As `EventStore.verify`.
     """
     from evlog.files.check import repair
-    from evlog.model.events import check_seconds
+    from evlog.model.arguments import check_seconds
 
     check_seconds(lock_timeout=lock_timeout)
     return repair.repair_store(check_path(path), lock_timeout_seconds=lock_timeout, progress=progress)

@@ -12,6 +12,7 @@ checkpoints.py   what a named subscription keeps
 history.py       what a mirror is given
 reports.py       what info, verify and compact return
 json_lines.py    events as JSON lines (json_text.py: JSON without importing json; paths.py: values in it)
+arguments.py     checks of texts, numbers and durations
 when.py          times as people write them
 pins.py          a digest that `verify` printed, to compare history with
 named.py         a NamedTuple that is cheap to import (types.py: types for annotations)

@@ -15,7 +15,7 @@ from itertools import chain
 from operator import itemgetter
 from struct import Struct
 
-from evlog.errors import CorruptionError, InvalidArgument, InvalidEvent, InvalidStreamName
+from evlog.errors import CorruptionError, InvalidEvent, InvalidStreamName
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -501,13 +501,6 @@ def maybe_name_fault(name: object, max_bytes: int = MAX_NAME_BYTES) -> str | Non
     if not name.isprintable() and not _CONTROL.isdisjoint(name):
         return "has a control character or line break in it"
     return None
-
-
-def check_seconds(**durations: float | None) -> None:
-    """Raise InvalidArgument for a duration, by its argument's name, that is negative, NaN or no number."""
-    for name, seconds in durations.items():
-        if seconds is not None and not (hasattr(seconds, "__float__") and float(seconds) >= 0):
-            raise InvalidArgument(f"invalid {name} {seconds!r}; use seconds, 0 or more, or None")
 
 
 # --- ids

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 FIRST_RETRY_SECONDS: Final = 0.1
 LAST_RETRY_SECONDS: Final = 10.0
+_MAX_SLEEP_SECONDS: Final = 1 << 30  # a sleep of more than 292 years would be an error
 MAX_ERROR_CHARACTERS: Final = 10_000
 
 
@@ -61,7 +62,7 @@ def attempt(
                 on_retry(error, attempts, pause_seconds)
         else:
             return None
-        time.sleep(pause_seconds)
+        time.sleep(min(pause_seconds, _MAX_SLEEP_SECONDS))
         if delay_seconds is None:
             pause_seconds = min(2 * pause_seconds, LAST_RETRY_SECONDS)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -318,6 +320,15 @@ def test_after_so_many_failures_the_last_error_comes_out_and_the_event_again(sto
     assert not store.subscription("mail").running
     store.consume("mail", handler, follow=False)
     assert handler.called == [0, 1, 2, 2, 2, 2, 2, 3, 4]
+
+
+@pytest.mark.parametrize("seconds", [math.inf, 1e300, 10**30])
+def test_a_pause_is_never_longer_than_a_thread_can_sleep(
+    store: EventStore, pauses: list[float], seconds: float
+) -> None:
+    fill(store, 1)
+    store.consume("mail", Failing({0: 1}), follow=False, retries=2, retry_delay=seconds)
+    assert 10**9 < pauses[0] < threading.TIMEOUT_MAX
 
 
 @pytest.mark.parametrize("retries", [0, 1])
