@@ -493,7 +493,9 @@ class StoreFull(EvlogError):
     exit_code = EXIT_FULL
 
     def __init__(self, path: str, reason: str) -> None:
-        super().__init__(f"no room to write {path} ({reason})", "free some space and try again")
+        super().__init__(
+            f"no room to write {path} ({reason})", "free some space, or raise the limit, and try again"
+        )
         self.path = path
         self.reason = reason
 
@@ -501,8 +503,13 @@ class StoreFull(EvlogError):
 class StoreAccessDenied(EvlogError):
     """The file system does not permit what the call needs: permissions, or a read-only mount."""
 
-    def __init__(self, path: str, reason: str) -> None:
-        super().__init__(f"cannot open {path} ({reason})", "check its owner, mode and mount")
+    def __init__(self, path: str, reason: str, *, creating: bool = False) -> None:
+        verb, whose = (
+            ("create", "the owner, mode and mount of its directory")
+            if creating
+            else ("open", "its owner, mode and mount")
+        )
+        super().__init__(f"cannot {verb} {path} ({reason})", f"check {whose}")
         self.path = path
         self.reason = reason
 

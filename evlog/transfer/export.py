@@ -12,12 +12,14 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import islice, takewhile
 from operator import itemgetter
 from typing import TYPE_CHECKING, Final, Protocol
 
 from evlog.errors import EvlogError, InvalidArgument, StoreAccessDenied, StoreFull, SystemCallFailed
 from evlog.files.disk.opening import NO_ROOM
+from evlog.files.write.create import maybe_store_around
 from evlog.model.events import BatchedEvents, Event
 from evlog.model.named import NamedTuple
 
@@ -130,7 +132,7 @@ def export(
 
     Raises:
         InvalidArgument: the suffix names no format, the file to append to is in another one or from another
-            store, the path is that of a folder or device, or a name in `fields` is not a field.
+            store, the path is that of a folder or device or in a store, or a name in `fields` is not a field.
         ExtraNotInstalled: the format needs a library that is not installed.
         StoreFull, StoreAccessDenied, SystemCallFailed: the file system refuses; the file that was there is
             unchanged.
@@ -140,10 +142,12 @@ def export(
     make = _format_of(path)
     if os.path.exists(path) and not stat.S_ISREG(os.stat(path).st_mode):
         raise InvalidArgument(f"{path!r} is not a file", "give the name of a file")
+    temporary = f"{path}.{os.urandom(4).hex()}.tmp"
+    if store := maybe_store_around(temporary):
+        raise InvalidArgument(f"{path!r} is in the store {store}", "give a path outside of it")
     old = path if append and os.path.lexists(path) else None
     if fields is not None:
         make, read = _with_fields(path, old, fields, read)
-    temporary = f"{path}.{os.urandom(4).hex()}.tmp"
     count = 0
     try:
         output = make(temporary, old, store_id)
@@ -156,8 +160,11 @@ def export(
                 count += len(batch)
                 if progress is not None:
                     progress(max(0, batch[-1][0] - begin), max(1, (head or 0) - begin))
-        finally:
-            output.close()
+        except BaseException:
+            with suppress(Exception):  # the first error says what is wrong
+                output.close()
+            raise
+        output.close()
         _put_in_place(temporary, path)
     except OSError as error:
         raise _refusal(path, error) from error
@@ -190,7 +197,7 @@ def _refusal(path: str, error: OSError) -> EvlogError:
     if error.errno in NO_ROOM:
         return StoreFull(path, reason)
     if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
-        return StoreAccessDenied(path, reason)
+        return StoreAccessDenied(path, reason, creating=error.filename != path)
     return SystemCallFailed(path, reason, "check the folder; a file that was there is unchanged")
 
 

@@ -36,6 +36,7 @@ else:
     _UNREADABLE = (gzip.BadGzipFile, EOFError, zlib.error, ZstdError)
 
 _PIECE_BYTES: Final = 1 << 20
+_CACHE_BYTES: Final = 2 << 20  # of SQLite, its default
 
 
 class Lines:
@@ -213,9 +214,11 @@ class Sqlite:
     def __init__(self, path: str, old: str | None) -> None:
         if old is not None:
             shutil.copyfile(old, path)
+        self._path = path
         open(path, "ab").close()  # its error says why there can be no file; SQLite's does not
         self._database = sqlite3.connect(path, isolation_level=None)
         try:
+            self._database.execute(f"pragma cache_size = -{_CACHE_BYTES >> 10}")
             # The whole file takes its place at the end, so a journal would protect nothing.
             self._database.execute("pragma journal_mode = off")
             self._database.execute("pragma synchronous = off")
@@ -227,7 +230,7 @@ class Sqlite:
             found = self._database.execute(query).fetchone()
         except sqlite3.DatabaseError as error:
             self._database.close()
-            raise _error_of(error) if old is None else _foreign(old, str(error)) from None
+            raise self._error_of(error) if old is None else _foreign(old, str(error)) from None
         end: tuple[int, str | None] = found or (0, None)
         self.position, self.last_id = end
         self._database.execute("begin")
@@ -237,7 +240,7 @@ class Sqlite:
         try:
             self._database.executemany("insert into events values (?,?,?,?,?,?,?,?,?,?,?)", rows_of(events))
         except sqlite3.OperationalError as error:
-            raise _error_of(error) from None
+            raise self._error_of(error) from None
         except sqlite3.IntegrityError:
             raise InvalidArgument(
                 "the file has an event with the same id: it is of another store", "export to another file"
@@ -250,11 +253,17 @@ class Sqlite:
             if self._database.in_transaction:
                 self._database.execute("commit")
         except sqlite3.OperationalError as error:
-            raise _error_of(error) from None
+            raise self._error_of(error) from None
         finally:
             self._database.close()
 
-
-def _error_of(error: sqlite3.Error) -> OSError:
-    """Return what the file system refused, of which SQLite tells only whether it is full."""
-    return OSError(errno.ENOSPC if "full" in str(error) else errno.EIO, str(error))
+    def _error_of(self, error: sqlite3.Error) -> OSError:
+        """Return what the file system refused. SQLite tells only of a full disk; the file is thrown away."""
+        if "full" in str(error):
+            return OSError(errno.ENOSPC, str(error))
+        try:
+            with open(self._path, "ab") as file:  # SQLite writes at most its cache behind the end
+                file.write(bytes(_CACHE_BYTES + _PIECE_BYTES))
+        except OSError as reason:
+            return reason
+        return OSError(errno.EIO, str(error))

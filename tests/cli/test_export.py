@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import resource
 import signal
 import subprocess
 import sys
@@ -11,8 +13,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from evlog.transfer.export import SUFFIXES
 from evlog.transfer.parquet import COLUMNS
-from tests.cli.conftest import Evlog, environment, run_process
+from tests.cli.conftest import NO_BYTECODE, Evlog, environment, run_process
 
 
 @pytest.fixture
@@ -92,6 +95,24 @@ def test_a_file_that_cannot_be_made_is_reported_with_the_reason(filled: Evlog, s
     result = filled("export", f"missing/x{suffix}")
     assert result.code == 1
     assert f"cannot use missing/x{suffix} (No such file or directory)" in result.err
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_limit_on_the_size_of_files_is_a_full_disk(evlog: Evlog, here: Path, suffix: str) -> None:
+    lines = "".join(f"{os.urandom(100).hex()}\n" for _ in range(9000))
+    assert evlog("append", "-s", "x", "--lines", "--text", "s", "T", stdin=lines.encode()).code == 0
+    done = run_process(
+        "export",
+        f"out{suffix}",
+        "-s",
+        "x",
+        env=NO_BYTECODE,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)),
+    )
+    assert done.code == 9
+    assert done.err.startswith(f"evlog: no room to write out{suffix} (File too large); ")
+    assert done.err.count("\n") == 1
+    assert not list(here.glob("out*"))
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

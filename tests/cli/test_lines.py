@@ -233,7 +233,7 @@ def test_a_full_disk_is_reported_with_what_is_appended(here: Path) -> None:
     appended = len(run_process("read", "-s", "x").lines)
     told, error = result.err.splitlines()
     assert told.startswith(f'evlog: failed; so far {{"appended":{appended},')
-    assert error.endswith("free some space and try again")
+    assert error.endswith("free some space, or raise the limit, and try again")
 
 
 def test_what_arrives_slowly_is_durable_at_once(here: Path) -> None:

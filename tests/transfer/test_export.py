@@ -23,11 +23,19 @@ from cloudevents.core.formats.json import JSONFormat
 
 import evlog
 from evlog import Event, EventStore, NewEvent
-from evlog.errors import ExtraNotInstalled, InvalidArgument, StoreFull, SystemCallFailed
+from evlog.errors import (
+    CorruptionError,
+    ExtraNotInstalled,
+    InvalidArgument,
+    StoreAccessDenied,
+    StoreFull,
+    SystemCallFailed,
+)
 from evlog.model.events import CONTENT_TYPES
 from evlog.model.json_lines import InvalidLine, encode_lines
+from evlog.transfer import export as exports
 from evlog.transfer.cloudevents import cloudevents_decoder
-from evlog.transfer.export import SUFFIXES, ExportResult, export, in_batches
+from evlog.transfer.export import SUFFIXES, ExportResult, Output, export, in_batches
 from tests.support.helpers import small_store
 
 
@@ -333,10 +341,64 @@ def test_a_full_disk_leaves_the_file_before(
     before = path.read_bytes()
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        with pytest.raises(StoreFull, match="free some space and try again"):
+        with pytest.raises(StoreFull, match="free some space"):
             run(store, path)
     assert path.read_bytes() == before
     assert len(os.listdir(memory_path)) == 2
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_the_first_error_is_not_hidden_by_one_of_closing(
+    store: EventStore, memory_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    make = exports._format_of(f"out{suffix}")
+
+    def broken(*arguments: Any) -> Output:
+        output = make(*arguments)
+        close = output.close
+
+        def fails() -> None:
+            close()
+            raise ValueError("closed")
+
+        output.close = fails  # type: ignore[method-assign]
+        return output
+
+    def no_events(_: int) -> Iterator[Event]:
+        raise CorruptionError("log", None, "damaged")
+
+    monkeypatch.setattr(exports, "_format_of", lambda _: broken)
+    with pytest.raises(CorruptionError):
+        export(memory_path / f"out{suffix}", no_events)
+    assert os.listdir(memory_path) == ["store"]
+
+
+def test_nothing_is_written_into_a_store(store: EventStore, memory_path: Path) -> None:
+    (memory_path / "link").symlink_to(memory_path / "store" / "segments")
+    before = sorted(memory_path.rglob("*"))
+    for place in ("store", "store/segments", "link"):
+        with pytest.raises(InvalidArgument, match=r"is in the store .*give a path outside of it"):
+            run(store, memory_path / place / "out.jsonl")
+    assert sorted(memory_path.rglob("*")) == before
+    (memory_path / "out.csv").symlink_to(memory_path / "store" / "lock")  # the link is replaced
+    run(store, memory_path / "out.csv")
+    assert (memory_path / "out.csv").stat().st_size
+    assert not (memory_path / "store" / "lock").stat().st_size
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".sqlite", ".parquet"])
+def test_a_folder_that_takes_no_files_is_named(
+    store: EventStore, memory_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    path = memory_path / f"out{suffix}"
+    path.touch()  # the file itself is never opened
+
+    def refuse(place: str, *_: Any) -> None:
+        raise PermissionError(errno.EACCES, "x", place)
+
+    monkeypatch.setattr(exports, "_format_of", lambda _: refuse)
+    with pytest.raises(StoreAccessDenied, match=f"cannot create {path} .*of its directory"):
+        run(store, path)
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)

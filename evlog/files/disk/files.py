@@ -263,7 +263,7 @@ def _make_dirs(path: str) -> None:
         os.makedirs(path, exist_ok=True)
     except (FileExistsError, FileNotFoundError) as error:
         # A file, or a link to nothing, is in the way; or a file system such as /proc makes no directories.
-        raise StoreAccessDenied(path, "no directory can be made there") from error
+        raise StoreAccessDenied(path, "no directory can be made there", creating=True) from error
     except OSError as error:
         raise error_for(error, path) from error
 

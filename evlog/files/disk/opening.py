@@ -78,7 +78,7 @@ def error_for(error: OSError, path: str) -> EvlogError:
     if number in NO_ROOM:
         return StoreFull(path, reason)
     if number in _NO_ACCESS:
-        return StoreAccessDenied(path, reason)
+        return StoreAccessDenied(path, reason, creating=_is_missing(path))
     if number in _MISSING:
         return StoreNotFound(_store_of(path))
     if number in _NO_FILE:
@@ -86,6 +86,16 @@ def error_for(error: OSError, path: str) -> EvlogError:
     if number in _ADVICE:
         return SystemCallFailed(path, reason, _ADVICE[number])
     return StoreIOError(path, reason)
+
+
+def _is_missing(path: str) -> bool:
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        pass  # nobody can tell
+    return False
 
 
 def _store_of(path: str) -> str:

@@ -86,6 +86,13 @@ def _check_place(path: str) -> None:
 
 def check_outside(path: str, store: str | None = None) -> None:
     """Raise NotAStore if the path is in a store; `store` is one that may have no manifest any more."""
+    above = maybe_store_around(path, store)
+    if above is not None:
+        raise NotAStore(path, f"it is in the store {above}")
+
+
+def maybe_store_around(path: str, store: str | None = None) -> str | None:
+    """Return the directory of the store that the path is in; `store` as for `check_outside`."""
     damaged = None if store is None else os.path.realpath(store)
     above = os.path.realpath(path)
     while above != (above := os.path.dirname(above)):
@@ -93,7 +100,8 @@ def check_outside(path: str, store: str | None = None) -> None:
             paths.segments_path(above)
         )
         if has_names or above == damaged:
-            raise NotAStore(path, f"it is in the store {above}")
+            return above
+    return None
 
 
 def _check_leftovers(path: str) -> None:

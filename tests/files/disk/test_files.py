@@ -56,6 +56,12 @@ def test_system_error_becomes_this_error(number: int, kind: type[EvlogError]) ->
     assert "\n" not in str(error_for(OSError("odd"), "p"))
 
 
+def test_a_file_that_was_to_be_created_is_said_to_be_one(tmp_path: Path) -> None:
+    refused = PermissionError(errno.EACCES, "x")
+    assert f"cannot open {tmp_path} (" in str(error_for(refused, str(tmp_path)))
+    assert f"cannot create {tmp_path}/new (" in str(error_for(refused, f"{tmp_path}/new"))
+
+
 def fail(number: int) -> Callable[..., object]:
     def failing(*_: object, **__: object) -> object:
         raise OSError(number, os.strerror(number))

@@ -95,7 +95,7 @@ def test_a_place_where_no_directory_can_be_made_is_named(tmp_path: Path) -> None
     if sys.platform == "linux":
         places.append(Path("/proc/store"))  # there mkdir fails with ENOENT
     for place in places:
-        with pytest.raises(StoreAccessDenied, match="no directory can be made there") as caught:
+        with pytest.raises(StoreAccessDenied, match=r"cannot create .*no directory can be made") as caught:
             evlog.open(place, create=True)
         assert caught.value.path == str(place)
 
