@@ -13,7 +13,7 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from evlog.engines.nats.session import Denied, Lost, NoResponder, NotConnected, Session
+from evlog.engines.nats.session import CONNECT_SECONDS, Denied, Lost, NoResponder, NotConnected, Session
 from evlog.errors import StoreAccessDenied, StoreClosed, StoreUnreachable
 from evlog.files.disk.fork import register_fork_reset
 
@@ -26,6 +26,7 @@ Result = TypeVar("Result")
 
 ANSWER_SECONDS: Final = 4.0
 """How long one answer is waited for. A cluster elects a leader in a second or two."""
+_LEAST_SECONDS: Final = 0.05  # a server may be asked once more when the time is nearly over
 _FIRST_PAUSE_SECONDS: Final = 0.02
 _LAST_PAUSE_SECONDS: Final = 0.5
 
@@ -59,17 +60,28 @@ class Connections:
         if self._closed:
             raise StoreClosed(self.address.text)
 
-    def take(self) -> Session:
-        """Return a connection, which the caller gives back. Raises NotConnected."""
+    def take(self, end: float | None = None) -> Session:
+        """Return a connection, which the caller gives back.
+
+        Args:
+            end: until when one is tried to make, with an equal share of the time for each server; None: for
+                the address's time-out.
+
+        Raises:
+            NotConnected: no server answered.
+        """
         self.check_open()
+        if end is None:
+            end = time.monotonic() + self.address.timeout_seconds
         with self._mutex:
             if self._idle:
                 return self._idle.pop()
             servers = list(self._servers)
         reasons = []
-        for server in servers:
+        for tried, server in enumerate(servers):
+            share = (end - time.monotonic()) / (len(servers) - tried)
             try:
-                session = Session(self.address, *server)
+                session = Session(self.address, *server, max(_LEAST_SECONDS, min(share, CONNECT_SECONDS)))
             except Lost as error:
                 reasons.append(str(error))
                 continue
@@ -93,9 +105,13 @@ class Connections:
         session.close()
 
     @contextmanager
-    def lend(self) -> Iterator[Session]:
-        """Give a connection; after a failure it is closed, and so are those that were idle meanwhile."""
-        session = self.take()
+    def lend(self, end: float | None = None) -> Iterator[Session]:
+        """Give a connection; after a failure it is closed, and so are those that were idle meanwhile.
+
+        Args:
+            end: as for `take`.
+        """
+        session = self.take(end)
         try:
             yield session
         except Denied as error:
@@ -128,7 +144,7 @@ class Connections:
         pause = Pause(end)
         while True:
             try:
-                with self.lend() as session:
+                with self.lend(end) as session:
                     return operation(session, min(end, time.monotonic() + ANSWER_SECONDS))
             except (Lost, NoResponder) as error:
                 if not pause.take():

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from evlog.engines.nats.address import Address
 
 _RECEIVE_BYTES: Final = 1 << 18
-_CONNECT_SECONDS: Final = 5.0
+CONNECT_SECONDS: Final = 5.0
+"""How long a connection is waited for."""
 _PUSHED: Final = b"2"
 _STATUS_LINE: Final = b"NATS/1.0"
 
@@ -53,9 +54,11 @@ class Message(NamedTuple):
 
 
 class Session:
-    """A connection. Raises Lost, Denied and NoResponder."""
+    """A connection, made within the given time. Raises Lost, Denied and NoResponder."""
 
-    def __init__(self, address: Address, host: str, port: int) -> None:
+    def __init__(
+        self, address: Address, host: str, port: int, timeout_seconds: float = CONNECT_SECONDS
+    ) -> None:
         self.info: dict[str, Any] = {}
         self.is_broken = False
         self.pid = os.getpid()
@@ -64,25 +67,25 @@ class Session:
         self._inbox = b"_INBOX." + os.urandom(12).hex().encode()
         self._requests = 0
         self._early: dict[bytes, list[Message]] = {}  # answers to other requests than the one waited for
+        deadline = time.monotonic() + timeout_seconds
         try:
-            self._socket = socket.create_connection((host, port), _CONNECT_SECONDS)
+            self._socket = socket.create_connection((host, port), timeout_seconds)
         except OSError as error:
             raise Lost(f"{host}:{port}: {error.strerror or error}") from None
         try:
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._begin(address, host)
-        except OSError as error:
+            self._begin(address, host, deadline)
+        except (OSError, Lost) as error:
             self.close()
             raise Lost(f"{host}:{port}: {error}") from None
         except BaseException:
             self.close()
             raise
 
-    def _begin(self, address: Address, host: str) -> None:
-        deadline = time.monotonic() + _CONNECT_SECONDS
+    def _begin(self, address: Address, host: str, deadline: float) -> None:
         line = self._line(deadline)
         if not line.startswith(b"INFO "):
-            raise Lost(f"{host} is not a NATS server")
+            raise Lost("it is not a NATS server")
         self.info = json.loads(line[5:])
         if address.uses_tls or self.info.get("tls_required"):
             import ssl
@@ -159,7 +162,7 @@ class Session:
         """
         while True:
             if self._has_message():
-                message = self._next(time.monotonic() + _CONNECT_SECONDS)  # the rest of it is on its way
+                message = self._next(time.monotonic() + CONNECT_SECONDS)  # the rest of it is on its way
                 if message.subscription == _PUSHED:
                     return message
                 continue
@@ -170,7 +173,7 @@ class Session:
             ready = [number for number, _ in waiter.poll(max(0.0, min(left, 1e6)) * 1000)]
             if wake in ready or not ready:
                 return None
-            self._fill(time.monotonic() + _CONNECT_SECONDS)
+            self._fill(time.monotonic() + CONNECT_SECONDS)
 
     # --- parsing
 

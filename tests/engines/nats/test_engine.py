@@ -9,16 +9,20 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import NoReturn
 from uuid import UUID, uuid4
 
 import pytest
 
 import evlog
 from evlog import NewEvent
+from evlog.engines.nats import connections
 from evlog.engines.nats.address import Address
 from evlog.engines.nats.connections import Connections
 from evlog.engines.nats.engine import NatsEngine
 from evlog.engines.nats.layout import Subjects, encode_id, tail_place
+from evlog.engines.nats.session import Lost
 from evlog.errors import NotAStore, ServerUnsuitable, StoreAccessDenied, StoreNotFound, StoreUnreachable
 from tests.support import nats
 from tests.support.postgresql import scratch
@@ -126,6 +130,35 @@ def test_opening_gives_up_after_its_own_time(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(StoreUnreachable):
         evlog.open("nats://h/n")
     assert asked == [3.0]
+
+
+def test_silent_servers_share_the_time_of_opening(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    asked: list[tuple[str, float]] = []
+
+    def wait(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    def silent(_: Address, host: str, __: int, seconds: float) -> NoReturn:
+        asked.append((host, seconds))
+        wait(seconds)
+        raise Lost(f"{host}: no answer in time")
+
+    monkeypatch.setattr(connections, "Session", silent)
+    monkeypatch.setattr(connections, "time", SimpleNamespace(monotonic=lambda: now, sleep=wait))
+    with pytest.raises(StoreUnreachable, match="a: no answer in time; b: no answer in time; c: no answer"):
+        evlog.open("nats://a,b,c/n")
+    assert asked[:3] == [("a", 1.0), ("b", 1.0), ("c", 1.0)]
+    assert now < 1003.5
+
+
+def test_a_silent_server_does_not_hide_one_that_answers(nats_url: NewUrl) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        host, name = nats_url().removeprefix("nats://").split("/")
+        url = f"nats://127.0.0.1:{silent.getsockname()[1]},{host}/{name}?timeout=4"
+        with evlog.open(url, create=True) as store:
+            assert store.head == 0
 
 
 def test_a_store_that_is_not_there_is_not_found(nats_url: NewUrl) -> None:
