@@ -652,12 +652,12 @@ class StoreMoved(EvlogError):
 
 
 class MirrorConflict(EvlogError):
-    """A mirror's destination holds what its source does not; nothing was written."""
+    """The destination of a mirror or a fork holds what its source does not; nothing was written."""
 
     exit_code = EXIT_CONFLICT
 
     def __init__(self, source: str, destination: str, reason: str, advice: str) -> None:
-        super().__init__(f"{destination} cannot be a mirror of {source}: {reason}", advice)
+        super().__init__(f"{destination} cannot take the events of {source}: {reason}", advice)
         self.source = source
         self.destination = destination
         self.reason = reason

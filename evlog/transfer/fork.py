@@ -45,17 +45,18 @@ def fork(
         progress: called with how many positions are copied, and how many there are.
 
     Raises:
-        InvalidArgument: the source does not reach `at`.
+        InvalidArgument: the source does not reach `at`, or both are the same store.
         MirrorConflict: the destination holds events of its own.
         MirrorBusy, MirrorLimit: as `mirror`.
     """
     to = last_position(source, at)
+    copying = Mirror(source, destination)
     engine = destination.engine
     if engine.standing == Standing() and destination.head:
         raise MirrorConflict(
             source.path, destination.path, "it holds events already", "fork into a new directory"
         )
-    with Mirror(source, destination) as copying:
+    with copying:
         if destination.head > to:
             raise MirrorConflict(
                 source.path, destination.path, f"it goes beyond position {to}", "fork into a new directory"

@@ -85,6 +85,8 @@ def test_a_store_with_events_is_refused(source: EventStore, out: EventStore) -> 
     out.append("mine", [new()])
     with pytest.raises(MirrorConflict, match="holds events already; fork into a new directory"):
         fork(source, out)
+    with pytest.raises(InvalidArgument, match="the same store"):
+        fork(source, source)
     with pytest.raises(InvalidArgument, match="the log ends at position"):
         fork(source, out, at=source.head + 1)
     assert out.head == 1
