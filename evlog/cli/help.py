@@ -124,8 +124,18 @@ def _formatted(page: str) -> bytes:
         return page.encode()
     import io
 
-    from rich.console import Console
-    from rich.markdown import Markdown
+    from rich.console import Console, ConsoleOptions, RenderResult
+    from rich.markdown import CodeBlock, Markdown
+    from rich.text import Text
+
+    class Example(CodeBlock):
+        """An example as it is written: what is copied from the screen can be run."""
+
+        def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+            yield Text(str(self.text).rstrip(), style="cyan", no_wrap=True, overflow="ignore")
+
+    class Page(Markdown):
+        elements = Markdown.elements | {"fence": Example}
 
     out = io.StringIO()
     screen = Console(
@@ -135,5 +145,5 @@ def _formatted(page: str) -> bytes:
         color_system="standard" if console.has_colour() else None,
         legacy_windows=False,
     )
-    screen.print(Markdown(page, hyperlinks=False))
+    screen.print(Page(page, hyperlinks=False), crop=False)
     return out.getvalue().encode()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import subprocess
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from evlog.cli._support.group import COMMANDS
 from tests.cli.conftest import ROOT, Evlog, command, environment
 
+EXAMPLE = re.compile(r"^```[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PAGES = sorted((ROOT / "evlog" / "guide").glob("*.md"))
 
 
@@ -45,6 +47,13 @@ def test_a_page_begins_with_a_heading_and_one_line_for_the_list(page: Path) -> N
     assert empty == after == ""
     assert summary.endswith(".")
     assert len(summary) <= 80 - 4 - max(len(other.stem) for other in PAGES)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_the_prose_of_a_page_fits_80_columns(page: Path) -> None:
+    """An example is a line that can be copied, and a row of a table cannot be broken."""
+    prose = EXAMPLE.sub("", page.read_text("utf-8")).splitlines()
+    assert [line for line in prose if len(line) > 80 and not line.startswith("|")] == []
 
 
 def test_help_alone_lists_every_topic(evlog: Evlog) -> None:
@@ -89,6 +98,13 @@ def test_a_page_is_formatted_on_a_terminal(here: Path) -> None:
     plain = on_terminal("help", "concepts", PAGER="cat", NO_COLOR="1")
     assert "\x1b" not in plain
     assert all(len(line) <= 80 for line in plain.splitlines())
+
+
+def test_an_example_is_shown_as_it_can_be_copied(here: Path) -> None:
+    shown = on_terminal("help", "import", PAGER="cat", NO_COLOR="1")
+    examples = EXAMPLE.findall((ROOT / "evlog" / "guide" / "import.md").read_text("utf-8"))
+    assert max(len(line) for example in examples for line in example.splitlines()) > 80
+    assert all(f"\n{example}" in shown for example in examples)
 
 
 def test_a_page_goes_through_the_pager(here: Path) -> None:
