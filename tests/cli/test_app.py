@@ -22,6 +22,7 @@ from evlog.cli import app
 from evlog.cli._support.group import COMMANDS
 from evlog.files.disk.file_lock import FileLock
 from tests.cli.conftest import NO_BYTECODE, Evlog, as_lines, command, environment, run_process, start
+from tests.support.helpers import flip_bit
 
 EXAMPLE = re.compile(r"    (evlog|date|echo|seq) ")
 EXAMPLE_ID = "019ac5d0-3b1c-7c3e-9a55-0123456789ab"  # as the examples in help have it
@@ -34,9 +35,7 @@ def nothing() -> None:
 
 def damage_the_event() -> None:
     (log,) = Path("x/segments").glob("*.log")
-    content = bytearray(log.read_bytes())
-    content[content.rindex(b"payload")] ^= 1
-    log.write_bytes(content)
+    flip_bit(log, b"payload")
 
 
 def make_it_newer() -> None:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from tests.cli.conftest import Evlog
+from tests.support.helpers import flip_bit
 
 
 def test_a_backup_is_one_line_of_json_and_a_store(evlog: Evlog) -> None:
@@ -37,9 +38,7 @@ def test_damage_in_the_copy_is_exit_code_4(evlog: Evlog) -> None:
     for _ in range(5):
         evlog("append", "s", "T")
     log = Path(".evlog/segments/00000000000000000001.0.log")
-    raw = bytearray(log.read_bytes())
-    raw[-3] ^= 1
-    log.write_bytes(raw)
+    flip_bit(log, -3)
     result = evlog("backup", "copy")
     assert result.code == 4
     assert json.loads(result.out)["findings"][0]["file"] == "segments/00000000000000000001.0.log"

@@ -21,6 +21,7 @@ import pytest
 import evlog as library
 from evlog.cli._support import console
 from tests.cli.conftest import NO_BYTECODE, Evlog, command, environment, run_process
+from tests.support.helpers import flip_bit
 
 HOSTILE = '{"x":"\\u001b]0;TITLE\\u0007","c1":"\x9b 31m","bidi":"\u202e","emoji":"\U000e0001","tab":\t1}'
 RAW = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\U000e0000-\U000e007f]")
@@ -104,9 +105,7 @@ def test_a_closed_stdout_is_an_error(large: bytes, arguments: list[str]) -> None
 
 def damage(path: Path, place: bytes) -> None:
     (log,) = (path / "segments").glob("*.log")
-    content = bytearray(log.read_bytes())
-    content[content.rindex(place) + 5] ^= 1
-    log.write_bytes(content)
+    flip_bit(log, place, 5)
 
 
 def gone_reader() -> int:

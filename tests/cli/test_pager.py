@@ -9,6 +9,7 @@ import pytest
 
 import evlog as library
 from tests.cli.conftest import command, environment
+from tests.support.helpers import flip_bit
 from tests.support.terminal import CTRL_C, TerminalSession
 
 # It waits for a Ctrl-C, and takes the rest of the output after it.
@@ -64,9 +65,7 @@ def test_without_a_pager_nothing_is_lost(store: Path, pager: str) -> None:
 
 def test_damage_is_reported_after_the_pager_has_ended(store: Path) -> None:
     (log,) = (store / ".evlog" / "segments").glob("*.log")
-    content = bytearray(log.read_bytes())
-    content[content.rindex(b'{"n":4}') + 5] ^= 1
-    log.write_bytes(content)
+    flip_bit(log, b'{"n":4}', 5)
     text = shown("read", code=4, EVLOG_PAGER="cat")
     assert "is damaged" in shown("read", code=4, EVLOG_PAGER="sed s/^/paged/").splitlines()[-1]
     assert "is damaged" in text.splitlines()[-1]

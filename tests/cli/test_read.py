@@ -7,6 +7,7 @@ import pytest
 
 import evlog as library
 from tests.cli.conftest import Evlog
+from tests.support.helpers import flip_bit
 
 
 @pytest.fixture
@@ -281,9 +282,7 @@ def test_reading_many_events_is_reading_all_of_them(evlog: Evlog) -> None:
 )
 def test_damage_is_reported_after_what_is_whole(filled: Evlog, here: Path, form: str, lines: int) -> None:
     (log,) = (here / ".evlog" / "segments").glob("*.log")
-    content = bytearray(log.read_bytes())
-    content[content.rindex(b'{"n":4}') + 5] ^= 1
-    log.write_bytes(content)
+    flip_bit(log, b'{"n":4}', 5)
     result = filled("read", "-o", form)
     assert result.code == 4
     assert result.out.count(b"\n") == lines

@@ -10,7 +10,7 @@ import pytest
 
 from evlog import open as open_store
 from tests.cli.conftest import Evlog, command, environment
-from tests.support.helpers import fill, small_store
+from tests.support.helpers import fill, flip_bit, small_store
 from tests.support.terminal import TerminalSession
 
 
@@ -23,9 +23,7 @@ def path(memory_path: Path) -> str:
 
 def damage(path: str, first_position: int = 1, at: int = -1) -> None:
     log = Path(path, "segments", f"{first_position:020d}.0.log")
-    content = bytearray(log.read_bytes())
-    content[at] ^= 1
-    log.write_bytes(content)
+    flip_bit(log, at)
 
 
 def test_a_sound_store_is_exit_code_0_and_a_report(evlog: Evlog, path: str) -> None:

@@ -16,7 +16,7 @@ from evlog.files.disk.file_lock import FileLock
 from evlog.files.disk.files import Disk, ReadFile, WriteFile
 from evlog.files.format.paths import compaction_path
 from evlog.store import EventStore
-from tests.support.helpers import new, small_store
+from tests.support.helpers import flip_bit, new, small_store
 
 
 @pytest.fixture
@@ -277,9 +277,7 @@ def test_one_run_at_a_time(store: EventStore, out: str) -> None:
 
 def test_damage_is_found_in_the_copy(store: EventStore, out: str) -> None:
     log = Path(store.path, "segments/00000000000000000001.0.log")
-    raw = bytearray(log.read_bytes())
-    raw[-5] ^= 1
-    log.write_bytes(raw)
+    flip_bit(log, -5)
     done = backup_store(store.path, out)
     assert not done.ok
     assert done.findings[0].file == "segments/00000000000000000001.0.log"

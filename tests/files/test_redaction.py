@@ -19,7 +19,7 @@ from evlog.transfer.export import export
 from evlog.transfer.fork import fork
 from evlog.transfer.formats import rows_of
 from tests.support.forge import DATA, forge, read_frames
-from tests.support.helpers import engine_of, segment_files
+from tests.support.helpers import engine_of, flip_bit, segment_files
 
 SECRET = "Frieda Mustermann"
 
@@ -125,9 +125,7 @@ def test_a_redaction_that_is_damaged_shows_nothing_rather_than_too_much(secrets:
     position = secrets.redact(2, reason="r").position
     secrets.close()
     log = max(Path(secrets.path, "segments").glob("*.log"))
-    raw = bytearray(log.read_bytes())
-    raw[raw.index(b'{"events":[{"position":2') + 30] ^= 1
-    log.write_bytes(raw)
+    flip_bit(log, b'{"events":[{"position":2', 30)
     with evlog.open(secrets.path) as store:
         for events in (store.read("s-2"), store.read_all()):
             with pytest.raises(CorruptionError):

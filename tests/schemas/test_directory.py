@@ -14,7 +14,7 @@ from evlog.files.disk.files import Disk
 from evlog.model.appends import AppendRequest, AppendResult
 from evlog.schemas import registry
 from tests.support.contention import Crowd, shared_frames
-from tests.support.helpers import new, small_store
+from tests.support.helpers import flip_bit, new, small_store
 
 pytest.importorskip("jsonschema_rs")
 
@@ -97,9 +97,7 @@ def test_a_leader_does_not_append_what_was_checked_against_other_schemas(tmp_pat
 def flip(path: Path, needle: bytes) -> None:
     """Change one bit of the last place where the bytes are."""
     (log,) = path.glob("segments/*.log")
-    raw = bytearray(log.read_bytes())
-    raw[raw.rindex(needle)] ^= 1
-    log.write_bytes(raw)
+    flip_bit(log, needle)
 
 
 @pytest.mark.parametrize("type", ["P", "Other"])

@@ -21,7 +21,17 @@ from evlog.files.log import read as reader
 from evlog.subscriptions import run as follow
 from evlog.subscriptions.run import Subscription
 from tests.support.following import LONG_SECONDS, Script, drain, fill_from
-from tests.support.helpers import Clock, engine_of, fill, frames_of, new, numbers, segment_files, small_store
+from tests.support.helpers import (
+    Clock,
+    engine_of,
+    fill,
+    flip_bit,
+    frames_of,
+    new,
+    numbers,
+    segment_files,
+    small_store,
+)
 
 # --- what is there
 
@@ -237,9 +247,7 @@ def test_an_error_while_reading_leaves_nothing_out_afterwards(
 def test_damage_is_raised_after_what_stands_before_it_and_again_when_asked_again(store: EventStore) -> None:
     fill(store, 20)
     log = segment_files(store, "log")[1]  # positions 9 to 16
-    raw = bytearray(log.read_bytes())
-    raw[-2] ^= 1
-    log.write_bytes(raw)
+    flip_bit(log, -2)
     with small_store(store.path) as fresh, fresh.subscribe() as subscription:
         seen: list[int] = []
         for _ in range(2):

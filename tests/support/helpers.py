@@ -91,6 +91,13 @@ def segment_files(store: EventStore, suffix: str) -> list[Path]:
     return sorted(Path(store.path, "segments").glob(f"*.{suffix}"))
 
 
+def flip_bit(path: Path, place: int | bytes, after: int = 0) -> None:
+    """Flip the lowest bit of a byte: at an offset, or after the last place of some bytes in a file."""
+    content = bytearray(path.read_bytes())
+    content[(content.rindex(place) if isinstance(place, bytes) else place) + after] ^= 1
+    path.write_bytes(content)
+
+
 def frames_of(log: Path) -> bytes:
     """A log without the room behind its last frame; no frame ends with a zero."""
     return log.read_bytes().rstrip(b"\0")

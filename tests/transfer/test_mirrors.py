@@ -21,7 +21,7 @@ from evlog.testing.mirroring import everything
 from evlog.transfer import plan_mirror
 from evlog.transfer.pieces import ReadAhead, read_pieces
 from tests.support import memory_engine
-from tests.support.helpers import new, small_store
+from tests.support.helpers import flip_bit, new, small_store
 
 NUMBERS = itertools.count()
 
@@ -120,9 +120,7 @@ def test_positions_that_the_source_has_lost_stay_lost(memory_path: Path, destina
         for number in range(30):
             damaged.append(f"s-{number % 3}", [new(number)])
     log = sorted((memory_path / "damaged" / "segments").glob("*.log"))[1]
-    content = bytearray(log.read_bytes())
-    content[200] ^= 1
-    log.write_bytes(content)
+    flip_bit(log, 200)
     with pytest.raises(evlog.CorruptionError), evlog.open(memory_path / "damaged") as damaged:
         evlog.mirror(damaged, destination)
     salvage_store(memory_path / "damaged", memory_path / "salvaged")

@@ -13,6 +13,7 @@ from playwright.sync_api import Browser, Page, Request, ViewportSize, expect, sy
 
 import evlog
 from evlog import EventStore, NewEvent
+from tests.support.helpers import flip_bit
 from tests.web.conftest import LONG_SECONDS, Served, chromium, serving_here
 
 pytestmark = pytest.mark.xdist_group("web")
@@ -476,9 +477,7 @@ def test_damage_is_shown(show: Show, tmp_path: Path) -> None:
         for name in ("first", "second", "third"):
             store.append("a", [NewEvent("T", name)])
         (log,) = (tmp_path / "store" / "segments").glob("*.log")
-        raw = bytearray(log.read_bytes())
-        raw[raw.index(b"second")] ^= 1
-        log.write_bytes(raw)
+        flip_bit(log, b"second")
         with serving_here(store) as served:
             page = show("log", served=served)
             expect(page.locator("#note")).to_contain_text("damage")

@@ -22,6 +22,7 @@ from evlog.web.app import make_app
 from evlog.web.reading import read_page
 from evlog.web.shown import SHOWN_BYTES, as_event, as_row
 from evlog.web.streams import StreamNames, recent_names
+from tests.support.helpers import flip_bit
 from tests.web.conftest import LONG_SECONDS, fill
 
 pytestmark = pytest.mark.xdist_group("web")
@@ -119,9 +120,7 @@ def test_a_page_ends_at_damage_and_says_so(tmp_path: Path) -> None:
     with evlog.open(tmp_path / "store", create=True) as store:
         fill(store)
         (log,) = (tmp_path / "store" / "segments").glob("*.log")
-        raw = bytearray(log.read_bytes())
-        raw[raw.index(b'"number":15')] ^= 1
-        log.write_bytes(raw)
+        flip_bit(log, b'"number":15')
     with evlog.open(tmp_path / "store") as store:
         page = read_page(store, query(limit=200))
     assert page.problem is not None

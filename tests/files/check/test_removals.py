@@ -20,7 +20,7 @@ from evlog.files.format.removed_events import EVENT, encode_removed
 from evlog.files.log.manifest_file import read_manifest, replace_manifest
 from evlog.files.log.removed import RemovedEvents
 from tests.support.forge import POSITION, STREAM, VERSION, forge, read_frames, replace_info
-from tests.support.helpers import fill, new, segment_files, small_store
+from tests.support.helpers import fill, flip_bit, new, segment_files, small_store
 
 Row = list[Any]  # id, position, stream hash, version, content CRC
 Change = Callable[[list[Row], list[tuple[str, int, int]]], Any]
@@ -225,9 +225,7 @@ def test_a_stream_that_went_and_began_anew_is_ok(compacted: EventStore) -> None:
 def salvaged(compacted: EventStore, memory_path: Path) -> EventStore:
     """What a salvage left of the compacted store without one log, and without one frame of another."""
     logs = segment_files(compacted, "log")
-    content = bytearray(logs[0].read_bytes())
-    content[-1] ^= 1
-    logs[0].write_bytes(content)
+    flip_bit(logs[0], -1)
     logs[1].unlink()
     assert evlog.salvage_store(compacted.path, memory_path / "out").losses
     return small_store(memory_path / "out")

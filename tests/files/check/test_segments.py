@@ -29,7 +29,7 @@ from evlog.files.format.headers import (
 from tests.crash import recordings
 from tests.support.forge import CODE, DATA, ID, METADATA, POSITION, STREAM, TIME, TYPE, VERSION, Frames, forge
 from tests.support.forge import read_frames as frames_in
-from tests.support.helpers import fill, new, number_id, segment_files, small_store
+from tests.support.helpers import fill, flip_bit, new, number_id, segment_files, small_store
 
 
 def in_pieces(store: EventStore) -> list[SegmentCheck | None]:
@@ -138,14 +138,11 @@ def test_a_pin_at_each_position_holds_after_a_redaction_whatever_the_parts(store
 def test_a_damaged_frame_whose_records_are_whole_keeps_the_digest(batches: EventStore) -> None:
     before = batches.verify()
     path = segment_files(batches, "log")[0]
-    raw = bytearray(path.read_bytes())
-    raw[64 + 28] ^= 1  # of the first frame's header
-    path.write_bytes(raw)
+    flip_bit(path, 64 + 28)  # of the first frame's header
     after = batches.verify()
     assert not after.ok
     assert after.digest == before.digest
-    raw[64 + 40 + 30] ^= 1  # in its first record
-    path.write_bytes(raw)
+    flip_bit(path, 64 + 40 + 30)  # in its first record
     assert batches.verify().digest != before.digest
 
 

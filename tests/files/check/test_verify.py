@@ -21,7 +21,7 @@ from evlog.files.write.plan import Plan, Planner
 from evlog.model.checkpoints import Checkpoint
 from evlog.model.filters import EventFilter
 from tests.golden.history import STORE as GOLDEN
-from tests.support.helpers import engine_of, fill, new, number_id, segment_files
+from tests.support.helpers import engine_of, fill, flip_bit, new, number_id, segment_files
 
 
 def kinds_of(store: EventStore, **arguments: Any) -> list[str]:
@@ -317,9 +317,7 @@ def with_helpers(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_helper_processes_find_the_same(filled: EventStore) -> None:
     pin = filled.verify().head_digest
     log = segment_files(filled, "log")[0]
-    content = bytearray(log.read_bytes())
-    content[-1] ^= 1
-    log.write_bytes(content)
+    flip_bit(log, -1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("evlog.files.check.verify._BYTES_FOR_HELPERS", 1 << 40)
         alone = filled.verify()
@@ -383,9 +381,7 @@ def test_a_compacted_store_is_salvaged_with_its_gaps_and_ids(
     store, _ = compacted
     before = [event.position for event in store.read_all()]
     log = segment_files(store, "log")[0]
-    content = bytearray(log.read_bytes())
-    content[-1] ^= 1
-    log.write_bytes(content)
+    flip_bit(log, -1)
     lost = evlog.salvage_store(store.path, memory_path / "out").losses
     assert [loss.events for loss in lost] == [1]
     with evlog.open(memory_path / "out") as salvaged:

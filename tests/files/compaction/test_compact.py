@@ -29,7 +29,17 @@ from evlog.files.log.log import Log
 from evlog.files.log.manifest_file import read_manifest
 from evlog.model.appends import AppendRequest
 from tests.support.forge import replace_info
-from tests.support.helpers import Clock, engine_of, facts, fill, new, number_id, segment_files, small_store
+from tests.support.helpers import (
+    Clock,
+    engine_of,
+    facts,
+    fill,
+    flip_bit,
+    new,
+    number_id,
+    segment_files,
+    small_store,
+)
 
 
 def visible(store: EventStore) -> list[evlog.Event]:
@@ -487,9 +497,7 @@ def test_damage_that_a_helper_finds_is_told(store: EventStore, monkeypatch: pyte
     fill(store, 30)
     store.set_retention(category="s", max_count=2)
     log = segment_files(store, "log")[1]
-    content = bytearray(log.read_bytes())
-    content[-3] ^= 1
-    log.write_bytes(content)
+    flip_bit(log, -3)
     with pytest.raises(CorruptionError) as caught:
         store.compact()
     assert caught.value.path == str(log)
@@ -588,12 +596,11 @@ def test_a_damaged_event_is_neither_copied_nor_removed(store: EventStore) -> Non
     fill(store, 30)
     store.set_retention("s-0", max_count=1)
     path = segment_files(store, "log")[1]
-    raw = bytearray(path.read_bytes())
-    raw[-3] ^= 1
-    path.write_bytes(raw)
+    flip_bit(path, -3)
+    damaged = path.read_bytes()
     with pytest.raises(CorruptionError):
         store.compact()
-    assert path.read_bytes() == raw
+    assert path.read_bytes() == damaged
     with pytest.raises(CorruptionError):
         store.compact()
 
@@ -610,9 +617,7 @@ def test_segments_before_a_damaged_event_are_compacted(
         fill(store, 500)
         store.set_retention("s-0", max_count=1)
         path = segment_files(store, "log")[1]
-        raw = bytearray(path.read_bytes())
-        raw[-3] ^= 1
-        path.write_bytes(raw)
+        flip_bit(path, -3)
         with pytest.raises(CorruptionError) as caught:
             store.compact()
         assert caught.value.path == str(path)
@@ -642,9 +647,7 @@ def test_damage_of_what_is_left_is_told_where_it_matters(store: EventStore, dama
     if damage == "missing":
         path.unlink()
     else:
-        raw = bytearray(path.read_bytes())
-        raw[-1] ^= 1
-        path.write_bytes(raw)
+        flip_bit(path, -1)
     with evlog.open(store.path) as other:
         assert len(list(other.read_all())) == 20
         with pytest.raises(CorruptionError):

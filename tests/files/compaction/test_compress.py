@@ -18,7 +18,7 @@ from evlog.files.compaction import compress as compact_compress
 from evlog.files.disk import zstd
 from evlog.files.log.manifest_file import read_manifest
 from tests.crash.damage import read_files
-from tests.support.helpers import compress_all, engine_of, facts, new, segment_files, small_store
+from tests.support.helpers import compress_all, engine_of, facts, flip_bit, new, segment_files, small_store
 
 TEXT = "the same words again and again, "
 
@@ -238,13 +238,12 @@ def test_a_check_that_finds_segments_compressed_meanwhile_goes_on(
 def test_a_damaged_log_is_not_compressed(store: EventStore) -> None:
     fill_wide(store, 30)
     path = segment_files(store, "log")[1]
-    raw = bytearray(path.read_bytes())
-    raw[-3] ^= 1
-    path.write_bytes(raw)
+    flip_bit(path, -3)
+    damaged = path.read_bytes()
     with pytest.raises(CorruptionError) as raised:
         store.compact(compress=True)
     assert raised.value.path == str(path)
-    assert path.read_bytes() == raw
+    assert path.read_bytes() == damaged
     assert [bool(size) for size in packed(store)] == [True, False, False]
 
 

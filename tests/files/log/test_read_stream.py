@@ -13,7 +13,7 @@ from evlog.errors import CorruptionError
 from evlog.files.format.frames import unpack_records
 from evlog.files.log.log import Log
 from evlog.files.log.read_stream import Bounds, maybe_read_few, read_stream
-from tests.support.helpers import new, numbers, segment_files, small_store
+from tests.support.helpers import flip_bit, new, numbers, segment_files, small_store
 
 
 def test_a_guess_that_another_stream_has_led_astray_hides_nothing(
@@ -40,9 +40,7 @@ def test_events_before_damage_in_a_later_segment_are_read_first(memory_path: Pat
         for number in range(11):
             store.append("s", [new(number)])
     logs = segment_files(store, "log")
-    content = bytearray(logs[1].read_bytes())
-    content[-1] ^= 1  # the last one of the second segment
-    logs[1].write_bytes(content)
+    flip_bit(logs[1], -1)  # the last one of the second segment
     with small_store(memory_path / "store") as store:
         found: list[Event] = []
         with pytest.raises(CorruptionError):

@@ -19,7 +19,7 @@ from evlog.files.log.log import Log
 from evlog.files.log.sealed_segment import SealedSegment
 from evlog.files.log.segment import Segment
 from evlog.model.events import Record
-from tests.support.helpers import fill, frames_of, new, segment_files, small_store
+from tests.support.helpers import fill, flip_bit, frames_of, new, segment_files, small_store
 
 SIZES = (1, 3, 2, 1, 5, 4)  # events in each frame of the sealed segment: sixteen
 COUNT = sum(SIZES)
@@ -192,9 +192,7 @@ def test_small_frames_together_say_of_each_flipped_bit_what_they_say_one_by_one(
 def test_damaged_frame_header_is_named_and_its_records_stay_readable(store_path: Path) -> None:
     log = segment_files(evlog.open(store_path), "log")[0]
     frame: int = struct.unpack_from("<I", sealed(store_path).entries, 9 * ENTRY_BYTES + 32)[0]
-    content = bytearray(log.read_bytes())
-    content[frame + FRAME_HEADER_BYTES - 1] ^= 1
-    log.write_bytes(content)
+    flip_bit(log, frame + FRAME_HEADER_BYTES - 1)
     segment = sealed(store_path)
     with pytest.raises(CorruptionError) as caught:
         list(segment.scan(8, 9))

@@ -17,7 +17,7 @@ from evlog.files.format.hashes import hash_tag, tag_bits
 from evlog.files.log import tags as module
 from evlog.files.log.log import Log
 from evlog.files.log.tags import ActiveTags, find_in_entries, in_all
-from tests.support.helpers import new, numbers, segment_files, small_store
+from tests.support.helpers import flip_bit, new, numbers, segment_files, small_store
 
 rising = st.lists(st.integers(0, 60), max_size=40).map(lambda found: sorted(set(found)))
 
@@ -244,9 +244,7 @@ def test_a_damaged_event_does_not_hide_others(memory_path: Path) -> None:
     with small_store(memory_path / "store", segment_events=1000) as store:
         made = fill_tagged(store, 30)
         (log,) = segment_files(store, "log")
-    raw = bytearray(log.read_bytes())
-    raw[raw.index(b'"7:6"') + 1] ^= 1
-    log.write_bytes(raw)
+    flip_bit(log, b'"7:6"', 1)
     with evlog.open(memory_path / "store") as store:
         for _ in range(2):
             assert numbers(store.read_all(tags=["7:1", "2:1"])) == expected_of(made, ["7:1", "2:1"])

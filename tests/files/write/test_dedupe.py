@@ -16,7 +16,7 @@ from evlog.errors import (
     WrongExpectedVersion,
 )
 from evlog.model.encoding import encode_events
-from tests.support.helpers import content, fill, new, number_id, small_store
+from tests.support.helpers import content, fill, flip_bit, new, number_id, small_store
 
 
 @pytest.fixture(params=["active", "sealed", "reopened", "other writer"])
@@ -197,8 +197,6 @@ def test_damage_in_a_batch_that_is_sent_again_is_found(store: EventStore) -> Non
     batch = [new(number, id=number_id(number)) for number in range(20)]
     store.append("a", batch)
     log = next(Path(store.path).glob("segments/*.log"))
-    raw = bytearray(log.read_bytes())
-    raw[raw.index(number_id(9).bytes) + 20] ^= 1
-    log.write_bytes(raw)
+    flip_bit(log, number_id(9).bytes, 20)
     with evlog.open(store.path) as opened, pytest.raises(CorruptionError):
         opened.append("a", batch)

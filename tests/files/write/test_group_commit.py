@@ -18,7 +18,7 @@ from evlog.files.format.headers import KIND_STREAMS
 from evlog.files.write.group_commit import RESPONSES_AT, Request, Slot
 from evlog.model.appends import AppendResult
 from tests.support.contention import Crowd, Job, Outcome, claim_slot, wait_until, waiting_requests
-from tests.support.helpers import facts, new, number_id, writer_of
+from tests.support.helpers import facts, flip_bit, new, number_id, writer_of
 
 
 def append(stream: str, *numbers: int, expected: int | str = "any", ids: bool = True) -> Job:
@@ -231,9 +231,7 @@ def test_damage_that_one_meets_harms_no_other(four: Crowd, tmp_path: Path) -> No
     four.stores[3].append("old-7", [new()])
     four.stores[3].append_many([(f"s-{number}", [new()]) for number in range(1 << 10)])  # another segment
     (path,) = tmp_path.glob(f"segments/{1:020d}.0.log")
-    raw = bytearray(path.read_bytes())
-    raw[raw.index(b"old-7\xa1") + 1] ^= 1
-    path.write_bytes(raw)
+    flip_bit(path, b"old-7\xa1", 1)
     outcomes = four.together(append("a", 1), append("old-7", 2), append("b", 3))
     assert isinstance(outcomes.pop(1), CorruptionError)
     assert [version for _, version in places(outcomes)] == [1, 1]
