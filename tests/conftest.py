@@ -42,6 +42,15 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
+# A server that takes seconds to start is started once: one process runs all tests of such a folder or module.
+_SHARE_A_SERVER = (
+    "tests/adapters/eventsourcing/test_postgresql.py",
+    "tests/engines/dynamodb/",
+    "tests/engines/kafka/",
+    "tests/engines/nats/",
+    "tests/web/",
+)
+
 _COMMON = {
     "deadline": None,  # a slow machine is no failure
     "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large],
@@ -54,7 +63,18 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "exact_hashes: needs the hashes as they are")
-    config.addinivalue_line("markers", "xdist_group(name): in one worker, for they share a server")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Run tests that share a server in one worker. xdist's own groups do nothing with pytest 9.2."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByServer(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return next(filter(nodeid.startswith, _SHARE_A_SERVER), nodeid)
+
+    return ByServer(config, log) if config.getvalue("dist") == "loadgroup" else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -27,6 +27,8 @@ import pytest
 from tests.support.server import accepts, free_port
 
 _POM = Path(__file__).parents[1] / "engines" / "kafka" / "pom.xml"
+# The user's, also where a test keeps evlog's own cache away from it: two workers must not run Maven at once.
+_CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 _START_SECONDS = 120.0
 # Quick to start, small, and one of each thread.
 _JAVA = ["java", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xshare:auto", "-Xmx512m"]
@@ -62,9 +64,8 @@ def maybe_jars() -> str | None:
     """Return the class path of the server, fetched the first time; None without Java or Maven."""
     if not (shutil.which("java") and shutil.which("mvn")):
         return None
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     name = hashlib.sha256(_POM.read_bytes()).hexdigest()[:16]
-    folder = root / "evlog-tests" / f"kafka-{name}"
+    folder = _CACHE / "evlog-tests" / f"kafka-{name}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     with folder.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

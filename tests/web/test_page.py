@@ -16,8 +16,6 @@ from evlog import EventStore, NewEvent
 from tests.support.helpers import flip_bit
 from tests.web.conftest import LONG_SECONDS, Served, chromium, serving_here
 
-pytestmark = pytest.mark.xdist_group("web")
-
 WIDE: ViewportSize = {"width": 1280, "height": 800}
 LINES = "#rows a.line"
 Show = Callable[..., Page]

@@ -25,7 +25,6 @@ from evlog.web.streams import StreamNames, recent_names
 from tests.support.helpers import flip_bit
 from tests.web.conftest import LONG_SECONDS, fill
 
-pytestmark = pytest.mark.xdist_group("web")
 NUMBERS = itertools.count()
 POINT = EntryPoint("memory", "tests.support.memory_engine:open_engine", "evlog.engines")
 

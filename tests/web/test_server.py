@@ -19,8 +19,6 @@ from evlog.web.guard import HEADERS
 from tests.cli.conftest import run_process, start
 from tests.web.conftest import LONG_SECONDS, Served
 
-pytestmark = pytest.mark.xdist_group("web")
-
 PATHS = ("", "events", "event?position=1", "data?position=1", "store", "static/app.js", "nothing")
 
 

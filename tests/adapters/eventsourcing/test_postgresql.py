@@ -11,7 +11,6 @@ import pytest
 from tests.adapters.eventsourcing import cases
 from tests.support import postgresql
 
-pytestmark = pytest.mark.xdist_group("postgresql-eventsourcing")
 _NUMBERS = itertools.count()
 
 

@@ -8,8 +8,6 @@ import pytest
 
 from evlog.testing import Conformance
 
-pytestmark = pytest.mark.xdist_group("dynamodb")
-
 
 class TestDynamodb(Conformance):
     random_runs = 3

@@ -27,8 +27,6 @@ from tests.support.ministack import Ministack
 from tests.support.readme import ROOT
 from tests.support.refusing import refusing
 
-pytestmark = pytest.mark.xdist_group("dynamodb")
-
 
 @pytest.fixture
 def store(dynamodb_url: Callable[[], str]) -> Any:

@@ -16,8 +16,6 @@ from tests.support.late_index import LateIndex, late_index
 from tests.support.ministack import Ministack
 from tests.support.tcp_proxy import ANSWER, REQUEST, proxying
 
-pytestmark = pytest.mark.xdist_group("dynamodb")
-
 
 @pytest.mark.parametrize("what", [REQUEST, ANSWER])
 @pytest.mark.parametrize("attempts", [1, 4])

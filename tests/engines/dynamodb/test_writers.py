@@ -10,15 +10,11 @@ import subprocess
 import sys
 from collections.abc import Callable
 
-import pytest
-
 import evlog
 from evlog.testing.base import numbers
 from tests.engines.load import loading
 from tests.support.ministack import Ministack
 from tests.support.tcp_proxy import ANSWER, REQUEST, proxying
-
-pytestmark = pytest.mark.xdist_group("dynamodb")
 
 KILLS = int(os.environ.get("EVLOG_TEST_KILLS", "3"))
 RACERS = 8

@@ -8,8 +8,6 @@ import pytest
 
 from evlog.testing import Conformance
 
-pytestmark = pytest.mark.xdist_group("kafka")
-
 
 class TestKafka(Conformance):
     random_runs = 4

@@ -19,8 +19,6 @@ from evlog.testing.mirroring import everything
 from tests.engines.load import loading
 from tests.support import kafka
 
-pytestmark = pytest.mark.xdist_group("kafka")
-
 KILLS = int(os.environ.get("EVLOG_TEST_KILLS", "2"))
 APPENDS_BETWEEN = 30
 LONG_SECONDS = 120.0

@@ -28,8 +28,6 @@ from evlog.files.engine import DirectoryEngine
 from evlog.testing.mirroring import everything
 from tests.support import kafka
 
-pytestmark = pytest.mark.xdist_group("kafka")
-
 LONG_SECONDS = 60.0
 
 

@@ -19,8 +19,6 @@ from tests.engines.load import LONG_SECONDS, loading
 from tests.support.nats import Cluster, serving
 from tests.support.postgresql import scratch
 
-pytestmark = pytest.mark.xdist_group("nats")
-
 KILLS = int(os.environ.get("EVLOG_TEST_KILLS", "2"))
 APPENDS_BETWEEN = 60
 

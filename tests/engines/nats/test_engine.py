@@ -29,7 +29,6 @@ from tests.support.postgresql import scratch
 from tests.support.server import free_port
 from tests.support.tcp_proxy import ANSWER, REQUEST, proxying
 
-pytestmark = pytest.mark.xdist_group("nats")
 NewUrl = Callable[[], str]
 LONG_SECONDS = 120.0
 
