@@ -68,13 +68,13 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Run tests that share a server in one worker. xdist's own groups do nothing with pytest 9.2."""
+    if config.getvalue("dist") != "loadgroup":
+        return None
     from xdist.scheduler import LoadScopeScheduling
 
-    class ByServer(LoadScopeScheduling):
-        def _split_scope(self, nodeid: str) -> str:
-            return next(filter(nodeid.startswith, _SHARE_A_SERVER), nodeid)
-
-    return ByServer(config, log) if config.getvalue("dist") == "loadgroup" else None
+    scheduler = LoadScopeScheduling(config, log)
+    scheduler._split_scope = lambda nodeid: next(filter(nodeid.startswith, _SHARE_A_SERVER), nodeid)
+    return scheduler
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

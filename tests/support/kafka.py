@@ -127,7 +127,9 @@ class KafkaServer:
         return [*_DIES_WITH_US, *_JAVA, "-cp", self._jars, program]
 
     def start(self) -> None:
-        """Start it and wait until it takes connections, which is when it has its data."""
+        """Start it and wait until it answers, which it does when it has its data."""
+        from confluent_kafka.admin import AdminClient
+
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 [*self._java("kafka.Kafka"), str(self._settings_path)],
@@ -142,6 +144,8 @@ class KafkaServer:
             assert self._process.poll() is None, (self._folder / "log").read_text(errors="replace")[-2000:]
             assert time.monotonic() < deadline, "the broker did not start"
             time.sleep(0.05)
+        client = AdminClient({"bootstrap.servers": f"127.0.0.1:{self.port}"})
+        client.list_topics(timeout=_START_SECONDS)  # its first answer takes long: it loads classes
 
     @contextmanager
     def suspended(self) -> Iterator[None]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import random
 import signal
 import socket
 import subprocess
@@ -19,6 +20,7 @@ from pathlib import Path
 
 _START_SECONDS = 30.0
 _STOP_SECONDS = 30.0
+_CLAIMS: list[socket.socket] = []  # open until this process ends
 
 
 class Server:
@@ -96,10 +98,23 @@ def give_to(user: str | None, directory: Path) -> None:
 
 
 def free_port() -> int:
-    """Return a port of loopback on which no process listens now."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+    """Return a port of loopback that stays free for this process, also while its server is killed.
+
+    It is below those that the system gives to outgoing connections. The same port of UDP is bound, which
+    keeps other processes that call this away.
+    """
+    for port in random.sample(range(15_000, 32_768), 1000):
+        claim = socket.socket(type=socket.SOCK_DGRAM)
+        try:
+            claim.bind(("127.0.0.1", port))
+            with socket.create_server(("127.0.0.1", port)):
+                pass
+        except OSError:
+            claim.close()  # taken by another process
+        else:
+            _CLAIMS.append(claim)
+            return port
+    raise AssertionError("no port is free")
 
 
 def write_address(directory: Path, port: int) -> None:

@@ -17,6 +17,7 @@ from evlog import EventStore
 from evlog.web.app import STATIC
 from evlog.web.guard import HEADERS
 from tests.cli.conftest import run_process, start
+from tests.support.server import free_port
 from tests.web.conftest import LONG_SECONDS, Served
 
 PATHS = ("", "events", "event?position=1", "data?position=1", "store", "static/app.js", "nothing")
@@ -188,9 +189,7 @@ def test_a_port_that_is_taken_is_one_line(served: Served) -> None:
 
 
 def test_a_given_port_is_used(store: EventStore) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     process = start("--store", store.path, "web", "--no-browser", "--port", str(port))
     assert process.stdout is not None
     url = json.loads(process.stdout.readline())["url"]
