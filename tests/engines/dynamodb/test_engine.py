@@ -219,9 +219,9 @@ def test_a_writer_that_was_beaten_takes_the_lease_and_leaves_it(
 
 
 def test_a_lease_of_a_killed_writer_ends_by_itself(
-    dynamodb_url: Callable[[], str],
+    store: EventStore,
 ) -> None:
-    with evlog.open(dynamodb_url(), create=True, lock_timeout=0.5) as store:
+    with evlog.open(store.path, lock_timeout=0.1) as limited:
         client = client_of(store)
         store.append("a", [new(0)])
 
@@ -233,7 +233,7 @@ def test_a_lease_of_a_killed_writer_ends_by_itself(
 
         lease(1000)
         with pytest.raises(evlog.LockTimeout) as caught:
-            store.append("a", [new(1)])
+            limited.append("a", [new(1)])
         assert caught.value.exit_code == 6
         lease(0.1)
         assert store.append("a", [new(1)]).first_version == 2

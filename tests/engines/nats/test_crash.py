@@ -43,8 +43,7 @@ def test_nothing_acknowledged_is_lost_when_leaders_and_followers_are_killed(clus
 
 
 def test_without_a_majority_nothing_is_acknowledged_and_nothing_is_wrong_afterwards(cluster: Cluster) -> None:
-    url = cluster.url("majority")
-    with evlog.open(url, create=True) as store:
+    with evlog.open(cluster.url("majority", timeout=100), create=True) as store:
         store.append("a", [evlog.NewEvent("T", number) for number in range(10)])
         leader = cluster.leader("majority")
         cluster.await_ready()

@@ -93,6 +93,9 @@ def test_a_consumer_that_is_killed_handles_every_event_once(projection: Projecti
                 for _ in range(3 + 5 * kill % 7):
                     assert consumer.stdout.readline()  # printed within the transaction
                 consumer.kill()
+                consumer.wait()
+                while projection.store.subscription("totals").running:
+                    pass  # until the server has noticed it
             else:
                 consumer.stdout.read()
                 assert consumer.wait(LONG_SECONDS) == 0
