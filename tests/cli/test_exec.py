@@ -6,11 +6,13 @@ import json
 import os
 import re
 import signal
+import time
 from pathlib import Path
 
 import pytest
 
 import evlog as library
+from evlog.cli._support import child
 from evlog.subscriptions import retry
 from tests.cli.conftest import Evlog, run_process
 
@@ -254,14 +256,24 @@ def test_names_are_utf8_in_every_locale(here: Path, name: str) -> None:
     assert json.loads(Path("line").read_bytes())["stream"] == name
 
 
-def test_a_command_that_takes_too_long_is_ended_and_has_failed(evlog: Evlog) -> None:
+def test_a_command_that_takes_too_long_is_ended_and_has_failed(
+    evlog: Evlog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, now = child.Child._read_stderr, time.monotonic
+
+    def read_and_pass_an_hour(command: child.Child) -> None:
+        read(command)
+        if command.kept:
+            monkeypatch.setattr(time, "monotonic", lambda: now() + 3600)
+
+    monkeypatch.setattr(child.Child, "_read_stderr", read_and_pass_an_hour)
     evlog("append", "s", "T")
-    run = ["tail", "--name", "slow", "--exec", "echo begun >&2; sleep 100", "--exec-timeout", "0.2"]
-    result = run_process(*run, "--retries", "1", "--on-failure", "park")
+    run = ["tail", "--name", "slow", "--exec", "echo begun >&2; exec sleep 100", "--exec-timeout", "1h"]
+    result = evlog(*run, "--retries", "1", "--on-failure", "park")
     assert (result.code, result.out) == (0, b"")
-    assert "parked position 1 after 1 failure: ended, because it took longer than 0.2 s" in result.err
+    assert "parked position 1 after 1 failure: ended, because it took longer than 3600 s" in result.err
     error = evlog("subscriptions", "parked", "slow").line["error"]
-    assert error == "ended, because it took longer than 0.2 s: begun"
+    assert error == "ended, because it took longer than 3600 s: begun"
 
 
 def test_the_pause_between_two_tries_can_be_chosen(evlog: Evlog) -> None:

@@ -335,9 +335,10 @@ def test_a_command_that_does_not_want_to_end_is_killed_and_impatience_changes_no
 
 
 def test_a_command_has_no_more_time_than_the_run(store: library.EventStore) -> None:
-    with tail("-f", "--timeout", "1", "--exec", "echo $$; exec sleep 1000") as process:
+    with tail("-f", "--timeout", "1h", "--exec", "echo $$; exec sleep 1000") as process:
         assert process.stdout
         sleeper = int(process.stdout.readline())
+        process.send_signal(signal.SIGALRM)  # as the timer does when the time is over
         assert end_of(process)[0] == 8
         assert not is_alive(sleeper)
 

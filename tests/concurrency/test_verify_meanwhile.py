@@ -34,7 +34,7 @@ def test_verify_says_nothing_false_while_others_write(memory_path: Path) -> None
     small_store(path, segment_events=64).close()
     writers = [start(path, "always"), start(path, "none")]
     runs = 0
-    while any(writer.poll() is None for writer in writers):
+    while any(writer.poll() is None for writer in writers) or runs < 3:
         report = verify_store(path, quick=runs % 3 == 2)
         assert report.findings == ()
         runs += 1
@@ -43,7 +43,6 @@ def test_verify_says_nothing_false_while_others_write(memory_path: Path) -> None
     report = verify_store(path)
     assert report.ok
     assert report.events == 2 * 400 * 3.5
-    assert runs
 
 
 COMPACTOR = """
@@ -54,12 +53,13 @@ from evlog.files.compaction import compress as compact_compress
 compact_compress._WORTH = 1000.0
 with evlog.open(sys.argv[1]) as store:
     print("begun", flush=True)
-    compressed = 0
-    while not store.has_stream("end"):
+    compressed, ended = 0, False
+    while not ended:
+        ended = store.has_stream("end")  # then there is one compaction more
         try:
             compressed += store.compact(compress=True).segments_compressed
         except evlog.CompactionRunning:
-            pass  # the check keeps compactions out after a few attempts
+            ended = False  # the check keeps compactions out after a few attempts
 print(compressed)
 """
 

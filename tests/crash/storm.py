@@ -38,10 +38,10 @@ class Storm:
         self.seen: list[tuple[int, bytes]] = []
         self.writers = [Writer(self._start(number, 0), [], self._life()) for number in range(writers)]
 
-    def rage(self, seconds: float) -> None:
-        """Kill and start for so long."""
+    def rage(self, seconds: float, kills: int = 0) -> None:
+        """Kill and start for this long, and until this many have been killed."""
         end = time.monotonic() + seconds
-        while time.monotonic() < end:
+        while time.monotonic() < end or self.kills < kills:
             pipes = [writer.child.pipe for writer in self.writers]
             for pipe in multiprocessing.connection.wait(pipes, timeout=1.0):
                 self._hear(next(number for number, ours in enumerate(pipes) if ours is pipe))

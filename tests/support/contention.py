@@ -37,7 +37,7 @@ Outcome = Any
 
 def wait_until(is_so: Callable[[], bool]) -> None:
     """Return as soon as something is so; it will be within milliseconds, or never."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while not is_so():
         assert time.monotonic() < deadline, "it never came to that"
         time.sleep(0.0005)

@@ -28,7 +28,9 @@ def browser() -> Iterator[Browser]:
         pytest.skip("no Chromium is installed (Debian: chromium)")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
-            executable_path=program, args=["--no-sandbox"] if os.geteuid() == 0 else []
+            executable_path=program,
+            args=["--no-sandbox"] if os.geteuid() == 0 else [],
+            timeout=LONG_SECONDS * 1000,
         )
         yield browser
         browser.close()
