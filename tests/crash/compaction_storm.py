@@ -80,7 +80,7 @@ def read(pipe: Connection, path: str) -> None:
     """Read everything, forwards and backwards and by stream, until told to stop; how often that was."""
     rounds = 0
     with evlog.open(path) as store:
-        while not pipe.poll():
+        while not (rounds and pipe.poll()):
             for reverse in (False, True):
                 positions = array("Q", (event.position for event in store.read_all(reverse=reverse)))
                 check_rising(positions[::-1] if reverse else positions)

@@ -19,7 +19,7 @@ from pathlib import Path
 import evlog
 from evlog import CorruptionError, EvlogError, NewEvent
 
-SECONDS = 10
+SECONDS = 60
 MEMORY_BYTES = 1 << 30
 SOUND = "sound"  # what the use `verify` returns when nothing is damaged
 SINCE = datetime(2020, 1, 1, tzinfo=UTC)
