@@ -216,7 +216,7 @@ def test_ctrl_c_is_quiet_and_leaves_no_helper(path: str) -> None:
     helpers = [int(pid) for pid in process.stdout.readline().split()]
     assert len(helpers) == 2
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=60)
     assert (process.returncode, out, err) == (130, b"", b"")
     for pid in helpers:
         with pytest.raises(ProcessLookupError):
