@@ -62,7 +62,7 @@ class Selection(NamedTuple):
         return event.position if self.stream is None else event.version
 
     def read(self, store: EventStore, after: int, to: int, *, reverse: bool, limit: int) -> Iterator[Event]:
-        """Iterate over the events whose number is after position `after`, up to and including `to`."""
+        """Iterate over the events whose number is greater than `after`, up to and including `to`."""
         if self.stream is None:
             return store.read_all(after, to, reverse=reverse, limit=limit, **self.options)
         return store.read(self.stream, after + 1, to, reverse=reverse, limit=limit, **self.options)

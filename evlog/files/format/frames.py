@@ -129,10 +129,10 @@ def encode_records(
     first_position: int,
     time_us: int,
 ) -> list[bytes]:
-    """Return one encoded record an event; positions run on from the first, the time is that of all.
+    """Return one encoded record an event; positions count up from the first, the time is that of all.
 
-    Those of a bulk load are made by msgspec, which has checked its data: the same bytes in 0.1 instead of 0.2
-    µs an event. Texts must be plain ones: of an Enum's member it would encode the value.
+    The records of a bulk load are encoded by msgspec, which has checked its data already: the same bytes in
+    0.1 instead of 0.2 µs an event. It encodes the value of an Enum's member, so all texts must be plain ones.
     """
     if len(events) == 1:  # in a quarter of the time
         type_, _, code, data, metadata = events[0]
@@ -168,9 +168,9 @@ def has_head(raw: bytes, head: bytes) -> bool:
 
 
 def category_head(category: str) -> tuple[Pattern[bytes], int]:
-    """Return what matches the beginning of a record of a stream in the category, and for how many bytes.
+    """Return a pattern for the first bytes of records of a category's streams, and how many bytes it needs.
 
-    Of names without `-` it matches none.
+    It does not match a stream without `-` in its name.
     """
     import re
 

@@ -108,11 +108,11 @@ def read_stream(
 def maybe_read_few(
     log: Log, stream: str, first: int, last: int | None, *, reverse: bool, limit: int | None
 ) -> Iterator[Event] | None:
-    """Return at most 64 events, selected by version alone, as `read_stream` does; None: ask that.
+    """Return at most 64 events, selected by version alone, as `read_stream` does; None: `read_stream` has to.
 
-    In half the time, for a page: without generators, and what is known of the stream is kept for the next.
-    Whatever is unusual is left to `read_stream`: a policy, a guess that a record does not confirm, hashes
-    that collide, damage, a segment that a compaction replaces meanwhile.
+    It takes half the time for a page: it has no generators, and keeps what is known of the stream for the
+    next page. Whatever is unusual is left to `read_stream`: a policy, a guess that a record does not confirm,
+    hashes that collide, damage, a segment that a compaction replaces meanwhile.
     """
     most = limit
     if last is not None:

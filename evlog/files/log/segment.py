@@ -66,9 +66,8 @@ Place = tuple[int, int, int, int]
 # A frame with a larger body is read record by record, so that reading takes the same memory for any frame.
 _WHOLE_BODY_BYTES: Final = 4 << 20
 RECORDS_AT_ONCE: Final = 256
-_MANY_EVENTS: Final = (
-    16  # a search asks once of each frame with this many; records of others are put together
-)
+# A search asks once of each frame with this many events; the records of smaller frames are put together.
+_MANY_EVENTS: Final = 16
 BYTES_AT_ONCE: Final = 1 << 20
 _LEAST_RUN: Final = 4  # more neighbours than these are read as one
 _WINDOW_BYTES: Final = 1 << 16
@@ -191,8 +190,8 @@ class Segment:
     def are_in_category(self, numbers: Sequence[int], category: str) -> bool:
         """Return whether all of these records are of streams in the category with a `-` in their names.
 
-        A third of the time of decoding the records, whose CRCs are not looked at either. What is told from
-        this is told from the hashes in the entries as well.
+        It takes a third of the time of decoding the records. Their CRCs are not checked: the caller compares
+        the hashes in the entries, and a compaction checks every record before it removes the event.
         """
         begins, most_bytes = category_head(category)
         entries, place = self.entries, ENTRY_PLACE.unpack_from

@@ -182,7 +182,10 @@ class SegmentFilter:
         self._view: FilterView | None = None  # replaced whole
 
     def places(self, sealed: SealedParts, kind: int, *hashes: int) -> list[int]:
-        """Return the places of the segments that may hold one of the streams, types or tags, newest first."""
+        """Return the places of the segments that may hold one of the streams, types or tags, newest first.
+
+        The list is kept for the next look-up: the caller does not change it.
+        """
         if not sealed:
             return []
         view = self._view
