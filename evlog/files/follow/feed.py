@@ -7,7 +7,7 @@
 3. If a writer dies between writing an event and updating `durable`, the feed syncs the log itself after one
    second.
 4. A feed that was idle looks at once. One that a busy log floods rests between its looks, up to 0.1 s, so
-   that many followers do not slow the writers: with what it delivers it uses about a sixtieth of a processor.
+   that many followers do not slow the writers: with what it delivers it uses 2 to 5 % of a processor.
    What counts is this thread's processor time, which grows where other processes empty the caches.
 """
 
