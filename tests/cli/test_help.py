@@ -129,3 +129,18 @@ def test_an_action_of_a_command_has_help_of_its_own(evlog: Evlog) -> None:
     assert "did you mean `evlog subscriptions reset`?" in slip.err
     assert "`evlog read` has no actions" in evlog("help", "read", "x").err
     assert evlog("help", "concepts", "x").code == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "usage"),
+    [
+        (["append"], "[STREAM] [TYPE] [DATA]"),
+        (["export"], "FILE"),
+        (["mirror"], "SOURCE [DESTINATION]"),
+        (["show"], "ID..."),
+        (["subscriptions", "replay"], "NAME [POSITION]..."),
+    ],
+)
+def test_the_usage_says_which_arguments_are_needed(evlog: Evlog, arguments: list[str], usage: str) -> None:
+    first = evlog(*arguments, "--help").out.decode().splitlines()[0]
+    assert first == f"Usage: evlog {' '.join(arguments)} [OPTIONS] {usage}"

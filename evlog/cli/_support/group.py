@@ -172,6 +172,16 @@ class SubcommandGroup(TyperGroup):
         return super().parse_args(ctx, args if rest else [*args, self._default])
 
 
+class _Argument(TyperArgument):
+    def make_metavar(self, ctx: Any, *, usage: bool = False) -> str:  # noqa: ARG002 - Typer's signature
+        """Return the name as manual pages write it; Typer has {NAME}, and no dots for several."""
+        name = str(self.metavar)
+        if not usage:
+            return name
+        dots = "..." if self.nargs != 1 else ""
+        return f"{name}{dots}" if self.required else f"[{name}]{dots}"
+
+
 class _NumberParser(_OptionParser):
     def _process_opts(self, arg: str, state: Any) -> None:
         if is_negative_number(arg):
@@ -231,7 +241,7 @@ def _build(name: str, module: ModuleType) -> TableCommand | SubcommandGroup:
 
 def _typer_parameter(parameter: Parameter) -> TyperArgument | TyperOption:
     if not parameter.flags:
-        return TyperArgument(
+        return _Argument(
             param_decls=[parameter.name],
             metavar=parameter.metavar,
             help=parameter.help,
