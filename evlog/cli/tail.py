@@ -248,7 +248,10 @@ def _run(path: str, plan: _Plan) -> str:
     # A command of --exec writes to stdout itself: it, not evlog, finds out that the reader has left.
     with Stops(plan.timeout_seconds, watch_reader=plan.exec is None) as stops:
         try:
-            with _open(path, stops, follow=plan.follow) as store:
+            opened = _maybe_open(path, plan, stops)
+            if opened is None:
+                return IDLE
+            with opened as store:
                 return _deliver(store, path, plan, stops)
         except Stopped as stopped:
             if stopped.is_timeout:
@@ -326,14 +329,14 @@ def _make_sink(
     return Printer(form, heading_first=plan.follow and subscription.position >= store.head)
 
 
-def _open(path: str, stops: Stops, *, follow: bool) -> evlog.EventStore:
-    """Open the store; with `follow`, wait for one that does not exist yet."""
+def _maybe_open(path: str, plan: _Plan, stops: Stops) -> evlog.EventStore | None:
+    """Open the store; with --follow, wait for one that does not exist yet, as long as for an event."""
     from evlog.store import open
 
     try:
         return open(path)
     except StoreNotFound:
-        if not follow or options.is_url(path):
+        if not plan.follow or options.is_url(path):
             raise
     if os.path.lexists(path) and not os.path.isdir(path):
         raise NotAStore(path, "not a directory")  # and it will not become one
@@ -341,9 +344,9 @@ def _open(path: str, stops: Stops, *, follow: bool) -> evlog.EventStore:
     from evlog import wait_for_store
 
     stops.waiting = True
-    wait_for_store(path)
+    found = wait_for_store(path, plan.idle_seconds)
     stops.waiting = False
-    return open(path)
+    return open(path) if found else None
 
 
 def _is_known(store: evlog.EventStore, name: str) -> bool:

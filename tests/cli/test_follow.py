@@ -129,6 +129,13 @@ def test_a_store_that_does_not_exist_yet_is_waited_for(here: Path) -> None:
         assert end_of(process) == (0, b"", b"")
 
 
+@pytest.mark.parametrize("idle", ["0", "0.1"])
+def test_waiting_for_a_store_ends_when_nothing_comes(here: Path, idle: str) -> None:
+    result = run_process("tail", "-f", "--store", "new", "--idle", idle)
+    assert result.code == 8
+    assert result.err.splitlines()[1:] == [f"evlog: --idle {idle} ran out; run it again to continue"]
+
+
 def test_waiting_for_a_store_ends_like_any_waiting(here: Path) -> None:
     with tail("-f", "--store", "new") as process:
         assert process.stdout

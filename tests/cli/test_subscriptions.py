@@ -299,9 +299,11 @@ def test_check_says_in_its_exit_code_what_is_behind(
 def test_wait_ends_when_the_subscription_has_come_there(filled: Evlog, here: Path) -> None:
     assert filled("subscriptions", "wait", "paid").line["position"] == 6
     assert filled("subscriptions", "wait", "nothing").code == 5
-    late = filled("subscriptions", "wait", "paid", "--position", "7", "--timeout", "0.01")
-    assert (late.code, late.out) == (8, b"")
-    assert "is at position 6, not yet at 7" in late.err
+    assert filled("subscriptions", "wait", "paid", "--timeout", "0").code == 0
+    for timeout in ("0", "0.01"):
+        late = filled("subscriptions", "wait", "paid", "--position", "7", "--timeout", timeout)
+        assert (late.code, late.out) == (8, b"")
+        assert "is at position 6, not yet at 7" in late.err
     with start("subscriptions", "wait", "paid", "--position", "7") as waiting:
         filled("append", "order-1", "Paid")
         filled("tail", "--name", "paid")

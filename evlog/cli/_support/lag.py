@@ -55,6 +55,8 @@ def wait_until_passed(
     """
     target = store.head if position is None else position
     info = store.subscription(name)
+    if timeout_seconds == 0 and info.position < target:  # a timer of 0 seconds never ends
+        raise NotPassed(name, info.position, target)
     try:
         with Stops(timeout_seconds) as stops:
             stops.waiting = True
