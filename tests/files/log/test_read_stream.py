@@ -150,16 +150,16 @@ def test_many_events_and_unusual_ones_are_left_to_a_general_read(memory_path: Pa
         return maybe_read_few(log, stream, first, last, reverse=False, limit=limit) is None
 
     with small_store(memory_path / "store", segment_events=50) as store:
-        store.append("many", [new(number) for number in range(65)])
+        store.append("many", [new(number) for number in range(257)])
         store.append("large", [NewEvent("T", {"x": "x" * 700_000}) for _ in range(4)])
         store.append("kept-1", [new(number) for number in range(9)])
         store.set_retention("kept-1", max_count=5)
         log = Log(store.path)
         assert is_left("many")
         assert not is_left("many", 2)
-        assert is_left("many", limit=65)
-        assert is_left("many", last=65)
-        assert not is_left("many", last=64)
+        assert is_left("many", limit=257)
+        assert is_left("many", last=257)
+        assert not is_left("many", last=256)
         assert is_left("large")
         assert not is_left("large", limit=1)
         assert is_left("kept-1")
