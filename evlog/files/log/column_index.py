@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import threading
+from array import array
 from itertools import chain, repeat
 
 from evlog.files.disk.fork import register_fork_reset
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
     from typing import Final
 
-    Groups = dict[int, int | list[int]]
+    Groups = dict[int, int | array[int]]
 
 Entries = bytes | bytearray | memoryview
 
@@ -207,15 +208,18 @@ class ColumnIndex:
 
 
 def group_numbers(groups: Groups, keys: Sequence[int], numbers: Iterable[int]) -> None:
-    """Add numbers, which rise, to the groups of their keys."""
+    """Add numbers, which rise, to the groups of their keys.
+
+    A list would refer to a number object for each entry, which a look-up then reads from cold memory.
+    """
     for number, key in zip(numbers, keys, strict=True):
         group = groups.get(key)
         if group is None:
             groups[key] = number
-        elif isinstance(group, list):
+        elif isinstance(group, array):
             group.append(number)
         else:
-            groups[key] = [group, number]
+            groups[key] = array("I", (group, number))
 
 
 def _group_ids(groups: Groups, keys: Sequence[int], numbers: range) -> None:
