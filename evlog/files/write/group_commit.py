@@ -9,8 +9,9 @@ LevelDB's and RocksDB's writers do between threads.
    locks the next one and makes that current, reads the requests, appends them as one frame, syncs, writes the
    responses, and unlocks the round before. It continues while requests wait, for a limited time, and pauses
    shortly before each further round. After its last requests no other round begins.
-3. A waiter that wakes without a response tries the lock; it leads then, or waits for another round. After a
-   few rounds, or pauses where no round is locked, it waits for the lock like any writer.
+3. A waiter that wakes without a response tries the lock; it leads then, or waits for the first round of the
+   next leader, which finds its request, even if that leader has begun more. After a few rounds, or pauses
+   where no round is locked, it waits for the lock like any writer.
 4. A round is a lock on a byte. Only the writer that has the writers' lock holds it, and gives it up first. So
    a waiter that is suspended delays no other, and a leader that dies frees its rounds with the lock. A
    round's number is used once: a waiter that wakes late must not wait for a later leader.
@@ -138,6 +139,7 @@ class Slot:
         self._wanted = ByteLock(file.fd, _WANTED_AT + number)
         self._wants_lock = False
         self._ended_round = -1  # the last one that this writer has waited for
+        self._missed_round = False  # the request was too late for it
         self._requested = False  # a request is in the slot that may have no response
         self.failed = False
 
@@ -178,7 +180,7 @@ class Slot:
             return False
         self._nonce = nonce = (self._nonce + 1) % (1 << 64) or 1
         try:
-            self._requested = True
+            self._requested, self._missed_round = True, False
             fields = _REQUEST_FIELDS.pack(nonce, len(payload))
             crc = crc32(payload, crc32(fields)).to_bytes(4, "little")
             self._disk.write_at(self._file, fields + crc + payload, self._request_at)
@@ -187,11 +189,14 @@ class Slot:
         return not self.failed
 
     def wait_for_round(self) -> bool:
-        """Wait until the current round ends; return False if this writer has seen it end: no writer leads."""
+        """Wait until the round of this request ends; return False if it has not begun: no writer leads."""
         try:
             number = self._current_round()
+            has_missed, self._missed_round = self._missed_round, True
             if number == self._ended_round:
                 return False
+            if has_missed:  # the next leader finds the request before it begins its second round
+                number = (self._ended_round + 1) % _ROUNDS
             ByteLock(self._file.fd, ROUNDS_AT + number).wait()
             self._ended_round = number
         except _FAILURES:

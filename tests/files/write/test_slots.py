@@ -123,6 +123,32 @@ def test_a_waiter_waits_for_the_round_that_takes_its_request(
     assert not second.is_alive()
 
 
+@pytest.mark.parametrize(
+    "waited", [True, False], ids=["another leader's round has ended", "no writer has led"]
+)
+def test_a_request_that_a_leader_finds_is_waited_for_until_its_response(
+    slots: list[Slot], monkeypatch: pytest.MonkeyPatch, *, waited: bool
+) -> None:
+    """Also where its writer is slow, and the leader has begun its next round before that writer looks."""
+    leader, one, _ = slots
+    one.wait_for_round()
+    if waited:
+        leader.lead_locked()
+        one.submit("a", None, [EVENT])
+        leader.cancel()
+        assert one.wait_for_round()
+    else:
+        one.submit("a", None, [EVENT])
+        assert not one.wait_for_round()
+    leader.lead_locked()
+    requests = leader.take_requests_locked()
+    waiter = wait_in_thread(one, monkeypatch)
+    leader.respond_locked(requests, [(1, 1)])
+    waiter.join(20)
+    assert not waiter.is_alive()
+    assert one.maybe_response() == (1, 1)
+
+
 def test_a_round_that_has_ended_is_not_waited_for_again(
     slots: list[Slot], monkeypatch: pytest.MonkeyPatch
 ) -> None:
