@@ -183,6 +183,7 @@ class PostgresqlServer:
     def kill(self) -> None:
         """Kill every process of the server with SIGKILL."""
         assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)  # so that it starts no process after the list is made
         pids = [self._process.pid, *_descendants(self._process.pid)]
         for pid in pids:
             try:

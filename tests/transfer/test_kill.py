@@ -18,6 +18,7 @@ import pytest
 import evlog
 from evlog import EventStore, NewEvent
 from evlog.testing.mirroring import everything
+from evlog.transfer.subscriptions import LOCK_NAME
 
 KILLS = int(os.environ.get("EVLOG_TEST_KILLS", "5"))
 WRITERS = 8
@@ -66,6 +67,15 @@ def remove_some(path: str, stream: str) -> None:
         store.compact(force=True)
 
 
+def wait_until_unlocked(destination: str) -> None:
+    """Return once the server has noticed that the mirror was killed."""
+    if "://" not in destination:
+        return  # the lock of a directory ends with its process
+    with evlog.open(destination) as store:
+        while store.engine.checkpoint(LOCK_NAME).is_running():
+            pass
+
+
 def same(source: EventStore, destination: EventStore) -> None:
     """Assert that a mirror has everything that its source has, and nothing else."""
     assert everything(source) == everything(destination)
@@ -92,6 +102,7 @@ def test_mirrors_that_are_killed_copy_everything_once(
     commands = [(source, middle), (middle, back), (source, merged, "--merge")]
 
     def mirror(*words: str) -> subprocess.Popen[bytes]:
+        wait_until_unlocked(words[1])
         return start("-m", "evlog", "mirror", *words)
 
     writers = [start("-c", WRITER, source, str(me), stop) for me in range(WRITERS)]
