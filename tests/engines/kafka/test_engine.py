@@ -28,7 +28,7 @@ from evlog.files.engine import DirectoryEngine
 from evlog.testing.mirroring import everything
 from tests.support import kafka
 
-LONG_SECONDS = 60.0
+LONG_SECONDS = 120.0
 
 
 def topic_of(url: str) -> str:

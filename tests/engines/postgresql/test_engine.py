@@ -26,7 +26,7 @@ from tests.support.server import free_port
 from tests.support.tcp_proxy import ANSWER, REQUEST, proxying
 
 Url = Callable[[], str]
-LONG_SECONDS = 60.0
+LONG_SECONDS = 120.0
 
 # A call of the function `append` for one event: stream, type, id, JSON, whether it is the store's own.
 APPEND_CALL = (

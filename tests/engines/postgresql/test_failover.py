@@ -19,7 +19,7 @@ from evlog import AppendResult, Event, NewEvent
 from tests.engines.load import loading
 from tests.support.postgresql import NEWEST, PostgresqlServer, scratch, serving
 
-LONG_SECONDS = 60.0
+LONG_SECONDS = 120.0
 WAITING = "select (select count(*) from pg_stat_activity where wait_event = 'SyncRep')"
 
 

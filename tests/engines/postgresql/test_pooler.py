@@ -24,7 +24,7 @@ from tests.support import pgbouncer
 from tests.support.postgresql import NEWEST, PostgresqlServer, scratch, serving
 
 pytestmark = NEWEST
-LONG_SECONDS = 60.0
+LONG_SECONDS = 120.0
 CONNECTIONS = 5  # of the pool: fewer than the clients of most tests
 
 Url = Callable[[], str]

@@ -19,7 +19,7 @@ from tests.engines.postgresql.test_engine import connect
 
 Url = Callable[[], str]
 KILLS = int(os.environ.get("EVLOG_TEST_KILLS", "4"))
-LONG_SECONDS = 60.0
+LONG_SECONDS = 120.0
 EVENTS = 120
 CONSUMER = """
 import sys, evlog
