@@ -76,7 +76,7 @@ class StreamInfo(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The same as `stream`, for programs that were written when it was called so."""
+        """The same as `stream`: its name in version 0.1.0."""
         return self.stream
 
     @property
