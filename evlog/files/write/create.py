@@ -11,6 +11,7 @@ import os
 from evlog.errors import CorruptionError, InvalidArgument, NotAStore, StoreAccessDenied
 from evlog.files.disk.file_lock import FileLock
 from evlog.files.disk.files import Disk
+from evlog.files.disk.opening import error_for
 from evlog.files.format import paths
 from evlog.files.format.frames import FRAME_HEADER_BYTES, MAX_BODY_BYTES, MAX_LOG_BYTES
 from evlog.files.format.headers import FILE_HEADER_BYTES
@@ -34,7 +35,7 @@ def create_store(
     Raises:
         InvalidArgument: a setting is out of bounds.
         NotAStore: the path is a file, a directory with other files in it, or in another store.
-        StoreAccessDenied, StoreFull: the file system refuses.
+        StoreAccessDenied, StoreFull, SystemCallFailed, UnsafeFile: the file system refuses.
     """
     _check_setting("segment_bytes", segment_bytes, MAX_SEGMENT_BYTES)
     _check_setting("segment_events", segment_events, MAX_SEGMENT_EVENTS)
@@ -78,6 +79,8 @@ def _check_place(path: str) -> None:
         raise NotAStore(path, f"{what} is a file") from None
     except PermissionError:
         return  # making the store reports it
+    except OSError as error:
+        raise error_for(error, path) from error
     _check_leftovers(path)
     foreign = sorted(set(names) - paths.INIT_LEFTOVERS)
     if foreign:

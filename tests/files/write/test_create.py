@@ -11,7 +11,15 @@ from typing import Any
 import pytest
 
 import evlog
-from evlog.errors import EvlogError, InvalidArgument, NotAStore, StoreAccessDenied, StoreNotFound
+from evlog.errors import (
+    EvlogError,
+    InvalidArgument,
+    NotAStore,
+    StoreAccessDenied,
+    StoreNotFound,
+    SystemCallFailed,
+    UnsafeFile,
+)
 from evlog.files.write import create
 from evlog.files.write.create import MAX_SEGMENT_BYTES, MAX_SEGMENT_EVENTS
 from tests.support.helpers import new, small_store
@@ -98,6 +106,15 @@ def test_a_place_where_no_directory_can_be_made_is_named(tmp_path: Path) -> None
         with pytest.raises(StoreAccessDenied, match=r"cannot create .*no directory can be made") as caught:
             evlog.open(place, create=True)
         assert caught.value.path == str(place)
+
+
+@pytest.mark.parametrize("create", [False, True])
+def test_a_path_that_cannot_be_followed_is_refused(tmp_path: Path, create: bool) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(UnsafeFile, match="symbolic link"):
+        evlog.open(tmp_path / "loop", create=create)
+    with pytest.raises(SystemCallFailed, match="use a shorter path"):
+        evlog.open(tmp_path / ("a" * 300), create=create)
 
 
 @pytest.mark.parametrize("create", [False, True])
