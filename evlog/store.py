@@ -105,7 +105,6 @@ def open(
         StoreAccessDenied, StoreFull: the file system refuses.
         InvalidArgument: a setting is out of bounds, or no engine has the URL's scheme.
     """
-    where = os.fspath(path)
     if sync not in ("always", "none"):
         raise InvalidArgument(f"invalid sync {sync!r}; use 'always' or 'none'")
     check_seconds(lock_timeout=lock_timeout)
@@ -117,14 +116,15 @@ def open(
             if segment_bytes is not None or segment_events is not None:
                 raise InvalidArgument("segment_bytes and segment_events are for a store in a directory")
             return EventStore(
-                opener(where, create=create, sync=sync == "always", lock_timeout_seconds=lock_timeout),
+                opener(path, create=create, sync=sync == "always", lock_timeout_seconds=lock_timeout),
                 upcasters=upcasters,
             )
     from evlog.files.engine import DirectoryEngine
+    from evlog.files.format.paths import check_path
 
     return EventStore(
         DirectoryEngine(
-            where,
+            check_path(path),
             create=create,
             segment_bytes=segment_bytes,
             segment_events=segment_events,

@@ -132,7 +132,7 @@ def test_a_wrong_argument_of_a_function_is_refused(
         check(function, arguments)
 
 
-@pytest.mark.parametrize("path", ["", "a\0b", "\ud800", b"store"], ids=repr)
+@pytest.mark.parametrize("path", ["", "a\0b", "\ud800", b"store", 5, None], ids=repr)
 @pytest.mark.parametrize(
     "function",
     [evlog.exists, evlog.wait_for_store, evlog.open, evlog.verify_store, evlog.repair_store],

@@ -138,7 +138,7 @@ def export(
             unchanged.
         Whatever `read` raises.
     """
-    path = os.fspath(path)
+    path = os.fsdecode(path)
     make = _format_of(path)
     if os.path.exists(path) and not stat.S_ISREG(os.stat(path).st_mode):
         raise InvalidArgument(f"{path!r} is not a file", "give the name of a file")

@@ -59,7 +59,7 @@ class SegmentFile(NamedTuple):
 
 def check_path(store: str | os.PathLike[str]) -> str:
     """Return the path of a store as a text, or raise InvalidArgument for what cannot be one."""
-    path = os.fspath(store)
+    path = os.fspath(store) if isinstance(store, str | os.PathLike) else store
     if not isinstance(path, str) or not path or "\0" in path:
         raise InvalidArgument(f"invalid path {path!r}; give the store's directory")
     try:
