@@ -71,6 +71,7 @@ RECORDS_AT_ONCE: Final = 256
 _MANY_EVENTS: Final = 16
 BYTES_AT_ONCE: Final = 1 << 20
 _LEAST_RUN: Final = 4  # more neighbours than these are read as one
+_FAR_ENTRIES: Final = 64  # this far from each other, each entry is in a page of memory of its own
 _WINDOW_BYTES: Final = 1 << 16
 _FIRST_RECORDS: Final = 32  # so that one page, or one event, does not cost more
 
@@ -229,14 +230,14 @@ class Segment:
                 at, length, before, after = place(entries, first * ENTRY_BYTES)
                 if 0 < length <= most and crc32(raw := log[at : at + length], before) == after:
                     return [raw], 1
-            offsets = [number * ENTRY_BYTES for number in numbers]
-            # Entries are far apart. Touched in a loop of a few instructions, several are fetched at once: a
-            # read of streams at random takes 4 % less.
-            itemgetter(*offsets)(entries)
+            if count > _LEAST_RUN and last - first > count * _FAR_ENTRIES:
+                # Touched in a loop of a few instructions, several are fetched from memory at once: a read of
+                # streams at random takes 4 % less.
+                itemgetter(*[number * ENTRY_BYTES for number in numbers])(entries)
             raws = [
                 raw
-                for offset in offsets
-                for at, length, before, after in (place(entries, offset),)
+                for number in numbers
+                for at, length, before, after in (place(entries, number * ENTRY_BYTES),)
                 if 0 < length <= most and crc32(raw := log[at : at + length], before) == after
             ]
             if len(raws) == count:

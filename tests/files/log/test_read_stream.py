@@ -111,6 +111,18 @@ def test_a_flipped_bit_among_neighbours_is_found_and_those_before_it_are_read(
             assert (caught.value.offset, caught.value.position) == (offset, number + 1)
 
 
+def test_events_far_from_each_other_are_read_in_order(memory_path: Path) -> None:
+    with small_store(memory_path / "store", segment_events=1000) as store:
+        for number in range(10):
+            store.append("rare", [new(number)])
+            store.append("usual", [new(other) for other in range(99)])
+        store.append("usual", [new()])
+        assert len(segment_files(store, "log")) == 2
+        found = list(store.read("rare"))
+        assert found == list(map(store.get, range(1, 1000, 100)))
+        assert [event.version for event in found] == list(range(1, 11))
+
+
 # --- a few events, which are read in one go
 
 
