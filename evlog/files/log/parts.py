@@ -69,7 +69,7 @@ class Crowds:
     def numbers(
         self, segment: Segment, candidates: Iterable[tuple[int, Sequence[int]]], wanted: set[bytes]
     ) -> list[int]:
-        """Return the numbers of the entries that may have one of the wanted ids.
+        """Return the numbers of the entries that may have one of the wanted ids, rising, each once.
 
         Args:
             candidates: hashes of ids, each with the numbers of its entries.
@@ -90,7 +90,7 @@ class Crowds:
                         at += 1
                 self._known[key] = count, ids
             found += [ids[id] for id in ids.keys() & wanted]
-        return found
+        return sorted(set(found))
 
 
 class SealedPart:

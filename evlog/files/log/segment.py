@@ -213,7 +213,7 @@ class Segment:
         """Return the bytes of the records of the first of these entries, checked, and how many these are.
 
         Args:
-            numbers: rising or falling.
+            numbers: rising or falling, each once: of others, a run may be seen where there is none.
 
         Raises:
             CorruptionError: the first one is damaged.
@@ -295,6 +295,7 @@ class Segment:
         """Iterate over the records of the entries, checked, in the order given, in batches.
 
         Args:
+            numbers: as `pieces`.
             first: the size of the first batch; the next ones are larger.
             may_hold: says whether to decode some records, from their bytes; those that it denies are left
                 out, once they are checked.

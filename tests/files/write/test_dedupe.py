@@ -105,6 +105,28 @@ def test_import_skips_what_is_known_line_by_line(known: EventStore) -> None:
     assert result.versions == [3, 1, 2, 1]
 
 
+@pytest.mark.parametrize(
+    "order",
+    [[0, 2, 1, 7, 4], [0, 9, 8, 7, 6, 5], [3, 0, 9, 1, 7], [0, 5, 5, 6, 6, 6, 6]],
+    ids=str,
+)
+@pytest.mark.parametrize("sealed", [False, True])
+def test_known_ids_are_found_in_any_order(tmp_path: Path, order: list[int], sealed: bool) -> None:
+    """Also where the first and the last lie as far apart as if all between them were sent."""
+    events = [new(number, id=number_id(number)) for number in range(10)]
+    with small_store(tmp_path / "s", segment_events=10) as store:
+        store.append("a", events[:5])
+        store.append("a", events[5:])
+        if sealed:
+            store.append("b", [new()])
+    with evlog.open(tmp_path / "s") as store:
+        assert store.info().segments == 1 + sealed
+        sent = encode_events([events[number] for number in order])
+        result = store.append_encoded(["a"] * len(order), sent, skip_known=True)
+        assert result.duplicates == [True] * len(order)
+        assert result.positions == [number + 1 for number in order]
+
+
 def test_expectations_of_an_import_hold_for_what_is_new(known: EventStore) -> None:
     events = encode_events([new(0, id=number_id(0)), new(9, id=number_id(9))])
     with pytest.raises(WrongExpectedVersion):
