@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from evlog.model.events import Record
     from evlog.model.retention import Rule
 
-_FIRST_EVENTS: Final = 64  # read at once before anybody has asked for the second one; later more
+_FIRST_EVENTS: Final = 64  # in the first batch of a general read: a caller may stop after one event
 _FEW_EVENTS: Final = 32  # so few events of a segment are read at once, whichever of them are wanted
 _stream_of: Final = itemgetter(2)
 
