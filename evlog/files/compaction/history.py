@@ -55,7 +55,7 @@ def append_history(log: Log, writer: Writer, disk: Disk, piece: HistoryPiece) ->
     """Append a piece of the source's history: all of it, or nothing; durable on return (with `sync`).
 
     Raises:
-        MirrorConflict: the store is no mirror of the source, or does not end where the piece begins.
+        MirrorConflict: the store is not a mirror of the source, or does not end where the piece begins.
         StoreFull, LockTimeout: nothing was written.
         StoreIOError: part of it may be there; open the store again.
     """
@@ -127,7 +127,7 @@ def remove_history(
     """Remove events that the source has removed since they were copied, and erase what is redacted; durable.
 
     Raises:
-        MirrorConflict: the store is no mirror of the source.
+        MirrorConflict: the store is not a mirror of the source.
         CompactionRunning: another process compacts, or compresses, the store.
         LockTimeout, StoreFull, StoreIOError: the rest is left to the next call.
     """

@@ -94,7 +94,7 @@ def _is_missing(path: str) -> bool:
     except FileNotFoundError:
         return True
     except OSError:
-        pass  # nobody can tell
+        pass  # it may be there: only an open says more
     return False
 
 

@@ -37,8 +37,7 @@ if TYPE_CHECKING:
 _FILES_A_PART: Final = 7
 _SPARE_DESCRIPTORS: Final = 32
 _MAX_OPEN_PARTS: Final = 40 if MAPS_KEEP_DESCRIPTORS else 4096
-# Entries that share a hash are few. Where they are many, somebody chose the ids: then whole ids are kept in
-# memory.
+# Few entries share a hash, unless the ids were chosen so: then whole ids are kept in memory.
 _CROWD: Final = 64
 _MOST_KEPT: Final = 8  # segments of which a stream's entries are kept: their index stays mapped
 

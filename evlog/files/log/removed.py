@@ -167,7 +167,7 @@ class RemovedEvents:
         return list(TAG.iter_unpack(self._bytes(self._shape.tags_at, self._shape.names_at)))
 
     def find_first(self, types: Sequence[str], tags: Sequence[str], after: int) -> int | None:
-        """Return the position of the first event behind another with one of the types and all of the tags.
+        """Return the position of the first event after another with one of the types and all of the tags.
 
         Args:
             types: none: of any type.
