@@ -13,7 +13,7 @@ from evlog.errors import CorruptionError
 from evlog.files.format.frames import unpack_records
 from evlog.files.log.log import Log
 from evlog.files.log.read_stream import Bounds, maybe_read_few, read_stream
-from tests.support.helpers import flip_bit, new, numbers, segment_files, small_store
+from tests.support.helpers import engine_of, flip_bit, frames_of, new, numbers, segment_files, small_store
 
 
 def test_a_guess_that_another_stream_has_led_astray_hides_nothing(
@@ -60,6 +60,31 @@ def test_a_log_that_is_missing_hides_nothing_before_it(memory_path: Path, *, rev
         with pytest.raises(CorruptionError):
             found.extend(store.read("s", reverse=reverse))
         assert numbers(found) == ([10, 9, 8] if reverse else [0, 1, 2, 3])
+
+
+@pytest.mark.parametrize("limit", [None, 64])
+def test_damage_at_the_end_of_the_log_is_raised_after_a_short_stream(
+    store: EventStore, limit: int | None
+) -> None:
+    """It may have held further events of the stream."""
+    for number in range(3):
+        store.append("s", [new(number)])
+    (log,) = segment_files(store, "log")
+    log.write_bytes(frames_of(log)[:-5])
+    with evlog.open(store.path) as damaged:
+        found: list[Event] = []
+        with pytest.raises(CorruptionError):
+            found.extend(damaged.read("s", limit=limit))
+        assert numbers(found) == [0, 1]
+
+
+def test_entries_of_a_stream_are_as_of_one_moment(store: EventStore) -> None:
+    """Though the segment that they are in grows."""
+    store.append("s", [new(number) for number in range(3)])
+    entries = engine_of(store)._opened().stream_entries("s")
+    store.append("s", [new(3)])
+    assert entries.within(entries.last)[2] == 3
+    assert numbers(store.read("s")) == [0, 1, 2, 3]
 
 
 # --- neighbours in a frame, which are read and checked as one
