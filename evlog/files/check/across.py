@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import compress, pairwise, repeat
 from operator import eq, lt, sub
 from typing import Final, NamedTuple
 
+from evlog.errors import EvlogError
 from evlog.files.check import findings as kinds
 from evlog.files.check.known import Known, Segments, map_sorted
 from evlog.files.check.task import SegmentTask
@@ -21,7 +22,6 @@ from evlog.files.disk.files import map_file
 from evlog.files.format import paths
 from evlog.files.format.entries import ENTRY, ENTRY_BYTES
 from evlog.files.format.filter import (
-    Block,
     LookUp,
     decode_blocks,
     fill_table,
@@ -29,8 +29,9 @@ from evlog.files.format.filter import (
     identity_of,
     single_table,
 )
-from evlog.files.format.headers import KIND_STREAMS, KIND_TAGS, FormatFault
-from evlog.files.format.sorted_index import page_crcs, suffixes_of
+from evlog.files.format.hashes import hash_ids
+from evlog.files.format.headers import KIND_IDS, KIND_STREAMS, KIND_TAGS, KIND_TYPES, FormatFault
+from evlog.files.format.sorted_index import WITH_TAGS, page_crcs, suffixes_of
 from evlog.model.events import id_text
 from evlog.model.reports import Finding
 
@@ -240,7 +241,7 @@ def check_ids(known: Sequence[Known], uppers: Sequence[int]) -> list[Finding]:
 
 
 def check_filter(known: Sequence[Known]) -> list[Finding]:
-    """Check the blocks of these segments in `filter` against their sorted indexes."""
+    """Check the blocks of these segments in `filter` against their sorted indexes and removed events."""
     first = known[0].task
     name = f"{paths.SEGMENTS}/{paths.FILTER}"
     try:
@@ -251,8 +252,9 @@ def check_filter(known: Sequence[Known]) -> list[Finding]:
     found, is_sound = [], dict[int, bool]()
     last = {member: (block, place) for block in blocks for place, member in enumerate(block.members)}
     for segment in known:
-        block, place = last.get(identity_of(segment.task.info), (None, 0))
-        suffixes = suffixes_of(segment.task.info.tagged_events)
+        task = segment.task
+        block, place = last.get(identity_of(task.info), (None, 0))
+        suffixes = suffixes_of(task.info.tagged_events)
         if block is None or not set(suffixes).issubset(segment.sound_indexes):
             continue
         if block.start not in is_sound:
@@ -262,23 +264,36 @@ def check_filter(known: Sequence[Known]) -> list[Finding]:
                 detail = f"a page fails its CRC; {kinds.DERIVED}"
                 found.append(kinds.note(kinds.INDEX, name, block.start, None, detail))
         if is_sound[block.start] and not all(
-            _filter_holds(raw, block, place, segment.task, kind) for kind in suffixes
+            _has_keys(single_table(raw, block, place, kind), keys) for kind, keys in _filter_keys(task)
         ):
-            detail = f"it hides keys of {segment.task.name}, though its CRCs hold: readers miss events"
+            detail = f"it hides keys of {task.name}, though its CRCs hold: readers miss events"
             found.append(kinds.damage(kinds.INDEX, name, block.start, None, detail))
     return found
 
 
-def _filter_holds(raw: memoryview, block: Block, place: int, task: SegmentTask, kind: int) -> bool:
-    """Return whether the table of a block has each key that a sorted index of one of its segments has."""
-    table = single_table(raw, block, place, kind)
-    keys: list[int] = map_sorted(task, kind)[0].tolist()
-    if kind in (KIND_STREAMS, KIND_TAGS):
-        keys = [filter_key(kind, key) for key in keys]
+def _filter_keys(task: SegmentTask) -> Iterator[tuple[int, list[int]]]:
+    """Yield what the filter must have of a segment whose sorted indexes are right, by kind."""
+    hashes: dict[int, Iterable[int]] = {}
+    try:
+        if (removed := task.open_removed()) is not None:
+            hashes[KIND_STREAMS] = removed.stream_hashes()
+            hashes[KIND_IDS] = hash_ids(removed.ids())
+            hashes[KIND_TAGS] = [tag[0] for tag in removed.tags()]
+    except (FileNotFoundError, EvlogError):
+        pass  # `removals` finds that
+    for kind in WITH_TAGS:
+        indexed = kind in suffixes_of(task.info.tagged_events)
+        keys: list[int] = map_sorted(task, kind)[0].tolist() if indexed else []
+        keys += hashes.get(kind, ())
+        yield kind, keys if kind in (KIND_IDS, KIND_TYPES) else [filter_key(kind, key) for key in keys]
+
+
+def _has_keys(table: bytes, keys: list[int]) -> bool:
+    """Return whether a table of the filter has each of these keys."""
     if table == fill_table(keys):  # in a fifth of the time of looking each key up
         return True
-    for low in range(0, len(keys), _KEYS_AT_ONCE):  # it has keys of removed events, too
+    for low in range(0, len(keys), _KEYS_AT_ONCE):  # it is larger where segments share a block
         own = keys[low : low + _KEYS_AT_ONCE]
-        if not table or len(LookUp(own).find(table)) < len(own):
+        if len(LookUp(own).find(table)) < len(own):
             return False
     return True

@@ -15,7 +15,7 @@ from evlog.files.check.logs import LogCheck
 from evlog.files.check.segments import Keys
 from evlog.files.check.task import SegmentTask
 from evlog.files.disk.files import ReadFile, map_file
-from evlog.files.format.entries import ENTRY_BYTES, ENTRY_PLACE, column
+from evlog.files.format.entries import ENTRY_BYTES, ENTRY_PLACE, column, column_array
 from evlog.files.format.frames import decode_record
 from evlog.files.format.hashes import hash_stream
 from evlog.files.format.headers import (
@@ -107,7 +107,7 @@ class Segments:
         if first == end:
             return Heads([], [], [])
         edges = starts[first : end + 1].tolist()
-        versions = memoryview(entries).cast("B").cast("I")[9::12]
+        versions = column_array(entries, "version")
         firsts_at, lasts_at = pick(numbers, edges[:-1]), pick(numbers, [edge - 1 for edge in edges[1:]])
         return Heads(keys[first:end].tolist(), pick(versions, firsts_at), pick(versions, lasts_at))
 

@@ -129,7 +129,7 @@ def _verify(
     findings = list(seen.findings)
     for task, check in zip(tasks, checks, strict=True):
         findings += _settled_findings(seen, task, check)
-    findings += _check_sequence(tasks)
+    findings += _check_sequence(tasks, checks)
     findings += across
     head = max(checks[-1].log.last_position, seen.manifest.segments[-1].first_position - 1)
     findings += check_checkpoints(checkpoints, head, Segments(known).is_at)
@@ -244,16 +244,19 @@ def _check_streams(segments: Segments, odd: Sequence[int]) -> list[Finding]:
     return findings
 
 
-def _check_sequence(tasks: Sequence[SegmentTask]) -> list[Finding]:
+def _check_sequence(tasks: Sequence[SegmentTask], checks: Sequence[SegmentCheck]) -> list[Finding]:
     """Check that segments follow each other without gaps, except for salvaged ones, and that times rise."""
     findings = []
     last = SegmentInfo(0, 0, 0)
-    for task in tasks:
+    for task, check in zip(tasks, checks, strict=True):
         info = task.info
         if info.first_position - last.last_position - 1 > info.lost_events:
             detail = f"positions {last.last_position + 1} to {info.first_position - 1} are in no segment"
             findings.append(kinds.damage(kinds.ORDER, paths.MANIFEST, None, last.last_position + 1, detail))
-        if info.sealed and info.events and info.first_time_us < last.last_time_us:
+        events, first_time = info.events, info.first_time_us
+        if not info.sealed:  # the manifest does not know them yet
+            events, first_time = check.log.whole_events, check.log.first_time_us
+        if events and first_time < last.last_time_us:
             detail = "times fall from the segment before to this one"
             findings.append(kinds.damage(kinds.ORDER, task.log_name, None, info.first_position, detail))
         last = info

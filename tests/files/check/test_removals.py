@@ -14,13 +14,16 @@ import evlog
 from evlog import EventStore, Finding
 from evlog.files.check import logs
 from evlog.files.disk.files import DISK
+from evlog.files.format.filter import encode_block, encode_filter_header, identity_of
 from evlog.files.format.hashes import hash_stream
 from evlog.files.format.headers import FILE_HEADER_BYTES, decode_file_header
+from evlog.files.format.paths import filter_path
 from evlog.files.format.removed_events import EVENT, encode_removed
 from evlog.files.log.manifest_file import read_manifest, replace_manifest
+from evlog.files.log.parts import SealedPart
 from evlog.files.log.removed import RemovedEvents
 from tests.support.forge import POSITION, STREAM, VERSION, forge, read_frames, replace_info
-from tests.support.helpers import fill, flip_bit, new, segment_files, small_store
+from tests.support.helpers import engine_of, fill, flip_bit, new, segment_files, small_store
 
 Row = list[Any]  # id, position, stream hash, version, content CRC
 Change = Callable[[list[Row], list[tuple[str, int, int]]], Any]
@@ -216,6 +219,30 @@ def test_a_stream_that_went_and_began_anew_is_ok(compacted: EventStore) -> None:
     fill(compacted, 20)
     compacted.compact(force=True)
     assert compacted.verify().findings == ()
+
+
+# --- the filter
+
+
+@pytest.mark.parametrize("column", [0, 2, 3], ids=["streams", "ids", "tags"])
+def test_a_filter_that_hides_removed_events_is_found(store: EventStore, column: int) -> None:
+    for number in range(20):
+        store.append(f"s-{number % 2}", [new(number, tags=[f"number:{number}"])])
+    store.delete_stream("s-0")
+    store.set_retention("s-1", max_count=2)
+    store.compact()
+    fill(store, 20)
+    assert store.verify().findings == ()
+    content = encode_filter_header(read_manifest(store.path).store_id_bytes)
+    for part in engine_of(store)._refreshed().sealed:
+        keys = list(part.filter_keys())
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(SealedPart, "removed", None)
+            keys[column] = part.filter_keys()[column]
+        content += encode_block(identity_of(part.info), *keys)
+    Path(filter_path(store.path)).write_bytes(content)
+    assert kinds_of(store.verify().findings) == ["index"]
+    assert evlog.repair_store(store.path).report.findings == ()
 
 
 # --- salvage

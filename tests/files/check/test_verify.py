@@ -21,6 +21,7 @@ from evlog.files.write.plan import Plan, Planner
 from evlog.model.checkpoints import Checkpoint
 from evlog.model.filters import EventFilter
 from tests.golden.history import STORE as GOLDEN
+from tests.support.forge import TIME, forge, read_frames
 from tests.support.helpers import engine_of, fill, flip_bit, new, number_id, segment_files
 
 
@@ -133,6 +134,15 @@ def test_times_that_fall_are_found(filled: EventStore, monkeypatch: pytest.Monke
     monkeypatch.setattr("time.time_ns", lambda: 1_000_000)
     filled.append("s-0", [new(2)])
     assert "order" in kinds_of(filled)
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_times_that_fall_from_one_segment_to_the_next_are_found(filled: EventStore, place: int) -> None:
+    frames = read_frames(filled, place)
+    frames[-1][-1][TIME] += 3_600_000_000
+    info = forge(filled, place, frames)
+    (finding,) = filled.verify().findings
+    assert (finding.kind, finding.position) == ("order", info.last_position + 1)
 
 
 def test_a_manifest_that_says_what_the_log_does_not_is_found(filled: EventStore) -> None:
