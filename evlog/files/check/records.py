@@ -33,7 +33,6 @@ from evlog.model.events import (
     TAGS_BEGIN,
     check_readable_name,
     check_type,
-    split_tags,
     tags_of,
 )
 from evlog.model.json_text import encode_json
@@ -278,7 +277,7 @@ def _check_contents(codes: Sequence[int], datas: Sequence[bytes], metadatas: Seq
 
 def _are_as_written(metadata: bytes) -> bool:
     tags = tags_of(metadata)
-    return check_tags(tags) == tags and split_tags(metadata)[0] == encode_json(tags).encode()
+    return check_tags(tags) == tags and metadata.startswith(TAGS_BEGIN[:-1] + encode_json(tags).encode())
 
 
 def _check_own_events(streams: Sequence[str], types: Sequence[str], datas: Sequence[bytes]) -> None:
