@@ -10,7 +10,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import compress, pairwise, repeat
+from itertools import chain, compress, pairwise, repeat
 from operator import eq, lt, sub
 from typing import Final, NamedTuple
 
@@ -86,13 +86,13 @@ def _explain_each_other(removed: list[tuple[int, int]], missing: Sequence[range]
     """Return whether the missing versions are the removed ones; with gaps others may be missing."""
     removed.sort()
     versions = [version for version, _ in removed]
+    positions = [position for _, position in removed]
+    if not all(map(lt, versions, versions[1:])) or not all(map(lt, positions, positions[1:])):
+        return False
     wanted = sum(map(len, missing))
-    return (
-        (len(versions) == wanted or (gaps and len(versions) < wanted))
-        and all(map(lt, versions, versions[1:]))
-        and all(one[1] < other[1] for one, other in pairwise(removed))
-        and all(any(version in span for span in missing) for version in versions)
-    )
+    if len(versions) == wanted:  # so what may be a gap of any size is short enough to expand
+        return versions == sorted(chain.from_iterable(missing))
+    return gaps and len(versions) < wanted and all(any(at in span for span in missing) for at in versions)
 
 
 _NO_END: Final = 1 << 64
@@ -204,6 +204,8 @@ def repeated_hashes(known: Sequence[Known], low: int, high: int) -> list[int]:
     hashes: list[int] = []
     for place, _ in segments:
         hashes += segments.id_hashes(place, low, high)
+    for removed in segments.removed_id_hashes(low, high):
+        hashes += removed
     hashes.sort()  # as many rising runs as there are segments: they are merged
     return sorted(set(compress(hashes, map(eq, hashes, hashes[1:]))))
 
@@ -221,19 +223,21 @@ def check_ids(known: Sequence[Known], uppers: Sequence[int]) -> list[Finding]:
             places.setdefault(id_hash, []).append((place, number))
     found = []
     first: dict[bytes, int] = {}
-    for same in places.values():
-        for place, number in same if len(same) > 1 else ():
+
+    def add(id: bytes, position: int, name: str, offset: int | None) -> None:
+        if first.setdefault(id, position) != position:
+            detail = f"id {id_text(id)} belongs to position {first[id]} already"
+            found.append(kinds.damage(kinds.ID, name, offset, position, detail))
+
+    for path, id, position in segments.removed_ids(set(uppers)):
+        add(id, position, f"{paths.SEGMENTS}/{path.rpartition('/')[2]}", None)
+    removed = set(hash_ids(list(first)))
+    for id_hash, same in places.items():
+        for place, number in same if len(same) > 1 or id_hash in removed else ():
             read = segments.maybe_record(place, number)
-            if read is None:
-                continue
-            record, offset = read
-            position, id = record[0], record[4]
-            if id in first:
-                name = segments.task(place).log_name
-                detail = f"id {id_text(id)} belongs to position {first[id]} already"
-                found.append(kinds.damage(kinds.ID, name, offset, position, detail))
-            else:
-                first[id] = position
+            if read is not None:
+                record, offset = read
+                add(record[4], record[0], segments.task(place).log_name, offset)
     return found
 
 
@@ -266,7 +270,7 @@ def check_filter(known: Sequence[Known]) -> list[Finding]:
         if is_sound[block.start] and not all(
             _has_keys(single_table(raw, block, place, kind), keys) for kind, keys in _filter_keys(task)
         ):
-            detail = f"it hides keys of {task.name}, though its CRCs hold: readers miss events"
+            detail = f"it hides keys of {task.name}, though its CRCs hold: look-ups miss events"
             found.append(kinds.damage(kinds.INDEX, name, block.start, None, detail))
     return found
 

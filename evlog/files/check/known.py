@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Sequence
-from itertools import compress, pairwise
+from collections.abc import Collection, Iterator, Sequence
+from itertools import compress, pairwise, repeat
 from typing import Final, NamedTuple
 from zlib import crc32
 
@@ -17,7 +17,7 @@ from evlog.files.check.task import SegmentTask
 from evlog.files.disk.files import ReadFile, map_file
 from evlog.files.format.entries import ENTRY_BYTES, ENTRY_PLACE, column, column_array
 from evlog.files.format.frames import decode_record
-from evlog.files.format.hashes import hash_stream
+from evlog.files.format.hashes import hash_ids, hash_stream
 from evlog.files.format.headers import (
     FILE_HEADER_BYTES,
     KIND_IDS,
@@ -170,6 +170,19 @@ class Segments:
         else:
             return []
         return keys[bisect_left(keys, low) : bisect_left(keys, high)].tolist()
+
+    def removed_id_hashes(self, low: int, high: int) -> Iterator[list[int]]:
+        """Yield the hashes of ids from `low` to below `high` in each file of removed events."""
+        for file in self._removed_files():
+            yield file.id_hashes(low, high)
+
+    def removed_ids(self, uppers: Collection[int]) -> Iterator[tuple[str, bytes, int]]:
+        """Yield file, id and position of the removed events with one of these id hashes."""
+        for file in self._removed_files():
+            rows, ids = file.rows(), file.ids()
+            own = list(map(uppers.__contains__, hash_ids(ids)))
+            positions = compress(event_column(rows, "position"), own)
+            yield from zip(repeat(file.path), compress(ids, own), positions)
 
     def numbers_of_ids(self, place: int, uppers: Sequence[int]) -> Iterator[int]:
         """Yield the entries with these upper halves of an id's hash."""

@@ -9,8 +9,8 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from itertools import compress
-from operator import eq, gt, sub
+from itertools import chain, compress, repeat
+from operator import add, eq, gt, sub
 from zlib import crc32
 
 from evlog.errors import CorruptionError, EvlogError
@@ -104,6 +104,10 @@ def _compare(
     task: SegmentTask, removed: list[int], firsts: Sequence[int], lasts: Sequence[int], lost: int
 ) -> list[Finding]:
     """Compare rising positions with the runs that a log lacks; `lost` more may be missing."""
+    missing = sum(map(sub, lasts, firsts)) + len(firsts)
+    runs = map(range, firsts, map(add, lasts, repeat(1)))
+    if not lost and missing == len(removed) and removed == list(chain.from_iterable(runs)):
+        return []
     found = []
     places = [bisect_right(firsts, position) - 1 for position in removed]
     unknown = [
@@ -113,10 +117,10 @@ def _compare(
     ]
     twice = list(compress(removed, map(eq, removed, removed[1:])))
     if unknown or twice:
-        count = len(unknown) + len(twice)
-        detail = f"it names {count} removed events that the log still holds, or names them twice"
+        named = len(unknown) + len(twice)
+        detail = f"it names {named} removed events that the log still holds, or names them twice"
         found.append(kinds.damage(kinds.GONE, f"{task.name}.removed", None, (unknown or twice)[0], detail))
-    lacking = sum(map(sub, lasts, firsts)) + len(firsts) - (len(set(removed)) - len(set(unknown)))
+    lacking = missing - (len(set(removed)) - len(set(unknown)))
     if lacking > lost:
         detail = f"{lacking - lost} positions are neither in the log nor among the removed events"
         position = _first_lacking(removed, firsts, lasts)

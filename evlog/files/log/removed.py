@@ -140,6 +140,15 @@ class RemovedEvents:
         """Return the ids of all events, by group."""
         return event_ids(self.rows())
 
+    def id_hashes(self, low: int, high: int) -> list[int]:
+        """Return the hashes of ids from `low` to below `high`, by group."""
+        shape = self._shape
+        shift = 32 - shape.group_bits
+        starts = self._bytes(shape.starts_at, shape.streams_at).cast("I")
+        first, end = starts[low >> shift], starts[(high - 1 >> shift) + 1]
+        ids = event_ids(self.rows()[EVENT_BYTES * first : EVENT_BYTES * end])
+        return [id_hash for id_hash in hash_ids(ids) if low <= id_hash < high]
+
     def version_of(self, stream: str, stream_hash: int) -> int:
         """Return the last version of a stream that lost its last event here, else 0."""
         at = bisect_left(range(self._streams), stream_hash, key=self._stream_hash)

@@ -65,6 +65,7 @@ def change_removed(store: EventStore, change: Change, place: int | None = None) 
     Path(path).write_bytes(raw)
     facts = {"removed_events": len(rows), "removed_bytes": len(raw), "removed_crc": crc32(raw)}
     replace_info(store, place, info._replace(**facts))
+    Path(filter_path(store.path)).unlink(missing_ok=True)  # it has no key of a row that was added
 
 
 def remove(at: int) -> Change:

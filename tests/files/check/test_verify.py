@@ -103,14 +103,15 @@ def test_two_streams_with_one_hash_are_no_finding(store: EventStore, monkeypatch
     assert store.verify().ok
 
 
+def know_nothing(_: Any, append: Any) -> Plan:
+    ids = [event[1] for event in append.events]
+    return Plan(append, {}, ids, hash_ids(ids))
+
+
 @pytest.mark.parametrize("events", [3, 20])
 def test_an_id_that_was_written_twice_is_found(
     store: EventStore, monkeypatch: pytest.MonkeyPatch, events: int
 ) -> None:
-    def know_nothing(_: Any, append: Any) -> Plan:
-        ids = [event[1] for event in append.events]
-        return Plan(append, {}, ids, hash_ids(ids))
-
     fill(store, events)
     monkeypatch.setattr(Planner, "_find_known_locked", know_nothing)
     store.append("other", [new(1, id=number_id(0))])
@@ -118,6 +119,23 @@ def test_an_id_that_was_written_twice_is_found(
     assert finding.kind == "id"
     assert finding.position == events + 1
     assert "position 1 already" in finding.detail
+
+
+def test_an_id_of_a_removed_event_that_was_written_again_is_found(
+    filled: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled.delete_stream("s-0")
+    filled.compact()
+    with monkeypatch.context() as patch:
+        patch.setattr(Planner, "_find_known_locked", know_nothing)
+        filled.append("other", [new(1, id=number_id(0))])
+    fill_more(filled, 8)
+    for _ in range(2):  # the second time, both events are removed
+        (finding,) = filled.verify().findings
+        assert (finding.kind, finding.severity) == ("id", "damage")
+        assert finding.detail == f"id {number_id(0)} belongs to position 1 already"
+        filled.delete_stream("other")
+        filled.compact()
 
 
 def test_ids_with_the_same_fold_are_no_finding(store: EventStore) -> None:
