@@ -56,9 +56,7 @@ class Message(NamedTuple):
 class Session:
     """A connection, made within the given time. Raises Lost, Denied and NoResponder."""
 
-    def __init__(
-        self, address: Address, host: str, port: int, timeout_seconds: float = CONNECT_SECONDS
-    ) -> None:
+    def __init__(self, address: Address, host: str, port: int, timeout_seconds: float) -> None:
         self.info: dict[str, Any] = {}
         self.is_broken = False
         self.pid = os.getpid()
