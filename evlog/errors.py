@@ -571,12 +571,13 @@ class SubscriptionAhead(EvlogError):
 
 
 class CompactionRunning(EvlogError):
-    """Another process compacts the store."""
+    """Another process compacts the store, or verifies it after compactions have interrupted that."""
 
     exit_code = EXIT_BUSY
 
     def __init__(self, path: str) -> None:
-        super().__init__(f"{path} is being compacted by another process", "wait until that has finished")
+        problem = f"{path} is being compacted or verified by another process"
+        super().__init__(problem, "wait until that has finished")
         self.path = path
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from evlog.errors import StoreBusy
+from evlog.errors import CompactionRunning, StoreBusy
 from evlog.files.check import verify
-from evlog.files.disk.file_lock import FileLock
+from evlog.files.disk.file_lock import FileLock, SharedLock
 from evlog.files.format.paths import compaction_path
 from tests.support.helpers import fill, small_store
 
@@ -33,3 +33,15 @@ def test_after_a_few_attempts_no_compaction_begins_and_at_last_the_store_is_busy
     with pytest.raises(StoreBusy):
         verify.verify_store(path)
     assert free == [True] * 4 + [False] * 6
+
+
+def test_a_compaction_that_a_verify_keeps_out_names_both(memory_path: Path) -> None:
+    path = str(memory_path / "store")
+    with small_store(path) as store:
+        fill(store, 20)
+        store.compact()
+        with (
+            SharedLock(compaction_path(path), 0.0),
+            pytest.raises(CompactionRunning, match="compacted or verified by another process"),
+        ):
+            store.compact()
