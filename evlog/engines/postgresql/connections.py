@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 import re
 import select
 import threading
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 import psycopg
-from psycopg.conninfo import conninfo_to_dict
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.errors import error_from_result
 from psycopg.pq import ConnStatus, ExecStatus, PipelineStatus, TransactionStatus
 from psycopg.rows import tuple_row
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
 logging.getLogger("psycopg").addHandler(logging.NullHandler())
 
 _SCHEMA: Final = re.compile(r"[a-z_][a-z0-9_]{0,40}", re.ASCII)
+_CONNECT_SECONDS: Final = 10  # for each host; psycopg would wait 130
 _inherited: Final[list[Connection]] = []  # a parent's connections in a forked child, never closed
 
 
@@ -81,10 +83,12 @@ class Address:
             "postgresql", user.partition(":")[0] + at + host, parts.path, urlencode(shown, safe="*")
         )
         try:
-            conninfo_to_dict(self.conninfo)
+            given = conninfo_to_dict(self.conninfo)
         except psycopg.ProgrammingError as error:
             reason = str(error).strip().replace(parts.netloc or "***", "***")
             raise InvalidArgument(f"invalid URL {self.text} ({reason})") from None
+        if "connect_timeout" not in given and "PGCONNECT_TIMEOUT" not in os.environ:
+            self.conninfo = make_conninfo(self.conninfo, connect_timeout=_CONNECT_SECONDS)
 
     def sql(self, text: str, **parts: str) -> bytes:
         """Return a statement with `{schema}` and other parts filled in: the only place that builds one.

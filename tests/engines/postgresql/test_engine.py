@@ -14,11 +14,12 @@ from uuid import UUID, uuid4
 
 import psycopg
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 
 import evlog
 from evlog import NewEvent
 from evlog.engines.postgresql.appends import FLUSH
-from evlog.engines.postgresql.connections import Session
+from evlog.engines.postgresql.connections import Address, Session
 from evlog.engines.postgresql.engine import PostgresqlEngine
 from evlog.model.events import Event
 from tests.support.postgresql import PostgresqlServer
@@ -241,6 +242,18 @@ def test_an_unreachable_server_is_reported_in_one_printable_line() -> None:
     with pytest.raises(evlog.StoreUnreachable) as caught:
         evlog.open(f"postgresql://evlog@127.0.0.1:{free_port()}/evlog")
     assert str(caught.value).isprintable()  # libpq gives several lines, with tabs
+
+
+@pytest.mark.parametrize(("given", "environment", "waits"), [("", "", "10"), ("3", "", "3"), ("", "4", None)])
+def test_a_silent_server_is_not_waited_for_long(
+    monkeypatch: pytest.MonkeyPatch, given: str, environment: str, waits: str | None
+) -> None:
+    if environment:
+        monkeypatch.setenv("PGCONNECT_TIMEOUT", environment)  # libpq looks it up itself
+    else:
+        monkeypatch.delenv("PGCONNECT_TIMEOUT", raising=False)
+    address = Address("postgresql://here/shop" + (given and f"?connect_timeout={given}"))
+    assert conninfo_to_dict(address.conninfo).get("connect_timeout") == waits
 
 
 def test_a_password_is_never_shown(postgresql_url: Url) -> None:
