@@ -101,12 +101,17 @@ class Workers:
         return self.run_all([(function, own) for own in arguments], ahead=ahead, first=first)
 
     def run_in_order(
-        self, function: Function, arguments: Sequence[tuple[Any, ...]], *, ahead: int = 1
+        self,
+        function: Function,
+        arguments: Sequence[tuple[Any, ...]],
+        *,
+        ahead: int = 1,
+        first: Callable[[], None] | None = None,
     ) -> Iterator[Any]:
         """Yield the results of the same calls in the order of the arguments."""
         done: dict[int, Any] = {}
         wanted = 0
-        for at, result in self.run(function, arguments, ahead=ahead):
+        for at, result in self.run(function, arguments, ahead=ahead, first=first):
             done[at] = result
             while wanted in done:
                 yield done.pop(wanted)
@@ -233,7 +238,11 @@ class _Helper:
             sent: deque[tuple[int, int]] = deque()  # calls that are not answered, each with its size
             while self.alive:
                 while len(sent) < run.ahead and (at := run.maybe_take()) is not None:
-                    call = pickle.dumps(run.calls[at], pickle.HIGHEST_PROTOCOL)
+                    try:
+                        call = pickle.dumps(run.calls[at], pickle.HIGHEST_PROTOCOL)
+                    except Exception:  # noqa: BLE001 - for example no memory is left: it is made here
+                        run.results.put((at, False, None))
+                        continue
                     while sent and len(call) + sum(size for _, size in sent) > self._ahead_bytes:
                         run.results.put((sent.popleft()[0], *self._receive()))
                     sent.append((at, len(call)))

@@ -107,6 +107,28 @@ def test_a_helper_that_dies_under_way_is_not_missed() -> None:
         assert begun + list(run) == RESULTS
 
 
+@pytest.mark.parametrize("ahead", [1, 2])
+def test_a_call_that_cannot_be_pickled_is_made_here(ahead: int) -> None:
+    taken: list[int] = []
+    with Workers(2) as workers:
+        helper = workers._helpers[0]
+        wait_until(lambda: helper.ready)
+
+        def wait_until_the_helper_has_tried() -> None:
+            wait_until(lambda: not helper._thread.is_alive() or len(taken) > 0)
+
+        class Unpicklable:
+            def __reduce__(self) -> str:
+                taken.append(1)
+                raise MemoryError
+
+        calls = [(Unpicklable(),) for _ in range(20)]
+        results = workers.run_in_order(id, calls, ahead=ahead, first=wait_until_the_helper_has_tried)
+        assert list(results) == [id(value) for (value,) in calls]
+        assert list(workers.run_in_order(divmod, TASKS, ahead=ahead)) == RESULTS
+        assert workers.count == 2
+
+
 @pytest.mark.parametrize("count", [1, 3])
 def test_an_error_in_a_helper_is_raised_here(count: int) -> None:
     with Workers(count) as workers, pytest.raises(ZeroDivisionError):
