@@ -47,7 +47,7 @@ def test_what_is_imported_is_declared_and_what_is_declared_is_imported() -> None
     declared = names_of([*PROJECT["dependencies"], *(need for extra in for_users for need in extras[extra])])
     assert third_party_imports(ROOT / "evlog") == declared
     for_tests = declared | names_of(extras["test"])
-    assert third_party_imports(ROOT / "tests", but=benchmarks) <= for_tests
+    assert third_party_imports(ROOT / "tests", but=benchmarks) <= for_tests | {"xdist"}  # of pytest-xdist
     assert third_party_imports(benchmarks) <= for_tests | names_of(extras["bench"]) | {"nats"}  # of nats-py
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import os
 import pickle
@@ -23,7 +22,7 @@ from evlog.errors import StoreClosed, WrongExpectedVersion
 from evlog.files.disk.files import Disk, WriteFile
 from evlog.files.log.parts import SealedParts
 from evlog.model.encoding import encode_events
-from tests.support.helpers import engine_of, fill, new, number_id, numbers, small_store
+from tests.support.helpers import engine_of, fill, new, number_id, numbers, open_files, small_store
 
 # --- closing
 
@@ -73,12 +72,8 @@ def test_store_is_closed_at_the_end_of_its_block_and_its_files_with_it(memory_pa
 
 def open_files_below(path: Path) -> list[str]:
     """The files in a directory that this process has open or mapped."""
-    opened = []
-    for descriptor in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(FileNotFoundError):  # the one of this list
-            opened.append(os.readlink(f"/proc/self/fd/{descriptor}"))
     mapped = [line.split(maxsplit=5)[-1] for line in Path("/proc/self/maps").read_text().splitlines()]
-    return sorted({name for name in [*opened, *mapped] if name.startswith(f"{path}/")})
+    return open_files(f"{path}/") + [name for name in mapped if name.startswith(f"{path}/")]
 
 
 def test_path_may_be_a_path_object_or_relative(memory_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -96,6 +97,18 @@ def flip_bit(path: Path, place: int | bytes, after: int = 0) -> None:
     content = bytearray(path.read_bytes())
     content[(content.rindex(place) if isinstance(place, bytes) else place) + after] ^= 1
     path.write_bytes(content)
+
+
+def open_files(*begins: str | Path) -> list[str]:
+    """The files that this process has open, one for each descriptor, if their names begin with one of these.
+
+    Threads of earlier tests may open and close others at any time.
+    """
+    names = []
+    for descriptor in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):  # the one of this list
+            names.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+    return sorted(name for name in names if name.startswith(tuple(map(str, begins))))
 
 
 def frames_of(log: Path) -> bytes:

@@ -21,6 +21,7 @@ from evlog.errors import LockLost, LockTimeout, StoreAccessDenied, StoreNotFound
 from evlog.files.disk.file_lock import FileLock, SharedLock
 from evlog.files.disk.files import Disk, WriteFile
 from tests.support.contention import wait_until
+from tests.support.helpers import open_files
 
 HOLDER = """
 import sys
@@ -153,13 +154,13 @@ def test_timeouts_leave_no_thread_and_no_descriptor(path: str) -> None:
     first.acquire()
     late = FileLock(path, 0.03)
     late.open()
-    files, threads = set(os.listdir("/proc/self/fd")), set(threading.enumerate())
+    files, threads = open_files(path), set(threading.enumerate())
     for _ in range(5):
         with pytest.raises(LockTimeout):
             late.acquire()
         with SharedLock(path, 0.03) as alone:
             assert not alone
-    assert set(os.listdir("/proc/self/fd")) <= files  # some may be closed now, of earlier tests
+    assert open_files(path) == files
     assert set(threading.enumerate()) <= threads
     first.release()
     with FileLock(path, 0):
