@@ -159,18 +159,19 @@ def _read_from(entries: StreamEntries, number: int, low: int, most: int) -> Sequ
         _TooLong: they have more bytes than are read at once.
     """
     pieces: list[bytes] = []
+    found: Sequence[bytes] = ()
     count = read_bytes = 0
     while True:
         part, numbers, size = entries.within(number)
         high = min(size, low + most - count)
         while low < high:
+            read_bytes += sum(map(len, found))  # mostly nothing was read before
             if read_bytes > BYTES_AT_ONCE:
                 raise _TooLong
             found, taken = part.segment.pieces(numbers[low:high])
             pieces += found
             count += taken
             low += taken
-            read_bytes += sum(map(len, found))
         if count == most or number == entries.last:
             return unpack_records(pieces, count) if count else ()
         number, low = number + 1, 0

@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from operator import itemgetter
 from zlib import crc32
 
 from evlog.errors import CorruptionError, NotAStore, UnsupportedFormat
@@ -71,7 +70,6 @@ RECORDS_AT_ONCE: Final = 256
 _MANY_EVENTS: Final = 16
 BYTES_AT_ONCE: Final = 1 << 20
 _LEAST_RUN: Final = 4  # more neighbours than these are read as one
-_FAR_ENTRIES: Final = 64  # this far from each other, each entry is in a page of memory of its own
 _WINDOW_BYTES: Final = 1 << 16
 _FIRST_RECORDS: Final = 32  # so that one page, or one event, does not cost more
 
@@ -230,10 +228,6 @@ class Segment:
                 at, length, before, after = place(entries, first * ENTRY_BYTES)
                 if 0 < length <= most and crc32(raw := log[at : at + length], before) == after:
                     return [raw], 1
-            if count > _LEAST_RUN and last - first > count * _FAR_ENTRIES:
-                # Touched in a loop of a few instructions, several are fetched from memory at once: a read of
-                # streams at random takes 4 % less.
-                itemgetter(*[number * ENTRY_BYTES for number in numbers])(entries)
             raws = [
                 raw
                 for number in numbers
