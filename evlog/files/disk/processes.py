@@ -101,17 +101,12 @@ class Workers:
         return self.run_all([(function, own) for own in arguments], ahead=ahead, first=first)
 
     def run_in_order(
-        self,
-        function: Function,
-        arguments: Sequence[tuple[Any, ...]],
-        *,
-        ahead: int = 1,
-        first: Callable[[], None] | None = None,
+        self, function: Function, arguments: Sequence[tuple[Any, ...]], *, ahead: int = 1
     ) -> Iterator[Any]:
         """Yield the results of the same calls in the order of the arguments."""
         done: dict[int, Any] = {}
         wanted = 0
-        for at, result in self.run(function, arguments, ahead=ahead, first=first):
+        for at, result in self.run(function, arguments, ahead=ahead):
             done[at] = result
             while wanted in done:
                 yield done.pop(wanted)

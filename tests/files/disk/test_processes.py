@@ -123,8 +123,8 @@ def test_a_call_that_cannot_be_pickled_is_made_here(ahead: int) -> None:
                 raise MemoryError
 
         calls = [(Unpicklable(),) for _ in range(20)]
-        results = workers.run_in_order(id, calls, ahead=ahead, first=wait_until_the_helper_has_tried)
-        assert list(results) == [id(value) for (value,) in calls]
+        results = dict(workers.run(id, calls, ahead=ahead, first=wait_until_the_helper_has_tried))
+        assert results == {at: id(value) for at, (value,) in enumerate(calls)}
         assert list(workers.run_in_order(divmod, TASKS, ahead=ahead)) == RESULTS
         assert workers.count == 2
 
