@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 import os
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from zlib import crc32
 
 from evlog.errors import CorruptionError, EvlogError
@@ -212,19 +212,25 @@ class ActiveSegment(Segment):
         crc = crc32(loaded, self.index_crc)
         if crc != header.index_crc:
             return
-        old_end = self.end
+        end = frame + FRAME_HEADER_BYTES + header.length
+        self.durable = max(self.durable, header.durable)
+        if check_frames:
+            sound = self._sound_end(loaded, max(self.end, durable_offset, self.durable), end)
+            if sound < end:
+                count = bisect_left(range(count), sound, key=lambda number: _frame_in(loaded, number))
+                if not count:
+                    return
+                del loaded[count * ENTRY_BYTES :]
+                crc, end, frame = crc32(loaded, self.index_crc), sound, _frame_in(loaded, count - 1)
         if self.entries:
             self.entries += loaded
         else:
             self.entries = loaded  # megabytes, perhaps: a copy would cost as much as the reading
         self.count += count
         self.entries_on_disk = self.count
-        self.end = frame + FRAME_HEADER_BYTES + header.length
+        self.end = end
         self._last_at = frame
         self.index_crc = crc
-        self.durable = max(self.durable, header.durable)
-        if check_frames:
-            self._check_unsynced(max(old_end, min(max(durable_offset, self.durable), self.end)))
 
     def _read_offsets(self, length: int | None = None) -> bytearray:
         """Return what .offsets holds after the known entries; nothing if it is damaged."""
@@ -252,7 +258,7 @@ class ActiveSegment(Segment):
         """Return header (if it is there) and offset of the frame that the last of `count` entries names."""
         if not count:
             return None, 0
-        frame = ENTRY_FRAME.unpack_from(loaded, (count - 1) * ENTRY_BYTES)[0]
+        frame = _frame_in(loaded, count - 1)
         if not self.end <= frame < size:
             return None, frame
         try:
@@ -263,25 +269,24 @@ class ActiveSegment(Segment):
             return None, frame
         return header, frame
 
-    def _check_unsynced(self, offset: int) -> None:
-        """Read the frames from the offset to `end`; what follows a damaged one is not taken in."""
-        number = bisect_left(range(self.count), offset, key=self._frame_offset)
-        if offset < self.end and self._frame_offset(number % self.count) != offset:
-            # A mark of another log, perhaps copied: begin with the frame around it.
-            offset = self._frame_offset(max(number - 1, 0))
-            number = bisect_left(range(self.count), offset, key=self._frame_offset)
-        while offset < self.end:
+    def _sound_end(self, loaded: bytearray, synced: int, end: int) -> int:
+        """Return where the first damaged frame between two offsets begins; `end` if there is none.
+
+        Checked before the entries are taken in: other threads build look-ups over these, which cannot shrink.
+        """
+        if synced >= end:
+            return end
+        # A mark of another log, perhaps copied, names no frame's offset: begin with the frame around it.
+        count = len(loaded) // ENTRY_BYTES
+        last = bisect_right(range(count), synced, key=lambda number: _frame_in(loaded, number)) - 1
+        offset = _frame_in(loaded, max(last, 0))
+        while offset < end:
             try:
-                header = self._read_frame(offset, self.end)[0]
+                header = self._read_frame(offset, end)[0]
             except FormatFault:
-                del self.entries[number * ENTRY_BYTES :]
-                self.count = self.entries_on_disk = number
-                self.index_crc = crc32(self.entries)
-                self.end = offset
-                self._last_at = self._frame_offset(number - 1) if number else offset
-                return
-            number += header.events
+                break
             offset += FRAME_HEADER_BYTES + header.length
+        return offset
 
     def _holds_last_frame(self) -> bool:
         """Return whether the last known frame is still there: its running CRC proves all before it."""
@@ -386,3 +391,9 @@ class ActiveSegment(Segment):
         """Return the error for a log that was acknowledged beyond its last whole frame."""
         detail = f"{self.fault or 'the log ends'}, though it was synced up to offset {durable_offset}"
         return CorruptionError(self.log_path, self.end, detail, self.first_position + self.count)
+
+
+def _frame_in(rows: bytearray, number: int) -> int:
+    """Return the offset of the frame that one of some entries names."""
+    offset: int = ENTRY_FRAME.unpack_from(rows, number * ENTRY_BYTES)[0]
+    return offset

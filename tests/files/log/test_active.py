@@ -12,12 +12,24 @@ import evlog
 from evlog import EventStore, NewEvent
 from evlog.errors import CorruptionError
 from evlog.files.format.entries import ENTRY_BYTES
-from evlog.files.format.frames import FRAME_MAGIC
-from evlog.files.format.headers import FILE_HEADER_BYTES
+from evlog.files.format.frames import FRAME_MAGIC, FrameHeader, check_body
+from evlog.files.format.hashes import hash_stream
+from evlog.files.format.headers import FILE_HEADER_BYTES, KIND_STREAMS
 from evlog.files.log import active as active_module
 from evlog.files.log.active import ActiveSegment
 from evlog.files.log.log import Log
-from tests.support.helpers import engine_of, facts, fill, frames_of, new, numbers, segment_files, small_store
+from evlog.files.log.parts import ActivePart
+from tests.support.helpers import (
+    engine_of,
+    facts,
+    fill,
+    flip_bit,
+    frames_of,
+    new,
+    numbers,
+    segment_files,
+    small_store,
+)
 
 
 @pytest.fixture
@@ -219,6 +231,33 @@ def test_frames_that_are_known_to_be_synced_are_never_cut(store: EventStore) -> 
                 list(other.read_all())
         assert log.stat().st_size == len(whole)
         log.write_bytes(whole)
+
+
+def test_entries_of_a_damaged_frame_are_never_looked_up(
+    store: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also by a thread that comes while the frame is read: what it keeps of the entries cannot shrink."""
+    (log,) = segment_files(store, "log")
+    Path(store.path, "durable").unlink()
+    known = active(store)
+    part = ActivePart(ActiveSegment(store.path, known.header.store_id, known.info))
+    flip_bit(log, len(frames_of(log)) - 1)
+    seen = []
+
+    def check_body_meanwhile(header: FrameHeader, body: bytes) -> None:
+        seen.append(part.index.keys(KIND_STREAMS))
+        check_body(header, body)
+
+    monkeypatch.setattr(active_module, "check_body", check_body_meanwhile)
+    assert part.segment.refresh(0)
+    monkeypatch.undo()
+    assert (part.count, seen[0]) == (9, [])
+    with evlog.open(store.path) as other:
+        other.append("s-0", [new()] * 3)
+    assert part.segment.refresh(0)
+    fresh = Log(store.path).active
+    hashes = [hash_stream("s-0"), hash_stream("s-1")]
+    assert part.index.last_numbers(KIND_STREAMS, hashes) == fresh.index.last_numbers(KIND_STREAMS, hashes)
 
 
 def test_large_active_segment_is_read_in_windows(memory_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
