@@ -1,10 +1,9 @@
 """Writing one sealed segment in the place of one or several, without the removed events.
 
 Records that stay are copied byte for byte into frames of many, without being decoded; of those whose content
-is erased, what stays is written. Each removed event
-leaves a row in the .removed file. The files are synced, but no manifest names them yet: a crash leaves files
-that mean nothing, and the same work done again writes the same bytes. One segment is open at a time. Nothing
-here takes a lock.
+is erased, what stays is written. Each removed event leaves a row in the .removed file. The files are synced,
+but no manifest names them yet: a crash leaves files that mean nothing, and the same work done again writes
+the same bytes. One segment is open at a time. Nothing here takes a lock.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from struct import Struct
 from typing import Final, NamedTuple
 from zlib import crc32
 
-from evlog.errors import CorruptionError
+from evlog.errors import CorruptionError, EvlogError
 from evlog.files.compaction.plan import SegmentPlan
 from evlog.files.disk.files import Disk, WriteFile
 from evlog.files.disk.processes import Workers
@@ -164,7 +163,7 @@ def rewrite(
             emptied.update((stream[0], stream) for stream in former.streams())
         emptied.update((stream[0], stream) for stream in segment.emptied)
     for result in islice(results, sum(len(_ranges_of(segment)) for segment in group)):
-        if isinstance(result, CorruptionError):
+        if isinstance(result, EvlogError):
             raise result
         removed.append(result.removed)
         tags += result.tags
@@ -227,7 +226,7 @@ class ReadResult(NamedTuple):
     read_bytes: int  # records and entries
 
 
-ReadResults = Generator["ReadResult | CorruptionError", None, None]
+ReadResults = Generator["ReadResult | EvlogError", None, None]
 
 
 def read_groups(log: Log, groups: Sequence[Sequence[SegmentPlan]], workers: Workers) -> ReadResults:
@@ -274,11 +273,11 @@ def _open(ref: SegmentRef) -> SealedSegment:
 
 def _try_to_read(
     ref: SegmentRef, low: int, high: int, bits: int, flags: bytes, erased: tuple[int, ...]
-) -> ReadResult | CorruptionError:
+) -> ReadResult | EvlogError:
     try:
         return read_range(ref, low, high, bits, flags, erased)
-    except CorruptionError as damage:
-        return damage
+    except EvlogError as error:
+        return error
 
 
 def read_range(

@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +18,20 @@ from evlog.errors import (
     CompactionRunning,
     CorruptionError,
     IdConflict,
+    StoreIOError,
     StreamTombstoned,
     SubscriptionBehind,
     WrongExpectedVersion,
 )
+from evlog.files.compaction import rewrite
 from evlog.files.disk.file_lock import FileLock
-from evlog.files.disk.processes import Workers
+from evlog.files.disk.processes import Call, Workers
+from evlog.files.format.manifest import SegmentInfo
 from evlog.files.format.paths import compaction_path
 from evlog.files.log.log import Log
 from evlog.files.log.manifest_file import read_manifest
+from evlog.files.log.parts import open_sealed
+from evlog.files.log.sealed_segment import SealedSegment
 from evlog.model.appends import AppendRequest
 from tests.support.forge import replace_info
 from tests.support.helpers import (
@@ -623,6 +628,39 @@ def test_segments_before_a_damaged_event_are_compacted(
         assert caught.value.path == str(path)
         assert [file.name[20:] for file in segment_files(store, "removed")] == [".1.removed"]
         assert segment_files(store, "log")[1] == path
+
+
+@pytest.mark.exact_hashes
+def test_segments_before_one_that_cannot_be_read_are_compacted(
+    store: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the reason, and also if a helper reads the later segment first."""
+
+    def open_but_one(store: str, store_id: bytes, info: SegmentInfo) -> SealedSegment:
+        if info.path(store, "log") == str(path):
+            raise StoreIOError(str(path), "Input/output error")
+        return open_sealed(store, store_id, info)
+
+    def run_backwards(
+        _: Workers, calls: Sequence[Call], *, ahead: int, first: Callable[[], None] | None
+    ) -> Iterator[tuple[int, Any]]:
+        assert ahead
+        if first is not None:
+            first()
+        for at, (function, arguments) in reversed(list(enumerate(calls))):
+            yield at, function(*arguments)
+
+    monkeypatch.setattr("evlog.files.compaction.compact._BYTES_WORTH_HELPERS", 0)
+    monkeypatch.setattr("evlog.files.compaction.compact.core_count", lambda: 2)
+    monkeypatch.setattr(Workers, "run_all", run_backwards)
+    monkeypatch.setattr(rewrite, "open_sealed", open_but_one)
+    fill(store, 30)
+    store.set_retention("s-0", max_count=1)
+    path = segment_files(store, "log")[1]
+    with pytest.raises(StoreIOError) as caught:
+        store.compact()
+    assert caught.value.path == str(path)
+    assert [file.name[20:] for file in segment_files(store, "removed")] == [".1.removed"]
 
 
 def test_removed_events_that_the_manifest_counts_otherwise_are_damage(store: EventStore) -> None:
