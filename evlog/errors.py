@@ -628,17 +628,21 @@ class Unsupported(EvlogError):
 
 
 class StoreIsMirror(EvlogError):
-    """The store is a mirror: only what its source has may be written to it. Nothing was changed."""
+    """The store is a mirror or an unfinished fork: it takes only its source's events. Nothing was changed."""
 
     exit_code = EXIT_UNSUPPORTED
 
-    def __init__(self, path: str, mirror_of: str) -> None:
-        super().__init__(
-            f"{path} is a mirror of store {mirror_of}",
-            "use that store; `evlog help mirror` says how a mirror ends",
-        )
+    def __init__(self, path: str, mirror_of: str, *, is_unfinished_fork: bool = False) -> None:
+        if is_unfinished_fork:
+            super().__init__(f"{path} is an unfinished fork", "run the same `evlog fork` again, or remove it")
+        else:
+            super().__init__(
+                f"{path} is a mirror of store {mirror_of}",
+                "use that store; `evlog help mirror` says how a mirror ends",
+            )
         self.path = path
         self.mirror_of = mirror_of
+        self.is_unfinished_fork = is_unfinished_fork
 
 
 class StoreMoved(EvlogError):

@@ -77,7 +77,11 @@ SAMPLES: list[tuple[EvlogError, int, dict[str, Any]]] = [
     (errors.StoreClosed("p"), 1, {"path": "p"}),
     (errors.UnsupportedFormat("p", 2, 1), 10, {"path": "p", "found": 2, "supported": 1}),
     (errors.Unsupported("e", "o"), 10, {"engine": "e", "operation": "o"}),
-    (errors.StoreIsMirror("p", "i"), 10, {"path": "p", "mirror_of": "i"}),
+    (
+        errors.StoreIsMirror("p", "i", is_unfinished_fork=True),
+        10,
+        {"path": "p", "mirror_of": "i", "is_unfinished_fork": True},
+    ),
     (errors.StoreMoved("p", "a"), 10, {"path": "p", "moved_to": "a"}),
     (errors.StoreDiverged("copy", "store", 7), 3, {"path": "copy", "source": "store", "position": 7}),
     (errors.MirrorConflict("s", "d", "r", "a"), 3, {"source": "s", "destination": "d", "reason": "r"}),

@@ -19,7 +19,7 @@ In a pipe it is one JSON object; positions are 0 and times null while the store 
 the streams and categories for which `evlog retain` has set something; deleted streams are counted apart.
 "saved_bytes" is how many bytes `evlog compact --compress` saved in "compressed_segments".
 "capabilities" say what the store's engine can do, and what an append survives. A mirror has "mirror_of", a
-store that was moved has "moved_to".
+fork that was interrupted "unfinished_fork", a store that was moved "moved_to".
 
 \b
   evlog info
@@ -38,7 +38,10 @@ def command(given: Given) -> None:
         info, can, standing = store.info(), store.capabilities, store.standing
     row = info._asdict() | {"first_time": _us(info.first_time), "last_time": _us(info.last_time)}
     row["capabilities"] = vars(can)
-    row |= {name: text for name, text in standing._asdict().items() if text}
+    if standing.is_unfinished_fork:
+        row["unfinished_fork"] = True
+    else:
+        row |= {name: text for name, text in standing._asdict().items() if text}
     print_one(given, row, list(row), cells=_CELLS)
 
 

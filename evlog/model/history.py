@@ -21,9 +21,21 @@ class Standing(NamedTuple):
     """What a store is to others. Where a field is set, the store refuses every change but a mirror's."""
 
     mirror_of: str = ""
-    """the id of the store that it is an identical copy of"""
+    """the id of the store that it is an identical copy of; for an unfinished fork: `fork_id` of that"""
     moved_to: str = ""
     """the address, without a password, of the store that has taken its place"""
+
+    @property
+    def is_unfinished_fork(self) -> bool:
+        """Whether it has a part of what a fork was to copy."""
+        return self.mirror_of[14:15] == "5"  # the version of a UUID; no engine gives a store such an id
+
+
+def fork_id(source_id: str) -> str:
+    """Return what an unfinished fork is a mirror of: no store has this id, so no mirror continues it."""
+    from uuid import UUID, uuid5
+
+    return str(uuid5(UUID(source_id), "fork"))
 
 
 class RemovedRecord(NamedTuple):
@@ -45,7 +57,7 @@ class HistoryPiece:
     """The history of a store after position `after`, up to and including `end`, in position order.
 
     Args:
-        source_id: the id of the store that it is from.
+        source_id: the id of the store that it is from; for a fork: `fork_id` of it.
         events: what is there; `frames` says of each the position of the first event of its append.
         removed: the events that were removed. Positions of neither kind are lost at the source, too.
     """
@@ -83,4 +95,4 @@ def refusal(address: str, standing: Standing) -> EvlogError:
     """Return the error for a change of a store that refuses changes."""
     if standing.moved_to:
         return StoreMoved(address, standing.moved_to)
-    return StoreIsMirror(address, standing.mirror_of)
+    return StoreIsMirror(address, standing.mirror_of, is_unfinished_fork=standing.is_unfinished_fork)

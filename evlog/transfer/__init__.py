@@ -1,7 +1,7 @@
 """Moving events between stores: mirrors. Built on the public store and the seam of `evlog/engine.py`.
 
 mirrors.py         `mirror` and `Mirror`: copies one store into another, exactly once. Read this first
-targets.py         what is appended to: an identical copy, or a store to merge into
+targets.py         what is appended to: an identical copy, a fork, or a store to merge into
 pieces.py          the source's history in pieces, read ahead
 subscriptions.py   what named subscriptions keep, copied
 compare.py         both stores, event by event

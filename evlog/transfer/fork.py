@@ -1,18 +1,19 @@
 """A store of its own that begins with another one's history: for trying things out.
 
-It is an unfinished mirror that is opened: so it can be killed and run again until it is a store.
+It is copied as a mirror is, and then opened: so it can be killed and run again until it is a store. Until
+then it is a mirror of `fork_id`, which no mirror continues and no promotion opens.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from evlog.errors import InvalidArgument, MirrorConflict
-from evlog.model.history import Standing
+from evlog.errors import InvalidArgument
 from evlog.model.named import NamedTuple
 from evlog.model.redaction import since
 from evlog.store import EventStore
-from evlog.transfer.mirrors import Mirror, promote
+from evlog.transfer.mirrors import Mirror
+from evlog.transfer.targets import OPEN, ForkTarget
 
 if TYPE_CHECKING:
     from evlog.engine import Progress
@@ -46,26 +47,33 @@ def fork(
 
     Raises:
         InvalidArgument: the source does not reach `at`, or both are the same store.
-        MirrorConflict: the destination holds events of its own.
+        MirrorConflict: the destination holds events of its own, is a mirror, or a fork of another store.
         MirrorBusy, MirrorLimit: as `mirror`.
     """
     to = last_position(source, at)
-    copying = Mirror(source, destination)
-    engine = destination.engine
-    if engine.standing == Standing() and destination.head:
-        raise MirrorConflict(
-            source.path, destination.path, "it holds events already", "fork into a new directory"
-        )
-    with copying:
-        if destination.head > to:
-            raise MirrorConflict(
-                source.path, destination.path, f"it goes beyond position {to}", "fork into a new directory"
-            )
-        copying.copy_history(to, progress)
-        done = copying.result
-    promote(destination)
+    with _Copying(source, destination) as copying:
+        copying.open_at(to, progress)
+    done = copying.result
     _name_redacted(source, destination, to)
-    return ForkResult(engine.store_id, done.position, done.events)
+    return ForkResult(destination.engine.store_id, done.position, done.events)
+
+
+class _Copying(Mirror):
+    """The copying of a fork."""
+
+    _identical = ForkTarget
+
+    def open_at(self, to: int, progress: Progress | None) -> None:
+        """Copy up to a position, and let the destination take appends; durable when this returns."""
+        if self._position > to:
+            self._target.conflict(f"it goes beyond position {to}", "fork into a new directory")
+        self.copy_history(to, progress)
+        if not self._destination.change_standing(self._target.standing, OPEN):
+            self._target.conflict("it was opened meanwhile", "fork into a new directory")
+
+    def _has_moved(self) -> bool:
+        """Return False: a fork never opens what its source has moved to."""
+        return False
 
 
 def _name_redacted(source: EventStore, destination: EventStore, to: int) -> None:

@@ -3,7 +3,8 @@
 1. An identical mirror has the source's positions, so its own end says up to where the source was copied. A
    piece is appended only after that end: nothing comes twice, and nothing is left out, whenever a run is
    killed. A restart asks the destination alone.
-2. The destination keeps whose mirror it is, and refuses every other change until `cutover`.
+2. The destination keeps whose mirror it is, and refuses every other change until `cutover`. A fork is copied
+   in the same way (`fork.py`), under an id of its own, so that neither continues the other.
 3. A merge gives new positions, versions and times. Each of its appends also writes, into a stream of the
    store's own, up to which position of the source it came. Ids deduplicate what was there before.
 4. Only one mirror at a time writes to a destination: it holds the lock of a subscription's name.
@@ -133,12 +134,15 @@ def promote(store: EventStore) -> None:
     A source that was cut over takes appends again, too: for when its new place is given up.
 
     Raises:
-        InvalidArgument: it is neither. MirrorBusy: a mirror is writing to it.
+        InvalidArgument: it is neither. StoreIsMirror: it is an unfinished fork.
+        MirrorBusy: a mirror is writing to it.
     """
     engine = store.engine
     standing = engine.standing
     if standing == OPEN:
         raise InvalidArgument(f"{engine.address} is not a mirror; it takes appends already")
+    if standing.is_unfinished_fork:
+        raise refusal(engine.address, standing)
     lock = acquire_lock(engine)
     try:
         if not engine.change_standing(standing, OPEN):
@@ -168,6 +172,8 @@ class Mirror:
         MirrorBusy, MirrorConflict: as `mirror`; from entering it.
     """
 
+    _identical = IdenticalTarget
+
     def __init__(
         self,
         source: EventStore,
@@ -181,7 +187,7 @@ class Mirror:
         if self._source.store_id == self._destination.store_id:
             raise InvalidArgument("source and destination are the same store; name two")
         self._merge = merge
-        self._target = (MergeTarget if merge else IdenticalTarget)(self._source, self._destination)
+        self._target = (MergeTarget if merge else self._identical)(self._source, self._destination)
         self._piece_events = min(piece_events, self._target.most_events or piece_events)
         self._lock: CheckpointStore | None = None  # held while it is entered
         self._feed: Feed | None = None

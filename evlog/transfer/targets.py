@@ -13,7 +13,7 @@ from evlog.errors import MirrorConflict, MirrorLimit
 from evlog.model.appends import AppendRequest
 from evlog.model.events import JSON_CODE
 from evlog.model.filters import LogSelection, StreamSelection
-from evlog.model.history import Standing, refusal
+from evlog.model.history import Standing, fork_id, refusal
 from evlog.model.json_text import decode_json, encode_json
 from evlog.model.named import NamedTuple
 from evlog.model.redaction import maybe_decode_redaction
@@ -47,11 +47,17 @@ class Target:
     def __init__(self, source: Engine, destination: Engine) -> None:
         self.source = source
         self.destination = destination
+        self.source_id = source.store_id  # as the destination knows it
         self.most_events = self._most_events(destination.capabilities)
 
     def _most_events(self, capabilities: Capabilities) -> int | None:
         """Return how many events one append can have; None: any number."""
         return capabilities.max_mirrored_events
+
+    @property
+    def standing(self) -> Standing:
+        """The standing that the destination has while it is written to."""
+        return OPEN
 
     def begin(self, *, claim: bool) -> int:
         """Return up to which position everything is copied.
@@ -111,6 +117,12 @@ class IdenticalTarget(Target):
     """
 
     _copied_before = 0  # by the present range of positions; 0: nothing of it can have been removed
+    _elsewhere = "use an empty destination, or merge into it"
+
+    @property
+    def standing(self) -> Standing:
+        """That of a mirror of the source."""
+        return Standing(mirror_of=self.source_id)
 
     def begin_range(self, after: int) -> None:
         """Note up to where was copied before the source is read again."""
@@ -119,7 +131,7 @@ class IdenticalTarget(Target):
     def begin(self, *, claim: bool) -> int:
         """Return the end of the mirror, whose last event must be the source's."""
         source, destination = self.source, self.destination
-        standing, own = destination.standing, Standing(mirror_of=source.store_id)
+        standing, own = destination.standing, self.standing
         if standing.moved_to:
             raise refusal(destination.address, standing)
         position = destination.head()
@@ -128,12 +140,14 @@ class IdenticalTarget(Target):
                 return 0
             if destination.change_standing(OPEN, own, head=0):
                 standing = own
+        if standing == OPEN:
+            self.conflict("it holds other events", self._elsewhere)
         if standing != own:
-            other = f"it is a mirror of store {standing.mirror_of}"
-            self.conflict(
-                other if standing.mirror_of else "it holds other events",
-                "use an empty destination, or merge into it",
-            )
+            reason = f"it is a mirror of store {standing.mirror_of}"
+            if standing.is_unfinished_fork:
+                is_ours = standing.mirror_of == fork_id(source.store_id)
+                reason = f"it is an unfinished fork of {'the source' if is_ours else 'another store'}"
+            self.conflict(reason, "use an empty destination")
         last = next(destination.read_all(LogSelection.last(position)), None)
         if position > source.head() or (last is not None and not knows(source, last.position, last.id_bytes)):
             self.conflict(
@@ -141,7 +155,7 @@ class IdenticalTarget(Target):
                 "use an empty destination; one of the two was restored from an older copy",
             )
         if claim and destination.versions([REDACTIONS_STREAM])[0]:
-            destination.remove_history(source.store_id, [])  # a run that was killed may have left it to do
+            destination.remove_history(self.source_id, [])  # a run that was killed may have left it to do
         return position
 
     def append(self, piece: HistoryPiece) -> Copied:
@@ -151,9 +165,10 @@ class IdenticalTarget(Target):
             removed += self._remove(self._copied_before)
             self._copied_before = 0
             compacted = True
+        piece.source_id = self.source_id
         self.destination.append_history(piece)
         if compacted:  # redactions came in this piece, too
-            self.destination.remove_history(self.source.store_id, [])
+            self.destination.remove_history(self.source_id, [])
         return Copied(len(piece.events), 0, removed, piece.lost)
 
     def _remove(self, to: int) -> int:
@@ -161,12 +176,22 @@ class IdenticalTarget(Target):
         known = {each.position for each in self.destination.read_removed(0, to)}
         found = [each for each in self.source.read_removed(0, to) if each.position not in known]
         if found:
-            self.destination.remove_history(self.source.store_id, found)
+            self.destination.remove_history(self.source_id, found)
         return len(found)
 
     def compare(self, progress: Progress | None) -> Comparison:
         """Compare both stores by position."""
         return compare(self.source, self.destination, progress)
+
+
+class ForkTarget(IdenticalTarget):
+    """An identical copy that will go its own way: no mirror continues it, and it continues no mirror."""
+
+    _elsewhere = "fork into a new directory"
+
+    def __init__(self, source: Engine, destination: Engine) -> None:
+        super().__init__(source, destination)
+        self.source_id = fork_id(source.store_id)
 
 
 class MergeTarget(Target):

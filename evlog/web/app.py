@@ -176,7 +176,8 @@ class _Answers:
                 "path": store.path,
                 "version": __version__,
                 "capabilities": vars(can),
-                "mirror_of": standing.mirror_of,
+                "mirror_of": "" if standing.is_unfinished_fork else standing.mirror_of,
+                "unfinished_fork": standing.is_unfinished_fork,
                 "moved_to": standing.moved_to,
                 "kept": [
                     {"name": name, "category": stream is None, **kept._asdict()}

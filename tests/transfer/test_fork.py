@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import UUID
@@ -11,8 +14,7 @@ import pytest
 import evlog
 from evlog.errors import InvalidArgument, MirrorConflict, StoreIsMirror
 from evlog.store import EventStore
-from evlog.transfer import fork
-from evlog.transfer.mirrors import Mirror
+from evlog.transfer import fork, mirror, promote
 from tests.support.helpers import new, number_id, small_store
 
 
@@ -71,19 +73,89 @@ def test_a_part_of_an_append_is_copied(source: EventStore, out: EventStore) -> N
     assert [event.data for event in out.read_all(after=at - 2)] == [b"20", b"21"]
 
 
+class Killed(Exception):
+    pass
+
+
+def kill(_done: int, _total: int) -> None:
+    """End a fork that has copied everything, and is not a store of its own yet."""
+    raise Killed
+
+
+def begin_fork(source: EventStore, out: EventStore, at: int) -> None:
+    with pytest.raises(Killed):
+        fork(source, out, at=at, progress=kill)
+
+
 def test_a_fork_that_was_killed_is_run_again(source: EventStore, out: EventStore) -> None:
-    with Mirror(source, out, piece_events=2) as copying:
-        copying.copy_history(4)
-    with pytest.raises(StoreIsMirror):
-        out.append("own", [new()])
+    begin_fork(source, out, 4)
+    with pytest.raises(MirrorConflict, match="it goes beyond position 3; fork into a new directory"):
+        fork(source, out, at=3)
     assert fork(source, out, at=9).position == 9
     assert everything(out, 9) == everything(source, 9)
+    assert out.standing == evlog.Standing()
     out.append("own", [new()])
+
+
+def test_an_unfinished_fork_is_neither_a_mirror_nor_a_store(
+    source: EventStore, out: EventStore, memory_path: Path
+) -> None:
+    begin_fork(source, out, 4)
+    for change in (lambda: out.append("own", [new()]), lambda: promote(out)):
+        with pytest.raises(StoreIsMirror, match="is an unfinished fork; run the same `evlog fork` again"):
+            change()
+    with pytest.raises(MirrorConflict, match="an unfinished fork of the source; use an empty destination"):
+        mirror(source, out)
+    with pytest.raises(StoreIsMirror, match="is an unfinished fork"):
+        mirror(source, out, merge=True)
+    with small_store(memory_path / "other") as other:
+        other.append("s", [new()])
+        for copy in (fork, mirror):
+            with pytest.raises(MirrorConflict, match="an unfinished fork of another store"):
+                copy(other, out)
+    assert fork(source, out, at=4).events == 0
+
+
+def test_a_fork_leaves_a_mirror_what_it_is(source: EventStore, out: EventStore) -> None:
+    mirror(source, out)
+    with pytest.raises(MirrorConflict, match="is a mirror of store"):
+        fork(source, out)
+    source.append("s-1", [new()])
+    assert mirror(source, out).events == 1
+    mirror(source, out, cutover=True)
+    with pytest.raises(MirrorConflict, match="holds other events; fork into a new directory"):
+        fork(source, out)
+
+
+def test_a_fork_that_others_have_opened_is_left_alone(source: EventStore, out: EventStore) -> None:
+    def open_it(_done: int, _total: int) -> None:
+        out.engine.change_standing(out.standing, evlog.Standing())
+        out.append("own", [new()])
+
+    with pytest.raises(MirrorConflict, match="it was opened meanwhile"):
+        fork(source, out, progress=open_it)
+
+
+def test_a_killed_process_leaves_a_fork_to_continue(tmp_path: Path) -> None:
+    code = """
+import os, signal, sys, evlog
+from evlog.transfer import fork
+with evlog.open("source") as source, evlog.open("out", create=True) as out:
+    fork(source, out, progress=lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+"""
+    with small_store(tmp_path / "source") as source:
+        source.append("s", [new(), new()])
+        killed = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=False)
+        assert killed.returncode == -signal.SIGKILL
+        with small_store(tmp_path / "out") as out:
+            assert out.standing.is_unfinished_fork
+            assert fork(source, out).events == 0
+            assert out.append("own", [new()]).first_position == 3
 
 
 def test_a_store_with_events_is_refused(source: EventStore, out: EventStore) -> None:
     out.append("mine", [new()])
-    with pytest.raises(MirrorConflict, match="holds events already; fork into a new directory"):
+    with pytest.raises(MirrorConflict, match="holds other events; fork into a new directory"):
         fork(source, out)
     with pytest.raises(InvalidArgument, match="the same store"):
         fork(source, source)

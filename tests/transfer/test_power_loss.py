@@ -1,4 +1,5 @@
-"""The power fails, or a mirror into a directory is killed, at any of its disk calls: the next run goes on.
+"""The power fails, or a mirror into a directory is killed, at any of its disk calls: the next run goes on. So
+does that of a fork.
 
 What the last run had acknowledged is there, the next run copies the rest, and the store is sound.
 """
@@ -14,6 +15,7 @@ import pytest
 import evlog
 from evlog import EventStore, NewEvent
 from evlog.testing.mirroring import everything
+from evlog.transfer import fork
 from tests.crash.check import materialise, open_store
 from tests.crash.disk import RecordingDisk, World
 from tests.crash.recordings import scratch
@@ -104,3 +106,26 @@ def test_a_mirror_goes_on_after_a_crash_at_any_call(source: EventStore) -> None:
                 report = store.verify()
                 assert report.ok, (label, report.findings)
     assert len(seen) > 100
+
+
+def test_a_fork_goes_on_after_a_crash_at_any_call(source: EventStore) -> None:
+    with scratch() as root:
+        world = World(root)
+        with open_store(f"{root}/above/store", create=True, disk=RecordingDisk(world)) as destination:
+            fork(source, destination)
+    expected, seen = everything(source), set()
+    for label, state, _, _ in states(world):
+        if (key := state.digest()) in seen:
+            continue
+        seen.add(key)
+        with scratch() as root, open_store(materialise(state, root), create=True) as store:
+            standing = store.standing
+            if store.head:
+                assert standing.is_unfinished_fork or standing == evlog.Standing(), label
+                with pytest.raises(evlog.MirrorConflict):
+                    evlog.mirror(source, store)
+            if standing.is_unfinished_fork or not store.head:
+                fork(source, store)
+            assert everything(store) == expected, label
+            store.append("own", [NewEvent("T")])
+    assert len(seen) > 20
