@@ -81,7 +81,6 @@ class Log:
         """Guards: replacing `_state`, the growth of the active segment, and the policies."""
         # Guarded by mutex: the damage of acknowledged events at the end of the log.
         self.damage: CorruptionError | None = None
-        self._state: LogState  # replaced whole, with the mutex; read without it
         self._manifest_path = paths.manifest_path(store)
         self._stale = True  # guarded by mutex: read everything again
         self._marks_file: ReadFile | None = None  # opened on demand, by any thread
@@ -93,8 +92,9 @@ class Log:
         self._policies = PolicyTable()
         self._entries: StreamEntries | None = None  # replaced whole; read without the mutex
         register_fork_reset(self)
-        manifest = self._load_first()
-        self.filter = SegmentFilter(store, manifest.store_id_bytes)
+        self._state = self._load_first()  # replaced whole, with the mutex; read without it
+        self._stale = False
+        self.filter = SegmentFilter(store, self.manifest.store_id_bytes)
         self.refresh()
 
     def reset_after_fork(self) -> None:
@@ -178,17 +178,20 @@ class Log:
                 self._note_known(marks)
                 return
             for _ in range(_ATTEMPTS):
-                state = self._state
-                changed = read_stamp(self.store) != state.opened.stamp
+                before = state = self._state
+                changed = read_stamp(self.store) != before.opened.stamp
                 try:
                     if changed or self._stale:
-                        self._load(state)
+                        state = self._load(before)
                 except SegmentMoved:
                     continue
-                active = self.active.segment
+                active = state.active.segment
                 loading = not active.count
                 # How far it is synced matters only to a segment that is read for the first time.
-                if active.refresh(self.durable_offset() if loading else 0, suspicious=changed or suspicious):
+                durable = decode_marks(self._read_marks(), active.tag).durable_offset if loading else 0
+                if active.refresh(durable, suspicious=changed or suspicious):
+                    if state is not before:  # only now: other threads must not find the active segment empty
+                        self._publish(before, state)
                     if loading or active.torn_bytes or self.damage is not None:
                         self.damage = self._find_damage()
                     self._note_known(marks)
@@ -465,7 +468,7 @@ class Log:
 
     # --- loading
 
-    def _load_first(self) -> Manifest:
+    def _load_first(self) -> LogState:
         for _ in range(_ATTEMPTS):
             try:
                 return self._load(None)
@@ -473,7 +476,8 @@ class Log:
                 continue  # the manifest was replaced between the opening of two files
         raise StoreBusy(self.store)
 
-    def _load(self, before: LogState | None) -> Manifest:
+    def _load(self, before: LogState | None) -> LogState:
+        """Return the segments of the present manifest; the active one has to be refreshed."""
         opened = open_manifest(self.store)
         manifest = opened.manifest
         if before is not None and manifest.store_id != before.opened.manifest.store_id:
@@ -488,16 +492,19 @@ class Log:
                 active = ActivePart(ActiveSegment(self.store, manifest.store_id_bytes, active_info))
             except FileNotFoundError as error:
                 raise missing(self.store, active_info, error) from None
-        self._state = LogState(opened, sealed, active)
+        return LogState(opened, sealed, active)
+
+    def _publish(self, before: LogState, state: LogState) -> None:
+        """Publish the segments to other threads, and close those that are no longer in the store."""
+        self._state = state
         self._entries = None  # it keeps files mapped that may have been removed
         self._stale = False
-        if before is not None and not sealed.begins_with(before.sealed):
-            kept = set(sealed.rows) if made is not None else ()
+        if not state.sealed.begins_with(before.sealed):
+            kept = set(state.sealed.rows) if state.sealed.made is before.sealed.made else ()
             for row, part in list(before.sealed.made.items()):
                 if row not in kept:
                     del before.sealed.made[row]
                     self._opened.forget(part)
-        return manifest
 
 
 def _is_replaced(segment: ActiveSegment) -> bool:

@@ -20,12 +20,13 @@ from evlog.files.format.manifest import encode_manifest
 from evlog.files.format.marks import MARK_BYTES, WRITTEN_MAGIC, encode_mark, maybe_decode_mark
 from evlog.files.log import log as log_module
 from evlog.files.log import parts as parts_module
+from evlog.files.log.active import ActiveSegment
 from evlog.files.log.log import Log
 from evlog.files.log.manifest_file import open_manifest, read_manifest
 from evlog.files.log.parts import Part, SegmentMoved, max_open_parts
 from evlog.files.log.removed import RemovedEvent
 from evlog.files.log.segment import Segment
-from tests.support.helpers import fill, new, number_id, numbers, segment_files, small_store
+from tests.support.helpers import engine_of, facts, fill, new, number_id, numbers, segment_files, small_store
 
 
 def test_versions_and_ids_are_found_in_every_segment(store: EventStore) -> None:
@@ -156,6 +157,27 @@ def test_refresh_of_an_unchanged_log_reads_nothing(
     monkeypatch.setattr(log_module, "ReadFile", None)
     log.refresh()
     assert log.head == 20
+
+
+def test_a_read_misses_nothing_while_another_thread_loads_the_log_again(
+    store: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(store, 20)
+    log, known = engine_of(store)._opened(), facts(store.read_all())
+    reads = [store.read_all() for _ in range(2)]
+    seen = []
+    refresh = ActiveSegment.refresh
+
+    def refresh_meanwhile(segment: ActiveSegment, durable_offset: int, *, suspicious: bool) -> bool:
+        seen.append(facts(reads.pop()))
+        is_known = refresh(segment, durable_offset, suspicious=suspicious)
+        seen.append(facts(reads.pop()))
+        return is_known
+
+    monkeypatch.setattr(ActiveSegment, "refresh", refresh_meanwhile)
+    log.reset()
+    log.refresh()
+    assert seen == [known, known]
 
 
 def test_missing_file_of_a_named_segment_is_damage(store: EventStore) -> None:
