@@ -9,7 +9,8 @@ active.py           the segment that is being written: what of it is whole
 index.py            from hashes to entries in a sealed segment (column_index.py: without its index files)
 segment_filter.py   which segments to look into
 tags.py             which entries may have all of some tags
-read.py             reading all streams (read_stream.py: one stream; history.py: for another store)
+read.py             reading all streams (history.py: for another store)
+read_stream.py      reading one stream (stream_entries.py: where its entries are)
 policies.py         retention policies in force
 catalog.py          streams, sizes and policies, in numbers
 removed.py          events that a compaction removed

@@ -45,11 +45,11 @@ from evlog.files.log.parts import (
     SealedPart,
     SealedParts,
     SegmentMoved,
-    StreamEntries,
     missing,
 )
 from evlog.files.log.policies import PolicyTable
 from evlog.files.log.segment_filter import SegmentFilter
+from evlog.files.log.stream_entries import StreamEntries
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

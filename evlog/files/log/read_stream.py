@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from typing import Final
 
     from evlog.files.log.log import Log
-    from evlog.files.log.parts import Part, StreamEntries
+    from evlog.files.log.parts import Part
+    from evlog.files.log.stream_entries import StreamEntries
     from evlog.model.events import Record
     from evlog.model.retention import Rule
 
