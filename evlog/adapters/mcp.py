@@ -54,7 +54,8 @@ def make_server(store: EventStore, *, allow_append: bool = False) -> MCPServer:
         store: open as long as the server runs.
         allow_append: also offer a tool that appends.
     """
-    server = MCPServer("evlog", version=__version__, instructions=_INSTRUCTIONS)
+    # By default the SDK also logs each refused call, which the client is told of.
+    server = MCPServer("evlog", version=__version__, instructions=_INSTRUCTIONS, log_level="WARNING")
     tools = _Tools(store)
     for tool in (
         tools.list_streams,

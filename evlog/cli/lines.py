@@ -190,16 +190,16 @@ def append_lines(
     shape.check(expected)
     decode = shape.decoder()
     versions = None if expected is None else {str(shape.stream): expected}
+    fd = stdin_descriptor()
     with open_store(given) as store:
         appender = _Appender(store, decode, given, versions, conditions, acknowledge)
         try:
-            return _append_all(appender, with_summary=not given.ack)
+            return _append_all(appender, fd, with_summary=not given.ack)
         finally:
             options.report_torn_tails(store)
 
 
-def _append_all(appender: _Appender, *, with_summary: bool) -> int:
-    fd = os.open(os.devnull, os.O_RDONLY) if sys.stdin is None else stdin_descriptor()
+def _append_all(appender: _Appender, fd: int, *, with_summary: bool) -> int:
     progress = _maybe_progress(fd)
     try:
         try:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from evlog.cli._support import options
+import sys
+
+from evlog.cli._support import console, options
 from evlog.cli._support.extras import NeedsExtra
 from evlog.cli._support.parameters import STORE, flag
 from evlog.cli._support.stdin import stdin_descriptor
@@ -32,7 +34,9 @@ PARAMETERS: Final = (
 
 def command(given: Given) -> None:
     """Serve until stdin ends."""
-    stdin_descriptor()  # the SDK would fail on a stdin that is closed
+    stdin_descriptor()  # the SDK would fail on a stdin or stdout that is closed
+    if sys.stdout is None:
+        raise console.OutputFailed("it is closed")
     with NeedsExtra("mcp", mcp="the MCP SDK", pydantic="the MCP SDK"):
         from evlog.adapters.mcp import make_server
     with options.open_store(given) as store:

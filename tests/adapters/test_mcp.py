@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -145,8 +146,6 @@ def test_an_answer_is_bounded(memory_path: Path) -> None:
 
 
 def test_the_server_ends_with_its_stdin(path: str) -> None:
-    import subprocess
-
     root = str(Path(evlog.__file__).parent.parent)
     done = subprocess.run(
         [sys.executable, "-m", "evlog", "mcp", "--store", path],
@@ -157,3 +156,35 @@ def test_the_server_ends_with_its_stdin(path: str) -> None:
         timeout=60,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+def test_a_call_that_is_refused_is_not_logged(path: str) -> None:
+    """Its answer says so; the client's stderr may be a person's terminal."""
+    calls: list[dict[str, Any]] = [
+        {
+            "method": "initialize",
+            "id": 1,
+            "params": {
+                "protocolVersion": "2025-03-26",
+                "capabilities": {},
+                "clientInfo": {"name": "n", "version": "1"},
+            },
+        },
+        {"method": "notifications/initialized"},
+        {"method": "tools/call", "id": 2, "params": {"name": "unknown", "arguments": {}}},
+    ]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "evlog", "mcp", "--store", path],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=Path(evlog.__file__).parent.parent,
+    )
+    assert process.stdin is not None and process.stdout is not None
+    for each in calls:
+        process.stdin.write(json.dumps(each | {"jsonrpc": "2.0"}).encode() + b"\n")
+        process.stdin.flush()
+    answers = [json.loads(process.stdout.readline()) for _ in range(2)]
+    _, err = process.communicate(timeout=60)
+    assert answers[1]["result"]["isError"]
+    assert (process.returncode, err) == (0, b"")

@@ -89,7 +89,8 @@ def test_a_non_blocking_pipe_gets_all_bytes(large: bytes, arguments: list[str]) 
 
 
 @pytest.mark.parametrize(
-    "arguments", [["read"], ["streams"], ["info"], ["tail"], ["init"], ["retain", "s-1"], ["--help"]]
+    "arguments",
+    [["read"], ["streams"], ["info"], ["tail"], ["init"], ["retain", "s-1"], ["mcp"], ["--help"]],
 )
 def test_a_closed_stdout_is_an_error(large: bytes, arguments: list[str]) -> None:
     done = subprocess.run(

@@ -48,7 +48,7 @@ def test_lines_are_whole_however_they_arrive(pieces: list[bytes], lines: list[by
 
 @pytest.mark.parametrize(
     "arguments",
-    [["append", "a", "T", "-"], ["schema", "set", "T", "-"], ["sql", "-"], ["mcp"]],
+    [["append", "a", "T", "-"], ["append", "--lines"], ["schema", "set", "T", "-"], ["sql", "-"], ["mcp"]],
     ids=" ".join,
 )
 def test_a_closed_stdin_is_refused(here: Path, arguments: list[str]) -> None:
