@@ -180,7 +180,8 @@ def test_a_call_that_is_refused_is_not_logged(path: str) -> None:
         stderr=subprocess.PIPE,
         cwd=Path(evlog.__file__).parent.parent,
     )
-    assert process.stdin is not None and process.stdout is not None
+    assert process.stdin is not None
+    assert process.stdout is not None
     for each in calls:
         process.stdin.write(json.dumps(each | {"jsonrpc": "2.0"}).encode() + b"\n")
         process.stdin.flush()

@@ -54,6 +54,18 @@ def test_init_leaves_other_directories_alone(evlog: Evlog, here: Path) -> None:
     assert [path.name for path in (here / "mine").iterdir()] == ["file"]
 
 
+@pytest.mark.parametrize("path", ["loop", "loop/store"])
+@pytest.mark.parametrize(
+    "arguments",
+    [["init"], ["append", "s", "T"], ["read"], ["verify"], ["verify", "--repair"], ["backup", "o"]],
+)
+def test_a_path_whose_links_never_end_is_no_store(evlog: Evlog, arguments: list[str], path: str) -> None:
+    Path("loop").symlink_to("loop")
+    result = evlog("-s", path, *arguments)
+    assert (result.code, result.out) == (5, b"")
+    assert f"{path} is not an evlog store: the symbolic links in its path never end" in result.err
+
+
 def test_streams_are_listed_by_name(evlog: Evlog) -> None:
     for stream in ("b-2", "a-1", "b-1", "a-1", "c"):
         evlog("append", stream, "T")

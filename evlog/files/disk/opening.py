@@ -14,6 +14,7 @@ import stat
 import time
 
 from evlog.errors import (
+    NotAStore,
     StoreAccessDenied,
     StoreFull,
     StoreIOError,
@@ -81,6 +82,8 @@ def error_for(error: OSError, path: str) -> EvlogError:
         return StoreAccessDenied(path, reason, creating=_is_missing(path))
     if number in _MISSING:
         return StoreNotFound(_store_of(path))
+    if number == errno.ELOOP and _is_circular(_store_of(path)):
+        return NotAStore(_store_of(path), "the symbolic links in its path never end")
     if number in _NO_FILE:
         return UnsafeFile(path, _NO_FILE[number])
     if number in _ADVICE:
@@ -95,6 +98,15 @@ def _is_missing(path: str) -> bool:
         return True
     except OSError:
         pass  # it may be there: only an open says more
+    return False
+
+
+def _is_circular(path: str) -> bool:
+    """Whether following the links of a path never ends; none of them is in a store, then."""
+    try:
+        os.stat(path)
+    except OSError as error:
+        return error.errno == errno.ELOOP
     return False
 
 
