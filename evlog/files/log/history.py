@@ -36,19 +36,22 @@ def _read_frames(log: Log, after: int, to: int) -> Iterator[tuple[int, Event]]:
     low, high = after + 1, min(to, log.head)
     while low <= high:
         try:
-            redacted = log.policies().redacted
-            for part in log.parts():
-                if part.count and part.last_position >= low and part.first_position <= high:
-                    for frames, records in _part_frames(part, low, high):
-                        if redacted is not None:
-                            records = redacted.records(records)
-                        yield from zip(frames, map(Event, records), strict=True)
-                        low = records[-1][0] + 1
+            for frames, records in _frames_between(log, low, high):
+                yield from zip(frames, map(Event, records), strict=True)
+                low = records[-1][0] + 1
             break
         except SegmentMoved:  # by a compaction: continue after what was yielded
             log.look()
     if to > log.head:
         log.raise_damage()
+
+
+def _frames_between(log: Log, low: int, high: int) -> Iterator[tuple[list[int], Sequence[Record]]]:
+    redacted = log.policies().redacted
+    for part in log.parts():
+        if part.count and part.last_position >= low and part.first_position <= high:
+            for frames, records in _part_frames(part, low, high):
+                yield frames, records if redacted is None else redacted.records(records)
 
 
 def _part_frames(part: Part, low: int, high: int) -> Iterator[tuple[list[int], Sequence[Record]]]:
@@ -73,37 +76,36 @@ def read_removed(log: Log, after: int, to: int) -> Iterator[RemovedRecord]:
 
 
 def _read_removed(log: Log, after: int, to: int) -> Iterator[RemovedRecord]:
-    owners: _Owners | None = None
     low = after + 1
     while low <= to:
         try:
-            for part in log.sealed:
-                if part.first_position > to or part.removed is None:
-                    continue
-                if owners is None:
-                    if part.last_position < low and not any(
-                        later.info.removed_events and later.last_position >= low for later in log.sealed
-                    ):
-                        return
-                    owners = _Owners(log)
-                if part.last_position < low and owners.are_plain:
-                    continue
-                rows = EVENT.iter_unpack(part.removed.rows())
-                tags: dict[int, list[tuple[int, int, int]]] = {}
-                for tag, again, place, type in part.removed.tags():
-                    tags.setdefault(place, []).append((tag, again, type))
-                for id, position, stream_hash, version, crc in sorted(rows, key=lambda row: row[1]):
-                    info = owners.owner(stream_hash, version)
-                    if low <= position <= to:
-                        digest = crc.to_bytes(4, "little") if crc else b""
-                        time_us = info.last_time_us if version == info.last_version else 0
-                        kept = encode_tags(tags[position]) if position in tags else b""
-                        yield RemovedRecord(position, version, info.stream, id, digest, time_us, kept)
-                        low = position + 1
+            for record in _removed_between(log, low, to):
+                yield record
+                low = record.position + 1
             break
         except SegmentMoved:
             log.look()
-            owners = None
+
+
+def _removed_between(log: Log, low: int, to: int) -> Iterator[RemovedRecord]:
+    if not any(part.info.removed_events and part.last_position >= low for part in log.sealed):
+        return
+    owners = _Owners(log)
+    for part in log.sealed:
+        is_passed = part.last_position < low and owners.are_plain
+        if is_passed or part.first_position > to or (removed := part.removed) is None:
+            continue
+        rows = EVENT.iter_unpack(removed.rows())
+        tags: dict[int, list[tuple[int, int, int]]] = {}
+        for tag, again, place, type in removed.tags():
+            tags.setdefault(place, []).append((tag, again, type))
+        for id, position, stream_hash, version, crc in sorted(rows, key=lambda row: row[1]):
+            info = owners.owner(stream_hash, version)
+            if low <= position <= to:
+                digest = crc.to_bytes(4, "little") if crc else b""
+                time_us = info.last_time_us if version == info.last_version else 0
+                kept = encode_tags(tags[position]) if position in tags else b""
+                yield RemovedRecord(position, version, info.stream, id, digest, time_us, kept)
 
 
 _TAGS_MAGIC: Final = b"D"
