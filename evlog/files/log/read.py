@@ -220,10 +220,8 @@ def _batches(log: Log, selection: Selection, reverse: bool) -> Iterator[Sequence
         try:
             parts, redacted = _view(log, keys, low, high)
             for part, count, has_system in reversed(parts) if reverse else parts:
-                if part.last_position < low or part.first_position > high or not count:
-                    continue
                 matches = bounded.matcher(has_system=has_system)
-                yield from _part_batches(part, count, bounded, keys, matches, redacted, reverse)
+                yield from _PartRead(part, count, bounded, keys, matches, redacted, reverse).batches()
                 if reverse:
                     high = min(high, part.first_position - 1)
                 else:
@@ -249,98 +247,96 @@ def _view(
         # A follower reads a few events at a time, of a store that may have thousands of segments.
         first = bisect_left(sealed, low, key=lambda part: part.last_position)
         last = bisect_right(sealed, high, key=lambda part: part.first_position)
-        parts: list[Part] = [*sealed[first:last], active]
-        if last > first and keys is not None and keys[0] != _CATEGORY:
+        parts: list[Part] = [*sealed[first:last]]
+        if parts and keys is not None and keys[0] != _CATEGORY:
             kind, hashes = keys
             found = [log.filter.places(sealed, kind, hash) for hash in hashes]
             possible = set(found[0]).intersection(*found) if kind == KIND_TAGS else set(chain(*found))
-            parts = [*(sealed[place] for place in range(first, last) if place in possible), active]
-        return [(part, part.count, bool(own(part))) for part in parts], redacted
+            parts = [sealed[place] for place in range(first, last) if place in possible]
+        if active.first_position <= high and active.last_position >= low:
+            parts.append(active)
+        return [(part, count, bool(own(part))) for part in parts if (count := part.count)], redacted
 
 
-def _part_batches(
-    part: Part,
-    count: int,
-    selection: Selection,
-    keys: Keys | None,
-    matches: Callable[[Record], bool] | None,
-    redacted: Redacted | None,
-    reverse: bool,
-) -> Iterator[Sequence[Record]]:
-    """Iterate over the selected records of one segment, in batches."""
-    bounds = _entry_bounds(part, count, selection)
-    if bounds is None:
-        return
-    low, high = bounds
-    is_searched = keys is not None and keys[0] == _CATEGORY and isinstance(part, ActivePart)
-    if not is_searched or high - low <= 2 * _SEARCH_MORE_THAN:
-        yield from _entry_batches(part, low, high, selection, keys, matches, redacted, reverse)
-        return
-    # A reader that stops after a few events of a usual category finds them here, without a search.
-    middle = high - _SEARCH_MORE_THAN if reverse else low + _SEARCH_MORE_THAN
-    near, far = ((middle, high), (low, middle)) if reverse else ((low, middle), (middle, high))
-    yield from _entry_batches(part, *near, selection, None, matches, redacted, reverse)
-    yield from _entry_batches(part, *far, selection, keys, matches, redacted, reverse)
+class _PartRead(NamedTuple):
+    """The selected records of one segment, by an index of it or one after another."""
 
+    part: Part
+    entry_count: int  # when the read began
+    selection: Selection
+    keys: Keys | None  # what to look up in which index; None: none helps
+    matches: Callable[[Record], bool] | None  # what a record must satisfy; None: nothing
+    redacted: Redacted | None
+    reverse: bool
 
-def _entry_batches(
-    part: Part,
-    low: int,
-    high: int,
-    selection: Selection,
-    keys: Keys | None,
-    matches: Callable[[Record], bool] | None,
-    redacted: Redacted | None,
-    reverse: bool,
-) -> Iterator[Sequence[Record]]:
-    """Iterate over the selected records of the entries from low to high, in batches."""
-    segment = part.segment
-    erases = redacted is not None and redacted.within(part.first_position, part.last_position)
-    numbers = _maybe_numbers(part, keys, low, high)
-    if numbers is not None and len(numbers) * _FETCH_SHARE <= high - low:
-        batches: Iterator[Sequence[Record]] = segment.records(numbers[::-1] if reverse else numbers)
-    elif selection.content is not None and not erases:
-        may_hold = selection.content.may_be_in
-        if reverse:
-            batches = segment.records(range(high - 1, low - 1, -1), may_hold=may_hold)
+    def batches(self) -> Iterator[Sequence[Record]]:
+        """Iterate over the records, in batches."""
+        bounds, keys = self._entry_bounds(), self.keys
+        if bounds is None:
+            return iter(())
+        low, high = bounds
+        is_searched = keys is not None and keys[0] == _CATEGORY and isinstance(self.part, ActivePart)
+        if not is_searched or high - low <= 2 * _SEARCH_MORE_THAN:
+            return self._matching(low, high, keys)
+        # A reader that stops after a few events of a usual category finds them here, without a search.
+        middle = high - _SEARCH_MORE_THAN if self.reverse else low + _SEARCH_MORE_THAN
+        near, far = ((middle, high), (low, middle)) if self.reverse else ((low, middle), (middle, high))
+        spans = ((near, None), (far, keys))
+        return chain.from_iterable(self._matching(*span, keys) for span, keys in spans)
+
+    def _entry_bounds(self) -> tuple[int, int] | None:
+        """Return the range of entries between the selection's positions and times; None if it is empty."""
+        part, selection, count = self.part, self.selection, self.entry_count
+        since, until = selection.since_us, selection.until_us
+        if isinstance(part, SealedPart):
+            info = part.info
+            if since is not None and info.last_time_us < since:
+                return None
+            if until is not None and info.first_time_us >= until:
+                return None
+        segment = part.segment
+        low = segment.number_of(selection.first_position)
+        high = count
+        if selection.last_position is not None:
+            high = min(high, segment.number_of(selection.last_position + 1))
+        if since is not None:
+            low = max(low, segment.number_at_time(since, count))
+        if until is not None:
+            high = min(high, segment.number_at_time(until, count))
+        return (low, high) if low < high else None
+
+    def _matching(self, low: int, high: int, keys: Keys | None) -> Iterator[Sequence[Record]]:
+        """Iterate over the selected records of the entries from low to high, in batches."""
+        part, redacted, matches = self.part, self.redacted, self.matches
+        erases = bool(redacted and redacted.within(part.first_position, part.last_position))
+        numbers = _maybe_numbers(part, keys, low, high)
+        if numbers is not None and len(numbers) * _FETCH_SHARE <= high - low:
+            batches: Iterator[Sequence[Record]] = part.segment.records(
+                numbers[::-1] if self.reverse else numbers
+            )
         else:
-            batches = segment.scan(low, high, may_hold)
-    elif reverse:
-        first = max(low, high - selection.few)
-        batches = chain(segment.records(range(high - 1, first - 1, -1)), segment.scan_back(low, first))
-    elif selection.newest_singly and isinstance(part, ActivePart) and high - low <= _RECORDS_AT_MOST:
-        batches = segment.records(range(low, high), _RECORDS_AT_MOST)
-    else:
+            batches = self._all_between(low, high, erases)
+        if redacted and erases:
+            batches = map(redacted.records, batches)  # before they are matched: erased tags match nothing
+        if matches is None:
+            return batches
+        return ([record for record in records if matches(record)] for records in batches)
+
+    def _all_between(self, low: int, high: int, erases: bool) -> Iterator[Sequence[Record]]:
+        """Iterate over all records of the entries, but those whose bytes tell that they do not match."""
+        segment, selection = self.part.segment, self.selection
+        if selection.content is not None and not erases:
+            may_hold = selection.content.may_be_in
+            if self.reverse:
+                return segment.records(range(high - 1, low - 1, -1), may_hold=may_hold)
+            return segment.scan(low, high, may_hold)
+        if self.reverse:
+            first = max(low, high - selection.few)
+            return chain(segment.records(range(high - 1, first - 1, -1)), segment.scan_back(low, first))
+        if selection.newest_singly and isinstance(self.part, ActivePart) and high - low <= _RECORDS_AT_MOST:
+            return segment.records(range(low, high), _RECORDS_AT_MOST)
         first = min(low + selection.few, high)
-        batches = chain(segment.records(range(low, first)), segment.scan(first, high, joins_small=True))
-    if redacted is not None and erases:
-        batches = map(redacted.records, batches)  # before they are matched: erased tags match nothing
-    if matches is None:
-        yield from batches
-        return
-    for records in batches:
-        yield [record for record in records if matches(record)]
-
-
-def _entry_bounds(part: Part, count: int, selection: Selection) -> tuple[int, int] | None:
-    """Return the range of entries between the selection's positions and times; None if it is empty."""
-    since, until = selection.since_us, selection.until_us
-    if isinstance(part, SealedPart):
-        info = part.info
-        if since is not None and info.last_time_us < since:
-            return None
-        if until is not None and info.first_time_us >= until:
-            return None
-    segment = part.segment
-    low = segment.number_of(selection.first_position)
-    high = count
-    if selection.last_position is not None:
-        high = min(high, segment.number_of(selection.last_position + 1))
-    if since is not None:
-        low = max(low, segment.number_at_time(since, count))
-    if until is not None:
-        high = min(high, segment.number_at_time(until, count))
-    return (low, high) if low < high else None
+        return chain(segment.records(range(low, first)), segment.scan(first, high, joins_small=True))
 
 
 def _maybe_numbers(part: Part, keys: Keys | None, low: int, high: int) -> Sequence[int] | None:
