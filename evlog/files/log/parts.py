@@ -350,6 +350,11 @@ class ActivePart:
             tags = self._tags = ActiveTags(self.segment)
         return tags.find(hashes, low, high)
 
+    def prepare_tags(self, after: int) -> None:
+        """Do now what would make the next look-up by tags, after the position, take long."""
+        if self._tags is not None:
+            self._tags.prepare(max(0, after + 1 - self.first_position), self.segment.count)
+
     def crowds(self) -> Crowds:
         """Return the whole ids that are kept of this segment."""
         return self._crowds

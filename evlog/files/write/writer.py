@@ -188,6 +188,8 @@ class Writer:
         if not system:
             check_stream_names(streams)
         before = [(0, condition) for condition in conditions] if conditions else ()
+        for condition in conditions:  # before the lock: once it takes 0.4 s for 200,000 events with tags
+            self._log.active.prepare_tags(condition.after)
         return Append(streams, events, expectations, before, skip_known=skip_known, schemas=schemas)
 
     def exclusively(self, call: Callable[[LogTail, Planner], _T]) -> _T:

@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import evlog
-from evlog import EventStore
+from evlog import EventStore, IfNone, Query
 from evlog.files.format.entries import ENTRY_BYTES
 from evlog.files.format.hashes import hash_tag, tag_bits
 from evlog.files.log import tags as module
 from evlog.files.log.log import Log
 from evlog.files.log.tags import ActiveTags, find_in_entries, in_all
-from tests.support.helpers import flip_bit, new, numbers, segment_files, small_store
+from tests.support.helpers import flip_bit, new, numbers, segment_files, small_store, writer_of
 
 rising = st.lists(st.integers(0, 60), max_size=40).map(lambda found: sorted(set(found)))
 
@@ -107,6 +107,28 @@ def test_a_dict_is_made_once_many_entries_were_searched(
             assert not tags._known
         assert list(tags.find([hash_tag("7:6")], 3, 30)) == [13, 20]
         assert tags._known == 30
+
+
+@pytest.mark.exact_hashes
+def test_a_writer_makes_and_extends_the_dict_before_it_takes_the_lock(
+    memory_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under the lock it would delay all others."""
+    monkeypatch.setattr(module, "_FEW_ENTRIES", 0)
+    monkeypatch.setattr(module, "_SEARCHES_BEFORE_DICT", 2)
+    with small_store(memory_path / "store", segment_events=1000) as store:
+        lock, grow = writer_of(store)._lock, ActiveTags._grow
+        grown: list[tuple[int, bool]] = []
+
+        def watched_grow(tags: ActiveTags, high: int) -> None:
+            grown.append((high, lock._held is not None))
+            grow(tags, high)
+
+        monkeypatch.setattr(ActiveTags, "_grow", watched_grow)
+        for number in range(10):
+            event = new(number, tags=[f"number:{number}"])
+            store.append("s", [event], conditions=IfNone(Query(tags=event.tags)))
+        assert grown == [(high, False) for high in range(5, 10)]
 
 
 def test_sealed_segments_are_looked_up_in_their_files(memory_path: Path) -> None:
