@@ -126,8 +126,8 @@ def test_a_writer_makes_and_extends_the_dict_before_it_takes_the_lock(
 
         monkeypatch.setattr(ActiveTags, "_grow", watched_grow)
         for number in range(10):
-            event = new(number, tags=[f"number:{number}"])
-            store.append("s", [event], conditions=IfNone(Query(tags=event.tags)))
+            tags = [f"number:{number}"]
+            store.append("s", [new(number, tags=tags)], conditions=IfNone(Query(tags=tags)))
         assert grown == [(high, False) for high in range(5, 10)]
 
 
