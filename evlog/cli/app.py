@@ -76,10 +76,9 @@ def _invoke(arguments: list[str]) -> int:
         from evlog.cli._support.group import invoke
 
         return invoke(arguments)
-    from evlog.cli._support.parameters import make_given
+    from evlog.cli._support.parameters import run_command
 
-    module, texts = found
-    code = module.command(make_given(module.PARAMETERS, texts))
+    code = run_command(*found)
     return EXIT_OK if code is None else int(code)
 
 

@@ -6,20 +6,25 @@ from evlog import errors
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from typing import Final
 
     from evlog.store import EventStore
 
-_ADVICE: Final[dict[type[errors.EvlogError], str]] = {
-    errors.StoreNotFound: "create it with `evlog init`, or name another one with --store",
-    errors.StreamNotFound: "`evlog streams` lists the streams",
-    errors.EventNotFound: "`evlog read` prints the events",
-    errors.SnapshotNotFound: "`evlog snapshots` lists the snapshots",
-    errors.SubscriptionNotFound: "`evlog subscriptions list` lists the subscriptions",
-    errors.SchemaNotFound: "`evlog schema list` lists the schemas",
-    errors.SchemaViolation: "correct the data, or see `evlog schema show`",
-    errors.LockTimeout: "try again, or increase --lock-timeout",
-    errors.SubscriptionBehind: "let it catch up, or use --force",
+# Each with the option that it needs, if any.
+_ADVICE: Final[dict[type[errors.EvlogError], tuple[tuple[str, str | None], ...]]] = {
+    errors.StoreNotFound: (
+        ("create it with `evlog init`", None),
+        ("name another one with --store", "--store"),
+    ),
+    errors.StreamNotFound: (("`evlog streams` lists the streams", None),),
+    errors.EventNotFound: (("`evlog read` prints the events", None),),
+    errors.SnapshotNotFound: (("`evlog snapshots` lists the snapshots", None),),
+    errors.SubscriptionNotFound: (("`evlog subscriptions list` lists the subscriptions", None),),
+    errors.SchemaNotFound: (("`evlog schema list` lists the schemas", None),),
+    errors.SchemaViolation: (("correct the data", None), ("see `evlog schema show`", None)),
+    errors.LockTimeout: (("try again", None), ("increase --lock-timeout", "--lock-timeout")),
+    errors.SubscriptionBehind: (("let it catch up", None), ("use --force", "--force")),
 }
 
 
@@ -40,7 +45,9 @@ def missing_stream(store: EventStore, stream: str, command: str) -> errors.Strea
     return errors.StreamNotFound(stream)
 
 
-def message_of(error: errors.EvlogError) -> str:
-    """Return the error's message with advice for the command line."""
+def advise(error: errors.EvlogError, flags: Collection[str]) -> None:
+    """Give an error the advice for a user of the command that has these options."""
     advice = _ADVICE.get(type(error))
-    return str(error) if advice is None else f"{error.problem}; {advice}"
+    if advice is not None:
+        parts = [text for text, needed in advice if needed is None or needed in flags]
+        error.args = (f"{error.problem}; {', or '.join(parts)}",)

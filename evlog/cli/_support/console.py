@@ -172,9 +172,7 @@ def report(error: Exception) -> None:
     """Say on stderr what went wrong, in one line, or as JSON with the error's attributes."""
     message, attributes = str(error), {}
     if isinstance(error, EvlogError):
-        from evlog.cli._support.advice import message_of
-
-        message, attributes = message_of(error), error.attributes()
+        attributes = error.attributes()
     elif isinstance(error, OSError):
         message = f"{_reason(error)}{f': {error.filename}' if error.filename else ''}; check it and try again"
     else:

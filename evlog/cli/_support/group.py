@@ -21,7 +21,7 @@ from typer.main import get_command
 
 from evlog.cli._support import console
 from evlog.cli._support.commands import COMMANDS
-from evlog.cli._support.parameters import FLAG, STORE, Parameter, Subcommand, make_given
+from evlog.cli._support.parameters import FLAG, STORE, Parameter, Subcommand, run_command
 from evlog.cli._support.plain import is_negative_number, load, takes_numbers
 from evlog.errors import EXIT_OK, InvalidArgument
 
@@ -122,7 +122,7 @@ class TableCommand(TyperCommand):
         while texts.get("store") is None and ctx.parent is not None:
             ctx = ctx.parent
             texts["store"] = ctx.params.get("store")
-        return self._module.command(make_given(self._module.PARAMETERS, texts))
+        return run_command(self._module, texts)
 
 
 class SubcommandGroup(TyperGroup):

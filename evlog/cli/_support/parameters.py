@@ -2,7 +2,7 @@
 
 A command's module holds PARAMETERS, a tuple of `argument`, `option` and `flag`. Both readers of command lines
 are made from it: `plain.py`, which imports next to nothing, and the Typer application in `group.py`, which
-prints help and usage errors. Both give texts to `make_given`, so a value is checked and converted in one
+prints help and usage errors. Both give texts to `run_command`, so a value is checked and converted in one
 place.
 """
 
@@ -11,11 +11,12 @@ from __future__ import annotations
 import os
 import sys
 
-from evlog.errors import InvalidArgument, shorten
+from evlog.errors import EvlogError, InvalidArgument, shorten
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from types import ModuleType
     from typing import Any, Final
 
 TEXT: Final = "text"  # must be UTF-8
@@ -146,6 +147,17 @@ class Given:
     if TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> Any: ...
+
+
+def run_command(module: ModuleType | Subcommand, texts: Mapping[str, Any]) -> Any:
+    """Run a command with the texts of its parameters; its errors advise what a user of it can do."""
+    try:
+        return module.command(make_given(module.PARAMETERS, texts))
+    except EvlogError as error:
+        from evlog.cli._support.advice import advise
+
+        advise(error, {name for parameter in module.PARAMETERS for name in parameter.flags})
+        raise
 
 
 def make_given(parameters: Sequence[Parameter], texts: Mapping[str, Any]) -> Given:
