@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
     from datetime import datetime, timedelta
     from types import TracebackType
-    from typing import Any, Self, TypeVar
+    from typing import Any, NoReturn, Self, TypeVar
     from uuid import UUID
 
     from evlog.engine import Capabilities, Engine, Progress
@@ -176,6 +176,11 @@ class EventStore:
 
     def __repr__(self) -> str:
         return f"<EventStore {self.path!r}{' (closed)' if self._closed else ''}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "an EventStore cannot be copied or sent to another process; call evlog.open(store.path) there"
+        )
 
     # --- appending
 
@@ -891,7 +896,8 @@ class EventStore:
         The checkpoint passes an event after the handler has returned. Returns when the subscription ends.
 
         Args:
-            handler: called with the event. If it raises an Exception, it has failed.
+            handler: called with the event. If it raises an Exception, it has failed, and also if it is a
+                coroutine or generator function, of which a call runs nothing: evlog.aio is for asyncio.
             in_transaction: call the handler with the event and a connection to the store's database, in a
                 transaction that also saves the checkpoint: what the handler writes by that connection is
                 there exactly once. See `Subscription.transaction`. Only PostgreSQL offers it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import os
 import pickle
@@ -84,6 +85,14 @@ def test_path_may_be_a_path_object_or_relative(memory_path: Path, monkeypatch: p
     monkeypatch.chdir(memory_path)
     with evlog.open("store") as store:
         assert store.head == 1
+
+
+@pytest.mark.parametrize("send", [pickle.dumps, copy.copy, copy.deepcopy])
+def test_a_store_that_is_sent_elsewhere_says_to_open_it_there(
+    store: EventStore, send: Callable[[object], object]
+) -> None:
+    with pytest.raises(TypeError, match=r"call evlog.open\(store.path\) there"):
+        send(store)
 
 
 # --- conflicts

@@ -20,7 +20,7 @@ from evlog.model.events import Event
 from evlog.model.filters import ANYTHING, EventFilter, LogSelection
 from evlog.model.named import NamedTuple
 from evlog.subscriptions import shards
-from evlog.subscriptions.retry import attempt, describe_error
+from evlog.subscriptions.retry import attempt, call, describe_error
 from evlog.subscriptions.run import Subscription, checkpoint_at, kept
 from evlog.subscriptions.shards import as_shard
 
@@ -144,7 +144,7 @@ def consume(
 
     def handle(event: Event) -> None:
         with subscription.transaction() as connection:
-            handler(event, connection)
+            call(handler, event, connection)
 
     if in_transaction:
         with subscription.transaction():
@@ -232,7 +232,7 @@ def replay(
                 removed += 1
                 continue
             try:
-                handler(event)
+                call(handler, event)
             except Exception as error:  # noqa: BLE001 - it is kept with the event
                 checkpoint.park(event, describe_error(error), place.attempts + 1)
                 failed += 1

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from types import AsyncGeneratorType, CoroutineType, GeneratorType
 
-from evlog.errors import EvlogError
+from evlog.errors import EvlogError, InvalidArgument
 from evlog.model.named import NamedTuple
 
 TYPE_CHECKING = False
@@ -30,6 +31,23 @@ class Failure(NamedTuple):
     attempts: int
 
 
+def call(handler: Callable[..., object], *arguments: object) -> None:
+    """Call the handler.
+
+    Raises:
+        InvalidArgument: it is a coroutine function or a generator function, of which a call runs nothing: its
+            event would be acknowledged unhandled.
+    """
+    result = handler(*arguments)
+    if isinstance(result, CoroutineType | GeneratorType | AsyncGeneratorType):
+        if not isinstance(result, AsyncGeneratorType):
+            result.close()
+        raise InvalidArgument(
+            f"the handler returned a {type(result).__name__}, of which nothing has run",
+            "give a function that has handled the event when it returns; see `evlog help asyncio`",
+        )
+
+
 def attempt(
     handler: Handler,
     event: Event,
@@ -53,7 +71,7 @@ def attempt(
     attempts = 0
     while True:
         try:
-            handler(event)
+            call(handler, event)
         except Exception as error:  # noqa: BLE001 - the caller decides what a failure means
             attempts += 1
             if attempts >= retries:

@@ -7,7 +7,8 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -427,6 +428,30 @@ def test_a_replay_that_is_interrupted_keeps_what_it_has_not_handled(parked: Even
         parked.replay_parked("mail", handler)
     assert [event.position for event in parked.parked("mail")] == [6, 8]
     parked.subscribe("mail").close()
+
+
+async def in_a_coroutine(event: Event) -> None:
+    raise AssertionError
+
+
+def in_a_generator(event: Event) -> Iterator[None]:
+    yield
+
+
+async def in_an_async_generator(event: Event) -> AsyncIterator[None]:
+    yield
+
+
+@pytest.mark.parametrize("handler", [in_a_coroutine, in_a_generator, in_an_async_generator])
+def test_a_handler_of_which_a_call_runs_nothing_acknowledges_nothing(
+    parked: EventStore, handler: Callable[[Event], object]
+) -> None:
+    hidden = partial(lambda handler, event: handler(event), handler)
+    with pytest.raises(InvalidArgument, match="of which nothing has run; give a function that has handled"):
+        parked.consume("other", hidden, follow=False)
+    assert parked.subscription("other").position == 0
+    assert parked.replay_parked("mail", hidden) == (0, 3, 0)
+    assert {"of which nothing has run" in each.error for each in parked.parked("mail")} == {True}
 
 
 def test_parked_events_that_a_compaction_removed_leave_the_list(parked: EventStore) -> None:

@@ -156,6 +156,16 @@ def test_a_handler_that_fails_is_called_again_and_its_event_parked(projection: P
     assert [parked.position for parked in projection.store.parked("totals")] == [2]
 
 
+def test_a_handler_of_which_a_call_runs_nothing_acknowledges_nothing(projection: Projection) -> None:
+    async def handle(event: Event, connection: psycopg.Connection[Any]) -> None:
+        projection.write(event, connection)
+
+    projection.append(1)
+    with pytest.raises(evlog.InvalidArgument, match="of which nothing has run"):
+        consume(projection.store, handle, retries=1)
+    assert projection.store.subscription("totals").position == 0
+
+
 def consume(store: EventStore, handler: Callable[..., object], **options: Any) -> None:
     store.consume("totals", handler, in_transaction=True, follow=False, **options)
 
