@@ -43,6 +43,7 @@ SUBSCRIPTIONS = load("subscriptions").SUBCOMMANDS
         ("read --follow", "`evlog tail -f`"),
         ("tail --limit 3", "-n"),
         ("tail --group audit", "--name"),
+        ("tail -5", "-n 5"),
         ("subscriptions reset audit --too 3", "--to"),
         ("--verzion", "--version"),
     ],

@@ -114,6 +114,8 @@ def maybe_option(word: str, command: str, known: Collection[str]) -> str | None:
     name = word.lstrip("-").lower().replace("_", "-")
     if (command, name) in _OTHERWISE:
         return _OTHERWISE[command, name]
+    if name.isdecimal() and "-n" in known:
+        return f"did you mean -n {name}?"
     if f"--{name}" in known:
         return f"did you mean --{name}?"
     for meant in _OPTIONS.get(name, ()):
