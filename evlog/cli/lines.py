@@ -430,7 +430,7 @@ def _hint(line: bytes) -> str | None:
     if begin.startswith(b"{") and not begin.endswith(b"}"):
         return "evlog takes one JSON object a line; `jq -c .` makes a line of each"
     if not begin.startswith(b"{"):
-        return "for lines of plain text use --lines --text STREAM TYPE"
+        return "for lines of plain text use --lines --text STREAM TYPE, for CSV see `evlog help import`"
     return None
 
 

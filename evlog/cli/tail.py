@@ -60,13 +60,13 @@ seconds, or a number with s, m, h, d or w.
   evlog tail order-42 -f --until-type OrderPaid --timeout 10m
   evlog tail -f --category order | grep -m 1 OrderPaid
 
-With --name the subscription is durable: it continues where the last run of that name stopped, and starts at
-the first event (or where -n, --after or --since say). --exec runs a shell command on each event, with the
-event's JSON on stdin and EVLOG_POSITION, EVLOG_STREAM, EVLOG_TYPE, EVLOG_VERSION and EVLOG_ID in its
-environment; an `evlog append` in it is linked to the event. Exit code 0 acknowledges the event. After
---retries failures the run stops with exit code 1, or with --on-failure park sets the event aside with the
-end of the command's stderr; a command that cannot be run at all (126, 127) always stops the run. After a
-crash an event can be delivered again, never left out.
+With --name the subscription is durable: it continues where the last run of that name stopped. The first run
+starts at the first event, or where -n, --after or --since say; later runs ignore these. --exec runs a shell
+command on each event, with the event's JSON on stdin and EVLOG_POSITION, EVLOG_STREAM, EVLOG_TYPE,
+EVLOG_VERSION and EVLOG_ID in its environment; an `evlog append` in it is linked to the event. Exit code 0
+acknowledges the event. After --retries failures the run stops with exit code 1, or with --on-failure park
+sets the event aside with the end of the command's stderr; a command that cannot be run at all (126, 127)
+always stops the run. After a crash an event can be delivered again, never left out.
 
 With --shard K/N, N consumers share the name by stream: each takes the streams whose hash is its own, in
 order, and has its own checkpoint. Another N is refused until all are at the same position.

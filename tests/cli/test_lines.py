@@ -344,6 +344,7 @@ def test_the_advice_for_a_first_try_names_stream_and_type(evlog: Evlog) -> None:
     ("text", "advice"),
     [
         (b"2026-11-28 started\n", "use --lines --text STREAM TYPE"),
+        (b"order,item\n7,tea\n", "for CSV see `evlog help import`"),
         (b'{\n  "type": "T"\n}\n', "`jq -c .`"),
         (b'[{"type":"T"}]\n', "`jq -c '.[]'`"),
         (b"[\n  1\n]\n", "`jq -c '.[]'`"),
