@@ -17,6 +17,7 @@ from evlog.errors import CorruptionError, EvlogError
 from evlog.files.check import findings as kinds
 from evlog.files.check.task import SegmentTask
 from evlog.files.disk.files import ReadFile
+from evlog.files.format import paths
 from evlog.files.format.removed_events import event_column
 from evlog.model.reports import Finding
 
@@ -27,7 +28,10 @@ def check_removed_length(task: SegmentTask) -> Finding | None:
     """Check that the file of a segment's removed events is there, and as long as the manifest says."""
     name, wanted = f"{task.name}.removed", task.info.removed_bytes
     if not wanted:
-        return None
+        if not task.info.removed_events:
+            return None
+        detail = f"it names {task.info.removed_events} removed events, and no file of them"
+        return kinds.damage(kinds.MANIFEST, paths.MANIFEST, None, task.info.first_position, detail)
     try:
         size = ReadFile(f"{task.path}.removed").size()
     except FileNotFoundError:

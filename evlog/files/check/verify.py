@@ -207,7 +207,7 @@ def _check_across(workers: Workers, known: Sequence[Known], checks: Sequence[Seg
     reached = 0
     for segment, check in zip(known, checks, strict=True):
         task, info = segment.task, segment.task.info
-        if info.generation or info.removed_bytes or info.lost_events:
+        if info.generation or info.removed_events or info.removed_bytes or info.lost_events:
             missing = None if check.log.damaged else check.log.missing
             removals.append((check_removals, (task, missing, check.log.last_position, reached)))
         reached = info.last_position

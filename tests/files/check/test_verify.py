@@ -21,7 +21,7 @@ from evlog.files.write.plan import Plan, Planner
 from evlog.model.checkpoints import Checkpoint
 from evlog.model.filters import EventFilter
 from tests.golden.history import STORE as GOLDEN
-from tests.support.forge import TIME, forge, read_frames
+from tests.support.forge import TIME, forge, read_frames, replace_info
 from tests.support.helpers import engine_of, fill, flip_bit, new, number_id, segment_files
 
 
@@ -176,6 +176,12 @@ def test_a_manifest_that_says_what_the_log_does_not_is_found(filled: EventStore)
         segments = (first._replace(**change), *manifest.segments[1:])
         replace_manifest(filled.path, manifest._replace(segments=segments), DISK)
         assert "manifest" in kinds_of(filled), change
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_removed_events_without_a_file_of_them_are_found(filled: EventStore, quick: bool) -> None:
+    replace_info(filled, 0, read_manifest(filled.path).segments[0]._replace(removed_events=3))
+    assert kinds_of(filled, quick=quick) == ["manifest"]
 
 
 def test_a_segment_left_out_of_the_manifest_is_found(filled: EventStore) -> None:
