@@ -11,6 +11,7 @@ across     versions, ids and the filter, across segments (`known`: what is known
 digest     the head digest
 compacted  why a pinned digest does not hold any more
 quick      `--quick`
+tags       the tags of events, and .tags
 containers compressed logs, read past damage
 losses     which events are lost for good
 findings   the kinds of findings

@@ -75,15 +75,17 @@ def check_index(path: str, name: str, expected: FileHeader, entries: Entries) ->
     return _finding_for(wrong, name)
 
 
-def check_tags(path: str, name: str, expected: FileHeader, content: bytes) -> Finding | None:
+def check_tags(path: str, name: str, expected: FileHeader, content: bytes | None) -> Finding | None:
     """Check .tags, and return what is wrong with it.
 
     Args:
-        content: what it must be, as it is built of the records.
+        content: what it must be, as it is built of the records; None: not known.
     """
     try:
-        _read_postings(path, expected)
-        if ReadFile(path).read(len(content) + 1, 0) == content:
+        if content is not None and ReadFile(path).read(len(content) + 1, 0) == content:
+            return None
+        _read_postings(path, expected)  # says what is damaged
+        if content is None:
             return None
         wrong = IndexWrong(kinds.INDEX, None, "it is not the index of these events", believed=True)
     except FileNotFoundError:

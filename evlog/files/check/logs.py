@@ -13,9 +13,10 @@ Files are read with `pread`, so that nothing that happens to them meanwhile can 
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator
-from itertools import accumulate
-from operator import lt
+from itertools import accumulate, repeat
+from operator import add, lt
 from typing import Final, NamedTuple
 from zlib import crc32
 
@@ -25,6 +26,7 @@ from evlog.files.check.digest import RecordDigests
 from evlog.files.check.frames import Frames, body_crcs_hold, decode_headers, entries_crcs_hold, frame_offsets
 from evlog.files.check.offsets import OffsetsCheck, Unclear
 from evlog.files.check.records import RECORDS, Decoded, Runs
+from evlog.files.check.tags import TagRows
 from evlog.files.check.task import BEGINNING, LogSummary, SegmentTask, Start, sealed_fault
 from evlog.files.format.entries import ENTRY_BYTES
 from evlog.files.format.frames import (
@@ -78,6 +80,7 @@ class LogCheck:
         self.findings: list[Finding] = []
         self.damages: list[Damage] = []
         self.entries = bytearray()
+        self.tags = TagRows(array("Q"), array("I"))
         self.entries_known = True
         self.count = start.number
         self.whole_events = 0
@@ -146,6 +149,7 @@ class LogCheck:
             entries_known=self.entries_known,
             offsets_sound=self._offsets.sound,
             missing=self.missing.packed(),
+            tags=self.tags.packed(),
             digest=self._digests.finish(sound=not (isinstance(self._log, CheckedLog) and self._log.findings)),
         )
 
@@ -218,7 +222,7 @@ class LogCheck:
         Raises:
             FormatFault: their positions are wrong; nothing of them is counted in.
         """
-        positions, times, rows, digests, metadatas = decoded
+        positions, times, rows, digests, metadatas, tags = decoded
         before = positions[0] - 1 if self.last_position < 0 else self.last_position
         if positions != list(range(before + 1, before + 1 + len(positions))):
             gaps = self.info.generation or (self.damages and not self.damages[-1].events)
@@ -250,6 +254,8 @@ class LogCheck:
         self._crc = frames.index_crcs[-1]
         self._offsets.compare(rows, self.count)
         self._digests.add(digests, positions, metadatas)
+        self.tags.hashes.extend(tags.hashes)
+        self.tags.numbers.extend(array("I", list(map(add, tags.numbers, repeat(self.count)))))
         self.entries += rows
         self.count += len(positions)
         self.whole_events += len(positions)

@@ -22,22 +22,19 @@ from msgspec import Meta
 
 from evlog.errors import InvalidEvent, InvalidStreamName
 from evlog.files.check.digest import digests_of
+from evlog.files.check.tags import TagDecoder, TagRows
 from evlog.files.disk.threads import without_signals
 from evlog.files.format.entries import pack_entries, running_crcs
 from evlog.files.format.frames import FRAME_HEADER_BYTES, MAX_VERSION, NOT_RECORDS, array_head
-from evlog.files.format.hashes import hash_ids, hash_stream, hash_type, maybe_tag_bits
+from evlog.files.format.hashes import hash_ids, hash_stream, hash_type
 from evlog.files.format.headers import FormatFault
 from evlog.model.encoding import check_json
 from evlog.model.events import (
     METADATA_PREFIX,
-    TAGS_BEGIN,
     check_readable_name,
     check_type,
-    tags_of,
 )
-from evlog.model.json_text import encode_json
 from evlog.model.retention import COMPACTIONS_STREAM, METADATA_TYPE, STARTED_TYPE, as_words, from_words
-from evlog.model.tags import check_tags
 
 _MAX_NAMES: Final = 1 << 18
 _SHORT_BYTES: Final = 2048
@@ -75,6 +72,7 @@ class Decoded(NamedTuple):
     """their bytes in .offsets; the last of a frame has the CRC that the frame's body has"""
     digests: list[bytes]
     metadatas: list[bytes | None]
+    tags: TagRows
 
 
 class _Columns:
@@ -90,6 +88,7 @@ class _Columns:
         self.id_hashes = array("I")
         self.type_hashes = array("I")
         self.tags = array("I")
+        self.tag_rows = TagRows(array("Q"), array("I"))
 
 
 class RecordDecoder(local):
@@ -98,6 +97,7 @@ class RecordDecoder(local):
     def __init__(self) -> None:
         self._stream_hashes = _Hashes(check_readable_name, hash_stream, 8)
         self._type_hashes = _Hashes(check_type, hash_type, 4)
+        self._tags = TagDecoder()
 
     def decode(
         self, frame_offsets: Sequence[int], counts: Sequence[int], bodies: Sequence[bytes | memoryview]
@@ -156,7 +156,9 @@ class RecordDecoder(local):
             columns.type_hashes,
             columns.tags,
         )
-        return Decoded(columns.positions, columns.times, entries, columns.digests, columns.metadatas)
+        return Decoded(
+            columns.positions, columns.times, entries, columns.digests, columns.metadatas, columns.tag_rows
+        )
 
     def _add_batch(self, columns: _Columns, content: bytes) -> None:
         """Decode and check an array of records, and add them to the columns."""
@@ -165,6 +167,7 @@ class RecordDecoder(local):
         _check_contents(codes, datas, metadatas)
         if not _OWN_TYPES.isdisjoint(types):
             _check_own_events(streams, types, datas)
+        columns.tags.fromlist(self._tags.decode(metadatas, columns.tag_rows, len(columns.positions)))
         columns.positions += positions
         columns.times += times
         columns.metadatas += metadatas
@@ -172,7 +175,6 @@ class RecordDecoder(local):
         columns.stream_hashes.frombytes(self._stream_hashes.of(streams))
         columns.id_hashes.extend(hash_ids(ids))
         columns.type_hashes.frombytes(self._type_hashes.of(types))
-        columns.tags.fromlist(maybe_tag_bits(metadatas) or [0] * len(records))
 
 
 def _named(error: str, first: int) -> str:
@@ -268,16 +270,8 @@ def _check_contents(codes: Sequence[int], datas: Sequence[bytes], metadatas: Seq
     if metadatas.count(None) < len(metadatas):
         objects = [metadata for metadata in metadatas if metadata is not None]
         _check_json(objects, "metadata")
-        if not all(metadata.lstrip().startswith(b"{") for metadata in objects):
+        if {metadata.lstrip()[:1] for metadata in objects} != {b"{"}:
             raise FormatFault("a record's metadata is not a JSON object")
-        for metadata in objects:
-            if metadata.startswith(TAGS_BEGIN) and not _are_as_written(metadata):
-                raise FormatFault("a record's tags are not as an append writes them")
-
-
-def _are_as_written(metadata: bytes) -> bool:
-    tags = tags_of(metadata)
-    return check_tags(tags) == tags and metadata.startswith(TAGS_BEGIN[:-1] + encode_json(tags).encode())
 
 
 def _check_own_events(streams: Sequence[str], types: Sequence[str], datas: Sequence[bytes]) -> None:

@@ -24,10 +24,12 @@ from evlog.files.check.indexes import Postings, check_index, check_tags, check_v
 from evlog.files.check.logs import LogCheck
 from evlog.files.check.offsets import Unclear
 from evlog.files.check.records import Runs
+from evlog.files.check.tags import NO_TAGS, build_index, count_events
 from evlog.files.check.task import LogSummary, SegmentTask, Start, sealed_fault
 from evlog.files.disk.files import ReadFile
+from evlog.files.disk.processes import without_collector
 from evlog.files.format.entries import ENTRY_BYTES, ENTRY_FRAME, ENTRY_PLACE, count_tagged
-from evlog.files.format.frames import FRAME_HEADER_BYTES, NOT_RECORDS, decode_frame_header
+from evlog.files.format.frames import FRAME_HEADER_BYTES, decode_frame_header
 from evlog.files.format.headers import (
     FILE_HEADER_BYTES,
     KIND_IDS,
@@ -39,7 +41,6 @@ from evlog.files.format.headers import (
     decode_file_header,
 )
 from evlog.files.format.sorted_index import SORTED_SUFFIXES, WITH_TAGS, sort_ids
-from evlog.files.log.parts import OpenParts, SealedPart, SegmentMoved
 from evlog.model.reports import Finding
 
 # Small enough that no core idles long at the end and a pipe holds the digests of a part, 32 bytes an event;
@@ -103,7 +104,7 @@ def check_segment(task: SegmentTask) -> SegmentCheck:
     entries = bytes(check.entries)
     log = check.summary()
     indexes = check_indexes(task, entries) if log.entries_known else NO_INDEXES
-    return SegmentCheck(log, indexes)
+    return _with_tags(task, log, indexes)
 
 
 def maybe_check_segment(task: SegmentTask) -> SegmentCheck | None:
@@ -134,10 +135,6 @@ def check_indexes(task: SegmentTask, entries: bytes) -> IndexCheck:
         if tagged != info.tagged_events:
             detail = f"the manifest says that {info.tagged_events} of its events have tags, not {tagged}"
             findings.append(kinds.damage(kinds.MANIFEST, task.log_name, None, None, detail))
-        if info.tagged_events:
-            finding, is_sound = _check_tags(task)
-            findings += [] if finding is None else [finding]
-            sound += [KIND_TAGS] if is_sound else []
     if by_stream is not None and KIND_IDS in sound and versions_rise_by_one(by_stream, entries):
         return IndexCheck(findings, sound, [], None)
     versions = check_versions(entries, gaps=bool(info.lost_events))
@@ -153,19 +150,22 @@ def check_indexes(task: SegmentTask, entries: bytes) -> IndexCheck:
     return IndexCheck(findings, sound, sorted(versions.odd), keys)
 
 
-def _check_tags(task: SegmentTask) -> tuple[Finding | None, bool]:
-    """Return what is wrong with .tags, and whether it is known to be right."""
-    part = SealedPart(task.store, task.store_id, task.info, OpenParts())
-    try:
-        content = part.index.build(KIND_TAGS, b"")
-    except (EvlogError, SegmentMoved, FormatFault, *NOT_RECORDS):
-        return None, False  # the log is damaged or missing: that is found by itself
-    finally:
-        part.close()
-    name = f"{task.name}.{WITH_TAGS[KIND_TAGS]}"
+def _with_tags(task: SegmentTask, log: LogSummary, indexes: IndexCheck) -> SegmentCheck:
+    """Check .tags, too, with the tags that the check of the log gave, which are not needed any more."""
+    tags, log = log.tags, log._replace(tags=NO_TAGS)
+    if not task.info.tagged_events:
+        return SegmentCheck(log, indexes)
     header = task.header._replace(kind=KIND_TAGS, source_crc=task.info.offsets_crc)
-    finding = check_tags(part.index.path(KIND_TAGS), name, header, content)
-    return finding, finding is None
+    # The tags of a damaged event are not known.
+    is_known = count_events(tags) == task.info.tagged_events
+    content = without_collector(build_index, header, tags) if is_known else None
+    suffix = WITH_TAGS[KIND_TAGS]
+    finding = check_tags(f"{task.path}.{suffix}", f"{task.name}.{suffix}", header, content)
+    if finding is not None:
+        return SegmentCheck(log, indexes._replace(findings=[*indexes.findings, finding]))
+    return SegmentCheck(
+        log, indexes._replace(sound=[*indexes.sound, KIND_TAGS] if is_known else indexes.sound)
+    )
 
 
 def missing_segment(task: SegmentTask) -> SegmentCheck:
@@ -196,6 +196,7 @@ def missing_segment(task: SegmentTask) -> SegmentCheck:
         entries_known=known,
         offsets_sound=known,
         missing=Runs().packed(),
+        tags=NO_TAGS,
         digest=NO_DIGEST,
     )
     return SegmentCheck(log, NO_INDEXES)
@@ -321,6 +322,7 @@ def maybe_join(task: SegmentTask, parts: Sequence[LogSummary | None]) -> LogSumm
         crc_before=0,
         durable=max(part.durable for part in own),
         missing=missing.packed(),
+        tags=(b"".join([part.tags[0] for part in own]), b"".join([part.tags[1] for part in own])),
         digest=join_digests([part.digest for part in own]),
     )
     if (first.start, first.crc_before, last.end) != (FILE_HEADER_BYTES, 0, task.size):
@@ -368,7 +370,7 @@ class Pieces:
         log = maybe_join(self._tasks[at], parts)
         if log is not None and indexes is not None and log.digest.sound:
             self._digest.add(at, log.digest)
-            self._checks[at] = SegmentCheck(log, indexes).without_digests()
+            self._checks[at] = _with_tags(self._tasks[at], log, indexes).without_digests()
 
     def maybe_check(self, at: int) -> SegmentCheck | None:
         """Return the check of a segment; None if it has to be checked in one piece."""

@@ -101,6 +101,8 @@ class LogSummary(NamedTuple):
     offsets_sound: bool
     missing: tuple[bytes, bytes]
     """the runs of positions that it lacks before its last event, as `Runs` packs them"""
+    tags: tuple[bytes, bytes]
+    """the tags of its whole records, as `TagRows` packs them"""
     digest: LogDigest
 
 
