@@ -122,7 +122,6 @@ def decide(
     view: LogView,
     pending: PendingAppend,
     make: Callable[[int, int], list[bytes]] | None = None,
-    now_us: int | None = None,
 ) -> Decision:
     """Return the result of an append.
 
@@ -154,7 +153,7 @@ def decide(
     first = view.head + 1
     missing = sum(events[at][1] is None for at in new)
     made = iter((make(first, missing) if make is not None else make_ids(missing)) if missing else ())
-    time_us = max(view.time_us, time.time_ns() // 1000 if now_us is None else now_us)
+    time_us = max(view.time_us, time.time_ns() // 1000)
     written: dict[int, Event] = {}
     for position, (at, stream) in enumerate(zip(new, names, strict=True), first):
         type, id, code, data, metadata = events[at]

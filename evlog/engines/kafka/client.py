@@ -145,13 +145,13 @@ class Client:
 
     # --- questions
 
-    def ends(self, topic: str, partitions: int = 1, *, seconds: float = RETRY_SECONDS) -> list[int]:
-        """Return the offset after the last committed record of each partition.
+    def end(self, topic: str, *, seconds: float = RETRY_SECONDS) -> int:
+        """Return the offset after the last committed record of a topic of one partition.
 
         Raises:
             StoreUnreachable: the brokers did not answer in time. StoreClosed.
         """
-        wanted = {TopicPartition(topic, number): OffsetSpec.latest() for number in range(partitions)}
+        partition = TopicPartition(topic, 0)
         deadline = time.monotonic() + seconds
         while True:
             self.check_open()
@@ -159,11 +159,12 @@ class Client:
             try:
                 with translated(self.address.text):
                     answers = admin.list_offsets(
-                        wanted,
+                        {partition: OffsetSpec.latest()},
                         isolation_level=IsolationLevel.READ_COMMITTED,
                         request_timeout=max(1.0, min(ANSWER_SECONDS, deadline - time.monotonic())),
                     )
-                    return [answers[each].result(ANSWER_SECONDS + 1).offset for each in wanted]
+                    offset: int = answers[partition].result(ANSWER_SECONDS + 1).offset
+                    return offset
             except (StoreUnreachable, StoreNotFound):  # a broker that starts may not know its topics yet
                 if time.monotonic() >= deadline:
                     raise

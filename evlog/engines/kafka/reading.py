@@ -76,7 +76,7 @@ class Reader:
             StoreUnreachable, StoreNotFound, StoreAccessDenied, StoreClosed, CorruptionError.
         """
         deadline = time.monotonic() + seconds
-        (end,) = self._client.ends(self._topic, seconds=seconds)
+        end = self._client.end(self._topic, seconds=seconds)
         # The last record is the end of a transaction, which no consumer is given.
         self.wait_for(end - 1, deadline)
 

@@ -68,7 +68,7 @@ def _compare(client: Client, index: DirectoryEngine, store_id: str, to: int) -> 
 def _read_topic(client: Client, store_id: str) -> Iterator[Event]:
     """Iterate over all events in the topic."""
     topic = client.address.topic
-    (end,) = client.ends(topic)
+    end = client.end(topic)
     assembler = Assembler(client.address.text, store_id, 0)
     consumer = client.make_consumer()
     try:

@@ -397,7 +397,8 @@ class ReadFile:
             CorruptionError: it is larger than a sound file can be; nothing was read.
         """
         size = os.fstat(self.fd).st_size
-        check_size(self.path, size, limit_bytes)
+        if size > limit_bytes:
+            raise CorruptionError(self.path, None, f"it has {size} bytes, at most {limit_bytes} are possible")
         return self.read(size, 0)
 
     def read_array(self, length: int, offset: int) -> bytearray:
@@ -441,12 +442,6 @@ def _data_end(fd: int, size: int) -> int:
     return size
 
 
-def check_size(path: str, size: int, limit_bytes: int) -> None:
-    """Raise CorruptionError if a file is larger than a sound one can be."""
-    if size > limit_bytes:
-        raise CorruptionError(path, None, f"it has {size} bytes, at most {limit_bytes} are possible")
-
-
 def memory(length: int) -> mmap.mmap:
     """Return zeros, of which slices are bytes; only those that are written to take room."""
     zeros = mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
@@ -458,19 +453,17 @@ def memory(length: int) -> mmap.mmap:
     return zeros
 
 
-def map_file(path: str, limit_bytes: int = sys.maxsize) -> memoryview:
+def map_file(path: str) -> memoryview:
     """Map a file that never changes, to be read like bytes. An empty file maps to nothing.
 
     Raises:
         FileNotFoundError: it is not there, for the caller to judge.
-        CorruptionError: it is larger than a sound file can be.
         UnsafeFile: it is a link or no regular file.
     """
     file = ReadFile(path)
     size = os.fstat(file.fd).st_size
     if size == 0:
         return memoryview(b"")
-    check_size(path, size, limit_bytes)
     try:
         return memoryview(mmap.mmap(file.fd, size, prot=mmap.PROT_READ, **_MAP_OPTIONS))
     except OSError as error:

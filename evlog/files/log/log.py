@@ -326,14 +326,9 @@ class Log:
         """Return how far the active log is known to be synced, in bytes; 0 if that is not known."""
         return self.marks().durable_offset
 
-    def acknowledged_position(self, marks: bytes | None = None) -> int:
-        """Return the last position that is known to be acknowledged, with all before it.
-
-        Args:
-            marks: those that were read last; left out, they are read.
-        """
-        raw = self._read_marks() if marks is None else marks
-        return self._position_before(acknowledged_offset(raw, self.active.segment.tag))
+    def acknowledged_position(self, marks: bytes) -> int:
+        """Return the last position that is acknowledged, with all before it, by marks that were read."""
+        return self._position_before(acknowledged_offset(marks, self.active.segment.tag))
 
     def durable_position(self) -> int:
         """Return the last position up to which no power loss can take anything back."""

@@ -44,12 +44,8 @@ _MAX_JOINED_BYTES: Final = 1 << 26  # at once
 _MAX_GROWTH: Final = 2  # of the tables, which in a group have the size of the largest
 
 
-def extend_filter(log: Log, disk: Disk, keys_at_once: int = _KEYS_AT_ONCE) -> None:
-    """Add sealed segments that the filter does not cover, the newest first.
-
-    Args:
-        keys_at_once: after this many keys the rest is left to the next call.
-    """
+def extend_filter(log: Log, disk: Disk) -> None:
+    """Add sealed segments that the filter does not cover, the newest first."""
     log.filter.is_due = False
     lock = FileLock(log.filter.path, 0.0, disk)
     try:
@@ -57,7 +53,7 @@ def extend_filter(log: Log, disk: Disk, keys_at_once: int = _KEYS_AT_ONCE) -> No
         if file is None:
             return
         try:
-            _extend_locked(log, file, disk, keys_at_once)
+            _extend_locked(log, file, disk)
         finally:
             lock.release()
     except (EvlogError, SegmentMoved):
@@ -66,7 +62,7 @@ def extend_filter(log: Log, disk: Disk, keys_at_once: int = _KEYS_AT_ONCE) -> No
         lock.close()
 
 
-def _extend_locked(log: Log, file: WriteFile, disk: Disk, keys_at_once: int) -> None:
+def _extend_locked(log: Log, file: WriteFile, disk: Disk) -> None:
     filter, store_id = log.filter, log.manifest.store_id_bytes
     raw = map_file(filter.path)
     try:
@@ -84,7 +80,7 @@ def _extend_locked(log: Log, file: WriteFile, disk: Disk, keys_at_once: int) -> 
             kept.append(used)
     filter.is_due = filter.is_damaged = False
     covered = {place for used in (*kept, *fresh) for place in used.places}
-    fresh += _blocks_without(log, covered, keys_at_once)
+    fresh += _blocks_without(log, covered)
     for width in (1, JOINED):
         for group in _groups(log, [*kept, *fresh], width):
             kept = [used for used in kept if used.top not in group.places]
@@ -153,13 +149,13 @@ def _groups(log: Log, blocks: Sequence[UsedBlock], width: int) -> Iterator[UsedB
         run.clear()
 
 
-def _blocks_without(log: Log, covered: Collection[int], keys_at_once: int) -> Iterator[UsedBlock]:
-    """Make blocks for sealed segments that have none, newest first, until they hold `keys_at_once` keys."""
+def _blocks_without(log: Log, covered: Collection[int]) -> Iterator[UsedBlock]:
+    """Make blocks for sealed segments that have none, newest first, until they hold enough keys."""
     keys, sealed = 0, log.sealed
     for place in range(len(sealed) - 1, -1, -1):
         if place in covered:
             continue
-        if keys > keys_at_once:
+        if keys > _KEYS_AT_ONCE:
             log.filter.is_due = True
             break
         try:
