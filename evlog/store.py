@@ -31,7 +31,7 @@ from evlog.model.appends import (
     results_by_stream,
     split_conditions,
 )
-from evlog.model.arguments import check_numbers, check_seconds, check_texts
+from evlog.model.arguments import check_functions, check_numbers, check_seconds, check_texts, list_of
 from evlog.model.encoding import encode_events
 from evlog.model.events import SYSTEM_PREFIX, NewEvent, check_readable_name, check_stream_name, id_text
 from evlog.model.filters import LogSelection, StreamSelection, make_filter
@@ -249,7 +249,7 @@ class EventStore:
         expectations: list[Expectation] = []
         ends: list[int] = []
         end = 0
-        for append in appends:
+        for append in list_of("appends", appends):
             try:
                 stream, new = append[0], append[1]
             except (TypeError, LookupError):
@@ -292,6 +292,7 @@ class EventStore:
         Raises:
             As `append`.
         """
+        streams, events = list_of("streams", streams), list_of("events", events)
         if len(streams) != len(events):
             raise InvalidArgument(
                 f"{len(events)} events for {len(streams)} streams; give one stream an event"
@@ -338,7 +339,8 @@ class EventStore:
 
         if isinstance(about, str):
             check_stream_name(about)
-        check_numbers(retries=retries)
+        check_numbers("retries", retries=retries)
+        check_functions("decide", decide=decide)
 
         def encoded(history: list[Event], _place: int) -> tuple[list[str], list[EncodedEvent]]:
             streams: list[str] = []
@@ -441,7 +443,7 @@ class EventStore:
             CorruptionError: while iterating, when an event is damaged; those before it were right.
             InvalidArgument: a bound is negative or a datetime has no time zone.
         """
-        check_numbers(from_version=from_version, to_version=to_version, limit=limit)
+        check_numbers("from_version", from_version=from_version, to_version=to_version, limit=limit)
         check_readable_name(stream)
         filter = make_filter(
             None, None, types, since, until, tags, correlation=correlation, metadata=metadata, grep=grep
@@ -481,7 +483,7 @@ class EventStore:
         Raises:
             As `read`.
         """
-        check_numbers(after=after, to=to, limit=limit)
+        check_numbers("after", after=after, to=to, limit=limit)
         filter = make_filter(
             None,
             category,
@@ -703,7 +705,7 @@ class EventStore:
         """
         from evlog.state.snapshots import wait_for
 
-        check_numbers(position=position)
+        check_numbers("position", position=position)
         check_seconds(timeout=timeout)
         _check_stream(stream)
         return wait_for(self.engine, name, stream, position, timeout)
@@ -916,7 +918,8 @@ class EventStore:
 
         if on_failure not in ("stop", "park"):
             raise InvalidArgument(f"invalid on_failure {on_failure!r}; use 'stop' or 'park'")
-        check_numbers(retries=retries)
+        check_numbers("retries", retries=retries)
+        check_functions("handler", handler=handler)
         check_seconds(retry_delay=retry_delay)
         with self.subscribe(
             name,
@@ -969,7 +972,7 @@ class EventStore:
         """
         from evlog.subscriptions.named import reset
 
-        check_numbers(to=to)
+        check_numbers("to", to=to)
         reset(self.engine, name, to)
 
     def delete_subscription(self, name: str) -> None:
@@ -1170,6 +1173,7 @@ class EventStore:
             CorruptionError: an event is damaged; it is neither copied, compressed nor removed.
             ExtraNotInstalled: zstandard is needed and not installed.
         """
+        check_functions(progress=progress)
         return self.engine.compact(dry_run=dry_run, force=force, compress=compress, progress=progress)
 
     def verify(
@@ -1188,6 +1192,7 @@ class EventStore:
             StoreNotFound, NotAStore, UnsupportedFormat, StoreAccessDenied: there is nothing to check.
         """
         check_texts(against=against)
+        check_functions(progress=progress)
         return self.engine.verify(quick=quick, against=against, progress=progress)
 
 
@@ -1205,7 +1210,7 @@ def _as_list(events: Iterable[_Item]) -> list[_Item]:
         return events
     if isinstance(events, NewEvent):
         raise InvalidArgument("events must be a list of NewEvent; put the one event into a list")
-    return list(events)
+    return list_of("events", events)
 
 
 def _check_stream(stream: str | None) -> None:

@@ -46,8 +46,10 @@ def verify_store(
         As `EventStore.verify`.
     """
     from evlog.files.check import verify
+    from evlog.model.arguments import check_functions
     from evlog.model.pins import maybe_parse_pin
 
+    check_functions(progress=progress)
     pin = maybe_parse_pin(against, quick=quick)
     return verify.verify_store(check_path(path), quick=quick, pin=pin, progress=progress)
 
@@ -72,9 +74,10 @@ def repair_store(
         As `EventStore.verify`.
     """
     from evlog.files.check import repair
-    from evlog.model.arguments import check_seconds
+    from evlog.model.arguments import check_functions, check_seconds
 
     check_seconds(lock_timeout=lock_timeout)
+    check_functions(progress=progress)
     return repair.repair_store(check_path(path), lock_timeout_seconds=lock_timeout, progress=progress)
 
 
@@ -105,7 +108,9 @@ def backup_store(
         StoreFull, StoreIOError, StoreAccessDenied: the disk refuses; running it again continues.
     """
     from evlog.files import backup
+    from evlog.model.arguments import check_functions
 
+    check_functions(progress=progress)
     return backup.backup_store(check_path(path), check_path(out), links=links, progress=progress)
 
 
@@ -129,5 +134,7 @@ def salvage_store(
         StoreFull, StoreIOError, StoreAccessDenied: the disk refuses.
     """
     from evlog.files.check import salvage
+    from evlog.model.arguments import check_functions
 
+    check_functions(progress=progress)
     return salvage.salvage_store(check_path(path), check_path(out), progress=progress)

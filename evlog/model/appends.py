@@ -10,6 +10,7 @@ from _collections_abc import Sequence  # collections.abc would import the packag
 from operator import itemgetter
 
 from evlog.errors import CorruptionError, EvlogError, InvalidArgument
+from evlog.model.arguments import list_of
 from evlog.model.events import check_stream_name, id_text, make_ids
 from evlog.model.named import NamedTuple
 
@@ -102,7 +103,9 @@ def split_conditions(
     """Return the two kinds of conditions, or raise InvalidArgument."""
     from evlog.model.queries import IfNone
 
-    given: list[Any] = [conditions] if isinstance(conditions, IfNone | IfVersion) else list(conditions)
+    given: list[Any] = (
+        [conditions] if isinstance(conditions, IfNone | IfVersion) else list_of("conditions", conditions)
+    )
     versions = [each for each in given if isinstance(each, IfVersion)]
     queries = [each for each in given if isinstance(each, IfNone)]
     if len(versions) + len(queries) < len(given):

@@ -1,4 +1,4 @@
-"""Checks of arguments: texts, whole numbers and durations; each may be None.
+"""Checks of arguments: texts, whole numbers, durations, functions, lists. Most may be None.
 
 Each raises InvalidArgument with the argument's name.
 """
@@ -9,7 +9,10 @@ from evlog.errors import InvalidArgument
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Final
+    from collections.abc import Callable, Iterable
+    from typing import Final, TypeVar
+
+    Item = TypeVar("Item")
 
 _MOST: Final = (1 << 63) - 1  # what every engine can count to
 
@@ -21,23 +24,47 @@ def check_texts(**texts: str | None) -> None:
             raise InvalidArgument(f"{name} is {text!r}; give a text")
 
 
-def check_numbers(**numbers: int | None) -> None:
-    """Refuse what is not a whole number from 0 up to the largest that every engine can count to."""
+def check_numbers(*needed: str, **numbers: int | None) -> None:
+    """Refuse what is not a whole number from 0 up to the largest that every engine can count to.
+
+    Args:
+        needed: the names of those that cannot be None.
+    """
     for name, value in numbers.items():
-        if value is None or (value.__class__ is int and 0 <= value <= _MOST):
+        if value is None and name not in needed:
+            continue
+        if value.__class__ is int and 0 <= value <= _MOST:
             continue  # the common case
-        is_whole = hasattr(value, "__index__")  # an int, or for example numpy's
-        if not is_whole or not 0 <= value <= _MOST:
-            allowed = f"at most {_MOST}" if is_whole and value > 0 else "0 or more"
-            raise InvalidArgument(f"invalid {name} {value!r}; use a whole number, {allowed}")
+        is_whole = hasattr(value.__class__, "__index__")  # an int, or for example numpy's
+        if not is_whole or not 0 <= value <= _MOST:  # type: ignore[operator]
+            allowed = f"at most {_MOST}" if is_whole and value > 0 else "0 or more"  # type: ignore[operator]
+            raise InvalidArgument(f"invalid {name} {value!r:.80}; use a whole number, {allowed}")
 
 
 def check_seconds(**durations: float | None) -> None:
     """Refuse a duration that is negative or NaN, and what is not a number."""
     for name, seconds in durations.items():
         try:
-            if seconds is None or (hasattr(seconds, "__float__") and float(seconds) >= 0):
+            if seconds is None or (hasattr(seconds.__class__, "__float__") and float(seconds) >= 0):
                 continue
         except (ValueError, OverflowError):
             pass  # a signalling NaN, or an int beyond every float
         raise InvalidArgument(f"invalid {name} {seconds!r:.80}; use seconds, 0 or more, or None")
+
+
+def check_functions(*needed: str, **functions: Callable[..., object] | None) -> None:
+    """Refuse what cannot be called; `needed` as above."""
+    for name, function in functions.items():
+        if not callable(function) and (function is not None or name in needed):
+            raise InvalidArgument(f"{name} is {function!r:.80}; give a function")
+
+
+def list_of(name: str, values: Iterable[Item]) -> list[Item]:
+    """Return values as a list, a list as it is; None is refused, and all else that has no values."""
+    if values.__class__ is list:
+        return values
+    try:
+        found = iter(values)
+    except TypeError:
+        raise InvalidArgument(f"{name} is {values!r:.80}; give a list") from None
+    return list(found)

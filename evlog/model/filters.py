@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from evlog.errors import InvalidArgument
+from evlog.model.arguments import list_of
 from evlog.model.events import check_type
 from evlog.model.named import NamedTuple
 
@@ -64,10 +65,10 @@ class EventFilter:
         put = object.__setattr__
         put(self, "stream", stream)
         put(self, "category", category)
-        put(self, "types", None if types is None else tuple(sorted(types)))
-        put(self, "tags", tuple(sorted(tags)) if tags else ())
-        put(self, "metadata", tuple(metadata))
-        put(self, "grep", tuple(grep))
+        put(self, "types", None if types is None else tuple(sorted(list_of("types", types))))
+        put(self, "tags", tuple(sorted(list_of("tags", tags))) if tags else ())
+        put(self, "metadata", tuple(list_of("metadata", metadata)))
+        put(self, "grep", tuple(list_of("grep", grep)))
         put(self, "since_us", since_us)
         put(self, "until_us", until_us)
         put(self, "include_system", include_system)
@@ -241,7 +242,7 @@ def make_filter(
     return EventFilter(
         stream,
         category,
-        None if types is None else set(map(check_type, types)),
+        None if types is None else set(map(check_type, list_of("types", types))),
         tags or (),
         since_us=_microseconds(since),
         until_us=_microseconds(until),

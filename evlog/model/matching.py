@@ -12,6 +12,7 @@ Imported only where content is asked for.
 from __future__ import annotations
 
 from evlog.errors import InvalidArgument
+from evlog.model.arguments import list_of
 from evlog.model.json_text import encode_json
 
 TYPE_CHECKING = False
@@ -56,9 +57,10 @@ def field_text(value: object) -> str:
 
 def check_patterns(patterns: str | Iterable[str]) -> tuple[str, ...]:
     """Return the patterns, sorted, each once, or raise InvalidArgument."""
-    checked = sorted(set([patterns] if isinstance(patterns, str) else patterns))
+    given = [patterns] if isinstance(patterns, str) else list_of("grep", patterns)
+    checked = sorted({_checked_text(pattern, "grep") for pattern in given})
     for pattern in checked:
-        if not _checked_text(pattern, "grep"):
+        if not pattern:
             raise InvalidArgument("grep is empty; give a text or a regular expression")
         if not _is_plain(pattern):
             _compiled(pattern)

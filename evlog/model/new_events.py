@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from evlog.errors import EventTooLarge, InvalidArgument, InvalidEvent
+from evlog.model.arguments import list_of
 from evlog.model.encoding import encode_events, maybe_encode_columns
 from evlog.model.events import NewEvent
 
@@ -51,7 +52,9 @@ class NewEvents:
         tags: Iterable[Iterable[str] | None] | None = None,
         content_type: str | Iterable[str] = "json",
     ) -> None:
-        datas = list(data)  # copies: what the caller does with its own columns later changes nothing
+        datas = list(
+            list_of("data", data)
+        )  # copies: what the caller does with its own columns later changes nothing
         count = len(datas)
         self.streams = _column_of("streams", streams, count)
         self._columns = (
@@ -106,7 +109,7 @@ def _column_of(name: str, values: str | Iterable[Any] | None, count: int) -> lis
     """Return a list with a value for each event."""
     if values is None or isinstance(values, str):
         return [values] * count
-    column = list(values)
+    column = list(list_of(name, values))
     if len(column) != count:
         raise InvalidArgument(f"{len(column)} {name} for the data of {count} events; give one for each event")
     return column

@@ -13,6 +13,7 @@ A value that begins with `"`, or holds one of `,` `;` `|`, is written as a JSON 
 from __future__ import annotations
 
 from evlog.errors import InvalidArgument
+from evlog.model.arguments import list_of
 from evlog.model.events import check_type, tags_of
 from evlog.model.json_text import encode_json, scan_json
 from evlog.model.tags import check_wanted
@@ -56,7 +57,7 @@ class Query:
     def __init__(self, types: Iterable[str] = (), tags: Iterable[str] = ()) -> None:
         if isinstance(types, str):
             raise InvalidArgument(f"types is the text {types!r:.80}; give a list of event types")
-        item = tuple(sorted(set(map(check_type, types)))), check_wanted(tags)
+        item = tuple(sorted(set(map(check_type, list_of("types", types))))), check_wanted(tags)
         object.__setattr__(self, "items", (item,))
 
     @classmethod

@@ -13,6 +13,7 @@ Imported only where tags are given.
 from __future__ import annotations
 
 from evlog.errors import InvalidArgument, InvalidEvent
+from evlog.model.arguments import list_of
 from evlog.model.events import TAGS_BEGIN, maybe_name_fault, tags_of
 from evlog.model.json_text import encode_json, make_decoder
 
@@ -48,7 +49,7 @@ def check_wanted(tags: Iterable[str]) -> tuple[str, ...]:
 def _checked(tags: Iterable[str], error: type[InvalidEvent] | None) -> list[str]:
     if isinstance(tags, str | bytes):
         raise InvalidArgument(f"tags is the text {tags!r:.80}; give a list of tags")
-    checked = list(tags)
+    checked = list_of("tags", tags)
     for tag in checked:
         reason = maybe_name_fault(tag)
         if reason is not None:

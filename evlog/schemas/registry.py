@@ -24,6 +24,7 @@ from evlog.errors import (
     WrongExpectedVersion,
 )
 from evlog.model.appends import AppendRequest, Expectation, damaged_schema
+from evlog.model.arguments import check_texts
 from evlog.model.encoding import encode_events
 from evlog.model.events import JSON_CODE, NewEvent, check_type
 from evlog.model.filters import StreamSelection
@@ -164,6 +165,7 @@ def find(engine: Engine, type: str, version: int | None) -> Schema:
     Raises:
         SchemaNotFound: there is none.
     """
+    check_texts(type=type)
     schemas = load(engine)
     if version is None:
         if type in schemas.current:
@@ -209,6 +211,7 @@ def remove_schema(engine: Engine, type: str) -> None:
     Raises:
         SchemaNotFound: the type has none.
     """
+    check_texts(type=type)
     while True:
         schemas = load(engine)
         if type not in schemas.current:

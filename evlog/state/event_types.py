@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from evlog.errors import InvalidArgument
+from evlog.model.arguments import list_of
 from evlog.model.events import Event, NewEvent, check_type
 
 
@@ -17,7 +18,10 @@ class EventTypes:
     """
 
     def __init__(self, types: Mapping[str, type] | Iterable[type]) -> None:
-        pairs = types.items() if isinstance(types, Mapping) else [(_name_of(each), each) for each in types]
+        if isinstance(types, Mapping):
+            pairs = [*types.items()]
+        else:
+            pairs = [(_name_of(each), each) for each in list_of("types", types)]
         self._kinds: dict[str, type] = {}
         self._names: dict[type, str] = {}
         for name, kind in pairs:

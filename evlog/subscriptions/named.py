@@ -15,6 +15,7 @@ from evlog.errors import (
     SubscriptionNotFound,
     UnsupportedFormat,
 )
+from evlog.model.arguments import check_numbers, list_of
 from evlog.model.checkpoints import Checkpoint, ParkedEvent
 from evlog.model.events import Event
 from evlog.model.filters import ANYTHING, EventFilter, LogSelection
@@ -262,6 +263,9 @@ def _chosen(
     parked = [(checkpoint, place) for _, checkpoint in places for place in checkpoint.parked()]
     if positions is None:
         return parked
+    positions = list_of("positions", positions)
+    for position in positions:
+        check_numbers("position", position=position)
     unknown = set(positions).difference(place.position for _, place in parked)
     if unknown:
         raise not_parked(name, min(unknown))

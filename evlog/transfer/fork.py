@@ -9,10 +9,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from evlog.errors import InvalidArgument
+from evlog.model.arguments import check_functions, check_numbers
 from evlog.model.named import NamedTuple
 from evlog.model.redaction import since
 from evlog.store import EventStore
-from evlog.transfer.mirrors import Mirror
+from evlog.transfer.mirrors import Mirror, engine_of
 from evlog.transfer.targets import OPEN, ForkTarget
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ def fork(
         MirrorConflict: the destination holds events of its own, is a mirror, or a fork of another store.
         MirrorBusy, MirrorLimit: as `mirror`.
     """
+    check_functions(progress=progress)
     to = last_position(source, at)
     with _Copying(source, destination) as copying:
         copying.open_at(to, progress)
@@ -95,9 +97,10 @@ def last_position(source: EventStore, at: int | None) -> int:
     Raises:
         InvalidArgument: the source does not reach `at`.
     """
-    head = source.head
+    check_numbers(at=at)
+    head = engine_of("source", source).head()
     if at is None:
         return head
-    if not 0 <= at <= head:
+    if at > head:
         raise InvalidArgument(f"at is {at}, and the log ends at position {head}; give a position of the log")
     return at

@@ -21,6 +21,7 @@ from operator import add
 from typing import TYPE_CHECKING, Final
 
 from evlog.errors import InvalidArgument, MirrorBusy, SubscriptionBusy
+from evlog.model.arguments import check_functions, check_numbers
 from evlog.model.filters import EVERYTHING, LogSelection
 from evlog.model.history import Standing, refusal
 from evlog.model.named import NamedTuple
@@ -102,6 +103,7 @@ def mirror(
     """
     if merge and cutover:
         raise InvalidArgument("a merge cannot be cut over: its positions are others; leave one of them out")
+    check_functions(progress=progress)
     with ExitStack() as stack:
         stores = []
         for store, create in ((source, False), (destination, True)):
@@ -114,10 +116,10 @@ def mirror(
 
 def plan_mirror(source: EventStore, destination: EventStore | None, *, merge: bool = False) -> MirrorPlan:
     """Return what `mirror` would copy; nothing is written. Without a destination, a new one is meant."""
-    after, engine = 0, source.engine
+    after, engine = 0, engine_of("source", source)
     head = engine.head()
     if destination is not None:
-        target = (MergeTarget if merge else IdenticalTarget)(engine, destination.engine)
+        target = (MergeTarget if merge else IdenticalTarget)(engine, engine_of("destination", destination))
         after = target.begin(claim=False)
         target.check_limits(after, head)
     events = removed = 0
@@ -137,7 +139,7 @@ def promote(store: EventStore) -> None:
         InvalidArgument: it is neither. StoreIsMirror: it is an unfinished fork.
         MirrorBusy: a mirror is writing to it.
     """
-    engine = store.engine
+    engine = engine_of("store", store)
     standing = engine.standing
     if standing == OPEN:
         raise InvalidArgument(f"{engine.address} is not a mirror; it takes appends already")
@@ -149,6 +151,13 @@ def promote(store: EventStore) -> None:
             raise MirrorBusy(engine.address)
     finally:
         lock.release()
+
+
+def engine_of(name: str, store: EventStore) -> Engine:
+    """Return the engine of an open store, which the argument of this name must be."""
+    if not isinstance(store, EventStore):
+        raise InvalidArgument(f"{name} is {store!r:.80}; give an open store")
+    return store.engine
 
 
 def acquire_lock(destination: Engine) -> CheckpointStore:
@@ -182,8 +191,9 @@ class Mirror:
         merge: bool = False,
         piece_events: int = PIECE_EVENTS,
     ) -> None:
-        self._source: Engine = source.engine
-        self._destination: Engine = destination.engine
+        check_numbers("piece_events", piece_events=piece_events)
+        self._source = engine_of("source", source)
+        self._destination = engine_of("destination", destination)
         if self._source.store_id == self._destination.store_id:
             raise InvalidArgument("source and destination are the same store; name two")
         self._merge = merge
