@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import inspect
 import os
 import pickle
 import random
@@ -85,6 +86,37 @@ def test_path_may_be_a_path_object_or_relative(memory_path: Path, monkeypatch: p
     monkeypatch.chdir(memory_path)
     with evlog.open("store") as store:
         assert store.head == 1
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda store: store.append("s", [new()]),
+        lambda store: list(store.read_all()),
+        lambda store: store.info(),
+        lambda store: store.compact(),
+        lambda store: list(store.subscribe(idle=0)),
+        lambda store: list(store.subscribe("mail", idle=0)),
+        lambda store: evlog.open(store.path).close(),
+    ],
+)
+def test_too_deep_a_recursion_of_the_caller_is_not_damage(
+    store: EventStore, use: Callable[[EventStore], object]
+) -> None:
+    def deep(levels: int) -> object:
+        return use(store) if levels == 0 else deep(levels - 1)
+
+    fill(store, 10)
+    use(store)
+    levels = sys.getrecursionlimit() - len(inspect.stack(0))
+    refused = 0
+    for fewer in range(60):
+        try:
+            deep(levels - fewer)
+        except RecursionError:
+            refused += 1
+    assert refused
+    assert store.verify().ok
 
 
 @pytest.mark.parametrize("send", [pickle.dumps, copy.copy, copy.deepcopy])

@@ -116,7 +116,7 @@ class RecordDecoder(local):
             raise FormatFault(f"a record makes no sense: {error}") from None
         except FormatFault:
             raise
-        except (*NOT_RECORDS, msgspec.MsgspecError) as error:
+        except (*NOT_RECORDS, RecursionError, msgspec.MsgspecError) as error:  # JSON can be nested too deeply
             raise FormatFault(f"a frame does not hold records: {error}") from None
 
     def _decode(

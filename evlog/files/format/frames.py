@@ -69,14 +69,14 @@ FRAME_INDEX_CRC: Final = Struct("<24xI12x")  # the index CRC alone, in a header 
 _in_c = msgpack.Packer.__module__ != "msgpack.fallback"
 _pack_record = msgpack.Packer(buf_size=1 << 16).pack if _in_c else msgpack.packb
 unpack: Final = msgpack.unpackb  # allocates no more than its input has bytes, whatever lengths are in it
-# What decoding can raise for bytes that pass their CRC and are not records.
+# What decoding can raise for bytes that pass their CRC and are not records. A RecursionError is not among it:
+# msgpack raises none, and that of a caller with a deep stack must not be reported as damage.
 NOT_RECORDS: Final = (
     ValueError,
     TypeError,
     LookupError,
     AttributeError,
     OverflowError,
-    RecursionError,
     msgpack.exceptions.UnpackException,
 )
 

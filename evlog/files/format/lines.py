@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from typing import Any, Final
 
 _CRC_KEY: Final = b',"crc32":"'
+_DEEPLY_NESTED: Final = 100  # brackets; what evlog writes has a few, and a stack overflows at hundreds
 
 
 def encode_line(document: dict[str, Any]) -> bytes:
@@ -39,9 +40,24 @@ def decode_line(raw: bytes) -> dict[str, Any]:
     """
     body = check_line(raw)
     try:
-        document: dict[str, Any] = decode_json((body + b"}").decode())
-    except (ValueError, RecursionError) as error:
+        return decode_object(body + b"}")
+    except ValueError as error:
         raise FormatFault(f"a line is not JSON: {error}") from None
+
+
+def decode_object(text: bytes) -> dict[str, Any]:
+    """Decode the JSON object in a file of a store.
+
+    Raises:
+        ValueError: it is not JSON, or nested too deeply.
+        RecursionError: the caller's stack is too deep, which is not damage.
+    """
+    try:
+        document: dict[str, Any] = decode_json(text.decode())
+    except RecursionError:
+        if text.count(b"[") + text.count(b"{") < _DEEPLY_NESTED:
+            raise
+        raise ValueError("it is nested too deeply") from None
     return document
 
 

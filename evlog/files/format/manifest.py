@@ -22,9 +22,9 @@ from evlog.errors import CorruptionError
 from evlog.files.format import paths
 from evlog.files.format.frames import MAX_LOG_BYTES
 from evlog.files.format.headers import FORMAT_VERSION, FormatFault, NewerFormat
-from evlog.files.format.lines import check_line, sign_line
+from evlog.files.format.lines import check_line, decode_object, sign_line
 from evlog.files.format.paths import SegmentFile
-from evlog.model.json_text import decode_json, encode_json
+from evlog.model.json_text import encode_json
 from evlog.model.named import NamedTuple
 
 TYPE_CHECKING = False
@@ -206,7 +206,7 @@ def decode_manifest(raw: bytes, path: str | None = None) -> Manifest:
     body = check_line(raw)
     try:
         head, _, rest = body.partition(_BEGIN)
-        document = decode_json((head + b"]}").decode())
+        document = decode_object(head + b"]}")
         if type(document["format"]) is int and document["format"] > FORMAT_VERSION:
             raise NewerFormat(document["format"])
         rows = SegmentRows(rest.removesuffix(_END).split(_BETWEEN), path or paths.MANIFEST)
@@ -222,7 +222,7 @@ def decode_manifest(raw: bytes, path: str | None = None) -> Manifest:
             raise FormatFault("it is not written as a manifest is")
     except (FormatFault, NewerFormat):
         raise
-    except (LookupError, AttributeError, TypeError, ValueError, RecursionError) as error:
+    except (LookupError, AttributeError, TypeError, ValueError) as error:
         raise FormatFault(f"it does not describe a store: {error!r}") from None
     return manifest
 
