@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, compress, pairwise, repeat
 from operator import eq, lt, sub
@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 
 from evlog.errors import EvlogError
 from evlog.files.check import findings as kinds
-from evlog.files.check.known import Known, Segments, map_sorted
+from evlog.files.check.known import POSITION_BITS, Known, Segments, map_sorted
 from evlog.files.check.task import SegmentTask
 from evlog.files.disk.files import map_file
 from evlog.files.format import paths
@@ -37,6 +37,7 @@ from evlog.model.reports import Finding
 
 HASHES_AT_ONCE: Final = 1 << 16
 SEGMENTS_AT_ONCE: Final = 16  # for whose blocks the filter is read
+_POSITION: Final = (1 << POSITION_BITS) - 1
 _KEYS_AT_ONCE: Final = 4096  # columns of few stay in the processor's cache
 
 
@@ -67,9 +68,9 @@ def odd_streams_in(known: Sequence[Known], low: int, high: int) -> list[int]:
                 elif step > 1:
                     missing[key].append(range(first - step + 1, first))
         last.update(zip(keys, ends, strict=True))
-    removed: defaultdict[int, list[tuple[int, int]]] = defaultdict(list)
-    for key, version, position in segments.removed(low, high):
-        removed[key].append((version, position))
+    removed: defaultdict[int, list[int]] = defaultdict(list)
+    for keys, cells in segments.removed(low, high):
+        deque(map(list.append, map(removed.__getitem__, keys), cells), maxlen=0)
     tops: dict[int, int] = {}
     for key, version in segments.empty_streams(low, high):
         tops[key] = max(version, tops.get(key, 0))
@@ -82,17 +83,24 @@ def odd_streams_in(known: Sequence[Known], low: int, high: int) -> list[int]:
     return sorted(odd)
 
 
-def _explain_each_other(removed: list[tuple[int, int]], missing: Sequence[range], *, gaps: bool) -> bool:
-    """Return whether the missing versions are the removed ones; with gaps others may be missing."""
+def _explain_each_other(removed: list[int], missing: Sequence[range], *, gaps: bool) -> bool:
+    """Return whether the missing versions are the removed ones; with gaps others may be missing.
+
+    Args:
+        removed: as `Segments.removed` gives versions and positions.
+    """
     removed.sort()
-    versions = [version for version, _ in removed]
-    positions = [position for _, position in removed]
+    versions, positions = _versions_and_positions(removed)
     if not all(map(lt, versions, versions[1:])) or not all(map(lt, positions, positions[1:])):
         return False
     wanted = sum(map(len, missing))
     if len(versions) == wanted:  # so what may be a gap of any size is short enough to expand
         return versions == sorted(chain.from_iterable(missing))
     return gaps and len(versions) < wanted and all(any(at in span for span in missing) for at in versions)
+
+
+def _versions_and_positions(removed: Sequence[int]) -> tuple[list[int], list[int]]:
+    return [cell >> POSITION_BITS for cell in removed], [cell & _POSITION for cell in removed]
 
 
 _NO_END: Final = 1 << 64
@@ -143,9 +151,8 @@ def _check_gaps(
 ) -> list[Finding]:
     """Compare the versions that streams with this hash lack with their removed events."""
     names = set(last)
-    removed = sorted(
-        (version, position) for _, version, position in segments.removed(stream_hash, stream_hash + 1)
-    )
+    found_cells = chain.from_iterable(cells for _, cells in segments.removed(stream_hash, stream_hash + 1))
+    removed = list(zip(*_versions_and_positions(sorted(found_cells)), strict=True))
     ends: dict[str, int] = {}
     for name, version in segments.empty_names(stream_hash):
         ends[name] = max(version, ends.get(name, 0))

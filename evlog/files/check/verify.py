@@ -41,7 +41,7 @@ from evlog.files.check.files import (
     is_being_indexed,
     take_snapshot,
 )
-from evlog.files.check.known import ID_HASHES, Known, Segments, ranges, stream_ranges
+from evlog.files.check.known import ID_HASHES, REMOVED_PER_KEY, Known, Segments, ranges, stream_ranges
 from evlog.files.check.quick import verify_quickly
 from evlog.files.check.redactions import check_redactions
 from evlog.files.check.removals import check_removals
@@ -158,7 +158,7 @@ def _check_all(
     """Check each segment, then what holds across them. A task changes if its log was compressed meanwhile."""
     total = sum(task.size for task in tasks)
     pieces = Pieces(tasks, digest)
-    with Workers(process_count([task.size for task in tasks])) as workers:
+    with Workers(process_count([task.size + task.info.removed_bytes for task in tasks])) as workers:
         for done, (at, result) in enumerate(workers.run_all(pieces.calls, ahead=2), 1):
             pieces.take(at, result)
             if progress is not None:
@@ -211,10 +211,12 @@ def _check_across(workers: Workers, known: Sequence[Known], checks: Sequence[Seg
             missing = None if check.log.damaged else check.log.missing
             removals.append((check_removals, (task, missing, check.log.last_position, reached)))
         reached = info.last_position
-    events = sum(segment.entry_count + segment.task.info.removed_events for segment in known)
+    events = sum(segment.entry_count for segment in known)
+    removed = sum(segment.task.info.removed_events for segment in known)
     pieces = 2 * workers.count
-    streams = [(odd_streams_in, (known, *bounds)) for bounds in stream_ranges(known, events, pieces)]
-    ids = [(repeated_hashes, (known, *bounds)) for bounds in ranges(events, ID_HASHES, pieces)]
+    rows = events + removed // REMOVED_PER_KEY
+    streams = [(odd_streams_in, (known, *bounds)) for bounds in stream_ranges(known, rows, pieces)]
+    ids = [(repeated_hashes, (known, *bounds)) for bounds in ranges(events + removed, ID_HASHES, pieces)]
     filters = [
         (check_filter, (known[at : at + SEGMENTS_AT_ONCE],)) for at in range(0, len(known), SEGMENTS_AT_ONCE)
     ]

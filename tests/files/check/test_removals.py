@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable
 from operator import itemgetter
 from pathlib import Path
@@ -12,13 +13,22 @@ import pytest
 
 import evlog
 from evlog import EventStore, Finding
-from evlog.files.check import logs
+from evlog.files.check import known, logs
 from evlog.files.disk.files import DISK
 from evlog.files.format.filter import encode_block, encode_filter_header, identity_of
-from evlog.files.format.hashes import hash_stream
+from evlog.files.format.hashes import hash_ids, hash_stream
 from evlog.files.format.headers import FILE_HEADER_BYTES, decode_file_header
 from evlog.files.format.paths import filter_path
-from evlog.files.format.removed_events import EVENT, encode_removed
+from evlog.files.format.removed_events import (
+    EVENT,
+    EVENT_BYTES,
+    GroupedEvents,
+    encode_grouped,
+    encode_removed,
+    event_ids,
+    group_bits,
+    group_events,
+)
 from evlog.files.log.manifest_file import read_manifest, replace_manifest
 from evlog.files.log.parts import SealedPart
 from evlog.files.log.removed import RemovedEvents
@@ -103,6 +113,66 @@ def test_an_event_that_went_twice_is_found(compacted: EventStore) -> None:
     change_removed(compacted, lambda rows, _: add(rows[1][1], 1)(rows, _))
     (finding,) = compacted.verify().findings
     assert (finding.kind, finding.file.rsplit(".")[-1]) == ("gone", "removed")
+
+
+def test_an_id_that_went_twice_is_found(compacted: EventStore) -> None:
+    def change(rows: list[Row], _: object) -> None:
+        rows[1][0] = rows[0][0]
+
+    change_removed(compacted, change)
+    assert "id" in kinds_of(compacted.verify().findings)
+
+
+@pytest.fixture
+def crowded(store: EventStore) -> EventStore:
+    """A segment that lost 3,000 events, in eight groups."""
+    with evlog.open(store.path, segment_events=10_000) as large:
+        large.append_many([(f"s-{number % 50}", [new(number)]) for number in range(3000)])
+        large.append("kept", [new(1)])
+        large.set_retention(category="s", max_count=1)
+        large.compact(force=True)
+    return store
+
+
+def test_removed_events_in_another_group_are_found(crowded: EventStore) -> None:
+    place = next(at for at, info in enumerate(read_manifest(crowded.path).segments) if info.removed_bytes)
+    info = read_manifest(crowded.path).segments[place]
+    path = Path(info.path(crowded.path, "removed"))
+    header = decode_file_header(path.read_bytes()[:FILE_HEADER_BYTES])
+    file = RemovedEvents(str(path), header._replace(keys=0, postings=0, source_crc=0), info.removed_bytes)
+    rows, streams = bytes(file.rows()), file.streams()
+    del file
+    counts = group_events(rows, hash_ids(event_ids(rows)), group_bits(info.removed_events)).counts
+    turned = rows[-EVENT_BYTES:] + rows[EVENT_BYTES:-EVENT_BYTES] + rows[:EVENT_BYTES]
+    fewer, more = array("I", counts), array("I", counts)
+    fewer[0], fewer[1] = counts[0] - 1, counts[1] + 1
+    more[0], more[1] = counts[0] + 1, counts[1] - 1
+    for wrong in (GroupedEvents(turned, counts), GroupedEvents(rows, fewer), GroupedEvents(rows, more)):
+        raw = encode_grouped(header, wrong, streams)
+        path.write_bytes(raw)
+        replace_info(crowded, place, info._replace(removed_crc=crc32(raw)))
+        (finding,) = crowded.verify().findings
+        assert (finding.kind, finding.detail) == (
+            "gone",
+            "its rows are not in order: a reader misses some of them",
+        )
+
+
+def test_removed_events_are_not_all_read_for_each_range(
+    crowded: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    read = RemovedEvents._bytes
+
+    def count(self: RemovedEvents, start: int, end: int) -> memoryview:
+        asked.append(end - start)
+        return read(self, start, end)
+
+    monkeypatch.setattr(RemovedEvents, "_bytes", count)
+    monkeypatch.setattr(known, "KEYS_AT_ONCE", 64)  # so that there are 47 ranges of ids
+    assert crowded.verify().ok
+    size = sum(info.removed_bytes for info in read_manifest(crowded.path).segments)
+    assert sum(asked) < 30 * size
 
 
 def test_an_event_that_the_log_lost_is_found(compacted: EventStore) -> None:
