@@ -133,6 +133,17 @@ def seconds_of(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
+def mean_us(call: Callable[[], object], times: int) -> float:
+    """The wall time of one call, in microseconds: the mean of some."""
+    os.sync()  # or they would wait for what others wrote
+
+    def repeat() -> None:
+        for _ in range(times):
+            call()
+
+    return seconds_of(repeat) / times * 1e6
+
+
 def take_turns(
     rounds: int, columns: Mapping[str, Callable[[], float]], patience_seconds: float = float("inf")
 ) -> dict[str, list[float]]:

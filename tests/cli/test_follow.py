@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-import pty
 import select
 import signal
-import struct
 import subprocess
-import termios
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import pytest
 
 import evlog as library
 from tests.cli.conftest import command, environment, run_process, start
-
-PATIENCE_SECONDS = 60.0  # nothing takes that long; a test that hangs ends
+from tests.support.terminal import PATIENCE_SECONDS, TerminalSession
 
 
 @contextmanager
@@ -445,49 +440,15 @@ def test_a_command_can_append_to_the_store_that_is_followed(here: Path) -> None:
 # ---- On a terminal
 
 
-class Terminal:
+class Terminal(TerminalSession):
     """A terminal in which `evlog tail` runs."""
 
     def __init__(self, *arguments: str, columns: int = 120, **changes: str) -> None:
-        self._master, slave = pty.openpty()
-        self.resize(columns)
-        env = environment({"TERM": "xterm", **changes})
-        self.process = subprocess.Popen(
-            command("tail", *arguments), env=env, stdin=slave, stdout=slave, stderr=slave
-        )
-        os.close(slave)
-        self.text = ""
-        self._limit = threading.Timer(PATIENCE_SECONDS, self.process.kill)
-        self._limit.start()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self._limit.cancel()
-        self.process.kill()
-        self.process.wait()
-        os.close(self._master)
-
-    def resize(self, columns: int) -> None:
-        fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("4H", 24, columns, 0, 0))
+        super().__init__(command("tail", *arguments), environment({"TERM": "xterm", **changes}), columns)
 
     def read_until(self, text: str) -> list[str]:
         """The lines up to and with the one that holds the text."""
-        while text not in self.text or "\n" not in self.text.partition(text)[2]:
-            self.text += os.read(self._master, 4096).decode()
-        before, found, rest = self.text.partition(text)
-        line, _, self.text = rest.partition("\n")
-        return (before + found + line).replace("\r", "").split("\n")
-
-    def read_rest(self) -> str:
-        """Return what is left once no process writes any more."""
-        try:
-            while data := os.read(self._master, 4096):
-                self.text += data.decode()
-        except OSError:
-            pass  # so ends a terminal that no process has open
-        return self.text
+        return (self.wait_for(text) + self.wait_for("\n")).removesuffix("\n").split("\n")
 
 
 def column_of(line: str, text: str) -> int:
@@ -543,8 +504,8 @@ def test_ctrl_c_on_a_terminal_leaves_nothing_but_the_rows(store: library.EventSt
     with Terminal("-f", NO_COLOR="1") as terminal:
         terminal.read_until('"n":1}')
         terminal.process.send_signal(signal.SIGINT)
-        assert terminal.process.wait() == -signal.SIGINT
-        assert terminal.read_rest() == ""
+        assert terminal.wait() == -signal.SIGINT
+        assert terminal.shown == ""
 
 
 def test_what_there_is_to_see_cannot_drive_the_terminal(store: library.EventStore) -> None:

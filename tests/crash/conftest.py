@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 from evlog.files.check import files
+from tests.crash import recordings
+
+
+@pytest.fixture
+def root() -> Iterator[str]:
+    with recordings.scratch() as directory:
+        yield directory
 
 
 @pytest.fixture

@@ -30,14 +30,20 @@ def segment(first_position: int, suffix: str) -> str:
     return f"{STORE}/segments/{first_position:020d}.0.{suffix}"
 
 
+def build_store(root: str) -> History:
+    """Make the store in a directory; what was sent to it."""
+    os.mkdir(f"{root}/above")
+    history = History(World(root))
+    with open_store(f"{root}/{STORE}", create=True) as store:
+        for appends in recordings.sample_appends(0) + recordings.sample_appends(20)[:2]:
+            history.send(store, appends)
+    return history
+
+
 @functools.cache
 def _built() -> tuple[Files, Knowledge]:
     with recordings.scratch() as root:
-        os.mkdir(f"{root}/above")
-        history = History(World(root))
-        with open_store(f"{root}/{STORE}", create=True) as store:
-            for appends in recordings.sample_appends(0) + recordings.sample_appends(20)[:2]:
-                history.send(store, appends)
+        history = build_store(root)
         files = read_files(root)
         log = segment(ACTIVE, "log")
         return files | {log: files[log].rstrip(b"\0")}, all_known(history.batches)

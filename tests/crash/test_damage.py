@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -44,12 +44,6 @@ Damage = Callable[[bytes], bytes | None]  # of a file's content; None removes th
 
 LOG = segment(ACTIVE, "log")
 LAST = SEALED[-1]
-
-
-@pytest.fixture
-def root() -> Iterator[str]:
-    with recordings.scratch() as directory:
-        yield directory
 
 
 def place(root: str, path: str, damage: Damage, room: int = 0) -> tuple[Files, Knowledge]:

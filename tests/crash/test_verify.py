@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Iterator
 from itertools import combinations
 
 import pytest
@@ -13,7 +12,7 @@ from evlog.files.check.verify import verify_store
 from evlog.files.format.marks import MARK_BYTES
 from evlog.model.reports import Finding
 from tests.crash import recordings
-from tests.crash.check import materialise, open_store
+from tests.crash.check import materialise
 from tests.crash.damage import (
     ACTIVE,
     DIRECTORIES,
@@ -21,14 +20,13 @@ from tests.crash.damage import (
     MANIFEST,
     STORE,
     Files,
+    build_store,
     flip,
     newer_header,
     read_files,
     segment,
     sound_store,
 )
-from tests.crash.disk import World
-from tests.crash.history import History
 from tests.crash.states import State
 
 pytestmark = pytest.mark.usefixtures("no_writer_at_work")
@@ -36,12 +34,6 @@ pytestmark = pytest.mark.usefixtures("no_writer_at_work")
 FLIPS = 1000
 LOCK = f"{STORE}/lock"
 FILTER = f"{STORE}/segments/filter"
-
-
-@pytest.fixture
-def root() -> Iterator[str]:
-    with recordings.scratch() as directory:
-        yield directory
 
 
 @pytest.fixture
@@ -128,11 +120,7 @@ def test_every_swapped_pair_of_files_is_found(root: str, files: Files) -> None:
 
 def test_files_of_another_store_are_found(root: str, files: Files) -> None:
     with recordings.scratch() as elsewhere:
-        os.mkdir(f"{elsewhere}/above")
-        history = History(World(elsewhere))
-        with open_store(f"{elsewhere}/{STORE}", create=True) as store:
-            for appends in recordings.sample_appends(0) + recordings.sample_appends(20)[:2]:
-                history.send(store, appends)
+        build_store(elsewhere)
         others = read_files(elsewhere)
     assert others.keys() == files.keys()
     for path in sorted(files):

@@ -28,7 +28,7 @@ class TerminalSession:
 
     def __init__(self, arguments: Sequence[str], env: Mapping[str, str], columns: int = 80) -> None:
         self._master, slave = pty.openpty()
-        fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("4H", 24, columns, 0, 0))
+        self.resize(columns)
         self.process = subprocess.Popen(
             [sys.executable, "-c", TAKE_TERMINAL, *arguments],
             env=env,
@@ -50,6 +50,9 @@ class TerminalSession:
         self.process.kill()
         self.process.wait()
         os.close(self._master)
+
+    def resize(self, columns: int) -> None:
+        fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("4H", 24, columns, 0, 0))
 
     def type(self, text: str) -> None:
         os.write(self._master, text.encode())

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.benchmarks.dataset import BATCH_EVENTS, Item
-from tests.benchmarks.measure import BEST, Figure, Report, Target, seconds_of, take_turns
+from tests.benchmarks.measure import BEST, Figure, Report, Target, mean_us, seconds_of, take_turns
 from tests.benchmarks.peers import PEERS
 from tests.benchmarks.run import Run
 from tests.benchmarks.together import run_together
@@ -49,8 +49,9 @@ def run(run: Run) -> Report:
             "plain": lambda: own.append_tagged([(_item("a"), [])]),
         }
         for append in appends.values():
-            _repeat(append)
-        found = take_turns(slices, {name: partial(_slice_us, append) for name, append in appends.items()})
+            mean_us(append, _SLICE)  # the first calls open files
+        columns = {name: partial(mean_us, append, _SLICE) for name, append in appends.items()}
+        found = take_turns(slices, columns)
         for name, most in (("recent", 1.3), ("unique", 3.0)):
             samples = {name: found[name], "plain": found["plain"]}
             target = Target(most, at_least=False, over="plain")
@@ -59,7 +60,7 @@ def run(run: Run) -> Report:
         single: dict[str, Callable[[], float]] = {}
         for name, peer in peers.items():
             decide = _decider(peer, 0)
-            _repeat(decide)
+            mean_us(decide, _SLICE)
             single[name] = partial(_slice_rate, decide)
         rates = take_turns(slices, single)
         ahead = Target(1.0, at_least=True, over=BEST)
@@ -120,18 +121,8 @@ def _decider(peer: Any, number: int) -> Callable[[], object]:
     return decide
 
 
-def _repeat(append: Callable[[], object]) -> None:
-    for _ in range(_SLICE):
-        append()
-
-
-def _slice_us(append: Callable[[], object]) -> float:
-    os.sync()  # or it would wait for what others wrote
-    return seconds_of(lambda: _repeat(append)) / _SLICE * 1e6
-
-
 def _slice_rate(append: Callable[[], object]) -> float:
-    return 1e6 / _slice_us(append)
+    return 1e6 / mean_us(append, _SLICE)
 
 
 def _many(run: Run, name: str, directory: Path, first: int) -> float:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from tests.benchmarks.dataset import Item
-from tests.benchmarks.measure import BEST, Figure, Report, Target, seconds_of, take_turns
+from tests.benchmarks.measure import BEST, Figure, Report, Target, mean_us, take_turns
 from tests.benchmarks.peers import PEERS, Peer
 from tests.benchmarks.run import Run
 from tests.benchmarks.together import run_together
@@ -40,8 +40,8 @@ def run(run: Run) -> Report:
     with run.opened(run.fresh("durable", run.peers)) as peers:
         appenders = {name: _appender(peer, 0) for name, peer in peers.items()}
         for append in appenders.values():
-            _repeat(append)
-        columns = {name: partial(_slice_us, append) for name, append in appenders.items()}
+            mean_us(append, _SLICE)  # the first calls open files
+        columns = {name: partial(mean_us, append, _SLICE) for name, append in appenders.items()}
         single = take_turns(max(1, run.sizes.single // _SLICE), columns)
     target = Target(1.2, at_least=False, over="json-lines")
     report.figures.append(Figure("1 process, each append", "µs", single, target))
@@ -68,16 +68,6 @@ def run(run: Run) -> Report:
     report.figures.append(Figure(label, "appends/s", rates, *targets))
     report.figures.append(Figure(f"{run.sizes.processes} processes, worst wait of any", "ms", worst))
     return report
-
-
-def _repeat(append: Appender) -> None:
-    for _ in range(_SLICE):
-        append()
-
-
-def _slice_us(append: Appender) -> float:
-    os.sync()  # or it would wait for what others wrote
-    return seconds_of(lambda: _repeat(append)) / _SLICE * 1e6
 
 
 def _many(name: str, directory: Path, first: int, processes: int, seconds: float) -> tuple[float, float]:

@@ -19,7 +19,7 @@ from uuid import UUID
 import evlog
 from evlog import NewEvent
 from tests.benchmarks.dataset import Batch, Dataset, Item
-from tests.benchmarks.measure import Figure, Report, Target, count, seconds_of, take_turns
+from tests.benchmarks.measure import Figure, Report, Target, count, mean_us, seconds_of, take_turns
 from tests.benchmarks.run import Run
 from tests.benchmarks.together import run_together
 from tests.support.postgresql import binaries, serving
@@ -202,8 +202,8 @@ def _single(run: Run, clients: dict[str, _Client], target: Target) -> Figure:
     columns = {}
     for name, client in clients.items():
         append = _appender(client, 0)
-        _repeat(append, 20)
-        columns[name] = partial(_slice_us, append)
+        mean_us(append, 20)  # the first calls prepare statements
+        columns[name] = partial(mean_us, append, _SLICE)
     samples = take_turns(max(1, 2 * run.sizes.single // _SLICE), columns)
     return Figure("1 process, each append", "µs", samples, target)
 
@@ -212,15 +212,6 @@ def _appender(client: _Client, number: int) -> Callable[[], object]:
     versions = iter(range(1 << 62))
     stream = f"account-{number}-{os.urandom(4).hex()}"
     return lambda: client.append_one(Item(stream, "Deposited", os.urandom(16), _DATA), next(versions))
-
-
-def _repeat(append: Callable[[], object], times: int) -> None:
-    for _ in range(times):
-        append()
-
-
-def _slice_us(append: Callable[[], object]) -> float:
-    return seconds_of(lambda: _repeat(append, _SLICE)) / _SLICE * 1e6
 
 
 def _together(run: Run, url: str, target: Target, label: str) -> Figure:
@@ -238,7 +229,8 @@ def _many(name: str, url: str, seconds: float) -> float:
 def _work(name: str, url: str, number: int, seconds: float, wait: Callable[[], object]) -> int:
     client = _CLIENTS[name](url)
     append = _appender(client, number)
-    _repeat(append, 10)
+    for _ in range(10):
+        append()
     wait()
     end = time.perf_counter() + seconds
     done = 0

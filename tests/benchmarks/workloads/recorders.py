@@ -18,7 +18,7 @@ from typing import Any, Final
 from uuid import uuid4
 
 import evlog
-from tests.benchmarks.measure import Figure, Report, Target, seconds_of, take_turns
+from tests.benchmarks.measure import Figure, Report, Target, mean_us, seconds_of, take_turns
 from tests.benchmarks.programs import how_to_get_packages, version_of
 from tests.benchmarks.run import Run
 
@@ -93,24 +93,18 @@ def _stored(count: int, first: int = 1) -> list[Any]:
 
 
 def _inserting(recorder: Any) -> Callable[[], float]:
-    return partial(_slice_us, lambda: recorder.insert_events(_stored(1)))
+    return partial(mean_us, lambda: recorder.insert_events(_stored(1)), _SLICE)
 
 
 def _tracking(recorder: Any) -> Callable[[], float]:
     from eventsourcing.persistence import Tracking
 
     numbers = itertools.count(1)
-    return partial(
-        _slice_us, lambda: recorder.insert_events(_stored(1), tracking=Tracking("upstream", next(numbers)))
-    )
 
+    def insert() -> None:
+        recorder.insert_events(_stored(1), tracking=Tracking("upstream", next(numbers)))
 
-def _slice_us(insert: Callable[[], object]) -> float:
-    def repeat() -> None:
-        for _ in range(_SLICE):
-            insert()
-
-    return seconds_of(repeat) / _SLICE * 1e6
+    return partial(mean_us, insert, _SLICE)
 
 
 def _jobs(recorder: Any, threads: int) -> float:
