@@ -15,7 +15,7 @@ from evlog import Event, EventStore, IfNone, NewEvent
 from evlog.model.filters import LogSelection
 from evlog.model.history import HistoryPiece, RemovedRecord, Standing
 from evlog.testing.base import LONG_SECONDS, EngineTests, NewStore, OpenStore, new, numbers, run_to_end
-from evlog.transfer import plan_mirror, promote
+from evlog.transfer import fork, plan_mirror, promote
 
 
 def everything(store: EventStore) -> list[Event]:
@@ -218,6 +218,28 @@ class MirrorTests(EngineTests):
         promote(store)
         assert store.append("a-0", [new(1)]).first_version == 3
         assert store.standing == Standing()
+
+    def test_an_unfinished_fork_is_continued_by_a_fork_alone(
+        self, directory: EventStore, store: EventStore
+    ) -> None:
+        for number in range(9):
+            directory.append("ab"[number % 2], [new(number)])
+
+        def end(_done: int, _total: int) -> None:
+            raise InterruptedError
+
+        with pytest.raises(InterruptedError):
+            fork(directory, store, at=5, progress=end)
+        with pytest.raises(evlog.StoreIsMirror, match="unfinished fork"):
+            store.append("a", [new(9)])
+        with pytest.raises(evlog.MirrorConflict, match="unfinished fork of the source"):
+            evlog.mirror(directory, store)
+        assert fork(directory, store, at=7)[1:] == (7, 2)
+        assert everything(store) == everything(directory)[:7]
+        assert store.append("a", [new(9)]).first_version == 5
+        with pytest.raises(evlog.MirrorConflict, match="other events"):
+            fork(directory, store)
+        assert store.verify().ok
 
     def test_versions_continue_where_others_append_to_what_was_a_mirror(
         self, directory: EventStore, store: EventStore, open_store: OpenStore
