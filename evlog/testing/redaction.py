@@ -26,7 +26,7 @@ from evlog import (
 from evlog.model.filters import LogSelection
 from evlog.model.json_lines import encode_lines
 from evlog.testing.base import LONG_SECONDS, EngineTests, new, numbers
-from evlog.transfer import promote
+from evlog.transfer import fork, promote
 
 MAIL = "frieda@example.org"
 
@@ -287,6 +287,24 @@ class RedactionTests(EngineTests):
             return
         evlog.mirror(directory, store)
         self.check_mirror(directory, store)
+
+    def test_a_fork_from_before_a_redaction_has_no_content(
+        self, directory: EventStore, store: EventStore
+    ) -> None:
+        for number in range(6):
+            directory.append(f"a-{number % 2}", [secret(number)])
+        directory.redact(2, reason="r")
+        directory.redact(3, reason="s")
+        if not store.capabilities.redaction:
+            with pytest.raises(Unsupported):
+                fork(directory, store, at=5)
+            assert store.standing.is_unfinished_fork
+            return
+        fork(directory, store, at=5)
+        assert [event.position for event in store.read_all() if event.redacted] == [2, 3]
+        assert [(made.reason, made.positions) for made in store.redactions()] == [("r", (2,)), ("s", (3,))]
+        assert store.append("b", [new(1)]).first_position == 8
+        assert store.verify().ok
 
     def test_a_mirror_erases_what_its_source_has_erased(
         self, secrets: EventStore, directory: EventStore

@@ -10,14 +10,21 @@ from typing import TYPE_CHECKING
 
 from evlog.errors import InvalidArgument
 from evlog.model.arguments import check_functions, check_numbers
+from evlog.model.events import Event, make_ids
+from evlog.model.history import HistoryPiece
 from evlog.model.named import NamedTuple
-from evlog.model.redaction import since
+from evlog.model.redaction import encode_redaction, since
+from evlog.model.retention import REDACTIONS_STREAM
 from evlog.store import EventStore
+from evlog.transfer.compare import event_at
 from evlog.transfer.mirrors import Mirror, engine_of
 from evlog.transfer.targets import OPEN, ForkTarget
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     from evlog.engine import Progress
+    from evlog.model.redaction import Redaction
 
 
 class ForkResult(NamedTuple):
@@ -54,10 +61,8 @@ def fork(
     check_functions(progress=progress)
     to = last_position(source, at)
     with _Copying(source, destination) as copying:
-        copying.open_at(to, progress)
-    done = copying.result
-    _name_redacted(source, destination, to)
-    return ForkResult(destination.engine.store_id, done.position, done.events)
+        copying.open_at(to, source.redactions, progress)
+    return ForkResult(destination.engine.store_id, to, copying.result.events)
 
 
 class _Copying(Mirror):
@@ -65,30 +70,42 @@ class _Copying(Mirror):
 
     _identical = ForkTarget
 
-    def open_at(self, to: int, progress: Progress | None) -> None:
-        """Copy up to a position, and let the destination take appends; durable when this returns."""
+    def open_at(
+        self, to: int, redactions: Callable[[], Iterable[Redaction]], progress: Progress | None
+    ) -> None:
+        """Copy up to a position, and let the destination take appends; durable when this returns.
+
+        Args:
+            redactions: returns those of the source; called after the copying, during which more may come.
+        """
         if self._position > to:
             self._target.conflict(f"it goes beyond position {to}", "fork into a new directory")
         self.copy_history(to, progress)
+        self._redact(since(redactions(), to), to)
         if not self._destination.change_standing(self._target.standing, OPEN):
             self._target.conflict("it was opened meanwhile", "fork into a new directory")
+
+    def _redact(self, redactions: Iterable[Redaction], to: int) -> None:
+        """Redact what was redacted at the source after the copied history, before the content can be used.
+
+        A fork that is killed here is not continued: it has events that its source does not have.
+        """
+        engine, id = self._destination, self._target.source_id
+        version, position = engine.versions([REDACTIONS_STREAM])[0], to
+        for redaction in redactions:
+            there = [event for place in redaction.positions if (event := event_at(engine, place))]
+            if there:
+                version, position = version + 1, position + 1
+                type, _, code, *content = encode_redaction(there, redaction.reason)
+                place = (position, version, REDACTIONS_STREAM, type, make_ids(1)[0], redaction.time_us)
+                event = Event((*place, code, *content))
+                engine.append_history(HistoryPiece(id, position - 1, position, [event], [position]))
+        if position > to:
+            engine.remove_history(id, [])  # erases the bytes
 
     def _has_moved(self) -> bool:
         """Return False: a fork never opens what its source has moved to."""
         return False
-
-
-def _name_redacted(source: EventStore, destination: EventStore, to: int) -> None:
-    """Redact what was redacted at the source after the copied history: its content was not copied."""
-    for redaction in since(source.redactions(), to):
-        there = [place for place in redaction.positions if _has_event(destination, place)]
-        if there:
-            destination.redact(*there, reason=redaction.reason)
-
-
-def _has_event(store: EventStore, position: int) -> bool:
-    """Return whether there is an event at a position."""
-    return any(True for _ in store.read_all(position - 1, position, limit=1))
 
 
 def last_position(source: EventStore, at: int | None) -> int:

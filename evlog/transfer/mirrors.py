@@ -195,7 +195,7 @@ class Mirror:
         self._source = engine_of("source", source)
         self._destination = engine_of("destination", destination)
         if self._source.store_id == self._destination.store_id:
-            raise InvalidArgument("source and destination are the same store; name two")
+            raise InvalidArgument("source and destination are the same store, or a backup of it; name two")
         self._merge = merge
         self._target = (MergeTarget if merge else self._identical)(self._source, self._destination)
         self._piece_events = min(piece_events, self._target.most_events or piece_events)

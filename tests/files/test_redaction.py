@@ -14,6 +14,7 @@ from evlog.files.compaction.compact import _plan as make_plan
 from evlog.files.disk.processes import Workers
 from evlog.files.format import paths
 from evlog.files.format.removed_events import event_column
+from evlog.model.history import HistoryPiece
 from evlog.model.redaction import record_digest, redacted_record
 from evlog.transfer.export import export
 from evlog.transfer.fork import fork
@@ -179,6 +180,34 @@ def test_a_fork_from_before_a_redaction_has_no_content(secrets: EventStore, tmp_
         assert [(made.reason, made.positions) for made in out.redactions()] == [("request 881", (2,))]
         assert out.verify().ok
     assert holds(str(tmp_path / "out"), 2, 3) == [3]
+
+
+@pytest.mark.parametrize("calls", [0, 1])
+def test_a_fork_that_is_killed_before_its_redactions_is_never_a_store(
+    secrets: EventStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: int
+) -> None:
+    secrets.redact(2, reason="r")
+    secrets.redact(3, reason="s")
+    with evlog.open(tmp_path / "out", create=True) as out:
+
+        def fail_later(piece: HistoryPiece) -> None:
+            if piece.after == 10 + calls:
+                raise InterruptedError
+            type(out.engine).append_history(out.engine, piece)
+
+        monkeypatch.setattr(out.engine, "append_history", fail_later)
+        with pytest.raises(InterruptedError):
+            fork(secrets, out, at=10)
+        monkeypatch.undo()
+        assert out.standing.is_unfinished_fork
+        assert out.verify().ok
+        if calls:
+            with pytest.raises(evlog.MirrorConflict):
+                fork(secrets, out, at=10)
+            return
+        fork(secrets, out, at=10)
+        assert [made.reason for made in out.redactions()] == ["r", "s"]
+        assert out.verify().ok
 
 
 def test_no_form_of_export_shows_more_than_what_stays(secrets: EventStore, tmp_path: Path) -> None:
