@@ -296,7 +296,10 @@ def test_handles_on_one_directory_see_each_others_events(store: EventStore) -> N
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="open files cannot be counted here")
-def test_store_of_many_segments_has_few_files_open(memory_path: Path) -> None:
+def test_store_of_many_segments_has_few_files_open(
+    memory_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sysconf", lambda _: 500)
     with small_store(memory_path / "store", segment_events=1, sync="none") as store:
         fill(store, 120)
         assert store.info().segments == 120

@@ -35,20 +35,24 @@ if TYPE_CHECKING:
 
 _FILES_A_PART: Final = 7
 _SPARE_DESCRIPTORS: Final = 32
-_MAX_OPEN_PARTS: Final = 40 if MAPS_KEEP_DESCRIPTORS else 4096
+_FEW_PARTS: Final = 40  # up to this many may use all but the spare descriptors; more, half of all
+_MAX_OPEN_PARTS: Final = 4096
 # Few entries share a hash, unless the ids were chosen so: then whole ids are kept in memory.
 _CROWD: Final = 64
 
 
 def max_open_parts() -> int:
-    """Return how many sealed segments may be open: of 64 descriptors, half are left to others."""
+    """Return how many sealed segments may be open: of 64 descriptors, as of many, half are left to others."""
+    if not MAPS_KEEP_DESCRIPTORS:
+        return _MAX_OPEN_PARTS
     try:
         descriptors = os.sysconf("SC_OPEN_MAX")
     except (AttributeError, OSError, ValueError):  # pragma: no cover - no POSIX
-        return _MAX_OPEN_PARTS
+        return _FEW_PARTS
     if descriptors < 0:
         return _MAX_OPEN_PARTS
-    return max(2, min(_MAX_OPEN_PARTS, (descriptors - _SPARE_DESCRIPTORS) // _FILES_A_PART))
+    few = min(_FEW_PARTS, (descriptors - _SPARE_DESCRIPTORS) // _FILES_A_PART)
+    return min(max(2, few, descriptors // 2 // _FILES_A_PART), _MAX_OPEN_PARTS)
 
 
 class SegmentMoved(Exception):
@@ -91,7 +95,7 @@ class Crowds:
 
 
 class SealedPart:
-    """A sealed segment with its look-ups, opened when used and closed when many others were opened since.
+    """A sealed segment with its look-ups, opened when used and perhaps closed when others are opened.
 
     Args:
         store: the store's directory.
@@ -278,13 +282,17 @@ class SealedParts:
 
 
 class OpenParts:
-    """The sealed segments that have files open: those that were opened last."""
+    """The sealed segments that have files open: at most `max_open_parts`.
+
+    For one more, one of them is closed at random. Batches look into all segments in one order: if there are
+    more than may be open, the one that was opened first would be the next one needed, each time.
+    """
 
     def __init__(self) -> None:
         # Those without a sound index, which a writer rebuilds. Not guarded: each step is one operation.
         self.faulty: list[SealedPart] = []
         self._limit = max_open_parts()
-        self._parts: dict[int, SealedPart] = {}  # guarded by _mutex: by identity, in the order of opening
+        self._parts: dict[int, SealedPart] = {}  # guarded by _mutex: by identity
         self._mutex = threading.Lock()
         register_fork_reset(self)
 
@@ -293,14 +301,15 @@ class OpenParts:
         self._mutex = threading.Lock()
 
     def add(self, part: SealedPart) -> None:
-        """Note that the segment is being opened; the one that was opened first may be closed for it."""
-        oldest = None
+        """Note that the segment is being opened; another one may be closed for it."""
+        other = None
         with self._mutex:
+            if len(self._parts) >= self._limit and id(part) not in self._parts:
+                number = int.from_bytes(os.urandom(4), "little") % len(self._parts)
+                other = self._parts.pop(list(self._parts)[number])
             self._parts[id(part)] = part
-            if len(self._parts) > self._limit:
-                oldest = self._parts.pop(next(iter(self._parts)))
-        if oldest is not None:
-            oldest.close()
+        if other is not None:
+            other.close()
 
     def forget(self, part: SealedPart) -> None:
         """Close a segment that is not in the store any more, so that the space of its files becomes free."""

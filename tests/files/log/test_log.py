@@ -272,6 +272,22 @@ def test_segments_that_were_long_unused_are_closed_and_opened_again(
     assert numbers([*heads[1:], *reads[1]]) == list(range(0, 80, 3))
 
 
+def test_going_through_more_segments_than_may_be_open_opens_few_of_them_again(
+    store: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parts_module, "_MAX_OPEN_PARTS", 8)
+    fill(store, 80)
+    log = Log(store.path)
+    assert len(log.sealed) == 9
+    opened = 0
+    for _ in range(30):
+        for part in log.sealed:
+            opened += part._index is None
+            assert part.index is part._index
+        assert sum(part._index is not None for part in log.sealed) == 8
+    assert opened < 9 * 30 / 2
+
+
 # --- another store, a restored copy, contention
 
 
@@ -333,9 +349,12 @@ def test_contention_is_not_corruption(store: EventStore, monkeypatch: pytest.Mon
 
 
 def test_few_descriptors_leave_room_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    for descriptors, parts in ((64, 4), (20, 2), (256, 32)):
+    monkeypatch.setattr(parts_module, "MAPS_KEEP_DESCRIPTORS", True)
+    for descriptors, parts in ((1 << 20, 4096), (1024, 73), (400, 40), (256, 32), (20, 2), (64, 4)):
         monkeypatch.setattr(os, "sysconf", lambda _, n=descriptors: n)
-        assert max_open_parts() == min(parts, parts_module._MAX_OPEN_PARTS)
+        assert max_open_parts() == parts
+    monkeypatch.setattr(parts_module, "MAPS_KEEP_DESCRIPTORS", False)
+    assert max_open_parts() == 4096, "open segments have no descriptors"
 
 
 LIMITED = """
