@@ -144,6 +144,11 @@ class ColumnIndex:
         self._known_ids()
         self._last(KIND_STREAMS)
 
+    def prepare_if_due(self) -> None:
+        """Do so if the next look-up of a new id would, in a writer that has the lock then."""
+        if not self._ids and self._has_searched(_SEARCHES_BEFORE_LASTS - 1):
+            self.prepare()
+
     def _last(self, kind: int) -> dict[int, int]:
         """Return the number of each key's last entry."""
         if self._in_lasts.get(kind) != len(self._entries()):

@@ -134,6 +134,7 @@ class Writer:
             StoreIOError: not acknowledged; open the store again.
         """
         append = self._prepared(request)
+        self._log.active.index.prepare_if_due()  # before the lock: it delays no other writer
         if self._sync and not self._closed:
             self._tail.prepare()
         if self._may_ask and not (request.skip_known or request.system) and append.is_of_one_stream:

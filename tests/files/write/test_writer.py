@@ -25,6 +25,7 @@ from evlog.errors import (
 from evlog.files.disk.file_lock import FileLock
 from evlog.files.disk.files import Disk, WriteFile
 from evlog.files.format.frames import PREALLOCATION_BYTES
+from evlog.files.log.column_index import ColumnIndex
 from evlog.model.encoding import encode_events
 from evlog.model.events import MAX_EVENT_BYTES
 from tests.support.helpers import (
@@ -37,6 +38,7 @@ from tests.support.helpers import (
     numbers,
     segment_files,
     small_store,
+    writer_of,
 )
 
 # --- what an append says
@@ -408,3 +410,25 @@ def test_time_does_not_fall_behind_what_another_open_writer_wrote(
             other.append("s", [new()])
         store.append("s", [new()])
         assert [event.time_us for event in store.read("s", from_version=3)] == [ahead // 1000] * 2
+
+
+@pytest.mark.exact_hashes
+def test_a_writer_reads_the_ids_of_a_segment_before_it_takes_the_lock(
+    memory_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under the lock it would delay all others."""
+    with small_store(memory_path / "store", segment_events=1000) as store:
+        fill(store, 100)
+    with evlog.open(memory_path / "store") as store:
+        lock, known_ids = writer_of(store)._lock, ColumnIndex._known_ids
+        read: list[bool] = []
+
+        def watched_known_ids(index: ColumnIndex) -> set[int]:
+            if not index._ids:
+                read.append(lock._held is not None)
+            return known_ids(index)
+
+        monkeypatch.setattr(ColumnIndex, "_known_ids", watched_known_ids)
+        for number in range(100, 120):
+            store.append("s-0", [new(number, id=number_id(number))])
+        assert read == [False]
