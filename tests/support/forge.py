@@ -16,8 +16,8 @@ from evlog.files.format.entries import ENTRY_BYTES, derive_entries
 from evlog.files.format.frames import FrameHeader, encode_body, encode_frame_header
 from evlog.files.format.headers import (
     FILE_HEADER_BYTES,
+    KIND_LOG,
     KIND_OFFSETS,
-    FileHeader,
     decode_file_header,
     encode_file_header,
 )
@@ -62,7 +62,7 @@ def forge(
     """
     manifest = read_manifest(store.path)
     info = manifest.segments[place]
-    own = FileHeader(1, info.generation, manifest.store_id_bytes, info.first_position, info.tag)
+    own = info.header(KIND_LOG, manifest.store_id_bytes)
     log, entries = bytearray(encode_file_header(own)), bytearray()
     for records in frames:
         raws = [msgpack.packb(record) for record in records]

@@ -112,8 +112,7 @@ class OutputSegment(NamedTuple):
         return cls(store, manifest.store_id_bytes, info)
 
     def header(self, kind: int) -> FileHeader:
-        info = self.info
-        return FileHeader(kind, info.generation, self.store_id, info.first_position, info.tag)
+        return self.info.header(kind, self.store_id)
 
     def path(self, suffix: str) -> str:
         return self.info.path(self.store, suffix)

@@ -214,7 +214,7 @@ def preallocation_after(end: int, frame_bytes: int, segment_bytes: int) -> int:
 
 
 def decode_frame_header(raw: bytes | memoryview, at: int, offset: int, tag: int) -> FrameHeader:
-    """Decode the frame header at index `at` of `raw`, which stands at `offset` in its file.
+    """Decode the frame header at index `at` of `raw`, which is at `offset` in its file.
 
     Raises:
         FormatFault: there is none, or it is cut off, damaged, or of another place or segment.

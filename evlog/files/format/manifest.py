@@ -21,7 +21,7 @@ from bisect import bisect_left
 from evlog.errors import CorruptionError
 from evlog.files.format import paths
 from evlog.files.format.frames import MAX_LOG_BYTES
-from evlog.files.format.headers import FORMAT_VERSION, FormatFault, NewerFormat
+from evlog.files.format.headers import FORMAT_VERSION, FileHeader, FormatFault, NewerFormat
 from evlog.files.format.lines import check_line, decode_object, sign_line
 from evlog.files.format.paths import SegmentFile
 from evlog.model.json_text import encode_json
@@ -82,6 +82,10 @@ class SegmentInfo(NamedTuple):
     def path(self, store: str, suffix: str) -> str:
         """Return the path of one of its files."""
         return paths.segment_path(store, self.first_position, self.generation, suffix)
+
+    def header(self, kind: int, store_id: bytes) -> FileHeader:
+        """Return the header of its file of this kind, without counts."""
+        return FileHeader(kind, self.generation, store_id, self.first_position, self.tag)
 
 
 class SegmentRows:

@@ -11,13 +11,12 @@ from evlog.files.disk.files import MAPS_KEEP_DESCRIPTORS
 from evlog.files.disk.fork import register_fork_reset
 from evlog.files.format import paths
 from evlog.files.format.hashes import hash_ids
-from evlog.files.format.headers import KIND_REMOVED
+from evlog.files.format.headers import KIND_LOG, KIND_REMOVED
 from evlog.files.format.manifest import SegmentRows
 from evlog.files.log.column_index import ColumnIndex
 from evlog.files.log.index import SealedIndex
 from evlog.files.log.manifest_file import read_manifest
 from evlog.files.log.sealed_segment import SealedSegment
-from evlog.files.log.segment import Segment
 from evlog.model.named import NamedTuple
 
 TYPE_CHECKING = False
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from evlog.files.log.column_index import Entries
     from evlog.files.log.manifest_file import OpenManifest
     from evlog.files.log.removed import RemovedEvents
+    from evlog.files.log.segment import Segment
     from evlog.files.log.tags import ActiveTags
 
 _FILES_A_PART: Final = 7
@@ -165,7 +165,7 @@ class SealedPart:
             if self._index is None:
                 self._open()
             path = info.path(self._store, "removed")
-            header = Segment(self._store, self._store_id, info).header._replace(kind=KIND_REMOVED)
+            header = info.header(KIND_REMOVED, self._store_id)
             try:
                 removed = self._removed = RemovedEvents(path, header, info.removed_bytes)
             except FileNotFoundError as error:
@@ -197,7 +197,7 @@ class SealedPart:
 
     def _open(self) -> SealedIndex:
         info = self.info
-        header = Segment(self._store, self._store_id, info).header._replace(source_crc=info.offsets_crc)
+        header = info.header(KIND_LOG, self._store_id)._replace(source_crc=info.offsets_crc)
         prefix = f"{self._store}/{paths.segment_name(info.first_position, info.generation)}"
         index = SealedIndex(
             prefix, header, info.events, self.entries, self._report_fault, info.tagged_events, self._tags

@@ -121,7 +121,7 @@ class Segment:
         self.prefix = f"{store}/{paths.segment_name(info.first_position, info.generation)}"
         self.log_path = f"{self.prefix}.{info.log_suffix}"
         self.offsets_path = self.prefix + ".offsets"
-        self.header = FileHeader(KIND_LOG, info.generation, store_id, info.first_position, info.tag)
+        self.header = info.header(KIND_LOG, store_id)
         self.entries: bytes | bytearray | memoryview = b""
         self.count = 0
         self.end = FILE_HEADER_BYTES

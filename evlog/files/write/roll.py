@@ -12,7 +12,7 @@ import os
 from evlog.errors import StoreAccessDenied, StoreFull
 from evlog.files.format import paths
 from evlog.files.format.entries import count_tagged
-from evlog.files.format.headers import KIND_LOG, KIND_OFFSETS, FileHeader, encode_file_header
+from evlog.files.format.headers import KIND_LOG, KIND_OFFSETS, encode_file_header
 from evlog.files.format.manifest import SegmentInfo
 from evlog.files.format.marks import WRITTEN_MAGIC
 from evlog.files.log.manifest_file import replace_manifest
@@ -32,10 +32,8 @@ def new_tag() -> int:
 
 def create_segment(store: str, store_id: bytes, info: SegmentInfo, disk: Disk) -> None:
     """Make the files of an empty segment, durable, under names that no manifest mentions yet."""
-    header = FileHeader(KIND_LOG, info.generation, store_id, info.first_position, info.tag)
     for suffix, kind in (("log", KIND_LOG), ("offsets", KIND_OFFSETS)):
-        path = info.path(store, suffix)
-        disk.create_file(path, encode_file_header(header._replace(kind=kind)))
+        disk.create_file(info.path(store, suffix), encode_file_header(info.header(kind, store_id)))
     disk.sync_dir(paths.segments_path(store))  # before the manifest may name them
 
 
