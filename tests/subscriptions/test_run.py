@@ -313,6 +313,46 @@ def test_another_store_in_its_place_ends_it(store: EventStore, memory_path: Path
             subscription.next_event(0)
 
 
+@pytest.mark.parametrize("own_events", [0, 2, 12, 30])
+@pytest.mark.parametrize("name", [None, "mail"])
+def test_an_older_copy_in_its_place_ends_it(
+    store: EventStore, memory_path: Path, own_events: int, name: str | None
+) -> None:
+    """Else the run would skip what the copy has at positions that it has passed: 19 to 30."""
+    fill(store, 18)
+    shutil.copytree(store.path, memory_path / "older")
+    fill_from(store, 30)
+    with small_store(store.path) as reader:
+        subscription = reader.subscribe(name)
+        assert drain(subscription) == list(range(30))
+        os.rename(store.path, memory_path / "newer")
+        os.rename(memory_path / "older", store.path)
+        with small_store(store.path) as other:
+            fill_from(other, 18 + own_events)
+        for _ in range(2):
+            with pytest.raises(StoreReplaced):
+                subscription.next_event(0)
+        if name is not None:
+            with pytest.raises(StoreReplaced):
+                subscription.close()
+            with small_store(store.path) as other, other.subscribe(name, follow=False) as again:
+                assert len(drain(again)) == 18 + own_events
+
+
+@pytest.mark.parametrize("removed", [range(3), range(1)])
+def test_it_goes_on_after_a_compaction_has_removed_what_it_was_told_of(
+    store: EventStore, other: EventStore, removed: range
+) -> None:
+    fill(store, 22)
+    with store.subscribe() as subscription:
+        assert drain(subscription) == list(range(22))
+        for number in removed:
+            other.delete_stream(f"s-{number}")
+        assert other.compact().events_removed
+        other.append("s-0", [new(50)])
+        assert drain(subscription) == [50]
+
+
 def test_closing_twice_is_closing_once_and_nothing_comes_after(store: EventStore) -> None:
     fill(store, 5)
     subscription = store.subscribe()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import shutil
 import threading
 from collections.abc import Iterator
@@ -366,3 +367,23 @@ def test_a_subscription_that_is_ahead_of_the_copy_is_copied_later(
     source.reset_subscription("n", 2)
     evlog.mirror(source, destination)
     assert destination.subscription("n").position == 2
+
+
+def test_an_older_copy_in_the_sources_place_is_not_mirrored_onto_what_was_copied(
+    source: EventStore, destination: EventStore, memory_path: Path
+) -> None:
+    source.append("a", [new(0)])
+    shutil.copytree(source.path, memory_path / "older")
+    source.append("a", [new(1)])
+    with evlog.open(source.path) as reader, evlog.Mirror(reader, destination) as mirror:
+        mirror.copy()
+        copied = everything(destination)
+        os.rename(source.path, memory_path / "newer")
+        os.rename(memory_path / "older", source.path)
+        with small_store(source.path) as other:
+            other.append("b", [new(2)])
+            other.append("b", [new(3)])
+        for copy in (mirror.copy, mirror.follow):
+            with pytest.raises(evlog.StoreReplaced):
+                copy()
+        assert everything(destination) == copied

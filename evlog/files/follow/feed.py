@@ -17,7 +17,7 @@ import os
 import time
 from bisect import bisect_left
 
-from evlog.errors import EvlogError, NotAStore
+from evlog.errors import CorruptionError, EvlogError, NotAStore
 from evlog.files.disk.watch import TICK_SECONDS, Watch
 from evlog.files.format.marks import MARK_BYTES
 from evlog.files.log.read import read_log, selection_of
@@ -79,7 +79,7 @@ class CommittedFeed:
 
         Raises:
             StoreNotFound: the store was removed.
-            StoreReplaced: another store is in its place.
+            StoreReplaced: another store is in its place, or an older copy, which lacks what was committed.
             CorruptionError: all sound events are scanned, and what follows was acknowledged and is damaged.
             StoreIOError: the disk failed.
         """
@@ -187,6 +187,7 @@ class CommittedFeed:
             log.look()
         self._pulse, self._marks = pulse, marks
         self._committed = max(log.acknowledged_position(marks), self._own_position())
+        log.keep(self._committed)
         if self._committed <= after:
             log.raise_damage()
             self._sync_stale_head(now)
@@ -220,14 +221,15 @@ class CommittedFeed:
         known = max(marks.durable_offset, active.durable, synced if tag == active.tag else 0)
         try:
             is_there = active.is_on_device(self._disk, end, known)
-        except (FileNotFoundError, NotAStore) as error:
+        except (FileNotFoundError, NotAStore, CorruptionError) as error:
             log.look()  # raises if the store was removed or replaced
-            if isinstance(error, NotAStore):
+            if not isinstance(error, FileNotFoundError):
                 raise
             return  # a compaction has replaced the segment, which was synced before
         if is_there:
             self._synced = (active.tag, head, end)
             self._committed = max(self._committed, head)
+            log.keep(self._committed)
 
     def _release(self, low: int) -> None:
         """Close the segments before a position, so that a compaction can free their space."""

@@ -10,6 +10,8 @@
    name or id in the record decides.
 5. A read sees every append that was acknowledged before it began. That the store was removed, or another one
    put in its place, a reader sees within 10 ms; a writer before it acknowledges anything.
+6. A follower that was told of an event finds it at its position. Where it is not, an older copy is in the
+   store's place, and other events have its positions: from then on every look raises StoreReplaced.
 """
 
 from __future__ import annotations
@@ -17,12 +19,14 @@ from __future__ import annotations
 import os
 import threading
 import time
+from bisect import bisect_left
 from itertools import chain
 
 from evlog.errors import CorruptionError, StoreBusy, StoreReplaced
 from evlog.files.disk.files import ReadFile
 from evlog.files.disk.fork import register_fork_reset
 from evlog.files.format import paths
+from evlog.files.format.entries import ENTRY_BYTES, ENTRY_EVENT
 from evlog.files.format.hashes import hash_stream
 from evlog.files.format.headers import KIND_IDS, KIND_STREAMS
 from evlog.files.format.marks import (
@@ -83,6 +87,8 @@ class Log:
         self.damage: CorruptionError | None = None
         self._manifest_path = paths.manifest_path(store)
         self._stale = True  # guarded by mutex: read everything again
+        # Replaced whole, with the mutex: the last position of which a follower was told, and its event.
+        self._kept: tuple[int, tuple[int, ...] | None] = (0, None)
         self._marks_file: ReadFile | None = None  # opened on demand, by any thread
         # The written mark that names exactly what is in memory, and its file; None where there is none.
         # Replaced whole, with the mutex; read without it.
@@ -191,6 +197,7 @@ class Log:
                 durable = decode_marks(self._read_marks(), active.tag).durable_offset if loading else 0
                 if active.refresh(durable, suspicious=changed or suspicious):
                     if state is not before:  # only now: other threads must not find the active segment empty
+                        self._check_kept(state)
                         self._publish(before, state)
                     if loading or active.torn_bytes or self.damage is not None:
                         self.damage = self._find_damage()
@@ -198,6 +205,20 @@ class Log:
                     return
                 self.reset()
             raise StoreBusy(self.store)
+
+    def keep(self, position: int) -> None:
+        """Note that a follower is told of all events up to the position, which are committed."""
+        if position > self._kept[0]:
+            with self.mutex:
+                if position > self._kept[0]:
+                    self._kept = position, _maybe_event(self._state, position)
+
+    def _check_kept(self, state: LogState) -> None:
+        """Raise StoreReplaced if these segments do not have the last event of which a follower was told."""
+        position, event = self._kept
+        is_there = position <= state.active.last_position
+        if not is_there or (event is not None and _maybe_event(state, position) not in (None, event)):
+            raise StoreReplaced(self.store)
 
     def _note_known(self, marks: bytes) -> None:
         """Note the written mark after a look, if it names what is in memory.
@@ -509,6 +530,22 @@ def _is_replaced(segment: ActiveSegment) -> bool:
     except OSError:
         return True
     return not segment.is_file(status.st_dev, status.st_ino)
+
+
+def _maybe_event(state: LogState, position: int) -> tuple[int, ...] | None:
+    """Return what tells the event at a position from another, also after a compaction; None: not known."""
+    part: Part = state.active
+    if position < part.first_position:
+        sealed = state.sealed
+        part = sealed[bisect_left(sealed, position, key=lambda part: part.last_position)]
+    try:
+        number = part.segment.number_of(position)
+        if part.info.generation and (number == part.count or part.segment.record(number)[0] != position):
+            return None  # a compaction removed it
+        event: tuple[int, ...] = ENTRY_EVENT.unpack_from(part.entries(), number * ENTRY_BYTES)
+    except (CorruptionError, SegmentMoved):
+        return None  # the next read of the segment says what is wrong
+    return event
 
 
 def _find_in(
