@@ -369,6 +369,20 @@ def test_many_stale_blocks_are_left_out_of_a_new_file(
     check(path, 60)
 
 
+def test_a_filter_that_lacks_many_keys_is_extended_in_several_calls(
+    memory_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = filled(memory_path / "store")
+    log = Log(path)
+    Path(log.filter.path).write_bytes(encode_filter_header(log.manifest.store_id_bytes))
+    monkeypatch.setattr("evlog.files.write.filter_file._KEYS_AT_ONCE", 0)
+    for covered in range(1, len(log.sealed) + 1):
+        extend_filter(log, DISK)
+        assert len(log.sealed) - len(log.filter.load(log.sealed).uncovered) == covered
+        assert log.filter.is_due == (covered < len(log.sealed))
+    check_whole(log)
+
+
 def test_two_processes_do_not_append_at_once(memory_path: Path) -> None:
     path = filled(memory_path / "store")
     log, other = Log(path), Log(path)
