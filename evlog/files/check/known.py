@@ -151,6 +151,15 @@ class Segments:
 
         return self._read_removed(read)
 
+    def removed_samples(self, count: int) -> Iterator[int]:
+        """Yield about as many stream hashes of the removed events in each file."""
+
+        def read(file: RemovedEvents) -> list[int]:
+            hashes = event_column(file.rows(), "stream_hash")
+            return hashes[:: max(1, len(hashes) // count)]
+
+        return chain.from_iterable(self._read_removed(read))
+
     def empty_streams(self, low: int, high: int) -> Iterator[tuple[int, int]]:
         """Yield hash and last version of the streams in the range that lost their last event."""
 
@@ -282,6 +291,7 @@ def stream_ranges(known: Sequence[Known], events: int, least: int) -> list[tuple
         else:
             continue
         samples += keys[:: max(1, len(keys) // (2 * parts))].tolist()
+    samples += Segments(known).removed_samples(2 * parts)
     samples.sort()
     inner = {samples[len(samples) * part // parts] for part in range(1, parts)} if samples else ()
     return list(pairwise(sorted({0, *inner, STREAM_HASHES})))

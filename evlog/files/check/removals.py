@@ -94,8 +94,12 @@ def check_removals(
     try:
         removed = task.open_removed()
         positions = sorted(event_column(removed.rows(), "position")) if removed is not None else []
+        tagged = {tag[2] for tag in removed.tags()} if removed is not None else set[int]()
     except (FileNotFoundError, EvlogError):
         return []  # replaced meanwhile
+    if strange := tagged.difference(positions):
+        detail = "it has tags of events that it does not name: conditions of appends count others"
+        return [kinds.damage(kinds.GONE, f"{task.name}.removed", None, min(strange), detail)]
     firsts, lasts = (array("Q", raw) for raw in missing)
     if last_position < task.info.last_position:
         firsts.append(last_position + 1)

@@ -153,7 +153,7 @@ def check_indexes(task: SegmentTask, entries: bytes) -> IndexCheck:
 def _with_tags(task: SegmentTask, log: LogSummary, indexes: IndexCheck) -> SegmentCheck:
     """Check .tags, too, with the tags that the check of the log gave, which are not needed any more."""
     tags, log = log.tags, log._replace(tags=NO_TAGS)
-    if not task.info.tagged_events:
+    if not task.info.sealed or not task.info.tagged_events:
         return SegmentCheck(log, indexes)
     header = task.header._replace(kind=KIND_TAGS, source_crc=task.info.offsets_crc)
     # The tags of a damaged event are not known.

@@ -273,6 +273,10 @@ def _settled_findings(seen: StoreSnapshot, task: SegmentTask, check: SegmentChec
         again = maybe_check_segment(task)
         findings = list(again.findings) if again is not None else findings
     if not task.info.sealed:
+        info = task.info
+        if info._replace(lost_events=0) != SegmentInfo(info.first_position, info.generation, info.tag):
+            detail = "it has facts of the active segment, which only a sealed one has"
+            findings.append(kinds.damage(kinds.MANIFEST, paths.MANIFEST, None, info.first_position, detail))
         if not seen.idle:  # entries come after their frame
             findings = [finding for finding in findings if finding.kind != kinds.LENGTH]
         findings += _check_end(seen, task, check)

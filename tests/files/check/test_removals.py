@@ -14,6 +14,7 @@ import pytest
 import evlog
 from evlog import EventStore, Finding
 from evlog.files.check import known, logs
+from evlog.files.check.files import take_snapshot
 from evlog.files.disk.files import DISK
 from evlog.files.format.filter import encode_block, encode_filter_header, identity_of
 from evlog.files.format.hashes import hash_ids, hash_stream
@@ -23,6 +24,7 @@ from evlog.files.format.removed_events import (
     EVENT,
     EVENT_BYTES,
     GroupedEvents,
+    RemovedTag,
     encode_grouped,
     encode_removed,
     event_ids,
@@ -61,17 +63,25 @@ def compacted_place(store: EventStore) -> int:
     return next(at for at, info in enumerate(manifest.segments) if info.removed_bytes and info.events > 3)
 
 
-def change_removed(store: EventStore, change: Change, place: int | None = None) -> None:
+def change_removed(
+    store: EventStore,
+    change: Change,
+    place: int | None = None,
+    change_tags: Callable[[list[RemovedTag]], object] = lambda _: None,
+) -> None:
     """Write a .removed file with other content and the right checksums."""
     place = compacted_place(store) if place is None else place
     info = read_manifest(store.path).segments[place]
     path = f"{store.path}/segments/{info.first_position:020d}.{info.generation}.removed"
     header = decode_file_header(Path(path).read_bytes()[:FILE_HEADER_BYTES])
-    file = RemovedEvents(path, header._replace(keys=0, postings=0, source_crc=0), info.removed_bytes)
+    empty = header._replace(keys=0, postings=0, source_crc=0, tags=0)
+    file = RemovedEvents(path, empty, info.removed_bytes)
+    tags = file.tags()
+    change_tags(tags)
     rows, streams = sorted(map(list, EVENT.iter_unpack(file.rows())), key=itemgetter(1)), file.streams()
     del file
     change(rows, streams)
-    raw = encode_removed(header, b"".join(EVENT.pack(*row) for row in rows), streams)
+    raw = encode_removed(header, b"".join(EVENT.pack(*row) for row in rows), streams, tags)
     Path(path).write_bytes(raw)
     facts = {"removed_events": len(rows), "removed_bytes": len(raw), "removed_crc": crc32(raw)}
     replace_info(store, place, info._replace(**facts))
@@ -173,6 +183,26 @@ def test_removed_events_are_not_all_read_for_each_range(
     assert crowded.verify().ok
     size = sum(info.removed_bytes for info in read_manifest(crowded.path).segments)
     assert sum(asked) < 30 * size
+
+
+def test_tags_of_an_event_that_did_not_go_are_found(compacted: EventStore) -> None:
+    def change(tags: list[RemovedTag]) -> None:
+        tags.append((7, 8, compacted.head, 9))
+
+    change_removed(compacted, lambda *_: None)
+    assert compacted.verify().findings == ()
+    change_removed(compacted, lambda *_: None, change_tags=change)
+    (finding,) = compacted.verify().findings
+    assert (finding.kind, finding.position) == ("gone", compacted.head)
+
+
+def test_streams_that_are_all_removed_are_cut_into_ranges(crowded: EventStore) -> None:
+    segments = [
+        known.Known(task, 0, False, False, (), True, None) for task in take_snapshot(crowded.path).tasks()
+    ]
+    cut = known.stream_ranges(segments, 0, 8)
+    counts = [sum(len(keys) for keys, _ in known.Segments(segments).removed(*bounds)) for bounds in cut]
+    assert sum(counts) == 2950 > max(counts)
 
 
 def test_an_event_that_the_log_lost_is_found(compacted: EventStore) -> None:

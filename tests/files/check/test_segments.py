@@ -448,14 +448,16 @@ def test_a_sound_header_of_another_file_is_found(batches: EventStore, suffix: st
 ENTRY_FIELDS = {
     "stream hash": 0,
     "stream hash, upper half": 4,
-    "id fold": 8,
-    "id fold, upper half": 12,
+    "tags": 8,
+    "id hash": 12,
     "offset": 16,
     "length": 20,
-    "CRC": 24,
-    "frame": 28,
-    "version": 32,
-    "type hash": 36,
+    "CRC before": 24,
+    "CRC after": 28,
+    "frame": 32,
+    "version": 36,
+    "type hash": 40,
+    "zero": 44,
 }
 
 

@@ -184,6 +184,15 @@ def test_removed_events_without_a_file_of_them_are_found(filled: EventStore, qui
     assert kinds_of(filled, quick=quick) == ["manifest"]
 
 
+@pytest.mark.parametrize("fact", ["events", "log_bytes", "last_time_us", "removed_events", "tagged_events"])
+def test_facts_of_the_active_segment_are_found(filled: EventStore, fact: str) -> None:
+    infos = read_manifest(filled.path).segments
+    active = infos[-1]._replace(events=8 * (fact == "tagged_events"))
+    replace_info(filled, len(infos) - 1, active._replace(**{fact: 3}))
+    found = filled.verify().findings
+    assert {(finding.kind, finding.file) for finding in found} == {("manifest", "manifest.json")}
+
+
 def test_a_segment_left_out_of_the_manifest_is_found(filled: EventStore) -> None:
     manifest = read_manifest(filled.path)
     segments = (manifest.segments[0], manifest.segments[2])
