@@ -351,16 +351,14 @@ def holder_of(path: str) -> str | None:
         status = os.stat(path)
         place = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
         with open("/proc/locks", encoding="ascii") as lines:
-            for line in lines:
-                words = line.split()  # 1: FLOCK ADVISORY WRITE pid major:minor:inode start end
-                if words[1] == "FLOCK" and words[5] == place and int(words[4]) > 0:
-                    process = f"/proc/{words[4]}"
-                    with open(f"{process}/comm", encoding="utf-8", errors="replace") as name:
-                        command = ascii(name.read().strip())[1:-1]
-                    return f"process {words[4]} ({command}, user {os.stat(process).st_uid})"
-    except (OSError, IndexError, ValueError):
-        pass
-    return None
+            locks = map(str.split, lines)  # 1: FLOCK ADVISORY WRITE pid major:minor:inode start end
+            pids = [int(words[4]) for words in locks if words[1] == "FLOCK" and words[5] == place]
+        pid = next(pid for pid in pids if pid > 0)  # 0 is a process of another container
+        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as name:
+            command = ascii(name.read().strip())[1:-1]
+        return f"process {pid} ({command}, user {os.stat(f'/proc/{pid}').st_uid})"
+    except (OSError, LookupError, ValueError, StopIteration):
+        return None
 
 
 if fcntl is not None:
