@@ -197,21 +197,13 @@ def _append(core: Core, connection: Connection, piece: HistoryPiece, *, raw_json
             return  # the answer to the last try was lost
         _check(core, piece, *row)
         if piece.events:
-            with cursor.copy(
-                sql("copy {schema}.events ({columns}) from stdin (format binary)", columns=_EVENT_COLUMNS)
-            ) as copy:
+            with cursor.copy(sql(_COPY_EVENTS, columns=_EVENT_COLUMNS)) as copy:
                 copy.write(_COPY_HEADER)
                 for rows in _event_rows(piece, raw_json):  # the server takes some in while others are made
                     copy.write(rows)
                 copy.write(_COPY_END)
         if piece.removed:
-            cursor.executemany(
-                sql(
-                    "insert into {schema}.removed_ids (global_position, version, stream_id, id, digest, "
-                    "event_type, tags) values (%s, %s, %s, %s, %s, %s, %s)"
-                ),
-                list(map(_removed_row, piece.removed)),
-            )
+            cursor.executemany(sql(_ADD_REMOVED), list(map(_removed_row, piece.removed)))
         names = {event[2] for event in piece.events} | {removed.stream for removed in piece.removed}
         cursor.execute(sql(_ADD_STREAMS), (list(names),))
         if not piece.is_whole:
@@ -220,15 +212,8 @@ def _append(core: Core, connection: Connection, piece: HistoryPiece, *, raw_json
         policies = sum(event[3] == METADATA_TYPE and event[2][0] == "$" for event in piece.events)
         schemas = max((event[1] for event in piece.events if event[2] == SCHEMAS_STREAM), default=0)
         last_us = piece.events[-1][5] if piece.events else 0
-        cursor.execute(
-            sql(
-                "update {schema}.log set position = %s, "
-                "last_time = greatest(last_time, timestamptz 'epoch' + %s * interval '1 microsecond'), "
-                "policies = policies + %s, removed = removed + %s, lost = lost + %s, "
-                "schemas = greatest(schemas, %s)"
-            ),
-            (piece.end, last_us, policies, len(piece.removed), piece.lost, schemas),
-        )
+        counts = policies, len(piece.removed), piece.lost, schemas
+        cursor.execute(sql(_MOVE_END), (piece.end, last_us, *counts))
         cursor.execute(sql("select pg_notify('evlog_{schema}', '')"))
 
 
@@ -306,6 +291,16 @@ def _text(text: str) -> bytes:
     return _SIZE(len(raw)) + raw
 
 
+_COPY_EVENTS: Final = "copy {schema}.events ({columns}) from stdin (format binary)"
+_ADD_REMOVED: Final = """
+    insert into {schema}.removed_ids (global_position, version, stream_id, id, digest, event_type, tags)
+    values (%s, %s, %s, %s, %s, %s, %s)
+"""
+_MOVE_END: Final = """
+    update {schema}.log set position = %s,
+        last_time = greatest(last_time, timestamptz 'epoch' + %s * interval '1 microsecond'),
+        policies = policies + %s, removed = removed + %s, lost = lost + %s, schemas = greatest(schemas, %s)
+"""
 _ADD_STREAMS: Final = """
     insert into {schema}.streams (stream_id, stream_type)
     select name, split_part(name, '-', 1) from unnest(%s::text[]) name on conflict do nothing
