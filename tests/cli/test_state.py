@@ -114,6 +114,9 @@ def test_snapshots_are_listed_shown_and_deleted(shop: Evlog) -> None:
     assert of_selection["selection"] == {"category": "order", "tags": ["order-2"]}
     assert shop("snapshots", "show", "s", "order-1").line["state"] == {"total": 4}
     assert shop("snapshots", "show", "s", "--fields", "state").line == {"state": {"total": 9}}
+    shop("state", "order-1", "--snapshot", "one")
+    assert "each with the stream to give" in shop("snapshots", "show", "one").err
+    shop("snapshots", "delete", "one", "order-1")
     table = shop("snapshots", "list", "-o", "table").out.decode()
     assert "--category order --tag order-2" in table
     shop("snapshots", "delete", "s", "order-1")

@@ -19,7 +19,7 @@ _ADVICE: Final[dict[type[errors.EvlogError], tuple[tuple[str, str | None], ...]]
     ),
     errors.StreamNotFound: (("`evlog streams` lists the streams", None),),
     errors.EventNotFound: (("`evlog read` prints the events", None),),
-    errors.SnapshotNotFound: (("`evlog snapshots` lists the snapshots", None),),
+    errors.SnapshotNotFound: (("`evlog snapshots` lists the snapshots, each with the stream to give", None),),
     errors.SubscriptionNotFound: (("`evlog subscriptions list` lists the subscriptions", None),),
     errors.SchemaNotFound: (("`evlog schema list` lists the schemas", None),),
     errors.SchemaViolation: (("correct the data", None), ("see `evlog schema show`", None)),
