@@ -5,7 +5,9 @@
 2. It reads a bounded piece of the log, delivers its events one by one, and continues after it; at the end it
    waits. Its place is the last position that was scanned, matched or not.
 3. An event is acknowledged when the next one is asked for. A checkpoint never passes an unacknowledged event.
-4. One thread iterates. Any thread and any signal handler may call `stop` or `close`; both wake a waiting run.
+4. One thread takes events; another one that tries at the same time is refused: it would acknowledge an event
+   that the first has not handled, and two threads in one iterator of `itertools` can crash the process. Any
+   thread and any signal handler may call `stop` or `close`; both wake a waiting run.
 5. A forked child never writes its parent's checkpoint.
 6. Within a transaction of the caller's (`Subscription.transaction`) the checkpoint is saved by it alone.
 """
@@ -77,6 +79,7 @@ class Subscription:
         self._piece_end = after
         # Flags that any thread sets, never cleared.
         self._stopped = self._closed = self._store_closed = self._close_wanted = False
+        self._taker: int | None = None  # the thread that is in `next_event` or `events_at_hand`
         self._inside = False  # whether a method is running that holds the mutex
         self._feed = engine.follow(filter)
         self._end = None if follow else self._feed.end()
@@ -127,14 +130,27 @@ class Subscription:
             StoreNotFound, StoreReplaced: the store was removed; another one is in its place.
             CorruptionError: committed events are damaged; those before them were delivered.
             StoreIOError: the disk failed.
+            InvalidArgument: another thread takes events.
         """
-        if self._checkpoint is not None:
-            self._check_process()
-            if time.monotonic() >= self._save_due:
-                self.acknowledge()
-                self._exclusively(self._save)
-        event = self.next_at_hand()  # most events are; this takes no mutex
-        return event if event is not None else self._exclusively(self._next_event, timeout_seconds)
+        self._begin_taking()
+        try:
+            if self._checkpoint is not None:
+                self._check_process()
+                if time.monotonic() >= self._save_due:
+                    self.acknowledge()
+                    self._exclusively(self._save)
+            event = self.next_at_hand()  # most events are; this takes no mutex
+            return event if event is not None else self._exclusively(self._next_event, timeout_seconds)
+        finally:
+            self._taker = None
+
+    def _begin_taking(self) -> None:
+        thread = threading.get_ident()
+        if self._taker not in (None, thread) and self._process == os.getpid():
+            raise InvalidArgument(
+                "another thread takes the events of this subscription", "hand them over, or use shards"
+            )
+        self._taker = thread
 
     def _next_event(self, timeout_seconds: float | None) -> Event | None:
         self._check_process()
@@ -179,13 +195,14 @@ class Subscription:
             saves: save the checkpoint about once a second.
 
         Raises:
-            CorruptionError: as `next_event`.
+            CorruptionError, InvalidArgument: as `next_event`.
         """
-        self.acknowledge()
-        saves = saves and self._checkpoint is not None
-        if self._stopped:
-            return
+        self._begin_taking()
         try:
+            self.acknowledge()
+            saves = saves and self._checkpoint is not None
+            if self._stopped:
+                return
             for event in self._ready:
                 self._handed = event
                 yield event
@@ -200,6 +217,8 @@ class Subscription:
         except BaseException:  # damage, or a signal's handler: the rest of the piece is not scanned
             self._leave_piece()
             raise
+        finally:
+            self._taker = None
 
     def acknowledge(self) -> None:
         """Acknowledge the last delivered event: the checkpoint may pass it."""

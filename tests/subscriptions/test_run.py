@@ -6,6 +6,7 @@ import itertools
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -428,3 +429,38 @@ def test_a_wake_looks_at_no_segment_but_those_it_reads(
         assert drain(subscription) == [96, 97, 98, 99]
         fill_from(store, 103)
         assert drain(subscription) == [100, 101, 102]
+
+
+def in_another_thread(call: Callable[[], object]) -> object:
+    """Return what the call returned there, or its error."""
+    with ThreadPoolExecutor() as threads:
+        future = threads.submit(call)
+        return future.exception() or future.result()
+
+
+def test_a_thread_that_takes_events_while_another_loops_over_them_is_refused(store: EventStore) -> None:
+    fill(store, 10)
+    run = store.subscribe(follow=False)
+    taken = []
+    for event in run:
+        taken.append(event.position)
+        if event.position == 5:
+            assert isinstance(in_another_thread(run.next_event), InvalidArgument)
+            assert isinstance(in_another_thread(lambda: list(run)), InvalidArgument)
+            assert isinstance(in_another_thread(lambda: list(run.events_at_hand())), InvalidArgument)
+    assert taken == list(range(1, 11))
+
+
+def test_a_thread_that_takes_events_while_another_waits_for_one_is_refused(store: EventStore) -> None:
+    run = store.subscribe()
+    with ThreadPoolExecutor() as threads:
+        waiting = threads.submit(run.next_event)
+        while run._taker is None and not waiting.done():
+            pass
+        with pytest.raises(InvalidArgument, match="another thread takes the events"):
+            run.next_event(0)
+        fill(store, 1)
+        event = waiting.result()
+    assert event is not None
+    assert event.position == 1
+    assert run.next_event(0) is None  # one thread after another is no fault
