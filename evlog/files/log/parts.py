@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from _weakrefset import WeakSet  # threading has imported it; weakref itself would cost a millisecond
 from bisect import bisect_left
 
 from evlog.errors import CorruptionError
@@ -35,14 +36,17 @@ if TYPE_CHECKING:
 
 _FILES_A_PART: Final = 7
 _SPARE_DESCRIPTORS: Final = 32
-_FEW_PARTS: Final = 40  # up to this many may use all but the spare descriptors; more, half of all
+_FEW_PARTS: Final = 40  # up to this many, each log uses all but the spare descriptors; more share half of all
 _MAX_OPEN_PARTS: Final = 4096
 # Few entries share a hash, unless the ids were chosen so: then whole ids are kept in memory.
 _CROWD: Final = 64
 
 
-def max_open_parts() -> int:
-    """Return how many sealed segments may be open: of 64 descriptors, as of many, half are left to others."""
+def max_open_parts(logs: int = 1) -> int:
+    """Return how many sealed segments each of the process's logs may have open.
+
+    Of 64 descriptors, as of many, half are left to others.
+    """
     if not MAPS_KEEP_DESCRIPTORS:
         return _MAX_OPEN_PARTS
     try:
@@ -52,7 +56,7 @@ def max_open_parts() -> int:
     if descriptors < 0:
         return _MAX_OPEN_PARTS
     few = min(_FEW_PARTS, (descriptors - _SPARE_DESCRIPTORS) // _FILES_A_PART)
-    return min(max(2, few, descriptors // 2 // _FILES_A_PART), _MAX_OPEN_PARTS)
+    return min(max(2, few, descriptors // 2 // _FILES_A_PART // logs), _MAX_OPEN_PARTS)
 
 
 class SegmentMoved(Exception):
@@ -291,24 +295,26 @@ class OpenParts:
     def __init__(self) -> None:
         # Those without a sound index, which a writer rebuilds. Not guarded: each step is one operation.
         self.faulty: list[SealedPart] = []
-        self._limit = max_open_parts()
         self._parts: dict[int, SealedPart] = {}  # guarded by _mutex: by identity
         self._mutex = threading.Lock()
         register_fork_reset(self)
+        _every.add(self)
 
     def reset_after_fork(self) -> None:
         """Renew the mutex in a forked child."""
         self._mutex = threading.Lock()
 
     def add(self, part: SealedPart) -> None:
-        """Note that the segment is being opened; another one may be closed for it."""
-        other = None
+        """Note that the segment is being opened; others may be closed for it."""
+        others = []
         with self._mutex:
-            if len(self._parts) >= self._limit and id(part) not in self._parts:
+            self._parts.pop(id(part), None)
+            most = max_open_parts(len(_every))
+            while len(self._parts) >= most:
                 number = int.from_bytes(os.urandom(4), "little") % len(self._parts)
-                other = self._parts.pop(list(self._parts)[number])
+                others.append(self._parts.pop(list(self._parts)[number]))
             self._parts[id(part)] = part
-        if other is not None:
+        for other in others:
             other.close()
 
     def forget(self, part: SealedPart) -> None:
@@ -325,6 +331,9 @@ class OpenParts:
             self._parts.clear()
         for part in parts:
             part.close()
+
+
+_every: Final[WeakSet[OpenParts]] = WeakSet()  # in this process; those that are not used any more leave it
 
 
 class ActivePart:

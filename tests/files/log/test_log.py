@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import pytest
 
@@ -353,8 +354,26 @@ def test_few_descriptors_leave_room_for_others(monkeypatch: pytest.MonkeyPatch) 
     for descriptors, parts in ((1 << 20, 4096), (1024, 73), (400, 40), (256, 32), (20, 2), (64, 4)):
         monkeypatch.setattr(os, "sysconf", lambda _, n=descriptors: n)
         assert max_open_parts() == parts
+        assert max_open_parts(10_000) == min(parts, 40)
     monkeypatch.setattr(parts_module, "MAPS_KEEP_DESCRIPTORS", False)
     assert max_open_parts() == 4096, "open segments have no descriptors"
+
+
+def test_the_logs_of_a_process_share_what_may_be_open(
+    store: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(store, 80)
+    monkeypatch.setattr(parts_module, "_every", WeakSet())
+    monkeypatch.setattr(parts_module, "max_open_parts", lambda logs: 8 // logs)
+
+    def open_all(log: Log) -> int:
+        assert all(part.index is not None for part in log.sealed)
+        return sum(part._index is not None for part in log.sealed)
+
+    log = Log(store.path)
+    assert open_all(log) == 8
+    other = Log(store.path)
+    assert [open_all(other), open_all(log)] == [4, 4]
 
 
 LIMITED = """
