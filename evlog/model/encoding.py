@@ -113,7 +113,7 @@ def _encode_each(events: Sequence[NewEvent]) -> tuple[list[EncodedEvent], Sequen
     unchecked: list[bytes] = []
     for event in events:
         if event.__class__ is not NewEvent and not isinstance(event, NewEvent):
-            raise InvalidEvent("", f"expected a NewEvent, got a {event.__class__.__name__}")
+            raise InvalidEvent("", f"expected a NewEvent, not an object of type {event.__class__.__name__}")
         data = event.data
         code = JSON_CODE
         if data.__class__ is bytes and event.content_type == "json":

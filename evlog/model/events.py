@@ -489,7 +489,7 @@ def maybe_name_fault(name: object, max_bytes: int = MAX_NAME_BYTES) -> str | Non
     if isinstance(name, str) and name.isascii() and name.isprintable() and 0 < len(name) <= max_bytes:
         return None  # the common case, in a third of the time
     if not isinstance(name, str):
-        return f"is a {name.__class__.__name__}, not a str"
+        return f"is of type {name.__class__.__name__}, not str"
     if not name:
         return "is empty"
     try:

@@ -351,6 +351,13 @@ def test_stream_beginning_with_a_dollar_is_reserved_and_a_type_is_not() -> None:
     assert check_type("$deleted") == "$deleted"
 
 
+def test_a_message_names_the_type_of_what_has_another(store: Any) -> None:
+    with pytest.raises(InvalidStreamName, match="stream name 5 is of type int, not str"):
+        check_stream_name(5)  # type: ignore[arg-type]
+    with pytest.raises(InvalidEvent, match="expected a NewEvent, not an object of type int"):
+        store.append("s", [5])
+
+
 # --- NewEvent and Event
 
 
