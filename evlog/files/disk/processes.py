@@ -103,14 +103,23 @@ class Workers:
     def run_in_order(
         self, function: Function, arguments: Sequence[tuple[Any, ...]], *, ahead: int = 1
     ) -> Iterator[Any]:
-        """Yield the results of the same calls in the order of the arguments."""
+        """Yield the results of the same calls in the order of the arguments.
+
+        Where too many wait for one that a helper has, which may be suspended, this process makes that one.
+        """
         done: dict[int, Any] = {}
         wanted = 0
+        most = 2 * ahead * (1 + len(self._helpers))  # twice as many as wait where all are equally fast
         for at, result in self.run(function, arguments, ahead=ahead):
-            done[at] = result
-            while wanted in done:
+            if at >= wanted:
+                done[at] = result
+            while wanted in done or len(done) >= most:
+                if wanted not in done:
+                    done[wanted] = without_collector(function, *arguments[wanted])
                 yield done.pop(wanted)
                 wanted += 1
+            if wanted == len(arguments):
+                return
 
     def run_all(
         self, calls: Sequence[Call], *, ahead: int = 1, first: Callable[[], None] | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import signal
 import subprocess
@@ -178,6 +179,40 @@ def test_results_that_a_slow_caller_has_not_taken_are_bounded() -> None:
         wait_until(lambda: shared.results.qsize() == _RESULTS_WAITING)
         assert not shared._room.acquire(blocking=False)
         assert len(list(run)) == len(TASKS * 10) - 1
+
+
+@pytest.mark.parametrize("ahead", [1, 3])
+def test_results_that_wait_for_a_suspended_helper_are_bounded(ahead: int) -> None:
+    taken: list[int] = []
+
+    class Number:
+        """A call of `index` with it waits, in this process, until the helper was sent one."""
+
+        def __init__(self, value: int) -> None:
+            self.value = value
+
+        def __index__(self) -> int:
+            wait_until(lambda: len(taken) > 0)
+            return self.value
+
+        def __reduce__(self) -> tuple[type[int], tuple[int]]:
+            taken.append(self.value)
+            return int, (self.value,)
+
+    with Workers(2) as workers:
+        helper = workers._helpers[0]
+        wait_until(lambda: helper.ready)
+        os.kill(helper.process.pid, signal.SIGSTOP)
+        end = threading.Timer(60, helper.process.kill)  # what it had to do is done here then
+        end.start()
+        run = workers.run_in_order(operator.index, [(Number(number),) for number in range(100)], ahead=ahead)
+        for number in range(100):
+            assert next(run) == number
+            assert len(run.gi_frame.f_locals["done"]) <= 4 * ahead  # type: ignore[attr-defined]
+        assert list(run) == []
+        assert end.is_alive()
+        end.cancel()
+        assert 0 < len(taken) <= ahead
 
 
 def test_an_executable_that_is_not_python_is_not_started(
