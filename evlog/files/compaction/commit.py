@@ -8,29 +8,35 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
-from typing import Any, Final, NamedTuple
 from zlib import crc32
 
 from evlog.errors import CorruptionError, StoreFull, SubscriptionBehind
 from evlog.files.compaction.hidden import CutOff
-from evlog.files.compaction.plan import Plan
-from evlog.files.disk.file_lock import FileLock
-from evlog.files.disk.files import Disk
 from evlog.files.follow.checkpoint_file import SubscriptionFiles, list_names
 from evlog.files.format import paths
 from evlog.files.format.entries import ENTRY_BYTES
 from evlog.files.format.hashes import hash_stream
 from evlog.files.format.headers import KIND_STREAMS
-from evlog.files.format.manifest import Manifest, SegmentInfo
 from evlog.files.format.paths import SegmentFile
-from evlog.files.log.log import Log
 from evlog.files.write.roll import replace_manifest_locked, sync_names
-from evlog.files.write.writer import Writer
 from evlog.model.appends import AppendRequest
-from evlog.model.events import JSON_CODE, SYSTEM_PREFIX, Record, category_of
-from evlog.model.filters import EventFilter
+from evlog.model.events import JSON_CODE, SYSTEM_PREFIX, category_of
+from evlog.model.named import NamedTuple
 from evlog.model.retention import COMPACTIONS_STREAM, FINISHED_TYPE, STARTED_TYPE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from typing import Any, Final
+
+    from evlog.files.compaction.plan import Plan
+    from evlog.files.disk.file_lock import FileLock
+    from evlog.files.disk.files import Disk
+    from evlog.files.format.manifest import Manifest, SegmentInfo
+    from evlog.files.log.log import Log
+    from evlog.files.write.writer import Writer
+    from evlog.model.events import Record
+    from evlog.model.filters import EventFilter
 
 _MAX_RULES: Final = 1000  # that a started event names; the log has all of them
 

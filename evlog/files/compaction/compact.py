@@ -21,14 +21,10 @@ when it is rewritten: an archive does not grow by the next compaction.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
 from contextlib import closing
-from typing import Final, NamedTuple
 
-from evlog.engine import Progress
 from evlog.errors import CompactionRunning, EvlogError, LockTimeout
 from evlog.files.compaction.commit import (
-    Started,
     append_finished,
     append_started,
     check_subscriptions,
@@ -42,19 +38,30 @@ from evlog.files.compaction.commit import (
 )
 from evlog.files.compaction.compress import compressed_path, maybe_compress, maybe_estimate
 from evlog.files.compaction.hidden import CutOff
-from evlog.files.compaction.plan import Plan, SegmentPlan, after_sealing, find_unerased, make_plan
-from evlog.files.compaction.rewrite import OutputSegment, ReadResults, read_groups, rewrite
+from evlog.files.compaction.plan import after_sealing, find_unerased, make_plan
+from evlog.files.compaction.rewrite import OutputSegment, read_groups, rewrite
 from evlog.files.disk.file_lock import FileLock
-from evlog.files.disk.files import Disk
 from evlog.files.disk.processes import Workers, core_count, without_collector
 from evlog.files.disk.zstd import require_zstandard
 from evlog.files.format import paths
-from evlog.files.format.manifest import SegmentInfo
-from evlog.files.log.log import Log
 from evlog.files.log.sealed_segment import SealedSegment
 from evlog.files.write.group_commit import clear_requests
-from evlog.files.write.writer import Writer
+from evlog.model.named import NamedTuple
 from evlog.model.reports import Compaction
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Final
+
+    from evlog.engine import Progress
+    from evlog.files.compaction.commit import Started
+    from evlog.files.compaction.plan import Plan, SegmentPlan
+    from evlog.files.compaction.rewrite import ReadResults
+    from evlog.files.disk.files import Disk
+    from evlog.files.format.manifest import SegmentInfo
+    from evlog.files.log.log import Log
+    from evlog.files.write.writer import Writer
 
 _ASKING_SECONDS: Final = 0.1  # a process that only asks whether a compaction runs holds its lock for µs
 _BYTES_WORTH_HELPERS: Final = 8 << 20  # a helper process starts in 50 ms
@@ -189,10 +196,10 @@ class _Run:
         log = self._log
         log.look()
         log.raise_damage()
-        clear_leftovers(log, self._lock, self._disk)
         size = sum(part.segment.end for part in log.parts())
         # Helpers start while this process plans.
         with Workers(core_count() if size >= _BYTES_WORTH_HELPERS else 1, rewrite.__module__) as workers:
+            clear_leftovers(log, self._lock, self._disk)
             started = log.retry_on_compaction(lambda: find_unfinished(log))
             plan = log.retry_on_compaction(lambda: without_collector(_plan, log, started, workers))
             seen = log.retry_on_compaction(lambda: entries_crc(log, plan.cut_off.position))
@@ -276,6 +283,7 @@ class _Run:
         except (EvlogError, KeyboardInterrupt):
             output.remove_files(disk)  # the disk may be full, and the files take space
             raise
+        # Not in a thread: beside one that computes it waits for the interpreter while it holds the lock.
         replace_segments(log, self._lock, disk, infos, info)
 
     def _compress_all(self, infos: Sequence[SegmentInfo]) -> None:

@@ -243,6 +243,8 @@ def _write_events(output: OutputSegment, piece: HistoryPiece, disk: Disk) -> Seg
         hashes = _hash_names(streams), hash_ids(ids), versions, _hash_types(types)
         file.add(b"".join(raws), encode_entries(raws, 0, *hashes, maybe_tag_bits(metadatas)))
     entries = file.finish()
+    disk.sync(file.file)
+    disk.close(file.file)
     disk.create_file(output.path("offsets"), encode_file_header(output.header(KIND_OFFSETS)) + entries)
     return output.info._replace(
         events=file.events,

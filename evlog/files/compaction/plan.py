@@ -10,21 +10,31 @@ Nothing here writes.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
 from itertools import chain, compress
-from typing import Any, Final, NamedTuple
 
-from evlog.files.compaction.hidden import CutOff, entries_to, find_hidden
-from evlog.files.disk.processes import Workers
+from evlog.files.compaction.hidden import entries_to, find_hidden
 from evlog.files.format.entries import ENTRY_BYTES, column
-from evlog.files.format.removed_events import EVENT_BYTES, EmptyStream
-from evlog.files.log.log import Log
-from evlog.files.log.parts import Part, SealedPart
+from evlog.files.format.removed_events import EVENT_BYTES
+from evlog.files.log.parts import SealedPart
 from evlog.files.log.policies import rules_at
 from evlog.model.events import SYSTEM_PREFIX, category_of
-from evlog.model.redaction import Redacted, is_redacted
+from evlog.model.named import NamedTuple
+from evlog.model.redaction import is_redacted
 from evlog.model.reports import Removal
-from evlog.model.retention import Rules, as_words
+from evlog.model.retention import as_words
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from typing import Any, Final
+
+    from evlog.files.compaction.hidden import CutOff
+    from evlog.files.disk.processes import Workers
+    from evlog.files.format.removed_events import EmptyStream
+    from evlog.files.log.log import Log
+    from evlog.files.log.parts import Part
+    from evlog.model.redaction import Redacted
+    from evlog.model.retention import Rules
 
 # A segment below this share of the settings is small: it is merged with small neighbours.
 _SMALL_SHARE: Final = 4

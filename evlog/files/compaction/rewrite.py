@@ -11,18 +11,14 @@ from __future__ import annotations
 import re
 from array import array
 from bisect import bisect_left
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import accumulate, compress, islice, pairwise
 from operator import itemgetter
 from struct import Struct
-from typing import Final, NamedTuple
 from zlib import crc32
 
 from evlog.errors import CorruptionError, EvlogError
-from evlog.files.compaction.plan import SegmentPlan
-from evlog.files.disk.files import Disk, WriteFile
-from evlog.files.disk.processes import Workers
+from evlog.files.disk.threads import CallsBehind
 from evlog.files.format import paths
 from evlog.files.format.entries import (
     ENTRY_BYTES,
@@ -54,12 +50,9 @@ from evlog.files.format.headers import (
     FileHeader,
     encode_file_header,
 )
-from evlog.files.format.manifest import Manifest, SegmentInfo
+from evlog.files.format.manifest import SegmentInfo
 from evlog.files.format.removed_events import (
     EVENT_BYTES,
-    EmptyStream,
-    GroupedEvents,
-    RemovedTag,
     content_crcs,
     encode_grouped,
     group_bits,
@@ -69,11 +62,29 @@ from evlog.files.format.removed_events import (
     tags_of_removed,
 )
 from evlog.files.format.sorted_index import SORTED_SUFFIXES, build_sorted
-from evlog.files.log.log import Log
 from evlog.files.log.parts import OpenParts, SealedPart, open_sealed
-from evlog.files.log.sealed_segment import SealedSegment
-from evlog.model.events import REDACTED_BEGIN, Record
+from evlog.model.events import REDACTED_BEGIN
+from evlog.model.named import NamedTuple
 from evlog.model.redaction import record_digest, redacted_record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+    from typing import Final
+
+    from evlog.files.compaction.plan import SegmentPlan
+    from evlog.files.disk.files import Disk, WriteFile
+    from evlog.files.disk.processes import Workers
+    from evlog.files.format.manifest import Manifest
+    from evlog.files.format.removed_events import EmptyStream, GroupedEvents, RemovedTag
+    from evlog.files.log.log import Log
+    from evlog.files.log.sealed_segment import SealedSegment
+    from evlog.model.events import Record
+
+    Progress = Callable[[int], None]
+    """Called now and then with the bytes that were read since the last call."""
+
+    ReadResults = Generator["ReadResult | EvlogError", None, None]
 
 _ENTRIES_AT_ONCE: Final = 8192
 _BYTES_AT_ONCE: Final = 2 << 20
@@ -82,9 +93,6 @@ _WRITE_BYTES: Final = 1 << 20
 _TAG: Final = Struct("<16sQI")
 # Fields of records; to take each of many records costs half of turning all nine into columns.
 _POSITION, _ID, *_CONTENT = map(itemgetter, (0, 4, 6, 7, 8))
-
-Progress = Callable[[int], None]
-"""Called now and then with the bytes that were read since the last call."""
 
 
 class OutputSegment(NamedTuple):
@@ -145,6 +153,46 @@ def rewrite(
         StoreFull, StoreIOError: the files may be there in part; `remove_files` removes them.
     """
     log = LogFile(output, disk)
+    removed, tags, emptied = _write_log(log, group, results, progress)
+    entries = log.finish()
+    info = output.info._replace(
+        events=log.events,
+        log_bytes=log.end,
+        offsets_crc=log.index_crc,
+        tagged_events=count_tagged(entries),
+    )
+
+    def write_others() -> None:
+        nonlocal info
+        offsets = encode_file_header(output.header(KIND_OFFSETS)) + entries
+        syncs.call(_sync, _write(output.path("offsets"), offsets, disk), disk)
+        events = join_groups(removed) if removed else group_events(b"", (), 0)
+        if events.rows or emptied:
+            raw = encode_grouped(output.header(KIND_REMOVED), events, emptied.values(), tags)
+            syncs.call(_sync, _write(output.path("removed"), raw, disk), disk)
+            count = len(events.rows) // EVENT_BYTES
+            info = info._replace(removed_events=count, removed_bytes=len(raw), removed_crc=crc32(raw))
+
+    with CallsBehind() as syncs:
+        syncs.call(_sync, log.file, disk)
+        header = output.header(KIND_STREAMS)._replace(source_crc=info.offsets_crc)
+        calls = [(header._replace(kind=kind), entries) for kind in SORTED_SUFFIXES]
+        # Helpers that read what comes next leave all to this process; after the last group they share it.
+        indexes = dict(workers.run(build_sorted, calls, first=write_others))
+        # The indexes are not synced: every byte is under a CRC, and what a power loss takes is built again.
+        for at, suffix in enumerate(SORTED_SUFFIXES.values()):
+            disk.close(_write(output.path(suffix), indexes[at], disk))
+        if info.tagged_events:
+            part = SealedPart(output.store, output.store_id, info, OpenParts())
+            disk.close(_write(output.path("tags"), part.index.build(KIND_TAGS, entries), disk))
+            part.close()
+    return info
+
+
+def _write_log(
+    log: LogFile, group: Sequence[SegmentPlan], results: ReadResults, progress: Progress
+) -> tuple[list[GroupedEvents], list[RemovedTag], dict[str, EmptyStream]]:
+    """Add what stays to the log; return what is kept of the events that are removed, or were before."""
     removed: list[GroupedEvents] = []
     tags: list[RemovedTag] = []
     emptied: dict[str, EmptyStream] = {}
@@ -168,38 +216,20 @@ def rewrite(
         tags += result.tags
         log.add(result.raws, result.rows)
         progress(result.read_bytes)
-    entries = log.finish()
-    disk.create_file(output.path("offsets"), encode_file_header(output.header(KIND_OFFSETS)) + entries)
-    info = output.info._replace(
-        events=log.events,
-        log_bytes=log.end,
-        offsets_crc=log.index_crc,
-        tagged_events=count_tagged(entries),
-    )
-    header = output.header(KIND_STREAMS)._replace(source_crc=info.offsets_crc)
-    # While helpers read what comes next, this process makes them all; after the last group they share them.
-    calls = [(header._replace(kind=kind), entries) for kind in SORTED_SUFFIXES]
-    indexes = list(workers.run_in_order(build_sorted, calls))
-    events = join_groups(removed) if removed else group_events(b"", (), 0)
-    if events.rows or emptied:
-        raw = encode_grouped(output.header(KIND_REMOVED), events, emptied.values(), tags)
-        disk.create_file(output.path("removed"), raw)
-        count = len(events.rows) // EVENT_BYTES
-        info = info._replace(removed_events=count, removed_bytes=len(raw), removed_crc=crc32(raw))
-    for suffix, raw in zip(SORTED_SUFFIXES.values(), indexes, strict=True):
-        _write_unsynced(output.path(suffix), raw, disk)
-    if info.tagged_events:
-        part = SealedPart(output.store, output.store_id, info, OpenParts())
-        _write_unsynced(output.path("tags"), part.index.build(KIND_TAGS, entries), disk)
-        part.close()
-    return info
+    return removed, tags, emptied
 
 
-def _write_unsynced(path: str, content: bytes, disk: Disk) -> None:
-    """Write an index: every byte is under a CRC, and what a power loss takes is built again."""
+def _write(path: str, content: bytes, disk: Disk) -> WriteFile:
+    """Write a whole file."""
     file = disk.open(path, create=True, truncate=True)
+    disk.write_at(file, content, 0)
+    return file
+
+
+def _sync(file: WriteFile, disk: Disk) -> None:
+    """Sync a file that is complete, and close it."""
     try:
-        disk.write_at(file, content, 0)
+        disk.sync(file)
     finally:
         disk.close(file)
 
@@ -223,9 +253,6 @@ class ReadResult(NamedTuple):
     removed: GroupedEvents  # the rows of the removed events
     tags: list[RemovedTag]  # of these
     read_bytes: int  # records and entries
-
-
-ReadResults = Generator["ReadResult | EvlogError", None, None]
 
 
 def read_groups(log: Log, groups: Sequence[Sequence[SegmentPlan]], workers: Workers) -> ReadResults:
@@ -255,10 +282,17 @@ def _group_bits_of(group: Sequence[SegmentPlan]) -> int:
 
 
 def _ranges_of(segment: SegmentPlan) -> list[tuple[int, int]]:
-    """Return the entries that are read at once: few enough for several results to wait in memory."""
-    count = segment.part.count
+    """Return the entries that are read at once: few enough for several results to wait in memory.
+
+    They begin where a frame does, if it is not longer than all of them: half a frame is decoded as a whole.
+    """
+    count, log = segment.part.count, segment.part.segment
     step = max(1, min(_ENTRIES_AT_ONCE, count * _BYTES_AT_ONCE // max(1, segment.work_bytes)))
-    return [(low, min(low + step, count)) for low in range(0, count, step)]
+    lows = [0]
+    for low in range(step, count, step):
+        first = log.first_in_frame(low)
+        lows.append(first if first > lows[-1] else low)
+    return list(pairwise([*lows, count])) if count else []
 
 
 @lru_cache(maxsize=1)
@@ -399,7 +433,7 @@ class LogFile:
     def __init__(self, output: OutputSegment, disk: Disk) -> None:
         self._disk = disk
         self._tag = output.info.tag
-        self._file: WriteFile = disk.open(output.path("log"), create=True, truncate=True)
+        self.file: WriteFile = disk.open(output.path("log"), create=True, truncate=True)
         self._unwritten = [encode_file_header(output.header(KIND_LOG))]
         self._written = 0
         self._raws = b""  # of the next frame
@@ -423,12 +457,10 @@ class LogFile:
         self._raws, self._rows = raws[start:], rows[at * ENTRY_BYTES :]
 
     def finish(self) -> bytes:
-        """Write the rest, sync and close; return all entries."""
+        """Write the rest, which is not synced; return all entries."""
         if self._raws:
             self._add_frame(self._raws, self._rows)
         self._flush()
-        self._disk.sync(self._file)
-        self._disk.close(self._file)
         return b"".join(self._entries)
 
     def _add_frame(self, raws: bytes, rows: bytes) -> None:
@@ -454,7 +486,7 @@ class LogFile:
             self._flush()
 
     def _flush(self) -> None:
-        self._disk.write_at(self._file, b"".join(self._unwritten), self._written)
+        self._disk.write_at(self.file, b"".join(self._unwritten), self._written)
         self._unwritten, self._written = [], self.end
 
 

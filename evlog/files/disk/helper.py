@@ -10,7 +10,10 @@ import os
 import pickle
 import sys
 from importlib import import_module
-from typing import Any, Final
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Final
 
 READY: Final = b"evlog helper\n"
 

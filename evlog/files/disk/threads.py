@@ -8,11 +8,13 @@ and a Ctrl-C seems lost. So a new thread blocks them all, and every signal inter
 from __future__ import annotations
 
 import signal
+from threading import Thread
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import TypeVar
+    from types import TracebackType
+    from typing import Any, Self, TypeVar
 
     Result = TypeVar("Result")
 
@@ -28,3 +30,42 @@ def without_signals(start: Callable[[], Result]) -> Result:
         return start()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class CallsBehind:
+    """Calls that wait for the device, each in a thread, while this thread continues.
+
+    A context manager: all are made when it ends, which raises what one of them has raised.
+    """
+
+    def __init__(self) -> None:
+        self._threads: list[Thread] = []
+        self._errors: list[BaseException] = []
+
+    def call(self, function: Callable[..., object], *arguments: Any) -> None:
+        """Begin to make this call."""
+
+        def make() -> None:
+            try:
+                function(*arguments)
+            except BaseException as error:  # noqa: BLE001 - raised where the caller waits
+                self._errors.append(error)
+
+        thread = Thread(target=make, name="evlog-behind", daemon=True)
+        try:
+            without_signals(thread.start)
+        except RuntimeError:  # no thread can be started
+            make()
+        else:
+            self._threads.append(thread)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for thread in self._threads:
+            thread.join()
+        if self._errors and error is None:
+            raise self._errors[0]

@@ -321,8 +321,8 @@ class SealedIndex:
         index = self.maybe_sorted(KIND_STREAMS)
         if index is None:
             return self._columns.heads()
-        last = index.postings.tolist()
-        return index.keys.tolist(), [last[end - 1] for end in index.starts.tolist()[1:]]
+        postings = index.postings
+        return index.keys.tolist(), [postings[end - 1] for end in index.starts[1:].tolist()]
 
     def stream_keys(self) -> Sequence[int]:
         """Return every stream hash, once, in any order."""

@@ -187,16 +187,21 @@ class Segment:
         pieces = zip(self.log_pieces(wanted), heads, versions, strict=True)
         return [version if has_head(raw, head) else 0 for raw, head, version in pieces]
 
-    def are_in_category(self, numbers: Sequence[int], category: str) -> bool:
-        """Return whether all of these records are of streams in the category with a `-` in their names.
+    def are_in_category(self, offsets: Sequence[int], category: str) -> bool:
+        """Return whether all records at these offsets are of streams `CATEGORY-…` of one category.
 
-        It takes a third of the time of decoding the records. Their CRCs are not checked: the caller compares
-        the hashes in the entries, and a compaction checks every record before it removes the event.
+        It takes two fifths of the time of decoding them. Their CRCs are not checked: the caller compares the
+        hashes in the entries, and a compaction checks every record before it removes the event.
+
+        Args:
+            offsets: of records, rising: neighbours are read together.
         """
-        begins, most_bytes = category_head(category)
-        entries, place = self.entries, ENTRY_PLACE.unpack_from
-        places = [(place(entries, number * ENTRY_BYTES)[0], most_bytes, 0, 0) for number in numbers]
-        return all(map(begins.match, self.log_pieces(places)))
+        begins, size = category_head(category)
+        for at in range(0, len(offsets), RECORDS_AT_ONCE):
+            pieces = self.log_pieces([(offset, size, 0, 0) for offset in offsets[at : at + RECORDS_AT_ONCE]])
+            if not begins.fullmatch(b"".join(pieces)):
+                return False
+        return True
 
     def versions_in_entries(self, numbers: range) -> list[int]:
         """Return the versions in entries that follow each other: guesses, too."""
@@ -257,6 +262,10 @@ class Segment:
             return b"", 0
         run = self.log_bytes(offset, size)
         return (run, last - first + 1) if crc32(run, before) == after else (b"", 0)
+
+    def first_in_frame(self, number: int) -> int:
+        """Return the number of the first entry in the frame of an entry, as far as the entries are right."""
+        return bisect_left(range(number), self._frame_offset(number), key=self._frame_offset)
 
     def _frame_offset(self, number: int) -> int:
         offset: int = ENTRY_FRAME.unpack_from(self.entries, number * ENTRY_BYTES)[0]

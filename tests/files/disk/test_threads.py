@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from evlog.files.disk.threads import without_signals
+from evlog.files.disk.threads import CallsBehind, without_signals
 from tests.test_layers import PACKAGE
 
 
@@ -32,6 +32,45 @@ def test_an_interrupt_while_a_thread_starts_leaves_no_signal_blocked() -> None:
     with pytest.raises(KeyboardInterrupt):
         without_signals(lambda: signal.raise_signal(signal.SIGINT))
     assert blocked_signals() == before
+
+
+def test_calls_behind_are_made_while_this_thread_continues_and_waited_for() -> None:
+    made: list[bool] = []
+    may_end = threading.Event()
+    with CallsBehind() as behind:
+        for _ in range(3):
+            behind.call(lambda: made.append(may_end.wait(60)))
+        assert made == []
+        may_end.set()
+    assert made == [True] * 3
+
+
+def test_an_error_of_a_call_behind_is_raised_at_the_end() -> None:
+    def fail() -> None:
+        raise OSError("full")
+
+    def leave_with(error: Exception) -> None:
+        with CallsBehind() as behind:
+            behind.call(fail)
+            raise error
+
+    behind = CallsBehind()
+    behind.call(fail)
+    with pytest.raises(OSError, match="full"):
+        behind.__exit__(None, None, None)
+    with pytest.raises(ZeroDivisionError):  # the first one is not hidden
+        leave_with(ZeroDivisionError())
+
+
+def test_where_no_thread_can_be_started_a_call_is_made_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    made: list[int] = []
+    with CallsBehind() as behind:
+        behind.call(made.append, 1)
+        assert made == [1]
 
 
 @pytest.mark.parametrize(

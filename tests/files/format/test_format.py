@@ -540,9 +540,13 @@ def test_header_that_claims_a_gigabyte_allocates_nothing(memory_path: Path) -> N
 def test_the_head_of_a_record_tells_its_category(position: int, version: int) -> None:
     begins, most_bytes = category_head("ör.er")
     inside = ["ör.er-1", "ör.er-" + "x" * 200, "ör.er-"]
+    (right,) = pack_records([(1, 2, "ör.er-1", "T", bytes(16), 1, 0, b"{}", None)])
+    right = right[:most_bytes]
     for stream in [*inside, "ör.er", "örxer-1", "a-ör.er-1", "ör.er1-1", "x" * 200]:
         (raw,) = pack_records([(position, version, stream, "T", bytes(16), 1, 0, b"{}", None)])
-        assert (begins.match(raw[:most_bytes]) is not None) == (stream in inside)
+        piece = raw[:most_bytes]
+        assert (begins.fullmatch(piece) is not None) == (stream in inside)
+        assert (begins.fullmatch(right + piece + right) is not None) == (stream in inside)
 
 
 def test_other_values_in_some_columns_leave_the_others_as_they_were() -> None:
