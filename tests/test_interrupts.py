@@ -1,16 +1,21 @@
-"""Ctrl-C between any two disk calls of an append: the store goes on, with all of the append or nothing."""
+"""Ctrl-C between any two disk calls of an append, or lines of what takes the lock: the store goes on."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
 
 import evlog
+from evlog import LockTimeout
+from evlog.files.disk import file_lock
 from evlog.files.disk.files import Disk
-from tests.support.helpers import new, number_id, numbers, small_store
+from evlog.files.write import writer
+from tests.support.helpers import new, number_id, numbers, small_store, writer_of
 
 CALLS = ("open", "write_at", "cut", "sync", "sync_dir", "replace", "remove", "create_file")
 
@@ -69,3 +74,67 @@ def test_interrupted_append_is_whole_or_absent_and_the_store_goes_on(
         if done:
             return
     raise AssertionError("the append never got through")
+
+
+class Interrupt:
+    """Raises KeyboardInterrupt at the n-th line, or begin of a function, of what takes the writers' lock."""
+
+    def __init__(self, left: int) -> None:
+        self.left = left
+
+    def __call__(self, frame: FrameType, event: str, _argument: object) -> Interrupt | None:
+        if frame.f_code.co_filename not in (file_lock.__file__, writer.__file__):
+            return None
+        if event in ("call", "line"):
+            self.left -= 1
+            if self.left == 0:
+                raise KeyboardInterrupt
+        return self
+
+
+@pytest.mark.parametrize("streams", [["s"], ["s", "t"]])
+def test_an_interrupt_between_any_two_lines_leaves_no_lock_behind(
+    memory_path: Path, streams: list[str]
+) -> None:
+    with small_store(memory_path / "store", lock_timeout=None) as store:
+        store.append("s", [new()])
+        lock = writer_of(store)._lock
+        for count in range(1, 1000):
+            interrupt = Interrupt(count)
+            before = sys.gettrace()
+            try:
+                sys.settrace(interrupt)
+                store.append_many([(stream, [new()]) for stream in streams])
+            except KeyboardInterrupt:
+                pass
+            finally:
+                sys.settrace(before)
+            assert not lock._is_mine(), count
+            assert not lock.is_held(), count
+            if interrupt.left > 0:
+                assert count > 20
+                return
+    raise AssertionError("the append never got through")
+
+
+def test_a_signal_handler_that_appends_during_an_append_is_refused(memory_path: Path) -> None:
+    with small_store(memory_path / "store", lock_timeout=None) as store:
+        refused: list[LockTimeout] = []
+
+        def handle(frame: FrameType, event: str, _argument: object) -> None:
+            if event == "call" and frame.f_code.co_name == "_append_locked":
+                sys.settrace(None)
+                for _ in range(2):
+                    with pytest.raises(LockTimeout) as caught:
+                        store.append("s", [new(1)])
+                    refused.append(caught.value)
+
+        before = sys.gettrace()
+        sys.settrace(handle)
+        try:
+            store.append("s", [new(0)])
+        finally:
+            sys.settrace(before)
+        assert len(refused) == 2
+        assert numbers(store.read_all()) == [0]
+        assert not writer_of(store)._lock.is_held()

@@ -33,9 +33,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
-    from typing import Final
+    from typing import Any, Final, TypeVar
 
     from evlog.files.disk.files import Disk, WriteFile
+
+    _T = TypeVar("_T")
 
 # Most locks are held for microseconds; the pause between two tries grows with the time that passed.
 _FIRST_PAUSE_SECONDS: Final = 0.0001
@@ -53,6 +55,7 @@ class FileLock:
         readable: whether users that may not write to the directory can open the file. If they can, they can
             also lock it and delay every writer: so only a file with content is made readable.
         exact: whether a removed file has to be noticed at once; if not, within 50 ms.
+        of_thread: whether the thread that takes the lock gives it back; then `run` can tell whose it is.
     """
 
     def __init__(
@@ -63,6 +66,7 @@ class FileLock:
         *,
         readable: bool = True,
         exact: bool = True,
+        of_thread: bool = False,
     ) -> None:
         self.path = path
         self.timeout_seconds = timeout_seconds
@@ -71,7 +75,10 @@ class FileLock:
         self._exact = exact
         self._opening = threading.Lock()  # guards: opening and replacing `_file`
         self._file: WriteFile | None = None  # for all threads of this process
-        self._threads = threading.Lock()  # the lock between threads, taken before the one between processes
+        self._of_thread = of_thread
+        # The lock between threads, taken before the one between processes. An RLock only to know its thread:
+        # one that has it does not get it again.
+        self._threads: Any = threading.RLock() if of_thread else threading.Lock()
         self._held: WriteFile | None = None  # guarded by _threads: the locked file
         self._named_until = 0.0  # guarded by _threads: until when the path needs no other look
         self._blocked_since: float | None = None  # guarded by _threads: since when the kernel lets it wait
@@ -125,7 +132,7 @@ class FileLock:
         Args:
             wait_for_threads: wait for other threads of this process, without a limit.
         """
-        if not self._threads.acquire(blocking=wait_for_threads):
+        if self._is_mine() or not self._threads.acquire(blocking=wait_for_threads):
             return None
         try:
             while _try_lock(file := self._file or self.open()):
@@ -163,11 +170,32 @@ class FileLock:
         try:
             self._held = None
             _unlock(held.fd)
-        except BaseException:
-            _unlock(held.fd)  # interrupted
+        except BaseException:  # interrupted
+            self._held = None
+            _unlock(held.fd)
             raise
         finally:
             self._threads.release()
+
+    def run(self, call: Callable[[], _T]) -> _T:
+        """Return the result of a call that takes the lock and gives it back; it leaves no lock behind.
+
+        An interrupt may come between the lock and a `try`, or right before a `finally` gives it back.
+
+        Raises:
+            LockTimeout: this is a signal's handler in the middle of such a call.
+        """
+        if self._is_mine():
+            raise LockTimeout(self.path, 0.0)
+        try:
+            return call()
+        except BaseException:
+            if self._is_mine():
+                self._abandon()
+            raise
+
+    def _is_mine(self) -> bool:
+        return self._of_thread and self._threads._is_owned()  # noqa: SLF001 - as `threading.Condition` does
 
     def close(self) -> None:
         """Close the lock file, once no other thread waits with it or holds the lock.
@@ -183,7 +211,7 @@ class FileLock:
                 self._disk.close(file)
         self._held = self._file = self._reporter = self._blocked_since = None
         self._opening = threading.Lock()
-        self._threads = threading.Lock()
+        self._threads = threading.RLock() if self._of_thread else threading.Lock()
 
     __enter__ = acquire
 

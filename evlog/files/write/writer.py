@@ -95,7 +95,9 @@ class Writer:
         self._log = log
         self._sync = sync
         self._disk = disk
-        self._lock = FileLock(paths.lock_path(log.store), lock_timeout_seconds, disk, readable=False)
+        self._lock = FileLock(
+            paths.lock_path(log.store), lock_timeout_seconds, disk, readable=False, of_thread=True
+        )
         self._planner = Planner(log)
         self._marks = SyncMarks(log.store, disk)
         self._tail = LogTail(log, self._planner, self._marks, disk, sync=sync)
@@ -138,7 +140,7 @@ class Writer:
         if self._sync and not self._closed:
             self._tail.prepare()
         if self._may_ask and not (request.skip_known or request.system) and append.is_of_one_stream:
-            return self._append_among_others(append)
+            return self._lock.run(lambda: self._append_among_others(append))
         result, point = self._with_lock(lambda: self._append_alone_locked(append))
         return self._acknowledge(result, point)
 
@@ -218,6 +220,9 @@ class Writer:
         Raises:
             LockTimeout, StoreFull, StoreIOError: as `append`.
         """
+        self._lock.run(self._seal)
+
+    def _seal(self) -> None:
         with self._lock:
             self._catch_up_locked()
             point = self._tail.end_locked()
@@ -257,6 +262,9 @@ class Writer:
 
     def _with_lock(self, call: Callable[[], _T]) -> _T:
         """Call with the writers' lock held."""
+        return self._lock.run(lambda: self._take_and_call(call))
+
+    def _take_and_call(self, call: Callable[[], _T]) -> _T:
         slot = None
         held = self._may_ask and self._lock.maybe_acquire(wait_for_threads=True) is not None
         try:
