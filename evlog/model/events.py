@@ -372,12 +372,27 @@ class Event(_Tuple):
 class BatchedEvents(_Chain):
     """An iterator over events whose records can be had in batches instead, as they are decoded.
 
+    No Python code runs between two events of a batch.
+
     Attributes:
         batches: of any size; once it is used, nothing is left to iterate over. Without an `Event` for each,
             which a consumer of columns does not need, a scan takes three quarters of the time.
     """
 
     batches: Iterator[Sequence[Record]]
+    _source: Iterator[Iterator[Event]]  # a chain itself drops it on an error, even if another thread runs it
+
+    @classmethod
+    def of(cls, batches: Iterator[Sequence[Record]]) -> BatchedEvents:
+        """Return the events of the batches."""
+        source = map(_events, batches)
+        events: BatchedEvents = cls.from_iterable(source)  # type: ignore[assignment]
+        events.batches, events._source = batches, source
+        return events
+
+
+def _events(records: Sequence[Record]) -> Iterator[Event]:
+    return map(Event, records)
 
 
 # --- tags in metadata

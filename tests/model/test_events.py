@@ -474,3 +474,24 @@ def test_stream_names_of_a_batch_are_checked_as_each_of_them_alone(at: int) -> N
         with pytest.raises(InvalidStreamName) as caught:
             ev.check_stream_names(batch)
         assert caught.value.stream == bad
+
+
+def test_reads_go_on_where_another_thread_takes_from_the_same_iterator() -> None:
+    # In a process of its own: without what `of` holds, CPython frees what still runs, and crashes.
+    code = """
+from evlog.model.events import BatchedEvents
+
+def batches():
+    try:
+        next(events)  # as in another thread, meanwhile
+    except ValueError as error:
+        print(error)
+    yield [(1, 1, "a", "T", bytes(16), 0, 0, b"{}", None)]
+
+events = BatchedEvents.of(batches())
+print([event.position for event in events])
+"""
+    environment = {**os.environ, "PYTHONMALLOC": "debug"}  # what is freed is overwritten at once
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60, env=environment)
+    assert (done.returncode, done.stdout) == (0, "generator already executing\n[1]\n"), done.stderr

@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from itertools import chain, islice
+from itertools import chain
 
 from evlog.files.format.hashes import hash_category, hash_stream, hash_tag, hash_type
 from evlog.files.format.headers import KIND_STREAMS, KIND_TAGS, KIND_TYPES
@@ -44,16 +44,6 @@ _SEARCH_MORE_THAN: Final = 2048
 _FEW: Final = 8  # the same, where only bits of the entries are searched
 # Up to this many events, reading one by one is faster than frame by frame, where most frames have one event.
 _RECORDS_AT_MOST: Final = 256
-
-
-def as_events(batches: Iterable[Iterable[Record]], limit: int | None) -> Iterator[Event]:
-    """Iterate over the records as events; no Python code runs between two events of a batch."""
-    events = chain.from_iterable(map(_named, batches))
-    return events if limit is None else islice(events, limit)
-
-
-def _named(records: Iterable[Record]) -> Iterator[Event]:
-    return map(Event, records)
 
 
 class Selection(NamedTuple):
@@ -152,11 +142,19 @@ def selection_of(
 def read_log(log: Log, selection: Selection, *, reverse: bool, limit: int | None) -> Iterator[Event]:
     """Iterate over the selected events in global order."""
     batches = without_crafted_content(_batches(log, selection, reverse), log.store)
-    if limit is not None:
-        return as_events(batches, limit)
-    events: BatchedEvents = BatchedEvents.from_iterable(map(_named, batches))  # type: ignore[assignment]
-    events.batches = batches
-    return events
+    return BatchedEvents.of(batches if limit is None else _limited(batches, limit))
+
+
+def _limited(batches: Iterator[Sequence[Record]], limit: int) -> Iterator[Sequence[Record]]:
+    """Iterate over the batches up to so many records."""
+    if limit == 0:
+        return
+    for records in batches:
+        if len(records) >= limit:
+            yield records[:limit]
+            return
+        limit -= len(records)
+        yield records
 
 
 def find_first(log: Log, items: Sequence[Item], after: int) -> int | None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left
-from itertools import chain
 from operator import countOf, itemgetter
 
 from evlog.errors import CorruptionError, EvlogError
@@ -19,7 +18,7 @@ from evlog.files.format.hashes import hash_stream
 from evlog.files.log.crafted import SENSELESS, senseless
 from evlog.files.log.parts import SealedPart, SegmentMoved
 from evlog.files.log.segment import BYTES_AT_ONCE, RECORDS_AT_ONCE
-from evlog.model.events import Event
+from evlog.model.events import BatchedEvents, Event
 from evlog.model.retention import first_visible_version, visible_since_us
 
 TYPE_CHECKING = False
@@ -103,7 +102,7 @@ def read_stream(
         wanted.append(tag_matcher(tags))
     if content is not None:
         wanted.append(content)
-    return chain.from_iterable(_batches(log, stream, bounds, wanted, reverse, limit))
+    return BatchedEvents.of(_batches(log, stream, bounds, wanted, reverse, limit))
 
 
 def maybe_read_few(
@@ -194,8 +193,8 @@ def _batches(
     wanted: Sequence[Callable[[Record], bool]],
     reverse: bool,
     limit: int | None,
-) -> Iterator[Iterator[Event]]:
-    """Iterate over the events in batches; no Python code runs between two events of a batch."""
+) -> Iterator[Sequence[Record]]:
+    """Iterate over the records of the events in batches."""
     if limit == 0:
         return
     try:
@@ -219,10 +218,10 @@ def _batches(
                 own = list(filter(matches, own))
             if limit is not None:
                 if len(own) >= limit:
-                    yield map(Event, own[:limit])
+                    yield own[:limit]
                     return
                 limit -= len(own)
-            yield map(Event, own)
+            yield own
         if damage is not None:
             raise damage
     except EvlogError:
