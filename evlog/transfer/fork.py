@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from evlog.errors import InvalidArgument
 from evlog.model.arguments import check_functions, check_numbers
 from evlog.model.events import Event, make_ids
+from evlog.model.filters import LogSelection
 from evlog.model.history import HistoryPiece
 from evlog.model.named import NamedTuple
 from evlog.model.redaction import encode_redaction, since
@@ -80,21 +81,26 @@ class _Copying(Mirror):
         """
         if self._position > to:
             self._target.conflict(f"it goes beyond position {to}", "fork into a new directory")
+        if self._position < to and self._destination.head() > self._position:
+            reason = f"it was forked up to position {self._position}"
+            self._target.conflict(reason, "fork up to there again, or into a new directory")
         self.copy_history(to, progress)
         self._redact(since(redactions(), to), to)
         if not self._destination.change_standing(self._target.standing, OPEN):
             self._target.conflict("it was opened meanwhile", "fork into a new directory")
 
     def _redact(self, redactions: Iterable[Redaction], to: int) -> None:
-        """Redact what was redacted at the source after the copied history, before the content can be used.
-
-        A fork that is killed here is not continued: it has events that its source does not have.
-        """
+        """Redact what was redacted at the source after the copied history, before the content can be used."""
         engine, id = self._destination, self._target.source_id
-        version, position = engine.versions([REDACTIONS_STREAM])[0], to
+        version = engine.versions([REDACTIONS_STREAM])[0]
+        # By a run that was killed.
+        done = sum(event.stream == REDACTIONS_STREAM for event in engine.read_all(LogSelection(to)))
+        position = to + done
         for redaction in redactions:
             there = [event for place in redaction.positions if (event := event_at(engine, place))]
-            if there:
+            if there and done:
+                done -= 1
+            elif there:
                 version, position = version + 1, position + 1
                 type, _, code, *content = encode_redaction(there, redaction.reason)
                 place = (position, version, REDACTIONS_STREAM, type, make_ids(1)[0], redaction.time_us)

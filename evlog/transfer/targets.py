@@ -134,7 +134,7 @@ class IdenticalTarget(Target):
         standing, own = destination.standing, self.standing
         if standing.moved_to:
             raise refusal(destination.address, standing)
-        position = destination.head()
+        position = self._copied_to()
         if standing == OPEN and not position:
             if not claim:
                 return 0
@@ -157,6 +157,10 @@ class IdenticalTarget(Target):
         if claim and destination.versions([REDACTIONS_STREAM])[0]:
             destination.remove_history(self.source_id, [])  # a run that was killed may have left it to do
         return position
+
+    def _copied_to(self) -> int:
+        """Return the position of the last event that came from the source."""
+        return self.destination.head()
 
     def append(self, piece: HistoryPiece) -> Copied:
         """Append a piece as it is at the source."""
@@ -192,6 +196,15 @@ class ForkTarget(IdenticalTarget):
     def __init__(self, source: Engine, destination: Engine) -> None:
         super().__init__(source, destination)
         self.source_id = fork_id(source.store_id)
+
+    def _copied_to(self) -> int:
+        """Leave out the redactions of its own, which a run that was killed at its end has made."""
+        position = self.destination.head()
+        for event in self.destination.read_all(LogSelection(reverse=True)):
+            if event.stream != REDACTIONS_STREAM or knows(self.source, event.position, event.id_bytes):
+                break
+            position = event.position - 1
+        return position
 
 
 class MergeTarget(Target):

@@ -129,3 +129,35 @@ def test_a_fork_goes_on_after_a_crash_at_any_call(source: EventStore) -> None:
             assert everything(store) == expected, label
             store.append("own", [NewEvent("T")])
     assert len(seen) > 20
+
+
+def test_a_fork_from_before_redactions_goes_on_after_a_crash_at_any_call() -> None:
+    with scratch() as root, open_store(f"{root}/source", create=True) as source:
+        source.append("a", [NewEvent("T", {"secret": number}) for number in range(4)])
+        at = source.head
+        source.redact(2, reason="a request")
+        source.redact(3, 4, reason="another one")
+        world = World(root)
+        with open_store(f"{root}/above/store", create=True, disk=RecordingDisk(world)) as destination:
+            fork(source, destination, at=at)
+            expected = described(destination)
+        seen, own = set(), set()
+        for label, state, _, _ in states(world):
+            if (key := state.digest()) in seen:
+                continue
+            seen.add(key)
+            with scratch() as place, open_store(materialise(state, place), create=True) as store:
+                if store.standing.is_unfinished_fork or not store.head:
+                    own.add(store.head - at)
+                    if store.head > at:
+                        with pytest.raises(evlog.MirrorConflict, match=f"up to position {at}; "):
+                            fork(source, store)
+                    fork(source, store, at=at)
+                assert described(store) == expected, label
+                assert store.verify().ok, label
+        assert {0, 1, 2} <= own  # killed before, between and after the redactions
+
+
+def described(store: EventStore) -> list[tuple[object, ...]]:
+    """Return all but the ids, which each fork makes for the redactions of its own."""
+    return [(*event[:4], *event[5:]) for event in everything(store)]

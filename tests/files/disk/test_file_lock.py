@@ -255,7 +255,7 @@ class Noticing:
 def test_thread_that_waits_behind_a_waiting_thread_gets_the_lock_too(path: str) -> None:
     other, lock = FileLock(path, 0), FileLock(path, 20)
     noticing = Noticing()
-    lock._threads = noticing  # type: ignore[assignment]
+    lock._threads = noticing
     got: list[int] = []
     errors: list[BaseException] = []
 
