@@ -52,9 +52,8 @@ class NewEvents:
         tags: Iterable[Iterable[str] | None] | None = None,
         content_type: str | Iterable[str] = "json",
     ) -> None:
-        datas = list(
-            list_of("data", data)
-        )  # copies: what the caller does with its own columns later changes nothing
+        # Copies: what the caller does with its own columns later changes nothing.
+        datas = list(list_of("data", data))
         count = len(datas)
         self.streams = _column_of("streams", streams, count)
         self._columns = (
