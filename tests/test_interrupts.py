@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -138,3 +139,16 @@ def test_a_signal_handler_that_appends_during_an_append_is_refused(memory_path: 
         assert len(refused) == 2
         assert numbers(store.read_all()) == [0]
         assert not writer_of(store)._lock.is_held()
+
+
+def test_what_is_collected_needs_nothing_of_an_init_that_was_interrupted() -> None:
+    root = Path(evlog.__file__).parent
+    classes: list[Any] = []
+    for path in root.rglob("*.py"):
+        if "def __del__(" in path.read_text():
+            name = ".".join(path.relative_to(root.parent).with_suffix("").parts)
+            own = [each for each in vars(import_module(name)).values() if isinstance(each, type)]
+            classes += [each for each in own if "__del__" in vars(each) and each.__module__ == name]
+    assert len(classes) >= 8
+    for each in classes:
+        each.__new__(each).__del__()

@@ -198,4 +198,5 @@ class AsyncSubscription:
         await self.close()
 
     def __del__(self) -> None:
-        self._follower.stop()  # so that the thread ends: it may wait for an event that nothing will ask for
+        if hasattr(self, "_follower"):
+            self._follower.stop()  # so that the thread ends: it may wait for what nothing will ask for

@@ -69,7 +69,8 @@ class Workers:
         self._threads, self._limit = 0, 0
 
     def __del__(self) -> None:
-        self.stop()
+        if hasattr(self, "_threads"):
+            self.stop()
 
 
 class _Results:

@@ -62,7 +62,8 @@ class ServerFeed:
 
     def __del__(self) -> None:
         """Close it: a loop may be all that a program does with a subscription."""
-        self.close()
+        if hasattr(self, "_waking"):
+            self.close()
 
 
 class Waking:

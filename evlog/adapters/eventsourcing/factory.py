@@ -28,7 +28,8 @@ class _CollectedStore(EventStore):
     """A store closed when nothing refers to it: the library drops factories whose recorders it keeps."""
 
     def __del__(self) -> None:
-        self.close()
+        if hasattr(self, "engine"):
+            self.close()
 
 
 class EvlogFactory(

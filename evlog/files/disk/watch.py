@@ -130,7 +130,8 @@ class Watch:
             os.close(wake_fd)
 
     def __del__(self) -> None:
-        self.close()
+        if hasattr(self, "_wake_fd"):
+            self.close()
 
     def _take_notice(self) -> None:
         """Read the notifications, so that they end no later wait; poll if there will be no more."""

@@ -55,7 +55,8 @@ class BlockLog:
         self._last = -1, b""  # the last block of the last window, with its number; replaced whole
 
     def __del__(self) -> None:
-        self._blocks.clear()  # `_kept` refers to it for a while
+        if hasattr(self, "_blocks"):
+            self._blocks.clear()  # `_kept` refers to it for a while
 
     def size(self) -> int:
         """Return the length of the log in bytes."""
