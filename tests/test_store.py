@@ -100,6 +100,8 @@ def test_path_may_be_a_path_object_or_relative(memory_path: Path, monkeypatch: p
         lambda store: evlog.open(store.path).close(),
     ],
 )
+# What is collected so deep, also of other tests, has no room for its end.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_too_deep_a_recursion_of_the_caller_is_not_damage(
     store: EventStore, use: Callable[[EventStore], object]
 ) -> None:
