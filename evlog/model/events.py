@@ -383,12 +383,25 @@ class BatchedEvents(_Chain):
     _source: Iterator[Iterator[Event]]  # a chain itself drops it on an error, even if another thread runs it
 
     @classmethod
-    def of(cls, batches: Iterator[Sequence[Record]]) -> BatchedEvents:
-        """Return the events of the batches."""
+    def of(cls, batches: Iterator[Sequence[Record]], limit: int | None) -> BatchedEvents:
+        """Return the events of the batches, at most `limit`."""
+        if limit is not None:
+            batches = _limited(batches, limit)
         source = map(_events, batches)
         events: BatchedEvents = cls.from_iterable(source)  # type: ignore[assignment]
         events.batches, events._source = batches, source
         return events
+
+
+def _limited(batches: Iterator[Sequence[Record]], limit: int) -> Iterator[Sequence[Record]]:
+    if limit == 0:
+        return
+    for records in batches:
+        if len(records) >= limit:
+            yield records[:limit]
+            return
+        limit -= len(records)
+        yield records
 
 
 def _events(records: Sequence[Record]) -> Iterator[Event]:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from evlog.errors import InvalidArgument
 from evlog.model.arguments import check_functions, check_numbers
 from evlog.model.events import Event, make_ids
-from evlog.model.filters import LogSelection
 from evlog.model.history import HistoryPiece
 from evlog.model.named import NamedTuple
 from evlog.model.redaction import encode_redaction, since
@@ -81,20 +80,23 @@ class _Copying(Mirror):
         """
         if self._position > to:
             self._target.conflict(f"it goes beyond position {to}", "fork into a new directory")
-        if self._position < to and self._destination.head() > self._position:
+        redacted = self._destination.head() - self._position  # by a run that was killed
+        if self._position < to and redacted:
             reason = f"it was forked up to position {self._position}"
             self._target.conflict(reason, "fork up to there again, or into a new directory")
         self.copy_history(to, progress)
-        self._redact(since(redactions(), to), to)
+        self._redact(since(redactions(), to), to, redacted)
         if not self._destination.change_standing(self._target.standing, OPEN):
             self._target.conflict("it was opened meanwhile", "fork into a new directory")
 
-    def _redact(self, redactions: Iterable[Redaction], to: int) -> None:
-        """Redact what was redacted at the source after the copied history, before the content can be used."""
+    def _redact(self, redactions: Iterable[Redaction], to: int, done: int) -> None:
+        """Redact what was redacted at the source after the copied history, before the content can be used.
+
+        Args:
+            done: how many of the redactions are there already.
+        """
         engine, id = self._destination, self._target.source_id
         version = engine.versions([REDACTIONS_STREAM])[0]
-        # By a run that was killed.
-        done = sum(event.stream == REDACTIONS_STREAM for event in engine.read_all(LogSelection(to)))
         position = to + done
         for redaction in redactions:
             there = [event for place in redaction.positions if (event := event_at(engine, place))]

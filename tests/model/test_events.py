@@ -488,7 +488,7 @@ def batches():
         print(error)
     yield [(1, 1, "a", "T", bytes(16), 0, 0, b"{}", None)]
 
-events = BatchedEvents.of(batches())
+events = BatchedEvents.of(batches(), None)
 print([event.position for event in events])
 """
     environment = {**os.environ, "PYTHONMALLOC": "debug"}  # what is freed is overwritten at once

@@ -142,19 +142,7 @@ def selection_of(
 def read_log(log: Log, selection: Selection, *, reverse: bool, limit: int | None) -> Iterator[Event]:
     """Iterate over the selected events in global order."""
     batches = without_crafted_content(_batches(log, selection, reverse), log.store)
-    return BatchedEvents.of(batches if limit is None else _limited(batches, limit))
-
-
-def _limited(batches: Iterator[Sequence[Record]], limit: int) -> Iterator[Sequence[Record]]:
-    """Iterate over the batches up to so many records."""
-    if limit == 0:
-        return
-    for records in batches:
-        if len(records) >= limit:
-            yield records[:limit]
-            return
-        limit -= len(records)
-        yield records
+    return BatchedEvents.of(batches, limit)
 
 
 def find_first(log: Log, items: Sequence[Item], after: int) -> int | None:

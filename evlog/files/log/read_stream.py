@@ -102,7 +102,8 @@ def read_stream(
         wanted.append(tag_matcher(tags))
     if content is not None:
         wanted.append(content)
-    return BatchedEvents.of(_batches(log, stream, bounds, wanted, reverse, limit))
+    few = _FIRST_EVENTS if limit is None else min(limit, _FIRST_EVENTS)
+    return BatchedEvents.of(_batches(log, stream, bounds, wanted, reverse, few), limit)
 
 
 def maybe_read_few(
@@ -192,11 +193,9 @@ def _batches(
     asked: Bounds,
     wanted: Sequence[Callable[[Record], bool]],
     reverse: bool,
-    limit: int | None,
+    few: int,
 ) -> Iterator[Sequence[Record]]:
-    """Iterate over the records of the events in batches."""
-    if limit == 0:
-        return
+    """Iterate over the records of the events in batches, the first one from a few events."""
     try:
         damage = log.damage
         if damage is not None and reverse:
@@ -206,7 +205,6 @@ def _batches(
         if policies.any and (rule := policies.rule_for(stream)) is not None:
             bounds = log.retry_on_compaction(lambda: _within_rule(log, stream, stream_hash, rule, asked))
         redacted = policies.redacted
-        few = _FIRST_EVENTS if limit is None or limit > _FIRST_EVENTS else limit
         for records in _records(log, stream, bounds, reverse, few):
             # Hashes may collide.
             own: Sequence[Record] = [record for record in records if record[2] == stream]
@@ -216,11 +214,6 @@ def _batches(
                 own = bounds.of(own)
             for matches in wanted:
                 own = list(filter(matches, own))
-            if limit is not None:
-                if len(own) >= limit:
-                    yield own[:limit]
-                    return
-                limit -= len(own)
             yield own
         if damage is not None:
             raise damage
