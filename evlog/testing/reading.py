@@ -62,6 +62,21 @@ class ReadTests(EngineTests):
         assert (info.events, info.first_version, info.last_version) == (5, 1, 5)
         assert info.last_time == next(filled.read("a-1", reverse=True)).time
 
+    def test_any_name_is_a_stream(self, store: EventStore) -> None:
+        names = ["-", "--1", "-a", "a-", ".", "..", "a.b*>-2", " a", "a ", "%", "%2E-1", "a/b\\c", "'\"-1"]
+        names += ["ü-\U0001f600", "\u00a0-1", "x" * 255, "y" * 100 + "-" + "z" * 154, "\U0001f600" * 63]
+        for number, name in enumerate(names):
+            store.append(name, [new(3 * number)])
+            store.append(name, [new(3 * number + 1), new(3 * number + 2)])
+        for number, name in enumerate(names):
+            assert numbers(store.read(name)) == list(range(3 * number, 3 * number + 3))
+            assert store.stream_version(name) == 3
+            if category := name.partition("-")[0]:
+                assert name in {event.stream for event in store.read_all(category=category)}
+        assert [event.stream for event in store.read_all(limit=4)] == [*3 * names[:1], names[1]]
+        assert {info.stream for info in store.streams()} == set(names)
+        assert store.verify().ok
+
     def test_a_store_in_numbers(self, filled: EventStore, open_store: OpenStore) -> None:
         info = filled.info()
         assert (info.events, info.streams, info.last_position) == (20, 4, filled.head)

@@ -189,26 +189,26 @@ class Appender:
                 raise EventTooLarge(size, self.max_event_bytes)
         if len(pending.events) > BATCH:
             raise TooManyEvents(len(pending.events), f"{BATCH} events")
-        given = sum(event[1] is not None for event in pending.events)
-        early = given if len(pending.events) + given + 1 > BATCH else 0
         if not self._mutex.acquire(
             timeout=-1 if self._lock_timeout_seconds is None else self._lock_timeout_seconds
         ):
             raise LockTimeout(self.connections.address.text, self._lock_timeout_seconds or 0.0)
         try:
-            return self._append_locked(pending, control, early)
+            return self._append_locked(pending, control)
         except BaseException:
             self._view = None
             raise
         finally:
             self._mutex.release()
 
-    def _append_locked(self, pending: PendingAppend, control: Control | None, early: int) -> BatchResult:
+    def _append_locked(self, pending: PendingAppend, control: Control | None) -> BatchResult:
         begin = time.monotonic()
         pause = Pause(begin + self.connections.address.timeout_seconds)
         sent: Exception | None = None  # an answer was lost
         tries = 0
         while True:
+            given = sum(event[1] is not None for event in pending.events)
+            early = given if len(pending.events) + given + 1 > BATCH else 0
             try:
                 view = self._view or self._look_locked(pending)
                 self._view = None
@@ -265,7 +265,8 @@ class Appender:
         frame, sequence = new[0].position, view.tail.sequence
         last = new[-1]
         place = place_headers(last.position, last.time_us)
-        named = {event[1] for event in pending.events if event[1] is not None} - pending.made
+        # With them ids that an earlier try has made: another writer may have taken the sequences in them.
+        named = {event[1] for event in pending.events if event[1] is not None}
         index = [
             encode_id(subjects, event.id_bytes, number, tail_place(view.tail) if early else place)
             for number, event in enumerate(new, sequence + 1 + early)

@@ -8,7 +8,8 @@
     evlog.NAME.x                     what stays of a redacted event: its record, as msgpack
     evlog.NAME.c                     control: what the store is to others, and how much was removed
 
-1. Categories, streams and ids are percent-encoded tokens: letters, digits, - _ ~ $ stay as they are.
+1. Categories, streams and ids are percent-encoded tokens: letters, digits, - _ ~ $ stay as they are. The
+   category of a stream whose name begins with - is empty: its token is %.
 2. Every message has `Evlog-Position` and `Evlog-Time`. Of one that is not an event, they are those of the
    last event before it. So both never fall from message to message, and the last one says where the log ends.
 3. No message is removed while it is the last one: what removes writes a message first.
@@ -45,6 +46,7 @@ from evlog.model.events import CONTENT_TYPES, Event, category_of, id_text
 from evlog.model.history import RemovedRecord, Standing
 
 _SAFE: Final = "-_~$"
+_EMPTY: Final = "%"  # no other text has this token
 _ESCAPED: Final = re.compile(rb"[\x00-\x1f\x7f%]|^ | $")
 _SEQUENCE_BITS: Final = 40
 _MAX_CACHED: Final = 10_000
@@ -65,8 +67,8 @@ _CONTENT_TYPES: Final = [name.encode() for name in CONTENT_TYPES]
 
 
 def token(text: str) -> str:
-    """Return a text as one token of a subject."""
-    return quote(text, safe=_SAFE).replace(".", "%2E")
+    """Return a text as one token of a subject. A token cannot be empty, as the category of `-1` is."""
+    return quote(text, safe=_SAFE).replace(".", "%2E") or _EMPTY
 
 
 def of_token(text: str) -> str:

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
-from typing import NoReturn
+from typing import Any, NoReturn
 from uuid import UUID, uuid4
 
 import pytest
@@ -320,6 +320,35 @@ def test_an_append_whose_connection_is_cut_is_stored_once(
             events = list(store.read("a"))
             assert [int(event.data) for event in events] == [n for n in range(12) for _ in range(1 + n % 2)]
             assert store.verify().ok
+
+
+@pytest.mark.parametrize("count", [1, 600])
+def test_ids_of_a_try_that_was_lost_are_known_where_others_were_faster(
+    nats_url: NewUrl, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    """Their sequences are another event's then: only the index finds them."""
+    url = nats_url()
+    with evlog.open(url, create=True) as store, evlog.open(url) as other:
+        jetstream = engine_of(store)._core.jetstream
+        publish, tries = jetstream.publish, iter(("unsent", "unanswered"))
+
+        def lose(*arguments: Any) -> int:
+            match next(tries, None):
+                case "unsent":
+                    other.append("b", [NewEvent("T", 0)])
+                    raise Lost("cut")
+                case "unanswered":
+                    publish(*arguments)
+                    other.append("b", [NewEvent("T", 1)])
+                    raise Lost("cut")
+            return publish(*arguments)
+
+        monkeypatch.setattr(jetstream, "publish", lose)
+        result = store.append("a", [NewEvent("T", n) for n in range(count)])
+        assert not result.duplicate
+        assert [int(event.data) for event in other.read("a")] == list(range(count))
+        assert len(other.engine.find_ids(result.id_bytes)) == count
+        assert store.verify().ok
 
 
 APPEND_ALL = """

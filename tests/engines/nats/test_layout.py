@@ -51,6 +51,7 @@ def test_streams_are_under_their_category() -> None:
     assert SUBJECTS.stream("$$order-4") == "evlog.x.e.s.$$order.$$order-4"
     assert SUBJECTS.category("order") == "evlog.x.e.u.order.*"
     assert SUBJECTS.last("a") == "evlog.x.l.a.a"
+    assert SUBJECTS.stream("-1") == "evlog.x.e.u.%.-1"  # a token cannot be empty
 
 
 @given(st.integers(1, (1 << 40) - 1000), st.integers(1, 999))
