@@ -1,15 +1,16 @@
-"""The seam between a store and what it runs on: `Engine`, and what it says of itself, `Capabilities`.
+"""The interface between a store and what it runs on: `Engine`, and its description, `Capabilities`.
 
 `EventStore` checks arguments and encodes events; an engine stores them. Events go in and come out as bytes;
 no engine parses their data. Rules that every engine keeps:
 
 1. `append` is atomic, and its events are durable when it returns. Known ids are found before versions and
    conditions are checked, so that a retry succeeds.
-2. Positions only increase, and a position is never given twice. A feed delivers only what no failure can take
-   back.
+2. Positions only increase, and a position is never given twice. A feed delivers only events that no failure
+   can remove.
 3. An engine raises the errors of `evlog.errors`. What it cannot do, it refuses before it writes anything.
 4. Its methods may be called from any thread. After `close` they raise StoreClosed.
-5. A store whose standing is set refuses every change but `append_history` and that of its standing.
+5. A store whose standing is set refuses every change except `append_history`, `remove_history` and
+   `change_standing`.
 
 The directory engine is in `evlog/files/engine.py`. Another package provides an engine under the entry point
 group `evlog.engines`: the entry's name is the scheme of its URLs, its value a function
@@ -53,14 +54,16 @@ class Capabilities:
         engine: its name: "directory", "postgresql" …
         durability: one sentence: what a returned append survives.
         max_event_bytes: of an event's data and metadata.
-        max_append_events: of several streams in one append; None: no limit, 1: none.
-        max_mirrored_events: of one append of a mirror's source; left out, as `max_append_events`.
+        max_append_events: how many events one append to several streams may have; None: no limit; 1: an
+            append is of one stream only.
+        max_mirrored_events: how many events an append may have to be mirrored to here; None: no limit; left
+            out: as `max_append_events`.
         ids: how long ids are remembered: "log": always, "window", or per "stream".
         positions: "gap-free" or "increasing".
-        retention: hides by count, age and version; deletes streams.
-        compaction: removes what retention hides.
-        conditions: appends can have conditions on types and tags.
-        redaction: erases the content of single events.
+        retention: whether it hides events by count, age and version, and deletes streams.
+        compaction: whether it removes the events that retention hides.
+        conditions: whether appends can have conditions on types and tags.
+        redaction: whether it erases the content of single events.
         verify: what verify checks: "bytes", "structure", "digest" or "versions".
     """
 
@@ -100,7 +103,7 @@ class Feed(Protocol):
 
     @property
     def polling(self) -> bool:
-        """Whether news is found by polling only; known after the first wait."""
+        """Whether new events are found by polling only; known after the first wait."""
 
     def committed(self, after: int) -> int:
         """Return the last position that may be delivered now. `after` is what the follower has scanned."""
@@ -267,7 +270,7 @@ class Engine(Protocol):
         """Erase the content of these events, which were read before, for every reader, durably.
 
         Args:
-            events: those that no redaction names yet. None: only make earlier redactions durable.
+            events: those that no redaction names yet; if none, only make earlier redactions durable.
         """
 
     def compact(self, *, dry_run: bool, force: bool, compress: bool, progress: Progress | None) -> Compaction:
@@ -294,18 +297,18 @@ class Engine(Protocol):
 
     @property
     def standing(self) -> Standing:
-        """What the store is to others now."""
+        """Whether the store is a mirror, or has moved."""
 
     def change_standing(self, before: Standing, after: Standing, *, head: int | None = None) -> bool:
         """Replace the standing, durably, if it is `before`, and if the log ends at `head`; else return False.
 
-        When it returns, no append that does not know of it can be acknowledged any more.
+        Once this returns True, no append that was checked against the old standing can be acknowledged.
         """
 
     def read_frames(self, after: int, to: int) -> Iterator[tuple[int, Event]]:
-        """Iterate over all events after position `after` up to `to`, each with the number of its append.
+        """Iterate over all events after position `after` up to `to`, each with a number for its append.
 
-        The number is the position of the first event that was appended together with it, of those asked for.
+        The number is a position: that of the append's first event among those asked for.
         """
 
     def read_removed(self, after: int, to: int) -> Iterator[RemovedRecord]:
@@ -321,8 +324,8 @@ class Engine(Protocol):
     def remove_history(self, source_id: str, removed: Sequence[RemovedRecord]) -> None:
         """Remove what the source's compactions have removed since it was copied; durable on return.
 
-        It also erases the content of redacted events, as a compaction does. Events that are not there any
-        more are passed over, so that it can be repeated.
+        It also erases the content of redacted events, as a compaction does. Events that were removed before
+        are skipped, so the call can be repeated.
 
         Raises:
             MirrorConflict: the store is not a mirror of the source.

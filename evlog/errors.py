@@ -156,7 +156,7 @@ class TooManyEvents(InvalidArgument):
 
 
 class MirrorLimit(InvalidArgument):
-    """An append at a mirror's source is over its destination's limit; it and later ones are not copied."""
+    """An append of a mirror's source exceeds its destination's limit; it and later ones are not copied."""
 
     def __init__(self, position: int, what: str, limit: str) -> None:
         super().__init__(
@@ -296,9 +296,9 @@ class CorruptionError(EvlogError):
 
 
 class UnsafeFile(CorruptionError):
-    """A link, a FIFO, a device or a file with other names is in the place of a file of the store.
+    """A link, a FIFO, a device or a file with a second name is where a file of the store should be.
 
-    A store from somebody else may hold such things. They are not followed, read or changed.
+    A store that comes from elsewhere may hold such entries. evlog does not follow, read or change them.
     """
 
     def __init__(self, path: str, detail: str) -> None:
@@ -436,7 +436,7 @@ class SubscriptionBusy(EvlogError):
 
 
 class ShardsApart(EvlogError):
-    """A subscription cannot be shared by another number of consumers: the present ones are not level."""
+    """A subscription's number of consumers cannot change: the present ones are not at the same position."""
 
     exit_code = EXIT_CONFLICT
 
@@ -488,7 +488,7 @@ class StoreBusy(EvlogError):
 
 
 class StoreFull(EvlogError):
-    """The disk is full, or a quota or file size limit is reached; nothing is left of what was written."""
+    """The disk is full, or a quota or file size limit is reached; a partial write was removed again."""
 
     exit_code = EXIT_FULL
 
@@ -555,7 +555,7 @@ class SubscriptionBehind(EvlogError):
 
 
 class SubscriptionAhead(EvlogError):
-    """A subscription is at an event that the log does not have: one of them is another copy's."""
+    """A subscription is at an event that the log does not have: one was restored from another copy."""
 
     exit_code = EXIT_CORRUPT
 
@@ -571,7 +571,7 @@ class SubscriptionAhead(EvlogError):
 
 
 class CompactionRunning(EvlogError):
-    """Another process compacts the store, or verifies it after compactions have interrupted that."""
+    """Another process compacts the store, or holds off compactions to finish a verification."""
 
     exit_code = EXIT_BUSY
 
@@ -730,7 +730,7 @@ class StoreThrottled(EvlogError):
 
 
 class AppendUnknown(EvlogError):
-    """The connection was lost after an append was sent, and not made again: it may be there or not."""
+    """The connection was lost for good after an append was sent: the store may or may not have the append."""
 
     exit_code = EXIT_UNAVAILABLE
 

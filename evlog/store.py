@@ -10,7 +10,7 @@ thread.
 from __future__ import annotations
 
 import os
-from _weakref import ref  # what weakref has too, at the cost of an import
+from _weakref import ref  # weakref has it too, but costs an import
 
 from evlog.errors import (
     EventNotFound,
@@ -146,11 +146,11 @@ class EventStore:
 
     def __init__(self, engine: Engine, *, upcasters: Upcasters | None = None) -> None:
         self.engine = engine
-        self._events = engine if upcasters is None else _upcasting(engine, upcasters)  # what reads go to
+        self._events = engine if upcasters is None else _upcasting(engine, upcasters)  # for reads
         self.path = engine.address
         self.created = engine.created
         self._closed = False
-        # As last seen; None until the engine says that there are any. Threads replace it whole.
+        # As last read; None until the engine reports that there are schemas. Threads replace it whole.
         self._schemas: Schemas | None = None
         # The subscriptions that were begun, weakly. Threads add to it and copy it, each in one step of C.
         self._runs: set[ref[Subscription]] = set()
@@ -194,7 +194,7 @@ class EventStore:
     ) -> AppendResult:
         """Append events to one stream, all of them or none.
 
-        Durable when this returns, unless the store was opened with sync="none"; also when it is a duplicate.
+        Durable when this returns, also if it is a duplicate, unless the store was opened with sync="none".
 
         Args:
             stream: the stream's name; it begins to exist with its first event.
@@ -295,7 +295,7 @@ class EventStore:
         streams, events = list_of("streams", streams), list_of("events", events)
         if len(streams) != len(events):
             raise InvalidArgument(
-                f"{len(events)} events for {len(streams)} streams; give one stream an event"
+                f"{len(events)} events for {len(streams)} streams; give one stream for each event"
             )
         if expected is not None and not hasattr(expected, "items"):
             raise InvalidArgument(f"expected cannot be {expected!r:.80}; give a dict of versions by stream")
@@ -315,8 +315,8 @@ class EventStore:
     ) -> Sequence[AppendResult]:
         """Read a stream or a query, decide, and append what was decided; again if another writer was first.
 
-        Nothing that was decided is appended unless the stream is still as it was read, or no event has come
-        that the query selects. Durable when this returns.
+        The decision is appended only if the stream is still at the version that was read, or if no new event
+        matches the query. Durable when this returns.
 
         Args:
             about: what the decision is made from: the name of a stream, which need not exist yet, or a Query.
@@ -421,9 +421,9 @@ class EventStore:
     ) -> Iterator[Event]:
         """Iterate over the visible events of one stream, in version order; none if it does not exist.
 
-        A stream that does not exist is one without events here, as for `last` and `stream_version`; only what
-        would change it raises StreamNotFound. Events that the stream's retention hides when the iteration
-        begins are left out, see `set_retention`.
+        As for `last` and `stream_version`, a stream that does not exist has no events; only methods that
+        change it raise StreamNotFound. Events that the stream's retention hides when the iteration begins are
+        left out, see `set_retention`.
 
         Args:
             from_version, to_version: inclusive: versions have no gaps, so the next one is known. Positions
@@ -785,7 +785,7 @@ class EventStore:
         return [schema for _, schema in sorted(load(self.engine).current.items())]
 
     def remove_schema(self, type: str) -> None:
-        """Check an event type no longer; its schema's versions are kept. Durable when this returns.
+        """Stop checking an event type; its schema's versions are kept. Durable when this returns.
 
         Raises:
             SchemaNotFound: it has none.
@@ -831,11 +831,11 @@ class EventStore:
             timeout: seconds; this long after its begin the iteration delivers what is committed by then, and
                 ends. None, of both: wait without a limit. The command line's options have the same names.
             shard: (K, N): N runs share the name, and this one takes the streams whose hash is K, from 1 to N.
-                Each has a checkpoint of its own, `NAME#K/N`; the first to run makes those of all. Another N
-                continues where all of the former N are, once they are at the same position.
+                Each has a checkpoint of its own, `NAME#K/N`; the first run creates all N. The number of runs
+                can change once all shards are at the same position: the new ones continue there.
 
         Raises:
-            SubscriptionBusy: a run of this name and shard is under way, or with another N, one of any shard.
+            SubscriptionBusy: a run of this name and shard is under way, or any run with another N.
             ShardsApart: the N of a name changes, and its shards are not at the same position.
             InvalidArgument: a bad name or bound, another filter than the name has, or for the first run of a
                 name a beginning that is not in the log yet.
@@ -898,8 +898,8 @@ class EventStore:
         The checkpoint passes an event after the handler has returned. Returns when the subscription ends.
 
         Args:
-            handler: called with the event. If it raises an Exception, it has failed, and also if it is a
-                coroutine or generator function, of which a call runs nothing: evlog.aio is for asyncio.
+            handler: called with the event. It has failed if it raises an Exception. A coroutine or generator
+                function always fails, because calling it runs nothing; use evlog.aio with asyncio.
             in_transaction: call the handler with the event and a connection to the store's database, in a
                 transaction that also saves the checkpoint: what the handler writes by that connection is
                 there exactly once. See `Subscription.transaction`. Only PostgreSQL offers it.
@@ -963,9 +963,9 @@ class EventStore:
         return describe(self.engine, name)
 
     def reset_subscription(self, name: str, to: int) -> None:
-        """Let the next run begin after position `to` (0: with the first event); durable when this returns.
+        """Make the next run begin after position `to` (0: with the first event); durable when this returns.
 
-        It also repairs a damaged checkpoint, whose filter is lost: the next run sets it.
+        This also repairs a damaged checkpoint. Its filter is lost, so the next run sets the filter.
 
         Raises:
             SubscriptionBusy: it is running. InvalidArgument: the position is beyond the end of the log.
@@ -997,7 +997,7 @@ class EventStore:
         handler: Callable[[Event], object],
         positions: Collection[int] | None = None,
     ) -> ReplayResult:
-        """Call the handler with each parked event; those for which it returns leave the list.
+        """Call the handler with each parked event; when it returns, the event leaves the list.
 
         Events that a compaction has removed from the log leave the list, too, and are counted.
 
@@ -1182,9 +1182,9 @@ class EventStore:
         """Check everything that is stored against everything else; others can write meanwhile.
 
         Args:
-            quick: only lengths, headers and the end of the log: a moment, whatever the size.
-            against: a `POSITION:DIGEST` that an earlier report gave as `head_digest`: whether history up to
-                there is what it was.
+            quick: check only lengths, headers and the end of the log: fast, also in a large store.
+            against: a `POSITION:DIGEST` that an earlier report gave as `head_digest`: check that the history
+                up to there has not changed since.
             progress: called with how much is checked, and how much there is: bytes, or events on a server.
 
         Raises:

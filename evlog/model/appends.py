@@ -169,11 +169,11 @@ class Append:
         self.expectations = expectations
         self.conditions = conditions
         self.skip_known = skip_known
-        self.has_made_ids = False  # no event had an id before: a known one was written for this append
+        self.has_made_ids = False  # of all events: if one of them is known, an earlier try wrote it
 
     @property
     def is_of_one_stream(self) -> bool:
-        """Whether its events and its condition, the version before all of them, are of one stream."""
+        """Whether all events, and the one expectation if any, are of one stream; it must hold before them."""
         stream = self.streams[0]
         if self.expectations:
             first = self.expectations[0]
@@ -254,7 +254,7 @@ class BatchResult:
 
 
 class AppendResult(tuple[str, int, int, int, int, bool, tuple[bytes, ...]]):
-    """Where one append's events are, in their stream and in the log; of a duplicate, the first time's place.
+    """Where one append's events are, in their stream and in the log; for a duplicate, where they were first.
 
     Not a NamedTuple: making one costs a third of a millisecond at import.
     """
@@ -327,9 +327,9 @@ def result_of(batch: BatchResult, start: int, end: int) -> AppendResult:
 
 
 class Results(Sequence[AppendResult]):
-    """The results of an append to several streams; each is made when it is asked for.
+    """The results of an append to several streams. It compares like a list.
 
-    A bulk load asks for none of its million. It compares like a list.
+    Each result is made when it is asked for, because a bulk load of a million events asks for none.
 
     Args:
         ends: for each append of the call, the index after its last event.

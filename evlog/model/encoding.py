@@ -108,7 +108,7 @@ def _check_types(types: Iterable[Any]) -> None:
 
 
 def _encode_each(events: Sequence[NewEvent]) -> tuple[list[EncodedEvent], Sequence[bytes]]:
-    """Encode any events; also the JSON that was given as bytes and is still to be checked, all together."""
+    """Encode any events; return them, and the JSON payloads (given as bytes) that the caller has to check."""
     encoded: list[EncodedEvent] = []
     unchecked: list[bytes] = []
     for event in events:
@@ -122,7 +122,7 @@ def _encode_each(events: Sequence[NewEvent]) -> tuple[list[EncodedEvent], Sequen
             code, data = _encode_data(event.content_type, data)
         id = event.id
         if id is not None:
-            # By its name: a program that has a UUID has imported the class, others need not.
+            # Compared by its name, so that a program without UUIDs does not import the class.
             is_uuid = id.__class__.__name__ == "UUID"
             id = id.int.to_bytes(16) if is_uuid else encode_id(id)  # type: ignore[union-attr]
         metadata = event.metadata
@@ -280,7 +280,7 @@ _strict_decode: Final = make_decoder(str)
 
 
 def _single_checker() -> Callable[[bytes], object]:
-    """Return the checker that needs no import, until there were enough payloads for the import to pay."""
+    """Return a checker that needs no import; after many payloads, msgspec, whose import pays by then."""
     global _singles
     if "msgspec" in sys.modules or _singles >= _SINGLES_BEFORE_BULK:
         return _bulk_checker()

@@ -103,7 +103,7 @@ class EventFilter:
         return cls(stream, category, types, tags, metadata=sorted(fields.items()), grep=grep)
 
     def selects(self, event: Event) -> bool:
-        """Return whether the filter selects an event, but for what `make_matcher` checks."""
+        """Return whether the filter selects an event, apart from its content: see `make_matcher`."""
         return (
             self.stream in (None, event.stream)
             and self.category in (None, event.category)
@@ -114,7 +114,7 @@ class EventFilter:
         )
 
     def make_matcher(self) -> ContentMatcher | None:
-        """Return what metadata and data must satisfy; None if nothing."""
+        """Return a check of metadata and data; None if any content matches."""
         if not self.metadata and not self.grep:
             return None
         from evlog.model.matching import ContentMatcher
@@ -168,7 +168,7 @@ EVERYTHING = EventFilter(include_system=True)
 class StreamSelection(NamedTuple):
     """What `Engine.read_stream` is asked for: visible events of one stream, in the order of their versions.
 
-    Versions are inclusive. Of the filter, types, tags, times and content count.
+    Versions are inclusive. The filter's stream and category are ignored.
     """
 
     stream: str
@@ -222,7 +222,7 @@ def make_filter(
     """Return the filter of what a user gives, or raise InvalidArgument that says what is wrong with it."""
     asked = stream, category, types, since, until, correlation, metadata, grep
     if asked == _NOTHING and not tags and not include_system:
-        return ANYTHING  # the common case, in a tenth of the time
+        return ANYTHING  # the common case: ten times as fast as the code below
     if category is not None and not isinstance(category, str):
         raise InvalidArgument(f"category is {category!r}; give a text")
     if isinstance(types, str):
@@ -260,6 +260,6 @@ def _microseconds(moment: datetime | None) -> int | None:
         raise InvalidArgument(f"{moment!r} is not a datetime; give one with a time zone")
     if moment.tzinfo is None:
         raise InvalidArgument(f"{moment.isoformat()} has no time zone; give an aware datetime")
-    # In UTC: within one zone Python subtracts clock faces.
+    # In UTC: between two times of one zone, Python's subtraction ignores that its offset from UTC changes.
     difference = moment - datetime(1970, 1, 1, tzinfo=UTC)
     return (difference.days * 86_400 + difference.seconds) * 1_000_000 + difference.microseconds

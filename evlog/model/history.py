@@ -1,4 +1,4 @@
-"""What one store hands to another, pieces of its history, and what a store is to others, its standing. Pure.
+"""Pieces of a store's history, which mirrors copy; and a store's standing: a mirror, or moved. Pure.
 
 A piece of history keeps everything that an ordinary append decides: positions, versions, times, which events
 were appended together, and the ids of events that were removed.
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Standing(NamedTuple):
-    """What a store is to others. Where a field is set, the store refuses every change but a mirror's."""
+    """Whether a store is a mirror, or has moved. If a field is set, only a mirror can change the store."""
 
     mirror_of: str = ""
     """the id of the store that it is an identical copy of; for an unfinished fork: `fork_id` of that"""
@@ -27,12 +27,12 @@ class Standing(NamedTuple):
 
     @property
     def is_unfinished_fork(self) -> bool:
-        """Whether it has a part of what a fork was to copy."""
+        """Whether a fork to this store has not finished."""
         return self.mirror_of[14:15] == "5"  # the version of a UUID; no engine gives a store such an id
 
 
 def fork_id(source_id: str) -> str:
-    """Return what an unfinished fork is a mirror of: no store has this id, so no mirror continues it."""
+    """Return the `mirror_of` of an unfinished fork. No store has this id, so no mirror continues the fork."""
     from uuid import UUID, uuid5
 
     return str(uuid5(UUID(source_id), "fork"))
@@ -46,11 +46,11 @@ class RemovedRecord(NamedTuple):
     stream: str
     id: bytes
     digest: bytes
-    """of its content, as its engine computes it; one of another engine compares nothing"""
+    """of its content, as its engine computes it; digests of different engines are not comparable"""
     time_us: int
     """when it was written, if it is the last event of its stream; else 0, not known"""
     tags: bytes = b""
-    """what its engine keeps of its tags, for conditions; of use to an engine of the same kind only"""
+    """what its engine keeps of its tags, for conditions; only an engine of the same kind can use it"""
 
 
 class HistoryPiece:
@@ -58,8 +58,9 @@ class HistoryPiece:
 
     Args:
         source_id: the id of the store that it is from; for a fork: `fork_id` of it.
-        events: what is there; `frames` says of each the position of the first event of its append.
-        removed: the events that were removed. Positions of neither kind are lost at the source, too.
+        events: those that exist.
+        frames: for each event, the position of the first event of its append.
+        removed: the events that were removed. A position that is in neither list is lost at the source, too.
     """
 
     __slots__ = ("after", "end", "events", "frames", "removed", "source_id")

@@ -1,8 +1,8 @@
 """Events as JSON lines, in evlog's own shape: as `evlog read` prints and `evlog append --lines` takes them.
 
-Pure: bytes in, bytes out. An event is always one line, which goes back in as it is. A line that comes in is
-checked completely (strict JSON, UTF-8, names, size); a field that has no place in an event is refused, so
-nothing is lost silently.
+Pure: bytes in, bytes out. An event is encoded as one line, and the decoder accepts that line unchanged. The
+decoder checks a line completely (strict JSON, UTF-8, names, size), and refuses fields that an event does not
+have, so nothing is lost silently.
 
 Both directions are inner loops of bulk commands, so they work on bytes: payloads are copied, never parsed.
 msgspec, which finds their ends, is imported when the first decoder is made.
@@ -69,7 +69,7 @@ class InvalidLine(InvalidArgument):
         self.reason = reason
 
 
-# ---- Going out
+# --- encoding
 
 
 class Quoted(dict[str, bytes]):
@@ -167,7 +167,7 @@ def encode_batch(batch: Sequence[Record], quoted: Quoted) -> bytes:
 
 
 def _encode_metadata(metadata: bytes) -> bytes:
-    """Return an event's metadata, and after it what is stored in it: tags, or that it is redacted."""
+    """Return the value of an event's `metadata`, and the fields `tags` or `redacted`, which it also holds."""
     if not metadata.startswith(TAGS_BEGIN):
         return b'{},"redacted":true' if metadata.startswith(REDACTED_BEGIN) else metadata
     tags, rest = split_tags(metadata)
@@ -201,7 +201,7 @@ def encode_results(
     return b"".join(lines)
 
 
-# ---- Coming in
+# --- decoding
 
 
 def own_decoder(
@@ -288,7 +288,7 @@ def _content(fields: Any) -> tuple[int, bytes]:
 
 
 class Checked(dict[str, str]):
-    """Names that have passed a check, which raises for those that do not pass."""
+    """A cache of names that have passed a check. For other names the check raises."""
 
     def __init__(self, check: Callable[[str], str]) -> None:
         self._check = check
@@ -331,7 +331,7 @@ def _metadata(raw: bytes) -> bytes | None:
 
 
 def _other_content(content_type: str | None, data: bytes | None, base64: str | None) -> tuple[int, bytes]:
-    """Return the data of a line that names its content type; or say why the two do not go together."""
+    """Return the code and data of a line that names its content type. InvalidEvent: they conflict."""
     if content_type == CONTENT_TYPES[JSON_CODE] and base64 is None:
         return JSON_CODE, b"{}" if data is None else data
     if content_type == CONTENT_TYPES[TEXT_CODE] and base64 is None:

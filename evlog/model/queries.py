@@ -1,7 +1,7 @@
 """Queries, and the conditions of an append. Pure.
 
-A query selects events across streams by type and tags; as dcb.events has it, it is items, of which one must
-match. As a text, on the command line and in errors:
+A query selects events across streams by type and tags. As in dcb.events, it is a list of items, and an event
+must match one of them. As a text, on the command line and in errors:
 
     type=Enrolled|Moved,tag=course:c1          one item: one of the types, and all tags
     tag=course:c1,tag=student:s9;type=Closed   two items
@@ -134,8 +134,8 @@ class IfNone:
 
     Args:
         query: a Query, or its text.
-        after: only events after this position count. Left out, all events that the log ever had count: so
-            what the query selects is unique.
+        after: only events after this position count. Left out, all events that the log ever had count, so
+            at most one event ever matches the query.
     """
 
     __slots__ = ("after", "query")

@@ -95,7 +95,7 @@ def check_reason(reason: str) -> str:
 
 
 def since(redactions: Iterable[Redaction], position: int) -> tuple[Redaction, ...]:
-    """Return what was redacted of the history up to a position after the event there was written."""
+    """Return the redactions of events up to a position that were made after the event there was written."""
     return tuple(
         redaction._replace(events=events)
         for redaction in redactions

@@ -165,7 +165,7 @@ class Finding(NamedTuple):
 
 
 class Loss(NamedTuple):
-    """Events that are damaged beyond repair, as far as anything still knows of them.
+    """Events that are damaged beyond repair, as far as undamaged files tell.
 
     `events` is how many; `streams` has the versions that each stream lost, by its name, or by its hash
     ("#" and 16 hex digits) where no whole event tells the name. It is empty where nothing is known.
@@ -181,8 +181,8 @@ class Loss(NamedTuple):
 class VerifyReport(NamedTuple):
     """What `verify` looked at and what it found.
 
-    `position` and `digest` are the head digest: of everything up to and with that position. `digest` is
-    None where it was not asked for (quick), or where a log is not there to be hashed.
+    `position` and `digest` are the head digest: of everything up to and including that position. `digest` is
+    None after a quick check, and if a log is missing.
     """
 
     events: int
@@ -192,7 +192,7 @@ class VerifyReport(NamedTuple):
     digest: str | None
     findings: tuple[Finding, ...]
     redactions: tuple[Redaction, ...] | None = None
-    """with `against`: what was redacted since of the events up to that position"""
+    """with `against`: later redactions of events up to that position"""
 
     @property
     def ok(self) -> bool:

@@ -30,7 +30,7 @@ METADATA_TYPE: Final = "$metadata"
 COMPACTIONS_STREAM: Final = "$compactions"
 STARTED_TYPE: Final = "$CompactionStarted"
 FINISHED_TYPE: Final = "$CompactionFinished"
-MIRRORED_TYPE: Final = "$Mirrored"  # up to where a merge of another store has come
+MIRRORED_TYPE: Final = "$Mirrored"  # how far a merge of another store has come
 # Schemas of event types (`evlog/schemas`), all in one stream: its version tells whether they have changed.
 SCHEMAS_STREAM: Final = "$schemas"
 # Which events were erased (`redaction.py`).
@@ -105,7 +105,7 @@ _OF_METADATA: Final = Rule(max_count=1)
 
 
 def first_visible_version(rule: Rule | None, last_version: int) -> int:
-    """Return the first version that counts and versions leave visible; beyond the last one if none is."""
+    """Return the first version that is visible but for its age; beyond `last_version` if there is none."""
     if rule is None:
         return 1
     if rule.tombstone:
@@ -214,7 +214,7 @@ def _number(value: Any) -> int | None:
     return value if type(value) is int and value >= 1 else None
 
 
-# --- all of them
+# --- all policies
 
 
 class Rules:

@@ -72,7 +72,7 @@ def add_tags(tags: Iterable[str], metadata: bytes | None) -> bytes | None:
 
 
 def refuse_names(metadata: bytes) -> None:
-    """Raise InvalidEvent if encoded metadata has a name of evlog's own, written in whatever way."""
+    """Raise InvalidEvent if encoded metadata has a name of evlog's own, also one written with escapes."""
     names = _decode_names(metadata.decode())
     if _NAME in names:
         raise InvalidEvent("tags", "are $tags in the metadata; give them by themselves")
@@ -81,7 +81,7 @@ def refuse_names(metadata: bytes) -> None:
 
 
 def tag_matcher(tags: Iterable[str]) -> Callable[[Record], bool]:
-    """Return whether a record has all of some tags, at least one, as a function.
+    """Return a function that says whether a record has all of these tags (at least one).
 
     Most answers need no parsing. A tag is written in one way, so metadata without its text does not have it.
     A text after `[` or `,`, and before the first `"]`, is a tag, unless it has characters that could be a

@@ -19,7 +19,7 @@ _decoders: dict[Any, msgspec.json.Decoder[Any]] = {}  # threads share it: each s
 
 
 def to_json_value(value: Any) -> Any:
-    """Return what JSON has in the place of a value. Raises TypeError where there is nothing."""
+    """Return the JSON value that represents a value. Raises TypeError if there is none."""
     if isinstance(value, _REFUSED):
         raise TypeError(f"Object of type {value.__class__.__name__} is not JSON serializable")
     dump = getattr(value, "model_dump", None)  # pydantic
