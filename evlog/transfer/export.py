@@ -1,7 +1,8 @@
 """Export: events into one file, whose suffix names its format. Read this before the formats.
 
 1. The file is written under another name and takes its own in one step: a run that is killed leaves the file
-   that was there, and at most one with a name that ends in `.tmp`.
+   that was there, and at most one with a name that ends in `.tmp`. The next export to the file removes that:
+   its lock is free, as its process is dead.
 2. To append, the events of the file are kept and those after its last position are added.
 3. Events come in position order, or in version order of one stream, in batches.
 """
@@ -9,10 +10,12 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import re
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from itertools import islice, takewhile
 from operator import itemgetter
 from typing import TYPE_CHECKING, Final, Protocol
@@ -142,36 +145,71 @@ def export(
     make = _format_of(path)
     if os.path.exists(path) and not stat.S_ISREG(os.stat(path).st_mode):
         raise InvalidArgument(f"{path!r} is not a file", "give the name of a file")
-    temporary = f"{path}.{os.urandom(4).hex()}.tmp"
-    if store := maybe_store_around(temporary):
+    if store := maybe_store_around(f"{path}.tmp"):
         raise InvalidArgument(f"{path!r} is in the store {store}", "give a path outside of it")
     old = path if append and os.path.lexists(path) else None
     if fields is not None:
         make, read = _with_fields(path, old, fields, read)
     count = 0
     try:
-        output = make(temporary, old, store_id)
-        try:
-            begin = output.position
-            if begin:
-                _check_same_log(path, begin, output.last_id, head, read)
-            for batch in in_batches(read(begin), _BATCH_EVENTS):
-                output.write(batch)
-                count += len(batch)
-                if progress is not None:
-                    progress(max(0, batch[-1][0] - begin), max(1, (head or 0) - begin))
-        except BaseException:
-            with suppress(Exception):  # the first error says what is wrong
-                output.close()
-            raise
-        output.close()
-        _put_in_place(temporary, path)
+        with _temporary(path) as temporary:
+            output = make(temporary, old, store_id)
+            try:
+                begin = output.position
+                if begin:
+                    _check_same_log(path, begin, output.last_id, head, read)
+                for batch in in_batches(read(begin), _BATCH_EVENTS):
+                    output.write(batch)
+                    count += len(batch)
+                    if progress is not None:
+                        progress(max(0, batch[-1][0] - begin), max(1, (head or 0) - begin))
+            except BaseException:
+                with suppress(Exception):  # the first error says what is wrong
+                    output.close()
+                raise
+            output.close()
+            _put_in_place(temporary, path)
     except OSError as error:
         raise _refusal(path, error) from error
-    finally:
-        if os.path.lexists(temporary):
-            os.unlink(temporary)
     return ExportResult(path, count, output.position)
+
+
+@contextmanager
+def _temporary(path: str) -> Iterator[str]:
+    """Create a file beside the path, locked; at the end remove it, unless it has taken the path's name."""
+    _remove_leftovers(path)
+    while True:
+        name = f"{path}.{os.urandom(4).hex()}.tmp"
+        fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        try:
+            with suppress(OSError):  # a file system without locks: then nothing is removed either
+                fcntl.flock(fd, fcntl.LOCK_EX)
+            if os.path.lexists(name):  # else another export removed it before it was locked
+                yield name
+                return
+        finally:
+            with suppress(FileNotFoundError):
+                os.unlink(name)
+            os.close(fd)
+
+
+def _remove_leftovers(path: str) -> None:
+    """Remove what killed exports to the path have left. What a live one writes is locked."""
+    folder, base = os.path.split(path)
+    is_leftover = re.compile(re.escape(base) + r"\.[0-9a-f]{8}\.tmp").fullmatch
+    with suppress(OSError):  # the export itself says what is wrong
+        for name in filter(is_leftover, os.listdir(folder or ".")):
+            with suppress(OSError):
+                _remove_unlocked(os.path.join(folder, name))
+
+
+def _remove_unlocked(path: str) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.unlink(path)
+    finally:
+        os.close(fd)
 
 
 def _check_same_log(

@@ -147,7 +147,7 @@ def rows_of(events: Sequence[Record]) -> Iterator[tuple[Any, ...]]:
 
 
 class Csv:
-    """RFC 4180, with a header; binary data as base64."""
+    """RFC 4180, with a header; binary data as base64, no tags as an empty cell."""
 
     def __init__(self, path: str, old: str | None) -> None:
         self.position, self.last_id = (0, None) if old is None else _end_of_csv(old)
@@ -164,7 +164,8 @@ class Csv:
             (
                 *row[:7],
                 b64encode(row[7]).decode() if isinstance(row[7], bytes) else row[7],
-                *row[8:-1],
+                row[8],
+                "" if row[9] == "[]" else row[9],  # as `read -o csv` prints it
                 "true" if row[-1] else "false",
             )
             for row in rows_of(events)

@@ -49,6 +49,13 @@ def test_one_stream(filled: Evlog) -> None:
     assert filled("export", "out.jsonl", "--stream", "order").code == 5
 
 
+def test_csv_has_the_cells_that_read_prints(evlog: Evlog) -> None:
+    evlog("append", "s", "T", '{"a":"x,\\"y"}', "--tag", "a:b", "--tag", "c,d", "--meta", "k=v")
+    evlog("append", "s", "T", "5")
+    evlog("export", "out.csv")
+    assert Path("out.csv").read_bytes().replace(b"\r\n", b"\n") == evlog("read", "-o", "csv").out
+
+
 def test_append_continues(filled: Evlog) -> None:
     filled("export", "out.csv", "--category", "order")
     filled("append", "order-9", "T")

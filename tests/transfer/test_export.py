@@ -105,7 +105,7 @@ def check_row(row: dict[str, Any], event: Event) -> None:
     )
     assert (row["id"], row["type"], row["content_type"]) == (str(event.id), event.type, event.content_type)
     assert json.loads(row["metadata"]) == event.metadata
-    assert json.loads(row["tags"]) == list(event.tags)
+    assert json.loads(row["tags"] or "[]") == list(event.tags)
     assert row["redacted"] in ((True, 1, "true") if event.redacted else (False, 0, "false"))
 
 
@@ -574,5 +574,29 @@ def test_an_export_that_is_killed_leaves_the_file_that_was_there(
     command = [sys.executable, "-c", KILLED, str(folder), store.path, *SUFFIXES]
     done = subprocess.run(command, capture_output=True, timeout=120, check=False)
     assert (done.returncode, done.stderr.decode()) == (0, "")
-    left = [name for name in os.listdir(folder) if not name.endswith(".tmp")]
-    assert sorted(left) == sorted(f"out{suffix}" for suffix in SUFFIXES)
+    assert sorted(os.listdir(folder)) == sorted(f"out{suffix}" for suffix in SUFFIXES)
+
+
+def test_an_export_removes_only_what_killed_exports_to_its_file_left(
+    store: EventStore, memory_path: Path
+) -> None:
+    names = ["out.csv.0123abcd.tmp", "out.csv.tmp", "out.csv.0123abcd.tmp.gz", "other.csv.0123abcd.tmp"]
+    for name in names:
+        (memory_path / name).touch()
+    (memory_path / "target").write_bytes(b"kept")
+    (memory_path / "out.csv.0123abce.tmp").symlink_to("target")
+    (memory_path / "out.csv.0123abcf.tmp").mkdir()
+    seen: list[str] = []
+
+    def read(position: int) -> Iterator[Event]:
+        yield from store.read_all(position)
+        run(store, memory_path / "out.csv")  # meanwhile, to the same file
+        seen.extend(name for name in os.listdir(memory_path) if name.startswith("out.csv."))
+
+    export(memory_path / "out.csv", read)
+    own = set(seen) - {*names, "out.csv.0123abce.tmp", "out.csv.0123abcf.tmp"}
+    assert len(own) == 1
+    assert not (memory_path / names[0]).exists()
+    assert all((memory_path / name).exists() for name in names[1:])
+    assert (memory_path / "out.csv.0123abcf.tmp").is_dir()
+    assert not own & set(os.listdir(memory_path))
