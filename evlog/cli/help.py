@@ -111,10 +111,10 @@ def _usage(name: str, action: str | None = None) -> str:
 
 
 def _unknown(topic: str, known: list[str]) -> InvalidArgument:
-    from difflib import get_close_matches
+    from evlog.cli._support.slips import maybe_command
 
-    close = get_close_matches(topic.lower(), known, n=1, cutoff=0.5)
-    advice = f"did you mean `evlog help {close[0]}`?" if close else "`evlog help` lists the topics"
+    meant = maybe_command(topic, known)
+    advice = f"did you mean `evlog help {meant}`?" if meant else "`evlog help` lists the topics"
     return InvalidArgument(f"no help topic {topic!r}", advice)
 
 

@@ -79,7 +79,9 @@ def test_a_command_shows_its_help(evlog: Evlog, name: str) -> None:
     [
         ("concept", "`evlog help concepts`"),
         ("tial", "`evlog help tail`"),
+        ("rm", "`evlog help delete`"),
         ("qqqq", "`evlog help` lists the topics"),
+        ("nope", "`evlog help` lists the topics"),
     ],
 )
 def test_an_unknown_topic_is_a_usage_error_that_says_what_was_meant(

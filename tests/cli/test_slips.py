@@ -54,7 +54,7 @@ def test_a_slip_is_answered_with_what_was_meant(evlog: Evlog, line: str, meant: 
     assert meant in result.err.partition("(")[0]
 
 
-@pytest.mark.parametrize("line", ["xyzzy", "subscriptions xyzzy", "read --xyzzy", "-q"])
+@pytest.mark.parametrize("line", ["xyzzy", "open", "date", "subscriptions xyzzy", "read --xyzzy", "-q"])
 def test_what_resembles_nothing_is_answered_with_where_the_names_are(evlog: Evlog, line: str) -> None:
     result = evlog(*line.split())
     assert result.code == 2

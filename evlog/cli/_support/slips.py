@@ -91,6 +91,8 @@ _OTHERWISE: Final[dict[tuple[str, str], str]] = {
     ("append", "data"): "the data is the third argument: `evlog append STREAM TYPE DATA`",
     ("append", "file"): "write @FILE for the data, or use --lines < FILE",
 }
+# A suggestion that is far off misleads more than none: `open` is not `append`.
+_LEAST_ALIKE: Final = 0.7
 
 
 def maybe_command(word: str, known: Collection[str]) -> str | None:
@@ -99,7 +101,7 @@ def maybe_command(word: str, known: Collection[str]) -> str | None:
     for name in (word, *_COMMANDS.get(word, ())):
         if name in known:
             return name
-    close = get_close_matches(word, known, n=1)
+    close = get_close_matches(word, known, n=1, cutoff=_LEAST_ALIKE)
     return close[0] if close else None
 
 
@@ -122,5 +124,5 @@ def maybe_option(word: str, command: str, known: Collection[str]) -> str | None:
         if meant.partition(" ")[0] in known:
             return f"did you mean {meant}?"
     begun = [flag for flag in known if len(name) > 1 and flag.startswith(f"--{name}")]
-    close = begun if len(begun) == 1 else get_close_matches(f"--{name}", known, n=1, cutoff=0.7)
+    close = begun if len(begun) == 1 else get_close_matches(f"--{name}", known, n=1, cutoff=_LEAST_ALIKE)
     return f"did you mean {close[0]}?" if close else None
