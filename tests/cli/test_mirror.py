@@ -97,6 +97,16 @@ def test_what_cannot_be_is_refused(evlog: Evlog, words: list[str], code: int, te
     assert not Path("nowhere").exists()
 
 
+@pytest.mark.parametrize("flags", [["-s", "x"], ["--store=x"], ["--store", "x"]])
+def test_a_mirror_takes_no_store_beside_its_two(evlog: Evlog, here: Path, flags: list[str]) -> None:
+    evlog("append", "-s", "one", "s", "T")
+    for line in ([*flags, "mirror", "one", "two"], ["mirror", "one", "two", *flags]):
+        refused = evlog(*line)
+        assert (refused.code, refused.out, refused.err.count("\n")) == (2, b"", 1)
+    assert "name both stores as arguments" in evlog(*flags, "mirror", "one", "two").err
+    assert not (here / "two").exists()
+
+
 def test_a_merge_appends(evlog: Evlog) -> None:
     evlog("append", "-s", "other", "a-1", "T", "9")
     assert answer(evlog("mirror", "source", "other", "--merge"))["events"] == 3

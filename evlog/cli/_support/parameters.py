@@ -152,6 +152,8 @@ class Given:
 def run_command(module: ModuleType | Subcommand, texts: Mapping[str, Any]) -> Any:
     """Run a command with the texts of its parameters; its errors advise what a user of it can do."""
     try:
+        if texts.get("store") is not None and hasattr(module, "NO_STORE"):
+            raise InvalidArgument("the command has no option --store", module.NO_STORE)
         return module.command(make_given(module.PARAMETERS, texts))
     except EvlogError as error:
         from evlog.cli._support.advice import advise
