@@ -48,9 +48,6 @@ def command(given: Given) -> int:
     )
     code = EXIT_OK if done.ok else EXIT_CORRUPT
     console.set_verdict(code)
-    if not console.stdout_is_terminal():
-        console.write_object(done.as_object())
-        return code
     from evlog.cli.verify import line_of
 
     lines = [line_of(finding) for finding in done.findings]
@@ -58,5 +55,6 @@ def command(given: Given) -> int:
         f"{'ok' if done.ok else 'damaged'}: {console.count_of(done.events, 'event')}, {done.bytes:,} bytes"
     )
     lines.append(f"{done.copied_bytes:,} bytes copied, {done.linked_bytes:,} linked")
-    console.write("".join(f"{console.printable(line)}\n" for line in lines).encode(errors="backslashreplace"))
+    said = "the backup is made" if done.ok else "the backup is damaged"
+    console.write_result(done.as_object(), *lines, done=said)
     return code

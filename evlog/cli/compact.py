@@ -54,6 +54,8 @@ def command(given: Given) -> None:
             ),
             counts_bytes=not options.is_url(store.path),
         )
+    if not dry_run:
+        console.set_done("the compaction is done")
     if console.stdout_is_terminal():
         _write_text(done, dry_run=dry_run, compress=compress)
     else:

@@ -38,8 +38,6 @@ def command(given: Given) -> None:
         version = store.delete_stream(stream, tombstone=given.tombstone)
         permanent = store.retention(stream).tombstone
         options.report_torn_tails(store)
-    if console.stdout_is_terminal():
-        how = ", permanently" if permanent else ""
-        console.write(f"deleted {console.printable(stream)} up to version {version}{how}\n".encode())
-    else:
-        console.write_object({"stream": stream, "version": version, "tombstone": permanent})
+    line = f"deleted {stream} up to version {version}{', permanently' if permanent else ''}"
+    as_object = {"stream": stream, "version": version, "tombstone": permanent}
+    console.write_result(as_object, line, done="the stream is deleted")

@@ -83,9 +83,6 @@ def command(given: Given) -> None:
                 )
         except Stopped as stopped:
             end_by(stopped)
-    if not console.stdout_is_terminal():
-        console.write_object(done._asdict())
-        return
-    count, path = console.count_of(done.events, "event"), console.printable(done.path)
-    text = f"{count} written to {path}, which ends at position {done.position:,}\n"
-    console.write(text.encode(errors="backslashreplace"))
+    count = console.count_of(done.events, "event")
+    line = f"{count} written to {done.path}, which ends at position {done.position:,}"
+    console.write_result(done._asdict(), line, done="the file is written")

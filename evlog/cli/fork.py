@@ -42,8 +42,5 @@ def command(given: Given) -> None:
                 lambda progress: fork(store, new, at=at, progress=progress), counts_bytes=False
             )
             name = options.printed_name(given.out, new)
-    if console.stdout_is_terminal():
-        text = f"created the store {console.printable(name)}; it has everything up to {done.position:,}\n"
-        console.write(text.encode(errors="backslashreplace"))
-    else:
-        console.write_object({"path": name, **done._asdict()})
+    line = f"created the store {name}; it has everything up to {done.position:,}"
+    console.write_result({"path": name, **done._asdict()}, line, done="the store is made")

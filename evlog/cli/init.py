@@ -42,7 +42,6 @@ def command(given: Given) -> None:
     if not created:
         kept = ", and its segments keep their size" if wanted else ""
         console.note(f"the store {path} exists already; it was not changed{kept}")
-    if not console.stdout_is_terminal():
-        console.write_object({"path": path, "id": id, "created": created})
-    elif created:
-        console.write(f"created the store {console.printable(path)}\n".encode(errors="backslashreplace"))
+    lines = [f"created the store {path}"] if created else []
+    done = f"the store {'is created' if created else 'exists'}"
+    console.write_result({"path": path, "id": id, "created": created}, *lines, done=done)

@@ -8,7 +8,6 @@ Ctrl-C), the lines before are written or known to be missing, and the user is to
 from __future__ import annotations
 
 import os
-import sys
 
 from evlog import errors
 from evlog.cli._support import console, options
@@ -206,7 +205,8 @@ def _append_all(appender: _Appender, fd: int, *, with_summary: bool) -> int:
             appender.run(read_lines(fd), progress)
         finally:
             console.clear_status()
-        if with_summary and sys.stdout is not None:
+        if with_summary:
+            console.set_done(appender.done_text())
             _print_summary(appender.summary())
     except KeyboardInterrupt:
         _note_summary("interrupted", appender)
@@ -214,9 +214,7 @@ def _append_all(appender: _Appender, fd: int, *, with_summary: bool) -> int:
     except (BadLine, IdConflict):
         raise  # their messages say how many events were appended
     except console.OutputFailed as error:
-        # A user that sees only a failure may append the events again.
-        done = f"but {console.count_of(appender.appended, 'event is', 'events are')} appended"
-        raise console.OutputFailed(error.reason, done) from None
+        raise console.OutputFailed(error.reason, appender.done_text()) from None
     except console.ClosedPipe:
         # Without --ack everything is appended. With it, no reader learns of the last events.
         return EXIT_OK if with_summary else EXIT_FAILED
@@ -267,6 +265,10 @@ class _Appender:
             "first_position": self.first_position,
             "last_position": self.last_position,
         }
+
+    def done_text(self) -> str:
+        """Return what is done, for a message that the output failed."""
+        return f"{console.count_of(self.appended, 'event is', 'events are')} appended"
 
     def run(self, chunks: Iterator[list[bytes] | None], progress: LinesProgress | None) -> None:
         """Append all lines, in frames."""
@@ -439,12 +441,15 @@ def _print_summary(summary: dict[str, Any]) -> None:
         console.write_now(console.encode_object(summary))
         return
     first, last = summary["first_position"], summary["last_position"]
-    text = f"{summary['appended']:,} events appended"
+    text = f"{console.count_of(summary['appended'], 'event')} appended"
     if last is not None:
         text += f", positions {first} to {last}"
     text += "".join(
-        f", {summary[name]:,} {what}"
-        for name, what in (("duplicates", "known already"), ("skipped", "lines skipped"))
+        f", {text}"
+        for name, text in (
+            ("duplicates", f"{summary['duplicates']:,} known already"),
+            ("skipped", f"{console.count_of(summary['skipped'], 'line')} skipped"),
+        )
         if summary[name]
     )
     console.write_now(f"{text}\n".encode())

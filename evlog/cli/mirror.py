@@ -51,6 +51,7 @@ PARAMETERS: Final = (
     flag("--cutover", "Copy the rest, and move to DESTINATION for good."),
     flag("--promote", "Let the mirror SOURCE take appends, without its own source."),
 )
+NO_STORE: Final = "name both stores as arguments"
 
 
 def command(given: Given) -> int:
@@ -147,31 +148,23 @@ def _promote(path: str) -> int:
 
     with open(path) as store:
         promote(store)
-        if console.stdout_is_terminal():
-            console.write(f"{store.path} takes appends now\n".encode())
-        else:
-            console.write_object({"store": store.path, "promoted": True})
+        as_object = {"store": store.path, "promoted": True}
+        console.write_result(as_object, f"{store.path} takes appends now", done="the mirror is a store now")
     return EXIT_OK
 
 
 # --- what is printed
 
 
-def _print(as_object: dict[str, Any], lines: list[str]) -> None:
-    if console.stdout_is_terminal():
-        text = "".join(f"{console.printable(line)}\n" for line in lines)
-        console.write(text.encode(errors="backslashreplace"))
-    else:
-        console.write_object(as_object)
-
-
 def _print_plan(plan: MirrorPlan, source: str, destination: str) -> int:
+    events, ids = console.count_of(plan.events, "event"), console.count_of(plan.removed, "id")
+    subscriptions = console.count_of(plan.subscriptions, "subscription")
     lines = [
-        f"would copy {_count(plan.events, 'event')} after position {plan.after:,}, up to {plan.position:,}",
-        f"{_count(plan.removed, 'id')} of removed events, {_count(plan.subscriptions, 'subscription')}",
+        f"would copy {events} after position {plan.after:,}, up to {plan.position:,}",
+        f"{ids} of removed events, {subscriptions}",
     ]
     both = {"source": source, "destination": destination}
-    _print(both | plan._asdict() | {"dry_run": True}, lines)
+    console.write_result(both | plan._asdict() | {"dry_run": True}, *lines)
     return EXIT_OK
 
 
@@ -180,35 +173,35 @@ def _print_comparison(found: Comparison, source: EventStore, destination: EventS
     console.set_verdict(code)
     difference = found.difference
     numbers = found._asdict() | {"difference": None if difference is None else difference._asdict()}
-    lines = [f"{_count(found.events, 'event')} are the same, up to position {found.position:,}"]
+    lines = [f"{console.count_of(found.events, 'event')} are the same, up to position {found.position:,}"]
     if difference is not None:
         lines = [f"different at position {difference.position:,}: {difference.detail}"]
     if found.removed_since:
-        lines.append(f"{_count(found.removed_since, 'event')} were removed at the source since")
+        lines.append(f"{console.count_of(found.removed_since, 'event')} were removed at the source since")
     if found.behind:
-        lines.append(f"{_count(found.behind, 'position')} are not copied yet")
-    _print({"ok": found.ok} | _both(source, destination) | numbers, lines)
+        lines.append(f"{console.count_of(found.behind, 'position')} are not copied yet")
+    said = "the stores are the same" if found.ok else "the stores differ"
+    console.write_result({"ok": found.ok} | _both(source, destination) | numbers, *lines, done=said)
     return code
 
 
 def _print_result(done: MirrorResult, source: EventStore, destination: EventStore, *, moved: bool) -> None:
-    lines = [f"{_count(done.events, 'event')} copied, up to position {done.position:,}"]
+    lines = [f"{console.count_of(done.events, 'event')} copied, up to position {done.position:,}"]
     if done.duplicates:
-        lines.append(f"{_count(done.duplicates, 'event')} were there already")
+        lines.append(f"{console.count_of(done.duplicates, 'event')} were there already")
     if done.removed:
-        lines.append(f"{_count(done.removed, 'id')} of removed events copied")
+        lines.append(f"{console.count_of(done.removed, 'id')} of removed events copied")
     if done.subscriptions:
-        lines.append(f"{_count(done.subscriptions, 'subscription')} copied")
+        lines.append(f"{console.count_of(done.subscriptions, 'subscription')} copied")
     if done.lost:
-        lines.append(f"{_count(done.lost, 'position')} lost at the source: run `evlog verify` there")
+        lines.append(
+            f"{console.count_of(done.lost, 'position')} lost at the source: run `evlog verify` there"
+        )
     if moved:
         lines.append(f"moved: {destination.path} takes appends now, and {source.path} none any more")
-    _print(_both(source, destination) | done._asdict() | {"moved": moved}, lines)
+    as_object = _both(source, destination) | done._asdict() | {"moved": moved}
+    console.write_result(as_object, *lines, done="the events are copied")
 
 
 def _both(source: EventStore, destination: EventStore) -> dict[str, Any]:
     return {"source": source.path, "destination": destination.path}
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

@@ -41,10 +41,7 @@ def command(given: Given) -> None:
     events = [parse_event(text) for text in given.id]
     with options.open_store(given) as store:
         result = store.redact(*events, reason=given.reason)
-    if console.stdout_is_terminal():
-        console.write("".join(f"{console.printable(line)}\n" for line in _lines(result)).encode())
-    else:
-        console.write_object(result._asdict())
+    console.write_result(result._asdict(), *_lines(result), done="the events are redacted")
     if result.redacted and not result.erased:
         console.note("the content is still in files: run `evlog compact` to remove it")
     console.note("copies made before still hold it: backups, exports, parked errors")

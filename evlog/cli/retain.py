@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from evlog.cli._support import options
+from evlog.cli._support import console, options
 from evlog.cli._support.parameters import COUNT, LISTED_FIELDS, LISTING, STORE, argument, flag, option
 from evlog.errors import InvalidArgument
 
@@ -67,6 +67,7 @@ def command(given: Given) -> None:
             return
         if changes:
             kept = store.set_retention(stream, category=category, clear=given.clear, **wanted)
+            console.set_done("the rule is set")
             options.report_torn_tails(store)
         else:
             kept = store.retention(stream, category=category)

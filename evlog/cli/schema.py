@@ -71,7 +71,9 @@ def _set(given: Given) -> None:
     text = _read(given.file)
     with options.open_store(given) as store:
         row = _row(store.set_schema(given.type, text))
-    console.write_object(row | {"time": encode_time(row["time"]).decode()})
+    line = f"data of {given.type!r} is checked against version {row['version']}"
+    as_object = row | {"time": encode_time(row["time"]).decode()}
+    console.write_result(as_object, line, done="the schema is set")
 
 
 def _remove(given: Given) -> None:

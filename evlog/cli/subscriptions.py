@@ -94,6 +94,7 @@ def _reset(given: Given) -> None:
         )
     with options.open_store(given) as store:
         store.reset_subscription(given.name, given.to)
+        console.set_done("the subscription is reset")
         print_one(given, _row(store.subscription(given.name)), _FIELDS[:-1], cells=_CELLS)
 
 
@@ -119,6 +120,7 @@ def _parked(given: Given) -> None:
 def _drop(given: Given) -> None:
     with options.open_store(given) as store:
         store.drop_parked(given.name, given.position)
+        console.set_done("the events are dropped")
         print_one(given, _row(store.subscription(given.name)), _FIELDS[:-1], cells=_CELLS)
 
 
@@ -212,6 +214,7 @@ _CELLS: Final[dict[str, Callable[[Any], str]]] = {
 def _wait(given: Given) -> None:
     with options.open_store(given) as store:
         info = wait_until_passed(store, given.name, given.position, given.timeout)
+    console.set_done("the subscription has passed the position")
     print_one(given, _row(info), _FIELDS[:-1], cells=_CELLS)
 
 
@@ -220,6 +223,7 @@ def _check(given: Given) -> int:
         raise InvalidArgument("there is nothing to check", "give --max-lag N, --max-parked N or both")
     with options.open_store(given) as store:
         found = store.subscriptions() if given.name is None else [store.subscription(given.name)]
+    console.set_done("the subscriptions are checked")
     code = _print_all(given, found)
     check_lag(found, given.max_lag, given.max_parked)
     return code

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 from evlog.cli._support import console, options
 from evlog.cli._support.event import metadata_of_environment
 from evlog.cli._support.parameters import BOUND, STORE, argument, option
@@ -110,12 +108,9 @@ def command(given: Given) -> None:
     if result is None:
         if console.stderr_is_terminal():
             console.note("nothing was decided")
-    elif sys.stdout is not None:  # else it was closed on purpose
-        try:
-            print_results(result)
-        except console.OutputFailed as error:
-            # A user that sees only a failure may decide again.
-            raise console.OutputFailed(error.reason, "but the decision is appended") from None
+    else:
+        console.set_done("the decision is appended")
+        print_results(result)
 
 
 def _decide(store: evlog.EventStore, given: Given, runs: Command, decode: Decode) -> BatchResult | None:

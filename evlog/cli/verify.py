@@ -59,12 +59,12 @@ def command(given: Given) -> int:
         from evlog import repair_store
 
         done = with_progress(lambda progress: repair_store(path, progress=progress))
-        return _print(done.report.ok, *_repair_report(done))
+        return _print(done.report.ok, *_repair_report(done), done="the repair is done")
     if given.salvage is not None:
         from evlog import salvage_store
 
         saved = with_progress(lambda progress: salvage_store(path, given.salvage, progress=progress))
-        return _print(not saved.losses, *_salvage_report(saved, given.salvage))
+        return _print(not saved.losses, *_salvage_report(saved, given.salvage), done="the copy is made")
     from evlog import verify_store
 
     report = with_progress(
@@ -88,15 +88,12 @@ def _verify_url(given: Given, path: str) -> int:
     return _print(report.ok, report.as_object(), _readable(report))
 
 
-def _print(ok: bool, as_object: dict[str, object], lines: list[str]) -> int:
+def _print(ok: bool, as_object: dict[str, object], lines: list[str], done: str | None = None) -> int:
     """Print a report and return the exit code, which also holds if nothing reads the report."""
     code = EXIT_OK if ok else EXIT_CORRUPT
     console.set_verdict(code)
-    if console.stdout_is_terminal():
-        text = "".join(f"{console.printable(line)}\n" for line in lines)
-        console.write(text.encode(errors="backslashreplace"))
-    else:
-        console.write_object(as_object)
+    done = done or ("no damage is found" if ok else "damage is found")
+    console.write_result(as_object, *lines, done=done)
     return code
 
 

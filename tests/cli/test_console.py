@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import fcntl
+import io
 import json
 import os
 import pty
 import re
 import resource
 import select
+import shlex
 import signal
 import struct
 import subprocess
@@ -90,7 +92,16 @@ def test_a_non_blocking_pipe_gets_all_bytes(large: bytes, arguments: list[str]) 
 
 @pytest.mark.parametrize(
     "arguments",
-    [["read"], ["streams"], ["info"], ["tail"], ["init"], ["retain", "s-1"], ["mcp"], ["--help"]],
+    [
+        ["read"],
+        ["streams"],
+        ["info"],
+        ["tail"],
+        ["retain", "s-1"],
+        ["compact", "--dry-run"],
+        ["mcp"],
+        ["--help"],
+    ],
 )
 def test_a_closed_stdout_is_an_error(large: bytes, arguments: list[str]) -> None:
     done = subprocess.run(
@@ -102,6 +113,61 @@ def test_a_closed_stdout_is_an_error(large: bytes, arguments: list[str]) -> None
     )
     assert done.returncode == 1
     assert b"cannot write the output: it is closed" in done.stderr
+
+
+CHANGES = (
+    ("init -s new", "the store is created"),
+    ("init", "the store exists"),
+    ("append s-1 T", "the event is appended, at position"),
+    ("append --lines s-1 T", "1 event is appended"),
+    ("transact s-1 --exec 'cat line'", "the decision is appended"),
+    ("retain s-1 --max-count 1", "the rule is set"),
+    ("redact 1 --reason test", "the events are redacted"),
+    ("schema set T schema.json", "the schema is set"),
+    ("subscriptions reset sub --to 1", "the subscription is reset"),
+    ("subscriptions drop sub 2", "the events are dropped"),
+    ("subscriptions wait sub --position 1", "the subscription has passed the position"),
+    ("subscriptions check --max-lag 9", "the subscriptions are checked"),
+    ("export out.csv", "the file is written"),
+    ("fork forked", "the store is made"),
+    ("backup copied", "the backup is made"),
+    ("mirror .evlog mirrored", "the events are copied"),
+    ("mirror .evlog mirrored --check", "the stores are the same"),
+    ("verify", "no damage is found"),
+    ("verify --repair", "the repair is done"),
+    ("verify --salvage salvaged", "the copy is made"),
+    ("delete s-1", "the stream is deleted"),
+    ("compact --force", "the compaction is done"),
+)
+
+
+@pytest.mark.parametrize(("line", "done"), CHANGES, ids=[line for line, _ in CHANGES])
+@pytest.mark.parametrize("closed", [True, False], ids=["closed", "full"])
+def test_a_change_is_a_success_without_stdout_and_is_named_when_the_output_fails(
+    evlog: Evlog, here: Path, monkeypatch: pytest.MonkeyPatch, line: str, done: str, closed: bool
+) -> None:
+    from evlog.cli import app
+
+    for number in (1, 2, 3):
+        evlog("append", "s-1", "T", str(number))
+    evlog("tail", "--name", "sub", "--exec", "false", "--retries", "1", "--on-failure", "park")
+    evlog("mirror", ".evlog", "mirrored")
+    (here / "schema.json").write_text("{}")
+    (here / "line").write_text('{"type":"T","data":{}}')
+    errors = io.BytesIO()
+    with (
+        monkeypatch.context() as patch,
+        (here / "line").open() as stdin,
+        open("/dev/full", "w", encoding="utf-8") as stdout,
+    ):
+        patch.setattr(sys, "stdin", stdin)
+        patch.setattr(sys, "stdout", None if closed else stdout)
+        patch.setattr(sys, "stderr", io.TextIOWrapper(errors, write_through=True))
+        code = app.run(shlex.split(line))
+        message = errors.getvalue().decode()
+    assert code == (0 if closed else 1), message
+    assert ("cannot write the output" in message) is not closed
+    assert (f"No space left on device (but {done}" in message) is not closed
 
 
 def damage(path: Path, place: bytes) -> None:

@@ -7,6 +7,8 @@
    styles, and everything else in them was made `printable` before.
 3. A command that has found something (damage) calls `set_verdict` before it prints. The exit code is then
    kept when nothing reads the output any more.
+4. A command that has changed or checked something calls `set_done` before it prints. Its exit code then says
+   all that a script needs, so a stdout that was closed on purpose (`>&-`) is no failure.
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ class OutputFailed(EvlogError):
     """stdout accepts no more bytes, for another reason than that its reader has left."""
 
     def __init__(self, reason: str, done: str | None = None) -> None:
-        note = f" ({done})" if done else ""
+        note = f" (but {done})" if done else ""
         super().__init__(f"cannot write the output: {reason}{note}; write it to another place")
         self.reason = reason
 
@@ -51,6 +53,7 @@ _buffer = bytearray()  # used by the main thread alone
 _redirected: Callable[[bytes], None] | None = None  # by the main thread, to a pager
 _status_shown = False  # whether a status line is on the terminal; the main thread's
 _verdict = EXIT_OK
+_done: str | None = None  # what the command did, before it prints that
 
 
 def set_verdict(code: int) -> None:
@@ -64,11 +67,21 @@ def verdict() -> int:
     return _verdict
 
 
+def set_done(what: str | None) -> None:
+    """Set what the command has done, such as `the stream is deleted`: its exit code no longer needs output.
+
+    A user who sees only that the output failed may do it again, so the message then says what is done.
+    """
+    global _done
+    _done = what
+
+
 def reset() -> None:
     """Forget the output and the verdict of a command that ran before in this process."""
     _buffer.clear()
     redirect(None)
     set_verdict(EXIT_OK)
+    set_done(None)
 
 
 class Styled(bytes):
@@ -116,6 +129,8 @@ def flush() -> None:
     data = bytes(_buffer)
     _buffer.clear()
     if sys.stdout is None:
+        if _done is not None:
+            return
         raise OutputFailed("it is closed")
     if _status_shown:
         clear_status()
@@ -128,7 +143,7 @@ def flush() -> None:
     except BrokenPipeError:
         raise ClosedPipe from None
     except (OSError, ValueError) as error:
-        raise OutputFailed(_reason(error)) from None
+        raise OutputFailed(_reason(error), _done) from None
 
 
 def redirect(to: Callable[[bytes], None] | None) -> None:
@@ -148,6 +163,19 @@ def write_all(raw: Any, data: bytes) -> None:
             select.select([], [raw], [])
         else:
             rest = rest[written:]
+
+
+def write_result(value: dict[str, object], *lines: str, done: str | None = None) -> None:
+    """Write what a command has done: lines for people on a terminal, else one JSON object.
+
+    Args:
+        done: see `set_done`; None: only printing was asked for.
+    """
+    set_done(done)
+    if stdout_is_terminal():
+        write("".join(f"{printable(line)}\n" for line in lines).encode(errors="backslashreplace"))
+    else:
+        write_object(value)
 
 
 def encode_object(value: object) -> bytes:
