@@ -1,9 +1,9 @@
-"""What a filter of pyarrow leaves to be read: bounds that the store's indexes know.
+"""From a filter of pyarrow to bounds that the store's indexes know: which events a query has to read.
 
 DuckDB hands a query's conditions to a data set as an expression. pyarrow has no other way into one than its
 text, which is parsed here. Only comparisons of one column with constants, joined by AND, make a bound; a
-condition that is not understood makes none. So more may be read than is asked for, never less: then the
-expression itself is applied to what was read, which takes longer than reading it.
+condition that is not understood makes none. So a read may return more than the query asks for, never less.
+The expression itself is then applied to the rows, which takes longer than reading them.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def _has_ambiguous(value: Any) -> bool:
 
 
 def bounds_of(text: str) -> tuple[Bounds, bool]:
-    """Return the bounds of a plain filter, by its expression's text, and whether they say all of it."""
+    """Return the bounds of a plain filter, by its expression's text, and whether they replace the filter."""
     found = list(map(_maybe_bound, _conjuncts(text)))
     bounds = Bounds()
     for each in found:

@@ -4,7 +4,7 @@
 2. `order by position … limit N` takes the first rows of a view that is read in that order, and no others.
 
 DuckDB parses a query and writes it again; the tree between the two is changed. A query of another shape is
-left as it is. The result is the same in every case, only sooner.
+left as it is. The result is the same in every case, only faster.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _SIMPLE_COLUMNS: Final = ("replace_list", "rename_list", "exclude_list", "qualif
 
 
 def rewritten(connection: duckdb.DuckDBPyConnection, sql: str, views: Mapping[str, str | None]) -> str | None:
-    """Return a statement that gives the same sooner; None if there is none.
+    """Return a statement that gives the same result faster; None if there is none.
 
     Args:
         views: by their names in lower case: of which event type each is, None for all.

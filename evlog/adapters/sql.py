@@ -102,7 +102,7 @@ class Result(NamedTuple):
     types: list[str]
     """as DuckDB calls them"""
     batches: Iterable[Any]
-    """`pyarrow.RecordBatch`, made as they are taken; they raise what `query` raises"""
+    """`pyarrow.RecordBatch`, made while they are iterated over, which raises as `query` does"""
 
 
 class Database:
@@ -154,7 +154,7 @@ class Database:
             return Result(relation.columns, list(map(str, relation.types)), self._batches(reader))
 
     def _sooner(self, sql: str, relation: Any) -> Any:
-        """Return a relation that gives the same without reading all; without one, the statement's own."""
+        """Return a relation that gives the same result faster if there is one, else the statement's own."""
         try:
             new = None if relation is None else rewritten(self.connection, sql, self._views)
             found = relation if new is None else self.connection.sql(new)
@@ -254,7 +254,7 @@ class _Source(ds.Dataset):  # type: ignore[misc]  # DuckDB offers conditions onl
         self._columns = columns
         self._read = read
         self._failed = failed
-        self._applied = applied  # the bounds that `read` applies; it may give rows outside of others
+        self._applied = applied  # the bounds that `read` applies; it may return rows outside other bounds
 
     @property
     def schema(self) -> Any:

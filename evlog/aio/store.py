@@ -3,8 +3,8 @@
 1. Appends and reads are calls of the store in threads, a few dozen at most. Appends of several tasks at once
    share one sync of the log, as those of several threads do.
 2. A subscription has a thread of its own, which waits as `Subscription` does: woken, not polling.
-3. A task that is cancelled stops at once. An append that had begun continues: it may or may not be in the
-   log, as after a lost connection, and a retry with the same ids settles it.
+3. A task that is cancelled stops at once. An append that had begun continues, so it may or may not be in the
+   log, as after a lost connection. A retry with the same ids makes sure that it is.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ async def open(
     """Open a store for the tasks of the running event loop. Arguments and errors are those of `evlog.open`.
 
     Args:
-        threads: the most calls that are made at the same time; others wait in line.
+        threads: at most this many calls run at the same time; others wait in line.
         options: the other arguments of `evlog.open`.
     """
     workers = Workers(threads, "evlog")

@@ -3,8 +3,8 @@
 1. The thread takes what is there, up to some hundred events at once; the task gets them one by one.
 2. An event is acknowledged when the next one is asked for, as with `Subscription`; a checkpoint never passes
    an event that was not.
-3. A task that is cancelled while it waits loses nothing: what the thread finds is delivered when it is asked
-   again. `close`, or the end of `async with`, wakes the thread and ends it.
+3. A task that is cancelled while it waits loses nothing: the next task that asks gets the events that the
+   thread finds. `close`, or the end of `async with`, wakes the thread and ends it.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ def _take_notice(asked: asyncio.Future[list[Event]]) -> None:
 
 
 class _Follower:
-    """The thread's side: the run, and what was taken of it. Its methods are called in one thread, in turn."""
+    """The thread's side: the run, and the events taken from it. One thread calls its methods, in turn."""
 
     def __init__(self, begin: Callable[[], Subscription], idle_seconds: float | None) -> None:
         self._begin = begin
         self._idle_seconds = idle_seconds
         self.run: Subscription | None = None  # set once, by the thread
         self.stopped = False  # set by any thread, never cleared
-        self._taken: list[Event] = []  # last
+        self._taken: list[Event] = []  # by the last `take`
 
     def take(self) -> list[Event]:
-        """Wait for an event; return it and what else is at hand. Nothing at the end, or after `stop`."""
+        """Wait for an event; return it and others read with it. Empty at the end, or after `stop`."""
         self._taken = []
         run = self.run
         if run is None:
@@ -77,7 +77,7 @@ class _Follower:
         """
         if self.run is None:
             return
-        if self._taken and self._taken is not delivered:  # for a task that was cancelled
+        if self._taken and self._taken is not delivered:  # taken for a task that was cancelled
             undone = self._taken[0]
         elif undone is None:
             self.run.acknowledge()
@@ -104,7 +104,7 @@ class AsyncSubscription:
         self._taken: Sequence[Event] = ()  # what the thread took last
         self._next = 0  # the next of these that is delivered
         self._handed: Event | None = None  # delivered, not acknowledged
-        self._asked: asyncio.Future[list[Event]] | None = None  # what the thread looks for now
+        self._asked: asyncio.Future[list[Event]] | None = None  # the thread's present `take`
         self._save_due = time.monotonic() + _SAVE_SECONDS
         self._closed = False
 
@@ -199,4 +199,4 @@ class AsyncSubscription:
 
     def __del__(self) -> None:
         if hasattr(self, "_follower"):
-            self._follower.stop()  # so that the thread ends: it may wait for what nothing will ask for
+            self._follower.stop()  # so that the thread ends: it may wait for events that no task will ask for

@@ -3,8 +3,8 @@
 1. A thread starts when a call finds none that is free, up to a limit; further calls wait in line.
 2. A task that is cancelled stops waiting at once. A call that has not begun is dropped, one that has begun
    runs to its end, and its result is dropped.
-3. Results of calls that end close together wake the loop once: a pool of `concurrent.futures` wakes it for
-   each, and takes half as much processor time again for an append.
+3. Results of calls that end close together wake the loop once. A pool of `concurrent.futures` wakes the loop
+   for each result, so an append takes 1.5 times as much processor time with it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Workers:
     """Threads for the event loop that is running now; every method but `run_all` is called in it.
 
     Args:
-        limit: how many threads there are at most.
+        limit: at most this many threads.
         name: of the threads, for a debugger.
     """
 
@@ -53,8 +53,8 @@ class Workers:
         future.add_done_callback(pending.discard)
         if len(pending) > self._threads and self._threads < self._limit:
             self._threads += 1
-            # A thread knows nothing of this object, which can be collected while threads wait. A daemon
-            # thread does not hold up the end of a program that forgot to close its store.
+            # A thread has no reference to this object, so the object can be collected while threads wait. A
+            # daemon thread does not delay the exit of a program that forgot to close its store.
             thread = threading.Thread(
                 target=_serve, args=(self._calls, self._results), name=self._name, daemon=True
             )
@@ -118,4 +118,4 @@ def _serve(calls: SimpleQueue[_Call | None], results: _Results) -> None:
             results.add(future, None, error)
         else:
             results.add(future, result, None)
-        del call, future  # while this waits for the next call, nothing is kept
+        del call, future  # nothing is kept alive while this waits for the next call

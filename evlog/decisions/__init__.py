@@ -1,4 +1,4 @@
-"""Decisions: read what happened, decide what follows, append it, and again when another writer was first.
+"""Decisions: read events, decide, append; repeat all of it when another writer appended first.
 
 transact.py   one decision
 """

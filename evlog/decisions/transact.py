@@ -1,15 +1,14 @@
 """One decision, made from the events of a stream or of a query, and appended as one.
 
-1. The events are appended on the condition that the stream is at the version that was read, or that nothing
-   has come that the query selects. If another writer was first, the decision is made again, from the longer
-   history.
-2. Between two tries is a pause at random, up to the time that the decision took, doubled at each loss: so
-   writers that decide for long do not meet again and again.
+1. The events are appended on the condition that the stream is at the version that was read, or that no new
+   event matches the query. If another writer was first, the decision is made again, from the longer history.
+2. Between two tries is a random pause: at most the time that the decision took, doubled after each failed
+   try. So writers whose decisions take long do not collide again and again.
 3. With a key, the n-th event of the decision has the idempotency key KEY/n. All of them are one frame, so the
    decision is in the log as soon as KEY/1 is. It is then not made again: another run would perhaps decide
    otherwise, or give another number of events. A decision to append nothing leaves no trace.
-4. Each event of a decision with a key says what it was decided from, in `$decidedFrom` of its metadata. A key
-   that is used for another stream by mistake is a conflict: else it would seem that this was decided, too.
+4. Each event of a decision with a key says what it was decided from, in `$decidedFrom` of its metadata. So a
+   key that is used for another stream by mistake is a conflict, and not taken for a decision that was made.
 """
 
 from __future__ import annotations
@@ -79,7 +78,7 @@ def transact(
         retries: how often a decision that came too late is made again.
 
     Returns:
-        Where the events are, of a decision that was made before, too; None if nothing was decided.
+        Where the events are, also those of a decision that was made before; None if nothing was decided.
 
     Raises:
         WrongExpectedVersion, ConditionFailed: other writers were first each time.

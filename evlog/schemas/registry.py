@@ -4,11 +4,11 @@
     {"type":"OrderPaid"}                  from here on the type has none
 
 1. A store remembers the version of `$schemas` that it has read, 0 at first. Each append says against which
-   version its events were checked, and the engine refuses it, under its lock, if there is another one. So
-   an append that begins after a schema was set is checked against it, in every process, and a store without
-   schemas pays for the comparison of two numbers.
-2. What an append has to check is found by type; other types are not looked at.
-3. Duplicates come before schemas, too: an event that is known already is not checked, as it is not written.
+   version its events were checked. The engine, under its lock, refuses the append if `$schemas` is at another
+   version. So an append that begins after a schema was set is checked against it, in every process. A store
+   without schemas pays only for the comparison of two numbers.
+2. An append looks up the schemas of its own event types only.
+3. Duplicates are found first: an event that is known already is not written, so it is not checked.
 """
 
 from __future__ import annotations

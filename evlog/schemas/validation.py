@@ -1,7 +1,7 @@
 """Checking data against a JSON Schema, by the optional library jsonschema-rs.
 
-A schema is compiled when it is first needed. It refers to nothing outside itself: no file is opened and no
-server asked for it.
+A schema is compiled when it is first needed. It must not refer to anything outside itself: no file is opened
+for it, and no server is asked.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def _explain(error: Exception) -> tuple[str, str]:
 
 
 def _number(text: str) -> int | float:
-    """Return a number, or raise ValueError for one that Python would have to change."""
+    """Return a number, or raise ValueError for one that Python cannot represent."""
     if text.lstrip("-").isdecimal():
         return int(text)
     value = float(text)

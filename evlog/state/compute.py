@@ -112,7 +112,7 @@ def _merged_by_position(reads: list[Iterator[Event]]) -> Iterator[Event]:
 
 
 def compute(engine: Engine, selection: Selection, fold: Fold, snapshot: str | None) -> State:
-    """Return the state of a selection; its value is what `Fold.value` makes the user's value of.
+    """Return the state of a selection, before `Fold.value` makes the user's value of it.
 
     Args:
         snapshot: begin with the snapshot of this name, and keep the result in it; None: no snapshot.
@@ -129,7 +129,7 @@ def compute(engine: Engine, selection: Selection, fold: Fold, snapshot: str | No
     if stream is None:
         head = engine.head()
         end = head if end is None else min(end, head)
-    # Before the read, for either may come during it.
+    # Counted before the events are read, because a compaction or a redaction may come during the read.
     removals = engine.removals() if stream is None else 0
     redactions = engine.versions([REDACTIONS_STREAM])[0]
     raw, base = maybe_load(engine, snapshot, stream)

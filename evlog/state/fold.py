@@ -4,8 +4,8 @@
    for the same events.
 2. A snapshot carries the name and version of its fold. With another one it is rebuilt, so the version changes
    with the function's meaning.
-3. A state is kept as JSON. `kind` says what to make of it again: a msgspec Struct, a dataclass, a pydantic
-   model, or any type that msgspec knows.
+3. A snapshot keeps the state as JSON. `kind` is the type that it is decoded to: a msgspec Struct, a
+   dataclass, a pydantic model, or any type that msgspec knows.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Fold:
             without arguments, such as a class.
         name: under which snapshots know it; left out, the function's own.
         version: a number or text, to be changed with the function's meaning: snapshots are then rebuilt.
-        kind: the type of the state, for one that JSON does not give back as it was.
+        kind: the type of the state, if JSON alone does not give it back as it was.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class Fold:
 # --- the default
 
 Tree = Any
-"""JSON whose objects are dicts as far as they were merged, and which is raw below and elsewhere."""
+"""JSON as far as it was parsed: an object that was merged into is a dict, any other value is raw JSON."""
 
 _decode_object: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _NULL: Final = b"null"

@@ -1,13 +1,14 @@
 """What a snapshot holds, and when it can be used.
 
-1. A snapshot gives exactly the state that all events give: deleting it loses only time.
+1. A snapshot gives exactly the state that folding all events gives. Deleting it costs only time.
 2. It names its fold, its fold's version and its selection of events. With others it is rebuilt.
 3. It names the event at its position. If the store does not have that event there (an older backup was
    restored), it is rebuilt.
 4. A snapshot of a stream names the first event that was folded. If retention or a deletion hides that event,
-   or shows an earlier one, the snapshot is rebuilt. A snapshot of a selection names how many events
-   compactions had removed. Both name how many redactions there were.
-5. State and position are one content. An engine replaces it in one step, and only if no other process did.
+   or shows an earlier one, the snapshot is rebuilt. A snapshot of a selection says how many events
+   compactions had removed, and both kinds say how many redactions there were. If such a number has changed,
+   the snapshot is rebuilt.
+5. State and position are one content. An engine replaces it in one step, unless another process has done so.
 """
 
 from __future__ import annotations
@@ -113,7 +114,7 @@ def save(engine: Engine, name: str, stream: str | None, content: Content, before
 
 
 def position_of(engine: Engine, name: str, stream: str | None) -> int:
-    """Return the position up to which everything is in a snapshot; 0 if there is none that is sound."""
+    """Return the position up to which a snapshot has everything; 0 if it is missing or damaged."""
     try:
         raw = engine.snapshot(name, stream).load()
         return 0 if raw is None else _decode_head(raw).position
@@ -164,7 +165,7 @@ def describe(engine: Engine, name: str, stream: str | None) -> SnapshotInfo:
 
 
 def delete(engine: Engine, name: str, stream: str | None) -> None:
-    """Delete a snapshot, sound or not, durably.
+    """Delete a snapshot, damaged or not, durably.
 
     Raises:
         SnapshotNotFound: there is none.

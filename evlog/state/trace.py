@@ -1,8 +1,8 @@
 """The story of an event: what it belongs to, what caused it, and what it caused.
 
-1. The story is all events with the event's correlation id, or for an event without one with its own id, and
-   the event that has this id.
-2. Causes of these are in it, and what these caused, also without a correlation id.
+1. A story has a correlation id: that of the event, or the event's own id if it has none. All events with this
+   correlation id are in the story, and the event whose id it is.
+2. The causes of these events are in it, and the events that they caused, also without a correlation id.
 3. A cause comes before its effects, so one pass from the first cause on finds all effects.
 """
 
@@ -40,7 +40,7 @@ class TracedEvent(NamedTuple):
 
 
 class Story:
-    """The story of an event, searched piece by piece: a log may be long, and its reader in a hurry.
+    """The story of an event, searched piece by piece, so that a reader of a long log gets early results.
 
     Pieces may be searched in any order, but only one pass from `first` on is sure to find every effect.
 
@@ -51,7 +51,7 @@ class Story:
 
     Attributes:
         found: the events of the story that are known, by position.
-        first: the position of the first cause; nothing before it was caused by anything of the story.
+        first: the position of the first cause; no effect is before it.
     """
 
     def __init__(self, engine: Engine, event: Event, get: Get) -> None:

@@ -66,7 +66,7 @@ class Upcasters:
         self._steps.setdefault(type, []).append((function, to))
 
     def final_type(self, type: str) -> str:
-        """Return the type that events of a stored type are read with."""
+        """Return the type that events of a stored type have when they are read."""
         while type in self._steps and (to := self._steps[type][-1][1]) is not None:
             type = to
         return type

@@ -98,7 +98,7 @@ def begin(
         )
     part = as_shard(shard)
 
-    # If this is the first run of the name: where it begins, and its checkpoint, which is at an event before.
+    # For the first run of the name: where it begins, and its checkpoint, which is at the last event before.
     begun: list[tuple[int, Checkpoint]] = []
 
     def first() -> Checkpoint:
@@ -188,7 +188,7 @@ def describe(engine: Engine, name: str) -> SubscriptionInfo:
 
 
 def reset(engine: Engine, name: str, to: int) -> None:
-    """Let the next run begin after position `to`; durable when this returns. Repairs a damaged checkpoint."""
+    """Make the next run begin after position `to`, durably; repair a damaged checkpoint."""
     with _acquired(engine, name) as places:
         head = engine.head()
         if not 0 <= to <= head:
@@ -211,7 +211,7 @@ def delete(engine: Engine, name: str) -> None:
 
 
 def parked(engine: Engine, name: str) -> list[ParkedEvent]:
-    """Return what is parked, in the order in which it was parked first; shard by shard."""
+    """Return the parked events, shard by shard, in the order in which they were first parked."""
     found: list[ParkedEvent] = []
     for each in shards.members(engine, name):
         checkpoint = engine.checkpoint(each)
@@ -223,7 +223,7 @@ def parked(engine: Engine, name: str) -> list[ParkedEvent]:
 def replay(
     engine: Engine, name: str, handler: Handler, positions: Collection[int] | None = None
 ) -> ReplayResult:
-    """Call the handler with each parked event, or those at some positions; if it returns, one is unparked."""
+    """Call the handler with each parked event, or those at some positions; unpark it if that succeeds."""
     succeeded = failed = removed = 0
     with _acquired(engine, name) as places:
         for checkpoint, place in _chosen(places, positions, name):
@@ -286,7 +286,7 @@ def _maybe_read(engine: Engine, position: int) -> Event | None:
 
 
 class _acquired:  # noqa: N801 - used as a function
-    """A block in which a subscription's checkpoints are acquired, sound or not; each with its name."""
+    """A block in which all checkpoints of a subscription are acquired, damaged or not; each with its name."""
 
     def __init__(self, engine: Engine, name: str) -> None:
         self._engine = engine

@@ -1,15 +1,15 @@
 """One run of a subscription: every matching event once, in position order, also those that come later.
 
-1. A run delivers only committed events: no failure takes back what was delivered, and no other event gets its
-   position.
+1. A run delivers only committed events: no failure removes a delivered event or gives its position to another
+   one.
 2. It reads a bounded piece of the log, delivers its events one by one, and continues after it; at the end it
    waits. Its place is the last position that was scanned, matched or not.
 3. An event is acknowledged when the next one is asked for. A checkpoint never passes an unacknowledged event.
-4. One thread takes events; another one that tries at the same time is refused: it would acknowledge an event
-   that the first has not handled, and two threads in one iterator of `itertools` can crash the process. Any
-   thread and any signal handler may call `stop` or `close`; both wake a waiting run.
+4. One thread at a time takes events; a second thread gets InvalidArgument. It would acknowledge an event that
+   the first has not handled, and two threads in one iterator of `itertools` can crash the process. Any thread
+   and any signal handler may call `stop` or `close`; both wake a waiting run.
 5. A forked child never writes its parent's checkpoint.
-6. Within a transaction of the caller's (`Subscription.transaction`) the checkpoint is saved by it alone.
+6. During a transaction (`Subscription.transaction`) only the transaction saves the checkpoint.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class Subscription:
         while True:
             event = self.next_event(self._idle_seconds)
             if event is None:
-                self._exclusively(self._save)  # the loop may be all that the program does with this run
+                self._exclusively(self._save)  # here, because the program may never call `close`
                 return
             yield event
             yield from self.events_at_hand(saves=True)
@@ -174,8 +174,9 @@ class Subscription:
     def next_at_hand(self) -> Event | None:
         """Return the next event that matches, if it was read already; this acknowledges the one before.
 
-        It never looks at the log or waits, so None says only that `next_event` has to be asked. It saves no
-        checkpoint: a caller that handles several events at once may still `close` before the first.
+        It never reads the log and never waits, so None only means that `next_event` must be called. It saves
+        no checkpoint: a caller that handles several events at once may still `close` before the first of
+        them.
 
         Raises:
             CorruptionError: as `next_event`.
@@ -189,7 +190,7 @@ class Subscription:
         return event
 
     def events_at_hand(self, *, saves: bool = False) -> Iterator[Event]:
-        """Iterate over what `next_at_hand` returns, at the price of a loop.
+        """Iterate over what `next_at_hand` returns; faster than calling it for each event.
 
         Args:
             saves: save the checkpoint about once a second.
@@ -268,11 +269,12 @@ class Subscription:
                 with run.transaction() as connection:
                     connection.execute("update totals set amount = amount + %s", (event.json()["amount"],))
 
-        So the effect of each event is there exactly once, also after a crash. The connection is the engine's
-        client's (psycopg's, for PostgreSQL). At the end of the block every event that was delivered is
-        acknowledged, the transaction is committed, and both are durable; a block may also take several events
-        by `next_event`. If the block raises, nothing of it is kept: the last delivered event is delivered
-        still, and may be tried again in another transaction; if the block took others, they come again.
+        So each event takes effect exactly once, also after a crash. The connection is one of the engine's
+        client (for PostgreSQL, psycopg). At the end of the block the transaction is committed with the
+        checkpoint, durably, and every delivered event is acknowledged. A block may also take several events
+        by `next_event`. If the block raises, the transaction is rolled back. The last event that was
+        delivered before the block stays delivered and can be tried in another transaction; events that the
+        block took are delivered again.
 
         Raises:
             InvalidArgument: the run has no name.
@@ -285,7 +287,7 @@ class Subscription:
         return Transaction(self, self._checkpoint)
 
     def begin_transaction(self, checkpoint: CheckpointStore) -> Any:
-        """Begin what `transaction` returns: until its end no other thread uses the run."""
+        """Begin a transaction; until it ends no other thread can use the run."""
         self._mutex.acquire()
         try:
             if self._closed or self._transaction is not None:
@@ -298,7 +300,7 @@ class Subscription:
         return connection
 
     def end_transaction(self, checkpoint: CheckpointStore, error: BaseException | None) -> None:
-        """End what `transaction` returns, by a commit with the checkpoint, or with an error by a rollback."""
+        """End a transaction: commit it with the checkpoint, or roll it back if there is an error."""
         assert self._transaction is not None
         handed, scanned = self._transaction
         has_taken_none = self._handed is handed
@@ -353,15 +355,15 @@ class Subscription:
         In a forked child this does nothing: the run is the parent's.
 
         Args:
-            undone: of the events that `next_event` and then `next_at_hand` returned, the first that was not
-                handled although later ones were asked for: the next run begins with it.
+            undone: the first event that was delivered but not handled, if later ones were delivered, too: the
+                next run begins with it.
 
         Raises:
             StoreFull, StoreIOError: the checkpoint could not be saved; the last events will come again.
         """
         if self._process != os.getpid():
             return
-        self.stop()  # so that another thread that waits gives the mutex back
+        self.stop()  # so that a thread that waits for events releases the mutex
         if undone is not None:
             self._handed = undone
         with self._mutex:
@@ -429,7 +431,7 @@ class Subscription:
             checkpoint.sync()
 
     def _wait(self, deadline: float) -> bool:
-        """Wait for news; save the checkpoint when it is due. False at the deadline."""
+        """Wait for new events; save the checkpoint when it is due. False at the deadline."""
         now = time.monotonic()
         until = deadline
         if self._checkpoint is not None and self.position != self._saved:
@@ -454,7 +456,7 @@ class Subscription:
         """Begin with the next piece of the log; False if nothing is committed beyond what was scanned."""
         committed = self._feed.committed(self._scanned)
         if self._end is None and time.monotonic() >= self._deadline:
-            self._end = committed  # else a run that is slower than the writers would never come to an end
+            self._end = committed  # fixed now: a run that is slower than the writers would never end
         high = min(committed, self._scanned + _PIECE_EVENTS)
         if self._end is not None:
             high = min(high, self._end)
@@ -467,12 +469,12 @@ class Subscription:
         return True
 
     def _leave_piece(self) -> None:
-        """Read again from what was scanned: the rest of the piece is lost with its iterator."""
+        """Give up the rest of a piece whose iterator failed; the next piece begins after the scanned part."""
         self._ready = iter(())
         self._piece_end = self._scanned
 
     def _check_process(self) -> None:
-        """Refuse the parent's named run in a forked child; have a run without a name continue by itself."""
+        """In a forked child refuse a named run, which is the parent's; let a run without a name continue."""
         if self._process == os.getpid():
             return
         if self.name is not None:
@@ -511,8 +513,8 @@ def kept(filter: EventFilter) -> EventFilter:
 def checkpoint_at(engine: Engine, position: int, filter: EventFilter | None) -> Checkpoint:
     """Return the checkpoint for a scanned position: at the last event up to there, with its id.
 
-    A compaction leaves gaps; without an event at its position a checkpoint could not tell its own log from an
-    older copy that has grown since.
+    A compaction leaves gaps. With no event at its position, a checkpoint could not distinguish its own log
+    from an older copy that has grown since.
     """
     event = next(engine.read_all(LogSelection.last(position)), None)
     if event is None:

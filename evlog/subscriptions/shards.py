@@ -4,11 +4,11 @@
    Without shards there is one, under NAME.
 2. A stream always belongs to the same K of N, so its events stay in order: by the CRC-32 of its name.
 3. The first run makes the checkpoints of all N, so that all begin at the same place.
-4. Another N begins where the former N are. So all of these must be at the same position, and none of them may
-   run; what they parked moves along.
-5. A consumer runs only while its N are the only ones. The new checkpoints are made first: from then on none
-   of the former begins, and a run that has begun is found by its lock. A process that dies in between leaves
-   both, at one position, and the next run finishes.
+4. To change N, all former consumers must be at the same position, and none of them may run. The new ones
+   begin at that position, and take over the parked events.
+5. Consumers of two different N never run at the same time. The new checkpoints are made before the former
+   ones are deleted: from then on no former consumer begins, and one that has begun is found by its lock. A
+   process that dies in between leaves both sets, at one position, and the next run finishes the change.
 6. A process that makes or deletes checkpoints holds the lock of NAME.
 """
 
@@ -196,7 +196,7 @@ class _Change:
         self._acquire_one = acquire_one
 
     def run(self, targets: Sequence[str], first: Callable[[], Checkpoint]) -> None:
-        """Make the checkpoints of these consumers, where those of all others are, and delete the others."""
+        """Make checkpoints for these consumers at the position of all others, then delete the others."""
         present = _members(self._engine, self._name)
         if set(present) == set(targets):
             return  # another run has done it
@@ -230,16 +230,16 @@ class _Change:
             place.release()
 
     def _check_ended(self, found: dict[str, Checkpoint], leaving: Sequence[str]) -> None:
-        """Raise SubscriptionBusy if one that leaves is running, ShardsApart if one has moved on meanwhile."""
+        """Raise SubscriptionBusy if a former consumer is running, ShardsApart if one has moved on."""
         positions = {each: known.position for each, known in found.items()}
         for each in leaving:
-            with self._held(each) as place:  # it does not run, and cannot any more
+            with self._held(each) as place:  # acquired: it is not running, and cannot start any more
                 known = place.load()
                 positions[each] = 0 if known is None else known.position
         _check_level(self._name, positions)
 
     def _move_parked(self, leaving: Sequence[str], targets: Sequence[str]) -> None:
-        """Give the events that the former consumers parked to those that have their streams now."""
+        """Move each event that a former consumer parked to the consumer that has its stream now."""
         parked = [event for each in leaving for event in self._engine.checkpoint(each).parked()]
         for number, each in enumerate(targets, 1):
             own = [event for event in parked if shard_of(event.stream, len(targets)) == number]

@@ -1,4 +1,4 @@
-"""Moving events between stores: mirrors. Built on the public store and the seam of `evlog/engine.py`.
+"""Moving events between stores and files. Built on the public store and the interface `evlog/engine.py`.
 
 mirrors.py         `mirror` and `Mirror`: copies one store into another, exactly once. Read this first
 targets.py         what is appended to: an identical copy, a fork, or a store to merge into

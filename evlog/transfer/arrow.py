@@ -81,7 +81,7 @@ def ids(items: Items) -> Any:
 
 
 def id_texts(items: Items) -> Any:
-    """Return the ids as UUIDs are written: all first digits, then all second ones, and so on."""
+    """Return the ids as UUIDs are written; made column by column, a digit of all ids at a time."""
     count = len(items[_ID])
     digits = hexlify(b"".join(items[_ID]))
     text = bytearray(b"-") * (count * _UUID_BYTES)

@@ -1,7 +1,7 @@
 """Comparing a mirror with its source, from data that is read back on both sides.
 
-An event that the source has removed since it was copied is not a difference, but is counted: the source knows
-its id. One that it has redacted since is the same by its digest.
+An event that the source has removed since it was copied is not a difference, but is counted: the source still
+knows its id. An event that the source has redacted since is compared by its digest, which redaction keeps.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Comparison(NamedTuple):
     behind: int
     """how many positions of the source have not been copied yet"""
     digest: str
-    """of the events that are the same, as `verify` makes it of all events up to there"""
+    """of the events that are the same; computed as `verify` computes the head digest"""
     difference: Difference | None
 
     @property

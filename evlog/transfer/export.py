@@ -1,9 +1,9 @@
 """Export: events into one file, whose suffix names its format. Read this before the formats.
 
-1. The file is written under another name and takes its own in one step: a run that is killed leaves the file
-   that was there, and at most one with a name that ends in `.tmp`. The next export to the file removes that:
-   its lock is free, as its process is dead.
-2. To append, the events of the file are kept and those after its last position are added.
+1. The file is written under a temporary name and renamed in one step. A run that is killed leaves the former
+   file unchanged, and at most one file whose name ends in `.tmp`. The next export to the file removes that:
+   its lock is free, because its process is dead.
+2. An export that appends copies the former file's content and adds the events after its last position.
 3. Events come in position order, or in version order of one stream, in batches.
 """
 
@@ -128,8 +128,9 @@ def export(
         read: is called with the last position in the file, and returns the events after it.
         store_id: for a format that names the source of its events.
         append: keep what the file holds.
-        fields: the columns of a Parquet file, instead of all that an event has; also values in it, such as
-            `data.amount`, whose types come from all events that are written, which are read twice.
+        fields: the columns of a Parquet file; left out, one for each field of an event. A column can also be
+            a value in the event, such as `data.amount`. Its type is that of all its values, so the events are
+            read twice.
         head: the last position of the store; a file that ends after it is not continued.
         progress: called with how many positions are done, and how many there are.
 

@@ -1,7 +1,7 @@
 """A store of its own that begins with another one's history: for trying things out.
 
-It is copied as a mirror is, and then opened: so it can be killed and run again until it is a store. Until
-then it is a mirror of `fork_id`, which no mirror continues and no promotion opens.
+A fork is copied as a mirror is, and then opened. Until it is opened, it is a mirror of `fork_id`, which no
+mirror continues and no promotion opens. A fork that is killed before that continues when it is run again.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def fork(
     stores go their own ways from then on. Killed before its end, it is run again with the same arguments.
 
     Args:
-        source: it is only read.
+        source: is only read.
         destination: an empty store, or one that a killed fork of the same source left.
         at: the last position to copy; None: all that is there now.
         progress: called with how many positions are copied, and how many there are.
@@ -76,7 +76,8 @@ class _Copying(Mirror):
         """Copy up to a position, and let the destination take appends; durable when this returns.
 
         Args:
-            redactions: returns those of the source; called after the copying, during which more may come.
+            redactions: returns the source's redactions; called after the events are copied, because more may
+                be made meanwhile.
         """
         if self._position > to:
             self._target.conflict(f"it goes beyond position {to}", "fork into a new directory")
@@ -117,7 +118,7 @@ class _Copying(Mirror):
 
 
 def last_position(source: EventStore, at: int | None) -> int:
-    """Return up to where to copy.
+    """Return the last position to copy.
 
     Raises:
         InvalidArgument: the source does not reach `at`.

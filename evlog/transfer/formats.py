@@ -100,7 +100,7 @@ def _last_line(path: str, name: str) -> bytes:
 
 
 def _skip_to_last_lines(file: IO[bytes]) -> None:
-    """Go so near to the end of a plain file that a whole line follows."""
+    """Seek in a plain file to a place near its end after which a whole line follows."""
     size = back = file.seek(0, io.SEEK_END)
     while back > 0:
         back = max(0, back - _PIECE_BYTES)
@@ -216,7 +216,7 @@ class Sqlite:
         if old is not None:
             shutil.copyfile(old, path)
         self._path = path
-        open(path, "ab").close()  # its error says why there can be no file; SQLite's does not
+        open(path, "ab").close()  # for its error, which says why the file cannot be made; SQLite's does not
         self._database = sqlite3.connect(path, isolation_level=None)
         try:
             self._database.execute(f"pragma cache_size = -{_CACHE_BYTES >> 10}")
@@ -259,7 +259,7 @@ class Sqlite:
             self._database.close()
 
     def _error_of(self, error: sqlite3.Error) -> OSError:
-        """Return what the file system refused. SQLite tells only of a full disk; the file is thrown away."""
+        """Return the file system's error, found by another write: SQLite reports only a full disk."""
         if "full" in str(error):
             return OSError(errno.ENOSPC, str(error))
         try:

@@ -1,12 +1,13 @@
 """Copying one store into another, on any two engines, exactly once. Read this first.
 
 1. An identical mirror has the source's positions, so its own end says up to where the source was copied. A
-   piece is appended only after that end: nothing comes twice, and nothing is left out, whenever a run is
-   killed. A restart asks the destination alone.
-2. The destination keeps whose mirror it is, and refuses every other change until `cutover`. A fork is copied
-   in the same way (`fork.py`), under an id of its own, so that neither continues the other.
-3. A merge gives new positions, versions and times. Each of its appends also writes, into a stream of the
-   store's own, up to which position of the source it came. Ids deduplicate what was there before.
+   piece is appended only at that end, so nothing is copied twice or left out, whenever a run is killed. A run
+   that continues needs only the destination to know where.
+2. The destination records which store it is a mirror of, and refuses every other change until `cutover`. A
+   fork is copied in the same way (`fork.py`), under an id of its own, so that neither continues the other.
+3. A merge gives events new positions, versions and times. Each of its appends also writes, into a stream of
+   the store's own, up to which position of the source it came. Events whose ids the destination knows are
+   skipped.
 4. Only one mirror at a time writes to a destination: it holds the lock of a subscription's name.
 5. A cutover first marks the source as moved, which ends its appends, then copies the rest, then opens the
    destination. Killed in between, it is run again.
@@ -68,7 +69,7 @@ class MirrorResult(NamedTuple):
     removed: int
     """removed events, whose ids are known now"""
     lost: int
-    """positions without an event that is there or known as removed: damage that the source had"""
+    """positions of events that are damaged at the source: neither readable nor known as removed"""
     subscriptions: int
 
 
@@ -82,11 +83,11 @@ def mirror(
 ) -> MirrorResult:
     """Copy a store into another one, on any two engines, exactly once; durable when this returns.
 
-    A run that was killed is continued by the next. Each store may be an open one, or its path or URL. The
-    destination is created if it is not there.
+    If a run was killed, the next one continues it. Each store may be an open one, or its path or URL. The
+    destination is created if it does not exist.
 
     Args:
-        source: it is only read, except by `cutover`.
+        source: is only read, except by `cutover`.
         destination: empty, or made by a mirror of the same source. It gets the same events, with their ids,
             versions, positions and times, the ids of removed events, policies and named subscriptions.
         merge: append to whatever the destination holds instead. Events get its positions, versions and
@@ -131,9 +132,9 @@ def plan_mirror(source: EventStore, destination: EventStore | None, *, merge: bo
 
 
 def promote(store: EventStore) -> None:
-    """Let a mirror take appends by itself, where its source is lost; durable when this returns.
+    """Let a mirror take appends, for example because its source is lost; durable when this returns.
 
-    A source that was cut over takes appends again, too: for when its new place is given up.
+    A source that was cut over can be promoted, too, to return to it: it takes appends again.
 
     Raises:
         InvalidArgument: it is neither. StoreIsMirror: it is an unfinished fork.
@@ -170,11 +171,11 @@ def acquire_lock(destination: Engine) -> CheckpointStore:
 
 
 class Mirror:
-    """A mirror between two open stores: a context manager, which holds the destination's lock.
+    """A mirror between two open stores: a context manager that holds the destination's mirror lock.
 
     Args:
         source, destination, merge: as `mirror`.
-        piece_events: this many are appended at once, more only where one append at the source has more.
+        piece_events: at most this many events are appended at once, unless one append at the source has more.
 
     Raises:
         InvalidArgument: both are the same store.

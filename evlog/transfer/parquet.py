@@ -144,7 +144,7 @@ def _foreign(path: str, reason: str) -> InvalidArgument:
 
 
 class _Value:
-    """A column of what is at a path in the data or the metadata."""
+    """A column with the values at a path in the data or the metadata."""
 
     def __init__(self, name: str) -> None:
         first, _, rest = name.partition(".")
@@ -210,7 +210,7 @@ _TYPES: Final[Mapping[str, tuple[Any, Callable[[bytes], Any]]]] = {
 def choose_columns(
     names: Sequence[str], old: str | None, read: Callable[[int], Iterable[Sequence[Record]]]
 ) -> tuple[Columns, int]:
-    """Return the columns with these names, and the position up to which events decided about their types.
+    """Return the columns with these names, and the last position whose events decided their types.
 
     Args:
         old: the file to which events will be added.

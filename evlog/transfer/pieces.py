@@ -1,9 +1,10 @@
 """The source's history in pieces, each of which the destination appends as one.
 
 1. A piece ends where an append ended, so that what was appended together stays together.
-2. A position without an event is that of a removed one. Where it seems to be neither, a compaction may have
-   come between two looks, so the removed ones are read again; what is neither then is lost at the source.
-3. The next pieces are read by a thread while one is appended.
+2. A position without an event should be that of a removed event. If it is neither, a compaction may have
+   removed the event between the two reads, so the removed events are read again. A position that is still
+   neither is lost at the source.
+3. A thread reads the next pieces while one is appended.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def read_pieces(
     """Iterate over the history after position `after`, up to and including `to`, in pieces.
 
     Args:
-        piece_events: how many events a piece has at most, where no single append has more.
+        piece_events: a piece has at most this many events, unless a single append has more.
     """
     events: list[Event] = []
     frames: list[int] = []
@@ -74,7 +75,7 @@ def _in_order(source: Engine, after: int, to: int) -> Iterator[tuple[int, Event 
     removed = next(removals, None)
     for frame, event in source.read_frames(after, to):
         while removed is not None and removed.position <= event[0]:
-            if removed.position < event[0]:  # else it was removed between the two looks
+            if removed.position < event[0]:  # else a compaction removed it between the two reads
                 yield removed.position, removed
             removed = next(removals, None)
         yield frame, event
@@ -84,7 +85,7 @@ def _in_order(source: Engine, after: int, to: int) -> Iterator[tuple[int, Event 
 
 
 def _whole_piece(source: Engine, piece: HistoryPiece) -> HistoryPiece:
-    """Return the piece with every removed event that is known now."""
+    """Return the piece with its removed events, read again if positions are missing."""
     if not piece.lost:
         return piece
     there = {event[0] for event in piece.events}

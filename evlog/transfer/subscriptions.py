@@ -1,7 +1,7 @@
 """Copying what named subscriptions keep: their filters, checkpoints and parked events.
 
-An identical mirror has the source's subscriptions and no other. One that is ahead of what was copied is left
-for the next time: a checkpoint must not pass an event that is not there.
+An identical mirror has the source's subscriptions and no other. A subscription that is ahead of the copied
+events is copied next time, because a checkpoint must not pass an event that the destination does not have.
 """
 
 from __future__ import annotations

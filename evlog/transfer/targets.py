@@ -1,7 +1,7 @@
-"""What a mirror appends to: an identical copy of the source, or a store that it is merged into.
+"""The targets of a mirror: an identical copy of the source, or a store that the source is merged into.
 
-Each says up to which position of the source it has everything, from what the destination holds alone, and
-appends a piece after it together with that position.
+A target finds in the destination alone up to which position of the source everything was copied. It appends
+the next piece together with its new position, in one step.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _MERGED_STREAM: Final = "$$$mirror-"  # then the source's id: like a policy's, i
 
 
 class Copied(NamedTuple):
-    """What became of a piece, in events; `lost` are positions."""
+    """How a piece was copied, in numbers of events; `lost` counts positions."""
 
     events: int = 0
     duplicates: int = 0
@@ -42,7 +42,7 @@ class Copied(NamedTuple):
 
 
 class Target:
-    """What both have in common. An append takes as much of the source at once as the destination allows."""
+    """What all targets have in common. One append takes as many events as the destination allows."""
 
     def __init__(self, source: Engine, destination: Engine) -> None:
         self.source = source
@@ -211,7 +211,7 @@ class MergeTarget(Target):
     """A store with events of its own. Each append also writes up to where the source was merged."""
 
     def _most_events(self, capabilities: Capabilities) -> int | None:
-        """Return one less than an append takes: where the merge is, is an event, too."""
+        """Return one less than an append takes: the position of the merge is an event, too."""
         most = capabilities.max_append_events
         return None if most is None else most - 1
 

@@ -2,8 +2,8 @@
 
 1. It only reads. Every request is a GET; nothing that it can ask for changes the store.
 2. It is for one user: it listens on the loopback interface, and every path begins with a random token.
-3. A request reads a bounded piece, for a bounded time. A search that needs longer is continued by the page,
-   so that it ends when the page turns to something else.
+3. A request reads a bounded piece, for a bounded time. If a search needs longer, the page continues it with
+   another request, so the search ends when the page shows something else.
 4. The page shows the content of a store as text, never as markup: `static/` makes nodes, no HTML.
 
 server.py   the socket, and the loop until Ctrl-C. Read this first

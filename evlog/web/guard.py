@@ -58,7 +58,7 @@ class Guard:
         await app({**scope, "path": path, "raw_path": path.encode()}, receive, send_with_headers)
 
     def _choose(self, scope: Scope) -> tuple[ASGIApp, str]:
-        """Return what answers the request, and the path that it sees."""
+        """Return the application that answers the request, and the path that it gets."""
         hosts = [value for name, value in scope["headers"] if name == b"host"]
         if len(hosts) != 1 or hosts[0].partition(b":")[0] not in _HOSTS:
             return PlainTextResponse("evlog web answers only to 127.0.0.1 and localhost\n", 403), "/"

@@ -1,9 +1,9 @@
-"""News of the log for the pages that are open, and answers that are sent piece by piece.
+"""Telling open pages that the log has grown, and answers that are sent piece by piece.
 
 1. All pages share one follower of the log. It exists only while a page is open, and uses no processor time
    while the log is idle.
-2. A page is told where the log ends, nothing else, and asks for what it shows. So a slow page holds nothing
-   up and lets nothing pile up: what it missed is one number.
+2. A page is told only where the log ends, and requests the events that it shows. So nothing is queued for a
+   slow page, and it delays no other page.
 3. An answer ends when the browser has left, also while it waits for news, and when the browser has taken
    nothing for a while.
 """
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 STALLED_SECONDS: Final = 20.0
 FOLLOWER: Final = "evlog-web-follower"
 _PAUSE_SECONDS: Final = 0.03  # between two messages to one page
-_QUIET_SECONDS: Final = 15.0  # after which a message without meaning finds out if the browser is there
+_QUIET_SECONDS: Final = 15.0  # after this time an empty message tests whether the browser is still connected
 _WAIT_SECONDS: Final = 60.0
 _STORY_SECONDS: Final = 1.0
 _STORY_EVENTS: Final = 500
@@ -45,7 +45,7 @@ class Heads:
 
     Attributes:
         head: the last position that is committed.
-        problem: why there will be no more news; None while there may be.
+        problem: why the follower has ended; None while it runs.
     """
 
     def __init__(self, store: EventStore) -> None:
@@ -56,7 +56,7 @@ class Heads:
         self._following: asyncio.Task[None] | None = None
 
     def join(self) -> asyncio.Event:
-        """Return what is set whenever there are news; `leave` has to follow."""
+        """Return an event that is set whenever the log has grown; the caller must call `leave` later."""
         news = asyncio.Event()
         self._pages.add(news)
         if self._following is None or self._following.done():
@@ -106,7 +106,7 @@ def _close(feeds: list[Feed]) -> None:
 
 
 def _next_head(feed: Feed, head: int) -> int:
-    """Wait for news in the follower's thread, and return where the log ends then."""
+    """Wait in the follower's thread until the log grows, and return where it ends then."""
     feed.wait(head, _WAIT_SECONDS)
     return feed.committed(head)
 
@@ -215,7 +215,7 @@ class Messages:
                     await send({"type": "http.response.body", "body": each, "more_body": True})
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         except (TimeoutError, OSError):
-            pass  # the browser takes nothing, or has left: nothing is held for it any longer
+            pass  # the browser has left, or takes nothing: end the answer
         finally:
             await self._messages.aclose()  # type: ignore[attr-defined]
 

@@ -4,8 +4,8 @@
 2. The log is searched piece by piece. The pieces grow while they are searched quickly, so a selection that an
    index answers needs few, and a pattern that occurs nowhere can be given up after each.
 3. An answer says how far it came. A page asks again from there, or stops.
-4. A text is searched as it is. A regular expression that backtracks without end would hold the interpreter's
-   lock, and with it every request and Ctrl-C, until the process is killed.
+4. A search is for plain text, not a regular expression: one that backtracks without end would hold the
+   interpreter's lock, and block every request and Ctrl-C until the process is killed.
 """
 
 from __future__ import annotations

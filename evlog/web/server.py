@@ -1,6 +1,6 @@
 """The socket, and the loop that answers until a signal ends it.
 
-Ctrl-C ends at once: answers that are under way are dropped, they are only read.
+Ctrl-C ends it at once. Answers under way are dropped, which is safe because they only read.
 """
 
 from __future__ import annotations

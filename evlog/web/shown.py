@@ -43,7 +43,7 @@ def as_row(event: Event) -> dict[str, Any]:
     }
     try:
         row |= {"tags": event.tags, "redacted": event.redacted, "cause": event.causation_id}
-    except CorruptionError as error:  # the rest of the row is sound
+    except CorruptionError as error:  # only this field is damaged
         row |= {"tags": [], "redacted": False, "cause": None, "data": str(error)}
     return row
 

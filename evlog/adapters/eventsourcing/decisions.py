@@ -42,7 +42,7 @@ class EvlogDCBRecorder(EvlogRecorder, DCBRecorder):
     def read(
         self, query: DCBQuery | None = None, *, after: int | None = None, limit: int | None = None
     ) -> DCBReadResponse:
-        """Return the events that a query selects, read as they are asked for; and up to where it was read.
+        """Return the events that a query selects, read as they are asked for, and a position as `head`.
 
         With a limit the response's `head` is the position of the last event returned, else the last position
         of the store when it was called: what a condition can begin after.

@@ -1,4 +1,4 @@
-"""What one call inserts, as one append, and what keeps the library's versions unique.
+"""One append for all that a call inserts, and what keeps the library's versions unique.
 
 The library numbers the events of an aggregate itself, from its `INITIAL_VERSION` on: 1, or 0 if a program
 says so. evlog numbers the events of a stream from 1 on.
@@ -7,8 +7,8 @@ says so. evlog numbers the events of a stream from 1 on.
    The two numbers are the same, and nothing is stored but the event.
 2. Where they differ, or could, the event's metadata hold the library's: of aggregates that begin at 0, of
    those that were deleted and begin again, and of what is inserted with the first event.
-3. In a stream the library's versions rise, and none is greater than evlog's: so rule 1 never lets a version
-   in twice.
+3. In a stream the library's versions rise, and none is greater than evlog's, so no version is accepted twice
+   under rule 1.
 4. Snapshots (`Sparse`) have any version, and an older one may come later. Their id is made from it, so each
    is there once; the metadata have the version, and the highest so far, which says how far a search must go.
 5. What was processed (`Processed`) is an event in a stream of its own. The next must be of a later
@@ -203,7 +203,7 @@ class Processed:
         self._expect(*self._look())
 
     def done(self) -> None:
-        """Remember it for the next one."""
+        """Remember this notification, so that the next insertion need not look it up."""
         version = self.expected[self._stream]
         assert isinstance(version, int)
         self._known[self._stream] = version + 1, self._tracking.notification_id
@@ -223,11 +223,11 @@ class Processed:
 
 
 def _end_of(store: EventStore, stream: str) -> tuple[int, Event | None]:
-    """Return a stream's version, and its event there; None if there is none that can be seen."""
+    """Return a stream's version and its last event; None for the event if no event is visible."""
     last = store.last(stream)
     if last is None:
         version = store.stream_version(stream)
-        last = store.last(stream)  # again: one may have come before the version was read
+        last = store.last(stream)  # again: an event may have been appended before the version was read
         if last is None:
             return version, None
     return last.version, last

@@ -237,8 +237,8 @@ class EvlogTrackingRecorder(EvlogRecorder, TrackingRecorder):
 
         Args:
             tracking: the application, and the notification; greater than the last one.
-            appends: streams and new events for them that are appended together with it: what a read model in
-                the same store consists of. So each notification counts once, also after a crash.
+            appends: streams and new events for them, appended together: the content of a read model in
+                the same store. So each notification counts once, also after a crash.
 
         Raises:
             IntegrityError: this notification, or a later one, was processed before. Nothing is appended.

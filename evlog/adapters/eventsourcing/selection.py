@@ -103,22 +103,23 @@ class _Kept(NamedTuple):
     head: int
     events: list[Event]
     is_all: bool
-    """whether these are all up to the head"""
+    """whether these are all events up to the head"""
     until: float
-    """by the monotonic clock: for how long they count"""
+    """when the events expire, by the monotonic clock"""
 
 
 class Pages:
-    """The events of a category, a page at a time. One that follows the last is read with those to come.
+    """The events of a category, a page at a time. A page that follows the last one is read with later ones.
 
-    The library reads its notification logs by ten: at four times the speed then. What was read ahead counts
-    for half a second, and while the log's end is where it was: a redaction is an event, too.
+    The library reads its notification logs in pages of ten; reading ahead makes that four times as fast.
+    Events that were read ahead are used for half a second at most, and only while the log has not grown: a
+    redaction also makes it grow.
     """
 
     def __init__(self, store: EventStore, category: str) -> None:
         self._store = store
         self._category = category
-        # Threads replace both whole; they read more or less ahead then, and no other events.
+        # Threads replace each of these whole. A race between them changes only how much is read ahead.
         self._kept = _Kept(0, -1, [], is_all=False, until=0.0)
         self._next = -1
 
@@ -151,7 +152,7 @@ class Pages:
         return _Kept(after, head, events, is_all=len(events) < _AHEAD_EVENTS, until=until)
 
     def _read(self, after: int, head: int, limit: int) -> list[Event]:
-        # As a rule all positions there are the category's: what is after the page is not looked at.
+        # Most often all positions in this range are of the category, so nothing after the page is read.
         found = list(self._store.read_all(after, min(head, after + limit), category=self._category))
         if len(found) < limit and after + limit < head:
             left = limit - len(found)
