@@ -159,12 +159,21 @@ class EventStore:
         """Close the store and end its subscriptions. What was acknowledged is durable already.
 
         Threads that use the store get StoreClosed; reads under way may continue.
+
+        Raises:
+            StoreFull, StoreIOError: a checkpoint could not be saved; the last events will come again.
         """
         self._closed = True
+        failure: BaseException | None = None
         for begun in list(self._runs):
             if (run := begun()) is not None:
-                run.close_with_store()
+                try:
+                    run.close_with_store()
+                except BaseException as error:  # noqa: BLE001 - the others are closed all the same
+                    failure = failure or error
         self.engine.close()
+        if failure is not None:
+            raise failure
 
     def __enter__(self) -> Self:
         return self

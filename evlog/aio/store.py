@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -67,6 +68,7 @@ class AsyncStore:
     def __init__(self, store: EventStore, workers: Workers) -> None:
         self.store = store
         self._workers = workers
+        self._closing: asyncio.Future[None] | None = None
 
     async def call(self, function: Callable[..., _T], /, *arguments: Any, **options: Any) -> _T:
         """Call anything that blocks in one of the threads, e.g. `await store.call(store.store.info)`."""
@@ -184,9 +186,11 @@ class AsyncStore:
         events = await self._workers.submit(read, *arguments, **options)
         count = _FIRST_EVENTS
         while True:
-            some = await self._workers.submit(_take, events, count)
+            some, error = await self._workers.submit(_take, events, count)
             for event in some:
                 yield event
+            if error is not None:
+                raise error
             if len(some) < count:
                 return
             count = _EVENTS_AT_ONCE
@@ -248,11 +252,18 @@ class AsyncStore:
     # --- ending
 
     async def close(self) -> None:
-        """Close the store and end its subscriptions; tasks that wait for events get StoreClosed."""
-        try:
-            await self._workers.submit(self.store.close)
-        finally:
+        """Close the store and end its subscriptions; tasks that wait for events get StoreClosed.
+
+        It also ends calls that wait in line. A task that is cancelled meanwhile does not keep it open.
+        """
+        if self._closing is None:
             self._workers.stop()
+            # A thread of its own: all others may be in calls that wait for other processes.
+            closer = Workers(1, "evlog")
+            self._closing = closer.submit(self.store.close)
+            closer.stop()
+        await asyncio.wait([self._closing])
+        self._closing.result()
 
     async def __aenter__(self) -> Self:
         return self
@@ -266,5 +277,11 @@ class AsyncStore:
         return f"<AsyncStore of {self.store!r}>"
 
 
-def _take(events: Iterator[Event], count: int) -> list[Event]:
-    return list(islice(events, count))
+def _take(events: Iterator[Event], count: int) -> tuple[list[Event], Exception | None]:
+    """Return the next events, and what was raised after them."""
+    some: list[Event] = []
+    try:
+        some.extend(islice(events, count))
+    except Exception as error:  # noqa: BLE001 - the events before it come first
+        return some, error
+    return some, None

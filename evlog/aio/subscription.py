@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from evlog.aio.workers import Workers
-from evlog.errors import InvalidArgument
+from evlog.errors import InvalidArgument, StoreFull
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -54,15 +54,21 @@ class _Follower:
                 run.stop()
         event = run.next_event(self._idle_seconds)
         if event is None:
-            run.save()
-        while event is not None:
-            self._taken.append(event)
-            event = run.next_at_hand() if len(self._taken) < _EVENTS_AT_ONCE else None
+            self.save(None)
+        try:
+            while event is not None:
+                self._taken.append(event)
+                event = run.next_at_hand() if len(self._taken) < _EVENTS_AT_ONCE else None
+        except Exception:  # noqa: BLE001, S110 - the events before come first; the next call raises it again
+            pass
         return self._taken
 
     def save(self, undone: Event | None) -> None:
         assert self.run is not None
-        self.run.save(undone)
+        try:
+            self.run.save(undone)
+        except StoreFull:
+            pass  # tried again in a second: until then events may come again
 
     def park(self, event: Event, error: str, attempts: int) -> None:
         assert self.run is not None
@@ -106,7 +112,8 @@ class AsyncSubscription:
         self._handed: Event | None = None  # delivered, not acknowledged
         self._asked: asyncio.Future[list[Event]] | None = None  # the thread's present `take`
         self._save_due = time.monotonic() + _SAVE_SECONDS
-        self._closed = False
+        self._is_awaited = False  # whether a task is in `__anext__`
+        self._closing: asyncio.Future[None] | None = None
 
     @property
     def position(self) -> int:
@@ -132,14 +139,23 @@ class AsyncSubscription:
 
         Raises:
             StopAsyncIteration: at the end, when the time is over, or after `stop` or `close`.
+            InvalidArgument: another task waits for the next event.
             As `EventStore.subscribe` and `Subscription.next_event`.
         """
-        self._handed = None
-        if self._next == len(self._taken) and not self._follower.stopped:
-            await self._take()
-        elif self.name is not None and time.monotonic() >= self._save_due:
-            self._save_due = time.monotonic() + _SAVE_SECONDS
-            await self._worker.submit(self._follower.save, self._undone)
+        if self._is_awaited:
+            raise InvalidArgument(
+                "another task takes the events of this subscription", "hand them over, or use shards"
+            )
+        self._is_awaited = True
+        try:
+            self._handed = None
+            if self._next == len(self._taken) and not self._follower.stopped:
+                await self._take()
+            elif self.name is not None and time.monotonic() >= self._save_due:
+                self._save_due = time.monotonic() + _SAVE_SECONDS
+                await self._worker.submit(self._follower.save, self._undone)
+        finally:
+            self._is_awaited = False
         if self._follower.stopped or not self._taken:
             raise StopAsyncIteration
         event = self._handed = self._taken[self._next]
@@ -175,19 +191,20 @@ class AsyncSubscription:
     async def close(self) -> None:
         """End the run: save the checkpoint without an event that was not acknowledged, and free the name.
 
+        A task that is cancelled meanwhile does not keep it from ending.
+
         Raises:
             As `Subscription.close`.
         """
-        if self._closed:
-            return
-        self._closed = True
-        self.stop()
-        closing = self._worker.submit(self._follower.close, self._taken, self._undone)
-        self._worker.stop()  # after that
+        if self._closing is None:
+            self.stop()
+            self._closing = self._worker.submit(self._follower.close, self._taken, self._undone)
+            self._worker.stop()  # after that
         # Without a name nothing is saved. The kernel takes 10 ms and more to close a watch: a task that was
         # cancelled does not wait for it.
         if self.name is not None:
-            await closing
+            await asyncio.wait([self._closing])  # a task that is cancelled here does not take it back
+            self._closing.result()
 
     async def __aenter__(self) -> Self:
         return self

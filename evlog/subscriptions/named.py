@@ -341,7 +341,10 @@ def _describe(
 ) -> SubscriptionInfo:
     lag_seconds = 0.0
     if known.position < head:
-        following = next(engine.read_all(LogSelection(known.position, head, limit=1)), None)
+        try:
+            following = next(engine.read_all(LogSelection(known.position, head, limit=1)), None)
+        except CorruptionError:  # of the log, not of the subscription: the event before it is a little older
+            following = next(engine.read_all(LogSelection.last(known.position)), None)
         if following is not None:
             lag_seconds = max(0.0, time.time() - following.time_us / 1e6)
     return SubscriptionInfo(

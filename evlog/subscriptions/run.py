@@ -234,7 +234,8 @@ class Subscription:
             is_last: if false, it may be an earlier one, and those after it are not handled yet.
 
         Raises:
-            InvalidArgument: the run has no name, or it is another event.
+            InvalidArgument: the run has no name or is closed, or it is another event.
+            StoreClosed: the store was closed.
         """
         if self._checkpoint is None:
             raise InvalidArgument("only a named subscription can park an event; give it a name")
@@ -256,7 +257,11 @@ class Subscription:
                 self._handed = handed
 
     def _park(self, checkpoint: CheckpointStore, event: Event, error: str, attempts: int) -> None:
-        if self._closed or self._handed is None or self._handed[0] != event[0]:
+        if self._store_closed:
+            raise StoreClosed(self._engine.address)
+        if self._closed:
+            raise InvalidArgument("the run is closed; park an event before that")
+        if self._handed is None or self._handed[0] != event[0]:
             raise InvalidArgument(f"position {event[0]} is not the last delivered event; park that one")
         checkpoint.park(event, error, attempts)
         self.acknowledge()

@@ -14,9 +14,11 @@ import pytest
 
 import evlog
 from evlog import (
+    CorruptionError,
     InvalidArgument,
     NewEvent,
     StoreClosed,
+    StoreFull,
     StoreNotFound,
     SubscriptionBusy,
     WrongExpectedVersion,
@@ -370,3 +372,152 @@ def test_the_end_of_the_loop_does_not_wait_for_calls(path: str) -> None:
     workers = run(body())
     blocked.set()  # its result finds the loop closed
     del workers
+
+
+def test_a_canceled_call_keeps_its_thread_and_another_call_gets_another() -> None:
+    blocked = threading.Event()
+
+    async def body() -> None:
+        workers = Workers(2, "test")
+        begun = asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def block() -> None:
+            loop.call_soon_threadsafe(begun.set)
+            blocked.wait(LONG_SECONDS)
+
+        call = workers.submit(block)
+        await begun.wait()
+        call.cancel()
+        await asyncio.sleep(0)
+        assert await workers.submit(int) == 0
+        blocked.set()
+        workers.stop()
+
+    run(body())
+
+
+def test_a_closed_store_refuses_every_call(path: str) -> None:
+    async def body() -> None:
+        store = await aio.open(path, create=True, sync="none")
+        await store.append("a", [new(1)])
+        events = store.subscribe("mail")
+        event = await anext(events)
+        await store.close()
+        await store.close()
+        await events.close()
+        with pytest.raises(StoreClosed):
+            await store.append("a", [new(2)])
+        with pytest.raises(StoreClosed):
+            await store.last("a")
+        with pytest.raises(StoreClosed):
+            await anext(store.read("a"))
+        with pytest.raises(StoreClosed):
+            await anext(store.subscribe())
+        with pytest.raises(StoreClosed):
+            await events.park(event, "no")
+
+    run(body())
+
+
+def test_closing_the_store_does_not_wait_for_calls(path: str) -> None:
+    blocked = threading.Event()
+
+    async def body() -> None:
+        async with await aio.open(path, create=True, sync="none", threads=1) as store:
+            call = asyncio.create_task(store.call(blocked.wait, LONG_SECONDS))
+            waiting = asyncio.create_task(store.append("a", [new(1)]))
+            await asyncio.sleep(0)
+        blocked.set()
+        await call
+        with pytest.raises(StoreClosed):
+            await waiting
+
+    run(body())
+
+
+@pytest.mark.parametrize("what", ["subscription", "store"])
+def test_a_canceled_close_closes(path: str, what: str) -> None:
+    async def body() -> None:
+        async with await aio.open(path, create=True, sync="none") as store:
+            await store.append("a", [new(1)])
+            events = store.subscribe("mail")
+            await anext(events)
+            closing = asyncio.create_task(events.close() if what == "subscription" else store.close())
+            await asyncio.sleep(0)  # it has asked a thread, and waits
+            await canceled(closing)
+            with evlog.open(path) as other:
+                await until(lambda: not other.subscription("mail").running)
+            await events.close()
+
+    run(body())
+
+
+def test_one_task_at_a_time_takes_events(path: str) -> None:
+    async def body() -> None:
+        async with await aio.open(path, create=True, sync="none") as store, store.subscribe() as events:
+            waiting = asyncio.create_task(anext(events))
+            await asyncio.sleep(0)
+            with pytest.raises(InvalidArgument, match="another task"):
+                await anext(events)
+            await store.append("a", [new(1)])
+            assert number_of(await waiting) == 1
+            await store.append("a", [new(2)])
+            assert number_of(await anext(events)) == 2
+
+    run(body())
+
+
+async def _collect(events: AsyncIterator[evlog.Event], seen: list[int]) -> None:
+    async for event in events:
+        seen.append(event.position)  # noqa: PERF401 - those before an error count, too
+
+
+def _damage(path: str, mark: bytes) -> None:
+    (log,) = Path(path, "segments").glob("*.log")
+    raw = log.read_bytes()
+    assert raw.count(mark) == 1
+    log.write_bytes(raw.replace(mark, mark[::-1]))
+
+
+def test_events_before_damage_are_delivered_before_the_error(path: str) -> None:
+    async def body() -> None:
+        async with await aio.open(path, create=True) as store:
+            for number in range(1, 51):
+                await store.append("a", [new(number if number != 45 else 123454321000)])
+        _damage(path, b"123454321000")
+        async with await aio.open(path) as store:
+            for read in (store.read("a"), store.read_all()):
+                seen: list[int] = []
+                with pytest.raises(CorruptionError):
+                    await _collect(read, seen)
+                assert seen == list(range(1, 45))
+            seen = []
+            async with store.subscribe("mail") as events:
+                for _ in range(2):
+                    with pytest.raises(CorruptionError):
+                        await _collect(events, seen)
+            assert seen == list(range(1, 45))
+            assert store.store.subscription("mail").position == 44
+
+    run(body())
+
+
+def test_a_full_disk_does_not_end_a_subscription(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def body() -> None:
+        async with await aio.open(path, create=True, sync="none") as store:
+            await store.append("a", [new(number) for number in range(1, 6)])
+            async with store.subscribe("mail", follow=False) as events:
+                assert await first(events, 1) == [1]
+                assert events._follower.run is not None
+                with monkeypatch.context() as patch:
+                    patch.setattr(events._follower.run._checkpoint, "save", _full)
+                    events._save_due = 0.0
+                    assert [number_of(event) async for event in events] == [2, 3, 4, 5]
+            assert store.store.subscription("mail").position == 5
+
+    run(body())
+
+
+def _full(*_arguments: object) -> None:
+    raise StoreFull("checkpoint", "no space")

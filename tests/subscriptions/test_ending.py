@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from evlog import Event, EventFilter, EventStore
-from evlog.errors import InvalidArgument, StoreClosed, SubscriptionAhead, SubscriptionBusy
+from evlog.errors import InvalidArgument, StoreClosed, StoreFull, SubscriptionAhead, SubscriptionBusy
 from evlog.files.disk.files import ReadFile
 from evlog.subscriptions.retry import MAX_ERROR_CHARACTERS, describe_error
 from tests.support.following import drain, fill_from
@@ -145,6 +145,44 @@ def test_a_closed_store_ends_its_runs_and_saves_their_checkpoints(store: EventSt
                 use()
         run.close()
     assert store.subscription("mail").position == 5
+
+
+def test_a_checkpoint_that_cannot_be_saved_keeps_no_other_run_open(
+    store: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_arguments: object) -> None:
+        raise StoreFull("checkpoint", "no space")
+
+    fill(store, 3)
+    runs = [store.subscribe(name) for name in ("a", "b", "c")]
+    for run in runs:
+        run.next_event(0)
+        run.acknowledge()
+        monkeypatch.setattr(run._checkpoint, "save", fail)
+    with pytest.raises(StoreFull):
+        store.close()
+    for run in runs:
+        with pytest.raises(StoreClosed):
+            run.next_event(None)
+    with pytest.raises(StoreClosed):
+        store.head  # noqa: B018 - it is a property
+    with small_store(store.path) as other:
+        assert [info.running for info in other.subscriptions()] == [False] * 3
+
+
+def test_a_run_that_is_closed_meanwhile_parks_nothing_and_says_why(store: EventStore) -> None:
+    fill(store, 2)
+    with store.subscribe("mail") as run:
+        event = next(run)
+    with pytest.raises(InvalidArgument, match="the run is closed"):
+        run.park(event, "no")
+
+    def close(event: Event) -> None:
+        store.close()
+        raise ValueError(event)
+
+    with pytest.raises(StoreClosed):
+        store.consume("mail", close, retries=1, on_failure="park")
 
 
 def test_a_loop_to_the_end_saves_what_it_was_given(store: EventStore) -> None:

@@ -31,7 +31,16 @@ from evlog.errors import (
 from evlog.files.format import paths
 from evlog.model.checkpoints import Checkpoint
 from evlog.subscriptions.retry import Failure, attempt
-from tests.support.helpers import Clock, engine_of, fill, new, numbers, small_store
+from tests.support.helpers import (
+    Clock,
+    engine_of,
+    fill,
+    flip_bit,
+    new,
+    numbers,
+    segment_files,
+    small_store,
+)
 
 CONSUMER = """
 import sys, evlog
@@ -549,6 +558,19 @@ def test_a_damaged_checkpoint_hides_no_other_and_is_reset_or_deleted_but_not_run
     path.write_bytes(b"")
     store.delete_subscription("mail")
     store.subscribe("mail").close()
+
+
+def test_damage_of_the_log_is_not_taken_for_damage_of_a_subscription(store: EventStore) -> None:
+    fill(store, 20)
+    log = segment_files(store, "log")[1]  # positions 9 to 16
+    flip_bit(log, -2)
+    with small_store(store.path) as fresh:
+        with pytest.raises(CorruptionError), fresh.subscribe("mail") as run:
+            list(run)
+        info = fresh.subscription("mail")
+        assert (info.position, info.lag_events, info.damage) == (15, 5, None)
+        assert info.lag_seconds > 0
+        assert fresh.subscriptions()[0].position == 15
 
 
 def test_the_names_are_public() -> None:
