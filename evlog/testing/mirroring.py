@@ -274,6 +274,17 @@ class MirrorTests(EngineTests):
                 promote(other)
         evlog.mirror(directory, other)
 
+    def test_no_event_is_older_than_the_last_one_that_was_copied(self, store: EventStore) -> None:
+        source_id, later_us = str(UUID(int=1 << 64)), 4_102_444_800_000_000
+        assert store.engine.change_standing(Standing(), Standing(source_id))
+        copied = Event((1, 1, "a", "T", UUID(int=1).bytes, later_us, 0, b"1", None))
+        removed = RemovedRecord(2, 1, "b", UUID(int=2).bytes, b"", 0)
+        store.engine.append_history(HistoryPiece(source_id, 0, 1, [copied], [1]))
+        store.engine.append_history(HistoryPiece(source_id, 1, 2, [], [], [removed]))
+        promote(store)
+        store.append("a", [new(2)])
+        assert [event.time_us >= later_us for event in store.read_all()] == [True, True]
+
     # --- merging
 
     def test_a_merge_appends_what_is_new(self, filled: EventStore, directory: EventStore) -> None:
@@ -315,6 +326,17 @@ class MirrorTests(EngineTests):
         assert evlog.mirror(directory, filled, merge=True)[1:3] == (0, 0)
         assert numbers(filled.read("a-0")) == [0, 4, 8, 12, 16, 100]
         assert filled.policies() == []
+
+    def test_a_merge_is_cut_to_what_the_engine_takes(self, directory: EventStore, store: EventStore) -> None:
+        for number in range(70):
+            directory.append(f"s-{number}", [new(number, tags=["all", f"n:{number}"])])
+        directory.delete_stream("s-3")
+        directory.compact()
+        done = evlog.mirror(directory, store, merge=True)
+        assert (done.position, done.events) == (directory.head, 69)
+        assert numbers(store.read_all(tags=["all"])) == [n for n in range(70) if n != 3]
+        assert evlog.mirror(directory, store, merge=True)[1:3] == (0, 0)
+        assert evlog.Mirror(directory, store, merge=True).check().ok
 
     # --- subscriptions and moving
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 
-from evlog.errors import MirrorConflict, MirrorLimit
+from evlog.errors import AppendTooLarge, MirrorConflict, MirrorLimit, TooManyEvents
 from evlog.model.appends import AppendRequest
 from evlog.model.events import JSON_CODE
 from evlog.model.filters import LogSelection, StreamSelection
@@ -22,9 +22,11 @@ from evlog.transfer.compare import compare, compare_merged, event_at, is_merged
 from evlog.transfer.pieces import read_pieces
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import NoReturn
 
     from evlog.engine import Capabilities, Engine, Progress
+    from evlog.model.events import Event
     from evlog.model.history import HistoryPiece
     from evlog.transfer.compare import Comparison
 
@@ -91,11 +93,16 @@ class Target:
         """Raise MirrorLimit if an append in the piece is over the limits."""
         if not self._has_limits():
             return
-        most, most_bytes = self.most_events, self.destination.capabilities.max_event_bytes
+        most_bytes = self.destination.capabilities.max_event_bytes
         for event in piece.events:
             size = len(event.data) + len(event[8] or b"")
             if size > most_bytes:
                 raise MirrorLimit(event.position, f"an event of {size} bytes", f"{most_bytes} bytes")
+        self._check_frames(piece)
+
+    def _check_frames(self, piece: HistoryPiece) -> None:
+        """Raise MirrorLimit if an append in the piece has too many events."""
+        most = self.most_events
         for frame, count in Counter(piece.frames).items():
             if most is not None and count > most:
                 raise MirrorLimit(frame, f"an append of {count} events", f"{most} events")
@@ -219,6 +226,9 @@ class MergeTarget(Target):
         super().__init__(source, destination)
         self._stream = _MERGED_STREAM + source.store_id
 
+    def _check_frames(self, piece: HistoryPiece) -> None:
+        """Accept every append: what is too large for one append is cut."""
+
     def begin(self, *, claim: bool) -> int:  # noqa: ARG002 - the first append writes it
         """Return up to where the destination says that the source was merged."""
         standing = self.destination.standing
@@ -241,12 +251,32 @@ class MergeTarget(Target):
 
     def append(self, piece: HistoryPiece) -> Copied:
         """Append a piece's events at the end; those whose ids are known are skipped."""
-        events = [event for event in piece.events if is_merged(event)]
+        rows = [row for row in zip(piece.frames, piece.events, strict=True) if is_merged(row[1])]
         self._redact(piece)  # first, because the append says that all of the piece is done
-        if not events:
-            return Copied()
+        return self._append(rows, piece.end) if rows else Copied()
+
+    def _append(self, rows: Sequence[tuple[int, Event]], end: int) -> Copied:
+        """Append events, each after the number of its append, and that the source is merged up to `end`.
+
+        What is over a limit of the destination is appended in two parts: some limits are known only to it.
+        """
+        try:
+            if self.most_events is not None and len(rows) > self.most_events:
+                raise TooManyEvents(len(rows), f"{self.most_events} events")
+            return self._append_at_once([event for _, event in rows], end)
+        except (TooManyEvents, AppendTooLarge) as error:
+            if len(rows) == 1:
+                limit = error.limit if isinstance(error, TooManyEvents) else f"{error.limit_bytes} bytes"
+                raise MirrorLimit(rows[0][1].position, "an event with its tags", limit) from error
+        # Between two appends of the source, where there are two. A compacted directory has joined them.
+        ends = [at for at in range(1, len(rows)) if rows[at][0] != rows[at - 1][0]]
+        cut = min(ends or [len(rows) // 2], key=lambda at: abs(2 * at - len(rows)))
+        parts = self._append(rows[:cut], rows[cut - 1][1].position), self._append(rows[cut:], end)
+        return Copied(*map(sum, zip(*parts, strict=True)))
+
+    def _append_at_once(self, events: Sequence[Event], end: int) -> Copied:
         last = events[-1]
-        merged = {"position": piece.end, "last": last.position, "id": last.id_bytes.hex()}
+        merged = {"position": end, "last": last.position, "id": last.id_bytes.hex()}
         done = self.destination.append(
             AppendRequest(
                 [*(event.stream for event in events), self._stream],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import shutil
 import threading
@@ -17,6 +18,7 @@ import evlog
 from evlog import EventStore, NewEvent, salvage_store
 from evlog.engine import Capabilities
 from evlog.files.disk.files import Disk, WriteFile
+from evlog.model.appends import AppendRequest, BatchResult
 from evlog.model.history import Standing
 from evlog.testing.mirroring import everything
 from evlog.transfer import plan_mirror
@@ -70,15 +72,49 @@ def test_an_append_with_too_many_events_is_named_before_anything_is_written(
         assert destination.head == 6
 
 
-def test_a_merge_needs_room_for_its_own_event(source: EventStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    source.append("a", [new(0), new(1)])
-    with limited(monkeypatch, max_append_events=2) as destination, pytest.raises(evlog.MirrorLimit):
+@pytest.mark.parametrize("hidden_limit", [None, 4])
+def test_a_merge_is_cut_at_ends_of_appends_where_it_can_be(
+    source: EventStore, monkeypatch: pytest.MonkeyPatch, hidden_limit: int | None
+) -> None:
+    """A piece with gaps is large, and some limits are known only to the destination."""
+    for number in range(20):
+        source.append(f"s-{number}", [new(2 * number), new(2 * number + 1)])
+    source.append("removed", [new(40)])
+    source.append("a", [new(number) for number in range(41, 50)])  # over the limit
+    source.delete_stream("removed")
+    source.compact(force=True)
+    frames = {event.position: frame for frame, event in source.engine.read_frames(0, source.head)}
+    with limited(monkeypatch, max_append_events=6) as destination:
+        engine, cuts = destination.engine, []
+        append = engine.append
+
+        def count(request: AppendRequest) -> BatchResult:
+            events = len(request.events)
+            if hidden_limit is not None and events > hidden_limit:
+                raise evlog.TooManyEvents(events, f"{hidden_limit} events")
+            assert events <= 6
+            cuts.append(json.loads(request.events[-1][3])["last"])
+            return append(request)
+
+        monkeypatch.setattr(engine, "append", count)
+        assert plan_mirror(source, destination, merge=True).events == 49
+        done = evlog.mirror(source, destination, merge=True)
+        assert (done.position, done.events, done.duplicates) == (source.head, 49, 0)
+        assert sorted(int(event.data) for event in destination.read_all()) == [*range(40), *range(41, 50)]
+        whole = [frames[at] != frames.get(at + 1) for at in cuts]
+        assert sum(whole) > len(whole) / 2
+        assert evlog.mirror(source, destination, merge=True).events == 0
+
+
+def test_an_event_that_does_not_fit_beside_where_a_merge_is_ends_it(
+    source: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source.append("a", [new(0)])
+    with (
+        limited(monkeypatch, max_append_events=1) as destination,
+        pytest.raises(evlog.MirrorLimit, match=r"an event with its tags at position 1 .* 0 events"),
+    ):
         evlog.mirror(source, destination, merge=True)
-    with limited(monkeypatch, max_append_events=3) as destination:
-        for number in range(3):
-            source.append("b", [new(number)])
-        evlog.mirror(source, destination, merge=True)
-        assert len(list(destination.read_all())) == 5
 
 
 def test_an_event_that_is_too_large_is_named(source: EventStore, monkeypatch: pytest.MonkeyPatch) -> None:

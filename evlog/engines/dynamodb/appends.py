@@ -51,6 +51,7 @@ def append(core: Core, reader: Reader, pending: PendingAppend) -> BatchResult:
         )
         puts = event_items(decision.new, [decision.new[0].position] * len(decision.new))
         check_count(len(puts) + len(heads) + 1, len(decision.new))
+        _check_bytes([len(event.data) + len(event[8] or b"") for event in decision.new])
         actions = [
             {"Put": {"Item": item, "ConditionExpression": "attribute_not_exists(PK)"}} for item in puts
         ]
@@ -146,11 +147,16 @@ def _check_size(pending: PendingAppend) -> None:
     sizes = [len(event[3]) + len(event[4] or b"") for event in pending.events]
     if max(sizes) > MAX_EVENT_BYTES:
         raise EventTooLarge(max(sizes), MAX_EVENT_BYTES)
-    total = sum(sizes) + _EVENT_OVERHEAD * len(sizes)
-    if not pending.skip_known and total > _MAX_BYTES:
-        raise AppendTooLarge(total, _MAX_BYTES)
     if not pending.skip_known:
+        _check_bytes(sizes)
         check_count(2 * len(sizes) + len(set(pending.streams)) + 1, len(sizes))
+
+
+def _check_bytes(sizes: Sequence[int]) -> None:
+    """Raise if a transaction with events of these sizes is too large."""
+    total = sum(sizes) + _EVENT_OVERHEAD * len(sizes)
+    if total > _MAX_BYTES:
+        raise AppendTooLarge(total, _MAX_BYTES)
 
 
 def check_count(actions: int, events: int) -> None:

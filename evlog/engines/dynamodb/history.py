@@ -135,9 +135,7 @@ def _add(before: LogState, old: Mapping[str, Head], piece: HistoryPiece) -> tupl
         )
     return state._replace(
         position=piece.end,
-        time_us=max((removed.time_us for removed in piece.removed), default=0)
-        if not piece.events
-        else state.time_us,
+        time_us=max(before.time_us, state.time_us, *(removed.time_us for removed in piece.removed)),
         streams=state.streams + streams,
         removed=state.removed + len(piece.removed),
         lost=state.lost + piece.lost,

@@ -240,11 +240,12 @@ class Writer:
             sent.append((failure, message))
 
         producer.begin_transaction()
-        left = len(records)
+        left, now_ms = len(records), time.time_ns() // 1_000_000
         for key, value, headers, time_ms, topic in records:
             to, partition = (topic, 0) if topic else (self._topic, self._partition)
             left -= 1
             told = None if left else note  # of the last record
+            time_ms = min(time_ms, now_ms)  # brokers refuse times ahead; `Evlog-Time` has the event's
             while True:
                 try:
                     producer.produce(to, value, key, partition, told, told, time_ms, headers)
