@@ -354,7 +354,7 @@ def scheme_of(where: str) -> str | None:
     return scheme.lower() if is_scheme and scheme.translate(_IN_SCHEMES).isalnum() else None
 
 
-def make_url(scheme: str, host: str, path: str, query: str = "") -> str:
+def make_url(scheme: str, host: str, path: str, query: str) -> str:
     """Return a URL of these parts; unlike `urlunsplit` it keeps the `//` in front of an empty host."""
     return f"{scheme}://{host}{path}" + (query and f"?{query}")
 

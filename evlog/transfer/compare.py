@@ -152,9 +152,7 @@ def is_merged(event: Event) -> bool:
     return not (event.stream.startswith(SYSTEM_PREFIX) or event.redacted)
 
 
-def compare_merged(
-    source: Engine, destination: Engine, to: int, progress: Progress | None = None
-) -> Comparison:
+def compare_merged(source: Engine, destination: Engine, to: int, progress: Progress | None) -> Comparison:
     """Compare the source, up to a position, with a store that it was merged into: by the events' ids."""
     digest = sha256()
     events = 0

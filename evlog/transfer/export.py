@@ -151,19 +151,11 @@ def export(
     old = path if append and os.path.lexists(path) else None
     if fields is not None:
         make, read = _with_fields(path, old, fields, read)
-    count = 0
     try:
         with _temporary(path) as temporary:
             output = make(temporary, old, store_id)
             try:
-                begin = output.position
-                if begin:
-                    _check_same_log(path, begin, output.last_id, head, read)
-                for batch in in_batches(read(begin), _BATCH_EVENTS):
-                    output.write(batch)
-                    count += len(batch)
-                    if progress is not None:
-                        progress(max(0, batch[-1][0] - begin), max(1, (head or 0) - begin))
+                count = _write_events(output, path, read, head, progress)
             except BaseException:
                 with suppress(Exception):  # the first error says what is wrong
                     output.close()
@@ -173,6 +165,26 @@ def export(
     except OSError as error:
         raise _refusal(path, error) from error
     return ExportResult(path, count, output.position)
+
+
+def _write_events(
+    output: Output,
+    path: str,
+    read: Callable[[int], Iterable[Event]],
+    head: int | None,
+    progress: Progress | None,
+) -> int:
+    """Write the events after those that the output has already; return how many."""
+    begin = output.position
+    if begin:
+        _check_same_log(path, begin, output.last_id, head, read)
+    count = 0
+    for batch in in_batches(read(begin), _BATCH_EVENTS):
+        output.write(batch)
+        count += len(batch)
+        if progress is not None:
+            progress(max(0, batch[-1][0] - begin), max(1, (head or 0) - begin))
+    return count
 
 
 @contextmanager

@@ -262,7 +262,7 @@ class Mirror:
         self._copy_subscriptions()
         return self.result
 
-    def copy_history(self, to: int, progress: Progress | None = None) -> MirrorResult:
+    def copy_history(self, to: int, progress: Progress | None) -> MirrorResult:
         """Copy up to a position of the source, without its subscriptions; durable when this returns."""
         self._entered().end()
         self._target.check_limits(self._position, to)

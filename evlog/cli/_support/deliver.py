@@ -138,14 +138,14 @@ def deliver(
     condition: StopCondition,
     stops: Stops,
     *,
-    after_version: int = 0,
+    after_version: int,
     follow: bool,
     idle_seconds: float | None,
 ) -> str:
     """Hand on events until there is a reason to stop, and return it.
 
     Args:
-        after_version: events of this version and below are left out.
+        after_version: leave out events up to this version; 0: none.
         follow: wait for new events; else stop after the last one there is.
         idle_seconds: how long to wait for the next one; None: without a limit.
     """

@@ -27,7 +27,7 @@ def print_rows(
     columns: Sequence[str],
     *,
     known: Sequence[str],
-    nothing: str | None = None,
+    nothing: str | None,
     cells: Cells | None = None,
 ) -> None:
     """Print rows in the form that is asked for: a table on a terminal, JSON lines in a pipe.
@@ -46,11 +46,11 @@ def print_rows(
             console.write(chunk)
 
 
-def print_one(given: Given, row: Row, columns: Sequence[str], *, cells: Cells | None = None) -> None:
+def print_one(given: Given, row: Row, columns: Sequence[str], *, cells: Cells) -> None:
     """Print a single row: a name and a value a line on a terminal, else as `print_rows`."""
     form = given.output or ("pretty" if console.stdout_is_terminal() else "json")
     known = list(row)
-    for chunk in _drawn(form, _chosen(given, known), [row], columns, known, cells or {}, None):
+    for chunk in _drawn(form, _chosen(given, known), [row], columns, known, cells, None):
         console.write(chunk)
 
 
