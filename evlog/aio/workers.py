@@ -63,8 +63,8 @@ class Workers:
         return future
 
     def _start_thread(self) -> None:
-        # A thread has no reference to this object, so the object can be collected while threads wait. A daemon
-        # thread does not delay the exit of a program that forgot to close its store.
+        # A thread has no reference to this object, so the object can be collected while threads wait. A
+        # daemon thread does not delay the exit of a program that forgot to close its store.
         thread = threading.Thread(
             target=_serve, args=(self._calls, self._results), name=self._name, daemon=True
         )

@@ -32,8 +32,8 @@ def main() -> NoReturn:
     code = run(_utf8(sys.argv[1:]))
     if code > _BY_SIGNAL:
         _die_by(code - _BY_SIGNAL)
-    # The store is closed and the output flushed. Taking down Typer's modules would cost 8 ms; there are no
-    # threads and no exit handlers left.
+    # The store is closed, the output is flushed, and no threads or exit handlers are left. So the process
+    # ends without the interpreter's own teardown, which costs 8 ms if Typer was imported.
     os._exit(code)
 
 
@@ -83,7 +83,7 @@ def _invoke(arguments: list[str]) -> int:
 
 
 def _failed(error: Exception, code: int) -> int:
-    _ended(code)  # what was printed comes first
+    _ended(code)  # flush what was printed before
     console.report(error)
     return code
 

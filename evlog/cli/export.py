@@ -76,7 +76,7 @@ def command(given: Given) -> None:
 
         settings = {"store_id": str(store.id), "append": given.append, "fields": fields, "head": store.head}
         try:
-            with Stops(watch_reader=False):  # the unfinished file is removed, also after SIGTERM
+            with Stops(watch_reader=False):  # so that SIGTERM also removes the unfinished file
                 done = with_progress(
                     lambda progress: export(given.file, later, progress=progress, **settings),
                     counts_bytes=False,

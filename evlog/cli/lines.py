@@ -1,8 +1,8 @@
-"""`evlog append --lines`: each line of stdin becomes an event, many of them to a durable frame.
+"""`evlog append --lines`: each line of stdin becomes an event; many events are written as one durable frame.
 
-A frame is written when it is full, and at once when stdin has nothing more to read: a slow `tail -f` is
-durable line by line, a file goes in at full speed. If the command ends early (a bad line, a full disk,
-Ctrl-C), the lines before are written or known to be missing, and the user is told how many were appended.
+A frame is written when it is full, or when stdin has nothing more to read for now. So a slow `tail -f` is
+durable line by line, and a file is appended at full speed. If the command ends early (a bad line, a full
+disk, Ctrl-C), it tells the user how many of the lines before were appended.
 """
 
 from __future__ import annotations
@@ -212,7 +212,7 @@ def _append_all(appender: _Appender, fd: int, *, with_summary: bool) -> int:
         _note_summary("interrupted", appender)
         raise
     except (BadLine, IdConflict):
-        raise  # their messages say how many events were appended
+        raise  # their own messages say how many events were appended
     except console.OutputFailed as error:
         raise console.OutputFailed(error.reason, appender.done_text()) from None
     except console.ClosedPipe:
@@ -353,7 +353,7 @@ class _Appender:
         raise BadLine(number, reason, self.appended, hint) from None
 
     def _flush(self) -> None:
-        """Write what was collected as one frame, or as few as the store's engine takes it in."""
+        """Write the collected events as one frame, or as few frames as the store's engine allows."""
         try:
             while self._events:
                 count = len(self._events) if self._given.atomic else self._most_events
@@ -425,7 +425,7 @@ class _Appender:
 
 
 def _hint(line: bytes) -> str | None:
-    """Return what to do about a line that is not an event because all of the input has another shape."""
+    """Return advice about a line that is not an event because all of the input has another shape."""
     begin = line.strip()
     if begin.startswith(b"["):
         return "evlog takes one JSON object a line; `jq -c '.[]'` makes lines of an array"

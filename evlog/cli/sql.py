@@ -63,7 +63,7 @@ def command(given: Given) -> None:
 
 
 class _Interrupts:
-    """While it is entered, Ctrl-C ends the query at once: DuckDB itself does not look at signals."""
+    """A block in which Ctrl-C ends the query at once: DuckDB itself does not check for signals."""
 
     def __init__(self, database: Database) -> None:
         self._interrupt = database.connection.interrupt
@@ -81,7 +81,7 @@ class _Interrupts:
         os.close(self._write)
         self._thread.join()
         os.close(self._read)
-        if self._came:  # whatever DuckDB made of it
+        if self._came:  # whatever error DuckDB has raised
             raise KeyboardInterrupt
 
     def _wait(self) -> None:

@@ -70,7 +70,7 @@ def _usual_form() -> str:
 
 
 def _as_json(streams: Iterable[evlog.StreamInfo]) -> Iterator[bytes]:
-    """Return JSON lines: what `print_rows` would print, in a fifth of its time."""
+    """Return the JSON lines that `print_rows` would print, five times as fast."""
     from itertools import islice
 
     rest = iter(streams)

@@ -1,8 +1,8 @@
 """`evlog tail`: the last events, then new ones; on a terminal, in a pipe, or for a command run on each.
 
-Options that exclude each other are refused before the store is opened. Where to start becomes one position,
-and one subscription delivers everything from there on, so that no event is missed or seen twice between old
-and new.
+Options that exclude each other are refused before the store is opened. One position says where to start, and
+one subscription delivers everything from there on. So no event is missed or delivered twice between old and
+new ones.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ PARAMETERS: Final = (
 
 
 class NotInTime(EvlogError):
-    """Time or events ran out before what was waited for came."""
+    """A timeout, or the end of the log, came before the awaited events."""
 
     exit_code = EXIT_TIMEOUT
 
@@ -145,7 +145,7 @@ class FailTypeCame(EvlogError):
 
 
 class ReaderLeft(EvlogError):
-    """The reader of stdout left before what was waited for came."""
+    """The reader of stdout left before the awaited events came."""
 
     def __init__(self, condition: StopCondition) -> None:
         super().__init__(
@@ -157,7 +157,7 @@ class ReaderLeft(EvlogError):
 
 
 def command(given: Given) -> None:
-    """Check which options go together, deliver, and say what did not come."""
+    """Check which options go together, deliver the events, and report if the awaited ones did not come."""
     _check(given)
     plan = _Plan(given)
     path = options.find_store(given)
@@ -245,7 +245,8 @@ def _check(given: Given) -> None:
 
 def _run(path: str, plan: _Plan) -> str:
     """Deliver what the plan asks for; return why that ended."""
-    # A command of --exec writes to stdout itself: it, not evlog, finds out that the reader has left.
+    # A command of --exec writes to stdout itself, so the command, not evlog, notices that the reader has
+    # left.
     with Stops(plan.timeout_seconds, watch_reader=plan.exec is None) as stops:
         try:
             opened = _maybe_open(path, plan, stops)
@@ -268,7 +269,7 @@ def _deliver(store: evlog.EventStore, path: str, plan: _Plan, stops: Stops) -> s
     start = 0
     if name is None or not _is_known(store, name):
         start = start_position(store, filter, last=plan.last, after=plan.after, since=plan.since)
-    with stops.held:  # a subscription that was begun is closed
+    with stops.held:  # so that a subscription that was begun is closed
         subscription = store.subscribe(
             name,
             after=start,
@@ -330,7 +331,7 @@ def _make_sink(
 
 
 def _maybe_open(path: str, plan: _Plan, stops: Stops) -> evlog.EventStore | None:
-    """Open the store; with --follow, wait for one that does not exist yet, as long as for an event."""
+    """Open the store; with --follow, wait until it exists, for as long as for an event."""
     from evlog.store import open
 
     try:

@@ -76,7 +76,7 @@ def _as_tree(traced: Sequence[TracedEvent]) -> Iterator[tuple[str, TracedEvent]]
     below: dict[str | None, list[TracedEvent]] = {}
     for each in traced:
         below.setdefault(each.caused_by if each.depth else None, []).append(each)
-    # A stack of its own: a story may be deeper than Python's.
+    # An explicit stack: a story may be deeper than Python's recursion limit.
     waiting = [("", each) for each in reversed(below.get(None, []))]
     while waiting:
         branch, each = waiting.pop()

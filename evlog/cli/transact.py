@@ -1,4 +1,4 @@
-"""`evlog transact`: have a command decide what to append to a stream, again when another writer was first."""
+"""`evlog transact`: let a command decide what to append, again if another writer was first."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ def _verify_url(given: Given, path: str) -> int:
 
 
 def _print(ok: bool, as_object: dict[str, object], lines: list[str], done: str | None = None) -> int:
-    """Print a report and return the exit code, which also holds if nothing reads the report."""
+    """Print a report and return the exit code, which is kept also if the reader of the report has left."""
     code = EXIT_OK if ok else EXIT_CORRUPT
     console.set_verdict(code)
     done = done or ("no damage is found" if ok else "damage is found")

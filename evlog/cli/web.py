@@ -56,7 +56,7 @@ def command(given: Given) -> None:
 
 
 def _has_desktop() -> bool:
-    """Return whether a browser can open a window; one on the terminal would take that over."""
+    """Return whether a browser can open a window. A browser in the terminal would take over the terminal."""
     return sys.platform == "darwin" or any(
         os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER", "WSL_DISTRO_NAME")
     )

@@ -1,6 +1,6 @@
 """What the commands share.
 
-parameters.py  what a command line can say: tables of parameters, and the values of one call
+parameters.py  the parameters of commands: tables of them, and the values of one call
 plain.py       reads the usual command lines without Typer (group.py: all others, and the help)
 commands.py    the list of commands (extras.py: those that need an extra)
 options.py     which store a command uses, and how it is opened

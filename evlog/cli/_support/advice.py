@@ -29,7 +29,7 @@ _ADVICE: Final[dict[type[errors.EvlogError], tuple[tuple[str, str | None], ...]]
 
 
 class StreamNotFound(errors.StreamNotFound):
-    """There is no such stream, but a category of that name: which is what was meant."""
+    """There is no such stream, but there is a category of that name, which the user probably meant."""
 
     def __init__(self, stream: str, command: str, category: str) -> None:
         super().__init__(stream)

@@ -1,10 +1,11 @@
 """One run of a shell command, as `--exec` needs it.
 
-1. The command leads a process group of its own. When evlog ends while it runs, all of the group is asked to
-   end, then killed: the next run must not meet it at work.
-2. Only the command itself is waited for. A process that it leaves behind may keep its pipes open.
-3. For the kernel the command runs in the background of a terminal, so reading the terminal stops it. evlog
-   then lends it the terminal, as a shell does for a command in the foreground, and takes it back at its end.
+1. The command leads a process group of its own. If evlog ends while the command runs, it asks the whole group
+   to end, then kills it: no process of the group may still run when the next run begins.
+2. evlog waits only for the command itself. A process that the command leaves behind may keep its pipes open.
+3. For the kernel the command runs in the background of a terminal, so the kernel stops it when it reads the
+   terminal. evlog then lends it the terminal, as a shell does for a command in the foreground, and takes it
+   back when the command ends.
 """
 
 from __future__ import annotations
@@ -27,15 +28,15 @@ _SHELL: Final = "/bin/sh"
 _GRACE_SECONDS: Final = 2.0  # between the request to end and the kill
 _LOOK_AGAIN_SECONDS: Final = 0.01
 _PIECE_BYTES: Final = 64 * 1024
-_PIECES: Final = 16  # at one time: more than a pipe holds, and an end, however fast the writer is
+_PIECES: Final = 16  # read at one time: more than a pipe holds, but not endless if the writer is fast
 _KEPT_BYTES: Final = 2000  # of the end of what the command writes to stderr
-# How often the end of a command is looked for where a parent process has blocked SIGCHLD.
+# How often evlog checks whether the command has ended, if a parent process has blocked SIGCHLD.
 _LOOK_MILLISECONDS: Final = 500
 _WANTS_TERMINAL: Final = (signal.SIGTTIN, signal.SIGTTOU)
 
 
 class OutputTooLong(Exception):
-    """The command writes more to stdout than is kept."""
+    """The command writes more to stdout than is allowed."""
 
 
 class TookTooLong(Exception):
@@ -112,8 +113,8 @@ class Child:
         """Give the command its stdin and wait for its end.
 
         Args:
-            let_through: entered where a stop may interrupt. Not between the end of the command and the note
-                of its exit code: the command would be waited for again.
+            let_through: entered where a stop may interrupt. It is not entered between the end of the command
+                and the recording of its exit code, or evlog would wait for the command again.
             timeout_seconds: how long it may take; None: without a limit.
 
         Returns:
@@ -143,7 +144,7 @@ class Child:
                 self._wait(left_seconds)
 
     def close(self) -> None:
-        """Free what it holds; a command that still runs is ended, with all of its group."""
+        """Close the pipes; end a command that still runs, with all of its group."""
         try:
             if self._code is None:
                 self._end()
@@ -155,7 +156,7 @@ class Child:
                     pipe.close()
 
     def _write(self, rest: memoryview) -> memoryview:
-        """Write what the pipe takes; close it after the last byte, or if the command does not read."""
+        """Write as much as the pipe takes; close it after the last byte, or if the command does not read."""
         if self._stdin is None:
             return rest
         try:

@@ -1,4 +1,4 @@
-"""What can follow a command line that is not finished. A shell asks after every press of Tab.
+"""Completion: what can follow an unfinished command line. A shell asks after every press of Tab.
 
 1. A command's table of parameters says where the line is: after an option that takes a value, or at an
    argument.
@@ -29,7 +29,7 @@ _MOST: Final = 200  # more names than this are shown by their next part
 _HELP: Final = "--help\tShow how it is used"
 _MOMENTS: Final = ("now", "today", "yesterday", "15m", "1h", "1d", "7d")
 _EXPECTED: Final = ("any", "none", "exists")
-later: list[Callable[[], None]] = []  # what is left to do once the shell has its answer
+later: list[Callable[[], None]] = []  # calls to make once the shell has its answer
 
 
 def candidates_of_line(line: str, word: str) -> list[str]:
@@ -137,7 +137,7 @@ class _Line:
         return next((parameter for parameter in self._table if flag in parameter.flags), None)
 
     def candidates(self) -> Iterable[str]:
-        """Return all that can stand in the place of the last word, and more."""
+        """Return words that can replace the last one; the caller drops those that do not begin with it."""
         if self._pending is not None:
             return self._values(self._pending, self._word)
         flag, equals, value = self._word.partition("=")
@@ -234,7 +234,7 @@ _VALUES: Final[dict[str, Callable[[_Line, str], Iterable[str]]]] = {
 
 
 def _shortened(names: list[str], prefix: str) -> list[str]:
-    """Return sorted names, or if they are very many, how they begin: up to and with the next `-`."""
+    """Return sorted names; if there are very many, only how they begin, up to and including the next `-`."""
     if len(names) <= _MOST:
         return names
     begins: list[str] = []

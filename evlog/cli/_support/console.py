@@ -5,8 +5,8 @@
    PYTHONUNBUFFERED changes which bytes come out.
 2. On a terminal `write` escapes every control character, except in `Styled` bytes: those hold evlog's own
    styles, and everything else in them was made `printable` before.
-3. A command that has found something (damage) calls `set_verdict` before it prints. The exit code is then
-   kept when nothing reads the output any more.
+3. A command that has found something (damage) calls `set_verdict` before it prints. It then ends with that
+   exit code also if the reader of its output has left.
 4. A command that has changed or checked something calls `set_done` before it prints. Its exit code then says
    all that a script needs, so a stdout that was closed on purpose (`>&-`) is no failure.
 """
@@ -41,7 +41,7 @@ class Terminated(BaseException):
 
 
 class OutputFailed(EvlogError):
-    """stdout accepts no more bytes, for another reason than that its reader has left."""
+    """stdout accepts no more bytes, although its reader has not left: a full disk, for example."""
 
     def __init__(self, reason: str, done: str | None = None) -> None:
         note = f" (but {done})" if done else ""
@@ -119,7 +119,7 @@ def write_object(value: dict[str, object]) -> None:
 def flush() -> None:
     """Give all that was written to the operating system.
 
-    What cannot be written is dropped, so that it is not tried again.
+    Bytes that cannot be written are dropped, so that a later flush does not try again.
 
     Raises:
         ClosedPipe, OutputFailed: it was not accepted.
@@ -147,7 +147,7 @@ def flush() -> None:
 
 
 def redirect(to: Callable[[bytes], None] | None) -> None:
-    """Give what is written from here on to a function instead of stdout; None: to stdout again."""
+    """Send later output to a function instead of stdout; None: to stdout again."""
     global _redirected
     _redirected = to
 
@@ -268,7 +268,7 @@ def printable(text: str) -> str:
 
 
 def count_of(number: int, one: str, several: str = "") -> str:
-    """Return for example `1 event` or `1,000 events`; `several` is for what only an s does not make."""
+    """Return for example `1 event` or `1,000 events`; give `several` if the plural is not made by an s."""
     return f"{number:,} {one if number == 1 else several or f'{one}s'}"
 
 

@@ -1,6 +1,6 @@
 """Takes events from a subscription, hands each on, and knows when to stop.
 
-What has arrived is never kept back: events are gathered into one write only while the next one is at hand. No
+Events are gathered into one write only while the next one is ready without waiting, so none is delayed. No
 checkpoint is saved while some are gathered, so an event that was not written is not acknowledged.
 """
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
         Attributes:
             gathers: whether it keeps events until `flush`.
-            undone: the first event that it took and has not handled, if it gathers.
+            undone: if it gathers, the first event that it took and has not handled.
         """
 
         gathers: bool
@@ -36,10 +36,10 @@ if TYPE_CHECKING:
         def undone(self) -> Event | None: ...
 
         def take(self, events: Iterable[Event]) -> None:
-            """Deal with events, or keep them until `flush`."""
+            """Handle events, or keep them until `flush`."""
 
         def flush(self) -> None:
-            """Deal with what was kept."""
+            """Handle the events that were kept."""
 
 
 _GATHERED: Final = 1000
@@ -52,7 +52,7 @@ HEAD: Final = "there are no more events"
 
 
 class StopCondition:
-    """What a delivery waits for: a number of events, or an event of one of some types; neither: nothing.
+    """The end that a delivery waits for: a number of events, or an event of certain types; or neither.
 
     Attributes:
         fail_types: an event of one of these ends it, too, as a failure.
@@ -81,7 +81,7 @@ class StopCondition:
         return "one event" if self.count == 1 else f"{self.count} events"
 
     def until_met(self, events: Iterable[Event]) -> Iterator[Event]:
-        """Iterate over the events, counting them, up to the last one that is waited for."""
+        """Iterate over the events, counting them, up to and including the one that meets the condition."""
         for event in events:
             yield event
             if event.type in self.fail_types:

@@ -1,7 +1,6 @@
 """The one event that `evlog append` is given: its data, metadata and id, from where the arguments say.
 
-Everything that is wrong with them is reported, together with what to write instead, before a store is opened
-or created.
+Mistakes in them are reported, with what to write instead, before a store is opened or created.
 """
 
 from __future__ import annotations
@@ -68,7 +67,7 @@ def make_metadata(given: Given) -> bytes | None:
 
 
 def metadata_of_environment() -> bytes | None:
-    """Return what `--exec` tells of the event that this command reacts to: links for what it appends."""
+    """Return links to the event that this command reacts to, as `--exec` puts them into the environment."""
     links = _links_of_environment()
     return _encode(NewEvent("Any", metadata=links))[4] if links else None
 
@@ -87,7 +86,7 @@ def _variable(name: bytes) -> str | None:
 
 
 def _encode(event: NewEvent) -> EncodedEvent:
-    """Encode the event, or say what is wrong with it and what to write instead."""
+    """Encode the event, or raise an error that says what is wrong with it and what to write instead."""
     try:
         return encode_events([event])[0]
     except InvalidEvent as error:
@@ -104,7 +103,7 @@ def _id_of_key(key: str) -> bytes:
 
 
 def read_data(text: str | None, content_type: str) -> bytes | None:
-    """Return DATA from where it is: the argument itself, @FILE, or - for stdin."""
+    """Return DATA, read from where the argument says: itself, @FILE, or - for stdin."""
     is_json = content_type == "json"
     if text is None:
         return b"{}" if is_json else None

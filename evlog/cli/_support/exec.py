@@ -152,14 +152,14 @@ class Command:
 
 
 class Runner:
-    """Delivers events to a command, and deals with those on which it fails.
+    """Delivers events to a command, and retries or parks those on which it fails.
 
     Args:
         command: what is run.
         stops: what must not interrupt the parking of an event.
         retries: how often the command may fail on one event.
         delay_seconds: between two tries; None: growing pauses.
-        parks: park an event on which it failed so often; else the run ends there.
+        parks: park an event after the last failure; else the run ends there.
     """
 
     gathers = False

@@ -1,4 +1,4 @@
-"""Commands that need an extra: a missing library is a line that names it."""
+"""Commands that need an extra: if a library is missing, the error is one line that names the extra."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class NeedsExtra:
-    """While it is entered, a library of the extra that is missing raises ExtraNotInstalled.
+    """A block in which a missing library of the extra raises ExtraNotInstalled.
 
     Args:
         extra: its name, and that of the command.

@@ -1,8 +1,9 @@
 """The fields of events, column by column, for `--fields`, csv and the columns of tables.
 
-Values are cut out of the stored JSON as they are: no number changes its digits. A missing field is null in
-JSON and empty in a text. These are inner loops: a column of many events costs a call or two an event, and all
-paths into the data are found in one pass over it.
+Values are cut out of the stored JSON unchanged: no number changes its digits. A missing field is null in JSON
+    and
+empty in a text. These are inner loops: a column costs one or two calls for each event, and one pass over the
+data finds all paths into it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`subscriptions wait` and `check`: what is said of a subscription that is behind."""
+"""`subscriptions wait` and `check`: waiting for a subscription, and reporting one that is behind."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     import evlog
 
-_LOOK_AGAIN_SECONDS: Final = 0.1  # nothing tells when another process saves a checkpoint
+_LOOK_AGAIN_SECONDS: Final = 0.1  # polling: no notification comes when another process saves a checkpoint
 
 
 class NotPassed(EvlogError):

@@ -36,7 +36,7 @@ def print_rows(
         given: has `output` and `fields`.
         columns: what a table shows without --fields.
         known: all fields that a row can have.
-        nothing: what a user of the table is told if there are no rows.
+        nothing: printed instead of a table without rows.
         cells: how values are shown to people.
     """
     form = given.output or ("table" if console.stdout_is_terminal() else "json")

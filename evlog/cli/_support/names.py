@@ -1,9 +1,10 @@
-"""The names of streams and types in a store, for completion: a person waits for them after each Tab.
+"""The names of streams and types in a store, for completion. It must be fast: a person waits after each Tab.
 
-1. The newest events are read, for a time too short to notice. Of a small store that is all of them.
-2. Of a large one the names are also in the user's cache (`$XDG_CACHE_HOME/evlog`), up to a position. A
-   process of its own brings it up to date while the shell has its answer, so the next Tab knows every name.
-3. The cache is derived: what cannot be read is built again, and a user without a home has none.
+1. The newest events are read, for a time too short to notice. In a small store that is all of them.
+2. For a large store the names are also in the user's cache (`$XDG_CACHE_HOME/evlog`), up to a position. A
+   background process brings the cache up to date after the shell has its answer, so the next Tab knows every
+   name.
+3. The cache is derived: if it cannot be read, it is built again. A user without a home has none.
 """
 
 from __future__ import annotations
@@ -91,7 +92,7 @@ def find_names(store: EventStore) -> tuple[Names, bool]:
 
 
 def update_in_background(open_store: Callable[[], EventStore]) -> None:
-    """Bring the cache up to date in a process of its own, which nothing waits for."""
+    """Bring the cache up to date in a background process."""
     if os.fork():
         return
     try:
@@ -129,7 +130,7 @@ def update(store: EventStore) -> None:
 
 
 def _load(store: EventStore, head: int) -> Names:
-    """Return what the cache holds; nothing if it is of a copy of the store that was ahead of this one."""
+    """Return the names in the cache; none if it was made from a copy of the store that was ahead."""
     import json
 
     try:

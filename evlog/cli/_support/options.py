@@ -1,4 +1,4 @@
-"""What several commands share: which store they use, how they open it, what recovery did."""
+"""What several commands share: finding the store, opening it, and reporting what recovery did."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _EXPECTED: Final[dict[str, int | str]] = {"any": "any", "none": 0, "exists": "ex
 
 
 class ForeignStore(StoreAccessDenied):
-    """The nearest `.evlog` belongs to another user: it may be there to collect the events of others."""
+    """The nearest `.evlog` belongs to another user, who may have made it to collect the events of others."""
 
     def __init__(self, path: str, owner: int) -> None:
         EvlogError.__init__(
@@ -155,7 +155,7 @@ def content_of(given: Given) -> dict[str, Any]:
 
 
 def report_torn_tails(store: evlog.EventStore) -> None:
-    """Say on stderr what was cut off the end of the log, if a crash had left something there."""
+    """Report on stderr what was cut off the end of the log, if a crash had left an append unfinished."""
     for tail in store.torn_tails:
         console.note(
             f"cut {tail.cut_bytes} bytes off the end of {tail.path}: an append that a crash left unfinished"

@@ -35,7 +35,7 @@ _CSV_FIELDS: Final = (
 # These texts never need quotes in csv.
 _PLAIN_IN_CSV: Final = frozenset({"position", "version", "id", "time", "content_type", "redacted"})
 _BATCH_EVENTS: Final = 1000
-_TABLE_ROWS: Final = 200  # of a batch, from which the widths of a table's columns come
+_TABLE_ROWS: Final = 200  # in a batch; the widths of a table's columns are chosen from one batch
 _BATCH_BYTES: Final = CHUNK_BYTES
 _DATA_SHOWN_BYTES: Final = 24
 _needs_quotes: Final = re.compile(rb'[",\r\n]').search
@@ -51,7 +51,7 @@ class Form(Protocol):
         """Return what comes before the first event, also if there is none."""
 
     def heading(self) -> bytes:
-        """Return that, and the names of columns, for a user who waits for the first event."""
+        """Return what `begin` returns, and the names of columns, for a user who waits for the first event."""
 
     def draw(self, events: Sequence[Event]) -> bytes:
         """Return some events, at least one, in this form."""

@@ -1,7 +1,7 @@
 """A pager for long output on a terminal, chosen as git chooses it.
 
-Output is kept until it is longer than the screen. Only then the pager is started, and gets everything as it
-is written; shorter output goes to the terminal as if there were no pager.
+Output is kept until it is longer than the screen. Only then is the pager started; it gets the kept output,
+then everything as it is written. Shorter output goes to the terminal as if there were no pager.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a command line can say: each command's parameters in one table, and the values of one call.
+"""The parameters of commands: one table for each command, and the values of one call.
 
 A command's module holds PARAMETERS, a tuple of `argument`, `option` and `flag`. Both readers of command lines
 are made from it: `plain.py`, which imports next to nothing, and the Typer application in `group.py`, which
@@ -23,7 +23,7 @@ TEXT: Final = "text"  # must be UTF-8
 RAW: Final = "raw"  # any bytes: DATA
 PATH: Final = "path"  # any bytes: the name of a file
 COUNT: Final = "count"  # a whole number
-BOUND: Final = "bound"  # the same; one beyond every position, such as a limit, has the effect of the largest
+BOUND: Final = "bound"  # the same, such as a limit; a number beyond every position is cut to the largest one
 DURATION: Final = "duration"  # seconds, or for example 15m
 FLAG: Final = "flag"
 LARGEST: Final = 2**63 - 1
@@ -150,7 +150,7 @@ class Given:
 
 
 def run_command(module: ModuleType | Subcommand, texts: Mapping[str, Any]) -> Any:
-    """Run a command with the texts of its parameters; its errors advise what a user of it can do."""
+    """Run a command with the texts of its parameters; give its errors advice for a user of the command."""
     try:
         if texts.get("store") is not None and hasattr(module, "NO_STORE"):
             raise InvalidArgument("the command has no option --store", module.NO_STORE)
@@ -167,7 +167,7 @@ def make_given(parameters: Sequence[Parameter], texts: Mapping[str, Any]) -> Giv
 
     Args:
         parameters: the command's table.
-        texts: by name: a text, a list of texts, or True for a flag; what was left out is missing or None.
+        texts: by name: a text, a list of texts, or True for a flag; parameters left out are missing or None.
 
     Raises:
         InvalidArgument: a value is not what its parameter takes.

@@ -4,7 +4,7 @@
    `-n VALUE`, `-nVALUE`, `-rf`, options and arguments in any order, `--` before arguments only.
 2. Anything else (help, a mistake, a command without a table) gives None, and Typer reads the line and
    answers.
-3. tests/cli/test_plain.py holds both readers to the same result on every command line.
+3. tests/cli/test_plain.py checks that both readers give the same result for every command line.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ class Progress:
     def __call__(self, done: int, total: int) -> None:
         """Draw the line, if it is time to."""
         now = monotonic()
-        if done >= total:  # what follows may come much later
+        if done >= total:  # the next output may come much later
             console.clear_status()
             self._started = now
         if now < self._next or done >= total:
@@ -79,7 +79,7 @@ class LinesProgress:
 
 
 def with_progress(work: Callable[[Callable[[int, int], None] | None], T], *, counts_bytes: bool = True) -> T:
-    """Do the work with a function that draws its progress, None without a terminal for that."""
+    """Do the work with a function that draws its progress; None if stderr is not a terminal."""
     try:
         return work(Progress(counts_bytes=counts_bytes) if console.can_show_status() else None)
     finally:

@@ -1,4 +1,4 @@
-"""What a user who knows other tools most likely means by a command or option that evlog does not have.
+"""Suggestions for a command or option that evlog does not have but a user knows from other tools.
 
 Known words come first, then names that are spelt alike. A suggestion is made only if it exists where the slip
 was made.
@@ -76,7 +76,7 @@ _OPTIONS: Final[dict[str, tuple[str, ...]]] = {
     }.items()
     for name in names.split()
 }
-# What no option does, by the slip.
+# Advice for slips that no option matches.
 _OTHERWISE: Final[dict[tuple[str, str], str]] = {
     ("read", "follow"): "use `evlog tail -f`",
     ("read", "f"): "use `evlog tail -f`",

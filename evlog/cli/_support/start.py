@@ -1,7 +1,7 @@
-"""Where `evlog tail` starts: what -n, --after and --since say, as one position.
+"""Where `evlog tail` starts: from -n, --after and --since to one position.
 
-The position is found by reading backwards, so it costs as many events as are asked for, not as the store
-holds. Everything is then delivered from there on by one subscription.
+The position is found by reading backwards, so only as many events are read as are asked for, however many the
+store holds. One subscription then delivers everything from there on.
 """
 
 from __future__ import annotations

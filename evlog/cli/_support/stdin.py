@@ -1,6 +1,6 @@
 """Input from a descriptor: lines as they arrive, or all of it up to a limit.
 
-Memory is bounded, whatever comes in without a line break. A non-blocking descriptor is waited for.
+Memory is bounded, also for input without line breaks. Reading waits for a non-blocking descriptor.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ def stdin_descriptor() -> int:
 def read_lines(fd: int) -> Iterator[list[bytes] | None]:
     """Yield the lines that have arrived, without their line breaks, and None when there are no more for now.
 
-    Nothing is waited for while the caller has lines that it could deal with: a None comes first. A line that
-    is longer than any event is yielded as soon as that is known, cut, with a NUL at its end, so that the
-    caller refuses it; the rest of it is skipped.
+    Before this waits for input, it yields None, so that the caller can handle the lines that it has. A line
+    that is longer than any event is cut and yielded at once, with a NUL at its end, so that the caller
+    refuses it; the rest of the line is skipped.
     """
-    begun: list[bytes] = []  # the pieces of a line whose end is not here yet
+    begun: list[bytes] = []  # the pieces of a line whose end has not arrived yet
     begun_bytes = 0
     skipping = False
     while True:

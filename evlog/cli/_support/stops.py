@@ -1,9 +1,9 @@
-"""What ends a command that follows: signals, the clock, and a reader that has left, all as one exception.
+"""What ends a command that follows: a signal, a timeout, or a reader that has left; all as one exception.
 
-1. Each of them becomes a `Stopped` in the main thread, wherever that is waiting. The first one counts and is
-   raised once: a second Ctrl-C is never needed, and cannot interrupt the cleaning up after the first.
-2. What must not be interrupted (the start of a command, the saving of a checkpoint) runs inside `held`. A
-   stop that comes meanwhile is raised at its end.
+1. Each of these raises `Stopped` in the main thread, wherever that is waiting. Only the first one counts, and
+   it is raised once: a second Ctrl-C is never needed, and cannot interrupt the cleaning up after the first.
+2. Code that must not be interrupted (the start of a command, the saving of a checkpoint) runs inside `held`.
+   A stop that comes meanwhile is raised at the end of the block.
 3. A reader that has left stops only the waiting for events. While events are written, the write itself fails.
 """
 
@@ -32,7 +32,7 @@ _WATCH_AGAIN_SECONDS: Final = 0.1
 
 
 class Stopped(BaseException):
-    """It is time to end, because of this signal. Not an error: code that handles errors must not catch it."""
+    """The command must end because of a signal. Not an error: code that handles errors must not catch it."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(signum)
@@ -45,7 +45,7 @@ class Stopped(BaseException):
 
 
 class Stops:
-    """While it is entered, signals end what the main thread does.
+    """A block in which signals end what the main thread does.
 
     Args:
         timeout_seconds: SIGALRM comes after this time; None: never.
@@ -85,7 +85,7 @@ class Stops:
             signal.signal(signum, handler)
 
     def ignore(self) -> None:
-        """Raise no stop from here on: the command ends already."""
+        """Raise no stop from here on: the command is ending already."""
         self._raised = True
 
     def _handle(self, signum: int, _frame: FrameType | None) -> None:
@@ -118,7 +118,7 @@ class Stops:
         self._watching = True
         try:
             without_signals(threading.Thread(target=self._wait_for_hang_up, args=(fd,), daemon=True).start)
-        except RuntimeError:  # no thread can be started: the next write finds out
+        except RuntimeError:  # no thread can be started: the next write fails if the reader has left
             self._watching = False
 
     def _wait_for_hang_up(self, fd: int) -> None:
@@ -128,13 +128,13 @@ class Stops:
         poll.register(fd, 0)  # hang-ups and errors are always reported
         poll.poll()
         while self._watching and not self._raised:
-            # Again and again: a signal that comes just before the main thread waits does not wake it.
+            # Sent repeatedly: a signal that comes just before the main thread waits does not wake it.
             signal.pthread_kill(threading.main_thread().ident or 0, _READER_LEFT)
             time.sleep(_WATCH_AGAIN_SECONDS)
 
 
 class _Held:
-    """A section that no stop may interrupt, or a part of such a section that a stop may interrupt."""
+    """A block that no stop may interrupt; or a part of such a block, which a stop may interrupt again."""
 
     def __init__(self, hold: Callable[[bool], None], *, holding: bool) -> None:
         self._hold = hold

@@ -1,11 +1,11 @@
 """Tables on a terminal: rows that line up, also those that are drawn later.
 
-1. A column is as wide as the widest cell so far. Columns grow, and only another size of the terminal makes
-   them narrower. The last column is what is left of the line.
-2. If a line is too long, the last column is cut, mostly the data, then always the widest of the texts.
-   Numbers and times are never cut, as long as the terminal has room for them.
+1. A column is as wide as the widest cell so far. Columns only grow, until the terminal changes its size. The
+   last column gets the rest of the line.
+2. If a line is too long, the last column is cut first (most often the data), then repeatedly the widest
+   column of texts. Numbers and times are not cut, as long as they fit the terminal.
 3. A `roomy` table, whose rows come one at a time, begins with wider columns, and draws its heading again when
-   they have moved.
+   columns have moved.
 4. In a pipe nothing is cut.
 """
 
@@ -40,7 +40,7 @@ class Table:
     Args:
         names: the columns.
         numbers: those that hold numbers.
-        wide_only: columns that are shown only where there is room for them.
+        wide_only: columns that are shown only on a wide terminal.
         roomy: see above.
     """
 
@@ -65,7 +65,7 @@ class Table:
         self._widths: dict[str, int] = {}
 
     def draw(self, rows: Iterable[Sequence[str]]) -> bytes:
-        """Return the next rows, below the heading if there is need of one."""
+        """Return the next rows, below a heading if it is the first or columns have moved."""
         texts = [dict(zip(self._all, map(console.printable, row), strict=True)) for row in rows]
         first = self._columns == -1
         moved = self._look_at(console.columns() if console.stdout_is_terminal() else None)
