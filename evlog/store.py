@@ -924,12 +924,9 @@ class EventStore:
             Unsupported: the engine does not offer `in_transaction`.
         """
         from evlog.subscriptions.named import consume
+        from evlog.subscriptions.retry import check_handling
 
-        if on_failure not in ("stop", "park"):
-            raise InvalidArgument(f"invalid on_failure {on_failure!r}; use 'stop' or 'park'")
-        check_numbers("retries", retries=retries)
-        check_functions("handler", handler=handler)
-        check_seconds(retry_delay=retry_delay)
+        check_handling(handler, retries, retry_delay, on_failure)
         with self.subscribe(
             name,
             after=after,

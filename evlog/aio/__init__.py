@@ -7,6 +7,7 @@
 
 store.py          `open` and `AsyncStore`. Read this first
 subscription.py   following the log
+consuming.py      handling its events, with retries
 workers.py        threads that make blocking calls for tasks
 """
 

@@ -14,11 +14,13 @@ import os
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from evlog.aio.consuming import consume
 from evlog.aio.subscription import AsyncSubscription
 from evlog.aio.workers import Workers
 from evlog.model.appends import ANY
 from evlog.store import EventStore
 from evlog.store import open as open_store
+from evlog.subscriptions.retry import check_handling
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -31,7 +33,9 @@ if TYPE_CHECKING:
     from evlog.model.events import Event, NewEvent
     from evlog.model.new_events import NewEvents
     from evlog.model.queries import Query, QueryResult
-    from evlog.model.types import Append, Condition, ExpectedVersion
+    from evlog.model.types import Append, Condition, ExpectedVersion, OnFailure
+    from evlog.state.compute import State
+    from evlog.state.fold import Fold
 
 _T = TypeVar("_T")
 
@@ -203,6 +207,43 @@ class AsyncStore:
         """Return the events that a query selects. As `EventStore.query`."""
         return await self._workers.submit(self.store.query, query)
 
+    async def state(
+        self,
+        stream: str | None = None,
+        fold: Fold | Callable[[Any, Event], Any] | None = None,
+        initial: Any = None,
+        *,
+        at: int | None = None,
+        until: datetime | None = None,
+        snapshot: str | None = None,
+        category: str | None = None,
+        types: Collection[str] | None = None,
+        tags: Collection[str] | None = None,
+        correlation: UUID | str | None = None,
+        metadata: Mapping[str, object] | None = None,
+        grep: str | Collection[str] | None = None,
+        since: datetime | None = None,
+        query: Query | str | None = None,
+    ) -> State:
+        """Fold events into a state. As `EventStore.state`; `fold` is called in a thread."""
+        return await self._workers.submit(
+            self.store.state,
+            stream,
+            fold,
+            initial,
+            at=at,
+            until=until,
+            snapshot=snapshot,
+            category=category,
+            types=types,
+            tags=tags,
+            correlation=correlation,
+            metadata=metadata,
+            grep=grep,
+            since=since,
+            query=query,
+        )
+
     # --- following
 
     def subscribe(
@@ -248,6 +289,62 @@ class AsyncStore:
             )
 
         return AsyncSubscription(begin, name, idle)
+
+    async def consume(
+        self,
+        name: str,
+        handler: Callable[[Event], object],
+        *,
+        after: int | None = None,
+        stream: str | None = None,
+        category: str | None = None,
+        types: Collection[str] | None = None,
+        tags: Collection[str] | None = None,
+        correlation: UUID | str | None = None,
+        metadata: Mapping[str, object] | None = None,
+        grep: str | Collection[str] | None = None,
+        since: datetime | None = None,
+        follow: bool = True,
+        idle: float | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 - that of the subscription, as in EventStore
+        shard: tuple[int, int] | None = None,
+        retries: int = 3,
+        retry_delay: float | None = None,
+        on_failure: OnFailure = "stop",
+    ) -> None:
+        """Await the handler with every event of a named subscription: at least once, in order.
+
+        As `EventStore.consume`. If the task is cancelled, the event that is being handled is not
+        acknowledged: the next run begins with it.
+
+        Args:
+            handler: an async function. What an ordinary function does, it does in the event loop, so it must
+                not block.
+        """
+        check_handling(handler, retries, retry_delay, on_failure)
+        async with self.subscribe(
+            name,
+            after=after,
+            stream=stream,
+            category=category,
+            types=types,
+            tags=tags,
+            correlation=correlation,
+            metadata=metadata,
+            grep=grep,
+            since=since,
+            follow=follow,
+            idle=idle,
+            timeout=timeout,
+            shard=shard,
+        ) as subscription:
+            await consume(
+                subscription,
+                handler,
+                retries=retries,
+                park=on_failure == "park",
+                delay_seconds=retry_delay,
+            )
 
     # --- ending
 

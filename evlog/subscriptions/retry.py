@@ -6,14 +6,16 @@ import time
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 
 from evlog.errors import EvlogError, InvalidArgument
+from evlog.model.arguments import check_functions, check_numbers, check_seconds
 from evlog.model.named import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from typing import Final
 
     from evlog.model.events import Event
+    from evlog.model.types import OnFailure
 
     Handler = Callable[[Event], object]
     OnRetry = Callable[[Exception, int, float], object]
@@ -22,6 +24,17 @@ FIRST_RETRY_SECONDS: Final = 0.1
 LAST_RETRY_SECONDS: Final = 10.0
 _MAX_SLEEP_SECONDS: Final = 1 << 30  # a sleep of more than 292 years would be an error
 MAX_ERROR_CHARACTERS: Final = 10_000
+
+
+def check_handling(
+    handler: Callable[..., object], retries: int, retry_delay: float | None, on_failure: OnFailure
+) -> None:
+    """Refuse arguments of `EventStore.consume` that make no sense."""
+    if on_failure not in ("stop", "park"):
+        raise InvalidArgument(f"invalid on_failure {on_failure!r}; use 'stop' or 'park'")
+    check_numbers("retries", retries=retries)
+    check_functions("handler", handler=handler)
+    check_seconds(retry_delay=retry_delay)
 
 
 class Failure(NamedTuple):
@@ -38,7 +51,11 @@ def call(handler: Callable[..., object], *arguments: object) -> None:
         InvalidArgument: it is a coroutine function or a generator function, of which a call runs nothing: its
             event would be acknowledged unhandled.
     """
-    result = handler(*arguments)
+    refuse_unrun(handler(*arguments))
+
+
+def refuse_unrun(result: object) -> None:
+    """Raise InvalidArgument for what a call of a coroutine function or a generator function returns."""
     if isinstance(result, CoroutineType | GeneratorType | AsyncGeneratorType):
         if not isinstance(result, AsyncGeneratorType):
             result.close()
@@ -60,16 +77,15 @@ def attempt(
 
     Args:
         retries: return after this many failures; 0 counts as 1.
-        delay_seconds: of every pause; None: pauses that grow from a tenth of a second to ten seconds.
+        delay_seconds: as `pauses`.
         on_retry: called after each failure but the last, with the error, its number, and the pause in
             seconds.
 
     Returns:
         None if the handler returned, else its last failure.
     """
-    pause_seconds = FIRST_RETRY_SECONDS if delay_seconds is None else delay_seconds
     attempts = 0
-    while True:
+    for pause_seconds in pauses(delay_seconds):
         try:
             call(handler, event)
         except Exception as error:  # noqa: BLE001 - the caller decides what a failure means
@@ -81,6 +97,18 @@ def attempt(
         else:
             return None
         time.sleep(min(pause_seconds, _MAX_SLEEP_SECONDS))
+    raise AssertionError("pauses do not end")
+
+
+def pauses(delay_seconds: float | None = None) -> Iterator[float]:
+    """Iterate over the pauses after the failures of one event, in seconds; they do not end.
+
+    Args:
+        delay_seconds: of every pause; None: pauses that grow from a tenth of a second to ten seconds.
+    """
+    pause_seconds = FIRST_RETRY_SECONDS if delay_seconds is None else delay_seconds
+    while True:
+        yield pause_seconds
         if delay_seconds is None:
             pause_seconds = min(2 * pause_seconds, LAST_RETRY_SECONDS)
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import inspect
 import signal
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -521,3 +522,126 @@ def test_a_full_disk_does_not_end_a_subscription(path: str, monkeypatch: pytest.
 
 def _full(*_arguments: object) -> None:
     raise StoreFull("checkpoint", "no space")
+
+
+# --- handlers
+
+
+class Handler:
+    """An async handler that fails for some numbers, as often as is said."""
+
+    def __init__(self, failures: dict[int, int] | None = None) -> None:
+        self.failures = failures or {}
+        self.called: list[int] = []
+
+    async def __call__(self, event: evlog.Event) -> None:
+        await asyncio.sleep(0)
+        number = number_of(event)
+        self.called.append(number)
+        if self.failures.get(number, 0) > 0:
+            self.failures[number] -= 1
+            raise ValueError(f"cannot handle {number}")
+
+
+def test_consume_retries_then_parks_or_stops(path: str) -> None:
+    async def body() -> None:
+        async with await aio.open(path, create=True, sync="none") as store:
+            await store.append("a", [new(number) for number in range(1, 6)])
+            handler = Handler({2: 1, 4: 9})
+            with pytest.raises(ValueError, match="cannot handle 4"):
+                await store.consume("mail", handler, follow=False, retry_delay=0)
+            assert handler.called == [1, 2, 2, 3, 4, 4, 4]
+            assert store.store.subscription("mail").position == 3
+            handler = Handler({4: 9})
+            await store.consume("mail", handler, idle=0, retries=2, retry_delay=0, on_failure="park")
+            assert handler.called == [4, 4, 5]
+            (parked,) = store.store.parked("mail")
+            assert (parked.position, parked.attempts, parked.error) == (4, 2, "ValueError: cannot handle 4")
+            assert store.store.subscription("mail").position == 5
+
+    run(body())
+
+
+def test_consume_takes_a_function_and_refuses_what_has_not_run(path: str) -> None:
+    async def generates(_event: evlog.Event) -> AsyncIterator[int]:
+        yield 1
+
+    def yields(_event: evlog.Event) -> Iterator[int]:
+        yield 1
+
+    async def body() -> None:
+        async with await aio.open(path, create=True, sync="none") as store:
+            await store.append("a", [new(1), new(2)])
+            seen: list[evlog.Event] = []
+            await store.consume("mail", seen.append, follow=False)
+            assert [number_of(event) for event in seen] == [1, 2]
+            for handler in (generates, yields):
+                with pytest.raises(InvalidArgument, match="nothing has run"):
+                    await store.consume("other", handler, follow=False, retries=0)
+            assert store.store.subscription("other").position == 0
+            arguments: list[dict[str, Any]] = [
+                {"on_failure": "skip"},
+                {"retries": -1},
+                {"retry_delay": -1},
+                {"handler": None},
+            ]
+            for wrong in arguments:
+                with pytest.raises(InvalidArgument):
+                    await store.consume("mail", **{"handler": seen.append, **wrong})
+
+    run(body())
+
+
+@pytest.mark.parametrize("while_it", ["handles", "pauses", "waits"])
+def test_a_canceled_consume_acknowledges_what_was_handled(path: str, while_it: str) -> None:
+    async def body() -> None:
+        reached = asyncio.Event()
+
+        async def handle(event: evlog.Event) -> None:
+            if number_of(event) == 3:
+                reached.set()
+                if while_it == "handles":
+                    await asyncio.Event().wait()
+                if while_it == "pauses":
+                    raise ValueError(event)
+
+        async with await aio.open(path, create=True, sync="none") as store:
+            await store.append("a", [new(number) for number in (1, 2, 3)])
+            consuming = asyncio.create_task(store.consume("mail", handle, retry_delay=LONG_SECONDS))
+            await reached.wait()
+            await asyncio.sleep(0)
+            await canceled(consuming)
+            info = store.store.subscription("mail")
+            assert (info.position, info.running) == (3 if while_it == "waits" else 2, False)
+
+    run(body())
+
+
+def test_a_state_is_that_of_the_store(path: str) -> None:
+    def add(total: int, event: evlog.Event) -> int:
+        return total + number_of(event)
+
+    async def body() -> None:
+        async with await aio.open(path, create=True, sync="none") as store:
+            await store.append("a-1", [new(1), new(2)])
+            await store.append("b-1", [new(4)])
+            assert (await store.state("a-1", add, 0)).value == 3
+            assert (await store.state("a-1", add, 0, at=1)).value == 1
+            state = await store.state(fold=add, initial=0, category="a", snapshot="sum")
+            assert state == store.store.state(fold=add, initial=0, category="a", snapshot="sum")
+            assert (await store.state(fold=add, initial=0, query="type=T")).value == 7
+
+    run(body())
+
+
+def test_its_methods_take_the_arguments_of_the_store() -> None:
+    for name, method in vars(aio.AsyncStore).items():
+        if name.startswith("_") or name in ("call", "close"):
+            continue
+        asynchronous = inspect.signature(method).parameters
+        expected = dict(inspect.signature(getattr(evlog.EventStore, name)).parameters)
+        if name == "consume":
+            del expected["in_transaction"]  # its connection belongs to a thread
+        assert list(asynchronous) == list(expected), name
+        for each, parameter in asynchronous.items():
+            assert parameter.default == expected[each].default, (name, each)
