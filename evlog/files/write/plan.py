@@ -60,8 +60,8 @@ class Plan:
     """The new events of one append with their versions, and what is known of the others."""
 
     __slots__ = (
-        "_append", "_known", "events", "id_hashes", "ids", "numbers", "records", "retried", "stream_hashes",
-        "streams", "tags", "type_hashes", "versions",
+        "_append", "_known", "distinct_id_hashes", "events", "id_hashes", "ids", "numbers", "records",
+        "retried", "stream_hashes", "streams", "tags", "type_hashes", "versions",
     )  # fmt: skip
 
     def __init__(self, append: Append, known: Known, ids: Sequence[bytes], id_hashes: Sequence[int]) -> None:
@@ -71,6 +71,7 @@ class Plan:
         self.events = append.events
         self.ids = ids
         self.id_hashes = id_hashes
+        self.distinct_id_hashes: set[int] | None = None  # the same, where they are known as a set
         self.numbers: Sequence[int] = ()  # of the streams, as `Planner` counts them
         self.stream_hashes: Sequence[int] = ()
         self.versions: list[int] = []
@@ -129,8 +130,8 @@ class Planner:
         self._planned = ()
         if len(self._streams) > _MAX_REMEMBERED:
             self._streams = _Streams()
-        plan.numbers = _items(self._streams, plan.streams)
-        plan.stream_hashes = array("Q", _items(self._streams.hashes, plan.numbers))
+        plan.numbers = list(map(self._streams.__getitem__, plan.streams))
+        plan.stream_hashes = array("Q", b"".join(_items(self._streams.hashes, plan.numbers)))
 
     def plan_locked(self, append: Append) -> Plan:
         """Return what to write for an append, once it may be written.
@@ -168,7 +169,7 @@ class Planner:
         """Return a plan of the events that are not known already, with their ids, made where missing."""
         events = append.events
         given: Sequence[bytes | None] = column_of(events, 1)
-        missing = given.count(None)
+        missing = 0 if all(given) else given.count(None)
         if missing == len(given):
             made = make_ids(missing)
             return Plan(append, {}, made, hash_ids(made))
@@ -182,7 +183,8 @@ class Planner:
                 return plan
         id_hashes = hash_ids(ids)
         known: Known = {}
-        found = self._log.find_ids(ids, id_hashes)
+        distinct = set(id_hashes)
+        found = self._log.find_ids(ids, id_hashes, distinct)
         if found:
             redacted = self._log.policies().redacted or ()
             for at, record in found.items():
@@ -197,13 +199,16 @@ class Planner:
                     known[at] = record
                 else:
                     known[at] = _check_same(record, id, stream, events[at])
-        if len(set(id_hashes)) < len(ids) and len(set(ids)) < len(ids):
+        if len(distinct) < len(ids) and len(set(ids)) < len(ids):
             _find_twins(append, ids, known)
         if known and not append.skip_known and len(known) < len(events):
             record = next(record for record in known.values() if not isinstance(record, int))
             reason = "is known, but not all ids of its append are"
             raise IdConflict(id_text(record[4]), record[2], record[0], reason)
-        return Plan(append, known, ids, id_hashes)
+        plan = Plan(append, known, ids, id_hashes)
+        if not known:
+            plan.distinct_id_hashes = distinct
+        return plan
 
     def _maybe_find_retried(self, append: Append, ids: Sequence[bytes]) -> BatchResult | None:
         """Return the result of an append whose events follow each other in the active segment, as they are.
@@ -292,8 +297,11 @@ class Planner:
                 version = remembered[number] + 1
             remembered[number] = version
             versions.append(version)
-        if max(versions) > MAX_VERSION:
-            raise InvalidArgument(f"a stream holds at most {MAX_VERSION} events; begin another stream")
+        try:
+            array("I", versions)  # a third of the time of `max`
+        except OverflowError:
+            reason = f"a stream holds at most {MAX_VERSION} events; begin another stream"
+            raise InvalidArgument(reason) from None
         return versions
 
     def _version_locked(self, stream: str) -> int:
@@ -307,7 +315,7 @@ class Planner:
         if not names:
             return
         in_active = any(numbers.versions[number] != _NOT_ACTIVE for number in names)
-        hashes = [numbers.hashes[number] for number in names]
+        hashes = [int.from_bytes(numbers.hashes[number], "little") for number in names]
         found = self._log.find_versions(list(names.values()), hashes, in_active=in_active)
         for number, version in zip(names, found, strict=True):
             numbers.versions[number] = version
@@ -336,7 +344,8 @@ class _Streams(dict[str, int]):
     """
 
     def __init__(self) -> None:
-        self.hashes = array("Q")
+        # As bytes: those of a batch are joined in half the time that numbers take to become an array.
+        self.hashes: list[bytes] = []
         self.versions: list[int] = []  # the last one; _UNKNOWN or _NOT_ACTIVE: it has to be looked up
         # Of a stream without a number: known while all in the active segment have one.
         self.version_of_new = _UNKNOWN
@@ -355,7 +364,7 @@ class _Streams(dict[str, int]):
         """Return a number for a stream, which has it once its name is noted: an interrupt may come before."""
         number = len(self.hashes)
         self.versions.append(_UNKNOWN)
-        self.hashes.append(hash)
+        self.hashes.append(hash.to_bytes(8, "little"))
         if self._owners.setdefault(hash, number) != number:
             self._second.add(number)
         self.versions[number] = self.version_of_new

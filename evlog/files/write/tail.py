@@ -25,8 +25,8 @@ from evlog.files.format.frames import (
     FRAME_HEADER_BYTES,
     MAX_BODY_BYTES,
     FrameHeader,
-    encode_body,
-    encode_frame_header,
+    body_size,
+    encode_frame,
     encode_records,
     pack_records,
 )
@@ -120,10 +120,10 @@ class LogTail:
             )
         else:
             now_us, records = plan.records[-1][5], pack_records(plan.records)
-        body = encode_body(records)
-        if len(body) > MAX_BODY_BYTES:
-            raise AppendTooLarge(len(body), MAX_BODY_BYTES)
-        self._maybe_roll_locked(FRAME_HEADER_BYTES + len(body), len(records))
+        body_bytes = body_size(records)
+        if body_bytes > MAX_BODY_BYTES:
+            raise AppendTooLarge(body_bytes, MAX_BODY_BYTES)
+        self._maybe_roll_locked(FRAME_HEADER_BYTES + body_bytes, len(records))
         segment = self._log.active.segment
         offset = segment.end
         rows = encode_entries(
@@ -137,7 +137,7 @@ class LogTail:
         )
         synced_tag, synced = self._marks.synced
         header = FrameHeader(
-            len(body),
+            body_bytes,
             len(records),
             max(segment.durable, synced) if synced_tag == segment.tag else segment.durable,
             first_position,
@@ -145,7 +145,7 @@ class LogTail:
             body_crc(rows),
             segment.tag,
         )
-        frame = encode_frame_header(header, offset) + body
+        frame = encode_frame(header, offset, records)
         count, end = segment.count + len(records), offset + len(frame)
         mark = self._log.mark_of(end, count, header.index_crc, now_us)
         self._unsure = True  # until memory agrees with the disk: an interrupt may come between any two lines
@@ -154,6 +154,8 @@ class LogTail:
             on_disk = self._write_locked(segment, frame, rows)
             segment.extend(rows, header, on_disk=on_disk)
             self._log.note_written(self._written)
+        if plan.distinct_id_hashes is not None:
+            self._log.active.index.add_ids(plan.distinct_id_hashes, len(records))
         self._seen_count = segment.count
         self._last_time_us = now_us
         self._planner.remember_locked(plan)

@@ -34,12 +34,14 @@ from evlog.files.format.entries import (
 from evlog.files.format.frames import (
     FrameHeader,
     array_head,
+    body_size,
     category_head,
     check_body,
     decode_body,
     decode_frame_header,
     decode_record,
     encode_body,
+    encode_frame,
     encode_frame_header,
     encode_records,
     pack_records,
@@ -297,7 +299,8 @@ def test_frame_decodes_to_the_events_that_were_encoded(
     records = encode_records(encoded, ids, streams, versions, first, time_us)
     body = encode_body(records)
     assert body == msgpack.packb([msgpack.unpackb(record) for record in records])
-    header = FrameHeader(len(body), len(batch), 0, first, 0, crc32(body), 7)
+    header = FrameHeader(body_size(records), len(batch), 0, first, 0, crc32(body), 7)
+    assert encode_frame(header, 500, records) == encode_frame_header(header, 500) + body
     decoded = decode_body(header, body)
     assert [decode_record(record) for record in records] == list(decoded)
     for number, record in enumerate(decoded):

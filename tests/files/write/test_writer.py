@@ -24,7 +24,7 @@ from evlog.errors import (
 )
 from evlog.files.disk.file_lock import FileLock
 from evlog.files.disk.files import Disk, WriteFile
-from evlog.files.format.frames import PREALLOCATION_BYTES
+from evlog.files.format.frames import MAX_VERSION, PREALLOCATION_BYTES
 from evlog.files.log.column_index import ColumnIndex
 from evlog.model.encoding import encode_events
 from evlog.model.events import MAX_EVENT_BYTES
@@ -325,11 +325,15 @@ def test_append_beyond_a_frame_is_refused(
     unchanged()
 
 
-def test_full_stream_is_refused(store: EventStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("evlog.files.write.plan.MAX_VERSION", 5)
-    store.append("s", [new()] * 5)
+def test_full_stream_is_refused(store: EventStore) -> None:
+    store.append("s", [new()])
+    streams = writer_of(store)._planner._streams
+    streams.versions[streams["s"]] = MAX_VERSION - 1
     with pytest.raises(InvalidArgument, match="stream"):
-        store.append("s", [new()])
+        store.append("s", [new()] * 2)
+    assert store.append("s", [new()]).last_version == 2  # looked up again
+    streams.versions[streams["s"]] = MAX_VERSION - 1
+    assert store.append("s", [new()]).last_version == MAX_VERSION
     store.append("t", [new()])
 
 
