@@ -137,7 +137,10 @@ def compute(engine: Engine, selection: Selection, fold: Fold, snapshot: str | No
         base.redactions != redactions or not _is_usable(engine, selection, fold, base, end, removals)
     ):
         base = None
-    state, first_version = _folded(engine, selection, fold, base, end)
+    kept = None if base is None else _maybe_decoded(fold, base)
+    if kept is None:
+        base = None
+    state, first_version = _folded(engine, selection, fold, kept, end)
     if selection.is_present and state.position > (0 if base is None else base.position):
         last = next(engine.read_all(LogSelection.last(state.position)), None)
         if last is not None:
@@ -161,21 +164,23 @@ def compute(engine: Engine, selection: Selection, fold: Fold, snapshot: str | No
 
 
 def _folded(
-    engine: Engine, selection: Selection, fold: Fold, base: Content | None, end: int | None
+    engine: Engine, selection: Selection, fold: Fold, kept: tuple[Content, Any] | None, end: int | None
 ) -> tuple[State, int]:
     """Return the state after the events that follow a snapshot, and the version of the first event of all."""
     is_stream = selection.stream is not None
-    start = State(fold.start(), 0, 0, 0, 0)
     first_version = 0
     after = 0
-    if base is not None:
-        start = State(fold.decode(bytes(base.state)), base.events, base.version, base.position, base.time_us)
+    if kept is None:
+        start = State(fold.start(), 0, 0, 0, 0)
+    else:
+        base, value = kept
+        start = State(value, base.events, base.version, base.position, base.time_us)
         first_version = base.first_version
         after = base.version if is_stream else base.position
     if not is_stream and end is None:
         end = engine.head()
     events = selection.read(engine, after, end)
-    if is_stream and base is None:
+    if is_stream and kept is None:
         from itertools import chain
 
         first = next(events, None)
@@ -189,6 +194,14 @@ def _folded(
     if not is_stream and end is not None:
         state = state._replace(position=end)
     return state, first_version
+
+
+def _maybe_decoded(fold: Fold, base: Content) -> tuple[Content, Any] | None:
+    """Return a snapshot and the state in it; None if it is not of the fold's kind, which has changed."""
+    try:
+        return base, fold.decode(bytes(base.state))
+    except ValueError:  # msgspec's and pydantic's errors are ValueErrors
+        return None
 
 
 def _is_usable(

@@ -22,6 +22,8 @@ from evlog.model.events import JSON_CODE, Event
 
 Apply = Callable[[Any, Event], Any]
 
+_UNTYPED: Final = (None, Any, dict, list)  # the kinds that give back what JSON has
+
 
 class Fold:
     """A fold.
@@ -70,9 +72,24 @@ class Fold:
     def encode(self, state: Any) -> bytes:
         """Return the state as JSON, or raise InvalidArgument."""
         try:
-            return dump_json(state, "state")
+            raw = dump_json(self._plain(state), "state")
         except InvalidArgument as error:
             raise InvalidArgument(f"the state cannot be kept as JSON ({error})") from None
+        if self._kind in _UNTYPED and not _is_same(msgspec.json.decode(raw), state):
+            raise InvalidArgument(
+                "the state is not JSON, in which keys are texts and dates, Decimals or classes do not exist",
+                "give its type, such as Fold(…, kind=dict[int, int])",
+            )
+        return raw
+
+    def _plain(self, state: Any) -> Any:
+        """Return a state of a kind that msgspec knows without its sets, and keys that are not texts."""
+        if self._kind in _UNTYPED or hasattr(self._kind, "model_validate_json"):
+            return state
+        try:
+            return msgspec.to_builtins(state, str_keys=True)
+        except (TypeError, ValueError):  # something in it is of another library's
+            return state
 
     def decode(self, raw: bytes) -> Any:
         """Return the state that was kept. Raises ValueError if it is not of the fold's kind."""
@@ -86,6 +103,19 @@ class Fold:
         """Raise InvalidArgument if snapshots could not tell the fold from another one."""
         if "<lambda>" in self.name or self.name.strip(".") == "":
             raise InvalidArgument("a snapshot needs to know its fold; give Fold(…, name=…)")
+
+
+def _is_same(kept: Any, state: Any) -> bool:
+    """Return whether a fold can go on with the state that was kept; a list will do for a tuple."""
+    return bool(kept == state) or bool(kept == _with_lists(state))
+
+
+def _with_lists(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _with_lists(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_with_lists(each) for each in value]
+    return value
 
 
 # --- the default

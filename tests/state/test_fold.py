@@ -1,0 +1,104 @@
+"""What a fold keeps of a state: what comes back is what was kept, or it is refused."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from decimal import Decimal
+from enum import Enum
+from typing import Any
+
+import pytest
+
+from evlog import Event, EventStore, Fold, InvalidArgument
+from tests.support.helpers import fill, new
+
+
+class Color(Enum):
+    RED = "red"
+
+
+@dataclass
+class Totals:
+    by_number: dict[int, Decimal] = field(default_factory=dict)
+    seen: set[str] = field(default_factory=set)
+    color: Color = Color.RED
+    at: datetime = datetime(2020, 1, 1, tzinfo=UTC)
+
+
+def count(totals: dict[int, int], event: Event) -> dict[int, int]:
+    totals[event.version % 2] = totals.get(event.version % 2, 0) + 1
+    return totals
+
+
+@pytest.mark.parametrize(
+    "state", [{1: 2}, [{"a": {True: 1}}], {"at": datetime(2020, 1, 1, tzinfo=UTC)}, Decimal("1.10"), Totals()]
+)
+@pytest.mark.parametrize("kind", [None, dict])
+def test_a_state_that_json_would_change_needs_a_kind(store: EventStore, state: Any, kind: Any) -> None:
+    fill(store, 1)
+    fold = Fold(lambda _state, _event: state, name="fold", kind=kind)
+    with pytest.raises(InvalidArgument, match="JSON"):
+        store.state(fold=fold, snapshot="state")
+    assert store.snapshots() == []
+    assert store.state(fold=fold).value == state
+
+
+@pytest.mark.parametrize(
+    "state",
+    [None, 1.5, 1 << 70, "é", {"a": [1, {"b": None}]}, (1, ("a", [2])), {"a": (1, 2)}, Counter("aab")],
+)
+def test_what_json_has_needs_no_kind(state: Any) -> None:
+    fold = Fold(lambda _state, _event: state, name="fold")
+    assert fold.encode(fold.decode(fold.encode(state))) == fold.encode(state)
+
+
+@pytest.mark.parametrize(
+    ("state", "kind"),
+    [
+        ({1: 2, 30: 4}, dict[int, int]),
+        ({"a", "b"}, set[str]),
+        ({"a": {1, 2}}, dict[str, frozenset[int]]),
+        ({Color.RED: 1}, dict[Color, int]),
+        (Totals({1: Decimal("1.10")}, {"x", "y"}), Totals),
+    ],
+)
+def test_a_kind_gives_back_what_was_kept(state: Any, kind: Any) -> None:
+    fold = Fold(lambda _state, _event: state, name="fold", kind=kind)
+    assert fold.decode(fold.encode(state)) == state
+
+
+def test_no_count_is_lost_with_keys_that_are_not_texts(store: EventStore) -> None:
+    fold = Fold(count, dict, name="count", kind=dict[int, int])
+    for number in range(1, 6):
+        store.append("s", [new(number)])
+        state = store.state("s", fold, snapshot="count")
+        assert state == store.state("s", fold)
+        assert sum(state.value.values()) == number
+
+
+@dataclass
+class Before:
+    number: int = 0
+
+
+@dataclass
+class After:
+    total: int
+
+
+def test_a_snapshot_of_another_kind_is_rebuilt(store: EventStore) -> None:
+    def count_before(state: Before, _event: Event) -> Before:
+        return Before(state.number + 1)
+
+    def count_after(state: After, _event: Event) -> After:
+        return After(state.total + 1)
+
+    fill(store, 3)
+    before = store.state(fold=Fold(count_before, Before, name="count", kind=Before), snapshot="count")
+    assert before.value == Before(3)
+    fold = Fold(count_after, lambda: After(0), name="count", kind=After)
+    for _ in range(2):
+        assert store.state(fold=fold, snapshot="count").value == After(3)
+    assert store.snapshot("count").position == 3
