@@ -619,10 +619,10 @@ class Unsupported(EvlogError):
 
     exit_code = EXIT_UNSUPPORTED
 
-    def __init__(self, engine: str, operation: str) -> None:
-        super().__init__(
-            f"the {engine} engine does not offer {operation}; `evlog help engines` shows which one does"
-        )
+    def __init__(
+        self, engine: str, operation: str, advice: str = "`evlog help engines` shows which one does"
+    ) -> None:
+        super().__init__(f"the {engine} engine does not offer {operation}", advice)
         self.engine = engine
         self.operation = operation
 

@@ -26,7 +26,7 @@ from evlog import (
 from evlog.model.filters import LogSelection
 from evlog.model.json_lines import encode_lines
 from evlog.testing.base import LONG_SECONDS, EngineTests, new, numbers
-from evlog.transfer import fork, promote
+from evlog.transfer import fork, plan_mirror, promote
 
 MAIL = "frieda@example.org"
 
@@ -281,12 +281,34 @@ class RedactionTests(EngineTests):
         directory.redact(6, reason="r")
         directory.compact()
         if not store.capabilities.redaction:
-            with pytest.raises(Unsupported):
+            with pytest.raises(Unsupported, match=r"redaction at position 12 .* copy into a new store"):
                 evlog.mirror(directory, store)
+            with pytest.raises(Unsupported):
+                plan_mirror(directory, store)
+            assert store.head == 11  # nothing was copied
             assert [event.position for event in store.read_all() if event.redacted] == [3]
             return
         evlog.mirror(directory, store)
         self.check_mirror(directory, store)
+
+    def test_a_mirror_in_pieces_takes_redactions_of_what_has_no_content(
+        self, directory: EventStore, store: EventStore
+    ) -> None:
+        """Also a run that goes on between an event and its redaction, where the event was removed since."""
+        for number in range(10):
+            directory.append(f"a-{number % 2}", [secret(number)])
+        directory.set_retention("a-1", max_count=4)
+        directory.redact(2, 3, 5, reason="r")
+        directory.append("b", [new(1), new(2)])
+        directory.compact(force=True)
+        with evlog.Mirror(directory, store, piece_events=1) as mirror:
+            mirror.copy_history(7, None)
+        with evlog.Mirror(directory, store, piece_events=1) as mirror:
+            mirror.copy()
+            assert mirror.check().ok
+        assert list(store.read_all()) == list(directory.read_all())
+        assert [event.position for event in store.read_all() if event.redacted] == [3, 5]
+        assert store.verify().ok
 
     def test_a_fork_from_before_a_redaction_has_no_content(
         self, directory: EventStore, store: EventStore
@@ -295,16 +317,27 @@ class RedactionTests(EngineTests):
             directory.append(f"a-{number % 2}", [secret(number)])
         directory.redact(2, reason="r")
         directory.redact(3, reason="s")
-        if not store.capabilities.redaction:
-            with pytest.raises(Unsupported):
-                fork(directory, store, at=5)
-            assert store.standing.is_unfinished_fork
-            return
         fork(directory, store, at=5)
         assert [event.position for event in store.read_all() if event.redacted] == [2, 3]
         assert [(made.reason, made.positions) for made in store.redactions()] == [("r", (2,)), ("s", (3,))]
         assert store.append("b", [new(1)]).first_position == 8
         assert store.verify().ok
+
+    def test_a_redaction_made_while_a_fork_is_copied(self, directory: EventStore, store: EventStore) -> None:
+        for number in range(6):
+            directory.append(f"a-{number % 2}", [secret(number)])
+
+        def redact(_done: int, _total: int) -> None:
+            if not directory.redactions():
+                directory.redact(2, reason="r")
+
+        if store.capabilities.redaction:
+            fork(directory, store, progress=redact)
+            assert [event.position for event in store.read_all() if event.redacted] == [2]
+            return
+        with pytest.raises(Unsupported, match=r"redaction at position 7 .* copy into a new store"):
+            fork(directory, store, progress=redact)
+        assert store.standing.is_unfinished_fork
 
     def test_a_mirror_erases_what_its_source_has_erased(
         self, secrets: EventStore, directory: EventStore

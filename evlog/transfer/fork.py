@@ -101,6 +101,8 @@ class _Copying(Mirror):
         position = to + done
         for redaction in redactions:
             there = [event for place in redaction.positions if (event := event_at(engine, place))]
+            if not engine.capabilities.redaction and any(not event.redacted for event in there):
+                self._target.refuse_redaction(redaction.position)  # it was made during the copying
             if there and done:
                 done -= 1
             elif there:

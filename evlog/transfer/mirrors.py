@@ -30,7 +30,7 @@ from evlog.store import EventStore, open
 from evlog.transfer.compare import is_merged
 from evlog.transfer.pieces import PIECE_EVENTS, ReadAhead, read_pieces
 from evlog.transfer.subscriptions import LOCK_NAME, copy_subscriptions
-from evlog.transfer.targets import OPEN, Copied, IdenticalTarget, MergeTarget
+from evlog.transfer.targets import OPEN, Copied, IdenticalTarget, MergeTarget, refuse_mirrors_only
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -123,6 +123,7 @@ def plan_mirror(source: EventStore, destination: EventStore | None, *, merge: bo
         target = (MergeTarget if merge else IdenticalTarget)(engine, engine_of("destination", destination))
         after = target.begin(claim=False)
         target.check_limits(after, head)
+        target.begin_range(after, head)
     events = removed = 0
     for event in engine.read_all(LogSelection(after, head)):
         events += not merge or is_merged(event)
@@ -146,6 +147,7 @@ def promote(store: EventStore) -> None:
         raise InvalidArgument(f"{engine.address} is not a mirror; it takes appends already")
     if standing.is_unfinished_fork:
         raise refusal(engine.address, standing)
+    refuse_mirrors_only(engine)
     lock = acquire_lock(engine)
     try:
         if not engine.change_standing(standing, OPEN):
@@ -297,7 +299,7 @@ class Mirror:
         begin = self._position
         if end <= begin or self._moved:
             return
-        self._target.begin_range(begin)
+        self._target.begin_range(begin, end)
         pieces = read_pieces(self._source, begin, end, self._piece_events)
         if end - begin <= self._piece_events:
             for piece in pieces:
@@ -349,6 +351,7 @@ class Mirror:
             raise InvalidArgument("a merge cannot be cut over: its positions are others")
         if self._moved:
             return self.result
+        refuse_mirrors_only(destination)
         for name in source.checkpoint_names():
             if source.checkpoint(name).is_running():
                 raise SubscriptionBusy(name)

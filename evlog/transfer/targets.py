@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 
-from evlog.errors import AppendTooLarge, MirrorConflict, MirrorLimit, TooManyEvents
+from evlog.errors import AppendTooLarge, MirrorConflict, MirrorLimit, TooManyEvents, Unsupported
 from evlog.model.appends import AppendRequest
 from evlog.model.events import JSON_CODE
 from evlog.model.filters import LogSelection, StreamSelection
@@ -72,8 +72,12 @@ class Target:
         """
         raise NotImplementedError
 
-    def begin_range(self, after: int) -> None:
-        """Note that the source is read from after a position from now on."""
+    def begin_range(self, after: int, to: int) -> None:
+        """Note that the source is read from after a position up to another from now on.
+
+        Raises:
+            Unsupported: what was redacted between them cannot be erased in the destination.
+        """
 
     def append(self, piece: HistoryPiece) -> Copied:
         """Append a piece: all of it, or nothing; durable when this returns."""
@@ -111,6 +115,14 @@ class Target:
         ours, theirs = self.source.capabilities, self.destination.capabilities
         return self.most_events is not None or theirs.max_event_bytes < ours.max_event_bytes
 
+    def refuse_redaction(self, position: int) -> NoReturn:
+        """Raise Unsupported: the redaction at a position of the source erases what was copied before."""
+        raise Unsupported(
+            self.destination.capabilities.engine,
+            f"the redaction at position {position} of the source, whose content was copied before",
+            f"copy into a new store, and remove {self.destination.address}",
+        )
+
     def conflict(self, reason: str, advice: str) -> NoReturn:
         """Raise MirrorConflict."""
         raise MirrorConflict(self.source.address, self.destination.address, reason, advice)
@@ -131,9 +143,29 @@ class IdenticalTarget(Target):
         """That of a mirror of the source."""
         return Standing(mirror_of=self.source_id)
 
-    def begin_range(self, after: int) -> None:
-        """Note up to where was copied before the source is read again."""
+    def begin_range(self, after: int, to: int) -> None:
+        """Note up to where was copied before the source is read again.
+
+        The events of the range itself are read without the content that its redactions erase.
+        """
         self._copied_before = after
+        if self.destination.capabilities.redaction or not after:
+            return
+        for event in self.source.read_stream(StreamSelection(REDACTIONS_STREAM, reverse=True)):
+            if event.position <= after:
+                break
+            made = maybe_decode_redaction(event) if event.position <= to else None
+            copied = [] if made is None else [position for position in made.positions if position <= after]
+            if any(map(self._has_content, copied)):
+                self.refuse_redaction(event.position)
+
+    def _has_content(self, position: int) -> bool:
+        """Return whether the destination has an event that is not redacted, as far as can be known."""
+        try:
+            copied = event_at(self.destination, position)
+        except Unsupported:  # a topic of many partitions
+            return True
+        return copied is not None and not copied.redacted
 
     def begin(self, *, claim: bool) -> int:
         """Return the end of the mirror, whose last event must be the source's."""
@@ -203,6 +235,11 @@ class ForkTarget(IdenticalTarget):
     def __init__(self, source: Engine, destination: Engine) -> None:
         super().__init__(source, destination)
         self.source_id = fork_id(source.store_id)
+
+    def begin(self, *, claim: bool) -> int:
+        """Return the end of what an earlier run has copied."""
+        refuse_mirrors_only(self.destination)
+        return super().begin(claim=claim)
 
     def _copied_to(self) -> int:
         """Leave out the redactions of its own, which a run that was killed at its end has made."""
@@ -302,11 +339,18 @@ class MergeTarget(Target):
             places = self.destination.find_ids([id for _, id, _ in made.events])
             found = (event_at(self.destination, place) for place in places.values() if place not in named)
             if events := [event for event in found if event is not None]:
+                if not self.destination.capabilities.redaction:
+                    self.refuse_redaction(made.position)
                 self.destination.redact(events, made.reason)
 
     def compare(self, progress: Progress | None) -> Comparison:
         """Compare both stores by the ids of what was merged."""
         return compare_merged(self.source, self.destination, self.begin(claim=False), progress)
+
+
+def refuse_mirrors_only(engine: Engine) -> None:
+    """Raise Unsupported if a store takes a mirror and nothing else, as a topic of many partitions does."""
+    engine.find_ids([])
 
 
 def knows(engine: Engine, position: int, id: bytes) -> bool:

@@ -13,7 +13,7 @@ from evlog.engines.kafka.client import Client, Topic
 from evlog.engines.kafka.feed import KafkaFeed
 from evlog.engines.kafka.index import snapshot_names
 from evlog.engines.kafka.keyed import TopicEngine
-from evlog.engines.kafka.partitions import PartitionedTopic, refuse_redactions
+from evlog.engines.kafka.partitions import PartitionedTopic
 from evlog.engines.kafka.reading import Reader
 from evlog.engines.kafka.records import encode_event, encode_forget, encode_piece, encode_standing
 from evlog.engines.kafka.writing import Decision
@@ -286,7 +286,6 @@ class KafkaEngine(TopicEngine, ReadsByReader):
     def append_history(self, piece: HistoryPiece) -> None:
         """Append a piece of the source's history in one transaction; all replicas in sync have it then."""
         self._client.check_open()
-        refuse_redactions(piece)
         state, is_sent = self._applying, False
 
         def decide() -> Decision[None]:

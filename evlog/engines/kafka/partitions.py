@@ -78,7 +78,6 @@ class PartitionedTopic(TopicEngine):
     def append_history(self, piece: HistoryPiece) -> None:
         """Append the events of a piece, and up to where the source is copied, in one transaction."""
         self._client.check_open()
-        refuse_redactions(piece)
         is_sent = False
 
         def decide() -> Decision[None]:
@@ -168,19 +167,10 @@ class PartitionedTopic(TopicEngine):
     def _refuse(self, *_: Any, **__: Any) -> NoReturn:
         self._client.check_open()
         raise Unsupported(
-            "kafka", f"this in a topic of {self._partitions} partitions, which only takes a mirror"
+            "kafka",
+            f"this in a topic of {self._partitions} partitions, which only takes a mirror",
+            "use a topic of one partition, or the mirror's source",
         )
 
     append = read_stream = find_ids = streams = follow = snapshot = set_retention = _refuse
     delete_stream = redact = compact = verify = read_frames = _refuse
-
-
-def refuse_redactions(piece: HistoryPiece) -> None:
-    """Raise Unsupported if a piece redacts events that were copied with their content before it."""
-    from evlog.model.redaction import maybe_decode_redaction
-
-    for event in piece.events:
-        made = maybe_decode_redaction(event)
-        if made is not None and any(position <= piece.after for position in made.positions):
-            operation = f"the redaction at position {event.position}: what it erases was copied before"
-            raise Unsupported("kafka", operation)

@@ -25,7 +25,9 @@ from evlog.engines.kafka.engine import KafkaEngine
 from evlog.engines.kafka.index import Place, index_path, save_place
 from evlog.engines.kafka.records import encode_event
 from evlog.files.engine import DirectoryEngine
+from evlog.model.history import Standing
 from evlog.testing.mirroring import everything
+from evlog.transfer import fork, promote
 from tests.support import kafka
 
 LONG_SECONDS = 120.0
@@ -175,12 +177,43 @@ def test_many_partitions_take_a_mirror_exactly_once_and_nothing_else(
             assert topic.head == source.head
             assert topic.engine.checkpoint_names() == ["n"]
         events = everything(source)
+        with evlog.open(url) as topic:
+            with pytest.raises(evlog.Unsupported, match="only takes a mirror; use a topic of one partition"):
+                evlog.mirror(source, topic, cutover=True)
+            with pytest.raises(evlog.Unsupported, match="only takes a mirror"):
+                promote(topic)
+            assert topic.standing.mirror_of == str(source.id)
+        assert source.standing == Standing()
+        with evlog.open(kafka_url() + "?partitions=3", create=True) as topic:
+            for copy in (lambda: fork(source, topic), lambda: evlog.mirror(source, topic, merge=True)):
+                with pytest.raises(evlog.Unsupported, match="only takes a mirror"):
+                    copy()
+            assert topic.standing == Standing()
+            assert topic.head == 0
     found = {int(dict(m.headers())["Evlog-Position"]): m.value() for m in read_topic(url, 3)}
     assert found == {event.position: event.data for event in events}
     with evlog.open(tmp_path / "other", create=True) as other:
         other.append("a", [NewEvent("T", 1)])
         with evlog.open(url) as topic, pytest.raises(evlog.MirrorConflict):
             evlog.mirror(other, topic)
+
+
+def test_a_redaction_is_copied_into_many_partitions_only_where_its_events_had_no_content(
+    kafka_url: Callable[[], str], tmp_path: Path
+) -> None:
+    url = kafka_url() + "?partitions=3"
+    with evlog.open(tmp_path / "source", create=True) as source, evlog.open(url, create=True) as topic:
+        for number in range(5):
+            source.append("s", [NewEvent("T", f"secret {number}")])
+        source.redact(2, reason="r")
+        with evlog.Mirror(source, topic, piece_events=1) as mirror:
+            assert mirror.copy().position == 6
+        source.redact(3, reason="r")
+        source.append("s", [NewEvent("T", 6)])
+        with pytest.raises(evlog.Unsupported, match=r"redaction at position 7 .* copy into a new store"):
+            evlog.mirror(source, topic)
+        assert topic.head == 6
+    assert not any(b"secret 1" in (message.value() or b"") for message in read_topic(url, 3))
 
 
 # --- what is refused
