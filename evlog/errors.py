@@ -494,7 +494,7 @@ class StoreFull(EvlogError):
 
     def __init__(self, path: str, reason: str) -> None:
         super().__init__(
-            f"no room to write {path} ({reason})", "free some space, or raise the limit, and try again"
+            f"no space to write {path} ({reason})", "free some space, or raise the limit, and try again"
         )
         self.path = path
         self.reason = reason

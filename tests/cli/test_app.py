@@ -114,7 +114,7 @@ def test_a_full_disk_is_full_and_the_store_goes_on_afterwards(here: Path) -> Non
         "append", "s", "T", json.dumps("x" * 1000), env=NO_BYTECODE, preexec_fn=fill_the_disk
     )
     assert (result.code, result.out) == (9, b"")
-    assert result.err.startswith("evlog: no room to write")
+    assert result.err.startswith("evlog: no space to write")
     assert result.err.count("\n") == 1
     assert run_process("append", "s", "T").line["position"] == 2
 

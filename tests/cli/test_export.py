@@ -117,7 +117,7 @@ def test_a_limit_on_the_size_of_files_is_a_full_disk(evlog: Evlog, here: Path, s
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)),
     )
     assert done.code == 9
-    assert done.err.startswith(f"evlog: no room to write out{suffix} (File too large); ")
+    assert done.err.startswith(f"evlog: no space to write out{suffix} (File too large); ")
     assert done.err.count("\n") == 1
     assert not list(here.glob("out*"))
 
