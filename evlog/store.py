@@ -33,7 +33,14 @@ from evlog.model.appends import (
 )
 from evlog.model.arguments import check_functions, check_numbers, check_seconds, check_texts, list_of
 from evlog.model.encoding import encode_events
-from evlog.model.events import SYSTEM_PREFIX, NewEvent, check_readable_name, check_stream_name, id_text
+from evlog.model.events import (
+    SYSTEM_PREFIX,
+    NewEvent,
+    check_readable_name,
+    check_stream_name,
+    id_of_key,
+    id_text,
+)
 from evlog.model.filters import LogSelection, StreamSelection, make_filter
 
 TYPE_CHECKING = False
@@ -350,13 +357,20 @@ class EventStore:
             check_stream_name(about)
         check_numbers("retries", retries=retries)
         check_functions("decide", decide=decide)
+        if key is not None:
+            id_of_key(key)  # raises if the text cannot be a key, before anything is decided
 
         def encoded(history: list[Event], _place: int) -> tuple[list[str], list[EncodedEvent]]:
             streams: list[str] = []
             events: list[NewEvent] = []
             for item in _as_list(decide(history) or ()):
                 if isinstance(item, tuple):
-                    stream, given = item
+                    try:
+                        stream, given = item
+                    except ValueError:
+                        raise InvalidArgument(
+                            f"invalid pair {item!r:.80}; return pairs of a stream and its events"
+                        ) from None
                     new = _as_list(given)
                 elif isinstance(about, str):
                     stream, new = about, [item]
@@ -926,7 +940,7 @@ class EventStore:
         from evlog.subscriptions.named import consume
         from evlog.subscriptions.retry import check_handling
 
-        check_handling(handler, retries, retry_delay, on_failure)
+        check_handling(name, handler, retries, retry_delay, on_failure)
         with self.subscribe(
             name,
             after=after,

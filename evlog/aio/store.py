@@ -321,7 +321,7 @@ class AsyncStore:
             handler: an async function. What an ordinary function does, it does in the event loop, so it must
                 not block.
         """
-        check_handling(handler, retries, retry_delay, on_failure)
+        check_handling(name, handler, retries, retry_delay, on_failure)
         async with self.subscribe(
             name,
             after=after,

@@ -342,7 +342,14 @@ class Event(_Tuple):
         if kind is not None and self[6] == JSON_CODE:
             from evlog.model.typed import from_json
 
-            return from_json(self[7], kind, self[0])
+            try:
+                return from_json(self[7], kind, self[0])
+            except InvalidEvent:
+                if self.redacted:
+                    raise InvalidEvent(
+                        "data", f"at position {self[0]} was redacted; see event.redacted before"
+                    ) from None
+                raise
         import json
 
         code = self[6]

@@ -17,6 +17,7 @@ from typing import Any, Final
 import msgspec
 
 from evlog.errors import EvlogError, InvalidArgument
+from evlog.model.arguments import check_functions, check_texts
 from evlog.model.encoding import dump_json
 from evlog.model.events import JSON_CODE, Event
 
@@ -47,6 +48,8 @@ class Fold:
         version: int | str = 1,
         kind: Any = None,
     ) -> None:
+        check_functions("apply", apply=apply)
+        check_texts(name=name)
         self.apply = apply
         self.name = name or f"{getattr(apply, '__module__', '')}.{getattr(apply, '__qualname__', '')}"
         self.version = version

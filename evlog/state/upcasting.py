@@ -12,8 +12,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from evlog.errors import InvalidArgument
-from evlog.model.encoding import dump_json
-from evlog.model.events import JSON_CODE, Event, check_type
+from evlog.model.arguments import check_functions
+from evlog.model.encoding import check_json, dump_json
+from evlog.model.events import JSON_CODE, TEXT_CODE, Event, check_type
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -33,8 +34,9 @@ class Upcasters:
         def add_currency(data, event):
             return {"currency": "EUR", **data}
 
-    A function takes the data, parsed, and the event as it is stored, and returns the data. It is called for
-    every event of its type, old and new, so it has to see which it has.
+    A function takes the data and the event as it is stored, and returns the data: what JSON is parsed to, or
+    the bytes of text and binary data. It is called for every event of its type, old and new, so it has to see
+    which it has; not for a redacted event, which has no data.
     """
 
     def __init__(self) -> None:
@@ -59,6 +61,7 @@ class Upcasters:
         Raises:
             InvalidArgument: events of this type get another one before, or types would go in a circle.
         """
+        check_functions("function", function=function)
         if check_type(type) in self._steps and self._steps[type][-1][1] is not None:
             raise InvalidArgument(f"{type!r} becomes {self._steps[type][-1][1]!r}; register for that type")
         if to is not None and self.final_type(check_type(to)) == self.final_type(type):
@@ -85,6 +88,8 @@ class Upcasters:
         type = event[3]
         if type not in self._steps:
             return event
+        if event.redacted:  # there is nothing that a function could look at
+            return Event((*event[:3], self.final_type(type), *event[4:]))
         is_json = event[6] == JSON_CODE
         data = event.json() if is_json else event.data
         while type in self._steps:
@@ -97,8 +102,14 @@ class Upcasters:
                 type = to or type
             if type == before:
                 break
-        code, raw = (event[6], data) if isinstance(data, bytes) else (JSON_CODE, dump_json(data, "data"))
-        return Event((*event[:3], type, *event[4:6], code, raw, event[8]))
+        code = event[6]
+        if isinstance(data, str) and code == TEXT_CODE:
+            data = data.encode()
+        elif not isinstance(data, bytes):
+            code, data = JSON_CODE, dump_json(data, "data")
+        elif is_json:
+            check_json([data])
+        return Event((*event[:3], type, *event[4:6], code, data, event[8]))
 
     def apply(self, events: Iterator[Event]) -> Iterator[Event]:
         """Iterate over events in today's shape."""
@@ -108,6 +119,8 @@ class Upcasters:
 
 def upcasting(engine: Engine, upcasters: Upcasters) -> Engine:
     """Return an engine whose reads and feeds give events in today's shape."""
+    if not isinstance(upcasters, Upcasters):
+        raise InvalidArgument(f"upcasters is {upcasters!r:.80}; give evlog.Upcasters")
     return _UpcastingEngine(engine, upcasters)  # the rest by __getattr__
 
 

@@ -7,6 +7,7 @@ from types import AsyncGeneratorType, CoroutineType, GeneratorType
 
 from evlog.errors import EvlogError, InvalidArgument
 from evlog.model.arguments import check_functions, check_numbers, check_seconds
+from evlog.model.checkpoints import check_subscription_name
 from evlog.model.named import NamedTuple
 
 TYPE_CHECKING = False
@@ -27,9 +28,10 @@ MAX_ERROR_CHARACTERS: Final = 10_000
 
 
 def check_handling(
-    handler: Callable[..., object], retries: int, retry_delay: float | None, on_failure: OnFailure
+    name: str, handler: Callable[..., object], retries: int, retry_delay: float | None, on_failure: OnFailure
 ) -> None:
     """Refuse arguments of `EventStore.consume` that make no sense."""
+    check_subscription_name(name)
     if on_failure not in ("stop", "park"):
         raise InvalidArgument(f"invalid on_failure {on_failure!r}; use 'stop' or 'park'")
     check_numbers("retries", retries=retries)

@@ -102,3 +102,10 @@ def test_a_snapshot_of_another_kind_is_rebuilt(store: EventStore) -> None:
     for _ in range(2):
         assert store.state(fold=fold, snapshot="count").value == After(3)
     assert store.snapshot("count").position == 3
+
+
+def test_what_is_not_a_fold_is_refused() -> None:
+    wrong: Any = 5
+    for arguments in ({"apply": wrong}, {"apply": None}, {"apply": count, "name": wrong}):
+        with pytest.raises(InvalidArgument):
+            Fold(**arguments)

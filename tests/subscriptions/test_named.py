@@ -560,6 +560,13 @@ def test_a_damaged_checkpoint_hides_no_other_and_is_reset_or_deleted_but_not_run
     store.subscribe("mail").close()
 
 
+def test_consume_needs_a_name(store: EventStore) -> None:
+    fill(store, 1)
+    nothing: Any = None
+    with pytest.raises(InvalidArgument, match="name"):
+        store.consume(nothing, lambda _: None, follow=False)
+
+
 def test_damage_of_the_log_is_not_taken_for_damage_of_a_subscription(store: EventStore) -> None:
     fill(store, 20)
     log = segment_files(store, "log")[1]  # positions 9 to 16
