@@ -359,11 +359,38 @@ def make_url(scheme: str, host: str, path: str, query: str) -> str:
     return f"{scheme}://{host}{path}" + (query and f"?{query}")
 
 
+def check_marks(url: str) -> None:
+    """Raise InvalidArgument if a mark ends a URL's user or host too early, as in a password without escapes.
+
+    What follows the mark would be taken for a host, a path or an option, and be shown in messages.
+    """
+    scheme, _, rest = url.partition("://")
+    path, _, query = rest.partition("#")[0].partition("?")
+    host, _, path = path.partition("/")
+    mark = None
+    if "#" in rest:
+        mark = "#"
+    elif host.count("@") > 1:
+        mark = "@"
+    elif "@" not in host:
+        names = [option.partition("=")[0] for option in query.split("&")]
+        is_password = ":" in host and not host.startswith("[") and not host.rpartition(":")[2].isdecimal()
+        if "@" in path:
+            mark = "/"
+        elif any("@" in name for name in names) or (is_password and "@" in query):
+            mark = "?"
+    if mark is not None:
+        raise InvalidArgument(
+            f"invalid URL of {scheme}:// (an unexpected {mark})",
+            f"in a user, a password or an option, write %{ord(mark):02X} for {mark}",
+        )
+
+
 def maybe_find_opener(where: str) -> Callable[..., Engine] | None:
     """Return what opens a URL of the scheme in `where`; None if that is a path.
 
     Raises:
-        InvalidArgument: no installed engine has the scheme.
+        InvalidArgument: no installed engine has the scheme, or the URL has a mark that must be escaped.
     """
     scheme = scheme_of(where)
     if scheme is None:
@@ -372,6 +399,7 @@ def maybe_find_opener(where: str) -> Callable[..., Engine] | None:
     if scheme in _OWN_ENGINES:
         from importlib import import_module
 
+        check_marks(where)
         opener = import_module(_OWN_ENGINES[scheme]).open_engine
         return opener
     from importlib.metadata import entry_points

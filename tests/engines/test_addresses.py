@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 import evlog
+from evlog.engine import check_marks
 
 
 @pytest.mark.parametrize(
@@ -21,6 +22,50 @@ def test_a_url_is_shown_as_it_was_given(url: str, message: str) -> None:
     with pytest.raises(evlog.InvalidArgument) as refused:
         evlog.open(url)
     assert str(refused.value).startswith(message)
+
+
+PASSWORD = "left-right"  # in messages neither half may be seen
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "nats", "kafka", "dynamodb"])
+@pytest.mark.parametrize("mark", ["/", "#", "?", "@"])
+def test_a_mark_in_a_password_that_is_not_escaped_shows_nothing_of_it(scheme: str, mark: str) -> None:
+    for rest in (f"user:{PASSWORD.replace('-', mark)}@h:1/db", f"us{mark}er@h/db", f"user:12{mark}34@h/db"):
+        if mark == "@" and rest.startswith("us@"):
+            continue  # a user and a host
+        with pytest.raises(evlog.InvalidArgument, match=f"write %{ord(mark):02X} for ") as refused:
+            evlog.open(f"{scheme}://{rest}")
+        assert not any(secret in str(refused.value) for secret in ("left", "right", "12", "34@"))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://user:left%zzright@h/db",
+        "postgresql://user:left right@h/db",
+        "dynamodb://eu-central-1/table?endpoint=http://user:leftright@h:x",
+    ],
+)
+def test_a_message_of_a_client_shows_nothing_of_a_password(url: str) -> None:
+    with pytest.raises(evlog.InvalidArgument) as refused:
+        evlog.open(url)
+    assert "left" not in str(refused.value)
+    assert "right" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://a:1,b:2/db?user=me@example&password=x@y",
+        "postgresql:///db?user=a@b",
+        "nats://user:p%40ss@[::1]:4222,[::2]/n",
+        "kafka://[::1]/t?sasl.username=a@b",
+        "dynamodb://eu-central-1/table?endpoint=http://u:p@h:8000",
+        "kafka://k1:9092/topic",
+    ],
+)
+def test_marks_where_they_belong_are_accepted(url: str) -> None:
+    check_marks(url)
 
 
 def test_postgresql_without_a_host_is_the_local_socket(monkeypatch: pytest.MonkeyPatch) -> None:

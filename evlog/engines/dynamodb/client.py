@@ -92,10 +92,8 @@ class Address:
         shown = dict(options)
         self.endpoint = options.pop("endpoint", None)
         if self.endpoint is not None:
-            there = urlsplit(self.endpoint)
-            if there.scheme not in ("http", "https") or not there.hostname:
-                raise InvalidArgument("invalid endpoint in the URL; use http://HOST:PORT or https://HOST")
-            shown["endpoint"] = urlunsplit(there._replace(netloc=there.netloc.rpartition("@")[2]))
+            # Without a user: botocore signs with the chain's credentials, and shows the endpoint in messages.
+            self.endpoint = shown["endpoint"] = _endpoint(self.endpoint)
         self.profile = options.pop("profile", None)
         self.region, self.table = parts.netloc.rpartition("@")[2], parts.path.strip("/")
         self.text = make_url("dynamodb", self.region, f"/{self.table}", urlencode(shown, safe=":/"))
@@ -108,6 +106,18 @@ class Address:
                 f"invalid URL {self.text}; use dynamodb://REGION/TABLE, with a TABLE of "
                 "3 to 255 letters, digits, _, - and ., such as dynamodb://eu-central-1/shop"
             )
+
+
+def _endpoint(url: str) -> str:
+    """Return an endpoint without a user and password."""
+    try:
+        there = urlsplit(url)
+        is_valid = there.scheme in ("http", "https") and there.hostname and there.port != 0
+    except ValueError:  # of a port or an IPv6 address
+        is_valid = False
+    if not is_valid:
+        raise InvalidArgument("invalid endpoint in the URL; use http://HOST:PORT or https://HOST")
+    return urlunsplit(there._replace(netloc=there.netloc.rpartition("@")[2]))
 
 
 class Client:

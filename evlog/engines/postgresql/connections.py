@@ -85,7 +85,9 @@ class Address:
         try:
             given = conninfo_to_dict(self.conninfo)
         except psycopg.ProgrammingError as error:
-            reason = str(error).strip().replace(parts.netloc or "***", "***")
+            reason = str(error).strip()
+            for secret in filter(None, (parts.netloc, user.partition(":")[2])):
+                reason = reason.replace(secret, "***")
             raise InvalidArgument(f"invalid URL {self.text} ({reason})") from None
         if "connect_timeout" not in given and "PGCONNECT_TIMEOUT" not in os.environ:
             self.conninfo = make_conninfo(self.conninfo, connect_timeout=_CONNECT_SECONDS)

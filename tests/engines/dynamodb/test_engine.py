@@ -134,6 +134,7 @@ def test_no_secret_of_an_endpoint_is_shown() -> None:
         "dynamodb://key:secret@eu-central-1/table?endpoint=http://u:secret@127.0.0.1:1&profile=p"
     )
     assert address.text == "dynamodb://eu-central-1/table?endpoint=http://127.0.0.1:1&profile=p"
+    assert address.endpoint == "http://127.0.0.1:1"  # botocore shows it in messages
 
 
 def test_what_is_not_there_has_its_exit_code(dynamodb_server: Ministack, tmp_path: Any) -> None:
