@@ -85,7 +85,9 @@ class InvalidStreamName(InvalidArgument):
     """A stream name outside 1..255 bytes of UTF-8, with control characters, or reserved."""
 
     def __init__(self, stream: object, reason: str) -> None:
-        super().__init__(f"stream name {shorten(stream)} {reason}", "use 1 to 255 bytes of printable UTF-8")
+        reserved = str(stream).startswith("$")
+        advice = "choose another name" if reserved else "use 1 to 255 bytes of printable UTF-8"
+        super().__init__(f"stream name {shorten(stream)} {reason}", advice)
         self.stream = stream
         self.reason = reason
 

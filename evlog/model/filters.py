@@ -150,11 +150,18 @@ class EventFilter:
 
     def __str__(self) -> str:
         kept = [
-            f"{name} {getattr(self, name)!r}"
+            f"{name} {_in_words(getattr(self, name))}"
             for name in _FIELDS[:6]
             if getattr(self, name) not in (None, ()) or (name == "types" and self.types == ())
         ]
         return ", ".join(kept) or "all events"
+
+
+def _in_words(value: str | tuple[Any, ...]) -> str:
+    if isinstance(value, str):
+        return repr(value)
+    words = [repr(one) if isinstance(one, str) else "=".join(map(str, one)) for one in value]
+    return " and ".join(words) or "none"
 
 
 _FIELDS = (

@@ -12,7 +12,7 @@ Imported only where tags are given.
 
 from __future__ import annotations
 
-from evlog.errors import InvalidArgument, InvalidEvent
+from evlog.errors import InvalidArgument, InvalidEvent, shorten
 from evlog.model.arguments import list_of
 from evlog.model.events import TAGS_BEGIN, maybe_name_fault, tags_of
 from evlog.model.json_text import encode_json, make_decoder
@@ -54,8 +54,8 @@ def _checked(tags: Iterable[str], error: type[InvalidEvent] | None) -> list[str]
         reason = maybe_name_fault(tag)
         if reason is not None:
             if error is not None:
-                raise error("tag", f"{tag!r:.80} {reason}; {_ADVICE}")
-            raise InvalidArgument(f"the tag {tag!r:.80} {reason}; {_ADVICE}")
+                raise error("tag", f"{shorten(tag)} {reason}; {_ADVICE}")
+            raise InvalidArgument(f"the tag {shorten(tag)} {reason}; {_ADVICE}")
     return checked
 
 

@@ -62,6 +62,38 @@ def test_what_resembles_nothing_is_answered_with_where_the_names_are(evlog: Evlo
     assert "--help`" in result.err or "use one of list, show" in result.err
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["append", "s", "T", '{"n":', "1}"],
+            "unexpected argument '1}'; quote DATA for the shell, as in '{\"amount\": 10}'",
+        ),
+        (["read", "a", "b", "c"], "unexpected argument 'b c'; `evlog read --help` shows how it is used"),
+        (["read", "-n", "1", "-n", "2"], "--limit is given twice; give it once"),
+        (["append", "$x", "T"], "which is reserved for the store's own streams; choose another name"),
+        (["append", "s", "T", "--tag", "x" * 300], f"event tag '{'x' * 59}…{'x' * 9}' is 300 bytes long"),
+        (
+            ["init", "--segment-bytes", "0"],
+            "invalid value '0' for --segment-bytes; use a whole number of at least 1",
+        ),
+        (["mirror", "nosuch", "out"], "nosuch; check its name"),
+    ],
+)
+def test_a_message_says_what_is_wrong_then_what_to_do(evlog: Evlog, words: list[str], message: str) -> None:
+    refused = evlog(*words)
+    assert (refused.out, refused.err.count("\n")) == (b"", 1)
+    assert message in refused.err
+
+
+def test_a_subscription_with_another_filter_is_named_with_both(evlog: Evlog) -> None:
+    evlog("append", "s", "T")
+    evlog("tail", "--name", "n", "--type", "T")
+    refused = evlog("tail", "--name", "n", "--type", "A", "--type", "B", "--meta", "k=v")
+    assert refused.code == 2
+    assert "'n' is for types 'T', not for types 'A' and 'B', metadata k=v; " in refused.err
+
+
 @pytest.mark.parametrize("word", sorted(slips._COMMANDS))
 def test_every_known_command_word_leads_to_a_command(word: str) -> None:
     known = (*COMMANDS, *SUBSCRIPTIONS)

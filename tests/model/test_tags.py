@@ -123,5 +123,5 @@ def test_a_filter_keeps_its_tags() -> None:
     assert filter == EventFilter(None, "c", ["T"], ["a", "b"])
     assert filter != EventFilter(None, "c", ["T"])
     assert filter.as_object() == {"stream": None, "category": "c", "types": ["T"], "tags": ["a", "b"]}
-    assert str(filter) == "category 'c', types ('T',), tags ('a', 'b')"
+    assert str(filter) == "category 'c', types 'T', tags 'a' and 'b'"
     assert str(EventFilter()) == "all events"

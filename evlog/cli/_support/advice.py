@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 # Each with the option that it needs, if any.
 _ADVICE: Final[dict[type[errors.EvlogError], tuple[tuple[str, str | None], ...]]] = {
     errors.StoreNotFound: (
-        ("create it with `evlog init`", None),
+        ("create it with `evlog init`", "--store"),
         ("name another one with --store", "--store"),
     ),
     errors.StreamNotFound: (("`evlog streams` lists the streams", None),),
@@ -50,4 +50,4 @@ def advise(error: errors.EvlogError, flags: Collection[str]) -> None:
     advice = _ADVICE.get(type(error))
     if advice is not None:
         parts = [text for text, needed in advice if needed is None or needed in flags]
-        error.args = (f"{error.problem}; {', or '.join(parts)}",)
+        error.args = (f"{error.problem}; {', or '.join(parts) or 'check its name'}",)

@@ -42,6 +42,7 @@ on stderr; EVLOG_ERRORS=json makes errors JSON too.
   evlog read order-42
   evlog streams --category order
 """
+_EXTRA_ARGUMENTS: Final = "Got unexpected extra argument(s) ("
 _SETTINGS: Final = {"help_option_names": ["-h", "--help"]}
 
 
@@ -265,7 +266,7 @@ def _refuse_twice(parser: _OptionParser, arguments: list[str]) -> list[str]:
     single = [found for found in order if isinstance(found, TyperOption) and not found.multiple]
     for option in single:
         if not option.is_flag and single.count(option) > 1:
-            raise UsageError(f"{max(option.opts, key=len)} is given twice; give it once")
+            raise InvalidArgument(f"{max(option.opts, key=len)} is given twice", "give it once")
     return rest
 
 
@@ -315,5 +316,9 @@ def _usage_message(error: ClickException) -> str:
             return f"no option {error.option_name}; {meant} (`{command} --help` lists the options)"
         return f"no option {error.option_name}; `{command} --help` shows how it is used"
     message = error.format_message().strip().rstrip(".")
+    if (words := message.removeprefix(_EXTRA_ARGUMENTS)) != message:
+        message = f"unexpected argument {words.removesuffix(')')!r}"
+        if command == "evlog append":
+            return f"{message}; quote DATA for the shell, as in '{{\"amount\": 10}}'"
     message = message.replace("is not a valid int range", "is not a whole number")
     return f"{message[:1].lower()}{message[1:]}; `{command} --help` shows how it is used"
