@@ -79,21 +79,21 @@ def _write_text(done: Compaction, *, dry_run: bool, compress: bool) -> None:
             console.write(chunk)
         size = sum(removal.bytes for removal in done.removals)
         if done.events_erased:
-            lines.append(f"would erase {done.events_erased:,} redacted events")
-        lines.append(
-            f"would remove {done.events_removed:,} events, {size:,} bytes of the log; nothing was changed"
-        )
+            lines.append(f"would erase {console.count_of(done.events_erased, 'redacted event')}")
+        events = console.count_of(done.events_removed, "event")
+        lines.append(f"would remove {events}, {size:,} bytes of the log; nothing was changed")
     elif (
         done.events_removed
         or done.events_erased
         or done.segments_before != done.segments_after
         or done.segments_compressed
     ):
+        erased = console.count_of(done.events_erased, "redacted event")
         share = f" ({done.bytes_after / done.bytes_before:.0%})" if done.bytes_before else ""
         lines += [
-            f"{done.events_removed:,} events removed",
-            *([f"{done.events_erased:,} redacted events erased"] if done.events_erased else ()),
-            f"{done.segments_before:,} segments, now {done.segments_after:,}",
+            f"{console.count_of(done.events_removed, 'event')} removed",
+            *([f"{erased} erased"] if done.events_erased else ()),
+            f"{console.count_of(done.segments_before, 'segment')}, now {done.segments_after:,}",
             f"{done.bytes_before:,} bytes, now {done.bytes_after:,}{share}",
         ]
     else:
@@ -109,9 +109,10 @@ def _compressed_text(done: Compaction, *, dry_run: bool) -> str:
     share = done.compressed_bytes / done.uncompressed_bytes
     what = f"{done.uncompressed_bytes:,} bytes of log"
     size = f"{done.compressed_bytes:,} ({share:.0%})"
+    segments = console.count_of(done.segments_compressed, "segment")
     if dry_run:
-        return f"{done.segments_compressed:,} segments would be compressed: {what}, to about {size}"
-    return f"{done.segments_compressed:,} segments compressed: {what}, now {size}"
+        return f"{segments} would be compressed: {what}, to about {size}"
+    return f"{segments} compressed: {what}, now {size}"
 
 
 def _removal_table(done: Compaction) -> Iterator[bytes]:
@@ -140,7 +141,7 @@ def _removal_table(done: Compaction) -> Iterator[bytes]:
             ],
         )
     if len(done.removals) > _MOST_ROWS:
-        yield f"and {len(done.removals) - _MOST_ROWS:,} more streams\n".encode()
+        yield f"and {console.count_of(len(done.removals) - _MOST_ROWS, 'more stream')}\n".encode()
 
 
 def _rule_text(rule: dict[str, Any]) -> str:

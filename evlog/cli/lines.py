@@ -443,7 +443,7 @@ def _print_summary(summary: dict[str, Any]) -> None:
     first, last = summary["first_position"], summary["last_position"]
     text = f"{console.count_of(summary['appended'], 'event')} appended"
     if last is not None:
-        text += f", positions {first} to {last}"
+        text += f", position {first}" if first == last else f", positions {first} to {last}"
     text += "".join(
         f", {text}"
         for name, text in (

@@ -62,6 +62,7 @@ def command(given: Given) -> None:
             known=_FIELDS,
             nothing="no streams match",
             cells={"retention": in_words},
+            wide_only=("first_version",),  # else names are cut where a rule takes its column
         )
 
 

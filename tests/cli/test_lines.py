@@ -390,8 +390,10 @@ def test_a_terminal_gets_the_summary_in_words(evlog: Evlog, monkeypatch: pytest.
         b"2 events appended, positions 1 to 2\n"
     )
     assert evlog("append", "--lines", "s", "T", stdin=b"").out == b"0 events appended\n"
+    skipping = evlog("append", "--lines", "--skip-bad", "other", "T", stdin=b"1\nx\n")
+    assert skipping.out == b"1 event appended, position 3, 1 line skipped\n"
     acknowledged = evlog("append", "--lines", "--ack", "s", "T", stdin=b"{}\n").out
-    assert acknowledged == b"line 1: appended to s: version 3, position 3\n"
+    assert acknowledged == b"line 1: appended to s: version 3, position 4\n"
 
 
 def test_an_acknowledgement_has_the_number_of_its_line(evlog: Evlog) -> None:

@@ -12,6 +12,7 @@ import evlog as library
 from evlog.cli._support import console
 from evlog.cli._support.output import TableForm
 from evlog.cli._support.table import _fitted, draw_table
+from tests.cli.conftest import Evlog
 
 Columns = Callable[[int], None]
 
@@ -146,6 +147,21 @@ def test_a_narrow_terminal_shows_no_version_beside_streams(columns: Columns, is_
     columns(100)
     heading, _ = drawn(TableForm(None, one_stream=False, live=is_live), event(1))
     assert heading.split() == ["position", "stream", "version", "type", "time", "data"]
+
+
+def test_a_narrow_terminal_shows_the_names_of_streams_beside_their_rules(
+    columns: Columns, evlog: Evlog
+) -> None:
+    name = "order-2026-11-1"
+    evlog("append", name, "T")
+    evlog("retain", name, "--max-count", "1")
+    for width, shown in ((80, []), (100, ["first_version"])):
+        columns(width)
+        heading, row = evlog("streams", "-o", "table").out.decode().splitlines()
+        assert heading.split() == ["stream", "events", *shown, "last_version", "last_time", "retention"]
+        assert row.startswith(f"{name} ")
+        assert row.endswith("max_count 1")
+        assert "first_version" in evlog("streams", "-o", "table", "--fields", "first_version").out.decode()
 
 
 @pytest.mark.parametrize("is_live", [False, True])

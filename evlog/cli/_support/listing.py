@@ -29,6 +29,7 @@ def print_rows(
     known: Sequence[str],
     nothing: str | None,
     cells: Cells | None = None,
+    wide_only: Sequence[str] = (),
 ) -> None:
     """Print rows in the form that is asked for: a table on a terminal, JSON lines in a pipe.
 
@@ -38,11 +39,12 @@ def print_rows(
         known: all fields that a row can have.
         nothing: printed instead of a table without rows.
         cells: how values are shown to people.
+        wide_only: columns that a table without --fields shows only on a wide terminal.
     """
     form = given.output or ("table" if console.stdout_is_terminal() else "json")
     chosen = _chosen(given, known)
     with Paged():
-        for chunk in _drawn(form, chosen, rows, columns, known, cells or {}, nothing):
+        for chunk in _drawn(form, chosen, rows, columns, known, cells or {}, nothing, wide_only):
             console.write(chunk)
 
 
@@ -70,6 +72,7 @@ def _drawn(
     known: Sequence[str],
     cells: Cells,
     nothing: str | None,
+    wide_only: Sequence[str] = (),
 ) -> Iterator[bytes]:
     if form == "json":
         for row in rows:
@@ -93,7 +96,8 @@ def _drawn(
         from evlog.cli._support.table import draw_table
 
         names = chosen or columns
-        drawn = iter(draw_table(names, ([_shown(row, name, cells) for name in names] for row in rows)))
+        texts = ([_shown(row, name, cells) for name in names] for row in rows)
+        drawn = iter(draw_table(names, texts, wide_only=() if chosen else wide_only))
         first = next(drawn, None)
         if first is not None:
             yield from chain([first], drawn)

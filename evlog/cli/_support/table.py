@@ -117,10 +117,14 @@ def _width(text: str) -> int:
 
 
 def draw_table(
-    names: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: Collection[str] = _NUMBERS
+    names: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    numbers: Collection[str] = _NUMBERS,
+    wide_only: Sequence[str] = (),
 ) -> Iterable[bytes]:
     """Draw a table in parts. Nothing is drawn without rows."""
-    table = Table(names, numbers=numbers)
+    table = Table(names, numbers=numbers, wide_only=wide_only)
     part: list[Sequence[str]] = []
     for row in rows:
         part.append(row)
