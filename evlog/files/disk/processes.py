@@ -18,6 +18,7 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from queue import Empty, SimpleQueue
 from threading import Semaphore, Thread
 from types import TracebackType
@@ -296,17 +297,70 @@ class _Helper:
             pipe.raw.close()  # type: ignore[attr-defined]
 
 
-def _maybe_start(module: str) -> _Helper | None:
-    """Start a helper; return None where no process can be started, or the executable is not Python.
+class CallBeside:
+    """One call in a helper process, while this process does something else. Its result is not wanted.
+
+    The helper ends by itself, also when this process ends before it.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self.process = process
+
+    @classmethod
+    def maybe_start(cls, function: Function, *arguments: Any) -> Self | None:
+        """Start the call; return None where no process can be started, or there is one core only.
+
+        Args:
+            function: what a helper can import by its name; its arguments can be pickled, into a page.
+        """
+        command = _maybe_command(function.__module__)
+        if command is None or core_count() < 2:
+            return None
+        call = pickle.dumps((function, arguments), pickle.HIGHEST_PROTOCOL)
+        null = subprocess.DEVNULL
+        try:
+            process = subprocess.Popen(  # noqa: S603 - this interpreter, with a constant program
+                command, stdin=subprocess.PIPE, stdout=null, stderr=null, process_group=0
+            )
+            assert process.stdin is not None
+            with suppress(OSError), process.stdin as tasks:
+                tasks.write(call)
+        except OSError:
+            return None
+        return cls(process)
+
+    def is_done(self) -> bool:
+        """Return whether the helper has ended, however it did; in a forked child it has."""
+        return self.process.poll() is not None
+
+    def end(self, timeout_seconds: float) -> None:
+        """Wait until the helper has ended; kill it after the time, as it may be suspended."""
+        try:
+            self.process.wait(timeout_seconds)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+def _maybe_command(module: str) -> list[str] | None:
+    """Return the command of a helper; None where the executable is not Python.
 
     In a frozen program or one that embeds Python, `sys.executable` is that program.
     """
     name = os.path.basename(sys.executable or "").lower()
     if getattr(sys, "frozen", False) or not name.startswith(("python", "pypy")):
         return None
+    return [sys.executable, "-S", "-c", _BOOT, _PACKAGE, module, *sys.path]
+
+
+def _maybe_start(module: str) -> _Helper | None:
+    """Start a helper; return None where no process can be started."""
+    command = _maybe_command(module)
+    if command is None:
+        return None
     try:
         process = subprocess.Popen(  # noqa: S603 - this interpreter, with a constant program
-            [sys.executable, "-S", "-c", _BOOT, _PACKAGE, module, *sys.path],
+            command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=_PIPE_BYTES,

@@ -34,7 +34,7 @@ from evlog.files.log.column_index import CATEGORY_SHARE, ColumnIndex
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
     from typing import Final
 
     from evlog.files.format.headers import FileHeader
@@ -291,8 +291,10 @@ class SealedIndex:
         """Iterate over the same numbers, falling."""
         return reversed(self.find(kind, key))
 
-    def candidates(self, keys: Iterable[int]) -> list[tuple[int, Sequence[int]]]:
+    def candidates(self, keys: Collection[int]) -> list[tuple[int, Sequence[int]]]:
         """Return each id hash that some entries may have, with their numbers, rising."""
+        if self._file(KIND_IDS) is None:
+            return self._columns.candidates(keys)
         return [(key, numbers) for key in dict.fromkeys(keys) if (numbers := self.find(KIND_IDS, key))]
 
     def last_numbers(self, kind: int, keys: Sequence[int]) -> list[int]:
@@ -349,6 +351,11 @@ class SealedIndex:
     def _keys(self, kind: int) -> Sequence[int]:
         index = self.maybe_sorted(kind)
         return index.keys if index is not None else self._columns.keys(kind)
+
+    def take_over(self, columns: ColumnIndex) -> None:
+        """Use these columns: the files are being built, and need not be looked for."""
+        self._columns = columns
+        self._files = dict.fromkeys(self._suffixes)
 
     def missing(self) -> list[int]:
         """Return the kinds whose files have to be built, as far as is known without reading them."""

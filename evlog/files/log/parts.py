@@ -187,6 +187,10 @@ class SealedPart:
         """Drop the files; a thread that reads from them keeps them until it is done."""
         self._index = self._segment = self._removed = self._crowds = None
 
+    def take_over(self, columns: ColumnIndex) -> None:
+        """Answer look-ups from the columns of the segment, as it was when it was active, until `close`."""
+        self._open().take_over(columns)
+
     def filter_keys(self) -> tuple[Sequence[int], ...]:
         """Return what the filter keeps of the segment: 32 bits for each stream, type, id and tag."""
         index, removed = self.index, self.removed

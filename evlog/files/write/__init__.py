@@ -6,7 +6,8 @@ sync_marks.py     what is synced before an append returns, and the marks that sa
 group_commit.py   the queue in which one writer appends for those that wait
 recovery.py       what the next writer does with a torn tail
 roll.py           begin a segment; what a crash in a roll leaves, and what clears it
-derived.py        indexes of sealed segments (filter_file.py: which segments to look into)
+derived.py        indexes of sealed segments (filter_file.py: which segments to look into; building.py:
+                  in a helper process)
 create.py         make a store
 retention.py      change what is kept (redaction.py: erase events; standing.py: become a mirror)
 """

@@ -19,6 +19,7 @@ from zlib import crc32
 
 from evlog.errors import AppendTooLarge, ClockError, EvlogError, StoreFull, StoreIOError, StoreReplaced
 from evlog.files.disk.file_lock import FileLock
+from evlog.files.disk.files import DISK
 from evlog.files.format import paths
 from evlog.files.format.entries import ENTRY_BYTES, body_crc, column, encode_entries
 from evlog.files.format.frames import (
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from typing import Final
 
     from evlog.files.disk.files import Disk, WriteFile
+    from evlog.files.disk.processes import CallBeside
     from evlog.files.format.manifest import SegmentInfo
     from evlog.files.log.log import Log
     from evlog.files.log.parts import SealedPart
@@ -62,6 +64,9 @@ if TYPE_CHECKING:
     from evlog.model.reports import TornTail
 
 _MAX_TIME_US: Final = 253_402_300_799_999_999  # the end of the year 9999, the last that Python's datetime has
+# In a segment whose files a helper builds: to start it takes as long as to build those of so many.
+_MANY_EVENTS: Final = 1 << 16
+_PATIENCE_SECONDS: Final = 10.0  # with a helper, which may be suspended
 _SUSPECT_AT: Final = MARK_AT[SUSPECT_MAGIC]
 
 
@@ -94,6 +99,9 @@ class LogTail:
         self._seen_count = -1  # events of the active segment that are accounted for; -1: none of this segment
         self._written = b""  # the written mark that is accounted for
         self._unindexed: list[SealedPart] = []  # not guarded: threads take from it by `pop`
+        # Not guarded, replaced whole: a segment whose files a helper is to build; one whose files it builds.
+        self._to_build: SealedPart | None = None
+        self._building: tuple[SealedPart, CallBeside] | None = None
         self.torn_tails: list[TornTail] = []
 
     def reset_files(self) -> None:
@@ -265,11 +273,16 @@ class LogTail:
                 if not self._has_rolled:  # once: listing the directory takes long with thousands of segments
                     remove_leftovers_locked(self._log.store, self._disk)
                     self._has_rolled = True
+                columns = self._log.active.index
                 roll_locked(self._log, self._disk)
             except StoreIOError as error:
                 self._marks.fail(error, active.tag, active.end)
                 raise
-        self._unindexed.append(self._log.sealed[-1])
+        part = self._log.sealed[-1]
+        if part.count >= _MANY_EVENTS and columns.knows_ids and self._building is None and self._disk is DISK:
+            part.take_over(columns)
+            self._to_build = part
+        self._unindexed.append(part)
         self._open_files_locked()
         self._seen_count = 0  # of the new segment: the versions that are remembered are still right
         self._planner.begin_segment_locked()
@@ -282,6 +295,15 @@ class LogTail:
         While a compaction runs, segments that were found without an index are left alone: it may be about to
         replace them.
         """
+        building = self._building
+        if building is not None:
+            part, call = building
+            if not (call.is_done() or self._unindexed):
+                return
+            call.end(0.0)  # one that is slower than a segment is filled may be suspended
+            self._building = None
+            part.close()  # from now on it uses the files
+            self._unindexed.append(part)  # nothing is left to do, unless the helper failed
         filter = self._log.filter
         if not (self._unindexed or self._log.faulty or filter.is_due):
             return
@@ -294,10 +316,31 @@ class LogTail:
                     part = parts.pop()
                 except IndexError:  # another thread took it
                     break
+                if part is self._to_build and self._builds_beside(part):
+                    return
                 if not build_indexes(part, self._disk):
                     self._index_moved(part)
         if extend:
             extend_filter(self._log, self._disk)
+
+    def _builds_beside(self, part: SealedPart) -> bool:
+        """Return whether a helper process builds the segment's derived files."""
+        from evlog.files.disk.processes import CallBeside  # few processes seal so many events
+        from evlog.files.write.building import build_beside
+
+        self._to_build = None
+        call = CallBeside.maybe_start(build_beside, self._log.store, part.info.tag)
+        if call is None:
+            part.close()
+            return False
+        self._building = part, call
+        return True
+
+    def end_building(self) -> None:
+        """Wait for the helper, if there is one: after that nothing of this process writes to the store."""
+        building = self._building
+        if building is not None:
+            building[1].end(_PATIENCE_SECONDS)
 
     def _index_moved(self, part: SealedPart) -> None:
         """Build the indexes of a segment that was compressed meanwhile: its other files are the same."""

@@ -257,6 +257,7 @@ class Writer:
                 break
         self._lock.close()
         self._marks.close()
+        self._tail.end_building()
 
     # --- with others
 

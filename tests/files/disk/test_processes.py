@@ -20,6 +20,7 @@ from evlog.files.disk.processes import (
     _PIPE_BYTES,
     _RESULTS_WAITING,
     MAX_PROCESSES,
+    CallBeside,
     Workers,
     core_count,
 )
@@ -267,6 +268,42 @@ def test_a_forked_child_neither_uses_nor_keeps_the_helpers() -> None:
         assert helper.process.wait(20) == 0
         os.close(writing)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_a_call_beside_is_made_in_another_process(tmp_path: Path, two_cores: None) -> None:
+    call = CallBeside.maybe_start(os.mkdir, str(tmp_path / "made"))
+    assert call is not None
+    call.end(60)
+    assert call.is_done()
+    assert (tmp_path / "made").is_dir()
+    assert not is_running(call.process.pid)
+
+
+def test_a_call_beside_that_takes_too_long_is_killed(two_cores: None) -> None:
+    call = CallBeside.maybe_start(signal.pause)
+    assert call is not None
+    assert not call.is_done()
+    call.end(0)
+    assert call.is_done()
+    assert not is_running(call.process.pid)
+
+
+def test_a_call_beside_whose_process_the_program_has_waited_for_is_done(two_cores: None) -> None:
+    call = CallBeside.maybe_start(os.getpid)
+    assert call is not None
+    os.waitpid(call.process.pid, 0)
+    assert call.is_done()
+    call.end(0)
+
+
+def test_no_call_is_made_beside_on_one_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("evlog.files.disk.processes.core_count", lambda: 1)
+    assert CallBeside.maybe_start(os.getpid) is None
+
+
+@pytest.fixture
+def two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("evlog.files.disk.processes.core_count", lambda: 2)
 
 
 def is_running(pid: int) -> bool:

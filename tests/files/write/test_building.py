@@ -1,0 +1,149 @@
+"""Derived files that a helper process builds while its writer appends, and what happens when it does not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from evlog import EventStore
+from evlog.files.write.building import build_beside
+from evlog.files.write.tail import LogTail
+from tests.support.contention import wait_until
+from tests.support.helpers import engine_of, new, number_id, segment_files, small_store, writer_of
+
+SUFFIXES = ("ids", "streams", "types")
+
+
+@pytest.fixture
+def store(memory_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[EventStore]:
+    """A store whose segments of 8 events count as large ones, after seven appends by a writer of many."""
+    monkeypatch.setattr("evlog.files.write.tail._MANY_EVENTS", 8)
+    monkeypatch.setattr("evlog.files.disk.processes.core_count", lambda: 2)
+    with small_store(memory_path / "store") as opened:
+        for number in range(7):
+            append(opened, number)
+        log = engine_of(opened)._log
+        assert log is not None
+        log.active.index.prepare()
+        yield opened
+
+
+class Suspended:
+    """A helper that builds nothing, and ends when the test says so."""
+
+    done = False
+
+    @classmethod
+    def maybe_start(cls, function: object, *arguments: object) -> Suspended:
+        assert function is build_beside
+        return cls()
+
+    def is_done(self) -> bool:
+        return self.done
+
+    def end(self, timeout_seconds: float) -> None:
+        self.done = True
+
+
+def append(store: EventStore, number: int) -> tuple[int, bool]:
+    result = store.append(f"s-{number % 3}", [new(number, f"T{number % 2}", id=number_id(number))])
+    return result.first_position, result.duplicate
+
+
+def tail_of(store: EventStore) -> LogTail:
+    return writer_of(store)._tail
+
+
+def names(store: EventStore) -> list[str]:
+    """Return the suffixes of the derived files of sealed segments that are there."""
+    return [suffix for suffix in SUFFIXES if segment_files(store, suffix)]
+
+
+def begin_segment(store: EventStore) -> None:
+    append(store, 7)
+    append(store, 8)
+
+
+def test_a_helper_builds_what_the_writer_then_uses(store: EventStore) -> None:
+    begin_segment(store)
+    building = tail_of(store)._building
+    assert building is not None
+    part, call = building
+    wait_until(call.is_done)
+    assert tuple(names(store)) == SUFFIXES
+    built = [path.stat().st_ino for suffix in SUFFIXES for path in segment_files(store, suffix)]
+    append(store, 9)
+    assert tail_of(store)._building is None
+    assert part.index.missing() == []
+    assert [path.stat().st_ino for suffix in SUFFIXES for path in segment_files(store, suffix)] == built
+    assert [append(store, number) for number in (1, 8, 9)] == [(2, True), (9, True), (10, True)]
+    assert store.verify().ok
+
+
+def test_nothing_waits_for_a_helper(store: EventStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("evlog.files.disk.processes.CallBeside", Suspended)
+    begin_segment(store)
+    assert tail_of(store)._building is not None
+    for number in range(9, 15):
+        assert append(store, number) == (number + 1, False)
+    assert [append(store, number) for number in (0, 7, 8)] == [(1, True), (8, True), (9, True)]
+    assert [event.version for event in store.read("s-1")] == [1, 2, 3, 4, 5]
+    assert [event.position for event in store.read_all(types=["T1"])] == [2, 4, 6, 8, 10, 12, 14]
+    assert names(store) == []
+    append(store, 15)
+    append(store, 16)  # the second segment is full: the helper is not waited for any longer
+    assert [len(segment_files(store, suffix)) for suffix in SUFFIXES] == [2, 2, 2]
+    assert tail_of(store)._building is None
+
+
+def test_what_a_helper_has_not_built_the_writer_builds(
+    store: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("evlog.files.disk.processes.CallBeside", Suspended)
+    begin_segment(store)
+    building = tail_of(store)._building
+    assert building is not None
+    building[1].end(0)
+    append(store, 9)
+    assert tuple(names(store)) == SUFFIXES
+    assert tail_of(store)._building is None
+    assert append(store, 3) == (4, True)
+
+
+@pytest.mark.parametrize("reason", ["one core", "no process", "few events", "a writer of few appends"])
+def test_without_a_helper_the_writer_builds_at_once(
+    reason: str, store: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if reason == "one core":
+        monkeypatch.setattr("evlog.files.disk.processes.core_count", lambda: 1)
+    elif reason == "no process":
+        monkeypatch.setattr("sys.executable", "/nowhere/python3")
+    elif reason == "few events":
+        monkeypatch.setattr("evlog.files.write.tail._MANY_EVENTS", 9)
+    else:
+        store.close()
+        with small_store(store.path) as other:
+            begin_segment(other)
+            assert tuple(names(other)) == SUFFIXES
+        return
+    begin_segment(store)
+    assert tail_of(store)._building is None
+    assert tuple(names(store)) == SUFFIXES
+    assert append(store, 3) == (4, True)
+
+
+def test_a_closed_store_is_left_alone(store: EventStore) -> None:
+    begin_segment(store)
+    building = tail_of(store)._building
+    assert building is not None
+    store.close()
+    assert building[1].is_done()
+    assert tuple(names(store)) == SUFFIXES
+    assert not list(Path(store.path, "segments").glob("*.tmp"))
+
+
+def test_a_store_that_was_removed_is_not_made_again(tmp_path: Path) -> None:
+    build_beside(str(tmp_path / "store"), 1)
+    assert list(tmp_path.iterdir()) == []
