@@ -6,6 +6,8 @@ and one transaction then moves the end. A mirror takes no other appends meanwhil
 1. Before, the keys of these items are noted, and that a piece is being written. If the process is killed, the
    next piece, or the change that ends the mirror, deletes these items first.
 2. The head of a stream keeps what it was until the end of the log has reached the piece's.
+3. Heads are written on the condition that this piece is still the one being written. So a mirror that was
+   suspended does not put back the heads of another one, which went on meanwhile. Both write the same events.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ from typing import TYPE_CHECKING, Final
 import msgpack
 
 from evlog.engines.dynamodb.appends import add_events, event_items
-from evlog.engines.dynamodb.core import Change, read_heads
+from evlog.engines.dynamodb.client import Refused, key_of
+from evlog.engines.dynamodb.core import MAX_ACTIONS, Change, read_heads
 from evlog.engines.dynamodb.items import (
     HEADS,
     LOG_KEY,
@@ -33,7 +36,7 @@ from evlog.model.events import SYSTEM_PREFIX
 from evlog.model.history import Standing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from evlog.engines.dynamodb.client import Item
     from evlog.engines.dynamodb.core import Core, Moment
@@ -85,8 +88,8 @@ def append_history(core: Core, piece: HistoryPiece) -> None:
         items += [encode_removed(removed), encode_id(removed)]
         items += tag_items(removed.position, removed.stream, removed.version, removed.tags)
     items += [encode_lost(first, last) for first, last in _lost(piece)]
-    items += [encode_head(stream, head, old[stream], piece.end) for stream, head in heads.items()]
-    notes = [(item["PK"]["S"], item["SK"]["S"]) for item in items]
+    staged_heads = [encode_head(stream, head, old[stream], piece.end) for stream, head in heads.items()]
+    notes = [(item["PK"]["S"], item["SK"]["S"]) for item in (*items, *staged_heads)]
     core.client.write_many(
         [
             {"PK": {"S": LOG_KEY[0]}, "SK": {"S": f"{STAGED}{at:06d}"}, "keys": {"B": msgpack.packb(keys)}}
@@ -106,8 +109,32 @@ def append_history(core: Core, piece: HistoryPiece) -> None:
 
     core.change(begin, by_mirror=True)
     core.client.write_many(items)
+    _write_heads(core, piece, staged_heads)
     core.change(end, by_mirror=True)
     core.client.write_many((), [(LOG_KEY[0], f"{STAGED}{at:06d}") for at, _ in enumerate(_pages(notes))])
+
+
+def _write_heads(core: Core, piece: HistoryPiece, heads: Sequence[Item]) -> None:
+    """Write the heads of a piece, while it is the one that is being written."""
+    is_ours = {
+        "Key": key_of(LOG_KEY),
+        "ConditionExpression": "staged = :end AND #p = :after",
+        "ExpressionAttributeNames": {"#p": "position"},
+        "ExpressionAttributeValues": {":end": {"N": str(piece.end)}, ":after": {"N": str(piece.after)}},
+    }
+    at = 0
+    while at < len(heads):
+        puts = [{"Put": {"Item": item}} for item in heads[at : at + MAX_ACTIONS - 1]]
+        try:
+            core.client.transact([{"ConditionCheck": is_ours}, *puts])
+        except Refused:  # also where the service was busy with one of the items
+            state = core.state()
+            _check(core, state, piece)
+            if state.staged != piece.end:
+                reason, advice = "another mirror has begun to write", "start the mirror again"
+                raise MirrorConflict(f"store {piece.source_id}", core.address.text, reason, advice) from None
+        else:
+            at += len(puts)
 
 
 def _pages(keys: list[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from evlog.model.filters import LogSelection
 from evlog.model.history import Standing
 from evlog.testing.base import LONG_SECONDS, new, numbers
 from evlog.transfer import promote
+from evlog.transfer.pieces import read_pieces
 from tests.support.ministack import Ministack
 from tests.support.readme import ROOT
 from tests.support.refusing import refusing
@@ -386,6 +388,39 @@ def test_a_mirror_that_was_killed_leaves_nothing_that_counts(
         evlog.mirror(source, store)
         assert everything(store) == everything(source)
     assert store.verify().ok
+
+
+@pytest.mark.parametrize("end", [3, 5])
+def test_a_mirror_that_was_suspended_changes_nothing_of_one_that_went_on(
+    store: EventStore, tmp_path: Any, monkeypatch: pytest.MonkeyPatch, end: int
+) -> None:
+    with (
+        evlog.open(tmp_path / "source", create=True) as source,
+        evlog.open(store.path) as other,
+    ):
+        for number in range(5):
+            source.append("a", [new(number)])
+        assert store.engine.change_standing(Standing(), Standing(mirror_of=source.engine.store_id))
+        client = client_of(store)
+        write_many, calls = client.write_many, []
+
+        def suspended(items: Any, keys: Any = ()) -> None:
+            calls.append(len(items))
+            if len(calls) == 2:  # the first one notes the keys
+                for after, to in itertools.pairwise((0, 3, end)):
+                    for piece in read_pieces(source.engine, after, to):
+                        other.engine.append_history(piece)
+            write_many(items, keys)
+
+        monkeypatch.setattr(client, "write_many", suspended)
+        (late,) = read_pieces(source.engine, 0, 2)
+        with pytest.raises(evlog.MirrorConflict, match=f"ends at position {end}"):
+            store.engine.append_history(late)
+        assert everything(other) == everything(source)[:end]
+        assert other.stream_version("a") == end
+        assert other.verify().ok
+        promote(other)
+        assert other.append("a", [new(9)]).last_version == end + 1
 
 
 def test_nothing_of_a_piece_is_seen_before_all_of_it(
