@@ -19,6 +19,7 @@ import threading
 import time
 
 from evlog.errors import InvalidArgument, StoreClosed, StoreFull, SubscriptionBusy
+from evlog.model.arguments import check_seconds
 from evlog.model.checkpoints import Checkpoint
 from evlog.model.events import Event
 from evlog.model.filters import EventFilter, LogSelection
@@ -130,7 +131,7 @@ class Subscription:
             StoreNotFound, StoreReplaced: the store was removed; another one is in its place.
             CorruptionError: committed events are damaged; those before them were delivered.
             StoreIOError: the disk failed.
-            InvalidArgument: another thread takes events.
+            InvalidArgument: another thread takes events, or the time is not a number.
         """
         self._begin_taking()
         try:
@@ -156,6 +157,8 @@ class Subscription:
         self._check_process()
         deadline = self._deadline
         if timeout_seconds is not None:
+            if not hasattr(timeout_seconds.__class__, "__float__") or not timeout_seconds < 0:  # that is over
+                check_seconds(timeout_seconds=timeout_seconds)
             deadline = min(deadline, time.monotonic() + timeout_seconds)
         while not self._stopped:
             event = self._next_ready()

@@ -48,6 +48,14 @@ def test_everything_there_is_comes_first_then_what_comes_later(store: EventStore
         assert drain(subscription) == [31, 32]
 
 
+@pytest.mark.parametrize("wrong", [float("nan"), "1", b"1", [1]])
+def test_a_wait_is_for_a_number_of_seconds(store: EventStore, wrong: Any) -> None:
+    with store.subscribe() as subscription:
+        with pytest.raises(InvalidArgument, match="timeout_seconds"):
+            subscription.next_event(wrong)
+        assert subscription.next_event(-1) is None  # as 0: what is left of a time that is over
+
+
 def test_without_follow_it_ends_where_the_log_ended_when_asked(store: EventStore) -> None:
     fill(store, 20)
     with store.subscribe(follow=False) as subscription:
