@@ -15,8 +15,10 @@ import evlog
 from evlog import LockTimeout
 from evlog.files.disk import file_lock
 from evlog.files.disk.files import Disk
-from evlog.files.write import writer
+from evlog.files.log.log import Log
+from evlog.files.write import tail, writer
 from tests.support.helpers import new, number_id, numbers, small_store, writer_of
+from tests.support.interrupts import Interrupted
 
 CALLS = ("open", "write_at", "cut", "sync", "sync_dir", "replace", "remove", "create_file")
 
@@ -77,22 +79,6 @@ def test_interrupted_append_is_whole_or_absent_and_the_store_goes_on(
     raise AssertionError("the append never got through")
 
 
-class Interrupt:
-    """Raises KeyboardInterrupt at the n-th line, or begin of a function, of what takes the writers' lock."""
-
-    def __init__(self, left: int) -> None:
-        self.left = left
-
-    def __call__(self, frame: FrameType, event: str, _argument: object) -> Interrupt | None:
-        if frame.f_code.co_filename not in (file_lock.__file__, writer.__file__):
-            return None
-        if event in ("call", "line"):
-            self.left -= 1
-            if self.left == 0:
-                raise KeyboardInterrupt
-        return self
-
-
 @pytest.mark.parametrize("streams", [["s"], ["s", "t"]])
 def test_an_interrupt_between_any_two_lines_leaves_no_lock_behind(
     memory_path: Path, streams: list[str]
@@ -101,19 +87,31 @@ def test_an_interrupt_between_any_two_lines_leaves_no_lock_behind(
         store.append("s", [new()])
         lock = writer_of(store)._lock
         for count in range(1, 1000):
-            interrupt = Interrupt(count)
-            before = sys.gettrace()
-            try:
-                sys.settrace(interrupt)
+            with Interrupted(count, file_lock, writer) as interrupted:
                 store.append_many([(stream, [new()]) for stream in streams])
-            except KeyboardInterrupt:
-                pass
-            finally:
-                sys.settrace(before)
             assert not lock._is_mine(), count
             assert not lock.is_held(), count
-            if interrupt.left > 0:
+            if not interrupted.happened:
                 assert count > 20
+                return
+    raise AssertionError("the append never got through")
+
+
+def test_a_retry_after_an_interrupt_is_durable_when_it_returns(memory_path: Path) -> None:
+    """The writer has taken in what another one wrote and did not sync; a duplicate of it has to be synced."""
+    path = memory_path / "store"
+    with small_store(path, segment_events=10_000, sync="none") as other, small_store(path) as store:
+        store.append("s", [new()])
+        for count in range(1, 1000):
+            event = new(id=number_id(count))
+            other.append("s", [event])
+            with Interrupted(count, tail) as interrupted:
+                store.append("s", [event])
+            assert store.append("s", [event]).duplicate
+            log = Log(store.path)
+            assert log.durable_position() == log.head, count
+            if not interrupted.happened:
+                assert count > 5
                 return
     raise AssertionError("the append never got through")
 

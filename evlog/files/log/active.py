@@ -158,11 +158,13 @@ class ActiveSegment(Segment):
             rows = self._read_offsets(fresh * ENTRY_BYTES)
             if len(rows) < fresh * ENTRY_BYTES or crc32(rows, self.index_crc) != mark.index_crc:
                 return False
+            last_at = _frame_in(rows, fresh - 1)
+            # From here on no call: an interrupt comes before all of these, or after them.
             self.entries += rows
             self.count = self.entries_on_disk = mark.events
             self.index_crc = mark.index_crc
             self.end = mark.offset
-            self._last_at = self._frame_offset(mark.events - 1)
+            self._last_at = last_at
         return (self.count, self.end, self.index_crc) == (mark.events, mark.offset, mark.index_crc)
 
     def is_file(self, device: int, inode: int) -> bool:
@@ -342,10 +344,11 @@ class ActiveSegment(Segment):
                 self.torn_bytes = written_end(self._log, self.end, size) - self.end
                 self.fault = str(fault) if self.torn_bytes else ""
                 return
+            index_crc, durable = crc32(rows, self.index_crc), max(self.durable, header.durable)
+            # From here on no call: an interrupt comes before all of these, or after them.
             self.entries += rows
             self.count += header.events
-            self.index_crc = crc32(rows, self.index_crc)
-            self.durable = max(self.durable, header.durable)
+            self.index_crc, self.durable = index_crc, durable
             self._last_at = self.end
             self.end += FRAME_HEADER_BYTES + header.length
 

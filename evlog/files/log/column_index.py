@@ -37,6 +37,7 @@ _COLUMN: Final = {KIND_STREAMS: "stream_hash", KIND_IDS: "id_hash", KIND_TYPES: 
 _CATEGORY_SHIFT: Final = NAME_BITS.bit_length()
 CATEGORY_SHARE: Final = 4  # a category of more than one in this many events is not looked up: all are read
 _NONE: Final[tuple[int, ...]] = ()
+_NOTHING: Final[tuple[int, Groups]] = (0, {})
 
 
 class ColumnIndex:
@@ -49,8 +50,9 @@ class ColumnIndex:
     def __init__(self, entries: Callable[[], Entries]) -> None:
         self._entries = entries
         self._searched = 0  # bytes; a guess is enough: threads count without a lock
-        self._dicts: dict[int, Groups] = {}  # guarded by _mutex while they grow; read without it
-        self._known: dict[int, int] = {}  # guarded by _mutex: bytes of entries that are in the dict
+        # By kind: how many bytes of entries are in the dict, and the dict. Guarded by _mutex, read without.
+        # A dict is not here while it grows: what an interrupt leaves half done is built again.
+        self._dicts: dict[int, tuple[int, Groups]] = {}
         self._lasts: dict[int, dict[int, int]] = {}  # guarded by _mutex while they grow; read without it
         self._in_lasts: dict[int, int] = {}  # guarded by _mutex: bytes of entries that are in `_lasts`
         self._ids: set[int] = set()  # guarded by _mutex while it grows; read without it
@@ -61,7 +63,7 @@ class ColumnIndex:
     def reset_after_fork(self) -> None:
         """Renew the mutex in a forked child, and drop what another thread may have been growing."""
         self._mutex = threading.Lock()
-        self._dicts, self._known = {}, {}
+        self._dicts = {}
         self._lasts, self._in_lasts = {}, {}
         self._ids, self._in_ids = set(), 0
 
@@ -97,8 +99,8 @@ class ColumnIndex:
             last = self._last(kind).get(key)
             return iter(()) if last is None else self._search(kind, key, end=(last + 1) * ENTRY_BYTES)
         with self._mutex:
-            groups, known_bytes = self._dicts.get(kind), self._known.get(kind, 0)
-            if groups is not None and 0 < len(self._entries()) - known_bytes <= _FEW_BYTES:
+            known_bytes, groups = self._dicts.get(kind, _NOTHING)
+            if known_bytes and 0 < len(self._entries()) - known_bytes <= _FEW_BYTES:
                 # To search a few new entries costs less than to add them.
                 fresh = list(self._search(kind, key, known_bytes))
                 return chain(fresh, reversed(tuple(as_numbers(groups.get(key, _NONE)))))
@@ -191,14 +193,14 @@ class ColumnIndex:
 
     def _dict(self, kind: int) -> Groups:
         """Return a dict from each key to its entry's number, or to several: most keys have one."""
-        if self._known.get(kind) == len(self._entries()):
-            return self._dicts[kind]
+        known_bytes, groups = self._dicts.get(kind, _NOTHING)
+        if known_bytes == len(self._entries()):
+            return groups
         with self._mutex:
             return self._grow_dict(kind)
 
     def _grow_dict(self, kind: int) -> Groups:
-        groups = self._dicts.setdefault(kind, {})
-        known_bytes = self._known.get(kind, 0)
+        known_bytes, groups = self._dicts.pop(kind, (0, {}))
         end = len(self._entries())
         if known_bytes < end:
             fresh = self._column(kind, known_bytes, end)
@@ -207,7 +209,7 @@ class ColumnIndex:
                 _group_ids(groups, fresh, numbers)
             else:
                 group_numbers(groups, fresh, numbers)
-            self._known[kind] = end
+        self._dicts[kind] = end, groups
         return groups
 
     def _search(self, kind: int, key: int, start: int = 0, end: int | None = None) -> Iterator[int]:

@@ -78,7 +78,7 @@ class PolicyTable:
         self._sealed: SealedParts | None = None
         self._active: ActivePart | None = None
         self._active_numbers: list[int] = []  # entries that may be the store's own events
-        self._seen_bytes = 0  # of the active segment's entries
+        self._seen_bytes = 0  # of the active segment's entries; negative: begin again
 
     def is_current(self, sealed: SealedParts, active: ActivePart) -> bool:
         """Return whether the table holds everything that these segments hold."""
@@ -92,26 +92,33 @@ class PolicyTable:
         """Read the policies that are new; all of them, if a compaction or recovery changed the log."""
         entries = active.segment.entries
         end = len(entries)
-        grown = sealed is self._sealed and active is self._active and self._seen_bytes <= end
-        if grown and not _find_types(entries, self._seen_bytes, end, self._types):
+        seen_bytes = self._seen_bytes
+        grown = sealed is self._sealed and active is self._active and 0 <= seen_bytes <= end
+        if grown and not _find_types(entries, seen_bytes, end, self._types):
             self._seen_bytes = end  # so it is after nearly every append
             return
+        self._seen_bytes = -1  # what an interrupt leaves half done is read again
         before = self._sealed
         rules, known = self._rules, len(before) if before is not None else 0
         redactions = len(rules.redactions)
-        unchanged = before is not None and sealed.begins_with(before)
-        if active is not self._active or len(entries) < self._seen_bytes:
-            unchanged = unchanged and self._was_sealed(sealed, known)
-            self._active, self._active_numbers, self._seen_bytes = None, [], 0
+        unchanged = seen_bytes >= 0 and before is not None and sealed.begins_with(before)
+        known_entries = 0  # of the first segment that was sealed since, which was active
+        if active is not self._active or end < seen_bytes:
+            unchanged = unchanged and self._was_sealed(sealed, known, seen_bytes)
+            known_entries = seen_bytes // ENTRY_BYTES
+            self._active, self._active_numbers, seen_bytes = None, [], 0
         if not unchanged:
-            rules, known, self._damaged, self._redacted = Rules(), 0, None, None
+            rules, known, known_entries, self._damaged, self._redacted = Rules(), 0, 0, None, None
             self._damaged_redaction = None
-            self._active, self._active_numbers, self._seen_bytes = None, [], 0
-        if sealed is not self._sealed:
+            self._active, self._active_numbers, seen_bytes = None, [], 0
+        if sealed is not before or not unchanged:
             for place in self._find_entries(sealed, filter):
                 if place >= known:
-                    self._read(sealed[place], sealed[place].system_numbers or (), rules)
-        found = _find_types(entries, self._seen_bytes, end, self._types)
+                    numbers = sealed[place].system_numbers or ()
+                    if place == known and known_entries:
+                        numbers = [number for number in numbers if number >= known_entries]
+                    self._read(sealed[place], numbers, rules)
+        found = _find_types(entries, seen_bytes, end, self._types)
         self._read(active, found, rules)
         self._active_numbers += found
         self._rules = rules
@@ -171,15 +178,15 @@ class PolicyTable:
         """Return the entries of a segment that may be the store's own events."""
         return self._active_numbers if part is self._active else getattr(part, "system_numbers", None) or ()
 
-    def _was_sealed(self, sealed: SealedParts, known: int) -> bool:
+    def _was_sealed(self, sealed: SealedParts, known: int, seen_bytes: int) -> bool:
         """Return whether the next sealed segment is the active one that is known: then its policies stay."""
         active = self._active
         if active is None or len(sealed) <= known:
             return False
         part = sealed[known]
-        if part.info.tag != active.info.tag or part.count * ENTRY_BYTES < self._seen_bytes:
+        if part.info.tag != active.info.tag or part.count * ENTRY_BYTES < seen_bytes:
             return False
-        if part.count * ENTRY_BYTES == self._seen_bytes:
+        if part.count * ENTRY_BYTES == seen_bytes:
             part.system_numbers = self._active_numbers
         return True
 

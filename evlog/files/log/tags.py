@@ -100,49 +100,51 @@ class ActiveTags:
     def __init__(self, segment: Segment) -> None:
         self._segment = segment
         self._searched = 0  # entries; a guess is enough: threads count without a lock
-        self._groups: Groups = {}  # by hash; guarded by _mutex while it grows; read without it
-        self._known = 0  # guarded by _mutex: the entries whose tags are in the dict
+        # How many entries have their tags in the dict, and the dict, by hash. Replaced whole, with the mutex;
+        # read without it. Empty while the dict grows: what an interrupt leaves half done is built again.
+        self._grown: tuple[int, Groups] = (0, {})
         self._mutex = threading.Lock()
         register_fork_reset(self)
 
     def reset_after_fork(self) -> None:
         """Renew the mutex in a forked child, and drop what another thread may have been growing."""
         self._mutex = threading.Lock()
-        self._groups, self._known = {}, 0
+        self._grown = 0, {}
 
     def find(self, hashes: Sequence[int], low: int, high: int) -> Sequence[int]:
         """Return the entries from low to below high that may have tags with all these hashes, rising."""
-        known = self.prepare(low, high)
+        known, groups = self.prepare(low, high)
         if not known:
             self._searched += high - low
         if known <= low:
             return find_in_entries(self._segment.entries, hashes, low, high)
-        groups = self._groups
         found = in_all([as_numbers(groups.get(hash, _NONE)) for hash in hashes])
         found = found[bisect_left(found, low) : bisect_left(found, min(known, high))]
         if known < high:  # to search a few new entries costs less than to add them
             found = [*found, *find_in_entries(self._segment.entries, hashes, known, high)]
         return found
 
-    def prepare(self, low: int, high: int) -> int:
+    def prepare(self, low: int, high: int) -> tuple[int, Groups]:
         """Build the dict, or extend it, where a look-up from low to below high needs it: 2 µs for each event.
 
         Returns:
-            How many entries are in the dict.
+            How many entries are in the dict, and the dict.
         """
-        known = self._known
-        pays = known or self._searched >= _SEARCHES_BEFORE_DICT * high
-        if pays and max(known, low) + _FEW_ENTRIES < high:
+        grown = self._grown
+        pays = grown[0] or self._searched >= _SEARCHES_BEFORE_DICT * high
+        if pays and max(grown[0], low) + _FEW_ENTRIES < high:
             try:
                 with self._mutex:
-                    self._grow(high)
-                known = high
+                    grown = self._grow(high)
             except CorruptionError:  # of an event that need not be one of those
                 pass
-        return known
+        return grown
 
-    def _grow(self, high: int) -> None:
-        if self._known < high:
-            rows = list(read_tags(self._segment, self._segment.entries, self._known, high))
-            group_numbers(self._groups, [hash for hash, _ in rows], [number for _, number in rows])
-            self._known = high
+    def _grow(self, high: int) -> tuple[int, Groups]:
+        known, groups = grown = self._grown
+        if known < high:
+            rows = list(read_tags(self._segment, self._segment.entries, known, high))
+            self._grown = 0, {}
+            group_numbers(groups, [hash for hash, _ in rows], [number for _, number in rows])
+            grown = self._grown = high, groups
+        return grown

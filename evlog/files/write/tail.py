@@ -419,8 +419,8 @@ class LogTail:
                 return False
             self._account_locked()
             self._last_time_us = mark.time_us
-            self._written = written
             self._set_end_locked()
+            self._written = written  # last: what was interrupted is done again
         return active.count == self._seen_count == active.entries_on_disk and file.ends_at(active.end)
 
     def _look_again_locked(self) -> None:
@@ -428,6 +428,7 @@ class LogTail:
         log = self._log
         if self._unsure:
             log.reset()
+        self._unsure = True  # a look that fails, or is interrupted, is done again
         log.refresh(suspicious=True)
         self._marks.forget()
         self._seen_count = -1
@@ -453,10 +454,10 @@ class LogTail:
 
     def _open_files_locked(self) -> None:
         active = self._log.active.segment
-        tag, file = self._prepared or (0, None)
-        self._log_file = (
-            file if file is not None and tag == active.tag else LogFile(active.log_path, self._disk)
-        )
+        prepared = self._prepared
+        if prepared is not None and prepared[0] != active.tag:
+            prepared = self._prepared = None  # so that a compaction can free the space of that segment
+        self._log_file = prepared[1] if prepared is not None else LogFile(active.log_path, self._disk)
         self._offsets_file = self._disk.open(active.offsets_path, create=True)
         self._tag, self._first_position = active.tag, active.first_position
 

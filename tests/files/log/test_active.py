@@ -30,6 +30,7 @@ from tests.support.helpers import (
     segment_files,
     small_store,
 )
+from tests.support.interrupts import Interrupted
 
 
 @pytest.fixture
@@ -54,6 +55,28 @@ def follow(store: EventStore, behind: ActiveSegment) -> bool:
 
 def state(segment: ActiveSegment) -> tuple[object, ...]:
     return bytes(segment.entries), segment.count, segment.end, segment.index_crc, segment.torn_bytes
+
+
+@pytest.mark.parametrize("source", ["entries", "frames"])
+def test_an_interrupted_look_is_made_again(
+    store: EventStore, source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for step in range(1, 1000):
+        behind = active(store)
+        for number in range(3):
+            store.append("s-0", [new(number)])
+        if source == "frames":
+            monkeypatch.setattr(behind, "_read_offsets", lambda _length=None: bytearray())
+        with Interrupted(step, active_module) as interrupted:
+            assert source == "entries" or behind.refresh(0)
+            assert source == "frames" or follow(store, behind)
+        assert behind.refresh(0)
+        assert state(behind) == state(active(store))
+        assert behind.is_unchanged()
+        if not interrupted.happened:
+            assert step > 5
+            return
+    raise AssertionError("the look never got through")
 
 
 def test_entries_are_the_same_from_offsets_and_from_the_log(store: EventStore) -> None:

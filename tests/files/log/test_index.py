@@ -34,6 +34,7 @@ from evlog.files.format.sorted_index import (
 from evlog.files.log import column_index as column_index_module
 from evlog.files.log.column_index import ColumnIndex
 from evlog.files.log.index import IndexFault, SealedIndex, SortedIndex
+from tests.support.interrupts import Interrupted
 
 Row = tuple[int, int, int]
 """stream hash, id hash, type hash"""
@@ -113,6 +114,25 @@ def test_few_ids_with_a_known_hash_are_searched_for_and_no_dict_is_built() -> No
     assert not index._dicts
     assert index.candidates(range(50, 2000)) == [(key, index.find(KIND_IDS, key)) for key in range(50, 900)]
     assert index._dicts
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_interrupt_while_a_dict_grows_repeats_no_entry(kind: int) -> None:
+    rows = [(number % 3, number % 3, number % 3) for number in range(40)]
+    with column_index("all entries", lambda: entries) as index:
+        for step in range(1, 1000):
+            entries = bytearray(entries_of(rows[:20]))
+            index.reset_after_fork()
+            assert list(index.find(kind, 1)) == plain(rows[:20], kind, 1)
+            entries += entries_of(rows[20:])
+            with Interrupted(step, column_index_module) as interrupted:
+                index.find(kind, 1)
+            assert list(index.find_newest_first(kind, 1)) == plain(rows, kind, 1)[::-1]
+            assert list(index.find(kind, 1)) == plain(rows, kind, 1)
+            if not interrupted.happened:
+                assert step > 10
+                return
+    raise AssertionError("the look-up never got through")
 
 
 @given(rows_of_entries)

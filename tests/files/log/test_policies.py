@@ -15,14 +15,17 @@ from evlog import EventStore, NewEvent
 from evlog.errors import CorruptionError
 from evlog.files.disk.files import DISK
 from evlog.files.format.entries import ENTRY, ENTRY_BYTES, TYPE_HASH_AT
+from evlog.files.log import policies
 from evlog.files.log.log import Log
 from evlog.files.log.manifest_file import replace_manifest
 from evlog.files.log.parts import SegmentMoved
 from evlog.files.log.policies import PolicyTable, _find_types, rules_at
 from evlog.files.log.segment_filter import SegmentFilter
+from evlog.model import retention
 from evlog.model.events import Record
 from evlog.model.retention import Rule, Rules
 from tests.support.helpers import fill, new, numbers, segment_files, small_store
+from tests.support.interrupts import Interrupted
 
 
 def rules_of(path: Path | str) -> Rules:
@@ -45,6 +48,35 @@ def test_types_are_found_among_others_whose_hashes_share_bytes_with_theirs(count
             expected = [at for at in range(first, count) if chosen[at] in wanted]
             found = _find_types(entries, first * ENTRY_BYTES, len(entries), hashes)
             assert found == expected
+
+
+def numbers_and_redactions(log: Log) -> tuple[list[list[int]], list[Record]]:
+    table = log.policies()
+    return [list(table.system_numbers(part)) for part in log.parts()], list(table.redactions)
+
+
+def test_a_log_that_is_refreshed_has_each_redaction_once(store: EventStore) -> None:
+    log = Log(store.path)
+    for _ in range(20):
+        store.redact(store.append("s", [new()]).first_position, reason="asked for")
+        log.refresh()
+        assert numbers_and_redactions(log) == numbers_and_redactions(Log(store.path))
+
+
+def test_an_interrupt_while_policies_are_read_repeats_none(store: EventStore) -> None:
+    for step in range(1, 1000):
+        log = Log(store.path)
+        log.policies()
+        for _ in range(3):
+            store.redact(store.append("s", [new()]).first_position, reason="asked for")
+        log.refresh()
+        with Interrupted(step, policies, retention) as interrupted:
+            log.policies()
+        assert numbers_and_redactions(log) == numbers_and_redactions(Log(store.path))
+        if not interrupted.happened:
+            assert step > 10
+            return
+    raise AssertionError("the look never got through")
 
 
 def test_a_store_without_policies_has_none(store: EventStore) -> None:

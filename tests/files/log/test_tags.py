@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -14,10 +15,12 @@ import evlog
 from evlog import EventStore, IfNone, Query
 from evlog.files.format.entries import ENTRY_BYTES
 from evlog.files.format.hashes import hash_tag, tag_bits
+from evlog.files.log import column_index
 from evlog.files.log import tags as module
 from evlog.files.log.log import Log
 from evlog.files.log.tags import ActiveTags, find_in_entries, in_all
 from tests.support.helpers import flip_bit, new, numbers, segment_files, small_store, writer_of
+from tests.support.interrupts import Interrupted
 
 rising = st.lists(st.integers(0, 60), max_size=40).map(lambda found: sorted(set(found)))
 
@@ -104,9 +107,9 @@ def test_a_dict_is_made_once_many_entries_were_searched(
         tags = ActiveTags(segment)
         for _ in range(module._SEARCHES_BEFORE_DICT):
             assert list(tags.find([hash_tag("7:6")], 0, 30))
-            assert not tags._known
+            assert not tags._grown[0]
         assert list(tags.find([hash_tag("7:6")], 3, 30)) == [13, 20]
-        assert tags._known == 30
+        assert tags._grown[0] == 30
 
 
 @pytest.mark.exact_hashes
@@ -120,15 +123,39 @@ def test_a_writer_makes_and_extends_the_dict_before_it_takes_the_lock(
         lock, grow = writer_of(store)._lock, ActiveTags._grow
         grown: list[tuple[int, bool]] = []
 
-        def watched_grow(tags: ActiveTags, high: int) -> None:
+        def watched_grow(tags: ActiveTags, high: int) -> Any:
             grown.append((high, lock._held is not None))
-            grow(tags, high)
+            return grow(tags, high)
 
         monkeypatch.setattr(ActiveTags, "_grow", watched_grow)
         for number in range(10):
             tags = [f"number:{number}"]
             store.append("s", [new(number, tags=tags)], conditions=IfNone(Query(tags=tags)))
         assert grown == [(high, False) for high in range(5, 10)]
+
+
+@pytest.mark.exact_hashes
+def test_an_interrupt_while_the_dict_grows_repeats_no_event(
+    memory_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_FEW_ENTRIES", 0)
+    monkeypatch.setattr(module, "_SEARCHES_BEFORE_DICT", 0)
+    with small_store(memory_path / "store", segment_events=1000) as store:
+        fill_tagged(store, 40)
+        hashes = [hash_tag("7:6")]
+        segment = Log(store.path).active.segment
+        expected = find_in_entries(segment.entries, hashes, 0, 40)
+        assert len(expected) > 2
+        for step in range(1, 1000):
+            tags = ActiveTags(segment)
+            assert list(tags.find(hashes, 0, 15)) == find_in_entries(segment.entries, hashes, 0, 15)
+            with Interrupted(step, module, column_index) as interrupted:
+                tags.find(hashes, 0, 30)
+            assert list(tags.find(hashes, 0, 40)) == expected
+            if not interrupted.happened:
+                assert step > 10
+                return
+    raise AssertionError("the look-up never got through")
 
 
 def test_sealed_segments_are_looked_up_in_their_files(memory_path: Path) -> None:

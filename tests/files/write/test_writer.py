@@ -36,6 +36,7 @@ from tests.support.helpers import (
     new,
     number_id,
     numbers,
+    open_files,
     segment_files,
     small_store,
     writer_of,
@@ -391,6 +392,15 @@ def test_lock_that_is_not_free_in_time_is_its_own_error(store: EventStore) -> No
         assert caught.value.attributes() == {"path": f"{store.path}/lock", "timeout_seconds": 0.01}
         assert other.head == 0
     store.append("s", [new()])
+
+
+def test_a_writer_keeps_no_segment_open_that_was_removed(memory_path: Path) -> None:
+    """Else its space would not become free as long as the writer is open."""
+    with small_store(memory_path / "store", segment_events=4) as store:
+        fill(store, 12)
+        store.set_retention("s-0", max_count=1)
+        store.compact()
+        assert not [name for name in open_files(store.path) if name.endswith(".log (deleted)")]
 
 
 def test_unsynced_appends_are_there_for_every_reader(memory_path: Path) -> None:
