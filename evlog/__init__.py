@@ -10,6 +10,7 @@ decisions       read, decide, append, and again if another writer was first
 schemas         JSON Schemas of event types, checked by every append
 aio             the store for asyncio; imported by itself
 model           values that all of these pass on: events, appends, policies
+process         resets in a forked child; threads without signals
 errors.py       every exception
 engines         stores on servers: PostgreSQL, NATS, Kafka, DynamoDB
 adapters        what other systems read: SQL, Prometheus, assistants, `eventsourcing`

@@ -1,6 +1,6 @@
 """The tests, each in the place of what it tests: `pytest -q -n 2 --dist loadgroup` runs all of them.
 
-model files engines state schemas decisions subscriptions transfer aio adapters web cli   as in evlog
+model process files engines state schemas decisions subscriptions transfer aio adapters web cli   as in evlog
 
 crash         kills, power losses, failing calls and damage, on a test disk and for real
 concurrency   many processes and threads at once; forks, suspended processes, schedules of threads

@@ -20,7 +20,7 @@ PACKAGE = Path(__file__).parent.parent / "evlog"
 # Packages and root modules, from the bottom up. One imports from lower rows only; those of one row do not
 # import each other. Inside a package its modules may import each other, without a circle.
 LAYERS: tuple[frozenset[str], ...] = (
-    frozenset({"errors"}),
+    frozenset({"errors", "process"}),
     frozenset({"model"}),
     frozenset({"engine", "files/format"}),
     frozenset({"subscriptions", "decisions", "schemas", "state", "files/disk"}),

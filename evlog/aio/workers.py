@@ -18,7 +18,7 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any, NamedTuple, TypeVar
 
-from evlog.files.disk.threads import without_signals
+from evlog.process.threads import without_signals
 
 _T = TypeVar("_T")
 

@@ -9,7 +9,7 @@ import threading
 from evlog.cli._support import console, options
 from evlog.cli._support.parameters import RAW, STORE, argument, choice
 from evlog.errors import InvalidArgument
-from evlog.files.disk.threads import without_signals
+from evlog.process.threads import without_signals
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn, Protocol
 from uuid import UUID
 
 from evlog.errors import CorruptionError, EvlogError, SubscriptionBehind, SubscriptionBusy, Unsupported
-from evlog.files.disk.fork import register_fork_reset
-from evlog.files.disk.threads import without_signals
 from evlog.model.checkpoints import Checkpoint, ParkedEvent
 from evlog.model.events import SYSTEM_PREFIX, category_of, id_text, make_ids
 from evlog.model.filters import EventFilter
+from evlog.process.forks import register_fork_reset
+from evlog.process.threads import without_signals
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -15,7 +15,6 @@ import threading
 
 from evlog.errors import StoreClosed, StoreNotFound
 from evlog.files.disk.files import DISK
-from evlog.files.disk.fork import register_fork_reset
 from evlog.files.format.hashes import hash_ids, hash_stream
 from evlog.files.format.paths import check_path
 from evlog.files.log.crafted import refuses_crafted_content, without_crafted_content
@@ -24,6 +23,7 @@ from evlog.files.log.read import read_log, selection_of
 from evlog.files.log.read_stream import Bounds, maybe_read_few, read_stream
 from evlog.files.write.writer import Writer
 from evlog.model.filters import ANYTHING
+from evlog.process.forks import register_fork_reset
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ import queue
 import threading
 from typing import TYPE_CHECKING, Final
 
-from evlog.files.disk.threads import without_signals
 from evlog.model.history import HistoryPiece, RemovedRecord
+from evlog.process.threads import without_signals
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

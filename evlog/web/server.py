@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import uvicorn
 
 from evlog.errors import EvlogError
-from evlog.files.disk.threads import without_signals
+from evlog.process.threads import without_signals
 from evlog.web.app import make_app
 from evlog.web.guard import Guard
 

@@ -13,8 +13,8 @@ from collections import Counter
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final
 
-from evlog.files.disk.fork import register_fork_reset
 from evlog.model.events import SYSTEM_PREFIX, category_of
+from evlog.process.forks import register_fork_reset
 
 if TYPE_CHECKING:
     from evlog.store import EventStore

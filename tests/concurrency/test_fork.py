@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import evlog
-from evlog.files.disk import fork
+from evlog.process import forks
 from tests.support.helpers import engine_of
 
 ROOT = Path(__file__).parent.parent.parent
@@ -75,7 +75,7 @@ def test_registered_objects_are_not_kept_alive() -> None:
         def reset_after_fork(self) -> None: ...
 
     holder = Holder()
-    fork.register_fork_reset(holder)
+    forks.register_fork_reset(holder)
     reference = weakref.ref(holder)
     del holder
     gc.collect()

@@ -113,7 +113,7 @@ class Stops:
             return
         import threading
 
-        from evlog.files.disk.threads import without_signals
+        from evlog.process.threads import without_signals
 
         self._watching = True
         try:

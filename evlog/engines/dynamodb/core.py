@@ -44,10 +44,10 @@ from evlog.errors import (
     StoreReplaced,
     StoreUnreachable,
 )
-from evlog.files.disk.fork import register_fork_reset
 from evlog.model.history import Standing, refusal
 from evlog.model.redaction import Redacted, Redaction, maybe_decode_redaction
 from evlog.model.retention import METADATA_TYPE, REDACTIONS_STREAM, Rules
+from evlog.process.forks import register_fork_reset
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

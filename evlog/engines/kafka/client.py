@@ -28,8 +28,8 @@ from evlog.errors import (
     StoreNotFound,
     StoreUnreachable,
 )
-from evlog.files.disk.threads import without_signals
 from evlog.model.named import NamedTuple
+from evlog.process.threads import without_signals
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

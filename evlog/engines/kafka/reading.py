@@ -22,8 +22,8 @@ from evlog.engines.kafka.client import (
     translate,
 )
 from evlog.errors import CorruptionError, EvlogError, StoreClosed, StoreUnreachable
-from evlog.files.disk.fork import register_fork_reset
-from evlog.files.disk.threads import without_signals
+from evlog.process.forks import register_fork_reset
+from evlog.process.threads import without_signals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

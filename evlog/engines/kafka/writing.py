@@ -27,7 +27,7 @@ from evlog.engines.kafka.client import (
     translate,
 )
 from evlog.errors import AppendUnknown, EvlogError, LockTimeout, StoreUnreachable
-from evlog.files.disk.fork import register_fork_reset
+from evlog.process.forks import register_fork_reset
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

@@ -34,10 +34,10 @@ from evlog.engines.nats.layout import (
 )
 from evlog.engines.nats.session import Lost, NoResponder, NotConnected
 from evlog.errors import AppendUnknown, EventTooLarge, LockTimeout, StoreUnreachable, TooManyEvents
-from evlog.files.disk.fork import register_fork_reset
 from evlog.model.events import METADATA_PREFIX
 from evlog.model.filters import ANYTHING, LogSelection
 from evlog.model.retention import REDACTIONS_STREAM, SCHEMAS_STREAM
+from evlog.process.forks import register_fork_reset
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

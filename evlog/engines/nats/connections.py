@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from evlog.engines.nats.session import CONNECT_SECONDS, Denied, Lost, NoResponder, NotConnected, Session
 from evlog.errors import StoreAccessDenied, StoreClosed, StoreUnreachable
-from evlog.files.disk.fork import register_fork_reset
+from evlog.process.forks import register_fork_reset
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -29,12 +29,12 @@ from evlog.engines.nats.layout import (
 )
 from evlog.engines.nats.seeking import NEAR, Seeker
 from evlog.engines.reading import matching_content
-from evlog.files.disk.fork import register_fork_reset
 from evlog.model.events import Event, id_text
 from evlog.model.filters import StreamSelection
 from evlog.model.redaction import Redacted, maybe_decode_redaction
 from evlog.model.reports import StreamInfo, retention_of
 from evlog.model.retention import KEEP_ALL, Rules, first_visible_version, visible_since_us
+from evlog.process.forks import register_fork_reset
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Final
 
 from evlog.engines.messages import POSITION, VERSION
-from evlog.files.disk.fork import register_fork_reset
+from evlog.process.forks import register_fork_reset
 
 if TYPE_CHECKING:
     from evlog.engines.nats.jetstream import JetStream, Stored

@@ -29,10 +29,10 @@ from evlog.errors import (
     StreamTombstoned,
     WrongExpectedVersion,
 )
-from evlog.files.disk.fork import register_fork_reset
 from evlog.model.appends import NO_STREAM, BatchResult, Expectation, SchemasChanged
 from evlog.model.events import CONTENT_TYPES, JSON_CODE, check_stream_name, id_text, make_ids
 from evlog.model.history import Standing, refusal
+from evlog.process.forks import register_fork_reset
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

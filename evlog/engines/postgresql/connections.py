@@ -36,7 +36,7 @@ from evlog.errors import (
     StoreNotFound,
     StoreUnreachable,
 )
-from evlog.files.disk.fork import register_fork_reset
+from evlog.process.forks import register_fork_reset
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from evlog.engines.postgresql import wire
 from evlog.engines.postgresql.connections import Statement
 from evlog.engines.postgresql.rows import COLUMNS, load_rows
-from evlog.files.disk.fork import register_fork_reset
 from evlog.model.retention import METADATA_TYPE, Rules
+from evlog.process.forks import register_fork_reset
 
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGresult

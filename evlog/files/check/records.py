@@ -23,7 +23,6 @@ from msgspec import Meta
 from evlog.errors import InvalidEvent, InvalidStreamName
 from evlog.files.check.digest import digests_of
 from evlog.files.check.tags import TagDecoder, TagRows
-from evlog.files.disk.threads import without_signals
 from evlog.files.format.entries import pack_entries, running_crcs
 from evlog.files.format.frames import FRAME_HEADER_BYTES, MAX_VERSION, NOT_RECORDS, array_head
 from evlog.files.format.hashes import hash_ids, hash_stream, hash_type
@@ -35,6 +34,7 @@ from evlog.model.events import (
     check_type,
 )
 from evlog.model.retention import COMPACTIONS_STREAM, METADATA_TYPE, STARTED_TYPE, as_words, from_words
+from evlog.process.threads import without_signals
 
 _MAX_NAMES: Final = 1 << 18
 _SHORT_BYTES: Final = 2048

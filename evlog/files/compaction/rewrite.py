@@ -18,7 +18,6 @@ from struct import Struct
 from zlib import crc32
 
 from evlog.errors import CorruptionError, EvlogError
-from evlog.files.disk.threads import CallsBehind
 from evlog.files.format import paths
 from evlog.files.format.entries import (
     ENTRY_BYTES,
@@ -66,6 +65,7 @@ from evlog.files.log.parts import OpenParts, SealedPart, open_sealed
 from evlog.model.events import REDACTED_BEGIN
 from evlog.model.named import NamedTuple
 from evlog.model.redaction import record_digest, redacted_record
+from evlog.process.threads import CallsBehind
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -7,7 +7,5 @@ range_lock.py   locks on single bytes of a file
 watch.py        wait until a directory changes
 processes.py    work on several cores
 helper.py       what runs in the other processes
-threads.py      threads that no signal is delivered to
-fork.py         what a forked child resets
 zstd.py         compress blocks
 """

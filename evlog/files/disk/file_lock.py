@@ -21,8 +21,8 @@ import time
 
 from evlog.errors import LockTimeout
 from evlog.files.disk.files import DISK, ReadFile
-from evlog.files.disk.fork import register_fork_reset
 from evlog.files.disk.opening import error_for
+from evlog.process.forks import register_fork_reset
 
 try:
     import fcntl
@@ -283,7 +283,7 @@ class FileLock:
         """Wait in the kernel. Another thread reports a long wait; it ends a second after the last wait."""
         self._blocked_since = time.monotonic()
         if self._reporter is None:
-            from evlog.files.disk.threads import without_signals
+            from evlog.process.threads import without_signals
 
             self._reporter = threading.Thread(target=self._report_waits, name="evlog-lock", daemon=True)
             try:

@@ -24,9 +24,9 @@ from threading import Semaphore, Thread
 from types import TracebackType
 from typing import IO, Any, Final, Self, TypeVar
 
-from evlog.files.disk.fork import register_fork_reset
 from evlog.files.disk.helper import READY, serve
-from evlog.files.disk.threads import without_signals
+from evlog.process.forks import register_fork_reset
+from evlog.process.threads import without_signals
 
 if sys.platform == "linux":
     import fcntl

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from struct import Struct
 from typing import Any, Final
 
-from evlog.files.disk.fork import register_fork_reset
+from evlog.process.forks import register_fork_reset
 
 # File systems that notify of each change. On others (nfs, cifs, 9p, fuse, overlay, unknown ones) another
 # machine or a lower layer may change a file without the kernel's knowledge.

@@ -13,10 +13,10 @@ import threading
 from array import array
 from itertools import chain, repeat
 
-from evlog.files.disk.fork import register_fork_reset
 from evlog.files.format.entries import ENTRY_BYTES, TYPE_HASH_AT, column
 from evlog.files.format.hashes import NAME_BITS
 from evlog.files.format.headers import KIND_IDS, KIND_STREAMS, KIND_TYPES
+from evlog.process.forks import register_fork_reset
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

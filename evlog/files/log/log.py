@@ -24,7 +24,6 @@ from itertools import chain
 
 from evlog.errors import CorruptionError, StoreBusy, StoreReplaced
 from evlog.files.disk.files import ReadFile
-from evlog.files.disk.fork import register_fork_reset
 from evlog.files.format import paths
 from evlog.files.format.entries import ENTRY_BYTES, ENTRY_EVENT
 from evlog.files.format.hashes import hash_stream
@@ -54,6 +53,7 @@ from evlog.files.log.parts import (
 from evlog.files.log.policies import PolicyTable
 from evlog.files.log.segment_filter import SegmentFilter
 from evlog.files.log.stream_entries import StreamEntries
+from evlog.process.forks import register_fork_reset
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -9,7 +9,6 @@ from bisect import bisect_left
 
 from evlog.errors import CorruptionError
 from evlog.files.disk.files import MAPS_KEEP_DESCRIPTORS
-from evlog.files.disk.fork import register_fork_reset
 from evlog.files.format import paths
 from evlog.files.format.hashes import hash_ids
 from evlog.files.format.headers import KIND_LOG, KIND_REMOVED
@@ -19,6 +18,7 @@ from evlog.files.log.index import SealedIndex
 from evlog.files.log.manifest_file import read_manifest
 from evlog.files.log.sealed_segment import SealedSegment
 from evlog.model.named import NamedTuple
+from evlog.process.forks import register_fork_reset
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

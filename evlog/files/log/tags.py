@@ -13,10 +13,10 @@ from bisect import bisect_left
 from itertools import chain, compress
 
 from evlog.errors import CorruptionError
-from evlog.files.disk.fork import register_fork_reset
 from evlog.files.format.entries import ENTRY_BYTES, column
 from evlog.files.format.hashes import hash_tags, tag_bits
 from evlog.files.log.column_index import as_numbers, group_numbers
+from evlog.process.forks import register_fork_reset
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -19,7 +19,6 @@ import threading
 from evlog.errors import EvlogError, LockTimeout, StoreFull, StoreIOError
 from evlog.files.disk.file_lock import FileLock
 from evlog.files.disk.files import read_back
-from evlog.files.disk.fork import register_fork_reset
 from evlog.files.format import paths
 from evlog.files.format.marks import (
     DURABLE_MAGIC,
@@ -33,6 +32,7 @@ from evlog.files.format.marks import (
     decode_marks,
     encode_mark,
 )
+from evlog.process.forks import register_fork_reset
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -26,7 +26,6 @@ from evlog.errors import (
     WrongExpectedVersion,
 )
 from evlog.files.disk.file_lock import FileLock
-from evlog.files.disk.fork import register_fork_reset
 from evlog.files.format import paths
 from evlog.files.format.manifest import OPEN
 from evlog.files.write.plan import Planner
@@ -34,6 +33,7 @@ from evlog.files.write.sync_marks import SyncMarks
 from evlog.files.write.tail import LogTail
 from evlog.model.appends import Append, Expectation, SchemasChanged
 from evlog.model.events import check_stream_names
+from evlog.process.forks import register_fork_reset
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from evlog.files.disk.threads import CallsBehind, without_signals
+from evlog.process.threads import CallsBehind, without_signals
 from tests.test_layers import PACKAGE
 
 
