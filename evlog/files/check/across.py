@@ -305,6 +305,6 @@ def _has_keys(table: bytes, keys: list[int]) -> bool:
         return True
     for low in range(0, len(keys), _KEYS_AT_ONCE):  # it is larger where segments share a block
         own = keys[low : low + _KEYS_AT_ONCE]
-        if len(LookUp(own).find(table)) < len(own):
+        if len(LookUp(own).find(table)[0]) < len(own):
             return False
     return True

@@ -72,10 +72,7 @@ _MAX_SLOTS: Final = 1 << 28
 CELL_BYTES: Final = 2
 # By the lowest five bits of a byte: two bits of another.
 _TWO_BITS: Final = bytes(([byte for byte in range(256) if byte.bit_count() == 2] * 2)[:32] * 8)
-_LOWEST_BITS: Final = [int.from_bytes(b"\1\0" * count, "little") for count in range(MAX_MEMBERS + 1)]
 _CODES: Final = {CELL_BYTES: "H", CELL_BYTES * JOINED: "Q"}  # of `array`
-_FIRST: Final = (0,)
-_ALL_SET: Final = bytes(CELL_BYTES)  # what a cell lacks that has all bits of a key
 
 
 class Block(NamedTuple):
@@ -238,26 +235,19 @@ def shift_of(slots: int) -> int:
     return 33 - slots.bit_length()
 
 
-def find_key(key: int, table: memoryview, shift: int, count: int) -> Sequence[int]:
-    """Return the numbers of the segments that may have one key, of the `count` that a table is for."""
-    mask, width = _TWO_BITS[key & 31] | _TWO_BITS[key >> 5 & 31] << 8, CELL_BYTES * count
-    at = (key >> shift) * width
-    if count == 1:
-        return _FIRST if (table[at] | table[at + 1] << 8) & mask == mask else ()
-    return _find_cells(table[at : at + width], mask * _LOWEST_BITS[count])
+def _lacking(cells: bytes | memoryview, wanted: int) -> bytes:
+    """Return a byte for each cell: 0 if it has all of its wanted bits."""
+    lacking = (int.from_bytes(cells, "little") & wanted) ^ wanted
+    return (lacking | lacking >> 8).to_bytes(len(cells), "little")[::CELL_BYTES]
 
 
-def _find_cells(cells: bytes | memoryview, wanted: int) -> list[int]:
-    """Return the numbers of the cells that have all of their wanted bits."""
-    lacking = ((int.from_bytes(cells, "little") & wanted) ^ wanted).to_bytes(len(cells), "little")
+def _zeros(raw: bytes) -> list[int]:
+    """Return the indexes of the bytes that are 0."""
     found = []
-    at = lacking.find(_ALL_SET)
+    at = raw.find(0)
     while at >= 0:
-        if at % CELL_BYTES:  # the end of a cell and the start of the next one
-            at = lacking.find(_ALL_SET, at + 1)
-        else:
-            found.append(at // CELL_BYTES)
-            at = lacking.find(_ALL_SET, at + CELL_BYTES)
+        found.append(at)
+        at = raw.find(0, at + 1)
     return found
 
 
@@ -291,6 +281,30 @@ def _masks_of(keys: array[int]) -> array[int]:
     return array("H", bytes(masks))
 
 
+class KeyTables:
+    """Looks one key up in the tables of several blocks at once: in two thirds of the time of one by one.
+
+    Args:
+        tables: each with the number of its segments.
+    """
+
+    __slots__ = ("_lowest_bits", "_tables")
+
+    def __init__(self, tables: Iterable[tuple[memoryview, int]]) -> None:
+        self._tables = [
+            (shift_of(len(table) // (CELL_BYTES * count)), CELL_BYTES * count, table)
+            for table, count in tables
+        ]
+        cells = sum(width for _, width, _ in self._tables) // CELL_BYTES
+        self._lowest_bits = int.from_bytes(b"\1\0" * cells, "little")
+
+    def find(self, key: int) -> list[int]:
+        """Return the numbers of the segments that may have the key, counted through all tables."""
+        cells = [table[(at := (key >> shift) * width) : at + width] for shift, width, table in self._tables]
+        mask = _TWO_BITS[key & 31] | _TWO_BITS[key >> 5 & 31] << 8
+        return _zeros(_lacking(b"".join(cells), mask * self._lowest_bits))
+
+
 class LookUp:
     """Looks the same keys up in one block after another, in C: 0.1 to 0.2 µs for a key and block.
 
@@ -307,14 +321,12 @@ class LookUp:
         self._wanted: dict[int, int] = {}
         self._fetchers: dict[tuple[int, int], Callable[[Any], Sequence[Any]]] = {}
 
-    def find(self, table: bytes | memoryview, count: int = 1) -> list[int]:
-        """Return in which cells of a table for `count` segments the keys may be.
-
-        A cell is the index of its key, times `count`, plus the number of its segment.
-        """
+    def find(self, table: bytes | memoryview, count: int = 1) -> list[list[int]]:
+        """Return, for each of the `count` segments of a table, the indexes of the keys that it may have."""
         if not (len(table) and self.keys):
-            return []
-        return _find_cells(self._cells(table, CELL_BYTES * count), self._wanted_bits(count))
+            return [[] for _ in range(count)]
+        lacking = _lacking(self._cells(table, CELL_BYTES * count), self._wanted_bits(count))
+        return [_zeros(lacking[number::count]) for number in range(count)]
 
     def _cells(self, table: bytes | memoryview, width: int) -> bytes:
         """Return the cells of the slots of all keys; those of a slot have `width` bytes together."""

@@ -36,24 +36,29 @@ if TYPE_CHECKING:
     from typing import Final
 
 
-NAME_BITS: Final = (1 << 40) - 1  # of a stream's hash: those that its category does not determine
+_NAME_BYTES: Final = 5
+_copy_name_hash: Final = blake2b(digest_size=_NAME_BYTES).copy  # in two thirds of the time of making one
+NAME_BITS: Final = (
+    1 << 8 * _NAME_BYTES
+) - 1  # of a stream's hash: those that its category does not determine
 _MAX_KNOWN_CATEGORIES: Final = 1 << 12
-_known_categories: dict[str, int] = {}  # threads share it, as the next one
+_known_categories: dict[str, bytes] = {}  # the bytes after the name's; threads share it, as the next one
 _MAX_KNOWN_TAGS: Final = 1 << 16
 _known_tags: dict[str, int] = {}  # threads share it: two that clear it only compute hashes again
 
 
 def hash_stream(stream: str) -> int:
     """Return the 64-bit hash of a stream's name."""
-    name = int.from_bytes(blake2b(stream.encode(), digest_size=5).digest(), "little")
+    name = _copy_name_hash()
+    name.update(stream.encode())
     category = stream.partition("-")[0]
     try:
-        return _known_categories[category] | name
+        known = _known_categories[category]
     except KeyError:
         if len(_known_categories) > _MAX_KNOWN_CATEGORIES:
             _known_categories.clear()
-        known = _known_categories[category] = hash_category(category)
-        return known | name
+        known = _known_categories[category] = hash_category(category).to_bytes(8, "little")[_NAME_BYTES:]
+    return int.from_bytes(name.digest() + known, "little")
 
 
 def hash_category(category: str) -> int:

@@ -17,11 +17,11 @@ from evlog.files.disk.files import map_file
 from evlog.files.format import paths
 from evlog.files.format.filter import (
     CELL_BYTES,
+    KeyTables,
     LookUp,
     check_filter_header,
     filter_key,
     find_blocks,
-    find_key,
     maybe_decode_block,
     members_at,
     shift_of,
@@ -107,13 +107,28 @@ class UsedBlock:
 
     def find(self, kind: int, look_up: LookUp, indexes: Sequence[int]) -> dict[int, list[int]]:
         """Return the indexes of the keys that may be in each segment, by its place; `check` comes before."""
-        places = self.places
-        count = len(places)
-        found: dict[int, list[int]] = {}
-        for cell in look_up.find(self.table(kind), count):
-            found.setdefault(places[cell % count], []).append(indexes[cell // count])
-        found.pop(STALE, None)
-        return found
+        hits = look_up.find(self.table(kind), len(self.places))
+        return {
+            place: [indexes[at] for at in own]
+            for place, own in zip(self.places, hits, strict=True)
+            if own and place != STALE
+        }
+
+
+class BlocksOfKind:
+    """The blocks that have any key of one kind, and their tables together."""
+
+    __slots__ = ("_places", "_tables", "blocks")
+
+    def __init__(self, blocks: Sequence[UsedBlock], kind: int) -> None:
+        self.blocks = [used for used in blocks if used.block.tables[kind][1]]
+        self._places = [place for used in self.blocks for place in used.places]
+        self._tables = KeyTables((used.table(kind), len(used.places)) for used in self.blocks)
+
+    def find(self, key: int) -> list[int]:
+        """Return the places of the segments that may have a key, STALE among them; checks come before."""
+        places = self._places
+        return [places[number] for number in self._tables.find(key)]
 
 
 class FilterView:
@@ -125,22 +140,13 @@ class FilterView:
         self.blocks = blocks  # those of the newest segments first
         self.sealed = sealed
         self.uncovered = uncovered  # the places of the segments without a block, rising
-        # By kind, made when first asked for: the blocks that have any key of it, each with the shift to a
-        # slot, the table and the places.
-        self._by_kind: dict[int, list[tuple[UsedBlock, int, memoryview, list[int]]]] = {}
+        self._by_kind: dict[int, BlocksOfKind] = {}  # made when first asked for
         self._looks: dict[int, int] = {}  # by kind: how many keys were looked up
         self.found: dict[tuple[int, tuple[int, ...]], list[int]] = {}  # the last answers, by kind and hashes
 
-    def tables(self, kind: int) -> list[tuple[UsedBlock, int, memoryview, list[int]]]:
-        """Return the tables of the blocks that have any key of this kind."""
-        tables = self._by_kind.get(kind)
-        if tables is None:
-            tables = self._by_kind[kind] = [
-                (used, shift_of(slots), used.table(kind), used.places)
-                for used in self.blocks
-                if (slots := used.block.tables[kind][1])
-            ]
-        return tables
+    def of_kind(self, kind: int) -> BlocksOfKind:
+        """Return the blocks that have any key of this kind."""
+        return self._by_kind.get(kind) or self._by_kind.setdefault(kind, BlocksOfKind(self.blocks, kind))
 
     def check(self, kind: int, keys: Sequence[int]) -> None:
         """Check every page that an answer for the keys rests on.
@@ -151,7 +157,7 @@ class FilterView:
         looks = self._looks.get(kind, 0)
         if looks < _MANY_KEYS:
             looks += len(keys)
-            for used, _, _, _ in self.tables(kind):
+            for used in self.of_kind(kind).blocks:
                 used.check(kind, keys if looks < _MANY_KEYS else None)
             self._looks[kind] = looks
 
@@ -196,9 +202,7 @@ class SegmentFilter:
         view = self._checked_view(sealed, kind, keys)
         found = set(view.uncovered)
         for key in keys:
-            for _, shift, table, places in view.tables(kind):
-                for number in find_key(key, table, shift, len(places)):
-                    found.add(places[number])
+            found.update(view.of_kind(kind).find(key))
         found.discard(STALE)
         if len(view.found) >= _MAX_FOUND:
             view.found.clear()
@@ -229,7 +233,7 @@ class SegmentFilter:
         look_up = LookUp([keys[at] for at in asked] if known else keys)
         view = self._checked_view(sealed, kind, look_up.keys)
         found: dict[int, Sequence[int]] = dict.fromkeys(view.uncovered, asked)
-        for used, _, _, _ in view.tables(kind):
+        for used in view.of_kind(kind).blocks:
             for place in sorted([place for place in found if place > used.top], reverse=True):
                 yield place, found.pop(place)
             left = [at for at in asked if not known[at]] if known else asked

@@ -17,6 +17,7 @@ from evlog import EventStore
 from evlog.files.disk.files import DISK
 from evlog.files.format.filter import (
     CELL_BYTES,
+    KeyTables,
     LookUp,
     decode_blocks,
     encode_block,
@@ -46,14 +47,14 @@ keys = st.lists(st.integers(0, 2**32 - 1), max_size=60)
 def test_no_key_of_a_table_is_ever_missed(held: list[int], others: list[int]) -> None:
     table = fill_table(held)
     asked = held + others
-    assert set(range(len(held))) <= set(LookUp(asked).find(table))
+    assert set(range(len(held))) <= set(LookUp(asked).find(table)[0])
 
 
 def test_few_absent_keys_are_taken_for_present_ones() -> None:
     dice = random.Random(5)
     for count, most in ((1000, 0.002), (20_000, 0.005)):
         table = fill_table([dice.getrandbits(32) for _ in range(count)])
-        assert len(LookUp([dice.getrandbits(32) for _ in range(20_000)]).find(table)) < 20_000 * most
+        assert len(LookUp([dice.getrandbits(32) for _ in range(20_000)]).find(table)[0]) < 20_000 * most
 
 
 def test_blocks_are_found_up_to_the_first_that_is_not_whole() -> None:
@@ -89,12 +90,16 @@ def test_a_joined_block_holds_what_each_block_held(held: list[list[int]], at: in
         start, slots = block.tables[KIND_STREAMS]
         table = raw[start : start + CELL_BYTES * slots * len(held)]
         found = LookUp(each).find(table, len(held))
-        assert {index * len(held) + place for index in range(len(each))} <= set(found)
+        assert found[place] == list(range(len(each)))
         alone = single_block(raw, block, place)
         (own,), _ = decode_blocks(encode_filter_header(bytes(16)) + alone, bytes(16))
         start, slots = own.tables[KIND_IDS]
         own_table = alone[start - 64 : start - 64 + CELL_BYTES * slots]
-        assert LookUp([*each, place]).find(own_table) == list(range(len(each) + 1))
+        assert LookUp([*each, place]).find(own_table) == [list(range(len(each) + 1))]
+        both = KeyTables([(table, len(held)), (memoryview(own_table), 1)])
+        for key in (*each, place, 2**32 - 1):
+            alone_in = [*LookUp([key]).find(table, len(held)), *LookUp([key]).find(own_table)]
+            assert both.find(key) == [number for number, own in enumerate(alone_in) if own]
 
 
 # --- few files
@@ -189,7 +194,7 @@ def test_an_answer_is_kept_as_long_as_the_sealed_segments_are_the_same(
     assert log.filter._view is not None
     assert len(log.filter._view.found) <= 7
     with monkeypatch.context() as patch:
-        patch.setattr(module, "find_key", lambda *_: pytest.fail("looked up"))
+        patch.setattr(module.BlocksOfKind, "find", lambda *_: pytest.fail("looked up"))
         assert [log.filter.places(log.sealed, KIND_STREAMS, hash) for hash in hashes[:3]] == before
     filled(memory_path / "store", 12, first=60)
     log.refresh()
