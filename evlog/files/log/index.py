@@ -248,7 +248,7 @@ class SealedIndex:
 
     def find(self, kind: int, key: int) -> Sequence[int]:
         """Return the numbers of the entries that may have the key (a stream, type or id hash), rising."""
-        index = self._file(kind)
+        index = self._files.get(kind) or self._file(kind)
         if index is not None:
             try:
                 return index.find(key)

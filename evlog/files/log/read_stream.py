@@ -160,20 +160,20 @@ def _read_from(entries: StreamEntries, number: int, low: int, most: int) -> Sequ
         _TooLong: they have more bytes than are read at once.
     """
     pieces: list[bytes] = []
-    found: Sequence[bytes] = ()
     count = read_bytes = 0
+    last = entries.last
     while True:
         part, numbers, size = entries.within(number)
         high = min(size, low + most - count)
         while low < high:
-            read_bytes += sum(map(len, found))  # mostly nothing was read before
             if read_bytes > BYTES_AT_ONCE:
                 raise _TooLong
             found, taken = part.segment.pieces(numbers[low:high])
+            read_bytes += len(found[0]) if len(found) == 1 else sum(map(len, found))
             pieces += found
             count += taken
             low += taken
-        if count == most or number == entries.last:
+        if count == most or number == last:
             return unpack_records(pieces, count) if count else ()
         number, low = number + 1, 0
 

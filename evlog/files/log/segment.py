@@ -221,18 +221,19 @@ class Segment:
         Raises:
             CorruptionError: the first one is damaged.
         """
-        count, first, last = len(numbers), numbers[0], numbers[-1]
-        if last - first == count - 1 >= _LEAST_RUN:
+        count, first = len(numbers), numbers[0]
+        log = self._maybe_in_memory()
+        if count == 1:  # in half the time
+            if log is not None:
+                at, length, before, after = ENTRY_PLACE.unpack_from(self.entries, first * ENTRY_BYTES)
+                if 0 < length <= BYTES_AT_ONCE and crc32(raw := log[at : at + length], before) == after:
+                    return [raw], 1
+        elif (last := numbers[-1]) - first == count - 1 >= _LEAST_RUN:
             run, events = self._run(first, last)
             if run:
                 return [run], events
-        log = self._maybe_in_memory()
         if log is not None:
             entries, place, most = self.entries, ENTRY_PLACE.unpack_from, BYTES_AT_ONCE // count
-            if count == 1:
-                at, length, before, after = place(entries, first * ENTRY_BYTES)
-                if 0 < length <= most and crc32(raw := log[at : at + length], before) == after:
-                    return [raw], 1
             raws = [
                 raw
                 for number in numbers

@@ -62,12 +62,14 @@ class StreamEntries:
         """Return a segment, its entries, and how many of these there are now."""
         known = self._found.get(number)
         if known is None:
-            is_sealed = number < len(self._places)
-            state = self._state
-            part: Part = state.sealed[self._places[number]] if is_sealed else state.active
-            entries = part.index.find(KIND_STREAMS, self._hash)
-            size = len(entries)
-            if size and not is_sealed and entries[-1] >= self._count:
+            places, state = self._places, self._state
+            if number < len(places):
+                part: Part = state.sealed[places[number]]
+                entries = part.index.find(KIND_STREAMS, self._hash)
+                size = len(entries)
+            else:
+                part = state.active
+                entries = part.index.find(KIND_STREAMS, self._hash)
                 size = bisect_left(entries, self._count)
             if len(self._found) >= _MOST_KEPT:
                 self._found = {}
