@@ -414,3 +414,29 @@ def test_arguments_are_utf8_in_every_locale(here: Path) -> None:
     assert (result.line["stream"], result.line["data"]) == ("grün-😀", "ü")
     assert (here / "größe" / "manifest.json").exists()
     assert sys.getfilesystemencoding() == "utf-8"
+
+
+ORDER = """
+import sys
+from evlog.cli import app
+
+class Spy:
+    def find_spec(self, name, path=None, target=None):
+        if name == "msgspec":
+            print("datetime" in sys.modules, file=sys.stderr)
+
+sys.meta_path.insert(0, Spy())
+sys.exit(app.run(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("arguments", [["verify"], ["backup", "copy"], ["read", "-o", "pretty"]])
+def test_an_interrupt_while_msgspec_is_imported_cannot_crash_the_process(
+    evlog: Evlog, arguments: list[str]
+) -> None:
+    """Its C code imports datetime, and goes on without it."""
+    evlog("append", "s", "T")
+    done = subprocess.run(
+        [sys.executable, "-c", ORDER, *arguments], env=environment(), capture_output=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, b"True\n")

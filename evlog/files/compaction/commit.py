@@ -15,9 +15,11 @@ from evlog.files.compaction.hidden import CutOff
 from evlog.files.follow.checkpoint_file import SubscriptionFiles, list_names
 from evlog.files.format import paths
 from evlog.files.format.entries import ENTRY_BYTES
+from evlog.files.format.filter import identity_of
 from evlog.files.format.hashes import hash_stream
 from evlog.files.format.headers import KIND_STREAMS
 from evlog.files.format.paths import SegmentFile
+from evlog.files.write.filter_file import remove_stale_filter_locked
 from evlog.files.write.roll import replace_manifest_locked, sync_names
 from evlog.model.appends import AppendRequest
 from evlog.model.events import JSON_CODE, SYSTEM_PREFIX, category_of
@@ -71,6 +73,8 @@ def replace_segments(
         log.look()
         manifest = log.manifest
         after = manifest._replace(segments=_replaced(manifest.segments[:], old, new))
+        if identity_of(new) not in map(identity_of, old):  # else it is only compressed
+            remove_stale_filter_locked(log, new, disk)
         try:
             replace_manifest_locked(log, after, disk)
         except StoreFull:  # raised before the new manifest was in place

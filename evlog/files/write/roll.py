@@ -17,6 +17,7 @@ from evlog.files.format.manifest import SegmentInfo
 from evlog.files.format.marks import WRITTEN_MAGIC
 from evlog.files.log.manifest_file import replace_manifest
 from evlog.files.log.marks_file import leave_mark
+from evlog.files.write.filter_file import remove_stale_filter_locked
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ def roll_locked(log: Log, disk: Disk) -> None:
     )
     fresh = SegmentInfo(log.head + 1, 0, new_tag())
     create_segment(log.store, manifest.store_id_bytes, fresh, disk)
+    remove_stale_filter_locked(log, sealed, disk)
     segments = (*manifest.segments[:-1], sealed, fresh)
     replace_manifest_locked(log, manifest._replace(segments=segments), disk)
 
