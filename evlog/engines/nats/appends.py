@@ -28,12 +28,20 @@ from evlog.engines.nats.layout import (
     encode_event,
     encode_id,
     make_sequence_ids,
+    metadata_bytes,
     place_headers,
     sequence_in,
     tail_place,
 )
 from evlog.engines.nats.session import Lost, NoResponder, NotConnected
-from evlog.errors import AppendUnknown, EventTooLarge, LockTimeout, StoreUnreachable, TooManyEvents
+from evlog.errors import (
+    AppendUnknown,
+    EventTooLarge,
+    InvalidEvent,
+    LockTimeout,
+    StoreUnreachable,
+    TooManyEvents,
+)
 from evlog.model.events import METADATA_PREFIX
 from evlog.model.filters import ANYTHING, LogSelection
 from evlog.model.retention import REDACTIONS_STREAM, SCHEMAS_STREAM
@@ -50,6 +58,9 @@ if TYPE_CHECKING:
     from evlog.model.retention import Rules
 
 _HEADERS_BYTES: Final = 2048  # of an event's message, beside its metadata, at most
+MAX_METADATA_BYTES: Final = 65_535 - _HEADERS_BYTES
+"""Of an event's metadata in headers, which a server takes no more of."""
+
 _REMEMBERED: Final = 10_000
 _QUERIES: Final = 256
 _LOOKED_UP: Final = 300  # ids or streams in one look
@@ -184,9 +195,7 @@ class Appender:
             control: what the message of `c` is to say after it; None: as before.
         """
         for _, _, _, data, metadata in pending.events:
-            size = len(data) + len(metadata or b"")
-            if size > self.max_event_bytes:
-                raise EventTooLarge(size, self.max_event_bytes)
+            self.check_size(data, metadata)
         if len(pending.events) > BATCH:
             raise TooManyEvents(len(pending.events), f"{BATCH} events")
         if not self._mutex.acquire(
@@ -200,6 +209,17 @@ class Appender:
             raise
         finally:
             self._mutex.release()
+
+    def check_size(self, data: bytes, metadata: bytes | None) -> None:
+        """Raise EventTooLarge or InvalidEvent if an event does not fit into a message."""
+        if 3 * len(metadata or b"") + len(data) <= min(MAX_METADATA_BYTES, self.max_event_bytes):
+            return  # the common case: it fits, whatever has to be escaped
+        in_headers = metadata_bytes(metadata)
+        if in_headers > MAX_METADATA_BYTES:
+            reason = f"is {in_headers} bytes as a header; a NATS server takes at most {MAX_METADATA_BYTES}"
+            raise InvalidEvent("metadata", reason)
+        if len(data) + in_headers > self.max_event_bytes:
+            raise EventTooLarge(len(data) + in_headers, self.max_event_bytes)
 
     def _append_locked(self, pending: PendingAppend, control: Control | None) -> BatchResult:
         begin = time.monotonic()

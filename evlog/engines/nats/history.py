@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from evlog.engines.deciding import removed_record
 from evlog.engines.messages import POSITION, TIME
+from evlog.engines.nats.appends import MAX_METADATA_BYTES
 from evlog.engines.nats.connections import Pause
 from evlog.engines.nats.jetstream import BATCH, Outgoing, Stored, WrongSequence
 from evlog.engines.nats.layout import (
@@ -23,12 +24,13 @@ from evlog.engines.nats.layout import (
     encode_last,
     encode_redacted,
     encode_removed,
+    metadata_bytes,
     place_headers,
     sequence_in,
     tail_place,
 )
 from evlog.engines.nats.session import Lost, NoResponder
-from evlog.errors import MirrorConflict
+from evlog.errors import EventTooLarge, InvalidEvent, MirrorConflict, MirrorLimit
 from evlog.model.events import Event
 from evlog.model.history import HistoryPiece, RemovedRecord, Standing
 from evlog.model.redaction import maybe_decode_redaction
@@ -121,7 +123,15 @@ def append_history(core: Core, piece: HistoryPiece) -> None:
 
     Raises:
         MirrorConflict: the store is not a mirror of the source, or does not end where the piece begins.
+        MirrorLimit: an event is too large. Nothing was written.
     """
+    for event in piece.events:
+        try:
+            core.appender.check_size(event[7], event[8])
+        except (EventTooLarge, InvalidEvent) as error:
+            what = f"an event with {metadata_bytes(event[8])} bytes of metadata"
+            limit = f"{MAX_METADATA_BYTES} bytes, or {core.appender.max_event_bytes} with its data"
+            raise MirrorLimit(event[0], what, limit) from error
     for part in _parts(piece):
         _append_part(core, piece.source_id, part)
     finish_redactions(core)

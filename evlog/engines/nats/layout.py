@@ -153,6 +153,13 @@ def encode_event(subjects: Subjects, event: Event, frame: int) -> Outgoing:
     return Outgoing(subjects.stream(stream).encode(), lines, data)
 
 
+def metadata_bytes(metadata: bytes | None) -> int:
+    """Return how many bytes metadata has in the headers of a message."""
+    if metadata is None:
+        return 0
+    return len(_ESCAPED.sub(_escape, metadata))
+
+
 def decode_event(stored: Stored) -> tuple[int, Event]:
     """Return the frame and the event of a message. Raises CorruptionError."""
     headers = stored.headers

@@ -252,6 +252,24 @@ def test_a_thousand_events_are_one_append_and_more_are_refused(nats_url: NewUrl,
         assert store.verify().ok
 
 
+def test_metadata_that_does_not_fit_into_headers_is_refused(
+    nats_url: NewUrl, tmp_path: os.PathLike[str]
+) -> None:
+    with evlog.open(nats_url(), create=True) as store, evlog.open(f"{tmp_path}/m", create=True) as source:
+        for mark, most in (("x", 63_479), ("%", 21_159)):  # one byte, and three
+            store.append("%" * 255, [NewEvent("%" * 255, 1, metadata={"a": mark * most})])
+            with pytest.raises(evlog.InvalidEvent, match=r"metadata is 634\d\d bytes as a header"):
+                store.append("a", [NewEvent("T", 1, metadata={"a": mark * (most + 1)})])
+        with pytest.raises(evlog.EventTooLarge):
+            store.append("a", [NewEvent("T", "x" * 1_000_000, metadata={"a": "%" * 20_000})])
+        source.append("a", numbered(1))
+        source.append("a", [NewEvent("T", 1, metadata={"a": "x" * 70_000})])
+        with evlog.open(nats_url(), create=True) as copy:
+            with pytest.raises(evlog.MirrorLimit, match="70008 bytes of metadata at position 2"):
+                evlog.mirror(source, copy)
+            assert copy.head == 0
+
+
 def test_a_mirror_takes_larger_appends_in_steps(nats_url: NewUrl, tmp_path: os.PathLike[str]) -> None:
     with evlog.open(f"{tmp_path}/m", create=True) as source, evlog.open(nats_url(), create=True) as store:
         source.append("a", numbered(700))
