@@ -5,8 +5,8 @@
    manifest that is there now.
 2. Sealed segments get a second name (a hard link) where the file system allows it: no command changes them,
    in the source or in the copy. All else is copied.
-3. The copy's manifest is replaced last. Until then the copy is what the run before it left, so a run that was
-   killed anywhere is done again by the next one.
+3. The copy's manifest is replaced last. Until then the copy is what the former run left, so the next run
+   repeats a run that was killed anywhere.
 4. Checkpoints are read before the log, and put in place after the manifest: no subscription of the copy is
    ahead of its log, whenever the run is killed.
 5. At the end the copy is checked: all of it the first time, later what was new.
@@ -42,9 +42,9 @@ from evlog.files.write.roll import sync_names
 from evlog.model.reports import Backup
 
 _ATTEMPTS: Final = 20
-_END_BYTES: Final = 4096  # of each end of a sealed file; with the length they tell two apart
+_END_BYTES: Final = 4096  # at each end of a sealed file: files with these ends and this length are the same
 _NEEDED: Final = (paths.LOG, paths.COMPRESSED_LOG, "removed")
-_SUBSCRIPTION_FILES: Final = (".json", ".parked")  # in this order: what is parked must not be missed
+_SUBSCRIPTION_FILES: Final = (".json", ".parked")  # in this order, so that no parked event is missed
 
 
 @refuses_crafted_content
@@ -89,7 +89,7 @@ class _Run:
         staged = self._stage_subscriptions()
         manifest = self._copy_log()
         self._disk.close(self._disk.open(paths.lock_path(self._out), create=True, readable=False))
-        sync_names(self._out, self._disk)  # the manifest must not outlive what it names
+        sync_names(self._out, self._disk)  # a power loss must not leave a manifest without its files
         replace_manifest(self._out, manifest, self._disk, is_marked=True)
         self._put_subscriptions(staged)
         self._remove_others(manifest)
@@ -126,7 +126,7 @@ class _Run:
         return manifest
 
     def _durable_end(self, active: ActiveSegment) -> int:
-        """Return up to which offset the active log is on the device: nothing takes back what is before it."""
+        """Return the offset up to which the active log is on the device, so that no failure can remove it."""
         with self._log.mutex:
             end = active.end
         marks = self._log.marks()
@@ -220,7 +220,7 @@ class _Run:
 
     def _put_subscriptions(self, staged: list[str]) -> None:
         directory = paths.subscriptions_path(self._out)
-        for name in reversed(staged):  # what is parked before the checkpoint that counts on it
+        for name in reversed(staged):  # parked events before the checkpoint that has passed them
             self._disk.replace(f"{directory}/{name}{paths.TEMPORARY}", f"{directory}/{name}")
         if os.path.isdir(directory):
             kept = set(staged)
@@ -340,7 +340,7 @@ def _check_history(log: Log, out: str) -> None:
             return
         last = parts[-1].segment.record(parts[-1].count - 1)
     except (CorruptionError, FileNotFoundError):
-        return  # what is damaged in the copy is copied again
+        return  # damaged files of the copy are copied again
     position, id = last[0], last[4]
     found = log.retry_on_compaction(lambda: log.find_ids([id], hash_ids([id]))).get(0)
     if found is None or (found[0] if isinstance(found, tuple) else found.position) != position:

@@ -378,7 +378,7 @@ class DirectoryEngine:
 
     @property
     def standing(self) -> Standing:
-        """What the store is to others now."""
+        """Whether the store is a mirror, or has moved."""
         from evlog.model.history import Standing
 
         return Standing(*self._refreshed().manifest.standing)

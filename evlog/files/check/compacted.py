@@ -1,4 +1,4 @@
-"""Why a pinned digest does not hold any more: which compaction removed events, when and by which rules."""
+"""Why a pinned digest no longer holds: which compaction removed events, when and by which rules."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """Reading a compressed log past all damage, with every byte checked.
 
-A block that cannot be unpacked reads as zeros, which never pass for a frame or a record, and is a finding.
-Where the header or the table of blocks is damaged, the blocks are found without them: by the seek table
-alone, or one after the other by their own structure; zstandard's checksums then say which of them are whole.
-The file is read with `pread`, so that nothing that happens to it meanwhile can kill the process.
+A block that cannot be unpacked is a finding, and reads as zeros, which are never a frame or a record. Where
+the header or the table of blocks is damaged, the blocks are found without them: by the seek table alone, or
+one after the other by their own structure; zstandard's checksums then say which of them are whole. The file
+is read with `pread`, not mapped: a file that is cut or a device that fails must not kill the process.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class Container:
         return self._file.read(place.stop - place.start, place.start)
 
     def table(self) -> BlockTable:
-        """Return where the blocks are, as far as anything still tells.
+        """Return where the blocks are, as far as undamaged parts of the file tell.
 
         Raises:
             ExtraNotInstalled: they have to be unpacked for that.

@@ -28,7 +28,7 @@ from evlog.model.events import REDACTED_BEGIN
 from evlog.model.redaction import digest_in
 
 DIGEST_BYTES: Final = 32
-_digest: Final = type(sha256()).digest  # called by `map`, without a turn of a loop
+_digest: Final = type(sha256()).digest  # for `map`, which needs no loop in Python
 
 
 class LogDigest(NamedTuple):
@@ -41,16 +41,16 @@ class LogDigest(NamedTuple):
     redacted: tuple[int, ...]
     """the positions of the records that stay in a redacted event's place"""
     sound: bool
-    """whether all was there to be read, and a compressed log unpacked without a fault"""
+    """whether the whole log could be read, and unpacked if it is compressed"""
 
 
 NO_DIGEST: Final = LogDigest(b"", None, (), sound=False)
 
 
 class HeadDigest:
-    """The digest of all segments, made as the digests of their records come, in any order.
+    """The digest of all segments, computed while the digests of their records come, in any order.
 
-    What comes is dropped as soon as it is used: a large store has more records than memory should hold.
+    Digests are dropped as soon as they are used: a large store has more records than memory should hold.
     """
 
     def __init__(self, segments: int) -> None:
@@ -121,7 +121,7 @@ class RecordDigests:
             self._pinned += bisect_right(positions, self._pin_position)
 
     def _take_kept(self, found: list[bytes], at: int, position: int, metadata: bytes) -> None:
-        """Put the digest of the event in whose place a record is in the place of the record's own."""
+        """Replace the digest of a redacted record by that of the event before it was redacted."""
         try:
             found[at] = bytes.fromhex(digest_in(metadata))
         except ValueError:

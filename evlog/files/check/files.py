@@ -1,4 +1,4 @@
-"""The manifest against the directory, and the small files beside it: what shows without reading a log.
+"""Checking the manifest against the directory, and the small files: all that needs no reading of a log.
 
 `take_snapshot` reads what there is at one moment. It holds the writers' lock shared, if it gets it in time:
 then no append, roll or removal is half done. What is made without that lock (an index, a compaction's files)
@@ -77,7 +77,7 @@ class StoreSnapshot(NamedTuple):
     """of the active segment"""
     marks: Marks
     idle: bool
-    """whether no writer was at work: then a crash left what is unfinished"""
+    """whether no writer was active: then a crash left the unfinished parts"""
     findings: list[Finding]
 
     def tasks(self, pin_position: int = 0) -> list[SegmentTask]:
@@ -229,8 +229,8 @@ def _check_marks(store: str, manifest: Manifest, active_bytes: int, findings: li
 def check_names(snapshot: StoreSnapshot) -> list[Finding]:
     """Find files in `segments/` that the manifest does not name: a crash left them, or they are not evlog's.
 
-    The directory is read before the manifest is read again, so that what became part of the store meanwhile
-    does not pass for a leftover.
+    The directory is read before the manifest is read again, so that a file that became part of the store
+    meanwhile is not taken for a leftover.
     """
     store = snapshot.store
     with SharedLock(paths.lock_path(store), _LOCK_SECONDS) as idle:

@@ -1,4 +1,4 @@
-"""What is known of segments that were checked by themselves: their entries, sorted keys and records."""
+"""Segments whose own check has ended, for the checks across segments: entries, sorted keys, records."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from evlog.files.log.removed import RemovedEvents
 from evlog.model.events import Record
 
 KEYS_AT_ONCE: Final = 1 << 19  # about 100 MB in a process
-REMOVED_PER_KEY: Final = 4  # take its memory; each range of streams reads all removed events: so it has many
+REMOVED_PER_KEY: Final = 4  # take the memory of one key; ranges are long, because each reads all of them
 POSITION_BITS: Final = 64
 STREAM_HASHES: Final = 1 << 64
 ID_HASHES: Final = 1 << 32  # the sorted indexes keep the upper half

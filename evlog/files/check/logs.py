@@ -1,14 +1,14 @@
-"""Checking a segment's log, and its .offsets against it: every frame, every record, nothing believed.
+"""Checking a segment's log, and its .offsets against it: every frame and every record; nothing is assumed.
 
 1. The log is read in windows of 1 MiB. The frames of a window are checked together, column by column, and
    their records are hashed; where a column does not hold, halves of the window are checked by themselves,
    until one frame is left and what is wrong with it can be named.
-2. After damage the check continues at the next whole frame header. What does not decode at the end of an
-   active log, and was never acknowledged, is a torn tail and no damage.
-3. A check may begin at any frame (`LogPart`), so that all cores share a log. What it then believes of the
-   part before it, that part proves: `join` compares the two.
+2. After damage the check continues at the next whole frame header. Bytes at the end of an active log that do
+   not decode, and were never acknowledged, are a torn tail, not damage.
+3. A check may begin at any frame, so that all cores share a log. What it assumes about the part before it is
+   compared with the result of that part (`segments.maybe_join`).
 
-Files are read with `pread`, so that nothing that happens to them meanwhile can kill the process.
+Files are read with `pread`, not mapped: a file that is cut or a device that fails must not kill the process.
 """
 
 from __future__ import annotations
@@ -264,7 +264,7 @@ class LogCheck:
     # --- damage
 
     def _pass_damage(self, at: int, fault: str) -> int:
-        """Name what is wrong where a frame must begin; return where the next whole one does, or _STOP."""
+        """Report what is wrong where a frame must begin; return where the next one begins, or _STOP."""
         if self._is_tail(at):
             return _STOP
         found = next(self._sound_headers(at + 1), None)
@@ -276,7 +276,7 @@ class LogCheck:
         return end if found is not None else _STOP
 
     def _is_tail(self, at: int) -> bool:
-        """Return whether what does not decode here was never acknowledged: the rule by which recovery cuts.
+        """Return whether bytes that do not decode were never acknowledged: recovery cuts by the same rule.
 
         No header says more than its own offset of how far the log was synced, so the headers after the
         first damage are read once for all.

@@ -1,7 +1,8 @@
 """Which records of a damaged segment are whole, and which events are lost.
 
 A frame whose body fails its CRC may still hold whole records: the entries of .offsets have the CRC of each,
-and a later frame's running CRC, or the manifest, proves the entries. What nothing proves counts as lost.
+and a later frame's running CRC, or the manifest, proves the entries. A record without such proof counts as
+lost.
 """
 
 from __future__ import annotations
@@ -118,7 +119,7 @@ def _all_of(task: SegmentTask) -> Lost:
 
 
 def _joined(lost: list[Lost]) -> list[Lost]:
-    """Join neighbours."""
+    """Join neighbouring runs of lost events."""
     joined: list[Lost] = []
     for run in lost:
         last = joined[-1] if joined else None

@@ -94,7 +94,7 @@ class OffsetsCheck:
             self._find(kinds.LENGTH, min(size, wanted), None, f"it has {size} bytes, not {wanted}")
 
     def _is_believed(self, file: ReadFile) -> bool:
-        """Return whether the entries have the CRC that was sealed, so that a reader does not notice."""
+        """Return whether the entries have the sealed CRC, so that readers do not notice the damage."""
         if not self._info.sealed or self._findings is None:
             return False
         found = file.read(self._info.events * ENTRY_BYTES, FILE_HEADER_BYTES)

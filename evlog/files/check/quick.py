@@ -51,7 +51,7 @@ def verify_quickly(snapshot: StoreSnapshot, checkpoints_of: Callable[[int], list
 
 
 def _check_end(snapshot: StoreSnapshot, log: Log) -> list[Finding]:
-    """Check the end of the active log. Writers may be at work by now: the snapshot is what counts."""
+    """Check the end of the active log, as it was in the snapshot: writers may have appended since."""
     if log.damage is not None:
         return [_as_finding(snapshot.store, log.damage)]
     active = log.active.segment

@@ -1,8 +1,8 @@
 """Decoding the records of neighbouring frames, every field checked, and deriving their entries. Pure.
 
-1. Nothing is believed because a CRC holds: types, ranges, names and JSON are checked as by an append.
+1. A valid CRC proves nothing here: types, ranges, names and JSON are checked as by an append.
 2. Entries are derived from the records alone, so that a comparison with .offsets proves both.
-3. Whole columns are checked at a time: an event costs a share of a few calls of C, not a turn of a loop.
+3. Whole columns are checked at a time, by a few calls of C, because a loop over events is much slower.
 4. A batch of records is decoded at a time, so that a large frame does not become as many objects at once.
 """
 
@@ -39,7 +39,7 @@ from evlog.process.threads import without_signals
 _MAX_NAMES: Final = 1 << 18
 _SHORT_BYTES: Final = 2048
 _BATCH_BYTES: Final = 1 << 17  # 3 % faster than a window of 1 MiB, which becomes 5 MB of objects
-_MAX_TIME_US: Final = 253_402_300_800_000_000  # the year 10000, the first that Python has no datetime for
+_MAX_TIME_US: Final = 253_402_300_800_000_000  # the year 10000, which Python's datetime does not have
 _JSON, _TEXT = 0, 1  # content types
 _STARTED_FIELDS: Final = ("position", "time", "removed_before", "bytes")
 _OWN_TYPES: Final = frozenset({METADATA_TYPE, STARTED_TYPE})

@@ -1,7 +1,8 @@
 """Checking a segment's file of removed events against the positions that its log lacks.
 
-What is missing was removed, and nothing else was. Positions are compared here, segment by segment; `across`
-compares versions, stream by stream. Nothing is expanded: a log may claim a gap of any size.
+The missing positions must be exactly those of the removed events. Positions are compared here, segment by
+segment; `across` compares versions, stream by stream. No gap is expanded to its positions: a crafted log may
+claim a gap of any size.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Repairing what loses nothing: derived files are rebuilt, a torn tail is cut, leftovers are removed.
+"""Repairs that lose nothing: derived files are rebuilt, a torn tail is cut, leftovers are removed.
 
 1. Every step is one that the next writer could do as well, and may be interrupted anywhere.
 2. All changes are made under the writers' lock. Names are synced before the first removal, so that a power
    loss does not bring back a manifest that names a removed file.
-3. Damage is left exactly as it is; `find_losses` says which events it costs, as far as anything still tells.
+3. Damage is left exactly as it is; `find_losses` says which events it costs, as far as that can be known.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ def _repair_end_locked(store: str, lock_timeout_seconds: float | None, disk: Dis
             active = log.active.segment
             disk.sync(log_file)  # then the mark may say so
             write_mark(marks_file, DURABLE_MAGIC, Mark(active.tag, active.end), disk)
-            write_mark(marks_file, ACKNOWLEDGED_MAGIC, None, disk)  # it says no more than the one before
+            write_mark(marks_file, ACKNOWLEDGED_MAGIC, None, disk)  # names no later offset
             write_mark(marks_file, WRITTEN_MAGIC, log.written_mark(), disk)
         marks_lock.close()
     except CorruptionError:

@@ -3,7 +3,7 @@
 1. The new store has the same store id, and every event has the position, version, id and time it had.
 2. A segment without damage is copied as it is, so head digests up to the first damage stay right. Of a
    damaged one the whole records are written again, with gaps, as a compaction would leave it.
-3. Without a manifest the logs' headers tell what there was.
+3. Without a manifest the logs' headers tell which segments there were.
 4. The source is only read. The new store exists once its manifest does, which is written last.
 """
 
@@ -189,7 +189,7 @@ def _maybe_header(path: str, name: str, compressed_bytes: int) -> FileHeader | N
             return written_header(Container(path, name, None, None, compressed_bytes))
         header = decode_file_header(ReadFile(path).read(FILE_HEADER_BYTES, 0))
     except ExtraNotInstalled:
-        raise  # nothing may be left out for want of a package
+        raise  # no segment may be left out because a library is missing
     except (FileNotFoundError, FormatFault, NewerFormat, EvlogError):
         return None
     return header if header.kind == KIND_LOG else None

@@ -1,9 +1,9 @@
 """Checking one segment: its log, its .offsets, its sorted indexes, the versions within it.
 
-1. What is to be done comes in pieces for all cores: its sorted indexes, and parts of the log. .offsets says
-   where a part begins; the parts prove it.
-2. If all parts are right and meet, the segment is; otherwise `check_segment` checks it again in one piece,
-   and names what is wrong.
+1. The work is divided for all cores: the sorted indexes, and parts of the log. .offsets says where a part
+   begins; the checks of the parts prove it.
+2. If all parts are right and fit together, the segment is right. Otherwise `check_segment` checks it again in
+   one piece, and reports what is wrong.
 3. A `SegmentCheck` says what the checks across segments need: which of its derived files are right.
 """
 
@@ -51,7 +51,7 @@ _UNREADABLE: Final = (FileNotFoundError, FormatFault, NewerFormat, EvlogError)
 
 
 class Keys(NamedTuple):
-    """What the sorted indexes of a segment would say, of one that has none to be believed."""
+    """What the sorted indexes of a segment would say, if it has none that are right."""
 
     stream_hashes: bytes
     """u64, rising"""
@@ -291,9 +291,10 @@ def _start_of(task: SegmentTask, number: int) -> Start:
 
 
 def maybe_join(task: SegmentTask, parts: Sequence[LogSummary | None]) -> LogSummary | None:
-    """Return what a check of the whole log finds, if it finds nothing wrong; None if it has to be made.
+    """Return the result of the whole log, joined from its parts; None if the whole log has to be checked.
 
-    Each part was checked with what the part before it was believed to be: that they meet proves all of them.
+    Each part was checked with an assumption about the part before it. If each assumption is the result of
+    that part, all are proved.
     """
     own = [part for part in parts if part is not None]
     if not own or len(own) < len(parts):

@@ -2,7 +2,7 @@
 
 Each tag's text is decoded once: its check, its bits in the entry and its row of .tags come from that. The
 arrays of a batch of events are decoded as one, and encoded again: the same bytes show that an append wrote
-them. An event with two tags takes half the time that it takes by itself.
+them. Decoded in a batch, an event with two tags takes half the time.
 """
 
 from __future__ import annotations

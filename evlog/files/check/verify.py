@@ -4,10 +4,11 @@
 2. Each segment is checked by itself, in pieces on several cores (`segments`): its log (`logs`), the
    records in it (`records`), its indexes (`indexes`).
 3. What holds across segments is checked by ranges of hashes (`across`), removed events too (`removals`).
-4. What a writer may have left unfinished at the first step is checked again before it becomes a finding.
+4. A part that a running writer may have left unfinished at step 1 is checked again before it becomes a
+   finding.
 
-Nothing is trusted because a reader would trust it. Nothing is written. The report is right also while others
-write. `findings` tells damage from notes; `repair` and `salvage` build on this.
+Nothing is assumed that a reader assumes. Nothing is written. The report is right also while others write.
+`findings` tells damage from notes; `repair` and `salvage` build on this.
 """
 
 from __future__ import annotations
@@ -94,7 +95,7 @@ def verify_store(
                 if attempt >= _FREE_ATTEMPTS:
                     held.enter_context(SharedLock(paths.compaction_path(store), _PAUSE_SECONDS))
                 seen, report = _verify(store, quick=quick, pin=pin, progress=progress)
-        except FileNotFoundError:  # a compaction took a file away: begin again with what there is now
+        except FileNotFoundError:  # a compaction removed a file: begin again with the present files
             continue
         replaced = set() if seen is None or not report.findings else _replaced_since(seen)
         if not replaced:

@@ -86,7 +86,7 @@ def replace_segments(
 
 
 def remove_unnamed(store: str, manifest: Manifest, infos: Iterable[SegmentInfo], disk: Disk) -> None:
-    """Remove the files of these segments that the manifest does not name."""
+    """Remove those files of these segments that the manifest does not name."""
     for info in infos:
         for suffix in paths.SUFFIXES:
             file = SegmentFile(info.first_position, info.generation, suffix)

@@ -14,8 +14,8 @@ Read this first. The flow of one compaction, `_Run.run`:
 
 Events that a redaction names lose their content in step 4. Readers see no difference.
 
-To compress changes no event, so the log does not record it. A segment that was compressed is compressed again
-when it is rewritten: an archive does not grow by the next compaction.
+Compression changes no event, so the log does not record it. A compressed segment that is rewritten is
+compressed again, so that the next compaction does not make an archive larger.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ def compact(
         run = _Run(log, writer, disk, lock_timeout_seconds, compress=compress, progress=progress)
         try:
             done = run.run(force=force)
-            if done.resumed and run.has_unerased():  # what was redacted behind the cut-off of the earlier one
+            if done.resumed and run.has_unerased():  # redacted after the cut-off of the earlier one
                 again = run.run(force=force)
                 done = again._replace(
                     resumed=True,
@@ -219,7 +219,7 @@ class _Run:
                     for group in plan.groups:
                         self._do_step(group, results, workers)
                 if plan.events_erased:
-                    with self._lock:  # no writer leads: one that loses its request appends for itself
+                    with self._lock:  # no writer leads; a writer whose request is lost appends for itself
                         clear_requests(log.store, self._disk)
                 events, before = events_removed(log) - started.removed_before, started.bytes
                 after = segment_bytes(log.store)

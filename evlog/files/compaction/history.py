@@ -5,7 +5,7 @@
    and its .removed file keeps the ids of what is missing. The manifest that names it is the commit point; a
    crash before that leaves files that mean nothing.
 3. The log's head says up to where the source was copied: a piece that does not begin there is refused.
-4. What the source removes later is removed as a compaction removes it, segment by segment.
+4. Events that the source removes later are removed as by a compaction, segment by segment.
 """
 
 from __future__ import annotations

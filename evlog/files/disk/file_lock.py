@@ -1,15 +1,15 @@
 """The locks between processes: exclusive locks on whole files, which end with their holder.
 
 1. On POSIX it is `flock(2)`, the lock that filelock's `FileLock` takes, so a script may hold a store with
-   `FileLock("STORE/lock")`. Where there is no `flock`, filelock does the locking. It is not used everywhere
-   because its import costs 40 ms, and because it waits by polling every 50 ms: a quarter of the throughput
-   with 16 writers.
+   `FileLock("STORE/lock")`. Where there is no `flock`, filelock does the locking. Rejected: filelock
+   everywhere. Its import costs 40 ms, and it polls every 50 ms, which leaves a quarter of the throughput of
+   16 writers.
 2. The lock belongs to the open file: the kernel frees it when the last process that has the file open dies.
    A forked child therefore closes its copy of the descriptor at once.
 3. Without a time limit a writer waits in the kernel, first come, first served. With a time limit it polls,
    because a blocked `flock` cannot be given one; so a timeout leaves no thread and no descriptor behind.
-4. The lock counts only on the file that the path names. It is compared after locking: a lock file that was
-   removed or replaced is opened again.
+4. Only the file that the path names counts as locked. So the path is checked after locking: if the lock file
+   was removed or replaced, it is opened again.
 5. After a second of waiting one line is logged that names the holder, as far as the system tells.
 """
 
@@ -80,7 +80,7 @@ class FileLock:
         # one that has it does not get it again.
         self._threads: Any = threading.RLock() if of_thread else threading.Lock()
         self._held: WriteFile | None = None  # guarded by _threads: the locked file
-        self._named_until = 0.0  # guarded by _threads: until when the path needs no other look
+        self._named_until = 0.0  # guarded by _threads: until when the path need not be checked again
         self._blocked_since: float | None = None  # guarded by _threads: since when the kernel lets it wait
         self._reporter: threading.Thread | None = None  # guarded by _threads, but for its own end
         register_fork_reset(self)
@@ -207,7 +207,7 @@ class FileLock:
     def reset_after_fork(self) -> None:
         """Close a forked child's copies of the descriptor, which does not free the parent's lock."""
         for file in (self._held, self._file):
-            if file is not None:  # another thread of the parent may have been using it
+            if file is not None:  # a thread of the parent may have been using it
                 self._disk.close(file)
         self._held = self._file = self._reporter = self._blocked_since = None
         self._opening = threading.Lock()

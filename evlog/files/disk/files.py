@@ -2,7 +2,7 @@
 
 Each method that writes says what it promises when it returns, and what it does not.
 
-1. Every failure leaves here as an evlog error with the path: no room, no permission, a limit, a failing disk.
+1. Every failure becomes an evlog error with the path: no space, no permission, a limit, a failing disk.
 2. A store may come from a stranger (see opening.py). A file with other names (hard links) may belong to
    another user: it is read, but never written. Replacing and removing act on names, not on targets of links.
 3. A new file takes owner, group and mode from its directory, so that every user that may write
@@ -443,7 +443,7 @@ def _data_end(fd: int, size: int) -> int:
 
 
 def memory(length: int) -> mmap.mmap:
-    """Return zeros, of which slices are bytes; only those that are written to take room."""
+    """Return zeros, of which slices are bytes; only pages that are written to take memory."""
     zeros = mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE"):  # a read of records in no order takes 5 to 15 % less
         try:

@@ -23,7 +23,7 @@ def serve(module: str) -> None:
     import_module(module)
     tasks, answers = sys.stdin.buffer, sys.stdout.buffer
     sys.stdout = sys.stderr
-    gc.disable()  # nothing made here is a cycle, and there are millions of tuples to look through
+    gc.disable()  # nothing here makes cycles, and the collector would look through millions of tuples
     answer: Any = None
     data = READY
     while True:

@@ -66,7 +66,8 @@ _OWN_FILES: Final = (paths.MANIFEST, paths.LOCK, paths.DURABLE, paths.COMPACTION
 _SAFE: Final = os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
 
-# Directories that are known not to be links, until when: a look costs 5 µs, and a look-up can open many.
+# Directories that are known not to be links, with the time until which that is assumed: a check costs 5 µs,
+# and one look-up can open many files.
 _checked: dict[str, float] = {}
 _CHECKED_SECONDS: Final = 0.05
 _MAX_CHECKED: Final = 100

@@ -80,7 +80,7 @@ class Watch:
             self.polling = maybe_file_system(self.directory) not in NOTIFYING_FILE_SYSTEMS
 
     def wait(self, timeout_seconds: float) -> None:
-        """Return when something may have changed, at the latest after the timeout or a tick.
+        """Return when something may have changed, after the timeout or a tick at the latest.
 
         A signal handler that raises ends the wait.
         """

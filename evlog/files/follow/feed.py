@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from evlog.model.events import Event
     from evlog.model.filters import EventFilter
 
-_PATIENCE_SECONDS: Final = 1.0  # how long a writer has to acknowledge what it wrote
+_PATIENCE_SECONDS: Final = 1.0  # after this time the feed syncs what its writer has not acknowledged
 # What a look costs, in multiples of its processor time, until the next may follow at once. With these prices
 # twenty followers left one writer 0.77 of its rate on two busy processors; with rests of 10 to 50 ms, 0.4.
 _PRICE: Final = 60
@@ -71,7 +71,7 @@ class CommittedFeed:
 
     @property
     def polling(self) -> bool:
-        """Whether news is found by polling only; known after the first wait."""
+        """Whether new events are found by polling only; known after the first wait."""
         return self._watch.polling
 
     def committed(self, after: int) -> int:
@@ -109,7 +109,7 @@ class CommittedFeed:
     def _read_ahead(self, after: int) -> None:
         """Read a few events while their writer syncs them; `read` gives them out once they are committed.
 
-        It takes 0.1 ms off the time from the end of an append to its event in another process.
+        An event reaches another process 0.1 ms sooner after the end of its append.
         """
         head = self._log.head
         if after < head <= after + _AHEAD_EVENTS:
@@ -120,7 +120,7 @@ class CommittedFeed:
                 self._ahead = None  # if they are committed, `read` raises it
 
     def _content(self, after: int, to: int) -> object:
-        """Return what differs if other events are, or come to be, between the two positions."""
+        """Return a value that changes if other events take the places between the two positions."""
         active = self._log.active.segment
         return after, to, self._log.head, active.tag, active.index_crc
 

@@ -134,7 +134,7 @@ def encode_records(
     The records of a bulk load are encoded by msgspec, which has checked its data already: the same bytes in
     0.1 instead of 0.2 µs an event. It encodes the value of an Enum's member, so all texts must be plain ones.
     """
-    if len(events) == 1:  # in a quarter of the time
+    if len(events) == 1:  # four times as fast as the code below
         type_, _, code, data, metadata = events[0]
         record = first_position, versions[0], streams[0], type_, ids[0], time_us, code, data, metadata
         return [_pack_record(record)]

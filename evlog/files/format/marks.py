@@ -1,7 +1,7 @@
 """The file `durable`: how far the active log is written and synced, and whether a sync of it failed.
 
 It holds four marks of 40 bytes, each zeros where nothing is known. It is never synced: a missing, damaged or
-old mark is safe. What is acknowledged and synced is only understated.
+old mark is safe, because it only understates what is acknowledged and synced.
 
      0  written       the manifest, and how far its active log is written or being written
     40  acknowledged  how far writers with sync="none" have acknowledged it

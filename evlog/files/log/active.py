@@ -3,8 +3,8 @@
 1. The log is used up to `end`. Up to there its entries are in memory: taken from .offsets where the running
    CRC in a frame's header proves them, else derived from the frames.
 2. Frames that may not have been synced when the power failed are read and checked first.
-3. After `end` there is nothing, preallocation, a frame that is being written, or a torn one. Recovery
-   decides.
+3. After `end` there is nothing, preallocation, a frame that is being written, or a torn frame. Recovery
+   decides which.
 4. The file is read with `pread`, never mapped, because a writer may cut it.
 """
 
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from typing import Final
 
 _WINDOW_BYTES: Final = 1 << 20
-_AHEAD_BYTES: Final = 1 << 16  # a reader of one page does not pay for more
+_AHEAD_BYTES: Final = 1 << 16  # not more, which a reader of one page would pay for
 # After this many records one by one, each in a system call, the log is kept in memory, if it is not longer
 # than this: a record costs a sixth then. Each read adds a part of it, so that none waits for all.
 _PIECES_BEFORE_HOLDING: Final = 4096

@@ -32,7 +32,7 @@ from evlog.files.log.segment import Place
 _CACHE_BYTES: Final = 64 << 20  # as much as is kept of an active log
 _AHEAD_BYTES: Final = 1 << 16  # a reader of frames in order gets at least this many
 
-_SKIPPED: Final = 61  # fewer than this many blocks are passed over when one is dropped: a prime
+_SKIPPED: Final = 61  # a block to drop is chosen among about this many of the oldest; a prime number
 # The blocks in memory: each log's own, and a number in it. Threads share it without a lock:
 # each step is one operation, and a thread that loses a race unpacks a block again.
 _kept: Final[deque[tuple[dict[int, bytes], int]]] = deque()
@@ -112,8 +112,8 @@ class BlockLog:
             content = self._blocks[number] = self._unpack(number)
             _kept.append((self._blocks, number))
             while len(_kept) * self._table.block_bytes > _CACHE_BYTES:
-                # In no order: of readers that come round, more than memory holds, the oldest first would drop
-                # just what is read next.
+                # Not always the oldest: readers that return to the same blocks in turn, more than memory holds,
+                # would read just the dropped one next.
                 _kept.rotate(-(number % _SKIPPED))
                 blocks, dropped = _kept.popleft()
                 blocks.pop(dropped, None)

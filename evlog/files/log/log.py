@@ -6,12 +6,13 @@
    for: in a store of a thousand, most never are.
 3. A reader keeps what it has open readable, whatever happens to the names of the files meanwhile. Where a
    file is missing because a compaction replaced it, `retry_on_compaction` looks again.
-4. Where a segment may hold what is asked for, the filter says so; the hash finds candidates in its index; the
-   name or id in the record decides.
-5. A read sees every append that was acknowledged before it began. That the store was removed, or another one
-   put in its place, a reader sees within 10 ms; a writer before it acknowledges anything.
-6. A follower that was told of an event finds it at its position. Where it is not, an older copy is in the
-   store's place, and other events have its positions: from then on every look raises StoreReplaced.
+4. The filter says which segments may hold a name or an id; its hash finds candidates in the segment's index;
+   the name or id in the record decides.
+5. A read sees every append that was acknowledged before the read began. If the store is removed or replaced
+   by another one, a reader notices within 10 ms, and a writer before it acknowledges anything.
+6. An event that was delivered to a follower must stay at its position. If it is not there, an older copy has
+   taken the store's place, where other events can get its position: from then on every look raises
+   StoreReplaced.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ class Log:
         # The written mark that names exactly what is in memory, and its file; None where there is none.
         # Replaced whole, with the mutex; read without it.
         self._known: tuple[ReadFile, bytes] | None = None
-        self._look_due = 0.0  # until when the store needs no look whether it is in its place; not guarded
+        self._look_due = 0.0  # until then the store is assumed to be in its place; not guarded
         self._opened = OpenParts()
         self._policies = PolicyTable()
         self._entries: StreamEntries | None = None  # replaced whole; read without the mutex

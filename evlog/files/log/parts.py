@@ -292,8 +292,8 @@ class SealedParts:
 class OpenParts:
     """The sealed segments that have files open: at most `max_open_parts`.
 
-    For one more, one of them is closed at random. Batches look into all segments in one order: if there are
-    more than may be open, the one that was opened first would be the next one needed, each time.
+    To open one more, a random one is closed. Rejected: closing the one that was opened first. Batches look
+    into all segments in one order, so it would be the next one that is needed, each time.
     """
 
     def __init__(self) -> None:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     Keys = tuple[int, list[int]]
     """The kind of an index, and the hashes to look up in it."""
 
-_CATEGORY: Final = -1  # in the place of a kind of index: a range of the streams' hashes
+_CATEGORY: Final = -1  # instead of a kind of index: look up a range of the streams' hashes
 # If an index names up to one in this many events of a segment, these are read one by one. With more, reading
 # all is faster.
 _FETCH_SHARE: Final = 4

@@ -2,7 +2,7 @@
 
 1. An entry has a few bits for its event's tags. Searched in C, they name candidates; the record decides. This
    needs no other file, and serves the active segment, and a sealed one whose .tags cannot be used.
-2. A process that looks up again and again reads the tags of the active segment once, into a dict.
+2. A process that looks up tags repeatedly reads those of the active segment once, into a dict.
 3. A sealed segment has .tags; entries in the postings of all tags are the candidates.
 """
 

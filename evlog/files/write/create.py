@@ -1,4 +1,4 @@
-"""Making a store: directories, the first segment, and last the manifest, which makes it one.
+"""Making a store: directories, the first segment, and last the manifest. With the manifest it is a store.
 
 Interrupted anywhere, it leaves a directory that is not a store yet and that the next attempt completes. A
 directory with anything else in it is left alone.
@@ -56,7 +56,7 @@ def create_store(
             first = SegmentInfo(1, 0, new_tag())
             manifest = Manifest(id_text(make_ids(1)[0]), segment_bytes, segment_events, (first,))
             create_segment(path, manifest.store_id_bytes, first, disk)
-            sync_names(path, disk)  # the manifest must not outlive what it names
+            sync_names(path, disk)  # a power loss must not leave a manifest without its files
             replace_manifest(path, manifest, disk)
     finally:
         lock.close()

@@ -62,7 +62,7 @@ def extend_filter(log: Log, disk: Disk) -> None:
         finally:
             lock.release()
     except (EvlogError, SegmentMoved):
-        pass  # no room, no permission, a damaged segment: an append that is durable must not fail by it
+        pass  # no space, no permission, a damaged segment: a durable append must not fail because of it
     finally:
         lock.close()
 

@@ -1,7 +1,7 @@
 """The active log, open for writing, and the zeros after its last frame.
 
 A frame that lengthens the file is written with zeros after it. The frames after it are written over those:
-their sync takes two thirds of the time, because the length of the file does not change.
+their sync takes two thirds of the time of one that also has to store another length of the file.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class LogFile:
             limit: zeros are written up to this length at most.
 
         Raises:
-            StoreFull: there was no room, and the file ends at the offset.
+            StoreFull: there was no space, and the file ends at the offset.
             StoreIOError: part of the frame may be there.
         """
         end = offset + len(frame)
@@ -76,11 +76,11 @@ class LogFile:
                 self._bytes = end + zeros
                 return
             except StoreFull:
-                pass  # there may be room for the frame alone
+                pass  # there may be space for the frame without the zeros
         try:
             self._disk.write_at(self.file, frame, offset)
         except StoreFull:
-            self._disk.cut(self.file, offset)  # no reader takes part of a frame for a frame
+            self._disk.cut(self.file, offset)  # so that no part of the frame is left
             self._bytes = offset
             raise
         self._bytes = max(self._bytes, end)

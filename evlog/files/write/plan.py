@@ -1,4 +1,4 @@
-"""Planning one append under the writers' lock: what of it is new, whether its conditions hold, its versions.
+"""Planning one append under the writers' lock: which events are new, whether conditions hold, the versions.
 
 1. Deduplicate first, so that a retry after a lost acknowledgement succeeds instead of conflicting. A retry is
    an id with the same stream, type and data; metadata may differ, as with KurrentDB.
@@ -213,7 +213,8 @@ class Planner:
     def _maybe_find_retried(self, append: Append, ids: Sequence[bytes]) -> BatchResult | None:
         """Return the result of an append whose events follow each other in the active segment, as they are.
 
-        They are encoded again and compared with the log: a third of the time of decoding what is there.
+        They are encoded again and compared with the log: three times as fast as decoding the events in the
+        log.
         """
         active, count = self._log.active, len(ids)
         first = active.index.maybe_last_id(hash_ids(ids[:1])[0])
@@ -404,7 +405,8 @@ def _maybe_selected(
 ) -> int | None:
     """Return the index of the first event before `end` that the query selects; None if there is none.
 
-    By tag: else each of the many appends in one frame is compared with all before it, a third of its time.
+    Events are found by tag. Comparing each of many joined appends with all before it would take a third of
+    the time of their frame.
     """
     numbers = [by_tag.get(tags[0], ()) if tags else range(end) for _, tags in query.items] if end else ()
     found = [n for n in chain.from_iterable(numbers) if n < end and query.selects(events[n][0], events[n][4])]

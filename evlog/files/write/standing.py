@@ -1,4 +1,4 @@
-"""Changing what a store is to others: a mirror, one that has moved, or neither. In the manifest.
+"""Changing a store's standing, in the manifest: a mirror, a store that has moved, or neither.
 
 Before an append every writer compares the manifest with the one it knows, with the lock held. So an append is
 before the change and acknowledged, or after it and refused.

@@ -8,8 +8,9 @@
 3. After a failed write or sync this writer refuses every append: memory and disk may differ. It leaves the
    suspect mark, so that other open writers refuse, too, and the next one reads the tail from the device.
    Every writer looks for the mark between its sync and its acknowledgement.
-4. The lock on `durable` keeps the durable mark from going back. No writer waits for it for long: a process
-   that is suspended while it holds it delays no other. A missing mark understates, which is safe.
+4. The lock on `durable` keeps the durable mark from going back. No writer waits long for this lock, so a
+   process that is suspended while it holds the lock delays no other. A missing mark understates, which is
+   safe.
 """
 
 from __future__ import annotations

@@ -7,7 +7,8 @@ Everything here needs the writers' lock, except where a docstring says otherwise
    that mark: the common case, a few system calls.
 2. Otherwise it looks at everything again and hands the end of the log to recovery, which alone decides what
    happens to a torn tail.
-3. A writer that was interrupted, or whose write failed, does not trust its memory: it looks again first.
+3. A writer that was interrupted, or whose write failed, does not trust its memory: it reads the log again
+   first.
 4. A store that was replaced by another one, or by a copy of itself, is noticed by the log's inode before
    anything is written. A replacement later than that counts as one after the append.
 """

@@ -294,7 +294,7 @@ class Writer:
                 if slot is None:
                     slot = self._maybe_claim_slot()
                 if slot is not None and self._submit(slot, append):
-                    if self._was_served:  # it is likely to lead soon; later this would delay all others
+                    if self._was_served:  # it is likely to lead soon; doing this then would delay all others
                         self._log.active.index.prepare()
                     pause_seconds = _FIRST_PAUSE_SECONDS
                     for _ in range(_MAX_TRIES):
