@@ -112,8 +112,8 @@ class BlockLog:
             content = self._blocks[number] = self._unpack(number)
             _kept.append((self._blocks, number))
             while len(_kept) * self._table.block_bytes > _CACHE_BYTES:
-                # Not always the oldest: readers that return to the same blocks in turn, more than memory holds,
-                # would read just the dropped one next.
+                # Not always the oldest: readers that return to the same blocks in turn, more than memory
+                # holds, would read just the dropped one next.
                 _kept.rotate(-(number % _SKIPPED))
                 blocks, dropped = _kept.popleft()
                 blocks.pop(dropped, None)
