@@ -19,10 +19,13 @@ from evlog.errors import CorruptionError, InvalidEvent, InvalidStreamName
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import builtins
     from collections.abc import Iterable, Iterator
     from datetime import datetime
-    from typing import Any, Final, Literal, overload
+    from typing import Any, Final, Literal, TypeVar, overload
     from uuid import UUID
+
+    _Kind = TypeVar("_Kind")
 
     _Tuple = tuple[Any, ...]
     _Chain = chain["Event"]
@@ -328,6 +331,15 @@ class Event(_Tuple):
         except (TypeError, AttributeError) as error:
             raise self._senseless("stream", error) from None
 
+    if TYPE_CHECKING:
+
+        @overload
+        def json(self) -> Any: ...
+        @overload
+        def json(self, kind: builtins.type[_Kind]) -> _Kind: ...
+        @overload
+        def json(self, kind: Any) -> Any: ...
+
     def json(self, kind: Any = None) -> Any:
         """Return the data, parsed as JSON at each call; text comes as a `str`.
 
@@ -339,11 +351,14 @@ class Event(_Tuple):
             InvalidEvent: the data do not fit the type, or the content type is binary.
             CorruptionError: the data are not JSON, so evlog did not write them.
         """
-        if kind is not None and self[6] == JSON_CODE:
+        code = self[6]
+        if kind is not None and code != BINARY_CODE:
+            from evlog.model.json_text import encode_json
             from evlog.model.typed import from_json
 
+            raw = self[7] if code == JSON_CODE else encode_json(self.json()).encode()
             try:
-                return from_json(self[7], kind, self[0])
+                return from_json(raw, kind, self[0])
             except InvalidEvent:
                 if self.redacted:
                     raise InvalidEvent(
@@ -352,7 +367,6 @@ class Event(_Tuple):
                 raise
         import json
 
-        code = self[6]
         try:
             if code == JSON_CODE:
                 return json.loads(self[7])

@@ -50,6 +50,15 @@ def test_typed_data_of_a_redacted_event_are_an_error_that_says_so(store: EventSt
     assert store.get(1).json(Paid | None) is None
 
 
+def test_text_is_a_value_of_type_str(store: EventStore) -> None:
+    types = EventTypes({"Note": str, "Paid": Paid})
+    store.append("s", [NewEvent(name, 'h"é', content_type="text") for name in ("Note", "Paid")])
+    note, paid = store.read("s")
+    assert types.decode(note) == note.json() == note.json(str) == 'h"é'
+    with pytest.raises(InvalidEvent, match="do not fit Paid"):
+        types.decode(paid)
+
+
 def test_text_stays_text_and_json_stays_json(store: EventStore) -> None:
     upcasters = Upcasters()
     upcasters.register("Note", lambda data, _: data.decode().upper())
