@@ -1,4 +1,4 @@
-"""Functions for a store that is not open, also for one that is too damaged to be opened."""
+"""Functions for a store that is not open, also if it is too damaged to be opened."""
 
 from __future__ import annotations
 

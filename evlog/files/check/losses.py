@@ -145,12 +145,14 @@ def _names_of(hashes: set[int], tasks: Sequence[SegmentTask]) -> dict[int, str]:
             continue
         rows = rows[: len(rows) // ENTRY_BYTES * ENTRY_BYTES]
         for number, stream_hash in enumerate(column(rows, "stream_hash")):
-            if stream_hash in hashes:
-                offset, length, before, after = ENTRY_PLACE.unpack_from(rows, number * ENTRY_BYTES)
-                raw = log.read(length, offset)
-                if crc32(raw, before) == after and _is_record(raw):
-                    name = decode_record(raw)[2]
-                    if hash_stream(name) == stream_hash:
-                        names[stream_hash] = name
-                        hashes = hashes - {stream_hash}
+            if stream_hash not in hashes:
+                continue
+            offset, length, before, after = ENTRY_PLACE.unpack_from(rows, number * ENTRY_BYTES)
+            raw = log.read(length, offset)
+            if crc32(raw, before) != after or not _is_record(raw):
+                continue
+            name = decode_record(raw)[2]
+            if hash_stream(name) == stream_hash:
+                names[stream_hash] = name
+                hashes = hashes - {stream_hash}
     return names

@@ -78,7 +78,7 @@ class Compressed(NamedTuple):
         return Compressed(self.segments + 1, self.bytes_before + bytes_before, self.bytes_after + bytes_after)
 
 
-def plan_compaction(log: Log, *, compress: bool = False) -> Compaction:
+def plan_compaction(log: Log, *, compress: bool) -> Compaction:
     """Return what `compact` would remove now. Writes nothing.
 
     Args:

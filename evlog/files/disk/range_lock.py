@@ -50,7 +50,7 @@ class ByteLock:
         return True
 
     def wait(self) -> None:
-        """Wait until no file holds it. All waits end at the same time, and none of them takes the lock."""
+        """Wait until no other file holds the lock. All waiters return at once, and none of them holds it."""
         try:
             self._do(fcntl.F_OFD_SETLKW, fcntl.F_RDLCK)
         finally:  # an interrupt may come when it is just had
@@ -68,7 +68,7 @@ class ByteLock:
         try:
             return fcntl.fcntl(self._fd, command, _FLOCK.pack(kind, 0, self._at, self._count, 0))
         except OSError as error:
-            # What is more special is a lock that is taken, or a signal handler's: TimeoutError, say.
+            # A subclass of OSError: the lock is taken, or a signal handler has raised (TimeoutError).
             if type(error) is OSError and error.errno is not None:
                 raise NoByteLocks(str(error)) from error
             raise

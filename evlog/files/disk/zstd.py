@@ -44,7 +44,7 @@ def require_zstandard(path: str) -> None:
         import zstandard
     except ImportError:
         raise ExtraNotInstalled(path, "zstandard", "zstd") from None
-    # With size and checksum a block can be verified without the table of blocks.
+    # Size and checksum are stored, so that a block can be verified without the table of blocks.
     _local.packer = zstandard.ZstdCompressor(level=_LEVEL, write_checksum=True, write_content_size=True)
     _local.unpacker = zstandard.ZstdDecompressor()
     _local.library = zstandard

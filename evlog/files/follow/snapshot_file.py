@@ -1,7 +1,7 @@
 """The file of one snapshot. The bytes are specified in `evlog/files/format/snapshots.py`.
 
 1. A snapshot is replaced atomically: after a crash it is the old one or the new one. Its name is not synced,
-   for it is derived: a lost one costs only time.
+   because a snapshot is derived: a lost one costs only time.
 2. One lock for all snapshots makes comparing and replacing one step. It is held for one write; a process that
    does not get it in a second does not save.
 3. Reading needs no lock and no permission to write.
@@ -108,7 +108,7 @@ class SnapshotFile:
 
 
 def list_snapshots(store: str) -> list[tuple[str, str | None]]:
-    """Return the name and the stream of each snapshot, sorted by name; one that does not tell is left out."""
+    """Return the name and the stream of each snapshot, sorted by name, without those that are damaged."""
     found = [name for _, name in scan_names(store) if name is not None]
     return sorted(found, key=lambda each: (each[0], each[1] or ""))
 

@@ -1,4 +1,4 @@
-"""What is in a store, in numbers: streams, sizes, policies. Reads indexes where they suffice, else the log.
+"""A store in numbers: streams, sizes, policies. Reads only indexes if they suffice, else the log.
 
 1. A stream's versions have no gap: a compaction removes the oldest. So the first and last entry of each
    stream hash tell everything about a stream, and together they must account for every event.

@@ -1,6 +1,6 @@
 """Reading a log for another store: every event with its append, and the removed events by position.
 
-A segment that was compacted has frames of many appends: these count as appended together.
+A frame of a compacted segment holds events of many appends. They count as appended together.
 """
 
 from __future__ import annotations
@@ -124,11 +124,11 @@ def decode_tags(raw: bytes) -> list[tuple[int, int, int]]:
 
 
 class _Owners:
-    """Which stream a removed event was of: its row has the hash of the stream's name.
+    """Finds the stream of a removed event, whose row has only the hash of the stream's name.
 
-    Compactions remove the first versions of a stream. Where streams share a hash, rows are taken by position,
-    and each goes to a stream that lacks just this version; of several, to the one that lacks most, so that
-    there is an owner for every row.
+    Compactions remove the first versions of a stream. If streams share a hash, rows are assigned by position,
+    each to a stream that lacks just this version. If several do, the one that lacks most gets it, so that
+    every row has an owner.
     """
 
     def __init__(self, log: Log) -> None:

@@ -25,8 +25,8 @@ _MAX_BYTES: Final = 1 << 26  # some 300,000 segments
 class Stamp(NamedTuple):
     """Identifies one manifest file for the price of a stat.
 
-    No other file can get the inode as long as the file is open: so a process that keeps the manifest open
-    that it has read recognizes every replacement, however quick.
+    No other file can get the inode while the file is open. So a process that keeps the manifest open after
+    reading it recognizes every replacement, however quick.
     """
 
     device: int
@@ -144,4 +144,4 @@ def replace_manifest(store: str, manifest: Manifest, disk: Disk, *, is_marked: b
     if not is_marked:
         leave_mark(store, WRITTEN_MAGIC, None, disk)
     disk.replace(temporary, path)
-    disk.sync_dir(store)  # the commit: what it names is trusted, and old files may go, only from here on
+    disk.sync_dir(store)  # the commit: from here on its files are trusted, and old files may be removed

@@ -1,4 +1,4 @@
-"""Writing a mark into `durable` without holding the file open; format/marks.py says what the marks mean."""
+"""Writing a mark into `durable` without keeping the file open; format/marks.py says what the marks mean."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""What the store's own events say: policies and redactions, read by the type index, extended with the log.
+"""Policies and redactions in the store's own events: read by the type index, extended as the log grows.
 
 1. The type index and the filter tell which entries can be the store's own events: policies, and notes of
    compactions. Only their records are read.
 2. A damaged policy affects only its own stream or category: its rule cannot be read, all others can.
-3. A table belongs to one state of the log. While nothing was appended it costs an append three comparisons.
+3. A table belongs to one state of the log. If nothing was appended since, using it costs three comparisons.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ class PolicyTable:
     """
 
     def __init__(self) -> None:
-        # All guarded by the log's mutex when they change. A reader does one operation on a dict that only
-        # grows, or that was replaced whole.
+        # Changed only under the log's mutex. A reader does one operation on a dict that only grows or is
+        # replaced whole.
         self.any = False  # whether there may be any policy
         self._types = frozenset(map(hash_type, SYSTEM_TYPES))
         self._rules = Rules()
@@ -191,7 +191,7 @@ class PolicyTable:
         return True
 
     def _find_entries(self, sealed: SealedParts, filter: SegmentFilter) -> list[int]:
-        """Look up the store's own events where that was not done yet; return which segments may have any."""
+        """Look up the store's own events in segments that are new; return the segments that may have any."""
         places = filter.places(sealed, KIND_TYPES, *self._types)[::-1]
         for place in places:
             part = sealed[place]
@@ -205,7 +205,7 @@ class PolicyTable:
     def _read(self, part: Part, numbers: Sequence[int], rules: Rules) -> None:
         """Add the policies among these entries."""
         if not numbers:
-            return  # the segment's log need not even be opened
+            return  # without opening the segment's log
         try:
             for records in part.segment.records(numbers):
                 for record in records:
@@ -223,7 +223,7 @@ class PolicyTable:
                         self._damaged_redaction = error
 
     def _look_up(self, name: str) -> Rule | None:
-        """Return the newest policy of this name, read now: damage of it must not be hidden by others."""
+        """Return the newest policy of this name, read from the log, or raise CorruptionError if it is damaged."""
         name_hash = hash_stream(name)
         parts: list[Part] = [*self._sealed] if self._sealed is not None else []
         if self._active is not None:

@@ -1,7 +1,7 @@
 """Reading a .removed file: removed events by id, and streams that lost their last event by name.
 
-The file is mapped, and each page is checked before anything on it is used. It cannot be derived again, so
-damage is a CorruptionError, wherever it matters.
+The file is mapped, and each page is checked before it is used. The file cannot be derived again, so a damaged
+page that is needed is a CorruptionError.
 """
 
 from __future__ import annotations

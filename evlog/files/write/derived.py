@@ -1,6 +1,6 @@
 """Derived files of a sealed segment: built when missing or damaged, replaced in one step, never synced.
 
-Every byte of them is under a CRC, and what a power loss takes is built again.
+Every byte of them is under a CRC, and a file that a power loss damages is built again.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ def build_indexes(part: SealedPart, disk: Disk) -> bool:
     try:
         log_path = part.segment.log_path
         if not (os.path.exists(log_path) or os.path.exists(f"{log_path}.zst")):  # compressed meanwhile
-            return False  # a compaction removed it; it may be open here still
+            return False  # a compaction removed it, though it may still be open here
         missing = part.index.missing()
         if not (missing or part.segment.entries_damaged):
-            return True  # the usual case of each new writer: it must not read the whole segment
+            return True  # the common case for a new writer, which must not read the whole segment
         entries = part.segment.checked_entries()
         if part.segment.entries_damaged:
             header = encode_file_header(part.segment.header._replace(kind=KIND_OFFSETS))

@@ -5,9 +5,9 @@ This is the one place that decides what happens to a torn tail.
 1. What was acknowledged is never cut. A damaged frame that is known to have been synced, by the durable mark
    or by a later frame's header, is a CorruptionError, and nothing is changed.
 2. What was never acknowledged may be removed: the log is cut at the first frame that is not whole.
-3. After a failed sync memory shows what the device may not have. The suspect mark says so; so may frames
-   beyond the durable mark, if their writer was killed between its failed sync and the suspect mark. Then the
-   tail is read from the device before it is judged.
+3. After a failed sync, memory may hold bytes that the device does not have. The suspect mark says that this
+   happened. If the writer was killed between its failed sync and that mark, only frames beyond the durable
+   mark are a sign of it. In both cases the tail is read from the device before it is judged.
 4. Each step may be interrupted anywhere and done again.
 """
 
@@ -63,10 +63,11 @@ def recover_locked(
     unsynced = unsynced and known_synced < active.end
     if marks.suspect is not None:
         disk.drop_cache(log_file)
-        # Every process that has the log in memory compares it: it sees that the manifest was replaced.
+        # So every process that has the log in memory compares it again: it notices that the manifest was
+        # replaced.
         replace_manifest(log.store, log.manifest, disk)
     elif unsynced:
-        disk.sync(log_file)  # dirty pages cannot be dropped; those of a failed sync count as clean
+        disk.sync(log_file)  # first: dirty pages cannot be dropped; those of a failed sync count as clean
         disk.drop_cache(log_file, known_synced)
     if active.torn_bytes or marks.suspect is not None or unsynced:
         log.reset()  # memory may hold what another process has cut: read the file again
@@ -96,7 +97,7 @@ def recover_locked(
 
 
 def write_mark(file: WriteFile, magic: bytes, mark: Mark | None, disk: Disk) -> None:
-    """Write a mark into `durable`, or remove it. Never synced: one that is lost or late only understates."""
+    """Write a mark into `durable`, or remove it. Never synced: a lost or late mark only understates."""
     disk.write_at(file, NO_MARK if mark is None else encode_mark(magic, mark), MARK_AT[magic])
 
 

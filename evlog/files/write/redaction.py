@@ -1,4 +1,4 @@
-"""Redacting events: the redaction is appended, and every reader applies it. A compaction erases the bytes."""
+"""Redacting events: a redaction is appended, and every reader applies it. A compaction erases the bytes."""
 
 from __future__ import annotations
 

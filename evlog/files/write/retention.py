@@ -1,8 +1,8 @@
 """Changing what is kept: a new policy is appended to the metadata stream. Deleting a stream is one of these.
 
-Each change is applied to the policy that is in force, on condition that the metadata stream has not changed
-meanwhile: of two concurrent changes neither is lost. A change that would change nothing makes the present
-policy durable.
+Each change is applied to the policy in force, on condition that the metadata stream has not changed
+meanwhile, so that neither of two concurrent changes is lost. If a change has no effect, the present policy is
+made durable.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Beginning a segment, and sealing the one before. Replacing the manifest commits both at once.
+"""Beginning a segment and sealing the one before. Replacing the manifest commits both in one step.
 
 A crash before that leaves files that no manifest names: the next roll begins a segment at the same position
 and overwrites them, and a compaction or a repair removes them. A crash after it leaves a sealed segment
@@ -74,7 +74,7 @@ def replace_manifest_locked(log: Log, manifest: Manifest, disk: Disk) -> None:
     try:
         leave_mark(log.store, WRITTEN_MAGIC, log.written_mark(), disk)
     except StoreFull:
-        pass  # without it readers and writers look at everything, until the next append
+        pass  # without the mark, readers and writers check everything until the next append
 
 
 def sync_names(store: str, disk: Disk) -> None:

@@ -6,8 +6,8 @@
     result    the acknowledgement
 
 Plan and put need the writers' lock; the sync comes after it was released. A writer that finds the lock taken
-asks the writer that has it to append for it: many then share one frame and one sync (group_commit.py). A
-refused append harms no other: its writer does it again alone and gets the error.
+asks the writer that holds it to append for it: many then share one frame and one sync (group_commit.py). If
+one of the joined appends is refused, each is tried alone, so that only its own writer gets the error.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 
     _T = TypeVar("_T")
 
-# Errors that refuse one append and leave the writer fit for the next.
+# Errors that refuse one append; the writer can make the next one.
 _REFUSALS: Final = (
     WrongExpectedVersion,
     ConditionFailed,
@@ -61,7 +61,7 @@ _REFUSALS: Final = (
     InvalidArgument,
     SchemasChanged,
     StoreFull,
-    CorruptionError,  # of something that only this append had to read, perhaps
+    CorruptionError,  # perhaps of an event that only this append had to read
 )
 
 # This many requests are appended together, and synced before the lock is released, so that as many gather
