@@ -896,7 +896,7 @@ class EventStore:
     def consume(
         self,
         name: str,
-        handler: Callable[..., object],
+        handler: Callable[[Event], object] | Callable[[Event, Any], object],
         *,
         after: int | None = None,
         stream: str | None = None,

@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from evlog.errors import InvalidArgument
 from evlog.model.arguments import check_functions
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from evlog.model.filters import EventFilter, LogSelection, StreamSelection
 
     Function = Callable[[Any, Event], Any]
+    _Function = TypeVar("_Function", bound=Function)
 
 
 class Upcasters:
@@ -42,10 +43,10 @@ class Upcasters:
     def __init__(self) -> None:
         self._steps: dict[str, list[tuple[Function, str | None]]] = {}
 
-    def __call__(self, type: str, *, to: str | None = None) -> Callable[[Function], Function]:
+    def __call__(self, type: str, *, to: str | None = None) -> Callable[[_Function], _Function]:
         """Register the function below for an event type; see `register`."""
 
-        def decorate(function: Function) -> Function:
+        def decorate(function: _Function) -> _Function:
             self.register(type, function, to=to)
             return function
 

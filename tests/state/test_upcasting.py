@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, assert_type
 
 import pytest
 
@@ -48,6 +48,17 @@ def test_typed_data_of_a_redacted_event_are_an_error_that_says_so(store: EventSt
     with pytest.raises(InvalidEvent, match="redacted"):
         types.decode(store.get(1))
     assert store.get(1).json(Paid | None) is None
+
+
+def test_a_type_checker_knows_what_comes_back(store: EventStore) -> None:
+    def rename(data: dict[str, int], _: Event) -> dict[str, int]:
+        return data
+
+    store.append("o", [NewEvent("Paid", Paid(1))])
+    assert assert_type(store.get(1).json(Paid), Paid) == Paid(1)
+    assert assert_type(store.get(1).json(dict[str, int]), dict[str, int]) == {"amount": 1}
+    assert Upcasters()("Paid")(rename)({"a": 1}, store.get(1)).get("a") == 1
+    store.consume("n", lambda event: event.position + 1, follow=False)
 
 
 def test_text_is_a_value_of_type_str(store: EventStore) -> None:
