@@ -1,8 +1,8 @@
 """Threads that no signal is delivered to.
 
-The kernel gives a process's signal to any thread that does not block it. Python runs the handlers in the main
-thread only: where another thread got the signal, a sleep or a wait of the main thread runs to its end,
-and a Ctrl-C seems lost. So a new thread blocks them all, and every signal interrupts the main thread.
+The kernel delivers a signal of the process to any thread that does not block it, but Python runs handlers in
+the main thread only. If another thread gets the signal, a sleep or a wait of the main thread runs to its end,
+and a Ctrl-C seems lost. So new threads block all signals, and every signal interrupts the main thread.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def without_signals(start: Callable[[], Result]) -> Result:
-    """Return `start()`, which starts threads; the threads block signals, but those for their own faults."""
+    """Return `start()`, which starts threads. They block all signals except those for their own faults."""
     if not hasattr(signal, "pthread_sigmask"):  # pragma: no cover - no POSIX
         return start()
     faults = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL}
@@ -35,7 +35,7 @@ def without_signals(start: Callable[[], Result]) -> Result:
 class CallsBehind:
     """Calls that wait for the device, each in a thread, while this thread continues.
 
-    A context manager: all are made when it ends, which raises what one of them has raised.
+    A context manager: it ends when all calls have ended, and raises the error of one of them, if any.
     """
 
     def __init__(self) -> None:

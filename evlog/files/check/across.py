@@ -182,7 +182,7 @@ def _check_gaps(
 
 
 def _take(left: Mapping[int, list[int]], gap: _Gap) -> bool:
-    """Take the versions of a gap from those that were removed; return whether all were there.
+    """Take the versions of a gap from the removed ones; return whether all of them are removed.
 
     Several streams may share a hash. Those without events come first and take the last positions; of the
     others, the gap that ends first takes the first ones. So each finds its own.

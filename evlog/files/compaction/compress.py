@@ -2,7 +2,7 @@
 
 The bytes of the log do not change, so its indexes and digests stay. The log is checked before, and each block
 is unpacked again and compared, because the plain file is removed once the manifest names this one. It is
-synced, but no manifest names it yet: a crash leaves a file that means nothing. Nothing here takes a lock.
+synced, but no manifest names it yet: a file that a crash leaves is ignored. Nothing here takes a lock.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What a compaction removes, and which segments it writes again: decided before anything is written.
 
-1. A plan that is made again at the same cut-off, also after a part of the work was done, is the same.
+1. Planning again at the same cut-off gives the same plan, also after a part of the work was done.
 2. Segments that lose events are written again (hidden.py: which events these are), and so are those that
    still hold the content of redacted events. Small neighbours are merged.
 

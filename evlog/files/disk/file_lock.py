@@ -307,10 +307,10 @@ class FileLock:
 
 
 class SharedLock:
-    """Keeps writers out while a reader looks, which needs no permission to write; a context manager.
+    """Keeps writers out while a reader reads; needs no permission to write. A context manager.
 
-    Entering returns whether that succeeded: not where a writer holds the lock for longer than the timeout, or
-    where this user may not open the lock file. Without a lock file there is no writer.
+    Entering returns whether the lock was taken. It is not if a writer holds it for longer than the timeout,
+    or if this user may not open the lock file. Without a lock file there is no writer.
     """
 
     def __init__(self, path: str, timeout_seconds: float) -> None:

@@ -21,10 +21,9 @@ segment has the key. Of absent keys, one of 230 is taken for one that may be the
 2 slots a key), and one of 800 in a small one (at least 4). One read and the check of one page answer for 16
 segments.
 
-A segment is looked up in the last block that names it. A name says what a segment holds: a block of another
-is stale and ignored. A segment without a block, or with a damaged one, is looked into. The file is derived:
-damage costs time only. Blocks are appended or the file is replaced, never changed or cut, because readers
-map it.
+A segment is looked up in the last block that names it. A block that names a replaced segment is stale and
+ignored. A segment without a block, or with a damaged one, is always searched. The file is derived: damage
+costs time only. Blocks are appended or the file is replaced, never changed or cut, because readers map it.
 """
 
 from __future__ import annotations

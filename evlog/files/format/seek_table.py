@@ -1,4 +1,4 @@
-"""A compressed log, `.log.zst`: in the place of a sealed segment's .log, with the same bytes.
+"""A compressed log, `.log.zst`: it replaces the .log of a sealed segment and holds the same bytes.
 
 All offsets into the log, its digest and its indexes stay. It is in zstandard's seekable format, frames of
 zstandard throughout, so `zstd -d` gives the log back without evlog:

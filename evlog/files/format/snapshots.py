@@ -1,4 +1,4 @@
-"""The file of a snapshot: a line of JSON with a CRC, then the content, of which the line has length and CRC.
+"""The file of a snapshot: a line of JSON with a CRC, then the content, whose length and CRC are in the line.
 
     {"format":1,"store_id":"…","name":"…","stream":"…","bytes":N,"content_crc":N,"crc32":"8 hex digits"}
     …content…

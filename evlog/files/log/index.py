@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from evlog.files.format.headers import FileHeader
     from evlog.files.log.column_index import Entries
 
-_FINDS_BEFORE_CHECKING_ALL: Final = 128  # then every page is checked at once: a millisecond, as these cost
+_FINDS_BEFORE_CHECKING_ALL: Final = 128  # then all pages are checked: a millisecond, what 128 checks cost
 _FEW: Final = 64  # numbers of one key; where there are more, all in the file are compared at once
 _NONE: Final[tuple[int, ...]] = ()
 
@@ -50,7 +50,7 @@ class IndexFault(Exception):
 
 
 class SortedIndex:
-    """One mapped sorted file. Every page is checked before what it says is used.
+    """One mapped sorted file. Every page is checked before its content is used.
 
     Args:
         path: of the file.
@@ -110,7 +110,7 @@ class SortedIndex:
         return self._compared(self.starts[at], self.starts[at + 1])
 
     def last_numbers(self, keys: Iterable[int]) -> list[int]:
-        """Return the last posting of each key, -1 if there is none: in half the time of `find`.
+        """Return the last posting of each key, -1 if there is none: twice as fast as `find`.
 
         Raises:
             IndexFault: as `find`.

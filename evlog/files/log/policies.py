@@ -223,7 +223,7 @@ class PolicyTable:
                         self._damaged_redaction = error
 
     def _look_up(self, name: str) -> Rule | None:
-        """Return the newest policy of this name, read from the log, or raise CorruptionError if it is damaged."""
+        """Return the newest policy of this name, read from the log. CorruptionError: it is damaged."""
         name_hash = hash_stream(name)
         parts: list[Part] = [*self._sealed] if self._sealed is not None else []
         if self._active is not None:

@@ -111,9 +111,9 @@ def maybe_read_few(
 ) -> Iterator[Event] | None:
     """Return at most 256 events, selected by version alone, as `read_stream` does, or None.
 
-    It takes half the time for a page: it has no generators, and keeps what is known of the stream for the
-    next page. Whatever is unusual is left to `read_stream`: a policy, a guess that a record does not confirm,
-    hashes that collide, damage, a segment that a compaction replaces meanwhile.
+    A page takes half the time of `read_stream`: this has no generators, and keeps the places of the stream's
+    entries for the next page. Unusual cases are left to `read_stream`: a policy, a guess that a record does
+    not confirm, hashes that collide, damage, a segment that a compaction replaces meanwhile.
     """
     most = limit
     if last is not None:
@@ -252,8 +252,8 @@ def _pieces(
 ) -> Iterator[tuple[list[bytes], int]]:
     """Iterate over the bytes of the same records, in batches, each with their number.
 
-    Of a stream in ten segments, a batch is decoded in half the time of ten. Records before a damaged one are
-    yielded before the error is raised.
+    One batch for a stream in ten segments is decoded in half the time of ten batches. Records before a
+    damaged one are yielded before the error is raised.
     """
     pieces: list[bytes] = []
     count = size = 0

@@ -175,9 +175,10 @@ class Segment:
     def confirmed_versions(self, numbers: Sequence[int], streams: Sequence[str]) -> list[int]:
         """Return the version in each entry, or 0 where its record does not begin with it and this stream.
 
-        That the log has the version and the name where the entry says confirms both, without the record's
-        CRC: flipped bits, in the log or in the entry, make them differ. Damage in the rest of a record is
-        found when that is read. A third of the time of decoding the records, whatever their size.
+        If the log has the version and the name at the place that the entry names, both are right, without the
+        record's CRC: flipped bits, in the log or in the entry, would make them differ. Damage in the rest of
+        a record is found when that is read. This takes a third of the time of decoding the records, whatever
+        their size.
         """
         entries, place = self.entries, ENTRY_VERSION_PLACE.unpack_from
         places = [place(entries, number * ENTRY_BYTES) for number in numbers]
@@ -190,8 +191,8 @@ class Segment:
     def are_in_category(self, offsets: Sequence[int], category: str) -> bool:
         """Return whether all records at these offsets are of streams `CATEGORY-…` of one category.
 
-        It takes two fifths of the time of decoding them. Their CRCs are not checked: the caller compares the
-        hashes in the entries, and a compaction checks every record before it removes the event.
+        This takes two fifths of the time of decoding the records. Their CRCs are not checked: the caller
+        compares the hashes in the entries, and a compaction checks every record before it removes the event.
 
         Args:
             offsets: of records, rising: neighbours are read together.
@@ -248,7 +249,7 @@ class Segment:
     def _run(self, first: int, last: int) -> tuple[bytes, int]:
         """Return records that follow each other in one frame, checked by one CRC, and how many they are.
 
-        Nothing where that does not pay, or one is damaged: they are read one by one then.
+        Nothing if there are too few, or one is damaged: then they are read one by one.
         """
         entries = self.entries
         offset, _, before, _, frame = ENTRY_RUN.unpack_from(entries, first * ENTRY_BYTES)

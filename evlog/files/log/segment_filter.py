@@ -1,10 +1,10 @@
 """Which sealed segments may hold a stream, a type, an id or a tag, by the file `filter`.
 
-1. The file is derived, and only saves work. A segment that it does not cover is looked into.
+1. The file is derived, and only saves work. A segment that it does not cover is always searched.
 2. A table is used after its pages have been checked. A damaged block counts as not there.
-3. The file is mapped again only when enough segments are not covered: a process that rolls has just sealed
-   those itself, and looks into them quickly.
-4. What is known for one list of sealed segments is one value, replaced whole, so threads need no lock.
+3. The file is mapped again only when enough segments are not covered: a process that rolls has sealed these
+   segments itself, and searches them quickly.
+4. The view for one list of sealed segments is one value, replaced whole, so threads need no lock.
 """
 
 from __future__ import annotations

@@ -20,8 +20,8 @@ _MOST_KEPT: Final = 8  # segments of which a stream's entries are kept: their in
 class StreamEntries:
     """Where the entries of one stream are, and of others with its hash, as of one state of the log.
 
-    The segments that may hold the stream are counted from 0, the oldest; the last is the active one. What is
-    kept of those that were looked into is only added, so threads share it without a lock.
+    The segments that may hold the stream are counted from 0, the oldest; the last is the active one. The
+    entries of segments that were searched are only added, so threads share this without a lock.
     """
 
     __slots__ = (
@@ -79,7 +79,8 @@ class StreamEntries:
     def find_version(self, version: int) -> tuple[int, int]:
         """Return the segment that a version must be in, and which of its entries it must have: a guess.
 
-        Back in growing steps: of a thousand segments, a few are looked into, and mostly only the newest.
+        The search goes back in growing steps: of a thousand segments, it opens a few, and mostly only the
+        newest.
         """
         low, high, step = self.last, self.last + 1, 1
         first = self._first_version(low)

@@ -9,9 +9,9 @@ LevelDB's and RocksDB's writers do between threads.
    locks the next one and makes that current, reads the requests, appends them as one frame, syncs, writes the
    responses, and unlocks the round before. It continues while requests wait, for a limited time, and pauses
    shortly before each further round. After its last requests no other round begins.
-3. A waiter that wakes without a response tries the lock; it leads then, or waits for the first round of the
-   next leader, which finds its request, even if that leader has begun more. After a few rounds, or pauses
-   where no round is locked, it waits for the lock like any writer.
+3. A waiter that wakes without a response tries the lock. If it gets the lock, it leads. Otherwise it waits
+   for the first round of the next leader, which finds its request, even if that leader has begun later
+   rounds. After a few rounds (or pauses, if no round is locked) it waits for the lock like any writer.
 4. A round is a lock on a byte. Only the writer that has the writers' lock holds it, and gives it up first. So
    a waiter that is suspended delays no other, and a leader that dies frees its rounds with the lock. A
    round's number is used once: a waiter that wakes late must not wait for a later leader.
@@ -37,9 +37,9 @@ conditions], a condition being [[types, tags] of each item of its query, after].
 its nonce is not that of the response beside it. A slot belongs to one open file, which holds a lock on a byte
 for it: a request in a slot without a lock is of a process that died. A leader looks at each lock once.
 
-Rejected: handing the lock from one waiter to the next (half the throughput: each wake-up delays all behind
-it), a round that a waiter locks (it delays all when it is suspended), named pipes (a backup does not expect
-them in a directory), a mapped file (truncating it kills the processes that have it mapped).
+Rejected: handing the lock from one waiter to the next (half the throughput, because each wake-up delays all
+later waiters); a round that a waiter locks (if it is suspended, all wait); named pipes (backup programs do
+not expect them in a directory); a mapped file (truncating it kills the processes that have it mapped).
 """
 
 from __future__ import annotations

@@ -71,8 +71,8 @@ class SyncMarks:
         self._covered = (0, 0)  # (tag, offset): how far the last sync went
         self.failed: StoreIOError | None = None  # not guarded: set by any thread, never cleared
         # (tag, offset): how far which segment is synced, and no other writer's sync was found to have failed.
-        # Not guarded, but one value that is replaced whole: the tag of one segment must not come with the
-        # offset of another, when a thread begins a segment meanwhile. An older value understates.
+        # Not guarded, but one value that is replaced whole, so that no tag is read with the offset of another
+        # segment while a thread begins a segment. An older value understates.
         self.synced = (0, 0)
         self.end: SyncPoint | None = None  # replaced whole, under the writers' lock: where the log ends now
         register_fork_reset(self)
