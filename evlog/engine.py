@@ -374,7 +374,8 @@ def check_marks(url: str) -> None:
         mark = "@"
     elif "@" not in host:
         names = [option.partition("=")[0] for option in query.split("&")]
-        is_password = ":" in host and not host.startswith("[") and not host.rpartition(":")[2].isdecimal()
+        ports = [each.rpartition("]")[2].partition(":") for each in host.split(",")]
+        is_password = any(colon and not port.isdecimal() for _, colon, port in ports)
         if "@" in path:
             mark = "/"
         elif any("@" in name for name in names) or (is_password and "@" in query):

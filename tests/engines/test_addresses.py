@@ -58,6 +58,7 @@ def test_a_message_of_a_client_shows_nothing_of_a_password(url: str) -> None:
     [
         "postgresql://a:1,b:2/db?user=me@example&password=x@y",
         "postgresql:///db?user=a@b",
+        "postgresql://a:1,b,[::1]:2/db?user=a@b",
         "nats://user:p%40ss@[::1]:4222,[::2]/n",
         "kafka://[::1]/t?sasl.username=a@b",
         "dynamodb://eu-central-1/table?endpoint=http://u:p@h:8000",
