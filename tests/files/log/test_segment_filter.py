@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from uuid import UUID
@@ -437,3 +438,54 @@ def test_kind_of_ids_is_what_candidates_are(store: EventStore) -> None:
     nothing = sealed_parts()
     assert log.filter.places(nothing, KIND_IDS, 5) == []
     assert list(log.filter.candidates(nothing, KIND_IDS, [5])) == []
+
+
+def store_filter(path: Path) -> bytes:
+    return (path / "segments" / "filter").read_bytes()
+
+
+def restore_all_but_the_filter(copy: Path, path: Path) -> None:
+    for file in copy.rglob("*"):
+        if file.is_file() and file.name != "filter":
+            shutil.copy2(file, path / file.relative_to(copy))
+
+
+def test_a_filter_that_an_older_copy_was_put_beside_hides_nothing(memory_path: Path) -> None:
+    """A copy that was made before any segment was sealed has no filter, so the later one stays."""
+    path, copy = memory_path / "store", memory_path / "copy"
+    with small_store(path, segment_events=8) as store:
+        fill(store, 5)
+    shutil.copytree(path, copy)
+    with small_store(path) as store:
+        for _ in range(4):
+            store.append("lost", [new(type="Lost")])
+    restore_all_but_the_filter(copy, path)
+    with small_store(path) as store:
+        for number in range(5, 15):
+            store.append("kept", [new(number, type="Kept", id=number_id(number))])
+    with small_store(path) as store:
+        assert numbers(store.read("kept")) == numbers(store.read_all(types=["Kept"])) == list(range(5, 15))
+        assert store.append("kept", [new(5, type="Kept", id=number_id(5))]).duplicate
+        assert store.verify().ok
+
+
+def test_a_filter_of_a_later_compaction_than_that_of_an_older_copy_hides_nothing(memory_path: Path) -> None:
+    path, copy = memory_path / "store", memory_path / "copy"
+    with small_store(path, segment_events=8) as store:
+        for number in range(8):
+            store.append(f"s-{number % 2}", [new(number, type=f"T{number % 2}")])
+        for _ in range(80):  # so much that the filter is extended, and not replaced
+            store.append("other", [new()])
+    shutil.copytree(path, copy)
+    for stream in ("s-0", "s-1"):
+        with small_store(path) as store:
+            store.delete_stream(stream)
+            store.compact()
+            numbers(store.read("s-0"))  # the filter is looked at, and extended by the next append
+            store.append("more", [new()])
+            assert decode_blocks(store_filter(path), Log(store.path).manifest.store_id_bytes)[0]
+        if stream == "s-0":
+            restore_all_but_the_filter(copy, path)
+    with small_store(path) as store:
+        assert numbers(store.read("s-0")) == numbers(store.read_all(types=["T0"])) == [0, 2, 4, 6]
+        assert store.verify().ok
