@@ -69,7 +69,7 @@ def run(arguments: list[str]) -> int:
 def _invoke(arguments: list[str]) -> int:
     # msgspec's C code imports datetime without a look at the result: an interrupt there would be lost, and
     # crash the process later. msgpack needs it anyway.
-    import datetime  # noqa: F401
+    import datetime  # noqa: F401, ICN001
 
     from evlog.cli._support import plain
     from evlog.files.disk import file_lock
