@@ -205,7 +205,8 @@ class NatsEngine(ReadsByReader, KeepsPolicies, KeepsRecords):
 
     def read_removed(self, after: int, to: int) -> Iterator[RemovedRecord]:
         """Iterate over the events after position `after` up to `to` that compactions have removed."""
-        return iter(self._core.reader.removed(after, to))
+        there = history.unpurged(self._core)
+        return (each for each in self._core.reader.removed(after, to) if each.position not in there)
 
     def append_history(self, piece: HistoryPiece) -> None:
         """Append a piece of the source's history; a majority has it when this returns."""

@@ -247,7 +247,11 @@ def remove_events(
 
         def make(tail: Stored, state: State, _: bool, part: Sequence[RemovedRecord] = part) -> list[Outgoing]:
             place = tail_place(tail)
-            messages = [encode_removed(core.subjects, each, place) for each in part]
+            # Another compaction, one that was killed or a lost answer may have stored some of it already.
+            subjects = [core.subjects.removed_id(each.id) for each in part]
+            known = core.jetstream.last_of_each(core.subjects.control, subjects)
+            new = [each for each, subject in zip(part, subjects, strict=True) if subject not in known]
+            messages = [encode_removed(core.subjects, each, place) for each in new]
             messages += [
                 encode_redacted(core.subjects, each.position, None, place)
                 for each in part
@@ -255,12 +259,22 @@ def remove_events(
             ]
             if part[-1].position == last.position and last.version == last_version:
                 messages.append(encode_last(core.subjects, stream, last.version, last.time_us, place))
-            control = state.control._replace(removed=state.control.removed + len(part))
+            control = state.control._replace(removed=state.control.removed + len(new))
             return [*messages, encode_control(core.subjects, control, *place_of(tail))]
 
         write(core, make)
     if sequence:
         core.jetstream.purge(subject, sequence + 1)
+
+
+def unpurged(core: Core) -> set[int]:
+    """Return the positions of events that are kept as removed and are still there: a removal was killed."""
+    state, head = core.reader.state(), core.head()
+    events = sum(core.reader.counts(core.subjects.events).values()) + len(state.stubs)
+    if events + state.control.removed + state.control.lost == head:
+        return set()
+    removed = {each.position for each in core.reader.removed()}
+    return {event.position for _, event in core.reader.read_frames(0, head) if event.position in removed}
 
 
 def finish_redactions(core: Core) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from evlog.engines.digest import LogDigest, changed_finding, check_redacted
+from evlog.engines.nats.history import unpurged
 from evlog.model.pins import maybe_parse_pin
 from evlog.model.redaction import Redaction, maybe_decode_redaction, since
 from evlog.model.reports import DAMAGE, Finding, VerifyReport
@@ -43,7 +44,8 @@ def verify(
         findings += check_redacted(made.redacted, redactions, state.control.standing)
         if pin is not None and not made.is_pin_met():
             findings.append(changed_finding(pin, len(core.reader.removed(0, pin[0]))))
-    if head == core.head() and head != events + state.control.removed + state.control.lost:
+    missing = head - events - state.control.removed - state.control.lost
+    if missing and head == core.head() and missing != -len(unpurged(core)):
         detail = f"positions are missing: the log ends at {head}, and {events} are accounted for"
         findings.append(Finding("position", DAMAGE, "", None, None, detail))
     report = VerifyReport(info.events, info.segments, info.bytes, head, digest, tuple(findings))

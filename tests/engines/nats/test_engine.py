@@ -369,6 +369,85 @@ def test_ids_of_a_try_that_was_lost_are_known_where_others_were_faster(
         assert store.verify().ok
 
 
+# --- removals
+
+
+class Killed(BaseException):
+    pass
+
+
+def killed(*_: object) -> NoReturn:
+    raise Killed
+
+
+def test_a_compaction_that_was_killed_before_it_purged_goes_on(
+    nats_url: NewUrl, tmp_path: os.PathLike[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with evlog.open(nats_url(), create=True) as store, evlog.open(f"{tmp_path}/m", create=True) as copy:
+        for number in range(6):
+            store.append(f"s-{number % 2}", [NewEvent("T", number)])
+        store.set_retention("s-1", max_count=1)
+        jetstream = engine_of(store)._core.jetstream
+        with monkeypatch.context() as patch:
+            patch.setattr(jetstream, "purge", killed)
+            with pytest.raises(Killed):
+                store.compact()
+        assert store.verify().ok
+        evlog.mirror(store, copy)
+        assert evlog.Mirror(store, copy).check().ok
+        assert store.compact().events_removed == 2
+        assert store.engine.removals() == 2
+        assert [int(event.data) for event in store.read_all()] == [0, 2, 4, 5]
+        assert store.verify().ok
+        evlog.mirror(store, copy)
+        assert list(copy.read_all()) == list(store.read_all())
+        assert copy.verify().ok
+
+
+def test_a_removal_whose_answer_is_lost_is_counted_once(
+    nats_url: NewUrl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with evlog.open(nats_url(), create=True) as store:
+        for number in range(3):
+            store.append("s", [NewEvent("T", number)])
+        store.set_retention("s", max_count=1)
+        jetstream = engine_of(store)._core.jetstream
+        publish, lost = jetstream.publish, iter([True])
+
+        def lose(*arguments: Any) -> int:
+            sequence = publish(*arguments)
+            if next(lost, False):
+                raise Lost("cut")
+            return sequence
+
+        monkeypatch.setattr(jetstream, "publish", lose)
+        store.compact()
+        assert store.engine.removals() == 2
+        assert store.verify().ok
+
+
+def test_a_mirror_that_was_killed_before_it_purged_goes_on(
+    nats_url: NewUrl, tmp_path: os.PathLike[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with evlog.open(f"{tmp_path}/m", create=True) as source, evlog.open(nats_url(), create=True) as store:
+        for number in range(6):
+            source.append(f"s-{number % 2}", [NewEvent("T", number)])
+        evlog.mirror(source, store)
+        source.set_retention("s-1", max_count=1)
+        source.compact(force=True)
+        jetstream = engine_of(store)._core.jetstream
+        with monkeypatch.context() as patch:
+            patch.setattr(jetstream, "purge", killed)
+            with pytest.raises(Killed):
+                evlog.mirror(source, store)
+        assert store.verify().ok
+        evlog.mirror(source, store)
+        assert [int(event.data) for event in store.read_all()] == [0, 2, 4, 5]
+        assert store.engine.removals() == 2
+        assert evlog.Mirror(source, store).check().ok
+        assert store.verify().ok
+
+
 APPEND_ALL = """
 import sys, evlog
 with evlog.open(sys.argv[1]) as store:
