@@ -354,21 +354,17 @@ class _Streams(dict[str, int]):
         self._second: set[int] = set()  # the other numbers, forgotten together: hashes are rarely equal
 
     def __missing__(self, stream: str) -> int:
-        # Equal texts need not have equal hashes: a subclass of `str` may have its own.
-        name = str.__str__(stream)
-        is_new = name is stream or name not in self
-        number = self._add(hash_stream(name)) if is_new else self[name]
-        self[name] = self[stream] = number
-        return number
-
-    def _add(self, hash: int) -> int:
-        """Return a number for a stream, which has it once its name is noted: an interrupt may come before."""
-        number = len(self.hashes)
+        if stream.__class__ is not str:
+            # Equal texts need not have equal hashes: a subclass of `str` may have its own.
+            number = self[stream] = self[str.__str__(stream)]
+            return number
+        hash, number = hash_stream(stream), len(self.hashes)
         self.versions.append(_UNKNOWN)
         self.hashes.append(hash.to_bytes(8, "little"))
         if self._owners.setdefault(hash, number) != number:
             self._second.add(number)
         self.versions[number] = self.version_of_new
+        self[stream] = number  # last: an interrupt may come before
         return number
 
     def version_of(self, stream: str) -> int:
