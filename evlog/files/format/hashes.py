@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 _NAME_BYTES: Final = 5
-_copy_name_hash: Final = blake2b(digest_size=_NAME_BYTES).copy  # in two thirds of the time of making one
+_copy_name_hash: Final = blake2b(digest_size=_NAME_BYTES).copy  # 1.5 times as fast as a new one
 NAME_BITS: Final = (
     1 << 8 * _NAME_BYTES
 ) - 1  # of a stream's hash: those that its category does not determine

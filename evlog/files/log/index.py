@@ -145,9 +145,9 @@ class SortedIndex:
         return self._compared(start, stop)
 
     def _compared(self, start: int, end: int) -> Sequence[int]:
-        """Return some of the numbers. A crafted file may name entries that are not there: IndexFault."""
+        """Return some of the numbers. IndexFault: a crafted file names entries that do not exist."""
         if end - start == 1 and self.postings[start] < self._count:
-            return (self.postings[start],)  # in half the time
+            return (self.postings[start],)  # the common case: twice as fast as the code below
         numbers = self.postings[start:end]
         if not self._all_compared:
             if end - start > _FEW:

@@ -224,7 +224,7 @@ class Segment:
         """
         count, first = len(numbers), numbers[0]
         log = self._maybe_in_memory()
-        if count == 1:  # in half the time
+        if count == 1:  # one record: twice as fast as the code below
             if log is not None:
                 at, length, before, after = ENTRY_PLACE.unpack_from(self.entries, first * ENTRY_BYTES)
                 if 0 < length <= BYTES_AT_ONCE and crc32(raw := log[at : at + length], before) == after:
@@ -369,7 +369,7 @@ class Segment:
 
         Args:
             may_hold: as `records`. Of frames with many events it is asked once.
-            joins_small: several small frames may come at a time, in two thirds of the time.
+            joins_small: yield several small frames at a time, 1.5 times as fast as one by one.
 
         Raises:
             CorruptionError: a frame is damaged; those before it were yielded.

@@ -382,8 +382,8 @@ class _Streams(dict[str, int]):
 
 
 def _items(cells: Any, keys: Sequence[Any]) -> tuple[Any, ...]:
-    """Return the items at these keys or indexes, in two thirds of the time of a `map`."""
-    # With one key only, it would return no tuple.
+    """Return the items at these keys or indexes, 1.5 times as fast as by a `map`."""
+    # The first key comes twice: with a single key, itemgetter would return no tuple.
     return itemgetter(*keys, keys[0])(cells)[:-1]  # type: ignore[no-any-return]
 
 
