@@ -17,11 +17,12 @@ from evlog.files.disk.files import map_file
 from evlog.files.format import paths
 from evlog.files.format.filter import (
     CELL_BYTES,
-    KeyTables,
     LookUp,
     check_filter_header,
     filter_key,
     find_blocks,
+    find_key,
+    lowest_bits,
     maybe_decode_block,
     members_at,
     shift_of,
@@ -118,17 +119,24 @@ class UsedBlock:
 class BlocksOfKind:
     """The blocks that have any key of one kind, and their tables together."""
 
-    __slots__ = ("_places", "_tables", "blocks")
+    __slots__ = ("_lowest_bits", "_places", "_tables", "blocks")
 
     def __init__(self, blocks: Sequence[UsedBlock], kind: int) -> None:
-        self.blocks = [used for used in blocks if used.block.tables[kind][1]]
-        self._places = [place for used in self.blocks for place in used.places]
-        self._tables = KeyTables((used.table(kind), len(used.places)) for used in self.blocks)
+        self.blocks: list[UsedBlock] = []
+        self._places: list[int] = []
+        self._tables: list[tuple[int, int, memoryview]] = []
+        for used in blocks:
+            slots = used.block.tables[kind][1]
+            if slots:
+                self.blocks.append(used)
+                self._places += used.places
+                self._tables.append((shift_of(slots), CELL_BYTES * len(used.places), used.table(kind)))
+        self._lowest_bits = lowest_bits(len(self._places))
 
     def find(self, key: int) -> list[int]:
         """Return the places of the segments that may have a key, STALE among them; checks come before."""
         places = self._places
-        return [places[number] for number in self._tables.find(key)]
+        return [places[number] for number in find_key(key, self._tables, self._lowest_bits)]
 
 
 class FilterView:

@@ -18,14 +18,16 @@ from evlog import EventStore
 from evlog.files.disk.files import DISK
 from evlog.files.format.filter import (
     CELL_BYTES,
-    KeyTables,
     LookUp,
     decode_blocks,
     encode_block,
     encode_filter_header,
     fill_table,
+    find_key,
     identity_of,
     join_blocks,
+    lowest_bits,
+    shift_of,
     single_block,
 )
 from evlog.files.format.hashes import hash_stream
@@ -89,6 +91,7 @@ def test_a_joined_block_holds_what_each_block_held(held: list[list[int]], at: in
     assert (len(block.members), end) == (len(held), len(raw))
     for place, each in enumerate(held):
         start, slots = block.tables[KIND_STREAMS]
+        shift = shift_of(slots)
         table = raw[start : start + CELL_BYTES * slots * len(held)]
         found = LookUp(each).find(table, len(held))
         assert found[place] == list(range(len(each)))
@@ -97,10 +100,13 @@ def test_a_joined_block_holds_what_each_block_held(held: list[list[int]], at: in
         start, slots = own.tables[KIND_IDS]
         own_table = alone[start - 64 : start - 64 + CELL_BYTES * slots]
         assert LookUp([*each, place]).find(own_table) == [list(range(len(each) + 1))]
-        both = KeyTables([(table, len(held)), (memoryview(own_table), 1)])
+        both = [(shift, CELL_BYTES * len(held), table), (shift_of(slots), CELL_BYTES, memoryview(own_table))]
         for key in (*each, place, 2**32 - 1):
-            alone_in = [*LookUp([key]).find(table, len(held)), *LookUp([key]).find(own_table)]
-            assert both.find(key) == [number for number, own in enumerate(alone_in) if own]
+            in_joined, in_own = LookUp([key]).find(table, len(held)), LookUp([key]).find(own_table)
+            assert find_key(key, both, lowest_bits(len(held) + 1)) == [
+                number for number, found in enumerate([*in_joined, *in_own]) if found
+            ]
+            assert bool(find_key(key, both[1:], 1)) == bool(in_own[0])
 
 
 # --- few files
