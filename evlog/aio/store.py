@@ -42,6 +42,7 @@ _T = TypeVar("_T")
 _THREADS: Final = 32
 _FIRST_EVENTS: Final = 32
 _EVENTS_AT_ONCE: Final = 1024
+_BYTES_AT_ONCE: Final = 1 << 20  # of data; one event more can be taken
 
 
 async def open(
@@ -190,12 +191,12 @@ class AsyncStore:
         events = await self._workers.submit(read, *arguments, **options)
         count = _FIRST_EVENTS
         while True:
-            some, error = await self._workers.submit(_take, events, count)
+            some, is_end, error = await self._workers.submit(_take, events, count)
             for event in some:
                 yield event
             if error is not None:
                 raise error
-            if len(some) < count:
+            if is_end:
                 return
             count = _EVENTS_AT_ONCE
 
@@ -374,11 +375,16 @@ class AsyncStore:
         return f"<AsyncStore of {self.store!r}>"
 
 
-def _take(events: Iterator[Event], count: int) -> tuple[list[Event], Exception | None]:
-    """Return the next events, and what was raised after them."""
+def _take(events: Iterator[Event], count: int) -> tuple[list[Event], bool, Exception | None]:
+    """Return the next events, whether there are no more, and what was raised after them."""
     some: list[Event] = []
+    add, left = some.append, _BYTES_AT_ONCE
     try:
-        some.extend(islice(events, count))
+        for event in islice(events, count):
+            add(event)
+            left -= len(event[7])
+            if left <= 0:
+                return some, False, None
     except Exception as error:  # noqa: BLE001 - the events before it come first
-        return some, error
-    return some, None
+        return some, True, error
+    return some, len(some) < count, None

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from evlog.subscriptions.run import Subscription
 
 _EVENTS_AT_ONCE: Final = 256
+_BYTES_AT_ONCE: Final = 1 << 20  # of data; one event more can be taken
 _SAVE_SECONDS: Final = 1.0
 
 
@@ -55,10 +56,12 @@ class _Follower:
         event = run.next_event(self._idle_seconds)
         if event is None:
             self.save(None)
+        taken, left = self._taken, _BYTES_AT_ONCE
         try:
             while event is not None:
-                self._taken.append(event)
-                event = run.next_at_hand() if len(self._taken) < _EVENTS_AT_ONCE else None
+                taken.append(event)
+                left -= len(event[7])
+                event = run.next_at_hand() if left > 0 and len(taken) < _EVENTS_AT_ONCE else None
         except Exception:  # noqa: BLE001, S110 - the events before come first; the next call raises it again
             pass
         return self._taken

@@ -504,6 +504,37 @@ def test_events_before_damage_are_delivered_before_the_error(path: str) -> None:
     run(body())
 
 
+def test_few_large_events_are_in_memory_at_once(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = 0
+
+    def counting(events: Iterator[evlog.Event]) -> Iterator[evlog.Event]:
+        nonlocal taken
+        for event in events:
+            taken += 1
+            yield event
+
+    async def body() -> None:
+        nonlocal taken
+        async with await aio.open(path, create=True, sync="none") as store:
+            for _ in range(8):
+                await store.append("a", [NewEvent("T", b"x" * 400_000, content_type="binary")])
+            read = store.store.read
+            monkeypatch.setattr(
+                store.store, "read", lambda *args, **options: counting(read(*args, **options))
+            )
+            before = 0
+            async for event in store.read("a"):
+                before += 1
+                assert (event.position, taken - before <= 2) == (before, True)
+            assert before == 8
+            async with store.subscribe(follow=False) as events:
+                for position in range(1, 9):
+                    assert (await anext(events)).position == position
+                    assert len(events._taken) <= 3
+
+    run(body())
+
+
 def test_a_full_disk_does_not_end_a_subscription(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     async def body() -> None:
         async with await aio.open(path, create=True, sync="none") as store:
