@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -13,11 +14,14 @@ import pytest
 
 import evlog
 from evlog import LockTimeout
+from evlog.files import engine
 from evlog.files.disk import file_lock
-from evlog.files.disk.files import Disk
+from evlog.files.disk.files import Disk, WriteFile
+from evlog.files.follow import checkpoint_file
 from evlog.files.log.log import Log
-from evlog.files.write import tail, writer
-from tests.support.helpers import new, number_id, numbers, small_store, writer_of
+from evlog.files.write import sync_marks, tail, writer
+from evlog.subscriptions import named
+from tests.support.helpers import engine_of, new, number_id, numbers, small_store, writer_of
 from tests.support.interrupts import Interrupted
 
 CALLS = ("open", "write_at", "cut", "sync", "sync_dir", "replace", "remove", "create_file")
@@ -85,16 +89,58 @@ def test_an_interrupt_between_any_two_lines_leaves_no_lock_behind(
 ) -> None:
     with small_store(memory_path / "store", lock_timeout=None) as store:
         store.append("s", [new()])
-        lock = writer_of(store)._lock
+        locks = writer_of(store)._lock, writer_of(store)._marks.lock._lock
         for count in range(1, 1000):
-            with Interrupted(count, file_lock, writer) as interrupted:
+            with Interrupted(count, file_lock, sync_marks, writer) as interrupted:
                 store.append_many([(stream, [new()]) for stream in streams])
-            assert not lock._is_mine(), count
-            assert not lock.is_held(), count
+            for lock in locks:
+                assert not lock.is_mine(), count
+                assert not lock.is_held(), count
             if not interrupted.happened:
                 assert count > 20
                 return
     raise AssertionError("the append never got through")
+
+
+def test_an_interrupted_begin_of_a_run_leaves_no_lock_behind(memory_path: Path) -> None:
+    with small_store(memory_path / "store") as store:
+        checkpoint = engine_of(store).checkpoint("audit")
+        for count in range(1, 1000):
+            with Interrupted(count, named, checkpoint_file, engine) as interrupted:
+                named._acquire(store.engine, checkpoint)
+            if not interrupted.happened:
+                assert count > 5
+                return
+            checkpoint.acquire()
+            checkpoint.release()
+    raise AssertionError("the run never began")
+
+
+class AppendingDisk(Disk):
+    """Makes a call in the middle of the next sync of a log, as a signal's handler may."""
+
+    def __init__(self) -> None:
+        self.call: Callable[[], object] | None = None
+
+    def sync(self, file: WriteFile) -> None:
+        call, self.call = self.call, None
+        if call is not None:
+            call()
+        super().sync(file)
+
+
+def test_a_signal_handler_that_appends_during_a_sync_does_not_wait_for_itself(memory_path: Path) -> None:
+    disk = AppendingDisk()
+    with small_store(memory_path / "store", lock_timeout=None, disk=disk) as store:
+        store.append("s", [new(0)])
+        disk.call = lambda: store.append("s", [new(2)])
+        thread = threading.Thread(target=store.append, args=("s", [new(1)]), daemon=True)
+        thread.start()
+        thread.join(60)
+        assert not thread.is_alive(), "it hangs"
+        assert numbers(store.read_all()) == [0, 1, 2]
+        log = Log(store.path)
+        assert log.durable_position() == log.head
 
 
 def test_a_retry_after_an_interrupt_is_durable_when_it_returns(memory_path: Path) -> None:

@@ -312,12 +312,15 @@ class _acquired:  # noqa: N801 - used as a function
 def _acquire(engine: Engine, checkpoint: CheckpointStore) -> None:
     """Begin a run or a change, unless the subscription belongs to another store now."""
     checkpoint.acquire()
-    standing = engine.standing
-    if any(standing):
-        checkpoint.release()
-        from evlog.model.history import refusal
+    try:
+        standing = engine.standing
+        if any(standing):
+            from evlog.model.history import refusal
 
-        raise refusal(engine.address, standing)
+            raise refusal(engine.address, standing)
+    except BaseException:  # also an interrupt: the lock must not stay taken
+        checkpoint.release()
+        raise
 
 
 def _load_known(checkpoint: CheckpointStore, name: str) -> Checkpoint:

@@ -132,7 +132,7 @@ class FileLock:
         Args:
             wait_for_threads: wait for other threads of this process, without a limit.
         """
-        if self._is_mine() or not self._threads.acquire(blocking=wait_for_threads):
+        if self.is_mine() or not self._threads.acquire(blocking=wait_for_threads):
             return None
         try:
             while _try_lock(file := self._file or self.open()):
@@ -185,16 +185,17 @@ class FileLock:
         Raises:
             LockTimeout: this is a signal's handler in the middle of such a call.
         """
-        if self._is_mine():
+        if self.is_mine():
             raise LockTimeout(self.path, 0.0)
         try:
             return call()
         except BaseException:
-            if self._is_mine():
+            if self.is_mine():
                 self._abandon()
             raise
 
-    def _is_mine(self) -> bool:
+    def is_mine(self) -> bool:
+        """Return whether this thread has the lock; only with `of_thread`."""
         return self._of_thread and self._threads._is_owned()  # noqa: SLF001 - as `threading.Condition` does
 
     def close(self) -> None:

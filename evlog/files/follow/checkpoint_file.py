@@ -100,6 +100,9 @@ class SubscriptionFiles:
                     return
             except FileNotFoundError:
                 pass
+            except BaseException:  # an interrupt: the lock must not stay taken
+                self.release()
+                raise
             # `delete` removed the name after the file was opened: this lock excludes no other process.
             self._lock.release()
             self._lock.close()

@@ -37,10 +37,12 @@ from evlog.process.forks import register_fork_reset
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from types import TracebackType
-    from typing import Final
+    from collections.abc import Callable
+    from typing import Final, TypeVar
 
     from evlog.files.disk.files import Disk, WriteFile
+
+    _T = TypeVar("_T")
 
 _DURABLE_AT: Final = MARK_AT[DURABLE_MAGIC]
 _SUSPECT_AT: Final = MARK_AT[SUSPECT_MAGIC]
@@ -66,8 +68,9 @@ class SyncMarks:
         self._disk = disk
         self.lock = MarksLock(paths.durable_path(store), disk)
         # Guards every sync of the log's files by this process, and `_covered`. A thread that takes the
-        # writers' lock, too, takes that one first.
-        self.syncing = threading.Lock()
+        # writers' lock, too, takes that one first. An RLock, because a signal's handler may append during the
+        # sync of its thread.
+        self.syncing = threading.RLock()
         self._covered = (0, 0)  # (tag, offset): how far the last sync went
         self.failed: StoreIOError | None = None  # not guarded: set by any thread, never cleared
         # (tag, offset): how far which segment is synced, and no other writer's sync was found to have failed.
@@ -79,7 +82,7 @@ class SyncMarks:
 
     def reset_after_fork(self) -> None:
         """Begin again in a forked child, with descriptors of its own: each is told of a failed sync once."""
-        self.syncing = threading.Lock()
+        self.syncing = threading.RLock()
         self.forget()
 
     def forget(self) -> None:
@@ -112,11 +115,8 @@ class SyncMarks:
         self.failed = error
         mark = encode_mark(SUSPECT_MAGIC, Mark(tag, offset))
         try:
-            if self.lock.is_mine():
-                self._disk.write_at(self.lock.open(), mark, _SUSPECT_AT)
-                return
-            with self.lock as marks_file:  # without it a recovery could remove the mark unseen
-                self._disk.write_at(marks_file, mark, _SUSPECT_AT)
+            # With the lock: else a recovery could remove the mark unseen.
+            self.lock.run(lambda file, _is_locked: self._disk.write_at(file, mark, _SUSPECT_AT))
         except EvlogError:
             pass  # the other writers still get the device's error at their own sync
 
@@ -143,7 +143,7 @@ class SyncMarks:
                     point = end
                 self._sync(point.file, point)
                 self._covered = point.tag, point.offset
-        self._mark_durable(point)
+        self.lock.run(lambda file, is_locked: self._mark_durable(file, point, is_locked=is_locked))
         self.synced = point.tag, point.offset
 
     def sync_file(self, file: WriteFile, point: SyncPoint) -> None:
@@ -168,52 +168,49 @@ class SyncMarks:
         self.check_sound(marks, point.file, point.tag)
         return decode_marks(marks, point.tag).durable_offset >= point.offset
 
-    def _mark_durable(self, point: SyncPoint) -> None:
-        with self.lock as marks_file:
-            marks = _read_marks(marks_file)
-            self.check_sound(marks, point.file, point.tag)
-            if self.lock.is_mine() and _is_due(marks, point):
-                try:
-                    mark = encode_mark(DURABLE_MAGIC, Mark(point.tag, point.offset))
-                    self._disk.write_at(marks_file, mark, _DURABLE_AT)
-                except StoreFull:
-                    pass  # an old mark is safe
-                except StoreIOError as error:
-                    self.failed = error
-                    raise
+    def _mark_durable(self, marks_file: WriteFile, point: SyncPoint, *, is_locked: bool) -> None:
+        marks = _read_marks(marks_file)
+        self.check_sound(marks, point.file, point.tag)
+        if is_locked and _is_due(marks, point):
+            try:
+                mark = encode_mark(DURABLE_MAGIC, Mark(point.tag, point.offset))
+                self._disk.write_at(marks_file, mark, _DURABLE_AT)
+            except StoreFull:
+                pass  # an old mark is safe
+            except StoreIOError as error:
+                self.failed = error
+                raise
 
 
 class MarksLock:
-    """The lock on `durable`, a context manager; entered without the lock if that is not free in time."""
+    """The lock on `durable`. What needs it goes on without it if it is not free in time."""
 
     def __init__(self, path: str, disk: Disk) -> None:
         # A mark in a removed file is a missing mark, which is safe; its next writer makes another.
-        self._lock = FileLock(path, _PATIENCE_SECONDS, disk, exact=False)
-        self._owner = 0  # guarded by the lock itself: the thread that has it
+        self._lock = FileLock(path, _PATIENCE_SECONDS, disk, exact=False, of_thread=True)
         self.open = self._lock.open
         self.open_named = self._lock.open_named
         self.close = self._lock.close
 
-    def is_mine(self) -> bool:
-        """Return whether this thread has the lock."""
-        return self._owner == threading.get_ident()
+    def run(self, call: Callable[[WriteFile, bool], _T]) -> _T:
+        """Return the result of a call that gets the file, and whether the lock was taken for it.
 
-    def __enter__(self) -> WriteFile:
-        thread = threading.get_ident()
+        It was not where this thread has it already: in a call inside another one, also of a signal's handler.
+        """
+        if self._lock.is_mine():
+            return call(self._lock.open(), False)
+        return self._lock.run(lambda: self._take_and_call(call))
+
+    def _take_and_call(self, call: Callable[[WriteFile, bool], _T]) -> _T:
         try:
             file = self._lock.acquire()
-            self._owner = thread
-            self._lock.timeout_seconds = _PATIENCE_SECONDS
         except LockTimeout:
             self._lock.timeout_seconds = 0.0  # its holder is suspended: wait again once it was free
-            file = self._lock.open()
-        return file
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self.is_mine():
-            self._owner = 0
+            return call(self._lock.open(), False)
+        try:
+            self._lock.timeout_seconds = _PATIENCE_SECONDS
+            return call(file, True)
+        finally:
             self._lock.release()
 
 

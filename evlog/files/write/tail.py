@@ -258,27 +258,12 @@ class LogTail:
             self._roll_locked()
 
     def _roll_locked(self) -> None:
-        assert self._log_file is not None
-        assert self._offsets_file is not None
         active = self._log.active.segment
         self._unsure = True
         # No other sync may fail unseen meanwhile: what it has lost would be sealed as whole.
-        with self._marks.syncing, self._marks.lock:
-            if self._marks.failed is not None:
-                raise self._marks.failed
-            try:
-                self._log_file.trim(active.end)
-                self._disk.sync(self._log_file.file)  # the marks speak of the active log only
-                self._disk.sync(self._offsets_file)  # else it may have to be rebuilt from the log
-                self._marks.check_sound(self._marks.read(), self._log_file.file, self._tag)
-                if not self._has_rolled:  # once: listing the directory takes long with thousands of segments
-                    remove_leftovers_locked(self._log.store, self._disk)
-                    self._has_rolled = True
-                columns = self._log.active.index
-                roll_locked(self._log, self._disk)
-            except StoreIOError as error:
-                self._marks.fail(error, active.tag, active.end)
-                raise
+        columns = self._log.active.index
+        with self._marks.syncing:
+            self._marks.lock.run(lambda _marks_file, _is_locked: self._replace_active_locked(active))
         part = self._log.sealed[-1]
         if part.count >= _MANY_EVENTS and columns.knows_ids and self._building is None and self._disk is DISK:
             part.take_over(columns)
@@ -289,6 +274,25 @@ class LogTail:
         self._planner.begin_segment_locked()
         self._set_end_locked()
         self._unsure = False
+
+    def _replace_active_locked(self, active: ActiveSegment) -> None:
+        """Seal the active segment and begin the next, while no other thread syncs or writes the marks."""
+        assert self._log_file is not None
+        assert self._offsets_file is not None
+        if self._marks.failed is not None:
+            raise self._marks.failed
+        try:
+            self._log_file.trim(active.end)
+            self._disk.sync(self._log_file.file)  # the marks speak of the active log only
+            self._disk.sync(self._offsets_file)  # else it may have to be rebuilt from the log
+            self._marks.check_sound(self._marks.read(), self._log_file.file, self._tag)
+            if not self._has_rolled:  # once: listing the directory takes long with thousands of segments
+                remove_leftovers_locked(self._log.store, self._disk)
+                self._has_rolled = True
+            roll_locked(self._log, self._disk)
+        except StoreIOError as error:
+            self._marks.fail(error, active.tag, active.end)
+            raise
 
     def index_sealed(self) -> None:
         """Build the indexes of sealed segments that lack them. Needs no lock.
@@ -465,13 +469,15 @@ class LogTail:
     def _recover_locked(self, *, unsynced: bool) -> None:
         """Have recovery make the end of the log whole, and note it as it is then."""
         assert self._log_file is not None
-        assert self._offsets_file is not None
+        offsets_file = self._offsets_file
+        assert offsets_file is not None
         log, file = self._log, self._log_file.file
         try:
-            with self._marks.lock as marks_file:
-                torn = recover_locked(
-                    log, file, self._offsets_file, marks_file, self._disk, unsynced=unsynced
+            torn = self._marks.lock.run(
+                lambda marks_file, _is_locked: recover_locked(
+                    log, file, offsets_file, marks_file, self._disk, unsynced=unsynced
                 )
+            )
         except StoreIOError as error:
             self._marks.fail(error, self._tag, log.active.segment.end)
             raise
