@@ -268,6 +268,8 @@ class EventStore:
         for append in list_of("appends", appends):
             try:
                 stream, new = append[0], append[1]
+                if len(append) > 3:
+                    raise TypeError
             except (TypeError, LookupError):
                 raise InvalidArgument(
                     f"invalid append {append!r}; give (stream, events) or (stream, events, expected)"

@@ -480,3 +480,10 @@ def test_an_argument_of_a_wrong_type_is_not_taken_for_damage(
         with pytest.raises(evlog.InvalidArgument) as refused:
             use(store)
         assert str(refused.value).startswith(message)
+
+
+@pytest.mark.parametrize("wrong", [("s",), ("s", [new()], 0, 1), 5, None])
+def test_an_append_is_a_stream_its_events_and_a_version(store: EventStore, wrong: Any) -> None:
+    with pytest.raises(evlog.InvalidArgument, match="invalid append"):
+        store.append_many([wrong])
+    assert store.head == 0

@@ -69,7 +69,7 @@ def as_shard(shard: tuple[int, int] | None) -> Shard | None:
             f"invalid shard {number!r} of {count!r}",
             f"give a number from 1 to the count, which is at most {MAX_SHARDS}",
         )
-    return Shard(number, count) if count > 1 else None
+    return Shard(int(number), int(count)) if count > 1 else None  # True would be in the name
 
 
 def name_of(name: str, shard: Shard | None) -> str:

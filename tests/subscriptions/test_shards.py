@@ -31,6 +31,11 @@ def test_a_stream_belongs_to_the_same_shard_for_ever() -> None:
     assert [shard_of("order-1", count) for count in (1, 2, 5, 1000)] == [1, 2, 5, 80]
 
 
+def test_numbers_of_other_types_are_the_same_shard(store: EventStore) -> None:
+    store.subscribe("n", shard=(True, 2)).close()
+    assert [info.name for info in store.subscriptions()] == ["n#1/2", "n#2/2"]
+
+
 def test_a_name_with_a_shard_is_read_as_it_is_written() -> None:
     for name in ("n", "a#b", "n#1/2", "ä#/"):
         assert maybe_parse(name_of(name, Shard(2, 13))) == (name, (2, 13))
