@@ -21,6 +21,8 @@ from operator import itemgetter, lt, or_
 from evlog.files.format.entries import ENTRY_BYTES, column, column_array
 from evlog.files.format.frames import MAX_VERSION
 from evlog.files.format.hashes import NAME_BITS, hash_category, hash_stream
+from evlog.files.format.headers import KIND_STREAMS
+from evlog.files.log.column_index import ColumnIndex
 from evlog.files.log.parts import SealedPart, open_sealed
 from evlog.model.events import SYSTEM_PREFIX, category_of
 from evlog.model.named import NamedTuple
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
     from evlog.model.retention import Rule, Rules
 
 _RECORDS_AT_ONCE: Final = 256
+_FEW_STREAMS: Final = 8  # to search a full segment for each costs a tenth of looking at all streams
 _ENTRIES_AT_ONCE: Final = 1024  # columns of few stay in the processor's cache
 
 
@@ -170,11 +173,20 @@ class HashLimits(NamedTuple):
     since_us: dict[int, set[int]]  # by a time: the streams of which everything before it is removed
 
 
+class LastEvents(NamedTuple):
+    """The last events of some streams in a segment: columns."""
+
+    numbers: list[int]
+    stream_hashes: list[int]
+    versions: list[int]
+
+
 def _maybe_hide_by_hash(
     log: Log, parts: Sequence[Part], limits: _Limits, position: int, workers: Workers
 ) -> Hidden | None:
     """Return what the limits hide; None if hashes do not tell the streams apart."""
     found = HashLimits({}, {})
+    lasts = [LastEvents([], [], []) for _ in parts]
     emptied: list[list[EmptyStream]] = [[] for _ in parts]
     newest = entries_to(parts[-1], position)  # perhaps a copy of megabytes
 
@@ -196,9 +208,17 @@ def _maybe_hide_by_hash(
             chosen = list(map(wanted.__contains__, hashes))
             numbers, hashes, versions = (list(compress(own, chosen)) for own in (numbers, hashes, versions))
         offsets = column_array(entries, "offset")
-        emptied[at] += _limit_streams(part.segment, offsets, numbers, hashes, versions, limits, found)
+        heads = LastEvents(numbers, hashes, versions)
+        emptied[at] += _limit_streams(part.segment, offsets, heads, limits, found, lasts[at])
     if total + _sum_emptied(parts, seen) != position:
         return None
+    alone = sum(len(own.numbers) for own in lasts)
+    if alone and not found.first_versions and len(seen) - alone <= _FEW_STREAMS:
+        others = seen.difference(*[own.stream_hashes for own in lasts])
+        stay = zip(parts, lasts, strict=True)
+        return Hidden([_hide_all_but(entries_of(part), own.numbers, others) for part, own in stay], emptied)
+    for own in lasts:
+        found.first_versions.update(zip(own.stream_hashes, own.versions, strict=True))
     return Hidden(_find_all_hidden(log, parts, entries_of, found, position, workers), emptied)
 
 
@@ -220,18 +240,19 @@ def _last_entries(part: Part, position: int, entries: Entries, seen: set[int]) -
 def _limit_streams(
     segment: Segment,
     offsets: Sequence[int],
-    numbers: Sequence[int],
-    hashes: Sequence[int],
-    versions: Sequence[int],
+    heads: LastEvents,
     limits: _Limits,
     found: HashLimits,
+    lasts: LastEvents,
 ) -> Iterator[EmptyStream]:
     """Note what is removed of some streams, given the last entry of each; yield those that are emptied.
 
     Args:
         offsets: of all records of the segment.
-        numbers: of the last entries, rising; their streams and versions have the same places.
+        heads: the last events of these streams, by rising number.
+        lasts: where those are added that alone stay of their streams.
     """
+    numbers, hashes, versions = heads
     places: defaultdict[int, list[int]] = defaultdict(list)
     for at, stream_hash in enumerate(hashes):
         places[stream_hash & ~NAME_BITS].append(at)
@@ -242,7 +263,12 @@ def _limit_streams(
         if counted is not None and segment.are_in_category([offsets[numbers[at]] for at in own], counted[0]):
             # In a fifth of the time that the records take, and no stream is emptied.
             firsts = [versions[at] - counted[1] + 1 for at in own]
-            found.first_versions.update(zip(own_hashes, firsts, strict=True))
+            if counted[1] == 1:
+                lasts.numbers.extend([numbers[at] for at in own])
+                lasts.stream_hashes.extend(own_hashes)
+                lasts.versions.extend(firsts)
+            else:
+                found.first_versions.update(zip(own_hashes, firsts, strict=True))
         else:
             others += own
     others.sort()
@@ -281,6 +307,15 @@ def entries_to(part: Part, position: int) -> Entries:
     return entries[: count * ENTRY_BYTES]
 
 
+def _hide_all_but(entries: Entries, lasts: Iterable[int], streams: Iterable[int]) -> bytes:
+    """Return flags that hide all entries but a few of given numbers and those of a few streams."""
+    columns = ColumnIndex(lambda: entries)
+    flags = bytearray(b"\1") * (len(entries) // ENTRY_BYTES)
+    for number in chain(lasts, *[columns.find(KIND_STREAMS, stream_hash) for stream_hash in streams]):
+        flags[number] = 0
+    return bytes(flags)
+
+
 def _find_all_hidden(
     log: Log,
     parts: Sequence[Part],
@@ -292,10 +327,9 @@ def _find_all_hidden(
     """Return the flags of each segment's entries up to the position."""
     if not limits.first_versions:
         return [b"" for _ in parts]
-    # A helper can open a sealed segment, and need not know the position for a whole one. It takes a while to
-    # send it the limits: worth it where there are segments for every process.
+    # A helper can open a sealed segment, and need not know the position for a whole one.
     whole = [part for part in parts if isinstance(part, SealedPart) and part.last_position <= position]
-    if not 1 < workers.count <= len(whole):
+    if workers.count == 1 or len(parts) == 1:
         whole = []
     for part in whole:
         part.segment.checked_entries()  # damage is met here, where it can be reported

@@ -337,7 +337,8 @@ def read_range(
     tagged = any(column(removed, "tags"))
     tags: list[RemovedTag] = []
     ids: list[bytes] = []
-    positions, crcs = array("Q"), array("I")
+    positions: list[int] = []
+    crcs: list[int] = []
     # Column by column: a step of Python for each event would cost more than all else.
     for records in _read_removed(segment, low, high, flags, rows):
         at = len(positions)
@@ -345,8 +346,8 @@ def read_range(
             numbers = compress(range(low, high), flags)
             records = _erased_among(records, set(erased), islice(numbers, at, None))
         codes, datas, metadatas = (list(map(field, records)) for field in _CONTENT)
-        crcs.extend(content_crcs(types[at : at + len(datas)], codes, datas))
-        positions.extend(map(_POSITION, records))
+        crcs += content_crcs(types[at : at + len(datas)], codes, datas)
+        positions += map(_POSITION, records)
         ids += map(_ID, records)
         if tagged:
             tags += tags_of_removed(records)

@@ -145,19 +145,25 @@ RULES_BESIDE_A_COUNT: dict[str, Callable[[EventStore], object]] = {
     "a tombstone": lambda store: store.delete_stream("s-300", tombstone=True),
     "an age": lambda store: store.set_retention(category="s", max_count=2, max_age=1),
     "another category": lambda store: store.append("t-1", [new(), new(), new()]),
+    "many streams of another category": lambda store: [
+        store.append(f"t-{number % 20}", [new(), new()]) for number in range(40)
+    ],
 }
 
 
 @pytest.mark.parametrize("rule", RULES_BESIDE_A_COUNT)
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("segment_events", [500, 10_000])
 def test_a_count_for_many_streams_leaves_other_rules_in_force(
-    memory_path: Path, clock: Clock, rule: str
+    memory_path: Path, clock: Clock, rule: str, count: int, segment_events: int
 ) -> None:
     names = [f"s-{number}" for number in range(600)]
-    with small_store(memory_path / "large", segment_events=10_000) as store:
+    with small_store(memory_path / "large", segment_events=segment_events) as store:
+        store.append("t-1", [new(), new()])
         for _ in range(3):
             clock.us += 2_000_000
             store.append_many(evlog.NewEvents(names, "T", [b"{}"] * len(names)))
-        store.set_retention(category="s", max_count=2)
+        store.set_retention(category="s", max_count=count)
         RULES_BESIDE_A_COUNT[rule](store)
         before = visible(store)
         store.compact()
