@@ -133,10 +133,10 @@ class Workers:
             calls: functions that a helper can import by their names, and their arguments; what these take and
                 give can be pickled.
             ahead: how many calls a helper is given at once, as far as a pipe holds them, so that it need not
-                wait for the next while this process makes its own.
+                wait for the next while this process makes its own. Towards the end it is given fewer.
             first: what only this process can do; it does it while the helpers start.
         """
-        run = _Run(calls, ahead, _RESULTS_WAITING * len(self._helpers))
+        run = _Run(calls, ahead, _RESULTS_WAITING * len(self._helpers), 1 + len(self._helpers))
         try:
             for helper in self._helpers:
                 helper.runs.put(run)
@@ -177,16 +177,24 @@ class Workers:
 class _Run:
     """The calls of one run: those that wait for a process, and the results that wait for the caller."""
 
-    def __init__(self, calls: Sequence[Call], ahead: int, results: int) -> None:
+    def __init__(self, calls: Sequence[Call], ahead: int, results: int, processes: int) -> None:
         self.calls = calls
-        self.ahead = ahead
+        self._ahead = ahead
+        self._processes = processes
         self.results: SimpleQueue[tuple[int, bool, Any]] = SimpleQueue()  # place, whether it was made, result
         self._waiting = deque(range(len(calls)))
         self._room = Semaphore(results)  # helpers take no more calls while this many results are not taken
         self._stopped = False
 
-    def maybe_take(self) -> int | None:
-        """Return the next call for a helper, None if there is no other."""
+    def maybe_take(self, held: int) -> int | None:
+        """Return the next call for a helper, None if it gets no other now.
+
+        Args:
+            held: how many calls it has not answered. It gets another only while more than `held` are left
+                for each process: otherwise the others would be idle at the end while it has calls.
+        """
+        if held and (held >= self._ahead or len(self._waiting) <= held * self._processes):
+            return None
         self._room.acquire()
         try:
             return self._waiting.popleft()
@@ -244,7 +252,7 @@ class _Helper:
         while self.alive and (run := self.runs.get()) is not None:
             sent: deque[tuple[int, int]] = deque()  # calls that are not answered, each with its size
             while self.alive:
-                while len(sent) < run.ahead and (at := run.maybe_take()) is not None:
+                while (at := run.maybe_take(len(sent))) is not None:
                     try:
                         call = pickle.dumps(run.calls[at], pickle.HIGHEST_PROTOCOL)
                     except Exception:  # noqa: BLE001 - for example no memory is left: it is made here

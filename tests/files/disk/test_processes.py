@@ -22,6 +22,7 @@ from evlog.files.disk.processes import (
     MAX_PROCESSES,
     CallBeside,
     Workers,
+    _Run,
     core_count,
 )
 from tests.support.contention import wait_until
@@ -81,6 +82,20 @@ def test_helpers_really_work() -> None:
         work = "sum(range(200_000)) and __import__('os').getpid()"
         pids = {pid for _, pid in workers.run(eval, [(work,)] * 100)}
     assert len(pids) == 2
+
+
+def test_a_helper_gets_no_calls_that_another_process_would_be_idle_without() -> None:
+    run = _Run([(divmod, task) for task in TASKS[:9]], ahead=4, results=100, processes=2)
+    held: list[int] = []
+    while (at := run.maybe_take(len(held))) is not None:
+        held.append(at)
+    assert held == [0, 1, 2]  # of the six that are left, this process makes three meanwhile
+    assert [run.maybe_take(0) for _ in range(7)] == [3, 4, 5, 6, 7, 8, None]
+
+
+def test_a_helper_holds_as_many_calls_as_were_asked_for() -> None:
+    run = _Run([(divmod, task) for task in TASKS], ahead=4, results=100, processes=2)
+    assert [run.maybe_take(held) for held in range(5)] == [0, 1, 2, 3, None]
 
 
 def test_helpers_import_a_module_before_they_are_asked() -> None:
