@@ -294,20 +294,9 @@ class Writer:
                 if slot is None:
                     slot = self._maybe_claim_slot()
                 if slot is not None and self._submit(slot, append):
-                    if self._was_served:  # it is likely to lead soon; doing this then would delay all others
-                        self._log.active.index.prepare()
-                    pause_seconds = _FIRST_PAUSE_SECONDS
-                    for _ in range(_MAX_TRIES):
-                        has_ended = slot.wait_for_round()
-                        place = slot.maybe_response()
-                        if place is not None:
-                            return self._served(append, place)
-                        held = self._lock.maybe_acquire() is not None
-                        if held or not slot.is_pending:
-                            break
-                        if not has_ended:
-                            time.sleep(pause_seconds)
-                            pause_seconds = min(2 * pause_seconds, _LAST_PAUSE_SECONDS)
+                    place, held = self._wait_to_be_served(slot)
+                    if place is not None:
+                        return self._served(append, place)
                 if not held:
                     held = self._wait_for_lock(slot)
             self._was_served = False
@@ -323,6 +312,29 @@ class Writer:
                 if held:
                     self._lock.release()
         return self._acknowledge(result, point)
+
+    def _wait_to_be_served(self, slot: Slot) -> tuple[Place | None, bool]:
+        """Wait for the response to the slot's request, or for the lock, whichever comes first; not for long.
+
+        Returns:
+            Where the events are, or None; and whether this writer has the lock.
+        """
+        if self._was_served:  # it is likely to lead soon; doing this then would delay all others
+            self._log.active.index.prepare()
+        pause_seconds = _FIRST_PAUSE_SECONDS
+        for _ in range(_MAX_TRIES):
+            has_ended = slot.wait_for_round()
+            place = slot.maybe_response()
+            if place is not None:
+                return place, False
+            if self._lock.maybe_acquire() is not None:
+                return None, True
+            if not slot.is_pending:
+                break
+            if not has_ended:
+                time.sleep(pause_seconds)
+                pause_seconds = min(2 * pause_seconds, _LAST_PAUSE_SECONDS)
+        return None, False
 
     def _wait_for_lock(self, slot: Slot | None) -> bool:
         """Take the lock; a writer that leads others meanwhile ends its rounds sooner."""
