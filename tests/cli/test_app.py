@@ -178,7 +178,6 @@ def test_no_message_can_break_its_line(evlog: Evlog) -> None:
         (["read", "--no-such"], "evlog read"),
         (["read", "a", "b"], "evlog read"),
         (["delete"], "evlog delete"),
-        (["read", "-n", "1", "-n", "2"], "evlog read"),
         (["subscriptions", "show"], "evlog subscriptions show"),
         (["--store"], "evlog"),
     ],

@@ -22,6 +22,7 @@ import pytest
 
 import evlog as library
 from evlog.cli._support import console
+from evlog.files.disk import file_lock
 from tests.cli.conftest import NO_BYTECODE, Evlog, command, environment, run_process
 from tests.support.helpers import flip_bit
 
@@ -163,6 +164,7 @@ def test_a_change_is_a_success_without_stdout_and_is_named_when_the_output_fails
         patch.setattr(sys, "stdin", stdin)
         patch.setattr(sys, "stdout", None if closed else stdout)
         patch.setattr(sys, "stderr", io.TextIOWrapper(errors, write_through=True))
+        patch.setattr(file_lock, "say", file_lock.say)  # restored: the library logs
         code = app.run(shlex.split(line))
         message = errors.getvalue().decode()
     assert code == (0 if closed else 1), message
