@@ -15,7 +15,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from evlog.aio.consuming import consume
-from evlog.aio.subscription import AsyncSubscription
+from evlog.aio.subscription import BYTES_AT_ONCE, AsyncSubscription
 from evlog.aio.workers import Workers
 from evlog.model.appends import ANY
 from evlog.store import EventStore
@@ -42,7 +42,6 @@ _T = TypeVar("_T")
 _THREADS: Final = 32
 _FIRST_EVENTS: Final = 32
 _EVENTS_AT_ONCE: Final = 1024
-_BYTES_AT_ONCE: Final = 1 << 20  # of data; one event more can be taken
 
 
 async def open(
@@ -378,7 +377,7 @@ class AsyncStore:
 def _take(events: Iterator[Event], count: int) -> tuple[list[Event], bool, Exception | None]:
     """Return the next events, whether there are no more, and what was raised after them."""
     some: list[Event] = []
-    add, left = some.append, _BYTES_AT_ONCE
+    add, left = some.append, BYTES_AT_ONCE
     try:
         for event in islice(events, count):
             add(event)

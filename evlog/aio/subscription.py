@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from evlog.subscriptions.run import Subscription
 
 _EVENTS_AT_ONCE: Final = 256
-_BYTES_AT_ONCE: Final = 1 << 20  # of data; one event more can be taken
+BYTES_AT_ONCE: Final = 1 << 20  # of data that is read ahead; one event more can be taken
 _SAVE_SECONDS: Final = 1.0
 
 
@@ -56,7 +56,7 @@ class _Follower:
         event = run.next_event(self._idle_seconds)
         if event is None:
             self.save(None)
-        taken, left = self._taken, _BYTES_AT_ONCE
+        taken, left = self._taken, BYTES_AT_ONCE
         try:
             while event is not None:
                 taken.append(event)

@@ -1,9 +1,8 @@
 """The fields of events, column by column, for `--fields`, csv and the columns of tables.
 
-Values are cut out of the stored JSON unchanged: no number changes its digits. A missing field is null in JSON
-    and
-empty in a text. These are inner loops: a column costs one or two calls for each event, and one pass over the
-data finds all paths into it.
+Values are cut out of the stored JSON unchanged: no number changes its digits. A missing field is null in
+JSON and empty in a text. These are inner loops: a column costs one or two calls for each event, and one pass
+over the data finds all paths into it.
 """
 
 from __future__ import annotations

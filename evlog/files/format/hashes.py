@@ -38,9 +38,8 @@ if TYPE_CHECKING:
 
 _NAME_BYTES: Final = 5
 _copy_name_hash: Final = blake2b(digest_size=_NAME_BYTES).copy  # 1.5 times as fast as a new one
-NAME_BITS: Final = (
-    1 << 8 * _NAME_BYTES
-) - 1  # of a stream's hash: those that its category does not determine
+# Of a stream's hash: the bits that its category does not determine.
+NAME_BITS: Final = (1 << 8 * _NAME_BYTES) - 1
 _MAX_KNOWN_CATEGORIES: Final = 1 << 12
 _known_categories: dict[str, bytes] = {}  # the bytes after the name's; threads share it, as the next one
 _MAX_KNOWN_TAGS: Final = 1 << 16

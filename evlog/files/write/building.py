@@ -1,10 +1,10 @@
 """Building the derived files of a sealed segment in a helper process, while its writer appends.
 
-1. They take a third of a second for 262,144 events. The append that began the next segment would wait for
-   them, and so would its caller.
-2. Meanwhile this process answers from the columns that it has in memory of the segment. Others build the
-   files, too, if they need them before they are there.
-3. Nothing depends on the helper: what it has not built when it ends, the writer builds.
+1. Building takes a third of a second for 262,144 events. Without a helper the append that begins the next
+   segment waits for it.
+2. Until the helper has ended, the writer's process answers from the columns of the segment that it has in
+   memory. Another writer that needs the files sooner builds them, too.
+3. Nothing depends on the helper: the writer builds what is missing when the helper has ended.
 """
 
 from __future__ import annotations

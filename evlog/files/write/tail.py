@@ -65,7 +65,8 @@ if TYPE_CHECKING:
     from evlog.model.reports import TornTail
 
 _MAX_TIME_US: Final = 253_402_300_799_999_999  # the end of the year 9999, the last that Python's datetime has
-# In a segment whose files a helper builds: to start it takes as long as to build those of so many.
+# A helper builds the files of a segment with at least this many events. With fewer, starting the helper takes
+# longer than building them.
 _MANY_EVENTS: Final = 1 << 16
 _PATIENCE_SECONDS: Final = 10.0  # with a helper, which may be suspended
 _SUSPECT_AT: Final = MARK_AT[SUSPECT_MAGIC]
@@ -330,7 +331,7 @@ class LogTail:
 
     def _builds_beside(self, part: SealedPart) -> bool:
         """Return whether a helper process builds the segment's derived files."""
-        from evlog.files.disk.processes import CallBeside  # few processes seal so many events
+        from evlog.files.disk.processes import CallBeside  # imported late: few processes fill a large segment
         from evlog.files.write.building import build_beside
 
         self._to_build = None
