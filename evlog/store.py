@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from evlog.engine import Capabilities, Engine, Progress
     from evlog.model.appends import AppendResult, BatchResult
     from evlog.model.checkpoints import ParkedEvent
-    from evlog.model.events import EncodedEvent, Event
+    from evlog.model.events import EncodedEvent, Event, Upcast
     from evlog.model.history import Standing
     from evlog.model.new_events import NewEvents
     from evlog.model.queries import IfNone, Query, QueryResult
@@ -153,7 +153,7 @@ class EventStore:
 
     def __init__(self, engine: Engine, *, upcasters: Upcasters | None = None) -> None:
         self.engine = engine
-        self._events = engine if upcasters is None else _upcasting(engine, upcasters)  # for reads
+        self._upcast = None if upcasters is None else _upcast_of(upcasters)
         self.path = engine.address
         self.created = engine.created
         self._closed = False
@@ -473,9 +473,8 @@ class EventStore:
         filter = make_filter(
             None, None, types, since, until, tags, correlation=correlation, metadata=metadata, grep=grep
         )
-        return self._events.read_stream(
-            StreamSelection(stream, from_version, to_version, filter, limit, reverse)
-        )
+        selection = StreamSelection(stream, from_version, to_version, filter, limit, reverse)
+        return self._in_shape(self.engine.read_stream(selection))
 
     def read_all(
         self,
@@ -521,7 +520,12 @@ class EventStore:
             metadata=metadata,
             grep=grep,
         )
-        return self._events.read_all(LogSelection(after, to, filter, limit, reverse))
+        return self._in_shape(self.engine.read_all(LogSelection(after, to, filter, limit, reverse)))
+
+    def _in_shape(self, events: Iterator[Event]) -> Iterator[Event]:
+        """Iterate over events in today's shape."""
+        upcast = self._upcast
+        return events if upcast is None else (upcast(event) for event in events)
 
     def query(self, query: Query | str) -> QueryResult:
         """Return the events that a query selects, in the order of the log: what a decision is based on.
@@ -543,8 +547,8 @@ class EventStore:
         found: dict[int, Event] = {}
         for types, tags in query.items:
             filter = make_filter(None, None, types or None, tags=tags)
-            events = self._events.read_all(LogSelection(0, position, filter))
-            found.update((event[0], event) for event in events)
+            events = self.engine.read_all(LogSelection(0, position, filter))
+            found.update((event[0], event) for event in self._in_shape(events))
         ordered = sorted(found) if len(query.items) > 1 else found
         return QueryResult(query, map(found.__getitem__, ordered), position)
 
@@ -557,6 +561,10 @@ class EventStore:
             EventNotFound: there is none, or it was removed.
             InvalidArgument: this is neither an id nor a position.
         """
+        found = self._get_stored(event)
+        return found if self._upcast is None else self._upcast(found)
+
+    def _get_stored(self, event: UUID | str | bytes | int) -> Event:
         if isinstance(event, int):
             check_numbers(position=event)
             name: str | int = event
@@ -567,7 +575,7 @@ class EventStore:
             id = encode_id(event)
             name, position = id_text(id), self.engine.find_ids([id]).get(id)
         if position:
-            for found in self._events.read_all(LogSelection.at(position)):
+            for found in self.engine.read_all(LogSelection.at(position)):
                 return found
         raise EventNotFound(name, removed=isinstance(name, str) and position is not None)
 
@@ -589,7 +597,7 @@ class EventStore:
         """
         from evlog.state.trace import trace
 
-        return trace(self._events, self.get(event), self.get)
+        return trace(self.engine, self._get_stored(event), self._get_stored, self._upcast)
 
     def stream_version(self, stream: str) -> int:
         """Return the version of the stream's last event, visible or not; 0 if it never had one.
@@ -682,7 +690,7 @@ class EventStore:
             None, category, types, since, until, tags, correlation=correlation, metadata=metadata, grep=grep
         )
         selection = Selection(stream, filter, None if query is None else as_query(query), at)
-        state = compute(self._events, selection, folding, snapshot)
+        state = compute(self.engine, selection, folding, snapshot, self._upcast)
         return state._replace(value=folding.value(state.value))
 
     def snapshots(self) -> list[SnapshotInfo]:
@@ -881,7 +889,7 @@ class EventStore:
             stream, category, types, since, None, tags, correlation=correlation, metadata=metadata, grep=grep
         )
         run = begin(
-            self._events,
+            self.engine,
             name,
             filter,
             after,
@@ -889,6 +897,7 @@ class EventStore:
             idle_seconds=idle,
             timeout_seconds=timeout,
             shard=shard,
+            upcast=self._upcast,
         )
         self._runs.add(ref(run, self._runs.discard))
         if self._closed:  # by another thread, which may not have seen this run
@@ -923,8 +932,9 @@ class EventStore:
         The checkpoint passes an event after the handler has returned. Returns when the subscription ends.
 
         Args:
-            handler: called with the event. It has failed if it raises an Exception. A coroutine or generator
-                function always fails, because calling it runs nothing; use evlog.aio with asyncio.
+            handler: called with the event. It has failed if it, or an upcaster of the event, raises an
+                Exception. A coroutine or generator function always fails, because calling it runs nothing;
+                use evlog.aio with asyncio.
             in_transaction: call the handler with the event and a connection to the store's database, in a
                 transaction that also saves the checkpoint: what the handler writes by that connection is
                 there exactly once. See `Subscription.transaction`. Only PostgreSQL offers it.
@@ -1032,7 +1042,7 @@ class EventStore:
         """
         from evlog.subscriptions.named import replay
 
-        return replay(self._events, name, handler, positions)
+        return replay(self.engine, name, handler, positions, self._upcast)
 
     def drop_parked(self, name: str, positions: Collection[int]) -> None:
         """Give up on parked events: they leave the list, and stay in the log; durable when this returns.
@@ -1142,7 +1152,7 @@ class EventStore:
         check_reason(reason)
         if not 0 < len(events) <= MAX_EVENTS:
             raise InvalidArgument(f"{len(events)} events to redact; give 1 to {MAX_EVENTS} positions or ids")
-        found = {event.position: event for event in map(self.get, events)}
+        found = {event.position: event for event in map(self._get_stored, events)}
         for event in found.values():
             if event.stream.startswith(SYSTEM_PREFIX):
                 raise InvalidArgument(f"position {event.position} is an event of the store's own, not data")
@@ -1221,10 +1231,10 @@ class EventStore:
 # --- arguments
 
 
-def _upcasting(engine: Engine, upcasters: Upcasters) -> Engine:
-    from evlog.state.upcasting import upcasting
+def _upcast_of(upcasters: Upcasters) -> Upcast:
+    from evlog.state.upcasting import upcast_of
 
-    return upcasting(engine, upcasters)
+    return upcast_of(upcasters)
 
 
 def _as_list(events: Iterable[_Item]) -> list[_Item]:

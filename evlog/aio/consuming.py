@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
-from evlog.subscriptions.retry import Failure, describe_error, pauses, refuse_unrun
+from evlog.subscriptions.retry import Failure, describe_error, pauses, refuse_unrun, upcasting
 
 if TYPE_CHECKING:
     from evlog.aio.subscription import AsyncSubscription
@@ -28,6 +28,7 @@ async def consume(
     delay_seconds: float | None,
 ) -> None:
     """Handle every event of the run. Arguments and errors are those of `AsyncStore.consume`."""
+    handler = upcasting(handler, await subscription.take_upcast())
     async for event in subscription:
         failure = await _attempt(handler, event, retries, delay_seconds)
         if failure is None:

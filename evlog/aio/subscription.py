@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from evlog.model.events import Event
+    from evlog.model.events import Event, Upcast
     from evlog.subscriptions.run import Subscription
 
 _EVENTS_AT_ONCE: Final = 256
@@ -45,14 +45,21 @@ class _Follower:
         self.stopped = False  # set by any thread, never cleared
         self._taken: list[Event] = []  # by the last `take`
 
-    def take(self) -> list[Event]:
-        """Wait for an event; return it and others read with it. Empty at the end, or after `stop`."""
-        self._taken = []
+    def _begun(self) -> Subscription:
         run = self.run
         if run is None:
             run = self.run = self._begin()
             if self.stopped:  # meanwhile, by a thread that did not see the run
                 run.stop()
+        return run
+
+    def take_upcast(self) -> Upcast | None:
+        return self._begun().take_upcast()
+
+    def take(self) -> list[Event]:
+        """Wait for an event; return it and others read with it. Empty at the end, or after `stop`."""
+        self._taken = []
+        run = self._begun()
         event = run.next_event(self._idle_seconds)
         if event is None:
             self.save(None)
@@ -133,6 +140,10 @@ class AsyncSubscription:
         if self._handed is not None:
             return self._handed
         return self._taken[self._next] if self._next < len(self._taken) else None
+
+    async def take_upcast(self) -> Upcast | None:
+        """Begin the run; as `Subscription.take_upcast`."""
+        return await self._worker.submit(self._follower.take_upcast)
 
     def __aiter__(self) -> Self:
         return self

@@ -97,7 +97,7 @@ def _fold(store: EventStore, given: Given, selection: Selection) -> tuple[State,
     if given.exec is None:
         from evlog.state.fold import MERGE
 
-        state = compute(store.engine, selection, MERGE, given.snapshot)
+        state = compute(store.engine, selection, MERGE, given.snapshot, None)
         return state, MERGE.encode(state.value)
     from evlog.cli._support.exec import Command, check_command
     from evlog.cli._support.stops import Stopped, Stops, end_by
@@ -110,7 +110,7 @@ def _fold(store: EventStore, given: Given, selection: Selection) -> tuple[State,
                 given.exec, path if options.is_url(path) else store.path, stops, keeps_stderr=False
             )
             fold = _make_fold(given.exec, runs)
-            state = compute(store.engine, selection, fold, given.snapshot)
+            state = compute(store.engine, selection, fold, given.snapshot, None)
     except Stopped as stopped:
         end_by(stopped)
     return state, fold.encode(state.value)

@@ -20,12 +20,15 @@ from evlog.errors import CorruptionError, InvalidEvent, InvalidStreamName
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import builtins
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from datetime import datetime
     from typing import Any, Final, Literal, TypeVar, overload
     from uuid import UUID
 
     _Kind = TypeVar("_Kind")
+
+    Upcast = Callable[["Event"], "Event"]
+    """Returns a stored event in today's shape."""
 
     _Tuple = tuple[Any, ...]
     _Chain = chain["Event"]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from evlog.engine import Engine
-    from evlog.model.events import Event
+    from evlog.model.events import Event, Upcast
     from evlog.model.queries import Query
     from evlog.state.fold import Fold
 
@@ -111,17 +111,20 @@ def _merged_by_position(reads: list[Iterator[Event]]) -> Iterator[Event]:
             yield event
 
 
-def compute(engine: Engine, selection: Selection, fold: Fold, snapshot: str | None) -> State:
+def compute(
+    engine: Engine, selection: Selection, fold: Fold, snapshot: str | None, upcast: Upcast | None
+) -> State:
     """Return the state of a selection, before `Fold.value` makes the user's value of it.
 
     Args:
         snapshot: begin with the snapshot of this name, and keep the result in it; None: no snapshot.
+        upcast: turns each event into today's shape before it is folded.
 
     Raises:
-        CorruptionError: an event is damaged. What the fold raises.
+        CorruptionError: an event is damaged. What the fold or `upcast` raises.
     """
     if snapshot is None:
-        return _folded(engine, selection, fold, None, selection.at)[0]
+        return _folded(engine, selection, fold, None, selection.at, upcast)[0]
     check_subscription_name(snapshot, "snapshot")
     fold.check_named()
     stream = selection.stream
@@ -140,7 +143,7 @@ def compute(engine: Engine, selection: Selection, fold: Fold, snapshot: str | No
     kept = None if base is None else _maybe_decoded(fold, base)
     if kept is None:
         base = None
-    state, first_version = _folded(engine, selection, fold, kept, end)
+    state, first_version = _folded(engine, selection, fold, kept, end, upcast)
     if selection.is_present and state.position > (0 if base is None else base.position):
         last = next(engine.read_all(LogSelection.last(state.position)), None)
         if last is not None:
@@ -164,7 +167,12 @@ def compute(engine: Engine, selection: Selection, fold: Fold, snapshot: str | No
 
 
 def _folded(
-    engine: Engine, selection: Selection, fold: Fold, kept: tuple[Content, Any] | None, end: int | None
+    engine: Engine,
+    selection: Selection,
+    fold: Fold,
+    kept: tuple[Content, Any] | None,
+    end: int | None,
+    upcast: Upcast | None,
 ) -> tuple[State, int]:
     """Return the state after the events that follow a snapshot, and the version of the first event of all."""
     is_stream = selection.stream is not None
@@ -187,6 +195,8 @@ def _folded(
         if first is not None:
             first_version = first.version
             events = chain((first,), events)
+    if upcast is not None:
+        events = (upcast(event) for event in events)
     value, count, last = fold.run(start.value, events)
     state = start._replace(value=value, events=start.events + count)
     if last is not None:

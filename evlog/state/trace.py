@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from evlog.engine import Engine
-    from evlog.model.events import Event
+    from evlog.model.events import Event, Upcast
 
     Get = Callable[[str], Event]
     """Returns the event with an id. Raises EventNotFound, InvalidEvent."""
@@ -88,11 +88,12 @@ class Story:
         return new
 
 
-def trace(engine: Engine, event: Event, get: Get) -> list[TracedEvent]:
-    """Return the story of an event, by position."""
+def trace(engine: Engine, event: Event, get: Get, upcast: Upcast | None) -> list[TracedEvent]:
+    """Return the story of an event as it is stored, by position, in today's shape."""
     story = Story(engine, event, get)
     story.search(0, None)
-    return _with_depths([story.found[position] for position in sorted(story.found)])
+    events = [story.found[position] for position in sorted(story.found)]
+    return _with_depths(events if upcast is None else [upcast(event) for event in events])
 
 
 def _maybe_get(get: Get, id: str | None) -> Event | None:

@@ -5,6 +5,8 @@
 2. A function may give the event another type. Then those of the new type run.
 3. What is stored never changes. Mirrors, backups and retries have it as it is, and filters ask for the types
    that are stored: `stored_types` names them.
+4. The functions are called for what a program gets, and for nothing that the store reads for itself, for a
+   checkpoint or a redaction. So a function that raises stops only the calls that return its event.
 """
 
 from __future__ import annotations
@@ -17,10 +19,9 @@ from evlog.model.encoding import check_json, dump_json
 from evlog.model.events import JSON_CODE, TEXT_CODE, Event, check_type
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
-    from evlog.engine import Engine, Feed
-    from evlog.model.filters import EventFilter, LogSelection, StreamSelection
+    from evlog.model.events import Upcast
 
     Function = Callable[[Any, Event], Any]
     _Function = TypeVar("_Function", bound=Function)
@@ -112,44 +113,9 @@ class Upcasters:
             check_json([data])
         return Event((*event[:3], type, *event[4:6], code, data, event[8]))
 
-    def apply(self, events: Iterator[Event]) -> Iterator[Event]:
-        """Iterate over events in today's shape."""
-        steps, upcast = self._steps, self.upcast
-        return (upcast(event) if event[3] in steps else event for event in events)
 
-
-def upcasting(engine: Engine, upcasters: Upcasters) -> Engine:
-    """Return an engine whose reads and feeds give events in today's shape."""
+def upcast_of(upcasters: Upcasters) -> Upcast:
+    """Return the function that turns an event into today's shape; refuse what is not `Upcasters`."""
     if not isinstance(upcasters, Upcasters):
         raise InvalidArgument(f"upcasters is {upcasters!r:.80}; give evlog.Upcasters")
-    return _UpcastingEngine(engine, upcasters)  # the rest by __getattr__
-
-
-class _UpcastingEngine:
-    def __init__(self, engine: Engine, upcasters: Upcasters) -> None:
-        self._engine = engine
-        self._upcasters = upcasters
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._engine, name)
-
-    def read_stream(self, selection: StreamSelection) -> Iterator[Event]:
-        return self._upcasters.apply(self._engine.read_stream(selection))
-
-    def read_all(self, selection: LogSelection) -> Iterator[Event]:
-        return self._upcasters.apply(self._engine.read_all(selection))
-
-    def follow(self, filter: EventFilter) -> _UpcastingFeed:
-        return _UpcastingFeed(self._engine.follow(filter), self._upcasters)
-
-
-class _UpcastingFeed:
-    def __init__(self, feed: Feed, upcasters: Upcasters) -> None:
-        self._feed = feed
-        self._upcasters = upcasters
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._feed, name)
-
-    def read(self, after: int, to: int) -> Iterator[Event]:
-        return self._upcasters.apply(self._feed.read(after, to))
+    return upcasters.upcast

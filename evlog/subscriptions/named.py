@@ -21,7 +21,7 @@ from evlog.model.events import Event
 from evlog.model.filters import ANYTHING, EventFilter, LogSelection
 from evlog.model.named import NamedTuple
 from evlog.subscriptions import shards
-from evlog.subscriptions.retry import attempt, call, describe_error
+from evlog.subscriptions.retry import attempt, call, describe_error, upcasting
 from evlog.subscriptions.run import Subscription, checkpoint_at, kept
 from evlog.subscriptions.shards import as_shard
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
     from evlog.engine import CheckpointStore, Engine
+    from evlog.model.events import Upcast
     from evlog.subscriptions.retry import Handler
 
 
@@ -82,6 +83,7 @@ def begin(
     idle_seconds: float | None,
     timeout_seconds: float | None,
     shard: tuple[int, int] | None = None,
+    upcast: Upcast | None = None,
 ) -> Subscription:
     """Begin a run. Arguments and errors are those of `EventStore.subscribe`."""
     if name is None:
@@ -95,6 +97,7 @@ def begin(
             follow=follow,
             idle_seconds=idle_seconds,
             timeout_seconds=timeout_seconds,
+            upcast=upcast,
         )
     part = as_shard(shard)
 
@@ -126,6 +129,7 @@ def begin(
             checkpoint=checkpoint,
             name=shards.name_of(name, part),
             takes=None if part is None else part.takes,
+            upcast=upcast,
         )
     except BaseException:
         checkpoint.release()
@@ -142,6 +146,7 @@ def consume(
     in_transaction: bool,
 ) -> None:
     """Handle every event of the run. Arguments and errors are those of `EventStore.consume`."""
+    handler = upcasting(handler, subscription.take_upcast())
 
     def handle(event: Event) -> None:
         with subscription.transaction() as connection:
@@ -221,9 +226,14 @@ def parked(engine: Engine, name: str) -> list[ParkedEvent]:
 
 
 def replay(
-    engine: Engine, name: str, handler: Handler, positions: Collection[int] | None = None
+    engine: Engine,
+    name: str,
+    handler: Handler,
+    positions: Collection[int] | None = None,
+    upcast: Upcast | None = None,
 ) -> ReplayResult:
     """Call the handler with each parked event, or those at some positions; unpark it if that succeeds."""
+    handler = upcasting(handler, upcast)
     succeeded = failed = removed = 0
     with _acquired(engine, name) as places:
         for checkpoint, place in _chosen(places, positions, name):

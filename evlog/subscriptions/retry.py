@@ -13,11 +13,12 @@ from evlog.model.named import NamedTuple
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from typing import Final
+    from typing import Final, TypeVar
 
-    from evlog.model.events import Event
+    from evlog.model.events import Event, Upcast
     from evlog.model.types import OnFailure
 
+    _T = TypeVar("_T")
     Handler = Callable[[Event], object]
     OnRetry = Callable[[Exception, int, float], object]
 
@@ -65,6 +66,13 @@ def refuse_unrun(result: object) -> None:
             f"the handler returned a {type(result).__name__}, of which nothing has run",
             "give a function that has handled the event when it returns; see `evlog help asyncio`",
         )
+
+
+def upcasting(handler: Callable[..., _T], upcast: Upcast | None) -> Callable[..., _T]:
+    """Return the handler for events as they are stored: an upcaster's failure is then the handler's."""
+    if upcast is None:
+        return handler
+    return lambda event, *connection: handler(upcast(event), *connection)
 
 
 def attempt(

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from typing import Any, Final, Self, TypeVar
 
     from evlog.engine import CheckpointStore, Engine
+    from evlog.model.events import Upcast
 
     _T = TypeVar("_T")
 
@@ -58,9 +59,11 @@ class Subscription:
         checkpoint: CheckpointStore | None = None,
         name: str | None = None,
         takes: Callable[[Event], bool] | None = None,
+        upcast: Upcast | None = None,
     ) -> None:
         self.name = name  # of a named subscription; with its shard
         self._takes = takes  # which events of the filter are the run's; None: all
+        self._upcast = upcast  # turns an event into today's shape; None: it is delivered as stored
         self._engine = engine
         self._filter = filter
         self._idle_seconds = idle_seconds
@@ -95,6 +98,11 @@ class Subscription:
     def polling(self) -> bool:
         """Whether new events are found by polling; known after the first wait."""
         return self._feed.polling
+
+    def take_upcast(self) -> Upcast | None:
+        """Have events delivered as they are stored; return what turns them into today's shape."""
+        upcast, self._upcast = self._upcast, None
+        return upcast
 
     # --- taking events
 
@@ -132,6 +140,7 @@ class Subscription:
             CorruptionError: committed events are damaged; those before them were delivered.
             StoreIOError: the disk failed.
             InvalidArgument: another thread takes events, or the time is not a number.
+            What an upcaster raises: the event is not delivered, and the next call begins with it.
         """
         self._begin_taking()
         try:
@@ -474,6 +483,10 @@ class Subscription:
         self._ready = self._feed.read(self._scanned, high)
         if self._takes is not None:
             self._ready = filter(self._takes, self._ready)
+        if (
+            upcast := self._upcast
+        ) is not None:  # by no `map`: a StopIteration would pass for the piece's end
+            self._ready = (upcast(event) for event in self._ready)
         return True
 
     def _leave_piece(self) -> None:
