@@ -23,6 +23,10 @@ def everything(store: EventStore) -> list[Event]:
     return list(store.engine.read_all(LogSelection()))
 
 
+class Killed(Exception):
+    """Ends a compaction where a kill would."""
+
+
 def bad_above_five(event: Event) -> None:
     """Fail for some numbers: their events are parked."""
     if int(event.data) > 5:
@@ -128,6 +132,37 @@ class MirrorTests(EngineTests):
         with pytest.raises(evlog.MirrorConflict):
             store.engine.remove_history(store.engine.store_id, [])
         assert evlog.mirror(directory, store).removed == 0
+
+    @pytest.mark.parametrize("follows", [False, True])
+    def test_what_a_killed_compaction_has_removed_is_removed(
+        self, store: EventStore, directory: EventStore, follows: bool
+    ) -> None:
+        if not store.capabilities.compaction:
+            pytest.skip("the engine has no compaction")
+        for number in range(10):
+            store.append("abc"[number % 3], [new(number)])
+        store.delete_stream("a")
+        store.set_retention("b", max_count=1)
+        evlog.mirror(store, directory)
+
+        def kill(_done: int, _total: int) -> None:
+            raise Killed
+
+        def stop_when_removed(_done: int, _total: int) -> None:
+            if mirror.result.removed == store.engine.removals():
+                mirror.stop()
+
+        with pytest.raises(Killed):
+            store.compact(progress=kill)
+        with evlog.Mirror(store, directory) as mirror:
+            removed = (mirror.follow(stop_when_removed) if follows else mirror.copy()).removed
+        assert removed == store.engine.removals()
+        assert everything(directory) == everything(store)
+        store.compact()
+        evlog.mirror(store, directory)
+        assert store.engine.removals() == 6
+        assert everything(directory) == everything(store)
+        assert directory.verify().ok
 
     def test_what_was_appended_together_stays_together(
         self, directory: EventStore, store: EventStore

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     Store = EventStore | str | os.PathLike[str]
 
-_SUBSCRIPTIONS_SECONDS: Final = 1.0  # how often a mirror that follows looks at the source's subscriptions
+_REST_SECONDS: Final = 1.0  # how often a mirror that follows looks at the source's subscriptions and removals
 
 
 class MirrorPlan(NamedTuple):
@@ -205,7 +205,7 @@ class Mirror:
         self._lock: CheckpointStore | None = None  # held while it is entered
         self._feed: Feed | None = None
         self._stopped = False  # set by any thread
-        self._subscriptions_due = 0.0
+        self._rest_due = 0.0  # when a mirror that follows copies what is not in events
         self._moved = False  # by a cutover that has ended
         self._position = self._subscriptions = 0
         self._copied = Copied()
@@ -261,7 +261,7 @@ class Mirror:
         end = self._entered().end()
         self._target.check_limits(self._position, end)
         self._copy_to(end, progress)
-        self._copy_subscriptions()
+        self._copy_rest()
         return self.result
 
     def copy_history(self, to: int, progress: Progress | None) -> MirrorResult:
@@ -269,6 +269,7 @@ class Mirror:
         self._entered().end()
         self._target.check_limits(self._position, to)
         self._copy_to(to, progress)
+        self._remove(is_following=False)
         return self.result
 
     def follow(self, progress: Progress | None = None) -> MirrorResult:
@@ -280,14 +281,16 @@ class Mirror:
         feed = self._entered()
         while not (self._stopped or self._moved):
             end = feed.committed(self._position)
-            if end > self._position:
+            is_behind = end > self._position
+            if is_behind:
                 self._copy_to(end, progress)
-                continue
-            if progress is not None:
+            elif progress is not None:
                 progress(self._position, self._position)
-            self._copy_subscriptions(every_seconds=_SUBSCRIPTIONS_SECONDS)
-            feed.wait(self._position, _SUBSCRIPTIONS_SECONDS)
-        self._copy_subscriptions()
+            if time.monotonic() >= self._rest_due:
+                self._copy_rest(is_following=True)
+            if not is_behind:
+                feed.wait(self._position, _REST_SECONDS)
+        self._copy_rest()
         return self.result
 
     def _entered(self) -> Feed:
@@ -321,11 +324,17 @@ class Mirror:
         self._copied = Copied(*map(add, self._copied, copied))
         self._position = piece.end
 
-    def _copy_subscriptions(self, *, every_seconds: float = 0.0) -> None:
-        if self._merge or self._moved or time.monotonic() < self._subscriptions_due:
+    def _copy_rest(self, *, is_following: bool = False) -> None:
+        """Do to the destination what no event of the source tells: removals, and subscriptions."""
+        if self._merge or self._moved:
             return
+        self._remove(is_following=is_following)
         self._subscriptions = copy_subscriptions(self._source, self._destination, self._position)
-        self._subscriptions_due = time.monotonic() + every_seconds
+        self._rest_due = time.monotonic() + _REST_SECONDS
+
+    def _remove(self, *, is_following: bool) -> None:
+        removed = self._target.remove(self._position, is_following=is_following)
+        self._copied = self._copied._replace(removed=self._copied.removed + removed)
 
     # --- comparing and moving
 
@@ -370,7 +379,7 @@ class Mirror:
                     held.callback(place.release)
                 end = feed.end()
                 self._copy_to(end, progress, may_stop=False)
-                self._copy_subscriptions()
+                self._copy_rest()
                 opening = True
                 if not destination.change_standing(own, OPEN, head=end):
                     self._target.conflict("it was promoted meanwhile", "use one of the two from here on")

@@ -196,12 +196,9 @@ def test_a_run_that_was_killed_before_it_erased_is_made_up_for(
     source.set_retention("b", max_count=1)
     source.compact()
 
-    def remove(engine: Any, id: str, removed: Any) -> None:
-        if not removed:
-            raise evlog.StoreFull("x", "y")
-        original(engine, id, removed)
+    def remove(_engine: Any, _id: str, _removed: Any) -> None:
+        raise evlog.StoreFull("x", "y")
 
-    original = type(destination.engine).remove_history
     with monkeypatch.context() as patch:
         patch.setattr(type(destination.engine), "remove_history", remove)
         with pytest.raises(evlog.StoreFull):
@@ -248,6 +245,24 @@ def test_a_full_disk_leaves_a_mirror_that_is_continued(source: EventStore, memor
         if disk.left > 0:
             break
     assert number > 8
+
+
+def test_a_mirror_that_always_has_events_to_copy_copies_subscriptions(
+    source: EventStore, destination: EventStore
+) -> None:
+    source.append("a", [new(0)])
+    source.subscribe("n", follow=False).close()
+    found: list[int] = []
+
+    def append_another(_done: int, _total: int) -> None:
+        found.append(len(destination.subscriptions()))
+        source.append("a", [new(1)])
+        if len(found) == 3:
+            mirror.stop()
+
+    with evlog.Mirror(source, destination) as mirror:
+        mirror.follow(append_another)
+    assert found == [0, 1, 1]
 
 
 # --- the wrong source

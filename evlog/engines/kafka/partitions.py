@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from evlog.engines.kafka.reading import Reader
     from evlog.model.filters import LogSelection
-    from evlog.model.history import HistoryPiece, RemovedRecord
+    from evlog.model.history import HistoryPiece
     from evlog.model.reports import PolicyInfo
 
 _COPIED = ("copied",)  # the key of the record that says how far the source is copied
@@ -103,9 +103,6 @@ class PartitionedTopic(TopicEngine):
 
         self._writer.write(decide)
 
-    def remove_history(self, source_id: str, removed: Sequence[RemovedRecord]) -> None:
-        """Do nothing: a topic keeps what it was given, and evlog does not read this one."""
-
     def read_all(self, selection: LogSelection) -> Iterator[Event]:
         """Iterate over the last event, without its content; a mirror asks for no other."""
         if not selection.reverse or selection.limit != 1:
@@ -120,10 +117,6 @@ class PartitionedTopic(TopicEngine):
         if not all(stream.startswith(SYSTEM_PREFIX) for stream in streams):
             self._refuse()
         return [0] * len(streams)
-
-    def read_removed(self, after: int, to: int) -> Iterator[RemovedRecord]:  # noqa: ARG002
-        """Iterate over nothing: which events were removed is not kept."""
-        return iter(())
 
     def info(self) -> StoreInfo:
         """Return the topic in numbers, as far as they are known."""
@@ -154,10 +147,6 @@ class PartitionedTopic(TopicEngine):
         """Return that everything is kept."""
         return Retention()
 
-    def removals(self) -> int:
-        """Return 0: which events were removed is not kept."""
-        return 0
-
     def snapshot_names(self) -> list[tuple[str, str | None]]:
         """Return none."""
         return []
@@ -174,3 +163,4 @@ class PartitionedTopic(TopicEngine):
 
     append = read_stream = find_ids = streams = follow = snapshot = set_retention = _refuse
     delete_stream = redact = compact = verify = read_frames = _refuse
+    read_removed = remove_history = removals = _refuse
