@@ -58,8 +58,8 @@ def command(given: Given) -> None:
     from evlog.cli._support.stops import Stopped, Stops, end_by
     from evlog.transfer.export import check_suffix, export
 
-    check_suffix(given.file)
-    known = (*EVENT_FIELDS, "raw", "redacted")
+    check_suffix(given.file, with_fields=given.fields is not None)
+    known = (*EVENT_FIELDS, "raw")
     fields = None if given.fields is None else parse_fields(given.fields, known)
     read.check_selection(given)
     selection = read.selection_of(given)

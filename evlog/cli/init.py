@@ -26,8 +26,8 @@ one begins when the last one has this many bytes or events.
 
 
 PARAMETERS: Final = (
-    option("--segment-bytes", "N", "Bytes of a segment; 64 MiB if left out.", COUNT, least=1),
-    option("--segment-events", "N", "Events of a segment; 262144 if left out.", COUNT, least=1),
+    option("--segment-bytes", "N", "Bytes of a segment; default 67108864.", COUNT, least=1),
+    option("--segment-events", "N", "Events of a segment; default 262144.", COUNT, least=1),
     STORE,
 )
 

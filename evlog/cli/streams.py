@@ -48,6 +48,7 @@ def command(given: Given) -> None:
                 console.write(chunk)
             return
         from evlog.cli._support.listing import print_rows
+        from evlog.cli._support.table import MEDIUM, WIDE
         from evlog.cli.retain import as_object, in_words
 
         with_retention = bool(store.policies())
@@ -62,7 +63,7 @@ def command(given: Given) -> None:
             known=_FIELDS,
             nothing="no streams match",
             cells={"retention": in_words},
-            wide_only=("first_version",),  # else names are cut where a rule takes its column
+            least_columns={"first_version": WIDE, "last_time": MEDIUM},  # else names are cut
         )
 
 

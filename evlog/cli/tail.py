@@ -262,10 +262,13 @@ def _run(path: str, plan: _Plan) -> str:
 
 def _deliver(store: evlog.EventStore, path: str, plan: _Plan, stops: Stops) -> str:
     name, filter = plan.name, plan.filter
-    if filter.stream is not None and not plan.follow and not store.has_stream(filter.stream):
-        from evlog.cli._support.advice import missing_stream
+    if filter.stream is not None and not store.has_stream(filter.stream):
+        if not plan.follow:
+            from evlog.cli._support.advice import missing_stream
 
-        raise missing_stream(store, filter.stream, "evlog tail")
+            raise missing_stream(store, filter.stream, "evlog tail")
+        if console.stderr_is_terminal():
+            console.note(f"no stream {filter.stream!r} yet; waiting for it")
     start = 0
     if name is None or not _is_known(store, name):
         start = start_position(store, filter, last=plan.last, after=plan.after, since=plan.since)

@@ -41,7 +41,7 @@ MAX_OUTPUT_BYTES: Final = MAX_LINE_BYTES
 PARAMETERS: Final = (
     argument("STREAM", "What the decision is made from.", required=True),
     option("--exec", "COMMAND", "Decides: events on stdin, new events on stdout.", name="exec"),
-    option("--retries", "N", f"How often a lost race is decided again; {RETRIES}.", BOUND),
+    option("--retries", "N", f"How often a lost race is decided again; default {RETRIES}.", BOUND),
     option("--idempotency-key", "TEXT", "Any text that names this decision."),
     STORE,
 )

@@ -361,6 +361,31 @@ def check_size(size_bytes: int) -> None:
         raise EventTooLarge(size_bytes, MAX_EVENT_BYTES)
 
 
+_JSON_NAMES: Final = {
+    "str": "a string",
+    "int": "a number",
+    "float": "a number",
+    "bool": "a boolean",
+    "object": "an object",
+    "array": "an array",
+}
+
+
+def _of_wrong_type(text: str) -> str:
+    """Return msgspec's message about a value of another type, in the words of JSON."""
+    import re
+
+    found = re.fullmatch(r"Expected `(.+?)`, got `(.+?)`(?: - at `\$\.?(.+)`)?", text)
+    if found is None:
+        return text[0].lower() + text[1:]
+    expected, got = (
+        " or ".join(dict.fromkeys(_JSON_NAMES.get(name, name) for name in names.split(" | ")))
+        for names in found.group(1, 2)
+    )
+    place = found[3]
+    return f"has {got} in `{place}`, not {expected}" if place else f"is {got}, not {expected}"
+
+
 def refuse(line: bytes, error: Exception) -> NoReturn:
     """Raise InvalidLine with what the decoder found wrong with a line."""
     text = str(error)
@@ -376,7 +401,7 @@ def refuse(line: bytes, error: Exception) -> NoReturn:
             field = text.split("`")[1]
             reason = f"has no field `{field}`; {_OTHER_SHAPE}"
         else:
-            reason = text[0].lower() + text[1:].replace("`$.", "`")
+            reason = _of_wrong_type(text)
     elif "truncated" in text:
         reason = "is not JSON: it ends too early" if line.strip() else "is empty"
     else:

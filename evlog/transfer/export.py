@@ -99,9 +99,13 @@ _FORMATS: Final[dict[str, Callable[[str, str | None, str], Output]]] = {
 SUFFIXES: Final = (*_FORMATS, ".cloudevents.jsonl")
 
 
-def check_suffix(path: str) -> None:
-    """Raise InvalidArgument if the file's name does not name a format."""
+def check_suffix(path: str, *, with_fields: bool = False) -> None:
+    """Raise InvalidArgument if the file's name does not name a format, or not one with fields of choice."""
     _format_of(path)
+    if with_fields and not path.endswith(".parquet"):
+        raise InvalidArgument(
+            "fields are for a file .parquet", "for CSV use `evlog read -o csv --fields`, which prints it"
+        )
 
 
 def _format_of(path: str) -> Callable[[str, str | None, str], Output]:
@@ -256,10 +260,7 @@ def _with_fields(
     path: str, old: str | None, fields: Sequence[str], read: Callable[[int], Iterable[Event]]
 ) -> tuple[Callable[[str, str | None, str], Output], Callable[[int], Iterable[Event]]]:
     """Return what makes a Parquet file with these columns, and what reads the events that decided on them."""
-    if not path.endswith(".parquet"):
-        raise InvalidArgument(
-            "fields are for a file .parquet", "for CSV use `evlog read -o csv --fields`, which prints it"
-        )
+    check_suffix(path, with_fields=True)
     from evlog.transfer.parquet import Parquet, choose_columns
 
     columns, last = choose_columns(fields, old, lambda position: in_batches(read(position), _BATCH_EVENTS))

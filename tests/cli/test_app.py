@@ -194,9 +194,8 @@ def test_evlog_alone_and_help_name_every_command(evlog: Evlog) -> None:
     alone, asked = evlog(), evlog("--help")
     assert alone.code == asked.code == 0
     assert alone.out == asked.out
-    for name, summary in COMMANDS.items():
-        assert f"  {name} ".encode() in alone.out
-        assert summary.encode() in b" ".join(alone.out.split())
+    lines = [line.split(maxsplit=1) for line in alone.out.decode().splitlines() if line.startswith("  ")]
+    assert [line for line in lines if line[0] in COMMANDS] == [[*each] for each in COMMANDS.items()]
 
 
 @pytest.mark.parametrize("arguments", [[], *([name] for name in COMMANDS)])

@@ -54,6 +54,17 @@ def test_data_comes_from_the_argument_a_file_or_stdin(
         assert [event.data for event in store.read_all()] == [stored]
 
 
+@pytest.mark.parametrize(
+    ("data", "named"), [("-", "stdin"), ("@blank", "@blank"), ("", "DATA"), (" ", "DATA"), ("@bom", "@bom")]
+)
+def test_no_data_at_all_is_called_empty(evlog: Evlog, here: Path, data: str, named: str) -> None:
+    (here / "blank").write_bytes(b" \n")
+    (here / "bom").write_bytes(b"\xef\xbb\xbf\n")
+    result = evlog("append", "s", "T", data, stdin=b"\n")
+    assert (result.code, result.out) == (2, b"")
+    assert result.err == f"evlog: {named} is empty, which is not JSON; leave DATA out for {{}}\n"
+
+
 def test_metadata_comes_from_all_its_options(evlog: Evlog) -> None:
     evlog(
         "append",

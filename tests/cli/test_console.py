@@ -297,6 +297,18 @@ class Screen:
         self.text = re.sub(r"\x1b\[[0-9;]*m", "", self.bytes.decode().replace("\r\n", "\n"))
 
 
+@pytest.mark.parametrize("columns", [40, 60, 80])
+def test_a_sentence_about_the_store_is_not_broken_within_a_word(here: Path, columns: int) -> None:
+    library.open(".evlog", create=True).close()
+    *_, end = Screen("info", columns=columns, env={"NO_COLOR": "1"}).text.split("capabilities")
+    lines = end.splitlines()
+    assert all(len(line) <= columns for line in lines[1:])
+    with library.open(".evlog") as store:
+        words = f"directory: {store.capabilities.durability}".split()
+    assert end.split() == words
+    assert {len(line) - len(line.lstrip()) for line in lines[1:]} == {21}
+
+
 @pytest.fixture
 def hostile(here: Path) -> Path:
     with library.open("x", create=True) as store:

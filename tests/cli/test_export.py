@@ -69,7 +69,10 @@ def test_all_columns_of_a_parquet_file_can_be_chosen(filled: Evlog) -> None:
     assert filled("export", "out.parquet", "--fields", ",".join(columns)).code == 0
     assert pq.read_schema("out.parquet").names == columns
     for wrong in ("nosuch", "position.x", "data.", "", "raw,raw"):
-        assert filled("export", "out.parquet", "--fields", wrong).code == 2
+        result = filled("export", "out.parquet", "--fields", wrong)
+        assert result.code == 2
+        assert result.err.count("redacted") <= 1
+    assert "fields are for a file .parquet" in filled("export", "out.csv", "--fields", "nosuch").err
 
 
 @pytest.mark.parametrize("more", [[], ["--stream", "order-1"]])

@@ -475,8 +475,14 @@ def test_rows_that_come_live_line_up_with_earlier_ones(store: library.EventStore
 
 
 def test_the_heading_is_there_before_anything_comes(store: library.EventStore) -> None:
+    with Terminal("--type", "Paid", "-f", NO_COLOR="1") as terminal:
+        heading = terminal.read_until("data")[0]
+        assert heading.split() == ["position", "stream", "version", "type", "time", "data"]
+
+
+def test_a_stream_that_does_not_exist_yet_is_named_to_a_person(store: library.EventStore) -> None:
     with Terminal("order-9", "-f", NO_COLOR="1") as terminal:
-        assert terminal.read_until("data")[0].split() == ["position", "version", "type", "time", "data"]
+        assert terminal.read_until("waiting") == ["evlog: no stream 'order-9' yet; waiting for it"]
 
 
 def test_colours_are_for_terminals_that_want_them(store: library.EventStore) -> None:

@@ -115,7 +115,7 @@ def test_a_key_gives_the_id_that_the_library_gives(key: str) -> None:
         ({"stream": None, "stream_field": "nothing"}, InvalidLine, "has no field `nothing`"),
         ({"stream": None, "stream_field": "at.nothing"}, InvalidLine, "has no field `at.nothing`"),
         ({"stream": None, "stream_field": "no.such"}, InvalidLine, "has no field `no.such`"),
-        ({"stream": None, "stream_field": "host.x"}, InvalidLine, "expected `object`, got `str` - at `host`"),
+        ({"stream": None, "stream_field": "host.x"}, InvalidLine, "has a string in `host`, not an object"),
         ({"stream": None, "stream_field": "at.none"}, InvalidLine, "has null in `at.none`"),
         ({"stream": None, "stream_field": "at"}, InvalidLine, "has an object in `at`"),
         ({"stream": None, "stream_field": "x{.list}"}, InvalidLine, "has an array in `list`"),

@@ -54,6 +54,10 @@ def test_short_output_is_not_paged(store: Path) -> None:
     assert shown("read", "long", "-n", "100", EVLOG_PAGER="sed s/^/paged/").count("paged") == 101
 
 
+def test_a_dumb_terminal_has_no_pager(store: Path) -> None:
+    assert "paged" not in shown("read", "long", "-n", "100", EVLOG_PAGER="sed s/^/paged/", TERM="dumb")
+
+
 def test_a_pager_that_the_user_leaves_ends_the_command_quietly(store: Path) -> None:
     assert shown("read", "-o", "json", EVLOG_PAGER="head -n 1").count("\n") == 1
 

@@ -46,6 +46,10 @@ SUBSCRIPTIONS = load("subscriptions").SUBCOMMANDS
         ("tail -5", "-n 5"),
         ("subscriptions reset audit --too 3", "--to"),
         ("--verzion", "--version"),
+        ("-V", "--version"),
+        ("--hlep", "--help"),
+        ("read --hlep", "--help"),
+        ("subscriptions reset --hlep", "--help"),
     ],
 )
 def test_a_slip_is_answered_with_what_was_meant(evlog: Evlog, line: str, meant: str) -> None:
@@ -103,7 +107,7 @@ def test_every_known_command_word_leads_to_a_command(word: str) -> None:
 def test_every_known_option_word_leads_to_an_option() -> None:
     tables = [getattr(load(name), "PARAMETERS", ()) for name in COMMANDS]
     tables += [found.PARAMETERS for found in SUBSCRIPTIONS.values()]
-    flags = {flag for table in tables for parameter in table for flag in parameter.flags}
+    flags = {"--version", *(flag for table in tables for parameter in table for flag in parameter.flags)}
     for word, meant in slips._OPTIONS.items():
         assert any(name.partition(" ")[0] in flags for name in meant), word
     for (command, _), advice in slips._OTHERWISE.items():

@@ -114,6 +114,17 @@ def test_info_is_one_object(evlog: Evlog) -> None:
     assert uuid.UUID(info["id"]) == uuid.UUID(empty["id"])
 
 
+def test_a_store_without_its_manifest_is_not_to_be_created_again(evlog: Evlog, here: Path) -> None:
+    evlog("append", "s", "T")
+    (here / ".evlog" / "manifest.json").unlink()
+    result = evlog("read", "-s", ".evlog")
+    assert (result.code, result.out) == (5, b"")
+    assert "evlog init" not in result.err
+    assert "it has segments and no manifest.json; run `evlog verify --salvage OUT`" in result.err
+    assert evlog("verify", "-s", ".evlog", "--salvage", "rescued").code == 0
+    assert evlog("read", "-s", "rescued").line["stream"] == "s"
+
+
 @pytest.mark.parametrize("command", ["read", "streams", "info"])
 def test_a_command_that_only_reads_makes_no_store(evlog: Evlog, here: Path, command: str) -> None:
     for arguments in ([command], [command, "--store", "x"]):

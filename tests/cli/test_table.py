@@ -149,6 +149,21 @@ def test_a_narrow_terminal_shows_no_version_beside_streams(columns: Columns, is_
     assert heading.split() == ["position", "stream", "version", "type", "time", "data"]
 
 
+@pytest.mark.parametrize("one_stream", [False, True])
+def test_a_very_narrow_terminal_shows_no_time(columns: Columns, evlog: Evlog, one_stream: bool) -> None:
+    name = "a-long-name-of-16"
+    evlog("append", name, "T")
+    for width in (59, 60):
+        columns(width)
+        heading, row = drawn(TableForm(None, one_stream=one_stream, live=False), event(1, "order-1", "Paid"))
+        assert ("time" in heading) is ("2027" in row) is (width == 60)
+        assert "Paid  " in row
+        assert ("last_time" in evlog("streams", "-o", "table").out.decode()) is (width == 60)
+    columns(40)
+    assert name in evlog("streams", "-o", "table").out.decode()
+    assert "time" in evlog("streams", "-o", "table", "--fields", "stream,last_time").out.decode()
+
+
 def test_a_narrow_terminal_shows_the_names_of_streams_beside_their_rules(
     columns: Columns, evlog: Evlog
 ) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from evlog import errors
 
 TYPE_CHECKING = False
@@ -26,6 +28,7 @@ _ADVICE: Final[dict[type[errors.EvlogError], tuple[tuple[str, str | None], ...]]
     errors.LockTimeout: (("try again", None), ("increase --lock-timeout", "--lock-timeout")),
     errors.SubscriptionBehind: (("let it catch up", None), ("use --force", "--force")),
 }
+_WITHOUT_MANIFEST: Final = "run `evlog verify --salvage OUT`, or restore a backup"
 
 
 class StreamNotFound(errors.StreamNotFound):
@@ -48,6 +51,8 @@ def missing_stream(store: EventStore, stream: str, command: str) -> errors.Strea
 def advise(error: errors.EvlogError, flags: Collection[str]) -> None:
     """Give an error the advice for a user of the command that has these options."""
     advice = _ADVICE.get(type(error))
-    if advice is not None:
+    if isinstance(error, errors.StoreNotFound) and os.path.isdir(os.path.join(error.path, "segments")):
+        error.args = (f"{error.problem}: it has segments and no manifest.json; {_WITHOUT_MANIFEST}",)
+    elif advice is not None:
         parts = [text for text, needed in advice if needed is None or needed in flags]
         error.args = (f"{error.problem}; {', or '.join(parts) or 'check its name'}",)

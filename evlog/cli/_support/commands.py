@@ -1,35 +1,52 @@
-"""The commands, in the order in which the help lists them, each with a line about what it does."""
+"""The commands by what they are for, in the order of the help, each with a line that fits 80 columns."""
 
 from __future__ import annotations
 
-COMMANDS = {
-    "init": "Create a store.",
-    "append": "Append events: one from the arguments, or many from lines of JSON.",
-    "transact": "Read a stream, have a command decide, and append what it decided.",
-    "read": "Print events, of one stream or of all.",
-    "show": "Print single events, by id or position.",
-    "trace": "Print what caused an event, and what it caused.",
-    "tail": "Print the last events and follow new ones; run a command on each.",
-    "state": "Fold events into a state; keep it as a snapshot.",
-    "snapshots": "List, show and delete the states that are kept.",
-    "subscriptions": "List, show, reset and delete durable subscriptions and what they parked.",
-    "streams": "List the streams.",
-    "info": "Show what is in the store: counts, bytes, positions and times.",
-    "retain": "Set what is kept of a stream or of a category's streams.",
-    "delete": "Delete a stream.",
-    "schema": "Set the JSON Schema that the data of an event type has to fit; list and show them.",
-    "redact": "Erase the content of events; their places stay.",
-    "compact": "Remove the events that retention rules and deletions hide, and what was redacted.",
-    "mirror": "Copy the store into another one, on any engine, exactly once.",
-    "backup": "Copy the store while others write to it, or bring the copy up to date.",
-    "export": "Write events to a file: JSON lines, CSV, SQLite, Parquet, CloudEvents.",
-    "sql": "Run a query of SQL over the store.",
-    "web": "Serve a page over the store to the browser on this machine.",
-    "mcp": "Serve the store to an assistant, by the Model Context Protocol.",
-    "metrics": "Print the store's numbers for Prometheus.",
-    "fork": "Make a store of its own that begins with this one's history.",
-    "verify": "Check every byte of the store; repair or salvage what is damaged.",
-    "help": "Show the guide by topic, or the help of a command.",
-    "completion": "Print the script that makes a shell complete command lines.",
-    "version": "Show the version.",
+SECTIONS = {
+    "Write": {
+        "init": "Create an empty store.",
+        "append": "Append an event, or one for each line of JSON on stdin.",
+        "transact": "Read a stream, have a command decide, append its decision.",
+        "schema": "Have the data of an event type checked on append.",
+    },
+    "Read": {
+        "read": "Print events, of one stream or of all.",
+        "show": "Print single events, by id or position.",
+        "trace": "Print what caused an event, and what it caused.",
+        "streams": "List the streams.",
+        "sql": "Query events and streams in SQL.",
+        "web": "Show the store in a browser on this machine.",
+        "mcp": "Serve the store to an assistant (Model Context Protocol).",
+    },
+    "Follow": {
+        "tail": "Print the last events and new ones; run a command on each.",
+        "subscriptions": "List, check, reset, delete what `tail --name` made.",
+    },
+    "State": {
+        "state": "Fold events into a state.",
+        "snapshots": "List, show, delete the states that `state --snapshot` kept.",
+    },
+    "Keep and erase": {
+        "retain": "Limit what is kept of a stream or a category.",
+        "delete": "Delete a stream.",
+        "redact": "Erase the content of events; their places stay.",
+        "compact": "Free the space of events that are hidden or redacted.",
+    },
+    "Copies": {
+        "backup": "Copy the store while others write; again: only what is new.",
+        "fork": "Make a new store that begins with this one's history.",
+        "mirror": "Copy a store into another one, on any engine, exactly once.",
+        "export": "Write events as JSON lines, CSV, SQLite, Parquet, CloudEvents.",
+    },
+    "Check": {
+        "info": "Show counts, bytes, positions and times.",
+        "verify": "Check every byte; repair or salvage what is damaged.",
+        "metrics": "Print the store's numbers for Prometheus.",
+    },
+    "Help": {
+        "help": "Show the guide by topic, or the help of a command.",
+        "completion": "Print the script that completes command lines in a shell.",
+        "version": "Show the version.",
+    },
 }
+COMMANDS = {name: summary for section in SECTIONS.values() for name, summary in section.items()}

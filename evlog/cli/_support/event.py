@@ -113,9 +113,14 @@ def read_data(text: str | None, content_type: str) -> bytes | None:
         data = _read_file(text[1:])
     else:
         data = _utf8(text)
-        return data.strip() if is_json else data
-    # A byte order mark and the white space around JSON are not part of the data; other data is kept as it is.
-    return data.removeprefix(_BYTE_ORDER_MARK).strip() if is_json else data
+    if not is_json:
+        return data
+    # A byte order mark and the white space around JSON are not part of the data.
+    data = data.removeprefix(_BYTE_ORDER_MARK).strip()
+    if not data:
+        source = {"-": "stdin", "": "DATA"}.get(text.strip(), text)
+        raise InvalidArgument(f"{source} is empty, which is not JSON", "leave DATA out for {}")
+    return data
 
 
 def _utf8(text: str) -> bytes:

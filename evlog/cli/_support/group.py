@@ -1,7 +1,7 @@
 """The Typer application: the help of evlog and of each command, and every command line that is not plain.
 
 1. A command's parameters come from its table, or from those of its subcommands (`parameters.py`). Its module
-   is imported when it is called, all of them only for the list in `--help`.
+   is imported when it is called; the list in `--help` needs none of them.
 2. What Typer finds wrong with a command line becomes an InvalidArgument: one line, exit code 2, with the
    command whose help explains it. An option that takes one value is refused if it is given twice.
 """
@@ -20,7 +20,7 @@ from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 from typer.main import get_command
 
 from evlog.cli._support import console
-from evlog.cli._support.commands import COMMANDS
+from evlog.cli._support.commands import COMMANDS, SECTIONS
 from evlog.cli._support.parameters import FLAG, STORE, Parameter, Subcommand, run_command
 from evlog.cli._support.plain import is_negative_number, load, takes_numbers
 from evlog.errors import EXIT_OK, InvalidArgument
@@ -72,6 +72,13 @@ class LazyGroup(TyperGroup):
                 f"did you mean `evlog {meant}`?" if meant else "`evlog --help` lists the commands",
             )
         return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002
+        """Write the commands by what they are for, in columns that line up over all sections."""
+        width = max(map(len, COMMANDS))
+        for heading, commands in SECTIONS.items():
+            with formatter.section(heading):
+                formatter.write_dl([(f"{name:<{width}}", summary) for name, summary in commands.items()])
 
     def get_help_option(self, ctx: Any) -> TyperOption | None:
         """Return the help option, whose text goes through evlog's own output."""
@@ -310,7 +317,8 @@ def _usage_message(error: ClickException) -> str:
     if isinstance(error, NoSuchOption) and context is not None:
         from evlog.cli._support.slips import maybe_option
 
-        known = [flag for parameter in context.command.params for flag in parameter.opts if flag[:1] == "-"]
+        parameters = context.command.get_params(context)  # with --help
+        known = [flag for parameter in parameters for flag in parameter.opts if flag[:1] == "-"]
         meant = maybe_option(error.option_name, command.removeprefix("evlog").strip(), known)
         if meant is not None:
             return f"no option {error.option_name}; {meant} (`{command} --help` lists the options)"

@@ -17,6 +17,8 @@ from evlog.cli._support.parameters import Given
 from evlog.model.json_lines import encode_time
 
 Row = dict[str, Any]
+_LEAST_WIDTH = 20  # of a sentence in a narrow terminal
+
 Cells = Mapping[str, Callable[[Any], str]]
 """How some columns are shown to people, by their names."""
 
@@ -29,7 +31,7 @@ def print_rows(
     known: Sequence[str],
     nothing: str | None,
     cells: Cells | None = None,
-    wide_only: Sequence[str] = (),
+    least_columns: Mapping[str, int] | None = None,
 ) -> None:
     """Print rows in the form that is asked for: a table on a terminal, JSON lines in a pipe.
 
@@ -39,12 +41,12 @@ def print_rows(
         known: all fields that a row can have.
         nothing: printed instead of a table without rows.
         cells: how values are shown to people.
-        wide_only: columns that a table without --fields shows only on a wide terminal.
+        least_columns: how wide a terminal has to be for a column of a table without --fields.
     """
     form = given.output or ("table" if console.stdout_is_terminal() else "json")
     chosen = _chosen(given, known)
     with Paged():
-        for chunk in _drawn(form, chosen, rows, columns, known, cells or {}, nothing, wide_only):
+        for chunk in _drawn(form, chosen, rows, columns, known, cells or {}, nothing, least_columns):
             console.write(chunk)
 
 
@@ -72,7 +74,7 @@ def _drawn(
     known: Sequence[str],
     cells: Cells,
     nothing: str | None,
-    wide_only: Sequence[str] = (),
+    least_columns: Mapping[str, int] | None = None,
 ) -> Iterator[bytes]:
     if form == "json":
         for row in rows:
@@ -89,20 +91,32 @@ def _drawn(
         names = chosen or columns
         width = max(map(len, names))
         for number, row in enumerate(rows):
-            lines = [f"{name:<{width}}  {_shown(row, name, cells)}".rstrip() for name in names]
-            text = "\n".join([*([""] if number else []), *map(console.printable, lines), ""])
+            lines = [line for name in names for line in _described(row, name, cells, width)]
+            text = "\n".join([*([""] if number else []), *lines, ""])
             yield console.Styled(text.encode(errors="backslashreplace"))
     else:
         from evlog.cli._support.table import draw_table
 
         names = chosen or columns
         texts = ([_shown(row, name, cells) for name in names] for row in rows)
-        drawn = iter(draw_table(names, texts, wide_only=() if chosen else wide_only))
+        drawn = iter(draw_table(names, texts, least_columns=None if chosen else least_columns))
         first = next(drawn, None)
         if first is not None:
             yield from chain([first], drawn)
         elif nothing is not None:
             console.note(nothing)
+
+
+def _described(row: Row, name: str, cells: Cells, width: int) -> list[str]:
+    """Return the line for a value, or several for a sentence that is too long for the terminal."""
+    text = console.printable(_shown(row, name, cells))
+    lines = [text]
+    if name in cells and console.stdout_is_terminal():
+        from textwrap import wrap
+
+        lines = wrap(text, max(console.columns() - width - 2, _LEAST_WIDTH)) or lines
+    first, *more = lines
+    return [f"{name:<{width}}  {first}".rstrip(), *(f"{'':<{width}}  {line}" for line in more)]
 
 
 def _as_object(row: Row, chosen: Sequence[str] | None) -> dict[str, object]:

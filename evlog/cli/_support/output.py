@@ -260,12 +260,12 @@ class TableForm(_Plain):
     batch_events = _TABLE_ROWS
 
     def __init__(self, names: Sequence[str] | None, *, one_stream: bool, live: bool) -> None:
-        from evlog.cli._support.table import Table
+        from evlog.cli._support.table import MEDIUM, WIDE, Table
 
         chosen = names or [name for name in EVENT_COLUMNS if not (one_stream and name == "stream")]
         self._fields = Fields(chosen)
-        left_out = ["version"] if names is None and not one_stream else []
-        self._table = Table(chosen, wide_only=left_out, roomy=live)
+        least = {"time": MEDIUM} if one_stream else {"version": WIDE, "time": MEDIUM}
+        self._table = Table(chosen, least_columns=None if names else least, roomy=live)
 
     def draw(self, events: Sequence[Event]) -> bytes:
         columns: list[Any] = [

@@ -25,8 +25,8 @@ _STYLE: Final = re.compile(rb"\x1b\[[0-9;]*m")
 class Paged:
     """While it is entered, output that is longer than the terminal goes through the user's pager.
 
-    The pager is $EVLOG_PAGER, else $PAGER, else less. An empty one, or `cat`, means none. Without a terminal
-    nothing is changed.
+    The pager is $EVLOG_PAGER, else $PAGER, else less. An empty one, or `cat`, means none, and so does a
+    terminal without cursor control (TERM=dumb). Without a terminal nothing is changed.
     """
 
     def __init__(self) -> None:
@@ -108,6 +108,8 @@ def show(text: bytes) -> None:
 
 
 def _pager_command() -> str:
+    if os.environ.get("TERM") == "dumb":  # less would ask before each page whether to continue
+        return ""
     for name in ("EVLOG_PAGER", "PAGER"):
         if name in os.environ:
             command = os.environ[name].strip()

@@ -58,6 +58,7 @@ _OPTIONS: Final[dict[str, tuple[str, ...]]] = {
         "newer after-time start-time from-time": ("--since",),
         "older end-time to-time": ("--until",),
         "desc backwards backward descending": ("--reverse",),
+        "v": ("--version",),
         "wait": ("--timeout", "--lock-timeout", "--follow"),
         "watch": ("--follow",),
         "command cmd run": ("--exec",),

@@ -29,8 +29,10 @@ _SPARE_COLUMNS: Final = 2  # after order-9 comes order-10
 _SHORTEST_TEXT: Final = 4
 _LAST_WIDTH: Final = 16  # of the last column, before other columns are cut
 _ENDLESS: Final = 1_000_000  # the last column of a roomy table takes all of the line
-# On a narrower terminal the columns in `wide_only` are left out.
-_WIDE_COLUMNS: Final = 100
+WIDE: Final = 100
+"""Columns of a terminal that has space for a second version."""
+MEDIUM: Final = 60
+"""Columns of a terminal that has space for a time."""
 _ROWS: Final = 200
 
 
@@ -40,7 +42,7 @@ class Table:
     Args:
         names: the columns.
         numbers: those that hold numbers.
-        wide_only: columns that are shown only on a wide terminal.
+        least_columns: how wide a terminal has to be for a column to be shown, for some columns.
         roomy: see above.
     """
 
@@ -49,12 +51,12 @@ class Table:
         names: Sequence[str],
         *,
         numbers: Collection[str] = _NUMBERS,
-        wide_only: Sequence[str] = (),
+        least_columns: Mapping[str, int] | None = None,
         roomy: bool = False,
     ) -> None:
         self._all = tuple(names)
         self._numbers = numbers
-        self._wide_only = wide_only
+        self._least_columns = least_columns or {}
         self._roomy = roomy
         self._coloured = console.has_colour()
         self._wanted = {name: max(len(name), _ROOM.get(name, 0) if roomy else 0) for name in names}
@@ -87,8 +89,8 @@ class Table:
         """Choose the columns for a terminal of this width; return whether they have changed."""
         if columns == self._columns:
             return False
-        narrow = columns is not None and columns < _WIDE_COLUMNS
-        names = tuple(name for name in self._all if not (narrow and name in self._wide_only))
+        least = self._least_columns
+        names = tuple(name for name in self._all if columns is None or columns >= least.get(name, 0))
         changed = names != self._names
         self._columns, self._names = columns, names
         return changed
@@ -121,10 +123,10 @@ def draw_table(
     rows: Iterable[Sequence[str]],
     *,
     numbers: Collection[str] = _NUMBERS,
-    wide_only: Sequence[str] = (),
+    least_columns: Mapping[str, int] | None = None,
 ) -> Iterable[bytes]:
     """Draw a table in parts. Nothing is drawn without rows."""
-    table = Table(names, numbers=numbers, wide_only=wide_only)
+    table = Table(names, numbers=numbers, least_columns=least_columns)
     part: list[Sequence[str]] = []
     for row in rows:
         part.append(row)
