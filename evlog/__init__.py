@@ -20,11 +20,6 @@ testing         the tests that every engine must pass (pytest_plugin.py: a store
 guide           the pages that `evlog help` shows
 """
 
-from evlog.errors import EvlogError
-from evlog.model.appends import ANY, NO_STREAM, STREAM_EXISTS
-from evlog.model.events import Event, NewEvent
-from evlog.store import EventStore, open
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from evlog._version import __version__
@@ -39,6 +34,7 @@ if TYPE_CHECKING:
         EngineError,
         EventNotFound,
         EventTooLarge,
+        EvlogError,
         ExtraNotInstalled,
         IdConflict,
         InvalidArgument,
@@ -89,9 +85,16 @@ if TYPE_CHECKING:
         verify_store,
         wait_for_store,
     )
-    from evlog.model.appends import AppendResult, BatchResult, IfVersion
+    from evlog.model.appends import (
+        ANY,
+        NO_STREAM,
+        STREAM_EXISTS,
+        AppendResult,
+        BatchResult,
+        IfVersion,
+    )
     from evlog.model.checkpoints import ParkedEvent
-    from evlog.model.events import idempotency_id
+    from evlog.model.events import Event, NewEvent, idempotency_id
     from evlog.model.filters import EventFilter
     from evlog.model.history import Standing
     from evlog.model.new_events import NewEvents
@@ -117,12 +120,14 @@ if TYPE_CHECKING:
     from evlog.state.snapshots import SnapshotInfo
     from evlog.state.trace import TracedEvent
     from evlog.state.upcasting import Upcasters
+    from evlog.store import EventStore, open
     from evlog.subscriptions.named import ReplayResult, SubscriptionInfo
     from evlog.subscriptions.run import Subscription
     from evlog.transfer import Mirror, mirror
 
-# Names that few programs use: their modules are imported when they are asked for.
-_LATER = {
+# The module of each name but those of errors. It is imported when the name is asked for, so a command can
+# handle Ctrl-C before it imports anything that takes long.
+_MODULES = {
     "evlog._version": ("__version__",),
     "evlog.engine": ("Capabilities",),
     "evlog.files.directory": (
@@ -133,9 +138,16 @@ _LATER = {
         "verify_store",
         "wait_for_store",
     ),
-    "evlog.model.appends": ("AppendResult", "BatchResult", "IfVersion"),
+    "evlog.model.appends": (
+        "ANY",
+        "NO_STREAM",
+        "STREAM_EXISTS",
+        "AppendResult",
+        "BatchResult",
+        "IfVersion",
+    ),
     "evlog.model.checkpoints": ("ParkedEvent",),
-    "evlog.model.events": ("idempotency_id",),
+    "evlog.model.events": ("Event", "NewEvent", "idempotency_id"),
     "evlog.model.filters": ("EventFilter",),
     "evlog.model.history": ("Standing",),
     "evlog.model.new_events": ("NewEvents",),
@@ -161,6 +173,7 @@ _LATER = {
     "evlog.state.snapshots": ("SnapshotInfo",),
     "evlog.state.trace": ("TracedEvent",),
     "evlog.state.upcasting": ("Upcasters",),
+    "evlog.store": ("EventStore", "open"),
     "evlog.subscriptions.named": ("ReplayResult", "SubscriptionInfo"),
     "evlog.subscriptions.run": ("Subscription",),
     "evlog.transfer": ("Mirror", "mirror"),
@@ -279,7 +292,7 @@ __all__ = [
 def __getattr__(name: str) -> object:
     from importlib import import_module
 
-    module = next((module for module, names in _LATER.items() if name in names), "evlog.errors")
+    module = next((module for module, names in _MODULES.items() if name in names), "evlog.errors")
     if name not in __all__:
         raise AttributeError(f"module 'evlog' has no attribute {name!r}")
     found = globals()[name] = getattr(import_module(module), name)

@@ -13,7 +13,7 @@ from typing import IO, Final
 # What an installer writes for the entry point `evlog`; used from a file, so that no installation is needed.
 _EVLOG_SCRIPT: Final = """\
 import sys
-from evlog.cli.app import main
+from evlog.__main__ import main
 if __name__ == "__main__":
     sys.exit(main())
 """

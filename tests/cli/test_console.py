@@ -454,3 +454,42 @@ def test_an_interrupt_while_msgspec_is_imported_cannot_crash_the_process(
         [sys.executable, "-c", ORDER, *arguments], env=environment(), capture_output=True, check=False
     )
     assert (done.returncode, done.stderr) == (0, b"True\n")
+
+
+INTERRUPTED = """
+import os, signal, sys
+
+class Spy:
+    def find_spec(self, name, path=None, target=None):
+        if name == INTERRUPTED:
+            os.kill(os.getpid(), signal.SIGINT)
+
+INTERRUPTED = sys.argv.pop(1)
+sys.meta_path.insert(0, Spy())
+from evlog.__main__ import main
+main()
+"""
+
+
+@pytest.mark.parametrize("module", ["errors", "cli", "cli.app", "cli._support.plain", "store", "cli.info"])
+def test_ctrl_c_while_a_command_is_imported_is_quiet(evlog: Evlog, module: str) -> None:
+    evlog("append", "s", "T")
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, f"evlog.{module}", "info"],
+        env=environment(),
+        capture_output=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, b"", b"")
+
+
+def test_a_background_command_ignores_ctrl_c_while_it_is_imported(evlog: Evlog) -> None:
+    evlog("append", "s", "T")
+    ignoring = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)" + INTERRUPTED
+    done = subprocess.run(
+        [sys.executable, "-c", ignoring, "evlog.errors", "info"],
+        env=environment(),
+        capture_output=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")

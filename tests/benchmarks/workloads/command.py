@@ -69,7 +69,7 @@ def run(run: Run) -> Report:
             take_turns(1, columns)
             report.figures.append(Figure(f"command: {label}", "ms", take_turns(rounds, columns)))
     report.settings = {
-        "evlog": {"sync": "always", "entry": "evlog.cli.app:main, as the console script calls it"},
+        "evlog": {"sync": "always", "entry": "evlog.__main__:main, as the console script calls it"},
         "typer": {"typer": version_of("typer"), "program": "one command with one argument"},
         "git": {"append": "commit --allow-empty with core.fsync=all", "read": "log -10"},
         "json-lines": {"append": "echo >> (no sync)", "read": "tail"},
