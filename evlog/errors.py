@@ -503,14 +503,14 @@ class StoreFull(EvlogError):
 
 
 class StoreAccessDenied(EvlogError):
-    """The file system does not permit what the call needs: permissions, or a read-only mount."""
+    """The file system or a server does not permit what the call needs."""
 
     def __init__(self, path: str, reason: str, *, creating: bool = False) -> None:
-        verb, whose = (
-            ("create", "the owner, mode and mount of its directory")
-            if creating
-            else ("open", "its owner, mode and mount")
-        )
+        verb, whose = "open", "its owner, mode and mount"
+        if creating:
+            verb, whose = "create", "the owner, mode and mount of its directory"
+        elif "://" in path:
+            verb, whose = "use", "the user, its password and its rights on the server"
         super().__init__(f"cannot {verb} {path} ({reason})", f"check {whose}")
         self.path = path
         self.reason = reason

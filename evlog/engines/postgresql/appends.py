@@ -18,7 +18,14 @@ import psycopg
 from psycopg.pq import TransactionStatus
 
 from evlog.engines.postgresql import wire
-from evlog.engines.postgresql.connections import Connections, Statement, is_broken, translate
+from evlog.engines.postgresql.connections import (
+    RETRY_SECONDS,
+    Connections,
+    Statement,
+    is_broken,
+    is_read_only,
+    translate,
+)
 from evlog.errors import (
     AppendUnknown,
     ConditionFailed,
@@ -45,7 +52,6 @@ if TYPE_CHECKING:
     from evlog.model.events import EncodedEvent
     from evlog.model.queries import IfNone
 
-_RETRY_SECONDS: Final = 30.0  # a failover takes some seconds
 FLUSH: Final = (
     b"select set_config('synchronous_commit', 'on', true), pg_logical_emit_message(true, 'evlog', '')"
 )
@@ -148,7 +154,7 @@ class Appender:
 
     def _send(self, call: _Call) -> tuple[list[int], list[int], list[bool]]:
         """Send an append, again with the same ids after a broken connection, and return its outcome."""
-        deadline = time.monotonic() + _RETRY_SECONDS
+        deadline = time.monotonic() + RETRY_SECONDS
         pause_seconds, sent = 0.05, False
         while True:
             connection = None
@@ -193,8 +199,10 @@ class Appender:
                 raise psycopg.OperationalError("the server has stopped waiting for its synchronous standby")
             positions, versions, duplicates = call.outcome(results[len(self._before)])
             return positions, versions, duplicates
-        except psycopg.Error:
-            if connection.pgconn.transaction_status == TransactionStatus.INERROR:
+        except psycopg.Error as error:
+            if is_read_only(error):
+                connection.close()
+            elif connection.pgconn.transaction_status == TransactionStatus.INERROR:
                 connection.rollback()
             raise
         finally:
@@ -205,7 +213,10 @@ class Appender:
         state = error.sqlstate
         if state == _UNIQUE and error.diag.constraint_name != "events_id_key":
             state = _SERIALIZATION[0]  # in a stricter isolation it took the position of another append
-        if state in _REFUSED_BY_JSON and not call.raw_json:
+        if is_read_only(error) and not call.is_moving:
+            call.is_moving = True
+            self._connections.forget_idle()
+        elif state in _REFUSED_BY_JSON and not call.raw_json:
             call.raw_json = True
         elif not call.look_up and (
             state == _UNIQUE or (state == "EV000" and _detail(error)["error"] == "LookUp")
@@ -258,6 +269,7 @@ class _Call:
     """A call of the function `append`: its arguments, in columns, and what its answer means."""
 
     def __init__(self, request: AppendRequest, ids: Sequence[bytes]) -> None:
+        self.is_moving = False  # the server takes no writes: another connection may lead to the primary
         self.raw_json = False  # store JSON as bytes: PostgreSQL's parser refuses some of it
         self.look_up = False  # look for every id: one of them is known, or the append was sent before
         self.ids = ids

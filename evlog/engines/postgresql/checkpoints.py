@@ -1,33 +1,43 @@
 """Where a named subscription is kept: rows, and an advisory lock that ends with its holder.
 
-The lock is a session's. A pooler gives no session: there the lock is an open transaction's, which occupies a
-connection of the pool, and other connections save once the first has answered. That transaction keeps no
-snapshot, so it does not delay vacuum.
+1. The lock is a session's. A pooler gives no session: there the lock is an open transaction's, which occupies
+   a connection of the pool, and other connections save once the first has answered. That transaction keeps no
+   snapshot, so it does not delay vacuum.
+2. When the session or the transaction ends (a restart of the server, a failover), the run has lost the lock.
+   It takes the lock again and continues if the checkpoint is the one that it saved last: no other run has
+   saved one meanwhile.
 """
 
 from __future__ import annotations
 
 import json
+import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
 import psycopg
 
-from evlog.engines.postgresql.connections import Connections, translated
-from evlog.errors import CorruptionError, SubscriptionBusy
+from evlog.engines.postgresql.connections import RETRY_SECONDS, Connections, translated
+from evlog.errors import CorruptionError, StoreUnreachable, SubscriptionBusy
 from evlog.model.checkpoints import Checkpoint, ParkedEvent
 from evlog.model.filters import EventFilter
 
 if TYPE_CHECKING:
-    from typing import Any
+    from collections.abc import Callable
+    from typing import Any, TypeVar
 
     from evlog.engines.postgresql.connections import Connection, Row, Session
     from evlog.model.events import Event
 
+    _T = TypeVar("_T")
 
+_PAUSE_SECONDS: Final = 0.2
 _LOCK: Final = b"select pg_try_advisory_lock(hashtextextended(%s, 0))"
 _UNLOCK: Final = b"select pg_advisory_unlock(hashtextextended(%s, 0))"
+_IDLE_TIMEOUT_SERVER: Final = 140_000  # has a limit for idle sessions
+_STAY: Final = b"set idle_session_timeout = 0"
+_STAY_NO_LONGER: Final = b"reset idle_session_timeout"
 _LOCK_TRANSACTION: Final = b"select pg_try_advisory_xact_lock(hashtextextended(%s, 0))"
 _BEGIN: Final = (
     b"begin isolation level read committed read only; set local idle_in_transaction_session_timeout = 0"
@@ -44,6 +54,8 @@ class PostgresqlCheckpoint:
         self._is_pooled = not connections.address.listens
         self._holder: Session | None = None  # its session, or its transaction, holds the lock
         self._transaction: tuple[Session, ExitStack] | None = None  # between begin and end
+        # The checkpoint as this run has saved it last; two while the answer to the second is outstanding.
+        self._known: tuple[tuple[int, bytes | None], ...] = ()
 
     def acquire(self) -> None:
         """Begin a run or a change. Raises SubscriptionBusy."""
@@ -54,9 +66,11 @@ class PostgresqlCheckpoint:
                     connection.execute(_BEGIN)
                 lock = _LOCK_TRANSACTION if self._is_pooled else _LOCK
                 row = connection.execute(lock, (self._lock,)).fetchone()
-            assert row is not None
-            if not row[0]:
-                raise SubscriptionBusy(self._name)
+                assert row is not None
+                if not row[0]:
+                    raise SubscriptionBusy(self._name)
+                if not self._is_pooled and connection.info.server_version >= _IDLE_TIMEOUT_SERVER:
+                    connection.execute(_STAY)
             self._holder = connection
         finally:
             if self._holder is None:
@@ -65,12 +79,15 @@ class PostgresqlCheckpoint:
     def release(self) -> None:
         """End what `acquire` began."""
         holder, self._holder = self._holder, None
+        self._known = ()
         if holder is not None:
             try:
                 if self._is_pooled:
                     holder.rollback()
                 else:
                     holder.execute(_UNLOCK, (self._lock,))
+                    if holder.info.server_version >= _IDLE_TIMEOUT_SERVER:
+                        holder.execute(_STAY_NO_LONGER)
             except psycopg.Error:
                 holder.close()  # its session has ended, and the lock with it
             self._connections.give_back(holder)
@@ -97,6 +114,8 @@ class PostgresqlCheckpoint:
             return None
         position, event_id, filter, time_us = rows[0]
         id_bytes = None if event_id is None else event_id.bytes
+        if self._holder is not None and not self._known:
+            self._known = ((position, id_bytes),)
         return Checkpoint(position, id_bytes, None if filter is None else self._filter_of(filter), time_us)
 
     def create(self, checkpoint: Checkpoint) -> None:
@@ -106,14 +125,18 @@ class PostgresqlCheckpoint:
             "subscription_id) values (%s, %s, %s, clock_timestamp(), %s)",
             self._row(checkpoint),
         )
+        self._known = (checkpoint[:2],)
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Replace the checkpoint, durably."""
-        self._execute(
+        self._known = (*self._known[:1], checkpoint[:2])
+        self._change(
             "update {schema}.subscription_checkpoints set last_position = %s, event_id = %s, filter = %s, "
             "updated_at = clock_timestamp() where subscription_id = %s",
             self._row(checkpoint),
         )
+        if self._transaction is None:
+            self._known = self._known[-1:]
 
     def sync(self) -> None:
         """Return at once: `save` is durable."""
@@ -124,6 +147,9 @@ class PostgresqlCheckpoint:
         It is the session that holds the lock: if the lock is lost, so is the transaction. Behind a pooler it
         is another one, and the row of the checkpoint keeps a second run from saving.
         """
+        return self._as_holder(lambda: self._begin(position))
+
+    def _begin(self, position: int) -> Session:
         with translated(self._connections.address), ExitStack() as stack:
             connection = self._connections.take() if self._is_pooled else self._holder
             assert connection is not None  # acquired
@@ -148,10 +174,12 @@ class PostgresqlCheckpoint:
         (connection, stack), self._transaction = self._transaction, None
         connection.forget_statements()
         if error is not None:
+            self._known = self._known[:1]
             stack.__exit__(type(error), error, error.__traceback__)
             return
         with translated(self._connections.address):
             stack.close()
+        self._known = self._known[-1:]
 
     def delete(self) -> None:
         """Delete the subscription and what it parked, durably."""
@@ -171,7 +199,7 @@ class PostgresqlCheckpoint:
 
     def park(self, event: Event, error: str, attempts: int) -> None:
         """Park an event, or update its error; durable when this returns."""
-        self._execute(
+        self._change(
             "insert into {schema}.parked_events (subscription_id, global_position, stream_id, version, "
             "event_type, id, error, attempts, parked_at) values (%s, %s, %s, %s, %s, %s, %s, %s, "
             "clock_timestamp()) on conflict (subscription_id, global_position) do update "
@@ -190,7 +218,7 @@ class PostgresqlCheckpoint:
 
     def unpark(self, position: int) -> None:
         """Remove a parked event from the list; durable when this returns."""
-        self._execute(
+        self._change(
             "delete from {schema}.parked_events where subscription_id = %s and global_position = %s",
             (self._name, position),
         )
@@ -206,6 +234,49 @@ class PostgresqlCheckpoint:
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             reason = f"the filter of subscription {self._name!r} cannot be read ({error})"
             raise CorruptionError(self._connections.address.text, None, reason) from None
+
+    def _change(self, statement: str, parameters: tuple[Any, ...]) -> None:
+        """Execute a statement that can be executed twice; again with the lock taken again, if it is lost."""
+        self._as_holder(lambda: self._execute(statement, parameters))
+
+    def _as_holder(self, call: Callable[[], _T]) -> _T:
+        """Call a function with the lock; if it was lost outside a transaction, take it and call again."""
+        deadline = time.monotonic() + RETRY_SECONDS
+        while True:
+            if self._holder is None:
+                raise SubscriptionBusy(self._name)  # the lock was lost before, and another run has it
+            try:
+                return call()
+            except StoreUnreachable:
+                if self._transaction is not None or not self._known:
+                    raise
+                self._acquire_again(deadline)
+
+    def _acquire_again(self, deadline: float) -> None:
+        """Take the lost lock again.
+
+        Raises:
+            SubscriptionBusy: another run has it, or has saved a checkpoint meanwhile.
+            StoreUnreachable: the server was not back in time.
+        """
+        known = self._known
+        while True:
+            holder, self._holder = self._holder, None
+            if holder is not None:
+                holder.close()
+            try:
+                self.acquire()
+                there = self.load()
+            except (StoreUnreachable, SubscriptionBusy):  # the server is away, or has yet to end the session
+                if time.monotonic() >= deadline:
+                    self.release()
+                    raise
+                time.sleep(_PAUSE_SECONDS)
+            else:
+                break
+        if there is None or there[:2] not in known:
+            self.release()
+            raise SubscriptionBusy(self._name)
 
     def _execute(self, statement: str, parameters: tuple[Any, ...]) -> list[Row]:
         sql = self._connections.address.sql(statement)

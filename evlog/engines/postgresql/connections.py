@@ -15,6 +15,7 @@ import os
 import re
 import select
 import threading
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
@@ -28,6 +29,7 @@ from psycopg.rows import tuple_row
 from evlog.engine import make_url
 from evlog.errors import (
     EngineError,
+    EvlogError,
     InvalidArgument,
     LockTimeout,
     StoreAccessDenied,
@@ -53,8 +55,26 @@ if TYPE_CHECKING:
 logging.getLogger("psycopg").addHandler(logging.NullHandler())
 
 _SCHEMA: Final = re.compile(r"[a-z_][a-z0-9_]{0,40}", re.ASCII)
-_CONNECT_SECONDS: Final = 10  # for each host; psycopg would wait 130
+# What libpq is told unless the URL says otherwise. A server that vanishes without closing its connections is
+# noticed after half a minute. TCP alone takes 15 minutes for a lost request and two hours for a lost answer.
+_TIMEOUTS: Final = {
+    "connect_timeout": 10,  # seconds, for each host; psycopg would wait 130
+    "tcp_user_timeout": 30_000,  # milliseconds
+    "keepalives_idle": 15,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+}
+RETRY_SECONDS: Final = 30.0  # how long a server that restarts or fails over is waited for
+_PAUSE_SECONDS: Final = 0.2
 _inherited: Final[list[Connection]] = []  # a parent's connections in a forked child, never closed
+
+
+class DatabaseNotFound(StoreNotFound):
+    """The server has no such database. evlog creates stores in a database, not the database itself."""
+
+    def __init__(self, address: str) -> None:
+        EvlogError.__init__(self, f"no database at {address}", "create it with createdb, or correct the URL")
+        self.path = address
 
 
 class Address:
@@ -89,8 +109,10 @@ class Address:
             for secret in filter(None, (parts.netloc, user.partition(":")[2])):
                 reason = reason.replace(secret, "***")
             raise InvalidArgument(f"invalid URL {self.text} ({reason})") from None
-        if "connect_timeout" not in given and "PGCONNECT_TIMEOUT" not in os.environ:
-            self.conninfo = make_conninfo(self.conninfo, connect_timeout=_CONNECT_SECONDS)
+        timeouts = {name: value for name, value in _TIMEOUTS.items() if name not in given}
+        if "PGCONNECT_TIMEOUT" in os.environ:
+            timeouts.pop("connect_timeout", None)
+        self.conninfo = make_conninfo(self.conninfo, **timeouts)
 
     def sql(self, text: str, **parts: str) -> bytes:
         """Return a statement with `{schema}` and other parts filled in: the only place that builds one.
@@ -220,8 +242,24 @@ class Connections:
         try:
             with translated(self.address):
                 yield connection
+        except StoreUnreachable:
+            connection.close()  # also where the server has become a standby: another one may be the primary
+            raise
         finally:
             self.give_back(connection)
+
+    def read(self, *transactions: Sequence[tuple[Statement, Parameters]]) -> list[PGresult]:
+        """Run transactions that only read, again for a while if the connection breaks."""
+        deadline = time.monotonic() + RETRY_SECONDS
+        while True:
+            try:
+                with self.lend() as connection:
+                    return connection.run(*transactions)
+            except StoreUnreachable:
+                self.forget_idle()
+                if time.monotonic() >= deadline:
+                    raise
+                time.sleep(_PAUSE_SECONDS)
 
     def take(self) -> Session:
         """Return a connection in autocommit mode that no other thread uses.
@@ -317,17 +355,26 @@ def translate(error: psycopg.Error, address: Address, lock_timeout_seconds: floa
     text = " ".join((error.diag.message_primary or str(error)).split())
     if state.startswith("28") or state == "42501" or "authentication failed" in text or "pg_hba" in text:
         return StoreAccessDenied(where, text)
-    if state in {"3D000", "3F000", "42P01", "42883"} or re.search(r'database "[^"]*" does not exist', text):
+    if state == "3D000" or re.search(r'database "[^"]*" does not exist', text):
+        return DatabaseNotFound(where)
+    if state in {"3F000", "42P01", "42883"}:
         return StoreNotFound(where)
     if re.search(r'role "[^"]*" does not exist|no password supplied|permission denied', text):
         return StoreAccessDenied(where, text)
     if state == "53100":
         return StoreFull(where, text)
-    if state in {"55P03", "57014"}:
+    if state == "55P03":
         return LockTimeout(where, lock_timeout_seconds)
+    if is_read_only(error):
+        return StoreUnreachable(where, f"it takes no writes: {text}")
     if is_broken(error):
         return StoreUnreachable(where, text)
     return EngineError(where, text)
+
+
+def is_read_only(error: psycopg.Error) -> bool:
+    """Whether the server is a standby, or has been made read-only."""
+    return error.sqlstate == "25006" or (error.sqlstate == "55000" and "recovery" in str(error))
 
 
 def is_broken(error: psycopg.Error) -> bool:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 import psycopg
 
 from evlog.engines.following import ServerFeed
-from evlog.engines.postgresql.connections import Connections, leave_to_parent, translated
+from evlog.engines.postgresql.connections import RETRY_SECONDS, Connections, leave_to_parent, translated
 from evlog.errors import StoreUnreachable
 
 if TYPE_CHECKING:
@@ -35,7 +35,6 @@ _FLUSH_LOOKS: Final = 5
 _STANDBY_SECONDS: Final = 1.0  # a look waits for standbys no longer; without them a flush takes milliseconds
 _LISTEN_TICK_SECONDS: Final = 1.0  # a lost notification delays an event by this much at most
 _POLL_SECONDS: Final = 0.05
-_RETRY_SECONDS: Final = 30.0  # of a server that restarts or fails over
 
 
 class PostgresqlFeed(ServerFeed):
@@ -126,7 +125,7 @@ class PostgresqlFeed(ServerFeed):
         self._waking.wait(seconds, *others)
 
     def _look(self) -> None:
-        deadline = time.monotonic() + _RETRY_SECONDS
+        deadline = time.monotonic() + RETRY_SECONDS
         while True:
             try:
                 with translated(self._connections.address):
@@ -137,6 +136,8 @@ class PostgresqlFeed(ServerFeed):
                     row = connection.execute(self._look_statement, (flushed,)).fetchone()
                 break
             except StoreUnreachable:
+                if self._connection is not None:
+                    self._connection.close()  # also where the server has become a standby
                 if self._waking.is_set() or time.monotonic() >= deadline:
                     raise
                 self._sleep(_POLL_SECONDS)

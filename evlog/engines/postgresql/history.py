@@ -15,7 +15,7 @@ from uuid import UUID
 import psycopg
 
 from evlog.engines.postgresql import wire
-from evlog.engines.postgresql.connections import Statement, is_broken, translate
+from evlog.engines.postgresql.connections import RETRY_SECONDS, Statement, is_broken, translate
 from evlog.engines.postgresql.rows import COLUMNS, load_rows
 from evlog.errors import MirrorConflict, StoreUnreachable
 from evlog.model.events import (
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
 _PAGE_ROWS: Final = 2000
 _REMOVE_ROWS: Final = 10_000  # in one transaction
-_RETRY_SECONDS: Final = 30.0  # a failover takes some seconds
 _REFUSED_BY_JSON: Final = frozenset({"22P02", "22P05", "54001"})
 _EVENT_COLUMNS: Final = (
     "id, stream_id, stream_type, event_type, event_data, raw, content_type, metadata, tags, version, "
@@ -71,8 +70,7 @@ def read_frames(core: Core, after: int, to: int) -> Iterator[tuple[int, Event]]:
     statement = Statement(text)
     first = after + 1
     while after < to:
-        with core.connections.lend() as connection:
-            (result,) = connection.run([(statement, (wire.int8(after), wire.int8(to)))])
+        (result,) = core.connections.read([(statement, (wire.int8(after), wire.int8(to)))])
         rows = load_rows(result, tuple)
         for row in rows:
             yield max(row[-1], first), Event(row[:-1])
@@ -160,7 +158,7 @@ def append_history(core: Core, piece: HistoryPiece) -> None:
     Raises:
         MirrorConflict: the store is not a mirror of the source, or does not end where the piece begins.
     """
-    deadline = time.monotonic() + _RETRY_SECONDS
+    deadline = time.monotonic() + RETRY_SECONDS
     pause_seconds, sent, raw_json = 0.05, False, False
     while True:
         connection = None

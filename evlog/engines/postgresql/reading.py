@@ -82,8 +82,7 @@ class Reader:
         """Iterate page by page, so that no transaction outlives a page; the first may have been read."""
         yield from found
         while pages.rows:
-            with self._connections.lend() as connection:
-                (result,) = connection.run([self._page(pages, conditions)])
+            (result,) = self._connections.read([self._page(pages, conditions)])
             found = load_rows(result, Event)
             pages.advance(found)
             yield from found

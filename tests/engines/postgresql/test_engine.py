@@ -19,7 +19,8 @@ from psycopg.conninfo import conninfo_to_dict
 import evlog
 from evlog import NewEvent
 from evlog.engines.postgresql.appends import FLUSH
-from evlog.engines.postgresql.connections import Address, Session
+from evlog.engines.postgresql.checkpoints import PostgresqlCheckpoint
+from evlog.engines.postgresql.connections import Address, DatabaseNotFound, Session
 from evlog.engines.postgresql.engine import PostgresqlEngine
 from evlog.model.events import Event
 from tests.support.postgresql import PostgresqlServer
@@ -220,7 +221,7 @@ def test_each_failure_to_open_has_its_error(
     url = postgresql_url()
     cases: list[tuple[str, type[evlog.EvlogError], int]] = [
         (url, evlog.StoreNotFound, 5),
-        (postgresql_server.url("nothing"), evlog.StoreNotFound, 5),
+        (postgresql_server.url("nothing"), DatabaseNotFound, 5),
         (url.replace("evlog@", "nobody:secret@"), evlog.StoreAccessDenied, 1),
         (url.replace(str(postgresql_server.port), str(free_port())), evlog.StoreUnreachable, 12),
         (url.replace("evlog@127.0.0.1", "evlog:secret@no.invalid"), evlog.StoreUnreachable, 12),
@@ -232,7 +233,7 @@ def test_each_failure_to_open_has_its_error(
     ]
     for where, error, code in cases:
         with pytest.raises(error) as caught:
-            evlog.open(where)
+            evlog.open(where, create=error is not evlog.StoreNotFound)
         assert caught.value.exit_code == code, where
         assert "secret" not in f"{caught.value} {caught.value!r} {caught.value.attributes()}"
         assert "\n" not in str(caught.value)
@@ -254,6 +255,51 @@ def test_a_silent_server_is_not_waited_for_long(
         monkeypatch.delenv("PGCONNECT_TIMEOUT", raising=False)
     address = Address("postgresql://here/shop" + (given and f"?connect_timeout={given}"))
     assert conninfo_to_dict(address.conninfo).get("connect_timeout") == waits
+
+
+def test_a_server_that_vanishes_is_noticed_after_half_a_minute() -> None:
+    told = conninfo_to_dict(Address("postgresql://here/shop").conninfo)
+    names = "tcp_user_timeout", "keepalives_idle", "keepalives_interval", "keepalives_count"
+    assert [told[name] for name in names] == ["30000", "15", "5", "3"]  # 15 + 3 * 5
+    told = conninfo_to_dict(Address("postgresql://here/shop?keepalives_idle=60&tcp_user_timeout=0").conninfo)
+    assert (told["keepalives_idle"], told["tcp_user_timeout"]) == ("60", "0")
+
+
+def test_a_cancelled_statement_is_no_lock_of_another_writer(postgresql_url: Url) -> None:
+    url = postgresql_url()
+    schema = url.partition("schema=")[2]
+    limited = f"{url}&options=-cstatement_timeout%3D100"
+    with evlog.open(url, create=True) as store, evlog.open(limited) as late, connect(url) as other:
+        store.append("a", [NewEvent("T", 0)])
+        with other.transaction():
+            other.execute(f"lock table {schema}.events, {schema}.streams".encode())
+            for change in (lambda: late.append("a", [NewEvent("T", 1)]), late.info):
+                with pytest.raises(
+                    evlog.EngineError, match=r"\(canceling statement due to statement timeout\)"
+                ):
+                    change()
+        assert late.append("a", [NewEvent("T", 1)]).first_position == 2
+
+
+def test_a_connection_to_what_has_become_a_standby_is_replaced(postgresql_url: Url) -> None:
+    url = postgresql_url()
+    with evlog.open(url, create=True) as store:
+        for number in range(3):
+            store.append("a", [NewEvent("T", number)])
+            assert isinstance(store.engine, PostgresqlEngine)
+            with store.engine._core.connections.lend() as connection:
+                connection.execute("set default_transaction_read_only = on")
+        with evlog.open(f"{url}&options=-cdefault_transaction_read_only%3Don") as standby:
+            changes: list[Callable[[], object]] = [
+                lambda: standby.append("a", [NewEvent("T", 3)]),
+                lambda: standby.subscribe("n"),
+                lambda: standby.set_retention("a", max_count=1),
+                lambda: standby.engine.snapshot("s", None).save(b"x", None),
+            ]
+            for change in changes:
+                with pytest.raises(evlog.StoreUnreachable, match="it takes no writes: cannot execute"):
+                    change()
+            assert len(list(standby.read("a"))) == 3
 
 
 def test_a_password_is_never_shown(postgresql_url: Url) -> None:
@@ -299,6 +345,81 @@ def test_connections_that_the_server_ended_are_replaced(postgresql_url: Url) -> 
             event = run.next_event(LONG_SECONDS)
             assert event is not None
             assert event.data == str(number).encode()
+
+
+def end_sessions(connection: psycopg.Connection[tuple[object, ...]]) -> None:
+    connection.execute(
+        "select count(pg_terminate_backend(pid, 10000)) from pg_stat_activity "
+        "where application_name = 'evlog'"
+    )
+
+
+@pytest.mark.parametrize("listen", ["yes", "no"])
+def test_a_named_run_whose_session_the_server_ended_takes_its_name_again(
+    postgresql_url: Url, listen: str
+) -> None:
+    url = f"{postgresql_url()}&listen={listen}"
+    with evlog.open(url, create=True) as store, connect(url) as other:
+        store.append("a", [NewEvent("T", number) for number in range(5)])
+        with store.subscribe("n") as run:
+            for number in range(3):
+                event = run.next_event(LONG_SECONDS)
+                assert event is not None
+                assert event.data == str(number).encode()
+                end_sessions(other)
+                if number == 1:
+                    run.park(event, "x")
+                else:
+                    run.acknowledge()
+                    run.save()
+                with pytest.raises(evlog.SubscriptionBusy):
+                    store.subscribe("n")
+        info = store.subscription("n")
+        assert (info.position, info.parked, info.running) == (3, 1, False)
+        run = store.subscribe("n")
+        assert run.next_event(LONG_SECONDS) is not None
+        run.acknowledge()
+        end_sessions(other)
+        store.subscribe("n").close()  # it saves nothing: the first run can continue
+        run.save()
+        last = run.next_event(LONG_SECONDS)
+        assert last is not None
+        end_sessions(other)
+        store.reset_subscription("n", 1)
+        with pytest.raises(evlog.SubscriptionBusy):
+            run.transaction().__enter__()
+        with pytest.raises(evlog.SubscriptionBusy):
+            run.park(last, "x")
+        run.close()
+        assert (store.subscription("n").position, store.subscription("n").parked) == (1, 1)
+
+
+def test_a_read_continues_where_its_connection_broke(
+    postgresql_server: PostgresqlServer, postgresql_url: Url
+) -> None:
+    url = postgresql_url()
+    with proxying(postgresql_server.port) as proxy:
+        through = url.replace(f":{postgresql_server.port}/", f":{proxy.port}/")
+        with evlog.open(through, create=True) as store:
+            store.append("a", [NewEvent("T", number) for number in range(300)])
+            for events in (store.read_all(), store.read("a"), store.subscribe(follow=False)):
+                found = [next(iter(events)).version]
+                proxy.cut(ANSWER)
+                found += [event.version for event in events]
+                assert found == list(range(1, 301))
+            assert proxy.cuts == 3
+
+
+def test_the_server_does_not_end_the_idle_session_of_a_named_run(postgresql_url: Url) -> None:
+    url = f"{postgresql_url()}&options=-cidle_session_timeout%3D1h"
+    with evlog.open(url, create=True) as store:
+        run = store.subscribe("n")
+        assert isinstance(run._checkpoint, PostgresqlCheckpoint)
+        holder = run._checkpoint._holder
+        assert holder is not None
+        assert holder.execute("show idle_session_timeout").fetchone() == ("0",)
+        run.close()
+        assert holder.execute("show idle_session_timeout").fetchone() == ("1h",)
 
 
 def test_a_database_whose_transactions_are_stricter_is_used_all_the_same(postgresql_url: Url) -> None:
