@@ -441,6 +441,13 @@ def test_streams_come_in_pages(show: Show, own: Served) -> None:
     expect(spread).to_have_text(re.compile("1 . 100 of 250"))
 
 
+def test_without_subscriptions_the_page_says_what_begins_one(show: Show, own: Served) -> None:
+    page = show("subscriptions", served=own)
+    expect(page.locator("#subscriptions-note code")).to_have_text(
+        ["evlog tail --name NAME", "store.subscribe(NAME)"]
+    )
+
+
 def test_subscriptions_show_their_lag_and_what_they_parked(show: Show, own: Served) -> None:
     store = own.store
     store.append("a-1", [NewEvent("Good"), NewEvent("Bad")])
@@ -470,6 +477,8 @@ def test_the_store_is_shown_in_numbers_and_checked_on_demand(show: Show) -> None
     expect(page.locator("#findings")).to_contain_text("Not checked")
     page.locator("#verify").click()
     expect(page.locator("#findings")).to_contain_text("No damage found")
+    expect(page.locator("#findings code")).to_have_text("evlog verify")
+    expect(page.locator("dt", has_text="Event limit")).to_be_visible()
 
 
 def test_damage_is_shown(show: Show, tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ function draw(store) {
     store.mirror_of && ["Mirror of", make("code", {}, visible(store.mirror_of))],
     store.unfinished_fork && ["Unfinished", "a fork; run evlog fork again"],
     store.moved_to && ["Moved to", make("code", {}, visible(store.moved_to))],
-    ["Largest event", bytes(can.max_event_bytes)],
+    ["Event limit", bytes(can.max_event_bytes)],
     ["evlog", store.version],
   ].filter(Boolean);
   const ahead = store.clock_ahead_seconds >= 1
@@ -83,7 +83,7 @@ async function verify() {
     result.replaceChildren(
       make("p", {className: ok ? "fine" : "problem"}, ok ? "✓ No damage found in lengths, headers and the end of the log. " : `✗ ${many(all, "finding")}. `),
       make("ul", {}, ...findings.map((each) => make("li", {}, make("b", {}, each.severity), ` ${visible(each.file)}${each.position ? `, position ${count(each.position)}` : ""}: ${visible(each.detail)}`))),
-      make("p", {className: "muted"}, "`evlog verify` checks every byte."));
+      make("p", {className: "muted"}, make("code", {}, "evlog verify"), " checks every byte."));
   } catch (error) {
     result.replaceChildren(make("p", {className: "problem"}, error.message));
   } finally {

@@ -28,7 +28,8 @@ async function refresh() {
     const open = here().open;
     const parked = subscriptions.some((each) => each.name === open) ? await ask("parked", {name: open}) : null;
     if (here().view !== "subscriptions") return;
-    find("subscriptions-note").textContent = subscriptions.length ? "" : "No named subscriptions. `evlog tail --name NAME` and `store.subscribe(NAME)` begin one.";
+    find("subscriptions-note").replaceChildren(...(subscriptions.length ? [] : ["No named subscriptions. ",
+      make("code", {}, "evlog tail --name NAME"), " and ", make("code", {}, "store.subscribe(NAME)"), " begin one."]));
     const key = JSON.stringify([subscriptions, parked, head, open, Math.floor(Date.now() / 10000)]);
     if (key === drawn) return;
     drawn = key;
