@@ -185,6 +185,17 @@ def error_classes() -> list[type[errors.EvlogError]]:
     ]
 
 
+def test_the_figures_of_the_readme_are_those_of_the_guide() -> None:
+    (claim,) = re.findall(r"^On two cores, .*?\n\n", README_PAGE.text, re.MULTILINE | re.DOTALL)
+    (engines,) = [page.text for page in GUIDE if page.name.endswith("engines.md")]
+    rows = [line.split("|") for line in engines.splitlines() if line.startswith("|")]
+    directory = {row[1].strip(): row[2].strip() for row in rows}
+    names = ("single appends/s, 1 process", "events/s in batches of 1,000", "scan, events/s")
+    assert [number for number in re.findall(r"[\d,]*\d", claim) if number != "1,000"] == [
+        directory[name] for name in names
+    ]
+
+
 def test_every_exception_is_listed_beside_its_exit_code() -> None:
     listed = {name: code for code, (_, exceptions) in exit_code_rows().items() for name in exceptions}
     assert listed == {each.__name__: each.exit_code for each in error_classes()}
