@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from evlog.cli._support import console, options
 from evlog.cli._support.parameters import COUNT, STORE, option
+from evlog.files.write.create import MAX_SEGMENT_BYTES, MAX_SEGMENT_EVENTS
 from evlog.store import open
 
 TYPE_CHECKING = False
@@ -26,8 +27,22 @@ one begins when the last one has this many bytes or events.
 
 
 PARAMETERS: Final = (
-    option("--segment-bytes", "N", "Bytes of a segment; default 67108864.", COUNT, least=1),
-    option("--segment-events", "N", "Events of a segment; default 262144.", COUNT, least=1),
+    option(
+        "--segment-bytes",
+        "N",
+        "Bytes of a segment; default 67108864.",
+        COUNT,
+        least=1,
+        most=MAX_SEGMENT_BYTES,
+    ),
+    option(
+        "--segment-events",
+        "N",
+        "Events of a segment; default 262144.",
+        COUNT,
+        least=1,
+        most=MAX_SEGMENT_EVENTS,
+    ),
     STORE,
 )
 

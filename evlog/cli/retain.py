@@ -5,6 +5,7 @@ from __future__ import annotations
 from evlog.cli._support import console, options
 from evlog.cli._support.parameters import COUNT, LISTED_FIELDS, LISTING, STORE, argument, flag, option
 from evlog.errors import InvalidArgument
+from evlog.model.policy_changes import MAX_AGE_SECONDS, MAX_VERSION
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,9 +37,9 @@ max_age is in seconds.
 PARAMETERS: Final = (
     argument("STREAM", "One stream; it need not exist yet."),
     option("--category", "NAME", "Each stream named NAME or NAME-…."),
-    option("--max-count", "N", "Keep the last N events.", COUNT, least=1),
+    option("--max-count", "N", "Keep the last N events.", COUNT, least=1, most=MAX_VERSION),
     option("--max-age", "AGE", "Keep younger events: 90s, 15m, 2h, 30d, 8w."),
-    option("--before", "VERSION", "Hide the versions below.", COUNT, least=1),
+    option("--before", "VERSION", "Hide the versions below.", COUNT, least=1, most=MAX_VERSION),
     flag("--clear", "First remove what was set before."),
     LISTING,
     LISTED_FIELDS,
@@ -135,4 +136,6 @@ def _parse_age(text: str) -> int:
         raise InvalidArgument(
             f"--max-age {text!r} is not in whole seconds", "use an age such as 90s, 15m or 30d"
         )
+    if seconds > MAX_AGE_SECONDS:
+        raise InvalidArgument(f"--max-age {text!r} is too long", f"use at most {MAX_AGE_SECONDS // 86_400}d")
     return int(seconds)

@@ -61,7 +61,7 @@ def check_patterns(patterns: str | Iterable[str]) -> tuple[str, ...]:
     checked = sorted({_checked_text(pattern, "grep") for pattern in given})
     for pattern in checked:
         if not pattern:
-            raise InvalidArgument("grep is empty; give a text or a regular expression")
+            raise InvalidArgument("the pattern to find is empty; give a text or a regular expression")
         if not _is_plain(pattern):
             _compiled(pattern)
     return tuple(checked)

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from evlog.model.retention import Rule
 
 _SECOND_US: Final = 1_000_000
-_MAX_AGE_SECONDS: Final = 1 << 40  # beyond any clock, and what JSON numbers hold
-_MAX_VERSION: Final = (1 << 32) - 1
+MAX_AGE_SECONDS: Final = 1 << 40  # beyond any clock, and what JSON numbers hold
+MAX_VERSION: Final = (1 << 32) - 1
 
 
 class PolicyChange(NamedTuple):
@@ -48,8 +48,8 @@ class PolicyChange(NamedTuple):
                 raise StreamTombstoned(stream)
             if before is not None and before > 1 and before > (following := last_version_of(stream) + 1):
                 raise InvalidArgument(
-                    f"before is {before}, but the next event of {stream!r} has version {following}; "
-                    f"give at most {following}"
+                    f"cannot hide what is before version {before} of {stream!r}, whose next event has "
+                    f"version {following}; give at most {following}"
                 )
         rule = KEEP_ALL if clear else rule
         return rule.replace(
@@ -102,20 +102,20 @@ def check_change(
     """Return the change that a user asks for, or raise InvalidArgument that says what is wrong with it."""
     check_target(stream, category)
     for name, value in (("max_count", max_count), ("before", before)):
-        if value is not None and not (type(value) is int and 1 <= value <= _MAX_VERSION):
-            raise InvalidArgument(f"{name} is {value!r}; give a whole number from 1 to {_MAX_VERSION}")
+        if value is not None and not (type(value) is int and 1 <= value <= MAX_VERSION):
+            raise InvalidArgument(f"{name} is {value!r}; give a whole number from 1 to {MAX_VERSION}")
     seconds: object = max_age
     if max_age is not None and not isinstance(max_age, int):
         from datetime import timedelta
 
         if isinstance(max_age, timedelta) and not max_age.microseconds:
             seconds = max_age // timedelta(seconds=1)
-    if seconds is not None and not (type(seconds) is int and 1 <= seconds <= _MAX_AGE_SECONDS):
+    if seconds is not None and not (type(seconds) is int and 1 <= seconds <= MAX_AGE_SECONDS):
         raise InvalidArgument(
-            f"max_age is {max_age!r}; give whole seconds, 1 or more, or a timedelta of them"
+            f"max_age is {max_age!r}; give whole seconds from 1 to {MAX_AGE_SECONDS}, or a timedelta of them"
         )
     if (max_count, seconds, before) == (None, None, None) and not clear:
         raise InvalidArgument("nothing is set; give max_count, max_age, before or clear")
     if category is not None and before is not None:
-        raise InvalidArgument("before is a version of one stream; give max_count or max_age for a category")
+        raise InvalidArgument("a category has no versions to hide; limit its streams by count or by age")
     return PolicyChange(stream, category, max_count, seconds, before, clear)

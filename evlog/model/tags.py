@@ -75,7 +75,7 @@ def refuse_names(metadata: bytes) -> None:
     """Raise InvalidEvent if encoded metadata has a name of evlog's own, also one written with escapes."""
     names = _decode_names(metadata.decode())
     if _NAME in names:
-        raise InvalidEvent("tags", "are $tags in the metadata; give them by themselves")
+        raise InvalidEvent("tags", "are in the metadata, as $tags; give them as tags")
     if _REDACTED_NAME in names:
         raise InvalidEvent("metadata", "has the name $redacted, which is evlog's own; use another one")
 

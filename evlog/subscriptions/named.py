@@ -286,7 +286,7 @@ def not_parked(name: str, position: int) -> InvalidArgument:
     """Return the error for a position at which a subscription has no parked event."""
     return InvalidArgument(
         f"subscription {name!r} has no parked event at position {position}",
-        "`evlog subscriptions parked` lists the parked events",
+        "give the position of an event that is parked",
     )
 
 
@@ -398,7 +398,7 @@ def _first_start(engine: Engine, after: int | None, filter: EventFilter) -> int:
         raise InvalidArgument("since is in the future; give a named subscription a time that has passed")
     head = engine.head()
     if start > head:
-        raise InvalidArgument(f"after is {start}, and the log ends at position {head}; give {head} at most")
+        raise InvalidArgument(f"position {start} is beyond the log's end, {head}; begin after {head} at most")
     return start
 
 

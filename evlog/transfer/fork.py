@@ -130,5 +130,5 @@ def last_position(source: EventStore, at: int | None) -> int:
     if at is None:
         return head
     if at > head:
-        raise InvalidArgument(f"at is {at}, and the log ends at position {head}; give a position of the log")
+        raise InvalidArgument(f"position {at} is beyond the log's end, {head}; give {head} at most")
     return at

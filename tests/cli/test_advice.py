@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+import shlex
 from types import ModuleType
 
 import pytest
@@ -93,3 +94,46 @@ def test_advice_for_a_lock_names_the_option_where_there_is_one() -> None:
     assert str(error).endswith("; try again, or increase --lock-timeout")
     advice.advise(error, flags_of(load("retain")))
     assert str(error).endswith("; try again")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("read --grep ''", "the pattern to find is empty; give a text or a regular expression"),
+        ("fork copy --at 9", "position 9 is beyond the log's end, 1; give 1 at most"),
+        (
+            "retain s-1 --before 9",
+            "cannot hide what is before version 9 of 's-1', whose next event has version 2; give at most 2",
+        ),
+        (
+            "retain --category s --before 2",
+            "a category has no versions to hide; limit its streams by count or by age",
+        ),
+        (
+            "retain s-1 --max-count 4294967296",
+            "invalid value '4294967296' for --max-count; use a whole number from 1 to 4294967295",
+        ),
+        ("retain s-1 --max-age 99999999d", "--max-age '99999999d' is too long; use at most 12725829d"),
+        (
+            "init --segment-bytes 4294967296",
+            "invalid value '4294967296' for --segment-bytes; use a whole number from 1 to 3221225367",
+        ),
+        ("append s-1 T --correlation-id ''", "--correlation-id is empty; give a text, or leave it out"),
+        (
+            "append s-1 T --meta '$tags=x'",
+            "event tags are in the metadata, as $tags; give them as tags",
+        ),
+        (
+            "subscriptions drop n 9",
+            (
+                "subscription 'n' has no parked event at position 9; "
+                "give the position of an event that is parked"
+            ),
+        ),
+    ],
+)
+def test_a_message_does_not_name_an_argument_of_the_library(evlog: Evlog, line: str, message: str) -> None:
+    evlog("append", "s-1", "T")
+    evlog("tail", "--name", "n", "--idle", "0")
+    result = evlog(*shlex.split(line))
+    assert (result.code, result.err) == (2, f"evlog: {message}\n")

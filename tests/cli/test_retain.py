@@ -70,7 +70,7 @@ def test_retain_alone_lists_everything_that_is_set(ten: Evlog) -> None:
         (["s", "--max-age", "0.5s"], "whole seconds"),
         (["s", "--max-age", "0"], "whole seconds"),
         (["s", "--before", "3"], "next event"),
-        (["--category", "s", "--before", "1"], "one stream"),
+        (["--category", "s", "--before", "1"], "no versions"),
         (["--category", "a-b", "--max-count", "1"], "invalid category"),
         (["$s", "--max-count", "1"], "reserved"),
     ],

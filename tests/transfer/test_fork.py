@@ -159,6 +159,6 @@ def test_a_store_with_events_is_refused(source: EventStore, out: EventStore) -> 
         fork(source, out)
     with pytest.raises(InvalidArgument, match="the same store"):
         fork(source, source)
-    with pytest.raises(InvalidArgument, match="the log ends at position"):
+    with pytest.raises(InvalidArgument, match="beyond the log's end"):
         fork(source, out, at=source.head + 1)
     assert out.head == 1

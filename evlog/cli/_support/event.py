@@ -57,6 +57,9 @@ def make_metadata(given: Given) -> bytes | None:
             raise InvalidArgument(f"--meta gives {key!r} twice", "give it once")
         named[key] = value
     metadata: Any = named or None if given.metadata is None else _utf8(given.metadata)
+    for title, text in (("--correlation-id", given.correlation_id), ("--causation-id", given.causation_id)):
+        if text == "":
+            raise InvalidArgument(f"{title} is empty", "give a text, or leave it out")
     links = (given.correlation_id, given.causation_id, given.idempotency_key)
     defaults = _links_of_environment()
     if defaults or links != (None, None, None):
