@@ -343,6 +343,30 @@ def test_no_control_character_of_others_reaches_a_terminal(
     assert RAW.search(screen.text.replace("\t", "")) is None
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\U0001f469\u200d\U0001f4bb \u2764\ufe0f\u200d\U0001f525",
+        "\u0645\u06cc\u200c\u062e\u0648",
+        "क्\u200dष",
+        "1\u202f000\u00a0€",
+        "東\u3000京",
+    ],
+)
+def test_emoji_and_scripts_are_shown_as_they_are(here: Path, text: str) -> None:
+    with library.open("x", create=True) as store:
+        store.append("s", [library.NewEvent("T", text)])
+    for form in ("json", "pretty"):
+        assert text in Screen("-s", "x", "read", "-o", form, columns=200).text
+
+
+@pytest.mark.parametrize(
+    "text", ["a\u200db", "é\u200d", "\u200dé", "é\u200d\u200dé", "é\u200da", "é\u200bé", "é\u2066é"]
+)
+def test_what_only_hides_in_a_text_is_escaped(text: str) -> None:
+    assert all(char.isprintable() for char in console.printable(text))
+
+
 def test_json_on_a_terminal_is_still_the_same_json(hostile: Path) -> None:
     lines = Screen("-s", "x", "read", "-o", "json", columns=200).text.splitlines()
     assert [json.loads(line) for line in lines] == run_process("read", "-s", "x").lines

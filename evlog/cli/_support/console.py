@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 _BUFFER_BYTES: Final = 64 * 1024
 _DEFAULT_COLUMNS: Final = 80
+_SPACES: Final = " \u00a0\u202f\u3000"  # also those of French and Japanese texts
+_JOINERS: Final = "\u200c\u200d"
 _STDERR_FAILED: Final = (OSError, ValueError)  # ValueError: it was closed
 
 
@@ -264,7 +266,7 @@ def printable(text: str) -> str:
     """Return the text with every control character escaped, so that none of them can drive a terminal."""
     if text.isprintable():
         return text
-    return "".join(char if char.isprintable() or char == " " else _escape(char) for char in text)
+    return _escaped(text, _SPACES, lambda char: char.encode("unicode_escape").decode())
 
 
 def count_of(number: int, one: str, several: str = "") -> str:
@@ -277,8 +279,19 @@ def one_line(text: str) -> str:
     return printable(" ".join(line.strip() for line in text.split("\n")))
 
 
-def _escape(char: str) -> str:
-    return char.encode("unicode_escape").decode()
+def _escaped(text: str, kept: str, escape: Callable[[str], str]) -> str:
+    """Return the text with escapes for what is not printable, not kept, and joins no letters or emoji."""
+
+    def is_shown(at: int, char: str) -> bool:
+        return char.isprintable() or char in kept or (char in _JOINERS and _joins(text, at))
+
+    return "".join(char if is_shown(at, char) else escape(char) for at, char in enumerate(text))
+
+
+def _joins(text: str, at: int) -> bool:
+    # Emoji, Persian and Indic scripts need joiners. Between ASCII letters one would only hide in a name.
+    around = text[at - 1 : at], text[at + 1 : at + 2]
+    return all(char.isprintable() and not char.isascii() for char in around)
 
 
 def _escape_for_terminal(data: bytes) -> bytes:
@@ -286,9 +299,7 @@ def _escape_for_terminal(data: bytes) -> bytes:
     text = data.decode(errors="backslashreplace")
     if all(line.isprintable() for line in text.split("\n")):
         return text.encode()
-    return "".join(
-        char if char.isprintable() or char in "\n\t " else _escape_as_json(char) for char in text
-    ).encode()
+    return _escaped(text, f"\n\t{_SPACES}", _escape_as_json).encode()
 
 
 def _escape_as_json(char: str) -> str:
