@@ -45,6 +45,7 @@ from evlog.files.disk.processes import Workers, core_count, without_collector
 from evlog.files.disk.zstd import require_zstandard
 from evlog.files.format import paths
 from evlog.files.log.sealed_segment import SealedSegment
+from evlog.files.write.filter_file import complete_filter
 from evlog.files.write.group_commit import clear_requests
 from evlog.model.named import NamedTuple
 from evlog.model.reports import Compaction
@@ -225,6 +226,7 @@ class _Run:
                 after = segment_bytes(log.store)
                 append_finished(self._writer, started, events, after)
                 log.look()
+                complete_filter(log, self._disk)  # else the next appends of other writers would take longer
         if self._compress:
             self._compress_all(_plain_segments(log))
             after = segment_bytes(log.store)

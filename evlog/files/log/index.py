@@ -6,6 +6,7 @@ columns of its entries give the same answers. Answers are candidates: hashes col
 
 from __future__ import annotations
 
+import os
 from bisect import bisect_left, bisect_right
 from zlib import crc32
 
@@ -289,6 +290,8 @@ class SealedIndex:
 
     def find_newest_first(self, kind: int, key: int) -> Iterator[int]:
         """Iterate over the same numbers, falling."""
+        if self._file(kind) is None:
+            return self._columns.find_newest_first(kind, key)
         return reversed(self.find(kind, key))
 
     def candidates(self, keys: Collection[int]) -> list[tuple[int, Sequence[int]]]:
@@ -356,6 +359,10 @@ class SealedIndex:
         """Use these columns: the files are being built, and need not be looked for."""
         self._columns = columns
         self._files = dict.fromkeys(self._suffixes)
+
+    def is_built(self) -> bool:
+        """Return whether the file is there that is built last."""
+        return os.path.exists(self.path(list(self._suffixes)[-1]))
 
     def missing(self) -> list[int]:
         """Return the kinds whose files have to be built, as far as is known without reading them."""

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 _KEYS_AT_ONCE: Final = 1 << 18  # a tenth of a second; the next call continues
 _MAX_UNUSED: Final = 64  # blocks, of which each costs a reader 0.7 µs, and at most a third of the bytes
-_MAX_JOINED_BYTES: Final = 1 << 26  # at once
+_MAX_JOINED_BYTES: Final = 1 << 26  # in one call
 _MAX_GROWTH: Final = 2  # of the tables, which in a group have the size of the largest
 
 
@@ -65,6 +65,14 @@ def extend_filter(log: Log, disk: Disk) -> None:
         pass  # no space, no permission, a damaged segment: a durable append must not fail because of it
     finally:
         lock.close()
+
+
+def complete_filter(log: Log, disk: Disk) -> None:
+    """Add all sealed segments that the filter does not cover, as far as no other process does."""
+    for _ in range(len(log.sealed)):
+        extend_filter(log, disk)
+        if not log.filter.is_due:
+            return
 
 
 def remove_stale_filter_locked(log: Log, fresh: SegmentInfo, disk: Disk) -> None:
@@ -157,6 +165,9 @@ def _groups(log: Log, blocks: Sequence[UsedBlock], width: int) -> Iterator[UsedB
         if len(run) < JOINED:
             continue
         size = sum(each.block.end - each.block.start for each in run)
+        if size > _MAX_JOINED_BYTES:  # of huge segments: at the next call it would be as large
+            run.clear()
+            continue
         joined_bytes += size
         if joined_bytes > _MAX_JOINED_BYTES:
             log.filter.is_due = True

@@ -16,6 +16,7 @@ Everything here needs the writers' lock, except where a docstring says otherwise
 from __future__ import annotations
 
 import time
+from bisect import bisect_left
 from zlib import crc32
 
 from evlog.errors import AppendTooLarge, ClockError, EvlogError, StoreFull, StoreIOError, StoreReplaced
@@ -59,7 +60,7 @@ if TYPE_CHECKING:
     from evlog.files.disk.processes import CallBeside
     from evlog.files.format.manifest import SegmentInfo
     from evlog.files.log.log import Log
-    from evlog.files.log.parts import SealedPart
+    from evlog.files.log.parts import ActivePart, SealedPart
     from evlog.files.write.plan import Plan, Planner
     from evlog.files.write.sync_marks import SyncMarks
     from evlog.model.reports import TornTail
@@ -68,7 +69,7 @@ _MAX_TIME_US: Final = 253_402_300_799_999_999  # the end of the year 9999, the l
 # A helper builds the files of a segment with at least this many events. With fewer, starting the helper takes
 # longer than building them.
 _MANY_EVENTS: Final = 1 << 16
-_PATIENCE_SECONDS: Final = 10.0  # with a helper, which may be suspended
+_PATIENCE_SECONDS: Final = 10.0  # with a helper, which may be suspended, or with another writer
 _SUSPECT_AT: Final = MARK_AT[SUSPECT_MAGIC]
 
 
@@ -90,7 +91,7 @@ class LogTail:
         self._compaction = FileLock(paths.compaction_path(log.store), 0.0, disk, readable=False)
         # All below is guarded by the writers' lock.
         self._tag = 0  # of the segment whose files are open; 0: none is
-        self._first_position = 0  # of that segment
+        self._part: ActivePart | None = None  # that segment
         self._log_file: LogFile | None = None
         self._offsets_file: WriteFile | None = None
         self._prepared: tuple[int, LogFile] | None = None  # not guarded, replaced whole
@@ -104,6 +105,9 @@ class LogTail:
         # Not guarded, replaced whole: a segment whose files a helper is to build; one whose files it builds.
         self._to_build: SealedPart | None = None
         self._building: tuple[SealedPart, CallBeside] | None = None
+        # Not guarded, replaced whole: a segment that another writer sealed, and how long that writer is given
+        # to build its files.
+        self._left: tuple[SealedPart, float] | None = None
         self.torn_tails: list[TornTail] = []
 
     def reset_files(self) -> None:
@@ -296,10 +300,9 @@ class LogTail:
             raise
 
     def index_sealed(self) -> None:
-        """Build the indexes of sealed segments that lack them. Needs no lock.
+        """Build the indexes of sealed segments that lack them, and extend the filter. Needs no lock.
 
-        While a compaction runs, segments that were found without an index are left alone: it may be about to
-        replace them.
+        Segments that this writer did not seal are left alone while another process is expected to do it.
         """
         building = self._building
         if building is not None:
@@ -311,11 +314,11 @@ class LogTail:
             part.close()  # from now on it uses the files
             self._unindexed.append(part)  # nothing is left to do, unless the helper failed
         filter = self._log.filter
-        if not (self._unindexed or self._log.faulty or filter.is_due):
+        if not (self._unindexed or self._log.faulty or filter.is_due or self._left):
             return
         extend = filter.is_due or bool(self._unindexed)
         for parts in (self._unindexed, self._log.faulty):
-            if parts is self._log.faulty and self._compaction.is_held():
+            if parts is self._log.faulty and self._are_left_to_others():
                 return
             while parts:
                 try:
@@ -328,6 +331,44 @@ class LogTail:
                     self._index_moved(part)
         if extend:
             extend_filter(self._log, self._disk)
+
+    def _leave_to_others_locked(self, known: ActivePart) -> None:
+        """Answer look-ups in the segment that another writer has sealed from memory, until it has files.
+
+        Else each of many writers would build these files, and its append would wait for it.
+        """
+        log, segment = self._log, known.segment
+        at = bisect_left(log.sealed, known.first_position, key=lambda part: part.first_position)
+        if at == len(log.sealed) or (part := log.sealed[at]).info.tag != segment.tag:
+            return  # a compaction has replaced it
+        try:
+            with log.mutex:
+                segment.refresh(0)  # others may have appended to it before it was sealed
+        except EvlogError:
+            return  # a look-up meets the same error, if it needs the segment
+        if (segment.count, segment.index_crc) == (part.count, part.info.offsets_crc):
+            if self._left is not None:
+                self._left[0].close()  # its memory is freed
+            part.take_over(known.index)
+            self._left = part, time.monotonic() + _PATIENCE_SECONDS
+
+    def _are_left_to_others(self) -> bool:
+        """Return whether to leave segments alone that this writer did not seal.
+
+        The writer that has just sealed one builds its files. A compaction may be about to replace segments,
+        and extends the filter at its end.
+        """
+        left = self._left
+        if left is not None:
+            part, until = left
+            if time.monotonic() < until and not part.index.is_built():
+                return True
+            self._left = None
+            if part not in self._log.faulty:
+                self._log.faulty.append(part)  # nothing is left to do, unless that writer died
+            for each in self._log.faulty:
+                each.close()  # from now on it uses the files that are there
+        return self._compaction.is_held()
 
     def _builds_beside(self, part: SealedPart) -> bool:
         """Return whether a helper process builds the segment's derived files."""
@@ -440,11 +481,14 @@ class LogTail:
         self._seen_count = -1
         active = log.active.segment
         new = active.tag != self._tag
-        if new and self._tag and active.first_position <= self._first_position:
+        known = self._part if self._tag else None
+        if new and known is not None and active.first_position <= known.first_position:
             self._replaced = True  # by an older copy: a roll begins a later segment
             raise StoreReplaced(log.store)
         if new:
-            if not self._tag and log.sealed:
+            if known is not None:
+                self._leave_to_others_locked(known)
+            elif log.sealed:
                 log.faulty.append(log.sealed[-1])  # its writer may have died before building the indexes
             if self._prepared is None or self._prepared[0] != active.tag:
                 self._sync_names()
@@ -465,7 +509,7 @@ class LogTail:
             prepared = self._prepared = None  # so that a compaction can free the space of that segment
         self._log_file = prepared[1] if prepared is not None else LogFile(active.log_path, self._disk)
         self._offsets_file = self._disk.open(active.offsets_path, create=True)
-        self._tag, self._first_position = active.tag, active.first_position
+        self._tag, self._part = active.tag, self._log.active
 
     def _recover_locked(self, *, unsynced: bool) -> None:
         """Have recovery make the end of the log whole, and note it as it is then."""

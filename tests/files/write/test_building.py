@@ -61,6 +61,13 @@ def names(store: EventStore) -> list[str]:
     return [suffix for suffix in SUFFIXES if segment_files(store, suffix)]
 
 
+def expire(store: EventStore) -> None:
+    """Let the time be over that another writer is given."""
+    left = tail_of(store)._left
+    assert left is not None
+    tail_of(store)._left = left[0], 0.0
+
+
 def begin_segment(store: EventStore) -> None:
     append(store, 7)
     append(store, 8)
@@ -132,6 +139,63 @@ def test_without_a_helper_the_writer_builds_at_once(
     assert tail_of(store)._building is None
     assert tuple(names(store)) == SUFFIXES
     assert append(store, 3) == (4, True)
+
+
+@pytest.fixture
+def other(store: EventStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[EventStore]:
+    """Another writer, which knows the segment that the first one then seals; nothing builds its files."""
+    monkeypatch.setattr("evlog.files.disk.processes.CallBeside", Suspended)
+    with small_store(store.path) as opened:
+        assert append(opened, 0) == (1, True)
+        yield opened
+
+
+def test_what_another_writer_has_sealed_is_left_to_it(store: EventStore, other: EventStore) -> None:
+    begin_segment(store)
+    for number in range(9, 12):
+        assert append(other, number) == (number + 1, False)
+        assert names(other) == []
+    assert [append(other, number) for number in (0, 7, 8)] == [(1, True), (8, True), (9, True)]
+    assert [event.version for event in other.read("s-1")] == [1, 2, 3, 4]
+    assert [event.position for event in other.read_all(types=["T1"])] == [2, 4, 6, 8, 10, 12]
+
+
+def test_after_some_time_a_writer_builds_what_another_has_not(store: EventStore, other: EventStore) -> None:
+    begin_segment(store)
+    append(other, 9)
+    expire(other)
+    append(other, 10)
+    assert tuple(names(other)) == SUFFIXES
+    assert tail_of(other)._left is None
+    assert append(other, 3) == (4, True)
+
+
+def test_the_files_of_another_writer_are_used_once_they_are_there(
+    store: EventStore, other: EventStore
+) -> None:
+    log = engine_of(other)._log
+    assert log is not None
+    columns = log.active.index
+    begin_segment(store)
+    append(other, 9)
+    part = log.sealed[0]
+    assert part.index._columns is columns
+    build_beside(store.path, part.info.tag)
+    built = [path.stat().st_ino for suffix in SUFFIXES for path in segment_files(store, suffix)]
+    log.filter.is_due = False
+    append(other, 10)
+    assert part.index.missing() == []
+    assert [path.stat().st_ino for suffix in SUFFIXES for path in segment_files(store, suffix)] == built
+
+
+def test_policies_that_others_set_before_they_sealed_the_segment_are_known(
+    store: EventStore, other: EventStore
+) -> None:
+    store.set_retention("s-1", max_count=1)  # the last event of the segment
+    append(store, 8)
+    append(other, 10)
+    assert names(other) == []
+    assert [event.data for event in other.read("s-1")] == [b"10"]
 
 
 def test_a_closed_store_is_left_alone(store: EventStore) -> None:
