@@ -31,7 +31,9 @@ COMMANDS: Final = (
     ("mirror", "evlog mirror store mirrored --dry-run"),
     ("mirror", "evlog mirror store mirrored"),
     ("mirror", "evlog mirror store mirrored --check"),
+    ("info", "evlog info -s mirrored"),
     ("mirror", "evlog mirror --promote mirrored"),
+    ("info", "evlog mirror branch moved --cutover > out && evlog info -s branch"),
     ("retain", "evlog retain order-1 --max-count 1"),
     ("streams", "evlog streams"),
     ("info", "evlog info"),
@@ -40,11 +42,13 @@ COMMANDS: Final = (
     ("subscriptions", "evlog subscriptions reset n --to 0"),
     ("", "evlog tail --name p --type Paid --on-failure park --retries 1 --exec false 2> errors"),
     ("subscriptions parked", "evlog subscriptions parked p"),
+    ("", "evlog subscriptions replay p 2> errors"),
     ("delete", "evlog delete order-3"),
     ("compact", "evlog compact --dry-run"),
     ("compact", "evlog compact --force"),
     ("verify", "evlog verify"),
     ("verify", "evlog verify --repair"),
+    ("verify", "evlog verify --against $(evlog verify | grep -o '[0-9]*:[0-9a-f]\\{64\\}')"),
     ("verify", "evlog verify --salvage saved"),
 )
 
