@@ -40,7 +40,7 @@ def test_data_that_does_not_fit_is_exit_2_with_its_place(
     assert (result.code, result.out) == (2, b"")
     assert result.err == (
         "evlog: the data does not fit version 1 of the schema of 'Paid' at /amount: -1 is less than the "
-        "minimum of 0; correct the data, or see `evlog schema show`\n"
+        "minimum of 0; correct the data, or see `evlog schema show Paid`\n"
     )
     monkeypatch.setenv("EVLOG_ERRORS", "json")
     error = json.loads(strict("append", "a", "Paid", "[1]").err)

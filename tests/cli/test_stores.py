@@ -125,6 +125,17 @@ def test_a_store_without_its_manifest_is_not_to_be_created_again(evlog: Evlog, h
     assert evlog("read", "-s", "rescued").line["stream"] == "s"
 
 
+@pytest.mark.parametrize("named", ["nowhere", "./nowhere", "/nowhere/at-all"])
+def test_a_missing_store_that_the_environment_names_is_called_so(
+    evlog: Evlog, here: Path, monkeypatch: pytest.MonkeyPatch, named: str
+) -> None:
+    monkeypatch.setenv("EVLOG_STORE", named)
+    assert ", which EVLOG_STORE names; create it with `evlog init`" in evlog("read").err
+    assert "EVLOG_STORE" not in evlog("read", "--store", "nowhere").err
+    monkeypatch.setenv("EVLOG_STORE", "")
+    assert "EVLOG_STORE" not in evlog("read").err
+
+
 @pytest.mark.parametrize("command", ["read", "streams", "info"])
 def test_a_command_that_only_reads_makes_no_store(evlog: Evlog, here: Path, command: str) -> None:
     for arguments in ([command], [command, "--store", "x"]):

@@ -28,7 +28,6 @@ _ADVICE: Final[dict[type[errors.EvlogError], tuple[tuple[str, str | None], ...]]
     errors.LockTimeout: (("try again", None), ("increase --lock-timeout", "--lock-timeout")),
     errors.SubscriptionBehind: (("let it catch up", None), ("use --force", "--force")),
 }
-_WITHOUT_MANIFEST: Final = "run `evlog verify --salvage OUT`, or restore a backup"
 
 
 class StreamNotFound(errors.StreamNotFound):
@@ -48,11 +47,26 @@ def missing_stream(store: EventStore, stream: str, command: str) -> errors.Strea
     return errors.StreamNotFound(stream)
 
 
-def advise(error: errors.EvlogError, flags: Collection[str]) -> None:
-    """Give an error the advice for a user of the command that has these options."""
+def advise(error: errors.EvlogError, flags: Collection[str], *, store: str | None = None) -> None:
+    """Give an error the advice for a user of the command that has these options.
+
+    Args:
+        store: what --store names.
+    """
     advice = _ADVICE.get(type(error))
-    if isinstance(error, errors.StoreNotFound) and os.path.isdir(os.path.join(error.path, "segments")):
-        error.args = (f"{error.problem}: it has segments and no manifest.json; {_WITHOUT_MANIFEST}",)
-    elif advice is not None:
-        parts = [text for text, needed in advice if needed is None or needed in flags]
-        error.args = (f"{error.problem}; {', or '.join(parts) or 'check its name'}",)
+    if advice is None:
+        return
+    problem = error.problem
+    parts = [text for text, needed in advice if needed is None or needed in flags]
+    if isinstance(error, errors.StoreNotFound):
+        named = os.environ.get("EVLOG_STORE")
+        if named and store is None and error.path.endswith(os.path.normpath(named)):
+            problem += ", which EVLOG_STORE names"
+        if os.path.isdir(os.path.join(error.path, "segments")):
+            problem += ": it has segments and no manifest.json"
+            parts = ["run `evlog verify --salvage OUT`", "restore a backup"]
+    elif isinstance(error, errors.SchemaViolation):
+        from shlex import quote
+
+        parts[-1] = f"see `evlog schema show {quote(error.type)}`"
+    error.args = (f"{problem}; {', or '.join(parts) or 'check its name'}",)

@@ -158,7 +158,8 @@ def run_command(module: ModuleType | Subcommand, texts: Mapping[str, Any]) -> An
     except EvlogError as error:
         from evlog.cli._support.advice import advise
 
-        advise(error, {name for parameter in module.PARAMETERS for name in parameter.flags})
+        flags = {name for parameter in module.PARAMETERS for name in parameter.flags}
+        advise(error, flags, store=texts.get("store"))
         raise
 
 
