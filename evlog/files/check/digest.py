@@ -15,7 +15,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from hashlib import sha256
 from itertools import chain
-from typing import Final, NamedTuple
+from typing import Final
 
 from msgspec import Raw
 
@@ -25,6 +25,7 @@ from evlog.files.format.entries import column
 from evlog.files.format.frames import decode_record
 from evlog.files.format.headers import FormatFault
 from evlog.model.events import REDACTED_BEGIN
+from evlog.model.named import NamedTuple
 from evlog.model.redaction import digest_in
 
 DIGEST_BYTES: Final = 32

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
-from typing import Final, NamedTuple
+from typing import Final
 
 from evlog.errors import (
     CorruptionError,
@@ -49,6 +49,7 @@ from evlog.files.format.sorted_index import suffixes_of
 from evlog.files.log.manifest_file import read_manifest
 from evlog.files.log.segment import written_end
 from evlog.files.write.derived import is_running
+from evlog.model.named import NamedTuple
 from evlog.model.reports import Finding
 
 _LOCK_SECONDS: Final = 2.0

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from itertools import accumulate, chain, pairwise
 from operator import le
 from struct import Struct
-from typing import Final, NamedTuple
+from typing import Final
 from zlib import crc32
 
 from evlog.files.format.entries import ENTRY_BYTES, column_array
 from evlog.files.format.frames import FRAME_HEADER_BYTES, FRAME_MAGIC, MAX_BODY_BYTES
 from evlog.files.format.headers import FormatFault
+from evlog.model.named import NamedTuple
 
 _HEAD: Final = Struct("<4sI")  # of a frame header: magic and body length
 _CHECKED_FIELDS: Final = Struct("36s4x")  # of a frame header: what its CRC covers

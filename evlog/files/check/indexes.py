@@ -11,7 +11,7 @@ from array import array
 from collections.abc import Sequence
 from itertools import chain, compress, islice, repeat
 from operator import add, eq, ge, itemgetter, lt, sub
-from typing import Final, NamedTuple
+from typing import Final
 
 from evlog.errors import EvlogError
 from evlog.files.check import findings as kinds
@@ -28,6 +28,7 @@ from evlog.files.format.headers import (
     decode_file_header,
 )
 from evlog.files.format.sorted_index import PAGE_BYTES, page_crcs, sorted_shape
+from evlog.model.named import NamedTuple
 from evlog.model.reports import Finding
 
 _COLUMN: Final = {KIND_STREAMS: "stream_hash", KIND_TYPES: "type_hash", KIND_IDS: "id_hash"}

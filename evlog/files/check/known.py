@@ -6,7 +6,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import chain, compress, pairwise, repeat
 from operator import lshift, or_
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, TypeVar
 from zlib import crc32
 
 from evlog.errors import EvlogError
@@ -30,6 +30,7 @@ from evlog.files.format.removed_events import event_column
 from evlog.files.format.sorted_index import WITH_TAGS, sorted_shape
 from evlog.files.log.removed import RemovedEvents
 from evlog.model.events import Record
+from evlog.model.named import NamedTuple
 
 KEYS_AT_ONCE: Final = 1 << 19  # about 100 MB in a process
 REMOVED_PER_KEY: Final = 4  # take the memory of one key; ranges are long, because each reads all of them

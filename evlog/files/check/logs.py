@@ -17,7 +17,7 @@ from array import array
 from collections.abc import Iterator
 from itertools import accumulate, repeat
 from operator import add, lt
-from typing import Final, NamedTuple
+from typing import Final
 from zlib import crc32
 
 from evlog.files.check import findings as kinds
@@ -42,6 +42,7 @@ from evlog.files.format.headers import (
     decode_file_header,
 )
 from evlog.files.log.segment import written_end
+from evlog.model.named import NamedTuple
 from evlog.model.reports import Finding
 
 _WINDOW_BYTES: Final = 1 << 20  # a tenth faster than 256 KiB: a frame at the end is seldom read twice

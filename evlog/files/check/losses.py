@@ -8,7 +8,6 @@ lost.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 from zlib import crc32
 
 from evlog.errors import EvlogError
@@ -21,6 +20,7 @@ from evlog.files.format.entries import ENTRY, ENTRY_BYTES, ENTRY_PLACE, column
 from evlog.files.format.frames import array_head, decode_record
 from evlog.files.format.hashes import hash_stream
 from evlog.files.format.headers import FILE_HEADER_BYTES, FormatFault
+from evlog.model.named import NamedTuple
 from evlog.model.reports import Loss
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate, chain, compress, repeat
 from operator import add, lt, sub
 from threading import local
-from typing import Annotated, Final, NamedTuple
+from typing import Annotated, Final
 from zlib import crc32
 
 import msgspec
@@ -33,6 +33,7 @@ from evlog.model.events import (
     check_readable_name,
     check_type,
 )
+from evlog.model.named import NamedTuple
 from evlog.model.retention import COMPACTIONS_STREAM, METADATA_TYPE, STARTED_TYPE, as_words, from_words
 from evlog.process.threads import without_signals
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Final
 from zlib import crc32
 
 from evlog.engine import Progress
@@ -37,6 +37,7 @@ from evlog.files.log.segment import Segment
 from evlog.files.write.derived import is_running, replace_derived, temporary_of
 from evlog.files.write.recovery import recover_locked, write_mark
 from evlog.files.write.roll import sync_names
+from evlog.model.named import NamedTuple
 from evlog.model.reports import Finding, Loss, VerifyReport
 
 _DERIVED: Final = (".offsets", ".streams", ".types", ".ids", ".tags")

@@ -13,7 +13,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import groupby
-from typing import Final, NamedTuple
+from typing import Final
 from zlib import crc32
 
 from evlog.engine import Progress
@@ -54,6 +54,7 @@ from evlog.files.log.parts import OpenParts, SealedPart
 from evlog.files.write.create import DEFAULT_SEGMENT_BYTES, DEFAULT_SEGMENT_EVENTS, check_outside
 from evlog.files.write.roll import create_segment, new_tag, sync_names
 from evlog.model.events import id_text
+from evlog.model.named import NamedTuple
 from evlog.model.reports import Loss
 
 _COPY_BYTES: Final = 4 << 20

@@ -14,7 +14,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from struct import Struct
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 from zlib import crc32
 
 from evlog.errors import EvlogError
@@ -27,7 +27,6 @@ from evlog.files.check.records import Runs
 from evlog.files.check.tags import NO_TAGS, build_index, count_events
 from evlog.files.check.task import LogSummary, SegmentTask, Start, sealed_fault
 from evlog.files.disk.files import ReadFile
-from evlog.files.disk.processes import without_collector
 from evlog.files.format.entries import ENTRY_BYTES, ENTRY_FRAME, ENTRY_PLACE, count_tagged
 from evlog.files.format.frames import FRAME_HEADER_BYTES, decode_frame_header
 from evlog.files.format.headers import (
@@ -41,6 +40,7 @@ from evlog.files.format.headers import (
     decode_file_header,
 )
 from evlog.files.format.sorted_index import SORTED_SUFFIXES, WITH_TAGS, sort_ids
+from evlog.model.named import NamedTuple
 from evlog.model.reports import Finding
 
 # Small enough that no core idles long at the end and a pipe holds the digests of a part, 32 bytes an event;
@@ -158,7 +158,7 @@ def _with_tags(task: SegmentTask, log: LogSummary, indexes: IndexCheck) -> Segme
     header = task.header._replace(kind=KIND_TAGS, source_crc=task.info.offsets_crc)
     # The tags of a damaged event are not known.
     is_known = count_events(tags) == task.info.tagged_events
-    content = without_collector(build_index, header, tags) if is_known else None
+    content = build_index(header, tags) if is_known else None
     suffix = WITH_TAGS[KIND_TAGS]
     finding = check_tags(f"{task.path}.{suffix}", f"{task.name}.{suffix}", header, content)
     if finding is not None:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from functools import reduce
 from itertools import chain, compress, repeat
 from operator import or_
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 
@@ -21,6 +21,7 @@ from evlog.files.format.headers import FileHeader, FormatFault
 from evlog.files.format.sorted_index import build_tags
 from evlog.model.events import TAGS_BEGIN, tags_of
 from evlog.model.json_text import encode_json
+from evlog.model.named import NamedTuple
 from evlog.model.tags import MAX_TAGS, check_tags
 
 _MAX_KNOWN: Final = 1 << 17

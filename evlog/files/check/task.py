@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Final
 
 from evlog.files.check.containers import CheckedLog, open_log
 from evlog.files.check.digest import LogDigest
@@ -12,6 +12,7 @@ from evlog.files.format.headers import FILE_HEADER_BYTES, KIND_REMOVED, FileHead
 from evlog.files.format.manifest import SegmentInfo
 from evlog.files.log.removed import RemovedEvents
 from evlog.files.log.segment import Segment
+from evlog.model.named import NamedTuple
 from evlog.model.reports import Finding
 
 

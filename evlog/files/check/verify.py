@@ -56,7 +56,7 @@ from evlog.files.check.segments import (
 from evlog.files.check.snapshots import check_snapshots
 from evlog.files.check.task import SegmentTask
 from evlog.files.disk.file_lock import SharedLock
-from evlog.files.disk.processes import Call, Workers, core_count
+from evlog.files.disk.processes import Call, Workers, core_count, without_collector
 from evlog.files.format import paths
 from evlog.files.format.entries import ENTRY_BYTES
 from evlog.files.format.headers import FILE_HEADER_BYTES
@@ -161,7 +161,7 @@ def _check_all(
     pieces = Pieces(tasks, digest)
     with Workers(process_count([task.size + task.info.removed_bytes for task in tasks])) as workers:
         for done, (at, result) in enumerate(workers.run_all(pieces.calls, ahead=2), 1):
-            pieces.take(at, result)
+            without_collector(pieces.take, at, result)
             if progress is not None:
                 progress(total * done // (len(pieces.calls) + 1), total)
         checks = {at: check for at in range(len(tasks)) if (check := pieces.maybe_check(at)) is not None}

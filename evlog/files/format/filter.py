@@ -327,6 +327,11 @@ class LookUp:
         lacking = _lacking(self._cells(table, CELL_BYTES * count), self._wanted_bits(count))
         return [_zeros(lacking[number::count]) for number in range(count)]
 
+    def are_all_in(self, table: bytes | memoryview) -> bool:
+        """Return whether one segment may have all of the keys, of which there is at least one."""
+        wanted = self._wanted_bits(1)
+        return len(table) > 0 and int.from_bytes(self._cells(table, CELL_BYTES), "little") & wanted == wanted
+
     def _cells(self, table: bytes | memoryview, width: int) -> bytes:
         """Return the cells of the slots of all keys; those of a slot have `width` bytes together."""
         slots, code = len(table) // width, _CODES.get(width)

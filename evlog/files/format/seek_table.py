@@ -21,7 +21,7 @@ from array import array
 from collections.abc import Sequence
 from itertools import accumulate
 from struct import Struct
-from typing import Final, NamedTuple
+from typing import Final
 from zlib import crc32
 
 from evlog.files.format.headers import (
@@ -33,6 +33,7 @@ from evlog.files.format.headers import (
     decode_file_header,
     encode_file_header,
 )
+from evlog.model.named import NamedTuple
 
 # Of 500,000 events of 100 bytes: 16 KiB leave 35.4 % and take 22 µs to unpack, 8 KiB 36.2 % and 14 µs, 4 KiB
 # 38.4 % and 9 µs. A stream whose events are spread pays for a block an event, a scan for each block once.
