@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import json
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate, chain, compress, repeat
@@ -277,6 +276,8 @@ def _check_contents(codes: Sequence[int], datas: Sequence[bytes], metadatas: Seq
 
 def _check_own_events(streams: Sequence[str], types: Sequence[str], datas: Sequence[bytes]) -> None:
     """Check the content of the store's own events, which writers and compactions act on."""
+    import json  # a helper starts sooner without it
+
     for stream, type, data in zip(streams, types, datas, strict=True):
         if type == METADATA_TYPE and stream.startswith(METADATA_PREFIX):
             words = json.loads(data)

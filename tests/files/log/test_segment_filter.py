@@ -53,6 +53,12 @@ def test_no_key_of_a_table_is_ever_missed(held: list[int], others: list[int]) ->
     assert set(range(len(held))) <= set(LookUp(asked).find(table)[0])
 
 
+def test_keys_are_all_in_a_table_only_if_each_is() -> None:
+    keys = [at << 20 | at for at in range(4096)]  # each has a slot of its own
+    for held, are_in in ((keys, True), (keys[1:], False), (keys[:-1], False), ([], False)):
+        assert LookUp(keys).are_all_in(fill_table(held)) is are_in
+
+
 def test_few_absent_keys_are_taken_for_present_ones() -> None:
     dice = random.Random(5)
     for count, most in ((1000, 0.002), (20_000, 0.005)):
