@@ -35,16 +35,18 @@ PARAMETERS: Final = (
     argument("TOPIC", "A page of the guide, or a command."),
     argument("ACTION", "A part of a command, such as reset."),
 )
-# The order in which a newcomer reads; pages that are not named here follow by name.
-_READING_ORDER: Final = (
-    *("concepts", "append", "import", "read", "follow", "state", "transact", "tags", "links", "schemas"),
-    *("upcasting", "trace", "export", "sql", "web", "terminal", "completion"),
-    *("python", "asyncio", "concurrency", "testing", "eventsourcing"),
-    *("ci", "cron", "outbox", "metrics", "mcp"),
-    *("retention", "compaction", "redaction", "backup", "verify", "mirror"),
-    *("engines", "postgresql", "nats", "kafka", "dynamodb"),
-    *("json", "exit-codes", "errors", "limits", "performance", "format"),
-)
+# In the order in which a newcomer reads.
+SECTIONS: Final = {
+    "Use": (
+        *("concepts", "append", "import", "read", "follow", "state", "transact", "tags", "links", "schemas"),
+        *("upcasting", "trace", "export", "sql", "web", "terminal", "completion"),
+    ),
+    "Python": ("python", "asyncio", "concurrency", "testing", "eventsourcing"),
+    "Recipes": ("ci", "cron", "outbox", "metrics", "mcp"),
+    "Care": ("retention", "compaction", "redaction", "backup", "verify", "mirror"),
+    "Servers": ("engines", "postgresql", "nats", "kafka", "dynamodb"),
+    "Reference": ("json", "exit-codes", "errors", "limits", "performance", "format"),
+}
 _END: Final = "Commands: `evlog --help` lists them, `evlog help COMMAND` explains one."
 _WIDEST_COLUMNS: Final = 100  # longer lines are hard to read
 
@@ -77,13 +79,8 @@ def _pages() -> dict[str, Traversable]:
     """Return the guide's pages by topic, in reading order."""
     from importlib.resources import files
 
-    found = {
-        page.name.removesuffix(".md"): page
-        for page in files("evlog").joinpath("guide").iterdir()
-        if page.name.endswith(".md")
-    }
-    order = {name: number for number, name in enumerate(_READING_ORDER)}
-    return {name: found[name] for name in sorted(found, key=lambda name: (order.get(name, len(order)), name))}
+    folder = files("evlog").joinpath("guide")
+    return {name: folder.joinpath(f"{name}.md") for names in SECTIONS.values() for name in names}
 
 
 def summaries() -> dict[str, str]:
@@ -92,9 +89,11 @@ def summaries() -> dict[str, str]:
 
 
 def _list(pages: dict[str, Traversable]) -> str:
-    width = max(map(len, pages), default=0)
-    lines = [f"  {name:<{width}}  {_summary(page)}" for name, page in pages.items()]
-    return "\n".join(["Topics (`evlog help TOPIC` shows one):", "", *lines, "", _END, ""])
+    width = max(map(len, pages))
+    lines = ["Topics (`evlog help TOPIC` shows one):"]
+    for heading, names in SECTIONS.items():
+        lines += ["", f"{heading}:", *(f"  {name:<{width}}  {_summary(pages[name])}" for name in names)]
+    return "\n".join([*lines, "", _END, ""])
 
 
 def _summary(page: Traversable) -> str:

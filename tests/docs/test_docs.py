@@ -19,6 +19,7 @@ from evlog import errors
 from evlog._version import __version__
 from evlog.cli._support.commands import COMMANDS
 from evlog.cli._support.plain import load
+from evlog.cli.help import SECTIONS
 from tests.support.readme import (
     GUIDE,
     README_PAGE,
@@ -183,6 +184,16 @@ def error_classes() -> list[type[errors.EvlogError]]:
         for each in vars(errors).values()
         if isinstance(each, type) and issubclass(each, errors.EvlogError)
     ]
+
+
+def test_the_readme_lists_the_guide_as_help_does() -> None:
+    guide = README_PAGE.text.split("## The guide")[1].split("\n## ")[0]
+    parts = re.split(r"^- (\w+): ", guide, flags=re.MULTILINE)[1:]
+    listed = {
+        name: tuple(re.findall(r"\[([\w-]+)\]", text))
+        for name, text in zip(parts[::2], parts[1::2], strict=True)
+    }
+    assert list(listed.items()) == list(SECTIONS.items())
 
 
 def test_the_figures_of_the_readme_are_those_of_the_guide() -> None:
