@@ -466,7 +466,8 @@ class EventStore:
 
         Raises:
             CorruptionError: while iterating, when an event is damaged; those before it were right.
-            InvalidArgument: a bound is negative or a datetime has no time zone.
+            InvalidArgument: a bound is negative, a datetime has no time zone, or another thread takes events
+                of the same iterator: a store is for all threads, an iterator for one at a time.
         """
         check_numbers("from_version", from_version=from_version, to_version=to_version, limit=limit)
         check_readable_name(stream)

@@ -11,11 +11,12 @@ from __future__ import annotations
 import os
 import time
 from _collections_abc import Sequence  # collections.abc would import the package collections
+from _thread import allocate_lock
 from itertools import chain
 from operator import itemgetter
 from struct import Struct
 
-from evlog.errors import CorruptionError, InvalidEvent, InvalidStreamName
+from evlog.errors import CorruptionError, InvalidArgument, InvalidEvent, InvalidStreamName
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -411,10 +412,43 @@ class BatchedEvents(_Chain):
         """Return the events of the batches, at most `limit`."""
         if limit is not None:
             batches = _limited(batches, limit)
-        source = map(_events, batches)
+        source = _Source(batches)
         events: BatchedEvents = cls.from_iterable(source)  # type: ignore[assignment]
         events.batches, events._source = batches, source
         return events
+
+
+class _Source:
+    """Iterates over the events of each batch. If two threads ask at the same time, both get an error.
+
+    An error ends the chain of events, so with an error for one thread the other would see an early end.
+    """
+
+    __slots__ = ("_is_shared", "_mutex", "_next")
+
+    def __init__(self, batches: Iterator[Sequence[Record]]) -> None:
+        self._next = map(_events, batches).__next__
+        self._mutex = allocate_lock()  # held while a batch is read
+        self._is_shared = False  # set by a thread that found it held, never cleared
+
+    def __iter__(self) -> Iterator[Iterator[Event]]:
+        return self
+
+    def __next__(self) -> Iterator[Event]:
+        if not self._mutex.acquire(blocking=False):
+            self._is_shared = True
+            raise _shared()
+        try:
+            events = self._next()
+        finally:
+            self._mutex.release()
+        if self._is_shared:
+            raise _shared()
+        return events
+
+
+def _shared() -> InvalidArgument:
+    return InvalidArgument("another thread takes events of the same read", "let each thread read for itself")
 
 
 def _limited(batches: Iterator[Sequence[Record]], limit: int) -> Iterator[Sequence[Record]]:
