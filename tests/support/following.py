@@ -30,6 +30,7 @@ class Script:
         self.during_sleep: Callable[[float], object] = lambda _: None
         self.now = 1000.0
         self.thread_seconds = 0.0  # of processor time
+        self.queued_seconds = 0.0  # of waiting for a processor
         script = self
 
         class ScriptedWatch:
@@ -71,6 +72,7 @@ class Script:
                 return script.thread_seconds
 
         monkeypatch.setattr(feed, "Watch", ScriptedWatch)
+        monkeypatch.setattr(feed, "_queued_seconds", lambda: self.queued_seconds)
         for module in (follow, feed):
             monkeypatch.setattr(module, "time", Time())
 

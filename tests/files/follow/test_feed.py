@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
@@ -241,13 +242,14 @@ def test_a_first_event_after_a_quiet_time_goes_out_at_once(store: EventStore, sc
 
 
 def append_after(
-    store: EventStore, script: Script, *, seconds: float, thread_seconds: float
+    store: EventStore, script: Script, *, seconds: float, thread_seconds: float, queued_seconds: float = 0.0
 ) -> Callable[[], None]:
     """Return what passes the time, also that of the follower's thread, and then appends an event."""
 
     def append() -> None:
         script.now += seconds
         script.thread_seconds += thread_seconds
+        script.queued_seconds += queued_seconds
         fill_from(store, store.head + 1)
 
     return append
@@ -271,6 +273,87 @@ def test_a_hundred_events_a_second_are_each_given_out_at_once(store: EventStore,
             script.steps = [append]
             assert subscription.next_event(LONG_SECONDS) is not None
         assert script.sleeps == []
+
+
+def sleeps_of_following(store: EventStore, script: Script, append: Callable[[], None]) -> list[float]:
+    """Return the rests of a feed that is told of an append 200 times."""
+    script.sleeps = []
+    with store.subscribe(after=store.head) as subscription:
+        for _ in range(200):
+            script.steps = [append]
+            assert subscription.next_event(LONG_SECONDS) is not None
+    return script.sleeps
+
+
+def test_events_far_apart_are_never_delayed_where_a_processor_is_free(
+    store: EventStore, script: Script
+) -> None:
+    append = append_after(store, script, seconds=0.01, thread_seconds=0.003, queued_seconds=0.001)
+    assert sleeps_of_following(store, script, append) == []
+
+
+@pytest.mark.parametrize("queued_seconds", [0.002, math.nan])
+def test_events_far_apart_are_delayed_where_a_processor_may_be_missing(
+    store: EventStore, script: Script, queued_seconds: float
+) -> None:
+    append = append_after(store, script, seconds=0.01, thread_seconds=0.003, queued_seconds=queued_seconds)
+    assert sleeps_of_following(store, script, append)
+
+
+def test_what_a_feed_waits_for_a_processor_counts_in_a_flood(store: EventStore, script: Script) -> None:
+    def used(queued_seconds: float) -> float:
+        """Return the processor time that a feed uses in two seconds of a flood."""
+        append = append_after(
+            store, script, seconds=0.001, thread_seconds=0.0003, queued_seconds=queued_seconds
+        )
+        script.during_sleep = lambda seconds: fill_from(store, store.head + round(seconds * 1000))
+        script.thread_seconds = 0.0
+        end = script.now + 2.0
+        with store.subscribe(after=store.head) as subscription:
+            while script.now < end:
+                script.steps = [append]
+                assert subscription.next_event(LONG_SECONDS) is not None
+        return script.thread_seconds
+
+    free = used(0.0)
+    assert used(0.0006) < 0.6 * free
+    assert used(math.nan) == pytest.approx(free, rel=0.1)
+
+
+def test_a_feed_that_rested_in_a_flood_rests_no_more_once_events_are_far_apart(
+    store: EventStore, script: Script
+) -> None:
+    def trickle(seconds: float) -> None:
+        for _ in range(round(seconds * 100)):
+            script.thread_seconds += 0.001
+            fill_from(store, store.head + 1)
+
+    flood = append_after(store, script, seconds=0.001, thread_seconds=0.001)
+    slow = append_after(store, script, seconds=0.01, thread_seconds=0.001)
+    with store.subscribe() as subscription:
+        for append in [flood] * 100 + [slow] * 300:
+            script.steps = [append]
+            if append is slow:
+                script.during_sleep = trickle
+            assert subscription.next_event(LONG_SECONDS) is not None
+        assert script.sleeps
+        script.sleeps.clear()
+        drain(subscription)
+        for _ in range(100):
+            script.steps = [slow]
+            assert subscription.next_event(LONG_SECONDS) is not None
+        assert script.sleeps == []
+
+
+@pytest.mark.parametrize(("content", "seconds"), [("70 2500000000 3\n", 2.5), ("0 0 0\n", math.nan)])
+def test_how_long_a_thread_has_waited_is_read_from_the_kernel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str, seconds: float
+) -> None:
+    path = tmp_path / "schedstat"
+    monkeypatch.setattr(feed, "_SCHEDSTAT", str(path))
+    assert math.isnan(feed._queued_seconds())  # another system
+    path.write_text(content)
+    assert feed._queued_seconds() == pytest.approx(seconds, nan_ok=True)
 
 
 def test_an_exchange_that_goes_on_is_delayed_little(store: EventStore, script: Script) -> None:
