@@ -1,4 +1,4 @@
-"""Following for engines: what the feeds of all servers have in common, and what ends their waits."""
+"""Following a server's store: the base class of feeds, and the socket that ends their waits."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class ServerFeed:
-    """A base class of feeds: all of `evlog.engine.Feed` but `wait`, where `_look` is defined.
+    """A base class of feeds: `evlog.engine.Feed` without `wait`. A subclass defines `wait` and `_look`.
 
     Args:
         read_all: reads the log, as `Engine.read_all`.
@@ -31,7 +31,7 @@ class ServerFeed:
         self._committed = 0
 
     def _look(self) -> None:
-        """Find out what is committed now."""
+        """Ask the server for the committed position."""
         raise NotImplementedError
 
     def committed(self, after: int) -> int:
@@ -54,14 +54,14 @@ class ServerFeed:
         self._waking.set()
 
     def make_durable(self, position: int) -> None:
-        """Return at once: what this server shows as committed is durable."""
+        """Return at once: what a server of this kind shows as committed is durable."""
 
     def close(self) -> None:
-        """Free what wakes it."""
+        """Close the socket that ends waits."""
         self._waking.close()
 
     def __del__(self) -> None:
-        """Close it: a loop may be all that a program does with a subscription."""
+        """Close the feed of a subscription that a program iterates over and never closes."""
         if hasattr(self, "_waking"):
             self.close()
 
@@ -76,18 +76,18 @@ class Waking:
         self._in.setblocking(False)
 
     def fileno(self) -> int:
-        """Return the descriptor that can be read once there is something to look at."""
+        """Return the descriptor that becomes readable when a wait has to end."""
         return self._out.fileno()
 
     def notify(self) -> None:
-        """Let a wait look again."""
+        """End the present or the next wait once, so that its caller asks the server again."""
         try:
             self._in.send(b"x")
         except OSError:
             pass  # full of wakes, or closed
 
     def set(self) -> None:
-        """End a wait for good, until `take`."""
+        """End every wait until `take` is called."""
         self._is_set = True
         self.notify()
 
@@ -101,7 +101,7 @@ class Waking:
         return was_set
 
     def wait(self, seconds: float, *others: int) -> None:
-        """Wait until there is something to look at, or one of the other descriptors can be read."""
+        """Wait until `notify` or `set` is called, or one of the other descriptors can be read."""
         poll = select.poll()  # select(2) takes no number above 1,023
         for descriptor in (self.fileno(), *others):
             poll.register(descriptor, select.POLLIN)
@@ -109,7 +109,7 @@ class Waking:
             self.drain()
 
     def drain(self) -> None:
-        """Take what was notified off the socket."""
+        """Read what `notify` has written to the socket."""
         try:
             self._out.recv(4096)
         except BlockingIOError:

@@ -21,6 +21,7 @@ from evlog.model.events import CATEGORY_PREFIX, METADATA_PREFIX, SYSTEM_PREFIX, 
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Any, Final
 
     from evlog.model.events import Record
@@ -256,6 +257,21 @@ class Rules:
     def rule_for(self, stream: str) -> Rule | None:
         """Return the rule in force for a stream; None if there is none."""
         return rule_in_force(stream, self.streams.get(stream), self.categories.get(category_of(stream)))
+
+    def counts(self, versions: Mapping[str, int]) -> tuple[int, int]:
+        """Return for how many streams and categories something is set, and how many streams are deleted.
+
+        Args:
+            versions: the last version of each stream that has a policy and an event.
+        """
+        policies = sum(rule != KEEP_ALL for rule in self.categories.values())
+        deleted = 0
+        for name, rule in self.streams.items():
+            version = versions.get(name, 0)
+            is_deleted = rule.is_deleted(version)
+            deleted += is_deleted and version > 0
+            policies += (rule.replace(deleted=0, tombstone=False) if is_deleted else rule) != KEEP_ALL
+        return policies, deleted
 
     def as_data(self) -> list[dict[str, Any]]:
         """Return all of them as JSON can hold them, by name."""

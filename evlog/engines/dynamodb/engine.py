@@ -26,7 +26,7 @@ from evlog.model.events import JSON_CODE
 from evlog.model.filters import LogSelection
 from evlog.model.history import Standing
 from evlog.model.reports import StoreInfo
-from evlog.model.retention import COMPACTIONS_STREAM, FINISHED_TYPE, KEEP_ALL, Rules
+from evlog.model.retention import COMPACTIONS_STREAM, FINISHED_TYPE, Rules
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -166,12 +166,7 @@ class DynamodbEngine(ReadsByReader, KeepsPolicies, KeepsRecords):
         first, last = edges
         rules = self._core.policies.rules(state)
         heads = read_heads(self._client, list(rules.streams), state.position)
-        deleted = policies = 0
-        for stream, rule in rules.streams.items():
-            is_deleted = rule.is_deleted(heads[stream].version)
-            deleted += is_deleted and heads[stream].version > 0
-            policies += (rule.replace(deleted=0, tombstone=False) if is_deleted else rule) != KEEP_ALL
-        policies += sum(rule != KEEP_ALL for rule in rules.categories.values())
+        policies, deleted = rules.counts({stream: head.version for stream, head in heads.items()})
         return StoreInfo(
             path=self.address,
             id=UUID(self.store_id),

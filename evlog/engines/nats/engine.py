@@ -20,7 +20,6 @@ from evlog.engines.retention import KeepsPolicies
 from evlog.errors import Unsupported
 from evlog.model.appends import AppendRequest
 from evlog.model.reports import StoreInfo
-from evlog.model.retention import KEEP_ALL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -157,12 +156,7 @@ class NatsEngine(ReadsByReader, KeepsPolicies, KeepsRecords):
         counts = reader.counts(core.subjects.user_events)
         stubs = [event.stream for _, event in state.stubs if not event.stream.startswith("$")]
         every = list(reader.streams(None, None, include_deleted=True, include_system=False))
-        deleted = sum(info.retention is not None and info.retention.deleted for info in every)
-        rules = state.rules
-        policies = sum(
-            (rule.replace(deleted=0, tombstone=False) if rule.deleted or rule.tombstone else rule) != KEEP_ALL
-            for rule in (*rules.streams.values(), *rules.categories.values())
-        )
+        policies, deleted = state.rules.counts({info.stream: info.last_version for info in every})
         first = core.jetstream.next(core.subjects.events, 1)
         last = core.jetstream.last(core.subjects.events)
         edges = [None if each is None else _moment(each.number(TIME)) for each in (first, last)]

@@ -7,12 +7,12 @@
    empty transaction with `synchronous_commit=on` then flushes the write-ahead log for all writers together,
    and waits for synchronous standbys. Only after it is the append acknowledged. A crash loses a suffix of the
    log, never a hole. A writer that is alone commits with a flush at once.
-3. A feed delivers a position only once the write-ahead log is flushed beyond it, so no crash takes back what
+3. A feed delivers an event only once the write-ahead log is flushed beyond it, so no crash takes back what
    was delivered.
 4. Every append carries its ids. When the connection breaks between sending and the answer, it is sent again:
-   what was written is found by the ids.
-5. A pooler in transaction mode gives no session, and hides that the server has restarted. It is found out
-   when the store is opened. An append and its flush are then one transaction, a feed polls and reads the
+   the function finds by the ids what was written before.
+5. A pooler in transaction mode gives no session, and hides that the server has restarted. Opening the store
+   detects a pooler. An append and its flush are then one transaction, a feed polls and reads the
    position in a flushed transaction, and the lock of a named subscription is an open transaction's.
 
 engine.py       the engine's methods, on what `core.py` opens. Read this first, then `schema.sql`
@@ -28,7 +28,7 @@ connections.py  connections, and the server's errors
 from evlog.errors import ExtraNotInstalled
 
 try:
-    import psycopg  # noqa: F401 - only to see whether it is there
+    import psycopg  # noqa: F401 - to find out whether it is installed
 except ImportError:
     raise ExtraNotInstalled("a store in PostgreSQL", "psycopg", "postgresql") from None
 

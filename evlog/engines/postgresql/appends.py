@@ -2,8 +2,8 @@
 
 1. Among other writers the flush is a second transaction, sent in the same round trip: the first one commits
    without it, so that its lock is free while the disk works, and writers share flushes.
-2. A writer whose last two appends followed each other is alone. Its append is one transaction that commits
-   with a flush. A writer that comes meanwhile waits for that flush once.
+2. A writer whose last two appends have consecutive positions is alone. Its append is one transaction that
+   commits with a flush. A second writer that begins then waits for that flush once.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ _UNIQUE: Final = "23505"
 
 
 class _Contention:
-    """Whether other writers append now. The last appends show it: others take positions between them."""
+    """Whether other writers append now. If they do, the positions of this engine's appends have gaps."""
 
     def __init__(self) -> None:
         self._mutex = threading.Lock()  # guards the three below
@@ -181,7 +181,7 @@ class Appender:
 
     def _execute(self, connection: Session, call: _Call) -> tuple[list[int], list[int], list[bool]]:
         positions: list[int] = []
-        # What is looked up may be there already, committed by another transaction and not flushed.
+        # An id that is looked up may be that of an event that is committed and not flushed.
         commits_itself = self._contention.enter() and not call.look_up and self._sync
         try:
             connection.is_warned = False
@@ -190,9 +190,9 @@ class Appender:
             if commits_itself or not self._sync:
                 results = connection.run(append)
             elif self._connections.address.listens:
-                # Not two transactions of the protocol's: the answer to the first would wake this thread.
+                # One transaction of the protocol: with two, this thread would wake for the first answer, too.
                 _, *results = connection.run([_BEGIN, *append, _COMMIT, _FLUSH])
-            else:  # a pooler may hide a crash between two transactions: the flush would be the next server's
+            else:  # a pooler may hide a crash between two transactions: the restarted server would flush
                 results = connection.run([*append, _FLUSH])
             if connection.is_warned and self._sync:
                 # The wait for the standby was cancelled. The server then reports the commit as done.

@@ -1,4 +1,4 @@
-"""Where a named subscription is kept: rows, and an advisory lock that ends with its holder.
+"""A named subscription: rows of two tables, and an advisory lock that ends with its holder.
 
 1. The lock is a session's. A pooler gives no session: there the lock is an open transaction's, which occupies
    a connection of the pool, and other connections save once the first has answered. That transaction keeps no

@@ -1,10 +1,10 @@
-"""Connections to a server: where it is, idle ones to use again, and its errors as evlog's.
+"""Connections to a server: its address, a pool of idle connections, and the translation of its errors.
 
 1. A connection is used by one thread at a time. A forked child opens its own: the parent's stay open and
    unused in it, because closing one would end the parent's session.
-2. What has to be quick (an append, a page of events) goes through `Session.run`: statements prepared once,
-   parameters and results in the binary format, one round trip. psycopg's cursors do the rest: they adapt
-   every value, at a price above that of the statement itself.
+2. An append or a page of events goes through `Session.run`: statements prepared once, parameters and results
+   in the binary format, one round trip. Everything else uses psycopg's cursors, which adapt every value. That
+   costs more than a short statement itself.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class DatabaseNotFound(StoreNotFound):
 
 
 class Address:
-    """Where a store is: what libpq is given, the schema, and a text without the password."""
+    """A store's address: the connection string for libpq, the schema, and a text without the password."""
 
     def __init__(self, url: str) -> None:
         try:
@@ -157,7 +157,7 @@ class Session(psycopg.Connection["Row"]):
         self.is_warned = self.is_warned or notice.sqlstate == "01000"
 
     def forget_statements(self) -> None:
-        """Prepare all statements again, by other names: the session was lent, and may have lost them."""
+        """Prepare all statements again by other names: a caller with the session may have removed them."""
         self._evlog_generation += 1
         self._evlog_statements.clear()
 
@@ -206,7 +206,7 @@ class Session(psycopg.Connection["Row"]):
         while pgconn.flush():
             poll.modify(pgconn.socket, select.POLLIN | select.POLLOUT)
             for _, event in poll.poll():
-                if event != select.POLLOUT:  # a server that is not read may not read, either
+                if event != select.POLLOUT:  # a server that cannot send its answers may stop receiving
                     pgconn.consume_input()
             poll.modify(pgconn.socket, select.POLLIN)
         results = []
@@ -310,7 +310,7 @@ class Connections:
             connection.close()
 
     def close(self) -> None:
-        """Close what is idle; what is in use is closed when it is given back."""
+        """Close the idle connections; those in use are closed when they are given back."""
         with self._mutex:
             self._closed = True
         self.forget_idle()

@@ -17,7 +17,6 @@ from evlog.errors import Unsupported
 from evlog.model.appends import AppendRequest
 from evlog.model.events import MAX_EVENT_BYTES
 from evlog.model.reports import StoreInfo
-from evlog.model.retention import KEEP_ALL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -188,12 +187,7 @@ class PostgresqlEngine(ReadsByReader, KeepsPolicies):
             rules = self._core.reader.policies.refreshed(connection)
             names = list(rules.streams)
             versions = self._core.reader.versions_in(connection, names)
-            deleted = policies = 0
-            for rule, version in zip(rules.streams.values(), versions, strict=True):
-                is_deleted = rule.is_deleted(version)
-                deleted += is_deleted and version > 0
-                policies += (rule.replace(deleted=0, tombstone=False) if is_deleted else rule) != KEEP_ALL
-            policies += sum(rule != KEEP_ALL for rule in rules.categories.values())
+            policies, deleted = rules.counts(dict(zip(names, versions, strict=True)))
             size = self._core.bytes_in(connection)
         assert row is not None
         first, last = (edges[0], edges[-1]) if edges else ((0, None), (0, None))

@@ -1,12 +1,13 @@
 """Following a store in PostgreSQL: by LISTEN where the server offers it, else by polling.
 
-1. The committed position is one that the write-ahead log is flushed beyond. A look notes the end of the
-   write-ahead log beside the log's position; the position counts once the flush has passed that end.
-2. After a crash of the server the noted pair means nothing, and the look begins again. A pooler hides that.
+1. A position is committed once the write-ahead log is flushed beyond it. The feed reads the last position
+   together with the end of the write-ahead log. The position is committed when the flush has passed that end.
+2. A crash of the server makes such a pair meaningless, so the feed discards it with the connection. A pooler
+   hides the crash.
 3. Where the server waits for synchronous standbys, its own flush is not enough: a failover takes back what
    they do not have.
-4. In the cases 2 and 3, or when the flush is late, the feed reads the position in a transaction of its own
-   that is flushed as an append is. Its answer says that what it read is flushed, and that standbys have it.
+4. In the cases 2 and 3, and when the flush is late, the feed reads the position in a transaction that is
+   flushed as an append is. Its answer means that what it read is flushed, and that the standbys have it.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 _FLUSH_SECONDS: Final = 0.001
 _FLUSH_LOOKS: Final = 5
-_STANDBY_SECONDS: Final = 1.0  # a look waits for standbys no longer; without them a flush takes milliseconds
+_STANDBY_SECONDS: Final = 1.0  # how long `committed` waits for standbys; a flush alone takes milliseconds
 _LISTEN_TICK_SECONDS: Final = 1.0  # a lost notification delays an event by this much at most
 _POLL_SECONDS: Final = 0.05
 
@@ -64,14 +65,14 @@ class PostgresqlFeed(ServerFeed):
         self._process = os.getpid()
         self._pending: tuple[int, str] | None = None  # a position, and the flush that makes it committed
         self._has_standbys = False  # the server waits for synchronous standbys
-        self._is_flushing = False  # the answer of the flushed look is outstanding
-        self._news: list[Notify] = []  # arrived since the last look; no method, which would make a cycle
+        self._is_flushing = False  # the answer to the flushed look is outstanding
+        self._notifications: list[Notify] = []  # since the last look
 
     def committed(self, after: int) -> int:
         """Return the last position that may be delivered now."""
         if self._committed <= after:
             self._look()
-            for _ in range(_FLUSH_LOOKS):  # mostly the writer flushes at this moment
+            for _ in range(_FLUSH_LOOKS):  # the writer usually flushes at this moment
                 if self._pending is None or self._must_flush() or self._committed > after:
                     break
                 self._sleep(_FLUSH_SECONDS)
@@ -90,13 +91,13 @@ class PostgresqlFeed(ServerFeed):
         """Wait until `committed` is beyond `after`; False when the time is over or `wake` was called."""
         deadline = time.monotonic() + timeout_seconds
         while True:
-            self._news.clear()
+            self._notifications.clear()
             if self.committed(after) > after:
                 return True
             left = deadline - time.monotonic()
             if self._waking.take() or left <= 0:
                 return False
-            if not self._news:
+            if not self._notifications:
                 self._sleep(min(left, self._tick()))
 
     def make_durable(self, position: int) -> None:
@@ -153,7 +154,7 @@ class PostgresqlFeed(ServerFeed):
                 self._pending = (position, inserted)
 
     def _finish_flush(self, position: int, seconds: float | None) -> None:
-        """Flush until a position is committed; return earlier if it is lost, late, or `wake` was called."""
+        """Flush until a position is committed. Return earlier after a crash, a time-out or `wake`."""
         deadline = None if seconds is None else time.monotonic() + seconds
         while self._committed < position and self._pending is not None and self._connection is not None:
             if not self._is_flushing:
@@ -163,7 +164,7 @@ class PostgresqlFeed(ServerFeed):
                     self._connection.pgconn.flush()
                     self._is_flushing = True
                 except psycopg.Error:
-                    pass  # the next look opens another connection
+                    pass  # `_look` below opens another connection
             left = _LISTEN_TICK_SECONDS if deadline is None else deadline - time.monotonic()
             if self._waking.is_set() or left <= 0:
                 return
@@ -171,9 +172,9 @@ class PostgresqlFeed(ServerFeed):
             self._look()
 
     def _has_flushed(self, connection: Session) -> bool:
-        """Take the answer of the flushed look, if it is there; the position in it is committed."""
+        """Receive the answer to the flushed look, if it has arrived; its position is committed."""
         server = connection.pgconn
-        server.flush()  # libpq may have kept the question
+        server.flush()  # libpq may not have sent the whole request
         server.consume_input()
         if server.is_busy():
             return False
@@ -189,7 +190,7 @@ class PostgresqlFeed(ServerFeed):
         return True
 
     def _must_flush(self) -> bool:
-        """Whether a noted pair is not enough: see the rules 2 and 3."""
+        """Whether the pair of rule 1 is not enough: rules 2 and 3."""
         return self._has_standbys or self.polling
 
     def _opened(self) -> Session:
@@ -199,7 +200,7 @@ class PostgresqlFeed(ServerFeed):
             self._is_flushing = False
             connection = self._connection = self._connections.take()
             if not self.polling:
-                connection.add_notify_handler(self._news.append)
+                connection.add_notify_handler(self._notifications.append)  # a method would be a cycle
                 connection.execute(self._connections.address.sql("listen evlog_{schema}"))
         return connection
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class PolicyCache:
-    """The rules as of the last look: a look reads only policies that were made since."""
+    """The rules as they were read last. `refreshed` reads only policies that were appended since."""
 
     def __init__(self, address: Address) -> None:
         self.question: tuple[Statement, Parameters] = (
@@ -36,7 +36,7 @@ class PolicyCache:
         self._mutex = threading.Lock()  # guards the three below; `_rules` is replaced whole, before the count
         self._rules = Rules()
         self._position = 0
-        self._count = 0  # of the policies that were made before the look
+        self._count = 0  # of the policies that were appended before
         register_fork_reset(self)
 
     def reset_after_fork(self) -> None:

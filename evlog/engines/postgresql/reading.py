@@ -79,7 +79,7 @@ class Reader:
         return self._read(pages, conditions, [])
 
     def _read(self, pages: _Pages, conditions: Conditions, found: list[Event]) -> Iterator[Event]:
-        """Iterate page by page, so that no transaction outlives a page; the first may have been read."""
+        """Iterate page by page, each in a transaction of its own, after the events that were found before."""
         yield from found
         while pages.rows:
             (result,) = self._connections.read([self._page(pages, conditions)])
@@ -202,7 +202,7 @@ class Reader:
 
 
 class _Pages:
-    """Where a read is: the bounds of what is left of it, by version or position, and the size of a page.
+    """The rest of a read: its bounds, by version or position, and the number of rows of the next page.
 
     Attributes:
         rows: of the next page; 0 at the end.

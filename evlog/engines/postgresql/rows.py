@@ -1,7 +1,7 @@
 """Events as rows: the columns of a record, how they are read, and the conditions of a filter.
 
-The columns come as the record needs them, in the binary format: an id is its 16 bytes, a time is a number,
-JSON is bytes. So no object is made of them that evlog would take apart again.
+Columns are in the binary format and in the form that a record has: an id is 16 bytes, a time is a number,
+JSON is bytes. So no intermediate objects are created.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ COLUMNS: Final = (
 
 
 class _Context:
-    """What a Transformer is made with."""
+    """The context that a Transformer is created with."""
 
-    connection = None  # of no connection: UTF-8, as every connection here has it
+    connection = None  # without one the encoding is UTF-8, which every connection here uses
     adapters = AdaptersMap(psycopg.adapters)
 
 

@@ -4,9 +4,9 @@
 -- 1. An append holds the store's lock (`lock_log`) until its commit, and takes the position after the last
 --    event's. So commits are in the order of positions, and positions have no gaps. A sequence cannot do that:
 --    it gives positions before the commit.
--- 2. An append updates no row. A row with counters would be the obvious lock, but it leaves a dead version for
---    every append. While another transaction is open for long (a dump), these cannot be pruned, and each append
---    has to walk past all of them.
+-- 2. An append updates no row. A row with counters would be the obvious lock, but each update leaves a dead
+--    version of it. While a long transaction (a dump) is open, these cannot be removed, and each append would
+--    read all of them.
 -- 3. `event_data` is json, not jsonb: jsonb changes numbers, drops duplicate keys and refuses \u0000.
 -- 4. `append` runs with the rights of the schema's owner, so a role that may only append needs no right on any
 --    table: USAGE of the schema, and EXECUTE of `describe` and `append`.

@@ -1,6 +1,6 @@
 """Verifying a store in PostgreSQL: its tables against each other, and a digest of every event.
 
-The server's own checks of its files (`data_checksums`, `pg_amcheck`) are the server's business.
+The files are checked by the server's own means: `data_checksums` and `pg_amcheck`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from evlog.engines.postgresql.core import Core
     from evlog.model.reports import StoreInfo
 
-# Each query finds what cannot be: the kind of the finding, and rows of (position or null, detail).
+# Each query finds violations: the kind of the finding, and rows of (position or null, detail).
 _QUICK_CHECKS: Final = (
     (
         "position",
@@ -92,7 +92,7 @@ def verify(
     against: str | None,
     progress: Progress | None,
 ) -> VerifyReport:
-    """Check a store. `quick` leaves out the digest and what reads every event."""
+    """Check a store. `quick` leaves out the digest and the checks that read every event."""
     pin = maybe_parse_pin(against, quick=quick)
     head = core.reader.head_in(connection)
     findings = []
@@ -118,7 +118,7 @@ def _redactions(core: Core) -> list[Redaction]:
 def _digest(
     core: Core, head: int, pin: tuple[int, str] | None, progress: Progress | None
 ) -> tuple[LogDigest, str]:
-    """Return the digest of the log's end, with what was found on the way there."""
+    """Return the digest up to `head` as a text, and the object that has computed it."""
     digest = LogDigest(pin)
     for event in core.reader.read_all(LogSelection(to=head)):
         digest.add(event)

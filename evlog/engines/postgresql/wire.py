@@ -5,7 +5,7 @@ An array of one dimension is (all numbers big-endian, 4 bytes):
     1 if there is a dimension | 1 if there is a null | type of the elements | elements | 1 (the first index)
     for each element: its length in bytes, or -1 for null | its bytes
 
-psycopg's own adaptation of lists costs more than the whole append.
+psycopg's adaptation of lists takes longer than the whole append.
 """
 
 from __future__ import annotations

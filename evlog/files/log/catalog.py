@@ -265,14 +265,8 @@ def _list_policies(log: Log) -> list[PolicyInfo]:
 def count_policies(log: Log) -> tuple[int, int]:
     """Return for how many streams and categories something is set, and how many streams are deleted."""
     rules = log.policies().rules()
-    policies = sum(rule != KEEP_ALL for rule in rules.categories.values())
-    deleted = 0
-    for name, rule in rules.streams.items():
-        last_version = log.find_version(name, hash_stream(name)) if rule != KEEP_ALL else 0
-        is_deleted = rule.is_deleted(last_version)
-        deleted += is_deleted and last_version > 0
-        policies += (rule.replace(deleted=0, tombstone=False) if is_deleted else rule) != KEEP_ALL
-    return policies, deleted
+    names = (name for name, rule in rules.streams.items() if rule != KEEP_ALL)
+    return rules.counts({name: log.find_version(name, hash_stream(name)) for name in names})
 
 
 class VisibleCounts:
