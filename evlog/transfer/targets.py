@@ -13,7 +13,7 @@ from evlog.errors import AppendTooLarge, MirrorConflict, MirrorLimit, TooManyEve
 from evlog.model.appends import AppendRequest
 from evlog.model.events import JSON_CODE
 from evlog.model.filters import LogSelection, StreamSelection
-from evlog.model.history import RemovedRecord, Standing, fork_id, refusal
+from evlog.model.history import Standing, fork_id, refusal
 from evlog.model.json_text import decode_json, encode_json
 from evlog.model.named import NamedTuple
 from evlog.model.redaction import maybe_decode_redaction
@@ -142,12 +142,13 @@ class Target:
 class IdenticalTarget(Target):
     """An identical copy: its own end says up to where the source was copied.
 
-    The number of events that the source has removed tells whether the destination still has some of them. The
-    event that records the end of a compaction does not: a compaction that was killed has written none.
+    1. What a compaction of the source has removed is removed here before the event that records its end is
+       copied. So the next run repeats a removal that was killed.
+    2. A compaction that was killed has recorded no end. If the numbers of events that the two stores have
+       removed differ, the destination still has some that the source has removed.
     """
 
-    _copied_before = 0  # by the present range of positions; 0: it holds nothing that a compaction erases
-    _is_compacted = False  # the end of a compaction was copied: it has erased what the source redacted
+    _copied_before = 0  # by the present range of positions; 0: nothing of it can have been removed
     _seen_removals = 0  # how many events the source had removed when this was looked at last
     _done_removals = 0  # the same when the two were compared last
     _elsewhere = "use an empty destination, or merge into it"
@@ -217,28 +218,37 @@ class IdenticalTarget(Target):
 
     def append(self, piece: HistoryPiece) -> Copied:
         """Append a piece as it is at the source."""
+        removed, is_compacted = len(piece.removed), False
         if self._copied_before and any(event[3] == FINISHED_TYPE for event in piece.events):
-            self._is_compacted = True
+            removed += self._remove(self._copied_before)
+            self._copied_before = 0
+            is_compacted = True
         piece.source_id = self.source_id
         self.destination.append_history(piece)
-        return Copied(len(piece.events), 0, len(piece.removed), piece.lost)
+        if is_compacted:  # the compaction has erased what was redacted, also by a redaction of this piece
+            self.destination.remove_history(self.source_id, [])
+        return Copied(len(piece.events), 0, removed, piece.lost)
 
     def remove(self, to: int, *, is_following: bool) -> int:
-        """Remove what the source has removed; after a compaction of it, also erase what it has redacted."""
-        removals, found = self.source.removals(), list[RemovedRecord]()
-        is_running = is_following and not self._is_compacted and removals != self._seen_removals
+        """Remove what a killed compaction of the source has removed."""
+        removals = self.source.removals()
+        is_running = is_following and removals != self._seen_removals
         self._seen_removals = removals
-        try:
-            is_behind = removals not in (self._done_removals, self.destination.removals())
-        except Unsupported:  # a topic of many partitions keeps what it was given
+        if is_running or removals == self._done_removals:
             return 0
-        if is_behind and not is_running:
-            known = {each.position for each in self.destination.read_removed(0, to)}
-            found = [each for each in self.source.read_removed(0, to) if each.position not in known]
-            self._done_removals = removals
-        if found or self._is_compacted:
+        try:
+            is_done = removals == self.destination.removals()
+        except Unsupported:  # a topic of many partitions keeps what it was given
+            is_done = True
+        self._done_removals = removals
+        return 0 if is_done else self._remove(to)
+
+    def _remove(self, to: int) -> int:
+        """Remove what the source has removed up to a position since it was copied; return how many events."""
+        known = {each.position for each in self.destination.read_removed(0, to)}
+        found = [each for each in self.source.read_removed(0, to) if each.position not in known]
+        if found:
             self.destination.remove_history(self.source_id, found)
-            self._is_compacted = False
         return len(found)
 
     def compare(self, progress: Progress | None) -> Comparison:

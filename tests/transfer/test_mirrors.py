@@ -196,9 +196,12 @@ def test_a_run_that_was_killed_before_it_erased_is_made_up_for(
     source.set_retention("b", max_count=1)
     source.compact()
 
-    def remove(_engine: Any, _id: str, _removed: Any) -> None:
-        raise evlog.StoreFull("x", "y")
+    def remove(engine: Any, id: str, removed: Any) -> None:
+        if not removed:
+            raise evlog.StoreFull("x", "y")
+        original(engine, id, removed)
 
+    original = type(destination.engine).remove_history
     with monkeypatch.context() as patch:
         patch.setattr(type(destination.engine), "remove_history", remove)
         with pytest.raises(evlog.StoreFull):

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from evlog.engines.kafka.reading import Reader
     from evlog.model.filters import LogSelection
-    from evlog.model.history import HistoryPiece
+    from evlog.model.history import HistoryPiece, RemovedRecord
     from evlog.model.reports import PolicyInfo
 
 _COPIED = ("copied",)  # the key of the record that says how far the source is copied
@@ -103,6 +103,9 @@ class PartitionedTopic(TopicEngine):
 
         self._writer.write(decide)
 
+    def remove_history(self, source_id: str, removed: Sequence[RemovedRecord]) -> None:
+        """Do nothing: a topic keeps what it was given, and evlog does not read this one."""
+
     def read_all(self, selection: LogSelection) -> Iterator[Event]:
         """Iterate over the last event, without its content; a mirror asks for no other."""
         if not selection.reverse or selection.limit != 1:
@@ -117,6 +120,10 @@ class PartitionedTopic(TopicEngine):
         if not all(stream.startswith(SYSTEM_PREFIX) for stream in streams):
             self._refuse()
         return [0] * len(streams)
+
+    def read_removed(self, after: int, to: int) -> Iterator[RemovedRecord]:  # noqa: ARG002
+        """Iterate over nothing: which events were removed is not kept."""
+        return iter(())
 
     def info(self) -> StoreInfo:
         """Return the topic in numbers, as far as they are known."""
@@ -140,7 +147,7 @@ class PartitionedTopic(TopicEngine):
         )
 
     def policies(self) -> list[PolicyInfo]:
-        """Return none: which policies the source has is not looked at."""
+        """Return none: the source's policies are not kept."""
         return []
 
     def retention(self, stream: str | None, category: str | None) -> Retention:  # noqa: ARG002
@@ -162,5 +169,4 @@ class PartitionedTopic(TopicEngine):
         )
 
     append = read_stream = find_ids = streams = follow = snapshot = set_retention = _refuse
-    delete_stream = redact = compact = verify = read_frames = _refuse
-    read_removed = remove_history = removals = _refuse
+    delete_stream = redact = compact = verify = read_frames = removals = _refuse
