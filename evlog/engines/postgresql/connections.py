@@ -56,12 +56,13 @@ logging.getLogger("psycopg").addHandler(logging.NullHandler())
 
 _SCHEMA: Final = re.compile(r"[a-z_][a-z0-9_]{0,40}", re.ASCII)
 # What libpq is told unless the URL says otherwise. A server that vanishes without closing its connections is
-# noticed after half a minute. TCP alone takes 15 minutes for a lost request and two hours for a lost answer.
+# noticed after ten seconds, so that there is time left to try others. TCP alone takes 15 minutes if a request
+# was lost, and two hours if an answer was.
 _TIMEOUTS: Final = {
     "connect_timeout": 10,  # seconds, for each host; psycopg would wait 130
-    "tcp_user_timeout": 30_000,  # milliseconds
-    "keepalives_idle": 15,
-    "keepalives_interval": 5,
+    "tcp_user_timeout": 10_000,  # milliseconds
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
     "keepalives_count": 3,
 }
 RETRY_SECONDS: Final = 30.0  # how long a server that restarts or fails over is waited for
