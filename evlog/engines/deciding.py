@@ -1,7 +1,7 @@
 """The result of an append, decided by the client: for engines whose servers cannot decide it.
 
-1. An engine looks at the log as of one moment (`LogView`), decides, and writes on the condition that nothing
-   was appended since. Where something was, it looks and decides again. So a decision is exact.
+1. An engine reads the log as of one moment (`LogView`), decides, and writes on the condition that nothing was
+   appended since. If the condition fails, it reads and decides again. So a decision is exact.
 2. The order is every engine's: standing, known ids, schemas, tombstones, expected versions, conditions.
    Known ids come before versions and conditions, so that a retry succeeds.
 3. Nothing is written here, so a refused append leaves nothing behind.
@@ -33,15 +33,15 @@ if TYPE_CHECKING:
     from evlog.model.retention import Rules
 
 DIGEST_BYTES: Final = 24
-"""Of a content digest as made here. Other engines' digests have other lengths, and compare nothing."""
+"""The length of a content digest made here. A digest of another length is another engine's: not compared."""
 
 
 class LogView(Protocol):
-    """The log as it is at one moment. Look-ups are made in bulk, and only those that a decision needs."""
+    """The log at one moment. A decision requests only the look-ups that it needs, each for many keys."""
 
     @property
     def address(self) -> str:
-        """The store's, for errors."""
+        """The store's address, for errors."""
 
     @property
     def head(self) -> int:
@@ -70,7 +70,7 @@ class LogView(Protocol):
 
 
 class PendingAppend:
-    """An append that may be tried several times: what was asked for, and the ids that evlog made for it.
+    """An append that may be tried several times: the request, and the ids that evlog has made for it.
 
     Raises:
         InvalidArgument, InvalidStreamName: it can never be made.
@@ -87,7 +87,7 @@ class PendingAppend:
         self.conditions = request.conditions
         self.skip_known = request.skip_known
         self.schemas = request.schemas
-        self.made: frozenset[bytes] = frozenset()  # ids that evlog made: one that is found is not a duplicate
+        self.made: frozenset[bytes] = frozenset()  # ids that evlog made; a known one is this append's
 
     def give_ids(self, ids: Sequence[bytes] | None = None) -> None:
         """Give each event its id, so that an append that may have been made is found when it is sent again.

@@ -1,10 +1,10 @@
 """Subscriptions and snapshots as records by key, for engines that have records with compare-and-set.
 
-1. A record has a revision, which changes when the record does. Whatever replaces one names the revision that
-   it has read, so of two that change a record, one is refused.
+1. A record has a revision, which changes with the record. A change names the revision that its writer has
+   read, so of two changes at the same time one is refused.
 2. The checkpoint of a subscription and the lease of its run are one record. A run renews its lease; another
-   run may begin once the lease has ended. It then changes the record, so the first run cannot save any more:
-   two runs never both save, whatever their clocks say.
+   run may begin once the lease has ended. It then changes the record, so the first run cannot save any more.
+   Two runs never both save, also if their clocks differ.
 3. A snapshot too large for one record is refused: it is derived, and the next fold reads all events.
 """
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from evlog.model.events import Event
 
 LEASE_SECONDS: Final = 10.0
-"""How long the name of a run that was killed stays taken, at most."""
+"""For how long at most a killed run keeps its name."""
 
 SUBSCRIPTION: Final = "subscription"
 PARKED: Final = "parked"
@@ -50,7 +50,7 @@ class KeyValue(Protocol):
 
     @property
     def address(self) -> str:
-        """The store's, for errors."""
+        """The store's address, for errors."""
 
     @property
     def engine(self) -> str:
@@ -262,15 +262,15 @@ class KeyedCheckpoint:
         self._document, self._revision = document, revision
 
     def _renew(self, ended: threading.Event) -> None:
-        """Renew the lease until the run ends. While the server cannot be reached, it is tried again."""
+        """Renew the lease until the run ends; again and again while the server cannot be reached."""
         while not ended.wait(self._lease_seconds / 4):
             with self._mutex:
                 try:
                     self._write(self._document)
                 except SubscriptionBusy:
-                    return  # the run finds it out when it saves
+                    return  # the run gets SubscriptionBusy when it saves
                 except EvlogError:
-                    pass  # tried again; the lease ends by itself if this continues
+                    pass  # tried again; if it fails until then, the lease ends
 
     def _parse(self, record: Record) -> dict[str, Any]:
         try:

@@ -1,4 +1,4 @@
-"""Reading for engines that have a reader, which knows the server."""
+"""Reading for engines that leave it to an object of their own, the reader."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class ReadsByReader:
 def matching_content(
     read: Callable[[_Reader, _Selection], Iterator[Event]],
 ) -> Callable[[_Reader, _Selection], Iterator[Event]]:
-    """Decorate a reader's method that passes over what a filter says of the content of events."""
+    """Decorate a method of a reader that may return events whose content the filter does not select."""
 
     @wraps(read)
     def matched(reader: _Reader, selection: _Selection) -> Iterator[Event]:

@@ -325,7 +325,7 @@ class Mirror:
         self._position = piece.end
 
     def _copy_rest(self, *, is_following: bool = False) -> None:
-        """Do to the destination what no event of the source tells: removals, and subscriptions."""
+        """Copy what is not in events: which events were removed, and the subscriptions."""
         if self._merge or self._moved:
             return
         self._remove(is_following=is_following)

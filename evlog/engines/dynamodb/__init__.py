@@ -22,7 +22,7 @@ client.py      the calls of botocore, and its errors
 from evlog.errors import ExtraNotInstalled
 
 try:
-    import botocore  # noqa: F401 - only to see whether it is there
+    import botocore  # noqa: F401 - to find out whether it is installed
 except ImportError:
     raise ExtraNotInstalled("a store in DynamoDB", "botocore", "dynamodb") from None
 

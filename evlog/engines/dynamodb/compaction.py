@@ -1,9 +1,10 @@
 """Removing what policies hide, and erasing what redactions name.
 
 1. A step removes some events of one stream in one transaction, which also lists their positions as gaps. Ids
-   and tags stay: they are known by digests. So a compaction that is killed leaves nothing half removed.
-2. Readers show a redacted event without its content from the redaction on, whatever the table holds. Erasing
-   repeats until it is done: first the tags, which only the event tells, then the event and its id's digest.
+   and tags stay: they are known by digests. So a compaction that is killed leaves no event half removed.
+2. From the redaction on, readers show a redacted event without its content, also while the table still has
+   it. Erasing is repeated until it is done: first the tags, which are known only from the event, then the
+   event and the digest of its id.
 """
 
 from __future__ import annotations
@@ -95,7 +96,7 @@ def compact(
         raise refusal(core.address.text, standing)
     if not force:
         check_subscriptions(records, ((each.removal.stream, each.last_positions.items()) for each in hidden))
-    erase(core)  # before a removed event takes with it what tells its tags
+    erase(core)  # first: the tags of a redacted event are known only from the event
     removed = 0
     for each in hidden:
         while True:
@@ -150,7 +151,7 @@ def remove_history(core: Core, source_id: str, removed: Sequence[RemovedRecord])
     from evlog.engines.dynamodb.history import check_mirror
 
     check_mirror(core, core.state(), source_id)
-    erase(core)  # before a removed event takes with it what tells its tags
+    erase(core)  # first: the tags of a redacted event are known only from the event
     for at in range(0, len(removed), _STEP_OF_STREAMS):
         keys = [event_key(each.stream, each.version) for each in removed[at : at + _STEP_OF_STREAMS]]
 

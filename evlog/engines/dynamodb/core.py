@@ -1,10 +1,10 @@
 """What the parts of the engine share: the log's state, policies and redactions, and how the store is changed.
 
 1. Every change replaces the item of the log, on the condition that nothing has changed since it was read.
-   So all that was read after it (versions, ids, tags) still holds when the transaction is done: expected
-   versions and conditions are exact, and positions have no gaps.
-2. A writer decides with what it knows from its last append. Only a refusal, by the service or by the
-   decision, makes it read. So a writer that is alone needs one call an append.
+   So everything that was read after it (versions, ids, tags) is still true when the transaction is done:
+   expected versions and conditions are exact, and positions have no gaps.
+2. A writer decides with what it knows from its last append. It reads only after a refusal by the service or
+   by the decision. So a writer that is alone needs one call an append.
 3. A writer that has collided twice takes a lease, which is in that item, too, and expires. So a writer that
    remembers the item from before is refused, reads it, and waits. The change ends the lease. After its turn a
    writer waits for half as long as it has waited before, so that each has one. The lease only saves work:
@@ -199,7 +199,7 @@ class Core:
         if not self._writer.acquire(timeout=turn.seconds_left()):
             turn.give_up()
         try:
-            moment, self._last = self._last, None  # a failure leaves nothing
+            moment, self._last = self._last, None  # after a failure nothing is known
             if self._turns:
                 time.sleep(max(0.0, self._due - time.monotonic()))
             if self._turns or not is_quick:
@@ -284,7 +284,7 @@ class _Turn:
         raise LockTimeout(self._core.address.text, self._timeout_seconds or 0.0)
 
     def lose(self) -> None:
-        """Note that another writer was faster. Raises LockTimeout."""
+        """Count a try that another writer's change made fail. Raises LockTimeout."""
         self._lost += 1
         self._is_holder = False  # its lease has expired
         if not self.seconds_left():
@@ -298,7 +298,7 @@ class _Turn:
         takes, begun = is_contended or self._lost >= _TRIES, time.monotonic()
         self.has_waited |= self._lost >= _TRIES
         while True:
-            state = self._core.state()  # not by a write, which would get in the holder's way
+            state = self._core.state()  # a write would collide with the holder's
             if not state.owner or state.until_us < time.time_ns() // 1000:
                 if not takes:
                     return state
@@ -340,7 +340,7 @@ class _Turn:
 
 
 class _Policies:
-    """The retention policies: a look reads only those that were made since the last one."""
+    """The retention policies in memory. `rules` reads only those that were appended since its last call."""
 
     def __init__(self, client: Client) -> None:
         self._client = client

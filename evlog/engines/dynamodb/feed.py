@@ -1,6 +1,7 @@
 """Following a store in DynamoDB: polling the item that says where the log ends.
 
-That item is read strongly consistent, and what it counts is durable. While nothing comes, polls get rarer.
+The read of that item is strongly consistent, and every event up to its position is durable. While no event is
+appended, the pauses between polls grow.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@
 3. The index `by_position` follows the table after a while, and may show a position before an earlier one. But
    positions have no gaps, and what was removed is listed. So a page in which a position is missing is asked
    for again, and nothing is skipped.
-4. In an index by category or type a reader could not tell a gap from an event that is not shown yet. So such
-   reads go through the log; the service filters it, and says of each page how many it looked at.
+4. In an index by category or type a reader could not distinguish a gap from an event that is not shown yet.
+   So such reads go through the log; the service filters it, and says of each page how many it looked at.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from evlog.model.redaction import Redacted
     from evlog.model.retention import Rule
 
-_HOLE_SECONDS: Final = 30.0  # for the index to show what the table has; mostly it takes milliseconds
+_HOLE_SECONDS: Final = 30.0  # for the index to show what the table has; it usually takes milliseconds
 _SHORT_RANGE: Final = 500  # of positions: the log is read for one stream's events, not the whole stream
 _MAX_OPERANDS: Final = 100  # of IN: the service's limit
 _MORE: Final = 8
@@ -287,7 +287,7 @@ class LogPages:
                 self._high = first - 1
             else:
                 self._low = last + 1
-            if self._page is not None:  # the filter lets few through
+            if self._page is not None:  # the filter selects few events
                 self._page = 4 * self._page if self._page < _LARGE_PAGE else None
 
     def _read_page(self) -> tuple[int, int, list[Item]]:

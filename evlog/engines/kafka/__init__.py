@@ -2,7 +2,7 @@
 
 1. The log is one partition. Each append is a transaction; what is committed is never taken back, and it is
    read in one order. Positions and versions are in headers, because a topic's offsets have holes.
-2. Kafka cannot refuse a record because another writer was faster. So writers have turns: one that begins
+2. Kafka cannot refuse a record because another one was written. So writers have turns: one that begins
    fences the one before it, reads to the end, and decides. `writing.py` says why that is exact.
 3. Everything but the tail is read from the local index, an ordinary evlog store in the user's cache, which is
    an identical mirror of the topic. `index.py`.

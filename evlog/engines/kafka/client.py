@@ -169,7 +169,7 @@ class Client:
                 if time.monotonic() >= deadline:
                     raise
                 if self._admin is admin:
-                    self._admin = None  # after a partition without a leader it may not look again
+                    self._admin = None  # it may not ask again about a partition that had no leader
                 time.sleep(_RETRY_PAUSE_SECONDS)
 
     def describe(self, topic: str) -> Topic | None:

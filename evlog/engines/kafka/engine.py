@@ -67,7 +67,7 @@ def open_engine(
             raise StoreNotFound(address.text)
         forever = {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"}
         created = client.create(address.topic, address.partitions or 1, **forever)
-        while found is None:  # the brokers hear of it one after another
+        while found is None:  # the brokers learn of it one after another
             found = client.describe(address.topic)
     if address.partitions not in (None, found.partitions):
         reason = (

@@ -1,4 +1,4 @@
-"""Following: the reader tells each feed when the topic had something new."""
+"""Following: the reader notifies each feed when it has applied new records."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from evlog.model.events import Event
     from evlog.model.filters import EventFilter, LogSelection
 
-_TICK_SECONDS: Final = 1.0  # between two looks at what the reader could not tell
+_TICK_SECONDS: Final = 1.0  # between two checks whether the reader has ended
 
 
 class KafkaFeed(ServerFeed):
@@ -37,7 +37,7 @@ class KafkaFeed(ServerFeed):
         self._reader = reader
         self._committed_head = committed_head
         self._head = head
-        self._notify = self._waking.notify  # no method of this object, which would make a cycle
+        self._notify = self._waking.notify  # a method of this object would be a reference cycle
         reader.listen(self._notify)
 
     def committed(self, after: int) -> int:
@@ -62,6 +62,6 @@ class KafkaFeed(ServerFeed):
         return True
 
     def close(self) -> None:
-        """Take it off the reader."""
+        """End the reader's notifications."""
         self._reader.forget(self._notify)
         super().close()

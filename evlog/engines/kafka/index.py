@@ -3,8 +3,8 @@
 1. It is in the user's cache (`$XDG_CACHE_HOME/evlog/kafka/<topic's id>`), shared by the user's processes.
    Each process applies what it reads. The first one adds an event, and the others find it there.
 2. It serves every read but following. What is in it is committed in the topic.
-3. It also keeps how far the topic was read, as a snapshot, which may be older than the index: what is read
-   again is passed over. If the last event applied is not at its offset, the index is of another history
+3. A snapshot in it says how far the topic was read. The snapshot may be older than the index: records that
+   are read again are skipped. If the last event applied is not at its offset, the index is of another history
    (brokers have lost records, or the disk lost the index's end): it is removed and built again.
 """
 
@@ -93,7 +93,7 @@ def load_place(index: DirectoryEngine) -> Place:
 
 
 def save_place(index: DirectoryEngine, place: Place) -> None:
-    """Keep how far the topic was read. Others may keep theirs meanwhile: each is right."""
+    """Store how far the topic was read. Another process may store its own: each of them is right."""
     kept = index.snapshot(_STATE_NAME, _STATE_STREAM)
     try:
         before = kept.load()

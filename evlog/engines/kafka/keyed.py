@@ -155,7 +155,7 @@ class TopicRecords:
         if not self._exists():
             self._client.create(self._topic, 1, **{"cleanup.policy": "compact"})
             while not self._exists():
-                pass  # brokers hear of it one after another
+                pass  # brokers learn of it one after another
 
 
 class TopicEngine(KeepsSubscriptions):

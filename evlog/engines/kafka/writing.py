@@ -1,12 +1,12 @@
 """Writing to one partition of a topic, in turns with all other writers.
 
 1. A writer's transactional id is the topic's, so the brokers know one writer at a time. To begin, a writer
-   fences the one before it: that one's transaction is aborted, and it can never commit another. Then it
-   catches up. What it decides from there on is right until it is fenced itself, and then it cannot commit.
+   fences the one before it: that one's transaction is aborted, and it can never commit another. Then the new
+   writer reads to the end of the topic. Its decisions are right until it is fenced; then it cannot commit.
 2. A writer keeps its turn until it is fenced: a writer that is alone begins once.
-3. Where it is not known whether a transaction was committed, the writer begins again, which settles it,
-   catches up and decides again. The decision must find out what was done before.
-4. An append returns once its records can be read: a commit is answered a moment before that.
+3. If it is not known whether a transaction was committed, the writer begins again, which ends the transaction
+   one way or the other, reads to the end and decides again. The decision finds what was written before.
+4. An append returns once its records can be read, which is shortly after the brokers answer the commit.
 """
 
 from __future__ import annotations
@@ -91,11 +91,11 @@ class Writer:
     def _start(self) -> None:
         self._mutex = threading.Lock()  # guards the three below
         self._stuck_until = 0.0  # until when no other wait for the turn is worth it; 0: it is
-        self._producer: Any = None  # with the turn, as far as it knows
+        self._producer: Any = None  # has the turn, unless another writer has fenced it
         self._spare: Any = None  # connected already; made once another writer was met
 
     def reset_after_fork(self) -> None:
-        """Begin again in a forked child: what the parent has is its own."""
+        """Begin again in a forked child, without the parent's producers."""
         for producer in (self._producer, self._spare):
             if producer is not None:
                 leave_to_parent(producer)
@@ -185,7 +185,7 @@ class Writer:
         return decision
 
     def _pause(self, error: KafkaException | StoreUnreachable, state: _Tries) -> None:
-        """Wait a little before the next try. Raises what a caller is told if there is none."""
+        """Pause before the next try. Raises the error for the caller if there is none."""
         cause = error.args[0] if isinstance(error, KafkaException) else None
         found = error if cause is None else translate(cause, self._client.address.text)
         if cause is not None and is_fencing(cause):
@@ -276,6 +276,6 @@ def _left(deadline: float) -> float:
 
 
 def _free(producer: Any) -> None:
-    """Let a producer go without waiting for what it has begun."""
+    """Free a producer without waiting for its transaction."""
     if producer is not None:
         producer.purge()

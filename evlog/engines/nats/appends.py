@@ -1,11 +1,12 @@
-"""Appends: look, decide, and store on the condition that the stream ends where it was looked at.
+"""Appends: read the end of the stream, decide, and store on the condition that the stream still ends there.
 
-1. While no other writer appends, what was known of the stream's end stays true, and an append is one request.
-   Another writer makes the server refuse it; then the writer looks and decides again.
-2. When an answer is lost, the append may be stored, or stored later. It is decided again with the same ids:
-   either they are found, or the stream still ends where it did, and of two such batches one can be stored.
-3. With more messages than one batch takes, the index of ids is stored first. An entry whose event does not
-   come points to another one or to none, which a look-up notices.
+1. While no other writer appends, what a writer knows of the stream's end stays true, and an append is one
+   request. After another writer's append the server refuses it; then the writer reads and decides again.
+2. When an answer is lost, the append may be stored already, or later. The writer decides again with the same
+   ids. Either it finds them, or the stream still ends where it did: then only one of the two batches can be
+   stored.
+3. With more messages than one batch takes, the index of ids is stored first. An entry whose event is
+   never stored points to another event or to none, which a look-up notices.
 """
 
 from __future__ import annotations
@@ -59,13 +60,13 @@ if TYPE_CHECKING:
 
 _HEADERS_BYTES: Final = 2048  # of an event's message, beside its metadata, at most
 MAX_METADATA_BYTES: Final = 65_535 - _HEADERS_BYTES
-"""Of an event's metadata in headers, which a server takes no more of."""
+"""The most bytes of an event's metadata: a server limits the headers of a message."""
 
 _REMEMBERED: Final = 10_000
 _QUERIES: Final = 256
-_LOOKED_UP: Final = 300  # ids or streams in one look
-# Each change of turns costs lost tries of those that wait: with eight writers on three servers, half of the
-# waits and half of the appends in a row made half of the appends a second.
+_LOOKED_UP: Final = 300  # ids or streams in one look-up
+# Whenever another writer takes its turn, the waiting ones lose tries. With eight writers on three servers,
+# halving these pauses and the appends in a row halved the appends a second.
 _FIRST_WAIT_SECONDS: Final = 0.002
 _LAST_WAIT_SECONDS: Final = 0.064
 _IN_A_ROW: Final = 16
@@ -74,7 +75,7 @@ _RECENT_SECONDS: Final = 1.0
 
 
 class Moved(Exception):
-    """The stream does not end any more where the view saw it."""
+    """The stream has grown since the view of it was read."""
 
 
 class View:
@@ -94,7 +95,7 @@ class View:
         self.tail = tail
         self.state = state
         self.remembered = versions
-        self._found = found  # the last messages of some subjects, or that there are none
+        self._found = found  # the last messages of some subjects; None: there is none
         self._appender = appender
 
     @property
@@ -172,19 +173,19 @@ class Appender:
         self.max_event_bytes = largest_event_bytes(max_payload)
         self._lock_timeout_seconds = lock_timeout_seconds
         self._mutex = threading.Lock()  # guards the four below, and is held during an append
-        self._lost = float("-inf")  # when another writer was last known to be first
+        self._lost = float("-inf")  # when another writer's append last made one of this engine fail
         self._won = 0  # appends since then
         self._view: View | None = None  # as of the last append of this engine
         self._scanned: OrderedDict[tuple[Item, ...], tuple[int, int]] = OrderedDict()
         register_fork_reset(self)
 
     def reset_after_fork(self) -> None:
-        """Look again in a forked child."""
+        """Read the stream's end again in a forked child."""
         self._mutex = threading.Lock()
         self._view = None
 
     def forget(self) -> None:
-        """Look again before the next append: something else was stored."""
+        """Read the stream's end again before the next append: the caller has stored something."""
         with self._mutex:
             self._view = None
 
@@ -213,7 +214,7 @@ class Appender:
     def check_size(self, data: bytes, metadata: bytes | None) -> None:
         """Raise EventTooLarge or InvalidEvent if an event does not fit into a message."""
         if 3 * len(metadata or b"") + len(data) <= min(MAX_METADATA_BYTES, self.max_event_bytes):
-            return  # the common case: it fits, whatever has to be escaped
+            return  # the common case: it fits even if every byte has to be escaped
         in_headers = metadata_bytes(metadata)
         if in_headers > MAX_METADATA_BYTES:
             reason = f"is {in_headers} bytes as a header; a NATS server takes at most {MAX_METADATA_BYTES}"
@@ -263,7 +264,7 @@ class Appender:
                 return decision.result
 
     def _look_locked(self, pending: PendingAppend) -> View:
-        """Look at the stream's end, and at what an append is about, if that is not much."""
+        """Read the stream's end, with the ids and streams of an append if they are few."""
         control = self.subjects.control
         streams = dict.fromkeys([*pending.streams, *(each.stream for each in pending.expectations)])
         about = [name for stream in streams for name in self.reader.version_subjects(stream)]
@@ -280,12 +281,12 @@ class Appender:
     def _store(
         self, view: View, decision: Decision, pending: PendingAppend, control: Control | None, early: int
     ) -> None:
-        """Store the events of a decision, and note where the stream ends then."""
+        """Store the events of a decision, and remember the new end of the stream."""
         subjects, new = self.subjects, decision.new
         frame, sequence = new[0].position, view.tail.sequence
         last = new[-1]
         place = place_headers(last.position, last.time_us)
-        # With them ids that an earlier try has made: another writer may have taken the sequences in them.
+        # Also ids that an earlier try has made: another writer may have taken the sequences in them.
         named = {event[1] for event in pending.events if event[1] is not None}
         index = [
             encode_id(subjects, event.id_bytes, number, tail_place(view.tail) if early else place)
@@ -300,7 +301,7 @@ class Appender:
         else:
             index_last = []
         if early:
-            # Fewer are written than were counted if some ids are known: sequences must be what was said.
+            # If some ids are known, there are fewer entries than the sequences in ids were computed with.
             index += [index[0]] * (early - len(index)) if index else []
             sequence = self.publish_all(index, sequence)
             index = []
@@ -325,7 +326,7 @@ class Appender:
         return sequence
 
     def _wait_for_others(self, begin: float, tries: int) -> None:
-        """Wait a moment, longer after more lost races: of many writers, few may try at a time."""
+        """Pause, longer after each failed try, so that of many writers only a few try at a time."""
         now, timeout = time.monotonic(), self._lock_timeout_seconds
         if timeout is not None and now - begin > timeout:
             raise LockTimeout(self.connections.address.text, timeout)
@@ -334,7 +335,7 @@ class Appender:
         time.sleep(seconds * (0.5 + random.random() / 2))  # noqa: S311 - no secret
 
     def _let_others_in(self) -> None:
-        """Pause after some appends in a row, for other writers: one that has just appended is quicker."""
+        """Pause after some appends in a row: the writer that has just appended would always be the first."""
         self._won += 1
         if self._won >= _IN_A_ROW:
             self._won = 0

@@ -1,8 +1,8 @@
-"""The connections of an open store, and what is tried again when a server ends or a leader is elected.
+"""The connections of an open store, and retries while a server restarts or a leader is elected.
 
 1. A connection is used by one thread at a time. A forked child opens its own.
-2. A read is sent again, to any server, until the address's time-out is over. An append is not: `Appender`
-   finds out first whether it was made.
+2. A read is sent again, to any server, until the address's time-out. An append is not: `Appender` first finds
+   out whether it was stored.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 ANSWER_SECONDS: Final = 4.0
-"""How long one answer is waited for. A cluster elects a leader in a second or two."""
-_LEAST_SECONDS: Final = 0.05  # a server may be asked once more when the time is nearly over
+"""The time-out of one answer. A cluster elects a leader in a second or two."""
+_LEAST_SECONDS: Final = 0.05  # the shortest time-out of a try: the last one has little time left
 _FIRST_PAUSE_SECONDS: Final = 0.02
 _LAST_PAUSE_SECONDS: Final = 0.5
 
@@ -48,7 +48,7 @@ class Connections:
         self._idle = []
 
     def close(self) -> None:
-        """Close what is idle; what is used is closed when it is given back."""
+        """Close the idle connections; those in use are closed when they are given back."""
         with self._mutex:
             self._closed = True
             idle, self._idle = self._idle, []
@@ -106,7 +106,7 @@ class Connections:
 
     @contextmanager
     def lend(self, end: float | None = None) -> Iterator[Session]:
-        """Give a connection; after a failure it is closed, and so are those that were idle meanwhile.
+        """Lend a connection. After a failure it is closed, and so are the idle ones.
 
         Args:
             end: as for `take`.
@@ -121,7 +121,7 @@ class Connections:
             self._forget_idle()
             raise
         except BaseException:
-            session.close()  # an answer may still come
+            session.close()  # an answer may still arrive
             raise
         finally:
             self.give_back(session)
@@ -129,7 +129,7 @@ class Connections:
     def retry(
         self, operation: Callable[[Session, float], Result], timeout_seconds: float | None = None
     ) -> Result:
-        """Return what an operation returns, which is called again while servers cannot answer.
+        """Return what an operation returns; call it again while servers cannot answer.
 
         Args:
             operation: gets a connection, and until when an answer is waited for.
@@ -166,7 +166,7 @@ class Connections:
             session.close()
 
     def _learn(self, session: Session) -> None:
-        """Add the servers that a cluster tells of. The caller has the mutex."""
+        """Add the servers that a server of the cluster names. The caller has the mutex."""
         for url in session.info.get("connect_urls", ()):
             host, _, port = url.rpartition(":")
             server = (host.strip("[]"), int(port))
@@ -175,7 +175,7 @@ class Connections:
 
 
 class Pause:
-    """Longer and longer pauses between tries, until a moment."""
+    """Pauses between tries, each longer than the last, until a deadline."""
 
     def __init__(self, end: float) -> None:
         self._end = end

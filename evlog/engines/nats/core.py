@@ -64,7 +64,7 @@ class Core:
         except BaseException:
             self.connections.close()
             raise
-        self.erased: set[int] = set()  # positions of redactions whose events have no messages any more
+        self.erased: set[int] = set()  # positions of redactions whose events' messages are erased
 
     def _open(self, *, create: bool) -> dict[str, Any]:
         try:
@@ -91,12 +91,12 @@ class Core:
             "num_replicas": self._replicas(),
             "allow_direct": True,
             "allow_atomic": True,
-            "duplicate_window": 1_000_000_000,  # unused: evlog knows ids itself
+            "duplicate_window": 1_000_000_000,  # unused: evlog finds duplicates by its own ids
             "metadata": {_ID: store_id, _FORMAT: str(FORMAT)},
         }
         answer = _create_stream(self.jetstream, config)
         self.created = answer is not None
-        if answer is None:  # another process was first
+        if answer is None:  # another process has made it
             answer = self.jetstream.call("STREAM.INFO", {})
         made: dict[str, Any] = answer["config"]
         self.created = made.get("metadata", {}).get(_ID) == store_id
@@ -114,7 +114,7 @@ class Core:
             try:
                 self.appender.publish_all([encode_control(self.subjects, Control(), 0, 0)], 0)
             except (WrongSequence, Lost, NoResponder):
-                pass  # another process was first, or the look tells whether it is there
+                pass  # another process has stored it, or the next read shows whether it is there
 
     def make_bucket(self) -> None:
         """Make the bucket of records."""
@@ -150,7 +150,7 @@ def _create_stream(jetstream: JetStream, config: dict[str, Any]) -> dict[str, An
         error = answer.get("error", {})
         is_beginning = time.monotonic() < end - address.timeout_seconds / 2
         if error.get("err_code") in (10008, 10009, 10005, 10074) and is_beginning:
-            raise Lost(str(error.get("description")))  # a cluster that has just begun finds its servers
+            raise Lost(str(error.get("description")))  # a cluster that has just started has too few servers
         return answer
 
     answer = jetstream.connections.retry(ask)

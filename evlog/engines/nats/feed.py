@@ -1,8 +1,8 @@
-"""Following a store in NATS: a consumer that pushes the headers of new messages, and a look now and then.
+"""Following a store in NATS: a consumer that pushes the headers of new messages, and polling each second.
 
-1. A consumer delivers what is stored by a majority, so nothing that it delivers is taken back.
-2. It lives in one server's memory. When that server ends, it is made again; until then, and if a message was
-   lost, the look at the leader every second finds what is new.
+1. A consumer delivers only messages that a majority has stored, so no failure takes them back.
+2. The consumer is in one server's memory. When that server ends, the feed makes another one. Until then, and
+   if a message was lost, the feed finds new events by asking the leader every second.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class NatsFeed(ServerFeed):
         deadline = time.monotonic() + min(timeout_seconds, _LONG_SECONDS)
         if self._session is None or self._session.is_broken or self._session.pid != os.getpid():
             self._begin()
-            self._look()  # what came before the consumer did
+            self._look()  # for messages from before the consumer
         while self._committed <= after:
             now = time.monotonic()
             if now >= deadline:
@@ -75,7 +75,7 @@ class NatsFeed(ServerFeed):
         self._committed = max(self._committed, self._reader.tail().number(POSITION))
 
     def _listen(self, deadline: float) -> bool:
-        """Take in what is pushed until a moment, or until there is news; return whether `wake` was called."""
+        """Wait for pushed messages until the deadline or the first one; return whether `wake` was called."""
         session = self._session
         if session is None or session.is_broken:
             self._begin()
@@ -89,7 +89,7 @@ class NatsFeed(ServerFeed):
         if self._waking.take():
             return True
         try:
-            while message is not None:  # and all others that have come
+            while message is not None:  # and all others that have arrived
                 self._committed = max(self._committed, int(message.headers.get(POSITION, b"0")))
                 message = session.poll(0.0, self._waking.fileno())
         except Lost:
@@ -97,13 +97,13 @@ class NatsFeed(ServerFeed):
         return False
 
     def _check(self, after: int) -> None:
-        """Look at the leader. If there is news that was not pushed, make the consumer again."""
+        """Ask the leader. If it has a new message that was not pushed, have the consumer made again."""
         self._look()
         if self._committed > after and self._session is not None:
             self._session.close()
 
     def _begin(self) -> None:
-        """Connect, and make a consumer of what comes from now on."""
+        """Connect, and make a consumer of the messages from now on."""
         if self._session is not None and self._session.pid == os.getpid():
             self._session.close()
         connections = self._jetstream.connections

@@ -1,8 +1,8 @@
 """Mirrors: the standing of a store, and a piece of another store's history as messages.
 
 A piece is stored in batches that end where an append of the source ended, or inside one of more than a
-thousand events. Each batch leaves a store that is a mirror up to some position, which is what a mirror that
-is started again asks for.
+thousand events. After each batch the store is a mirror up to some position. A mirror that is started
+again continues there.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def change_standing(core: Core, before: Standing, after: Standing, head: int | N
 
 
 def write(core: Core, make: Callable[[Stored, State, bool], list[Outgoing] | None]) -> bool:
-    """Store what is made of the stream's end and of the state there; again if another writer was first.
+    """Store messages made from the stream's end and the state there; again if another writer was faster.
 
     Args:
         make: returns messages; None: nothing is to be stored, and the answer is False. It is told whether
@@ -231,7 +231,7 @@ def remove_history(core: Core, source_id: str, removed: Sequence[RemovedRecord])
 def remove_events(
     core: Core, stream: str, events: Sequence[Event], records: Sequence[RemovedRecord] | None = None
 ) -> None:
-    """Remove the first events of a stream: what is kept of them is stored first.
+    """Remove the first events of a stream, after their ids and digests are stored.
 
     Args:
         records: what is kept; None: it is made here.
@@ -278,7 +278,7 @@ def unpurged(core: Core) -> set[int]:
 
 
 def finish_redactions(core: Core) -> None:
-    """Erase the messages of redacted events, once what stays of them is stored."""
+    """Erase the messages of redacted events, after their records without content are stored."""
     state = core.reader.state()
     kept = {event.position for _, event in state.stubs}
     for redaction in filter(None, map(maybe_decode_redaction, state.rules.redactions)):
@@ -290,7 +290,7 @@ def finish_redactions(core: Core) -> None:
                 continue
             frame, event = decode_event(stored)
             if event.redacted:
-                continue  # it came so from a mirror's source
+                continue  # a mirror's source had erased it before it was copied
             if position not in kept:
                 _keep(core, position, frame, Event(state.redacted.record(event)))
             core.jetstream.erase(stored.sequence)
@@ -298,7 +298,7 @@ def finish_redactions(core: Core) -> None:
 
 
 def _keep(core: Core, position: int, frame: int, stub: Event) -> None:
-    """Store what stays of a redacted event."""
+    """Store the record of a redacted event without its content."""
 
     def make(tail: Stored, state: State, _: bool) -> list[Outgoing]:
         return [

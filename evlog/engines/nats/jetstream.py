@@ -1,7 +1,8 @@
 """JetStream's requests, as the engine needs them. Sequences are JetStream's: places of messages in a stream.
 
-1. The leader of a stream answers a get of one message; any replica answers batches, and may be behind. So the
-   leader says which message is the last one of a filter, and batches are asked for until it has come.
+1. The leader of a stream answers a get of one message. Any replica answers a get of a batch, and may be
+   behind. So the leader says which message is the last one of a filter, and batches are requested until it
+   arrives.
 2. A get of the last messages of several subjects is one replica's view of one moment: its answer says up to
    which sequence that replica was.
 """
@@ -29,7 +30,7 @@ _NOT_FOUND: Final = (b"404", 10037)
 _NO_STREAM: Final = 10059
 _WRONG_SEQUENCE: Final = (10070, 10071, 10164)
 _FULL: Final = (10023, 10047, 10077, 10028, 10002)
-# Nothing is wrong with what was asked: a leader is missing or was just elected, or the server is overloaded.
+# The request is right, but a leader is missing or was just elected, or the server is overloaded.
 _TRANSIENT: Final = (10008, 10009, 10167, 10176, 10210)
 _SEQUENCE: Final = "Nats-Sequence"
 
@@ -89,7 +90,7 @@ class JetStream:
         return answer
 
     def failure(self, error: dict[str, Any]) -> Exception:
-        """Return the error for what a server says."""
+        """Return evlog's error for an error of the server."""
         code, text, where = (
             error.get("err_code"),
             str(error.get("description")),

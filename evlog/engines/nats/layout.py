@@ -5,7 +5,7 @@
     evlog.NAME.i.ID                  an id that was given: the sequence of its event
     evlog.NAME.r.ID                  a removed event: its `RemovedRecord`, as msgpack
     evlog.NAME.l.CATEGORY.STREAM     the version and time of the last event of a stream, when it is removed
-    evlog.NAME.x                     what stays of a redacted event: its record, as msgpack
+    evlog.NAME.x                     a redacted event: its record without content, as msgpack
     evlog.NAME.c                     control: what the store is to others, and how much was removed
 
 1. Categories, streams and ids are percent-encoded tokens: letters, digits, - _ ~ $ stay as they are. The
@@ -176,7 +176,7 @@ def _escape(match: re.Match[bytes]) -> bytes:
 
 
 class Control(NamedTuple):
-    """What a message of `c` says."""
+    """The content of a message of `c`."""
 
     standing: Standing = Standing()
     removed: int = 0
@@ -197,7 +197,7 @@ def encode_control(subjects: Subjects, control: Control, position: int, time_us:
 
 
 def decode_control(stored: Stored) -> Control:
-    """Return what a message of `c` says."""
+    """Return the content of a message of `c`."""
     mirror_of, moved_to, removed, lost = _unpack(stored, 4)
     return Control(Standing(mirror_of, moved_to), removed, lost)
 
@@ -213,7 +213,7 @@ def encode_removed(subjects: Subjects, removed: RemovedRecord, place: bytes) -> 
 
 
 def decode_removed(stored: Stored) -> RemovedRecord:
-    """Return the removed event that a message stands for."""
+    """Return the removed event of a message."""
     return RemovedRecord._make(_unpack(stored, len(RemovedRecord._fields)))
 
 
@@ -231,13 +231,13 @@ def decode_last(stored: Stored) -> tuple[int, int]:
 def encode_redacted(
     subjects: Subjects, position: int, kept: tuple[int, Event] | None, place: bytes
 ) -> Outgoing:
-    """Return the message for what stays of a redacted event, with its frame; None: it is removed."""
+    """Return the message of a redacted event without content, with its frame; None: it is removed."""
     document = None if kept is None else (kept[0], tuple(kept[1]))
     return Outgoing(subjects.redacted.encode(), place, msgpack.packb((position, document)))
 
 
 def decode_redacted(stored: Stored) -> tuple[int, tuple[int, Event] | None]:
-    """Return the position of a redacted event, and what stays of it, with its frame."""
+    """Return the position of a redacted event, and its record without content, with its frame."""
     position, document = _unpack(stored, 2)
     return position, None if document is None else (document[0], Event(document[1]))
 

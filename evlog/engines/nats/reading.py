@@ -1,8 +1,8 @@
 """Reading a store in NATS: its rules and redactions as of now, streams, the log, ids.
 
-1. Redacted events are no longer messages of their streams. The part of them that stays is kept in memory and
-   merged into each piece that is read. The list of redacted events is read after the piece, so an event whose
-   message was erased meanwhile is not missed.
+1. Redacted events are no longer messages of their streams. Their records without content are kept in memory
+   and merged into each piece that is read. The list of redacted events is read after the piece, so an event
+   whose message was erased meanwhile is not missed.
 2. Where in the stream a read begins is found by `seeking.py`.
 """
 
@@ -48,7 +48,7 @@ _END: Final = 1 << 62
 Framed = tuple[int, Event]
 """An event, after the position of the first one of its append."""
 Begun = tuple["Stored | None", "State"]
-"""What a read begins with: the last message that it may give, and the state."""
+"""What a read begins with: the last message that it may return, and the state."""
 
 
 class State:
@@ -59,7 +59,7 @@ class State:
         self.control = Control()
         self.rules = Rules()
         self.redacted = Redacted(())
-        self.stubs: list[Framed] = []  # what stays of redacted events, by position
+        self.stubs: list[Framed] = []  # redacted events without their content, by position
 
 
 class Reader:

@@ -1,8 +1,8 @@
 """One connection to a NATS server, for one thread at a time: the client protocol, as text lines and payloads.
 
 1. A request has an inbox of its own, so a late answer to an earlier request is never taken for its answer.
-2. What is sent is one write, also a batch of a thousand messages: the client protocol is lines of text, and
-   evlog knows all of them before the first is sent. nats-py would take a coroutine for each.
+2. A batch of a thousand messages is sent by one write: the client protocol is lines of text, and evlog has
+   all of them before it sends the first. nats-py would run a coroutine for each.
 3. After any failure the connection is closed. `Connections` decides what is sent again.
 """
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _RECEIVE_BYTES: Final = 1 << 18
 CONNECT_SECONDS: Final = 5.0
-"""How long a connection is waited for."""
+"""The time-out of a connection attempt."""
 _PUSHED: Final = b"2"
 _STATUS_LINE: Final = b"NATS/1.0"
 
@@ -61,7 +61,7 @@ class Session:
         self.is_broken = False
         self.pid = os.getpid()
         self._buffer = bytearray()
-        self._at = 0  # what of the buffer was used
+        self._at = 0  # where the unread part of the buffer begins
         self._inbox = b"_INBOX." + os.urandom(12).hex().encode()
         self._requests = 0
         self._early: dict[bytes, list[Message]] = {}  # answers to other requests than the one waited for
@@ -146,7 +146,7 @@ class Session:
             return message
 
     def forget(self) -> None:
-        """Drop what was received and not asked for: another thread uses the connection next."""
+        """Drop answers that arrived too late: another thread uses the connection next."""
         self._early.clear()
 
     def subscribe(self, subject: bytes) -> None:
@@ -193,7 +193,7 @@ class Session:
                 return Message(words[1], words[2], b"", {}, raw[:-2])
 
     def _line(self, deadline: float) -> bytes:
-        """Return the next line, without what the server says of itself."""
+        """Return the next line that is not a ping, an error or information about the server."""
         while True:
             end = self._buffer.find(b"\r\n", self._at)
             if end < 0:
