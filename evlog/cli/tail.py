@@ -86,7 +86,8 @@ PARAMETERS: Final = (
     option(
         "-n",
         "N|all",
-        f"Start with the last N; default {_LAST}, all with --name, --count or --until-type.",
+        f"Start with the last N; default {_LAST}, or all with any of --name, --after, --since, --count, "
+        "--until-type and --fail-type.",
         name="last",
     ),
     flag("--follow -f", "Continue with new events."),

@@ -49,7 +49,7 @@ def command(given: Given) -> None:
         return
     from evlog.cli._support.clock import readable_time
     from evlog.cli._support.fields import content
-    from evlog.cli._support.table import draw_table
+    from evlog.cli._support.table import MEDIUM, draw_table
 
     rows = [
         (
@@ -61,7 +61,7 @@ def command(given: Given) -> None:
         )
         for branch, each in _as_tree(traced)
     ]
-    for part in draw_table(_COLUMNS, rows):
+    for part in draw_table(_COLUMNS, rows, least_columns={"time": MEDIUM}):
         console.write(part)
 
 

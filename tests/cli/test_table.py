@@ -159,6 +159,7 @@ def test_a_very_narrow_terminal_shows_no_time(columns: Columns, evlog: Evlog, on
         assert ("time" in heading) is ("2027" in row) is (width == 60)
         assert "Paid  " in row
         assert ("last_time" in evlog("streams", "-o", "table").out.decode()) is (width == 60)
+        assert ("time" in evlog("trace", "1", "-o", "tree").out.decode().split()) is (width == 60)
     columns(40)
     assert name in evlog("streams", "-o", "table").out.decode()
     assert "time" in evlog("streams", "-o", "table", "--fields", "stream,last_time").out.decode()
