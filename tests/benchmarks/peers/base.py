@@ -8,7 +8,7 @@ know the next version) belongs inside the methods, because it is timed there.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import ClassVar
@@ -46,6 +46,9 @@ class Peer:
         """Make what clients in the directory need, and run its server, if it has one, inside the block."""
         del directory
         return nullcontext()
+
+    def recall(self, streams: Iterable[str]) -> None:
+        """Look up the last versions of streams, where the client has to know them before it appends."""
 
     def append(self, batch: Batch) -> None:
         """Append a batch as one transaction; durable on return."""

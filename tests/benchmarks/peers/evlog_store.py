@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import evlog
 from evlog import IfNone, NewEvent, NewEvents, Query
@@ -18,15 +18,16 @@ class EvlogStore(Peer):
 
     name: ClassVar[str] = "evlog"
     needs_nothing: ClassVar[bool] = True
+    sync: ClassVar[Literal["always", "none"]] = "always"
 
     def __init__(self, directory: Path) -> None:
-        self._store = evlog.open(directory / "store", create=True)
+        self._store = evlog.open(directory / "store", create=True, sync=self.sync)
 
     @classmethod
     def settings(cls) -> dict[str, str]:
         return {
             "evlog": evlog.__version__,
-            "sync": "always (fdatasync of the log at each append)",
+            "sync": f"{cls.sync} (always: fdatasync of the log at each append)",
             "segments": "64 MiB or 262,144 events",
             "keys": "(stream, version) and id, kept by the store; payloads checked as JSON",
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from itertools import count as counter
 from itertools import takewhile
 from pathlib import Path
@@ -25,12 +26,15 @@ class LmdbEnvironment(Peer):
     name: ClassVar[str] = "lmdb"
     weaker: ClassVar[str] = "no checksums: a flipped bit is returned as data"
     lacks: ClassVar[frozenset[str]] = frozenset({"follow"})
+    is_synced: ClassVar[bool] = True
 
     def __init__(self, directory: Path) -> None:
         import lmdb
 
         (directory / "lmdb").mkdir(exist_ok=True)
-        self._env: Any = lmdb.open(str(directory / "lmdb"), map_size=_MAP_BYTES, max_dbs=3)
+        self._env: Any = lmdb.open(
+            str(directory / "lmdb"), map_size=_MAP_BYTES, max_dbs=3, sync=self.is_synced
+        )
         self._events = self._env.open_db(b"events")
         self._streams = self._env.open_db(b"streams")
         self._ids = self._env.open_db(b"ids")
@@ -44,9 +48,17 @@ class LmdbEnvironment(Peer):
     def settings(cls) -> dict[str, str]:
         return {
             "lmdb": version_of("lmdb"),
-            "sync, metasync": "True (each commit)",
+            "sync": f"{cls.is_synced} (True: each commit)",
             "record": "msgpack; keys in two databases; versions from a dict in the client",
         }
+
+    def recall(self, streams: Iterable[str]) -> None:
+        with self._env.begin() as txn, txn.cursor(self._streams) as cursor:
+            for stream in streams:
+                if stream not in self._versions:
+                    first, last = _stream_key(stream, 0), _stream_key(stream, 0xFFFFFFFF)
+                    if (cursor.prev() if cursor.set_range(last) else cursor.last()) and cursor.key() > first:
+                        self._versions[stream] = int.from_bytes(cursor.key()[-4:], "big")
 
     def append(self, batch: Batch) -> None:
         versions, now_us = self._versions, time.time_ns() // 1000

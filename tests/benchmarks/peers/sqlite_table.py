@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -43,6 +44,7 @@ values (?, ?, ?, ?, ?, ?, ?, ?)
 # in no order once there are many: what is tuned here is the throughput at the size that is measured.
 _COLUMNS = "position, version, stream, type, id, time, content_type, data, metadata"
 _BUSY_SECONDS = 60.0
+_MAX_NAMES = 30_000  # in one query
 
 
 class SqliteTable(Peer):
@@ -72,6 +74,14 @@ class SqliteTable(Peer):
     def settings(cls) -> dict[str, str]:
         keys = "unique (stream, version), unique (id); versions from a dict in the client"
         return {"sqlite": sqlite3.sqlite_version, **cls.pragmas, "keys": keys}
+
+    def recall(self, streams: Iterable[str]) -> None:
+        unknown = [stream for stream in streams if stream not in self._versions]
+        for at in range(0, len(unknown), _MAX_NAMES):
+            names = unknown[at : at + _MAX_NAMES]
+            marks = ",".join("?" * len(names))
+            query = f"select stream, max(version) from events where stream in ({marks}) group by stream"
+            self._versions.update(self._db.execute(query, names))
 
     def append(self, batch: Batch) -> None:
         versions, now_us = self._versions, time.time_ns() // 1000

@@ -18,6 +18,7 @@ from tests.benchmarks.workloads import (
     engines,
     forms,
     growth,
+    growth_peers,
     kafka,
     latency,
     lines,
@@ -58,6 +59,7 @@ WORKLOADS: Final[dict[str, Workload]] = {
     "compact": compact.run,
     "compress": compress.run,
     "growth": growth.run,
+    "growth_peers": growth_peers.run,
     "cold": cold.run,
     "postgresql": postgresql.run,
     "nats": nats.run,
@@ -71,4 +73,7 @@ WORKLOADS: Final[dict[str, Workload]] = {
     "web": web.run,
 }
 
-__all__ = ["WORKLOADS"]
+ONLY_WHEN_NAMED: Final = frozenset({"growth_peers"})
+"""Those that a full run leaves out: they take many minutes."""
+
+__all__ = ["ONLY_WHEN_NAMED", "WORKLOADS"]
